@@ -1,0 +1,40 @@
+# make demo   a GAN learns handwritten digits; prints where the pictures are
+# make test   the whole suite, linters included
+# Both create .venv with pinned dependencies and build fastgan there. Needed: Python 3.11 or newer, a C++20 compiler, make.
+# nvcc is optional: where it is found, the CUDA kernels are compiled in (FASTGAN_CUDA=OFF leaves them out).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FASTGAN_CUDA ?= ON
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test test-reference lint install bench clean
+
+demo: install
+	$(BIN)/fastgan train digits --out runs/demo --overwrite
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: $(VENV)/.installed
+
+# torch first and by its exact version: the CPU build is enough, and an unpinned one would bring gigabytes of CUDA packages.
+$(VENV)/.dependencies: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
+	touch $@
+
+# Editable, so that Python sources are read from here; C++ sources are built again when one of them changed.
+$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -c constraints.txt \
+	  -C cmake.define.FASTGAN_CUDA=$(FASTGAN_CUDA) -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf build dist runs $(VENV)

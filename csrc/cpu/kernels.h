@@ -1,0 +1,71 @@
+// What one build of the CPU kernels offers. The sources of this folder are compiled once per instruction set, and
+// `kernels()` picks the best build this processor can run (FASTGAN_ISA=v2|v3|v4|portable asks for another).
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace fastgan {
+
+struct LossTerm {
+  const void* logits;
+  int64_t n;
+  int formula;
+  double target, scale;  // the slope is multiplied by scale, and so is the sum of the values
+  void* slope;           // float, double for double logits; null where no gradient is wanted
+};
+
+struct LayerShape {
+  int64_t inputs, outputs;
+  int pieces;  // maxout keeps the largest of this many rows a unit
+  int activation;
+  double negative_slope, dropout;
+  bool bias;
+};
+
+struct MlpShape {
+  std::vector<LayerShape> layers;
+  double input_dropout;
+};
+
+struct MlpForward {
+  const void* x;  // (rows, inputs)
+  int64_t rows;
+  const void* const* weights;  // (outputs * pieces, inputs) each
+  const void* const* biases;   // null where a layer has none
+  void* y;                     // (rows, outputs)
+  void* work;                  // mlp_work_per_row elements for every row, rows padded to a multiple of 16
+  uint64_t key;
+  int threads;
+};
+
+struct MlpBackward {
+  const void* x;
+  int64_t rows;
+  const void* const* weights;
+  const void* work;
+  const void* grad_y;
+  void* grad_x;  // null: not wanted; likewise below
+  void* const* grad_weights;
+  void* const* grad_biases;
+  void* scratch;
+  uint64_t key;
+  int threads;
+};
+
+struct Kernels {
+  const char* name;
+  void (*pair_loss)(int dtype, const LossTerm& real, const LossTerm& fake, void* value, int threads);
+  void (*pointwise)(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, int threads);
+  void (*dropout)(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
+                  uint32_t substream, int threads);
+  void (*random_fill)(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
+                      uint32_t substream, int64_t offset, int threads);
+  void (*mlp_forward)(int dtype, const MlpShape& shape, const MlpForward& call);
+  void (*mlp_backward)(int dtype, const MlpShape& shape, const MlpBackward& call);
+  int64_t (*mlp_work_per_row)(const MlpShape& shape);  // elements of `work` and of `scratch` a row
+  int64_t (*mlp_scratch_per_row)(const MlpShape& shape);
+};
+
+const Kernels& kernels();
+
+}  // namespace fastgan

@@ -1,0 +1,79 @@
+// Counter-based noise and dropout masks on the CPU.
+#include <algorithm>
+
+#include "../dtypes.h"
+#include "../philox.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+namespace {
+
+constexpr int64_t kBlocks = 1024;  // Philox blocks of one task
+constexpr uint32_t kDropout = 5;   // Purpose.DROPOUT of fastgan/random.py
+
+template <class T>
+void fill_block(const Words& words, bool normal, T (&values)[4]) {
+  if (normal) {
+    normal_pair(words.w[0], words.w[1], values[0], values[1]);
+    normal_pair(words.w[2], words.w[3], values[2], values[3]);
+  } else {
+    for (int i = 0; i < 4; ++i) values[i] = unit_interval<T>(words.w[i]);
+  }
+}
+
+template <class T>
+void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, int threads) {
+  const int64_t first = offset / 4, last = (offset + n + 3) / 4;
+  parallel_for(threads, (last - first + kBlocks - 1) / kBlocks, [&](int64_t task) {
+    const int64_t begin = first + task * kBlocks, end = std::min(begin + kBlocks, last);
+    for (int64_t b = begin; b < end; ++b) {
+      T values[4];
+      fill_block(stream.block(uint64_t(b)), normal, values);
+      const int64_t position = 4 * b - offset;
+      for (int i = 0; i < 4; ++i)
+        if (position + i >= 0 && position + i < n) out[position + i] = values[i];
+    }
+  });
+}
+
+template <class T>
+void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const Stream& stream, int threads) {
+  const int64_t quads = (features + 3) / 4;
+  const uint64_t threshold = dropout_threshold(p);
+  const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
+  const int64_t rows_a_task = std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, quads));
+  parallel_for(threads, (rows + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
+    const int64_t end = std::min((task + 1) * rows_a_task, rows);
+    for (int64_t row = task * rows_a_task; row < end; ++row)
+      for (int64_t q = 0; q < quads; ++q) {
+        const Words words = stream.block(uint64_t(row * quads + q));
+        const int64_t at = row * features + 4 * q, count = std::min<int64_t>(4, features - 4 * q);
+        for (int64_t i = 0; i < count; ++i) out[at + i] = x[at + i] * (words.w[i] >= threshold ? scale : T(0));
+      }
+  });
+}
+
+}  // namespace
+
+void random_fill(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
+                 uint32_t substream, int64_t offset, int threads) {
+  const Stream stream{seed, purpose, substream, step};
+  if (DType(dtype) == DType::f64)
+    fill(static_cast<double*>(out), n, normal, stream, offset, threads);
+  else
+    fill(static_cast<float*>(out), n, normal, stream, offset, threads);
+}
+
+void dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
+             uint32_t substream, int threads) {
+  const Stream stream{key, kDropout, substream, 0};
+  if (DType(dtype) == DType::f64)
+    drop(static_cast<const double*>(x), static_cast<double*>(out), rows, features, p, stream, threads);
+  else
+    drop(static_cast<const float*>(x), static_cast<float*>(out), rows, features, p, stream, threads);
+}
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

@@ -1,0 +1,49 @@
+// The thin layer between kernels and CUDA: launches that are checked, warp and block sums in a fixed order, 16-byte packs.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+constexpr int kThreads = 256;
+
+inline void check(cudaError_t status, const char* operation) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error of a launch is reported once, not by whatever runs next
+  throw std::runtime_error(std::string(operation) + ": CUDA says: " + cudaGetErrorString(status));
+}
+
+// Launches on the caller's stream and reports what the launch itself got wrong.
+template <class... Parameters, class... Arguments>
+void launch(const char* operation, void (*kernel)(Parameters...), int blocks, void* stream, Arguments... arguments) {
+  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
+  check(cudaGetLastError(), operation);
+}
+
+// 16 bytes of S, moved by one instruction.
+template <class S, int count = 16 / int(sizeof(S))>
+struct alignas(16) Pack {
+  S at[count];
+};
+
+inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// The sum over a block, valid in thread 0. Every step's order is fixed; no atomics.
+__device__ inline double block_sum(double x) {
+  __shared__ double warps[kThreads / 32];
+  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_down_sync(0xffffffffu, x, distance);
+  __syncthreads();  // `warps` may still be read by a previous call
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  double total = 0.0;
+  if (threadIdx.x == 0)
+    for (int w = 0; w < kThreads / 32; ++w) total += warps[w];
+  return total;
+}
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

@@ -1,0 +1,139 @@
+// Losses on CUDA: one pass over the logits gives value and slope, and the values are summed in double in two stages of fixed
+// order. Which thread meets which element depends on n alone, so the same logits give the same bits, aligned or not.
+#include <algorithm>
+
+#include "../dtypes.h"
+#include "device.cuh"
+#include "kernels.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+namespace {
+
+constexpr int64_t kMaxBlocks = 1024;  // fills every multiprocessor several times over; the rest is looped
+
+template <class S>
+constexpr int kPackSize = 16 / int(sizeof(S));
+
+// Every storage type is cut into the same number of blocks, so that the host needs only n to size the scratch.
+int64_t blocks_for(int64_t n) { return std::min(kMaxBlocks, (n + 8 * kThreads - 1) / (8 * kThreads)); }
+
+// ---------------------------------------------------------------- kernels
+
+template <class F, class S, bool aligned>
+__global__ void __launch_bounds__(kThreads) sum_terms(const S* __restrict__ logits, int64_t n, Compute<S> target,
+                                                      Compute<S> scale, Compute<S>* __restrict__ slope,
+                                                      double* __restrict__ partial) {
+  using T = Compute<S>;
+  constexpr int size = kPackSize<S>;
+  double sum = 0.0;
+  const int64_t packs = (n + size - 1) / size;
+  for (int64_t p = int64_t(blockIdx.x) * kThreads + threadIdx.x; p < packs; p += int64_t(gridDim.x) * kThreads) {
+    const int64_t first = p * size;
+    if (aligned && first + size <= n) {
+      const Pack<S> in = reinterpret_cast<const Pack<S>*>(logits)[p];
+      Pack<T, size> out;
+#pragma unroll
+      for (int i = 0; i < size; ++i) {
+        const T l = load(in.at[i]);
+        sum += double(F::value(l, target));
+        out.at[i] = scale * F::slope(l, target);
+      }
+      if (slope) reinterpret_cast<Pack<T, size>*>(slope)[p] = out;
+    } else {
+      for (int i = 0; i < size && first + i < n; ++i) {
+        const T l = load(logits[first + i]);
+        sum += double(F::value(l, target));
+        if (slope) slope[first + i] = scale * F::slope(l, target);
+      }
+    }
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) finish(const double* __restrict__ partial, int real_blocks, int fake_blocks,
+                                                   double scale_real, double scale_fake, T* __restrict__ value) {
+  double real = 0.0, fake = 0.0;
+  for (int i = threadIdx.x; i < real_blocks; i += kThreads) real += partial[i];
+  for (int i = threadIdx.x; i < fake_blocks; i += kThreads) fake += partial[real_blocks + i];
+  real = block_sum(real);
+  fake = block_sum(fake);
+  if (threadIdx.x == 0) *value = T(real * scale_real + fake * scale_fake);
+}
+
+template <class F, class S, int order>
+__global__ void __launch_bounds__(kThreads) evaluate(const S* __restrict__ x, S* __restrict__ out, int64_t n,
+                                                     Compute<S> target) {
+  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += int64_t(gridDim.x) * kThreads) {
+    const auto l = load(x[i]);
+    if constexpr (order == 0) store(out[i], F::value(l, target));
+    if constexpr (order == 1) store(out[i], F::slope(l, target));
+    if constexpr (order == 2) store(out[i], F::curvature(l, target));
+  }
+}
+
+__global__ void nothing() {}
+
+// ---------------------------------------------------------------- launchers
+
+void launch_terms(int dtype, const LossTerm& term, double* partial, void* stream) {
+  if (term.n == 0) return;
+  with_dtype(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    with_formula(term.formula, [&](auto f) {
+      using F = decltype(f);
+      const bool aligned = is_aligned(term.logits) && is_aligned(term.slope);
+      launch("pair_loss", aligned ? sum_terms<F, S, true> : sum_terms<F, S, false>, int(blocks_for(term.n)), stream,
+             static_cast<const S*>(term.logits), term.n, Compute<S>(term.target), Compute<S>(term.scale),
+             static_cast<Compute<S>*>(term.slope), partial);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace FASTGAN_ISA
+
+std::string cuda_version() {
+  return std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+}
+
+std::string cuda_problem() {
+  int device = 0;
+  cudaFuncAttributes attributes;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess) status = cudaFuncGetAttributes(&attributes, nothing);  // fails without code for this device
+  if (status == cudaSuccess) return "";
+  cudaGetLastError();
+  return cudaGetErrorString(status);
+}
+
+int64_t cuda_partials(int64_t m, int64_t n) { return blocks_for(m) + blocks_for(n); }
+
+void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, double* partial, void* stream) {
+  const int real_blocks = int(blocks_for(real.n)), fake_blocks = int(blocks_for(fake.n));
+  launch_terms(dtype, real, partial, stream);
+  launch_terms(dtype, fake, partial + real_blocks, stream);
+  if (DType(dtype) == DType::f64)
+    launch("pair_loss", finish<double>, 1, stream, partial, real_blocks, fake_blocks, real.scale, fake.scale,
+           static_cast<double*>(value));
+  else
+    launch("pair_loss", finish<float>, 1, stream, partial, real_blocks, fake_blocks, real.scale, fake.scale,
+           static_cast<float*>(value));
+}
+
+void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream) {
+  if (n == 0) return;
+  with_dtype(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    with_formula(formula, [&](auto f) {
+      using F = decltype(f);
+      const auto kernel = order == 0 ? evaluate<F, S, 0> : order == 1 ? evaluate<F, S, 1> : evaluate<F, S, 2>;
+      launch("pointwise", kernel, int(blocks_for(n)), stream, static_cast<const S*>(x), static_cast<S*>(out), n,
+             Compute<S>(target));
+    });
+  });
+}
+
+}  // namespace fastgan

@@ -1,0 +1,383 @@
+// Every scalar formula of fastgan, once, for host and device. A formula is a type with `value`, `slope` and `curvature`:
+// forward, backward and double backward. Loops (csrc/cpu) and kernels (csrc/cuda) are skeletons templated on it.
+//
+// Single precision uses the branch-free exp and log below, so that compilers vectorise the loops and every device gives
+// the same figures; double precision uses the C library. No -ffast-math: infinities and NaN are part of the contract.
+#pragma once
+#include <cmath>
+
+#ifdef __CUDACC__
+#define FASTGAN_HD __host__ __device__ __forceinline__
+#else
+#define FASTGAN_HD inline __attribute__((always_inline))
+#endif
+
+// The same source is compiled once per instruction set; the namespace keeps the linker from mixing the copies.
+#ifndef FASTGAN_ISA
+#define FASTGAN_ISA baseline
+#endif
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+// ---------------------------------------------------------------- elementary functions
+
+FASTGAN_HD unsigned bits_of(float x) {
+  unsigned u;
+  __builtin_memcpy(&u, &x, sizeof u);
+  return u;
+}
+
+FASTGAN_HD float float_of(unsigned u) {
+  float x;
+  __builtin_memcpy(&x, &u, sizeof x);
+  return x;
+}
+
+FASTGAN_HD float magnitude(float x) { return float_of(bits_of(x) & 0x7fffffffu); }
+FASTGAN_HD double magnitude(double x) { return std::fabs(x); }
+
+template <class T>
+FASTGAN_HD T infinity() {
+  return T(__builtin_huge_val());
+}
+
+// max(x, 0) that lets NaN through: no comparison with NaN holds, so the `else` branch must be x.
+template <class T>
+FASTGAN_HD T positive_part(T x) {
+  return x < T(0) ? T(0) : x;
+}
+
+// exp(x) = 2^n exp(r) with |r| = |x - n log 2| <= log(2)/2 and exp(r) = 1 + r + tail: the sum is left to the caller, who
+// knows what else is to be added before it is rounded.
+struct Exponential {
+  float r, tail;
+  unsigned n;  // two's complement, -151 .. 129
+
+  FASTGAN_HD static Exponential reduce(float x) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
+    float shifted = x * 1.44269504f + magic;
+    float n = shifted - magic;
+    float high = x - n * 0.693145751953125f;  // few bits of log 2, so that n times them is exact
+    float low = n * 1.42860682e-6f;
+    float r = high - low;
+    float q = 0x1.6d117cp-10f;
+    q = q * r + 0x1.120be2p-7f;
+    q = q * r + 0x1.555518p-5f;
+    q = q * r + 0x1.5554dcp-3f;
+    q = q * r + 0.5f;
+    return {r, r * r * q + ((high - r) - low), bits_of(shifted) - bits_of(magic)};
+  }
+};
+
+FASTGAN_HD float power_of_two(int n) { return float_of(unsigned(n + 127) << 23); }  // -126 <= n <= 127
+
+FASTGAN_HD float exp(float x) {
+  x = x < -104.5f ? -104.5f : x;  // exp is 0 below and infinite above; NaN passes both comparisons
+  x = x > 89.0f ? 89.0f : x;
+  Exponential e = Exponential::reduce(x);
+  int n = int(e.n), half = n >> 1;  // two steps, so that subnormal results are rounded once
+  float sum = 1.0f + e.r, lost = (1.0f - sum) + e.r;
+  return (sum + (lost + e.tail)) * power_of_two(half) * power_of_two(n - half);
+}
+
+// exp(x) - 1 for x <= 0, without cancellation near 0.
+FASTGAN_HD float expm1_negative(float x) {
+  x = x < -80.0f ? -80.0f : x;
+  Exponential e = Exponential::reduce(x);
+  float scale = power_of_two(int(e.n));
+  return scale * (e.r + e.tail) + (scale - 1.0f);
+}
+
+// log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), for |s| <= 1/3. The correction is small against f,
+// so its rounding hardly shows (the form of fdlibm, with R refitted to this wider interval).
+struct Logarithm {
+  float f, half_square, correction;
+
+  FASTGAN_HD static Logarithm of_one_plus(float f) {
+    float s = f / (2.0f + f), z = s * s, half_square = 0.5f * f * f;
+    float r = 0x1.dba25ep-3f;
+    r = r * z + 0x1.bc8cf8p-3f;
+    r = r * z + 0x1.24c926p-2f;
+    r = r * z + 0x1.9998d4p-2f;
+    r = r * z + 0x1.555556p-1f;
+    return {f, half_square, s * (half_square + r * z)};
+  }
+};
+
+// log(1 + e) for 0 <= e <= 1.
+FASTGAN_HD float log1p_unit(float e) {
+  Logarithm l = Logarithm::of_one_plus(e);
+  return l.f - (l.half_square - l.correction);
+}
+
+FASTGAN_HD float log(float x) {
+  bool tiny = x < 1.17549435e-38f;  // subnormal: scaled to normal
+  float scaled = tiny ? x * 33554432.0f : x;
+  unsigned u = bits_of(scaled) + (0x3f800000u - 0x3f3504f3u);  // mantissa into [sqrt(1/2), sqrt(2))
+  float k = float(int(u >> 23) - 127) - (tiny ? 25.0f : 0.0f);
+  Logarithm l = Logarithm::of_one_plus(float_of((u & 0x007fffffu) + 0x3f3504f3u) - 1.0f);
+  float result = l.correction + k * 9.05800061e-6f - l.half_square + l.f + k * 0.693138123f;
+  result = x == infinity<float>() ? x : result;
+  result = x == 0.0f ? -infinity<float>() : result;
+  return x >= 0.0f ? result : x - x + float_of(0x7fc00000u);  // NaN for negative x and NaN
+}
+
+FASTGAN_HD double exp(double x) { return std::exp(x); }
+FASTGAN_HD double log(double x) { return std::log(x); }
+FASTGAN_HD double log1p_unit(double e) { return std::log1p(e); }
+FASTGAN_HD double expm1_negative(double x) { return std::expm1(x); }
+
+// log(1 - p) for 0 <= p <= 1: what 1 - p rounded away is put back.
+FASTGAN_HD float log_complement(float p) {
+  float u = 1.0f - p, lost = (1.0f - u) - p;
+  return u > 0.0f ? log(u) + lost / u : log(u);
+}
+FASTGAN_HD double log_complement(double p) { return std::log1p(-p); }
+
+// cos and sin of 2 pi v for 0 <= v <= 1: the quarter is removed from v, exactly, before pi enters.
+FASTGAN_HD void cos_sin_turns(float v, float& cosine, float& sine) {
+  float quarter = float(int(4.0f * v + 0.5f));
+  float r = v - 0.25f * quarter;
+  float t = r * 6.28318548f + r * -1.74845553e-7f, z = t * t;
+  float s = t + t * z * ((-0x1.9ac9b0p-13f * z + 0x1.110c28p-7f) * z - 0x1.555552p-3f);
+  float c = 1.0f + z * (((0x1.9bd89cp-16f * z - 0x1.6c12d2p-10f) * z + 0x1.555554p-5f) * z - 0.5f);
+  int q = int(quarter) & 3;
+  float a = (q & 1) ? s : c, b = (q & 1) ? c : s;
+  cosine = (q == 1 || q == 2) ? -a : a;
+  sine = q >= 2 ? -b : b;
+}
+FASTGAN_HD void cos_sin_turns(double v, double& cosine, double& sine) {
+  const double two_pi = 6.283185307179586476925287;
+  cosine = std::cos(two_pi * v);
+  sine = std::sin(two_pi * v);
+}
+
+// ---------------------------------------------------------------- the logistic family
+
+// 1 / (1 + e) or e / (1 + e) with e = exp(-|x|). What rounding 1 + e lost is put back to first order, for which 1 / (1 + e)
+// need only be roughly right; without it the result is off by up to 2.4 units in the last place, with it by less than 2.
+template <class T>
+FASTGAN_HD T sigmoid(T x) {
+  T e = exp(-magnitude(x)), d = T(1) + e, lost = (T(1) - d) + e;
+  bool negative = x < T(0);
+  T q = (negative ? e : T(1)) / d;
+  return q - q * (negative ? T(1) - q : q) * lost;
+}
+
+template <class T>
+FASTGAN_HD T softplus(T x) {
+  return positive_part(x) + log1p_unit(exp(-magnitude(x)));
+}
+
+template <class T>
+FASTGAN_HD T logistic_curvature(T x) {
+  T e = exp(-magnitude(x)), d = T(1) + e;
+  return e / (d * d);
+}
+
+// ---------------------------------------------------------------- losses of one logit l; t is the target, where there is one
+
+struct NonSaturating {  // -log D, D = sigmoid(l): the generator's loss and the real half of the discriminator's
+  template <class T> FASTGAN_HD static T value(T l, T) { return softplus(-l); }
+  template <class T> FASTGAN_HD static T slope(T l, T) { return -sigmoid(-l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return logistic_curvature(l); }
+};
+
+struct Fake {  // -log(1 - D): the fake half of the discriminator's loss
+  template <class T> FASTGAN_HD static T value(T l, T) { return softplus(l); }
+  template <class T> FASTGAN_HD static T slope(T l, T) { return sigmoid(l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return logistic_curvature(l); }
+};
+
+struct Minimax {  // log(1 - D): the generator's side of the minimax game
+  template <class T> FASTGAN_HD static T value(T l, T) { return -softplus(l); }
+  template <class T> FASTGAN_HD static T slope(T l, T) { return -sigmoid(l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return -logistic_curvature(l); }
+};
+
+struct MaximumLikelihood {  // -exp(l) / 2; held at 88 (709 in double), so that it and a mean of it stay finite
+  template <class T> FASTGAN_HD static T value(T l, T) {
+    const T limit = sizeof(T) == 8 ? T(709) : T(88);
+    return T(-0.5) * exp(l > limit ? limit : l);
+  }
+  template <class T> FASTGAN_HD static T slope(T l, T t) { return value(l, t); }
+  template <class T> FASTGAN_HD static T curvature(T l, T t) { return value(l, t); }
+};
+
+struct SoftTarget {  // -t log D - (1 - t) log(1 - D), 0 <= t <= 1
+  template <class T> FASTGAN_HD static T value(T l, T t) {
+    T weight = l < T(0) ? t : T(1) - t;
+    T linear = weight == T(0) ? T(0) : weight * magnitude(l);  // 0 * infinity would be NaN
+    return linear + log1p_unit(exp(-magnitude(l)));
+  }
+  template <class T> FASTGAN_HD static T slope(T l, T t) { return (T(1) - t) * sigmoid(l) - t * sigmoid(-l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return logistic_curvature(l); }
+};
+
+// c wherever l is a number, NaN where it is not.
+template <class T>
+FASTGAN_HD T constant(T c, T l) {
+  return l == l ? c : l;
+}
+
+struct HingeReal {  // max(0, 1 - l)
+  template <class T> FASTGAN_HD static T value(T l, T) { return positive_part(T(1) - l); }
+  template <class T> FASTGAN_HD static T slope(T l, T) { return l >= T(1) ? T(0) : constant(T(-1), l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+};
+
+struct HingeFake {  // max(0, 1 + l)
+  template <class T> FASTGAN_HD static T value(T l, T) { return positive_part(T(1) + l); }
+  template <class T> FASTGAN_HD static T slope(T l, T) { return l <= T(-1) ? T(0) : constant(T(1), l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+};
+
+struct LeastSquares {  // (l - t)^2 / 2
+  template <class T> FASTGAN_HD static T value(T l, T t) { return T(0.5) * (l - t) * (l - t); }
+  template <class T> FASTGAN_HD static T slope(T l, T t) { return l - t; }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(1), l); }
+};
+
+struct WassersteinReal {  // -l
+  template <class T> FASTGAN_HD static T value(T l, T) { return -l; }
+  template <class T> FASTGAN_HD static T slope(T l, T) { return constant(T(-1), l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+};
+
+struct WassersteinFake {  // l
+  template <class T> FASTGAN_HD static T value(T l, T) { return l; }
+  template <class T> FASTGAN_HD static T slope(T l, T) { return constant(T(1), l); }
+  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+};
+
+// Losses of a probability p in [0, 1] (NaN outside), for networks that kept their sigmoid. t is the smallest probability
+// told apart from 0: value and slope are held there, or infinite where t = 0.
+template <class T>
+FASTGAN_HD T at_least(T p, T floor) {
+  return p < floor ? floor : p;
+}
+template <class T>
+FASTGAN_HD T probability_or_nan(T p) {
+  return (p < T(0) || p > T(1)) ? (p - p) / (p - p) : p;
+}
+
+struct ProbabilityReal {  // -log p
+  template <class T> FASTGAN_HD static T value(T p, T t) { return -log(at_least(probability_or_nan(p), t)); }
+  template <class T> FASTGAN_HD static T slope(T p, T t) { return T(-1) / at_least(probability_or_nan(p), t); }
+  template <class T> FASTGAN_HD static T curvature(T p, T t) {
+    T q = at_least(probability_or_nan(p), t);
+    return T(1) / (q * q);
+  }
+};
+
+struct ProbabilityFake {  // -log(1 - p)
+  template <class T> FASTGAN_HD static T value(T p, T t) {
+    p = probability_or_nan(p);
+    return T(1) - p < t ? -log(t) : -log_complement(p);
+  }
+  template <class T> FASTGAN_HD static T slope(T p, T t) {
+    return T(1) / at_least(T(1) - probability_or_nan(p), t);
+  }
+  template <class T> FASTGAN_HD static T curvature(T p, T t) {
+    T q = at_least(T(1) - probability_or_nan(p), t);
+    return T(1) / (q * q);
+  }
+};
+
+// Calls f(Formula{}) for the formula of this number; the numbers are those of fastgan/reference.py.
+template <class Function>
+inline bool with_formula(int number, Function&& f) {
+  switch (number) {
+    case 0: f(NonSaturating{}); return true;
+    case 1: f(Fake{}); return true;
+    case 2: f(Minimax{}); return true;
+    case 3: f(MaximumLikelihood{}); return true;
+    case 4: f(SoftTarget{}); return true;
+    case 5: f(HingeReal{}); return true;
+    case 6: f(HingeFake{}); return true;
+    case 7: f(LeastSquares{}); return true;
+    case 8: f(WassersteinReal{}); return true;
+    case 9: f(WassersteinFake{}); return true;
+    case 10: f(ProbabilityReal{}); return true;
+    case 11: f(ProbabilityFake{}); return true;
+    default: return false;
+  }
+}
+
+// ---------------------------------------------------------------- activations: y = value(x), slope from y or from x
+// `from_output` says which of both backward keeps: the output where the slope can be had from it, else the input.
+
+struct Identity {
+  static constexpr bool from_output = true;
+  template <class T> FASTGAN_HD static T value(T x, T) { return x; }
+  template <class T> FASTGAN_HD static T slope(T, T) { return T(1); }
+};
+
+struct Relu {
+  static constexpr bool from_output = true;
+  template <class T> FASTGAN_HD static T value(T x, T) { return positive_part(x); }
+  template <class T> FASTGAN_HD static T slope(T y, T) { return y <= T(0) ? T(0) : T(1); }
+};
+
+struct LeakyRelu {  // a > 0, so the output has the input's sign
+  static constexpr bool from_output = true;
+  template <class T> FASTGAN_HD static T value(T x, T a) { return x <= T(0) ? a * x : x; }
+  template <class T> FASTGAN_HD static T slope(T y, T a) { return y <= T(0) ? a : T(1); }
+};
+
+struct Tanh {
+  static constexpr bool from_output = true;
+  template <class T> FASTGAN_HD static T value(T x, T) {
+    T t = expm1_negative(T(-2) * magnitude(x));
+    T y = -t / (T(2) + t);
+    return x < T(0) ? -y : y;
+  }
+  template <class T> FASTGAN_HD static T slope(T y, T) { return (T(1) - y) * (T(1) + y); }
+};
+
+struct Sigmoid {
+  static constexpr bool from_output = true;
+  template <class T> FASTGAN_HD static T value(T x, T) { return sigmoid(x); }
+  template <class T> FASTGAN_HD static T slope(T y, T) { return y * (T(1) - y); }
+};
+
+struct Elu {  // alpha = 1
+  static constexpr bool from_output = true;
+  template <class T> FASTGAN_HD static T value(T x, T) { return x <= T(0) ? expm1_negative(x) : x; }
+  template <class T> FASTGAN_HD static T slope(T y, T) { return y <= T(0) ? y + T(1) : T(1); }
+};
+
+struct Softplus {
+  static constexpr bool from_output = false;
+  template <class T> FASTGAN_HD static T value(T x, T) { return softplus(x); }
+  template <class T> FASTGAN_HD static T slope(T x, T) { return sigmoid(x); }
+};
+
+struct Gelu {  // x Phi(x), the exact form
+  static constexpr bool from_output = false;
+  template <class T> FASTGAN_HD static T value(T x, T) { return x * normal_cdf(x); }
+  template <class T> FASTGAN_HD static T slope(T x, T) {
+    const T inverse_sqrt_two_pi = T(0.398942280401432677940);
+    return normal_cdf(x) + x * inverse_sqrt_two_pi * exp(T(-0.5) * x * x);
+  }
+  template <class T> FASTGAN_HD static T normal_cdf(T x) { return T(0.5) * std::erfc(x * T(-0.707106781186547524401)); }
+};
+
+template <class Function>
+inline bool with_activation(int number, Function&& f) {
+  switch (number) {
+    case 0: f(Identity{}); return true;
+    case 1: f(Relu{}); return true;
+    case 2: f(LeakyRelu{}); return true;
+    case 3: f(Tanh{}); return true;
+    case 4: f(Sigmoid{}); return true;
+    case 5: f(Elu{}); return true;
+    case 6: f(Softplus{}); return true;
+    case 7: f(Gelu{}); return true;
+    default: return false;
+  }
+}
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

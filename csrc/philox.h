@@ -1,0 +1,93 @@
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011), normals (Box and Muller), keyed permutations.
+// fastgan/reference.py holds the same streams in plain PyTorch; the layout of counter and key is told there and here.
+#pragma once
+#include <cstdint>
+
+#include "formulas.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+struct Words {
+  uint32_t w[4];
+};
+
+// A stream is named by (seed, purpose, substream, step); block b holds its elements 4b .. 4b+3.
+struct Stream {
+  uint64_t seed;
+  uint32_t purpose, substream;
+  uint64_t step;
+
+  FASTGAN_HD Words block(uint64_t b) const {
+    uint32_t c0 = uint32_t(b), c1 = uint32_t(b >> 32) | (substream << 16);
+    uint32_t c2 = uint32_t(step), c3 = uint32_t(step >> 32) | (purpose << 24);
+    uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+    for (int round = 0; round < 10; ++round) {
+      uint64_t p0 = uint64_t(0xD2511F53u) * c0, p1 = uint64_t(0xCD9E8D57u) * c2;
+      c0 = uint32_t(p1 >> 32) ^ c1 ^ k0;
+      c1 = uint32_t(p1);
+      c2 = uint32_t(p0 >> 32) ^ c3 ^ k1;
+      c3 = uint32_t(p0);
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    return {{c0, c1, c2, c3}};
+  }
+};
+
+// (0, 1): 23 random bits and a half, exact in float.
+template <class T>
+FASTGAN_HD T unit_interval(uint32_t word) {
+  return (T(int(word >> 9)) + T(0.5)) * T(1.1920928955078125e-07);
+}
+
+template <class T>
+FASTGAN_HD void normal_pair(uint32_t u, uint32_t v, T& first, T& second) {
+  T cosine, sine, radius = std::sqrt(T(-2) * log(unit_interval<T>(u)));
+  cos_sin_turns(unit_interval<T>(v), cosine, sine);
+  first = radius * cosine;
+  second = radius * sine;
+}
+
+// Dropout keeps an element when its word reaches this threshold. 64 bits: p = 1 drops every word.
+FASTGAN_HD uint64_t dropout_threshold(double p) { return uint64_t(p * 4294967296.0 + 0.5); }
+
+// A permutation of 0 .. n-1 by an 8-round Feistel network over the next even number of bits, walked until it lands inside.
+struct Permutation {
+  uint64_t n;
+  int half;
+  uint32_t keys[8];
+
+  FASTGAN_HD Permutation(uint64_t size, uint64_t seed, uint32_t purpose, uint64_t epoch) : n(size), half(1) {
+    while (half < 32 && (uint64_t(1) << (2 * half)) < n) ++half;
+    for (int b = 0; b < 2; ++b) {
+      Words words = Stream{seed, purpose, 0, epoch}.block(uint64_t(b));
+      for (int i = 0; i < 4; ++i) keys[4 * b + i] = words.w[i];
+    }
+  }
+
+  FASTGAN_HD uint64_t operator()(uint64_t x) const {
+    do {
+      x = encrypt(x);
+    } while (x >= n);
+    return x;
+  }
+
+ private:
+  FASTGAN_HD uint64_t encrypt(uint64_t x) const {
+    uint32_t mask = uint32_t((uint64_t(1) << half) - 1), left = uint32_t(x >> half), right = uint32_t(x) & mask;
+    for (int i = 0; i < 8; ++i) {
+      uint32_t f = right ^ keys[i];  // the finaliser of MurmurHash3
+      f = (f ^ (f >> 16)) * 0x85EBCA6Bu;
+      f = (f ^ (f >> 13)) * 0xC2B2AE35u;
+      f = (f ^ (f >> 16)) & mask;
+      uint32_t next = left ^ f;
+      left = right;
+      right = next;
+    }
+    return (uint64_t(left) << half) | right;
+  }
+};
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

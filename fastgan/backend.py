@@ -1,0 +1,95 @@
+"""What can run here, and why not: the compiled module, its CUDA half, and who serves each operation."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from types import ModuleType
+from typing import Any
+
+import torch
+
+# operation -> (dtypes the native core takes, devices it serves)
+_ALL = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_REAL = (torch.float32, torch.float64)
+OPERATIONS: dict[str, tuple[tuple[torch.dtype, ...], tuple[str, ...]]] = {
+    "loss": (_ALL, ("cpu", "cuda")),
+    "mlp": (_REAL, ("cpu",)),
+    "dropout": (_REAL, ("cpu",)),
+    "random": (_REAL, ("cpu",)),
+}
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    if os.environ.get("FASTGAN_DISABLE_NATIVE", "0") not in ("", "0"):
+        return None, "FASTGAN_DISABLE_NATIVE is set"
+    try:
+        return importlib.import_module("fastgan._native"), ""
+    except ImportError as error:
+        return None, f"the compiled module does not load ({error})"
+
+
+native, _why_not_loaded = _load()
+
+
+def _probe_cuda() -> str:
+    if native is None:
+        return _why_not_loaded
+    if not native.build_info()["cuda"]:
+        return "fastgan was built without CUDA (nvcc was not found)"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    problem = native.cuda_problem()
+    return f"the CUDA kernels do not run on this device ({problem})" if problem else ""
+
+
+_cuda: str | None = None  # what the probe said; None: not asked yet
+
+
+def cuda_reason() -> str | None:
+    """Why the CUDA half of the native core cannot run here; None where it can. Probes the driver once, on request."""
+    global _cuda
+    if _cuda is None:
+        if torch.compiler.is_compiling():  # a probe would break the graph; if the kernels cannot run, they will say so
+            return None
+        _cuda = _probe_cuda()
+    return _cuda or None
+
+
+def why_not(operation: str, device: str, dtype: torch.dtype) -> str | None:
+    """The reason why `operation` cannot run natively on tensors of this device and dtype; None where it can."""
+    if native is None:
+        return _why_not_loaded
+    dtypes, devices = OPERATIONS[operation]
+    if device not in devices:
+        return f"the native core has no {device} kernel for it"
+    if dtype not in dtypes:
+        names = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+        return f"its native kernel takes {names}, not {str(dtype).removeprefix('torch.')}"
+    return cuda_reason() if device == "cuda" else None
+
+
+def backend_info() -> dict[str, Any]:
+    """Versions, instruction sets, the CUDA build and device, and what serves each operation and why.
+
+    Returns:
+        dict: plain strings, numbers and nested dicts; `fastgan info` prints it.
+    """
+    from fastgan import __version__
+
+    info: dict[str, Any] = {
+        "fastgan": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "native": native.build_info() if native is not None else f"not loaded: {_why_not_loaded}",
+        "cuda": cuda_reason() or torch.cuda.get_device_name(),
+    }
+    serves = {}
+    for operation in OPERATIONS:
+        for device in ("cpu", "cuda"):
+            reason = why_not(operation, device, torch.float32)
+            serves[f"{operation} on {device}"] = f"reference: {reason}" if reason else "native"
+    return info | {"serves": serves}

@@ -1,0 +1,216 @@
+"""Tensors in, pointers down: one function for each entry of the native core. Nothing is validated or chosen here.
+
+Python owns all memory; the core receives addresses, sizes, the number of threads or the current CUDA stream.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastgan.backend import native as _module
+from fastgan.reference import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from fastgan.ops import LayerSpec
+
+native: Any = _module  # callers ask backend.why_not first, so it is there
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # DType in csrc/dtypes.h
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The type losses are computed, accumulated and returned in: float for everything but double."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def pair_loss(
+    real: Tensor,
+    fake: Tensor | None,
+    numbers: tuple[int, int],
+    targets: tuple[float, float],
+    mean: bool,
+    slope_of_real: bool,
+    slope_of_fake: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """One pass over both batches: the value and, where asked, the slopes, scaled as the reduction says."""
+    wide = accumulator(real.dtype)
+    real = real.contiguous()
+    m, n = real.numel(), 0
+    device = real.device
+    value = torch.empty((), dtype=wide, device=device)
+    grad_real = torch.empty(real.shape, dtype=wide, device=device) if slope_of_real else None
+    grad_fake = None
+    if fake is not None:
+        fake = fake.contiguous()
+        n = fake.numel()
+        grad_fake = torch.empty(fake.shape, dtype=wide, device=device) if slope_of_fake else None
+    arguments = (
+        DTYPES[real.dtype],
+        real.data_ptr(),
+        m,
+        fake.data_ptr() if fake is not None else 0,
+        n,
+        *numbers,
+        *targets,
+        1.0 / m if mean and m else 1.0,
+        1.0 / n if mean and n else 1.0,
+        value.data_ptr(),
+        grad_real.data_ptr() if grad_real is not None else 0,
+        grad_fake.data_ptr() if grad_fake is not None else 0,
+    )
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            partial = torch.empty(native.cuda_partials(m, n), dtype=torch.float64, device=device)
+            native.cuda_pair_loss(*arguments, partial.data_ptr(), torch.cuda.current_stream().cuda_stream)
+    else:
+        native.pair_loss(*arguments, torch.get_num_threads())
+    return value, grad_real, grad_fake
+
+
+def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
+    """Value (order 0), slope (1) or curvature (2) of a loss formula at every element, in x's dtype."""
+    x = x.contiguous()
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    arguments = (DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), number, target, order)
+    if x.device.type == "cuda":
+        with torch.cuda.device(x.device):
+            native.cuda_pointwise(*arguments, torch.cuda.current_stream().cuda_stream)
+    else:
+        native.pointwise(*arguments, torch.get_num_threads())
+    return out
+
+
+def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
+    """x times the replayed mask of (key, substream): the same call serves forward, backward and double backward."""
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    features = x.shape[-1] if x.dim() else 1
+    rows = x.numel() // features if features else 0
+    native.dropout(
+        DTYPES[x.dtype],
+        x.data_ptr(),
+        out.data_ptr(),
+        rows,
+        features,
+        p,
+        int(key),
+        substream,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def random(
+    kind: str, n: int, seed: int, purpose: int, step: int, substream: int, offset: int, dtype: torch.dtype
+) -> Tensor:
+    """Elements offset .. offset+n of a stream of uniform or normal numbers."""
+    out = torch.empty(n, dtype=dtype)
+    native.random_fill(
+        DTYPES[dtype],
+        out.data_ptr(),
+        n,
+        kind == "normal",
+        seed & (2**64 - 1),
+        purpose,
+        step,
+        substream,
+        offset,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: int) -> Tensor:
+    """Positions start .. start+count of the keyed permutation of range(n)."""
+    out = torch.empty(count, dtype=torch.int64)
+    native.permutation(out.data_ptr(), n, seed & (2**64 - 1), epoch, start, count, purpose)
+    return out
+
+
+@functools.lru_cache(maxsize=256)
+def network(
+    sizes: tuple[tuple[int, int], ...],
+    layers: tuple[LayerSpec, ...],
+    input_dropout: float,
+    biases: tuple[bool, ...],
+) -> Any:
+    """The native description of an MLP; `sizes` are the shapes of the weights."""
+    description = [
+        (
+            inputs,
+            rows // layer.pieces,
+            layer.pieces,
+            ACTIVATIONS[layer.activation][0],
+            layer.negative_slope,
+            layer.dropout,
+            has_bias,
+        )
+        for (rows, inputs), layer, has_bias in zip(sizes, layers, biases, strict=True)
+    ]
+    return native.Mlp(description, input_dropout)
+
+
+def work_size(net: Any, rows: int) -> Any:
+    """Elements of the buffer that holds what backward reads: activations, feature-major, rows padded to vectors."""
+    return net.work_per_row * ((rows + 15) // 16 * 16)
+
+
+def mlp_forward(
+    net: Any, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], key: int, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    """x (rows, in) -> y (rows, out), and the activations that backward reads."""
+    rows = x.shape[0]
+    y = torch.empty((rows, net.outputs), dtype=x.dtype)
+    work = torch.empty(work_size(net, rows), dtype=x.dtype)
+    net.forward(
+        DTYPES[x.dtype],
+        x.data_ptr(),
+        rows,
+        [w.data_ptr() for w in weights],
+        [b.data_ptr() if b is not None else 0 for b in biases],
+        y.data_ptr(),
+        work.data_ptr(),
+        key,
+        torch.get_num_threads(),
+    )
+    return y, work if save else None
+
+
+def mlp_backward(
+    net: Any,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    work: Tensor,
+    grad_y: Tensor,
+    key: int,
+    need_x: bool,
+    need_weights: Sequence[bool],
+    need_biases: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    """The gradients asked for, by one call."""
+    rows = x.shape[0]
+    grad_x = torch.empty_like(x) if need_x else None
+    grad_w = [torch.empty_like(w, memory_format=torch.contiguous_format) if need else None
+              for w, need in zip(weights, need_weights, strict=True)]
+    grad_b = [w.new_empty(w.shape[0]) if need else None for w, need in zip(weights, need_biases, strict=True)]
+    scratch = torch.empty(net.backward_size(rows), dtype=x.dtype)
+    net.backward(
+        DTYPES[x.dtype],
+        x.data_ptr(),
+        rows,
+        [w.data_ptr() for w in weights],
+        work.data_ptr(),
+        grad_y.data_ptr(),
+        grad_x.data_ptr() if grad_x is not None else 0,
+        [g.data_ptr() if g is not None else 0 for g in grad_w],
+        [g.data_ptr() if g is not None else 0 for g in grad_b],
+        scratch.data_ptr(),
+        key,
+        torch.get_num_threads(),
+    )
+    return grad_x, grad_w, grad_b

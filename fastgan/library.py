@@ -1,0 +1,289 @@
+"""The torch.library twins of the native operations: what `torch.compile` sees (schema, fake, autograd).
+
+Eager code does not come here: a custom op costs twice an autograd.Function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastgan import kernels
+from fastgan.reference import FORMULAS
+
+if TYPE_CHECKING:
+    from fastgan.ops import LayerSpec
+
+
+# ---------------------------------------------------------------- losses
+
+
+@torch.library.custom_op("fastgan::pointwise", mutates_args=())
+def _pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+    return kernels.pointwise(x, FORMULAS[formula].number, target, order)
+
+
+@_pointwise.register_fake
+def _(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _pointwise_context(ctx: Any, inputs: Any, output: Any) -> None:
+    x, *ctx.what = inputs
+    ctx.save_for_backward(x)
+
+
+def _pointwise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    formula, target, order = ctx.what
+    if order == 2:
+        raise NotImplementedError("pointwise: third derivatives need impl='reference' under torch.compile")
+    return grad * _pointwise(ctx.saved_tensors[0], formula, target, order + 1), None, None, None
+
+
+_pointwise.register_autograd(_pointwise_backward, setup_context=_pointwise_context)
+
+
+def pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+    """The twin of `kernels.pointwise`."""
+    return _pointwise(x, formula, target, order)
+
+
+@torch.library.custom_op("fastgan::pair_loss", mutates_args=())
+def _pair_loss(
+    real: Tensor,
+    fake: Tensor | None,
+    formula_real: str,
+    formula_fake: str,
+    target_real: float,
+    target_fake: float,
+    mean: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    numbers = FORMULAS[formula_real].number, FORMULAS[formula_fake].number
+    value, grad_real, grad_fake = kernels.pair_loss(
+        real, fake, numbers, (target_real, target_fake), mean, True, fake is not None
+    )
+    assert grad_real is not None
+    return value, grad_real, value.new_empty(0) if grad_fake is None else grad_fake
+
+
+@_pair_loss.register_fake
+def _(
+    real: Tensor,
+    fake: Tensor | None,
+    formula_real: str,
+    formula_fake: str,
+    target_real: float,
+    target_fake: float,
+    mean: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide = kernels.accumulator(real.dtype)
+    shape = (0,) if fake is None else fake.shape
+    return real.new_empty((), dtype=wide), real.new_empty(real.shape, dtype=wide), real.new_empty(shape, dtype=wide)
+
+
+def _pair_loss_context(ctx: Any, inputs: Any, output: Any) -> None:
+    real, fake, *_ = inputs
+    ctx.dtype, ctx.two = real.dtype, fake is not None
+    _, slope_real, slope_fake = output
+    ctx.mark_non_differentiable(slope_real, slope_fake)
+    ctx.save_for_backward(slope_real, slope_fake)
+
+
+def _pair_loss_backward(
+    ctx: Any, grad: Tensor, *_: Tensor
+) -> tuple[Tensor, Tensor | None, None, None, None, None, None]:
+    slope_real, slope_fake = ctx.saved_tensors
+    fake = (slope_fake * grad).to(ctx.dtype) if ctx.two else None
+    return (slope_real * grad).to(ctx.dtype), fake, None, None, None, None, None
+
+
+_pair_loss.register_autograd(_pair_loss_backward, setup_context=_pair_loss_context)
+
+
+def pair_loss(
+    real: Tensor,
+    fake: Tensor | None,
+    formula_real: str,
+    formula_fake: str,
+    target_real: float,
+    target_fake: float,
+    mean: bool,
+) -> Tensor:
+    """The twin of `kernels.pair_loss`: the value alone."""
+    return _pair_loss(real, fake, formula_real, formula_fake, target_real, target_fake, mean)[0]
+
+
+# ---------------------------------------------------------------- layers
+
+
+@torch.library.custom_op("fastgan::dropout", mutates_args=())
+def _dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
+    return kernels.dropout(x, p, key, substream)
+
+
+@_dropout.register_fake
+def _(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _dropout_context(ctx: Any, inputs: Any, output: Any) -> None:
+    _, ctx.p, key, ctx.substream = inputs
+    ctx.save_for_backward(key)
+
+
+def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    return _dropout(grad, ctx.p, ctx.saved_tensors[0], ctx.substream), None, None, None
+
+
+_dropout.register_autograd(_dropout_backward, setup_context=_dropout_context)
+
+
+def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
+    """The twin of `kernels.dropout`."""
+    return _dropout(x, p, key, substream)
+
+
+# A schema knows no layers and no lists of optional tensors: absent biases travel as empty tensors, layers as parallel
+# lists of names (joined by commas) and numbers.
+
+
+def _network(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activations: str,
+    numbers: Sequence[float],
+    input_dropout: float,
+) -> Any:
+    from fastgan.ops import LayerSpec
+
+    layers = tuple(
+        LayerSpec(name, numbers[3 * i], int(numbers[3 * i + 1]), numbers[3 * i + 2])
+        for i, name in enumerate(activations.split(","))
+    )
+    # int and bool pin symbolic sizes: the layers' widths are constants of a compiled graph, only the batch is not.
+    sizes = tuple((int(w.shape[0]), int(w.shape[1])) for w in weights)
+    return kernels.network(sizes, layers, input_dropout, tuple(bool(b.numel() > 0) for b in biases))
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+@torch.library.custom_op("fastgan::mlp", mutates_args=())
+def _mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activations: str,
+    numbers: Sequence[float],
+    input_dropout: float,
+    key: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    net = _network(weights, biases, activations, numbers, input_dropout)
+    optional = [b.contiguous() if b.numel() else None for b in biases]
+    seed = 0 if key is None else int(key)
+    y, work = kernels.mlp_forward(net, _rows(x), [w.contiguous() for w in weights], optional, seed, True)
+    assert work is not None
+    return y.view(*x.shape[:-1], y.shape[-1]), work
+
+
+@_mlp.register_fake
+def _(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activations: str,
+    numbers: Sequence[float],
+    input_dropout: float,
+    key: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    net = _network(weights, biases, activations, numbers, input_dropout)
+    rows = x.numel() // x.shape[-1]
+    return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(kernels.work_size(net, rows))
+
+
+@torch.library.custom_op("fastgan::mlp_backward", mutates_args=())
+def _mlp_backward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activations: str,
+    numbers: Sequence[float],
+    input_dropout: float,
+    key: Tensor | None,
+    work: Tensor,
+    grad_y: Tensor,
+) -> list[Tensor]:
+    net = _network(weights, biases, activations, numbers, input_dropout)
+    has_bias = [b.numel() > 0 for b in biases]
+    grad_x, grad_w, grad_b = kernels.mlp_backward(
+        net,
+        _rows(x),
+        [w.contiguous() for w in weights],
+        work,
+        _rows(grad_y),
+        0 if key is None else int(key),
+        True,
+        [True] * len(weights),
+        has_bias,
+    )
+    assert grad_x is not None
+    found: list[Tensor] = [grad_x.view(x.shape)]
+    found += [g for g in grad_w if g is not None]
+    return found + [b.new_empty(0) if g is None else g for g, b in zip(grad_b, biases, strict=True)]
+
+
+@_mlp_backward.register_fake
+def _(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activations: str,
+    numbers: Sequence[float],
+    input_dropout: float,
+    key: Tensor | None,
+    work: Tensor,
+    grad_y: Tensor,
+) -> list[Tensor]:
+    return [x.new_empty(t.shape) for t in (x, *weights, *biases)]
+
+
+def _mlp_context(ctx: Any, inputs: Any, output: Any) -> None:
+    x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, key = inputs
+    ctx.depth, ctx.keyed = len(weights), key is not None
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, *weights, *biases, output[1], *([key] if key is not None else []))
+
+
+def _mlp_autograd(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Any, ...]:
+    x, *rest = ctx.saved_tensors
+    key = rest.pop() if ctx.keyed else None
+    work = rest.pop()
+    weights, biases = rest[: ctx.depth], rest[ctx.depth :]
+    grads = _mlp_backward(
+        x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, key, work, grad_y
+    )
+    return grads[0], grads[1 : 1 + ctx.depth], grads[1 + ctx.depth :], None, None, None, None
+
+
+_mlp.register_autograd(_mlp_autograd, setup_context=_mlp_context)
+
+
+def mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    layers: Sequence[LayerSpec],
+    input_dropout: float,
+    key: Tensor | None,
+) -> Tensor:
+    """The twin of the native MLP: one opaque call forward, one backward."""
+    activations = ",".join(layer.activation for layer in layers)
+    numbers: list[float] = []
+    for layer in layers:
+        numbers += [layer.negative_slope, float(layer.pieces), layer.dropout]
+    present = [w.new_empty(0) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    return _mlp(x, list(weights), present, activations, numbers, input_dropout, key)[0]

@@ -1,0 +1,434 @@
+"""The objectives of the two players as functions of logits: thin shells over `fastgan.ops`.
+
+A discriminator here returns the logit l; the probability of the paper is D = sigmoid(l). Losses are written through
+softplus(x) = log(1 + exp(x)) and are accurate to 2 units in the last place for every logit, infinities included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from fastgan import ops, random
+
+# kind -> formulas of the real and of the fake term of the discriminator's loss
+DISCRIMINATOR = {
+    "gan": ("non_saturating", "fake"),
+    "hinge": ("hinge_real", "hinge_fake"),
+    "least_squares": ("least_squares", "least_squares"),
+    "wasserstein": ("wasserstein_real", "wasserstein_fake"),
+    "relativistic": ("non_saturating", "non_saturating"),
+}
+# kind of the generator's loss -> (its formula, target, kind of the discriminator's loss it is played against)
+GENERATOR = {
+    "non_saturating": ("non_saturating", 0.0, "gan"),
+    "minimax": ("minimax", 0.0, "gan"),
+    "mle": ("mle", 0.0, "gan"),
+    "hinge": ("wasserstein_real", 0.0, "hinge"),
+    "least_squares": ("least_squares", 1.0, "least_squares"),
+    "wasserstein": ("wasserstein_real", 0.0, "wasserstein"),
+    "relativistic": ("non_saturating", 0.0, "relativistic"),
+}
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _check_choice(caller: str, name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
+    for name, x in (("real_logits", real), ("fake_logits", fake)):
+        ops.check_tensor(caller, name, x)
+    ops.check_same(caller, "real_logits", real, "fake_logits", fake)
+    if real.shape != fake.shape:
+        raise ValueError(
+            f"{caller}: the relativistic loss pairs real_logits with fake_logits, so their shapes must be equal, "
+            f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
+    return real - fake
+
+
+def _discriminator_terms(
+    caller: str, kind: str, real_label: float, fake_label: float
+) -> tuple[tuple[str, str], tuple[float, float]]:
+    _check_choice(caller, "kind", kind, DISCRIMINATOR)
+    formulas = DISCRIMINATOR[kind]
+    if kind == "gan":
+        for name, label in (("real_label", real_label), ("fake_label", fake_label)):
+            if not 0.0 <= label <= 1.0:
+                raise ValueError(f"{caller}: {name} must lie in [0, 1], got {label}")
+        if real_label != 1.0:
+            formulas = ("soft_target", formulas[1])
+        if fake_label != 0.0:
+            formulas = (formulas[0], "soft_target")
+    elif kind != "least_squares" and (real_label, fake_label) != (1.0, 0.0):
+        raise ValueError(
+            f"{caller}: real_label and fake_label are for kind 'gan' and 'least_squares', got kind {kind!r} "
+            f"with {real_label} and {fake_label}"
+        )
+    return formulas, (real_label, fake_label)
+
+
+@overload
+def discriminator_loss(
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    *,
+    kind: str = ...,
+    real_label: float = ...,
+    fake_label: float = ...,
+    reduction: Literal["mean", "sum"] = ...,
+    impl: str = ...,
+) -> Tensor: ...
+@overload
+def discriminator_loss(
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    *,
+    kind: str = ...,
+    real_label: float = ...,
+    fake_label: float = ...,
+    reduction: Literal["none"],
+    impl: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def discriminator_loss(
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    *,
+    kind: str = "gan",
+    real_label: float = 1.0,
+    fake_label: float = 0.0,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The discriminator's loss: descending it ascends log D(x) + log(1 - D(G(z))), D = sigmoid of the logit.
+
+    Equivalent to `F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()`: the SUM of the two means, as in
+    the paper; multiply by 0.5 where a library halves it. One pass computes value and gradient.
+
+    Args:
+        real_logits: logits of m real examples, any shape; float32, float64, float16 or bfloat16.
+        fake_logits: logits of n generated examples, same dtype and device; m and n may differ.
+        kind: "gan", "hinge" (max(0, 1-l) and max(0, 1+l)), "least_squares" ((l - label)^2 / 2), "wasserstein"
+            (-l and l) or "relativistic" (softplus(-(real - fake)), paired, counted once).
+        real_label: target of the real term ("gan": 0.9 is one-sided label smoothing).
+        fake_label: target of the fake term; smoothing it too is rarely wanted (Goodfellow 2016, 4.2).
+        reduction: "mean", "sum" or "none", which gives the pair of unreduced terms.
+        impl: "auto", "native" or "reference".
+
+    Returns:
+        Scalar Tensor, float64 for float64 logits and float32 otherwise (a float16 sum would overflow); for
+        reduction="none" a pair of Tensors shaped and typed like the logits.
+
+    Raises:
+        TypeError: logits that are no floating-point tensors, or of different dtypes.
+        ValueError: different devices, labels outside [0, 1], an unknown kind or reduction, an empty batch under "mean".
+
+    Source: Goodfellow et al. (2014), eq. 1 and Algorithm 1; Mao et al. (2017) for least squares, Lim and Ye (2017) for
+    hinge, Arjovsky et al. (2017) for Wasserstein, Jolicoeur-Martineau (2019) for relativistic pairing.
+    """
+    caller = "discriminator_loss"
+    formulas, targets = _discriminator_terms(caller, kind, real_label, fake_label)
+    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    if kind == "relativistic":
+        difference = _paired_difference(caller, real_logits, fake_logits)
+        if reduction == "none":
+            terms = ops.pointwise(difference, formulas[0], impl=impl, caller=caller)
+            return terms, torch.zeros_like(terms)
+        return ops.pair_loss(difference, None, formulas, mean=reduction == "mean", impl=impl, caller=caller)
+    if reduction == "none":
+        return (
+            ops.pointwise(real_logits, formulas[0], targets[0], impl=impl, caller=caller),
+            ops.pointwise(fake_logits, formulas[1], targets[1], impl=impl, caller=caller),
+        )
+    return ops.pair_loss(
+        real_logits, fake_logits, formulas, targets, mean=reduction == "mean", impl=impl, caller=caller
+    )
+
+
+def generator_loss(
+    fake_logits: Tensor,
+    *,
+    kind: str = "non_saturating",
+    real_logits: Tensor | None = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """The generator's loss: "non_saturating" -log D(G(z)), or the minimax game's own log(1 - D(G(z))).
+
+    Equivalent to `F.softplus(-fake_logits).mean()` (non_saturating) or `-F.softplus(fake_logits).mean()` (minimax).
+
+    Args:
+        fake_logits: logits of n generated examples, any shape; float32, float64, float16 or bfloat16.
+        kind: "non_saturating"; "minimax"; "mle", -exp(l) / 2, whose expected gradient at the optimal discriminator is
+            half that of maximum likelihood (logits are held at 88, in float64 at 709: value and slope stay finite);
+            "hinge" and "wasserstein", -l; "least_squares", (l - 1)^2 / 2; "relativistic", softplus(-(fake - real)).
+        real_logits: for "relativistic" only, as many as fake_logits.
+        reduction: "mean", "sum" or "none".
+        impl: "auto", "native" or "reference".
+
+    Returns:
+        Scalar Tensor, float64 for float64 logits and float32 otherwise; for "none" a Tensor like the logits.
+
+    Raises:
+        TypeError, ValueError: as `discriminator_loss`; real_logits given where the kind takes none, or missing.
+
+    Source: Goodfellow et al. (2014), section 3 and Algorithm 1; Goodfellow (2016), section 3.2.
+    """
+    caller = "generator_loss"
+    _check_choice(caller, "kind", kind, GENERATOR)
+    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    if (real_logits is not None) != (kind == "relativistic"):
+        rule = "needs real_logits" if kind == "relativistic" else "takes no real_logits"
+        raise ValueError(f"{caller}: kind {kind!r} {rule}, got {'none' if real_logits is None else 'some'}")
+    formula, target, _ = GENERATOR[kind]
+    x = fake_logits if real_logits is None else -_paired_difference(caller, real_logits, fake_logits)
+    if reduction == "none":
+        return ops.pointwise(x, formula, target, impl=impl, caller=caller)
+    return ops.pair_loss(
+        x,
+        None,
+        (formula, formula),
+        (target, target),
+        mean=reduction == "mean",
+        impl=impl,
+        caller=caller,
+        names=("fake_logits", "fake_logits"),
+    )
+
+
+def blended_generator_loss(
+    fake_logits: Tensor,
+    *,
+    non_saturating_weight: float,
+    minimax_weight: float,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """The original code's blend of both generator losses, weighted and divided by the sum of the weights.
+
+    Equivalent to `(a * generator_loss(l) + b * generator_loss(l, kind="minimax")) / (a + b)`.
+
+    Args:
+        fake_logits: as in `generator_loss`.
+        non_saturating_weight: a >= 0.
+        minimax_weight: b >= 0, not both 0.
+        reduction, impl: as in `generator_loss`.
+
+    Source: the scaled cost of the code published with Goodfellow et al. (2014).
+    """
+    a, b = non_saturating_weight, minimax_weight
+    if a < 0 or b < 0 or not a + b > 0:
+        raise ValueError(f"blended_generator_loss: weights must be non-negative, their sum positive, got {a} and {b}")
+    parts = [
+        weight / (a + b) * generator_loss(fake_logits, kind=kind, reduction=reduction, impl=impl)
+        for weight, kind in ((a, "non_saturating"), (b, "minimax"))
+        if weight
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def mixed_batch_loss(
+    logits: Tensor, is_real: Tensor, *, reduction: str = "mean", impl: str = "auto"
+) -> Tensor:
+    """The discriminator's loss of one batch that holds real and fake examples side by side, told apart by a mask.
+
+    Equivalent to `discriminator_loss(logits[is_real], logits[~is_real])`, without its synchronisation on a GPU.
+
+    Args:
+        logits: any shape.
+        is_real: bool, same shape and device; the numbers of real and fake examples may differ.
+        reduction: "mean" (of each kind, then summed), "sum" or "none".
+        impl: "auto", "native" or "reference".
+
+    Returns:
+        Scalar Tensor, or for "none" the terms, shaped like logits.
+
+    Raises:
+        TypeError: is_real is no bool tensor.
+        ValueError: shapes or devices differ.
+
+    Source: the indicator form of the discriminator's risk; Goodfellow et al. (2014), Algorithm 1.
+    """
+    caller = "mixed_batch_loss"
+    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    ops.check_tensor(caller, "logits", logits)
+    if not isinstance(is_real, Tensor) or is_real.dtype != torch.bool:
+        raise TypeError(f"{caller}: is_real must be a bool tensor, got {getattr(is_real, 'dtype', type(is_real))}")
+    if is_real.shape != logits.shape or is_real.device != logits.device:
+        raise ValueError(
+            f"{caller}: is_real must match logits, got {tuple(is_real.shape)} on {is_real.device} "
+            f"for {tuple(logits.shape)} on {logits.device}"
+        )
+    # log D(x) of a real example is log(1 - D) of the negated logit: one formula serves both.
+    signed = torch.where(is_real, -logits, logits)
+    if reduction == "none":
+        return ops.pointwise(signed, "fake", impl=impl, caller=caller)
+    if reduction == "sum":
+        return ops.pair_loss(signed, None, ("fake", "fake"), mean=False, impl=impl, caller=caller)
+    wide = signed if signed.dtype == torch.float64 else signed.float()
+    terms = ops.pointwise(wide, "fake", impl=impl, caller=caller)
+    real = is_real.sum(dtype=torch.float64)
+    weight = torch.where(is_real, 1.0 / real, 1.0 / (is_real.numel() - real)).to(terms.dtype)
+    return (terms * weight).sum()
+
+
+def _check_probabilities(caller: str, *named: tuple[str, Tensor]) -> None:
+    for name, p in named:
+        ops.check_tensor(caller, name, p)
+        if p.device.type != "cpu" or not ops.can_look(p):
+            continue
+        outside = (p < 0) | (p > 1)
+        if bool(outside.any()):
+            raise ValueError(f"{caller}: {name} must be probabilities in [0, 1], got {p[outside][0].item()}")
+
+
+def _floor(p: Tensor, clamp: bool) -> float:
+    return torch.finfo(ops.kernels.accumulator(p.dtype)).tiny if clamp else 0.0
+
+
+def probability_discriminator_loss(
+    real_probabilities: Tensor,
+    fake_probabilities: Tensor,
+    *,
+    clamp: bool = True,
+    reduction: Literal["mean", "sum"] = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """The discriminator's loss for a network that kept its sigmoid: -log D(x) - log(1 - D(G(z))).
+
+    Equivalent to `F.binary_cross_entropy(real, ones) + F.binary_cross_entropy(fake, zeros)`. What it loses against
+    `discriminator_loss`: a probability rounds to 0 or 1 (in float32 to 1 above a logit of 17) and no longer tells how
+    sure D is.
+
+    Args:
+        real_probabilities: D(x) in [0, 1], any shape.
+        fake_probabilities: D(G(z)) in [0, 1].
+        clamp: hold probabilities at the smallest normal number in value and slope, so that D = 0 or 1 stays finite
+            (87.3 in float32, 708.4 in float64); False gives infinity.
+        reduction: "mean" or "sum".
+        impl: "auto", "native" or "reference".
+
+    Raises:
+        ValueError: a probability outside [0, 1], on the CPU; on a GPU, where looking would synchronise, it gives NaN.
+
+    Source: Goodfellow et al. (2014), eq. 1.
+    """
+    caller = "probability_discriminator_loss"
+    _check_choice(caller, "reduction", reduction, ("mean", "sum"))
+    names = "real_probabilities", "fake_probabilities"
+    _check_probabilities(caller, (names[0], real_probabilities), (names[1], fake_probabilities))
+    floor = _floor(real_probabilities, clamp)
+    return ops.pair_loss(
+        real_probabilities,
+        fake_probabilities,
+        ("probability_real", "probability_fake"),
+        (floor, floor),
+        mean=reduction == "mean",
+        impl=impl,
+        caller=caller,
+        names=names,
+    )
+
+
+def probability_generator_loss(
+    fake_probabilities: Tensor,
+    *,
+    clamp: bool = True,
+    reduction: Literal["mean", "sum"] = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """The non-saturating generator's loss for a network that kept its sigmoid: -log D(G(z)).
+
+    Equivalent to `F.binary_cross_entropy(fake_probabilities, ones)`; arguments as `probability_discriminator_loss`.
+    """
+    caller = "probability_generator_loss"
+    _check_choice(caller, "reduction", reduction, ("mean", "sum"))
+    names = "fake_probabilities", "fake_probabilities"
+    _check_probabilities(caller, (names[0], fake_probabilities))
+    floor = _floor(fake_probabilities, clamp)
+    return ops.pair_loss(
+        fake_probabilities,
+        None,
+        ("probability_real", "probability_real"),
+        (floor, floor),
+        mean=reduction == "mean",
+        impl=impl,
+        caller=caller,
+        names=names,
+    )
+
+
+PENALTIES = ("wgan-gp", "r1", "r2")
+
+
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    *,
+    kind: str = "wgan-gp",
+    weight: float = 10.0,
+    seed: int | None = None,
+    step: int = 0,
+) -> Tensor:
+    """A penalty on the slope of the discriminator's logit with respect to its input.
+
+    Equivalent to `weight * ((g.norm(2, dim=1) - 1) ** 2).mean()` with g the gradient at random points between real and
+    fake (wgan-gp), or `weight / 2 * g.square().sum(1).mean()` with g at the real (r1) or the fake examples (r2).
+
+    Args:
+        discriminator: maps (batch, ...) to logits; must be twice differentiable, as fastgan's layers are.
+        real: (batch, ...) examples.
+        fake: (batch, ...) generated examples; for wgan-gp as many as real.
+        kind: "wgan-gp", "r1" or "r2".
+        weight: of the penalty: lambda of WGAN-GP (10 in the paper), gamma of R1 and R2.
+        seed: of the mixing numbers of wgan-gp (counter-based, with `step`); None draws them from torch's generator.
+        step: see seed.
+
+    Returns:
+        Scalar Tensor, differentiable with respect to the discriminator's parameters. Where a gradient is exactly zero
+        its norm is given slope zero, not NaN.
+
+    Source: Gulrajani et al. (2017), eq. 3; Mescheder, Geiger, Nowozin (2018), eq. 9 and 10.
+    """
+    caller = "gradient_penalty"
+    _check_choice(caller, "kind", kind, PENALTIES)
+    for name, x in (("real", real), ("fake", fake)):
+        ops.check_tensor(caller, name, x)
+    if real.dim() < 1 or real.shape[1:] != fake.shape[1:]:
+        raise ValueError(
+            f"{caller}: real and fake must be batches of examples of one shape, "
+            f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
+    if kind == "wgan-gp":
+        if real.shape != fake.shape:
+            raise ValueError(
+                f"{caller}: wgan-gp pairs real with fake, so their shapes must be equal, "
+                f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+            )
+        size = (real.shape[0], *(1 for _ in real.shape[1:]))
+        if seed is None:
+            mix = torch.rand(size, dtype=real.dtype, device=real.device)
+        else:
+            mix = random.uniform(
+                size, seed=seed, purpose=random.Purpose.PENALTY, step=step, dtype=real.dtype, device=real.device
+            )
+        where = mix * real.detach() + (1 - mix) * fake.detach()
+    else:
+        where = (real if kind == "r1" else fake).detach()
+    if where.shape[0] == 0:
+        raise ValueError(f"{caller}: the batch must not be empty, got shape {tuple(where.shape)}")
+    with torch.enable_grad():
+        where = where.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
+        square = slope.flatten(1).square().sum(1)
+        if kind != "wgan-gp":
+            return weight / 2 * square.mean()
+        zero = square == 0  # sqrt has an infinite slope there, and infinity times zero is NaN
+        norm = torch.sqrt(torch.where(zero, 1.0, square)) * (~zero)
+        return weight * (norm - 1).square().mean()

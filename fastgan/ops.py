@@ -1,0 +1,479 @@
+"""THE dispatch: validate, choose native or reference, differentiate.
+
+Every operation is twice differentiable: backward recomputes from the saved inputs when a graph of the gradient is asked
+for. Transforms of `torch.func`, forward-mode derivatives, tensor subclasses and autocast go to the reference, which is
+plain PyTorch; `torch.compile` meets the twins of `fastgan.library`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from fastgan import kernels, library, reference
+from fastgan.backend import why_not
+from fastgan.reference import ACTIVATIONS, FORMULAS
+
+IMPLEMENTATIONS = ("auto", "native", "reference")
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_is_compiling = torch.compiler.is_compiling
+_functorch_stack = torch._C._functorch.peek_interpreter_stack
+
+# ---------------------------------------------------------------- choosing
+
+
+def _special(*tensors: Tensor | None) -> str | None:
+    """Why these tensors need plain PyTorch whatever their dtype and device."""
+    if _functorch_stack() is not None:
+        return "a torch.func transform is active"
+    if forward_ad._current_level >= 0 and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors
+    ):
+        return "a forward-mode derivative is asked for"
+    for x in tensors:
+        if x is not None and type(x) is not Tensor and type(x) is not Parameter:
+            return f"{type(x).__name__} is a tensor subclass"
+    return None
+
+
+def can_look(x: Tensor) -> bool:
+    """Whether the values of x may be inspected: not while compiling, under a transform, or for a tensor without any."""
+    return not _is_compiling() and _special(x) is None and x.device.type != "meta"
+
+
+def _use_native(caller: str, operation: str, impl: str, *tensors: Tensor | None) -> bool:
+    if impl == "reference":
+        return False
+    x = tensors[0]
+    assert x is not None
+    reason = why_not(operation, x.device.type, x.dtype)
+    if reason is None and not _is_compiling():
+        reason = _special(*tensors)
+    if reason is None or impl == "auto":
+        return reason is None
+    if impl == "native":
+        raise RuntimeError(f"{caller}: impl='native' cannot be served: {reason}")
+    raise ValueError(f"{caller}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+
+
+def check_tensor(caller: str, name: str, x: object) -> None:
+    """Raise unless x is a dense floating-point tensor of a type fastgan computes with."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{caller}: {name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{caller}: {name} must be floating point, got {x.dtype}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{caller}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{caller}: {name} must be a dense tensor, got layout {x.layout}")
+
+
+def check_same(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
+    """Raise unless both tensors live on one device and share one dtype."""
+    if a.device != b.device:
+        raise ValueError(f"{caller}: {first} and {second} must be on one device, got {a.device} and {b.device}")
+    if a.dtype != b.dtype:
+        raise TypeError(f"{caller}: {first} and {second} must share one dtype, got {a.dtype} and {b.dtype}")
+
+
+# ---------------------------------------------------------------- losses
+
+
+class _Pointwise(torch.autograd.Function):
+    """A formula's derivative of some order at every element; its own derivative is the next order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, formula: str, target: float, order: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.what = formula, target, order
+        return kernels.pointwise(x, FORMULAS[formula].number, target, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        formula, target, order = ctx.what
+        if order < 2:
+            return grad * _native_pointwise(x, formula, target, order + 1), None, None, None
+        with torch.enable_grad():
+            y = reference.pointwise(x if x.requires_grad else x.detach().requires_grad_(), formula, target, order)
+        return torch.autograd.grad(y, x, grad, create_graph=torch.is_grad_enabled())[0], None, None, None
+
+
+def _native_pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+    result: Tensor = _Pointwise.apply(x, formula, target, order)
+    return result
+
+
+def pointwise(
+    x: Tensor, formula: str, target: float = 0.0, order: int = 0, *, impl: str = "auto", caller: str = "pointwise"
+) -> Tensor:
+    """Value (order 0), slope (1) or curvature (2) of a loss formula at every logit.
+
+    Args:
+        x: logits of any shape, float32, float64, float16 or bfloat16 (the halves are computed in float32).
+        formula: a name of `reference.FORMULAS`.
+        target: of the formulas that have one.
+        order: of the derivative.
+        impl: "auto", "native" or "reference".
+        caller: the name errors begin with.
+
+    Returns:
+        Tensor of x's shape and dtype, differentiable.
+    """
+    check_tensor(caller, "x", x)
+    if formula not in FORMULAS:
+        raise ValueError(f"{caller}: formula must be one of {', '.join(FORMULAS)}, got {formula!r}")
+    if order not in (0, 1, 2):
+        raise ValueError(f"{caller}: order must be 0, 1 or 2, got {order}")
+    if not _use_native(caller, "loss", impl, x):
+        return reference.pointwise(x, formula, target, order)
+    if _is_compiling():
+        return library.pointwise(x, formula, target, order)
+    return _native_pointwise(x, formula, target, order)
+
+
+class _PairLoss(torch.autograd.Function):
+    """Both halves of a loss in one pass that also writes the slopes, which are the gradients unless scaled."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        real: Tensor,
+        fake: Tensor | None,
+        formulas: tuple[str, str],
+        targets: tuple[float, float],
+        mean: bool,
+    ) -> Tensor:
+        need_real, need_fake = ctx.needs_input_grad[:2]
+        numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
+        value, slope_real, slope_fake = kernels.pair_loss(
+            real, fake, numbers, targets, mean, need_real, need_fake
+        )
+        ctx.save_for_backward(real, fake, slope_real, slope_fake)
+        ctx.what = formulas, targets, mean
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        real, fake, slope_real, slope_fake = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of the gradient is wanted: recompute it from the logits
+            formulas, targets, mean = ctx.what
+            grads = [
+                _slope_times(x, grad, formula, target, mean) if need else None
+                for x, formula, target, need in zip(
+                    (real, fake), formulas, targets, ctx.needs_input_grad[:2], strict=True
+                )
+            ]
+            return grads[0], grads[1], None, None, None
+        # The saved slopes go out as they are for loss.backward(): autograd copies what it cannot own.
+        one = grad.device.type == "cpu" and grad.item() == 1.0
+        grad_real = slope_real if slope_real is None or one else slope_real * grad
+        grad_fake = slope_fake if slope_fake is None or one else slope_fake * grad
+        if real.dtype is not grad.dtype:  # halves: scaled in float32, rounded once
+            grad_real = None if grad_real is None else grad_real.to(real.dtype)
+            grad_fake = None if grad_fake is None else grad_fake.to(real.dtype)
+        return grad_real, grad_fake, None, None, None
+
+
+def _slope_times(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
+    wide = x.to(kernels.accumulator(x.dtype))
+    scaled = grad / x.numel() if mean else grad
+    return (scaled * _native_pointwise(wide, formula, target, 1)).to(x.dtype)
+
+
+def pair_loss(
+    real: Tensor,
+    fake: Tensor | None,
+    formulas: tuple[str, str],
+    targets: tuple[float, float] = (0.0, 0.0),
+    *,
+    mean: bool = True,
+    impl: str = "auto",
+    caller: str = "pair_loss",
+    names: tuple[str, str] = ("real_logits", "fake_logits"),
+) -> Tensor:
+    """Mean (or sum) of one formula over `real` plus that of another over `fake`, value and slope in one pass.
+
+    Args:
+        real: logits (any shape), m of them.
+        fake: logits, n of them, same dtype and device; None for a loss of one batch.
+        formulas: of `real` and of `fake`.
+        targets: of the formulas that have one.
+        mean: divide each half by its own number of elements.
+        impl: "auto", "native" or "reference".
+        caller: the name errors begin with.
+        names: what errors call the two batches.
+
+    Returns:
+        Scalar Tensor: float64 for float64 logits, else float32 (a float16 sum would overflow).
+    """
+    check_tensor(caller, names[0], real)
+    if mean and real.numel() == 0:
+        raise ValueError(f"{caller}: {names[0]} must not be empty under 'mean', got shape {tuple(real.shape)}")
+    if fake is not None:
+        check_tensor(caller, names[1], fake)
+        check_same(caller, names[0], real, names[1], fake)
+        if mean and fake.numel() == 0:
+            raise ValueError(f"{caller}: {names[1]} must not be empty under 'mean', got shape {tuple(fake.shape)}")
+    if not _use_native(caller, "loss", impl, real, fake):
+        return reference.pair_loss(real, fake, *formulas, *targets, mean)
+    if _is_compiling():
+        return library.pair_loss(real, fake, *formulas, *targets, mean)
+    result: Tensor = _PairLoss.apply(real, fake, formulas, targets, mean)
+    return result
+
+
+# ---------------------------------------------------------------- layers
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer of an MLP: `dropout(activation(x @ W.T + b))`, or the largest of `pieces` affine maps (maxout)."""
+
+    activation: str = "none"
+    negative_slope: float = 0.2
+    pieces: int = 1
+    dropout: float = 0.0
+
+
+class _Dropout(torch.autograd.Function):
+    """Multiplication by a mask that is replayed, never stored; linear, hence its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
+        ctx.what = p, key, substream
+        return kernels.dropout(x, p, key, substream)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Dropout.apply(grad, *ctx.what), None, None, None
+
+
+def _check_key(caller: str, key: Tensor | None) -> None:
+    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.dim() != 0:
+        raise TypeError(f"{caller}: key must be an int64 tensor of shape (), got {key!r}")
+
+
+def check_probability(caller: str, name: str, p: float) -> None:
+    """Raise unless 0 <= p <= 1."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{caller}: {name} must lie in [0, 1], got {p}")
+
+
+def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: str = "auto") -> Tensor:
+    """Inverted dropout: each element is zeroed with probability p, the others divided by 1 - p.
+
+    Equivalent to `torch.nn.functional.dropout(x, p)` with the mask of (key, substream), which backward replays.
+
+    Args:
+        x: (..., features).
+        p: probability of zeroing.
+        key: int64 tensor of shape (), as `random.next_key()` gives.
+        substream: tells masks of one key apart, < 2**16.
+        impl: "auto", "native" or "reference".
+    """
+    check_tensor("dropout", "x", x)
+    check_probability("dropout", "p", p)
+    _check_key("dropout", key)
+    if not _use_native("dropout", "dropout", impl, x):
+        return reference.dropout(x, p, key, substream)
+    if _is_compiling():
+        return library.dropout(x, p, key, substream)
+    result: Tensor = _Dropout.apply(x, p, key, substream)
+    return result
+
+
+class _Mlp(torch.autograd.Function):
+    """A whole MLP: one native call forward, one backward; double backward through the reference."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        net: Any,
+        layers: Sequence[LayerSpec],
+        input_dropout: float,
+        key: Tensor | None,
+        x: Tensor,
+        *params: Tensor | None,
+    ) -> Tensor:
+        depth = len(layers)
+        weights = [w.contiguous() for w in params[:depth] if w is not None]
+        biases = [b.contiguous() if b is not None else None for b in params[depth:]]
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
+        ctx.key = 0 if key is None else int(key)
+        y, work = kernels.mlp_forward(net, flat, weights, biases, ctx.key, any(ctx.needs_input_grad))
+        ctx.save_for_backward(x, work, *params)
+        ctx.what = net, layers, input_dropout, key
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, work, *params = ctx.saved_tensors
+        net, layers, input_dropout, key = ctx.what
+        depth = len(layers)
+        needs = ctx.needs_input_grad[4:]
+        nothing = (None, None, None, None)
+        if torch.is_grad_enabled():
+            wanted = [t for t, need in zip((x, *params), needs, strict=True) if need]
+            y = reference.mlp(x, params[:depth], params[depth:], layers, input_dropout, key)
+            found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
+            return *nothing, *(next(found) if need else None for need in needs)
+        grad_x, grad_w, grad_b = kernels.mlp_backward(
+            net,
+            x.reshape(-1, x.shape[-1]).contiguous(),
+            [w.contiguous() for w in params[:depth]],
+            work,
+            grad_y.reshape(-1, grad_y.shape[-1]).contiguous(),
+            ctx.key,
+            needs[0],
+            needs[1 : 1 + depth],
+            needs[1 + depth :],
+        )
+        return *nothing, None if grad_x is None else grad_x.view(x.shape), *grad_w, *grad_b
+
+
+def _check_mlp(
+    caller: str,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    layers: Sequence[LayerSpec],
+) -> None:
+    check_tensor(caller, "x", x)
+    if x.dim() == 0:
+        raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
+    if not layers or not len(weights) == len(biases) == len(layers):
+        raise ValueError(
+            f"{caller}: weights, biases and layers must be equally many and at least one, "
+            f"got {len(weights)}, {len(biases)} and {len(layers)}"
+        )
+    features = x.shape[-1]
+    for i, (weight, bias, layer) in enumerate(zip(weights, biases, layers, strict=True)):
+        name = f"weights[{i}]"
+        check_tensor(caller, name, weight)
+        if not torch.is_autocast_enabled(x.device.type):
+            check_same(caller, "x", x, name, weight)
+        if weight.dim() != 2 or weight.shape[1] != features:
+            what = "x" if i == 0 else f"layer {i - 1}"
+            raise ValueError(
+                f"{caller}: layer {i} takes {weight.shape[1] if weight.dim() == 2 else '?'} features "
+                f"(weight of shape {tuple(weight.shape)}), but {what} gives {features}"
+            )
+        if layer.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"{caller}: activation must be one of {', '.join(ACTIVATIONS)}, got {layer.activation!r}"
+            )
+        if layer.pieces < 1 or weight.shape[0] % layer.pieces:
+            raise ValueError(
+                f"{caller}: {name} has {weight.shape[0]} rows, not a multiple of pieces = {layer.pieces}"
+            )
+        if layer.pieces > 1 and layer.activation != "none":
+            raise ValueError(f"{caller}: maxout has no further activation, got {layer.activation!r}")
+        check_probability(caller, "dropout", layer.dropout)
+        if bias is not None and (not isinstance(bias, Tensor) or tuple(bias.shape) != (weight.shape[0],)):
+            raise ValueError(
+                f"{caller}: biases[{i}] must have shape ({weight.shape[0]},), got {tuple(bias.shape)}"
+            )
+        if bias is not None and not torch.is_autocast_enabled(x.device.type):
+            check_same(caller, name, weight, f"biases[{i}]", bias)
+        features = weight.shape[0] // layer.pieces
+
+
+def mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    layers: Sequence[LayerSpec],
+    *,
+    input_dropout: float = 0.0,
+    key: Tensor | None = None,
+    impl: str = "auto",
+    caller: str = "mlp",
+) -> Tensor:
+    """A multilayer perceptron: per layer an affine map, bias, activation (or maxout) and dropout, in one call.
+
+    Equivalent to `for W, b in zip(weights, biases): x = dropout(activation(x @ W.T + b))`.
+
+    Args:
+        x: (..., in_features).
+        weights: (out * pieces, in) each; row u * pieces + p is piece p of unit u.
+        biases: (out * pieces,) each, or None.
+        layers: what follows each affine map.
+        input_dropout: probability of zeroing an element of x.
+        key: int64 tensor of shape (), the key of the masks; None switches dropout off.
+        impl: "auto", "native" or "reference".
+        caller: the name errors begin with.
+
+    Returns:
+        Tensor (..., out_features) of x's dtype.
+    """
+    _check_mlp(caller, x, weights, biases, layers)
+    if key is not None:
+        check_probability(caller, "input_dropout", input_dropout)
+        _check_key(caller, key)
+    if torch.is_autocast_enabled(x.device.type) and impl == "auto":
+        impl = "reference"  # F.linear applies the autocast rules
+    if not _use_native(caller, "mlp", impl, x, *weights, *biases):
+        return reference.mlp(x, weights, biases, layers, input_dropout, key)
+    if key is None:  # so that evaluation and training with p = 0 share one native description
+        input_dropout, layers = 0.0, [_without_dropout(layer) for layer in layers]
+    if _is_compiling():
+        return library.mlp(x, weights, biases, layers, input_dropout, key)
+    net = kernels.network(
+        tuple((w.shape[0], w.shape[1]) for w in weights),
+        tuple(layers),
+        input_dropout,
+        tuple(b is not None for b in biases),
+    )
+    result: Tensor = _Mlp.apply(net, layers, input_dropout, key, x, *weights, *biases)
+    return result
+
+
+def _without_dropout(layer: LayerSpec) -> LayerSpec:
+    if layer.dropout == 0.0:
+        return layer
+    return LayerSpec(layer.activation, layer.negative_slope, layer.pieces)
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+def random(
+    kind: str,
+    n: int,
+    *,
+    seed: int,
+    purpose: int,
+    step: int,
+    substream: int,
+    offset: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    impl: str = "auto",
+) -> Tensor:
+    """Elements offset .. offset+n of a stream: "uniform" in (0, 1) or "normal"; Tensor (n,)."""
+    caller = f"random.{kind}"
+    for name, number, limit in (("step", step, 2**56), ("substream", substream, 2**16), ("offset", offset, 2**50)):
+        if not 0 <= number < limit:
+            raise ValueError(f"{caller}: {name} must lie in [0, {limit}), got {number}")
+    narrow = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    probe = torch.empty(0, dtype=narrow)  # drawn on the CPU and moved, where the device has no kernel
+    if _use_native(caller, "random", impl, probe):
+        flat = kernels.random(kind, n, seed, purpose, step, substream, offset, narrow)
+    else:
+        draw = reference.random_normal if kind == "normal" else reference.random_uniform
+        flat = draw(n, seed=seed, purpose=purpose, step=step, substream=substream, offset=offset)
+    return flat.to(device, dtype)
+
+
+def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpose: int, impl: str = "auto") -> Tensor:
+    """Positions start .. start+count of the keyed permutation of range(n); int64 Tensor (count,) on the CPU."""
+    if _use_native("permutation", "random", impl, torch.empty(0)):
+        return kernels.permutation(n, seed, epoch, start, count, purpose)
+    return reference.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=purpose)

@@ -1,0 +1,159 @@
+"""Counter-based random numbers: any number of any stream is addressable, so runs replay and resume exactly.
+
+A stream is named by (seed, purpose, step, substream); its elements by their index. The numbers are those of
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), the same on every device, in every
+backend and for any split into chunks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from fastgan import ops, reference
+
+
+class Purpose(enum.IntEnum):
+    """What a stream is for: equal seeds never share numbers across purposes."""
+
+    ROWS = 0  # the order of the minibatches
+    NOISE_D = 1  # z for the discriminator's step
+    NOISE_G = 2  # z for the generator's step
+    SAMPLE = 3  # z for samples drawn after training
+    KEY = 4  # keys of dropout masks
+    DROPOUT = 5  # the masks themselves
+    DATA = 6  # synthetic data sets
+    PENALTY = 7  # where between real and fake a gradient penalty looks
+
+
+def _fill(
+    kind: str,
+    shape: int | Sequence[int],
+    *,
+    seed: int,
+    purpose: int,
+    step: int = 0,
+    substream: int = 0,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    impl: str = "auto",
+) -> Tensor:
+    size = (shape,) if isinstance(shape, int) else tuple(shape)
+    flat = ops.random(
+        kind,
+        math.prod(size),
+        seed=seed,
+        purpose=int(purpose),
+        step=step,
+        substream=substream,
+        offset=offset,
+        dtype=dtype,
+        device=torch.device(device),
+        impl=impl,
+    )
+    return flat.view(size)
+
+
+def uniform(shape: int | Sequence[int], **stream: object) -> Tensor:
+    """Numbers uniform in the open interval (0, 1).
+
+    Args:
+        shape: of the result.
+        **stream: seed (64-bit int), purpose (`Purpose`), step (< 2**56, default 0), substream (< 2**16, default 0),
+            offset (index of the first element, default 0), dtype (float32 or any floating type), device, impl.
+
+    Returns:
+        Tensor of `shape`. Element i is element offset + i of the stream, whatever the shape.
+    """
+    return _fill("uniform", shape, **stream)  # type: ignore[arg-type]
+
+
+def normal(shape: int | Sequence[int], **stream: object) -> Tensor:
+    """Standard normal numbers (Box and Muller, 1958); arguments as for `uniform`."""
+    return _fill("normal", shape, **stream)  # type: ignore[arg-type]
+
+
+PRIORS = ("normal", "uniform", "spherical")
+
+
+def prior(name: str, shape: Sequence[int], **stream: object) -> Tensor:
+    """Latent vectors z ~ p_z, one a row.
+
+    Args:
+        name: "normal" N(0, I); "uniform" on [-sqrt 3, sqrt 3], variance 1; "spherical", normal rows of unit length.
+        shape: (rows, latent_dim).
+        **stream: as for `uniform`.
+
+    Returns:
+        Tensor (rows, latent_dim).
+
+    Raises:
+        ValueError: an unknown name.
+
+    Source: Goodfellow et al. (2014), Algorithm 1, and the noise of its original code.
+    """
+    if name not in PRIORS:
+        raise ValueError(f"prior: name must be one of {', '.join(PRIORS)}, got {name!r}")
+    if name == "uniform":
+        return uniform(shape, **stream).mul_(2).sub_(1).mul_(math.sqrt(3.0))
+    z = normal(shape, **stream)
+    return z if name == "normal" else z.div_(z.norm(dim=-1, keepdim=True))
+
+
+def permutation(
+    n: int, *, seed: int, epoch: int, start: int = 0, count: int | None = None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Positions start .. start+count of the shuffle of range(n) that belongs to this epoch: rows without replacement.
+
+    Equivalent to `torch.randperm(n)[start:start + count]`, but keyed, so that any step of any epoch is addressable.
+
+    Returns:
+        int64 Tensor (count,).
+    """
+    count = n - start if count is None else count
+    if n < 1 or start < 0 or count < 0 or start + count > n:
+        raise ValueError(f"permutation: positions {start} to {start + count} must lie within 0 to n = {n}")
+    return ops.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=Purpose.ROWS).to(device)
+
+
+_scope: ContextVar[tuple[int, int, int, list[int]] | None] = ContextVar("fastgan_random_scope", default=None)
+
+
+@contextlib.contextmanager
+def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
+    """Inside, dropout draws its keys from (seed, step, phase, number of the call), so that a step can be replayed."""
+    token = _scope.set((seed, step, phase, [0]))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def next_key() -> Tensor:
+    """A fresh 63-bit key for dropout masks, int64 of shape (), on the CPU.
+
+    Inside `scope` it depends on the scope alone; outside it comes from torch's default generator (`torch.manual_seed`).
+    """
+    current = None if torch.compiler.is_compiling() else _scope.get()
+    if current is None:
+        return torch.randint(2**63 - 1, (), dtype=torch.int64)
+    seed, step, phase, calls = current
+    calls[0] += 1
+    return torch.tensor(_scoped_key(seed, step, phase, calls[0]))
+
+
+@functools.lru_cache(maxsize=64)
+def _scoped_key(seed: int, step: int, phase: int, call: int) -> int:
+    word = 0xFFFFFFFF
+    low, high, _, _ = reference.philox(
+        call, phase << 16, step & word, (step >> 32) | (int(Purpose.KEY) << 24), seed & word, (seed >> 32) & word
+    )
+    return (low | (high << 32)) & (2**63 - 1)
