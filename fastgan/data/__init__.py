@@ -1,0 +1,33 @@
+"""What a GAN trains on: synthetic distributions, bundled digits, and the user's own files."""
+
+from . import files
+from .bundled import digits
+from .dataset import DataError, Dataset
+from .files import read
+from .sources import as_dataset, load
+from .synthetic import (
+    gaussian,
+    gaussians,
+    grid,
+    map_to_ring,
+    mixture1200d,
+    ring,
+    ring_map,
+)
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "as_dataset",
+    "digits",
+    "files",
+    "gaussian",
+    "gaussians",
+    "grid",
+    "load",
+    "map_to_ring",
+    "mixture1200d",
+    "read",
+    "ring",
+    "ring_map",
+]

@@ -1,0 +1,14 @@
+"""Libraries that only some data needs, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def need(module: str, *, what: str, package: str, extra: str) -> Any:
+    """Import a module of an optional package, or say what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}: pip install fastgan[{extra}]") from error

@@ -1,0 +1,101 @@
+"""A word, a path, a tensor or an array to a Dataset: what the command line and training call."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .bundled import digits
+from .checks import check_values, real_array
+from .dataset import Dataset
+from .files import FORMATS, read
+from .synthetic import gaussian, gaussians, grid, mixture1200d, ring, ring_map
+
+# name: (function of n, rows when n is not given)
+SYNTHETIC: dict[str, tuple[Callable[..., Dataset], int]] = {
+    "ring": (ring, 100_000),
+    "grid": (grid, 100_000),
+    "gaussian": (gaussian, 100_000),
+    "gaussians": (gaussians, 100_000),
+    "ring_map": (ring_map, 100_000),
+    "mixture1200d": (mixture1200d, 10_000),
+}
+NAMES = ("digits", *SYNTHETIC)
+
+
+def load(source: str | os.PathLike[str], *, n: int | None = None, seed: int = 0, **options: Any) -> Dataset:
+    """Data by name ("digits", "ring", "grid", "gaussian", "gaussians", "ring_map", "mixture1200d") or path.
+
+    A name wins over a file of that name; write ./ring for the file. FILE.npz:NAME picks one array.
+
+    Arguments:
+        n: rows; by default all, or 100,000 of a synthetic distribution. Of digits and files, the first n.
+        seed: of the synthetic distributions.
+        options: arguments of the function of that name, or of `read` for a path.
+
+    Raises:
+        FileNotFoundError: neither a name nor an existing path.
+        DataError, ImportError: as `read`.
+        ValueError: n is not between 1 and the number of rows.
+    """
+    if isinstance(source, str) and source in SYNTHETIC:
+        make, default = SYNTHETIC[source]
+        return make(default if n is None else n, seed=seed, **options)
+    dataset = digits(**options) if source == "digits" else _read(source, options)
+    return dataset if n is None else dataset.head(n)
+
+
+def _read(source: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
+    text = os.fspath(source)
+    if Path(text).exists():
+        return read(text, **options)
+    file, colon, array = text.rpartition(":")
+    if colon and file.lower().endswith(".npz") and Path(file).exists():
+        return read(file, **{"array": array, **options})
+    close = difflib.get_close_matches(text, NAMES, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise FileNotFoundError(
+        f"load: no data set or file {text!r}{hint} (data sets: {', '.join(NAMES)}; files: {FORMATS})"
+    )
+
+
+def as_dataset(data: Any, *, name: str = "data") -> Dataset:
+    """A tensor or array (n, ...) as a Dataset that shares its memory; a Dataset passes through.
+
+    A one-dimensional input becomes one feature a row. float64 stays float64; everything else comes out as
+    float32. Nothing is scaled.
+
+    Raises:
+        TypeError: neither a Dataset, a tensor nor an array, or complex numbers.
+        DataError: no rows, not numbers, or a NaN or infinity (named by row and column).
+    """
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, Tensor | np.ndarray):
+        raise TypeError(f"as_dataset: data must be a Dataset, tensor or array, got {type(data).__name__}")
+    if isinstance(data, Tensor) and data.is_complex():
+        raise TypeError(f"as_dataset: data must be real, got {data.dtype}")
+    tensor = data.detach() if isinstance(data, Tensor) else _share(data)
+    tensor = tensor.reshape(-1, 1) if tensor.ndim == 1 else tensor
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    dataset = Dataset(tensor, name=name, dtype=dtype)
+    check_values(tensor, "as_dataset: data", dtype)
+    return dataset
+
+
+def _share(array: np.ndarray[Any, Any]) -> Tensor:
+    array = real_array(array, "as_dataset: data")
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    with warnings.catch_warnings():
+        # torch remarks on read-only arrays (a memory map, say); nothing here writes to them.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
