@@ -1,0 +1,11 @@
+"""Layers: each a thin shell over one call of `fastgan.ops.mlp`; `fuse` gives them to existing models."""
+
+from fastgan.nn import init
+from fastgan.nn.dropout import Dropout
+from fastgan.nn.fuse import explain, fuse, unfuse
+from fastgan.nn.linear import Linear
+from fastgan.nn.maxout import Maxout
+from fastgan.nn.mlp import MLP
+from fastgan.nn.sequential import Sequential
+
+__all__ = ["MLP", "Dropout", "Linear", "Maxout", "Sequential", "explain", "fuse", "init", "unfuse"]

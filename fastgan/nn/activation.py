@@ -1,0 +1,60 @@
+"""The activations a fused layer can apply: their names, and the torch modules that mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+Activation = str | nn.Module | type[nn.Module] | None
+
+# exact type -> (name, is this instance the formula of that name?, the attributes that decide it)
+_MODULES: dict[type[nn.Module], tuple[str, Callable[[Any], bool], tuple[str, ...]]] = {
+    nn.Identity: ("none", lambda m: True, ()),
+    nn.ReLU: ("relu", lambda m: True, ()),
+    nn.LeakyReLU: ("leaky_relu", lambda m: True, ("negative_slope",)),
+    nn.Tanh: ("tanh", lambda m: True, ()),
+    nn.Sigmoid: ("sigmoid", lambda m: True, ()),
+    nn.ELU: ("elu", lambda m: m.alpha == 1, ("alpha",)),
+    # torch returns x itself above its threshold of 20, where the formula is larger by at most 2.1e-9: below
+    # half an ULP of float32, so the two count as the same
+    nn.Softplus: ("softplus", lambda m: m.beta == 1 and m.threshold >= 20, ("beta", "threshold")),
+    nn.GELU: ("gelu", lambda m: m.approximate == "none", ("approximate",)),
+}
+
+SETTINGS = {kind: settings for kind, (_, _, settings) in _MODULES.items()}
+NAMES = tuple(name for name, _, _ in _MODULES.values())
+
+
+def of_module(module: nn.Module) -> tuple[str, float] | None:
+    """(name, negative slope) of an activation module; None where no fused layer computes just that."""
+    name, same, _ = _MODULES.get(type(module), ("", None, ()))
+    if same is None or not same(module):
+        return None
+    return name, module.__dict__["negative_slope"] if name == "leaky_relu" else 0.2
+
+
+def resolve(owner: str, argument: str, activation: Activation, negative_slope: float) -> tuple[str, float]:
+    """(name, negative slope) of what a caller passed as an activation: a name, None, a torch module or its
+    class."""
+    if activation is None:
+        return "none", negative_slope
+    if isinstance(activation, str) and activation in NAMES:
+        return activation, negative_slope
+    if activation is nn.LeakyReLU:  # the class alone leaves open whether torch's slope 0.01 or ours is meant
+        raise ValueError(f"{owner}: {argument} must be 'leaky_relu' or an nn.LeakyReLU(slope), got the class")
+    instance = activation() if isinstance(activation, type) and activation in _MODULES else activation
+    known = of_module(instance) if isinstance(instance, nn.Module) else None
+    if known is None:
+        raise ValueError(
+            f"{owner}: {argument} must be None, one of {', '.join(NAMES)}, or a torch.nn module that equals "
+            f"one of them, got {activation!r}"
+        )
+    return known
+
+
+def to_module(name: str, negative_slope: float) -> nn.Module:
+    """The torch module for a name, as it would stand in an `nn.Sequential`."""
+    kind = next(kind for kind, (known, _, _) in _MODULES.items() if known == name)
+    return nn.LeakyReLU(negative_slope) if kind is nn.LeakyReLU else kind()

@@ -1,0 +1,141 @@
+"""Fused layers for models that exist already, and back."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+from fastgan.nn.recognise import obstacle
+from fastgan.nn.runs import Run, plan
+from fastgan.nn.sequential import Sequential
+
+M = TypeVar("M", bound=nn.Module)
+
+_fused_classes: dict[type[nn.Sequential], type[Sequential]] = {nn.Sequential: Sequential}
+
+
+def fuse(model: M) -> M:
+    """Make the model run its chains of `nn.Linear`, activation and `nn.Dropout` as one native call each.
+
+    Every `nn.Sequential` in the model that holds such a chain, at any depth, becomes a
+    `fastgan.nn.Sequential`, in place: the same objects under the same names, with the same parameters,
+    state_dict, hooks and modes, so that an optimiser made before goes on working. `unfuse` undoes it,
+    `explain` tells what runs fused and why the rest does not.
+
+    Left exactly as it is, and called as before:
+    - an `nn.Linear` that is not in a Sequential, or has no activation, dropout or other linear layer beside
+      it;
+    - modules with hooks (pruning, weight_norm and spectral_norm among them) or parametrizations, subclasses
+      of the layers, lazy layers until their first call, quantised, complex, sharded and meta parameters;
+    - activations other than ReLU, LeakyReLU, Tanh, Sigmoid, ELU(alpha=1), Softplus(beta=1),
+      GELU(approximate="none");
+    - Sequential subclasses with their own forward, and those of PyTorch itself.
+
+    Two things differ. Dropout inside a chain takes its mask from a key drawn from torch's generator
+    (`torch.manual_seed` reproduces it) instead of the numbers themselves: the same distribution, other
+    elements. An input of the wrong width raises a ValueError that names the layer.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        TypeError: model is not an `nn.Module`.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fuse: model must be a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        if _sequential_obstacle(module) is None and _has_run(module):
+            module.__class__ = _fused_class(type(module))
+    return model
+
+
+def unfuse(model: M) -> M:
+    """Undo `fuse` in place: every `fastgan.nn.Sequential` becomes the class it was, or `nn.Sequential`.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The model itself; its modules, parameters and state_dict stay the same.
+    """
+    for module in model.modules():
+        if isinstance(module, Sequential):
+            module.__class__ = type(module).__dict__.get("_before_fuse", nn.Sequential)
+    return model
+
+
+def explain(model: nn.Module) -> list[str]:
+    """What runs fused in the model as it stands, and why its other linear layers do not.
+
+    Returns:
+        One line per chain and per linear layer left alone, such as "net: 0, 1, 2 run as one call".
+    """
+    lines: list[str] = []
+    fused: set[nn.Module] = set()
+    parents: dict[nn.Module, nn.Module] = {}
+    for path, module in model.named_modules():
+        parents.update(dict.fromkeys(module.children(), module))
+        if isinstance(module, Sequential):
+            for step in _steps(module):
+                if isinstance(step, Run):
+                    fused.update(step.modules)
+                    lines.append(f"{path or 'model'}: {', '.join(step.names)} run as one call")
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module not in fused:
+            why = obstacle(module) or _alone(parents.get(module))
+            lines.append(f"{path or 'model'}: left alone, {why}")
+    return lines
+
+
+def _alone(parent: nn.Module | None) -> str:
+    if not isinstance(parent, nn.Sequential):
+        return "it is not in an nn.Sequential"
+    if isinstance(parent, Sequential) or _sequential_obstacle(parent) is None and not _has_run(parent):
+        return "nothing beside it fuses with it"
+    return _sequential_obstacle(parent) or "fuse was not called"
+
+
+def _sequential_obstacle(module: nn.Module) -> str | None:
+    """Why a module cannot be given the fused forward."""
+    kind: Any = type(module)
+    if not isinstance(module, nn.Sequential) or isinstance(module, Sequential):
+        return "it is no plain nn.Sequential"
+    if kind.forward is not nn.Sequential.forward or "forward" in module.__dict__:
+        return "its Sequential has a forward of its own"
+    if kind.__iter__ is not nn.Sequential.__iter__ or "parametrizations" in module._modules:
+        return "its Sequential walks its children in its own way"
+    if kind is not nn.Sequential and kind.__module__.split(".")[0] == "torch":
+        return (
+            "its Sequential is one of PyTorch's own kinds"  # torch.ao's fused and quantised blocks go by type
+        )
+    return None
+
+
+def _steps(module: Any) -> list[Run | nn.Module]:
+    return plan(module._modules, getattr(module, "impl", "auto"))
+
+
+def _has_run(module: nn.Module) -> bool:
+    return any(isinstance(step, Run) for step in _steps(module))
+
+
+def _fused_class(kind: type[Any]) -> type[Sequential]:
+    """The class with the fused forward in front of a Sequential subclass; pickled and copied by way of that
+    subclass."""
+    if kind not in _fused_classes:
+        body = {"_before_fuse": kind, "__reduce_ex__": _reduce, "__module__": kind.__module__}
+        _fused_classes[kind] = type(f"Fused{kind.__name__}", (Sequential, kind), body)
+    return _fused_classes[kind]
+
+
+def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+    return _restore, (type(self)._before_fuse,), self.__getstate__()
+
+
+def _restore(kind: type[nn.Sequential]) -> Sequential:
+    fused = _fused_class(kind)
+    return fused.__new__(fused)

@@ -1,0 +1,71 @@
+"""Which modules can be part of a fused run: the one place that knows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.nn.activation import SETTINGS, of_module
+from fastgan.nn.dropout import Dropout
+from fastgan.nn.linear import Linear
+from fastgan.nn.maxout import Maxout
+
+LINEARS: tuple[type, ...] = (nn.Linear, Linear, Maxout)
+DROPOUTS: tuple[type, ...] = (nn.Dropout, Dropout)
+PLAIN: tuple[type, ...] = (Tensor, nn.Parameter)
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+# exact type -> the attributes that decide how a module of it takes part (of a subclass nothing is known)
+WATCHED: dict[type, tuple[str, ...]] = {
+    **{kind: ("forward", *settings) for kind, settings in SETTINGS.items()},
+    nn.Linear: ("forward",),
+    Linear: ("forward", "spec", "impl"),
+    Maxout: ("forward", "spec", "impl"),
+    nn.Dropout: ("forward", "p", "training", "inplace"),
+    Dropout: ("forward", "p", "training", "inplace", "impl"),
+}
+
+
+def hooks(module: nn.Module) -> tuple[Any, ...]:
+    """The dicts of the hooks that a call of the module would run."""
+    return (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+
+
+def obstacle(module: nn.Module) -> str | None:
+    """Why a module must be called as it is; None where it can be part of a run."""
+    kind = type(module)
+    if kind not in WATCHED:
+        return f"{kind.__name__} is no layer that fuses"
+    if any(hooks(module)):  # among them prune's, weight_norm's and spectral_norm's
+        return "it has hooks"
+    if "forward" in module.__dict__:
+        return "its forward is replaced"
+    if kind in LINEARS:
+        return parameter_obstacle(module)
+    if kind not in DROPOUTS and of_module(module) is None:
+        return "its settings differ from the fused formula"
+    return None
+
+
+def parameter_obstacle(layer: Any) -> str | None:
+    """Why a linear layer's parameters need the layer's own forward."""
+    weight, bias = layer.weight, layer.bias
+    if type(weight) not in PLAIN or not (bias is None or type(bias) in PLAIN):
+        return "its parameters are a tensor subclass (quantised, sharded, fake)"
+    if weight.dtype not in FLOATING:
+        return f"its dtype is {str(weight.dtype).removeprefix('torch.')}"
+    if weight.is_meta or weight.layout is not torch.strided:
+        return "its weight is not dense memory"
+    return None
+
+
+def ordinary(x: Any) -> bool:
+    """Whether x is a dense floating-point tensor; any other input goes to the modules themselves."""
+    return type(x) in PLAIN and x.dtype in FLOATING and x.layout is torch.strided and not x.is_nested

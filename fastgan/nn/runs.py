@@ -1,0 +1,185 @@
+"""How a Sequential's children run: chains as one call, the others one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from fastgan import ops, random
+from fastgan.nn.activation import of_module
+from fastgan.nn.recognise import DROPOUTS, LINEARS, WATCHED, hooks, obstacle, ordinary, parameter_obstacle
+
+# where in a chain `[dropout] (linear [activation] [dropout])...` one stands
+_START, _INPUT_DROPOUT, _LINEAR, _ACTIVATION, _DROPOUT = range(5)
+
+
+class Chain:
+    """Neighbours `[dropout] (linear [activation] [dropout])...`, collected one by one."""
+
+    def __init__(self, impl: str) -> None:
+        self.impl = self.default_impl = impl
+        self.children: dict[str, nn.Module] = {}
+        self.linears: list[Any] = []
+        self.layers: list[dict[str, Any]] = []  # the fields of an ops.LayerSpec each
+        self.input_dropout = 0.0
+        self._stage = _START
+
+    def take(self, name: str, module: nn.Module) -> bool:
+        """Append the module if it continues the chain."""
+        kind = type(module)
+        impl = module.__dict__.get("impl", "auto")
+        if kind in LINEARS:
+            taken = self._take_linear(module, self.default_impl if impl == "auto" else impl)
+        elif kind in DROPOUTS:
+            taken = impl in ("auto", self.impl) and self._take_dropout(module)
+        else:
+            taken = self._take_activation(module)
+        if taken:
+            self.children[name] = module
+        return taken
+
+    def _take_linear(self, module: Any, impl: str) -> bool:
+        if self.linears and impl != self.impl:
+            return False
+        self.impl = impl
+        self.linears.append(module)
+        self.layers.append({})
+        self._stage = _LINEAR
+        if type(module) is not nn.Linear:
+            spec = module.spec
+            self.layers[-1].update(
+                activation=spec.activation, negative_slope=spec.negative_slope, pieces=spec.pieces
+            )
+            if spec.activation != "none" or spec.pieces > 1:
+                self._stage = _ACTIVATION
+        return True
+
+    def _take_activation(self, module: nn.Module) -> bool:
+        name, slope = of_module(module) or ("", 0.0)
+        if name == "none":  # nn.Identity changes nothing wherever it stands
+            return self._stage != _START
+        if self._stage != _LINEAR:
+            return False
+        self.layers[-1].update(activation=name, negative_slope=slope)
+        self._stage = _ACTIVATION
+        return True
+
+    def _take_dropout(self, module: Any) -> bool:
+        p = float(module.p) if module.training else 0.0
+        if self._stage == _START and not module.inplace:  # in place, it writes to the caller's tensor
+            self.input_dropout, self._stage = p, _INPUT_DROPOUT
+        elif self._stage in (_LINEAR, _ACTIVATION):
+            self.layers[-1]["dropout"], self._stage = p, _DROPOUT
+        else:
+            return False
+        return True
+
+
+class Run:
+    """A chain in which one `ops.mlp` replaces several calls."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.names = list(chain.children)
+        self.modules = list(chain.children.values())
+        self.weights: list[Tensor] = [layer.weight for layer in chain.linears]
+        self.biases: list[Tensor | None] = [layer.bias for layer in chain.linears]
+        self.layers = [ops.LayerSpec(**fields) for fields in chain.layers]
+        self.input_dropout = chain.input_dropout
+        self.drops = self.input_dropout > 0 or any(layer.dropout > 0 for layer in self.layers)
+        self.impl = chain.impl
+        self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not ordinary(x):
+            for module in self.modules:
+                x = module(x)
+            return x
+        return ops.mlp(
+            x,
+            self.weights,
+            self.biases,
+            self.layers,
+            input_dropout=self.input_dropout,
+            key=random.next_key() if self.drops else None,
+            impl=self.impl,
+            caller=self.caller,
+        )
+
+
+def plan(children: Mapping[str, nn.Module], impl: str) -> list[Run | nn.Module]:
+    """The steps of a Sequential in order: runs, and modules called as they are."""
+    chains: list[Chain | nn.Module] = []
+    chain: Chain | None = None
+    for name, child in children.items():
+        if obstacle(child) is not None:
+            chains.append(child)
+            chain = None
+        elif chain is None or not chain.take(name, child):
+            chain = Chain(impl)
+            chains.append(chain if chain.take(name, child) else child)
+            chain = chain if chain.children else None
+    steps: list[Run | nn.Module] = []
+    for part in chains:
+        if not isinstance(part, Chain):
+            steps.append(part)
+        elif part.linears and len(part.children) > 1:
+            steps.append(Run(part))
+        else:
+            steps.extend(part.children.values())
+    return steps
+
+
+class Plan:
+    """The steps of a Sequential with all they were derived from: good until any of that changes.
+
+    Planning costs several times a check, and changes are legion: a hook, a mode, a child or a parameter
+    replaced. So the check compares everything that planning looks at, by identity.
+    """
+
+    def __init__(self, children: Mapping[str, nn.Module], impl: str) -> None:
+        self.steps = plan(children, impl)
+        self.impl = impl
+        self.children = tuple(children.values())
+        self.kinds = tuple(map(type, self.children))
+        known = [child for child in self.children if type(child) in WATCHED]
+        self.hooks = [h for child in known for h in hooks(child)]
+        self.hooked = list(map(bool, self.hooks))
+        self.watched = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in WATCHED[type(m)]]
+        linears: list[Any] = [m for m in known if type(m) in LINEARS]
+        for layer in linears:
+            self.watched += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
+        # dtypes and devices change in place, unseen; tensors swapped in for one call are not to be kept alive
+        self.reusable = all(
+            parameter_obstacle(layer) is None
+            and all(p is None or isinstance(p, nn.Parameter) for p in (layer.weight, layer.bias))
+            for layer in linears
+        )
+
+    def holds(self, children: Mapping[str, nn.Module], impl: str) -> bool:
+        """Whether planning again would give the same steps."""
+        if impl is not self.impl or tuple(children.values()) != self.children:
+            return False
+        if tuple(map(type, self.children)) != self.kinds or list(map(bool, self.hooks)) != self.hooked:
+            return False
+        for where, name, value in self.watched:
+            if where.get(name) is not value:
+                return False
+        return True
+
+
+def steps_of(module: Any) -> list[Run | nn.Module]:
+    """The steps of a Sequential now, from its last plan where that still holds."""
+    children = module._modules
+    if torch.compiler.is_compiling():
+        return plan(children, module.impl)
+    if torch_module._has_any_global_hook():
+        return list(children.values())
+    last: Plan | None = module.__dict__.get("_plan")
+    if last is None or not last.holds(children, module.impl):
+        last = Plan(children, module.impl)
+        module.__dict__["_plan"] = last if last.reusable else None
+    return last.steps

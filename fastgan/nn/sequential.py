@@ -1,0 +1,54 @@
+"""A torch.nn.Sequential that runs neighbouring layers as one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fastgan.nn.checks import check_impl
+from fastgan.nn.runs import Run, steps_of
+
+
+class Sequential(nn.Sequential):
+    """A `torch.nn.Sequential` that runs each chain of linear layers, activations and dropout as one call.
+
+    Equivalent to `nn.Sequential(*modules)`, with the same children under the same names: `state_dict`,
+    indexing, hooks and tools that look at the children see what they know. A child that does not fuse (see
+    `fuse`) is called as it is.
+
+    Args:
+        *modules: children in order, or one OrderedDict of them.
+        impl: "auto", "native" or "reference", for children that do not say so themselves.
+
+    Raises:
+        ValueError: an unknown impl; an input of the wrong width, naming the layer.
+    """
+
+    # on the class, for the objects that `fuse` gives this class: they have no such attribute
+    impl: str = "auto"
+
+    def __init__(self, *modules: Any, impl: str = "auto") -> None:
+        super().__init__(*modules)
+        self.impl = check_impl("Sequential", impl)
+
+    def forward(self, input: Any) -> Any:
+        """Pass the input through the children in order."""
+        for step in steps_of(self):
+            input = step(input)
+        return input
+
+    def __getitem__(self, index: Any) -> Any:
+        part: Any = super().__getitem__(index)
+        if isinstance(index, slice):
+            part.impl = self.impl
+        return part
+
+    def __getstate__(self) -> Any:
+        return {name: value for name, value in super().__getstate__().items() if name != "_plan"}
+
+    def extra_repr(self) -> str:
+        runs = [f"({', '.join(s.names)})" for s in steps_of(self) if isinstance(s, Run)]
+        own = super().extra_repr()
+        fused = f"one call each: {' '.join(runs)}" if runs else ""
+        return ", ".join(part for part in (own, fused) if part)
