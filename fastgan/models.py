@@ -1,0 +1,354 @@
+"""GAN: a generator, a discriminator and the prior that joins them; ready-made pairs from the literature."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fastgan import nn, random
+from fastgan.random import Purpose
+
+
+class GAN(torch.nn.Module):
+    """A generator G(z), a discriminator whose output is the logit of D(x), and the prior p_z of the noise.
+
+    Equivalent to two ordinary modules kept side by side: nothing is wrapped, copied or hooked.
+
+    Args:
+        generator: any module from latent vectors (m, latent_dim) to samples (m, ...).
+        discriminator: any module from samples (m, ...) to logits (m, 1) or (m,), one or more a sample.
+        latent_dim: length of z.
+        prior: "normal" N(0, I); "uniform" on [-sqrt 3, sqrt 3] (variance 1); "spherical" (unit length).
+        data_shape: shape of one sample; None where it need not be checked.
+
+    Raises:
+        TypeError: a network is no module. ValueError: an unknown prior, a bad size, or parameters shared by
+            both networks.
+
+    Source: Goodfellow et al. (2014), section 3.
+    """
+
+    def __init__(
+        self,
+        generator: torch.nn.Module,
+        discriminator: torch.nn.Module,
+        *,
+        latent_dim: int,
+        prior: str = "normal",
+        data_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            if not isinstance(network, torch.nn.Module):
+                raise TypeError(f"GAN: {name} must be a torch.nn.Module, got {type(network).__name__}")
+        if not isinstance(latent_dim, int) or latent_dim < 1:
+            raise ValueError(f"GAN: latent_dim must be an integer of at least 1, got {latent_dim!r}")
+        if prior not in random.PRIORS:
+            raise ValueError(f"GAN: prior must be one of {', '.join(random.PRIORS)}, got {prior!r}")
+        # A shared parameter would be pulled both ways by two optimisers that know nothing of each other.
+        if {id(p) for p in generator.parameters()} & {id(p) for p in discriminator.parameters()}:
+            raise ValueError("GAN: generator and discriminator must not share parameters, got a shared one")
+        self.generator = generator
+        self.discriminator = discriminator
+        self.latent_dim = latent_dim
+        self.prior = prior
+        self.data_shape = None if data_shape is None else tuple(int(size) for size in data_shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks live: the device of the first parameter, the CPU without parameters."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in: the type of the first floating parameter."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) in the current mode, with gradients. z: (m, latent_dim)."""
+        return self.generator(z)
+
+    def noise(
+        self,
+        n: int,
+        *,
+        seed: int,
+        purpose: Purpose = Purpose.SAMPLE,
+        step: int = 0,
+        offset: int = 0,
+        impl: str = "auto",
+    ) -> Tensor:
+        """n latent vectors z ~ p_z, rows offset .. offset+n of the stream (seed, purpose, step).
+
+        Returns:
+            Tensor (n, latent_dim) of the networks' type, on their device.
+        """
+        return random.prior(
+            self.prior,
+            (n, self.latent_dim),
+            seed=seed,
+            purpose=purpose,
+            step=step,
+            offset=offset * self.latent_dim,
+            dtype=self.dtype,
+            device=self.device,
+            impl=impl,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        batch_size: int = 256,
+        offset: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Samples G(z), z ~ p_z, with G in eval mode; the mode is restored.
+
+        Sample i of a seed is the same to the last bit however the samples are asked for:
+        `sample(9, seed=1)` equals `cat([sample(4, seed=1), sample(5, seed=1, offset=4)])`.
+
+        Args:
+            n: how many.
+            seed: of the stream of latent vectors.
+            batch_size: rows in one forward pass. Part of the identity of the bits: matrix products may round
+                differently for other sizes.
+            offset: number of the first sample.
+            device: where the result lies; default: where the networks are.
+
+        Returns:
+            Tensor (n, ...).
+
+        Raises:
+            ValueError: n or offset negative, batch_size below 1.
+        """
+        for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
+            if value < least:
+                raise ValueError(f"sample: {name} must be at least {least}, got {value}")
+        # Every forward pass runs a whole block, aligned to the absolute row number, also where fewer rows are
+        # wanted: a product of another size would take another kernel and round differently.
+        first_block, last_block = offset // batch_size, max(offset + n - 1, offset) // batch_size
+        pieces = []
+        with evaluating(self.generator):
+            for block in range(first_block, last_block + 1):
+                start = block * batch_size
+                samples = self.generator(self.noise(batch_size, seed=seed, offset=start))
+                wanted = samples[max(offset - start, 0) : max(offset + n - start, 0)]
+                pieces.append(wanted.to(device) if device is not None else wanted)
+        return torch.cat(pieces)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """The discriminator's logits of x in eval mode, without gradients; the mode is restored.
+
+        Args:
+            x: (m, ...), moved to the networks' device and type.
+
+        Returns:
+            Tensor (m,) for one logit a sample, otherwise what the discriminator gives.
+        """
+        with evaluating(self.discriminator):
+            logits = self.discriminator(x.to(device=self.device, dtype=self.dtype))
+        return logits.reshape(len(x)) if logits.numel() == len(x) else logits
+
+
+@contextlib.contextmanager
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each submodule is back in the mode it had, also after an exception."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def mlp_gan(
+    data_dim: int,
+    *,
+    latent_dim: int = 64,
+    hidden: Sequence[int] = (128, 128),
+    generator_activation: str = "relu",
+    discriminator_activation: str = "leaky_relu",
+    output_activation: str | None = None,
+    discriminator_dropout: float = 0.0,
+    prior: str = "normal",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    impl: str = "auto",
+) -> GAN:
+    """A pair of multilayer perceptrons with the same hidden sizes, G's reversed in D.
+
+    Args:
+        data_dim: features of one sample.
+        latent_dim: length of z.
+        hidden: sizes of G's hidden layers, from z on; D has them in the opposite order.
+        generator_activation, discriminator_activation: of the hidden layers.
+        output_activation: of G's output: "sigmoid" for data in [0, 1], "tanh" for [-1, 1], None for any.
+        discriminator_dropout: probability of dropping a hidden unit of D.
+        prior, device, dtype, impl: as in `GAN` and `nn.MLP`.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if data_dim < 1:
+        raise ValueError(f"mlp_gan: data_dim must be at least 1, got {data_dim}")
+    generator = nn.MLP(
+        [latent_dim, *hidden, data_dim],
+        activation=generator_activation,
+        output_activation=output_activation,
+        device=device,
+        dtype=dtype,
+        impl=impl,
+    )
+    discriminator = nn.MLP(
+        [data_dim, *reversed(hidden), 1],
+        activation=discriminator_activation,
+        dropout=discriminator_dropout,
+        device=device,
+        dtype=dtype,
+        impl=impl,
+    )
+    return GAN(generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=(data_dim,))
+
+
+def goodfellow_mnist(data: Tensor | None = None, *, data_dim: int = 784) -> GAN:
+    """MNIST networks of the original code: two ReLU layers of 1200 in G, two maxout layers of 240 x 5 in D.
+
+    It was trained with `TrainConfig(steps=..., batch_size=100, mode="simultaneous", optimizer=Momentum(0.1,
+    momentum=0.5, convention="pylearn2", lr_decay=1.000004, min_lr=1e-6, momentum_final=0.7,
+    saturate_epochs=250))`.
+
+    Args:
+        data: (n, data_dim) in [0, 1]: sets G's output bias so that an untrained G starts at the marginals.
+            None: zeros.
+        data_dim: features of one sample, 784 in the original.
+
+    Returns:
+        GAN with 2,503,984 parameters in G and 1,231,441 in D, uniform prior on [-sqrt 3, sqrt 3].
+
+    Source: Goodfellow et al. (2014), section 5, and the configuration file of its code.
+    """
+    generator = nn.MLP([100, 1200, 1200, data_dim], activation="relu", output_activation="sigmoid")
+    discriminator = nn.Sequential(
+        nn.Dropout(0.2),
+        nn.Maxout(data_dim, 240, 5),
+        nn.Dropout(0.5),
+        nn.Maxout(240, 240, 5),
+        nn.Dropout(0.5),
+        nn.Linear(240, 1),
+    )
+    nn.init.uniform_(generator, 0.05)
+    nn.init.uniform_(discriminator, 0.005)
+    if data is not None:
+        nn.init.output_bias_from_data(generator, data)
+    return GAN(generator, discriminator, latent_dim=100, prior="uniform", data_shape=(data_dim,))
+
+
+class FromLatent(torch.nn.Module):
+    """z (m, latent_dim) seen as m images of one pixel, the input of a transposed convolution."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z[:, :, None, None]
+
+
+class Deconv2d(torch.nn.ConvTranspose2d):
+    """The original code's 'Deconv' layer: a transposed convolution whose bias may differ from pixel to pixel.
+
+    Equivalent to `torch.nn.ConvTranspose2d`, plus a bias of shape (channels, height, width) where it is
+    untied. Output size: stride * (size - 1) - 2 * padding + kernel_size, as 3 * (10 - 1) + 5 = 32 in the
+    paper's CIFAR-10 net.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.ConvTranspose2d`.
+        untied_size: (height, width) of the output for an untied bias; None for one bias a channel.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        untied_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=untied_size is None)
+        shape = None if untied_size is None else (out_channels, *untied_size)
+        self.pixel_bias = None if shape is None else torch.nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        out = super().forward(x, output_size)
+        return out if self.pixel_bias is None else out + self.pixel_bias
+
+
+def goodfellow_cifar_generator(*, hidden: int = 8000, channels: int = 80) -> torch.nn.Module:
+    """The paper's 'deconv' CIFAR-10 generator: two dense layers, then a transposed convolution.
+
+    Sizes: 100 - 8000 (ReLU) - 8000 (sigmoid), seen as 80 x 10 x 10 - 3 x 32 x 32.
+
+    Args:
+        hidden: units of the first hidden layer, 8000 in the original.
+        channels: of the 10 x 10 image that the second hidden layer forms, 80 in the original.
+
+    Returns:
+        Module from z (m, 100) to images (m, 3, 32, 32): kernel 5, stride 3, one bias a pixel.
+    """
+    network = nn.Sequential(
+        nn.Linear(100, hidden, activation="relu"),
+        nn.Linear(hidden, channels * 100, activation="sigmoid"),
+        torch.nn.Unflatten(1, (channels, 10, 10)),
+        Deconv2d(channels, 3, 5, 3, untied_size=(32, 32)),
+    )
+    nn.init.uniform_(network, 0.05)
+    return network
+
+
+def dcgan(
+    *, image_size: int = 32, channels: int = 3, latent_dim: int = 100, width: int = 64, prior: str = "normal"
+) -> GAN:
+    """The networks of DCGAN: transposed convolutions in G, strided ones in D, batch normalisation between.
+
+    Args:
+        image_size: height and width, a power of two of at least 8.
+        channels: of the image, in [-1, 1] (G ends in tanh).
+        latent_dim: length of z.
+        width: feature maps next to the image; doubled at each halving of the resolution.
+        prior: as in `GAN`.
+
+    Raises:
+        ValueError: an image_size that is no power of two of at least 8.
+
+    Source: Radford, Metz, Chintala (2016), section 3; weights N(0, 0.02).
+    """
+    if image_size < 8 or image_size & (image_size - 1):
+        raise ValueError(f"dcgan: image_size must be a power of two of at least 8, got {image_size}")
+    depth = image_size.bit_length() - 3  # halvings from image_size to 4 x 4 pixels
+    maps = [width << level for level in range(depth)]
+    down: list[torch.nn.Module] = []
+    for level, (before, after) in enumerate(zip([channels, *maps], maps, strict=False)):
+        normalised = [torch.nn.BatchNorm2d(after)] if level else []
+        down += [
+            torch.nn.Conv2d(before, after, 4, 2, 1, bias=not level),
+            *normalised,
+            torch.nn.LeakyReLU(0.2),
+        ]
+    down += [torch.nn.Conv2d(maps[-1], 1, 4), torch.nn.Flatten()]
+    up: list[torch.nn.Module] = [FromLatent(), torch.nn.ConvTranspose2d(latent_dim, maps[-1], 4, bias=False)]
+    for before, after in zip(reversed(maps), [*reversed(maps[:-1]), channels], strict=True):
+        up += [torch.nn.BatchNorm2d(before), torch.nn.ReLU()]
+        up += [torch.nn.ConvTranspose2d(before, after, 4, 2, 1, bias=after == channels)]
+    generator, discriminator = torch.nn.Sequential(*up, torch.nn.Tanh()), torch.nn.Sequential(*down)
+    for module in (*generator.modules(), *discriminator.modules()):
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            torch.nn.init.normal_(module.weight, 0.0, 0.02)
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight, 1.0, 0.02)
+    shape = (channels, image_size, image_size)
+    return GAN(generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=shape)

@@ -1,0 +1,64 @@
+"""What a run tells others while it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastgan.models import GAN
+from fastgan.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from fastgan.training.run import TrainResult
+
+
+@dataclass
+class Run:
+    """The run a callback belongs to.
+
+    Args:
+        gan: as it is after `step` iterations.
+        config: of the run.
+        run_dir: its folder, or None.
+        engine: which engine trains, and why in `engine_reason`.
+        step: iterations done.
+        stop: set to True to end the run as if interrupted.
+        checkpoint: the last one written or resumed from, or None.
+    """
+
+    gan: GAN
+    config: TrainConfig
+    run_dir: Path | None
+    engine: str
+    engine_reason: str
+    step: int = 0
+    stop: bool = False
+    checkpoint: Path | None = field(default=None)
+
+
+class Callback:
+    """Base of the callbacks: override what you need. Calls come between iterations, on the training thread.
+
+    A callback may draw samples or random numbers: training does not notice.
+
+    Args:
+        every: also end a chunk at each multiple of `every` iterations, so that `on_chunk` is called exactly
+            there; 0: the engine decides, a few times a second.
+    """
+
+    every: int = 0
+
+    def on_start(self, run: Run) -> None:
+        """Before the first iteration; `run.step` is above 0 after a resume."""
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        """After some iterations: their history rows, one an iteration, by column name."""
+
+    def on_checkpoint(self, run: Run, path: Path) -> None:
+        """After a checkpoint has been written; path: its JSON file."""
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        """After the last iteration, also after an interruption; not after an error."""

@@ -1,0 +1,339 @@
+"""Checkpoints: a safetensors file of all tensors and a JSON file that vouches for it; pickle is never read.
+
+A folder holds pairs
+
+    step-000000001000-<first 16 digits of the tensors' sha256>.safetensors
+    step-000000001000.json     names the tensor file, its size and sha256; its own last field is the sha256 of
+    the rest
+
+The tensor file is complete on the disk before the JSON file that names it appears under its name, each by
+write, fsync, rename, fsync of the folder. So whenever a process is killed, the newest JSON file names a
+complete pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+FORMAT = 1
+KEEP = 2
+_JSON_LIMIT = 1 << 24
+_NETWORKS = ("generator", "discriminator")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, and why, in one line."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and verified.
+
+    Args:
+        path: of the JSON file.
+        step: iterations done.
+        meta: what the run stored beside the tensors (config, data, random stream, versions).
+        tensors: by name: "gan.<name in the state_dict>", "<network>_optimizer.<parameter number>.<state
+            name>".
+        groups: param_groups of both optimisers, as in `torch.optim`'s state_dict.
+    """
+
+    path: Path
+    step: int
+    meta: dict[str, Any]
+    tensors: dict[str, Tensor]
+    groups: dict[str, list[dict[str, Any]]]
+
+    def gan_state(self) -> dict[str, Tensor]:
+        """The `state_dict` of the GAN: names "generator...." and "discriminator....", buffers included."""
+        return _below(self.tensors, "gan.")
+
+    def optimizer_state(self, network: str) -> dict[str, Any]:
+        """The `state_dict` of the optimiser of "generator" or "discriminator", in `torch.optim`'s form."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below(self.tensors, f"{network}_optimizer.").items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = tensor
+        return {"state": state, "param_groups": self.groups[network]}
+
+    def restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None = None) -> None:
+        """Copy all into the networks, and into the optimisers where given; nothing is changed on an error.
+
+        Raises:
+            CheckpointError: names, shapes or types differ from the networks'.
+        """
+        _compare(self.path, gan.state_dict(), self.gan_state())
+        for network, optimizer in (optimizers or {}).items():
+            expected = {f"{network} optimizer {name}": value for name, value in _flat_state(optimizer).items()}
+            found = _below(self.tensors, f"{network}_optimizer.")
+            _compare(self.path, expected, {f"{network} optimizer {name}": value for name, value in found.items()})
+        with torch.no_grad():
+            for name, tensor in gan.state_dict().items():
+                tensor.copy_(self.tensors[f"gan.{name}"])
+            for network, optimizer in (optimizers or {}).items():
+                for name, tensor in _flat_state(optimizer).items():
+                    tensor.copy_(self.tensors[f"{network}_optimizer.{name}"])
+
+
+def save(
+    folder: str | os.PathLike[str],
+    gan: torch.nn.Module,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    *,
+    step: int,
+    meta: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint; afterwards the folder holds the last two.
+
+    Args:
+        folder: made if missing.
+        gan: whose `state_dict` is stored.
+        optimizers: "generator" and "discriminator" -> optimiser.
+        step: iterations done.
+        meta: JSON values to store beside the tensors.
+
+    Returns:
+        Path of the JSON file.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; the previous checkpoint is intact.
+        ValueError: the state_dict holds something that is no tensor.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    blob = safetensors.torch.save(_collect(gan, optimizers))
+    digest = hashlib.sha256(blob).hexdigest()
+    name = f"step-{step:012d}"
+    body: dict[str, Any] = {
+        "format": FORMAT,
+        "step": step,
+        "tensor_file": f"{name}-{digest[:16]}.safetensors",
+        "tensor_bytes": len(blob),
+        "tensor_sha256": digest,
+        "groups": {network: _groups(optimizer) for network, optimizer in optimizers.items()},
+        "meta": dict(meta or {}),
+        "versions": _versions(),
+    }
+    write_atomically(folder / body["tensor_file"], [blob])
+    write_atomically(folder / f"{name}.json", [_seal(body)])
+    _prune(folder)
+    return folder / f"{name}.json"
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Args:
+        path: a run folder, its checkpoint folder (the newest one is read), or one JSON file.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged, cut short or of another format; one line says which
+            file and why.
+    """
+    path = newest(path)
+    body = _open_seal(path)
+    file = path.parent / body["tensor_file"]
+    try:
+        if file.stat().st_size != body["tensor_bytes"]:
+            raise CheckpointError(
+                f"checkpoint {file}: must have {body['tensor_bytes']} bytes, got {file.stat().st_size}"
+            )
+        if _sha256(file) != body["tensor_sha256"]:
+            raise CheckpointError(f"checkpoint {file}: its contents do not match the sha256 in {path.name}")
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {file}: cannot be read ({_one_line(error)})") from None
+    return Checkpoint(path, body["step"], body["meta"], tensors, body["groups"])
+
+
+def newest(path: str | os.PathLike[str]) -> Path:
+    """The newest checkpoint's JSON file in a run folder or checkpoint folder; a JSON file stands for itself.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir() and path.exists():
+        return path
+    for folder in (path / "checkpoint", path):
+        if found := steps(folder):
+            return found[-1]
+    raise CheckpointError(f"checkpoint: there is none in {path}")
+
+
+def steps(folder: Path) -> list[Path]:
+    """The JSON files of a checkpoint folder, oldest first."""
+    return sorted(folder.glob("step-" + "[0-9]" * 12 + ".json"))
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left: temporary files, old pairs, tensor files that no JSON file names."""
+    _prune(folder)
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+    named = b"".join(path.read_bytes() for path in steps(folder))
+    for tensors in folder.glob("step-*.safetensors"):
+        if tensors.name.encode() not in named:
+            tensors.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike[str], parts: Iterable[bytes]) -> None:
+    """Write a file so that its name shows either the old contents or the new ones, whatever happens.
+
+    Raises:
+        OSError: naming the path; the old file is intact and no temporary one is left.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _collect(gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    tensors = {f"gan.{name}": value for name, value in gan.state_dict().items()}
+    for network, optimizer in optimizers.items():
+        tensors |= {f"{network}_optimizer.{name}": value for name, value in _flat_state(optimizer).items()}
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"checkpoint: {name} must be a tensor, got {type(value).__name__}")
+    # Tied weights share memory, which the format refuses: every name gets its own copy.
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+
+
+def _flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of an optimiser's state (no copies), named "<parameter number>.<state name>"."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        f"{number}.{key}": value
+        for number, parameter in enumerate(parameters)
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return optimizer.state_dict()["param_groups"]
+
+
+def _compare(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            raise CheckpointError(f"checkpoint {path}: {name} is missing")
+        if name not in expected:
+            raise CheckpointError(f"checkpoint {path}: {name} does not belong to this model")
+        for what in ("shape", "dtype"):
+            here, there = getattr(expected[name], what), getattr(found[name], what)
+            if here != there:
+                here, there = (tuple(here), tuple(there)) if what == "shape" else (here, there)
+                raise CheckpointError(f"checkpoint {path}: {name} must have {what} {here}, got {there}")
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _seal(body: Mapping[str, Any]) -> bytes:
+    """The JSON text, with the sha256 of everything else as its last field."""
+    text = json.dumps(body, indent=1, ensure_ascii=True, allow_nan=False)
+    digest = hashlib.sha256(text.encode("ascii")).hexdigest()
+    return (json.dumps({**body, "sha256": digest}, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def _open_seal(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _JSON_LIMIT:
+            raise CheckpointError(f"checkpoint {path}: must be JSON of at most {_JSON_LIMIT} bytes, got more")
+        raw = path.read_bytes()
+        body = json.loads(raw.decode("ascii"))
+        digest = body.pop("sha256")
+        # Written again, the text must be the same to the byte: so a flipped bit cannot hide anywhere, blanks
+        # included.
+        sound = isinstance(digest, str) and _seal(body) == raw
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read ({_one_line(error)})") from None
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"checkpoint {path}: is not the JSON of a checkpoint ({_one_line(error)})") from None
+    if not sound:
+        raise CheckpointError(f"checkpoint {path}: its contents do not match its sha256")
+    _check_body(path, body)
+    return body
+
+
+def _check_body(path: Path, body: dict[str, Any]) -> None:
+    if body.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: format must be {FORMAT}, got {str(body.get('format'))[:40]!r}")
+    kinds = {
+        "step": int,
+        "tensor_file": str,
+        "tensor_bytes": int,
+        "tensor_sha256": str,
+        "groups": dict,
+        "meta": dict,
+    }
+    for name, kind in kinds.items():
+        if not isinstance(body.get(name), kind):
+            raise CheckpointError(f"checkpoint {path}: {name} must be of type {kind.__name__}")
+    if Path(body["tensor_file"]).name != body["tensor_file"]:
+        raise CheckpointError(f"checkpoint {path}: tensor_file must name a file beside it")
+
+
+def _prune(folder: Path) -> None:
+    """Keep the last checkpoints. The JSON file goes first: no JSON file may name tensors that are gone."""
+    for old in steps(folder)[:-KEEP]:
+        old.unlink(missing_ok=True)
+        for tensors in folder.glob(f"{old.stem}-*.safetensors"):
+            tensors.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from fastgan import __version__
+
+    return {"fastgan": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

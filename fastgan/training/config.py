@@ -1,0 +1,187 @@
+"""TrainConfig: everything that decides what a training run computes, in one frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fastgan.training.optimizers import Adam, Momentum, Optimizer
+
+# generator's loss -> the discriminator's loss it belongs to
+DISCRIMINATOR_LOSS = {
+    "non_saturating": "gan",
+    "minimax": "gan",
+    "mle": "gan",
+    "hinge": "hinge",
+    "least_squares": "least_squares",
+    "wasserstein": "wasserstein",
+    "relativistic": "relativistic",
+}
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "loss": tuple(DISCRIMINATOR_LOSS),
+    "gradient_penalty": (None, "wgan-gp", "r1", "r2"),
+    "mode": ("alternating", "simultaneous"),
+    "engine": ("auto", "eager", "fused"),
+    "nonfinite": ("raise", "skip", "log"),
+    "impl": ("auto", "native", "reference"),
+}
+_LEAST = {"steps": 0, "batch_size": 1, "k": 1, "generator_steps": 1, "checkpoint_every": 0, "seed": 0}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train: Algorithm 1's numbers, the losses, the optimisers, and what to do when things go wrong.
+
+    Args:
+        steps: iterations of Algorithm 1; one iteration is k discriminator steps and then the generator's.
+        batch_size: m, the rows of data and of noise in each step.
+        k: discriminator steps an iteration; 1 is the paper's choice. A large k keeps D near its optimum.
+        generator_steps: generator steps an iteration. More than k invites the "Helvetica scenario" (section 6
+            of the paper).
+        optimizer: of both networks, unless one has its own.
+        generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
+        loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
+            "relativistic"; the discriminator's follows from it.
+        real_label: target of D on real data; 0.9 is one-sided label smoothing.
+        gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss.
+        penalty_weight: weight of the penalty.
+        mode: "alternating", Algorithm 1; "simultaneous", the original code's rule: one real and one fake
+            batch for both losses, D's halved, both gradients taken before either update.
+        max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
+        engine: "auto", "eager" or "fused".
+        nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
+            the metrics; "skip" the update (parameters, buffers and optimiser stay as they were); "log" a
+            warning and go on.
+        checkpoint_every: iterations between checkpoints; 0: only at the end and on interruption. Needs a run
+            folder.
+        seed: of the row order, the noise and the dropout masks.
+        device: moves the networks there first; None: where they are.
+        impl: "auto", "native" or "reference" for losses and random numbers; layers carry their own.
+
+    Raises:
+        ValueError, TypeError: a field that breaks its rule, named.
+
+    Source: Goodfellow et al. (2014), Algorithm 1.
+    """
+
+    steps: int
+    batch_size: int
+    k: int = 1
+    generator_steps: int = 1
+    optimizer: Optimizer = field(default_factory=Adam)
+    generator_optimizer: Optimizer | None = None
+    discriminator_optimizer: Optimizer | None = None
+    loss: str = "non_saturating"
+    real_label: float = 1.0
+    gradient_penalty: str | None = None
+    penalty_weight: float = 10.0
+    mode: str = "alternating"
+    max_col_norm: float | None = None
+    engine: str = "auto"
+    nonfinite: str = "raise"
+    checkpoint_every: int = 0
+    seed: int = 0
+    device: str | None = None
+    impl: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"TrainConfig: {name} must be an integer, got {value!r}")
+            if value < least:
+                raise ValueError(f"TrainConfig: {name} must be at least {least}, got {value}")
+        if self.seed >= 2**63:
+            raise ValueError(f"TrainConfig: seed must be below 2**63, got {self.seed}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                listed = ", ".join(map(str, choices))
+                raise ValueError(f"TrainConfig: {name} must be one of {listed}, got {getattr(self, name)!r}")
+        for name in ("optimizer", "generator_optimizer", "discriminator_optimizer"):
+            value = getattr(self, name)
+            if not isinstance(value, Adam | Momentum) and (value is not None or name == "optimizer"):
+                raise TypeError(f"TrainConfig: {name} must be fastgan.Adam or fastgan.Momentum, got {value!r}")
+        self._check_losses()
+        if self.device is not None:
+            object.__setattr__(self, "device", _device_name(self.device))
+
+    def _check_losses(self) -> None:
+        if not 0.0 < self.real_label <= 1.0:
+            raise ValueError(f"TrainConfig: real_label must lie in (0, 1], got {self.real_label!r}")
+        if self.real_label != 1.0 and self.discriminator_loss != "gan":
+            raise ValueError(f"TrainConfig: real_label must be 1 for loss {self.loss!r}, got {self.real_label!r}")
+        if not 0.0 <= self.penalty_weight < float("inf"):
+            raise ValueError(f"TrainConfig: penalty_weight must be finite and at least 0, got {self.penalty_weight!r}")
+        if self.max_col_norm is not None and not self.max_col_norm > 0.0:
+            raise ValueError(f"TrainConfig: max_col_norm must be above 0, got {self.max_col_norm!r}")
+        if self.mode == "simultaneous":
+            for name in ("k", "generator_steps"):
+                if getattr(self, name) != 1:
+                    raise ValueError(f"TrainConfig: {name} must be 1 in simultaneous mode, got {getattr(self, name)}")
+        if self.generator_steps > 5 * self.k:
+            warnings.warn(
+                f"TrainConfig: generator_steps={self.generator_steps} with k={self.k} trains G far ahead "
+                "of D, which collapses many z to one x (Goodfellow et al. 2014, section 6)",
+                stacklevel=4,
+            )
+
+    @property
+    def discriminator_loss(self) -> str:
+        """The discriminator's loss that belongs to the generator's."""
+        return DISCRIMINATOR_LOSS[self.loss]
+
+    @property
+    def optimizer_of_generator(self) -> Optimizer:
+        """What updates G."""
+        return self.generator_optimizer or self.optimizer
+
+    @property
+    def optimizer_of_discriminator(self) -> Optimizer:
+        """What updates D."""
+        return self.discriminator_optimizer or self.optimizer
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, ready for JSON; `from_dict` reads it back."""
+        values: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Adam | Momentum):
+                value = {"type": type(value).__name__, **dataclasses.asdict(value)}
+                value = {key: list(part) if isinstance(part, tuple) else part for key, part in value.items()}
+            values[item.name] = value
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """The config that `as_dict` described.
+
+        Raises:
+            ValueError, TypeError: an unknown field, or one that breaks its rule.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"TrainConfig: unknown field {unknown[0]!r}")
+        read: dict[str, Any] = {
+            name: _optimizer(value) if isinstance(value, dict) else value for name, value in values.items()
+        }
+        return cls(**read)
+
+
+def _optimizer(values: dict[str, Any]) -> Optimizer:
+    kinds: dict[str, type[Adam] | type[Momentum]] = {"Adam": Adam, "Momentum": Momentum}
+    kind = values.get("type")
+    if kind not in kinds:
+        raise ValueError(f"TrainConfig: optimizer type must be Adam or Momentum, got {kind!r}")
+    return kinds[kind](**{name: value for name, value in values.items() if name != "type"})
+
+
+def _device_name(device: object) -> str:
+    try:
+        return str(torch.device(device))  # type: ignore[call-overload]
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"TrainConfig: device must name a torch device, got {device!r} ({reason})") from None

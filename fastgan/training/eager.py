@@ -1,0 +1,255 @@
+"""Algorithm 1 of Goodfellow et al. (2014), step by step in PyTorch, for any pair of modules."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import losses, nn, random
+from fastgan.models import GAN
+from fastgan.random import Purpose
+from fastgan.training.config import TrainConfig
+from fastgan.training.optimizers import Optimizer
+from fastgan.training.rows import Rows
+
+_METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two looks at them
+
+
+class EagerEngine:
+    """Runs iterations and returns their metrics; nothing in an iteration waits for the device."""
+
+    name = "eager"
+
+    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> None:
+        self.gan, self.rows, self.config = gan, rows, config
+        self.generator = Player(gan.generator, config.optimizer_of_generator, config.max_col_norm)
+        self.discriminator = Player(gan.discriminator, config.optimizer_of_discriminator, config.max_col_norm)
+        self.optimizers = {
+            "generator": self.generator.optimizer,
+            "discriminator": self.discriminator.optimizer,
+        }
+        self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
+        self._undo = Undo(gan, self.optimizers.values(), active=config.nonfinite == "skip")
+        self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
+
+    def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
+        """Run iterations first .. first+count (from 0), fewer if asked to stop.
+
+        Returns:
+            float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
+        """
+        metrics = Metrics(min(count, self.most_iterations))
+        with replayable_torch(self.gan.device) as reseed:
+            for it in range(first, first + min(count, self.most_iterations)):
+                reseed(self.config.seed, it)
+                with random.scope(self.config.seed, it):
+                    self._iterate(it, metrics)
+                if should_stop():
+                    break
+        return metrics.fetch()
+
+    def _alternating(self, it: int, metrics: Metrics) -> None:
+        """One iteration of Algorithm 1."""
+        config, generator, discriminator = self.config, self.gan.generator, self.gan.discriminator
+        for draw in range(it * config.k, (it + 1) * config.k):
+            self._undo.save()
+            real = self.rows.minibatch(draw)
+            with torch.no_grad():  # D's step needs no graph of G
+                fake = generator(self._noise(Purpose.NOISE_D, draw))
+            real_logits, fake_logits = discriminator(real), discriminator(fake)
+            loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(real, fake, draw)
+            self.discriminator.differentiate(loss_d)
+            self.discriminator.update(update=draw, epoch=self.rows.epoch(draw))
+            self._undo.restore_unless_finite(loss_d, self.discriminator)
+        metrics.record_d(loss_d, real_logits, fake_logits)
+
+        for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
+            self._undo.save()
+            with frozen(self.discriminator.parameters):
+                fake_logits = discriminator(generator(self._noise(Purpose.NOISE_G, update)))
+                loss_g = self._generator_loss(fake_logits, self._real_logits_for_g(real))
+                self.generator.differentiate(loss_g)
+            self.generator.update(update=update, epoch=self.rows.epoch(draw))
+            self._undo.restore_unless_finite(loss_g, self.generator)
+        metrics.record_g(loss_g)
+
+    def _simultaneous(self, it: int, metrics: Metrics) -> None:
+        """One iteration of the original code: one real, one fake batch and one D dropout for both losses."""
+        epoch = self.rows.epoch(it)
+        self._undo.save()
+        real = self.rows.minibatch(it)
+        fake = self.gan.generator(self._noise(Purpose.NOISE_D, it))
+        real_logits, fake_logits = self.gan.discriminator(real), self.gan.discriminator(fake)
+        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + self._penalty(real, fake.detach(), it)
+        loss_g = self._generator_loss(fake_logits, real_logits.detach())
+        # Both gradients before either update: D's must not see the new G, nor G's the new D.
+        self.discriminator.differentiate(loss_d, keep_graph=True)
+        self.generator.differentiate(loss_g)
+        self.discriminator.update(update=it, epoch=epoch)
+        self.generator.update(update=it, epoch=epoch)
+        self._undo.restore_unless_finite(loss_d + loss_g, self.discriminator, self.generator)
+        metrics.record_d(loss_d, real_logits, fake_logits)
+        metrics.record_g(loss_g)
+
+    def _noise(self, purpose: Purpose, step: int) -> Tensor:
+        config = self.config
+        return self.gan.noise(config.batch_size, seed=config.seed, purpose=purpose, step=step, impl=config.impl)
+
+    def _discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        config = self.config
+        loss = losses.discriminator_loss(
+            real_logits,
+            fake_logits,
+            kind=config.discriminator_loss,
+            real_label=config.real_label,
+            impl=config.impl,
+        )
+        assert isinstance(loss, Tensor)  # a pair only with reduction="none"
+        return loss
+
+    def _generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
+        kind = self.config.loss
+        if kind != "relativistic":
+            real_logits = None
+        return losses.generator_loss(fake_logits, kind=kind, real_logits=real_logits, impl=self.config.impl)
+
+    @torch.no_grad()
+    def _real_logits_for_g(self, real: Tensor) -> Tensor | None:
+        """D(x) after D's update, for the one loss in which G's step looks at real data."""
+        return self.gan.discriminator(real) if self.config.loss == "relativistic" else None
+
+    def _penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
+        config = self.config
+        if config.gradient_penalty is None:
+            return 0.0
+        return losses.gradient_penalty(
+            self.gan.discriminator,
+            real,
+            fake,
+            kind=config.gradient_penalty,
+            weight=config.penalty_weight,
+            seed=config.seed,
+            step=draw,
+        )
+
+
+class Player:
+    """One side of the game: a network's trainable parameters, its optimiser and its bound on weight norms."""
+
+    def __init__(self, network: torch.nn.Module, optimizer: Optimizer, max_col_norm: float | None) -> None:
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.network, self.max_col_norm = network, max_col_norm
+        self.description = optimizer
+        self.optimizer = optimizer.build(self.parameters)
+
+    def differentiate(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        """Gradients of the loss for this player alone."""
+        grads = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            parameter.grad = grad
+
+    def update(self, *, update: int, epoch: int) -> None:
+        """Apply the gradients. update: counted from 0; epoch: counted from 1."""
+        self.description.schedule(self.optimizer, update=update, epoch=epoch)
+        self.optimizer.step()
+        if self.max_col_norm is not None:
+            nn.init.max_col_norm_(self.network, self.max_col_norm)
+
+
+class Undo:
+    """A copy of all that an update may change, to take a non-finite one back without asking the host.
+
+    Args:
+        active: False makes both methods do nothing.
+    """
+
+    def __init__(self, gan: GAN, optimizers: Iterable[torch.optim.Optimizer], *, active: bool) -> None:
+        state = [value for optimizer in optimizers for entry in optimizer.state.values() for value in entry.values()]
+        self.live: list[Tensor] = [*gan.parameters(), *gan.buffers(), *state] if active else []
+        self.saved = [torch.empty_like(tensor) for tensor in self.live]
+
+    @torch.no_grad()
+    def save(self) -> None:
+        """Before an update, its forward passes included: they move running statistics."""
+        for saved, live in zip(self.saved, self.live, strict=True):
+            saved.copy_(live)
+
+    @torch.no_grad()
+    def restore_unless_finite(self, loss: Tensor, *players: Player) -> None:
+        """After an update: put everything back if its loss or a gradient of its players is not finite."""
+        if self.live:
+            grads = [p.grad for player in players for p in player.parameters if p.grad is not None]
+            finite = torch.stack([torch.isfinite(value).all() for value in (loss, *grads)]).all()
+            for saved, live in zip(self.saved, self.live, strict=True):
+                live.copy_(torch.where(finite.to(live.device), live, saved))
+
+
+class Metrics:
+    """Losses and logits of up to `rows` iterations, kept on the device until one transfer fetches them."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.done = rows, 0
+        self.losses = self.logits = torch.empty(0)
+
+    @torch.no_grad()
+    def record_d(self, loss: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
+        if self.done == 0:
+            kind = torch.float64 if real_logits.dtype == torch.float64 else torch.float32
+            self.losses = torch.empty(self.rows, 2, dtype=kind, device=real_logits.device)
+            self.logits = torch.empty(self.rows, 2, real_logits.numel(), dtype=kind, device=real_logits.device)
+        self.losses[self.done, 0].copy_(loss)
+        self.logits[self.done, 0].copy_(real_logits.reshape(-1))
+        self.logits[self.done, 1].copy_(fake_logits.reshape(-1))
+
+    @torch.no_grad()
+    def record_g(self, loss: Tensor) -> None:
+        self.losses[self.done, 1].copy_(loss)
+        self.done += 1
+
+    @torch.no_grad()
+    def fetch(self) -> np.ndarray:
+        losses, logits = self.losses[: self.done], self.logits[: self.done]
+        # A row at a time: in one call for all, a row's last bit would depend on how many there are.
+        probability = torch.stack([torch.sigmoid(row).mean(-1) for row in logits])
+        # Right is: above 0 on real data, below on fakes. A NaN logit is neither.
+        sign = torch.tensor([1.0, -1.0], dtype=logits.dtype).to(logits.device)
+        right = (logits * sign[:, None] > 0).to(logits.dtype).mean(-1)
+        table: np.ndarray = torch.cat([losses, probability, right], 1).double().cpu().numpy()
+        return table
+
+
+@contextlib.contextmanager
+def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """No gradients for these inside: autograd then skips the work of their weight gradients."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def replayable_torch(device: torch.device) -> Iterator[Callable[[int, int], None]]:
+    """Gives reseed(seed, step) of torch's own generators, so that a user's Dropout replays; restores them."""
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [generator.get_state() for generator in generators]
+
+    def reseed(seed: int, step: int) -> None:
+        mixed = ((seed + 1) * 0x9E3779B97F4A7C15 + (step + 1) * 0xD1B54A32D192ED03) & (2**64 - 1)
+        for generator in generators:
+            generator.manual_seed(mixed)
+
+    try:
+        yield reseed
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

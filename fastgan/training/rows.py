@@ -1,0 +1,103 @@
+"""Minibatches of the data, by row number, wherever the data lies."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import random
+
+_SCAN_BYTES = 1 << 24
+_WINDOW_ROWS = 1 << 14
+
+
+class Rows:
+    """The data as training sees it: n rows of one shape, gathered by number, moved to the networks' device.
+
+    Args:
+        data: Tensor (n, ...), numpy array (n, ...) (memory-mapped ones stay on disk), or an object with
+            `rows(index)` and a length, as `fastgan.data.Dataset`.
+        batch_size: rows of a minibatch.
+        seed: of the order of the rows.
+        device, dtype: of the minibatches.
+
+    Raises:
+        TypeError: data is of another kind, or not floating point. ValueError: it is empty, smaller than a
+            batch, or holds a NaN or an infinity.
+    """
+
+    def __init__(self, data: Any, *, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+        if not isinstance(data, Tensor | np.ndarray) and not (hasattr(data, "rows") and hasattr(data, "__len__")):
+            raise TypeError(f"train: data must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}")
+        if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
+            raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
+        self.data = data
+        self.n = len(data)
+        self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, device, dtype
+        if self.n < 1:
+            raise ValueError("train: data must have at least one row, got none")
+        if batch_size > self.n:
+            raise ValueError(f"train: batch_size must be at most the {self.n} rows of data, got {batch_size}")
+        first = self._raw(torch.zeros(1, dtype=torch.int64))
+        if not first.is_floating_point():
+            raise TypeError(f"train: data must be floating point, got {first.dtype}")
+        self.shape = tuple(first.shape[1:])
+        if 0 in self.shape:
+            raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
+        self.batches = self.n // batch_size  # a minibatch in each epoch; the n % batch_size rows left over wait
+        self._window = max(1, _WINDOW_ROWS // batch_size)
+        self._held: tuple[int, int] | None = None
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._check_finite(first)
+
+    def minibatch(self, draw: int) -> Tensor:
+        """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
+        epoch, batch = divmod(draw, self.batches)
+        window, within = divmod(batch, self._window)
+        if self._held != (epoch, window):
+            # Many batches of the shuffle at once: a call costs far more than a number.
+            batches = min(self._window, self.batches - window * self._window)
+            start, count = window * self._window * self.batch_size, batches * self.batch_size
+            self._order = random.permutation(self.n, seed=self.seed, epoch=epoch, start=start, count=count)
+            self._held = (epoch, window)
+        return self.gather(self._order[within * self.batch_size : (within + 1) * self.batch_size])
+
+    def epoch(self, draw: int) -> int:
+        """Epoch of a draw, counted from 1."""
+        return draw // self.batches + 1
+
+    def gather(self, index: Tensor) -> Tensor:
+        """The rows of these numbers, on the networks' device. index: int64 (m,), on the CPU."""
+        rows = self._raw(index)
+        return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
+
+    def _raw(self, index: Tensor) -> Tensor:
+        if isinstance(self.data, Tensor):
+            where = self.data.device
+            if where.type != "cpu":
+                index = index.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else index.to(where)
+            return self.data.detach().index_select(0, index)
+        if isinstance(self.data, np.ndarray):
+            rows = self.data[index.numpy()]
+            return torch.from_numpy(np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")))
+        return torch.as_tensor(self.data.rows(index))
+
+    def _move(self, rows: Tensor) -> Tensor:
+        # From pinned memory the copy is queued behind the kernels; from pageable memory the host would wait
+        # for it.
+        rows = rows.to(self.dtype)
+        return (rows.pin_memory() if self.device.type == "cuda" else rows).to(self.device, non_blocking=True)
+
+    def _check_finite(self, first: Tensor) -> None:
+        """One pass over the data before anything runs: a NaN row would surface epochs later as a NaN loss."""
+        step = max(1, _SCAN_BYTES // (first.element_size() * math.prod(self.shape)))
+        for start in range(0, self.n, step):
+            block = self._raw(torch.arange(start, min(start + step, self.n)))
+            bad = ~torch.isfinite(block).flatten(1).all(1)
+            if bool(bad.any()):
+                row = start + int(bad.nonzero()[0])
+                raise ValueError(f"train: data must be finite, got a NaN or an infinity in row {row}")

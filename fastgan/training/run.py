@@ -1,0 +1,330 @@
+"""train(): checks its arguments, chooses the engine, runs it between checkpoints and callbacks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan.models import GAN, evaluating
+from fastgan.training import checkpoint
+from fastgan.training.callbacks import Callback, Run
+from fastgan.training.checkpoint import Checkpoint, CheckpointError
+from fastgan.training.config import TrainConfig
+from fastgan.training.eager import EagerEngine
+from fastgan.training.history import COLUMNS, History, as_columns, read_rows
+from fastgan.training.interrupt import Interrupt
+from fastgan.training.rows import Rows
+
+log = logging.getLogger("fastgan")
+
+_CHUNK_SECONDS = (
+    0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
+)
+# What may differ on a resume: it changes no number of the run, or (device) is the user's to know.
+_FREE_FIELDS = {"steps", "checkpoint_every", "engine", "nonfinite", "device", "impl"}
+
+
+class Engine(Protocol):
+    """What runs iterations: the eager loop now, the compiled core later."""
+
+    name: str
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave.
+
+    Args:
+        history: one row an iteration, by column: step (iterations done, from 1), loss_d and loss_g (what was
+            descended, penalty included), d_real and d_fake (mean of D(x) and of D(G(z)), before the update),
+            accuracy_real and accuracy_fake (fraction of the batch on the right side of 1/2). With k > 1 they
+            are those of the last D step.
+        steps_per_second: iterations a second in this call, checkpoints and callbacks included.
+        engine: which engine ran, and why in `engine_reason`.
+        step: iterations done in all.
+        interrupted: whether Ctrl-C, SIGTERM or a callback ended the run early.
+    """
+
+    history: dict[str, np.ndarray]
+    steps_per_second: float
+    engine: str
+    engine_reason: str
+    step: int
+    interrupted: bool
+
+
+def train(
+    gan: GAN,
+    data: Any,
+    config: TrainConfig,
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: bool | str | os.PathLike[str] | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+) -> TrainResult:
+    """Train both networks in place by Algorithm 1.
+
+    The networks train in the mode they are in (train mode, unless you called `eval`). The same seed gives the
+    same bits, and a resumed run the bits of an uninterrupted one.
+
+    Args:
+        gan: the networks and the prior.
+        data: floating Tensor or array (n, ...), or a `fastgan.data.Dataset`; may lie on the CPU while the
+            networks do not.
+        config: how to train.
+        callbacks: told about each chunk of iterations, in order.
+        resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
+            checkpoint.
+        run_dir: folder for history.csv and checkpoint/; None writes nothing.
+
+    Returns:
+        TrainResult. After Ctrl-C (or SIGTERM, with a run folder) the state is saved and `interrupted` is
+        True.
+
+    Raises:
+        TypeError, ValueError: an argument that breaks its rule, before anything runs.
+        CheckpointError: nothing to resume from, or a damaged or different checkpoint.
+        FloatingPointError: a loss or a logit is not finite and config.nonfinite is "raise".
+        OSError: the run folder cannot be written.
+
+    Source: Goodfellow et al. (2014), Algorithm 1.
+    """
+    if not isinstance(gan, GAN):
+        raise TypeError(f"train: gan must be a fastgan.GAN, got {type(gan).__name__}")
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
+    folder = None if run_dir is None else Path(run_dir)
+    if config.checkpoint_every and folder is None:
+        raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
+    if config.device is not None:
+        gan.to(config.device)
+    _check_networks(gan)
+    rows = Rows(data, batch_size=config.batch_size, seed=config.seed, device=gan.device, dtype=gan.dtype)
+    logits_per_batch = _dry_run(gan, rows)
+    engine, reason = _choose_engine(gan, rows, config, logits_per_batch)
+
+    meta = _meta(gan, rows, config)
+    source = _resume_from(resume, folder)
+    earlier = None
+    run = Run(gan, config, folder, engine.name, reason)
+    if source is not None:
+        _check_same_run(source, meta)
+        source.restore(gan, engine.optimizers)
+        run.step, run.checkpoint = source.step, source.path
+        earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
+    if folder is not None:
+        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+        checkpoint.clean(folder / "checkpoint")
+    history = History(None if folder is None else folder / "history.csv", earlier)
+    with contextlib.closing(history):
+        return _Session(run, engine, history, callbacks, meta).execute()
+
+
+def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> tuple[Engine, str]:
+    """THE place where the engine is chosen."""
+    missing = "the fused engine is not built in this version"
+    if config.engine == "fused":
+        raise ValueError(f"train: config.engine must be 'auto' or 'eager', got 'fused': {missing}")
+    reason = "config.engine is 'eager'" if config.engine == "eager" else missing
+    return EagerEngine(gan, rows, config, logits_per_batch), reason
+
+
+class _Session:
+    """The engine's iterations, cut into chunks at checkpoints, callbacks and the end."""
+
+    def __init__(
+        self, run: Run, engine: Engine, history: History, callbacks: Sequence[Callback], meta: dict[str, Any]
+    ) -> None:
+        self.run, self.engine, self.history, self.callbacks, self.meta = run, engine, history, callbacks, meta
+        self.marks = [every for every in (run.config.checkpoint_every, *(c.every for c in callbacks)) if every]
+        self.saved_step = run.step if run.checkpoint is not None else -1
+        self.warned = False
+
+    def execute(self) -> TrainResult:
+        run, first, begun = self.run, self.run.step, time.perf_counter()
+        with Interrupt(terminate=run.run_dir is not None) as interrupt:
+            self._notify(lambda callback: callback.on_start(run))
+            pace = 1.0  # iterations a chunk
+            while run.step < run.config.steps and not (interrupt.requested or run.stop):
+                started = time.perf_counter()
+                count = self._until_mark(int(pace))
+                table = self.engine.advance(run.step, count, lambda: interrupt.requested)
+                self._look(table)
+                seconds = time.perf_counter() - started
+                pace = min(max(1.0, _CHUNK_SECONDS * len(table) / max(seconds, 1e-9)), 4 * pace)
+                if run.config.checkpoint_every and run.step % run.config.checkpoint_every == 0:
+                    self._save()
+            interrupted = run.step < run.config.steps
+            self._save()
+        for parameter in run.gan.parameters():
+            parameter.grad = None
+        rate = (run.step - first) / max(time.perf_counter() - begun, 1e-9)
+        result = TrainResult(self.history.columns(), rate, run.engine, run.engine_reason, run.step, interrupted)
+        self._notify(lambda callback: callback.on_end(run, result))
+        return result
+
+    def _until_mark(self, wanted: int) -> int:
+        """How many iterations may run before a checkpoint, a callback or the end wants the floor."""
+        step = self.run.step
+        return min(wanted, self.run.config.steps - step, *(every - step % every for every in self.marks))
+
+    def _look(self, metrics: np.ndarray) -> None:
+        """Pass on the metrics of a chunk and check that they are finite."""
+        run = self.run
+        numbers = np.arange(run.step + 1, run.step + len(metrics) + 1, dtype=np.float64)[:, None]
+        table = np.concatenate([numbers, metrics], 1)
+        run.step += len(metrics)
+        self.history.append(table)
+        rows = as_columns(table)
+        self._notify(lambda callback: callback.on_chunk(run, rows))
+        bad = np.argwhere(~np.isfinite(metrics))
+        if len(bad):
+            row, column = bad[0]
+            self._complain(
+                f"{COLUMNS[column + 1]} is not finite ({metrics[row, column]}) at iteration {int(numbers[row, 0])}"
+            )
+
+    def _complain(self, what: str) -> None:
+        last = f"last checkpoint: {self.run.checkpoint}" if self.run.checkpoint else "there is no checkpoint"
+        if self.run.config.nonfinite == "raise":
+            raise FloatingPointError(f"train: {what}; {last}")
+        if not self.warned:
+            log.warning("train: %s; %s", what, last)
+        self.warned = True
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless there is no folder or nothing happened since the last one."""
+        run = self.run
+        if run.config.nonfinite == "raise":
+            # The metrics of the last iteration were taken before its update, so they cannot vouch for the
+            # parameters.
+            for name, value in run.gan.state_dict().items():
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    self._complain(f"{name} is not finite after iteration {run.step}")
+        if run.run_dir is None or run.step == self.saved_step:
+            return
+        self.history.sync()
+        path = checkpoint.save(
+            run.run_dir / "checkpoint", run.gan, self.engine.optimizers, step=run.step, meta=self.meta
+        )
+        run.checkpoint, self.saved_step = path, run.step
+        self._notify(lambda callback: callback.on_checkpoint(run, path))
+
+    def _notify(self, call: Callable[[Callback], None]) -> None:
+        for callback in self.callbacks:
+            try:
+                call(callback)
+            except KeyboardInterrupt:  # between iterations: the state is whole and can be saved
+                self.run.stop = True
+
+
+def _check_networks(gan: GAN) -> None:
+    for name in ("generator", "discriminator"):
+        parameters = list(getattr(gan, name).parameters())
+        if not any(p.requires_grad for p in parameters):
+            raise ValueError(f"train: gan.{name} must have trainable parameters, got none")
+        for parameter in parameters:
+            if parameter.device != gan.device:
+                raise ValueError(f"train: gan must lie on one device, got {gan.device} and {parameter.device}")
+
+
+def _dry_run(gan: GAN, rows: Rows) -> int:
+    """Try both networks on two rows in eval mode, without a trace; returns the logits in a minibatch."""
+    if gan.data_shape is not None and gan.data_shape != rows.shape:
+        raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
+    real = rows.gather(torch.arange(min(2, rows.n)))
+    with untouched(gan), evaluating(gan), torch.no_grad():
+        z = gan.noise(len(real), seed=0)
+        fake = _try("gan.generator", gan.generator, z, f"must take noise of shape {tuple(z.shape)}")
+        if fake.shape != real.shape:
+            raise ValueError(
+                f"train: gan.generator must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
+            )
+        logits = _try("gan.discriminator", gan.discriminator, real, f"must take data of shape (m, *{rows.shape})")
+    if logits.ndim < 1 or len(logits) != len(real) or not logits.is_floating_point():
+        raise ValueError(
+            f"train: gan.discriminator must give floating logits, one or more a sample, "
+            f"got {logits.dtype} of shape {tuple(logits.shape)} for {len(real)} samples"
+        )
+    return logits.numel() // len(real) * rows.batch_size
+
+
+def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:
+    try:
+        result = network(batch)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"train: {name} {rule}, got {' '.join(str(error).split())}") from error
+    if not isinstance(result, Tensor):
+        raise TypeError(f"train: {name} must give a Tensor, got {type(result).__name__}")
+    return result
+
+
+@contextlib.contextmanager
+def untouched(gan: GAN) -> Iterator[None]:
+    """Buffers and random generators are put back afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in gan.buffers()]
+    devices = [gan.device] if gan.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+
+
+def _meta(gan: GAN, rows: Rows, config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint says about its run, and a resume compares."""
+    return {
+        "config": config.as_dict(),
+        "gan": {"latent_dim": gan.latent_dim, "prior": gan.prior},
+        "data": {"rows": rows.n, "shape": list(rows.shape)},
+        "random": {"generator": "philox4x32-10", "seed": config.seed},
+    }
+
+
+def _resume_from(resume: bool | str | os.PathLike[str] | None, folder: Path | None) -> Checkpoint | None:
+    """The checkpoint to go on from; refuses to overwrite a run that nobody asked to continue."""
+    held = [] if folder is None else checkpoint.steps(folder / "checkpoint")
+    if resume is None or resume is False:
+        if held:
+            raise ValueError(
+                f"train: run_dir must be new or be resumed (resume=True), got {folder} with checkpoint {held[-1].name}"
+            )
+        return None
+    if resume is True and folder is None:
+        raise ValueError("train: run_dir must be given where resume is True, got None")
+    source = checkpoint.load(folder if resume is True else resume)  # type: ignore[arg-type]
+    if held and held[-1].resolve() != source.path.resolve():
+        raise ValueError(f"train: run_dir must not hold other or newer checkpoints than resume, got {held[-1]}")
+    return source
+
+
+def _check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
+    """A resumed run must be the same run: every field that decides a number."""
+    config = meta["config"]
+    for part in ("config", "gan", "data"):
+        stored, current = source.meta.get(part), meta[part]
+        if not isinstance(stored, dict):
+            raise CheckpointError(f"checkpoint {source.path}: meta must hold {part}")
+        for name in sorted({*stored, *current} - (_FREE_FIELDS if part == "config" else set())):
+            if stored.get(name) != current.get(name):
+                raise ValueError(
+                    f"train: {part}.{name} must be {stored.get(name)!r} as in {source.path}, got {current.get(name)!r}"
+                )
+    if config["steps"] < source.step:
+        raise ValueError(
+            f"train: config.steps must be at least the {source.step} of {source.path}, got {config['steps']}"
+        )

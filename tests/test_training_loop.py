@@ -1,0 +1,438 @@
+"""The eager engine against Algorithm 1 and the original code's update, written out by hand."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+import fastgan.nn
+from fastgan import backend, losses, models, random
+from fastgan.models import GAN
+from fastgan.random import Purpose
+from fastgan.training import Adam, Momentum, TrainConfig, train
+
+N, WIDTH, LATENT, SEED = 37, 3, 2, 11
+
+
+def small_gan(seed: int = 0, dropout: float = 0.0, norm: bool = False, dtype: torch.dtype = torch.float64) -> GAN:
+    torch.manual_seed(seed)
+    normalise = [nn.BatchNorm1d(8)] if norm else []
+    generator = nn.Sequential(nn.Linear(LATENT, 8, bias=not norm), *normalise, nn.Tanh(), nn.Linear(8, WIDTH))
+    drop = [nn.Dropout(dropout)] if dropout else []
+    discriminator = nn.Sequential(nn.Linear(WIDTH, 8), nn.LeakyReLU(0.2), *drop, nn.Linear(8, 1))
+    return GAN(generator, discriminator, latent_dim=LATENT).to(dtype)
+
+
+def some_data(dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(N, WIDTH, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+@functools.cache
+def shuffled(epoch: int) -> Tensor:
+    return random.permutation(N, seed=SEED, epoch=epoch)
+
+
+def drawn_rows(data: Tensor, draw: int, batch: int) -> Tensor:
+    epoch, position = divmod(draw, len(data) // batch)
+    return data[shuffled(epoch)[position * batch :][:batch]]
+
+
+def drawn_noise(purpose: Purpose, step: int, batch: int) -> Tensor:
+    return random.prior("normal", (batch, LATENT), seed=SEED, purpose=purpose, step=step, dtype=torch.float64)
+
+
+def assert_same(gan: GAN, other: GAN, tolerance: float) -> None:
+    for (name, a), b in zip(gan.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=tolerance), f"{name}: {(a - b).abs().max()}"
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("norm", [False, True])
+def test_M60_equals_algorithm_1_written_out_in_plain_torch(k: int, norm: bool) -> None:
+    batch, data = 5, some_data()
+    gan, other = small_gan(norm=norm), small_gan(norm=norm)
+    config = TrainConfig(steps=100, batch_size=batch, k=k, optimizer=Adam(0.01), seed=SEED)
+    history = train(gan, data, config).history
+
+    optimizer_g = torch.optim.Adam(other.generator.parameters(), lr=0.01, betas=(0.5, 0.999), fused=False)
+    optimizer_d = torch.optim.Adam(other.discriminator.parameters(), lr=0.01, betas=(0.5, 0.999), fused=False)
+    for it in range(100):
+        for draw in range(it * k, it * k + k):
+            real_logits = other.discriminator(drawn_rows(data, draw, batch))
+            fake = other.generator(drawn_noise(Purpose.NOISE_D, draw, batch)).detach()
+            fake_logits = other.discriminator(fake)
+            loss_d = -F.logsigmoid(real_logits).mean() - F.logsigmoid(-fake_logits).mean()
+            optimizer_d.zero_grad()
+            loss_d.backward()
+            optimizer_d.step()
+        loss_g = -F.logsigmoid(other.discriminator(other.generator(drawn_noise(Purpose.NOISE_G, it, batch)))).mean()
+        optimizer_g.zero_grad()
+        loss_g.backward()
+        optimizer_g.step()
+        expected = {
+            "step": it + 1,
+            "loss_d": loss_d,
+            "loss_g": loss_g,
+            "d_real": torch.sigmoid(real_logits).mean(),
+            "d_fake": torch.sigmoid(fake_logits).mean(),
+            "accuracy_real": (real_logits > 0).double().mean(),
+            "accuracy_fake": (fake_logits < 0).double().mean(),
+        }
+        assert {name: column[it] for name, column in history.items()} == pytest.approx(
+            {name: torch.as_tensor(value).item() for name, value in expected.items()}, abs=1e-9
+        )
+    assert_same(gan, other, 1e-9)
+
+
+class Recorder:
+    """A data set that counts its draws, and hooks that note what each update changes."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.data, self.draws = data, 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def rows(self, index: Tensor) -> Tensor:
+        self.draws += 1
+        return self.data[index]
+
+
+def test_M60_counts_draws_and_changes_one_network_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    gan, data, noise, changes = small_gan(), Recorder(some_data()), [], []
+    prior = random.prior
+
+    def counted(*arguments: object, **stream: object) -> Tensor:
+        noise.append((stream["purpose"], stream["step"]))
+        return prior(*arguments, **stream)
+
+    def snapshot() -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in gan.named_parameters()}
+
+    before: list[dict[str, Tensor]] = []
+
+    def note(*_: object) -> None:
+        now, old = snapshot(), before.pop()
+        changes.append({name.split(".")[0] for name in now if not torch.equal(now[name], old[name])})
+
+    config = TrainConfig(steps=0, batch_size=4, k=2, seed=SEED)
+    train(gan, data, config)  # nothing but the checks
+    checks = data.draws
+    monkeypatch.setattr(random, "prior", counted)
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: before.append(snapshot())),
+        register_optimizer_step_post_hook(note),
+    ]
+    data.draws = 0
+    try:
+        train(gan, data, TrainConfig(steps=3, batch_size=4, k=2, seed=SEED))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert data.draws - checks == 3 * 2
+    drawn = [(p, s) for p, s in noise if p != Purpose.SAMPLE]  # the checks draw samples
+    assert drawn == [
+        (Purpose.NOISE_D, 0), (Purpose.NOISE_D, 1), (Purpose.NOISE_G, 0),
+        (Purpose.NOISE_D, 2), (Purpose.NOISE_D, 3), (Purpose.NOISE_G, 1),
+        (Purpose.NOISE_D, 4), (Purpose.NOISE_D, 5), (Purpose.NOISE_G, 2),
+    ]  # fmt: skip
+    assert changes == [{"discriminator"}, {"discriminator"}, {"generator"}] * 3
+
+
+class SpiedLinear(nn.Linear):
+    """Notes, in each backward pass, which gradients are computed: (input, weight, bias)."""
+
+    def __init__(self, *sizes: int, log: list[tuple[bool, ...]]) -> None:
+        super().__init__(*sizes)
+        self.log = log
+
+    def forward(self, x: Tensor) -> Tensor:
+        log = self.log
+
+        class Spied(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: object, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+                ctx.save_for_backward(x, weight)
+                return F.linear(x, weight, bias)
+
+            @staticmethod
+            def backward(ctx: object, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                log.append(ctx.needs_input_grad)
+                x, weight = ctx.saved_tensors
+                return grad @ weight, grad.T @ x, grad.sum(0)
+
+        return Spied.apply(x, self.weight, self.bias)
+
+
+def test_M60_no_redundant_gradient_is_computed() -> None:
+    log_d: list[tuple[bool, ...]] = []
+    log_g: list[tuple[bool, ...]] = []
+    gan = GAN(SpiedLinear(LATENT, WIDTH, log=log_g), SpiedLinear(WIDTH, 1, log=log_d), latent_dim=LATENT)
+    inputs: list[bool] = []
+    gan.discriminator.register_forward_hook(lambda _, batch, __: inputs.append(batch[0].requires_grad))
+    train(gan, some_data(torch.float32), TrainConfig(steps=1, batch_size=4))
+    # D's step: two passes, weights only; neither batch asks for a gradient. G's step: the input only.
+    assert log_d == [(False, True, True), (False, True, True), (True, False, False)]
+    assert log_g == [(False, True, True)]
+    assert inputs[1:] == [False, False, True]  # the first one is the check's
+    assert all(p.requires_grad and p.grad is None for p in gan.parameters())
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    gan = small_gan()
+    gan.discriminator[0].weight.requires_grad_(False)
+    before = gan.discriminator[0].weight.clone()
+    train(gan, some_data(), TrainConfig(steps=3, batch_size=4))
+    assert torch.equal(gan.discriminator[0].weight, before)
+    assert not gan.discriminator[0].weight.requires_grad
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_M61_equals_the_original_update_written_out(dropout: float) -> None:
+    batch, data = 6, some_data()
+    gan, other = small_gan(dropout=dropout), small_gan(dropout=dropout)
+    rule = Momentum(0.1, 0.5, "pylearn2", lr_decay=1.01, min_lr=1e-6, momentum_final=0.7, saturate_epochs=3)
+    masks = record_masks(gan)
+    config = TrainConfig(steps=15, batch_size=batch, mode="simultaneous", optimizer=rule, seed=SEED)
+    history = train(gan, data, config).history
+
+    replayed = replay_masks(other, masks)
+    velocity = [torch.zeros_like(p) for p in other.parameters()]
+    for it in range(15):
+        real_logits = other.discriminator(drawn_rows(data, it, batch))
+        fake_logits = other.discriminator(other.generator(drawn_noise(Purpose.NOISE_D, it, batch)))
+        loss_d = 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
+        loss_g = F.softplus(-fake_logits).mean()
+        grads_g = torch.autograd.grad(loss_g, list(other.generator.parameters()), retain_graph=True)
+        grads_d = torch.autograd.grad(loss_d, list(other.discriminator.parameters()))
+        epoch = it // (N // batch) + 1
+        alpha = min((epoch - 1) / 2, 1.0)
+        momentum, lr = (1 - alpha) * 0.5 + alpha * 0.7, 0.1 / 1.01**it
+        with torch.no_grad():
+            for p, v, grad in zip(other.parameters(), velocity, (*grads_g, *grads_d), strict=True):
+                v.mul_(momentum).sub_(lr * grad)
+                p.add_(v)
+        assert history["loss_d"][it] == pytest.approx(loss_d.item(), abs=1e-12)
+        assert history["loss_g"][it] == pytest.approx(loss_g.item(), abs=1e-12)
+    assert replayed() == 0
+    assert_same(gan, other, 1e-12)
+
+
+def record_masks(gan: GAN) -> list[Tensor]:
+    """Masks of D's dropout in the order of their use: one for the real and one for the fake batch."""
+    masks: list[Tensor] = []
+    for module in gan.discriminator.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda m, x, y: masks.append((y / x[0]).detach()) if m.training else None)
+    return masks
+
+
+def replay_masks(gan: GAN, masks: list[Tensor]) -> Callable[[], int]:
+    for module in gan.discriminator.modules():
+        if isinstance(module, nn.Dropout):
+            module.forward = lambda x: x * masks.pop(0)
+    return lambda: len(masks)
+
+
+def test_simultaneous_mode_computes_both_gradients_before_either_update() -> None:
+    gan = small_gan()
+    start = {name: p.detach().clone() for name, p in gan.named_parameters()}
+    seen: list[bool] = []
+
+    def unchanged(*_: object) -> None:
+        seen.append(all(p.grad is not None for p in gan.parameters()))
+        seen.append(all(torch.equal(p, start[name]) for name, p in gan.named_parameters()))
+
+    hook = register_optimizer_step_pre_hook(unchanged)
+    try:
+        train(gan, some_data(), TrainConfig(steps=1, batch_size=4, mode="simultaneous"))
+    finally:
+        hook.remove()
+    assert seen == [True, True, True, False]  # the second update finds the first network changed
+
+
+@pytest.mark.parametrize(
+    "loss", ["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein", "relativistic"]
+)
+def test_M60_each_generator_loss_brings_its_discriminator_loss(loss: str) -> None:
+    batch, data, gan = 5, some_data(), small_gan()
+    kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(loss, loss)
+    real, z = drawn_rows(data, 0, batch), drawn_noise(Purpose.NOISE_D, 0, batch)
+    with torch.no_grad():
+        real_logits, fake_logits = gan.discriminator(real), gan.discriminator(gan.generator(z))
+        expected_d = losses.discriminator_loss(real_logits, fake_logits, kind=kind)
+    # Rate 0: the networks stay, so that G's loss can be recomputed as well.
+    history = train(
+        gan, data, TrainConfig(steps=1, batch_size=batch, loss=loss, optimizer=Adam(0.0), seed=SEED)
+    ).history
+    with torch.no_grad():
+        fake_logits = gan.discriminator(gan.generator(drawn_noise(Purpose.NOISE_G, 0, batch)))
+        pair = {"real_logits": real_logits} if loss == "relativistic" else {}
+        expected_g = losses.generator_loss(fake_logits, kind=loss, **pair)
+    assert history["loss_d"][0] == pytest.approx(expected_d.item(), abs=1e-12)
+    assert history["loss_g"][0] == pytest.approx(expected_g.item(), abs=1e-12)
+
+
+def test_real_label_and_penalty_reach_the_discriminators_loss() -> None:
+    batch, data, gan = 5, some_data(), small_gan()
+    real, z = drawn_rows(data, 0, batch), drawn_noise(Purpose.NOISE_D, 0, batch)
+    fake = gan.generator(z).detach()
+    smoothed = losses.discriminator_loss(gan.discriminator(real), gan.discriminator(fake), real_label=0.9)
+    for kind in ("wgan-gp", "r1", "r2"):
+        penalty = losses.gradient_penalty(gan.discriminator, real, fake, kind=kind, weight=3.0, seed=SEED, step=0)
+        config = TrainConfig(
+            steps=1,
+            batch_size=batch,
+            real_label=0.9,
+            gradient_penalty=kind,
+            penalty_weight=3.0,
+            optimizer=Adam(0.0),
+            seed=SEED,
+        )
+        assert penalty > 1e-3
+        assert train(gan, data, config).history["loss_d"][0] == pytest.approx((smoothed + penalty).item(), abs=1e-12)
+
+
+def test_a_penalty_moves_the_discriminator() -> None:
+    gan, other = small_gan(), small_gan()
+    train(gan, some_data(), TrainConfig(steps=1, batch_size=4, optimizer=Momentum(0.1), gradient_penalty="r1"))
+    train(other, some_data(), TrainConfig(steps=1, batch_size=4, optimizer=Momentum(0.1)))
+    assert not torch.allclose(gan.discriminator[0].weight, other.discriminator[0].weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
+def test_M54_max_col_norm_holds_after_every_update(mode: str) -> None:
+    generator = fastgan.nn.MLP([LATENT, 8, WIDTH], activation="relu")
+    discriminator = fastgan.nn.Sequential(fastgan.nn.Maxout(WIDTH, 4, 3), fastgan.nn.Linear(4, 1))
+    gan = GAN(generator, discriminator, latent_dim=LATENT)
+    limit, norms = 0.3, []
+
+    class Watch(fastgan.training.Callback):
+        every = 1
+
+        def on_chunk(self, run: object, rows: object) -> None:
+            norms.append(max(p.norm(dim=1).max().item() for p in gan.parameters() if p.ndim == 2))
+
+    config = TrainConfig(steps=5, batch_size=4, max_col_norm=limit, optimizer=Momentum(0.5), mode=mode)
+    train(gan, some_data(torch.float32), config, callbacks=[Watch()])
+    assert len(norms) == 5 and all(0.29 < norm <= limit * (1 + 1e-6) for norm in norms)
+
+
+@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
+def test_R15_the_same_seed_gives_the_same_bits(mode: str) -> None:
+    def run(seed: int, steps: int) -> dict[str, Tensor]:
+        gan = small_gan(dropout=0.3, norm=True, dtype=torch.float32)
+        gan.discriminator.append(fastgan.nn.Dropout(0.1))  # keyed, beside torch's own
+        train(gan, some_data(), TrainConfig(steps=steps, batch_size=3, mode=mode, seed=seed))
+        return gan.state_dict()
+
+    steps = 1000 if mode == "alternating" and backend.native is not None else 100  # the reference is slow
+    torch.manual_seed(1)
+    first = run(5, steps)
+    torch.manual_seed(2)
+    torch.rand(3)
+    second = run(5, steps)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["generator.0.weight"], run(6, 50)["generator.0.weight"])
+
+
+def test_R30_dropout_keys_depend_on_seed_and_iteration_alone() -> None:
+    class Keyed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            keys.append(int(random.next_key()))
+            return super().forward(x)
+
+    keys: list[int] = []
+    gan = GAN(nn.Linear(LATENT, WIDTH), Keyed(WIDTH, 1), latent_dim=LATENT)
+    train(gan, some_data(), TrainConfig(steps=2, batch_size=4, seed=SEED))
+    expected = []
+    for it in range(2):
+        with random.scope(SEED, it):
+            expected += [int(random.next_key()) for _ in range(3)]  # D on real, D on fake, D in G's step
+    assert keys[1:] == expected and len(set(expected)) == 6  # the first one is the check's
+
+
+def test_training_leaves_the_users_random_state_alone() -> None:
+    gan = small_gan(dropout=0.5)
+    state = torch.get_rng_state()
+    train(gan, some_data(), TrainConfig(steps=2, batch_size=4))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_M60_dcgan_with_batch_normalisation_trains() -> None:
+    gan = models.dcgan(image_size=8, channels=1, width=4, latent_dim=5)
+    images = torch.rand(12, 1, 8, 8) * 2 - 1
+    before = {name: value.clone() for name, value in gan.state_dict().items()}
+    result = train(gan, images, TrainConfig(steps=2, batch_size=6))
+    assert result.engine == "eager" and result.step == 2 and np.isfinite(result.history["loss_g"]).all()
+    assert all(not torch.equal(before[name], value) for name, value in gan.state_dict().items())
+    # G sees 2 batches an iteration in train mode, as a plain loop would show it
+    assert gan.generator[2].num_batches_tracked == 4
+
+
+@pytest.mark.parametrize("kind", ["float64 array", "big-endian array", "read-only memmap", "dataset"])
+def test_M60_the_kind_of_data_does_not_matter(kind: str, tmp_path: object) -> None:
+    data = some_data(torch.float32)
+    given: object = data.double().numpy()
+    if kind == "big-endian array":
+        given = data.numpy().astype(">f4")
+    elif kind == "read-only memmap":
+        np.save(tmp_path / "x.npy", data.numpy())
+        given = np.load(tmp_path / "x.npy", mmap_mode="r")
+    elif kind == "dataset":
+        given = Recorder(data)
+    gan, other = small_gan(dtype=torch.float32), small_gan(dtype=torch.float32)
+    config = TrainConfig(steps=10, batch_size=4)
+    train(gan, data, config)
+    train(other, given, config)
+    assert_same(gan, other, 0.0)
+
+
+def test_a_fastgan_dataset_trains() -> None:
+    from fastgan import data
+
+    gan = models.mlp_gan(2, latent_dim=2, hidden=(8,))
+    assert train(gan, data.ring(64), TrainConfig(steps=2, batch_size=8)).step == 2
+
+
+def test_R33_an_iteration_never_asks_the_host() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from fastgan.training.eager import EagerEngine
+    from fastgan.training.rows import Rows
+
+    class NoSync(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: object, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            assert function is not torch.ops.aten._local_scalar_dense.default, "the host reads a number"
+            assert function is not torch.ops.aten.nonzero.default, "the host waits for a size"
+            return function(*args, **(kwargs or {}))
+
+    for nonfinite in ("raise", "skip", "log"):
+        gan = small_gan(dtype=torch.float32)
+        config = TrainConfig(steps=9, batch_size=4, nonfinite=nonfinite, max_col_norm=10.0, impl="reference")
+        rows = Rows(some_data(), batch_size=4, seed=0, device=torch.device("cpu"), dtype=torch.float32)
+        z = gan.noise(4, seed=0)
+        gan.noise = lambda *_, z=z, **__: z  # where numbers are drawn on the host there is nothing to wait for
+        rows.minibatch(0)
+        engine = EagerEngine(gan, rows, config, logits_per_batch=4)
+        with NoSync():
+            table = engine.advance(0, 3, lambda: False)
+        assert table.shape == (3, 6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_R15_cuda_trains_from_data_on_the_cpu_and_repeats_its_bits() -> None:
+    def run() -> dict[str, Tensor]:
+        gan = small_gan(dtype=torch.float32)
+        train(gan, some_data(), TrainConfig(steps=50, batch_size=4, device="cuda"))
+        return gan.state_dict()
+
+    first, second = run(), run()
+    assert all(a.is_cuda and torch.equal(a, second[name]) for name, a in first.items())

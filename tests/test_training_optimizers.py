@@ -1,0 +1,179 @@
+"""Momentum in both conventions, the schedules of the original code, Adam."""
+
+import pytest
+import torch
+
+from fastgan.training import Adam, Momentum, TrainConfig
+
+
+def descend(spec: Adam | Momentum, rates: list[int], steps: int = 20) -> torch.Tensor:
+    """Minimise a quadratic bowl; `rates` are the update numbers given to the schedule."""
+    p = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    curvature = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    optimizer = spec.build([p])
+    for t in range(steps):
+        optimizer.zero_grad()
+        (curvature * p.square()).sum().backward()
+        spec.schedule(optimizer, update=rates[t], epoch=1.0 + t)
+        optimizer.step()
+    return p.detach()
+
+
+def by_hand(spec: Momentum, rates: list[int], steps: int = 20) -> list[float]:
+    """The same in plain Python, a number at a time."""
+    p, v = [1.0, -2.0, 3.0], [0.0, 0.0, 0.0]
+    for t in range(steps):
+        lr = max(spec.lr / spec.lr_decay ** rates[t], spec.min_lr)
+        m = spec.momentum
+        if spec.momentum_final is not None:
+            alpha = min(max((1.0 + t - 1) / (spec.saturate_epochs - 1), 0.0), 1.0)
+            m = (1 - alpha) * spec.momentum + alpha * spec.momentum_final
+        for i, curvature in enumerate((0.5, 1.0, 2.0)):
+            g = 2 * curvature * p[i]
+            v[i] = m * v[i] - lr * g if spec.convention == "pylearn2" else m * v[i] + g
+            p[i] += v[i] if spec.convention == "pylearn2" else -lr * v[i]
+    return p
+
+
+@pytest.mark.parametrize("convention", ["torch", "pylearn2"])
+def test_M62_momentum_equals_the_rule_written_out(convention: str) -> None:
+    spec = Momentum(0.05, 0.5, convention, lr_decay=1.1, min_lr=0.01, momentum_final=0.9, saturate_epochs=10)
+    rates = list(range(20))
+    expected = torch.tensor(by_hand(spec, rates), dtype=torch.float64)
+    assert torch.allclose(descend(spec, rates), expected, rtol=0, atol=1e-12)
+
+
+def test_M62_the_conventions_part_only_where_the_rate_changes() -> None:
+    constant = [descend(Momentum(0.05, 0.5, c), [0] * 20) for c in ("torch", "pylearn2")]
+    assert torch.allclose(*constant, rtol=0, atol=1e-12)
+    decaying = [descend(Momentum(0.05, 0.5, c, lr_decay=1.1), list(range(20))) for c in ("torch", "pylearn2")]
+    assert (decaying[0] - decaying[1]).abs().max() > 1e-3
+
+
+def test_M63_learning_rate_table() -> None:
+    spec = Momentum(0.1, lr_decay=1.000004, min_lr=1e-6)
+    assert spec.learning_rate(0) == 0.1
+    assert spec.learning_rate(1) == pytest.approx(0.1 / 1.000004, abs=1e-15)
+    assert spec.learning_rate(125_000) == pytest.approx(0.0606531, abs=1e-7)
+    assert spec.learning_rate(10_000_000) == 1e-6
+    assert spec.learning_rate(10**12) == 1e-6  # beyond the largest float
+    assert Momentum(0.1).learning_rate(10**9) == 0.1
+
+
+def test_M63_momentum_table() -> None:
+    spec = Momentum(0.1, 0.5, momentum_final=0.7, saturate_epochs=250)
+    table = {1: 0.5, 125.5: 0.6, 250: 0.7, 400: 0.7, 0: 0.5}
+    assert {epoch: spec.momentum_at(epoch) for epoch in table} == pytest.approx(table, abs=1e-9)
+    assert Momentum(0.1, 0.5).momentum_at(1000) == 0.5
+
+
+def test_adam_is_torch_adam_and_its_state_loads_both_ways() -> None:
+    spec = Adam(0.1, betas=(0.5, 0.9), eps=1e-6)
+    p = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([p], lr=0.1, betas=(0.5, 0.9), eps=1e-6)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) * p.square()).sum().backward()
+        optimizer.step()
+    assert torch.allclose(descend(spec, [0] * 20), p.detach(), rtol=0, atol=1e-12)
+    ours = spec.build([p])
+    ours.load_state_dict(optimizer.state_dict())
+    assert torch.equal(ours.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
+    optimizer.load_state_dict(ours.state_dict())
+    assert optimizer.state[p]["step"] == 20
+
+
+def test_the_velocity_optimiser_returns_the_closures_loss() -> None:
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = Momentum(0.1, convention="pylearn2").build([p])
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (p - 1).square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 1.0
+    assert p.item() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Adam(lr=-1.0), "Adam: lr must be a finite number of at least 0"),
+        (lambda: Adam(lr=float("nan")), "Adam: lr must"),
+        (lambda: Adam(betas=(0.5, 1.0)), r"Adam: betas must be two numbers in \[0, 1\)"),
+        (lambda: Momentum(0.1, momentum=1.0), r"Momentum: momentum must lie in \[0, 1\), got 1.0"),
+        (lambda: Momentum(0.1, convention="theano"), "Momentum: convention must be"),
+        (
+            lambda: Momentum(0.1, lr_decay=0.9),
+            "Momentum: lr_decay must be a finite number of at least 1, got 0.9",
+        ),
+        (lambda: Momentum(0.1, momentum_final=0.7), "must be given together"),
+    ],
+)
+def test_a_bad_argument_is_named(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "TrainConfig: batch_size must be at least 1, got 0"),
+        ({"steps": -1}, ValueError, "TrainConfig: steps must be at least 0, got -1"),
+        ({"k": 1.5}, TypeError, "TrainConfig: k must be an integer, got 1.5"),
+        ({"k": True}, TypeError, "TrainConfig: k must be an integer, got True"),
+        ({"seed": 2**63}, ValueError, "TrainConfig: seed must be below"),
+        (
+            {"loss": "nonsense"},
+            ValueError,
+            "TrainConfig: loss must be one of non_saturating, .*, got 'nonsense'",
+        ),
+        ({"gradient_penalty": "r3"}, ValueError, "TrainConfig: gradient_penalty must be one of"),
+        (
+            {"optimizer": "adam"},
+            TypeError,
+            "TrainConfig: optimizer must be fastgan.Adam or fastgan.Momentum, got 'adam'",
+        ),
+        ({"optimizer": None}, TypeError, "TrainConfig: optimizer must be"),
+        ({"real_label": 0.0}, ValueError, r"TrainConfig: real_label must lie in \(0, 1\]"),
+        (
+            {"real_label": 0.9, "loss": "hinge"},
+            ValueError,
+            "TrainConfig: real_label must be 1 for loss 'hinge'",
+        ),
+        ({"max_col_norm": 0.0}, ValueError, "TrainConfig: max_col_norm must be above 0"),
+        ({"penalty_weight": -1.0}, ValueError, "TrainConfig: penalty_weight must be finite"),
+        (
+            {"mode": "simultaneous", "k": 2},
+            ValueError,
+            "TrainConfig: k must be 1 in simultaneous mode, got 2",
+        ),
+        ({"device": "abacus"}, ValueError, "TrainConfig: device must name a torch device, got 'abacus'"),
+    ],
+)
+def test_the_config_names_a_bad_field(change: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TrainConfig(**{"steps": 10, "batch_size": 4, **change})
+
+
+def test_M14_far_more_generator_than_discriminator_steps_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="generator_steps=20 with k=1 trains G far ahead"):
+        TrainConfig(steps=1, batch_size=1, generator_steps=20)
+
+
+def test_the_config_survives_json() -> None:
+    import json
+
+    config = TrainConfig(
+        steps=5,
+        batch_size=2,
+        optimizer=Adam(1e-3, betas=(0.1, 0.2)),
+        generator_optimizer=Momentum(0.1, momentum_final=0.7, saturate_epochs=250),
+        gradient_penalty="r1",
+        device="cpu",
+    )
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+    with pytest.raises(ValueError, match="TrainConfig: unknown field 'stepz'"):
+        TrainConfig.from_dict({"stepz": 1})

@@ -1,0 +1,243 @@
+"""Resume: the bits of an uninterrupted run, wherever and however the first one ended."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastgan.nn
+from fastgan.models import GAN
+from fastgan.training import (
+    Adam,
+    Callback,
+    CheckpointError,
+    Momentum,
+    TrainConfig,
+    TrainResult,
+    checkpoint,
+    train,
+)
+
+DATA = torch.randn(23, 3, generator=torch.Generator().manual_seed(1))
+DECAYING = Momentum(0.05, 0.5, "pylearn2", lr_decay=1.01, min_lr=1e-3, momentum_final=0.7, saturate_epochs=4)
+BASE = TrainConfig(steps=14, batch_size=4, seed=3, checkpoint_every=0)
+CONFIGS = {
+    "adam, k=2": replace(BASE, k=2, optimizer=Adam(0.01)),
+    "pylearn2 momentum, schedules": replace(BASE, optimizer=DECAYING, max_col_norm=1.0),
+    "torch momentum, schedules": replace(
+        BASE, optimizer=replace(DECAYING, convention="torch"), gradient_penalty="wgan-gp"
+    ),
+    "simultaneous, two optimisers": replace(
+        BASE, mode="simultaneous", optimizer=Adam(0.01), generator_optimizer=DECAYING, nonfinite="skip"
+    ),
+}
+
+
+def new_gan() -> GAN:
+    """Everything that could carry state: running statistics, torch's dropout and the keyed one."""
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    discriminator = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), fastgan.nn.Dropout(0.2), nn.Linear(8, 1))
+    return GAN(generator, discriminator, latent_dim=2)
+
+
+def whole_state(folder: Path) -> dict[str, Tensor]:
+    return checkpoint.load(folder).tensors
+
+
+def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys() and len(a) > 20
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def assert_same_history(a: TrainResult, b: TrainResult) -> None:
+    for name, column in a.history.items():
+        assert np.array_equal(column, b.history[name]), name
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("stop", [1, 8])  # an epoch has 5 batches: both in mid-epoch
+def test_R30_resumed_equals_uninterrupted_to_the_bit(name: str, stop: int, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    through = train(new_gan(), DATA, config, run_dir=tmp_path / "a")
+    train(new_gan(), DATA, replace(config, steps=stop), run_dir=tmp_path / "b")
+    torch.manual_seed(99)  # the state of torch's generator must not matter
+    gan = new_gan()
+    nn.init.zeros_(gan.generator[0].weight)
+    resumed = train(gan, DATA, config, run_dir=tmp_path / "b", resume=True)
+    assert resumed.step == 14 and not resumed.interrupted
+    assert_same_bits(whole_state(tmp_path / "a"), whole_state(tmp_path / "b"))
+    assert_same_history(through, resumed)
+    assert (tmp_path / "a/history.csv").read_bytes() == (tmp_path / "b/history.csv").read_bytes()
+    stored = checkpoint.load(tmp_path / "a").gan_state()
+    assert all(torch.equal(value, stored[name]) for name, value in gan.state_dict().items())
+
+
+KILLED = '''
+import json, os, pathlib, random, signal, sys
+import torch
+import torch._dynamo  # torch.optim does so at its first step: once here, not in every child
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+from fastgan.training import Callback, train
+from test_training_resume import CONFIGS, DATA, new_gan, whole_state
+
+
+class KillAt(Callback):
+    """Kills the process inside a forward pass, at iteration number `at`."""
+    def __init__(self, at):
+        self.at, self.calls = at, 0
+    def on_start(self, run):
+        run.gan.generator.register_forward_hook(self.hook)
+    def hook(self, *_):
+        self.calls += 1
+        if self.calls == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(work):
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+root = pathlib.Path(sys.argv[2])
+config = replace(CONFIGS["adam, k=2"], checkpoint_every=3)
+assert in_child(lambda: train(new_gan(), DATA, config, run_dir=root / "a")) == 0
+kills = 0
+for number, at in enumerate(random.Random(7).sample(range(10, 40), int(sys.argv[3]))):
+    folder = root / str(number)
+    killed = in_child(lambda: train(new_gan(), DATA, config, run_dir=folder, callbacks=[KillAt(at)]))
+    assert killed == signal.SIGKILL, killed
+    assert in_child(lambda: train(new_gan(), DATA, config, run_dir=folder, resume=True)) == 0
+    expected, got = whole_state(root / "a"), whole_state(folder)
+    assert all(torch.equal(value, got[name]) for name, value in expected.items()), at
+    assert (root / "a/history.csv").read_bytes() == (folder / "history.csv").read_bytes(), at
+    kills += 1
+print(json.dumps(kills))
+'''
+
+
+def kill_runs(root: Path, count: int) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(root), str(count)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_R30_resumed_after_kill_9_equals_uninterrupted(tmp_path: Path) -> None:
+    assert kill_runs(tmp_path, 4) == 4
+
+
+@pytest.mark.slow
+def test_R30_resumed_after_kill_9_at_20_points(tmp_path: Path) -> None:
+    assert kill_runs(tmp_path, 20) == 20
+
+
+def test_R30_a_run_can_be_forked_from_a_checkpoint(tmp_path: Path) -> None:
+    config = replace(CONFIGS["adam, k=2"], checkpoint_every=7)
+    through = train(new_gan(), DATA, config, run_dir=tmp_path / "a")
+    middle = tmp_path / "a/checkpoint/step-000000000007.json"
+    forked = train(new_gan(), DATA, config, run_dir=tmp_path / "b", resume=middle)
+    assert_same_history(through, forked)
+    assert_same_bits(whole_state(tmp_path / "a"), whole_state(tmp_path / "b"))
+    bare = train(new_gan(), DATA, CONFIGS["adam, k=2"], resume=tmp_path / "a")  # nothing left to do, nothing written
+    assert bare.step == 14 and len(bare.history["step"]) == 14 and not bare.interrupted
+    with pytest.raises(ValueError, match="train: run_dir must not hold other or newer checkpoints than resume"):
+        train(new_gan(), DATA, config, run_dir=tmp_path / "a", resume=middle)
+
+
+def test_R30_rows_behind_the_checkpoint_do_not_appear_twice(tmp_path: Path) -> None:
+    through = train(new_gan(), DATA, BASE, run_dir=tmp_path / "a")
+    train(new_gan(), DATA, replace(BASE, steps=6), run_dir=tmp_path / "b")
+    with (tmp_path / "b/history.csv").open("a") as file:  # what a killed run leaves: rows, and one cut short
+        file.write("7,1.0,1.0,0.5,0.5,0.5,0.5\n8,1.0,1.0,0.5")
+    resumed = train(new_gan(), DATA, BASE, run_dir=tmp_path / "b", resume=True)
+    assert_same_history(through, resumed)
+    assert (tmp_path / "a/history.csv").read_bytes() == (tmp_path / "b/history.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train(new_gan(), DATA, replace(BASE, steps=6), run_dir=folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "train: config.seed must be 3 as in .*, got 4"),
+        ({"batch_size": 5}, "train: config.batch_size must be 4 as in"),
+        ({"optimizer": Adam(1e-3)}, "train: config.optimizer must be"),
+        ({"k": 2}, "train: config.k must be 1 as in"),
+        ({"loss": "hinge"}, "train: config.loss must be 'non_saturating' as in .*, got 'hinge'"),
+        ({"steps": 5}, "train: config.steps must be at least the 6 of"),
+    ],
+)
+def test_R30_another_config_is_refused_by_field(stopped: Path, change: dict, message: str) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in stopped.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        train(new_gan(), DATA, replace(BASE, **change), run_dir=stopped, resume=True)
+    assert sorted((path, path.stat().st_mtime_ns) for path in stopped.rglob("*")) == before
+
+
+def test_R30_other_data_or_another_prior_is_refused(stopped: Path) -> None:
+    with pytest.raises(ValueError, match="train: data.rows must be 23 as in .*, got 22"):
+        train(new_gan(), DATA[1:], BASE, resume=stopped)
+    gan = new_gan()
+    gan.prior = "uniform"
+    with pytest.raises(ValueError, match="train: gan.prior must be 'normal' as in"):
+        train(gan, DATA, BASE, resume=stopped)
+
+
+def test_a_run_is_not_overwritten_and_not_invented(stopped: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train: run_dir must be new or be resumed \(resume=True\), got"):
+        train(new_gan(), DATA, BASE, run_dir=stopped)
+    with pytest.raises(CheckpointError, match="checkpoint: there is none in"):
+        train(new_gan(), DATA, BASE, run_dir=tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="train: run_dir must be given where resume is True"):
+        train(new_gan(), DATA, BASE, resume=True)
+
+
+def test_R30_the_optimiser_state_of_a_run_loads_into_torch_optim(stopped: Path) -> None:
+    gan = new_gan()
+    optimizer = torch.optim.Adam(gan.discriminator.parameters())
+    optimizer.load_state_dict(checkpoint.load(stopped).optimizer_state("discriminator"))
+    assert all(entry["step"] == 6 for entry in optimizer.state.values())
+    assert optimizer.param_groups[0]["betas"] == [0.5, 0.999]
+
+
+def test_callbacks_do_not_change_the_run(tmp_path: Path) -> None:
+    class Sampler(Callback):
+        every = 2
+
+        def on_chunk(self, run: object, rows: object) -> None:
+            torch.rand(5)
+            run.gan.sample(3)
+            run.gan.logits(DATA)
+
+    plain, watched = new_gan(), new_gan()
+    train(plain, DATA, BASE)
+    train(watched, DATA, BASE, callbacks=[Sampler()])
+    assert all(torch.equal(value, watched.state_dict()[name]) for name, value in plain.state_dict().items())

@@ -1,0 +1,390 @@
+"""train(): its checks, callbacks, interruptions, the guard against non-finite numbers, the history."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastgan.models import GAN
+from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train
+from fastgan.training.history import COLUMNS, read_rows
+
+DATA = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+CONFIG = TrainConfig(steps=12, batch_size=4, seed=3)
+
+
+def new_gan() -> GAN:
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    return GAN(generator, nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 1)), latent_dim=2)
+
+
+def state(gan: GAN) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in gan.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+# ------------------------------------------------------------ arguments
+
+
+class Nan:
+    def __len__(self) -> int:
+        return 20
+
+    def rows(self, index: Tensor) -> Tensor:
+        return torch.where(index[:, None] == 17, torch.nan, torch.zeros(len(index), 3))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (DATA.long(), TypeError, "train: data must be floating point, got torch.int64"),
+        (np.zeros((20, 3), dtype=np.uint8), TypeError, "train: data must be floating point, got torch.uint8"),
+        (DATA[:0], ValueError, "train: data must have at least one row, got none"),
+        (DATA[:3], ValueError, "train: batch_size must be at most the 3 rows of data, got 4"),
+        (
+            DATA[:, 0],
+            ValueError,
+            r"train: data must have shape \(n, ...\), a row for each sample, got \(20,\)",
+        ),
+        (DATA[:, :0], ValueError, r"train: data must have features, got rows of shape \(0,\)"),
+        (
+            DATA[:, :2],
+            ValueError,
+            r"train: gan.generator must give samples of the data's shape \(2,\), got \(3,\)",
+        ),
+        (DATA / 0, ValueError, "train: data must be finite, got a NaN or an infinity in row 0"),
+        (Nan(), ValueError, "train: data must be finite, got a NaN or an infinity in row 17"),
+        ([[1.0, 2.0]], TypeError, "train: data must be a Tensor, a numpy array or a Dataset, got list"),
+    ],
+)
+def test_bad_data_are_named_before_anything_runs(data: object, error: type, message: str, tmp_path: Path) -> None:
+    gan = new_gan()
+    before = state(gan)
+    with pytest.raises(error, match=message):
+        train(gan, data, CONFIG, run_dir=tmp_path / "run")
+    assert same(before, state(gan)) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            lambda g: setattr(g, "discriminator", nn.Linear(4, 1)),
+            ValueError,
+            r"train: gan.discriminator must take data",
+        ),
+        (
+            lambda g: setattr(g, "generator", nn.Linear(5, 3)),
+            ValueError,
+            r"train: gan.generator must take noise of shape \(2, 2\)",
+        ),
+        (
+            lambda g: setattr(g, "discriminator", Summed()),
+            ValueError,
+            "train: gan.discriminator must give floating logits",
+        ),
+        (
+            lambda g: g.generator.requires_grad_(False),
+            ValueError,
+            "train: gan.generator must have trainable parameters",
+        ),
+        (lambda g: setattr(g, "data_shape", (5,)), ValueError, r"train: data must have rows of shape \(5,\)"),
+        (
+            lambda g: setattr(g, "discriminator", Pair()),
+            TypeError,
+            "train: gan.discriminator must give a Tensor, got tuple",
+        ),
+    ],
+)
+def test_bad_networks_are_named(change: Callable[[GAN], object], error: type, message: str) -> None:
+    gan = new_gan()
+    change(gan)
+    with pytest.raises(error, match=message):
+        train(gan, DATA, CONFIG)
+
+
+class Summed(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sum()
+
+
+class Pair(Summed):
+    def forward(self, x: Tensor) -> tuple:  # type: ignore[override]
+        return x, x
+
+
+def test_other_bad_arguments_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="train: gan must be a fastgan.GAN, got Linear"):
+        train(nn.Linear(1, 1), DATA, CONFIG)
+    with pytest.raises(TypeError, match="train: config must be a fastgan.TrainConfig, got dict"):
+        train(new_gan(), DATA, {"steps": 1})
+    with pytest.raises(ValueError, match="the fused engine is not built in this version"):
+        train(new_gan(), DATA, replace(CONFIG, engine="fused"))
+    with pytest.raises(ValueError, match="train: run_dir must be given where config.checkpoint_every is set"):
+        train(new_gan(), DATA, replace(CONFIG, checkpoint_every=5))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        train(new_gan(), DATA, CONFIG, run_dir=tmp_path / "file")
+
+
+def test_the_checks_leave_no_trace() -> None:
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x) + 0 * torch.rand(3)
+
+    gan = GAN(Counting(), nn.Linear(3, 1), latent_dim=2)
+    before, random = state(gan), torch.get_rng_state()
+    result = train(gan, DATA, replace(CONFIG, steps=0))
+    assert same(before, state(gan)) and torch.equal(random, torch.get_rng_state())
+    assert result.step == 0 and not result.interrupted and len(result.history["step"]) == 0
+
+
+def test_device_of_the_config_moves_the_networks() -> None:
+    gan = new_gan()
+    with pytest.raises((NotImplementedError, ValueError)):
+        train(gan, DATA, replace(CONFIG, device="meta"))
+    assert train(new_gan(), DATA, replace(CONFIG, device="cpu")).step == 12
+
+
+# ------------------------------------------------------------ history, callbacks
+
+
+class Log(Callback):
+    def __init__(self, every: int = 0) -> None:
+        self.every = every
+        self.calls: list[tuple] = []
+
+    def on_start(self, run: Run) -> None:
+        self.calls.append(("start", run.step, run.engine))
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        self.calls.append(("chunk", run.step, rows["step"].tolist()))
+
+    def on_checkpoint(self, run: Run, path: Path) -> None:
+        self.calls.append(("checkpoint", run.step, path.name))
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        self.calls.append(("end", run.step, result.step))
+
+
+def test_callbacks_hear_everything_in_order(tmp_path: Path) -> None:
+    log = Log(every=4)
+    result = train(new_gan(), DATA, replace(CONFIG, checkpoint_every=6), callbacks=[log], run_dir=tmp_path)
+    assert log.calls[0] == ("start", 0, "eager") and log.calls[-1] == ("end", 12, 12)
+    chunks = [call for call in log.calls if call[0] == "chunk"]
+    assert [step for _, _, rows in chunks for step in rows] == list(range(1, 13))
+    assert all(step == rows[-1] for _, step, rows in chunks)
+    assert {4, 6, 8, 12} <= {step for _, step, _ in chunks}
+    assert [call for call in log.calls if call[0] == "checkpoint"] == [
+        ("checkpoint", 6, "step-000000000006.json"),
+        ("checkpoint", 12, "step-000000000012.json"),
+    ]
+    assert result.engine_reason and result.steps_per_second > 0
+
+
+def test_the_history_is_complete_and_reads_back_exactly(tmp_path: Path) -> None:
+    result = train(new_gan(), DATA, CONFIG, run_dir=tmp_path)
+    assert tuple(result.history) == COLUMNS
+    assert result.history["step"].dtype == np.int64 and result.history["step"].tolist() == list(range(1, 13))
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines[0] == ",".join(COLUMNS) and len(lines) == 13
+    assert np.array_equal(read_rows(tmp_path / "history.csv", 12), np.stack(list(result.history.values()), 1))
+    assert len(read_rows(tmp_path / "history.csv", 5)) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "history.csv"]
+
+
+def test_M67_monitors_are_what_their_names_say() -> None:
+    gan = new_gan()
+    nn.init.zeros_(gan.discriminator[2].weight)
+    nn.init.constant_(gan.discriminator[2].bias, 2.0)  # D is sure that everything is real
+    history = train(gan, DATA, replace(CONFIG, steps=1, optimizer=Adam(0.0))).history
+    values = {name: column[0] for name, column in history.items()}
+    sure = 1 / (1 + np.exp(-2))
+    expected = {
+        "step": 1,
+        "loss_d": -np.log(sure) - np.log(1 - sure),
+        "loss_g": -np.log(sure),
+        "d_real": sure,
+        "d_fake": sure,
+        "accuracy_real": 1.0,
+        "accuracy_fake": 0.0,
+    }
+    assert values == pytest.approx(expected, abs=1e-6)
+
+
+# ------------------------------------------------------------ interruptions
+
+
+def raising(number: signal.Signals, times: int, at: int) -> GAN:
+    """A GAN whose generator, in its call number `at`, lets a signal arrive: in the middle of an iteration."""
+    gan, calls = new_gan(), [0]
+
+    def hook(*_: object) -> None:
+        calls[0] += 1
+        if calls[0] == at:
+            for _ in range(times):
+                signal.raise_signal(number)
+
+    gan.generator.register_forward_hook(hook)
+    return gan
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_finishes_its_iteration_and_saves(number: signal.Signals, tmp_path: Path) -> None:
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    result = train(raising(number, 1, at=8), DATA, CONFIG, run_dir=tmp_path / "b")  # call 1 is the check's
+    assert result.interrupted and result.step == 4 and len(result.history["step"]) == 4
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
+    assert checkpoint.load(tmp_path / "b").step == 4
+    gan, other = new_gan(), new_gan()
+    train(gan, DATA, CONFIG, run_dir=tmp_path / "b", resume=True)
+    train(other, DATA, CONFIG)
+    assert same(state(gan), state(other))
+
+
+def test_an_interrupt_without_a_run_folder_returns_what_there_is() -> None:
+    result = train(raising(signal.SIGINT, 1, at=6), DATA, CONFIG)
+    assert result.interrupted and result.step == 3
+
+
+def test_the_second_interrupt_aborts_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(raising(signal.SIGINT, 2, at=6), DATA, CONFIG, run_dir=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert checkpoint.steps(tmp_path / "checkpoint") == []
+
+
+@pytest.mark.parametrize("how", ["stop", "KeyboardInterrupt"])
+def test_a_callback_can_end_the_run(how: str, tmp_path: Path) -> None:
+    class Stopper(Callback):
+        every = 5
+
+        def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+            if run.step == 5:
+                if how == "KeyboardInterrupt":
+                    raise KeyboardInterrupt
+                run.stop = True
+
+    result = train(new_gan(), DATA, CONFIG, callbacks=[Stopper()], run_dir=tmp_path)
+    assert result.interrupted and result.step == 5 and checkpoint.load(tmp_path).step == 5
+
+
+def test_training_works_on_another_thread(tmp_path: Path) -> None:
+    results: list[TrainResult] = []
+    thread = threading.Thread(target=lambda: results.append(train(new_gan(), DATA, CONFIG, run_dir=tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0].step == 12
+
+
+# ------------------------------------------------------------ R33: not finite
+
+
+def poisoned(where: str, at: int) -> GAN:
+    """A GAN in whose iteration `at` (from 1) one number is NaN."""
+    gan, calls = new_gan(), {"g": 0}
+
+    def before(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        calls["g"] += 1
+        if calls["g"] - 1 == 2 * at - 1 and where == "batch":  # call 1 is the check's, then two an iteration
+            return (inputs[0].index_fill(0, torch.tensor([1]), torch.nan),)
+        if calls["g"] - 1 == 2 * at - 1 and where == "parameter":
+            gan.generator[3].bias.data[0] = torch.nan
+        return None
+
+    gan.generator.register_forward_pre_hook(before)
+    if where == "gradient":
+        seen = [0]
+
+        def spoil(grad: Tensor) -> Tensor:
+            seen[0] += 1
+            return grad * torch.nan if seen[0] == at else grad
+
+        gan.discriminator[0].weight.register_hook(spoil)
+    return gan
+
+
+@pytest.mark.parametrize("where", ["batch", "parameter", "gradient"])
+def test_R33_raise_names_the_loss_the_iteration_and_the_last_checkpoint(where: str, tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_every=3)
+    with pytest.raises(FloatingPointError) as caught:
+        train(poisoned(where, at=5), DATA, config, run_dir=tmp_path)
+    # A spoilt gradient of D shows in the same iteration's G loss, everything else in D's own.
+    name = "loss_g" if where == "gradient" else "loss_d"
+    assert str(caught.value).startswith(
+        f"train: {name} is not finite (nan) at iteration 5; last checkpoint: {tmp_path}"
+    )
+    assert str(caught.value).endswith("step-000000000003.json")
+    found = checkpoint.load(tmp_path)
+    assert found.step == 3 and all(torch.isfinite(t).all() for t in found.gan_state().values())
+    assert train(new_gan(), DATA, config, run_dir=tmp_path, resume=True).step == 12
+
+
+def test_R33_a_last_update_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    gan = new_gan()
+    gan.generator[0].weight.register_hook(lambda grad: grad * torch.nan)
+    with pytest.raises(FloatingPointError, match="generator.0.weight is not finite after iteration 1"):
+        train(gan, DATA, replace(CONFIG, steps=1), run_dir=tmp_path)
+    assert checkpoint.steps(tmp_path / "checkpoint") == []
+
+
+@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
+def test_R33_skip_leaves_everything_as_it_was(mode: str, tmp_path: Path) -> None:
+    """With a NaN in every D step nothing of D ever changes; in simultaneous mode, nothing at all."""
+    gan = new_gan()
+    gan.discriminator[0].weight.register_hook(lambda grad: grad * torch.nan)
+    before = state(gan)
+    result = train(gan, DATA, replace(CONFIG, nonfinite="skip", mode=mode), run_dir=tmp_path)
+    assert result.step == 12
+    changed = {name.split(".")[0] for name, value in state(gan).items() if not torch.equal(before[name], value)}
+    assert changed == ({"generator"} if mode == "alternating" else set())
+    stored = checkpoint.load(tmp_path).tensors
+    steps = {name.split("_")[0]: int(value) for name, value in stored.items() if name.endswith(".step")}
+    assert steps == {"discriminator": 0, "generator": 12 if mode == "alternating" else 0}
+
+
+def test_R33_skip_goes_on_after_one_bad_batch_with_clean_statistics() -> None:
+    gan = poisoned("batch", at=5)
+    result = train(gan, DATA, replace(CONFIG, nonfinite="skip"))
+    assert result.step == 12
+    bad = ~np.isfinite(result.history["loss_d"])
+    assert bad.tolist() == [step == 5 for step in range(1, 13)]
+    assert all(torch.isfinite(value).all() for value in state(gan).values())
+    # 24 passes of G, one of them taken back
+    assert gan.generator[1].num_batches_tracked == 23
+
+
+@pytest.mark.parametrize("policy", ["log", "skip"])
+def test_R33_log_warns_once_and_goes_on(policy: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="fastgan"):
+        result = train(poisoned("batch", at=5), DATA, replace(CONFIG, nonfinite=policy))
+    assert result.step == 12
+    assert [record.getMessage() for record in caplog.records] == [
+        "train: loss_d is not finite (nan) at iteration 5; there is no checkpoint"
+    ]
+
+
+def test_R33_skip_computes_the_same_numbers_where_all_is_finite() -> None:
+    gan, other = new_gan(), new_gan()
+    train(gan, DATA, CONFIG)
+    train(other, DATA, replace(CONFIG, nonfinite="skip"))
+    assert same(state(gan), state(other))
