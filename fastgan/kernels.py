@@ -5,7 +5,6 @@ Python owns all memory; the core receives addresses, sizes, the number of thread
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,34 +37,34 @@ def pair_loss(
     slope_of_fake: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """One pass over both batches: the value and, where asked, the slopes, scaled as the reduction says."""
-    wide = accumulator(real.dtype)
+    dtype = real.dtype
+    wide = accumulator(dtype)
     real = real.contiguous()
-    m, n = real.numel(), 0
-    device = real.device
-    value = torch.empty((), dtype=wide, device=device)
-    grad_real = torch.empty(real.shape, dtype=wide, device=device) if slope_of_real else None
+    m, n, fake_at = real.numel(), 0, 0
+    value = torch.empty((), dtype=wide, device=real.device)
+    grad_real = torch.empty_like(real, dtype=wide) if slope_of_real else None
     grad_fake = None
     if fake is not None:
         fake = fake.contiguous()
-        n = fake.numel()
-        grad_fake = torch.empty(fake.shape, dtype=wide, device=device) if slope_of_fake else None
+        n, fake_at = fake.numel(), fake.data_ptr()
+        grad_fake = torch.empty_like(fake, dtype=wide) if slope_of_fake else None
     arguments = (
-        DTYPES[real.dtype],
+        DTYPES[dtype],
         real.data_ptr(),
         m,
-        fake.data_ptr() if fake is not None else 0,
+        fake_at,
         n,
         *numbers,
         *targets,
         1.0 / m if mean and m else 1.0,
         1.0 / n if mean and n else 1.0,
         value.data_ptr(),
-        grad_real.data_ptr() if grad_real is not None else 0,
-        grad_fake.data_ptr() if grad_fake is not None else 0,
+        0 if grad_real is None else grad_real.data_ptr(),
+        0 if grad_fake is None else grad_fake.data_ptr(),
     )
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            partial = torch.empty(native.cuda_partials(m, n), dtype=torch.float64, device=device)
+    if real.is_cuda:
+        with torch.cuda.device(real.device):
+            partial = torch.empty(native.cuda_partials(m, n), dtype=torch.float64, device=real.device)
             native.cuda_pair_loss(*arguments, partial.data_ptr(), torch.cuda.current_stream().cuda_stream)
     else:
         native.pair_loss(*arguments, torch.get_num_threads())
@@ -132,14 +131,10 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
     return out
 
 
-@functools.lru_cache(maxsize=256)
 def network(
-    sizes: tuple[tuple[int, int], ...],
-    layers: tuple[LayerSpec, ...],
-    input_dropout: float,
-    biases: tuple[bool, ...],
+    shapes: Sequence[Sequence[int]], layers: Sequence[LayerSpec], input_dropout: float, biases: Sequence[bool]
 ) -> Any:
-    """The native description of an MLP; `sizes` are the shapes of the weights."""
+    """The native description of an MLP; `shapes` are those of the weights."""
     description = [
         (
             inputs,
@@ -150,7 +145,7 @@ def network(
             layer.dropout,
             has_bias,
         )
-        for (rows, inputs), layer, has_bias in zip(sizes, layers, biases, strict=True)
+        for (rows, inputs), layer, has_bias in zip(shapes, layers, biases, strict=True)
     ]
     return native.Mlp(description, input_dropout)
 
@@ -195,8 +190,7 @@ def mlp_backward(
     """The gradients asked for, by one call."""
     rows = x.shape[0]
     grad_x = torch.empty_like(x) if need_x else None
-    grad_w = [torch.empty_like(w, memory_format=torch.contiguous_format) if need else None
-              for w, need in zip(weights, need_weights, strict=True)]
+    grad_w = [torch.empty_like(w) if need else None for w, need in zip(weights, need_weights, strict=True)]
     grad_b = [w.new_empty(w.shape[0]) if need else None for w, need in zip(weights, need_biases, strict=True)]
     scratch = torch.empty(net.backward_size(rows), dtype=x.dtype)
     net.backward(

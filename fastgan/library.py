@@ -159,13 +159,13 @@ def _network(
 ) -> Any:
     from fastgan.ops import LayerSpec
 
-    layers = tuple(
+    layers = [
         LayerSpec(name, numbers[3 * i], int(numbers[3 * i + 1]), numbers[3 * i + 2])
         for i, name in enumerate(activations.split(","))
-    )
+    ]
     # int and bool pin symbolic sizes: the layers' widths are constants of a compiled graph, only the batch is not.
-    sizes = tuple((int(w.shape[0]), int(w.shape[1])) for w in weights)
-    return kernels.network(sizes, layers, input_dropout, tuple(bool(b.numel() > 0) for b in biases))
+    shapes = [(int(w.shape[0]), int(w.shape[1])) for w in weights]
+    return kernels.network(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
 
 
 def _rows(x: Tensor) -> Tensor:

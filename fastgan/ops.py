@@ -7,9 +7,9 @@ plain PyTorch; `torch.compile` meets the twins of `fastgan.library`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fastgan.reference import ACTIVATIONS, FORMULAS
 
 IMPLEMENTATIONS = ("auto", "native", "reference")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_ORDINARY = (Tensor, Parameter, type(None))
 _is_compiling = torch.compiler.is_compiling
 _functorch_stack = torch._C._functorch.peek_interpreter_stack
 
@@ -37,7 +38,7 @@ def _special(*tensors: Tensor | None) -> str | None:
     ):
         return "a forward-mode derivative is asked for"
     for x in tensors:
-        if x is not None and type(x) is not Tensor and type(x) is not Parameter:
+        if type(x) not in _ORDINARY:
             return f"{type(x).__name__} is a tensor subclass"
     return None
 
@@ -64,14 +65,15 @@ def _use_native(caller: str, operation: str, impl: str, *tensors: Tensor | None)
 
 def check_tensor(caller: str, name: str, x: object) -> None:
     """Raise unless x is a dense floating-point tensor of a type fastgan computes with."""
+    if isinstance(x, Tensor) and x.dtype in FLOATS and x.layout is torch.strided:
+        return
     if not isinstance(x, Tensor):
         raise TypeError(f"{caller}: {name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{caller}: {name} must be floating point, got {x.dtype}")
     if x.dtype not in FLOATS:
         raise TypeError(f"{caller}: {name} must be float32, float64, float16 or bfloat16, got {x.dtype}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{caller}: {name} must be a dense tensor, got layout {x.layout}")
+    raise TypeError(f"{caller}: {name} must be a dense tensor, got layout {x.layout}")
 
 
 def check_same(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> None:
@@ -171,14 +173,14 @@ class _PairLoss(torch.autograd.Function):
                 )
             ]
             return grads[0], grads[1], None, None, None
-        # The saved slopes go out as they are for loss.backward(): autograd copies what it cannot own.
-        one = grad.device.type == "cpu" and grad.item() == 1.0
-        grad_real = slope_real if slope_real is None or one else slope_real * grad
-        grad_fake = slope_fake if slope_fake is None or one else slope_fake * grad
+        # loss.backward() hands in 1, and the saved slopes go out as they are: autograd copies what others still hold.
+        if grad.is_cuda or grad.item() != 1.0:
+            slope_real = None if slope_real is None else slope_real * grad
+            slope_fake = None if slope_fake is None else slope_fake * grad
         if real.dtype is not grad.dtype:  # halves: scaled in float32, rounded once
-            grad_real = None if grad_real is None else grad_real.to(real.dtype)
-            grad_fake = None if grad_fake is None else grad_fake.to(real.dtype)
-        return grad_real, grad_fake, None, None, None
+            slope_real = None if slope_real is None else slope_real.to(real.dtype)
+            slope_fake = None if slope_fake is None else slope_fake.to(real.dtype)
+        return slope_real, slope_fake, None, None, None
 
 
 def _slope_times(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
@@ -232,8 +234,7 @@ def pair_loss(
 # ---------------------------------------------------------------- layers
 
 
-@dataclass(frozen=True)
-class LayerSpec:
+class LayerSpec(NamedTuple):
     """One layer of an MLP: `dropout(activation(x @ W.T + b))`, or the largest of `pieces` affine maps (maxout)."""
 
     activation: str = "none"
@@ -289,6 +290,10 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: str =
     return result
 
 
+def _as_rows(x: Tensor) -> Tensor:
+    return x.contiguous() if x.dim() == 2 else x.reshape(-1, x.shape[-1]).contiguous()
+
+
 class _Mlp(torch.autograd.Function):
     """A whole MLP: one native call forward, one backward; double backward through the reference."""
 
@@ -304,85 +309,100 @@ class _Mlp(torch.autograd.Function):
     ) -> Tensor:
         depth = len(layers)
         weights = [w.contiguous() for w in params[:depth] if w is not None]
-        biases = [b.contiguous() if b is not None else None for b in params[depth:]]
-        flat = x.reshape(-1, x.shape[-1]).contiguous()
-        ctx.key = 0 if key is None else int(key)
-        y, work = kernels.mlp_forward(net, flat, weights, biases, ctx.key, any(ctx.needs_input_grad))
+        biases = [None if b is None else b.contiguous() for b in params[depth:]]
+        number = 0 if key is None else int(key)
+        y, work = kernels.mlp_forward(net, _as_rows(x), weights, biases, number, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
-        ctx.what = net, layers, input_dropout, key
-        return y.view(*x.shape[:-1], y.shape[-1])
+        ctx.what = net, layers, input_dropout, key, number
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
-        net, layers, input_dropout, key = ctx.what
+        net, layers, input_dropout, key, number = ctx.what
         depth = len(layers)
         needs = ctx.needs_input_grad[4:]
-        nothing = (None, None, None, None)
         if torch.is_grad_enabled():
             wanted = [t for t, need in zip((x, *params), needs, strict=True) if need]
             y = reference.mlp(x, params[:depth], params[depth:], layers, input_dropout, key)
             found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
-            return *nothing, *(next(found) if need else None for need in needs)
+            return None, None, None, None, *(next(found) if need else None for need in needs)
         grad_x, grad_w, grad_b = kernels.mlp_backward(
             net,
-            x.reshape(-1, x.shape[-1]).contiguous(),
+            _as_rows(x),
             [w.contiguous() for w in params[:depth]],
             work,
-            grad_y.reshape(-1, grad_y.shape[-1]).contiguous(),
-            ctx.key,
+            _as_rows(grad_y),
+            number,
             needs[0],
             needs[1 : 1 + depth],
             needs[1 + depth :],
         )
-        return *nothing, None if grad_x is None else grad_x.view(x.shape), *grad_w, *grad_b
+        if grad_x is not None and x.dim() != 2:
+            grad_x = grad_x.view(x.shape)
+        return None, None, None, None, grad_x, *grad_w, *grad_b
 
 
-def _check_mlp(
+def _check_network(
     caller: str,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    layers: Sequence[LayerSpec],
+    features: int,
+    shapes: tuple[torch.Size, ...],
+    bias_shapes: tuple[torch.Size | None, ...],
+    layers: tuple[LayerSpec, ...],
 ) -> None:
-    check_tensor(caller, "x", x)
-    if x.dim() == 0:
-        raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
-    if not layers or not len(weights) == len(biases) == len(layers):
+    """Raise unless the layers fit together."""
+    if not layers or not len(shapes) == len(bias_shapes) == len(layers):
         raise ValueError(
             f"{caller}: weights, biases and layers must be equally many and at least one, "
-            f"got {len(weights)}, {len(biases)} and {len(layers)}"
+            f"got {len(shapes)}, {len(bias_shapes)} and {len(layers)}"
         )
-    features = x.shape[-1]
-    for i, (weight, bias, layer) in enumerate(zip(weights, biases, layers, strict=True)):
-        name = f"weights[{i}]"
-        check_tensor(caller, name, weight)
-        if not torch.is_autocast_enabled(x.device.type):
-            check_same(caller, "x", x, name, weight)
-        if weight.dim() != 2 or weight.shape[1] != features:
+    for i, (shape, bias_shape, layer) in enumerate(zip(shapes, bias_shapes, layers, strict=True)):
+        if len(shape) != 2:
+            raise ValueError(f"{caller}: weights[{i}] must be a matrix, got shape {tuple(shape)}")
+        if shape[1] != features:
             what = "x" if i == 0 else f"layer {i - 1}"
             raise ValueError(
-                f"{caller}: layer {i} takes {weight.shape[1] if weight.dim() == 2 else '?'} features "
-                f"(weight of shape {tuple(weight.shape)}), but {what} gives {features}"
+                f"{caller}: layer {i} takes {shape[1]} features (weight of shape {tuple(shape)}), "
+                f"but {what} gives {features}"
             )
         if layer.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"{caller}: activation must be one of {', '.join(ACTIVATIONS)}, got {layer.activation!r}"
-            )
-        if layer.pieces < 1 or weight.shape[0] % layer.pieces:
-            raise ValueError(
-                f"{caller}: {name} has {weight.shape[0]} rows, not a multiple of pieces = {layer.pieces}"
-            )
+            raise ValueError(f"{caller}: activation must be one of {', '.join(ACTIVATIONS)}, got {layer.activation!r}")
+        if not (layer.activation != "leaky_relu" or layer.negative_slope > 0):
+            raise ValueError(f"{caller}: negative_slope must be positive, got {layer.negative_slope}")
+        if layer.pieces < 1 or shape[0] % layer.pieces:
+            raise ValueError(f"{caller}: weights[{i}] has {shape[0]} rows, not a multiple of pieces = {layer.pieces}")
         if layer.pieces > 1 and layer.activation != "none":
             raise ValueError(f"{caller}: maxout has no further activation, got {layer.activation!r}")
         check_probability(caller, "dropout", layer.dropout)
-        if bias is not None and (not isinstance(bias, Tensor) or tuple(bias.shape) != (weight.shape[0],)):
-            raise ValueError(
-                f"{caller}: biases[{i}] must have shape ({weight.shape[0]},), got {tuple(bias.shape)}"
-            )
-        if bias is not None and not torch.is_autocast_enabled(x.device.type):
-            check_same(caller, name, weight, f"biases[{i}]", bias)
-        features = weight.shape[0] // layer.pieces
+        if bias_shape is not None and tuple(bias_shape) != (shape[0],):
+            raise ValueError(f"{caller}: biases[{i}] must have shape ({shape[0]},), got {tuple(bias_shape)}")
+        features = shape[0] // layer.pieces
+
+
+@functools.lru_cache(maxsize=256)
+def _network(
+    caller: str,
+    features: int,
+    shapes: tuple[torch.Size, ...],
+    bias_shapes: tuple[torch.Size | None, ...],
+    layers: tuple[LayerSpec, ...],
+    input_dropout: float,
+) -> Any:
+    """The native description of a checked network: both are had once for all calls of one shape."""
+    _check_network(caller, features, shapes, bias_shapes, layers)
+    return kernels.network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
+
+
+def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+    autocast = torch.is_autocast_enabled(x.device.type)  # F.linear will bring all to one dtype
+    for kind, params in (("weights", weights), ("biases", biases)):
+        for i, p in enumerate(params):
+            if p is None and kind == "biases":
+                continue
+            if not isinstance(p, Tensor) or p.dtype is not x.dtype or p.device != x.device:
+                check_tensor(caller, f"{kind}[{i}]", p)
+                if not autocast:
+                    check_same(caller, "x", x, f"{kind}[{i}]", p)  # type: ignore[arg-type]
 
 
 def mlp(
@@ -413,32 +433,33 @@ def mlp(
     Returns:
         Tensor (..., out_features) of x's dtype.
     """
-    _check_mlp(caller, x, weights, biases, layers)
+    check_tensor(caller, "x", x)
+    if x.dim() == 0:
+        raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
+    _check_params(caller, x, weights, biases)
+    shapes = tuple(w.shape for w in weights)
+    bias_shapes = tuple(None if b is None else b.shape for b in biases)
+    layers = tuple(layers)
     if key is not None:
         check_probability(caller, "input_dropout", input_dropout)
         _check_key(caller, key)
-    if torch.is_autocast_enabled(x.device.type) and impl == "auto":
+    else:  # evaluation and training without dropout share one native description
+        input_dropout, layers = 0.0, tuple(_without_dropout(layer) for layer in layers)
+    if impl == "auto" and torch.is_autocast_enabled(x.device.type):
         impl = "reference"  # F.linear applies the autocast rules
     if not _use_native(caller, "mlp", impl, x, *weights, *biases):
+        _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
         return reference.mlp(x, weights, biases, layers, input_dropout, key)
-    if key is None:  # so that evaluation and training with p = 0 share one native description
-        input_dropout, layers = 0.0, [_without_dropout(layer) for layer in layers]
     if _is_compiling():
+        _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
         return library.mlp(x, weights, biases, layers, input_dropout, key)
-    net = kernels.network(
-        tuple((w.shape[0], w.shape[1]) for w in weights),
-        tuple(layers),
-        input_dropout,
-        tuple(b is not None for b in biases),
-    )
+    net = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
     result: Tensor = _Mlp.apply(net, layers, input_dropout, key, x, *weights, *biases)
     return result
 
 
 def _without_dropout(layer: LayerSpec) -> LayerSpec:
-    if layer.dropout == 0.0:
-        return layer
-    return LayerSpec(layer.activation, layer.negative_slope, layer.pieces)
+    return layer if layer.dropout == 0.0 else layer._replace(dropout=0.0)
 
 
 # ---------------------------------------------------------------- random numbers

@@ -55,42 +55,46 @@ T* scratch(int64_t count) {
   return static_cast<T*>(memory.get());
 }
 
-template <class T, int rows>
+// rows x (vectors * width) of C in registers, over the whole depth. The panel is kTileVectors wide whatever `vectors` is.
+template <class T, int rows, int vectors>
 void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_row, int64_t a_depth, const T* __restrict panel,
                    const T* bias, T* __restrict c, int64_t c_row) {
   using S = Simd<T>;
-  typename S::Vector sum[rows][kTileVectors];
+  typename S::Vector sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVectors; ++v) sum[i][v] = typename S::Vector{} + (bias ? bias[i] : T(0));
+    for (int v = 0; v < vectors; ++v) sum[i][v] = typename S::Vector{} + (bias ? bias[i] : T(0));
   for (int64_t k = 0; k < depth; ++k) {
-    const auto b0 = S::load(panel), b1 = S::load(panel + S::width);
-    panel += kTileColumns<T>;
+    typename S::Vector b[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) b[v] = S::load(panel + v * S::width);
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) {
-      const T w = a[i * a_row];
-      sum[i][0] += w * b0;
-      sum[i][1] += w * b1;
-    }
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[i][v] += a[i * a_row] * b[v];
+    panel += kTileColumns<T>;
     a += a_depth;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVectors; ++v) S::store(c + i * c_row + v * S::width, sum[i][v]);
+    for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * S::width, sum[i][v]);
 }
 
 template <class T>
 using TileFunction = void (*)(int64_t, const T*, int64_t, int64_t, const T*, const T*, T*, int64_t);
 
+// The instance for this many rows, and for one vector where the columns left need no more.
 template <class T, int... row>
-TileFunction<T> tile_function(int rows, std::integer_sequence<int, row...>) {
-  static constexpr TileFunction<T> table[] = {multiply_tile<T, row + 1>...};
-  return table[rows - 1];
+TileFunction<T> tile_function(int rows, int columns, std::integer_sequence<int, row...>) {
+  static constexpr TileFunction<T> wide[] = {multiply_tile<T, row + 1, kTileVectors>...};
+  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, row + 1, 1>...};
+  return columns > Simd<T>::width ? wide[rows - 1] : narrow[rows - 1];
 }
 
-// Panel p of B: columns p * width .. of every depth, contiguous; columns beyond m are zero.
+// Columns first .. first + count of B at every depth, contiguous, filled up with zeros. Either columns or depths are
+// neighbours in memory.
 template <class T>
 void pack_panel(const Matrix<T>& b, int64_t depth, int64_t first, int64_t count, T* __restrict panel) {
   constexpr int width = kTileColumns<T>;
@@ -105,19 +109,9 @@ void pack_panel(const Matrix<T>& b, int64_t depth, int64_t first, int64_t count,
     }
     return;
   }
-  constexpr int block = 16;  // transposed by squares, so that reads and writes both stay in a few cache lines
-  int64_t k0 = 0;
-  if (b.row == 1 && count == width)
-    for (; k0 + block <= depth; k0 += block)
-      for (int j0 = 0; j0 < width; j0 += 8) {
-        T square[block][8];
-        for (int j = 0; j < 8; ++j)
-          for (int k = 0; k < block; ++k) square[k][j] = source[(j0 + j) * b.column + k0 + k];
-        for (int k = 0; k < block; ++k)
-          for (int j = 0; j < 8; ++j) panel[(k0 + k) * width + j0 + j] = square[k][j];
-      }
-  for (; k0 < depth; ++k0)
-    for (int j = 0; j < width; ++j) panel[k0 * width + j] = j < count ? source[j * b.column + k0 * b.row] : T(0);
+  transpose(source, b.column, count, depth, panel, width);
+  for (int64_t k = 0; k < depth; ++k)
+    for (int64_t j = count; j < width; ++j) panel[k * width + j] = T(0);
 }
 
 // Rows whose addresses differ by a multiple of this share the sets of the first cache and evict one another.
@@ -141,7 +135,7 @@ void multiply(int64_t n, int64_t m, int64_t depth, Matrix<T> a, Matrix<T> b, con
 
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
   // A group of panels that stays in the second cache meets each tile of A while that is in the first.
-  const int64_t group = std::max<int64_t>(1, std::min<int64_t>(panels, (1 << 19) / std::max<int64_t>(1, depth * width * int64_t(sizeof(T)))));
+  const int64_t group = std::max<int64_t>(1, std::min<int64_t>(panels, (5 << 17) / std::max<int64_t>(1, depth * width * int64_t(sizeof(T)))));
   const int64_t groups = (panels + group - 1) / group;
   const int64_t bunch = std::max<int64_t>(1, tiles / 8);  // tiles of one task
   const int64_t bunches = (tiles + bunch - 1) / bunch;
@@ -162,13 +156,13 @@ void multiply(int64_t n, int64_t m, int64_t depth, Matrix<T> a, Matrix<T> b, con
           for (int64_t k = 0; k < depth; ++k) own[k * kTileRows + i] = tile.data[i * a.row + k * a.column];
         tile = {own, 1, kTileRows};
       }
-      const auto run = tile_function<T>(rows, std::make_integer_sequence<int, kTileRows>{});
       for (int64_t p = first_panel; p < last_panel; ++p) {
         const int64_t column = p * width;
         const int columns = int(std::min<int64_t>(width, m - column));
         T* out = c + row * c_row + column;
         const T* row_bias = bias ? bias + row : nullptr;
-        if (columns == width) {
+        const auto run = tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{});
+        if (columns % Simd<T>::width == 0) {
           run(depth, tile.data, tile.row, tile.column, packed + p * depth * width, row_bias, out, c_row);
         } else {
           run(depth, tile.data, tile.row, tile.column, packed + p * depth * width, row_bias, edge, width);

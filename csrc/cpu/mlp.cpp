@@ -155,23 +155,16 @@ void drop(const T* in, T* out, int64_t features, int64_t rows, int64_t stride, d
   });
 }
 
-// (rows, features) -> (features, padded rows), the padding zero; and back.
+// (rows, features) -> (features, padded rows), the padding zero.
 template <class T>
 void to_feature_major(const T* in, T* out, int64_t rows, int64_t features, int64_t stride) {
-  constexpr int64_t block = 16;
-  for (int64_t j0 = 0; j0 < stride; j0 += block)
-    for (int64_t f = 0; f < features; ++f)
-      for (int64_t j = j0; j < j0 + block; ++j) out[f * stride + j] = j < rows ? in[j * features + f] : T(0);
+  transpose(in, features, rows, features, out, stride);
+  for (int64_t f = 0; f < features; ++f) std::fill(out + f * stride + rows, out + (f + 1) * stride, T(0));
 }
 
 template <class T>
 void to_batch_major(const T* in, T* out, int64_t rows, int64_t features, int64_t stride) {
-  constexpr int64_t block = 16;
-  for (int64_t f0 = 0; f0 < features; f0 += block) {
-    const int64_t f1 = std::min(f0 + block, features);
-    for (int64_t j = 0; j < rows; ++j)
-      for (int64_t f = f0; f < f1; ++f) out[j * features + f] = in[f * stride + j];
-  }
+  transpose(in, stride, features, rows, out, features);
 }
 
 template <class T>

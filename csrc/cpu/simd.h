@@ -1,6 +1,7 @@
 // Vectors of one register's width by the compilers' vector extensions: the same source for every instruction set.
 #pragma once
 #include <cstdint>
+#include <utility>
 
 #include "../formulas.h"
 
@@ -29,6 +30,49 @@ struct Simd {
   }
   static void store(T* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
 };
+
+// Interleaves the low (first = 0) or high (first = width / 2) halves of a and b.
+template <class T, int first, int... i>
+typename Simd<T>::Vector interleave(typename Simd<T>::Vector a, typename Simd<T>::Vector b,
+                                    std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, (first + i / 2 + (i % 2) * Simd<T>::width)...);
+}
+
+// out[j][i] = in[i][j] for a square of the vectors' width. Interleaving row i with row i + width / 2 moves the highest bit of
+// the row number behind the column number; done once per bit, rows and columns have changed places.
+template <class T>
+inline void transpose_square(const T* in, int64_t in_row, T* out, int64_t out_row) {
+  using S = Simd<T>;
+  constexpr int width = S::width;
+  constexpr auto lanes = std::make_integer_sequence<int, width>{};
+  typename S::Vector rows[width], next[width];
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i) rows[i] = S::load(in + i * in_row);
+#pragma GCC unroll 4
+  for (int bit = 1; bit < width; bit *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < width / 2; ++i) {
+      next[2 * i] = interleave<T, 0>(rows[i], rows[i + width / 2], lanes);
+      next[2 * i + 1] = interleave<T, width / 2>(rows[i], rows[i + width / 2], lanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) rows[i] = next[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i) S::store(out + i * out_row, rows[i]);
+}
+
+// out[j][i] = in[i][j] for a rows x columns matrix.
+template <class T>
+void transpose(const T* in, int64_t in_row, int64_t rows, int64_t columns, T* out, int64_t out_row) {
+  constexpr int64_t width = Simd<T>::width;
+  const int64_t whole_rows = rows / width * width, whole_columns = columns / width * width;
+  for (int64_t i = 0; i < whole_rows; i += width)
+    for (int64_t j = 0; j < whole_columns; j += width)
+      transpose_square(in + i * in_row + j, in_row, out + j * out_row + i, out_row);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) out[j * out_row + i] = in[i * in_row + j];
+}
 
 // Rows of a batch are padded to this many, a multiple of every vector width.
 constexpr int64_t kPad = 16;
