@@ -2,8 +2,9 @@
 
 __version__ = "0.1.0"
 
-from fastgan import losses, random
+from fastgan import data, losses, models, nn, random
 from fastgan.backend import backend_info
+from fastgan.data import DataError
 from fastgan.losses import (
     blended_generator_loss,
     discriminator_loss,
@@ -13,16 +14,32 @@ from fastgan.losses import (
     probability_discriminator_loss,
     probability_generator_loss,
 )
+from fastgan.models import GAN
+from fastgan.nn import fuse
+from fastgan.training import Adam, Callback, CheckpointError, Momentum, TrainConfig, TrainResult, train
 
 __all__ = [
+    "GAN",
+    "Adam",
+    "Callback",
+    "CheckpointError",
+    "DataError",
+    "Momentum",
+    "TrainConfig",
+    "TrainResult",
     "backend_info",
     "blended_generator_loss",
+    "data",
     "discriminator_loss",
+    "fuse",
     "generator_loss",
     "gradient_penalty",
     "losses",
     "mixed_batch_loss",
+    "models",
+    "nn",
     "probability_discriminator_loss",
     "probability_generator_loss",
     "random",
+    "train",
 ]

@@ -110,12 +110,12 @@ FORMULAS: dict[str, Formula] = {
         4, _soft_target, lambda x, t: (1 - t) * torch.sigmoid(x) - t * torch.sigmoid(-x), _sigmoid_curvature
     ),
     "hinge_real": Formula(
-        5, lambda x, t: torch.relu(1 - x), lambda x, t: torch.where(x >= 1, 0.0, -1 + 0 * x), _zero
+        5, lambda x, t: torch.relu(1 - x), lambda x, t: torch.where(x >= 1, 0.0, _constant(-1.0)(x, t)), _zero
     ),
     "hinge_fake": Formula(
-        6, lambda x, t: torch.relu(1 + x), lambda x, t: torch.where(x <= -1, 0.0, 1 + 0 * x), _zero
+        6, lambda x, t: torch.relu(1 + x), lambda x, t: torch.where(x <= -1, 0.0, _constant(1.0)(x, t)), _zero
     ),
-    "least_squares": Formula(7, lambda x, t: 0.5 * (x - t) ** 2, lambda x, t: x - t, _constant(1.0)),
+    "least_squares": Formula(7, lambda x, t: 0.5 * (x - t) * (x - t), lambda x, t: x - t, _constant(1.0)),
     "wasserstein_real": Formula(8, lambda x, t: -x, _constant(-1.0), _zero),
     "wasserstein_fake": Formula(9, lambda x, t: x.clone(), _constant(1.0), _zero),
     "probability_real": Formula(
@@ -127,8 +127,8 @@ FORMULAS: dict[str, Formula] = {
     "probability_fake": Formula(
         11,
         lambda p, t: -_log_of_complement(p, t),
-        lambda p, t: 1 / _held_probability(1 - p, t),
-        lambda p, t: 1 / _held_probability(1 - p, t) ** 2,
+        lambda p, t: 1 / _held_probability(1 - _probability(p), t),
+        lambda p, t: 1 / _held_probability(1 - _probability(p), t) ** 2,
     ),
 }
 
