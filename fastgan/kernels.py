@@ -27,6 +27,12 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def dense(x: Tensor) -> Tensor:
+    """x row by row in memory: copied where it is strided otherwise, or holds its numbers negated (torch's lazy -x)."""
+    x = x.contiguous()
+    return x.resolve_neg() if x.is_neg() else x
+
+
 def pair_loss(
     real: Tensor,
     fake: Tensor | None,
@@ -39,13 +45,13 @@ def pair_loss(
     """One pass over both batches: the value and, where asked, the slopes, scaled as the reduction says."""
     dtype = real.dtype
     wide = accumulator(dtype)
-    real = real.contiguous()
+    real = dense(real)
     m, n, fake_at = real.numel(), 0, 0
     value = torch.empty((), dtype=wide, device=real.device)
     grad_real = torch.empty_like(real, dtype=wide) if slope_of_real else None
     grad_fake = None
     if fake is not None:
-        fake = fake.contiguous()
+        fake = dense(fake)
         n, fake_at = fake.numel(), fake.data_ptr()
         grad_fake = torch.empty_like(fake, dtype=wide) if slope_of_fake else None
     arguments = (
@@ -73,7 +79,7 @@ def pair_loss(
 
 def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     """Value (order 0), slope (1) or curvature (2) of a loss formula at every element, in x's dtype."""
-    x = x.contiguous()
+    x = dense(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), number, target, order)
     if x.device.type == "cuda":
@@ -84,9 +90,14 @@ def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     return out
 
 
+def seed_of(key: Tensor) -> int:
+    """The unsigned seed of the masks of a key."""
+    return int(key) & (2**64 - 1)
+
+
 def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
     """x times the replayed mask of (key, substream): the same call serves forward, backward and double backward."""
-    x = x.contiguous()
+    x = dense(x)
     out = torch.empty_like(x)
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
@@ -97,7 +108,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
         rows,
         features,
         p,
-        int(key),
+        seed_of(key),
         substream,
         torch.get_num_threads(),
     )
@@ -155,24 +166,32 @@ def work_size(net: Any, rows: int) -> Any:
     return net.work_per_row * ((rows + 15) // 16 * 16)
 
 
+_MOST_ROWS = 4096  # of one call whose activations nobody will read: its buffer then stays in the cache
+
+
 def mlp_forward(
-    net: Any, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], key: int, save: bool
+    net: Any, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], key: int | None, save: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """x (rows, in) -> y (rows, out), and the activations that backward reads."""
-    rows = x.shape[0]
-    y = torch.empty((rows, net.outputs), dtype=x.dtype)
-    work = torch.empty(work_size(net, rows), dtype=x.dtype)
-    net.forward(
-        DTYPES[x.dtype],
-        x.data_ptr(),
-        rows,
-        [w.data_ptr() for w in weights],
-        [b.data_ptr() if b is not None else 0 for b in biases],
-        y.data_ptr(),
-        work.data_ptr(),
-        key,
-        torch.get_num_threads(),
-    )
+    """x (rows, in) -> y (rows, out), and the activations that backward reads. Without a key, no dropout."""
+    rows, outputs = x.shape[0], net.outputs
+    y = torch.empty((rows, outputs), dtype=x.dtype)
+    # A row's result does not depend on its neighbours, but its dropout mask does on its number in the call.
+    step = rows if save or key is not None else min(rows, _MOST_ROWS)
+    work = torch.empty(work_size(net, step), dtype=x.dtype)
+    weights_at = [w.data_ptr() for w in weights]
+    biases_at = [0 if b is None else b.data_ptr() for b in biases]
+    for first in range(0, rows, max(1, step)):
+        net.forward(
+            DTYPES[x.dtype],
+            x.data_ptr() + first * x.shape[1] * x.itemsize,
+            min(step, rows - first),
+            weights_at,
+            biases_at,
+            y.data_ptr() + first * outputs * y.itemsize,
+            work.data_ptr(),
+            key or 0,
+            torch.get_num_threads(),
+        )
     return y, work if save else None
 
 

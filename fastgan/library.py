@@ -169,7 +169,7 @@ def _network(
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1]).contiguous()
+    return kernels.dense(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
 
 
 @torch.library.custom_op("fastgan::mlp", mutates_args=())
@@ -183,9 +183,9 @@ def _mlp(
     key: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
-    optional = [b.contiguous() if b.numel() else None for b in biases]
-    seed = 0 if key is None else int(key)
-    y, work = kernels.mlp_forward(net, _rows(x), [w.contiguous() for w in weights], optional, seed, True)
+    optional = [kernels.dense(b) if b.numel() else None for b in biases]
+    number = None if key is None else kernels.seed_of(key)
+    y, work = kernels.mlp_forward(net, _rows(x), [kernels.dense(w) for w in weights], optional, number, True)
     assert work is not None
     return y.view(*x.shape[:-1], y.shape[-1]), work
 
@@ -201,7 +201,7 @@ def _(
     key: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
-    rows = x.numel() // x.shape[-1]
+    rows = x.shape[:-1].numel()
     return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(kernels.work_size(net, rows))
 
 
@@ -222,10 +222,10 @@ def _mlp_backward(
     grad_x, grad_w, grad_b = kernels.mlp_backward(
         net,
         _rows(x),
-        [w.contiguous() for w in weights],
+        [kernels.dense(w) for w in weights],
         work,
         _rows(grad_y),
-        0 if key is None else int(key),
+        0 if key is None else kernels.seed_of(key),
         True,
         [True] * len(weights),
         has_bias,

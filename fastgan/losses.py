@@ -36,7 +36,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def _check_choice(caller: str, name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
@@ -134,6 +134,8 @@ def discriminator_loss(
     caller = "discriminator_loss"
     formulas, targets = _discriminator_terms(caller, kind, real_label, fake_label)
     _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    if fake_logits is None:  # which to ops.pair_loss would mean a loss of one batch
+        raise TypeError(f"{caller}: fake_logits must be a torch.Tensor, got NoneType")
     if kind == "relativistic":
         difference = _paired_difference(caller, real_logits, fake_logits)
         if reduction == "none":
@@ -270,6 +272,8 @@ def mixed_batch_loss(
         return ops.pointwise(signed, "fake", impl=impl, caller=caller)
     if reduction == "sum":
         return ops.pair_loss(signed, None, ("fake", "fake"), mean=False, impl=impl, caller=caller)
+    if logits.numel() == 0:
+        raise ValueError(f"{caller}: logits must not be empty under 'mean', got shape {tuple(logits.shape)}")
     wide = signed if signed.dtype == torch.float64 else signed.float()
     terms = ops.pointwise(wide, "fake", impl=impl, caller=caller)
     real = is_real.sum(dtype=torch.float64)

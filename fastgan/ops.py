@@ -43,12 +43,19 @@ def _special(*tensors: Tensor | None) -> str | None:
     return None
 
 
+def _is_batched(grad: Tensor) -> bool:
+    """Whether vmap runs a backward: torch.func's, or autograd's own for is_grads_batched."""
+    return _functorch_stack() is not None or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 def can_look(x: Tensor) -> bool:
     """Whether the values of x may be inspected: not while compiling, under a transform, or for a tensor without any."""
     return not _is_compiling() and _special(x) is None and x.device.type != "meta"
 
 
 def _use_native(caller: str, operation: str, impl: str, *tensors: Tensor | None) -> bool:
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{caller}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
     if impl == "reference":
         return False
     x = tensors[0]
@@ -56,11 +63,9 @@ def _use_native(caller: str, operation: str, impl: str, *tensors: Tensor | None)
     reason = why_not(operation, x.device.type, x.dtype)
     if reason is None and not _is_compiling():
         reason = _special(*tensors)
-    if reason is None or impl == "auto":
-        return reason is None
-    if impl == "native":
+    if impl == "native" and reason is not None:
         raise RuntimeError(f"{caller}: impl='native' cannot be served: {reason}")
-    raise ValueError(f"{caller}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    return reason is None
 
 
 def check_tensor(caller: str, name: str, x: object) -> None:
@@ -141,7 +146,7 @@ def pointwise(
 
 
 class _PairLoss(torch.autograd.Function):
-    """Both halves of a loss in one pass that also writes the slopes, which are the gradients unless scaled."""
+    """Both halves of a loss in one pass that also writes the slopes, which are the gradients up to a factor."""
 
     @staticmethod
     def forward(
@@ -154,33 +159,34 @@ class _PairLoss(torch.autograd.Function):
     ) -> Tensor:
         need_real, need_fake = ctx.needs_input_grad[:2]
         numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
-        value, slope_real, slope_fake = kernels.pair_loss(
-            real, fake, numbers, targets, mean, need_real, need_fake
-        )
-        ctx.save_for_backward(real, fake, slope_real, slope_fake)
-        ctx.what = formulas, targets, mean
+        value, *ctx.slopes = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)
+        ctx.save_for_backward(real, fake)
+        ctx.what = numbers, formulas, targets, mean
         return value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        real, fake, slope_real, slope_fake = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a graph of the gradient is wanted: recompute it from the logits
-            formulas, targets, mean = ctx.what
-            grads = [
-                _slope_times(x, grad, formula, target, mean) if need else None
-                for x, formula, target, need in zip(
-                    (real, fake), formulas, targets, ctx.needs_input_grad[:2], strict=True
-                )
-            ]
-            return grads[0], grads[1], None, None, None
-        # loss.backward() hands in 1, and the saved slopes go out as they are: autograd copies what others still hold.
-        if grad.is_cuda or grad.item() != 1.0:
-            slope_real = None if slope_real is None else slope_real * grad
-            slope_fake = None if slope_fake is None else slope_fake * grad
+        real, fake = ctx.saved_tensors
+        need_real, need_fake = ctx.needs_input_grad[:2]
+        numbers, formulas, targets, mean = ctx.what
+        if torch.is_grad_enabled() or _is_batched(grad):  # a graph of the gradient, or many: from the logits
+            grad_real = _slope_times(real, grad, formulas[0], targets[0], mean) if need_real else None
+            grad_fake = _slope_times(fake, grad, formulas[1], targets[1], mean) if need_fake else None
+            return grad_real, grad_fake, None, None, None
+        # The slopes are given away, scaled in place: autograd need not copy what nobody else holds. Should a retained
+        # graph be walked again, they are computed again.
+        slopes, ctx.slopes = ctx.slopes, None
+        if slopes is None:
+            slopes = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)[1:]
+        grad_real, grad_fake = slopes
+        slopes = None
+        if grad.is_cuda or grad.item() != 1.0:  # loss.backward() hands in 1
+            grad_real = None if grad_real is None else grad_real.mul_(grad)
+            grad_fake = None if grad_fake is None else grad_fake.mul_(grad)
         if real.dtype is not grad.dtype:  # halves: scaled in float32, rounded once
-            slope_real = None if slope_real is None else slope_real.to(real.dtype)
-            slope_fake = None if slope_fake is None else slope_fake.to(real.dtype)
-        return slope_real, slope_fake, None, None, None
+            grad_real = None if grad_real is None else grad_real.to(real.dtype)
+            grad_fake = None if grad_fake is None else grad_fake.to(real.dtype)
+        return grad_real, grad_fake, None, None, None
 
 
 def _slope_times(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
@@ -253,7 +259,8 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Dropout.apply(grad, *ctx.what), None, None, None
+        run = reference.dropout if _is_batched(grad) else _Dropout.apply
+        return run(grad, *ctx.what), None, None, None
 
 
 def _check_key(caller: str, key: Tensor | None) -> None:
@@ -282,6 +289,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: str =
     check_tensor("dropout", "x", x)
     check_probability("dropout", "p", p)
     _check_key("dropout", key)
+    _check_integer("dropout", "substream", substream, 0, 2**16)
     if not _use_native("dropout", "dropout", impl, x):
         return reference.dropout(x, p, key, substream)
     if _is_compiling():
@@ -291,7 +299,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: str =
 
 
 def _as_rows(x: Tensor) -> Tensor:
-    return x.contiguous() if x.dim() == 2 else x.reshape(-1, x.shape[-1]).contiguous()
+    return kernels.dense(x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1]))
 
 
 class _Mlp(torch.autograd.Function):
@@ -299,48 +307,44 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        net: Any,
-        layers: Sequence[LayerSpec],
-        input_dropout: float,
-        key: Tensor | None,
-        x: Tensor,
-        *params: Tensor | None,
+        ctx: Any, network: tuple[Any, Sequence[LayerSpec], float, Tensor | None], x: Tensor, *params: Tensor | None
     ) -> Tensor:
+        net, layers, _, key = network
         depth = len(layers)
-        weights = [w.contiguous() for w in params[:depth] if w is not None]
-        biases = [None if b is None else b.contiguous() for b in params[depth:]]
-        number = 0 if key is None else int(key)
+        weights = [kernels.dense(w) for w in params[:depth] if w is not None]
+        biases = [None if b is None else kernels.dense(b) for b in params[depth:]]
+        number = None if key is None else kernels.seed_of(key)
         y, work = kernels.mlp_forward(net, _as_rows(x), weights, biases, number, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
-        ctx.what = net, layers, input_dropout, key, number
+        ctx.network, ctx.number = network, number or 0
         return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
-        net, layers, input_dropout, key, number = ctx.what
+        net, layers, input_dropout, key = ctx.network
         depth = len(layers)
-        needs = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled():
+        needs = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or _is_batched(grad_y):
             wanted = [t for t, need in zip((x, *params), needs, strict=True) if need]
-            y = reference.mlp(x, params[:depth], params[depth:], layers, input_dropout, key)
-            found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
-            return None, None, None, None, *(next(found) if need else None for need in needs)
+            with torch.enable_grad():
+                y = reference.mlp(x, params[:depth], params[depth:], layers, input_dropout, key)
+            found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=torch.is_grad_enabled()))
+            return None, *(next(found) if need else None for need in needs)
         grad_x, grad_w, grad_b = kernels.mlp_backward(
             net,
             _as_rows(x),
-            [w.contiguous() for w in params[:depth]],
+            [kernels.dense(w) for w in params[:depth]],
             work,
             _as_rows(grad_y),
-            number,
+            ctx.number,
             needs[0],
             needs[1 : 1 + depth],
             needs[1 + depth :],
         )
         if grad_x is not None and x.dim() != 2:
             grad_x = grad_x.view(x.shape)
-        return None, None, None, None, grad_x, *grad_w, *grad_b
+        return None, grad_x, *grad_w, *grad_b
 
 
 def _check_network(
@@ -393,8 +397,12 @@ def _network(
     return kernels.network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
 
 
+def _autocasts(x: Tensor) -> bool:
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
-    autocast = torch.is_autocast_enabled(x.device.type)  # F.linear will bring all to one dtype
+    autocast = _autocasts(x)  # F.linear will bring all to one dtype
     for kind, params in (("weights", weights), ("biases", biases)):
         for i, p in enumerate(params):
             if p is None and kind == "biases":
@@ -445,7 +453,7 @@ def mlp(
         _check_key(caller, key)
     else:  # evaluation and training without dropout share one native description
         input_dropout, layers = 0.0, tuple(_without_dropout(layer) for layer in layers)
-    if impl == "auto" and torch.is_autocast_enabled(x.device.type):
+    if impl == "auto" and _autocasts(x):
         impl = "reference"  # F.linear applies the autocast rules
     if not _use_native(caller, "mlp", impl, x, *weights, *biases):
         _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
@@ -454,7 +462,7 @@ def mlp(
         _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
         return library.mlp(x, weights, biases, layers, input_dropout, key)
     net = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
-    result: Tensor = _Mlp.apply(net, layers, input_dropout, key, x, *weights, *biases)
+    result: Tensor = _Mlp.apply((net, layers, input_dropout, key), x, *weights, *biases)
     return result
 
 
@@ -463,6 +471,19 @@ def _without_dropout(layer: LayerSpec) -> LayerSpec:
 
 
 # ---------------------------------------------------------------- random numbers
+
+
+def _check_integer(caller: str, name: str, number: int, low: int, limit: int) -> None:
+    if not hasattr(number, "__index__"):
+        raise TypeError(f"{caller}: {name} must be an integer, got {number!r}")
+    if not low <= number < limit:
+        raise ValueError(f"{caller}: {name} must lie in [{low}, {limit}), got {number}")
+
+
+def _check_stream(caller: str, seed: int, purpose: int, step: int) -> None:
+    _check_integer(caller, "seed", seed, -(2**63), 2**64)
+    _check_integer(caller, "purpose", purpose, 0, 2**8)
+    _check_integer(caller, "step", step, 0, 2**56)
 
 
 def random(
@@ -480,9 +501,11 @@ def random(
 ) -> Tensor:
     """Elements offset .. offset+n of a stream: "uniform" in (0, 1) or "normal"; Tensor (n,)."""
     caller = f"random.{kind}"
-    for name, number, limit in (("step", step, 2**56), ("substream", substream, 2**16), ("offset", offset, 2**50)):
-        if not 0 <= number < limit:
-            raise ValueError(f"{caller}: {name} must lie in [0, {limit}), got {number}")
+    _check_stream(caller, seed, purpose, step)
+    _check_integer(caller, "substream", substream, 0, 2**16)
+    _check_integer(caller, "offset", offset, 0, 2**50)
+    if not dtype.is_floating_point:
+        raise TypeError(f"{caller}: dtype must be floating point, got {dtype}")
     narrow = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     probe = torch.empty(0, dtype=narrow)  # drawn on the CPU and moved, where the device has no kernel
     if _use_native(caller, "random", impl, probe):
@@ -495,6 +518,7 @@ def random(
 
 def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpose: int, impl: str = "auto") -> Tensor:
     """Positions start .. start+count of the keyed permutation of range(n); int64 Tensor (count,) on the CPU."""
+    _check_stream("permutation", seed, purpose, epoch)
     if _use_native("permutation", "random", impl, torch.empty(0)):
         return kernels.permutation(n, seed, epoch, start, count, purpose)
     return reference.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=purpose)

@@ -63,7 +63,8 @@ def _held_exp(x: Tensor) -> Tensor:
 
 
 def _probability(p: Tensor) -> Tensor:
-    return torch.where((p < 0) | (p > 1), p * math.nan, p)
+    # A product, not where(outside, p * nan, p): the slope of that is NaN inside as well.
+    return p * torch.where((p < 0) | (p > 1), math.nan, 1.0)
 
 
 def _held_probability(p: Tensor, floor: float) -> Tensor:
@@ -246,7 +247,9 @@ def random_words(
     """Words offset .. offset+n of a stream as int64 (n,): element e is word e % 4 of counter e // 4."""
     first = offset // 4
     block = torch.arange(first, (offset + n + 3) // 4 if n else first, dtype=torch.int64, device=device)
-    key = seed.to(device) if isinstance(seed, Tensor) else torch.tensor(seed, device=device)
+    if not isinstance(seed, Tensor):
+        seed = torch.tensor(seed - 2**64 if seed >= 2**63 else seed)  # the same 64 bits, signed
+    key = seed.to(device)
     words = philox(
         block & _WORD,
         (block >> 32) | (substream << 16),
