@@ -9,13 +9,21 @@ BIN := $(VENV)/bin
 FASTGAN_CUDA ?= ON
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference lint install bench clean
+.PHONY: demo test test-reference test-slow lint install clean
 
 demo: install
 	$(BIN)/fastgan train digits --out runs/demo --overwrite
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# The same suite on the plain-PyTorch reference, as on a machine without a compiler.
+test-reference: install
+	FASTGAN_DISABLE_NATIVE=1 $(BIN)/python -m pytest
+
+# Long tests too: every float32 pattern's stride, packaging, kill -9 sweeps.
+test-slow: install
+	$(BIN)/python -m pytest --slow
 
 lint: install
 	$(BIN)/ruff check .
