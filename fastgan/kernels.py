@@ -5,6 +5,7 @@ Python owns all memory; the core receives addresses, sizes, the number of thread
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,14 @@ def pair_loss(
     wide = accumulator(dtype)
     real = dense(real)
     m, n, fake_at = real.numel(), 0, 0
-    value = torch.empty((), dtype=wide, device=real.device)
-    grad_real = torch.empty_like(real, dtype=wide) if slope_of_real else None
+    value = real.new_empty((), dtype=wide)
+    empty_like = torch.empty_like if wide is dtype else functools.partial(torch.empty_like, dtype=wide)
+    grad_real = empty_like(real) if slope_of_real else None
     grad_fake = None
     if fake is not None:
         fake = dense(fake)
         n, fake_at = fake.numel(), fake.data_ptr()
-        grad_fake = torch.empty_like(fake, dtype=wide) if slope_of_fake else None
+        grad_fake = empty_like(fake) if slope_of_fake else None
     arguments = (
         DTYPES[dtype],
         real.data_ptr(),
@@ -174,7 +176,7 @@ def mlp_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """x (rows, in) -> y (rows, out), and the activations that backward reads. Without a key, no dropout."""
     rows, outputs = x.shape[0], net.outputs
-    y = torch.empty((rows, outputs), dtype=x.dtype)
+    y = torch.empty(rows, outputs, dtype=x.dtype)
     # A row's result does not depend on its neighbours, but its dropout mask does on its number in the call.
     step = rows if save or key is not None else min(rows, _MOST_ROWS)
     work = torch.empty(work_size(net, step), dtype=x.dtype)

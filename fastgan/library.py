@@ -5,6 +5,7 @@ Eager code does not come here: a custom op costs twice an autograd.Function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,7 @@ def _(
     key: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
-    rows = x.shape[:-1].numel()
+    rows = math.prod(x.shape[:-1])  # Size.numel() would make a dynamic batch a constant
     return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(kernels.work_size(net, rows))
 
 

@@ -17,11 +17,13 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from fastgan import kernels, library, reference
+from fastgan.backend import native as _native
 from fastgan.backend import why_not
 from fastgan.reference import ACTIVATIONS, FORMULAS
 
 IMPLEMENTATIONS = ("auto", "native", "reference")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+REAL = (torch.float32, torch.float64)
 _ORDINARY = (Tensor, Parameter, type(None))
 _is_compiling = torch.compiler.is_compiling
 _functorch_stack = torch._C._functorch.peek_interpreter_stack
@@ -46,6 +48,25 @@ def _special(*tensors: Tensor | None) -> str | None:
 def _is_batched(grad: Tensor) -> bool:
     """Whether vmap runs a backward: torch.func's, or autograd's own for is_grads_batched."""
     return _functorch_stack() is not None or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+_PLAIN = (Tensor, Parameter)
+
+
+def _simple(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
+    """Whether this is the common call, by the cheapest questions: plain CPU tensors of one dtype, nothing special on.
+
+    Everything else takes the long way, which finds the reasons and the words for errors.
+    """
+    if _native is None or _is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    if type(x) not in _PLAIN or not x.is_cpu or x.dtype not in dtypes or x.layout is not torch.strided:
+        return False
+    dtype = x.dtype
+    for t in others:
+        if t is not None and not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu):
+            return False
+    return True
 
 
 def can_look(x: Tensor) -> bool:
@@ -189,6 +210,20 @@ class _PairLoss(torch.autograd.Function):
         return grad_real, grad_fake, None, None, None
 
 
+# What Function.apply does once torch.func is out of the question, without the Python around it (3 us of 10).
+_apply_pair_loss = super(torch.autograd.Function, _PairLoss).apply
+
+
+def _native_pair_loss(
+    real: Tensor, fake: Tensor | None, formulas: tuple[str, str], targets: tuple[float, float], mean: bool
+) -> Tensor:
+    if torch.is_grad_enabled() and (real.requires_grad or (fake is not None and fake.requires_grad)):
+        result: Tensor = _apply_pair_loss(real, fake, formulas, targets, mean)
+        return result
+    numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
+    return kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]
+
+
 def _slope_times(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
     wide = x.to(kernels.accumulator(x.dtype))
     scaled = grad / x.numel() if mean else grad
@@ -221,6 +256,8 @@ def pair_loss(
     Returns:
         Scalar Tensor: float64 for float64 logits, else float32 (a float16 sum would overflow).
     """
+    if impl == "auto" and _simple(FLOATS, real, fake) and real.numel() and (fake is None or fake.numel()):
+        return _native_pair_loss(real, fake, formulas, targets, mean)
     check_tensor(caller, names[0], real)
     if mean and real.numel() == 0:
         raise ValueError(f"{caller}: {names[0]} must not be empty under 'mean', got shape {tuple(real.shape)}")
@@ -233,8 +270,7 @@ def pair_loss(
         return reference.pair_loss(real, fake, *formulas, *targets, mean)
     if _is_compiling():
         return library.pair_loss(real, fake, *formulas, *targets, mean)
-    result: Tensor = _PairLoss.apply(real, fake, formulas, targets, mean)
-    return result
+    return _native_pair_loss(real, fake, formulas, targets, mean)
 
 
 # ---------------------------------------------------------------- layers
@@ -302,22 +338,35 @@ def _as_rows(x: Tensor) -> Tensor:
     return kernels.dense(x if x.dim() == 2 else x.reshape(x.shape[:-1].numel(), x.shape[-1]))
 
 
+Network = tuple[Any, Sequence[LayerSpec], float, Tensor | None]  # native description, layers, input dropout, key
+
+
+def _mlp_forward(
+    network: Network, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    key = network[3]
+    y, work = kernels.mlp_forward(
+        network[0],
+        _as_rows(x),
+        [kernels.dense(w) for w in weights],
+        [None if b is None else kernels.dense(b) for b in biases],
+        None if key is None else kernels.seed_of(key),
+        save,
+    )
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1]), work
+
+
 class _Mlp(torch.autograd.Function):
     """A whole MLP: one native call forward, one backward; double backward through the reference."""
 
     @staticmethod
-    def forward(
-        ctx: Any, network: tuple[Any, Sequence[LayerSpec], float, Tensor | None], x: Tensor, *params: Tensor | None
-    ) -> Tensor:
-        net, layers, _, key = network
-        depth = len(layers)
-        weights = [kernels.dense(w) for w in params[:depth] if w is not None]
-        biases = [None if b is None else kernels.dense(b) for b in params[depth:]]
-        number = None if key is None else kernels.seed_of(key)
-        y, work = kernels.mlp_forward(net, _as_rows(x), weights, biases, number, True in ctx.needs_input_grad)
+    def forward(ctx: Any, network: Network, x: Tensor, *params: Tensor | None) -> Tensor:
+        depth = len(network[1])
+        weights: Any = params[:depth]
+        y, work = _mlp_forward(network, x, weights, params[depth:], save=True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
-        ctx.network, ctx.number = network, number or 0
-        return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
+        ctx.network = network
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -337,7 +386,7 @@ class _Mlp(torch.autograd.Function):
             [kernels.dense(w) for w in params[:depth]],
             work,
             _as_rows(grad_y),
-            ctx.number,
+            0 if key is None else kernels.seed_of(key),
             needs[0],
             needs[1 : 1 + depth],
             needs[1 + depth :],
@@ -345,6 +394,9 @@ class _Mlp(torch.autograd.Function):
         if grad_x is not None and x.dim() != 2:
             grad_x = grad_x.view(x.shape)
         return None, grad_x, *grad_w, *grad_b
+
+
+_apply_mlp = super(torch.autograd.Function, _Mlp).apply  # as _apply_pair_loss
 
 
 def _check_network(
@@ -441,33 +493,42 @@ def mlp(
     Returns:
         Tensor (..., out_features) of x's dtype.
     """
-    check_tensor(caller, "x", x)
-    if x.dim() == 0:
-        raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
-    _check_params(caller, x, weights, biases)
-    shapes = tuple(w.shape for w in weights)
-    bias_shapes = tuple(None if b is None else b.shape for b in biases)
     layers = tuple(layers)
+    simple = impl == "auto" and _simple(REAL, x, *weights, *biases) and not torch.is_autocast_enabled("cpu")
+    if not simple or not x.dim():
+        check_tensor(caller, "x", x)
+        if x.dim() == 0:
+            raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
+        _check_params(caller, x, weights, biases)
     if key is not None:
         check_probability(caller, "input_dropout", input_dropout)
         _check_key(caller, key)
     else:  # evaluation and training without dropout share one native description
-        input_dropout, layers = 0.0, tuple(_without_dropout(layer) for layer in layers)
-    if impl == "auto" and _autocasts(x):
-        impl = "reference"  # F.linear applies the autocast rules
-    if not _use_native(caller, "mlp", impl, x, *weights, *biases):
-        _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
-        return reference.mlp(x, weights, biases, layers, input_dropout, key)
-    if _is_compiling():
-        _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
-        return library.mlp(x, weights, biases, layers, input_dropout, key)
+        strip = _strip_dropout if _is_compiling() else _without_dropout  # torch.compile warns of caches
+        input_dropout, layers = 0.0, strip(layers)
+    shapes = tuple([w.shape for w in weights])
+    bias_shapes = tuple([None if b is None else b.shape for b in biases])
+    if not simple:
+        if impl == "auto" and _autocasts(x):
+            impl = "reference"  # F.linear applies the autocast rules
+        native = _use_native(caller, "mlp", impl, x, *weights, *biases)
+        if not native or _is_compiling():
+            _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
+            serve = library.mlp if native else reference.mlp
+            return serve(x, weights, biases, layers, input_dropout, key)
     net = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
-    result: Tensor = _Mlp.apply((net, layers, input_dropout, key), x, *weights, *biases)
-    return result
+    network = net, layers, input_dropout, key
+    if torch.is_grad_enabled():
+        result: Tensor = _apply_mlp(network, x, *weights, *biases)
+        return result
+    return _mlp_forward(network, x, weights, biases, save=False)[0]
 
 
-def _without_dropout(layer: LayerSpec) -> LayerSpec:
-    return layer if layer.dropout == 0.0 else layer._replace(dropout=0.0)
+def _strip_dropout(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
+    return tuple(layer._replace(dropout=0.0) for layer in layers)
+
+
+_without_dropout = functools.lru_cache(maxsize=256)(_strip_dropout)
 
 
 # ---------------------------------------------------------------- random numbers

@@ -51,7 +51,7 @@ def _fill(
         kind,
         math.prod(size),
         seed=seed,
-        purpose=int(purpose),
+        purpose=purpose,
         step=step,
         substream=substream,
         offset=offset,

@@ -37,8 +37,10 @@ constexpr int kTileVectors = 2;
 template <class T>
 constexpr int kTileColumns = kTileVectors * Simd<T>::width;
 
+enum class Scratch { factor_b, slice_of_a };
+
 // Scratch memory a thread keeps between calls: it grows to the largest product seen and is never cleared.
-template <class T>
+template <class T, Scratch use>
 T* scratch(int64_t count) {
   struct Free {
     void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
@@ -114,8 +116,56 @@ void pack_panel(const Matrix<T>& b, int64_t depth, int64_t first, int64_t count,
     for (int64_t j = count; j < width; ++j) panel[k * width + j] = T(0);
 }
 
-// Rows whose addresses differ by a multiple of this share the sets of the first cache and evict one another.
+// Addresses that differ by a multiple of this share a set of the caches: more of them than it has ways evict one another.
 constexpr int64_t kAliasBytes = 4096;
+constexpr int kSliceTiles = 4;  // of A, prepared together: transposed, each visit to a line then uses most of it
+
+// The rows of a tile at every depth, contiguous. The number of rows is a constant so that copying them is two moves.
+template <class T, int rows>
+void gather_tile(const T* __restrict a, int64_t a_depth, int64_t depth, T* __restrict out) {
+  for (int64_t k = 0; k < depth; ++k)
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) out[k * kTileRows + i] = a[k * a_depth + i];
+}
+
+template <class T, int... row>
+auto gather_function(int rows, std::integer_sequence<int, row...>) {
+  static constexpr void (*table[])(const T*, int64_t, int64_t, T*) = {gather_tile<T, row + 1>...};
+  return table[rows - 1];
+}
+
+// Tiles of A: where they lie, or copies with a kinder stride where their rows (or, transposed, columns) fall into one set.
+template <class T>
+struct Slice {
+  Matrix<T> tile[kSliceTiles];
+
+  // Tile i is rows edges[i] .. edges[i + 1] of A.
+  Slice(const Matrix<T>& a, const int64_t* edges, int tiles, int64_t depth) {
+    const bool aliased = std::max(a.row, a.column) * int64_t(sizeof(T)) % kAliasBytes == 0 && depth >= 64;
+    const int64_t size = (depth + kPad) * kTileRows;
+    T* own = aliased ? scratch<T, Scratch::slice_of_a>(size * kSliceTiles) : nullptr;
+    for (int i = 0; i < tiles; ++i) {
+      const T* rows = a.data + edges[i] * a.row;
+      if (!aliased) {
+        tile[i] = {rows, a.row, a.column};
+      } else if (a.column == 1) {
+        tile[i] = {own + i * size, depth + kPad, 1};
+        for (int64_t r = 0; r < edges[i + 1] - edges[i]; ++r)
+          std::copy_n(rows + r * a.row, depth, own + i * size + r * (depth + kPad));
+      } else {
+        tile[i] = {own + i * size, 1, kTileRows};
+      }
+    }
+    if (!aliased || a.column == 1) return;
+    constexpr int64_t some = 64;  // depths whose lines stay in the cache until every tile has taken its part
+    for (int64_t k = 0; k < depth; k += some)
+      for (int i = 0; i < tiles; ++i) {
+        const auto gather = gather_function<T>(int(edges[i + 1] - edges[i]), std::make_integer_sequence<int, kTileRows>{});
+        gather(a.data + edges[i] * a.row + k * a.column, a.column, std::min(some, depth - k),
+               own + i * size + k * kTileRows);
+      }
+  }
+};
 
 }  // namespace
 
@@ -125,10 +175,10 @@ void multiply(int64_t n, int64_t m, int64_t depth, Matrix<T> a, Matrix<T> b, con
               const Epilogue<T>* epilogue, int threads) {
   constexpr int width = kTileColumns<T>;
   if (n == 0 || m == 0) return;
-  if (double(n) * double(m) * double(depth) < 1e6) threads = 1;  // 20 us: less than it takes to share it out
+  if (double(n) * double(m) * double(depth) < 2e6) threads = 1;  // 40 us: sharing it out would hardly pay
   const int64_t panels = (m + width - 1) / width;
-  T* packed = scratch<T>(panels * depth * width);
-  parallel_for(threads, panels, [&](int64_t p) {
+  T* packed = scratch<T, Scratch::factor_b>(panels * depth * width);
+  parallel_for(panels * depth < 4096 ? 1 : threads, panels, [&](int64_t p) {
     pack_panel(b, depth, p * width, std::min<int64_t>(width, std::min(m, b.columns) - p * width),
                packed + p * depth * width);
   });
@@ -137,39 +187,31 @@ void multiply(int64_t n, int64_t m, int64_t depth, Matrix<T> a, Matrix<T> b, con
   // A group of panels that stays in the second cache meets each tile of A while that is in the first.
   const int64_t group = std::max<int64_t>(1, std::min<int64_t>(panels, (5 << 17) / std::max<int64_t>(1, depth * width * int64_t(sizeof(T)))));
   const int64_t groups = (panels + group - 1) / group;
-  const int64_t bunch = std::max<int64_t>(1, tiles / 8);  // tiles of one task
+  const int64_t bunch = std::max<int64_t>(1, tiles / 16);  // tiles of one task
   const int64_t bunches = (tiles + bunch - 1) / bunch;
-  const bool repack = (a.row * int64_t(sizeof(T))) % kAliasBytes == 0 && depth > 64;
   parallel_for(threads, groups * bunches, [&](int64_t task) {
     const int64_t first_panel = task / bunches * group, last_panel = std::min(first_panel + group, panels);
     const int64_t first_tile = task % bunches * bunch, last_tile = std::min(first_tile + bunch, tiles);
     alignas(64) T edge[kTileRows * width];
-    T* own = nullptr;
-    std::unique_ptr<T[]> own_memory;
-    if (repack) own = (own_memory = std::unique_ptr<T[]>(new T[size_t(depth * kTileRows)])).get();
-    for (int64_t t = first_tile; t < last_tile; ++t) {
-      const int64_t row = n * t / tiles;
-      const int rows = int(n * (t + 1) / tiles - row);
-      Matrix<T> tile{a.data + row * a.row, a.row, a.column};
-      if (repack) {
-        for (int i = 0; i < rows; ++i)
-          for (int64_t k = 0; k < depth; ++k) own[k * kTileRows + i] = tile.data[i * a.row + k * a.column];
-        tile = {own, 1, kTileRows};
-      }
-      for (int64_t p = first_panel; p < last_panel; ++p) {
-        const int64_t column = p * width;
-        const int columns = int(std::min<int64_t>(width, m - column));
-        T* out = c + row * c_row + column;
-        const T* row_bias = bias ? bias + row : nullptr;
-        const auto run = tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{});
-        if (columns % Simd<T>::width == 0) {
-          run(depth, tile.data, tile.row, tile.column, packed + p * depth * width, row_bias, out, c_row);
-        } else {
-          run(depth, tile.data, tile.row, tile.column, packed + p * depth * width, row_bias, edge, width);
-          for (int i = 0; i < rows; ++i) std::copy_n(edge + i * width, columns, out + i * c_row);
+    for (int64_t t = first_tile; t < last_tile; t += kSliceTiles) {
+      const int count = int(std::min<int64_t>(kSliceTiles, last_tile - t));
+      int64_t edges[kSliceTiles + 1];
+      for (int i = 0; i <= count; ++i) edges[i] = n * (t + i) / tiles;
+      const Slice<T> slice(a, edges, count, depth);
+      for (int i = 0; i < count; ++i)
+        for (int64_t p = first_panel; p < last_panel; ++p) {
+          const Matrix<T>& tile = slice.tile[i];
+          const int64_t row = edges[i], column = p * width;
+          const int rows = int(edges[i + 1] - row), columns = int(std::min<int64_t>(width, m - column));
+          const bool whole = columns % Simd<T>::width == 0;
+          T* out = c + row * c_row + column;
+          tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{})(
+              depth, tile.data, tile.row, tile.column, packed + p * depth * width, bias ? bias + row : nullptr,
+              whole ? out : edge, whole ? c_row : width);
+          if (!whole)
+            for (int r = 0; r < rows; ++r) std::copy_n(edge + r * width, columns, out + r * c_row);
+          if (epilogue) (*epilogue)(row, column, rows, columns);
         }
-        if (epilogue) (*epilogue)(row, column, rows, columns);
-      }
     }
   });
 }

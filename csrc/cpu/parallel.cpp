@@ -10,6 +10,16 @@
 namespace fastgan {
 namespace {
 
+constexpr int kSpins = 3000;  // about 50 us: the calls of one training step follow one another faster than that
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 class Pool {
  public:
   void run(int threads, int64_t count, const std::function<void(int64_t)>& task) {
@@ -18,19 +28,18 @@ class Pool {
       for (int64_t i = 0; i < count; ++i) task(i);
       return;
     }
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
-      task_ = &task;
-      count_ = count;
-      next_.store(0, std::memory_order_relaxed);
-      places_ = threads - 1;
+    for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+    task_ = &task;
+    count_ = count;
+    next_.store(0);
+    places_.store(threads - 1);  // publishes the lines above
+    if (sleepers_.load() > 0) {
+      std::lock_guard<std::mutex> lock(mutex_);  // whoever is about to sleep has looked at places_ under it
+      wake_.notify_all();
     }
-    wake_.notify_all();
     take_tasks();
-    std::unique_lock<std::mutex> lock(mutex_);
-    places_ = 0;  // whoever wakes late finds nothing to join
-    done_.wait(lock, [this] { return active_ == 0; });
+    places_.store(0);  // whoever comes late finds nothing to join
+    for (int spins = 0; active_.load() > 0; ++spins) spins < kSpins ? pause() : std::this_thread::yield();
   }
 
  private:
@@ -38,25 +47,36 @@ class Pool {
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i);
   }
 
+  // A worker counts itself active before it claims a place, so the caller either waits for it or has left none to claim.
+  void join() {
+    active_.fetch_add(1);
+    int places = places_.load();
+    while (places > 0 && !places_.compare_exchange_weak(places, places - 1)) {
+    }
+    if (places > 0) take_tasks();
+    active_.fetch_sub(1);
+  }
+
   void work() {
-    std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      wake_.wait(lock, [this] { return places_ > 0; });
-      --places_;
-      ++active_;
-      lock.unlock();
-      take_tasks();
-      lock.lock();
-      if (--active_ == 0) done_.notify_one();
+      for (int spins = 0; places_.load() <= 0 && spins < kSpins; ++spins) pause();
+      if (places_.load() <= 0) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleepers_.fetch_add(1);
+        wake_.wait(lock, [this] { return places_.load() > 0; });
+        sleepers_.fetch_sub(1);
+      }
+      join();
     }
   }
 
   std::mutex turn_, mutex_;
-  std::condition_variable wake_, done_;
+  std::condition_variable wake_;
   const std::function<void(int64_t)>* task_ = nullptr;
   int64_t count_ = 0;
   std::atomic<int64_t> next_{0};
-  int workers_ = 0, places_ = 0, active_ = 0;
+  std::atomic<int> places_{0}, active_{0}, sleepers_{0};
+  int workers_ = 0;
 };
 
 // Never destroyed: its threads may outlive the statics. A forked child has no threads, so it starts a pool of its own.

@@ -87,7 +87,7 @@ class Run:
         self.modules = list(chain.children.values())
         self.weights: list[Tensor] = [layer.weight for layer in chain.linears]
         self.biases: list[Tensor | None] = [layer.bias for layer in chain.linears]
-        self.layers = [ops.LayerSpec(**fields) for fields in chain.layers]
+        self.layers = tuple(ops.LayerSpec(**fields) for fields in chain.layers)
         self.input_dropout = chain.input_dropout
         self.drops = self.input_dropout > 0 or any(layer.dropout > 0 for layer in self.layers)
         self.impl = chain.impl

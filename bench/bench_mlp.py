@@ -1,0 +1,311 @@
+"""Is a fused MLP faster than nn.Sequential, as a module in user code? Forward and backward at many shapes (C9).
+
+    python bench/bench_mlp.py [--threads 1 2] [--quick] [--only NAME ...] [--compile]
+
+One call is `module(x).backward(grad_y)` with every `.grad` set to None before it, as `zero_grad()` does; "input" adds
+the gradient with respect to x, which a generator's step asks of the discriminator. `fuse` is fastgan.fuse on the same
+nn.Sequential. Rates count 2 operations for a multiplication with an addition, in the products alone: forward, gradient
+of the weights, gradient of a layer's input where something needs it. Peak: the best of a few large products of
+PyTorch's and of fastgan's own in the same run, a proxy for what the multipliers can do, which nothing quite reaches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import harness
+import pictures
+import torch
+from torch import Tensor, nn
+
+import fastgan
+
+MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A network as users write it, and its batch."""
+
+    name: str
+    sizes: tuple[int, ...]
+    batch: int
+    activation: str = "relu"
+    output: str | None = None
+    pieces: int = 1  # of the hidden layers: maxout
+    toy: bool = False  # held to the target of the toy sizes
+    norm: float = 1e-5  # by how much of their norm gradients may differ
+
+    @property
+    def gate(self) -> harness.Gate:
+        return harness.Gate(self.norm, element={"y": 2e-5})
+
+    def describe(self) -> str:
+        widths = "-".join(map(str, self.sizes))
+        return f"{widths}, {f'maxout {self.pieces}' if self.pieces > 1 else self.activation}, batch {self.batch}"
+
+
+SHAPES = (
+    Shape("tiny", (1, 16, 16, 1), 32, toy=True),
+    Shape("toy 32", (2, 128, 128, 2), 32, toy=True),
+    Shape("toy 128", (2, 128, 128, 2), 128, toy=True),
+    Shape("toy 256", (2, 128, 128, 2), 256, toy=True),
+    Shape("digits", (32, 256, 256, 64), 128, "leaky_relu", "tanh"),
+    Shape("MNIST-256", (64, 256, 256, 784), 100, "relu", "sigmoid"),
+    Shape("MNIST-1024", (100, 128, 256, 512, 1024, 784), 64, "leaky_relu", "tanh"),
+    Shape("original G", (100, 1200, 1200, 784), 100, "relu", "sigmoid"),
+    Shape("original D", (784, 240, 240, 1), 100, pieces=5),
+    # among its 3 million activations, rounding switches one ReLU or another on or off
+    Shape("apex", (480, 1024, 1024, 512, 256, 1), 1024, norm=2e-3),
+)
+QUICK = ("tiny", "toy 32", "original D")
+
+
+class Maxout(nn.Linear):
+    """Maxout as users write it, with the parameters of fastgan.nn.Maxout."""
+
+    def __init__(self, in_features: int, out_features: int, pieces: int) -> None:
+        super().__init__(in_features, out_features * pieces)
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).unflatten(-1, (-1, self.pieces)).max(-1).values
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def as_users_write_it(shape: Shape) -> nn.Sequential:
+    """The peer."""
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate(zip(shape.sizes, shape.sizes[1:], strict=False)):
+        last = i == len(shape.sizes) - 2
+        if shape.pieces > 1 and not last:
+            layers.append(Maxout(inputs, outputs, shape.pieces))
+            continue
+        layers.append(nn.Linear(inputs, outputs))
+        if name := shape.output if last else shape.activation:
+            layers.append(ACTIVATIONS[name]())
+    return nn.Sequential(*layers)
+
+
+def with_fastgan(shape: Shape) -> nn.Module:
+    """The same network of fastgan's own modules."""
+    if shape.pieces == 1:
+        return fastgan.nn.MLP(shape.sizes, activation=shape.activation, output_activation=shape.output)
+    hidden = [
+        fastgan.nn.Maxout(inputs, outputs, shape.pieces)
+        for inputs, outputs in zip(shape.sizes[:-2], shape.sizes[1:-1], strict=True)
+    ]
+    return fastgan.nn.Sequential(*hidden, nn.Linear(shape.sizes[-2], shape.sizes[-1]))
+
+
+def modules(shape: Shape, compiled: bool, seed: int) -> dict[str, Any]:
+    """fastgan's first, all with the same parameters."""
+    torch.manual_seed(seed)
+    peer = as_users_write_it(shape)
+    mine = with_fastgan(shape)
+    mine.load_state_dict(peer.state_dict())
+    found: dict[str, Any] = {MLP: mine, EAGER: peer}
+    if shape.pieces == 1:  # of a user's own Maxout class, fuse knows nothing
+        found[FUSED] = fastgan.fuse(copy.deepcopy(peer))
+    if compiled:
+        torch.compiler.reset()
+        found[COMPILED] = torch.compile(copy.deepcopy(peer), dynamic=False)
+    return found
+
+
+def side(name: str, module: nn.Module, shape: Shape, with_input: bool, seed: int) -> harness.Side:
+    """Forward and backward of one module, with random data of its own copy."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape.batch, shape.sizes[0], generator=generator).requires_grad_(with_input)
+    grad_y = torch.randn(shape.batch, shape.sizes[-1], generator=generator)
+    parameters = list(module.parameters())
+    leaves = [*parameters, x] if with_input else parameters
+
+    def run() -> Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        y = module(x)
+        y.backward(grad_y)
+        return y
+
+    def results() -> dict[str, Tensor]:
+        found = {"y": run()}
+        found |= {f"grad_{i}": p.grad for i, p in enumerate(parameters) if p.grad is not None}
+        if with_input and x.grad is not None:
+            found["grad_x"] = x.grad
+        return found
+
+    return harness.Side(name, run, results)
+
+
+def operations(shape: Shape, with_input: bool) -> float:
+    """Floating-point operations of the matrix products of one call."""
+    widths = [size * shape.pieces for size in shape.sizes[1:-1]] + [shape.sizes[-1]]
+    products = [2.0 * shape.batch * a * b for a, b in zip(shape.sizes, widths, strict=False)]
+    return 3 * sum(products) - (0.0 if with_input else products[0])
+
+
+def peak(settings: harness.Settings) -> dict[str, float]:
+    """GFLOP/s of large products: the best of them stands for the processor's peak."""
+    sizes = (128,) if settings.quick else (512, 1024)
+    runs, work, labels = [], [], []
+    for n in sizes:
+        a, b, c = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        layer = [fastgan.ops.LayerSpec()]
+        runs.append(lambda a=a, b=b, c=c: torch.mm(a, b, out=c))
+        runs.append(lambda a=a, b=b, layer=layer: fastgan.ops.mlp(a, [b], [None], layer))
+        labels += [f"torch.mm {n}", f"fastgan.ops.mlp {n}"]
+        work += [2.0 * n**3] * 2
+    with torch.no_grad():
+        for run in runs:
+            run()
+        times = harness.interleave(runs, [1 if settings.quick else 4] * len(runs), max(3, settings.windows // 2))
+    return {k: w / harness.quantile(t, 0.1) / 1e9 for k, w, t in zip(labels, work, times, strict=True)}
+
+
+def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> tuple[list[dict[str, Any]], Any]:
+    """All cases, gate first, and the peak of each thread count."""
+    records, peaks = [], {}
+    todo = [(t, shape, w) for t in settings.threads for shape in shapes for w in (False, True)]
+    for i, (threads, shape, with_input) in enumerate(todo):
+        gradients = "parameters and input" if with_input else "parameters"
+        case = f"{shape.name} ({shape.describe()}), gradients of {gradients}, {harness.threads(threads)}"
+        harness.progress(f"[{i + 1}/{len(todo)}] {case}")
+        with harness.pinned(threads) as cpus:
+            if threads not in peaks:
+                peaks[threads] = peak(settings)
+            contenders = [
+                side(name, module, shape, with_input, settings.seed)
+                for name, module in modules(shape, compiled, settings.seed).items()
+            ]
+            record = harness.compare(case, contenders, shape.gate, settings)
+        work, best = operations(shape, with_input), max(peaks[threads].values())
+        rate = {s: work / t["median_s"] / 1e9 for s, t in record["sides"].items()}
+        records.append(
+            {
+                **vars(shape),
+                "with_input": with_input,
+                "threads": threads,
+                "cpus": cpus,
+                "operations": work,
+                "gflops": rate,
+                "share_of_peak": {s: r / best for s, r in rate.items()},
+                **record,
+            }
+        )
+    return records, peaks
+
+
+def judge(record: Mapping[str, Any]) -> dict[str, Any]:
+    """C9: never slower than nn.Sequential; at least 1.5 times as fast at the toy sizes."""
+    least = 1.5 if record["toy"] else 1.0
+    ratio = record["ratio"][EAGER]
+    return {"target": least, "ratio": ratio, "verdict": harness.verdict(ratio, least, record["spread"])}
+
+
+def against(record: Mapping[str, Any], name: str, peer: str) -> str:
+    """How many times faster one side is than another."""
+    sides = record["sides"]
+    return f"{sides[peer]['median_s'] / sides[name]['median_s']:.2f}x" if name in sides and peer in sides else "-"
+
+
+def rows(records: Sequence[Mapping[str, Any]], compiled: bool) -> list[list[str]]:
+    """The table of one thread count: microseconds a call, ratios, rates."""
+    shown = [MLP, FUSED, EAGER, *([COMPILED] if compiled else [])]
+    header = ["network", "batch", "gradients", *shown, "vs eager", "fuse vs eager"]
+    header += ["vs compile"] * compiled + ["spread", "GFLOP/s", "eager's", "of peak", "C9"]
+    body = []
+    for r in records:
+        times = [harness.median(r, side) for side in shown]
+        ratios = [against(r, MLP, EAGER), against(r, FUSED, EAGER), *([against(r, MLP, COMPILED)] * compiled)]
+        rates = [f"{r['gflops'][s]:.1f}" for s in (MLP, EAGER)]
+        gradients = "params+input" if r["with_input"] else "params"
+        end = [f"{r['spread']:.1%}", *rates, f"{r['share_of_peak'][MLP]:.0%}", r["C9"]["verdict"]]
+        body.append([r["name"], str(r["batch"]), gradients, *times, *ratios, *end])
+    return [header, *body]
+
+
+def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
+    """How many times faster than nn.Sequential, shape by shape, a panel for each thread count."""
+    threads = sorted({r["threads"] for r in records})
+    first = [r for r in records if r["threads"] == threads[0]]
+    fig, axes = pictures.figure(5.6 * len(threads) + 1.6, 1.8 + 0.34 * len(first), 1, len(threads), sharey=True)
+    labels = [f"{r['name']}\n{'with' if r['with_input'] else 'without'} grad_x" for r in first]
+    places = range(len(first))
+    for ax, count in zip(axes[0], threads, strict=True):
+        mine = [r for r in records if r["threads"] == count]
+        ratios = [r["ratio"][EAGER] for r in mine]
+        colours = [pictures.VERDICT_COLOURS[r["C9"]["verdict"]] for r in mine]
+        ax.barh(
+            places,
+            ratios,
+            xerr=[r["ratio"][EAGER] * r["spread"] for r in mine],
+            color=colours,
+            height=0.7,
+            error_kw={"elinewidth": 0.9, "capsize": 2, "ecolor": pictures.INK},
+        )
+        fused = [
+            (p, r["sides"][EAGER]["median_s"] / r["sides"][FUSED]["median_s"])
+            for p, r in zip(places, mine, strict=True)
+            if FUSED in r["sides"]
+        ]
+        ax.plot([v for _, v in fused], [p for p, _ in fused], "D", color=pictures.INK, markersize=4, label="fuse")
+        pictures.ratio_line(ax, 1.0, "nn.Sequential", vertical=True)
+        ax.set_yticks(places, labels, fontsize=7)
+        ax.set_xlim(0, None)
+        ax.set_xlabel(f"times faster than nn.Sequential, {harness.threads(count)}")
+    axes[0, 0].invert_yaxis()  # of all panels: they share it
+    if any(FUSED in r["sides"] for r in records):
+        axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
+    pictures.title(fig, "fastgan.nn against nn.Sequential, forward and backward, float32", notes)
+    return fig
+
+
+def bench(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> None:
+    """Measure, print, write."""
+    report = harness.Report("mlp", settings)
+    records, peaks = measure(settings, shapes, compiled)
+    for record in records:
+        record["C9"] = judge(record)
+    print("Forward and backward of a module in user code, float32: microseconds a call (median).")
+    for count in settings.threads:
+        best = max(peaks[count], key=peaks[count].__getitem__)
+        print(f"\n{harness.threads(count)}; peak (proxy, the best large product): ", end="")
+        print(f"{peaks[count][best]:.0f} GFLOP/s by {best}")
+        print(harness.table(rows([r for r in records if r["threads"] == count], compiled)))
+    missed = [r["case"] for r in records if r["C9"]["verdict"] == "missed"]
+    print(f"\nC9 (1.0x everywhere, 1.5x at tiny and toy): missed in {len(missed)} of {len(records)} cases")
+    print(report.disturbances())
+    notes = [
+        f"median of {settings.windows} interleaved windows; whisker: spread of fastgan timed twice",
+        "target (1.5 at tiny and toy, 1.0 elsewhere): blue met, grey within the spread of it, orange missed",
+        report.disturbances(),
+    ]
+    content = {"unit": "seconds a call", "peak GFLOP/s (proxy: large products)": peaks, "cases": records}
+    report.write(content, picture(records, notes))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    p = harness.parser("fastgan.nn.MLP and fastgan.fuse against nn.Sequential")
+    p.add_argument("--only", nargs="+", choices=[s.name for s in SHAPES], help="networks to measure")
+    p.add_argument("--compile", action="store_true", help="torch.compile of the nn.Sequential as another peer")
+    args = p.parse_args(argv)
+    chosen = args.only or (QUICK if args.quick else [s.name for s in SHAPES])
+    shapes = [s for s in SHAPES if s.name in chosen]
+    with harness.cold_compiler():
+        return harness.guarded("bench_mlp", lambda: bench(harness.settings_from(args), shapes, args.compile))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

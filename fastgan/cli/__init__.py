@@ -1,0 +1,63 @@
+"""The command line: fastgan train, sample, plot and info.
+
+Whatever a user can get wrong ends in exit code 2 and one line on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fastgan.cli import info, plot, sample, train
+from fastgan.cli.arguments import Parser, explain
+
+_EXAMPLES = """\
+examples:
+  fastgan train digits                                 learn the handwritten digits; pictures in runs/digits-1
+  fastgan train table.csv --out runs/mine              the same for your own numbers
+  fastgan sample runs/digits-1 --n 1000 --out x.npy    draw from the trained generator
+  fastgan plot losses                                  the generator's costs and their slopes
+  fastgan info                                         what serves each operation here, and why
+"""
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(prog="fastgan", description="Train the GAN of Goodfellow et al. (2014).", epilog=_EXAMPLES)
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for command in (train, sample, plot, info):
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` without the program's name, default those of the process.
+
+    Returns:
+        Exit code: 0; 1 where training itself broke down; 2 for a bad argument or file; 130 after Ctrl-C.
+    """
+    command = "fastgan"
+    try:
+        arguments = parser().parse_args(argv)
+        if arguments.version:
+            from fastgan import __version__
+
+            print(f"fastgan {__version__}")
+            return 0
+        if arguments.command is None:
+            parser().print_help()
+            return 0
+        command = f"fastgan {arguments.command}"
+        return int(arguments.run(arguments))
+    except SystemExit as stop:  # argparse has said what there is to say
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted", file=sys.stderr)
+        return 130
+    except FloatingPointError as error:
+        print(f"{command}: {explain(error)}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError, ImportError) as error:
+        print(f"{command}: {explain(error)}", file=sys.stderr)
+        return 2

@@ -1,0 +1,144 @@
+"""Flags: from the fields of a dataclass, with help from its docstring, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
+
+# whose messages begin "Owner: argument ...", where argument is also a flag
+_OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train)"
+_RENAMED = {"betas": "beta1"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for an error and examples left as they are written."""
+
+    def __init__(self, *, description: str, **options: Any) -> None:
+        super().__init__(
+            description=textwrap.fill(description, 100),
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
+        print(f"{self.prog}: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong in one line, arguments named as flags."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(rf"^{_OWNERS}: (?:config\.)?([a-z_0-9]+) (?=must)", _as_flag, text)
+    return re.sub(r"^(?!checkpoint)[a-z_]+: (?=\S)", "", text)  # which function said it is no user's concern
+
+
+def _as_flag(match: re.Match[str]) -> str:
+    name = _RENAMED.get(match[1], match[1])
+    return f"{match[1]} " if name == "data" else f"--{name.replace('_', '-')} "
+
+
+def whole(text: str) -> int:
+    """An integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
+
+
+def natural(text: str) -> int:
+    """An integer of at least 1."""
+    if (value := whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def counting(text: str) -> int:
+    """An integer of at least 0."""
+    if (value := whole(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
+
+
+def number(text: str) -> float:
+    """A floating-point number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """Layer widths, as 256,256."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be integers joined by commas, got {text!r}") from None
+
+
+def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text.lower() == "none" else convert(text)
+
+
+_CONVERTERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (whole, "N"),
+    float: (number, "X"),
+    str: (str, "NAME"),
+    tuple[int, ...]: (widths, "N,N"),
+}
+
+
+def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
+    """A flag for each field of a dataclass whose type fits on a command line.
+
+    What is not given stays out of the namespace; "none" means None where the field allows it.
+    """
+    hints, helps = typing.get_type_hints(owner), field_help(owner)
+    for item in dataclasses.fields(owner):
+        hint, optional = hints[item.name], False
+        if isinstance(hint, types.UnionType):
+            options = [part for part in typing.get_args(hint) if part is not type(None)]
+            hint, optional = (options[0] if len(options) == 1 else None), True
+        if hint not in _CONVERTERS or item.name in skip:
+            continue
+        convert, metavar = _CONVERTERS[hint]
+        group.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            type=_or_none(convert) if optional else convert,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=helps.get(item.name, "").replace("%", "%%"),
+        )
+
+
+def given(arguments: argparse.Namespace, owner: type) -> dict[str, Any]:
+    """The fields of a dataclass that were given on the command line."""
+    names = {item.name for item in dataclasses.fields(owner)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def field_help(owner: type) -> dict[str, str]:
+    """The sentence of each field in the Args section of a docstring."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    section = (owner.__doc__ or "").partition("Args:\n")[2]
+    for raw in section.splitlines():
+        indent = len(raw) - len(raw.lstrip())
+        if raw.strip() and indent <= 4:
+            break
+        if match := re.match(r" {8}([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", raw):
+            names = match[1].split(", ")
+            found |= dict.fromkeys(names, match[2].strip())
+        elif raw.strip():
+            found |= {name: f"{found[name]} {raw.strip()}" for name in names}
+    return found

@@ -1,0 +1,40 @@
+"""fastgan info: versions, what was built, and what serves each operation and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """The command and its flags."""
+    command = commands.add_parser(
+        "info",
+        help="what serves each operation here, and why",
+        description="Versions, instruction sets, CUDA build and device; what serves each operation, and why.",
+        epilog="example:\n  fastgan info --json > info.json\n",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print it."""
+    from fastgan.backend import backend_info
+
+    facts = backend_info()
+    print(json.dumps(facts, indent=1, default=str) if arguments.json else "\n".join(_lines(facts)))
+    return 0
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
+    width = max((len(name) for name, value in facts.items() if not isinstance(value, dict)), default=0)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}"
+            yield from _lines(value, indent + "  ")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            yield f"{indent}{name:<{width}}  {text}"

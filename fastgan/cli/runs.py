@@ -1,0 +1,213 @@
+"""The run folder: config.json says what was trained on what, and how; the rest is made from it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import data
+from fastgan.cli.columns import Columns
+from fastgan.data import Dataset
+from fastgan.models import GAN
+from fastgan.presets import Networks
+from fastgan.training import TrainConfig, checkpoint
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run folder is made from.
+
+    Args:
+        source: name of a data set, or absolute path.
+        n: rows asked for; None: all.
+        data_seed: of synthetic data.
+        networks: G and D.
+        train: how they are trained.
+        columns: mean and standard deviation taken out of the data; None where the data is used as it is.
+        image_shape, value_range: of the data, for pictures.
+    """
+
+    source: str
+    n: int | None
+    data_seed: int
+    networks: Networks
+    train: TrainConfig
+    columns: Columns | None = None
+    image_shape: tuple[int, int] | None = None
+    value_range: tuple[float, float] | None = None
+
+    def load_data(self) -> Dataset:
+        """The rows p_data is known by."""
+        return data.load(self.source, n=self.n, seed=self.data_seed)
+
+    def build(self) -> GAN:
+        """Both networks with their first weights."""
+        return self.networks.build(seed=self.train.seed, impl=self.train.impl)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Samples of G in the data's own units."""
+        return x if self.columns is None else self.columns.restore(x)
+
+    def probability(self, gan: GAN) -> Callable[[Tensor], Tensor]:
+        """D(x) of points in the data's own units, as a function."""
+
+        def d(x: Tensor) -> Tensor:
+            inside = x if self.columns is None else self.columns.standardize(x)
+            return torch.sigmoid(gan.logits(inside).double()).cpu()
+
+        return d
+
+    def to_json(self) -> bytes:
+        from fastgan import __version__
+
+        body = {
+            "format": FORMAT,
+            "fastgan": __version__,
+            "source": self.source,
+            "n": self.n,
+            "data_seed": self.data_seed,
+            "image_shape": self.image_shape,
+            "value_range": self.value_range,
+            "columns": None if self.columns is None else self.columns.as_dict(),
+            "networks": dataclasses.asdict(self.networks),
+            "train": self.train.as_dict(),
+        }
+        return (json.dumps(body, indent=1) + "\n").encode()
+
+
+def read(folder: Path) -> RunConfig:
+    """The config of a run folder.
+
+    Raises:
+        FileNotFoundError: it is no run folder. ValueError: its config.json is damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if body["format"] != FORMAT:
+            raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
+        columns = body["columns"]
+        return RunConfig(
+            source=str(body["source"]),
+            n=body["n"],
+            data_seed=int(body["data_seed"]),
+            networks=_networks(body["networks"]),
+            train=TrainConfig.from_dict(body["train"]),
+            columns=None if columns is None else Columns.from_dict(columns),
+            image_shape=_pair(body["image_shape"], int),
+            value_range=_pair(body["value_range"], float),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} must be the config of a run, got: {reason}") from error
+
+
+def trained(folder: Path, config: RunConfig) -> GAN:
+    """The networks of a run at its newest checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    gan = config.build()
+    checkpoint.load(folder).restore(gan)
+    return gan
+
+
+def _networks(values: dict[str, Any]) -> Networks:
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return Networks(**fields)
+
+
+def _pair(values: list[Any] | None, kind: Callable[[Any], Any]) -> Any:
+    if values is None:
+        return None
+    first, second = values
+    return kind(first), kind(second)
+
+
+class Folder:
+    """The folder of a run to be trained; of a new one nothing remains when training never starts.
+
+    Args:
+        path: of an existing run folder; `new` makes one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_new = False
+        self._made: list[Path] = []
+
+    @classmethod
+    def new(cls, out: str | None, source: str) -> Folder:
+        """An empty folder at `out`, or the first free runs/<source>-<n>.
+
+        Raises:
+            ValueError: there is something in it. OSError: it cannot be made.
+        """
+        folder = cls(_free(source) if out is None else Path(out))
+        folder._is_new = True
+        if folder.path.is_dir() and any(folder.path.iterdir()):
+            raise ValueError(f"--out must be new or empty, or be resumed with --resume, got {folder.path}")
+        try:
+            for path in [*reversed(folder.path.parents), folder.path]:
+                if not path.is_dir():
+                    path.mkdir()
+                    folder._made.append(path)
+        except OSError:
+            folder.discard()
+            raise
+        return folder
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from; a run killed before its first checkpoint begins again."""
+        return bool(checkpoint.steps(self.path / "checkpoint"))
+
+    def discard(self) -> None:
+        """Take back what was made, unless the folder is an older run's or iterations have been recorded."""
+        history = self.path / "history.csv"
+        if not self._is_new or (history.is_file() and history.read_bytes().count(b"\n") > 1):
+            return
+        for name in ("config.json", "history.csv"):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
+        for folder in (self.path / "checkpoint", *reversed(self._made)):
+            with contextlib.suppress(OSError):  # not empty: then it is not ours alone
+                folder.rmdir()
+
+
+def _free(source: str) -> Path:
+    stem = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
+    number = 1
+    while (path := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return path
+
+
+def usable_device(name: str) -> torch.device:
+    """A device that exists here.
+
+    Raises:
+        ValueError: torch does not know it or cannot use it.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"--device must be one that torch can use here, got {name!r} ({reason})") from None
+    return device

@@ -1,0 +1,84 @@
+"""fastgan sample: draw from a trained generator into a file."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgan.cli import runs
+from fastgan.cli.arguments import counting, natural
+from fastgan.cli.pictures import draw_samples
+from fastgan.models import GAN
+from fastgan.training.checkpoint import write_atomically
+
+_CHUNK = 4096  # rows in memory at a time
+_FORMATS = (".npy", ".csv", ".png")
+
+
+def add(commands: Any) -> None:
+    """The command and its flags."""
+    command = commands.add_parser(
+        "sample",
+        help="draw from a trained generator",
+        description="Draw samples G(z), z ~ p_z, from the newest checkpoint of a run: rows as those of the "
+        "data, in its own units. Sample i of a seed is the same however many are drawn together.",
+        epilog="examples:\n  fastgan sample runs/digits-1 --n 1000 --seed 1 --out x.npy\n"
+        "  fastgan sample runs/digits-1 --out more.png\n",
+    )
+    command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
+    command.add_argument("--n", type=natural, default=64, metavar="N", help="how many samples (64)")
+    command.add_argument("--seed", type=counting, default=0, metavar="N", help="of the noise (0)")
+    command.add_argument(
+        "--offset", type=counting, default=0, metavar="N", help="number of the first sample (0)"
+    )
+    command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
+    command.add_argument("--out", required=True, help="file to write: .npy, .csv or .png (a picture of them)")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw them."""
+    out = Path(arguments.out)
+    kind = out.suffix.lower()
+    if kind not in _FORMATS:
+        raise ValueError(f"--out must end in {', '.join(_FORMATS)}, got {arguments.out!r}")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out must lie in an existing folder, got {arguments.out!r}")
+    if arguments.seed >= 2**63:
+        raise ValueError(f"--seed must be below 2**63, got {arguments.seed}")
+    config = runs.read(Path(arguments.run_dir))
+    gan = runs.trained(Path(arguments.run_dir), config).to(runs.usable_device(arguments.device))
+    if kind == ".png":
+        draw_samples(config, gan, config.load_data(), out, n=arguments.n, seed=arguments.seed)
+    else:
+        chunks = _chunks(config, gan, arguments.n, arguments.seed, arguments.offset)
+        dim = config.networks.data_dim
+        write_atomically(out, _csv(chunks) if kind == ".csv" else _npy(chunks, (arguments.n, dim)))
+    print(f"{arguments.n} samples of {config.source}: {out}")
+    return 0
+
+
+def _chunks(config: runs.RunConfig, gan: GAN, n: int, seed: int, offset: int) -> Iterator[np.ndarray]:
+    for start in range(0, n, _CHUNK):
+        samples = gan.sample(min(_CHUNK, n - start), seed=seed, offset=offset + start, device="cpu")
+        yield config.restore(samples).float().numpy()
+
+
+def _npy(chunks: Iterator[np.ndarray], shape: tuple[int, int]) -> Iterator[bytes]:
+    header = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    yield header.getvalue()
+    for chunk in chunks:
+        yield np.ascontiguousarray(chunk, dtype="<f4").tobytes()
+
+
+def _csv(chunks: Iterator[np.ndarray]) -> Iterator[bytes]:
+    for chunk in chunks:
+        # str of a float32 is the shortest text that reads back as the same number
+        yield "".join(",".join(map(str, row)) + "\n" for row in chunk).encode()

@@ -1,0 +1,306 @@
+"""The benchmarks: they run, write what they promise, and refuse to give a time where results differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import fastgan
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+sys.path.insert(0, str(BENCH))
+import bench_install  # noqa: E402
+import bench_losses  # noqa: E402
+import bench_mlp  # noqa: E402
+import harness  # noqa: E402
+import loss_table  # noqa: E402
+
+QUICK = harness.Settings(threads=(1,), windows=3, window_s=1e-4, warmup_s=1e-4, quick=True)
+OPTIONS = {
+    bench_losses: ["--quick", "--no-compile"],
+    bench_mlp: ["--quick", "--only", "tiny", "original D"],
+    bench_install: ["--quick"],
+    loss_table: [],
+}
+
+
+def run(script: ModuleType, folder: Path) -> int:
+    """The script with its tiny options; results go to folder."""
+    code: int = script.main([*OPTIONS[script], "--out", str(folder), "--machine", "here"])
+    return code
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """The record of the one benchmark that wrote to folder, with its picture."""
+    (record,) = folder.glob("*-here*.json")
+    assert record.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(folder.iterdir())) == 2, "a temporary file was left behind"
+    content: dict[str, Any] = json.loads(record.read_text())
+    return content
+
+
+def constant(name: str, values: list[float], calls: list[str] | None = None) -> harness.Side:
+    """A side that gives these values, and notes each timed call."""
+    return harness.Side(
+        name, lambda: calls.append(name) if calls is not None else None, lambda: {"y": torch.tensor(values)}
+    )
+
+
+# ---------------------------------------------------------------- the harness
+
+
+@pytest.mark.parametrize(
+    ("theirs", "rule"),
+    [
+        ([1.0, 2.1], "differs"),
+        ([1.0, 2.0, 3.0], "is torch.float32"),
+        ([1.0, float("nan")], "not finite"),
+        ([0.0, 0.0], "all zero"),
+    ],
+)
+def test_sides_that_differ_are_never_timed(theirs: list[float], rule: str) -> None:
+    calls: list[str] = []
+    sides = [constant("fastgan", [1.0, 2.0], calls), constant("peer", theirs, calls)]
+    with pytest.raises(harness.GateFailed, match=rule):
+        harness.compare("case", sides, harness.Gate(norm=1e-6), QUICK)
+    assert calls == []
+
+
+def test_gate_looks_at_single_elements() -> None:
+    ours, theirs = torch.ones(10_000), torch.ones(10_000)
+    theirs[7] = 1.01
+    loose = harness.Gate(norm=1e-3)
+    assert loose.check("case", {"y": ours}, "peer", {"y": theirs})["y"] < 1e-3
+    with pytest.raises(harness.GateFailed, match="element"):
+        dataclasses.replace(loose, element={"y": 1e-4}).check("case", {"y": ours}, "peer", {"y": theirs})
+
+
+def test_gate_wants_the_same_gradients_of_both() -> None:
+    with pytest.raises(harness.GateFailed, match="grad_x"):
+        harness.Gate(norm=1.0).check(
+            "case", {"y": torch.ones(1)}, "peer", {"y": torch.ones(1), "grad_x": torch.ones(1)}
+        )
+
+
+def test_windows_are_interleaved_in_changing_order() -> None:
+    calls: list[str] = []
+    times = harness.interleave([lambda: calls.append("a"), lambda: calls.append("b")], [2, 1], windows=30)
+    assert [len(t) for t in times] == [30, 30]
+    rounds = {"".join(calls[i : i + 3]) for i in range(0, len(calls), 3)}
+    assert rounds == {"aab", "baa"}
+
+
+def test_compare_times_the_first_side_twice() -> None:
+    sides = [constant("fastgan", [1.0]), constant("peer", [1.0])]
+    record = harness.compare("case", sides, harness.Gate(norm=1e-6), QUICK)
+    assert set(record["sides"]) == {"fastgan", "peer", "fastgan again"}
+    assert set(record["ratio"]) == {"peer"}
+    for side in record["sides"].values():
+        assert side["windows"] == QUICK.windows
+        assert 0 < side["p10_s"] <= side["median_s"] <= side["p90_s"]
+
+
+def test_quantiles_are_interpolated() -> None:
+    values = [5.0, 1.0, 3.0, 2.0, 4.0]
+    assert [harness.quantile(values, q) for q in (0.0, 0.1, 0.5, 1.0)] == pytest.approx([1.0, 1.4, 3.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "spread", "word"), [(2.0, 0.01, "met"), (1.4, 0.01, "missed"), (1.49, 0.05, "within the spread")]
+)
+def test_verdict_knows_the_spread(ratio: float, spread: float, word: str) -> None:
+    assert harness.verdict(ratio, 1.5, spread) == word
+
+
+def test_pinning_is_undone() -> None:
+    before = torch.get_num_threads(), harness.machine.allowed_cpus()
+    with harness.pinned(1) as cpus:
+        assert torch.get_num_threads() == 1
+        assert cpus is None or harness.machine.allowed_cpus() == cpus
+    assert (torch.get_num_threads(), harness.machine.allowed_cpus()) == before
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = harness.write_atomically(tmp_path / "new" / "result.json", b"old")
+
+    def refuse(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(harness.os, "fsync", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        harness.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+# ---------------------------------------------------------------- the scripts
+
+
+def test_losses_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bench_losses, tmp_path) == 0
+    record = written(tmp_path)
+    assert {(c["loss"], c["wiring"], c["threads"]) for c in record["cases"]} == {
+        (loss, wiring, threads)
+        for loss in ("discriminator", "generator")
+        for wiring in ("output", "leaf")
+        for threads in (1, 2)
+    }
+    for case in record["cases"]:
+        assert max(case["ulp"].values()) <= bench_losses.ULP
+        assert {"fastgan", "fastgan again", bench_losses.EAGER} <= set(case["sides"])
+        assert case["gate"]["relative difference from"][bench_losses.EAGER].keys() == case["ulp"].keys()
+    assert record["machine"]["processor"]["model"] and record["machine"]["fastgan"]["torch"] == torch.__version__
+    out = capsys.readouterr().out
+    assert "QUICK RUN" in out and "vs eager" in out
+
+
+def test_mlp_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bench_mlp, tmp_path) == 0
+    cases = written(tmp_path)["cases"]
+    assert {(c["name"], c["with_input"]) for c in cases} == {
+        (name, with_input) for name in ("tiny", "original D") for with_input in (False, True)
+    }
+    for case in cases:
+        assert ("grad_x" in case["gate"]["relative difference from"][bench_mlp.EAGER]) == case["with_input"]
+        assert (bench_mlp.FUSED in case["sides"]) == (case["name"] == "tiny")
+        assert case["gflops"]["fastgan.nn"] > 0 and case["share_of_peak"]["fastgan.nn"] > 0
+    assert "nn.Sequential" in capsys.readouterr().out
+
+
+def test_mlp_counts_the_operations_of_the_products() -> None:
+    shape = bench_mlp.Shape("", (3, 5, 2), batch=7)
+    assert bench_mlp.operations(shape, with_input=True) == 3 * 2 * 7 * (3 * 5 + 5 * 2)
+    assert bench_mlp.operations(shape, with_input=False) == 2 * 7 * (2 * 3 * 5 + 3 * 5 * 2)
+    maxout = bench_mlp.Shape("", (3, 5, 2), batch=7, pieces=4)
+    assert bench_mlp.operations(maxout, with_input=True) == 3 * 2 * 7 * (3 * 20 + 5 * 2)
+
+
+def test_loss_table_shows_torch_wrong_and_fastgan_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(loss_table, tmp_path) == 0
+    table = written(tmp_path)["table"]
+    assert len(table) == 2 * 2 * len(loss_table.LOGITS)
+    assert max(r["fastgan ulp"] for r in table) <= 2.0
+    out = capsys.readouterr().out
+    assert "0.8% off" in out and "NaN" in out
+    assert out.count("\n| ") == 2 * (len(loss_table.LOGITS) + 1)
+
+
+def test_install_reports_the_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bench_install, tmp_path) == 0
+    record = written(tmp_path)
+    assert record["import"]["median_s"] > 0 and record["import"]["starts"] == 1
+    assert record["left out"] == {"cpu": "quick run", "cuda": "quick run"}
+    assert "import fastgan adds" in capsys.readouterr().out
+
+
+# A project that pip builds in a moment: its own backend writes a wheel of the one module that CHECK imports.
+PROJECT = {
+    "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "tiny_backend"\nbackend-path = ["."]\n'
+    '[project]\nname = "fastgan"\nversion = "0"\n',
+    "fastgan.py": "discriminator_loss = lambda real, fake: LOSS\nbackend_info = lambda: {'native': {'cuda': ''}}\n",
+    "tiny_backend.py": """
+import zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    assert config_settings == {"cmake.define.FASTGAN_CUDA": "OFF"}, config_settings
+    info = "fastgan-0.dist-info/"
+    with zipfile.ZipFile(folder + "/fastgan-0-py3-none-any.whl", "w") as wheel:
+        wheel.write("fastgan.py")
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: fastgan\\nVersion: 0\\n")
+        tags = "Generator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\n" + tags)
+        wheel.writestr(info + "RECORD", "")
+    return "fastgan-0-py3-none-any.whl"
+""",
+}
+
+
+@pytest.mark.parametrize("loss", [bench_install.TRUE_LOSS, 0.5])
+def test_install_builds_and_checks_what_it_built(tmp_path: Path, loss: float) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, text in PROJECT.items():
+        (source / name).write_text(text.replace("LOSS", repr(loss)))
+    if loss != bench_install.TRUE_LOSS:
+        with pytest.raises(harness.GateFailed, match="discriminator_loss gives 0.5"):
+            bench_install.measure(dataclasses.replace(QUICK, quick=False), ["cpu"], 1, source)
+        return
+    result = bench_install.measure(dataclasses.replace(QUICK, quick=False), ["cpu"], 1, source)
+    (build,) = result["builds"]
+    assert build["wall_s"] == build["wheel"]["wall_s"] + build["install"]["wall_s"] and build["wheel_kB"] > 0
+    assert result["import"]["installed"]
+    assert [row[0] for row in bench_install.rows(result["builds"])] == ["build", "cpu"]
+
+
+def test_install_says_which_step_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pyproject.toml").write_text('[build-system]\nrequires = []\nbuild-backend = "nowhere"\n')
+    options = ["--variants", "cpu", "--source", str(tmp_path), "--out", str(tmp_path / "out"), "--imports", "1"]
+    assert bench_install.main(options) == 1
+    assert "wheel failed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- refusing
+
+
+def half_a_percent_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, right_mlp = fastgan.discriminator_loss, fastgan.ops.mlp
+    monkeypatch.setattr(fastgan, "discriminator_loss", lambda *a, **k: 1.005 * right(*a, **k))
+    monkeypatch.setattr(fastgan.ops, "mlp", lambda *a, **k: 1.005 * right_mlp(*a, **k))
+
+
+def as_inaccurate_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bce(real: torch.Tensor, fake: torch.Tensor, **_: Any) -> Any:
+        losses = F.binary_cross_entropy_with_logits
+        return losses(real, torch.ones_like(real), reduction="none"), losses(
+            fake, torch.zeros_like(fake), reduction="none"
+        )
+
+    monkeypatch.setattr(fastgan, "discriminator_loss", bce)
+
+
+def other_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_install, "TRUE_LOSS", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("script", "breakage"),
+    [
+        (bench_losses, half_a_percent_off),
+        (bench_mlp, half_a_percent_off),
+        (loss_table, as_inaccurate_as_torch),
+        (bench_install, other_truth),
+    ],
+)
+def test_wrong_results_give_no_time(
+    script: ModuleType,
+    breakage: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    breakage(monkeypatch)
+    assert run(script, tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert "the gate failed, so no result is given" in err
+    assert script is loss_table or out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gradients_are_gated_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of the right value with a wrong gradient."""
+    right = fastgan.discriminator_loss
+
+    def wrong_slope(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        return right(real, fake) + 0.1 * (fake - fake.detach()).mean()
+
+    monkeypatch.setattr(fastgan, "discriminator_loss", wrong_slope)
+    assert run(bench_losses, tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []

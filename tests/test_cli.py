@@ -1,0 +1,450 @@
+"""The command line: what a run leaves behind, and what a mistake does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastgan.cli import main, runs
+from fastgan.cli import train as train_command
+from fastgan.cli.arguments import Parser, add_fields, field_help
+from fastgan.cli.columns import Columns
+from fastgan.cli.progress import Display
+from fastgan.cli.train import mode_count
+from fastgan.data import Dataset
+from fastgan.presets import Networks
+from fastgan.training import TrainConfig
+
+pytest.importorskip("matplotlib", reason="a run draws pictures")
+Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
+
+FAST = ("--quiet", "--no-pictures")
+TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--steps", "20")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """main(argv) in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 iterations that tests only read."""
+    folder = tmp_path_factory.mktemp("ring") / "run"
+    assert main(["train", "ring", *TINY, "--out", str(folder), "--quiet"]) == 0
+    return folder
+
+
+def std_of_picture(path: Path) -> float:
+    with Image.open(path) as image:
+        return float(np.asarray(image.convert("L")).std())
+
+
+# ---------------------------------------------------------------- train
+
+
+@pytest.mark.parametrize("source", ["ring", "gaussians", "digits", "mixture1200d"])
+def test_train_leaves_a_whole_run_folder(run: Run, source: str) -> None:
+    if source == "digits":
+        pytest.importorskip("sklearn", reason="digits come with scikit-learn")
+    code, out, err = run("train", source, *TINY)
+    assert code == 0, err
+    folder = Path("runs") / f"{source}-1"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "history.csv", "checkpoint", "samples.png", "losses.png", "d_curves.png"}
+    for picture in folder.glob("*.png"):
+        assert std_of_picture(picture) > 5
+    config = json.loads((folder / "config.json").read_text())
+    assert config["source"] == source and config["train"]["steps"] == 20
+    assert config["networks"]["generator_hidden"] == [8, 8]
+    rows = (folder / "history.csv").read_text().splitlines()
+    assert rows[0].startswith("step,loss_d,loss_g,d_real,d_fake") and len(rows) == 21
+    assert f"{folder}/samples.png" in out and "engine" in out and "iterations/s" in out
+    assert ("modes covered" in out) == (source not in ("digits",))
+    assert err.splitlines()[-1].startswith("20/20 ")  # standard error is no terminal here
+
+
+def test_runs_are_numbered_and_quiet_is_quiet(run: Run) -> None:
+    for number in (1, 2):
+        assert run("train", "ring", *TINY, *FAST) == (0, "", "")
+        assert Path(f"runs/ring-{number}/config.json").is_file()
+    assert not list(Path("runs").rglob("*.png"))
+
+
+def test_same_seed_same_history_other_seed_other_history(run: Run, ring: Path) -> None:
+    assert run("train", "ring", *TINY, "--out", "a", *FAST)[0] == 0
+    assert run("train", "ring", *TINY, "--out", "b", *FAST, "--seed", "1")[0] == 0
+    histories = [Path(folder, "history.csv").read_bytes() for folder in (ring, "a", "b")]
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_resume_is_bit_exact(run: Run, ring: Path) -> None:
+    tiny = (*TINY[:-1], "7")
+    assert run("train", "ring", *tiny, "--out", "part", *FAST)[0] == 0
+    assert run("train", "--resume", "--out", "part", "--steps", "20", *FAST)[0] == 0
+    assert Path("part/history.csv").read_bytes() == (ring / "history.csv").read_bytes()
+    assert Path("part/config.json").read_bytes() == (ring / "config.json").read_bytes()
+    for folder, out in ((str(ring), "whole.npy"), ("part", "part.npy")):
+        assert run("sample", folder, "--n", "50", "--out", out)[0] == 0
+    assert Path("part.npy").read_bytes() == Path("whole.npy").read_bytes()
+
+
+def test_resume_before_the_first_checkpoint_starts_again(run: Run, ring: Path) -> None:
+    Path("killed").mkdir()
+    Path("killed/config.json").write_bytes((ring / "config.json").read_bytes())
+    assert run("train", "--resume", "--out", "killed", *FAST)[0] == 0
+    assert Path("killed/history.csv").read_bytes() == (ring / "history.csv").read_bytes()
+
+
+class _CtrlC(Display):
+    every = 5
+
+    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
+        if run.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_saves_and_exits_with_130(
+    run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train_command, "progress", lambda steps, quiet: [_CtrlC()])
+        code, out, _ = run("train", "ring", *TINY, "--out", "stopped")
+    assert code == 130 and "interrupted, saved" in out and "--resume --out stopped" in out
+    assert Path("stopped/samples.png").is_file()
+    assert run("train", "--resume", "--out", "stopped", *FAST)[0] == 0
+    assert Path("stopped/history.csv").read_bytes() == (ring / "history.csv").read_bytes()
+
+
+def test_diverging_training_exits_with_1_and_one_line(run: Run) -> None:
+    code, out, err = run("train", "ring", *TINY, "--lr", "1e30", "--out", "x", *FAST)
+    assert code == 1 and out == ""
+    assert err.startswith("fastgan train: ") and "finite" in err and err.count("\n") == 1
+
+
+def test_a_table_is_standardised_and_brought_back(run: Run) -> None:
+    rng = np.random.default_rng(0)
+    table = np.stack([1e4 + 500 * rng.standard_normal(300), np.full(300, 7.25), rng.random(300)], 1)
+    np.savetxt("table.csv", table, delimiter=",", header="mass,constant,u", comments="")
+    assert run("train", "table.csv", "--steps", "30", "--out", "r", *FAST)[0] == 0
+    columns = json.loads(Path("r/config.json").read_text())["columns"]
+    np.testing.assert_allclose(columns["mean"], table.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(columns["std"], table.std(0), rtol=1e-4, atol=1e-12)
+    assert run("sample", "r", "--n", "200", "--out", "x.npy")[0] == 0
+    samples = np.load("x.npy")
+    assert (samples[:, 1] == 7.25).all()
+    assert 8e3 < samples[:, 0].mean() < 1.2e4
+
+
+def test_image_files_keep_their_shape(run: Run) -> None:
+    np.save("faces.npy", np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8))
+    assert run("train", "faces.npy", "--steps", "5", "--out", "r", *FAST, "--batch-size", "8")[0] == 0
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["image_shape"] == [6, 5] and config["networks"]["output_activation"] == "sigmoid"
+    assert config["columns"] is None and Path(config["source"]).is_absolute()
+
+
+def test_flags_reach_the_config(run: Run) -> None:
+    flags = "--k 2 --loss minimax --gradient-penalty r1 --penalty-weight 0.5 --max-col-norm none"
+    more = "--lr 0.01 --beta1 0.4 --generator-lr 0.02 --prior uniform --latent-dim 3 --generator-hidden 5,6,7"
+    code, _, err = run("train", "ring", *TINY, "--out", "r", *FAST, *flags.split(), *more.split())
+    assert code == 0, err
+    config = json.loads(Path("r/config.json").read_text())
+    train, networks = config["train"], config["networks"]
+    assert (train["k"], train["loss"]) == (2, "minimax")
+    assert (train["gradient_penalty"], train["max_col_norm"]) == ("r1", None)
+    assert train["optimizer"]["lr"] == 0.01 and train["optimizer"]["betas"] == [0.4, 0.999]
+    assert train["generator_optimizer"]["lr"] == 0.02 and train["discriminator_optimizer"] is None
+    assert (networks["prior"], networks["latent_dim"]) == ("uniform", 3)
+    assert networks["generator_hidden"] == [5, 6, 7] and networks["discriminator_hidden"] == [8, 8]
+
+
+def test_rates_replace_those_of_the_preset(run: Run) -> None:
+    def rates(folder: str, *argv: str) -> list[float | None]:
+        tiny = ("--rows", "100", "--batch-size", "10", "--width", "4", "--steps", "1", *FAST)
+        assert run("train", "gaussian", *tiny, "--out", folder, *argv)[0] == 0
+        train = json.loads(Path(folder, "config.json").read_text())["train"]
+        return [train[name] and train[name]["lr"] for name in ("optimizer", "generator_optimizer")]
+
+    assert rates("a") == [1e-3, 3e-4]
+    assert rates("b", "--lr", "2e-4") == [2e-4, None]
+    assert rates("c", "--generator-lr", "0.5") == [1e-3, 0.5]
+    assert rates("d", "--beta1", "0.1", "--discriminator-lr", "0.5") == [0.5, 3e-4]
+
+
+def test_another_loss_drops_the_smoothing_of_the_preset(run: Run) -> None:
+    pytest.importorskip("sklearn", reason="digits come with scikit-learn")
+    for loss, label in (("hinge", 1.0), ("minimax", 0.9)):
+        assert run("train", "digits", *TINY, *FAST, "--loss", loss, "--out", loss)[0] == 0
+        assert json.loads(Path(loss, "config.json").read_text())["train"]["real_label"] == label
+    check_refusal(run("train", "digits", "--loss", "hinge", "--real-label", "0.9"), "--real-label must be 1")
+
+
+def test_momentum(run: Run) -> None:
+    args = ("--optimizer", "momentum", "--momentum", "0.6", "--lr", "0.05")
+    assert run("train", "ring", *TINY, "--out", "r", *FAST, *args)[0] == 0
+    optimizer = json.loads(Path("r/config.json").read_text())["train"]["optimizer"]
+    assert (optimizer["type"], optimizer["lr"], optimizer["momentum"]) == ("Momentum", 0.05, 0.6)
+
+
+# ---------------------------------------------------------------- sample, plot, info
+
+
+def test_samples_do_not_depend_on_how_they_are_split(
+    run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastgan.cli import sample
+
+    assert run("sample", str(ring), "--n", "700", "--seed", "1", "--out", "all.npy")[0] == 0
+    monkeypatch.setattr(sample, "_CHUNK", 64)
+    assert run("sample", str(ring), "--n", "700", "--seed", "1", "--out", "chunked.npy")[0] == 0
+    assert Path("all.npy").read_bytes() == Path("chunked.npy").read_bytes()
+    rest = ("--n", "300", "--offset", "400", "--seed", "1", "--out", "rest.npy")
+    assert run("sample", str(ring), *rest)[0] == 0
+    assert (np.load("rest.npy") == np.load("all.npy")[400:]).all()
+
+
+def test_samples_are_those_of_the_library(run: Run, ring: Path) -> None:
+    config = runs.read(ring)
+    expected = config.restore(runs.trained(ring, config).sample(100, seed=3)).numpy()
+    assert run("sample", str(ring), "--n", "100", "--seed", "3", "--out", "x.npy")[0] == 0
+    assert run("sample", str(ring), "--n", "100", "--seed", "3", "--out", "x.csv")[0] == 0
+    found = np.load("x.npy")
+    assert found.dtype == np.float32 and (found == expected).all()
+    assert (np.loadtxt("x.csv", delimiter=",", dtype=np.float32) == expected).all()
+    assert run("sample", str(ring), "--n", "100", "--seed", "4", "--out", "y.npy")[0] == 0
+    assert not (np.load("y.npy") == expected).any()
+
+
+def test_sample_as_a_picture(run: Run, ring: Path) -> None:
+    assert run("sample", str(ring), "--n", "100", "--out", "x.png")[0] == 0
+    assert std_of_picture(Path("x.png")) > 5
+
+
+def test_plot_draws_a_run_again(run: Run, ring: Path) -> None:
+    code, out, _ = run("plot", str(ring), "--out", "again")
+    assert code == 0 and len(out.splitlines()) == 3
+    for name in ("samples.png", "losses.png", "d_curves.png"):
+        assert Path("again", name).read_bytes() == (ring / name).read_bytes()
+
+
+def test_plot_losses_writes_picture_and_numbers(run: Run) -> None:
+    from fastgan.plots import loss_table
+
+    code, out, _ = run("plot", "losses", "--out", "costs.png")
+    assert code == 0 and out.split() == ["costs.png", "costs.csv"]
+    header = Path("costs.csv").read_text().splitlines()[0].split(",")
+    numbers = np.loadtxt("costs.csv", delimiter=",", skiprows=1)
+    for column, name in enumerate(header):
+        assert (numbers[:, column] == loss_table()[name]).all()  # every digit is there
+
+
+def test_info(run: Run) -> None:
+    code, out, _ = run("info")
+    assert code == 0 and torch.__version__ in out and "loss on cpu" in out
+    code, out, _ = run("info", "--json")
+    assert code == 0 and json.loads(out)["torch"] == torch.__version__
+
+
+# ---------------------------------------------------------------- what a user gets wrong
+
+
+def check_refusal(result: tuple[int, str, str], says: str) -> None:
+    code, out, err = result
+    assert code == 2, (code, out, err)
+    assert out == ""
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    assert says in err and "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("train ring --batch-size 0", "fastgan train: --batch-size must be at least 1, got 0"),
+        ("train ring --batch-size many", "fastgan train: --batch-size must be an integer, got 'many'"),
+        ("train ring --steps -1", "fastgan train: --steps must be at least 0, got -1"),
+        ("train ring --k 0", "fastgan train: --k must be at least 1, got 0"),
+        ("train ring --loss mse", "fastgan train: --loss must be one of"),
+        ("train ring --lr -1", "fastgan train: --lr must be"),
+        ("train ring --beta1 1", "fastgan train: --beta1 must be"),
+        ("train ring --real-label 2", "fastgan train: --real-label must lie in"),
+        ("train ring --engine fused --rows 0", "fastgan train: --rows must be at least 1"),
+        ("train ring --prior cauchy", "fastgan train: --prior must be one of"),
+        ("train ring --latent-dim 0", "fastgan train: --latent-dim must be at least 1, got 0"),
+        ("train ring --generator-hidden 8,0", "fastgan train: --generator-hidden must be at least 1, got 0"),
+        ("train ring --generator-hidden 8,x", "--generator-hidden must be integers joined by commas"),
+        ("train ring --dropout 1.5", "fastgan train: --dropout must"),
+        ("train ring --generator-activation cube", "fastgan train: "),
+        ("train ring --device mars", "fastgan train: --device must"),
+        ("train ring --momentum 0.5", "--momentum must come with --optimizer momentum"),
+        ("train ring --rows 10 --batch-size 20", "--batch-size must be at most the 10 rows"),
+        ("train ring --speed 3", "unrecognized arguments: --speed 3"),
+        ("train ring --bat 3", "unrecognized arguments: --bat 3"),
+        ("train ring --steps", "fastgan train: --steps expected one argument"),
+        ("train", "fastgan train: SOURCE must be given"),
+        ("train rign", "no data set or file 'rign'; did you mean 'ring'?"),
+        ("train no/such/file.csv", "no data set or file 'no/such/file.csv'"),
+        ("train text.csv", "text.csv"),
+        ("train cut.npy", "truncated"),
+        ("train nan.npy", "nan.npy"),
+        ("train empty.csv", "empty.csv"),
+        ("train ring --out file/run", "file"),
+        ("train ring --out full", "--out must be new or empty"),
+        ("train --resume --out nowhere", "nowhere is no run folder"),
+        ("train ring --resume", "--out must be given with --resume"),
+        ("sample nowhere --out x.npy", "fastgan sample: nowhere is no run folder"),
+        ("sample full --out x.npy", "full is no run folder"),
+        ("sample nowhere --out x.doc", "--out must end in .npy, .csv, .png"),
+        ("sample nowhere --out no/such/x.npy", "--out must lie in an existing folder"),
+        ("sample nowhere --out x.npy --n 0", "fastgan sample: --n must be at least 1, got 0"),
+        ("sample nowhere", "the following arguments are required: --out"),
+        ("plot nowhere", "RUN_DIR must be a run folder or the word losses"),
+        ("plot losses --out costs.doc", "must end in .png, .svg or .pdf"),
+        ("plot losses --out no/such/costs.png", "no/such/costs.png"),
+        ("dance", "invalid choice: 'dance'"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(run: Run, argv: str, says: str) -> None:
+    Path("file").write_text("not a folder")
+    Path("full").mkdir()
+    Path("full/mine.txt").write_text("mine")
+    Path("text.csv").write_text("a,b\n1,2\n3,four\n")
+    Path("empty.csv").write_text("")
+    np.save("whole.npy", np.zeros((50, 3), np.float32))
+    Path("cut.npy").write_bytes(Path("whole.npy").read_bytes()[:-40])
+    np.save("nan.npy", np.array([[1.0, np.nan]] * 200))
+    before = {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
+    check_refusal(run(*argv.split()), says)
+    after = {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
+    assert after == before
+
+
+def test_a_refusal_by_training_itself_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, run_dir: Path, **options: Any) -> None:
+        (run_dir / "checkpoint").mkdir()
+        (run_dir / "history.csv").write_text("step,loss_d\n")
+        raise ValueError("train: config.engine must be\n'eager', got 'fused'")
+
+    monkeypatch.setattr(train_command, "train", refuse)
+    check_refusal(run("train", "ring", *TINY, "--out", "a/b"), "train: --engine must be 'eager', got 'fused'")
+    assert list(Path().iterdir()) == []
+
+
+def test_resume_refuses_another_run(run: Run, ring: Path) -> None:
+    before = {path: path.read_bytes() for path in ring.rglob("*") if path.is_file()}
+    out = ("--out", str(ring), "--resume")
+    check_refusal(run("train", "grid", *out), "SOURCE must be ring")
+    check_refusal(run("train", *out, "--rows", "100"), "--rows must be 200")
+    check_refusal(run("train", *out, "--lr", "0.5"), "optimizer must be")
+    check_refusal(run("train", *out, "--width", "9"), "networks must be")
+    check_refusal(run("train", *out, "--steps", "3"), "--steps must be at least")
+    check_refusal(run("train", "ring", "--out", str(ring)), "--out must be new or empty")
+    assert {path: path.read_bytes() for path in ring.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"format": 2}', '{"format": 1}', "\x00", "[" * 100_000]
+)
+def test_a_damaged_config_is_named(run: Run, text: str) -> None:
+    Path("r").mkdir()
+    Path("r/config.json").write_text(text)
+    check_refusal(run("sample", "r", "--out", "x.npy"), "r/config.json must be the config of a run")
+    assert not Path("x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("networks", {"data_dim": 2, "evil": 1}), ("train", {"steps": "x"}), ("columns", {})]
+)
+def test_a_config_with_wrong_parts_is_named(run: Run, ring: Path, name: str, value: Any) -> None:
+    config = json.loads((ring / "config.json").read_text()) | {name: value}
+    Path("r").mkdir()
+    Path("r/config.json").write_text(json.dumps(config))
+    check_refusal(run("sample", "r", "--out", "x.npy"), "r/config.json must be the config of a run")
+
+
+def test_a_damaged_checkpoint_is_refused(run: Run, ring: Path) -> None:
+    Path("r/checkpoint").mkdir(parents=True)
+    Path("r/config.json").write_bytes((ring / "config.json").read_bytes())
+    check_refusal(run("sample", "r", "--out", "x.npy"), "checkpoint")
+    for path in (ring / "checkpoint").iterdir():
+        blob = bytearray(path.read_bytes())
+        if path.suffix == ".safetensors":
+            blob[len(blob) // 2] ^= 1
+        Path("r/checkpoint", path.name).write_bytes(blob)
+    check_refusal(run("sample", "r", "--out", "x.npy"), "checkpoint")
+    check_refusal(run("train", "--resume", "--out", "r", "--steps", "30"), "checkpoint")
+    assert not Path("x.npy").exists()
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_every_plain_field_has_a_flag_with_help() -> None:
+    for owner in (TrainConfig, Networks):
+        parser = Parser(prog="x", description="x")
+        add_fields(parser, owner)
+        flags = {action.dest: action for action in parser._actions}
+        hints = typing.get_type_hints(owner)
+        for item in dataclasses.fields(owner):
+            if "Adam" in str(hints[item.name]):
+                continue  # has flags of its own
+            assert len(flags[item.name].help or "") > 5, item.name
+
+
+def test_field_help_reads_shared_and_wrapped_entries() -> None:
+    found = field_help(TrainConfig)
+    assert found["generator_optimizer"] == found["discriminator_optimizer"]
+    assert found["penalty_weight"] == "weight of the penalty."
+    assert "Raises" not in found["impl"]
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "plot", "info"])
+def test_help_shows_an_example(run: Run, command: str) -> None:
+    code, out, err = run(command, "--help")
+    assert code == 0 and err == "" and f"fastgan {command}" in out.partition("example")[2]
+
+
+def test_mode_count() -> None:
+    centres = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    samples = torch.tensor([[0.0, 0.29], [0.0, 0.0], [1.0, -0.29], [0.5, 0.5], [0.22, 0.22]])  # 0.311 away
+    assert mode_count(samples, centres, 0.1) == (2, 0.6)
+
+
+def test_columns_round_trip() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(1000, 3) * torch.tensor([1e3, 1e-3, 0.0]) + torch.tensor([1e6, 0.0, 5.0])
+    columns = Columns.of(Dataset(rows))
+    inside = columns.standardize(rows)
+    assert inside[:, :2].mean(0).abs().max() < 1e-4 and (inside[:, :2].std(0) - 1).abs().max() < 1e-2
+    assert (inside[:, 2] == 0).all()
+    torch.testing.assert_close(columns.restore(inside), rows, rtol=1e-6, atol=1e-6)
+    assert Columns.from_dict(json.loads(json.dumps(columns.as_dict()))) == columns
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastgan", "train", "rign"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("fastgan train: no data set or file 'rign'")
+    assert list(tmp_path.iterdir()) == []

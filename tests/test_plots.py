@@ -1,0 +1,187 @@
+"""The pictures: the numbers behind them are exact, the files are whole and not blank."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastgan import plots
+
+pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(np.float64)
+
+
+def close_to(image: np.ndarray, colour: str) -> int:
+    """Pixels of nearly that colour."""
+    target = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(image - target).max(-1) < 24).sum())
+
+
+def history(n: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    names = ("loss_d", "loss_g", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
+    return {"step": np.arange(1, n + 1), **{name: rng.uniform(0.2, 0.8, n) for name in names}}
+
+
+# ---------------------------------------------------------------- M32: the costs of the generator
+
+
+def exact(logit: float) -> dict[str, float]:
+    with localcontext() as context:
+        context.prec = 60
+        x = Decimal(logit)
+        d, rest = 1 / (1 + (-x).exp()), 1 / (1 + x.exp())
+        values = {
+            "d": d,
+            "minimax": rest.ln(),
+            "non_saturating": -d.ln(),
+            "mle": -x.exp() / 2,
+            "minimax_slope": -d,
+            "non_saturating_slope": -rest,
+            "mle_slope": -x.exp() / 2,
+        }
+        return {name: float(value) for name, value in values.items()}
+
+
+def test_loss_table_is_exact_to_1e_12() -> None:
+    table = plots.loss_table()
+    assert len(table["logit"]) == 401
+    assert (table["logit"][0], table["logit"][-1]) == (-10.0, 10.0)
+    for i, logit in enumerate(table["logit"]):
+        for name, value in exact(float(logit)).items():
+            assert table[name][i] == pytest.approx(value, rel=1e-12, abs=1e-300), (name, logit)
+
+
+def test_loss_table_at_chosen_logits() -> None:
+    table = plots.loss_table([-700.0, -30.0, 0.0, 30.0])
+    assert table["minimax_slope"][0] == pytest.approx(-math.exp(-700.0), rel=1e-12)  # not 0: no cancellation
+    assert table["non_saturating"][0] == pytest.approx(700.0, rel=1e-12)
+    assert table["minimax"][2] == pytest.approx(-math.log(2.0), rel=1e-15)
+    assert table["mle"][3] == pytest.approx(-0.5 * math.exp(30.0), rel=1e-12)
+
+
+def test_losses_shows_three_curves(tmp_path: Path) -> None:
+    image = pixels(plots.losses(tmp_path / "losses.png"))
+    for colour in (plots.BLUE, plots.ORANGE, plots.GREEN):
+        assert close_to(image, colour) > 500
+    assert [path.name for path in tmp_path.iterdir()] == ["losses.png"]  # no temporary file is left
+
+
+# ---------------------------------------------------------------- curves
+
+
+def test_equilibrium_is_log_4_and_a_half() -> None:
+    goal = plots.equilibrium("non_saturating")
+    assert goal == pytest.approx({"loss_d": math.log(4), "loss_g": math.log(2), "d": 0.5})
+    assert plots.equilibrium("minimax")["loss_g"] == pytest.approx(-math.log(2))
+    assert plots.equilibrium("mle")["loss_g"] == pytest.approx(-0.5)
+    assert plots.equilibrium("hinge") == {}
+
+
+def test_equilibrium_with_smoothing_minimises_the_discriminator_loss() -> None:
+    label = 0.9
+
+    def loss(d: float) -> float:
+        return -label * math.log(d) - (1 - label) * math.log(1 - d) - math.log(1 - d)
+
+    goal = plots.equilibrium("non_saturating", label)
+    grid = np.linspace(0.01, 0.99, 9801)
+    assert goal["d"] == pytest.approx(grid[np.argmin([loss(d) for d in grid])], abs=1e-4)
+    assert goal["loss_d"] == pytest.approx(loss(goal["d"]), rel=1e-12)
+    assert goal["loss_g"] == pytest.approx(-math.log(goal["d"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 400, 5000])
+def test_curves_of_any_length(tmp_path: Path, steps: int) -> None:
+    loss = pixels(plots.loss_curves(history(steps), tmp_path / "losses.png"))
+    d = pixels(plots.d_curves(history(steps), tmp_path / "d.png", real_label=0.9))
+    for image in (loss, d):
+        assert image.std() > 5
+        assert close_to(image, plots.BLUE) > 30 and close_to(image, plots.ORANGE) > 30
+
+
+def test_curves_survive_nan_and_an_empty_history(tmp_path: Path) -> None:
+    broken = history(100)
+    broken["loss_d"][40:] = np.nan
+    assert pixels(plots.loss_curves(broken, tmp_path / "nan.png")).std() > 5
+    assert pixels(plots.d_curves(history(0), tmp_path / "empty.png")).std() > 5
+    assert pixels(plots.loss_curves(history(0), tmp_path / "empty.png", loss="hinge")).std() > 5
+
+
+def test_smoothing_keeps_a_constant_and_bridges_nan() -> None:
+    values = np.full(500, 3.0)
+    values[100:105] = np.nan
+    np.testing.assert_allclose(plots._smooth(values), 3.0, rtol=1e-12)
+
+
+# ---------------------------------------------------------------- samples
+
+
+def test_image_grid_shows_every_pixel_as_a_block(tmp_path: Path) -> None:
+    samples = torch.zeros(4, 4)
+    samples[0, 1] = 1.0  # one white pixel of a black image, 2 x 2 images of 2 x 2 pixels
+    real = torch.ones(4, 4)
+    image = pixels(plots.image_grid(samples, real, tmp_path / "grid.png", image_shape=(2, 2)))
+    black = (image.max(-1) < 10).sum()
+    assert black == pytest.approx(15 * 40 * 40, rel=0.05)  # 16 pixels of 40 x 40, one of them white
+    inverted = pixels(plots.image_grid(samples, real, tmp_path / "ink.png", image_shape=(2, 2), ink=True))
+    assert (inverted.max(-1) < 10).sum() == pytest.approx(17 * 40 * 40, rel=0.05)
+
+
+def test_image_grid_in_colour_and_other_ranges(tmp_path: Path) -> None:
+    red = torch.full((9, 3, 4, 4), -1.0)
+    red[:, 0] = 1.0
+    path = plots.image_grid(
+        red.flatten(1), red.flatten(1)[:2], tmp_path / "c.png", image_shape=(4, 4), value_range=(-1.0, 1.0)
+    )
+    image = pixels(path)
+    assert close_to(image, "#FF0000") == pytest.approx(11 * 80 * 80, rel=0.05)  # nine left, two right
+
+
+def test_scatter_shows_points_and_surface(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    real, samples = torch.randn(300, 2) * 0.1, torch.randn(300, 2) * 0.1 + 0.3
+
+    def d(x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(-20 * x[:, 0])
+
+    bare = pixels(plots.scatter(samples, real, tmp_path / "bare.png"))
+    full = pixels(plots.scatter(samples, real, tmp_path / "full.png", discriminator=d))
+    assert close_to(bare, "#FFFFFF") > 2 * close_to(full, "#FFFFFF")
+    half = full.shape[1] // 3
+    assert close_to(full[:, :half], "#7FB8E0") > 5000  # D says real on the left: blue
+
+
+def test_line_and_marginals(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2000, 1), torch.randn(2000, 1) + 1
+    image = pixels(plots.line(y, x, tmp_path / "line.png", discriminator=lambda p: torch.sigmoid(-p[:, 0])))
+    for colour in (plots.ORANGE, plots.PURPLE):
+        assert close_to(image, colour) > 300
+    table = torch.randn(500, 12)
+    table[:, 3] = 7.0  # a constant column has a histogram as well
+    assert pixels(plots.marginals(table, table, tmp_path / "m.png")).std() > 5
+    assert pixels(plots.marginals(table[:, :4], table[:, :4], tmp_path / "m4.png")).std() > 5
+
+
+def test_wrong_suffix_and_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must end in .png, .svg or .pdf"):
+        plots.losses(tmp_path / "losses.txt")
+    with pytest.raises(OSError, match="nowhere"):
+        plots.losses(tmp_path / "nowhere" / "losses.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vector_formats(tmp_path: Path) -> None:
+    assert b"<svg" in plots.losses(tmp_path / "losses.svg").read_bytes()
+    assert plots.losses(tmp_path / "losses.pdf").read_bytes().startswith(b"%PDF")
