@@ -12,7 +12,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name 
 .PHONY: demo test test-reference test-slow lint install clean
 
 demo: install
-	$(BIN)/fastgan train digits --out runs/demo --overwrite
+	$(BIN)/fastgan train digits
 
 test: install lint
 	$(BIN)/python -m pytest
