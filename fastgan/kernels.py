@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan.backend import native as _module
-from fastgan.reference import ACTIVATIONS
-
-if TYPE_CHECKING:
-    from fastgan.ops import LayerSpec
+from fastgan.reference import ACTIVATIONS, LayerSpec
 
 native: Any = _module  # callers ask backend.why_not first, so it is there
 

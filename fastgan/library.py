@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan import kernels
-from fastgan.reference import FORMULAS
-
-if TYPE_CHECKING:
-    from fastgan.ops import LayerSpec
+from fastgan.reference import FORMULAS, LayerSpec
 
 
 # ---------------------------------------------------------------- losses
@@ -158,8 +155,6 @@ def _network(
     numbers: Sequence[float],
     input_dropout: float,
 ) -> Any:
-    from fastgan.ops import LayerSpec
-
     layers = [
         LayerSpec(name, numbers[3 * i], int(numbers[3 * i + 1]), numbers[3 * i + 2])
         for i, name in enumerate(activations.split(","))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from fastgan import kernels, library, reference
 from fastgan.backend import native as _native
 from fastgan.backend import why_not
-from fastgan.reference import ACTIVATIONS, FORMULAS
+from fastgan.reference import ACTIVATIONS, FORMULAS, LayerSpec
 
 IMPLEMENTATIONS = ("auto", "native", "reference")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -274,15 +274,6 @@ def pair_loss(
 
 
 # ---------------------------------------------------------------- layers
-
-
-class LayerSpec(NamedTuple):
-    """One layer of an MLP: `dropout(activation(x @ W.T + b))`, or the largest of `pieces` affine maps (maxout)."""
-
-    activation: str = "none"
-    negative_slope: float = 0.2
-    pieces: int = 1
-    dropout: float = 0.0
 
 
 class _Dropout(torch.autograd.Function):

@@ -115,6 +115,14 @@ def permutation(
 
     Equivalent to `torch.randperm(n)[start:start + count]`, but keyed, so that any step of any epoch is addressable.
 
+    Args:
+        n: number of rows.
+        seed: 64-bit int.
+        epoch: each has a shuffle of its own.
+        start: the first position wanted.
+        count: how many; None for all that follow.
+        device: of the result.
+
     Returns:
         int64 Tensor (count,).
     """

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from fastgan.ops import LayerSpec
 
 # ---------------------------------------------------------------- formulas of the losses
 
@@ -163,6 +160,16 @@ def pair_loss(
 
 
 # ---------------------------------------------------------------- layers
+
+
+class LayerSpec(NamedTuple):
+    """One layer of an MLP: `dropout(activation(x @ W.T + b))`, or the largest of `pieces` affine maps (maxout)."""
+
+    activation: str = "none"
+    negative_slope: float = 0.2
+    pieces: int = 1
+    dropout: float = 0.0
+
 
 ACTIVATIONS: dict[str, tuple[int, Callable[[Tensor, float], Tensor]]] = {
     "none": (0, lambda x, slope: x),

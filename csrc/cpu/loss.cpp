@@ -14,6 +14,7 @@ namespace {
 constexpr int kChunk = 256;      // elements evaluated at a time
 constexpr int64_t kTask = 8192;  // elements summed by one thread: the unit of the fixed order
 constexpr int kLanes = 16;
+constexpr int64_t kShared = 4 * kTask;  // elements from which on sharing the work out pays
 
 // What is compiled once per formula, for float and double: loops over one chunk, small enough to stay in the first cache.
 template <class T>
@@ -91,7 +92,7 @@ void pair_loss_of(const LossTerm& real, const LossTerm& fake, Compute<S>* value,
   double few[16];
   std::unique_ptr<double[]> many(count > 16 ? new double[size_t(count)] : nullptr);
   double* partial = many ? many.get() : few;
-  parallel_for(threads, count, [&](int64_t i) {
+  parallel_for(real.n + fake.n < kShared ? 1 : threads, count, [&](int64_t i) {
     const LossTerm& term = i < first_of_fake ? real : fake;
     const int64_t first = (i < first_of_fake ? i : i - first_of_fake) * kTask;
     partial[i] = sum_task<S>(term, first, std::min(kTask, term.n - first));
@@ -105,7 +106,7 @@ template <class S>
 void pointwise_of(const S* x, S* out, int64_t n, int formula, double target, int order, int threads) {
   using T = Compute<S>;
   const auto loop = find_loops<T>(formula).derivative[order];
-  parallel_for(threads, (n + kTask - 1) / kTask, [&](int64_t task) {
+  parallel_for(n < kShared ? 1 : threads, (n + kTask - 1) / kTask, [&](int64_t task) {
     alignas(64) T wide[kChunk], values[kChunk];
     const int64_t end = std::min((task + 1) * kTask, n);
     for (int64_t start = task * kTask; start < end; start += kChunk) {

@@ -11,7 +11,8 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr uint32_t kDropout = 5;  // Purpose.DROPOUT of fastgan/random.py
+constexpr uint32_t kDropout = 5;     // Purpose.DROPOUT of fastgan/random.py
+constexpr int64_t kShared = 1 << 15;  // elements from which on sharing a pass out pays
 
 // ---------------------------------------------------------------- the buffers of one call
 
@@ -105,7 +106,7 @@ struct MapTile final : Epilogue<T> {
 
 template <class T>
 void maxout(const T* pieces_in, T* out, int64_t units, int pieces, int64_t stride, int threads) {
-  parallel_for(threads, units, [&](int64_t u) {
+  parallel_for(units * pieces * stride < kShared ? 1 : threads, units, [&](int64_t u) {
     const T* in = pieces_in + u * pieces * stride;
     T* best = out + u * stride;
     std::copy_n(in, stride, best);
@@ -121,7 +122,7 @@ void maxout(const T* pieces_in, T* out, int64_t units, int pieces, int64_t strid
 template <class T>
 void maxout_backward(const T* pieces_in, const T* best, const T* grad, T* grad_pieces, int64_t units, int pieces,
                      int64_t stride, int threads) {
-  parallel_for(threads, units, [&](int64_t u) {
+  parallel_for(units * pieces * stride < kShared ? 1 : threads, units, [&](int64_t u) {
     for (int64_t j = 0; j < stride; ++j) {
       const int64_t at = u * stride + j;
       bool taken = false;
@@ -143,7 +144,7 @@ void drop(const T* in, T* out, int64_t features, int64_t rows, int64_t stride, d
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t quads = (features + 3) / 4;
-  parallel_for(features * rows < 20000 ? 1 : threads, quads, [&](int64_t q) {
+  parallel_for(features * stride < kShared ? 1 : threads, quads, [&](int64_t q) {
     const int count = int(std::min<int64_t>(4, features - 4 * q));
     for (int64_t j = 0; j < stride; ++j) {
       const Words words = stream.block(uint64_t(j * quads + q));
@@ -215,35 +216,46 @@ void forward(const MlpShape& shape, const MlpForward& call) {
   to_batch_major(input.data, static_cast<T*>(call.y), rows, shape.layers.back().outputs, stride);
 }
 
+// The lowest layer whose parameters want a gradient; below it nothing need be computed unless x wants one.
+size_t lowest_wanted(const MlpBackward& call, size_t depth) {
+  size_t i = 0;
+  while (!call.grad_x && i + 1 < depth && !call.grad_weights[i] && !call.grad_biases[i]) ++i;
+  return i;
+}
+
 template <class T>
 void backward(const MlpShape& shape, const MlpBackward& call) {
-  const int64_t rows = call.rows, stride = padded(rows);
+  const int64_t rows = call.rows, stride = padded(rows), widest = widest_layer(shape) * stride;
   const Buffers buffers(shape);
   const T* work = static_cast<const T*>(call.work);
-  const int64_t widest = widest_layer(shape) * stride;
   T* grad = static_cast<T*>(call.scratch);  // of a layer's output, then of its affine result
-  T* next = grad + widest;
+  T* next = grad + widest;                  // of the layer below
   T* grad_pieces = next + widest;
-  const size_t depth = shape.layers.size();
+  // grad *= the slope of layer i's activation, tile by tile or all at once.
+  const auto by_slope = [&](size_t i, T* g) {
+    const LayerBuffers& at = buffers.layers[i];
+    const int64_t saved = shape.layers[i].pieces == 1 && at.before >= 0 ? at.before : at.output;
+    return MapTile<T>(find_slope<T>(shape.layers[i].activation), work + saved * stride, g, stride,
+                      shape.layers[i].negative_slope);
+  };
+
+  const size_t depth = shape.layers.size(), lowest = lowest_wanted(call, depth);
   to_feature_major(static_cast<const T*>(call.grad_y), grad, rows, shape.layers.back().outputs, stride);
   bool slope_applied = false;  // the product that made `grad` may already have multiplied by the slope
-  for (size_t i = depth; i-- > 0;) {
+  for (size_t i = depth; i-- > lowest;) {
     const LayerShape& layer = shape.layers[i];
-    const LayerBuffers& at = buffers.layers[i];
-    const T* saved = work + (layer.pieces == 1 && at.before >= 0 ? at.before : at.output) * stride;
-    if (!slope_applied) {
-      if (layer.dropout > 0)
-        drop(grad, grad, layer.outputs, rows, stride, layer.dropout, call.key, uint32_t(i + 1), call.threads);
-      if (layer.activation != 0)
-        for (int64_t f = 0; f < layer.outputs; ++f)
-          find_slope<T>(layer.activation)(saved + f * stride, grad + f * stride, stride, 1, int(stride), T(layer.negative_slope));
-    }
-    T* grad_affine = grad;
+    if (layer.dropout > 0)
+      drop(grad, grad, layer.outputs, rows, stride, layer.dropout, call.key, uint32_t(i + 1), call.threads);
+    if (!slope_applied && layer.activation != 0)
+      for (int64_t f = 0; f < layer.outputs; ++f) by_slope(i, grad)(f, 0, 1, int(stride));
+    const T* grad_affine = grad;
     if (layer.pieces > 1) {
+      const LayerBuffers& at = buffers.layers[i];
+      maxout_backward(work + at.before * stride, work + at.output * stride, grad, grad_pieces, layer.outputs,
+                      layer.pieces, stride, call.threads);
       grad_affine = grad_pieces;
-      maxout_backward(work + at.before * stride, work + at.output * stride, grad, grad_affine, layer.outputs, layer.pieces,
-                      stride, call.threads);
     }
+
     const int64_t outputs = layer.outputs * layer.pieces;
     Matrix<T> input{static_cast<const T*>(call.x), layer.inputs, 1};  // (rows, inputs)
     if (i > 0) input = {work + buffers.layers[i - 1].dropped * stride, 1, stride};
@@ -252,21 +264,15 @@ void backward(const MlpShape& shape, const MlpBackward& call) {
       multiply<T>(outputs, layer.inputs, rows, {grad_affine, stride, 1}, input, nullptr,
                   static_cast<T*>(call.grad_weights[i]), layer.inputs, nullptr, call.threads);
     if (call.grad_biases[i]) bias_gradient(grad_affine, static_cast<T*>(call.grad_biases[i]), outputs, rows, stride);
-    if (i == 0 && !call.grad_x) break;
+    if (i == lowest && !call.grad_x) return;
 
     const Matrix<T> transposed{static_cast<const T*>(call.weights[i]), 1, layer.inputs};
-    slope_applied = i > 0 && shape.layers[i - 1].dropout == 0;
-    const bool has_slope = slope_applied && shape.layers[i - 1].activation != 0;
-    const LayerShape& below = shape.layers[i > 0 ? i - 1 : 0];
-    const LayerBuffers& below_at = buffers.layers[i > 0 ? i - 1 : 0];
-    const int64_t below_saved = below.pieces == 1 && below_at.before >= 0 ? below_at.before : below_at.output;
-    const MapTile<T> by_slope(find_slope<T>(below.activation), work + below_saved * stride, next, stride,
-                              below.negative_slope);
+    slope_applied = i > 0 && shape.layers[i - 1].dropout == 0;  // dropout comes between the product and the slope
+    const MapTile<T> slope = by_slope(i > 0 ? i - 1 : 0, next);
     multiply<T>(layer.inputs, stride, outputs, transposed, {grad_affine, stride, 1}, nullptr, next, stride,
-                has_slope ? &by_slope : nullptr, call.threads);
+                slope_applied && shape.layers[i - 1].activation != 0 ? &slope : nullptr, call.threads);
     std::swap(grad, next);
   }
-  if (!call.grad_x) return;
   if (shape.input_dropout > 0)
     drop(grad, grad, shape.layers[0].inputs, rows, stride, shape.input_dropout, call.key, 0, call.threads);
   to_batch_major(grad, static_cast<T*>(call.grad_x), rows, shape.layers[0].inputs, stride);

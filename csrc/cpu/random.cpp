@@ -11,6 +11,7 @@ inline namespace FASTGAN_ISA {
 namespace {
 
 constexpr int64_t kBlocks = 1024;  // Philox blocks of one task
+constexpr int64_t kShared = 4 * kBlocks;  // blocks from which on sharing the work out pays
 constexpr uint32_t kDropout = 5;   // Purpose.DROPOUT of fastgan/random.py
 
 template <class T>
@@ -26,7 +27,7 @@ void fill_block(const Words& words, bool normal, T (&values)[4]) {
 template <class T>
 void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, int threads) {
   const int64_t first = offset / 4, last = (offset + n + 3) / 4;
-  parallel_for(threads, (last - first + kBlocks - 1) / kBlocks, [&](int64_t task) {
+  parallel_for(last - first < kShared ? 1 : threads, (last - first + kBlocks - 1) / kBlocks, [&](int64_t task) {
     const int64_t begin = first + task * kBlocks, end = std::min(begin + kBlocks, last);
     for (int64_t b = begin; b < end; ++b) {
       T values[4];
@@ -44,7 +45,7 @@ void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const St
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t rows_a_task = std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, quads));
-  parallel_for(threads, (rows + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
+  parallel_for(rows * quads < kShared ? 1 : threads, (rows + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
     const int64_t end = std::min((task + 1) * rows_a_task, rows);
     for (int64_t row = task * rows_a_task; row < end; ++row)
       for (int64_t q = 0; q < quads; ++q) {
