@@ -32,11 +32,12 @@ using Compute = typename ComputeType<S>::type;
 FASTGAN_HD float load(float x) { return x; }
 FASTGAN_HD double load(double x) { return x; }
 FASTGAN_HD float load(BFloat16 x) { return float_of(unsigned(x.bits) << 16); }
-FASTGAN_HD float load(Half x) {  // exact for every pattern; the product renormalises subnormals
-  unsigned sign = unsigned(x.bits & 0x8000u) << 16, rest = unsigned(x.bits & 0x7fffu) << 13;
-  float magnitude = float_of(rest) * 0x1p+112f;
-  unsigned special = rest >= 0x0f800000u ? 0x7f800000u | rest : bits_of(magnitude);
-  return float_of(special | sign);
+FASTGAN_HD float load(Half x) {  // exact for every pattern
+  unsigned sign = unsigned(x.bits & 0x8000u) << 16, rest = x.bits & 0x7fffu;
+  unsigned normal = (rest << 13) + 0x38000000u, special = (rest << 13) | 0x7f800000u;
+  float subnormal = float(int(rest)) * 0x1p-24f;  // not by scaling bits: a subnormal operand may be flushed to 0
+  unsigned u = rest >= 0x7c00u ? special : rest >= 0x0400u ? normal : bits_of(subnormal);
+  return float_of(u | sign);
 }
 
 FASTGAN_HD void store(float& out, float x) { out = x; }

@@ -1,8 +1,8 @@
 // Every scalar formula of fastgan, once, for host and device. A formula is a type with `value`, `slope` and `curvature`:
 // forward, backward and double backward. Loops (csrc/cpu) and kernels (csrc/cuda) are skeletons templated on it.
 //
-// Single precision uses the branch-free exp and log below, so that compilers vectorise the loops and every device gives
-// the same figures; double precision uses the C library. No -ffast-math: infinities and NaN are part of the contract.
+// Single precision uses the branch-free exp and log below, so that compilers vectorise the loops and every device computes
+// by the same steps (where it fuses multiply and add, the last bit may differ); double precision uses the C library. No -ffast-math: infinities and NaN are part of the contract.
 #pragma once
 #include <cmath>
 
@@ -211,7 +211,10 @@ struct SoftTarget {  // -t log D - (1 - t) log(1 - D), 0 <= t <= 1
     T linear = weight == T(0) ? T(0) : weight * magnitude(l);  // 0 * infinity would be NaN
     return linear + log1p_unit(exp(-magnitude(l)));
   }
-  template <class T> FASTGAN_HD static T slope(T l, T t) { return (T(1) - t) * sigmoid(l) - t * sigmoid(-l); }
+  template <class T> FASTGAN_HD static T slope(T l, T t) {  // sigmoid(l) - t, from the side on which sigmoid is small
+    T s = sigmoid(-magnitude(l));
+    return l < T(0) ? s - t : (T(1) - t) - s;
+  }
   template <class T> FASTGAN_HD static T curvature(T l, T) { return logistic_curvature(l); }
 };
 
@@ -266,8 +269,8 @@ struct ProbabilityReal {  // -log p
   template <class T> FASTGAN_HD static T value(T p, T t) { return -log(at_least(probability_or_nan(p), t)); }
   template <class T> FASTGAN_HD static T slope(T p, T t) { return T(-1) / at_least(probability_or_nan(p), t); }
   template <class T> FASTGAN_HD static T curvature(T p, T t) {
-    T q = at_least(probability_or_nan(p), t);
-    return T(1) / (q * q);
+    T r = T(1) / at_least(probability_or_nan(p), t);  // squared afterwards: q * q would lose bits where it is subnormal
+    return r * r;
   }
 };
 
@@ -280,8 +283,8 @@ struct ProbabilityFake {  // -log(1 - p)
     return T(1) / at_least(T(1) - probability_or_nan(p), t);
   }
   template <class T> FASTGAN_HD static T curvature(T p, T t) {
-    T q = at_least(T(1) - probability_or_nan(p), t);
-    return T(1) / (q * q);
+    T r = T(1) / at_least(T(1) - probability_or_nan(p), t);
+    return r * r;
   }
 };
 

@@ -118,7 +118,7 @@ def random(
     kind: str, n: int, seed: int, purpose: int, step: int, substream: int, offset: int, dtype: torch.dtype
 ) -> Tensor:
     """Elements offset .. offset+n of a stream of uniform or normal numbers."""
-    out = torch.empty(n, dtype=dtype)
+    out = torch.empty(n, dtype=dtype, device="cpu")
     native.random_fill(
         DTYPES[dtype],
         out.data_ptr(),
@@ -136,7 +136,7 @@ def random(
 
 def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: int) -> Tensor:
     """Positions start .. start+count of the keyed permutation of range(n)."""
-    out = torch.empty(count, dtype=torch.int64)
+    out = torch.empty(count, dtype=torch.int64, device="cpu")
     native.permutation(out.data_ptr(), n, seed & (2**64 - 1), epoch, start, count, purpose)
     return out
 
@@ -171,18 +171,19 @@ _MOST_ROWS = 4096  # of one call whose activations nobody will read: its buffer 
 def mlp_forward(
     net: Any, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], key: int | None, save: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """x (rows, in) -> y (rows, out), and the activations that backward reads. Without a key, no dropout."""
-    rows, outputs = x.shape[0], net.outputs
-    y = torch.empty(rows, outputs, dtype=x.dtype)
+    """x (..., in), contiguous -> y (..., out), and the activations that backward reads. Without a key, no dropout."""
+    inputs, outputs = x.shape[-1], net.outputs
+    rows = x.shape[0] if x.dim() == 2 else x.shape[:-1].numel()
+    y = x.new_empty((*x.shape[:-1], outputs))
     # A row's result does not depend on its neighbours, but its dropout mask does on its number in the call.
     step = rows if save or key is not None else min(rows, _MOST_ROWS)
-    work = torch.empty(work_size(net, step), dtype=x.dtype)
+    work = x.new_empty(work_size(net, step))
     weights_at = [w.data_ptr() for w in weights]
     biases_at = [0 if b is None else b.data_ptr() for b in biases]
     for first in range(0, rows, max(1, step)):
         net.forward(
             DTYPES[x.dtype],
-            x.data_ptr() + first * x.shape[1] * x.itemsize,
+            x.data_ptr() + first * inputs * x.itemsize,
             min(step, rows - first),
             weights_at,
             biases_at,
@@ -205,12 +206,12 @@ def mlp_backward(
     need_weights: Sequence[bool],
     need_biases: Sequence[bool],
 ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-    """The gradients asked for, by one call."""
-    rows = x.shape[0]
+    """The gradients asked for, by one call; x and grad_y contiguous."""
+    rows = x.shape[0] if x.dim() == 2 else x.shape[:-1].numel()
     grad_x = torch.empty_like(x) if need_x else None
     grad_w = [torch.empty_like(w) if need else None for w, need in zip(weights, need_weights, strict=True)]
     grad_b = [w.new_empty(w.shape[0]) if need else None for w, need in zip(weights, need_biases, strict=True)]
-    scratch = torch.empty(net.backward_size(rows), dtype=x.dtype)
+    scratch = x.new_empty(net.backward_size(rows))
     net.backward(
         DTYPES[x.dtype],
         x.data_ptr(),

@@ -15,7 +15,6 @@ from torch import Tensor
 from fastgan import kernels
 from fastgan.reference import FORMULAS, LayerSpec
 
-
 # ---------------------------------------------------------------- losses
 
 
@@ -181,9 +180,9 @@ def _mlp(
     net = _network(weights, biases, activations, numbers, input_dropout)
     optional = [kernels.dense(b) if b.numel() else None for b in biases]
     number = None if key is None else kernels.seed_of(key)
-    y, work = kernels.mlp_forward(net, _rows(x), [kernels.dense(w) for w in weights], optional, number, True)
+    y, work = kernels.mlp_forward(net, x.contiguous(), [kernels.dense(w) for w in weights], optional, number, True)
     assert work is not None
-    return y.view(*x.shape[:-1], y.shape[-1]), work
+    return y, work
 
 
 @_mlp.register_fake
@@ -217,17 +216,17 @@ def _mlp_backward(
     has_bias = [b.numel() > 0 for b in biases]
     grad_x, grad_w, grad_b = kernels.mlp_backward(
         net,
-        _rows(x),
+        x.contiguous(),
         [kernels.dense(w) for w in weights],
         work,
-        _rows(grad_y),
+        grad_y.contiguous(),
         0 if key is None else kernels.seed_of(key),
         True,
         [True] * len(weights),
         has_bias,
     )
     assert grad_x is not None
-    found: list[Tensor] = [grad_x.view(x.shape)]
+    found: list[Tensor] = [grad_x]
     found += [g for g in grad_w if g is not None]
     return found + [b.new_empty(0) if g is None else g for g, b in zip(grad_b, biases, strict=True)]
 

@@ -6,6 +6,7 @@ softplus(x) = log(1 + exp(x)) and are accurate to 2 units in the last place for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Literal, overload
 
@@ -224,8 +225,10 @@ def blended_generator_loss(
     Source: the scaled cost of the code published with Goodfellow et al. (2014).
     """
     a, b = non_saturating_weight, minimax_weight
-    if a < 0 or b < 0 or not a + b > 0:
-        raise ValueError(f"blended_generator_loss: weights must be non-negative, their sum positive, got {a} and {b}")
+    if a < 0 or b < 0 or not 0 < a + b < math.inf:
+        raise ValueError(
+            f"blended_generator_loss: weights must be non-negative, their sum positive and finite, got {a} and {b}"
+        )
     parts = [
         weight / (a + b) * generator_loss(fake_logits, kind=kind, reduction=reduction, impl=impl)
         for weight, kind in ((a, "non_saturating"), (b, "minimax"))
@@ -239,7 +242,8 @@ def mixed_batch_loss(
 ) -> Tensor:
     """The discriminator's loss of one batch that holds real and fake examples side by side, told apart by a mask.
 
-    Equivalent to `discriminator_loss(logits[is_real], logits[~is_real])`, without its synchronisation on a GPU.
+    Equivalent to `discriminator_loss(logits[is_real], logits[~is_real])`, without its synchronisation on a GPU; a batch
+    of one kind alone gives that kind's term.
 
     Args:
         logits: any shape.
@@ -404,9 +408,10 @@ def gradient_penalty(
     _check_choice(caller, "kind", kind, PENALTIES)
     for name, x in (("real", real), ("fake", fake)):
         ops.check_tensor(caller, name, x)
-    if real.dim() < 1 or real.shape[1:] != fake.shape[1:]:
+    ops.check_same(caller, "real", real, "fake", fake)
+    if real.dim() < 2 or real.shape[1:] != fake.shape[1:]:
         raise ValueError(
-            f"{caller}: real and fake must be batches of examples of one shape, "
+            f"{caller}: real and fake must be batches (batch, ...) of examples of one shape, "
             f"got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
     if kind == "wgan-gp":

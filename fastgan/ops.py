@@ -31,10 +31,17 @@ _functorch_stack = torch._C._functorch.peek_interpreter_stack
 # ---------------------------------------------------------------- choosing
 
 
+def _tracing() -> bool:
+    """Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) watches: neither sees a native call."""
+    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+
+
 def _special(*tensors: Tensor | None) -> str | None:
     """Why these tensors need plain PyTorch whatever their dtype and device."""
     if _functorch_stack() is not None:
         return "a torch.func transform is active"
+    if _tracing():
+        return "a tracer records the operations"
     if forward_ad._current_level >= 0 and any(
         x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors
     ):
@@ -42,6 +49,8 @@ def _special(*tensors: Tensor | None) -> str | None:
     for x in tensors:
         if type(x) not in _ORDINARY:
             return f"{type(x).__name__} is a tensor subclass"
+        if x is not None and x._is_zerotensor():
+            return "a tensor of symbolic zeros has no memory"
     return None
 
 
@@ -61,6 +70,8 @@ def _simple(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) 
     if _native is None or _is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
         return False
     if type(x) not in _PLAIN or not x.is_cpu or x.dtype not in dtypes or x.layout is not torch.strided:
+        return False
+    if x._is_zerotensor() or _tracing():
         return False
     dtype = x.dtype
     for t in others:
@@ -127,7 +138,8 @@ class _Pointwise(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         formula, target, order = ctx.what
         if order < 2:
-            return grad * _native_pointwise(x, formula, target, order + 1), None, None, None
+            run = reference.pointwise if _is_batched(grad) else _native_pointwise
+            return grad * run(x, formula, target, order + 1), None, None, None
         with torch.enable_grad():
             y = reference.pointwise(x if x.requires_grad else x.detach().requires_grad_(), formula, target, order)
         return torch.autograd.grad(y, x, grad, create_graph=torch.is_grad_enabled())[0], None, None, None
@@ -227,7 +239,8 @@ def _native_pair_loss(
 def _slope_times(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
     wide = x.to(kernels.accumulator(x.dtype))
     scaled = grad / x.numel() if mean else grad
-    return (scaled * _native_pointwise(wide, formula, target, 1)).to(x.dtype)
+    run = reference.pointwise if _is_batched(grad) else _native_pointwise
+    return (scaled * run(wide, formula, target, 1)).to(x.dtype)
 
 
 def pair_loss(
@@ -338,13 +351,13 @@ def _mlp_forward(
     key = network[3]
     y, work = kernels.mlp_forward(
         network[0],
-        _as_rows(x),
+        kernels.dense(x),
         [kernels.dense(w) for w in weights],
         [None if b is None else kernels.dense(b) for b in biases],
         None if key is None else kernels.seed_of(key),
         save,
     )
-    return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1]), work
+    return y, work
 
 
 class _Mlp(torch.autograd.Function):
@@ -366,24 +379,26 @@ class _Mlp(torch.autograd.Function):
         depth = len(layers)
         needs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or _is_batched(grad_y):
-            wanted = [t for t, need in zip((x, *params), needs, strict=True) if need]
-            with torch.enable_grad():
-                y = reference.mlp(x, params[:depth], params[depth:], layers, input_dropout, key)
-            found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=torch.is_grad_enabled()))
+            # Derivatives with respect to aliases: those of the tensors themselves would run on through their own
+            # history, and count a weight twice that serves two layers.
+            graph = torch.is_grad_enabled()
+            with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+                alias: list[Any] = [None if t is None else t.view_as(t) for t in (x, *params)]
+                y = reference.mlp(alias[0], alias[1 : 1 + depth], alias[1 + depth :], layers, input_dropout, key)
+                wanted = [t for t, need in zip(alias, needs, strict=True) if need]
+                found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
             return None, *(next(found) if need else None for need in needs)
         grad_x, grad_w, grad_b = kernels.mlp_backward(
             net,
-            _as_rows(x),
+            kernels.dense(x),
             [kernels.dense(w) for w in params[:depth]],
             work,
-            _as_rows(grad_y),
+            kernels.dense(grad_y),
             0 if key is None else kernels.seed_of(key),
             needs[0],
             needs[1 : 1 + depth],
             needs[1 + depth :],
         )
-        if grad_x is not None and x.dim() != 2:
-            grad_x = grad_x.view(x.shape)
         return None, grad_x, *grad_w, *grad_b
 
 
@@ -559,18 +574,21 @@ def random(
     if not dtype.is_floating_point:
         raise TypeError(f"{caller}: dtype must be floating point, got {dtype}")
     narrow = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-    probe = torch.empty(0, dtype=narrow)  # drawn on the CPU and moved, where the device has no kernel
+    probe = torch.empty(0, dtype=narrow, device="cpu")  # drawn on the CPU and moved, where the device has no kernel
     if _use_native(caller, "random", impl, probe):
         flat = kernels.random(kind, n, seed, purpose, step, substream, offset, narrow)
     else:
         draw = reference.random_normal if kind == "normal" else reference.random_uniform
         flat = draw(n, seed=seed, purpose=purpose, step=step, substream=substream, offset=offset)
-    return flat.to(device, dtype)
+    flat = flat.to(dtype)
+    if device.type != "cuda":
+        return flat.to(device)
+    return flat.pin_memory().to(device, non_blocking=True)  # nobody waits for the copy
 
 
 def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpose: int, impl: str = "auto") -> Tensor:
     """Positions start .. start+count of the keyed permutation of range(n); int64 Tensor (count,) on the CPU."""
     _check_stream("permutation", seed, purpose, epoch)
-    if _use_native("permutation", "random", impl, torch.empty(0)):
+    if _use_native("permutation", "random", impl, torch.empty(0, device="cpu")):
         return kernels.permutation(n, seed, epoch, start, count, purpose)
     return reference.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=purpose)

@@ -2,17 +2,15 @@
 
 A stream is named by (seed, purpose, step, substream); its elements by their index. The numbers are those of
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), the same on every device, in every
-backend and for any split into chunks.
+backend and for any split into chunks: uniform numbers to the last bit, normal ones to the rounding of their logarithm.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 import math
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -132,36 +130,31 @@ def permutation(
     return ops.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=Purpose.ROWS).to(device)
 
 
-_scope: ContextVar[tuple[int, int, int, list[int]] | None] = ContextVar("fastgan_random_scope", default=None)
+def torch_seed(seed: int, step: int, phase: int = 0) -> int:
+    """The 63-bit seed that torch's own generators get for one step of a run."""
+    word = 0xFFFFFFFF
+    low, high, _, _ = reference.philox(
+        0, phase << 16, step & word, (step >> 32) | (int(Purpose.KEY) << 24), seed & word, (seed >> 32) & word
+    )
+    return (low | (high << 32)) & (2**63 - 1)
 
 
 @contextlib.contextmanager
 def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
-    """Inside, dropout draws its keys from (seed, step, phase, number of the call), so that a step can be replayed."""
-    token = _scope.set((seed, step, phase, [0]))
+    """Inside, dropout masks (fastgan's and torch's) depend on (seed, step, phase) alone: a step can be replayed.
+
+    torch's default generator is seeded inside and put back behind. Keys of masks are drawn from that generator, because
+    whoever runs a forward pass again, as `torch.utils.checkpoint` does, restores it and so meets the same masks.
+    """
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(torch_seed(seed, step, phase))
     try:
         yield
     finally:
-        _scope.reset(token)
+        generator.set_state(state)
 
 
 def next_key() -> Tensor:
-    """A fresh 63-bit key for dropout masks, int64 of shape (), on the CPU.
-
-    Inside `scope` it depends on the scope alone; outside it comes from torch's default generator (`torch.manual_seed`).
-    """
-    current = None if torch.compiler.is_compiling() else _scope.get()
-    if current is None:
-        return torch.randint(2**63 - 1, (), dtype=torch.int64)
-    seed, step, phase, calls = current
-    calls[0] += 1
-    return torch.tensor(_scoped_key(seed, step, phase, calls[0]))
-
-
-@functools.lru_cache(maxsize=64)
-def _scoped_key(seed: int, step: int, phase: int, call: int) -> int:
-    word = 0xFFFFFFFF
-    low, high, _, _ = reference.philox(
-        call, phase << 16, step & word, (step >> 32) | (int(Purpose.KEY) << 24), seed & word, (seed >> 32) & word
-    )
-    return (low | (high << 32)) & (2**63 - 1)
+    """A fresh 63-bit key for dropout masks, int64 of shape (), on the CPU, from torch's default generator."""
+    return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")

@@ -39,13 +39,17 @@ class _Hold(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad, None, None
 
+
+class _HoldForward(_Hold):
+    """With a forward-mode derivative, which torch.compile cannot trace."""
+
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
         return tangent.clone()
 
 
 def _hold(x: Tensor, low: float, high: float) -> Tensor:
-    return _Hold.apply(x, low, high)
+    return (_Hold if torch.compiler.is_compiling() else _HoldForward).apply(x, low, high)
 
 
 def _soft_target(x: Tensor, label: float) -> Tensor:
@@ -135,7 +139,7 @@ def pointwise(x: Tensor, formula: str, target: float = 0.0, order: int = 0) -> T
     """The formula's value (order 0), slope (1) or curvature (2) at every element, computed in float or better."""
     wide = x if x.dtype == torch.float64 else x.float()
     chosen = FORMULAS[formula]
-    return (chosen.value, chosen.slope, chosen.curvature)[order](wide, target).to(x.dtype)
+    return (chosen.value, chosen.slope, chosen.curvature)[order](wide, float(target)).to(x.dtype)
 
 
 def pair_loss(
@@ -153,7 +157,7 @@ def pair_loss(
         if x is None:
             continue
         wide = x if x.dtype == torch.float64 else x.float()
-        values = FORMULAS[formula].value(wide, target)
+        values = FORMULAS[formula].value(wide, float(target))
         partial = values.sum(dtype=torch.float64) if values.device.type != "mps" else values.sum().cpu().double()
         total = total + (partial / x.numel() if mean else partial)
     return total.to(real.device, torch.float64 if real.dtype == torch.float64 else torch.float32)
@@ -227,7 +231,7 @@ _WORD = 0xFFFFFFFF
 Word = TypeVar("Word", int, Tensor)
 
 
-def philox(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
+def philox(c0: Word, c1: Word, c2: Word, c3: Word, k0: Any, k1: Any) -> tuple[Word, Word, Word, Word]:
     """Philox4x32-10 (Salmon et al., 2011) on Python ints or int64 tensors: four random 32-bit words a counter."""
     for _ in range(10):
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
@@ -254,16 +258,14 @@ def random_words(
     """Words offset .. offset+n of a stream as int64 (n,): element e is word e % 4 of counter e // 4."""
     first = offset // 4
     block = torch.arange(first, (offset + n + 3) // 4 if n else first, dtype=torch.int64, device=device)
-    if not isinstance(seed, Tensor):
-        seed = torch.tensor(seed - 2**64 if seed >= 2**63 else seed)  # the same 64 bits, signed
-    key = seed.to(device)
+    # A seed in a tensor stays on the CPU: as a scalar it meets tensors of any device without a copy that would wait.
     words = philox(
         block & _WORD,
         (block >> 32) | (substream << 16),
         torch.full_like(block, step & _WORD),
         torch.full_like(block, (step >> 32) | (purpose << 24)),
-        (key & _WORD).expand_as(block),
-        ((key >> 32) & _WORD).expand_as(block),
+        seed & _WORD,
+        (seed >> 32) & _WORD,
     )
     return torch.stack(words, dim=-1).reshape(-1)[offset - 4 * first :][:n]
 
@@ -303,7 +305,7 @@ def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpos
             left, right = right, left ^ ((f ^ (f >> 16)) & mask)
         return (left << half) | right
 
-    x = encrypt(torch.arange(start, start + count, dtype=torch.int64))
+    x = encrypt(torch.arange(start, start + count, dtype=torch.int64, device="cpu"))
     while (outside := x >= n).any():
         x = torch.where(outside, encrypt(x), x)
     return x

@@ -14,7 +14,10 @@ import fastgan
 from fastgan import library, ops, random
 from fastgan.losses import DISCRIMINATOR, GENERATOR
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script. is deprecated:DeprecationWarning")
+pytestmark = [  # of torch against itself, while it traces
+    pytest.mark.filterwarnings("ignore:`torch.jit.script. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"),
+]
 KEY = torch.tensor(0xC0DE)
 SAMPLES = [(name, i) for name, makers in OPERATORS.items() for i in range(len(makers))]
 

@@ -11,6 +11,7 @@ from cases import IMPLS, need
 from scipy import stats
 
 from fastgan import ops, random, reference
+from fastgan.backend import why_not
 from fastgan.ops import LayerSpec
 from fastgan.random import Purpose
 
@@ -238,7 +239,7 @@ def test_native_and_reference_shuffle_alike(n: int) -> None:
 
 def test_positions_of_a_permutation_look_uniform() -> None:
     """Every row comes to every place equally often, and neighbours do not stay neighbours."""
-    n, epochs = 10, 20_000
+    n, epochs = 10, 20_000 if why_not("random", "cpu", torch.float32) is None else 3000
     counts = np.zeros((n, n))
     successors = np.zeros((n, n))
     for epoch in range(epochs):

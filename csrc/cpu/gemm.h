@@ -179,8 +179,8 @@ void multiply(int64_t n, int64_t m, int64_t depth, Matrix<T> a, Matrix<T> b, con
   const int64_t panels = (m + width - 1) / width;
   T* packed = scratch<T, Scratch::factor_b>(panels * depth * width);
   parallel_for(panels * depth < 4096 ? 1 : threads, panels, [&](int64_t p) {
-    pack_panel(b, depth, p * width, std::min<int64_t>(width, std::min(m, b.columns) - p * width),
-               packed + p * depth * width);
+    const int64_t there = std::min(m, b.columns) - p * width;  // none where a panel is padding alone
+    pack_panel(b, depth, p * width, std::clamp<int64_t>(there, 0, width), packed + p * depth * width);
   });
 
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12

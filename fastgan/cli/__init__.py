@@ -58,6 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"{command}: {explain(error)}", file=sys.stderr)
         return 1
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError, RuntimeError) as error:
         print(f"{command}: {explain(error)}", file=sys.stderr)
         return 2

@@ -34,13 +34,13 @@ def draw(
 
 
 def draw_samples(
-    config: RunConfig, gan: GAN, dataset: Dataset, path: Path, *, n: int | None = None, seed: int = 0
+    config: RunConfig, gan: GAN, dataset: Dataset, path: Path, *, n: int | None = None, seed: int = 0, offset: int = 0
 ) -> Path:
     """Generated beside real: a grid of images, points in the plane, or histograms."""
     from fastgan import plots
 
     image = config.image_shape is not None
-    samples = config.restore(gan.sample(n or (64 if image else _ROWS), seed=seed, device="cpu"))
+    samples = config.restore(gan.sample(n or (64 if image else _ROWS), seed=seed, offset=offset, device="cpu"))
     real = _some_rows(dataset, 64 if image else _ROWS)
     if config.image_shape is not None:
         return plots.image_grid(

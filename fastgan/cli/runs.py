@@ -206,7 +206,7 @@ def usable_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # "meta" can make a tensor, but has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"--device must be one that torch can use here, got {name!r} ({reason})") from None

@@ -54,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = runs.read(Path(arguments.run_dir))
     gan = runs.trained(Path(arguments.run_dir), config).to(runs.usable_device(arguments.device))
     if kind == ".png":
-        draw_samples(config, gan, config.load_data(), out, n=arguments.n, seed=arguments.seed)
+        draw_samples(
+            config, gan, config.load_data(), out, n=arguments.n, seed=arguments.seed, offset=arguments.offset
+        )
     else:
         chunks = _chunks(config, gan, arguments.n, arguments.seed, arguments.offset)
         dim = config.networks.data_dim

@@ -13,7 +13,8 @@ Activation = str | nn.Module | type[nn.Module] | None
 _MODULES: dict[type[nn.Module], tuple[str, Callable[[Any], bool], tuple[str, ...]]] = {
     nn.Identity: ("none", lambda m: True, ()),
     nn.ReLU: ("relu", lambda m: True, ()),
-    nn.LeakyReLU: ("leaky_relu", lambda m: True, ("negative_slope",)),
+    # with a positive slope the output has the input's sign, which is all that backward keeps
+    nn.LeakyReLU: ("leaky_relu", lambda m: m.negative_slope > 0, ("negative_slope",)),
     nn.Tanh: ("tanh", lambda m: True, ()),
     nn.Sigmoid: ("sigmoid", lambda m: True, ()),
     nn.ELU: ("elu", lambda m: m.alpha == 1, ("alpha",)),
@@ -41,6 +42,8 @@ def resolve(owner: str, argument: str, activation: Activation, negative_slope: f
     if activation is None:
         return "none", negative_slope
     if isinstance(activation, str) and activation in NAMES:
+        if activation == "leaky_relu" and not negative_slope > 0:
+            raise ValueError(f"{owner}: negative_slope must be positive, got {negative_slope}")
         return activation, negative_slope
     if activation is nn.LeakyReLU:  # the class alone leaves open whether torch's slope 0.01 or ours is meant
         raise ValueError(f"{owner}: {argument} must be 'leaky_relu' or an nn.LeakyReLU(slope), got the class")

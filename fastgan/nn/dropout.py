@@ -13,7 +13,7 @@ class Dropout(torch.nn.Dropout):
     """The dropout of the paper's discriminators: 0 with probability p, else scaled by 1 / (1 - p).
 
     Equivalent to `torch.nn.functional.dropout(input, p, training)` in distribution. The mask is a function of
-    a key drawn at the call (inside `fastgan.random.scope` from the scope, else from torch's default
+    a key drawn at the call (inside `fastgan.random.scope` the same again, from torch's default
     generator, so `torch.manual_seed` reproduces it); backward computes it again from the key, and no mask is
     stored. p = 0 and eval mode return the input.
 

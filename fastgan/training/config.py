@@ -9,18 +9,11 @@ from typing import Any
 
 import torch
 
+from fastgan.losses import GENERATOR
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 
 # generator's loss -> the discriminator's loss it belongs to
-DISCRIMINATOR_LOSS = {
-    "non_saturating": "gan",
-    "minimax": "gan",
-    "mle": "gan",
-    "hinge": "hinge",
-    "least_squares": "least_squares",
-    "wasserstein": "wasserstein",
-    "relativistic": "relativistic",
-}
+DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
 _CHOICES: dict[str, tuple[object, ...]] = {
     "loss": tuple(DISCRIMINATOR_LOSS),
     "gradient_penalty": (None, "wgan-gp", "r1", "r2"),

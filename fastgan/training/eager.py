@@ -46,8 +46,7 @@ class EagerEngine:
         with replayable_torch(self.gan.device) as reseed:
             for it in range(first, first + min(count, self.most_iterations)):
                 reseed(self.config.seed, it)
-                with random.scope(self.config.seed, it):
-                    self._iterate(it, metrics)
+                self._iterate(it, metrics)
                 if should_stop():
                     break
         return metrics.fetch()
@@ -236,7 +235,7 @@ def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replayable_torch(device: torch.device) -> Iterator[Callable[[int, int], None]]:
-    """Gives reseed(seed, step) of torch's own generators, so that a user's Dropout replays; restores them."""
+    """Gives reseed(seed, step) of torch's own generators, so that dropout replays; restores them."""
     generators = [torch.default_generator]
     if device.type == "cuda":
         torch.cuda.init()
@@ -244,9 +243,8 @@ def replayable_torch(device: torch.device) -> Iterator[Callable[[int, int], None
     states = [generator.get_state() for generator in generators]
 
     def reseed(seed: int, step: int) -> None:
-        mixed = ((seed + 1) * 0x9E3779B97F4A7C15 + (step + 1) * 0xD1B54A32D192ED03) & (2**64 - 1)
         for generator in generators:
-            generator.manual_seed(mixed)
+            generator.manual_seed(random.torch_seed(seed, step))
 
     try:
         yield reseed

@@ -30,7 +30,7 @@ log = logging.getLogger("fastgan")
 _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
-# What may differ on a resume: it changes no number of the run, or (device) is the user's to know.
+# What may differ on a resume: it changes no number of the run beyond rounding (device, impl).
 _FREE_FIELDS = {"steps", "checkpoint_every", "engine", "nonfinite", "device", "impl"}
 
 

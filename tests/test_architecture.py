@@ -1,0 +1,248 @@
+"""The house rules a reader would otherwise have to check: who imports whom, where formulas stand, what import costs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cases import OPERATORS
+
+import fastgan
+from fastgan import losses, nn, random
+from fastgan.backend import OPERATIONS
+
+PACKAGE = Path(fastgan.__file__).parent
+CSRC = PACKAGE.parent / "csrc"
+# Imports run downwards only: a module may import from lower floors, and from its own subpackage.
+FLOORS = {
+    "reference": 0,
+    "backend": 0,
+    "kernels": 1,
+    "library": 2,
+    "ops": 3,
+    "random": 4,
+    "data": 5,
+    "losses": 5,
+    "nn": 5,
+    "theory": 5,
+    "models": 6,
+    "training": 7,
+    "evaluation": 7,
+    "presets": 8,
+    "plots": 8,
+    "cli": 9,
+}
+ROOT = ("__init__", "__main__")  # the public names, and the entry point
+needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder")
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path: Path, *, static: bool = False) -> Iterator[str]:
+    """What a file imports at run time, inside functions too; blocks under TYPE_CHECKING only if `static`."""
+    package = ["fastgan", *path.relative_to(PACKAGE).parts[:-1]]
+
+    def walk(tree: ast.AST) -> Iterator[str]:
+        for node in ast.iter_child_nodes(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not static:
+                continue
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*above, *([node.module] if node.module else [])])
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            else:
+                yield from walk(node)
+
+    yield from walk(ast.parse(path.read_text()))
+
+
+def floor_of(name: str) -> int | None:
+    """The floor of `fastgan.x.y`; None for the root's own names."""
+    parts = name.split(".")
+    return FLOORS.get(parts[1]) if len(parts) > 1 else None
+
+
+def test_every_module_has_a_floor() -> None:
+    found = {dotted(path).split(".")[0] for path in modules()} - set(ROOT)
+    assert found <= set(FLOORS), f"add {found - set(FLOORS)} to FLOORS"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if dotted(p) not in ROOT], ids=dotted)
+def test_imports_run_downwards(path: Path) -> None:
+    own = dotted(path).split(".")[0]
+    for name in imports(path):
+        if name.split(".")[0] != "fastgan" or name.split(".")[1:2] == [own]:
+            continue
+        if name == "fastgan.__version__":
+            continue
+        floor = floor_of(name)
+        assert floor is not None, f"{path.name} imports {name}: not a module of the house"
+        assert floor < FLOORS[own], f"{path.name} (floor {FLOORS[own]}) imports {name} (floor {floor})"
+
+
+def test_only_the_backend_loads_the_native_module() -> None:
+    for path in modules():
+        named = any("_native" in name for name in imports(path, static=True))
+        written = any(
+            isinstance(node, ast.Constant) and node.value == "fastgan._native"
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+        assert not (named or written) or dotted(path) == "backend", f"{path.name} loads the native module"
+
+
+@pytest.mark.parametrize("name", ("reference", "theory"))
+def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
+    paths = [p for p in modules() if dotted(p).split(".")[0] == name]
+    if not paths:
+        pytest.skip(f"there is no fastgan.{name} yet")
+    forbidden = {"backend", "kernels", "library", "ops"}
+    for path in paths:
+        for imported in imports(path):
+            parts = imported.split(".")
+            assert parts[0] != "fastgan" or parts[1] not in forbidden, f"{path.name} imports {imported}"
+
+
+def test_native_is_chosen_in_one_place() -> None:
+    """`why_not` decides; only the dispatch asks it."""
+    for path in modules():
+        if "fastgan.backend.why_not" in imports(path):
+            assert dotted(path) in ("backend", "ops"), f"{path.name} chooses a backend of its own"
+
+
+# ---------------------------------------------------------------- csrc
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+
+
+def sources() -> list[Path]:
+    return sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh"))
+
+
+FORMULA = re.compile(r"\b(exp2?f?|expm1f?|log(2|10)?f?|log1pf?|tanhf?|erfc?f?|powf?|sinf?|cosf?|__expf|__logf)\s*\(")
+
+
+@needs_sources
+def test_formulas_stand_in_two_files() -> None:
+    assert len(sources()) >= 10
+    for path in sources():
+        found = FORMULA.search(without_comments(path.read_text()))
+        if path.name in ("formulas.h", "philox.h"):
+            continue
+        assert not found, f"{path.name} computes {found.group()}...: that belongs into formulas.h"
+    assert FORMULA.search("y = std::exp(x)") and FORMULA.search("erfc(x)")
+    assert not FORMULA.search("explain(x) + catalog(y) + std::sqrt(z)")
+
+
+@needs_sources
+def test_the_core_knows_no_torch() -> None:
+    for path in sources():
+        for line in path.read_text().splitlines():
+            if line.lstrip().startswith("#include"):
+                assert not re.search(r"torch|ATen|c10|caffe", line), f"{path.name}: {line}"
+                if path.name == "formulas.h":
+                    assert line.strip() == "#include <cmath>"
+                if "pybind11" in line:
+                    assert path.name == "bindings.cpp"
+
+
+@needs_sources
+def test_the_core_adds_no_floats_atomically_and_has_no_fast_math() -> None:
+    for path in [*sources(), CSRC.parent / "CMakeLists.txt"]:
+        text = without_comments(path.read_text())
+        assert not re.search(r"atomicAdd|ffast-math|use_fast_math|Ofast", text), path.name
+
+
+@needs_sources
+def test_formula_numbers_are_those_of_the_reference() -> None:
+    from fastgan.reference import ACTIVATIONS, FORMULAS
+
+    text = (CSRC / "formulas.h").read_text()
+    losses_part, activations_part = text.split("with_formula", 1)[1].split("with_activation", 1)
+    for part, numbers in (
+        (losses_part, sorted(f.number for f in FORMULAS.values())),
+        (activations_part, sorted(number for number, _ in ACTIVATIONS.values())),
+    ):
+        assert sorted(int(n) for n in re.findall(r"case (\d+): f\(", part)) == numbers == list(range(len(numbers)))
+
+
+# ---------------------------------------------------------------- the face
+
+
+def public() -> Iterator[tuple[str, object]]:
+    for module in (fastgan, losses, nn, random):
+        for name in getattr(module, "__all__", [n for n in vars(module) if n[0] != "_" and n.islower()]):
+            found = getattr(module, name)
+            if inspect.isfunction(found) or inspect.isclass(found):
+                if found.__module__.startswith("fastgan"):
+                    yield f"{module.__name__}.{name}", found
+
+
+@pytest.mark.parametrize(("name", "found"), dict(public()).items(), ids=dict(public()))
+def test_public_names_are_explained(name: str, found: object) -> None:
+    """One sentence first; a function of several arguments tells them, and what it returns or where it comes from."""
+    text = inspect.getdoc(found)
+    assert text, f"{name} has no docstring"
+    assert text.split("\n\n")[0].rstrip().endswith((".", ":")), f"{name}: the first line is no sentence"
+    if inspect.isfunction(found):
+        parameters = inspect.signature(found).parameters
+        if len(parameters) > 2:
+            told = [p for p in parameters if re.search(rf"\b{p}\b", text)]
+            assert len(told) == len(parameters) or "as for" in text or "arguments as" in text, (
+                f"{name} does not tell {set(parameters) - set(told)}"
+            )
+            assert re.search(r"Returns:|Equivalent to|Raises:|Source:|Tensor|Inside|dict", text), name
+
+
+def test_all_is_what_there_is() -> None:
+    for module in (fastgan, nn):
+        for name in module.__all__:
+            assert hasattr(module, name), f"{module.__name__}.{name}"
+
+
+def test_operators_and_operations_are_told_apart_nowhere_else() -> None:
+    """One operation, one stem: what the backend serves has a row among the operators or a stream of its own."""
+    assert set(OPERATIONS) == {"loss", "mlp", "dropout", "random"}
+    assert {"pointwise", "pair_loss", "mlp", "dropout"} <= set(OPERATORS)
+
+
+IMPORT = """
+import sys
+import warnings
+warnings.simplefilter("error")
+import fastgan
+heavy = {"matplotlib", "pandas", "sklearn", "rich", "pyarrow", "PIL", "scipy", "torchvision", "tensorboard"}
+print(sorted(heavy & set(sys.modules)))
+import torch
+print(torch.cuda.is_initialized(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.initial_seed())
+torch.manual_seed(3)
+print(torch.rand(1).item())
+"""
+
+
+def test_import_is_light_and_changes_nothing() -> None:
+    """No plotting, tables or terminal libraries; CUDA untouched; torch's settings and generator as they were."""
+    run = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    heavy, state, number = run.stdout.splitlines()
+    assert heavy == "[]"
+    assert state.startswith("False torch.float32 True")
+    bare = IMPORT.replace("import fastgan\n", "import torch\n")
+    plain = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True)
+    assert plain.stdout.splitlines()[2] == number
+    assert not run.stderr

@@ -1,0 +1,188 @@
+"""Many Python threads at once, and forked children: the same bits as alone, and nothing hangs (R22, R26, R27)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+import torch
+from cases import IMPLS, need
+from torch import Tensor
+
+import fastgan
+from fastgan import ops, random
+from fastgan.ops import LayerSpec
+
+LAYERS = [LayerSpec("leaky_relu", dropout=0.3), LayerSpec(pieces=2), LayerSpec()]
+
+
+def work(seed: int, impl: str, rows: int) -> list[Tensor]:
+    """A step's worth of every operation, on tensors of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 40, generator=generator)
+    weights = [
+        (torch.randn(shape, generator=generator) / 6).requires_grad_() for shape in ((48, 40), (64, 48), (1, 32))
+    ]
+    key = torch.tensor(seed)
+    scores = ops.mlp(x, weights, [None] * 3, LAYERS, key=key, impl=impl)
+    loss = fastgan.discriminator_loss(scores, scores * 0.5, impl=impl)
+    loss.backward()
+    noise = random.normal(5001, seed=seed, purpose=1, impl=impl)
+    dropped = ops.dropout(x, 0.5, key, impl=impl)
+    with random.scope(seed, 1):
+        keys = torch.stack([random.next_key() for _ in range(3)])
+    return [scores.detach(), loss.detach(), noise, dropped, keys, *(w.grad for w in weights)]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_eight_threads_get_what_one_gets(impl: str) -> None:
+    """8 threads, 200 calls each, large and small enough for the pool of workers and for none."""
+    need(impl, "mlp")
+    torch.set_num_threads(2)
+    calls = 200 if impl == "native" else 25
+    tasks = [(seed, 600 if seed % 5 == 0 else 17) for seed in range(40)]
+    alone = [work(seed, impl, rows) for seed, rows in tasks]
+    start = Barrier(8)
+
+    def many(thread: int) -> None:
+        start.wait()
+        for call in range(calls):
+            i = (7 * thread + call) % len(tasks)
+            got = work(tasks[i][0], impl, tasks[i][1])
+            assert all(torch.equal(a, b) for a, b in zip(got, alone[i], strict=True)), f"task {i}"
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(many, thread) for thread in range(8)]:
+            done.result(timeout=240)
+
+
+def test_one_module_serves_many_threads() -> None:
+    """Shared weights, gradients per call: the caches of descriptions and of checks are shared, too."""
+    torch.manual_seed(0)
+    model = fastgan.nn.MLP([20, 64, 64, 3], activation="relu", dropout=0.2).eval()
+    inputs = [torch.randn(n, 20) for n in (1, 5, 64, 300)]
+    with torch.no_grad():
+        alone = [model(x) for x in inputs]
+
+        def many(thread: int) -> bool:
+            with torch.no_grad():
+                return all(torch.equal(model(inputs[i % 4]), alone[i % 4]) for i in range(thread, thread + 100))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(many, range(8)))
+
+
+SETUP = """
+import os, sys, torch
+import fastgan
+from fastgan import ops, random
+from fastgan.ops import LayerSpec
+
+# Made before the fork: torch's own operations of this size hang in a child.
+x = torch.linspace(-4, 4, 400_000)
+batch, weight, ones = torch.ones(600, 64), torch.ones(96, 64) / 64, torch.ones(400, 1000)
+
+
+def work():
+    return (
+        fastgan.discriminator_loss(x, x).item(),
+        random.normal(50_000, seed=1, purpose=0)[-1].item(),
+        ops.mlp(batch, [weight], [None], [LayerSpec("tanh")])[0, 0].item(),
+        ops.dropout(ones, 0.5, torch.tensor(3))[-1, -10:].tolist(),
+    )
+"""
+
+FORK = (
+    SETUP
+    + """
+torch.set_num_threads(2)
+expected = work()  # the pool of threads exists now, and no child inherits its threads
+for child in range(3):
+    pid = os.fork()
+    if pid == 0:
+        ok = all(work() == expected for _ in range(3))
+        grandchild = os.fork()
+        if grandchild == 0:
+            os._exit(0 if work() == expected else 1)
+        ok = ok and os.waitpid(grandchild, 0)[1] == 0
+        os._exit(0 if ok else 1)
+    assert os.waitpid(pid, 0)[1] == 0, "a child failed"
+    assert work() == expected
+print("done")
+"""
+)
+
+LOADER = (
+    SETUP
+    + """
+import multiprocessing
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        torch.set_num_threads(2)
+        return torch.tensor(work()[:3], dtype=torch.float64)
+
+expected = torch.tensor(work()[:3], dtype=torch.float64)
+loader = torch.utils.data.DataLoader(Rows(), batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60)
+rows = torch.cat(list(loader))
+assert rows.shape == (8, 3) and (rows == expected).all(), rows
+print("done")
+"""
+)
+
+BUSY_FORK = (
+    SETUP
+    + """
+import threading
+torch.set_num_threads(2)
+expected = work()
+stop = False
+
+def keep_busy():
+    while not stop:
+        work()
+
+threads = [threading.Thread(target=keep_busy) for _ in range(2)]
+for t in threads:
+    t.start()
+codes = []
+for _ in range(5):  # forked while other threads are inside the kernels
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if work() == expected else 1)
+    codes.append(os.waitpid(pid, 0)[1])
+stop = True
+for t in threads:
+    t.join()
+assert codes == [0] * 5, codes
+print("done")
+"""
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork is for Linux")
+@pytest.mark.parametrize("script", (FORK, LOADER, BUSY_FORK), ids=("fork", "data loader", "fork of a busy parent"))
+def test_forked_children_compute(script: str) -> None:
+    """torch's own kernels hang here when they have used OpenMP before; these must not."""
+    need("native", "mlp")
+    try:
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        pytest.fail("a forked child hangs")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "done"
+
+
+EXIT = SETUP + "torch.set_num_threads(4)\nwork()\nprint('done')\n"
+
+
+def test_the_interpreter_ends_while_workers_wait() -> None:
+    need("native", "mlp")
+    run = subprocess.run([sys.executable, "-W", "error", "-c", EXIT], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and run.stdout.strip() == "done" and not run.stderr, run.stderr

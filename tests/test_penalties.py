@@ -1,0 +1,171 @@
+"""Gradient penalties: equal to the plain double backward, through fused layers, at zero slopes too (R10)."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from cases import IMPLS, NAN, need
+from torch import Tensor, nn
+
+import fastgan
+from fastgan import gradient_penalty, random
+from fastgan.losses import PENALTIES
+from fastgan.random import Purpose
+
+
+def plain_penalty(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, kind: str, weight: float, mix: Tensor
+) -> Tensor:
+    """As the papers write it, with torch.autograd.grad."""
+    where = {"wgan-gp": mix * real + (1 - mix) * fake, "r1": real, "r2": fake}[kind].detach().requires_grad_()
+    (slope,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
+    if kind == "wgan-gp":
+        return weight * ((slope.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
+    return weight / 2 * slope.flatten(1).square().sum(1).mean()
+
+
+def mlp(impl: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    fused = fastgan.nn.MLP([6, 16, 16, 1], activation="softplus", impl=impl, dtype=dtype)
+    return fused, nn.Sequential(*copy.deepcopy(list(fused.children())))
+
+
+def maxout(impl: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    class Plain(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.weight, self.bias = (nn.Parameter(p.detach().clone()) for p in (layer.weight, layer.bias))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.weight, self.bias).unflatten(-1, (-1, 3)).max(-1).values
+
+    layers = [fastgan.nn.Maxout(6, 8, 3, dtype=dtype), fastgan.nn.Maxout(8, 5, 3, dtype=dtype)]
+    last = fastgan.nn.Linear(5, 1, dtype=dtype)
+    fused = fastgan.nn.Sequential(*layers, last, impl=impl)
+    return fused, nn.Sequential(*(Plain(layer) for layer in layers), copy.deepcopy(nn.Sequential(last))[0])
+
+
+def fused_convolutional(impl: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    images = [nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten()]
+    plain = nn.Sequential(*images, nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)).to(dtype)
+    model = copy.deepcopy(plain)
+    return (fastgan.fuse(model) if impl == "native" else model), plain
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("make", (mlp, maxout, fused_convolutional))
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_penalties_are_the_plain_double_backward(kind: str, make: object, dtype: torch.dtype, impl: str) -> None:
+    need(impl, "mlp", dtype=dtype)
+    fused, plain = make(impl, dtype)  # type: ignore[operator]
+    real, fake = torch.randn(9, 6, dtype=dtype), 2 * torch.randn(9, 6, dtype=dtype)
+    mix = random.uniform((9, 1), seed=5, purpose=Purpose.PENALTY, step=3, dtype=dtype)
+    got = gradient_penalty(fused, real, fake, kind=kind, weight=7.0, seed=5, step=3)
+    want = plain_penalty(plain, real, fake, kind, 7.0, mix)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}
+    torch.testing.assert_close(got, want, **tolerance)
+    got.backward()
+    want.backward()
+    for (name, p), q in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        if q.grad is None or p.grad is None:  # the last bias has no part in the slope
+            assert p.grad is None or not p.grad.any(), name
+            assert q.grad is None or not q.grad.any(), name
+        else:
+            torch.testing.assert_close(p.grad, q.grad, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_the_penalty_is_differentiable_in_the_parameters(kind: str) -> None:
+    torch.manual_seed(1)
+    model = fastgan.nn.MLP([3, 5, 1], activation="tanh", dtype=torch.float64)
+    real, fake = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    parameters = dict(model.named_parameters())
+
+    def penalty(*values: Tensor) -> Tensor:
+        def discriminator(x: Tensor) -> Tensor:
+            return torch.func.functional_call(model, dict(zip(parameters, values, strict=True)), (x,))
+
+        return gradient_penalty(discriminator, real, fake, kind=kind, seed=1)
+
+    values = [p.detach().clone().requires_grad_() for p in list(parameters.values())[:3]]
+    assert torch.autograd.gradcheck(lambda *v: penalty(*v, parameters["2.bias"].detach()), values)
+
+
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_a_slope_of_zero_gives_numbers(kind: str) -> None:
+    """A dead discriminator, or one saturated at a batch's row: the norm's own slope would be infinite there."""
+    model = fastgan.nn.MLP([4, 8, 1], activation="relu")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    x = torch.randn(6, 4)
+    penalty = gradient_penalty(model, x, x, kind=kind, seed=0)
+    assert penalty.item() == (10.0 if kind == "wgan-gp" else 0.0)
+    penalty.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    half_dead = torch.tensor([[-1.0, -2.0], [1.0, 2.0]])
+    partly = gradient_penalty(lambda x: (x.relu() ** 2).sum(1), half_dead, half_dead, kind="r1")
+    assert partly.item() == pytest.approx(10 / 2 * (4 + 16) / 2)
+
+
+def test_mixing_numbers_replay_and_vary() -> None:
+    model = fastgan.nn.MLP([3, 8, 1], activation="softplus")
+    real, fake = torch.randn(5, 3), torch.randn(5, 3)
+
+    def value(**stream: int) -> float:
+        return gradient_penalty(model, real, fake, **stream).item()  # type: ignore[arg-type]
+
+    assert value(seed=1, step=2) == value(seed=1, step=2)
+    assert len({value(seed=1, step=2), value(seed=1, step=3), value(seed=2, step=2)}) == 3
+    torch.manual_seed(4)
+    first = value()
+    assert value() != first
+    torch.manual_seed(4)
+    assert value() == first
+
+
+def test_batches_of_images_and_no_outer_graph() -> None:
+    """(batch, channel, height, width); works under no_grad; leaves the examples' own gradients alone."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+    real = torch.randn(5, 3, 2, 2, requires_grad=True)
+    fake = torch.randn(5, 3, 2, 2, requires_grad=True)
+    for kind in PENALTIES:
+        penalty = gradient_penalty(model, real, fake, kind=kind, seed=0)
+        penalty.backward()
+        assert real.grad is None and fake.grad is None
+        norm = model[1].weight.detach().norm()
+        expected = 10 * (norm - 1) ** 2 if kind == "wgan-gp" else 5 * norm**2
+        torch.testing.assert_close(penalty.detach(), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(gradient_penalty(model, real, fake, kind=kind, seed=0), expected)
+    real = real.detach().clone()
+    real[2, 0, 0, 0] = NAN
+    quadratic = lambda x: x.flatten(1).square().sum(1)  # noqa: E731
+    assert gradient_penalty(quadratic, real, fake, kind="r1").isnan()
+
+
+X = torch.zeros(4, 3)
+BAD = [
+    ({"kind": "gp"}, ValueError, "gradient_penalty: kind must be one of wgan-gp, r1, r2, got 'gp'"),
+    ({"real": [1.0]}, TypeError, "gradient_penalty: real must be a torch.Tensor, got list"),
+    ({"fake": X.long()}, TypeError, "gradient_penalty: fake must be floating point, got torch.int64"),
+    ({"fake": torch.zeros(4, 2)}, ValueError, r"examples of one shape, got \(4, 3\) and \(4, 2\)"),
+    ({"fake": torch.zeros(5, 3)}, ValueError, "wgan-gp pairs real with fake, so their shapes must be equal"),
+    ({"real": torch.tensor(1.0), "fake": torch.tensor(1.0)}, ValueError, "must be batches of examples"),
+    ({"real": X[:0], "fake": X[:0]}, ValueError, r"the batch must not be empty, got shape \(0, 3\)"),
+    ({"fake": X.double()}, TypeError, "real and fake must share one dtype, got torch.float32 and torch.float64"),
+    ({"fake": X.to("meta")}, ValueError, "real and fake must be on one device, got cpu and meta"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[f"{i}" for i in range(len(BAD))])
+def test_errors(change: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments = {"real": X, "fake": X} | change
+    with pytest.raises(error, match=message):
+        gradient_penalty(nn.Linear(3, 1), **arguments)  # type: ignore[arg-type]
+
+
+def test_r1_takes_batches_of_different_size() -> None:
+    assert gradient_penalty(nn.Linear(3, 1), torch.randn(5, 3), torch.randn(2, 3), kind="r1").isfinite()
