@@ -20,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -128,11 +129,12 @@ def build(variant: str, source: Path, scratch: Path) -> dict[str, Any]:
 
 def import_once(package: Path | None) -> dict[str, Any]:
     """One fresh interpreter: what CHECK prints, and GateFailed where the package is not the one meant or is wrong."""
-    environment = dict(os.environ)
-    if package is not None:
-        environment["PYTHONPATH"] = str(package)
+    environment, options = dict(os.environ), []
+    if package is not None:  # -S: an editable fastgan hooks itself in through site, ahead of every path
+        environment["PYTHONPATH"] = os.pathsep.join((str(package), sysconfig.get_path("purelib")))
+        options = ["-S"]
     with tempfile.TemporaryDirectory() as elsewhere:
-        took = timed("import", [sys.executable, "-c", CHECK], Path(elsewhere), environment)
+        took = timed("import", [sys.executable, *options, "-c", CHECK], Path(elsewhere), environment)
     found: dict[str, Any] = json.loads(took["output"])
     if package is not None and not Path(found["file"]).is_relative_to(package):
         raise harness.GateFailed(f"imported {found['file']}, not the package built here")

@@ -131,7 +131,11 @@ def permutation(
 
 
 def torch_seed(seed: int, step: int, phase: int = 0) -> int:
-    """The 63-bit seed that torch's own generators get for one step of a run."""
+    """The seed that torch's own generators get for one (step, phase) of the run of this seed.
+
+    Returns:
+        int of 63 bits.
+    """
     word = 0xFFFFFFFF
     low, high, _, _ = reference.philox(
         0, phase << 16, step & word, (step >> 32) | (int(Purpose.KEY) << 24), seed & word, (seed >> 32) & word
