@@ -75,7 +75,7 @@ def _simple(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) 
         return False
     dtype = x.dtype
     for t in others:
-        if t is not None and not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu):
+        if t is not None and not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.layout is torch.strided):
             return False
     return True
 
@@ -465,10 +465,9 @@ def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Seq
         for i, p in enumerate(params):
             if p is None and kind == "biases":
                 continue
-            if not isinstance(p, Tensor) or p.dtype is not x.dtype or p.device != x.device:
-                check_tensor(caller, f"{kind}[{i}]", p)
-                if not autocast:
-                    check_same(caller, "x", x, f"{kind}[{i}]", p)  # type: ignore[arg-type]
+            check_tensor(caller, f"{kind}[{i}]", p)
+            if not autocast:
+                check_same(caller, "x", x, f"{kind}[{i}]", p)  # type: ignore[arg-type]
 
 
 def mlp(

@@ -39,6 +39,9 @@ def device(request: pytest.FixtureRequest) -> str:
 def _settings_put_back() -> Iterator[None]:
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    # Small tensors gain nothing from threads, and on a busy machine torch's barriers cost a scheduler's quantum each.
+    # Tests of threads ask for them.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)

@@ -24,12 +24,6 @@ EDGES = [0.0, -0.0, 1e-45, -1e-45, 1e-40, -1e-40, 1.2e-38, 1e-7, -1e-7, 0.5, 1.0
 EDGES += [80.0, -80.0, 88.0, -88.0, 88.8, -88.8, 104.0, -104.0, 1e4, -1e4, 3e38, -3e38]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """torch's threads wait by spinning: on a busy machine they make passes over small tensors ten times slower."""
-    torch.set_num_threads(1)
-
-
 def worst(case: LossCase, x: Tensor, order: int, impl: str, device: str = "cpu") -> tuple[float, float]:
     """The largest error in units in the last place and the input it occurs at."""
     got = ops.pointwise(x.to(device), case.formula, case.target, order, impl=impl).cpu()

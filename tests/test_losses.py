@@ -382,6 +382,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: D(X, X.to(torch.complex64)), TypeError, r"discriminator_loss: fake_logits must be floating point"),
     (lambda: D(X, X.double()), TypeError, r"real_logits and fake_logits must share one dtype, got torch.float32 and"),
     (lambda: D(X, X.to("meta")), ValueError, r"real_logits and fake_logits must be on one device, got cpu and meta"),
+    (lambda: D(X, X.to_sparse()), TypeError, r"fake_logits must be a dense tensor, got layout torch.sparse_coo"),
     (lambda: D(X.to_sparse(), X), TypeError, r"real_logits must be a dense tensor, got layout torch.sparse_coo"),
     (lambda: D(X, X, kind="gam"), ValueError, r"discriminator_loss: kind must be one of gan, hinge, .* got 'gam'"),
     (lambda: D(X, X, kind=[]), ValueError, r"discriminator_loss: kind must be one of gan, hinge, .* got \[\]"),

@@ -17,11 +17,17 @@ from fastgan.backend import why_not
 from fastgan.ops import LayerSpec
 
 # torch compiles its own forward-mode rules by the torch.jit.script it deprecates, when they are first used.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script. is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script.* is deprecated:DeprecationWarning")
 
 KEY = torch.tensor(0x5EED)
 CHECKED = ("auto", "reference")  # "auto" is native where it can be, and the reference under transforms
+TRANSFORMS = {"check_forward_ad": True, "check_batched_grad": True}  # served alike whatever impl says: checked once
 CHECK = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "nondet_tol": 0.0}
+
+
+def checks_of(impl: str) -> dict[str, float]:
+    return CHECK | (TRANSFORMS if impl == "auto" else {})
+
 
 needs_native = pytest.mark.skipif(
     why_not("loss", "cpu", torch.float32) is not None, reason=f"{why_not('loss', 'cpu', torch.float32)}"
@@ -41,7 +47,7 @@ def test_derivatives_of_the_formulas(case: LossCase, impl: str, device: str) -> 
         def formula(x: Tensor, order: int = order) -> Tensor:
             return ops.pointwise(x, case.formula, case.target, order, impl=impl)
 
-        assert gradcheck(formula, x, check_forward_ad=True, check_batched_grad=True, **CHECK)
+        assert gradcheck(formula, x, **checks_of(impl))
         if order == 0:
             assert gradgradcheck(formula, x, **CHECK)
 
@@ -59,7 +65,7 @@ def test_derivatives_of_the_fused_losses(
     def loss(real: Tensor, fake: Tensor | None) -> Tensor:
         return ops.pair_loss(real, fake, formulas, targets, mean=mean, impl=impl)
 
-    assert gradcheck(loss, (real, fake), check_forward_ad=True, check_batched_grad=True, **CHECK)
+    assert gradcheck(loss, (real, fake), **checks_of(impl))
     assert gradgradcheck(loss, (real, fake), **CHECK)
     assert gradcheck(loss, (real.detach(), fake), **CHECK)  # a discriminator's or a generator's side alone
     assert gradgradcheck(loss, (real, fake.detach()), **CHECK)
@@ -77,7 +83,7 @@ def test_derivatives_of_networks(case: MlpCase, impl: str) -> None:
         biases = parameters[depth:] if case.bias else (None,) * depth
         return case.run(x, list(parameters[:depth]), list(biases), key, impl)
 
-    assert gradcheck(network, (x, *parameters), check_forward_ad=True, check_batched_grad=True, **CHECK)
+    assert gradcheck(network, (x, *parameters), **checks_of(impl))
     assert gradgradcheck(network, (x, *parameters), **CHECK)
     frozen = [p.detach() for p in parameters]  # the discriminator's weights in the generator's step
     assert gradcheck(network, (x, *frozen), **CHECK)
@@ -92,7 +98,7 @@ def test_derivatives_of_dropout(p: float, impl: str) -> None:
     def drop(x: Tensor) -> Tensor:
         return ops.dropout(x, p, KEY, 2, impl=impl)
 
-    assert gradcheck(drop, x, check_forward_ad=True, check_batched_grad=True, **CHECK)
+    assert gradcheck(drop, x, **checks_of(impl))
     assert gradgradcheck(drop, x, **CHECK)
 
 
@@ -401,6 +407,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.mlp(X, [W], [B], [LayerSpec("leaky_relu", -1)]), ValueError, "negative_slope must be positive"),
     (lambda: ops.mlp(X, [W], [B], ONE, input_dropout=2, key=KEY), ValueError, "mlp: input_dropout must lie in"),
     (lambda: ops.mlp(X, [W], [B], ONE, key=3), TypeError, "mlp: key must be an int64 tensor"),
+    (lambda: ops.mlp(X, [W.to_sparse()], [B], ONE), TypeError, r"mlp: weights\[0\] must be a dense tensor, got layout"),
     (lambda: ops.mlp(X, [[1.0]], [B], ONE), TypeError, r"mlp: weights\[0\] must be a torch.Tensor, got list"),
     (lambda: ops.mlp("x", [W], [B], ONE), TypeError, "mlp: x must be a torch.Tensor, got str"),
     (lambda: ops.mlp(X, [W], [B], ONE, impl=""), ValueError, "mlp: impl must be one of auto, native, .* got ''"),

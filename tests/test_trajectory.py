@@ -13,7 +13,6 @@ LOSSES = ("non_saturating", "minimax", "hinge", "least_squares", "wasserstein", 
 
 
 def trained(impl: str, dtype: torch.dtype, **config: object) -> tuple[fastgan.GAN, fastgan.TrainResult]:
-    torch.set_num_threads(1)  # small networks
     torch.manual_seed(0)
     generator = nn.MLP([8, 33, 33, 5], activation="relu", output_activation="tanh", dtype=dtype, impl=impl)
     discriminator = nn.Sequential(
