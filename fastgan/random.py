@@ -147,8 +147,9 @@ def torch_seed(seed: int, step: int, phase: int = 0) -> int:
 def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
     """Inside, dropout masks (fastgan's and torch's) depend on (seed, step, phase) alone: a step can be replayed.
 
-    torch's default generator, which all threads share, is seeded inside and put back behind. Keys of masks are drawn from that generator, because
-    whoever runs a forward pass again, as `torch.utils.checkpoint` does, restores it and so meets the same masks.
+    torch's default generator, which all threads share, is seeded inside and put back behind. Keys of masks are drawn
+    from that generator, because whoever runs a forward pass again, as `torch.utils.checkpoint` does, restores it and so
+    meets the same masks.
     """
     generator = torch.default_generator
     state = generator.get_state()
