@@ -36,11 +36,11 @@ Terms loss_terms(uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formu
           {pointer(fake), n, formula_fake, target_fake, scale_fake, pointer(grad_fake)}};
 }
 
-int64_t padded_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
+int64_t padded_rows(int64_t rows) { return (rows + 31) / 32 * 32; }
 
 struct Mlp {
   using Description = std::tuple<int64_t, int64_t, int, int, double, double, bool>;
-  MlpShape shape;
+  NetworkPlan shape;
 
   Mlp(const std::vector<Description>& layers, double input_dropout) {
     shape.input_dropout = input_dropout;
@@ -79,6 +79,8 @@ py::dict build_info() {
 }
 
 }  // namespace
+
+void bind_training(py::module_& m);  // bindings_train.cpp
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled core of fastgan: pointers, sizes, threads or a stream. fastgan.kernels calls it with tensors.";
@@ -122,6 +124,8 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
            [](const Mlp& net, int64_t rows) { return kernels().mlp_scratch_per_row(net.shape) * padded_rows(rows); })
       .def("forward", &Mlp::forward)
       .def("backward", &Mlp::backward);
+
+  bind_training(m);
 
   m.def("cuda_problem", cuda_problem);
   m.def("cuda_partials", cuda_partials);

@@ -162,7 +162,7 @@ def network(
 
 def work_size(net: Any, rows: int) -> Any:
     """Elements of the buffer that holds what backward reads: activations, feature-major, rows padded to vectors."""
-    return net.work_per_row * ((rows + 15) // 16 * 16)
+    return net.work_per_row * ((rows + 31) // 32 * 32)
 
 
 _MOST_ROWS = 4096  # of one call whose activations nobody will read: its buffer then stays in the cache

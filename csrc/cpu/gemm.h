@@ -1,43 +1,56 @@
-// The one matrix product behind layers, C[n, m] = A[n, depth] B[depth, m] (+ bias of the row), near the processor's peak.
-//
-// C is stored feature-major, so that the batch (or, for weight gradients, the inputs) is the vector dimension and A, the
-// weights, is read in place by broadcasts. B is packed into panels as wide as a register tile; packing transposes where B
-// arrives batch-major, so nothing is ever transposed in memory on its own. Each tile of C is summed over the whole depth by
-// one thread in one order: the number of threads does not show in the bits.
+// The one matrix product behind layers, near the processor's peak. Activations lie in panels: as many rows of the batch as a
+// register tile is wide, feature after feature, so that the batch is the vector dimension, weights are read in place by
+// broadcasts, and what one layer writes the next one reads, without packing. Every element of a product is summed over the
+// whole depth by one thread in one order: how the work is shared out does not show in the bits.
 #pragma once
 #include <algorithm>
 #include <memory>
 #include <new>
 
-#include "parallel.h"
 #include "simd.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
+constexpr int kTileVectors = 2;
 template <class T>
-struct Matrix {  // element (i, j) at data[i * row + j * column]
-  const T* data;
-  int64_t row, column;
-  int64_t columns = INT64_MAX;  // as a factor B: columns from here on are zero
+constexpr int kPanel = kTileVectors * Simd<T>::width;  // rows of the batch in a panel
+
+// The smallest part of a batch a thread takes: a cache line, so that no two threads write to one.
+template <class T>
+constexpr int kShareRows = std::max<int>(64 / int(sizeof(T)), Simd<T>::width);
+
+// Columns first .. last of panels, multiples of kShareRows (the last part may reach into the padding).
+struct Share {
+  int64_t first, last;
 };
 
-// What happens to a tile of C while it is in the first cache: `rows` x `columns` at C[row0, column0].
 template <class T>
-struct Epilogue {
-  virtual void operator()(int64_t row0, int64_t column0, int rows, int columns) const = 0;
+Share share_of(int64_t rows, int rank, int size) {
+  const int64_t parts = (rows + kShareRows<T> - 1) / kShareRows<T>;
+  return {parts * rank / size * kShareRows<T>, parts * (rank + 1) / size * kShareRows<T>};
+}
 
- protected:
-  ~Epilogue() = default;
+// Calls f(offset of the first column in panels of one feature, columns) for each piece of a share that lies in one panel.
+template <class T, class Function>
+void each_panel(Share share, Function&& f) {
+  for (int64_t column = share.first; column < share.last;) {
+    const int64_t end = std::min(share.last, (column / kPanel<T> + 1) * kPanel<T>);
+    f(column / kPanel<T>, int(column % kPanel<T>), int(end - column));
+    column = end;
+  }
+}
+
+template <class T>
+struct Matrix {  // element (i, k) at data[i * row + k * column]; after every `block` columns, the next lies `next` further on
+  const T* data;
+  int64_t row, column;
+  int64_t block = INT64_MAX, next = 0;
 };
 
 namespace {
 
-constexpr int kTileVectors = 2;
-template <class T>
-constexpr int kTileColumns = kTileVectors * Simd<T>::width;
-
-enum class Scratch { factor_b, slice_of_a };
+enum class Scratch { slice_of_a, packed };
 
 // Scratch memory a thread keeps between calls: it grows to the largest product seen and is never cleared.
 template <class T, Scratch use>
@@ -57,26 +70,31 @@ T* scratch(int64_t count) {
   return static_cast<T*>(memory.get());
 }
 
-// rows x (vectors * width) of C in registers, over the whole depth. The panel is kTileVectors wide whatever `vectors` is.
+// rows x (vectors * width) of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
 template <class T, int rows, int vectors>
-void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_row, int64_t a_depth, const T* __restrict panel,
-                   const T* bias, T* __restrict c, int64_t c_row) {
+void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel, const T* bias, T* __restrict c,
+                   int64_t c_row) {
   using S = Simd<T>;
   typename S::Vector sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sum[i][v] = typename S::Vector{} + (bias ? bias[i] : T(0));
-  for (int64_t k = 0; k < depth; ++k) {
-    typename S::Vector b[vectors];
+  const T* __restrict block = a.data;
+  const int64_t a_row = a.row, a_column = a.column;
+  for (int64_t left = depth; left > 0; left -= a.block, block += a.next) {
+    const T* __restrict x = block;
+    for (int64_t k = std::min(left, a.block); k > 0; --k) {
+      typename S::Vector b[vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) b[v] = S::load(panel + v * S::width);
+      for (int v = 0; v < vectors; ++v) b[v] = S::load(panel + v * S::width);
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i)
+      for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sum[i][v] += a[i * a_row] * b[v];
-    panel += kTileColumns<T>;
-    a += a_depth;
+        for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
+      panel += kPanel<T>;
+      x += a_column;
+    }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
@@ -85,7 +103,7 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_row, int64_t 
 }
 
 template <class T>
-using TileFunction = void (*)(int64_t, const T*, int64_t, int64_t, const T*, const T*, T*, int64_t);
+using TileFunction = void (*)(int64_t, const Matrix<T>&, const T*, const T*, T*, int64_t);
 
 // The instance for this many rows, and for one vector where the columns left need no more.
 template <class T, int... row>
@@ -94,26 +112,9 @@ TileFunction<T> tile_function(int rows, int columns, std::integer_sequence<int, 
   static constexpr TileFunction<T> narrow[] = {multiply_tile<T, row + 1, 1>...};
   return columns > Simd<T>::width ? wide[rows - 1] : narrow[rows - 1];
 }
-
-// Columns first .. first + count of B at every depth, contiguous, filled up with zeros. Either columns or depths are
-// neighbours in memory.
 template <class T>
-void pack_panel(const Matrix<T>& b, int64_t depth, int64_t first, int64_t count, T* __restrict panel) {
-  constexpr int width = kTileColumns<T>;
-  const T* source = b.data + first * b.column;
-  if (b.column == 1) {
-    for (int64_t k = 0; k < depth; ++k, panel += width) {
-      const T* row = source + k * b.row;
-      if (count == width)
-        for (int j = 0; j < width; ++j) panel[j] = row[j];
-      else
-        for (int j = 0; j < width; ++j) panel[j] = j < count ? row[j] : T(0);
-    }
-    return;
-  }
-  transpose(source, b.column, count, depth, panel, width);
-  for (int64_t k = 0; k < depth; ++k)
-    for (int64_t j = count; j < width; ++j) panel[k * width + j] = T(0);
+TileFunction<T> tile_function(int rows, int columns) {
+  return tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{});
 }
 
 // Addresses that differ by a multiple of this share a set of the caches: more of them than it has ways evict one another.
@@ -167,53 +168,61 @@ struct Slice {
   }
 };
 
+constexpr int64_t kGroupBytes = 640 << 10;  // panels of B that stay in the second cache while tiles of A pass by
+
 }  // namespace
 
-// C[n, m] = A[n, depth] B[depth, m] + bias; c_row is the distance of C's rows.
-template <class T>
-void multiply(int64_t n, int64_t m, int64_t depth, Matrix<T> a, Matrix<T> b, const T* bias, T* c, int64_t c_row,
-              const Epilogue<T>* epilogue, int threads) {
-  constexpr int width = kTileColumns<T>;
-  if (n == 0 || m == 0) return;
-  if (double(n) * double(m) * double(depth) < 2e6) threads = 1;  // 40 us: sharing it out would hardly pay
-  const int64_t panels = (m + width - 1) / width;
-  T* packed = scratch<T, Scratch::factor_b>(panels * depth * width);
-  parallel_for(panels * depth < 4096 ? 1 : threads, panels, [&](int64_t p) {
-    const int64_t there = std::min(m, b.columns) - p * width;  // none where a panel is padding alone
-    pack_panel(b, depth, p * width, std::clamp<int64_t>(there, 0, width), packed + p * depth * width);
-  });
-
+// C = A B + bias for the columns of a share; A has n rows, B `depth` features, C n features. `after(p, row, lane, rows,
+// columns)` is told about each tile while it is in the first cache: it starts at row `row` and column `lane` of panel p of C.
+template <class T, class After>
+void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, Share share, After&& after) {
+  constexpr int width = kPanel<T>;
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
-  // A group of panels that stays in the second cache meets each tile of A while that is in the first.
-  const int64_t group = std::max<int64_t>(1, std::min<int64_t>(panels, (5 << 17) / std::max<int64_t>(1, depth * width * int64_t(sizeof(T)))));
-  const int64_t groups = (panels + group - 1) / group;
-  const int64_t bunch = std::max<int64_t>(1, tiles / 16);  // tiles of one task
-  const int64_t bunches = (tiles + bunch - 1) / bunch;
-  parallel_for(threads, groups * bunches, [&](int64_t task) {
-    const int64_t first_panel = task / bunches * group, last_panel = std::min(first_panel + group, panels);
-    const int64_t first_tile = task % bunches * bunch, last_tile = std::min(first_tile + bunch, tiles);
-    alignas(64) T edge[kTileRows * width];
-    for (int64_t t = first_tile; t < last_tile; t += kSliceTiles) {
-      const int count = int(std::min<int64_t>(kSliceTiles, last_tile - t));
+  const int64_t group =
+      width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, depth * width * int64_t(sizeof(T))));
+  for (int64_t first = share.first; first < share.last;) {
+    const Share columns{first, std::min(share.last, (first / width * width) + group)};
+    for (int64_t t = 0; t < tiles; t += kSliceTiles) {
+      const int count = int(std::min<int64_t>(kSliceTiles, tiles - t));
       int64_t edges[kSliceTiles + 1];
       for (int i = 0; i <= count; ++i) edges[i] = n * (t + i) / tiles;
       const Slice<T> slice(a, edges, count, depth);
-      for (int i = 0; i < count; ++i)
-        for (int64_t p = first_panel; p < last_panel; ++p) {
-          const Matrix<T>& tile = slice.tile[i];
-          const int64_t row = edges[i], column = p * width;
-          const int rows = int(edges[i + 1] - row), columns = int(std::min<int64_t>(width, m - column));
-          const bool whole = columns % Simd<T>::width == 0;
-          T* out = c + row * c_row + column;
-          tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{})(
-              depth, tile.data, tile.row, tile.column, packed + p * depth * width, bias ? bias + row : nullptr,
-              whole ? out : edge, whole ? c_row : width);
-          if (!whole)
-            for (int r = 0; r < rows; ++r) std::copy_n(edge + r * width, columns, out + r * c_row);
-          if (epilogue) (*epilogue)(row, column, rows, columns);
-        }
+      for (int i = 0; i < count; ++i) {
+        const int64_t row = edges[i];
+        const int rows = int(edges[i + 1] - row);
+        each_panel<T>(columns, [&](int64_t p, int lane, int lanes) {
+          tile_function<T>(rows, lanes)(depth, slice.tile[i], b + p * depth * width + lane, bias ? bias + row : nullptr,
+                                        c + (p * n + row) * width + lane, width);
+          after(p, row, lane, rows, lanes);
+        });
+      }
     }
-  });
+    first = columns.last;
+  }
+}
+
+// The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for `columns` inputs from `column` on: E, the
+// gradient of n outputs, and X, `inputs` features, lie in panels. Tile after tile goes to `take(row, rows, tile)`, whose rows
+// are kPanel apart; `soon(row, rows)` is called before a tile is computed, so that memory can be asked for ahead.
+template <class T, class Soon, class Take>
+void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t column, int columns,
+                       Soon&& soon, Take&& take) {
+  constexpr int width = kPanel<T>;
+  T* packed = scratch<T, Scratch::packed>(padded(rows) * width);  // (rows, width): the inputs are the vector dimension
+  for (int64_t p = 0; p * width < rows; ++p)
+    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, padded_to<T>(rows - p * width)),
+              packed + p * width * width, width);
+  if (columns % Simd<T>::width)  // lanes beyond the last input: anything but a stray NaN, which would cost time
+    for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
+  alignas(64) T tile[kTileRows * width];
+  const int64_t tiles = (n + kTileRows - 1) / kTileRows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t row = n * t / tiles;
+    const int height = int(n * (t + 1) / tiles - row);
+    soon(row, height);
+    tile_function<T>(height, columns)(rows, {e + row * width, width, 1, width, n * width}, packed, nullptr, tile, width);
+    take(row, height, tile);
+  }
 }
 
 }  // namespace FASTGAN_ISA

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "../train.h"
+
 namespace fastgan {
 
 struct LossTerm {
@@ -14,26 +16,13 @@ struct LossTerm {
   void* slope;           // float, double for double logits; null where no gradient is wanted
 };
 
-struct LayerShape {
-  int64_t inputs, outputs;
-  int pieces;  // maxout keeps the largest of this many rows a unit
-  int activation;
-  double negative_slope, dropout;
-  bool bias;
-};
-
-struct MlpShape {
-  std::vector<LayerShape> layers;
-  double input_dropout;
-};
-
 struct MlpForward {
   const void* x;  // (rows, inputs)
   int64_t rows;
   const void* const* weights;  // (outputs * pieces, inputs) each
   const void* const* biases;   // null where a layer has none
   void* y;                     // (rows, outputs)
-  void* work;                  // mlp_work_per_row elements for every row, rows padded to a multiple of 16
+  void* work;                  // mlp_work_per_row elements for every row, rows padded to a multiple of 32
   uint64_t key;
   int threads;
 };
@@ -60,10 +49,11 @@ struct Kernels {
                   uint32_t substream, int threads);
   void (*random_fill)(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
                       uint32_t substream, int64_t offset, int threads);
-  void (*mlp_forward)(int dtype, const MlpShape& shape, const MlpForward& call);
-  void (*mlp_backward)(int dtype, const MlpShape& shape, const MlpBackward& call);
-  int64_t (*mlp_work_per_row)(const MlpShape& shape);  // elements of `work` and of `scratch` a row
-  int64_t (*mlp_scratch_per_row)(const MlpShape& shape);
+  void (*mlp_forward)(int dtype, const NetworkPlan& plan, const MlpForward& call);
+  void (*mlp_backward)(int dtype, const NetworkPlan& plan, const MlpBackward& call);
+  int64_t (*mlp_work_per_row)(const NetworkPlan& plan);  // elements of `work` and of `scratch` a row
+  int64_t (*mlp_scratch_per_row)(const NetworkPlan& plan);
+  void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
 };
 
 const Kernels& kernels();

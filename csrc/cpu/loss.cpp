@@ -5,6 +5,7 @@
 
 #include "../dtypes.h"
 #include "kernels.h"
+#include "loss.h"
 #include "parallel.h"
 
 namespace fastgan {
@@ -15,40 +16,6 @@ constexpr int kChunk = 256;      // elements evaluated at a time
 constexpr int64_t kTask = 8192;  // elements summed by one thread: the unit of the fixed order
 constexpr int kLanes = 16;
 constexpr int64_t kShared = 4 * kTask;  // elements from which on sharing the work out pays
-
-// What is compiled once per formula, for float and double: loops over one chunk, small enough to stay in the first cache.
-template <class T>
-struct ChunkLoops {
-  void (*derivative[3])(const T* logits, int n, T target, T* out);  // value, slope, curvature
-  void (*value_and_slope)(const T* logits, int n, T target, T scale, T* values, T* slope);
-};
-
-template <class F, class T, int order>
-void derivative(const T* __restrict logits, int n, T target, T* __restrict out) {
-  for (int i = 0; i < n; ++i) {
-    if constexpr (order == 0) out[i] = F::value(logits[i], target);
-    if constexpr (order == 1) out[i] = F::slope(logits[i], target);
-    if constexpr (order == 2) out[i] = F::curvature(logits[i], target);
-  }
-}
-
-template <class F, class T>
-void value_and_slope(const T* __restrict logits, int n, T target, T scale, T* __restrict values, T* __restrict slope) {
-  for (int i = 0; i < n; ++i) {
-    values[i] = F::value(logits[i], target);
-    slope[i] = scale * F::slope(logits[i], target);
-  }
-}
-
-template <class T>
-ChunkLoops<T> find_loops(int formula) {
-  ChunkLoops<T> found{};
-  with_formula(formula, [&](auto f) {
-    using F = decltype(f);
-    found = {{derivative<F, T, 0>, derivative<F, T, 1>, derivative<F, T, 2>}, value_and_slope<F, T>};
-  });
-  return found;
-}
 
 // The logits of a chunk in the type they are computed in: the tensor itself, or a converted copy for halves.
 template <class S>

@@ -22,12 +22,10 @@ void pause() {
 
 class Pool {
  public:
-  void run(int threads, int64_t count, const std::function<void(int64_t)>& task) {
+  // False, and nothing done, where another thread's call is under way.
+  bool run(int threads, int64_t count, const std::function<void(int64_t)>& task) {
     std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
-    if (!turn.owns_lock()) {
-      for (int64_t i = 0; i < count; ++i) task(i);
-      return;
-    }
+    if (!turn.owns_lock()) return false;
     for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
     task_ = &task;
     count_ = count;
@@ -40,6 +38,7 @@ class Pool {
     take_tasks();
     places_.store(0);  // whoever comes late finds nothing to join
     for (int spins = 0; active_.load() > 0; ++spins) spins < kSpins ? pause() : std::this_thread::yield();
+    return true;
   }
 
  private:
@@ -96,11 +95,29 @@ Pool* current_pool() {
 
 void parallel_for(int threads, int64_t count, const std::function<void(int64_t)>& task) {
   if (threads > count) threads = int(count);
-  if (threads <= 1) {
-    for (int64_t i = 0; i < count; ++i) task(i);
+  if (threads > 1 && current_pool()->run(threads, count, task)) return;
+  for (int64_t i = 0; i < count; ++i) task(i);
+}
+
+void Barrier::wait() {
+  const uint32_t phase = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
     return;
   }
-  current_pool()->run(threads, count, task);
+  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins)
+    spins < kSpins ? pause() : std::this_thread::yield();
+}
+
+void with_team(int threads, const std::function<void(const Team&)>& body) {
+  if (threads > 1) {
+    Barrier barrier(threads);
+    // A rank is a task. Whoever takes one is held in it by the barriers until every rank has been taken, so no thread takes
+    // two and waits for itself; where the body has no barrier, it does no harm.
+    if (current_pool()->run(threads, threads, [&](int64_t rank) { body({int(rank), threads, &barrier}); })) return;
+  }
+  body({});
 }
 
 }  // namespace fastgan

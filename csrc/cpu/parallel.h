@@ -1,6 +1,7 @@
 // A small pool of threads that survives fork. Work is cut into tasks whose results do not depend on who runs them, so
 // the number of threads never shows in the figures.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -9,5 +10,29 @@ namespace fastgan {
 // Runs task(0) .. task(count - 1) on at most `threads` threads, the caller among them; returns when all are done.
 // A call made while another thread's call is under way runs serially.
 void parallel_for(int threads, int64_t count, const std::function<void(int64_t)>& task);
+
+// Where threads wait for one another: they spin briefly, then give the processor away between looks.
+class Barrier {
+ public:
+  explicit Barrier(int size) : size_(size) {}
+  void wait();
+
+ private:
+  const int size_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+};
+
+// One of several threads that run the same function at the same time, each on its share of the data.
+struct Team {
+  int rank = 0, size = 1;
+  Barrier* shared = nullptr;
+  void barrier() const {
+    if (size > 1) shared->wait();
+  }
+};
+
+// Runs body(team) on `threads` threads at once, the caller being rank 0; on the caller alone where the pool is taken.
+void with_team(int threads, const std::function<void(const Team&)>& body);
 
 }  // namespace fastgan

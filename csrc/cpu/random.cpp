@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "../dtypes.h"
-#include "../philox.h"
 #include "kernels.h"
+#include "noise.h"
 #include "parallel.h"
 
 namespace fastgan {
@@ -15,27 +15,11 @@ constexpr int64_t kShared = 4 * kBlocks;  // blocks from which on sharing the wo
 constexpr uint32_t kDropout = 5;   // Purpose.DROPOUT of fastgan/random.py
 
 template <class T>
-void fill_block(const Words& words, bool normal, T (&values)[4]) {
-  if (normal) {
-    normal_pair(words.w[0], words.w[1], values[0], values[1]);
-    normal_pair(words.w[2], words.w[3], values[2], values[3]);
-  } else {
-    for (int i = 0; i < 4; ++i) values[i] = unit_interval<T>(words.w[i]);
-  }
-}
-
-template <class T>
 void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, int threads) {
-  const int64_t first = offset / 4, last = (offset + n + 3) / 4;
-  parallel_for(last - first < kShared ? 1 : threads, (last - first + kBlocks - 1) / kBlocks, [&](int64_t task) {
-    const int64_t begin = first + task * kBlocks, end = std::min(begin + kBlocks, last);
-    for (int64_t b = begin; b < end; ++b) {
-      T values[4];
-      fill_block(stream.block(uint64_t(b)), normal, values);
-      const int64_t position = 4 * b - offset;
-      for (int i = 0; i < 4; ++i)
-        if (position + i >= 0 && position + i < n) out[position + i] = values[i];
-    }
+  const int64_t numbers = 4 * kBlocks;
+  parallel_for(n < 4 * kShared ? 1 : threads, (n + numbers - 1) / numbers, [&](int64_t task) {
+    const int64_t first = task * numbers;
+    fill_random(out + first, std::min(numbers, n - first), normal, stream, offset + first);
   });
 }
 

@@ -74,9 +74,14 @@ void transpose(const T* in, int64_t in_row, int64_t rows, int64_t columns, T* ou
     for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) out[j * out_row + i] = in[i * in_row + j];
 }
 
-// Rows of a batch are padded to this many, a multiple of every vector width.
-constexpr int64_t kPad = 16;
+// Rows of a batch are padded to this many, a multiple of every panel's width.
+constexpr int64_t kPad = 32;
 inline int64_t padded(int64_t rows) { return (rows + kPad - 1) / kPad * kPad; }
+
+template <class T>
+int64_t padded_to(int64_t count) {  // a multiple of the vectors' width
+  return (count + Simd<T>::width - 1) / Simd<T>::width * Simd<T>::width;
+}
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

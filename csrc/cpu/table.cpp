@@ -12,14 +12,15 @@ void pair_loss(int, const LossTerm&, const LossTerm&, void*, int);
 void pointwise(int, const void*, void*, int64_t, int, double, int, int);
 void dropout(int, const void*, void*, int64_t, int64_t, double, uint64_t, uint32_t, int);
 void random_fill(int, void*, int64_t, bool, uint64_t, uint32_t, uint64_t, uint32_t, int64_t, int);
-void mlp_forward(int, const MlpShape&, const MlpForward&);
-void mlp_backward(int, const MlpShape&, const MlpBackward&);
-int64_t mlp_work_per_row(const MlpShape&);
-int64_t mlp_scratch_per_row(const MlpShape&);
+void mlp_forward(int, const NetworkPlan&, const MlpForward&);
+void mlp_backward(int, const NetworkPlan&, const MlpBackward&);
+int64_t mlp_work_per_row(const NetworkPlan&);
+int64_t mlp_scratch_per_row(const NetworkPlan&);
+void train(int, const TrainPlan&, TrainCall&);
 
 extern const Kernels table;
 const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,           random_fill,
-                       mlp_forward,                 mlp_backward, mlp_work_per_row, mlp_scratch_per_row};
+                       mlp_forward,                 mlp_backward, mlp_work_per_row, mlp_scratch_per_row, train};
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

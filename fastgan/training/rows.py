@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,16 @@ class Rows:
         """The rows of these numbers, on the networks' device. index: int64 (m,), on the CPU."""
         rows = self._raw(index)
         return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
+
+    def in_memory(self, dtype: torch.dtype) -> Tensor:
+        """All rows, (n, ...) contiguous on the CPU: the data itself where it lies so, memory-mapped arrays included."""
+        if isinstance(self.data, np.ndarray) and self.data.dtype.isnative and self.data.flags.c_contiguous:
+            with warnings.catch_warnings():  # of arrays that must not be written to: nobody will
+                warnings.simplefilter("ignore", UserWarning)
+                return torch.from_numpy(self.data).to(dtype)
+        if isinstance(self.data, Tensor):
+            return self.data.detach().to("cpu", dtype).contiguous().resolve_neg()
+        return self._raw(torch.arange(self.n)).to(dtype).contiguous()
 
     def _raw(self, index: Tensor) -> Tensor:
         if isinstance(self.data, Tensor):

@@ -21,8 +21,10 @@ from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
 from fastgan.training.eager import EagerEngine
+from fastgan.training.fused import FusedEngine
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
+from fastgan.training.plan import Inexpressible
 from fastgan.training.rows import Rows
 
 log = logging.getLogger("fastgan")
@@ -135,10 +137,15 @@ def train(
 
 def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> tuple[Engine, str]:
     """THE place where the engine is chosen."""
-    missing = "the fused engine is not built in this version"
+    if config.engine == "eager":
+        return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
+    try:
+        return FusedEngine(gan, rows, config), "the plan can say all of it"
+    except Inexpressible as why:
+        reason = str(why)
     if config.engine == "fused":
-        raise ValueError(f"train: config.engine must be 'auto' or 'eager', got 'fused': {missing}")
-    reason = "config.engine is 'eager'" if config.engine == "eager" else missing
+        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
+    log.info("train: the eager engine runs: %s", reason)
     return EagerEngine(gan, rows, config, logits_per_batch), reason
 
 

@@ -1,0 +1,96 @@
+// Optimisers on the CPU: the gradient of a weight is never stored, each tile of it updates its weights as it leaves the
+// registers.
+#pragma once
+#include <cmath>
+
+#include "../optimizer.h"
+#include "network.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+template <class RuleOf, class T>
+void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __restrict s1, const T* __restrict g, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) rule(p[i], s0[i], s1[i], g[i]);
+}
+
+template <class T>
+struct Pointers {
+  T *p, *s0, *s1;
+  explicit Pointers(const ParameterPlan& plan, int64_t offset = 0)
+      : p(static_cast<T*>(plan.value) + offset),
+        s0(static_cast<T*>(plan.state0) + offset),
+        s1(static_cast<T*>(plan.state1 ? plan.state1 : plan.state0) + offset) {}
+};
+
+// Takes gradients and spends them at once. A parameter without state is not trained.
+template <class T, class RuleOf>
+struct Update {
+  const RuleOf& rule;
+  const PlayerPlan& player;
+  bool* finite;  // null: nobody asks
+
+  const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
+  int64_t inputs(int layer) const { return player.network.layers[size_t(layer)].inputs; }
+  bool wants_weight(int layer) const { return of(layer).weight.state0; }
+  bool wants_bias(int layer) const { return of(layer).bias.state0; }
+
+  // Weights and moments come from far away: asked for now, they arrive while the tile is computed.
+  void soon(const GradientPart& part, int64_t row, int height) const {
+    const Pointers<T> at(of(part.layer).weight, row * inputs(part.layer) + part.column);
+    for (int64_t i = 0, from = 0; i < height; ++i, from += inputs(part.layer))
+      for (int j = 0; j < part.columns; j += int(64 / sizeof(T))) {
+        __builtin_prefetch(at.p + from + j, 1);
+        __builtin_prefetch(at.s0 + from + j, 1);
+        __builtin_prefetch(at.s1 + from + j, 1);
+      }
+  }
+
+  void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
+    const int64_t width = inputs(part.layer);
+    check(tile, int64_t(height) * kPanel<T>);
+    const Pointers<T> at(of(part.layer).weight, row * width + part.column);
+    if (part.columns == width) {  // all inputs of these outputs: one run in memory
+      T run[kTileRows * kPanel<T>];
+      for (int i = 0; i < height; ++i) std::copy_n(tile + i * kPanel<T>, part.columns, run + i * width);
+      return update_run(rule, at.p, at.s0, at.s1, run, height * width);
+    }
+    for (int64_t i = 0, from = 0; i < height; ++i, from += width) {
+      const T* g = tile + i * kPanel<T>;
+      if (part.columns == kPanel<T>)  // a constant: two vectors, no loop
+        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, kPanel<T>);
+      else
+        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, part.columns);
+    }
+  }
+
+  void vector(int, const ParameterPlan& parameter, const T* grad, int64_t n) const {
+    if (!parameter.state0) return;
+    check(grad, n);
+    const Pointers<T> at(parameter);
+    update_run(rule, at.p, at.s0, at.s1, grad, n);
+  }
+
+  void check(const T* grad, int64_t n) const {
+    if (!finite) return;
+    T zero = 0;
+    for (int64_t i = 0; i < n; ++i) zero += grad[i] * T(0);
+    if (zero != 0) *finite = false;
+  }
+};
+
+// Scales down the incoming weights of rows first .. last whose norm exceeds the limit.
+template <class T>
+void bound_norms(T* weight, int64_t inputs, int64_t first, int64_t last, double limit) {
+  for (int64_t row = first; row < last; ++row) {
+    T* w = weight + row * inputs;
+    double square = 0;
+    for (int64_t i = 0; i < inputs; ++i) square += double(w[i]) * double(w[i]);
+    if (!(square > limit * limit)) continue;
+    const T scale = T(limit / std::sqrt(square));
+    for (int64_t i = 0; i < inputs; ++i) w[i] *= scale;
+  }
+}
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

@@ -1,0 +1,68 @@
+// The update rules, each once: what one step does to a parameter p, its state and its gradient g.
+#pragma once
+#include <cmath>
+
+#include "formulas.h"
+#include "plan.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+inline double integer_power(double base, int64_t n) {
+  double result = 1.0;
+  for (; n > 0; n >>= 1, base *= base)
+    if (n & 1) result *= base;
+  return result;
+}
+
+// Kingma and Ba (2015), Algorithm 1, with both bias corrections drawn into constants of the step.
+template <class T>
+struct Adam {
+  T rate, keep1, keep2, epsilon, root;  // keep: 1 - beta; root: 1 / sqrt(1 - beta2^t)
+
+  Adam(const OptimizerPlan& plan, double learning_rate, int64_t step)  // step: counted from 1
+      : rate(T(learning_rate / (1.0 - integer_power(plan.beta1, step)))),
+        keep1(T(1.0 - plan.beta1)),
+        keep2(T(1.0 - plan.beta2)),
+        epsilon(T(plan.epsilon)),
+        root(T(1.0 / std::sqrt(1.0 - integer_power(plan.beta2, step)))) {}
+
+  FASTGAN_HD void operator()(T& p, T& mean, T& square, T g) const {
+    mean += keep1 * (g - mean);
+    square += keep2 * (g * g - square);
+    p -= rate * mean / (std::sqrt(square) * root + epsilon);
+  }
+};
+
+// v <- m v + g; p <- p - rate v, as torch.optim.SGD.
+template <class T>
+struct MomentumTorch {
+  T rate, momentum;
+  FASTGAN_HD void operator()(T& p, T& velocity, T&, T g) const {
+    velocity = momentum * velocity + g;
+    p -= rate * velocity;
+  }
+};
+
+// v <- m v - rate g; p <- p + v, as pylearn2: the rate is inside the velocity.
+template <class T>
+struct MomentumPylearn2 {
+  T rate, momentum;
+  FASTGAN_HD void operator()(T& p, T& velocity, T&, T g) const {
+    velocity = momentum * velocity - rate * g;
+    p += velocity;
+  }
+};
+
+// Calls f(rule) with the plan's rule for update `step` (counted from 1).
+template <class T, class Function>
+void with_rule(const OptimizerPlan& plan, double rate, double momentum, int64_t step, Function&& f) {
+  switch (plan.rule) {
+    case Rule::adam: return f(Adam<T>(plan, rate, step));
+    case Rule::momentum_torch: return f(MomentumTorch<T>{T(rate), T(momentum)});
+    case Rule::momentum_pylearn2: return f(MomentumPylearn2<T>{T(rate), T(momentum)});
+  }
+}
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

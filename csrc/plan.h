@@ -1,0 +1,87 @@
+// What is to be computed, in plain numbers and addresses: networks, losses, optimisers, iterations. Every engine reads it.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace fastgan {
+
+// dropout(activation(batch_norm(x W^T + b))), or the largest of `pieces` rows a unit (maxout).
+struct LayerPlan {
+  int64_t inputs, outputs;
+  int pieces;
+  int activation;
+  double negative_slope, dropout;
+  bool bias;
+  // Which of the keys that one forward pass draws the mask belongs to, and which stream of that key. Below 0: the key of the
+  // call, and the layer's own number.
+  int dropout_key = -1, dropout_substream = 0;
+  bool batch_norm = false;
+  double norm_epsilon = 1e-5, norm_momentum = 0.1;
+};
+
+struct NetworkPlan {
+  std::vector<LayerPlan> layers;
+  double input_dropout = 0;
+  int keys = 0;  // of dropout masks, drawn by one forward pass
+};
+
+// A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.
+struct ParameterPlan {
+  void *value = nullptr, *state0 = nullptr, *state1 = nullptr;
+  void* average = nullptr;  // the moving average of the value
+};
+
+struct LayerParameters {
+  ParameterPlan weight, bias, norm_scale, norm_shift;
+  void *running_mean = nullptr, *running_variance = nullptr;
+  int64_t* batches = nullptr;  // how many batches the running statistics have seen
+};
+
+enum class Rule { adam, momentum_torch, momentum_pylearn2 };
+
+struct OptimizerPlan {
+  Rule rule;
+  double beta1, beta2, epsilon;  // Adam's
+  double max_norm;               // of a unit's incoming weights; 0: no bound
+};
+
+// The rate and the momentum of each update of a call, or one of each for all.
+struct Schedule {
+  std::vector<double> rate, momentum;
+  double rate_at(int64_t i) const { return rate[rate.size() == 1 ? 0 : size_t(i)]; }
+  double momentum_at(int64_t i) const { return momentum[momentum.size() == 1 ? 0 : size_t(i)]; }
+};
+
+enum class Prior { normal, uniform, spherical };
+enum class Penalty { none, wgan_gp, r1, r2 };
+
+struct LossPlan {
+  int formula = 0;
+  double target = 0;
+};
+
+struct PlayerPlan {
+  NetworkPlan network;
+  std::vector<LayerParameters> parameters;
+  OptimizerPlan optimizer;
+};
+
+struct TrainPlan {
+  PlayerPlan generator, discriminator;
+  int64_t latent;
+  Prior prior;
+  uint64_t seed;
+  const void* data;  // (rows, features) of the networks' type
+  int64_t rows, features;
+  int64_t batch, k, generator_steps;
+  int64_t pack;  // samples that D judges together
+  bool simultaneous;
+  LossPlan real, fake, generated;
+  bool relativistic;  // losses of the difference between a real and a fake logit
+  Penalty penalty;
+  double penalty_weight;
+  double average_decay;  // of the moving average of G
+  bool skip_nonfinite;   // take an update back whose loss or gradient is not finite
+};
+
+}  // namespace fastgan

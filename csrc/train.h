@@ -1,0 +1,85 @@
+// One call of the training engine: which iterations of a plan, and what comes back.
+#pragma once
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "plan.h"
+
+namespace fastgan {
+
+// How many threads pay at this moment. A team is only as fast as its slowest member: on a busy machine it may wait for the
+// scheduler longer than one thread would need for all the work, and tiny networks never gain. So both ways are measured as
+// training goes on. The figures of a run do not depend on it.
+class Pace {
+ public:
+  // The size of the next team.
+  int begin(int threads) {
+    alone_ = threads == 1 || solo_ == 0 || now() < alone_until_;
+    last_ = started_ = now();
+    iterations_ = 0;
+    return alone_ ? 1 : threads;
+  }
+
+  // After an iteration: whether this team shall go on.
+  bool go_on() {
+    const double time = now(), spent = time - last_, mean = (time - started_) / ++iterations_;
+    last_ = time;
+    if (alone_) {
+      if (iterations_ > 1) solo_ = solo_ == 0 ? spent : solo_ + 0.1 * (spent - solo_);  // the first one warms up
+      return solo_ == 0 || time < alone_until_ || time - started_ < kTrial;
+    }
+    const bool stalled = spent > 4 * solo_ + kTrial;
+    if (!stalled && (iterations_ < 3 || time - started_ < kTrial || mean < solo_)) {
+      if (time - started_ > 16 * kTrial) rest_ = kTrial, started_ = time, iterations_ = 0;
+      return true;
+    }
+    rest_ = rest_ < kLongestRest ? 2 * rest_ : kLongestRest;
+    alone_until_ = time + rest_;
+    return false;
+  }
+
+ private:
+  static constexpr double kTrial = 0.005, kLongestRest = 0.5;  // seconds
+  static double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+  bool alone_ = true;
+  double solo_ = 0, alone_until_ = 0, rest_ = kTrial, last_ = 0, started_ = 0;
+  int64_t iterations_ = 0;
+};
+
+// Memory that a run keeps from one call to the next.
+class Workspace {
+ public:
+  void* reserve(size_t bytes) {  // zero where it is new
+    if (bytes > bytes_) {
+      memory_.reset(::operator new(bytes, std::align_val_t(64)));
+      std::memset(memory_.get(), 0, bytes);
+      bytes_ = bytes;
+    }
+    return memory_.get();
+  }
+  Pace pace;
+
+ private:
+  struct Free {
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<void, Free> memory_;
+  size_t bytes_ = 0;
+};
+
+constexpr int kMetrics = 6;  // loss_d, loss_g, D(x), D(G(z)), accuracy on real, on fake
+
+struct TrainCall {
+  int64_t first, count;  // iterations, from 0
+  Schedule generator_schedule, discriminator_schedule;
+  int64_t generator_updates, discriminator_updates;  // updates the optimisers have made: before the call, then after it
+  double* metrics;                                   // (count, kMetrics)
+  Workspace* workspace;
+  int threads;
+};
+
+}  // namespace fastgan

@@ -1,0 +1,121 @@
+"""The fused engine: whole iterations in one call of the compiled core, nothing of Python in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgan import backend, kernels
+from fastgan.models import GAN
+from fastgan.training import plan
+from fastgan.training.config import TrainConfig
+from fastgan.training.optimizers import Momentum, Optimizer
+from fastgan.training.rows import Rows
+
+METRICS = 6
+_MOST_ITERATIONS = 1 << 18  # of one call: the metrics of a call are one table
+
+
+class FusedEngine:
+    """Runs a plan of the networks; the parameters and the optimisers' states are worked on where they lie.
+
+    Raises:
+        plan.Inexpressible: with the reason, where the compiled core cannot run this.
+    """
+
+    name = "fused"
+
+    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
+        if backend.native is None:
+            raise plan.Inexpressible(backend.why_not("mlp", "cpu", gan.dtype) or "")
+        self.gan, self.rows, self.config = gan, rows, config
+        plan.check_config(gan, config)
+        self.data = rows.in_memory(gan.dtype)
+        self.optimizers = {
+            name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
+            for name, description in self.descriptions.items()
+        }
+        self._described: plan.Description = {}
+        self._run: Any = None
+        self.prepare()
+
+    @property
+    def descriptions(self) -> dict[str, Optimizer]:
+        """What updates each network."""
+        return {
+            "generator": self.config.optimizer_of_generator,
+            "discriminator": self.config.optimizer_of_discriminator,
+        }
+
+    def prepare(self) -> Any:
+        """The core's run. Modes, parameters and their places may have changed since the last call."""
+        described = plan.describe(self.gan, self.config, self.optimizers, self.data)
+        if described != self._described:
+            self._run, self._described = kernels.native.Run(described), described
+        return self._run
+
+    def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
+        """Run iterations first .. first+count (from 0).
+
+        Returns:
+            float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
+        """
+        (table,) = advance([self], [first], min(count, _MOST_ITERATIONS), torch.get_num_threads())
+        return table
+
+    def call(self, first: int, count: int, table: np.ndarray) -> dict[str, Any]:
+        """The arguments of a call for iterations first .. first+count, whose metrics go to the table."""
+        draws, updates = self._numbers(first, count)
+        return {
+            "first": first,
+            "count": count,
+            "generator_schedule": self._schedule("generator", updates, self.config.generator_steps),
+            "discriminator_schedule": self._schedule("discriminator", draws, self.config.k),
+            "generator_updates": self._updates_done("generator"),
+            "discriminator_updates": self._updates_done("discriminator"),
+            "metrics": table.ctypes.data,
+        }
+
+    def done(self, first: int, count: int, updates: tuple[int, int]) -> None:
+        """Bring the optimisers' own numbers, which the core does not touch, to where the updates are."""
+        draws, generator_updates = self._numbers(first, count)
+        last = {"generator": generator_updates[-1], "discriminator": draws[-1]}
+        for (name, optimizer), number in zip(self.optimizers.items(), updates, strict=True):
+            for state in optimizer.state.values():
+                if "step" in state:
+                    state["step"].fill_(number)
+            epoch = self.rows.epoch(draws[-1])
+            self.descriptions[name].schedule(optimizer, update=last[name], epoch=epoch)
+
+    def _numbers(self, first: int, count: int) -> tuple[range, range]:
+        """Of the minibatches drawn, one for each update of D, and of the updates of G."""
+        k, g = self.config.k, self.config.generator_steps
+        return range(first * k, (first + count) * k), range(first * g, (first + count) * g)
+
+    def _schedule(self, name: str, updates: range, an_iteration: int) -> tuple[list[float], list[float]]:
+        optimizer = self.descriptions[name]
+        epochs = None
+        if isinstance(optimizer, Momentum) and optimizer.momentum_final is not None:
+            k = self.config.k
+            last_draw = (lambda u: u) if name == "discriminator" else (lambda u: (u // an_iteration + 1) * k - 1)
+            epochs = [self.rows.epoch(last_draw(update)) for update in updates]
+        return plan.schedule(optimizer, updates[0], len(updates), epochs)
+
+    def _updates_done(self, name: str) -> int:
+        states: Any = self.optimizers[name].state.values()
+        return next((int(state["step"]) for state in states if "step" in state), 0)
+
+
+def advance(engines: list[FusedEngine], firsts: list[int], count: int, threads: int) -> list[np.ndarray]:
+    """Run `count` iterations of each engine: one alone on all threads, many on a thread each."""
+    tables = [np.empty((count, METRICS)) for _ in engines]
+    runs = [engine.prepare() for engine in engines]
+    calls = [e.call(first, count, table) for e, first, table in zip(engines, firsts, tables, strict=True)]
+    updates = kernels.native.advance(runs, calls, threads)
+    for engine, first, made in zip(engines, firsts, updates, strict=True):
+        engine.done(first, count, made)
+    return tables
+

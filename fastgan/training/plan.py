@@ -1,0 +1,334 @@
+"""Modules, losses and optimisers written down as a plan of the compiled core: THE place that knows what a plan can say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from fastgan.kernels import DTYPES
+from fastgan.losses import GENERATOR, _discriminator_terms
+from fastgan.models import GAN
+from fastgan.nn import Dropout, Maxout, Sequential
+from fastgan.nn.activation import of_module
+from fastgan.nn.recognise import DROPOUTS, LINEARS, hooks, obstacle
+from fastgan.nn.runs import Run, steps_of
+from fastgan.random import PRIORS
+from fastgan.reference import ACTIVATIONS, FORMULAS
+from fastgan.training.config import TrainConfig
+from fastgan.training.optimizers import Adam, Momentum, Optimizer
+
+Description = dict[str, Any]  # of a network, a player or a whole run, as csrc/bindings_train.cpp reads it
+
+_RULES = {"torch": 1, "pylearn2": 2}  # Rule in csrc/plan.h; 0 is Adam
+_PENALTIES = (None, "wgan-gp", "r1", "r2")
+
+
+class Inexpressible(Exception):
+    """Why a plan cannot say it."""
+
+
+class Chain:
+    """A network as the core runs it: layers of an affine map, batch normalisation, activation or maxout, dropout."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.layers: list[dict[str, Any]] = []
+        self.input_dropout = 0.0
+        self.keys = 0  # of dropout masks, drawn in one forward pass
+        self.parameters: list[Tensor] = []
+
+    def refuse(self, why: str) -> Inexpressible:
+        return Inexpressible(f"{self.name}: {why}")
+
+    def affine(self, weight: Tensor, bias: Tensor | None, pieces: int = 1) -> None:
+        if self.layers and self.width != weight.shape[1]:
+            raise self.refuse(f"a layer takes {weight.shape[1]} features, but the one before gives {self.width}")
+        self.layers.append(
+            {
+                "inputs": weight.shape[1],
+                "outputs": weight.shape[0] // pieces,
+                "pieces": pieces,
+                "activation": "none",
+                "negative_slope": 0.2,
+                "dropout": 0.0,
+                "dropout_key": 0,
+                "dropout_substream": 0,
+                "norm": None,
+                "weight": self.own(weight),
+                "bias": None if bias is None else self.own(bias),
+            }
+        )
+
+    @property
+    def width(self) -> int:
+        last = self.layers[-1]
+        return int(last["outputs"])
+
+    def own(self, parameter: Tensor) -> Tensor:
+        if any(parameter is other for other in self.parameters):
+            raise self.refuse("two layers share a parameter")
+        if not parameter.is_contiguous() or parameter.is_neg():
+            raise self.refuse("a parameter does not lie row by row in memory")
+        self.parameters.append(parameter)
+        return parameter
+
+    def open_layer(self, what: str) -> dict[str, Any]:
+        """The last layer, which must not have come further than its affine map and normalisation."""
+        last = self.layers[-1] if self.layers else None
+        if last is None or last["activation"] != "none" or last["pieces"] > 1 or last["dropout"] > 0:
+            raise self.refuse(f"{what} does not follow a linear layer")
+        return last
+
+    def activation(self, name: str, slope: float) -> None:
+        if name != "none":
+            self.open_layer(name).update(activation=name, negative_slope=slope)
+
+    def dropout(self, p: float, key: int, substream: int) -> None:
+        if p == 0.0:
+            return
+        if not self.layers:
+            if self.input_dropout:
+                raise self.refuse("two dropouts follow one another")
+            self.input_dropout = p
+        elif self.layers[-1]["dropout"]:
+            raise self.refuse("two dropouts follow one another")
+        else:
+            self.layers[-1].update(dropout=p, dropout_key=key, dropout_substream=substream)
+
+    def batch_norm(self, norm: nn.BatchNorm1d) -> None:
+        layer = self.open_layer("BatchNorm1d")
+        if layer["norm"] is not None:
+            raise self.refuse("two normalisations follow one another")
+        if not norm.training:
+            raise self.refuse("BatchNorm1d is in eval mode")
+        if norm.momentum is None:
+            raise self.refuse("BatchNorm1d averages its statistics over all batches (momentum=None)")
+        layer["norm"] = norm
+        for parameter in (norm.weight, norm.bias):
+            if parameter is not None:
+                self.own(parameter)
+
+
+def elements(network: nn.Module) -> Iterator[Run | nn.Module]:
+    """A network's modules in the order they run; chains that a fastgan Sequential runs as one call stay together."""
+    plain = type(network).__call__ is nn.Module.__call__ and "forward" not in network.__dict__
+    if plain and not any(hooks(network)) and isinstance(network, nn.Sequential):
+        if isinstance(network, Sequential) and type(network).forward is Sequential.forward:
+            steps: list[Run | nn.Module] = list(steps_of(network))
+        elif type(network).forward is nn.Sequential.forward:
+            steps = list(network.children())
+        else:
+            yield network
+            return
+        for step in steps:
+            if isinstance(step, Run):
+                yield step
+            else:
+                yield from elements(step)
+    else:
+        yield network
+
+
+def chain_of(name: str, network: nn.Module) -> Chain:
+    """The network as a chain, or Inexpressible with the reason."""
+    chain = Chain(name)
+    if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        raise chain.refuse("torch has global module hooks")
+    for element in elements(network):
+        if isinstance(element, Run):
+            _take_run(chain, element)
+        else:
+            _take_module(chain, element)
+    if not chain.layers:
+        raise chain.refuse("it has no linear layer")
+    return chain
+
+
+def _take_run(chain: Chain, run: Run) -> None:
+    if run.impl == "reference":
+        raise chain.refuse("impl is 'reference'")
+    key = chain.keys
+    chain.keys += int(run.drops)
+    chain.dropout(run.input_dropout, key, 0)
+    for i, (weight, bias, spec) in enumerate(zip(run.weights, run.biases, run.layers, strict=True)):
+        chain.affine(weight, bias, spec.pieces)
+        chain.activation(spec.activation, spec.negative_slope)
+        chain.dropout(spec.dropout, key, i + 1)
+
+
+def _take_module(chain: Chain, module: Any) -> None:
+    kind = type(module)
+    if kind is nn.BatchNorm1d:
+        if any(hooks(module)):
+            raise chain.refuse("BatchNorm1d has hooks")
+        return chain.batch_norm(module)
+    if kind is nn.Flatten and module.start_dim == 1:  # rows are flat already
+        return None
+    if (why := obstacle(module)) is not None:
+        raise chain.refuse(why)
+    if module.__dict__.get("impl", "auto") == "reference":
+        raise chain.refuse("impl is 'reference'")
+    if kind in LINEARS:
+        chain.affine(module.weight, module.bias, module.pieces if kind is Maxout else 1)
+        if kind is not nn.Linear:
+            chain.activation(module.spec.activation, module.spec.negative_slope)
+    elif kind not in DROPOUTS:
+        chain.activation(*of_module(module))  # type: ignore[misc]  # no obstacle: it is one
+    elif module.training and module.p > 0:
+        if kind is not Dropout:
+            raise chain.refuse("torch.nn.Dropout draws masks of its own (fastgan.fuse and fastgan.nn.Dropout replay them)")
+        chain.dropout(module.p, chain.keys, 0)
+        chain.keys += 1
+    return None
+
+
+# ---------------------------------------------------------------- descriptions
+
+
+def describe(
+    gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], data: Tensor
+) -> Description:
+    """The plan of a run over `data` (n, features), contiguous and of the networks' type.
+
+    Raises:
+        Inexpressible: with the reason, where the plan cannot say it.
+    """
+    check_config(gan, config)
+    players = {
+        name: chain_of(f"gan.{name}", getattr(gan, name)) for name in ("generator", "discriminator")
+    }
+    generator, discriminator = players["generator"], players["discriminator"]
+    for chain in players.values():
+        _check_parameters(gan, chain, config)
+    features = data[0].numel()
+    if generator.layers[0]["inputs"] != gan.latent_dim or generator.width != features:
+        raise Inexpressible(f"gan.generator: does not map {gan.latent_dim} to {features} features")
+    if discriminator.layers[0]["inputs"] != features:
+        raise Inexpressible(f"gan.discriminator: does not take {features} features")
+    formula, target, _ = GENERATOR[config.loss]
+    (real, fake), (real_target, fake_target) = _discriminator_terms(
+        "train", config.discriminator_loss, config.real_label, 0.0
+    )
+    return {
+        "dtype": DTYPES[gan.dtype],
+        "generator": _player(generator, config.optimizer_of_generator, optimizers["generator"], config),
+        "discriminator": _player(discriminator, config.optimizer_of_discriminator, optimizers["discriminator"], config),
+        "latent": gan.latent_dim,
+        "prior": PRIORS.index(gan.prior),
+        "seed": config.seed,
+        "data": data.data_ptr(),
+        "rows": len(data),
+        "features": features,
+        "batch": config.batch_size,
+        "k": config.k,
+        "generator_steps": config.generator_steps,
+        "pack": 1,
+        "simultaneous": config.mode == "simultaneous",
+        "real": (FORMULAS[real].number, real_target),
+        "fake": (FORMULAS[fake].number, fake_target),
+        "generated": (FORMULAS[formula].number, target),
+        "relativistic": config.loss == "relativistic",
+        "penalty": _PENALTIES.index(config.gradient_penalty),
+        "penalty_weight": config.penalty_weight,
+        "average_decay": 0.0,
+        "skip_nonfinite": config.nonfinite == "skip",
+    }
+
+
+def check_config(gan: GAN, config: TrainConfig) -> None:
+    """What can be said before any network is looked at."""
+    if config.impl == "reference":
+        raise Inexpressible("config.impl is 'reference'")
+    if gan.device.type != "cpu":
+        raise Inexpressible(f"the networks are on {gan.device}; the fused engine is built for the CPU")
+    if gan.dtype not in (torch.float32, torch.float64):
+        raise Inexpressible(f"the networks are {str(gan.dtype).removeprefix('torch.')}, neither float32 nor float64")
+    if config.gradient_penalty is not None:
+        raise Inexpressible(f"config.gradient_penalty is {config.gradient_penalty!r}")
+
+
+def _check_parameters(gan: GAN, chain: Chain, config: TrainConfig) -> None:
+    for parameter in chain.parameters:
+        if parameter.dtype != gan.dtype:
+            raise chain.refuse("its parameters have more than one dtype")
+    network = getattr(gan, chain.name.removeprefix("gan."))
+    known = {id(parameter) for parameter in chain.parameters}
+    if any(id(parameter) not in known for parameter in network.parameters()):
+        raise chain.refuse("it has parameters that no layer uses")
+    for layer in chain.layers:
+        if layer["norm"] is not None and config.batch_size < 2:
+            raise chain.refuse("BatchNorm1d needs more than one row in a batch")
+
+
+def _player(
+    chain: Chain, optimizer: Optimizer, state: torch.optim.Optimizer, config: TrainConfig
+) -> Description:
+    adam = isinstance(optimizer, Adam)
+    beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
+    return {
+        "layers": [_layer(layer, state) for layer in chain.layers],
+        "input_dropout": chain.input_dropout,
+        "keys": chain.keys,
+        "rule": 0 if adam else _RULES[optimizer.convention],  # type: ignore[union-attr]
+        "beta1": beta1,
+        "beta2": beta2,
+        "epsilon": getattr(optimizer, "eps", 0.0),
+        "max_norm": config.max_col_norm or 0.0,
+    }
+
+
+def _layer(layer: dict[str, Any], state: torch.optim.Optimizer) -> Description:
+    norm = layer["norm"]
+    plain = {
+        name: layer[name]
+        for name in (
+            "inputs",
+            "outputs",
+            "pieces",
+            "negative_slope",
+            "dropout",
+            "dropout_key",
+            "dropout_substream",
+        )
+    }
+    return plain | {
+        "activation": ACTIVATIONS[layer["activation"]][0],
+        "weight": _addresses(layer["weight"], state),
+        "bias": _addresses(layer["bias"], state),
+        "batch_norm": norm is not None,
+        "norm_epsilon": norm.eps if norm is not None else 0.0,
+        "norm_momentum": norm.momentum if norm is not None else 0.0,
+        "norm_scale": _addresses(getattr(norm, "weight", None), state),
+        "norm_shift": _addresses(getattr(norm, "bias", None), state),
+        "running_mean": _address(getattr(norm, "running_mean", None)),
+        "running_variance": _address(getattr(norm, "running_var", None)),
+        "batches": _address(getattr(norm, "num_batches_tracked", None)),
+    }
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _addresses(parameter: Tensor | None, optimizer: torch.optim.Optimizer) -> tuple[int, int, int, int]:
+    """Of a parameter, of its optimiser's state (Adam's two moments, or a velocity) and of its moving average."""
+    if parameter is None:
+        return 0, 0, 0, 0
+    state = optimizer.state.get(parameter, {})
+    moments = [state[name].data_ptr() for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in state]
+    first, second, *_ = *moments, 0, 0
+    return parameter.data_ptr(), first, second, 0
+
+
+def schedule(optimizer: Optimizer, first: int, count: int, epochs: list[int] | None) -> tuple[list[float], list[float]]:
+    """The rate and the momentum of updates first .. first+count: a number each, or one for all where it is constant."""
+    if not isinstance(optimizer, Momentum):
+        return [optimizer.lr], [0.0]
+    updates = range(first, first + count)
+    rates = [optimizer.lr] if optimizer.lr_decay == 1.0 else [optimizer.learning_rate(u) for u in updates]
+    momenta = [optimizer.momentum] if epochs is None else [optimizer.momentum_at(epoch) for epoch in epochs]
+    return rates, momenta
