@@ -158,7 +158,7 @@ def test_the_core_knows_no_torch() -> None:
                 if path.name == "formulas.h":
                     assert line.strip() == "#include <cmath>"
                 if "pybind11" in line:
-                    assert path.name == "bindings.cpp"
+                    assert path.name.startswith("bindings")
 
 
 @needs_sources

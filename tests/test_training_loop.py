@@ -388,9 +388,10 @@ def test_M60_the_kind_of_data_does_not_matter(kind: str, tmp_path: object) -> No
         given = Recorder(data)
     gan, other = small_gan(dtype=torch.float32), small_gan(dtype=torch.float32)
     config = TrainConfig(steps=10, batch_size=4)
-    train(gan, data, config)
-    train(other, given, config)
-    assert_same(gan, other, 0.0)
+    results = [train(gan, data, config), train(other, given, config)]
+    # Rows that must be asked for one batch at a time keep the eager loop.
+    assert [result.engine for result in results] == ["fused", "eager" if kind == "dataset" else "fused"]
+    assert_same(gan, other, 1e-5 if kind == "dataset" else 0.0)
 
 
 def test_a_fastgan_dataset_trains() -> None:

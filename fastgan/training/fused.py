@@ -33,7 +33,11 @@ class FusedEngine:
             raise plan.Inexpressible(backend.why_not("mlp", "cpu", gan.dtype) or "")
         self.gan, self.rows, self.config = gan, rows, config
         plan.check_config(gan, config)
-        self.data = rows.in_memory(gan.dtype)
+        data = rows.in_memory(gan.dtype)
+        if data is None:
+            kind = type(rows.data).__name__
+            raise plan.Inexpressible(f"data is a {kind} whose rows must be asked for one batch at a time")
+        self.data = data
         self.optimizers = {
             name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
             for name, description in self.descriptions.items()

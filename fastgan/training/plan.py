@@ -1,4 +1,4 @@
-"""Modules, losses and optimisers written down as a plan of the compiled core: THE place that knows what a plan can say."""
+"""Modules, losses and optimisers as a plan of the compiled core: THE place that knows what a plan can say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fastgan.kernels import DTYPES
 from fastgan.losses import GENERATOR, _discriminator_terms
@@ -71,6 +72,8 @@ class Chain:
     def own(self, parameter: Tensor) -> Tensor:
         if any(parameter is other for other in self.parameters):
             raise self.refuse("two layers share a parameter")
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise self.refuse("a parameter has hooks")
         if not parameter.is_contiguous() or parameter.is_neg():
             raise self.refuse("a parameter does not lie row by row in memory")
         self.parameters.append(parameter)
@@ -136,7 +139,7 @@ def elements(network: nn.Module) -> Iterator[Run | nn.Module]:
 def chain_of(name: str, network: nn.Module) -> Chain:
     """The network as a chain, or Inexpressible with the reason."""
     chain = Chain(name)
-    if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
+    if torch_module._has_any_global_hook():
         raise chain.refuse("torch has global module hooks")
     for element in elements(network):
         if isinstance(element, Run):
@@ -180,7 +183,7 @@ def _take_module(chain: Chain, module: Any) -> None:
         chain.activation(*of_module(module))  # type: ignore[misc]  # no obstacle: it is one
     elif module.training and module.p > 0:
         if kind is not Dropout:
-            raise chain.refuse("torch.nn.Dropout draws masks of its own (fastgan.fuse and fastgan.nn.Dropout replay them)")
+            raise chain.refuse("torch.nn.Dropout draws its masks itself (fastgan.fuse replays them)")
         chain.dropout(module.p, chain.keys, 0)
         chain.keys += 1
     return None
@@ -243,6 +246,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
     """What can be said before any network is looked at."""
     if config.impl == "reference":
         raise Inexpressible("config.impl is 'reference'")
+    if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
+        raise Inexpressible("torch has global optimizer hooks")
     if gan.device.type != "cpu":
         raise Inexpressible(f"the networks are on {gan.device}; the fused engine is built for the CPU")
     if gan.dtype not in (torch.float32, torch.float64):

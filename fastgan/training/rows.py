@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from fastgan import random
+from fastgan.data import Dataset
 
 _SCAN_BYTES = 1 << 24
+_MOST_CONVERTED = 1 << 33  # bytes of a copy of all rows
+_NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _WINDOW_ROWS = 1 << 14
 
 
@@ -76,15 +79,25 @@ class Rows:
         rows = self._raw(index)
         return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
 
-    def in_memory(self, dtype: torch.dtype) -> Tensor:
-        """All rows, (n, ...) contiguous on the CPU: the data itself where it lies so, memory-mapped arrays included."""
-        if isinstance(self.data, np.ndarray) and self.data.dtype.isnative and self.data.flags.c_contiguous:
+    def in_memory(self, dtype: torch.dtype) -> Tensor | None:
+        """All rows, (n, ...) contiguous on the CPU: the data itself where it lies so, memory-mapped files included.
+
+        None where rows may change from call to call, or where a converted copy would be too large.
+        """
+        data = self.data
+        if isinstance(data, Dataset):
+            plain = data.divisor == 1.0 and data.data.dtype == dtype
+            data = data.data.reshape(data.shape) if plain else data
+        if isinstance(data, np.ndarray) and data.dtype == _NUMPY.get(dtype):
             with warnings.catch_warnings():  # of arrays that must not be written to: nobody will
                 warnings.simplefilter("ignore", UserWarning)
-                return torch.from_numpy(self.data).to(dtype)
-        if isinstance(self.data, Tensor):
-            return self.data.detach().to("cpu", dtype).contiguous().resolve_neg()
-        return self._raw(torch.arange(self.n)).to(dtype).contiguous()
+                data = torch.from_numpy(data)
+        if isinstance(data, Tensor) and data.dtype == dtype and data.device.type == "cpu" and data.is_contiguous():
+            return data.detach().resolve_neg()
+        known = isinstance(data, Tensor | np.ndarray | Dataset)
+        if not known or self.n * math.prod(self.shape) * dtype.itemsize > _MOST_CONVERTED:
+            return None
+        return self._raw(torch.arange(self.n)).to("cpu", dtype).contiguous()
 
     def _raw(self, index: Tensor) -> Tensor:
         if isinstance(self.data, Tensor):
