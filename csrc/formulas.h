@@ -308,61 +308,73 @@ inline bool with_formula(int number, Function&& f) {
   }
 }
 
-// ---------------------------------------------------------------- activations: y = value(x), slope from y or from x
-// `from_output` says which of both backward keeps: the output where the slope can be had from it, else the input.
+// ---------------------------------------------------------------- activations: y = value(x), slope and curvature from y or x
+// `from_output` says which of both backward keeps: the output where they can be had from it, else the input. `curved` says
+// whether there is a curvature at all.
 
 struct Identity {
-  static constexpr bool from_output = true;
+  static constexpr bool from_output = true, curved = false;
   template <class T> FASTGAN_HD static T value(T x, T) { return x; }
   template <class T> FASTGAN_HD static T slope(T, T) { return T(1); }
+  template <class T> FASTGAN_HD static T curvature(T y, T) { return constant(T(0), y); }
 };
 
 struct Relu {
-  static constexpr bool from_output = true;
+  static constexpr bool from_output = true, curved = false;
   template <class T> FASTGAN_HD static T value(T x, T) { return positive_part(x); }
   template <class T> FASTGAN_HD static T slope(T y, T) { return y <= T(0) ? T(0) : T(1); }
+  template <class T> FASTGAN_HD static T curvature(T y, T) { return constant(T(0), y); }
 };
 
 struct LeakyRelu {  // a > 0, so the output has the input's sign
-  static constexpr bool from_output = true;
+  static constexpr bool from_output = true, curved = false;
   template <class T> FASTGAN_HD static T value(T x, T a) { return x <= T(0) ? a * x : x; }
   template <class T> FASTGAN_HD static T slope(T y, T a) { return y <= T(0) ? a : T(1); }
+  template <class T> FASTGAN_HD static T curvature(T y, T) { return constant(T(0), y); }
 };
 
 struct Tanh {
-  static constexpr bool from_output = true;
+  static constexpr bool from_output = true, curved = true;
   template <class T> FASTGAN_HD static T value(T x, T) {
     T t = expm1_negative(T(-2) * magnitude(x));
     T y = -t / (T(2) + t);
     return x < T(0) ? -y : y;
   }
   template <class T> FASTGAN_HD static T slope(T y, T) { return (T(1) - y) * (T(1) + y); }
+  template <class T> FASTGAN_HD static T curvature(T y, T) { return T(-2) * y * (T(1) - y) * (T(1) + y); }
 };
 
 struct Sigmoid {
-  static constexpr bool from_output = true;
+  static constexpr bool from_output = true, curved = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return sigmoid(x); }
   template <class T> FASTGAN_HD static T slope(T y, T) { return y * (T(1) - y); }
+  template <class T> FASTGAN_HD static T curvature(T y, T) { return y * (T(1) - y) * (T(1) - T(2) * y); }
 };
 
 struct Elu {  // alpha = 1
-  static constexpr bool from_output = true;
+  static constexpr bool from_output = true, curved = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return x <= T(0) ? expm1_negative(x) : x; }
   template <class T> FASTGAN_HD static T slope(T y, T) { return y <= T(0) ? y + T(1) : T(1); }
+  template <class T> FASTGAN_HD static T curvature(T y, T) { return y <= T(0) ? y + T(1) : constant(T(0), y); }
 };
 
 struct Softplus {
-  static constexpr bool from_output = false;
+  static constexpr bool from_output = false, curved = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return softplus(x); }
   template <class T> FASTGAN_HD static T slope(T x, T) { return sigmoid(x); }
+  template <class T> FASTGAN_HD static T curvature(T x, T) { return logistic_curvature(x); }
 };
 
 struct Gelu {  // x Phi(x), the exact form
-  static constexpr bool from_output = false;
+  static constexpr bool from_output = false, curved = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return x * normal_cdf(x); }
   template <class T> FASTGAN_HD static T slope(T x, T) {
     const T inverse_sqrt_two_pi = T(0.398942280401432677940);
     return normal_cdf(x) + x * inverse_sqrt_two_pi * exp(T(-0.5) * x * x);
+  }
+  template <class T> FASTGAN_HD static T curvature(T x, T) {
+    const T inverse_sqrt_two_pi = T(0.398942280401432677940);
+    return inverse_sqrt_two_pi * exp(T(-0.5) * x * x) * (T(2) - x * x);
   }
   template <class T> FASTGAN_HD static T normal_cdf(T x) { return T(0.5) * std::erfc(x * T(-0.707106781186547524401)); }
 };

@@ -83,7 +83,7 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
     if (call.grad_x) from_panels(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), 0, share.first, last);
     team.barrier();
     for (const GradientPart& part : part_of(parts, team))
-      if (size_t(part.layer) >= lowest) net.parameter_gradient(part, call.rows, StoreGradients<T>{plan, call});
+      if (size_t(part.layer) >= lowest) net.parameter_gradient(part, Columns(call.rows), StoreGradients<T>{plan, call});
   });
 }
 

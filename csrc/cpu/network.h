@@ -227,6 +227,14 @@ struct GradientPart {
   double cost;
 };
 
+// Which columns of a batch count in gradients: all up to `last` in those of weights, two ranges in those of biases.
+struct Columns {
+  int64_t last;
+  Share of_bias[2];
+  explicit Columns(int64_t rows) : last(rows), of_bias{{0, rows}, {rows, rows}} {}
+  Columns(int64_t all, Share first, Share second) : last(all), of_bias{first, second} {}
+};
+
 // A thread's parts: neighbours, so that what it updates stays in its cache, of about equal cost.
 struct PartRange {
   const GradientPart *first, *last;
@@ -302,6 +310,8 @@ class Network {
 
   int64_t inputs() const { return plan_.layers.front().inputs; }
   int64_t outputs() const { return plan_.layers.back().outputs; }
+  T* dropped_input() const { return dropped_input_; }
+  double input_dropout() const { return plan_.input_dropout; }
   T* output() const { return layers_.back().dropped; }
   T* grad_output() const { return layers_.back().grad_output; }
   std::vector<Layer<T>>& layers() { return layers_; }
@@ -373,21 +383,23 @@ class Network {
     return parts;
   }
 
-  // The gradients of one part over a batch of `rows`: tiles of the weight's to sink.weight, whole vectors to sink.vector.
+  // The gradients of one part: tiles of the weight's to sink.weight, whole vectors to sink.vector.
   template <class Sink>
-  void parameter_gradient(const GradientPart& part, int64_t rows, Sink&& sink) {
+  void parameter_gradient(const GradientPart& part, const Columns& columns, Sink&& sink) {
     Layer<T>& l = layers_[size_t(part.layer)];
     const T* x = part.layer ? layers_[size_t(part.layer) - 1].dropped : dropped_input_;
     if (sink.wants_weight(part.layer))
       multiply_gradient<T>(
-          l.rows(), l.plan.inputs, rows, l.grad_affine, x, part.column, part.columns,
+          l.rows(), l.plan.inputs, columns.last, l.grad_affine, x, part.column, part.columns,
           [&](int64_t row, int height) { sink.soon(part, row, height); },
           [&](int64_t row, int height, const T* tile) { sink.weight(part, row, height, tile); });
     if (part.column > 0) return;
     if (sink.wants_bias(part.layer)) {
       T* sums = scratch<T, Scratch::packed>(l.rows());
       for (int64_t f = 0; f < l.rows(); ++f)
-        sums[f] = sum_columns<T>(0, rows, l.rows(), f, [&](int64_t at) { return l.grad_affine[at]; });
+        for (const Share& some : columns.of_bias)
+          sums[f] = (some.first ? sums[f] : T(0)) +
+                    sum_columns<T>(some.first, some.last, l.rows(), f, [&](int64_t at) { return l.grad_affine[at]; });
       sink.vector(part.layer, l.parameters.bias, sums, l.rows());
     }
     if (l.plan.batch_norm) {

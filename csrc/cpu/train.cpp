@@ -13,6 +13,7 @@
 #include "loss.h"
 #include "network.h"
 #include "noise.h"
+#include "penalty.h"
 #include "update.h"
 
 namespace fastgan {
@@ -20,7 +21,7 @@ inline namespace FASTGAN_ISA {
 namespace {
 
 // Purpose of fastgan/random.py
-constexpr uint32_t kRows = 0, kNoiseD = 1, kNoiseG = 2, kKey = 4;
+constexpr uint32_t kRows = 0, kNoiseD = 1, kNoiseG = 2, kKey = 4, kPenalty = 7;
 
 
 // A memory range that an update may change.
@@ -39,6 +40,8 @@ class Trainer {
         d_(plan.discriminator.network, plan.discriminator.parameters),
         g_parts_(g_.gradient_parts()),
         d_parts_(d_.gradient_parts()),
+        penalized_(plan.penalty != Penalty::none),
+        second_(penalized_ ? padded(plan.batch) : plan.batch),
         spans_(plan.skip_nonfinite ? spans() : std::vector<Span>()) {
     Arena<T> count;
     place(count);
@@ -47,7 +50,7 @@ class Trainer {
     d_on_g_ = d_;
     d_on_g_.read(g_.output(), g_.grad_output());
     const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
-    keys_.resize(size_t(steps * (plan.generator.network.keys + 2 * plan.discriminator.network.keys)));
+    keys_.resize(size_t(steps * (plan.generator.network.keys + 3 * plan.discriminator.network.keys)));
   }
 
   void run() {
@@ -84,25 +87,22 @@ class Trainer {
 
   // D ascends on m real and m fake rows side by side; the fakes come without a way back into G.
   const uint64_t* discriminator_step(const Team& team, int64_t it, int64_t draw, const uint64_t* keys) {
-    const int64_t m = plan_.batch;
     save(team);
     generate(team, kNoiseD, draw, keys);
     keys += plan_.generator.network.keys;
-    const Sections sections{{0, m, keys}, {m, m, keys + plan_.discriminator.network.keys}};
+    const Sections sections = sections_of_d(keys);
     team.barrier();
-    const Share share = share_of<T>(2 * m, team.rank, team.size);
-    show_real(draw, sections[0], share);
-    show_fakes(sections[1], share);
-    d_.forward(team, share, sections);
-    slopes_of_d(team, share, 1.0);
-    d_.backward(team, share, sections, 0, false);
+    show(team, draw, sections);
+    slopes_of_d(team, sections, 1.0);
+    way_back(team, sections);
+    penalize(team, draw, keys);
     team.barrier();
     const int64_t update = draw - call_.first * plan_.k;
-    apply(team, plan_.discriminator, d_, d_parts_, 2 * m, call_.discriminator_schedule, update,
+    apply(team, plan_.discriminator, d_, d_parts_, columns_of_d(), call_.discriminator_schedule, update,
           call_.discriminator_updates + update + 1 - d_skipped_);
-    if (team.rank == 0) record_d(it, 1.0);
+    if (team.rank == 0) record_d(it, sections);
     settle(team, plan_.discriminator, d_skipped_);
-    return keys + 2 * plan_.discriminator.network.keys;
+    return keys + (penalized_ ? 3 : 2) * plan_.discriminator.network.keys;
   }
 
   // G descends through a D that stays as it is: gradients of D's weights are not computed.
@@ -111,23 +111,24 @@ class Trainer {
     save(team);
     const Sections of_g = generate(team, kNoiseG, number, keys);
     keys += plan_.generator.network.keys;
-    Sections sections{{0, m, keys}, {m, m, keys + d_keys}};  // the second one: D(x) after D's update
+    Sections sections{{0, m, keys}, {second_, m, keys + d_keys}};  // the second one: D(x) after D's update
     sections.count = plan_.relativistic ? 2 : 1;
     team.barrier();  // also: D's update is done
     const bool in_place = plan_.pack == 1 && !plan_.relativistic;  // D reads G's output, and writes its gradient, where it lies
     Network<T>& d = in_place ? d_on_g_ : d_;
-    const Share share = share_of<T>(m * sections.size(), team.rank, team.size);
-    if (!in_place) show_fakes(sections[0], share);
-    if (plan_.relativistic) show_real((it + 1) * plan_.k - 1, sections[1], share);
-    d.forward(team, share, sections);
-    slopes_of_g(team, share, sections[0], m);
-    d.backward(team, share, sections, 0, true);
-    if (!in_place) return_gradients(team, sections[0], share);
+    for (const Share& share : shares(team, sections)) {
+      if (!in_place) show_fakes(sections[0], share);
+      if (plan_.relativistic) show_real((it + 1) * plan_.k - 1, sections[1], share);
+      d.forward(team, share, sections);
+    }
+    slopes_of_g(team, sections, sections[0]);
+    for (const Share& share : shares(team, sections)) d.backward(team, share, sections, 0, true);
+    if (!in_place) return_gradients(team, sections, sections[0]);
     g_.backward(team, share_of<T>(m * plan_.pack, team.rank, team.size), of_g, 0, false);
     team.barrier();
     if (team.rank == 0) record_g(it, sections[0]);
     const int64_t update = number - call_.first * plan_.generator_steps;
-    apply(team, plan_.generator, g_, g_parts_, m * plan_.pack, call_.generator_schedule, update,
+    apply(team, plan_.generator, g_, g_parts_, Columns(m * plan_.pack), call_.generator_schedule, update,
           call_.generator_updates + update + 1 - g_skipped_);
     settle(team, plan_.generator, g_skipped_);
     average(team);
@@ -140,28 +141,97 @@ class Trainer {
     save(team);
     const Sections of_g = generate(team, kNoiseD, it, keys);
     keys += plan_.generator.network.keys;
-    const Sections sections{{0, m, keys}, {m, m, keys + plan_.discriminator.network.keys}};
+    const Sections sections = sections_of_d(keys);
     team.barrier();
-    const Share share = share_of<T>(2 * m, team.rank, team.size);
-    show_real(it, sections[0], share);
-    show_fakes(sections[1], share);
-    d_.forward(team, share, sections);
-    slopes_of_g(team, share, sections[1], 0);
-    d_.backward(team, share, sections, 0, true);
-    return_gradients(team, sections[1], share);
+    show(team, it, sections);
+    slopes_of_g(team, sections, sections[1]);
+    for (const Share& share : shares(team, sections)) d_.backward(team, share, sections, 0, true);
+    return_gradients(team, sections, sections[1]);
     if (team.rank == 0) record_g(it, sections[1]);
     g_.backward(team, share_of<T>(m * plan_.pack, team.rank, team.size), of_g, 0, false);
     team.barrier();  // the values of G's loss have been read
-    slopes_of_d(team, share, 0.5);
-    d_.backward(team, share, sections, 0, false);
+    slopes_of_d(team, sections, 0.5);
+    way_back(team, sections);
+    penalize(team, it, keys);
     team.barrier();
-    apply(team, plan_.generator, g_, g_parts_, m * plan_.pack, call_.generator_schedule, update,
+    apply(team, plan_.generator, g_, g_parts_, Columns(m * plan_.pack), call_.generator_schedule, update,
           call_.generator_updates + update + 1 - g_skipped_);
-    apply(team, plan_.discriminator, d_, d_parts_, 2 * m, call_.discriminator_schedule, update,
+    apply(team, plan_.discriminator, d_, d_parts_, columns_of_d(), call_.discriminator_schedule, update,
           call_.discriminator_updates + update + 1 - d_skipped_);
-    if (team.rank == 0) record_d(it, 0.5);
+    if (team.rank == 0) record_d(it, sections, 0.5);
     settle(team, plan_.generator, g_skipped_, &plan_.discriminator, &d_skipped_);
     average(team);
+  }
+
+  // ---------------------------------------------------------------- the parts of D's batch
+
+  // Real and fake side by side. With a penalty each begins a panel, and two more follow: see penalty.h.
+  Sections sections_of_d(const uint64_t* keys) const {
+    return {{0, plan_.batch, keys}, {second_, plan_.batch, keys + plan_.discriminator.network.keys}};
+  }
+
+  Columns columns_of_d() const {
+    const int64_t m = plan_.batch;
+    if (!penalized_) return Columns(2 * m);
+    if (!curved_) return {3 * second_, {0, second_ + m}, {3 * second_, 3 * second_}};
+    return {3 * second_ + m, {0, second_ + m}, {3 * second_, 3 * second_ + m}};
+  }
+
+  // This thread's columns: of all sections together, or, where they stand apart, of each.
+  struct Shares {
+    Share all[2];
+    int count;
+    const Share* begin() const { return all; }
+    const Share* end() const { return all + count; }
+  };
+  Shares shares(const Team& team, const Sections& sections) const {
+    if (!penalized_) return {{share_of<T>(plan_.batch * sections.size(), team.rank, team.size), {}}, 1};
+    const Share rows = share_of<T>(plan_.batch, team.rank, team.size);
+    return {{rows, {second_ + rows.first, second_ + rows.last}}, int(sections.size())};
+  }
+
+  // Real rows and fakes, and D's logits of them.
+  void show(const Team& team, int64_t draw, const Sections& sections) {
+    for (const Share& share : shares(team, sections)) {
+      show_real(draw, sections[0], share);
+      show_fakes(sections[1], share);
+      d_.forward(team, share, sections);
+    }
+  }
+
+  void way_back(const Team& team, const Sections& sections) {
+    for (const Share& share : shares(team, sections)) d_.backward(team, share, sections, 0, false);
+  }
+
+  void penalize(const Team& team, int64_t draw, const uint64_t* keys) {
+    if (!penalized_) return;
+    const int64_t m = plan_.batch;
+    const Section where{3 * second_, m, keys + 2 * plan_.discriminator.network.keys};
+    const Share rows = share_of<T>(m, team.rank, team.size);
+    const Share columns{where.first + rows.first, where.first + rows.last};
+    show_between(draw, where, rows);
+    d_.forward(team, columns, {where});
+    each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
+    d_.backward(team, columns, {where}, 0, true);
+    PenaltyPass<T>(d_, where, 2 * second_, bent_)
+        .run(team, rows, plan_.penalty, T(plan_.penalty_weight / double(m)), penalties_);
+  }
+
+  // Where the penalty looks: at random points between real and fake rows, or at one of them.
+  void show_between(int64_t draw, const Section& where, Share rows) {
+    const int64_t n = d_.inputs(), last = std::min(rows.last, where.rows);
+    T mix[kPanel<T>];
+    each_panel<T>({rows.first, last}, [&](int64_t p, int lane, int lanes) {
+      if (plan_.penalty == Penalty::wgan_gp)
+        fill_random(mix, lanes, false, {plan_.seed, kPenalty, 0, uint64_t(draw)}, p * kPanel<T> + lane);
+      else
+        std::fill_n(mix, lanes, plan_.penalty == Penalty::r1 ? T(1) : T(0));
+      const T* real = d_.input + p * n * kPanel<T> + lane;
+      const T* fake = real + second_ * n;
+      T* out = d_.input + p * n * kPanel<T> + lane + where.first * n;
+      for (int64_t f = 0; f < n; ++f, real += kPanel<T>, fake += kPanel<T>, out += kPanel<T>)
+        for (int j = 0; j < lanes; ++j) out[j] = mix[j] * real[j] + (T(1) - mix[j]) * fake[j];
+    });
   }
 
   // ---------------------------------------------------------------- what D is shown
@@ -218,10 +288,12 @@ class Trainer {
   }
 
   // The gradient that D's input has from its fakes becomes that of G's output.
-  void return_gradients(const Team& team, const Section& section, Share share) {
-    const Share rows = rows_in(section, share);
+  void return_gradients(const Team& team, const Sections& sections, const Section& section) {
     T* fakes = staging_ + plan_.batch * d_.inputs();
-    from_panels(d_.grad_input, d_.inputs(), fakes, section.first, rows.first, rows.last);
+    for (const Share& share : shares(team, sections)) {
+      const Share rows = rows_in(section, share);
+      from_panels(d_.grad_input, d_.inputs(), fakes, section.first, rows.first, rows.last);
+    }
     team.barrier();
     const int64_t m = plan_.batch * plan_.pack;
     const Share of_g = share_of<T>(m, team.rank, team.size);
@@ -247,10 +319,9 @@ class Trainer {
     });
   }
 
-  // The loss of the difference (a - b) of two sections, row by row; b gets the opposite slope.
+  // The loss of the difference (a - b) of two sections, row by row; b gets the opposite slope, or none.
   void paired_slopes(const Team& team, const LossPlan& loss, const Section& a, const Section& b, Share share,
                      double weight, bool slope_of_b) {
-    team.barrier();  // logits of one pair may belong to two threads
     const ChunkLoops<T> loops = find_loops<T>(loss.formula);
     const T scale = T(weight / double(a.rows * d_.outputs()));
     for (const Section* section : {&a, &b})
@@ -273,20 +344,31 @@ class Trainer {
     return (column / kPanel<T> * d_.outputs() + q) * kPanel<T> + column % kPanel<T>;
   }
 
-  void slopes_of_d(const Team& team, Share share, double weight) {
-    const Section real{0, plan_.batch, nullptr}, fake{plan_.batch, plan_.batch, nullptr};
-    if (plan_.relativistic) return paired_slopes(team, plan_.real, real, fake, share, weight, true);
-    slopes(plan_.real, real, share, weight);
-    slopes(plan_.fake, fake, share, weight);
+  void slopes_of_d(const Team& team, const Sections& sections, double weight) {
+    if (plan_.relativistic) team.barrier();  // logits of one pair may belong to two threads
+    for (const Share& share : shares(team, sections)) {
+      if (plan_.relativistic) {
+        paired_slopes(team, plan_.real, sections[0], sections[1], share, weight, true);
+      } else {
+        slopes(plan_.real, sections[0], share, weight);
+        slopes(plan_.fake, sections[1], share, weight);
+      }
+    }
   }
 
-  // real_first: where D(x) stands beside the fakes; there G's loss has no slope.
-  void slopes_of_g(const Team& team, Share share, const Section& fake, int64_t real_first) {
-    const Section real{real_first, plan_.batch, nullptr};
-    if (plan_.relativistic) return paired_slopes(team, plan_.generated, fake, real, share, 1.0, false);
-    slopes(plan_.generated, fake, share, 1.0);
-    if (plan_.simultaneous)
-      each_logit(real, share, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(0)); });
+  // Beside the fakes there may be real rows: there G's loss has no slope.
+  void slopes_of_g(const Team& team, const Sections& sections, const Section& fake) {
+    if (plan_.relativistic) team.barrier();
+    const Section& real = &fake == &sections[0] ? sections[1] : sections[0];
+    for (const Share& share : shares(team, sections)) {
+      if (plan_.relativistic) {
+        paired_slopes(team, plan_.generated, fake, real, share, 1.0, false);
+        continue;
+      }
+      slopes(plan_.generated, fake, share, 1.0);
+      if (sections.size() > 1)
+        each_logit(real, share, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(0)); });
+    }
   }
 
   double mean_value(const Section& section) {
@@ -297,11 +379,11 @@ class Trainer {
     return sum / double(section.rows * d_.outputs());
   }
 
-  void record_d(int64_t it, double weight) {
+  void record_d(int64_t it, const Sections& sections, double weight = 1.0) {
     double* metrics = call_.metrics + (it - call_.first) * kMetrics;
     double loss = 0;
     for (int i = 0; i < 2; ++i) {
-      const Section section{i * plan_.batch, plan_.batch, nullptr};
+      const Section& section = sections[size_t(i)];
       loss += mean_value(section);
       double probability = 0, right = 0;
       each_logit(section, {0, INT64_MAX}, [&](int64_t at, int lanes) {
@@ -315,7 +397,9 @@ class Trainer {
       metrics[4 + i] = right / double(section.rows * d_.outputs());
     }
     metrics[0] = weight * loss;
-    if (!std::isfinite(loss)) finite_ = false;
+    if (penalized_)
+      for (int64_t i = 0; i < plan_.batch; ++i) metrics[0] += double(penalties_[i]);
+    if (!std::isfinite(metrics[0])) finite_ = false;
   }
 
   void record_g(int64_t it, const Section& fake) {
@@ -328,11 +412,11 @@ class Trainer {
 
   // Gradients of this thread's part of the parameters, each spent at once. step: of the optimiser, counted from 1.
   void apply(const Team& team, const PlayerPlan& player, Network<T>& network, const std::vector<GradientPart>& parts,
-             int64_t rows, const Schedule& schedule, int64_t update, int64_t step) {
+             const Columns& columns, const Schedule& schedule, int64_t update, int64_t step) {
     bool finite = true;
     with_rule<T>(player.optimizer, schedule.rate_at(update), schedule.momentum_at(update), step, [&](const auto& rule) {
       const Update<T, std::decay_t<decltype(rule)>> sink{rule, player, plan_.skip_nonfinite ? &finite : nullptr};
-      for (const GradientPart& part : part_of(parts, team)) network.parameter_gradient(part, rows, sink);
+      for (const GradientPart& part : part_of(parts, team)) network.parameter_gradient(part, columns, sink);
     });
     if (!finite) finite_ = false;
   }
@@ -429,11 +513,21 @@ class Trainer {
     const int64_t m = plan_.batch;
     g_.place_forward(arena, m * plan_.pack);
     g_.place_backward(arena, m * plan_.pack);
-    d_.place_forward(arena, 2 * m, 2);
-    d_.place_backward(arena, 2 * m);
+    const int64_t rows_of_d = penalized_ ? 4 * second_ : 2 * m;
+    d_.place_forward(arena, rows_of_d, 2);
+    d_.place_backward(arena, rows_of_d);
     noise_ = arena.take(m * plan_.pack * plan_.latent);
     staging_ = arena.take(2 * m * d_.inputs());
-    values_ = arena.take(padded(2 * m) * d_.outputs());
+    values_ = arena.take(padded(2 * second_) * d_.outputs());
+    if (penalized_) {
+      int64_t widest = 0;
+      for (const Layer<T>& l : d_.layers()) {
+        widest = std::max({widest, l.rows(), l.plan.inputs});
+        curved_ = curved_ || find_bend<T>(l.plan.activation);
+      }
+      bent_ = arena.take(widest * second_);
+      penalties_ = arena.take(second_);
+    }
     size_t bytes = 0;
     for (const Span& span : spans_) bytes += span.bytes;
     undo_ = arena.take(int64_t((bytes + sizeof(T) - 1) / sizeof(T)));
@@ -455,9 +549,13 @@ class Trainer {
   TrainCall& call_;
   Network<T> g_, d_, d_on_g_ = d_;
   const std::vector<GradientPart> g_parts_, d_parts_;
+  const bool penalized_;
+  const int64_t second_;  // the column at which the second section of D's batch begins
   const std::vector<Span> spans_;
   std::vector<uint64_t> keys_;
   T *noise_ = nullptr, *staging_ = nullptr, *values_ = nullptr, *undo_ = nullptr;
+  T *bent_ = nullptr, *penalties_ = nullptr;
+  bool curved_ = false;
   int64_t done_ = 0, g_skipped_ = 0, d_skipped_ = 0;
   bool go_on_ = true;
   std::atomic<bool> finite_{true};

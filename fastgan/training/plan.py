@@ -252,8 +252,6 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise Inexpressible(f"the networks are on {gan.device}; the fused engine is built for the CPU")
     if gan.dtype not in (torch.float32, torch.float64):
         raise Inexpressible(f"the networks are {str(gan.dtype).removeprefix('torch.')}, neither float32 nor float64")
-    if config.gradient_penalty is not None:
-        raise Inexpressible(f"config.gradient_penalty is {config.gradient_penalty!r}")
 
 
 def _check_parameters(gan: GAN, chain: Chain, config: TrainConfig) -> None:
@@ -267,6 +265,8 @@ def _check_parameters(gan: GAN, chain: Chain, config: TrainConfig) -> None:
     for layer in chain.layers:
         if layer["norm"] is not None and config.batch_size < 2:
             raise chain.refuse("BatchNorm1d needs more than one row in a batch")
+        if layer["norm"] is not None and config.gradient_penalty and chain.name == "gan.discriminator":
+            raise chain.refuse("BatchNorm1d under a gradient penalty")
 
 
 def _player(
