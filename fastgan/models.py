@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -56,6 +57,7 @@ class GAN(torch.nn.Module):
         self.latent_dim = latent_dim
         self.prior = prior
         self.data_shape = None if data_shape is None else tuple(int(size) for size in data_shape)
+        self.averaged: torch.nn.Module | None = None  # G with the moving average of its weights, if training keeps one
 
     @property
     def device(self) -> torch.device:
@@ -66,6 +68,24 @@ class GAN(torch.nn.Module):
     def dtype(self) -> torch.dtype:
         """What the networks compute in: the type of the first floating parameter."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    def keep_average(self) -> torch.nn.Module:
+        """`averaged`, made as a copy of G where there is none."""
+        if self.averaged is None:
+            self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
+        return self.averaged
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """averaged <- decay * averaged + (1 - decay) * G for the weights; buffers are copied."""
+        averaged = self.keep_average()
+        torch._foreach_lerp_(list(averaged.parameters()), list(self.generator.parameters()), 1.0 - decay)
+        self.copy_buffers_to_average()
+
+    def copy_buffers_to_average(self) -> None:
+        """Running statistics are not averaged twice."""
+        for mine, live in zip(self.keep_average().buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(live)
 
     def forward(self, z: Tensor) -> Tensor:
         """G(z) in the current mode, with gradients. z: (m, latent_dim)."""
@@ -107,6 +127,7 @@ class GAN(torch.nn.Module):
         batch_size: int = 256,
         offset: int = 0,
         device: torch.device | str | None = None,
+        averaged: bool = True,
     ) -> Tensor:
         """Samples G(z), z ~ p_z, with G in eval mode; the mode is restored.
 
@@ -120,6 +141,7 @@ class GAN(torch.nn.Module):
                 differently for other sizes.
             offset: number of the first sample.
             device: where the result lies; default: where the networks are.
+            averaged: use the moving average of G's weights, where training kept one.
 
         Returns:
             Tensor (n, ...).
@@ -134,10 +156,11 @@ class GAN(torch.nn.Module):
         # wanted: a product of another size would take another kernel and round differently.
         first_block, last_block = offset // batch_size, max(offset + n - 1, offset) // batch_size
         pieces = []
-        with evaluating(self.generator):
+        generator = self.averaged if averaged and self.averaged is not None else self.generator
+        with evaluating(generator):
             for block in range(first_block, last_block + 1):
                 start = block * batch_size
-                samples = self.generator(self.noise(batch_size, seed=seed, offset=start))
+                samples = generator(self.noise(batch_size, seed=seed, offset=start))
                 wanted = samples[max(offset - start, 0) : max(offset + n - start, 0)]
                 pieces.append(wanted.to(device) if device is not None else wanted)
         return torch.cat(pieces)

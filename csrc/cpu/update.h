@@ -48,7 +48,7 @@ struct Update {
 
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
     const int64_t width = inputs(part.layer);
-    check(tile, int64_t(height) * kPanel<T>);
+    for (int i = 0; i < height; ++i) check(tile + i * kPanel<T>, part.columns);
     const Pointers<T> at(of(part.layer).weight, row * width + part.column);
     if (part.columns == width) {  // all inputs of these outputs: one run in memory
       T run[kTileRows * kPanel<T>];

@@ -22,7 +22,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "nonfinite": ("raise", "skip", "log"),
     "impl": ("auto", "native", "reference"),
 }
-_LEAST = {"steps": 0, "batch_size": 1, "k": 1, "generator_steps": 1, "checkpoint_every": 0, "seed": 0}
+_LEAST = {"steps": 0, "batch_size": 1, "k": 1, "generator_steps": 1, "pack": 1, "checkpoint_every": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class TrainConfig:
         penalty_weight: weight of the penalty.
         mode: "alternating", Algorithm 1; "simultaneous", the original code's rule: one real and one fake
             batch for both losses, D's halved, both gradients taken before either update.
+        pack: samples that D judges together, side by side as one input (PacGAN's packing; along the first axis
+            of a sample). 1: one at a time. A step draws `batch_size * pack` rows.
+        ema_decay: of the moving average of G's weights, kept in `gan.averaged` and used by `gan.sample`; None:
+            no average.
         max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         engine: "auto", "eager" or "fused".
         nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
@@ -58,7 +62,7 @@ class TrainConfig:
     Raises:
         ValueError, TypeError: a field that breaks its rule, named.
 
-    Source: Goodfellow et al. (2014), Algorithm 1.
+    Source: Goodfellow et al. (2014), Algorithm 1; Lin et al. (2018) for packing.
     """
 
     steps: int
@@ -73,6 +77,8 @@ class TrainConfig:
     gradient_penalty: str | None = None
     penalty_weight: float = 10.0
     mode: str = "alternating"
+    pack: int = 1
+    ema_decay: float | None = None
     max_col_norm: float | None = None
     engine: str = "auto"
     nonfinite: str = "raise"
@@ -111,6 +117,8 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: penalty_weight must be finite and at least 0, got {self.penalty_weight!r}")
         if self.max_col_norm is not None and not self.max_col_norm > 0.0:
             raise ValueError(f"TrainConfig: max_col_norm must be above 0, got {self.max_col_norm!r}")
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            raise ValueError(f"TrainConfig: ema_decay must lie in (0, 1), got {self.ema_decay!r}")
         if self.mode == "simultaneous":
             for name in ("k", "generator_steps"):
                 if getattr(self, name) != 1:

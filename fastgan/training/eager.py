@@ -56,9 +56,9 @@ class EagerEngine:
         config, generator, discriminator = self.config, self.gan.generator, self.gan.discriminator
         for draw in range(it * config.k, (it + 1) * config.k):
             self._undo.save()
-            real = self.rows.minibatch(draw)
+            real = self._packed(self.rows.minibatch(draw))
             with torch.no_grad():  # D's step needs no graph of G
-                fake = generator(self._noise(Purpose.NOISE_D, draw))
+                fake = self._packed(generator(self._noise(Purpose.NOISE_D, draw)))
             real_logits, fake_logits = discriminator(real), discriminator(fake)
             loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(real, fake, draw)
             self.discriminator.differentiate(loss_d)
@@ -69,19 +69,20 @@ class EagerEngine:
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._undo.save()
             with frozen(self.discriminator.parameters):
-                fake_logits = discriminator(generator(self._noise(Purpose.NOISE_G, update)))
+                fake_logits = discriminator(self._packed(generator(self._noise(Purpose.NOISE_G, update))))
                 loss_g = self._generator_loss(fake_logits, self._real_logits_for_g(real))
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._undo.restore_unless_finite(loss_g, self.generator)
+            self._average()
         metrics.record_g(loss_g)
 
     def _simultaneous(self, it: int, metrics: Metrics) -> None:
         """One iteration of the original code: one real, one fake batch and one D dropout for both losses."""
         epoch = self.rows.epoch(it)
         self._undo.save()
-        real = self.rows.minibatch(it)
-        fake = self.gan.generator(self._noise(Purpose.NOISE_D, it))
+        real = self._packed(self.rows.minibatch(it))
+        fake = self._packed(self.gan.generator(self._noise(Purpose.NOISE_D, it)))
         real_logits, fake_logits = self.gan.discriminator(real), self.gan.discriminator(fake)
         loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + self._penalty(real, fake.detach(), it)
         loss_g = self._generator_loss(fake_logits, real_logits.detach())
@@ -91,12 +92,21 @@ class EagerEngine:
         self.discriminator.update(update=it, epoch=epoch)
         self.generator.update(update=it, epoch=epoch)
         self._undo.restore_unless_finite(loss_d + loss_g, self.discriminator, self.generator)
+        self._average()
         metrics.record_d(loss_d, real_logits, fake_logits)
         metrics.record_g(loss_g)
 
     def _noise(self, purpose: Purpose, step: int) -> Tensor:
         config = self.config
-        return self.gan.noise(config.batch_size, seed=config.seed, purpose=purpose, step=step, impl=config.impl)
+        rows = config.batch_size * config.pack
+        return self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, impl=config.impl)
+
+    def _packed(self, samples: Tensor) -> Tensor:
+        return packed(samples, self.config.pack)
+
+    def _average(self) -> None:
+        if self.config.ema_decay is not None:
+            self.gan.update_average(self.config.ema_decay)
 
     def _discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         config = self.config
@@ -134,6 +144,13 @@ class EagerEngine:
             seed=config.seed,
             step=draw,
         )
+
+
+def packed(samples: Tensor, pack: int) -> Tensor:
+    """Samples (m * pack, n, ...) as inputs (m, pack * n, ...) of D, neighbours side by side."""
+    if pack == 1:
+        return samples
+    return samples.reshape(len(samples) // pack, pack * samples.shape[1], *samples.shape[2:])
 
 
 class Player:

@@ -85,6 +85,8 @@ class FusedEngine:
 
     def done(self, first: int, count: int, updates: tuple[int, int]) -> None:
         """Bring the optimisers' own numbers, which the core does not touch, to where the updates are."""
+        if self.config.ema_decay is not None:
+            self.gan.copy_buffers_to_average()
         draws, generator_updates = self._numbers(first, count)
         last = {"generator": generator_updates[-1], "discriminator": draws[-1]}
         for (name, optimizer), number in zip(self.optimizers.items(), updates, strict=True):

@@ -123,7 +123,7 @@ def elements(network: nn.Module) -> Iterator[Run | nn.Module]:
         if isinstance(network, Sequential) and type(network).forward is Sequential.forward:
             steps: list[Run | nn.Module] = list(steps_of(network))
         elif type(network).forward is nn.Sequential.forward:
-            steps = list(network.children())
+            steps = list(network._modules.values())  # children() leaves out repetitions
         else:
             yield network
             return
@@ -210,16 +210,20 @@ def describe(
     features = data[0].numel()
     if generator.layers[0]["inputs"] != gan.latent_dim or generator.width != features:
         raise Inexpressible(f"gan.generator: does not map {gan.latent_dim} to {features} features")
-    if discriminator.layers[0]["inputs"] != features:
-        raise Inexpressible(f"gan.discriminator: does not take {features} features")
+    if discriminator.layers[0]["inputs"] != features * config.pack:
+        raise Inexpressible(f"gan.discriminator: does not take {features * config.pack} features")
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
         "train", config.discriminator_loss, config.real_label, 0.0
     )
+    averages: dict[Tensor, Tensor] = {}
+    if config.ema_decay is not None:
+        averages = dict(zip(gan.generator.parameters(), gan.keep_average().parameters(), strict=True))
+    of_g, of_d = config.optimizer_of_generator, config.optimizer_of_discriminator
     return {
         "dtype": DTYPES[gan.dtype],
-        "generator": _player(generator, config.optimizer_of_generator, optimizers["generator"], config),
-        "discriminator": _player(discriminator, config.optimizer_of_discriminator, optimizers["discriminator"], config),
+        "generator": _player(generator, of_g, optimizers["generator"], averages, config),
+        "discriminator": _player(discriminator, of_d, optimizers["discriminator"], {}, config),
         "latent": gan.latent_dim,
         "prior": PRIORS.index(gan.prior),
         "seed": config.seed,
@@ -229,7 +233,7 @@ def describe(
         "batch": config.batch_size,
         "k": config.k,
         "generator_steps": config.generator_steps,
-        "pack": 1,
+        "pack": config.pack,
         "simultaneous": config.mode == "simultaneous",
         "real": (FORMULAS[real].number, real_target),
         "fake": (FORMULAS[fake].number, fake_target),
@@ -237,7 +241,7 @@ def describe(
         "relativistic": config.loss == "relativistic",
         "penalty": _PENALTIES.index(config.gradient_penalty),
         "penalty_weight": config.penalty_weight,
-        "average_decay": 0.0,
+        "average_decay": config.ema_decay or 0.0,
         "skip_nonfinite": config.nonfinite == "skip",
     }
 
@@ -270,12 +274,16 @@ def _check_parameters(gan: GAN, chain: Chain, config: TrainConfig) -> None:
 
 
 def _player(
-    chain: Chain, optimizer: Optimizer, state: torch.optim.Optimizer, config: TrainConfig
+    chain: Chain,
+    optimizer: Optimizer,
+    state: torch.optim.Optimizer,
+    averages: dict[Tensor, Tensor],
+    config: TrainConfig,
 ) -> Description:
     adam = isinstance(optimizer, Adam)
     beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
     return {
-        "layers": [_layer(layer, state) for layer in chain.layers],
+        "layers": [_layer(layer, state, averages) for layer in chain.layers],
         "input_dropout": chain.input_dropout,
         "keys": chain.keys,
         "rule": 0 if adam else _RULES[optimizer.convention],  # type: ignore[union-attr]
@@ -286,7 +294,16 @@ def _player(
     }
 
 
-def _layer(layer: dict[str, Any], state: torch.optim.Optimizer) -> Description:
+def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, averages: dict[Tensor, Tensor]) -> Description:
+    def addresses(parameter: Tensor | None) -> tuple[int, int, int, int]:
+        """Of a parameter, of its optimiser's state (Adam's two moments, or a velocity), of its moving average."""
+        if parameter is None:
+            return 0, 0, 0, 0
+        kept = state.state.get(parameter, {})
+        moments = [kept[name].data_ptr() for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in kept]
+        first, second, *_ = *moments, 0, 0
+        return parameter.data_ptr(), first, second, _address(averages.get(parameter))
+
     norm = layer["norm"]
     plain = {
         name: layer[name]
@@ -302,13 +319,13 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer) -> Description:
     }
     return plain | {
         "activation": ACTIVATIONS[layer["activation"]][0],
-        "weight": _addresses(layer["weight"], state),
-        "bias": _addresses(layer["bias"], state),
+        "weight": addresses(layer["weight"]),
+        "bias": addresses(layer["bias"]),
         "batch_norm": norm is not None,
         "norm_epsilon": norm.eps if norm is not None else 0.0,
         "norm_momentum": norm.momentum if norm is not None else 0.0,
-        "norm_scale": _addresses(getattr(norm, "weight", None), state),
-        "norm_shift": _addresses(getattr(norm, "bias", None), state),
+        "norm_scale": addresses(getattr(norm, "weight", None)),
+        "norm_shift": addresses(getattr(norm, "bias", None)),
         "running_mean": _address(getattr(norm, "running_mean", None)),
         "running_variance": _address(getattr(norm, "running_var", None)),
         "batches": _address(getattr(norm, "num_batches_tracked", None)),
@@ -317,16 +334,6 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer) -> Description:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _addresses(parameter: Tensor | None, optimizer: torch.optim.Optimizer) -> tuple[int, int, int, int]:
-    """Of a parameter, of its optimiser's state (Adam's two moments, or a velocity) and of its moving average."""
-    if parameter is None:
-        return 0, 0, 0, 0
-    state = optimizer.state.get(parameter, {})
-    moments = [state[name].data_ptr() for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in state]
-    first, second, *_ = *moments, 0, 0
-    return parameter.data_ptr(), first, second, 0
 
 
 def schedule(optimizer: Optimizer, first: int, count: int, epochs: list[int] | None) -> tuple[list[float], list[float]]:

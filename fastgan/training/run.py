@@ -20,7 +20,7 @@ from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
-from fastgan.training.eager import EagerEngine
+from fastgan.training.eager import EagerEngine, packed
 from fastgan.training.fused import FusedEngine
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
@@ -114,8 +114,10 @@ def train(
     if config.device is not None:
         gan.to(config.device)
     _check_networks(gan)
-    rows = Rows(data, batch_size=config.batch_size, seed=config.seed, device=gan.device, dtype=gan.dtype)
-    logits_per_batch = _dry_run(gan, rows)
+    rows = Rows(data, batch_size=config.batch_size * config.pack, seed=config.seed, device=gan.device, dtype=gan.dtype)
+    logits_per_batch = _dry_run(gan, rows, config)
+    if config.ema_decay is not None:
+        gan.keep_average()
     engine, reason = _choose_engine(gan, rows, config, logits_per_batch)
 
     meta = _meta(gan, rows, config)
@@ -248,11 +250,12 @@ def _check_networks(gan: GAN) -> None:
                 raise ValueError(f"train: gan must lie on one device, got {gan.device} and {parameter.device}")
 
 
-def _dry_run(gan: GAN, rows: Rows) -> int:
+def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
     """Try both networks on two rows in eval mode, without a trace; returns the logits in a minibatch."""
     if gan.data_shape is not None and gan.data_shape != rows.shape:
         raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
-    real = rows.gather(torch.arange(min(2, rows.n)))
+    count = min(2, config.batch_size)
+    real = rows.gather(torch.arange(count * config.pack))
     with untouched(gan), evaluating(gan), torch.no_grad():
         z = gan.noise(len(real), seed=0)
         fake = _try("gan.generator", gan.generator, z, f"must take noise of shape {tuple(z.shape)}")
@@ -260,13 +263,14 @@ def _dry_run(gan: GAN, rows: Rows) -> int:
             raise ValueError(
                 f"train: gan.generator must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
             )
-        logits = _try("gan.discriminator", gan.discriminator, real, f"must take data of shape (m, *{rows.shape})")
-    if logits.ndim < 1 or len(logits) != len(real) or not logits.is_floating_point():
+        judged = packed(real, config.pack)
+        logits = _try("gan.discriminator", gan.discriminator, judged, f"must take data of shape {tuple(judged.shape)}")
+    if logits.ndim < 1 or len(logits) != count or not logits.is_floating_point():
         raise ValueError(
             f"train: gan.discriminator must give floating logits, one or more a sample, "
-            f"got {logits.dtype} of shape {tuple(logits.shape)} for {len(real)} samples"
+            f"got {logits.dtype} of shape {tuple(logits.shape)} for {count} samples"
         )
-    return logits.numel() // len(real) * rows.batch_size
+    return logits.numel() // count * config.batch_size
 
 
 def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:

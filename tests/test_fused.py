@@ -1,0 +1,325 @@
+"""The fused engine against the eager loop on the same random numbers: every layer, loss and mode of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, random, train
+from fastgan.training import plan
+from fastgan.training.config import DISCRIMINATOR_LOSS
+from fastgan.training.run import TrainResult
+
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+
+STEPS, ROWS = 20, 300
+# Where a gradient is zero in theory (a bias under batch normalisation or in a difference of logits), Adam blows its
+# rounding up to a whole step: such rows use momentum.
+MOMENTUM = Momentum(0.05, momentum=0.5)
+SLOW = Momentum(0.01, momentum=0.5)
+
+
+def mlp(
+    dtype: torch.dtype,
+    g: str = "relu",
+    d: str = "leaky_relu",
+    output: str | None = None,
+    *,
+    width: int = 24,
+    features: int = 2,
+    judged: int = 2,
+    logits: int = 1,
+    prior: str = "normal",
+    **drop: float,
+) -> GAN:
+    generator = nn.MLP([3, width, width + 3, features], activation=g, output_activation=output, dtype=dtype)
+    discriminator = nn.MLP([judged, width + 5, width, logits], activation=d, dtype=dtype, **drop)
+    return GAN(generator, discriminator, latent_dim=3, prior=prior)
+
+
+def of(*arguments: Any, **options: Any) -> Callable[[torch.dtype], GAN]:
+    return lambda dtype: mlp(dtype, *arguments, **options)
+
+
+def normalized(dtype: torch.dtype) -> GAN:
+    plain = torch.nn
+    generator = nn.Sequential(
+        plain.Linear(3, 40, bias=False), plain.BatchNorm1d(40), plain.ReLU(),
+        plain.Linear(40, 17), plain.BatchNorm1d(17, affine=False, momentum=0.3), plain.GELU(), plain.Linear(17, 2),
+    )  # fmt: skip
+    discriminator = nn.Sequential(
+        nn.Maxout(2, 20, 5), nn.Dropout(0.5), plain.Linear(20, 9), plain.BatchNorm1d(9), nn.Dropout(0.2),
+        plain.Linear(9, 1),
+    )  # fmt: skip
+    return GAN(generator, discriminator, latent_dim=3).to(dtype)
+
+
+def maxout(dtype: torch.dtype) -> GAN:
+    """Maxout with dropout before and after, as in the original code, and a curved layer between."""
+    discriminator = nn.Sequential(
+        nn.Dropout(0.2), nn.Maxout(2, 20, 5), nn.Dropout(0.5), nn.Linear(20, 13, activation="tanh"),
+        nn.Maxout(13, 12, 3, bias=False), torch.nn.Linear(12, 9), nn.Dropout(0.2), torch.nn.Linear(9, 1),
+    )  # fmt: skip
+    return GAN(nn.MLP([3, 30, 2], activation="relu"), discriminator, latent_dim=3).to(dtype)
+
+
+def plain_torch(dtype: torch.dtype) -> GAN:
+    """Nothing of fastgan's: nested Sequentials, a Flatten, a frozen layer, dropout that is switched off."""
+    t = torch.nn
+    generator = t.Sequential(t.Sequential(t.Linear(3, 8), t.ELU()), t.Linear(8, 2), t.Identity())
+    discriminator = t.Sequential(t.Flatten(), t.Linear(2, 9), t.Softplus(), t.Dropout(0.0), t.Linear(9, 1))
+    generator[0][0].requires_grad_(False)
+    discriminator[1].bias.requires_grad_(False)
+    return GAN(generator, discriminator, latent_dim=3).to(dtype)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair of networks and what differs from the usual config."""
+
+    make: Callable[[torch.dtype], GAN] = field(default_factory=of)
+    features: int = 2
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def row(make: Callable[[torch.dtype], GAN] | None = None, features: int = 2, **config: Any) -> Row:
+    return Row(make or of(), features, config)
+
+
+SCHEDULED = {"lr_decay": 1.01, "min_lr": 0.03, "momentum_final": 0.7, "saturate_epochs": 3.0}
+ROWS_OF_TABLE: dict[str, Row] = {
+    "plain": row(),
+    **{f"activation {a}": row(of(a, a, a)) for a in ("leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu")},
+    **{f"loss {loss}": row(loss=loss) for loss in DISCRIMINATOR_LOSS if loss != "relativistic"},
+    "loss relativistic": row(loss="relativistic", optimizer=MOMENTUM),
+    "loss relativistic, three logits": row(of(logits=3), loss="relativistic", optimizer=MOMENTUM),
+    "label smoothing": row(real_label=0.9),
+    "three logits": row(of(logits=3)),
+    "k = 3, two steps of G": row(k=3, generator_steps=2),
+    "two time scales": row(
+        generator_optimizer=Adam(1e-3, betas=(0.9, 0.99), eps=1e-6), discriminator_optimizer=MOMENTUM
+    ),
+    "momentum": row(optimizer=Momentum(0.05, momentum=0.5, **SCHEDULED)),
+    "momentum, pylearn2": row(optimizer=Momentum(0.05, convention="pylearn2", **SCHEDULED), k=2),
+    "simultaneous": row(mode="simultaneous"),
+    "simultaneous, relativistic": row(mode="simultaneous", loss="relativistic", optimizer=MOMENTUM),
+    "max norm": row(max_col_norm=0.8),
+    "prior uniform": row(of(prior="uniform")),
+    "prior spherical": row(of(prior="spherical")),
+    "dropout": row(of(dropout=0.3, input_dropout=0.2)),
+    "maxout": row(maxout),
+    "maxout, simultaneous": row(maxout, mode="simultaneous"),
+    "plain torch, frozen parameters": row(plain_torch),
+    "batch normalisation": row(normalized, optimizer=MOMENTUM),
+    "batch normalisation, simultaneous": row(normalized, optimizer=MOMENTUM, mode="simultaneous"),
+    "batch normalisation, relativistic": row(normalized, optimizer=MOMENTUM, loss="relativistic"),
+    "batch normalisation, skip, average": row(normalized, optimizer=MOMENTUM, nonfinite="skip", ema_decay=0.8, k=2),
+    "moving average": row(ema_decay=0.9, generator_steps=2, max_col_norm=0.7),
+    **{f"pack {n}": row(of(judged=2 * n), pack=n, optimizer=MOMENTUM) for n in (2, 3)},
+    "pack 2, relativistic": row(of(judged=4), pack=2, loss="relativistic", optimizer=MOMENTUM),
+    "pack 2, simultaneous, wgan-gp": row(of(judged=4), pack=2, mode="simultaneous", gradient_penalty="wgan-gp"),
+    **{f"r1 {a}": row(of(d=a), gradient_penalty="r1", penalty_weight=3.0) for a in ("leaky_relu", "sigmoid", "elu")},
+    **{f"r2 {a}": row(of(d=a), gradient_penalty="r2", penalty_weight=3.0) for a in ("tanh", "softplus")},
+    "wgan-gp": row(loss="wasserstein", gradient_penalty="wgan-gp", k=2),
+    "wgan-gp gelu, three logits": row(of(d="gelu", logits=3), loss="wasserstein", gradient_penalty="wgan-gp"),
+    "wgan-gp maxout": row(maxout, gradient_penalty="wgan-gp", optimizer=SLOW),
+    "r1 relativistic": row(of(d="tanh"), gradient_penalty="r1", loss="relativistic", optimizer=MOMENTUM),
+    "r1 dropout, simultaneous": row(
+        of(d="tanh", dropout=0.3, input_dropout=0.2), gradient_penalty="r1", mode="simultaneous"
+    ),
+    "wide": row(of(width=130, features=70, judged=70), 70, batch_size=100, optimizer=MOMENTUM),
+    "wide, wgan-gp": row(of(d="softplus", width=130, features=70, judged=70), 70, batch_size=100, optimizer=MOMENTUM,
+                         gradient_penalty="wgan-gp"),
+    "one row a batch": row(batch_size=1),
+    "a batch of no round size": row(batch_size=37),
+    "a batch of panels and a rest": row(batch_size=133),
+}  # fmt: skip
+
+
+def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:
+    usual = {"steps": STEPS, "batch_size": 20, "optimizer": Adam(1e-2), "seed": 5}
+    return TrainConfig(**(usual | row.config | {"engine": engine} | changes))
+
+
+def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN, TrainResult]:
+    torch.manual_seed(1)
+    gan = row.make(dtype)
+    data = torch.randn(ROWS, row.features, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    return gan, train(gan, data, config_of(row, engine, **changes))
+
+
+def distance(gan: GAN, other: GAN) -> float:
+    """The largest difference of any tensor, against that tensor's largest element."""
+    return max(
+        float((a.double() - b.double()).abs().max() / (a.double().abs().max() + 1e-300))
+        for a, b in zip(gan.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "float"])
+@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+def test_fused_equals_eager(name: str, dtype: torch.dtype) -> None:
+    eager, expected = run(ROWS_OF_TABLE[name], dtype, "eager")
+    fused, got = run(ROWS_OF_TABLE[name], dtype, "fused")
+    assert (expected.engine, got.engine) == ("eager", "fused")
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-4
+    assert distance(eager, fused) < tolerance
+    for column, values in expected.history.items():
+        assert np.abs(values - got.history[column]).max() < tolerance, column
+    assert distance(eager, run(ROWS_OF_TABLE[name], dtype, "eager", seed=6)[0]) > 10 * tolerance
+
+
+THREADED = (
+    "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
+    "r1 dropout, simultaneous", "moving average", "a batch of no round size",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THREADED)
+def test_R16_any_number_of_threads_gives_the_same_bits(name: str) -> None:
+    results = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        results.append(run(ROWS_OF_TABLE[name], torch.float32, "fused", steps=400))
+    for gan, result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0][0].parameters(), gan.parameters(), strict=True))
+        assert all(
+            np.array_equal(a, b) for a, b in zip(results[0][1].history.values(), result.history.values(), strict=True)
+        )
+
+
+def test_the_optimizers_states_are_the_eager_loops(tmp_path: Any) -> None:
+    from fastgan.training import checkpoint
+
+    found = {}
+    for engine in ("eager", "fused"):
+        for name, optimizer in (("adam", Adam(1e-2)), ("momentum", Momentum(0.05, momentum=0.5, **SCHEDULED))):
+            torch.manual_seed(1)
+            gan = mlp(torch.float64)
+            config = TrainConfig(STEPS, 20, k=2, optimizer=optimizer, engine=engine)
+            data = torch.randn(ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+            train(gan, data, config, run_dir=tmp_path / f"{engine}-{name}")
+            found[engine, name] = checkpoint.load(tmp_path / f"{engine}-{name}")
+    for name in ("adam", "momentum"):
+        eager, fused = found["eager", name], found["fused", name]
+        assert eager.groups["generator"][0]["lr"] == fused.groups["generator"][0]["lr"]
+        assert eager.groups["discriminator"][0].get("momentum") == fused.groups["discriminator"][0].get("momentum")
+        for key, value in eager.tensors.items():
+            assert torch.allclose(value.double(), fused.tensors[key].double(), rtol=1e-9, atol=1e-12), key
+
+
+def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Any) -> None:
+    row = Row(of(dropout=0.3), config={"ema_decay": 0.9, "k": 2})
+    whole, expected = run(row, torch.float32, "fused", steps=37)
+    data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+    for steps in (11, 12, 37):
+        torch.manual_seed(1)
+        gan = row.make(torch.float32)
+        train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path, resume=steps > 11)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), gan.state_dict().values(), strict=True))
+    assert expected.history["step"][-1] == 37
+
+
+def test_keys_of_masks_are_those_torch_draws() -> None:
+    """The core seeds its own Mersenne twister as torch.manual_seed does; another torch might not."""
+    row = Row(of(dropout=0.5))
+    fused, _ = run(row, torch.float64, "fused", steps=3, seed=2**63 - 1)
+    eager, _ = run(row, torch.float64, "eager", steps=3, seed=2**63 - 1)
+    other, _ = run(row, torch.float64, "eager", steps=3, seed=2**62)
+    assert distance(eager, fused) < 1e-12 < distance(eager, other)
+    assert random.torch_seed(1, 2) != random.torch_seed(1, 3)
+
+
+def test_nan_data_of_one_iteration_is_skipped_and_all_else_kept() -> None:
+    torch.manual_seed(1)
+    gan = mlp(torch.float32)
+    with torch.no_grad():
+        gan.generator[0].weight.fill_(torch.nan)
+    before = {name: value.clone() for name, value in gan.state_dict().items()}
+    data = torch.randn(ROWS, 2)
+    result = train(gan, data, TrainConfig(5, 20, nonfinite="skip", engine="fused"))
+    assert not np.isfinite(result.history["loss_d"]).any()
+    assert all(
+        torch.equal(before[name].nan_to_num(7.0), value.nan_to_num(7.0)) for name, value in gan.state_dict().items()
+    )
+
+
+def test_R33_not_finite_is_named_with_its_iteration() -> None:
+    torch.manual_seed(1)
+    data = torch.randn(ROWS, 2)
+    with pytest.raises(FloatingPointError, match=r"train: loss_d is not finite \((inf|nan)\) at iteration [0-9]+"):
+        train(
+            mlp(torch.float32),
+            data,
+            TrainConfig(2000, 20, optimizer=Momentum(1e6), loss="least_squares", engine="fused"),
+        )
+
+
+# ---------------------------------------------------------------- what a plan cannot say
+
+
+def hooked(dtype: torch.dtype) -> GAN:
+    gan = mlp(dtype)
+    gan.generator[0].register_forward_hook(lambda *_: None)
+    return gan
+
+
+def shared(dtype: torch.dtype) -> GAN:
+    layer = torch.nn.Linear(2, 2)
+    return GAN(torch.nn.Sequential(torch.nn.Linear(3, 2), layer, layer), nn.MLP([2, 1], activation=None), latent_dim=3)
+
+
+class Doubled(torch.nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+REFUSED: dict[str, tuple[Callable[[torch.dtype], GAN], dict[str, Any], str]] = {
+    "hook": (hooked, {}, "gan.generator: it has hooks"),
+    "shared": (shared, {}, "gan.generator: two layers share a parameter"),
+    "own forward": (
+        lambda dtype: GAN(Doubled(torch.nn.Linear(3, 2)), nn.MLP([2, 1], activation=None), latent_dim=3),
+        {},
+        "gan.generator: Doubled is no layer that fuses",
+    ),
+    "torch dropout": (
+        lambda dtype: GAN(
+            nn.MLP([3, 2], activation=None),
+            torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1)),
+            latent_dim=3,
+        ),
+        {},
+        "gan.discriminator: torch.nn.Dropout draws its masks itself",
+    ),
+    "penalty and batch normalisation": (
+        lambda dtype: GAN(
+            nn.MLP([3, 2], activation=None),
+            torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)),
+            latent_dim=3,
+        ),
+        {"gradient_penalty": "r1"},
+        "gan.discriminator: BatchNorm1d under a gradient penalty",
+    ),
+    "reference": (of(), {"impl": "reference"}, "config.impl is 'reference'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_plan_cannot_say_runs_eagerly_with_the_reason(name: str) -> None:
+    make, changes, reason = REFUSED[name]
+    data = torch.randn(ROWS, 2)
+    result = train(make(torch.float32), data, TrainConfig(2, 20, **changes))
+    assert result.engine == "eager" and result.engine_reason.startswith(reason)
+    with pytest.raises(ValueError, match="got 'fused'") as caught:
+        train(make(torch.float32), data, TrainConfig(2, 20, engine="fused", **changes))
+    assert result.engine_reason in str(caught.value)
+
+
+def test_half_precision_networks_keep_the_eager_loop() -> None:
+    with pytest.raises(plan.Inexpressible, match="bfloat16, neither float32 nor float64"):
+        plan.check_config(mlp(torch.bfloat16), TrainConfig(1, 1))
