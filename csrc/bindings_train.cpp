@@ -29,6 +29,7 @@ PlayerPlan player(const py::dict& d) {
   PlayerPlan plan;
   plan.network.input_dropout = d["input_dropout"].cast<double>();
   plan.network.keys = d["keys"].cast<int>();
+  plan.network.bf16 = d["bf16"].cast<bool>();
   for (const py::handle& item : d["layers"]) {
     const auto l = item.cast<py::dict>();
     plan.network.layers.push_back(layer(l));
@@ -115,4 +116,5 @@ Updates advance(const std::vector<Run*>& runs, const std::vector<py::dict>& argu
 void bind_training(py::module_& m) {
   py::class_<Run>(m, "Run").def(py::init<const py::dict&>());
   m.def("advance", advance);
+  m.def("multiplies_bf16", [] { return kernels().multiplies_bf16(); });
 }

@@ -22,7 +22,8 @@ struct LayerPlan {
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
-  int keys = 0;  // of dropout masks, drawn by one forward pass
+  int keys = 0;       // of dropout masks, drawn by one forward pass
+  bool bf16 = false;  // factors of products are rounded to bfloat16
 };
 
 // A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.

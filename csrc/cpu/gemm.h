@@ -50,7 +50,7 @@ struct Matrix {  // element (i, k) at data[i * row + k * column]; after every `b
 
 namespace {
 
-enum class Scratch { slice_of_a, packed };
+enum class Scratch { slice_of_a, packed, paired };
 
 // Scratch memory a thread keeps between calls: it grows to the largest product seen and is never cleared.
 template <class T, Scratch use>
@@ -201,6 +201,17 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
   }
 }
 
+// Some columns of X^T, (rows, kPanel) contiguous: the inputs become the vector dimension.
+template <class T>
+void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed) {
+  constexpr int width = kPanel<T>;
+  for (int64_t p = 0; p * width < rows; ++p)
+    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, padded_to<T>(rows - p * width)),
+              packed + p * width * width, width);
+  if (columns % Simd<T>::width)  // lanes beyond the last input: anything but a stray NaN, which would cost time
+    for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
+}
+
 // The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for `columns` inputs from `column` on: E, the
 // gradient of n outputs, and X, `inputs` features, lie in panels. Tile after tile goes to `take(row, rows, tile)`, whose rows
 // are kPanel apart; `soon(row, rows)` is called before a tile is computed, so that memory can be asked for ahead.
@@ -208,12 +219,8 @@ template <class T, class Soon, class Take>
 void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t column, int columns,
                        Soon&& soon, Take&& take) {
   constexpr int width = kPanel<T>;
-  T* packed = scratch<T, Scratch::packed>(padded(rows) * width);  // (rows, width): the inputs are the vector dimension
-  for (int64_t p = 0; p * width < rows; ++p)
-    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, padded_to<T>(rows - p * width)),
-              packed + p * width * width, width);
-  if (columns % Simd<T>::width)  // lanes beyond the last input: anything but a stray NaN, which would cost time
-    for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
+  T* packed = scratch<T, Scratch::packed>(padded(rows) * width);
+  pack_inputs(inputs, rows, x, column, columns, packed);
   alignas(64) T tile[kTileRows * width];
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {

@@ -53,6 +53,7 @@ struct Kernels {
   void (*mlp_backward)(int dtype, const NetworkPlan& plan, const MlpBackward& call);
   int64_t (*mlp_work_per_row)(const NetworkPlan& plan);  // elements of `work` and of `scratch` a row
   int64_t (*mlp_scratch_per_row)(const NetworkPlan& plan);
+  bool (*multiplies_bf16)();  // whether this processor does
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
 };
 

@@ -74,7 +74,8 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
   net.place_backward(scratch, call.rows);
   const Sections sections{{0, call.rows, &call.key}};
   const size_t lowest = lowest_wanted(call, plan.layers.size());
-  const std::vector<GradientPart> parts = net.gradient_parts();
+  std::vector<GradientPart> parts = net.gradient_parts();  // from the top down
+  while (!parts.empty() && size_t(parts.back().layer) < lowest) parts.pop_back();
   with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
     const Share share = share_of<T>(call.rows, team.rank, team.size);
     const int64_t last = std::min(share.last, call.rows);
@@ -82,8 +83,7 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
     net.backward(team, share, sections, lowest, call.grad_x != nullptr);
     if (call.grad_x) from_panels(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), 0, share.first, last);
     team.barrier();
-    for (const GradientPart& part : part_of(parts, team))
-      if (size_t(part.layer) >= lowest) net.parameter_gradient(part, Columns(call.rows), StoreGradients<T>{plan, call});
+    net.parameter_gradients(part_of(parts, team), Columns(call.rows), StoreGradients<T>{plan, call});
   });
 }
 

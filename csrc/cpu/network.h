@@ -7,7 +7,7 @@
 
 #include "../philox.h"
 #include "../plan.h"
-#include "gemm.h"
+#include "gemm_bf16.h"
 #include "parallel.h"
 
 namespace fastgan {
@@ -325,7 +325,7 @@ class Network {
     for (Layer<T>& l : layers_) {
       const bool norm = l.plan.batch_norm;
       const Mapped<T> activate{norm ? nullptr : l.activate, l.affine, l.output, l.plan.outputs, T(l.plan.negative_slope)};
-      multiply<T>(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, l.bias(), in, l.affine, share, activate);
+      product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, l.bias(), in, l.affine, share, activate);
       if (norm) {
         team.barrier();
         normalize(l, team, sections);
@@ -361,12 +361,22 @@ class Network {
       Layer<T>* below = i > 0 ? &layers_[i - 1] : nullptr;
       slope_applied = below && below->plan.dropout == 0;  // dropout comes between the product and the slope
       const Mapped<T> slope = slope_applied ? slope_of(*below) : Mapped<T>{};
-      multiply<T>(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, l.grad_affine,
-                  below ? below->grad_output : grad_input, share, slope);
+      product(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, l.grad_affine,
+              below ? below->grad_output : grad_input, share, slope);
     }
     if (lowest == 0 && plan_.input_dropout > 0)
       for (const Section& s : sections)
         drop(grad_input, grad_input, inputs(), share, s, plan_.input_dropout, s.keys[0], 0);
+  }
+
+  // multiply(), at the plan's precision.
+  void product(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, Share share,
+               const Mapped<T>& after) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      if (plan_.bf16) return multiply_bf16(n, depth, a, bias, b, c, share, after);
+#endif
+    multiply<T>(n, depth, a, bias, b, c, share, after);
   }
 
   // How the parameters' gradients are shared out: parts in a fixed order.
@@ -383,32 +393,59 @@ class Network {
     return parts;
   }
 
-  // The gradients of one part: tiles of the weight's to sink.weight, whole vectors to sink.vector.
+  // The gradients of some parts: tiles of weights' to sink.weight, whole vectors to sink.vector.
   template <class Sink>
-  void parameter_gradient(const GradientPart& part, const Columns& columns, Sink&& sink) {
-    Layer<T>& l = layers_[size_t(part.layer)];
-    const T* x = part.layer ? layers_[size_t(part.layer) - 1].dropped : dropped_input_;
-    if (sink.wants_weight(part.layer))
-      multiply_gradient<T>(
-          l.rows(), l.plan.inputs, columns.last, l.grad_affine, x, part.column, part.columns,
-          [&](int64_t row, int height) { sink.soon(part, row, height); },
-          [&](int64_t row, int height, const T* tile) { sink.weight(part, row, height, tile); });
-    if (part.column > 0) return;
-    if (sink.wants_bias(part.layer)) {
+  void parameter_gradients(PartRange parts, const Columns& columns, Sink&& sink) {
+    for (const GradientPart *part = parts.first, *next; part < parts.last; part = next) {
+      for (next = part; next < parts.last && next->layer == part->layer;) ++next;
+      if (sink.wants_weight(part->layer)) weight_gradients({part, next}, columns.last, sink);
+      if (part->column == 0) vector_gradients(part->layer, columns, sink);
+    }
+  }
+
+ private:
+  // Of neighbouring parts of one layer.
+  template <class Sink>
+  void weight_gradients(PartRange parts, int64_t rows, Sink&& sink) {
+    Layer<T>& l = layers_[size_t(parts.first->layer)];
+    const T* x = parts.first->layer ? layers_[size_t(parts.first->layer) - 1].dropped : dropped_input_;
+    const auto each = [&](auto&& multiply_part) {
+      for (const GradientPart& part : parts)
+        multiply_part(
+            part, [&](int64_t row, int height) { sink.soon(part, row, height); },
+            [&](int64_t row, int height, const T* tile) { sink.weight(part, row, height, tile); });
+    };
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      if (plan_.bf16) {
+        const Pair* e = pair_gradient(l.rows(), rows, l.grad_affine);
+        return each([&](const GradientPart& part, auto&& soon, auto&& take) {
+          multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, part.column, part.columns, soon, take);
+        });
+      }
+#endif
+    each([&](const GradientPart& part, auto&& soon, auto&& take) {
+      multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, part.column, part.columns, soon, take);
+    });
+  }
+
+  template <class Sink>
+  void vector_gradients(int layer, const Columns& columns, Sink&& sink) {
+    Layer<T>& l = layers_[size_t(layer)];
+    if (sink.wants_bias(layer)) {
       T* sums = scratch<T, Scratch::packed>(l.rows());
       for (int64_t f = 0; f < l.rows(); ++f)
         for (const Share& some : columns.of_bias)
           sums[f] = (some.first ? sums[f] : T(0)) +
                     sum_columns<T>(some.first, some.last, l.rows(), f, [&](int64_t at) { return l.grad_affine[at]; });
-      sink.vector(part.layer, l.parameters.bias, sums, l.rows());
+      sink.vector(layer, l.parameters.bias, sums, l.rows());
     }
     if (l.plan.batch_norm) {
-      sink.vector(part.layer, l.parameters.norm_scale, l.grad_scale, l.plan.outputs);
-      sink.vector(part.layer, l.parameters.norm_shift, l.grad_shift, l.plan.outputs);
+      sink.vector(layer, l.parameters.norm_scale, l.grad_scale, l.plan.outputs);
+      sink.vector(layer, l.parameters.norm_shift, l.grad_shift, l.plan.outputs);
     }
   }
 
- private:
   Mapped<T> slope_of(const Layer<T>& l) const {
     return {l.by_slope, l.saved(), l.grad_output, l.plan.outputs, T(l.plan.negative_slope)};
   }

@@ -53,8 +53,8 @@ class PenaltyPass {
     if (network_.input_dropout() > 0) drop_turned(network_.dropped_input(), network_.inputs(), turned, network_.input_dropout(), 0, 0);
     const T* t = network_.dropped_input();
     for (Layer<T>& l : network_.layers()) {
-      multiply<T>(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, nullptr, t, at_turned(scratch_, l.rows()), turned,
-                  Mapped<T>{});
+      network_.product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, nullptr, t, at_turned(scratch_, l.rows()),
+                       turned, Mapped<T>{});
       keep(l, where);
       if (l.plan.dropout > 0)
         drop_turned(l.dropped, l.plan.outputs, turned, l.plan.dropout, l.plan.dropout_key, l.plan.dropout_substream);
@@ -147,7 +147,7 @@ class PenaltyPass {
       Layer<T>&l = layers[i], &below = layers[i - 1];
       const int64_t n = below.plan.outputs;
       T* add = scratch_ - where_.first * n;
-      multiply<T>(n, l.rows(), {l.weight(), 1, n}, nullptr, l.grad_affine, add, where, Mapped<T>{});
+      network_.product(n, l.rows(), {l.weight(), 1, n}, nullptr, l.grad_affine, add, where, Mapped<T>{});
       if (below.plan.dropout > 0)
         drop(add, add, n, where, where_, below.plan.dropout, where_.keys[below.plan.dropout_key],
              uint32_t(below.plan.dropout_substream));

@@ -16,11 +16,13 @@ void mlp_forward(int, const NetworkPlan&, const MlpForward&);
 void mlp_backward(int, const NetworkPlan&, const MlpBackward&);
 int64_t mlp_work_per_row(const NetworkPlan&);
 int64_t mlp_scratch_per_row(const NetworkPlan&);
+bool multiplies_bf16();
 void train(int, const TrainPlan&, TrainCall&);
 
 extern const Kernels table;
 const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,           random_fill,
-                       mlp_forward,                 mlp_backward, mlp_work_per_row, mlp_scratch_per_row, train};
+                       mlp_forward,                 mlp_backward, mlp_work_per_row, mlp_scratch_per_row,
+                       multiplies_bf16,             train};
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

@@ -416,7 +416,7 @@ class Trainer {
     bool finite = true;
     with_rule<T>(player.optimizer, schedule.rate_at(update), schedule.momentum_at(update), step, [&](const auto& rule) {
       const Update<T, std::decay_t<decltype(rule)>> sink{rule, player, plan_.skip_nonfinite ? &finite : nullptr};
-      for (const GradientPart& part : part_of(parts, team)) network.parameter_gradient(part, columns, sink);
+      network.parameter_gradients(part_of(parts, team), columns, sink);
     });
     if (!finite) finite_ = false;
   }
@@ -562,6 +562,8 @@ class Trainer {
 };
 
 }  // namespace
+
+bool multiplies_bf16() { return has_bf16(); }
 
 void train(int dtype, const TrainPlan& plan, TrainCall& call) {
   if (DType(dtype) == DType::f64)

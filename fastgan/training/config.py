@@ -19,6 +19,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "gradient_penalty": (None, "wgan-gp", "r1", "r2"),
     "mode": ("alternating", "simultaneous"),
     "engine": ("auto", "eager", "fused"),
+    "precision": ("fp32", "bf16"),
     "nonfinite": ("raise", "skip", "log"),
     "impl": ("auto", "native", "reference"),
 }
@@ -50,6 +51,8 @@ class TrainConfig:
             no average.
         max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         engine: "auto", "eager" or "fused".
+        precision: "fp32", products in the networks' type; "bf16", factors of products rounded to bfloat16, sums,
+            weights, optimisers and everything else in float32. For the fused engine, on processors that have it.
         nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
             the metrics; "skip" the update (parameters, buffers and optimiser stay as they were); "log" a
             warning and go on.
@@ -81,6 +84,7 @@ class TrainConfig:
     ema_decay: float | None = None
     max_col_norm: float | None = None
     engine: str = "auto"
+    precision: str = "fp32"
     nonfinite: str = "raise"
     checkpoint_every: int = 0
     seed: int = 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from fastgan import kernels
 from fastgan.kernels import DTYPES
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
@@ -250,6 +251,10 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
     """What can be said before any network is looked at."""
     if config.impl == "reference":
         raise Inexpressible("config.impl is 'reference'")
+    if config.precision == "bf16" and gan.dtype != torch.float32:
+        raise Inexpressible("config.precision is 'bf16', which is for float32 networks")
+    if config.precision == "bf16" and not kernels.native.multiplies_bf16():
+        raise Inexpressible("config.precision is 'bf16', which this processor does not multiply (AVX512-BF16)")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
         raise Inexpressible("torch has global optimizer hooks")
     if gan.device.type != "cpu":
@@ -286,6 +291,7 @@ def _player(
         "layers": [_layer(layer, state, averages) for layer in chain.layers],
         "input_dropout": chain.input_dropout,
         "keys": chain.keys,
+        "bf16": config.precision == "bf16",
         "rule": 0 if adam else _RULES[optimizer.convention],  # type: ignore[union-attr]
         "beta1": beta1,
         "beta2": beta2,

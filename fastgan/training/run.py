@@ -140,6 +140,8 @@ def train(
 def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> tuple[Engine, str]:
     """THE place where the engine is chosen."""
     if config.engine == "eager":
+        if config.precision != "fp32":
+            raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
         return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
     try:
         return FusedEngine(gan, rows, config), "the plan can say all of it"
@@ -147,6 +149,8 @@ def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: 
         reason = str(why)
     if config.engine == "fused":
         raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
+    if config.precision != "fp32":
+        raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
     log.info("train: the eager engine runs: %s", reason)
     return EagerEngine(gan, rows, config, logits_per_batch), reason
 

@@ -1,0 +1,171 @@
+// The products of gemm.h with both factors rounded to bfloat16 and sums in float: two multiplications a lane and instruction,
+// on processors with AVX512-BF16. Factors are rounded as they are packed, in pairs of neighbours along the depth.
+#pragma once
+#include "gemm.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+#define FASTGAN_BF16 __attribute__((target("avx512bf16")))
+
+using Pair = uint32_t;  // two neighbours along the depth, the first one in the low half
+
+inline bool has_bf16() {
+  static const bool has = __builtin_cpu_supports("avx512bf16");
+  return has;
+}
+
+namespace {
+
+// `count` floats in a row become count / 2 pairs, rounded up with a zero.
+FASTGAN_BF16 inline void pair_neighbours(const float* in, int64_t count, Pair* out) {
+  for (int64_t i = 0; i < count; i += 32) {
+    const int64_t left = count - i;
+    const auto mask = [](int64_t n) { return __mmask16(n >= 16 ? 0xffff : n > 0 ? (1 << n) - 1 : 0); };
+    const __m512 low = _mm512_maskz_loadu_ps(mask(left), in + i), high = _mm512_maskz_loadu_ps(mask(left - 16), in + i + 16);
+    _mm512_mask_storeu_epi32(out + i / 2, mask((left + 1) / 2), (__m512i)_mm512_cvtne2ps_pbh(high, low));
+  }
+}
+
+// count pairs of an element of one row and the one below it; no row below: zeros.
+FASTGAN_BF16 inline void pair_rows(const float* first, const float* second, int count, Pair* out) {
+  for (int i = 0; i < count; i += 16) {
+    const __mmask16 mask = __mmask16(count - i >= 16 ? 0xffff : (1 << (count - i)) - 1);
+    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, first + i)));
+    const __m512 below = second ? _mm512_maskz_loadu_ps(mask, second + i) : _mm512_setzero_ps();
+    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(below));
+    _mm512_mask_storeu_epi32(out + i, mask, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  }
+}
+
+template <int rows, int vectors>
+FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* panel,
+                                     const float* bias, float* c, int64_t c_row) {
+  __m512 sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_set1_ps(bias ? bias[i] : 0.0f);
+  for (int64_t k = 0; k < pairs; ++k, panel += kPanel<float>, a += a_pair) {
+    __m512i b[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(panel + 16 * v);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const __m512i x = _mm512_set1_epi32(int(a[i * a_row]));
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)x, (__m512bh)b[v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(c + i * c_row + 16 * v, sum[i][v]);
+}
+
+using TileFunctionBf16 = void (*)(int64_t, const Pair*, int64_t, int64_t, const Pair*, const float*, float*, int64_t);
+
+template <int... row>
+TileFunctionBf16 tile_function_bf16(int rows, int columns, std::integer_sequence<int, row...>) {
+  static constexpr TileFunctionBf16 wide[] = {multiply_tile_bf16<row + 1, kTileVectors>...};
+  static constexpr TileFunctionBf16 narrow[] = {multiply_tile_bf16<row + 1, 1>...};
+  return columns > 16 ? wide[rows - 1] : narrow[rows - 1];
+}
+inline TileFunctionBf16 tile_function_bf16(int rows, int columns) {
+  return tile_function_bf16(rows, columns, std::make_integer_sequence<int, kTileRows>{});
+}
+
+inline int64_t pairs_of(int64_t depth) { return (depth + 1) / 2; }
+inline int64_t pair_stride(int64_t depth) { return pairs_of(depth) + 16; }  // of rows that must not share a cache set
+
+}  // namespace
+
+// As multiply().
+template <class After>
+void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float* bias, const float* b, float* c,
+                   Share share, After&& after) {
+  constexpr int width = kPanel<float>;
+  const int64_t pairs = pairs_of(depth), tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t group = width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, pairs * width * 4));
+  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(kTileRows * pair_stride(depth)));
+  for (int64_t first = share.first; first < share.last;) {
+    const Share columns{first, std::min(share.last, (first / width * width) + group)};
+    const int64_t origin = first / width;
+    Pair* packed = reinterpret_cast<Pair*>(
+        scratch<float, Scratch::packed>(((columns.last + width - 1) / width - origin) * pairs * width));
+    each_panel<float>(columns, [&](int64_t p, int lane, int lanes) {
+      for (int64_t k = 0; k < pairs; ++k) {
+        const float* row = b + (p * depth + 2 * k) * width + lane;
+        pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, lanes, packed + ((p - origin) * pairs + k) * width + lane);
+      }
+    });
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t row = n * t / tiles;
+      const int rows = int(n * (t + 1) / tiles - row);
+      const bool by_rows = a.column == 1;
+      if (by_rows)
+        for (int i = 0; i < rows; ++i) pair_neighbours(a.data + (row + i) * a.row, depth, left + i * pair_stride(depth));
+      else
+        for (int64_t k = 0; k < pairs; ++k) {
+          const float* at = a.data + row * a.row + 2 * k * a.column;
+          pair_rows(at, 2 * k + 1 < depth ? at + a.column : nullptr, rows, left + k * kTileRows);
+        }
+      each_panel<float>(columns, [&](int64_t p, int lane, int lanes) {
+        tile_function_bf16(rows, lanes)(pairs, left, by_rows ? pair_stride(depth) : 1, by_rows ? 1 : kTileRows,
+                                        packed + (p - origin) * pairs * width + lane, bias ? bias + row : nullptr,
+                                        c + (p * n + row) * width + lane, width);
+        after(p, row, lane, rows, lanes);
+      });
+    }
+    first = columns.last;
+  }
+}
+
+// The gradient of n outputs over a batch, rounded once for all parts of a weight's gradient: (n, pairs of rows).
+inline const Pair* pair_gradient(int64_t n, int64_t rows, const float* e) {
+  constexpr int width = kPanel<float>;
+  const int64_t stride = pair_stride(rows);
+  Pair* out = reinterpret_cast<Pair*>(scratch<float, Scratch::paired>(n * stride));
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t p = 0; p * width < rows; ++p)
+      pair_neighbours(e + (p * n + i) * width, std::min<int64_t>(width, rows - p * width), out + i * stride + p * width / 2);
+  return out;
+}
+
+// As multiply_gradient(), with E from pair_gradient().
+template <class Soon, class Take>
+void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair* e, const float* x, int64_t column,
+                            int columns, Soon&& soon, Take&& take) {
+  constexpr int width = kPanel<float>;
+  const int64_t pairs = pairs_of(rows), stride = pair_stride(rows);
+  float* packed = scratch<float, Scratch::packed>((padded(rows) + pairs) * width);
+  pack_inputs(inputs, rows, x, column, columns, packed);
+  Pair* right = reinterpret_cast<Pair*>(packed + padded(rows) * width);
+  for (int64_t k = 0; k < pairs; ++k)
+    pair_rows(packed + 2 * k * width, 2 * k + 1 < rows ? packed + (2 * k + 1) * width : nullptr, width, right + k * width);
+  alignas(64) float tile[kTileRows * width];
+  const int64_t tiles = (n + kTileRows - 1) / kTileRows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t row = n * t / tiles;
+    const int height = int(n * (t + 1) / tiles - row);
+    soon(row, height);
+    tile_function_bf16(height, columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width);
+    take(row, height, tile);
+  }
+}
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan
+
+#else
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+inline bool has_bf16() { return false; }
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan
+
+#endif
