@@ -80,24 +80,45 @@ struct Permutation {
 
   FASTGAN_HD uint64_t operator()(uint64_t x) const {
     do {
-      x = encrypt(x);
+      encrypt<1>(&x);
     } while (x >= n);
     return x;
   }
 
- private:
-  FASTGAN_HD uint64_t encrypt(uint64_t x) const {
-    uint32_t mask = uint32_t((uint64_t(1) << half) - 1), left = uint32_t(x >> half), right = uint32_t(x) & mask;
-    for (int i = 0; i < 8; ++i) {
-      uint32_t f = right ^ keys[i];  // the finaliser of MurmurHash3
-      f = (f ^ (f >> 16)) * 0x85EBCA6Bu;
-      f = (f ^ (f >> 13)) * 0xC2B2AE35u;
-      f = (f ^ (f >> 16)) & mask;
-      uint32_t next = left ^ f;
-      left = right;
-      right = next;
+  // Positions x, x + 1, ... side by side; beyond the last one, that again.
+  template <int count>
+  void several(uint64_t x, uint64_t (&rows)[count]) const {
+    bool inside = false;
+    for (int j = 0; j < count; ++j) rows[j] = x + uint64_t(j) < n ? x + uint64_t(j) : n - 1;
+    for (bool first = true; !inside; first = false) {
+      uint64_t next[count];
+      for (int j = 0; j < count; ++j) next[j] = rows[j];
+      encrypt<count>(next);
+      inside = true;
+      for (int j = 0; j < count; ++j) {
+        rows[j] = first || rows[j] >= n ? next[j] : rows[j];  // those that have arrived stay
+        inside = inside && rows[j] < n;
+      }
     }
-    return (uint64_t(left) << half) | right;
+  }
+
+ private:
+  template <int count>
+  FASTGAN_HD void encrypt(uint64_t* x) const {
+    const uint32_t mask = uint32_t((uint64_t(1) << half) - 1);
+    uint32_t left[count], right[count];
+    for (int j = 0; j < count; ++j) left[j] = uint32_t(x[j] >> half), right[j] = uint32_t(x[j]) & mask;
+    for (int i = 0; i < 8; ++i)
+      for (int j = 0; j < count; ++j) {
+        uint32_t f = right[j] ^ keys[i];  // the finaliser of MurmurHash3
+        f = (f ^ (f >> 16)) * 0x85EBCA6Bu;
+        f = (f ^ (f >> 13)) * 0xC2B2AE35u;
+        f = (f ^ (f >> 16)) & mask;
+        const uint32_t next = left[j] ^ f;
+        left[j] = right[j];
+        right[j] = next;
+      }
+    for (int j = 0; j < count; ++j) x[j] = (uint64_t(left[j]) << half) | right[j];
   }
 };
 

@@ -70,10 +70,30 @@ T* scratch(int64_t count) {
   return static_cast<T*>(memory.get());
 }
 
+// Memory that will soon be needed: the same rows of three arrays. It is asked for row by row while something else is computed,
+// because a processor waits for about 20 lines at a time, and whatever is asked for beyond them holds up its other loads.
+struct Ahead {
+  const char* arrays[3];
+  int64_t stride, bytes;  // from row to row, of a row
+  int rows;
+  void some(int count) {
+    for (; count > 0 && rows > 0; --count, --rows)
+      for (const char*& array : arrays) {
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(array + at, 0, 2);
+        array += stride;
+      }
+  }
+};
+
+inline int rows_a_block(int rows, int64_t depth, int64_t block) {
+  const int blocks = int((depth + block - 1) / block);
+  return blocks > 0 ? (rows + blocks - 1) / blocks : rows;
+}
+
 // rows x (vectors * width) of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
 template <class T, int rows, int vectors>
 void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel, const T* bias, T* __restrict c,
-                   int64_t c_row) {
+                   int64_t c_row, Ahead* ahead) {
   using S = Simd<T>;
   typename S::Vector sum[rows][vectors];
 #pragma GCC unroll 16
@@ -82,8 +102,10 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
     for (int v = 0; v < vectors; ++v) sum[i][v] = typename S::Vector{} + (bias ? bias[i] : T(0));
   const T* __restrict block = a.data;
   const int64_t a_row = a.row, a_column = a.column;
+  const int rows_ahead = ahead ? rows_a_block(ahead->rows, depth, a.block) : 0;
   for (int64_t left = depth; left > 0; left -= a.block, block += a.next) {
     const T* __restrict x = block;
+    if (ahead) ahead->some(rows_ahead);
     for (int64_t k = std::min(left, a.block); k > 0; --k) {
       typename S::Vector b[vectors];
 #pragma GCC unroll 2
@@ -103,7 +125,7 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
 }
 
 template <class T>
-using TileFunction = void (*)(int64_t, const Matrix<T>&, const T*, const T*, T*, int64_t);
+using TileFunction = void (*)(int64_t, const Matrix<T>&, const T*, const T*, T*, int64_t, Ahead*);
 
 // The instance for this many rows, and for one vector where the columns left need no more.
 template <class T, int... row>
@@ -192,7 +214,7 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
         const int rows = int(edges[i + 1] - row);
         each_panel<T>(columns, [&](int64_t p, int lane, int lanes) {
           tile_function<T>(rows, lanes)(depth, slice.tile[i], b + p * depth * width + lane, bias ? bias + row : nullptr,
-                                        c + (p * n + row) * width + lane, width);
+                                        c + (p * n + row) * width + lane, width, nullptr);
           after(p, row, lane, rows, lanes);
         });
       }
@@ -214,21 +236,21 @@ void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int c
 
 // The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for `columns` inputs from `column` on: E, the
 // gradient of n outputs, and X, `inputs` features, lie in panels. Tile after tile goes to `take(row, rows, tile)`, whose rows
-// are kPanel apart; `soon(row, rows)` is called before a tile is computed, so that memory can be asked for ahead.
-template <class T, class Soon, class Take>
+// are kPanel apart; `needs(row, rows)` tells what memory it will need then, which is asked for one tile ahead.
+template <class T, class Needs, class Take>
 void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t column, int columns,
-                       Soon&& soon, Take&& take) {
+                       Needs&& needs, Take&& take) {
   constexpr int width = kPanel<T>;
   T* packed = scratch<T, Scratch::packed>(padded(rows) * width);
   pack_inputs(inputs, rows, x, column, columns, packed);
   alignas(64) T tile[kTileRows * width];
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t row = n * t / tiles;
-    const int height = int(n * (t + 1) / tiles - row);
-    soon(row, height);
-    tile_function<T>(height, columns)(rows, {e + row * width, width, 1, width, n * width}, packed, nullptr, tile, width);
-    take(row, height, tile);
+    const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
+    Ahead ahead = needs(next, int(after - next));
+    tile_function<T>(int(next - row), columns)(rows, {e + row * width, width, 1, width, n * width}, packed, nullptr, tile,
+                                               width, &ahead);
+    take(row, int(next - row), tile);
   }
 }
 

@@ -43,13 +43,16 @@ FASTGAN_BF16 inline void pair_rows(const float* first, const float* second, int 
 
 template <int rows, int vectors>
 FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* panel,
-                                     const float* bias, float* c, int64_t c_row) {
+                                     const float* bias, float* c, int64_t c_row, Ahead* ahead) {
   __m512 sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_set1_ps(bias ? bias[i] : 0.0f);
+  constexpr int64_t block = 16;
+  const int rows_ahead = ahead ? rows_a_block(ahead->rows, pairs, block) : 0;
   for (int64_t k = 0; k < pairs; ++k, panel += kPanel<float>, a += a_pair) {
+    if (ahead && k % block == 0) ahead->some(rows_ahead);
     __m512i b[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(panel + 16 * v);
@@ -66,7 +69,8 @@ FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row
     for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(c + i * c_row + 16 * v, sum[i][v]);
 }
 
-using TileFunctionBf16 = void (*)(int64_t, const Pair*, int64_t, int64_t, const Pair*, const float*, float*, int64_t);
+using TileFunctionBf16 = void (*)(int64_t, const Pair*, int64_t, int64_t, const Pair*, const float*, float*, int64_t,
+                                  Ahead*);
 
 template <int... row>
 TileFunctionBf16 tile_function_bf16(int rows, int columns, std::integer_sequence<int, row...>) {
@@ -116,7 +120,7 @@ void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float
       each_panel<float>(columns, [&](int64_t p, int lane, int lanes) {
         tile_function_bf16(rows, lanes)(pairs, left, by_rows ? pair_stride(depth) : 1, by_rows ? 1 : kTileRows,
                                         packed + (p - origin) * pairs * width + lane, bias ? bias + row : nullptr,
-                                        c + (p * n + row) * width + lane, width);
+                                        c + (p * n + row) * width + lane, width, nullptr);
         after(p, row, lane, rows, lanes);
       });
     }
@@ -136,9 +140,9 @@ inline const Pair* pair_gradient(int64_t n, int64_t rows, const float* e) {
 }
 
 // As multiply_gradient(), with E from pair_gradient().
-template <class Soon, class Take>
+template <class Needs, class Take>
 void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair* e, const float* x, int64_t column,
-                            int columns, Soon&& soon, Take&& take) {
+                            int columns, Needs&& needs, Take&& take) {
   constexpr int width = kPanel<float>;
   const int64_t pairs = pairs_of(rows), stride = pair_stride(rows);
   float* packed = scratch<float, Scratch::packed>((padded(rows) + pairs) * width);
@@ -149,11 +153,10 @@ void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair*
   alignas(64) float tile[kTileRows * width];
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t row = n * t / tiles;
-    const int height = int(n * (t + 1) / tiles - row);
-    soon(row, height);
-    tile_function_bf16(height, columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width);
-    take(row, height, tile);
+    const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
+    Ahead ahead = needs(next, int(after - next));
+    tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width, &ahead);
+    take(row, int(next - row), tile);
   }
 }
 

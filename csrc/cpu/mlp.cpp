@@ -23,7 +23,7 @@ struct StoreGradients {
 
   bool wants_weight(int layer) const { return call.grad_weights[layer]; }
   bool wants_bias(int layer) const { return call.grad_biases[layer]; }
-  void soon(const GradientPart&, int64_t, int) const {}
+  Ahead needs(const GradientPart&, int64_t, int) const { return {{}, 0, 0, 0}; }
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
     const int64_t inputs = plan.layers[size_t(part.layer)].inputs;
     T* out = static_cast<T*>(call.grad_weights[part.layer]) + row * inputs + part.column;

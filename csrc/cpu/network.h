@@ -124,20 +124,30 @@ void from_panels(const T* panels, int64_t features, T* rows, int64_t column, int
   }
 }
 
+// A sum in the order of a tree, whose branches are vectors as long as they can be.
+template <int count, class T>
+T sum_lanes(T* x) {
+  if constexpr (count > 1) {
+    for (int j = 0; j < count / 2; ++j) x[j] += x[j + count / 2];
+    return sum_lanes<count / 2>(x);
+  }
+  return x[0];
+}
+
 // The sum of a feature over columns first .. last, in one fixed order.
 template <class T, class Value>
 T sum_columns(int64_t first, int64_t last, int64_t features, int64_t feature, Value&& value) {
   constexpr int lanes = kPanel<T>;
-  T sum[lanes] = {};
-  for (int64_t column = first; column < last;) {
-    const int64_t p = column / lanes, lane = column % lanes, count = std::min(last - column, lanes - lane);
-    const int64_t at = (p * features + feature) * lanes + lane;
+  alignas(64) T sum[lanes] = {};
+  const auto add = [&](int64_t column, int64_t count) {  // inside a panel
+    const int64_t at = (column / lanes * features + feature) * lanes + column % lanes;
     for (int64_t j = 0; j < count; ++j) sum[j] += value(at + j);
-    column += count;
-  }
-  for (int width = lanes / 2; width > 0; width /= 2)
-    for (int j = 0; j < width; ++j) sum[j] += sum[j + width];
-  return sum[0];
+  };
+  for (; first < last && first % lanes; first = std::min(last, (first / lanes + 1) * lanes))
+    add(first, std::min(last, (first / lanes + 1) * lanes) - first);
+  for (; first + lanes <= last; first += lanes) add(first, lanes);  // a constant: whole vectors
+  if (first < last) add(first, last - first);
+  return sum_lanes<lanes>(sum);
 }
 
 // ---------------------------------------------------------------- dropout, maxout
@@ -412,20 +422,20 @@ class Network {
     const auto each = [&](auto&& multiply_part) {
       for (const GradientPart& part : parts)
         multiply_part(
-            part, [&](int64_t row, int height) { sink.soon(part, row, height); },
+            part, [&](int64_t row, int height) { return sink.needs(part, row, height); },
             [&](int64_t row, int height, const T* tile) { sink.weight(part, row, height, tile); });
     };
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
       if (plan_.bf16) {
         const Pair* e = pair_gradient(l.rows(), rows, l.grad_affine);
-        return each([&](const GradientPart& part, auto&& soon, auto&& take) {
-          multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, part.column, part.columns, soon, take);
+        return each([&](const GradientPart& part, auto&& needs, auto&& take) {
+          multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, part.column, part.columns, needs, take);
         });
       }
 #endif
-    each([&](const GradientPart& part, auto&& soon, auto&& take) {
-      multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, part.column, part.columns, soon, take);
+    each([&](const GradientPart& part, auto&& needs, auto&& take) {
+      multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, part.column, part.columns, needs, take);
     });
   }
 

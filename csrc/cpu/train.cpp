@@ -274,9 +274,14 @@ class Trainer {
     const int64_t each = plan_.features, batches = plan_.rows / (plan_.batch * plan_.pack);
     const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, kRows, uint64_t(draw / batches));
     const int64_t position = draw % batches * plan_.batch * plan_.pack;
-    for (int64_t i = rows.first * plan_.pack; i < rows.last * plan_.pack; ++i)
-      std::copy_n(static_cast<const T*>(plan_.data) + int64_t(shuffle(uint64_t(position + i))) * each, each,
-                  staging_ + i * each);
+    constexpr int lanes = 16;
+    uint64_t row[lanes];
+    for (int64_t i = rows.first * plan_.pack, last = rows.last * plan_.pack; i < last; i += lanes) {
+      shuffle.several<lanes>(uint64_t(position + i), row);
+      for (int64_t j = 0; j < std::min<int64_t>(lanes, last - i); ++j)
+        for (int64_t f = 0; f < each; ++f)
+          staging_[(i + j) * each + f] = static_cast<const T*>(plan_.data)[int64_t(row[j]) * each + f];
+    }
     to_panels(staging_, d_.inputs(), d_.input, section.first, rows.first, rows.last);
   }
 

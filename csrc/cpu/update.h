@@ -35,15 +35,13 @@ struct Update {
   bool wants_weight(int layer) const { return of(layer).weight.state0; }
   bool wants_bias(int layer) const { return of(layer).bias.state0; }
 
-  // Weights and moments come from far away: asked for now, they arrive while the tile is computed.
-  void soon(const GradientPart& part, int64_t row, int height) const {
+  Ahead needs(const GradientPart& part, int64_t row, int height) const {
     const Pointers<T> at(of(part.layer).weight, row * inputs(part.layer) + part.column);
-    for (int64_t i = 0, from = 0; i < height; ++i, from += inputs(part.layer))
-      for (int j = 0; j < part.columns; j += int(64 / sizeof(T))) {
-        __builtin_prefetch(at.p + from + j, 1);
-        __builtin_prefetch(at.s0 + from + j, 1);
-        __builtin_prefetch(at.s1 + from + j, 1);
-      }
+    const auto bytes = [](const T* p) { return reinterpret_cast<const char*>(p); };
+    return {{bytes(at.p), bytes(at.s0), bytes(at.s1)},
+            inputs(part.layer) * int64_t(sizeof(T)),
+            part.columns * int64_t(sizeof(T)),
+            height};
   }
 
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
@@ -52,7 +50,8 @@ struct Update {
     const Pointers<T> at(of(part.layer).weight, row * width + part.column);
     if (part.columns == width) {  // all inputs of these outputs: one run in memory
       T run[kTileRows * kPanel<T>];
-      for (int i = 0; i < height; ++i) std::copy_n(tile + i * kPanel<T>, part.columns, run + i * width);
+      for (int i = 0, at = 0; i < height; ++i)
+        for (int j = 0; j < part.columns; ++j) run[at++] = tile[i * kPanel<T> + j];
       return update_run(rule, at.p, at.s0, at.s1, run, height * width);
     }
     for (int64_t i = 0, from = 0; i < height; ++i, from += width) {
