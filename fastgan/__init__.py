@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from fastgan import data, losses, models, nn, random
+from fastgan import data, losses, models, nn, random, theory
 from fastgan.backend import backend_info
 from fastgan.data import DataError
 from fastgan.losses import (
@@ -41,5 +41,6 @@ __all__ = [
     "probability_discriminator_loss",
     "probability_generator_loss",
     "random",
+    "theory",
     "train",
 ]

@@ -1,0 +1,154 @@
+"""Games small enough to be followed exactly: in function space, between two Gaussians, and the bilinear one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .arrays import Array, check_choice, check_positive, check_steps, take, take_distributions
+from .densities import gaussian_density
+from .discriminator import generator_gradient, training_criterion
+from .divergences import js_terms
+
+
+@dataclass(frozen=True)
+class FunctionalGame:
+    """The course of `functional_game`; row t is after t updates.
+
+    Args:
+        p_g: (steps + 1, outcomes) the generator's distribution.
+        js: (steps + 1,) JSD(p_data||p_g) in nats; the game's value is 2 js - log 4.
+    """
+
+    p_g: Any
+    js: Any
+
+
+def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float = 0.1) -> FunctionalGame:
+    """The game without networks: D is optimal at each step, and p_g itself moves down its gradient log(1 - D*).
+
+    The update is mirror descent on the simplex, p_g <- p_g exp(-step_size log(1 - D*)) / Z, which by 1 - D* =
+    p_g / (p_data + p_g) is p_g^(1-step_size) (p_data + p_g)^step_size / Z. The criterion is convex in p_g, and its
+    curvature at most that of the negative entropy, so for step sizes up to 1 it never rises.
+
+    Args:
+        p_data: (outcomes,) probabilities.
+        p_g0: (outcomes,) where G starts; positive wherever p_data is, as what has no mass never gets any.
+        steps: updates.
+        step_size: in (0, 1]; at 1 each update goes half the way to p_data.
+
+    Returns:
+        FunctionalGame of arrays of the kind that came in.
+
+    Raises:
+        ValueError: no distributions, a p_g0 that lacks outcomes of p_data, steps or step_size out of range.
+
+    Source: Goodfellow et al. (2014), proposition 2.
+    """
+    caller = "functional_game"
+    check_steps(caller, steps)
+    if not 0 < step_size <= 1:
+        raise ValueError(f"{caller}: step_size must lie in (0, 1], got {step_size}")
+    (p, q), _, back = take_distributions(caller, None, p_data=p_data, p_g0=p_g0)
+    if p.ndim != 1 or q.ndim != 1:
+        raise ValueError(f"{caller}: p_data and p_g0 must be (outcomes,), got {tuple(p.shape)} and {tuple(q.shape)}")
+    if bool(((q == 0) & (p > 0)).any()):
+        raise ValueError(f"{caller}: p_g0 must be positive wherever p_data is, got 0")
+    course = [q / q.sum()]
+    for _ in range(steps):
+        moved = course[-1].pow(1 - step_size) * (p + course[-1]).pow(step_size)
+        course.append(moved / moved.sum())
+    p_g = torch.stack(course)
+    return FunctionalGame(back(p_g), back(js_terms(p, p_g).sum(-1)))
+
+
+@dataclass(frozen=True)
+class GaussianGame:
+    """The course of `gaussian_game`; entry t is after t steps of G.
+
+    Args:
+        mean: (steps + 1,) the mean of G's Gaussian; the data's is 0.
+        value: (steps + 1,) V(G, D*) in nats.
+    """
+
+    mean: Any
+    value: Any
+
+
+def gaussian_game(
+    mean: float = 3.0, *, steps: int = 200, learning_rate: float = 0.07, kind: str = "minimax"
+) -> GaussianGame:
+    """The outer loop in its textbook form: find D*, step G, find D* again, for N(mean, 1) against the data N(0, 1).
+
+    G has one parameter, its mean. D* is exact, and the expectations are sums over a fine grid.
+
+    Args:
+        mean: where G starts, from -20 to 20.
+        steps: of G.
+        learning_rate: of gradient descent on G's objective.
+        kind: "minimax", "non_saturating" or "mle", as in `fastgan.generator_loss`.
+
+    Returns:
+        GaussianGame of numpy arrays.
+
+    Raises:
+        ValueError: an argument out of range, or a step that left the grid.
+
+    Source: Goodfellow et al. (2014), theorem 1 and section 4.2.
+    """
+    caller = "gaussian_game"
+    check_steps(caller, steps)
+    check_positive(caller, "learning_rate", learning_rate)
+    x = torch.linspace(-30.0, 30.0, 6001, dtype=torch.float64)
+    dx = float(x[1] - x[0])
+    p = gaussian_density(x)
+    means, values = [float(mean)], []
+    for t in range(steps + 1):
+        theta = means[-1]
+        if not abs(theta) <= 20:
+            raise ValueError(f"{caller}: G's mean must stay within 20 of the data's, got {theta} after {t} steps")
+        q = gaussian_density(x, theta)
+        values.append(float(training_criterion(p, q, dx=dx)))
+        slope = float(generator_gradient(p, q, (x - theta) * q, kind=kind, dx=dx))
+        means.append(theta - learning_rate * slope)
+    (course, value), back = take(caller, mean=means[:-1], value=values)
+    return GaussianGame(back(course), back(value))
+
+
+def bilinear_game(
+    eta: float, mode: str, *, steps: int = 100, start: tuple[float, float] = (1.0, 0.0)
+) -> Any:
+    """Gradient descent of x and ascent of y on V(x, y) = x y, whose only equilibrium is (0, 0).
+
+    Simultaneous steps x - eta y, y + eta x multiply the distance from it by sqrt(1 + eta^2): they diverge at any rate.
+    Alternating ones, where y answers the new x, keep x^2 + y^2 - eta x y and circle for ever if eta < 2.
+
+    Args:
+        eta: step size of both players.
+        mode: "simultaneous" or "alternating".
+        steps: how many.
+        start: (x, y).
+
+    Returns:
+        float64 array (steps + 1, 2) of the points (x, y).
+
+    Raises:
+        ValueError: an unknown mode, eta or steps out of range.
+
+    Source: Goodfellow (2016), NIPS tutorial, exercise 7.2.
+    """
+    caller = "bilinear_game"
+    check_choice(caller, "mode", mode, ("simultaneous", "alternating"))
+    check_positive(caller, "eta", eta)
+    check_steps(caller, steps)
+    x, y = (float(v) for v in start)
+    course = [(x, y)]
+    for _ in range(steps):
+        before = x
+        x -= eta * y
+        y += eta * (before if mode == "simultaneous" else x)
+        course.append((x, y))
+    (points,), back = take(caller, course=course)
+    return back(points)
