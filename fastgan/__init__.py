@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from fastgan import data, losses, models, nn, random, theory
+from fastgan import data, evaluation, losses, models, nn, random, theory
 from fastgan.backend import backend_info
 from fastgan.data import DataError
 from fastgan.losses import (
@@ -31,6 +31,7 @@ __all__ = [
     "blended_generator_loss",
     "data",
     "discriminator_loss",
+    "evaluation",
     "fuse",
     "generator_loss",
     "gradient_penalty",

@@ -14,7 +14,7 @@ import pytest
 from cases import OPERATORS
 
 import fastgan
-from fastgan import losses, nn, random, theory
+from fastgan import evaluation, losses, nn, random, theory
 from fastgan.backend import OPERATIONS
 
 PACKAGE = Path(fastgan.__file__).parent
@@ -185,7 +185,7 @@ def test_formula_numbers_are_those_of_the_reference() -> None:
 
 
 def public() -> Iterator[tuple[str, object]]:
-    for module in (fastgan, losses, nn, random, theory):
+    for module in (fastgan, evaluation, losses, nn, random, theory):
         for name in getattr(module, "__all__", [n for n in vars(module) if n[0] != "_" and n.islower()]):
             found = getattr(module, name)
             if inspect.isfunction(found) or inspect.isclass(found):
@@ -210,7 +210,7 @@ def test_public_names_are_explained(name: str, found: object) -> None:
 
 
 def test_all_is_what_there_is() -> None:
-    for module in (fastgan, nn, theory):
+    for module in (fastgan, evaluation, nn, theory):
         for name in module.__all__:
             assert hasattr(module, name), f"{module.__name__}.{name}"
 

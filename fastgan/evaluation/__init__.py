@@ -1,0 +1,25 @@
+"""How good a generator is: likelihood, modes, neighbours, precision and recall, and what its discriminator still sees.
+
+Rows go in as tensors, arrays or Datasets; what comes out row by row is of their kind. All of it is computed in float64.
+"""
+
+from .discriminator import DiscriminatorGap, discriminator_gap, fit_discriminator
+from .manifold import PrecisionRecall, precision_recall
+from .modes import ModeCoverage, mode_coverage
+from .nearest import Neighbours, nearest_neighbours
+from .parzen import ParzenLogLikelihood, parzen_log_likelihood, parzen_sigma
+
+__all__ = [
+    "DiscriminatorGap",
+    "ModeCoverage",
+    "Neighbours",
+    "ParzenLogLikelihood",
+    "PrecisionRecall",
+    "discriminator_gap",
+    "fit_discriminator",
+    "mode_coverage",
+    "nearest_neighbours",
+    "parzen_log_likelihood",
+    "parzen_sigma",
+    "precision_recall",
+]
