@@ -76,6 +76,10 @@ def test_M70_R16_parzen_keeps_its_bits_for_any_number_of_threads(threads: int) -
     alone = parzen_rows(samples, x, 0.3)
     torch.set_num_threads(threads)
     assert torch.equal(parzen_rows(samples, x, 0.3), alone)
+    real = evaluation.precision_recall(samples, x)
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert evaluation.precision_recall(samples, x) == real
 
 
 def test_M70_parzen_does_not_depend_on_the_order_of_the_samples() -> None:

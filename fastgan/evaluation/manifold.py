@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
 
-from .rows import Rows, distance_blocks, take_rows
+from .rows import Blocks, Rows, map_distances, take_rows
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,21 @@ def precision_recall(real: Rows, fake: Rows, *, neighbours: int = 5) -> Precisio
             raise ValueError(f"{caller}: {name} must have more rows than neighbours {neighbours}, got {n}")
     radius_real, radius_fake = _radius(x, neighbours), _radius(y, neighbours)
     holding = torch.zeros(len(y), dtype=torch.int64, device=x.device)  # neighbourhoods of real rows about each fake one
-    recalled, covered = 0, 0
-    for rows, blocks in distance_blocks(x, y):
+    adding = Lock()
+
+    def visit(rows: slice, blocks: Blocks) -> tuple[int, int]:
         radius = radius_real[rows]
-        any_recalled = any_covered = torch.zeros(len(radius), dtype=torch.bool, device=x.device)
+        covered = recalled = torch.zeros(len(radius), dtype=torch.bool, device=x.device)
         for columns, padded in blocks:
             block = padded[: len(radius), : len(y) - columns.start]
             within = block < radius[:, None]
-            holding[columns] += within.sum(0)
-            any_covered = any_covered | within.any(1)
-            any_recalled = any_recalled | (block < radius_fake[columns]).any(1)
-        recalled, covered = recalled + int(any_recalled.sum()), covered + int(any_covered.sum())
+            with adding:
+                holding[columns] += within.sum(0)
+            covered = covered | within.any(1)
+            recalled = recalled | (block < radius_fake[columns]).any(1)
+        return int(covered.sum()), int(recalled.sum())
+
+    covered, recalled = (sum(counts) for counts in zip(*map_distances(visit, x, y), strict=True))
     return PrecisionRecall(
         precision=float((holding > 0).double().mean()),
         recall=recalled / len(x),
@@ -77,10 +82,12 @@ def precision_recall(real: Rows, fake: Rows, *, neighbours: int = 5) -> Precisio
 def _radius(x: Tensor, neighbours: int) -> Tensor:
     """Squared distance of each row to its k-th nearest among the others; the row itself is the nearest of all."""
     radius = x.new_empty(len(x))
-    for rows, blocks in distance_blocks(x, x):
+
+    def visit(rows: slice, blocks: Blocks) -> None:
         held = x.new_empty(rows.stop - rows.start, 0)
         for _, padded in blocks:
-            nearest = torch.cat([held, padded[: len(held)]], 1).topk(neighbours + 1, largest=False)
-            held = nearest.values
+            held = torch.cat([held, padded[: len(held)]], 1).topk(neighbours + 1, largest=False).values
         radius[rows] = held[:, -1]
+
+    map_distances(visit, x, x)
     return radius

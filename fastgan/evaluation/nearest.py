@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rows import Rows, centre, distance_blocks, take_rows
+from .rows import Blocks, Rows, centre, map_distances, take_rows
 
 _CHUNK = 1 << 22  # numbers compared at once
 
@@ -49,7 +49,8 @@ def nearest_neighbours(samples: Rows, data: Rows) -> Neighbours:
     reach = (y - origin).square().sum(1).max()
     index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     distance = x.new_full((len(x),), torch.inf)
-    for rows, blocks in distance_blocks(x, y):
+
+    def visit(rows: slice, blocks: Blocks) -> None:
         own = x[rows]
         # Twice what rounding can hide, so that no true neighbour is passed over.
         slack = 8 * torch.finfo(torch.float64).eps * (y.shape[1] + 4) * ((own - origin).square().sum(1) + reach)
@@ -65,6 +66,8 @@ def nearest_neighbours(samples: Rows, data: Rows) -> Neighbours:
             nearer = found < distance[rows]
             distance[rows] = torch.where(nearer, found, distance[rows])
             index[rows] = torch.where(nearer, best + columns.start, index[rows])
+
+    map_distances(visit, x, y)
     return Neighbours(back(index), back(distance.sqrt()))
 
 

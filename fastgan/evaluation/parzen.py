@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rows import Rows, distance_blocks, take_rows
+from .rows import Blocks, Rows, map_distances, take_rows
 
 SIGMAS = tuple(10.0 ** (k / 9 - 1) for k in range(10))  # the paper's code: logspace(-1, 0, 10)
 _VALIDATION_ROWS = 1000
@@ -122,7 +122,8 @@ def _log_densities(samples: Tensor, x: Tensor, sigmas: Sequence[float]) -> Tenso
     n, dim = samples.shape
     rate = torch.tensor([[0.5 / (s * s)] for s in sigmas], dtype=torch.float64, device=x.device)
     result = x.new_empty(len(sigmas), len(x))
-    for rows, blocks in distance_blocks(x, samples):
+
+    def visit(rows: slice, blocks: Blocks) -> None:
         lowest, total = x.new_full((), torch.inf), x.new_zeros(())
         for _, block in blocks:
             before, lowest = lowest, torch.minimum(lowest, block.amin(1))
@@ -130,5 +131,7 @@ def _log_densities(samples: Tensor, x: Tensor, sigmas: Sequence[float]) -> Tenso
             total = total * torch.exp((lowest - before) * rate)
             total = total + torch.stack([torch.exp(block * -r).sum(1) for r in rate])
         result[:, rows] = (total.log() - lowest * rate)[:, : rows.stop - rows.start]
+
+    map_distances(visit, x, samples)
     scale = [math.log(n) + dim / 2 * math.log(2 * math.pi) + dim * math.log(s) for s in sigmas]
     return result - torch.tensor(scale, dtype=torch.float64, device=x.device)[:, None]

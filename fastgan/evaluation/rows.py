@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from fastgan.data import Dataset
 
 Rows = Tensor | NDArray[Any] | Dataset
 Back = Callable[[Tensor], Any]
+Blocks = Iterator[tuple[slice, Tensor]]
+Result = TypeVar("Result")
 
 _LARGEST = 1e150  # whose square is still finite
 
@@ -62,31 +65,46 @@ def _matrix(caller: str, name: str, x: Rows) -> Tensor:
 _ROWS, _COLUMNS = 240, 960
 
 
-def distance_blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Iterator[tuple[slice, Tensor]]]]:
-    """Squared distances of rows x from rows y, for one block of x after the other, block by block of y.
+def map_distances(visit: Callable[[slice, Blocks], Result], x: Tensor, y: Tensor) -> list[Result]:
+    """Squared distances of rows x from rows y, handed to `visit` block by block.
 
     Through |x|^2 + |y|^2 - 2 x.y about the mean of y, in float64. A distance is off by a few units in the last place
-    of the largest |x|^2 + |y|^2 about that mean.
+    of the largest |x|^2 + |y|^2 about that mean. On the CPU torch's threads each take blocks of their own: inside an
+    operation as short as these, threads that wait for each other would cost more than they compute.
 
     Args:
+        visit: called with at most 240 rows of x and their blocks: pairs of at most 960 rows of y and distances
+            (240, 960), infinite where y has run out, meaningless where x has. It may overwrite a block; calls come
+            from several threads.
         x: (n, features) float64.
         y: (m, features) float64.
 
-    Yields:
-        Rows of x, at most 240, and pairs of the rows of y, at most 960, with a block (240, 960): infinite where y has
-        run out, meaningless where x has. The block may be overwritten.
+    Returns:
+        What the visits returned, in the order of the rows.
     """
     origin = centre(y)
     columns = [_padded(part - origin, _COLUMNS) for part in y.split(_COLUMNS)]
     squares = [part.square().sum(1) for part in columns]
     squares[-1][(len(y) - 1) % _COLUMNS + 1 :] = torch.inf
-    for start in range(0, len(x), _ROWS):
+
+    def one(start: int) -> Result:
         chunk = x[start : start + _ROWS]
         rows = _padded(chunk - origin, _ROWS)
-        yield slice(start, start + len(chunk)), _row_of_blocks(rows, columns, squares)
+        return visit(slice(start, start + len(chunk)), _blocks(rows, columns, squares))
+
+    starts = range(0, len(x), _ROWS)
+    threads = torch.get_num_threads()
+    if threads == 1 or len(starts) == 1 or x.device.type != "cpu":
+        return [one(start) for start in starts]
+    torch.set_num_threads(1)  # for the threads that are new, too
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(one, starts))
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _row_of_blocks(rows: Tensor, columns: list[Tensor], squares: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(rows: Tensor, columns: list[Tensor], squares: list[Tensor]) -> Blocks:
     own = rows.square().sum(1, keepdim=True)
     for number, (part, square) in enumerate(zip(columns, squares, strict=True)):
         block = (rows @ part.T).mul_(-2).add_(square).add_(own).clamp_(min=0.0)
