@@ -156,6 +156,7 @@ def image_grid(
     image_shape: tuple[int, int],
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
+    titles: tuple[str, str] = ("made by the generator", "real, from the data"),
 ) -> Path:
     """Generated images beside real ones, every pixel a square block.
 
@@ -165,6 +166,7 @@ def image_grid(
         image_shape: (height, width).
         value_range: what is black and what is white.
         ink: dark on white, as handwriting.
+        titles: of the two halves.
     """
     side = max(1, min(8, math.isqrt(len(samples))))
     left = _mosaic(samples, side, image_shape, value_range, ink)
@@ -175,8 +177,8 @@ def image_grid(
     figure = _figure(pixels[0] / _DPI, pixels[1] / _DPI)
     figure.set_layout_engine("none")
     for image, x, text, colour in (
-        (left, margin, "made by the generator", ORANGE),
-        (right, margin + width + gap, "real, from the data", BLUE),
+        (left, margin, titles[0], ORANGE),
+        (right, margin + width + gap, titles[1], BLUE),
     ):
         axes = figure.add_axes((x / pixels[0], margin / pixels[1], width / pixels[0], height / pixels[1]))
         axes.imshow(image, interpolation="nearest", aspect="auto")

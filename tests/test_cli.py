@@ -21,7 +21,6 @@ from fastgan.cli import train as train_command
 from fastgan.cli.arguments import Parser, add_fields, field_help
 from fastgan.cli.columns import Columns
 from fastgan.cli.progress import Display
-from fastgan.cli.train import mode_count
 from fastgan.data import Dataset
 from fastgan.presets import Networks
 from fastgan.training import TrainConfig
@@ -419,16 +418,10 @@ def test_field_help_reads_shared_and_wrapped_entries() -> None:
     assert "Raises" not in found["impl"]
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "plot", "info"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "plot", "info"])
 def test_help_shows_an_example(run: Run, command: str) -> None:
     code, out, err = run(command, "--help")
     assert code == 0 and err == "" and f"fastgan {command}" in out.partition("example")[2]
-
-
-def test_mode_count() -> None:
-    centres = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    samples = torch.tensor([[0.0, 0.29], [0.0, 0.0], [1.0, -0.29], [0.5, 0.5], [0.22, 0.22]])  # 0.311 away
-    assert mode_count(samples, centres, 0.1) == (2, 0.6)
 
 
 def test_columns_round_trip() -> None:

@@ -1,4 +1,4 @@
-"""The command line: fastgan train, sample, plot and info.
+"""The command line: fastgan train, sample, evaluate, plot and info.
 
 Whatever a user can get wrong ends in exit code 2 and one line on stderr.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from fastgan.cli import info, plot, sample, train
+from fastgan.cli import evaluate, info, plot, sample, train
 from fastgan.cli.arguments import Parser, explain
 
 _EXAMPLES = """\
@@ -16,6 +16,7 @@ examples:
   fastgan train digits                                 learn the handwritten digits; pictures in runs/digits-1
   fastgan train table.csv --out runs/mine              the same for your own numbers
   fastgan sample runs/digits-1 --n 1000 --out x.npy    draw from the trained generator
+  fastgan evaluate runs/digits-1                       measure it: likelihood, modes, nearest rows
   fastgan plot losses                                  the generator's costs and their slopes
   fastgan info                                         what serves each operation here, and why
 """
@@ -26,7 +27,7 @@ def parser() -> Parser:
     top = Parser(prog="fastgan", description="Train the GAN of Goodfellow et al. (2014).", epilog=_EXAMPLES)
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in (train, sample, plot, info):
+    for command in (train, sample, evaluate, plot, info):
         command.add(commands)
     return top
 

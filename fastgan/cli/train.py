@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastgan import data, presets
+from fastgan import data, evaluation, presets
 from fastgan.cli import runs
 from fastgan.cli.arguments import add_fields, counting, given, natural, number
 from fastgan.cli.columns import Columns, StandardizedRows
@@ -258,30 +257,15 @@ def _summary(
         lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
     if dataset.centres is not None and dataset.std and len(dataset.centres) > 1:
         samples = config.restore(gan.sample(2500, seed=0, device="cpu"))
-        covered, quality = mode_count(samples, dataset.centres, dataset.std)
+        found = evaluation.mode_coverage(samples, dataset.centres, dataset.std)
         lines.append(
-            f"modes covered: {covered} of {len(dataset.centres)}; {100 * quality:.1f}% of 2,500 samples lie "
+            f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of 2,500 samples lie "
             "within 3 standard deviations of a mode"
         )
     if pictures:
         lines.append("pictures: " + "  ".join(map(str, pictures)))
     if result.interrupted:
         lines.append(f"go on:    fastgan train --resume --out {path}")
+    lines.append(f"measure:  fastgan evaluate {path}")
     lines.append(f"samples:  fastgan sample {path} --n 1000 --out samples.npy")
     return lines
-
-
-def mode_count(samples: Tensor, centres: Tensor, std: float) -> tuple[int, float]:
-    """Modes with at least one sample within 3 standard deviations, and the share of such samples.
-
-    A perfect sampler in the plane scores 98.9%.
-
-    Args:
-        samples: (n, features).
-        centres: (modes, features) of isotropic Gaussians of standard deviation `std`.
-
-    Source: PacGAN (Lin et al., 2018), section 4.1; there the distance is to the nearest centre.
-    """
-    distance, nearest = (samples.double()[:, None] - centres.double()).norm(dim=2).min(1)
-    good = distance < 3 * std
-    return int(nearest[good].unique().numel()), float(good.double().mean())
