@@ -402,6 +402,7 @@ def test_M23_root_of_js_is_a_metric() -> None:
         (lambda: theory.entropy([0.5, 0.6]), "entropy: p must sum to one over the last axis, got 1.1"),
         (lambda: theory.kl_divergence(FAIR, [1.5, -0.5]), "kl_divergence: q must be finite and not negative, got -0.5"),
         (lambda: theory.js_divergence(FAIR, [0.5, math.nan]), "q must be finite and not negative, got nan"),
+        (lambda: theory.reverse_kl_divergence([0.5, 0.6], FAIR), "reverse_kl_divergence: p must sum to one"),
         (lambda: theory.kl_divergence(FAIR, [1 / 3] * 3), "p and q must have the same outcomes on the last axis"),
         (lambda: theory.kl_divergence(FAIR, 1.0), "p and q must have the same outcomes on the last axis"),
         (lambda: theory.entropy(FAIR, base=1), "entropy: base must be above 1"),

@@ -57,10 +57,10 @@ def test_M06_the_criterion_is_convex_in_p_g() -> None:
     a, b = random_distributions(1000, seed=1), random_distributions(1000, seed=2)
     middle = (a + b) / 2
     d = np.random.default_rng(3).uniform(0.05, 0.95, a.shape)
-    ends = theory.value(CELLS + 0 * a, a, d) + theory.value(CELLS + 0 * a, b, d)
-    np.testing.assert_allclose(theory.value(CELLS + 0 * a, middle, d), ends / 2, atol=1e-12, rtol=0)
-    ends = theory.training_criterion(CELLS + 0 * a, a) + theory.training_criterion(CELLS + 0 * a, b)
-    gap = ends / 2 - theory.training_criterion(CELLS + 0 * a, middle)
+    ends = theory.value(CELLS, a, d) + theory.value(CELLS, b, d)
+    np.testing.assert_allclose(theory.value(CELLS, middle, d), ends / 2, atol=1e-12, rtol=0)
+    ends = theory.training_criterion(CELLS, a) + theory.training_criterion(CELLS, b)
+    gap = ends / 2 - theory.training_criterion(CELLS, middle)
     assert (gap >= -1e-12).all() and gap.max() > 0.01
 
 

@@ -58,7 +58,7 @@ def discriminator_gap(
     """How much better a discriminator does on its training data than on new data: its overfitting.
 
     Args:
-        discriminator: a GAN, a module (run in eval mode) or a function from (m, features) to logits.
+        discriminator: a GAN, a module (run in eval mode) or a function from float64 rows (m, features) to logits.
         train: (n, ...) real rows it was trained on.
         held_out: (m, ...) real rows it was not.
         fake: (k, ...) generated rows, as it met them in training.

@@ -108,7 +108,9 @@ def reverse_kl_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array
 
     Equivalent to `kl_divergence(q, p)`; arguments as for `kl_divergence`.
     """
-    return kl_divergence(q, p, base=base, dx=dx)
+    unit = _unit("reverse_kl_divergence", base)
+    (p_, q_), weight, back = take_distributions("reverse_kl_divergence", dx, p=p, q=q)
+    return back((kl_terms(q_, p_) * weight).sum(-1).clamp(min=0.0) / unit)
 
 
 def js_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
