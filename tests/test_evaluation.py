@@ -244,6 +244,16 @@ def test_M36_nearest_neighbours_among_many_ties_and_near_ties(offset: float) -> 
     assert len(np.unique(found.index)) > 3
 
 
+def test_M36_nearest_neighbours_within_clusters_far_tighter_than_products_can_tell() -> None:
+    """Distances of 1e-7 at 100 from the mean: |x|^2 + |y|^2 - 2 x.y is nothing but rounding."""
+    side = torch.tensor([100.0, -100.0], dtype=torch.float64).repeat(600)[:, None]
+    data, samples = (side[:n] + gaussian_rows(n, 16, seed, scale=1e-8) for n, seed in ((1200, 0), (100, 1)))
+    found = evaluation.nearest_neighbours(samples, data)
+    exact = squared_distances(samples, data)
+    assert torch.equal(found.index, exact.argmin(1))
+    assert len(found.index.unique()) > 30
+
+
 def test_M36_an_exact_copy_is_at_distance_zero() -> None:
     data = torch.rand(2000, 64)
     found = evaluation.nearest_neighbours(data[[1500, 3, 3]] + torch.tensor([[0.0], [0.0], [1e-6]]), data)

@@ -382,6 +382,11 @@ def test_M23_js_is_symmetric_and_bounded_to_the_last_bit() -> None:
     assert (forward == backward).all()
     assert (forward > 0).all() and (forward <= math.log(2)).all()
     assert (theory.js_divergence(p, p) == 0).all()
+    nothing = np.zeros_like(p)
+    apart = theory.js_divergence(np.concatenate([p, nothing], 1), np.concatenate([nothing, q], 1))
+    assert (apart <= math.log(2)).all() and (apart > math.log(2) - 1e-15).all()  # rounding would go beyond
+    nearly = p * (1 + 1e-15 * np.random.default_rng(0).normal(size=p.shape))
+    assert (theory.js_divergence(p, nearly) >= 0).all() and (theory.kl_divergence(p, nearly) >= 0).all()
     assert (theory.kl_divergence(p, q) != theory.kl_divergence(q, p)).mean() > 0.9
     assert (theory.kl_divergence(p, p) == 0).all()
 
