@@ -163,10 +163,6 @@ def _network(
     return kernels.network(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
 
 
-def _rows(x: Tensor) -> Tensor:
-    return kernels.dense(x.reshape(x.shape[:-1].numel(), x.shape[-1]))
-
-
 @torch.library.custom_op("fastgan::mlp", mutates_args=())
 def _mlp(
     x: Tensor,

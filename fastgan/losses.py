@@ -13,7 +13,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from fastgan import ops, random
+from fastgan import kernels, ops, random
 
 # kind -> formulas of the real and of the fake term of the discriminator's loss
 DISCRIMINATOR = {
@@ -296,7 +296,7 @@ def _check_probabilities(caller: str, *named: tuple[str, Tensor]) -> None:
 
 
 def _floor(p: Tensor, clamp: bool) -> float:
-    return torch.finfo(ops.kernels.accumulator(p.dtype)).tiny if clamp else 0.0
+    return torch.finfo(kernels.accumulator(p.dtype)).tiny if clamp else 0.0
 
 
 def probability_discriminator_loss(

@@ -422,7 +422,7 @@ def test_errors_name_the_operation_and_the_argument(
     """The same sentence on every backend."""
     need(impl, "mlp")
     if impl == "reference":
-        monkeypatch.setattr(ops, "why_not", lambda *_: "switched off by the test")
+        monkeypatch.setattr(ops.choosing, "why_not", lambda *_: "switched off by the test")
     with pytest.raises(error, match=message):
         call()
 

@@ -46,7 +46,7 @@ def test_R38_sdist_to_wheel_to_training_outside_the_checkout(tmp_path: Path, cud
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"csrc/formulas.h", "csrc/cuda/loss.cu", "CMakeLists.txt", "fastgan/ops.py", "README.md"} <= names
+    assert {"csrc/formulas.h", "csrc/cuda/loss.cu", "CMakeLists.txt", "fastgan/ops/losses.py", "README.md"} <= names
 
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     options = ("-q", "--no-deps", "-C", f"cmake.define.FASTGAN_CUDA={cuda}", "-w", tmp_path)

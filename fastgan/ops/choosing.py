@@ -1,0 +1,88 @@
+"""Native or reference: the one place that chooses, by what the tensors are and who is watching."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from fastgan.backend import native as _native
+from fastgan.backend import why_not
+
+IMPLEMENTATIONS = ("auto", "native", "reference")
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+REAL = (torch.float32, torch.float64)
+_ORDINARY = (Tensor, Parameter, type(None))
+is_compiling = torch.compiler.is_compiling
+_functorch_stack = torch._C._functorch.peek_interpreter_stack
+
+
+def _tracing() -> bool:
+    """Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) watches: neither sees a native call."""
+    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+
+
+def _special(*tensors: Tensor | None) -> str | None:
+    """Why these tensors need plain PyTorch whatever their dtype and device."""
+    if _functorch_stack() is not None:
+        return "a torch.func transform is active"
+    if _tracing():
+        return "a tracer records the operations"
+    if forward_ad._current_level >= 0 and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors
+    ):
+        return "a forward-mode derivative is asked for"
+    for x in tensors:
+        if type(x) not in _ORDINARY:
+            return f"{type(x).__name__} is a tensor subclass"
+        if x is not None and x._is_zerotensor():
+            return "a tensor of symbolic zeros has no memory"
+    return None
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Whether vmap runs a backward: torch.func's, or autograd's own for is_grads_batched."""
+    return _functorch_stack() is not None or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+_PLAIN = (Tensor, Parameter)
+
+
+def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
+    """Whether this is the common call, by the cheapest questions: plain CPU tensors of one dtype, nothing special on.
+
+    Everything else takes the long way, which finds the reasons and the words for errors.
+    """
+    if _native is None or is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    if type(x) not in _PLAIN or not x.is_cpu or x.dtype not in dtypes or x.layout is not torch.strided:
+        return False
+    if x._is_zerotensor() or _tracing():
+        return False
+    dtype = x.dtype
+    for t in others:
+        if t is not None and not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.layout is torch.strided):
+            return False
+    return True
+
+
+def can_look(x: Tensor) -> bool:
+    """Whether the values of x may be inspected: not while compiling, under a transform, or for a tensor without any."""
+    return not is_compiling() and _special(x) is None and x.device.type != "meta"
+
+
+def natively(caller: str, operation: str, impl: str, *tensors: Tensor | None) -> bool:
+    """Whether the native core computes this; raise where `impl` asks for it in vain."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{caller}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    if impl == "reference":
+        return False
+    x = tensors[0]
+    assert x is not None
+    reason = why_not(operation, x.device.type, x.dtype)
+    if reason is None and not is_compiling():
+        reason = _special(*tensors)
+    if impl == "native" and reason is not None:
+        raise RuntimeError(f"{caller}: impl='native' cannot be served: {reason}")
+    return reason is None

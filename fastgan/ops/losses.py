@@ -1,0 +1,175 @@
+"""Loss formulas at every logit, and their means or sums over a batch of real and one of fake logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import kernels, library, reference
+from fastgan.ops.checks import check_same, check_tensor
+from fastgan.ops.choosing import FLOATS, is_batched, is_common, is_compiling, natively
+from fastgan.reference import FORMULAS
+
+
+class _Pointwise(torch.autograd.Function):
+    """A formula's derivative of some order at every element; its own derivative is the next order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, formula: str, target: float, order: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.what = formula, target, order
+        return kernels.pointwise(x, FORMULAS[formula].number, target, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        formula, target, order = ctx.what
+        if order < 2:
+            run = reference.pointwise if is_batched(grad) else _native_pointwise
+            return grad * run(x, formula, target, order + 1), None, None, None
+        with torch.enable_grad():
+            y = reference.pointwise(x if x.requires_grad else x.detach().requires_grad_(), formula, target, order)
+        return torch.autograd.grad(y, x, grad, create_graph=torch.is_grad_enabled())[0], None, None, None
+
+
+def _native_pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+    result: Tensor = _Pointwise.apply(x, formula, target, order)
+    return result
+
+
+def pointwise(
+    x: Tensor, formula: str, target: float = 0.0, order: int = 0, *, impl: str = "auto", caller: str = "pointwise"
+) -> Tensor:
+    """Value (order 0), slope (1) or curvature (2) of a loss formula at every logit.
+
+    Args:
+        x: logits of any shape, float32, float64, float16 or bfloat16 (the halves are computed in float32).
+        formula: a name of `reference.FORMULAS`.
+        target: of the formulas that have one.
+        order: of the derivative.
+        impl: "auto", "native" or "reference".
+        caller: the name errors begin with.
+
+    Returns:
+        Tensor of x's shape and dtype, differentiable.
+    """
+    check_tensor(caller, "x", x)
+    if formula not in FORMULAS:
+        raise ValueError(f"{caller}: formula must be one of {', '.join(FORMULAS)}, got {formula!r}")
+    if order not in (0, 1, 2):
+        raise ValueError(f"{caller}: order must be 0, 1 or 2, got {order}")
+    if not natively(caller, "loss", impl, x):
+        return reference.pointwise(x, formula, target, order)
+    if is_compiling():
+        return library.pointwise(x, formula, target, order)
+    return _native_pointwise(x, formula, target, order)
+
+
+class _PairLoss(torch.autograd.Function):
+    """Both halves of a loss in one pass that also writes the slopes, which are the gradients up to a factor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        real: Tensor,
+        fake: Tensor | None,
+        formulas: tuple[str, str],
+        targets: tuple[float, float],
+        mean: bool,
+    ) -> Tensor:
+        need_real, need_fake = ctx.needs_input_grad[:2]
+        numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
+        value, *ctx.slopes = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)
+        ctx.save_for_backward(real, fake)
+        ctx.what = numbers, formulas, targets, mean
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        real, fake = ctx.saved_tensors
+        need_real, need_fake = ctx.needs_input_grad[:2]
+        numbers, formulas, targets, mean = ctx.what
+        if torch.is_grad_enabled() or is_batched(grad):  # a graph of the gradient, or many: from the logits
+            grad_real = _slope_times(real, grad, formulas[0], targets[0], mean) if need_real else None
+            grad_fake = _slope_times(fake, grad, formulas[1], targets[1], mean) if need_fake else None
+            return grad_real, grad_fake, None, None, None
+        # The slopes are given away, scaled in place: autograd need not copy what nobody else holds. Should a retained
+        # graph be walked again, they are computed again.
+        slopes, ctx.slopes = ctx.slopes, None
+        if slopes is None:
+            slopes = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)[1:]
+        grad_real, grad_fake = slopes
+        slopes = None
+        if grad.is_cuda or grad.item() != 1.0:  # loss.backward() hands in 1
+            grad_real = None if grad_real is None else grad_real.mul_(grad)
+            grad_fake = None if grad_fake is None else grad_fake.mul_(grad)
+        if real.dtype is not grad.dtype:  # halves: scaled in float32, rounded once
+            grad_real = None if grad_real is None else grad_real.to(real.dtype)
+            grad_fake = None if grad_fake is None else grad_fake.to(real.dtype)
+        return grad_real, grad_fake, None, None, None
+
+
+# What Function.apply does once torch.func is out of the question, without the Python around it (3 us of 10).
+_apply_pair_loss = super(torch.autograd.Function, _PairLoss).apply
+
+
+def _native_pair_loss(
+    real: Tensor, fake: Tensor | None, formulas: tuple[str, str], targets: tuple[float, float], mean: bool
+) -> Tensor:
+    if torch.is_grad_enabled() and (real.requires_grad or (fake is not None and fake.requires_grad)):
+        result: Tensor = _apply_pair_loss(real, fake, formulas, targets, mean)
+        return result
+    numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
+    return kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]
+
+
+def _slope_times(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
+    wide = x.to(kernels.accumulator(x.dtype))
+    scaled = grad / x.numel() if mean else grad
+    run = reference.pointwise if is_batched(grad) else _native_pointwise
+    return (scaled * run(wide, formula, target, 1)).to(x.dtype)
+
+
+def pair_loss(
+    real: Tensor,
+    fake: Tensor | None,
+    formulas: tuple[str, str],
+    targets: tuple[float, float] = (0.0, 0.0),
+    *,
+    mean: bool = True,
+    impl: str = "auto",
+    caller: str = "pair_loss",
+    names: tuple[str, str] = ("real_logits", "fake_logits"),
+) -> Tensor:
+    """Mean (or sum) of one formula over `real` plus that of another over `fake`, value and slope in one pass.
+
+    Args:
+        real: logits (any shape), m of them.
+        fake: logits, n of them, same dtype and device; None for a loss of one batch.
+        formulas: of `real` and of `fake`.
+        targets: of the formulas that have one.
+        mean: divide each half by its own number of elements.
+        impl: "auto", "native" or "reference".
+        caller: the name errors begin with.
+        names: what errors call the two batches.
+
+    Returns:
+        Scalar Tensor: float64 for float64 logits, else float32 (a float16 sum would overflow).
+    """
+    if impl == "auto" and is_common(FLOATS, real, fake) and real.numel() and (fake is None or fake.numel()):
+        return _native_pair_loss(real, fake, formulas, targets, mean)
+    check_tensor(caller, names[0], real)
+    if mean and real.numel() == 0:
+        raise ValueError(f"{caller}: {names[0]} must not be empty under 'mean', got shape {tuple(real.shape)}")
+    if fake is not None:
+        check_tensor(caller, names[1], fake)
+        check_same(caller, names[0], real, names[1], fake)
+        if mean and fake.numel() == 0:
+            raise ValueError(f"{caller}: {names[1]} must not be empty under 'mean', got shape {tuple(fake.shape)}")
+    if not natively(caller, "loss", impl, real, fake):
+        return reference.pair_loss(real, fake, *formulas, *targets, mean)
+    if is_compiling():
+        return library.pair_loss(real, fake, *formulas, *targets, mean)
+    return _native_pair_loss(real, fake, formulas, targets, mean)

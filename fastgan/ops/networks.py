@@ -1,0 +1,208 @@
+"""Multilayer perceptrons: a whole network in one call, forward and backward."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan import kernels, library, reference
+from fastgan.ops.checks import check_key, check_probability, check_same, check_tensor
+from fastgan.ops.choosing import REAL, is_batched, is_common, is_compiling, natively
+from fastgan.reference import ACTIVATIONS, LayerSpec
+
+Network = tuple[Any, Sequence[LayerSpec], float, Tensor | None]  # native description, layers, input dropout, key
+
+
+def _mlp_forward(
+    network: Network, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    key = network[3]
+    y, work = kernels.mlp_forward(
+        network[0],
+        kernels.dense(x),
+        [kernels.dense(w) for w in weights],
+        [None if b is None else kernels.dense(b) for b in biases],
+        None if key is None else kernels.seed_of(key),
+        save,
+    )
+    return y, work
+
+
+class _Mlp(torch.autograd.Function):
+    """A whole MLP: one native call forward, one backward; double backward through the reference."""
+
+    @staticmethod
+    def forward(ctx: Any, network: Network, x: Tensor, *params: Tensor | None) -> Tensor:
+        depth = len(network[1])
+        weights: Any = params[:depth]
+        y, work = _mlp_forward(network, x, weights, params[depth:], save=True in ctx.needs_input_grad)
+        ctx.save_for_backward(x, work, *params)
+        ctx.network = network
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, work, *params = ctx.saved_tensors
+        net, layers, input_dropout, key = ctx.network
+        depth = len(layers)
+        needs = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or is_batched(grad_y):
+            # Derivatives with respect to aliases: those of the tensors themselves would run on through their own
+            # history, and count a weight twice that serves two layers.
+            graph = torch.is_grad_enabled()
+            with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+                alias: list[Any] = [None if t is None else t.view_as(t) for t in (x, *params)]
+                y = reference.mlp(alias[0], alias[1 : 1 + depth], alias[1 + depth :], layers, input_dropout, key)
+                wanted = [t for t, need in zip(alias, needs, strict=True) if need]
+                found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
+            return None, *(next(found) if need else None for need in needs)
+        grad_x, grad_w, grad_b = kernels.mlp_backward(
+            net,
+            kernels.dense(x),
+            [kernels.dense(w) for w in params[:depth]],
+            work,
+            kernels.dense(grad_y),
+            0 if key is None else kernels.seed_of(key),
+            needs[0],
+            needs[1 : 1 + depth],
+            needs[1 + depth :],
+        )
+        return None, grad_x, *grad_w, *grad_b
+
+
+_apply_mlp = super(torch.autograd.Function, _Mlp).apply  # as _apply_pair_loss
+
+
+def _check_network(
+    caller: str,
+    features: int,
+    shapes: tuple[torch.Size, ...],
+    bias_shapes: tuple[torch.Size | None, ...],
+    layers: tuple[LayerSpec, ...],
+) -> None:
+    """Raise unless the layers fit together."""
+    if not layers or not len(shapes) == len(bias_shapes) == len(layers):
+        raise ValueError(
+            f"{caller}: weights, biases and layers must be equally many and at least one, "
+            f"got {len(shapes)}, {len(bias_shapes)} and {len(layers)}"
+        )
+    for i, (shape, bias_shape, layer) in enumerate(zip(shapes, bias_shapes, layers, strict=True)):
+        if len(shape) != 2:
+            raise ValueError(f"{caller}: weights[{i}] must be a matrix, got shape {tuple(shape)}")
+        if shape[1] != features:
+            what = "x" if i == 0 else f"layer {i - 1}"
+            raise ValueError(
+                f"{caller}: layer {i} takes {shape[1]} features (weight of shape {tuple(shape)}), "
+                f"but {what} gives {features}"
+            )
+        if layer.activation not in ACTIVATIONS:
+            raise ValueError(f"{caller}: activation must be one of {', '.join(ACTIVATIONS)}, got {layer.activation!r}")
+        if not (layer.activation != "leaky_relu" or layer.negative_slope > 0):
+            raise ValueError(f"{caller}: negative_slope must be positive, got {layer.negative_slope}")
+        if layer.pieces < 1 or shape[0] % layer.pieces:
+            raise ValueError(f"{caller}: weights[{i}] has {shape[0]} rows, not a multiple of pieces = {layer.pieces}")
+        if layer.pieces > 1 and layer.activation != "none":
+            raise ValueError(f"{caller}: maxout has no further activation, got {layer.activation!r}")
+        check_probability(caller, "dropout", layer.dropout)
+        if bias_shape is not None and tuple(bias_shape) != (shape[0],):
+            raise ValueError(f"{caller}: biases[{i}] must have shape ({shape[0]},), got {tuple(bias_shape)}")
+        features = shape[0] // layer.pieces
+
+
+@functools.lru_cache(maxsize=256)
+def _network(
+    caller: str,
+    features: int,
+    shapes: tuple[torch.Size, ...],
+    bias_shapes: tuple[torch.Size | None, ...],
+    layers: tuple[LayerSpec, ...],
+    input_dropout: float,
+) -> Any:
+    """The native description of a checked network: both are had once for all calls of one shape."""
+    _check_network(caller, features, shapes, bias_shapes, layers)
+    return kernels.network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
+
+
+def _autocasts(x: Tensor) -> bool:
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
+def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+    autocast = _autocasts(x)  # F.linear will bring all to one dtype
+    for kind, params in (("weights", weights), ("biases", biases)):
+        for i, p in enumerate(params):
+            if p is None and kind == "biases":
+                continue
+            check_tensor(caller, f"{kind}[{i}]", p)
+            if not autocast:
+                check_same(caller, "x", x, f"{kind}[{i}]", p)  # type: ignore[arg-type]
+
+
+def mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    layers: Sequence[LayerSpec],
+    *,
+    input_dropout: float = 0.0,
+    key: Tensor | None = None,
+    impl: str = "auto",
+    caller: str = "mlp",
+) -> Tensor:
+    """A multilayer perceptron: per layer an affine map, bias, activation (or maxout) and dropout, in one call.
+
+    Equivalent to `for W, b in zip(weights, biases): x = dropout(activation(x @ W.T + b))`.
+
+    Args:
+        x: (..., in_features).
+        weights: (out * pieces, in) each; row u * pieces + p is piece p of unit u.
+        biases: (out * pieces,) each, or None.
+        layers: what follows each affine map.
+        input_dropout: probability of zeroing an element of x.
+        key: int64 tensor of shape (), the key of the masks; None switches dropout off.
+        impl: "auto", "native" or "reference".
+        caller: the name errors begin with.
+
+    Returns:
+        Tensor (..., out_features) of x's dtype.
+    """
+    layers = tuple(layers)
+    simple = impl == "auto" and is_common(REAL, x, *weights, *biases) and not torch.is_autocast_enabled("cpu")
+    if not simple or not x.dim():
+        check_tensor(caller, "x", x)
+        if x.dim() == 0:
+            raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
+        _check_params(caller, x, weights, biases)
+    if key is not None:
+        check_probability(caller, "input_dropout", input_dropout)
+        check_key(caller, key)
+    else:  # evaluation and training without dropout share one native description
+        strip = _strip_dropout if is_compiling() else _without_dropout  # torch.compile warns of caches
+        input_dropout, layers = 0.0, strip(layers)
+    shapes = tuple([w.shape for w in weights])
+    bias_shapes = tuple([None if b is None else b.shape for b in biases])
+    if not simple:
+        if impl == "auto" and _autocasts(x):
+            impl = "reference"  # F.linear applies the autocast rules
+        native = natively(caller, "mlp", impl, x, *weights, *biases)
+        if not native or is_compiling():
+            _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
+            serve = library.mlp if native else reference.mlp
+            return serve(x, weights, biases, layers, input_dropout, key)
+    net = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
+    network = net, layers, input_dropout, key
+    if torch.is_grad_enabled():
+        result: Tensor = _apply_mlp(network, x, *weights, *biases)
+        return result
+    return _mlp_forward(network, x, weights, biases, save=False)[0]
+
+
+def _strip_dropout(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
+    return tuple(layer._replace(dropout=0.0) for layer in layers)
+
+
+_without_dropout = functools.lru_cache(maxsize=256)(_strip_dropout)
