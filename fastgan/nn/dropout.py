@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastgan import ops, random
-from fastgan.nn.checks import check_impl, check_probability
 
 
 class Dropout(torch.nn.Dropout):
@@ -28,8 +27,8 @@ class Dropout(torch.nn.Dropout):
     """
 
     def __init__(self, p: float = 0.5, *, impl: str = "auto") -> None:
-        super().__init__(check_probability("Dropout", "p", p))
-        self.impl = check_impl("Dropout", impl)
+        super().__init__(ops.check_probability("Dropout", "p", p))
+        self.impl = ops.check_impl("Dropout", impl)
 
     def forward(self, input: Tensor) -> Tensor:
         """input of any shape -> the same shape."""

@@ -30,9 +30,10 @@ def _layers(operation: str, module: nn.Module) -> Iterator[Any]:
             yield layer
 
 
-def _check_scale(operation: str, argument: str, value: float) -> None:
-    if not 0.0 <= value < float("inf"):
-        raise ValueError(f"{operation}: {argument} must be finite and not negative, got {value}")
+def _check_scale(operation: str, argument: str, value: float, *, positive: bool = False) -> None:
+    if not 0.0 <= value < float("inf") or positive and value == 0.0:
+        rule = "positive and finite" if positive else "finite and not negative"
+        raise ValueError(f"{operation}: {argument} must be {rule}, got {value}")
 
 
 @torch.no_grad()
@@ -122,9 +123,7 @@ def sparse_(
     units, features = weight.shape
     if not 0 <= nonzeros <= features:
         raise ValueError(f"sparse_: nonzeros must be between 0 and in_features={features}, got {nonzeros}")
-    _check_scale("sparse_", "std", std)
-    if std == 0.0:
-        raise ValueError("sparse_: std must be positive, got 0.0")
+    _check_scale("sparse_", "std", std, positive=True)
     numbers: dict[str, Any] = {"device": weight.device, "generator": generator}
     # the first columns of a random order of each row: places without replacement
     places = torch.rand(units, features, dtype=torch.float64, **numbers).argsort(dim=1)[:, :nonzeros]
@@ -194,8 +193,7 @@ def max_col_norm_(weight: T, limit: float = 1.9365) -> T:
 
     Source: the original code's `max_col_norm` of 1.9365 (its columns are our rows); Hinton et al. (2012).
     """
-    if not 0.0 < limit < float("inf"):
-        raise ValueError(f"max_col_norm_: limit must be positive and finite, got {limit}")
+    _check_scale("max_col_norm_", "limit", limit, positive=True)
     if isinstance(weight, nn.Module):
         for layer in _layers("max_col_norm_", weight):
             if isinstance(layer, nn.Linear | Maxout):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastgan import ops
 from fastgan.nn.activation import Activation, resolve
-from fastgan.nn.checks import check_impl, check_size
+from fastgan.nn.checks import check_size
 
 
 class Linear(torch.nn.Linear):
@@ -51,7 +51,7 @@ class Linear(torch.nn.Linear):
         name, slope = resolve("Linear", "activation", activation, negative_slope)
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
         self.spec = ops.LayerSpec(activation=name, negative_slope=slope)
-        self.impl = check_impl("Linear", impl)
+        self.impl = ops.check_impl("Linear", impl)
 
     @property
     def activation(self) -> str:

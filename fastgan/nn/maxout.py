@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import ops
-from fastgan.nn.checks import check_impl, check_size
+from fastgan.nn.checks import check_size
 
 
 class Maxout(nn.Module):
@@ -53,7 +53,7 @@ class Maxout(nn.Module):
         self.in_features = check_size("Maxout", "in_features", in_features)
         self.out_features = check_size("Maxout", "out_features", out_features)
         self.spec = ops.LayerSpec(pieces=check_size("Maxout", "pieces", pieces))
-        self.impl = check_impl("Maxout", impl)
+        self.impl = ops.check_impl("Maxout", impl)
         rows = out_features * pieces
         self.weight = nn.Parameter(torch.empty(rows, in_features, device=device, dtype=dtype))
         if bias:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastgan import ops
 from fastgan.nn.activation import Activation, resolve, to_module
-from fastgan.nn.checks import check_probability, check_size
+from fastgan.nn.checks import check_size
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.sequential import Sequential
 
@@ -62,8 +63,8 @@ class MLP(Sequential):
             check_size("MLP", f"sizes[{i}]", size)
         hidden = resolve("MLP", "activation", activation, negative_slope)
         output = resolve("MLP", "output_activation", output_activation, negative_slope)
-        check_probability("MLP", "dropout", dropout)
-        check_probability("MLP", "input_dropout", input_dropout)
+        ops.check_probability("MLP", "dropout", dropout)
+        ops.check_probability("MLP", "input_dropout", input_dropout)
         children: list[nn.Module] = [Dropout(input_dropout)] if input_dropout else []
         for i in range(len(sizes) - 1):
             last = i == len(sizes) - 2

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastgan.nn.activation import SETTINGS, of_module
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
+from fastgan.ops.checks import FLOATS
+from fastgan.ops.choosing import PLAIN
 
 LINEARS: tuple[type, ...] = (nn.Linear, Linear, Maxout)
 DROPOUTS: tuple[type, ...] = (nn.Dropout, Dropout)
-PLAIN: tuple[type, ...] = (Tensor, nn.Parameter)
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 # exact type -> the attributes that decide how a module of it takes part (of a subclass nothing is known)
 WATCHED: dict[type, tuple[str, ...]] = {
@@ -59,7 +59,7 @@ def parameter_obstacle(layer: Any) -> str | None:
     weight, bias = layer.weight, layer.bias
     if type(weight) not in PLAIN or not (bias is None or type(bias) in PLAIN):
         return "its parameters are a tensor subclass (quantised, sharded, fake)"
-    if weight.dtype not in FLOATING:
+    if weight.dtype not in FLOATS:
         return f"its dtype is {str(weight.dtype).removeprefix('torch.')}"
     if weight.is_meta or weight.layout is not torch.strided:
         return "its weight is not dense memory"
@@ -68,4 +68,4 @@ def parameter_obstacle(layer: Any) -> str | None:
 
 def ordinary(x: Any) -> bool:
     """Whether x is a dense floating-point tensor; any other input goes to the modules themselves."""
-    return type(x) in PLAIN and x.dtype in FLOATING and x.layout is torch.strided and not x.is_nested
+    return type(x) in PLAIN and x.dtype in FLOATS and x.layout is torch.strided and not x.is_nested

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fastgan.nn.checks import check_impl
+from fastgan import ops
 from fastgan.nn.runs import Run, steps_of
 
 
@@ -30,7 +30,7 @@ class Sequential(nn.Sequential):
 
     def __init__(self, *modules: Any, impl: str = "auto") -> None:
         super().__init__(*modules)
-        self.impl = check_impl("Sequential", impl)
+        self.impl = ops.check_impl("Sequential", impl)
 
     def forward(self, input: Any) -> Any:
         """Pass the input through the children in order."""

@@ -5,7 +5,7 @@ for. Transforms of `torch.func`, forward-mode derivatives, tensor subclasses and
 plain PyTorch; `torch.compile` meets the twins of `fastgan.library`.
 """
 
-from fastgan.ops.checks import check_probability, check_same, check_tensor
+from fastgan.ops.checks import check_impl, check_probability, check_same, check_tensor
 from fastgan.ops.choosing import can_look
 from fastgan.ops.losses import pair_loss, pointwise
 from fastgan.ops.masks import dropout
@@ -16,6 +16,7 @@ from fastgan.reference import LayerSpec
 __all__ = [
     "LayerSpec",
     "can_look",
+    "check_impl",
     "check_probability",
     "check_same",
     "check_tensor",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops.choosing import FLOATS
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+IMPLEMENTATIONS = ("auto", "native", "reference")
 
 
 def check_tensor(caller: str, name: str, x: object) -> None:
@@ -34,10 +35,18 @@ def check_key(caller: str, key: Tensor | None) -> None:
         raise TypeError(f"{caller}: key must be an int64 tensor of shape (), got {key!r}")
 
 
-def check_probability(caller: str, name: str, p: float) -> None:
-    """Raise unless 0 <= p <= 1."""
+def check_probability(caller: str, name: str, p: float) -> float:
+    """p, or raise unless 0 <= p <= 1."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{caller}: {name} must lie in [0, 1], got {p}")
+    return float(p)
+
+
+def check_impl(caller: str, impl: str) -> str:
+    """impl, or raise unless it is "auto", "native" or "reference"."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{caller}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    return impl
 
 
 def check_integer(caller: str, name: str, number: int, low: int, limit: int) -> None:

@@ -9,11 +9,10 @@ from torch.nn import Parameter
 
 from fastgan.backend import native as _native
 from fastgan.backend import why_not
+from fastgan.ops.checks import check_impl
 
-IMPLEMENTATIONS = ("auto", "native", "reference")
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (torch.float32, torch.float64)
-_ORDINARY = (Tensor, Parameter, type(None))
+PLAIN: tuple[type, ...] = (Tensor, Parameter)
 is_compiling = torch.compiler.is_compiling
 _functorch_stack = torch._C._functorch.peek_interpreter_stack
 
@@ -34,7 +33,7 @@ def _special(*tensors: Tensor | None) -> str | None:
     ):
         return "a forward-mode derivative is asked for"
     for x in tensors:
-        if type(x) not in _ORDINARY:
+        if x is not None and type(x) not in PLAIN:
             return f"{type(x).__name__} is a tensor subclass"
         if x is not None and x._is_zerotensor():
             return "a tensor of symbolic zeros has no memory"
@@ -46,9 +45,6 @@ def is_batched(grad: Tensor) -> bool:
     return _functorch_stack() is not None or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
-_PLAIN = (Tensor, Parameter)
-
-
 def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
     """Whether this is the common call, by the cheapest questions: plain CPU tensors of one dtype, nothing special on.
 
@@ -56,13 +52,13 @@ def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None
     """
     if _native is None or is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
         return False
-    if type(x) not in _PLAIN or not x.is_cpu or x.dtype not in dtypes or x.layout is not torch.strided:
+    if type(x) not in PLAIN or not x.is_cpu or x.dtype not in dtypes or x.layout is not torch.strided:
         return False
     if x._is_zerotensor() or _tracing():
         return False
     dtype = x.dtype
     for t in others:
-        if t is not None and not (type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.layout is torch.strided):
+        if t is not None and not (type(t) in PLAIN and t.dtype is dtype and t.is_cpu and t.layout is torch.strided):
             return False
     return True
 
@@ -74,9 +70,7 @@ def can_look(x: Tensor) -> bool:
 
 def natively(caller: str, operation: str, impl: str, *tensors: Tensor | None) -> bool:
     """Whether the native core computes this; raise where `impl` asks for it in vain."""
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"{caller}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
-    if impl == "reference":
+    if check_impl(caller, impl) == "reference":
         return False
     x = tensors[0]
     assert x is not None

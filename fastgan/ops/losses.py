@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, library, reference
-from fastgan.ops.checks import check_same, check_tensor
-from fastgan.ops.choosing import FLOATS, is_batched, is_common, is_compiling, natively
+from fastgan.ops.checks import FLOATS, check_same, check_tensor
+from fastgan.ops.choosing import is_batched, is_common, is_compiling, natively
 from fastgan.reference import FORMULAS
 
 
