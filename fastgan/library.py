@@ -15,6 +15,12 @@ from torch import Tensor
 from fastgan import kernels
 from fastgan.reference import FORMULAS, LayerSpec
 
+
+def _differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a backward may come: a constant of the compiled graph, which is made again should it change."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 # ---------------------------------------------------------------- losses
 
 
@@ -57,13 +63,15 @@ def _pair_loss(
     target_real: float,
     target_fake: float,
     mean: bool,
+    need_real: bool,
+    need_fake: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     numbers = FORMULAS[formula_real].number, FORMULAS[formula_fake].number
-    value, grad_real, grad_fake = kernels.pair_loss(
-        real, fake, numbers, (target_real, target_fake), mean, True, fake is not None
+    value, *slopes = kernels.pair_loss(
+        real, fake, numbers, (target_real, target_fake), mean, need_real, need_fake
     )
-    assert grad_real is not None
-    return value, grad_real, value.new_empty(0) if grad_fake is None else grad_fake
+    slope_real, slope_fake = (value.new_empty(0) if slope is None else slope for slope in slopes)
+    return value, slope_real, slope_fake
 
 
 @_pair_loss.register_fake
@@ -75,26 +83,30 @@ def _(
     target_real: float,
     target_fake: float,
     mean: bool,
+    need_real: bool,
+    need_fake: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide = kernels.accumulator(real.dtype)
-    shape = (0,) if fake is None else fake.shape
-    return real.new_empty((), dtype=wide), real.new_empty(real.shape, dtype=wide), real.new_empty(shape, dtype=wide)
+    slope_real = real.new_empty(real.shape if need_real else (0,), dtype=wide)
+    slope_fake = real.new_empty(fake.shape if fake is not None and need_fake else (0,), dtype=wide)
+    return real.new_empty((), dtype=wide), slope_real, slope_fake
 
 
 def _pair_loss_context(ctx: Any, inputs: Any, output: Any) -> None:
-    real, fake, *_ = inputs
-    ctx.dtype, ctx.two = real.dtype, fake is not None
-    _, slope_real, slope_fake = output
-    ctx.mark_non_differentiable(slope_real, slope_fake)
-    ctx.save_for_backward(slope_real, slope_fake)
+    *arguments, need_real, need_fake = inputs
+    ctx.dtype, (ctx.wants_real, ctx.wants_fake, *_) = inputs[0].dtype, ctx.needs_input_grad
+    _, *slopes = output
+    ctx.mark_non_differentiable(*slopes)
+    if ctx.wants_real > need_real or ctx.wants_fake > need_fake:  # exported for inference, trained all the same
+        _, *slopes = _pair_loss(*arguments, ctx.wants_real, ctx.wants_fake)
+    ctx.save_for_backward(*slopes)
 
 
-def _pair_loss_backward(
-    ctx: Any, grad: Tensor, *_: Tensor
-) -> tuple[Tensor, Tensor | None, None, None, None, None, None]:
+def _pair_loss_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     slope_real, slope_fake = ctx.saved_tensors
-    fake = (slope_fake * grad).to(ctx.dtype) if ctx.two else None
-    return (slope_real * grad).to(ctx.dtype), fake, None, None, None, None, None
+    real = (slope_real * grad).to(ctx.dtype) if ctx.wants_real else None
+    fake = (slope_fake * grad).to(ctx.dtype) if ctx.wants_fake else None
+    return real, fake, *(None,) * 7
 
 
 _pair_loss.register_autograd(_pair_loss_backward, setup_context=_pair_loss_context)
@@ -110,7 +122,8 @@ def pair_loss(
     mean: bool,
 ) -> Tensor:
     """The twin of `kernels.pair_loss`: the value alone."""
-    return _pair_loss(real, fake, formula_real, formula_fake, target_real, target_fake, mean)[0]
+    need = _differentiated(real), _differentiated(fake)
+    return _pair_loss(real, fake, formula_real, formula_fake, target_real, target_fake, mean, *need)[0]
 
 
 # ---------------------------------------------------------------- layers
@@ -172,13 +185,13 @@ def _mlp(
     numbers: Sequence[float],
     input_dropout: float,
     key: Tensor | None,
+    save: bool,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
     optional = [kernels.dense(b) if b.numel() else None for b in biases]
     number = None if key is None else kernels.seed_of(key)
-    y, work = kernels.mlp_forward(net, x.contiguous(), [kernels.dense(w) for w in weights], optional, number, True)
-    assert work is not None
-    return y, work
+    y, work = kernels.mlp_forward(net, x.contiguous(), [kernels.dense(w) for w in weights], optional, number, save)
+    return y, x.new_empty(0) if work is None else work
 
 
 @_mlp.register_fake
@@ -190,10 +203,11 @@ def _(
     numbers: Sequence[float],
     input_dropout: float,
     key: Tensor | None,
+    save: bool,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
     rows = math.prod(x.shape[:-1])  # Size.numel() would make a dynamic batch a constant
-    return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(kernels.work_size(net, rows))
+    return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(kernels.work_size(net, rows) if save else 0)
 
 
 @torch.library.custom_op("fastgan::mlp_backward", mutates_args=())
@@ -243,10 +257,12 @@ def _(
 
 
 def _mlp_context(ctx: Any, inputs: Any, output: Any) -> None:
-    x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, key = inputs
+    *arguments, save = inputs
+    x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, key = arguments
     ctx.depth, ctx.keyed = len(weights), key is not None
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, *weights, *biases, output[1], *([key] if key is not None else []))
+    work = output[1] if save else _mlp(*arguments, True)[1]  # exported for inference, trained all the same
+    ctx.save_for_backward(x, *weights, *biases, work, *([key] if key is not None else []))
 
 
 def _mlp_autograd(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Any, ...]:
@@ -257,7 +273,7 @@ def _mlp_autograd(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Any, ...]:
     grads = _mlp_backward(
         x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, key, work, grad_y
     )
-    return grads[0], grads[1 : 1 + ctx.depth], grads[1 + ctx.depth :], None, None, None, None
+    return grads[0], grads[1 : 1 + ctx.depth], grads[1 + ctx.depth :], *(None,) * 5
 
 
 _mlp.register_autograd(_mlp_autograd, setup_context=_mlp_context)
@@ -277,4 +293,5 @@ def mlp(
     for layer in layers:
         numbers += [layer.negative_slope, float(layer.pieces), layer.dropout]
     present = [w.new_empty(0) if b is None else b for w, b in zip(weights, biases, strict=True)]
-    return _mlp(x, list(weights), present, activations, numbers, input_dropout, key)[0]
+    save = _differentiated(x, *weights, *biases)
+    return _mlp(x, list(weights), present, activations, numbers, input_dropout, key, save)[0]

@@ -224,10 +224,10 @@ def _numbers(case: MlpCase) -> tuple[str, list[float]]:
     return names, [v for layer in case.layers for v in (layer.negative_slope, float(layer.pieces), layer.dropout)]
 
 
-def _mlp_arguments(case: MlpCase, grad: bool = True) -> tuple[object, ...]:
+def _mlp_arguments(case: MlpCase, grad: bool = True, save: bool = True) -> tuple[object, ...]:
     x, weights, biases, key = case.make(4, dtype=torch.float32, grad=grad)
     present = [w.new_empty(0) if b is None else b for w, b in zip(weights, biases, strict=True)]
-    return x, weights, present, *_numbers(case), case.input_dropout, key
+    return x, weights, present, *_numbers(case), case.input_dropout, key, save
 
 
 def _mlp_backward_arguments(case: MlpCase) -> tuple[object, ...]:
@@ -235,18 +235,20 @@ def _mlp_backward_arguments(case: MlpCase) -> tuple[object, ...]:
 
     arguments = _mlp_arguments(case, grad=False)
     y, work = library._mlp(*arguments)
-    return *arguments, work, torch.ones_like(y)
+    return *arguments[:-1], work, torch.ones_like(y)
 
 
 def _pointwise_arguments(case: LossCase) -> tuple[object, ...]:
     return case.points(5, dtype=torch.float32).requires_grad_(), case.formula, case.target, 0
 
 
-def _pair_arguments(pair: int, m: int, n: int | None, dtype: torch.dtype, mean: bool) -> tuple[object, ...]:
+def _pair_arguments(
+    pair: int, m: int, n: int | None, dtype: torch.dtype, mean: bool, grad: bool = True
+) -> tuple[object, ...]:
     formulas, targets = PAIRS[pair]
-    real = row(formulas[0]).points(m, dtype=dtype).requires_grad_()
-    fake = None if n is None else row(formulas[1]).points(n, dtype=dtype, seed=1).requires_grad_()
-    return real, fake, *formulas, *targets, mean
+    real = row(formulas[0]).points(m, dtype=dtype).requires_grad_(grad)
+    fake = None if n is None else row(formulas[1]).points(n, dtype=dtype, seed=1).requires_grad_(grad)
+    return real, fake, *formulas, *targets, mean, grad, grad and n is not None
 
 
 def _dropout_arguments(*shape: int, p: float = 0.5, dtype: torch.dtype = torch.float32) -> tuple[object, ...]:
@@ -267,6 +269,7 @@ OPERATORS: dict[str, list[Callable[[], tuple[object, ...]]]] = {
         lambda: _pair_arguments(0, 5, 3, torch.float64, False),
         lambda: _pair_arguments(0, 8, None, torch.float32, True),
         lambda: _pair_arguments(0, 4, 4, torch.float16, True),
+        lambda: _pair_arguments(0, 4, 4, torch.float32, True, grad=False),
     ],
     "dropout": [
         lambda: _dropout_arguments(4, 6),
@@ -276,6 +279,9 @@ OPERATORS: dict[str, list[Callable[[], tuple[object, ...]]]] = {
         lambda: _dropout_arguments(4, 6, p=1.0),
         lambda: _dropout_arguments(0, 6),
     ],
-    "mlp": [(lambda c=case: _mlp_arguments(c)) for case in MLPS],
+    "mlp": [
+        *((lambda c=case: _mlp_arguments(c)) for case in MLPS),
+        lambda: _mlp_arguments(MLPS[-1], grad=False, save=False),
+    ],
     "mlp_backward": [(lambda c=case: _mlp_backward_arguments(c)) for case in MLPS],
 }

@@ -161,6 +161,42 @@ def test_export() -> None:
         torch.testing.assert_close(program.module()(real, fake), fastgan.discriminator_loss(real, fake))
 
 
+@pytest.mark.parametrize("grad", (False, True), ids=("inference", "training"))
+def test_compiled_inference_computes_and_keeps_nothing_for_a_backward(grad: bool) -> None:
+    need("native", "mlp")
+    made: list[list[int]] = []
+
+    def look(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
+        calls = [n for n in graph.graph.nodes if "fastgan" in str(n.target)]
+        made.extend([out.numel() for out in n.meta["example_value"]] for n in calls)
+        return graph.forward
+
+    x, w = torch.randn(5, 3), torch.randn(2, 3, requires_grad=grad)
+
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        y = ops.mlp(x, [w], [None], [ops.LayerSpec("tanh")])
+        return fastgan.discriminator_loss(y, x)
+
+    got = torch.compile(loss, fullgraph=True, backend=look)(x, w)
+    torch.testing.assert_close(got, loss(x, w))
+    (_, work), (_, slope_real, slope_fake) = made
+    assert (work > 0, slope_real, slope_fake) == (grad, 10 * grad, 0)
+
+
+def test_what_was_exported_for_inference_can_be_trained() -> None:
+    need("native", "mlp")
+
+    class Score(torch.nn.Module):
+        def forward(self, x: Tensor, w: Tensor, real: Tensor) -> Tensor:
+            return fastgan.discriminator_loss(real, ops.mlp(x, [w], [None], [ops.LayerSpec("tanh")]))
+
+    inputs = torch.randn(5, 3), torch.randn(2, 3), torch.randn(4)
+    program = torch.export.export(Score(), inputs).module()
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    got = torch.autograd.grad(program(*leaves), leaves)
+    torch.testing.assert_close(got, torch.autograd.grad(Score()(*leaves), leaves))
+
+
 def test_fake_tensors_have_the_shapes_and_types_of_real_ones() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
