@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 import torch
@@ -146,12 +147,13 @@ class Plan:
         self.children = tuple(children.values())
         self.kinds = tuple(map(type, self.children))
         known = [child for child in self.children if type(child) in WATCHED]
-        self.hooks = [h for child in known for h in hooks(child)]
-        self.hooked = list(map(bool, self.hooks))
-        self.watched = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in WATCHED[type(m)]]
+        of_known = [h for child in known for h in hooks(child)]
+        self.empty_hooks, self.full_hooks = [h for h in of_known if not h], [h for h in of_known if h]
+        watched: list[Any] = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in WATCHED[type(m)]]
         linears: list[Any] = [m for m in known if type(m) in LINEARS]
         for layer in linears:
-            self.watched += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
+            watched += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
+        self.places, self.names, self.values = ([row[i] for row in watched] for i in range(3))
         # dtypes and devices change in place, unseen; tensors swapped in for one call are not to be kept alive
         self.reusable = all(
             parameter_obstacle(layer) is None
@@ -160,15 +162,15 @@ class Plan:
         )
 
     def holds(self, children: Mapping[str, nn.Module], impl: str) -> bool:
-        """Whether planning again would give the same steps."""
-        if impl is not self.impl or tuple(children.values()) != self.children:
-            return False
-        if tuple(map(type, self.children)) != self.kinds or list(map(bool, self.hooks)) != self.hooked:
-            return False
-        for where, name, value in self.watched:
-            if where.get(name) is not value:
-                return False
-        return True
+        """Whether planning again would give the same steps: asked at every call, hence without loops in Python."""
+        return (
+            impl is self.impl
+            and tuple(children.values()) == self.children
+            and tuple(map(type, self.children)) == self.kinds
+            and not any(self.empty_hooks)
+            and all(self.full_hooks)
+            and all(map(is_, map(dict.get, self.places, self.names), self.values))
+        )
 
 
 def steps_of(module: Any) -> list[Run | nn.Module]:
