@@ -2,10 +2,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <new>
 #include <string>
 
 #include "cpu/kernels.h"
 #include "cuda/kernels.h"
+#include "dtypes.h"
 #include "philox.h"
 
 namespace py = pybind11;
@@ -18,12 +21,20 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-template <class T = const void>
-std::vector<T*> pointers(const std::vector<uintptr_t>& addresses) {
+template <class T>
+std::vector<T*> pointers(const py::list& addresses) {
   std::vector<T*> result;
-  for (uintptr_t address : addresses) result.push_back(pointer<T>(address));
+  result.reserve(addresses.size());
+  for (py::handle address : addresses) result.push_back(static_cast<T*>(PyLong_AsVoidPtr(address.ptr())));
   return result;
 }
+
+constexpr int64_t kRowPadding = 32;  // of `work` and `scratch` (cpu/kernels.h)
+constexpr int64_t kMostRows = 4096;   // whose activations nobody will read go through one buffer: it stays in the cache
+
+int64_t element_size(int dtype) { return DType(dtype) == DType::f64 ? sizeof(double) : sizeof(float); }
+
+int64_t padded(int64_t rows) { return (rows + kRowPadding - 1) / kRowPadding * kRowPadding; }
 
 struct Terms {
   LossTerm real, fake;
@@ -36,35 +47,60 @@ Terms loss_terms(uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formu
           {pointer(fake), n, formula_fake, target_fake, scale_fake, pointer(grad_fake)}};
 }
 
-int64_t padded_rows(int64_t rows) { return (rows + 31) / 32 * 32; }
+// Elements nobody outside a call sees, aligned to cache lines.
+class Scratch {
+ public:
+  Scratch(int dtype, int64_t elements) : data_(::operator new(size_t(elements * element_size(dtype)), kLine)) {}
+  ~Scratch() { ::operator delete(data_, kLine); }
+  Scratch(const Scratch&) = delete;
+  void* data() const { return data_; }
 
+ private:
+  static constexpr std::align_val_t kLine{64};
+  void* data_;
+};
+
+// Lists of addresses hold the weights first, then as many biases (0 where a layer has none).
 struct Mlp {
   using Description = std::tuple<int64_t, int64_t, int, int, double, double, bool>;
   NetworkPlan shape;
+  int64_t work_per_row, scratch_per_row;
 
   Mlp(const std::vector<Description>& layers, double input_dropout) {
     shape.input_dropout = input_dropout;
     for (const auto& [inputs, outputs, pieces, activation, slope, dropout, bias] : layers)
       shape.layers.push_back({inputs, outputs, pieces, activation, slope, dropout, bias});
+    work_per_row = kernels().mlp_work_per_row(shape);
+    scratch_per_row = kernels().mlp_scratch_per_row(shape);
   }
 
-  void forward(int dtype, uintptr_t x, int64_t rows, const std::vector<uintptr_t>& weights,
-               const std::vector<uintptr_t>& biases, uintptr_t y, uintptr_t work, uint64_t key, int threads) const {
-    const auto w = pointers(weights), b = pointers(biases);
+  // Without `work`, in steps: a row's result does not depend on its neighbours, but where there is dropout, its mask
+  // does on its number in the call.
+  void forward(int dtype, uintptr_t x, int64_t rows, const py::list& parameters, uintptr_t y, uintptr_t work,
+               bool dropout, uint64_t key, int threads) const {
+    const auto at = pointers<const void>(parameters);
     py::gil_scoped_release release;
-    kernels().mlp_forward(dtype, shape,
-                          {pointer(x), rows, w.data(), b.data(), pointer(y), pointer(work), key, threads});
+    const int64_t step = work || dropout ? rows : std::min(rows, kMostRows);
+    const Scratch own(dtype, work ? 0 : work_per_row * padded(step));
+    const int64_t x_bytes = shape.layers.front().inputs * element_size(dtype);
+    const int64_t y_bytes = shape.layers.back().outputs * element_size(dtype);
+    for (int64_t first = 0; first < rows; first += step)
+      kernels().mlp_forward(dtype, shape,
+                            {pointer(x + first * x_bytes), std::min(step, rows - first), at.data(),
+                             at.data() + shape.layers.size(), pointer(y + first * y_bytes),
+                             work ? pointer(work) : own.data(), key, threads});
   }
 
-  void backward(int dtype, uintptr_t x, int64_t rows, const std::vector<uintptr_t>& weights, uintptr_t work,
-                uintptr_t grad_y, uintptr_t grad_x, const std::vector<uintptr_t>& grad_weights,
-                const std::vector<uintptr_t>& grad_biases, uintptr_t scratch, uint64_t key, int threads) const {
-    const auto w = pointers(weights);
-    const auto gw = pointers<void>(grad_weights), gb = pointers<void>(grad_biases);
+  // The gradients: of x, then of the parameters; 0 where none is wanted.
+  void backward(int dtype, uintptr_t x, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y,
+                const py::list& grads, uint64_t key, int threads) const {
+    const auto w = pointers<const void>(weights);
+    const auto g = pointers<void>(grads);
     py::gil_scoped_release release;
+    const Scratch scratch(dtype, scratch_per_row * padded(rows));
     kernels().mlp_backward(dtype, shape,
-                           {pointer(x), rows, w.data(), pointer(work), pointer(grad_y), pointer(grad_x), gw.data(),
-                            gb.data(), pointer(scratch), key, threads});
+                           {pointer(x), rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1,
+                            g.data() + 1 + shape.layers.size(), scratch.data(), key, threads});
   }
 };
 
@@ -85,6 +121,7 @@ void bind_training(py::module_& m);  // bindings_train.cpp
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled core of fastgan: pointers, sizes, threads or a stream. fastgan.kernels calls it with tensors.";
   m.def("build_info", build_info);
+  m.attr("row_padding") = kRowPadding;
 
   m.def("pair_loss", [](int dtype, uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formula_real,
                         int formula_fake, double target_real, double target_fake, double scale_real, double scale_fake,
@@ -119,9 +156,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   py::class_<Mlp>(m, "Mlp")
       .def(py::init<const std::vector<Mlp::Description>&, double>())
       .def_property_readonly("outputs", [](const Mlp& net) { return net.shape.layers.back().outputs; })
-      .def_property_readonly("work_per_row", [](const Mlp& net) { return kernels().mlp_work_per_row(net.shape); })
-      .def("backward_size",
-           [](const Mlp& net, int64_t rows) { return kernels().mlp_scratch_per_row(net.shape) * padded_rows(rows); })
+      .def_readonly("work_per_row", &Mlp::work_per_row)
       .def("forward", &Mlp::forward)
       .def("backward", &Mlp::backward);
 

@@ -89,7 +89,7 @@ def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     return out
 
 
-def seed_of(key: Tensor) -> int:
+def _seed(key: Tensor) -> int:
     """The unsigned seed of the masks of a key."""
     return int(key) & (2**64 - 1)
 
@@ -107,7 +107,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
         rows,
         features,
         p,
-        seed_of(key),
+        _seed(key),
         substream,
         torch.get_num_threads(),
     )
@@ -141,89 +141,84 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
     return out
 
 
-def network(
-    shapes: Sequence[Sequence[int]], layers: Sequence[LayerSpec], input_dropout: float, biases: Sequence[bool]
-) -> Any:
-    """The native description of an MLP; `shapes` are those of the weights."""
-    description = [
-        (
-            inputs,
-            rows // layer.pieces,
-            layer.pieces,
-            ACTIVATIONS[layer.activation][0],
-            layer.negative_slope,
-            layer.dropout,
-            has_bias,
-        )
-        for (rows, inputs), layer, has_bias in zip(shapes, layers, biases, strict=True)
-    ]
-    return native.Mlp(description, input_dropout)
+class Network:
+    """The native description of an MLP; what Python reads of it at every call are plain attributes."""
 
+    __slots__ = ("core", "depth", "outputs", "work_per_row")
 
-def work_size(net: Any, rows: int) -> Any:
-    """Elements of the buffer that holds what backward reads: activations, feature-major, rows padded to vectors."""
-    return net.work_per_row * ((rows + 31) // 32 * 32)
+    def __init__(
+        self, shapes: Sequence[Sequence[int]], layers: Sequence[LayerSpec], input_dropout: float, biases: Sequence[bool]
+    ) -> None:
+        """`shapes` are those of the weights; `biases` says which layers have one."""
+        description = [
+            (
+                inputs,
+                rows // layer.pieces,
+                layer.pieces,
+                ACTIVATIONS[layer.activation][0],
+                layer.negative_slope,
+                layer.dropout,
+                has_bias,
+            )
+            for (rows, inputs), layer, has_bias in zip(shapes, layers, biases, strict=True)
+        ]
+        self.core = native.Mlp(description, input_dropout)
+        self.depth = len(layers)
+        self.outputs: int = self.core.outputs
+        self.work_per_row: int = self.core.work_per_row
 
-
-_MOST_ROWS = 4096  # of one call whose activations nobody will read: its buffer then stays in the cache
+    def work_size(self, rows: int) -> int:
+        """Elements of the buffer that holds what backward reads: activations, feature-major, rows padded."""
+        padding: int = native.row_padding
+        return self.work_per_row * ((rows + padding - 1) // padding * padding)
 
 
 def mlp_forward(
-    net: Any, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], key: int | None, save: bool
+    net: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None, save: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """x (..., in), contiguous -> y (..., out), and the activations that backward reads. Without a key, no dropout."""
-    inputs, outputs = x.shape[-1], net.outputs
-    rows = x.shape[0] if x.dim() == 2 else x.shape[:-1].numel()
-    y = x.new_empty((*x.shape[:-1], outputs))
-    # A row's result does not depend on its neighbours, but its dropout mask does on its number in the call.
-    step = rows if save or key is not None else min(rows, _MOST_ROWS)
-    work = x.new_empty(work_size(net, step))
-    weights_at = [w.data_ptr() for w in weights]
-    biases_at = [0 if b is None else b.data_ptr() for b in biases]
-    for first in range(0, rows, max(1, step)):
-        net.forward(
-            DTYPES[x.dtype],
-            x.data_ptr() + first * inputs * x.itemsize,
-            min(step, rows - first),
-            weights_at,
-            biases_at,
-            y.data_ptr() + first * outputs * y.itemsize,
-            work.data_ptr(),
-            key or 0,
-            torch.get_num_threads(),
-        )
-    return y, work if save else None
+    """x (..., in) -> y (..., out), and the activations that backward reads. Without a key, no dropout.
 
-
-def mlp_backward(
-    net: Any,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    work: Tensor,
-    grad_y: Tensor,
-    key: int,
-    need_x: bool,
-    need_weights: Sequence[bool],
-    need_biases: Sequence[bool],
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-    """The gradients asked for, by one call; x and grad_y contiguous."""
-    rows = x.shape[0] if x.dim() == 2 else x.shape[:-1].numel()
-    grad_x = torch.empty_like(x) if need_x else None
-    grad_w = [torch.empty_like(w) if need else None for w, need in zip(weights, need_weights, strict=True)]
-    grad_b = [w.new_empty(w.shape[0]) if need else None for w, need in zip(weights, need_biases, strict=True)]
-    scratch = x.new_empty(net.backward_size(rows))
-    net.backward(
+    `params` are the weights, then a bias or None for each; all tensors dense.
+    """
+    leading = x.shape[:-1]
+    rows = leading.numel()
+    y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
+    work = x.new_empty(net.work_size(rows)) if save else None
+    net.core.forward(
         DTYPES[x.dtype],
         x.data_ptr(),
         rows,
-        [w.data_ptr() for w in weights],
-        work.data_ptr(),
-        grad_y.data_ptr(),
-        grad_x.data_ptr() if grad_x is not None else 0,
-        [g.data_ptr() if g is not None else 0 for g in grad_w],
-        [g.data_ptr() if g is not None else 0 for g in grad_b],
-        scratch.data_ptr(),
-        key,
+        [0 if p is None else p.data_ptr() for p in params],
+        y.data_ptr(),
+        0 if work is None else work.data_ptr(),
+        key is not None,
+        0 if key is None else _seed(key),
         torch.get_num_threads(),
     )
-    return grad_x, grad_w, grad_b
+    return y, work
+
+
+def mlp_backward(
+    net: Network,
+    x: Tensor,
+    params: Sequence[Tensor | None],
+    work: Tensor,
+    grad_y: Tensor,
+    key: Tensor | None,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of x and `params` that `needs` asks for, by one call; all tensors dense."""
+    tensors: Any = (x, *params)
+    grads = [torch.empty_like(t) if need else None for t, need in zip(tensors, needs, strict=True)]
+    net.core.backward(
+        DTYPES[x.dtype],
+        x.data_ptr(),
+        x.shape[:-1].numel(),
+        [w.data_ptr() for w in tensors[1 : 1 + net.depth]],
+        work.data_ptr(),
+        grad_y.data_ptr(),
+        [0 if g is None else g.data_ptr() for g in grads],
+        0 if key is None else _seed(key),
+        torch.get_num_threads(),
+    )
+    return grads

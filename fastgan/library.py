@@ -173,7 +173,11 @@ def _network(
     ]
     # int and bool pin symbolic sizes: the layers' widths are constants of a compiled graph, only the batch is not.
     shapes = [(int(w.shape[0]), int(w.shape[1])) for w in weights]
-    return kernels.network(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
+    return kernels.Network(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
+
+
+def _dense(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor | None]:
+    return [*map(kernels.dense, weights), *(kernels.dense(b) if b.numel() else None for b in biases)]
 
 
 @torch.library.custom_op("fastgan::mlp", mutates_args=())
@@ -188,9 +192,8 @@ def _mlp(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
-    optional = [kernels.dense(b) if b.numel() else None for b in biases]
-    number = None if key is None else kernels.seed_of(key)
-    y, work = kernels.mlp_forward(net, x.contiguous(), [kernels.dense(w) for w in weights], optional, number, save)
+    params = _dense(weights, biases)
+    y, work = kernels.mlp_forward(net, kernels.dense(x), params, key, save)
     return y, x.new_empty(0) if work is None else work
 
 
@@ -207,7 +210,7 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
     rows = math.prod(x.shape[:-1])  # Size.numel() would make a dynamic batch a constant
-    return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(kernels.work_size(net, rows) if save else 0)
+    return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(net.work_size(rows) if save else 0)
 
 
 @torch.library.custom_op("fastgan::mlp_backward", mutates_args=())
@@ -223,22 +226,17 @@ def _mlp_backward(
     grad_y: Tensor,
 ) -> list[Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
-    has_bias = [b.numel() > 0 for b in biases]
-    grad_x, grad_w, grad_b = kernels.mlp_backward(
+    params = _dense(weights, biases)
+    grads = kernels.mlp_backward(
         net,
-        x.contiguous(),
-        [kernels.dense(w) for w in weights],
+        kernels.dense(x),
+        params,
         work,
-        grad_y.contiguous(),
-        0 if key is None else kernels.seed_of(key),
-        True,
-        [True] * len(weights),
-        has_bias,
+        kernels.dense(grad_y),
+        key,
+        [True, *(p is not None for p in params)],
     )
-    assert grad_x is not None
-    found: list[Tensor] = [grad_x]
-    found += [g for g in grad_w if g is not None]
-    return found + [b.new_empty(0) if g is None else g for g, b in zip(grad_b, biases, strict=True)]
+    return [x.new_empty(0) if g is None else g for g in grads]
 
 
 @_mlp_backward.register_fake

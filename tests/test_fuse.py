@@ -490,6 +490,49 @@ def test_weights_of_a_tensor_subclass_are_left_alone(calls: list[int]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    (
+        lambda w: w.t(),
+        lambda w: torch._neg_view(w),
+        lambda w: w[:, :1].expand(4, 4),
+        lambda w: w.repeat(2, 1)[::2],
+        lambda w: w.double(),
+        lambda w: w[:3].clone(),
+    ),
+    ids=("transposed", "negated", "expanded", "strided", "double", "narrower"),
+)
+def test_data_swapped_under_a_parameter_is_noticed(change: Callable[[Tensor], Tensor]) -> None:
+    """The same Parameter object with other memory, strides, type or shape: what a call remembers of it is no use."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
+    model = fnn.fuse(copy.deepcopy(plain))
+    x = torch.randn(5, 4)
+    assert_same(value_and_grads(model, x), value_and_grads(plain, x))
+    for m in (plain, model):
+        new = change(m[0].weight.data.clone())
+        m[0].weight.grad = None
+        m[0].weight.data = new
+        if new.dtype == torch.float64:
+            m[2].double()
+            m[2].weight.grad = m[2].bias.grad = None
+        if len(new) == 3:
+            m[2].weight.grad = None
+            m[2].weight.data = m[2].weight.data[:, :3].clone()
+    x = x.to(plain[0].weight.dtype)
+    assert_same(value_and_grads(model, x), value_and_grads(plain, x))
+
+
+def test_a_model_converted_before_backward_is_noticed() -> None:
+    model = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
+    y = model(torch.randn(2, 3))
+    if type(y.grad_fn).__name__ != "_MlpBackward":
+        pytest.skip("the reference serves")
+    model.half()
+    with pytest.raises(RuntimeError, match="mlp: parameters must keep their dtype until backward, got torch.float16"):
+        y.sum().backward()
+
+
 def test_swapped_in_tensors_are_not_kept_alive() -> None:
     model = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
     swapped = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -92,6 +92,7 @@ class Run:
         self.input_dropout = chain.input_dropout
         self.drops = self.input_dropout > 0 or any(layer.dropout > 0 for layer in self.layers)
         self.impl = chain.impl
+        self.memo = ops.Memo()
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -108,6 +109,7 @@ class Run:
             key=random.next_key() if self.drops else None,
             impl=self.impl,
             caller=self.caller,
+            memo=self.memo,
         )
 
 

@@ -9,12 +9,13 @@ from fastgan.ops.checks import check_impl, check_probability, check_same, check_
 from fastgan.ops.choosing import can_look
 from fastgan.ops.losses import pair_loss, pointwise
 from fastgan.ops.masks import dropout
-from fastgan.ops.networks import mlp
+from fastgan.ops.networks import Memo, mlp
 from fastgan.ops.streams import permutation, random
 from fastgan.reference import LayerSpec
 
 __all__ = [
     "LayerSpec",
+    "Memo",
     "can_look",
     "check_impl",
     "check_probability",

@@ -46,19 +46,24 @@ def is_batched(grad: Tensor) -> bool:
 
 
 def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
-    """Whether this is the common call, by the cheapest questions: plain CPU tensors of one dtype, nothing special on.
+    """Whether this is the common call, by the cheapest questions: dense CPU tensors of one dtype, nothing special on.
 
     Everything else takes the long way, which finds the reasons and the words for errors.
     """
     if _native is None or is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
         return False
-    if type(x) not in PLAIN or not x.is_cpu or x.dtype not in dtypes or x.layout is not torch.strided:
+    if type(x) not in PLAIN or x.dtype not in dtypes or x._is_zerotensor() or _tracing():
         return False
-    if x._is_zerotensor() or _tracing():
-        return False
-    dtype = x.dtype
-    for t in others:
-        if t is not None and not (type(t) in PLAIN and t.dtype is dtype and t.is_cpu and t.layout is torch.strided):
+    dtype, strided = x.dtype, torch.strided
+    for t in (x, *others):
+        if t is not None and not (
+            type(t) in PLAIN
+            and t.dtype is dtype
+            and t.is_cpu
+            and t.layout is strided
+            and t.is_contiguous()
+            and not t.is_neg()
+        ):
             return False
     return True
 

@@ -14,64 +14,47 @@ from fastgan.ops.checks import check_key, check_probability, check_same, check_t
 from fastgan.ops.choosing import REAL, is_batched, is_common, is_compiling, natively
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
-Network = tuple[Any, Sequence[LayerSpec], float, Tensor | None]  # native description, layers, input dropout, key
-
-
-def _mlp_forward(
-    network: Network, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *, save: bool
-) -> tuple[Tensor, Tensor | None]:
-    key = network[3]
-    y, work = kernels.mlp_forward(
-        network[0],
-        kernels.dense(x),
-        [kernels.dense(w) for w in weights],
-        [None if b is None else kernels.dense(b) for b in biases],
-        None if key is None else kernels.seed_of(key),
-        save,
-    )
-    return y, work
+Network = tuple[kernels.Network, tuple[LayerSpec, ...], float]  # the native description, layers, input dropout
 
 
 class _Mlp(torch.autograd.Function):
-    """A whole MLP: one native call forward, one backward; double backward through the reference."""
+    """A whole MLP: one native call forward, one backward; double backward through the reference. All tensors dense."""
 
     @staticmethod
-    def forward(ctx: Any, network: Network, x: Tensor, *params: Tensor | None) -> Tensor:
-        depth = len(network[1])
-        weights: Any = params[:depth]
-        y, work = _mlp_forward(network, x, weights, params[depth:], save=True in ctx.needs_input_grad)
+    def forward(ctx: Any, network: Network, key: Tensor | None, x: Tensor, *params: Tensor | None) -> Tensor:
+        y, work = kernels.mlp_forward(network[0], x, params, key, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
-        ctx.network = network
+        ctx.network, ctx.key = network, key
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
-        net, layers, input_dropout, key = ctx.network
-        depth = len(layers)
-        needs = ctx.needs_input_grad[1:]
+        network, key, needs = ctx.network, ctx.key, ctx.needs_input_grad[2:]
         if torch.is_grad_enabled() or is_batched(grad_y):
-            # Derivatives with respect to aliases: those of the tensors themselves would run on through their own
-            # history, and count a weight twice that serves two layers.
-            graph = torch.is_grad_enabled()
-            with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-                alias: list[Any] = [None if t is None else t.view_as(t) for t in (x, *params)]
-                y = reference.mlp(alias[0], alias[1 : 1 + depth], alias[1 + depth :], layers, input_dropout, key)
-                wanted = [t for t, need in zip(alias, needs, strict=True) if need]
-                found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
-            return None, *(next(found) if need else None for need in needs)
-        grad_x, grad_w, grad_b = kernels.mlp_backward(
-            net,
-            kernels.dense(x),
-            [kernels.dense(w) for w in params[:depth]],
-            work,
-            kernels.dense(grad_y),
-            0 if key is None else kernels.seed_of(key),
-            needs[0],
-            needs[1 : 1 + depth],
-            needs[1 + depth :],
-        )
-        return None, grad_x, *grad_w, *grad_b
+            return None, None, *_reference_backward(network, key, (x, *params), grad_y, needs)
+        if params[0].dtype is not x.dtype:  # no version counter tells of model.half()
+            raise RuntimeError(f"mlp: parameters must keep their dtype until backward, got {params[0].dtype}")
+        return None, None, *kernels.mlp_backward(network[0], x, params, work, kernels.dense(grad_y), key, needs)
+
+
+def _reference_backward(
+    network: Network, key: Tensor | None, tensors: Sequence[Tensor | None], grad_y: Tensor, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients with a graph of their own, or many at once.
+
+    With respect to aliases: derivatives for the tensors themselves would run on through their own history, and count a
+    weight twice that serves two layers.
+    """
+    _, layers, input_dropout = network
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(grad_y.device.type, enabled=False):
+        alias: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
+        x, weights, biases = alias[0], alias[1 : 1 + len(layers)], alias[1 + len(layers) :]
+        y = reference.mlp(x, weights, biases, layers, input_dropout, key)
+        wanted = [t for t, need in zip(alias, needs, strict=True) if need]
+        found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
+    return [next(found) if need else None for need in needs]
 
 
 _apply_mlp = super(torch.autograd.Function, _Mlp).apply  # as _apply_pair_loss
@@ -124,7 +107,7 @@ def _network(
 ) -> Any:
     """The native description of a checked network: both are had once for all calls of one shape."""
     _check_network(caller, features, shapes, bias_shapes, layers)
-    return kernels.network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
+    return kernels.Network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -142,6 +125,18 @@ def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Seq
                 check_same(caller, "x", x, f"{kind}[{i}]", p)  # type: ignore[arg-type]
 
 
+class Memo:
+    """What `mlp` worked out at a caller's last call: good while the shapes stay the same.
+
+    To find it in a shared cache, by hashing shapes and layers, takes longer than a small network's products.
+    """
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last: tuple[list[Any], Network] | None = None  # replaced whole: threads share it
+
+
 def mlp(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -152,6 +147,7 @@ def mlp(
     key: Tensor | None = None,
     impl: str = "auto",
     caller: str = "mlp",
+    memo: Memo | None = None,
 ) -> Tensor:
     """A multilayer perceptron: per layer an affine map, bias, activation (or maxout) and dropout, in one call.
 
@@ -166,17 +162,24 @@ def mlp(
         key: int64 tensor of shape (), the key of the masks; None switches dropout off.
         impl: "auto", "native" or "reference".
         caller: the name errors begin with.
+        memo: of a caller who calls again with the same layers, input_dropout and caller.
 
     Returns:
         Tensor (..., out_features) of x's dtype.
     """
-    layers = tuple(layers)
-    simple = impl == "auto" and is_common(REAL, x, *weights, *biases) and not torch.is_autocast_enabled("cpu")
-    if not simple or not x.dim():
+    params: Sequence[Tensor | None] = (*weights, *biases)
+    common = impl == "auto" and is_common(REAL, x, *params) and not torch.is_autocast_enabled("cpu") and x.dim() > 0
+    signature: list[Any] = []
+    if common and memo is not None:
+        signature = [key is None, x.shape[-1], *[p if p is None else p.shape for p in params]]
+        if memo.last is not None and memo.last[0] == signature:
+            return _native_mlp(memo.last[1], x, params, key)
+    if not common:
         check_tensor(caller, "x", x)
         if x.dim() == 0:
             raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
         _check_params(caller, x, weights, biases)
+    layers = tuple(layers)
     if key is not None:
         check_probability(caller, "input_dropout", input_dropout)
         check_key(caller, key)
@@ -185,20 +188,27 @@ def mlp(
         input_dropout, layers = 0.0, strip(layers)
     shapes = tuple([w.shape for w in weights])
     bias_shapes = tuple([None if b is None else b.shape for b in biases])
-    if not simple:
+    if not common:
         if impl == "auto" and _autocasts(x):
             impl = "reference"  # F.linear applies the autocast rules
-        native = natively(caller, "mlp", impl, x, *weights, *biases)
+        native = natively(caller, "mlp", impl, x, *params)
         if not native or is_compiling():
             _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
             serve = library.mlp if native else reference.mlp
             return serve(x, weights, biases, layers, input_dropout, key)
+        x, params = kernels.dense(x), [p if p is None else kernels.dense(p) for p in params]
     net = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
-    network = net, layers, input_dropout, key
+    network = net, layers, input_dropout
+    if common and memo is not None:
+        memo.last = signature, network
+    return _native_mlp(network, x, params, key)
+
+
+def _native_mlp(network: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None) -> Tensor:
     if torch.is_grad_enabled():
-        result: Tensor = _apply_mlp(network, x, *weights, *biases)
+        result: Tensor = _apply_mlp(network, key, x, *params)
         return result
-    return _mlp_forward(network, x, weights, biases, save=False)[0]
+    return kernels.mlp_forward(network[0], x, params, key, False)[0]
 
 
 def _strip_dropout(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
