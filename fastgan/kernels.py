@@ -1,6 +1,7 @@
 """Tensors in, pointers down: one function for each entry of the native core. Nothing is validated or chosen here.
 
-Python owns all memory; the core receives addresses, sizes, the number of threads or the current CUDA stream.
+Python owns the memory of every tensor, the core only that of its scratch; it receives addresses, sizes, the number of
+threads or the current CUDA stream.
 """
 
 from __future__ import annotations
@@ -142,9 +143,9 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
 
 
 class Network:
-    """The native description of an MLP; what Python reads of it at every call are plain attributes."""
+    """An MLP without its parameters, and its native description; what every call reads are plain attributes."""
 
-    __slots__ = ("core", "depth", "outputs", "work_per_row")
+    __slots__ = ("core", "input_dropout", "layers", "outputs", "work_per_row")
 
     def __init__(
         self, shapes: Sequence[Sequence[int]], layers: Sequence[LayerSpec], input_dropout: float, biases: Sequence[bool]
@@ -163,7 +164,7 @@ class Network:
             for (rows, inputs), layer, has_bias in zip(shapes, layers, biases, strict=True)
         ]
         self.core = native.Mlp(description, input_dropout)
-        self.depth = len(layers)
+        self.layers, self.input_dropout = layers, input_dropout
         self.outputs: int = self.core.outputs
         self.work_per_row: int = self.core.work_per_row
 
@@ -214,7 +215,7 @@ def mlp_backward(
         DTYPES[x.dtype],
         x.data_ptr(),
         x.shape[:-1].numel(),
-        [w.data_ptr() for w in tensors[1 : 1 + net.depth]],
+        [w.data_ptr() for w in tensors[1 : 1 + len(net.layers)]],
         work.data_ptr(),
         grad_y.data_ptr(),
         [0 if g is None else g.data_ptr() for g in grads],

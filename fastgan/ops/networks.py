@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, library, reference
+from fastgan.kernels import Network
 from fastgan.ops.checks import check_key, check_probability, check_same, check_tensor
 from fastgan.ops.choosing import REAL, is_batched, is_common, is_compiling, natively
 from fastgan.reference import ACTIVATIONS, LayerSpec
-
-Network = tuple[kernels.Network, tuple[LayerSpec, ...], float]  # the native description, layers, input dropout
 
 
 class _Mlp(torch.autograd.Function):
@@ -22,7 +21,7 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, network: Network, key: Tensor | None, x: Tensor, *params: Tensor | None) -> Tensor:
-        y, work = kernels.mlp_forward(network[0], x, params, key, True in ctx.needs_input_grad)
+        y, work = kernels.mlp_forward(network, x, params, key, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
         ctx.network, ctx.key = network, key
         return y
@@ -35,7 +34,7 @@ class _Mlp(torch.autograd.Function):
             return None, None, *_reference_backward(network, key, (x, *params), grad_y, needs)
         if params[0].dtype is not x.dtype:  # no version counter tells of model.half()
             raise RuntimeError(f"mlp: parameters must keep their dtype until backward, got {params[0].dtype}")
-        return None, None, *kernels.mlp_backward(network[0], x, params, work, kernels.dense(grad_y), key, needs)
+        return None, None, *kernels.mlp_backward(network, x, params, work, kernels.dense(grad_y), key, needs)
 
 
 def _reference_backward(
@@ -46,12 +45,11 @@ def _reference_backward(
     With respect to aliases: derivatives for the tensors themselves would run on through their own history, and count a
     weight twice that serves two layers.
     """
-    _, layers, input_dropout = network
-    graph = torch.is_grad_enabled()
+    layers, graph = network.layers, torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(grad_y.device.type, enabled=False):
         alias: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
         x, weights, biases = alias[0], alias[1 : 1 + len(layers)], alias[1 + len(layers) :]
-        y = reference.mlp(x, weights, biases, layers, input_dropout, key)
+        y = reference.mlp(x, weights, biases, layers, network.input_dropout, key)
         wanted = [t for t, need in zip(alias, needs, strict=True) if need]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
     return [next(found) if need else None for need in needs]
@@ -104,10 +102,10 @@ def _network(
     bias_shapes: tuple[torch.Size | None, ...],
     layers: tuple[LayerSpec, ...],
     input_dropout: float,
-) -> Any:
+) -> Network:
     """The native description of a checked network: both are had once for all calls of one shape."""
     _check_network(caller, features, shapes, bias_shapes, layers)
-    return kernels.Network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
+    return Network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -134,7 +132,7 @@ class Memo:
     __slots__ = ("last",)
 
     def __init__(self) -> None:
-        self.last: tuple[list[Any], Network] | None = None  # replaced whole: threads share it
+        self.last: tuple[list[Any], Network] | None = None  # read once and replaced whole: threads share it
 
 
 def mlp(
@@ -171,9 +169,9 @@ def mlp(
     common = impl == "auto" and is_common(REAL, x, *params) and not torch.is_autocast_enabled("cpu") and x.dim() > 0
     signature: list[Any] = []
     if common and memo is not None:
-        signature = [key is None, x.shape[-1], *[p if p is None else p.shape for p in params]]
-        if memo.last is not None and memo.last[0] == signature:
-            return _native_mlp(memo.last[1], x, params, key)
+        signature, last = [key is None, x.shape[-1], *[p if p is None else p.shape for p in params]], memo.last
+        if last is not None and last[0] == signature:
+            return _native_mlp(last[1], x, params, key)
     if not common:
         check_tensor(caller, "x", x)
         if x.dim() == 0:
@@ -197,8 +195,7 @@ def mlp(
             serve = library.mlp if native else reference.mlp
             return serve(x, weights, biases, layers, input_dropout, key)
         x, params = kernels.dense(x), [p if p is None else kernels.dense(p) for p in params]
-    net = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
-    network = net, layers, input_dropout
+    network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
     if common and memo is not None:
         memo.last = signature, network
     return _native_mlp(network, x, params, key)
@@ -208,7 +205,7 @@ def _native_mlp(network: Network, x: Tensor, params: Sequence[Tensor | None], ke
     if torch.is_grad_enabled():
         result: Tensor = _apply_mlp(network, key, x, *params)
         return result
-    return kernels.mlp_forward(network[0], x, params, key, False)[0]
+    return kernels.mlp_forward(network, x, params, key, False)[0]
 
 
 def _strip_dropout(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
