@@ -202,20 +202,19 @@ def mlp_forward(
 def mlp_backward(
     net: Network,
     x: Tensor,
-    params: Sequence[Tensor | None],
+    params: Sequence[Any],
     work: Tensor,
     grad_y: Tensor,
     key: Tensor | None,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of x and `params` that `needs` asks for, by one call; all tensors dense."""
-    tensors: Any = (x, *params)
-    grads = [torch.empty_like(t) if need else None for t, need in zip(tensors, needs, strict=True)]
+    grads = [torch.empty_like(t) if need else None for t, need in zip((x, *params), needs, strict=True)]
     net.core.backward(
         DTYPES[x.dtype],
         x.data_ptr(),
         x.shape[:-1].numel(),
-        [w.data_ptr() for w in tensors[1 : 1 + len(net.layers)]],
+        [w.data_ptr() for w in params[: len(net.layers)]],
         work.data_ptr(),
         grad_y.data_ptr(),
         [0 if g is None else g.data_ptr() for g in grads],
