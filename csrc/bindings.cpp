@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <new>
 #include <string>
+#include <thread>
 
 #include "cpu/kernels.h"
 #include "cuda/kernels.h"
@@ -151,6 +152,22 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     py::gil_scoped_release release;
     const Permutation permute(n, seed, purpose, epoch);
     for (uint64_t i = 0; i < count; ++i) pointer<int64_t>(out)[i] = int64_t(permute(start + i));
+  });
+
+  m.def("fma_peak", [](double seconds, int threads) {
+    std::vector<double> fp32(threads), bf16(threads);
+    std::vector<std::thread> others;
+    const auto measure = [&](int i) {
+      fp32[i] = kernels().fma_peak(seconds / 2, false);
+      bf16[i] = kernels().fma_peak(seconds / 2, true);
+    };
+    {
+      py::gil_scoped_release release;
+      for (int i = 1; i < threads; ++i) others.emplace_back(measure, i);
+      measure(0);
+      for (std::thread& other : others) other.join();
+    }
+    return std::make_pair(fp32, bf16);
   });
 
   py::class_<Mlp>(m, "Mlp")

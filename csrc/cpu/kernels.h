@@ -55,6 +55,7 @@ struct Kernels {
   int64_t (*mlp_scratch_per_row)(const NetworkPlan& plan);
   bool (*multiplies_bf16)();  // whether this processor does
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
+  double (*fma_peak)(double seconds, bool bf16);  // operations a second of one core; 0: no such instruction
 };
 
 const Kernels& kernels();

@@ -18,11 +18,12 @@ int64_t mlp_work_per_row(const NetworkPlan&);
 int64_t mlp_scratch_per_row(const NetworkPlan&);
 bool multiplies_bf16();
 void train(int, const TrainPlan&, TrainCall&);
+double fma_peak(double, bool);
 
 extern const Kernels table;
 const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,           random_fill,
                        mlp_forward,                 mlp_backward, mlp_work_per_row, mlp_scratch_per_row,
-                       multiplies_bf16,             train};
+                       multiplies_bf16,             train,        fma_peak};
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan
