@@ -20,15 +20,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
-import pictures
+from fastgan.benchmark import harness, pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_BEHIND = (
@@ -131,7 +129,8 @@ def import_once(package: Path | None) -> dict[str, Any]:
     """One fresh interpreter: what CHECK prints, and GateFailed where the package is not the one meant or is wrong."""
     environment, options = dict(os.environ), []
     if package is not None:  # -S: an editable fastgan hooks itself in through site, ahead of every path
-        environment["PYTHONPATH"] = os.pathsep.join((str(package), sysconfig.get_path("purelib")))
+        others = [path for path in sys.path if path.endswith("-packages")]  # also where .pth files brought in more
+        environment["PYTHONPATH"] = os.pathsep.join((str(package), *others))
         options = ["-S"]
     with tempfile.TemporaryDirectory() as elsewhere:
         took = timed("import", [sys.executable, *options, "-c", CHECK], Path(elsewhere), environment)

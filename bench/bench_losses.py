@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import harness
-import pictures
 import torch
 from torch import Tensor, nn
 
 import fastgan
+from fastgan.benchmark import harness, pictures
 
 SIZES = (64, 512, 4096, 65536, 2**20)
 QUICK_SIZES = (64, 4096)

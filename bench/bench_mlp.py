@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import harness
-import pictures
 import torch
 from torch import Tensor, nn
 
 import fastgan
+from fastgan.benchmark import harness, pictures
 
 MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"
 

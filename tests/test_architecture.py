@@ -35,6 +35,7 @@ FLOORS = {
     "training": 7,
     "evaluation": 7,
     "presets": 8,
+    "benchmark": 8,
     "plots": 8,
     "cli": 9,
 }

@@ -14,13 +14,13 @@ import torch
 from torch.nn import functional as F
 
 import fastgan
+from fastgan.benchmark import harness
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 import bench_install  # noqa: E402
 import bench_losses  # noqa: E402
 import bench_mlp  # noqa: E402
-import harness  # noqa: E402
 import loss_table  # noqa: E402
 
 QUICK = harness.Settings(threads=(1,), windows=3, window_s=1e-4, warmup_s=1e-4, quick=True)
@@ -126,19 +126,6 @@ def test_pinning_is_undone() -> None:
         assert torch.get_num_threads() == 1
         assert cpus is None or harness.machine.allowed_cpus() == cpus
     assert (torch.get_num_threads(), harness.machine.allowed_cpus()) == before
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = harness.write_atomically(tmp_path / "new" / "result.json", b"old")
-
-    def refuse(*_: Any) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(harness.os, "fsync", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        harness.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
 
 
 # ---------------------------------------------------------------- the scripts

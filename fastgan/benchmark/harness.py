@@ -21,15 +21,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import machine
 import torch
 from torch import Tensor
 
-RESULTS = Path(__file__).parent / "results"
+from fastgan.benchmark import machine
+from fastgan.training.checkpoint import write_atomically
+
+RESULTS = (machine.CHECKOUT or Path()) / "bench" / "results"
 AGAIN = " again"
 
 
@@ -161,16 +163,21 @@ class Gate:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to do the work of a case. `run` is what is timed; `results` does it once and returns what came out."""
+    """One way to do the work of a case. `run` is what is timed; `results` does it once and returns what came out.
+
+    A call may do the work several times (`per_call`); a side of another precision has a gate of its own.
+    """
 
     name: str
     run: Callable[[], object]
     results: Callable[[], Mapping[str, Tensor]]
+    per_call: int = 1
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One side of a case; times are of one call."""
+    """One side of a case; times are of one call, or of one piece of work where a call does several."""
 
     median_s: float
     p10_s: float
@@ -226,13 +233,16 @@ def compare(case: str, sides: Sequence[Side], gate: Gate, settings: Settings) ->
         results[side.name] = {k: v.detach().clone() for k, v in side.results().items()}
         first_call[side.name] = time.perf_counter() - start
     ours = sides[0]
-    differences = {s.name: gate.check(case, results[ours.name], s.name, results[s.name]) for s in sides[1:]}
+    differences = {
+        s.name: (s.gate or gate).check(case, results[ours.name], s.name, results[s.name]) for s in sides[1:]
+    }
 
-    contenders = [*sides, Side(ours.name + AGAIN, ours.run, ours.results)]
+    contenders = [*sides, replace(ours, name=ours.name + AGAIN)]
     warm = [_warm_up(s.run, settings.warmup_s) for s in contenders]
     calls = [max(1, round(settings.window_s / fastest)) for _, _, fastest in warm]
     before = resource.getrusage(resource.RUSAGE_SELF)
-    times = interleave([s.run for s in contenders], calls, settings.windows)
+    per_call = interleave([s.run for s in contenders], calls, settings.windows)
+    times = [[t / s.per_call for t in found] for s, found in zip(contenders, per_call, strict=True)]
     after = resource.getrusage(resource.RUSAGE_SELF)
 
     timings = {
@@ -248,7 +258,10 @@ def compare(case: str, sides: Sequence[Side], gate: Gate, settings: Settings) ->
         "ratio_p10": {s.name: timings[s.name].p10_s / base.p10_s for s in sides[1:]},
         "spread": max(base.median_s, again.median_s) / min(base.median_s, again.median_s) - 1.0,
         "sides": {name: asdict(t) for name, t in timings.items()},
-        "gate": {"allowed": asdict(gate), "relative difference from": differences},
+        "gate": {
+            "allowed": {s.name: asdict(s.gate or gate) for s in sides[1:]},
+            "relative difference from": differences,
+        },
         "preemptions per window": (after.ru_nivcsw - before.ru_nivcsw) / (settings.windows * len(contenders)),
     }
 
@@ -299,28 +312,6 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
-    """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return path
-
-
 def _json_number(value: Any) -> Any:
     """Times and ratios to six digits; infinities and NaN, which JSON has not, as words."""
     if isinstance(value, float):
@@ -358,14 +349,17 @@ class Report:
             **content,
         }
         text = json.dumps(_json_number(record), indent=1, allow_nan=False) + "\n"
-        path = write_atomically(self.stem.with_name(self.stem.name + ".json"), text.encode())
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        path = self.stem.with_name(self.stem.name + ".json")
+        write_atomically(path, [text.encode()])
         print(f"\nwritten: {path}")
         if figure is not None:
             import io
 
             picture = io.BytesIO()
             figure.savefig(picture, format="png", dpi=150)
-            print(f"picture: {write_atomically(self.stem.with_name(self.stem.name + '.png'), picture.getvalue())}")
+            write_atomically(path.with_suffix(".png"), [picture.getvalue()])
+            print(f"picture: {path.with_suffix('.png')}")
 
     def disturbances(self) -> str:
         """One line on what makes these figures untrustworthy; empty where nothing does."""

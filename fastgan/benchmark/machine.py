@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastgan.backend import backend_info
+
 FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve", "bf16")
-ENVIRONMENT = ("OMP_", "MKL_", "KMP_", "GOMP_", "TORCH", "FASTGAN_", "LD_PRELOAD", "MALLOC_")
+_TREE = Path(__file__).resolve().parents[2]
+CHECKOUT = _TREE if (_TREE / "bench" / "results").is_dir() else None  # None for an installed package
+ENVIRONMENT = ("OMP_", "XLA_", "MKL_", "KMP_", "GOMP_", "TORCH", "FASTGAN_", "LD_PRELOAD", "MALLOC_")
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -69,7 +73,9 @@ def processor() -> dict[str, Any]:
 
 def _revision() -> str | None:
     """The commit of the checkout, marked where files differ from it; None outside of one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    if CHECKOUT is None:
+        return None
+    git = ["git", "-C", str(CHECKOUT)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
         if commit.returncode:
@@ -82,13 +88,11 @@ def _revision() -> str | None:
 
 def describe() -> dict[str, Any]:
     """Everything about this machine and its software that a figure depends on."""
-    import fastgan
-
     parallel = torch.__config__.parallel_info().splitlines()
     return {
         "processor": processor(),
         "system": f"{platform.system()} {platform.release()}",
-        "fastgan": fastgan.backend_info(),
+        "fastgan": backend_info(),
         "revision": _revision(),
         "numpy": np.__version__,
         "torch parallel": [line.strip() for line in parallel if re.search(r"OpenMP|MKL|backend", line)],
