@@ -233,9 +233,7 @@ def compare(case: str, sides: Sequence[Side], gate: Gate, settings: Settings) ->
         results[side.name] = {k: v.detach().clone() for k, v in side.results().items()}
         first_call[side.name] = time.perf_counter() - start
     ours = sides[0]
-    differences = {
-        s.name: (s.gate or gate).check(case, results[ours.name], s.name, results[s.name]) for s in sides[1:]
-    }
+    differences = {s.name: (s.gate or gate).check(case, results[ours.name], s.name, results[s.name]) for s in sides[1:]}
 
     contenders = [*sides, replace(ours, name=ours.name + AGAIN)]
     warm = [_warm_up(s.run, settings.warmup_s) for s in contenders]
@@ -312,19 +310,21 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _json_number(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Times and ratios to six digits; infinities and NaN, which JSON has not, as words."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {str(k): _json_number(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_number(v) for v in value]
+        return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 
 class Report:
     """What a benchmark hands over in the end: JSON, a picture beside it, where they are, and what disturbed the run."""
+
+    quick = "QUICK RUN: it checks that the benchmark works; its times are not measurements."
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name, self.settings = name, settings
@@ -348,7 +348,7 @@ class Report:
             "load average": {"before": self.load_before, "after": machine.load_average()},
             **content,
         }
-        text = json.dumps(_json_number(record), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
         self.settings.out.mkdir(parents=True, exist_ok=True)
         path = self.stem.with_name(self.stem.name + ".json")
         write_atomically(path, [text.encode()])
@@ -364,7 +364,7 @@ class Report:
     def disturbances(self) -> str:
         """One line on what makes these figures untrustworthy; empty where nothing does."""
         if self.settings.quick:
-            return "QUICK RUN: it checks that the benchmark works; its times are not measurements."
+            return self.quick
         load = self.load_before
         if load and load[0] > 0.5:
             return f"The machine was not idle: load average {load[0]} before the run. Trust these figures accordingly."

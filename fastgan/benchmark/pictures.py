@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,14 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
 def title(fig: Any, heading: str, notes: Sequence[str]) -> None:
     """A bold heading, under it what one must know to read the picture."""
-    bold = "$\\bf{" + heading.replace(" ", r"\ ").replace("_", r"\_") + "}$"
+    # word by word, punctuation in braces: the mathematics it is set as would space it otherwise
+    words = [re.sub(r"[.,_’]", _braced, word) for word in heading.replace("'", "’").split()]
+    bold = " ".join(f"$\\mathbf{{{word}}}$" for word in words)
     fig.suptitle("\n".join([bold, *(n for n in notes if n)]), fontsize=9.5, x=0.01, ha="left", color=INK)
+
+
+def _braced(found: re.Match[str]) -> str:
+    return r"{\_}" if found[0] == "_" else f"{{{found[0]}}}"
 
 
 def lines(ax: Any, x: Sequence[float], series: Mapping[str, Sequence[float]], colours: Mapping[str, str]) -> None:

@@ -1,0 +1,249 @@
+"""One workload: every side built, gated and timed in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastgan.backend import native
+from fastgan.benchmark import flops, harness, ours, peers_jax, peers_torch
+from fastgan.benchmark.workloads import Draws, Workload, draws
+
+OURS, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
+PEERS = ("eager", "fused-adam", "compile", "jax")
+SETUP_LIMIT = 300.0  # seconds
+GATE_ITERATIONS = 5
+LOSS_TOLERANCE = 1e-3  # of the gate, for each iteration's losses
+# bf16 has 8 bits: many entries of a gradient are lost in rounding, and Adam moves them all by the same length
+BF16_GATE = harness.Gate(0.5, {"loss_d": 3e-2, "loss_g": 3e-2})
+Say = Callable[[str], None]
+LEFT_OUT = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, OSError)
+
+
+class Contender(Protocol):
+    """A peer that has been set up."""
+
+    @property
+    def per_call(self) -> int: ...
+
+    def replay(self, draws: Draws) -> dict[str, Tensor]: ...
+
+    def run(self) -> None: ...
+
+
+def build(peer: str, workload: Workload, data: Tensor, settings: harness.Settings) -> Contender:
+    """Set one peer up."""
+    if peer == "jax":
+        return peers_jax.Jax(workload, data, settings.window_s)
+    builders: dict[str, Callable[..., peers_torch.Step]] = {
+        "eager": peers_torch.eager,
+        "fused-adam": peers_torch.eager_fused_adam,
+        "compile": peers_torch.compiled,
+    }
+    return peers_torch.Torch(workload, data, builders[peer])
+
+
+class Sides:
+    """The sides of one workload as they come up, fastgan's first; those that cannot be measured, and why.
+
+    Args:
+        workload, settings: what is measured, and how.
+        setup_limit: seconds a side may take to set up, compilation included.
+        say: told what is done now.
+    """
+
+    def __init__(self, workload: Workload, settings: harness.Settings, setup_limit: float, say: Say) -> None:
+        self.workload, self.settings, self.setup_limit = workload, settings, setup_limit
+        self.say: Say = lambda what: say(f"{workload.name}: {what}")
+        self.data = workload.data(settings.seed)
+        self.sides: list[harness.Side] = []
+        self.setup_s: dict[str, float] = {}
+        self.left_out: dict[str, str] = {}
+        self.engine: dict[str, str] = {}
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> Sides:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def add(self, name: str, make: Callable[[], tuple[harness.Side, float]]) -> None:
+        """Take a side in, or note why it cannot be."""
+        self.say(f"setting up {name}")
+        try:
+            with deadline(self.setup_limit):
+                side, seconds = make()
+        except LEFT_OUT as error:
+            self.left_out[name] = " ".join(str(error).split())[:300] or type(error).__name__
+            return
+        self.sides.append(side)
+        self.setup_s[name] = seconds
+
+    def fastgan(
+        self, name: str, threads: int, cpus: Sequence[int] | None, gate: harness.Gate | None = None, **changes: Any
+    ) -> tuple[harness.Side, float]:
+        """`fastgan.train`: its results, and a long run to be timed."""
+        workload, started = self.workload, time.perf_counter()
+        with torch_threads(threads):
+            found = ours.replay(workload, self.data, self.draws(), **changes)
+            seconds = time.perf_counter() - started
+            every = ours.pace(workload, self.data, self.settings.window_s, **changes)
+        config = ours.config(workload, ours.ENDLESS, **changes)
+        run = ours.LongRun(workload.gan(), self.data, config, every, threads, cpus)
+        self._open.callback(run.close)
+        self.engine[name] = f"{run.engine} ({run.engine_reason})"
+        return harness.Side(name, run.advance, lambda: found, every, gate), seconds
+
+    def peer(self, name: str) -> tuple[harness.Side, float]:
+        """A peer: its results, from which its timed run goes on."""
+        started = time.perf_counter()
+        contender = build(name, self.workload, self.data, self.settings)
+        found = contender.replay(self.draws())
+        return harness.Side(name, contender.run, lambda: found, contender.per_call), time.perf_counter() - started
+
+    def draws(self) -> Draws:
+        """What all sides of the gate see."""
+        return draws(self.workload, self.data, GATE_ITERATIONS, seed=0)
+
+
+def measure(
+    workload: Workload,
+    peers: Sequence[str],
+    settings: harness.Settings,
+    setup_limit: float = SETUP_LIMIT,
+    say: Say = harness.progress,
+) -> dict[str, Any]:
+    """Gate and time a workload.
+
+    Args:
+        workload: with `threads` threads.
+        peers: some of PEERS.
+        settings: how.
+        setup_limit: seconds a side may take to set up.
+        say: told what is done now.
+
+    Returns:
+        dict: harness.compare's record with rates and the share of the FMA peak.
+
+    Raises:
+        GateFailed: a side computes something else; nothing has been timed.
+    """
+    threads = workload.threads
+    with harness.pinned(threads) as cpus, Sides(workload, settings, setup_limit, say) as found:
+        side, found.setup_s[OURS] = found.fastgan(OURS, threads, cpus)
+        found.sides.append(side)
+        found.add(BF16, lambda: found.fastgan(BF16, threads, cpus, BF16_GATE, precision="bf16"))
+        for name in peers:
+            found.add(name, lambda name=name: found.peer(name))  # type: ignore[misc]
+        if threads > 1:
+            found.add(ONE_THREAD, lambda: found.fastgan(ONE_THREAD, 1, cpus and cpus[:1]))
+        found.say(f"timing {len(found.sides)} sides")
+        gate = harness.Gate(workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
+        peak_before = fma_peak(threads)
+        record = harness.compare(workload.describe(), found.sides, gate, settings)
+        for name, seconds in found.setup_s.items():
+            record["sides"][name]["first_call_s"] = seconds
+        if threads > 1 and cpus:
+            record["busy"] = beside_a_busy_process(found, cpus, gate)
+        return {
+            "workload": workload.name,
+            "threads": threads,
+            "batch": workload.batch,
+            "cpus": cpus,
+            "engine": found.engine,
+            "left out": found.left_out,
+            **rates(workload, record, best(peak_before, fma_peak(threads))),
+            **record,
+        }
+
+
+def rates(workload: Workload, record: dict[str, Any], peak: dict[str, float]) -> dict[str, Any]:
+    """Operations, GFLOP/s of each side, and its share of the FMA peak of its threads."""
+    operations = flops.iteration(workload)
+    rate = {name: operations / side["median_s"] / 1e9 for name, side in record["sides"].items()}
+    cores = {name: 1 if name == ONE_THREAD else workload.threads for name in rate}
+    limit = {name: peak.get("bf16" if name == BF16 else "fp32") for name in rate}
+    return {
+        "operations": operations,
+        "peak GFLOP/s a core": peak,
+        "gflops": rate,
+        "share_of_peak": {n: r / (cores[n] * top) for n, r in rate.items() if (top := limit[n])},
+    }
+
+
+def beside_a_busy_process(found: Sides, cpus: Sequence[int], gate: harness.Gate) -> dict[str, Any]:
+    """fastgan's side with all threads and with one, while another process keeps the last processor busy."""
+    found.say("timing beside a busy process")
+    mine = [side for side in found.sides if side.name in (OURS, ONE_THREAD)]
+    with busy(cpus[-1]):
+        return harness.compare(f"{found.workload.name} beside a busy process", mine, gate, found.settings)
+
+
+def fma_peak(threads: int, seconds: float = 0.1) -> dict[str, float]:
+    """GFLOP/s a core while all of `threads` work: "fp32", "bf16" where the processor has it; none without the core."""
+    if native is None:
+        return {}
+    found = zip(("fp32", "bf16"), native.fma_peak(seconds, threads), strict=True)
+    return {name: min(rates) / 1e9 for name, rates in found if min(rates) > 0}
+
+
+def best(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """The greater of two measurements of the peak: whatever disturbs one only lowers it."""
+    return {name: max(value, b[name]) for name, value in a.items()}
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """This many PyTorch threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def busy(cpu: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that never rests, held on one processor."""
+    code = f"import os\nos.sched_setaffinity(0, [{cpu}])\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # it is running
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """TimeoutError inside after so long, where signals can be had."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"it was not set up within {seconds:g} s")
+
+    handler = signal.signal(signal.SIGALRM, late)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        if left:  # another timer was running: it goes on
+            left = max(left - (time.monotonic() - started), 1e-3)
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
+        signal.signal(signal.SIGALRM, handler)

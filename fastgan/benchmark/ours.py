@@ -1,0 +1,121 @@
+"""fastgan's side: `fastgan.train`, as anyone calls it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload
+from fastgan.models import GAN
+from fastgan.training import Adam, Callback, Run, TrainConfig, train
+
+ENDLESS = 10**9
+
+
+def config(workload: Workload, steps: int, **changes: Any) -> TrainConfig:
+    """Algorithm 1 with the numbers all sides share."""
+    adam = Adam(LEARNING_RATE, betas=BETAS, eps=EPS)
+    return TrainConfig(**{"steps": steps, "batch_size": workload.batch, "optimizer": adam, **changes})
+
+
+def change(before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What training added to each parameter, by "generator.<name>" or "discriminator.<name>"."""
+    return {
+        f"{network}.{name}": after[network][name] - start
+        for network, tensors in before.items()
+        for name, start in tensors.items()
+        if name.rpartition(".")[2] in ("weight", "bias")
+    }
+
+
+def replay(workload: Workload, data: Tensor, draws: Draws, **changes: Any) -> dict[str, Tensor]:
+    """The first iterations from the first weights: their losses, and what they changed."""
+    gan = workload.gan()
+    result = train(gan, data, config(workload, len(draws), **changes))
+    after = {"generator": gan.generator.state_dict(), "discriminator": gan.discriminator.state_dict()}
+    losses = {name: torch.from_numpy(result.history[name]).float() for name in ("loss_d", "loss_g")}
+    return losses | change(workload.weights(), after)
+
+
+class LongRun(Callback):
+    """One long call of `fastgan.train`, held between chunks so that others can be timed in turn.
+
+    It trains on a thread of its own, which waits wherever a chunk ends; so what is timed is training under way, as in
+    any run of more than a second: no set-up, but metrics, history and callbacks included.
+
+    Args:
+        gan, data, config: of the run.
+        every: iterations of a chunk.
+        threads: of PyTorch and the core.
+        cpus: processors the run may use; None: any.
+    """
+
+    def __init__(
+        self, gan: GAN, data: Any, config: TrainConfig, every: int, threads: int = 1, cpus: Sequence[int] | None = None
+    ) -> None:
+        self.every = every
+        self.engine = self.engine_reason = ""
+        self._threads, self._cpus = threads, cpus
+        self._go, self._held = threading.Semaphore(0), threading.Semaphore(0)
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._train, args=(gan, data, config), daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def advance(self) -> None:
+        """Train one chunk."""
+        self._go.release()
+        self._wait()
+
+    def close(self) -> None:
+        """End the run."""
+        self._closing = True
+        self._go.release()
+        self._thread.join()
+
+    def on_start(self, run: Run) -> None:
+        self.engine, self.engine_reason = run.engine, run.engine_reason
+        self._hold(run)
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        if run.step % self.every == 0:
+            self._hold(run)
+
+    def _hold(self, run: Run) -> None:
+        self._held.release()
+        self._go.acquire()
+        run.stop = self._closing
+
+    def _wait(self) -> None:
+        self._held.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def _train(self, gan: GAN, data: Any, config: TrainConfig) -> None:
+        try:
+            torch.set_num_threads(self._threads)
+            if self._cpus is not None:
+                os.sched_setaffinity(0, self._cpus)
+            train(gan, data, config, callbacks=[self])
+        except BaseException as error:  # whoever waits for the chunk gets it
+            self._error = error
+            self._held.release()
+
+
+def pace(workload: Workload, data: Tensor, seconds: float, **changes: Any) -> int:
+    """Iterations that take about this long."""
+    steps = 2
+    while True:
+        started = time.perf_counter()
+        rate = train(workload.gan(), data, config(workload, steps, **changes)).steps_per_second
+        if time.perf_counter() - started > min(seconds, 0.1) or steps >= 10_000:
+            return max(1, round(seconds * rate))
+        steps *= 4

@@ -1,0 +1,133 @@
+"""PyTorch's side: the training loop as its users write it, and compiled whole."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from fastgan.benchmark.ours import change
+from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload, plain_network
+
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+BCE = nn.BCEWithLogitsLoss()
+
+
+class Torch:
+    """One way to write the iteration: `build` makes it for a pair of networks.
+
+    Attributes:
+        per_call: iterations of a timed call.
+    """
+
+    per_call = 1
+
+    def __init__(self, workload: Workload, data: Tensor, build: Callable[[nn.Module, nn.Module], Step]) -> None:
+        self.workload, self.data = workload, data
+        weights = workload.weights()
+        self.networks: dict[str, nn.Module] = {
+            "generator": plain_network(workload.generator),
+            "discriminator": plain_network(workload.discriminator),
+        }
+        for name, network in self.networks.items():
+            network.load_state_dict(weights[name])
+        self.step = build(self.networks["generator"], self.networks["discriminator"])
+
+    def run(self) -> None:
+        """One iteration with minibatch and noise drawn as users draw them."""
+        m, latent_dim = self.workload.batch, self.workload.latent_dim
+        real = self.data[torch.randint(len(self.data), (m,))]
+        self.step(real, torch.randn(m, latent_dim), torch.randn(m, latent_dim))
+
+    def replay(self, draws: Draws) -> dict[str, Tensor]:
+        """Begin with these iterations: their losses, and what they changed. What is timed goes on from there."""
+        losses = [self.step(draws.real[i], draws.noise_d[i], draws.noise_g[i]) for i in range(len(draws))]
+        loss_d, loss_g = (torch.stack(column) for column in zip(*losses, strict=True))
+        after = {name: network.state_dict() for name, network in self.networks.items()}
+        return {"loss_d": loss_d, "loss_g": loss_g} | change(self.workload.weights(), after)
+
+
+def eager(generator: nn.Module, discriminator: nn.Module, *, fused: bool | None = None) -> Step:
+    """As in every tutorial. fused: `torch.optim.Adam`'s option of that name."""
+    adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE, betas=BETAS, eps=EPS, fused=fused)
+    optimizer_g, optimizer_d = adam(generator.parameters()), adam(discriminator.parameters())
+
+    def step(real: Tensor, noise_d: Tensor, noise_g: Tensor) -> tuple[Tensor, Tensor]:
+        optimizer_d.zero_grad()
+        real_logits = discriminator(real)
+        fake_logits = discriminator(generator(noise_d).detach())
+        loss_d = BCE(real_logits, torch.ones_like(real_logits)) + BCE(fake_logits, torch.zeros_like(fake_logits))
+        loss_d.backward()
+        optimizer_d.step()
+
+        optimizer_g.zero_grad()
+        fake_logits = discriminator(generator(noise_g))
+        loss_g = BCE(fake_logits, torch.ones_like(fake_logits))
+        loss_g.backward()
+        optimizer_g.step()
+        return loss_d.detach(), loss_g.detach()
+
+    return step
+
+
+def eager_fused_adam(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """The same with Adam's fused update."""
+    return eager(generator, discriminator, fused=True)
+
+
+def compiled(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """torch.compile at its best: both steps, gradients and Adam in one graph, nothing redundant asked for.
+
+    The loop above breaks into six graphs where it calls `backward` and `zero_grad`, and is then no faster than eager.
+    """
+    optimizer_g, optimizer_d = CompiledAdam(generator), CompiledAdam(discriminator)
+
+    @torch.no_grad()
+    def step(real: Tensor, noise_d: Tensor, noise_g: Tensor) -> tuple[Tensor, Tensor]:
+        fake = generator(noise_d)
+
+        def loss_of_d(parameters: dict[str, Tensor]) -> Tensor:
+            real_logits = functional_call(discriminator, parameters, (real,))
+            fake_logits = functional_call(discriminator, parameters, (fake,))
+            return BCE(real_logits, torch.ones_like(real_logits)) + BCE(fake_logits, torch.zeros_like(fake_logits))
+
+        grad_d, loss_d = grad_and_value(loss_of_d)(optimizer_d.parameters)
+        optimizer_d.step(grad_d)
+
+        def loss_of_g(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            buffers = {name: b.clone() for name, b in generator.named_buffers()}  # running statistics change
+            fake_logits = discriminator(functional_call(generator, parameters | buffers, (noise_g,)))
+            return BCE(fake_logits, torch.ones_like(fake_logits)), buffers
+
+        grad_g, (loss_g, buffers) = grad_and_value(loss_of_g, has_aux=True)(optimizer_g.parameters)
+        for name, buffer in generator.named_buffers():
+            buffer.copy_(buffers[name])
+        optimizer_g.step(grad_g)
+        return loss_d, loss_g
+
+    torch.compiler.reset()  # a size compiled for itself is faster than one for all sizes
+    found: Step = torch.compile(step, dynamic=False, fullgraph=True)
+    return found
+
+
+class CompiledAdam:
+    """`torch.optim.Adam` in a form that is traced into the graph: its step number is a tensor."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parameters = {name: p.detach() for name, p in network.named_parameters()}
+        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
+        self.updates = torch.zeros(())
+
+    def step(self, grads: dict[str, Tensor]) -> None:
+        self.updates.add_(1)
+        beta1, beta2 = BETAS
+        rate = LEARNING_RATE / (1 - beta1**self.updates)
+        root = (1 - beta2**self.updates).sqrt()
+        for name, p in self.parameters.items():
+            first, second = self.moments[name]
+            first.lerp_(grads[name], 1 - beta1)
+            second.mul_(beta2).addcmul_(grads[name], grads[name], value=1 - beta2)
+            p.sub_(rate * first / (second.sqrt() / root + EPS))

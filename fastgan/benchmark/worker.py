@@ -1,0 +1,107 @@
+"""The process in which the workloads of one thread count are measured: `python -m fastgan.benchmark.worker REQUEST`.
+
+XLA fixes its threads when it is loaded, so each thread count has a process of its own, held on its processors from the
+beginning; all sides of a workload run interleaved in it. It answers in lines of JSON: progress, records, or a failed
+gate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastgan.benchmark import harness, machine, population
+from fastgan.benchmark.measure import LEFT_OUT, measure
+from fastgan.benchmark.workloads import WORKLOADS
+
+# A single thread of XLA's beside Python's own: on one processor more would only take turns.
+ONE_XLA_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+
+class WorkerFailed(RuntimeError):
+    """The process ended without an answer."""
+
+
+def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+    """Measure what is asked for, one answer for each thing that happens."""
+    threads = request["threads"]
+    settings = harness.Settings(**{**request["settings"], "out": Path(), "threads": (threads,)})
+
+    def say(what: str) -> None:
+        answer({"progress": what})
+
+    try:
+        for name in request["workloads"]:
+            workload = dataclasses.replace(WORKLOADS[name], threads=threads)
+            answer({"record": measure(workload, request["peers"], settings, request["setup_limit"], say)})
+        if request["population"]:
+            try:
+                answer({"population": population.measure(settings, say=say)})
+            except LEFT_OUT as error:
+                answer({"population": {"left out": " ".join(str(error).split())[:300]}})
+    except harness.GateFailed as failure:
+        answer({"gate": str(failure)})
+
+
+def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The answers of a fresh process to a request, as they come.
+
+    Raises:
+        GateFailed: sides differ. WorkerFailed: the process broke down; the last it said is in the message.
+    """
+    command = [sys.executable, "-m", "fastgan.benchmark.worker", json.dumps(request)]
+    with (
+        tempfile.TemporaryFile() as said,
+        _held(machine.allowed_cpus()[: request["threads"]], command, said) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            yield from understood(json.loads(line) for line in process.stdout)
+        finally:
+            if process.poll() is None and sys.exc_info()[0] is not None:
+                process.kill()
+        if process.wait() != 0:
+            said.seek(0)
+            raise WorkerFailed(f"the measuring process ended with {process.returncode}: {said.read()[-3000:].decode()}")
+
+
+def understood(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The answers as they are, but a failed gate as GateFailed."""
+    for found in answers:
+        if "gate" in found:
+            raise harness.GateFailed(found["gate"])
+        yield found
+
+
+def _held(cpus: Sequence[int], command: Sequence[str], said: Any) -> subprocess.Popen[bytes]:
+    """Start a process that inherits this thread's processors: libraries look at them while they are loaded."""
+    if not hasattr(os, "sched_setaffinity"):
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Answer the request on standard output, which no library may write to meanwhile."""
+    request = json.loads(argv[0])
+    if request["threads"] == 1:
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), ONE_XLA_THREAD]))
+    with os.fdopen(os.dup(1), "w", buffering=1) as out, harness.cold_compiler():
+        os.dup2(2, 1)
+        serve(request, lambda found: print(json.dumps(harness.plain(found)), file=out, flush=True))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,267 @@
+"""The GANs that are timed, each once as plain numbers; every side builds its networks from the same list of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import fastgan.nn
+from fastgan.models import GAN
+from fastgan.random import Purpose
+from fastgan.training.rows import Rows
+
+ROWS = 10_000  # of the data: too many for the inner caches, as real data are
+NEGATIVE_SLOPE = 0.2
+LEARNING_RATE, BETAS, EPS = 2e-4, (0.5, 0.999), 1e-8
+
+
+class Layer(NamedTuple):
+    """A child of a Sequential.
+
+    Args:
+        kind: "linear", "maxout", "batch_norm" or the name of an activation.
+        numbers: (inputs, outputs, bias), (inputs, units, pieces), (features,) or ().
+    """
+
+    kind: str
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A multilayer perceptron.
+
+    Args:
+        sizes: widths, the input's first.
+        activation: of the hidden layers; unused where pieces > 1.
+        output: activation of the last layer, or None.
+        pieces: affine maps of a hidden unit; above 1: maxout.
+        batch_norm: whether hidden layers are normalised over the batch; their own bias would then do nothing.
+    """
+
+    sizes: tuple[int, ...]
+    activation: str = "relu"
+    output: str | None = None
+    pieces: int = 1
+    batch_norm: bool = False
+
+    def layers(self) -> list[Layer]:
+        """The children of an `nn.Sequential`, in order."""
+        found: list[Layer] = []
+        *hidden, last = pairwise(self.sizes)
+        for inputs, outputs in hidden:
+            if self.pieces > 1:
+                found.append(Layer("maxout", (inputs, outputs, self.pieces)))
+                continue
+            found.append(Layer("linear", (inputs, outputs, int(not self.batch_norm))))
+            if self.batch_norm:
+                found.append(Layer("batch_norm", (outputs,)))
+            found.append(Layer(self.activation))
+        found.append(Layer("linear", (*last, 1)))
+        return [*found, Layer(self.output)] if self.output else found
+
+    def products(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of each matrix product, all pieces of a maxout unit among the outputs."""
+        return [
+            (numbers[0], numbers[1] * (numbers[2] if kind == "maxout" else 1))
+            for kind, numbers in self.layers()
+            if kind in ("linear", "maxout")
+        ]
+
+    def describe(self) -> str:
+        """As in 2-128-128-1."""
+        hidden = f" maxout {self.pieces}" if self.pieces > 1 else ""
+        return "-".join(map(str, self.sizes)) + hidden + (" batch norm" if self.batch_norm else "")
+
+
+class PlainMaxout(nn.Linear):
+    """Maxout as users write it, with the parameters of `fastgan.nn.Maxout`."""
+
+    def __init__(self, in_features: int, out_features: int, pieces: int) -> None:
+        super().__init__(in_features, out_features * pieces)
+        self.pieces = pieces
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).unflatten(-1, (-1, self.pieces)).max(-1).values
+
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(NEGATIVE_SLOPE),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def _modules(network: Network, maxout: type[nn.Module]) -> list[nn.Module]:
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "linear": lambda inputs, outputs, bias: nn.Linear(inputs, outputs, bias=bool(bias)),
+        "maxout": maxout,
+        "batch_norm": nn.BatchNorm1d,
+        **_ACTIVATIONS,
+    }
+    return [builders[kind](*numbers) for kind, numbers in network.layers()]
+
+
+def plain_network(network: Network) -> nn.Sequential:
+    """As users of PyTorch write it."""
+    return nn.Sequential(*_modules(network, PlainMaxout))
+
+
+def fastgan_network(network: Network) -> nn.Module:
+    """The same with fastgan's layers; `state_dict` keys are those of `plain_network`."""
+    return fastgan.nn.Sequential(*_modules(network, fastgan.nn.Maxout))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One GAN, its batch and the least it must reach.
+
+    Args:
+        name: on the command line.
+        generator, discriminator: the networks.
+        batch: m of Algorithm 1.
+        threads: how many it is measured with.
+        target: which of the project's targets these figures answer, as in C1.
+        least: peer -> times faster; "peak" -> share of the FMA peak; "bf16" -> times faster than eager fp32.
+        change: by how much of their norm the changes of two sides' parameters may differ after the gate's
+            iterations: Adam divides by a gradient's size, so rounding can turn an entry near 0 around.
+    """
+
+    name: str
+    generator: Network
+    discriminator: Network
+    batch: int
+    threads: int = 1
+    target: str = ""
+    least: Mapping[str, float] = field(default_factory=dict)
+    change: float = 2e-2
+
+    @property
+    def latent_dim(self) -> int:
+        return self.generator.sizes[0]
+
+    @property
+    def data_dim(self) -> int:
+        return self.discriminator.sizes[0]
+
+    def describe(self) -> str:
+        """Sizes and batch in one line."""
+        return f"G {self.generator.describe()}, D {self.discriminator.describe()}, batch {self.batch}"
+
+    def data(self, seed: int = 0) -> Tensor:
+        """Random rows (ROWS, data_dim), in the range of G's output."""
+        x = torch.randn(ROWS, self.data_dim, generator=torch.Generator().manual_seed(seed))
+        return x.sigmoid_() if self.generator.output == "sigmoid" else x.tanh_()
+
+    def weights(self, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+        """First `state_dict`s of "generator" and "discriminator", the same for every side."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks = {"generator": self.generator, "discriminator": self.discriminator}
+            return {name: plain_network(network).state_dict() for name, network in networks.items()}
+
+    def gan(self, seed: int = 0) -> GAN:
+        """fastgan's side of it."""
+        weights = self.weights(seed)
+        gan = GAN(fastgan_network(self.generator), fastgan_network(self.discriminator), latent_dim=self.latent_dim)
+        gan.generator.load_state_dict(weights["generator"])
+        gan.discriminator.load_state_dict(weights["discriminator"])
+        return gan
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Minibatches and noise of some iterations, as `fastgan.train` draws them.
+
+    Args:
+        real: (iterations, batch, data_dim).
+        noise_d: (iterations, batch, latent_dim), for D's step.
+        noise_g: the same for G's.
+    """
+
+    real: Tensor
+    noise_d: Tensor
+    noise_g: Tensor
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+
+def draws(workload: Workload, data: Tensor, iterations: int, seed: int) -> Draws:
+    """What iterations 0 .. `iterations` of a run with this seed see (k = 1)."""
+    rows = Rows(data, batch_size=workload.batch, seed=seed, device=data.device, dtype=data.dtype)
+    gan, steps = workload.gan(), range(iterations)
+
+    def noise(purpose: Purpose) -> Tensor:
+        return torch.stack([gan.noise(workload.batch, seed=seed, purpose=purpose, step=step) for step in steps])
+
+    return Draws(torch.stack([rows.minibatch(step) for step in steps]), noise(Purpose.NOISE_D), noise(Purpose.NOISE_G))
+
+
+def _mlp_gan(
+    name: str,
+    generator: tuple[int, ...],
+    discriminator: tuple[int, ...],
+    batch: int,
+    output: str | None,
+    target: str,
+    least: Mapping[str, float],
+    threads: int = 1,
+) -> Workload:
+    networks = Network(generator, "relu", output), Network(discriminator, "leaky_relu")
+    return Workload(name, *networks, batch, threads, target, least)
+
+
+_TOY = (2, 128, 128, 2), (2, 128, 128, 1)
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        _mlp_gan("tiny", (1, 16, 16, 1), (1, 16, 16, 1), 32, None, "C1", {"eager": 100, "jax": 2.5}),
+        _mlp_gan("toy-32", *_TOY, 32, None, "C2", {"eager": 9, "jax": 1.4}),
+        _mlp_gan("toy-128", *_TOY, 128, None, "C3", {"eager": 3.6}),
+        _mlp_gan(
+            "mnist-256",
+            (64, 256, 256, 784),
+            (784, 256, 256, 1),
+            100,
+            "sigmoid",
+            "C4, C5",
+            {"eager": 1.7, "peak": 0.80, "bf16": 2.5},
+        ),
+        _mlp_gan(
+            "mnist-1024",
+            (100, 128, 256, 512, 1024, 784),
+            (784, 512, 256, 1),
+            64,
+            "tanh",
+            "C4, C5",
+            {"eager": 1.8, "peak": 0.85, "bf16": 2.5},
+        ),
+        Workload(  # without its dropout: no two libraries draw the same masks, so results could not be compared
+            "original",
+            Network((100, 1200, 1200, 784), "relu", "sigmoid"),
+            Network((784, 240, 240, 1), pieces=5),
+            100,
+            target="C4, C5",
+            least={"eager": 1.5, "peak": 0.80, "bf16": 2.5},
+            change=5e-2,
+        ),
+        Workload(
+            "pacgan-ring",
+            Network((2, 400, 400, 400, 400, 2), "relu", batch_norm=True),
+            Network((2, 200, 200, 200, 1), pieces=5),
+            100,
+        ),
+        _mlp_gan("ring-2t", *_TOY, 256, None, "C4", {"jax": 2.5}, threads=2),
+        _mlp_gan("digits-2t", (32, 256, 256, 64), (64, 256, 256, 1), 128, "sigmoid", "C4", {"jax": 1.8}, threads=2),
+        _mlp_gan(
+            "mnist-1200-2t", (100, 1200, 1200, 784), (784, 1200, 1200, 1), 100, "sigmoid", "C4", {"jax": 1.4}, threads=2
+        ),
+    )
+}

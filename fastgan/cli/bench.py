@@ -1,0 +1,166 @@
+"""fastgan bench: whole iterations of Algorithm 1 against PyTorch and JAX, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastgan.cli.arguments import natural, number
+
+QUICK = ("tiny", "toy-32", "mnist-256")
+QUICK_PEERS = ("eager", "fused-adam", "jax")
+
+
+def add(commands: Any) -> None:
+    """The command and its flags."""
+    command = commands.add_parser(
+        "bench",
+        help="how fast it is here, against PyTorch and JAX",
+        description="Time whole iterations of Algorithm 1 against eager PyTorch, torch.compile and JAX, in one "
+        "process, in turn, after all have been shown to compute the same. Writes JSON and a picture.",
+        epilog="examples:\n  fastgan bench --quick                      a look in under a minute\n"
+        "  fastgan bench                              everything, a quarter of an hour on an idle machine\n"
+        "  fastgan bench --workload toy-128 --peers eager jax\n",
+    )
+    command.add_argument("--quick", action="store_true", help="three workloads, no torch.compile, few short windows")
+    command.add_argument("--workload", nargs="+", metavar="NAME", help="what to time; a wrong name lists them all")
+    command.add_argument("--peers", nargs="*", metavar="NAME", help="some of eager, fused-adam, compile, jax")
+    command.add_argument("--threads", nargs="+", type=natural, metavar="N", help="default: each workload's own")
+    command.add_argument("--windows", type=natural, metavar="N", help="timed windows a side (40; quick: 10)")
+    command.add_argument("--window-ms", type=number, metavar="X", help="length of a window (100; quick: 40)")
+    command.add_argument("--setup-limit", type=number, metavar="S", default=300.0, help="seconds a side may compile")
+    command.add_argument("--out", type=Path, help="folder of the results (bench/results; quick: a temporary one)")
+    command.add_argument("--machine", help="name of this machine in file names")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, write; 1 where results differed, and then no time is given."""
+    from fastgan.benchmark import harness
+
+    requests, settings = _requests(arguments)
+    return harness.guarded("fastgan bench", lambda: _bench(requests, settings))
+
+
+def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]:
+    """What each measuring process is asked, and the settings of all."""
+    from fastgan.benchmark import harness, machine, measure, population
+    from fastgan.benchmark.workloads import WORKLOADS
+
+    quick = arguments.quick
+    names = arguments.workload or (QUICK if quick else (*WORKLOADS, population.NAME))
+    peers = arguments.peers if arguments.peers is not None else QUICK_PEERS if quick else measure.PEERS
+    for flag, given, known in (("--workload", names, (*WORKLOADS, population.NAME)), ("--peers", peers, measure.PEERS)):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"{flag} must be among {', '.join(known)}, got {name!r}")
+    available = len(machine.allowed_cpus())
+    if arguments.threads and max(arguments.threads) > available:
+        raise ValueError(f"--threads must be at most {available}, the processors here, got {max(arguments.threads)}")
+    out = arguments.out or (Path(tempfile.gettempdir()) / "fastgan-bench" if quick else harness.RESULTS)
+    settings = harness.Settings(
+        windows=arguments.windows or (10 if quick else 40),
+        window_s=(arguments.window_ms or (40.0 if quick else 100.0)) / 1e3,
+        warmup_s=0.1 if quick else 0.3,
+        quick=quick,
+        out=out,
+        machine=arguments.machine or machine.name(),
+    )
+    if settings.windows < 2 or settings.window_s <= 0:
+        raise ValueError("--windows must be at least 2 and --window-ms above 0")
+    own = {WORKLOADS[name].threads if name in WORKLOADS else population.THREADS for name in names}
+    requests = []
+    for threads in arguments.threads or sorted(t for t in own if t <= available):
+        chosen = [n for n in names if n in WORKLOADS and (arguments.threads or WORKLOADS[n].threads == threads)]
+        requests.append(
+            {
+                "threads": threads,
+                "workloads": chosen,
+                "population": population.NAME in names and threads == population.THREADS,
+                "peers": list(peers),
+                "setup_limit": arguments.setup_limit,
+                "settings": {k: getattr(settings, k) for k in ("windows", "window_s", "warmup_s", "seed", "quick")},
+            }
+        )
+    if skipped := sorted(t for t in own if t > available and not arguments.threads):
+        print(f"workloads of {skipped[0]} threads are left out: {available} processor here", file=sys.stderr)
+    return requests, dataclasses.replace(settings, threads=tuple(r["threads"] for r in requests))
+
+
+def _bench(requests: Sequence[dict[str, Any]], settings: Any) -> None:
+    from rich.console import Console
+
+    from fastgan.benchmark import harness, report
+
+    written = harness.Report("train", settings)
+    taken = f"{settings.windows} windows of {settings.window_s * 1e3:.0f} ms a side"
+    written.quick = f"QUICK CHECK, {taken}: a look, no measurement."
+    records, members = _measure(requests)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    if records:
+        console.print(report.table(records))
+    for line in report.lines(records, members):
+        print(line)
+    print(written.disturbances())
+    notes = [
+        f"median of {settings.windows} windows a side, in turn in one process, after all gave the same results",
+        written.disturbances(),
+    ]
+    content = {
+        "unit": "seconds an iteration",
+        "workloads": records,
+        "population": members,
+        "targets": report.verdicts(records, members),
+    }
+    written.write(content, _picture(records, notes))
+
+
+def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str]) -> Any:
+    from fastgan.benchmark import report
+
+    try:
+        return report.picture(records, notes) if records else None
+    except ImportError as error:  # the figures stand without it
+        print(f"no picture: {error}; pip install 'fastgan[bench]'", file=sys.stderr)
+        return None
+
+
+def _measure(requests: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """All records, and that of the population."""
+    from fastgan.benchmark import worker
+
+    records: list[dict[str, Any]] = []
+    members = None
+    with _display(sum(len(r["workloads"]) + r["population"] for r in requests)) as show:
+        for request in requests:
+            for found in worker.ask(request):
+                if "record" in found:
+                    records.append(found["record"])
+                members = found.get("population", members)
+                show(found.get("progress"))
+    return records, members
+
+
+@contextlib.contextmanager
+def _display(total: int) -> Iterator[Callable[[str | None], None]]:
+    """A bar on a terminal, plain lines elsewhere; told what goes on, or None where a workload is done."""
+    if not sys.stderr.isatty():
+        from fastgan.benchmark import harness
+
+        yield lambda what: None if what is None else harness.progress(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("[bold]measuring"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("[dim]{task.description}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda what: bar.advance(task) if what is None else bar.update(task, description=what)
