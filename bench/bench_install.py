@@ -1,12 +1,14 @@
 """How long does it take to install fastgan from source, and to import it? (C10)
 
     python bench/bench_install.py [--quick] [--imports 15] [--variants cpu cuda] [--source FOLDER]
+    python bench/bench_install.py --variants cuda       the CUDA build alone, in results/install-cuda-<machine>
 
 Copies the sources to a temporary folder and does there what a user does: an sdist, a wheel from it in pip's isolated
 build (fetching the build requirements included, so a slow network shows), the installation, the import from another
-folder. "cpu" builds with FASTGAN_CUDA=OFF; "cuda" with ON, and is left out where there is no nvcc. Before a time
-counts, the installed package must load its native core and give the discriminator's loss. Import times are those of
-`import fastgan` in a fresh interpreter that has imported torch before. --quick builds nothing.
+folder. "cpu" builds with FASTGAN_CUDA=OFF; "cuda" with ON, by the nvcc of CUDACXX or of the path; where there is none,
+it is left out, or refused if it was asked for. Before a time counts, the installed package must load its native core
+and give the discriminator's loss. Import times are those of `import fastgan` in a fresh interpreter that has imported
+torch before. --quick builds nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ LEFT_BEHIND = (
 VARIANTS = {"cpu": ["-C", "cmake.define.FASTGAN_CUDA=OFF"], "cuda": ["-C", "cmake.define.FASTGAN_CUDA=ON"]}
 LIMITS = {"cpu": 60.0, "cuda": 240.0}
 IMPORT_LIMIT = 0.3
+NO_NVCC = "no nvcc here: neither CUDACXX nor the path names one"
 CHECK = """
 import json, sys, time, torch
 start = time.perf_counter()
@@ -159,14 +162,19 @@ def imports(package: Path | None, count: int) -> dict[str, Any]:
     }
 
 
+def nvcc() -> str | None:
+    """The CUDA compiler that CMake will find."""
+    return os.environ.get("CUDACXX") or shutil.which("nvcc")
+
+
 def measure(settings: harness.Settings, variants: Sequence[str], count: int, source: Path) -> dict[str, Any]:
     """Build each variant, then import the last one built, or this checkout's where none was."""
     result: dict[str, Any] = {"builds": [], "left out": {}}
     with tempfile.TemporaryDirectory(prefix="fastgan-bench-") as scratch:
         package = None
         for variant in variants:
-            if settings.quick or variant == "cuda" and shutil.which("nvcc") is None:
-                result["left out"][variant] = "quick run" if settings.quick else "no nvcc here"
+            if settings.quick or variant == "cuda" and nvcc() is None:
+                result["left out"][variant] = "quick run" if settings.quick else NO_NVCC
                 continue
             harness.progress(f"building: {variant}")
             folder = Path(scratch) / variant
@@ -200,7 +208,7 @@ def rows(builds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def picture(result: Mapping[str, Any], notes: Sequence[str]) -> Any:
     """Seconds of the installation and of the import beside their limits."""
-    fig, axes = pictures.figure(9, 3.0, 1, 2, width_ratios=[3, 2])
+    fig, axes = pictures.figure(9, 1.5 + 0.55 * max(1, len(result["builds"])), 1, 2, width_ratios=[3, 2])
     bars = [(b["variant"], b["wall_s"], LIMITS[b["variant"]]) for b in result["builds"]]
     _limit_bars(axes[0, 0], bars, "seconds from sdist to installed package")
     _limit_bars(axes[0, 1], [("import", result["import"]["median_s"], IMPORT_LIMIT)], "seconds added to import torch")
@@ -216,15 +224,17 @@ def _limit_bars(ax: Any, bars: Sequence[tuple[str, float, float]], label: str) -
         ax.text(0.5, 0.5, "not built in this run", transform=ax.transAxes, ha="center")
         return
     for i, (_, seconds, limit) in enumerate(bars):
-        ax.barh(i, seconds, height=0.5, color=pictures.COLOURS[0 if seconds < limit else 1])
+        ax.barh(i, seconds, height=0.4, color=pictures.COLOURS[0 if seconds < limit else 1])
         ax.plot([limit, limit], [i - 0.35, i + 0.35], color=pictures.INK, linewidth=1.5)
-        ax.annotate("limit", (limit, i - 0.36), ha="center", va="bottom", fontsize=7.5)
+        ax.annotate(f"limit {limit:g}", (limit, i - 0.36), ha="center", va="bottom", fontsize=7.5)
+        ax.annotate(f" {seconds:.2g}", (seconds, i), va="center", fontsize=7.5)
     ax.set_xlim(0, 1.1 * max(max(s, limit) for _, s, limit in bars))
 
 
 def bench(settings: harness.Settings, variants: Sequence[str], count: int, source: Path) -> None:
     """Measure, print, write."""
-    report = harness.Report("install", settings)
+    name = "install" if set(variants) == set(VARIANTS) else "-".join(["install", *sorted(variants)])
+    report = harness.Report(name, settings)
     result = measure(settings, variants, count, source)
     if result["builds"]:
         print(f"Installation from source on {os.cpu_count()} processors (wall seconds; processor: of all cores)\n")
@@ -246,13 +256,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     p = harness.parser("installation from source and import time")
     p.add_argument("--imports", type=int, default=15, help="fresh interpreters to import in")
-    p.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to build")
+    p.add_argument(
+        "--variants",
+        nargs="+",
+        choices=list(VARIANTS),
+        help="what to build; default: cpu, and cuda where there is nvcc",
+    )
     p.add_argument("--source", type=Path, default=ROOT, help="folder of the sources")
     args = p.parse_args(argv)
+    if "cuda" in (args.variants or ()) and nvcc() is None:
+        p.error(f"--variants cuda: {NO_NVCC}")
+    variants = args.variants or list(VARIANTS)
     count = 1 if args.quick else args.imports
     settings = harness.settings_from(args)
     try:
-        return harness.guarded("bench_install", lambda: bench(settings, args.variants, count, args.source))
+        return harness.guarded("bench_install", lambda: bench(settings, variants, count, args.source))
     except StepFailed as failure:
         print(f"bench_install: {failure}", file=sys.stderr)
         return 1

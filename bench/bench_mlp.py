@@ -12,7 +12,7 @@ PyTorch's and of fastgan's own in the same run, a proxy for what the multipliers
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark import harness, pictures
+from fastgan.benchmark import flops, harness, pictures
+from fastgan.benchmark.workloads import Network, fastgan_network, plain_network
 
 MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"
 
@@ -37,6 +38,10 @@ class Shape:
     pieces: int = 1  # of the hidden layers: maxout
     toy: bool = False  # held to the target of the toy sizes
     norm: float = 1e-5  # by how much of their norm gradients may differ
+
+    @property
+    def network(self) -> Network:
+        return Network(self.sizes, self.activation, self.output, self.pieces)
 
     @property
     def gate(self) -> harness.Gate:
@@ -63,54 +68,17 @@ SHAPES = (
 QUICK = ("tiny", "toy 32", "original D")
 
 
-class Maxout(nn.Linear):
-    """Maxout as users write it, with the parameters of fastgan.nn.Maxout."""
-
-    def __init__(self, in_features: int, out_features: int, pieces: int) -> None:
-        super().__init__(in_features, out_features * pieces)
-        self.pieces = pieces
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).unflatten(-1, (-1, self.pieces)).max(-1).values
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(0.2),
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
-
-
-def as_users_write_it(shape: Shape) -> nn.Sequential:
-    """The peer."""
-    layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(zip(shape.sizes, shape.sizes[1:], strict=False)):
-        last = i == len(shape.sizes) - 2
-        if shape.pieces > 1 and not last:
-            layers.append(Maxout(inputs, outputs, shape.pieces))
-            continue
-        layers.append(nn.Linear(inputs, outputs))
-        if name := shape.output if last else shape.activation:
-            layers.append(ACTIVATIONS[name]())
-    return nn.Sequential(*layers)
-
-
 def with_fastgan(shape: Shape) -> nn.Module:
     """The same network of fastgan's own modules."""
     if shape.pieces == 1:
         return fastgan.nn.MLP(shape.sizes, activation=shape.activation, output_activation=shape.output)
-    hidden = [
-        fastgan.nn.Maxout(inputs, outputs, shape.pieces)
-        for inputs, outputs in zip(shape.sizes[:-2], shape.sizes[1:-1], strict=True)
-    ]
-    return fastgan.nn.Sequential(*hidden, nn.Linear(shape.sizes[-2], shape.sizes[-1]))
+    return fastgan_network(shape.network)
 
 
 def modules(shape: Shape, compiled: bool, seed: int) -> dict[str, Any]:
     """fastgan's first, all with the same parameters."""
     torch.manual_seed(seed)
-    peer = as_users_write_it(shape)
+    peer = plain_network(shape.network)
     mine = with_fastgan(shape)
     mine.load_state_dict(peer.state_dict())
     found: dict[str, Any] = {MLP: mine, EAGER: peer}
@@ -149,9 +117,8 @@ def side(name: str, module: nn.Module, shape: Shape, with_input: bool, seed: int
 
 def operations(shape: Shape, with_input: bool) -> float:
     """Floating-point operations of the matrix products of one call."""
-    widths = [size * shape.pieces for size in shape.sizes[1:-1]] + [shape.sizes[-1]]
-    products = [2.0 * shape.batch * a * b for a, b in zip(shape.sizes, widths, strict=False)]
-    return 3 * sum(products) - (0.0 if with_input else products[0])
+    forward, first = flops.forward(shape.network, shape.batch), flops.first_layer(shape.network, shape.batch)
+    return 3 * forward - (0.0 if with_input else first)
 
 
 def peak(settings: harness.Settings) -> dict[str, float]:
@@ -258,14 +225,21 @@ def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
             for p, r in zip(places, mine, strict=True)
             if FUSED in r["sides"]
         ]
-        ax.plot([v for _, v in fused], [p for p, _ in fused], "D", color=pictures.INK, markersize=4, label="fuse")
+        ax.plot(
+            [v for _, v in fused],
+            [p for p, _ in fused],
+            "D",
+            color=pictures.INK,
+            markersize=4,
+            label="fastgan.fuse on the same nn.Sequential (bars: fastgan.nn)",
+        )
         pictures.ratio_line(ax, 1.0, "nn.Sequential", vertical=True)
         ax.set_yticks(places, labels, fontsize=7)
         ax.set_xlim(0, None)
         ax.set_xlabel(f"times faster than nn.Sequential, {harness.threads(count)}")
-    axes[0, 0].invert_yaxis()  # of all panels: they share it
+    axes[0, 0].set_ylim(len(first) - 0.4, -0.6)  # of all panels: they share it
     if any(FUSED in r["sides"] for r in records):
-        axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     pictures.title(fig, "fastgan.nn against nn.Sequential, forward and backward, float32", notes)
     return fig
 

@@ -155,7 +155,6 @@ def picture(errors: Mapping[str, np.ndarray]) -> Any:
             ax.plot(logits, seen, ".", markersize=1.5, color=colour, label=label, rasterized=True)
         pictures.ratio_line(ax, ALLOWED_ULP, "2 ULP")
         ax.set(yscale="log", xlabel="logit l", title=f"{quantity} of the fake term -log(1 - D(G(z))) = softplus(l)")
-        ax.title.set_fontsize(9)
     axes[0, 0].set_ylabel("error, ULP of float32")
     axes[0, 0].legend(frameon=False, markerscale=6, fontsize=8, loc="upper right")
     notes = ["8,001 logits; 1e7 ULP is a result rounded to 0; errors below 0.01 are drawn at 0.01"]

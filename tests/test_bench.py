@@ -226,6 +226,17 @@ def test_install_builds_and_checks_what_it_built(tmp_path: Path, loss: float) ->
     assert [row[0] for row in bench_install.rows(result["builds"])] == ["build", "cpu"]
 
 
+def test_install_refuses_a_cuda_build_without_nvcc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_install, "nvcc", lambda: None)
+    with pytest.raises(SystemExit, match="2"):
+        bench_install.main(["--variants", "cuda", "--out", str(tmp_path)])
+    assert "no nvcc here" in capsys.readouterr().err
+    assert bench_install.main([*OPTIONS[bench_install], "--variants", "cpu", "--out", str(tmp_path)]) == 0
+    assert [p.name.startswith("install-cpu-") for p in tmp_path.iterdir()] == [True, True]
+
+
 def test_install_says_which_step_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pyproject.toml").write_text('[build-system]\nrequires = []\nbuild-backend = "nowhere"\n')
     options = ["--variants", "cpu", "--source", str(tmp_path), "--out", str(tmp_path / "out"), "--imports", "1"]

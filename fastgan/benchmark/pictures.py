@@ -15,8 +15,9 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **optio
     """A figure and its array of axes, without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    fig = Figure(figsize=(width, height), layout="constrained")
+    fig = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, wspace=0.04))
     FigureCanvasAgg(fig)
     axes = fig.subplots(rows, columns, squeeze=False, **options)
     for ax in axes.flat:
@@ -26,20 +27,17 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **optio
         ax.tick_params(labelsize=8)
         ax.xaxis.label.set_size(9)
         ax.yaxis.label.set_size(9)
-        ax.title.set_size(9.5)
     return fig, axes
 
 
 def title(fig: Any, heading: str, notes: Sequence[str]) -> None:
     """A bold heading, under it what one must know to read the picture."""
-    # word by word, punctuation in braces: the mathematics it is set as would space it otherwise
-    words = [re.sub(r"[.,_’]", _braced, word) for word in heading.replace("'", "’").split()]
-    bold = " ".join(f"$\\mathbf{{{word}}}$" for word in words)
+    # bold comes as mathematics, which would put spaces of its own around punctuation: that stays outside
+    parts = re.findall(r"[^\s.,']+|[\s.,']+", heading.replace("_", r"\_"))
+    bold = "".join(part if part[0] in " .,'" else f"$\\mathbf{{{part}}}$" for part in parts)
+    for ax in fig.axes:
+        ax.title.set_size(9.5)
     fig.suptitle("\n".join([bold, *(n for n in notes if n)]), fontsize=9.5, x=0.01, ha="left", color=INK)
-
-
-def _braced(found: re.Match[str]) -> str:
-    return r"{\_}" if found[0] == "_" else f"{{{found[0]}}}"
 
 
 def lines(ax: Any, x: Sequence[float], series: Mapping[str, Sequence[float]], colours: Mapping[str, str]) -> None:
