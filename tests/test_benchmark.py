@@ -339,6 +339,7 @@ def made_up(name: str, microseconds: dict[str, float], **more: Any) -> dict[str,
         "sides": sides,
         "ratio": {side: us / base for side, us in microseconds.items() if side != "fastgan"},
         "spread": 0.01,
+        "processors got": 0.99,
         **measure.rates(workload, {"sides": sides}, {"fp32": 100.0, "bf16": 200.0}),
         **more,
     }
@@ -381,6 +382,11 @@ def test_bf16_is_held_against_its_own_peak() -> None:
     share = RECORDS[1]["share_of_peak"]
     assert share["bf16"] == pytest.approx(share["fastgan"] * 7000 / 4000 / 2)
     assert RECORDS[2]["share_of_peak"]["fastgan, 1 thread"] == pytest.approx(RECORDS[2]["share_of_peak"]["fastgan"])
+
+
+def test_a_shared_processor_is_told() -> None:
+    assert report.disturbed(RECORDS) == ""
+    assert report.disturbed([RECORDS[0] | {"processors got": 0.3}, *RECORDS[1:]]).endswith("they got: tiny 30%.")
 
 
 def test_the_report_tells_all(tmp_path: Path) -> None:

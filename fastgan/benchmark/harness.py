@@ -238,10 +238,11 @@ def compare(case: str, sides: Sequence[Side], gate: Gate, settings: Settings) ->
     contenders = [*sides, replace(ours, name=ours.name + AGAIN)]
     warm = [_warm_up(s.run, settings.warmup_s) for s in contenders]
     calls = [max(1, round(settings.window_s / fastest)) for _, _, fastest in warm]
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before, started, cpu = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), time.process_time()
     per_call = interleave([s.run for s in contenders], calls, settings.windows)
     times = [[t / s.per_call for t in found] for s, found in zip(contenders, per_call, strict=True)]
     after = resource.getrusage(resource.RUSAGE_SELF)
+    share = (time.process_time() - cpu) / (time.perf_counter() - started)
 
     timings = {
         s.name: Timing(
@@ -260,6 +261,7 @@ def compare(case: str, sides: Sequence[Side], gate: Gate, settings: Settings) ->
             "allowed": {s.name: asdict(s.gate or gate) for s in sides[1:]},
             "relative difference from": differences,
         },
+        "processors got": share,  # on average, by all threads together
         "preemptions per window": (after.ru_nivcsw - before.ru_nivcsw) / (settings.windows * len(contenders)),
     }
 

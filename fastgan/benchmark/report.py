@@ -88,6 +88,16 @@ def _times(record: Record, peer: str) -> str:
     return f"{ratio:.0f}x" if ratio >= 20 else f"{ratio:.2f}x"
 
 
+DISTURBED = 0.9  # of a processor: below, others took turns on it
+
+
+def disturbed(records: Sequence[Record]) -> str:
+    """Which one-thread workloads had to share their processor; empty where none had."""
+    shares = {r["workload"]: r["processors got"] for r in records if r["threads"] == 1}
+    told = [f"{name} {share:.0%}" for name, share in shares.items() if share < DISTURBED]
+    return f"Disturbed: of the processor they were held on, they got: {', '.join(told)}." if told else ""
+
+
 def lines(records: Sequence[Record], members: Record | None) -> Iterator[str]:
     """What the table does not say: peak, population, targets, set-up times, and what was left out."""
     peak = {name: max(r["peak GFLOP/s a core"].get(name, 0.0) for r in records) for name in ("fp32", "bf16")}

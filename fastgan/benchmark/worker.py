@@ -95,6 +95,7 @@ def _held(cpus: Sequence[int], command: Sequence[str], said: Any) -> subprocess.
 def main(argv: Sequence[str]) -> int:
     """Answer the request on standard output, which no library may write to meanwhile."""
     request = json.loads(argv[0])
+    os.environ["JAX_PLATFORMS"] = "cpu"  # as all sides, also where JAX would find a GPU
     if request["threads"] == 1:
         os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), ONE_XLA_THREAD]))
     with os.fdopen(os.dup(1), "w", buffering=1) as out, harness.cold_compiler():

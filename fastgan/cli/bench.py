@@ -109,10 +109,11 @@ def _bench(requests: Sequence[dict[str, Any]], settings: Any) -> None:
         console.print(report.table(records))
     for line in report.lines(records, members):
         print(line)
-    print(written.disturbances())
+    doubts = [text for text in (written.disturbances(), report.disturbed(records)) if text]
+    print("\n".join(doubts))
     notes = [
         f"median of {settings.windows} windows a side, in turn in one process, after all gave the same results",
-        written.disturbances(),
+        *doubts,
     ]
     content = {
         "unit": "seconds an iteration",
