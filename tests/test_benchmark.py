@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -149,10 +150,11 @@ def test_a_wrong_side_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_population_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A member whose seed is not its own comes out with other bits."""
 
-    def train_population(make_gan: Any, data: Tensor, config: Any, *, seeds: Any) -> None:
-        for seed in seeds:
-            wrong = seed if seed < last else 0
-            fastgan.train(make_gan(), data, dataclasses.replace(config, seed=wrong))
+    def train_population(make_gan: Any, data: Tensor, config: Any, *, seeds: Any) -> Any:
+        made = [SimpleNamespace(gan=make_gan(seed=seed)) for seed in seeds]
+        for seed, member in zip(seeds, made, strict=True):
+            fastgan.train(member.gan, data, dataclasses.replace(config, seed=seed if seed < last else 0))
+        return SimpleNamespace(members=made)
 
     monkeypatch.setattr(population.training, "train_population", train_population, raising=False)
     members, last = population.Population(WORKLOADS["tiny"], members=3), 3

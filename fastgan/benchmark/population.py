@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from fastgan import training
 from fastgan.benchmark import harness, ours
 from fastgan.benchmark.measure import torch_threads
 from fastgan.benchmark.workloads import WORKLOADS, Workload
-from fastgan.models import GAN
 
 NAME = "population-2t"
 MEMBERS, THREADS, LEAST = 64, 2, 1.9
@@ -26,31 +24,28 @@ class Population:
 
     def __init__(self, workload: Workload, members: int = MEMBERS) -> None:
         self.workload, self.seeds, self.data = workload, range(members), workload.data()
-        self.made: list[tuple[GAN, GAN]] = []  # those that were trained, and copies as they were before
 
-    def train(self, steps: int) -> float:
-        """Train all members; seconds it took."""
-        self.made.clear()
-        started = time.perf_counter()
-        training.train_population(  # type: ignore[attr-defined]
-            self._make, self.data, ours.config(self.workload, steps), seeds=self.seeds
+    def train(self, steps: int) -> Any:
+        """Train all members."""
+        return training.train_population(  # type: ignore[attr-defined]
+            self.workload.gan, self.data, ours.config(self.workload, steps), seeds=self.seeds
         )
-        return time.perf_counter() - started
 
-    def _make(self, *_: object) -> GAN:
-        gan = self.workload.gan(seed=len(self.made))
-        self.made.append((gan, copy.deepcopy(gan)))
-        return gan
+    def seconds(self, steps: int) -> float:
+        """How long that takes."""
+        started = time.perf_counter()
+        self.train(steps)
+        return time.perf_counter() - started
 
     def gate(self) -> None:
         """Some members, trained alone, must come out with the same bits."""
-        self.train(GATE_STEPS)
-        for member in {self.seeds[0], self.seeds[len(self.seeds) // 2], self.seeds[-1]}:
-            trained, alone = self.made[member]
-            training.train(alone, self.data, ours.config(self.workload, GATE_STEPS, seed=member))
+        members = self.train(GATE_STEPS).members
+        for seed in {self.seeds[0], self.seeds[len(self.seeds) // 2], self.seeds[-1]}:
+            alone, trained = self.workload.gan(seed), members[seed].gan.state_dict()
+            training.train(alone, self.data, ours.config(self.workload, GATE_STEPS, seed=seed))
             for name, value in alone.state_dict().items():
-                if not torch.equal(value, trained.state_dict()[name]):
-                    raise harness.GateFailed(f"population: {name} of member {member} is not what it is alone")
+                if not torch.equal(value, trained[name]):
+                    raise harness.GateFailed(f"population: {name} of member {seed} is not what it is alone")
 
 
 def measure(
@@ -83,13 +78,13 @@ def measure(
 def _time(population: Population, one: ours.LongRun, every: int, settings: harness.Settings) -> dict[str, Any]:
     short, long = max(1, every // 4), every + max(1, every // 4)
     one.advance()
-    population.train(short)
+    population.seconds(short)
     rates: dict[str, list[float]] = {"population": [], "one": []}
     for _ in range(settings.windows):
         started = time.perf_counter()
         one.advance()
         rates["one"].append(every / (time.perf_counter() - started))
-        seconds = population.train(long) - population.train(short)
+        seconds = population.seconds(long) - population.seconds(short)
         rates["population"].append(MEMBERS * (long - short) / seconds)
     halves = [statistics.median(found[i::2]) for found in rates.values() for i in (0, 1)]
     spread = max(max(a, b) / min(a, b) - 1 for a, b in (halves[:2], halves[2:]))
