@@ -402,6 +402,7 @@ def test_the_report_tells_all(tmp_path: Path) -> None:
     lines = list(report.lines([left, *RECORDS[1:]], MEMBERS | {"left out": "nothing"}))
     assert "left out: jax: it is not installed" in lines
     assert "fastgan's engine was not the fused one: tiny: eager (why)" in lines
+    assert [line[:2] for line in report.lines([], MEMBERS)] == ["po", "C8"]  # a run of the population alone
     fig = report.picture(RECORDS, ["a note"])
     fig.savefig(tmp_path / "picture.png")
     assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()][0] == "tiny, batch 32"

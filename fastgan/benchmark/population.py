@@ -27,7 +27,7 @@ class Population:
 
     def train(self, steps: int) -> Any:
         """Train all members."""
-        return training.train_population(  # type: ignore[attr-defined]
+        return training.train_population(  # type: ignore[attr-defined, unused-ignore]
             self.workload.gan, self.data, ours.config(self.workload, steps), seeds=self.seeds
         )
 

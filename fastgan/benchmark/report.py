@@ -100,7 +100,8 @@ def disturbed(records: Sequence[Record]) -> str:
 
 def lines(records: Sequence[Record], members: Record | None) -> Iterator[str]:
     """What the table does not say: peak, population, targets, set-up times, and what was left out."""
-    peak = {name: max(r["peak GFLOP/s a core"].get(name, 0.0) for r in records) for name in ("fp32", "bf16")}
+    peaks = [r["peak GFLOP/s a core"] for r in records]
+    peak = {name: max((p.get(name, 0.0) for p in peaks), default=0.0) for name in ("fp32", "bf16")}
     if peak["fp32"]:
         bf16 = f", bf16 {peak['bf16']:.0f}" if peak["bf16"] else "; no bf16 products"
         yield f"FMA peak, GFLOP/s a core, measured in the same run: fp32 {peak['fp32']:.0f}{bf16}"
