@@ -16,7 +16,18 @@ from fastgan.losses import (
 )
 from fastgan.models import GAN
 from fastgan.nn import fuse
-from fastgan.training import Adam, Callback, CheckpointError, Momentum, TrainConfig, TrainResult, train
+from fastgan.training import (
+    Adam,
+    Callback,
+    CheckpointError,
+    Momentum,
+    PopulationMember,
+    PopulationResult,
+    TrainConfig,
+    TrainResult,
+    train,
+    train_population,
+)
 
 __all__ = [
     "GAN",
@@ -25,6 +36,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Momentum",
+    "PopulationMember",
+    "PopulationResult",
     "TrainConfig",
     "TrainResult",
     "backend_info",
@@ -44,4 +57,5 @@ __all__ = [
     "random",
     "theory",
     "train",
+    "train_population",
 ]

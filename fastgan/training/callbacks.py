@@ -27,6 +27,7 @@ class Run:
         step: iterations done.
         stop: set to True to end the run as if interrupted.
         checkpoint: the last one written or resumed from, or None.
+        member: its number in a population, from 0.
     """
 
     gan: GAN
@@ -37,6 +38,7 @@ class Run:
     step: int = 0
     stop: bool = False
     checkpoint: Path | None = field(default=None)
+    member: int = 0
 
 
 class Callback:
@@ -62,3 +64,6 @@ class Callback:
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         """After the last iteration, also after an interruption; not after an error."""
+
+    def on_failure(self, run: Run, why: str) -> None:
+        """After a loss or a logit that is not finite has ended a member of a population."""

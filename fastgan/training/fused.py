@@ -67,7 +67,7 @@ class FusedEngine:
         Returns:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
-        (table,) = advance([self], [first], min(count, _MOST_ITERATIONS), torch.get_num_threads())
+        (table,) = advance([self], [first], [count], torch.get_num_threads())
         return table
 
     def call(self, first: int, count: int, table: np.ndarray) -> dict[str, Any]:
@@ -115,13 +115,18 @@ class FusedEngine:
         return next((int(state["step"]) for state in states if "step" in state), 0)
 
 
-def advance(engines: list[FusedEngine], firsts: list[int], count: int, threads: int) -> list[np.ndarray]:
-    """Run `count` iterations of each engine: one alone on all threads, many on a thread each."""
-    tables = [np.empty((count, METRICS)) for _ in engines]
+def advance(engines: list[FusedEngine], firsts: list[int], counts: list[int], threads: int) -> list[np.ndarray]:
+    """Run iterations first .. first+count of each engine: one alone on all threads, many on a thread each.
+
+    Returns:
+        The metrics of each, as of `FusedEngine.advance`; fewer rows than its count where the table would be too large.
+    """
+    counts = [min(count, _MOST_ITERATIONS) for count in counts]
+    tables = [np.empty((count, METRICS)) for count in counts]
     runs = [engine.prepare() for engine in engines]
-    calls = [e.call(first, count, table) for e, first, table in zip(engines, firsts, tables, strict=True)]
+    jobs = list(zip(engines, firsts, counts, strict=True))
+    calls = [engine.call(first, count, table) for (engine, first, count), table in zip(jobs, tables, strict=True)]
     updates = kernels.native.advance(runs, calls, threads)
-    for engine, first, made in zip(engines, firsts, updates, strict=True):
+    for (engine, first, count), made in zip(jobs, updates, strict=True):
         engine.done(first, count, made)
     return tables
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Any
@@ -41,22 +42,37 @@ class Rows:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         self.data = data
         self.n = len(data)
-        self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, device, dtype
+        self.device, self.dtype = device, dtype
         if self.n < 1:
             raise ValueError("train: data must have at least one row, got none")
-        if batch_size > self.n:
-            raise ValueError(f"train: batch_size must be at most the {self.n} rows of data, got {batch_size}")
+        self._order_by(batch_size, seed)
         first = self._raw(torch.zeros(1, dtype=torch.int64))
         if not first.is_floating_point():
             raise TypeError(f"train: data must be floating point, got {first.dtype}")
         self.shape = tuple(first.shape[1:])
         if 0 in self.shape:
             raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
+        self._whole: dict[torch.dtype, Tensor | None] = {}
+        self._check_finite(first)
+
+    def _order_by(self, batch_size: int, seed: int) -> None:
+        if batch_size > self.n:
+            raise ValueError(f"train: batch_size must be at most the {self.n} rows of data, got {batch_size}")
+        self.batch_size, self.seed = batch_size, seed
         self.batches = self.n // batch_size  # a minibatch in each epoch; the n % batch_size rows left over wait
         self._window = max(1, _WINDOW_ROWS // batch_size)
         self._held: tuple[int, int] | None = None
         self._order = torch.empty(0, dtype=torch.int64)
-        self._check_finite(first)
+
+    def reordered(self, *, batch_size: int, seed: int) -> Rows:
+        """The same data for another run: neither checked nor, where they had to be converted, held a second time.
+
+        Raises:
+            ValueError: fewer rows than a batch.
+        """
+        rows = copy.copy(self)
+        rows._order_by(batch_size, seed)
+        return rows
 
     def minibatch(self, draw: int) -> Tensor:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
@@ -84,6 +100,11 @@ class Rows:
 
         None where rows may change from call to call, or where a converted copy would be too large.
         """
+        if dtype not in self._whole:
+            self._whole[dtype] = self._in_memory(dtype)
+        return self._whole[dtype]
+
+    def _in_memory(self, dtype: torch.dtype) -> Tensor | None:
         data = self.data
         if isinstance(data, Dataset):
             plain = data.divisor == 1.0 and data.data.dtype == dtype

@@ -109,32 +109,79 @@ def train(
     if not isinstance(config, TrainConfig):
         raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
     folder = None if run_dir is None else Path(run_dir)
-    if config.checkpoint_every and folder is None:
-        raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
+    place(gan, config)
+    prepared = prepare(gan, rows_for(data, gan, config), config, folder, resume)
+    if config.engine == "auto" and prepared.engine.name == "eager":
+        log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
+    with (
+        Interrupt(terminate=folder is not None) as interrupt,
+        contextlib.closing(Session(prepared, callbacks, interrupt)) as session,
+    ):
+        session.start()
+        pace = Pace()
+        while session.goes_on:
+            started, count = time.perf_counter(), session.until_mark(pace.iterations)
+            table = session.engine.advance(session.run.step, count, lambda: interrupt.requested)
+            session.take(table)
+            pace.learn(len(table), time.perf_counter() - started)
+        result = session.finish()
+    session.announce(result)
+    return result
+
+
+def place(gan: GAN, config: TrainConfig) -> None:
+    """Bring the networks where they train, and check their parameters."""
     if config.device is not None:
         gan.to(config.device)
-    _check_networks(gan)
-    rows = Rows(data, batch_size=config.batch_size * config.pack, seed=config.seed, device=gan.device, dtype=gan.dtype)
+    for name in ("generator", "discriminator"):
+        parameters = list(getattr(gan, name).parameters())
+        if not any(p.requires_grad for p in parameters):
+            raise ValueError(f"train: gan.{name} must have trainable parameters, got none")
+        for parameter in parameters:
+            if parameter.device != gan.device:
+                raise ValueError(f"train: gan must lie on one device, got {gan.device} and {parameter.device}")
+
+
+def rows_for(data: Any, gan: GAN, config: TrainConfig) -> Rows:
+    """The data as this run's minibatches; Rows of another run lend what they have checked."""
+    size = config.batch_size * config.pack
+    if isinstance(data, Rows):
+        return data.reordered(batch_size=size, seed=config.seed)
+    return Rows(data, batch_size=size, seed=config.seed, device=gan.device, dtype=gan.dtype)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked and has its engine; nothing of it has been written, restored or started.
+
+    Args:
+        run: what callbacks are told about.
+        engine: of the run.
+        meta: what a checkpoint says about it.
+        source: the checkpoint to go on from, or None.
+    """
+
+    run: Run
+    engine: Engine
+    meta: dict[str, Any]
+    source: Checkpoint | None
+
+
+def prepare(
+    gan: GAN, rows: Rows, config: TrainConfig, folder: Path | None, resume: bool | str | os.PathLike[str] | None
+) -> Prepared:
+    """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from."""
+    if config.checkpoint_every and folder is None:
+        raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
     logits_per_batch = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_average()
     engine, reason = _choose_engine(gan, rows, config, logits_per_batch)
-
     meta = _meta(gan, rows, config)
     source = _resume_from(resume, folder)
-    earlier = None
-    run = Run(gan, config, folder, engine.name, reason)
     if source is not None:
         _check_same_run(source, meta)
-        source.restore(gan, engine.optimizers)
-        run.step, run.checkpoint = source.step, source.path
-        earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
-    if folder is not None:
-        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-        checkpoint.clean(folder / "checkpoint")
-    history = History(None if folder is None else folder / "history.csv", earlier)
-    with contextlib.closing(history):
-        return _Session(run, engine, history, callbacks, meta).execute()
+    return Prepared(Run(gan, config, folder, engine.name, reason), engine, meta, source)
 
 
 def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> tuple[Engine, str]:
@@ -151,48 +198,91 @@ def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: 
         raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
     if config.precision != "fp32":
         raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
-    log.info("train: the eager engine runs: %s", reason)
     return EagerEngine(gan, rows, config, logits_per_batch), reason
 
 
-class _Session:
-    """The engine's iterations, cut into chunks at checkpoints, callbacks and the end."""
+class Pace:
+    """Iterations between two looks at the metrics: as many as last about a quarter of a second."""
 
-    def __init__(
-        self, run: Run, engine: Engine, history: History, callbacks: Sequence[Callback], meta: dict[str, Any]
-    ) -> None:
-        self.run, self.engine, self.history, self.callbacks, self.meta = run, engine, history, callbacks, meta
+    def __init__(self) -> None:
+        self._iterations = 1.0
+
+    @property
+    def iterations(self) -> int:
+        return int(self._iterations)
+
+    def learn(self, iterations: int, seconds: float) -> None:
+        """So many took so long, the looks at them included."""
+        self._iterations = min(max(1.0, _CHUNK_SECONDS * iterations / max(seconds, 1e-9)), 4 * self._iterations)
+
+
+class Session:
+    """One run between its first iteration and its last: history, callbacks, checkpoints. Who owns it runs the engine.
+
+    Args:
+        prepared: the run; its checkpoint is restored and its folder made here.
+        callbacks: of the run.
+        interrupt: asked between iterations; a Ctrl-C that lands in a callback is passed on to it.
+    """
+
+    def __init__(self, prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
+        self.run, self.engine, self.meta = prepared.run, prepared.engine, prepared.meta
+        self.callbacks, self.interrupt = callbacks, interrupt
+        run, source, earlier = prepared.run, prepared.source, None
+        if source is not None:
+            source.restore(run.gan, self.engine.optimizers)
+            run.step, run.checkpoint = source.step, source.path
+            earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
+        if run.run_dir is not None:
+            (run.run_dir / "checkpoint").mkdir(parents=True, exist_ok=True)
+            checkpoint.clean(run.run_dir / "checkpoint")
+        self.history = History(None if run.run_dir is None else run.run_dir / "history.csv", earlier)
         self.marks = [every for every in (run.config.checkpoint_every, *(c.every for c in callbacks)) if every]
+        self.first, self.begun = run.step, time.perf_counter()
         self.saved_step = run.step if run.checkpoint is not None else -1
         self.warned = False
 
-    def execute(self) -> TrainResult:
-        run, first, begun = self.run, self.run.step, time.perf_counter()
-        with Interrupt(terminate=run.run_dir is not None) as interrupt:
-            self._notify(lambda callback: callback.on_start(run))
-            pace = 1.0  # iterations a chunk
-            while run.step < run.config.steps and not (interrupt.requested or run.stop):
-                started = time.perf_counter()
-                count = self._until_mark(int(pace))
-                table = self.engine.advance(run.step, count, lambda: interrupt.requested)
-                self._look(table)
-                seconds = time.perf_counter() - started
-                pace = min(max(1.0, _CHUNK_SECONDS * len(table) / max(seconds, 1e-9)), 4 * pace)
-                if run.config.checkpoint_every and run.step % run.config.checkpoint_every == 0:
-                    self._save()
-            interrupted = run.step < run.config.steps
-            self._save()
-        for parameter in run.gan.parameters():
-            parameter.grad = None
-        rate = (run.step - first) / max(time.perf_counter() - begun, 1e-9)
-        result = TrainResult(self.history.columns(), rate, run.engine, run.engine_reason, run.step, interrupted)
-        self._notify(lambda callback: callback.on_end(run, result))
-        return result
+    def close(self) -> None:
+        """Close the history's file."""
+        self.history.close()
 
-    def _until_mark(self, wanted: int) -> int:
+    def start(self) -> None:
+        """Tell the callbacks that the first iteration is about to run."""
+        self._notify(lambda callback: callback.on_start(self.run))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there are iterations left and nobody wants them stopped."""
+        return self.run.step < self.run.config.steps and not (self.interrupt.requested or self.run.stop)
+
+    def until_mark(self, wanted: int) -> int:
         """How many iterations may run before a checkpoint, a callback or the end wants the floor."""
         step = self.run.step
         return min(wanted, self.run.config.steps - step, *(every - step % every for every in self.marks))
+
+    def take(self, metrics: np.ndarray) -> None:
+        """The metrics of the iterations that have just run; writes a checkpoint where one is due."""
+        self._look(metrics)
+        if self.run.config.checkpoint_every and self.run.step % self.run.config.checkpoint_every == 0:
+            self._save()
+
+    def finish(self) -> TrainResult:
+        """Save the last state; `announce` the result afterwards."""
+        run = self.run
+        interrupted = run.step < run.config.steps
+        self._save()
+        for parameter in run.gan.parameters():
+            parameter.grad = None
+        rate = (run.step - self.first) / max(time.perf_counter() - self.begun, 1e-9)
+        return TrainResult(self.history.columns(), rate, run.engine, run.engine_reason, run.step, interrupted)
+
+    def announce(self, result: TrainResult) -> None:
+        """Tell the callbacks that the run has ended."""
+        self._notify(lambda callback: callback.on_end(self.run, result))
+
+    def fail(self, why: str) -> None:
+        """Tell the callbacks that this member of a population ends here."""
+        self._notify(lambda callback: callback.on_failure(self.run, why))
 
     def _look(self, metrics: np.ndarray) -> None:
         """Pass on the metrics of a chunk and check that they are finite."""
@@ -241,17 +331,7 @@ class _Session:
             try:
                 call(callback)
             except KeyboardInterrupt:  # between iterations: the state is whole and can be saved
-                self.run.stop = True
-
-
-def _check_networks(gan: GAN) -> None:
-    for name in ("generator", "discriminator"):
-        parameters = list(getattr(gan, name).parameters())
-        if not any(p.requires_grad for p in parameters):
-            raise ValueError(f"train: gan.{name} must have trainable parameters, got none")
-        for parameter in parameters:
-            if parameter.device != gan.device:
-                raise ValueError(f"train: gan must lie on one device, got {gan.device} and {parameter.device}")
+                self.interrupt.requested = True
 
 
 def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:

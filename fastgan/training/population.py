@@ -1,0 +1,246 @@
+"""train_population(): many independent GANs in one call, each with the bits of its solo run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgan.models import GAN
+from fastgan.training.callbacks import Callback
+from fastgan.training.config import TrainConfig
+from fastgan.training.history import COLUMNS
+from fastgan.training.members import Grid, Member, members
+from fastgan.training.ranks import Ranks, ranks
+from fastgan.training.run import place
+from fastgan.training.share import Outcome, Share
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationMember:
+    """One GAN of a population, trained.
+
+    Args:
+        seed: of its run, and of its first weights.
+        overrides: what sets its grid point apart: value by dotted field of the config.
+        point: number of the grid point.
+        gan: the networks after `step` iterations.
+        history: its rows by column, as in `TrainResult`.
+        step: iterations done.
+        engine, engine_reason: which engine ran, and why.
+        interrupted: whether the run ended early, or never began.
+        failed: what was not finite and when, where that ended the run; else None.
+    """
+
+    seed: int
+    overrides: dict[str, Any]
+    point: int
+    gan: GAN
+    history: dict[str, np.ndarray]
+    step: int
+    engine: str
+    engine_reason: str
+    interrupted: bool
+    failed: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationResult:
+    """What a population gave.
+
+    Args:
+        members: in the order of the configs, the grid and the seeds.
+        points: what sets each grid point apart; one empty dictionary where only seeds differ.
+        history: by column, float64 arrays (members, steps), NaN where a member did not get; "step" is (steps,).
+        steps_per_second: iterations a second of all members together, in this call.
+        engine, engine_reason: of the members; where they differ, both engines and the first reason.
+        interrupted: whether a member ended early without having failed.
+    """
+
+    members: list[PopulationMember]
+    points: list[dict[str, Any]]
+    history: dict[str, np.ndarray]
+    steps_per_second: float
+    engine: str
+    engine_reason: str
+    interrupted: bool
+
+    @property
+    def mean(self) -> dict[str, np.ndarray]:
+        """By column, (points, steps): mean over the seeds of each grid point, where they have finite numbers."""
+        return {name: moments[0] for name, moments in self._moments.items()}
+
+    @property
+    def standard_error(self) -> dict[str, np.ndarray]:
+        """By column, (points, steps): the standard error of `mean`; NaN where fewer than two seeds tell."""
+        return {name: moments[1] for name, moments in self._moments.items()}
+
+    @functools.cached_property
+    def _moments(self) -> dict[str, np.ndarray]:
+        of_point = [[i for i, m in enumerate(self.members) if m.point == p] for p in range(len(self.points))]
+        return {
+            name: np.stack([mean_and_error(column[numbers]) for numbers in of_point], 1)
+            for name, column in self.history.items()
+            if name != "step"
+        }
+
+
+def mean_and_error(values: np.ndarray) -> np.ndarray:
+    """The mean of the finite values along the first axis, and its standard error, stacked: (2, ...)."""
+    finite = np.isfinite(values)
+    n = finite.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(finite, values, 0.0).sum(0) / n
+        squares = np.where(finite, values - mean, 0.0) ** 2
+        return np.stack([mean, np.sqrt(squares.sum(0) / (n - 1) / n)])
+
+
+def train_population(
+    make_gan: Callable[..., GAN],
+    data: Any,
+    config: TrainConfig | Sequence[TrainConfig],
+    *,
+    seeds: Iterable[int] | None = None,
+    grid: Grid | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+    run_dir: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+) -> PopulationResult:
+    """Train many independent GANs; each ends with the bits it has when it is trained alone.
+
+    Equivalent to `[train(make_gan(c.seed), data, c) for c in configs]`, a member on a thread where the fused engine
+    can run it, one after another where only the eager one can.
+
+    Under torchrun, or in any process group of torch.distributed, every rank must call it: members are dealt to the
+    ranks in turn, and every rank returns all of them. Callbacks hear of the rank's own.
+
+    Args:
+        make_gan: gives a new GAN for a seed, or without arguments; called under `torch.manual_seed(seed)`.
+        data: as for `train`; shared by all members.
+        config: how to train, or a list of such.
+        seeds: of the members of each config; None: the config's own.
+        grid: values by field of the config ("k", "optimizer.lr", "optimizer.betas.0"), all combinations of them.
+        callbacks: told about each member as in `train`; `run.member` is its number.
+        resume: go on where each member of `run_dir` is; those without a checkpoint begin.
+        run_dir: folder for one run folder a member, member-0000 and so on; None writes nothing.
+        threads: of the CPU for the fused engine; None: `torch.get_num_threads()`.
+
+    Returns:
+        PopulationResult. A member whose losses are not finite ends alone, marked as failed. After Ctrl-C (or SIGTERM,
+        with a run folder) the state of all is saved.
+
+    Raises:
+        TypeError, ValueError: an argument that breaks its rule, before anything runs.
+        CheckpointError: nothing to resume from, or a damaged or different checkpoint.
+        OSError: the run folder cannot be written.
+        RuntimeError: another rank broke down.
+    """
+    planned = members(config, seeds, grid)
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"train_population: threads must be an integer of at least 1, got {threads!r}")
+    build = _builder(make_gan)
+    table = np.full((len(COLUMNS) - 1, len(planned), max(member.config.steps for member in planned)), np.nan)
+    begun = time.perf_counter()
+    with ranks() as crew:
+        own = planned[crew.rank :: crew.size]
+        folder = None if run_dir is None else Path(run_dir)
+        share = Share(own, build, data, callbacks, folder, resume, threads or torch.get_num_threads(), table)
+        outcomes, gans = _gathered(crew, share, planned, build, table)
+    iterations = sum(outcome.step - outcome.first for outcome in outcomes)
+    rate = iterations / max(time.perf_counter() - begun, 1e-9)
+    history = dict(zip(COLUMNS[1:], table, strict=True))
+    found = [_member(*each, history) for each in zip(planned, outcomes, gans, strict=True)]
+    points: dict[int, dict[str, Any]] = {}
+    for member in planned:
+        points.setdefault(member.point, member.overrides)
+    engine, reason = _engine(found)
+    steps = np.arange(1, table.shape[2] + 1)
+    stopped = any(member.interrupted for member in found)
+    return PopulationResult(found, list(points.values()), {"step": steps, **history}, rate, engine, reason, stopped)
+
+
+def _builder(make_gan: Callable[..., GAN]) -> Callable[[int], GAN]:
+    """make_gan as a function of the seed, which it gets where it asks for it."""
+    if not callable(make_gan):
+        raise TypeError(f"train_population: make_gan must be callable, got {type(make_gan).__name__}")
+    parameters = inspect.signature(make_gan).parameters.values()
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = any(p.name == "seed" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
+    needed = any(p.default is p.empty for p in by_place)
+
+    def build(seed: int) -> GAN:
+        cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed)
+            gan = make_gan(seed=seed) if by_name else make_gan(seed) if needed else make_gan()
+        if not isinstance(gan, GAN):
+            raise TypeError(f"train_population: make_gan must give a fastgan.GAN, got {type(gan).__name__}")
+        return gan
+
+    return build
+
+
+def _gathered(
+    crew: Ranks, share: Share, planned: list[Member], build: Callable[[int], GAN], table: np.ndarray
+) -> tuple[list[Outcome], list[GAN]]:
+    """What became of every member, its rows in the table, and its networks, whichever rank has trained it."""
+
+    def work() -> list[tuple[Outcome, Any, Any]]:
+        outcomes = share.train()
+        if crew.size == 1:
+            return [(outcome, None, None) for outcome in outcomes]
+        states = [share.gans[outcome.number].state_dict() for outcome in outcomes]
+        on_cpu = [{name: value.cpu() for name, value in state.items()} for state in states]
+        rows = [table[:, outcome.number, : outcome.step] for outcome in outcomes]
+        return list(zip(outcomes, rows, on_cpu, strict=True))
+
+    found: dict[int, tuple[Outcome, GAN]] = {}
+    for rank, part in enumerate(crew.gather(work)):
+        for outcome, rows, state in part:
+            number = outcome.number
+            if rank == crew.rank:
+                gan = share.gans[number]
+            else:
+                gan = build(planned[number].config.seed)
+                place(gan, planned[number].config)
+                if planned[number].config.ema_decay is not None:
+                    gan.keep_average()
+                gan.load_state_dict(state)
+                table[:, number, : outcome.step] = rows
+            found[number] = (outcome, gan)
+    ordered = [found[member.number] for member in planned]
+    return [outcome for outcome, _ in ordered], [gan for _, gan in ordered]
+
+
+def _member(planned: Member, outcome: Outcome, gan: GAN, history: dict[str, np.ndarray]) -> PopulationMember:
+    rows = {name: column[planned.number, : outcome.step] for name, column in history.items()}
+    return PopulationMember(
+        seed=planned.config.seed,
+        overrides=planned.overrides,
+        point=planned.point,
+        gan=gan,
+        history={"step": np.arange(1, outcome.step + 1), **rows},
+        step=outcome.step,
+        engine=outcome.engine,
+        engine_reason=outcome.engine_reason,
+        interrupted=outcome.interrupted,
+        failed=outcome.failed,
+    )
+
+
+def _engine(found: list[PopulationMember]) -> tuple[str, str]:
+    """The engines of all, and why the eager one runs where it does."""
+    slow = [member for member in found if member.engine == "eager"]
+    if not slow:
+        return found[0].engine, found[0].engine_reason
+    some = "" if len(slow) == len(found) else f"{len(slow)} of {len(found)} members: "
+    return "fused and eager" if some else "eager", some + slow[0].engine_reason
