@@ -27,6 +27,8 @@ Path_ = str | os.PathLike[str]
 
 # Okabe and Ito's palette: told apart by everyone, also in grey.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
+_PALETTE = (BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", "-.", ":")
 INK, GREY, LIGHT = "#222222", "#777777", "#DDDDDD"
 _DPI = 150
 _LOG4, _LOG2 = math.log(4.0), math.log(2.0)
@@ -142,6 +144,44 @@ def d_curves(history: Mapping[str, NDArray[Any]], path: Path_, *, real_label: fl
     _label(accuracy, "How often D is right", "iteration", "share of the batch")
     for axes in (outputs, accuracy):
         _legend_below(axes, offset=-0.06 if axes is outputs else -0.2)
+    return _save(figure, path)
+
+
+def population_curves(
+    mean: Mapping[str, NDArray[Any]],
+    standard_error: Mapping[str, NDArray[Any]],
+    path: Path_,
+    *,
+    labels: Sequence[str],
+    loss: str = "non_saturating",
+    real_label: float = 1.0,
+) -> Path:
+    """loss_d and loss_g of a population: means over the seeds, with a band of one standard error on either side.
+
+    Args:
+        mean, standard_error: "loss_d" and "loss_g", each (grid points, steps).
+        path: of the picture.
+        labels: of the grid points.
+        loss, real_label: as in `TrainConfig`; they set the reference lines.
+    """
+    one = len(labels) == 1
+    figure = _figure(8.5, 4.6) if one else _figure(11, 5)
+    panels = [figure.subplots()] * 2 if one else figure.subplots(1, 2)
+    goal = equilibrium(loss, real_label)
+    step = np.arange(1, mean["loss_d"].shape[1] + 1)
+    kinds = (("loss_d", "discriminator", BLUE), ("loss_g", "generator", ORANGE))
+    for axes, (name, player, own) in zip(panels, kinds, strict=True):
+        for point, label in enumerate(labels):
+            colour, dash = (own, "-") if one else (_PALETTE[point % len(_PALETTE)], _DASHES[point // len(_PALETTE) % 4])
+            _band(axes, step, mean[name][point], standard_error[name][point], player if one else label, colour, dash)
+        if goal:
+            value = {_LOG4: "log 4", _LOG2: "log 2"}.get(goal[name], f"{goal[name]:.3f}")
+            _reference(axes, goal[name], f"{player + ' ' if one else ''}at equilibrium: {value}", own if one else GREY)
+        shown = ("loss_d", "loss_g") if one else (name,)
+        _limits(axes, step, [curve for each in shown for curve in mean[each]], [goal[n] for n in shown if goal])
+        _label(axes, f"Losses: {labels[0]}" if one else f"Loss of the {player}", "iteration", "loss (nats)")
+    for axes in panels[:1] if one else panels:
+        _legend_below(axes, ncols=2)
     return _save(figure, path)
 
 
@@ -349,6 +389,14 @@ def _curve(axes: Any, step: NDArray[Any], values: NDArray[Any], label: str, colo
     else:
         axes.plot(step, values, color=colour, alpha=0.3, lw=0.7)
     axes.plot(step, _smooth(values), color=colour, lw=2, label=label)
+
+
+def _band(axes: Any, step: NDArray[Any], mean: Array, error: Array, label: str, colour: str, dash: str) -> None:
+    """A moving average of the mean with its standard error around it, at as many iterations as a picture can show."""
+    shown = slice(None, None, max(1, len(step) // 2000))
+    x, y, spread = step[shown], _smooth(mean)[shown], _smooth(error)[shown]
+    axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.2, lw=0)
+    axes.plot(x, y, dash, color=colour, lw=2, label=label)
 
 
 def _smooth(values: Array) -> Array:

@@ -118,6 +118,21 @@ def test_curves_survive_nan_and_an_empty_history(tmp_path: Path) -> None:
     assert pixels(plots.loss_curves(history(0), tmp_path / "empty.png", loss="hinge")).std() > 5
 
 
+@pytest.mark.parametrize(("points", "steps"), [(1, 50), (3, 1), (9, 5000)])
+def test_population_curves_show_each_mean_and_its_band(tmp_path: Path, points: int, steps: int) -> None:
+    mean = {name: np.full((points, steps), level) for name, level in (("loss_d", 1.1), ("loss_g", 0.9))}
+    mean["loss_g"][:, :-1] += 0.1
+    error = {name: np.full((points, steps), 0.05) for name in mean}
+    error["loss_d"][0, 0] = np.nan
+    labels = [f"k {point}" for point in range(points)]
+    image = pixels(plots.population_curves(mean, error, tmp_path / "a.png", labels=labels))
+    assert close_to(image, plots.BLUE) > 200 and image.std() > 5
+    narrow = {name: np.zeros((points, steps)) for name in mean}
+    without = pixels(plots.population_curves(mean, narrow, tmp_path / "b.png", labels=labels))
+    if steps > 1:
+        assert (image != 255).any(-1).sum() > 1.02 * (without != 255).any(-1).sum()  # the band is there
+
+
 def test_smoothing_keeps_a_constant_and_bridges_nan() -> None:
     values = np.full(500, 3.0)
     values[100:105] = np.nan

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 # whose messages begin "Owner: argument ...", where argument is also a flag
-_OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train)"
+_OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population)"
 _RENAMED = {"betas": "beta1"}
 
 
@@ -76,6 +76,37 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def seeds(text: str) -> list[int]:
+    """Seeds, as 0:32 (from 0, below 32), as 1,5,9, or both."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            bounds = [int(bound) for bound in part.split(":")]
+            found += bounds if len(bounds) == 1 else range(*bounds)
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(f"must be as 0:32 or 1,5,9, got {text!r}") from None
+    if not found:
+        raise argparse.ArgumentTypeError(f"must hold at least one seed, got {text!r}")
+    return found
+
+
+def grid_field(text: str) -> tuple[str, list[Any]]:
+    """A field and its values, as optimizer.lr=1e-4,2e-4."""
+    name, equals, values = text.partition("=")
+    if not (name and equals and values):
+        raise argparse.ArgumentTypeError(f"must be as optimizer.lr=1e-4,2e-4, got {text!r}")
+    return name, [_plain(value) for value in values.split(",")]
+
+
+def _plain(text: str) -> Any:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return None if text.lower() == "none" else text
 
 
 def widths(text: str) -> tuple[int, ...]:

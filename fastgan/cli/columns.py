@@ -12,6 +12,7 @@ from torch import Tensor
 from fastgan.data import Dataset
 
 _CHUNK = 1 << 22  # numbers looked at together
+_IN_MEMORY = 1 << 28  # bytes of rows that are standardised once, before training
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,12 @@ class StandardizedRows:
 
     def rows(self, index: Tensor) -> Tensor:
         return self._columns.standardize(self._dataset.rows(index))
+
+
+def training_rows(dataset: Dataset, columns: Columns | None) -> Any:
+    """The data as the networks see them; small ones standardised at once in memory, as the fused engine wants them."""
+    if columns is None:
+        return dataset
+    rows = StandardizedRows(dataset, columns)
+    first = rows.rows(torch.zeros(1, dtype=torch.int64))
+    return rows.rows(torch.arange(len(rows))) if len(rows) * first.nbytes <= _IN_MEMORY else rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.training import Callback, Run
+from fastgan.training import Callback, Run, TrainResult
 
 
 def progress(steps: int, *, quiet: bool) -> list[Display]:
@@ -47,19 +47,8 @@ class Bar(Display):
         self._begun, self._first = 0.0, 0
 
     def on_start(self, run: Run) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("[bold]training"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[readout]}"),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task("", total=run.config.steps, completed=run.step, rate="", readout="")
+        self._bar = _rich_bar()
+        self._task = self._bar.add_task("training", total=run.config.steps, completed=run.step, rate="", readout="")
         self._begun, self._first = time.perf_counter(), run.step
         self._bar.start()
 
@@ -97,3 +86,124 @@ class Lines(Display):
             flush=True,
         )
         self._since = []
+
+
+def population_progress(members: int, steps: int, *, quiet: bool) -> list[Display]:
+    """As `progress`, for members that have `steps` iterations to do in all."""
+    if quiet:
+        return []
+    return [PopulationBar(members, steps)] if sys.stderr.isatty() else [PopulationLines(members, steps)]
+
+
+class PopulationDisplay(Display):
+    """Counts the iterations of all members, those of earlier calls apart, and the members that are done."""
+
+    def __init__(self, members: int, steps: int) -> None:
+        self.members, self.steps = members, steps
+        self.done = self.resumed = self.ended = 0
+        self._begun = time.perf_counter()
+        self._latest: dict[int, dict[str, np.ndarray]] = {}  # of the members under way
+        self._said = ""
+
+    def show(self) -> None:
+        """After each change."""
+
+    @property
+    def rate(self) -> float:
+        """Iterations a second of all members together."""
+        return (self.done - self.resumed) / max(time.perf_counter() - self._begun, 1e-9)
+
+    def readout(self) -> str:
+        """Means over the latest iterations of the members under way; when there are none, those of the last ones."""
+        if parts := list(self._latest.values()):
+            self._said = readout({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        return self._said
+
+    def on_start(self, run: Run) -> None:
+        self.done += run.step
+        self.resumed += run.step
+        self.show()
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        self.done += len(rows["step"])
+        self._latest[run.member] = {name: values[-100:] for name, values in rows.items()}
+        self.show()
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        self.ended += not result.interrupted
+        self._latest.pop(run.member, None)
+        self.show()
+
+    def on_failure(self, run: Run, why: str) -> None:
+        self.steps -= run.config.steps - run.step  # they will not be done
+        self.ended += 1
+        self._latest.pop(run.member, None)
+        self.show()
+
+
+class PopulationBar(PopulationDisplay):
+    """A bar over the iterations of all members, with their total rate."""
+
+    def __init__(self, members: int, steps: int) -> None:
+        super().__init__(members, steps)
+        self._bar: Any = None
+
+    def on_start(self, run: Run) -> None:
+        if self._bar is None:
+            self._bar = _rich_bar()
+            self._task = self._bar.add_task("", total=self.steps, rate="", readout="")
+            self._bar.start()
+        super().on_start(run)
+
+    def show(self) -> None:
+        self._bar.update(
+            self._task,
+            description=f"{self.ended} of {self.members} GANs done",
+            total=self.steps,
+            completed=self.done,
+            rate=f"{self.rate:,.0f} it/s",
+            readout=self.readout(),
+        )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class PopulationLines(PopulationDisplay):
+    """Ten lines for all members."""
+
+    def __init__(self, members: int, steps: int) -> None:
+        super().__init__(members, steps)
+        self._next = 0.1
+
+    def show(self) -> None:
+        reached = self.done >= self._next * self.steps
+        if self.done >= self.steps and self.ended < self.members:
+            return  # the last line waits for the last member to be saved
+        while self._next < 1.05 and self.done >= self._next * self.steps:
+            self._next += 0.1
+        if not reached or self.done == self.resumed:
+            return
+        left = (self.steps - self.done) / max(self.rate, 1e-9)
+        print(
+            f"{self.done:>{len(str(self.steps))}}/{self.steps}  {self.ended} of {self.members} GANs done  "
+            f"{self.rate:,.0f} it/s  {left:,.0f} s left  {self.readout()}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _rich_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[readout]}"),
+        console=Console(stderr=True),
+    )

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from fastgan import data, evaluation, presets
-from fastgan.cli import runs
+from fastgan.cli import population, runs
 from fastgan.cli.arguments import add_fields, counting, given, natural, number
-from fastgan.cli.columns import Columns, StandardizedRows
+from fastgan.cli.columns import Columns, training_rows
 from fastgan.cli.pictures import draw
 from fastgan.cli.progress import progress, readout
 from fastgan.cli.runs import Folder, RunConfig
@@ -30,6 +30,7 @@ _EXAMPLES = """\
 examples:
   fastgan train digits
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
+  fastgan train ring --seeds 0:32 --grid k=1,2
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train --resume --out runs/ring --steps 20000
 """
@@ -53,6 +54,7 @@ def add(commands: Any) -> None:
     command.add_argument("--rows", type=natural, metavar="N", help="rows of data (all; 100,000 if synthetic)")
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
+    population.add_flags(command)
     add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
     _add_optimizer(command.add_argument_group("optimiser"))
     networks = command.add_argument_group("networks")
@@ -65,12 +67,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, draw, and say where everything is."""
     config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
     gan = config.build()
+    if (crowd := population.asked(arguments)) is not None:
+        threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
+        with _threads(arguments.threads, gan, config.train.batch_size):
+            return population.run(crowd, arguments, config, dataset, folder, threads)
     bars = progress(config.train.steps, quiet=arguments.quiet)
     try:
         with _threads(arguments.threads, gan, config.train.batch_size):
             result = train(
                 gan,
-                dataset if config.columns is None else StandardizedRows(dataset, config.columns),
+                training_rows(dataset, config.columns),
                 config.train,
                 callbacks=[*bars, _KeepConfig(config)],
                 run_dir=folder.path,
@@ -135,7 +141,8 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         value_range=dataset.value_range,
     )
     config.build()  # a bad size speaks up before a folder is made
-    return config, dataset, Folder.new(arguments.out, arguments.source)
+    make = Folder.new if population.asked(arguments) is None else population.shared_folder
+    return config, dataset, make(arguments.out, arguments.source)
 
 
 def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,8 @@ from fastgan.training.members import Grid, Member, members
 from fastgan.training.ranks import Ranks, ranks
 from fastgan.training.run import place
 from fastgan.training.share import Outcome, Share
+
+log = logging.getLogger("fastgan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +162,9 @@ def train_population(
     rate = iterations / max(time.perf_counter() - begun, 1e-9)
     history = dict(zip(COLUMNS[1:], table, strict=True))
     found = [_member(*each, history) for each in zip(planned, outcomes, gans, strict=True)]
+    failed = [member for member in found if member.failed]
+    if failed and crew.rank == 0:
+        log.warning("train_population: %d of %d members failed: %s", len(failed), len(found), failed[0].failed)
     points: dict[int, dict[str, Any]] = {}
     for member in planned:
         points.setdefault(member.point, member.overrides)

@@ -189,7 +189,6 @@ class Share:
         session.announce(result)
 
     def _fail(self, session: Session, error: FloatingPointError) -> None:
-        log.warning("train_population: member %d ends: %s", session.run.member, error)
         self._note(session, interrupted=False, failed=str(error))
         session.fail(str(error))
 

@@ -1,0 +1,146 @@
+"""fastgan train --seeds, --grid: run folders, resume, the table and the progress of many GANs at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastgan.cli import main
+from fastgan.cli import population as command
+from fastgan.cli.progress import Display, PopulationBar, PopulationLines, population_progress
+
+pytest.importorskip("matplotlib", reason="a population draws its curves")
+
+FAST = ("--quiet", "--no-pictures")
+TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--steps", "20")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """main(argv) in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_population_leaves_a_run_folder_for_each_member(run: Run) -> None:
+    code, out, err = run("train", "ring", *TINY, "--seeds", "0:2,7", "--grid", "k=1,2")
+    assert code == 0, err
+    folder = Path("runs/ring-1")
+    members = [f"member-{number:04d}" for number in range(6)]
+    assert {path.name for path in folder.iterdir()} == {"config.json", "population.json", "losses.png", *members}
+    config = json.loads((folder / "member-0005/config.json").read_text())["train"]
+    assert (config["seed"], config["k"]) == (7, 2)
+    assert "6 of 6 GANs done" in out and str(folder / "losses.png") in out
+    table = out.splitlines()[1:4]
+    assert table[0].split() == "grid point GANs D(x) D(G(z)) modes of 8 all modes % near a mode".split()
+    assert [line.split()[:3] for line in table[1:]] == [["k", "1", "3"], ["k", "2", "3"]]
+    assert all("+-" in line and " of 3" in line for line in table[1:])
+    assert err.splitlines()[-1].startswith("120/120  6 of 6 GANs done")
+    assert run("train", "ring", *TINY, "--seed", "7", "--k", "2", "--out", "alone", *FAST)[0] == 0
+    assert Path("alone/history.csv").read_bytes() == (folder / "member-0005/history.csv").read_bytes()
+    for run_folder, to in ((folder / "member-0005", "a.npy"), (Path("alone"), "b.npy")):
+        assert run("sample", str(run_folder), "--n", "9", "--out", to)[0] == 0
+    assert Path("a.npy").read_bytes() == Path("b.npy").read_bytes()
+
+
+def test_seeds_alone_need_no_grid_and_a_grid_no_seeds(run: Run) -> None:
+    code, out, _ = run("train", "gaussians", *TINY, "--seeds", "3,4", "--no-pictures")
+    assert code == 0 and out.splitlines()[1].split()[0] == "GANs" and "losses.png" not in out
+    grid = ("--seed", "4", "--grid", "optimizer.lr=1e-3,2e-3")
+    assert run("train", "gaussians", *TINY, *grid, "--out", "b", *FAST)[0] == 0
+    config = json.loads(Path("b/member-0001/config.json").read_text())["train"]
+    assert config["seed"] == 4 and config["optimizer"]["lr"] == 2e-3
+
+
+class _CtrlC(Display):
+    every = 5
+
+    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
+        if run.member == 1 and run.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_stopped_population_is_resumed_and_extended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("train", "ring", *TINY, "--seeds", "0:4", "--out", "through", *FAST)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "population_progress", lambda members, steps, quiet: [_CtrlC()])
+        code, out, _ = run("train", "ring", *TINY, "--seeds", "0:3", "--out", "part")
+    assert code == 130 and "interrupted, saved ring: 0 of 3 GANs done" in out
+    assert "fastgan train --resume --out part" in out
+    assert run("train", "--resume", "--out", "part", *FAST)[0] == 0
+    assert not Path("part/member-0003").exists()
+    assert run("train", "--resume", "--out", "part", "--seeds", "0:4", *FAST)[0] == 0
+    for number in range(4):
+        histories = [Path(f"{run_dir}/member-{number:04d}/history.csv").read_bytes() for run_dir in ("through", "part")]
+        assert histories[0] == histories[1]
+    assert json.loads(Path("part/population.json").read_text())["seeds"] == [0, 1, 2, 3]
+
+
+def test_a_failed_member_is_counted_and_named(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    arguments = ("train", "ring", *TINY, "--no-pictures")
+    with caplog.at_level(logging.WARNING, "fastgan"):
+        code, out, err = run(*arguments, "--seeds", "0:2", "--grid", "optimizer.lr=1e-3,1e30")
+    assert code == 0 and "2 of 4 GANs done, 2 failed" in out
+    assert out.splitlines()[3].split()[:4] == ["optimizer.lr", "1e+30", "0", "-"]
+    assert "train_population: 2 of 4 members failed: train: " in caplog.text and "not finite" in caplog.text
+    assert err.splitlines()[-1].split("/")[0].strip() == err.splitlines()[-1].split("/")[1].split()[0]
+    assert run(*arguments, "--seeds", "0:2", "--lr", "1e30", "--quiet")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("--seeds 4:4", "--seeds must hold at least one seed, got '4:4'"),
+        ("--seeds a:b", "--seeds must be as 0:32 or 1,5,9, got 'a:b'"),
+        ("--seeds 1,1", "--seeds must be distinct, got 1 twice"),
+        ("--seeds 0:2 --seed 1", "--seed must not be given with --seeds"),
+        ("--seeds 0:2 --grid k", "--grid must be as optimizer.lr=1e-4,2e-4, got 'k'"),
+        ("--grid lr=1e-4", "--grid must name fields of the config, such as 'k' or 'optimizer.lr', got 'lr'"),
+        ("--grid k=1,2 --grid k=3", "--grid must name each field once, got one twice"),
+        ("--grid k=0", "--k must be at least 1, got 0"),
+        ("--grid batch_size=20,201", "--batch-size must be at most the 200 rows of data, got 201"),
+        ("--grid k=1 --engine fused --impl reference", "got 'fused': config.impl is 'reference'"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(run: Run, argv: str, says: str) -> None:
+    code, out, err = run("train", "ring", *TINY, *argv.split())
+    assert (code, out, err.count("\n")) == (2, "", 1) and says in err, err
+    assert not list(Path().iterdir())
+
+
+def test_a_single_run_is_not_resumed_as_a_population(run: Run) -> None:
+    assert run("train", "ring", *TINY, "--out", "one", *FAST)[0] == 0
+    code, _, err = run("train", "--resume", "--out", "one", "--seeds", "0:2")
+    assert code == 2 and "must resume a population, got one without population.json" in err
+    Path("one/population.json").write_text("{")
+    assert "one/population.json must describe a population" in run("train", "--resume", "--out", "one")[2]
+
+
+def test_the_bar_counts_members_and_iterations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = PopulationBar(4, 80)
+    monkeypatch.setattr(command, "population_progress", lambda members, steps, quiet: [bar])
+    assert run("train", "ring", *TINY, "--seeds", "0:2", "--grid", "optimizer.lr=1e-3,1e30", *FAST)[0] == 0
+    (task,) = bar._bar.tasks
+    assert task.description == "4 of 4 GANs done" and task.completed == task.total == bar.done
+    assert bar.rate > 0 and "it/s" in task.fields["rate"] and "D(x)" in task.fields["readout"]
+
+
+def test_the_display_fits_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert population_progress(2, 10, quiet=True) == []
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert isinstance(population_progress(2, 10, quiet=False)[0], PopulationBar)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    assert isinstance(population_progress(2, 10, quiet=False)[0], PopulationLines)
