@@ -78,7 +78,7 @@ def test_a_stopped_population_is_resumed_and_extended(run: Run, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(command, "population_progress", lambda members, steps, quiet: [_CtrlC()])
         code, out, _ = run("train", "ring", *TINY, "--seeds", "0:3", "--out", "part")
-    assert code == 130 and "interrupted, saved ring: 0 of 3 GANs done" in out
+    assert code == 130 and out.startswith("interrupted, saved ring: ") and "3 of 3 GANs" not in out
     assert "fastgan train --resume --out part" in out
     assert run("train", "--resume", "--out", "part", *FAST)[0] == 0
     assert not Path("part/member-0003").exists()
@@ -112,7 +112,7 @@ def test_a_failed_member_is_counted_and_named(run: Run, caplog: pytest.LogCaptur
         ("--grid k=1,2 --grid k=3", "--grid must name each field once, got one twice"),
         ("--grid k=0", "--k must be at least 1, got 0"),
         ("--grid batch_size=20,201", "--batch-size must be at most the 200 rows of data, got 201"),
-        ("--grid k=1 --engine fused --impl reference", "got 'fused': config.impl is 'reference'"),
+        ("--grid k=1 --engine fused --impl reference", "--engine must be 'auto' or 'eager' here, got 'fused': "),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(run: Run, argv: str, says: str) -> None:
