@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,12 @@ def assert_same_rows(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
         assert np.array_equal(column, b[name], equal_nan=True), name
 
 
-def assert_as_alone(result: PopulationResult, configs: list[TrainConfig], data: Any = DATA) -> None:
+def assert_as_alone(
+    result: PopulationResult, configs: list[TrainConfig], data: Any = DATA, make: Callable[[int], GAN] = make_gan
+) -> None:
     assert len(result.members) == len(configs)
     for member, config in zip(result.members, configs, strict=True):
-        gan = make_gan(config.seed)
+        gan = make(config.seed)
         solo = fastgan.train(gan, data, config)
         assert (member.seed, member.step, member.engine) == (config.seed, solo.step, solo.engine)
         assert_same_bits(member.gan, gan)
@@ -72,6 +75,17 @@ def test_each_member_is_its_solo_run(engine: str, threads: int) -> None:
     assert result.engine == engine and not result.interrupted and result.points == [{}]
     assert_as_alone(result, [replace(config, seed=seed) for seed in range(5)])
     assert len({member.history["loss_d"].tobytes() for member in result.members}) == 5  # they are different GANs
+
+
+def test_packed_members_and_averaged_ones() -> None:
+    def make_packed(seed: int) -> GAN:
+        gan = make_gan(seed)
+        return GAN(gan.generator, mlp_gan(4, latent_dim=3, hidden=(9, 7)).discriminator, latent_dim=3)
+
+    config = replace(CONFIG, pack=2, ema_decay=0.9, gradient_penalty="r1")
+    result = fastgan.train_population(make_packed, DATA, config, seeds=range(3), threads=2)
+    assert any(name.startswith("averaged.") for name in result.members[0].gan.state_dict())
+    assert_as_alone(result, [replace(config, seed=seed) for seed in range(3)], make=make_packed)
 
 
 @needs_native
@@ -388,6 +402,7 @@ from test_population import *
 
 rank, folder = int(sys.argv[2]), Path(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+CONFIG = replace(CONFIG, ema_decay=0.9)
 seen = set()
 
 class Listener(Callback):
