@@ -175,7 +175,7 @@ class Network:
 
 
 def mlp_forward(
-    net: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None, save: bool
+    net: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None, save: bool, *, padding: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """x (..., in) -> y (..., out), and the activations that backward reads. Without a key, no dropout.
 
@@ -184,7 +184,9 @@ def mlp_forward(
     leading = x.shape[:-1]
     rows = leading.numel()
     y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
-    work = x.new_empty(net.work_size(rows)) if save else None
+    work = None
+    if save:  # rows of padding are nobody's; an operator whose outputs are compared fills them
+        work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows))
     net.core.forward(
         DTYPES[x.dtype],
         x.data_ptr(),

@@ -193,7 +193,7 @@ def _mlp(
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
-    y, work = kernels.mlp_forward(net, kernels.dense(x), params, key, save)
+    y, work = kernels.mlp_forward(net, kernels.dense(x), params, key, save, padding=True)
     return y, x.new_empty(0) if work is None else work
 
 
