@@ -100,6 +100,14 @@ def test_a_failed_member_is_counted_and_named(run: Run, caplog: pytest.LogCaptur
     assert run(*arguments, "--seeds", "0:2", "--lr", "1e30", "--quiet")[0] == 1
 
 
+def test_numbers_that_are_not_finite_do_not_spoil_the_summary(run: Run) -> None:
+    broken = ("train", "ring", *TINY, "--lr", "1e30", "--nonfinite", "log")
+    code, out, _ = run(*broken, "--seeds", "0:2", "--no-pictures")
+    assert code == 0 and out.splitlines()[2].split() == ["2", "-", "-", "-", "0", "of", "2", "-"]
+    code, out, _ = run(*broken, "--out", "one", "--no-pictures")
+    assert code == 0 and "modes covered" not in out
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fastgan import evaluation
 from fastgan.cli.arguments import grid_field, seeds
 from fastgan.cli.columns import training_rows
+from fastgan.cli.modes import modes_found
 from fastgan.cli.progress import Display, population_progress
 from fastgan.cli.runs import Folder, RunConfig
 from fastgan.data import Dataset
@@ -27,7 +27,6 @@ from fastgan.training.ranks import ranks
 
 _FILE = "population.json"
 _TAIL = 500  # iterations that the table looks at
-_SAMPLES = 2500
 
 
 @dataclass(frozen=True)
@@ -192,12 +191,13 @@ def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> lis
         "D(x)": lambda member: _tail(member, "d_real"),
         "D(G(z))": lambda member: _tail(member, "d_fake"),
     }
-    modes = 0 if dataset.centres is None or not dataset.std else len(dataset.centres)
-    if modes > 1:
-        found = {id(member): _modes(config, dataset, member) for member in result.members if not member.failed}
-        measures[f"modes of {modes}"] = lambda member: found[id(member)].covered
-        measures["all modes"] = lambda member: found[id(member)].covered == modes
-        measures["% near a mode"] = lambda member: 100 * found[id(member)].high_quality
+    if dataset.centres is not None and dataset.std and (modes := len(dataset.centres)) > 1:
+        found = {id(member): modes_found(config, member.gan, dataset) for member in result.members if not member.failed}
+        covered = {number: math.nan if one is None else one.covered for number, one in found.items()}
+        near = {number: math.nan if one is None else 100 * one.high_quality for number, one in found.items()}
+        measures[f"modes of {modes}"] = lambda member: covered[id(member)]
+        measures["all modes"] = lambda member: covered[id(member)] == modes
+        measures["% near a mode"] = lambda member: near[id(member)]
     rows = [["grid point" if len(result.points) > 1 else "", "GANs", *measures]]
     for number, point in enumerate(result.points):
         good = [member for member in result.members if member.point == number and not member.failed]
@@ -214,12 +214,6 @@ def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> lis
 def _tail(member: PopulationMember, name: str) -> float:
     values = member.history[name][-_TAIL:]
     return float(values.mean()) if len(values) else math.nan
-
-
-def _modes(config: RunConfig, dataset: Dataset, member: PopulationMember) -> evaluation.ModeCoverage:
-    assert dataset.centres is not None and dataset.std
-    samples = config.restore(member.gan.sample(_SAMPLES, seed=0, device="cpu"))
-    return evaluation.mode_coverage(samples, dataset.centres, dataset.std)
 
 
 def _plus_minus(values: np.ndarray) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from fastgan import data, evaluation, presets
+from fastgan import data, presets
 from fastgan.cli import population, runs
 from fastgan.cli.arguments import add_fields, counting, given, natural, number
 from fastgan.cli.columns import Columns, training_rows
+from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
 from fastgan.cli.progress import progress, readout
 from fastgan.cli.runs import Folder, RunConfig
@@ -262,12 +263,10 @@ def _summary(
     if len(result.history["step"]):
         tail = {name: values[-500:] for name, values in result.history.items()}
         lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
-    if dataset.centres is not None and dataset.std and len(dataset.centres) > 1:
-        samples = config.restore(gan.sample(2500, seed=0, device="cpu"))
-        found = evaluation.mode_coverage(samples, dataset.centres, dataset.std)
+    if (found := modes_found(config, gan, dataset)) is not None:
         lines.append(
-            f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of 2,500 samples lie "
-            "within 3 standard deviations of a mode"
+            f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of {SAMPLES:,} samples "
+            "lie within 3 standard deviations of a mode"
         )
     if pictures:
         lines.append("pictures: " + "  ".join(map(str, pictures)))
