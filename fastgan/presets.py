@@ -116,10 +116,12 @@ def _modes(dim: int) -> Preset:
     """Many thin modes in the plane.
 
     Standardised, so that D sees the gaps between them; two D steps an iteration, so that it finds the modes that G
-    leaves out.
+    leaves out; G's weights averaged, because at a constant rate G itself never comes to rest.
     """
     networks = Networks(dim, latent_dim=2, generator_hidden=(128, 128), discriminator_hidden=(128, 128))
-    train = TrainConfig(steps=6_000, batch_size=256, k=2, optimizer=Adam(1e-3), checkpoint_every=1000)
+    train = TrainConfig(
+        steps=6_000, batch_size=256, k=2, optimizer=Adam(1e-3), ema_decay=0.999, checkpoint_every=1000
+    )
     return Preset(networks, train, standardize=True)
 
 

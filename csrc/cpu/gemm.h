@@ -20,7 +20,7 @@ constexpr int kPanel = kTileVectors * Simd<T>::width;  // rows of the batch in a
 template <class T>
 constexpr int kShareRows = std::max<int>(64 / int(sizeof(T)), Simd<T>::width);
 
-// Columns first .. last of panels, multiples of kShareRows (the last part may reach into the padding).
+// Columns first .. last of panels: multiples of kShareRows, the last one of half a vector (it may reach into the padding).
 struct Share {
   int64_t first, last;
 };
@@ -28,7 +28,8 @@ struct Share {
 template <class T>
 Share share_of(int64_t rows, int rank, int size) {
   const int64_t parts = (rows + kShareRows<T> - 1) / kShareRows<T>;
-  return {parts * rank / size * kShareRows<T>, parts * (rank + 1) / size * kShareRows<T>};
+  const int64_t end = rounded_up(rows, Simd<T>::width / 2);
+  return {std::min(end, parts * rank / size * kShareRows<T>), std::min(end, parts * (rank + 1) / size * kShareRows<T>)};
 }
 
 // Calls f(offset of the first column in panels of one feature, columns) for each piece of a share that lies in one panel.
@@ -90,16 +91,17 @@ inline int rows_a_block(int rows, int64_t depth, int64_t block) {
   return blocks > 0 ? (rows + blocks - 1) / blocks : rows;
 }
 
-// rows x (vectors * width) of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
-template <class T, int rows, int vectors>
+// rows x `vectors` vectors V of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
+template <class T, class V, int rows, int vectors>
 void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel, const T* bias, T* __restrict c,
                    int64_t c_row, Ahead* ahead) {
   using S = Simd<T>;
-  typename S::Vector sum[rows][vectors];
+  constexpr int width = int(sizeof(V) / sizeof(T));
+  V sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) sum[i][v] = typename S::Vector{} + (bias ? bias[i] : T(0));
+    for (int v = 0; v < vectors; ++v) sum[i][v] = V{} + (bias ? bias[i] : T(0));
   const T* __restrict block = a.data;
   const int64_t a_row = a.row, a_column = a.column;
   const int rows_ahead = ahead ? rows_a_block(ahead->rows, depth, a.block) : 0;
@@ -107,9 +109,9 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
     const T* __restrict x = block;
     if (ahead) ahead->some(rows_ahead);
     for (int64_t k = std::min(left, a.block); k > 0; --k) {
-      typename S::Vector b[vectors];
+      V b[vectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) b[v] = S::load(panel + v * S::width);
+      for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(panel + v * width);
 #pragma GCC unroll 16
       for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
@@ -121,18 +123,20 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * S::width, sum[i][v]);
+    for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * width, sum[i][v]);
 }
 
 template <class T>
 using TileFunction = void (*)(int64_t, const Matrix<T>&, const T*, const T*, T*, int64_t, Ahead*);
 
-// The instance for this many rows, and for one vector where the columns left need no more.
+// The instance for this many rows, and for one vector or half of one where the columns left need no more.
 template <class T, int... row>
 TileFunction<T> tile_function(int rows, int columns, std::integer_sequence<int, row...>) {
-  static constexpr TileFunction<T> wide[] = {multiply_tile<T, row + 1, kTileVectors>...};
-  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, row + 1, 1>...};
-  return columns > Simd<T>::width ? wide[rows - 1] : narrow[rows - 1];
+  using S = Simd<T>;
+  static constexpr TileFunction<T> wide[] = {multiply_tile<T, typename S::Vector, row + 1, kTileVectors>...};
+  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, typename S::Vector, row + 1, 1>...};
+  static constexpr TileFunction<T> half[] = {multiply_tile<T, typename S::Half, row + 1, 1>...};
+  return (columns > S::width ? wide : columns > S::width / 2 ? narrow : half)[rows - 1];
 }
 template <class T>
 TileFunction<T> tile_function(int rows, int columns) {
@@ -228,7 +232,7 @@ template <class T>
 void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed) {
   constexpr int width = kPanel<T>;
   for (int64_t p = 0; p * width < rows; ++p)
-    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, padded_to<T>(rows - p * width)),
+    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, rounded_up(rows - p * width, Simd<T>::width)),
               packed + p * width * width, width);
   if (columns % Simd<T>::width)  // lanes beyond the last input: anything but a stray NaN, which would cost time
     for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));

@@ -23,12 +23,18 @@ struct Simd {
   static constexpr int width = kVectorBytes / int(sizeof(T));
   typedef T Vector __attribute__((vector_size(kVectorBytes)));
 
-  static Vector load(const T* p) {
-    Vector v;
+  typedef T Half __attribute__((vector_size(kVectorBytes / 2)));
+
+  template <class V = Vector>
+  static V load(const T* p) {
+    V v;
     __builtin_memcpy(&v, p, sizeof v);
     return v;
   }
-  static void store(T* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
+  template <class V>
+  static void store(T* p, V v) {
+    __builtin_memcpy(p, &v, sizeof v);
+  }
 };
 
 // Interleaves the low (first = 0) or high (first = width / 2) halves of a and b.
@@ -76,12 +82,8 @@ void transpose(const T* in, int64_t in_row, int64_t rows, int64_t columns, T* ou
 
 // Rows of a batch are padded to this many, a multiple of every panel's width.
 constexpr int64_t kPad = 32;
-inline int64_t padded(int64_t rows) { return (rows + kPad - 1) / kPad * kPad; }
-
-template <class T>
-int64_t padded_to(int64_t count) {  // a multiple of the vectors' width
-  return (count + Simd<T>::width - 1) / Simd<T>::width * Simd<T>::width;
-}
+inline int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+inline int64_t padded(int64_t rows) { return rounded_up(rows, kPad); }
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan
