@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from emulator import Builder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +34,12 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not _cuda_is_there():
         pytest.skip("no CUDA device")
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def emulator_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Compiles the CUDA sources for the emulator; all tests of a session share its folder."""
+    return Builder(tmp_path_factory.mktemp("simt"))
 
 
 @pytest.fixture(autouse=True)

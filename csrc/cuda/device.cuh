@@ -20,9 +20,23 @@ inline void check(cudaError_t status, const char* operation) {
 // Launches on the caller's stream and reports what the launch itself got wrong.
 template <class... Parameters, class... Arguments>
 void launch(const char* operation, void (*kernel)(Parameters...), int blocks, void* stream, Arguments... arguments) {
-  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  check(cudaGetLastError(), operation);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), operation);
 }
+
+// `name` refers to an object of this type in the shared memory of the block. Tests emulate kernels on a processor, where
+// the emulator (tests/simt) brings a definition of its own.
+#ifndef FASTGAN_SHARED
+template <class T>
+struct Itself {
+  using type = T;
+};
+#define FASTGAN_SHARED(name, ...) __shared__ typename Itself<__VA_ARGS__>::type name
+#define FASTGAN_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
 
 // 16 bytes of S, moved by one instruction.
 template <class S, int count = 16 / int(sizeof(S))>
@@ -34,7 +48,7 @@ inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 
 
 // The sum over a block, valid in thread 0. Every step's order is fixed; no atomics.
 __device__ inline double block_sum(double x) {
-  __shared__ double warps[kThreads / 32];
+  FASTGAN_SHARED(warps, double[kThreads / 32]);
   for (int distance = 16; distance > 0; distance /= 2) x += __shfl_down_sync(0xffffffffu, x, distance);
   __syncthreads();  // `warps` may still be read by a previous call
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;

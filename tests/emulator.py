@@ -1,0 +1,247 @@
+"""Builds the CUDA sources against the SIMT emulator (tests/simt) and calls their kernels with CPU tensors.
+
+Every build is sanitised: AddressSanitizer stands at the last byte of each tensor and around each shared object,
+UndefinedBehaviorSanitizer watches arithmetic and alignment. A call runs under many schedules, which must
+agree to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fastgan
+
+TESTS = Path(__file__).parent
+CSRC = Path(fastgan.__file__).parent.parent / "csrc"
+SIMT = TESTS / "simt"
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZE, "-DFASTGAN_ISA=cuda", *WARNINGS)
+MACHINE_FLAGS = ("-std=c++17", "-O2", "-DSIMT_ASAN", *WARNINGS)  # the scheduler is not what is tested
+HARNESS = (("simt.cpp", MACHINE_FLAGS), ("serve.cpp", FLAGS), ("calls.cpp", FLAGS))
+LINK = (*SANITIZE, "-no-pie", "-Wl,--unresolved-symbols=ignore-all")  # a program need not have every entry
+ENVIRONMENT = {
+    "ASAN_OPTIONS": "detect_leaks=0:redzone=512:max_redzone=2048:allocator_may_return_null=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+STREAM = object()  # stands for the caller's stream
+
+
+class Violation(AssertionError):
+    """A sanitizer or the emulator itself found something; the report is the message."""
+
+
+class Refused(RuntimeError):
+    """The host code threw."""
+
+
+# ---------------------------------------------------------------- building
+
+
+def compiler() -> str | None:
+    """g++, or clang++ under another name: whatever CXX says, else g++."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def _run(command: Sequence[object]) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(map(str, command))}\n{done.stderr[-6000:]}")
+
+
+class Builder:
+    """Objects and programs in one folder, each made once for equal sources; two compilers run at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pool = ThreadPoolExecutor(max_workers=2)
+
+    def _compile(self, source: Path, csrc: Path, flags: tuple[str, ...]) -> Path:
+        """The object of one source that may include anything of `csrc` and of the emulator."""
+        digest = hashlib.sha256(repr((source.name, flags)).encode())
+        headers = (p for root in (csrc, SIMT) for p in sorted(root.rglob("*")) if p.suffix in (".h", ".cuh"))
+        for path in (source, *headers):
+            digest.update(path.name.encode() + path.read_bytes())
+        out = self.folder / f"{source.stem}-{digest.hexdigest()[:16]}.o"
+        if not out.exists():
+            with tempfile.TemporaryDirectory(dir=self.folder) as private:
+                partial = Path(private) / out.name
+                include = (f"-I{SIMT}", f"-I{csrc}")
+                _run((compiler(), *flags, *include, "-x", "c++", "-c", source, "-o", partial))
+                partial.rename(out)
+        return out
+
+    def begin(
+        self, sources: Sequence[Path], csrc: Path = CSRC, flags: tuple[str, ...] = FLAGS
+    ) -> Callable[[], Emulator]:
+        """Start compiling the kernels of `sources`; what is returned waits for them. The harness is this checkout's.
+
+        Entries whose kernels are not among the sources are missing in the program: calling them crashes it.
+        """
+        jobs = [self.pool.submit(self._compile, SIMT / name, CSRC, flags) for name, flags in HARNESS]
+        jobs += [self.pool.submit(self._compile, source, csrc, flags) for source in sources]
+
+        def finish() -> Emulator:
+            objects = sorted(job.result() for job in jobs)
+            out = self.folder / f"serve-{hashlib.sha256(repr(objects).encode()).hexdigest()[:16]}"
+            if not out.exists():
+                _run((compiler(), *LINK, *objects, "-o", out))
+            return Emulator(out)
+
+        return finish
+
+
+# ---------------------------------------------------------------- faults planted into a copy
+
+
+def copy_with(folder: Path, name: str, old: str, new: str) -> Path:
+    """A copy of csrc in which `old`, which must stand once in the file of this name, has been replaced."""
+    shutil.copytree(CSRC, folder)
+    path = folder / name
+    text = path.read_text()
+    assert text.count(old) == 1, f"{name} holds {text.count(old)} times {old!r}: the fault would not be planted"
+    path.write_text(text.replace(old, new))
+    return folder
+
+
+NARROWED = (("formulas.h", r"^    case ([2-9]|\d\d): f\(.*\n"), ("dtypes.h", r"^    case DType::(?!f32).*\n"))
+
+
+def narrow(csrc: Path) -> None:
+    """Leave two formulas, two activations and one element type in a copy: it then compiles in a second."""
+    for name, pattern in NARROWED:
+        path = csrc / name
+        text, count = re.subn(pattern, "", path.read_text(), flags=re.M)
+        assert count >= 3, f"{name}: found {count} cases to leave out"
+        path.write_text(text)
+
+
+def plant(builder: Builder, source: str, name: str, old: str, new: str) -> Callable[[], Emulator]:
+    """Start building the kernels of csrc/cuda/`source` with one fault in the file `name`."""
+    csrc = copy_with(Path(tempfile.mkdtemp(dir=builder.folder)) / "csrc", name, old, new)
+    narrow(csrc)
+    return builder.begin([csrc / "cuda" / source], csrc, (*(f for f in FLAGS if f not in WARNINGS), "-w"))
+
+
+# ---------------------------------------------------------------- calling
+
+
+@dataclass
+class Huge:
+    """So many bytes of zeros on the other side, where they cost only what is touched; `tail` is what they end in."""
+
+    size: int
+    tail: bytes = b""
+
+
+def _line(argument: object, shift: int) -> bytes:
+    if argument is STREAM:
+        return b"s\n"
+    if argument is None:
+        return b"i 0\n"
+    if isinstance(argument, Huge):
+        return f"h {argument.size}\n".encode()
+    if isinstance(argument, Tensor):
+        content = argument.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if argument.numel() else b""
+        return f"b {len(content)} {shift * argument.itemsize}\n".encode() + content
+    if isinstance(argument, float):
+        return f"d {argument.hex()}\n".encode()
+    assert isinstance(argument, int), f"no argument of a kernel: {argument!r}"
+    return f"i {argument}\n".encode()
+
+
+class Emulator:
+    """A running server; `call` sends tensors there and writes what comes back into them."""
+
+    def __init__(self, program: Path) -> None:
+        self.program = program
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            self.errors = tempfile.TemporaryFile()
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(
+                [self.program], stdin=pipe, stdout=pipe, stderr=self.errors, env=os.environ | ENVIRONMENT
+            )
+        return self.process
+
+    def close(self) -> None:
+        """End the server, whatever it does."""
+        if self.process is not None:
+            assert self.process.stdin and self.process.stdout
+            self.process.kill()
+            self.process.wait()
+            with contextlib.suppress(BrokenPipeError):  # what it no longer read
+                self.process.stdin.close()
+            self.process.stdout.close()
+            self.errors.close()
+            self.process = None
+
+    def _report(self) -> Violation:
+        assert self.process is not None
+        self.process.wait()
+        self.errors.seek(0)
+        text = self.errors.read().decode(errors="replace")
+        code = self.process.returncode
+        self.close()
+        return Violation(text[:6000] or f"the emulator ended with code {code}")
+
+    def call(
+        self,
+        name: str,
+        *arguments: object,
+        schedules: int = 1,
+        seed: int = 0,
+        shift: int = 0,
+        inject: int = 0,
+        block: int = -1,
+    ) -> int:
+        """Run an entry under `schedules` schedules; tensors are changed in place. Returns the launches it made.
+
+        Args:
+            name: an entry of tests/simt/calls.cpp.
+            arguments: in the order of csrc/bindings.cpp: int, float, Tensor, Huge, None, STREAM.
+            schedules: how many; all must leave the same bits.
+            seed: of the first.
+            shift: elements by which each tensor is moved from an aligned address.
+            inject: number of the CUDA error that the launches meet.
+            block: the only one to run of each launch that has it; -1: all.
+
+        Raises:
+            Violation: something was found.
+            Refused: the host code threw.
+        """
+        process = self._start()
+        assert process.stdin and process.stdout
+        head = f"call {name} {len(arguments)} {schedules} {seed} {inject} {block}\n".encode()
+        try:
+            process.stdin.write(head + b"".join(_line(a, shift) for a in arguments))
+            process.stdin.flush()
+        except BrokenPipeError:
+            raise self._report() from None
+        status, _, text = process.stdout.readline().decode().strip().partition(" ")
+        if status == "error":
+            raise Refused(text)
+        if status != "ok":
+            raise self._report()
+        for argument in arguments:
+            if isinstance(argument, Huge):
+                argument.tail = process.stdout.read(64)
+            if isinstance(argument, Tensor) and argument.numel():
+                content = bytearray(process.stdout.read(argument.numel() * argument.itemsize))
+                argument.copy_(torch.frombuffer(content, dtype=argument.dtype).view(argument.shape))
+        return int(text)

@@ -1,0 +1,215 @@
+"""The loss kernels under the emulator: every row of the table, and faults planted into a copy of their source (R23)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from cases import DTYPES, LOSSES, NAN, PAIRS, LossCase, name_of, row, ulp_error
+from emulator import CSRC, STREAM, Builder, Emulator, Huge, Refused, compiler, plant
+from torch import Tensor
+
+from fastgan import kernels, reference
+
+pytestmark = [
+    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
+]
+SCHEDULES = 20
+NUMBERS = {name: formula.number for name, formula in reference.FORMULAS.items()}
+# Units in the last place: halves are rounded once; double is compared with another double.
+ALLOWED = {torch.float16: 0.51, torch.bfloat16: 0.51, torch.float64: 16.0}
+
+
+@pytest.fixture(scope="module")
+def machine(emulator_builder: Builder) -> Iterator[Emulator]:
+    emulator = emulator_builder.begin([CSRC / "cuda" / "loss.cu"])()
+    yield emulator
+    emulator.close()
+
+
+def garbage(*shape: int, dtype: torch.dtype) -> Tensor:
+    """What nobody has written yet: a kernel that leaves some of it is found."""
+    return torch.full(shape, NAN, dtype=dtype)
+
+
+# ---------------------------------------------------------------- checks: of the kernels, and of their planted faults
+
+
+def check_pointwise(
+    machine: Emulator, case: LossCase, dtype: torch.dtype, order: int, n: int = 300, schedules: int = SCHEDULES
+) -> None:
+    """Every element within its units of the float64 reference."""
+    ends = torch.tensor([*case.domain, NAN, 0.0, *case.smooth], dtype=torch.float64)
+    x = torch.cat((case.points(n - len(ends), seed=order), ends)).to(dtype)
+    out = garbage(n, dtype=dtype)
+    number = NUMBERS[case.formula]
+    machine.call(
+        "pointwise", kernels.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules
+    )
+    error = ulp_error(out, case.want(x, order), case.slope_floor if order == 1 else 0.0)
+    at = int(error.argmax())
+    allowed = ALLOWED.get(dtype, case.ulp[order])
+    assert error[at] <= allowed, f"order {order}: {error[at]:.3g} units at {x[at]}: got {out[at]}"
+
+
+def check_pair(
+    machine: Emulator, pair: int, dtype: torch.dtype, m: int, n: int, shift: int = 0, slopes: bool = True
+) -> None:
+    """The sum of both means and its slopes."""
+    formulas, targets = PAIRS[pair]
+    wide = kernels.accumulator(dtype)
+    x = [row(f).points(k, dtype=dtype, seed=i) for i, (f, k) in enumerate(zip(formulas, (m, n), strict=True))]
+    scales = [1.0 / k if k else 1.0 for k in (m, n)]
+    value = garbage(1, dtype=wide)
+    grads = [garbage(k, dtype=wide) if slopes else None for k in (m, n)]
+    count = torch.zeros(1, dtype=torch.int64)
+    machine.call("partials", m, n, count)
+    partial = garbage(int(count), dtype=torch.float64)
+    arguments = (x[0], m, x[1], n, *(NUMBERS[f] for f in formulas), *targets, *scales, value, *grads, partial)
+    machine.call("pair_loss", kernels.DTYPES[dtype], *arguments, STREAM, schedules=SCHEDULES, shift=shift)
+    tolerance = {"rtol": 1e-14 if dtype == torch.float64 else 5e-7, "atol": 0.0}
+    want = torch.zeros((), dtype=torch.float64)
+    for formula, target, logits, grad, scale in zip(formulas, targets, x, grads, scales, strict=True):
+        want = want + reference.pointwise(logits.double(), formula, target, 0).sum() * scale
+        if grad is not None:
+            slope = reference.pointwise(logits.double(), formula, target, 1) * scale
+            torch.testing.assert_close(grad.double(), slope, rtol=tolerance["rtol"] * 4, atol=scale * 1e-7)
+    torch.testing.assert_close(value[0].double(), want, **tolerance)
+
+
+def check_huge(machine: Emulator, n: int) -> None:
+    """R13: the block that meets the last element of more than 2**31, alone; zeros elsewhere cost nothing."""
+    x, slope, value = Huge(2 * n), Huge(4 * n), garbage(1, dtype=torch.float32)
+    partial = garbage(1025, dtype=torch.float64)
+    block = ((n + 7) // 8 - 1) // 256 % 1024
+    arguments = (x, n, None, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, value, slope, None, partial, STREAM)
+    machine.call("pair_loss", kernels.DTYPES[torch.bfloat16], *arguments, block=block)
+    last = n % 8 or 8  # elements of the last pack
+    assert struct.unpack("16f", slope.tail)[-last:] == (-0.5,) * last, "the end was not reached"
+    out = Huge(2 * n)
+    block = (n - 1) // 256 % 1024
+    machine.call("pointwise", kernels.DTYPES[torch.bfloat16], x, out, n, 1, 0.0, 1, STREAM, block=block)
+    assert out.tail[-2:] == torch.tensor([0.5], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
+
+
+def check_refusal(machine: Emulator) -> None:
+    """R39: what the launch says is heard."""
+    one = torch.zeros(1)
+    with pytest.raises(Refused, match="pointwise: CUDA says: no kernel image is available"):
+        machine.call("pointwise", 0, one, one, 1, 0, 0.0, 0, STREAM, inject=3)
+
+
+# ---------------------------------------------------------------- the kernels
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=name_of)
+def test_every_formula_at_every_order_and_type(case: LossCase, machine: Emulator) -> None:
+    for dtype in DTYPES:
+        for order in (0, 1, 2):
+            check_pointwise(machine, case, dtype, order)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_every_pair_aligned_or_not(dtype: torch.dtype, machine: Emulator) -> None:
+    for pair in range(len(PAIRS)):
+        check_pair(machine, pair, dtype, 2085, 70, shift=pair % 2)
+
+
+@pytest.mark.parametrize("sizes", ((1, 0), (4, 8), (7, 1), (2048, 2049), (255, 9001)), ids=str)
+def test_sizes_around_packs_and_blocks(sizes: tuple[int, int], machine: Emulator) -> None:
+    for shift in (0, 1, 3):
+        check_pair(machine, 0, torch.bfloat16, *sizes, shift=shift, slopes=shift != 3)
+        check_pair(machine, 0, torch.float32, *sizes, shift=shift)
+
+
+def test_no_element_no_launch(machine: Emulator) -> None:
+    empty = torch.empty(0)
+    assert machine.call("pointwise", 0, empty, empty, 0, 0, 0.0, 0, STREAM) == 0
+    value = garbage(1, dtype=torch.float32)
+    machine.call("pair_loss", 0, empty, 0, None, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, value, None, None, None, STREAM)
+    assert value.item() == 0.0
+
+
+@pytest.mark.parametrize("n", (2**31 - 1, 2**31, 2**31 + 512, 2**31 + 513))
+def test_R13_more_than_two_billion_elements(n: int, machine: Emulator) -> None:
+    check_huge(machine, n)
+
+
+def test_R39_a_launch_that_fails_is_reported(machine: Emulator) -> None:
+    check_refusal(machine)
+    check_pair(machine, 0, torch.float32, 5, 3)
+
+
+# ---------------------------------------------------------------- planted faults
+
+Check = Callable[[Emulator], None]
+
+
+def pair(m: int, n: int, shift: int = 0) -> Check:
+    return lambda machine: check_pair(machine, 0, torch.float32, m, n, shift)
+
+
+def points(machine: Emulator) -> None:
+    check_pointwise(machine, row("fake"), torch.float32, 0)
+
+
+GUARD, LOOP = "i < size && first + i < n", "int64_t p = int64_t(blockIdx.x) * kThreads + threadIdx.x; p < packs;"
+FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
+    "no_tail_guard": ("cuda/loss.cu", GUARD, "i < size", pair(2085, 70), "heap-buffer-overflow"),
+    "one_too_many": ("cuda/loss.cu", "threadIdx.x; i < n;", "threadIdx.x; i <= n;", points, "heap-buffer-overflow"),
+    "one_too_few": ("cuda/loss.cu", "threadIdx.x; i < n;", "threadIdx.x; i < n - 1;", points, "units at"),
+    "beyond_the_scratch": (
+        *("cuda/loss.cu", "partial[blockIdx.x] = sum", "partial[blockIdx.x + 1] = sum"),
+        *(pair(2085, 70), "heap-buffer-overflow|Tensor-likes are not close|Scalars are not close"),
+    ),
+    "alignment_not_asked": ("cuda/loss.cu", "if (aligned && ", "if (", pair(2085, 70, 1), "misaligned address"),
+    "index_of_32_bits": (
+        *("cuda/loss.cu", LOOP, LOOP.replace("int64_t p = int64_t(blockIdx.x)", "int p = int(blockIdx.x)")),
+        *(lambda machine: check_huge(machine, 2**34 + 512), "the end was not reached"),
+    ),
+    "shared_too_small": (
+        *("cuda/device.cuh", "double[kThreads / 32]", "double[kThreads / 64]"),
+        *(pair(5, 3), "out of bounds"),
+    ),
+    "no_barrier_before": (
+        *("cuda/device.cuh", "__syncthreads();  // `warps` may still be read by a previous call", ""),
+        *(pair(2048 * 40, 5), "leaves other bits|not close"),
+    ),
+    "no_barrier_between": (
+        *("cuda/device.cuh", "= x;\n  __syncthreads();", "= x;"),
+        *(pair(5, 3), "leaves other bits|not close"),
+    ),
+    "barrier_for_some": (
+        *("cuda/device.cuh", "= x;\n  __syncthreads();", "= x;\n  if (threadIdx.x < 64) __syncthreads();"),
+        *(pair(5, 3), "not all threads arrive|others of its group wait"),
+    ),
+    "every_lane_writes": (
+        *("cuda/device.cuh", "if (threadIdx.x % 32 == 0) warps", "warps"),
+        *(pair(500, 3), "leaves other bits|not close"),
+    ),
+    "sum_cut_short": ("cuda/device.cuh", "int distance = 16;", "int distance = 8;", pair(500, 3), "not close"),
+    "another_stream": ("cuda/device.cuh", "  config.stream =", "  (void)", pair(5, 3), "not the caller's"),
+    "launch_not_checked": (
+        *("cuda/device.cuh", "check(cudaLaunchKernelEx(&config, kernel, arguments...), operation)"),
+        *("cudaLaunchKernelEx(&config, kernel, arguments...), (void)operation", check_refusal, "DID NOT RAISE"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    return {name: plant(emulator_builder, "loss.cu", *fault[:3]) for name, fault in FAULTS.items()}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
+    check, report = FAULTS[name][3:]
+    emulator = faulty[name]()
+    try:
+        with pytest.raises((AssertionError, pytest.fail.Exception), match=report):
+            check(emulator)
+    finally:
+        emulator.close()
