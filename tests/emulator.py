@@ -1,8 +1,9 @@
 """Builds the CUDA sources against the SIMT emulator (tests/simt) and calls their kernels with CPU tensors.
 
-Every build is sanitised: AddressSanitizer stands at the last byte of each tensor and around each shared object,
-UndefinedBehaviorSanitizer watches arithmetic and alignment. A call runs under many schedules, which must
-agree to the bit.
+A build looks for one of two kinds of mistakes. MEMORY: AddressSanitizer stands at the last byte of each tensor and
+around each shared object, UndefinedBehaviorSanitizer watches arithmetic and alignment; a call runs under many
+schedules, which must agree to the bit. RACES: each access is noted, and two threads that touch a byte, one of them writing, must
+have had a barrier between; that does not depend on the schedule.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,12 +29,24 @@ import fastgan
 TESTS = Path(__file__).parent
 CSRC = Path(fastgan.__file__).parent.parent / "csrc"
 SIMT = TESTS / "simt"
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas")
-FLAGS = ("-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZE, "-DFASTGAN_ISA=cuda", *WARNINGS)
-MACHINE_FLAGS = ("-std=c++17", "-O2", "-DSIMT_ASAN", *WARNINGS)  # the scheduler is not what is tested
-HARNESS = (("simt.cpp", MACHINE_FLAGS), ("serve.cpp", FLAGS), ("calls.cpp", FLAGS))
-LINK = (*SANITIZE, "-no-pie", "-Wl,--unresolved-symbols=ignore-all")  # a program need not have every entry
+COMMON = ("-std=c++17", "-DFASTGAN_ISA=cuda", *WARNINGS)
+HARNESS = ("simt.cpp", "races.cpp", "serve.cpp", "calls.cpp")
+MACHINE = ("simt.cpp", "races.cpp")  # of the harness: not what is tested, hence not sanitised
+
+
+class Flavour(NamedTuple):
+    """What a build looks for."""
+
+    kernels: tuple[str, ...]
+    machine: tuple[str, ...]
+    link: tuple[str, ...]
+
+
+_MEMORY = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+MEMORY = Flavour((*COMMON, "-O1", "-g1", "-fno-omit-frame-pointer", *_MEMORY), (*COMMON, "-O2", "-DSIMT_ASAN"), _MEMORY)
+RACES = Flavour((*COMMON, "-O1", "-g1", "-DSIMT_RACES", "-fsanitize=thread"), (*COMMON, "-O2", "-DSIMT_RACES"), ())
+LINK = ("-no-pie", "-Wl,--unresolved-symbols=ignore-all")  # a program need not have every entry
 ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=0:redzone=512:max_redzone=2048:allocator_may_return_null=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -63,42 +77,39 @@ def _run(command: Sequence[object]) -> None:
 
 
 class Builder:
-    """Objects and programs in one folder, each made once for equal sources; two compilers run at a time."""
+    """Objects and programs in one folder, each made once; two compilers run at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pool = ThreadPoolExecutor(max_workers=2)
+        self.jobs: dict[tuple[object, ...], Future[Path]] = {}
 
     def _compile(self, source: Path, csrc: Path, flags: tuple[str, ...]) -> Path:
         """The object of one source that may include anything of `csrc` and of the emulator."""
-        digest = hashlib.sha256(repr((source.name, flags)).encode())
-        headers = (p for root in (csrc, SIMT) for p in sorted(root.rglob("*")) if p.suffix in (".h", ".cuh"))
-        for path in (source, *headers):
-            digest.update(path.name.encode() + path.read_bytes())
-        out = self.folder / f"{source.stem}-{digest.hexdigest()[:16]}.o"
-        if not out.exists():
-            with tempfile.TemporaryDirectory(dir=self.folder) as private:
-                partial = Path(private) / out.name
-                include = (f"-I{SIMT}", f"-I{csrc}")
-                _run((compiler(), *flags, *include, "-x", "c++", "-c", source, "-o", partial))
-                partial.rename(out)
+        digest = hashlib.sha256(repr((str(source), flags)).encode()).hexdigest()[:16]
+        out = self.folder / f"{source.stem}-{digest}.o"
+        _run((compiler(), *flags, f"-I{SIMT}", f"-I{csrc}", "-x", "c++", "-c", source, "-o", out))
         return out
 
     def begin(
-        self, sources: Sequence[Path], csrc: Path = CSRC, flags: tuple[str, ...] = FLAGS
+        self, sources: Sequence[Path], flavour: Flavour = MEMORY, csrc: Path = CSRC, *more: str
     ) -> Callable[[], Emulator]:
         """Start compiling the kernels of `sources`; what is returned waits for them. The harness is this checkout's.
 
         Entries whose kernels are not among the sources are missing in the program: calling them crashes it.
         """
-        jobs = [self.pool.submit(self._compile, SIMT / name, CSRC, flags) for name, flags in HARNESS]
-        jobs += [self.pool.submit(self._compile, source, csrc, flags) for source in sources]
+        harness = [(SIMT / name, CSRC, flavour.machine if name in MACHINE else flavour.kernels) for name in HARNESS]
+        wanted = (*harness, *((source, csrc, (*flavour.kernels, *more)) for source in sources))
+        for job in wanted:
+            if job not in self.jobs:
+                self.jobs[job] = self.pool.submit(self._compile, *job)
+        jobs = [self.jobs[job] for job in wanted]
 
         def finish() -> Emulator:
             objects = sorted(job.result() for job in jobs)
             out = self.folder / f"serve-{hashlib.sha256(repr(objects).encode()).hexdigest()[:16]}"
             if not out.exists():
-                _run((compiler(), *LINK, *objects, "-o", out))
+                _run((compiler(), *LINK, *flavour.link, *objects, "-o", out))
             return Emulator(out)
 
         return finish
@@ -107,14 +118,12 @@ class Builder:
 # ---------------------------------------------------------------- faults planted into a copy
 
 
-def copy_with(folder: Path, name: str, old: str, new: str) -> Path:
-    """A copy of csrc in which `old`, which must stand once in the file of this name, has been replaced."""
-    shutil.copytree(CSRC, folder)
-    path = folder / name
+def plant(csrc: Path, name: str, old: str, new: str) -> None:
+    """Replace `old`, which must stand once in the file of this name."""
+    path = csrc / name
     text = path.read_text()
     assert text.count(old) == 1, f"{name} holds {text.count(old)} times {old!r}: the fault would not be planted"
     path.write_text(text.replace(old, new))
-    return folder
 
 
 NARROWED = (("formulas.h", r"^    case ([2-9]|\d\d): f\(.*\n"), ("dtypes.h", r"^    case DType::(?!f32).*\n"))
@@ -129,11 +138,14 @@ def narrow(csrc: Path) -> None:
         path.write_text(text)
 
 
-def plant(builder: Builder, source: str, name: str, old: str, new: str) -> Callable[[], Emulator]:
-    """Start building the kernels of csrc/cuda/`source` with one fault in the file `name`."""
-    csrc = copy_with(Path(tempfile.mkdtemp(dir=builder.folder)) / "csrc", name, old, new)
+def begin_narrow(builder: Builder, source: str, flavour: Flavour, *fault: str) -> Callable[[], Emulator]:
+    """Start building the narrowed kernels of csrc/cuda/`source`, with a fault (file, old, new) or none."""
+    csrc = Path(tempfile.mkdtemp(dir=builder.folder)) / "csrc"
+    shutil.copytree(CSRC, csrc)
+    if fault:
+        plant(csrc, *fault)
     narrow(csrc)
-    return builder.begin([csrc / "cuda" / source], csrc, (*(f for f in FLAGS if f not in WARNINGS), "-w"))
+    return builder.begin([csrc / "cuda" / source], flavour, csrc, "-w")
 
 
 # ---------------------------------------------------------------- calling

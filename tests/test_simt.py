@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from emulator import CSRC, SIMT, STREAM, Builder, Emulator, Refused, Violation, compiler
+from emulator import CSRC, MEMORY, RACES, SIMT, STREAM, Builder, Emulator, Refused, Violation, compiler
 from torch import Tensor
 
 pytestmark = [
@@ -17,9 +17,24 @@ SCHEDULES = 20
 THREADS = 256
 
 
+@pytest.fixture(scope="module", params=(MEMORY, RACES), ids=("memory", "races"))
+def either(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterator[Emulator]:
+    """Both builds: the right kernels must pass in each."""
+    emulator = emulator_builder.begin([SIMT / "primitives.cu"], request.param)()
+    yield emulator
+    emulator.close()
+
+
 @pytest.fixture(scope="module")
 def machine(emulator_builder: Builder) -> Iterator[Emulator]:
     emulator = emulator_builder.begin([SIMT / "primitives.cu"])()
+    yield emulator
+    emulator.close()
+
+
+@pytest.fixture(scope="module")
+def detector(emulator_builder: Builder) -> Iterator[Emulator]:
+    emulator = emulator_builder.begin([SIMT / "primitives.cu"], RACES)()
     yield emulator
     emulator.close()
 
@@ -37,28 +52,28 @@ def primitive(
 # ---------------------------------------------------------------- right
 
 
-def test_a_barrier_lets_a_block_turn_its_numbers_round(machine: Emulator) -> None:
+def test_a_barrier_lets_a_block_turn_its_numbers_round(either: Emulator) -> None:
     x = ints(9 * THREADS)
     out = torch.zeros_like(x)
-    assert primitive(machine, 0, 9, 0, x, out) == SCHEDULES
+    assert primitive(either, 0, 9, 0, x, out) == SCHEDULES
     assert torch.equal(out, x.view(9, THREADS).flip(1).flatten())
 
 
-def test_dynamic_shared_memory_beyond_48_kilobytes(machine: Emulator) -> None:
+def test_dynamic_shared_memory_beyond_48_kilobytes(either: Emulator) -> None:
     x = ints(20_000)
     out = torch.zeros_like(x)
-    primitive(machine, 1, 1, 20_000, x, out)
+    primitive(either, 1, 1, 20_000, x, out)
     assert torch.equal(out, x.roll(-1))
     with pytest.raises(Refused, match="invalid configuration"):
-        primitive(machine, 1, 1, 60_000, ints(60_000), ints(60_000))  # 240 kB: no GPU has that
+        primitive(either, 1, 1, 60_000, ints(60_000), ints(60_000))  # 240 kB: no GPU has that
 
 
-def test_shuffles_and_votes(machine: Emulator) -> None:
+def test_shuffles_and_votes(either: Emulator) -> None:
     x = ints(THREADS)
     x[64:96] = 3  # a warp of odd numbers, and one of even
     x[96:128] = 4
     out = torch.zeros(THREADS, 6, dtype=torch.int32)
-    primitive(machine, 2, 1, 0, x, out)
+    primitive(either, 2, 1, 0, x, out)
     warps = x.view(-1, 32).long()
     odd = warps % 2 != 0
     votes = (odd.long() << torch.arange(32)).sum(1)
@@ -76,26 +91,26 @@ def test_shuffles_and_votes(machine: Emulator) -> None:
     assert torch.equal(out.long(), want)
 
 
-def test_atomics_and_the_block_that_ends_last(machine: Emulator) -> None:
+def test_atomics_and_the_block_that_ends_last(either: Emulator) -> None:
     x = ints(5000).remainder(4)
     bins, rest = torch.zeros(4, dtype=torch.int32), torch.zeros(2, dtype=torch.int32)
-    primitive(machine, 3, 7, 5000, x, bins, rest)
+    primitive(either, 3, 7, 5000, x, bins, rest)
     assert torch.equal(bins, torch.bincount(x, minlength=4).int()) and rest.tolist() == [7, 5000]
 
 
-def test_a_cooperative_grid_keeps_step(machine: Emulator) -> None:
+def test_a_cooperative_grid_keeps_step(either: Emulator) -> None:
     x = ints(6 * THREADS)
     want = x.clone()
     for _ in range(3):
         want = want + want.roll(-1)
-    primitive(machine, 4, 6, 3, None, x, torch.zeros_like(x))
+    primitive(either, 4, 6, 3, None, x, torch.zeros_like(x))
     assert torch.equal(x, want)
 
 
-def test_a_cluster_shares_its_memory(machine: Emulator) -> None:
+def test_a_cluster_shares_its_memory(either: Emulator) -> None:
     x = ints(12 * THREADS)
     out = torch.zeros_like(x)
-    primitive(machine, 5, 12, 0, x, out)
+    primitive(either, 5, 12, 0, x, out)
     assert torch.equal(out, x.view(3, 4, THREADS).roll(1, 1).flatten())
 
 
@@ -144,3 +159,25 @@ def test_a_refused_launch_is_an_error(machine: Emulator) -> None:
         machine.call("primitive", 0, 1, 0, ints(THREADS), ints(THREADS), None, STREAM, inject=3)
     x = ints(THREADS)
     primitive(machine, 0, 1, 0, x, x)  # an error does not stick
+
+
+# ---------------------------------------------------------------- races, whatever the schedule
+
+SHARED = r"race in shared memory: thread \d+ of block 0 \w+ at primitives\.cu:\d+, .* no barrier|nobody has written"
+RACING = (
+    (6, "primitive", r"reads shared memory at primitives\.cu:\d+ that nobody has written"),
+    (9, "fault", SHARED),
+    (10, "fault", SHARED),
+    (15, "fault", r"race in global memory: thread \d+ of block \d wrote at primitives\.cu:\d+, .* wrote at"),
+)
+
+
+@pytest.mark.parametrize(("number", "entry", "report"), RACING, ids=[f"{e}{n}" for n, e, _ in RACING])
+def test_a_race_is_found_under_every_schedule(detector: Emulator, number: int, entry: str, report: str) -> None:
+    for seed in range(4):
+        x = torch.zeros(THREADS, dtype=torch.int32)
+        with pytest.raises(Violation, match=report):
+            if entry == "fault":
+                detector.call("fault", number, x, THREADS, STREAM, seed=seed)
+            else:
+                detector.call("primitive", number, 1, 0, None, x, None, STREAM, seed=seed)

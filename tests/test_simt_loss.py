@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from cases import DTYPES, LOSSES, NAN, PAIRS, LossCase, name_of, row, ulp_error
-from emulator import CSRC, STREAM, Builder, Emulator, Huge, Refused, compiler, plant
+from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_narrow, compiler
 from torch import Tensor
 
 from fastgan import kernels, reference
@@ -56,7 +56,15 @@ def check_pointwise(
 
 
 def check_pair(
-    machine: Emulator, pair: int, dtype: torch.dtype, m: int, n: int, shift: int = 0, slopes: bool = True
+    machine: Emulator,
+    pair: int,
+    dtype: torch.dtype,
+    m: int,
+    n: int,
+    *,
+    shift: int = 0,
+    slopes: bool = True,
+    schedules: int = SCHEDULES,
 ) -> None:
     """The sum of both means and its slopes."""
     formulas, targets = PAIRS[pair]
@@ -69,7 +77,7 @@ def check_pair(
     machine.call("partials", m, n, count)
     partial = garbage(int(count), dtype=torch.float64)
     arguments = (x[0], m, x[1], n, *(NUMBERS[f] for f in formulas), *targets, *scales, value, *grads, partial)
-    machine.call("pair_loss", kernels.DTYPES[dtype], *arguments, STREAM, schedules=SCHEDULES, shift=shift)
+    machine.call("pair_loss", kernels.DTYPES[dtype], *arguments, STREAM, schedules=schedules, shift=shift)
     tolerance = {"rtol": 1e-14 if dtype == torch.float64 else 5e-7, "atol": 0.0}
     want = torch.zeros((), dtype=torch.float64)
     for formula, target, logits, grad, scale in zip(formulas, targets, x, grads, scales, strict=True):
@@ -143,13 +151,22 @@ def test_R39_a_launch_that_fails_is_reported(machine: Emulator) -> None:
     check_pair(machine, 0, torch.float32, 5, 3)
 
 
+def test_no_race(emulator_builder: Builder) -> None:
+    emulator = begin_narrow(emulator_builder, "loss.cu", RACES)()
+    try:
+        check_pair(emulator, 0, torch.float32, 2085, 5000, schedules=4)
+        check_pointwise(emulator, row("fake"), torch.float32, 0, schedules=4)
+    finally:
+        emulator.close()
+
+
 # ---------------------------------------------------------------- planted faults
 
 Check = Callable[[Emulator], None]
 
 
 def pair(m: int, n: int, shift: int = 0) -> Check:
-    return lambda machine: check_pair(machine, 0, torch.float32, m, n, shift)
+    return lambda machine: check_pair(machine, 0, torch.float32, m, n, shift=shift)
 
 
 def points(machine: Emulator) -> None:
@@ -201,7 +218,7 @@ FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
 
 @pytest.fixture(scope="module")
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    return {name: plant(emulator_builder, "loss.cu", *fault[:3]) for name, fault in FAULTS.items()}
+    return {name: begin_narrow(emulator_builder, "loss.cu", MEMORY, *fault[:3]) for name, fault in FAULTS.items()}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -211,5 +228,15 @@ def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], 
     try:
         with pytest.raises((AssertionError, pytest.fail.Exception), match=report):
             check(emulator)
+    finally:
+        emulator.close()
+
+
+@pytest.mark.parametrize("name", ("no_barrier_before", "no_barrier_between", "every_lane_writes"))
+def test_R23_a_removed_barrier_is_a_race_under_every_schedule(name: str, emulator_builder: Builder) -> None:
+    emulator = begin_narrow(emulator_builder, "loss.cu", RACES, *FAULTS[name][:3])()
+    try:
+        with pytest.raises(AssertionError, match=r"race in shared memory: .* at device\.cuh:\d+|nobody has written"):
+            check_pair(emulator, 0, torch.float32, 5, 3)
     finally:
         emulator.close()

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "races.h"
 #include "simt.h"
 
 // ---------------------------------------------------------------- the language
@@ -100,6 +101,7 @@ namespace simt {
 template <class T, class Change>
 T atomic(T* at, Change change) {
   give_way();
+  const Unwatched here;
   const T old = *at;
   *at = change(old);
   return old;

@@ -130,9 +130,8 @@ __global__ void wrong(int fault, int* x, int n) {
     case 13:  // lanes disagree about who takes part
       x[i] = __shfl_sync(i % 32 < 8 ? 0xffu : kAll, i, 0);
       break;
-    case 14:  // an overflow of int
-      x[0] = 2147483647 + x[1] + 1;
-      break;
+    case 14: x[0] = 2147483647 + x[1] + 1; break;  // an overflow of int
+    case 15: x[0] = i; break;                      // who wrote last?
   }
 }
 

@@ -57,11 +57,15 @@ class Allocation {
       base_ = static_cast<char*>(std::malloc(buffer.shift + size_));
       at_ = base_ + buffer.shift;
       std::memcpy(at_, buffer.first.data(), size_);
+      simt::watch(at_, size_, false);
       ASAN_POISON_MEMORY_REGION(base_, buffer.shift);
     }
   }
   Allocation(const Allocation&) = delete;
-  ~Allocation() { mapped_ ? void(munmap(base_, mapped_)) : std::free(base_); }
+  ~Allocation() {
+    simt::forget(at_);
+    mapped_ ? void(munmap(base_, mapped_)) : std::free(base_);
+  }
   void* at() const { return at_; }
   std::string content() const { return mapped_ ? std::string(at_ + size_ - kTail, kTail) : std::string(at_, size_); }
 

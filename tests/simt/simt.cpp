@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "races.h"
 
 #ifdef SIMT_ASAN  // this file itself is not sanitised: it is the machine, and wants to be fast
 #include <sanitizer/asan_interface.h>
@@ -182,6 +183,7 @@ struct Thread {
 
 struct Barrier {
   int64_t expected = 0;
+  int passed = 0;
   std::vector<Thread*> waiting;
 };
 
@@ -195,7 +197,7 @@ struct Gathering {
 struct Cluster {
   std::vector<std::unique_ptr<Block>> blocks;
   Barrier barrier;
-  int64_t live = 0;  // threads
+  int64_t number = 0, live = 0;  // live threads
 };
 
 struct Block {
@@ -204,6 +206,7 @@ struct Block {
   Cluster* cluster = nullptr;
   std::vector<Thread> threads;
   std::vector<std::vector<Gathering>> warps;
+  std::vector<int> warp_steps;  // __syncwarp by all lanes
   Barrier barrier;
   int64_t live = 0;
   unsigned char* arena = nullptr;
@@ -222,7 +225,7 @@ struct Slot {
 class Machine {
  public:
   explicit Machine(const Launch& launch);
-  ~Machine() { std::for_each(arenas_.begin(), arenas_.end(), [](unsigned char* arena) { std::free(arena); }); }
+  ~Machine();
   void go();
 
   void barrier(Scope scope, Place place);
@@ -233,6 +236,7 @@ class Machine {
   void* dynamic_shared() { return locate(*current_->home, -1, slots_.at(-1)); }
   void* map_shared_rank(void* object, int rank);
   Thread& current() { return *current_; }
+  Moment moment() const;
   static void enter();
 
  private:
@@ -262,6 +266,7 @@ class Machine {
 };
 
 Machine* machine;
+int launches;  // so far
 
 Machine::Machine(const Launch& launch)
     : launch_(launch), random_(options.seed * 0x9E3779B97F4A7C15u + 1), policy_(int(options.seed % 4)) {
@@ -272,6 +277,30 @@ Machine::Machine(const Launch& launch)
     slots_[-1] = {arena_used_, launch.dynamic_shared};
     arena_used_ += (launch.dynamic_shared + kZone + 255) / 256 * 256;
   }
+}
+
+Machine::~Machine() {
+  for (unsigned char* arena : arenas_) {
+    for (const auto& [id, slot] : slots_) forget(arena + slot.offset);
+    __asan_unpoison_memory_region(arena, kArena);
+    std::free(arena);
+  }
+}
+
+Moment Machine::moment() const {
+  const Thread& t = *current_;
+  const Block& block = *t.home;
+  Moment m;
+  m.launch = launches;
+  m.thread = int(block.number * launch_.block.count()) + t.index;
+  m.warp = int(block.number * int64_t(block.warps.size())) + t.index / 32;
+  m.block = int(block.number);
+  m.cluster = int(block.cluster->number);
+  m.warp_step = block.warp_steps[size_t(t.index / 32)];
+  m.block_step = block.barrier.passed;
+  m.cluster_step = block.cluster->barrier.passed;
+  m.grid_step = grid_barrier_.passed;
+  return m;
 }
 
 // Blocks start in random order, a few at a time; those of a cluster together, those of a cooperative launch all at once.
@@ -295,6 +324,7 @@ void Machine::start_cluster(int64_t number) {
   const int64_t size = launch_.cluster.count();
   clusters_.push_back(std::make_unique<Cluster>());
   Cluster& cluster = *clusters_.back();
+  cluster.number = number;
   cluster.live = cluster.barrier.expected = size * launch_.block.count();
   for (int64_t rank = 0; rank < size; ++rank) {
     cluster.blocks.push_back(std::make_unique<Block>());
@@ -317,6 +347,7 @@ void Machine::start_block(Block& block, int64_t number) {
   block.number = number;
   block.live = block.barrier.expected = extent.count();
   block.warps.resize(size_t(extent.count() + 31) / 32);
+  block.warp_steps.resize(block.warps.size());
   block.threads.resize(size_t(extent.count()));
   for (int i = 0; i < int(extent.count()); ++i) {
     Thread& t = block.threads[size_t(i)];
@@ -395,6 +426,7 @@ void Machine::barrier(Scope scope, Place place) {
   if (int64_t(b.waiting.size()) == b.expected) {
     for (Thread* thread : b.waiting) make_ready(*thread);
     b.waiting.clear();
+    ++b.passed;
   }
   wait("a barrier", place);
 }
@@ -421,6 +453,7 @@ const Lanes& Machine::exchange(unsigned mask, uint64_t value, const char* operat
         t.home->threads[first + i].lanes = g->lanes;
         make_ready(t.home->threads[first + i]);
       }
+    if (width == size_t(__builtin_popcount(mask)) && same(operation, "__syncwarp")) ++t.home->warp_steps[size_t(t.index / 32)];
     gatherings.erase(g);
   }
   wait(operation, place);
@@ -434,6 +467,7 @@ void* Machine::locate(Block& block, int id, const Slot& slot) {
   if (block.unpoisoned.insert(id).second) {
     __asan_unpoison_memory_region(at, slot.size);
     std::memset(at, 0xff, slot.size);  // NaN and -1: what is read before it is written shows
+    watch(at, slot.size, true);
   }
   return at;
 }
@@ -489,6 +523,7 @@ void Machine::report_standstill() {
 void run(const Launch& launch) {
   Machine here(launch);
   machine = &here;
+  ++launches;
   here.go();
   machine = nullptr;
 }
@@ -498,6 +533,8 @@ void barrier(Scope scope, Place place) { machine->barrier(scope, place); }
 const Lanes& exchange(unsigned mask, uint64_t value, const char* operation, Place place) {
   return machine->exchange(mask, value, operation, place);
 }
+bool running() { return machine != nullptr; }
+Moment moment() { return machine->moment(); }
 int lane() { return machine->current().lane(); }
 void* shared(int id, size_t size, size_t alignment) { return machine->shared(id, size, alignment); }
 void* dynamic_shared() { return machine->dynamic_shared(); }
