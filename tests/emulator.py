@@ -2,8 +2,8 @@
 
 A build looks for one of two kinds of mistakes. MEMORY: AddressSanitizer stands at the last byte of each tensor and
 around each shared object, UndefinedBehaviorSanitizer watches arithmetic and alignment; a call runs under many
-schedules, which must agree to the bit. RACES: each access is noted, and two threads that touch a byte, one of them writing, must
-have had a barrier between; that does not depend on the schedule.
+schedules, which must agree to the bit. RACES: each access is noted, and two threads that touch a byte, one of them
+writing, must have had a barrier between; that does not depend on the schedule.
 """
 
 from __future__ import annotations
