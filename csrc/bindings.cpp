@@ -195,4 +195,45 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     py::gil_scoped_release release;
     cuda_pointwise(dtype, pointer(x), pointer(out), n, formula, target, order, pointer(stream));
   });
+  m.def("cuda_random_fill", [](int dtype, uintptr_t out, int64_t n, bool normal, uint64_t seed, uint32_t purpose,
+                               uint64_t step, uint32_t substream, int64_t offset, uintptr_t stream) {
+    py::gil_scoped_release release;
+    cuda_random_fill(dtype, pointer(out), n, normal, seed, purpose, step, substream, offset, pointer(stream));
+  });
+  m.def("cuda_dropout", [](int dtype, uintptr_t x, uintptr_t out, int64_t rows, int64_t features, double p, uint64_t key,
+                           uint32_t substream, uintptr_t stream) {
+    py::gil_scoped_release release;
+    cuda_dropout(dtype, pointer(x), pointer(out), rows, features, p, key, substream, pointer(stream));
+  });
+  m.def("cuda_layer_partials", cuda_layer_partials);
+  m.def("cuda_layer_forward", [](int dtype, int64_t rows, int64_t units, int pieces, int activation, double slope,
+                                 double dropout, uint64_t key, uint32_t substream, uintptr_t product, uintptr_t bias,
+                                 uintptr_t before, uintptr_t output, uintptr_t winner, uintptr_t dropped,
+                                 uintptr_t stream) {
+    py::gil_scoped_release release;
+    cuda_layer_forward(dtype, {rows, units, pieces, activation, slope, dropout, key, substream},
+                       {pointer(product), pointer(bias), pointer(before), pointer(output), pointer<int32_t>(winner),
+                        pointer(dropped)},
+                       pointer(stream));
+  });
+  m.def("cuda_layer_backward", [](int dtype, int64_t rows, int64_t units, int pieces, int activation, double slope,
+                                  double dropout, uint64_t key, uint32_t substream, uintptr_t grad, uintptr_t saved,
+                                  uintptr_t winner, uintptr_t grad_product, uintptr_t grad_bias, uintptr_t partial,
+                                  uintptr_t stream) {
+    py::gil_scoped_release release;
+    cuda_layer_backward(dtype, {rows, units, pieces, activation, slope, dropout, key, substream},
+                        {pointer(grad), pointer(saved), pointer<int32_t>(winner), pointer(grad_product),
+                         pointer(grad_bias), pointer<double>(partial)},
+                        pointer(stream));
+  });
+  // Each parameter: its address, those of its state (0 where there is none) and of its gradient, its elements.
+  using Parameter = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>;
+  m.def("cuda_update", [](int dtype, int rule, double beta1, double beta2, double epsilon, double rate, double momentum,
+                          int64_t step, const std::vector<Parameter>& parameters, uintptr_t stream) {
+    std::vector<ParameterUpdate> updates;
+    for (const auto& [value, state0, state1, grad, n] : parameters)
+      updates.push_back({pointer(value), pointer(state0), pointer(state1), pointer(grad), n});
+    py::gil_scoped_release release;
+    cuda_update(dtype, {Rule(rule), beta1, beta2, epsilon, 0.0}, rate, momentum, step, updates, pointer(stream));
+  });
 }

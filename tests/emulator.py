@@ -44,7 +44,7 @@ class Flavour(NamedTuple):
 
 
 _MEMORY = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-MEMORY = Flavour((*COMMON, "-O1", "-g1", "-fno-omit-frame-pointer", *_MEMORY), (*COMMON, "-O2", "-DSIMT_ASAN"), _MEMORY)
+MEMORY = Flavour((*COMMON, "-O0", "-g1", *_MEMORY), (*COMMON, "-O2", "-DSIMT_ASAN"), _MEMORY)
 RACES = Flavour((*COMMON, "-O1", "-g1", "-DSIMT_RACES", "-fsanitize=thread"), (*COMMON, "-O2", "-DSIMT_RACES"), ())
 LINK = ("-no-pie", "-Wl,--unresolved-symbols=ignore-all")  # a program need not have every entry
 ENVIRONMENT = {
@@ -167,12 +167,13 @@ def _line(argument: object, shift: int) -> bytes:
     if isinstance(argument, Huge):
         return f"h {argument.size}\n".encode()
     if isinstance(argument, Tensor):
-        content = argument.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if argument.numel() else b""
+        assert argument.is_contiguous()
+        content = argument.detach().view(-1).view(torch.uint8).numpy().tobytes() if argument.numel() else b""
         return f"b {len(content)} {shift * argument.itemsize}\n".encode() + content
     if isinstance(argument, float):
         return f"d {argument.hex()}\n".encode()
     assert isinstance(argument, int), f"no argument of a kernel: {argument!r}"
-    return f"i {argument}\n".encode()
+    return f"i {int(argument)}\n".encode()
 
 
 class Emulator:
@@ -240,8 +241,16 @@ class Emulator:
         process = self._start()
         assert process.stdin and process.stdout
         head = f"call {name} {len(arguments)} {schedules} {seed} {inject} {block}\n".encode()
+        # A tensor given twice is one buffer on the other side too.
+        tensors = [a for a in arguments if isinstance(a, (Tensor, Huge))]
+        own = [t for i, t in enumerate(tensors) if not any(t is earlier for earlier in tensors[:i])]
+        lines, seen = [], 0
+        for a in arguments:
+            number = next((i for i, b in enumerate(own) if a is b), None)
+            lines.append(_line(a, shift) if number is None or number == seen else f"r {number}\n".encode())
+            seen += number == seen
         try:
-            process.stdin.write(head + b"".join(_line(a, shift) for a in arguments))
+            process.stdin.write(head + b"".join(lines))
             process.stdin.flush()
         except BrokenPipeError:
             raise self._report() from None
@@ -250,7 +259,7 @@ class Emulator:
             raise Refused(text)
         if status != "ok":
             raise self._report()
-        for argument in arguments:
+        for argument in own:
             if isinstance(argument, Huge):
                 argument.tail = process.stdout.read(64)
             if isinstance(argument, Tensor) and argument.numel():

@@ -173,18 +173,19 @@ def points(machine: Emulator) -> None:
     check_pointwise(machine, row("fake"), torch.float32, 0)
 
 
-GUARD, LOOP = "i < size && first + i < n", "int64_t p = int64_t(blockIdx.x) * kThreads + threadIdx.x; p < packs;"
+GUARD, LOOP = "i < size && first + i < n", "int64_t p = global_thread(); p < packs;"
+EACH = "int64_t i = global_thread(); i < n;"
 FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
     "no_tail_guard": ("cuda/loss.cu", GUARD, "i < size", pair(2085, 70), "heap-buffer-overflow"),
-    "one_too_many": ("cuda/loss.cu", "threadIdx.x; i < n;", "threadIdx.x; i <= n;", points, "heap-buffer-overflow"),
-    "one_too_few": ("cuda/loss.cu", "threadIdx.x; i < n;", "threadIdx.x; i < n - 1;", points, "units at"),
+    "one_too_many": ("cuda/loss.cu", EACH, EACH.replace("<", "<="), points, "heap-buffer-overflow"),
+    "one_too_few": ("cuda/loss.cu", EACH, EACH.replace("n;", "n - 1;"), points, "units at"),
     "beyond_the_scratch": (
         *("cuda/loss.cu", "partial[blockIdx.x] = sum", "partial[blockIdx.x + 1] = sum"),
         *(pair(2085, 70), "heap-buffer-overflow|Tensor-likes are not close|Scalars are not close"),
     ),
     "alignment_not_asked": ("cuda/loss.cu", "if (aligned && ", "if (", pair(2085, 70, 1), "misaligned address"),
     "index_of_32_bits": (
-        *("cuda/loss.cu", LOOP, LOOP.replace("int64_t p = int64_t(blockIdx.x)", "int p = int(blockIdx.x)")),
+        *("cuda/loss.cu", LOOP, "int p = int(global_thread()); p < packs;"),
         *(lambda machine: check_huge(machine, 2**34 + 512), "the end was not reached"),
     ),
     "shared_too_small": (

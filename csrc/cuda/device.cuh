@@ -38,13 +38,23 @@ struct Itself {
 #define FASTGAN_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
-// 16 bytes of S, moved by one instruction.
+// Neighbours that move together: by one instruction up to 16 bytes.
 template <class S, int count = 16 / int(sizeof(S))>
-struct alignas(16) Pack {
+struct alignas(sizeof(S) * count < 16 ? sizeof(S) * count : 16) Pack {
   S at[count];
 };
 
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// ---------------------------------------------------------------- who does what
+
+constexpr int64_t kMaxBlocks = 1024;  // fills every multiprocessor several times over; the rest is looped
+
+// Blocks for n independent pieces of work, one a thread and then the next.
+inline int blocks_for(int64_t n) { return int(n < kMaxBlocks * kThreads ? (n + kThreads - 1) / kThreads : kMaxBlocks); }
+
+__device__ inline int64_t global_thread() { return int64_t(blockIdx.x) * kThreads + threadIdx.x; }
+__device__ inline int64_t grid_threads() { return int64_t(gridDim.x) * kThreads; }
 
 // The sum over a block, valid in thread 0. Every step's order is fixed; no atomics.
 __device__ inline double block_sum(double x) {

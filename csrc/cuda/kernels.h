@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "../cpu/kernels.h"
 
@@ -13,5 +14,43 @@ std::string cuda_problem();  // why kernels cannot run on the current device; em
 int64_t cuda_partials(int64_t m, int64_t n);  // doubles of scratch a pair_loss needs
 void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, double* partial, void* stream);
 void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream);
+
+void cuda_random_fill(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
+                      uint32_t substream, int64_t offset, void* stream);
+void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
+                  uint32_t substream, void* stream);
+
+// What stands between the matrix products of an MLP; all matrices row by row. Addresses: null where not wanted or not there.
+struct LayerPass {
+  int64_t rows, units;
+  int pieces, activation;
+  double negative_slope, dropout;
+  uint64_t key;
+  uint32_t substream;
+};
+struct LayerForward {
+  const void *product, *bias;  // (rows, units * pieces), (units * pieces,)
+  void* before;                // product + bias, where the slope needs it; may be `product`
+  void* output;                // (rows, units); may be `product` where there is one piece
+  int32_t* winner;             // (rows, units), of maxout: which piece was the largest
+  void* dropped;               // output under the mask; maxout has none
+};
+struct LayerBackward {
+  const void *grad, *saved;  // (rows, units): of what the layer gave; its output, or what was `before` the activation
+  const int32_t* winner;
+  void *grad_product, *grad_bias;
+  double* partial;  // cuda_layer_partials of them, where grad_bias is wanted
+};
+int64_t cuda_layer_partials(int64_t rows, int64_t columns);
+void cuda_layer_forward(int dtype, const LayerPass& pass, const LayerForward& call, void* stream);
+void cuda_layer_backward(int dtype, const LayerPass& pass, const LayerBackward& call, void* stream);
+
+struct ParameterUpdate {
+  void *value, *state0, *state1;
+  const void* grad;
+  int64_t n;
+};
+void cuda_update(int dtype, const OptimizerPlan& plan, double rate, double momentum, int64_t step,
+                 const std::vector<ParameterUpdate>& parameters, void* stream);
 
 }  // namespace fastgan

@@ -10,13 +10,11 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr int64_t kMaxBlocks = 1024;  // fills every multiprocessor several times over; the rest is looped
-
 template <class S>
 constexpr int kPackSize = 16 / int(sizeof(S));
 
 // Every storage type is cut into the same number of blocks, so that the host needs only n to size the scratch.
-int64_t blocks_for(int64_t n) { return std::min(kMaxBlocks, (n + 8 * kThreads - 1) / (8 * kThreads)); }
+int64_t sum_blocks(int64_t n) { return std::min(kMaxBlocks, (n + 8 * kThreads - 1) / (8 * kThreads)); }
 
 // ---------------------------------------------------------------- kernels
 
@@ -28,7 +26,7 @@ __global__ void __launch_bounds__(kThreads) sum_terms(const S* __restrict__ logi
   constexpr int size = kPackSize<S>;
   double sum = 0.0;
   const int64_t packs = (n + size - 1) / size;
-  for (int64_t p = int64_t(blockIdx.x) * kThreads + threadIdx.x; p < packs; p += int64_t(gridDim.x) * kThreads) {
+  for (int64_t p = global_thread(); p < packs; p += grid_threads()) {
     const int64_t first = p * size;
     if (aligned && first + size <= n) {
       const Pack<S> in = reinterpret_cast<const Pack<S>*>(logits)[p];
@@ -66,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) finish(const double* __restrict__ pa
 template <class F, class S, int order>
 __global__ void __launch_bounds__(kThreads) evaluate(const S* __restrict__ x, S* __restrict__ out, int64_t n,
                                                      Compute<S> target) {
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < n; i += int64_t(gridDim.x) * kThreads) {
+  for (int64_t i = global_thread(); i < n; i += grid_threads()) {
     const auto l = load(x[i]);
     if constexpr (order == 0) store(out[i], F::value(l, target));
     if constexpr (order == 1) store(out[i], F::slope(l, target));
@@ -85,7 +83,7 @@ void launch_terms(int dtype, const LossTerm& term, double* partial, void* stream
     with_formula(term.formula, [&](auto f) {
       using F = decltype(f);
       const bool aligned = is_aligned(term.logits) && is_aligned(term.slope);
-      launch("pair_loss", aligned ? sum_terms<F, S, true> : sum_terms<F, S, false>, int(blocks_for(term.n)), stream,
+      launch("pair_loss", aligned ? sum_terms<F, S, true> : sum_terms<F, S, false>, int(sum_blocks(term.n)), stream,
              static_cast<const S*>(term.logits), term.n, Compute<S>(term.target), Compute<S>(term.scale),
              static_cast<Compute<S>*>(term.slope), partial);
     });
@@ -109,10 +107,10 @@ std::string cuda_problem() {
   return cudaGetErrorString(status);
 }
 
-int64_t cuda_partials(int64_t m, int64_t n) { return blocks_for(m) + blocks_for(n); }
+int64_t cuda_partials(int64_t m, int64_t n) { return sum_blocks(m) + sum_blocks(n); }
 
 void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, double* partial, void* stream) {
-  const int real_blocks = int(blocks_for(real.n)), fake_blocks = int(blocks_for(fake.n));
+  const int real_blocks = int(sum_blocks(real.n)), fake_blocks = int(sum_blocks(fake.n));
   launch_terms(dtype, real, partial, stream);
   launch_terms(dtype, fake, partial + real_blocks, stream);
   if (DType(dtype) == DType::f64)
@@ -130,7 +128,7 @@ void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula,
     with_formula(formula, [&](auto f) {
       using F = decltype(f);
       const auto kernel = order == 0 ? evaluate<F, S, 0> : order == 1 ? evaluate<F, S, 1> : evaluate<F, S, 2>;
-      launch("pointwise", kernel, int(blocks_for(n)), stream, static_cast<const S*>(x), static_cast<S*>(out), n,
+      launch("pointwise", kernel, blocks_for(n), stream, static_cast<const S*>(x), static_cast<S*>(out), n,
              Compute<S>(target));
     });
   });

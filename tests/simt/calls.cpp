@@ -43,6 +43,81 @@ void partials(Arguments& a) {
   *a.pointer<int64_t>() = cuda_partials(m, n);
 }
 
+void random_fill(Arguments& a) {
+  const int dtype = a.number();
+  void* out = a.pointer();
+  const int64_t n = a.integer();
+  const bool normal = a.integer() != 0;
+  const auto seed = uint64_t(a.integer());
+  const auto purpose = uint32_t(a.integer());
+  const auto step = uint64_t(a.integer());
+  const auto substream = uint32_t(a.integer());
+  const int64_t offset = a.integer();
+  cuda_random_fill(dtype, out, n, normal, seed, purpose, step, substream, offset, a.stream());
+}
+
+void dropout(Arguments& a) {
+  const int dtype = a.number();
+  const void* x = a.pointer();
+  void* out = a.pointer();
+  const int64_t rows = a.integer(), features = a.integer();
+  const double p = a.real();
+  const auto key = uint64_t(a.integer());
+  const auto substream = uint32_t(a.integer());
+  cuda_dropout(dtype, x, out, rows, features, p, key, substream, a.stream());
+}
+
+void layer_partials(Arguments& a) {
+  const int64_t rows = a.integer(), columns = a.integer();
+  *a.pointer<int64_t>() = cuda_layer_partials(rows, columns);
+}
+
+LayerPass layer_pass(Arguments& a) {
+  LayerPass pass{};
+  pass.rows = a.integer(), pass.units = a.integer();
+  pass.pieces = a.number(), pass.activation = a.number();
+  pass.negative_slope = a.real(), pass.dropout = a.real();
+  pass.key = uint64_t(a.integer()), pass.substream = uint32_t(a.integer());
+  return pass;
+}
+
+void layer_forward(Arguments& a) {
+  const int dtype = a.number();
+  const LayerPass pass = layer_pass(a);
+  LayerForward call{};
+  call.product = a.pointer(), call.bias = a.pointer();
+  call.before = a.pointer(), call.output = a.pointer();
+  call.winner = a.pointer<int32_t>();
+  call.dropped = a.pointer();
+  cuda_layer_forward(dtype, pass, call, a.stream());
+}
+
+void layer_backward(Arguments& a) {
+  const int dtype = a.number();
+  const LayerPass pass = layer_pass(a);
+  LayerBackward call{};
+  call.grad = a.pointer(), call.saved = a.pointer();
+  call.winner = a.pointer<int32_t>();
+  call.grad_product = a.pointer(), call.grad_bias = a.pointer();
+  call.partial = a.pointer<double>();
+  cuda_layer_backward(dtype, pass, call, a.stream());
+}
+
+// The parameters, five arguments each, come last.
+void update(Arguments& a) {
+  const int dtype = a.number();
+  const auto rule = Rule(a.number());
+  const double beta1 = a.real(), beta2 = a.real(), epsilon = a.real(), rate = a.real(), momentum = a.real();
+  const int64_t step = a.integer();
+  std::vector<ParameterUpdate> parameters(size_t(a.integer()));
+  for (ParameterUpdate& u : parameters) {
+    u.value = a.pointer(), u.state0 = a.pointer(), u.state1 = a.pointer();
+    u.grad = a.pointer();
+    u.n = a.integer();
+  }
+  cuda_update(dtype, {rule, beta1, beta2, epsilon, 0.0}, rate, momentum, step, parameters, a.stream());
+}
+
 void primitives(Arguments& a) {
   const int number = a.number(), blocks = a.number(), n = a.number();
   const int* in = a.pointer<int>();
@@ -63,6 +138,12 @@ const std::map<std::string, void (*)(Arguments&)> entries = {
     {"partials", partials},
     {"pair_loss", pair_loss},
     {"pointwise", pointwise},
+    {"random_fill", random_fill},
+    {"dropout", dropout},
+    {"layer_partials", layer_partials},
+    {"layer_forward", layer_forward},
+    {"layer_backward", layer_backward},
+    {"update", update},
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 //
 // Request:  call NAME ARGUMENTS SCHEDULES FIRST_SEED INJECT BLOCK\n, then a line an argument:
 //           i INTEGER | d NUMBER | s (the stream) | b BYTES SHIFT, then those bytes | h BYTES: zeros, as many as wanted
+//           | r NUMBER: buffer NUMBER again
 // Reply:    ok LAUNCHES\n and all buffers in order (of the h kind the end) | error MESSAGE\n (the kernels threw)
 #include <sys/mman.h>
 
@@ -84,6 +85,11 @@ bool read_line(std::string& line) {
   return false;
 }
 
+// Signed, or unsigned up to 2^64 - 1.
+int64_t read_integer(const char* text) {
+  return *text == '-' ? std::strtoll(text, nullptr, 10) : int64_t(std::strtoull(text, nullptr, 10));
+}
+
 Buffer read_buffer(const std::string& line) {
   Buffer buffer;
   char* rest = nullptr;
@@ -110,8 +116,12 @@ bool read_request(Request& request) {
   for (int i = 0; i < count && read_line(line); ++i) {
     simt::Argument argument;
     argument.kind = line[0];
-    if (line[0] == 'i') argument.integer = std::strtoll(line.c_str() + 2, nullptr, 10);
+    if (line[0] == 'i') argument.integer = read_integer(line.c_str() + 2);
     if (line[0] == 'd') argument.number = std::strtod(line.c_str() + 2, nullptr);
+    if (line[0] == 'r') {
+      argument.kind = 'b';
+      argument.integer = read_integer(line.c_str() + 2);
+    }
     if (line[0] == 'b' || line[0] == 'h') {
       argument.kind = 'b';
       argument.integer = int64_t(request.buffers.size());

@@ -1,0 +1,224 @@
+"""The CUDA half of the native core: tensors in, pointers down, on the current stream of their device.
+
+The matrix products of an MLP are the library's (`torch.mm`); what stands between them is one native pass each way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.backend import native as _module
+from fastgan.reference import ACTIVATIONS, LayerSpec
+
+native: Any = _module  # callers ask backend.why_not first, so it is there
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # DType in csrc/dtypes.h
+# Activations whose slope needs their input: the others' slope is had from their output (`from_output` in formulas.h).
+_FROM_INPUT = ("softplus", "gelu")
+
+
+def launch(x: Tensor, entry: str, *arguments: object) -> None:
+    """Call `cuda_<entry>` of the core on the device of x and its current stream; tensors become addresses, None 0."""
+    addresses = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
+    with torch.cuda.device(x.device):
+        getattr(native, f"cuda_{entry}")(*addresses, torch.cuda.current_stream().cuda_stream)
+
+
+# ---------------------------------------------------------------- noise and masks
+
+
+def random(out: Tensor, normal: bool, seed: int, purpose: int, step: int, substream: int, offset: int) -> Tensor:
+    """Fill `out`, float32 or float64, with elements offset, offset + 1, ... of a stream."""
+    launch(
+        out, "random_fill", DTYPES[out.dtype], out, out.numel(), normal, seed, purpose, step, substream, offset
+    )
+    return out
+
+
+def dropout(x: Tensor, out: Tensor, p: float, key: int, substream: int) -> Tensor:
+    """`out` becomes x times the mask of (key, substream); both dense, and possibly the same."""
+    features = x.shape[-1] if x.dim() else 1
+    rows = x.numel() // features if features else 0
+    launch(x, "dropout", DTYPES[x.dtype], x, out, rows, features, p, key, substream)
+    return out
+
+
+# ---------------------------------------------------------------- what a forward pass leaves for backward
+
+
+class _Kept(NamedTuple):
+    """Of one layer, (rows, units) each; None where nobody reads it."""
+
+    before: Tensor | None  # input of the activation
+    output: Tensor | None  # its output
+    winner: Tensor | None  # which piece was the largest, int32
+    dropped: Tensor | None  # output under the mask
+
+
+Take = Callable[[int, torch.dtype | None], Tensor]  # (units, dtype) -> (rows, units)
+
+
+def _keep(take: Take, layer: LayerSpec, units: int, drops: bool, last: bool) -> _Kept:
+    """The buffers of a layer. What the last one gives is the result, which the caller may change: it is not kept."""
+    if layer.pieces > 1:
+        # Units with the winners they belong to; `output` is only the next layer's input.
+        return _Kept(
+            None,
+            take(units, None) if not (last or drops) else None,
+            take(units, torch.int32),
+            take(units, None) if drops and not last else None,
+        )
+    from_input = layer.activation in _FROM_INPUT
+    slope_needs_output = not from_input and layer.activation != "none"
+    return _Kept(
+        take(units, None) if from_input else None,
+        take(units, None) if slope_needs_output or not (last or drops) else None,
+        None,
+        take(units, None) if drops and not last else None,
+    )
+
+
+class _Parts:
+    """Parts of one flat buffer, one after another, each on a 16-byte boundary; without a buffer, only counted."""
+
+    def __init__(self, rows: int, dtype: torch.dtype, buffer: Tensor | None = None) -> None:
+        self.rows, self.dtype, self.buffer, self.used = rows, dtype, buffer, 0
+
+    def take(self, units: int, dtype: torch.dtype | None) -> Tensor:
+        dtype = dtype or self.dtype
+        elements, start = self.rows * units, self.used
+        self.used += -(-elements * dtype.itemsize // 16) * 16 // self.dtype.itemsize
+        if self.buffer is None:
+            return torch.empty(0, device="meta")
+        return self.buffer[start : self.used].view(dtype)[:elements].view(self.rows, units)
+
+    def all(self, shape: Shape) -> tuple[Tensor | None, list[_Kept]]:
+        """The input under its mask, and what each layer keeps."""
+        dropped_input = self.take(shape.inputs, None) if shape.input_dropout else None
+        last = len(shape.layers) - 1
+        return dropped_input, [
+            _keep(self.take, layer, units, layer.dropout > 0, i == last)
+            for i, (layer, units) in enumerate(zip(shape.layers, shape.units, strict=True))
+        ]
+
+
+class Shape(NamedTuple):
+    """An MLP without its numbers."""
+
+    inputs: int
+    units: tuple[int, ...]
+    layers: tuple[LayerSpec, ...]
+    input_dropout: float = 0.0
+
+    def work_size(self, rows: int, dtype: torch.dtype) -> int:
+        """Elements of the buffer that holds what backward reads."""
+        parts = _Parts(rows, dtype)
+        parts.all(self)
+        return parts.used
+
+
+# ---------------------------------------------------------------- an MLP
+
+
+def _pass(shape: Shape, i: int, rows: int, key: int, dropout: float) -> tuple[object, ...]:
+    """The arguments that both passes of layer i begin with."""
+    layer = shape.layers[i]
+    number = ACTIVATIONS[layer.activation][0]
+    return rows, shape.units[i], layer.pieces, number, layer.negative_slope, dropout, key, i + 1
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if bias is None:
+        torch.mm(x, weight.t(), out=out)
+    else:
+        torch.addmm(bias, x, weight.t(), out=out)
+
+
+def mlp_forward(
+    shape: Shape, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], key: int, work: Tensor
+) -> Tensor:
+    """x (rows, in) -> (rows, out); `work` keeps what backward reads, `key` is that of the masks. All dense."""
+    rows, number = x.shape[0], DTYPES[x.dtype]
+    dropped_input, kept = _Parts(rows, x.dtype, work).all(shape)
+    if dropped_input is not None:
+        x = dropout(x, dropped_input, shape.input_dropout, key, 0)
+    for i, (layer, units, keep) in enumerate(zip(shape.layers, shape.units, kept, strict=True)):
+        weight, bias = weights[i], biases[i]
+        head = _pass(shape, i, rows, key, layer.dropout)
+        # What goes on to the next layer: a kept buffer, or the result.
+        given = keep.dropped if keep.dropped is not None else keep.output
+        if i == len(kept) - 1:
+            given = x.new_empty(rows, units)
+        assert given is not None
+        if layer.pieces > 1:
+            product = torch.mm(x, weight.t())
+            launch(x, "layer_forward", number, *head, product, bias, None, given, keep.winner, None)
+            x = dropout(given, given, layer.dropout, key, i + 1) if layer.dropout else given
+            continue
+        if layer.activation == "none" and not layer.dropout:
+            _affine(x, weight, bias, given)
+        else:
+            product = keep.before if keep.before is not None else keep.output if keep.output is not None else given
+            torch.mm(x, weight.t(), out=product)
+            dropped = None if given is keep.output else given  # without dropout a copy
+            launch(x, "layer_forward", number, *head, product, bias, keep.before, keep.output, None, dropped)
+        x = given
+    return x
+
+
+def mlp_backward(
+    shape: Shape,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    work: Tensor,
+    grad_y: Tensor,
+    key: int,
+    need_x: bool,
+    need_weights: Sequence[bool],
+    need_biases: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    """The gradients asked for; x (rows, in) and grad_y (rows, out) dense. Below the lowest wanted, nothing is done."""
+    rows, number, depth = x.shape[0], DTYPES[x.dtype], len(weights)
+    dropped_input, kept = _Parts(rows, x.dtype, work).all(shape)
+    grad_weights: list[Tensor | None] = [None] * depth
+    grad_biases: list[Tensor | None] = [None] * depth
+    wanted = [i for i in range(depth) if need_weights[i] or need_biases[i]]
+    lowest = 0 if need_x else min(wanted, default=depth)
+    grad = grad_y
+    for i in range(depth - 1, lowest - 1, -1):
+        layer, keep, columns = shape.layers[i], kept[i], weights[i].shape[0]
+        drops = layer.dropout
+        if layer.pieces > 1 and drops:
+            grad = dropout(grad, torch.empty_like(grad), drops, key, i + 1)
+            drops = 0.0
+        changes = layer.pieces > 1 or layer.activation != "none" or drops > 0
+        product = grad if not changes else grad.new_empty(rows, columns)
+        partial = None
+        if need_biases[i]:
+            grad_biases[i] = grad.new_empty(columns)
+            partial = grad.new_empty(native.cuda_layer_partials(rows, columns), dtype=torch.float64)
+        if changes or need_biases[i]:
+            saved = keep.before if keep.before is not None else keep.output
+            written = product if changes else None
+            launch(
+                *(x, "layer_backward", number, *_pass(shape, i, rows, key, drops)),
+                *(grad, saved, keep.winner, written, grad_biases[i], partial),
+            )
+        if need_weights[i]:
+            below = kept[i - 1] if i else None
+            given = x if dropped_input is None else dropped_input
+            if below is not None:
+                given = below.dropped if below.dropped is not None else below.output  # type: ignore[assignment]
+            grad_weights[i] = torch.mm(product.t(), given)
+        if i > lowest or need_x:
+            grad = torch.mm(product, weights[i])
+    if not need_x:
+        return None, grad_weights, grad_biases
+    if shape.input_dropout:
+        grad = dropout(grad, grad, shape.input_dropout, key, 0)
+    return grad, grad_weights, grad_biases
+

@@ -1,0 +1,403 @@
+"""Noise, masks, layers and optimisers on CUDA under the emulator, driven by the very Python that drives a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from cases import DTYPES, MLPS, NAN, MlpCase, name_of
+from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Flavour, Huge, Refused, begin_narrow, compiler
+from torch import Tensor
+
+from fastgan import cuda, reference
+from fastgan.ops import LayerSpec
+
+pytestmark = [
+    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
+]
+SCHEDULES = 20
+KEY = 0x9E3779B97F4A7C15  # more than 63 bits
+SOURCES = [CSRC / "cuda" / name for name in ("random.cu", "mlp.cu", "optimizer.cu")]
+RULES = {"adam": 0, "momentum_torch": 1, "momentum_pylearn2": 2}  # Rule in csrc/plan.h
+
+
+@pytest.fixture(scope="module")
+def machine(emulator_builder: Builder) -> Iterator[Emulator]:
+    emulator = emulator_builder.begin(SOURCES)()
+    yield emulator
+    emulator.close()
+
+
+@contextlib.contextmanager
+def emulated(machine: Emulator, schedules: int = SCHEDULES) -> Iterator[None]:
+    """`fastgan.cuda` works on CPU tensors, by way of the emulator."""
+
+    def launch(x: Tensor, entry: str, *arguments: object) -> None:
+        machine.call(entry, *arguments, STREAM, schedules=schedules)
+
+    def partials(rows: int, columns: int) -> int:
+        count = torch.zeros(1, dtype=torch.int64)
+        machine.call("layer_partials", rows, columns, count)
+        return int(count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "launch", launch)
+        patch.setattr(cuda, "native", SimpleNamespace(cuda_layer_partials=partials))
+        yield
+
+
+def garbage(*shape: int, dtype: torch.dtype) -> Tensor:
+    """What nobody has written yet: a kernel that leaves some of it is found."""
+    return torch.full(shape, NAN, dtype=dtype)
+
+
+# ---------------------------------------------------------------- noise
+
+
+def check_noise(
+    machine: Emulator, kind: str, n: int, offset: int, dtype: torch.dtype, shift: int = 0, schedules: int = SCHEDULES
+) -> None:
+    out = garbage(n, dtype=dtype)
+    stream = {"seed": KEY, "purpose": 3, "step": 2**40 + 7, "substream": 9, "offset": offset}
+    machine.call(
+        "random_fill", cuda.DTYPES[dtype], out, n, kind == "normal", *stream.values(), STREAM,
+        schedules=schedules, shift=shift,
+    )
+    if kind == "uniform":
+        assert torch.equal(out.double(), reference.random_uniform(n, **stream)), "uniform bits differ"
+    else:
+        tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+        torch.testing.assert_close(out.double(), reference.random_normal(n, **stream), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=name_of)
+@pytest.mark.parametrize("kind", ("uniform", "normal"))
+def test_noise_is_the_stream_of_the_cpu(kind: str, dtype: torch.dtype, machine: Emulator) -> None:
+    for n, offset, shift in ((1, 0, 0), (8, 4, 0), (1030, 0, 1), (1030, 3, 0), (2, 2**34 + 1, 0), (1500, 6, 0)):
+        check_noise(machine, kind, n, offset, dtype, shift)
+
+
+# ---------------------------------------------------------------- masks
+
+
+def check_dropout(
+    machine: Emulator, shape: tuple[int, ...], p: float, dtype: torch.dtype, shift: int = 0, schedules: int = SCHEDULES
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    x.view(-1)[0] = NAN
+    out = garbage(*shape, dtype=dtype)
+    rows, features = x.numel() // shape[-1], shape[-1]
+    head = (cuda.DTYPES[dtype], x, out, rows, features)
+    machine.call("dropout", *head, p, KEY, 3, STREAM, schedules=schedules, shift=shift)
+    wide = x if dtype == torch.float64 else x.float()
+    signed = torch.tensor(KEY - 2**64)
+    keep = reference.dropout(torch.ones(shape), p, signed, 3) != 0
+    want = (wide * (keep.to(wide.dtype) * (1.0 / (1.0 - p) if p < 1 else 0.0))).to(dtype)
+    torch.testing.assert_close(out, want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_masks_are_those_of_the_cpu(dtype: torch.dtype, machine: Emulator) -> None:
+    shapes = (((3, 8), 0.5, 0), ((300, 4), 0.2, 0), ((7, 5), 0.3, 0), ((9, 12), 0.5, 1), ((1, 1), 0.5, 0))
+    for shape, p, shift in shapes:
+        check_dropout(machine, shape, p, dtype, shift)
+    check_dropout(machine, (4, 6), 1.0, dtype)
+    check_dropout(machine, (4, 6), 0.0, dtype)
+
+
+# ---------------------------------------------------------------- networks
+
+# Relative to the size of the result: sums of products round once a term, halves after every layer.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def mine(case: MlpCase, x: Tensor, weights: list[Tensor], biases: list[Tensor | None], grad_y: Tensor) -> list[Tensor]:
+    """Value and gradients as `fastgan.cuda` computes them."""
+    units = tuple(case.sizes[1:])
+    shape = cuda.Shape(case.sizes[0], units, case.layers, case.input_dropout)
+    work = garbage(shape.work_size(x.shape[0], x.dtype), dtype=x.dtype)
+    y = cuda.mlp_forward(shape, x, weights, biases, KEY, work)
+    kept = y.clone()
+    y.fill_(NAN)  # the caller may do what he likes with it
+    have_bias = [b is not None for b in biases]
+    grad_x, grad_w, grad_b = cuda.mlp_backward(
+        shape, x, weights, work, grad_y.clone(), KEY, True, [True] * len(weights), have_bias
+    )
+    assert grad_x is not None
+    return [kept, grad_x, *(g for g in grad_w if g is not None), *(g for g in grad_b if g is not None)]
+
+
+def exact(case: MlpCase, x: Tensor, weights: list[Tensor], biases: list[Tensor | None], grad_y: Tensor) -> list[Tensor]:
+    """The same by the reference in float64."""
+    wide = [None if t is None else t.double().requires_grad_() for t in (x, *weights, *biases)]
+    depth = len(weights)
+    key = torch.tensor(KEY - 2**64)
+    layers = case.layers
+    y = reference.mlp(wide[0], wide[1 : 1 + depth], wide[1 + depth :], layers, case.input_dropout, key)  # type: ignore[arg-type]
+    inputs = [t for t in wide if t is not None]
+    return [y.detach(), *torch.autograd.grad(y, inputs, grad_y.double())]
+
+
+def check_network(machine: Emulator, case: MlpCase, rows: int, dtype: torch.dtype, schedules: int = SCHEDULES) -> None:
+    x, weights, biases, _ = case.make(rows, dtype=dtype, seed=5)
+    grad_y = torch.cos(torch.arange(rows * case.sizes[-1], dtype=torch.float64)).view(rows, case.sizes[-1]).to(dtype)
+    with emulated(machine, schedules):
+        got = mine(case, x, weights, biases, grad_y)
+    want = exact(case, x, weights, biases, grad_y)
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        scale = max(1.0, b.abs().max().item()) if b.numel() else 1.0
+        error = (a.double() - b).abs().max().item() / scale if b.numel() else 0.0
+        assert error <= TOLERANCE[dtype], f"{case.name}, {rows} rows, result {i}: off by {error:.3g}"
+
+
+@pytest.mark.parametrize("case", MLPS, ids=name_of)
+def test_every_network(case: MlpCase, machine: Emulator) -> None:
+    check_network(machine, case, 33, torch.float32)
+    check_network(machine, case, 5, torch.float64)
+
+
+WIDE = (
+    MlpCase("packs", (8, 136, 16), (LayerSpec("elu", dropout=0.3), LayerSpec("tanh"))),
+    MlpCase("odd", (3, 67, 5), (LayerSpec("gelu", dropout=0.2), LayerSpec("sigmoid", dropout=0.1))),
+    MlpCase("pieces", (5, 9, 24), (LayerSpec(pieces=4, dropout=0.5), LayerSpec(pieces=2, dropout=0.5))),
+    MlpCase("linear", (6, 8, 8), (LayerSpec(dropout=0.4), LayerSpec(dropout=0.4))),
+)
+
+
+# Which of two pieces is larger, or on which side of a kink a sum lies, halves cannot tell as float64 does.
+SMOOTH = tuple(case for case in WIDE if case.name != "pieces")
+TYPED = (*((case, t) for case in WIDE for t in DTYPES[:2]), *((case, t) for case in SMOOTH for t in DTYPES[2:]))
+
+
+@pytest.mark.parametrize(("case", "dtype"), TYPED, ids=[f"{c.name}-{name_of(t)}" for c, t in TYPED])
+def test_widths_and_types(case: MlpCase, dtype: torch.dtype, machine: Emulator) -> None:
+    check_network(machine, case, 261, dtype, schedules=4)
+
+
+def test_no_row_no_bias_no_layer_below(machine: Emulator) -> None:
+    case = MLPS[0]
+    check_network(machine, case, 0, torch.float32)
+    shape = cuda.Shape(5, (7, 3), case.layers)
+    x, weights, biases, _ = case.make(4, dtype=torch.float32)
+    work = torch.empty(shape.work_size(4, x.dtype))
+    with emulated(machine):
+        cuda.mlp_forward(shape, x, weights, biases, 0, work)
+        calls: list[str] = []
+        found = cuda.launch
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda, "launch", lambda x, entry, *rest: (calls.append(entry), found(x, entry, *rest)))
+            got = cuda.mlp_backward(
+                shape, x, weights, work, torch.ones(4, 3), 0, False, [False, True], [False, False]
+            )
+    assert got[0] is None and got[1][0] is None and got[1][1] is not None and got[2] == [None, None]
+    assert calls == [] or calls == ["layer_backward"]
+
+
+def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, shift: int, schedules: int) -> Tensor:
+    """The bias's gradient alone: many chunks, in a fixed order whatever the address."""
+    grad = torch.randn(rows, columns, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+    out, count = garbage(columns, dtype=dtype), torch.zeros(1, dtype=torch.int64)
+    machine.call("layer_partials", rows, columns, count)
+    partial = garbage(int(count), dtype=torch.float64)
+    head = (cuda.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, 0)
+    tail = (grad, None, None, None, out, partial)
+    machine.call("layer_backward", *head, *tail, STREAM, schedules=schedules, shift=shift)
+    torch.testing.assert_close(out.double(), grad.double().sum(0), rtol=1e-5, atol=1e-5 * rows**0.5)
+    return out
+
+
+def test_sums_over_many_rows_do_not_depend_on_the_address(machine: Emulator) -> None:
+    for columns in (1, 4, 132):
+        aligned = check_sums(machine, 2500, columns, torch.float32, 0, 4)
+        assert torch.equal(check_sums(machine, 2500, columns, torch.float32, 1, 4), aligned)
+
+
+# ---------------------------------------------------------------- optimisers
+
+
+def torch_step(rule: str, p: Tensor, grads: list[Tensor]) -> Tensor:
+    """Where torch.optim takes a parameter (pylearn2's momentum: written out)."""
+    p = p.clone()
+    if rule == "momentum_pylearn2":
+        velocity = torch.zeros_like(p)
+        for g in grads:
+            velocity = 0.9 * velocity - 0.05 * g
+            p += velocity
+        return p
+    leaf = p.requires_grad_()
+    optimizer: torch.optim.Optimizer
+    if rule == "adam":
+        optimizer = torch.optim.Adam([leaf], lr=0.05, betas=(0.5, 0.999), eps=1e-8)
+    else:
+        optimizer = torch.optim.SGD([leaf], lr=0.05, momentum=0.9)
+    for g in grads:
+        leaf.grad = g
+        optimizer.step()
+    return leaf.detach()
+
+
+def check_rule(
+    machine: Emulator, rule: str, sizes: tuple[int, ...], dtype: torch.dtype, shift: int = 0, schedules: int = SCHEDULES
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(n: int) -> Tensor:
+        return torch.randn(n, generator=generator, dtype=torch.float64).to(dtype)
+
+    start = [normal(n) for n in sizes]
+    values = [p.clone() for p in start]
+    states = [[torch.zeros(n, dtype=dtype) for n in sizes] for _ in range(2)]
+    grads = [[normal(n) for n in sizes] for _ in range(3)]
+    for step, grad in enumerate(grads, 1):
+        parameters: list[object] = []
+        for p, s0, s1, g, n in zip(values, *states, grad, sizes, strict=True):
+            parameters += [p, s0, s1 if rule == "adam" else None, g, n]
+        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, 0.05, 0.9, step, len(sizes))
+        machine.call("update", *head, *parameters, STREAM, schedules=schedules, shift=shift)
+    for i, p in enumerate(values):
+        want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])
+        tolerance = 1e-13 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(p.double(), want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=name_of)
+@pytest.mark.parametrize("rule", RULES)
+def test_an_optimiser_steps_as_torch_does(rule: str, dtype: torch.dtype, machine: Emulator) -> None:
+    for shift in (0, 1):
+        check_rule(machine, rule, (1, 7, 4097, 0, 12), dtype, shift, schedules=7)
+
+
+def test_more_parameters_than_a_launch_takes(machine: Emulator) -> None:
+    check_rule(machine, "adam", (3,) * 64 + (0, 5, 2), torch.float32, schedules=4)
+
+
+# ---------------------------------------------------------------- sizes, errors, races
+
+
+def test_R13_more_than_two_billion_elements(machine: Emulator) -> None:
+    """The block that meets the last element, alone; zeros elsewhere cost nothing."""
+    n = 2**31 + 512
+    noise = Huge(4 * n)
+    machine.call("random_fill", 0, noise, n, False, 1, 0, 0, 0, 0, STREAM, block=(n // 4 - 1) // 256 % 1024)
+    want = reference.random_uniform(4, seed=1, purpose=0, step=0, substream=0, offset=n - 4)
+    assert list(struct.unpack("4f", noise.tail[-16:])) == want.tolist()
+    x, out = Huge(2 * n), Huge(2 * n)
+    bf16 = cuda.DTYPES[torch.bfloat16]
+    rows, features = n // 512, 512
+    # sigmoid of 0 without bias: a half in the very last element
+    pass_ = (rows, features, 1, 4, 0.2, 0.0, 0, 0)
+    chunk, tiles = 256, 2
+    last = -(-rows // chunk) * tiles - 1
+    machine.call("layer_forward", bf16, *pass_, x, None, None, out, None, None, STREAM, block=last)
+    assert out.tail[-2:] == torch.tensor([0.5], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
+
+
+def test_R39_a_launch_that_fails_is_reported(machine: Emulator) -> None:
+    x = torch.zeros(4)
+    for message, entry, arguments in (
+        ("random", "random_fill", (0, x, 4, 0, 1, 0, 0, 0, 0)),
+        ("dropout", "dropout", (0, x, x, 1, 4, 0.5, 1, 0)),
+        ("mlp", "layer_forward", (0, 1, 4, 1, 1, 0.2, 0.0, 0, 0, x, None, None, x, None, None)),
+        ("optimizer", "update", (0, 1, 0.0, 0.0, 0.0, 0.1, 0.9, 1, 1, x, x, None, x, 4)),
+    ):
+        with pytest.raises(Refused, match=f"^{message}: CUDA says: no kernel image"):
+            machine.call(entry, *arguments, STREAM, inject=3)
+
+
+def noise_and_masks(machine: Emulator) -> None:
+    check_noise(machine, "uniform", 1030, 3, torch.float32, schedules=4)
+    check_noise(machine, "normal", 1024, 0, torch.float32, schedules=4)
+    check_dropout(machine, (300, 4), 0.5, torch.float32, schedules=4)
+    check_dropout(machine, (70, 5), 0.5, torch.float32, schedules=4)
+
+
+RELU = MlpCase("relu", (5, 8, 3), (LayerSpec("relu"), LayerSpec("relu")))
+TWO_PIECES = MlpCase("maxout", (4, 5, 3), (LayerSpec(pieces=3), LayerSpec()))
+
+
+def layers(machine: Emulator) -> None:
+    check_network(machine, RELU, 33, torch.float32, schedules=4)
+    check_network(machine, TWO_PIECES, 33, torch.float32, schedules=4)
+    check_sums(machine, 300, 4, torch.float32, 0, 4)
+
+
+def steps(machine: Emulator) -> None:
+    check_rule(machine, "adam", (5, 4100), torch.float32, schedules=4)
+    check_rule(machine, "momentum_torch", (5, 4100), torch.float32, shift=1, schedules=4)
+
+
+Check = Callable[[Emulator], None]
+CHECKS: dict[str, Check] = {"random.cu": noise_and_masks, "mlp.cu": layers, "optimizer.cu": steps}
+
+
+@pytest.fixture(scope="module")
+def racing(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    return {source: begin_narrow(emulator_builder, source, RACES) for source in CHECKS}
+
+
+@pytest.mark.parametrize("source", CHECKS)
+def test_no_race(source: str, racing: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = racing[source]()
+    try:
+        if source == "mlp.cu":  # its networks use dropout only through random.cu
+            check_network(emulator, RELU, 33, torch.float32, schedules=2)
+            check_sums(emulator, 300, 4, torch.float32, 0, 2)
+        else:
+            CHECKS[source](emulator)
+    finally:
+        emulator.close()
+
+
+# ---------------------------------------------------------------- planted faults
+
+OVERFLOW = "heap-buffer-overflow"
+NOISE_GUARD = "at + j >= 0 && at + j < n"
+BARRIER = "  __syncthreads();\n"
+SUMMED = "leaves other bits|not close|off by"
+
+# name -> source, what stands there, what stands there instead, the build, and what it says
+FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
+    "noise_tail": ("random.cu", NOISE_GUARD, "at + j >= 0", MEMORY, OVERFLOW),
+    "noise_head": ("random.cu", NOISE_GUARD, "at + j < n", MEMORY, OVERFLOW),
+    "mask_tail": ("random.cu", "if (column + j < features)", "", MEMORY, OVERFLOW),
+    "rows_tail": ("mlp.cu", "end < t.rows ? end : t.rows", "end", MEMORY, OVERFLOW),
+    "column_guard": ("mlp.cu", "if (here.column >= tiling.columns) return;", "", MEMORY, f"{OVERFLOW}|off by"),
+    "shared_too_small": ("mlp.cu", "T[V][kThreads])", "T[V][kThreads / 2])", MEMORY, "out of bounds"),
+    "no_barrier": ("mlp.cu", BARRIER, "", RACES, r"race in shared memory: .* at mlp\.cu:\d+|nobody has written"),
+    "no_barrier_by_schedule": ("mlp.cu", BARRIER, "", MEMORY, SUMMED),
+    "barrier_for_some": (
+        *("mlp.cu", BARRIER, "  if (threadIdx.x < 40) __syncthreads();\n", MEMORY),
+        "not all threads arrive",
+    ),
+    "sums_lost": ("mlp.cu", "int row = 1; row < kRows", "int row = 2; row < kRows", MEMORY, SUMMED),
+    "winner_forgotten": ("mlp.cu", "        chosen = p;\n", "", MEMORY, "off by"),
+    "step_tail": ("optimizer.cu", "first + kRun < m.n ? first + kRun : m.n", "first + kRun", MEMORY, OVERFLOW),
+    "step_alignment": (
+        *("optimizer.cu", "aligned = is_aligned(u.value) &&", "aligned = true ||", MEMORY),
+        "misaligned address",
+    ),
+    "step_remainder": ("optimizer.cu", "done = last / size * size;", "done = last;", MEMORY, "not close"),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    return {
+        name: begin_narrow(emulator_builder, source, flavour, f"cuda/{source}", old, new)
+        for name, (source, old, new, flavour, _) in FAULTS.items()
+    }
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = faulty[name]()
+    try:
+        with pytest.raises(AssertionError, match=FAULTS[name][-1]):
+            CHECKS[FAULTS[name][0]](emulator)
+    finally:
+        emulator.close()
