@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-# operation -> (dtypes the native core takes, devices it serves)
+# operation -> device -> dtypes the native core takes
 _ALL = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _REAL = (torch.float32, torch.float64)
-OPERATIONS: dict[str, tuple[tuple[torch.dtype, ...], tuple[str, ...]]] = {
-    "loss": (_ALL, ("cpu", "cuda")),
-    "mlp": (_REAL, ("cpu",)),
-    "dropout": (_REAL, ("cpu",)),
-    "random": (_REAL, ("cpu",)),
+OPERATIONS: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
+    "loss": {"cpu": _ALL, "cuda": _ALL},
+    "mlp": {"cpu": _REAL, "cuda": _ALL},
+    "dropout": {"cpu": _REAL, "cuda": _ALL},
+    "random": {"cpu": _REAL, "cuda": _REAL},
 }
 
 
@@ -61,8 +61,8 @@ def why_not(operation: str, device: str, dtype: torch.dtype) -> str | None:
     """The reason why `operation` cannot run natively on tensors of this device and dtype; None where it can."""
     if native is None:
         return _why_not_loaded
-    dtypes, devices = OPERATIONS[operation]
-    if device not in devices:
+    dtypes = OPERATIONS[operation].get(device)
+    if dtypes is None:
         return f"the native core has no {device} kernel for it"
     if dtype not in dtypes:
         names = ", ".join(str(d).removeprefix("torch.") for d in dtypes)

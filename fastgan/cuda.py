@@ -138,28 +138,29 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None
         torch.addmm(bias, x, weight.t(), out=out)
 
 
-def mlp_forward(
-    shape: Shape, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], key: int, work: Tensor
-) -> Tensor:
-    """x (rows, in) -> (rows, out); `work` keeps what backward reads, `key` is that of the masks. All dense."""
-    rows, number = x.shape[0], DTYPES[x.dtype]
+def mlp_forward(shape: Shape, x: Tensor, params: Sequence[Tensor | None], key: int, work: Tensor) -> Tensor:
+    """x (rows, in) -> (rows, out); `work` keeps what backward reads, `key` is that of the masks.
+
+    `params` are the weights, then a bias or None for each; all tensors dense.
+    """
+    rows, number, depth = x.shape[0], DTYPES[x.dtype], len(shape.layers)
     dropped_input, kept = _Parts(rows, x.dtype, work).all(shape)
     if dropped_input is not None:
         x = dropout(x, dropped_input, shape.input_dropout, key, 0)
-    for i, (layer, units, keep) in enumerate(zip(shape.layers, shape.units, kept, strict=True)):
-        weight, bias = weights[i], biases[i]
-        head = _pass(shape, i, rows, key, layer.dropout)
-        # What goes on to the next layer: a kept buffer, or the result.
+    for i, (layer, keep) in enumerate(zip(shape.layers, kept, strict=True)):
+        weight, bias = params[i], params[depth + i]
+        # What goes on: to the next layer a kept buffer, at last the result.
         given = keep.dropped if keep.dropped is not None else keep.output
-        if i == len(kept) - 1:
-            given = x.new_empty(rows, units)
-        assert given is not None
+        if i == depth - 1:
+            given = x.new_empty(rows, shape.units[i])
+        assert weight is not None and given is not None
+        head = _pass(shape, i, rows, key, layer.dropout)
         if layer.pieces > 1:
             product = torch.mm(x, weight.t())
             launch(x, "layer_forward", number, *head, product, bias, None, given, keep.winner, None)
-            x = dropout(given, given, layer.dropout, key, i + 1) if layer.dropout else given
-            continue
-        if layer.activation == "none" and not layer.dropout:
+            if layer.dropout:
+                dropout(given, given, layer.dropout, key, i + 1)
+        elif layer.activation == "none" and not layer.dropout:
             _affine(x, weight, bias, given)
         else:
             product = keep.before if keep.before is not None else keep.output if keep.output is not None else given
@@ -170,55 +171,51 @@ def mlp_forward(
     return x
 
 
+def _through_layer(
+    shape: Shape, i: int, keep: _Kept, grad: Tensor, columns: int, key: int, need_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """From the gradient of what layer i gave to those of its matrix product and, where wanted, its bias."""
+    layer, drops, rows = shape.layers[i], shape.layers[i].dropout, grad.shape[0]
+    if layer.pieces > 1 and drops:
+        grad, drops = dropout(grad, torch.empty_like(grad), drops, key, i + 1), 0.0
+    changes = layer.pieces > 1 or layer.activation != "none" or drops > 0
+    product = grad.new_empty(rows, columns) if changes else grad
+    grad_bias = partial = None
+    if need_bias:
+        grad_bias = grad.new_empty(columns)
+        partial = grad.new_empty(native.cuda_layer_partials(rows, columns), dtype=torch.float64)
+    if changes or need_bias:
+        head = _pass(shape, i, rows, key, drops)
+        saved = keep.before if keep.before is not None else keep.output
+        tail = grad, saved, keep.winner, product if changes else None, grad_bias, partial
+        launch(grad, "layer_backward", DTYPES[grad.dtype], *head, *tail)
+    return product, grad_bias
+
+
 def mlp_backward(
-    shape: Shape,
-    x: Tensor,
-    weights: Sequence[Tensor],
-    work: Tensor,
-    grad_y: Tensor,
-    key: int,
-    need_x: bool,
-    need_weights: Sequence[bool],
-    need_biases: Sequence[bool],
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-    """The gradients asked for; x (rows, in) and grad_y (rows, out) dense. Below the lowest wanted, nothing is done."""
-    rows, number, depth = x.shape[0], DTYPES[x.dtype], len(weights)
-    dropped_input, kept = _Parts(rows, x.dtype, work).all(shape)
-    grad_weights: list[Tensor | None] = [None] * depth
-    grad_biases: list[Tensor | None] = [None] * depth
-    wanted = [i for i in range(depth) if need_weights[i] or need_biases[i]]
-    lowest = 0 if need_x else min(wanted, default=depth)
+    shape: Shape, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor, key: int, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of x and `params` that `needs` asks for; x (rows, in), grad_y (rows, out), all dense.
+
+    Below the lowest layer that wants one, nothing is done.
+    """
+    depth = len(shape.layers)
+    dropped_input, kept = _Parts(x.shape[0], x.dtype, work).all(shape)
+    inputs = [x if dropped_input is None else dropped_input]
+    inputs += [k.dropped if k.dropped is not None else k.output for k in kept[:-1]]  # type: ignore[misc]
+    grads: list[Tensor | None] = [None] * len(needs)
+    wanted = [i for i in range(depth) if needs[1 + i] or needs[1 + depth + i]]
+    lowest = 0 if needs[0] else min(wanted, default=depth)
     grad = grad_y
     for i in range(depth - 1, lowest - 1, -1):
-        layer, keep, columns = shape.layers[i], kept[i], weights[i].shape[0]
-        drops = layer.dropout
-        if layer.pieces > 1 and drops:
-            grad = dropout(grad, torch.empty_like(grad), drops, key, i + 1)
-            drops = 0.0
-        changes = layer.pieces > 1 or layer.activation != "none" or drops > 0
-        product = grad if not changes else grad.new_empty(rows, columns)
-        partial = None
-        if need_biases[i]:
-            grad_biases[i] = grad.new_empty(columns)
-            partial = grad.new_empty(native.cuda_layer_partials(rows, columns), dtype=torch.float64)
-        if changes or need_biases[i]:
-            saved = keep.before if keep.before is not None else keep.output
-            written = product if changes else None
-            launch(
-                *(x, "layer_backward", number, *_pass(shape, i, rows, key, drops)),
-                *(grad, saved, keep.winner, written, grad_biases[i], partial),
-            )
-        if need_weights[i]:
-            below = kept[i - 1] if i else None
-            given = x if dropped_input is None else dropped_input
-            if below is not None:
-                given = below.dropped if below.dropped is not None else below.output  # type: ignore[assignment]
-            grad_weights[i] = torch.mm(product.t(), given)
-        if i > lowest or need_x:
-            grad = torch.mm(product, weights[i])
-    if not need_x:
-        return None, grad_weights, grad_biases
-    if shape.input_dropout:
-        grad = dropout(grad, grad, shape.input_dropout, key, 0)
-    return grad, grad_weights, grad_biases
-
+        weight = params[i]
+        product, grads[1 + depth + i] = _through_layer(
+            shape, i, kept[i], grad, weight.shape[0], key, needs[1 + depth + i]
+        )
+        if needs[1 + i]:
+            grads[1 + i] = torch.mm(product.t(), inputs[i])
+        if i > lowest or needs[0]:
+            grad = torch.mm(product, weight)
+    if needs[0]:
+        grads[0] = dropout(grad, grad, shape.input_dropout, key, 0) if shape.input_dropout else grad
+    return grads

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan import cuda
 from fastgan.backend import native as _module
+from fastgan.cuda import DTYPES
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
 native: Any = _module  # callers ask backend.why_not first, so it is there
-
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # DType in csrc/dtypes.h
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -69,9 +69,8 @@ def pair_loss(
         0 if grad_fake is None else grad_fake.data_ptr(),
     )
     if real.is_cuda:
-        with torch.cuda.device(real.device):
-            partial = torch.empty(native.cuda_partials(m, n), dtype=torch.float64, device=real.device)
-            native.cuda_pair_loss(*arguments, partial.data_ptr(), torch.cuda.current_stream().cuda_stream)
+        partial = real.new_empty(native.cuda_partials(m, n), dtype=torch.float64)
+        cuda.launch(real, "pair_loss", *arguments, partial)
     else:
         native.pair_loss(*arguments, torch.get_num_threads())
     return value, grad_real, grad_fake
@@ -83,8 +82,7 @@ def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), number, target, order)
     if x.device.type == "cuda":
-        with torch.cuda.device(x.device):
-            native.cuda_pointwise(*arguments, torch.cuda.current_stream().cuda_stream)
+        cuda.launch(x, "pointwise", *arguments)
     else:
         native.pointwise(*arguments, torch.get_num_threads())
     return out
@@ -99,6 +97,8 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
     """x times the replayed mask of (key, substream): the same call serves forward, backward and double backward."""
     x = dense(x)
     out = torch.empty_like(x)
+    if x.is_cuda:
+        return cuda.dropout(x, out, p, _seed(key), substream)
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
     native.dropout(
@@ -116,10 +116,20 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
 
 
 def random(
-    kind: str, n: int, seed: int, purpose: int, step: int, substream: int, offset: int, dtype: torch.dtype
+    kind: str,
+    n: int,
+    seed: int,
+    purpose: int,
+    step: int,
+    substream: int,
+    offset: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """Elements offset .. offset+n of a stream of uniform or normal numbers."""
-    out = torch.empty(n, dtype=dtype, device="cpu")
+    out = torch.empty(n, dtype=dtype, device=device)
+    if out.is_cuda:
+        return cuda.random(out, kind == "normal", seed & (2**64 - 1), purpose, step, substream, offset)
     native.random_fill(
         DTYPES[dtype],
         out.data_ptr(),
@@ -145,7 +155,7 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
 class Network:
     """An MLP without its parameters, and its native description; what every call reads are plain attributes."""
 
-    __slots__ = ("core", "input_dropout", "layers", "outputs", "work_per_row")
+    __slots__ = ("core", "input_dropout", "layers", "outputs", "shape", "work_per_row")
 
     def __init__(
         self, shapes: Sequence[Sequence[int]], layers: Sequence[LayerSpec], input_dropout: float, biases: Sequence[bool]
@@ -165,11 +175,14 @@ class Network:
         ]
         self.core = native.Mlp(description, input_dropout)
         self.layers, self.input_dropout = layers, input_dropout
+        self.shape = cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
         self.outputs: int = self.core.outputs
         self.work_per_row: int = self.core.work_per_row
 
-    def work_size(self, rows: int) -> int:
-        """Elements of the buffer that holds what backward reads: activations, feature-major, rows padded."""
+    def work_size(self, rows: int, x: Tensor) -> int:
+        """Elements of the buffer that holds what backward reads: on the CPU feature-major, rows padded."""
+        if x.is_cuda:
+            return self.shape.work_size(rows, x.dtype)
         padding: int = native.row_padding
         return self.work_per_row * ((rows + padding - 1) // padding * padding)
 
@@ -183,10 +196,14 @@ def mlp_forward(
     """
     leading = x.shape[:-1]
     rows = leading.numel()
+    if x.is_cuda:
+        work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
+        y = cuda.mlp_forward(net.shape, x.view(rows, -1), params, 0 if key is None else _seed(key), work)
+        return y.view(*leading, net.outputs), work if save else None
     y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
     work = None
     if save:  # rows of padding are nobody's; an operator whose outputs are compared fills them
-        work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows))
+        work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
     net.core.forward(
         DTYPES[x.dtype],
         x.data_ptr(),
@@ -211,6 +228,13 @@ def mlp_backward(
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of x and `params` that `needs` asks for, by one call; all tensors dense."""
+    if x.is_cuda:
+        rows = x.shape[:-1].numel()
+        found = cuda.mlp_backward(
+            *(net.shape, x.view(rows, -1), params, work, grad_y.view(rows, -1)),
+            *(0 if key is None else _seed(key), needs),
+        )
+        return [None if g is None else g.view(t.shape) for g, t in zip(found, (x, *params), strict=True)]
     grads = [torch.empty_like(t) if need else None for t, need in zip((x, *params), needs, strict=True)]
     net.core.backward(
         DTYPES[x.dtype],

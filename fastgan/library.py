@@ -210,7 +210,7 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
     rows = math.prod(x.shape[:-1])  # Size.numel() would make a dynamic batch a constant
-    return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(net.work_size(rows) if save else 0)
+    return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(net.work_size(rows, x) if save else 0)
 
 
 @torch.library.custom_op("fastgan::mlp_backward", mutates_args=())

@@ -21,8 +21,9 @@ PACKAGE = Path(fastgan.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
 # Imports run downwards only: a module may import from lower floors, and from its own subpackage.
 FLOORS = {
-    "reference": 0,
-    "backend": 0,
+    "reference": -1,
+    "backend": -1,
+    "cuda": 0,
     "kernels": 1,
     "library": 2,
     "ops": 3,

@@ -37,14 +37,16 @@ def random(
     if not dtype.is_floating_point:
         raise TypeError(f"{caller}: dtype must be floating point, got {dtype}")
     narrow = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-    probe = torch.empty(0, dtype=narrow, device="cpu")  # drawn on the CPU and moved, where the device has no kernel
+    probe = torch.empty(0, dtype=narrow, device=device if device.type == "cuda" else "cpu")
+    if impl == "reference" or not natively(caller, "random", "auto", probe):
+        probe = torch.empty(0, dtype=narrow, device="cpu")  # drawn there and moved, where the device has no kernel
     if natively(caller, "random", impl, probe):
-        flat = kernels.random(kind, n, seed, purpose, step, substream, offset, narrow)
+        flat = kernels.random(kind, n, seed, purpose, step, substream, offset, narrow, probe.device)
     else:
         draw = reference.random_normal if kind == "normal" else reference.random_uniform
         flat = draw(n, seed=seed, purpose=purpose, step=step, substream=substream, offset=offset)
     flat = flat.to(dtype)
-    if device.type != "cuda":
+    if device.type != "cuda" or flat.is_cuda:
         return flat.to(device)
     return flat.pin_memory().to(device, non_blocking=True)  # nobody waits for the copy
 
