@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 
 import pytest
 import torch
-from emulator import Builder
+from emulator import CSRC, SIMT, Builder, Emulator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +41,17 @@ def device(request: pytest.FixtureRequest) -> str:
 def emulator_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     """Compiles the CUDA sources for the emulator; all tests of a session share its folder."""
     return Builder(tmp_path_factory.mktemp("simt"))
+
+
+@pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.cuda)])
+def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterator[Emulator]:
+    """All CUDA kernels behind one pipe: emulated, and on a GPU where there is one."""
+    if request.param == "gpu" and not (_cuda_is_there() and shutil.which("nvcc")):
+        pytest.skip("no CUDA device, or no nvcc")
+    make = emulator_builder.for_gpu if request.param == "gpu" else lambda kernels: emulator_builder.begin(kernels)()
+    server = make([*sorted((CSRC / "cuda").glob("*.cu")), SIMT / "primitives.cu"])
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

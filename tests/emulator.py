@@ -47,6 +47,7 @@ _MEMORY = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 MEMORY = Flavour((*COMMON, "-O0", "-g1", *_MEMORY), (*COMMON, "-O2", "-DSIMT_ASAN"), _MEMORY)
 RACES = Flavour((*COMMON, "-O1", "-g1", "-DSIMT_RACES", "-fsanitize=thread"), (*COMMON, "-O2", "-DSIMT_RACES"), ())
 LINK = ("-no-pie", "-Wl,--unresolved-symbols=ignore-all")  # a program need not have every entry
+GPU_FLAGS = ("-arch=native", "-DFASTGAN_ISA=cuda", "-DFASTGAN_ON_GPU")
 ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=0:redzone=512:max_redzone=2048:allocator_may_return_null=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -115,6 +116,21 @@ class Builder:
         return finish
 
 
+    def for_gpu(self, sources: Sequence[Path]) -> Emulator:
+        """The same server for the GPU there is, by nvcc. FASTGAN_GPU_TOOL names what it shall run under."""
+        flags = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", *GPU_FLAGS)
+
+        def compile_one(source: Path) -> Path:
+            out = self.folder / f"{source.stem}-gpu.o"
+            _run(("nvcc", *flags, "-lineinfo", f"-I{CSRC}", "-x", "cu", "-c", source, "-o", out))
+            return out
+
+        objects = list(self.pool.map(compile_one, (*sources, SIMT / "serve.cpp", SIMT / "calls.cpp")))
+        out = self.folder / "serve-gpu"
+        _run(("nvcc", *GPU_FLAGS, *objects, "-o", out))
+        return Emulator(out, on_gpu=True)
+
+
 # ---------------------------------------------------------------- faults planted into a copy
 
 
@@ -177,10 +193,12 @@ def _line(argument: object, shift: int) -> bytes:
 
 
 class Emulator:
-    """A running server; `call` sends tensors there and writes what comes back into them."""
+    """A running server; `call` sends tensors there and writes what comes back into them. On a GPU it is no emulator."""
 
-    def __init__(self, program: Path) -> None:
-        self.program = program
+    def __init__(self, program: Path, on_gpu: bool = False) -> None:
+        self.on_gpu = on_gpu
+        self.command = [*(os.environ.get("FASTGAN_GPU_TOOL", "").split() if on_gpu else ()), str(program)]
+        self.answer = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -188,7 +206,7 @@ class Emulator:
             self.errors = tempfile.TemporaryFile()
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(
-                [self.program], stdin=pipe, stdout=pipe, stderr=self.errors, env=os.environ | ENVIRONMENT
+                self.command, stdin=pipe, stdout=pipe, stderr=self.errors, env=os.environ | ENVIRONMENT
             )
         return self.process
 
@@ -259,10 +277,16 @@ class Emulator:
             raise Refused(text)
         if status != "ok":
             raise self._report()
+        launches, self.answer = map(int, text.split())
         for argument in own:
             if isinstance(argument, Huge):
                 argument.tail = process.stdout.read(64)
             if isinstance(argument, Tensor) and argument.numel():
                 content = bytearray(process.stdout.read(argument.numel() * argument.itemsize))
                 argument.copy_(torch.frombuffer(content, dtype=argument.dtype).view(argument.shape))
-        return int(text)
+        return launches
+
+    def ask(self, name: str, *numbers: int) -> int:
+        """What an entry answers to numbers alone."""
+        self.call(name, *numbers)
+        return self.answer

@@ -11,8 +11,6 @@ using namespace fastgan;
 namespace simt {
 namespace {
 
-int stream_object;
-
 void pair_loss(Arguments& a) {
   LossTerm real{}, fake{};
   const int dtype = a.number();
@@ -40,7 +38,7 @@ void pointwise(Arguments& a) {
 
 void partials(Arguments& a) {
   const int64_t m = a.integer(), n = a.integer();
-  *a.pointer<int64_t>() = cuda_partials(m, n);
+  a.answer(cuda_partials(m, n));
 }
 
 void random_fill(Arguments& a) {
@@ -69,7 +67,7 @@ void dropout(Arguments& a) {
 
 void layer_partials(Arguments& a) {
   const int64_t rows = a.integer(), columns = a.integer();
-  *a.pointer<int64_t>() = cuda_layer_partials(rows, columns);
+  a.answer(cuda_layer_partials(rows, columns));
 }
 
 LayerPass layer_pass(Arguments& a) {
@@ -148,18 +146,12 @@ const std::map<std::string, void (*)(Arguments&)> entries = {
 
 }  // namespace
 
-cudaStream_t stream() { return reinterpret_cast<cudaStream_t>(&stream_object); }
-
-void* Arguments::stream() {
-  next('s');
-  return simt::stream();
-}
-
 void call(const std::string& name, Arguments& arguments) {
   const auto found = entries.find(name);
   if (found == entries.end()) fail("no entry %s", name.c_str());
   found->second(arguments);
   arguments.end();
+  finish();
 }
 
 }  // namespace simt

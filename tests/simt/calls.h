@@ -3,7 +3,11 @@
 #include <string>
 #include <vector>
 
-#include "cuda_runtime.h"
+#ifdef FASTGAN_ON_GPU
+#include "gpu.h"
+#else
+#include "processor.h"
+#endif
 
 namespace simt {
 
@@ -27,7 +31,9 @@ class Arguments {
     if (a.kind == 'i' && a.integer == 0) return ++at_, nullptr;
     return static_cast<T*>(next('b').pointer);
   }
-  void* stream();
+  void* stream() { return next('s'), simt::stream(); }
+  void answer(int64_t number) { answer_ = number; }
+  int64_t answered() const { return answer_; }
   void end() const {
     if (at_ != given_.size()) fail("%zu arguments given, %zu taken", given_.size(), at_);
   }
@@ -39,9 +45,9 @@ class Arguments {
   }
   const std::vector<Argument>& given_;
   size_t at_ = 0;
+  int64_t answer_ = 0;
 };
 
-cudaStream_t stream();  // the caller's: any other in a launch is an error
 void call(const std::string& name, Arguments& arguments);
 
 }  // namespace simt

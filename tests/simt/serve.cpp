@@ -4,9 +4,7 @@
 // Request:  call NAME ARGUMENTS SCHEDULES FIRST_SEED INJECT BLOCK\n, then a line an argument:
 //           i INTEGER | d NUMBER | s (the stream) | b BYTES SHIFT, then those bytes | h BYTES: zeros, as many as wanted
 //           | r NUMBER: buffer NUMBER again
-// Reply:    ok LAUNCHES\n and all buffers in order (of the h kind the end) | error MESSAGE\n (the kernels threw)
-#include <sys/mman.h>
-
+// Reply:    ok LAUNCHES ANSWER\n and all buffers in order (of the h kind the end) | error MESSAGE\n (the kernels threw)
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -18,12 +16,6 @@
 
 #include "calls.h"
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(at, size) ((void)(at), (void)(size))
-#endif
-
 namespace {
 
 constexpr size_t kTail = 64;  // bytes of a huge buffer that are sent back
@@ -32,6 +24,7 @@ struct Buffer {
   std::string first, result;  // content before the call, and after it under the first schedule
   size_t shift = 0;           // bytes from an aligned address
   size_t huge = 0;            // bytes of zeros instead
+  size_t size() const { return huge ? huge : first.size(); }
 };
 
 struct Request {
@@ -40,40 +33,6 @@ struct Request {
   uint64_t seed = 0;
   std::vector<simt::Argument> arguments;
   std::vector<Buffer> buffers;
-};
-
-// Global memory as cudaMalloc gives it, or `shift` bytes further; ASan's red zones begin at the very last byte. A huge buffer is
-// address space that costs memory only where it is touched; behind its last byte no access is allowed either.
-class Allocation {
- public:
-  explicit Allocation(const Buffer& buffer) : size_(buffer.huge ? buffer.huge : buffer.first.size()) {
-    if (buffer.huge) {
-      mapped_ = (size_ + kPage - 1) / kPage * kPage + kPage;
-      void* at = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (at == MAP_FAILED) simt::fail("no address space for a huge buffer");
-      base_ = static_cast<char*>(at);
-      if (mprotect(base_ + mapped_ - kPage, kPage, PROT_NONE) != 0) simt::fail("no guard behind a huge buffer");
-      at_ = base_ + mapped_ - kPage - size_;
-    } else {
-      base_ = static_cast<char*>(std::malloc(buffer.shift + size_));
-      at_ = base_ + buffer.shift;
-      std::memcpy(at_, buffer.first.data(), size_);
-      simt::watch(at_, size_, false);
-      ASAN_POISON_MEMORY_REGION(base_, buffer.shift);
-    }
-  }
-  Allocation(const Allocation&) = delete;
-  ~Allocation() {
-    simt::forget(at_);
-    mapped_ ? void(munmap(base_, mapped_)) : std::free(base_);
-  }
-  void* at() const { return at_; }
-  std::string content() const { return mapped_ ? std::string(at_ + size_ - kTail, kTail) : std::string(at_, size_); }
-
- private:
-  static constexpr size_t kPage = 4096;
-  size_t size_, mapped_ = 0;
-  char *base_, *at_;
 };
 
 bool read_line(std::string& line) {
@@ -132,27 +91,31 @@ bool read_request(Request& request) {
   return true;
 }
 
-// One schedule; leaves the buffers' contents in `results`.
-void run_once(const Request& request, std::vector<std::string>& results) {
-  std::vector<std::unique_ptr<Allocation>> memory;
-  for (const Buffer& b : request.buffers) memory.push_back(std::make_unique<Allocation>(b));
+// One schedule; leaves the buffers' contents in `results`, and returns what the call answered.
+int64_t run_once(const Request& request, std::vector<std::string>& results) {
+  std::vector<std::unique_ptr<simt::Memory>> memory;
+  for (const Buffer& b : request.buffers)
+    memory.push_back(std::make_unique<simt::Memory>(b.first.data(), b.size(), b.shift, b.huge > 0));
   std::vector<simt::Argument> arguments = request.arguments;
   for (simt::Argument& a : arguments)
     if (a.kind == 'b') a.pointer = memory[size_t(a.integer)]->at();
   simt::Arguments given(arguments);
   simt::call(request.name, given);
-  for (const auto& allocation : memory) results.push_back(allocation->content());
+  for (size_t i = 0; i < memory.size(); ++i) {
+    const Buffer& b = request.buffers[i];
+    results.emplace_back(b.huge ? kTail : b.size(), '\0');
+    memory[i]->read(results[i].data(), b.size() - results[i].size(), results[i].size());
+  }
+  return given.answered();
 }
 
 void serve(Request& request) {
-  simt::runtime.inject = cudaError_t(request.inject);
-  simt::runtime.stream = simt::stream();
-  simt::runtime.launches = 0;
-  simt::options.only_block = request.block;
+  simt::prepare_call(request.inject, request.block);
+  int64_t answer = 0;
   for (int schedule = 0; schedule < request.schedules; ++schedule) {
-    simt::options.seed = request.seed + uint64_t(schedule);
+    simt::choose_schedule(request.seed + uint64_t(schedule));
     std::vector<std::string> results;
-    run_once(request, results);
+    answer = run_once(request, results);
     for (size_t i = 0; i < results.size(); ++i) {
       Buffer& buffer = request.buffers[i];
       if (schedule == 0) buffer.result = results[i];
@@ -160,7 +123,7 @@ void serve(Request& request) {
         simt::fail("%s: schedule %d leaves other bits in buffer %zu than schedule 0", request.name.c_str(), schedule, i);
     }
   }
-  std::printf("ok %d\n", simt::runtime.launches);
+  std::printf("ok %d %" PRId64 "\n", simt::launches(), answer);
   for (const Buffer& b : request.buffers) std::fwrite(b.result.data(), 1, b.result.size(), stdout);
 }
 
