@@ -195,6 +195,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     py::gil_scoped_release release;
     cuda_pointwise(dtype, pointer(x), pointer(out), n, formula, target, order, pointer(stream));
   });
+  m.def("cuda_scale", [](int dtype, uintptr_t x, int64_t n, uintptr_t factor, uintptr_t stream) {
+    py::gil_scoped_release release;
+    cuda_scale(dtype, pointer(x), n, pointer(factor), pointer(stream));
+  });
   m.def("cuda_random_fill", [](int dtype, uintptr_t out, int64_t n, bool normal, uint64_t seed, uint32_t purpose,
                                uint64_t step, uint32_t substream, int64_t offset, uintptr_t stream) {
     py::gil_scoped_release release;

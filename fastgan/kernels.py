@@ -76,6 +76,17 @@ def pair_loss(
     return value, grad_real, grad_fake
 
 
+def scale(slopes: Sequence[Tensor | None], grad: Tensor) -> None:
+    """Multiply slopes in place by the scalar gradient of the loss, which loss.backward() sets to 1."""
+    present = [slope for slope in slopes if slope is not None]
+    if grad.is_cuda:  # whose value nobody here waits for
+        for slope in present:
+            cuda.scale(slope, dense(grad))
+    elif grad.item() != 1.0:
+        for slope in present:
+            slope.mul_(grad)
+
+
 def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     """Value (order 0), slope (1) or curvature (2) of a loss formula at every element, in x's dtype."""
     x = dense(x)
@@ -198,7 +209,7 @@ def mlp_forward(
     rows = leading.numel()
     if x.is_cuda:
         work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
-        y = cuda.mlp_forward(net.shape, x.view(rows, -1), params, 0 if key is None else _seed(key), work)
+        y = cuda.mlp_forward(net.shape, x.view(rows, x.shape[-1]), params, 0 if key is None else _seed(key), work)
         return y.view(*leading, net.outputs), work if save else None
     y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
     work = None
@@ -231,7 +242,7 @@ def mlp_backward(
     if x.is_cuda:
         rows = x.shape[:-1].numel()
         found = cuda.mlp_backward(
-            *(net.shape, x.view(rows, -1), params, work, grad_y.view(rows, -1)),
+            *(net.shape, x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)),
             *(0 if key is None else _seed(key), needs),
         )
         return [None if g is None else g.view(t.shape) for g, t in zip(found, (x, *params), strict=True)]

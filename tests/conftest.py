@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,7 +42,8 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def emulator_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     """Compiles the CUDA sources for the emulator; all tests of a session share its folder."""
-    return Builder(tmp_path_factory.mktemp("simt"))
+    folder = os.environ.get("FASTGAN_SIMT_FOLDER")  # for sessions that follow each other
+    return Builder(Path(folder) if folder else tmp_path_factory.mktemp("simt"))
 
 
 @pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.cuda)])

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import DTYPES, MLPS, NAN, MlpCase, name_of
+from cases import DTYPES, MLPS, NAN, MlpCase, name_of, need
 from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Flavour, Huge, Refused, begin_narrow, compiler
 from torch import Tensor
 
-from fastgan import cuda, reference
+from fastgan import cuda, kernels, reference
 from fastgan.ops import LayerSpec
 
 pytestmark = [
@@ -110,15 +110,13 @@ def mine(case: MlpCase, x: Tensor, weights: list[Tensor], biases: list[Tensor | 
     units = tuple(case.sizes[1:])
     shape = cuda.Shape(case.sizes[0], units, case.layers, case.input_dropout)
     work = garbage(shape.work_size(x.shape[0], x.dtype), dtype=x.dtype)
-    y = cuda.mlp_forward(shape, x, weights, biases, KEY, work)
+    params = [*weights, *biases]
+    y = cuda.mlp_forward(shape, x, params, KEY, work)
     kept = y.clone()
     y.fill_(NAN)  # the caller may do what he likes with it
-    have_bias = [b is not None for b in biases]
-    grad_x, grad_w, grad_b = cuda.mlp_backward(
-        shape, x, weights, work, grad_y.clone(), KEY, True, [True] * len(weights), have_bias
-    )
-    assert grad_x is not None
-    return [kept, grad_x, *(g for g in grad_w if g is not None), *(g for g in grad_b if g is not None)]
+    needs = [True] * (1 + len(weights)) + [b is not None for b in biases]
+    grads = cuda.mlp_backward(shape, x, params, work, grad_y.clone(), KEY, needs)
+    return [kept, *(g for g in grads if g is not None)]
 
 
 def exact(case: MlpCase, x: Tensor, weights: list[Tensor], biases: list[Tensor | None], grad_y: Tensor) -> list[Tensor]:
@@ -175,16 +173,15 @@ def test_no_row_no_bias_no_layer_below(machine: Emulator) -> None:
     x, weights, biases, _ = case.make(4, dtype=torch.float32)
     work = torch.empty(shape.work_size(4, x.dtype))
     with emulated(machine):
-        cuda.mlp_forward(shape, x, weights, biases, 0, work)
+        params = [*weights, *biases]
+        cuda.mlp_forward(shape, x, params, 0, work)
         calls: list[str] = []
         found = cuda.launch
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cuda, "launch", lambda x, entry, *rest: (calls.append(entry), found(x, entry, *rest)))
-            got = cuda.mlp_backward(
-                shape, x, weights, work, torch.ones(4, 3), 0, False, [False, True], [False, False]
-            )
-    assert got[0] is None and got[1][0] is None and got[1][1] is not None and got[2] == [None, None]
-    assert calls == [] or calls == ["layer_backward"]
+            needs = [False, False, True, False, False]
+            got = cuda.mlp_backward(shape, x, params, work, torch.ones(4, 3), 0, needs)
+    assert [g is not None for g in got] == needs and not calls
 
 
 def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, shift: int, schedules: int) -> Tensor:
@@ -203,6 +200,40 @@ def test_sums_over_many_rows_do_not_depend_on_the_address(machine: Emulator) -> 
     for columns in (1, 4, 132):
         aligned = check_sums(machine, 2500, columns, torch.float32, 0, 4)
         assert torch.equal(check_sums(machine, 2500, columns, torch.float32, 1, 4), aligned)
+
+
+class OnCuda(Tensor):
+    """A CPU tensor that says it is on CUDA."""
+
+    is_cuda = True
+
+
+def test_kernels_hand_tensors_of_cuda_on(machine: Emulator) -> None:
+    """The way from `fastgan.kernels` down, the packing of results included."""
+    need("native", "mlp")
+    case = next(c for c in MLPS if c.name == "original")
+    tensors = case.make(2, 7, dtype=torch.float32, seed=5)
+    x = tensors[0].as_subclass(OnCuda)
+    weights = [w.as_subclass(OnCuda) for w in tensors[1]]
+    biases = [None if b is None else b.as_subclass(OnCuda) for b in tensors[2]]
+    grad_y = torch.ones(2, 7, 1).as_subclass(OnCuda)
+    shapes = [tuple(w.shape) for w in weights]
+    net = kernels.Network(shapes, case.layers, case.input_dropout, [True] * len(weights))
+    params, key = [*weights, *biases], torch.tensor(KEY - 2**64)
+    with emulated(machine, schedules=2):
+        y, work = kernels.mlp_forward(net, x, params, key, True)
+        assert work is not None and work.numel() == net.work_size(14, x)
+        grads = kernels.mlp_backward(net, x, params, work, grad_y, key, [True] * 7)
+        dropped = kernels.dropout(x, 0.5, torch.tensor(5), 1)
+        slope = x.clone()
+        kernels.scale((slope, None), torch.tensor(2.0).as_subclass(OnCuda))
+    flat = [t.reshape(14, -1) for t in (tensors[0], torch.ones(14, 1))]
+    want = exact(case, flat[0], tensors[1], tensors[2], flat[1])
+    for found, b in zip((y, *grads), want, strict=True):
+        assert found is not None
+        torch.testing.assert_close(found.as_subclass(Tensor).view(b.shape).double(), b, rtol=1e-5, atol=1e-5)
+    assert torch.equal(dropped.as_subclass(Tensor), reference.dropout(tensors[0], 0.5, torch.tensor(5), 1))
+    assert torch.equal(slope.as_subclass(Tensor), 2 * tensors[0])
 
 
 # ---------------------------------------------------------------- optimisers

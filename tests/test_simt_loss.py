@@ -126,6 +126,18 @@ def test_sizes_around_packs_and_blocks(sizes: tuple[int, int], machine: Emulator
         check_pair(machine, 0, torch.float32, *sizes, shift=shift)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=name_of)
+def test_a_slope_times_a_factor_only_the_device_knows(dtype: torch.dtype, machine: Emulator) -> None:
+    for n, shift in ((1, 0), (1030, 0), (1030, 1)):
+        for factor in (1.0, -2.5, NAN):
+            x = torch.arange(n, dtype=dtype)
+            scalar = torch.tensor(factor, dtype=dtype)
+            head = kernels.DTYPES[dtype], x, n, scalar
+            machine.call("scale", *head, STREAM, schedules=SCHEDULES, shift=shift)
+            want = torch.arange(n, dtype=dtype) * scalar
+            assert torch.equal(x.nan_to_num(7), want.nan_to_num(7))
+
+
 def test_no_element_no_launch(machine: Emulator) -> None:
     empty = torch.empty(0)
     assert machine.call("pointwise", 0, empty, empty, 0, 0, 0.0, 0, STREAM) == 0  # launches
@@ -166,7 +178,7 @@ def points(machine: Emulator) -> None:
     check_pointwise(machine, row("fake"), torch.float32, 0)
 
 
-GUARD, LOOP = "i < size && first + i < n", "int64_t p = global_thread(); p < packs;"
+GUARD, LOOP = "i < size && first + i < n", "int64_t p = global_thread(); p < packs; p += grid_threads()) {\n    const"
 EACH = "int64_t i = global_thread(); i < n;"
 FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
     "no_tail_guard": ("cuda/loss.cu", GUARD, "i < size", pair(2085, 70), "heap-buffer-overflow"),
@@ -178,7 +190,7 @@ FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
     ),
     "alignment_not_asked": ("cuda/loss.cu", "if (aligned && ", "if (", pair(2085, 70, 1), "misaligned address"),
     "index_of_32_bits": (
-        *("cuda/loss.cu", LOOP, "int p = int(global_thread()); p < packs;"),
+        *("cuda/loss.cu", LOOP, LOOP.replace("int64_t p = global_thread()", "int p = int(global_thread())")),
         *(lambda machine: check_huge(machine, 2**34 + 512), "the end was not reached"),
     ),
     "shared_too_small": (

@@ -14,6 +14,7 @@ std::string cuda_problem();  // why kernels cannot run on the current device; em
 int64_t cuda_partials(int64_t m, int64_t n);  // doubles of scratch a pair_loss needs
 void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, double* partial, void* stream);
 void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream);
+void cuda_scale(int dtype, void* x, int64_t n, const void* factor, void* stream);  // x *= a scalar of the device
 
 void cuda_random_fill(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
                       uint32_t substream, int64_t offset, void* stream);

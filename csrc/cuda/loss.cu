@@ -72,6 +72,23 @@ __global__ void __launch_bounds__(kThreads) evaluate(const S* __restrict__ x, S*
   }
 }
 
+// x *= *factor, which only the device knows: where it is 1, as loss.backward() makes it, nothing is moved.
+template <class T>
+__global__ void __launch_bounds__(kThreads) scale(T* __restrict__ x, int64_t n, const T* __restrict__ factor,
+                                                  bool aligned) {
+  const T f = *factor;
+  if (f == T(1)) return;
+  constexpr int size = kPackSize<T>;
+  const int64_t packs = aligned ? n / size : 0;
+  for (int64_t p = global_thread(); p < packs; p += grid_threads()) {
+    Pack<T> pack = reinterpret_cast<Pack<T>*>(x)[p];
+#pragma unroll
+    for (int i = 0; i < size; ++i) pack.at[i] *= f;
+    reinterpret_cast<Pack<T>*>(x)[p] = pack;
+  }
+  for (int64_t i = packs * size + global_thread(); i < n; i += grid_threads()) x[i] *= f;
+}
+
 __global__ void nothing() {}
 
 // ---------------------------------------------------------------- launchers
@@ -132,6 +149,17 @@ void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula,
              Compute<S>(target));
     });
   });
+}
+
+void cuda_scale(int dtype, void* x, int64_t n, const void* factor, void* stream) {
+  if (n == 0) return;
+  const int blocks = blocks_for((n + 3) / 4);
+  if (DType(dtype) == DType::f64)
+    launch("scale", scale<double>, blocks, stream, static_cast<double*>(x), n, static_cast<const double*>(factor),
+           is_aligned(x));
+  else
+    launch("scale", scale<float>, blocks, stream, static_cast<float*>(x), n, static_cast<const float*>(factor),
+           is_aligned(x));
 }
 
 }  // namespace fastgan

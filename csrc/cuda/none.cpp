@@ -16,6 +16,7 @@ int64_t cuda_partials(int64_t, int64_t) { return 0; }
 int64_t cuda_layer_partials(int64_t, int64_t) { return 0; }
 void cuda_pair_loss(int, const LossTerm&, const LossTerm&, void*, double*, void*) { refuse(); }
 void cuda_pointwise(int, const void*, void*, int64_t, int, double, int, void*) { refuse(); }
+void cuda_scale(int, void*, int64_t, const void*, void*) { refuse(); }
 void cuda_random_fill(int, void*, int64_t, bool, uint64_t, uint32_t, uint64_t, uint32_t, int64_t, void*) { refuse(); }
 void cuda_dropout(int, const void*, void*, int64_t, int64_t, double, uint64_t, uint32_t, void*) { refuse(); }
 void cuda_layer_forward(int, const LayerPass&, const LayerForward&, void*) { refuse(); }

@@ -102,9 +102,7 @@ class _PairLoss(torch.autograd.Function):
             slopes = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)[1:]
         grad_real, grad_fake = slopes
         slopes = None
-        if grad.is_cuda or grad.item() != 1.0:  # loss.backward() hands in 1
-            grad_real = None if grad_real is None else grad_real.mul_(grad)
-            grad_fake = None if grad_fake is None else grad_fake.mul_(grad)
+        kernels.scale((grad_real, grad_fake), grad)
         if real.dtype is not grad.dtype:  # halves: scaled in float32, rounded once
             grad_real = None if grad_real is None else grad_real.to(real.dtype)
             grad_fake = None if grad_fake is None else grad_fake.to(real.dtype)

@@ -36,6 +36,14 @@ void pointwise(Arguments& a) {
   cuda_pointwise(dtype, x, out, n, formula, target, order, a.stream());
 }
 
+void scale(Arguments& a) {
+  const int dtype = a.number();
+  void* x = a.pointer();
+  const int64_t n = a.integer();
+  const void* factor = a.pointer();
+  cuda_scale(dtype, x, n, factor, a.stream());
+}
+
 void partials(Arguments& a) {
   const int64_t m = a.integer(), n = a.integer();
   a.answer(cuda_partials(m, n));
@@ -136,6 +144,7 @@ const std::map<std::string, void (*)(Arguments&)> entries = {
     {"partials", partials},
     {"pair_loss", pair_loss},
     {"pointwise", pointwise},
+    {"scale", scale},
     {"random_fill", random_fill},
     {"dropout", dropout},
     {"layer_partials", layer_partials},

@@ -1,0 +1,250 @@
+"""How fast are the losses and layers on a GPU? Against eager, compile with a CUDA graph, and JAX (G5, G7).
+
+    python bench/gpu_losses.py OUT.json [--quick]
+
+Host and device together: a window holds many calls and ends with a synchronisation, for at small sizes the host's work
+is what there is. Sides take turns in random order; results are compared before anything is timed. fastgan's side takes
+part twice: how much its two medians differ is the spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastgan
+
+Run = Callable[[], tuple[Tensor, ...]]
+BCE = nn.BCEWithLogitsLoss()
+SIZES = (64, 512, 4096, 65536, 2**20, 2**24)
+WIDTHS = ((1024, 4096), (2048, 4096), (4096, 4096))  # (width, batch) of an MLP of three layers, bfloat16
+AGAIN = "fastgan again"
+
+
+# ---------------------------------------------------------------- timing
+
+
+def window(run: Run, calls: int) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def compare(sides: dict[str, Run], windows: int, window_s: float) -> dict[str, Any]:
+    """Seconds a call of each side: median, 10th and 90th percentile."""
+    sides = {**sides, AGAIN: sides["fastgan"]}
+    calls = {}
+    for name, run in sides.items():
+        window(run, 3)
+        calls[name] = max(1, round(window_s / window(run, 5)))
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    order, shuffler = list(sides), random.Random(0)
+    for _ in range(windows):
+        shuffler.shuffle(order)
+        for name in order:
+            times[name].append(window(sides[name], calls[name]))
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    found = {
+        name: {"median_s": medians[name], "p10_s": sorted(t)[len(t) // 10], "p90_s": sorted(t)[-1 - len(t) // 10]}
+        for name, t in times.items()
+    }
+    mine, again = medians["fastgan"], medians[AGAIN]
+    ratios = {name: m / mine for name, m in medians.items() if name not in ("fastgan", AGAIN)}
+    return {"sides": found, "ratio": ratios, "spread": max(mine, again) / min(mine, again) - 1}
+
+
+def check(case: str, sides: dict[str, Run], tolerance: float) -> None:
+    """All sides give the same numbers, or no time is told."""
+    want = [t.detach().float().clone() for t in sides["fastgan"]()]
+    for name, run in sides.items():
+        for a, b in zip((t.detach().float().clone() for t in run()), want, strict=True):
+            error = (a - b).norm() / b.norm().clamp_min(1e-30)
+            if not error <= tolerance:
+                raise SystemExit(f"{case}: {name} differs from fastgan by {error:.3g}, so no time is told")
+
+
+# ---------------------------------------------------------------- sides
+
+
+def graphed(run: Run) -> Run:
+    """The same calls as one captured graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+
+    def replay() -> tuple[Tensor, ...]:
+        graph.replay()
+        return out
+
+    return replay
+
+
+def eager(real: Tensor, fake: Tensor) -> Tensor:
+    """As users write it."""
+    return BCE(real, torch.ones_like(real)) + BCE(fake, torch.zeros_like(fake))
+
+
+def with_gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> Run:
+    def run() -> tuple[Tensor, ...]:
+        value = loss(*inputs)
+        return value, *torch.autograd.grad(value, inputs)
+
+    return run
+
+
+def compiled_with_graph(loss: Callable[..., Tensor], *inputs: Tensor) -> Run:
+    torch.compiler.reset()
+    run = with_gradients(torch.compile(loss, mode="reduce-overhead", dynamic=False), *inputs)
+
+    def step() -> tuple[Tensor, ...]:
+        torch.compiler.cudagraph_mark_step_begin()
+        return run()
+
+    return step
+
+
+def jax_side(real: Tensor, fake: Tensor) -> Run | None:
+    """jax.jit of value and gradients; None where JAX or its GPU is missing."""
+    try:
+        import jax
+        import jax.numpy as jnp
+    except ImportError:
+        return None
+    if jax.default_backend() != "gpu":
+        return None
+
+    def loss(r: Any, f: Any) -> Any:
+        return jnp.mean(jax.nn.softplus(-r)) + jnp.mean(jax.nn.softplus(f))
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    a, b = (jnp.asarray(t.detach().cpu().numpy()) for t in (real, fake))
+
+    def run() -> tuple[Tensor, ...]:
+        value, grads = step(a, b)
+        jax.block_until_ready(grads)  # JAX's calls do not wait by themselves, and torch cannot wait for them
+        return tuple(torch.from_dlpack(x) for x in (value, *grads))
+
+    return run
+
+
+def loss_case(n: int, windows: int, window_s: float, compiled: bool) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(n)
+    logits = [(3 * torch.randn(n, generator=generator) + s).cuda().requires_grad_() for s in (1.0, -1.0)]
+    sides = {
+        "fastgan": with_gradients(fastgan.discriminator_loss, *logits),
+        "eager": with_gradients(eager, *logits),
+        "fastgan + CUDA graph": graphed(with_gradients(fastgan.discriminator_loss, *logits)),
+    }
+    if compiled:
+        sides["compile + CUDA graph"] = compiled_with_graph(eager, *logits)
+    jax = jax_side(*logits)
+    if jax is not None:
+        sides["JAX"] = jax
+    check(f"losses, n = {n}", sides, 1e-5)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = sides["fastgan"]()
+    peak = torch.cuda.max_memory_allocated() - before
+    del result
+    record = {"case": "discriminator_loss", "n": n, "peak bytes beyond the gradients": peak - 8 * n}
+    record |= compare(sides, windows, window_s)
+    source, target = torch.empty(4 * n, device="cuda"), torch.empty(4 * n, device="cuda")
+    copy = compare({"fastgan": lambda: (target.copy_(source),)}, windows, window_s)["sides"]["fastgan"]["median_s"]
+    # The losses read 8 n and write 8 n bytes, the copy 16 n each way.
+    best = min(record["sides"][s]["median_s"] for s in ("fastgan", "fastgan + CUDA graph"))
+    record["share of the copy bandwidth"] = (copy / 2) / best
+    return record
+
+
+def mlp_case(width: int, batch: int, windows: int, window_s: float, compiled: bool) -> dict[str, Any]:
+    torch.manual_seed(0)
+    sizes = [width, width, width, width]
+    plain = nn.Sequential(
+        *(m for i in range(3) for m in (nn.Linear(sizes[i], sizes[i + 1]), nn.LeakyReLU(0.2))),
+    ).to("cuda", torch.bfloat16)
+    mine = fastgan.fuse(plain)
+    x = torch.randn(batch, width, device="cuda", dtype=torch.bfloat16)
+
+    def step(model: Callable[[Tensor], Tensor], parameters: list[Tensor]) -> Run:
+        def run() -> tuple[Tensor, ...]:
+            y = model(x)
+            return y, *torch.autograd.grad(y, parameters, y)
+
+        return run
+
+    sides = {
+        "fastgan": step(mine, list(mine.parameters())),
+        "eager": step(plain, list(plain.parameters())),
+    }
+    if compiled:
+        torch.compiler.reset()
+        sides["compile"] = step(torch.compile(plain, dynamic=False), list(plain.parameters()))
+    check(f"MLP, width {width}", sides, 3e-2)
+    return {"case": "mlp bf16", "width": width, "batch": batch, **compare(sides, windows, window_s)}
+
+
+# ---------------------------------------------------------------- report
+
+
+def judge(record: dict[str, Any]) -> str:
+    """What the targets say of a record."""
+    if record["case"] == "mlp bf16":
+        worst = min(record["ratio"].values())
+        return f"G7: {worst:.2f}x the best peer, {'met' if worst >= 1 else 'missed'}"
+    if record["n"] <= 4096:
+        ratio = record["ratio"]["eager"]
+        return f"G5: {ratio:.2f}x eager, {'met' if ratio >= 5 else 'missed'}"
+    if record["n"] == 2**24:
+        share = record["share of the copy bandwidth"]
+        return f"G5: {share:.0%} of the copy bandwidth, {'met' if share >= 0.85 else 'missed'}"
+    return ""
+
+
+def line(record: dict[str, Any]) -> str:
+    what = f"n = {record['n']}" if "n" in record else f"width {record['width']}, batch {record['batch']}"
+    times = "  ".join(f"{k} {v['median_s'] * 1e6:.1f}" for k, v in record["sides"].items() if k != AGAIN)
+    return f"{record['case']}, {what}: {times} us; spread {record['spread']:.1%}. {record['target']}"
+
+
+def main() -> None:
+    """The command line."""
+    p = argparse.ArgumentParser(description="fastgan on a GPU against its peers")
+    p.add_argument("out", type=Path)
+    p.add_argument("--quick", action="store_true", help="fewer sizes and windows, no torch.compile")
+    args = p.parse_args()
+    windows, window_s = (7, 0.005) if args.quick else (30, 0.02)
+    sizes, widths = (SIZES[::2], WIDTHS[:1]) if args.quick else (SIZES, WIDTHS)
+    records: list[dict[str, Any]] = []
+    info = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "fastgan": fastgan.backend_info()}
+    cases: list[Callable[[], dict[str, Any]]] = [
+        *(lambda n=n: loss_case(n, windows, window_s, not args.quick) for n in sizes),  # type: ignore[misc]
+        *(lambda w=w, b=b: mlp_case(w, b, windows, window_s, not args.quick) for w, b in widths),  # type: ignore[misc]
+    ]
+    for case in cases:
+        record = case()
+        record["target"] = judge(record)
+        records.append(record)
+        print(line(record), flush=True)
+        args.out.write_text(json.dumps({**info, "quick": args.quick, "records": records}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
