@@ -208,9 +208,9 @@ def mlp_forward(
     leading = x.shape[:-1]
     rows = leading.numel()
     if x.is_cuda:
-        work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
-        y = cuda.mlp_forward(net.shape, x.view(rows, x.shape[-1]), params, 0 if key is None else _seed(key), work)
-        return y.view(*leading, net.outputs), work if save else None
+        kept = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
+        y = cuda.mlp_forward(net.shape, x.view(rows, x.shape[-1]), params, 0 if key is None else _seed(key), kept)
+        return y.view(*leading, net.outputs), kept if save else None
     y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
     work = None
     if save:  # rows of padding are nobody's; an operator whose outputs are compared fills them
