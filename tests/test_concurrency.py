@@ -1,4 +1,4 @@
-"""Many Python threads at once, and forked children: the same bits as alone, and nothing hangs (R22, R26, R27)."""
+"""Many Python threads at once, and forked children: the same bits as alone, and nothing hangs (R15, R22, R26, R27)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cases import IMPLS, need
 from torch import Tensor
 
 import fastgan
-from fastgan import ops, random
+from fastgan import Momentum, TrainConfig, ops, random
 from fastgan.ops import LayerSpec
 
 LAYERS = [LayerSpec("leaky_relu", dropout=0.3), LayerSpec(pieces=2), LayerSpec()]
@@ -72,6 +72,55 @@ def test_one_module_serves_many_threads() -> None:
         # torch itself gives other bits to another number of threads, and new threads start with the default
         with ThreadPoolExecutor(8, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             assert all(pool.map(many, range(8)))
+
+
+PLANS: list[dict[str, object]] = [
+    {},
+    {"k": 2, "ema_decay": 0.9},
+    {"loss": "relativistic", "optimizer": Momentum(0.05, momentum=0.5)},
+    {"gradient_penalty": "wgan-gp", "loss": "wasserstein"},
+    {"mode": "simultaneous", "max_col_norm": 0.8},
+    {"gradient_penalty": "r1", "nonfinite": "skip"},
+    {"loss": "least_squares", "generator_steps": 2},
+    {"batch_size": 133},
+]
+
+
+def trained(seed: int, steps: int) -> list[Tensor]:
+    """What a fused run leaves: every parameter, and the history."""
+    generator = torch.Generator().manual_seed(seed)
+    gan = fastgan.models.mlp_gan(2, latent_dim=3, hidden=(24, 19), discriminator_dropout=0.2)
+    with torch.no_grad():
+        for p in gan.parameters():  # torch's global generator belongs to every thread
+            p.copy_(torch.randn(p.shape, generator=generator) / 4)
+    data = torch.randn(300, 2, generator=generator)
+    usual = {"steps": steps, "batch_size": 20, "seed": seed, "engine": "fused"}
+    result = fastgan.train(gan, data, TrainConfig(**(usual | PLANS[seed % 8])))  # type: ignore[arg-type]
+    return [*gan.state_dict().values(), *(torch.from_numpy(v) for v in result.history.values())]
+
+
+def test_R15_two_runs_of_one_seed_are_equal() -> None:
+    need("native", "mlp")
+    torch.set_num_threads(2)
+    first, again, other = trained(1, 1000), trained(1, 1000), trained(9, 1000)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_R27_eight_threads_train_eight_gans() -> None:
+    """The first to come gets the pool; the others find it taken, and each trains alone."""
+    need("native", "mlp")
+    alone = [trained(seed, 200) for seed in range(8)]
+    start = Barrier(8)
+
+    def one(seed: int) -> list[Tensor]:
+        torch.set_num_threads(1 + seed % 3)
+        start.wait()
+        return trained(seed, 200)
+
+    with ThreadPoolExecutor(8) as pool:
+        for running, expected in zip([pool.submit(one, seed) for seed in range(8)], alone, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(running.result(timeout=120), expected, strict=True))
 
 
 SETUP = """
@@ -135,6 +184,29 @@ print("done")
 """
 )
 
+TRAINING_FORK = """
+import os, torch
+import fastgan
+
+torch.set_num_threads(2)
+data = torch.linspace(-2, 2, 600).reshape(300, 2)
+
+
+def trained():
+    torch.manual_seed(0)
+    gan = fastgan.models.mlp_gan(2, latent_dim=3, hidden=(32, 32))
+    fastgan.train(gan, data, fastgan.TrainConfig(300, 64, engine="fused"))
+    return [p.tolist() for p in gan.parameters()]
+
+expected = trained()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if trained() == expected else 1)
+assert os.waitpid(pid, 0)[1] == 0, "the child failed"
+assert trained() == expected
+print("done")
+"""
+
 BUSY_FORK = (
     SETUP
     + """
@@ -166,12 +238,16 @@ print("done")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork is for Linux")
-@pytest.mark.parametrize("script", (FORK, LOADER, BUSY_FORK), ids=("fork", "data loader", "fork of a busy parent"))
+@pytest.mark.parametrize(
+    "script",
+    (FORK, LOADER, TRAINING_FORK, BUSY_FORK),
+    ids=("fork", "data loader", "fork after training", "fork of a busy parent"),
+)
 def test_forked_children_compute(script: str) -> None:
     """torch's own kernels hang here when they have used OpenMP before; these must not."""
     need("native", "mlp")
     try:
-        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         pytest.fail("a forked child hangs")
     assert run.returncode == 0, run.stderr
