@@ -120,7 +120,7 @@ def _modes(dim: int) -> Preset:
     """
     networks = Networks(dim, latent_dim=2, generator_hidden=(128, 128), discriminator_hidden=(128, 128))
     train = TrainConfig(
-        steps=6_000, batch_size=256, k=2, optimizer=Adam(1e-3), ema_decay=0.999, checkpoint_every=1000
+        steps=10_000, batch_size=256, k=2, optimizer=Adam(1e-3), ema_decay=0.999, checkpoint_every=1000
     )
     return Preset(networks, train, standardize=True)
 

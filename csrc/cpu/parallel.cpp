@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace fastgan {
@@ -22,11 +23,15 @@ void pause() {
 
 class Pool {
  public:
-  // False, and nothing done, where another thread's call is under way.
+  // False, and nothing done, where another thread's call is under way or the system has no more threads.
   bool run(int threads, int64_t count, const std::function<void(int64_t)>& task) {
     std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
     if (!turn.owns_lock()) return false;
-    for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+    try {
+      for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
     task_ = &task;
     count_ = count;
     next_.store(0);
