@@ -23,7 +23,6 @@ namespace {
 // Purpose of fastgan/random.py
 constexpr uint32_t kRows = 0, kNoiseD = 1, kNoiseG = 2, kKey = 4, kPenalty = 7;
 
-
 // A memory range that an update may change.
 struct Span {
   void* data;
