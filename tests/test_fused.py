@@ -12,6 +12,7 @@ import torch
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, random, train
 from fastgan.training import plan
+from fastgan.training.callbacks import Callback
 from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.run import TrainResult
 
@@ -318,6 +319,42 @@ def test_what_a_plan_cannot_say_runs_eagerly_with_the_reason(name: str) -> None:
     with pytest.raises(ValueError, match="got 'fused'") as caught:
         train(make(torch.float32), data, TrainConfig(2, 20, engine="fused", **changes))
     assert result.engine_reason in str(caught.value)
+
+
+def test_a_bias_that_only_broadcasts_is_refused() -> None:
+    gan = mlp(torch.float32)
+    gan.discriminator[0].bias = torch.nn.Parameter(torch.zeros(1))
+    with pytest.raises(plan.Inexpressible, match="its bias is not one number a row"):
+        plan.chain_of("gan.discriminator", gan.discriminator)
+
+
+@pytest.mark.parametrize("what", [torch.nn.Flatten(), torch.nn.BatchNorm1d(4)])
+def test_a_module_whose_forward_was_replaced_is_refused(what: torch.nn.Module) -> None:
+    what.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    network = torch.nn.Sequential(torch.nn.Linear(2, 4), what, torch.nn.Linear(4, 1))
+    with pytest.raises(plan.Inexpressible, match="its forward is replaced"):
+        plan.chain_of("gan.discriminator", network)
+
+
+def test_rows_in_any_order_of_memory_train_alike() -> None:
+    data = torch.randn(ROWS, 2).numpy()
+    gans = []
+    for given in (data[::-1].copy(), data[::-1]):
+        torch.manual_seed(1)
+        gans.append(mlp(torch.float32))
+        assert train(gans[-1], given, TrainConfig(5, 20)).engine == "fused"
+    assert distance(*gans) == 0.0
+
+
+def test_what_changes_during_a_run_is_said_instead_of_computed() -> None:
+    class Widen(Callback):
+        every = 2
+
+        def on_chunk(self, run: Any, rows: Any) -> None:
+            run.gan.double()
+
+    with pytest.raises(RuntimeError, match="cannot go on with what was changed meanwhile: .* dtype"):
+        train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(6, 20, engine="fused"), callbacks=[Widen()])
 
 
 def test_half_precision_networks_keep_the_eager_loop() -> None:

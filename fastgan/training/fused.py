@@ -123,7 +123,10 @@ def advance(engines: list[FusedEngine], firsts: list[int], counts: list[int], th
     """
     counts = [min(count, _MOST_ITERATIONS) for count in counts]
     tables = [np.empty((count, METRICS)) for count in counts]
-    runs = [engine.prepare() for engine in engines]
+    try:
+        runs = [engine.prepare() for engine in engines]
+    except plan.Inexpressible as why:  # a mode, a hook or a tensor that changed between two calls
+        raise RuntimeError(f"train: the fused engine cannot go on with what was changed meanwhile: {why}") from None
     jobs = list(zip(engines, firsts, counts, strict=True))
     calls = [engine.call(first, count, table) for (engine, first, count), table in zip(jobs, tables, strict=True)]
     updates = kernels.native.advance(runs, calls, threads)

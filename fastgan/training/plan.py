@@ -47,6 +47,8 @@ class Chain:
         return Inexpressible(f"{self.name}: {why}")
 
     def affine(self, weight: Tensor, bias: Tensor | None, pieces: int = 1) -> None:
+        if weight.dim() != 2 or not (bias is None or bias.shape == weight.shape[:1]):
+            raise self.refuse("a layer's weight is no matrix, or its bias is not one number a row")
         if self.layers and self.width != weight.shape[1]:
             raise self.refuse(f"a layer takes {weight.shape[1]} features, but the one before gives {self.width}")
         self.layers.append(
@@ -166,9 +168,11 @@ def _take_run(chain: Chain, run: Run) -> None:
 
 def _take_module(chain: Chain, module: Any) -> None:
     kind = type(module)
+    if any(hooks(module)):
+        raise chain.refuse("it has hooks")
+    if "forward" in module.__dict__:
+        raise chain.refuse("its forward is replaced")
     if kind is nn.BatchNorm1d:
-        if any(hooks(module)):
-            raise chain.refuse("BatchNorm1d has hooks")
         return chain.batch_norm(module)
     if kind is nn.Flatten and module.start_dim == 1:  # rows are flat already
         return None
@@ -208,6 +212,10 @@ def describe(
     generator, discriminator = players["generator"], players["discriminator"]
     for chain in players.values():
         _check_parameters(gan, chain, config)
+    if {p.data_ptr() for p in generator.parameters} & {p.data_ptr() for p in discriminator.parameters}:
+        raise Inexpressible("the networks share a parameter")
+    if data.dtype != gan.dtype:
+        raise Inexpressible("the networks have changed their dtype")
     features = data[0].numel()
     if generator.layers[0]["inputs"] != gan.latent_dim or generator.width != features:
         raise Inexpressible(f"gan.generator: does not map {gan.latent_dim} to {features} features")
@@ -306,8 +314,12 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, averages: dict[T
         if parameter is None:
             return 0, 0, 0, 0
         kept = state.state.get(parameter, {})
-        moments = [kept[name].data_ptr() for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in kept]
-        first, second, *_ = *moments, 0, 0
+        moments = [kept[name] for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in kept]
+        if moments and not parameter.requires_grad:
+            raise Inexpressible("a parameter was frozen while it trained")
+        if any(m.dtype != parameter.dtype or m.shape != parameter.shape or not m.is_contiguous() for m in moments):
+            raise Inexpressible("an optimiser's state does not lie as its parameter does")
+        first, second, *_ = *(m.data_ptr() for m in moments), 0, 0
         return parameter.data_ptr(), first, second, _address(averages.get(parameter))
 
     norm = layer["norm"]

@@ -109,7 +109,8 @@ class Rows:
         if isinstance(data, Dataset):
             plain = data.divisor == 1.0 and data.data.dtype == dtype
             data = data.data.reshape(data.shape) if plain else data
-        if isinstance(data, np.ndarray) and data.dtype == _NUMPY.get(dtype):
+        plain = isinstance(data, np.ndarray) and data.flags.c_contiguous and data.flags.aligned
+        if isinstance(data, np.ndarray) and plain and data.dtype == _NUMPY.get(dtype):
             with warnings.catch_warnings():  # of arrays that must not be written to: nobody will
                 warnings.simplefilter("ignore", UserWarning)
                 data = torch.from_numpy(data)
