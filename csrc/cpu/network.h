@@ -229,6 +229,15 @@ struct Layer {
   const T* saved() const { return slope_needs_input(plan.activation) ? normalized : output; }
 };
 
+// Which piece maxout took: the first that equals the maximum, or is NaN with it. piece, out: where the unit's first piece and
+// its maximum lie.
+template <class T>
+int taken_piece(const Layer<T>& l, int64_t piece, int64_t out) {
+  int taken = 0;
+  for (const T* x = l.affine + piece; taken + 1 < l.plan.pieces && *x != l.output[out] && *x == *x; x += kPanel<T>) ++taken;
+  return taken;
+}
+
 // A part of a layer's weight gradient: some of the inputs, for all outputs. The first part has the vectors with it.
 struct GradientPart {
   int layer;

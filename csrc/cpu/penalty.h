@@ -42,15 +42,14 @@ class PenaltyPass {
     for (const Layer<T>& l : network.layers()) curved_ = curved_ || find_bend<T>(l.plan.activation);
   }
 
-  bool curved() const { return curved_; }
-
   // Rows first .. last (multiples of kShareRows), after forward() and backward() over them down to the input, the slope of
   // the logits being 1. Values go to values[row], scaled by `weight` as t_0 is.
-  void run(const Team& team, Share rows, Penalty kind, T weight, T* values) {
+  void run(Share rows, Penalty kind, T weight, T* values) {
     const Share where{where_.first + rows.first, where_.first + rows.last};
     const Share turned{turned_ + rows.first, turned_ + rows.last};
     turn(rows, kind, weight, values);
-    if (network_.input_dropout() > 0) drop_turned(network_.dropped_input(), network_.inputs(), turned, network_.input_dropout(), 0, 0);
+    if (network_.input_dropout() > 0)
+      drop_turned(network_.dropped_input(), network_.inputs(), turned, network_.input_dropout(), 0, 0);
     const T* t = network_.dropped_input();
     for (Layer<T>& l : network_.layers()) {
       network_.product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, nullptr, t, at_turned(scratch_, l.rows()),
@@ -60,7 +59,7 @@ class PenaltyPass {
         drop_turned(l.dropped, l.plan.outputs, turned, l.plan.dropout, l.plan.dropout_key, l.plan.dropout_substream);
       t = l.dropped;
     }
-    if (curved_) bend_back(team, where);
+    if (curved_) bend_back(where);
   }
 
  private:
@@ -117,7 +116,8 @@ class PenaltyPass {
         const T* s = scratch_ + ((p * n + u) * pieces * kPanel<T> + lane - where_.first * l.rows());
         T* t = l.dropped + at + shift(n);
         if (pieces > 1) {
-          select(l, at, (p * n + u) * pieces * kPanel<T> + lane, s, t, lanes);
+          const int64_t piece = (p * n + u) * pieces * kPanel<T> + lane;
+          for (int j = 0; j < lanes; ++j) t[j] = s[taken_piece(l, piece + j, at + j) * kPanel<T> + j];
         } else {
           std::copy_n(s, lanes, t);
           if (l.by_slope) l.by_slope(l.saved() + at, t, kPanel<T>, 1, lanes, T(l.plan.negative_slope));
@@ -129,19 +129,8 @@ class PenaltyPass {
     });
   }
 
-  // Of the pieces of s, the one that maxout took.
-  void select(const Layer<T>& l, int64_t at, int64_t piece, const T* s, T* t, int lanes) const {
-    for (int j = 0; j < lanes; ++j) {
-      int taken = 0;
-      while (taken + 1 < l.plan.pieces && !(l.affine[piece + taken * kPanel<T> + j] == l.output[at + j] ||
-                                            l.affine[piece + taken * kPanel<T> + j] != l.affine[piece + taken * kPanel<T> + j]))
-        ++taken;
-      t[j] = s[taken * kPanel<T> + j];
-    }
-  }
-
   // What the q of higher layers adds to those of lower ones.
-  void bend_back(const Team&, Share where) {
+  void bend_back(Share where) {
     std::vector<Layer<T>>& layers = network_.layers();
     for (size_t i = layers.size(); i-- > 1;) {
       Layer<T>&l = layers[i], &below = layers[i - 1];
@@ -161,11 +150,8 @@ class PenaltyPass {
             continue;
           }
           const int64_t piece = (p * n + u) * below.plan.pieces * kPanel<T> + lane;
-          for (int j = 0; j < lanes; ++j) {
-            int taken = 0;
-            while (taken + 1 < below.plan.pieces && below.affine[piece + taken * kPanel<T> + j] != below.output[at + j]) ++taken;
-            below.grad_affine[piece + taken * kPanel<T> + j] += add[at + j];
-          }
+          for (int j = 0; j < lanes; ++j)
+            below.grad_affine[piece + taken_piece(below, piece + j, at + j) * kPanel<T> + j] += add[at + j];
         }
       });
     }

@@ -213,7 +213,7 @@ class Trainer {
     each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
     d_.backward(team, columns, {where}, 0, true);
     PenaltyPass<T>(d_, where, 2 * second_, bent_)
-        .run(team, rows, plan_.penalty, T(plan_.penalty_weight / double(m)), penalties_);
+        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), penalties_);
   }
 
   // Where the penalty looks: at random points between real and fake rows, or at one of them.
