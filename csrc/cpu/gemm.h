@@ -49,8 +49,6 @@ struct Matrix {  // element (i, k) at data[i * row + k * column]; after every `b
   int64_t block = INT64_MAX, next = 0;
 };
 
-namespace {
-
 enum class Scratch { slice_of_a, packed, paired };
 
 // Scratch memory a thread keeps between calls: it grows to the largest product seen and is never cleared.
@@ -86,80 +84,30 @@ struct Ahead {
   }
 };
 
+// The part of `rows` to ask for before each block of the depth.
 inline int rows_a_block(int rows, int64_t depth, int64_t block) {
   const int blocks = int((depth + block - 1) / block);
   return blocks > 0 ? (rows + blocks - 1) / blocks : rows;
 }
 
-// rows x `vectors` vectors V of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
-template <class T, class V, int rows, int vectors>
-void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel, const T* bias, T* __restrict c,
-                   int64_t c_row, Ahead* ahead) {
-  using S = Simd<T>;
-  constexpr int width = int(sizeof(V) / sizeof(T));
-  V sum[rows][vectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) sum[i][v] = V{} + (bias ? bias[i] : T(0));
-  const T* __restrict block = a.data;
-  const int64_t a_row = a.row, a_column = a.column;
-  const int rows_ahead = ahead ? rows_a_block(ahead->rows, depth, a.block) : 0;
-  for (int64_t left = depth; left > 0; left -= a.block, block += a.next) {
-    const T* __restrict x = block;
-    if (ahead) ahead->some(rows_ahead);
-    for (int64_t k = std::min(left, a.block); k > 0; --k) {
-      V b[vectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(panel + v * width);
-#pragma GCC unroll 16
-      for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
-      panel += kPanel<T>;
-      x += a_column;
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * width, sum[i][v]);
-}
-
+// C = A B + bias for a few rows of A and one panel of B, in registers over the whole depth.
 template <class T>
-using TileFunction = void (*)(int64_t, const Matrix<T>&, const T*, const T*, T*, int64_t, Ahead*);
+using TileFunction = void (*)(int64_t depth, const Matrix<T>& a, const T* panel, const T* bias, T* c, int64_t c_row,
+                              Ahead* ahead);
 
 // The instance for this many rows, and for one vector or half of one where the columns left need no more.
-template <class T, int... row>
-TileFunction<T> tile_function(int rows, int columns, std::integer_sequence<int, row...>) {
-  using S = Simd<T>;
-  static constexpr TileFunction<T> wide[] = {multiply_tile<T, typename S::Vector, row + 1, kTileVectors>...};
-  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, typename S::Vector, row + 1, 1>...};
-  static constexpr TileFunction<T> half[] = {multiply_tile<T, typename S::Half, row + 1, 1>...};
-  return (columns > S::width ? wide : columns > S::width / 2 ? narrow : half)[rows - 1];
-}
 template <class T>
-TileFunction<T> tile_function(int rows, int columns) {
-  return tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{});
-}
+TileFunction<T> tile_function(int rows, int columns);
+
+// Copies the rows of a tile at every depth, contiguous. The number of rows is a constant so that copying them is two moves.
+template <class T>
+using GatherFunction = void (*)(const T* a, int64_t a_depth, int64_t depth, T* out);
+template <class T>
+GatherFunction<T> gather_function(int rows);
 
 // Addresses that differ by a multiple of this share a set of the caches: more of them than it has ways evict one another.
 constexpr int64_t kAliasBytes = 4096;
 constexpr int kSliceTiles = 4;  // of A, prepared together: transposed, each visit to a line then uses most of it
-
-// The rows of a tile at every depth, contiguous. The number of rows is a constant so that copying them is two moves.
-template <class T, int rows>
-void gather_tile(const T* __restrict a, int64_t a_depth, int64_t depth, T* __restrict out) {
-  for (int64_t k = 0; k < depth; ++k)
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) out[k * kTileRows + i] = a[k * a_depth + i];
-}
-
-template <class T, int... row>
-auto gather_function(int rows, std::integer_sequence<int, row...>) {
-  static constexpr void (*table[])(const T*, int64_t, int64_t, T*) = {gather_tile<T, row + 1>...};
-  return table[rows - 1];
-}
 
 // Tiles of A: where they lie, or copies with a kinder stride where their rows (or, transposed, columns) fall into one set.
 template <class T>
@@ -187,7 +135,7 @@ struct Slice {
     constexpr int64_t some = 64;  // depths whose lines stay in the cache until every tile has taken its part
     for (int64_t k = 0; k < depth; k += some)
       for (int i = 0; i < tiles; ++i) {
-        const auto gather = gather_function<T>(int(edges[i + 1] - edges[i]), std::make_integer_sequence<int, kTileRows>{});
+        const auto gather = gather_function<T>(int(edges[i + 1] - edges[i]));
         gather(a.data + edges[i] * a.row + k * a.column, a.column, std::min(some, depth - k),
                own + i * size + k * kTileRows);
       }
@@ -195,8 +143,6 @@ struct Slice {
 };
 
 constexpr int64_t kGroupBytes = 640 << 10;  // panels of B that stay in the second cache while tiles of A pass by
-
-}  // namespace
 
 // C = A B + bias for the columns of a share; A has n rows, B `depth` features, C n features. `after(p, row, lane, rows,
 // columns)` is told about each tile while it is in the first cache: it starts at row `row` and column `lane` of panel p of C.
@@ -229,14 +175,7 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
 
 // Some columns of X^T, (rows, kPanel) contiguous: the inputs become the vector dimension.
 template <class T>
-void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed) {
-  constexpr int width = kPanel<T>;
-  for (int64_t p = 0; p * width < rows; ++p)
-    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, rounded_up(rows - p * width, Simd<T>::width)),
-              packed + p * width * width, width);
-  if (columns % Simd<T>::width)  // lanes beyond the last input: anything but a stray NaN, which would cost time
-    for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
-}
+void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed);
 
 // The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for `columns` inputs from `column` on: E, the
 // gradient of n outputs, and X, `inputs` features, lie in panels. Tile after tile goes to `take(row, rows, tile)`, whose rows

@@ -18,8 +18,6 @@ inline bool has_bf16() {
   return has;
 }
 
-namespace {
-
 // `count` floats in a row become count / 2 pairs, rounded up with a zero.
 FASTGAN_BF16 inline void pair_neighbours(const float* in, int64_t count, Pair* out) {
   for (int64_t i = 0; i < count; i += 32) {
@@ -41,51 +39,13 @@ FASTGAN_BF16 inline void pair_rows(const float* first, const float* second, int 
   }
 }
 
-template <int rows, int vectors>
-FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* panel,
-                                     const float* bias, float* c, int64_t c_row, Ahead* ahead) {
-  __m512 sum[rows][vectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_set1_ps(bias ? bias[i] : 0.0f);
-  constexpr int64_t block = 16;
-  const int rows_ahead = ahead ? rows_a_block(ahead->rows, pairs, block) : 0;
-  for (int64_t k = 0; k < pairs; ++k, panel += kPanel<float>, a += a_pair) {
-    if (ahead && k % block == 0) ahead->some(rows_ahead);
-    __m512i b[vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(panel + 16 * v);
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) {
-      const __m512i x = _mm512_set1_epi32(int(a[i * a_row]));
-#pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)x, (__m512bh)b[v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(c + i * c_row + 16 * v, sum[i][v]);
-}
-
-using TileFunctionBf16 = void (*)(int64_t, const Pair*, int64_t, int64_t, const Pair*, const float*, float*, int64_t,
-                                  Ahead*);
-
-template <int... row>
-TileFunctionBf16 tile_function_bf16(int rows, int columns, std::integer_sequence<int, row...>) {
-  static constexpr TileFunctionBf16 wide[] = {multiply_tile_bf16<row + 1, kTileVectors>...};
-  static constexpr TileFunctionBf16 narrow[] = {multiply_tile_bf16<row + 1, 1>...};
-  return columns > 16 ? wide[rows - 1] : narrow[rows - 1];
-}
-inline TileFunctionBf16 tile_function_bf16(int rows, int columns) {
-  return tile_function_bf16(rows, columns, std::make_integer_sequence<int, kTileRows>{});
-}
+// As TileFunction, with pairs; a_pair: from pair to pair of a row of A.
+using TileFunctionBf16 = void (*)(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* panel,
+                                  const float* bias, float* c, int64_t c_row, Ahead* ahead);
+TileFunctionBf16 tile_function_bf16(int rows, int columns);
 
 inline int64_t pairs_of(int64_t depth) { return (depth + 1) / 2; }
 inline int64_t pair_stride(int64_t depth) { return pairs_of(depth) + 16; }  // of rows that must not share a cache set
-
-}  // namespace
 
 // As multiply().
 template <class After>
@@ -129,15 +89,10 @@ void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float
 }
 
 // The gradient of n outputs over a batch, rounded once for all parts of a weight's gradient: (n, pairs of rows).
-inline const Pair* pair_gradient(int64_t n, int64_t rows, const float* e) {
-  constexpr int width = kPanel<float>;
-  const int64_t stride = pair_stride(rows);
-  Pair* out = reinterpret_cast<Pair*>(scratch<float, Scratch::paired>(n * stride));
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t p = 0; p * width < rows; ++p)
-      pair_neighbours(e + (p * n + i) * width, std::min<int64_t>(width, rows - p * width), out + i * stride + p * width / 2);
-  return out;
-}
+const Pair* pair_gradient(int64_t n, int64_t rows, const float* e);
+
+// Some columns of X^T, in pairs of rows.
+const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t column, int columns);
 
 // As multiply_gradient(), with E from pair_gradient().
 template <class Needs, class Take>
@@ -145,11 +100,7 @@ void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair*
                             int columns, Needs&& needs, Take&& take) {
   constexpr int width = kPanel<float>;
   const int64_t pairs = pairs_of(rows), stride = pair_stride(rows);
-  float* packed = scratch<float, Scratch::packed>((padded(rows) + pairs) * width);
-  pack_inputs(inputs, rows, x, column, columns, packed);
-  Pair* right = reinterpret_cast<Pair*>(packed + padded(rows) * width);
-  for (int64_t k = 0; k < pairs; ++k)
-    pair_rows(packed + 2 * k * width, 2 * k + 1 < rows ? packed + (2 * k + 1) * width : nullptr, width, right + k * width);
+  const Pair* right = pair_inputs(inputs, rows, x, column, columns);
   alignas(64) float tile[kTileRows * width];
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {

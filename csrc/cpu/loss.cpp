@@ -12,6 +12,23 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
+template <class F, class T, int order>
+void derivative(const T* __restrict logits, int n, T target, T* __restrict out) {
+  for (int i = 0; i < n; ++i) {
+    if constexpr (order == 0) out[i] = F::value(logits[i], target);
+    if constexpr (order == 1) out[i] = F::slope(logits[i], target);
+    if constexpr (order == 2) out[i] = F::curvature(logits[i], target);
+  }
+}
+
+template <class F, class T>
+void value_and_slope(const T* __restrict logits, int n, T target, T scale, T* __restrict values, T* __restrict slope) {
+  for (int i = 0; i < n; ++i) {
+    values[i] = F::value(logits[i], target);
+    slope[i] = scale * F::slope(logits[i], target);
+  }
+}
+
 constexpr int kChunk = 256;      // elements evaluated at a time
 constexpr int64_t kTask = 8192;  // elements summed by one thread: the unit of the fixed order
 constexpr int kLanes = 16;
@@ -85,6 +102,19 @@ void pointwise_of(const S* x, S* out, int64_t n, int formula, double target, int
 }
 
 }  // namespace
+
+template <class T>
+ChunkLoops<T> find_loops(int formula) {
+  ChunkLoops<T> found{};
+  with_formula(formula, [&](auto f) {
+    using F = decltype(f);
+    found = {{derivative<F, T, 0>, derivative<F, T, 1>, derivative<F, T, 2>}, value_and_slope<F, T>};
+  });
+  return found;
+}
+
+template ChunkLoops<float> find_loops(int);
+template ChunkLoops<double> find_loops(int);
 
 void pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, int threads) {
   with_dtype(dtype, [&](auto storage) {

@@ -324,7 +324,7 @@ class Trainer {
   }
 
   // The loss of the difference (a - b) of two sections, row by row; b gets the opposite slope, or none.
-  void paired_slopes(const Team& team, const LossPlan& loss, const Section& a, const Section& b, Share share,
+  void paired_slopes(const LossPlan& loss, const Section& a, const Section& b, Share share,
                      double weight, bool slope_of_b) {
     const ChunkLoops<T> loops = find_loops<T>(loss.formula);
     const T scale = T(weight / double(a.rows * d_.outputs()));
@@ -352,7 +352,7 @@ class Trainer {
     if (plan_.relativistic) team.barrier();  // logits of one pair may belong to two threads
     for (const Share& share : shares(team, sections)) {
       if (plan_.relativistic) {
-        paired_slopes(team, plan_.real, sections[0], sections[1], share, weight, true);
+        paired_slopes(plan_.real, sections[0], sections[1], share, weight, true);
       } else {
         slopes(plan_.real, sections[0], share, weight);
         slopes(plan_.fake, sections[1], share, weight);
@@ -366,7 +366,7 @@ class Trainer {
     const Section& real = &fake == &sections[0] ? sections[1] : sections[0];
     for (const Share& share : shares(team, sections)) {
       if (plan_.relativistic) {
-        paired_slopes(team, plan_.generated, fake, real, share, 1.0, false);
+        paired_slopes(plan_.generated, fake, real, share, 1.0, false);
         continue;
       }
       slopes(plan_.generated, fake, share, 1.0);

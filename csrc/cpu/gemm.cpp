@@ -1,0 +1,161 @@
+// The tiles that the products of gemm.h and gemm_bf16.h are made of: where all the arithmetic happens.
+#include "gemm_bf16.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+namespace {
+
+// rows x `vectors` vectors V of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
+template <class T, class V, int rows, int vectors>
+void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel, const T* bias, T* __restrict c,
+                   int64_t c_row, Ahead* ahead) {
+  using S = Simd<T>;
+  constexpr int width = int(sizeof(V) / sizeof(T));
+  V sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sum[i][v] = V{} + (bias ? bias[i] : T(0));
+  const T* __restrict block = a.data;
+  const int64_t a_row = a.row, a_column = a.column;
+  const int rows_ahead = ahead ? rows_a_block(ahead->rows, depth, a.block) : 0;
+  for (int64_t left = depth; left > 0; left -= a.block, block += a.next) {
+    const T* __restrict x = block;
+    if (ahead) ahead->some(rows_ahead);
+    for (int64_t k = std::min(left, a.block); k > 0; --k) {
+      V b[vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(panel + v * width);
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
+      panel += kPanel<T>;
+      x += a_column;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * width, sum[i][v]);
+}
+
+template <class T, int... row>
+TileFunction<T> tile_function(int rows, int columns, std::integer_sequence<int, row...>) {
+  using S = Simd<T>;
+  static constexpr TileFunction<T> wide[] = {multiply_tile<T, typename S::Vector, row + 1, kTileVectors>...};
+  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, typename S::Vector, row + 1, 1>...};
+  static constexpr TileFunction<T> half[] = {multiply_tile<T, typename S::Half, row + 1, 1>...};
+  return (columns > S::width ? wide : columns > S::width / 2 ? narrow : half)[rows - 1];
+}
+
+template <class T, int rows>
+void gather_tile(const T* __restrict a, int64_t a_depth, int64_t depth, T* __restrict out) {
+  for (int64_t k = 0; k < depth; ++k)
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) out[k * kTileRows + i] = a[k * a_depth + i];
+}
+
+template <class T, int... row>
+auto gather_function(int rows, std::integer_sequence<int, row...>) {
+  static constexpr void (*table[])(const T*, int64_t, int64_t, T*) = {gather_tile<T, row + 1>...};
+  return table[rows - 1];
+}
+
+#if defined(__AVX512F__)
+
+template <int rows, int vectors>
+FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* panel,
+                                     const float* bias, float* c, int64_t c_row, Ahead* ahead) {
+  __m512 sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_set1_ps(bias ? bias[i] : 0.0f);
+  constexpr int64_t block = 16;
+  const int rows_ahead = ahead ? rows_a_block(ahead->rows, pairs, block) : 0;
+  for (int64_t k = 0; k < pairs; ++k, panel += kPanel<float>, a += a_pair) {
+    if (ahead && k % block == 0) ahead->some(rows_ahead);
+    __m512i b[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(panel + 16 * v);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const __m512i x = _mm512_set1_epi32(int(a[i * a_row]));
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)x, (__m512bh)b[v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(c + i * c_row + 16 * v, sum[i][v]);
+}
+
+template <int... row>
+TileFunctionBf16 tile_function_bf16(int rows, int columns, std::integer_sequence<int, row...>) {
+  static constexpr TileFunctionBf16 wide[] = {multiply_tile_bf16<row + 1, kTileVectors>...};
+  static constexpr TileFunctionBf16 narrow[] = {multiply_tile_bf16<row + 1, 1>...};
+  return columns > 16 ? wide[rows - 1] : narrow[rows - 1];
+}
+#endif
+
+}  // namespace
+
+template <class T>
+TileFunction<T> tile_function(int rows, int columns) {
+  return tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{});
+}
+
+template <class T>
+GatherFunction<T> gather_function(int rows) {
+  return gather_function<T>(rows, std::make_integer_sequence<int, kTileRows>{});
+}
+
+template <class T>
+void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed) {
+  constexpr int width = kPanel<T>;
+  for (int64_t p = 0; p * width < rows; ++p)
+    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, rounded_up(rows - p * width, Simd<T>::width)),
+              packed + p * width * width, width);
+  if (columns % Simd<T>::width)  // lanes beyond the last input: anything but a stray NaN, which would cost time
+    for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
+}
+
+template TileFunction<float> tile_function(int, int);
+template TileFunction<double> tile_function(int, int);
+template GatherFunction<float> gather_function(int);
+template GatherFunction<double> gather_function(int);
+template void pack_inputs(int64_t, int64_t, const float*, int64_t, int, float*);
+template void pack_inputs(int64_t, int64_t, const double*, int64_t, int, double*);
+
+#if defined(__AVX512F__)
+TileFunctionBf16 tile_function_bf16(int rows, int columns) {
+  return tile_function_bf16(rows, columns, std::make_integer_sequence<int, kTileRows>{});
+}
+
+const Pair* pair_gradient(int64_t n, int64_t rows, const float* e) {
+  constexpr int width = kPanel<float>;
+  const int64_t stride = pair_stride(rows);
+  Pair* out = reinterpret_cast<Pair*>(scratch<float, Scratch::paired>(n * stride));
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t p = 0; p * width < rows; ++p)
+      pair_neighbours(e + (p * n + i) * width, std::min<int64_t>(width, rows - p * width), out + i * stride + p * width / 2);
+  return out;
+}
+
+const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t column, int columns) {
+  constexpr int width = kPanel<float>;
+  const int64_t pairs = pairs_of(rows);
+  float* packed = scratch<float, Scratch::packed>((padded(rows) + pairs) * width);
+  pack_inputs(inputs, rows, x, column, columns, packed);
+  Pair* right = reinterpret_cast<Pair*>(packed + padded(rows) * width);
+  for (int64_t k = 0; k < pairs; ++k)
+    pair_rows(packed + 2 * k * width, 2 * k + 1 < rows ? packed + (2 * k + 1) * width : nullptr, width, right + k * width);
+  return right;
+}
+
+#endif
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan
