@@ -261,3 +261,32 @@ def test_the_interpreter_ends_while_workers_wait() -> None:
     need("native", "mlp")
     run = subprocess.run([sys.executable, "-W", "error", "-c", EXIT], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0 and run.stdout.strip() == "done" and not run.stderr, run.stderr
+
+
+# A backward pass whose threads need 128 MB of scratch each, where 100 MB are left.
+OUT_OF_MEMORY = """
+import resource
+import torch
+import fastgan
+torch.set_num_threads(2)
+torch.manual_seed(0)
+net = fastgan.nn.MLP([2, 8, 1], activation="leaky_relu", impl="native")
+loss = net(torch.randn(1_000_000, 2)).square().mean()
+with open("/proc/self/statm") as statm:
+    used = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, resource.RLIM_INFINITY))
+try:
+    loss.backward()
+except MemoryError:
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    net(torch.randn(5000, 2)).square().mean().backward()
+    print(bool(net[0].weight.grad.isfinite().all()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory is used")
+def test_a_worker_out_of_memory_is_an_error_of_the_caller() -> None:
+    """And the pool goes on working: nothing waits for the thread that gave up."""
+    need("native", "mlp")
+    run = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and run.stdout.strip() == "True", run.stderr

@@ -4,9 +4,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 namespace fastgan {
 namespace {
@@ -43,12 +45,20 @@ class Pool {
     take_tasks();
     places_.store(0);  // whoever comes late finds nothing to join
     for (int spins = 0; active_.load() > 0; ++spins) spins < kSpins ? pause() : std::this_thread::yield();
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
     return true;
   }
 
  private:
+  // What a task throws would end the process if it left a worker's thread; the caller throws the first of it instead.
   void take_tasks() {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i);
+    try {
+      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i);
+    } catch (...) {
+      next_.store(count_);  // the tasks left would be for nothing
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
   }
 
   // A worker counts itself active before it claims a place, so the caller either waits for it or has left none to claim.
@@ -80,6 +90,7 @@ class Pool {
   int64_t count_ = 0;
   std::atomic<int64_t> next_{0};
   std::atomic<int> places_{0}, active_{0}, sleepers_{0};
+  std::exception_ptr failure_;
   int workers_ = 0;
 };
 
@@ -111,8 +122,10 @@ void Barrier::wait() {
     phase_.store(phase + 1, std::memory_order_release);
     return;
   }
-  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins)
+  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
+    if (abandoned_.load(std::memory_order_relaxed)) throw Abandoned{};
     spins < kSpins ? pause() : std::this_thread::yield();
+  }
 }
 
 void with_team(int threads, const std::function<void(const Team&)>& body) {
@@ -120,7 +133,16 @@ void with_team(int threads, const std::function<void(const Team&)>& body) {
     Barrier barrier(threads);
     // A rank is a task. Whoever takes one is held in it by the barriers until every rank has been taken, so no thread takes
     // two and waits for itself; where the body has no barrier, it does no harm.
-    if (current_pool()->run(threads, threads, [&](int64_t rank) { body({int(rank), threads, &barrier}); })) return;
+    const auto take_rank = [&](int64_t rank) {
+      try {
+        body({int(rank), threads, &barrier});
+      } catch (const Barrier::Abandoned&) {  // another rank has something to tell
+      } catch (...) {
+        barrier.abandon();
+        throw;
+      }
+    };
+    if (current_pool()->run(threads, threads, take_rank)) return;
   }
   body({});
 }

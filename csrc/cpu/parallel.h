@@ -8,7 +8,7 @@
 namespace fastgan {
 
 // Runs task(0) .. task(count - 1) on at most `threads` threads, the caller among them; returns when all are done.
-// A call made while another thread's call is under way runs serially.
+// A call made while another thread's call is under way runs serially. The first exception of a task is thrown on.
 void parallel_for(int threads, int64_t count, const std::function<void(int64_t)>& task);
 
 // Where threads wait for one another: they spin briefly, then give the processor away between looks.
@@ -17,8 +17,13 @@ class Barrier {
   explicit Barrier(int size) : size_(size) {}
   void wait();
 
+  // Whoever waits, or ever will, is thrown out: a thread that failed is not coming.
+  struct Abandoned {};
+  void abandon() { abandoned_.store(true, std::memory_order_relaxed); }
+
  private:
   const int size_;
+  std::atomic<bool> abandoned_{false};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
 };
