@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,6 +168,15 @@ def test_the_core_adds_no_floats_atomically_and_has_no_fast_math() -> None:
     for path in [*sources(), CSRC.parent / "CMakeLists.txt"]:
         text = without_comments(path.read_text())
         assert not re.search(r"atomicAdd|ffast-math|use_fast_math|Ofast", text), path.name
+
+
+@needs_sources
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_core_compiles_without_a_warning() -> None:
+    sources = [str(path) for path in sorted(CSRC.glob("cpu/*.cpp"))]
+    flags = ("-std=gnu++20", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-DFASTGAN_ISA=portable")
+    found = subprocess.run(["g++", "-fsyntax-only", *flags, *sources], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[:2000]
 
 
 @needs_sources

@@ -12,6 +12,8 @@ inline namespace FASTGAN_ISA {
 #define FASTGAN_BF16 __attribute__((target("avx512bf16")))
 
 using Pair = uint32_t;  // two neighbours along the depth, the first one in the low half
+typedef uint32_t Pairs __attribute__((vector_size(64)));
+typedef uint16_t Rounded __attribute__((vector_size(32)));
 
 inline bool has_bf16() {
   static const bool has = __builtin_cpu_supports("avx512bf16");
@@ -32,10 +34,11 @@ FASTGAN_BF16 inline void pair_neighbours(const float* in, int64_t count, Pair* o
 FASTGAN_BF16 inline void pair_rows(const float* first, const float* second, int count, Pair* out) {
   for (int i = 0; i < count; i += 16) {
     const __mmask16 mask = __mmask16(count - i >= 16 ? 0xffff : (1 << (count - i)) - 1);
-    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, first + i)));
+    const __m512 above = _mm512_maskz_loadu_ps(mask, first + i);
     const __m512 below = second ? _mm512_maskz_loadu_ps(mask, second + i) : _mm512_setzero_ps();
-    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(below));
-    _mm512_mask_storeu_epi32(out + i, mask, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    const Pairs low = __builtin_convertvector((Rounded)_mm512_cvtneps_pbh(above), Pairs);
+    const Pairs high = __builtin_convertvector((Rounded)_mm512_cvtneps_pbh(below), Pairs);
+    _mm512_mask_storeu_epi32(out + i, mask, (__m512i)(low | high << 16));
   }
 }
 
