@@ -39,7 +39,8 @@ FLOORS = {
     "presets": 8,
     "benchmark": 8,
     "plots": 8,
-    "cli": 9,
+    "reproduce": 9,
+    "cli": 10,
 }
 ROOT = ("__init__", "__main__")  # the public names, and the entry point
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder")

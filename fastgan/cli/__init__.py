@@ -1,4 +1,4 @@
-"""The command line: fastgan train, sample, evaluate, plot, bench and info.
+"""The command line: fastgan train, sample, evaluate, plot, reproduce, bench and info.
 
 Whatever a user can get wrong ends in exit code 2 and one line on stderr.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from fastgan.cli import bench, evaluate, info, plot, sample, train
+from fastgan.cli import bench, evaluate, info, plot, reproduce, sample, train
 from fastgan.cli.arguments import Parser, explain
 
 _EXAMPLES = """\
@@ -18,6 +18,7 @@ examples:
   fastgan sample runs/digits-1 --n 1000 --out x.npy    draw from the trained generator
   fastgan evaluate runs/digits-1                       measure it: likelihood, modes, nearest rows
   fastgan plot losses                                  the generator's costs and their slopes
+  fastgan reproduce pacgan --trials 3 --steps 20000    a paper's table, trained again
   fastgan bench --quick                                how fast it is here, against PyTorch and JAX
   fastgan info                                         what serves each operation here, and why
 """
@@ -28,7 +29,7 @@ def parser() -> Parser:
     top = Parser(prog="fastgan", description="Train the GAN of Goodfellow et al. (2014).", epilog=_EXAMPLES)
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in (train, sample, evaluate, plot, bench, info):
+    for command in (train, sample, evaluate, plot, reproduce, bench, info):
         command.add(commands)
     return top
 

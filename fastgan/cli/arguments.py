@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 # whose messages begin "Owner: argument ...", where argument is also a flag
-_OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population)"
+_OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population|reproduce)"
 _RENAMED = {"betas": "beta1"}
 
 

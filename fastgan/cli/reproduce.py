@@ -1,0 +1,30 @@
+"""fastgan reproduce: the tables of papers, trained again."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fastgan.cli import reproduce_pacgan
+
+_PAPERS = (reproduce_pacgan,)
+
+
+def add(commands: Any) -> None:
+    """The command, and one below it for each paper."""
+    command = commands.add_parser(
+        "reproduce",
+        help="the tables of papers, trained again",
+        description="Train at a paper's published settings, and print its row, ours, and how many standard errors lie "
+        "between them.",
+        epilog="examples:\n  fastgan reproduce pacgan --dataset ring --methods GAN --trials 3 --steps 20000\n",
+    )
+    command.set_defaults(run=lambda arguments: _help(command))
+    papers = command.add_subparsers(title="papers", metavar="PAPER", dest="paper")
+    for paper in _PAPERS:
+        paper.add(papers)
+
+
+def _help(command: argparse.ArgumentParser) -> int:
+    command.print_help()
+    return 0

@@ -1,0 +1,124 @@
+"""fastgan reproduce pacgan: table 1 of Lin et al. (2018)."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgan.cli.arguments import natural
+from fastgan.cli.progress import Display, population_progress
+from fastgan.reproduce import pacgan, table, trials
+from fastgan.reproduce.pacgan import Study
+
+
+def add(papers: Any) -> None:
+    """The command and its flags."""
+    command = papers.add_parser(
+        "pacgan",
+        help="modes found on the 2-D ring and grid (Lin et al. 2018, table 1)",
+        description="How many modes of the 2-D ring and grid GAN and PacGAN find, at the paper's settings: 10 trials "
+        "of 400,000 iterations each, unless told otherwise. Given a folder that holds a finished study, it prints that "
+        "study's table again.",
+        epilog="examples:\n"
+        "  fastgan reproduce pacgan --dataset ring --methods GAN --trials 3 --steps 20000    a look\n"
+        "  fastgan reproduce pacgan --out full --precision bf16                              the whole table\n"
+        "  fastgan reproduce pacgan --out full --resume                                      where it was killed\n",
+    )
+    command.add_argument("--dataset", choices=tuple(pacgan.DATASETS), help="one of the two (both)")
+    command.add_argument(
+        "--methods", metavar="NAME,..", help=f"some of {','.join(pacgan.METHODS)}, joined by commas (all)"
+    )
+    command.add_argument("--trials", type=natural, metavar="N", help="GANs a method (10), with the seeds 0 to N-1")
+    command.add_argument("--steps", type=natural, metavar="N", help="iterations of each (400000)")
+    command.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="of the products (fp32); bf16 is faster where a processor has it"
+    )
+    command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (torch's number of them)")
+    command.add_argument("--out", type=Path, help="folder of the study (reproduce/pacgan)")
+    command.add_argument("--resume", action="store_true", help="go on where the study in --out is")
+    command.add_argument("--no-pictures", action="store_true", help="write tables only")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train what is missing, then print and write the table."""
+    folder = arguments.out or Path("reproduce") / "pacgan"
+    stored = Study.read(folder)
+    if stored is None and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--out must be new, empty or a study of PacGAN's table, got {folder}")
+    asked = _asked(arguments)
+    study = dataclasses.replace(stored or Study(), **asked)
+    if stored is not None and not arguments.resume and not (study == stored and pacgan.finished(study, folder)):
+        raise ValueError(f"--out must be new, hold the finished study asked for, or be resumed, got {folder}")
+    if stored is not None and study.precision != stored.precision:
+        raise ValueError(f"--precision must be {stored.precision} as in {folder}, got {study.precision}")
+    done = pacgan.finished(study, folder) or _train(study, folder, arguments)
+    report(study, folder, pictures=not arguments.no_pictures)
+    if not done:
+        print(f"go on:    fastgan reproduce pacgan --out {folder} --resume")
+    return 0 if done else 130
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a study that were given."""
+    asked = {name: getattr(arguments, name) for name in ("trials", "steps", "precision")}
+    asked["datasets"] = None if arguments.dataset is None else (arguments.dataset,)
+    asked["methods"] = None if arguments.methods is None else tuple(arguments.methods.split(","))
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _train(study: Study, folder: Path, arguments: argparse.Namespace) -> bool:
+    left = [
+        cell for cell in study.cells if not trials.ended(pacgan.cell_folder(folder, *cell), study.trials, study.steps)
+    ]
+    members = len(left) * study.trials
+    bars: list[Display] = population_progress(members, members * study.steps, quiet=arguments.quiet)
+    try:
+        return pacgan.run(study, folder, threads=arguments.threads or torch.get_num_threads(), callbacks=bars)
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def report(study: Study, folder: Path, *, pictures: bool = True) -> None:
+    """Print the table of what has ended; write it, and the pictures, into the folder."""
+    rows = pacgan.table(study, folder)
+    for dataset in study.datasets:
+        print(f"{dataset}: {study.trials} trials of {study.steps:,} iterations, {study.precision}{_short(study)}")
+        print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS)))
+        print()
+    for cell in study.cells:
+        path = pacgan.cell_folder(folder, *cell)
+        if failed := trials.failures(path, study.trials, study.steps):
+            print(f"{' '.join(cell)}: {failed} of {study.trials} trials ended in numbers that are not finite")
+        if noted := trials.noted_training(path):
+            rate = f"{noted['steps_per_second']:,.0f} iterations/s in all on {noted['threads']} threads"
+            print(f"{' '.join(cell)}: {rate}, engine {noted['engine']} ({noted['engine_reason']})")
+    if (hours := pacgan.full_length_hours(study, folder)) is not None:
+        cells = f"{len(study.cells)} x {pacgan.TRIALS} trials of {pacgan.STEPS:,} iterations"
+        print(f"at these rates the paper's length, {cells}, takes {hours:,.1f} hours")
+    written = table.write(folder, rows, pacgan.COLUMNS, dataclasses.asdict(study))
+    if pictures:
+        try:
+            written += pacgan.draw(study, folder)
+        except ImportError as error:  # the figures stand without them
+            print(f"no pictures: {error}", file=sys.stderr)
+    print("written:  " + "  ".join(map(str, written)))
+
+
+def _short(study: Study) -> str:
+    parts = [
+        f"{ours:,} of the paper's {theirs:,} {what}"
+        for ours, theirs, what in (
+            (study.trials, pacgan.TRIALS, "trials"),
+            (study.steps, pacgan.STEPS, "iterations"),
+        )
+        if ours < theirs
+    ]
+    return f" ({', '.join(parts)})" if parts else ""

@@ -1,0 +1,148 @@
+"""A paper's row, ours and the ceiling under each other, with the distance in standard errors; as text and as files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgan.training.checkpoint import write_atomically
+from fastgan.training.population import mean_and_error
+
+PAPER, OURS, APART = "paper", "ours", "apart"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean and its standard error.
+
+    Args:
+        mean: of the trials.
+        error: standard error of it; NaN where nothing is known of it.
+        trials: how many there were.
+    """
+
+    mean: float
+    error: float = math.nan
+    trials: int = 1
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure:
+        """The figure of some trials; those that are not finite are left out."""
+        mean, error = mean_and_error(np.asarray(values, float))
+        return cls(float(mean), float(error), int(np.isfinite(values).sum()))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of one trial."""
+        return self.error * math.sqrt(self.trials)
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.mean):
+            return "-"
+        known = math.isfinite(self.error)
+        scale = self.error if known and self.error > 0 else 0.1
+        digits = min(max(1 - math.floor(math.log10(scale)), 1), 4)  # two figures of the error
+        return f"{self.mean:.{digits}f}" + (f" +- {self.error:.{digits}f}" if known else "")
+
+
+def apart(ours: Figure, paper: Figure) -> float:
+    """How many standard errors of their difference our mean lies above the paper's.
+
+    Where we have a single trial, its standard deviation is taken to be that of the paper's trials.
+    """
+    own = ours.error if math.isfinite(ours.error) else paper.spread / math.sqrt(ours.trials)
+    error = math.hypot(own, paper.error)
+    difference = ours.mean - paper.mean
+    return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Args:
+        group: what it belongs to, as "ring".
+        method: whose row, as "PacGAN2".
+        kind: "paper", "ours", or what else it is.
+        figures: by column.
+    """
+
+    group: str
+    method: str
+    kind: str
+    figures: Mapping[str, Figure]
+
+
+def lines(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """The table in columns, and after each of our rows how far it lies from the paper's and whether that is within two
+    standard errors."""
+    table = [["", "", *columns]]
+    for row in rows:
+        paper = _paper_of(row, rows)
+        table.append([row.method, row.kind, *(str(row.figures.get(name, "")) for name in columns)])
+        if row.kind == OURS and paper is not None:
+            table.append(["", APART, *(_verdict(row, paper, name) for name in columns)])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table]
+
+
+def _verdict(ours: Row, paper: Row, column: str) -> str:
+    if column not in ours.figures or column not in paper.figures:
+        return ""
+    errors = apart(ours.figures[column], paper.figures[column])
+    if math.isnan(errors):
+        return "-"
+    return f"{errors:+.1f} SE: {'within 2' if abs(errors) <= 2 else 'NOT within 2'}"
+
+
+def _paper_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    same = (other for other in rows if other.kind == PAPER and (other.group, other.method) == (row.group, row.method))
+    return next(same, None)
+
+
+def write(folder: Path, rows: Sequence[Row], columns: Sequence[str], about: Mapping[str, Any]) -> list[Path]:
+    """table.csv, table.md and table.json in a folder."""
+    groups = list(dict.fromkeys(row.group for row in rows))
+
+    def csv() -> Iterator[bytes]:
+        yield ",".join(["group", "method", "row", *(f"{n},{n} SE" for n in columns), "trials"]).encode() + b"\n"
+        for row in rows:
+            found = [row.figures.get(name, Figure(math.nan)) for name in columns]
+            numbers = [f"{f.mean!r},{f.error!r}" for f in found]
+            yield ",".join([row.group, row.method, row.kind, *numbers, str(max(f.trials for f in found))]).encode()
+            yield b"\n"
+
+    def markdown() -> Iterator[bytes]:
+        for group in groups:
+            yield f"| {group} | | {' | '.join(columns)} |\n|{'---|' * (2 + len(columns))}\n".encode()
+            for row in (row for row in rows if row.group == group):
+                cells = [str(row.figures.get(name, "")).replace("+-", "±") for name in columns]
+                yield f"| {row.method} | {row.kind} | {' | '.join(cells)} |\n".encode()
+            yield b"\n"
+
+    def plain(row: Row) -> dict[str, Any]:
+        figures = {n: {"mean": f.mean, "standard_error": f.error, "trials": f.trials} for n, f in row.figures.items()}
+        paper = _paper_of(row, rows) if row.kind == OURS else None
+        both = [] if paper is None else [name for name in columns if name in row.figures and name in paper.figures]
+        distances = {n: apart(row.figures[n], paper.figures[n]) for n in both} if paper is not None else {}
+        named = {"group": row.group, "method": row.method, "row": row.kind, "figures": figures}
+        return _finite(named | ({"standard_errors_apart": distances} if distances else {}))
+
+    body = json.dumps({**about, "rows": [plain(row) for row in rows]}, indent=1) + "\n"
+    parts = {"table.csv": csv(), "table.md": markdown(), "table.json": [body.encode()]}
+    for name, part in parts.items():
+        write_atomically(folder / name, part)
+    return [folder / name for name in parts]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: None stands for it."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

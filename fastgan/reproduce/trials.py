@@ -1,0 +1,149 @@
+"""The trials of one cell of a table: their modes over time, their last samples, and how fast they trained."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import evaluation, theory
+from fastgan.data import Dataset
+from fastgan.training import Callback, PopulationResult, Run, TrainResult
+from fastgan.training.checkpoint import write_atomically
+
+SAMPLES = 2500  # of one evaluation
+MEASURES = ("modes", "high_quality", "reverse_kl")
+_MODES, _SAMPLES, _FAILED, _TRAINING = "modes.csv", "samples.npy", "failed.json", "training.json"
+
+
+def measure(samples: Tensor, dataset: Dataset) -> dict[str, float]:
+    """Modes with a sample within three standard deviations, share of such samples, and KL(p_g||uniform) over them.
+
+    As the code of PacGAN does, the divergence counts only the samples near a mode; with none at all it is log(modes),
+    the most it can be.
+    """
+    assert dataset.centres is not None and dataset.std is not None
+    coverage = evaluation.mode_coverage(samples, dataset.centres, dataset.std)
+    distance = torch.cdist(samples.double(), dataset.centres.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distance.min(1)
+    counts = torch.bincount(nearest.indices[nearest.values < 3 * dataset.std], minlength=coverage.modes)
+    uniform = torch.full((coverage.modes,), 1 / coverage.modes, dtype=torch.float64)
+    near = int(counts.sum())
+    kl = float(theory.kl_divergence(counts.double() / near, uniform)) if near else math.log(coverage.modes)
+    return {"modes": float(coverage.covered), "high_quality": coverage.high_quality, "reverse_kl": kl}
+
+
+class Coverage(Callback):
+    """Measures G every thousand iterations, an epoch of the paper, into modes.csv; keeps the last samples."""
+
+    every = 1000
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._rows: dict[int, list[list[float]]] = {}
+
+    def on_start(self, run: Run) -> None:
+        earlier = rows_of(_folder(run)) if run.step else np.empty((0, 1 + len(MEASURES)))
+        self._rows[run.member] = [row for row in earlier.tolist() if row[0] <= run.step]
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        if run.step % self.every == 0 and np.isfinite(rows["loss_d"][-1] + rows["loss_g"][-1]):
+            self._measure(run)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        if not result.interrupted:
+            samples = self._measure(run)
+            file = io.BytesIO()
+            np.save(file, samples.numpy())
+            write_atomically(_folder(run) / _SAMPLES, [file.getvalue()])
+
+    def on_failure(self, run: Run, why: str) -> None:
+        write_atomically(_folder(run) / _FAILED, [(json.dumps({"step": run.step, "why": why}) + "\n").encode()])
+
+    def _measure(self, run: Run) -> Tensor:
+        samples = run.gan.sample(SAMPLES, seed=0, batch_size=SAMPLES, device="cpu")
+        known = self._rows[run.member]
+        if not (known and known[-1][0] == run.step) and bool(samples.isfinite().all()):
+            found = measure(samples, self._dataset)
+            known.append([float(run.step), *(found[name] for name in MEASURES)])
+            lines = [f"{row[0]:.0f},{row[1]:.0f},{row[2]:.6g},{row[3]:.6g}\n" for row in known]
+            write_atomically(_folder(run) / _MODES, [f"step,{','.join(MEASURES)}\n".encode(), "".join(lines).encode()])
+        return samples
+
+
+def _folder(run: Run) -> Path:
+    assert run.run_dir is not None
+    return run.run_dir
+
+
+# ---------------------------------------------------------------- reading them again
+
+
+def rows_of(member: Path) -> np.ndarray:
+    """modes.csv of a trial: (evaluations, 4), step and measures."""
+    path = member / _MODES
+    if not path.is_file():
+        return np.empty((0, 1 + len(MEASURES)))
+    try:
+        found: np.ndarray = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold numbers, got: {error}") from error
+    return found
+
+
+def samples_of(member: Path) -> Tensor:
+    """The samples of a trial that has ended, (2500, 2)."""
+    return torch.from_numpy(np.load(member / _SAMPLES))
+
+
+def members(cell: Path, count: int, steps: int) -> list[Path]:
+    """The folders of the trials that have ended well."""
+    return [path for path in _all(cell, count) if _ended_well(path, steps)]
+
+
+def _all(cell: Path, count: int) -> list[Path]:
+    return [cell / f"member-{number:04d}" for number in range(count)]
+
+
+def failures(cell: Path, count: int, steps: int) -> int:
+    """How many trials ended in numbers that are not finite."""
+    return sum((path / _FAILED).is_file() and not _ended_well(path, steps) for path in _all(cell, count))
+
+
+def ended(cell: Path, count: int, steps: int) -> bool:
+    """Whether every trial has ended, well or not."""
+    return len(members(cell, count, steps)) + failures(cell, count, steps) == count
+
+
+def last_rows(cell: Path, count: int, steps: int) -> list[dict[str, float]]:
+    """The last evaluation of each trial that has ended well."""
+    return [dict(zip(MEASURES, rows_of(path)[-1, 1:].tolist(), strict=True)) for path in members(cell, count, steps)]
+
+
+def _ended_well(member: Path, steps: int) -> bool:
+    rows = rows_of(member)
+    return bool(len(rows)) and rows[-1, 0] == steps and (member / _SAMPLES).is_file()
+
+
+def note_training(cell: Path, result: PopulationResult, threads: int) -> None:
+    """training.json: which engine ran and how fast."""
+    body: dict[str, Any] = {
+        "steps_per_second": result.steps_per_second,
+        "threads": threads,
+        "engine": result.engine,
+        "engine_reason": result.engine_reason,
+    }
+    if result.steps_per_second > 0:
+        write_atomically(cell / _TRAINING, [(json.dumps(body) + "\n").encode()])
+
+
+def noted_training(cell: Path) -> dict[str, Any] | None:
+    """What `note_training` has written, or None."""
+    path = cell / _TRAINING
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
