@@ -241,7 +241,27 @@ def mlp_gan(
     return GAN(generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=(data_dim,))
 
 
-def goodfellow_mnist(data: Tensor | None = None, *, data_dim: int = 784) -> GAN:
+def maxout_discriminator(data_dim: int, units: int = 240) -> nn.Sequential:
+    """D of the original code: two maxout layers of `units` x 5, a fifth of the inputs and half of the units dropped.
+
+    Weights U(-0.005, 0.005), biases 0. The MNIST net has 240 units, the Toronto faces' 1200, CIFAR-10's 1600.
+
+    Source: Goodfellow et al. (2014), section 5, and the configuration files of its code.
+    """
+    network = nn.Sequential(
+        nn.Dropout(0.2),
+        nn.Maxout(data_dim, units, 5),
+        nn.Dropout(0.5),
+        nn.Maxout(units, units, 5),
+        nn.Dropout(0.5),
+        nn.Linear(units, 1),
+    )
+    return nn.init.uniform_(network, 0.005)
+
+
+def goodfellow_mnist(
+    data: Tensor | None = None, *, data_dim: int = 784, hidden: int = 1200, units: int = 240
+) -> GAN:
     """MNIST networks of the original code: two ReLU layers of 1200 in G, two maxout layers of 240 x 5 in D.
 
     It was trained with `TrainConfig(steps=..., batch_size=100, mode="simultaneous", optimizer=Momentum(0.1,
@@ -252,25 +272,19 @@ def goodfellow_mnist(data: Tensor | None = None, *, data_dim: int = 784) -> GAN:
         data: (n, data_dim) in [0, 1]: sets G's output bias so that an untrained G starts at the marginals.
             None: zeros.
         data_dim: features of one sample, 784 in the original.
+        hidden: width of G's hidden layers, 1200 in the original.
+        units: maxout units of each of D's layers, 240 in the original.
 
     Returns:
         GAN with 2,503,984 parameters in G and 1,231,441 in D, uniform prior on [-sqrt 3, sqrt 3].
 
     Source: Goodfellow et al. (2014), section 5, and the configuration file of its code.
     """
-    generator = nn.MLP([100, 1200, 1200, data_dim], activation="relu", output_activation="sigmoid")
-    discriminator = nn.Sequential(
-        nn.Dropout(0.2),
-        nn.Maxout(data_dim, 240, 5),
-        nn.Dropout(0.5),
-        nn.Maxout(240, 240, 5),
-        nn.Dropout(0.5),
-        nn.Linear(240, 1),
-    )
+    generator = nn.MLP([100, hidden, hidden, data_dim], activation="relu", output_activation="sigmoid")
     nn.init.uniform_(generator, 0.05)
-    nn.init.uniform_(discriminator, 0.005)
     if data is not None:
         nn.init.output_bias_from_data(generator, data)
+    discriminator = maxout_discriminator(data_dim, units)
     return GAN(generator, discriminator, latent_dim=100, prior="uniform", data_shape=(data_dim,))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastgan.cli import reproduce_pacgan
+from fastgan.cli import reproduce_goodfellow, reproduce_pacgan
 
-_PAPERS = (reproduce_pacgan,)
+_PAPERS = (reproduce_pacgan, reproduce_goodfellow)
 
 
 def add(commands: Any) -> None:

@@ -1,0 +1,145 @@
+"""fastgan reproduce goodfellow2014: recipes of the paper's code, the user's files, and the Parzen table."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fastgan
+from fastgan.cli import main
+from fastgan.reproduce import goodfellow2014 as paper
+
+Run = Callable[..., tuple[int, str, str]]
+FAST = ("--quiet", "--no-pictures", "--epochs", "1")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper, "SAMPLES", 200)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(["reproduce", "goodfellow2014", *argv])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def idx_files(folder: Path, train: int = 720, test: int = 100) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for prefix, n in (("train", train), ("t10k", test)):
+        pixels = rng.integers(0, 256, (n, 28, 28), np.uint8)
+        header = struct.pack(">IIII", 0x00000803, n, 28, 28)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    return folder
+
+
+def layers(network: torch.nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(p.shape) for p in network.parameters() if p.ndim == 2]
+
+
+def test_M71_the_recipes_are_the_original_codes() -> None:
+    rows = torch.rand(6, 784)
+    ((_, gan, _, config),) = paper._RECIPES["mnist"][1](rows)
+    assert layers(gan.generator) == [(1200, 100), (1200, 1200), (784, 1200)] and gan.prior == "uniform"
+    assert layers(gan.discriminator) == [(1200, 784), (1200, 240), (1, 240)]
+    momentum = config.optimizer
+    assert isinstance(momentum, fastgan.Momentum) and momentum.learning_rate(0) == 0.1
+    assert momentum.convention == "pylearn2" and momentum.momentum_at(250) == 0.7
+    assert (config.batch_size, config.mode, config.max_col_norm) == (100, "simultaneous", None)
+
+
+def test_M71_the_wide_recipes_are_the_original_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TFD and CIFAR-10, whose nets have a hundred million parameters, on the device that holds none."""
+    monkeypatch.setattr(fastgan.nn.init, "output_bias_from_data", lambda layer, data: layer)
+    with torch.device("meta"):
+        monkeypatch.setattr(fastgan.nn.init, "sparse_", lambda weight, nonzeros: weight)
+        first, second = paper._RECIPES["tfd"][1](torch.rand(6, 2304))
+        ((_, cifar, _, of_cifar),) = paper._RECIPES["cifar10"][1](torch.rand(6, 3072))
+    wide = [(8000, 100), (8000, 8000), (2304, 8000)]
+    assert layers(first[1].generator) == wide and (first[0], first[2]) == ("pretrain", 50)
+    assert layers(second[1].generator) == [(8000, 100), (100, 8000), *wide] and (second[0], second[2]) == ("train", 22)
+    shared = {id(p) for p in first[1].generator.parameters()}
+    assert shared < {id(p) for p in second[1].generator.parameters()}
+    assert layers(second[1].discriminator) == [(6000, 2304), (6000, 1200), (1, 1200)]
+    assert first[3].max_col_norm == 1.9365 and first[3].optimizer.learning_rate(0) == 0.05
+    assert layers(cifar.generator) == [(8000, 100), (8000, 8000), (3072, 8000)]
+    assert layers(cifar.discriminator) == [(8000, 3072), (8000, 1600), (1, 1600)]
+    assert of_cifar.optimizer.learning_rate(0) == 0.025 and cifar.prior == "normal"
+
+
+def test_M71_mnist_files_give_the_papers_rows_and_ours(run: Run) -> None:
+    folder = idx_files(Path("mine"))
+    code, out, err = run("--dataset", "mnist", "--data", str(folder), *FAST, "--out", "a")
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines()[2:5]] == ["DBN", "Stacked", "Deep"]
+    assert "225.0 +- 2.0" in out and "NOT within 2" in out and "engine fused" in out and "6 iterations" in out
+    body = json.loads(Path("a/table.json").read_text())
+    assert body["iterations"] == 6 and body["samples"] == 200  # 600 of 720 rows train, 100 at a time
+    again = run("--dataset", "mnist", "--data", str(folder), *FAST, "--out", "a", "--resume")
+    assert again[0] == 0 and again[1] == out
+
+
+def test_M70_the_measure_is_that_of_the_evaluation(run: Run) -> None:
+    pytest.importorskip("sklearn", reason="digits come with scikit-learn")
+    code, out, err = run("--out", "a", "--quiet", "--epochs", "1")
+    assert code == 0, err
+    split = paper.load("digits", None)
+    (stage,) = paper.plan("digits", split, Path("a"), epochs=1)
+    assert stage.train(split).step == 12
+    samples = stage.gan.sample(200, seed=1)
+    figures = json.loads(Path("a/table.json").read_text())
+    ours = fastgan.evaluation.parzen_log_likelihood(samples, split.test, sigma=figures["sigma"])
+    assert figures["rows"][0]["figures"][paper.COLUMN]["mean"] == pytest.approx(ours.mean, abs=1e-9)
+    assert (Path("a") / "samples.png").stat().st_size > 1000
+
+
+def test_contrast_normalisation_is_pylearn2s() -> None:
+    rows = torch.rand(5, 3072)
+    normalised = paper._contrast_normalised(torch.cat([rows, torch.full((1, 3072), 0.5)]))
+    x = rows.numpy() - rows.numpy().mean(1, keepdims=True)
+    expected = x / (np.sqrt((x**2).sum(1, keepdims=True)) / 55.0)
+    assert np.allclose(normalised[:5].numpy(), expected, atol=1e-5)
+    assert normalised[5].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--dataset", "mnist"), "--data must be the folder of MNIST's four IDX files, or train.npy and test.npy"),
+        (("--data", "empty"), "--data must be left out for digits, got empty"),
+        (("--dataset", "mnist", "--data", "nowhere"), "nowhere is no folder; it must hold MNIST's four IDX files"),
+        (("--dataset", "mnist", "--data", "empty"), "empty must hold MNIST's four IDX files"),
+        (("--dataset", "tfd", "--data", "empty"), "empty/train.npy is missing; empty must hold train.npy"),
+        (("--dataset", "cifar10", "--data", "mine"), "a row of train in mine must have 3072 numbers, got 784"),
+        (("--dataset", "mnist", "--data", "few"), "train in few must have at least 600 rows, got 60"),
+        (("--dataset", "mnist", "--data", "large"), "train in large must lie in [0, 1], or in 0 to 255 as bytes"),
+        (("--dataset", "imagenet"), "--dataset"),
+        (("--out", "full"), "--out must be new or empty, or be resumed with --resume, got full"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(run: Run, argv: tuple[str, ...], message: str) -> None:
+    idx_files(Path("mine"))
+    idx_files(Path("few"), train=60)
+    for name in ("empty", "full", "large"):
+        Path(name).mkdir()
+    Path("full/x").touch()
+    np.save("large/train.npy", np.full((700, 784), 7.0, np.float32))
+    code, out, err = run(*argv)
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+
+
+@pytest.mark.slow
+def test_M71_digits_come_near_the_likelihood_of_real_rows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper, "SAMPLES", 10_000)
+    code, _, err = run("--quiet", "--no-pictures", "--out", "a")
+    assert code == 0, err
+    ours, real = json.loads(Path("a/table.json").read_text())["rows"]
+    assert ours["figures"][paper.COLUMN]["mean"] > real["figures"][paper.COLUMN]["mean"] - 4
