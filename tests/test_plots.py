@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastgan import plots
+from fastgan.plots import curves, style
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
@@ -72,7 +73,7 @@ def test_loss_table_at_chosen_logits() -> None:
 
 def test_losses_shows_three_curves(tmp_path: Path) -> None:
     image = pixels(plots.losses(tmp_path / "losses.png"))
-    for colour in (plots.BLUE, plots.ORANGE, plots.GREEN):
+    for colour in (style.BLUE, style.ORANGE, style.GREEN):
         assert close_to(image, colour) > 500
     assert [path.name for path in tmp_path.iterdir()] == ["losses.png"]  # no temporary file is left
 
@@ -107,7 +108,7 @@ def test_curves_of_any_length(tmp_path: Path, steps: int) -> None:
     d = pixels(plots.d_curves(history(steps), tmp_path / "d.png", real_label=0.9))
     for image in (loss, d):
         assert image.std() > 5
-        assert close_to(image, plots.BLUE) > 30 and close_to(image, plots.ORANGE) > 30
+        assert close_to(image, style.BLUE) > 30 and close_to(image, style.ORANGE) > 30
 
 
 def test_curves_survive_nan_and_an_empty_history(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_population_curves_show_each_mean_and_its_band(tmp_path: Path, points: i
     error["loss_d"][0, 0] = np.nan
     labels = [f"k {point}" for point in range(points)]
     image = pixels(plots.population_curves(mean, error, tmp_path / "a.png", labels=labels))
-    assert close_to(image, plots.BLUE) > 200 and image.std() > 5
+    assert close_to(image, style.BLUE) > 200 and image.std() > 5
     narrow = {name: np.zeros((points, steps)) for name in mean}
     without = pixels(plots.population_curves(mean, narrow, tmp_path / "b.png", labels=labels))
     if steps > 1:
@@ -136,7 +137,7 @@ def test_population_curves_show_each_mean_and_its_band(tmp_path: Path, points: i
 def test_smoothing_keeps_a_constant_and_bridges_nan() -> None:
     values = np.full(500, 3.0)
     values[100:105] = np.nan
-    np.testing.assert_allclose(plots._smooth(values), 3.0, rtol=1e-12)
+    np.testing.assert_allclose(curves._smooth(values), 3.0, rtol=1e-12)
 
 
 # ---------------------------------------------------------------- samples
@@ -181,7 +182,7 @@ def test_line_and_marginals(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(2000, 1), torch.randn(2000, 1) + 1
     image = pixels(plots.line(y, x, tmp_path / "line.png", discriminator=lambda p: torch.sigmoid(-p[:, 0])))
-    for colour in (plots.ORANGE, plots.PURPLE):
+    for colour in (style.ORANGE, style.PURPLE):
         assert close_to(image, colour) > 300
     table = torch.randn(500, 12)
     table[:, 3] = 7.0  # a constant column has a histogram as well

@@ -1,0 +1,164 @@
+"""The course of a training: losses, D(x) and D(G(z)) over the iterations, beside their values at equilibrium."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import style
+from .style import Array
+
+_LOG4, _LOG2 = math.log(4.0), math.log(2.0)
+
+
+def equilibrium(loss: str, real_label: float = 1.0) -> dict[str, float]:
+    """loss_d, loss_g and D where p_g = p_data and D is optimal; empty where theory says nothing.
+
+    With one-sided smoothing the optimal D of equal distributions is real_label / 2.
+    """
+    if loss not in ("non_saturating", "minimax", "mle"):
+        return {}
+    d = real_label / 2
+    generator = {"non_saturating": -math.log(d), "minimax": math.log1p(-d), "mle": -0.5 * d / (1 - d)}
+    smooth = (1 - real_label) * math.log1p(-d)
+    return {"loss_d": -real_label * math.log(d) - smooth - math.log1p(-d), "loss_g": generator[loss], "d": d}
+
+
+def loss_curves(
+    history: Mapping[str, NDArray[Any]], path: style.PathLike, *, loss: str = "non_saturating", real_label: float = 1.0
+) -> Path:
+    """loss_d and loss_g over the iterations, with their values at equilibrium.
+
+    Args:
+        history: columns "step", "loss_d", "loss_g".
+        path: of the picture.
+        loss, real_label: as in `TrainConfig`; they set the reference lines.
+    """
+    figure = style.figure(8.5, 4.6)
+    axes = figure.subplots()
+    goal = equilibrium(loss, real_label)
+    for name, label, colour in (("loss_d", "discriminator", style.BLUE), ("loss_g", "generator", style.ORANGE)):
+        _curve(axes, history["step"], history[name], label, colour)
+        if goal:
+            value = {_LOG4: "log 4", _LOG2: "log 2"}.get(goal[name], f"{goal[name]:.3f}")
+            style.reference(axes, goal[name], f"{label} at equilibrium: {value}", colour)
+    style.label(axes, "Losses", "iteration", "loss (nats)")
+    _limits(axes, history["step"], [history["loss_d"], history["loss_g"]], goal.values())
+    style.legend_below(axes, ncols=2)
+    return style.save(figure, path)
+
+
+def d_curves(history: Mapping[str, NDArray[Any]], path: style.PathLike, *, real_label: float = 1.0) -> Path:
+    """D(x), D(G(z)) and D's accuracy over the iterations; at equilibrium all of them are one half.
+
+    Args:
+        history: columns "step", "d_real", "d_fake", "accuracy_real", "accuracy_fake".
+        path: of the picture.
+        real_label: target of D on real data; D's equilibrium is half of it.
+    """
+    figure = style.figure(8.5, 6.6)
+    outputs, accuracy = figure.subplots(2, 1, sharex=True)
+    for axes, names in ((outputs, ("d_real", "d_fake")), (accuracy, ("accuracy_real", "accuracy_fake"))):
+        _curve(axes, history["step"], history[names[0]], "on real data", style.BLUE)
+        _curve(axes, history["step"], history[names[1]], "on G's samples", style.ORANGE)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlim(0, max(1, int(history["step"][-1])) if len(history["step"]) else 1)
+    half = "1/2" if real_label == 1.0 else f"{real_label / 2:g} (half the label {real_label:g})"
+    style.reference(outputs, real_label / 2, f"equilibrium: {half}", style.GREY)
+    style.reference(accuracy, 0.5, "guessing: 1/2", style.GREY)
+    style.label(outputs, "What D says: D(x) and D(G(z)), batch means", "", "probability of being real")
+    style.label(accuracy, "How often D is right", "iteration", "share of the batch")
+    for axes in (outputs, accuracy):
+        style.legend_below(axes, offset=-0.06 if axes is outputs else -0.2)
+    return style.save(figure, path)
+
+
+def population_curves(
+    mean: Mapping[str, NDArray[Any]],
+    standard_error: Mapping[str, NDArray[Any]],
+    path: style.PathLike,
+    *,
+    labels: Sequence[str],
+    loss: str = "non_saturating",
+    real_label: float = 1.0,
+) -> Path:
+    """loss_d and loss_g of a population: means over the seeds, with a band of one standard error on either side.
+
+    Args:
+        mean, standard_error: "loss_d" and "loss_g", each (grid points, steps).
+        path: of the picture.
+        labels: of the grid points.
+        loss, real_label: as in `TrainConfig`; they set the reference lines.
+    """
+    one = len(labels) == 1
+    figure = style.figure(8.5, 4.6) if one else style.figure(11, 5)
+    panels = [figure.subplots()] * 2 if one else figure.subplots(1, 2)
+    goal = equilibrium(loss, real_label)
+    step = np.arange(1, mean["loss_d"].shape[1] + 1)
+    kinds = (("loss_d", "discriminator", style.BLUE), ("loss_g", "generator", style.ORANGE))
+    for axes, (name, player, own) in zip(panels, kinds, strict=True):
+        for point, label in enumerate(labels):
+            family = style.PALETTE[point % len(style.PALETTE)], style.DASHES[point // len(style.PALETTE) % 4]
+            colour, dash = (own, "-") if one else family
+            _band(axes, step, mean[name][point], standard_error[name][point], player if one else label, colour, dash)
+        if goal:
+            value = {_LOG4: "log 4", _LOG2: "log 2"}.get(goal[name], f"{goal[name]:.3f}")
+            text = f"{player + ' ' if one else ''}at equilibrium: {value}"
+            style.reference(axes, goal[name], text, own if one else style.GREY)
+        shown = ("loss_d", "loss_g") if one else (name,)
+        _limits(axes, step, [curve for each in shown for curve in mean[each]], [goal[n] for n in shown if goal])
+        style.label(axes, f"Losses: {labels[0]}" if one else f"Loss of the {player}", "iteration", "loss (nats)")
+    for axes in panels[:1] if one else panels:
+        style.legend_below(axes, ncols=2)
+    return style.save(figure, path)
+
+
+def _limits(axes: Any, step: NDArray[Any], curves: Sequence[NDArray[Any]], goals: Any) -> None:
+    """The frame of nearly all values: the wild first iterations must not flatten the rest."""
+    values = np.concatenate([_smooth(np.asarray(curve, np.float64)) for curve in curves])
+    values = values[np.isfinite(values)]
+    marks = [float(goal) for goal in goals]
+    if len(values):
+        low, high = np.percentile(values, [0.2, 99.8])
+        low, high = min([low, *marks]), max([high, *marks])
+        pad = 0.12 * (high - low) or 0.1
+        axes.set_ylim(low - pad, high + pad)
+    axes.set_xlim(0, max(1, int(step[-1])) if len(step) else 1)
+
+
+def _curve(axes: Any, step: NDArray[Any], values: NDArray[Any], label: str, colour: str) -> None:
+    """The values in light and their moving average in full colour; many of them as the band they fill."""
+    values = np.asarray(values, np.float64)
+    if len(values) > 3000:
+        edges = np.linspace(0, len(values), 601).astype(int)
+        bins = [np.percentile(values[a:b], [5, 95]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        low, high = np.array(bins).T
+        axes.fill_between(step[edges[:-1]], low, high, color=colour, alpha=0.18, lw=0)
+    else:
+        axes.plot(step, values, color=colour, alpha=0.3, lw=0.7)
+    axes.plot(step, _smooth(values), color=colour, lw=2, label=label)
+
+
+def _band(axes: Any, step: NDArray[Any], mean: Array, error: Array, label: str, colour: str, dash: str) -> None:
+    """A moving average of the mean with its standard error around it, at as many iterations as a picture can show."""
+    shown = slice(None, None, max(1, len(step) // 2000))
+    x, y, spread = step[shown], _smooth(mean)[shown], _smooth(error)[shown]
+    axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.2, lw=0)
+    axes.plot(x, y, dash, color=colour, lw=2, label=label)
+
+
+def _smooth(values: Array) -> Array:
+    """Centred moving average over a fiftieth of the run; near the ends over what there is."""
+    window = max(1, len(values) // 50)
+    if window == 1:
+        return values
+    ones = np.ones(window)
+    finite = np.isfinite(values)
+    total = np.convolve(np.where(finite, values, 0.0), ones, "same")
+    count = np.convolve(finite.astype(np.float64), ones, "same")
+    return np.where(count > 0.5, total / np.maximum(count, 1.0), np.nan)

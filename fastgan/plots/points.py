@@ -1,0 +1,143 @@
+"""Samples on the line, in the plane or in a table, over the real ones, with D beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan.data.extras import need
+
+from . import style
+from .style import Array
+
+
+def scatter(
+    samples: Tensor,
+    real: Tensor,
+    path: style.PathLike,
+    *,
+    discriminator: Callable[[Tensor], Tensor] | None = None,
+    title: str = "",
+) -> Path:
+    """Two-dimensional samples over the real points, with D's surface behind them.
+
+    Args:
+        samples, real: (n, 2).
+        path: of the picture.
+        discriminator: from points (m, 2) to D's probabilities (m,); None leaves the surface out.
+        title: above the picture.
+    """
+    shown_real, shown = real[:2500].double().numpy(), samples[:2500].double().numpy()
+    # The middle of the data sets the frame: one stray sample must not shrink the picture.
+    low, high = shown_real.min(0), shown_real.max(0)
+    centre, half = (low + high) / 2, max(float((high - low).max()) * 0.65, 1e-6)
+    figure = style.figure(8.2, 7)
+    axes = figure.subplots()
+    if discriminator is not None:
+        _surface(figure, axes, discriminator, centre, half)
+    axes.scatter(*shown_real.T, s=26, color=style.BLUE, alpha=0.35, lw=0, label="real", rasterized=True)
+    axes.scatter(*shown.T, s=5, color="#8A2F00", alpha=0.75, lw=0, label="generated", rasterized=True)
+    axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
+    axes.set_aspect("equal")
+    style.label(axes, title or "Samples of G over real points", r"$x_1$", r"$x_2$")
+    legend = axes.legend(loc="upper right", fontsize=11, markerscale=2, framealpha=0.9)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1.0)
+    return style.save(figure, path)
+
+
+def line(
+    samples: Tensor, real: Tensor, path: style.PathLike, *, discriminator: Callable[[Tensor], Tensor] | None = None
+) -> Path:
+    """One-dimensional samples: both histograms, and below them D(x) beside the ratio that it should learn.
+
+    Args:
+        samples, real: (n, 1).
+        path: of the picture.
+        discriminator: from points (m, 1) to D's probabilities (m,).
+    """
+    x, y = real[:, 0].double().numpy(), samples[:, 0].double().numpy()
+    edges = _edges(x, y, 60)
+    figure = style.figure(8.5, 6.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    p, q = _histogram(top, x, y, edges)
+    top.legend(frameon=False, fontsize=11)
+    style.label(top, "Samples of G against the data", "", "density")
+    middle = (edges[:-1] + edges[1:]) / 2
+    with np.errstate(invalid="ignore"):
+        optimal = p / (p + q)  # NaN in empty bins leaves a gap in the line
+    ratio = r"optimal $p_{data}/(p_{data}+p_g)$, from the histograms"
+    bottom.plot(middle, optimal, color=style.GREY, lw=1.2, ls=":", label=ratio)
+    if discriminator is not None:
+        grid = torch.linspace(float(edges[0]), float(edges[-1]), 400, dtype=torch.float64)
+        bottom.plot(grid.numpy(), discriminator(grid[:, None]), color=style.PURPLE, lw=2.2, label=r"$D(x)$")
+    style.reference(bottom, 0.5, "equilibrium: 1/2", style.GREY)
+    bottom.set(ylim=(-0.03, 1.03), xlim=(edges[0], edges[-1]))
+    style.label(bottom, "The discriminator", "x", "probability of being real")
+    style.legend_below(bottom, offset=-0.28)
+    return style.save(figure, path)
+
+
+def marginals(samples: Tensor, real: Tensor, path: style.PathLike, *, limit: int = 9) -> Path:
+    """Histograms of the first columns, generated over real.
+
+    Args:
+        samples, real: (n, columns).
+        path: of the picture.
+        limit: columns shown.
+    """
+    count = min(limit, real.shape[1])
+    across = min(3, count)
+    rows = -(-count // across)
+    figure = style.figure(3.7 * across, 2.7 * rows + 0.6)
+    panels = figure.subplots(rows, across, squeeze=False).ravel()
+    for column, axes in enumerate(panels):
+        if column >= count:
+            axes.set_axis_off()
+            continue
+        x, y = real[:, column].double().numpy(), samples[:, column].double().numpy()
+        _histogram(axes, x, y, _edges(x, y, 40))
+        style.label(axes, f"column {column}", "", "density" if column % across == 0 else "")
+        axes.set_yticks([])  # each column has its own unit; only the shapes are to be compared
+    panels[0].legend(frameon=False, fontsize=9)
+    hidden = real.shape[1] - count
+    more = f" (first {count} of {real.shape[1]})" if hidden else ""
+    figure.suptitle(f"Samples of G against the data, column by column{more}", fontsize=13)
+    return style.save(figure, path)
+
+
+def _surface(
+    figure: Any, axes: Any, discriminator: Callable[[Tensor], Tensor], centre: Array, half: float
+) -> None:
+    colors = need("matplotlib.colors", what="fastgan.plots", package="matplotlib", extra="demo")
+    ticks = torch.linspace(-half, half, 200, dtype=torch.float64)
+    x, y = ticks + centre[0], ticks + centre[1]
+    surface = discriminator(torch.cartesian_prod(x, y)).reshape(len(x), len(y)).double().numpy()
+    palette = colors.LinearSegmentedColormap.from_list("verdict", ["#F0A868", "#FFFFFF", "#7FB8E0"])
+    extent = (float(x[0]), float(x[-1]), float(y[0]), float(y[-1]))
+    image = axes.imshow(
+        surface.T, origin="lower", extent=extent, cmap=palette, vmin=0, vmax=1, interpolation="bilinear"
+    )
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.ax.set_title("D(x)", fontsize=11, color=style.INK, loc="left", pad=12)
+    bar.set_ticks([0, 0.5, 1], labels=["0: made by G", "1/2", "1: real"])
+    bar.outline.set_visible(False)
+
+
+def _edges(x: Array, y: Array, bins: int) -> Array:
+    """Bins over nearly all of the data and of the samples; wide enough where every value is the same."""
+    values = np.concatenate([x, y])
+    low, high = np.percentile(values[np.isfinite(values)], [0.1, 99.9])
+    pad = 0.08 * (high - low) or max(0.5, 0.01 * abs(low))
+    return np.linspace(low - pad, high + pad, bins + 1)
+
+
+def _histogram(axes: Any, x: Array, y: Array, edges: Array) -> tuple[Array, Array]:
+    p, _, _ = axes.hist(x, edges, density=True, color=style.BLUE, alpha=0.35, label="real")
+    q, _, _ = axes.hist(y, edges, density=True, color=style.ORANGE, histtype="step", lw=2, label="generated")
+    return p, q
