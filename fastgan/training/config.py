@@ -23,7 +23,16 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "nonfinite": ("raise", "skip", "log"),
     "impl": ("auto", "native", "reference"),
 }
-_LEAST = {"steps": 0, "batch_size": 1, "k": 1, "generator_steps": 1, "pack": 1, "checkpoint_every": 0, "seed": 0}
+_LEAST = {
+    "steps": 0,
+    "batch_size": 1,
+    "k": 1,
+    "generator_steps": 1,
+    "unroll": 0,
+    "pack": 1,
+    "checkpoint_every": 0,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,9 @@ class TrainConfig:
         k: discriminator steps an iteration; 1 is the paper's choice. A large k keeps D near its optimum.
         generator_steps: generator steps an iteration. More than k invites the "Helvetica scenario" (section 6
             of the paper).
+        unroll: updates of D, by its own optimiser, that each generator step looks ahead and differentiates
+            through: G descends its loss against the D it will meet (unrolled GANs). 0: against D as it is.
+            They see the last minibatch and G's own noise. For the eager engine.
         optimizer: of both networks, unless one has its own.
         generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
         loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
@@ -65,13 +77,14 @@ class TrainConfig:
     Raises:
         ValueError, TypeError: a field that breaks its rule, named.
 
-    Source: Goodfellow et al. (2014), Algorithm 1; Lin et al. (2018) for packing.
+    Source: Goodfellow et al. (2014), Algorithm 1; Metz et al. (2017) for unrolling; Lin et al. (2018) for packing.
     """
 
     steps: int
     batch_size: int
     k: int = 1
     generator_steps: int = 1
+    unroll: int = 0
     optimizer: Optimizer = field(default_factory=Adam)
     generator_optimizer: Optimizer | None = None
     discriminator_optimizer: Optimizer | None = None
@@ -127,12 +140,21 @@ class TrainConfig:
             for name in ("k", "generator_steps"):
                 if getattr(self, name) != 1:
                     raise ValueError(f"TrainConfig: {name} must be 1 in simultaneous mode, got {getattr(self, name)}")
+        if self.unroll:
+            self._check_unroll()
         if self.generator_steps > 5 * self.k:
             warnings.warn(
                 f"TrainConfig: generator_steps={self.generator_steps} with k={self.k} trains G far ahead "
                 "of D, which collapses many z to one x (Goodfellow et al. 2014, section 6)",
                 stacklevel=4,
             )
+
+    def _check_unroll(self) -> None:
+        # A penalty looks at fakes without G's graph, and a bound on norms is no smooth function: the gradient that
+        # flows through such updates would not be the true one.
+        for name, needed in (("mode", "alternating"), ("gradient_penalty", None), ("max_col_norm", None)):
+            if (value := getattr(self, name)) != needed:
+                raise ValueError(f"TrainConfig: {name} must be {needed!r} where unroll is above 0, got {value!r}")
 
     @property
     def discriminator_loss(self) -> str:

@@ -15,6 +15,7 @@ from fastgan.random import Purpose
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.rows import Rows
+from fastgan.training.unroll import Judge, look_ahead
 
 _METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two looks at them
 
@@ -69,13 +70,31 @@ class EagerEngine:
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._undo.save()
             with frozen(self.discriminator.parameters):
-                fake_logits = discriminator(self._packed(generator(self._noise(Purpose.NOISE_G, update))))
-                loss_g = self._generator_loss(fake_logits, self._real_logits_for_g(real))
+                fake = self._packed(generator(self._noise(Purpose.NOISE_G, update)))
+                judge = self._judge_of_g(real, fake, draw)
+                fake_logits = judge(fake)
+                # D(x) after D's update, for the one loss in which G's step looks at real data
+                real_logits = judge(real) if config.loss == "relativistic" else None
+                loss_g = self._generator_loss(fake_logits, real_logits)
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._undo.restore_unless_finite(loss_g, self.generator)
             self._average()
         metrics.record_g(loss_g)
+
+    def _judge_of_g(self, real: Tensor, fake: Tensor, draw: int) -> Judge:
+        """The discriminator that G answers: D, or D `unroll` updates after this iteration's last draw."""
+        if not self.config.unroll:
+            return self.gan.discriminator
+        return look_ahead(
+            self.gan.discriminator,
+            self.discriminator.optimizer,
+            self.discriminator.description,
+            lambda judge: self._discriminator_loss(judge(real), judge(fake)),
+            self.config.unroll,
+            update=draw + 1,
+            epoch=self.rows.epoch(draw),
+        )
 
     def _simultaneous(self, it: int, metrics: Metrics) -> None:
         """One iteration of the original code: one real, one fake batch and one D dropout for both losses."""
@@ -125,11 +144,6 @@ class EagerEngine:
         if kind != "relativistic":
             real_logits = None
         return losses.generator_loss(fake_logits, kind=kind, real_logits=real_logits, impl=self.config.impl)
-
-    @torch.no_grad()
-    def _real_logits_for_g(self, real: Tensor) -> Tensor | None:
-        """D(x) after D's update, for the one loss in which G's step looks at real data."""
-        return self.gan.discriminator(real) if self.config.loss == "relativistic" else None
 
     def _penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
         config = self.config
