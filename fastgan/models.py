@@ -18,18 +18,23 @@ class GAN(torch.nn.Module):
 
     Equivalent to two ordinary modules kept side by side: nothing is wrapped, copied or hooked.
 
+    With `classes` it is the conditional model p(x|c): the label c, as a vector with a one in its place, is appended to
+    the input of both networks, and the data must have labels.
+
     Args:
-        generator: any module from latent vectors (m, latent_dim) to samples (m, ...).
-        discriminator: any module from samples (m, ...) to logits (m, 1) or (m,), one or more a sample.
+        generator: any module from latent vectors (m, latent_dim), or (m, latent_dim + classes), to samples (m, ...).
+        discriminator: any module from samples (m, ...) to logits (m, 1) or (m,), one or more a sample; of a conditional
+            model from (m, features + classes).
         latent_dim: length of z.
         prior: "normal" N(0, I); "uniform" on [-sqrt 3, sqrt 3] (variance 1); "spherical" (unit length).
         data_shape: shape of one sample; None where it need not be checked.
+        classes: how many labels there are, from 0; 0: no labels.
 
     Raises:
         TypeError: a network is no module. ValueError: an unknown prior, a bad size, or parameters shared by
             both networks.
 
-    Source: Goodfellow et al. (2014), section 3.
+    Source: Goodfellow et al. (2014), section 3, and section 7 for the conditional model; Mirza and Osindero (2014).
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class GAN(torch.nn.Module):
         latent_dim: int,
         prior: str = "normal",
         data_shape: Sequence[int] | None = None,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         for name, network in (("generator", generator), ("discriminator", discriminator)):
@@ -49,6 +55,8 @@ class GAN(torch.nn.Module):
             raise ValueError(f"GAN: latent_dim must be an integer of at least 1, got {latent_dim!r}")
         if prior not in random.PRIORS:
             raise ValueError(f"GAN: prior must be one of {', '.join(random.PRIORS)}, got {prior!r}")
+        if not isinstance(classes, int) or classes < 0:
+            raise ValueError(f"GAN: classes must be an integer of at least 0, got {classes!r}")
         # A shared parameter would be pulled both ways by two optimisers that know nothing of each other.
         if {id(p) for p in generator.parameters()} & {id(p) for p in discriminator.parameters()}:
             raise ValueError("GAN: generator and discriminator must not share parameters, got a shared one")
@@ -57,6 +65,7 @@ class GAN(torch.nn.Module):
         self.latent_dim = latent_dim
         self.prior = prior
         self.data_shape = None if data_shape is None else tuple(int(size) for size in data_shape)
+        self.classes = classes
         self.averaged: torch.nn.Module | None = None  # G with the moving average of its weights, if training keeps one
 
     @property
@@ -88,8 +97,14 @@ class GAN(torch.nn.Module):
             mine.copy_(live)
 
     def forward(self, z: Tensor) -> Tensor:
-        """G(z) in the current mode, with gradients. z: (m, latent_dim)."""
+        """G(z) in the current mode, with gradients. z: (m, latent_dim), with the labels appended by `join` if any."""
         return self.generator(z)
+
+    def one_hot(self, labels: Tensor) -> Tensor | None:
+        """Labels (m,) as the networks see them, (m, classes); None where the model is not conditional."""
+        if not self.classes:
+            return None
+        return torch.nn.functional.one_hot(labels.to(self.device), self.classes).to(self.dtype)
 
     def noise(
         self,
@@ -128,6 +143,7 @@ class GAN(torch.nn.Module):
         offset: int = 0,
         device: torch.device | str | None = None,
         averaged: bool = True,
+        labels: int | Tensor | None = None,
     ) -> Tensor:
         """Samples G(z), z ~ p_z, with G in eval mode; the mode is restored.
 
@@ -142,42 +158,84 @@ class GAN(torch.nn.Module):
             offset: number of the first sample.
             device: where the result lies; default: where the networks are.
             averaged: use the moving average of G's weights, where training kept one.
+            labels: of a conditional model: one for all, or int64 (n,); None: sample i has label i modulo `classes`.
 
         Returns:
             Tensor (n, ...).
 
         Raises:
-            ValueError: n or offset negative, batch_size below 1.
+            ValueError: n or offset negative, batch_size below 1, labels that are none of the classes.
         """
         for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
             if value < least:
                 raise ValueError(f"sample: {name} must be at least {least}, got {value}")
         # Every forward pass runs a whole block, aligned to the absolute row number, also where fewer rows are
         # wanted: a product of another size would take another kernel and round differently.
+        chosen = self._labels(labels, n, offset)
         first_block, last_block = offset // batch_size, max(offset + n - 1, offset) // batch_size
         pieces = []
         generator = self.averaged if averaged and self.averaged is not None else self.generator
         with evaluating(generator):
             for block in range(first_block, last_block + 1):
                 start = block * batch_size
-                samples = generator(self.noise(batch_size, seed=seed, offset=start))
-                wanted = samples[max(offset - start, 0) : max(offset + n - start, 0)]
+                first, last = max(offset - start, 0), min(max(offset + n - start, 0), batch_size)
+                z = self.noise(batch_size, seed=seed, offset=start)
+                labels_of_block = torch.zeros(batch_size, dtype=torch.int64)
+                labels_of_block[first:last] = chosen[start + first - offset : start + last - offset]
+                wanted = generator(join(z, self.one_hot(labels_of_block)))[first:last]
                 pieces.append(wanted.to(device) if device is not None else wanted)
         return torch.cat(pieces)
 
+    def _labels(self, labels: int | Tensor | None, n: int, offset: int) -> Tensor:
+        """A label for each of samples offset .. offset+n, (n,) on the CPU; zeros where the model is not conditional."""
+        if not self.classes:
+            if labels is not None:
+                raise ValueError(f"sample: labels must be None for a model without classes, got {labels!r}")
+            return torch.zeros(n, dtype=torch.int64)
+        if labels is None:
+            return torch.arange(offset, offset + n) % self.classes
+        chosen = torch.as_tensor(labels, device="cpu")
+        return check_labels("sample", chosen.expand(n) if chosen.ndim == 0 else chosen, n, self.classes)
+
     @torch.no_grad()
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The discriminator's logits of x in eval mode, without gradients; the mode is restored.
 
         Args:
             x: (m, ...), moved to the networks' device and type.
+            labels: of a conditional model, int64 (m,).
 
         Returns:
             Tensor (m,) for one logit a sample, otherwise what the discriminator gives.
         """
+        if (labels is None) != (self.classes == 0):
+            rule, got = ("given", "None") if self.classes else ("None", "labels")
+            raise ValueError(f"logits: labels must be {rule} where the model has {self.classes} classes, got {got}")
+        condition = None if labels is None else self.one_hot(check_labels("logits", labels, len(x), self.classes))
         with evaluating(self.discriminator):
-            logits = self.discriminator(x.to(device=self.device, dtype=self.dtype))
+            logits = self.discriminator(join(x.to(device=self.device, dtype=self.dtype), condition))
         return logits.reshape(len(x)) if logits.numel() == len(x) else logits
+
+
+def join(x: Tensor, condition: Tensor | None) -> Tensor:
+    """What a network is given: x (m, features), with the labels' (m, classes) appended where there are any."""
+    return x if condition is None else torch.cat([x, condition], 1)
+
+
+def check_labels(caller: str, labels: Tensor, n: int, classes: int) -> Tensor:
+    """Labels of n samples: int64 (n,) from 0 to classes - 1.
+
+    Raises:
+        TypeError: no integers. ValueError: another number of them, or one that is no class.
+    """
+    if labels.dtype not in (torch.int64, torch.int32, torch.uint8):
+        raise TypeError(f"{caller}: labels must be integers, got {labels.dtype}")
+    if labels.shape != (n,):
+        raise ValueError(f"{caller}: labels must have shape ({n},), got {tuple(labels.shape)}")
+    low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
+    if low < 0 or high >= classes:
+        raise ValueError(f"{caller}: labels must lie in 0 to {classes - 1}, got {low} to {high}")
+    return labels.to(torch.int64)
 
 
 @contextlib.contextmanager
@@ -202,6 +260,7 @@ def mlp_gan(
     output_activation: str | None = None,
     discriminator_dropout: float = 0.0,
     prior: str = "normal",
+    classes: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     impl: str = "auto",
@@ -215,6 +274,7 @@ def mlp_gan(
         generator_activation, discriminator_activation: of the hidden layers.
         output_activation: of G's output: "sigmoid" for data in [0, 1], "tanh" for [-1, 1], None for any.
         discriminator_dropout: probability of dropping a hidden unit of D.
+        classes: of a conditional model, whose networks see the label too; 0: none.
         prior, device, dtype, impl: as in `GAN` and `nn.MLP`.
 
     Raises:
@@ -223,7 +283,7 @@ def mlp_gan(
     if data_dim < 1:
         raise ValueError(f"mlp_gan: data_dim must be at least 1, got {data_dim}")
     generator = nn.MLP(
-        [latent_dim, *hidden, data_dim],
+        [latent_dim + classes, *hidden, data_dim],
         activation=generator_activation,
         output_activation=output_activation,
         device=device,
@@ -231,14 +291,16 @@ def mlp_gan(
         impl=impl,
     )
     discriminator = nn.MLP(
-        [data_dim, *reversed(hidden), 1],
+        [data_dim + classes, *reversed(hidden), 1],
         activation=discriminator_activation,
         dropout=discriminator_dropout,
         device=device,
         dtype=dtype,
         impl=impl,
     )
-    return GAN(generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=(data_dim,))
+    return GAN(
+        generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=(data_dim,), classes=classes
+    )
 
 
 def maxout_discriminator(data_dim: int, units: int = 240) -> nn.Sequential:

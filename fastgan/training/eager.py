@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, nn, random
-from fastgan.models import GAN
+from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Optimizer
@@ -54,14 +54,16 @@ class EagerEngine:
 
     def _alternating(self, it: int, metrics: Metrics) -> None:
         """One iteration of Algorithm 1."""
-        config, generator, discriminator = self.config, self.gan.generator, self.gan.discriminator
+        config = self.config
         for draw in range(it * config.k, (it + 1) * config.k):
             self._undo.save()
+            condition = self._condition(draw)
+            judge = self._judge(condition)
             real = self._packed(self.rows.minibatch(draw))
             with torch.no_grad():  # D's step needs no graph of G
-                fake = self._packed(generator(self._noise(Purpose.NOISE_D, draw)))
-            real_logits, fake_logits = discriminator(real), discriminator(fake)
-            loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(real, fake, draw)
+                fake = self._generated(Purpose.NOISE_D, draw, condition)
+            real_logits, fake_logits = judge(real), judge(fake)
+            loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(judge, real, fake, draw)
             self.discriminator.differentiate(loss_d)
             self.discriminator.update(update=draw, epoch=self.rows.epoch(draw))
             self._undo.restore_unless_finite(loss_d, self.discriminator)
@@ -70,40 +72,29 @@ class EagerEngine:
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._undo.save()
             with frozen(self.discriminator.parameters):
-                fake = self._packed(generator(self._noise(Purpose.NOISE_G, update)))
-                judge = self._judge_of_g(real, fake, draw)
-                fake_logits = judge(fake)
+                fake = self._generated(Purpose.NOISE_G, update, condition)
+                ahead = self._ahead(condition, real, fake, draw) if config.unroll else judge
+                fake_logits = ahead(fake)
                 # D(x) after D's update, for the one loss in which G's step looks at real data
-                real_logits = judge(real) if config.loss == "relativistic" else None
-                loss_g = self._generator_loss(fake_logits, real_logits)
+                against = ahead(real) if config.loss == "relativistic" else None
+                loss_g = self._generator_loss(fake_logits, against)
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._undo.restore_unless_finite(loss_g, self.generator)
             self._average()
         metrics.record_g(loss_g)
 
-    def _judge_of_g(self, real: Tensor, fake: Tensor, draw: int) -> Judge:
-        """The discriminator that G answers: D, or D `unroll` updates after this iteration's last draw."""
-        if not self.config.unroll:
-            return self.gan.discriminator
-        return look_ahead(
-            self.gan.discriminator,
-            self.discriminator.optimizer,
-            self.discriminator.description,
-            lambda judge: self._discriminator_loss(judge(real), judge(fake)),
-            self.config.unroll,
-            update=draw + 1,
-            epoch=self.rows.epoch(draw),
-        )
-
     def _simultaneous(self, it: int, metrics: Metrics) -> None:
         """One iteration of the original code: one real, one fake batch and one D dropout for both losses."""
         epoch = self.rows.epoch(it)
         self._undo.save()
+        condition = self._condition(it)
+        judge = self._judge(condition)
         real = self._packed(self.rows.minibatch(it))
-        fake = self._packed(self.gan.generator(self._noise(Purpose.NOISE_D, it)))
-        real_logits, fake_logits = self.gan.discriminator(real), self.gan.discriminator(fake)
-        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + self._penalty(real, fake.detach(), it)
+        fake = self._generated(Purpose.NOISE_D, it, condition)
+        real_logits, fake_logits = judge(real), judge(fake)
+        penalty = self._penalty(judge, real, fake.detach(), it)
+        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + penalty
         loss_g = self._generator_loss(fake_logits, real_logits.detach())
         # Both gradients before either update: D's must not see the new G, nor G's the new D.
         self.discriminator.differentiate(loss_d, keep_graph=True)
@@ -115,10 +106,38 @@ class EagerEngine:
         metrics.record_d(loss_d, real_logits, fake_logits)
         metrics.record_g(loss_g)
 
-    def _noise(self, purpose: Purpose, step: int) -> Tensor:
+    def _condition(self, draw: int) -> Tensor | None:
+        """The labels of a draw's rows, which its fakes share; None where the model is not conditional."""
+        return self.gan.one_hot(self.rows.labels_of(draw)) if self.gan.classes else None
+
+    def _judge(self, condition: Tensor | None, network: Judge | None = None) -> Judge:
+        """D, or what it will become, of samples with these labels."""
+        network = network or self.gan.discriminator
+        return network if condition is None else lambda x: network(join(x, self._packed(condition)))
+
+    def _generated(self, purpose: Purpose, step: int, condition: Tensor | None) -> Tensor:
         config = self.config
         rows = config.batch_size * config.pack
-        return self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, impl=config.impl)
+        z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, impl=config.impl)
+        return self._packed(self.gan.generator(join(z, condition)))
+
+    def _ahead(self, condition: Tensor | None, real: Tensor, fake: Tensor, draw: int) -> Judge:
+        """D `unroll` updates after this iteration's last draw."""
+
+        def loss(network: Judge) -> Tensor:
+            judge = self._judge(condition, network)
+            return self._discriminator_loss(judge(real), judge(fake))
+
+        network = look_ahead(
+            self.gan.discriminator,
+            self.discriminator.optimizer,
+            self.discriminator.description,
+            loss,
+            self.config.unroll,
+            update=draw + 1,
+            epoch=self.rows.epoch(draw),
+        )
+        return self._judge(condition, network)
 
     def _packed(self, samples: Tensor) -> Tensor:
         return packed(samples, self.config.pack)
@@ -145,12 +164,12 @@ class EagerEngine:
             real_logits = None
         return losses.generator_loss(fake_logits, kind=kind, real_logits=real_logits, impl=self.config.impl)
 
-    def _penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
+    def _penalty(self, judge: Judge, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
         config = self.config
         if config.gradient_penalty is None:
             return 0.0
         return losses.gradient_penalty(
-            self.gan.discriminator,
+            judge,
             real,
             fake,
             kind=config.gradient_penalty,

@@ -259,6 +259,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
     """What can be said before any network is looked at."""
     if config.impl == "reference":
         raise Inexpressible("config.impl is 'reference'")
+    if gan.classes:
+        raise Inexpressible("gan.classes: the networks of a conditional model also see labels")
     if config.unroll:
         raise Inexpressible("config.unroll differentiates through D's updates")
     if config.precision == "bf16" and gan.dtype != torch.float32:

@@ -41,6 +41,7 @@ class Rows:
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         self.data = data
+        self.labels = data.labels if isinstance(data, Dataset) else None
         self.n = len(data)
         self.device, self.dtype = device, dtype
         if self.n < 1:
@@ -76,6 +77,14 @@ class Rows:
 
     def minibatch(self, draw: int) -> Tensor:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
+        return self.gather(self._numbers(draw))
+
+    def labels_of(self, draw: int) -> Tensor:
+        """Labels of the rows of draw q, int64 (batch_size,)."""
+        assert self.labels is not None
+        return self.labels[self._numbers(draw).to(self.labels.device)].to(self.device)
+
+    def _numbers(self, draw: int) -> Tensor:
         epoch, batch = divmod(draw, self.batches)
         window, within = divmod(batch, self._window)
         if self._held != (epoch, window):
@@ -84,7 +93,7 @@ class Rows:
             start, count = window * self._window * self.batch_size, batches * self.batch_size
             self._order = random.permutation(self.n, seed=self.seed, epoch=epoch, start=start, count=count)
             self._held = (epoch, window)
-        return self.gather(self._order[within * self.batch_size : (within + 1) * self.batch_size])
+        return self._order[within * self.batch_size : (within + 1) * self.batch_size]
 
     def epoch(self, draw: int) -> int:
         """Epoch of a draw, counted from 1."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.models import GAN, evaluating
+from fastgan.models import GAN, check_labels, evaluating, join
 from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
@@ -338,16 +338,18 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
     """Try both networks on two rows in eval mode, without a trace; returns the logits in a minibatch."""
     if gan.data_shape is not None and gan.data_shape != rows.shape:
         raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
+    _check_labels(gan, rows)
     count = min(2, config.batch_size)
     real = rows.gather(torch.arange(count * config.pack))
+    condition = gan.one_hot(torch.zeros(len(real), dtype=torch.int64))
     with untouched(gan), evaluating(gan), torch.no_grad():
-        z = gan.noise(len(real), seed=0)
+        z = join(gan.noise(len(real), seed=0), condition)
         fake = _try("gan.generator", gan.generator, z, f"must take noise of shape {tuple(z.shape)}")
         if fake.shape != real.shape:
             raise ValueError(
                 f"train: gan.generator must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
             )
-        judged = packed(real, config.pack)
+        judged = join(packed(real, config.pack), None if condition is None else packed(condition, config.pack))
         logits = _try("gan.discriminator", gan.discriminator, judged, f"must take data of shape {tuple(judged.shape)}")
     if logits.ndim < 1 or len(logits) != count or not logits.is_floating_point():
         raise ValueError(
@@ -355,6 +357,16 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
             f"got {logits.dtype} of shape {tuple(logits.shape)} for {count} samples"
         )
     return logits.numel() // count * config.batch_size
+
+
+def _check_labels(gan: GAN, rows: Rows) -> None:
+    """A conditional model needs a label for each row, and rows that labels can be appended to."""
+    if gan.classes:
+        if len(rows.shape) != 1:
+            raise ValueError(f"train: data must have flat rows where gan.classes is set, got shape {rows.shape}")
+        if rows.labels is None:
+            raise ValueError("train: data must be a Dataset with labels where gan.classes is set, got none")
+        check_labels("train", rows.labels, rows.n, gan.classes)
 
 
 def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:
@@ -384,7 +396,7 @@ def _meta(gan: GAN, rows: Rows, config: TrainConfig) -> dict[str, Any]:
     """What a checkpoint says about its run, and a resume compares."""
     return {
         "config": config.as_dict(),
-        "gan": {"latent_dim": gan.latent_dim, "prior": gan.prior},
+        "gan": {"latent_dim": gan.latent_dim, "prior": gan.prior, "classes": gan.classes},
         "data": {"rows": rows.n, "shape": list(rows.shape)},
         "random": {"generator": "philox4x32-10", "seed": config.seed},
     }

@@ -1,0 +1,167 @@
+"""The conditional model p(x|c): labels join the input of both networks, and samples land where they are asked to."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastgan import backend, data, models, random
+from fastgan.data import Dataset
+from fastgan.models import GAN
+from fastgan.random import Purpose
+from fastgan.training import Adam, TrainConfig, checkpoint, train
+
+CLASSES, SEED = 3, 7
+ROWS = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(20) % CLASSES
+DATA = Dataset(ROWS, labels=LABELS, dtype=torch.float64)
+BASE = TrainConfig(steps=6, batch_size=5, optimizer=Adam(0.01), seed=SEED)
+
+
+def small_gan(pack: int = 1) -> GAN:
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(2 + CLASSES, 8), nn.Tanh(), nn.Linear(8, 4))
+    discriminator = nn.Sequential(nn.Linear((4 + CLASSES) * pack, 8), nn.Tanh(), nn.Linear(8, 1))
+    return GAN(generator, discriminator, latent_dim=2, classes=CLASSES).double()
+
+
+def test_M57_equals_the_conditional_game_written_out_in_plain_torch() -> None:
+    """k = 2; fakes have the labels of the real rows they stand beside, in D's step and in G's."""
+    gan, other = small_gan(), small_gan()
+    train(gan, DATA, replace(BASE, k=2))
+    optimizers = {
+        name: torch.optim.Adam(getattr(other, name).parameters(), lr=0.01, betas=(0.5, 0.999))
+        for name in ("generator", "discriminator")
+    }
+
+    def fakes(purpose: Purpose, step: int, c: Tensor) -> Tensor:
+        z = random.prior("normal", (5, 2), seed=SEED, purpose=purpose, step=step, dtype=torch.float64)
+        return torch.cat([other.generator(torch.cat([z, c], 1)), c], 1)
+
+    for it in range(6):
+        for draw in (2 * it, 2 * it + 1):
+            epoch, batch = divmod(draw, 4)
+            index = random.permutation(20, seed=SEED, epoch=epoch)[5 * batch : 5 * batch + 5]
+            c = F.one_hot(LABELS[index], CLASSES).double()
+            real = other.discriminator(torch.cat([ROWS[index], c], 1))
+            fake = other.discriminator(fakes(Purpose.NOISE_D, draw, c).detach())
+            step(optimizers["discriminator"], F.softplus(-real).mean() + F.softplus(fake).mean())
+        logits = other.discriminator(fakes(Purpose.NOISE_G, it, c))
+        step(optimizers["generator"], F.softplus(-logits).mean())
+    for (name, a), b in zip(gan.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-9), name
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def test_M57_each_mode_of_the_ring_is_reached_by_its_label() -> None:
+    """At least 99% of 8 x 1,000 samples are nearest to the mode they were asked for, and all modes are well hit."""
+    ring = data.ring(20_000)
+    torch.manual_seed(0)
+    gan = models.mlp_gan(2, latent_dim=2, hidden=(64, 64), classes=8)
+    train(gan, ring, TrainConfig(steps=600, batch_size=128, optimizer=Adam(2e-3), seed=1))
+    assert ring.centres is not None
+    asked = torch.arange(8).repeat_interleave(1000)
+    samples = gan.sample(8000, seed=3, labels=asked)
+    nearest = torch.cdist(samples, ring.centres).argmin(1)
+    assert (nearest == asked).double().mean() >= 0.99
+    shifted = torch.cdist(gan.sample(8000, seed=3, labels=(asked + 1) % 8), ring.centres).argmin(1)
+    assert (shifted == asked).double().mean() <= 0.01  # the label decides, not the noise
+
+
+def test_M57_sample_i_has_the_same_bits_however_samples_and_labels_are_asked_for() -> None:
+    gan = small_gan()
+    whole = gan.sample(11, seed=1, batch_size=4)
+    assert torch.equal(whole, gan.sample(11, seed=1, batch_size=4, labels=torch.arange(11) % CLASSES))
+    parts = [gan.sample(3, seed=1, batch_size=4), gan.sample(8, seed=1, batch_size=4, offset=3)]
+    assert torch.equal(whole, torch.cat(parts))
+    ones = gan.sample(11, seed=1, batch_size=4, labels=1)
+    assert torch.equal(ones[1::3], whole[1::3]) and not torch.equal(ones[0::3], whole[0::3])
+    assert gan.sample(0, offset=9).shape == (0, 4)
+
+
+def test_M57_logits_depend_on_the_label() -> None:
+    gan, x = small_gan(), ROWS[:2]
+    own = gan.discriminator(torch.cat([x, torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])], 1)).flatten()
+    assert torch.equal(gan.logits(x, torch.tensor([0, 2])), own)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "simultaneous"},
+        {"gradient_penalty": "wgan-gp", "loss": "wasserstein"},
+        {"pack": 2},
+        {"unroll": 2, "loss": "relativistic"},
+        {"generator_steps": 2, "ema_decay": 0.9},
+    ],
+    ids=str,
+)
+def test_M57_labels_reach_d_under_every_rule(change: dict, tmp_path: Path) -> None:
+    """Weights of the label's columns move in both networks, and a resumed run has the bits of a whole one."""
+    config, pack = replace(BASE, **change), change.get("pack", 1)
+    gan = small_gan(pack)
+    train(gan, DATA, config, run_dir=tmp_path / "whole")
+    start = small_gan(pack)
+    # packed side by side: first the samples, then their labels
+    for name, columns in (("generator", slice(2, None)), ("discriminator", slice(4 * pack, None))):
+        moved = (getattr(gan, name)[0].weight - getattr(start, name)[0].weight)[:, columns]
+        assert (moved.abs().amax(0) > 1e-3).all(), name
+    train(small_gan(pack), DATA, replace(config, steps=2), run_dir=tmp_path / "parts")
+    train(small_gan(pack), DATA, config, run_dir=tmp_path / "parts", resume=True)
+    whole, parts = (checkpoint.load(tmp_path / name).tensors for name in ("whole", "parts"))
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(backend.native is None, reason="without the compiled core everything is eager")
+def test_M57_the_eager_engine_says_why() -> None:
+    result = train(small_gan(), DATA, BASE)
+    assert result.engine_reason == "gan.classes: the networks of a conditional model also see labels"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ROWS, "data must be a Dataset with labels where gan.classes is set, got none"),
+        (replace(DATA, labels=None), "data must be a Dataset with labels where gan.classes is set, got none"),
+        (replace(DATA, labels=LABELS + 1), "labels must lie in 0 to 2, got 1 to 3"),
+        (replace(DATA, row_shape=(2, 2)), r"data must have flat rows where gan.classes is set, got shape \(2, 2\)"),
+    ],
+    ids=["a tensor", "no labels", "a label too high", "images"],
+)
+def test_M57_bad_labels_are_named_before_anything_runs(rows: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^train: {message}"):
+        train(small_gan(), rows, BASE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (3, ValueError, "labels must lie in 0 to 2, got 3 to 3"),
+        (-1, ValueError, "labels must lie in 0 to 2, got -1 to -1"),
+        (torch.zeros(4, dtype=torch.int64), ValueError, r"labels must have shape \(5,\), got \(4,\)"),
+        (torch.zeros(5), TypeError, "labels must be integers, got torch.float32"),
+    ],
+)
+def test_M57_bad_labels_of_samples_are_named(labels: int | Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^sample: {message}"):
+        small_gan().sample(5, labels=labels)
+
+
+def test_M57_a_model_without_classes_takes_no_labels() -> None:
+    gan = models.mlp_gan(2)
+    with pytest.raises(ValueError, match="^sample: labels must be None for a model without classes, got 1"):
+        gan.sample(1, labels=1)
+    with pytest.raises(ValueError, match="^logits: labels must be None where the model has 0 classes, got labels"):
+        gan.logits(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="^logits: labels must be given where the model has 3 classes, got None"):
+        small_gan().logits(ROWS)
+    with pytest.raises(ValueError, match="^GAN: classes must be an integer of at least 0, got -1"):
+        GAN(nn.Linear(1, 1), nn.Linear(1, 1), latent_dim=1, classes=-1)
