@@ -5,7 +5,22 @@ from fastgan.nn.dropout import Dropout
 from fastgan.nn.fuse import explain, fuse, unfuse
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
+from fastgan.nn.minibatch import MinibatchDiscrimination
 from fastgan.nn.mlp import MLP
 from fastgan.nn.sequential import Sequential
+from fastgan.nn.virtual import ReferenceBatch, VirtualBatchNorm
 
-__all__ = ["MLP", "Dropout", "Linear", "Maxout", "Sequential", "explain", "fuse", "init", "unfuse"]
+__all__ = [
+    "MLP",
+    "Dropout",
+    "Linear",
+    "Maxout",
+    "MinibatchDiscrimination",
+    "ReferenceBatch",
+    "Sequential",
+    "VirtualBatchNorm",
+    "explain",
+    "fuse",
+    "init",
+    "unfuse",
+]
