@@ -18,6 +18,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "loss": tuple(DISCRIMINATOR_LOSS),
     "gradient_penalty": (None, "wgan-gp", "r1", "r2"),
     "mode": ("alternating", "simultaneous"),
+    "inner": ("steps", "optimum"),
     "engine": ("auto", "eager", "fused"),
     "precision": ("fp32", "bf16"),
     "nonfinite": ("raise", "skip", "log"),
@@ -45,6 +46,10 @@ class TrainConfig:
         k: discriminator steps an iteration; 1 is the paper's choice. A large k keeps D near its optimum.
         generator_steps: generator steps an iteration. More than k invites the "Helvetica scenario" (section 6
             of the paper).
+        inner: how D's loop ends: "steps", after k, each on fresh noise and data; "optimum", when the norm of D's
+            gradient on the iteration's one real and one fake batch is at most `inner_tolerance`, or after k steps
+            on them: the theory's max over D, on samples. For the eager engine.
+        inner_tolerance: see inner.
         unroll: updates of D, by its own optimiser, that each generator step looks ahead and differentiates
             through: G descends its loss against the D it will meet (unrolled GANs). 0: against D as it is.
             They see the last minibatch and G's own noise. For the eager engine.
@@ -84,6 +89,8 @@ class TrainConfig:
     batch_size: int
     k: int = 1
     generator_steps: int = 1
+    inner: str = "steps"
+    inner_tolerance: float = 1e-3
     unroll: int = 0
     optimizer: Optimizer = field(default_factory=Adam)
     generator_optimizer: Optimizer | None = None
@@ -140,6 +147,10 @@ class TrainConfig:
             for name in ("k", "generator_steps"):
                 if getattr(self, name) != 1:
                     raise ValueError(f"TrainConfig: {name} must be 1 in simultaneous mode, got {getattr(self, name)}")
+        if self.inner == "optimum" and self.k < 2:
+            raise ValueError(f"TrainConfig: k must be at least 2 where inner is 'optimum', got {self.k}")
+        if not 0.0 < self.inner_tolerance < float("inf"):
+            raise ValueError(f"TrainConfig: inner_tolerance must be above 0 and finite, got {self.inner_tolerance!r}")
         if self.unroll:
             self._check_unroll()
         if self.generator_steps > 5 * self.k:

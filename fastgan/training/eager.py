@@ -54,19 +54,23 @@ class EagerEngine:
 
     def _alternating(self, it: int, metrics: Metrics) -> None:
         """One iteration of Algorithm 1."""
-        config = self.config
-        for draw in range(it * config.k, (it + 1) * config.k):
+        config, optimum = self.config, self.config.inner == "optimum"
+        for draw in [it] if optimum else range(it * config.k, (it + 1) * config.k):
             self._undo.save()
             condition = self._condition(draw)
             judge = self._judge(condition)
             real = self._packed(self.rows.minibatch(draw))
             with torch.no_grad():  # D's step needs no graph of G
                 fake = self._generated(Purpose.NOISE_D, draw, condition)
-            real_logits, fake_logits = judge(real), judge(fake)
-            loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(judge, real, fake, draw)
-            self.discriminator.differentiate(loss_d)
-            self.discriminator.update(update=draw, epoch=self.rows.epoch(draw))
-            self._undo.restore_unless_finite(loss_d, self.discriminator)
+            for _ in range(config.k if optimum else 1):
+                real_logits, fake_logits = judge(real), judge(fake)
+                loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(judge, real, fake, draw)
+                self.discriminator.differentiate(loss_d)
+                # Whether to go on is in the numbers: the one place where an iteration waits for the device.
+                if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
+                    break
+                self.discriminator.update(update=draw, epoch=self.rows.epoch(draw))
+                self._undo.restore_unless_finite(loss_d, self.discriminator)
         metrics.record_d(loss_d, real_logits, fake_logits)
 
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
@@ -200,6 +204,10 @@ class Player:
         grads = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
         for parameter, grad in zip(self.parameters, grads, strict=True):
             parameter.grad = grad
+
+    def grad_norm(self) -> float:
+        """Euclidean norm of the last gradients; waits for the device."""
+        return float(torch.stack([p.grad.norm() for p in self.parameters if p.grad is not None]).norm())
 
     def update(self, *, update: int, epoch: int) -> None:
         """Apply the gradients. update: counted from 0; epoch: counted from 1."""

@@ -261,6 +261,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise Inexpressible("config.impl is 'reference'")
     if gan.classes:
         raise Inexpressible("gan.classes: the networks of a conditional model also see labels")
+    if config.inner == "optimum":
+        raise Inexpressible("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
         raise Inexpressible("config.unroll differentiates through D's updates")
     if config.precision == "bf16" and gan.dtype != torch.float32:
