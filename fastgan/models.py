@@ -198,6 +198,38 @@ class GAN(torch.nn.Module):
         return check_labels("sample", chosen.expand(n) if chosen.ndim == 0 else chosen, n, self.classes)
 
     @torch.no_grad()
+    def interpolate(
+        self, start: Tensor, end: Tensor, steps: int = 11, *, labels: int | Tensor | None = None
+    ) -> Tensor:
+        """Samples G(z) along straight lines in the space of the noise, with G in eval mode; the mode is restored.
+
+        The first and the last are G(start) and G(end) to the last bit.
+
+        Args:
+            start, end: (n, latent_dim) noise where the lines begin and end.
+            steps: samples on a line, ends included; at least 2.
+            labels: of a conditional model, as in `sample`.
+
+        Returns:
+            Tensor (n, steps, ...).
+
+        Raises:
+            ValueError: shapes that do not fit, or fewer than 2 steps.
+
+        Source: Goodfellow et al. (2014), figure 3.
+        """
+        for name, z in (("start", start), ("end", end)):
+            if z.ndim != 2 or z.shape != (len(start), self.latent_dim):
+                raise ValueError(f"interpolate: {name} must be (n, {self.latent_dim}), got {tuple(z.shape)}")
+        if steps < 2:
+            raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
+        generator = self.generator if self.averaged is None else self.averaged
+        condition = self.one_hot(self._labels(labels, len(start), 0))
+        with evaluating(generator):  # a batch a step, so that the ends are products of the size of G(start)
+            course = [generator(join(torch.lerp(start, end, at / (steps - 1)), condition)) for at in range(steps)]
+        return torch.stack(course, 1)
+
+    @torch.no_grad()
     def logits(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The discriminator's logits of x in eval mode, without gradients; the mode is restored.
 

@@ -34,7 +34,7 @@ def history(n: int) -> dict[str, np.ndarray]:
     return {"step": np.arange(1, n + 1), **{name: rng.uniform(0.2, 0.8, n) for name in names}}
 
 
-# ---------------------------------------------------------------- M32: the costs of the generator
+# ---------------------------------------------------------------- the costs of the generator
 
 
 def exact(logit: float) -> dict[str, float]:
@@ -54,7 +54,7 @@ def exact(logit: float) -> dict[str, float]:
         return {name: float(value) for name, value in values.items()}
 
 
-def test_loss_table_is_exact_to_1e_12() -> None:
+def test_M32_loss_table_is_exact_to_1e_12() -> None:
     table = plots.loss_table()
     assert len(table["logit"]) == 401
     assert (table["logit"][0], table["logit"][-1]) == (-10.0, 10.0)
@@ -63,7 +63,7 @@ def test_loss_table_is_exact_to_1e_12() -> None:
             assert table[name][i] == pytest.approx(value, rel=1e-12, abs=1e-300), (name, logit)
 
 
-def test_loss_table_at_chosen_logits() -> None:
+def test_M32_loss_table_at_chosen_logits() -> None:
     table = plots.loss_table([-700.0, -30.0, 0.0, 30.0])
     assert table["minimax_slope"][0] == pytest.approx(-math.exp(-700.0), rel=1e-12)  # not 0: no cancellation
     assert table["non_saturating"][0] == pytest.approx(700.0, rel=1e-12)
@@ -71,7 +71,7 @@ def test_loss_table_at_chosen_logits() -> None:
     assert table["mle"][3] == pytest.approx(-0.5 * math.exp(30.0), rel=1e-12)
 
 
-def test_losses_shows_three_curves(tmp_path: Path) -> None:
+def test_M32_losses_shows_three_curves(tmp_path: Path) -> None:
     image = pixels(plots.losses(tmp_path / "losses.png"))
     for colour in (style.BLUE, style.ORANGE, style.GREEN):
         assert close_to(image, colour) > 500

@@ -17,6 +17,7 @@ from torch import Tensor
 from fastgan import data, evaluation
 from fastgan.cli import runs
 from fastgan.cli.arguments import counting, natural, number
+from fastgan.cli.pictures import draw_neighbours
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.training.checkpoint import write_atomically
@@ -83,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name.replace('_', ' '):<15} {text}")
         report[name] = numbers
     if arguments.neighbours is not None:
-        print(f"{'picture':<15} {_picture(subject, Path(arguments.neighbours))}")
+        picture = draw_neighbours(config, subject.samples, subject.train, Path(arguments.neighbours))
+        print(f"{'picture':<15} {picture}")
     if arguments.out is not None:
         write_atomically(Path(arguments.out), [(json.dumps(report, indent=1) + "\n").encode()])
     return 0
@@ -202,21 +204,3 @@ def _precision(subject: _Subject) -> Measure:
     found = evaluation.precision_recall(rows, subject.samples[:_NEIGHBOUR_ROWS])
     names = ("precision", "recall", "density", "coverage")
     return "support", ", ".join(f"{name} {getattr(found, name):.3f}" for name in names), vars(found)
-
-
-def _picture(subject: _Subject, path: Path) -> Path:
-    from fastgan import plots
-
-    assert subject.config.image_shape is not None
-    samples = subject.samples[:64]
-    index = evaluation.nearest_neighbours(samples, subject.train).index
-    low, high = float(subject.train.min()), float(subject.train.max())
-    return plots.image_grid(
-        samples,
-        subject.train[index],
-        path,
-        image_shape=subject.config.image_shape,
-        value_range=subject.config.value_range or (low, high),
-        ink=subject.config.source == "digits",
-        titles=("made by the generator", "nearest training images"),
-    )

@@ -20,6 +20,7 @@ from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
 from fastgan.cli.progress import progress, readout
 from fastgan.cli.runs import Folder, RunConfig
+from fastgan.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, checkpoint, train
@@ -43,7 +44,7 @@ def add(commands: Any) -> None:
         "train",
         help="train a GAN on a data set or on your own file",
         description="Train a GAN by Algorithm 1. The run folder gets config.json, history.csv, checkpoint/, "
-        "samples.png, losses.png and d_curves.png. What is not given comes from a preset, see config.json.",
+        "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from a preset, see config.json.",
         epilog=_EXAMPLES,
     )
     sources = f"{', '.join(data.sources.NAMES)}, or a path: {data.files.FORMATS}"
@@ -52,6 +53,9 @@ def add(commands: Any) -> None:
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
     command.add_argument("--no-pictures", action="store_true", help="leave the pictures to fastgan plot")
+    command.add_argument(
+        "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
+    )
     command.add_argument("--rows", type=natural, metavar="N", help="rows of data (all; 100,000 if synthetic)")
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
@@ -79,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
                 gan,
                 training_rows(dataset, config.columns),
                 config.train,
-                callbacks=[*bars, _KeepConfig(config)],
+                callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
                 run_dir=folder.path,
                 resume=folder.has_checkpoint(),
             )

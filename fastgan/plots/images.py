@@ -1,9 +1,10 @@
-"""Samples that are images: generated ones beside real ones."""
+"""Samples that are images: beside real ones, beside their nearest training images, and on the way between two."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,6 @@ def image_grid(
     image_shape: tuple[int, int],
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
-    titles: tuple[str, str] = ("made by the generator", "real, from the data"),
 ) -> Path:
     """Generated images beside real ones, every pixel a square block.
 
@@ -30,19 +30,18 @@ def image_grid(
         image_shape: (height, width).
         value_range: what is black and what is white.
         ink: dark on white, as handwriting.
-        titles: of the two halves.
     """
     side = max(1, min(8, math.isqrt(len(samples))))
-    left = _mosaic(samples, side, image_shape, value_range, ink)
-    right = _mosaic(real[: side * side], side, image_shape, value_range, ink)
+    left = mosaic(samples, side, image_shape, value_range, ink)
+    right = mosaic(real[: side * side], side, image_shape, value_range, ink)
     gap, title, margin = 48, 76, 24
     height, width = left.shape[:2]
     pixels = (2 * width + gap + 2 * margin, height + title + margin)
     figure = style.figure(pixels[0] / style.DPI, pixels[1] / style.DPI)
     figure.set_layout_engine("none")
     for image, x, text, colour in (
-        (left, margin, titles[0], style.ORANGE),
-        (right, margin + width + gap, titles[1], style.BLUE),
+        (left, margin, "made by the generator", style.ORANGE),
+        (right, margin + width + gap, "real, from the data", style.BLUE),
     ):
         axes = figure.add_axes((x / pixels[0], margin / pixels[1], width / pixels[0], height / pixels[1]))
         axes.imshow(image, interpolation="nearest", aspect="auto")
@@ -51,20 +50,124 @@ def image_grid(
     return style.save(figure, path)
 
 
-def _mosaic(
-    rows: Tensor, side: int, image_shape: tuple[int, int], value_range: tuple[float, float], ink: bool
+def interpolation(
+    paths: Tensor,
+    path: style.PathLike,
+    *,
+    image_shape: tuple[int, int],
+    value_range: tuple[float, float] = (0.0, 1.0),
+    ink: bool = False,
+) -> Path:
+    """Samples along lines in z, a line a row: what G makes of the way between two samples.
+
+    Args:
+        paths: (lines, steps, pixels) as `GAN.interpolate` gives them.
+        path: of the picture.
+        image_shape, value_range, ink: as for `image_grid`.
+
+    Source: Goodfellow et al. (2014), figure 3.
+    """
+    lines, steps = paths.shape[:2]
+    rows = _cells(paths.flatten(0, 1), image_shape, value_range, ink).reshape(lines, steps, *_cell(image_shape), 3)
+    image = rows.swapaxes(1, 2).reshape(lines * rows.shape[2], -1, 3)
+    figure, axes = _canvas(image)
+    for x, text in ((0.0, "$G(z_0)$"), (1.0, "$G(z_1)$")):
+        _above(axes, x, text, style.ORANGE, "right" if x else "left")
+    _above(axes, 0.5, "z moves evenly from $z_0$ to $z_1$", style.GREY, "center")
+    return style.save(figure, path)
+
+
+def neighbours(
+    samples: Tensor,
+    nearest: Tensor,
+    distance: Tensor,
+    path: style.PathLike,
+    *,
+    image_shape: tuple[int, int],
+    value_range: tuple[float, float] = (0.0, 1.0),
+    ink: bool = False,
+) -> Path:
+    """Samples of G and under each the training image that lies nearest, with their distance.
+
+    Args:
+        samples, nearest: (n, pixels); up to 16 pairs are shown.
+        distance: (n,) Euclidean distances.
+        path: of the picture.
+        image_shape, value_range, ink: as for `image_grid`.
+
+    Source: Goodfellow et al. (2014), figure 2.
+    """
+    count = min(16, len(samples))
+    across = min(8, count)
+    down = -(-count // across)
+    figure = style.figure(1.25 * across + 1.1, 2.75 * down + 0.2)
+    panels = figure.subplots(2 * down, across, squeeze=False)
+    made, real = (_cells(x[:count], image_shape, value_range, ink) for x in (samples, nearest))
+    for axes in panels.ravel():
+        axes.set_axis_off()
+    for i in range(count):
+        row, column = 2 * (i // across), i % across
+        for axes, image in ((panels[row, column], made[i]), (panels[row + 1, column], real[i])):
+            axes.imshow(image, interpolation="nearest")
+        panels[row + 1, column].set_title(f"{float(distance[i]):.2f}", fontsize=9, color=style.GREY, pad=3)
+        if not column:
+            _beside(panels[row, 0], "made by G", style.ORANGE)
+            _beside(panels[row + 1, 0], "nearest in\nthe data", style.BLUE)
+    figure.suptitle("Between them: their Euclidean distance; 0 would be a copy", fontsize=11, color=style.GREY)
+    return style.save(figure, path)
+
+
+def _beside(axes: Any, text: str, colour: str) -> None:
+    axes.text(-0.12, 0.5, text, fontsize=10, color=colour, ha="right", va="center", transform=axes.transAxes)
+
+
+def _above(axes: Any, x: float, text: str, colour: str, side: str) -> None:
+    axes.text(x, 1.01, text, fontsize=11, color=colour, ha=side, va="bottom", transform=axes.transAxes)
+
+
+def _canvas(image: NDArray[np.uint8]) -> tuple[Any, Any]:
+    """A figure that shows an array pixel by pixel, with room for a line above it."""
+    height, width = image.shape[:2]
+    margin, title = 12, 44
+    pixels = (width + 2 * margin, height + title + margin)
+    figure = style.figure(pixels[0] / style.DPI, pixels[1] / style.DPI)
+    figure.set_layout_engine("none")
+    place = (margin / pixels[0], margin / pixels[1], width / pixels[0], height / pixels[1])
+    axes = figure.add_axes(place)
+    axes.imshow(image, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _cell(image_shape: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image on paper, with the white about it."""
+    scale = max(1, 80 // max(image_shape))
+    return scale * image_shape[0] + 8, scale * image_shape[1] + 8
+
+
+def _cells(
+    rows: Tensor, image_shape: tuple[int, int], value_range: tuple[float, float], ink: bool
 ) -> NDArray[np.uint8]:
-    """side^2 images as one (height, width, 3) array, pixels enlarged to blocks; missing ones are white."""
+    """Images as an array (n, height, width, 3), pixels enlarged to blocks, with white about them."""
     height, width = image_shape
     low, high = value_range
-    rows = rows[: side * side].detach().cpu().double()
+    rows = rows.detach().cpu().double()
     images = rows.reshape(len(rows), -1, height, width)[:, :3]  # a fourth channel is opacity
     images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
     images = ((images - low) / (high - low)).nan_to_num(0.0).clamp(0.0, 1.0)
     images = 1.0 - images if ink else images
     scale = max(1, 80 // max(height, width))
-    cell = np.full((side * side, scale * height + 8, scale * width + 8, 3), 255, np.uint8)
     blocks = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    cell[: len(blocks), 4:-4, 4:-4] = blocks.repeat(scale, axis=1).repeat(scale, axis=2)
-    grid = cell.reshape(side, side, *cell.shape[1:]).swapaxes(1, 2)
-    return grid.reshape(side * cell.shape[1], side * cell.shape[2], 3)
+    cells = np.full((len(rows), *_cell(image_shape), 3), 255, np.uint8)
+    cells[:, 4:-4, 4:-4] = blocks.repeat(scale, axis=1).repeat(scale, axis=2)
+    return cells
+
+
+def mosaic(
+    rows: Tensor, side: int, image_shape: tuple[int, int], value_range: tuple[float, float], ink: bool
+) -> NDArray[np.uint8]:
+    """side^2 images as one (height, width, 3) array; missing ones are white."""
+    cells = _cells(rows[: side * side], image_shape, value_range, ink)
+    missing = np.full((side * side - len(cells), *cells.shape[1:]), 255, np.uint8)
+    grid = np.concatenate([cells, missing]).reshape(side, side, *cells.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(side * cells.shape[1], side * cells.shape[2], 3)

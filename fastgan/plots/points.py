@@ -1,4 +1,4 @@
-"""Samples on the line, in the plane or in a table, over the real ones, with D beside them."""
+"""Samples on the line or in a table over the real ones, as histograms, and D beside what it should learn."""
 
 from __future__ import annotations
 
@@ -10,45 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.data.extras import need
-
 from . import style
 from .style import Array
-
-
-def scatter(
-    samples: Tensor,
-    real: Tensor,
-    path: style.PathLike,
-    *,
-    discriminator: Callable[[Tensor], Tensor] | None = None,
-    title: str = "",
-) -> Path:
-    """Two-dimensional samples over the real points, with D's surface behind them.
-
-    Args:
-        samples, real: (n, 2).
-        path: of the picture.
-        discriminator: from points (m, 2) to D's probabilities (m,); None leaves the surface out.
-        title: above the picture.
-    """
-    shown_real, shown = real[:2500].double().numpy(), samples[:2500].double().numpy()
-    # The middle of the data sets the frame: one stray sample must not shrink the picture.
-    low, high = shown_real.min(0), shown_real.max(0)
-    centre, half = (low + high) / 2, max(float((high - low).max()) * 0.65, 1e-6)
-    figure = style.figure(8.2, 7)
-    axes = figure.subplots()
-    if discriminator is not None:
-        _surface(figure, axes, discriminator, centre, half)
-    axes.scatter(*shown_real.T, s=26, color=style.BLUE, alpha=0.35, lw=0, label="real", rasterized=True)
-    axes.scatter(*shown.T, s=5, color="#8A2F00", alpha=0.75, lw=0, label="generated", rasterized=True)
-    axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
-    axes.set_aspect("equal")
-    style.label(axes, title or "Samples of G over real points", r"$x_1$", r"$x_2$")
-    legend = axes.legend(loc="upper right", fontsize=11, markerscale=2, framealpha=0.9)
-    for handle in legend.legend_handles:
-        handle.set_alpha(1.0)
-    return style.save(figure, path)
 
 
 def line(
@@ -62,7 +25,7 @@ def line(
         discriminator: from points (m, 1) to D's probabilities (m,).
     """
     x, y = real[:, 0].double().numpy(), samples[:, 0].double().numpy()
-    edges = _edges(x, y, 60)
+    edges = bin_edges(x, y, 60)
     figure = style.figure(8.5, 6.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     p, q = _histogram(top, x, y, edges)
@@ -101,7 +64,7 @@ def marginals(samples: Tensor, real: Tensor, path: style.PathLike, *, limit: int
             axes.set_axis_off()
             continue
         x, y = real[:, column].double().numpy(), samples[:, column].double().numpy()
-        _histogram(axes, x, y, _edges(x, y, 40))
+        _histogram(axes, x, y, bin_edges(x, y, 40))
         style.label(axes, f"column {column}", "", "density" if column % across == 0 else "")
         axes.set_yticks([])  # each column has its own unit; only the shapes are to be compared
     panels[0].legend(frameon=False, fontsize=9)
@@ -111,25 +74,7 @@ def marginals(samples: Tensor, real: Tensor, path: style.PathLike, *, limit: int
     return style.save(figure, path)
 
 
-def _surface(
-    figure: Any, axes: Any, discriminator: Callable[[Tensor], Tensor], centre: Array, half: float
-) -> None:
-    colors = need("matplotlib.colors", what="fastgan.plots", package="matplotlib", extra="demo")
-    ticks = torch.linspace(-half, half, 200, dtype=torch.float64)
-    x, y = ticks + centre[0], ticks + centre[1]
-    surface = discriminator(torch.cartesian_prod(x, y)).reshape(len(x), len(y)).double().numpy()
-    palette = colors.LinearSegmentedColormap.from_list("verdict", ["#F0A868", "#FFFFFF", "#7FB8E0"])
-    extent = (float(x[0]), float(x[-1]), float(y[0]), float(y[-1]))
-    image = axes.imshow(
-        surface.T, origin="lower", extent=extent, cmap=palette, vmin=0, vmax=1, interpolation="bilinear"
-    )
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
-    bar.ax.set_title("D(x)", fontsize=11, color=style.INK, loc="left", pad=12)
-    bar.set_ticks([0, 0.5, 1], labels=["0: made by G", "1/2", "1: real"])
-    bar.outline.set_visible(False)
-
-
-def _edges(x: Array, y: Array, bins: int) -> Array:
+def bin_edges(x: Array, y: Array, bins: int) -> Array:
     """Bins over nearly all of the data and of the samples; wide enough where every value is the same."""
     values = np.concatenate([x, y])
     low, high = np.percentile(values[np.isfinite(values)], [0.1, 99.9])

@@ -24,9 +24,13 @@ INK, GREY, LIGHT = "#222222", "#777777", "#DDDDDD"
 DPI = 150
 
 
+def matplotlib(module: str) -> Any:
+    """A module of matplotlib, or what to install."""
+    return need(f"matplotlib.{module}", what="fastgan.plots", package="matplotlib", extra="demo")
+
+
 def figure(width: float, height: float) -> Any:
-    figure = need("matplotlib.figure", what="fastgan.plots", package="matplotlib", extra="demo")
-    return figure.Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    return matplotlib("figure").Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def save(figure: Any, path: PathLike) -> Path:

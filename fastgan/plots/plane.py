@@ -1,0 +1,128 @@
+"""Samples in the plane, and D's surface: behind them, and beside the one that would be optimal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import theory
+
+from . import style
+from .style import Array
+
+Discriminator = Callable[[Tensor], Tensor]
+_CELLS = 200  # of a surface, on each side
+_BLUR = 1.5  # cells
+DARK = "#8A2F00"  # generated points, on a surface that is orange itself
+
+
+def scatter(
+    samples: Tensor,
+    real: Tensor,
+    path: style.PathLike,
+    *,
+    discriminator: Discriminator | None = None,
+    title: str = "",
+) -> Path:
+    """Two-dimensional samples over the real points, with D's surface behind them.
+
+    Args:
+        samples, real: (n, 2).
+        path: of the picture.
+        discriminator: from points (m, 2) to D's probabilities (m,); None leaves the surface out.
+        title: above the picture.
+    """
+    shown_real, shown = real[:2500].double().numpy(), samples[:2500].double().numpy()
+    centre, half = frame(shown_real)
+    figure = style.figure(8.2, 7)
+    axes = figure.subplots()
+    if discriminator is not None:
+        surface = discriminator(_grid(centre, half)).reshape(_CELLS, _CELLS).double()
+        _bar(figure, _show(axes, surface, centre, half), axes)
+    axes.scatter(*shown_real.T, s=26, color=style.BLUE, alpha=0.35, lw=0, label="real", rasterized=True)
+    axes.scatter(*shown.T, s=5, color=DARK, alpha=0.75, lw=0, label="generated", rasterized=True)
+    axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
+    axes.set_aspect("equal")
+    style.label(axes, title or "Samples of G over real points", r"$x_1$", r"$x_2$")
+    legend = axes.legend(loc="upper right", fontsize=11, markerscale=2, framealpha=0.9)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1.0)
+    return style.save(figure, path)
+
+
+def verdicts(samples: Tensor, real: Tensor, path: style.PathLike, *, discriminator: Discriminator) -> Path:
+    """D(x) over the plane beside the optimal D*(x) = p_data / (p_data + p_g) of the same samples.
+
+    The densities of D* are counts on a fine grid, both smoothed alike; where hardly anything fell, D* is left out, as
+    V does not depend on D there.
+
+    Args:
+        samples, real: (n, 2), many.
+        path: of the picture.
+        discriminator: from points (m, 2) to D's probabilities (m,).
+
+    Source: Goodfellow et al. (2014), proposition 1.
+    """
+    centre, half = frame(real[:2500].double().numpy())
+    points = _grid(centre, half)
+    learned = discriminator(points).reshape(_CELLS, _CELLS).double()
+    p, q = (_density(x, centre, half) for x in (real, samples))
+    seen = p * len(real) + q * len(samples) > 1
+    optimal = torch.where(seen, theory.optimal_discriminator(p, q), torch.nan)
+    off = float(((learned - optimal).abs() * (p + q))[seen].sum() / (p + q)[seen].sum())
+    figure = style.figure(12, 5.8)
+    left, right = figure.subplots(1, 2, sharey=True)
+    image = _show(left, learned, centre, half)
+    _show(right, optimal, centre, half)
+    style.label(left, "D(x), as it was learned", "$x_1$", "$x_2$")
+    style.label(right, "$D^*(x)$, optimal against G; grey where nothing fell", "$x_1$", "")
+    figure.suptitle(f"mean $|D-D^*|$ over the data and the samples: {off:.3f}", fontsize=12, color=style.INK)
+    _bar(figure, image, [left, right])
+    return style.save(figure, path)
+
+
+def frame(shown: Array) -> tuple[Array, float]:
+    """Centre and half width: the data set the frame, as one stray sample must not shrink the picture."""
+    low, high = shown.min(0), shown.max(0)
+    return (low + high) / 2, max(float((high - low).max()) * 0.65, 1e-6)
+
+
+def _grid(centre: Array, half: float) -> Tensor:
+    """(cells^2, 2): the middles of the cells of a frame, x1 slowest."""
+    ticks = (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS * 2 * half - half
+    return torch.cartesian_prod(ticks + float(centre[0]), ticks + float(centre[1]))
+
+
+def _density(x: Tensor, centre: Array, half: float) -> Tensor:
+    """The share of points in each cell, blurred by a Gaussian."""
+    edges = [np.linspace(c - half, c + half, _CELLS + 1) for c in centre]
+    first, second = x.double().numpy().T
+    counts = torch.from_numpy(np.histogram2d(first, second, bins=edges)[0]) / len(x)
+    reach = torch.arange(-6, 7, dtype=torch.float64)
+    kernel = torch.exp(-(reach / _BLUR).square() / 2)
+    kernel = (kernel / kernel.sum())[None, None, :, None]
+    blurred = torch.nn.functional.conv2d(counts[None, None], kernel, padding=(6, 0))
+    return torch.nn.functional.conv2d(blurred, kernel.transpose(2, 3), padding=(0, 6))[0, 0]
+
+
+def _show(axes: Any, surface: Tensor, centre: Array, half: float) -> Any:
+    """A surface (x1, x2) of probabilities: orange what D takes for made, blue for real."""
+    colours = ["#F0A868", "#FFFFFF", "#7FB8E0"]
+    palette = style.matplotlib("colors").LinearSegmentedColormap.from_list("verdict", colours)
+    palette = palette.with_extremes(bad="#EEEEEE")
+    extent = (centre[0] - half, centre[0] + half, centre[1] - half, centre[1] + half)
+    look: dict[str, Any] = {"origin": "lower", "extent": extent, "cmap": palette, "vmin": 0, "vmax": 1}
+    return axes.imshow(surface.T.numpy(), interpolation="nearest", **look)
+
+
+def _bar(figure: Any, image: Any, axes: Any) -> None:
+    """What the colours of a surface mean."""
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.ax.set_title("D(x)", fontsize=11, color=style.INK, loc="left", pad=12)
+    bar.set_ticks([0, 0.5, 1], labels=["0: made by G", "1/2", "1: real"])
+    bar.outline.set_visible(False)
