@@ -52,7 +52,7 @@ def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterat
     if request.param == "gpu" and not (_cuda_is_there() and shutil.which("nvcc")):
         pytest.skip("no CUDA device, or no nvcc")
     make = emulator_builder.for_gpu if request.param == "gpu" else lambda kernels: emulator_builder.begin(kernels)()
-    server = make([*sorted((CSRC / "cuda").glob("*.cu")), SIMT / "primitives.cu"])
+    server = make([*sorted((CSRC / "cuda").glob("*.cu")), *sorted(SIMT.glob("*.cu"))])
     yield server
     server.close()
 

@@ -155,12 +155,22 @@ def narrow(csrc: Path) -> None:
 
 def begin_narrow(builder: Builder, source: str, flavour: Flavour, *fault: str) -> Callable[[], Emulator]:
     """Start building the narrowed kernels of csrc/cuda/`source`, with a fault (file, old, new) or none."""
+    csrc = _copy(builder, *fault)
+    narrow(csrc)
+    return builder.begin([csrc / "cuda" / source], flavour, csrc, "-w")
+
+
+def begin_faulty(builder: Builder, source: Path, flavour: Flavour, *fault: str) -> Callable[[], Emulator]:
+    """Start building `source`, which stands outside csrc, with a fault (file, old, new) planted into csrc."""
+    return builder.begin([source], flavour, _copy(builder, *fault), "-w")
+
+
+def _copy(builder: Builder, *fault: str) -> Path:
     csrc = Path(tempfile.mkdtemp(dir=builder.folder)) / "csrc"
     shutil.copytree(CSRC, csrc)
     if fault:
         plant(csrc, *fault)
-    narrow(csrc)
-    return builder.begin([csrc / "cuda" / source], flavour, csrc, "-w")
+    return csrc
 
 
 # ---------------------------------------------------------------- calling

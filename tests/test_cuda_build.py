@@ -12,7 +12,7 @@ import pytest
 import fastgan
 
 CSRC = Path(fastgan.__file__).parent.parent / "csrc"
-KERNELS = (*sorted((CSRC / "cuda").glob("*.cu")), Path(__file__).parent / "simt" / "primitives.cu")
+KERNELS = (*sorted((CSRC / "cuda").glob("*.cu")), *sorted((Path(__file__).parent / "simt").glob("*.cu")))
 NVCC = shutil.which("nvcc")
 FLAGS = "-std=c++17 -O3 --expt-relaxed-constexpr -DFASTGAN_ISA=cuda -Werror all-warnings -Xptxas -v -t 2 -c".split()
 AMPERE, HOPPER = "-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90a,code=sm_90a"

@@ -5,6 +5,7 @@
 
 #include "cuda/kernels.h"
 #include "primitives.h"
+#include "products.h"
 
 using namespace fastgan;
 
@@ -138,9 +139,35 @@ void faults(Arguments& a) {
   planted_fault(number, x, n, a.stream());
 }
 
+void matrix_tiles(Arguments& a) {
+  const int kind = a.number();
+  const float *left = a.pointer<float>(), *right = a.pointer<float>();
+  uint32_t* registers = a.pointer<uint32_t>();
+  int* positions = a.pointer<int>();
+  tiles(kind, left, right, registers, positions, a.stream());
+}
+
+void matrix_instruction(Arguments& a) {
+  const int kind = a.number();
+  const uint32_t* registers = a.pointer<uint32_t>();
+  float* sums = a.pointer<float>();
+  instruction(kind, registers, sums, a.stream());
+}
+
+void matrix_product(Arguments& a) {
+  const int kind = a.number();
+  const float *left = a.pointer<float>(), *right = a.pointer<float>();
+  float* out = a.pointer<float>();
+  const int m = a.number(), n = a.number(), k = a.number();
+  product(kind, left, right, out, m, n, k, a.stream());
+}
+
 const std::map<std::string, void (*)(Arguments&)> entries = {
     {"primitive", primitives},
     {"fault", faults},
+    {"tiles", matrix_tiles},
+    {"instruction", matrix_instruction},
+    {"product", matrix_product},
     {"partials", partials},
     {"pair_loss", pair_loss},
     {"pointwise", pointwise},
