@@ -105,6 +105,34 @@ struct Mlp {
   }
 };
 
+// Hands out the arguments of an entry that takes as many as there are layers.
+class Arguments {
+ public:
+  explicit Arguments(const py::args& given) : given_(given) {}
+  int64_t integer() { return int64_t(PyLong_AsUnsignedLongLongMask(next())); }
+  double real() { return PyFloat_AsDouble(next()); }
+  void* pointer() { return PyLong_AsVoidPtr(next()); }
+
+ private:
+  PyObject* next() {
+    if (next_ >= given_.size()) throw py::value_error("too few arguments");
+    return PyTuple_GET_ITEM(given_.ptr(), py::ssize_t(next_++));
+  }
+
+  const py::args& given_;
+  size_t next_ = 0;
+};
+
+void network_call(void (*entry)(int, const NetworkCall&, void*), const py::args& given) {
+  Arguments a(given);
+  const int dtype = int(a.integer());
+  const NetworkCall call = read_network_call(a);
+  void* const stream = a.pointer();
+  if (PyErr_Occurred()) throw py::error_already_set();
+  py::gil_scoped_release release;
+  entry(dtype, call, stream);
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = FASTGAN_VERSION;
@@ -230,6 +258,8 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
                          pointer(grad_bias), pointer<double>(partial)},
                         pointer(stream));
   });
+  m.def("cuda_network_forward", [](const py::args& given) { network_call(cuda_network_forward, given); });
+  m.def("cuda_network_backward", [](const py::args& given) { network_call(cuda_network_backward, given); });
   // Each parameter: its address, those of its state (0 where there is none) and of its gradient, its elements.
   using Parameter = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>;
   m.def("cuda_update", [](int dtype, int rule, double beta1, double beta2, double epsilon, double rate, double momentum,

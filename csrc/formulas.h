@@ -8,8 +8,10 @@
 
 #ifdef __CUDACC__
 #define FASTGAN_HD __host__ __device__ __forceinline__
+#define FASTGAN_CHOICE __host__ __device__
 #else
 #define FASTGAN_HD inline __attribute__((always_inline))
+#define FASTGAN_CHOICE
 #endif
 
 // The same source is compiled once per instruction set; the namespace keeps the linker from mixing the copies.
@@ -379,8 +381,11 @@ struct Gelu {  // x Phi(x), the exact form
   template <class T> FASTGAN_HD static T normal_cdf(T x) { return T(0.5) * std::erfc(x * T(-0.707106781186547524401)); }
 };
 
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable  // f may be a function of the host alone, which then calls this there
+#endif
 template <class Function>
-inline bool with_activation(int number, Function&& f) {
+FASTGAN_CHOICE inline bool with_activation(int number, Function&& f) {
   switch (number) {
     case 0: f(Identity{}); return true;
     case 1: f(Relu{}); return true;

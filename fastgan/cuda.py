@@ -1,11 +1,14 @@
 """The CUDA half of the native core: tensors in, pointers down, on the current stream of their device.
 
-The matrix products of an MLP are the library's (`torch.mm`); what stands between them is one native pass each way.
+A small MLP is one launch forward and two backward. The matrix products of a larger one are the library's (`torch.mm`);
+what stands between them is one native pass each way.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -112,7 +115,19 @@ class _Parts:
         ]
 
 
-class Shape(NamedTuple):
+# What counts as small. A kernel must hold it: layers that fit its arguments, bytes of shared memory for 16 rows. And it
+# should beat the library: weights that stay in the cache, and products a call; an estimate, which nobody has measured.
+_MOST_LAYERS, _MOST_SHARED = 12, 96 << 10
+_MOST_WEIGHTS, _MOST_PRODUCTS = 3 << 14, 1 << 24
+
+
+@functools.cache
+def _has_matrix_units(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@dataclass(frozen=True)
+class Shape:
     """An MLP without its numbers."""
 
     inputs: int
@@ -125,6 +140,71 @@ class Shape(NamedTuple):
         parts = _Parts(rows, dtype)
         parts.all(self)
         return parts.used
+
+    @functools.cached_property
+    def most_rows(self) -> int:
+        """Rows up to which the network counts as small."""
+        inputs = (self.inputs, *self.units[:-1])
+        columns = [units * layer.pieces for units, layer in zip(self.units, self.layers, strict=True)]
+        weights = sum(i * c for i, c in zip(inputs, columns, strict=True))
+        words = max(self.inputs, *self.units) + max(columns) + 2 * 12  # and what rows are padded by
+        fits = len(columns) <= _MOST_LAYERS and weights <= _MOST_WEIGHTS and 16 * 8 * words <= _MOST_SHARED
+        return _MOST_PRODUCTS // max(1, weights) if fits else 0
+
+    def is_small(self, x: Tensor) -> bool:
+        """Whether x (rows, in) goes through all layers in one launch."""
+        return x.shape[0] <= self.most_rows and _has_matrix_units(x.device)
+
+
+# ---------------------------------------------------------------- a small MLP
+
+
+def _launch_network(
+    entry: str,
+    shape: Shape,
+    x: Tensor,
+    params: Sequence[Tensor | None],
+    key: int,
+    kept: tuple[Tensor | None, Sequence[_Kept]],
+    *,
+    y: Tensor | None = None,
+    lowest: int = 0,
+    grad_y: Tensor | None = None,
+    grad_x: Tensor | None = None,
+    grads: Sequence[tuple[Tensor | None, ...]] = (),
+) -> None:
+    """The arguments of `read_network_call` (csrc/cuda/kernels.h); `grads` are of each layer's product, weight, bias."""
+    depth = len(shape.layers)
+    head = x.shape[0], shape.inputs, shape.input_dropout, key, lowest, x, kept[0], y, grad_y, grad_x, depth
+    layers: list[object] = []
+    for i, (layer, units, keep) in enumerate(zip(shape.layers, shape.units, kept[1], strict=True)):
+        layers += units, layer.pieces, ACTIVATIONS[layer.activation][0], layer.negative_slope, layer.dropout
+        layers += params[i], params[depth + i], *keep, *(grads[i] if grads else (None, None, None))
+    launch(x, entry, DTYPES[x.dtype], *head, *layers)
+
+
+def _backward_in_one(
+    shape: Shape,
+    x: Tensor,
+    params: Sequence[Any],
+    key: int,
+    kept: tuple[Tensor | None, Sequence[_Kept]],
+    grad_y: Tensor,
+    needs: Sequence[bool],
+    lowest: int,
+) -> list[Tensor | None]:
+    depth, rows = len(shape.layers), x.shape[0]
+    found = [torch.empty_like(t) if need else None for t, need in zip((x, *params), needs, strict=True)]
+    scratch = grad_y.new_empty(rows * sum(w.shape[0] for w in params[lowest:depth]))
+    grads: list[tuple[Tensor | None, ...]] = []
+    for i, weight in enumerate(params[:depth]):
+        size = rows * weight.shape[0] if i >= lowest else 0
+        product, scratch = scratch[:size], scratch[size:]
+        grads.append((product, found[1 + i], found[1 + depth + i]))
+    _launch_network(
+        "network_backward", shape, x, params, key, kept, lowest=lowest, grad_y=grad_y, grad_x=found[0], grads=grads
+    )
+    return found
 
 
 # ---------------------------------------------------------------- an MLP
@@ -144,12 +224,21 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None
         torch.addmm(bias, x, weight.t(), out=out)
 
 
-def mlp_forward(shape: Shape, x: Tensor, params: Sequence[Tensor | None], key: int, work: Tensor) -> Tensor:
+def mlp_forward(
+    shape: Shape, x: Tensor, params: Sequence[Tensor | None], key: int, work: Tensor | None
+) -> Tensor:
     """x (rows, in) -> (rows, out); `work` keeps what backward reads, `key` is that of the masks.
 
     `params` are the weights, then a bias or None for each; all tensors dense.
     """
     rows, number, depth = x.shape[0], DTYPES[x.dtype], len(shape.layers)
+    if shape.is_small(x):
+        y = x.new_empty(rows, shape.units[-1])
+        nothing = None, [_Kept(None, None, None, None)] * depth
+        what = nothing if work is None else _Parts(rows, x.dtype, work).all(shape)
+        _launch_network("network_forward", shape, x, params, key, what, y=y)
+        return y
+    work = x.new_empty(shape.work_size(rows, x.dtype)) if work is None else work
     dropped_input, kept = _Parts(rows, x.dtype, work).all(shape)
     if dropped_input is not None:
         x = dropout(x, dropped_input, shape.input_dropout, key, 0)
@@ -207,11 +296,13 @@ def mlp_backward(
     """
     depth = len(shape.layers)
     dropped_input, kept = _Parts(x.shape[0], x.dtype, work).all(shape)
+    wanted = [i for i in range(depth) if needs[1 + i] or needs[1 + depth + i]]
+    lowest = 0 if needs[0] else min(wanted, default=depth)
+    if shape.is_small(x) and lowest < depth:
+        return _backward_in_one(shape, x, params, key, (dropped_input, kept), grad_y, needs, lowest)
     inputs = [x if dropped_input is None else dropped_input]
     inputs += [k.dropped if k.dropped is not None else k.output for k in kept[:-1]]  # type: ignore[misc]
     grads: list[Tensor | None] = [None] * len(needs)
-    wanted = [i for i in range(depth) if needs[1 + i] or needs[1 + depth + i]]
-    lowest = 0 if needs[0] else min(wanted, default=depth)
     grad = grad_y
     for i in range(depth - 1, lowest - 1, -1):
         weight = params[i]

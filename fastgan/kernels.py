@@ -208,9 +208,9 @@ def mlp_forward(
     leading = x.shape[:-1]
     rows = leading.numel()
     if x.is_cuda:
-        kept = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
+        kept = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x)) if save else None
         y = cuda.mlp_forward(net.shape, x.view(rows, x.shape[-1]), params, 0 if key is None else _seed(key), kept)
-        return y.view(*leading, net.outputs), kept if save else None
+        return y.view(*leading, net.outputs), kept
     y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
     work = None
     if save:  # rows of padding are nobody's; an operator whose outputs are compared fills them

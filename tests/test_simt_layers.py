@@ -27,8 +27,8 @@ RULES = {"adam": 0, "momentum_torch": 1, "momentum_pylearn2": 2}  # Rule in csrc
 
 
 @contextlib.contextmanager
-def emulated(machine: Emulator, schedules: int = SCHEDULES) -> Iterator[None]:
-    """`fastgan.cuda` works on CPU tensors, by way of the emulator."""
+def emulated(machine: Emulator, schedules: int = SCHEDULES, small: bool = True) -> Iterator[None]:
+    """`fastgan.cuda` works on CPU tensors, by way of the emulator; `small`: on a device with matrix units."""
 
     def launch(x: Tensor, entry: str, *arguments: object) -> None:
         machine.call(entry, *arguments, STREAM, schedules=schedules)
@@ -37,6 +37,7 @@ def emulated(machine: Emulator, schedules: int = SCHEDULES) -> Iterator[None]:
         patch.setattr(cuda, "launch", launch)
         partials = functools.partial(machine.ask, "layer_partials")
         patch.setattr(cuda, "native", SimpleNamespace(cuda_layer_partials=partials))
+        patch.setattr(cuda, "_has_matrix_units", lambda device: small)
         yield
 
 
@@ -130,10 +131,13 @@ def exact(case: MlpCase, x: Tensor, weights: list[Tensor], biases: list[Tensor |
     return [y.detach(), *torch.autograd.grad(y, inputs, grad_y.double())]
 
 
-def check_network(machine: Emulator, case: MlpCase, rows: int, dtype: torch.dtype, schedules: int = SCHEDULES) -> None:
+def check_network(
+    machine: Emulator, case: MlpCase, rows: int, dtype: torch.dtype, small: bool, schedules: int = SCHEDULES
+) -> None:
+    """`small`: the whole network a launch, else layer by layer."""
     x, weights, biases, _ = case.make(rows, dtype=dtype, seed=5)
     grad_y = torch.cos(torch.arange(rows * case.sizes[-1], dtype=torch.float64)).view(rows, case.sizes[-1]).to(dtype)
-    with emulated(machine, schedules):
+    with emulated(machine, schedules, small):
         got = mine(case, x, weights, biases, grad_y)
     want = exact(case, x, weights, biases, grad_y)
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
@@ -142,10 +146,11 @@ def check_network(machine: Emulator, case: MlpCase, rows: int, dtype: torch.dtyp
         assert error <= TOLERANCE[dtype], f"{case.name}, {rows} rows, result {i}: off by {error:.3g}"
 
 
+@pytest.mark.parametrize("small", (True, False), ids=("whole", "by_layer"))
 @pytest.mark.parametrize("case", MLPS, ids=name_of)
-def test_every_network(case: MlpCase, machine: Emulator) -> None:
-    check_network(machine, case, 33, torch.float32)
-    check_network(machine, case, 5, torch.float64)
+def test_every_network(case: MlpCase, small: bool, machine: Emulator) -> None:
+    check_network(machine, case, 33, torch.float32, small)
+    check_network(machine, case, 5, torch.float64, small)
 
 
 WIDE = (
@@ -161,27 +166,57 @@ SMOOTH = tuple(case for case in WIDE if case.name != "pieces")
 TYPED = (*((case, t) for case in WIDE for t in DTYPES[:2]), *((case, t) for case in SMOOTH for t in DTYPES[2:]))
 
 
+@pytest.mark.parametrize("small", (True, False), ids=("whole", "by_layer"))
 @pytest.mark.parametrize(("case", "dtype"), TYPED, ids=[f"{c.name}-{name_of(t)}" for c, t in TYPED])
-def test_widths_and_types(case: MlpCase, dtype: torch.dtype, machine: Emulator) -> None:
-    check_network(machine, case, 261, dtype, schedules=4)
+def test_widths_and_types(case: MlpCase, dtype: torch.dtype, small: bool, machine: Emulator) -> None:
+    check_network(machine, case, 37, dtype, small)
 
 
-def test_no_row_no_bias_no_layer_below(machine: Emulator) -> None:
-    case = MLPS[0]
-    check_network(machine, case, 0, torch.float32)
-    shape = cuda.Shape(5, (7, 3), case.layers)
-    x, weights, biases, _ = case.make(4, dtype=torch.float32)
-    work = torch.empty(shape.work_size(4, x.dtype))
-    with emulated(machine):
-        params = [*weights, *biases]
-        cuda.mlp_forward(shape, x, params, 0, work)
-        calls: list[str] = []
+@pytest.mark.parametrize("small", (True, False), ids=("whole", "by_layer"))
+def test_what_is_not_wanted_is_not_computed(small: bool, machine: Emulator) -> None:
+    """Gradients of some parameters, of x or of none; no rows at all."""
+    case = MlpCase("some", (5, 7, 3), (LayerSpec("softplus", dropout=0.3), LayerSpec("tanh")), input_dropout=0.2)
+    check_network(machine, case, 0, torch.float32, small)
+    shape = cuda.Shape(5, (7, 3), case.layers, case.input_dropout)
+    x, weights, biases, _ = case.make(9, dtype=torch.float32)
+    grad_y, params = torch.ones(9, 3), [*weights, *biases]
+    want = exact(case, x, weights, biases, grad_y)
+    launched: list[str] = []
+    with emulated(machine, small=small), pytest.MonkeyPatch.context() as patch:
+        work = garbage(shape.work_size(9, x.dtype), dtype=x.dtype)
+        y = cuda.mlp_forward(shape, x, params, KEY, work)
+        assert torch.equal(cuda.mlp_forward(shape, x, params, KEY, None), y)
         found = cuda.launch
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cuda, "launch", lambda x, entry, *rest: (calls.append(entry), found(x, entry, *rest)))
-            needs = [False, False, True, False, False]
-            got = cuda.mlp_backward(shape, x, params, work, torch.ones(4, 3), 0, needs)
-    assert [g is not None for g in got] == needs and not calls
+        patch.setattr(cuda, "launch", lambda x, entry, *rest: (launched.append(entry), found(x, entry, *rest)))
+        for wanted in ((), (0,), (2,), (3,), (4,), (1, 4), (0, 2, 3)):
+            needs = [i in wanted for i in range(5)]
+            launched.clear()
+            got = cuda.mlp_backward(shape, x, params, work, grad_y.clone(), KEY, needs)
+            assert [g is not None for g in got] == needs
+            for i in wanted:
+                torch.testing.assert_close(got[i].double(), want[1 + i], rtol=1e-5, atol=1e-5)  # type: ignore[union-attr]
+            if not wanted:
+                assert not launched
+            elif small:
+                assert launched == ["network_backward"]
+
+
+def test_large_networks_and_old_devices_go_layer_by_layer() -> None:
+    """What is small is a matter of rows, weights, widths and layers."""
+    layer = LayerSpec("relu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "_has_matrix_units", lambda device: True)
+        for sizes, rows, small in (
+            ((2, 128, 128, 1), 512, True),
+            ((2, 128, 128, 1), 100_000, False),  # the library's products win
+            ((100, 1200, 784), 16, False),  # weights that fill no cache
+            ((2, 1000, 2), 16, False),  # activations that fit no shared memory
+            ((4,) * 14, 16, False),  # arguments that fit no launch
+        ):
+            shape = cuda.Shape(sizes[0], sizes[1:], (layer,) * (len(sizes) - 1))
+            assert shape.is_small(torch.empty(rows, sizes[0])) is small, sizes
+        patch.setattr(cuda, "_has_matrix_units", lambda device: False)
+        assert not cuda.Shape(2, (3,), (layer,)).is_small(torch.empty(4, 2))
 
 
 def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, shift: int, schedules: int) -> Tensor:
@@ -198,8 +233,8 @@ def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, s
 
 def test_sums_over_many_rows_do_not_depend_on_the_address(machine: Emulator) -> None:
     for columns in (1, 4, 132):
-        aligned = check_sums(machine, 2500, columns, torch.float32, 0, 4)
-        assert torch.equal(check_sums(machine, 2500, columns, torch.float32, 1, 4), aligned)
+        aligned = check_sums(machine, 300, columns, torch.float32, 0, SCHEDULES)
+        assert torch.equal(check_sums(machine, 300, columns, torch.float32, 1, SCHEDULES), aligned)
 
 
 class OnCuda(Tensor):
@@ -288,11 +323,11 @@ def check_rule(
 @pytest.mark.parametrize("rule", RULES)
 def test_an_optimiser_steps_as_torch_does(rule: str, dtype: torch.dtype, machine: Emulator) -> None:
     for shift in (0, 1):
-        check_rule(machine, rule, (1, 7, 4097, 0, 12), dtype, shift, schedules=7)
+        check_rule(machine, rule, (1, 7, 4097, 0, 12), dtype, shift)
 
 
 def test_more_parameters_than_a_launch_takes(machine: Emulator) -> None:
-    check_rule(machine, "adam", (3,) * 64 + (0, 5, 2), torch.float32, schedules=4)
+    check_rule(machine, "adam", (3,) * 64 + (0, 5, 2), torch.float32)
 
 
 # ---------------------------------------------------------------- sizes, errors, races
@@ -320,10 +355,12 @@ def test_R39_a_launch_that_fails_is_reported(machine: Emulator) -> None:
     if machine.on_gpu:
         pytest.skip("no error can be injected into a GPU")
     x = torch.zeros(4)
+    one_row = (1, 1, 0.0, 0, 0, x, None, x, None, None)
     for message, entry, arguments in (
         ("random", "random_fill", (0, x, 4, 0, 1, 0, 0, 0, 0)),
         ("dropout", "dropout", (0, x, x, 1, 4, 0.5, 1, 0)),
         ("mlp", "layer_forward", (0, 1, 4, 1, 1, 0.2, 0.0, 0, 0, x, None, None, x, None, None)),
+        ("mlp", "network_forward", (0, *one_row, 1, 4, 1, 0, 0.2, 0.0, x, *(None,) * 8)),
         ("optimizer", "update", (0, 1, 0.0, 0.0, 0.0, 0.1, 0.9, 1, 1, x, x, None, x, 4)),
     ):
         with pytest.raises(Refused, match=f"^{message}: CUDA says: no kernel image"):
@@ -339,12 +376,18 @@ def noise_and_masks(machine: Emulator) -> None:
 
 RELU = MlpCase("relu", (5, 8, 3), (LayerSpec("relu"), LayerSpec("relu")))
 TWO_PIECES = MlpCase("maxout", (4, 5, 3), (LayerSpec(pieces=3), LayerSpec()))
+DROPPED = MlpCase("dropped", (5, 9, 3), (LayerSpec("relu", dropout=0.3), LayerSpec("relu")), input_dropout=0.2)
 
 
 def layers(machine: Emulator) -> None:
-    check_network(machine, RELU, 33, torch.float32, schedules=4)
-    check_network(machine, TWO_PIECES, 33, torch.float32, schedules=4)
+    check_network(machine, RELU, 33, torch.float32, False, schedules=4)
+    check_network(machine, TWO_PIECES, 33, torch.float32, False, schedules=4)
     check_sums(machine, 300, 4, torch.float32, 0, 4)
+
+
+def networks(machine: Emulator) -> None:
+    check_network(machine, DROPPED, 33, torch.float32, True, schedules=4)
+    check_network(machine, TWO_PIECES, 33, torch.float32, True, schedules=4)
 
 
 def steps(machine: Emulator) -> None:
@@ -353,7 +396,12 @@ def steps(machine: Emulator) -> None:
 
 
 Check = Callable[[Emulator], None]
-CHECKS: dict[str, Check] = {"random.cu": noise_and_masks, "mlp.cu": layers, "optimizer.cu": steps}
+CHECKS: dict[str, Check] = {
+    "random.cu": noise_and_masks,
+    "mlp.cu": layers,
+    "network.cu": networks,
+    "optimizer.cu": steps,
+}
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +414,7 @@ def test_no_race(source: str, racing: dict[str, Callable[[], Emulator]]) -> None
     emulator = racing[source]()
     try:
         if source == "mlp.cu":  # its networks use dropout only through random.cu
-            check_network(emulator, RELU, 33, torch.float32, schedules=2)
+            check_network(emulator, RELU, 33, torch.float32, False, schedules=2)
             check_sums(emulator, 300, 4, torch.float32, 0, 2)
         else:
             CHECKS[source](emulator)
@@ -380,6 +428,9 @@ OVERFLOW = "heap-buffer-overflow"
 NOISE_GUARD = "at + j >= 0 && at + j < n"
 BARRIER = "  __syncthreads();\n"
 SUMMED = "leaves other bits|not close|off by"
+RACE = r"race in shared memory: .* at \w+\.cu:\d+|nobody has written"
+INSIDE = "if (first + row < net.rows) {\n        const int64_t at = (first + row) * inputs"
+SUMS = "P::value(sum, i);\n"
 
 # name -> source, what stands there, what stands there instead, the build, and what it says
 FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
@@ -389,14 +440,25 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
     "rows_tail": ("mlp.cu", "end < t.rows ? end : t.rows", "end", MEMORY, OVERFLOW),
     "column_guard": ("mlp.cu", "if (here.column >= tiling.columns) return;", "", MEMORY, f"{OVERFLOW}|off by"),
     "shared_too_small": ("mlp.cu", "T[V][kThreads])", "T[V][kThreads / 2])", MEMORY, "out of bounds"),
-    "no_barrier": ("mlp.cu", BARRIER, "", RACES, r"race in shared memory: .* at mlp\.cu:\d+|nobody has written"),
+    "no_barrier": ("mlp.cu", BARRIER, "", RACES, RACE),
     "no_barrier_by_schedule": ("mlp.cu", BARRIER, "", MEMORY, SUMMED),
     "barrier_for_some": (
         *("mlp.cu", BARRIER, "  if (threadIdx.x < 40) __syncthreads();\n", MEMORY),
         "not all threads arrive",
     ),
     "sums_lost": ("mlp.cu", "int row = 1; row < kRows", "int row = 2; row < kRows", MEMORY, SUMMED),
-    "winner_forgotten": ("mlp.cu", "        chosen = p;\n", "", MEMORY, "off by"),
+    "winner_forgotten": ("mlp.cu", "winner[i] = largest.winner", "winner[i] = 0", MEMORY, "off by"),
+    "strip_tail": ("network.cu", "if (inside) layer.grad_product", "layer.grad_product", MEMORY, OVERFLOW),
+    "input_tail": ("network.cu", INSIDE, INSIDE.replace("first + row < net.rows", "true"), MEMORY, OVERFLOW),
+    "depth_tail": ("network.cu", "k0 + k < depth ? from", "true ? from", MEMORY, "off by"),
+    "columns_shared": ("network.cu", "int(threadIdx.x) / 32 * kTile; column0", "0; column0", RACES, RACE),
+    "input_not_there": ("network.cu", "      __syncthreads();  // `input` is there\n", "", RACES, RACE),
+    "input_still_read": ("network.cu", "      __syncthreads();  // nobody reads `input` any more\n", "", RACES, RACE),
+    "grad_not_there": ("network.cu", "      __syncthreads();  // `grad` is there\n", "", RACES, RACE),
+    "sums_not_there": ("network.cu", SUMS + BARRIER, SUMS, RACES, RACE),
+    "sums_not_there_by_schedule": ("network.cu", SUMS + BARRIER, SUMS, MEMORY, SUMMED),
+    "a_warp_forgotten": ("network.cu", "int w = 0; w < kWarps; ++w", "int w = 1; w < kWarps; ++w", MEMORY, SUMMED),
+    "bias_of_another": ("network.cu", "store(layer.grad_bias[column]", "store(layer.grad_bias[i % 3]", MEMORY, SUMMED),
     "step_tail": ("optimizer.cu", "first + kRun < m.n ? first + kRun : m.n", "first + kRun", MEMORY, OVERFLOW),
     "step_alignment": (
         *("optimizer.cu", "aligned = is_aligned(u.value) &&", "aligned = true ||", MEMORY),

@@ -17,14 +17,24 @@ inline void check(cudaError_t status, const char* operation) {
   throw std::runtime_error(std::string(operation) + ": CUDA says: " + cudaGetErrorString(status));
 }
 
-// Launches on the caller's stream and reports what the launch itself got wrong.
+// Launches on the caller's stream and reports what the launch itself got wrong. `shared`: bytes of dynamic shared memory.
 template <class... Parameters, class... Arguments>
-void launch(const char* operation, void (*kernel)(Parameters...), int blocks, void* stream, Arguments... arguments) {
+void launch_sharing(const char* operation, void (*kernel)(Parameters...), int blocks, size_t shared, void* stream,
+                    Arguments... arguments) {
+  constexpr size_t kUnasked = 48 << 10;
+  if (shared > kUnasked)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), operation);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(blocks));
   config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = shared;
   config.stream = static_cast<cudaStream_t>(stream);
   check(cudaLaunchKernelEx(&config, kernel, arguments...), operation);
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* operation, void (*kernel)(Parameters...), int blocks, void* stream, Arguments... arguments) {
+  launch_sharing(operation, kernel, blocks, 0, stream, arguments...);
 }
 
 // `name` refers to an object of this type in the shared memory of the block. Tests emulate kernels on a processor, where

@@ -46,6 +46,56 @@ int64_t cuda_layer_partials(int64_t rows, int64_t columns);
 void cuda_layer_forward(int dtype, const LayerPass& pass, const LayerForward& call, void* stream);
 void cuda_layer_backward(int dtype, const LayerPass& pass, const LayerBackward& call, void* stream);
 
+// A small MLP as a whole, in one launch forward and two backward. Addresses: null where not wanted or not there; matrices
+// as above. Backward reads what forward was asked to keep.
+struct NetworkLayer {
+  int64_t units;
+  int pieces, activation;
+  double negative_slope, dropout;
+  const void *weight, *bias;  // (units * pieces, inputs), (units * pieces,)
+  void *before, *output;
+  int32_t* winner;
+  void *dropped;
+  void *grad_product, *grad_weight, *grad_bias;  // the first is scratch, of (rows, units * pieces)
+};
+struct NetworkCall {
+  int64_t rows, inputs;
+  double input_dropout;
+  uint64_t key;
+  int lowest;  // layer that backward ends with
+  const void* x;
+  void* dropped_input;  // x under the mask
+  void* y;
+  const void* grad_y;
+  void* grad_x;
+  std::vector<NetworkLayer> layers;
+};
+void cuda_network_forward(int dtype, const NetworkCall& call, void* stream);
+void cuda_network_backward(int dtype, const NetworkCall& call, void* stream);
+
+// The arguments of both calls in order; `a` hands them out.
+template <class Arguments>
+NetworkCall read_network_call(Arguments& a) {
+  NetworkCall call{};
+  call.rows = a.integer(), call.inputs = a.integer();
+  call.input_dropout = a.real();
+  call.key = uint64_t(a.integer());
+  call.lowest = int(a.integer());
+  call.x = a.pointer(), call.dropped_input = a.pointer(), call.y = a.pointer();
+  call.grad_y = a.pointer(), call.grad_x = a.pointer();
+  call.layers.resize(size_t(a.integer()));
+  for (NetworkLayer& layer : call.layers) {
+    layer.units = a.integer(), layer.pieces = int(a.integer()), layer.activation = int(a.integer());
+    layer.negative_slope = a.real(), layer.dropout = a.real();
+    layer.weight = a.pointer(), layer.bias = a.pointer();
+    layer.before = a.pointer(), layer.output = a.pointer();
+    layer.winner = static_cast<int32_t*>(a.pointer());
+    layer.dropped = a.pointer();
+    layer.grad_product = a.pointer(), layer.grad_weight = a.pointer(), layer.grad_bias = a.pointer();
+  }
+  return call;
+}
+
 struct ParameterUpdate {
   void *value, *state0, *state1;
   const void* grad;

@@ -6,6 +6,7 @@
 #include "../dtypes.h"
 #include "device.cuh"
 #include "kernels.h"
+#include "layer.cuh"
 #include "mask.cuh"
 
 namespace fastgan {
@@ -71,7 +72,7 @@ template <class S>
 struct Forward {
   const S *product, *bias;
   S *before, *output, *dropped;
-  bool drops;  // else `dropped` is a copy of `output`
+  bool drops;  // else `dropped` is as `output`
   Compute<S> slope;
   Mask<Compute<S>> mask;
 };
@@ -90,23 +91,19 @@ __global__ void __launch_bounds__(kThreads) forward(Forward<S> x, Tiling tiling)
   for (int64_t row = here.first; row < here.last; row += kRows) {
     const int64_t at = row * tiling.columns + here.column;
     const Pack<S, V> in = read<S, V>(x.product, at);
-    Pack<S, V> before, output;
+    Pack<S, V> before, output, dropped;
+    T factors[V];
+#pragma unroll
+    for (int j = 0; j < V; ++j) factors[j] = T(1);
+    if (x.drops) x.mask.template factors_at<V>(row, here.column, factors);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
-      T z = load(in.at[j]) + bias[j];
-      store(before.at[j], z);
-      if (!F::from_output) z = load(before.at[j]);  // backward will see what was stored: so does the activation
-      store(output.at[j], F::value(z, x.slope));
+      const Unit<S> unit = activate<F, S>(load(in.at[j]) + bias[j], x.slope, factors[j]);
+      before.at[j] = unit.before, output.at[j] = unit.output, dropped.at[j] = unit.dropped;
     }
     if (!F::from_output && x.before) write(x.before, at, before);
     if (x.output) write(x.output, at, output);
-    if (x.drops) {
-      T factors[V];
-      x.mask.template factors_at<V>(row, here.column, factors);
-#pragma unroll
-      for (int j = 0; j < V; ++j) store(output.at[j], load(output.at[j]) * factors[j]);
-    }
-    if (x.dropped) write(x.dropped, at, output);
+    if (x.dropped) write(x.dropped, at, dropped);
   }
 }
 
@@ -136,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
     if (x.drops) x.mask.template factors_at<V>(row, here.column, factors);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
-      store(out.at[j], load(grad.at[j]) * factors[j] * F::slope(load(saved.at[j]), x.slope));
+      out.at[j] = through_activation<F>(load(grad.at[j]), saved.at[j], x.slope, factors[j]);
       sum[j] += load(out.at[j]);
     }
     if (x.grad_product) write(x.grad_product, at, out);
@@ -150,7 +147,6 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
 
 // ---------------------------------------------------------------- kernels: maxout
 
-// NaN wins, and the first piece that is largest stays.
 template <class S>
 __global__ void __launch_bounds__(kThreads) maxout_forward(const S* __restrict__ product, const S* __restrict__ bias,
                                                            S* __restrict__ output, int32_t* __restrict__ winner,
@@ -158,17 +154,10 @@ __global__ void __launch_bounds__(kThreads) maxout_forward(const S* __restrict__
   using T = Compute<S>;
   for (int64_t i = global_thread(); i < rows * units; i += grid_threads()) {
     const int64_t at = i * pieces, unit = (i % units) * pieces;
-    T best = T(0);
-    int32_t chosen = 0;
-    for (int p = 0; p < pieces; ++p) {
-      const T z = load(product[at + p]) + (bias ? load(bias[unit + p]) : T(0));
-      if (p == 0 || z > best || (z != z && best == best)) {
-        best = z;
-        chosen = p;
-      }
-    }
-    store(output[i], best);
-    winner[i] = chosen;
+    Largest<T> largest;
+    for (int p = 0; p < pieces; ++p) largest.meet(p, load(product[at + p]) + (bias ? load(bias[unit + p]) : T(0)));
+    store(output[i], largest.best);
+    winner[i] = largest.winner;
   }
 }
 

@@ -5,6 +5,8 @@
 //   Tf32x3  each factor as a sum of two tf32: as float does it, for three instructions instead of one
 //   Bf16    factors rounded to bfloat16 (8 bits)             16 x 8 x 16
 //
+// (or Plain<T>, which does it without matrix units)
+//
 //   typename P::Sum sum{};
 //   for (int k = 0; k < depth; k += P::depth)
 //     P::multiply(sum, P::left([&](int row, int i) { return x[row * stride + k + i]; }),
@@ -218,6 +220,35 @@ struct Tf32x3 {
     const float high = sum.high[i];
     return magnitude(high) < infinity<float>() ? high + sum.rest[i] : high;
   }
+};
+
+// Factors and sums as they are, by the multipliers every device has: 16 x 8 x 1.
+template <class T>
+struct Plain {
+  static constexpr int depth = 1;
+  struct Left {
+    T at[2];
+  };
+  struct Right {
+    T at[2];
+  };
+  struct Sum {
+    T at[4];
+  };
+
+  template <class At>
+  static __device__ Left left(const At& at) {
+    return {{at(lane_group(), 0), at(lane_group() + 8, 0)}};
+  }
+  template <class At>
+  static __device__ Right right(const At& at) {
+    return {{at(0, 2 * lane_member()), at(0, 2 * lane_member() + 1)}};
+  }
+  static __device__ void multiply(Sum& sum, const Left& a, const Right& b) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum.at[i] += a.at[i / 2] * b.at[i % 2];
+  }
+  static __device__ T value(const Sum& sum, int i) { return sum.at[i]; }
 };
 
 }  // namespace FASTGAN_ISA

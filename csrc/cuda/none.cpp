@@ -21,6 +21,8 @@ void cuda_random_fill(int, void*, int64_t, bool, uint64_t, uint32_t, uint64_t, u
 void cuda_dropout(int, const void*, void*, int64_t, int64_t, double, uint64_t, uint32_t, void*) { refuse(); }
 void cuda_layer_forward(int, const LayerPass&, const LayerForward&, void*) { refuse(); }
 void cuda_layer_backward(int, const LayerPass&, const LayerBackward&, void*) { refuse(); }
+void cuda_network_forward(int, const NetworkCall&, void*) { refuse(); }
+void cuda_network_backward(int, const NetworkCall&, void*) { refuse(); }
 void cuda_update(int, const OptimizerPlan&, double, double, int64_t, const std::vector<ParameterUpdate>&, void*) {
   refuse();
 }

@@ -110,6 +110,18 @@ void layer_backward(Arguments& a) {
   cuda_layer_backward(dtype, pass, call, a.stream());
 }
 
+void network_forward(Arguments& a) {
+  const int dtype = a.number();
+  const NetworkCall call = read_network_call(a);
+  cuda_network_forward(dtype, call, a.stream());
+}
+
+void network_backward(Arguments& a) {
+  const int dtype = a.number();
+  const NetworkCall call = read_network_call(a);
+  cuda_network_backward(dtype, call, a.stream());
+}
+
 // The parameters, five arguments each, come last.
 void update(Arguments& a) {
   const int dtype = a.number();
@@ -177,6 +189,8 @@ const std::map<std::string, void (*)(Arguments&)> entries = {
     {"layer_partials", layer_partials},
     {"layer_forward", layer_forward},
     {"layer_backward", layer_backward},
+    {"network_forward", network_forward},
+    {"network_backward", network_backward},
     {"update", update},
 };
 
