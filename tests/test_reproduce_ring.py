@@ -1,0 +1,67 @@
+"""The unrolled GANs' ring and the table of costs: the paper's setting, and trials short enough to run here."""
+
+import statistics
+
+import numpy as np
+import pytest
+import torch
+
+from fastgan.reproduce import costs, unrolled
+
+
+def test_the_setting_is_that_of_the_unrolled_papers_ring() -> None:
+    torch.manual_seed(0)
+    gan, ring = unrolled.networks(), unrolled.ring(1000)
+    assert ring.centres is not None and ring.std == 0.02 and ring.centres.shape == (8, 2)
+    assert torch.allclose(ring.centres.norm(dim=1), torch.tensor(2.0))
+    layers = [m for m in gan.modules() if isinstance(m, torch.nn.Linear)]
+    assert [tuple(m.weight.shape) for m in layers] == [(128, 256), (128, 128), (2, 128), (128, 2), (1, 128)]
+    for layer, gain in zip(layers, (0.8, 0.8, 0.8, 0.2, 0.8), strict=True):
+        rows, columns = layer.weight.shape
+        w = layer.weight if rows <= columns else layer.weight.T
+        assert torch.allclose(w @ w.T, gain**2 * torch.eye(len(w)), atol=1e-5)
+        assert not layer.bias.any()
+
+
+def test_M74_looking_ahead_keeps_the_modes_that_plain_training_loses() -> None:
+    """One seed, 300 iterations with batches of 64: a look at the figures that the slow test asks for."""
+    plain, ahead = unrolled.unrolled((0, 5), trials=1, steps=300, batch_size=64, learning_rate=2e-3, looks=3, threads=1)
+    assert (plain.overrides, ahead.overrides) == ({"unroll": 0}, {"unroll": 5})
+    assert plain.course[:, 0].tolist() == ahead.course[:, 0].tolist() == [100, 200, 300]
+    assert plain.samples.shape == (2500, 2) and plain.failed is None
+    assert plain.modes <= 4 < ahead.modes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_M74_ring_K_0_collapses_and_K_5_reaches_all_modes_in_8_of_10_seeds() -> None:
+    found = unrolled.unrolled((0, 5), trials=10, steps=1500, batch_size=128, learning_rate=1e-3, threads=1)
+    print("\n".join(costs.lines(found, "unroll")))
+    modes = {k: [trial.modes for trial in found if trial.overrides["unroll"] == k] for k in (0, 5)}
+    assert statistics.median(modes[0]) <= 4
+    assert sum(m == 8 for m in modes[5]) >= 8
+
+
+def test_M75_modes_of_three_costs_by_seed_in_a_generated_table() -> None:
+    found = costs.costs(trials=5, steps=200, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
+    assert [(t.overrides["loss"], t.seed) for t in found] == [(c, s) for c in costs.COSTS for s in range(5)]
+    assert all(len(t.course) == 2 and 0 <= t.modes <= 8 for t in found)
+    assert len({t.course.tobytes() for t in found}) > 10  # every cost and seed goes its own way
+    table = costs.lines(found, "loss")
+    assert [line.split()[0] for line in table] == ["loss", "minimax", "non_saturating", "mle"]
+    for line, kind in zip(table[1:], costs.COSTS, strict=True):
+        own = [t.modes for t in found if t.overrides["loss"] == kind]
+        assert line.split()[1:6] == [str(m) for m in own]
+        assert line.split()[6] == f"{statistics.median(own):g}"
+
+
+def test_a_trial_that_broke_down_is_counted_as_such() -> None:
+    trial = unrolled.Trial({"loss": "mle"}, 0, np.array([]), "loss_g is not finite", torch.zeros(1, 2))
+    assert (trial.modes, trial.high_quality) == (0, 0.0)
+    assert costs.lines([trial], "loss")[1].split() == ["mle", "0", "0", "0.0%", "1"]
+
+
+@pytest.mark.parametrize("name", ["trials", "looks"])
+def test_bad_numbers_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^reproduce: {name} must be at least 1, got 0"):
+        unrolled.unrolled((0,), **{"steps": 1, name: 0})
