@@ -20,12 +20,14 @@ from fastgan.training import (
     Adam,
     Callback,
     CheckpointError,
+    InferenceResult,
     Momentum,
     PopulationMember,
     PopulationResult,
     TrainConfig,
     TrainResult,
     train,
+    train_inferer,
     train_population,
 )
 
@@ -35,6 +37,7 @@ __all__ = [
     "Callback",
     "CheckpointError",
     "DataError",
+    "InferenceResult",
     "Momentum",
     "PopulationMember",
     "PopulationResult",
@@ -57,5 +60,6 @@ __all__ = [
     "random",
     "theory",
     "train",
+    "train_inferer",
     "train_population",
 ]

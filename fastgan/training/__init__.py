@@ -3,6 +3,7 @@
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
+from fastgan.training.inference import InferenceResult, train_inferer
 from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
 from fastgan.training.run import TrainResult, train
@@ -11,6 +12,7 @@ __all__ = [
     "Adam",
     "Callback",
     "CheckpointError",
+    "InferenceResult",
     "Momentum",
     "PopulationMember",
     "PopulationResult",
@@ -18,5 +20,6 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "train",
+    "train_inferer",
     "train_population",
 ]
