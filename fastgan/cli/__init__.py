@@ -17,7 +17,7 @@ examples:
   fastgan train table.csv --out runs/mine              the same for your own numbers
   fastgan sample runs/digits-1 --n 1000 --out x.npy    draw from the trained generator
   fastgan evaluate runs/digits-1                       measure it: likelihood, modes, nearest rows
-  fastgan plot losses                                  the generator's costs and their slopes
+  fastgan plot figure1                                 the paper's figure 1, live; fastgan plot --help for more
   fastgan reproduce pacgan --trials 3 --steps 20000    a paper's table, trained again
   fastgan bench --quick                                how fast it is here, against PyTorch and JAX
   fastgan info                                         what serves each operation here, and why

@@ -104,12 +104,12 @@ def bilinear(path: style.PathLike, *, eta: float = 0.1, steps: int = 200) -> Pat
     for mode, colour in (("simultaneous", style.ORANGE), ("alternating", style.BLUE)):
         course = theory.bilinear_game(eta, mode, steps=steps)
         axes.plot(*course.T, ".-", color=colour, lw=0.8, ms=4)
-        text = f"{mode}:\nradius {math.hypot(*course[-1]):.2f}\nafter {steps} steps"
-        at = course[-1] + (0.0, 0.12) if mode == "simultaneous" else (0.0, -0.75)
+        text = f"{mode}:\nradius {math.hypot(*course[-1]):.2f}"
+        at = course[-1] + (0.0, 0.12) if mode == "simultaneous" else (0.0, -0.62)
         axes.text(*at, text, fontsize=10, color=colour, ha="center", va="bottom")
     axes.plot(0, 0, "+", color=style.INK, ms=12, mew=2)
     axes.text(0, 0.12, "equilibrium", fontsize=10, color=style.INK, ha="center", va="bottom")
-    style.label(axes, f"Descent in x and ascent in y on V = x y, rate {eta:g}", "x", "y")
+    style.label(axes, f"Descent in x, ascent in y on V = x y: {steps} steps, rate {eta:g}", "x", "y")
     axes.set_aspect("equal")
-    axes.margins(0.12)
+    axes.margins(0.12, 0.2)
     return style.save(figure, path)
