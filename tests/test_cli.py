@@ -64,7 +64,7 @@ def std_of_picture(path: Path) -> float:
 
 
 @pytest.mark.parametrize("source", ["ring", "gaussians", "digits", "mixture1200d"])
-def test_train_leaves_a_whole_run_folder(run: Run, source: str) -> None:
+def test_M80_train_leaves_a_whole_run_folder(run: Run, source: str) -> None:
     if source == "digits":
         pytest.importorskip("sklearn", reason="digits come with scikit-learn")
     code, out, err = run("train", source, *TINY)
@@ -212,7 +212,7 @@ def test_momentum(run: Run) -> None:
 # ---------------------------------------------------------------- sample, plot, info
 
 
-def test_samples_do_not_depend_on_how_they_are_split(
+def test_M69_samples_do_not_depend_on_how_they_are_split(
     run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fastgan.cli import sample
@@ -326,7 +326,7 @@ def check_refusal(result: tuple[int, str, str], says: str) -> None:
         ("dance", "invalid choice: 'dance'"),
     ],
 )
-def test_mistakes_get_one_line_and_leave_nothing(run: Run, argv: str, says: str) -> None:
+def test_M80_mistakes_get_one_line_and_leave_nothing(run: Run, argv: str, says: str) -> None:
     Path("file").write_text("not a folder")
     Path("full").mkdir()
     Path("full/mine.txt").write_text("mine")

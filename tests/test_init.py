@@ -19,7 +19,7 @@ def model() -> nn.Module:
     )
 
 
-def test_uniform_fills_its_range_exactly() -> None:
+def test_M54_uniform_fills_its_range_exactly() -> None:
     net = init.uniform_(model(), 0.05, bias=-2.0, generator=torch.Generator().manual_seed(0))
     weights = torch.cat([p.flatten() for p in net.parameters() if p.dim() == 2])
     assert weights.abs().max() <= 0.05 and weights.abs().max() > 0.0499
@@ -73,7 +73,7 @@ def test_biases_can_stay() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("nonzeros", [0, 1, 100, 784])
-def test_sparse_has_exactly_that_many_nonzeros(nonzeros: int, dtype: torch.dtype) -> None:
+def test_M54_sparse_has_exactly_that_many_nonzeros(nonzeros: int, dtype: torch.dtype) -> None:
     weight = fnn.Maxout(784, 24, 5, dtype=dtype).weight
     assert init.sparse_(weight, nonzeros, std=0.1) is weight
     assert torch.all((weight != 0).sum(1) == nonzeros)
@@ -89,7 +89,7 @@ def test_sparse_never_draws_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("as_array", [torch.as_tensor, lambda x: x.numpy()])
-def test_output_bias_gives_the_marginals(as_array) -> None:  # noqa: ANN001
+def test_M53_output_bias_gives_the_marginals(as_array) -> None:  # noqa: ANN001
     torch.manual_seed(0)
     data = (torch.rand(500, 3, 4) < torch.linspace(0, 1, 12).view(3, 4)).float()
     data[:, 0, 0], data[:, 2, 3] = 0, 1
@@ -102,7 +102,7 @@ def test_output_bias_gives_the_marginals(as_array) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_max_col_norm_holds_the_limit_and_little_else(dtype: torch.dtype) -> None:
+def test_M54_max_col_norm_holds_the_limit_and_little_else(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     weight = (torch.randn(300, 784, dtype=torch.float64) * torch.logspace(-6, 1, 300)[:, None]).to(dtype)
     weight[7] = 0
@@ -127,7 +127,7 @@ def test_max_col_norm_at_the_extremes() -> None:
     assert weight[2].isnan().any() and weight[3, 0] == torch.tensor(1e-30)
 
 
-def test_max_col_norm_of_a_whole_model_in_training() -> None:
+def test_M54_max_col_norm_of_a_whole_model_in_training() -> None:
     torch.manual_seed(0)
     net = model()
     optimiser = torch.optim.SGD(net.parameters(), lr=5.0)

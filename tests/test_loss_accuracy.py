@@ -64,7 +64,7 @@ def test_every_half_is_rounded_once(case: LossCase, dtype: torch.dtype, impl: st
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("case", LOSSES, ids=name_of)
-def test_single_precision_over_the_bit_patterns(case: LossCase, impl: str, device: str) -> None:
+def test_M40_single_precision_over_the_bit_patterns(case: LossCase, impl: str, device: str) -> None:
     """Every 8191st float32, subnormals included: 2 units for values."""
     need(impl, "loss", device)
     for order in ORDERS:
@@ -201,7 +201,7 @@ def test_extreme_inputs(case: LossCase, impl: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_maximum_likelihood_is_held_where_it_would_overflow(impl: str, device: str) -> None:
+def test_M10_maximum_likelihood_is_held_where_it_would_overflow(impl: str, device: str) -> None:
     need(impl, "loss", device)
     for dtype, hold in ((torch.float32, 88.0), (torch.float64, 709.0)):
         x = torch.tensor([hold - 1, hold, hold + 1, 1e4, INF], dtype=dtype, device=device, requires_grad=True)
@@ -220,7 +220,7 @@ TABLE = [-1e4, -100.0, -22.18, -10.0, 0.0, 10.0, 100.0, 1e4, -INF, INF]
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("logit", TABLE)
-def test_both_terms_of_the_discriminators_loss(logit: float, impl: str, device: str) -> None:
+def test_M40_both_terms_of_the_discriminators_loss(logit: float, impl: str, device: str) -> None:
     """Value and gradient through the fused loss: within 2 units of float64, and of torch where torch is exact."""
     need(impl, "loss", device)
     for term, formula, neutral in (("real", "non_saturating", -INF), ("fake", "fake", INF)):
@@ -240,7 +240,7 @@ def test_both_terms_of_the_discriminators_loss(logit: float, impl: str, device: 
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_non_saturating_gradient_against_minimax(impl: str, device: str) -> None:
+def test_M08_non_saturating_gradient_against_minimax(impl: str, device: str) -> None:
     """M08: the same fixed point, stronger by exp(-l); both 1/2 at 0, and at -20 the minimax gradient is 2.0612e-9."""
     need(impl, "loss", device)
     logits = torch.cat([torch.linspace(-80, 80, 1601), torch.tensor([0.0, -20.0])]).to(device)

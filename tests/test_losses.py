@@ -64,7 +64,7 @@ def test_every_kind_is_checked_here() -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("kind", PLAIN_D)
-def test_discriminator_loss(kind: str, dtype: torch.dtype, impl: str, device: str) -> None:
+def test_M40_discriminator_loss(kind: str, dtype: torch.dtype, impl: str, device: str) -> None:
     """m real and n fake of different size; every reduction; upstream gradients other than 1."""
     need(impl, "loss", device, dtype)
     real, fake = (logits(n, dtype, seed, device).requires_grad_() for n, seed in ((1003, 1), (317, 2)))
@@ -88,7 +88,7 @@ def test_discriminator_loss(kind: str, dtype: torch.dtype, impl: str, device: st
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("kind", PLAIN_G)
-def test_generator_loss(kind: str, dtype: torch.dtype, impl: str, device: str) -> None:
+def test_M41_generator_loss(kind: str, dtype: torch.dtype, impl: str, device: str) -> None:
     need(impl, "loss", device, dtype)
     fake = logits(501, dtype, 3, device, scale=2.0).requires_grad_()
     wide = fake.detach().cpu().double().requires_grad_()
@@ -122,7 +122,7 @@ def test_relativistic_losses_pair_real_with_fake(impl: str, device: str) -> None
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_labels_are_the_targets(impl: str, device: str) -> None:
+def test_M44_labels_are_the_targets(impl: str, device: str) -> None:
     """M44: one-sided smoothing weighs the real side; at p = q its optimum is D = 0.45; two-sided only when asked."""
     need(impl, "loss", device, torch.float64)
     real, fake = (logits(200, torch.float64, seed, device) for seed in (1, 2))
@@ -141,7 +141,7 @@ def test_labels_are_the_targets(impl: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_non_saturating_is_cross_entropy_with_the_label_flipped(impl: str, device: str) -> None:
+def test_M42_non_saturating_is_cross_entropy_with_the_label_flipped(impl: str, device: str) -> None:
     """M42, and M41: only the fake logits count."""
     need(impl, "loss", device)
     fake = torch.linspace(-60, 15, 301, device=device)
@@ -154,7 +154,7 @@ def test_non_saturating_is_cross_entropy_with_the_label_flipped(impl: str, devic
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_blend_of_the_original_code(impl: str, device: str) -> None:
+def test_M41_blend_of_the_original_code(impl: str, device: str) -> None:
     need(impl, "loss", device, torch.float64)
     fake = logits(50, torch.float64, device=device)
     blend = fastgan.blended_generator_loss(fake, non_saturating_weight=3.0, minimax_weight=1.0, impl=impl)
@@ -166,7 +166,7 @@ def test_blend_of_the_original_code(impl: str, device: str) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-def test_a_mixed_batch_is_the_two_batches(dtype: torch.dtype, impl: str, device: str) -> None:
+def test_M46_a_mixed_batch_is_the_two_batches(dtype: torch.dtype, impl: str, device: str) -> None:
     """M46: m real and n fake side by side."""
     need(impl, "loss", device, dtype)
     x = logits(1000, dtype, 5, device).view(40, 25)
@@ -187,7 +187,7 @@ def test_a_mixed_batch_is_the_two_batches(dtype: torch.dtype, impl: str, device:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_a_mixed_batch_of_one_kind(impl: str, device: str) -> None:
+def test_M46_a_mixed_batch_of_one_kind(impl: str, device: str) -> None:
     need(impl, "loss", device)
     x = logits(20, device=device)
     for real in (True, False):
@@ -201,7 +201,7 @@ def test_a_mixed_batch_of_one_kind(impl: str, device: str) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=name_of)
-def test_losses_of_probabilities(dtype: torch.dtype, impl: str, device: str) -> None:
+def test_M43_losses_of_probabilities(dtype: torch.dtype, impl: str, device: str) -> None:
     need(impl, "loss", device, dtype)
     real, fake = (torch.sigmoid(logits(n, dtype, seed, device)).requires_grad_() for n, seed in ((90, 1), (70, 2)))
     loss = fastgan.probability_discriminator_loss(real, fake, impl=impl)
@@ -217,7 +217,7 @@ def test_losses_of_probabilities(dtype: torch.dtype, impl: str, device: str) -> 
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_certain_probabilities_are_finite_or_infinite_by_a_flag(impl: str, device: str) -> None:
+def test_M43_certain_probabilities_are_finite_or_infinite_by_a_flag(impl: str, device: str) -> None:
     need(impl, "loss", device)
     for p, loss_of in (
         (0.0, lambda x, **k: fastgan.probability_generator_loss(x, **k)),
@@ -235,7 +235,7 @@ def test_certain_probabilities_are_finite_or_infinite_by_a_flag(impl: str, devic
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_impossible_probabilities(impl: str, device: str) -> None:
+def test_M43_impossible_probabilities(impl: str, device: str) -> None:
     need(impl, "loss", device)
     for bad in (-0.1, 1.1, -1e-45, INF):
         p = torch.tensor([0.5, bad], device=device)
@@ -253,7 +253,7 @@ def test_impossible_probabilities(impl: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_a_half_precision_sum_does_not_overflow(impl: str, device: str) -> None:
+def test_M45_a_half_precision_sum_does_not_overflow(impl: str, device: str) -> None:
     need(impl, "loss", device, torch.float16)
     for dtype in (torch.float16, torch.bfloat16):
         fake = torch.full((10_000,), 10.0, dtype=dtype, device=device)
@@ -277,7 +277,7 @@ def long_mean(n: int, dtype: torch.dtype, impl: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_long_reductions(impl: str, device: str) -> None:
+def test_M45_long_reductions(impl: str, device: str) -> None:
     need(impl, "loss", device)
     long_mean(10_000_000 if impl == "native" else 1_000_000, torch.float32, impl, device)
     long_mean(1_000_000, torch.float16, impl, device)
@@ -285,7 +285,7 @@ def test_long_reductions(impl: str, device: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=name_of)
-def test_very_long_reductions(dtype: torch.dtype, device: str) -> None:
+def test_M45_very_long_reductions(dtype: torch.dtype, device: str) -> None:
     need("native", "loss", device)
     long_mean(100_000_000, dtype, "native", device)
 

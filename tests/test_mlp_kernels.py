@@ -58,13 +58,13 @@ def test_widths_around_the_tiles(widths: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_sizes_of_apex(activation: str) -> None:
+def test_M50_the_sizes_of_apex(activation: str) -> None:
     """[480, 1024, 1024, 512, 256, 1] cut to a quarter, batch 256: deep sums, shared out among threads."""
     case = MlpCase("apex", (120, 256, 256, 128, 64, 1), (LayerSpec(activation),) * 5)
     assert_as_exact(case, (256,), torch.float32)
 
 
-def test_maxout_of_the_original_discriminator() -> None:
+def test_M51_maxout_of_the_original_discriminator() -> None:
     layers = (LayerSpec(pieces=5, dropout=0.5), LayerSpec(pieces=5, dropout=0.5), LayerSpec("sigmoid"))
     assert_as_exact(MlpCase("mnist", (784, 48, 48, 1), layers, input_dropout=0.2), (100,), torch.float32)
 
@@ -146,7 +146,7 @@ def test_activations_at_the_extremes(activation: str, dtype: torch.dtype, impl: 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("pieces", (2, 3, 5))
-def test_maxout_takes_one_piece(pieces: int, impl: str) -> None:
+def test_M51_maxout_takes_one_piece(pieces: int, impl: str) -> None:
     """M51: the values of view(...).max(-1) to the bit; the gradient to the lowest of equal pieces; NaN wins."""
     need(impl, "mlp")
     units = 6
@@ -196,7 +196,7 @@ def test_native_and_reference_drop_the_same_elements(p: float) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("p", (0.2, 0.5))
-def test_dropout_keeps_its_share(p: float, impl: str) -> None:
+def test_M52_dropout_keeps_its_share(p: float, impl: str) -> None:
     """The keep rate and the mean within four standard errors; no two rows, columns or substreams share a mask."""
     need(impl, "dropout")
     n = 4000
@@ -214,7 +214,7 @@ def test_dropout_keeps_its_share(p: float, impl: str) -> None:
 
 
 @pytest.mark.slow
-def test_dropout_keeps_its_share_of_ten_million() -> None:
+def test_M52_dropout_keeps_its_share_of_ten_million() -> None:
     need("native", "dropout")
     x = torch.ones(10_000, 1000)
     for p in (0.2, 0.5):
@@ -223,7 +223,7 @@ def test_dropout_keeps_its_share_of_ten_million() -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_backward_replays_the_mask(impl: str) -> None:
+def test_M52_backward_replays_the_mask(impl: str) -> None:
     need(impl, "dropout")
     x = torch.rand(40, 30, requires_grad=True)
     y = ops.dropout(x, 0.4, KEY, 7, impl=impl)

@@ -56,7 +56,7 @@ def assert_same(got: list[Tensor], expected: list[Tensor], **tolerance: float) -
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", NAMES)
-def test_mlp_is_the_sequential_of_torch_modules(activation: str, bias: bool, impl: str) -> None:
+def test_M50_mlp_is_the_sequential_of_torch_modules(activation: str, bias: bool, impl: str) -> None:
     widths = (
         (1, 7, 31, 32, 33, 480) if impl == "native" else (1, 33)
     )  # the reference is torch's own operations
@@ -73,7 +73,7 @@ def test_mlp_is_the_sequential_of_torch_modules(activation: str, bias: bool, imp
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
-def test_mlp_at_the_sizes_of_apex(activation: str, impl: str) -> None:
+def test_M50_mlp_at_the_sizes_of_apex(activation: str, impl: str) -> None:
     torch.manual_seed(0)
     model = fnn.MLP([480, 1024, 1024, 512, 256, 1], activation=activation, impl=impl)
     x = torch.empty(1024, 480).uniform_(-1, 1)
@@ -124,7 +124,7 @@ def test_half_precision_errs_at_most_twice_as_much_as_torch(dtype: torch.dtype) 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("pieces", [1, 2, 5, 16])
-def test_maxout_takes_the_lowest_of_the_largest_pieces(pieces: int, impl: str) -> None:
+def test_M51_maxout_takes_the_lowest_of_the_largest_pieces(pieces: int, impl: str) -> None:
     torch.manual_seed(pieces)
     layer = fnn.Maxout(6, 7, pieces, impl=impl)
     with torch.no_grad():  # whole numbers: exact in any order of summation, and full of ties
@@ -141,7 +141,7 @@ def test_maxout_takes_the_lowest_of_the_largest_pieces(pieces: int, impl: str) -
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_maxout_passes_a_nan_of_any_piece(impl: str) -> None:
+def test_M51_maxout_passes_a_nan_of_any_piece(impl: str) -> None:
     for row in range(3 * 4):
         layer = fnn.Maxout(2, 3, 4, impl=impl)
         with torch.no_grad():
@@ -162,7 +162,7 @@ def test_nan_goes_through_every_activation(activation: str, impl: str) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("p", [0.2, 0.5])
-def test_dropout_keeps_its_share_and_its_mask(p: float, impl: str) -> None:
+def test_M52_dropout_keeps_its_share_and_its_mask(p: float, impl: str) -> None:
     n = 10**7 if impl == "native" else 10**6
     torch.manual_seed(0)
     x = torch.rand(n // 1000, 1000).add_(0.5).requires_grad_()
@@ -179,7 +179,7 @@ def test_dropout_keeps_its_share_and_its_mask(p: float, impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_dropout_at_its_ends(impl: str) -> None:
+def test_M52_dropout_at_its_ends(impl: str) -> None:
     x = torch.randn(5, 7, requires_grad=True)
     assert fnn.Dropout(0.0, impl=impl)(x) is x
     assert fnn.Dropout(0.9, impl=impl).eval()(x) is x

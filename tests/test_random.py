@@ -196,7 +196,7 @@ def test_a_hundred_million_uniforms() -> None:
 
 
 @pytest.mark.parametrize("name", random.PRIORS)
-def test_moments_of_the_priors(name: str) -> None:
+def test_M35_moments_of_the_priors(name: str) -> None:
     """M35: mean 0 and variance 1 (1 / dim on the sphere), within four standard errors at 1e6 numbers."""
     z = random.prior(name, (100_000, 10), seed=14, purpose=Purpose.SAMPLE).double()
     n = z.numel()

@@ -1,0 +1,56 @@
+"""The README: its commands and its code run, with a hundredth of the iterations."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastgan
+from fastgan.cli import main
+
+README = Path(__file__).parent.parent / "README.md"
+if not README.is_file():
+    pytest.skip("an installed package has no README beside it", allow_module_level=True)
+for library in ("matplotlib", "sklearn", "PIL"):
+    pytest.importorskip(library, reason="the README draws pictures and uses the digits")
+
+_BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+# What has tests of its own, or needs what a test must not: a minute, a network, a second process.
+_ELSEWHERE = ("make", "pip", "torchrun", "fastgan bench", "fastgan reproduce")
+COMMANDS = [
+    line.partition("  #")[0]
+    for language, text in _BLOCKS
+    if language == "sh"
+    for line in text.splitlines()
+    if line and not line.startswith(_ELSEWHERE)
+]
+PYTHON = [text for language, text in _BLOCKS if language == "python"]
+
+
+def test_M80_every_command_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {shlex.split(command)[1] for command in COMMANDS} >= {"train", "sample", "plot", "info"}
+    for command in COMMANDS:
+        words = shlex.split(command)
+        assert words[0] == "fastgan", command
+        if words[1] == "train":
+            words += ["--steps", "5", "--batch-size", "8", "--rows", "200", "--width", "8", "--quiet"]
+        if "--seeds" in words:
+            words[words.index("--seeds") + 1] = "0:2"
+        assert main(words[1:]) == 0, (command, capsys.readouterr().err)
+
+
+def test_M80_the_code_of_the_readme_runs() -> None:
+    D, G, model = (fastgan.nn.MLP([4, 8, 4], activation="relu") for _ in range(3))
+    names: dict[str, Any] = {"D": D, "G": G, "model": model, "x": torch.randn(6, 4), "z": torch.randn(6, 4)}
+    for text in PYTHON:
+        short = text.replace("steps=2000", "steps=20").replace("range(8)", "range(2)")
+        exec(compile(short, "README.md", "exec"), names)
+    assert names["result"].step == 20 and names["many"].mean["d_fake"].shape == (2, 20)
