@@ -251,11 +251,11 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("cuda_layer_backward", [](int dtype, int64_t rows, int64_t units, int pieces, int activation, double slope,
                                   double dropout, uint64_t key, uint32_t substream, uintptr_t grad, uintptr_t saved,
                                   uintptr_t winner, uintptr_t grad_product, uintptr_t grad_bias, uintptr_t partial,
-                                  uintptr_t stream) {
+                                  uintptr_t grad_grad, uintptr_t to_grad, uintptr_t stream) {
     py::gil_scoped_release release;
     cuda_layer_backward(dtype, {rows, units, pieces, activation, slope, dropout, key, substream},
                         {pointer(grad), pointer(saved), pointer<int32_t>(winner), pointer(grad_product),
-                         pointer(grad_bias), pointer<double>(partial)},
+                         pointer(grad_bias), pointer<double>(partial), pointer(grad_grad), pointer(to_grad)},
                         pointer(stream));
   });
   m.def("cuda_network_forward", [](const py::args& given) { network_call(cuda_network_forward, given); });

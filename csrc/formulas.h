@@ -8,10 +8,10 @@
 
 #ifdef __CUDACC__
 #define FASTGAN_HD __host__ __device__ __forceinline__
-#define FASTGAN_CHOICE __host__ __device__
+#define FASTGAN_CALLS_BACK _Pragma("nv_exec_check_disable")  // what it calls is the caller's: host or device, as he is
 #else
 #define FASTGAN_HD inline __attribute__((always_inline))
-#define FASTGAN_CHOICE
+#define FASTGAN_CALLS_BACK
 #endif
 
 // The same source is compiled once per instruction set; the namespace keeps the linker from mixing the copies.
@@ -264,7 +264,7 @@ FASTGAN_HD T at_least(T p, T floor) {
 }
 template <class T>
 FASTGAN_HD T probability_or_nan(T p) {
-  return (p < T(0) || p > T(1)) ? (p - p) / (p - p) : p;
+  return (p < T(0) || p > T(1)) ? infinity<T>() * T(0) : p;
 }
 
 struct ProbabilityReal {  // -log p
@@ -291,8 +291,9 @@ struct ProbabilityFake {  // -log(1 - p)
 };
 
 // Calls f(Formula{}) for the formula of this number; the numbers are those of fastgan/reference.py.
+FASTGAN_CALLS_BACK
 template <class Function>
-inline bool with_formula(int number, Function&& f) {
+FASTGAN_HD bool with_formula(int number, Function&& f) {
   switch (number) {
     case 0: f(NonSaturating{}); return true;
     case 1: f(Fake{}); return true;
@@ -381,11 +382,9 @@ struct Gelu {  // x Phi(x), the exact form
   template <class T> FASTGAN_HD static T normal_cdf(T x) { return T(0.5) * std::erfc(x * T(-0.707106781186547524401)); }
 };
 
-#ifdef __CUDACC__
-#pragma nv_exec_check_disable  // f may be a function of the host alone, which then calls this there
-#endif
+FASTGAN_CALLS_BACK
 template <class Function>
-FASTGAN_CHOICE inline bool with_activation(int number, Function&& f) {
+FASTGAN_HD bool with_activation(int number, Function&& f) {
   switch (number) {
     case 0: f(Identity{}); return true;
     case 1: f(Relu{}); return true;

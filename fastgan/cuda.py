@@ -156,6 +156,34 @@ class Shape:
         return x.shape[0] <= self.most_rows and _has_matrix_units(x.device)
 
 
+# ---------------------------------------------------------------- one activation, to the second order
+
+
+def _head(layer: LayerSpec, rows: int, units: int, dropout: float, key: int, substream: int) -> tuple[object, ...]:
+    """The arguments that all passes of a layer begin with."""
+    number = ACTIVATIONS[layer.activation][0]
+    return rows, units, layer.pieces, number, layer.negative_slope, dropout, key, substream
+
+
+def activate(layer: LayerSpec, z: Tensor, key: int, substream: int) -> tuple[Tensor, Tensor]:
+    """Activation and dropout of z (rows, units), no maxout; and what `activate_backward` wants of it."""
+    given, saved = torch.empty_like(z), torch.empty_like(z)
+    before, output = (saved, None) if layer.activation in _FROM_INPUT else (None, saved)
+    head = _head(layer, z.shape[0], z.shape[1], layer.dropout, key, substream)
+    launch(z, "layer_forward", DTYPES[z.dtype], *head, z, None, before, output, None, given)
+    return given, saved
+
+
+def activate_backward(
+    layer: LayerSpec, grad: Tensor, saved: Tensor, key: int, substream: int, grad_grad: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient of z. With `grad_grad`, the gradient of that: what belongs to z, and what belongs to `grad`."""
+    grad_z, to_grad = torch.empty_like(grad), None if grad_grad is None else torch.empty_like(grad)
+    head = _head(layer, grad.shape[0], grad.shape[1], layer.dropout, key, substream)
+    launch(grad, "layer_backward", DTYPES[grad.dtype], *head, grad, saved, None, grad_z, None, None, grad_grad, to_grad)
+    return grad_z, to_grad
+
+
 # ---------------------------------------------------------------- a small MLP
 
 
@@ -211,10 +239,7 @@ def _backward_in_one(
 
 
 def _pass(shape: Shape, i: int, rows: int, key: int, dropout: float) -> tuple[object, ...]:
-    """The arguments that both passes of layer i begin with."""
-    layer = shape.layers[i]
-    number = ACTIVATIONS[layer.activation][0]
-    return rows, shape.units[i], layer.pieces, number, layer.negative_slope, dropout, key, i + 1
+    return _head(shape.layers[i], rows, shape.units[i], dropout, key, i + 1)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -282,7 +307,7 @@ def _through_layer(
     if changes or need_bias:
         head = _pass(shape, i, rows, key, drops)
         saved = keep.before if keep.before is not None else keep.output
-        tail = grad, saved, keep.winner, product if changes else None, grad_bias, partial
+        tail = grad, saved, keep.winner, product if changes else None, grad_bias, partial, None, None
         launch(grad, "layer_backward", DTYPES[grad.dtype], *head, *tail)
     return product, grad_bias
 

@@ -99,7 +99,7 @@ def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     return out
 
 
-def _seed(key: Tensor) -> int:
+def seed(key: Tensor) -> int:
     """The unsigned seed of the masks of a key."""
     return int(key) & (2**64 - 1)
 
@@ -109,7 +109,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
     x = dense(x)
     out = torch.empty_like(x)
     if x.is_cuda:
-        return cuda.dropout(x, out, p, _seed(key), substream)
+        return cuda.dropout(x, out, p, seed(key), substream)
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
     native.dropout(
@@ -119,7 +119,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
         rows,
         features,
         p,
-        _seed(key),
+        seed(key),
         substream,
         torch.get_num_threads(),
     )
@@ -209,7 +209,7 @@ def mlp_forward(
     rows = leading.numel()
     if x.is_cuda:
         kept = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x)) if save else None
-        y = cuda.mlp_forward(net.shape, x.view(rows, x.shape[-1]), params, 0 if key is None else _seed(key), kept)
+        y = cuda.mlp_forward(net.shape, x.view(rows, x.shape[-1]), params, 0 if key is None else seed(key), kept)
         return y.view(*leading, net.outputs), kept
     y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
     work = None
@@ -223,7 +223,7 @@ def mlp_forward(
         y.data_ptr(),
         0 if work is None else work.data_ptr(),
         key is not None,
-        0 if key is None else _seed(key),
+        0 if key is None else seed(key),
         torch.get_num_threads(),
     )
     return y, work
@@ -243,7 +243,7 @@ def mlp_backward(
         rows = x.shape[:-1].numel()
         found = cuda.mlp_backward(
             *(net.shape, x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)),
-            *(0 if key is None else _seed(key), needs),
+            *(0 if key is None else seed(key), needs),
         )
         return [None if g is None else g.view(t.shape) for g, t in zip(found, (x, *params), strict=True)]
     grads = [torch.empty_like(t) if need else None for t, need in zip((x, *params), needs, strict=True)]
@@ -255,7 +255,7 @@ def mlp_backward(
         work.data_ptr(),
         grad_y.data_ptr(),
         [0 if g is None else g.data_ptr() for g in grads],
-        0 if key is None else _seed(key),
+        0 if key is None else seed(key),
         torch.get_num_threads(),
     )
     return grads

@@ -292,7 +292,7 @@ class Emulator:
                 argument.tail = process.stdout.read(64)
             if isinstance(argument, Tensor) and argument.numel():
                 content = bytearray(process.stdout.read(argument.numel() * argument.itemsize))
-                argument.copy_(torch.frombuffer(content, dtype=argument.dtype).view(argument.shape))
+                argument.data.copy_(torch.frombuffer(content, dtype=argument.dtype).view(argument.shape))
         return launches
 
     def ask(self, name: str, *numbers: int) -> int:

@@ -13,7 +13,7 @@ from cases import MLPS, PAIRS, MlpCase, name_of, need, row
 from torch import Tensor
 
 import fastgan
-from fastgan import ops, random
+from fastgan import cuda, ops, random
 from fastgan.ops import LayerSpec
 
 pytestmark = [
@@ -60,6 +60,37 @@ def test_every_network_is_the_reference(case: MlpCase, dtype: torch.dtype) -> No
         for a, b in zip(got, want, strict=True):
             scale = max(1.0, b.abs().max().item())
             assert (a - b).abs().max().item() <= TOLERANCE[dtype] * scale
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=name_of)
+@pytest.mark.parametrize("case", MLPS, ids=name_of)
+def test_every_gradient_of_a_gradient_is_the_reference(case: MlpCase, dtype: torch.dtype) -> None:
+    """G6's correctness: what a gradient penalty differentiates."""
+    need("native", "mlp", "cuda", dtype)
+
+    def run(dtype: torch.dtype, device: str, impl: str) -> list[Tensor]:
+        x, weights, biases, key = case.make(33, dtype=dtype, device=device, grad=True, seed=7)
+        (grad,) = torch.autograd.grad(case.run(x, weights, biases, key, impl).sum(), x, create_graph=True)
+        inputs = [x, *weights, *(b for b in biases if b is not None)]
+        found = torch.autograd.grad(grad.square().sum(), inputs, materialize_grads=True)
+        return [g.cpu().double() for g in found]
+
+    got, want = run(dtype, "cuda", "native"), run(torch.float64, "cpu", "reference")
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max().item() <= 10 * TOLERANCE[dtype] * max(1.0, b.abs().max().item())
+
+
+@pytest.mark.parametrize("width", (24, 96, 320), ids=str)
+def test_small_and_large_networks_agree(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same network whole and layer by layer; by size the middle one is the last to go whole."""
+    need("native", "mlp", "cuda")
+    case = MlpCase("both", (width, width, width, 8), (LayerSpec("relu", dropout=0.2), LayerSpec("tanh"), LayerSpec()))
+    shape = cuda.Shape(width, (width, width, 8), case.layers)
+    assert shape.is_small(torch.empty(200, width, device="cuda")) == (width < 320)
+    whole = value_and_gradients(case, 200, torch.float32, "cuda", "native")
+    monkeypatch.setattr(cuda, "_has_matrix_units", lambda device: False)
+    for a, b in zip(whole, value_and_gradients(case, 200, torch.float32, "cuda", "native"), strict=True):
+        assert (a - b).abs().max().item() <= TOLERANCE[torch.float32] * max(1.0, b.abs().max().item())
 
 
 def test_bfloat16_is_no_worse_than_twice_plain_pytorch() -> None:

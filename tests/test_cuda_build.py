@@ -30,13 +30,6 @@ def build(source: Path, out: Path, *architectures: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def allowed(kernel: str) -> int:
-    """The slow path of a division, exp and erfc in double are calls, around which registers may be put away."""
-    if re.search(r"backwardINS0_4GeluEd", kernel):
-        return 48
-    return 16 if re.search(r"8evaluateI\w+EdLi", kernel) else 0
-
-
 def test_there_are_kernels() -> None:
     assert KERNELS
 
@@ -49,7 +42,7 @@ def test_kernels_compile_and_spill_nothing(source: Path, tmp_path: Path) -> None
     assert run.returncode == 0, run.stderr[-4000:]
     reports = re.findall(r"Function properties for (\S+)\s+.*?(\d+) bytes spill stores", run.stderr)
     assert reports, "ptxas said nothing about spills"
-    spilled = {name: int(stored) for name, stored in reports if int(stored) > allowed(name)}
+    spilled = {name: int(stored) for name, stored in reports if int(stored)}
     assert not spilled, spilled
 
 

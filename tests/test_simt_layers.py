@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastgan import cuda, kernels, reference
 from fastgan.ops import LayerSpec
+from fastgan.ops.layers import mlp_by_layers
 
 pytestmark = [
     pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
@@ -23,6 +24,7 @@ pytestmark = [
 ]
 SCHEDULES = 20
 KEY = 0x9E3779B97F4A7C15  # more than 63 bits
+KEY_TENSOR = torch.tensor(KEY - 2**64)
 RULES = {"adam": 0, "momentum_torch": 1, "momentum_pylearn2": 2}  # Rule in csrc/plan.h
 
 
@@ -172,6 +174,59 @@ def test_widths_and_types(case: MlpCase, dtype: torch.dtype, small: bool, machin
     check_network(machine, case, 37, dtype, small)
 
 
+def second_order(
+    run: Callable[..., Tensor], case: MlpCase, tensors: list[Tensor | None], grad_y: Tensor
+) -> list[Tensor]:
+    """The gradient of x, and the gradients of a function of it."""
+    inputs = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    grad_y = grad_y.detach().requires_grad_()
+    depth = len(case.layers)
+    y = run(inputs[0], inputs[1 : 1 + depth], inputs[1 + depth :], case.layers, case.input_dropout, KEY_TENSOR)
+    (grad,) = torch.autograd.grad(y, inputs[0], grad_y, create_graph=True)  # type: ignore[arg-type]
+    wanted = [t for t in (*inputs, grad_y) if t is not None]
+    return [grad.detach(), *torch.autograd.grad(grad.square().sum(), wanted, materialize_grads=True)]
+
+
+def check_second_order(
+    machine: Emulator, case: MlpCase, dtype: torch.dtype, schedules: int = SCHEDULES
+) -> None:
+    """As in a gradient penalty; by kernels at every order."""
+    x, weights, biases, _ = case.make(9, dtype=torch.float64, seed=5)
+    grad_y = torch.cos(torch.arange(9.0 * case.sizes[-1], dtype=torch.float64)).view(9, -1)
+    tensors = [x, *weights, *biases]
+    want = second_order(reference.mlp, case, tensors, grad_y)
+    with emulated(machine, schedules):
+        narrow = [None if t is None else t.to(dtype) for t in tensors]
+        got = second_order(mlp_by_layers, case, narrow, grad_y.to(dtype))
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        error = (a.double() - b).abs().max().item() / max(1.0, b.abs().max().item())
+        assert error <= 10 * TOLERANCE[dtype], f"result {i}: off by {error:.3g}"
+
+
+@pytest.mark.parametrize("case", MLPS, ids=name_of)
+def test_every_gradient_of_a_gradient(case: MlpCase, machine: Emulator) -> None:
+    for dtype in (torch.float64, torch.float32):
+        check_second_order(machine, case, dtype)
+
+
+def test_a_third_derivative(machine: Emulator) -> None:
+    """Through the reference, with the masks of the kernels."""
+    layer = LayerSpec("tanh", dropout=0.4)
+    x, weight = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+
+    def third(run: Callable[..., Tensor]) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        y = run(leaf, [weight], [None], (layer,), 0.0, KEY_TENSOR).sum()
+        for _ in range(2):
+            (g,) = torch.autograd.grad(y, leaf, create_graph=True)
+            y = g.square().sum()
+        return torch.autograd.grad(y, leaf)[0]
+
+    with emulated(machine, schedules=2):
+        got = third(mlp_by_layers)
+    torch.testing.assert_close(got, third(reference.mlp), rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("small", (True, False), ids=("whole", "by_layer"))
 def test_what_is_not_wanted_is_not_computed(small: bool, machine: Emulator) -> None:
     """Gradients of some parameters, of x or of none; no rows at all."""
@@ -225,7 +280,7 @@ def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, s
     out = garbage(columns, dtype=dtype)
     partial = garbage(machine.ask("layer_partials", rows, columns), dtype=torch.float64)
     head = (cuda.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, 0)
-    tail = (grad, None, None, None, out, partial)
+    tail = (grad, None, None, None, out, partial, None, None)
     machine.call("layer_backward", *head, *tail, STREAM, schedules=schedules, shift=shift)
     torch.testing.assert_close(out.double(), grad.double().sum(0), rtol=1e-5, atol=1e-5 * rows**0.5)
     return out
@@ -383,6 +438,7 @@ def layers(machine: Emulator) -> None:
     check_network(machine, RELU, 33, torch.float32, False, schedules=4)
     check_network(machine, TWO_PIECES, 33, torch.float32, False, schedules=4)
     check_sums(machine, 300, 4, torch.float32, 0, 4)
+    check_second_order(machine, RELU, torch.float32, schedules=4)
 
 
 def networks(machine: Emulator) -> None:
@@ -448,6 +504,8 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
     ),
     "sums_lost": ("mlp.cu", "int row = 1; row < kRows", "int row = 2; row < kRows", MEMORY, SUMMED),
     "winner_forgotten": ("mlp.cu", "winner[i] = largest.winner", "winner[i] = 0", MEMORY, "off by"),
+    "orders_exchanged": ("mlp.cu", "second.z, to_grad.at[j] = second.grad", "second.grad", MEMORY, SUMMED),
+    "first_for_second": ("mlp.cu", "again = read<S, V>(x.grad_grad, at)", "again = grad", MEMORY, SUMMED),
     "strip_tail": ("network.cu", "if (inside) layer.grad_product", "layer.grad_product", MEMORY, OVERFLOW),
     "input_tail": ("network.cu", INSIDE, INSIDE.replace("first + row < net.rows", "true"), MEMORY, OVERFLOW),
     "depth_tail": ("network.cu", "k0 + k < depth ? from", "true ? from", MEMORY, "off by"),

@@ -41,6 +41,10 @@ struct LayerBackward {
   const int32_t* winner;
   void *grad_product, *grad_bias;
   double* partial;  // cuda_layer_partials of them, where grad_bias is wanted
+  // Of the second order: the gradient of grad_product, and what of it belongs to `grad`. grad_product and grad_bias then are
+  // those of the activation's input through its slope.
+  const void* grad_grad;
+  void* to_grad;
 };
 int64_t cuda_layer_partials(int64_t rows, int64_t columns);
 void cuda_layer_forward(int dtype, const LayerPass& pass, const LayerForward& call, void* stream);

@@ -29,6 +29,25 @@ __device__ S through_activation(Compute<S> grad, S saved, Compute<S> slope, Comp
   return out;
 }
 
+// And from a gradient of that gradient: what belongs to `grad`, and what belongs to z. Where the slope is a constant, z has
+// no share in it, even if a factor is infinite.
+template <class S>
+struct SecondOrder {
+  S grad, z;
+};
+
+template <class F, class S>
+__device__ SecondOrder<S> through_slope(Compute<S> grad_grad, Compute<S> grad, S saved, Compute<S> slope,
+                                        Compute<S> factor) {
+  SecondOrder<S> out;
+  const Compute<S> kept = load(saved);
+  grad_grad *= factor;
+  store(out.grad, grad_grad * F::slope(kept, slope));
+  const Compute<S> curvature = F::curvature(kept, slope);
+  store(out.z, F::curved ? grad_grad * grad * curvature : curvature);
+  return out;
+}
+
 // The largest piece so far: NaN wins, and the first that is largest stays.
 template <class T>
 struct Largest {

@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(kThreads) finish(const double* __restrict__ pa
 template <class F, class S, int order>
 __global__ void __launch_bounds__(kThreads) evaluate(const S* __restrict__ x, S* __restrict__ out, int64_t n,
                                                      Compute<S> target) {
+#pragma unroll(sizeof(S) == 8 ? 1 : 4)  // two of double's exp at a time would not fit into registers
   for (int64_t i = global_thread(); i < n; i += grid_threads()) {
     const auto l = load(x[i]);
     if constexpr (order == 0) store(out[i], F::value(l, target));

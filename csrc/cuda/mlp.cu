@@ -1,5 +1,5 @@
 // What stands between the matrix products of an MLP, in one pass each. Forward: bias, activation, dropout. Backward: mask,
-// slope, and the sum over the batch that is the bias's gradient. The products are the library's: at the widths where they
+// slope, and the sum over the batch that is the bias's gradient; of the second order, curvature besides. The products are the library's: at the widths where they
 // count nothing beats it, and a pass of our own saves the traffic of the two to four that plain PyTorch makes.
 #include <type_traits>
 
@@ -109,15 +109,17 @@ __global__ void __launch_bounds__(kThreads) forward(Forward<S> x, Tiling tiling)
 
 template <class S>
 struct Backward {
-  const S *grad, *saved;
-  S* grad_product;  // null: the sums alone
+  const S *grad, *saved, *grad_grad;
+  S *grad_product, *to_grad;  // the first null: the sums alone
   double* partial;  // (chunks, columns); null: no sums
   bool drops;
   Compute<S> slope;
   Mask<Compute<S>> mask;
 };
 
-template <class F, class S, int V>
+// Order 1: grad_product from grad. Order 2: from grad_grad, the gradient of what order 1 gave, that of its input and that of
+// the product it was computed at.
+template <class F, class S, int V, int order>
 __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tiling) {
   using T = Compute<S>;
   const Place here = place_of<V>(tiling);
@@ -125,7 +127,8 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
   for (int64_t row = here.first; here.column < tiling.columns && row < here.last; row += kRows) {
     const int64_t at = row * tiling.columns + here.column;
     const Pack<S, V> grad = read<S, V>(x.grad, at);
-    Pack<S, V> saved = grad, out;
+    Pack<S, V> saved = grad, out, again, to_grad;
+    if constexpr (order == 2) again = read<S, V>(x.grad_grad, at);
     if constexpr (!std::is_same_v<F, Identity>) saved = read<S, V>(x.saved, at);
     T factors[V];
 #pragma unroll
@@ -133,10 +136,17 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
     if (x.drops) x.mask.template factors_at<V>(row, here.column, factors);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
-      out.at[j] = through_activation<F>(load(grad.at[j]), saved.at[j], x.slope, factors[j]);
+      if constexpr (order == 1) {
+        out.at[j] = through_activation<F>(load(grad.at[j]), saved.at[j], x.slope, factors[j]);
+      } else {
+        const auto second =
+            through_slope<F>(load(again.at[j]), load(grad.at[j]), saved.at[j], x.slope, factors[j]);
+        out.at[j] = second.z, to_grad.at[j] = second.grad;
+      }
       sum[j] += load(out.at[j]);
     }
     if (x.grad_product) write(x.grad_product, at, out);
+    if constexpr (order == 2) write(x.to_grad, at, to_grad);
   }
   if (!x.partial) return;
   add_rows(sum);
@@ -196,10 +206,11 @@ __global__ void __launch_bounds__(kThreads) finish(const double* __restrict__ pa
 
 // ---------------------------------------------------------------- launchers
 
-// Calls f(constant) with the elements that move together: 16 bytes, or one where the shape or an address forbids that.
+// Calls f(constant) with the elements that move together: 16 bytes, or one where the shape or an address forbids that. Two
+// doubles at a time would not fit into registers (erfc).
 template <class S, class Function, class... Pointers>
 void with_pack(int64_t columns, Function&& f, Pointers... pointers) {
-  constexpr int V = 16 / int(sizeof(S));
+  constexpr int V = sizeof(S) == 8 ? 1 : 16 / int(sizeof(S));
   if (columns % V == 0 && (is_aligned(pointers) && ...))
     f(std::integral_constant<int, V>{});
   else
@@ -241,7 +252,9 @@ void run_backward(const LayerPass& pass, const LayerBackward& call, void* stream
   const int64_t columns = pass.units * pass.pieces;
   const Backward<S> x{static_cast<const S*>(call.grad),
                       static_cast<const S*>(call.saved),
+                      static_cast<const S*>(call.grad_grad),
                       static_cast<S*>(call.grad_product),
+                      static_cast<S*>(call.to_grad),
                       call.grad_bias ? call.partial : nullptr,
                       pass.dropout > 0,
                       T(pass.negative_slope),
@@ -252,13 +265,18 @@ void run_backward(const LayerPass& pass, const LayerBackward& call, void* stream
     const Tiling tiling(pass.rows, columns, 1);
     launch("mlp", maxout_backward<S>, int(tiling.tiles * tiling.chunks), stream, x.grad, call.winner, pass.pieces, x,
            tiling);
+  } else if (x.grad_grad) {  // rare enough to go without packs
+    with_activation(pass.activation, [&](auto f) {
+      const Tiling tiling(pass.rows, columns, 1);
+      launch("mlp", backward<decltype(f), S, 1, 2>, int(tiling.tiles * tiling.chunks), stream, x, tiling);
+    });
   } else {
     with_activation(pass.activation, [&](auto f) {
       with_pack<S>(
           columns,
           [&](auto pack) {
             const Tiling tiling(pass.rows, columns, pack());
-            launch("mlp", backward<decltype(f), S, pack()>, int(tiling.tiles * tiling.chunks), stream, x, tiling);
+            launch("mlp", backward<decltype(f), S, pack(), 1>, int(tiling.tiles * tiling.chunks), stream, x, tiling);
           },
           x.grad, x.saved, x.grad_product);
     });
@@ -282,6 +300,7 @@ void cuda_layer_forward(int dtype, const LayerPass& pass, const LayerForward& ca
 void cuda_layer_backward(int dtype, const LayerPass& pass, const LayerBackward& call, void* stream) {
   if (pass.units == 0) return;
   if (pass.rows == 0 && !call.grad_bias) return;
+  if (call.grad_grad && pass.pieces > 1) throw std::runtime_error("mlp: maxout has no second derivative");
   with_dtype(dtype, [&](auto storage) { run_backward<decltype(storage)>(pass, call, stream); });
 }
 

@@ -347,7 +347,7 @@ Layer<S> describe(const NetworkLayer& layer, int64_t inputs, const void* input, 
   out.first_block = 0;
   out.drops = layer.dropout > 0;
   out.slope = T(layer.negative_slope);
-  if (out.drops) out.random.mask = Mask<T>(layer.dropout, key, uint32_t(number + 1), layer.units);
+  if (out.drops) out.random.mask = Mask<T>(layer.dropout, {key}, uint32_t(number + 1), layer.units);
   return out;
 }
 
@@ -361,7 +361,7 @@ Network<S> describe(const NetworkCall& call) {
   net.dropped_input = static_cast<S*>(call.dropped_input), net.grad_x = static_cast<S*>(call.grad_x);
   net.depth = int(call.layers.size()), net.lowest = call.lowest;
   net.drops = call.input_dropout > 0;
-  if (net.drops) net.random.mask = Mask<T>(call.input_dropout, call.key, 0, call.inputs);
+  if (net.drops) net.random.mask = Mask<T>(call.input_dropout, {call.key}, 0, call.inputs);
   int64_t inputs = call.inputs, widest = inputs, most_columns = 0;
   const void* input = call.dropped_input ? call.dropped_input : call.x;
   for (int i = 0; i < net.depth; ++i) {

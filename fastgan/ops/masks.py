@@ -26,6 +26,12 @@ class _Dropout(torch.autograd.Function):
         return run(grad, *ctx.what), None, None, None
 
 
+def native_dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
+    """`dropout` by the native core, unchecked."""
+    result: Tensor = _Dropout.apply(x, p, key, substream)
+    return result
+
+
 def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: str = "auto") -> Tensor:
     """Inverted dropout: each element is zeroed with probability p, the others divided by 1 - p.
 
@@ -46,5 +52,4 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: str =
         return reference.dropout(x, p, key, substream)
     if is_compiling():
         return library.dropout(x, p, key, substream)
-    result: Tensor = _Dropout.apply(x, p, key, substream)
-    return result
+    return native_dropout(x, p, key, substream)

@@ -13,11 +13,12 @@ from fastgan import kernels, library, reference
 from fastgan.kernels import Network
 from fastgan.ops.checks import check_key, check_probability, check_same, check_tensor
 from fastgan.ops.choosing import REAL, is_batched, is_common, is_compiling, natively
+from fastgan.ops.layers import mlp_by_layers
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
 
 class _Mlp(torch.autograd.Function):
-    """A whole MLP: one native call forward, one backward; double backward through the reference. All tensors dense."""
+    """A whole MLP: one native call forward, one backward; double backward layer by layer. All tensors dense."""
 
     @staticmethod
     def forward(ctx: Any, network: Network, key: Tensor | None, x: Tensor, *params: Tensor | None) -> Tensor:
@@ -31,16 +32,16 @@ class _Mlp(torch.autograd.Function):
         x, work, *params = ctx.saved_tensors
         network, key, needs = ctx.network, ctx.key, ctx.needs_input_grad[2:]
         if torch.is_grad_enabled() or is_batched(grad_y):
-            return None, None, *_reference_backward(network, key, (x, *params), grad_y, needs)
+            return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
         if params[0].dtype is not x.dtype:  # no version counter tells of model.half()
             raise RuntimeError(f"mlp: parameters must keep their dtype until backward, got {params[0].dtype}")
         return None, None, *kernels.mlp_backward(network, x, params, work, kernels.dense(grad_y), key, needs)
 
 
-def _reference_backward(
+def _differentiable_backward(
     network: Network, key: Tensor | None, tensors: Sequence[Tensor | None], grad_y: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients with a graph of their own, or many at once.
+    """The gradients with a graph of their own, or many at once: by kernels on CUDA, else through the reference.
 
     With respect to aliases: derivatives for the tensors themselves would run on through their own history, and count a
     weight twice that serves two layers.
@@ -49,7 +50,8 @@ def _reference_backward(
     with torch.enable_grad(), torch.autocast(grad_y.device.type, enabled=False):
         alias: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
         x, weights, biases = alias[0], alias[1 : 1 + len(layers)], alias[1 + len(layers) :]
-        y = reference.mlp(x, weights, biases, layers, network.input_dropout, key)
+        run = mlp_by_layers if grad_y.is_cuda and not is_batched(grad_y) else reference.mlp
+        y = run(x, weights, biases, layers, network.input_dropout, key)
         wanted = [t for t, need in zip(alias, needs, strict=True) if need]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
     return [next(found) if need else None for need in needs]

@@ -107,6 +107,7 @@ void layer_backward(Arguments& a) {
   call.winner = a.pointer<int32_t>();
   call.grad_product = a.pointer(), call.grad_bias = a.pointer();
   call.partial = a.pointer<double>();
+  call.grad_grad = a.pointer(), call.to_grad = a.pointer();
   cuda_layer_backward(dtype, pass, call, a.stream());
 }
 

@@ -1,0 +1,95 @@
+"""A network on CUDA layer by layer, differentiable again and again: what the gradient of a gradient goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgan import cuda, kernels, reference
+from fastgan.ops.masks import native_dropout
+from fastgan.reference import ACTIVATIONS, LayerSpec
+
+What = tuple[LayerSpec, Tensor | None, int]  # the layer, the key of its mask and the stream of that key
+
+
+def _seed(key: Tensor | None) -> int:
+    return 0 if key is None else kernels.seed(key)
+
+
+class _Activation(torch.autograd.Function):
+    """Activation and dropout of z (rows, units), by one kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, what: What) -> Tensor:
+        layer, key, substream = ctx.what = what
+        given, saved = cuda.activate(layer, z, _seed(key), substream)
+        ctx.save_for_backward(z, saved)
+        return given
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        result: Tensor = _Slope.apply(kernels.dense(grad), *ctx.saved_tensors, ctx.what)
+        return result, None
+
+
+class _Slope(torch.autograd.Function):
+    """The gradient of z from that of what the layer gave; its own derivative is one kernel more."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, z: Tensor, saved: Tensor, what: What) -> Tensor:
+        layer, key, substream = ctx.what = what
+        ctx.save_for_backward(grad, z, saved)
+        return cuda.activate_backward(layer, grad, saved, _seed(key), substream)[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad, z, saved = ctx.saved_tensors
+        layer, key, substream = ctx.what
+        if torch.is_grad_enabled():  # a third derivative is asked for
+            return *_plain_second_order(grad, z, ctx.what, grad_grad), None, None
+        to_z, to_grad = cuda.activate_backward(
+            layer, grad, saved, _seed(key), substream, kernels.dense(grad_grad)
+        )
+        assert to_grad is not None
+        return to_grad, to_z, None, None
+
+
+def _plain_second_order(grad: Tensor, z: Tensor, what: What, grad_grad: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_Slope.backward` gives, with a graph of its own, by way of the reference."""
+    layer, key, substream = what
+    grad, z = (t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (grad, z))
+    y = ACTIVATIONS[layer.activation][1](z, layer.negative_slope)
+    if layer.dropout and key is not None:
+        y = reference.dropout(y, layer.dropout, key, substream)
+    (slope,) = torch.autograd.grad(y, z, grad, create_graph=True)
+    to_grad, to_z = torch.autograd.grad(slope, (grad, z), grad_grad, create_graph=True, materialize_grads=True)
+    return to_grad, to_z
+
+
+def mlp_by_layers(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    layers: Sequence[LayerSpec],
+    input_dropout: float,
+    key: Tensor | None,
+) -> Tensor:
+    """`reference.mlp` on CUDA; what stands between the products is one kernel a layer in each order."""
+    leading = x.shape[:-1]
+    x = x.reshape(leading.numel(), x.shape[-1])
+    if input_dropout and key is not None:
+        x = native_dropout(x, input_dropout, key, 0)
+    for i, (weight, bias, layer) in enumerate(zip(weights, biases, layers, strict=True)):
+        x = F.linear(x, weight, bias)
+        if layer.pieces > 1:  # the winners are no matter of derivatives
+            pieces = x.unflatten(-1, (-1, layer.pieces))
+            x = torch.gather(pieces, -1, pieces.argmax(-1, keepdim=True)).squeeze(-1)
+            if layer.dropout and key is not None:
+                x = native_dropout(x, layer.dropout, key, i + 1)
+        elif layer.activation != "none" or layer.dropout:
+            x = _Activation.apply(x, (layer, key, i + 1))
+    return x.view(*leading, x.shape[-1])
