@@ -105,34 +105,6 @@ struct Mlp {
   }
 };
 
-// Hands out the arguments of an entry that takes as many as there are layers.
-class Arguments {
- public:
-  explicit Arguments(const py::args& given) : given_(given) {}
-  int64_t integer() { return int64_t(PyLong_AsUnsignedLongLongMask(next())); }
-  double real() { return PyFloat_AsDouble(next()); }
-  void* pointer() { return PyLong_AsVoidPtr(next()); }
-
- private:
-  PyObject* next() {
-    if (next_ >= given_.size()) throw py::value_error("too few arguments");
-    return PyTuple_GET_ITEM(given_.ptr(), py::ssize_t(next_++));
-  }
-
-  const py::args& given_;
-  size_t next_ = 0;
-};
-
-void network_call(void (*entry)(int, const NetworkCall&, void*), const py::args& given) {
-  Arguments a(given);
-  const int dtype = int(a.integer());
-  const NetworkCall call = read_network_call(a);
-  void* const stream = a.pointer();
-  if (PyErr_Occurred()) throw py::error_already_set();
-  py::gil_scoped_release release;
-  entry(dtype, call, stream);
-}
-
 py::dict build_info() {
   py::dict info;
   info["version"] = FASTGAN_VERSION;
@@ -146,6 +118,7 @@ py::dict build_info() {
 }  // namespace
 
 void bind_training(py::module_& m);  // bindings_train.cpp
+void bind_cuda(py::module_& m);      // bindings_cuda.cpp
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled core of fastgan: pointers, sizes, threads or a stream. fastgan.kernels calls it with tensors.";
@@ -206,68 +179,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
       .def("backward", &Mlp::backward);
 
   bind_training(m);
-
-  m.def("cuda_problem", cuda_problem);
-  m.def("cuda_partials", cuda_partials);
-  m.def("cuda_pair_loss", [](int dtype, uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formula_real,
-                             int formula_fake, double target_real, double target_fake, double scale_real,
-                             double scale_fake, uintptr_t value, uintptr_t grad_real, uintptr_t grad_fake,
-                             uintptr_t partial, uintptr_t stream) {
-    const Terms t = loss_terms(real, m, fake, n, formula_real, formula_fake, target_real, target_fake, scale_real,
-                               scale_fake, grad_real, grad_fake);
-    py::gil_scoped_release release;
-    cuda_pair_loss(dtype, t.real, t.fake, pointer(value), pointer<double>(partial), pointer(stream));
-  });
-  m.def("cuda_pointwise", [](int dtype, uintptr_t x, uintptr_t out, int64_t n, int formula, double target, int order,
-                             uintptr_t stream) {
-    py::gil_scoped_release release;
-    cuda_pointwise(dtype, pointer(x), pointer(out), n, formula, target, order, pointer(stream));
-  });
-  m.def("cuda_scale", [](int dtype, uintptr_t x, int64_t n, uintptr_t factor, uintptr_t stream) {
-    py::gil_scoped_release release;
-    cuda_scale(dtype, pointer(x), n, pointer(factor), pointer(stream));
-  });
-  m.def("cuda_random_fill", [](int dtype, uintptr_t out, int64_t n, bool normal, uint64_t seed, uint32_t purpose,
-                               uint64_t step, uint32_t substream, int64_t offset, uintptr_t stream) {
-    py::gil_scoped_release release;
-    cuda_random_fill(dtype, pointer(out), n, normal, seed, purpose, step, substream, offset, pointer(stream));
-  });
-  m.def("cuda_dropout", [](int dtype, uintptr_t x, uintptr_t out, int64_t rows, int64_t features, double p, uint64_t key,
-                           uint32_t substream, uintptr_t stream) {
-    py::gil_scoped_release release;
-    cuda_dropout(dtype, pointer(x), pointer(out), rows, features, p, key, substream, pointer(stream));
-  });
-  m.def("cuda_layer_partials", cuda_layer_partials);
-  m.def("cuda_layer_forward", [](int dtype, int64_t rows, int64_t units, int pieces, int activation, double slope,
-                                 double dropout, uint64_t key, uint32_t substream, uintptr_t product, uintptr_t bias,
-                                 uintptr_t before, uintptr_t output, uintptr_t winner, uintptr_t dropped,
-                                 uintptr_t stream) {
-    py::gil_scoped_release release;
-    cuda_layer_forward(dtype, {rows, units, pieces, activation, slope, dropout, key, substream},
-                       {pointer(product), pointer(bias), pointer(before), pointer(output), pointer<int32_t>(winner),
-                        pointer(dropped)},
-                       pointer(stream));
-  });
-  m.def("cuda_layer_backward", [](int dtype, int64_t rows, int64_t units, int pieces, int activation, double slope,
-                                  double dropout, uint64_t key, uint32_t substream, uintptr_t grad, uintptr_t saved,
-                                  uintptr_t winner, uintptr_t grad_product, uintptr_t grad_bias, uintptr_t partial,
-                                  uintptr_t grad_grad, uintptr_t to_grad, uintptr_t stream) {
-    py::gil_scoped_release release;
-    cuda_layer_backward(dtype, {rows, units, pieces, activation, slope, dropout, key, substream},
-                        {pointer(grad), pointer(saved), pointer<int32_t>(winner), pointer(grad_product),
-                         pointer(grad_bias), pointer<double>(partial), pointer(grad_grad), pointer(to_grad)},
-                        pointer(stream));
-  });
-  m.def("cuda_network_forward", [](const py::args& given) { network_call(cuda_network_forward, given); });
-  m.def("cuda_network_backward", [](const py::args& given) { network_call(cuda_network_backward, given); });
-  // Each parameter: its address, those of its state (0 where there is none) and of its gradient, its elements.
-  using Parameter = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t, int64_t>;
-  m.def("cuda_update", [](int dtype, int rule, double beta1, double beta2, double epsilon, double rate, double momentum,
-                          int64_t step, const std::vector<Parameter>& parameters, uintptr_t stream) {
-    std::vector<ParameterUpdate> updates;
-    for (const auto& [value, state0, state1, grad, n] : parameters)
-      updates.push_back({pointer(value), pointer(state0), pointer(state1), pointer(grad), n});
-    py::gil_scoped_release release;
-    cuda_update(dtype, {Rule(rule), beta1, beta2, epsilon, 0.0}, rate, momentum, step, updates, pointer(stream));
-  });
+  bind_cuda(m);
 }

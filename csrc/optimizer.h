@@ -8,11 +8,22 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-inline double integer_power(double base, int64_t n) {
+FASTGAN_HD double integer_power(double base, int64_t n) {
   double result = 1.0;
   for (; n > 0; n >>= 1, base *= base)
     if (n & 1) result *= base;
   return result;
+}
+
+FASTGAN_HD double rate_at(const Course& c, int64_t update) {  // from 0
+  const double decayed = c.rate / integer_power(c.decay, update);
+  return c.decay == 1.0 ? c.rate : decayed > c.least ? decayed : c.least;
+}
+
+FASTGAN_HD double momentum_at(const Course& c, int64_t epoch) {  // from 1
+  if (c.saturated == 0.0) return c.momentum;
+  const double way = double(epoch - 1) / (c.saturated - 1.0), progress = way < 1.0 ? way : 1.0;
+  return c.saturated > 1.0 ? c.momentum * (1.0 - progress) + c.last * progress : c.last;
 }
 
 // Kingma and Ba (2015), Algorithm 1, with both bias corrections drawn into constants of the step.
@@ -20,7 +31,7 @@ template <class T>
 struct Adam {
   T rate, keep1, keep2, epsilon, root;  // keep: 1 - beta; root: 1 / sqrt(1 - beta2^t)
 
-  Adam(const OptimizerPlan& plan, double learning_rate, int64_t step)  // step: counted from 1
+  FASTGAN_HD Adam(const OptimizerPlan& plan, double learning_rate, int64_t step)  // step: counted from 1
       : rate(T(learning_rate / (1.0 - integer_power(plan.beta1, step)))),
         keep1(T(1.0 - plan.beta1)),
         keep2(T(1.0 - plan.beta2)),

@@ -53,6 +53,12 @@ struct Schedule {
   double momentum_at(int64_t i) const { return momentum[momentum.size() == 1 ? 0 : size_t(i)]; }
 };
 
+// The same as functions of the update, for a device that must not ask the host: fastgan.Momentum's schedules.
+struct Course {
+  double rate, decay, least;         // update u, from 0: max(rate / decay^u, least)
+  double momentum, last, saturated;  // linear from epoch 1 to `last` at epoch `saturated`; 0: constant
+};
+
 enum class Prior { normal, uniform, spherical };
 enum class Penalty { none, wgan_gp, r1, r2 };
 

@@ -42,9 +42,8 @@ def scale(x: Tensor, factor: Tensor) -> Tensor:
 
 def random(out: Tensor, normal: bool, seed: int, purpose: int, step: int, substream: int, offset: int) -> Tensor:
     """Fill `out`, float32 or float64, with elements offset, offset + 1, ... of a stream."""
-    launch(
-        out, "random_fill", DTYPES[out.dtype], out, out.numel(), normal, seed, purpose, step, substream, offset
-    )
+    stream = seed, purpose, None, 0, step, substream  # no clock: the step is what it says
+    launch(out, "random_fill", DTYPES[out.dtype], out, out.numel(), normal, *stream, offset)
     return out
 
 
@@ -52,7 +51,7 @@ def dropout(x: Tensor, out: Tensor, p: float, key: int, substream: int) -> Tenso
     """`out` becomes x times the mask of (key, substream); both dense, and possibly the same."""
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
-    launch(x, "dropout", DTYPES[x.dtype], x, out, rows, features, p, key, substream)
+    launch(x, "dropout", DTYPES[x.dtype], x, out, rows, features, p, key, None, 0, 0, substream)
     return out
 
 
@@ -162,7 +161,7 @@ class Shape:
 def _head(layer: LayerSpec, rows: int, units: int, dropout: float, key: int, substream: int) -> tuple[object, ...]:
     """The arguments that all passes of a layer begin with."""
     number = ACTIVATIONS[layer.activation][0]
-    return rows, units, layer.pieces, number, layer.negative_slope, dropout, key, substream
+    return rows, units, layer.pieces, number, layer.negative_slope, dropout, key, None, 0, 0, substream
 
 
 def activate(layer: LayerSpec, z: Tensor, key: int, substream: int) -> tuple[Tensor, Tensor]:
@@ -201,7 +200,7 @@ def _launch_network(
     grad_x: Tensor | None = None,
     grads: Sequence[tuple[Tensor | None, ...]] = (),
 ) -> None:
-    """The arguments of `read_network_call` (csrc/cuda/kernels.h); `grads` are of each layer's product, weight, bias."""
+    """The arguments of `network_call` (csrc/cuda/entries.h); `grads` are of each layer's product, weight, bias."""
     depth = len(shape.layers)
     head = x.shape[0], shape.inputs, shape.input_dropout, key, lowest, x, kept[0], y, grad_y, grad_x, depth
     layers: list[object] = []

@@ -56,9 +56,9 @@ def check_noise(
 ) -> None:
     out = garbage(n, dtype=dtype)
     stream = {"seed": KEY, "purpose": 3, "step": 2**40 + 7, "substream": 9, "offset": offset}
+    numbers = KEY, 3, None, 0, 2**40 + 7, 9, offset
     machine.call(
-        "random_fill", cuda.DTYPES[dtype], out, n, kind == "normal", *stream.values(), STREAM,
-        schedules=schedules, shift=shift,
+        "random_fill", cuda.DTYPES[dtype], out, n, kind == "normal", *numbers, STREAM, schedules=schedules, shift=shift
     )
     if kind == "uniform":
         assert torch.equal(out.double(), reference.random_uniform(n, **stream)), "uniform bits differ"
@@ -85,7 +85,7 @@ def check_dropout(
     out = garbage(*shape, dtype=dtype)
     rows, features = x.numel() // shape[-1], shape[-1]
     head = (cuda.DTYPES[dtype], x, out, rows, features)
-    machine.call("dropout", *head, p, KEY, 3, STREAM, schedules=schedules, shift=shift)
+    machine.call("dropout", *head, p, KEY, None, 0, 0, 3, STREAM, schedules=schedules, shift=shift)
     wide = x if dtype == torch.float64 else x.float()
     signed = torch.tensor(KEY - 2**64)
     keep = reference.dropout(torch.ones(shape), p, signed, 3) != 0
@@ -279,7 +279,7 @@ def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, s
     grad = torch.randn(rows, columns, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
     out = garbage(columns, dtype=dtype)
     partial = garbage(machine.ask("layer_partials", rows, columns), dtype=torch.float64)
-    head = (cuda.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, 0)
+    head = (cuda.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, None, 0, 0, 0)
     tail = (grad, None, None, None, out, partial, None, None)
     machine.call("layer_backward", *head, *tail, STREAM, schedules=schedules, shift=shift)
     torch.testing.assert_close(out.double(), grad.double().sum(0), rtol=1e-5, atol=1e-5 * rows**0.5)
@@ -362,11 +362,14 @@ def check_rule(
     values = [p.clone() for p in start]
     states = [[torch.zeros(n, dtype=dtype) for n in sizes] for _ in range(2)]
     grads = [[normal(n) for n in sizes] for _ in range(3)]
-    for step, grad in enumerate(grads, 1):
+    clock, course = torch.zeros(4, dtype=torch.int64), torch.tensor([0.05, 1, 0, 0.9, 0, 0], dtype=torch.float64)
+    for step, grad in enumerate(grads):
         parameters: list[object] = []
         for p, s0, s1, g, n in zip(values, *states, grad, sizes, strict=True):
             parameters += [p, s0, s1 if rule == "adam" else None, g, n]
-        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, 0.05, 0.9, step, len(sizes))
+        clock[0] = step
+        numbers = (clock, 1, 0) * 2
+        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, course, *numbers, 10, 0, 0, len(sizes))
         machine.call("update", *head, *parameters, STREAM, schedules=schedules, shift=shift)
     for i, p in enumerate(values):
         want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])
@@ -392,14 +395,14 @@ def test_R13_more_than_two_billion_elements(machine: Emulator) -> None:
     """The block that meets the last element, alone; zeros elsewhere cost nothing."""
     n = 2**31 + 512
     noise = Huge(4 * n)
-    machine.call("random_fill", 0, noise, n, False, 1, 0, 0, 0, 0, STREAM, block=(n // 4 - 1) // 256 % 1024)
+    machine.call("random_fill", 0, noise, n, False, 1, 0, None, 0, 0, 0, 0, STREAM, block=(n // 4 - 1) // 256 % 1024)
     want = reference.random_uniform(4, seed=1, purpose=0, step=0, substream=0, offset=n - 4)
     assert list(struct.unpack("4f", noise.tail[-16:])) == want.tolist()
     x, out = Huge(2 * n), Huge(2 * n)
     bf16 = cuda.DTYPES[torch.bfloat16]
     rows, features = n // 512, 512
     # sigmoid of 0 without bias: a half in the very last element
-    pass_ = (rows, features, 1, 4, 0.2, 0.0, 0, 0)
+    pass_ = (rows, features, 1, 4, 0.2, 0.0, 0, None, 0, 0, 0)
     chunk, tiles = 256, 2
     last = -(-rows // chunk) * tiles - 1
     machine.call("layer_forward", bf16, *pass_, x, None, None, out, None, None, STREAM, block=last)
@@ -412,11 +415,11 @@ def test_R39_a_launch_that_fails_is_reported(machine: Emulator) -> None:
     x = torch.zeros(4)
     one_row = (1, 1, 0.0, 0, 0, x, None, x, None, None)
     for message, entry, arguments in (
-        ("random", "random_fill", (0, x, 4, 0, 1, 0, 0, 0, 0)),
-        ("dropout", "dropout", (0, x, x, 1, 4, 0.5, 1, 0)),
-        ("mlp", "layer_forward", (0, 1, 4, 1, 1, 0.2, 0.0, 0, 0, x, None, None, x, None, None)),
+        ("random", "random_fill", (0, x, 4, 0, 1, 0, None, 0, 0, 0, 0)),
+        ("dropout", "dropout", (0, x, x, 1, 4, 0.5, 1, None, 0, 0, 0)),
+        ("mlp", "layer_forward", (0, 1, 4, 1, 1, 0.2, 0.0, 0, None, 0, 0, 0, x, None, None, x, None, None)),
         ("mlp", "network_forward", (0, *one_row, 1, 4, 1, 0, 0.2, 0.0, x, *(None,) * 8)),
-        ("optimizer", "update", (0, 1, 0.0, 0.0, 0.0, 0.1, 0.9, 1, 1, x, x, None, x, 4)),
+        ("optimizer", "average", (0, 0.9, 1, x, None, None, x, 4)),
     ):
         with pytest.raises(Refused, match=f"^{message}: CUDA says: no kernel image"):
             machine.call(entry, *arguments, STREAM, inject=3)

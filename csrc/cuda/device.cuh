@@ -66,6 +66,13 @@ inline int blocks_for(int64_t n) { return int(n < kMaxBlocks * kThreads ? (n + k
 __device__ inline int64_t global_thread() { return int64_t(blockIdx.x) * kThreads + threadIdx.x; }
 __device__ inline int64_t grid_threads() { return int64_t(gridDim.x) * kThreads; }
 
+// The sum over a warp, valid in every lane, all of which must take part.
+template <class T>
+__device__ T warp_sum(T x) {
+  for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(0xffffffffu, x, bits);
+  return x;
+}
+
 // The sum over a block, valid in thread 0. Every step's order is fixed; no atomics.
 __device__ inline double block_sum(double x) {
   FASTGAN_SHARED(warps, double[kThreads / 32]);

@@ -4,7 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "../clock.h"
 #include "../cpu/kernels.h"
+#include "../plan.h"
 
 namespace fastgan {
 
@@ -16,17 +18,23 @@ void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void*
 void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream);
 void cuda_scale(int dtype, void* x, int64_t n, const void* factor, void* stream);  // x *= a scalar of the device
 
-void cuda_random_fill(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
+enum class Draw : int { uniform, normal, centred };  // on (0, 1); N(0, 1); uniform with mean 0 and variance 1
+void cuda_random_fill(int dtype, void* out, int64_t n, Draw draw, uint64_t seed, uint32_t purpose, Count step,
                       uint32_t substream, int64_t offset, void* stream);
-void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
+void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream);  // scales rows to unit length
+void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, Key key,
                   uint32_t substream, void* stream);
+// The masks' keys, `each` an iteration; the rows of a draw, those that `data` (rows, features) holds being shuffled.
+void cuda_draw_keys(Count iteration, int iterations, uint64_t seed, uint64_t* keys, int each, void* stream);
+void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
+                 Count draw, void* stream);
 
 // What stands between the matrix products of an MLP; all matrices row by row. Addresses: null where not wanted or not there.
 struct LayerPass {
   int64_t rows, units;
   int pieces, activation;
   double negative_slope, dropout;
-  uint64_t key;
+  Key key;
   uint32_t substream;
 };
 struct LayerForward {
@@ -77,35 +85,71 @@ struct NetworkCall {
 void cuda_network_forward(int dtype, const NetworkCall& call, void* stream);
 void cuda_network_backward(int dtype, const NetworkCall& call, void* stream);
 
-// The arguments of both calls in order; `a` hands them out.
-template <class Arguments>
-NetworkCall read_network_call(Arguments& a) {
-  NetworkCall call{};
-  call.rows = a.integer(), call.inputs = a.integer();
-  call.input_dropout = a.real();
-  call.key = uint64_t(a.integer());
-  call.lowest = int(a.integer());
-  call.x = a.pointer(), call.dropped_input = a.pointer(), call.y = a.pointer();
-  call.grad_y = a.pointer(), call.grad_x = a.pointer();
-  call.layers.resize(size_t(a.integer()));
-  for (NetworkLayer& layer : call.layers) {
-    layer.units = a.integer(), layer.pieces = int(a.integer()), layer.activation = int(a.integer());
-    layer.negative_slope = a.real(), layer.dropout = a.real();
-    layer.weight = a.pointer(), layer.bias = a.pointer();
-    layer.before = a.pointer(), layer.output = a.pointer();
-    layer.winner = static_cast<int32_t*>(a.pointer());
-    layer.dropped = a.pointer();
-    layer.grad_product = a.pointer(), layer.grad_weight = a.pointer(), layer.grad_bias = a.pointer();
-  }
-  return call;
-}
+// Batch normalisation of (rows, features). Addresses: null where there is none.
+struct NormPass {
+  int64_t rows, features;
+  double epsilon, momentum;
+  const void *bias, *scale, *shift;
+  void *running_mean, *running_variance;
+  int64_t* batches;
+  void *mean, *inverse;  // (features,) of this batch: forward writes, backward reads
+};
+void cuda_norm_forward(int dtype, const NormPass& pass, const void* product, void* out, void* stream);
+void cuda_norm_backward(int dtype, const NormPass& pass, const void* product, void* grad, void* grad_scale,
+                        void* grad_shift, bool adds, void* stream);
+
+// D's logits of real rows or of fakes, n of each. The loss is one of logits - other, where there is an other.
+struct JudgeSection {
+  const void *logits, *other;
+  void *slope, *slope_of_other;
+  int formula;  // below 0: no loss, D's opinion alone
+  double target;
+  bool real;
+};
+int64_t cuda_judge_sums(int64_t n);  // doubles of `sums` a section
+void cuda_judge(int dtype, const std::vector<JudgeSection>& sections, int64_t n, double scale, double* sums, void* stream);
+// The row of metrics that the sums of D's step (real, fake) and of G's step make; then the next iteration begins.
+void cuda_record(int dtype, Clock* clock, double* metrics, int64_t capacity, const double* d, const double* g, int64_t n,
+                 double weight, const void* penalties, int64_t penalized, void* stream);
+
+// Gradient penalties, of the kinds of Penalty in csrc/plan.h; letters as in csrc/cpu/penalty.h.
+void cuda_between(int dtype, const void* real, const void* fake, void* out, int64_t rows, int64_t features, int kind,
+                  uint64_t seed, Count draw, void* stream);
+void cuda_turn(int dtype, const void* g, void* t, void* values, int64_t rows, int64_t features, int kind, double weight,
+               void* stream);
+struct BendPass {
+  int64_t n;  // rows times units
+  int pieces, activation;
+  double negative_slope;
+  bool curved;  // some activation of the network is
+  const void *saved, *s;
+  const int32_t* winner;
+  void *e, *turned, *t;
+};
+void cuda_bend(int dtype, const BendPass& pass, void* stream);
 
 struct ParameterUpdate {
   void *value, *state0, *state1;
   const void* grad;
   int64_t n;
 };
-void cuda_update(int dtype, const OptimizerPlan& plan, double rate, double momentum, int64_t step,
-                 const std::vector<ParameterUpdate>& parameters, void* stream);
+enum class Gate : int { always, finite, bad };  // what the present update must be for a launch to do anything
+struct UpdatePlan {
+  OptimizerPlan optimizer;
+  const Course* course;  // on the device
+  Count update, draw;  // from 0, both of one clock: this update, and the minibatch whose epoch it belongs to
+  int64_t batches;     // an epoch
+  int player;          // 0: G, 1: D; whose skipped updates Adam must not count
+  Gate gate;
+};
+void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream);
+// value += (1 - decay) (grad - value); value = grad; and, noted on the clock, whether a grad or a sum is not finite.
+void cuda_average(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream);
+void cuda_copy(int dtype, Gate gate, const Clock* clock, const std::vector<ParameterUpdate>& parameters, void* stream);
+void cuda_inspect(int dtype, Clock* clock, const double* sums, int64_t count, int64_t stride,
+                  const std::vector<ParameterUpdate>& parameters, void* stream);
+void cuda_settle(Clock* clock, bool generator, bool discriminator, void* stream);  // an update is over
+void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, Gate gate, const Clock* clock,
+                      void* stream);
 
 }  // namespace fastgan

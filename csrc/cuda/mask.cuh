@@ -1,5 +1,6 @@
 // Dropout masks, replayed from (key, substream): four neighbouring features of a row share a block of random words.
 #pragma once
+#include "../clock.h"
 #include "../philox.h"
 #include "device.cuh"
 
@@ -11,19 +12,22 @@ constexpr uint32_t kDropout = 5;  // Purpose.DROPOUT of fastgan/random.py
 // What elements are multiplied with: 0 with probability p, else 1 / (1 - p).
 template <class T>
 struct Mask {
-  Stream stream;
+  Key key;
+  uint32_t substream;
   uint64_t threshold;
   T scale;
   int64_t quads;  // blocks a row
 
-  Mask(double p, uint64_t key, uint32_t substream, int64_t features)
-      : stream{key, kDropout, substream, 0},
+  Mask(double p, Key key_, uint32_t substream_, int64_t features)
+      : key(key_),
+        substream(substream_),
         threshold(dropout_threshold(p)),
         scale(p < 1.0 ? T(1.0 / (1.0 - p)) : T(0)),
         quads((features + 3) / 4) {}
 
   __device__ void factors(int64_t block, T (&out)[4]) const {
-    const Words words = stream.block(uint64_t(block));
+    const int64_t each = key.rows * quads, section = each ? block / each : 0;
+    const Words words = Stream{key.get(section), kDropout, substream, 0}.block(uint64_t(block - section * each));
 #pragma unroll
     for (int i = 0; i < 4; ++i) out[i] = words.w[i] >= threshold ? scale : T(0);
   }

@@ -1,4 +1,8 @@
-// One step of an optimiser on CUDA, many parameters a launch: their addresses travel in the kernel's arguments.
+// What a step does to parameters on CUDA, many of them a launch: their addresses travel in the kernel's arguments. What
+// changes from step to step does not: each block works the rule's constants out from the clock, so that a captured launch
+// is right at every replay.
+#include <new>
+
 #include "../dtypes.h"
 #include "../optimizer.h"
 #include "device.cuh"
@@ -11,11 +15,64 @@ namespace {
 constexpr int64_t kRun = 4096;  // elements a block updates
 constexpr int kMost = 64;       // parameters a launch: 3 KB of the 4 KB that arguments may take
 
+// ---------------------------------------------------------------- rules: optimizer.h has the optimisers'
+
+// The moving average follows the value, which stands in the gradient's place.
+template <class T>
+struct MovingAverage {
+  T keep;
+  FASTGAN_HD void operator()(T& mean, T&, T&, T value) const { mean += keep * (value - mean); }
+};
+
+template <class T>
+struct Copy {
+  FASTGAN_HD void operator()(T& to, T&, T&, T from) const { to = from; }
+};
+
+// A recipe gives a rule, on the device.
+template <class RuleOf>
+struct Constant {
+  RuleOf rule;
+  __device__ RuleOf get() const { return rule; }
+};
+
+template <class T>
+__device__ Adam<T> make(Adam<T>*, const OptimizerPlan& plan, double rate, double, int64_t step) {
+  return Adam<T>(plan, rate, step);
+}
+template <class RuleOf>
+__device__ RuleOf make(RuleOf*, const OptimizerPlan&, double rate, double momentum, int64_t) {
+  using T = decltype(RuleOf::rate);
+  return {T(rate), T(momentum)};
+}
+
+template <class RuleOf>
+struct Scheduled {
+  UpdatePlan plan;
+  __device__ RuleOf get() const {
+    const int64_t update = plan.update.get(), epoch = plan.draw.get() / plan.batches + 1;
+    const Course& course = *plan.course;
+    return make(static_cast<RuleOf*>(nullptr), plan.optimizer, rate_at(course, update), momentum_at(course, epoch),
+                update + 1 - plan.update.clock->skipped[plan.player]);
+  }
+};
+
+// Room for a rule in shared memory, where nothing is constructed.
+template <class RuleOf>
+struct Room {
+  alignas(RuleOf) unsigned char bytes[sizeof(RuleOf)];
+};
+
+// When a launch does something: always, or if the present update is finite, or if it is not.
+__device__ bool holds(Gate gate, const Clock* clock) {
+  return gate == Gate::always || (clock->bad != 0) == (gate == Gate::bad);
+}
+
 // ---------------------------------------------------------------- kernels
 
 template <class T>
 struct Member {
-  T *p, *s0, *s1;  // s1: null where the rule keeps one state
+  T *p, *s0, *s1;  // states: null where the rule keeps none
   const T* g;
   int64_t n;
   int first_block;
@@ -28,31 +85,54 @@ struct Batch {
   int count;
 };
 
+template <class T>
+__device__ const Member<T>& mine(const Batch<T>& batch) {
+  int which = 0;
+  while (which + 1 < batch.count && int(blockIdx.x) >= batch.members[which + 1].first_block) ++which;
+  return batch.members[which];
+}
+
+// The elements of a parameter that this block has, from `first` on.
+template <class T>
+__device__ int64_t first_of(const Member<T>& m) {
+  return (int(blockIdx.x) - m.first_block) * kRun;
+}
+template <class T>
+__device__ int64_t end_of(const Member<T>& m, int64_t first) {
+  return first + kRun < m.n ? first + kRun : m.n;
+}
+
 template <class T, class RuleOf>
 __device__ void update_one(const Member<T>& m, int64_t i, const RuleOf& rule) {
-  T unused = T(0);
-  rule(m.p[i], m.s0[i], m.s1 ? m.s1[i] : unused, m.g[i]);
+  T unused[2] = {};
+  rule(m.p[i], m.s0 ? m.s0[i] : unused[0], m.s1 ? m.s1[i] : unused[1], m.g[i]);
 }
 
 template <class T, class RuleOf>
 __device__ void update_pack(const Member<T>& m, int64_t pack, const RuleOf& rule) {
   using P = Pack<T>;
-  P p = reinterpret_cast<P*>(m.p)[pack], s0 = reinterpret_cast<P*>(m.s0)[pack], s1{};
+  P p = reinterpret_cast<P*>(m.p)[pack], s0{}, s1{};
   const P g = reinterpret_cast<const P*>(m.g)[pack];
+  if (m.s0) s0 = reinterpret_cast<P*>(m.s0)[pack];
   if (m.s1) s1 = reinterpret_cast<P*>(m.s1)[pack];
 #pragma unroll
   for (int j = 0; j < int(16 / sizeof(T)); ++j) rule(p.at[j], s0.at[j], s1.at[j], g.at[j]);
   reinterpret_cast<P*>(m.p)[pack] = p;
-  reinterpret_cast<P*>(m.s0)[pack] = s0;
+  if (m.s0) reinterpret_cast<P*>(m.s0)[pack] = s0;
   if (m.s1) reinterpret_cast<P*>(m.s1)[pack] = s1;
 }
 
-template <class T, class RuleOf>
-__global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Batch<T> batch, RuleOf rule) {
-  int which = 0;
-  while (which + 1 < batch.count && int(blockIdx.x) >= batch.members[which + 1].first_block) ++which;
-  const Member<T>& m = batch.members[which];
-  const int64_t first = (int(blockIdx.x) - m.first_block) * kRun, last = first + kRun < m.n ? first + kRun : m.n;
+template <class T, class Recipe>
+__global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Batch<T> batch,
+                                                   const __grid_constant__ Recipe recipe, Gate gate, const Clock* clock) {
+  using RuleOf = decltype(recipe.get());
+  FASTGAN_SHARED(shared, Room<RuleOf>);
+  if (!holds(gate, clock)) return;
+  if (threadIdx.x == 0) new (shared.bytes) RuleOf(recipe.get());  // powers in double: once a block
+  __syncthreads();
+  const RuleOf rule = *reinterpret_cast<const RuleOf*>(shared.bytes);
+  const Member<T>& m = mine(batch);
+  const int64_t first = first_of(m), last = end_of(m, first);
   constexpr int size = 16 / int(sizeof(T));
   int64_t done = first;
   if (m.aligned) {
@@ -61,6 +141,45 @@ __global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Batch
     done = last / size * size;
   }
   for (int64_t i = done + threadIdx.x; i < last; i += kThreads) update_one(m, i, rule);
+}
+
+// Notes on the clock whether a gradient is not finite, or one of the sums of losses.
+template <class T>
+__global__ void __launch_bounds__(kThreads) inspect(const __grid_constant__ Batch<T> batch, const double* sums,
+                                                    int64_t count, int64_t stride, Clock* clock) {
+  T zero = T(0);
+  if (batch.count > 0) {
+    const Member<T>& m = mine(batch);
+    const int64_t first = first_of(m), last = end_of(m, first);
+    for (int64_t i = first + threadIdx.x; i < last; i += kThreads) zero += m.g[i] * T(0);
+  }
+  if (blockIdx.x == 0)
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) zero += T(sums[i * stride] * 0.0);
+  if (zero != T(0)) atomicExch(&clock->bad, 1);
+}
+
+// After the updates of one player, or of both.
+__global__ void __launch_bounds__(kThreads) settle(Clock* clock, bool generator, bool discriminator) {
+  if (threadIdx.x > 0 || !clock->bad) return;
+  clock->skipped[0] += generator;
+  clock->skipped[1] += discriminator;
+  clock->bad = 0;
+}
+
+// Scales down rows whose norm exceeds the limit; a warp has one.
+template <class T>
+__global__ void __launch_bounds__(kThreads) bound_norms(T* __restrict__ weight, int64_t rows, int64_t inputs,
+                                                        double limit, Gate gate, const Clock* clock) {
+  if (!holds(gate, clock)) return;
+  for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
+    T* w = weight + row * inputs;
+    double square = 0.0;
+    for (int64_t i = threadIdx.x % 32; i < inputs; i += 32) square += double(w[i]) * double(w[i]);
+    square = warp_sum(square);
+    if (!(square > limit * limit)) continue;
+    const T scale = T(limit / std::sqrt(square));
+    for (int64_t i = threadIdx.x % 32; i < inputs; i += 32) w[i] *= scale;
+  }
 }
 
 // ---------------------------------------------------------------- launchers
@@ -73,31 +192,91 @@ int add(Batch<T>& batch, const ParameterUpdate& u, int first_block) {
   return first_block + int((u.n + kRun - 1) / kRun);
 }
 
-template <class T>
-void update_all(const OptimizerPlan& plan, double rate, double momentum, int64_t step,
-                const std::vector<ParameterUpdate>& parameters, void* stream) {
-  with_rule<T>(plan, rate, momentum, step, [&](auto rule) {
-    Batch<T> batch{};
-    int blocks = 0;
-    const auto flush = [&] {
-      if (blocks > 0) launch("optimizer", update<T, decltype(rule)>, blocks, stream, batch, rule);
-      batch.count = blocks = 0;
-    };
-    for (const ParameterUpdate& u : parameters) {
-      if (u.n > 0) blocks = add(batch, u, blocks);
-      if (batch.count == kMost) flush();
-    }
-    flush();
+// Calls f(batch, blocks) for as many parameters at a time as a launch takes.
+template <class T, class Function>
+void each_batch(const std::vector<ParameterUpdate>& parameters, Function&& f) {
+  Batch<T> batch{};
+  int blocks = 0;
+  const auto flush = [&] {
+    if (blocks > 0) f(batch, blocks);
+    batch.count = blocks = 0;
+  };
+  for (const ParameterUpdate& u : parameters) {
+    if (u.n > 0) blocks = add(batch, u, blocks);
+    if (batch.count == kMost) flush();
+  }
+  flush();
+}
+
+template <class T, class Recipe>
+void update_all(const Recipe& recipe, Gate gate, const Clock* clock, const std::vector<ParameterUpdate>& parameters,
+                void* stream) {
+  each_batch<T>(parameters, [&](const Batch<T>& batch, int blocks) {
+    launch("optimizer", update<T, Recipe>, blocks, stream, batch, recipe, gate, clock);
   });
+}
+
+template <class T>
+void scheduled_update(const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream) {
+  const auto run = [&](const auto& recipe) { update_all<T>(recipe, plan.gate, plan.update.clock, parameters, stream); };
+  switch (plan.optimizer.rule) {
+    case Rule::adam: return run(Scheduled<Adam<T>>{plan});
+    case Rule::momentum_torch: return run(Scheduled<MomentumTorch<T>>{plan});
+    case Rule::momentum_pylearn2: return run(Scheduled<MomentumPylearn2<T>>{plan});
+  }
+}
+
+template <class T>
+void inspect_all(Clock* clock, const double* sums, int64_t count, int64_t stride,
+                 const std::vector<ParameterUpdate>& parameters, void* stream) {
+  each_batch<T>(parameters, [&](const Batch<T>& batch, int blocks) {
+    launch("inspect", inspect<T>, blocks, stream, batch, sums, count, stride, clock);
+    count = 0;
+  });
+  if (count > 0) launch("inspect", inspect<T>, 1, stream, Batch<T>{}, sums, count, stride, clock);
 }
 
 }  // namespace
 }  // namespace FASTGAN_ISA
 
-void cuda_update(int dtype, const OptimizerPlan& plan, double rate, double momentum, int64_t step,
-                 const std::vector<ParameterUpdate>& parameters, void* stream) {
-  const auto run = DType(dtype) == DType::f64 ? update_all<double> : update_all<float>;
-  run(plan, rate, momentum, step, parameters, stream);
+void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream) {
+  const auto run = DType(dtype) == DType::f64 ? scheduled_update<double> : scheduled_update<float>;
+  run(plan, parameters, stream);
+}
+
+void cuda_average(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream) {
+  if (DType(dtype) == DType::f64)
+    update_all<double>(Constant<MovingAverage<double>>{{1.0 - decay}}, Gate::always, nullptr, parameters, stream);
+  else
+    update_all<float>(Constant<MovingAverage<float>>{{float(1.0 - decay)}}, Gate::always, nullptr, parameters, stream);
+}
+
+void cuda_copy(int dtype, Gate gate, const Clock* clock, const std::vector<ParameterUpdate>& parameters, void* stream) {
+  if (DType(dtype) == DType::f64)
+    update_all<double>(Constant<Copy<double>>{}, gate, clock, parameters, stream);
+  else
+    update_all<float>(Constant<Copy<float>>{}, gate, clock, parameters, stream);
+}
+
+void cuda_inspect(int dtype, Clock* clock, const double* sums, int64_t count, int64_t stride,
+                  const std::vector<ParameterUpdate>& parameters, void* stream) {
+  const auto run = DType(dtype) == DType::f64 ? inspect_all<double> : inspect_all<float>;
+  run(clock, sums, count, stride, parameters, stream);
+}
+
+void cuda_settle(Clock* clock, bool generator, bool discriminator, void* stream) {
+  launch("settle", settle, 1, stream, clock, generator, discriminator);
+}
+
+void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, Gate gate, const Clock* clock,
+                      void* stream) {
+  if (rows * inputs == 0) return;
+  if (DType(dtype) == DType::f64)
+    launch("bound_norms", bound_norms<double>, blocks_for(32 * rows), stream, static_cast<double*>(weight), rows, inputs,
+           limit, gate, clock);
+  else
+    launch("bound_norms", bound_norms<float>, blocks_for(32 * rows), stream, static_cast<float*>(weight), rows, inputs,
+           limit, gate, clock);
 }
 
 }  // namespace fastgan

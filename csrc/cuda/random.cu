@@ -1,7 +1,9 @@
-// Noise and dropout masks on CUDA: a thread draws a block of four words of the stream the CPU draws from.
+// What is drawn on CUDA: noise, dropout masks and their keys, the rows of a minibatch. A thread draws a block of four words
+// of the stream the CPU draws from; which step of the stream, a captured launch reads off the clock.
 #include <algorithm>
 
 #include "../dtypes.h"
+#include "../twister.h"
 #include "device.cuh"
 #include "kernels.h"
 #include "mask.cuh"
@@ -10,21 +12,28 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-// ---------------------------------------------------------------- kernels
+constexpr uint32_t kRowOrder = 0, kKeys = 4;  // Purpose.ROWS and Purpose.KEY of fastgan/random.py
 
-template <class T, bool normal>
-__global__ void __launch_bounds__(kThreads) fill(T* __restrict__ out, int64_t n, Stream stream, int64_t offset,
-                                                 bool aligned) {
+// ---------------------------------------------------------------- kernels: noise and masks
+
+template <class T, Draw draw>
+__global__ void __launch_bounds__(kThreads) fill(T* __restrict__ out, int64_t n, uint64_t seed, uint32_t purpose,
+                                                 uint32_t substream, Count step, int64_t offset, bool aligned) {
+  const Stream stream{seed, purpose, substream, uint64_t(step.get())};
   const int64_t first = offset / 4, blocks = (offset + n + 3) / 4 - first;
   for (int64_t i = global_thread(); i < blocks; i += grid_threads()) {
     const Words words = stream.block(uint64_t(first + i));
     Pack<T, 4> numbers;
-    if constexpr (normal) {
+    if constexpr (draw == Draw::normal) {
       normal_pair(words.w[0], words.w[1], numbers.at[0], numbers.at[1]);
       normal_pair(words.w[2], words.w[3], numbers.at[2], numbers.at[3]);
     } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) numbers.at[j] = unit_interval<T>(words.w[j]);
+    }
+    if constexpr (draw == Draw::centred) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) numbers.at[j] = (T(2) * numbers.at[j] - T(1)) * T(1.7320508075688772935);
     }
     const int64_t at = 4 * (first + i) - offset;
     if (aligned && at + 4 <= n) {  // offset is then a multiple of 4, and at not below 0
@@ -34,6 +43,17 @@ __global__ void __launch_bounds__(kThreads) fill(T* __restrict__ out, int64_t n,
       for (int j = 0; j < 4; ++j)
         if (at + j >= 0 && at + j < n) out[at + j] = numbers.at[j];
     }
+  }
+}
+
+// Rows of unit length; a warp has one.
+template <class T>
+__global__ void __launch_bounds__(kThreads) to_sphere(T* __restrict__ z, int64_t rows, int64_t features) {
+  for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
+    T square = T(0);
+    for (int64_t f = threadIdx.x % 32; f < features; f += 32) square += z[row * features + f] * z[row * features + f];
+    const T length = std::sqrt(warp_sum(square));
+    for (int64_t f = threadIdx.x % 32; f < features; f += 32) z[row * features + f] /= length;
   }
 }
 
@@ -58,24 +78,60 @@ __global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __r
   }
 }
 
+// ---------------------------------------------------------------- kernels: what an iteration draws besides
+
+// The keys of the masks of iterations to come, as the modules would draw them: torch's generator, seeded for an iteration,
+// gives 64 bits a key. A block has an iteration and one thread of it the work, since each word needs the one before: some
+// microseconds, which all blocks spend together.
+__global__ void __launch_bounds__(kThreads) draw_keys(Count iteration, uint64_t seed, uint64_t* __restrict__ keys, int each) {
+  FASTGAN_SHARED(state, uint32_t[Twister::kWords]);
+  if (threadIdx.x > 0) return;
+  const Words words = Stream{seed, kKeys, 0, uint64_t(iteration.get()) + blockIdx.x}.block(0);
+  Twister twister(words.w[0], state, 1);
+  for (int i = 0; i < each; ++i) keys[int64_t(blockIdx.x) * each + i] = twister.key();
+}
+
+// Rows of a draw, as the keyed shuffle of their epoch orders them; a warp copies one.
+template <class T>
+__global__ void __launch_bounds__(kThreads) gather(const T* __restrict__ data, int64_t rows, int64_t features,
+                                                   T* __restrict__ out, int64_t wanted, uint64_t seed, Count number) {
+  const int64_t batches = rows / wanted, draw = number.get();
+  const Permutation shuffle(uint64_t(rows), seed, kRowOrder, uint64_t(draw / batches));
+  for (int64_t i = global_thread() / 32; i < wanted; i += grid_threads() / 32) {
+    const auto row = int64_t(shuffle(uint64_t(draw % batches * wanted + i)));
+    for (int64_t f = threadIdx.x % 32; f < features; f += 32) out[i * features + f] = data[row * features + f];
+  }
+}
+
 }  // namespace
 }  // namespace FASTGAN_ISA
 
-void cuda_random_fill(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
+// ---------------------------------------------------------------- launchers
+
+void cuda_random_fill(int dtype, void* out, int64_t n, Draw draw, uint64_t seed, uint32_t purpose, Count step,
                       uint32_t substream, int64_t offset, void* stream) {
   if (n == 0) return;
-  const Stream numbers{seed, purpose, substream, step};
   const int blocks = blocks_for((n + 6) / 4);
   const auto run = [&](auto type) {
     using T = decltype(type);
     const bool aligned = offset % 4 == 0 && is_aligned(out);
-    launch("random", normal ? fill<T, true> : fill<T, false>, blocks, stream, static_cast<T*>(out), n, numbers, offset,
-           aligned);
+    const auto kernel = draw == Draw::normal    ? fill<T, Draw::normal>
+                        : draw == Draw::centred ? fill<T, Draw::centred>
+                                                : fill<T, Draw::uniform>;
+    launch("random", kernel, blocks, stream, static_cast<T*>(out), n, seed, purpose, substream, step, offset, aligned);
   };
   DType(dtype) == DType::f64 ? run(double{}) : run(float{});
 }
 
-void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
+void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream) {
+  if (rows * features == 0) return;
+  if (DType(dtype) == DType::f64)
+    launch("random", to_sphere<double>, blocks_for(32 * rows), stream, static_cast<double*>(z), rows, features);
+  else
+    launch("random", to_sphere<float>, blocks_for(32 * rows), stream, static_cast<float*>(z), rows, features);
+}
+
+void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, Key key,
                   uint32_t substream, void* stream) {
   if (rows * features == 0) return;
   with_dtype(dtype, [&](auto storage) {
@@ -85,6 +141,22 @@ void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t fea
     launch("dropout", packed ? drop<S, true> : drop<S, false>, blocks_for(rows * mask.quads), stream,
            static_cast<const S*>(x), static_cast<S*>(out), rows, features, mask);
   });
+}
+
+void cuda_draw_keys(Count iteration, int iterations, uint64_t seed, uint64_t* keys, int each, void* stream) {
+  if (iterations == 0 || each == 0) return;
+  launch("keys", draw_keys, iterations, stream, iteration, seed, keys, each);
+}
+
+void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
+                 Count draw, void* stream) {
+  if (wanted * features == 0) return;
+  const auto run = [&](auto type) {
+    using T = decltype(type);
+    launch("rows", gather<T>, blocks_for(32 * wanted), stream, static_cast<const T*>(data), rows, features,
+           static_cast<T*>(out), wanted, seed, draw);
+  };
+  DType(dtype) == DType::f64 ? run(double{}) : run(float{});
 }
 
 }  // namespace fastgan

@@ -1,4 +1,4 @@
-// The entries of csrc/cuda by name, with arguments in the order of csrc/bindings.cpp.
+// The entries of csrc/cuda by name, with arguments in the order of csrc/cuda/entries.h.
 #pragma once
 #include <string>
 #include <vector>
