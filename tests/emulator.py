@@ -9,6 +9,7 @@ writing, must have had a barrier between; that does not depend on the schedule.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import re
@@ -114,6 +115,18 @@ class Builder:
         return finish
 
 
+    def library(self, sources: Sequence[Path]) -> Library:
+        """The kernels for float and double, in this process: nothing watches them, but nothing is copied either."""
+        csrc = Path(tempfile.mkdtemp(dir=self.folder)) / "csrc"
+        shutil.copytree(CSRC, csrc)
+        narrow(csrc, (("dtypes.h", r"^    case DType::b?f16: f\(.*\n"),))
+        harness = [SIMT / name for name in (*MACHINE, "calls.cpp", "library.cpp", "primitives.cu")]
+        flags = (*COMMON, "-O1", "-fPIC", "-w")
+        jobs = [self.pool.submit(self._compile, source, csrc, flags) for source in (*harness, *sources)]
+        out = csrc / "kernels.so"
+        _run((compiler(), "-shared", *(job.result() for job in jobs), "-o", out))
+        return Library(out)
+
     def for_gpu(self, sources: Sequence[Path]) -> Emulator:
         """The same server for the GPU there is, by nvcc. FASTGAN_GPU_TOOL names what it shall run under."""
         flags = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", *GPU_FLAGS)
@@ -144,12 +157,12 @@ def plant(csrc: Path, name: str, old: str, new: str) -> None:
 NARROWED = (("formulas.h", r"^    case ([2-9]|\d\d): f\(.*\n"), ("dtypes.h", r"^    case DType::(?!f32).*\n"))
 
 
-def narrow(csrc: Path) -> None:
+def narrow(csrc: Path, cases: Sequence[tuple[str, str]] = NARROWED) -> None:
     """Leave two formulas, two activations and one element type in a copy: it then compiles in a second."""
-    for name, pattern in NARROWED:
+    for name, pattern in cases:
         path = csrc / name
         text, count = re.subn(pattern, "", path.read_text(), flags=re.M)
-        assert count >= 3, f"{name}: found {count} cases to leave out"
+        assert count >= 2, f"{name}: found {count} cases to leave out"
         path.write_text(text)
 
 
@@ -299,3 +312,40 @@ class Emulator:
         """What an entry answers to numbers alone."""
         self.call(name, *numbers)
         return self.answer
+
+
+class _Argument(ctypes.Structure):
+    """Argument in tests/simt/calls.h."""
+
+    _fields_ = (
+        ("kind", ctypes.c_char), ("integer", ctypes.c_int64), ("number", ctypes.c_double), ("pointer", ctypes.c_void_p)
+    )  # fmt: skip
+
+
+class Library:
+    """The emulated kernels in this process, on the memory of CPU tensors. What the emulator finds ends the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._call = ctypes.CDLL(str(path)).simt_library_call
+        self._call.restype = ctypes.c_char_p
+
+    def call(self, name: str, *arguments: object) -> int:
+        """Run an entry, with arguments as for `Emulator.call`; returns what it answers."""
+        given = (_Argument * len(arguments))(*map(_argument, arguments))
+        answer = ctypes.c_int64()
+        error = self._call(name.encode(), given, len(arguments), ctypes.byref(answer))
+        if error:
+            raise Refused(error.decode())
+        return answer.value
+
+
+def _argument(value: object) -> _Argument:
+    if value is STREAM:
+        return _Argument(b"s")
+    if isinstance(value, Tensor):
+        assert value.is_contiguous()
+        return _Argument(b"b", pointer=value.data_ptr())
+    if isinstance(value, float):
+        return _Argument(b"d", number=value)
+    assert value is None or isinstance(value, int), f"no argument of a kernel: {value!r}"
+    return _Argument(b"i", integer=ctypes.c_int64(int(value or 0)).value)

@@ -33,7 +33,8 @@ class FusedEngine:
             raise plan.Inexpressible(backend.why_not("mlp", "cpu", gan.dtype) or "")
         self.gan, self.rows, self.config = gan, rows, config
         plan.check_config(gan, config)
-        data = rows.in_memory(gan.dtype)
+        self.check_device()
+        data = rows.in_memory(gan.dtype, self.gan.device)
         if data is None:
             kind = type(rows.data).__name__
             raise plan.Inexpressible(f"data is a {kind} whose rows must be asked for one batch at a time")
@@ -45,6 +46,20 @@ class FusedEngine:
         self._described: plan.Description = {}
         self._run: Any = None
         self.prepare()
+
+    def check_device(self) -> None:
+        """Refuse what this engine cannot run where the networks are."""
+        if self.gan.device.type != "cpu":
+            raise plan.Inexpressible(f"the networks are on {self.gan.device}; this engine is built for the CPU")
+        if self.config.precision == "bf16" and not kernels.native.multiplies_bf16():
+            raise plan.Inexpressible(
+                "config.precision is 'bf16', which this processor does not multiply (AVX512-BF16)"
+            )
+
+    @property
+    def reason(self) -> str:
+        """Why this engine runs, and how."""
+        return "the plan can say all of it"
 
     @property
     def descriptions(self) -> dict[str, Optimizer]:

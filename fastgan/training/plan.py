@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fastgan import kernels
 from fastgan.kernels import DTYPES
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
@@ -267,12 +266,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise Inexpressible("config.unroll differentiates through D's updates")
     if config.precision == "bf16" and gan.dtype != torch.float32:
         raise Inexpressible("config.precision is 'bf16', which is for float32 networks")
-    if config.precision == "bf16" and not kernels.native.multiplies_bf16():
-        raise Inexpressible("config.precision is 'bf16', which this processor does not multiply (AVX512-BF16)")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
         raise Inexpressible("torch has global optimizer hooks")
-    if gan.device.type != "cpu":
-        raise Inexpressible(f"the networks are on {gan.device}; the fused engine is built for the CPU")
     if gan.dtype not in (torch.float32, torch.float64):
         raise Inexpressible(f"the networks are {str(gan.dtype).removeprefix('torch.')}, neither float32 nor float64")
 

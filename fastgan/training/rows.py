@@ -53,7 +53,7 @@ class Rows:
         self.shape = tuple(first.shape[1:])
         if 0 in self.shape:
             raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
-        self._whole: dict[torch.dtype, Tensor | None] = {}
+        self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
         self._check_finite(first)
 
     def _order_by(self, batch_size: int, seed: int) -> None:
@@ -104,14 +104,15 @@ class Rows:
         rows = self._raw(index)
         return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
 
-    def in_memory(self, dtype: torch.dtype) -> Tensor | None:
-        """All rows, (n, ...) contiguous on the CPU: the data itself where it lies so, memory-mapped files included.
+    def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """All rows, (n, ...) contiguous: on the CPU the data itself where it lies so, memory-mapped files included.
 
         None where rows may change from call to call, or where a converted copy would be too large.
         """
-        if dtype not in self._whole:
-            self._whole[dtype] = self._in_memory(dtype)
-        return self._whole[dtype]
+        if (dtype, device) not in self._whole:
+            data = self._in_memory(dtype)
+            self._whole[dtype, device] = None if data is None else data.to(device)
+        return self._whole[dtype, device]
 
     def _in_memory(self, dtype: torch.dtype) -> Tensor | None:
         data = self.data

@@ -22,6 +22,7 @@ from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
 from fastgan.training.eager import EagerEngine, packed
 from fastgan.training.fused import FusedEngine
+from fastgan.training.graph import cuda_engine
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.plan import Inexpressible
@@ -191,7 +192,8 @@ def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: 
             raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
         return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
     try:
-        return FusedEngine(gan, rows, config), "the plan can say all of it"
+        engine = (FusedEngine if gan.device.type == "cpu" else cuda_engine)(gan, rows, config)
+        return engine, engine.reason
     except Inexpressible as why:
         reason = str(why)
     if config.engine == "fused":

@@ -1,0 +1,156 @@
+"""The graph engine: iterations captured once as a CUDA graph of library products and fused kernels, and replayed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import backend, cuda
+from fastgan.models import GAN
+from fastgan.training import plan
+from fastgan.training.config import TrainConfig
+from fastgan.training.fused import METRICS, FusedEngine
+from fastgan.training.graph_iteration import CAPACITY, MOST, Iteration
+from fastgan.training.graph_layers import Machine
+from fastgan.training.rows import Rows
+
+_SIZES = (MOST, 10, 1)  # iterations a graph: launching one costs the host about as much whatever its size
+
+
+class CudaMachine:
+    """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, on the current stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._anything = torch.empty(0, device=device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def launch(self, entry: str, *arguments: object) -> None:
+        """An entry of csrc/cuda/entries.h."""
+        cuda.launch(self._anything, entry, *arguments)
+
+    def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
+        """out = a b, plus the bias of each column."""
+        if bias is None:
+            torch.mm(a, b, out=out)
+        else:
+            torch.addmm(bias, a, b, out=out)
+
+    def add(self, out: Tensor, x: Tensor) -> None:
+        """out += x"""
+        out.add_(x)
+
+    def copy(self, out: Tensor, x: Tensor) -> None:
+        """out = x"""
+        out.copy_(x)
+
+    def size(self, entry: str, *numbers: int) -> int:
+        """How much scratch an entry needs."""
+        return int(getattr(cuda.native, f"cuda_{entry}")(*numbers))
+
+    def capture(self, body: Callable[[], None]) -> Callable[[], None]:
+        """What replays the calls of `body`, none of which run now.
+
+        Raises:
+            RuntimeError: CUDA did not capture them.
+        """
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self._pool):
+                body()
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise RuntimeError(f"train: the graph engine could not capture an iteration: {reason}") from error
+        return graph.replay
+
+
+def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
+    """THE place that chooses between the engines for CUDA, by size.
+
+    Raises:
+        plan.Inexpressible: with the reason, where none can run this.
+    """
+    return GraphEngine(gan, rows, config)
+
+
+class GraphEngine(FusedEngine):
+    """Runs a plan as graphs of whole iterations; the host fetches the metrics and waits for the device once a call.
+
+    Args:
+        machine: runs the calls; None: the GPU on which the networks are.
+
+    Raises:
+        plan.Inexpressible: with the reason, where the plan cannot say it or the memory does not suffice.
+    """
+
+    name = "graph"
+
+    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, machine: Machine | None = None) -> None:
+        if machine is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:
+            raise plan.Inexpressible(why)
+        self.machine = machine or CudaMachine(gan.device)
+        self._iteration: Iteration | None = None
+        self._graphs: dict[int, Callable[[], None]] = {}  # by how many iterations they have
+        self._cold = True
+        try:
+            super().__init__(gan, rows, config)
+        except torch.OutOfMemoryError as error:
+            raise plan.Inexpressible(f"the graph engine's memory does not suffice: {error}") from None
+
+    def check_device(self) -> None:
+        """Refuse what this engine cannot run where the networks are."""
+        if self.gan.device != self.machine.device:
+            raise plan.Inexpressible(f"the networks are on {self.gan.device}; this engine is built for CUDA")
+        if self.config.precision != "fp32":
+            raise plan.Inexpressible(f"config.precision is {self.config.precision!r}; the graph engine has fp32")
+
+    def prepare(self) -> Iteration:
+        """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
+        described = plan.describe(self.gan, self.config, self.optimizers, self.data)
+        if self._iteration is None or described != self._described:
+            self._iteration = None  # its memory first
+            self._graphs.clear()
+            self._cold = True
+            parts = self.optimizers, self.descriptions, self.data, self.machine
+            self._iteration, self._described = Iteration(self.gan, described, *parts), described
+        return self._iteration
+
+    def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
+        """Run iterations first .. first+count (from 0), fewer if asked to stop.
+
+        Returns:
+            float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
+        """
+        try:
+            iteration = self.prepare()
+        except plan.Inexpressible as why:  # a mode, a hook or a tensor that changed between two calls
+            raise RuntimeError(f"train: the graph engine cannot go on with what was changed meanwhile: {why}") from None
+        count = min(count, CAPACITY)
+        draws, updates = self._numbers(first, count)
+        made = self._updates_done("generator"), self._updates_done("discriminator")
+        iteration.clock.copy_(torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0]))
+        done = self._queue(iteration, count, should_stop)
+        block = iteration.block.cpu()  # the host waits, here alone
+        skipped = block[1:3].view(torch.int64).tolist()
+        draws, updates = self._numbers(first, done)
+        self.done(first, done, (updates[-1] + 1 - skipped[0], draws[-1] + 1 - skipped[1]))
+        table: np.ndarray = block[4:].view(CAPACITY, METRICS).numpy()
+        return table[np.arange(first, first + done) % CAPACITY]
+
+    def _queue(self, iteration: Iteration, count: int, should_stop: Callable[[], bool]) -> int:
+        """Queue iterations; returns how many. The first runs uncaptured: libraries set themselves up at first use."""
+        done = 0
+        if self._cold:
+            iteration.run(1)
+            self._cold, done = False, 1
+        for size in _SIZES:
+            while done + size <= count and not (done and should_stop()):
+                if size not in self._graphs:
+                    self._graphs[size] = self.machine.capture(functools.partial(iteration.run, size))
+                self._graphs[size]()
+                done += size
+        return done

@@ -1,0 +1,370 @@
+"""A network of the graph engine: its buffers, and the passes over them as products and launches.
+
+All buffers are made once, and nothing here reads a number from the device: a pass is the same calls each time, so it
+can be captured. Matrices lie row by row, (rows, features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastgan.kernels import DTYPES
+from fastgan.reference import ACTIVATIONS
+from fastgan.training.plan import Chain
+
+# Activations whose slope needs their input, and those without curvature: `from_output` and `curved` in csrc/formulas.h.
+_FROM_INPUT = ("softplus", "gelu")
+_STRAIGHT = ("none", "relu", "leaky_relu")
+
+
+class Machine(Protocol):
+    """What passes are made of. Tensors are of one device; an entry of csrc/cuda/entries.h comes short of its stream."""
+
+    device: torch.device
+
+    def launch(self, entry: str, *arguments: object) -> None: ...
+
+    def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None: ...
+
+    def add(self, out: Tensor, x: Tensor) -> None: ...
+
+    def copy(self, out: Tensor, x: Tensor) -> None: ...
+
+    def size(self, entry: str, *numbers: int) -> int: ...
+
+    def capture(self, body: Callable[[], None]) -> Callable[[], None]: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows `first` on of a network's buffers: `sections` of `rows` each, which the module saw in calls of their own.
+
+    Args:
+        keys: int64, of the masks of the first section; None where there are none.
+        stride: from a section's keys to the next one's.
+        order: the sections as they were called: so batch normalisation moves its running statistics.
+    """
+
+    first: int
+    rows: int
+    sections: int
+    keys: Tensor | None = None
+    stride: int = 0
+    order: tuple[int, ...] = (0,)
+
+    @property
+    def span(self) -> slice:
+        """All its rows."""
+        return slice(self.first, self.first + self.sections * self.rows)
+
+    @property
+    def number(self) -> int:
+        """How many rows it has."""
+        return self.sections * self.rows
+
+    def section(self, i: int) -> slice:
+        """The rows of section i."""
+        return slice(self.first + i * self.rows, self.first + (i + 1) * self.rows)
+
+    def mask(self, key: int, substream: int) -> tuple[object, ...]:
+        """The arguments that name a mask."""
+        at = None if self.keys is None else self.keys[key : key + 1]
+        return 0, at, self.rows, self.stride, substream
+
+
+class Layer:
+    """One layer's buffers: what forward leaves for the way back, and the gradients."""
+
+    def __init__(
+        self, spec: dict[str, Any], trained: Callable[[Tensor | None], bool], rows: int, machine: Machine, sections: int
+    ) -> None:
+        self.machine, self.spec = machine, spec
+        self.units, self.pieces, self.norm = spec["outputs"], spec["pieces"], spec["norm"]
+        self.drops, self.inputs = spec["dropout"] > 0, spec["inputs"]
+        self.weight = spec["weight"].detach()
+        self.bias = None if spec["bias"] is None else spec["bias"].detach()
+        self.activation = spec["activation"]
+        self.dtype = DTYPES[self.weight.dtype]
+
+        def buffer(columns: int, kind: torch.dtype | None = None) -> Tensor:
+            return torch.zeros(rows, columns, dtype=kind or self.weight.dtype, device=machine.device)
+
+        from_input = self.activation in _FROM_INPUT
+        self.output = buffer(self.units)
+        self.before = buffer(self.units) if from_input else None  # the activation's input
+        self.product = buffer(self.columns) if self.pieces > 1 or self.norm is not None else None
+        self.winner = buffer(self.units, torch.int32) if self.pieces > 1 else None
+        self.given = buffer(self.units) if self.drops else self.output
+        self.grad = buffer(self.units)  # of what is given
+        self.e = buffer(self.columns) if self.pieces > 1 else self.grad  # of the product
+        # Gradients of the parameters that are trained
+        self.grads: dict[Tensor, Tensor] = {
+            p: torch.zeros_like(p, requires_grad=False)
+            for p in (spec["weight"], spec["bias"], *self._norm_parameters())
+            if p is not None and trained(p)
+        }
+        # Fewer rows may be cut into more chunks.
+        most = max(machine.size("layer_partials", part, self.columns) for part in (rows, rows // 2, rows // 4))
+        self.partial = torch.zeros(most, dtype=torch.float64, device=machine.device)
+        if self.norm is not None:
+            self.statistics = torch.zeros(sections, 2, self.units, dtype=self.weight.dtype, device=machine.device)
+
+    @property
+    def columns(self) -> int:
+        """Of its product."""
+        return int(self.units * self.pieces)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a product and a bias and nothing else."""
+        return self.activation == "none" and self.pieces == 1 and not self.drops and self.norm is None
+
+    @property
+    def saved(self) -> Tensor:
+        """From which the activation's slope is had."""
+        return self.output if self.before is None else self.before
+
+    def _norm_parameters(self) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
+
+    def running(self) -> list[Tensor]:
+        """What a forward pass moves."""
+        norm = self.norm
+        return [] if norm is None or norm.running_mean is None else [norm.running_mean, norm.running_var]
+
+    def grad_of(self, parameter: Tensor | None) -> Tensor | None:
+        """Where the gradient of a parameter goes; None where it is not trained."""
+        return None if parameter is None else self.grads.get(parameter)
+
+    def _head(self, batch: Batch, drops: bool) -> tuple[object, ...]:
+        spec, dropout = self.spec, self.spec["dropout"] if drops else 0.0
+        number = ACTIVATIONS[self.activation][0]
+        mask = batch.mask(spec["dropout_key"], spec["dropout_substream"])
+        return self.dtype, batch.number, self.units, self.pieces, number, spec["negative_slope"], dropout, *mask
+
+    def drop(self, batch: Batch, x: Tensor, out: Tensor) -> None:
+        """Its mask over x of its units."""
+        spec = self.spec
+        mask = batch.mask(spec["dropout_key"], spec["dropout_substream"])
+        self.machine.launch("dropout", self.dtype, x, out, batch.number, self.units, spec["dropout"], *mask)
+
+    def forward(self, x: Tensor, batch: Batch) -> None:
+        """From its input, the rows of the batch alone, to `given`."""
+        machine, span = self.machine, batch.span
+        if self.plain:
+            return machine.product(self.given[span], x, self.weight.t(), self.bias)
+        source, bias = self.output if self.before is None else self.before, self.bias
+        if self.product is not None:
+            source = self.product
+        machine.product(source[span], x, self.weight.t())
+        before = None if self.before is None else self.before[span]
+        if self.norm is not None:
+            self._normalize(batch)
+            if self.activation == "none" and not self.drops:
+                return None
+            source, bias, before = self.saved, None, None
+        drops, winner = self.drops and self.pieces == 1, None if self.winner is None else self.winner[span]
+        tail = before, self.output[span], winner, self.given[span] if drops else None
+        machine.launch("layer_forward", *self._head(batch, drops), source[span], bias, *tail)
+        if self.drops and not drops:
+            self.drop(batch, self.output[span], self.given[span])
+        return None
+
+    def backward(self, batch: Batch, grad: Tensor, e: Tensor, grad_bias: Tensor | None = None) -> None:
+        """From the gradient of what it gave to that of its product, and the bias's: the rows of the batch alone."""
+        machine, span = self.machine, batch.span
+        if self.drops and self.pieces > 1:
+            self.drop(batch, grad, grad)
+        of_sum = grad_bias if self.norm is None else None
+        winner = None if self.winner is None else self.winner[span]
+        if not self.plain or of_sum is not None:
+            changed = None if self.plain else e
+            tail = grad, self.saved[span], winner, changed, of_sum, self.partial
+            machine.launch("layer_backward", *self._head(batch, self.drops and self.pieces == 1), *tail)
+        if self.norm is not None:
+            self._normalize_backward(batch, e)
+            if grad_bias is not None:
+                self.sum_rows(e, grad_bias)
+
+    def sum_rows(self, x: Tensor, out: Tensor) -> None:
+        """The sum of the rows of (rows, columns)."""
+        rows, columns = x.shape
+        nothing = 1, 0, 0.0, 0.0, 0, None, 0, 0, 0
+        tail = x, None, None, None, out, self.partial
+        self.machine.launch("layer_backward", self.dtype, rows, columns, *nothing, *tail)
+
+    def _norm_head(self, batch: Batch, section: int, moves: bool) -> tuple[object, ...]:
+        norm = self.norm
+        scale, shift = (None if p is None else p.detach() for p in self._norm_parameters())
+        running: list[object] = [*self.running(), norm.num_batches_tracked] if moves and self.running() else [None] * 3
+        sizes = self.dtype, batch.rows, self.units, norm.eps, norm.momentum
+        return *sizes, self.bias, scale, shift, *running, *self.statistics[section]
+
+    def _normalize(self, batch: Batch) -> None:
+        assert self.product is not None
+        for i in batch.order:
+            rows, head = batch.section(i), self._norm_head(batch, i, True)
+            self.machine.launch("norm_forward", *head, self.product[rows], self.saved[rows])
+
+    def _normalize_backward(self, batch: Batch, e: Tensor) -> None:
+        assert self.product is not None
+        grads = [self.grad_of(p) for p in self._norm_parameters()]
+        for i in range(batch.sections):
+            rows, head = batch.section(i), self._norm_head(batch, i, False)
+            own = e[i * batch.rows : (i + 1) * batch.rows]
+            self.machine.launch("norm_backward", *head, self.product[rows], own, *grads, i > 0)
+
+
+class Network:
+    """A player's network on a batch of up to `rows` rows.
+
+    Args:
+        chain: of the plan.
+        trained: whether a parameter is.
+        rows: of all sections together.
+        machine: runs the passes.
+        result: where the last layer's output shall lie, in place of a buffer of its own; likewise its gradient.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        trained: Callable[[Tensor | None], bool],
+        rows: int,
+        machine: Machine,
+        sections: int = 1,
+        result: Tensor | None = None,
+        grad_result: Tensor | None = None,
+    ) -> None:
+        self.machine, self.keys, self.input_dropout = machine, chain.keys, chain.input_dropout
+        self.layers = [Layer(spec, trained, rows, machine, sections) for spec in chain.layers]
+        first, last = self.layers[0], self.layers[-1]
+        self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.units
+        self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=machine.device)
+        self.dropped_input = torch.zeros_like(self.input) if self.input_dropout else self.input
+        self.grad_input = torch.zeros_like(self.input)
+        if result is not None:
+            last.given = result
+            last.output = last.output if last.drops else result
+        if grad_result is not None:
+            last.e = grad_result if last.pieces == 1 else last.e
+            last.grad = grad_result
+
+    @property
+    def output(self) -> Tensor:
+        """(rows, units)"""
+        return self.layers[-1].given
+
+    @property
+    def grad_output(self) -> Tensor:
+        """(rows, units); a way back changes it."""
+        return self.layers[-1].grad
+
+    @property
+    def curved(self) -> bool:
+        """Whether an activation has a second derivative."""
+        return any(layer.activation not in _STRAIGHT for layer in self.layers)
+
+    @property
+    def grads(self) -> dict[Tensor, Tensor]:
+        """The trained parameters and their gradients."""
+        return {p: grad for layer in self.layers for p, grad in layer.grads.items()}
+
+    def drop_input(self, batch: Batch, x: Tensor, out: Tensor) -> None:
+        """The mask of the input."""
+        numbers = batch.number, self.inputs, self.input_dropout
+        self.machine.launch("dropout", self.dtype, x, out, *numbers, *batch.mask(0, 0))
+
+    def forward(self, batch: Batch) -> None:
+        """From `input` to `output`."""
+        if self.input_dropout:
+            self.drop_input(batch, self.input[batch.span], self.dropped_input[batch.span])
+        x = self.dropped_input
+        for layer in self.layers:
+            layer.forward(x[batch.span], batch)
+            x = layer.given
+
+    def backward(self, batch: Batch, *, to_input: bool, of_vectors: bool) -> None:
+        """From `grad_output` down to each layer's product, and to `grad_input`; the gradients of biases on the way."""
+        span = batch.span
+        for i, layer in reversed(list(enumerate(self.layers))):
+            grad_bias = layer.grad_of(layer.spec["bias"]) if of_vectors else None
+            layer.backward(batch, layer.grad[span], layer.e[span], grad_bias)
+            if i > 0 or to_input:
+                below = self.layers[i - 1].grad if i > 0 else self.grad_input
+                self.machine.product(below[span], layer.e[span], layer.weight)
+        if to_input and self.input_dropout:
+            self.drop_input(batch, self.grad_input[span], self.grad_input[span])
+
+    def weight_gradients(self, rows: int) -> None:
+        """After the way back: e^T x over the first rows."""
+        x = self.dropped_input
+        for layer in self.layers:
+            grad = layer.grad_of(layer.spec["weight"])
+            if grad is not None:
+                self.machine.product(grad, layer.e[:rows].t(), x[:rows])
+            x = layer.given
+
+
+class PenaltyPass:
+    """The explicit second-order pass of a gradient penalty; formulas and letters (e, s, t, q) in csrc/cpu/penalty.h.
+
+    Args:
+        network: D, with room for two more sections of the batch: e and t go to `turned`.
+        where: the rows the penalty looks at, after forward and backward passes down to the input.
+        turned: first row of the other section.
+    """
+
+    def __init__(self, network: Network, where: int, turned: int, rows: int) -> None:
+        self.network, self.rows = network, rows
+        self.where, self.turned = slice(where, where + rows), slice(turned, turned + rows)
+        widest = max(max(layer.columns, layer.inputs) for layer in network.layers)
+        self.scratch = [network.input.new_zeros(rows * widest) for _ in range(2)]
+        self.sums = [layer.weight.new_zeros(layer.columns) for layer in network.layers]
+        self.values = network.input.new_zeros(rows)
+
+    def _scratch(self, which: int, columns: int) -> Tensor:
+        return self.scratch[which][: self.rows * columns].view(self.rows, columns)
+
+    def run(self, batch: Batch, kind: int, weight: float) -> None:
+        """Puts e and t beside the rest of the batch, and q in the place of e; adds to the gradients of biases."""
+        network, machine, turned = self.network, self.network.machine, self.turned
+        g, t = network.grad_input[self.where], network.dropped_input
+        shape = self.rows, network.inputs
+        machine.launch("turn", network.dtype, g, t[turned], self.values, *shape, kind, weight)
+        if network.input_dropout:
+            network.drop_input(batch, t[turned], t[turned])
+        for layer in network.layers:
+            s = self._scratch(0, layer.columns)
+            machine.product(s, t[turned], layer.weight.t())
+            winner = None if layer.winner is None else layer.winner[self.where]
+            numbers = layer.pieces, ACTIVATIONS[layer.activation][0], layer.spec["negative_slope"], network.curved
+            tail = s, winner, layer.e[self.where], layer.e[turned], layer.given[turned]
+            machine.launch("bend", network.dtype, self.rows * layer.units, *numbers, layer.saved[self.where], *tail)
+            if layer.drops:
+                layer.drop(batch, layer.given[turned], layer.given[turned])
+            t = layer.given
+        if network.curved:
+            self._bend_back(batch)
+
+    def _bend_back(self, batch: Batch) -> None:
+        """What the q of higher layers adds to those of lower ones, and all of them to the biases."""
+        layers: Sequence[Layer] = self.network.layers
+        for i, (layer, sums) in reversed(list(enumerate(zip(layers, self.sums, strict=True)))):
+            grad_bias = layer.grad_of(layer.spec["bias"])
+            if grad_bias is not None:
+                layer.sum_rows(layer.e[self.where], sums)
+                layer.machine.add(grad_bias, sums)
+            if i == 0:
+                break
+            below = layers[i - 1]
+            grad, q = self._scratch(0, below.units), self._scratch(1, below.columns)
+            layer.machine.product(grad, layer.e[self.where], layer.weight)
+            below.backward(batch, grad, q)
+            added = grad if below.plain else q
+            layer.machine.add(below.e[self.where], added)

@@ -1,0 +1,285 @@
+"""The graph engine without a GPU, against the CPU's engine on the same random numbers; replayed as a graph would be.
+
+The iteration's own code runs: products by torch on the CPU, the CUDA kernels emulated. What takes a GPU is in
+tests/test_cuda_graph.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from emulator import CSRC, Builder, Library, compiler
+from graph_machine import Processor, Recorder
+from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, mlp, normalized, of, row, run
+
+from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
+from fastgan.training import checkpoint, graph, plan
+from fastgan.training import run as running
+from fastgan.training.callbacks import Callback
+from fastgan.training.graph import GraphEngine, cuda_engine
+from fastgan.training.rows import Rows
+from fastgan.training.run import TrainResult
+
+pytestmark = [
+    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
+    pytest.mark.skipif(backend.native is None, reason="the engine it is compared with is compiled"),
+]
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def library(emulator_builder: Builder) -> Library:
+    return emulator_builder.library(sorted((CSRC / "cuda").glob("*.cu")))
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Processor | None], None]]:
+    """Lets `train` choose the graph engine on a machine; None: what it would choose itself."""
+    usual = running.FusedEngine
+
+    def choose(machine: Processor | None) -> None:
+        def engine(gan: GAN, rows: Rows, config: TrainConfig) -> GraphEngine:
+            return GraphEngine(gan, rows, config, machine)
+
+        monkeypatch.setattr(running, "FusedEngine", usual if machine is None else engine)
+
+    yield choose
+
+
+On = Callable[[Processor | None], None]
+
+
+def compare(row: Row, dtype: torch.dtype, machine: Processor, on: On, **changes: Any) -> tuple[GAN, TrainResult]:
+    """Both engines' runs must agree to rounding; gives the graph engine's."""
+    on(None)
+    fused, expected = run(row, dtype, "fused", **changes)
+    on(machine)
+    graph, got = run(row, dtype, "fused", **changes)
+    assert (expected.engine, got.engine) == ("fused", "graph")
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-4
+    assert distance(fused, graph) < tolerance
+    for column, values in expected.history.items():
+        difference = np.abs(np.nan_to_num(values, posinf=1e300) - np.nan_to_num(got.history[column], posinf=1e300))
+        assert difference.max() < tolerance, column
+    return graph, got
+
+
+@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+def test_graph_equals_fused(name: str, library: Library, on: On) -> None:
+    machine = Recorder(library)
+    compare(ROWS_OF_TABLE[name], torch.float64, machine, on, steps=STEPS)
+    assert len(machine.captures) == 1  # six iterations: one alone, then a graph of one, replayed
+
+
+IN_FLOAT = (
+    "activation gelu", "dropout", "maxout, simultaneous", "batch normalisation, skip, average", "momentum, pylearn2",
+    "pack 2, simultaneous, wgan-gp", "prior spherical", "r1 sigmoid", "loss relativistic",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_FLOAT)
+def test_graph_equals_fused_in_float(name: str, library: Library, on: On) -> None:
+    compare(ROWS_OF_TABLE[name], torch.float32, Recorder(library), on, steps=STEPS)
+
+
+# ---------------------------------------------------------------- captured once, replayed
+
+
+def same_bits(one: GAN, other: GAN) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+EVERYTHING = Row(normalized, config={"optimizer": MOMENTUM, "nonfinite": "skip", "ema_decay": 0.8, "max_col_norm": 2.0})
+SCHEDULED = Momentum(0.05, momentum=0.5, lr_decay=1.01, min_lr=0.03, momentum_final=0.7, saturate_epochs=3.0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [EVERYTHING, row(of(dropout=0.3), generator_optimizer=SCHEDULED, gradient_penalty="wgan-gp")],
+    ids=["everything", "adam, schedules, penalty"],
+)
+def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs of 20, 5 and 1 iterations against calls made anew: nothing of the host's is baked in."""
+    monkeypatch.setattr(graph, "_SIZES", (20, 5, 1))
+    steps, gans, tables = 53, [], []
+    machines = Processor(library), Recorder(library)
+    config = config_of(row, "fused")
+    for machine in machines:
+        torch.manual_seed(1)
+        gan = row.make(torch.float32)
+        data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+        engine = GraphEngine(gan, running.rows_for(data, gan, config), config, machine)
+        tables.append(engine.advance(0, steps, lambda: False))
+        gans.append(gan)
+    twenty, _, one = machines[1].captures
+    assert twenty - 1 == 20 * (one - 1)  # the keys of masks are drawn for all of them at once
+    assert np.array_equal(*tables) and len(np.unique(tables[0][:, 0])) == steps
+    assert same_bits(*gans)
+
+
+def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, library: Library, on: On) -> None:
+    row = Row(of(dropout=0.3), config={"ema_decay": 0.9, "k": 2})
+    on(Recorder(library))
+    whole, expected = run(row, torch.float32, "fused", steps=37)
+    data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+    for steps in (11, 12, 37):
+        on(Recorder(library))
+        torch.manual_seed(1)
+        gan = row.make(torch.float32)
+        result = train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path, resume=steps > 11)
+    assert same_bits(whole, gan)
+    assert all(np.array_equal(values, result.history[name]) for name, values in expected.history.items())
+    counted = checkpoint.load(tmp_path)
+    steps_made = {int(value) for name, value in counted.tensors.items() if name.endswith("step")}
+    assert steps_made == {37, 74}
+
+
+def test_an_engine_goes_on_where_another_stopped(tmp_path: Path, library: Library, on: On) -> None:
+    """A checkpoint of the CPU's engine, taken up by the graph engine, is the CPU engine's run to rounding."""
+    row, found = ROWS_OF_TABLE["momentum, pylearn2"], []
+    data = torch.randn(ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for machine in (None, Recorder(library)):
+        for steps, engine in ((9, None), (20, machine)):
+            on(engine)
+            torch.manual_seed(1)
+            gan = row.make(torch.float64)
+            train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path / str(machine), resume=steps > 9)
+        found.append(gan)
+    assert 0.0 < distance(*found) < 1e-10
+
+
+def test_tensors_that_moved_are_found_again(library: Library, on: On) -> None:
+    class Move(Callback):
+        every = 5
+
+        def on_chunk(self, run: Any, rows: Any) -> None:
+            for parameter in run.gan.parameters():
+                parameter.data = parameter.data.clone()
+
+    gans, machine = [], Recorder(library)
+    for callbacks in ([], [Move()]):
+        on(machine)
+        torch.manual_seed(1)
+        gans.append(mlp(torch.float32))
+        data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+        train(gans[-1], data, TrainConfig(12, 20, optimizer=Adam(1e-2), engine="fused"), callbacks=callbacks)
+    assert same_bits(*gans)
+
+
+def test_what_changes_during_a_run_is_said_instead_of_computed(library: Library, on: On) -> None:
+    class Widen(Callback):
+        every = 2
+
+        def on_chunk(self, run: Any, rows: Any) -> None:
+            run.gan.double()
+
+    on(Recorder(library))
+    with pytest.raises(RuntimeError, match="the graph engine cannot go on with what was changed meanwhile: .* dtype"):
+        train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(6, 20, engine="fused"), callbacks=[Widen()])
+
+
+# ---------------------------------------------------------------- what is not done
+
+
+def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> None:
+    class Watching(Processor):
+        outs: list[int] = []
+
+        def product(self, out: torch.Tensor, *factors: Any) -> None:
+            self.outs.append(out.data_ptr())
+            super().product(out, *factors)
+
+    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20, k=2, generator_steps=3), Watching(library)
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+    engine.advance(0, 1, lambda: False)
+    iteration = engine.prepare()
+    for network, times in ((iteration.d, 2), (iteration.g, 3)):
+        for layer in network.layers:
+            grad = layer.grad_of(layer.spec["weight"])
+            assert grad is not None and machine.outs.count(grad.data_ptr()) == times
+
+
+# ---------------------------------------------------------------- what is not finite
+
+
+def test_R33_what_is_not_finite_is_skipped_on_the_device(library: Library, on: On) -> None:
+    """One row of the data overflows a loss: D's updates that meet it are not made, and Adam does not count them."""
+
+    def make(dtype: torch.dtype) -> GAN:
+        linear = torch.nn.Linear
+        generator = torch.nn.Sequential(
+            linear(3, 9, bias=False), torch.nn.BatchNorm1d(9), torch.nn.ReLU(), linear(9, 2)
+        )
+        return GAN(generator, nn.MLP([2, 8, 1], activation="relu"), latent_dim=3).to(dtype)
+
+    data = torch.randn(60, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    data[7] = 1e200  # its square is infinite
+    plain = {"optimizer": Adam(1e-2), "ema_decay": 0.9, "loss": "least_squares"}
+    config = TrainConfig(9, 20, nonfinite="skip", engine="fused", k=2, **plain)
+    found, losses = [], []
+    for machine in (None, Recorder(library)):
+        on(machine)
+        torch.manual_seed(1)
+        gan = make(torch.float64)
+        losses.append(train(gan, data, config).history["loss_d"])
+        found.append(gan)
+    bad = ~np.isfinite(losses[0])
+    assert 0 < bad.sum() < len(bad) and np.array_equal(bad, ~np.isfinite(losses[1]))
+    assert distance(*found) < 1e-10
+    assert all(torch.isfinite(value).all() for value in found[1].state_dict().values())
+
+
+def test_R33_nothing_but_nan_changes_nothing(library: Library, on: On) -> None:
+    on(Recorder(library))
+    torch.manual_seed(1)
+    gan = normalized(torch.float32)
+    with torch.no_grad():
+        gan.generator[0].weight.fill_(torch.nan)
+    before = {name: value.clone() for name, value in gan.state_dict().items()}
+    config = TrainConfig(5, 20, nonfinite="skip", engine="fused")
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Recorder(library))
+    assert not np.isfinite(engine.advance(0, 5, lambda: False)[:, :2]).any()
+    for name, value in gan.state_dict().items():
+        assert torch.equal(before[name].nan_to_num(7.0), value.nan_to_num(7.0)), name
+    for optimizer in engine.optimizers.values():
+        assert all(state["step"] == 0 and not state["exp_avg"].any() for state in optimizer.state.values())
+
+
+def test_R33_not_finite_is_named_with_its_iteration(library: Library, on: On) -> None:
+    on(Recorder(library))
+    config = TrainConfig(300, 20, optimizer=Momentum(1e6), loss="least_squares", engine="fused")
+    with pytest.raises(FloatingPointError, match=r"train: loss_d is not finite \((inf|nan)\) at iteration [0-9]+"):
+        train(mlp(torch.float32), torch.randn(ROWS, 2), config)
+
+
+# ---------------------------------------------------------------- who runs, and why not
+
+
+def test_without_a_gpu_the_reason_is_said() -> None:
+    if backend.cuda_reason() is None:
+        pytest.skip("there is a GPU")
+    gan, config = mlp(torch.float32), TrainConfig(1, 20)
+    with pytest.raises(plan.Inexpressible, match="built without CUDA|no CUDA device"):
+        cuda_engine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config)
+
+
+def test_bf16_is_refused(library: Library) -> None:
+    gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
+    with pytest.raises(plan.Inexpressible, match="config.precision is 'bf16'; the graph engine has fp32"):
+        GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Processor(library))
+
+
+def test_a_capture_that_fails_is_an_error(library: Library, on: On) -> None:
+    class Broken(Processor):
+        def capture(self, body: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("no capture today")
+
+    on(Broken(library))
+    with pytest.raises(RuntimeError, match="no capture today"):
+        train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(4, 20))
