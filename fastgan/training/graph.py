@@ -60,12 +60,20 @@ class CudaMachine:
         """
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.device(self.device), torch.cuda.graph(graph, pool=self._pool):
+            with self._here(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 body()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise RuntimeError(f"train: the graph engine could not capture an iteration: {reason}") from error
-        return graph.replay
+
+        def replay() -> None:
+            with self._here():
+                graph.replay()
+
+        return replay
+
+    def _here(self) -> torch.cuda.device:
+        return torch.cuda.device(self.device)
 
 
 def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
@@ -78,7 +86,7 @@ def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
 
 
 class GraphEngine(FusedEngine):
-    """Runs a plan as graphs of whole iterations; the host fetches the metrics and waits for the device once a call.
+    """Runs a plan as graphs of whole iterations; the host waits for the device between calls, to fetch the metrics.
 
     Args:
         machine: runs the calls; None: the GPU on which the networks are.
@@ -134,7 +142,7 @@ class GraphEngine(FusedEngine):
         made = self._updates_done("generator"), self._updates_done("discriminator")
         iteration.clock.copy_(torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0]))
         done = self._queue(iteration, count, should_stop)
-        block = iteration.block.cpu()  # the host waits, here alone
+        block = iteration.block.cpu()  # the host waits
         skipped = block[1:3].view(torch.int64).tolist()
         draws, updates = self._numbers(first, done)
         self.done(first, done, (updates[-1] + 1 - skipped[0], draws[-1] + 1 - skipped[1]))

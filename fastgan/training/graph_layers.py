@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastgan.kernels import DTYPES
+from fastgan.cuda import _FROM_INPUT, DTYPES
 from fastgan.reference import ACTIVATIONS
 from fastgan.training.plan import Chain
 
-# Activations whose slope needs their input, and those without curvature: `from_output` and `curved` in csrc/formulas.h.
-_FROM_INPUT = ("softplus", "gelu")
+# Activations without curvature: `curved` in csrc/formulas.h.
 _STRAIGHT = ("none", "relu", "leaky_relu")
 
 

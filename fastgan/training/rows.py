@@ -110,11 +110,11 @@ class Rows:
         None where rows may change from call to call, or where a converted copy would be too large.
         """
         if (dtype, device) not in self._whole:
-            data = self._in_memory(dtype)
+            data = self._in_memory(dtype, device)
             self._whole[dtype, device] = None if data is None else data.to(device)
         return self._whole[dtype, device]
 
-    def _in_memory(self, dtype: torch.dtype) -> Tensor | None:
+    def _in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         data = self.data
         if isinstance(data, Dataset):
             plain = data.divisor == 1.0 and data.data.dtype == dtype
@@ -124,7 +124,8 @@ class Rows:
             with warnings.catch_warnings():  # of arrays that must not be written to: nobody will
                 warnings.simplefilter("ignore", UserWarning)
                 data = torch.from_numpy(data)
-        if isinstance(data, Tensor) and data.dtype == dtype and data.device.type == "cpu" and data.is_contiguous():
+        near = isinstance(data, Tensor) and data.device in (device, torch.device("cpu"))
+        if isinstance(data, Tensor) and near and data.dtype == dtype and data.is_contiguous():
             return data.detach().resolve_neg()
         known = isinstance(data, Tensor | np.ndarray | Dataset)
         if not known or self.n * math.prod(self.shape) * dtype.itemsize > _MOST_CONVERTED:

@@ -1,0 +1,320 @@
+"""The kernels of a captured iteration under the emulator: draws by the clock, losses, norms, penalties, updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, begin_narrow, compiler
+from torch import Tensor
+from torch.nn import functional
+
+from fastgan import random, reference
+from fastgan.cuda import DTYPES
+from fastgan.random import Purpose
+from fastgan.reference import ACTIVATIONS, FORMULAS
+from fastgan.training.graph_iteration import course
+from fastgan.training.optimizers import Momentum
+
+pytestmark = [
+    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
+]
+FLOAT, DOUBLE = torch.float32, torch.float64
+SEED = 2**63 - 25
+
+
+def clock_at(iteration: int, bad: int = 0) -> Tensor:
+    """Clock of csrc/clock.h."""
+    return torch.tensor([iteration, 0, 0, bad])
+
+
+def normal(*shape: int, dtype: torch.dtype = FLOAT, seed: int = 1) -> Tensor:
+    return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def garbage(*shape: int, dtype: torch.dtype = FLOAT) -> Tensor:
+    return torch.full(shape, torch.nan, dtype=dtype)
+
+
+def close(got: Tensor, want: Tensor, dtype: torch.dtype = FLOAT) -> None:
+    tolerance = 1e-12 if dtype == DOUBLE else 1e-5
+    torch.testing.assert_close(got.double(), want.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+# ---------------------------------------------------------------- drawn by the clock
+
+
+def check_noise(machine: Emulator, schedules: int = 4) -> None:
+    for kind, name in ((1, "normal"), (2, "uniform"), (1, "spherical")):
+        z = garbage(21, 37)
+        stream = SEED, 1, clock_at(2**33), 3, 2, 0, 0
+        machine.call("random_fill", 0, z, z.numel(), kind, *stream, STREAM, schedules=schedules)
+        if name == "spherical":
+            machine.call("to_sphere", 0, z, 21, 37, STREAM, schedules=schedules)
+        close(z, random.prior(name, (21, 37), seed=SEED, purpose=1, step=3 * 2**33 + 2))
+
+
+def check_keys(machine: Emulator, each: int = 3) -> None:
+    keys = torch.zeros(3, each, dtype=torch.int64)
+    machine.call("draw_keys", clock_at(7), 1, 0, 3, SEED, keys, each, STREAM, schedules=2)
+    for i, row in enumerate(keys):
+        with random.scope(SEED, 7 + i):
+            assert row.tolist() == [int(random.next_key()) for _ in row]
+
+
+def check_many_keys(machine: Emulator) -> None:
+    check_keys(machine, 330)  # of 660 words: the twister turns over
+
+
+def check_rows(machine: Emulator, schedules: int = 4) -> None:
+    for features in (3, 40):
+        data, out = normal(50, features), garbage(7, features)
+        machine.call("gather", 0, data, 50, features, out, 7, SEED, clock_at(6), 2, 1, STREAM, schedules=schedules)
+        # draw 13 of 7 batches an epoch
+        assert torch.equal(out, data[random.permutation(50, seed=SEED, epoch=1, start=42, count=7)])
+
+
+def check_masks(machine: Emulator, schedules: int = 4) -> None:
+    """Two sections with keys of their own, whose rows count anew."""
+    for features in (8, 5):
+        keys, x = torch.tensor([11, 0, 2**62]), torch.ones(12, features)
+        out = garbage(12, features)
+        mask = 0, keys, 6, 2, 3
+        machine.call("dropout", 0, x, out, 12, features, 0.4, *mask, STREAM, schedules=schedules)
+        for half, key in ((out[:6], 11), (out[6:], 2**62)):
+            close(half, reference.dropout(torch.ones(6, features), 0.4, torch.tensor(key), 3))
+
+
+# ---------------------------------------------------------------- losses
+
+
+def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLOAT) -> None:
+    n = 2500
+    real, fake = normal(n, dtype=dtype), normal(n, dtype=dtype, seed=2)
+    slopes = [garbage(n, dtype=dtype) for _ in range(3)]
+    size = machine.ask("judge_sums", n)
+    of_d, of_g = garbage(2 * size, dtype=DOUBLE), garbage(size, dtype=DOUBLE)
+    formulas = [FORMULAS[name].number for name in ("non_saturating", "fake")]
+    head = DTYPES[dtype], n, 0.5 / n
+    pair = real, None, slopes[0], None, formulas[0], 0.0, True, fake, None, slopes[1], None, formulas[1], 0.0, False
+    machine.call("judge", *head, of_d, 2, *pair, STREAM, schedules=schedules)
+    one = fake, real, slopes[2], None, formulas[0], 0.0, False
+    machine.call("judge", *head, of_g, 1, *one, STREAM, schedules=schedules)
+    clock, metrics, penalties = clock_at(13), garbage(5, 6, dtype=DOUBLE), normal(9, dtype=dtype)
+    tail = clock, metrics, 5, of_d, of_g, n, 0.5, penalties, 9
+    machine.call("record", DTYPES[dtype], *tail, STREAM, schedules=schedules)
+    assert clock[0] == 14 and torch.isnan(metrics[[0, 1, 2, 4]]).all()
+    a, b = real.double().clone().requires_grad_(), fake.double().clone().requires_grad_()
+    halves = functional.softplus(-a).mean() + functional.softplus(b).mean()
+    paired = functional.softplus(-(b - a.detach())).mean()
+    of_a, of_b = torch.autograd.grad(0.5 * halves, (a, b))
+    close(slopes[0], of_a, dtype)
+    close(slopes[1], of_b, dtype)
+    close(slopes[2], 0.5 * torch.autograd.grad(paired, b)[0], dtype)
+    loss_d = 0.5 * halves.detach() + penalties.double().sum()
+    opinions = [a.sigmoid().mean(), b.sigmoid().mean(), (a > 0).double().mean(), (b < 0).double().mean()]
+    close(metrics[3], torch.stack([loss_d, paired, *opinions]).detach(), dtype)
+
+
+def check_relativistic(machine: Emulator, schedules: int = 4) -> None:
+    real, fake = normal(20), normal(20, seed=2)
+    slope, opposite, sums = garbage(20), garbage(20), garbage(6, dtype=DOUBLE)
+    pair = real, fake, slope, opposite, FORMULAS["non_saturating"].number, 0.0, True, fake, *(None,) * 3, -1, 0.0, False
+    machine.call("judge", 0, 20, 1.0, sums, 2, *pair, STREAM, schedules=schedules)
+    assert torch.equal(opposite, -slope)
+    close(slope, -torch.sigmoid(fake - real))
+    close(sums[[0, 3]], torch.stack([functional.softplus(fake - real).sum(), torch.zeros(())]))
+
+
+# ---------------------------------------------------------------- batch normalisation
+
+
+def check_norm(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLOAT) -> None:
+    rows, features = 21, 37
+    product, bias, grad = (
+        normal(rows, features, dtype=dtype),
+        normal(features, dtype=dtype),
+        normal(rows, features, seed=3),
+    )
+    scale, shift = normal(features, dtype=dtype, seed=4), normal(features, dtype=dtype, seed=5)
+    mean, variance, batches = torch.zeros_like(bias), torch.ones_like(bias), torch.zeros((), dtype=torch.int64)
+    statistics, out = garbage(2, features, dtype=dtype), garbage(rows, features, dtype=dtype)
+    kept = statistics[0].clone(), statistics[1].clone()
+    head = DTYPES[dtype], rows, features, 1e-5, 0.1, bias, scale, shift
+    machine.call("norm_forward", *head, mean, variance, batches, *kept, product, out, STREAM, schedules=schedules)
+    leaves = [t.double().clone().requires_grad_() for t in (product, scale, shift)]
+    want_mean, want_variance = torch.zeros(features, dtype=DOUBLE), torch.ones(features, dtype=DOUBLE)
+    want = functional.batch_norm(leaves[0] + bias.double(), want_mean, want_variance, *leaves[1:], training=True)
+    close(out, want.detach(), dtype)
+    close(mean, want_mean, dtype)
+    close(variance, want_variance, dtype)
+    assert batches == 1
+    grad = grad.to(dtype)
+    grads = torch.autograd.grad(want, leaves, grad.double())
+    of_scale, of_shift = torch.ones_like(bias), garbage(features, dtype=dtype)
+    for adds, sums in ((True, (of_scale, None)), (False, (None, of_shift))):
+        own = grad.clone()
+        tail = product, own, *sums, adds
+        machine.call("norm_backward", *head, None, None, None, *kept, *tail, STREAM, schedules=schedules)
+        close(own, grads[0], dtype)
+    close(of_scale - 1, grads[1], FLOAT if dtype == FLOAT else DOUBLE)
+    close(of_shift, grads[2], dtype)
+
+
+# ---------------------------------------------------------------- penalties
+
+
+def check_penalty(machine: Emulator, schedules: int = 4) -> None:
+    rows, features = 11, 37
+    real, fake, out = normal(rows, features), normal(rows, features, seed=2), garbage(rows, features)
+    mix = random.uniform(rows, seed=SEED, purpose=Purpose.PENALTY, step=9)[:, None]
+    for kind, want in ((1, mix * real + (1 - mix) * fake), (2, real), (3, fake)):
+        shape = rows, features, kind, SEED, clock_at(4), 2, 1
+        machine.call("between", 0, real, fake, out, *shape, STREAM, schedules=schedules)
+        close(out, want)
+    real[3] = 0.0  # no slope there
+    for kind in (1, 2):
+        t, values = garbage(rows, features), garbage(rows)
+        machine.call("turn", 0, real, t, values, rows, features, kind, 0.3, STREAM, schedules=schedules)
+        g = real.double().requires_grad_()
+        square = g.square().sum(1)
+        want = 0.3 * ((square + 1e-300).sqrt() - 1).square() if kind == 1 else 0.15 * square
+        close(values, want.detach())
+        close(t, torch.autograd.grad(want.sum(), g)[0])
+
+
+def check_bend(machine: Emulator, schedules: int = 4) -> None:
+    n = 300
+    for name in ("none", "leaky_relu", "elu"):
+        x, upstream, s = normal(n, dtype=DOUBLE).requires_grad_(), normal(n, dtype=DOUBLE, seed=2), normal(n, seed=3)
+        y = ACTIVATIONS[name][1](x, 0.2)
+        first = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)[0]
+        second = torch.autograd.grad((first * upstream).sum(), x, allow_unused=True)[0] if first.requires_grad else None
+        e, turned, t = (first * upstream).detach().float(), garbage(n), garbage(n)
+        numbers = n, 1, ACTIVATIONS[name][0], 0.2, True
+        machine.call("bend", 0, *numbers, y.detach().float(), s, None, e, turned, t, STREAM, schedules=schedules)
+        close(t, first.detach() * s)
+        close(turned, (first * upstream).detach())
+        close(e, torch.zeros(n) if second is None else second * s)
+    winner, s = torch.arange(60, dtype=torch.int32) % 5, normal(60, 5)
+    e, turned, t = normal(60, 5, seed=2), garbage(60, 5), garbage(60)
+    kept = e.clone()
+    numbers = 60, 5, 0, 0.2, True
+    machine.call("bend", 0, *numbers, None, s, winner, e, turned, t, STREAM, schedules=schedules)
+    assert torch.equal(turned, kept) and not e.any()
+    assert torch.equal(t, s.gather(1, winner.long()[:, None])[:, 0])
+
+
+# ---------------------------------------------------------------- updates
+
+
+def check_schedules(machine: Emulator, schedules: int = 4) -> None:
+    """The rate and the momentum of each update, as fastgan.Momentum has them; an update that is skipped."""
+    rule = Momentum(0.5, momentum=0.5, lr_decay=1.01, min_lr=0.4, momentum_final=0.7, saturate_epochs=3.0)
+    on_device = torch.tensor(course(rule), dtype=DOUBLE)
+    p, velocity, grad = normal(9, dtype=DOUBLE), normal(9, dtype=DOUBLE, seed=2), normal(9, dtype=DOUBLE, seed=3)
+    for iteration, bad in ((0, 0), (2, 1), (3, 0), (9, 0), (40, 0)):
+        clock, update = clock_at(iteration, bad), 2 * iteration + 1
+        counts = clock, 2, 1, clock, 2, 1, 5, 0, 1  # five draws an epoch; if finite
+        want_v = rule.momentum_at(update // 5 + 1) * velocity + grad
+        want = p if bad else p - rule.learning_rate(update) * want_v
+        members = 1, p, velocity, None, grad, 9
+        machine.call("update", 1, 1, 0.0, 0.0, 0.0, on_device, *counts, *members, STREAM, schedules=schedules)
+        close(p, want, DOUBLE)
+
+
+def check_finite(machine: Emulator, schedules: int = 4) -> None:
+    for where, sums, bad in ((None, 0.0, 0), (4100, 0.0, 1), (None, torch.inf, 1)):
+        clock, grads, of = clock_at(1), [torch.ones(7), torch.ones(5000)], torch.zeros(6, dtype=DOUBLE)
+        of[3], of[4] = sums, torch.nan  # the opinion of a NaN is no loss
+        if where is not None:
+            grads[1][where] = torch.nan
+        members = [a for g in grads for a in (None, None, None, g, g.numel())]
+        machine.call("inspect", 0, clock, of, 2, 3, 2, *members, STREAM, schedules=schedules)
+        assert int(clock[3]) == bad
+        live, saved = torch.ones(300), torch.zeros(300)
+        machine.call("copy", 0, 2, clock, 1, live, None, None, saved, 300, STREAM, schedules=schedules)
+        assert bool(live.any()) == (not bad)
+        weight = 3 * torch.ones(9, 40)
+        machine.call("bound_norms", 0, weight, 9, 40, 1.0, 1, clock, STREAM, schedules=schedules)
+        close(weight.norm(dim=1), torch.full((9,), 3 * 40**0.5 if bad else 1.0))
+        machine.call("settle", clock, True, False, STREAM, schedules=schedules)
+        assert clock.tolist() == [1, bad, 0, 0]
+    mean, value = torch.zeros(5), torch.ones(5)
+    machine.call("average", 0, 0.75, 1, mean, None, None, value, 5, STREAM, schedules=schedules)
+    close(mean, torch.full((5,), 0.25))
+
+
+Check = Callable[[Emulator], None]
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "random.cu": (check_noise, check_many_keys, check_rows, check_masks),
+    "judge.cu": (check_losses, check_relativistic),
+    "norm.cu": (check_norm,),
+    "penalty.cu": (check_penalty, check_bend),
+    "optimizer.cu": (check_schedules, check_finite),
+}
+
+
+@pytest.mark.parametrize("check", [check for checks in CHECKS.values() for check in checks])
+def test_kernel(check: Check, machine: Emulator) -> None:
+    check(machine)
+
+
+@pytest.mark.parametrize("check", [check_losses, check_norm])
+def test_kernel_in_double(check: Callable[..., None], machine: Emulator) -> None:
+    check(machine, dtype=DOUBLE)
+
+
+RACING: dict[str, tuple[Check, ...]] = {  # what the narrowed sources hold
+    "random.cu": (check_keys, check_rows, check_masks),
+    "judge.cu": (check_losses,),
+    "norm.cu": (check_norm,),
+    "optimizer.cu": (check_finite,),
+}
+
+
+@pytest.fixture(scope="module")
+def racing(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    return {source: begin_narrow(emulator_builder, source, RACES) for source in RACING}
+
+
+@pytest.mark.parametrize("source", RACING)
+def test_no_race(source: str, racing: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = racing[source]()
+    try:
+        for check in RACING[source]:
+            check(emulator)
+    finally:
+        emulator.close()
+
+
+WANTED, SUMMED = "i < wanted;", "  all[threadIdx.x] = sum;\n"
+# name -> source, what stands there, what stands there instead, the build's flavour, and what it says
+FAULTS = {
+    "rows_tail": ("random.cu", WANTED, "i <= wanted;", MEMORY, "overflow"),
+    "no_barrier": ("norm.cu", SUMMED + "  __syncthreads();\n", SUMMED, RACES, "race|nobody has written"),
+    "features_tail": ("norm.cu", "inside(feature < features)", "inside(true)", MEMORY, "overflow"),
+    "all_record": ("judge.cu", "if (threadIdx.x > 0) return;", "", RACES, "race"),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    return {
+        name: begin_narrow(emulator_builder, source, flavour, f"cuda/{source}", old, new)
+        for name, (source, old, new, flavour, _) in FAULTS.items()
+    }
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
+    source, *_, says = FAULTS[name]
+    emulator = faulty[name]()
+    try:
+        with pytest.raises(AssertionError, match=says):
+            for check in RACING[source]:
+                check(emulator)
+    finally:
+        emulator.close()
