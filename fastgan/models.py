@@ -248,6 +248,19 @@ class GAN(torch.nn.Module):
             logits = self.discriminator(join(x.to(device=self.device, dtype=self.dtype), condition))
         return logits.reshape(len(x)) if logits.numel() == len(x) else logits
 
+    @torch.no_grad()
+    def classify(self, x: Tensor) -> Tensor:
+        """The likeliest class of each x (m, ...), int64 (m,), by a `nn.ClassDiscriminator` in eval mode.
+
+        Raises:
+            TypeError: the discriminator is none.
+        """
+        if not isinstance(self.discriminator, nn.ClassDiscriminator):
+            got = type(self.discriminator).__name__
+            raise TypeError(f"classify: discriminator must be a fastgan.nn.ClassDiscriminator, got {got}")
+        with evaluating(self.discriminator):
+            return self.discriminator.class_logits(x.to(device=self.device, dtype=self.dtype)).argmax(1)
+
 
 def join(x: Tensor, condition: Tensor | None) -> Tensor:
     """What a network is given: x (m, features), with the labels' (m, classes) appended where there are any."""

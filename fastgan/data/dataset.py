@@ -27,7 +27,7 @@ class Dataset:
         value_range: (lowest, highest) possible value of a converted row, None when unbounded or unknown.
         centres: (modes, features) means of a mixture whose modes are known.
         std: standard deviation of each mode.
-        labels: (n,) int64 class or mode of each row.
+        labels: (n,) int64 class or mode of each row; -1 where it is not known.
         divisor: stored values are divided by this (255 for bytes).
         dtype: floating point type of converted rows.
         row_shape: shape of one converted row; that of a stored row by default.

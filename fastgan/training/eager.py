@@ -65,6 +65,7 @@ class EagerEngine:
             for _ in range(config.k if optimum else 1):
                 real_logits, fake_logits = judge(real), judge(fake)
                 loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(judge, real, fake, draw)
+                loss_d = loss_d + self._supervised(draw)
                 self.discriminator.differentiate(loss_d)
                 # Whether to go on is in the numbers: the one place where an iteration waits for the device.
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
@@ -97,8 +98,8 @@ class EagerEngine:
         real = self._packed(self.rows.minibatch(it))
         fake = self._generated(Purpose.NOISE_D, it, condition)
         real_logits, fake_logits = judge(real), judge(fake)
-        penalty = self._penalty(judge, real, fake.detach(), it)
-        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + penalty
+        beside = self._penalty(judge, real, fake.detach(), it) + self._supervised(it)
+        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside
         loss_g = self._generator_loss(fake_logits, real_logits.detach())
         # Both gradients before either update: D's must not see the new G, nor G's the new D.
         self.discriminator.differentiate(loss_d, keep_graph=True)
@@ -181,6 +182,14 @@ class EagerEngine:
             seed=config.seed,
             step=draw,
         )
+
+
+    def _supervised(self, draw: int) -> Tensor | float:
+        """The cross-entropy of labelled rows, where D tells classes apart."""
+        discriminator = self.gan.discriminator
+        if not isinstance(discriminator, nn.ClassDiscriminator):
+            return 0.0
+        return discriminator.supervised_loss(*self.rows.labelled(draw))
 
 
 def packed(samples: Tensor, pack: int) -> Tensor:

@@ -42,6 +42,7 @@ class Rows:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         self.data = data
         self.labels = data.labels if isinstance(data, Dataset) else None
+        self._known: Tensor | None = None  # numbers of the rows whose label is known
         self.n = len(data)
         self.device, self.dtype = device, dtype
         if self.n < 1:
@@ -83,6 +84,18 @@ class Rows:
         """Labels of the rows of draw q, int64 (batch_size,)."""
         assert self.labels is not None
         return self.labels[self._numbers(draw).to(self.labels.device)].to(self.device)
+
+    def labelled(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Labelled rows of draw q and their labels: batch_size of them, or all where there are fewer, in an order of
+        their own."""
+        assert self.labels is not None
+        if self._known is None:
+            self._known = (self.labels >= 0).nonzero().flatten().cpu()
+        size = min(self.batch_size, len(self._known))
+        epoch, batch = divmod(draw, len(self._known) // size)
+        order = random.permutation(len(self._known), seed=self.seed, epoch=epoch, start=batch * size, count=size)
+        numbers = self._known[order]
+        return self.gather(numbers), self.labels[numbers.to(self.labels.device)].to(self.device)
 
     def _numbers(self, draw: int) -> Tensor:
         epoch, batch = divmod(draw, self.batches)

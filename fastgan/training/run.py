@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.models import GAN, check_labels, evaluating, join
-from fastgan.training import checkpoint
+from fastgan.models import GAN, evaluating, join
+from fastgan.training import checkpoint, labels
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
@@ -340,7 +340,7 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
     """Try both networks on two rows in eval mode, without a trace; returns the logits in a minibatch."""
     if gan.data_shape is not None and gan.data_shape != rows.shape:
         raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
-    _check_labels(gan, rows)
+    labels.check(gan, rows, config)
     count = min(2, config.batch_size)
     real = rows.gather(torch.arange(count * config.pack))
     condition = gan.one_hot(torch.zeros(len(real), dtype=torch.int64))
@@ -359,16 +359,6 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
             f"got {logits.dtype} of shape {tuple(logits.shape)} for {count} samples"
         )
     return logits.numel() // count * config.batch_size
-
-
-def _check_labels(gan: GAN, rows: Rows) -> None:
-    """A conditional model needs a label for each row, and rows that labels can be appended to."""
-    if gan.classes:
-        if len(rows.shape) != 1:
-            raise ValueError(f"train: data must have flat rows where gan.classes is set, got shape {rows.shape}")
-        if rows.labels is None:
-            raise ValueError("train: data must be a Dataset with labels where gan.classes is set, got none")
-        check_labels("train", rows.labels, rows.n, gan.classes)
 
 
 def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:

@@ -1,0 +1,45 @@
+"""What a GAN that knows classes asks of the data's labels and of the config."""
+
+from __future__ import annotations
+
+import torch
+
+from fastgan import nn
+from fastgan.models import GAN, check_labels, evaluating
+from fastgan.training.config import TrainConfig
+from fastgan.training.rows import Rows
+
+
+def check(gan: GAN, rows: Rows, config: TrainConfig) -> None:
+    """Conditional models: a label for each row. Discriminators of classes: for some. All others: nothing.
+
+    Raises:
+        TypeError, ValueError: what is missing, or cannot go together.
+    """
+    if isinstance(gan.discriminator, nn.ClassDiscriminator):
+        _check_classes(gan, gan.discriminator, rows, config)
+    elif gan.classes:
+        if len(rows.shape) != 1:
+            raise ValueError(f"train: data must have flat rows where gan.classes is set, got shape {rows.shape}")
+        if rows.labels is None:
+            raise ValueError("train: data must be a Dataset with labels where gan.classes is set, got none")
+        check_labels("train", rows.labels, rows.n, gan.classes)
+
+
+def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Rows, config: TrainConfig) -> None:
+    # It judges one sample at a time, by the logit of the paper's loss, and as it is.
+    for name, value, needed in (
+        ("gan.classes", gan.classes, 0),
+        ("config.pack", config.pack, 1),
+        ("config.unroll", config.unroll, 0),
+        ("the discriminator's loss", config.discriminator_loss, "gan"),
+    ):
+        if value != needed:
+            raise ValueError(f"train: {name} must be {needed!r} for a ClassDiscriminator, got {value!r}")
+    if rows.labels is None or not bool((rows.labels >= 0).any()):
+        got = "no labels" if rows.labels is None else "-1 everywhere"
+        raise ValueError(f"train: data must be a Dataset with labels for a ClassDiscriminator, got {got}")
+    with evaluating(discriminator), torch.no_grad():
+        classes = discriminator.class_logits(rows.gather(torch.arange(1))).shape[1]
+    known = rows.labels[rows.labels >= 0]
+    check_labels("train", known, len(known), classes)
