@@ -24,12 +24,12 @@ def test_the_setting_is_that_of_the_unrolled_papers_ring() -> None:
 
 
 def test_M74_looking_ahead_keeps_the_modes_that_plain_training_loses() -> None:
-    """One seed, 300 iterations with batches of 64: a look at the figures that the slow test asks for."""
-    plain, ahead = unrolled.unrolled((0, 5), trials=1, steps=300, batch_size=64, learning_rate=2e-3, looks=3, threads=1)
+    """One seed, 250 iterations with batches of 64: the beginning of what the slow test sees through."""
+    plain, ahead = unrolled.unrolled((0, 5), trials=1, steps=250, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
     assert (plain.overrides, ahead.overrides) == ({"unroll": 0}, {"unroll": 5})
-    assert plain.course[:, 0].tolist() == ahead.course[:, 0].tolist() == [100, 200, 300]
+    assert plain.course[:, 0].tolist() == ahead.course[:, 0].tolist() == [125, 250]
     assert plain.samples.shape == (2500, 2) and plain.failed is None
-    assert plain.modes <= 4 < ahead.modes
+    assert plain.modes <= 2 < ahead.modes
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
 from fastgan.training.inference import InferenceResult, train_inferer
+from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
 from fastgan.training.run import TrainResult, train
@@ -14,6 +15,7 @@ __all__ = [
     "CheckpointError",
     "InferenceResult",
     "Momentum",
+    "Monitor",
     "PopulationMember",
     "PopulationResult",
     "Run",

@@ -1,0 +1,123 @@
+"""Monitor: how the game stands, beyond the history's columns, and a warning where it is about to be lost."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import torch
+
+from fastgan import losses, nn, theory
+from fastgan.models import GAN, evaluating, join
+from fastgan.training.callbacks import Callback, Run
+from fastgan.training.config import TrainConfig
+from fastgan.training.eager import packed
+
+log = logging.getLogger("fastgan")
+
+MEASURES = ("false_positives", "false_negatives", "js_estimate", "sample_grad_norm", "spread")
+_SATURATED = 1e-3  # of the largest slope seen
+_COLLAPSED = 0.05  # of the largest spread seen
+
+
+class Monitor(Callback):
+    """A callback of one run that measures the game every so many iterations and warns of saturation and collapse.
+
+    Each warning is logged once a run and kept in `warnings`: saturation, where D takes no fake for real and G's samples
+    get less than 1/1000 of the slope they have had; collapse, where the spread of G's samples is less than 1/20 of
+    what it has been.
+
+    Args:
+        every: iterations between measurements.
+        samples: of G in each, from a fixed z.
+
+    Attributes:
+        history: by column, one number a measurement: "step";
+            "false_positives", share of the fakes that D took for real, and "false_negatives", share of the real rows
+            it took for fake, in the iterations since the last one;
+            "js_estimate", JSD(p_data||p_g) in nats that D's loss stands for, a lower bound up to chance where D is
+            not at its optimum; NaN where the loss is not -V(G, D): other losses than those of the paper, smoothed
+            labels, a penalty, a ClassDiscriminator;
+            "sample_grad_norm", mean length of the gradient of G's loss of a sample with respect to the sample; NaN for
+            the relativistic loss, which has none of one sample;
+            "spread", root of the total variance of G's samples.
+        warnings: sentences.
+
+    Raises:
+        ValueError: every or samples below 1.
+
+    Source: the monitoring channels of the code of Goodfellow et al. (2014), which names false positives, false
+        negatives and sample_grad_norm; theorem 1 for the estimate.
+    """
+
+    def __init__(self, every: int = 100, samples: int = 256) -> None:
+        for name, value in (("every", every), ("samples", samples)):
+            if value < 1:
+                raise ValueError(f"Monitor: {name} must be at least 1, got {value}")
+        self.every, self.samples = every, samples
+        self.warnings: list[str] = []
+        self._rows: list[list[float]] = []
+        self._waiting: list[dict[str, np.ndarray]] = []
+        self._largest = {"sample_grad_norm": 0.0, "spread": 0.0}
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        table = np.array(self._rows).reshape(len(self._rows), 1 + len(MEASURES))
+        return dict(zip(("step", *MEASURES), table.T, strict=True))
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        self._waiting.append(rows)
+        if run.step % self.every:
+            return
+        since = {name: np.concatenate([part[name] for part in self._waiting]) for name in rows}
+        self._waiting.clear()
+        loss_d = float(since["loss_d"].mean()) * (2.0 if run.config.mode == "simultaneous" else 1.0)
+        measured = {
+            "false_positives": 1.0 - float(since["accuracy_fake"].mean()),
+            "false_negatives": 1.0 - float(since["accuracy_real"].mean()),
+            "js_estimate": theory.js_from_value(-loss_d).item() if _is_value(run) else math.nan,
+            **_of_samples(run.gan, run.config, self.samples),
+        }
+        self._rows.append([float(run.step), *(measured[name] for name in MEASURES)])
+        self._judge(run, measured)
+
+    def _judge(self, run: Run, measured: dict[str, float]) -> None:
+        fell = {}
+        for name, largest in self._largest.items():
+            fell[name] = measured[name] / largest if largest else 1.0
+            self._largest[name] = max(largest, measured[name]) if math.isfinite(measured[name]) else largest
+        if measured["false_positives"] == 0.0 and fell["sample_grad_norm"] < _SATURATED:
+            slope = f"{fell['sample_grad_norm']:.1e} of the slope they have had"
+            self._warn(run, f"G's samples get {slope}, and D takes none for real", "G's loss is saturated")
+        if fell["spread"] < _COLLAPSED:
+            self._warn(run, f"G's samples have {fell['spread']:.1e} of the spread they have had", "G has collapsed")
+
+    def _warn(self, run: Run, sign: str, verdict: str) -> None:
+        if not any(known.endswith(verdict) for known in self.warnings):
+            self.warnings.append(f"iteration {run.step}: {sign}: {verdict}")
+            log.warning("train: %s", self.warnings[-1])
+
+
+def _is_value(run: Run) -> bool:
+    """Whether D's loss is -V(G, D)."""
+    config = run.config
+    plain = config.discriminator_loss == "gan" and config.real_label == 1.0 and config.gradient_penalty is None
+    return plain and not isinstance(run.gan.discriminator, nn.ClassDiscriminator)
+
+
+def _of_samples(gan: GAN, config: TrainConfig, samples: int) -> dict[str, float]:
+    """The slope of G's loss at samples of a fixed z, and their spread; in eval mode."""
+    count = math.ceil(samples / config.pack) * config.pack
+    condition = gan.one_hot(torch.arange(count) % max(gan.classes, 1))
+    with evaluating(gan), torch.no_grad():
+        x = gan.generator(join(gan.noise(count, seed=0), condition))
+    spread = math.sqrt(float(x.double().flatten(1).var(0, correction=0).sum()))
+    if config.loss == "relativistic":
+        return {"sample_grad_norm": math.nan, "spread": spread}
+    with evaluating(gan.discriminator), torch.enable_grad():
+        x = x.requires_grad_()
+        beside = None if condition is None else packed(condition, config.pack)
+        logits = gan.discriminator(join(packed(x, config.pack), beside))
+        (slope,) = torch.autograd.grad(losses.generator_loss(logits, kind=config.loss, reduction="sum"), x)
+    return {"sample_grad_norm": float(slope.double().flatten(1).norm(dim=1).mean()), "spread": spread}
