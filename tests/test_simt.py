@@ -130,12 +130,16 @@ FAULTS = (
     (12, r"map_shared_rank: block \d of the cluster has ended"),
     (13, r"__shfl_sync at primitives\.cu:\d+ with mask (000000ff|ffffffff) while lanes of it wait for __shfl_sync"),
     (14, r"signed integer overflow"),
+    (16, r"(?s)use-after-poison.*WRITE of size 4.*primitives\.cu:\d+"),
+    (17, r"schedule \d+ leaves other bits in buffer 0 than schedule 0"),
+    (18, r"(?s)use-after-poison.*READ of size 4.*primitives\.cu:\d+"),
+    (19, r"schedule \d+ leaves other bits in buffer 0 than schedule 0"),
 )
 
 
 @pytest.mark.parametrize(("number", "report"), FAULTS, ids=[f"fault{n}" for n, _ in FAULTS])
 def test_a_planted_fault_is_found_and_named(emulated: Emulator, number: int, report: str) -> None:
-    x = torch.zeros(THREADS, dtype=torch.int32)
+    x = torch.zeros(THREADS * (4 if number >= 16 else 1), dtype=torch.int32)  # of two blocks, and room
     with pytest.raises(Violation, match=report):
         emulated.call("fault", number, x, THREADS, STREAM, schedules=SCHEDULES)
 
@@ -147,6 +151,8 @@ def test_a_harmless_number_is_no_fault(emulated: Emulator) -> None:
 def test_a_refused_launch_is_an_error(emulated: Emulator) -> None:
     with pytest.raises(Refused, match="primitives: CUDA says: invalid configuration argument"):
         primitive(emulated, 7, 1, 0, ints(3), ints(3))
+    with pytest.raises(Refused, match="too many blocks in cooperative launch"):
+        primitive(emulated, 4, 132 * 8 + 1, 0, None, ints(3), ints(3))
     with pytest.raises(Refused, match="no kernel image is available"):
         emulated.call("primitive", 0, 1, 0, ints(THREADS), ints(THREADS), None, STREAM, inject=3)
     x = ints(THREADS)
@@ -171,13 +177,15 @@ RACING = (
     (9, "fault", SHARED),
     (10, "fault", SHARED),
     (15, "fault", r"race in global memory: thread \d+ of block \d wrote at primitives\.cu:\d+, .* wrote at"),
+    (17, "fault", SHARED.replace("block 0", r"block \d")),
+    (19, "fault", r"race in global memory: thread \d+ of block \d \w+ at primitives\.cu:\d+, .* of block \d"),
 )
 
 
 @pytest.mark.parametrize(("number", "entry", "report"), RACING, ids=[f"{e}{n}" for n, e, _ in RACING])
 def test_a_race_is_found_under_every_schedule(detector: Emulator, number: int, entry: str, report: str) -> None:
     for seed in range(4):
-        x = torch.zeros(THREADS, dtype=torch.int32)
+        x = torch.zeros(4 * THREADS, dtype=torch.int32)
         with pytest.raises(Violation, match=report):
             if entry == "fault":
                 detector.call("fault", number, x, THREADS, STREAM, seed=seed)

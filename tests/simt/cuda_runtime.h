@@ -130,7 +130,13 @@ T atomicCAS(T* at, T expected, T x) {
 
 #define CUDART_VERSION 13000
 using cudaStream_t = struct CUstream_st*;
-enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorInvalidConfiguration, cudaErrorNoKernelImageForDevice };
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidValue,
+  cudaErrorInvalidConfiguration,
+  cudaErrorNoKernelImageForDevice,
+  cudaErrorCooperativeLaunchTooLarge
+};
 
 namespace simt {
 // What the launches of a call did, and which error the next one shall meet.

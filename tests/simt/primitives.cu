@@ -135,6 +135,39 @@ __global__ void wrong(int fault, int* x, int n) {
   }
 }
 
+// `pass_on` without one of its barriers, `neighbours` without its first.
+__global__ void wrong_together(int fault, int* x) {
+  FASTGAN_SHARED(mine, int[kThreads]);
+  const auto cluster = cg::this_cluster();
+  const unsigned rank = blockIdx.x, next = rank ^ 1u;  // of two blocks
+  const int i = int(threadIdx.x);
+  switch (fault) {
+    case 16:  // the other block may not have started
+      cluster.map_shared_rank(&mine[0], next)[i] = i;
+      cluster.sync();
+      x[rank * kThreads + i] = mine[i];
+      break;
+    case 17:  // the other block may not have written yet
+      cluster.sync();
+      cluster.map_shared_rank(&mine[0], next)[i] = i;
+      x[rank * kThreads + i] = mine[i];
+      cluster.sync();
+      break;
+    case 18: {  // the other block may have ended since its address was taken
+      int* const other = cluster.map_shared_rank(&mine[0], next);
+      mine[i] = i;
+      cluster.sync();
+      if (rank == 0) x[i] = other[i];
+      break;
+    }
+    case 19:  // the other block may be behind
+      x[rank * kThreads + i] = i;
+      x[2 * kThreads + rank * kThreads + i] = x[next * kThreads + i];
+      cg::this_grid().sync();
+      break;
+  }
+}
+
 __global__ void unwritten(float* x) {
   FASTGAN_SHARED(tile, float[kThreads]);
   x[threadIdx.x] = tile[threadIdx.x];
@@ -183,6 +216,10 @@ void primitive(int number, int blocks, int n, const int* in, int* out, int* more
 }
 
 void planted_fault(int number, int* x, int n, void* stream) {
+  if (number >= 16 && number <= 19) {
+    launch_wide({2, number == 19 ? 1 : 2, number == 19}, wrong_together, stream, number, x);
+    return;
+  }
   launch_wide({number == 12 ? 2 : 1, number == 12 ? 2 : 1}, wrong, stream, number, x, n);
 }
 

@@ -233,6 +233,7 @@ class Machine {
   void give_way();
   void* shared(int id, size_t size, size_t alignment);
   void* locate(Block& block, int id, const Slot& slot);
+  void open_shared(Cluster& cluster);
   void* dynamic_shared() { return locate(*current_->home, -1, slots_.at(-1)); }
   void* map_shared_rank(void* object, int rank);
   Thread& current() { return *current_; }
@@ -394,6 +395,7 @@ void Machine::retire(Thread& thread) {
   Block& block = *thread.home;
   Cluster* cluster = block.cluster;
   if (--block.live == 0 && cluster->blocks.size() == 1) free_arenas_.push_back(block.arena);
+  if (block.live == 0) __asan_poison_memory_region(block.arena, kArena);  // others may still hold its addresses
   if (--cluster->live > 0) return;
   if (cluster->blocks.size() > 1)
     for (auto& b : cluster->blocks) free_arenas_.push_back(b->arena);
@@ -426,6 +428,7 @@ void Machine::barrier(Scope scope, Place place) {
   if (int64_t(b.waiting.size()) == b.expected) {
     for (Thread* thread : b.waiting) make_ready(*thread);
     b.waiting.clear();
+    if (scope == Scope::cluster && b.passed == 0) open_shared(*block.cluster);
     ++b.passed;
   }
   wait("a barrier", place);
@@ -491,8 +494,14 @@ void* Machine::map_shared_rank(void* object, int rank) {
   Block& other = *own.cluster->blocks[size_t(rank)];
   if (other.live == 0) fail("map_shared_rank: block %d of the cluster has ended", rank);
   for (const auto& [id, slot] : slots_)
-    if (offset - slot.offset < slot.size) locate(other, id, slot);
+    if (own.cluster->barrier.passed > 0 && offset - slot.offset < slot.size) locate(other, id, slot);
   return other.arena + offset;
+}
+
+// Once all blocks of a cluster have met, all are known to run; before, what others hold may not be touched.
+void Machine::open_shared(Cluster& cluster) {
+  for (auto& block : cluster.blocks)
+    for (const auto& [id, slot] : slots_) locate(*block, id, slot);
 }
 
 // ---------------------------------------------------------------- what never goes on
@@ -569,9 +578,13 @@ cudaError_t prepare(const cudaLaunchConfig_t& config, const void* kernel, Launch
   const bool grid = g.x >= 1 && g.y >= 1 && g.z >= 1 && g.x <= 2147483647u && g.y <= 65535 && g.z <= 65535;
   const bool block = b.count() >= 1 && b.count() <= 1024 && b.z <= 64;
   const bool cluster = c.count() >= 1 && c.count() <= 8 && c.y == 1 && c.z == 1 && g.x % std::max(1u, c.x) == 0;
+  // All blocks of a cooperative launch must be on the device at once: of Hopper's 132 multiprocessors.
+  const int64_t resident = std::min(int64_t(2048) / std::max<int64_t>(b.count(), 1),
+                                    int64_t(kShared + 1024) / int64_t(launch.dynamic_shared + 1024));
   const auto found = allowed_dynamic.find(kernel);
   const size_t most = found == allowed_dynamic.end() ? kStaticShared : size_t(found->second);
   if (!grid || !block || !cluster || launch.dynamic_shared > most || most > kShared) return cudaErrorInvalidConfiguration;
+  if (launch.cooperative && g.count() > 132 * resident) return cudaErrorCooperativeLaunchTooLarge;
   ++runtime.launches;
   return cudaSuccess;
 }
@@ -583,6 +596,7 @@ const char* cudaGetErrorString(cudaError_t status) {
     case cudaSuccess: return "no error";
     case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorCooperativeLaunchTooLarge: return "too many blocks in cooperative launch";
     case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
   }
   return "unknown error";
