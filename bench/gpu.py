@@ -25,7 +25,7 @@ BUILD = ROOT / "build" / "gpu"
 SITE = BUILD / "site"
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # One row of each kernel: what compute-sanitizer sees must stay short.
-SHORT = "(float32 and (pair or noise or masks or optimiser)) or sums or (every_network and (relu or maxout))"
+SHORT = "(float32 and (pair or noise or masks or optimiser)) or sums or (every_network and (relu or maxout)) or lane"
 
 
 @dataclass
@@ -97,7 +97,7 @@ def sanitize(limit_s: float) -> list[Step]:
     steps = []
     for tool in SANITIZERS:
         prefix = f"compute-sanitizer --tool {tool} --error-exitcode 9"
-        files = ["test_simt_loss.py", "test_simt_layers.py"]
+        files = ["test_simt_loss.py", "test_simt_layers.py", "test_simt_matrix.py"]
         step = pytest(tool, files, limit_s / len(SANITIZERS), "-x", "-k", SHORT, FASTGAN_GPU_TOOL=prefix)
         if "Device not supported" in (BUILD / f"{tool}.log").read_text(errors="replace"):
             step.outcome = "left out: compute-sanitizer does not support this device here"
@@ -141,7 +141,7 @@ def main() -> int:
     figures: dict[str, object] = {}
     steps = [build(arch, 80 if args.quick else 150)]
     if steps[0].outcome == "passed":
-        harness = ["test_simt.py", "test_simt_loss.py", "test_simt_layers.py"]
+        harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix")]
         steps.append(pytest("kernels", harness, 60 if args.quick else 90))
         if not args.quick:
             on_device = ("cuda", "edges", "losses", "loss_accuracy", "ops", "training_loop")

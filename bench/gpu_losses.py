@@ -1,4 +1,4 @@
-"""How fast are the losses and layers on a GPU? Against eager, compile with a CUDA graph, and JAX (G5, G7).
+"""How fast are the losses and layers on a GPU? Against eager, compile with a CUDA graph, and JAX (G5, G6, G7).
 
     python bench/gpu_losses.py OUT.json [--quick]
 
@@ -27,6 +27,7 @@ Run = Callable[[], tuple[Tensor, ...]]
 BCE = nn.BCEWithLogitsLoss()
 SIZES = (64, 512, 4096, 65536, 2**20, 2**24)
 WIDTHS = ((1024, 4096), (2048, 4096), (4096, 4096))  # (width, batch) of an MLP of three layers, bfloat16
+SMALL = ((2, 128, 256), (784, 240, 128))  # (features, width, batch) of a discriminator of three layers, float32
 AGAIN = "fastgan again"
 
 
@@ -201,6 +202,34 @@ def mlp_case(width: int, batch: int, windows: int, window_s: float, compiled: bo
     return {"case": "mlp bf16", "width": width, "batch": batch, **compare(sides, windows, window_s)}
 
 
+def penalty_case(features: int, width: int, batch: int, windows: int, window_s: float) -> dict[str, Any]:
+    """D's step with R1: its loss, a gradient penalty, the gradients of all parameters. torch.compile cannot do this."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        *(nn.Linear(features, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2)),
+        nn.Linear(width, 1),
+    ).to("cuda")
+    mine = fastgan.fuse(plain)
+    real, fake = (torch.randn(batch, features, device="cuda") for _ in range(2))
+
+    def ours() -> tuple[Tensor, ...]:
+        loss = fastgan.discriminator_loss(mine(real), mine(fake))
+        loss = loss + fastgan.gradient_penalty(mine, real, fake, kind="r1")
+        return loss, *torch.autograd.grad(loss, list(mine.parameters()))
+
+    def theirs() -> tuple[Tensor, ...]:
+        x = real.clone().requires_grad_()
+        logits = plain(x)
+        (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        loss = eager(logits, plain(fake)) + 5 * slope.square().sum(1).mean()
+        return loss, *torch.autograd.grad(loss, list(plain.parameters()))
+
+    sides: dict[str, Run] = {"fastgan": ours, "eager": theirs, "fastgan + CUDA graph": graphed(ours)}
+    check(f"R1, width {width}", sides, 1e-4)
+    record = {"case": "step with R1", "features": features, "width": width, "batch": batch}
+    return record | compare(sides, windows, window_s)
+
+
 # ---------------------------------------------------------------- report
 
 
@@ -209,6 +238,12 @@ def judge(record: dict[str, Any]) -> str:
     if record["case"] == "mlp bf16":
         worst = min(record["ratio"].values())
         return f"G7: {worst:.2f}x the best peer, {'met' if worst >= 1 else 'missed'}"
+    if record["case"] == "step with R1":
+        own = record["sides"]
+        best = record["ratio"]["eager"] * own["fastgan"]["median_s"] / min(
+            own[side]["median_s"] for side in ("fastgan", "fastgan + CUDA graph")
+        )
+        return f"G6: {best:.2f}x eager, {'met' if best >= 5 else 'missed'}"
     if record["n"] <= 4096:
         ratio = record["ratio"]["eager"]
         return f"G5: {ratio:.2f}x eager, {'met' if ratio >= 5 else 'missed'}"
@@ -236,6 +271,7 @@ def main() -> None:
     info = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "fastgan": fastgan.backend_info()}
     cases: list[Callable[[], dict[str, Any]]] = [
         *(lambda n=n: loss_case(n, windows, window_s, not args.quick) for n in sizes),  # type: ignore[misc]
+        *(lambda s=s: penalty_case(*s, windows, window_s) for s in SMALL),  # type: ignore[misc]
         *(lambda w=w, b=b: mlp_case(w, b, windows, window_s, not args.quick) for w, b in widths),  # type: ignore[misc]
     ]
     for case in cases:

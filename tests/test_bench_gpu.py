@@ -1,0 +1,109 @@
+"""The GPU benchmark on a stand-in for CUDA: what it would do there, it does without an error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+sys.path.insert(0, str(BENCH))
+import gpu  # noqa: E402
+import gpu_losses  # noqa: E402
+
+
+class _Graph:
+    def replay(self) -> None:
+        """The captured calls have left their results."""
+
+
+CUDA = SimpleNamespace(
+    synchronize=lambda: None,
+    Stream=lambda: SimpleNamespace(wait_stream=lambda other: None),
+    current_stream=lambda: SimpleNamespace(wait_stream=lambda other: None),
+    stream=lambda side: contextlib.nullcontext(),
+    CUDAGraph=_Graph,
+    graph=lambda captured: contextlib.nullcontext(),
+    memory_allocated=lambda: 0,
+    max_memory_allocated=lambda: 0,
+    reset_peak_memory_stats=lambda: None,
+    get_device_name=lambda: "a stand-in",
+)
+
+
+class _Torch:
+    """torch with CUDA played by the CPU."""
+
+    cuda = CUDA
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def empty(self, *shape: int, device: str) -> Tensor:
+        assert device == "cuda"
+        return torch.empty(*shape)
+
+    def randn(self, *shape: int, device: str = "cpu", **options: Any) -> Tensor:
+        return torch.randn(*shape, **options)
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_losses, "torch", _Torch())
+    monkeypatch.setattr(Tensor, "cuda", lambda self: self)
+    to = nn.Module.to
+    monkeypatch.setattr(nn.Module, "to", lambda self, device, *more: to(self, "cpu", *more))
+    monkeypatch.setattr(gpu_losses, "SIZES", (64, 128, 256))
+    monkeypatch.setattr(gpu_losses, "WIDTHS", ((16, 8),))
+    monkeypatch.setattr(gpu_losses, "SMALL", ((2, 8, 4),))
+    monkeypatch.setattr(gpu_losses, "jax_side", lambda *logits: None)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_gpu_benchmark_compares_times_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "losses.json"
+    monkeypatch.setattr(sys, "argv", ["gpu_losses.py", str(out), "--quick"])
+    gpu_losses.main()
+    content = json.loads(out.read_text())
+    assert [r["case"] for r in content["records"]] == [
+        *["discriminator_loss"] * 2, "step with R1", "mlp bf16"
+    ]
+    targets = [r["target"][:3] for r in content["records"]]
+    assert targets == ["G5:", "G5:", "G6:", "G7:"]
+    steps = [gpu.Step("kernels", "passed", 1.0, "all")]
+    gpu.report(steps, content, tmp_path / "results" / "gpu.json")
+    assert json.loads((tmp_path / "results" / "gpu.json").read_text())["steps"][0]["outcome"] == "passed"
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_sides_that_differ_are_given_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = gpu_losses.eager
+    monkeypatch.setattr(gpu_losses, "eager", lambda real, fake: 2 * wrong(real, fake))
+    with pytest.raises(SystemExit, match="eager differs from fastgan"):
+        gpu_losses.loss_case(64, 1, 1e-4, False)
+
+
+def test_the_copy_bandwidth_is_judged_at_the_largest_size() -> None:
+    record = {"case": "discriminator_loss", "n": 2**24, "share of the copy bandwidth": 0.9}
+    assert gpu_losses.judge(record) == "G5: 90% of the copy bandwidth, met"
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "architecture", lambda: "")
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    assert gpu.main() == 1 and "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_or_takes_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "BUILD", tmp_path)
+    assert gpu.run("good", [sys.executable, "-c", "print('fine')"], 60).outcome == "passed"
+    bad = gpu.run("bad", [sys.executable, "-c", "raise SystemExit('no')"], 60)
+    assert bad.outcome == "failed" and bad.detail == "no"
+    assert gpu.run("slow", [sys.executable, "-c", "while True: pass"], 0.2).outcome == "timed out"
