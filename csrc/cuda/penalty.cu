@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) bend(const T* __restrict__ saved, co
     const T first = F::slope(saved[i], slope), kept = e[i];  // e was multiplied by the slope
     t[i] = first * s[i];
     turned[i] = kept;
-    if (curved) e[i] = first == T(0) ? T(0) : s[i] * kept * (F::curvature(saved[i], slope) / first);
+    if (curved) e[i] = first == T(0) ? T(0) : F::curvature(saved[i], slope) / first * s[i] * kept;
   }
 }
 
