@@ -37,6 +37,7 @@ FLOORS = {
     "training": 7,
     "evaluation": 7,
     "presets": 8,
+    "baselines": 8,
     "benchmark": 8,
     "plots": 8,
     "reproduce": 9,

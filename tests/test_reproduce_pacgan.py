@@ -140,7 +140,7 @@ def test_distances_are_in_standard_errors_of_the_difference() -> None:
     assert [str(f) for f in (Figure(98.889, 0.123), Figure(8, 0.0, 9), Figure(7), Figure(math.nan))] == [
         "98.89 +- 0.12",
         "8.00 +- 0.00",
-        "7.00",
+        "7",
         "-",
     ]
 

@@ -173,18 +173,18 @@ def _log_likelihood(subject: _Subject, held_out: Tensor, sigma: float | None) ->
                 held_out[cut:],
                 sigma=sigma,
                 validation=None if sigma is not None else held_out[:cut],
-                sigmas=_sigmas(subject),
+                sigmas=sigmas_for(subject.train, subject.config.value_range),
             )
         numbers = {"mean": found.mean, "standard_error": found.standard_error, "sigma": found.sigma}
         remark = "; the best sigma lies beyond those tried" if remarks else ""
         yield name, f"{found}{remark}", numbers
 
 
-def _sigmas(subject: _Subject) -> tuple[float, ...]:
+def sigmas_for(rows: Tensor, value_range: tuple[float, float] | None) -> tuple[float, ...]:
     """The paper's for pixels in [0, 1]; other data have their own scale, and modes may be thin in it."""
-    if subject.config.value_range == (0.0, 1.0):
+    if value_range == (0.0, 1.0):
         return evaluation.parzen.SIGMAS
-    scale = math.sqrt(float(subject.train.double().var(0, correction=0).mean())) or 1.0
+    scale = math.sqrt(float(rows.double().var(0, correction=0).mean())) or 1.0
     return tuple(scale * 10.0 ** (k / 5 - 3) for k in range(17))  # a thousandth of it to one and a half of it
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastgan.cli.arguments import counting, natural
 from fastgan.cli.progress import progress
+from fastgan.cli.train import step_threads
 from fastgan.models import GAN
 from fastgan.reproduce import goodfellow2014 as paper
 from fastgan.reproduce import table
@@ -31,6 +32,7 @@ def add(papers: Any) -> None:
     command.add_argument("--epochs", type=natural, metavar="N", help="of each stage (the recipe's)")
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of weights, noise and order (0)")
     command.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the products (fp32)")
+    command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (one for the digits' small nets)")
     command.add_argument("--out", type=Path, help="folder of the runs (reproduce/goodfellow2014-DATASET)")
     command.add_argument("--resume", action="store_true", help="go on where the runs in --out are, or print again")
     command.add_argument("--no-pictures", action="store_true", help="write tables only")
@@ -52,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     for stage in paper.plan(name, split, folder, epochs=epochs, seed=seed, precision=precision):
         bars = progress(stage.config.steps, quiet=arguments.quiet)
         try:
-            result = stage.train(split, bars)
+            with step_threads(arguments.threads, stage.gan, stage.config.batch_size):
+                result = stage.train(split, bars)
         finally:
             for bar in bars:
                 bar.close()

@@ -74,11 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     gan = config.build()
     if (crowd := population.asked(arguments)) is not None:
         threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
-        with _threads(arguments.threads, gan, config.train.batch_size):
+        with step_threads(arguments.threads, gan, config.train.batch_size):
             return population.run(crowd, arguments, config, dataset, folder, threads)
     bars = progress(config.train.steps, quiet=arguments.quiet)
     try:
-        with _threads(arguments.threads, gan, config.train.batch_size):
+        with step_threads(arguments.threads, gan, config.train.batch_size):
             result = train(
                 gan,
                 training_rows(dataset, config.columns),
@@ -100,19 +100,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _threads(asked: int | None, gan: GAN, batch_size: int) -> Iterator[None]:
-    """torch's threads during training. They change no bit of the result.
-
-    A small step lasts about as long as handing work to a second thread, and far less than waiting for a thread whose
-    core somebody else uses.
-    """
+def set_threads(count: int) -> Iterator[None]:
+    """torch's threads inside. They change no bit of the result."""
     before = torch.get_num_threads()
-    small = sum(p.numel() for p in gan.parameters()) * batch_size < _SMALL
-    torch.set_num_threads(asked or (1 if small else before))
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.AbstractContextManager[None]:
+    """torch's threads during training.
+
+    A small step lasts about as long as handing work to a second thread, and far less than waiting for a thread whose
+    core somebody else uses.
+    """
+    small = sum(p.numel() for p in gan.parameters()) * batch_size < _SMALL
+    return set_threads(asked or (1 if small else torch.get_num_threads()))
 
 
 class _KeepConfig(Callback):

@@ -3,6 +3,7 @@
 Rows go in as tensors, arrays or Datasets; what comes out row by row is of their kind. All of it is computed in float64.
 """
 
+from .correlation import correlation_error
 from .discriminator import DiscriminatorGap, discriminator_gap, fit_discriminator
 from .manifold import PrecisionRecall, precision_recall
 from .modes import ModeCoverage, mode_coverage
@@ -15,6 +16,7 @@ __all__ = [
     "Neighbours",
     "ParzenLogLikelihood",
     "PrecisionRecall",
+    "correlation_error",
     "discriminator_gap",
     "fit_discriminator",
     "mode_coverage",

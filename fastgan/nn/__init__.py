@@ -1,6 +1,7 @@
 """Layers: each a thin shell over one call of `fastgan.ops.mlp`; `fuse` gives them to existing models."""
 
 from fastgan.nn import init
+from fastgan.nn.autoencoder import VAE, AutoEncoder
 from fastgan.nn.classes import ClassDiscriminator
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.fuse import explain, fuse, unfuse
@@ -13,6 +14,8 @@ from fastgan.nn.virtual import ReferenceBatch, VirtualBatchNorm
 
 __all__ = [
     "MLP",
+    "VAE",
+    "AutoEncoder",
     "ClassDiscriminator",
     "Dropout",
     "Linear",

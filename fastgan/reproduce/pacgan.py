@@ -241,7 +241,7 @@ def draw(study: Study, folder: Path) -> list[Path]:
     Raises:
         ImportError: matplotlib is missing.
     """
-    from fastgan.reproduce import pictures
+    from fastgan.plots import modes, panels
 
     written: list[Path] = []
     for dataset in study.datasets:
@@ -253,14 +253,15 @@ def draw(study: Study, folder: Path) -> list[Path]:
             continue
         length = f"{study.steps:,} iterations"
         written.append(
-            pictures.samples_over_modes(
-                {method: (trials.samples_of(paths[0]), centres) for method, paths in ended.items()},
+            panels.points(
+                {method: trials.samples_of(paths[0]) for method, paths in ended.items()},
                 folder / f"{dataset}-samples.png",
                 title=f"2,500 samples after {length}, seed 0",
+                centres=centres,
             )
         )
         written.append(
-            pictures.modes_over_time(
+            modes.over_time(
                 {method: [trials.rows_of(path) for path in paths] for method, paths in ended.items()},
                 folder / f"{dataset}-modes.png",
                 modes=len(centres),

@@ -45,10 +45,10 @@ class Figure:
     def __str__(self) -> str:
         if not math.isfinite(self.mean):
             return "-"
-        known = math.isfinite(self.error)
-        scale = self.error if known and self.error > 0 else 0.1
-        digits = min(max(1 - math.floor(math.log10(scale)), 1), 4)  # two figures of the error
-        return f"{self.mean:.{digits}f}" + (f" +- {self.error:.{digits}f}" if known else "")
+        if not math.isfinite(self.error):
+            return f"{self.mean:,.3g}" if abs(self.mean) < 1000 else f"{self.mean:,.0f}"
+        digits = min(max(1 - math.floor(math.log10(self.error or 0.1)), 1), 4)  # two figures of the error
+        return f"{self.mean:.{digits}f} +- {self.error:.{digits}f}"
 
 
 def apart(ours: Figure, paper: Figure) -> float:

@@ -1,0 +1,86 @@
+"""Several models' samples beside each other, each in a panel of its own and all in the same frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from . import style
+from .images import _mosaic
+
+_SHOWN = 2500
+_ACROSS = 5  # images in a row of a panel
+
+
+def points(panels: Mapping[str, Tensor], path: style.PathLike, *, title: str, centres: Tensor | None = None) -> Path:
+    """Points of the plane, a panel a model; the frame is that of the modes, or else of the last panel.
+
+    Args:
+        panels: by model, samples (n, 2), n at least 1.
+        path: of the picture.
+        title: above all.
+        centres: (modes, 2), drawn as circles; None where modes are not known.
+    """
+    frame = (list(panels.values())[-1] if centres is None else centres).double().numpy()
+    low, high = frame.min(0), frame.max(0)
+    pad = (0.25 if centres is not None else 0.1) * max(float((high - low).max()), 1e-6)
+    figure, row = _row(len(panels), 4.2, title)
+    for axes, (name, samples) in zip(row, panels.items(), strict=True):
+        if centres is not None:
+            axes.scatter(*frame.T, s=160, facecolors="none", edgecolors=style.BLUE, lw=1.2, label="modes of the data")
+        axes.scatter(
+            *samples[:_SHOWN].T.numpy(), s=4, color=style.ORANGE, alpha=0.4, lw=0, label="samples", rasterized=True
+        )
+        axes.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), aspect="equal")
+        style.label(axes, name, r"$x_1$", r"$x_2$" if axes is row[0] else "")
+    if centres is not None:
+        legend = figure.legend(
+            *row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=10
+        )
+        legend.legend_handles[1].set(alpha=1.0, sizes=[25])
+    return style.save(figure, path)
+
+
+def images(
+    panels: Mapping[str, Tensor],
+    path: style.PathLike,
+    *,
+    title: str,
+    image_shape: tuple[int, int],
+    value_range: tuple[float, float] = (0.0, 1.0),
+    ink: bool = False,
+) -> Path:
+    """Images, 25 a panel; arguments as for `points` and `image_grid`."""
+    figure, row = _row(len(panels), 3.9, title)
+    for axes, (name, samples) in zip(row, panels.items(), strict=True):
+        side = min(_ACROSS, math.isqrt(len(samples)))
+        axes.imshow(_mosaic(samples, side, image_shape, value_range, ink), interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=13, loc="left", color=style.INK)
+    return style.save(figure, path)
+
+
+def histograms(panels: Mapping[str, Tensor], path: style.PathLike, *, title: str) -> Path:
+    """The first column of each model's samples over that of the last panel's; arguments as for `points`."""
+    real = list(panels.values())[-1][:, 0].double().numpy()
+    low, high = np.percentile(real, [0.1, 99.9])
+    pad = 0.15 * (high - low) or 0.5
+    edges = np.linspace(low - pad, high + pad, 61)
+    figure, row = _row(len(panels), 3.4, title)
+    for axes, (name, samples) in zip(row, panels.items(), strict=True):
+        axes.hist(real, edges, density=True, color=style.BLUE, alpha=0.35)
+        axes.hist(samples[:, 0].double().numpy(), edges, density=True, color=style.ORANGE, histtype="step", lw=1.6)
+        style.label(axes, name, r"$x_1$", "density" if axes is row[0] else "")
+    return style.save(figure, path)
+
+
+def _row(count: int, height: float, title: str) -> tuple[Any, Any]:
+    figure = style.figure(3.4 * count + 0.4, height)
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left", color=style.INK)
+    figure.get_layout_engine().set(wspace=0.06)
+    return figure, figure.subplots(1, count, squeeze=False)[0]
