@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastgan.cli import reproduce_goodfellow, reproduce_pacgan
+from fastgan.cli import reproduce_goodfellow, reproduce_pacgan, reproduce_ring
 
-_PAPERS = (reproduce_pacgan, reproduce_goodfellow)
+_PAPERS = (reproduce_pacgan, reproduce_goodfellow, reproduce_ring)
 
 
 def add(commands: Any) -> None:

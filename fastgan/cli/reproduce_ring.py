@@ -1,0 +1,153 @@
+"""fastgan reproduce unrolled, costs: modes of the ring of unrolled GANs, by K or by G's cost."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgan.cli.arguments import natural
+from fastgan.cli.progress import Display, population_progress
+from fastgan.cli.train import set_threads
+from fastgan.reproduce import costs, table, unrolled
+from fastgan.reproduce.table import OURS, Figure, Row
+from fastgan.reproduce.unrolled import Trial
+
+_COLUMNS = ("modes", "trials with all 8", "% high quality", "reverse KL")
+
+
+def add(papers: Any) -> None:
+    """The two commands and their flags."""
+    for name, text, about, values, trials in (
+        (
+            "unrolled",
+            "modes of a ring, by the K updates of D that G looks ahead (Metz et al. 2017)",
+            "Train one pair of networks on a ring of 8 modes with each K of the unrolled GAN; K = 0 is none. The paper "
+            "shows this ring as a figure, without numbers.",
+            unrolled.UNROLLS,
+            unrolled.TRIALS,
+        ),
+        (
+            "costs",
+            "modes of the same ring, by the cost of G (Goodfellow 2016, section 3.2.5)",
+            "Train one pair of networks on a ring of 8 modes with each cost of G: does the divergence make GANs lose "
+            "modes?",
+            costs.COSTS,
+            5,
+        ),
+    ):
+        listed = ",".join(map(str, values))
+        flag = "--unroll" if name == "unrolled" else "--costs"
+        epilog = f"examples:\n  fastgan reproduce {name} --trials 2 --steps 2000\n"
+        command = papers.add_parser(name, help=text, description=about, epilog=epilog)
+        command.add_argument(flag, dest="values", metavar="X,..", help=f"joined by commas ({listed})")
+        command.add_argument("--trials", type=natural, default=trials, metavar="N", help=f"GANs of each ({trials})")
+        command.add_argument(
+            "--steps", type=natural, default=unrolled.STEPS, metavar="N", help=f"iterations ({unrolled.STEPS})"
+        )
+        command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (torch's number of them)")
+        command.add_argument("--out", type=Path, help=f"folder of table and pictures (reproduce/{name})")
+        command.add_argument("--no-pictures", action="store_true", help="write tables only")
+        command.add_argument("--quiet", action="store_true", help="no progress")
+        command.set_defaults(run=functools.partial(run, name, flag))
+
+
+def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
+    """Train, print, write and draw."""
+    folder = arguments.out or Path("reproduce") / name
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--out must be new or empty, got {folder}")
+    values = _values(name, flag, arguments.values)
+    members = len(values) * arguments.trials
+    bars: list[Display] = population_progress(members, members * arguments.steps, quiet=arguments.quiet)
+    threads = arguments.threads or torch.get_num_threads()
+    numbers = {"trials": arguments.trials, "steps": arguments.steps, "threads": threads}
+    try:
+        with set_threads(1):  # the eager engine's steps are small; the fused one has threads of its own
+            if name == "unrolled":
+                found = unrolled.unrolled(values, callbacks=bars, **numbers)
+            else:
+                found = costs.costs(values, callbacks=bars, **numbers)
+    finally:
+        for bar in bars:
+            bar.close()
+    if any(trial.failed is None and not (len(t := trial.course) and t[-1, 0] == arguments.steps) for trial in found):
+        print("interrupted: there is no table of part of the trials", file=sys.stderr)
+        return 130
+    return _report(name, found, arguments, folder)
+
+
+def _values(name: str, flag: str, given: str | None) -> list[Any]:
+    known = unrolled.UNROLLS if name == "unrolled" else costs.COSTS
+    if given is None:
+        return list(known)
+    values: list[Any] = given.split(",")
+    if name == "unrolled":
+        if not all(value.isdecimal() for value in values):
+            raise ValueError(f"{flag} must be whole numbers of at least 0, joined by commas, got {given!r}")
+        values = [int(value) for value in values]
+    elif wrong := [value for value in values if value not in known]:
+        raise ValueError(f"{flag} must be among {', '.join(costs.COSTS)}, got {wrong[0]!r}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{flag} must be distinct, got {given!r}")
+    return values
+
+
+def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, folder: Path) -> int:
+    field = "unroll" if name == "unrolled" else "loss"
+    groups: dict[str, list[Trial]] = {}
+    for trial in found:
+        value = trial.overrides[field]
+        groups.setdefault(f"K = {value}" if field == "unroll" else str(value), []).append(trial)
+    rows = [Row("ring", label, OURS, _figures(trials)) for label, trials in groups.items()]
+    short = "" if arguments.steps >= unrolled.STEPS else f" of the full {unrolled.STEPS:,}"
+    print(f"ring, radius 2, std 0.02: {arguments.trials} trials of {arguments.steps:,}{short} iterations")
+    print("\n".join(table.lines(rows, _COLUMNS)))
+    for label, trials in groups.items():
+        if failed := sum(trial.failed is not None for trial in trials):
+            print(f"{label}: {failed} of {len(trials)} trials ended in numbers that are not finite")
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"reproduce": name, "trials": arguments.trials, "steps": arguments.steps}
+    written = table.write(folder, rows, _COLUMNS, about)
+    if not arguments.no_pictures:
+        written += _draw(groups, folder, f"{arguments.trials} trials of {arguments.steps:,} iterations")
+    print("written:  " + "  ".join(map(str, written)))
+    return 0
+
+
+def _figures(trials: Sequence[Trial]) -> dict[str, Figure]:
+    last = [trial.course[-1] for trial in trials if len(trial.course)]
+    return {
+        "modes": Figure.of([trial.modes for trial in trials]),
+        "trials with all 8": Figure(sum(trial.modes == 8 for trial in trials)),
+        "% high quality": Figure.of([100 * trial.high_quality for trial in trials]),
+        "reverse KL": Figure.of([row[3] for row in last]),
+    }
+
+
+def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:
+    try:
+        from fastgan.plots import modes, panels
+
+        courses = {label: [t.course for t in trials if len(t.course)] for label, trials in groups.items()}
+        first = {label: trials[0].samples for label, trials in groups.items()}
+        return [
+            panels.points(
+                first, folder / "samples.png", title="2,500 samples, seed 0", centres=unrolled.ring(1).centres
+            ),
+            modes.over_time(
+                {label: runs for label, runs in courses.items() if runs},
+                folder / "modes.png",
+                modes=8,
+                paper={},
+                title=f"ring of unrolled GANs: {length}",
+            ),
+        ]
+    except ImportError as error:  # the figures stand without them
+        print(f"no pictures: {error}", file=sys.stderr)
+        return []

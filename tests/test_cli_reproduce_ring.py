@@ -1,0 +1,66 @@
+"""fastgan reproduce unrolled and costs: tables and pictures of a ring, by K and by cost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fastgan.cli import main
+from fastgan.reproduce import unrolled
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(["reproduce", *argv])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_M74_a_row_for_each_k(run: Run) -> None:
+    pytest.importorskip("matplotlib", reason="the study draws its pictures")
+    code, out, err = run("unrolled", "--unroll", "0,1", "--trials", "2", "--steps", "3", "--out", "a", "--quiet")
+    assert code == 0, err
+    assert "2 trials of 3 of the full 25,000 iterations" in out.splitlines()[0]
+    assert [line.split()[:4] for line in out.splitlines()[2:4]] == [["K", "=", str(k), "ours"] for k in (0, 1)]
+    found = unrolled.unrolled((1,), trials=2, steps=3)
+    with open("a/table.csv") as file:
+        rows = list(csv.reader(file))
+    modes = [trial.modes for trial in found]
+    assert rows[2][1] == "K = 1" and float(rows[2][3]) == sum(modes) / 2
+    for name in ("samples.png", "modes.png", "table.md"):
+        assert (Path("a") / name).stat().st_size > 100
+
+
+def test_M75_a_row_for_each_cost(run: Run) -> None:
+    argv = ("--trials", "1", "--steps", "2", "--no-pictures", "--quiet")
+    code, _, err = run("costs", *argv, "--out", "a")
+    assert code == 0, err
+    body = json.loads(Path("a/table.json").read_text())
+    assert [row["method"] for row in body["rows"]] == ["minimax", "non_saturating", "mle"] and body["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("unrolled", "--unroll", "0,five"), "--unroll must be whole numbers of at least 0"),
+        (("unrolled", "--unroll", "1,1"), "--unroll must be distinct, got '1,1'"),
+        (("costs", "--costs", "hinge"), "--costs must be among minimax, non_saturating, mle, got 'hinge'"),
+        (("costs", "--trials", "0"), "--trials must be at least 1, got 0"),
+        (("costs", "--out", "full"), "--out must be new or empty, got full"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(run: Run, argv: tuple[str, ...], message: str) -> None:
+    Path("full").mkdir()
+    Path("full/x").touch()
+    code, out, err = run(*argv)
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
