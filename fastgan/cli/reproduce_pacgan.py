@@ -41,6 +41,9 @@ def add(papers: Any) -> None:
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (torch's number of them)")
     command.add_argument("--out", type=Path, help="folder of the study (reproduce/pacgan)")
     command.add_argument("--resume", action="store_true", help="go on where the study in --out is")
+    command.add_argument(
+        "--at", type=natural, metavar="N", help="train nothing: the table at iteration N of a study, also one under way"
+    )
     command.add_argument("--no-pictures", action="store_true", help="write tables only")
     command.add_argument("--quiet", action="store_true", help="no progress")
     command.set_defaults(run=run)
@@ -52,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     stored = Study.read(folder)
     if stored is None and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--out must be new, empty or a study of PacGAN's table, got {folder}")
+    if arguments.at is not None:
+        return _at(stored, folder, arguments)
     asked = _asked(arguments)
     study = dataclasses.replace(stored or Study(), **asked)
     if stored is not None and not arguments.resume and not (study == stored and pacgan.finished(study, folder)):
@@ -59,10 +64,25 @@ def run(arguments: argparse.Namespace) -> int:
     if stored is not None and study.precision != stored.precision:
         raise ValueError(f"--precision must be {stored.precision} as in {folder}, got {study.precision}")
     done = pacgan.finished(study, folder) or _train(study, folder, arguments)
-    report(study, folder, pictures=not arguments.no_pictures)
+    report(study, folder, folder, pictures=not arguments.no_pictures)
     if not done:
         print(f"go on:    fastgan reproduce pacgan --out {folder} --resume")
     return 0 if done else 130
+
+
+def _at(stored: Study | None, folder: Path, arguments: argparse.Namespace) -> int:
+    """The table of a study as it was at an earlier iteration."""
+    if stored is None:
+        raise ValueError(f"--at must be given with the folder of a study in --out, got {folder}")
+    study = dataclasses.replace(stored, steps=arguments.at)
+    if not any(
+        trials.measured_at(pacgan.cell_folder(folder, *cell), study.trials, study.steps) for cell in study.cells
+    ):
+        raise ValueError(f"--at must be a thousand, or a multiple, that a trial has come to, got {arguments.at}")
+    target = folder / f"at-{arguments.at}"
+    target.mkdir(exist_ok=True)
+    report(study, folder, target, pictures=not arguments.no_pictures)
+    return 0
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -86,11 +106,12 @@ def _train(study: Study, folder: Path, arguments: argparse.Namespace) -> bool:
             bar.close()
 
 
-def report(study: Study, folder: Path, *, pictures: bool = True) -> None:
-    """Print the table of what has ended; write it, and the pictures, into the folder."""
+def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -> None:
+    """Print the table of what a folder holds; write it, and the pictures, into the target."""
     rows = pacgan.table(study, folder)
     for dataset in study.datasets:
-        print(f"{dataset}: {study.trials} trials of {study.steps:,} iterations, {study.precision}{_short(study)}")
+        trained = f"{_trials(study, folder, dataset)} of {study.steps:,} iterations"
+        print(f"{dataset}: {trained}, {study.precision}{_short(study)}")
         print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS)))
         print()
     for cell in study.cells:
@@ -99,17 +120,27 @@ def report(study: Study, folder: Path, *, pictures: bool = True) -> None:
             print(f"{' '.join(cell)}: {failed} of {study.trials} trials ended in numbers that are not finite")
         if noted := trials.noted_training(path):
             rate = f"{noted['steps_per_second']:,.0f} iterations/s in all on {noted['threads']} threads"
+            if each := noted.get("steps_per_processor_second"):
+                rate += f", {each:,.0f} in a second of processor time"
             print(f"{' '.join(cell)}: {rate}, engine {noted['engine']} ({noted['engine_reason']})")
     if (hours := pacgan.full_length_hours(study, folder)) is not None:
         cells = f"{len(study.cells)} x {pacgan.TRIALS} trials of {pacgan.STEPS:,} iterations"
-        print(f"at these rates the paper's length, {cells}, takes {hours:,.1f} hours")
-    written = table.write(folder, rows, pacgan.COLUMNS, dataclasses.asdict(study))
+        print(f"at these rates the paper's length, {cells}, takes {hours:,.1f} hours of processor time")
+    written = table.write(target, rows, pacgan.COLUMNS, dataclasses.asdict(study))
     if pictures:
         try:
-            written += pacgan.draw(study, folder)
+            written += pacgan.draw(study, folder, target)
         except ImportError as error:  # the figures stand without them
             print(f"no pictures: {error}", file=sys.stderr)
     print("written:  " + "  ".join(map(str, written)))
+
+
+def _trials(study: Study, folder: Path, dataset: str) -> str:
+    """How many trials of each method the table tells of."""
+    cells = [pacgan.cell_folder(folder, dataset, method) for method in study.methods]
+    counts = sorted({len(trials.members(cell, study.trials, study.steps)) for cell in cells})
+    found = " to ".join(map(str, counts))
+    return f"{found} trials" if counts == [study.trials] else f"{found} of {study.trials} trials"
 
 
 def _short(study: Study) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,7 @@ def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Se
         if trials.ended(path, study.trials, study.steps):
             continue
         rows = DATASETS[dataset](ROWS)
+        begun, used = time.perf_counter(), time.process_time()
         result = train_population(
             lambda pack=METHODS[method]: networks(pack),
             rows,
@@ -188,18 +190,19 @@ def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Se
             resume=any(path.glob("member-*/checkpoint/step-*.json")),
             threads=threads,
         )
-        trials.note_training(path, result, threads or torch.get_num_threads())
+        share = (time.process_time() - used) / (time.perf_counter() - begun)
+        trials.note_training(path, result, threads or torch.get_num_threads(), share)
         if result.interrupted:
             return False
     return True
 
 
 def table(study: Study, folder: Path) -> list[Row]:
-    """The paper's row, ours and a perfect sampler's, of every cell that has trials that ended."""
+    """The paper's row, ours and a perfect sampler's; ours of the trials that have come to iteration `study.steps`."""
     rows: list[Row] = []
     for dataset in study.datasets:
         for method in study.methods:
-            found = trials.last_rows(cell_folder(folder, dataset, method), study.trials, study.steps)
+            found = trials.measured_at(cell_folder(folder, dataset, method), study.trials, study.steps)
             rows.append(Row(dataset, method, PAPER, _paper(dataset, method)))
             rows.append(Row(dataset, method, OURS, _figures(found)))
         rows.append(Row(dataset, "perfect", "sampler", _figures(_perfect(DATASETS[dataset]))))
@@ -225,18 +228,23 @@ def _perfect(distribution: Callable[..., Dataset]) -> list[dict[str, float]]:
 
 
 def full_length_hours(study: Study, folder: Path) -> float | None:
-    """Hours that the paper's 10 trials of 400,000 iterations take at the rates measured here; None without rates."""
+    """Processor hours that the paper's 10 trials of 400,000 iterations take, by the rates measured here; or None."""
     hours = 0.0
     for cell in study.cells:
         noted = trials.noted_training(cell_folder(folder, *cell))
-        if noted is None:
+        if noted is None or "steps_per_processor_second" not in noted:
             return None
-        hours += TRIALS * STEPS / noted["steps_per_second"] / 3600
+        hours += TRIALS * STEPS / noted["steps_per_processor_second"] / 3600
     return hours
 
 
-def draw(study: Study, folder: Path) -> list[Path]:
-    """For each data set the samples of each method's first trial, and the modes over time of all.
+def draw(study: Study, folder: Path, target: Path) -> list[Path]:
+    """For each data set the samples of each method's first trial, where it has ended, and the modes over time of all.
+
+    Args:
+        study: what to draw.
+        folder: of the study.
+        target: for the pictures.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -252,18 +260,19 @@ def draw(study: Study, folder: Path) -> list[Path]:
         if not ended:
             continue
         length = f"{study.steps:,} iterations"
-        written.append(
-            panels.points(
-                {method: trials.samples_of(paths[0]) for method, paths in ended.items()},
-                folder / f"{dataset}-samples.png",
-                title=f"2,500 samples after {length}, seed 0",
-                centres=centres,
+        if all(trials.has_samples(paths[0], study.steps) for paths in ended.values()):
+            written.append(
+                panels.points(
+                    {method: trials.samples_of(paths[0]) for method, paths in ended.items()},
+                    target / f"{dataset}-samples.png",
+                    title=f"2,500 samples after {length}",
+                    centres=centres,
+                )
             )
-        )
         written.append(
             modes.over_time(
                 {method: [trials.rows_of(path) for path in paths] for method, paths in ended.items()},
-                folder / f"{dataset}-modes.png",
+                target / f"{dataset}-modes.png",
                 modes=len(centres),
                 paper={method: _PAPER[dataset, method][0][0] for method in ended},
                 title=f"2-D {dataset}: {study.trials} trials of {length}",

@@ -102,9 +102,9 @@ def samples_of(member: Path) -> Tensor:
     return torch.from_numpy(np.load(member / _SAMPLES))
 
 
-def members(cell: Path, count: int, steps: int) -> list[Path]:
-    """The folders of the trials that have ended well."""
-    return [path for path in _all(cell, count) if _ended_well(path, steps)]
+def members(cell: Path, count: int, step: int) -> list[Path]:
+    """The folders of the trials that were measured at an iteration."""
+    return [path for path in _all(cell, count) if _row_at(path, step) is not None]
 
 
 def _all(cell: Path, count: int) -> list[Path]:
@@ -113,37 +113,61 @@ def _all(cell: Path, count: int) -> list[Path]:
 
 def failures(cell: Path, count: int, steps: int) -> int:
     """How many trials ended in numbers that are not finite."""
-    return sum((path / _FAILED).is_file() and not _ended_well(path, steps) for path in _all(cell, count))
+    return sum((path / _FAILED).is_file() and not has_samples(path, steps) for path in _all(cell, count))
 
 
 def ended(cell: Path, count: int, steps: int) -> bool:
     """Whether every trial has ended, well or not."""
-    return len(members(cell, count, steps)) + failures(cell, count, steps) == count
+    well = sum(has_samples(path, steps) for path in _all(cell, count))
+    return well + failures(cell, count, steps) == count
 
 
-def last_rows(cell: Path, count: int, steps: int) -> list[dict[str, float]]:
-    """The last evaluation of each trial that has ended well."""
-    return [dict(zip(MEASURES, rows_of(path)[-1, 1:].tolist(), strict=True)) for path in members(cell, count, steps)]
+def measured_at(cell: Path, count: int, step: int) -> list[dict[str, float]]:
+    """What the trials that have come that far were at an iteration."""
+    rows = [_row_at(path, step) for path in _all(cell, count)]
+    return [dict(zip(MEASURES, row[1:].tolist(), strict=True)) for row in rows if row is not None]
 
 
-def _ended_well(member: Path, steps: int) -> bool:
+def _row_at(member: Path, step: int) -> np.ndarray | None:
     rows = rows_of(member)
-    return bool(len(rows)) and rows[-1, 0] == steps and (member / _SAMPLES).is_file()
+    found: np.ndarray = rows[rows[:, 0] == step]
+    return found[-1] if len(found) else None
 
 
-def note_training(cell: Path, result: PopulationResult, threads: int) -> None:
-    """training.json: which engine ran and how fast."""
+def has_samples(member: Path, steps: int) -> bool:
+    """Whether a trial has ended well at that iteration, and left its samples."""
+    rows = rows_of(member)
+    return len(rows) > 0 and rows[-1, 0] == steps and (member / _SAMPLES).is_file()
+
+
+def note_training(cell: Path, result: PopulationResult, threads: int, processor_share: float) -> None:
+    """training.json: which engine ran and how fast.
+
+    Args:
+        cell: folder of the trials.
+        result: of their training.
+        threads: that it had.
+        processor_share: processor seconds it got in each second; on a busy machine fewer than threads.
+    """
+    if result.steps_per_second == 0:
+        return
     body: dict[str, Any] = {
         "steps_per_second": result.steps_per_second,
+        "steps_per_processor_second": result.steps_per_second / processor_share,
         "threads": threads,
         "engine": result.engine,
         "engine_reason": result.engine_reason,
     }
-    if result.steps_per_second > 0:
-        write_atomically(cell / _TRAINING, [(json.dumps(body) + "\n").encode()])
+    write_atomically(cell / _TRAINING, [(json.dumps(body) + "\n").encode()])
 
 
 def noted_training(cell: Path) -> dict[str, Any] | None:
     """What `note_training` has written, or None."""
     path = cell / _TRAINING
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return body
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got: {error}") from error

@@ -106,9 +106,7 @@ def unrolled(
     Source: Metz et al. (2017), section 3.1 and appendix A.
     """
     config = TrainConfig(steps=steps, batch_size=batch_size, loss="minimax", optimizer=Adam(learning_rate))
-    return trials_on_ring(
-        config, {"unroll": unrolls}, trials=trials, looks=looks, threads=threads, callbacks=callbacks
-    )
+    return trials_on_ring(config, {"unroll": unrolls}, trials=trials, looks=looks, threads=threads, callbacks=callbacks)
 
 
 def trials_on_ring(
