@@ -7,15 +7,18 @@ import dataclasses
 import json
 import math
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import fastgan
-from fastgan.cli import main
+from fastgan.cli import main, reproduce_pacgan
+from fastgan.cli.progress import Display
 from fastgan.reproduce import pacgan, table, trials
 from fastgan.reproduce.table import Figure
 
@@ -90,6 +93,28 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_numbers(run: Run) -> None:
         assert trials.rows_of(a)[-1].tolist() == trials.rows_of(b)[-1].tolist()
     steps = trials.rows_of(Path("part/ring-GAN/member-0000"))[:, 0]
     assert steps.tolist() == [2, 6]  # both ends were measured
+
+
+class _CtrlC(Display):
+    every = 2
+
+    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
+        if run.member == 1 and run.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_study_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce_pacgan, "population_progress", lambda members, steps, quiet: [_CtrlC()])
+        code, out, _ = run(*ONE, "--trials", "2", "--steps", "5", "--out", "a")
+    assert code == 130 and out.startswith("ring: 0 of 2 trials") and "pacgan --out a --resume" in out
+    code, _, err = run("--out", "a")
+    assert code == 2 and "or be resumed, got a" in err
+    assert run(*ONE, "--out", "a", "--resume")[0] == 0
+    assert run(*ONE, "--trials", "2", "--steps", "5", "--out", "b")[0] == 0
+    for member in ("member-0000", "member-0001"):
+        a, b = (np.load(Path(folder) / "ring-GAN" / member / "samples.npy") for folder in "ab")
+        assert np.array_equal(a, b)
 
 
 def test_a_study_under_way_can_be_looked_at(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
