@@ -120,7 +120,7 @@ class Builder:
         csrc = Path(tempfile.mkdtemp(dir=self.folder)) / "csrc"
         shutil.copytree(CSRC, csrc)
         narrow(csrc, (("dtypes.h", r"^    case DType::b?f16: f\(.*\n"),))
-        harness = [SIMT / name for name in (*MACHINE, "calls.cpp", "library.cpp", "primitives.cu")]
+        harness = [*(SIMT / name for name in (*MACHINE, "calls.cpp", "library.cpp")), *sorted(SIMT.glob("*.cu"))]
         flags = (*COMMON, "-O1", "-fPIC", "-w")
         jobs = [self.pool.submit(self._compile, source, csrc, flags) for source in (*harness, *sources)]
         out = csrc / "kernels.so"

@@ -183,7 +183,7 @@ class Layer:
         winner = None if self.winner is None else self.winner[span]
         if not self.plain or of_sum is not None:
             changed = None if self.plain else e
-            tail = grad, self.saved[span], winner, changed, of_sum, self.partial
+            tail = grad, self.saved[span], winner, changed, of_sum, self.partial, None, None
             machine.launch("layer_backward", *self._head(batch, self.drops and self.pieces == 1), *tail)
         if self.norm is not None:
             self._normalize_backward(batch, e)
@@ -194,7 +194,7 @@ class Layer:
         """The sum of the rows of (rows, columns)."""
         rows, columns = x.shape
         nothing = 1, 0, 0.0, 0.0, 0, None, 0, 0, 0
-        tail = x, None, None, None, out, self.partial
+        tail = x, None, None, None, out, self.partial, None, None
         self.machine.launch("layer_backward", self.dtype, rows, columns, *nothing, *tail)
 
     def _norm_head(self, batch: Batch, section: int, moves: bool) -> tuple[object, ...]:
