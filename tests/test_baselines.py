@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import math
 from collections.abc import Callable
@@ -169,17 +170,21 @@ def test_compare_measures_and_draws_all_models(run: Run, source: str, monkeypatc
         pytest.importorskip(library, reason="the comparison fits and draws")
     monkeypatch.setattr("fastgan.cli.compare._SAMPLES", 200)
     monkeypatch.setattr("fastgan.cli.compare._TEST", 100)
-    rows = ("--rows", "300") if source != "digits" else ()
+    few = ("--rows", "300") if source != "digits" else ()
     vae = baselines.variational_autoencoder
     monkeypatch.setattr(baselines, "variational_autoencoder", lambda *a, **k: vae(*a, **k, steps=5))
     monkeypatch.setattr(baselines, "_COMPONENTS", (2,))
-    code, out, err = run(source, "--steps", "3", "--out", "a", "--quiet", *rows)
+    code, out, err = run(source, "--steps", "3", "--out", "a", "--quiet", *few)
     assert code == 0, err
     assert [line.split()[0] for line in out.splitlines()[1:7]] == ["GAN", "GMM", "KDE", "VAE", "marginals", "real"]
     head = out.splitlines()[0]
     assert ("modes" in head) == (source == "ring") and ("correlation" in head) == (source == "digits")
     assert out.splitlines()[1].split()[1:3] == ["3", "iterations"]
     assert (Path("a") / "samples.png").stat().st_size > 5000 and Path("a/table.md").is_file()
+    with open("a/table.csv") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 7 and {len(row) for row in rows} == {len(rows[0])}
+    assert rows[1][1:3] == ["GAN", "3 iterations"]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,16 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> N
     assert again[0] == 0 and again[1] == out
 
 
+def test_M73_every_cell_of_the_table_runs(run: Run) -> None:
+    code, out, err = run("--trials", "1", "--steps", "1", "--out", "a", "--quiet", "--no-pictures", "--threads", "1")
+    assert code == 0, err
+    assert sum("engine fused" in line for line in out.splitlines()) == 8
+    for dataset, paper in (("ring", "7.80 +- 0.10"), ("grid", "24.80 +- 0.20")):
+        part = out[out.index(f"{dataset}: 1 trial of") :]
+        row = next(line for line in part.splitlines() if line.startswith("PacGAN4"))
+        assert row.split()[:2] == ["PacGAN4", "paper"] and paper in row
+
+
 def test_M76_packing_by_one_is_no_packing() -> None:
     config = pacgan.config(pacgan.Study(), "GAN")
     assert config.pack == 1 and pacgan.networks(1).discriminator[0].in_features == 2

@@ -139,8 +139,8 @@ def _trials(study: Study, folder: Path, dataset: str) -> str:
     """How many trials of each method the table tells of."""
     cells = [pacgan.cell_folder(folder, dataset, method) for method in study.methods]
     counts = sorted({len(trials.members(cell, study.trials, study.steps)) for cell in cells})
-    found = " to ".join(map(str, counts))
-    return f"{found} trials" if counts == [study.trials] else f"{found} of {study.trials} trials"
+    asked = f"{study.trials} trial{'s' * (study.trials > 1)}"
+    return asked if counts == [study.trials] else f"{' to '.join(map(str, counts))} of {asked}"
 
 
 def _short(study: Study) -> str:

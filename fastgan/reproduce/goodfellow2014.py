@@ -8,7 +8,6 @@ narrower layers.
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -291,4 +290,4 @@ def value_range(split: Split) -> tuple[float, float]:
     if 0 <= low and high <= 1:
         return 0.0, 1.0
     reach = 3 * float(split.test.std())
-    return -reach, reach if math.isfinite(reach) else 1.0
+    return -reach, reach

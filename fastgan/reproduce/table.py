@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,39 +86,30 @@ def lines(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     standard errors."""
     table = [["", "", *columns]]
     for row in rows:
-        paper = _paper_of(row, rows)
         table.append([row.method, row.kind, *(str(row.figures.get(name, "")) for name in columns)])
-        if row.kind == OURS and paper is not None:
-            table.append(["", APART, *(_verdict(row, paper, name) for name in columns)])
+        if distances := _distances(row, rows):
+            table.append(["", APART, *(_verdict(distances[name]) if name in distances else "" for name in columns)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table]
 
 
-def _verdict(ours: Row, paper: Row, column: str) -> str:
-    if column not in ours.figures or column not in paper.figures:
-        return ""
-    errors = apart(ours.figures[column], paper.figures[column])
+def _distances(row: Row, rows: Sequence[Row]) -> dict[str, float]:
+    """`apart` by column, of one of our rows whose paper's row is there too."""
+    same = [other for other in rows if other.kind == PAPER and (other.group, other.method) == (row.group, row.method)]
+    if row.kind != OURS or not same:
+        return {}
+    return {name: apart(ours, same[0].figures[name]) for name, ours in row.figures.items() if name in same[0].figures}
+
+
+def _verdict(errors: float) -> str:
     if math.isnan(errors):
         return "-"
     return f"{errors:+.1f} SE: {'within 2' if abs(errors) <= 2 else 'NOT within 2'}"
 
 
-def _paper_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    same = (other for other in rows if other.kind == PAPER and (other.group, other.method) == (row.group, row.method))
-    return next(same, None)
-
-
 def write(folder: Path, rows: Sequence[Row], columns: Sequence[str], about: Mapping[str, Any]) -> list[Path]:
     """table.csv, table.md and table.json in a folder."""
     groups = list(dict.fromkeys(row.group for row in rows))
-
-    def csv() -> Iterator[bytes]:
-        yield ",".join(["group", "method", "row", *(f"{n},{n} SE" for n in columns), "trials"]).encode() + b"\n"
-        for row in rows:
-            found = [row.figures.get(name, Figure(math.nan)) for name in columns]
-            numbers = [f"{f.mean!r},{f.error!r}" for f in found]
-            yield ",".join([row.group, row.method, row.kind, *numbers, str(max(f.trials for f in found))]).encode()
-            yield b"\n"
 
     def markdown() -> Iterator[bytes]:
         for group in groups:
@@ -126,19 +119,29 @@ def write(folder: Path, rows: Sequence[Row], columns: Sequence[str], about: Mapp
                 yield f"| {row.method} | {row.kind} | {' | '.join(cells)} |\n".encode()
             yield b"\n"
 
-    def plain(row: Row) -> dict[str, Any]:
+    def plain(row: Row) -> Any:
         figures = {n: {"mean": f.mean, "standard_error": f.error, "trials": f.trials} for n, f in row.figures.items()}
-        paper = _paper_of(row, rows) if row.kind == OURS else None
-        both = [] if paper is None else [name for name in columns if name in row.figures and name in paper.figures]
-        distances = {n: apart(row.figures[n], paper.figures[n]) for n in both} if paper is not None else {}
         named = {"group": row.group, "method": row.method, "row": row.kind, "figures": figures}
+        distances = _distances(row, rows)
         return _finite(named | ({"standard_errors_apart": distances} if distances else {}))
 
     body = json.dumps({**about, "rows": [plain(row) for row in rows]}, indent=1) + "\n"
-    parts = {"table.csv": csv(), "table.md": markdown(), "table.json": [body.encode()]}
+    parts = {"table.csv": [_csv(rows, columns)], "table.md": markdown(), "table.json": [body.encode()]}
     for name, part in parts.items():
         write_atomically(folder / name, part)
     return [folder / name for name in parts]
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+    """A line a row, mean and standard error of each column beside each other."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["group", "method", "row", *(part for name in columns for part in (name, f"{name} SE")), "trials"])
+    for row in rows:
+        found = [row.figures.get(name, Figure(math.nan)) for name in columns]
+        numbers = [number for figure in found for number in (figure.mean, figure.error)]
+        writer.writerow([row.group, row.method, row.kind, *numbers, max(figure.trials for figure in found)])
+    return file.getvalue().encode()
 
 
 def _finite(value: Any) -> Any:
