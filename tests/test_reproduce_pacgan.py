@@ -105,6 +105,15 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_numbers(run: Run) -> None:
     assert steps.tolist() == [2, 6]  # both ends were measured
 
 
+def test_a_study_that_cannot_run_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = pytest.importorskip("fastgan._native", reason="only the compiled core multiplies in bfloat16")
+    monkeypatch.setattr(native, "multiplies_bf16", lambda: False)
+    short = ("--trials", "1", "--steps", "1", "--out", "a")
+    code, out, err = run(*ONE, *short, "--precision", "bf16")
+    assert code == 2 and out == "" and "this processor does not multiply" in err
+    assert run(*ONE, *short)[0] == 0
+
+
 class _CtrlC(Display):
     every = 2
 

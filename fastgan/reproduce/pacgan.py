@@ -25,7 +25,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.reproduce import trials
 from fastgan.reproduce.table import OURS, PAPER, Figure, Row
-from fastgan.training import Adam, Callback, TrainConfig, checkpoint, train_population
+from fastgan.training import Adam, Callback, Run, TrainConfig, checkpoint, train_population
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"ring": data.ring, "grid": data.grid}
 METHODS = {"GAN": 1, "PacGAN2": 2, "PacGAN3": 3, "PacGAN4": 4}  # and their packing
@@ -172,8 +172,6 @@ def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Se
     Raises:
         ValueError, CheckpointError: the folder holds another study. OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    study.write(folder)
     for dataset, method in study.cells:
         path = cell_folder(folder, dataset, method)
         if trials.ended(path, study.trials, study.steps):
@@ -185,7 +183,7 @@ def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Se
             rows,
             config(study, method),
             seeds=range(study.trials),
-            callbacks=[*callbacks, trials.Coverage(rows)],
+            callbacks=[*callbacks, _KeepStudy(study, folder), trials.Coverage(rows)],
             run_dir=path,
             resume=any(path.glob("member-*/checkpoint/step-*.json")),
             threads=threads,
@@ -195,6 +193,18 @@ def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Se
         if result.interrupted:
             return False
     return True
+
+
+class _KeepStudy(Callback):
+    """Writes study.json once training has accepted everything."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self._study, self._folder, self._written = study, folder, False
+
+    def on_start(self, run: Run) -> None:
+        if not self._written:
+            self._study.write(self._folder)
+        self._written = True
 
 
 def table(study: Study, folder: Path) -> list[Row]:
