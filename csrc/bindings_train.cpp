@@ -4,6 +4,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cuda/kernels.h"
 
 namespace py = pybind11;
 using namespace fastgan;
@@ -111,10 +112,31 @@ Updates advance(const std::vector<Run*>& runs, const std::vector<py::dict>& argu
   return updates;
 }
 
+// The same on a CUDA device, in one launch. `memory` gives the address of so many bytes there.
+void cuda_advance(const std::vector<Run*>& runs, const std::vector<py::dict>& arguments, int multiprocessors, int cluster,
+                  size_t shared_bytes, const py::function& memory, uintptr_t stream) {
+  std::vector<TrainCall> calls;
+  std::vector<CudaMember> members;
+  calls.reserve(runs.size());
+  for (size_t i = 0; i < runs.size(); ++i) {
+    calls.push_back(runs[i]->call(arguments[i], 1));
+    members.push_back({&runs[i]->plan, &calls.back()});
+  }
+  const auto allocate = [&](size_t bytes) { return reinterpret_cast<void*>(memory(bytes).cast<uintptr_t>()); };
+  cuda_train(runs[0]->dtype, members, {multiprocessors, cluster, shared_bytes}, allocate, reinterpret_cast<void*>(stream));
+}
+
+std::pair<size_t, size_t> cuda_needs(const Run& run, int multiprocessors, int cluster, size_t shared_bytes) {
+  const CudaRoom needs = cuda_train_needs(run.dtype, run.plan, {multiprocessors, cluster, shared_bytes});
+  return {needs.shared_bytes, needs.scratch_bytes};
+}
+
 }  // namespace
 
 void bind_training(py::module_& m) {
   py::class_<Run>(m, "Run").def(py::init<const py::dict&>());
   m.def("advance", advance);
+  m.def("cuda_train", cuda_advance);
+  m.def("cuda_train_needs", cuda_needs);
   m.def("multiplies_bf16", [] { return kernels().multiplies_bf16(); });
 }

@@ -1,12 +1,13 @@
 // What the CUDA half offers to the bindings. Built without nvcc, none.cpp stands in and says so.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "../clock.h"
 #include "../cpu/kernels.h"
-#include "../plan.h"
+#include "../train.h"
 
 namespace fastgan {
 
@@ -151,5 +152,21 @@ void cuda_inspect(int dtype, Clock* clock, const double* sums, int64_t count, in
 void cuda_settle(Clock* clock, bool generator, bool discriminator, void* stream);  // an update is over
 void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, Gate gate, const Clock* clock,
                       void* stream);
+
+// The persistent training engine. All addresses of plans and calls are of the device; a call's metrics have two more numbers
+// behind the last iteration: the updates that both optimisers have made. Nothing waits for the device.
+struct CudaMember {
+  const TrainPlan* plan;
+  const TrainCall* call;
+};
+struct CudaRoom {
+  int multiprocessors, cluster;  // cluster: blocks that train one GAN
+  size_t shared_bytes;           // of a block
+  size_t scratch_bytes = 0;      // of a block: what did not find room in shared memory
+};
+using Allocate = std::function<void*(size_t bytes)>;  // device memory that lasts until the launch is through
+void cuda_train(int dtype, const std::vector<CudaMember>& members, const CudaRoom& device, const Allocate& allocate,
+                void* stream);
+CudaRoom cuda_train_needs(int dtype, const TrainPlan& plan, const CudaRoom& device);
 
 }  // namespace fastgan

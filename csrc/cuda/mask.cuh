@@ -18,7 +18,7 @@ struct Mask {
   T scale;
   int64_t quads;  // blocks a row
 
-  Mask(double p, Key key_, uint32_t substream_, int64_t features)
+  FASTGAN_HD Mask(double p, Key key_, uint32_t substream_, int64_t features)
       : key(key_),
         substream(substream_),
         threshold(dropout_threshold(p)),

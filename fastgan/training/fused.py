@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class FusedEngine:
     """
 
     name = "fused"
+    members_a_launch: int | None = None  # of a population at most; None: as many as threads can take
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
         if backend.native is None:
@@ -82,11 +83,42 @@ class FusedEngine:
         Returns:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
-        (table,) = advance([self], [first], [count], torch.get_num_threads())
+        (table,) = self.advance_all([self], [first], [count], torch.get_num_threads())
         return table
 
-    def call(self, first: int, count: int, table: np.ndarray) -> dict[str, Any]:
-        """The arguments of a call for iterations first .. first+count, whose metrics go to the table."""
+    @classmethod
+    def advance_all(
+        cls, engines: Sequence[FusedEngine], firsts: list[int], counts: list[int], threads: int
+    ) -> list[np.ndarray]:
+        """Run iterations first .. first+count of each engine: one alone on all threads, many on a thread each.
+
+        Returns:
+            The metrics of each, as of `advance`; fewer rows than its count where the table would be too large.
+        """
+        counts = [min(count, _MOST_ITERATIONS) for count in counts]
+        try:
+            runs = [engine.prepare() for engine in engines]
+        except plan.Inexpressible as why:  # a mode, a hook or a tensor that changed between two calls
+            raise RuntimeError(
+                f"train: the fused engine cannot go on with what was changed meanwhile: {why}"
+            ) from None
+        tables, updates = cls.launch(engines, runs, firsts, counts, threads)
+        for engine, first, count, made in zip(engines, firsts, counts, updates, strict=True):
+            engine.done(first, count, made)
+        return tables
+
+    @classmethod
+    def launch(
+        cls, engines: Sequence[FusedEngine], runs: list[Any], firsts: list[int], counts: list[int], threads: int
+    ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+        """Hand the runs to the core; returns the metrics, and the updates that both optimisers have made."""
+        tables = [np.empty((count, METRICS)) for count in counts]
+        jobs = zip(engines, firsts, tables, strict=True)
+        calls = [engine.call(first, len(table), table.ctypes.data) for engine, first, table in jobs]
+        return tables, kernels.native.advance(runs, calls, threads)
+
+    def call(self, first: int, count: int, table: int) -> dict[str, Any]:
+        """The arguments of a call for iterations first .. first+count, whose metrics go to the table at an address."""
         draws, updates = self._numbers(first, count)
         return {
             "first": first,
@@ -95,7 +127,7 @@ class FusedEngine:
             "discriminator_schedule": self._schedule("discriminator", draws, self.config.k),
             "generator_updates": self._updates_done("generator"),
             "discriminator_updates": self._updates_done("discriminator"),
-            "metrics": table.ctypes.data,
+            "metrics": table,
         }
 
     def done(self, first: int, count: int, updates: tuple[int, int]) -> None:
@@ -129,22 +161,3 @@ class FusedEngine:
         states: Any = self.optimizers[name].state.values()
         return next((int(state["step"]) for state in states if "step" in state), 0)
 
-
-def advance(engines: list[FusedEngine], firsts: list[int], counts: list[int], threads: int) -> list[np.ndarray]:
-    """Run iterations first .. first+count of each engine: one alone on all threads, many on a thread each.
-
-    Returns:
-        The metrics of each, as of `FusedEngine.advance`; fewer rows than its count where the table would be too large.
-    """
-    counts = [min(count, _MOST_ITERATIONS) for count in counts]
-    tables = [np.empty((count, METRICS)) for count in counts]
-    try:
-        runs = [engine.prepare() for engine in engines]
-    except plan.Inexpressible as why:  # a mode, a hook or a tensor that changed between two calls
-        raise RuntimeError(f"train: the fused engine cannot go on with what was changed meanwhile: {why}") from None
-    jobs = list(zip(engines, firsts, counts, strict=True))
-    calls = [engine.call(first, count, table) for (engine, first, count), table in zip(jobs, tables, strict=True)]
-    updates = kernels.native.advance(runs, calls, threads)
-    for (engine, first, count), made in zip(jobs, updates, strict=True):
-        engine.done(first, count, made)
-    return tables

@@ -25,6 +25,7 @@ from fastgan.training.fused import FusedEngine
 from fastgan.training.graph import cuda_engine
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
+from fastgan.training.persistent import cuda_engine
 from fastgan.training.plan import Inexpressible
 from fastgan.training.rows import Rows
 

@@ -14,19 +14,21 @@ import numpy as np
 import torch
 
 from fastgan.models import GAN
-from fastgan.training import checkpoint, fused
+from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
+from fastgan.training.fused import FusedEngine
 from fastgan.training.history import COLUMNS
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.members import Member
 from fastgan.training.rows import Rows
-from fastgan.training.run import Pace, Prepared, Session, place, prepare, rows_for
+from fastgan.training.run import Engine, Pace, Prepared, Session, place, prepare, rows_for
 
 log = logging.getLogger("fastgan")
 
 _A_THREAD = 4  # members under way for each thread: a thread whose core somebody else uses takes fewer of them
+Kind = tuple[type[Engine], torch.device, torch.dtype]  # members of a kind train in one call
 Advance = Callable[[list[Session], list[int]], list[np.ndarray]]
 
 
@@ -85,14 +87,18 @@ class Share:
         """Build and check all members, then train them."""
         if self.resume:
             self._check_resume()
-        engines = [self._first_look(member) for member in self.members]
-        together = [member for member, engine in zip(self.members, engines, strict=True) if engine == "fused"]
-        alone = [member for member, engine in zip(self.members, engines, strict=True) if engine != "fused"]
+        kinds: dict[Kind, list[Member]] = {}
+        for member in self.members:
+            kinds.setdefault(self._first_look(member), []).append(member)
+        alone = sum(len(members) for (engine, *_), members in kinds.items() if not issubclass(engine, FusedEngine))
         if alone:
-            log.info("train_population: the eager engine runs %d of %d members", len(alone), len(self.members))
+            log.info("train_population: the eager engine runs %d of %d members", alone, len(self.members))
         with self._interrupt:
-            self._run(together, _A_THREAD * self.threads, self._side_by_side)
-            self._run(alone, 1, self._by_itself)
+            for (engine, *_), members in kinds.items():
+                if issubclass(engine, FusedEngine):
+                    self._run(members, engine.members_a_launch or _A_THREAD * self.threads, self._side_by_side)
+                else:
+                    self._run(members, 1, self._by_itself)
         return self._outcomes
 
     # ------------------------------------------------------------ before anything runs
@@ -103,8 +109,8 @@ class Share:
         if not any(checkpoint.steps(path) for path in self.folder.glob("member-*/checkpoint")):
             raise CheckpointError(f"checkpoint: no member has one in {self.folder}")
 
-    def _first_look(self, member: Member) -> str:
-        """Build the networks and go through every check; the engine found is given up again. Returns its name."""
+    def _first_look(self, member: Member) -> Kind:
+        """Build the networks and go through every check; the engine found is given up again."""
         gan = self.build(member.config.seed)
         own = {id(p) for p in gan.parameters()}
         if own & self._parameters:
@@ -112,7 +118,7 @@ class Share:
         self._parameters |= own
         place(gan, member.config)
         self.gans[member.number] = gan
-        return self._prepare(member).engine.name
+        return type(self._prepare(member).engine), gan.device, gan.dtype
 
     def _prepare(self, member: Member) -> Prepared:
         gan, folder = self.gans[member.number], self._folder_of(member)
@@ -154,7 +160,9 @@ class Share:
 
     def _side_by_side(self, sessions: list[Session], counts: list[int]) -> list[np.ndarray]:
         engines: Any = [session.engine for session in sessions]
-        return fused.advance(engines, [session.run.step for session in sessions], counts, self.threads)
+        firsts = [session.run.step for session in sessions]
+        tables: list[np.ndarray] = engines[0].advance_all(engines, firsts, counts, self.threads)
+        return tables
 
     def _by_itself(self, sessions: list[Session], counts: list[int]) -> list[np.ndarray]:
         (session,), (count,) = sessions, counts

@@ -2,8 +2,12 @@
 #include "calls.h"
 
 #include <map>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "cuda/entries.h"
+#include "plan.h"
 #include "primitives.h"
 #include "products.h"
 
@@ -25,6 +29,26 @@ void layer_partials(Arguments& a) {
 void judge_sums(Arguments& a) {
   const int64_t n = a.integer();
   a.answer(cuda_judge_sums(n));
+}
+
+// The members, as plan.h reads them, come last.
+void train(Arguments& a) {
+  const int dtype = a.number();
+  CudaRoom device{};
+  device.multiprocessors = a.number(), device.cluster = a.number(), device.shared_bytes = size_t(a.integer());
+  std::vector<Training> training(size_t(a.integer()));
+  std::vector<CudaMember> members;
+  for (Training& t : training) {
+    read(a, t);
+    members.push_back({&t.plan, &t.call});
+  }
+  std::vector<std::unique_ptr<Memory>> memory;
+  const auto allocate = [&](size_t bytes) {  // full of NaN
+    memory.push_back(std::make_unique<Memory>(std::string(bytes, '\xff').data(), bytes, 0, false));
+    return memory.back()->at();
+  };
+  cuda_train(dtype, members, device, allocate, a.stream());
+  finish();
 }
 
 void primitives(Arguments& a) {
@@ -69,7 +93,7 @@ std::map<std::string, void (*)(Arguments&)> all_entries() {
       {"primitive", primitives},   {"fault", faults},           {"partials", partials},
       {"layer_partials", layer_partials}, {"judge_sums", judge_sums},
       {"tiles", matrix_tiles},     {"instruction", matrix_instruction},
-      {"product", matrix_product},
+      {"product", matrix_product}, {"train", train},
   };
   entries::each<Arguments>([&](const char* name, void (*entry)(Arguments&)) { all[name] = entry; });
   return all;

@@ -2,6 +2,8 @@
 #pragma once
 #include "cuda_runtime.h"
 
+#define _CG_HAS_CLUSTER_GROUP  // as CUDA's own header says on Hopper
+
 namespace cooperative_groups {
 
 struct grid_group {

@@ -1,0 +1,359 @@
+// The persistent engine: one launch runs many iterations of Algorithm 1, for one GAN or for thousands.
+//
+// A GAN belongs to a cluster of blocks (of one, as a rule), which keeps the weights in shared memory for the whole launch. Each
+// block takes its rows of every batch through both networks without looking at another; then the gradients of the weights are
+// shared out over the threads of the cluster. Every sum is one thread's (or one warp's) and has one order, so the bits depend
+// neither on the size of the cluster nor on who else is in the launch. docs/the-persistent-kernel.md explains the whole.
+#include <cmath>
+#include <vector>
+
+#include "../dtypes.h"
+#include "device.cuh"
+#include "kernels.h"
+#include "train_loss.cuh"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+namespace {
+
+template <class T>
+struct Launch {
+  const char* plans;  // begins with where each member's begins, in bytes
+  int members;
+  T* scratch;         // of a cluster after another: what its blocks share, then a part for each block
+  Room room;          // for the most demanding member
+};
+
+template <class T>
+class Trainer : Losses<T> {
+  using B = Batches<T>;
+  using L = Losses<T>;
+  using B::notes_, B::plan_, B::block_, B::g_, B::d_, B::sections_of_g_, L::bad_;
+  using B::draw_noise, B::to_sphere, B::choose_rows, B::section, B::sections_of_d, B::show_real, B::show_fakes;
+  using B::return_gradients, L::slopes_of_d, L::slopes_of_g, L::record_d, L::record_g;
+
+ public:
+  // `memory`: the block's shared memory, filled by begin(). `common`: the cluster's scratch memory.
+  __device__ Trainer(unsigned char* memory, const char* plan_memory, T* common)
+      : Losses<T>(memory, common), plan_memory_(plan_memory), common_(common) {}
+
+  // All iterations of a member.
+  __device__ void run() {
+    fetch();
+    for (int64_t it = plan_.first; it < plan_.first + plan_.count; ++it) {
+      draw_keys(it);
+      if (plan_.simultaneous) {
+        simultaneous_step(it);
+        continue;
+      }
+      for (int64_t draw = it * plan_.k; draw < (it + 1) * plan_.k; ++draw) discriminator_step(it, draw);
+      for (int64_t i = 0; i < plan_.generator_steps; ++i) generator_step(it, it * plan_.generator_steps + i);
+    }
+    give_back();
+  }
+
+ private:
+  // ---------------------------------------------------------------- steps
+
+  // D ascends on m real and m fake rows side by side; the fakes come without a way back into G.
+  FASTGAN_CALLED void discriminator_step(int64_t it, int64_t draw) {
+    prepare(notes_.rule_d, plan_.optimizer_d, plan_.schedule_d, draw - plan_.first * plan_.k, updates_d());
+    const uint64_t* keys = generate(kNoiseD, draw, draw);
+    const Sections sections = sections_of_d(keys);
+    show_real(sections.all[0]);
+    show_fakes(sections.all[1]);
+    block_.barrier();
+    d_.forward(sections);
+    slopes_of_d(sections, 1.0);
+    d_.backward(sections, false);
+    block_.barrier_of_all();
+    if (draw + 1 == (it + 1) * plan_.k || plan_.skip_nonfinite) record_d(it, sections, 1.0);
+    update_parameters(updating(notes_.rule_d), d_, sections);
+    settle(true, false);
+  }
+
+  // G descends through a D that stays as it is.
+  FASTGAN_CALLED void generator_step(int64_t it, int64_t number) {
+    prepare(notes_.rule_g, plan_.optimizer_g, plan_.schedule_g, number - plan_.first * plan_.generator_steps, updates_g());
+    const uint64_t* keys = generate(kNoiseG, number, plan_.relativistic ? (it + 1) * plan_.k - 1 : -1);
+    Sections sections = sections_of_d(keys);
+    sections.count = plan_.relativistic ? 2 : 1;
+    const Section& fake = sections.all[0];
+    show_fakes(fake);
+    if (plan_.relativistic) show_real(sections.all[1]);
+    block_.barrier();
+    d_.forward(sections);
+    slopes_of_g(sections, 0);
+    d_.backward(sections, true);
+    return_gradients(fake);
+    g_.backward(sections_of_g_, false);
+    block_.barrier_of_all();
+    record_g(it, sections, 0);
+    update_parameters(updating(notes_.rule_g), g_, sections_of_g_);
+    settle(false, true);
+    average();
+  }
+
+  // The original code's rule: one real and one fake batch for both losses, both gradients taken before either update.
+  FASTGAN_CALLED void simultaneous_step(int64_t it) {
+    prepare(notes_.rule_g, plan_.optimizer_g, plan_.schedule_g, it - plan_.first, updates_g());
+    prepare(notes_.rule_d, plan_.optimizer_d, plan_.schedule_d, it - plan_.first, updates_d());
+    const uint64_t* keys = generate(kNoiseD, it, it);
+    const Sections sections = sections_of_d(keys);
+    show_real(sections.all[0]);
+    show_fakes(sections.all[1]);
+    block_.barrier();
+    d_.forward(sections);
+    slopes_of_g(sections, 1);
+    block_.barrier_of_all();  // the values of the loss are read, here and below, by the first block
+    record_g(it, sections, 1);
+    d_.backward(sections, true);
+    return_gradients(sections.all[1]);
+    g_.backward(sections_of_g_, false);
+    block_.barrier_of_all();  // they have been read
+    slopes_of_d(sections, 0.5);
+    d_.backward(sections, false);
+    block_.barrier_of_all();
+    record_d(it, sections, 0.5);
+    update_parameters(updating(notes_.rule_g), g_, sections_of_g_);
+    update_parameters(updating(notes_.rule_d), d_, sections);
+    settle(true, true);
+    average();
+  }
+
+  // Fakes of a noise stream, and the numbers of the real rows of a draw, if it is one; returns the keys of D's masks.
+  FASTGAN_CALLED const uint64_t* generate(uint32_t purpose, int64_t step, int64_t draw) {
+    save_statistics();
+    const uint64_t* keys = keys_;
+    keys_ += plan_.generator.keys;
+    sections_of_g_ = {{section(0, plan_.pack, keys), {}}, 1, plan_.batch, plan_.pack};
+    draw_noise({plan_.seed, purpose, 0, uint64_t(step)});
+    if (draw >= 0) choose_rows(draw);
+    block_.barrier();
+    if (plan_.prior == Prior::spherical) to_sphere();
+    g_.forward(sections_of_g_);
+    keys = keys_;
+    keys_ += (purpose == kNoiseG && !plan_.relativistic ? 1 : 2) * plan_.discriminator.keys;
+    return keys;
+  }
+
+  // ---------------------------------------------------------------- updates
+
+  __device__ int64_t updates_g() const { return plan_.updates_g - skipped_g_; }
+  __device__ int64_t updates_d() const { return plan_.updates_d - skipped_d_; }
+
+  __device__ double scheduled(int64_t bytes, bool changes, int64_t update) const {
+    return reinterpret_cast<const double*>(plan_memory_ + bytes)[changes ? update : 0];
+  }
+
+  // The constants of a step's rule, by one thread; many barriers pass before anybody asks.
+  FASTGAN_CALLED void prepare(AnyRule<T>& rule, const OptimizerPlan& optimizer, const ScheduleOf& schedule, int64_t update,
+                          int64_t before) const {
+    if (int(threadIdx.x) != kThreads - 1) return;
+    const double rate = scheduled(schedule.rate, schedule.rate_changes, update);
+    const double momentum = scheduled(schedule.momentum, schedule.momentum_changes, update);
+    rule = {optimizer.rule, Adam<T>(optimizer, rate, before + update + 1), T(rate), T(momentum)};
+  }
+
+  __device__ Updating<T> updating(const AnyRule<T>& rule) const {
+    return {block_, rule, plan_.skip_nonfinite ? common_ : nullptr, bad_};
+  }
+
+  // After an update: the bound on norms, and taking back what is not finite.
+  FASTGAN_CALLED void settle(bool of_d, bool of_g) {
+    block_.barrier_of_all();
+    if (of_g && plan_.optimizer_g.max_norm > 0) bound_norms(g_, plan_.optimizer_g.max_norm);
+    if (of_d && plan_.optimizer_d.max_norm > 0) bound_norms(d_, plan_.optimizer_d.max_norm);
+    if (plan_.optimizer_g.max_norm > 0 || plan_.optimizer_d.max_norm > 0) block_.barrier_of_all();
+    if (!plan_.skip_nonfinite) return;
+    const bool bad = *bad_;
+    if (bad && of_g) restore(g_, common_), ++skipped_g_;
+    if (bad && of_d) restore(d_, common_), ++skipped_d_;
+    if (bad) each_statistic_of_both([](auto& statistic, auto& saved) { statistic = saved; });
+    block_.barrier_of_all();
+    if (bad && block_.rank == 0 && threadIdx.x == 0) *bad_ = 0;
+    block_.barrier_of_all();
+  }
+
+  // Both networks' statistics change in a step of either.
+  template <class Function>
+  __device__ void each_statistic_of_both(Function&& f) const {
+    for (const Passes<T>* passes : {&g_, &d_}) each_statistic(*passes, common_, f);
+  }
+
+  // Before a step that may be taken back.
+  __device__ void save_statistics() const {
+    if (plan_.skip_nonfinite) each_statistic_of_both([](auto& statistic, auto& saved) { saved = statistic; });
+  }
+
+  __device__ void average() const {
+    if (plan_.average_decay > 0) follow(g_, T(1.0 - plan_.average_decay));
+  }
+
+  // ---------------------------------------------------------------- keys of dropout masks
+
+  // As the modules would draw them: torch's generator, seeded for the iteration. A thread draws those of an iteration.
+  __device__ void draw_keys(int64_t it) {
+    const int count = plan_.keys_an_iteration;
+    if (count == 0) return;
+    char* common = reinterpret_cast<char*>(common_);
+    uint64_t* keys = reinterpret_cast<uint64_t*>(common + plan_.keys);
+    const int64_t slot = (it - plan_.first) % kKeysAhead;
+    if (slot == 0) {
+      const int lane = int(threadIdx.x);
+      if (block_.rank == 0 && lane < kKeysAhead) {
+        const Words words = Stream{plan_.seed, kKey, 0, uint64_t(it + lane)}.block(0);
+        Twister twister(words.w[0], reinterpret_cast<uint32_t*>(common + plan_.twister) + lane, kKeysAhead);
+        for (int i = 0; i < count; ++i) keys[lane * count + i] = twister.key();
+      }
+      block_.barrier_of_all();
+    }
+    keys_ = keys + slot * count;
+  }
+
+  // ---------------------------------------------------------------- the launch's first and last moments
+
+  __device__ void fetch() const {
+    if (block_.rank == 0 && threadIdx.x == 0) *bad_ = 0;
+    for (const Passes<T>* passes : {&g_, &d_})
+      each_parameter(*passes, block_.alone(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
+        block_.at(p.here)[here] = p.value[e];
+      });
+    block_.barrier_of_all();
+  }
+
+  __device__ void give_back() const {
+    for (const Passes<T>* passes : {&g_, &d_})
+      each_parameter(*passes, block_.together(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
+        p.value[e] = block_.at(p.here)[here];
+      });
+    if (block_.rank == 0 && threadIdx.x == 0) {
+      double* updates = plan_.metrics + plan_.count * kMetrics;
+      updates[0] = double(plan_.updates_g + plan_.count * plan_.generator_steps - skipped_g_);
+      updates[1] = double(plan_.updates_d + plan_.count * plan_.k - skipped_d_);
+    }
+    block_.barrier_of_all();  // no block leaves, or begins with another member, while others may look at it
+  }
+
+  const char* plan_memory_;
+  T* common_;
+  const uint64_t* keys_ = nullptr;
+  int64_t skipped_g_ = 0, skipped_d_ = 0;
+};
+
+// Copies a member's plan to shared memory and clears the rest. Padding is read, though never used: nothing is left unwritten.
+template <class T>
+__device__ void begin(const Launch<T>& launch, const char* plan, T* common, unsigned char* memory) {
+  Notes<T>& notes = *reinterpret_cast<Notes<T>*>(memory);
+  int64_t* copy = reinterpret_cast<int64_t*>(memory + sizeof notes);
+  T* shared = reinterpret_cast<T*>(memory + sizeof notes + launch.room.plan_bytes);
+  T *first = common + launch.room.cluster, *scratch = first + cluster_rank() * launch.room.block;
+  const int64_t words = reinterpret_cast<const MemberOf<T>*>(plan)->bytes / 8;
+  for (int64_t i = threadIdx.x; i < words; i += kThreads) copy[i] = reinterpret_cast<const int64_t*>(plan)[i];
+  for (int64_t i = threadIdx.x; i < launch.room.shared; i += kThreads) shared[i] = T(0);
+  for (int64_t i = threadIdx.x; i < launch.room.block; i += kThreads) scratch[i] = T(0);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const auto& member = *reinterpret_cast<const MemberOf<T>*>(copy);
+    notes.block = {shared, scratch, first, launch.room.block, cluster_rank(), cluster_size()};
+    notes.g = {&notes.block, &member.generator, member.layers() + member.generator.first};
+    notes.d = {&notes.block, &member.discriminator, member.layers() + member.discriminator.first};
+  }
+  __syncthreads();
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, 1) train_persistent(const __grid_constant__ Launch<T> launch) {
+  FASTGAN_DYNAMIC_SHARED(memory);
+  const int size = cluster_size(), cluster = int(blockIdx.x) / size, clusters = int(gridDim.x) / size;
+  T* common = launch.scratch + cluster * (launch.room.cluster + size * launch.room.block);
+  for (int member = cluster; member < launch.members; member += clusters) {
+    const char* plan = launch.plans + reinterpret_cast<const int64_t*>(launch.plans)[member];
+    begin(launch, plan, common, memory);
+    Trainer<T>(memory, plan, common).run();
+  }
+}
+
+// ---------------------------------------------------------------- the launch
+
+size_t rounded(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+template <class T>
+size_t shared_bytes(const Room& room) {
+  return sizeof(Notes<T>) + room.plan_bytes + size_t(room.shared) * sizeof(T);
+}
+
+// What is left of a block's shared memory when notes and the longest plan have their place.
+template <class T>
+int64_t elements_for(const std::vector<CudaMember>& members, const CudaRoom& device) {
+  size_t layers = 0;
+  for (const CudaMember& m : members)
+    layers = std::max(layers, m.plan->generator.network.layers.size() + m.plan->discriminator.network.layers.size());
+  const size_t taken = sizeof(Notes<T>) + sizeof(MemberOf<T>) + layers * sizeof(LayerOf<T>) + 16;
+  return device.shared_bytes > taken ? int64_t((device.shared_bytes - taken) / sizeof(T)) : 0;
+}
+
+void need_more(Room& room, const Room& other) {
+  room.shared = std::max(room.shared, other.shared), room.block = std::max(room.block, other.block);
+  room.cluster = std::max(room.cluster, other.cluster), room.plan_bytes = std::max(room.plan_bytes, other.plan_bytes);
+}
+
+template <class T>
+void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, const Allocate& allocate, void* stream) {
+  const int size = device.cluster;
+  const int64_t elements = elements_for<T>(members, device);
+  Launch<T> work{};
+  work.members = int(members.size());
+  std::vector<int64_t> where;
+  std::vector<char> plans;
+  for (const CudaMember& member : members) {
+    const Builder<T> built(*member.plan, *member.call, size, elements);
+    where.push_back(int64_t(plans.size() + rounded(members.size() * sizeof(int64_t))));
+    plans.insert(plans.end(), built.bytes().begin(), built.bytes().end());
+    need_more(work.room, built.room());
+  }
+  std::vector<char> head(rounded(members.size() * sizeof(int64_t)));
+  std::memcpy(head.data(), where.data(), where.size() * sizeof(int64_t));
+  plans.insert(plans.begin(), head.begin(), head.end());
+
+  const int clusters = std::max(1, std::min(work.members, device.multiprocessors / size));
+  const size_t scratch = size_t(work.room.cluster + size * work.room.block) * sizeof(T);
+  char* memory = static_cast<char*>(allocate(rounded(plans.size()) + size_t(clusters) * scratch));
+  check(cudaMemcpyAsync(memory, plans.data(), plans.size(), cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)), "train");
+  work.plans = memory;
+  work.scratch = reinterpret_cast<T*>(memory + rounded(plans.size()));
+
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = unsigned(size), cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(clusters * size));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = shared_bytes<T>(work.room);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &cluster, config.numAttrs = size > 1;
+  check(cudaFuncSetAttribute(train_persistent<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(config.dynamicSmemBytes)),
+        "train");
+  check(cudaLaunchKernelEx(&config, train_persistent<T>, work), "train");
+}
+
+}  // namespace
+}  // namespace FASTGAN_ISA
+
+void cuda_train(int dtype, const std::vector<CudaMember>& members, const CudaRoom& device, const Allocate& allocate,
+                void* stream) {
+  const auto run = DType(dtype) == DType::f64 ? train_all<double> : train_all<float>;
+  run(members, device, allocate, stream);
+}
+
+CudaRoom cuda_train_needs(int dtype, const TrainPlan& plan, const CudaRoom& device) {
+  const auto needs = [&](auto type) {
+    using T = decltype(type);
+    const Builder<T> built(plan, TrainCall{}, device.cluster, elements_for<T>({{&plan, nullptr}}, device));
+    const Room& room = built.room();
+    return CudaRoom{0, device.cluster, shared_bytes<T>(room), size_t(room.block) * sizeof(T)};
+  };
+  return DType(dtype) == DType::f64 ? needs(double{}) : needs(float{});
+}
+
+}  // namespace fastgan

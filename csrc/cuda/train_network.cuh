@@ -1,0 +1,291 @@
+// One network on a block's part of a batch: forward, and back down to the gradients of all affine maps.
+//
+// Matrices of activations hold a feature a row and the batch along it. Each pass ends with a barrier, because the next one
+// reads what other threads of the block have written; but for
+// batch normalisation no pass looks at another block.
+#pragma once
+#include "cluster.cuh"
+#include "mask.cuh"
+#include "train_product.cuh"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+// A part of a block's columns that one call of the module sees: its masks are its own.
+struct Section {
+  int column, rows;      // where it begins, how many of the batch's rows the block has
+  int64_t first;         // number in the whole batch of the first of them
+  const uint64_t* keys;  // of its masks
+};
+
+struct Sections {
+  Section all[2];
+  int count;
+  int batch, each;  // of the whole batch, over all blocks: rows of D's, and columns that each of them has here
+  FASTGAN_HD int columns() const { return all[count - 1].column + all[count - 1].rows; }
+};
+
+// A block of a launch, as part of the cluster that trains one GAN.
+template <class T>
+struct Block {
+  T *shared, *scratch, *scratch_of_first;  // scratch memory: this block's, and that of the cluster's first block
+  int64_t scratch_stride;                  // from one block's to the next
+  int rank, size;                          // in the cluster
+
+  __device__ T* at(Spot spot) const { return spot.at >= 0 ? shared + spot.at : scratch + ~spot.at; }
+  // The same place of another block.
+  __device__ T* at(Spot spot, int other) const {
+    if (size == 1) return at(spot);
+    return spot.at >= 0 ? of_block(shared, other) + spot.at : scratch_of_first + other * scratch_stride + ~spot.at;
+  }
+  __device__ Workers alone() const { return {int(threadIdx.x), kThreads}; }
+  __device__ Workers together() const { return {rank * kThreads + int(threadIdx.x), size * kThreads}; }
+  // Columns of a section that blocks before that one have.
+  __device__ int before(const Sections& s, int other) const { return int(int64_t(s.batch) * other / size) * s.each; }
+  __device__ void barrier() const { __syncthreads(); }
+  __device__ void barrier_of_all() const { size == 1 ? __syncthreads() : cluster_barrier(); }
+};
+
+// Of neighbours, so that who does what is asked once for all of them. Calls, not copies: each holds eight activations.
+template <class T, int n>
+FASTGAN_CALLED Pack<T, n> activated(int activation, Pack<T, n> x, T slope) {
+  with_activation(activation, [&](auto f) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) x.at[i] = f.value(x.at[i], slope);
+  });
+  return x;
+}
+
+template <class T, int n>
+FASTGAN_CALLED Pack<T, n> slopes_at(int activation, Pack<T, n> saved, T slope) {
+  with_activation(activation, [&](auto f) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) saved.at[i] = f.slope(saved.at[i], slope);
+  });
+  return saved;
+}
+
+// f(row, column) for every element of a matrix, neighbouring columns by neighbouring threads.
+template <class Function>
+__device__ void each_element(int rows, int columns, Workers who, Function&& f) {
+  for (int i = who.rank; i < rows * columns; i += who.count) f(i / columns, i % columns);
+}
+
+// The sum over a section of the whole batch of f(block, column): each lane of a warp adds every 32nd row, in order, whatever
+// the number of blocks. All lanes get it.
+template <class Sum, class T, class Function>
+__device__ Sum sum_of_batch(const Block<T>& block, const Sections& sections, int section, Function&& f) {
+  Sum sum = Sum(0);
+  for (int other = 0; other < block.size; ++other) {
+    const int first = block.before(sections, other), last = block.before(sections, other + 1);
+    for (int row = first + (int(threadIdx.x) - first % 32 + 32) % 32; row < last; row += 32)
+      sum += f(other, sections.all[section].column + row - first);
+  }
+  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  return sum;
+}
+
+// ---------------------------------------------------------------- what becomes of a tile
+
+// x W^T + b, and the activation of it.
+template <class T>
+struct Forwards {
+  const T* bias;
+  T *affine, *output;  // the same where nobody asks for the activation's input; output null: maxout or normalisation comes next
+  int rows, stride, activation;
+  T slope;
+
+  template <int R>
+  __device__ int open(const int (&row)[R], const int (&)[R], T (&sum)[R][R]) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < R; ++c) sum[r][c] = bias && row[r] < rows ? bias[row[r]] : T(0);
+    return 0;
+  }
+
+  template <int R>
+  __device__ void close(const int (&row)[R], const int (&column)[R], const T (&sum)[R][R], int) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (row[r] >= rows) continue;
+      Pack<T, R> x;
+#pragma unroll
+      for (int c = 0; c < R; ++c) x.at[c] = sum[r][c];
+      const int64_t at = int64_t(row[r]) * stride + column[0];
+      if (affine != output) *reinterpret_cast<Pack<T, R>*>(affine + at) = x;
+      if (output && activation) x = activated(activation, x, slope);
+      if (output) *reinterpret_cast<Pack<T, R>*>(output + at) = x;
+    }
+  }
+};
+
+// W^T e: the gradient of what the layer below gave, times that layer's slope where nothing comes between.
+template <class T>
+struct Backwards {
+  T* grad;
+  const T* saved;  // null: without the slope
+  int rows, stride, activation;
+  T slope;
+
+  template <int R>
+  __device__ int open(const int (&)[R], const int (&)[R], T (&sum)[R][R]) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < R; ++c) sum[r][c] = T(0);
+    return 0;
+  }
+
+  template <int R>
+  __device__ void close(const int (&row)[R], const int (&column)[R], const T (&sum)[R][R], int) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (row[r] >= rows) continue;
+      const int64_t at = int64_t(row[r]) * stride + column[0];
+      Pack<T, R> out;
+#pragma unroll
+      for (int c = 0; c < R; ++c) out.at[c] = sum[r][c];
+      if (saved) {
+        const Pack<T, R> factor = slopes_at(activation, *reinterpret_cast<const Pack<T, R>*>(saved + at), slope);
+#pragma unroll
+        for (int c = 0; c < R; ++c) out.at[c] *= factor.at[c];
+      }
+      *reinterpret_cast<Pack<T, R>*>(grad + at) = out;
+    }
+  }
+};
+
+// ---------------------------------------------------------------- passes
+
+// Batch normalisation, of all blocks together: train_norm.cuh.
+template <class T>
+FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l, const Sections& sections);
+template <class T>
+FASTGAN_CALLED void normalize_backward(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l,
+                                       const Sections& sections);
+
+template <class T>
+struct Passes {
+  const Block<T>* block;
+  const NetworkOf* net;
+  const LayerOf<T>* layers;  // of the network
+
+  __device__ const LayerOf<T>& last() const { return layers[net->count - 1]; }
+  __device__ T* output() const { return block->at(last().dropped); }
+  __device__ T* grad_output() const { return block->at(last().grad_output); }
+
+  FASTGAN_CALLED void forward(const Sections& sections) const {
+    if (net->input_dropout > 0) drop(net->input, net->dropped_input, layers[0].inputs, sections, net->input_dropout, 0, 0);
+    Spot in = net->dropped_input;
+    for (int i = 0; i < net->count; ++i) {
+      const LayerOf<T>& l = layers[i];
+      affine(l, in, sections.columns());
+      if (l.batch_norm) normalize(*block, *net, l, sections);
+      if (l.pieces > 1) maxout(l, sections.columns());
+      if (l.dropout > 0) drop(l.output, l.dropped, l.outputs, sections, l.dropout, l.dropout_key, l.substream);
+      in = l.dropped;
+    }
+  }
+
+  // From grad_output() down to the lowest layer's affine map, or to the input. Parameters are left alone.
+  FASTGAN_CALLED void backward(const Sections& sections, bool to_input) const {
+    const int columns = sections.columns();
+    bool slope_applied = false;
+    for (int i = net->count - 1; i >= 0; --i) {
+      const LayerOf<T>& l = layers[i];
+      if (l.dropout > 0) drop(l.grad_output, l.grad_output, l.outputs, sections, l.dropout, l.dropout_key, l.substream);
+      if (!slope_applied && l.activation) apply_slope(l, columns);
+      if (l.pieces > 1) maxout_backward(l, columns);
+      if (l.batch_norm) normalize_backward(*block, *net, l, sections);
+      if (i == 0 && !to_input) return;
+      const LayerOf<T>* below = i > 0 ? &layers[i - 1] : nullptr;
+      slope_applied = below && below->dropout == 0;  // dropout comes between the product and the slope
+      product_down(l, below, slope_applied && below->activation, columns);
+    }
+    if (net->input_dropout > 0) drop(net->grad_input, net->grad_input, layers[0].inputs, sections, net->input_dropout, 0, 0);
+  }
+
+  FASTGAN_CALLED void affine(const LayerOf<T>& l, Spot in, int columns) const {
+    const Factors<T> factors{{block->at(l.weight.here), l.weight.stride}, {block->at(in), net->stride}, l.inputs};
+    const Forwards<T> sink{l.bias.value ? block->at(l.bias.here) : nullptr, block->at(l.affine),
+                           l.pieces > 1 || l.batch_norm ? nullptr : block->at(l.output), l.rows(), net->stride,
+                           l.activation, l.slope};
+    multiply<true, false, T>(l.rows(), columns, OnePair<T>{factors}, block->alone(), sink);
+    block->barrier();
+  }
+
+  FASTGAN_CALLED void product_down(const LayerOf<T>& l, const LayerOf<T>* below, bool slope, int columns) const {
+    const Factors<T> factors{{block->at(l.weight.here), l.weight.stride}, {block->at(l.grad_affine), net->stride}, l.rows()};
+    const Backwards<T> sink{block->at(below ? below->grad_output : net->grad_input), slope ? block->at(below->saved()) : nullptr,
+                            l.inputs, net->stride, slope ? below->activation : 0, slope ? below->slope : T(0)};
+    multiply<false, false, T>(l.inputs, columns, OnePair<T>{factors}, block->alone(), sink);
+    block->barrier();
+  }
+
+  FASTGAN_CALLED void apply_slope(const LayerOf<T>& l, int columns) const {
+    const T* saved = block->at(l.saved());
+    T* grad = block->at(l.grad_output);
+    each_element(l.outputs, columns, block->alone(), [&](int row, int column) {
+      const int64_t at = int64_t(row) * net->stride + column;
+      grad[at] *= slopes_at(l.activation, Pack<T, 1>{{saved[at]}}, l.slope).at[0];
+    });
+    block->barrier();
+  }
+
+  // NaN wins, and the first piece that is largest takes all of the gradient.
+  FASTGAN_CALLED void maxout(const LayerOf<T>& l, int columns) const {
+    const T* pieces = block->at(l.affine);
+    T* out = block->at(l.output);
+    each_element(l.outputs, columns, block->alone(), [&](int unit, int column) {
+      const T* in = pieces + int64_t(unit) * l.pieces * net->stride + column;
+      T best = in[0];
+      for (int p = 1; p < l.pieces; ++p) {
+        const T x = in[int64_t(p) * net->stride];
+        if (x > best || x != x) best = x;
+      }
+      out[int64_t(unit) * net->stride + column] = best;
+    });
+    block->barrier();
+  }
+
+  FASTGAN_CALLED void maxout_backward(const LayerOf<T>& l, int columns) const {
+    const T *pieces = block->at(l.affine), *out = block->at(l.output), *grad = block->at(l.grad_output);
+    T* grad_pieces = block->at(l.grad_affine);
+    each_element(l.outputs, columns, block->alone(), [&](int unit, int column) {
+      const int64_t at = int64_t(unit) * net->stride + column;
+      T left = grad[at];  // until a piece has taken it
+      for (int p = 0; p < l.pieces; ++p) {
+        const int64_t piece = int64_t(unit * l.pieces + p) * net->stride + column;
+        const bool takes = pieces[piece] == out[at] || pieces[piece] != pieces[piece];
+        grad_pieces[piece] = takes ? left : T(0);
+        left = takes ? T(0) : left;
+      }
+    });
+    block->barrier();
+  }
+
+  // out = in * mask, section by section; four neighbouring features of a row share a block of random words.
+  FASTGAN_CALLED void drop(Spot from, Spot to, int features, const Sections& sections, double p, int key,
+                       uint32_t substream) const {
+    const T* in = block->at(from);
+    T* out = block->at(to);
+    for (int s = 0; s < sections.count; ++s) {
+      const Section& section = sections.all[s];
+      const Mask<T> mask(p, Key{section.keys[key]}, substream, features);
+      each_element(int(mask.quads), section.rows, block->alone(), [&](int quad, int row) {
+        T factors[4];
+        mask.factors((section.first + row) * mask.quads + quad, factors);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int64_t at = int64_t(4 * quad + i) * net->stride + section.column + row;
+          if (4 * quad + i < features) out[at] = in[at] * factors[i];
+        }
+      });
+    }
+    block->barrier();
+  }
+};
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

@@ -1,0 +1,144 @@
+// Batch normalisation over the batch of a whole cluster: a warp takes a feature, reads all blocks' columns of it, and tells
+// every block what it found; then each block normalises its own columns.
+#pragma once
+#include <cmath>
+
+#include "train_network.cuh"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+// What a layer's normalisation keeps, a row of `outputs` numbers each: section by section the mean, the inverse deviation and,
+// on the way back, the means of the gradient and of its product with the normalised input; then the parameters' gradients.
+template <class T>
+struct NormOf {
+  T* at;
+  int outputs;
+
+  __device__ NormOf(const Block<T>& block, const LayerOf<T>& l) : at(block.at(l.statistics)), outputs(l.outputs) {}
+  __device__ NormOf(const Block<T>& block, const LayerOf<T>& l, int other)
+      : at(block.at(l.statistics, other)), outputs(l.outputs) {}
+  __device__ T* mean(int section) const { return at + (4 * section) * outputs; }
+  __device__ T* inverse(int section) const { return at + (4 * section + 1) * outputs; }
+  __device__ T* of_grad(int section) const { return at + (4 * section + 2) * outputs; }
+  __device__ T* of_product(int section) const { return at + (4 * section + 3) * outputs; }
+  __device__ T* grad_scale() const { return at + 8 * outputs; }
+  __device__ T* grad_shift() const { return at + 9 * outputs; }
+};
+
+// f(feature) by every lane of the warp whose feature it is, of all blocks' warps.
+template <class T, class Function>
+__device__ void each_feature(const Block<T>& block, int features, Function&& f) {
+  for (int i = block.together().rank / 32; i < features; i += block.together().count / 32) f(i);
+}
+
+template <class T>
+__device__ void update_statistics(const LayerOf<T>& l, int feature, T mean, T variance, T rows) {
+  if (!l.running_mean) return;
+  const T m = l.norm_momentum, unbiased = variance * rows / (rows - T(1));
+  l.running_mean[feature] = (T(1) - m) * l.running_mean[feature] + m * mean;
+  l.running_variance[feature] = (T(1) - m) * l.running_variance[feature] + m * unbiased;
+}
+
+template <class T>
+FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l, const Sections& sections) {
+  block.barrier_of_all();
+  const T rows = T(sections.batch * sections.each);
+  const bool first_lane = threadIdx.x % 32 == 0;
+  each_feature(block, l.outputs, [&](int feature) {
+    const int64_t row = int64_t(feature) * net.stride;
+    for (int s = 0; s < sections.count; ++s) {
+      const T mean = sum_of_batch<T>(block, sections, s, [&](int other, int column) {
+                       return block.at(l.affine, other)[row + column];
+                     }) / rows;
+      const T variance = sum_of_batch<T>(block, sections, s, [&](int other, int column) {
+                           const T x = block.at(l.affine, other)[row + column] - mean;
+                           return x * x;
+                         }) / rows;
+      if (!first_lane) continue;
+      for (int other = 0; other < block.size; ++other) {
+        const NormOf<T> norm(block, l, other);
+        norm.mean(s)[feature] = mean;
+        norm.inverse(s)[feature] = T(1) / std::sqrt(variance + l.norm_epsilon);
+      }
+      update_statistics(l, feature, mean, variance, rows);
+    }
+  });
+  if (block.together().rank == 0 && l.batches) *l.batches += sections.count;
+  block.barrier_of_all();
+
+  const NormOf<T> norm(block, l);
+  const T *scale = block.at(l.norm_scale.here), *shift = block.at(l.norm_shift.here), *in = block.at(l.affine);
+  T *normalized = block.at(l.normalized), *out = block.at(l.output);
+  for (int s = 0; s < sections.count; ++s)
+    each_element(l.outputs, sections.all[s].rows, block.alone(), [&](int feature, int column) {
+      const int64_t at = int64_t(feature) * net.stride + sections.all[s].column + column;
+      const T a = norm.inverse(s)[feature] * (l.norm_scale.value ? scale[feature] : T(1));
+      const T x = (in[at] - norm.mean(s)[feature]) * a + (l.norm_shift.value ? shift[feature] : T(0));
+      if (normalized != out) normalized[at] = x;
+      if (l.pieces == 1) out[at] = l.activation ? activated(l.activation, Pack<T, 1>{{x}}, l.slope).at[0] : x;
+    });
+  block.barrier();
+}
+
+template <class T>
+FASTGAN_CALLED void normalize_backward(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l,
+                                       const Sections& sections) {
+  block.barrier_of_all();
+  const T rows = T(sections.batch * sections.each);
+  const bool first_lane = threadIdx.x % 32 == 0;
+  each_feature(block, l.outputs, [&](int feature) {
+    const int64_t row = int64_t(feature) * net.stride;
+    T grad_scale = T(0), grad_shift = T(0);
+    for (int s = 0; s < sections.count; ++s) {
+      const T mean = NormOf<T>(block, l).mean(s)[feature], inverse = NormOf<T>(block, l).inverse(s)[feature];
+      const T sum = sum_of_batch<T>(block, sections, s, [&](int other, int column) {
+        return block.at(l.grad_output, other)[row + column];
+      });
+      const T product = sum_of_batch<T>(block, sections, s, [&](int other, int column) {
+        return block.at(l.grad_output, other)[row + column] * ((block.at(l.affine, other)[row + column] - mean) * inverse);
+      });
+      grad_scale += product, grad_shift += sum;
+      for (int other = 0; first_lane && other < block.size; ++other) {
+        NormOf<T>(block, l, other).of_grad(s)[feature] = sum / rows;
+        NormOf<T>(block, l, other).of_product(s)[feature] = product / rows;
+      }
+    }
+    for (int other = 0; first_lane && other < block.size; ++other) {
+      NormOf<T>(block, l, other).grad_scale()[feature] = grad_scale;
+      NormOf<T>(block, l, other).grad_shift()[feature] = grad_shift;
+    }
+  });
+  block.barrier_of_all();
+
+  const NormOf<T> norm(block, l);
+  const T *scale = block.at(l.norm_scale.here), *in = block.at(l.affine);
+  T* grad = block.at(l.grad_output);
+  for (int s = 0; s < sections.count; ++s)
+    each_element(l.outputs, sections.all[s].rows, block.alone(), [&](int feature, int column) {
+      const int64_t at = int64_t(feature) * net.stride + sections.all[s].column + column;
+      const T inverse = norm.inverse(s)[feature], factor = inverse * (l.norm_scale.value ? scale[feature] : T(1));
+      const T x = (in[at] - norm.mean(s)[feature]) * inverse;
+      grad[at] = factor * (grad[at] - norm.of_grad(s)[feature] - x * norm.of_product(s)[feature]);
+    });
+  block.barrier();
+}
+
+// f(a running statistic, where it is saved), shared out over the cluster: before an update that may be taken back, and after.
+template <class T, class Function>
+__device__ void each_statistic(const Passes<T>& passes, T* undo, Function&& f) {
+  const Workers who = passes.block->together();
+  for (int i = 0; i < passes.net->count; ++i) {
+    const LayerOf<T>& l = passes.layers[i];
+    if (!l.batch_norm) continue;
+    T* saved = undo + l.undo_statistics;
+    for (int feature = who.rank; l.running_mean && feature < l.outputs; feature += who.count) {
+      f(l.running_mean[feature], saved[4 + 2 * feature]);
+      f(l.running_variance[feature], saved[4 + 2 * feature + 1]);
+    }
+    if (who.rank == 0 && l.batches) f(*l.batches, *reinterpret_cast<int64_t*>(saved));
+  }
+}
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

@@ -1,0 +1,153 @@
+"""The persistent engine: many iterations of many GANs in one launch, with the weights in shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import backend, kernels
+from fastgan.models import GAN
+from fastgan.training import plan
+from fastgan.training.config import TrainConfig
+from fastgan.training.fused import METRICS, FusedEngine
+from fastgan.training.rows import Rows
+
+_LARGEST_CLUSTER, _ROWS_A_BLOCK = 8, 8  # fewer rows a block: the price of a cluster's barriers outweighs its work
+_MOST_NUMBERS = 1 << 27  # of metrics in one launch: 1 GB
+
+
+def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
+    """THE place that chooses between the engines for CUDA, by size.
+
+    A cluster is a few of the many multiprocessors: the persistent kernel is for networks whose weights fit into their
+    shared memory. Larger ones it trains where it is asked for, at the speed of the second-level cache.
+
+    Raises:
+        plan.Inexpressible: with the reason, where none should run this.
+    """
+    engine = PersistentEngine(gan, rows, config)
+    weights, room = engine.weight_bytes, room_of(gan.device).shared_bytes
+    if config.engine == "auto" and weights > room:
+        raise plan.Inexpressible(
+            f"the weights take {-(-weights // 1024)} KB, a multiprocessor's shared memory has {room // 1024}"
+        )
+    return engine
+
+
+class Room(NamedTuple):
+    """Of a device: what a launch has at its disposal."""
+
+    multiprocessors: int
+    cluster: int  # the most blocks that may train one GAN together
+    shared_bytes: int  # of a block
+
+
+def room_of(device: torch.device) -> Room:
+    """What the device has. Blocks may form clusters from Hopper on."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    most = _LARGEST_CLUSTER if properties.major >= 9 else 1
+    return Room(properties.multi_processor_count, most, properties.shared_memory_per_block_optin)
+
+
+def shared_out(room: Room, engines: Sequence[FusedEngine]) -> Room:
+    """The room with the cluster that each of the GANs gets: no multiprocessor twice, no block without enough rows."""
+    rows = min(engine.config.batch_size for engine in engines)
+    size = room.cluster
+    while size > 1 and (size * len(engines) > room.multiprocessors or rows < _ROWS_A_BLOCK * size):
+        size //= 2
+    return room._replace(cluster=size)
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why kernels cannot run there; None where they can."""
+    if device.type != "cuda":
+        return f"the networks are on {device}; this engine is built for CUDA"
+    return backend.cuda_reason()
+
+
+class PersistentEngine(FusedEngine):
+    """Runs a plan of networks that lie on a CUDA device, where they are worked on in place.
+
+    One block of threads (or a cluster of them) keeps a GAN's weights in its shared memory for the whole launch;
+    activations follow as far as there is room, and the rest stays in the second-level cache. Metrics come back once
+    a launch, which is the only time the host waits.
+
+    Raises:
+        plan.Inexpressible: with the reason, where the kernel cannot run this.
+    """
+
+    name = "fused (persistent)"
+    members_a_launch = 8192
+
+    def check_device(self) -> None:
+        """Refuse what the kernel does not compute."""
+        if (reason := why_not(self.gan.device)) is not None:
+            raise plan.Inexpressible(reason)
+        if self.config.precision != "fp32":
+            raise plan.Inexpressible(f"config.precision is {self.config.precision!r}; on CUDA products are fp32")
+        if self.config.gradient_penalty is not None:
+            raise plan.Inexpressible("config.gradient_penalty is not computed by the persistent kernel")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of both networks' parameters."""
+        parameters = [*self.gan.generator.parameters(), *self.gan.discriminator.parameters()]
+        return sum(p.numel() * p.element_size() for p in parameters)
+
+    @property
+    def reason(self) -> str:
+        """Why this engine runs, and where the kernel keeps its matrices."""
+        room = shared_out(room_of(self.gan.device), [self])
+        shared, spilled = needs(self.prepare(), room)
+        alone = "a block" if room.cluster == 1 else f"each of {room.cluster} blocks"
+        where = f"{alone} keeps {-(-shared // 1024)} KB in shared memory"
+        if spilled:
+            where += f" and {-(-spilled // 1024)} KB in the second-level cache"
+        return f"the plan can say all of it; {where}"
+
+    @classmethod
+    def launch(
+        cls, engines: Sequence[FusedEngine], runs: list[Any], firsts: list[int], counts: list[int], threads: int
+    ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+        """One launch for all; the host waits once, for the metrics."""
+        device = engines[0].gan.device
+        most = max(1, _MOST_NUMBERS // (METRICS * len(engines)))
+        counts = [min(count, most) for count in counts]
+        sizes = [count * METRICS + 2 for count in counts]  # the last two: the updates made
+        found = torch.empty(sum(sizes), dtype=torch.float64, device=device)
+        places = np.cumsum([0, *sizes[:-1]]).tolist()
+        calls = [
+            engine.call(first, count, found[place:].data_ptr())
+            for engine, first, count, place in zip(engines, firsts, counts, places, strict=True)
+        ]
+        train(engines, runs, calls, shared_out(room_of(device), engines), found)
+        numbers = found.cpu().numpy()  # the only wait
+        parts = [numbers[place : place + size] for place, size in zip(places, sizes, strict=True)]
+        return [part[:-2].reshape(-1, METRICS) for part in parts], [(int(part[-2]), int(part[-1])) for part in parts]
+
+
+# ---------------------------------------------------------------- the core
+
+
+def needs(run: Any, room: Room) -> tuple[int, int]:
+    """Bytes of a block's shared memory that a run takes, and bytes for which there is none left."""
+    shared, spilled = kernels.native.cuda_train_needs(run, *room)
+    return shared, spilled
+
+
+def train(
+    engines: Sequence[FusedEngine], runs: list[Any], calls: list[dict[str, Any]], room: Room, found: Tensor
+) -> None:
+    """Queue the launch on the current stream. `found`: where the calls want their metrics."""
+    held: list[Tensor] = []
+
+    def allocate(size: int) -> int:
+        held.append(torch.empty(size, dtype=torch.uint8, device=found.device))
+        return held[-1].data_ptr()
+
+    with torch.cuda.device(found.device):
+        kernels.native.cuda_train(runs, calls, *room, allocate, torch.cuda.current_stream().cuda_stream)

@@ -1,0 +1,259 @@
+"""The persistent engine under the emulator, driven by the very Python that drives a GPU, against the CPU's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, begin_narrow, compiler
+from simt_train import ROOM, emulated
+from test_fused import MOMENTUM, ROWS_OF_TABLE, Row, config_of, distance, mlp, of, row, run
+from torch import Tensor
+
+from fastgan import GAN, Momentum, TrainConfig, backend, train, train_population
+from fastgan.training import fused, persistent
+from fastgan.training.rows import Rows
+from fastgan.training.run import TrainResult
+
+pytestmark = [
+    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
+    pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core"),
+]
+SPILLED = ROOM._replace(shared_bytes=9000)  # the weights' first layers, and nothing else
+CLUSTER = ROOM._replace(cluster=2)
+UNEVEN = ROOM._replace(cluster=3, multiprocessors=3)
+NARROW = row(of(width=70, features=20, judged=20), 20, batch_size=25, optimizer=MOMENTUM)  # of all sizes of tiles
+
+
+def computed(row: Row) -> bool:
+    """Whether the kernel computes the row of the table."""
+    return "gradient_penalty" not in row.config
+
+
+TABLE = {name: row for name, row in ROWS_OF_TABLE.items() if computed(row) and name != "wide"} | {"tiles": NARROW}
+
+
+def same(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> bool:
+    """Whether two runs have the same bits."""
+    states = (result[0].state_dict().values() for result in (one, other))
+    history = one[1].history.items()
+    return all(torch.equal(a, b) for a, b in zip(*states, strict=True)) and all(
+        np.array_equal(values, other[1].history[column]) for column, values in history
+    )
+
+
+# ---------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_persistent_equals_the_cpu_engine(name: str, machine: Emulator) -> None:
+    for dtype, room in ((torch.float64, SPILLED), (torch.float32, CLUSTER)):
+        cpu, expected = run(TABLE[name], dtype, "fused", steps=3)
+        with emulated(machine, room):
+            gan, got = run(TABLE[name], dtype, "fused", steps=3)
+        assert (expected.engine, got.engine) == ("fused", "fused (persistent)")
+        tolerance = 1e-10 if dtype == torch.float64 else 2e-4
+        assert distance(cpu, gan) < tolerance
+        for column, values in expected.history.items():
+            assert np.abs(values - got.history[column]).max() < tolerance, column
+
+
+@pytest.mark.parametrize("name", [
+    "plain", "maxout, simultaneous", "pack 2, relativistic", "moving average", "batch normalisation, skip, average",
+    "tiles",
+])  # fmt: skip
+def test_the_bits_do_not_depend_on_clusters_or_room(name: str, machine: Emulator) -> None:
+    results = []
+    for room in (ROOM, CLUSTER, UNEVEN, SPILLED):
+        with emulated(machine, room):
+            results.append(run(TABLE[name], torch.float32, "fused", steps=2))
+    assert all(same(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("room", [ROOM, UNEVEN], ids=["a block", "a cluster"])
+def test_any_schedule_of_the_threads_gives_the_same_bits(room: persistent.Room, machine: Emulator) -> None:
+    small = row(of(width=5, dropout=0.3), batch_size=6, max_col_norm=0.5, ema_decay=0.9, nonfinite="skip")
+    with emulated(machine, room, schedules=24):
+        run(small, torch.float32, "fused", steps=2)
+
+
+def test_an_update_that_is_not_finite_is_taken_back(machine: Emulator) -> None:
+    exploding = row(of(width=6), optimizer=Momentum(1e4, momentum=0.5), loss="least_squares", nonfinite="skip")
+    cpu, expected = run(exploding, torch.float32, "fused", steps=8)
+    for room in (ROOM, CLUSTER):
+        with emulated(machine, room):
+            gan, got = run(exploding, torch.float32, "fused", steps=8)
+        finite = [np.isfinite(result.history["loss_d"]) for result in (expected, got)]
+        assert not finite[0].all() and finite[0].any() and np.array_equal(*finite)
+        assert all(torch.isfinite(p).all() for p in gan.parameters())
+
+
+def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G4, counted: many iterations a launch, and the host waits for the metrics alone."""
+    waits: list[int] = []
+    to_host = Tensor.cpu
+
+    def counted(tensor: Tensor) -> Tensor:
+        waits.append(tensor.numel())
+        return to_host(tensor)
+
+    gan, config = mlp(torch.float32, width=4), TrainConfig(100, 4, engine="fused")
+    data = Rows(torch.randn(50, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
+    monkeypatch.setattr(Tensor, "cpu", counted)
+    with emulated(machine) as launches:
+        table = persistent.cuda_engine(gan, data, config).advance(0, 100, lambda: False)
+    assert table.shape == (100, fused.METRICS) and np.isfinite(table).all()
+    assert launches == [0 if machine.on_gpu else 1] and waits == [100 * fused.METRICS + 2]
+
+
+# ---------------------------------------------------------------- populations
+
+
+def test_members_of_a_population_have_the_bits_of_their_solo_runs(machine: Emulator) -> None:
+    small = row(of(width=8, dropout=0.2), batch_size=8)
+    data = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
+    config = config_of(small, "fused", steps=3)
+    with emulated(machine, ROOM) as launches:  # five GANs, two multiprocessors
+        found = train_population(
+            lambda: small.make(torch.float32), data, config, seeds=range(3), grid={"optimizer.lr": [1e-2, 1e-3]}
+        )
+    assert found.engine == "fused (persistent)" and set(launches) == {0 if machine.on_gpu else 1}
+    assert len(found.members) == 6 and found.members[0].history["loss_d"][0] != found.members[1].history["loss_d"][0]
+    for member in found.members[1::2]:
+        torch.manual_seed(member.seed)
+        gan = small.make(torch.float32)
+        solo_config = replace(config, seed=member.seed, optimizer=replace(config.optimizer, **lr_of(member.overrides)))
+        with emulated(machine, CLUSTER):
+            result = train(gan, data, solo_config)
+        for name, values in result.history.items():
+            assert np.array_equal(values, member.history[name]), name
+        for a, b in zip(gan.parameters(), member.gan.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def lr_of(overrides: dict[str, Any]) -> dict[str, float]:
+    return {"lr": overrides["optimizer.lr"]}
+
+
+def test_a_cluster_has_as_many_blocks_as_there_is_room_and_work_for() -> None:
+    hopper, ampere = persistent.Room(132, 8, 227 << 10), persistent.Room(108, 1, 163 << 10)
+
+    def size(room: persistent.Room, batch: int, members: int) -> int:
+        engine: Any = SimpleNamespace(config=TrainConfig(1, batch))
+        return persistent.shared_out(room, [engine] * members).cluster
+
+    assert [size(hopper, batch, 1) for batch in (8, 16, 32, 64, 4096)] == [1, 2, 4, 8, 8]
+    assert [size(hopper, 4096, members) for members in (16, 17, 33, 66, 67, 5000)] == [8, 4, 4, 2, 1, 1]
+    assert size(ampere, 4096, 1) == 1
+
+
+# ---------------------------------------------------------------- what the kernel does not compute
+
+
+def test_what_the_kernel_does_not_compute_runs_eagerly_with_the_reason(machine: Emulator) -> None:
+    data = torch.randn(60, 2)
+    with emulated(machine):
+        result = train(mlp(torch.float32), data, TrainConfig(1, 20, gradient_penalty="r1"))
+        assert result.engine == "eager"
+        assert result.engine_reason == "config.gradient_penalty is not computed by the persistent kernel"
+        with pytest.raises(ValueError, match="got 'bf16': config.precision is 'bf16'"):
+            train(mlp(torch.float32), data, TrainConfig(1, 20, precision="bf16"))
+    with emulated(machine, SPILLED):
+        result = train(mlp(torch.float32, width=60), data, TrainConfig(1, 20))
+        assert result.engine == "eager" and result.engine_reason.startswith("the weights take 33 KB, a multiproc")
+    rows = Rows(data, batch_size=20, seed=0, device=data.device, dtype=data.dtype)
+    with pytest.raises(persistent.plan.Inexpressible, match="networks are on cpu; this engine is built for CUDA"):
+        persistent.cuda_engine(mlp(torch.float32), rows, TrainConfig(1, 20))
+
+
+# ---------------------------------------------------------------- races and planted faults
+
+TINY = row(of("relu", "relu", width=5), batch_size=6, max_col_norm=0.5, ema_decay=0.9, nonfinite="skip")
+
+
+def tiny_run(machine: Emulator, room: persistent.Room, steps: int = 2) -> None:
+    """A run in which every kind of pass takes part, against the CPU's."""
+    cpu, _ = run(TINY, torch.float32, "fused", steps=steps)
+    with emulated(machine, room):
+        gan, _ = run(TINY, torch.float32, "fused", steps=steps)
+    assert distance(cpu, gan) < 2e-4
+
+
+@pytest.fixture(scope="module")
+def racing(emulator_builder: Builder) -> Iterator[Emulator]:
+    emulator = begin_narrow(emulator_builder, "train.cu", RACES)()
+    yield emulator
+    emulator.close()
+
+
+@pytest.mark.parametrize("room", [ROOM, UNEVEN], ids=["a block", "a cluster"])
+def test_no_race(room: persistent.Room, racing: Emulator) -> None:
+    tiny_run(racing, room)
+    relu = {"g": "relu", "d": "relu", "width": 5}
+    for more in (row(of(**relu, dropout=0.3, input_dropout=0.2), batch_size=6), row(of(**relu), mode="simultaneous")):
+        with emulated(racing, room):
+            run(more, torch.float32, "fused", steps=1)
+
+
+AFTER_FORWARD = "block->alone(), sink);\n    block->barrier();\n  }\n\n  FASTGAN_CALLED void product_down"
+BEFORE_UPDATE = "g_.backward(sections_of_g_, false);\n    block_.barrier_of_all();\n    record_g(it, sections, 0);"
+RACE = "race in (shared|global) memory"
+
+# name -> file, what stands there, what stands there instead, the build, the room, and what it says
+FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.Room, str]] = {
+    "no barrier after a layer": (
+        "train_network.cuh", AFTER_FORWARD, AFTER_FORWARD.replace("    block->barrier();\n", ""), RACES, ROOM, RACE,
+    ),
+    "no barrier of the cluster before an update": (
+        "train.cu", BEFORE_UPDATE, BEFORE_UPDATE.replace("barrier_of_all", "barrier"), RACES, CLUSTER, RACE,
+    ),
+    "metrics beyond the table": (
+        *("train_loss.cuh", "plan_.metrics[(it - plan_.first)", "plan_.metrics[(it + 2)", MEMORY, ROOM),
+        "heap-buffer-overflow",
+    ),
+    "rows of the wrong block": (
+        "train_update.cuh", "block.at(b, other) + at", "block.at(b) + at", MEMORY, CLUSTER, "assert 0.* < 0.0002",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    return {
+        name: begin_narrow(emulator_builder, "train.cu", flavour, f"cuda/{source}", old, new)
+        for name, (source, old, new, flavour, _, _) in FAULTS.items()
+    }
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = faulty[name]()
+    *_, room, report = FAULTS[name]
+    try:
+        with pytest.raises(AssertionError, match=report):
+            tiny_run(emulator, room)
+    finally:
+        emulator.close()
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["plain", "maxout, simultaneous", "batch normalisation", "pack 2", "wide"])
+def test_a_gpu_gives_the_numbers_of_the_cpu(name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    there = replace(ROWS_OF_TABLE[name], make=lambda dtype: ROWS_OF_TABLE[name].make(dtype).to("cuda"))
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-4)):
+        cpu, expected = run(ROWS_OF_TABLE[name], dtype, "fused")
+        gan, got = run(there, dtype, "fused")
+        assert got.engine == "fused (persistent)" and distance(cpu, gan.cpu()) < tolerance
+        for column, values in expected.history.items():
+            assert np.abs(values - got.history[column]).max() < tolerance, column
