@@ -105,11 +105,11 @@ def sanitize(limit_s: float) -> list[Step]:
     return steps
 
 
-def measure(quick: bool, limit_s: float) -> tuple[Step, dict[str, object]]:
-    out = BUILD / "losses.json"
+def measure(script: str, quick: bool, limit_s: float) -> tuple[Step, dict[str, object]]:
+    out = BUILD / f"{script}.json"
     out.unlink(missing_ok=True)
-    command = [sys.executable, str(ROOT / "bench" / "gpu_losses.py"), str(out), *(["--quick"] if quick else [])]
-    step = run("benchmark", command, limit_s, PYTHONPATH=str(SITE))
+    command = [sys.executable, str(ROOT / "bench" / f"{script}.py"), str(out), *(["--quick"] if quick else [])]
+    step = run(script, command, limit_s, PYTHONPATH=str(SITE))
     return step, json.loads(out.read_text()) if out.exists() else {}
 
 
@@ -141,14 +141,17 @@ def main() -> int:
     figures: dict[str, object] = {}
     steps = [build(arch, 80 if args.quick else 150)]
     if steps[0].outcome == "passed":
-        harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix")]
+        harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix", "_train")]
         steps.append(pytest("kernels", harness, 60 if args.quick else 90))
         if not args.quick:
             on_device = ("cuda", "edges", "losses", "loss_accuracy", "ops", "training_loop")
             steps.append(pytest("tests", [f"test_{name}.py" for name in on_device], 90))
             steps += sanitize(100)
-        step, figures = measure(args.quick, 35 if args.quick else 105)
+        step, figures = measure("gpu_losses", args.quick, 35 if args.quick else 105)
         steps.append(step)
+        step, training = measure("gpu_train", args.quick, 40 if args.quick else 120)
+        steps.append(step)
+        figures["records"] = [*figures.get("records", []), *training.get("records", [])]  # type: ignore[misc]
     device = re.sub(r"[^a-z0-9]+", "-", str(figures.get("device", f"sm-{arch}")).lower()).strip("-")
     name = f"gpu-{device}{'-quick' if args.quick else ''}.json"
     report(steps, figures, args.out or ROOT / "bench" / "results" / name)
