@@ -107,10 +107,16 @@ def emulated(machine: Emulator, room: Room = ROOM, schedules: int = 1, seed: int
         for part, end, own in zip(parts, ends, metrics, strict=True):
             part[:end] = own
 
+    def needs(engine: FusedEngine, given: Room) -> tuple[int, int]:
+        written = Written(tensors_of(engine))
+        written.plan(engine._described)
+        machine.call("train_needs", engine._described["dtype"], *given, *written.arguments)
+        return machine.answer & 0xFFFFFFFF, machine.answer >> 32
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(persistent, "train", train)
         patch.setattr(persistent, "why_not", lambda device: None)
-        patch.setattr(persistent, "needs", lambda run, room: (1024, 0))
+        patch.setattr(persistent, "needs", needs)
         patch.setattr(persistent, "room_of", lambda device: room)
         patch.setattr(persistent, "shared_out", lambda room, engines: room)
         patch.setattr("fastgan.training.run.FusedEngine", persistent.cuda_engine)

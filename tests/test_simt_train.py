@@ -15,7 +15,7 @@ from simt_train import ROOM, emulated
 from test_fused import MOMENTUM, ROWS_OF_TABLE, Row, config_of, distance, mlp, of, row, run
 from torch import Tensor
 
-from fastgan import GAN, Momentum, TrainConfig, backend, train, train_population
+from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
 from fastgan.training import fused, persistent
 from fastgan.training.rows import Rows
 from fastgan.training.run import TrainResult
@@ -151,6 +151,20 @@ def test_a_cluster_has_as_many_blocks_as_there_is_room_and_work_for() -> None:
     assert [size(hopper, batch, 1) for batch in (8, 16, 32, 64, 4096)] == [1, 2, 4, 8, 8]
     assert [size(hopper, 4096, members) for members in (16, 17, 33, 66, 67, 5000)] == [8, 4, 4, 2, 1, 1]
     assert size(ampere, 4096, 1) == 1
+
+
+def test_the_result_says_what_found_room_where(machine: Emulator) -> None:
+    torch.manual_seed(1)
+    networks = nn.MLP([2, 128, 128, 2], activation="relu"), nn.MLP([2, 128, 128, 1], activation="relu")
+    gan = GAN(*networks, latent_dim=2)
+    data = Rows(torch.randn(50, 2), batch_size=32, seed=0, device=gan.device, dtype=gan.dtype)
+    found = {}
+    for blocks in (1, 4):
+        with emulated(machine, ROOM._replace(cluster=blocks)):
+            found[blocks] = persistent.cuda_engine(gan, data, TrainConfig(1, 32)).reason
+    start = "the plan can say all of it; "
+    assert found[1] == start + "a block keeps 227 KB in shared memory and 139 KB in the second-level cache"
+    assert found[4] == start + "each of 4 blocks keeps 214 KB in shared memory"
 
 
 # ---------------------------------------------------------------- what the kernel does not compute

@@ -342,18 +342,18 @@ void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, c
 
 void cuda_train(int dtype, const std::vector<CudaMember>& members, const CudaRoom& device, const Allocate& allocate,
                 void* stream) {
-  const auto run = DType(dtype) == DType::f64 ? train_all<double> : train_all<float>;
-  run(members, device, allocate, stream);
+  with_dtype(dtype, [&](auto type) { train_all<Compute<decltype(type)>>(members, device, allocate, stream); });
 }
 
 CudaRoom cuda_train_needs(int dtype, const TrainPlan& plan, const CudaRoom& device) {
-  const auto needs = [&](auto type) {
-    using T = decltype(type);
+  CudaRoom needs{0, device.cluster, 0};
+  with_dtype(dtype, [&](auto type) {
+    using T = Compute<decltype(type)>;
     const Builder<T> built(plan, TrainCall{}, device.cluster, elements_for<T>({{&plan, nullptr}}, device));
-    const Room& room = built.room();
-    return CudaRoom{0, device.cluster, shared_bytes<T>(room), size_t(room.block) * sizeof(T)};
-  };
-  return DType(dtype) == DType::f64 ? needs(double{}) : needs(float{});
+    needs.shared_bytes = shared_bytes<T>(built.room());
+    needs.scratch_bytes = size_t(built.room().block) * sizeof(T);
+  });
+  return needs;
 }
 
 }  // namespace fastgan

@@ -102,7 +102,7 @@ class PersistentEngine(FusedEngine):
     def reason(self) -> str:
         """Why this engine runs, and where the kernel keeps its matrices."""
         room = shared_out(room_of(self.gan.device), [self])
-        shared, spilled = needs(self.prepare(), room)
+        shared, spilled = needs(self, room)
         alone = "a block" if room.cluster == 1 else f"each of {room.cluster} blocks"
         where = f"{alone} keeps {-(-shared // 1024)} KB in shared memory"
         if spilled:
@@ -133,9 +133,9 @@ class PersistentEngine(FusedEngine):
 # ---------------------------------------------------------------- the core
 
 
-def needs(run: Any, room: Room) -> tuple[int, int]:
+def needs(engine: FusedEngine, room: Room) -> tuple[int, int]:
     """Bytes of a block's shared memory that a run takes, and bytes for which there is none left."""
-    shared, spilled = kernels.native.cuda_train_needs(run, *room)
+    shared, spilled = kernels.native.cuda_train_needs(engine.prepare(), *room)
     return shared, spilled
 
 

@@ -31,11 +31,26 @@ void judge_sums(Arguments& a) {
   a.answer(cuda_judge_sums(n));
 }
 
+CudaRoom room(Arguments& a) {
+  CudaRoom device{};
+  device.multiprocessors = a.number(), device.cluster = a.number(), device.shared_bytes = size_t(a.integer());
+  return device;
+}
+
+// Answers with the bytes of shared memory, and in the upper half those of scratch memory.
+void train_needs(Arguments& a) {
+  const int dtype = a.number();
+  const CudaRoom device = room(a);
+  Training training;
+  read(a, training.plan);
+  const CudaRoom needs = cuda_train_needs(dtype, training.plan, device);
+  a.answer(int64_t(needs.scratch_bytes << 32 | needs.shared_bytes));
+}
+
 // The members, as plan.h reads them, come last.
 void train(Arguments& a) {
   const int dtype = a.number();
-  CudaRoom device{};
-  device.multiprocessors = a.number(), device.cluster = a.number(), device.shared_bytes = size_t(a.integer());
+  const CudaRoom device = room(a);
   std::vector<Training> training(size_t(a.integer()));
   std::vector<CudaMember> members;
   for (Training& t : training) {
@@ -94,6 +109,7 @@ std::map<std::string, void (*)(Arguments&)> all_entries() {
       {"layer_partials", layer_partials}, {"judge_sums", judge_sums},
       {"tiles", matrix_tiles},     {"instruction", matrix_instruction},
       {"product", matrix_product}, {"train", train},
+      {"train_needs", train_needs},
   };
   entries::each<Arguments>([&](const char* name, void (*entry)(Arguments&)) { all[name] = entry; });
   return all;
