@@ -119,5 +119,5 @@ def emulated(machine: Emulator, room: Room = ROOM, schedules: int = 1, seed: int
         patch.setattr(persistent, "needs", needs)
         patch.setattr(persistent, "room_of", lambda device: room)
         patch.setattr(persistent, "shared_out", lambda room, engines: room)
-        patch.setattr("fastgan.training.run.FusedEngine", persistent.cuda_engine)
+        patch.setattr("fastgan.training.run.FusedEngine", persistent.PersistentEngine)
         yield launches

@@ -21,7 +21,8 @@ from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
 from fastgan.training import checkpoint, graph, plan
 from fastgan.training import run as running
 from fastgan.training.callbacks import Callback
-from fastgan.training.graph import GraphEngine, cuda_engine
+from fastgan.training.graph import GraphEngine
+from fastgan.training.persistent import cuda_engine
 from fastgan.training.rows import Rows
 from fastgan.training.run import TrainResult
 

@@ -24,6 +24,7 @@ class EagerEngine:
     """Runs iterations and returns their metrics; nothing in an iteration waits for the device."""
 
     name = "eager"
+    members_a_launch: int | None = 1
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> None:
         self.gan, self.rows, self.config = gan, rows, config

@@ -27,7 +27,7 @@ class FusedEngine:
     """
 
     name = "fused"
-    members_a_launch: int | None = None  # of a population at most; None: as many as threads can take
+    members_a_launch: int | None = None
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
         if backend.native is None:

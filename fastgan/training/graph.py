@@ -76,15 +76,6 @@ class CudaMachine:
         return torch.cuda.device(self.device)
 
 
-def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
-    """THE place that chooses between the engines for CUDA, by size.
-
-    Raises:
-        plan.Inexpressible: with the reason, where none can run this.
-    """
-    return GraphEngine(gan, rows, config)
-
-
 class GraphEngine(FusedEngine):
     """Runs a plan as graphs of whole iterations; the host waits for the device between calls, to fetch the metrics.
 
@@ -96,6 +87,7 @@ class GraphEngine(FusedEngine):
     """
 
     name = "graph"
+    members_a_launch = 1
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, machine: Machine | None = None) -> None:
         if machine is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:

@@ -14,6 +14,7 @@ from fastgan.models import GAN
 from fastgan.training import plan
 from fastgan.training.config import TrainConfig
 from fastgan.training.fused import METRICS, FusedEngine
+from fastgan.training.graph import GraphEngine
 from fastgan.training.rows import Rows
 
 _LARGEST_CLUSTER, _ROWS_A_BLOCK = 8, 8  # fewer rows a block: the price of a cluster's barriers outweighs its work
@@ -23,19 +24,19 @@ _MOST_NUMBERS = 1 << 27  # of metrics in one launch: 1 GB
 def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
     """THE place that chooses between the engines for CUDA, by size.
 
-    A cluster is a few of the many multiprocessors: the persistent kernel is for networks whose weights fit into their
-    shared memory. Larger ones it trains where it is asked for, at the speed of the second-level cache.
+    A cluster is a few of the many multiprocessors: the persistent kernel gets the networks whose weights fit into their
+    shared memory, and the graph engine, which uses all of the device for each product, the larger ones and what the
+    kernel does not compute.
 
     Raises:
-        plan.Inexpressible: with the reason, where none should run this.
+        plan.Inexpressible: with the reason, where neither can run this.
     """
-    engine = PersistentEngine(gan, rows, config)
-    weights, room = engine.weight_bytes, room_of(gan.device).shared_bytes
-    if config.engine == "auto" and weights > room:
-        raise plan.Inexpressible(
-            f"the weights take {-(-weights // 1024)} KB, a multiprocessor's shared memory has {room // 1024}"
-        )
-    return engine
+    parameters = [*gan.generator.parameters(), *gan.discriminator.parameters()]
+    if why_not(gan.device) is None:
+        weights = sum(p.numel() * p.element_size() for p in parameters)
+        if weights <= room_of(gan.device).shared_bytes and config.gradient_penalty is None:
+            return PersistentEngine(gan, rows, config)
+    return GraphEngine(gan, rows, config)
 
 
 class Room(NamedTuple):
@@ -91,12 +92,6 @@ class PersistentEngine(FusedEngine):
             raise plan.Inexpressible(f"config.precision is {self.config.precision!r}; on CUDA products are fp32")
         if self.config.gradient_penalty is not None:
             raise plan.Inexpressible("config.gradient_penalty is not computed by the persistent kernel")
-
-    @property
-    def weight_bytes(self) -> int:
-        """Of both networks' parameters."""
-        parameters = [*self.gan.generator.parameters(), *self.gan.discriminator.parameters()]
-        return sum(p.numel() * p.element_size() for p in parameters)
 
     @property
     def reason(self) -> str:

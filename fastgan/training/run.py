@@ -22,7 +22,6 @@ from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
 from fastgan.training.eager import EagerEngine, packed
 from fastgan.training.fused import FusedEngine
-from fastgan.training.graph import cuda_engine
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.persistent import cuda_engine
@@ -42,6 +41,7 @@ class Engine(Protocol):
     """What runs iterations: the eager loop now, the compiled core later."""
 
     name: str
+    members_a_launch: int | None  # of a population at most; None: as many as threads can take
     optimizers: dict[str, torch.optim.Optimizer]
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray: ...

@@ -18,7 +18,6 @@ from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
-from fastgan.training.fused import FusedEngine
 from fastgan.training.history import COLUMNS
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.members import Member
@@ -90,15 +89,15 @@ class Share:
         kinds: dict[Kind, list[Member]] = {}
         for member in self.members:
             kinds.setdefault(self._first_look(member), []).append(member)
-        alone = sum(len(members) for (engine, *_), members in kinds.items() if not issubclass(engine, FusedEngine))
+        alone = sum(len(members) for (engine, *_), members in kinds.items() if engine.members_a_launch == 1)
         if alone:
-            log.info("train_population: the eager engine runs %d of %d members", alone, len(self.members))
+            log.info("train_population: %d of %d members train one after another", alone, len(self.members))
         with self._interrupt:
             for (engine, *_), members in kinds.items():
-                if issubclass(engine, FusedEngine):
-                    self._run(members, engine.members_a_launch or _A_THREAD * self.threads, self._side_by_side)
-                else:
+                if engine.members_a_launch == 1:
                     self._run(members, 1, self._by_itself)
+                else:
+                    self._run(members, engine.members_a_launch or _A_THREAD * self.threads, self._side_by_side)
         return self._outcomes
 
     # ------------------------------------------------------------ before anything runs
