@@ -80,7 +80,7 @@ def test_graph_equals_fused(name: str, library: Library, on: On) -> None:
 
 IN_FLOAT = (
     "activation gelu", "dropout", "maxout, simultaneous", "batch normalisation, skip, average", "momentum, pylearn2",
-    "pack 2, simultaneous, wgan-gp", "prior spherical", "r1 sigmoid", "loss relativistic",
+    "pack 2, simultaneous, wgan-gp", "prior spherical", "r1 sigmoid", "loss relativistic", "loss hinge", "wgan-gp",
 )  # fmt: skip
 
 

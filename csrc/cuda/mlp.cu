@@ -123,7 +123,7 @@ template <class F, class S, int V, int order>
 __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tiling) {
   using T = Compute<S>;
   const Place here = place_of<V>(tiling);
-  T sum[V] = {};
+  double sum[V] = {};  // exact where gradients cancel: Adam would blow a rounding up to a whole step
   for (int64_t row = here.first; here.column < tiling.columns && row < here.last; row += kRows) {
     const int64_t at = row * tiling.columns + here.column;
     const Pack<S, V> grad = read<S, V>(x.grad, at);
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
             through_slope<F>(load(again.at[j]), load(grad.at[j]), saved.at[j], x.slope, factors[j]);
         out.at[j] = second.z, to_grad.at[j] = second.grad;
       }
-      sum[j] += load(out.at[j]);
+      sum[j] += double(load(out.at[j]));
     }
     if (x.grad_product) write(x.grad_product, at, out);
     if constexpr (order == 2) write(x.to_grad, at, to_grad);
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
   add_rows(sum);
   if (threadIdx.x < kLanes && here.column < tiling.columns)
 #pragma unroll
-    for (int j = 0; j < V; ++j) x.partial[here.part * tiling.columns + here.column + j] = double(sum[j]);
+    for (int j = 0; j < V; ++j) x.partial[here.part * tiling.columns + here.column + j] = sum[j];
 }
 
 // ---------------------------------------------------------------- kernels: maxout
@@ -178,18 +178,18 @@ __global__ void __launch_bounds__(kThreads) maxout_backward(const S* __restrict_
   const Place here = place_of<1>(tiling);
   const int64_t unit = here.column / pieces, units = tiling.columns / pieces;
   const int piece = int(here.column % pieces);
-  Compute<S> sum[1] = {};
+  double sum[1] = {};
   for (int64_t row = here.first; here.column < tiling.columns && row < here.last; row += kRows) {
     const int64_t from = row * units + unit;
     S out;
     store(out, winner[from] == piece ? load(grad[from]) : Compute<S>(0));
-    sum[0] += load(out);
+    sum[0] += double(load(out));
     if (x.grad_product) x.grad_product[row * tiling.columns + here.column] = out;
   }
   if (!x.partial) return;
   add_rows(sum);
   if (threadIdx.x < kLanes && here.column < tiling.columns)
-    x.partial[here.part * tiling.columns + here.column] = double(sum[0]);
+    x.partial[here.part * tiling.columns + here.column] = sum[0];
 }
 
 // The sums of the chunks' sums.
