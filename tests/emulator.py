@@ -116,15 +116,19 @@ class Builder:
 
 
     def library(self, sources: Sequence[Path]) -> Library:
-        """The kernels for float and double, in this process: nothing watches them, but nothing is copied either."""
+        """The kernels for float and double, in this process: nothing watches them, but nothing is copied either.
+
+        Entries whose kernels are not among the sources refuse, as csrc/cuda/none.cpp says.
+        """
         csrc = Path(tempfile.mkdtemp(dir=self.folder)) / "csrc"
         shutil.copytree(CSRC, csrc)
         narrow(csrc, (("dtypes.h", r"^    case DType::b?f16: f\(.*\n"),))
         harness = [*(SIMT / name for name in (*MACHINE, "calls.cpp", "library.cpp")), *sorted(SIMT.glob("*.cu"))]
         flags = (*COMMON, "-O1", "-fPIC", "-w")
-        jobs = [self.pool.submit(self._compile, source, csrc, flags) for source in (*harness, *sources)]
+        wanted = (*sources, *harness, CSRC / "cuda" / "none.cpp")  # of two definitions the first one counts
+        jobs = [self.pool.submit(self._compile, source, csrc, flags) for source in wanted]
         out = csrc / "kernels.so"
-        _run((compiler(), "-shared", *(job.result() for job in jobs), "-o", out))
+        _run((compiler(), "-shared", "-Wl,-z,muldefs", *(job.result() for job in jobs), "-o", out))
         return Library(out)
 
     def for_gpu(self, sources: Sequence[Path]) -> Emulator:
