@@ -169,9 +169,9 @@ class GAN(torch.nn.Module):
         for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
             if value < least:
                 raise ValueError(f"sample: {name} must be at least {least}, got {value}")
+        chosen = self._labels(labels, n, offset)
         # Every forward pass runs a whole block, aligned to the absolute row number, also where fewer rows are
         # wanted: a product of another size would take another kernel and round differently.
-        chosen = self._labels(labels, n, offset)
         first_block, last_block = offset // batch_size, max(offset + n - 1, offset) // batch_size
         pieces = []
         generator = self.averaged if averaged and self.averaged is not None else self.generator

@@ -49,7 +49,7 @@ class TrainConfig:
         inner: how D's loop ends: "steps", after k, each on fresh noise and data; "optimum", when the norm of D's
             gradient on the iteration's one real and one fake batch is at most `inner_tolerance`, or after k steps
             on them: the theory's max over D, on samples. For the eager engine.
-        inner_tolerance: see inner.
+        inner_tolerance: norm of D's gradient at which it counts as optimal.
         unroll: updates of D, by its own optimiser, that each generator step looks ahead and differentiates
             through: G descends its loss against the D it will meet (unrolled GANs). 0: against D as it is.
             They see the last minibatch and G's own noise. For the eager engine.

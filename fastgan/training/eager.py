@@ -184,7 +184,6 @@ class EagerEngine:
             step=draw,
         )
 
-
     def _supervised(self, draw: int) -> Tensor | float:
         """The cross-entropy of labelled rows, where D tells classes apart."""
         discriminator = self.gan.discriminator
