@@ -101,6 +101,30 @@ def test_M70_the_measure_is_that_of_the_evaluation(run: Run) -> None:
     assert (Path("a") / "samples.png").stat().st_size > 1000
 
 
+def test_M71_the_rows_of_cifar10_and_of_the_faces(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in (("data_batch_1.bin", 400), ("data_batch_2.bin", 350), ("test_batch.bin", 20)):
+        records = rng.integers(0, 256, (n, 3073), np.uint8)
+        records[:, 0] %= 10
+        (tmp_path / name).write_bytes(records.tobytes())
+    split = paper.load("cifar10", tmp_path)
+    assert [len(rows) for rows in (split.train, split.validation, split.test)] == [600, 150, 20]
+    assert split.test.norm(dim=1).numpy() == pytest.approx(55.0, rel=1e-5) and split.image_shape == (32, 32)
+    low, high = paper.value_range(split)
+    assert -4 < low < 0 < high == -low
+    for name, n in (("train", 600), ("valid", 30), ("test", 20)):
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (n, 48, 48), np.uint8))
+    split = paper.load("tfd", tmp_path)
+    assert split.train.shape == (600, 2304) and len(split.validation) == 30 and len(split.test) == 20
+    assert paper.value_range(split) == (0.0, 1.0)
+
+
+def test_the_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("pacgan", "goodfellow2014", "unrolled", "costs"))
+
+
 def test_contrast_normalisation_is_pylearn2s() -> None:
     rows = torch.rand(5, 3072)
     normalised = paper._contrast_normalised(torch.cat([rows, torch.full((1, 3072), 0.5)]))
