@@ -82,7 +82,8 @@ def gaussian_mixture(
         drawn = best.sample(n)[0]  # type: ignore[union-attr]
         return torch.from_numpy(np.random.default_rng(seed).permutation(drawn).astype(np.float32))
 
-    return Baseline("GMM", f"{best.n_components} components", sample, _scored(best))  # type: ignore[union-attr]
+    plural = "s" if best.n_components > 1 else ""  # type: ignore[union-attr]
+    return Baseline("GMM", f"{best.n_components} component{plural}", sample, _scored(best))  # type: ignore[union-attr]
 
 
 def kernel_density(

@@ -75,24 +75,19 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.out or Path(f"compare-{Path(arguments.source).stem}")
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--out must be new or empty, got {folder}")
-    preset = presets.for_source(arguments.source, rows.dataset)
-    fits: dict[str, Callable[[], Baseline]] = {
-        "GAN": lambda: _gan(rows, preset, arguments),
-        "GMM": lambda: baselines.gaussian_mixture(rows.train, rows.validation, seed=arguments.seed),
-        "KDE": lambda: baselines.kernel_density(rows.train, rows.validation, sigmas=_sigmas(rows)),
-        "VAE": lambda: _vae(rows, preset, arguments),
-    }
     drawn: dict[str, Tensor] = {}
     lines: list[Row] = []
-    for name, fit in fits.items():
+    for name, fit in _fits(rows, arguments).items():
         begun = time.perf_counter()
         model = fit()
-        seconds = time.perf_counter() - begun
+        seconds = Figure(time.perf_counter() - begun)
         drawn[name] = model.sample(_SAMPLES, arguments.seed + 1)
-        figures = {**_measures(drawn[name], rows), **_own(model, rows.test), _SECONDS: Figure(seconds)}
+        figures = {**_measures(drawn[name], rows), **_own(model, rows.test), _SECONDS: seconds}
         lines.append(Row(arguments.source, name, model.about, figures))
-    for name, sample in (("marginals", _marginals(rows.train, arguments.seed)), ("real rows", rows.train[:_SAMPLES])):
-        about = {"marginals": "columns shuffled apart", "real rows": "those trained on"}[name]
+    for name, about, sample in (
+        ("marginals", "columns shuffled apart", _marginals(rows.train, arguments.seed)),
+        ("real rows", "those trained on", rows.train[:_SAMPLES]),
+    ):
         lines.append(Row(arguments.source, name, about, _measures(sample, rows)))
     columns = [c for c in (_MODES, _NEAR, _PARZEN, _OWN, _CORRELATION, _SECONDS) if any(c in r.figures for r in lines)]
     print("\n".join(table.lines(lines, columns)))
@@ -103,6 +98,17 @@ def run(arguments: argparse.Namespace) -> int:
         written += _draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder)
     print("written:  " + "  ".join(map(str, written)))
     return 0
+
+
+def _fits(rows: Rows, arguments: argparse.Namespace) -> dict[str, Callable[[], Baseline]]:
+    """How each model is fitted, in the order of the table."""
+    preset = presets.for_source(arguments.source, rows.dataset)
+    return {
+        "GAN": lambda: _gan(rows, preset, arguments),
+        "GMM": lambda: baselines.gaussian_mixture(rows.train, rows.validation, seed=arguments.seed),
+        "KDE": lambda: baselines.kernel_density(rows.train, rows.validation, sigmas=_sigmas(rows)),
+        "VAE": lambda: _vae(rows, preset, arguments),
+    }
 
 
 # ---------------------------------------------------------------- rows and models
