@@ -49,8 +49,10 @@ class Networks:
                 if not isinstance(size, int) or size < 1:
                     raise ValueError(f"Networks: {name} must be at least 1, got {size!r}")
 
-    def build(self, *, seed: int = 0, impl: str = "auto") -> GAN:
+    def build(self, *, seed: int = 0, impl: str = "auto", pack: int = 1) -> GAN:
         """The pair, its first weights drawn from `seed`; torch's own generator stays as it was.
+
+        D sees `pack` samples side by side.
 
         Raises:
             ValueError: an activation, a prior or a probability that breaks its rule.
@@ -64,7 +66,7 @@ class Networks:
                 impl=impl,
             )
             discriminator = nn.MLP(
-                [self.data_dim, *self.discriminator_hidden, 1],
+                [self.data_dim * pack, *self.discriminator_hidden, 1],
                 activation=self.discriminator_activation,
                 dropout=self.dropout,
                 impl=impl,

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastgan
 from fastgan.cli import main, runs
 from fastgan.cli import train as train_command
 from fastgan.cli.arguments import Parser, add_fields, field_help
@@ -200,6 +201,17 @@ def test_another_loss_drops_the_smoothing_of_the_preset(run: Run) -> None:
         assert run("train", "digits", *TINY, *FAST, "--loss", loss, "--out", loss)[0] == 0
         assert json.loads(Path(loss, "config.json").read_text())["train"]["real_label"] == label
     check_refusal(run("train", "digits", "--loss", "hinge", "--real-label", "0.9"), "--real-label must be 1")
+
+
+def test_packing_widens_the_discriminator(run: Run) -> None:
+    """And what draws or measures D leaves a packed one out, for it has nothing to say of one sample."""
+    assert run("train", "ring", *TINY, "--pack", "2", "--out", "packed", "--quiet") == (0, "", "")
+    assert run("plot", "packed", "--out", "again.png")[0] == 0
+    np.save("new.npy", fastgan.data.ring(50, seed=9).tensor().numpy())
+    assert run("evaluate", "packed", "--n", "100", "--held-out", "new.npy")[0] == 0
+    code, _, says = run("plot", "discriminator", "packed", "--out", "d.png")
+    assert code == 2 and "RUN_DIR must have pack=1 for the picture discriminator, got 2" in says
+    assert run("train", "ring", *TINY, "--pack", "2", "--seeds", "0:2", "--out", "crowd", *FAST)[0] == 0
 
 
 def test_momentum(run: Run) -> None:

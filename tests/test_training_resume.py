@@ -22,6 +22,7 @@ from fastgan.training import (
     TrainConfig,
     TrainResult,
     checkpoint,
+    run,
     train,
 )
 
@@ -199,6 +200,17 @@ def test_R30_another_config_is_refused_by_field(stopped: Path, change: dict, mes
     with pytest.raises(ValueError, match=message):
         train(new_gan(), DATA, replace(BASE, **change), run_dir=stopped, resume=True)
     assert sorted((path, path.stat().st_mtime_ns) for path in stopped.rglob("*")) == before
+
+
+def test_R32_a_checkpoint_from_before_a_field_existed_goes_on_with_its_default(stopped: Path) -> None:
+    """Only there: a run that uses the new field is another run."""
+    held = checkpoint.load(stopped)
+    for part, name in (("config", "unroll"), ("config", "inner"), ("gan", "classes")):
+        del held.meta[part][name]
+    rows = run.rows_for(DATA, new_gan(), BASE)
+    run._check_same_run(held, run._meta(new_gan(), rows, BASE))
+    with pytest.raises(ValueError, match="train: config.unroll must be 0 as in .*, got 2"):
+        run._check_same_run(held, run._meta(new_gan(), rows, replace(BASE, unroll=2)))
 
 
 def test_R30_other_data_or_another_prior_is_refused(stopped: Path) -> None:

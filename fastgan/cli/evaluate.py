@@ -133,7 +133,8 @@ def _measures(subject: _Subject, sigma: float | None) -> Iterator[Measure]:
         yield "log_likelihood", "needs rows G never saw: --held-out FILE, or a run trained with --rows", None
     else:
         yield from _log_likelihood(subject, subject.held_out, sigma)
-        yield from _discriminator(subject, subject.held_out)
+        if subject.config.train.pack == 1:  # a packed D has nothing to say of one sample
+            yield from _discriminator(subject, subject.held_out)
     found = evaluation.nearest_neighbours(subject.samples, subject.train)
     nearest = {
         "copies": int((found.distance == 0).sum()),

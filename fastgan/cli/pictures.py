@@ -49,7 +49,8 @@ def draw_samples(
     real = _some_rows(dataset, 64 if image else _ROWS)
     if image:
         return plots.image_grid(samples, real, path, **_look(config, real))
-    d = config.probability(gan)
+    # A packed D has nothing to say of one sample.
+    d = config.probability(gan) if config.train.pack == 1 else None
     if real.shape[1] == 1:
         return plots.line(samples, real, path, discriminator=d)
     if real.shape[1] == 2:
@@ -94,6 +95,8 @@ def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
     if config.networks.data_dim > 2:
         columns = f"{config.networks.data_dim} of {config.source}"
         raise ValueError(f"RUN_DIR must be of one or two columns for the picture discriminator, got {columns}")
+    if config.train.pack > 1:
+        raise ValueError(f"RUN_DIR must have pack=1 for the picture discriminator, got {config.train.pack}")
     gan, dataset = runs.trained(folder, config), config.load_data()
     # D plays against G as it is, not against the average of its past weights.
     samples = config.restore(gan.sample(_MANY, seed=0, device="cpu", averaged=False))

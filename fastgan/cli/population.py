@@ -99,7 +99,7 @@ def run(
             here = members(config.train, crowd.seeds, crowd.grid)[crew.rank :: crew.size]
             bars = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
             result = train_population(
-                lambda seed: config.networks.build(seed=seed, impl=config.train.impl),
+                lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
                 training_rows(dataset, config.columns),
                 config.train,
                 seeds=crowd.seeds,

@@ -53,7 +53,7 @@ class RunConfig:
 
     def build(self) -> GAN:
         """Both networks with their first weights."""
-        return self.networks.build(seed=self.train.seed, impl=self.train.impl)
+        return self.networks.build(seed=self.train.seed, impl=self.train.impl, pack=self.train.pack)
 
     def restore(self, x: Tensor) -> Tensor:
         """Samples of G in the data's own units."""

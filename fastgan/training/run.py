@@ -415,10 +415,16 @@ def _resume_from(resume: bool | str | os.PathLike[str] | None, folder: Path | No
 def _check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
     """A resumed run must be the same run: every field that decides a number."""
     config = meta["config"]
+    # A field that is younger than the checkpoint had then the effect that its default has now.
+    young = {
+        "config": TrainConfig(steps=config["steps"], batch_size=config["batch_size"]).as_dict(),
+        "gan": {"classes": 0},
+    }
     for part in ("config", "gan", "data"):
         stored, current = source.meta.get(part), meta[part]
         if not isinstance(stored, dict):
             raise CheckpointError(f"checkpoint {source.path}: meta must hold {part}")
+        stored = {**young.get(part, {}), **stored}
         for name in sorted({*stored, *current} - (_FREE_FIELDS if part == "config" else set())):
             if stored.get(name) != current.get(name):
                 raise ValueError(
