@@ -27,7 +27,12 @@ struct Mask {
 
   __device__ void factors(int64_t block, T (&out)[4]) const {
     const int64_t each = key.rows * quads, section = each ? block / each : 0;
-    const Words words = Stream{key.get(section), kDropout, substream, 0}.block(uint64_t(block - section * each));
+    factors_in(section, block - section * each, out);
+  }
+
+  // Of a section's own blocks: nothing to divide where there is but one.
+  __device__ void factors_in(int64_t section, int64_t block, T (&out)[4]) const {
+    const Words words = Stream{key.get(section), kDropout, substream, 0}.block(uint64_t(block));
 #pragma unroll
     for (int i = 0; i < 4; ++i) out[i] = words.w[i] >= threshold ? scale : T(0);
   }

@@ -104,7 +104,7 @@ __device__ void for_quads(int columns, bool drops, const MaybeMask<T>& random, i
   for (int i = int(threadIdx.x); i < kStrip * quads; i += kThreads) {
     const int row = i / quads, column = 4 * (i % quads);
     T factors[4] = {T(1), T(1), T(1), T(1)};
-    if (drops) random.mask.template factors_at<4>(first + row, column, factors);
+    if (drops) random.mask.factors_in(0, (first + row) * quads + column / 4, factors);
     f(row, column, factors);
   }
 }
