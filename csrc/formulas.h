@@ -398,5 +398,24 @@ FASTGAN_HD bool with_activation(int number, Function&& f) {
   }
 }
 
+// ---------------------------------------------------------------- statistics and bounds
+
+// A running statistic of batch normalisation after one more batch.
+template <class T>
+FASTGAN_HD T running(T before, T of_batch, T momentum) {
+  return (T(1) - momentum) * before + momentum * of_batch;
+}
+
+// The variance that runs is the unbiased one.
+template <class T>
+FASTGAN_HD T unbiased(T variance, T rows) {
+  return variance * rows / (rows - T(1));
+}
+
+// What brings weights whose squares add up to `square` to the norm `limit`; 1 where they are within it (or NaN).
+FASTGAN_HD double bounding(double square, double limit) {
+  return square > limit * limit ? limit / std::sqrt(square) : 1.0;
+}
+
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

@@ -12,6 +12,11 @@ struct Words {
   uint32_t w[4];
 };
 
+// What a stream is for: equal seeds never share numbers across purposes. Purpose of fastgan/random.py, as far as the core draws.
+namespace purpose {
+constexpr uint32_t rows = 0, noise_d = 1, noise_g = 2, key = 4, dropout = 5, penalty = 7;
+}
+
 // A stream is named by (seed, purpose, substream, step); block b holds its elements 4b .. 4b+3.
 struct Stream {
   uint64_t seed;
@@ -51,6 +56,12 @@ struct Stream {
 template <class T>
 FASTGAN_HD T unit_interval(uint32_t word) {
   return (T(int(word >> 9)) + T(0.5)) * T(1.1920928955078125e-07);
+}
+
+// From (0, 1) to (-sqrt 3, sqrt 3), whose variance is 1.
+template <class T>
+FASTGAN_HD T centred(T u) {
+  return (T(2) * u - T(1)) * T(1.7320508075688772935);
 }
 
 template <class T>

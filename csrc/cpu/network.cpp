@@ -9,8 +9,6 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-constexpr uint32_t kDropout = 5;  // Purpose.DROPOUT of fastgan/random.py
-
 // ---------------------------------------------------------------- maps over tiles of panels
 
 template <class F, class T>
@@ -45,7 +43,7 @@ TileMap<T> find_slope(int number) {
 template <class T>
 void drop(const T* in, T* out, int64_t features, Share share, const Section& section, double p, uint64_t key,
           uint32_t substream) {
-  const Stream stream{key, kDropout, substream, 0};
+  const Stream stream{key, purpose::dropout, substream, 0};
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t quads = (features + 3) / 4;
@@ -269,9 +267,8 @@ void Network<T>::update_statistics(Layer<T>& l, int64_t f, T mean, T variance, i
   if (!l.parameters.running_mean) return;
   T& running_mean = static_cast<T*>(l.parameters.running_mean)[f];
   T& running_variance = static_cast<T*>(l.parameters.running_variance)[f];
-  const T m = T(l.plan.norm_momentum), unbiased = variance * T(rows) / T(rows - 1);
-  running_mean = (T(1) - m) * running_mean + m * mean;
-  running_variance = (T(1) - m) * running_variance + m * unbiased;
+  running_mean = running(running_mean, mean, T(l.plan.norm_momentum));
+  running_variance = running(running_variance, unbiased(variance, T(rows)), T(l.plan.norm_momentum));
 }
 
 template <class T>

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int64_t kBlocks = 1024;  // Philox blocks of one task
 constexpr int64_t kShared = 4 * kBlocks;  // blocks from which on sharing the work out pays
-constexpr uint32_t kDropout = 5;   // Purpose.DROPOUT of fastgan/random.py
 
 template <class T>
 void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, int threads) {
@@ -78,7 +77,7 @@ void random_fill(int dtype, void* out, int64_t n, bool normal, uint64_t seed, ui
 
 void dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
              uint32_t substream, int threads) {
-  const Stream stream{key, kDropout, substream, 0};
+  const Stream stream{key, purpose::dropout, substream, 0};
   if (DType(dtype) == DType::f64)
     drop(static_cast<const double*>(x), static_cast<double*>(out), rows, features, p, stream, threads);
   else

@@ -20,9 +20,6 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-// Purpose of fastgan/random.py
-constexpr uint32_t kRows = 0, kNoiseD = 1, kNoiseG = 2, kKey = 4, kPenalty = 7;
-
 // A memory range that an update may change.
 struct Span {
   void* data;
@@ -87,7 +84,7 @@ class Trainer {
   // D ascends on m real and m fake rows side by side; the fakes come without a way back into G.
   const uint64_t* discriminator_step(const Team& team, int64_t it, int64_t draw, const uint64_t* keys) {
     save(team);
-    generate(team, kNoiseD, draw, keys);
+    generate(team, purpose::noise_d, draw, keys);
     keys += plan_.generator.network.keys;
     const Sections sections = sections_of_d(keys);
     team.barrier();
@@ -108,7 +105,7 @@ class Trainer {
   const uint64_t* generator_step(const Team& team, int64_t it, int64_t number, const uint64_t* keys) {
     const int64_t m = plan_.batch, d_keys = plan_.discriminator.network.keys;
     save(team);
-    const Sections of_g = generate(team, kNoiseG, number, keys);
+    const Sections of_g = generate(team, purpose::noise_g, number, keys);
     keys += plan_.generator.network.keys;
     Sections sections{{0, m, keys}, {second_, m, keys + d_keys}};  // the second one: D(x) after D's update
     sections.count = plan_.relativistic ? 2 : 1;
@@ -138,7 +135,7 @@ class Trainer {
   void simultaneous_step(const Team& team, int64_t it, const uint64_t* keys) {
     const int64_t m = plan_.batch, update = it - call_.first;
     save(team);
-    const Sections of_g = generate(team, kNoiseD, it, keys);
+    const Sections of_g = generate(team, purpose::noise_d, it, keys);
     keys += plan_.generator.network.keys;
     const Sections sections = sections_of_d(keys);
     team.barrier();
@@ -222,7 +219,7 @@ class Trainer {
     T mix[kPanel<T>];
     each_panel<T>({rows.first, last}, [&](int64_t p, int lane, int lanes) {
       if (plan_.penalty == Penalty::wgan_gp)
-        fill_random(mix, lanes, false, {plan_.seed, kPenalty, 0, uint64_t(draw)}, p * kPanel<T> + lane);
+        fill_random(mix, lanes, false, {plan_.seed, purpose::penalty, 0, uint64_t(draw)}, p * kPanel<T> + lane);
       else
         std::fill_n(mix, lanes, plan_.penalty == Penalty::r1 ? T(1) : T(0));
       const T* real = d_.input + p * n * kPanel<T> + lane;
@@ -249,8 +246,8 @@ class Trainer {
     const int64_t n = plan_.latent;
     T* z = noise_ + first * n;
     fill_random(z, (last - first) * n, plan_.prior != Prior::uniform, stream, first * n);
-    if (plan_.prior == Prior::uniform) {  // on [-sqrt 3, sqrt 3]: variance 1
-      for (int64_t i = 0; i < (last - first) * n; ++i) z[i] = (T(2) * z[i] - T(1)) * T(1.7320508075688772935);
+    if (plan_.prior == Prior::uniform) {
+      for (int64_t i = 0; i < (last - first) * n; ++i) z[i] = centred(z[i]);
     } else if (plan_.prior == Prior::spherical) {
       for (int64_t row = 0; row < last - first; ++row) {
         T square = 0;
@@ -271,7 +268,7 @@ class Trainer {
   void show_real(int64_t draw, const Section& section, Share share) {
     const Share rows = rows_in(section, share);
     const int64_t each = plan_.features, batches = plan_.rows / (plan_.batch * plan_.pack);
-    const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, kRows, uint64_t(draw / batches));
+    const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
     const int64_t position = draw % batches * plan_.batch * plan_.pack;
     constexpr int lanes = 16;
     uint64_t row[lanes];
@@ -541,7 +538,7 @@ class Trainer {
   // for the iteration, gives 64 bits a key.
   void draw_keys(int64_t it) {
     if (keys_.empty()) return;
-    const Words words = Stream{plan_.seed, kKey, 0, uint64_t(it)}.block(0);
+    const Words words = Stream{plan_.seed, purpose::key, 0, uint64_t(it)}.block(0);
     std::mt19937 twister(words.w[0]);
     for (uint64_t& key : keys_) {
       const uint64_t high = twister(), low = twister();

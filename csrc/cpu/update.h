@@ -85,8 +85,8 @@ void bound_norms(T* weight, int64_t inputs, int64_t first, int64_t last, double 
     T* w = weight + row * inputs;
     double square = 0;
     for (int64_t i = 0; i < inputs; ++i) square += double(w[i]) * double(w[i]);
-    if (!(square > limit * limit)) continue;
-    const T scale = T(limit / std::sqrt(square));
+    const T scale = T(bounding(square, limit));
+    if (scale == T(1)) continue;
     for (int64_t i = 0; i < inputs; ++i) w[i] *= scale;
   }
 }

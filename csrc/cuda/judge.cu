@@ -11,8 +11,7 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr int kMetrics = 6;  // of csrc/train.h: loss_d, loss_g, D(x), D(G(z)), accuracy on real, on fake
-constexpr int kSums = 3;     // a block's: of values, of D's opinion, of right answers
+constexpr int kSums = 3;  // a block's: of values, of D's opinion, of right answers
 
 int64_t judge_blocks(int64_t n) { return std::min(kMaxBlocks, (n + 4 * kThreads - 1) / (4 * kThreads)); }
 

@@ -7,8 +7,6 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-constexpr uint32_t kDropout = 5;  // Purpose.DROPOUT of fastgan/random.py
-
 // What elements are multiplied with: 0 with probability p, else 1 / (1 - p).
 template <class T>
 struct Mask {
@@ -32,7 +30,7 @@ struct Mask {
 
   // Of a section's own blocks: nothing to divide where there is but one.
   __device__ void factors_in(int64_t section, int64_t block, T (&out)[4]) const {
-    const Words words = Stream{key.get(section), kDropout, substream, 0}.block(uint64_t(block));
+    const Words words = Stream{key.get(section), purpose::dropout, substream, 0}.block(uint64_t(block));
 #pragma unroll
     for (int i = 0; i < 4; ++i) out[i] = words.w[i] >= threshold ? scale : T(0);
   }

@@ -68,9 +68,8 @@ __global__ void __launch_bounds__(kThreads) normalize(Norm<T> norm, const T* __r
   norm.mean[f] = mean;
   norm.inverse[f] = inverse;
   if (!norm.running_mean) return;
-  const T m = norm.momentum, unbiased = variance * rows / (rows - T(1));
-  norm.running_mean[f] = (T(1) - m) * norm.running_mean[f] + m * mean;
-  norm.running_variance[f] = (T(1) - m) * norm.running_variance[f] + m * unbiased;
+  norm.running_mean[f] = running(norm.running_mean[f], mean, norm.momentum);
+  norm.running_variance[f] = running(norm.running_variance[f], unbiased(variance, rows), norm.momentum);
 }
 
 // In place: from the gradient of what normalize() gave to that of the product. `adds`: to the gradients of another section.

@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(kThreads) bound_norms(T* __restrict__ weight, 
     double square = 0.0;
     for (int64_t i = threadIdx.x % 32; i < inputs; i += 32) square += double(w[i]) * double(w[i]);
     square = warp_sum(square);
-    if (!(square > limit * limit)) continue;
-    const T scale = T(limit / std::sqrt(square));
+    const T scale = T(bounding(square, limit));
+    if (scale == T(1)) continue;
     for (int64_t i = threadIdx.x % 32; i < inputs; i += 32) w[i] *= scale;
   }
 }

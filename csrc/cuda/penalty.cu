@@ -10,7 +10,6 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr uint32_t kPenalty = 7;  // Purpose.PENALTY of fastgan/random.py
 
 // ---------------------------------------------------------------- kernels
 
@@ -22,7 +21,7 @@ __global__ void __launch_bounds__(kThreads) between(const T* __restrict__ real, 
   for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
     T mix = kind == Penalty::r1 ? T(1) : T(0);
     if (kind == Penalty::wgan_gp)
-      mix = unit_interval<T>(Stream{seed, kPenalty, 0, uint64_t(draw.get())}.block(uint64_t(row / 4)).w[row % 4]);
+      mix = unit_interval<T>(Stream{seed, purpose::penalty, 0, uint64_t(draw.get())}.block(uint64_t(row / 4)).w[row % 4]);
     for (int64_t i = row * features + threadIdx.x % 32; i < (row + 1) * features; i += 32)
       out[i] = mix * real[i] + (T(1) - mix) * fake[i];
   }

@@ -12,7 +12,6 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr uint32_t kRowOrder = 0, kKeys = 4;  // Purpose.ROWS and Purpose.KEY of fastgan/random.py
 
 // ---------------------------------------------------------------- kernels: noise and masks
 
@@ -33,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) fill(T* __restrict__ out, int64_t n,
     }
     if constexpr (draw == Draw::centred) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) numbers.at[j] = (T(2) * numbers.at[j] - T(1)) * T(1.7320508075688772935);
+      for (int j = 0; j < 4; ++j) numbers.at[j] = centred(numbers.at[j]);
     }
     const int64_t at = 4 * (first + i) - offset;
     if (aligned && at + 4 <= n) {  // offset is then a multiple of 4, and at not below 0
@@ -86,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __r
 __global__ void __launch_bounds__(kThreads) draw_keys(Count iteration, uint64_t seed, uint64_t* __restrict__ keys, int each) {
   FASTGAN_SHARED(state, uint32_t[Twister::kWords]);
   if (threadIdx.x > 0) return;
-  const Words words = Stream{seed, kKeys, 0, uint64_t(iteration.get()) + blockIdx.x}.block(0);
+  const Words words = Stream{seed, purpose::key, 0, uint64_t(iteration.get()) + blockIdx.x}.block(0);
   Twister twister(words.w[0], state, 1);
   for (int i = 0; i < each; ++i) keys[int64_t(blockIdx.x) * each + i] = twister.key();
 }
@@ -96,7 +95,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) gather(const T* __restrict__ data, int64_t rows, int64_t features,
                                                    T* __restrict__ out, int64_t wanted, uint64_t seed, Count number) {
   const int64_t batches = rows / wanted, draw = number.get();
-  const Permutation shuffle(uint64_t(rows), seed, kRowOrder, uint64_t(draw / batches));
+  const Permutation shuffle(uint64_t(rows), seed, purpose::rows, uint64_t(draw / batches));
   for (int64_t i = global_thread() / 32; i < wanted; i += grid_threads() / 32) {
     const auto row = int64_t(shuffle(uint64_t(draw % batches * wanted + i)));
     for (int64_t f = threadIdx.x % 32; f < features; f += 32) out[i * features + f] = data[row * features + f];

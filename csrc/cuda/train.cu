@@ -58,7 +58,7 @@ class Trainer : Losses<T> {
   // D ascends on m real and m fake rows side by side; the fakes come without a way back into G.
   FASTGAN_CALLED void discriminator_step(int64_t it, int64_t draw) {
     prepare(notes_.rule_d, plan_.optimizer_d, plan_.schedule_d, draw - plan_.first * plan_.k, updates_d());
-    const uint64_t* keys = generate(kNoiseD, draw, draw);
+    const uint64_t* keys = generate(purpose::noise_d, draw, draw);
     const Sections sections = sections_of_d(keys);
     show_real(sections.all[0]);
     show_fakes(sections.all[1]);
@@ -75,7 +75,7 @@ class Trainer : Losses<T> {
   // G descends through a D that stays as it is.
   FASTGAN_CALLED void generator_step(int64_t it, int64_t number) {
     prepare(notes_.rule_g, plan_.optimizer_g, plan_.schedule_g, number - plan_.first * plan_.generator_steps, updates_g());
-    const uint64_t* keys = generate(kNoiseG, number, plan_.relativistic ? (it + 1) * plan_.k - 1 : -1);
+    const uint64_t* keys = generate(purpose::noise_g, number, plan_.relativistic ? (it + 1) * plan_.k - 1 : -1);
     Sections sections = sections_of_d(keys);
     sections.count = plan_.relativistic ? 2 : 1;
     const Section& fake = sections.all[0];
@@ -98,7 +98,7 @@ class Trainer : Losses<T> {
   FASTGAN_CALLED void simultaneous_step(int64_t it) {
     prepare(notes_.rule_g, plan_.optimizer_g, plan_.schedule_g, it - plan_.first, updates_g());
     prepare(notes_.rule_d, plan_.optimizer_d, plan_.schedule_d, it - plan_.first, updates_d());
-    const uint64_t* keys = generate(kNoiseD, it, it);
+    const uint64_t* keys = generate(purpose::noise_d, it, it);
     const Sections sections = sections_of_d(keys);
     show_real(sections.all[0]);
     show_fakes(sections.all[1]);
@@ -133,7 +133,7 @@ class Trainer : Losses<T> {
     if (plan_.prior == Prior::spherical) to_sphere();
     g_.forward(sections_of_g_);
     keys = keys_;
-    keys_ += (purpose == kNoiseG && !plan_.relativistic ? 1 : 2) * plan_.discriminator.keys;
+    keys_ += (purpose == purpose::noise_g && !plan_.relativistic ? 1 : 2) * plan_.discriminator.keys;
     return keys;
   }
 
@@ -202,7 +202,7 @@ class Trainer : Losses<T> {
     if (slot == 0) {
       const int lane = int(threadIdx.x);
       if (block_.rank == 0 && lane < kKeysAhead) {
-        const Words words = Stream{plan_.seed, kKey, 0, uint64_t(it + lane)}.block(0);
+        const Words words = Stream{plan_.seed, purpose::key, 0, uint64_t(it + lane)}.block(0);
         Twister twister(words.w[0], reinterpret_cast<uint32_t*>(common + plan_.twister) + lane, kKeysAhead);
         for (int i = 0; i < count; ++i) keys[lane * count + i] = twister.key();
       }

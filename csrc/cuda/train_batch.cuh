@@ -5,9 +5,6 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// Purpose of fastgan/random.py
-constexpr uint32_t kRows = 0, kNoiseD = 1, kNoiseG = 2, kKey = 4;
-
 // What all threads of a block know and need not hold in registers: first in its shared memory, the member's plan follows.
 template <class T>
 struct alignas(16) Notes {
@@ -47,10 +44,10 @@ class Batches {
     for (int64_t four = first / 4 + threadIdx.x; 4 * four < last; four += kThreads) {
       const Words words = stream.block(uint64_t(four));
       T numbers[4];
-      if (plan_.prior == Prior::uniform) {  // on [-sqrt 3, sqrt 3]: variance 1
+      if (plan_.prior == Prior::uniform) {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          numbers[i] = (T(2) * unit_interval<T>(words.w[i]) - T(1)) * T(1.7320508075688772935);
+          numbers[i] = centred(unit_interval<T>(words.w[i]));
       } else {
         normal_pair(words.w[0], words.w[1], numbers[0], numbers[1]);
         normal_pair(words.w[2], words.w[3], numbers[2], numbers[3]);
@@ -80,7 +77,7 @@ class Batches {
     const int64_t position = draw % batches * each + sections_of_g_.all[0].first;
     int64_t* numbers = reinterpret_cast<int64_t*>(block_.at(plan_.numbers));
     if (int(threadIdx.x) >= sections_of_g_.all[0].rows) return;
-    const Permutation shuffle(uint64_t(plan_.data_rows), plan_.seed, kRows, uint64_t(draw / batches));
+    const Permutation shuffle(uint64_t(plan_.data_rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
     for (int i = int(threadIdx.x); i < sections_of_g_.all[0].rows; i += kThreads)
       numbers[i] = int64_t(shuffle(uint64_t(position + i)));
   }

@@ -35,9 +35,8 @@ __device__ void each_feature(const Block<T>& block, int features, Function&& f) 
 template <class T>
 __device__ void update_statistics(const LayerOf<T>& l, int feature, T mean, T variance, T rows) {
   if (!l.running_mean) return;
-  const T m = l.norm_momentum, unbiased = variance * rows / (rows - T(1));
-  l.running_mean[feature] = (T(1) - m) * l.running_mean[feature] + m * mean;
-  l.running_variance[feature] = (T(1) - m) * l.running_variance[feature] + m * unbiased;
+  l.running_mean[feature] = running(l.running_mean[feature], mean, T(l.norm_momentum));
+  l.running_variance[feature] = running(l.running_variance[feature], unbiased(variance, rows), T(l.norm_momentum));
 }
 
 template <class T>

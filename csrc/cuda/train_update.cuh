@@ -185,8 +185,8 @@ FASTGAN_CALLED void bound_norms(const Passes<T>& passes, double limit) {
       double square = 0.0;
       for (int c = lane; c < p.columns; c += 32) square += double(w[c]) * double(w[c]);
       for (int distance = 16; distance > 0; distance /= 2) square += __shfl_xor_sync(0xffffffffu, square, distance);
-      if (!(square > limit * limit)) continue;
-      const T scale = T(limit / std::sqrt(square));
+      const T scale = T(bounding(square, limit));
+      if (scale == T(1)) continue;
       for (int c = lane; c < p.columns; c += 32) {
         const T bounded = w[c] * scale;
         for (int b = 0; b < block.size; ++b) block.at(p.here, b)[int64_t(row) * p.stride + c] = bounded;
