@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,23 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not _cuda_is_there():
         pytest.skip("no CUDA device")
     return str(request.param)
+
+
+@contextlib.contextmanager
+def _nothing_waits() -> Iterator[None]:
+    with warnings.catch_warnings():  # the first call warns of a prototype, after it has set the mode
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def nothing_waits() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context in which whatever makes the host wait for a GPU is an error."""
+    return _nothing_waits
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,3 +109,20 @@ def test_a_step_that_fails_or_takes_too_long_is_told(tmp_path: Path, monkeypatch
     bad = gpu.run("bad", [sys.executable, "-c", "raise SystemExit('no')"], 60)
     assert bad.outcome == "failed" and bad.detail == "no"
     assert gpu.run("slow", [sys.executable, "-c", "while True: pass"], 0.2).outcome == "timed out"
+
+
+def test_looking_for_waits_survives_the_warning_and_ends(
+    monkeypatch: pytest.MonkeyPatch, nothing_waits: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    """As torch does: the mode is set, then the first call warns, which is an error in tests."""
+    modes: list[str] = []
+
+    def set_mode(mode: str) -> None:
+        modes.append(mode)
+        if len(modes) == 1:
+            warnings.warn("a prototype feature", stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with pytest.raises(RuntimeError, match="it waited"), nothing_waits():
+        raise RuntimeError("it waited")
+    assert modes == ["error", "default"]

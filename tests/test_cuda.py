@@ -6,6 +6,7 @@ The losses' rows run on every device in their own files. What needs no GPU to be
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -159,16 +160,13 @@ def test_R24_a_step_can_be_captured_and_replays_its_bits() -> None:
         assert torch.equal(got, expected)
 
 
-def test_R24_nothing_waits_for_the_device() -> None:
+def test_R24_nothing_waits_for_the_device(nothing_waits: Callable[[], AbstractContextManager[None]]) -> None:
     need("native", "mlp", "cuda")
     step, _ = step_of_a_gan()
     step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         step()
         random.normal((4, 8), seed=1, purpose=1, device="cuda")
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("pair", range(len(PAIRS)))
