@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
+from fastgan.training.checkpoint import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]
 BCE = nn.BCEWithLogitsLoss()
@@ -279,7 +280,8 @@ def main() -> None:
         record["target"] = judge(record)
         records.append(record)
         print(line(record), flush=True)
-        args.out.write_text(json.dumps({**info, "quick": args.quick, "records": records}, indent=1) + "\n")
+        text = json.dumps({**info, "quick": args.quick, "records": records}, indent=1) + "\n"
+        write_atomically(args.out, [text.encode()])
 
 
 if __name__ == "__main__":

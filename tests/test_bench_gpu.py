@@ -80,7 +80,7 @@ def test_the_gpu_benchmark_compares_times_and_judges(tmp_path: Path, monkeypatch
     targets = [r["target"][:3] for r in content["records"]]
     assert targets == ["G5:", "G5:", "G6:", "G7:"]
     steps = [gpu.Step("kernels", "passed", 1.0, "all")]
-    gpu.report(steps, content, tmp_path / "results" / "gpu.json")
+    gpu.report(gpu.Session(tmp_path / "results" / "gpu.json", 0.0, steps, content))
     assert json.loads((tmp_path / "results" / "gpu.json").read_text())["steps"][0]["outcome"] == "passed"
 
 
@@ -98,7 +98,7 @@ def test_the_copy_bandwidth_is_judged_at_the_largest_size() -> None:
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(gpu, "architecture", lambda: "")
+    monkeypatch.setattr(gpu, "device", lambda: ("", ""))
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     assert gpu.main() == 1 and "no CUDA device" in capsys.readouterr().err
 
@@ -109,6 +109,52 @@ def test_a_step_that_fails_or_takes_too_long_is_told(tmp_path: Path, monkeypatch
     bad = gpu.run("bad", [sys.executable, "-c", "raise SystemExit('no')"], 60)
     assert bad.outcome == "failed" and bad.detail == "no"
     assert gpu.run("slow", [sys.executable, "-c", "while True: pass"], 0.2).outcome == "timed out"
+
+
+@pytest.fixture
+def machine_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """gpu.py on a stand-in: what it would run, and the limits; every step takes as long as it may."""
+    ran: list[tuple[str, float]] = []
+    now = [0.0]
+
+    def run(name: str, command: list[str], limit_s: float, **environment: str) -> gpu.Step:
+        if ran:
+            assert json.loads((tmp_path / "gpu.json").read_text())["steps"][-1]["name"] == ran[-1][0]
+        ran.append((name, limit_s))
+        now[0] += limit_s
+        return gpu.Step(name, "passed", limit_s, "")
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(gpu, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(gpu, "device", lambda: ("90", "a stand-in"))
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/usr/bin/{name}")
+    return ran
+
+
+@pytest.mark.parametrize(("options", "seconds"), [([], 520), (["--quick"], 170)], ids=["all", "quick"])
+def test_all_steps_together_keep_one_deadline_and_each_is_written_down(
+    options: list[str],
+    seconds: float,
+    tmp_path: Path,
+    machine_of_steps: list[tuple[str, float]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "gpu.json"), *options])
+    assert gpu.main() == 1  # the last found no time
+    assert 0 < sum(limit for _, limit in machine_of_steps) <= seconds < 600
+    written = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    names = [step["name"] for step in written]
+    assert names[:2] == ["build", "kernels"] and {"gpu_train", "gpu_losses"} <= set(names)
+    assert options or names[-4:] == list(gpu.SANITIZERS) and "graph tests" in names
+    assert written[-1]["outcome"] == "timed out" and "no time was left" in capsys.readouterr().out
+
+
+def test_settings_of_a_plugin_that_is_missing_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\ntimeout = 300\n" in gpu.settings()
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
+    assert "\ntimeout" not in gpu.settings() and "--strict-config" in gpu.settings()
 
 
 def test_looking_for_waits_survives_the_warning_and_ends(
