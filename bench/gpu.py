@@ -207,8 +207,8 @@ def main() -> int:
             on_device = ("cuda", "edges", "losses", "loss_accuracy", "ops", "training_loop")
             pytest(session, "tests", [f"test_{name}.py" for name in on_device], 90)
             pytest(session, "graph tests", ["test_cuda_graph.py"], 60)  # alone: it leaves a broken capture behind
-        measure(session, "gpu_train", args.quick, 60 if args.quick else 180)
-        measure(session, "gpu_losses", args.quick, 35 if args.quick else 105)
+        measure(session, "gpu_train", args.quick, 60 if args.quick else 150)
+        measure(session, "gpu_losses", args.quick, 35 if args.quick else 90)
         if not args.quick:
             sanitize(session, 120)
     report(session)

@@ -19,6 +19,7 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 import gpu  # noqa: E402
 import gpu_losses  # noqa: E402
+import gpu_train  # noqa: E402
 
 
 class _Graph:
@@ -172,3 +173,48 @@ def test_looking_for_waits_survives_the_warning_and_ends(
     with pytest.raises(RuntimeError, match="it waited"), nothing_waits():
         raise RuntimeError("it waited")
     assert modes == ["error", "default"]
+
+
+# ---------------------------------------------------------------- whole training runs
+
+
+def test_a_rate_is_the_slope_between_two_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G2's failure: 132 members took longer to build than to train, and each window stayed at 20 iterations."""
+    now = [0.0]
+    monkeypatch.setattr(gpu_train, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def run(steps: int) -> None:
+        now[0] += 3.0 + steps * 1e-4
+
+    side = gpu_train.Side(run, per_call=132)
+    calls = side.length(0.4)
+    assert 0.7 < calls * 1e-4 < 0.8  # a quarter of what building takes
+    assert side.rate(calls) == pytest.approx(132 / 1e-4)
+
+
+def test_whole_runs_are_timed_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_train, "GANS", ("tiny",))
+    monkeypatch.setattr(gpu_train, "POPULATIONS", (2,))
+    least = {("tiny", 1): ("G1", {"eager": 0.001}), ("tiny", 2): ("G2", {"eager": 1e9})}
+    monkeypatch.setattr(gpu_train, "LEAST", least)
+    monkeypatch.setattr(gpu_train.Side, "length", lambda self, window_s: 3 * gpu_train.SHORT)
+    out = tmp_path / "train.json"
+    monkeypatch.setattr(sys, "argv", ["gpu_train.py", str(out), "--quick", "--device", "cpu"])
+    gpu_train.main()
+    one, two = json.loads(out.read_text())["records"]
+    assert (one["case"], one["n"], two["n"]) == ("train tiny", 1, 2) and one["engine"].startswith("fused")
+    assert one["target"].startswith("G1: ") and one["target"].endswith(" eager, met")
+    assert two["target"].startswith("G2: ") and two["target"].endswith(" eager, missed")
+
+
+def test_a_peer_that_differs_or_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = gpu_train.Bench(gpu_train.WORKLOADS["tiny"], "cpu")
+    monkeypatch.setitem(sys.modules, "jax", None)  # as where it is not installed
+    bench.found["loss_d"] = 1.01 * bench.found["loss_d"]
+    assert bench.peer(gpu_train.EAGER) is None and bench.peer(gpu_train.JAX) is None
+    assert "loss_d differs from eager" in bench.left_out["eager"] and "jax" in bench.left_out["JAX scan"]
+
+
+def test_large_networks_are_compared_with_all_peers() -> None:
+    assert {"mnist-1024", "original"} <= set(gpu_train.GANS) and set(gpu_train.COMPARED) <= set(gpu_train.GANS)
+    assert gpu_train.verdict("original", 1, {"eager": 21.0}) == "G3: 21.0x eager, met"

@@ -28,7 +28,7 @@ def config(workload: Workload, steps: int, **changes: Any) -> TrainConfig:
 def change(before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     """What training added to each parameter, by "generator.<name>" or "discriminator.<name>"."""
     return {
-        f"{network}.{name}": after[network][name] - start
+        f"{network}.{name}": after[network][name].cpu() - start
         for network, tensors in before.items()
         for name, start in tensors.items()
         if name.rpartition(".")[2] in ("weight", "bias")

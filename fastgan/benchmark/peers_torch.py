@@ -19,6 +19,8 @@ BCE = nn.BCEWithLogitsLoss()
 class Torch:
     """One way to write the iteration: `build` makes it for a pair of networks.
 
+    It runs where the data lie.
+
     Attributes:
         per_call: iterations of a timed call.
     """
@@ -34,18 +36,20 @@ class Torch:
         }
         for name, network in self.networks.items():
             network.load_state_dict(weights[name])
+            network.to(data.device)
         self.step = build(self.networks["generator"], self.networks["discriminator"])
 
     def run(self) -> None:
         """One iteration with minibatch and noise drawn as users draw them."""
-        m, latent_dim = self.workload.batch, self.workload.latent_dim
-        real = self.data[torch.randint(len(self.data), (m,))]
-        self.step(real, torch.randn(m, latent_dim), torch.randn(m, latent_dim))
+        m, latent_dim, device = self.workload.batch, self.workload.latent_dim, self.data.device
+        real = self.data[torch.randint(len(self.data), (m,), device=device)]
+        self.step(real, torch.randn(m, latent_dim, device=device), torch.randn(m, latent_dim, device=device))
 
     def replay(self, draws: Draws) -> dict[str, Tensor]:
         """Begin with these iterations: their losses, and what they changed. What is timed goes on from there."""
-        losses = [self.step(draws.real[i], draws.noise_d[i], draws.noise_g[i]) for i in range(len(draws))]
-        loss_d, loss_g = (torch.stack(column) for column in zip(*losses, strict=True))
+        inputs = [x.to(self.data.device) for x in (draws.real, draws.noise_d, draws.noise_g)]
+        losses = [self.step(*(x[i] for x in inputs)) for i in range(len(draws))]
+        loss_d, loss_g = (torch.stack(column).cpu() for column in zip(*losses, strict=True))
         after = {name: network.state_dict() for name, network in self.networks.items()}
         return {"loss_d": loss_d, "loss_g": loss_g} | change(self.workload.weights(), after)
 
@@ -119,7 +123,7 @@ class CompiledAdam:
     def __init__(self, network: nn.Module) -> None:
         self.parameters = {name: p.detach() for name, p in network.named_parameters()}
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
-        self.updates = torch.zeros(())
+        self.updates = torch.zeros((), device=next(network.parameters()).device)
 
     def step(self, grads: dict[str, Tensor]) -> None:
         self.updates.add_(1)
