@@ -93,6 +93,26 @@ def test_sides_that_differ_are_given_no_time(monkeypatch: pytest.MonkeyPatch) ->
         gpu_losses.loss_case(64, 1, 1e-4, False)
 
 
+@pytest.mark.usefixtures("stand_in")
+def test_a_foreign_side_waits_once_a_window_and_is_converted_for_the_comparison_alone() -> None:
+    did: list[str] = []
+
+    def noted(what: str, result: Any) -> Any:
+        did.append(what)
+        return result
+
+    side = gpu_losses.Foreign(
+        lambda: noted("call", 1.0),
+        lambda found: noted("wait", None),
+        lambda found: noted("convert", (Tensor([found]),)),
+    )
+    gpu_losses.window(side, 3)
+    assert did == ["call"] * 3 + ["wait"]
+    did.clear()
+    gpu_losses.check("case", {"fastgan": lambda: (Tensor([1.0]),), "JAX": side}, 1e-6)
+    assert did == ["call", "wait", "convert"]
+
+
 def test_the_copy_bandwidth_is_judged_at_the_largest_size() -> None:
     record = {"case": "discriminator_loss", "n": 2**24, "share of the copy bandwidth": 0.9}
     assert gpu_losses.judge(record) == "G5: 90% of the copy bandwidth, met"
