@@ -74,10 +74,11 @@ class Side:
         return max(2 * SHORT, int(calls * window_s / longer))
 
     def rate(self, calls: int) -> float:
-        """Iterations a second, by the slope."""
+        """Iterations a second, by the slope; of more calls where the difference could be that of two beginnings."""
         short = self.seconds(SHORT)
-        longer = self.seconds(calls) - short
-        return self.per_call * (calls - SHORT) / max(longer, 1e-9)
+        while (longer := self.seconds(calls) - short) < short / 8:
+            calls *= 4
+        return self.per_call * (calls - SHORT) / longer
 
 
 class Bench:

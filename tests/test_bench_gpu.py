@@ -209,7 +209,7 @@ def test_a_rate_is_the_slope_between_two_lengths(monkeypatch: pytest.MonkeyPatch
     side = gpu_train.Side(run, per_call=132)
     calls = side.length(0.4)
     assert 0.7 < calls * 1e-4 < 0.8  # a quarter of what building takes
-    assert side.rate(calls) == pytest.approx(132 / 1e-4)
+    assert [side.rate(n) for n in (calls, 2 * gpu_train.SHORT)] == pytest.approx([132 / 1e-4] * 2)
 
 
 def test_whole_runs_are_timed_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
