@@ -37,6 +37,9 @@ class Processor:
     def size(self, entry: str, *numbers: int) -> int:
         return self.library.call(entry, *numbers)
 
+    def run(self, body: Callable[[], None]) -> None:
+        body()
+
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         return body
 

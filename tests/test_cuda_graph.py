@@ -42,9 +42,9 @@ def run(row: Row, dtype: torch.dtype, device: str, **changes: Any) -> tuple[GAN,
     return gan.to("cpu"), result
 
 
-def engine_of(row: Row, machine: CudaMachine | None = None) -> tuple[GAN, GraphEngine]:
+def engine_of(row: Row, machine: CudaMachine | None = None, device: str = "cuda") -> tuple[GAN, GraphEngine]:
     torch.manual_seed(1)
-    gan = row.make(torch.float32).to("cuda")
+    gan = row.make(torch.float32).to(device)
     config = config_of(row, "fused")
     return gan, GraphEngine(gan, running.rows_for(data_of(row), gan, config), config, machine)
 
@@ -128,8 +128,31 @@ def test_data_on_the_device_stays_where_it_lies() -> None:
     assert same_bits(gan, other)
 
 
+def test_parameters_that_moved_are_captured_anew() -> None:
+    found = []
+    for moves in (False, True):
+        gan, engine = engine_of(BUSY)
+        tables = [engine.advance(0, 112, lambda: False)]  # graphs of all sizes
+        for parameter in gan.parameters() if moves else ():
+            parameter.data = parameter.data.clone()
+        tables.append(engine.advance(112, 112, lambda: False))
+        found.append((gan, np.concatenate(tables)))
+    assert np.array_equal(found[0][1], found[1][1]) and same_bits(found[0][0], found[1][0])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+def test_a_second_device_gives_the_bits_of_the_first() -> None:
+    found = []
+    for device in ("cuda:0", "cuda:1"):  # the current device stays the first
+        gan, engine = engine_of(BUSY, device=device)
+        table = engine.advance(0, 25, lambda: False)
+        found.append((gan.to("cpu"), table))
+    assert np.array_equal(found[0][1], found[1][1]) and same_bits(found[0][0], found[1][0])
+
+
 def test_a_capture_that_did_not_happen_is_an_error() -> None:
     """Last in this file: it leaves a broken capture behind."""
-    machine = CudaMachine(torch.device("cuda", torch.cuda.current_device()))
+    machine, stream = CudaMachine(torch.device("cuda", torch.cuda.current_device())), torch.cuda.current_stream()
     with pytest.raises(RuntimeError, match="the graph engine could not capture an iteration: "):
         machine.capture(lambda: torch.ones((), device="cuda").item() and None)
+    assert torch.cuda.current_stream() == stream

@@ -22,12 +22,16 @@ _SIZES = (MOST, 10, 1)  # iterations a graph: launching one costs the host about
 
 
 class CudaMachine:
-    """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, on the current stream."""
+    """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, replays on the current stream.
+
+    Calls are made and captured on a stream of its own: cuBLAS keeps its workspace by stream, so that a first run puts
+    it where no graph owns it, and `torch.cuda.graph` alone would capture on the device that it saw first.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._anything = torch.empty(0, device=device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
 
     def launch(self, entry: str, *arguments: object) -> None:
         """An entry of csrc/cuda/entries.h."""
@@ -52,16 +56,27 @@ class CudaMachine:
         """How much scratch an entry needs."""
         return int(getattr(cuda.native, f"cuda_{entry}")(*numbers))
 
+    def run(self, body: Callable[[], None]) -> None:
+        """Make the calls of `body` now, where they will be captured."""
+        with self._here():
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                body()
+            current.wait_stream(self._stream)
+
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        """What replays the calls of `body`, none of which run now.
+        """What replays the calls of `body`, none of which run now. It has a memory pool of its own.
 
         Raises:
             RuntimeError: CUDA did not capture them.
         """
         graph = torch.cuda.CUDAGraph()
         try:
-            with self._here(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                body()
+            # A capture that fails leaves its stream the current one: the stream before is set again here.
+            with self._here(), torch.cuda.stream(torch.cuda.current_stream()):  # noqa: SIM117
+                with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                    body()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise RuntimeError(f"train: the graph engine could not capture an iteration: {reason}") from error
@@ -145,7 +160,7 @@ class GraphEngine(FusedEngine):
         """Queue iterations; returns how many. The first runs uncaptured: libraries set themselves up at first use."""
         done = 0
         if self._cold:
-            iteration.run(1)
+            self.machine.run(functools.partial(iteration.run, 1))
             self._cold, done = False, 1
         for size in _SIZES:
             while done + size <= count and not (done and should_stop()):
