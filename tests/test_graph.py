@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.skipif(backend.native is None, reason="the engine it is compared with is compiled"),
 ]
 STEPS = 6
+MATMUL: Any = torch.backends.cuda.matmul
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,33 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
         for layer in network.layers:
             grad = layer.grad_of(layer.spec["weight"])
             assert grad is not None and machine.outs.count(grad.data_ptr()) == times
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "ask", [lambda: torch.set_float32_matmul_precision("medium"), lambda: setattr(MATMUL, "allow_tf32", True)]
+)
+def test_products_are_exact_whatever_the_switch_for_tf32_says(ask: Callable[[], None], library: Library) -> None:
+    class Watching(Recorder):
+        found: list[str] = []
+
+        def product(self, out: torch.Tensor, *factors: Any) -> None:
+            self.found.append(MATMUL.fp32_precision)
+            super().product(out, *factors)
+
+    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20), Watching(library)
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+    usual = torch.get_float32_matmul_precision()
+    try:
+        ask()
+        asked = torch.get_float32_matmul_precision(), MATMUL.allow_tf32, MATMUL.fp32_precision
+        assert asked[2] == "tf32"
+        engine.advance(0, 3, lambda: False)  # one by itself, one captured
+        assert set(machine.found) == {"ieee"} and len(machine.captures) == 1
+        assert asked == (torch.get_float32_matmul_precision(), MATMUL.allow_tf32, MATMUL.fp32_precision)
+    finally:
+        MATMUL.allow_tf32 = False
+        torch.set_float32_matmul_precision(usual)
 
 
 # ---------------------------------------------------------------- what is not finite

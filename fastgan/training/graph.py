@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -160,12 +161,31 @@ class GraphEngine(FusedEngine):
         """Queue iterations; returns how many. The first runs uncaptured: libraries set themselves up at first use."""
         done = 0
         if self._cold:
-            self.machine.run(functools.partial(iteration.run, 1))
+            with exact_products():
+                self.machine.run(functools.partial(iteration.run, 1))
             self._cold, done = False, 1
         for size in _SIZES:
             while done + size <= count and not (done and should_stop()):
                 if size not in self._graphs:
-                    self._graphs[size] = self.machine.capture(functools.partial(iteration.run, size))
+                    with exact_products():
+                        self._graphs[size] = self.machine.capture(functools.partial(iteration.run, size))
                 self._graphs[size]()
                 done += size
         return done
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Products in fp32 whatever torch's switch for TF32 says: a graph would keep what it said at the capture."""
+    switch = torch.backends.cuda.matmul
+    # The older of the switches, where it is the only one; elsewhere cuBLAS goes by the newer, which both of them set.
+    newer = hasattr(switch, "fp32_precision")
+    name, tf32, exact = ("fp32_precision", "tf32", "ieee") if newer else ("allow_tf32", True, False)
+    if getattr(switch, name) != tf32:
+        yield
+        return
+    setattr(switch, name, exact)
+    try:
+        yield
+    finally:
+        setattr(switch, name, tf32)
