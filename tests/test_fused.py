@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, random, train
-from fastgan.training import plan
+from fastgan.training import checkpoint, fused, plan
+from fastgan.training import run as running
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.run import TrainResult
@@ -195,8 +196,6 @@ def test_R16_any_number_of_threads_gives_the_same_bits(name: str) -> None:
 
 
 def test_the_optimizers_states_are_the_eager_loops(tmp_path: Any) -> None:
-    from fastgan.training import checkpoint
-
     found = {}
     for engine in ("eager", "fused"):
         for name, optimizer in (("adam", Adam(1e-2)), ("momentum", Momentum(0.05, momentum=0.5, **SCHEDULED))):
@@ -212,6 +211,35 @@ def test_the_optimizers_states_are_the_eager_loops(tmp_path: Any) -> None:
         assert eager.groups["discriminator"][0].get("momentum") == fused.groups["discriminator"][0].get("momentum")
         for key, value in eager.tensors.items():
             assert torch.allclose(value.double(), fused.tensors[key].double(), rtol=1e-9, atol=1e-12), key
+
+
+def test_the_optimizers_numbers_are_read_once_and_written_where_they_are_wanted(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU they lie on the device: each look at one waits for it, each number written is a launch."""
+    looks: list[str] = []
+    for name in ("__int__", "item", "fill_"):
+        usual = getattr(torch.Tensor, name)
+        watched = lambda tensor, *rest, n=name, f=usual: (looks.append(n), f(tensor, *rest))[1]  # noqa: E731
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    row = Row(config={"k": 2})
+    for steps in (8, 16):  # the second goes on from a checkpoint: what that says counts
+        torch.manual_seed(1)
+        gan, data = row.make(torch.float32), torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+        config = config_of(row, "fused", steps=steps)
+        engine = fused.FusedEngine(gan, running.rows_for(data, gan, config), config)
+        if steps > 8:
+            checkpoint.load(tmp_path).restore(gan, engine.optimizers)
+        looks.clear()
+        for first in range(steps - 8, steps, 2):
+            engine.advance(first, 2, lambda: False)
+        assert looks == ["__int__"] * 2
+        checkpoint.save(tmp_path, gan, engine.optimizers, step=steps)
+        assert looks == ["__int__"] * 2 + ["fill_"] * 12
+        for name, each in (("generator", 1), ("discriminator", 2)):
+            assert {float(state["step"]) for state in engine.optimizers[name].state.values()} == {each * steps}
+    assert distance(run(row, torch.float32, "fused", steps=16)[0], gan) == 0.0
 
 
 def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Any) -> None:

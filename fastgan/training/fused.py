@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastgan import backend, kernels
 from fastgan.models import GAN
@@ -40,10 +41,11 @@ class FusedEngine:
             kind = type(rows.data).__name__
             raise plan.Inexpressible(f"data is a {kind} whose rows must be asked for one batch at a time")
         self.data = data
-        self.optimizers = {
+        self._optimizers = {
             name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
             for name, description in self.descriptions.items()
         }
+        self._made: dict[str, int] = {}  # updates of an optimiser, whose own numbers are behind
         self._described: plan.Description = {}
         self._run: Any = None
         self.prepare()
@@ -70,9 +72,18 @@ class FusedEngine:
             "discriminator": self.config.optimizer_of_discriminator,
         }
 
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """For reading and writing between two calls: their numbers are up to date, and the next call looks at them."""
+        for name, made in self._made.items():
+            for step in self._steps(name):
+                step.fill_(made)
+        self._made.clear()
+        return self._optimizers
+
     def prepare(self) -> Any:
         """The core's run. Modes, parameters and their places may have changed since the last call."""
-        described = plan.describe(self.gan, self.config, self.optimizers, self.data)
+        described = plan.describe(self.gan, self.config, self._optimizers, self.data)
         if described != self._described:
             self._run, self._described = kernels.native.Run(described), described
         return self._run
@@ -131,15 +142,13 @@ class FusedEngine:
         }
 
     def done(self, first: int, count: int, updates: tuple[int, int]) -> None:
-        """Bring the optimisers' own numbers, which the core does not touch, to where the updates are."""
+        """Note where the updates are: the core does not touch the optimisers' own numbers, which lie on the device."""
         if self.config.ema_decay is not None:
             self.gan.copy_buffers_to_average()
         draws, generator_updates = self._numbers(first, count)
         last = {"generator": generator_updates[-1], "discriminator": draws[-1]}
-        for (name, optimizer), number in zip(self.optimizers.items(), updates, strict=True):
-            for state in optimizer.state.values():
-                if "step" in state:
-                    state["step"].fill_(number)
+        for (name, optimizer), made in zip(self._optimizers.items(), updates, strict=True):
+            self._made[name] = made if self._steps(name) else 0
             epoch = self.rows.epoch(draws[-1])
             self.descriptions[name].schedule(optimizer, update=last[name], epoch=epoch)
 
@@ -158,6 +167,11 @@ class FusedEngine:
         return plan.schedule(optimizer, updates[0], len(updates), epochs)
 
     def _updates_done(self, name: str) -> int:
-        states: Any = self.optimizers[name].state.values()
-        return next((int(state["step"]) for state in states if "step" in state), 0)
+        """The host waits for the device only where somebody may have changed the number since."""
+        if name not in self._made:
+            self._made[name] = int(next(iter(self._steps(name)), 0))
+        return self._made[name]
 
+    def _steps(self, name: str) -> list[Tensor]:
+        """How many updates Adam has made, a number a parameter; momentum counts none."""
+        return [state["step"] for state in self._optimizers[name].state.values() if "step" in state]

@@ -126,12 +126,12 @@ class GraphEngine(FusedEngine):
 
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
-        described = plan.describe(self.gan, self.config, self.optimizers, self.data)
+        described = plan.describe(self.gan, self.config, self._optimizers, self.data)
         if self._iteration is None or described != self._described:
             self._iteration = None  # its memory first
             self._graphs.clear()
             self._cold = True
-            parts = self.optimizers, self.descriptions, self.data, self.machine
+            parts = self._optimizers, self.descriptions, self.data, self.machine
             self._iteration, self._described = Iteration(self.gan, described, *parts), described
         return self._iteration
 

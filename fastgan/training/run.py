@@ -42,7 +42,9 @@ class Engine(Protocol):
 
     name: str
     members_a_launch: int | None  # of a population at most; None: as many as threads can take
-    optimizers: dict[str, torch.optim.Optimizer]
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray: ...
 
