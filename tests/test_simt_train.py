@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, begin_narrow, compiler
+from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_narrow, compiler
 from simt_train import ROOM, emulated
 from test_fused import MOMENTUM, ROWS_OF_TABLE, Row, config_of, distance, mlp, of, row, run
 from torch import Tensor
@@ -182,6 +182,18 @@ def test_what_the_kernel_does_not_compute_runs_eagerly_with_the_reason(machine: 
     rows = Rows(data, batch_size=20, seed=0, device=data.device, dtype=data.dtype)
     with pytest.raises(persistent.plan.Inexpressible, match="networks are on cpu; this engine is built for CUDA"):
         persistent.PersistentEngine(mlp(torch.float32), rows, TrainConfig(1, 20))
+
+
+def test_a_matrix_whose_elements_32_bits_do_not_count_is_refused(machine: Emulator) -> None:
+    gan, config = mlp(torch.float32), TrainConfig(1, 20)  # D's widest layer: 29 units
+    data = Rows(torch.randn(50, 2), batch_size=20, seed=0, device=gan.device, dtype=gan.dtype)
+    with emulated(machine):
+        engine = persistent.cuda_engine(gan, data, config)
+        engine._described = engine._described | {"batch": 1 << 25}  # and as many fakes
+        persistent.needs(engine, ROOM)
+        engine._described["batch"] = 1 << 26
+        with pytest.raises(Refused, match=f"train: a matrix of 29 x {1 << 27} is too large for the persistent kernel"):
+            persistent.needs(engine, ROOM)
 
 
 def test_small_networks_get_the_persistent_kernel_and_large_ones_a_graph(

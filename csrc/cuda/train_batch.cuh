@@ -26,7 +26,7 @@ class Batches {
   __device__ int rows_before(int rank) const { return int(int64_t(plan_.batch) * rank / block_.size); }
   __device__ int rows() const { return rows_before(block_.rank + 1) - rows_before(block_.rank); }
   // Where D's second section begins: in every block at the same column, which is whole packs from the first.
-  __device__ int second() const { return whole_packs((plan_.batch + block_.size - 1) / block_.size); }
+  __device__ int second() const { return int(whole_packs((plan_.batch + block_.size - 1) / block_.size)); }
 
   // Of columns whose rows are `each` of the batch's.
   __device__ Section section(int column, int each, const uint64_t* keys) const {

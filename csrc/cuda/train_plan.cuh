@@ -6,6 +6,8 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -24,7 +26,10 @@ struct Spot {
 };
 
 FASTGAN_HD int stride_of(int64_t columns) { return int((columns + 3) / 4 | 1) * 4; }
-FASTGAN_HD int whole_packs(int64_t columns) { return int(columns + 3) / 4 * 4; }
+FASTGAN_HD int64_t whole_packs(int64_t columns) { return (columns + 3) / 4 * 4; }
+
+// Of a matrix: loops count its elements in 32 bits, and go on by the threads of a block.
+constexpr int64_t kMostElements = (int64_t(1) << 31) - 4096;
 
 // A weight or a bias, as rows and columns. `here` is the copy that a launch works on; the caller's is read when the launch
 // begins and written when it ends. The optimiser's state and the moving average stay where they are.
@@ -144,17 +149,24 @@ class Builder {
   int64_t share(int64_t rows) const { return (rows + blocks_ - 1) / blocks_; }
 
   void describe_networks() {
-    member_.generator = describe(plan_.generator);
-    member_.discriminator = describe(plan_.discriminator);
-    member_.generator.stride = stride_of(share(plan_.batch) * plan_.pack);
-    member_.discriminator.stride = stride_of(2 * whole_packs(share(plan_.batch)));
+    member_.generator = describe(plan_.generator, share(plan_.batch) * plan_.pack);
+    member_.discriminator = describe(plan_.discriminator, 2 * whole_packs(share(plan_.batch)));
   }
 
-  NetworkOf describe(const PlayerPlan& player) {
+  // Rows of so many columns, which lie whole packs and one more apart.
+  static void check_size(int64_t rows, int64_t columns) {
+    if (rows > 0 && columns + 8 > kMostElements / rows)
+      throw std::runtime_error("train: a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
+                               " is too large for the persistent kernel, which counts elements in 32 bits");
+  }
+
+  NetworkOf describe(const PlayerPlan& player, int64_t columns) {
     const NetworkPlan& network = player.network;
     const int first = int(layers_.size());
     for (size_t i = 0; i < network.layers.size(); ++i) {
       const LayerPlan& l = network.layers[i];
+      for (const int64_t rows : {l.inputs, l.outputs * l.pieces}) check_size(rows, columns);
+      check_size(l.outputs * l.pieces, l.inputs);
       LayerOf<T> layer{};
       layer.inputs = int(l.inputs), layer.outputs = int(l.outputs), layer.pieces = l.pieces;
       layer.activation = l.activation, layer.slope = T(l.negative_slope), layer.dropout = l.dropout;
@@ -171,7 +183,7 @@ class Builder {
       layer.batches = player.parameters[i].batches;
       layers_.push_back(layer);
     }
-    return {first, int(network.layers.size()), network.keys, 0, network.input_dropout, {}, {}, {}};
+    return {first, int(network.layers.size()), network.keys, stride_of(columns), network.input_dropout, {}, {}, {}};
   }
 
   static ParameterOf<T> parameter(const ParameterPlan& p, int rows, int columns, int stride) {
