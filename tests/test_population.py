@@ -22,6 +22,7 @@ from fastgan.training import Run, TrainResult, checkpoint, share
 from fastgan.training.history import COLUMNS
 from fastgan.training.population import mean_and_error
 from fastgan.training.ranks import ranks
+from fastgan.training.run import Pace
 
 DATA = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=8, optimizer=Adam(1e-2))
@@ -150,6 +151,24 @@ def test_makers_with_and_without_a_seed() -> None:
         torch.set_rng_state(before)
         fastgan.train_population(by_torch, DATA, replace(CONFIG, steps=0), seeds=[2])
         assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "each", "expected"),
+    [(0.26, 1e-4, 2600), (2.0, 1e-2, 200), (0.0, 1e-3, 250), (0.05, 1e-3, 200), (0.0, 3.0, 1), (0.26, 1.0, 1)],
+)
+def test_a_chunk_is_not_short_because_it_costs_much_whatever_its_length(
+    fixed: float, each: float, expected: int
+) -> None:
+    pace, noise, slow = Pace(), np.random.default_rng(1), 1.0
+    found = []
+    for _ in range(60):  # of which the first takes a second more
+        found.append(pace.iterations)
+        seconds = (fixed + each * pace.iterations) * noise.uniform(0.97, 1.03) + slow
+        pace.learn(pace.iterations, seconds)
+        slow = 0.0
+    assert 0.6 * expected <= np.median(found[10:]) <= 1.6 * expected
+    assert max(found) <= 8 * expected
 
 
 # ------------------------------------------------------------ the result

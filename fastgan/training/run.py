@@ -207,10 +207,16 @@ def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: 
 
 
 class Pace:
-    """Iterations between two looks at the metrics: as many as last about a quarter of a second."""
+    """Iterations between two looks at the metrics: as many as last about a quarter of a second.
+
+    Where what a chunk costs whatever its length is much of that, as with the plans of a thousand members, a chunk lasts
+    longer: half of it is iterations.
+    """
 
     def __init__(self) -> None:
         self._iterations = 1.0
+        self._fixed: float | None = None  # seconds of a chunk that do not grow with it, as far as chunks have told
+        self._last = (0, 0.0)
 
     @property
     def iterations(self) -> int:
@@ -218,7 +224,16 @@ class Pace:
 
     def learn(self, iterations: int, seconds: float) -> None:
         """So many took so long, the looks at them included."""
-        self._iterations = min(max(1.0, _CHUNK_SECONDS * iterations / max(seconds, 1e-9)), 4 * self._iterations)
+        before, took = self._last
+        few, many = sorted((before, iterations))
+        if few and many >= 1.5 * few:
+            each = max((seconds - took) / (iterations - before), 0.0)
+            self._fixed = max(min(seconds, took) - each * few, 0.0)
+        self._last = iterations, seconds
+        fixed = self._fixed or 0.0
+        wanted = max(_CHUNK_SECONDS - fixed, fixed) * iterations / max(seconds - fixed, 1e-9)
+        least = 1.0 if self._fixed is not None else 2.0  # a second chunk as long as the first would tell nothing
+        self._iterations = min(max(least, wanted), 4 * self._iterations)
 
 
 class Session:
