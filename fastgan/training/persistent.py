@@ -95,11 +95,11 @@ class PersistentEngine(FusedEngine):
 
     @property
     def reason(self) -> str:
-        """Why this engine runs, and where the kernel keeps its matrices."""
+        """Why this engine runs, and where the kernel keeps its matrices; in a population a GAN may get fewer blocks."""
         room = shared_out(room_of(self.gan.device), [self])
         shared, spilled = needs(self, room)
-        alone = "a block" if room.cluster == 1 else f"each of {room.cluster} blocks"
-        where = f"{alone} keeps {-(-shared // 1024)} KB in shared memory"
+        blocks = "a block" if room.cluster == 1 else f"trained alone, each of {room.cluster} blocks"
+        where = f"{blocks} keeps {-(-shared // 1024)} KB in shared memory"
         if spilled:
             where += f" and {-(-spilled // 1024)} KB in the second-level cache"
         return f"the plan can say all of it; {where}"
