@@ -102,6 +102,11 @@ def test_without_held_out_rows_there_is_no_likelihood(
     assert evaluate(path, "--n", "3")[0] == 0  # too few rows for precision and recall
 
 
+def test_fewer_samples_than_modes_is_said(evaluate: Evaluate, folder: Callable[..., str]) -> None:
+    code, out, _ = evaluate(folder("ring", "--rows", "400"), "--n", "5")
+    assert code == 0 and "needs a sample for each of the 8 modes: --n 8 or more" in out
+
+
 def test_the_sigmas_reach_the_scale_of_the_modes(evaluate: Evaluate, folder: Callable[..., str]) -> None:
     path = folder("ring", "--rows", "400")
     evaluate(path, "--n", "300", "--out", "r.json")

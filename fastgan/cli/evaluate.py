@@ -154,7 +154,10 @@ def _measures(subject: _Subject, sigma: float | None) -> Iterator[Measure]:
 
 def _modes(subject: _Subject) -> Iterator[Measure]:
     centres, std = subject.dataset.centres, subject.dataset.std
-    if centres is None or not std or not 1 < len(centres) <= len(subject.samples):
+    if centres is None or not std or len(centres) < 2:
+        return
+    if len(subject.samples) < len(centres):
+        yield "modes", f"needs a sample for each of the {len(centres)} modes: --n {len(centres)} or more", None
         return
     for convention in evaluation.modes.CONVENTIONS:
         found = evaluation.mode_coverage(subject.samples, centres, std, convention=convention)

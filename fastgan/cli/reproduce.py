@@ -17,7 +17,8 @@ def add(commands: Any) -> None:
         help="the tables of papers, trained again",
         description="Train at a paper's published settings, and print its row, ours, and how many standard errors lie "
         "between them.",
-        epilog="examples:\n  fastgan reproduce pacgan --dataset ring --methods GAN --trials 3 --steps 20000\n",
+        epilog="examples:\n"
+        "  fastgan reproduce pacgan --dataset ring --methods GAN --trials 3 --steps 20000 --precision bf16\n",
     )
     command.set_defaults(run=lambda arguments: _help(command))
     papers = command.add_subparsers(title="papers", metavar="PAPER", dest="paper")
