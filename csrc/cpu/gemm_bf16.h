@@ -56,8 +56,11 @@ void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float
                    Share share, After&& after) {
   constexpr int width = kPanel<float>;
   const int64_t pairs = pairs_of(depth), tiles = (n + kTileRows - 1) / kTileRows;
+  const bool by_rows = a.column == 1;
   const int64_t group = width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, pairs * width * 4));
-  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(kTileRows * pair_stride(depth)));
+  // Rows of pairs where A's rows are contiguous, else pairs of rows: those of several tiles at once, as its lines are long.
+  const int64_t a_row = by_rows ? pair_stride(depth) : 1, a_pair = by_rows ? 1 : kSliceTiles * kTileRows;
+  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(kSliceTiles * kTileRows * pair_stride(depth)));
   for (int64_t first = share.first; first < share.last;) {
     const Share columns{first, std::min(share.last, (first / width * width) + group)};
     const int64_t origin = first / width;
@@ -69,23 +72,27 @@ void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float
         pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, lanes, packed + ((p - origin) * pairs + k) * width + lane);
       }
     });
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t row = n * t / tiles;
-      const int rows = int(n * (t + 1) / tiles - row);
-      const bool by_rows = a.column == 1;
+    for (int64_t t = 0; t < tiles; t += kSliceTiles) {
+      const int count = int(std::min<int64_t>(kSliceTiles, tiles - t));
+      const int64_t begin = n * t / tiles, end = n * (t + count) / tiles;
       if (by_rows)
-        for (int i = 0; i < rows; ++i) pair_neighbours(a.data + (row + i) * a.row, depth, left + i * pair_stride(depth));
+        for (int64_t row = begin; row < end; ++row)
+          pair_neighbours(a.data + row * a.row, depth, left + (row - begin) * a_row);
       else
         for (int64_t k = 0; k < pairs; ++k) {
-          const float* at = a.data + row * a.row + 2 * k * a.column;
-          pair_rows(at, 2 * k + 1 < depth ? at + a.column : nullptr, rows, left + k * kTileRows);
+          const float* at = a.data + begin * a.row + 2 * k * a.column;
+          pair_rows(at, 2 * k + 1 < depth ? at + a.column : nullptr, int(end - begin), left + k * a_pair);
         }
-      each_panel<float>(columns, [&](int64_t p, int lane, int lanes) {
-        tile_function_bf16(rows, lanes)(pairs, left, by_rows ? pair_stride(depth) : 1, by_rows ? 1 : kTileRows,
-                                        packed + (p - origin) * pairs * width + lane, bias ? bias + row : nullptr,
-                                        c + (p * n + row) * width + lane, width, nullptr);
-        after(p, row, lane, rows, lanes);
-      });
+      for (int i = 0; i < count; ++i) {
+        const int64_t row = n * (t + i) / tiles;
+        const int rows = int(n * (t + i + 1) / tiles - row);
+        each_panel<float>(columns, [&](int64_t p, int lane, int lanes) {
+          tile_function_bf16(rows, lanes)(pairs, left + (row - begin) * a_row, a_row, a_pair,
+                                          packed + (p - origin) * pairs * width + lane, bias ? bias + row : nullptr,
+                                          c + (p * n + row) * width + lane, width, nullptr);
+          after(p, row, lane, rows, lanes);
+        });
+      }
     }
     first = columns.last;
   }
