@@ -30,7 +30,7 @@ PlayerPlan player(const py::dict& d) {
   PlayerPlan plan;
   plan.network.input_dropout = d["input_dropout"].cast<double>();
   plan.network.keys = d["keys"].cast<int>();
-  plan.network.bf16 = d["bf16"].cast<bool>();
+  plan.network.precision = Precision(d["precision"].cast<int>());
   for (const py::handle& item : d["layers"]) {
     const auto l = item.cast<py::dict>();
     plan.network.layers.push_back(layer(l));

@@ -19,11 +19,15 @@ struct LayerPlan {
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
 };
 
+// Of products, where the type is float. fp32: what comes as near as float does, by whatever means; ieee: by plain
+// multiplications; tf32, bf16: factors are rounded first, sums are in float.
+enum class Precision { fp32, ieee, tf32, bf16 };
+
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
   int keys = 0;       // of dropout masks, drawn by one forward pass
-  bool bf16 = false;  // factors of products are rounded to bfloat16
+  Precision precision = Precision::fp32;
 };
 
 // A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.

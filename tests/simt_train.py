@@ -20,7 +20,7 @@ _LAYER = (
 )  # fmt: skip
 _PARAMETERS = ("weight", "bias", "norm_scale", "norm_shift")
 _BUFFERS = ("running_mean", "running_variance", "batches")
-_RULE = ("input_dropout", "keys", "bf16", "rule", "beta1", "beta2", "epsilon", "max_norm")
+_RULE = ("input_dropout", "keys", "precision", "rule", "beta1", "beta2", "epsilon", "max_norm")
 _DATA = ("data", "rows", "features", "batch", "k", "generator_steps", "pack", "simultaneous")
 _REAL = {
     "negative_slope", "dropout", "norm_epsilon", "norm_momentum", "input_dropout", "beta1", "beta2", "epsilon",

@@ -444,6 +444,11 @@ def test_bf16_rounds_the_factors_of_products_and_nothing_else(width: int, featur
     assert distance(found["oracle"], found["bf16"]) < 0.1 * distance(found["oracle"], found["fp32"])
 
 
+def test_ieee_is_what_a_processor_computes_anyway() -> None:
+    gans = [run(ROWS_OF_TABLE["wide"], torch.float32, "fused", steps=5, precision=p)[0] for p in ("fp32", "ieee")]
+    assert distance(*gans) == 0.0
+
+
 @needs_bf16
 def test_bf16_trains_with_any_number_of_threads_to_the_same_bits() -> None:
     gans = []
@@ -460,3 +465,5 @@ def test_bf16_is_refused_where_it_cannot_be_had() -> None:
         train(mlp(torch.float32), data, TrainConfig(1, 20, engine="eager", precision="bf16"))
     with pytest.raises(ValueError, match="got 'bf16': config.precision is 'bf16', which is for float32 networks"):
         train(mlp(torch.float64), data.double(), TrainConfig(1, 20, precision="bf16"))
+    with pytest.raises(ValueError, match="got 'tf32': config.precision is 'tf32', which is for CUDA"):
+        train(mlp(torch.float32), data, TrainConfig(1, 20, precision="tf32"))

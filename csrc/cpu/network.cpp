@@ -201,7 +201,7 @@ template <class T>
                const Mapped<T>& after) const {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
-      if (plan_.bf16) return multiply_bf16(n, depth, a, bias, b, c, share, after);
+      if (plan_.precision == Precision::bf16) return multiply_bf16(n, depth, a, bias, b, c, share, after);
 #endif
     multiply<T>(n, depth, a, bias, b, c, share, after);
   }

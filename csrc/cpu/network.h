@@ -178,7 +178,7 @@ class Network {
     };
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
-      if (plan_.bf16) {
+      if (plan_.precision == Precision::bf16) {
         const Pair* e = pair_gradient(l.rows(), rows, l.grad_affine);
         return each([&](const GradientPart& part, auto&& needs, auto&& take) {
           multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, part.column, part.columns, needs, take);

@@ -13,6 +13,7 @@ from fastgan.cli.train import step_threads
 from fastgan.models import GAN
 from fastgan.reproduce import goodfellow2014 as paper
 from fastgan.reproduce import table
+from fastgan.training.config import PRECISIONS
 
 
 def add(papers: Any) -> None:
@@ -31,7 +32,7 @@ def add(papers: Any) -> None:
     command.add_argument("--data", type=Path, metavar="DIR", help="folder of your MNIST, TFD or CIFAR-10 files")
     command.add_argument("--epochs", type=natural, metavar="N", help="of each stage (the recipe's)")
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of weights, noise and order (0)")
-    command.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the products (fp32)")
+    command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the products (fp32)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (one for the digits' small nets)")
     command.add_argument("--out", type=Path, help="folder of the runs (reproduce/goodfellow2014-DATASET)")
     command.add_argument("--resume", action="store_true", help="go on where the runs in --out are, or print again")

@@ -14,6 +14,7 @@ from fastgan.cli.arguments import natural
 from fastgan.cli.progress import Display, population_progress
 from fastgan.reproduce import pacgan, table, trials
 from fastgan.reproduce.pacgan import Study
+from fastgan.training.config import PRECISIONS
 
 
 def add(papers: Any) -> None:
@@ -36,7 +37,7 @@ def add(papers: Any) -> None:
     command.add_argument("--trials", type=natural, metavar="N", help="GANs a method (10), with the seeds 0 to N-1")
     command.add_argument("--steps", type=natural, metavar="N", help="iterations of each (400000)")
     command.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="of the products (fp32); bf16 is faster where a processor has it"
+        "--precision", choices=PRECISIONS, help="of the products (fp32); bf16 is faster where a processor has it"
     )
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (torch's number of them)")
     command.add_argument("--out", type=Path, help="folder of the study (reproduce/pacgan)")

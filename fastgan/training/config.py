@@ -14,13 +14,14 @@ from fastgan.training.optimizers import Adam, Momentum, Optimizer
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
+PRECISIONS = ("fp32", "ieee", "tf32", "bf16")  # in the order of Precision in csrc/plan.h
 _CHOICES: dict[str, tuple[object, ...]] = {
     "loss": tuple(DISCRIMINATOR_LOSS),
     "gradient_penalty": (None, "wgan-gp", "r1", "r2"),
     "mode": ("alternating", "simultaneous"),
     "inner": ("steps", "optimum"),
     "engine": ("auto", "eager", "fused"),
-    "precision": ("fp32", "bf16"),
+    "precision": PRECISIONS,
     "nonfinite": ("raise", "skip", "log"),
     "impl": ("auto", "native", "reference"),
 }
@@ -68,8 +69,10 @@ class TrainConfig:
             no average.
         max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         engine: "auto", "eager" or "fused".
-        precision: "fp32", products in the networks' type; "bf16", factors of products rounded to bfloat16, sums,
-            weights, optimisers and everything else in float32. For the fused engine, on processors that have it.
+        precision: of products. "fp32", in the networks' type; on a GPU, by matrix units where they reach its accuracy;
+            "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
+            optimisers and everything else stay in float32. But for "fp32" for the fused engines, where the hardware
+            has it: "tf32" is for CUDA.
         nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
             the metrics; "skip" the update (parameters, buffers and optimiser stay as they were); "log" a
             warning and go on.

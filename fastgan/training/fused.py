@@ -54,6 +54,8 @@ class FusedEngine:
         """Refuse what this engine cannot run where the networks are."""
         if self.gan.device.type != "cpu":
             raise plan.Inexpressible(f"the networks are on {self.gan.device}; this engine is built for the CPU")
+        if self.config.precision == "tf32":
+            raise plan.Inexpressible("config.precision is 'tf32', which is for CUDA")
         if self.config.precision == "bf16" and not kernels.native.multiplies_bf16():
             raise plan.Inexpressible(
                 "config.precision is 'bf16', which this processor does not multiply (AVX512-BF16)"

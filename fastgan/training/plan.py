@@ -19,7 +19,7 @@ from fastgan.nn.recognise import DROPOUTS, LINEARS, hooks, obstacle
 from fastgan.nn.runs import Run, steps_of
 from fastgan.random import PRIORS
 from fastgan.reference import ACTIVATIONS, FORMULAS
-from fastgan.training.config import TrainConfig
+from fastgan.training.config import PRECISIONS, TrainConfig
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 
 Description = dict[str, Any]  # of a network, a player or a whole run, as csrc/bindings_train.cpp reads it
@@ -264,8 +264,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise Inexpressible("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
         raise Inexpressible("config.unroll differentiates through D's updates")
-    if config.precision == "bf16" and gan.dtype != torch.float32:
-        raise Inexpressible("config.precision is 'bf16', which is for float32 networks")
+    if config.precision in ("tf32", "bf16") and gan.dtype != torch.float32:
+        raise Inexpressible(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
         raise Inexpressible("torch has global optimizer hooks")
     if gan.dtype not in (torch.float32, torch.float64):
@@ -300,7 +300,7 @@ def _player(
         "layers": [_layer(layer, state, averages) for layer in chain.layers],
         "input_dropout": chain.input_dropout,
         "keys": chain.keys,
-        "bf16": config.precision == "bf16",
+        "precision": PRECISIONS.index(config.precision),
         "rule": 0 if adam else _RULES[optimizer.convention],  # type: ignore[union-attr]
         "beta1": beta1,
         "beta2": beta2,

@@ -36,7 +36,7 @@ inline void read(Arguments& a, fastgan::PlayerPlan& player) {
   for (size_t i = 0; i < player.parameters.size(); ++i) read(a, player.network.layers[i], player.parameters[i]);
   player.network.input_dropout = a.real();
   player.network.keys = a.number();
-  player.network.bf16 = a.integer() != 0;
+  player.network.precision = fastgan::Precision(a.integer());
   player.optimizer.rule = fastgan::Rule(a.number());
   player.optimizer.beta1 = a.real(), player.optimizer.beta2 = a.real();
   player.optimizer.epsilon = a.real(), player.optimizer.max_norm = a.real();
