@@ -2,6 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <mutex>
+
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cuda/kernels.h"
@@ -98,14 +101,59 @@ struct Run {
 
 using Updates = std::vector<std::pair<int64_t, int64_t>>;
 
+// Some iterations of a call: begin .. end of its `count`.
+TrainCall part_of(const TrainCall& call, int64_t begin, int64_t end) {
+  const auto part = [&](const std::vector<double>& values) {
+    if (values.size() <= 1) return values;
+    const auto an_iteration = int64_t(values.size()) / call.count;
+    return std::vector<double>(values.begin() + begin * an_iteration, values.begin() + end * an_iteration);
+  };
+  TrainCall some = call;
+  some.first += begin, some.count = end - begin, some.metrics += begin * kMetrics;
+  for (Schedule* s : {&some.generator_schedule, &some.discriminator_schedule}) *s = {part(s->rate), part(s->momentum)};
+  return some;
+}
+
+// Several runs, a thread each at a time. A free thread goes on, for some iterations, with the run that is furthest behind
+// and free: three runs take two threads one and a half times as long as one, not twice.
+void advance_in_turn(const std::vector<Run*>& runs, std::vector<TrainCall>& calls, int threads) {
+  constexpr int64_t turns = 8;  // of a thread, about; the last ones may not end together
+  struct State {
+    int64_t done = 0;
+    bool busy = false;
+  };
+  std::vector<State> states(runs.size());
+  std::mutex mutex;
+  const auto share = [&](size_t i) { return double(states[i].done) / double(std::max<int64_t>(1, calls[i].count)); };
+  parallel_for(threads, threads, [&](int64_t) {
+    for (std::unique_lock<std::mutex> lock(mutex);;) {
+      size_t next = runs.size();
+      for (size_t i = 0; i < runs.size(); ++i)
+        if (!states[i].busy && states[i].done < calls[i].count && (next == runs.size() || share(i) < share(next))) next = i;
+      if (next == runs.size()) return;  // others have what is left
+      State& state = states[next];
+      const int64_t some = std::max<int64_t>(1, calls[next].count * int64_t(runs.size()) / (turns * threads));
+      TrainCall part = part_of(calls[next], state.done, std::min(state.done + some, calls[next].count));
+      state.busy = true;
+      lock.unlock();
+      kernels().train(runs[next]->dtype, runs[next]->plan, part);
+      lock.lock();
+      state.busy = false, state.done += part.count;
+      calls[next].generator_updates = part.generator_updates, calls[next].discriminator_updates = part.discriminator_updates;
+    }
+  });
+}
+
 // Some iterations of several runs: of one alone with all threads, of many with a thread each.
 Updates advance(const std::vector<Run*>& runs, const std::vector<py::dict>& arguments, int threads) {
   std::vector<TrainCall> calls;
   for (size_t i = 0; i < runs.size(); ++i) calls.push_back(runs[i]->call(arguments[i], runs.size() == 1 ? threads : 1));
   {
     py::gil_scoped_release release;
-    parallel_for(runs.size() == 1 ? 1 : threads, int64_t(runs.size()),
-                 [&](int64_t i) { kernels().train(runs[size_t(i)]->dtype, runs[size_t(i)]->plan, calls[size_t(i)]); });
+    if (runs.size() == 1)
+      kernels().train(runs[0]->dtype, runs[0]->plan, calls[0]);
+    else
+      advance_in_turn(runs, calls, threads);
   }
   Updates updates;
   for (const TrainCall& call : calls) updates.emplace_back(call.generator_updates, call.discriminator_updates);

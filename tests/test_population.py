@@ -90,6 +90,16 @@ def test_packed_members_and_averaged_ones() -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("threads", [2, 4])
+def test_members_that_take_turns_keep_their_schedules(threads: int) -> None:
+    """A call is done in parts, in each of which rates, momenta and skipped updates go on where the last one ended."""
+    rule = fastgan.Momentum(0.1, 0.5, lr_decay=1.01, momentum_final=0.7, saturate_epochs=20)
+    config = replace(CONFIG, steps=100, k=2, generator_steps=3, optimizer=rule, nonfinite="skip")
+    result = fastgan.train_population(make_diverging, DATA, config, seeds=range(3), threads=threads)
+    assert_as_alone(result, [replace(config, seed=seed) for seed in range(3)], make=make_diverging)
+
+
+@needs_native
 def test_more_members_than_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members enter as others leave, so neighbours are at different steps."""
     monkeypatch.setattr(share, "_A_THREAD", 2)
