@@ -20,7 +20,7 @@ import fastgan
 from fastgan.cli import main, reproduce_pacgan
 from fastgan.cli.progress import Display
 from fastgan.reproduce import pacgan, table, trials
-from fastgan.reproduce.table import Figure
+from fastgan.reproduce.table import Figure, Row
 
 pytest.importorskip("matplotlib", reason="a study draws its pictures")
 
@@ -65,7 +65,8 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> N
     lines = out.splitlines()
     assert lines[2].split()[:5] == ["GAN", "paper", "6.30", "+-", "0.50"]
     assert [line.split()[0] for line in lines[3:8]] == ["GAN", "apart", "PacGAN2", "PacGAN2", "apart"]
-    assert lines[8].startswith("perfect  sampler  8.0")
+    assert lines[8].startswith("perfect  sampler  8.0") and "reverse KL, near" in lines[1]
+    assert " SE" in lines[4] and "within 2" not in out  # three iterations are not the paper's experiment
     for name in ("table.csv", "table.md", "table.json", "ring-samples.png", "ring-modes.png"):
         assert (Path("a") / name).stat().st_size > 200
     with open("a/table.csv") as file:
@@ -102,7 +103,9 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_numbers(run: Run) -> None:
         assert np.array_equal(np.load(a / "samples.npy"), np.load(b / "samples.npy"))
         assert trials.rows_of(a)[-1].tolist() == trials.rows_of(b)[-1].tolist()
     steps = trials.rows_of(Path("part/ring-GAN/member-0000"))[:, 0]
-    assert steps.tolist() == [2, 6]  # both ends were measured
+    assert steps.tolist() == [1, 2, 3, 4, 5, 6]  # of a short run every tenth, at least each iteration
+    noted = trials.noted_training(Path("part/ring-GAN"))
+    assert noted is not None and noted["iterations"] == 12  # two of the first go, four and six of the second
 
 
 def test_a_study_that_cannot_run_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +200,14 @@ def test_distances_are_in_standard_errors_of_the_difference() -> None:
     assert one.trials == 1 and math.isnan(one.error)
     assert table.apart(one, paper) == pytest.approx(1.7 / math.hypot(0.5 * math.sqrt(10), 0.5))
     assert Figure.of([1.0, 3.0, math.nan]) == Figure(2.0, 1.0, 2)
+    equal = Figure.of([8.0, 8.0])  # two trials that agree prove no spread of zero
+    assert table.apart(equal, paper) == pytest.approx(1.7 / math.hypot(0.5 * math.sqrt(5), 0.5))
     assert table.apart(Figure(1.0, 0.0), Figure(1.0, 0.0)) == 0 and table.apart(Figure(2.0, 0.0), Figure(1.0, 0.0)) > 9
+    rows = [Row("ring", "GAN", kind, {"modes": f}) for kind, f in ((table.PAPER, paper), (table.OURS, equal))]
+    assert [table.lines(rows, ["modes"], verdict=v)[3].split("apart")[1].strip() for v in (True, False)] == [
+        "+1.4 SE: within 2",
+        "+1.4 SE",
+    ]
     assert [str(f) for f in (Figure(98.889, 0.123), Figure(8, 0.0, 9), Figure(7), Figure(math.nan))] == [
         "98.89 +- 0.12",
         "8.00 +- 0.00",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan.reproduce import costs, unrolled
+from fastgan.reproduce import costs, table, unrolled
 
 
 def test_the_setting_is_that_of_the_unrolled_papers_ring() -> None:
@@ -36,7 +36,7 @@ def test_M74_looking_ahead_keeps_the_modes_that_plain_training_loses() -> None:
 @pytest.mark.timeout(7200)
 def test_M74_ring_K_0_collapses_and_K_5_reaches_all_modes_in_8_of_10_seeds() -> None:
     found = unrolled.unrolled((0, 5), trials=10, steps=2500, batch_size=128, learning_rate=1e-3, threads=1)
-    print("\n".join(costs.lines(found, "unroll")))
+    print("\n".join(table.lines(unrolled.table(found), unrolled.COLUMNS)))
     modes = {k: [trial.modes for trial in found if trial.overrides["unroll"] == k] for k in (0, 5)}
     assert statistics.median(modes[0]) <= 4
     assert sum(m == 8 for m in modes[5]) >= 8
@@ -47,18 +47,19 @@ def test_M75_modes_of_three_costs_by_seed_in_a_generated_table() -> None:
     assert [(t.overrides["loss"], t.seed) for t in found] == [(c, s) for c in costs.COSTS for s in range(5)]
     assert all(len(t.course) == 2 and 0 <= t.modes <= 8 for t in found)
     assert len({t.course.tobytes() for t in found}) > 10  # every cost and seed goes its own way
-    table = costs.lines(found, "loss")
-    assert [line.split()[0] for line in table] == ["loss", "minimax", "non_saturating", "mle"]
-    for line, kind in zip(table[1:], costs.COSTS, strict=True):
-        own = [t.modes for t in found if t.overrides["loss"] == kind]
-        assert line.split()[1:6] == [str(m) for m in own]
-        assert line.split()[6] == f"{statistics.median(own):g}"
+    rows = unrolled.table(found)
+    assert [row.method for row in rows] == list(costs.COSTS)
+    for row, own in zip(rows, unrolled.groups(found).values(), strict=True):
+        modes = [t.modes for t in found if t.overrides["loss"] == row.method]
+        assert [t.modes for t in own] == modes and row.figures["modes"].mean == statistics.mean(modes)
+        assert row.figures["trials with all 8"].mean == modes.count(8)
 
 
 def test_a_trial_that_broke_down_is_counted_as_such() -> None:
     trial = unrolled.Trial({"loss": "mle"}, 0, np.array([]), "loss_g is not finite", torch.zeros(1, 2))
     assert (trial.modes, trial.high_quality) == (0, 0.0)
-    assert costs.lines([trial], "loss")[1].split() == ["mle", "0", "0", "0.0%", "1"]
+    (line,) = table.lines(unrolled.table([trial]), unrolled.COLUMNS)[1:]
+    assert line.split() == ["mle", "ours", "0", "0", "0", "-"]
 
 
 @pytest.mark.parametrize("name", ["trials", "looks"])

@@ -163,7 +163,7 @@ def test_the_result_says_what_found_room_where(machine: Emulator) -> None:
     for blocks in (1, 4):
         with emulated(machine, ROOM._replace(cluster=blocks)):
             found[blocks] = persistent.cuda_engine(gan, data, TrainConfig(1, 32)).reason
-    start = "the plan can say all of it; "
+    start = "it computes all that these networks and this config ask for; "
     assert found[1] == start + "a block keeps 214 KB in shared memory and 140 KB in the second-level cache"
     assert found[4] == start + "trained alone, each of 4 blocks keeps 208 KB in shared memory"
 

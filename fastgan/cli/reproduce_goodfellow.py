@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.dataset
     if (arguments.data is None) != (name == "digits"):
         rule = f"the folder of {paper.FILES[name]}" if name in paper.FILES else "left out for digits"
-        raise ValueError(f"--data must be {rule}, got {arguments.data}")
+        raise ValueError(f"--data must be {rule}, got {arguments.data or 'none'}")
     folder = arguments.out or Path("reproduce") / f"goodfellow2014-{name}"
     if folder.is_dir() and any(folder.iterdir()) and not arguments.resume:
         raise ValueError(f"--out must be new or empty, or be resumed with --resume, got {folder}")
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = paper.measure(stage.gan, split)
     rows = paper.table(name, split, found)
     print(f"{name}: {found}")
-    print("\n".join(table.lines(rows, [paper.COLUMN])))
+    print("\n".join(table.lines(rows, [paper.COLUMN], verdict=epochs is None)))
     print(f"trained {result.step:,} iterations, engine {result.engine} ({result.engine_reason})")
     about = {"dataset": name, "iterations": result.step, "sigma": found.sigma, "samples": found.samples}
     written = table.write(folder, rows, [paper.COLUMN], about)

@@ -43,7 +43,7 @@ def add(papers: Any) -> None:
     command.add_argument("--out", type=Path, help="folder of the study (reproduce/pacgan)")
     command.add_argument("--resume", action="store_true", help="go on where the study in --out is")
     command.add_argument(
-        "--at", type=natural, metavar="N", help="train nothing: the table at iteration N of a study, also one under way"
+        "--at", type=natural, metavar="N", help="the table at iteration N, a multiple of 1000, as far as training is"
     )
     command.add_argument("--no-pictures", action="store_true", help="write tables only")
     command.add_argument("--quiet", action="store_true", help="no progress")
@@ -113,17 +113,18 @@ def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -
     for dataset in study.datasets:
         trained = f"{_trials(study, folder, dataset)} of {study.steps:,} iterations"
         print(f"{dataset}: {trained}, {study.precision}{_short(study)}")
-        print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS)))
+        told = study.steps >= pacgan.STEPS  # a shorter run is another experiment: no verdict on it
+        print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS, verdict=told)))
+        print("reverse KL, near: over the samples within three standard deviations of a mode, as in the paper's code")
         print()
     for cell in study.cells:
         path = pacgan.cell_folder(folder, *cell)
         if failed := trials.failures(path, study.trials, study.steps):
             print(f"{' '.join(cell)}: {failed} of {study.trials} trials ended in numbers that are not finite")
         if noted := trials.noted_training(path):
-            rate = f"{noted['steps_per_second']:,.0f} iterations/s in all on {noted['threads']} threads"
-            if each := noted.get("steps_per_processor_second"):
-                rate += f", {each:,.0f} in a second of processor time"
-            print(f"{' '.join(cell)}: {rate}, engine {noted['engine']} ({noted['engine_reason']})")
+            rate, each = (noted["iterations"] / noted[name] for name in ("seconds", "processor_seconds"))
+            rates = f"{rate:,.0f} iterations/s in all on {noted['threads']} threads, {each:,.0f} a processor second"
+            print(f"{' '.join(cell)}: {rates}, engine {noted['engine']} ({noted['engine_reason']})")
     if (hours := pacgan.full_length_hours(study, folder)) is not None:
         cells = f"{len(study.cells)} x {pacgan.TRIALS} trials of {pacgan.STEPS:,} iterations"
         print(f"at these rates the paper's length, {cells}, takes {hours:,.1f} hours of processor time")

@@ -15,10 +15,7 @@ from fastgan.cli.arguments import natural
 from fastgan.cli.progress import Display, population_progress
 from fastgan.cli.train import set_threads
 from fastgan.reproduce import costs, table, unrolled
-from fastgan.reproduce.table import OURS, Figure, Row
 from fastgan.reproduce.unrolled import Trial
-
-_COLUMNS = ("modes", "trials with all 8", "% high quality", "reverse KL")
 
 
 def add(papers: Any) -> None:
@@ -99,35 +96,21 @@ def _values(name: str, flag: str, given: str | None) -> list[Any]:
 
 
 def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, folder: Path) -> int:
-    field = "unroll" if name == "unrolled" else "loss"
-    groups: dict[str, list[Trial]] = {}
-    for trial in found:
-        value = trial.overrides[field]
-        groups.setdefault(f"K = {value}" if field == "unroll" else str(value), []).append(trial)
-    rows = [Row("ring", label, OURS, _figures(trials)) for label, trials in groups.items()]
+    rows, groups = unrolled.table(found), unrolled.groups(found)
     short = "" if arguments.steps >= unrolled.STEPS else f" of the full {unrolled.STEPS:,}"
     print(f"ring, radius 2, std 0.02: {arguments.trials} trials of {arguments.steps:,}{short} iterations")
-    print("\n".join(table.lines(rows, _COLUMNS)))
+    print("\n".join(table.lines(rows, unrolled.COLUMNS)))
     for label, trials in groups.items():
+        print(f"{label}: modes by seed {' '.join(str(trial.modes) for trial in trials)}")
         if failed := sum(trial.failed is not None for trial in trials):
             print(f"{label}: {failed} of {len(trials)} trials ended in numbers that are not finite")
     folder.mkdir(parents=True, exist_ok=True)
     about = {"reproduce": name, "trials": arguments.trials, "steps": arguments.steps}
-    written = table.write(folder, rows, _COLUMNS, about)
+    written = table.write(folder, rows, unrolled.COLUMNS, about)
     if not arguments.no_pictures:
         written += _draw(groups, folder, f"{arguments.trials} trials of {arguments.steps:,} iterations")
     print("written:  " + "  ".join(map(str, written)))
     return 0
-
-
-def _figures(trials: Sequence[Trial]) -> dict[str, Figure]:
-    last = [trial.course[-1] for trial in trials if len(trial.course)]
-    return {
-        "modes": Figure.of([trial.modes for trial in trials]),
-        "trials with all 8": Figure(sum(trial.modes == 8 for trial in trials)),
-        "% high quality": Figure.of([100 * trial.high_quality for trial in trials]),
-        "reverse KL": Figure.of([row[3] for row in last]),
-    }
 
 
 def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:

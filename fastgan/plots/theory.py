@@ -32,10 +32,11 @@ def fits(path: style.PathLike) -> Path:
         axes.fill_between(x, p, color=style.BLUE, alpha=0.25, lw=0)
         found = [theory.fit_gaussian(p, x, kind=kind, start=start) for start in starts]
         best = min(fit.divergence for fit in found)
-        for fit in found:
+        for number, fit in enumerate(found):
             lowest = fit.divergence < best + 1e-6
+            line = "--" if not lowest else ":" if number else "-"  # beside the first, its mirror image
             q = theory.gaussian_density(x, fit.mean, fit.std)
-            axes.plot(x, q, "-" if lowest else "--", color=style.ORANGE, lw=2.2 if lowest else 1.5)
+            axes.plot(x, q, line, color=style.ORANGE, lw=2.2 if lowest else 1.5)
         axes.text(-5.3, 1.13, "\n".join(_describe(found, best)), fontsize=9, color=style.ORANGE, va="top")
         style.label(axes, title, "x", "density" if kind == "kl" else "")
         axes.set(xlim=(-5.6, 5.6), ylim=(0, 1.16))
@@ -52,6 +53,8 @@ def _describe(found: list[theory.GaussianFit], best: float) -> list[str]:
         look = "" if len(kinds) == 1 else "solid, lowest: " if fit.divergence < best + 1e-6 else "dashed, local: "
         mean = f"\N{PLUS-MINUS SIGN}{abs(fit.mean):.2f}" if abs(fit.mean) > 1 else f"{abs(fit.mean):.2f}"
         lines.append(f"{look}{fit.divergence:.3f} nats, mean {mean}, std {fit.std:.2f}")
+    if len(found) > len(kinds) == 1:
+        lines.append("solid or dotted: one Gaussian, on either side")
     return lines
 
 

@@ -7,7 +7,6 @@ that all three choose few modes, so that the choice of divergence is not the rea
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 from fastgan.reproduce.unrolled import Trial, trials_on_ring
@@ -39,26 +38,3 @@ def costs(
     """
     config = TrainConfig(steps=steps, batch_size=batch_size, optimizer=Adam(learning_rate))
     return trials_on_ring(config, {"loss": losses}, trials=trials, looks=looks, threads=threads, callbacks=callbacks)
-
-
-def lines(found: Sequence[Trial], column: str) -> list[str]:
-    """A table of trials: for each value of a field the modes in the end by seed, and how many samples are near one.
-
-    Args:
-        found: from `costs` or `unrolled`.
-        column: the field that tells them apart: "loss" or "unroll".
-    """
-    rows = [[column, "modes of 8, by seed", "median", "high quality", "broke down"]]
-    for value in dict.fromkeys(trial.overrides[column] for trial in found):
-        own = [trial for trial in found if trial.overrides[column] == value]
-        rows.append(
-            [
-                str(value),
-                " ".join(str(trial.modes) for trial in own),
-                f"{statistics.median(trial.modes for trial in own):g}",
-                f"{100 * statistics.mean(trial.high_quality for trial in own):.1f}%",
-                str(sum(trial.failed is not None for trial in own)),
-            ]
-        )
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ METHODS = {"GAN": 1, "PacGAN2": 2, "PacGAN3": 3, "PacGAN4": 4}  # and their pack
 STEPS = 400_000
 TRIALS = 10
 ROWS = 100_000
-COLUMNS = ("modes", "% high quality", "reverse KL")
+COLUMNS = ("modes", "% high quality", "reverse KL, near")  # KL(p_g||uniform) over the samples near a mode
 _FILE = "study.json"
 _FORMAT = 1
 _CHECKPOINT_EVERY = 10_000
@@ -177,19 +176,18 @@ def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Se
         if trials.ended(path, study.trials, study.steps):
             continue
         rows = DATASETS[dataset](ROWS)
-        begun, used = time.perf_counter(), time.process_time()
+        clock = trials.Clock()
         result = train_population(
             lambda pack=METHODS[method]: networks(pack),
             rows,
             config(study, method),
             seeds=range(study.trials),
-            callbacks=[*callbacks, _KeepStudy(study, folder), trials.Coverage(rows)],
+            callbacks=[*callbacks, clock, _KeepStudy(study, folder), trials.Coverage(rows, study.steps)],
             run_dir=path,
             resume=any(path.glob("member-*/checkpoint/step-*.json")),
             threads=threads,
         )
-        share = (time.process_time() - used) / (time.perf_counter() - begun)
-        trials.note_training(path, result, threads or torch.get_num_threads(), share)
+        trials.note_training(path, result, threads or torch.get_num_threads(), clock)
         if result.interrupted:
             return False
     return True
@@ -242,9 +240,9 @@ def full_length_hours(study: Study, folder: Path) -> float | None:
     hours = 0.0
     for cell in study.cells:
         noted = trials.noted_training(cell_folder(folder, *cell))
-        if noted is None or "steps_per_processor_second" not in noted:
+        if noted is None:
             return None
-        hours += TRIALS * STEPS / noted["steps_per_processor_second"] / 3600
+        hours += TRIALS * STEPS * noted["processor_seconds"] / noted["iterations"] / 3600
     return hours
 
 

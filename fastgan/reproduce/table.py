@@ -56,9 +56,9 @@ class Figure:
 def apart(ours: Figure, paper: Figure) -> float:
     """How many standard errors of their difference our mean lies above the paper's.
 
-    Where we have a single trial, its standard deviation is taken to be that of the paper's trials.
+    Where our trials show no spread, because there is one or all are equal, it is taken to be that of the paper's.
     """
-    own = ours.error if math.isfinite(ours.error) else paper.spread / math.sqrt(ours.trials)
+    own = ours.error if math.isfinite(ours.error) and ours.error > 0 else paper.spread / math.sqrt(ours.trials)
     error = math.hypot(own, paper.error)
     difference = ours.mean - paper.mean
     return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
@@ -81,14 +81,26 @@ class Row:
     figures: Mapping[str, Figure]
 
 
-def lines(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
-    """The table in columns, and after each of our rows how far it lies from the paper's and whether that is within two
-    standard errors."""
+def lines(rows: Sequence[Row], columns: Sequence[str], *, verdict: bool = True) -> list[str]:
+    """The table in columns, and after each of our rows how far it lies from the paper's.
+
+    Args:
+        rows: of one group.
+        columns: names of the figures.
+        verdict: say also whether that is within two standard errors.
+    """
+
+    def far(errors: float | None) -> str:
+        if errors is None or math.isnan(errors):
+            return "" if errors is None else "-"
+        within = f": {'within 2' if abs(errors) <= 2 else 'NOT within 2'}"
+        return f"{errors:+.1f} SE{within if verdict else ''}"
+
     table = [["", "", *columns]]
     for row in rows:
         table.append([row.method, row.kind, *(str(row.figures.get(name, "")) for name in columns)])
         if distances := _distances(row, rows):
-            table.append(["", APART, *(_verdict(distances[name]) if name in distances else "" for name in columns)])
+            table.append(["", APART, *(far(distances.get(name)) for name in columns)])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table]
 
@@ -99,12 +111,6 @@ def _distances(row: Row, rows: Sequence[Row]) -> dict[str, float]:
     if row.kind != OURS or not same:
         return {}
     return {name: apart(ours, same[0].figures[name]) for name, ours in row.figures.items() if name in same[0].figures}
-
-
-def _verdict(errors: float) -> str:
-    if math.isnan(errors):
-        return "-"
-    return f"{errors:+.1f} SE: {'within 2' if abs(errors) <= 2 else 'NOT within 2'}"
 
 
 def write(folder: Path, rows: Sequence[Row], columns: Sequence[str], about: Mapping[str, Any]) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastgan.training import Callback, PopulationResult, Run, TrainResult
 from fastgan.training.checkpoint import write_atomically
 
 SAMPLES = 2500  # of one evaluation
+EPOCH = 1000  # iterations: 100,000 rows in batches of 100
 MEASURES = ("modes", "high_quality", "reverse_kl")
 _MODES, _SAMPLES, _FAILED, _TRAINING = "modes.csv", "samples.npy", "failed.json", "training.json"
 
@@ -40,11 +42,13 @@ def measure(samples: Tensor, dataset: Dataset) -> dict[str, float]:
 
 
 class Coverage(Callback):
-    """Measures G every thousand iterations, an epoch of the paper, into modes.csv; keeps the last samples."""
+    """Measures G every thousand iterations, an epoch of the paper, into modes.csv; keeps the last samples.
 
-    every = 1000
+    Of a run that is shorter than that, every tenth of it.
+    """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, steps: int) -> None:
+        self.every = EPOCH if steps >= EPOCH else max(1, steps // 10)
         self._dataset = dataset
         self._rows: dict[int, list[list[float]]] = {}
 
@@ -140,24 +144,38 @@ def has_samples(member: Path, steps: int) -> bool:
     return len(rows) > 0 and rows[-1, 0] == steps and (member / _SAMPLES).is_file()
 
 
-def note_training(cell: Path, result: PopulationResult, threads: int, processor_share: float) -> None:
-    """training.json: which engine ran and how fast.
+class Clock(Callback):
+    """Iterations, seconds and processor seconds of all trials, from the first start to the last look."""
+
+    def __init__(self) -> None:
+        self.iterations, self.seconds, self.processor_seconds = 0, 0.0, 0.0
+        self._begun: tuple[float, float] | None = None
+
+    def on_start(self, run: Run) -> None:
+        self._begun = self._begun or (time.perf_counter(), time.process_time())
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        assert self._begun is not None
+        self.iterations += len(rows["step"])
+        self.seconds = time.perf_counter() - self._begun[0]
+        self.processor_seconds = time.process_time() - self._begun[1]
+
+
+def note_training(cell: Path, result: PopulationResult, threads: int, clock: Clock) -> None:
+    """training.json: which engine ran and how fast, over all the goes that the trials took.
 
     Args:
         cell: folder of the trials.
-        result: of their training.
+        result: of their training, in this go.
         threads: that it had.
-        processor_share: processor seconds it got in each second; on a busy machine fewer than threads.
+        clock: was among its callbacks.
     """
-    if result.steps_per_second == 0:
+    if clock.iterations == 0:
         return
-    body: dict[str, Any] = {
-        "steps_per_second": result.steps_per_second,
-        "steps_per_processor_second": result.steps_per_second / processor_share,
-        "threads": threads,
-        "engine": result.engine,
-        "engine_reason": result.engine_reason,
-    }
+    earlier = noted_training(cell) or {}
+    sums = ("iterations", "seconds", "processor_seconds")
+    body: dict[str, Any] = {name: getattr(clock, name) + earlier.get(name, 0) for name in sums}
+    body |= {"threads": threads, "engine": result.engine, "engine_reason": result.engine_reason}
     write_atomically(cell / _TRAINING, [(json.dumps(body) + "\n").encode()])
 
 
@@ -166,8 +184,8 @@ def noted_training(cell: Path) -> dict[str, Any] | None:
     path = cell / _TRAINING
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return body
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise ValueError(f"{path} must be JSON, got: {error}") from error
+    return body if "processor_seconds" in body else None

@@ -7,6 +7,7 @@ by 4, orthogonal weights of gain 0.8, Adam of rate 1e-4 and beta1 0.5 for both, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +19,14 @@ from torch import Tensor
 from fastgan import data, evaluation, nn
 from fastgan.data import Dataset
 from fastgan.models import GAN
+from fastgan.reproduce.table import OURS, Figure, Row
 from fastgan.training import Adam, Callback, Run, TrainConfig, train_population
 
 UNROLLS = (0, 1, 5, 10)
 STEPS = 25_000
 TRIALS = 10
 SAMPLES = 2500  # of one evaluation
+COLUMNS = ("modes", "trials with all 8", "% high quality", "reverse KL")
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,37 @@ def trials_on_ring(
         )
         for number, member in enumerate(result.members)
     ]
+
+
+# ---------------------------------------------------------------- the table
+
+
+def groups(found: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """The trials by what sets them apart: "K = 5", or the cost of G."""
+    by_label: dict[str, list[Trial]] = {}
+    for trial in found:
+        ((name, value),) = trial.overrides.items()
+        by_label.setdefault(f"K = {value}" if name == "unroll" else str(value), []).append(trial)
+    return by_label
+
+
+def table(found: Sequence[Trial]) -> list[Row]:
+    """A row for each group: means over the trials at their ends, with standard errors."""
+    return [Row("ring", label, OURS, _figures(own)) for label, own in groups(found).items()]
+
+
+def _figures(trials: Sequence[Trial]) -> dict[str, Figure]:
+    last = [trial.course[-1] for trial in trials if len(trial.course)]
+    values = (
+        Figure.of([trial.modes for trial in trials]),
+        Figure(sum(trial.modes == 8 for trial in trials)),
+        Figure.of([100 * trial.high_quality for trial in trials]),
+        Figure.of([row[3] for row in last]) if last else Figure(math.nan),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+# ---------------------------------------------------------------- measuring
 
 
 class _Course(Callback):

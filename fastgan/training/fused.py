@@ -64,7 +64,7 @@ class FusedEngine:
     @property
     def reason(self) -> str:
         """Why this engine runs, and how."""
-        return "the plan can say all of it"
+        return "it computes all that these networks and this config ask for"
 
     @property
     def descriptions(self) -> dict[str, Optimizer]:

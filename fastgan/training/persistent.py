@@ -102,7 +102,7 @@ class PersistentEngine(FusedEngine):
         where = f"{blocks} keeps {-(-shared // 1024)} KB in shared memory"
         if spilled:
             where += f" and {-(-spilled // 1024)} KB in the second-level cache"
-        return f"the plan can say all of it; {where}"
+        return f"{super().reason}; {where}"
 
     @classmethod
     def launch(
