@@ -98,11 +98,12 @@ def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
     if config.train.pack > 1:
         raise ValueError(f"RUN_DIR must have pack=1 for the picture discriminator, got {config.train.pack}")
     gan, dataset = runs.trained(folder, config), config.load_data()
-    # D plays against G as it is, not against the average of its past weights.
+    # D plays against G as it is; samples.png shows the average, where there is one.
+    origin = "G" if config.train.ema_decay is None else "G itself (not of its average)"
     samples = config.restore(gan.sample(_MANY, seed=0, device="cpu", averaged=False))
     real = _some_rows(dataset, _MANY)
     picture = plots.line if config.networks.data_dim == 1 else plots.verdicts
-    return picture(samples, real, path, discriminator=config.probability(gan))
+    return picture(samples, real, path, discriminator=config.probability(gan), origin=origin)
 
 
 def draw_animation(config: RunConfig, folder: Path, path: Path) -> Path:

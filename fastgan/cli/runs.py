@@ -160,7 +160,7 @@ class Folder:
         """An empty folder at `out`, or the first free runs/<source>-<n>.
 
         Raises:
-            ValueError: there is something in it. OSError: it cannot be made.
+            ValueError: there is something in it, or it cannot be made.
         """
         folder = cls(_free(source) if out is None else Path(out))
         folder._is_new = True
@@ -171,9 +171,9 @@ class Folder:
                 if not path.is_dir():
                     path.mkdir()
                     folder._made.append(path)
-        except OSError:
+        except OSError as error:
             folder.discard()
-            raise
+            raise ValueError(f"--out must be a folder that can be made, got {folder.path}: {error.strerror}") from error
         return folder
 
     def has_checkpoint(self) -> bool:

@@ -150,6 +150,8 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
     )
+    if config.train.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
     config.build()  # a bad size speaks up before a folder is made
     make = Folder.new if population.asked(arguments) is None else population.shared_folder
     return config, dataset, make(arguments.out, arguments.source)

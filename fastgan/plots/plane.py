@@ -55,7 +55,9 @@ def scatter(
     return style.save(figure, path)
 
 
-def verdicts(samples: Tensor, real: Tensor, path: style.PathLike, *, discriminator: Discriminator) -> Path:
+def verdicts(
+    samples: Tensor, real: Tensor, path: style.PathLike, *, discriminator: Discriminator, origin: str = "G"
+) -> Path:
     """D(x) over the plane beside the optimal D*(x) = p_data / (p_data + p_g) of the same samples.
 
     The densities of D* are counts on a fine grid, both smoothed alike; where hardly anything fell, D* is left out, as
@@ -65,6 +67,7 @@ def verdicts(samples: Tensor, real: Tensor, path: style.PathLike, *, discriminat
         samples, real: (n, 2), many.
         path: of the picture.
         discriminator: from points (m, 2) to D's probabilities (m,).
+        origin: of the samples, for the title.
 
     Source: Goodfellow et al. (2014), proposition 1.
     """
@@ -81,7 +84,8 @@ def verdicts(samples: Tensor, real: Tensor, path: style.PathLike, *, discriminat
     _show(right, optimal, centre, half)
     style.label(left, "D(x), as it was learned", "$x_1$", "$x_2$")
     style.label(right, "$D^*(x)$, optimal against G; grey where nothing fell", "$x_1$", "")
-    figure.suptitle(f"mean $|D-D^*|$ over the data and the samples: {off:.3f}", fontsize=12, color=style.INK)
+    over = f"over the data and the samples of {origin}"
+    figure.suptitle(f"mean $|D-D^*|$ {over}: {off:.3f}", fontsize=12, color=style.INK)
     _bar(figure, image, [left, right])
     return style.save(figure, path)
 

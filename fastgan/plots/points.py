@@ -15,7 +15,12 @@ from .style import Array
 
 
 def line(
-    samples: Tensor, real: Tensor, path: style.PathLike, *, discriminator: Callable[[Tensor], Tensor] | None = None
+    samples: Tensor,
+    real: Tensor,
+    path: style.PathLike,
+    *,
+    discriminator: Callable[[Tensor], Tensor] | None = None,
+    origin: str = "G",
 ) -> Path:
     """One-dimensional samples: both histograms, and below them D(x) beside the ratio that it should learn.
 
@@ -23,6 +28,7 @@ def line(
         samples, real: (n, 1).
         path: of the picture.
         discriminator: from points (m, 1) to D's probabilities (m,).
+        origin: of the samples, for the title.
     """
     x, y = real[:, 0].double().numpy(), samples[:, 0].double().numpy()
     edges = bin_edges(x, y, 60)
@@ -30,7 +36,7 @@ def line(
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     p, q = _histogram(top, x, y, edges)
     top.legend(frameon=False, fontsize=11)
-    style.label(top, "Samples of G against the data", "", "density")
+    style.label(top, f"Samples of {origin} against the data", "", "density")
     middle = (edges[:-1] + edges[1:]) / 2
     with np.errstate(invalid="ignore"):
         optimal = p / (p + q)  # NaN in empty bins leaves a gap in the line

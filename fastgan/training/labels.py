@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from fastgan import nn
 from fastgan.models import GAN, check_labels, evaluating
 from fastgan.training.config import TrainConfig
 from fastgan.training.rows import Rows
+
+log = logging.getLogger("fastgan")
 
 
 def check(gan: GAN, rows: Rows, config: TrainConfig) -> None:
@@ -24,6 +28,9 @@ def check(gan: GAN, rows: Rows, config: TrainConfig) -> None:
         if rows.labels is None:
             raise ValueError("train: data must be a Dataset with labels where gan.classes is set, got none")
         check_labels("train", rows.labels, rows.n, gan.classes)
+        if gan.classes > 1 and bool((rows.labels == rows.labels[0]).all()):
+            only = int(rows.labels[0])
+            log.warning("train: every label is %d; of the other %d classes the GAN learns nothing", only, gan.classes - 1)
 
 
 def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Rows, config: TrainConfig) -> None:
