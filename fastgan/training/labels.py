@@ -30,7 +30,7 @@ def check(gan: GAN, rows: Rows, config: TrainConfig) -> None:
         check_labels("train", rows.labels, rows.n, gan.classes)
         if gan.classes > 1 and bool((rows.labels == rows.labels[0]).all()):
             only = int(rows.labels[0])
-            log.warning("train: every label is %d; of the other %d classes the GAN learns nothing", only, gan.classes - 1)
+            log.warning("train: every label is %d; of %d other classes the GAN learns nothing", only, gan.classes - 1)
 
 
 def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Rows, config: TrainConfig) -> None:
