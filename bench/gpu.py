@@ -201,7 +201,7 @@ def main() -> int:
     out = args.out or ROOT / "bench" / "results" / file
     session = Session(out, begun + (QUICK_SECONDS if args.quick else SECONDS))
     if build(session, arch, 80 if args.quick else 150).outcome == "passed":
-        harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix", "_graph", "_train")]
+        harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix", "_graph", "_train", "_floors")]
         pytest(session, "kernels", harness, 60 if args.quick else 90)
         if not args.quick:
             on_device = ("cuda", "edges", "losses", "loss_accuracy", "ops", "training_loop")

@@ -375,6 +375,22 @@ void bound_norms(A& a) {
   cuda_bound_norms(dtype, weight, rows, inputs, limit, gate, of, a.stream());
 }
 
+// ---------------------------------------------------------------- floors
+
+template <class A>
+void empty(A& a) {
+  const int launches = a.number();
+  cuda_empty(launches, a.stream());
+}
+
+template <class A>
+void meet(A& a) {
+  const int blocks = a.number();
+  const int64_t barriers = a.integer();
+  auto* heard = a.template pointer<int32_t>();
+  cuda_meet(blocks, barriers, heard, a.stream());
+}
+
 // Calls f(name, entry) for each.
 template <class A, class Function>
 void each(Function&& f) {
@@ -403,6 +419,8 @@ void each(Function&& f) {
   f("inspect", inspect<A>);
   f("settle", settle<A>);
   f("bound_norms", bound_norms<A>);
+  f("empty", empty<A>);
+  f("meet", meet<A>);
 }
 
 }  // namespace fastgan::entries

@@ -153,6 +153,11 @@ void cuda_settle(Clock* clock, bool generator, bool discriminator, void* stream)
 void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, Gate gate, const Clock* clock,
                       void* stream);
 
+// For the benchmark: empty kernels one after another; barriers of a cluster of blocks, or of one block where there are none,
+// at least one, after which `heard` has a number for each thread.
+void cuda_empty(int launches, void* stream);
+void cuda_meet(int blocks, int64_t barriers, int32_t* heard, void* stream);
+
 // The persistent training engine. All addresses of plans and calls are of the device; a call's metrics have two more numbers
 // behind the last iteration: the updates that both optimisers have made. Nothing waits for the device.
 struct CudaMember {
