@@ -154,7 +154,7 @@ def test_a_wrong_population_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         made = [SimpleNamespace(gan=make_gan(seed=seed)) for seed in seeds]
         for seed, member in zip(seeds, made, strict=True):
             fastgan.train(member.gan, data, dataclasses.replace(config, seed=seed if seed < last else 0))
-        return SimpleNamespace(members=made)
+        return SimpleNamespace(members=made, engine="", engine_reason="")
 
     monkeypatch.setattr(population.training, "train_population", train_population, raising=False)
     members, last = population.Population(WORKLOADS["tiny"], members=3), 3

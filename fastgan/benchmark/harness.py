@@ -338,8 +338,8 @@ class Report:
         quick = "-quick" if self.settings.quick else ""
         return self.settings.out / f"{self.name}-{self.settings.machine}{quick}"
 
-    def write(self, content: Mapping[str, Any], figure: Any) -> None:
-        """Write both files, and say so on the terminal."""
+    def save(self, content: Mapping[str, Any]) -> Path:
+        """Write the JSON, also of what is not finished; where it is."""
         settings = {k: v for k, v in asdict(self.settings).items() if k != "out"}
         record = {
             "benchmark": self.name,
@@ -354,6 +354,11 @@ class Report:
         self.settings.out.mkdir(parents=True, exist_ok=True)
         path = self.stem.with_name(self.stem.name + ".json")
         write_atomically(path, [text.encode()])
+        return path
+
+    def write(self, content: Mapping[str, Any], figure: Any) -> None:
+        """Write both files, and say so on the terminal."""
+        path = self.save(content)
         print(f"\nwritten: {path}")
         if figure is not None:
             import io

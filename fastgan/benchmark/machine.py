@@ -103,7 +103,24 @@ def describe() -> dict[str, Any]:
     }
 
 
+def device() -> dict[str, Any]:
+    """The GPU that torch calls the current one."""
+    found: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "name": found.name,
+        "multiprocessors": found.multi_processor_count,
+        "compute capability": f"{found.major}.{found.minor}",
+        "memory": found.total_memory,
+        "CUDA": torch.version.cuda,
+    }
+
+
 def name() -> str:
     """A short name for file names: the processor's and how many there are, never the host's."""
     model = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b|\d+-Core", " ", processor()["model"])
-    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-") + f"-{os.cpu_count()}cpu"
+    return file_name(model) + f"-{os.cpu_count()}cpu"
+
+
+def file_name(text: str) -> str:
+    """The text in small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -21,6 +21,7 @@ from fastgan.benchmark.workloads import Draws, Workload, draws
 
 OURS, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
 PEERS = ("eager", "fused-adam", "compile", "jax")
+CUDA_PEERS = ("eager", "fused-adam", "compile", "graph", "jax", "vmap", "autocast", "compile-autocast")
 SETUP_LIMIT = 300.0  # seconds
 GATE_ITERATIONS = 5
 LOSS_TOLERANCE = 1e-3  # of the gate, for each iteration's losses
@@ -49,8 +50,11 @@ def build(peer: str, workload: Workload, data: Tensor, settings: harness.Setting
         "eager": peers_torch.eager,
         "fused-adam": peers_torch.eager_fused_adam,
         "compile": peers_torch.compiled,
+        "graph": peers_torch.compiled,
+        "autocast": peers_torch.eager_autocast,
+        "compile-autocast": peers_torch.compiled_autocast,
     }
-    return peers_torch.Torch(workload, data, builders[peer])
+    return peers_torch.Torch(workload, data, builders[peer], settings.window_s, capture=peer == "graph")
 
 
 class Sides:
@@ -60,12 +64,16 @@ class Sides:
         workload, settings: what is measured, and how.
         setup_limit: seconds a side may take to set up, compilation included.
         say: told what is done now.
+        device: where all train.
     """
 
-    def __init__(self, workload: Workload, settings: harness.Settings, setup_limit: float, say: Say) -> None:
+    def __init__(
+        self, workload: Workload, settings: harness.Settings, setup_limit: float, say: Say, device: str = "cpu"
+    ) -> None:
         self.workload, self.settings, self.setup_limit = workload, settings, setup_limit
         self.say: Say = lambda what: say(f"{workload.name}: {what}")
-        self.data = workload.data(settings.seed)
+        self.data = workload.data(settings.seed).to(device)
+        self.runs: dict[str, ours.LongRun] = {}
         self.sides: list[harness.Side] = []
         self.setup_s: dict[str, float] = {}
         self.left_out: dict[str, str] = {}
@@ -78,13 +86,18 @@ class Sides:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def add(self, name: str, make: Callable[[], tuple[harness.Side, float]]) -> None:
-        """Take a side in, or note why it cannot be."""
+    def add(
+        self,
+        name: str,
+        make: Callable[[], tuple[harness.Side, float]],
+        left_out: tuple[type[Exception], ...] = LEFT_OUT,
+    ) -> None:
+        """Take a side in, or note why it cannot be: what it raises is among `left_out`."""
         self.say(f"setting up {name}")
         try:
             with deadline(self.setup_limit):
                 side, seconds = make()
-        except LEFT_OUT as error:
+        except left_out as error:
             self.left_out[name] = " ".join(str(error).split())[:300] or type(error).__name__
             return
         self.sides.append(side)
@@ -100,7 +113,7 @@ class Sides:
             seconds = time.perf_counter() - started
             every = ours.pace(workload, self.data, self.settings.window_s, **changes)
         config = ours.config(workload, ours.ENDLESS, **changes)
-        run = ours.LongRun(workload.gan(), self.data, config, every, threads, cpus)
+        run = self.runs[name] = ours.LongRun(workload.gan(), self.data, config, every, threads, cpus)
         self._open.callback(run.close)
         self.engine[name] = f"{run.engine} ({run.engine_reason})"
         return harness.Side(name, run.advance, lambda: found, every, gate), seconds
@@ -114,7 +127,7 @@ class Sides:
 
     def draws(self) -> Draws:
         """What all sides of the gate see."""
-        return draws(self.workload, self.data, GATE_ITERATIONS, seed=0)
+        return draws(self.workload, self.data.cpu(), GATE_ITERATIONS, seed=0)
 
 
 def measure(
@@ -177,6 +190,7 @@ def rates(workload: Workload, record: dict[str, Any], peak: dict[str, float]) ->
     return {
         "operations": operations,
         "peak GFLOP/s a core": peak,
+        "floor_s": operations / (peak["fp32"] * 1e9 * workload.threads) if "fp32" in peak else None,
         "gflops": rate,
         "share_of_peak": {n: r / (cores[n] * top) for n, r in rate.items() if (top := limit[n])},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,13 @@ def change(before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tens
     }
 
 
-def replay(workload: Workload, data: Tensor, draws: Draws, **changes: Any) -> dict[str, Tensor]:
-    """The first iterations from the first weights: their losses, and what they changed."""
-    gan = workload.gan()
-    result = train(gan, data, config(workload, len(draws), **changes))
+def replay(workload: Workload, data: Tensor, draws: Draws, seed: int = 0, **changes: Any) -> dict[str, Tensor]:
+    """The first iterations from the first weights of a seed: their losses, and what they changed."""
+    gan = workload.gan(seed)
+    result = train(gan, data, config(workload, len(draws), seed=seed, **changes))
     after = {"generator": gan.generator.state_dict(), "discriminator": gan.discriminator.state_dict()}
     losses = {name: torch.from_numpy(result.history[name]).float() for name in ("loss_d", "loss_g")}
-    return losses | change(workload.weights(), after)
+    return losses | change(workload.weights(seed), after)
 
 
 class LongRun(Callback):
@@ -112,10 +112,19 @@ class LongRun(Callback):
 
 def pace(workload: Workload, data: Tensor, seconds: float, **changes: Any) -> int:
     """Iterations that take about this long."""
-    steps = 2
-    while True:
+
+    def took(steps: int) -> float:
         started = time.perf_counter()
-        rate = train(workload.gan(), data, config(workload, steps, **changes)).steps_per_second
-        if time.perf_counter() - started > min(seconds, 0.1) or steps >= 10_000:
-            return max(1, round(seconds * rate))
-        steps *= 4
+        train(workload.gan(), data, config(workload, steps, **changes))
+        return time.perf_counter() - started
+
+    # On CUDA a first call of so many captures graphs of all sizes: the longer one costs what its iterations cost.
+    return length(took, seconds, 128 if data.is_cuda else 2)
+
+
+def length(took: Callable[[int], float], seconds: float, few: int) -> int:
+    """How many more than `few` take about so long, by the slope between two lengths, so that no set-up counts."""
+    short, many = took(few), 4 * few
+    while (longer := took(many) - short) < max(min(seconds, 0.1) / 2, short / 4):
+        many = int(many * min(64.0, max(2.0, seconds / max(longer, 1e-9))))
+    return max(1, round(seconds * (many - few) / longer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,12 @@ class Jax:
     def __init__(self, workload: Workload, data: Tensor, seconds: float) -> None:
         self.workload = workload
         self.jax, jnp = _import()
-        self.seconds, self.data = seconds, jnp.asarray(data.numpy())
+        if (backend := self.jax.default_backend()) != {"cuda": "gpu"}.get(data.device.type, data.device.type):
+            raise RuntimeError(f"JAX runs on {backend}, the data lie on {data.device.type}")
+        self.seconds, self.data = seconds, jnp.asarray(data.cpu().numpy())
         self.iteration = iteration(workload)
-        self.scan = self.jax.jit(self._drawn, static_argnums=2, donate_argnums=0)
-        self.key = self.jax.random.key(0)
+        self.scan = self.jax.jit(self._calls, static_argnums=2, donate_argnums=0)
+        self.key = self._first_key()
         self.state = self._first()
 
     @functools.cached_property
@@ -61,18 +63,21 @@ class Jax:
 
     def replay(self, draws: Draws) -> dict[str, Tensor]:
         """These iterations from the first weights: their losses, and what they changed."""
-        inputs = tuple(np.asarray(x) for x in (draws.real, draws.noise_d, draws.noise_g))
-        scan = self.jax.jit(lambda state, xs: self.jax.lax.scan(lambda s, x: self.iteration(s, *x), state, xs))
-        state, losses = scan(self._first(), inputs)
-        after = {
-            network: {name: _tensor(value, name) for name, value in state[network]["parameters"].items()}
-            for network in ("generator", "discriminator")
-        }
-        loss_d, loss_g = (_tensor(column) for column in losses)
-        return {"loss_d": loss_d, "loss_g": loss_g} | change(self.workload.weights(), after)
+        state, losses = self.jax.jit(self._replay)(self._first(), _arrays(draws))
+        return _results(self.workload, 0, state, losses)
+
+    def _replay(self, state: Any, draws: Any) -> Any:
+        return self.jax.lax.scan(lambda s, x: self.iteration(s, *x), state, draws)
 
     def _first(self) -> dict[str, Any]:
-        return {name: _state(weights) for name, weights in self.workload.weights().items()}
+        found: dict[str, Any] = self.jax.device_put(_first(self.workload, 0))
+        return found
+
+    def _first_key(self) -> Array:
+        return self.jax.random.key(0)
+
+    def _calls(self, state: Any, key: Array, iterations: int) -> tuple[Any, Array, Array]:
+        return self._drawn(state, key, iterations)
 
     def _call(self, iterations: int) -> None:
         self.state, self.key, losses = self.scan(self.state, self.key, iterations)
@@ -93,19 +98,70 @@ class Jax:
         return state, key, losses
 
 
+class Vmap(Jax):
+    """Trains a population: the same loop over iterations, `vmap` over members whose weights and draws are their own.
+
+    Args:
+        workload, data, seconds: as for one.
+        members: how many, with the seeds 0, 1, ...
+    """
+
+    def __init__(self, workload: Workload, data: Tensor, seconds: float, members: int) -> None:
+        self.members = members
+        super().__init__(workload, data, seconds)
+
+    def replay_members(self, seeds: Sequence[int], draws: Sequence[Draws]) -> list[dict[str, Tensor]]:
+        """`replay` of some members, side by side."""
+        first = self._stacked([_first(self.workload, seed) for seed in seeds])
+        inputs = self._stacked([_arrays(of_member) for of_member in draws])
+        found = self.jax.device_get(self.jax.jit(self.jax.vmap(self._replay))(first, inputs))
+        of_member = [self.jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(seeds))]
+        return [_results(self.workload, seed, *of) for seed, of in zip(seeds, of_member, strict=True)]
+
+    def _stacked(self, trees: Sequence[Any]) -> Any:
+        """One tree of arrays on the device, with an axis of members in front."""
+        return self.jax.device_put(self.jax.tree.map(lambda *leaves: np.stack(leaves), *trees))
+
+    def _first(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._stacked([_first(self.workload, seed) for seed in range(self.members)])
+        return found
+
+    def _first_key(self) -> Array:
+        return self.jax.random.split(super()._first_key(), self.members)
+
+    def _calls(self, state: Any, key: Array, iterations: int) -> tuple[Any, Array, Array]:
+        found: tuple[Any, Array, Array] = self.jax.vmap(lambda s, k: self._drawn(s, k, iterations))(state, key)
+        return found
+
+
+def _first(workload: Workload, seed: int) -> dict[str, Any]:
+    return {name: _state(weights) for name, weights in workload.weights(seed).items()}
+
+
+def _arrays(draws: Draws) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(x) for x in (draws.real, draws.noise_d, draws.noise_g))
+
+
+def _results(workload: Workload, seed: int, state: Any, losses: Any) -> dict[str, Tensor]:
+    """Losses, and what the iterations since the first weights have changed."""
+    after = {
+        network: {name: _tensor(value, name) for name, value in state[network]["parameters"].items()}
+        for network in ("generator", "discriminator")
+    }
+    loss_d, loss_g = (_tensor(column) for column in losses)
+    return {"loss_d": loss_d, "loss_g": loss_g} | change(workload.weights(seed), after)
+
+
 def _state(weights: dict[str, Tensor]) -> dict[str, Any]:
     """Parameters, Adam's moments and running statistics; weights are kept (inputs, outputs), as JAX users do."""
-    jax, _ = _import()
     arrays = {name: np.ascontiguousarray(value.T if value.ndim == 2 else value) for name, value in weights.items()}
     parameters = {name: a for name, a in arrays.items() if name.rpartition(".")[2] in ("weight", "bias")}
-    state = {
+    return {
         "parameters": parameters,
         "moments": {name: (np.zeros_like(a), np.zeros_like(a)) for name, a in parameters.items()},
         "updates": np.zeros((), np.float32),
         "running": {name: a for name, a in arrays.items() if "running" in name},
     }
-    found: dict[str, Any] = jax.device_put(state)
-    return found
 
 
 def _tensor(value: Array, name: str = "") -> Tensor:

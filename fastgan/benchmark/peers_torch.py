@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import time
 from collections.abc import Callable
 
 import torch
@@ -14,21 +16,31 @@ from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, Draws, Worklo
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BCE = nn.BCEWithLogitsLoss()
+CALIBRATION = 8  # iterations that tell how many a timed call should have
 
 
 class Torch:
     """One way to write the iteration: `build` makes it for a pair of networks.
 
-    It runs where the data lie.
+    It runs where the data lie. On the CPU a timed call is one iteration. A GPU works on while the host goes on: there a
+    call is as many as last about so long, and a wait for the last of them.
 
-    Attributes:
-        per_call: iterations of a timed call.
+    Args:
+        workload, data, build: what is trained, on what, and how.
+        seconds: of a timed call.
+        capture: replay the iteration as a CUDA graph where it is timed.
     """
 
-    per_call = 1
-
-    def __init__(self, workload: Workload, data: Tensor, build: Callable[[nn.Module, nn.Module], Step]) -> None:
-        self.workload, self.data = workload, data
+    def __init__(
+        self,
+        workload: Workload,
+        data: Tensor,
+        build: Callable[[nn.Module, nn.Module], Step],
+        seconds: float = 0.0,
+        capture: bool = False,
+    ) -> None:
+        self.workload, self.data, self.seconds, self.capture = workload, data, seconds, capture
+        self.queues = data.device.type != "cpu"
         weights = workload.weights()
         self.networks: dict[str, nn.Module] = {
             "generator": plain_network(workload.generator),
@@ -39,7 +51,31 @@ class Torch:
             network.to(data.device)
         self.step = build(self.networks["generator"], self.networks["discriminator"])
 
+    @functools.cached_property
+    def per_call(self) -> int:
+        """Iterations of a timed call."""
+        if not self.queues:
+            return 1
+        self._call(CALIBRATION)
+        started = time.perf_counter()
+        self._call(CALIBRATION)
+        return max(1, round(self.seconds * CALIBRATION / (time.perf_counter() - started)))
+
     def run(self) -> None:
+        """`per_call` iterations."""
+        self._call(self.per_call)
+
+    def _call(self, iterations: int) -> None:
+        for _ in range(iterations):
+            self._timed()
+        if self.queues:
+            wait_for(self.data.device)
+
+    @functools.cached_property
+    def _timed(self) -> Callable[[], object]:
+        return captured(self._iterate) if self.capture else self._iterate
+
+    def _iterate(self) -> None:
         """One iteration with minibatch and noise drawn as users draw them."""
         m, latent_dim, device = self.workload.batch, self.workload.latent_dim, self.data.device
         real = self.data[torch.randint(len(self.data), (m,), device=device)]
@@ -54,25 +90,51 @@ class Torch:
         return {"loss_d": loss_d, "loss_g": loss_g} | change(self.workload.weights(), after)
 
 
-def eager(generator: nn.Module, discriminator: nn.Module, *, fused: bool | None = None) -> Step:
-    """As in every tutorial. fused: `torch.optim.Adam`'s option of that name."""
+def wait_for(device: torch.device) -> None:
+    """Until what has been queued there is done."""
+    torch.cuda.synchronize(device)
+
+
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """The same call as a CUDA graph; its random numbers go on from replay to replay."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    replay: Callable[[], object] = graph.replay
+    return replay
+
+
+def eager(
+    generator: nn.Module, discriminator: nn.Module, *, fused: bool | None = None, autocast: bool = False
+) -> Step:
+    """As in every tutorial. fused: `torch.optim.Adam`'s option of that name; autocast: to bf16, by `torch.autocast`."""
+    place = next(generator.parameters()).device.type
+    forward = functools.partial(torch.autocast, place, torch.bfloat16) if autocast else contextlib.nullcontext
     adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE, betas=BETAS, eps=EPS, fused=fused)
     optimizer_g, optimizer_d = adam(generator.parameters()), adam(discriminator.parameters())
 
     def step(real: Tensor, noise_d: Tensor, noise_g: Tensor) -> tuple[Tensor, Tensor]:
         optimizer_d.zero_grad()
-        real_logits = discriminator(real)
-        fake_logits = discriminator(generator(noise_d).detach())
-        loss_d = BCE(real_logits, torch.ones_like(real_logits)) + BCE(fake_logits, torch.zeros_like(fake_logits))
+        with forward():
+            real_logits = discriminator(real)
+            fake_logits = discriminator(generator(noise_d).detach())
+            loss_d = BCE(real_logits, torch.ones_like(real_logits)) + BCE(fake_logits, torch.zeros_like(fake_logits))
         loss_d.backward()
         optimizer_d.step()
 
         optimizer_g.zero_grad()
-        fake_logits = discriminator(generator(noise_g))
-        loss_g = BCE(fake_logits, torch.ones_like(fake_logits))
+        with forward():
+            fake_logits = discriminator(generator(noise_g))
+            loss_g = BCE(fake_logits, torch.ones_like(fake_logits))
         loss_g.backward()
         optimizer_g.step()
-        return loss_d.detach(), loss_g.detach()
+        return loss_d.detach().float(), loss_g.detach().float()
 
     return step
 
@@ -80,6 +142,19 @@ def eager(generator: nn.Module, discriminator: nn.Module, *, fused: bool | None 
 def eager_fused_adam(generator: nn.Module, discriminator: nn.Module) -> Step:
     """The same with Adam's fused update."""
     return eager(generator, discriminator, fused=True)
+
+
+def eager_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """The same with products in bf16, weights and their updates in float32."""
+    return eager(generator, discriminator, autocast=True)
+
+
+def compiled_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """That with both networks compiled, as users of large ones do."""
+    torch.compiler.reset()
+    for network in (generator, discriminator):
+        network.compile(dynamic=False)
+    return eager(generator, discriminator, fused=True, autocast=True)
 
 
 def compiled(generator: nn.Module, discriminator: nn.Module) -> Step:

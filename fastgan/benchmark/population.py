@@ -1,10 +1,10 @@
-"""Many toy GANs at once on all threads, against one on one thread: iterations a second of all members together (C8)."""
+"""Many toy GANs at once: iterations a second of all members together, against one at a time or JAX's `vmap`."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,15 +20,24 @@ GATE_STEPS = 20
 
 
 class Population:
-    """`fastgan.train_population` on copies of one workload, each with a seed of its own."""
+    """`fastgan.train_population` on copies of one workload, each with a seed of its own.
 
-    def __init__(self, workload: Workload, members: int = MEMBERS) -> None:
-        self.workload, self.seeds, self.data = workload, range(members), workload.data()
+    Args:
+        workload, members: what is trained, and how many of it.
+        device: where they train.
+        changes: of the config.
+    """
+
+    def __init__(self, workload: Workload, members: int = MEMBERS, device: str = "cpu", **changes: Any) -> None:
+        self.workload, self.seeds = workload, range(members)
+        self.changes: dict[str, Any] = {"device": device, **changes}
+        self.data = workload.data().to(device)
 
     def train(self, steps: int) -> Any:
         """Train all members."""
+        config = ours.config(self.workload, steps, **self.changes)
         return training.train_population(  # type: ignore[attr-defined, unused-ignore]
-            self.workload.gan, self.data, ours.config(self.workload, steps), seeds=self.seeds
+            self.workload.gan, self.data, config, seeds=self.seeds
         )
 
     def seconds(self, steps: int) -> float:
@@ -37,24 +46,53 @@ class Population:
         self.train(steps)
         return time.perf_counter() - started
 
-    def gate(self) -> None:
-        """Some members, trained alone, must come out with the same bits."""
-        members = self.train(GATE_STEPS).members
-        for seed in {self.seeds[0], self.seeds[len(self.seeds) // 2], self.seeds[-1]}:
-            alone, trained = self.workload.gan(seed), members[seed].gan.state_dict()
-            training.train(alone, self.data, ours.config(self.workload, GATE_STEPS, seed=seed))
+    def rate(self, short: int, more: int) -> float:
+        """Iterations a second of all members: the difference between a long call and a short one.
+
+        Building the networks, which a run of any length does once, is so not counted.
+        """
+        while (longer := self.seconds(short + more) - self.seconds(short)) <= 0:
+            more *= 4  # on a busy machine a beginning may take longer than all of the rest
+        return len(self.seeds) * more / longer
+
+    @property
+    def some(self) -> list[int]:
+        """The seeds of the members that are looked at: the first, one in the middle, the last."""
+        return sorted({self.seeds[0], self.seeds[len(self.seeds) // 2], self.seeds[-1]})
+
+    def gate(self) -> tuple[str, str]:
+        """Some members, trained alone, must come out with the same bits. Gives the engine, and why it ran."""
+        result = self.train(GATE_STEPS)
+        for seed in self.some:
+            alone, trained = self.workload.gan(seed), result.members[seed].gan.state_dict()
+            config = ours.config(self.workload, GATE_STEPS, seed=seed, **self.changes)
+            training.train(alone, self.data, config)
             for name, value in alone.state_dict().items():
                 if not torch.equal(value, trained[name]):
                     raise harness.GateFailed(f"population: {name} of member {seed} is not what it is alone")
+        return result.engine, result.engine_reason
+
+
+def in_turn(
+    sides: Mapping[str, Callable[[], float]], windows: int
+) -> tuple[dict[str, list[float]], float]:
+    """Iterations a second of each side, window by window; and the spread: how much halves of them differ."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(windows):
+        for name, rate in sides.items():
+            rates[name].append(rate())
+    return rates, max(_halves_differ(found) for found in rates.values())
+
+
+def _halves_differ(found: Sequence[float]) -> float:
+    a, b = (statistics.median(found[i::2]) for i in (0, 1))
+    return max(a, b) / min(a, b) - 1
 
 
 def measure(
     settings: harness.Settings, workload: Workload = WORKLOADS["toy-32"], say: Callable[[str], None] = harness.progress
 ) -> dict[str, Any]:
-    """Throughput of a population and of one GAN, in turn.
-
-    A window of the population is the difference between a long call and a short one, so that building 64 networks,
-    which a run of any length does once, is not counted.
+    """Throughput of a population on all threads and of one GAN on one, in turn (C8).
 
     Raises:
         GateFailed: a member differs from its solo run.
@@ -76,18 +114,17 @@ def measure(
 
 
 def _time(population: Population, one: ours.LongRun, every: int, settings: harness.Settings) -> dict[str, Any]:
-    short, long = max(1, every // 4), every + max(1, every // 4)
+    short = max(1, every // 4)
     one.advance()
     population.seconds(short)
-    rates: dict[str, list[float]] = {"population": [], "one": []}
-    for _ in range(settings.windows):
+
+    def alone() -> float:
         started = time.perf_counter()
         one.advance()
-        rates["one"].append(every / (time.perf_counter() - started))
-        seconds = population.seconds(long) - population.seconds(short)
-        rates["population"].append(MEMBERS * (long - short) / seconds)
-    halves = [statistics.median(found[i::2]) for found in rates.values() for i in (0, 1)]
-    spread = max(max(a, b) / min(a, b) - 1 for a, b in (halves[:2], halves[2:]))
+        return every / (time.perf_counter() - started)
+
+    sides = {"population": lambda: population.rate(short, every), "one": alone}
+    rates, spread = in_turn(sides, settings.windows)
     median = {name: statistics.median(found) for name, found in rates.items()}
     return {
         "workload": NAME,

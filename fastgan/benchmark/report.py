@@ -1,22 +1,46 @@
-"""What came of it: the verdicts on the targets, a table, a picture."""
+"""What came of it: the verdicts on the targets, tables, a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fastgan.benchmark import harness, pictures, population
-from fastgan.benchmark.measure import BF16, ONE_THREAD, OURS, PEERS
+from fastgan.benchmark import floors, harness, pictures, population
+from fastgan.benchmark.measure import BF16, CUDA_PEERS, ONE_THREAD, OURS, PEERS
 from fastgan.benchmark.workloads import WORKLOADS
 
 Record = Mapping[str, Any]
-PEER_NAMES = {"eager": "eager", "fused-adam": "eager, fused Adam", "compile": "torch.compile", "jax": "JAX scan"}
+PEER_NAMES = {
+    "eager": "eager",
+    "fused-adam": "eager, fused Adam",
+    "compile": "torch.compile",
+    "graph": "compile + CUDA graph",
+    "jax": "JAX scan",
+    "vmap": "JAX vmap + scan",
+    "autocast": "eager bf16 autocast",
+    "compile-autocast": "compiled bf16 autocast",
+}
 IDLE, BUSY = 1.8, 1.1  # C7: times faster on two threads; times slower than one thread beside a busy process
+# Row and precision on a GPU -> which target, and how many times each peer's iterations a second.
+CUDA_LEAST: dict[tuple[str, str], tuple[str, dict[str, float]]] = {
+    ("toy-32", "fp32"): ("G1", {"eager": 60.0, "graph": 6.0, "jax": 3.0}),
+    ("toy-32x132", "fp32"): ("G2", {"eager": 2000.0, "vmap": 5.0}),
+    ("mnist-1024", "fp32"): ("G3", {"eager": 20.0, "graph": 3.0}),
+    ("original", "fp32"): ("G3", {"eager": 20.0, "graph": 3.0}),
+    **{(f"wide-{width}", "bf16"): ("G7", {"autocast": 1.0, "compile-autocast": 1.0}) for width in (1024, 2048, 4096)},
+}
+# G4: at most 1 of each: what the host does, in which unit, and how that is said.
+HOST = (
+    ("launches in 100", 1.0, "launches in 100 iterations"),
+    ("waits in 100", 1.0, "waits of the host in 100 iterations"),
+    ("host_s", 1e-6, "microseconds of the host in an iteration"),
+)
 
 
 def verdicts(records: Sequence[Record], members: Record | None) -> list[dict[str, Any]]:
     """Each target that these figures answer: what was asked, what was found, whether it is met."""
-    found = [verdict for record in records for verdict in _of_workload(record)]
+    measured = [record for record in records if "sides" in record]
+    found = [v for record in measured for v in (_of_row(record) if "device" in record else _of_workload(record))]
     if members is not None and "ratio" in members:
         rule = f"{members['members']} members on {members['threads']} threads: times one GAN on one"
         found.append(_verdict("C8", population.NAME, rule, members["ratio"], members["least"], members["spread"]))
@@ -40,6 +64,24 @@ def _of_workload(record: Record) -> Iterator[dict[str, Any]]:
         beside = record["busy"]
         rule = f"beside a busy process: speed as a share of one thread's, at least 1/{BUSY}"
         yield _verdict("C7", workload.name, rule, beside["ratio"][ONE_THREAD], 1 / BUSY, beside["spread"])
+
+
+def _of_row(record: Record) -> Iterator[dict[str, Any]]:
+    name = label(record)
+    target, least = CUDA_LEAST.get((record["workload"], record["precision"]), ("", {}))
+    for peer, times in least.items():
+        if (value := record["ratio"].get(peer)) is not None:
+            yield _verdict(target, name, f"times faster than {PEER_NAMES[peer]}", value, times, record["spread"])
+    for key, unit, rule in HOST if "host" in record else ():
+        value = record["host"][key] / unit
+        judged = "met" if value <= 1.0 else "missed"
+        yield {"target": "G4", "workload": name, "rule": rule, "most": 1.0, "value": value, "verdict": judged}
+
+
+def label(record: Record) -> str:
+    """The workload; its precision too, where it has one that needs to be said."""
+    precision = record.get("precision", "fp32")
+    return str(record["workload"]) + (f" {precision}" if precision != "fp32" else "")
 
 
 def _value(record: Record, what: str) -> float | None:
@@ -83,6 +125,53 @@ def table(records: Sequence[Record]) -> Any:
     return shown
 
 
+def device_table(records: Sequence[Record]) -> Any:
+    """The same of a GPU, with the engine, and with the floor of each row and the share of it that was reached."""
+    from rich.table import Table
+
+    measured = [r for r in records if "sides" in r]
+    peers = [p for p in CUDA_PEERS if any(p in r["sides"] for r in measured)]
+    title = (
+        "microseconds an iteration (median, waits included; of many GANs: of all together); in brackets: how many "
+        "times faster fastgan is;\nfloor: an iteration's products at the rate measured here, on the multiprocessors "
+        "that the engine may use, and the share of it that was reached"
+    )
+    shown = Table(title=title, title_justify="left")
+    for name in ("workload", "precision", "engine"):
+        shown.add_column(name, justify="left", no_wrap=True)
+    for name in ("fastgan", "floor", *(PEER_NAMES[p] for p in peers), "spread"):
+        shown.add_column(name, justify="right")
+    for record in measured:
+        cells = [f"{harness.median(record, p)} ({_times(record, p)})" if p in record["sides"] else "-" for p in peers]
+        shown.add_row(
+            record["workload"],
+            record["precision"],
+            record["engine name"],
+            harness.median(record, OURS),
+            f"{harness.microseconds(record['floor_s'])} ({record['share_of_peak'][OURS]:.1%})",
+            *cells,
+            f"{record['spread']:.1%}",
+        )
+    return shown
+
+
+def floor_lines(found: Record) -> Iterator[str]:
+    """The floors of a device, a line each."""
+
+    def us(seconds: float) -> str:
+        return f"{seconds * 1e6:.3g} us"
+
+    if "launch_s" in found:
+        yield f"launch of an empty kernel: {us(found['launch_s'])} in a stream, {us(found['graph_node_s'])} in a graph"
+        told = [f"{us(found['block_barrier_s'])} of a block of {floors.THREADS} threads"]
+        told += [f"{us(s)} of a cluster of {blocks}" for blocks, s in found["cluster_barrier_s"].items()]
+        yield f"barrier: {', '.join(told)}"
+        yield f"host: {us(found['launch_and_wait_s'])} for a launch and a wait, {us(found['fetch_s'])} for a number"
+    yield f"copy: {found['copy_bytes_per_s'] / 1e9:,.0f} GB/s, read and written"
+    rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in found["products_per_s"].items())
+    yield f"matrix products, TFLOP/s: {rates}"
+
+
 def _times(record: Record, peer: str) -> str:
     ratio = record["ratio"][peer]
     return f"{ratio:.0f}x" if ratio >= 20 else f"{ratio:.2f}x"
@@ -111,24 +200,34 @@ def lines(records: Sequence[Record], members: Record | None) -> Iterator[str]:
             f"population of {members['members']} on {members['threads']} threads: {rates['population']:,.0f} "
             f"iterations/s; one GAN on one thread: {rates['one']:,.0f}"
         )
-    for found in verdicts(records, members):
-        yield (
-            f"{found['target']}  {found['workload']}: {found['rule']}: {found['value']:.3g}, "
-            f"at least {found['least']:.3g}: {found['verdict']}"
-        )
-    setup = {p: max(r["sides"][p]["first_call_s"] for r in records if p in r["sides"]) for p in _measured(records)}
-    if setup:
-        told = ", ".join(f"{PEER_NAMES[p]} {seconds:.1f} s" for p, seconds in setup.items())
-        yield f"set-up and compilation, not in the times above, at most: {told}"
-    yield from sorted({f"left out: {name}: {why}" for r in records for name, why in r["left out"].items()})
+    yield from _common(records, members)
     if members is not None and "left out" in members:
         yield f"left out: {population.NAME}: {members['left out']}"
     engines = {f"{r['workload']}: {r['engine'][OURS]}" for r in records if not r["engine"][OURS].startswith("fused")}
     yield from sorted(f"fastgan's engine was not the fused one: {engine}" for engine in engines)
 
 
-def _measured(records: Sequence[Record]) -> list[str]:
-    return [p for p in PEERS if any(p in r["sides"] for r in records)]
+def device_lines(records: Sequence[Record], refused: Sequence[str]) -> Iterator[str]:
+    """What a GPU's table does not say."""
+    yield from sorted({f"engine: {label(r)}: {r['engine'][OURS]}" for r in records if "sides" in r})
+    yield from _common(records, None)
+    yield from (f"no time: {why}" for why in refused)
+
+
+def _common(records: Sequence[Record], members: Record | None) -> Iterator[str]:
+    """Targets, set-up times, and what was left out."""
+    for found in verdicts(records, members):
+        bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
+        head = f"{found['target']}  {found['workload']}: {found['rule']}"
+        yield f"{head}: {found['value']:.3g}, {bound}: {found['verdict']}"
+    measured = [r["sides"] for r in records if "sides" in r]
+    firsts = {p: [s[p]["first_call_s"] for s in measured if p in s] for p in CUDA_PEERS}
+    setup = {p: max(seconds) for p, seconds in firsts.items() if seconds}
+    if setup:
+        told = ", ".join(f"{PEER_NAMES[p]} {seconds:.1f} s" for p, seconds in setup.items())
+        yield f"set-up and compilation, not in the times above, at most: {told}"
+    row = {id(r): f"{label(r)}: " if "device" in r else "" for r in records}
+    yield from sorted({f"left out: {row[id(r)]}{n}: {why}" for r in records for n, why in r["left out"].items()})
 
 
 MARKERS = {  # and the number of the colour
@@ -138,50 +237,58 @@ MARKERS = {  # and the number of the colour
     "fused-adam": ("^", 4),
     "compile": ("D", 3),
     "jax": ("v", 2),
+    "graph": ("P", 3),
+    "vmap": (">", 2),
+    "autocast": ("h", 1),
+    "compile-autocast": ("X", 3),
 }
 
 
-def picture(records: Sequence[Record], notes: Sequence[str]) -> Any:
-    """Left: the time of an iteration by side, over the floor of its arithmetic. Right: share of the FMA peak."""
+def picture(records: Sequence[Record], notes: Sequence[str], device: str = "") -> Any:
+    """Left: the time of an iteration by side, over the floor of its arithmetic. Right: share of the rate of that floor.
+
+    Args:
+        records: with times.
+        notes: what one must know to read the picture.
+        device: name of the GPU; empty: the CPU.
+    """
     fig, axes = pictures.figure(11, 2.2 + 0.42 * len(records), 1, 2, sharey=True, width_ratios=[3, 2])
     time_axis, peak_axis = axes[0]
-    labels = [f"{r['workload']}, batch {r['batch']}" for r in records]
+    labels = [f"{label(r)}, batch {r['batch']}" for r in records]
     for name, (marker, colour) in MARKERS.items():
         points = [(r["sides"][name]["median_s"] * 1e6, y) for y, r in enumerate(records) if name in r["sides"]]
         if points:
             x, y = zip(*points, strict=True)
             size = 70 if name in (OURS, BF16) else 32
-            label = {OURS: "fastgan", BF16: "fastgan, bf16"}.get(name) or PEER_NAMES[name]
-            time_axis.scatter(x, y, size, color=pictures.COLOURS[colour], marker=marker, label=label, zorder=3)
-    floors = [(_floor(r) * 1e6, y) for y, r in enumerate(records) if _floor(r)]
+            told = {OURS: "fastgan", BF16: "fastgan, bf16"}.get(name) or PEER_NAMES[name]
+            time_axis.scatter(x, y, size, color=pictures.COLOURS[colour], marker=marker, label=told, zorder=3)
+    floors = [(r["floor_s"] * 1e6, y) for y, r in enumerate(records) if r["floor_s"]]
     if floors:
         x, y = zip(*floors, strict=True)
-        time_axis.scatter(x, y, 150, color=pictures.INK, marker="|", label="arithmetic at the FMA peak", zorder=2)
+        floor = "arithmetic at the measured rate" if device else "arithmetic at the FMA peak"
+        time_axis.scatter(x, y, 150, color=pictures.INK, marker="|", label=floor, zorder=2)
     time_axis.set(xscale="log", xlabel="microseconds an iteration")
     time_axis.set_yticks(range(len(records)), labels)
     time_axis.set_ylim(len(records) - 0.5, -0.5)
     _peak_bars(peak_axis, records)
+    peak_axis.set_xlabel(f"necessary arithmetic, % of the {'rate measured' if device else 'FMA peak'}")
     fig.legend(*time_axis.get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False, fontsize=8)
-    pictures.title(fig, "One iteration of Algorithm 1 (D's step and G's, Adam), float32 on the CPU", notes)
+    where = f"on {device}" if device else "float32 on the CPU"
+    pictures.title(fig, f"One iteration of Algorithm 1 (D's step and G's, Adam), {where}", notes)
     return fig
-
-
-def _floor(record: Record) -> float:
-    peak = record["peak GFLOP/s a core"].get("fp32")
-    return float(record["operations"] / (peak * 1e9 * record["threads"])) if peak else 0.0
 
 
 def _peak_bars(ax: Any, records: Sequence[Record]) -> None:
     """fastgan's share of the peak, and the best peer's."""
     for i, record in enumerate(records):
         shares = record["share_of_peak"]
-        theirs = max((shares[p] for p in PEERS if p in shares), default=None)
+        theirs = max((shares[p] for p in CUDA_PEERS if p in shares), default=None)
         for name, share, offset, colour in (("fastgan", shares.get(OURS), -0.19, 0), ("best peer", theirs, 0.19, 1)):
             if share is not None:
-                label = name if i == 0 else None
-                ax.barh(i + offset, 100 * share, 0.34, color=pictures.COLOURS[colour], label=label)
+                told = name if i == 0 else None
+                ax.barh(i + offset, 100 * share, 0.34, color=pictures.COLOURS[colour], label=told)
                 ax.annotate(f"{100 * share:.0f}", (100 * share + 1, i + offset), va="center", fontsize=7)
-    ax.set(xlim=(0, 110), xlabel="necessary arithmetic, % of the FMA peak")
+    ax.set(xlim=(0, 110))
     ax.tick_params(labelleft=False)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=8, loc="lower right")

@@ -1,8 +1,8 @@
 """The process in which the workloads of one thread count are measured: `python -m fastgan.benchmark.worker REQUEST`.
 
 XLA fixes its threads when it is loaded, so each thread count has a process of its own, held on its processors from the
-beginning; all sides of a workload run interleaved in it. It answers in lines of JSON: progress, records, or a failed
-gate.
+beginning; all sides of a workload run interleaved in it. A GPU's workloads have a process of their own as well. It
+answers in lines of JSON: progress, a GPU's floors, records, or a failed gate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.benchmark import harness, machine, population
+from fastgan.benchmark import device, floors, harness, machine, population
 from fastgan.benchmark.measure import LEFT_OUT, measure
 from fastgan.benchmark.workloads import WORKLOADS
 
@@ -31,6 +31,8 @@ class WorkerFailed(RuntimeError):
 
 def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
     """Measure what is asked for, one answer for each thing that happens."""
+    if "device" in request:
+        return serve_device(request, answer)
     threads = request["threads"]
     settings = harness.Settings(**{**request["settings"], "out": Path(), "threads": (threads,)})
 
@@ -50,6 +52,25 @@ def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> 
         answer({"gate": str(failure)})
 
 
+def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+    """The same for a GPU: its floors, then row by row; a row whose gate fails has no time, and the others go on."""
+
+    def say(what: str) -> None:
+        answer({"progress": what})
+
+    say("floors")
+    found = floors.measure(request["device"], **request.get("floors", {}))
+    answer({"floors": found})
+    settings = harness.Settings(**{**request["settings"], "out": Path(), "threads": (1,)})
+    for name, precision in request["rows"]:
+        row = device.row(name, precision)
+        try:
+            asked = request["peers"], settings, found, request["setup_limit"], say, request["device"]
+            answer({"record": device.measure(row, *asked)})
+        except harness.GateFailed as failure:
+            answer({"refused": f"{name}, {precision}: {failure}"})
+
+
 def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The answers of a fresh process to a request, as they come.
 
@@ -59,7 +80,7 @@ def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "fastgan.benchmark.worker", json.dumps(request)]
     with (
         tempfile.TemporaryFile() as said,
-        _held(machine.allowed_cpus()[: request["threads"]], command, said) as process,
+        _held(machine.allowed_cpus()[: request.get("threads")], command, said) as process,
     ):
         try:
             assert process.stdout is not None
@@ -95,8 +116,11 @@ def _held(cpus: Sequence[int], command: Sequence[str], said: Any) -> subprocess.
 def main(argv: Sequence[str]) -> int:
     """Answer the request on standard output, which no library may write to meanwhile."""
     request = json.loads(argv[0])
-    os.environ["JAX_PLATFORMS"] = "cpu"  # as all sides, also where JAX would find a GPU
-    if request["threads"] == 1:
+    if "device" in request:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the rest of the memory is PyTorch's
+    else:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # as all sides, also where JAX would find a GPU
+    if request.get("threads") == 1:
         os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), ONE_XLA_THREAD]))
     with os.fdopen(os.dup(1), "w", buffering=1) as out, harness.cold_compiler():
         os.dup2(2, 1)

@@ -265,3 +265,9 @@ WORKLOADS = {
         ),
     )
 }
+
+# On a GPU: those that ask for no threads, and some that a CPU would take minutes for.
+CUDA_WORKLOADS = {name: workload for name, workload in WORKLOADS.items() if workload.threads == 1} | {
+    f"wide-{width}": _mlp_gan(f"wide-{width}", (128, *(width,) * 3), (*(width,) * 3, 1), 4096, None, "", {})
+    for width in (1024, 2048, 4096)
+}

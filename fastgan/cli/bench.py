@@ -1,4 +1,4 @@
-"""fastgan bench: whole iterations of Algorithm 1 against PyTorch and JAX, on this machine."""
+"""fastgan bench: whole iterations of Algorithm 1 against PyTorch and JAX, on this machine's CPU or GPU."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from fastgan.cli.arguments import natural, number
 
 QUICK = ("tiny", "toy-32", "mnist-256")
 QUICK_PEERS = ("eager", "fused-adam", "jax")
+QUICK_ON_CUDA = ("toy-32", "toy-32x132", "mnist-1024")
+QUICK_CUDA_PEERS = (*QUICK_PEERS, "vmap", "autocast")
 
 
 def add(commands: Any) -> None:
@@ -23,15 +25,32 @@ def add(commands: Any) -> None:
         "bench",
         help="how fast it is here, against PyTorch and JAX",
         description="Time whole iterations of Algorithm 1 against eager PyTorch, torch.compile and JAX, in one "
-        "process, in turn, after all have been shown to compute the same. Writes JSON and a picture.",
+        "process, in turn, after all have been shown to compute the same. Writes JSON and a picture. On a GPU it also "
+        "times many GANs at once, and measures what nothing there can be faster than: launches, barriers, copies, "
+        "matrix products, waits.",
         epilog="examples:\n  fastgan bench --quick                      a look in under a minute\n"
         "  fastgan bench                              everything, a quarter of an hour on an idle machine\n"
-        "  fastgan bench --workload toy-128 --peers eager jax\n",
+        "  fastgan bench --workload toy-128 --peers eager jax\n"
+        "  fastgan bench --device cuda                everything on the GPU, half an hour\n"
+        "  fastgan bench --device cuda --workload toy-32 toy-32x132 --precision fp32 tf32 bf16\n",
     )
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all train (cpu)")
     command.add_argument("--quick", action="store_true", help="three workloads, no torch.compile, few short windows")
     command.add_argument("--workload", nargs="+", metavar="NAME", help="what to time; a wrong name lists them all")
-    command.add_argument("--peers", nargs="*", metavar="NAME", help="some of eager, fused-adam, compile, jax")
+    command.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="NAME",
+        help="some of eager, fused-adam, compile, jax; on a GPU also graph (compiled, as a CUDA graph), vmap (JAX, for "
+        "many GANs), autocast and compile-autocast (for bf16)",
+    )
     command.add_argument("--threads", nargs="+", type=natural, metavar="N", help="default: each workload's own")
+    command.add_argument(
+        "--precision",
+        nargs="+",
+        metavar="NAME",
+        help="fp32, tf32, bf16, ieee: a row each (fp32, but bf16 where a workload is wide); GPU only",
+    )
     command.add_argument("--windows", type=natural, metavar="N", help="timed windows a side (40; quick: 10)")
     command.add_argument("--window-ms", type=number, metavar="X", help="length of a window (100; quick: 40)")
     command.add_argument("--setup-limit", type=number, metavar="S", default=300.0, help="seconds a side may compile")
@@ -44,36 +63,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write; 1 where results differed, and then no time is given."""
     from fastgan.benchmark import harness
 
+    if arguments.device == "cuda":
+        return _bench_device(*_device_request(arguments))
     requests, settings = _requests(arguments)
     return harness.guarded("fastgan bench", lambda: _bench(requests, settings))
 
 
 def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]:
     """What each measuring process is asked, and the settings of all."""
-    from fastgan.benchmark import harness, machine, measure, population
+    from fastgan.benchmark import machine, measure, population
     from fastgan.benchmark.workloads import WORKLOADS
 
     quick = arguments.quick
     names = arguments.workload or (QUICK if quick else (*WORKLOADS, population.NAME))
     peers = arguments.peers if arguments.peers is not None else QUICK_PEERS if quick else measure.PEERS
-    for flag, given, known in (("--workload", names, (*WORKLOADS, population.NAME)), ("--peers", peers, measure.PEERS)):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"{flag} must be among {', '.join(known)}, got {name!r}")
+    _check("--workload", names, (*WORKLOADS, population.NAME))
+    _check("--peers", peers, measure.PEERS)
+    if arguments.precision:
+        raise ValueError("--precision must go with --device cuda: on the CPU each row has fp32 and bf16")
     available = len(machine.allowed_cpus())
     if arguments.threads and max(arguments.threads) > available:
         raise ValueError(f"--threads must be at most {available}, the processors here, got {max(arguments.threads)}")
-    out = arguments.out or (Path(tempfile.gettempdir()) / "fastgan-bench" if quick else harness.RESULTS)
-    settings = harness.Settings(
-        windows=arguments.windows or (10 if quick else 40),
-        window_s=(arguments.window_ms or (40.0 if quick else 100.0)) / 1e3,
-        warmup_s=0.1 if quick else 0.3,
-        quick=quick,
-        out=out,
-        machine=arguments.machine or machine.name(),
-    )
-    if settings.windows < 2 or settings.window_s <= 0:
-        raise ValueError("--windows must be at least 2 and --window-ms above 0")
+    settings = _settings(arguments, machine.name())
     own = {WORKLOADS[name].threads if name in WORKLOADS else population.THREADS for name in names}
     requests = []
     for threads in arguments.threads or sorted(t for t in own if t <= available):
@@ -85,7 +96,7 @@ def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]
                 "population": population.NAME in names and threads == population.THREADS,
                 "peers": list(peers),
                 "setup_limit": arguments.setup_limit,
-                "settings": {k: getattr(settings, k) for k in ("windows", "window_s", "warmup_s", "seed", "quick")},
+                "settings": _how(settings),
             }
         )
     if skipped := sorted(t for t in own if t > available and not arguments.threads):
@@ -93,20 +104,119 @@ def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]
     return requests, dataclasses.replace(settings, threads=tuple(r["threads"] for r in requests))
 
 
-def _bench(requests: Sequence[dict[str, Any]], settings: Any) -> None:
+def _check(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{flag} must be among {', '.join(known)}, got {name!r}")
+
+
+def _settings(arguments: argparse.Namespace, machine: str) -> Any:
+    from fastgan.benchmark import harness
+
+    quick = arguments.quick
+    settings = harness.Settings(
+        windows=arguments.windows or (10 if quick else 40),
+        window_s=(arguments.window_ms or (40.0 if quick else 100.0)) / 1e3,
+        warmup_s=0.1 if quick else 0.3,
+        quick=quick,
+        out=arguments.out or (Path(tempfile.gettempdir()) / "fastgan-bench" if quick else harness.RESULTS),
+        machine=arguments.machine or machine,
+    )
+    if settings.windows < 2 or settings.window_s <= 0:
+        raise ValueError("--windows must be at least 2 and --window-ms above 0")
+    return settings
+
+
+def _how(settings: Any) -> dict[str, Any]:
+    return {k: getattr(settings, k) for k in ("windows", "window_s", "warmup_s", "seed", "quick")}
+
+
+def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """What the measuring process is asked, the settings, and what the GPU is."""
+    import torch
+
+    from fastgan import backend
+    from fastgan.benchmark import device, machine, measure
+    from fastgan.training.config import PRECISIONS
+
+    quick = arguments.quick
+    rest = [name for name in device.NAMES if name not in device.ORDER]
+    names = arguments.workload or (QUICK_ON_CUDA if quick else (*device.ORDER, *rest))
+    peers = arguments.peers if arguments.peers is not None else QUICK_CUDA_PEERS if quick else measure.CUDA_PEERS
+    _check("--workload", names, device.NAMES)
+    _check("--peers", peers, measure.CUDA_PEERS)
+    _check("--precision", arguments.precision or (), PRECISIONS)
+    if arguments.threads:
+        raise ValueError("--threads must go with --device cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("--device must be cpu here, got cuda: PyTorch sees no CUDA device")
+    if (why := backend.cuda_reason()) is not None:
+        raise ValueError(f"--device must be cpu here, got cuda: {why}")
+    gpu = machine.device()
+    settings = _settings(arguments, machine.file_name(gpu["name"]))
+    own = {name: ["bf16" if name.startswith("wide") else "fp32"] for name in names}
+    request = {
+        "device": "cuda",
+        "rows": [(name, precision) for name in names for precision in arguments.precision or own[name]],
+        "peers": list(peers),
+        "setup_limit": arguments.setup_limit,
+        "settings": _how(settings),
+    }
+    return request, settings, gpu
+
+
+def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -> int:
+    """The rows of a GPU, in a file that is written anew after each; 1 where one has no time because its gate failed."""
+    from fastgan.benchmark import device, harness, report, worker
+
+    written = harness.Report("train", settings)
+    written.quick = "QUICK CHECK: a look, no measurement."
+    records: list[dict[str, Any]] = []
+    refused: list[str] = []
+    taken = [
+        f"median of {settings.windows} windows of {settings.window_s * 1e3:.0f} ms a side, in turn; "
+        "each ends with a wait for the device, which counts",
+        f"many GANs at once: slopes between a short call and a long one, {device.MOST_WINDOWS} windows at most",
+    ]
+    content: dict[str, Any] = {"unit": "seconds an iteration", "how": taken, "device": gpu}
+    with _display(1 + len(request["rows"])) as show:
+        for found in worker.ask(request):
+            content |= {key: found[key] for key in ("floors",) if key in found}
+            records += [found[key] for key in ("record",) if key in found]
+            refused += [found[key] for key in ("refused",) if key in found]
+            if "progress" not in found:
+                targets = report.verdicts(records, None)
+                written.save(content | {"workloads": records, "no time": refused, "targets": targets})
+            show(found.get("progress"))
+    print(f"floors of {gpu['name']}, measured in this run")
+    print("\n".join(f"  {line}" for line in report.floor_lines(content["floors"])))
+    measured = [record for record in records if "sides" in record]
+    if measured:
+        _print_table(report.device_table(measured))
+    print("\n".join([*report.device_lines(records, refused), *taken, written.disturbances()]).rstrip())
+    content |= {"workloads": records, "no time": refused, "targets": report.verdicts(records, None)}
+    written.write(content, _picture(measured, [*taken, written.disturbances()], gpu["name"]))
+    return 1 if refused else 0
+
+
+def _print_table(table: Any) -> None:
     from rich.console import Console
 
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def _bench(requests: Sequence[dict[str, Any]], settings: Any) -> None:
     from fastgan.benchmark import harness, report
 
     written = harness.Report("train", settings)
     taken = f"{settings.windows} windows of {settings.window_s * 1e3:.0f} ms a side"
     written.quick = f"QUICK CHECK, {taken}: a look, no measurement."
     records, members = _measure(requests)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
     if records:
-        console.print(report.table(records))
+        _print_table(report.table(records))
     for line in report.lines(records, members):
         print(line)
     doubts = [text for text in (written.disturbances(), report.disturbed(records)) if text]
@@ -124,11 +234,11 @@ def _bench(requests: Sequence[dict[str, Any]], settings: Any) -> None:
     written.write(content, _picture(records, notes))
 
 
-def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str]) -> Any:
+def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str], device: str = "") -> Any:
     from fastgan.benchmark import report
 
     try:
-        return report.picture(records, notes) if records else None
+        return report.picture(records, notes, device) if records else None
     except ImportError as error:  # the figures stand without it
         print(f"no picture: {error}; pip install 'fastgan[bench]'", file=sys.stderr)
         return None

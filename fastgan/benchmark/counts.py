@@ -1,0 +1,69 @@
+"""What the host does while a GPU trains: launches, waits and its own time, counted by torch's profiler (G4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cudaGraphLaunch", "cuLaunchKernel", "cuLaunchKernelEx")
+COPIES = ("cudaMemcpyAsync", "cudaMemcpy", "cudaMemsetAsync")
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+class Seen(NamedTuple):
+    """Of some calls: how many of each kind, and the seconds in which the host did not wait."""
+
+    launches: int
+    copies: int
+    waits: int
+    host_s: float
+
+
+def watch(run: Callable[[], object]) -> Seen:
+    """Run under the profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        took = time.perf_counter() - started
+    return tally(profiler.key_averages(), took)
+
+
+def tally(events: Iterable[Any], took: float) -> Seen:
+    """What the profiler's averages say of a run that took so many seconds."""
+    count, waited = dict.fromkeys((*LAUNCHES, *COPIES, *WAITS), 0), 0.0
+    for event in events:
+        if event.key in count:
+            count[event.key] += event.count
+        if event.key in WAITS:
+            waited += event.cpu_time_total * 1e-6
+    launches, copies, waits = (sum(count[name] for name in names) for names in (LAUNCHES, COPIES, WAITS))
+    return Seen(launches, copies, waits, took - waited)
+
+
+def per_iteration(
+    advance: Callable[[], object], iterations: int, watch: Callable[[Callable[[], object]], Seen] = watch
+) -> dict[str, float]:
+    """Launches, copies and waits in 100 iterations, and seconds of the host in one.
+
+    The difference between three calls and one: the profiler waits too, at its end.
+
+    Args:
+        advance: trains so many iterations.
+        iterations: of a call.
+        watch: counts what a run does.
+    """
+    few = watch(advance)
+    many = watch(lambda: [advance() for _ in range(3)])
+    launches, copies, waits, host_s = ((b - a) / (2 * iterations) for a, b in zip(few, many, strict=True))
+    return {
+        "launches in 100": 100 * launches,
+        "copies in 100": 100 * copies,
+        "waits in 100": 100 * waits,
+        "host_s": max(host_s, 0.0),
+    }

@@ -1,0 +1,274 @@
+"""A row of the GPU's table: one GAN, or many at once, in one precision, against the peers that compute the same.
+
+A window of one GAN is a piece of training under way that ends with a wait for the device, as a peer's does. A window of
+a population is the difference between a long call and a short one. Waits are part of every time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.benchmark import counts, floors, flops, harness, ours, peers_jax
+from fastgan.benchmark.measure import (
+    BF16_GATE,
+    CUDA_PEERS,
+    GATE_ITERATIONS,
+    LEFT_OUT,
+    LOSS_TOLERANCE,
+    OURS,
+    SETUP_LIMIT,
+    Say,
+    Sides,
+)
+from fastgan.benchmark.population import Population, in_turn
+from fastgan.benchmark.products import products_in
+from fastgan.benchmark.workloads import CUDA_WORKLOADS, Workload, draws
+from fastgan.training.persistent import PersistentEngine, cuda_engine, room_of, shared_out
+from fastgan.training.plan import Inexpressible
+from fastgan.training.run import rows_for
+
+POPULATIONS = {f"toy-32x{members}": ("toy-32", members) for members in (132, 1056)}
+NAMES = (*CUDA_WORKLOADS, *POPULATIONS)
+ORDER = ("toy-32", "toy-32x132", "mnist-1024", "original", "wide-1024", "wide-2048", "wide-4096")  # the targets' first
+TF32_GATE = harness.Gate(0.2, {"loss_d": 1e-2, "loss_g": 1e-2})  # as BF16_GATE, for 11 bits
+MOST_WINDOWS = 10  # of a population, which is built anew for each
+SHORT = 128  # iterations of a population's short call: a longer one captures and compiles nothing more
+WINDOWS_OF_ONE = 20  # that a window of a population lasts: several chunks of its iterations
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured.
+
+    Args:
+        workload: the GAN.
+        members: how many of it at once.
+        precision: of fastgan's products, as in `TrainConfig`.
+    """
+
+    workload: Workload
+    members: int = 1
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        return self.workload.name if self.members == 1 else f"{self.workload.name}x{self.members}"
+
+    @property
+    def gate(self) -> harness.Gate:
+        """What counts as equal in this precision."""
+        exact = harness.Gate(self.workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
+        return {"bf16": BF16_GATE, "tf32": TF32_GATE}.get(self.precision, exact)
+
+    def peers(self, wanted: Sequence[str]) -> list[str]:
+        """Those of the wanted that do the same work; bf16 is held against eager in float32 too, as on the CPU."""
+        if self.members > 1:
+            mine: set[str] = {"eager"} if self.precision == "bf16" else {"eager", "vmap"}
+        elif self.precision == "bf16":
+            mine = {"eager", "autocast", "compile-autocast"}
+        else:
+            mine = set(CUDA_PEERS) - {"vmap", "autocast", "compile-autocast"}
+        return [peer for peer in wanted if peer in mine]
+
+
+def row(name: str, precision: str) -> Row:
+    """The row of a name among NAMES."""
+    workload, members = POPULATIONS.get(name, (name, 1))
+    return Row(CUDA_WORKLOADS[workload], members, precision)
+
+
+def measure(
+    row: Row,
+    peers: Sequence[str],
+    settings: harness.Settings,
+    found_floors: Mapping[str, Any],
+    setup_limit: float = SETUP_LIMIT,
+    say: Say = harness.progress,
+    device: str = "cuda",
+) -> dict[str, Any]:
+    """Gate and time a row. A side that differs from fastgan has no time; where that is eager, fastgan has none either.
+
+    Args:
+        row: what is measured.
+        peers: some of CUDA_PEERS; those that do other work are passed over.
+        settings: how.
+        found_floors: of the device, as from `floors.measure`.
+        setup_limit: seconds a side may take to set up.
+        say: told what is done now.
+        device: where all train.
+
+    Returns:
+        dict: a record as of a CPU's workload, with `floor` and, of one GAN on a GPU, what the host does; without
+        "sides" where fastgan cannot train this.
+
+    Raises:
+        GateFailed: fastgan computes something else than eager; nothing has been timed.
+    """
+    how = row.peers(peers), settings, setup_limit, say, device
+    with products_in(row.precision):
+        measured = _alone(row, *how) if row.members == 1 else _together(row, *how)
+    if "sides" in measured:
+        used, there = multiprocessors(row, torch.device(device))
+        measured |= against_floor(row, measured["sides"], floors.rate(found_floors, row.precision), used, there)
+    about = {"workload": row.name, "members": row.members, "precision": row.precision, "device": device}
+    return about | {"batch": row.workload.batch, "threads": 1} | measured
+
+
+def against_floor(row: Row, sides: Mapping[str, Any], rate: float, used: int, there: int) -> dict[str, Any]:
+    """The floor of an iteration's arithmetic on so many of the multiprocessors, and what share of it each side is at.
+
+    The other sides are held against the same floor, that of fastgan.
+    """
+    operations = flops.iteration(row.workload)
+    floor_s = operations / (rate * used / there)
+    return {
+        "operations": operations,
+        "floor_s": floor_s,
+        "floor": {"operations/s": rate, "multiprocessors": used, "of": there},
+        "gflops": {name: operations / side["median_s"] / 1e9 for name, side in sides.items()},
+        "share_of_peak": {name: floor_s / side["median_s"] for name, side in sides.items()},
+    }
+
+
+def multiprocessors(row: Row, device: torch.device) -> tuple[int, int]:
+    """How many of the device's multiprocessors the engine that fastgan chooses may use, and how many there are."""
+    if device.type != "cuda":
+        return 1, 1
+    room = room_of(device)
+    gan, config = row.workload.gan().to(device), ours.config(row.workload, 1, precision=row.precision)
+    try:
+        engine = cuda_engine(gan, rows_for(row.workload.data(), gan, config), config)
+    except Inexpressible:
+        return room.multiprocessors, room.multiprocessors
+    used = room.multiprocessors
+    if isinstance(engine, PersistentEngine):
+        used = min(used, row.members * shared_out(room, [engine] * row.members).cluster)
+    return used, room.multiprocessors
+
+
+def _alone(
+    row: Row, peers: Sequence[str], settings: harness.Settings, setup_limit: float, say: Say, device: str
+) -> dict[str, Any]:
+    """One GAN: every side set up, gated and timed in turn."""
+    with Sides(row.workload, settings, setup_limit, say, device) as found:
+        found.add(OURS, lambda: found.fastgan(OURS, 1, None, device=device, precision=row.precision))
+        if not found.sides:
+            return {"left out": found.left_out}
+        truth = found.sides[0].results()
+
+        def gated(name: str) -> tuple[harness.Side, float]:
+            side, seconds = found.peer(name)
+            row.gate.check(row.name, truth, name, side.results())
+            return side, seconds
+
+        for name in peers:
+            found.add(name, lambda name=name: gated(name), refusals(name))  # type: ignore[misc]
+        found.say(f"timing {len(found.sides)} sides")
+        record = harness.compare(row.workload.describe(), found.sides, row.gate, settings)
+        for name, seconds in found.setup_s.items():
+            record["sides"][name]["first_call_s"] = seconds
+        run = found.runs[OURS]
+        if device == "cuda":
+            record["host"] = counts.per_iteration(run.advance, run.every)
+        return {"engine": found.engine, "engine name": run.engine, "left out": found.left_out, **record}
+
+
+def refusals(peer: str) -> tuple[type[Exception], ...]:
+    """After what a peer is left out and the others go on: eager is whom fastgan must agree with."""
+    return LEFT_OUT if peer == "eager" else (*LEFT_OUT, harness.GateFailed)
+
+
+def _together(
+    row: Row, peers: Sequence[str], settings: harness.Settings, setup_limit: float, say: Say, device: str
+) -> dict[str, Any]:
+    """Many GANs at once: members against their solo runs, then iterations a second of all together."""
+    say(f"{row.name}: checking {row.members} members")
+    population = Population(row.workload, row.members, device, precision=row.precision)
+    try:
+        engine, reason = population.gate()
+    except LEFT_OUT as error:
+        return {"left out": {OURS: " ".join(str(error).split())[:300]}}
+    with Sides(replace(row.workload, name=row.name), settings, setup_limit, say, device) as found:
+        members = _members(row, population, found, settings)
+        rates: dict[str, Callable[[], float]] = {OURS: _population_rate(population, settings)}
+        for name in peers:
+            found.add(name, lambda name=name: members(name), refusals(name))  # type: ignore[misc]
+        rates |= {side.name: _rate(side) for side in found.sides}
+        found.say(f"timing {len(rates)} sides")
+        taken, spread = in_turn(rates, min(settings.windows, MOST_WINDOWS))
+        return {
+            "engine": {OURS: f"{engine} ({reason})"},
+            "engine name": engine,
+            "left out": found.left_out,
+            **summary(taken, found.setup_s),
+            "spread": spread,
+        }
+
+
+def _members(
+    row: Row, population: Population, found: Sides, settings: harness.Settings
+) -> Callable[[str], tuple[harness.Side, float]]:
+    """Sets up a peer of a population: after some members have been compared; a call is so many iterations of all."""
+    seen = {seed: draws(row.workload, found.data.cpu(), GATE_ITERATIONS, seed=seed) for seed in population.some}
+    truth = {
+        seed: ours.replay(row.workload, found.data, seen[seed], seed=seed, **population.changes)
+        for seed in population.some
+    }
+
+    def check(name: str, seed: int, theirs: Mapping[str, Tensor]) -> None:
+        row.gate.check(f"{row.name}, member {seed}", truth[seed], name, theirs)
+
+    def make(name: str) -> tuple[harness.Side, float]:
+        if name == "eager":
+            side, seconds = found.peer(name)
+            check(name, 0, side.results())
+            return side, seconds
+        started = time.perf_counter()
+        vmap = peers_jax.Vmap(row.workload, found.data, settings.window_s, row.members)
+        for seed, theirs in zip(seen, vmap.replay_members(list(seen), list(seen.values())), strict=True):
+            check(name, seed, theirs)
+        seconds = time.perf_counter() - started
+        return harness.Side(name, vmap.run, dict, vmap.per_call * row.members), seconds
+
+    return make
+
+
+def _population_rate(population: Population, settings: harness.Settings) -> Callable[[], float]:
+    short = SHORT if population.data.is_cuda else 2
+    more = ours.length(population.seconds, WINDOWS_OF_ONE * settings.window_s, short)
+    return lambda: population.rate(short, more)
+
+
+def _rate(side: harness.Side) -> Callable[[], float]:
+    """Iterations a second of a call."""
+
+    def rate() -> float:
+        started = time.perf_counter()
+        side.run()
+        return side.per_call / (time.perf_counter() - started)
+
+    rate()
+    return rate
+
+
+def summary(rates: Mapping[str, Sequence[float]], setup_s: Mapping[str, float]) -> dict[str, Any]:
+    """The times of an iteration and their ratios from iterations a second."""
+    sides = {
+        name: {
+            "median_s": 1 / statistics.median(found),
+            "p10_s": 1 / harness.quantile(found, 0.9),
+            "p90_s": 1 / harness.quantile(found, 0.1),
+            "windows": len(found),
+            "first_call_s": setup_s.get(name, 0.0),
+        }
+        for name, found in rates.items()
+    }
+    base = sides[OURS]["median_s"]
+    return {"sides": sides, "ratio": {name: side["median_s"] / base for name, side in sides.items() if name != OURS}}

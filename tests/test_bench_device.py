@@ -1,0 +1,471 @@
+"""fastgan bench --device cuda, with the CPU or a stand-in where the GPU would be: gates, floors, counts, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan import backend
+from fastgan.benchmark import (
+    counts,
+    device,
+    floors,
+    flops,
+    harness,
+    machine,
+    measure,
+    ours,
+    peers_jax,
+    peers_torch,
+    population,
+    report,
+    worker,
+)
+from fastgan.benchmark.products import products_in
+from fastgan.benchmark.workloads import CUDA_WORKLOADS, draws
+from fastgan.cli import main
+from fastgan.training.persistent import PersistentEngine, Room
+from fastgan.training.plan import Inexpressible
+
+SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
+TINY = device.Row(CUDA_WORKLOADS["tiny"])
+FLOORS = {"copy_bytes_per_s": 4e12, "products_per_s": {"ieee": 5e13, "tf32": 4e14, "bf16": 8e14}}
+EAGER = peers_torch.eager
+LATENCIES = {
+    "launch_s": 2.1e-6, "graph_node_s": 1.3e-6, "block_barrier_s": 2e-8, "cluster_barrier_s": {"8": 5e-7},
+    "launch_and_wait_s": 8e-6, "fetch_s": 1.2e-5,
+}  # fmt: skip
+
+
+def measured(row: device.Row, *peers: str) -> dict[str, Any]:
+    return device.measure(row, peers, SETTINGS, FLOORS, say=lambda what: None, device="cpu")
+
+
+def halved_loss(generator: nn.Module, discriminator: nn.Module) -> peers_torch.Step:
+    step = EAGER(generator, discriminator)
+
+    def wrong(*batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss_d, loss_g = step(*batch)
+        return loss_d / 2, loss_g
+
+    return wrong
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_a_row_is_gated_timed_and_held_against_its_floor() -> None:
+    record = measured(TINY, "eager", "vmap", "autocast")
+    assert record["left out"] == {} and set(record["ratio"]) == {"eager"}  # the others do other work
+    assert record["engine name"] in ("fused", "eager") and record["sides"]["eager"]["windows"] == 2
+    operations = flops.iteration(TINY.workload)
+    assert record["floor_s"] == operations / (4e14 / 3)  # tf32 three times beats plain float32
+    assert record["share_of_peak"]["fastgan"] == record["floor_s"] / record["sides"]["fastgan"]["median_s"]
+    assert "host" not in record  # there is nothing to count without a GPU
+
+
+def test_a_peer_that_differs_or_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_torch, "eager_fused_adam", halved_loss)
+    monkeypatch.setattr(peers_torch, "captured", lambda call: None)
+    monkeypatch.setattr(peers_torch, "compiled", lambda *networks: (_ for _ in ()).throw(RuntimeError("no Triton")))
+    record = measured(TINY, "eager", "fused-adam", "graph")
+    assert set(record["ratio"]) == {"eager"} and record["left out"]["graph"] == "no Triton"
+    assert "loss_d differs from fused-adam" in record["left out"]["fused-adam"]
+
+
+def test_where_eager_differs_nobody_has_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_torch, "eager", halved_loss)
+    monkeypatch.setattr(harness, "interleave", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(device, "in_turn", lambda *_: pytest.fail("timed"))
+    for members in (1, 2):
+        with pytest.raises(harness.GateFailed, match="loss_d differs from eager"):
+            measured(dataclasses.replace(TINY, members=members), "eager")
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_fastgan_cannot_train_is_told(members: int) -> None:
+    record = measured(device.Row(CUDA_WORKLOADS["tiny"], members, "tf32"), "eager")
+    assert "sides" not in record and "tf32" in record["left out"]["fastgan"]
+    assert not list(report.verdicts([record], None))
+
+
+def test_peers_do_the_same_work() -> None:
+    everybody = measure.CUDA_PEERS
+    assert device.row("toy-32", "fp32").peers(everybody) == ["eager", "fused-adam", "compile", "graph", "jax"]
+    assert device.row("wide-1024", "bf16").peers(everybody) == ["eager", "autocast", "compile-autocast"]
+    assert device.row("toy-32x132", "fp32").peers(everybody) == ["eager", "vmap"]
+    assert device.row("toy-32x132", "bf16").peers(everybody) == ["eager"]
+    assert device.row("toy-32x132", "fp32").members == 132
+    gates = [device.row("toy-32", precision).gate.norm for precision in ("ieee", "fp32", "tf32", "bf16")]
+    assert gates[0] == gates[1] < gates[2] < gates[3]
+
+
+# ---------------------------------------------------------------- populations
+
+
+def test_a_population_is_compared_member_by_member() -> None:
+    record = measured(dataclasses.replace(TINY, members=3), "eager")
+    assert record["workload"] == "tinyx3" and record["sides"]["fastgan"]["windows"] == 2
+    times, base = record["sides"]["eager"], record["sides"]["fastgan"]["median_s"]
+    assert record["ratio"]["eager"] == times["median_s"] / base and times["p10_s"] <= times["median_s"]
+
+
+def test_vmap_trains_every_member_by_itself() -> None:
+    pytest.importorskip("jax", reason="pip install 'fastgan[bench]'")
+    workload, seeds = CUDA_WORKLOADS["tiny"], (0, 2)
+    data = workload.data()
+    seen = [draws(workload, data, measure.GATE_ITERATIONS, seed=seed) for seed in seeds]
+    peer = peers_jax.Vmap(workload, data, 1e-5, members=3)
+    for seed, batches, found in zip(seeds, seen, peer.replay_members(seeds, seen), strict=True):
+        TINY.gate.check("tiny", ours.replay(workload, data, batches, seed=seed), "vmap", found)
+        with pytest.raises(harness.GateFailed):
+            TINY.gate.check("tiny", ours.replay(workload, data, batches, seed=1 - seed // 2), "vmap", found)
+    first = peer.state["generator"]["parameters"]["0.weight"].copy()
+    peer.run()
+    now = peer.state["generator"]
+    assert now["updates"].tolist() == [2 * peers_jax.CALIBRATION + 2 * peer.per_call] * 3
+    moved = now["parameters"]["0.weight"] - first
+    assert abs(moved[0] - moved[1]).max() > 0  # draws of their own
+
+
+def test_the_length_of_a_call_is_found_by_a_slope() -> None:
+    """132 members took longer to build than to train, and each window stayed at 20 iterations."""
+    lengths: list[int] = []
+
+    def took(steps: int) -> float:
+        lengths.append(steps)
+        return 3.0 + steps * 1e-4
+
+    assert ours.length(took, 0.4, 20) == pytest.approx(0.4 / 1e-4)
+    assert lengths[-1] * 1e-4 > 3.0 / 4  # a quarter of what building takes: not little beside what does not count
+
+
+def test_a_rate_is_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = population.Population(CUDA_WORKLOADS["tiny"], 2)
+    found = iter([1.0, 5.0, 6.0, 2.0])  # the first long call seems shorter than the short one
+    monkeypatch.setattr(members, "seconds", lambda steps: next(found))
+    assert members.rate(10, 100) == 2 * 400 / 4.0
+
+
+# ---------------------------------------------------------------- peers on a device that queues
+
+
+def test_a_call_on_a_gpu_is_many_iterations_and_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str] = []
+    monkeypatch.setattr(peers_torch, "wait_for", lambda place: did.append("wait"))
+    monkeypatch.setattr(peers_torch, "captured", lambda call: lambda: did.append("replay"))
+    peer = peers_torch.Torch(TINY.workload, TINY.workload.data(), EAGER, 1e-3, capture=True)
+    peer.queues = True
+    per_call = peer.per_call
+    assert per_call > 1
+    did.clear()
+    peer.run()
+    assert did == ["replay"] * per_call + ["wait"]
+
+
+@pytest.mark.parametrize("build", [peers_torch.eager_autocast, peers_torch.compiled_autocast])
+def test_autocast_is_held_against_bf16(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: made.append(self))
+    workload, data = TINY.workload, TINY.workload.data()
+    seen = draws(workload, data, measure.GATE_ITERATIONS, seed=0)
+    exact = ours.replay(workload, data, seen)
+    found = peers_torch.Torch(workload, data, build).replay(seen)
+    measure.BF16_GATE.check("tiny", exact, "autocast", found)
+    with pytest.raises(harness.GateFailed):  # it did round
+        harness.Gate(1e-6).check("tiny", exact, "autocast", found)
+    assert len(made) == (2 if build is peers_torch.compiled_autocast else 0)
+
+
+def test_products_are_exact_but_where_tf32_is_asked_for() -> None:
+    before = torch.get_float32_matmul_precision()
+    for precision, expected in (("tf32", "high"), ("fp32", "highest"), ("bf16", "highest")):
+        with products_in(precision):
+            assert torch.get_float32_matmul_precision() == expected
+    assert torch.get_float32_matmul_precision() == before
+
+
+# ---------------------------------------------------------------- floors
+
+
+class Played:
+    """A device whose costs are known, on a clock that only they move."""
+
+    clusters = (8,)
+
+    def __init__(self) -> None:
+        self.now, self.queued = 0.0, 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def wait(self) -> None:
+        self.now += self.queued + 5e-6
+        self.queued = 0.0
+
+    def fetch(self) -> None:
+        self.queued += 1e-6
+
+    def launch(self, count: int) -> None:
+        self.queued += 1e-5 + count * 2e-6
+
+    def captured(self, count: int) -> Callable[[], None]:
+        def replay() -> None:
+            self.queued += 7e-6 + count * 1.3e-6
+
+        return replay
+
+    def meet(self, blocks: int, barriers: int) -> None:
+        self.queued += 3e-6 + barriers * (2e-8 + blocks * 1e-7)
+
+
+def test_latencies_are_slopes_without_what_begins_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played()
+    monkeypatch.setattr(floors, "time", played)
+    found = floors.latencies(played)
+    assert found["launch_s"] == pytest.approx(2e-6) and found["graph_node_s"] == pytest.approx(1.3e-6)
+    assert found["block_barrier_s"] == pytest.approx(2e-8)
+    assert found["cluster_barrier_s"] == {"8": pytest.approx(8.2e-7)}
+    assert found["launch_and_wait_s"] == pytest.approx(1.7e-5) and found["fetch_s"] == pytest.approx(6e-6)
+
+
+def test_throughputs_are_measured_where_the_data_lie() -> None:
+    found = floors.measure("cpu", copy_bytes=1 << 16, side=64)
+    assert set(found["products_per_s"]) == {"ieee", "tf32", "bf16"} and "launch_s" not in found
+    assert floors.rate(FLOORS, "fp32") == 4e14 / 3 and floors.rate(FLOORS, "ieee") == 5e13
+    assert floors.rate(FLOORS | {"products_per_s": {"ieee": 5e13, "tf32": 6e13}}, "fp32") == 5e13
+
+
+def test_the_gpu_is_asked_by_the_entries_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[object, ...]] = []
+    numbers = torch.zeros(1)
+    gpu = object.__new__(floors.Cuda)
+    gpu._numbers = numbers
+    monkeypatch.setattr(floors.cuda, "launch", lambda x, *call: made.append(call))
+    gpu.launch(7)
+    gpu.meet(8, 1000)
+    assert made == [("empty", 7), ("meet", 8, 1000, numbers)]
+
+
+def test_the_floor_is_that_of_the_multiprocessors_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(132, 8, 227 << 10)
+    row = device.row("toy-32", "fp32")
+    gpu = SimpleNamespace(type="cuda")
+    gan = SimpleNamespace(to=lambda where: None)
+    workload = SimpleNamespace(gan=lambda: gan, data=lambda: None, batch=32, name="toy-32")
+    monkeypatch.setattr(device, "room_of", lambda where: room)
+    monkeypatch.setattr(device, "rows_for", lambda *_: None)
+    engine = object.__new__(PersistentEngine)
+    engine.config = ours.config(row.workload, 1)
+    monkeypatch.setattr(device, "cuda_engine", lambda *_: engine)
+    for members, used in ((1, 4), (10, 40), (40, 80), (132, 132), (1056, 132)):  # clusters of 4, then 2, then 1
+        small = device.Row(workload, members)  # type: ignore[arg-type]
+        assert device.multiprocessors(small, gpu) == (used, 132)  # type: ignore[arg-type]
+    monkeypatch.setattr(device, "cuda_engine", lambda *_: object())  # the graph engine uses all
+    assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
+
+    def refuse(*_: object) -> None:
+        raise Inexpressible("why")
+
+    monkeypatch.setattr(device, "cuda_engine", refuse)
+    assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
+    found = device.against_floor(row, {"fastgan": {"median_s": 1e-5}}, 1.32e14, 4, 132)
+    assert found["floor_s"] == pytest.approx(flops.iteration(row.workload) / 4e12)
+    assert found["share_of_peak"]["fastgan"] == pytest.approx(found["floor_s"] / 1e-5)
+
+
+# ---------------------------------------------------------------- what the host does
+
+
+def test_launches_and_waits_are_counted_between_two_runs() -> None:
+    def events(calls: int) -> list[Any]:
+        kinds = {"cudaLaunchKernelExC": calls, "cudaMemcpyAsync": 2 * calls, "aten::empty": 5}
+        waits = SimpleNamespace(key="cudaStreamSynchronize", count=calls, cpu_time_total=90_000.0 * calls)
+        at_the_end = SimpleNamespace(key="cudaDeviceSynchronize", count=1, cpu_time_total=50.0)
+        others = [SimpleNamespace(key=key, count=count, cpu_time_total=1.0) for key, count in kinds.items()]
+        return [*others, waits, at_the_end]
+
+    def watch(run: Callable[[], object]) -> counts.Seen:
+        before = len(ran)
+        run()
+        calls = len(ran) - before
+        return counts.tally(events(calls), 0.1 * calls)
+
+    ran: list[int] = []
+    found = counts.per_iteration(lambda: ran.append(1), 20_000, watch)
+    assert found["launches in 100"] == pytest.approx(100 / 20_000)
+    assert found["waits in 100"] == pytest.approx(100 / 20_000)
+    assert found["copies in 100"] == pytest.approx(200 / 20_000)
+    assert found["host_s"] == pytest.approx(0.01 / 20_000)
+
+
+# ---------------------------------------------------------------- the report
+
+
+def made_up(name: str, precision: str, microseconds: dict[str, float], **more: Any) -> dict[str, Any]:
+    row = device.row(name, precision)
+    sides = {side: {"median_s": us * 1e-6, "first_call_s": 1.0} for side, us in microseconds.items()}
+    base = microseconds["fastgan"]
+    return {
+        "workload": row.name, "members": row.members, "precision": precision, "device": "cuda", "threads": 1,
+        "batch": row.workload.batch, "engine": {"fastgan": "graph (why)"}, "engine name": "graph", "left out": {},
+        "sides": sides, "ratio": {side: us / base for side, us in microseconds.items() if side != "fastgan"},
+        "spread": 0.01, **device.against_floor(row, sides, 1e14, 4, 132), **more,
+    }  # fmt: skip
+
+
+HOST = {"launches in 100": 0.1, "copies in 100": 9.0, "waits in 100": 2.0, "host_s": 4e-7}
+RECORDS = [
+    made_up("toy-32", "fp32", {"fastgan": 10, "eager": 900, "graph": 50, "jax": 40}, host=HOST),
+    made_up("toy-32x132", "fp32", {"fastgan": 0.4, "eager": 900, "vmap": 1.0}),
+    made_up("toy-32", "bf16", {"fastgan": 7, "eager": 900}),
+    made_up("original", "fp32", {"fastgan": 200, "eager": 2000}),
+    made_up("wide-1024", "bf16", {"fastgan": 1000, "autocast": 1500, "compile-autocast": 900}),
+    {"workload": "tiny", "precision": "tf32", "device": "cuda", "left out": {"fastgan": "it cannot"}},
+]
+
+
+def test_verdicts_are_those_of_the_targets() -> None:
+    found = [(v["target"], v["workload"], v["verdict"]) for v in report.verdicts(RECORDS, None)]
+    assert found == [
+        ("G1", "toy-32", "met"),
+        ("G1", "toy-32", "missed"),
+        ("G1", "toy-32", "met"),
+        ("G4", "toy-32", "met"),
+        ("G4", "toy-32", "missed"),
+        ("G4", "toy-32", "met"),
+        ("G2", "toy-32x132", "met"),
+        ("G2", "toy-32x132", "missed"),
+        ("G3", "original", "missed"),
+        ("G7", "wide-1024 bf16", "met"),
+        ("G7", "wide-1024 bf16", "missed"),
+    ]
+
+
+def test_every_row_of_the_targets_is_measured_first() -> None:
+    assert {name for name, _ in report.CUDA_LEAST} == set(device.ORDER) <= set(device.NAMES)
+    assert set(report.PEER_NAMES) == set(measure.CUDA_PEERS) and set(measure.CUDA_PEERS) < set(report.MARKERS)
+
+
+def test_the_report_tells_all(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(report.device_table(RECORDS))
+    text = console.export_text()
+    assert "900 (90x)" in text and "0.4" in text and "graph" in text and "toy-32x132" in text
+    lines = list(report.device_lines(RECORDS, ["tiny, fp32: it differs"]))
+    assert "left out: tiny tf32: fastgan: it cannot" in lines and "no time: tiny, fp32: it differs" in lines
+    assert "G4  toy-32: microseconds of the host in an iteration: 0.4, at most 1: met" in lines
+    told = "\n".join(report.floor_lines(FLOORS | LATENCIES))
+    assert "2.1 us in a stream, 1.3 us in a graph" in told and "0.5 us of a cluster of 8" in told
+    assert "4,000 GB/s" in told and "bf16 800" in told
+    fig = report.picture(RECORDS[:-1], ["a note"], "a stand-in")
+    fig.savefig(tmp_path / "picture.png")
+    assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()][2] == "toy-32 bf16, batch 32"
+
+
+# ---------------------------------------------------------------- the whole
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[int]]:
+    """A GPU played by the CPU; gives how many rows the file had when each was finished."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backend, "cuda_reason", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a stand-in")
+    monkeypatch.setattr(machine, "device", lambda: {"name": "NVIDIA H200"})
+    seen: list[int] = []
+
+    def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        sizes = {"copy_bytes": 1 << 16, "side": 64}
+        worker.serve(request | {"device": "cpu", "floors": sizes}, answers.append)
+        for answer in answers:
+            yield json.loads(json.dumps(harness.plain(answer)))
+            if "record" in answer:
+                (file,) = tmp_path.glob("*.json")
+                seen.append(len(json.loads(file.read_text())["workloads"]))
+
+    monkeypatch.setattr(worker, "ask", ask)
+    yield seen
+
+
+def run(folder: Path, *options: str) -> int:
+    return main(["bench", "--device", "cuda", "--quick", "--out", str(folder), "--window-ms", "1", *options])
+
+
+def test_a_run_on_a_stand_in_comes_out_whole(
+    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(device.POPULATIONS, "tinyx2", ("tiny", 2))
+    monkeypatch.setattr(device, "NAMES", (*device.NAMES, "tinyx2"))
+    options = ["--workload", "tiny", "tinyx2", "--peers", "eager", "--windows", "2", "--precision", "fp32", "tf32"]
+    assert run(tmp_path, *options) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {f"train-nvidia-h200-quick.{end}" for end in ("json", "png")}
+    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
+    rows = [(r["workload"], r["precision"], "sides" in r) for r in content["workloads"]]
+    assert rows == [(name, p, p == "fp32") for name in ("tiny", "tinyx2") for p in ("fp32", "tf32")]
+    assert content["floors"]["products_per_s"]["bf16"] > 0 and stand_in == [1, 2, 3, 4]
+    out, err = capsys.readouterr()
+    assert "floors of NVIDIA H200" in out and "QUICK CHECK" in out and "waits included" in out
+    assert "left out: tiny tf32: fastgan: " in out and "tiny: timing" in err
+
+
+def test_a_row_whose_gate_fails_has_no_time_and_the_others_go_on(
+    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = ours.replay
+
+    def wrong(workload: Any, *rest: Any, **changes: Any) -> Any:
+        found = right(workload, *rest, **changes)
+        return found | {"loss_d": 2 * found["loss_d"]} if workload.name == "tiny" else found
+
+    monkeypatch.setattr(ours, "replay", wrong)
+    assert run(tmp_path, "--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2") == 1
+    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
+    assert [r["workload"] for r in content["workloads"]] == ["toy-32"] and len(content["no time"]) == 1
+    assert "no time: tiny, fp32: tiny: loss_d differs from eager" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["--workload", "ring-2t"], "--workload must be among tiny, toy-32"),
+        (["--peers", "tensorflow"], "--peers must be among eager"),
+        (["--precision", "fp16"], "--precision must be among fp32"),
+        (["--threads", "2"], "--threads must go with --device cpu"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(
+    options: list[str], rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, *options) == 2
+    assert rule in capsys.readouterr().err
+
+
+def test_without_a_gpu_it_says_so_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(tmp_path) == 2
+    told = "fastgan bench: --device must be cpu here, got cuda: PyTorch sees no CUDA device\n"
+    assert capsys.readouterr().err == told
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backend, "cuda_reason", lambda: "fastgan was built without CUDA")
+    assert run(tmp_path) == 2
+    assert "built without CUDA" in capsys.readouterr().err
+
+
+def test_precisions_are_the_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--precision", "bf16", "--out", str(tmp_path)]) == 2
+    assert "--precision must go with --device cuda" in capsys.readouterr().err
