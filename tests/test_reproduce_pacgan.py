@@ -237,3 +237,17 @@ def test_M73_the_recorded_study_is_sane() -> None:
     assert (body["trials"], body["steps"]) == (3, 20_000)
     assert ours["modes"]["mean"] >= 4 and ours["% high quality"]["mean"] >= 60
     assert body["processor_seconds"] / 2 < 15 * 60
+
+
+def test_a_study_trains_where_it_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def train(make: object, rows: object, config: fastgan.TrainConfig, **rest: object) -> None:
+        asked.append(config.device)
+        raise ValueError("that will do")
+
+    monkeypatch.setattr(pacgan, "train_population", train)
+    assert run(*ONE)[0] == 2 and run(*ONE, "--device", "cpu:0")[0] == 2
+    assert asked == ["cpu", "cpu:0"]
+    if not torch.cuda.is_available():
+        assert "--device must be one that torch can use here, got 'cuda'" in run(*ONE, "--device", "cuda")[2]

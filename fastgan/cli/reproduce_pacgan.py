@@ -12,6 +12,7 @@ import torch
 
 from fastgan.cli.arguments import natural
 from fastgan.cli.progress import Display, population_progress
+from fastgan.cli.runs import usable_device
 from fastgan.reproduce import pacgan, table, trials
 from fastgan.reproduce.pacgan import Study
 from fastgan.training.config import PRECISIONS
@@ -39,6 +40,7 @@ def add(papers: Any) -> None:
     command.add_argument(
         "--precision", choices=PRECISIONS, help="of the products (fp32); bf16 is faster where a processor has it"
     )
+    command.add_argument("--device", default="cpu", metavar="NAME", help="where they train: cpu or cuda (cpu)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (torch's number of them)")
     command.add_argument("--out", type=Path, help="folder of the study (reproduce/pacgan)")
     command.add_argument("--resume", action="store_true", help="go on where the study in --out is")
@@ -99,9 +101,10 @@ def _train(study: Study, folder: Path, arguments: argparse.Namespace) -> bool:
         cell for cell in study.cells if not trials.ended(pacgan.cell_folder(folder, *cell), study.trials, study.steps)
     ]
     members = len(left) * study.trials
+    device, threads = usable_device(arguments.device), arguments.threads or torch.get_num_threads()
     bars: list[Display] = population_progress(members, members * study.steps, quiet=arguments.quiet)
     try:
-        return pacgan.run(study, folder, threads=arguments.threads or torch.get_num_threads(), callbacks=bars)
+        return pacgan.run(study, folder, device=str(device), threads=threads, callbacks=bars)
     finally:
         for bar in bars:
             bar.close()

@@ -159,12 +159,20 @@ def finished(study: Study, folder: Path) -> bool:
     return all(trials.ended(cell_folder(folder, *cell), study.trials, study.steps) for cell in study.cells)
 
 
-def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Sequence[Callback] = ()) -> bool:
+def run(
+    study: Study,
+    folder: Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> bool:
     """Train what has not ended yet, from where it is; True when all has.
 
     Args:
         study: what to train.
         folder: for study.json and a folder a cell.
+        device: where the networks train; None: the CPU.
         threads: of the CPU.
         callbacks: told about each trial, as in `train_population`.
 
@@ -180,7 +188,7 @@ def run(study: Study, folder: Path, *, threads: int | None = None, callbacks: Se
         result = train_population(
             lambda pack=METHODS[method]: networks(pack),
             rows,
-            config(study, method),
+            dataclasses.replace(config(study, method), device=device),
             seeds=range(study.trials),
             callbacks=[*callbacks, clock, _KeepStudy(study, folder), trials.Coverage(rows, study.steps)],
             run_dir=path,
