@@ -1,12 +1,12 @@
 """Build, test, sanitise and measure on a machine with a GPU and without a network; a short table comes last.
 
-    python3 bench/gpu.py [--quick] [--out bench/results/gpu.json]
+    python3 bench/gpu.py [--quick] [--only bench pacgan] [--out bench/results/gpu.json]
 
 Needed: nvcc, PyTorch with CUDA, cmake, ninja, pybind11, scikit-build-core, pytest, hypothesis, and what fastgan itself
 needs (numpy, safetensors, rich). Nothing is fetched, and nothing outside `build/gpu` is written but the results, which
-are written again after each step. Each step has a limit of its own, and all together have one deadline, under 9 minutes
-(--quick: 3); what it leaves no time for is told and counts as failed. The exit code is 0 when every step that could run
-passed.
+are written again after each step; the training times have a file of their own beside them. Each step has a limit of its
+own, and all together have one deadline, under 9 minutes (--quick: 3); what it leaves no time for is told and counts as
+failed. --only runs that afterwards, on what was built before. The exit code is 0 when every step that could run passed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ SHORT = (
     " or (kernel and check) or (persistent_equals and plain and not torch)"
 )
 SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: the machine may be taken away after 600
+PARTS = ("build", "kernels", "tests", "bench", "pacgan", "losses", "sanitize")
+# What the targets speak of, with the peers that they name.
+ROWS = "toy-32 toy-32x132 mnist-1024 original wide-1024 wide-2048 wide-4096 toy-32x1056".split()
+PEERS = "eager graph jax vmap autocast compile-autocast".split()
+# PacGAN's table 1: 8 cells, of which these stand for all, at two lengths of which each is short (G8).
+CELLS, CELL_STEPS, LENGTHS, MINUTES = 8, 400_000, (500, 2500), 30.0
+METHODS = ("GAN", "PacGAN4")  # the shortest and the longest iteration of four, whose lengths are evenly spread
 
 
 @dataclass
@@ -172,10 +180,60 @@ def measure(session: Session, script: str, quick: bool, limit_s: float) -> None:
     session.write()
 
 
+def bench(session: Session, machine: str, quick: bool, limit_s: float) -> None:
+    """`fastgan bench` writes its file after each row, so what it had no time for is all that is missing."""
+    command = [sys.executable, "-m", "fastgan", "bench", "--device", "cuda", "--machine", machine]
+    rows, peers = (ROWS[:2], PEERS[:1]) if quick else (ROWS, PEERS)
+    command += ["--out", str(session.out.parent), "--workload", *rows, "--peers", *peers]
+    command += ["--quick"] if quick else ["--windows", "10", "--window-ms", "50", "--setup-limit", "60"]
+    file = session.out.parent / f"train-{machine}{'-quick' if quick else ''}.json"
+    file.unlink(missing_ok=True)
+    session.run("bench", command, limit_s, PYTHONPATH=str(SITE))
+    if file.exists():
+        found = json.loads(file.read_text())
+        told = {key: found[key] for key in ("floors", "targets") if key in found}
+        session.figures["train"] = {"file": file.name, **told}
+    session.write()
+
+
+def pacgan(session: Session, limit_s: float) -> None:
+    """How long PacGAN's table 1 takes, by the slope between two short lengths of `fastgan reproduce pacgan`."""
+    command = [sys.executable, "-m", "fastgan", "reproduce", "pacgan", "--device", "cuda", "--dataset", "ring"]
+    command += ["--methods", ",".join(METHODS), "--quiet", "--no-pictures"]
+    folders = [BUILD / f"pacgan-{steps}" for steps in LENGTHS]
+    for steps, folder in zip(LENGTHS, folders, strict=True):
+        shutil.rmtree(folder, ignore_errors=True)
+        more = ["--steps", str(steps), "--out", str(folder)]
+        session.run(f"pacgan {steps}", [*command, *more], limit_s / len(LENGTHS), PYTHONPATH=str(SITE))
+    if all((folder / f"ring-{METHODS[-1]}" / "training.json").exists() for folder in folders):
+        minutes = whole_table(folders)
+        judged = "met" if minutes <= MINUTES else "missed"
+        told = f"G8: {minutes:.0f} minutes for PacGAN's table 1, extrapolated, at most {MINUTES:.0f}: {judged}"
+        session.figures["pacgan"] = {"minutes": minutes, "target": told}
+    session.write()
+
+
+def whole_table(folders: list[Path]) -> float:
+    """Minutes of all cells at full length: what the shorter runs took, and the rest by the slope to the longer ones."""
+    few, many = LENGTHS
+    cells = []
+    for method in METHODS:
+        noted = [json.loads((folder / f"ring-{method}" / "training.json").read_text()) for folder in folders]
+        short, longer = (n["seconds"] for n in noted)
+        cells.append(short + (longer - short) * (CELL_STEPS - few) / (many - few))
+    return CELLS * sum(cells) / len(cells) / 60
+
+
 def report(session: Session) -> None:
     """The table, last."""
     session.write()
     print(f"\nwritten: {session.out}; logs: {BUILD}/*.log\n")
+    for found in session.figures.get("train", {}).get("targets", []):
+        bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
+        told = f"{found['target']}: {found['rule']}: {found['value']:.3g}, {bound}: {found['verdict']}"
+        print(f"{found['workload']}: {told}")
+    if "pacgan" in session.figures:
+        print(session.figures["pacgan"]["target"])
     for record in session.figures.get("records", []):
         if record["target"]:
             print(f"{record['case']}, {record.get('n') or record.get('width')}: {record['target']}")
@@ -184,33 +242,46 @@ def report(session: Session) -> None:
         print(f"{step.name:18} {step.outcome:10} {step.seconds:6.0f} s  {step.detail}")
 
 
+def steps(session: Session, machine: str, quick: bool, only: Sequence[str]) -> None:
+    """What follows the build."""
+    if "kernels" in only:
+        harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix", "_graph", "_train", "_floors")]
+        pytest(session, "kernels", harness, 60 if quick else 90)
+    if "tests" in only and not quick:
+        on_device = ("cuda", "edges", "losses", "loss_accuracy", "ops", "training_loop")
+        pytest(session, "tests", [f"test_{name}.py" for name in on_device], 90)
+        pytest(session, "graph tests", ["test_cuda_graph.py"], 60)  # alone: it leaves a broken capture behind
+    if "bench" in only:
+        bench(session, machine, quick, 60 if quick else 200)
+    if "pacgan" in only and not quick:
+        pacgan(session, 80)
+    if "losses" in only:
+        measure(session, "gpu_losses", quick, 35 if quick else 90)
+    if "sanitize" in only and not quick:
+        sanitize(session, 120)
+
+
 def main() -> int:
     """The command line."""
     begun = time.monotonic()
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true", help="under 3 minutes: no sanitizers, fewer sizes")
+    p.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these steps alone, of all")
     p.add_argument("--out", type=Path, default=None, help="None: bench/results/gpu-<device>.json")
     args = p.parse_args()
     arch, name = device()
     if not arch or shutil.which("nvcc") is None:
         print("gpu: PyTorch sees no CUDA device" if not arch else "gpu: nvcc is not on the PATH", file=sys.stderr)
         return 1
-    shutil.rmtree(BUILD, ignore_errors=True)
-    BUILD.mkdir(parents=True)
-    file = f"gpu-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}{'-quick' if args.quick else ''}.json"
-    out = args.out or ROOT / "bench" / "results" / file
-    session = Session(out, begun + (QUICK_SECONDS if args.quick else SECONDS))
-    if build(session, arch, 80 if args.quick else 150).outcome == "passed":
-        harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix", "_graph", "_train", "_floors")]
-        pytest(session, "kernels", harness, 60 if args.quick else 90)
-        if not args.quick:
-            on_device = ("cuda", "edges", "losses", "loss_accuracy", "ops", "training_loop")
-            pytest(session, "tests", [f"test_{name}.py" for name in on_device], 90)
-            pytest(session, "graph tests", ["test_cuda_graph.py"], 60)  # alone: it leaves a broken capture behind
-        measure(session, "gpu_train", args.quick, 60 if args.quick else 150)
-        measure(session, "gpu_losses", args.quick, 35 if args.quick else 90)
-        if not args.quick:
-            sanitize(session, 120)
+    machine = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    out = args.out or ROOT / "bench" / "results" / f"gpu-{machine}{'-quick' if args.quick else ''}.json"
+    session = Session(out.resolve(), begun + (QUICK_SECONDS if args.quick else SECONDS))
+    session.out.parent.mkdir(parents=True, exist_ok=True)
+    if "build" in args.only:
+        shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    if "build" not in args.only or build(session, arch, 80 if args.quick else 150).outcome == "passed":
+        steps(session, machine, args.quick, args.only)
     report(session)
     return 0 if all(s.outcome == "passed" or s.outcome.startswith("left out") for s in session.steps) else 1
 

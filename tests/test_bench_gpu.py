@@ -19,7 +19,6 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 import gpu  # noqa: E402
 import gpu_losses  # noqa: E402
-import gpu_train  # noqa: E402
 
 
 class _Graph:
@@ -167,8 +166,8 @@ def test_all_steps_together_keep_one_deadline_and_each_is_written_down(
     assert 0 < sum(limit for _, limit in machine_of_steps) <= seconds < 600
     written = json.loads((tmp_path / "gpu.json").read_text())["steps"]
     names = [step["name"] for step in written]
-    assert names[:2] == ["build", "kernels"] and {"gpu_train", "gpu_losses"} <= set(names)
-    assert options or names[-4:] == list(gpu.SANITIZERS) and "graph tests" in names
+    assert names[:2] == ["build", "kernels"] and {"bench", "gpu_losses"} <= set(names)
+    assert options or names[-4:] == list(gpu.SANITIZERS) and {"graph tests", "pacgan 500", "pacgan 2500"} <= set(names)
     assert written[-1]["outcome"] == "timed out" and "no time was left" in capsys.readouterr().out
 
 
@@ -195,46 +194,61 @@ def test_looking_for_waits_survives_the_warning_and_ends(
     assert modes == ["error", "default"]
 
 
-# ---------------------------------------------------------------- whole training runs
+# ---------------------------------------------------------------- what is made of the commands' files
 
 
-def test_a_rate_is_the_slope_between_two_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """G2's failure: 132 members took longer to build than to train, and each window stayed at 20 iterations."""
-    now = [0.0]
-    monkeypatch.setattr(gpu_train, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+def test_what_the_bench_has_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it was stopped: the file is that of the rows before."""
+    monkeypatch.setattr(gpu, "BUILD", tmp_path)
+    fast = {"target": "G1", "workload": "toy-32", "rule": "times", "value": 61.0, "least": 60.0, "verdict": "met"}
+    few = {"target": "G4", "workload": "toy-32", "rule": "waits", "value": 2.0, "most": 1.0, "verdict": "missed"}
+    commands: list[list[str]] = []
 
-    def run(steps: int) -> None:
-        now[0] += 3.0 + steps * 1e-4
+    def run(name: str, command: list[str], limit_s: float, **environment: str) -> gpu.Step:
+        commands.append(command)
+        (tmp_path / "train-a-gpu.json").write_text(json.dumps({"floors": {"launch_s": 2e-6}, "targets": [fast, few]}))
+        return gpu.Step(name, "timed out", limit_s, "")
 
-    side = gpu_train.Side(run, per_call=132)
-    calls = side.length(0.4)
-    assert 0.7 < calls * 1e-4 < 0.8  # a quarter of what building takes
-    assert [side.rate(n) for n in (calls, 2 * gpu_train.SHORT)] == pytest.approx([132 / 1e-4] * 2)
+    monkeypatch.setattr(gpu, "run", run)
+    session = gpu.Session(tmp_path / "gpu.json", gpu.time.monotonic() + 500)
+    gpu.bench(session, "a-gpu", False, 100)
+    gpu.report(session)
+    out = capsys.readouterr().out
+    assert "toy-32: G1: times: 61, at least 60: met" in out and "G4: waits: 2, at most 1: missed" in out
+    assert json.loads((tmp_path / "gpu.json").read_text())["train"]["floors"] == {"launch_s": 2e-6}
+    from fastgan.benchmark import device, measure
 
-
-def test_whole_runs_are_timed_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_train, "GANS", ("tiny",))
-    monkeypatch.setattr(gpu_train, "POPULATIONS", (2,))
-    least = {("tiny", 1): ("G1", {"eager": 0.001}), ("tiny", 2): ("G2", {"eager": 1e9})}
-    monkeypatch.setattr(gpu_train, "LEAST", least)
-    monkeypatch.setattr(gpu_train.Side, "length", lambda self, window_s: 3 * gpu_train.SHORT)
-    out = tmp_path / "train.json"
-    monkeypatch.setattr(sys, "argv", ["gpu_train.py", str(out), "--quick", "--device", "cpu"])
-    gpu_train.main()
-    one, two = json.loads(out.read_text())["records"]
-    assert (one["case"], one["n"], two["n"]) == ("train tiny", 1, 2) and one["engine"].startswith("fused")
-    assert one["target"].startswith("G1: ") and one["target"].endswith(" eager, met")
-    assert two["target"].startswith("G2: ") and two["target"].endswith(" eager, missed")
+    assert set(gpu.ROWS) <= set(device.NAMES) and set(gpu.PEERS) <= set(measure.CUDA_PEERS)
+    assert commands[0][commands[0].index("bench") :][:3] == ["bench", "--device", "cuda"]
 
 
-def test_a_peer_that_differs_or_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = gpu_train.Bench(gpu_train.WORKLOADS["tiny"], "cpu")
-    monkeypatch.setitem(sys.modules, "jax", None)  # as where it is not installed
-    bench.found["loss_d"] = 1.01 * bench.found["loss_d"]
-    assert bench.peer(gpu_train.EAGER) is None and bench.peer(gpu_train.JAX) is None
-    assert "loss_d differs from eager" in bench.left_out["eager"] and "jax" in bench.left_out["JAX scan"]
+def test_the_whole_table_is_extrapolated_from_two_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that takes 20 s to set up and 1 ms an iteration; one that takes twice as long."""
+    monkeypatch.setattr(gpu, "BUILD", tmp_path)
+
+    def run(name: str, command: list[str], limit_s: float, **environment: str) -> gpu.Step:
+        steps, out = (command[command.index(option) + 1] for option in ("--steps", "--out"))
+        for factor, method in enumerate(gpu.METHODS, 1):
+            cell = Path(out) / f"ring-{method}"
+            cell.mkdir(parents=True)
+            (cell / "training.json").write_text(json.dumps({"seconds": factor * (20 + int(steps) * 1e-3)}))
+        return gpu.Step(name, "passed", limit_s, "")
+
+    monkeypatch.setattr(gpu, "run", run)
+    session = gpu.Session(tmp_path / "gpu.json", gpu.time.monotonic() + 500)
+    gpu.pacgan(session, 80)
+    minutes = session.figures["pacgan"]["minutes"]
+    assert minutes == pytest.approx(8 * 1.5 * 420 / 60)
+    assert session.figures["pacgan"]["target"].endswith("at most 30: missed")
 
 
-def test_large_networks_are_compared_with_all_peers() -> None:
-    assert {"mnist-1024", "original"} <= set(gpu_train.GANS) and set(gpu_train.COMPARED) <= set(gpu_train.GANS)
-    assert gpu_train.verdict("original", 1, {"eager": 21.0}) == "G3: 21.0x eager, met"
+def test_chosen_steps_run_on_what_was_built(
+    tmp_path: Path, machine_of_steps: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = tmp_path / "build" / "site"
+    built.mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "gpu.json"), "--only", "pacgan", "bench"])
+    assert gpu.main() == 0 and built.exists()
+    assert [name for name, _ in machine_of_steps] == ["bench", "pacgan 500", "pacgan 2500"]
