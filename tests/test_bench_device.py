@@ -288,10 +288,11 @@ def test_the_floor_is_that_of_the_multiprocessors_in_use(monkeypatch: pytest.Mon
 
 def test_launches_and_waits_are_counted_between_two_runs() -> None:
     def events(calls: int) -> list[Any]:
-        kinds = {"cudaLaunchKernelExC": calls, "cudaMemcpyAsync": 2 * calls, "aten::empty": 5}
+        copies = 2 * calls, 2.0 * calls
+        kinds = {"cudaLaunchKernelExC": (calls, 9.0), "cudaMemcpyAsync": copies, "aten::empty": (5, 1.0)}
         waits = SimpleNamespace(key="cudaStreamSynchronize", count=calls, cpu_time_total=90_000.0 * calls)
         at_the_end = SimpleNamespace(key="cudaDeviceSynchronize", count=1, cpu_time_total=50.0)
-        others = [SimpleNamespace(key=key, count=count, cpu_time_total=1.0) for key, count in kinds.items()]
+        others = [SimpleNamespace(key=key, count=n, cpu_time_total=us) for key, (n, us) in kinds.items()]
         return [*others, waits, at_the_end]
 
     def watch(run: Callable[[], object]) -> counts.Seen:
@@ -305,7 +306,9 @@ def test_launches_and_waits_are_counted_between_two_runs() -> None:
     assert found["launches in 100"] == pytest.approx(100 / 20_000)
     assert found["waits in 100"] == pytest.approx(100 / 20_000)
     assert found["copies in 100"] == pytest.approx(200 / 20_000)
-    assert found["host_s"] == pytest.approx(0.01 / 20_000)
+    assert found["host_s"] == pytest.approx((0.1 - 0.09 - 2e-6) / 20_000)
+    with pytest.raises(RuntimeError, match="saw 0 launches"):
+        counts.per_iteration(lambda: None, 20_000, lambda run: counts.tally([], 0.1))
 
 
 # ---------------------------------------------------------------- the report
@@ -360,9 +363,10 @@ def test_the_report_tells_all(tmp_path: Path) -> None:
     from rich.console import Console
 
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(report.device_table(RECORDS))
+    every = made_up("mnist-1024", "fp32", {"fastgan": 60} | dict.fromkeys(measure.CUDA_PEERS, 12345.0))
+    console.print(report.device_table([*RECORDS, every | {"engine name": "fused (persistent)"}]))
     text = console.export_text()
-    assert "900 (90x)" in text and "0.4" in text and "graph" in text and "toy-32x132" in text
+    assert "90x" in text and "0.4" in text and "persistent" in text and "toy-32x132" in text and "…" not in text
     lines = list(report.device_lines(RECORDS, ["tiny, fp32: it differs"]))
     assert "left out: tiny tf32: fastgan: it cannot" in lines and "no time: tiny, fp32: it differs" in lines
     assert "G4  toy-32: microseconds of the host in an iteration: 0.4, at most 1: met" in lines

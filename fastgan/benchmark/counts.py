@@ -14,7 +14,10 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 class Seen(NamedTuple):
-    """Of some calls: how many of each kind, and the seconds in which the host did not wait."""
+    """Of some calls: how many of each kind, and the seconds in which the host neither waited nor copied.
+
+    A copy to memory that is not pinned waits as well.
+    """
 
     launches: int
     copies: int
@@ -40,7 +43,7 @@ def tally(events: Iterable[Any], took: float) -> Seen:
     for event in events:
         if event.key in count:
             count[event.key] += event.count
-        if event.key in WAITS:
+        if event.key in (*COPIES, *WAITS):
             waited += event.cpu_time_total * 1e-6
     launches, copies, waits = (sum(count[name] for name in names) for names in (LAUNCHES, COPIES, WAITS))
     return Seen(launches, copies, waits, took - waited)
@@ -57,9 +60,14 @@ def per_iteration(
         advance: trains so many iterations.
         iterations: of a call.
         watch: counts what a run does.
+
+    Raises:
+        RuntimeError: the profiler saw no launch, so what it counted means nothing.
     """
     few = watch(advance)
     many = watch(lambda: [advance() for _ in range(3)])
+    if many.launches <= few.launches:
+        raise RuntimeError(f"torch's profiler saw {few.launches} launches in one call and {many.launches} in three")
     launches, copies, waits, host_s = ((b - a) / (2 * iterations) for a, b in zip(few, many, strict=True))
     return {
         "launches in 100": 100 * launches,

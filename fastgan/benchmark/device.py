@@ -176,7 +176,10 @@ def _alone(
             record["sides"][name]["first_call_s"] = seconds
         run = found.runs[OURS]
         if device == "cuda":
-            record["host"] = counts.per_iteration(run.advance, run.every)
+            try:
+                record["host"] = counts.per_iteration(run.advance, run.every)
+            except LEFT_OUT as error:
+                found.left_out["counts of the host"] = " ".join(str(error).split())[:300]
         return {"engine": found.engine, "engine name": run.engine, "left out": found.left_out, **record}
 
 

@@ -20,6 +20,15 @@ PEER_NAMES = {
     "autocast": "eager bf16 autocast",
     "compile-autocast": "compiled bf16 autocast",
 }
+_HEADS = {  # so that all columns find room
+    "fused-adam": "eager,\nfused Adam",
+    "compile": "torch.\ncompile",
+    "graph": "compile +\nCUDA graph",
+    "jax": "JAX\nscan",
+    "vmap": "JAX vmap\n+ scan",
+    "autocast": "eager bf16\nautocast",
+    "compile-autocast": "compiled\nautocast",
+}
 IDLE, BUSY = 1.8, 1.1  # C7: times faster on two threads; times slower than one thread beside a busy process
 # Row and precision on a GPU -> which target, and how many times each peer's iterations a second.
 CUDA_LEAST: dict[tuple[str, str], tuple[str, dict[str, float]]] = {
@@ -132,23 +141,23 @@ def device_table(records: Sequence[Record]) -> Any:
     measured = [r for r in records if "sides" in r]
     peers = [p for p in CUDA_PEERS if any(p in r["sides"] for r in measured)]
     title = (
-        "microseconds an iteration (median, waits included; of many GANs: of all together); in brackets: how many "
-        "times faster fastgan is;\nfloor: an iteration's products at the rate measured here, on the multiprocessors "
-        "that the engine may use, and the share of it that was reached"
+        "microseconds an iteration (median, waits included; of many GANs: of all together); below: how many times "
+        "faster fastgan is;\nfloor: an iteration's products at the rate measured here, on the multiprocessors that the "
+        "engine may use; below: the share that fastgan reached"
     )
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left", show_lines=True)
     for name in ("workload", "precision", "engine"):
         shown.add_column(name, justify="left", no_wrap=True)
-    for name in ("fastgan", "floor", *(PEER_NAMES[p] for p in peers), "spread"):
-        shown.add_column(name, justify="right")
+    for name in ("fastgan", "floor", *(_HEADS.get(p, PEER_NAMES[p]) for p in peers), "spread"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for record in measured:
-        cells = [f"{harness.median(record, p)} ({_times(record, p)})" if p in record["sides"] else "-" for p in peers]
+        cells = [f"{harness.median(record, p)}\n{_times(record, p)}" if p in record["sides"] else "-" for p in peers]
         shown.add_row(
             record["workload"],
             record["precision"],
-            record["engine name"],
+            record["engine name"].removeprefix("fused (").removesuffix(")"),
             harness.median(record, OURS),
-            f"{harness.microseconds(record['floor_s'])} ({record['share_of_peak'][OURS]:.1%})",
+            f"{harness.microseconds(record['floor_s'])}\n{record['share_of_peak'][OURS]:.1%}",
             *cells,
             f"{record['spread']:.1%}",
         )
