@@ -12,11 +12,13 @@ failed. --only runs that afterwards, on what was built before. The exit code is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +37,7 @@ SHORT = (
     " or (kernel and check) or (persistent_equals and plain and not torch)"
 )
 SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: the machine may be taken away after 600
+GRACE_S = 8.0  # between the end of a step's time and force
 PARTS = ("build", "kernels", "tests", "bench", "pacgan", "losses", "sanitize")
 # What the targets speak of, with the peers that they name.
 ROWS = "toy-32 toy-32x132 mnist-1024 original wide-1024 wide-2048 wide-4096 toy-32x1056".split()
@@ -61,21 +64,28 @@ def run(name: str, command: list[str], limit_s: float, **environment: str) -> St
     log = BUILD / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=BUILD, env=os.environ | environment, stdout=out, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            command, cwd=BUILD, env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment, stdout=out,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )
         try:
             code: int | None = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             code = None
-            os.killpg(process.pid, 9)
-            process.wait()
+            _end(process)
     text = log.read_text(errors="replace").strip()
     last = text.splitlines()[-1][-160:] if text else ""
     outcome = "passed" if code == 0 else "timed out" if code is None else "failed"
     if outcome != "passed":
         print("\n".join(text.splitlines()[-40:]), flush=True)
     return Step(name, outcome, time.monotonic() - start, last)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """By Ctrl-C, after which a command may tell what it has; then, with all that it has started, by force."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.wait(GRACE_S)
 
 
 @dataclass
@@ -228,6 +238,10 @@ def report(session: Session) -> None:
     """The table, last."""
     session.write()
     print(f"\nwritten: {session.out}; logs: {BUILD}/*.log\n")
+    log = BUILD / "bench.log"
+    if log.exists():
+        told = log.read_text(errors="replace")
+        print(told[told.find("floors of ") :] if "floors of " in told else "")
     for found in session.figures.get("train", {}).get("targets", []):
         bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
         told = f"{found['target']}: {found['rule']}: {found['value']:.3g}, {bound}: {found['verdict']}"

@@ -441,6 +441,36 @@ def test_a_row_whose_gate_fails_has_no_time_and_the_others_go_on(
     assert "no time: tiny, fp32: tiny: loss_d differs from eager" in capsys.readouterr().out
 
 
+def test_a_row_that_breaks_down_does_not_end_the_others(
+    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(device, "multiprocessors", no_memory)
+    assert run(tmp_path, "--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2") == 1
+    out = capsys.readouterr().out
+    assert "no time: tiny, fp32: none left" in out and "no time: toy-32, fp32: none left" in out
+
+
+def test_what_was_measured_before_a_ctrl_c_is_told(
+    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = worker.ask
+
+    def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for answer in whole(request):
+            yield answer
+            if "record" in answer:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "ask", ask)
+    assert run(tmp_path, "--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2") == 130
+    assert "interrupted: 1 of 2 rows" in capsys.readouterr().out
+    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
+    assert [r["workload"] for r in content["workloads"]] == ["tiny"]
+
+
 @pytest.mark.parametrize(
     ("options", "rule"),
     [

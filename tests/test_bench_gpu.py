@@ -131,6 +131,16 @@ def test_a_step_that_fails_or_takes_too_long_is_told(tmp_path: Path, monkeypatch
     assert gpu.run("slow", [sys.executable, "-c", "while True: pass"], 0.2).outcome == "timed out"
 
 
+def test_a_step_without_time_may_tell_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "BUILD", tmp_path)
+    code = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('half of it')"
+    told = gpu.run("slow", [sys.executable, "-c", code], 1.5)
+    assert told.outcome == "timed out" and told.detail == "half of it"
+    monkeypatch.setattr(gpu, "GRACE_S", 0.2)
+    deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: time.sleep(1)"
+    assert gpu.run("deaf", [sys.executable, "-c", deaf], 1.5).outcome == "timed out"
+
+
 @pytest.fixture
 def machine_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """gpu.py on a stand-in: what it would run, and the limits; every step takes as long as it may."""
@@ -212,10 +222,12 @@ def test_what_the_bench_has_written_is_told(
         return gpu.Step(name, "timed out", limit_s, "")
 
     monkeypatch.setattr(gpu, "run", run)
+    (tmp_path / "bench.log").write_text("toy-32: timing\nfloors of a GPU, measured in this run\n  launch: 2 us\n")
     session = gpu.Session(tmp_path / "gpu.json", gpu.time.monotonic() + 500)
     gpu.bench(session, "a-gpu", False, 100)
     gpu.report(session)
     out = capsys.readouterr().out
+    assert "launch: 2 us" in out and "timing" not in out
     assert "toy-32: G1: times: 61, at least 60: met" in out and "G4: waits: 2, at most 1: missed" in out
     assert json.loads((tmp_path / "gpu.json").read_text())["train"]["floors"] == {"launch_s": 2e-6}
     from fastgan.benchmark import device, measure

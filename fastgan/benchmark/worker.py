@@ -53,7 +53,7 @@ def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> 
 
 
 def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
-    """The same for a GPU: its floors, then row by row; a row whose gate fails has no time, and the others go on."""
+    """The same for a GPU: its floors, then row by row; one that fails has no time, and the others go on."""
 
     def say(what: str) -> None:
         answer({"progress": what})
@@ -67,8 +67,8 @@ def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], Non
         try:
             asked = request["peers"], settings, found, request["setup_limit"], say, request["device"]
             answer({"record": device.measure(row, *asked)})
-        except harness.GateFailed as failure:
-            answer({"refused": f"{name}, {precision}: {failure}"})
+        except (*LEFT_OUT, harness.GateFailed) as failure:
+            answer({"refused": f"{name}, {precision}: {' '.join(str(failure).split())[:500]}"})
 
 
 def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:

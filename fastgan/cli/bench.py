@@ -166,7 +166,11 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
 
 
 def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -> int:
-    """The rows of a GPU, in a file that is written anew after each; 1 where one has no time because its gate failed."""
+    """The rows of a GPU, in a file that is written anew after each, also those until a Ctrl-C.
+
+    Returns:
+        1 where a row has no time because its gate failed, 130 where some are missing.
+    """
     from fastgan.benchmark import device, harness, report, worker
 
     written = harness.Report("train", settings)
@@ -179,7 +183,7 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
         f"many GANs at once: slopes between a short call and a long one, {device.MOST_WINDOWS} windows at most",
     ]
     content: dict[str, Any] = {"unit": "seconds an iteration", "how": taken, "device": gpu}
-    with _display(1 + len(request["rows"])) as show:
+    with _display(1 + len(request["rows"])) as show, contextlib.suppress(KeyboardInterrupt):
         for found in worker.ask(request):
             content |= {key: found[key] for key in ("floors",) if key in found}
             records += [found[key] for key in ("record",) if key in found]
@@ -188,6 +192,8 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
                 targets = report.verdicts(records, None)
                 written.save(content | {"workloads": records, "no time": refused, "targets": targets})
             show(found.get("progress"))
+    if "floors" not in content:
+        return 130
     print(f"floors of {gpu['name']}, measured in this run")
     print("\n".join(f"  {line}" for line in report.floor_lines(content["floors"])))
     measured = [record for record in records if "sides" in record]
@@ -196,6 +202,9 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
     print("\n".join([*report.device_lines(records, refused), *taken, written.disturbances()]).rstrip())
     content |= {"workloads": records, "no time": refused, "targets": report.verdicts(records, None)}
     written.write(content, _picture(measured, [*taken, written.disturbances()], gpu["name"]))
+    if len(records) + len(refused) < len(request["rows"]):
+        print(f"interrupted: {len(records) + len(refused)} of {len(request['rows'])} rows")
+        return 130
     return 1 if refused else 0
 
 
