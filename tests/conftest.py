@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulator import CSRC, SIMT, Builder, Emulator
+from emulator import CSRC, SIMT, Builder, Emulator, begin_narrow
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +73,15 @@ def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterat
     server = make([*sorted((CSRC / "cuda").glob("*.cu")), *sorted(SIMT.glob("*.cu"))])
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def faulty(request: pytest.FixtureRequest, emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    """The faults of the module, built: FAULTS, by name source, what stands there, what instead, flavour."""
+    return {
+        name: begin_narrow(emulator_builder, source, flavour, f"cuda/{source}", old, new)
+        for name, (source, old, new, flavour, *_) in request.module.FAULTS.items()
+    }
 
 
 @pytest.fixture(autouse=True)

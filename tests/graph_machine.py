@@ -8,9 +8,11 @@ import torch
 from emulator import STREAM, Library
 from torch import Tensor
 
+from fastgan.training.graph_layers import Machine
 
-class Processor:
-    """A `graph_layers.Machine` on the CPU, on which a capture is the calls themselves."""
+
+class Processor(Machine):
+    """On the CPU, on which a capture is the calls themselves."""
 
     device = torch.device("cpu")
 
@@ -21,18 +23,6 @@ class Processor:
     def launch(self, entry: str, *arguments: object) -> None:
         self.launches.append(entry)
         self.library.call(entry, *arguments, STREAM)
-
-    def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
-        if bias is None:
-            torch.mm(a, b, out=out)
-        else:
-            torch.addmm(bias, a, b, out=out)
-
-    def add(self, out: Tensor, x: Tensor) -> None:
-        out.add_(x)
-
-    def copy(self, out: Tensor, x: Tensor) -> None:
-        out.copy_(x)
 
     def size(self, entry: str, *numbers: int) -> int:
         return self.library.call(entry, *numbers)

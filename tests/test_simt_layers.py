@@ -529,14 +529,6 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    return {
-        name: begin_narrow(emulator_builder, source, flavour, f"cuda/{source}", old, new)
-        for name, (source, old, new, flavour, _) in FAULTS.items()
-    }
-
-
 @pytest.mark.parametrize("name", FAULTS)
 def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
     emulator = faulty[name]()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fastgan import backend, cuda
 from fastgan.models import GAN
@@ -22,7 +21,7 @@ from fastgan.training.rows import Rows
 _SIZES = (MOST, 10, 1)  # iterations a graph: launching one costs the host about as much whatever its size
 
 
-class CudaMachine:
+class CudaMachine(Machine):
     """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, replays on the current stream.
 
     Calls are made and captured on a stream of its own: cuBLAS keeps its workspace by stream, so that a first run puts
@@ -37,21 +36,6 @@ class CudaMachine:
     def launch(self, entry: str, *arguments: object) -> None:
         """An entry of csrc/cuda/entries.h."""
         cuda.launch(self._anything, entry, *arguments)
-
-    def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
-        """out = a b, plus the bias of each column."""
-        if bias is None:
-            torch.mm(a, b, out=out)
-        else:
-            torch.addmm(bias, a, b, out=out)
-
-    def add(self, out: Tensor, x: Tensor) -> None:
-        """out += x"""
-        out.add_(x)
-
-    def copy(self, out: Tensor, x: Tensor) -> None:
-        """out = x"""
-        out.copy_(x)
 
     def size(self, entry: str, *numbers: int) -> int:
         """How much scratch an entry needs."""

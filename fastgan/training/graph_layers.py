@@ -28,11 +28,20 @@ class Machine(Protocol):
 
     def launch(self, entry: str, *arguments: object) -> None: ...
 
-    def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None: ...
+    def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
+        """out = a b, plus the bias of each column."""
+        if bias is None:
+            torch.mm(a, b, out=out)
+        else:
+            torch.addmm(bias, a, b, out=out)
 
-    def add(self, out: Tensor, x: Tensor) -> None: ...
+    def add(self, out: Tensor, x: Tensor) -> None:
+        """out += x"""
+        out.add_(x)
 
-    def copy(self, out: Tensor, x: Tensor) -> None: ...
+    def copy(self, out: Tensor, x: Tensor) -> None:
+        """out = x"""
+        out.copy_(x)
 
     def size(self, entry: str, *numbers: int) -> int: ...
 
