@@ -212,7 +212,9 @@ class Player:
         """Gradients of the loss for this player alone."""
         grads = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
         for parameter, grad in zip(self.parameters, grads, strict=True):
-            parameter.grad = grad
+            # torch's fused updates pair elements by where they lie; only `backward` lays gradients out as parameters.
+            aligned = grad is None or grad.stride() == parameter.stride()
+            parameter.grad = grad if aligned else torch.empty_like(parameter).copy_(grad)
 
     def grad_norm(self) -> float:
         """Euclidean norm of the last gradients; waits for the device."""
