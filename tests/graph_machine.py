@@ -15,6 +15,7 @@ class Processor(Machine):
     """On the CPU, on which a capture is the calls themselves."""
 
     device = torch.device("cpu")
+    matrix_units = True
 
     def __init__(self, library: Library) -> None:
         self.library = library
@@ -23,6 +24,10 @@ class Processor(Machine):
     def launch(self, entry: str, *arguments: object) -> None:
         self.launches.append(entry)
         self.library.call(entry, *arguments, STREAM)
+
+    def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
+        """A processor's torch.mm has no `out_dtype`: rounded factors are made as wide as the sums, which is exact."""
+        super().product(out, a.to(out.dtype), b.to(out.dtype), bias)
 
     def size(self, entry: str, *numbers: int) -> int:
         return self.library.call(entry, *numbers)
@@ -66,6 +71,10 @@ class Recorder(Processor):
     def copy(self, out: Tensor, x: Tensor) -> None:
         above = super().copy
         self._do(lambda: above(out, x))
+
+    def copy_all(self, outs: list[Tensor], xs: list[Tensor]) -> None:
+        above = super().copy_all
+        self._do(lambda: above(outs, xs))
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         self.calls = captured = []

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_fused import ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
+from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
 
 from fastgan import GAN, backend, train
 from fastgan.training import run as running
+from fastgan.training.config import PRECISIONS
 from fastgan.training.graph import CudaMachine, GraphEngine
 from fastgan.training.run import TrainResult
 
@@ -63,6 +64,14 @@ def test_graph_equals_the_cpu(name: str, dtype: torch.dtype) -> None:
     assert distance(on_cpu, on_gpu) < tolerance
     for column, values in expected.history.items():
         assert np.abs(values - got.history[column]).max() < tolerance, column
+
+
+def test_precisions_differ_by_their_rounding() -> None:
+    row, options = ROWS_OF_TABLE["wide, wgan-gp"], {"steps": 4, "optimizer": MOMENTUM}
+    gans = {p: run(row, torch.float32, "cuda", precision=p, **options)[0] for p in PRECISIONS}
+    tf32, bf16 = (distance(gans["fp32"], gans[p]) for p in ("tf32", "bf16"))
+    assert same_bits(gans["fp32"], gans["ieee"])
+    assert 0.0 < tf32 < 0.5 * bf16
 
 
 class Uncaptured(CudaMachine):

@@ -6,7 +6,10 @@ tests/test_cuda_graph.py.
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ import torch
 from emulator import CSRC, Builder, Library, compiler
 from graph_machine import Processor, Recorder
 from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, mlp, normalized, of, row, run
+from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
 from fastgan.training import checkpoint, graph, plan
 from fastgan.training import run as running
 from fastgan.training.callbacks import Callback
+from fastgan.training.config import PRECISIONS
 from fastgan.training.graph import GraphEngine
 from fastgan.training.persistent import cuda_engine
 from fastgan.training.rows import Rows
@@ -194,7 +199,7 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
     class Watching(Processor):
         outs: list[int] = []
 
-        def product(self, out: torch.Tensor, *factors: Any) -> None:
+        def product(self, out: Tensor, *factors: Any) -> None:
             self.outs.append(out.data_ptr())
             super().product(out, *factors)
 
@@ -208,31 +213,165 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
             assert grad is not None and machine.outs.count(grad.data_ptr()) == times
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    "ask", [lambda: torch.set_float32_matmul_precision("medium"), lambda: setattr(MATMUL, "allow_tf32", True)]
-)
-def test_products_are_exact_whatever_the_switch_for_tf32_says(ask: Callable[[], None], library: Library) -> None:
-    class Watching(Recorder):
-        found: list[str] = []
+# ---------------------------------------------------------------- precisions
 
-        def product(self, out: torch.Tensor, *factors: Any) -> None:
-            self.found.append(MATMUL.fp32_precision)
+
+class RoundedProduct(torch.autograd.Function):
+    """x W^T of factors rounded to bfloat16, and so for the products of its derivatives of any order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x.bfloat16().float() @ weight.bfloat16().float().T
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return RoundedProduct.apply(grad, weight.T), RoundedProduct.apply(grad.T, x.T)
+
+
+def rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    product: Tensor = RoundedProduct.apply(x, weight)
+    return product if bias is None else product + bias
+
+
+def by_reference(make: Callable[[torch.dtype], GAN]) -> Callable[[torch.dtype], GAN]:
+    """Networks whose layers call torch's functions."""
+
+    def made(dtype: torch.dtype) -> GAN:
+        gan = make(dtype)
+        for module in (*gan.generator.modules(), *gan.discriminator.modules()):
+            if "impl" in module.__dict__:
+                module.impl = "reference"  # type: ignore[assignment]
+        return gan
+
+    return made
+
+
+IN_BF16 = (
+    "activation gelu", "dropout", "maxout", "maxout, simultaneous", "batch normalisation, skip, average", "max norm",
+    "k = 3, two steps of G", "pack 2, simultaneous, wgan-gp", "plain torch, frozen parameters", "r1 sigmoid",
+    "r1 dropout, simultaneous", "wgan-gp", "wgan-gp maxout", "wide", "wide, wgan-gp",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_BF16)
+def test_bf16_rounds_the_factors_of_products_and_nothing_else(
+    name: str, library: Library, on: On, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, found = ROWS_OF_TABLE[name], {}
+    options: dict[str, Any] = {"steps": 4, "optimizer": MOMENTUM, "generator_optimizer": None}
+    for precision in ("fp32", "bf16"):
+        on(Recorder(library))
+        found[precision] = run(row, torch.float32, "fused", precision=precision, **options)[0]
+    monkeypatch.setattr(torch.nn.functional, "linear", rounded_linear)
+    found["oracle"] = run(replace(row, make=by_reference(row.make)), torch.float32, "eager", **options)[0]
+    # A sum that differs in its last bit may round to the neighbouring bfloat16: 2^-9 of one factor of one product.
+    assert distance(found["oracle"], found["bf16"]) < 0.1 * distance(found["oracle"], found["fp32"])
+
+
+def test_bf16_rounds_each_matrix_once(library: Library) -> None:
+    """Of a step of each player: weights at the beginning and after their update, each layer's input and gradient."""
+    copies: list[Tensor] = []
+
+    class Watching(Processor):
+        def copy(self, out: Tensor, x: Tensor) -> None:
+            copies.append(out)
+            super().copy(out, x)
+
+        def copy_all(self, outs: list[Tensor], xs: list[Tensor]) -> None:
+            copies.extend(outs)
+            super().copy_all(outs, xs)
+
+    gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Watching(library))
+    engine.advance(0, 1, lambda: False)
+    iteration, counts = engine.prepare(), Counter(out.data_ptr() for out in copies)
+    assert all(out.dtype == torch.bfloat16 for out in copies)
+    wanted: Counter[int] = Counter()
+    for network, steps in ((iteration.g, 1), (iteration.d, 2)):  # D's step goes through G only forward
+        for layer in network.layers:
+            wanted += {layer.w.taken.data_ptr(): 2, layer.x.taken.data_ptr(): 2, layer.back.taken.data_ptr(): steps}
+    assert counts == wanted
+
+
+def test_bf16_takes_up_weights_that_were_changed_in_place(library: Library) -> None:
+    found = []
+    for machine in (Processor(library), Recorder(library)):
+        torch.manual_seed(1)
+        gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
+        engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+        tables = [engine.advance(0, 3, lambda: False)]
+        with torch.no_grad():
+            for parameter in gan.parameters():
+                parameter.mul_(0.5)
+        tables.append(engine.advance(3, 3, lambda: False))
+        found.append(np.concatenate(tables))
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("precision", ("tf32", "bf16"))
+def test_rounded_factors_are_refused_where_there_are_no_matrix_units(precision: str, library: Library) -> None:
+    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Processor(library)
+    machine.matrix_units = False
+    with pytest.raises(plan.Inexpressible, match=f"precision is '{precision}', which takes compute capability 8.0"):
+        GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+
+
+ASKS: dict[str, Callable[[], None]] = {
+    "nothing": lambda: None,
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "highest": lambda: torch.set_float32_matmul_precision("highest"),
+    "allow": lambda: setattr(MATMUL, "allow_tf32", True),
+    "the newer switch": lambda: setattr(MATMUL, "fp32_precision", "tf32"),
+}
+
+
+def switches() -> tuple[str, str]:
+    """What torch says of its switches; the older one refuses to answer where the newer contradicts it."""
+    try:
+        return torch.get_float32_matmul_precision(), MATMUL.fp32_precision
+    except RuntimeError:
+        return "contradicted", MATMUL.fp32_precision
+
+
+@pytest.fixture
+def _switches_put_back() -> Iterator[None]:
+    usual = MATMUL.fp32_precision
+    yield
+    torch.set_float32_matmul_precision("highest")
+    MATMUL.fp32_precision = usual
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("_switches_put_back")
+@pytest.mark.parametrize("fails", (False, True), ids=("captures", "fails"))
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_are_what_was_asked_for_whatever_the_switch_says(
+    precision: str, ask: str, fails: bool, library: Library
+) -> None:
+    class Watching(Recorder):
+        found: set[str] = set()
+
+        def product(self, out: Tensor, *factors: Any) -> None:
+            self.found.add("tf32" if MATMUL.fp32_precision == "tf32" else "exact")
             super().product(out, *factors)
 
-    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20), Watching(library)
+        def capture(self, body: Callable[[], None]) -> Callable[[], None]:
+            replay = super().capture(body)
+            if fails:
+                raise RuntimeError("no capture today")
+            return replay
+
+    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Watching(library)
     engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
-    usual = torch.get_float32_matmul_precision()
-    try:
-        ask()
-        asked = torch.get_float32_matmul_precision(), MATMUL.allow_tf32, MATMUL.fp32_precision
-        assert asked[2] == "tf32"
+    ASKS[ask]()
+    asked = switches()
+    with pytest.raises(RuntimeError, match="no capture today") if fails else contextlib.nullcontext():
         engine.advance(0, 3, lambda: False)  # one by itself, one captured
-        assert set(machine.found) == {"ieee"} and len(machine.captures) == 1
-        assert asked == (torch.get_float32_matmul_precision(), MATMUL.allow_tf32, MATMUL.fp32_precision)
-    finally:
-        MATMUL.allow_tf32 = False
-        torch.set_float32_matmul_precision(usual)
+    assert machine.found == {"tf32" if precision == "tf32" else "exact"} and len(machine.captures) == 1
+    assert switches() == asked
 
 
 # ---------------------------------------------------------------- what is not finite
@@ -297,12 +436,6 @@ def test_without_a_gpu_the_reason_is_said() -> None:
     gan, config = mlp(torch.float32), TrainConfig(1, 20)
     with pytest.raises(plan.Inexpressible, match="built without CUDA|no CUDA device"):
         cuda_engine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config)
-
-
-def test_bf16_is_refused(library: Library) -> None:
-    gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
-    with pytest.raises(plan.Inexpressible, match="config.precision is 'bf16'; the graph engine has fp32"):
-        GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Processor(library))
 
 
 def test_a_capture_that_fails_is_an_error(library: Library, on: On) -> None:

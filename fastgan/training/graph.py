@@ -30,6 +30,7 @@ class CudaMachine(Machine):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.matrix_units = cuda._has_matrix_units(device)
         self._anything = torch.empty(0, device=device)
         self._stream = torch.cuda.Stream(device)
 
@@ -105,8 +106,10 @@ class GraphEngine(FusedEngine):
         """Refuse what this engine cannot run where the networks are."""
         if self.gan.device != self.machine.device:
             raise plan.Inexpressible(f"the networks are on {self.gan.device}; this engine is built for CUDA")
-        if self.config.precision != "fp32":
-            raise plan.Inexpressible(f"config.precision is {self.config.precision!r}; the graph engine has fp32")
+        if self.config.precision in ("tf32", "bf16") and not self.machine.matrix_units:
+            raise plan.Inexpressible(
+                f"config.precision is {self.config.precision!r}, which takes compute capability 8.0 or later"
+            )
 
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
@@ -145,13 +148,13 @@ class GraphEngine(FusedEngine):
         """Queue iterations; returns how many. The first runs uncaptured: libraries set themselves up at first use."""
         done = 0
         if self._cold:
-            with exact_products():
+            with products_in(self.config.precision):
                 self.machine.run(functools.partial(iteration.run, 1))
             self._cold, done = False, 1
         for size in _SIZES:
             while done + size <= count and not (done and should_stop()):
                 if size not in self._graphs:
-                    with exact_products():
+                    with products_in(self.config.precision):
                         self._graphs[size] = self.machine.capture(functools.partial(iteration.run, size))
                 self._graphs[size]()
                 done += size
@@ -159,17 +162,21 @@ class GraphEngine(FusedEngine):
 
 
 @contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """Products in fp32 whatever torch's switch for TF32 says: a graph would keep what it said at the capture."""
+def products_in(precision: str) -> Iterator[None]:
+    """Products of floats in TF32 for "tf32", else exact, whatever torch's switch says: a graph keeps what was captured.
+
+    Afterwards the switch is as it was. Products of bfloat16 do not go by it.
+    """
     switch = torch.backends.cuda.matmul
     # The older of the switches, where it is the only one; elsewhere cuBLAS goes by the newer, which both of them set.
     newer = hasattr(switch, "fp32_precision")
     name, tf32, exact = ("fp32_precision", "tf32", "ieee") if newer else ("allow_tf32", True, False)
-    if getattr(switch, name) != tf32:
+    before = getattr(switch, name)
+    if (before == tf32) == (precision == "tf32"):
         yield
         return
-    setattr(switch, name, exact)
+    setattr(switch, name, tf32 if precision == "tf32" else exact)
     try:
         yield
     finally:
-        setattr(switch, name, tf32)
+        setattr(switch, name, before)

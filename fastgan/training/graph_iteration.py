@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastgan.models import GAN
 from fastgan.random import Purpose
+from fastgan.training.config import PRECISIONS
 from fastgan.training.fused import METRICS
 from fastgan.training.graph_layers import Batch, Machine, Network, PenaltyPass
 from fastgan.training.optimizers import Momentum, Optimizer
@@ -70,12 +71,14 @@ class Iteration:
         def trained(name: str) -> Callable[[Tensor | None], bool]:
             return lambda parameter: parameter in optimizers[name].state
 
-        of_d = chain_of("gan.discriminator", gan.discriminator)
-        self.d = Network(of_d, trained("discriminator"), (4 if self.penalty else 2) * m, machine, sections=2)
+        bf16 = self.described["generator"]["precision"] == PRECISIONS.index("bf16")
+        factors = torch.bfloat16 if bf16 else gan.dtype
+        of_d, rows = chain_of("gan.discriminator", gan.discriminator), (4 if self.penalty else 2) * m
+        self.d = Network(of_d, trained("discriminator"), rows, machine, factors, sections=2)
         shape = m * self.pack, self.described["features"]
         result, grad = self.d.input[:m].view(shape), self.d.grad_input[:m].view(shape)
         of_g = chain_of("gan.generator", gan.generator)
-        self.g = Network(of_g, trained("generator"), m * self.pack, machine, result=result, grad_result=grad)
+        self.g = Network(of_g, trained("generator"), m * self.pack, machine, factors, 1, result, grad)
         self.real_rows = self.d.input[m : 2 * m].view(shape)
         if self.penalty:
             self.penalty_pass = PenaltyPass(self.d, 3 * m, 2 * m, m)
@@ -123,6 +126,7 @@ class Iteration:
 
     def run(self, count: int) -> None:
         """The next iterations, at most MOST."""
+        self._round_weights(self.g, self.d)  # somebody may have changed them since
         if self.keys_an_iteration:
             numbers = count, self.described["seed"], self.keys, self.keys_an_iteration
             self.machine.launch("draw_keys", *self._count(1, 0), *numbers)
@@ -289,11 +293,18 @@ class Iteration:
         counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name), gate
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
         machine.launch("update", *head, *counts, *_listed(members))
+        network = self.g if name == "generator" else self.d
         if plan["max_norm"] > 0:
-            network = self.g if name == "generator" else self.d
             for layer in network.layers:
                 bound = layer.columns, layer.inputs, plan["max_norm"], gate, self.clock
                 machine.launch("bound_norms", self.dtype, layer.weight, *bound)
+        self._round_weights(network)
+
+    def _round_weights(self, *networks: Network) -> None:
+        """For the products until the next update."""
+        factors = [layer.w for network in networks for layer in network.layers if layer.w.rounds]
+        if factors:
+            self.machine.copy_all([f.taken for f in factors], [f.exact for f in factors])
 
     def _average(self) -> None:
         decay = self.described["average_decay"]

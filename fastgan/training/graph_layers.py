@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,12 +25,17 @@ class Machine(Protocol):
     """What passes are made of. Tensors are of one device; an entry of csrc/cuda/entries.h comes short of its stream."""
 
     device: torch.device
+    matrix_units: bool  # whether it has products of rounded factors
 
     def launch(self, entry: str, *arguments: object) -> None: ...
 
     def product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
-        """out = a b, plus the bias of each column."""
-        if bias is None:
+        """out = a b, plus the bias of each column; sums are of the type of `out`, whatever that of the factors."""
+        if a.dtype != out.dtype:
+            torch.mm(a, b, out_dtype=out.dtype, out=out)
+            if bias is not None:  # addmm takes no vector along with out_dtype
+                out.add_(bias)
+        elif bias is None:
             torch.mm(a, b, out=out)
         else:
             torch.addmm(bias, a, b, out=out)
@@ -43,11 +48,32 @@ class Machine(Protocol):
         """out = x"""
         out.copy_(x)
 
+    def copy_all(self, outs: list[Tensor], xs: list[Tensor]) -> None:
+        """out = x for each pair, in one launch where that can be."""
+        torch._foreach_copy_(outs, xs)
+
     def size(self, entry: str, *numbers: int) -> int: ...
 
     def run(self, body: Callable[[], None]) -> None: ...
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]: ...
+
+
+class Factor(NamedTuple):
+    """A matrix that products read: as it is computed, and as they take it, which is the same or its rounded copy."""
+
+    exact: Tensor
+    taken: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, kind: torch.dtype) -> Factor:
+        """Of a buffer, for products that take factors of this type."""
+        return cls(x, x if x.dtype == kind else torch.zeros_like(x, dtype=kind))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether there is a copy."""
+        return self.taken is not self.exact
 
 
 @dataclass(frozen=True)
@@ -88,7 +114,14 @@ class Batch:
 
 
 class Layer:
-    """One layer's buffers: what forward leaves for the way back, and the gradients."""
+    """One layer's buffers: what forward leaves for the way back, and the gradients.
+
+    Products read its input, its weight and the gradient of its product (`x`, `w`, `back`), which its network sets up.
+    """
+
+    x: Factor
+    w: Factor
+    back: Factor
 
     def __init__(
         self, spec: dict[str, Any], trained: Callable[[Tensor | None], bool], rows: int, machine: Machine, sections: int
@@ -157,21 +190,28 @@ class Layer:
         mask = batch.mask(spec["dropout_key"], spec["dropout_substream"])
         return self.dtype, batch.number, self.units, self.pieces, number, spec["negative_slope"], dropout, *mask
 
+    def rounded(self, factor: Factor, rows: slice) -> Tensor:
+        """Rows of a factor as products take them: called once when they are complete, then `taken` has them."""
+        if factor.rounds:
+            self.machine.copy(factor.taken[rows], factor.exact[rows])
+        return factor.taken[rows]
+
     def drop(self, batch: Batch, x: Tensor, out: Tensor) -> None:
         """Its mask over x of its units."""
         spec = self.spec
         mask = batch.mask(spec["dropout_key"], spec["dropout_substream"])
         self.machine.launch("dropout", self.dtype, x, out, batch.number, self.units, spec["dropout"], *mask)
 
-    def forward(self, x: Tensor, batch: Batch) -> None:
-        """From its input, the rows of the batch alone, to `given`."""
+    def forward(self, batch: Batch) -> None:
+        """From its input to `given`."""
         machine, span = self.machine, batch.span
+        x = self.rounded(self.x, span)
         if self.plain:
-            return machine.product(self.given[span], x, self.weight.t(), self.bias)
+            return machine.product(self.given[span], x, self.w.taken.t(), self.bias)
         source, bias = self.output if self.before is None else self.before, self.bias
         if self.product is not None:
             source = self.product
-        machine.product(source[span], x, self.weight.t())
+        machine.product(source[span], x, self.w.taken.t())
         before = None if self.before is None else self.before[span]
         if self.norm is not None:
             self._normalize(batch)
@@ -238,6 +278,7 @@ class Network:
         trained: whether a parameter is.
         rows: of all sections together.
         machine: runs the passes.
+        factors: type of the factors of products, its own or one that they are rounded to.
         result: where the last layer's output shall lie, in place of a buffer of its own; likewise its gradient.
     """
 
@@ -247,6 +288,7 @@ class Network:
         trained: Callable[[Tensor | None], bool],
         rows: int,
         machine: Machine,
+        factors: torch.dtype,
         sections: int = 1,
         result: Tensor | None = None,
         grad_result: Tensor | None = None,
@@ -264,6 +306,10 @@ class Network:
         if grad_result is not None:
             last.e = grad_result if last.pieces == 1 else last.e
             last.grad = grad_result
+        x = self.dropped_input
+        for layer in self.layers:
+            layer.x, layer.w, layer.back = (Factor.of(t, factors) for t in (x, layer.weight, layer.e))
+            x = layer.given
 
     @property
     def output(self) -> Tensor:
@@ -294,10 +340,8 @@ class Network:
         """From `input` to `output`."""
         if self.input_dropout:
             self.drop_input(batch, self.input[batch.span], self.dropped_input[batch.span])
-        x = self.dropped_input
         for layer in self.layers:
-            layer.forward(x[batch.span], batch)
-            x = layer.given
+            layer.forward(batch)
 
     def backward(self, batch: Batch, *, to_input: bool, of_vectors: bool) -> None:
         """From `grad_output` down to each layer's product, and to `grad_input`; the gradients of biases on the way."""
@@ -305,20 +349,19 @@ class Network:
         for i, layer in reversed(list(enumerate(self.layers))):
             grad_bias = layer.grad_of(layer.spec["bias"]) if of_vectors else None
             layer.backward(batch, layer.grad[span], layer.e[span], grad_bias)
+            e = layer.rounded(layer.back, span)
             if i > 0 or to_input:
                 below = self.layers[i - 1].grad if i > 0 else self.grad_input
-                self.machine.product(below[span], layer.e[span], layer.weight)
+                self.machine.product(below[span], e, layer.w.taken)
         if to_input and self.input_dropout:
             self.drop_input(batch, self.grad_input[span], self.grad_input[span])
 
     def weight_gradients(self, rows: int) -> None:
         """After the way back: e^T x over the first rows."""
-        x = self.dropped_input
         for layer in self.layers:
             grad = layer.grad_of(layer.spec["weight"])
             if grad is not None:
-                self.machine.product(grad, layer.e[:rows].t(), x[:rows])
-            x = layer.given
+                self.machine.product(grad, layer.back.taken[:rows].t(), layer.x.taken[:rows])
 
 
 class PenaltyPass:
@@ -344,21 +387,21 @@ class PenaltyPass:
     def run(self, batch: Batch, kind: int, weight: float) -> None:
         """Puts e and t beside the rest of the batch, and q in the place of e; adds to the gradients of biases."""
         network, machine, turned = self.network, self.network.machine, self.turned
-        g, t = network.grad_input[self.where], network.dropped_input
+        g, t = network.grad_input[self.where], network.dropped_input[turned]
         shape = self.rows, network.inputs
-        machine.launch("turn", network.dtype, g, t[turned], self.values, *shape, kind, weight)
+        machine.launch("turn", network.dtype, g, t, self.values, *shape, kind, weight)
         if network.input_dropout:
-            network.drop_input(batch, t[turned], t[turned])
+            network.drop_input(batch, t, t)
         for layer in network.layers:
             s = self._scratch(0, layer.columns)
-            machine.product(s, t[turned], layer.weight.t())
+            machine.product(s, layer.rounded(layer.x, turned), layer.w.taken.t())
             winner = None if layer.winner is None else layer.winner[self.where]
             numbers = layer.pieces, ACTIVATIONS[layer.activation][0], layer.spec["negative_slope"], network.curved
             tail = s, winner, layer.e[self.where], layer.e[turned], layer.given[turned]
             machine.launch("bend", network.dtype, self.rows * layer.units, *numbers, layer.saved[self.where], *tail)
+            layer.rounded(layer.back, turned)
             if layer.drops:
                 layer.drop(batch, layer.given[turned], layer.given[turned])
-            t = layer.given
         if network.curved:
             self._bend_back(batch)
 
@@ -370,11 +413,12 @@ class PenaltyPass:
             if grad_bias is not None:
                 layer.sum_rows(layer.e[self.where], sums)
                 layer.machine.add(grad_bias, sums)
+            e = layer.rounded(layer.back, self.where)
             if i == 0:
                 break
             below = layers[i - 1]
             grad, q = self._scratch(0, below.units), self._scratch(1, below.columns)
-            layer.machine.product(grad, layer.e[self.where], layer.weight)
+            layer.machine.product(grad, e, layer.w.taken)
             below.backward(batch, grad, q)
             added = grad if below.plain else q
             layer.machine.add(below.e[self.where], added)
