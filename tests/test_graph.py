@@ -25,6 +25,7 @@ from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
 from fastgan.training import checkpoint, graph, plan
 from fastgan.training import run as running
 from fastgan.training.callbacks import Callback
+from fastgan.training.choice import Work
 from fastgan.training.config import PRECISIONS
 from fastgan.training.graph import GraphEngine
 from fastgan.training.persistent import cuda_engine
@@ -190,6 +191,18 @@ def test_what_changes_during_a_run_is_said_instead_of_computed(library: Library,
     on(Recorder(library))
     with pytest.raises(RuntimeError, match="the graph engine cannot go on with what was changed meanwhile: .* dtype"):
         train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(6, 20, engine="fused"), callbacks=[Widen()])
+
+
+@pytest.mark.parametrize("precision", ("fp32", "bf16"))
+@pytest.mark.parametrize(
+    "name", ["plain", "k = 3, two steps of G", "simultaneous", "pack 2", "loss relativistic", "maxout", "wide"]
+)
+def test_the_choice_of_an_engine_expects_about_as_many_launches(name: str, precision: str, library: Library) -> None:
+    row, machine = ROWS_OF_TABLE[name], Recorder(library)
+    gan, config = row.make(torch.float32), config_of(row, "fused", precision=precision)
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, row.features), gan, config), config, machine)
+    engine.advance(0, 2, lambda: False)
+    assert machine.captures[-1] == pytest.approx(Work.of(gan, config).launches, rel=0.25)
 
 
 # ---------------------------------------------------------------- what is not done

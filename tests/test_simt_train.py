@@ -163,9 +163,9 @@ def test_the_result_says_what_found_room_where(machine: Emulator) -> None:
     for blocks in (1, 4):
         with emulated(machine, ROOM._replace(cluster=blocks)):
             found[blocks] = persistent.cuda_engine(gan, data, TrainConfig(1, 32)).reason
-    start = "it computes all that these networks and this config ask for; "
-    assert found[1] == start + "a block keeps 214 KB in shared memory and 140 KB in the second-level cache"
-    assert found[4] == start + "trained alone, each of 4 blocks keeps 208 KB in shared memory"
+    assert all(" ask for; by arithmetic " in reason for reason in found.values())
+    assert found[1].endswith("; a block keeps 214 KB in shared memory and 140 KB in the second-level cache")
+    assert found[4].endswith("; trained alone, each of 4 blocks keeps 208 KB in shared memory")
 
 
 # ---------------------------------------------------------------- what the kernel does not compute
@@ -194,20 +194,6 @@ def test_a_matrix_whose_elements_32_bits_do_not_count_is_refused(machine: Emulat
         engine._described["batch"] = 1 << 26
         with pytest.raises(Refused, match=f"train: a matrix of 29 x {1 << 27} is too large for the persistent kernel"):
             persistent.needs(engine, ROOM)
-
-
-def test_small_networks_get_the_persistent_kernel_and_large_ones_a_graph(
-    machine: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gan, data = mlp(torch.float32, width=30), torch.randn(60, 2)  # 9 KB of weights
-    rows = Rows(data, batch_size=20, seed=0, device=gan.device, dtype=gan.dtype)
-    monkeypatch.setattr(persistent, "GraphEngine", lambda *_: "graph")
-    plain, penalized = TrainConfig(1, 20), TrainConfig(1, 20, gradient_penalty="r1")
-    with emulated(machine):
-        assert isinstance(persistent.cuda_engine(gan, rows, plain), persistent.PersistentEngine)
-        assert persistent.cuda_engine(gan, rows, penalized) == "graph"
-    with emulated(machine, SPILLED):
-        assert persistent.cuda_engine(gan, rows, plain) == "graph"
 
 
 # ---------------------------------------------------------------- races and planted faults

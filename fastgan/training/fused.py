@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class FusedEngine:
 
     name = "fused"
     members_a_launch: int | None = None
+    _chosen_for: tuple[str, ...] = ()
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
         if backend.native is None:
@@ -64,7 +65,12 @@ class FusedEngine:
     @property
     def reason(self) -> str:
         """Why this engine runs, and how."""
-        return "it computes all that these networks and this config ask for"
+        return "; ".join(("it computes all that these networks and this config ask for", *self._chosen_for))
+
+    def chosen_for(self, reason: str) -> Self:
+        """Note why it was preferred to another that could run this."""
+        self._chosen_for = (reason,)
+        return self
 
     @property
     def descriptions(self) -> dict[str, Optimizer]:

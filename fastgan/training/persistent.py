@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,39 +12,38 @@ from torch import Tensor
 from fastgan import backend, kernels
 from fastgan.models import GAN
 from fastgan.training import plan
+from fastgan.training.choice import Room, choose
 from fastgan.training.config import TrainConfig
 from fastgan.training.fused import METRICS, FusedEngine
 from fastgan.training.graph import GraphEngine
 from fastgan.training.rows import Rows
 
-_LARGEST_CLUSTER, _ROWS_A_BLOCK = 8, 8  # fewer rows a block: the price of a cluster's barriers outweighs its work
+_LARGEST_CLUSTER = 8
 _MOST_NUMBERS = 1 << 27  # of metrics in one launch: 1 GB
 
 
-def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
-    """THE place that chooses between the engines for CUDA, by size.
+def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig, members: int = 1) -> FusedEngine:
+    """THE place that chooses between the engines for CUDA, by what `choice` expects of them.
 
-    A cluster is a few of the many multiprocessors: the persistent kernel gets the networks whose weights fit into their
-    shared memory, and the graph engine, which uses all of the device for each product, the larger ones and what the
-    kernel does not compute.
+    What the kernel does not compute gets the graph engine, which runs everything that a plan can say.
+
+    Args:
+        gan, rows, config: as for an engine.
+        members: GANs like this one that train at the same time.
 
     Raises:
         plan.Inexpressible: with the reason, where neither can run this.
     """
-    parameters = [*gan.generator.parameters(), *gan.discriminator.parameters()]
-    if why_not(gan.device) is None:
-        weights = sum(p.numel() * p.element_size() for p in parameters)
-        if weights <= room_of(gan.device).shared_bytes and config.gradient_penalty is None:
-            return PersistentEngine(gan, rows, config)
-    return GraphEngine(gan, rows, config)
-
-
-class Room(NamedTuple):
-    """Of a device: what a launch has at its disposal."""
-
-    multiprocessors: int
-    cluster: int  # the most blocks that may train one GAN together
-    shared_bytes: int  # of a block
+    plan.check_config(gan, config)
+    reason = why_not(gan.device)
+    if reason is None:
+        kernel, reason = choose(gan, config, room_of(gan.device), members)
+        if kernel:
+            try:
+                return PersistentEngine(gan, rows, config).chosen_for(reason)
+            except plan.Inexpressible as why:
+                reason = str(why)
+    return GraphEngine(gan, rows, config).chosen_for(reason)
 
 
 def room_of(device: torch.device) -> Room:
@@ -55,12 +54,9 @@ def room_of(device: torch.device) -> Room:
 
 
 def shared_out(room: Room, engines: Sequence[FusedEngine]) -> Room:
-    """The room with the cluster that each of the GANs gets: no multiprocessor twice, no block without enough rows."""
+    """The room with the cluster that each of the GANs gets."""
     rows = min(engine.config.batch_size for engine in engines)
-    size = room.cluster
-    while size > 1 and (size * len(engines) > room.multiprocessors or rows < _ROWS_A_BLOCK * size):
-        size //= 2
-    return room._replace(cluster=size)
+    return room._replace(cluster=room.blocks(rows, len(engines)))
 
 
 def why_not(device: torch.device) -> str | None:

@@ -1,0 +1,133 @@
+"""Which of the two engines for CUDA is the faster one: THE place with the arithmetic, and with the figures it goes by.
+
+The persistent kernel trains a GAN in a cluster, a few of the device's many multiprocessors, and many GANs at once; the
+graph engine gives all of the device to one product after the other, and pays for each launch. So small batches and many
+members are the kernel's, large batches the graph's. Both times are floors: what a device does beside is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fastgan.models import GAN
+from fastgan.training.config import TrainConfig
+
+# None of these has been measured here. Rates are multiply-adds of one multiprocessor in a cycle, in the kernel and in
+# cuBLAS, for an H200 by its data sheet. Matrix units give the kernel (`mma.sync`) 512 of tf32 and a third of that, for
+# its three products, of fp32; but its factors come from shared memory, 128 bytes a cycle, and a tile of 16 x 16 reads
+# half a byte for each multiply-add: 256.
+_RATES = {"fp32": (170, 128), "ieee": (128, 128), "tf32": (256, 1024), "bf16": (256, 2048)}
+_RATES_IN_DOUBLE = (64, 64)
+_CLOCK = 1.8e9  # cycles a second; docs/the-persistent-kernel.md
+_PASS = 200  # cycles that a pass of the kernel takes at least, as it waits for the one before; likewise
+_LAUNCH = 1.3e-6  # seconds of a dependent kernel in a graph; measured by others, docs/the-graph-engine.md
+_ROWS_A_BLOCK = 8  # fewer rows a block: the price of a cluster's barriers outweighs its work
+
+
+class Room(NamedTuple):
+    """Of a device: what a launch has at its disposal."""
+
+    multiprocessors: int
+    cluster: int  # the most blocks that may train one GAN together
+    shared_bytes: int  # of a block
+
+    def blocks(self, rows: int, members: int) -> int:
+        """That each of the members gets: no multiprocessor twice, no block without enough rows."""
+        size = self.cluster
+        while size > 1 and (size * members > self.multiprocessors or rows < _ROWS_A_BLOCK * size):
+            size //= 2
+        return size
+
+
+class Work(NamedTuple):
+    """What an iteration of one GAN is made of."""
+
+    products: int  # multiply-adds
+    passes: int  # of the persistent kernel, each of which waits for the one before
+    launches: int  # of the graph engine: products, and the kernels between them
+
+    @classmethod
+    def of(cls, gan: GAN, config: TrainConfig) -> Work:
+        """Of all steps. What only one of the engines has is left out, as is what both have little of."""
+        d, g = _step_of_d(gan, config), _step_of_g(gan, config)
+        return cls(*(config.k * of_d + config.generator_steps * of_g for of_d, of_g in zip(d, g, strict=True)))
+
+
+def _step_of_d(gan: GAN, config: TrainConfig) -> Work:
+    (g, _, g_layers), (d, d_first, d_layers) = _sizes(gan.generator), _sizes(gan.discriminator)
+    # G forward; of real rows and fakes D forward, down to the first layer, gradients of weights
+    products = config.batch_size * (config.pack * g + 2 * (d + (d - d_first) + d))
+    passes = 2 + g_layers + 2 * d_layers  # noise and rows, losses, layers
+    # Noise, rows, losses, update; a layer forward is two, on its way back three, its gradient of weights one
+    launches = 4 + 2 * g_layers + 6 * d_layers - 1
+    rounded = 1 + g_layers + 2 * d_layers if config.precision == "bf16" else 0
+    return Work(products, passes, launches + rounded)
+
+
+def _step_of_g(gan: GAN, config: TrainConfig) -> Work:
+    (g, g_first, g_layers), (d, _, d_layers) = _sizes(gan.generator), _sizes(gan.discriminator)
+    forward = config.mode == "alternating"  # else D's step has been there
+    # Forward; D down to the fakes, G down to the first layer, gradients of weights
+    products = config.batch_size * (forward * (config.pack * g + d) + d + config.pack * ((g - g_first) + g))
+    passes = 3 + (1 + forward) * (g_layers + d_layers)
+    launches = 4 + 2 * forward * (g_layers + d_layers) + 2 * d_layers + 4 * g_layers - 1
+    rounded = 1 + (1 + forward) * (g_layers + d_layers) if config.precision == "bf16" else 0
+    return Work(products, passes, launches + rounded)
+
+
+def _sizes(network: nn.Module) -> tuple[int, int, int]:
+    """Elements of its weights, of the first one, and how many there are."""
+    sizes = [p.numel() for p in network.parameters() if p.dim() == 2]
+    return sum(sizes), sizes[0] if sizes else 0, len(sizes)
+
+
+class Weighed(NamedTuple):
+    """Seconds of one iteration of all members."""
+
+    kernel: float
+    graph: float
+    blocks: int  # of the kernel, each member's
+    members: int
+
+    @classmethod
+    def of(cls, work: Work, room: Room, rows: int, members: int, rates: tuple[int, int]) -> Weighed:
+        """The kernel trains as many members at once as there are multiprocessors for; graphs follow one another."""
+        blocks = room.blocks(rows, members)
+        rounds = math.ceil(members / (room.multiprocessors // blocks))
+        in_kernel, in_library = (rate * _CLOCK for rate in rates)
+        kernel = rounds * (work.products / (blocks * in_kernel) + work.passes * _PASS / _CLOCK)
+        graph = members * (work.launches * _LAUNCH + work.products / (room.multiprocessors * in_library))
+        return cls(kernel, graph, blocks, members)
+
+    def __str__(self) -> str:
+        kernel, graph = (f"{max(1, round(1e6 * seconds)):,} us" for seconds in (self.kernel, self.graph))
+        whose = "an iteration" if self.members == 1 else f"an iteration of all {self.members:,} members"
+        where = "one multiprocessor" if self.blocks == 1 else f"{self.blocks} multiprocessors"
+        where += "" if self.members == 1 else " each"
+        return f"by arithmetic {whose} takes {kernel} in the persistent kernel, on {where}, and {graph} as a graph"
+
+
+class Choice(NamedTuple):
+    """Whether the persistent kernel shall train a GAN, and why."""
+
+    kernel: bool
+    reason: str
+
+
+def choose(gan: GAN, config: TrainConfig, room: Room, members: int = 1) -> Choice:
+    """For `members` GANs like this one that train at the same time.
+
+    The kernel is for networks whose weights fit into a multiprocessor's shared memory: others would read them from the
+    second-level cache for every product.
+    """
+    weights = sum(p.numel() * p.element_size() for p in (*gan.generator.parameters(), *gan.discriminator.parameters()))
+    if weights > room.shared_bytes:
+        there = room.shared_bytes >> 10
+        return Choice(False, f"the weights take {-(-weights >> 10)} KB, a multiprocessor's shared memory has {there}")
+    rates = _RATES_IN_DOUBLE if gan.dtype == torch.float64 else _RATES[config.precision]
+    weighed = Weighed.of(Work.of(gan, config), room, config.batch_size, members, rates)
+    return Choice(weighed.kernel <= weighed.graph, str(weighed))

@@ -1,0 +1,171 @@
+"""Which engine for CUDA is chosen, and why: arithmetic, for which it takes no GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fastgan import GAN, TrainConfig, nn
+from fastgan.training import persistent, plan
+from fastgan.training.choice import Choice, Room, Work, choose
+from fastgan.training.fused import FusedEngine
+from fastgan.training.rows import Rows
+
+HOPPER, AMPERE = Room(132, 8, 227 << 10), Room(108, 1, 163 << 10)
+NETWORKS = {
+    "tiny": (1, [1, 16, 16, 1], [1, 16, 16, 1]),
+    "toy": (2, [2, 128, 128, 2], [2, 128, 128, 1]),
+    "digits": (32, [32, 256, 256, 64], [64, 256, 256, 1]),
+}
+
+
+def gan_of(name: str, dtype: torch.dtype = torch.float32) -> GAN:
+    latent, g, d = NETWORKS[name]
+    return GAN(nn.MLP(g, activation="relu", dtype=dtype), nn.MLP(d, activation="relu", dtype=dtype), latent_dim=latent)
+
+
+def chosen(name: str, batch: int, members: int = 1, room: Room = HOPPER, **config: Any) -> Choice:
+    return choose(gan_of(name), TrainConfig(1, batch, **config), room, members)
+
+
+def test_an_iteration_of_the_toy_is_what_the_page_on_the_kernel_counts() -> None:
+    work = Work.of(gan_of("toy"), TrainConfig(1, 32))
+    assert work.products // 1000 == 6430 and work.passes == 26  # docs/the-persistent-kernel.md
+
+
+def test_more_steps_and_packing_are_more_work() -> None:
+    gan, config = gan_of("toy"), TrainConfig(1, 32)
+    once, work = Work.of(gan, config), {}
+    for name, changes in {"k": {"k": 2}, "g": {"generator_steps": 2}, "both": {"k": 2, "generator_steps": 2}}.items():
+        work[name] = Work.of(gan, replace(config, **changes))
+    assert [a + b for a, b in zip(work["k"], work["g"], strict=True)] == [3 * n for n in once]
+    assert list(work["both"]) == [2 * n for n in once]
+    assert Work.of(gan, replace(config, mode="simultaneous")).products == once.products - 32 * (16896 + 16768)
+    assert Work.of(gan, replace(config, pack=2)).products > once.products
+    assert Work.of(gan, replace(config, precision="bf16")).launches == once.launches + 23
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "members", "kernel"),
+    [
+        # One GAN: launches outweigh the few multiprocessors of a cluster until the batch is large.
+        ("tiny", 1, 1, True), ("tiny", 32, 1, True), ("tiny", 4096, 1, True),
+        ("toy", 32, 1, True), ("toy", 512, 1, True), ("toy", 2048, 1, False), ("toy", 4096, 1, False),
+        # Many members have a multiprocessor each, and graphs follow one another.
+        ("toy", 4096, 2, False), ("toy", 4096, 3, False), ("toy", 4096, 4, True), ("toy", 4096, 132, True),
+        ("toy", 4096, 5000, True), ("toy", 32, 132, True),
+        # Weights that no multiprocessor holds
+        ("digits", 32, 1, False), ("digits", 32, 132, False),
+    ],
+)  # fmt: skip
+def test_the_faster_engine_is_chosen(name: str, batch: int, members: int, kernel: bool) -> None:
+    assert chosen(name, batch, members).kernel is kernel
+
+
+def boundary(members: int, **config: Any) -> int:
+    """The largest batch that the kernel gets."""
+    least, most = 1, 1 << 20
+    while most - least > 1:
+        middle = (least + most) // 2
+        kernel = chosen("toy", middle, members, **config).kernel
+        least, most = (middle, most) if kernel else (least, middle)
+    return least
+
+
+def test_where_the_kernel_ends() -> None:
+    """By hand: 60 launches of 1.3 us against 0.2 M products a row over 8 multiprocessors, and 26 passes of 0.1 us."""
+    per_row, cluster, device = 6430720 / 32, 8 * 170 * 1.8e9, 132 * 128 * 1.8e9
+    by_hand = (60 * 1.3e-6 - 26 * 200 / 1.8e9) / per_row / (1 / cluster - 1 / device)
+    assert boundary(1) == pytest.approx(by_hand, abs=1)
+    assert boundary(1, precision="ieee") < boundary(1) < boundary(1, precision="tf32")
+    # Members have a cluster of eight each: more launches against the same time in the kernel.
+    assert [boundary(members) < 4096 for members in (1, 2, 3, 4)] == [True, True, True, False]
+    assert chosen("toy", 1 << 20, 132).kernel  # a multiprocessor each: they use all of the device
+
+
+def test_weights_must_fit_into_shared_memory() -> None:
+    gan = gan_of("toy")
+    needed = sum(4 * p.numel() for p in (*gan.generator.parameters(), *gan.discriminator.parameters()))
+    fits, lacks = (chosen("toy", 32, room=HOPPER._replace(shared_bytes=needed - lack)) for lack in (0, 1))
+    assert fits.kernel and not lacks.kernel
+
+
+def test_double_weighs_twice_and_multiplies_at_half_the_rate() -> None:
+    double = gan_of("toy", torch.float64)
+    found = choose(double, TrainConfig(1, 32), HOPPER)
+    assert found == (False, "the weights take 268 KB, a multiprocessor's shared memory has 227")
+    large = HOPPER._replace(shared_bytes=300 << 10)
+    assert [choose(gan, TrainConfig(1, 700), large).kernel for gan in (gan_of("toy"), double)] == [True, False]
+
+
+def test_a_device_without_clusters_turns_to_graphs_sooner() -> None:
+    assert chosen("toy", 512).kernel and not chosen("toy", 512, room=AMPERE).kernel
+    assert chosen("toy", 32, room=AMPERE).kernel
+
+
+def test_the_reason_says_what_was_weighed() -> None:
+    assert chosen("toy", 32).reason == (
+        "by arithmetic an iteration takes 8 us in the persistent kernel, on 4 multiprocessors, and 78 us as a graph"
+    )
+    assert chosen("toy", 4096, 132).reason == (
+        "by arithmetic an iteration of all 132 members takes 2,693 us in the persistent kernel, on one multiprocessor"
+        " each, and 13,869 us as a graph"
+    )
+
+
+# ---------------------------------------------------------------- what is built
+
+
+class Stub(FusedEngine):
+    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
+        plan.chain_of("gan.generator", gan.generator)
+
+
+class Kernel(Stub):
+    name = "kernel"
+
+    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
+        super().__init__(gan, rows, config)
+        if config.gradient_penalty is not None:
+            raise plan.Inexpressible("no penalties here")
+
+
+class Graph(Stub):
+    name = "graph"
+
+
+@pytest.fixture
+def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistent, "why_not", lambda device: None)
+    monkeypatch.setattr(persistent, "room_of", lambda device: HOPPER)
+    monkeypatch.setattr(persistent, "PersistentEngine", Kernel)
+    monkeypatch.setattr(persistent, "GraphEngine", Graph)
+
+
+def built(gan: GAN, batch: int, members: int = 1, **config: Any) -> FusedEngine:
+    rows = Rows(torch.randn(8, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
+    return persistent.cuda_engine(gan, rows, TrainConfig(1, batch, **config), members)
+
+
+@pytest.mark.usefixtures("_hopper")
+def test_the_engine_is_built_with_its_reason() -> None:
+    toy = gan_of("toy")
+    assert [built(toy, 4096, members).name for members in (1, 132)] == ["graph", "kernel"]
+    assert built(toy, 32).reason == f"the plan can say all of it; {chosen('toy', 32).reason}"
+    penalized = built(toy, 32, gradient_penalty="r1")
+    assert (penalized.name, penalized.reason) == ("graph", "the plan can say all of it; no penalties here")
+    large = built(gan_of("digits"), 32)
+    assert large.name == "graph" and "the weights take 678 KB" in large.reason
+
+
+@pytest.mark.usefixtures("_hopper")
+def test_what_a_plan_cannot_say_is_said_first() -> None:
+    with pytest.raises(plan.Inexpressible, match="config.unroll differentiates through D's updates"):
+        built(gan_of("toy"), 32, unroll=2)
+    generator = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Softmax(1))
+    gan = GAN(generator, nn.MLP([2, 1], activation="relu"), latent_dim=2)
+    with pytest.raises(plan.Inexpressible, match="gan.generator: Softmax"):
+        built(gan, 32)
