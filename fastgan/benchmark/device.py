@@ -93,7 +93,7 @@ def measure(
     say: Say = harness.progress,
     device: str = "cuda",
 ) -> dict[str, Any]:
-    """Gate and time a row. A side that differs from fastgan has no time; where that is eager, fastgan has none either.
+    """Gate and time a row. A side that differs from fastgan has no time; unless eager agrees, fastgan has none either.
 
     Args:
         row: what is measured.
@@ -109,7 +109,7 @@ def measure(
         "sides" where fastgan cannot train this.
 
     Raises:
-        GateFailed: fastgan computes something else than eager; nothing has been timed.
+        GateFailed: fastgan computes something else than eager, or than a peer before it; nothing has been timed.
     """
     how = row.peers(peers), settings, setup_limit, say, device
     with products_in(row.precision):
@@ -169,7 +169,7 @@ def _alone(
             return side, seconds
 
         for name in peers:
-            found.add(name, lambda name=name: gated(name), refusals(name))  # type: ignore[misc]
+            found.add(name, lambda name=name: gated(name), refusals(found))  # type: ignore[misc]
         found.say(f"timing {len(found.sides)} sides")
         record = harness.compare(row.workload.describe(), found.sides, row.gate, settings)
         for name, seconds in found.setup_s.items():
@@ -183,9 +183,10 @@ def _alone(
         return {"engine": found.engine, "engine name": run.engine, "left out": found.left_out, **record}
 
 
-def refusals(peer: str) -> tuple[type[Exception], ...]:
-    """After what a peer is left out and the others go on: eager is whom fastgan must agree with."""
-    return LEFT_OUT if peer == "eager" else (*LEFT_OUT, harness.GateFailed)
+def refusals(found: Sides) -> tuple[type[Exception], ...]:
+    """After what a peer is left out and the others go on: once eager has agreed with fastgan, others may differ."""
+    agreed = any(side.name == "eager" for side in found.sides)
+    return (*LEFT_OUT, harness.GateFailed) if agreed else LEFT_OUT
 
 
 def _together(
@@ -202,7 +203,7 @@ def _together(
         members = _members(row, population, found, settings)
         rates: dict[str, Callable[[], float]] = {OURS: _population_rate(population, settings)}
         for name in peers:
-            found.add(name, lambda name=name: members(name), refusals(name))  # type: ignore[misc]
+            found.add(name, lambda name=name: members(name), refusals(found))  # type: ignore[misc]
         rates |= {side.name: _rate(side) for side in found.sides}
         found.say(f"timing {len(rates)} sides")
         taken, spread = in_turn(rates, min(settings.windows, MOST_WINDOWS))

@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         epilog="examples:\n  fastgan bench --quick                      a look in under a minute\n"
         "  fastgan bench                              everything, a quarter of an hour on an idle machine\n"
         "  fastgan bench --workload toy-128 --peers eager jax\n"
-        "  fastgan bench --device cuda                everything on the GPU, half an hour\n"
+        "  fastgan bench --device cuda                everything on the GPU (not yet run on one)\n"
         "  fastgan bench --device cuda --workload toy-32 toy-32x132 --precision fp32 tf32 bf16\n",
     )
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all train (cpu)")
