@@ -133,12 +133,9 @@ def test_vmap_trains_every_member_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
         TINY.gate.check("tiny", ours.replay(workload, data, batches, seed=seed), "vmap", found)
         with pytest.raises(harness.GateFailed):
             TINY.gate.check("tiny", ours.replay(workload, data, batches, seed=1 - seed // 2), "vmap", found)
-    first = peer.state["generator"]["parameters"]["0.weight"].copy()
     peer.run()
-    now = peer.state["generator"]
-    assert now["updates"].tolist() == [4.0] * 3  # three calls that find the length, and the timed one
-    moved = now["parameters"]["0.weight"] - first
-    assert abs(moved[0] - moved[1]).max() > 0  # draws of their own
+    assert peer.state["generator"]["updates"].tolist() == [4.0] * 3  # three calls that find the length, and this one
+    assert len({str(peer.jax.random.key_data(key)) for key in peer.key}) == 3  # draws of their own
 
 
 def test_the_length_of_a_call_is_found_by_a_slope() -> None:
