@@ -15,6 +15,7 @@ from fastgan.training import plan
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Momentum, Optimizer
 from fastgan.training.rows import Rows
+from fastgan.training.watch import Watch
 
 METRICS = 6
 _MOST_ITERATIONS = 1 << 18  # of one call: the metrics of a call are one table
@@ -48,6 +49,7 @@ class FusedEngine:
         }
         self._made: dict[str, int] = {}  # updates of an optimiser, whose own numbers are behind
         self._described: plan.Description = {}
+        self._watch: Watch | None = None
         self._run: Any = None
         self.prepare()
 
@@ -91,10 +93,19 @@ class FusedEngine:
 
     def prepare(self) -> Any:
         """The core's run. Modes, parameters and their places may have changed since the last call."""
-        described = plan.describe(self.gan, self.config, self._optimizers, self.data)
-        if described != self._described:
-            self._run, self._described = kernels.native.Run(described), described
+        if self.described_anew():
+            self._run = None  # the core may refuse the new one
+        self._run = self._run or kernels.native.Run(self._described)
         return self._run
+
+    def described_anew(self) -> bool:
+        """Describe the plan where something has changed since the last time; returns whether it says something else."""
+        if self._watch is not None and self._watch.holds():
+            return False
+        before = self._described
+        self._described = plan.describe(self.gan, self.config, self._optimizers, self.data)
+        self._watch = Watch(self.gan, self._optimizers, self.data)
+        return self._described != before
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
         """Run iterations first .. first+count (from 0).

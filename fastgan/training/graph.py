@@ -113,13 +113,12 @@ class GraphEngine(FusedEngine):
 
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
-        described = plan.describe(self.gan, self.config, self._optimizers, self.data)
-        if self._iteration is None or described != self._described:
+        if self.described_anew() or self._iteration is None:
             self._iteration = None  # its memory first
             self._graphs.clear()
             self._cold = True
             parts = self._optimizers, self.descriptions, self.data, self.machine
-            self._iteration, self._described = Iteration(self.gan, described, *parts), described
+            self._iteration = Iteration(self.gan, self._described, *parts)
         return self._iteration
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
