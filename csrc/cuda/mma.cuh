@@ -5,7 +5,7 @@
 //   Tf32x3  each factor as a sum of two tf32: as float does it, for three instructions instead of one
 //   Bf16    factors rounded to bfloat16 (8 bits)             16 x 8 x 16
 //
-// (or Plain<T>, which does it without matrix units)
+// (or Plain<T>, which does it without matrix units; ShortBf16 is Bf16 with the depth of the others)
 //
 //   typename P::Sum sum{};
 //   for (int k = 0; k < depth; k += P::depth)
@@ -128,29 +128,54 @@ __device__ inline void multiply_bf16(float (&sum)[4], const LeftTile& a, const R
 #endif
 }
 
-// ---------------------------------------------------------------- the three types
+// Half as deep: the second halves of both tiles are not looked at.
+__device__ inline void multiply_short_bf16(float (&sum)[4], const LeftTile& a, const RightTile& b) {
+#ifdef FASTGAN_MATRIX_UNITS
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+               : "r"(a.at[0]), "r"(a.at[1]), "r"(b.at[0]));
+#else
+  multiply_by_shuffles<Bf16Word>(sum, {{a.at[0], a.at[1], 0, 0}}, {{b.at[0], 0}});
+#endif
+}
+
+// ---------------------------------------------------------------- the types
 
 // left(at): at(row, depth) is a float, row below 16; right(at): at(depth, column), column below 8; depth below P::depth.
-struct Tf32 {
+
+// Of a tile 8 deep a lane brings two depths of rows g and g + 8, and the same two of column g. P::left_of and P::right_of
+// take what has been read: any two, as long as a group's members bring all eight and both factors agree. A product is
+// P::instructions of them, P::multiply(sum, a, b, i), which may stand apart.
+template <class P>
+struct EightDeep {
   static constexpr int depth = 8;
+
+  template <class At>
+  static __device__ auto left(const At& at) {
+    const int row = lane_group(), k = lane_member();
+    return P::left_of({{at(row, k), at(row, k + 4)}, {at(row + 8, k), at(row + 8, k + 4)}});
+  }
+  template <class At>
+  static __device__ auto right(const At& at) {
+    const int column = lane_group(), k = lane_member();
+    return P::right_of({at(k, column), at(k + 4, column)});
+  }
+};
+
+struct Tf32 : EightDeep<Tf32> {
+  static constexpr int instructions = 1;
   using Left = LeftTile;
   using Right = RightTile;
   struct Sum {
     float at[4];
   };
 
-  template <class At>
-  static __device__ Left left(const At& at) {
-    const int row = lane_group(), k = lane_member();
-    return {{round_to_tf32(at(row, k)), round_to_tf32(at(row + 8, k)), round_to_tf32(at(row, k + 4)),
-             round_to_tf32(at(row + 8, k + 4))}};
+  static __device__ Left left_of(const float (&x)[2][2]) {
+    return {{round_to_tf32(x[0][0]), round_to_tf32(x[1][0]), round_to_tf32(x[0][1]), round_to_tf32(x[1][1])}};
   }
-  template <class At>
-  static __device__ Right right(const At& at) {
-    const int column = lane_group(), k = lane_member();
-    return {{round_to_tf32(at(k, column)), round_to_tf32(at(k + 4, column))}};
-  }
-  static __device__ void multiply(Sum& sum, const Left& a, const Right& b) { multiply_tf32(sum.at, a, b); }
+  static __device__ Right right_of(const float (&x)[2]) { return {{round_to_tf32(x[0]), round_to_tf32(x[1])}}; }
+  static __device__ Sum from(const float (&x)[2][2]) { return {{x[0][0], x[0][1], x[1][0], x[1][1]}}; }
+  static __device__ void multiply(Sum& sum, const Left& a, const Right& b, int = 0) { multiply_tf32(sum.at, a, b); }
   static __device__ float value(const Sum& sum, int i) { return sum.at[i]; }
 };
 
@@ -176,11 +201,26 @@ struct Bf16 {
   static __device__ float value(const Sum& sum, int i) { return sum.at[i]; }
 };
 
+struct ShortBf16 : EightDeep<ShortBf16> {
+  static constexpr int instructions = 1;
+  using Left = LeftTile;
+  using Right = RightTile;
+  using Sum = Tf32::Sum;
+
+  static __device__ Left left_of(const float (&x)[2][2]) {
+    return {{round_to_bf16_pair(x[0][0], x[0][1]), round_to_bf16_pair(x[1][0], x[1][1])}};
+  }
+  static __device__ Right right_of(const float (&x)[2]) { return {{round_to_bf16_pair(x[0], x[1])}}; }
+  static __device__ Sum from(const float (&x)[2][2]) { return Tf32::from(x); }
+  static __device__ void multiply(Sum& sum, const Left& a, const Right& b, int = 0) { multiply_short_bf16(sum.at, a, b); }
+  static __device__ float value(const Sum& sum, int i) { return sum.at[i]; }
+};
+
 // x = high + low to 22 bits; of the four products low * low is left out. The sums of high * high stand apart: where an
 // infinity is among the factors they alone have its limit (low is NaN), and small terms do not drown among large ones.
 // Factors above 3.4011e38 round to infinity.
-struct Tf32x3 {
-  static constexpr int depth = 8;
+struct Tf32x3 : EightDeep<Tf32x3> {
+  static constexpr int instructions = 3;
   struct Left {
     LeftTile high, low;
   };
@@ -195,26 +235,27 @@ struct Tf32x3 {
     high = round_to_tf32(x);
     low = round_to_tf32(x - of_tf32(high));
   }
-  template <class At>
-  static __device__ Left left(const At& at) {
-    const int row = lane_group(), k = lane_member();
+  static __device__ Left left_of(const float (&x)[2][2]) {
     Left tile;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) split(at(row + i % 2 * 8, k + i / 2 * 4), tile.high.at[i], tile.low.at[i]);
+    for (int i = 0; i < 4; ++i) split(x[i % 2][i / 2], tile.high.at[i], tile.low.at[i]);
     return tile;
   }
-  template <class At>
-  static __device__ Right right(const At& at) {
-    const int column = lane_group(), k = lane_member();
+  static __device__ Right right_of(const float (&x)[2]) {
     Right tile;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) split(at(k + 4 * i, column), tile.high.at[i], tile.low.at[i]);
+    for (int i = 0; i < 2; ++i) split(x[i], tile.high.at[i], tile.low.at[i]);
     return tile;
   }
+  static __device__ Sum from(const float (&x)[2][2]) { return {{x[0][0], x[0][1], x[1][0], x[1][1]}, {}}; }
+  static __device__ void multiply(Sum& sum, const Left& a, const Right& b, int i) {
+    if (i == 0) multiply_tf32(sum.rest, a.low, b.high);
+    if (i == 1) multiply_tf32(sum.rest, a.high, b.low);
+    if (i == 2) multiply_tf32(sum.high, a.high, b.high);
+  }
   static __device__ void multiply(Sum& sum, const Left& a, const Right& b) {
-    multiply_tf32(sum.rest, a.low, b.high);
-    multiply_tf32(sum.rest, a.high, b.low);
-    multiply_tf32(sum.high, a.high, b.high);
+#pragma unroll
+    for (int i = 0; i < instructions; ++i) multiply(sum, a, b, i);
   }
   static __device__ float value(const Sum& sum, int i) {
     const float high = sum.high[i];

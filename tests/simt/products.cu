@@ -78,12 +78,13 @@ void launch_warps(void (*kernel)(Parameters...), int blocks, int warps, void* st
   check(cudaLaunchKernelEx(&config, kernel, arguments...), "products");
 }
 
-// 0: Tf32, 1: Tf32x3, 2: Bf16.
+// 0: Tf32, 1: Tf32x3, 2: Bf16, 3: ShortBf16.
 template <class Function>
 void with_kind(int kind, Function&& f) {
   if (kind == 0) f(Tf32{});
   if (kind == 1) f(Tf32x3{});
   if (kind == 2) f(Bf16{});
+  if (kind == 3) f(ShortBf16{});
 }
 
 }  // namespace
