@@ -116,6 +116,7 @@ def emulated(machine: Emulator, room: Room = ROOM, schedules: int = 1, seed: int
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(persistent, "train", train)
         patch.setattr(persistent, "why_not", lambda device: None)
+        patch.setattr(persistent, "has_matrix_units", lambda device: True)
         patch.setattr(persistent, "needs", needs)
         patch.setattr(persistent, "room_of", lambda device: room)
         patch.setattr(persistent, "shared_out", lambda room, engines: room)

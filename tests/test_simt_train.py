@@ -12,7 +12,9 @@ import pytest
 import torch
 from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_narrow, compiler
 from simt_train import ROOM, emulated
-from test_fused import MOMENTUM, ROWS_OF_TABLE, Row, config_of, distance, mlp, of, row, run
+from test_fused import MOMENTUM, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
+from test_fused import run as run_usual
+from test_simt_matrix import rounded
 from torch import Tensor
 
 from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
@@ -38,6 +40,11 @@ def computed(row: Row) -> bool:
 
 
 TABLE = {name: row for name, row in ROWS_OF_TABLE.items() if computed(row) and name != "wide"} | {"tiles": NARROW}
+
+
+def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN, TrainResult]:
+    """By plain products, if nothing else is asked for: emulated matrix units take ten times as long."""
+    return run_usual(row, dtype, engine, **{"precision": "ieee"} | changes)
 
 
 def same(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> bool:
@@ -84,12 +91,13 @@ def test_any_schedule_of_the_threads_gives_the_same_bits(room: persistent.Room, 
         run(small, torch.float32, "fused", steps=2)
 
 
-def test_an_update_that_is_not_finite_is_taken_back(machine: Emulator) -> None:
+@pytest.mark.parametrize("precision", ["ieee", "fp32"])
+def test_an_update_that_is_not_finite_is_taken_back(precision: str, machine: Emulator) -> None:
     exploding = row(of(width=6), optimizer=Momentum(1e4, momentum=0.5), loss="least_squares", nonfinite="skip")
     cpu, expected = run(exploding, torch.float32, "fused", steps=8)
     for room in (ROOM, CLUSTER):
         with emulated(machine, room):
-            gan, got = run(exploding, torch.float32, "fused", steps=8)
+            gan, got = run(exploding, torch.float32, "fused", steps=8, precision=precision)
         finite = [np.isfinite(result.history["loss_d"]) for result in (expected, got)]
         assert not finite[0].all() and finite[0].any() and np.array_equal(*finite)
         assert all(torch.isfinite(p).all() for p in gan.parameters())
@@ -104,7 +112,7 @@ def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monke
         waits.append(tensor.numel())
         return to_host(tensor)
 
-    gan, config = mlp(torch.float32, width=4), TrainConfig(100, 4, engine="fused")
+    gan, config = mlp(torch.float32, width=4), TrainConfig(100, 4, engine="fused", precision="ieee")
     data = Rows(torch.randn(50, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
     monkeypatch.setattr(Tensor, "cpu", counted)
     with emulated(machine) as launches:
@@ -113,13 +121,95 @@ def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monke
     assert launches == [0 if machine.on_gpu else 1] and waits == [100 * fused.METRICS + 2]
 
 
+# ---------------------------------------------------------------- products by matrix units
+
+UNITS = ("fp32", "tf32", "bf16")
+
+
+def odd(linear: Callable[[int, int], torch.nn.Module] = torch.nn.Linear) -> GAN:
+    """Of no round size anywhere, with all that may stand between two products."""
+    t = torch.nn
+    generator = t.Sequential(linear(3, 17), t.BatchNorm1d(17), t.ReLU(), linear(17, 33), t.Tanh(), linear(33, 2))
+    discriminator = t.Sequential(
+        linear(2, 33), t.LeakyReLU(0.2), nn.Dropout(0.3), linear(33, 17), t.ELU(), linear(17, 1)
+    )
+    return GAN(generator, discriminator, latent_dim=3)
+
+
+ODD = {
+    "maxout": row(maxout, batch_size=5, mode="simultaneous"),
+    "batch normalisation": row(lambda dtype: odd().to(dtype), batch_size=21, optimizer=MOMENTUM),
+    "pack 3": row(of(judged=6, width=17), pack=3, batch_size=5, optimizer=MOMENTUM),
+    "one row": row(of(width=3), batch_size=1),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_three_products_of_tf32_do_what_plain_ones_do(name: str, machine: Emulator) -> None:
+    cpu, expected = run(ODD[name], torch.float32, "fused", steps=3)
+    with emulated(machine, CLUSTER):
+        gan, got = run(ODD[name], torch.float32, "fused", steps=3, precision="fp32")
+    assert distance(cpu, gan) < 2e-4
+    for column, values in expected.history.items():
+        assert np.abs(values - got.history[column]).max() < 2e-4, column
+
+
+class RoundedProduct(torch.autograd.Function):
+    """x W^T with both factors of each product rounded, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, kind: str) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.kind = kind
+        return rounded(x.detach(), kind) @ rounded(weight.detach(), kind).T
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        of_output = rounded(grad.contiguous(), ctx.kind)
+        return of_output @ rounded(weight, ctx.kind), of_output.T @ rounded(x, ctx.kind), None
+
+
+class RoundedLinear(torch.nn.Linear):
+    def __init__(self, inputs: int, outputs: int, kind: str) -> None:
+        super().__init__(inputs, outputs)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return RoundedProduct.apply(x, self.weight, self.kind) + self.bias
+
+
+@pytest.mark.parametrize("kind", ["tf32", "bf16"])
+@pytest.mark.parametrize("batch", [5, 20])
+def test_units_round_the_factors_of_products_and_nothing_else(kind: str, batch: int, machine: Emulator) -> None:
+    usual = row(lambda dtype: odd().to(dtype), batch_size=batch, optimizer=MOMENTUM)
+    oracle = replace(usual, make=lambda dtype: odd(lambda i, o: RoundedLinear(i, o, kind)).to(dtype))
+    expected, _ = run_usual(oracle, torch.float32, "eager", steps=3)
+    plain, _ = run(usual, torch.float32, "fused", steps=3)
+    with emulated(machine, CLUSTER):
+        got, _ = run(usual, torch.float32, "fused", steps=3, precision=kind)
+    # A sum that differs in its last bit may round to the neighbour: half a unit of one factor of one product.
+    assert distance(expected, got) < 0.1 * distance(expected, plain)
+
+
+@pytest.mark.parametrize("precision", UNITS)
+def test_the_bits_of_units_do_not_depend_on_clusters_or_room(precision: str, machine: Emulator) -> None:
+    uneven = replace(ODD["batch normalisation"], make=normalized, config={"batch_size": 37, "optimizer": MOMENTUM})
+    results = []
+    for blocks, shared_bytes in ((1, 227 << 10), (2, 9000), (4, 227 << 10), (8, 227 << 10)):
+        with emulated(machine, persistent.Room(blocks, blocks, shared_bytes)):
+            results.append(run(uneven, torch.float32, "fused", steps=1, precision=precision))
+    assert all(same(results[0], other) for other in results[1:])
+
+
 # ---------------------------------------------------------------- populations
 
 
-def test_members_of_a_population_have_the_bits_of_their_solo_runs(machine: Emulator) -> None:
-    small = row(of(width=8, dropout=0.2), batch_size=8)
+@pytest.mark.parametrize("precision", ["ieee", *UNITS])
+def test_members_of_a_population_have_the_bits_of_their_solo_runs(precision: str, machine: Emulator) -> None:
+    small = row(of(width=8, dropout=0.2), batch_size=12)  # 8 and 4 in a cluster of two
     data = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
-    config = config_of(small, "fused", steps=3)
+    config = config_of(small, "fused", steps=3 if precision == "ieee" else 1, precision=precision)
     with emulated(machine, ROOM) as launches:  # five GANs, two multiprocessors
         found = train_population(
             lambda: small.make(torch.float32), data, config, seeds=range(3), grid={"optimizer.lr": [1e-2, 1e-3]}
@@ -164,8 +254,8 @@ def test_the_result_says_what_found_room_where(machine: Emulator) -> None:
         with emulated(machine, ROOM._replace(cluster=blocks)):
             found[blocks] = persistent.cuda_engine(gan, data, TrainConfig(1, 32)).reason
     assert all(" ask for; by arithmetic " in reason for reason in found.values())
-    assert found[1].endswith("; a block keeps 214 KB in shared memory and 140 KB in the second-level cache")
-    assert found[4].endswith("; trained alone, each of 4 blocks keeps 208 KB in shared memory")
+    assert found[1].endswith("as exact as float; a block keeps 214 KB in shared memory and 140 KB in the second-level cache")
+    assert found[4].endswith("as exact as float; trained alone, each of 4 blocks keeps 208 KB in shared memory")
 
 
 # ---------------------------------------------------------------- what the kernel does not compute
@@ -177,8 +267,11 @@ def test_what_the_kernel_does_not_compute_runs_eagerly_with_the_reason(machine: 
         result = train(mlp(torch.float32), data, TrainConfig(1, 20, gradient_penalty="r1"))
         assert result.engine == "eager"
         assert result.engine_reason == "config.gradient_penalty is not computed by the persistent kernel"
-        with pytest.raises(ValueError, match="got 'bf16': config.precision is 'bf16'"):
+        with pytest.MonkeyPatch.context() as older, pytest.raises(ValueError, match="'bf16', which takes matrix units"):
+            older.setattr(persistent, "has_matrix_units", lambda device: False)
             train(mlp(torch.float32), data, TrainConfig(1, 20, precision="bf16"))
+        with pytest.raises(ValueError, match="'tf32', which is for float32 networks"):
+            train(mlp(torch.float64), data.double(), TrainConfig(1, 20, precision="tf32"))
     rows = Rows(data, batch_size=20, seed=0, device=data.device, dtype=data.dtype)
     with pytest.raises(persistent.plan.Inexpressible, match="networks are on cpu; this engine is built for CUDA"):
         persistent.PersistentEngine(mlp(torch.float32), rows, TrainConfig(1, 20))
@@ -204,9 +297,10 @@ TINY = row(of("relu", "relu", width=5), batch_size=6, max_col_norm=0.5, ema_deca
 def tiny_run(machine: Emulator, room: persistent.Room, steps: int = 2) -> None:
     """A run in which every kind of pass takes part, against the CPU's."""
     cpu, _ = run(TINY, torch.float32, "fused", steps=steps)
-    with emulated(machine, room):
-        gan, _ = run(TINY, torch.float32, "fused", steps=steps)
-    assert distance(cpu, gan) < 2e-4
+    for precision in ("ieee", "fp32"):
+        with emulated(machine, room):
+            gan, _ = run(TINY, torch.float32, "fused", steps=steps, precision=precision)
+        assert distance(cpu, gan) < 2e-4
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +314,13 @@ def racing(emulator_builder: Builder) -> Iterator[Emulator]:
 def test_no_race(room: persistent.Room, racing: Emulator) -> None:
     tiny_run(racing, room)
     relu = {"g": "relu", "d": "relu", "width": 5}
-    for more in (row(of(**relu, dropout=0.3, input_dropout=0.2), batch_size=6), row(of(**relu), mode="simultaneous")):
+    for more, precision in (
+        (row(of(**relu, dropout=0.3, input_dropout=0.2), batch_size=6), "ieee"),
+        (row(of(**relu), mode="simultaneous"), "ieee"),
+        (row(of(**relu), batch_size=11), "tf32"),
+    ):
         with emulated(racing, room):
-            run(more, torch.float32, "fused", steps=1)
+            run(more, torch.float32, "fused", steps=1, precision=precision)
 
 
 AFTER_FORWARD = "block->alone(), sink);\n    block->barrier();\n  }\n\n  FASTGAN_CALLED void product_down"
@@ -243,6 +341,9 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.Room, str]] = {
     ),
     "rows of the wrong block": (
         "train_update.cuh", "block.at(b, other) + at", "block.at(b) + at", MEMORY, CLUSTER, "assert 0.* < 0.0002",
+    ),
+    "no zeros beyond the depth": (
+        "train_units.cuh", "      if (!first) x[r][0] = 0.f;\n", "", MEMORY, ROOM, r"assert \d.* < 0.0002",
     ),
 }  # fmt: skip
 
@@ -277,9 +378,11 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(name: str, monkeypatch: pytest.Monke
     # Whatever the size: "wide" in double has more weights than a block has room for.
     monkeypatch.setattr(running, "cuda_engine", persistent.PersistentEngine)
     there = replace(ROWS_OF_TABLE[name], make=lambda dtype: ROWS_OF_TABLE[name].make(dtype).to("cuda"))
-    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-4)):
+    for dtype, precision, tolerance in (
+        (torch.float64, "fp32", 1e-10), (torch.float32, "ieee", 2e-4), (torch.float32, "fp32", 2e-4)
+    ):  # fmt: skip
         cpu, expected = run(ROWS_OF_TABLE[name], dtype, "fused")
-        gan, got = run(there, dtype, "fused")
+        gan, got = run(there, dtype, "fused", precision=precision)
         assert got.engine == "fused (persistent)" and distance(cpu, gan.cpu()) < tolerance
         for column, values in expected.history.items():
             assert np.abs(values - got.history[column]).max() < tolerance, column

@@ -255,7 +255,7 @@ __device__ void begin(const Launch<T>& launch, const char* plan, T* common, unsi
   __syncthreads();
   if (threadIdx.x == 0) {
     const auto& member = *reinterpret_cast<const MemberOf<T>*>(copy);
-    notes.block = {shared, scratch, first, launch.room.block, cluster_rank(), cluster_size()};
+    notes.block = {shared, scratch, first, launch.room.block, cluster_rank(), cluster_size(), member.precision};
     notes.g = {&notes.block, &member.generator, member.layers() + member.generator.first};
     notes.d = {&notes.block, &member.discriminator, member.layers() + member.discriminator.first};
   }

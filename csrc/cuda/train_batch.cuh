@@ -23,14 +23,14 @@ class Batches {
         g_(notes_.g),
         d_(notes_.d) {}
 
-  __device__ int rows_before(int rank) const { return int(int64_t(plan_.batch) * rank / block_.size); }
-  __device__ int rows() const { return rows_before(block_.rank + 1) - rows_before(block_.rank); }
+  __device__ int before(int rank) const { return int(rows_before(plan_.batch, plan_.precision, rank, block_.size)); }
+  __device__ int rows() const { return before(block_.rank + 1) - before(block_.rank); }
   // Where D's second section begins: in every block at the same column, which is whole packs from the first.
-  __device__ int second() const { return int(whole_packs((plan_.batch + block_.size - 1) / block_.size)); }
+  __device__ int second() const { return int(whole_packs(most_rows(plan_.batch, plan_.precision, block_.size))); }
 
   // Of columns whose rows are `each` of the batch's.
   __device__ Section section(int column, int each, const uint64_t* keys) const {
-    return {column, rows() * each, int64_t(rows_before(block_.rank)) * each, keys};
+    return {column, rows() * each, int64_t(before(block_.rank)) * each, keys};
   }
   __device__ Sections sections_of_d(const uint64_t* keys) const {
     return {{section(0, 1, keys), section(second(), 1, keys + plan_.discriminator.keys)}, 2, plan_.batch, 1};

@@ -6,7 +6,7 @@
 #pragma once
 #include "cluster.cuh"
 #include "mask.cuh"
-#include "train_product.cuh"
+#include "train_units.cuh"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -31,6 +31,7 @@ struct Block {
   T *shared, *scratch, *scratch_of_first;  // scratch memory: this block's, and that of the cluster's first block
   int64_t scratch_stride;                  // from one block's to the next
   int rank, size;                          // in the cluster
+  Precision precision;                     // of products
 
   __device__ T* at(Spot spot) const { return spot.at >= 0 ? shared + spot.at : scratch + ~spot.at; }
   // The same place of another block.
@@ -41,7 +42,9 @@ struct Block {
   __device__ Workers alone() const { return {int(threadIdx.x), kThreads}; }
   __device__ Workers together() const { return {rank * kThreads + int(threadIdx.x), size * kThreads}; }
   // Columns of a section that blocks before that one have.
-  __device__ int before(const Sections& s, int other) const { return int(int64_t(s.batch) * other / size) * s.each; }
+  __device__ int before(const Sections& s, int other) const {
+    return int(rows_before(s.batch, precision, other, size)) * s.each;
+  }
   __device__ void barrier() const { __syncthreads(); }
   __device__ void barrier_of_all() const { size == 1 ? __syncthreads() : cluster_barrier(); }
 };
@@ -86,6 +89,9 @@ __device__ Sum sum_of_batch(const Block<T>& block, const Sections& sections, int
 }
 
 // ---------------------------------------------------------------- what becomes of a tile
+//
+// close stores sums, with what is to follow at once (finish_too), or leaves that to finish, pair by pair: a warp's tiles of the
+// matrix units have too many sums to hold them all through a call. tiles_down, tiles_across: how many a warp takes.
 
 // x W^T + b, and the activation of it.
 template <class T>
@@ -94,6 +100,8 @@ struct Forwards {
   T *affine, *output;  // the same where nobody asks for the activation's input; output null: maxout or normalisation comes next
   int rows, stride, activation;
   T slope;
+  static constexpr int tiles_down = 2, tiles_across = 2;
+  static constexpr bool finishes = true;
 
   template <int R>
   __device__ int open(const int (&row)[R], const int (&)[R], T (&sum)[R][R]) const {
@@ -104,7 +112,7 @@ struct Forwards {
     return 0;
   }
 
-  template <int R>
+  template <int R, bool finish_too = false>
   __device__ void close(const int (&row)[R], const int (&column)[R], const T (&sum)[R][R], int) const {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
@@ -114,9 +122,15 @@ struct Forwards {
       for (int c = 0; c < R; ++c) x.at[c] = sum[r][c];
       const int64_t at = int64_t(row[r]) * stride + column[0];
       if (affine != output) *reinterpret_cast<Pack<T, R>*>(affine + at) = x;
-      if (output && activation) x = activated(activation, x, slope);
+      if (output && activation && finish_too) x = activated(activation, x, slope);
       if (output) *reinterpret_cast<Pack<T, R>*>(output + at) = x;
     }
+  }
+
+  __device__ void finish(int row, int column) const {
+    if (!output || !activation) return;
+    Pack<T, 2>& x = *reinterpret_cast<Pack<T, 2>*>(output + (int64_t(row) * stride + column));
+    x = activated(activation, x, slope);
   }
 };
 
@@ -127,6 +141,8 @@ struct Backwards {
   const T* saved;  // null: without the slope
   int rows, stride, activation;
   T slope;
+  static constexpr int tiles_down = 2, tiles_across = 2;
+  static constexpr bool finishes = true;
 
   template <int R>
   __device__ int open(const int (&)[R], const int (&)[R], T (&sum)[R][R]) const {
@@ -137,7 +153,7 @@ struct Backwards {
     return 0;
   }
 
-  template <int R>
+  template <int R, bool finish_too = false>
   __device__ void close(const int (&row)[R], const int (&column)[R], const T (&sum)[R][R], int) const {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
@@ -146,13 +162,21 @@ struct Backwards {
       Pack<T, R> out;
 #pragma unroll
       for (int c = 0; c < R; ++c) out.at[c] = sum[r][c];
-      if (saved) {
+      if (finish_too && saved) {
         const Pack<T, R> factor = slopes_at(activation, *reinterpret_cast<const Pack<T, R>*>(saved + at), slope);
 #pragma unroll
         for (int c = 0; c < R; ++c) out.at[c] *= factor.at[c];
       }
       *reinterpret_cast<Pack<T, R>*>(grad + at) = out;
     }
+  }
+
+  __device__ void finish(int row, int column) const {
+    if (!saved) return;
+    const int64_t at = int64_t(row) * stride + column;
+    Pack<T, 2>& x = *reinterpret_cast<Pack<T, 2>*>(grad + at);
+    const Pack<T, 2> factor = slopes_at(activation, *reinterpret_cast<const Pack<T, 2>*>(saved + at), slope);
+    x.at[0] *= factor.at[0], x.at[1] *= factor.at[1];
   }
 };
 
@@ -211,7 +235,7 @@ struct Passes {
     const Forwards<T> sink{l.bias.value ? block->at(l.bias.here) : nullptr, block->at(l.affine),
                            l.pieces > 1 || l.batch_norm ? nullptr : block->at(l.output), l.rows(), net->stride,
                            l.activation, l.slope};
-    multiply<true, false, T>(l.rows(), columns, OnePair<T>{factors}, block->alone(), sink);
+    multiply<true, false, T>(block->precision, l.rows(), columns, OnePair<T>{factors}, block->alone(), sink);
     block->barrier();
   }
 
@@ -219,7 +243,7 @@ struct Passes {
     const Factors<T> factors{{block->at(l.weight.here), l.weight.stride}, {block->at(l.grad_affine), net->stride}, l.rows()};
     const Backwards<T> sink{block->at(below ? below->grad_output : net->grad_input), slope ? block->at(below->saved()) : nullptr,
                             l.inputs, net->stride, slope ? below->activation : 0, slope ? below->slope : T(0)};
-    multiply<false, false, T>(l.inputs, columns, OnePair<T>{factors}, block->alone(), sink);
+    multiply<false, false, T>(block->precision, l.inputs, columns, OnePair<T>{factors}, block->alone(), sink);
     block->barrier();
   }
 

@@ -28,6 +28,23 @@ struct Spot {
 FASTGAN_HD int stride_of(int64_t columns) { return int((columns + 3) / 4 | 1) * 4; }
 FASTGAN_HD int64_t whole_packs(int64_t columns) { return (columns + 3) / 4 * 4; }
 
+// What matrix units sum at once, of the depth of a product.
+constexpr int kChunk = 8;
+
+// How many rows of a batch are never parted by the end of a block's share: where a gradient sums over the batch, its chunks
+// are then the same for every size of a cluster.
+FASTGAN_HD int together(Precision p) { return p == Precision::ieee ? 1 : kChunk; }
+
+// Rows of a batch that blocks before that one have, and those of the fullest.
+FASTGAN_HD int64_t rows_before(int64_t batch, Precision p, int block, int blocks) {
+  const int64_t rows = (batch + together(p) - 1) / together(p) * block / blocks * together(p);
+  return rows < batch ? rows : batch;
+}
+FASTGAN_HD int64_t most_rows(int64_t batch, Precision p, int blocks) {
+  const int64_t rows = ((batch + together(p) - 1) / together(p) + blocks - 1) / blocks * together(p);
+  return rows < batch ? rows : batch;
+}
+
 // Of a matrix: loops count its elements in 32 bits, and go on by the threads of a block.
 constexpr int64_t kMostElements = (int64_t(1) << 31) - 4096;
 
@@ -82,6 +99,7 @@ struct MemberOf {
   NetworkOf generator, discriminator;
   OptimizerPlan optimizer_g, optimizer_d;
   ScheduleOf schedule_g, schedule_d;
+  Precision precision;  // of products of the type T: that of double is always ieee
   Prior prior;
   uint64_t seed;
   const T* data;
@@ -135,6 +153,7 @@ class Builder {
   Builder(const TrainPlan& plan, const TrainCall& call, int blocks, int64_t shared_elements)
       : plan_(plan), call_(call), blocks_(blocks), floor_(shared_elements) {
     static_assert(std::is_trivially_copyable_v<MemberOf<T>> && std::is_trivially_copyable_v<LayerOf<T>>);
+    member_.precision = sizeof(T) == 4 ? plan.generator.network.precision : Precision::ieee;
     describe_networks();
     place_weights();
     place_batches();
@@ -146,11 +165,11 @@ class Builder {
 
  private:
   // The rows of a section that the fullest block of a cluster has.
-  int64_t share(int64_t rows) const { return (rows + blocks_ - 1) / blocks_; }
+  int64_t share() const { return most_rows(plan_.batch, member_.precision, blocks_); }
 
   void describe_networks() {
-    member_.generator = describe(plan_.generator, share(plan_.batch) * plan_.pack);
-    member_.discriminator = describe(plan_.discriminator, 2 * whole_packs(share(plan_.batch)));
+    member_.generator = describe(plan_.generator, share() * plan_.pack);
+    member_.discriminator = describe(plan_.discriminator, 2 * whole_packs(share()));
   }
 
   // Rows of so many columns, which lie whole packs and one more apart.
@@ -199,7 +218,7 @@ class Builder {
   }
 
   void place_batches() {
-    member_.numbers = floor_.take(share(plan_.batch) * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float)));
+    member_.numbers = floor_.take(share() * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float)));
     for (NetworkOf* network : {&member_.discriminator, &member_.generator}) {
       const int64_t stride = network->stride;
       LayerOf<T>* layers = layers_.data() + network->first;

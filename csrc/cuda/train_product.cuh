@@ -1,4 +1,5 @@
-// The matrix product of the persistent kernel: threads take tiles of R x R elements, whose factors they read in packs.
+// The persistent kernel's products by plain multiplications: threads take tiles of R x R elements, whose factors they read in
+// packs. train_units.cuh has those by matrix units, and what chooses.
 //
 // Every element is one sum over the whole depth, in order, by one thread. So how tiles are cut and shared out, over a block or
 // over a cluster of them, never shows in the bits.
@@ -109,14 +110,14 @@ __device__ void multiply_tiles(int rows, int columns, const Pairs& pairs, Worker
         add_products(a, b, sum);
       }
     }
-    sink.close(i.row, j.row, sum, open);
+    sink.template close<R, true>(i.row, j.row, sum, open);
   }
 }
 
 // The largest tiles that leave work for every thread: a large one reads less for what it computes. In double precision the
 // largest would not find enough registers.
 template <bool a_along, bool b_along, class T, class Pairs, class Sink>
-__device__ void multiply(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
+__device__ void multiply_plainly(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
   const auto tiles = [&](int r) { return ((rows + r - 1) / r) * ((columns + r - 1) / r); };
   if constexpr (sizeof(T) == 4)
     if (tiles(4) >= who.count) return multiply_tiles<T, 4, a_along, b_along>(rows, columns, pairs, who, sink);

@@ -37,6 +37,8 @@ template <class T>
 struct Updates {
   const Updating<T>& how;
   const ParameterOf<T>& p;
+  static constexpr int tiles_down = 1, tiles_across = 2;  // the state of more of them would not find enough registers
+  static constexpr bool finishes = false;
 
   template <int R>
   struct State {
@@ -67,7 +69,7 @@ struct Updates {
     return state;
   }
 
-  template <int R>
+  template <int R, bool = false>
   __device__ void close(const int (&row)[R], const int (&column)[R], const T (&sum)[R][R], State<R>& state) const {
     each<R>(row, column, [&](int r, int c, int64_t i) {
       const int64_t here = int64_t(row[r]) * p.stride + column[c];
@@ -128,7 +130,7 @@ FASTGAN_CALLED void update_parameters(const Updating<T>& how, const Passes<T>& p
     const Spot in = i > 0 ? passes.layers[i - 1].dropped : passes.net->dropped_input;
     const BatchPieces<T> pieces(block, l.grad_affine, in, passes.net->stride, sections);
     if (l.weight.state0)
-      multiply<true, true, T>(l.rows(), l.inputs, pieces, block.together(), Updates<T>{how, l.weight});
+      multiply<true, true, T>(block.precision, l.rows(), l.inputs, pieces, block.together(), Updates<T>{how, l.weight});
     update_vector(how, l.bias, [&](int unit) {
       T sum = T(0), of_section = T(0);  // opposite slopes of real and fake rows then cancel to the last bit
       for (int p = 0; p < pieces.count; ++p) {

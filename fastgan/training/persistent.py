@@ -20,6 +20,12 @@ from fastgan.training.rows import Rows
 
 _LARGEST_CLUSTER = 8
 _MOST_NUMBERS = 1 << 27  # of metrics in one launch: 1 GB
+_PRODUCTS = {
+    "fp32": "products take three of matrix units in tf32 each, as exact as float",
+    "ieee": "products are plain multiplications and additions",
+    "tf32": "products take matrix units, factors rounded to tf32",
+    "bf16": "products take matrix units, factors rounded to bfloat16",
+}
 
 
 def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig, members: int = 1) -> FusedEngine:
@@ -66,12 +72,18 @@ def why_not(device: torch.device) -> str | None:
     return backend.cuda_reason()
 
 
+def has_matrix_units(device: torch.device) -> bool:
+    """Whether the device has matrix units whose sums are float: from Ampere on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 class PersistentEngine(FusedEngine):
     """Runs a plan of networks that lie on a CUDA device, where they are worked on in place.
 
     One block of threads (or a cluster of them) keeps a GAN's weights in its shared memory for the whole launch;
-    activations follow as far as there is room, and the rest stays in the second-level cache. Metrics come back once
-    a launch, which is the only time the host waits.
+    activations follow as far as there is room, and the rest stays in the second-level cache. Products of float32
+    networks run on matrix units as `config.precision` says; where there are none, and in float64, they are plain.
+    Metrics come back once a launch, which is the only time the host waits.
 
     Raises:
         plan.Inexpressible: with the reason, where the kernel cannot run this.
@@ -84,21 +96,25 @@ class PersistentEngine(FusedEngine):
         """Refuse what the kernel does not compute."""
         if (reason := why_not(self.gan.device)) is not None:
             raise plan.Inexpressible(reason)
-        if self.config.precision != "fp32":
-            raise plan.Inexpressible(f"config.precision is {self.config.precision!r}; on CUDA products are fp32")
+        if self.config.precision in ("tf32", "bf16") and not has_matrix_units(self.gan.device):
+            raise plan.Inexpressible(
+                f"config.precision is {self.config.precision!r}, which takes matrix units (compute capability 8.0)"
+            )
         if self.config.gradient_penalty is not None:
             raise plan.Inexpressible("config.gradient_penalty is not computed by the persistent kernel")
 
     @property
     def reason(self) -> str:
-        """Why this engine runs, and where the kernel keeps its matrices; in a population a GAN may get fewer blocks."""
+        """Why this engine runs, its products and where its matrices lie; in a population a GAN may get fewer blocks."""
         room = shared_out(room_of(self.gan.device), [self])
         shared, spilled = needs(self, room)
         blocks = "a block" if room.cluster == 1 else f"trained alone, each of {room.cluster} blocks"
         where = f"{blocks} keeps {-(-shared // 1024)} KB in shared memory"
         if spilled:
             where += f" and {-(-spilled // 1024)} KB in the second-level cache"
-        return f"{super().reason}; {where}"
+        units = self.gan.dtype == torch.float32 and has_matrix_units(self.gan.device)
+        products = _PRODUCTS[self.config.precision if units else "ieee"]
+        return f"{super().reason}; {products}; {where}"
 
     @classmethod
     def launch(
