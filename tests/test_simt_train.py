@@ -254,7 +254,8 @@ def test_the_result_says_what_found_room_where(machine: Emulator) -> None:
         with emulated(machine, ROOM._replace(cluster=blocks)):
             found[blocks] = persistent.cuda_engine(gan, data, TrainConfig(1, 32)).reason
     assert all(" ask for; by arithmetic " in reason for reason in found.values())
-    assert found[1].endswith("as exact as float; a block keeps 214 KB in shared memory and 140 KB in the second-level cache")
+    shared = "as exact as float; a block keeps 214 KB in shared memory and 140 KB in the second-level cache"
+    assert found[1].endswith(shared)
     assert found[4].endswith("as exact as float; trained alone, each of 4 blocks keeps 208 KB in shared memory")
 
 
