@@ -28,8 +28,8 @@ def gan_of(name: str, dtype: torch.dtype = torch.float32) -> GAN:
     return GAN(nn.MLP(g, activation="relu", dtype=dtype), nn.MLP(d, activation="relu", dtype=dtype), latent_dim=latent)
 
 
-def chosen(name: str, batch: int, members: int = 1, room: Room = HOPPER, **config: Any) -> Choice:
-    return choose(gan_of(name), TrainConfig(1, batch, **config), room, members)
+def chosen(name: str, batch: int, room: Room = HOPPER, **config: Any) -> Choice:
+    return choose(gan_of(name), TrainConfig(1, batch, **config), room)
 
 
 def test_an_iteration_of_the_toy_is_what_the_page_on_the_kernel_counts() -> None:
@@ -50,28 +50,24 @@ def test_more_steps_and_packing_are_more_work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "batch", "members", "kernel"),
+    ("name", "batch", "kernel"),
     [
-        # One GAN: launches outweigh the few multiprocessors of a cluster until the batch is large.
-        ("tiny", 1, 1, True), ("tiny", 32, 1, True), ("tiny", 4096, 1, True),
-        ("toy", 32, 1, True), ("toy", 512, 1, True), ("toy", 2048, 1, False), ("toy", 4096, 1, False),
-        # Many members have a multiprocessor each, and graphs follow one another.
-        ("toy", 4096, 2, False), ("toy", 4096, 3, False), ("toy", 4096, 4, True), ("toy", 4096, 132, True),
-        ("toy", 4096, 5000, True), ("toy", 32, 132, True),
-        # Weights that no multiprocessor holds
-        ("digits", 32, 1, False), ("digits", 32, 132, False),
+        # Launches outweigh the few multiprocessors of a cluster until the batch is large.
+        ("tiny", 1, True), ("tiny", 32, True), ("tiny", 4096, True),
+        ("toy", 32, True), ("toy", 512, True), ("toy", 2048, False), ("toy", 4096, False),
+        ("digits", 32, False),  # weights that no multiprocessor holds
     ],
 )  # fmt: skip
-def test_the_faster_engine_is_chosen(name: str, batch: int, members: int, kernel: bool) -> None:
-    assert chosen(name, batch, members).kernel is kernel
+def test_the_faster_engine_is_chosen(name: str, batch: int, kernel: bool) -> None:
+    assert chosen(name, batch).kernel is kernel
 
 
-def boundary(members: int, **config: Any) -> int:
+def boundary(**config: Any) -> int:
     """The largest batch that the kernel gets."""
     least, most = 1, 1 << 20
     while most - least > 1:
         middle = (least + most) // 2
-        kernel = chosen("toy", middle, members, **config).kernel
+        kernel = chosen("toy", middle, **config).kernel
         least, most = (middle, most) if kernel else (least, middle)
     return least
 
@@ -80,11 +76,8 @@ def test_where_the_kernel_ends() -> None:
     """By hand: 60 launches of 1.3 us against 0.2 M products a row over 8 multiprocessors, and 26 passes of 0.1 us."""
     per_row, cluster, device = 6430720 / 32, 8 * 170 * 1.8e9, 132 * 128 * 1.8e9
     by_hand = (60 * 1.3e-6 - 26 * 200 / 1.8e9) / per_row / (1 / cluster - 1 / device)
-    assert boundary(1) == pytest.approx(by_hand, abs=1)
-    assert boundary(1, precision="ieee") < boundary(1) < boundary(1, precision="tf32")
-    # Members have a cluster of eight each: more launches against the same time in the kernel.
-    assert [boundary(members) < 4096 for members in (1, 2, 3, 4)] == [True, True, True, False]
-    assert chosen("toy", 1 << 20, 132).kernel  # a multiprocessor each: they use all of the device
+    assert boundary() == pytest.approx(by_hand, abs=1)
+    assert boundary(precision="ieee") < boundary() < boundary(precision="tf32")
 
 
 def test_weights_must_fit_into_shared_memory() -> None:
@@ -110,10 +103,6 @@ def test_a_device_without_clusters_turns_to_graphs_sooner() -> None:
 def test_the_reason_says_what_was_weighed() -> None:
     assert chosen("toy", 32).reason == (
         "by arithmetic an iteration takes 8 us in the persistent kernel, on 4 multiprocessors, and 78 us as a graph"
-    )
-    assert chosen("toy", 4096, 132).reason == (
-        "by arithmetic an iteration of all 132 members takes 2,693 us in the persistent kernel, on one multiprocessor"
-        " each, and 13,869 us as a graph"
     )
 
 
@@ -146,15 +135,15 @@ def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(persistent, "GraphEngine", Graph)
 
 
-def built(gan: GAN, batch: int, members: int = 1, **config: Any) -> FusedEngine:
+def built(gan: GAN, batch: int, **config: Any) -> FusedEngine:
     rows = Rows(torch.randn(8, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
-    return persistent.cuda_engine(gan, rows, TrainConfig(1, batch, **config), members)
+    return persistent.cuda_engine(gan, rows, TrainConfig(1, batch, **config))
 
 
 @pytest.mark.usefixtures("_hopper")
 def test_the_engine_is_built_with_its_reason() -> None:
     toy = gan_of("toy")
-    assert [built(toy, 4096, members).name for members in (1, 132)] == ["graph", "kernel"]
+    assert [built(toy, batch).name for batch in (32, 4096)] == ["kernel", "graph"]
     assert built(toy, 32).reason == f"{ALL}; {chosen('toy', 32).reason}"
     penalized = built(toy, 32, gradient_penalty="r1")
     assert (penalized.name, penalized.reason) == ("graph", f"{ALL}; no penalties here")

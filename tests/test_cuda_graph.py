@@ -29,7 +29,7 @@ BUSY = row(of(dropout=0.3, input_dropout=0.2), gradient_penalty="r1", ema_decay=
 def _graph_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     if (why := backend.why_not("mlp", "cuda", torch.float32)) is not None:
         pytest.skip(why)
-    monkeypatch.setattr(running, "cuda_engine", lambda gan, rows, config, members: GraphEngine(gan, rows, config))
+    monkeypatch.setattr(running, "cuda_engine", GraphEngine)
 
 
 def data_of(row: Row, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -144,7 +144,7 @@ def multiprocessors(row: Row, device: torch.device) -> tuple[int, int]:
     room = room_of(device)
     gan, config = row.workload.gan().to(device), ours.config(row.workload, 1, precision=row.precision)
     try:
-        engine = cuda_engine(gan, rows_for(row.workload.data(), gan, config), config, row.members)
+        engine = cuda_engine(gan, rows_for(row.workload.data(), gan, config), config)
     except Inexpressible:
         return room.multiprocessors, room.multiprocessors
     used = room.multiprocessors

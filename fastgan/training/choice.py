@@ -1,13 +1,14 @@
 """Which of the two engines for CUDA is the faster one: THE place with the arithmetic, and with the figures it goes by.
 
-The persistent kernel trains a GAN in a cluster, a few of the device's many multiprocessors, and many GANs at once; the
-graph engine gives all of the device to one product after the other, and pays for each launch. So small batches and many
-members are the kernel's, large batches the graph's. Both times are floors: what a device does beside is left out.
+The persistent kernel trains a GAN in a cluster, a few of the device's many multiprocessors; the graph engine gives all
+of the device to one product after the other, and pays for each launch. So small batches are the kernel's, large ones
+the graph's. Both times are floors: what a device does beside is left out.
+
+The company is left out too, on purpose: a member of a population gets the engine of its solo run, and so its bits.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,9 @@ from fastgan.training.config import TrainConfig
 
 # None of these has been measured here. Rates are multiply-adds of one multiprocessor in a cycle, in the kernel and in
 # cuBLAS, for an H200 by its data sheet. Matrix units give the kernel (`mma.sync`) 512 of tf32 and a third of that, for
-# its three products, of fp32; but its factors come from shared memory, 128 bytes a cycle, and a tile of 16 x 16 reads
-# half a byte for each multiply-add: 256.
-_RATES = {"fp32": (170, 128), "ieee": (128, 128), "tf32": (256, 1024), "bf16": (256, 2048)}
+# its three products, of fp32; but its factors come from shared memory, 128 bytes a cycle, of which 1024 multiply-adds
+# of a tile and chunk read 384: 341.
+_RATES = {"fp32": (170, 128), "ieee": (128, 128), "tf32": (341, 1024), "bf16": (341, 2048)}
 _RATES_IN_DOUBLE = (64, 64)
 _CLOCK = 1.8e9  # cycles a second; docs/the-persistent-kernel.md
 _PASS = 200  # cycles that a pass of the kernel takes at least, as it waits for the one before; likewise
@@ -86,29 +87,25 @@ def _sizes(network: nn.Module) -> tuple[int, int, int]:
 
 
 class Weighed(NamedTuple):
-    """Seconds of one iteration of all members."""
+    """Seconds of one iteration."""
 
     kernel: float
     graph: float
-    blocks: int  # of the kernel, each member's
-    members: int
+    blocks: int  # of the kernel
 
     @classmethod
-    def of(cls, work: Work, room: Room, rows: int, members: int, rates: tuple[int, int]) -> Weighed:
-        """The kernel trains as many members at once as there are multiprocessors for; graphs follow one another."""
-        blocks = room.blocks(rows, members)
-        rounds = math.ceil(members / (room.multiprocessors // blocks))
+    def of(cls, work: Work, room: Room, rows: int, rates: tuple[int, int]) -> Weighed:
+        """On the cluster of a GAN trained alone, and on all of the device."""
+        blocks = room.blocks(rows, 1)
         in_kernel, in_library = (rate * _CLOCK for rate in rates)
-        kernel = rounds * (work.products / (blocks * in_kernel) + work.passes * _PASS / _CLOCK)
-        graph = members * (work.launches * _LAUNCH + work.products / (room.multiprocessors * in_library))
-        return cls(kernel, graph, blocks, members)
+        kernel = work.products / (blocks * in_kernel) + work.passes * _PASS / _CLOCK
+        graph = work.launches * _LAUNCH + work.products / (room.multiprocessors * in_library)
+        return cls(kernel, graph, blocks)
 
     def __str__(self) -> str:
         kernel, graph = (f"{max(1, round(1e6 * seconds)):,} us" for seconds in (self.kernel, self.graph))
-        whose = "an iteration" if self.members == 1 else f"an iteration of all {self.members:,} members"
         where = "one multiprocessor" if self.blocks == 1 else f"{self.blocks} multiprocessors"
-        where += "" if self.members == 1 else " each"
-        return f"by arithmetic {whose} takes {kernel} in the persistent kernel, on {where}, and {graph} as a graph"
+        return f"by arithmetic an iteration takes {kernel} in the persistent kernel, on {where}, and {graph} as a graph"
 
 
 class Choice(NamedTuple):
@@ -118,8 +115,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(gan: GAN, config: TrainConfig, room: Room, members: int = 1) -> Choice:
-    """For `members` GANs like this one that train at the same time.
+def choose(gan: GAN, config: TrainConfig, room: Room) -> Choice:
+    """By the arithmetic of a GAN that trains alone.
 
     The kernel is for networks whose weights fit into a multiprocessor's shared memory: others would read them from the
     second-level cache for every product.
@@ -129,5 +126,5 @@ def choose(gan: GAN, config: TrainConfig, room: Room, members: int = 1) -> Choic
         there = room.shared_bytes >> 10
         return Choice(False, f"the weights take {-(-weights >> 10)} KB, a multiprocessor's shared memory has {there}")
     rates = _RATES_IN_DOUBLE if gan.dtype == torch.float64 else _RATES[config.precision]
-    weighed = Weighed.of(Work.of(gan, config), room, config.batch_size, members, rates)
+    weighed = Weighed.of(Work.of(gan, config), room, config.batch_size, rates)
     return Choice(weighed.kernel <= weighed.graph, str(weighed))

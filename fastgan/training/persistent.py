@@ -28,14 +28,10 @@ _PRODUCTS = {
 }
 
 
-def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig, members: int = 1) -> FusedEngine:
+def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig) -> FusedEngine:
     """THE place that chooses between the engines for CUDA, by what `choice` expects of them.
 
     What the kernel does not compute gets the graph engine, which runs everything that a plan can say.
-
-    Args:
-        gan, rows, config: as for an engine.
-        members: GANs like this one that train at the same time.
 
     Raises:
         plan.Inexpressible: with the reason, where neither can run this.
@@ -43,7 +39,7 @@ def cuda_engine(gan: GAN, rows: Rows, config: TrainConfig, members: int = 1) -> 
     plan.check_config(gan, config)
     reason = why_not(gan.device)
     if reason is None:
-        kernel, reason = choose(gan, config, room_of(gan.device), members)
+        kernel, reason = choose(gan, config, room_of(gan.device))
         if kernel:
             try:
                 return PersistentEngine(gan, rows, config).chosen_for(reason)

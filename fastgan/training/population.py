@@ -121,8 +121,7 @@ def train_population(
     """Train many independent GANs; each ends with the bits it has when it is trained alone.
 
     Equivalent to `[train(make_gan(c.seed), data, c) for c in configs]`, a member on a thread where the fused engine
-    can run it, one after another where only the eager one can. On CUDA the bits are those of the same engine, and which
-    one is faster depends on how many members there are.
+    can run it, one after another where only the eager one can.
 
     Under torchrun, or in any process group of torch.distributed, every rank must call it: members are dealt to the
     ranks in turn, and every rank returns all of them. Callbacks hear of the rank's own.

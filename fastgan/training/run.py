@@ -172,23 +172,15 @@ class Prepared:
 
 
 def prepare(
-    gan: GAN,
-    rows: Rows,
-    config: TrainConfig,
-    folder: Path | None,
-    resume: bool | str | os.PathLike[str] | None,
-    members: int = 1,
+    gan: GAN, rows: Rows, config: TrainConfig, folder: Path | None, resume: bool | str | os.PathLike[str] | None
 ) -> Prepared:
-    """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
-
-    `members`: GANs that train at the same time.
-    """
+    """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from."""
     if config.checkpoint_every and folder is None:
         raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
     logits_per_batch = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_average()
-    engine, reason = _choose_engine(gan, rows, config, logits_per_batch, members)
+    engine, reason = _choose_engine(gan, rows, config, logits_per_batch)
     meta = _meta(gan, rows, config)
     source = _resume_from(resume, folder)
     if source is not None:
@@ -196,17 +188,14 @@ def prepare(
     return Prepared(Run(gan, config, folder, engine.name, reason), engine, meta, source)
 
 
-def _choose_engine(
-    gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int, members: int
-) -> tuple[Engine, str]:
+def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> tuple[Engine, str]:
     """THE place where the engine is chosen."""
     if config.engine == "eager":
         if config.precision != "fp32":
             raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
         return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
     try:
-        on_cpu = gan.device.type == "cpu"
-        engine = FusedEngine(gan, rows, config) if on_cpu else cuda_engine(gan, rows, config, members)
+        engine = (FusedEngine if gan.device.type == "cpu" else cuda_engine)(gan, rows, config)
         return engine, engine.reason
     except Inexpressible as why:
         reason = str(why)

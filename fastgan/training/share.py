@@ -122,8 +122,7 @@ class Share:
     def _prepare(self, member: Member) -> Prepared:
         gan, folder = self.gans[member.number], self._folder_of(member)
         held = folder is not None and checkpoint.steps(folder / "checkpoint")
-        rows, resume = self._rows_for(gan, member.config), bool(self.resume and held)
-        prepared = prepare(gan, rows, member.config, folder, resume, len(self.members))
+        prepared = prepare(gan, self._rows_for(gan, member.config), member.config, folder, bool(self.resume and held))
         prepared.run.member = member.number
         return prepared
 
