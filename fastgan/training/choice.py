@@ -18,10 +18,10 @@ from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 
 # None of these has been measured here. Rates are multiply-adds of one multiprocessor in a cycle, in the kernel and in
-# cuBLAS, for an H200 by its data sheet. Matrix units give the kernel (`mma.sync`) 512 of tf32 and a third of that, for
-# its three products, of fp32; but its factors come from shared memory, 128 bytes a cycle, of which 1024 multiply-adds
-# of a tile and chunk read 384: 341.
-_RATES = {"fp32": (170, 128), "ieee": (128, 128), "tf32": (341, 1024), "bf16": (341, 2048)}
+# cuBLAS, for an H200 by its data sheet. Of the 1024 of tf32 that matrix units do, `mma.sync` is said to reach six
+# tenths, and fp32 takes three products; factors come from shared memory, 128 bytes a cycle, of which 1024 multiply-adds
+# of a tile and chunk read 384: docs/the-persistent-kernel.md.
+_RATES = {"fp32": (205, 128), "ieee": (128, 128), "tf32": (341, 1024), "bf16": (341, 2048)}
 _RATES_IN_DOUBLE = (64, 64)
 _CLOCK = 1.8e9  # cycles a second; docs/the-persistent-kernel.md
 _PASS = 200  # cycles that a pass of the kernel takes at least, as it waits for the one before; likewise
