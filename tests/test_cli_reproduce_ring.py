@@ -37,6 +37,8 @@ def test_M74_a_row_for_each_k(run: Run) -> None:
         rows = list(csv.reader(file))
     modes = [trial.modes for trial in found]
     assert rows[2][1] == "K = 1" and float(rows[2][3]) == sum(modes) / 2
+    assert f"K = 1: modes by seed {modes[0]} {modes[1]}" in out
+    assert json.loads(Path("a/table.json").read_text())["modes by seed"]["K = 1"] == modes
     for name in ("samples.png", "modes.png", "table.md"):
         assert (Path("a") / name).stat().st_size > 100
 

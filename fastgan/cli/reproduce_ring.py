@@ -100,12 +100,13 @@ def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, fo
     short = "" if arguments.steps >= unrolled.STEPS else f" of the full {unrolled.STEPS:,}"
     print(f"ring, radius 2, std 0.02: {arguments.trials} trials of {arguments.steps:,}{short} iterations")
     print("\n".join(table.lines(rows, unrolled.COLUMNS)))
+    by_seed = {label: [trial.modes for trial in trials] for label, trials in groups.items()}
     for label, trials in groups.items():
-        print(f"{label}: modes by seed {' '.join(str(trial.modes) for trial in trials)}")
+        print(f"{label}: modes by seed {' '.join(map(str, by_seed[label]))}")
         if failed := sum(trial.failed is not None for trial in trials):
             print(f"{label}: {failed} of {len(trials)} trials ended in numbers that are not finite")
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"reproduce": name, "trials": arguments.trials, "steps": arguments.steps}
+    about = {"reproduce": name, "trials": arguments.trials, "steps": arguments.steps, "modes by seed": by_seed}
     written = table.write(folder, rows, unrolled.COLUMNS, about)
     if not arguments.no_pictures:
         written += _draw(groups, folder, f"{arguments.trials} trials of {arguments.steps:,} iterations")
