@@ -16,6 +16,7 @@ from fastgan import backend
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train
 from fastgan.training.history import COLUMNS, read_rows
+from fastgan.training.run import Pace
 
 DATA = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=4, seed=3)
@@ -394,3 +395,17 @@ def test_R33_skip_computes_the_same_numbers_where_all_is_finite() -> None:
     train(gan, DATA, CONFIG)
     train(other, DATA, replace(CONFIG, nonfinite="skip"))
     assert same(state(gan), state(other))
+
+
+def test_what_a_callback_holds_a_run_up_is_no_part_of_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Holding(Callback):
+        def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+            run.held += 1000.0
+
+    learned: list[float] = []
+    monkeypatch.setattr(Pace, "learn", lambda self, iterations, seconds: learned.append(seconds))
+    for callbacks in ([], [Holding()]):
+        train(new_gan(), DATA, CONFIG, callbacks=callbacks)
+    half = len(learned) // 2
+    assert all(s >= 0 for s in learned[:half]) and all(s < -900 for s in learned[half:])  # 1000 each, not summed up
+    assert all(s > -1001 for s in learned)

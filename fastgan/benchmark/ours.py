@@ -91,7 +91,9 @@ class LongRun(Callback):
 
     def _hold(self, run: Run) -> None:
         self._held.release()
+        began = time.perf_counter()
         self._go.acquire()
+        run.held += time.perf_counter() - began
         run.stop = self._closing
 
     def _wait(self) -> None:

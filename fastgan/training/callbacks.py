@@ -26,6 +26,8 @@ class Run:
         engine: which engine trains, and why in `engine_reason`.
         step: iterations done.
         stop: set to True to end the run as if interrupted.
+        held: seconds that a callback has made a run wait for something else; `train` does not take them for its own
+            when it settles how many iterations make a chunk.
         checkpoint: the last one written or resumed from, or None.
         member: its number in a population, from 0.
     """
@@ -37,6 +39,7 @@ class Run:
     engine_reason: str
     step: int = 0
     stop: bool = False
+    held: float = 0.0
     checkpoint: Path | None = field(default=None)
     member: int = 0
 

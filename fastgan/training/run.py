@@ -126,8 +126,9 @@ def train(
         while session.goes_on:
             started, count = time.perf_counter(), session.until_mark(pace.iterations)
             table = session.engine.advance(session.run.step, count, lambda: interrupt.requested)
+            session.run.held = 0.0
             session.take(table)
-            pace.learn(len(table), time.perf_counter() - started)
+            pace.learn(len(table), time.perf_counter() - started - session.run.held)
         result = session.finish()
     session.announce(result)
     return result
