@@ -81,6 +81,7 @@ FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, W
   const int tiles_across = (columns + 8 * across - 1) / (8 * across);
   const int tiles = (rows + 16 * down - 1) / (16 * down) * tiles_across;
   for (int tile = who.rank / 32; tile < tiles; tile += who.count / 32) {
+    __syncwarp();  // what stands at the end of a tile may part the lanes; units want them all
     const int row0 = tile / tiles_across * 16 * down, column0 = tile % tiles_across * 8 * across;
     int row[down][2], column[across][2];  // of the lane's sums
     Strips<2 * down, a_along> left;
