@@ -112,6 +112,19 @@ def test_peers_do_the_same_work() -> None:
     assert gates[0] == gates[1] < gates[2] < gates[3]
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_where_eager_cannot_run_fastgan_has_no_time(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*networks: nn.Module) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(peers_torch, "eager", no_memory)
+    monkeypatch.setattr(harness, "interleave", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(device, "in_turn", lambda *_: pytest.fail("timed"))
+    row = dataclasses.replace(TINY, members=members)
+    with pytest.raises(harness.GateFailed, match="eager, which could not run: CUDA out of memory"):
+        measured(row, "eager")
+
+
 # ---------------------------------------------------------------- populations
 
 
@@ -240,7 +253,7 @@ def test_latencies_are_slopes_without_what_begins_a_series(monkeypatch: pytest.M
 
 
 def test_throughputs_are_measured_where_the_data_lie() -> None:
-    found = floors.measure("cpu", copy_bytes=1 << 16, side=64)
+    (found,) = floors.measure("cpu", copy_bytes=1 << 16, side=64)
     assert set(found["products_per_s"]) == {"ieee", "tf32", "bf16"} and "launch_s" not in found
     assert floors.rate(FLOORS, "fp32") == 4e14 / 3 and floors.rate(FLOORS, "ieee") == 5e13
     assert floors.rate(FLOORS | {"products_per_s": {"ieee": 5e13, "tf32": 6e13}}, "fp32") == 5e13
@@ -391,10 +404,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[i
     monkeypatch.setattr(machine, "device", lambda: {"name": "NVIDIA H200"})
     seen: list[int] = []
 
-    def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def ask(request: dict[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         sizes = {"copy_bytes": 1 << 16, "side": 64}
-        worker.serve(request | {"device": "cpu", "floors": sizes}, answers.append)
+        worker.serve(request | {"device": "cpu", "sizes": sizes}, answers.append)
         for answer in answers:
             yield json.loads(json.dumps(harness.plain(answer)))
             if "record" in answer:
@@ -445,13 +458,69 @@ def test_a_row_whose_gate_fails_has_no_time_and_the_others_go_on(
 def test_a_row_that_breaks_down_does_not_end_the_others(
     stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_memory(*_: object) -> None:
-        raise torch.OutOfMemoryError("none left")
+    errors = iter([torch.OutOfMemoryError("none left"), KeyError("key"), FloatingPointError("loss_d is not finite")])
 
-    monkeypatch.setattr(device, "multiprocessors", no_memory)
-    assert run(tmp_path, "--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2") == 1
+    def broken(*_: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(device, "multiprocessors", broken)
+    names = ("tiny", "toy-32", "original")
+    monkeypatch.setitem(device.CUDA_WORKLOADS, "original", CUDA_WORKLOADS["tiny"])
+    assert run(tmp_path, "--workload", *names, "--peers", "eager", "--windows", "2") == 1
     out = capsys.readouterr().out
-    assert "no time: tiny, fp32: none left" in out and "no time: toy-32, fp32: none left" in out
+    assert "no time: tiny, fp32: none left" in out and "no time: toy-32, fp32: KeyError: 'key'" in out
+    assert "no time: original, fp32: loss_d is not finite" in out
+
+
+def test_each_row_has_a_process_and_one_that_dies_takes_nothing_with_it(
+    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, asked = worker.ask, []
+
+    def ask(request: dict[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
+        asked.append((request["rows"], "floors" in request, limit_s))
+        if request["rows"] and request["rows"][0][0] == "tiny":
+            raise worker.WorkerFailed("the measuring process ended with -6: Traceback\nan illegal memory access\n")
+        yield from whole(request, limit_s)
+
+    monkeypatch.setattr(worker, "ask", ask)
+    options = ("--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2", "--row-limit", "77")
+    assert run(tmp_path, *options) == 1
+    assert asked == [([], False, 77), ([("tiny", "fp32")], True, 77), ([("toy-32", "fp32")], True, 77)]
+    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
+    assert [r["workload"] for r in content["workloads"]] == ["toy-32"]
+    told = "no time: tiny, fp32: the measuring process ended with -6: Traceback ... an illegal memory access"
+    assert told in capsys.readouterr().out and content["no time"] == [told.removeprefix("no time: ")]
+
+
+def test_without_floors_nothing_is_measured_and_why_is_told(
+    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def throughputs(*_: object) -> Iterator[dict[str, Any]]:
+        raise worker.WorkerFailed("the measuring process was ended after 77 s: nothing")
+        yield
+
+    monkeypatch.setattr(worker, "ask", throughputs)
+    assert run(tmp_path, "--workload", "tiny") == 1
+    assert "no time: the measuring process was ended after 77 s: nothing" in capsys.readouterr().err
+
+
+def test_rows_go_on_where_latencies_could_not_be_measured(
+    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = worker.ask
+
+    def ask(request: dict[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
+        yield from whole(request, limit_s)
+        if not request["rows"]:
+            raise worker.WorkerFailed("the measuring process ended with -6: a fault")
+
+    monkeypatch.setattr(worker, "ask", ask)
+    assert run(tmp_path, "--workload", "tiny", "--peers", "eager", "--windows", "2") == 1
+    out = capsys.readouterr().out
+    assert "no time: some floors: the measuring process ended with -6: a fault" in out and "interrupted" not in out
+    (record,) = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())["workloads"]
+    assert record["floor_s"] > 0
 
 
 def test_what_was_measured_before_a_ctrl_c_is_told(
@@ -459,8 +528,8 @@ def test_what_was_measured_before_a_ctrl_c_is_told(
 ) -> None:
     whole = worker.ask
 
-    def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for answer in whole(request):
+    def ask(request: dict[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
+        for answer in whole(request, limit_s):
             yield answer
             if "record" in answer:
                 raise KeyboardInterrupt

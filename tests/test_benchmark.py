@@ -238,11 +238,16 @@ def test_what_cannot_be_set_up_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     def no_compiler(*_: Any) -> None:
         raise RuntimeError("no C++ compiler\nfound")
 
+    def no_key(*_: Any) -> None:
+        raise KeyError("meta")
+
     monkeypatch.setattr(peers_torch, "compiled", no_compiler)
     monkeypatch.setattr(peers_torch, "eager_fused_adam", lambda *_: time.sleep(60))
+    monkeypatch.setattr(peers_jax, "Jax", no_key)
     record = measure.measure(
-        WORKLOADS["tiny"], ["compile", "fused-adam", "eager"], SETTINGS, setup_limit=0.3, say=lambda _: None
+        WORKLOADS["tiny"], ["compile", "fused-adam", "jax", "eager"], SETTINGS, setup_limit=0.3, say=lambda _: None
     )
+    assert record["left out"]["jax"] == "KeyError: 'meta'"
     assert record["left out"]["compile"] == "no C++ compiler found"
     assert record["left out"]["fused-adam"] == "it was not set up within 0.3 s"
     assert set(record["ratio"]) >= {"eager"} and "fused-adam" not in record["sides"]
@@ -323,6 +328,13 @@ def test_wrong_arguments_end_in_one_line(
 def test_a_worker_that_breaks_down_says_why() -> None:
     with pytest.raises(worker.WorkerFailed, match="KeyError: 'nothing'"):
         list(worker.ask({"threads": 1, "settings": {}, "workloads": ["nothing"], "population": False}))
+
+
+def test_a_worker_that_takes_too_long_is_ended() -> None:
+    """By force: a process that waits for a kernel hears no signal."""
+    request = {"device": "cpu", "rows": []}
+    with pytest.raises(worker.WorkerFailed, match=r"was ended after 0.2 s"):
+        list(worker.ask(request, 0.2))
 
 
 # ---------------------------------------------------------------- the report

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -137,12 +137,14 @@ def _repeated(call: Callable[..., object], *arguments: Tensor, **options: Tensor
     return run
 
 
-def measure(device: str, copy_bytes: int = COPY_BYTES, side: int = SIDE) -> dict[str, Any]:
-    """All floors of a device; without a GPU those of the throughputs."""
+def measure(device: str, copy_bytes: int = COPY_BYTES, side: int = SIDE) -> Iterator[dict[str, Any]]:
+    """The floors of a device: first the throughputs, which rows need, then, on a GPU, those and the latencies."""
     if device != "cuda":
-        return throughputs(device, lambda: None, copy_bytes, side)
-    gpu = Cuda()
-    return throughputs(device, gpu.wait, copy_bytes, side) | latencies(gpu)
+        yield throughputs(device, lambda: None, copy_bytes, side)
+        return
+    found = throughputs(device, torch.cuda.synchronize, copy_bytes, side)
+    yield found
+    yield found | latencies(Cuda())
 
 
 def rate(floors: Mapping[str, Any], precision: str) -> float:

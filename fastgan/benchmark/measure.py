@@ -29,7 +29,15 @@ LOSS_TOLERANCE = 1e-3  # of the gate, for each iteration's losses
 # bf16 has 8 bits: many entries of a gradient are lost in rounding, and Adam moves them all by the same length
 BF16_GATE = harness.Gate(0.5, {"loss_d": 3e-2, "loss_g": 3e-2})
 Say = Callable[[str], None]
-LEFT_OUT = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, OSError)
+PLAIN = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, OSError, ArithmeticError)
+LEFT_OUT = (*PLAIN, LookupError, AssertionError)
+
+
+def in_short(error: Exception) -> str:
+    """Why something is left out, in one line; with the error's type where its message says little without."""
+    text = " ".join(str(error).split())[:300]
+    plain = text and isinstance(error, (*PLAIN, harness.GateFailed))
+    return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 class Contender(Protocol):
@@ -99,7 +107,7 @@ class Sides:
             with deadline(self.setup_limit):
                 side, seconds = make()
         except left_out as error:
-            self.left_out[name] = " ".join(str(error).split())[:300] or type(error).__name__
+            self.left_out[name] = in_short(error)
             return
         self.sides.append(side)
         self.setup_s[name] = seconds

@@ -1,24 +1,27 @@
 """The process in which the workloads of one thread count are measured: `python -m fastgan.benchmark.worker REQUEST`.
 
 XLA fixes its threads when it is loaded, so each thread count has a process of its own, held on its processors from the
-beginning; all sides of a workload run interleaved in it. A GPU's workloads have a process of their own as well. It
+beginning; all sides of a workload run interleaved in it. A GPU's floors and each of its rows have a process of their
+own: after a fault in a kernel nothing more runs in a process, and a kernel that never ends holds it for good. A process
 answers in lines of JSON: progress, a GPU's floors, records, or a failed gate.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastgan.benchmark import device, floors, harness, machine, population
-from fastgan.benchmark.measure import LEFT_OUT, measure
+from fastgan.benchmark.measure import LEFT_OUT, in_short, measure
 from fastgan.benchmark.workloads import WORKLOADS
 
 # A single thread of XLA's beside Python's own: on one processor more would only take turns.
@@ -27,6 +30,12 @@ ONE_XLA_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 class WorkerFailed(RuntimeError):
     """The process ended without an answer."""
+
+    @property
+    def brief(self) -> str:
+        """How it ended and the last line that it said."""
+        told = str(self).strip().splitlines()
+        return " ... ".join(line.strip()[-300:] for line in dict.fromkeys((told[0], told[-1])))
 
 
 def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
@@ -47,50 +56,98 @@ def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> 
             try:
                 answer({"population": population.measure(settings, say=say)})
             except LEFT_OUT as error:
-                answer({"population": {"left out": " ".join(str(error).split())[:300]}})
+                answer({"population": {"left out": in_short(error)}})
     except harness.GateFailed as failure:
         answer({"gate": str(failure)})
 
 
 def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
-    """The same for a GPU: its floors, then row by row; one that fails has no time, and the others go on."""
+    """The same for a GPU: its floors where they are not known, then row by row; one that fails has no time."""
 
     def say(what: str) -> None:
         answer({"progress": what})
 
-    say("floors")
-    found = floors.measure(request["device"], **request.get("floors", {}))
-    answer({"floors": found})
+    found: dict[str, Any] = request.get("floors", {})
+    if not found:
+        say("floors")
+        for found in floors.measure(request["device"], **request.get("sizes", {})):
+            answer({"floors": found})
     settings = harness.Settings(**{**request["settings"], "out": Path(), "threads": (1,)})
     for name, precision in request["rows"]:
-        row = device.row(name, precision)
         try:
+            row = device.row(name, precision)
             asked = request["peers"], settings, found, request["setup_limit"], say, request["device"]
             answer({"record": device.measure(row, *asked)})
-        except (*LEFT_OUT, harness.GateFailed) as failure:
-            answer({"refused": f"{name}, {precision}: {' '.join(str(failure).split())[:500]}"})
+        except Exception as failure:
+            answer({"refused": f"{name}, {precision}: {in_short(failure)}"})
 
 
-def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The answers of a fresh process to a request, as they come.
+def ask_rows(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A GPU's floors and then its rows, each from a fresh process that is ended after `row_limit` seconds.
 
     Raises:
-        GateFailed: sides differ. WorkerFailed: the process broke down; the last it said is in the message.
+        WorkerFailed: no floor was measured, so nothing can be held against one.
+    """
+    known: dict[str, Any] = {}
+    try:
+        for answer in ask(request | {"rows": []}, request["row_limit"]):
+            known |= {key: answer[key] for key in ("floors",) if key in answer}
+            yield answer
+    except WorkerFailed as failure:
+        if not known:
+            raise
+        yield {"refused": f"some floors: {failure.brief}"}
+    for name, precision in request["rows"]:
+        try:
+            yield from ask(request | known | {"rows": [(name, precision)]}, request["row_limit"])
+        except WorkerFailed as failure:
+            yield {"refused": f"{name}, {precision}: {failure.brief}"}
+
+
+def ask(request: dict[str, Any], limit_s: float | None = None) -> Iterator[dict[str, Any]]:
+    """The answers of a fresh process to a request, as they come.
+
+    Args:
+        request: as `serve` takes it.
+        limit_s: seconds after which the process is ended; None: it may take its time.
+
+    Raises:
+        GateFailed: sides differ. WorkerFailed: the process broke down or was ended; the last it said is in the message.
     """
     command = [sys.executable, "-m", "fastgan.benchmark.worker", json.dumps(request)]
     with (
         tempfile.TemporaryFile() as said,
         _held(machine.allowed_cpus()[: request.get("threads")], command, said) as process,
+        _ended_after(process, limit_s) as late,
     ):
         try:
-            assert process.stdout is not None
-            yield from understood(json.loads(line) for line in process.stdout)
+            assert process.stdout is not None  # a line without an end is what was cut off
+            yield from understood(json.loads(line) for line in process.stdout if line.endswith(b"\n"))
         finally:
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.kill()
         if process.wait() != 0:
             said.seek(0)
-            raise WorkerFailed(f"the measuring process ended with {process.returncode}: {said.read()[-3000:].decode()}")
+            how = f"was ended after {limit_s:g} s" if late.is_set() else f"ended with {process.returncode}"
+            raise WorkerFailed(f"the measuring process {how}: {said.read()[-3000:].decode(errors='replace')}")
+
+
+@contextlib.contextmanager
+def _ended_after(process: subprocess.Popen[bytes], limit_s: float | None) -> Iterator[threading.Event]:
+    """Kill the process when the time is up, which is then told: no signal reaches it while it waits for a kernel."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(limit_s or 0.0, end)
+    if limit_s is not None:
+        timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 def understood(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -54,6 +54,9 @@ def add(commands: Any) -> None:
     command.add_argument("--windows", type=natural, metavar="N", help="timed windows a side (40; quick: 10)")
     command.add_argument("--window-ms", type=number, metavar="X", help="length of a window (100; quick: 40)")
     command.add_argument("--setup-limit", type=number, metavar="S", default=300.0, help="seconds a side may compile")
+    command.add_argument(
+        "--row-limit", type=number, metavar="S", default=900.0, help="seconds a row may take in all (900); GPU only"
+    )
     command.add_argument("--out", type=Path, help="folder of the results (bench/results; quick: a temporary one)")
     command.add_argument("--machine", help="name of this machine in file names")
     command.set_defaults(run=run)
@@ -160,6 +163,7 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
         "rows": [(name, precision) for name in names for precision in arguments.precision or own[name]],
         "peers": list(peers),
         "setup_limit": arguments.setup_limit,
+        "row_limit": arguments.row_limit,
         "settings": _how(settings),
     }
     return request, settings, gpu
@@ -169,7 +173,7 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
     """The rows of a GPU, in a file that is written anew after each, also those until a Ctrl-C.
 
     Returns:
-        1 where a row has no time because its gate failed, 130 where some are missing.
+        1 where a row has no time because its gate failed or it broke down, 130 where some are missing.
     """
     from fastgan.benchmark import device, harness, report, worker
 
@@ -183,8 +187,9 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
         f"many GANs at once: slopes between a short call and a long one, {device.MOST_WINDOWS} windows at most",
     ]
     content: dict[str, Any] = {"unit": "seconds an iteration", "how": taken, "device": gpu}
-    with _display(1 + len(request["rows"])) as show, contextlib.suppress(KeyboardInterrupt):
-        for found in worker.ask(request):
+    ended = False
+    with _display(2 + len(request["rows"])) as show, contextlib.suppress(KeyboardInterrupt):
+        for found in _until_it_fails(worker.ask_rows(request)):
             content |= {key: found[key] for key in ("floors",) if key in found}
             records += [found[key] for key in ("record",) if key in found]
             refused += [found[key] for key in ("refused",) if key in found]
@@ -192,8 +197,10 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
                 targets = report.verdicts(records, None)
                 written.save(content | {"workloads": records, "no time": refused, "targets": targets})
             show(found.get("progress"))
+        ended = True
     if "floors" not in content:
-        return 130
+        print("\n".join(f"no time: {why}" for why in refused), file=sys.stderr)
+        return 1 if ended else 130
     print(f"floors of {gpu['name']}, measured in this run")
     print("\n".join(f"  {line}" for line in report.floor_lines(content["floors"])))
     measured = [record for record in records if "sides" in record]
@@ -202,10 +209,20 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
     print("\n".join([*report.device_lines(records, refused), *taken, written.disturbances()]).rstrip())
     content |= {"workloads": records, "no time": refused, "targets": report.verdicts(records, None)}
     written.write(content, _picture(measured, [*taken, written.disturbances()], gpu["name"]))
-    if len(records) + len(refused) < len(request["rows"]):
+    if not ended:
         print(f"interrupted: {len(records) + len(refused)} of {len(request['rows'])} rows")
         return 130
     return 1 if refused else 0
+
+
+def _until_it_fails(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The answers; where the measuring process cannot go on, that is the last of them."""
+    from fastgan.benchmark import worker
+
+    try:
+        yield from answers
+    except worker.WorkerFailed as failure:
+        yield {"refused": failure.brief}
 
 
 def _print_table(table: Any) -> None:
