@@ -1,12 +1,14 @@
 """Build, test, sanitise and measure on a machine with a GPU and without a network; a short table comes last.
 
-    python3 bench/gpu.py [--quick] [--only bench pacgan] [--out bench/results/gpu.json]
+    python3 bench/gpu.py [--quick] [--only bench pacgan] [--rows wide-2048 wide-4096] [--out bench/results/gpu.json]
 
 Needed: nvcc, PyTorch with CUDA, cmake, ninja, pybind11, scikit-build-core, pytest, hypothesis, and what fastgan itself
 needs (numpy, safetensors, rich). Nothing is fetched, and nothing outside `build/gpu` is written but the results, which
-are written again after each step; the training times have a file of their own beside them. Each step has a limit of its
-own, and all together have one deadline, under 9 minutes (--quick: 3); what it leaves no time for is told and counts as
-failed. --only runs that afterwards, on what was built before. The exit code is 0 when every step that could run passed.
+are written again after each step; the training times have a file of their own beside them. Where $OUT names a folder,
+the results lie there, and all logs in one file with them. Each step has a limit of its own, and all together have one
+deadline, under 9 minutes (--quick: 3); what it leaves no time for is told and counts as failed. --only runs that
+afterwards, on what was built before, and --rows those rows of the bench that are missing: steps whose limits leave
+something of the time share it. The exit code is 0 when every step that could run passed.
 """
 
 from __future__ import annotations
@@ -38,12 +40,18 @@ SHORT = (
 )
 SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: the machine may be taken away after 600
 GRACE_S = 8.0  # between the end of a step's time and force
-PARTS = ("build", "kernels", "tests", "bench", "pacgan", "losses", "sanitize")
+# Seconds of each part, in full and with --quick; 0: it is not run.
+PARTS = {
+    "build": (150, 80), "kernels": (90, 60), "tests": (150, 0), "bench": (200, 60), "pacgan": (80, 0),
+    "losses": (90, 35), "sanitize": (120, 0),
+}  # fmt: skip
 # What the targets speak of, with the peers that they name.
 ROWS = "toy-32 toy-32x132 mnist-1024 original wide-1024 wide-2048 wide-4096 toy-32x1056".split()
+SETUP_S, ROW_S = 60.0, 120.0  # of a side; of a row, whose kernel may never end
 PEERS = "eager graph jax vmap autocast compile-autocast".split()
 # PacGAN's table 1: 8 cells, of which these stand for all, at two lengths of which each is short (G8).
 CELLS, CELL_STEPS, LENGTHS, MINUTES = 8, 400_000, (500, 2500), 30.0
+LOG_BYTES = 1 << 20  # of each log's end, beside the results
 METHODS = ("GAN", "PacGAN4")  # the shortest and the longest iteration of four, whose lengths are evenly spread
 
 
@@ -95,12 +103,14 @@ class Session:
     Args:
         out: the file.
         end: the deadline, by `time.monotonic`.
+        logs: a file that the logs of all steps are copied to.
     """
 
     out: Path
     end: float
     steps: list[Step] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    logs: Path | None = None
 
     def run(self, name: str, command: list[str], limit_s: float, **environment: str) -> Step:
         """One step, for which there is `limit_s` or what is left."""
@@ -119,6 +129,16 @@ class Session:
         temporary = self.out.with_name(f".{self.out.name}.tmp")
         temporary.write_text(json.dumps({"steps": [asdict(s) for s in self.steps], **self.figures}, indent=1) + "\n")
         temporary.replace(self.out)
+        if self.logs is not None:
+            found = sorted(BUILD.glob("*.log"), key=lambda log: log.stat().st_mtime)
+            self.logs.write_bytes(b"".join(b"=== %s\n%s\n" % (log.stem.encode(), tail(log)) for log in found))
+
+
+def tail(log: Path) -> bytes:
+    """The end of a log."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        return file.read()
 
 
 def device() -> tuple[str, str]:
@@ -190,12 +210,17 @@ def measure(session: Session, script: str, quick: bool, limit_s: float) -> None:
     session.write()
 
 
-def bench(session: Session, machine: str, quick: bool, limit_s: float) -> None:
-    """`fastgan bench` writes its file after each row, so what it had no time for is all that is missing."""
+def bench(session: Session, machine: str, quick: bool, limit_s: float, chosen: Sequence[str] = ()) -> None:
+    """`fastgan bench` writes its file after each row, so what it had no time for is all that is missing.
+
+    The file of chosen rows has the first one's name in its own: that of the run before stays.
+    """
+    machine = "-".join([machine, *chosen[:1]])
     command = [sys.executable, "-m", "fastgan", "bench", "--device", "cuda", "--machine", machine]
     rows, peers = (ROWS[:2], PEERS[:1]) if quick else (ROWS, PEERS)
-    command += ["--out", str(session.out.parent), "--workload", *rows, "--peers", *peers]
-    command += ["--quick"] if quick else ["--windows", "10", "--window-ms", "50", "--setup-limit", "60"]
+    command += ["--out", str(session.out.parent), "--workload", *(chosen or rows), "--peers", *peers]
+    command += ["--quick"] if quick else ["--windows", "10", "--window-ms", "50"]
+    command += ["--setup-limit", str(SETUP_S), "--row-limit", str(ROW_S)]
     file = session.out.parent / f"train-{machine}{'-quick' if quick else ''}.json"
     file.unlink(missing_ok=True)
     session.run("bench", command, limit_s, PYTHONPATH=str(SITE))
@@ -256,23 +281,38 @@ def report(session: Session) -> None:
         print(f"{step.name:18} {step.outcome:10} {step.seconds:6.0f} s  {step.detail}")
 
 
-def steps(session: Session, machine: str, quick: bool, only: Sequence[str]) -> None:
+def share(session: Session, part: str, quick: bool, only: Sequence[str]) -> float:
+    """Seconds of a part: its own, or more where what is left is more than those of all chosen parts from it on."""
+    names = list(PARTS)
+    own = {name: PARTS[name][quick] for name in names[names.index(part) :] if name in only}
+    return own[part] * max(1.0, (session.end - time.monotonic()) / sum(own.values()))
+
+
+def steps(session: Session, machine: str, quick: bool, only: Sequence[str], rows: Sequence[str]) -> None:
     """What follows the build."""
-    if "kernels" in only:
+    chosen = [part for part in list(PARTS)[1:] if part in only and PARTS[part][quick]]
+    for part in chosen:
+        step(session, part, share(session, part, quick, chosen), machine, quick, rows)
+
+
+def step(session: Session, part: str, limit_s: float, machine: str, quick: bool, rows: Sequence[str]) -> None:
+    """One part in so many seconds."""
+    if part == "kernels":
         harness = [f"test_simt{part}.py" for part in ("", "_loss", "_layers", "_matrix", "_graph", "_train", "_floors")]
-        pytest(session, "kernels", harness, 60 if quick else 90)
-    if "tests" in only and not quick:
+        pytest(session, "kernels", harness, limit_s)
+    elif part == "tests":
         on_device = ("cuda", "edges", "losses", "loss_accuracy", "ops", "training_loop")
-        pytest(session, "tests", [f"test_{name}.py" for name in on_device], 90)
-        pytest(session, "graph tests", ["test_cuda_graph.py"], 60)  # alone: it leaves a broken capture behind
-    if "bench" in only:
-        bench(session, machine, quick, 60 if quick else 200)
-    if "pacgan" in only and not quick:
-        pacgan(session, 80)
-    if "losses" in only:
-        measure(session, "gpu_losses", quick, 35 if quick else 90)
-    if "sanitize" in only and not quick:
-        sanitize(session, 120)
+        pytest(session, "tests", [f"test_{name}.py" for name in on_device], 0.6 * limit_s)
+        # alone: it leaves a broken capture behind
+        pytest(session, "graph tests", ["test_cuda_graph.py"], 0.4 * limit_s)
+    elif part == "bench":
+        bench(session, machine, quick, limit_s, rows)
+    elif part == "pacgan":
+        pacgan(session, limit_s)
+    elif part == "losses":
+        measure(session, "gpu_losses", quick, limit_s)
+    elif part == "sanitize":
+        sanitize(session, limit_s)
 
 
 def main() -> int:
@@ -280,22 +320,29 @@ def main() -> int:
     begun = time.monotonic()
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true", help="under 3 minutes: no sanitizers, fewer sizes")
-    p.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these steps alone, of all")
-    p.add_argument("--out", type=Path, default=None, help="None: bench/results/gpu-<device>.json")
+    p.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these steps alone, of all")
+    p.add_argument("--rows", nargs="+", default=(), metavar="NAME", help="these rows of the bench alone")
+    p.add_argument("--out", type=Path, default=None, help="None: gpu-<device>.json in $OUT or bench/results")
     args = p.parse_args()
     arch, name = device()
     if not arch or shutil.which("nvcc") is None:
         print("gpu: PyTorch sees no CUDA device" if not arch else "gpu: nvcc is not on the PATH", file=sys.stderr)
         return 1
     machine = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    out = args.out or ROOT / "bench" / "results" / f"gpu-{machine}{'-quick' if args.quick else ''}.json"
-    session = Session(out.resolve(), begun + (QUICK_SECONDS if args.quick else SECONDS))
+    if "build" not in args.only and not SITE.exists():
+        print(f"gpu: --only must name build too: nothing has been built in {SITE}", file=sys.stderr)
+        return 1
+    folder = os.environ.get("OUT")
+    name = f"gpu-{machine}{'-quick' if args.quick else ''}.json"
+    out = (args.out or Path(folder or ROOT / "bench" / "results") / name).resolve()
+    logs = Path(folder) / "logs.txt" if folder else None
+    session = Session(out, begun + (QUICK_SECONDS if args.quick else SECONDS), logs=logs)
     session.out.parent.mkdir(parents=True, exist_ok=True)
     if "build" in args.only:
         shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True, exist_ok=True)
-    if "build" not in args.only or build(session, arch, 80 if args.quick else 150).outcome == "passed":
-        steps(session, machine, args.quick, args.only)
+    if "build" not in args.only or build(session, arch, PARTS["build"][args.quick]).outcome == "passed":
+        steps(session, machine, args.quick, args.only, args.rows)
     report(session)
     return 0 if all(s.outcome == "passed" or s.outcome.startswith("left out") for s in session.steps) else 1
 

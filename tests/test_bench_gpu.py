@@ -261,6 +261,46 @@ def test_chosen_steps_run_on_what_was_built(
 ) -> None:
     built = tmp_path / "build" / "site"
     built.mkdir(parents=True)
+    monkeypatch.setattr(gpu, "SITE", built)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "gpu.json"), "--only", "pacgan", "bench"])
     assert gpu.main() == 0 and built.exists()
     assert [name for name, _ in machine_of_steps] == ["bench", "pacgan 500", "pacgan 2500"]
+    assert sum(limit for _, limit in machine_of_steps) == pytest.approx(gpu.SECONDS)  # all the time there is
+
+
+def test_chosen_steps_without_a_build_say_so(
+    tmp_path: Path,
+    machine_of_steps: list[tuple[str, float]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(gpu, "SITE", tmp_path / "nothing")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "gpu.json"), "--only", "bench"])
+    assert gpu.main() == 1 and machine_of_steps == []
+    assert capsys.readouterr().err == f"gpu: --only must name build too: nothing has been built in {gpu.SITE}\n"
+
+
+def test_results_and_logs_lie_where_they_come_back_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From $OUT few files come back: the logs are one."""
+    for name in ("BUILD", "SITE"):
+        monkeypatch.setattr(gpu, name, tmp_path / name)
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(gpu, "device", lambda: ("90", "a stand-in"))
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setenv("OUT", str(tmp_path / "back"))
+    commands: list[list[str]] = []
+
+    def run(name: str, command: list[str], limit_s: float, **environment: str) -> gpu.Step:
+        commands.append(command)
+        (gpu.BUILD / f"{name}.log").write_bytes(b"x" * gpu.LOG_BYTES + b"what it said")
+        return gpu.Step(name, "passed", limit_s, "")
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--only", "bench", "losses", "--rows", "wide-2048", "wide-4096"])
+    assert gpu.main() == 0
+    assert {p.name for p in (tmp_path / "back").iterdir()} == {"gpu-a-stand-in.json", "logs.txt"}
+    logs = (tmp_path / "back" / "logs.txt").read_text()
+    assert logs.count("what it said\n") == 2 and len(logs) < 2.1 * gpu.LOG_BYTES
+    rows = commands[0][commands[0].index("--workload") + 1 : commands[0].index("--peers")]
+    assert rows == ["wide-2048", "wide-4096"] and commands[0][commands[0].index("--out") + 1] == str(tmp_path / "back")
+    assert commands[0][commands[0].index("--machine") + 1] == "a-stand-in-wide-2048"
