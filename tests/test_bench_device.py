@@ -75,6 +75,7 @@ def test_a_row_is_gated_timed_and_held_against_its_floor() -> None:
 
 def test_a_peer_that_differs_or_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers_torch, "eager_fused_adam", halved_loss)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     monkeypatch.setattr(peers_torch, "captured", lambda call: None)
     monkeypatch.setattr(peers_torch, "compiled", lambda *networks: (_ for _ in ()).throw(RuntimeError("no Triton")))
     record = measured(TINY, "eager", "fused-adam", "graph")
@@ -110,6 +111,15 @@ def test_peers_do_the_same_work() -> None:
     assert device.row("toy-32x132", "fp32").members == 132
     gates = [device.row("toy-32", precision).gate.norm for precision in ("ieee", "fp32", "tf32", "bf16")]
     assert gates[0] == gates[1] < gates[2] < gates[3]
+
+
+def test_compiled_code_is_thrown_away_once_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: did.append("reset"))
+    monkeypatch.setattr(peers_torch, "compiled", lambda *networks: did.append("compiled") or EAGER(*networks))
+    monkeypatch.setattr(peers_torch, "captured", lambda call: call)
+    assert set(measured(TINY, "eager", "compile", "graph")["ratio"]) == {"eager", "compile", "graph"}
+    assert did == ["reset", "compiled", "compiled"]
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -241,6 +241,7 @@ def test_what_cannot_be_set_up_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     def no_key(*_: Any) -> None:
         raise KeyError("meta")
 
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     monkeypatch.setattr(peers_torch, "compiled", no_compiler)
     monkeypatch.setattr(peers_torch, "eager_fused_adam", lambda *_: time.sleep(60))
     monkeypatch.setattr(peers_jax, "Jax", no_key)

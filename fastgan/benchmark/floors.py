@@ -68,7 +68,7 @@ class Cuda:
         self.launch(1)  # what is loaded at first use cannot be captured
         self.wait()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self.launch(count)
         replay: Callable[[], None] = graph.replay
         return replay

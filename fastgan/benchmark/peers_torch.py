@@ -104,7 +104,7 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # JAX has threads of its own in this process
         call()
     replay: Callable[[], object] = graph.replay
     return replay
@@ -151,7 +151,6 @@ def eager_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
 
 def compiled_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
     """That with both networks compiled, as users of large ones do."""
-    torch.compiler.reset()
     for network in (generator, discriminator):
         network.compile(dynamic=False)
     return eager(generator, discriminator, fused=True, autocast=True)
@@ -187,7 +186,6 @@ def compiled(generator: nn.Module, discriminator: nn.Module) -> Step:
         optimizer_g.step(grad_g)
         return loss_d, loss_g
 
-    torch.compiler.reset()  # a size compiled for itself is faster than one for all sizes
     found: Step = torch.compile(step, dynamic=False, fullgraph=True)
     return found
 
