@@ -335,6 +335,35 @@ def test_launches_and_waits_are_counted_between_two_runs() -> None:
         counts.per_iteration(lambda: None, 20_000, lambda run: counts.tally([], 0.1))
 
 
+@pytest.mark.parametrize(("every", "calls"), [(20_000, 20_000), (10, 1000)])
+def test_the_host_is_counted_over_a_thousand_iterations_at_once(
+    every: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def per_iteration(advance: Callable[[], object], iterations: int) -> dict[str, float]:
+        advance()
+        seen.append((run.every if advance == run.advance else steps[-1], iterations))
+        return {"host_s": 1e-7}
+
+    steps: list[int] = []
+
+    class LongRun(ours.LongRun):
+        def on_chunk(self, run: Any, rows: Any) -> None:
+            steps.append(run.step)
+            super().on_chunk(run, rows)
+
+    run = SimpleNamespace(every=every, advance=lambda: None)
+    found = SimpleNamespace(runs={"fastgan": run}, data=TINY.workload.data())
+    monkeypatch.setattr(counts, "per_iteration", per_iteration)
+    monkeypatch.setattr(ours, "LongRun", LongRun)
+    assert device.host(TINY, found, 1e-5, "cpu")["iterations"] == calls  # type: ignore[arg-type]
+    assert seen == [(every, every) if every >= 1000 else (2000, 1000)]  # the second call, after a warm one
+    if every < 1000:
+        with pytest.raises(RuntimeError, match="calls of 1000 iterations would take 50 s"):
+            device.host(TINY, found, 1e-2, "cpu")  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------- the report
 
 

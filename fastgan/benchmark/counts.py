@@ -13,6 +13,10 @@ COPIES = ("cudaMemcpyAsync", "cudaMemcpy", "cudaMemsetAsync")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
+MORE = 3  # calls of the longer run
+CALLS = 1 + MORE
+
+
 class Seen(NamedTuple):
     """Of some calls: how many of each kind, and the seconds in which the host neither waited nor copied.
 
@@ -54,7 +58,7 @@ def per_iteration(
 ) -> dict[str, float]:
     """Launches, copies and waits in 100 iterations, and seconds of the host in one.
 
-    The difference between three calls and one: the profiler waits too, at its end.
+    The difference between MORE calls and one: the profiler waits too, at its end.
 
     Args:
         advance: trains so many iterations.
@@ -65,10 +69,10 @@ def per_iteration(
         RuntimeError: the profiler saw no launch, so what it counted means nothing.
     """
     few = watch(advance)
-    many = watch(lambda: [advance() for _ in range(3)])
+    many = watch(lambda: [advance() for _ in range(MORE)])
     if many.launches <= few.launches:
-        raise RuntimeError(f"torch's profiler saw {few.launches} launches in one call and {many.launches} in three")
-    launches, copies, waits, host_s = ((b - a) / (2 * iterations) for a, b in zip(few, many, strict=True))
+        raise RuntimeError(f"torch's profiler saw {few.launches} launches in one call and {many.launches} in {MORE}")
+    launches, copies, waits, host_s = ((b - a) / ((MORE - 1) * iterations) for a, b in zip(few, many, strict=True))
     return {
         "launches in 100": 100 * launches,
         "copies in 100": 100 * copies,
