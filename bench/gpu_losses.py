@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
+from fastgan.benchmark.peers_torch import captured
 from fastgan.training.checkpoint import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]
@@ -104,25 +105,6 @@ def check(case: str, sides: dict[str, Run], tolerance: float) -> None:
 # ---------------------------------------------------------------- sides
 
 
-def graphed(run: Run) -> Run:
-    """The same calls as one captured graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = run()
-
-    def replay() -> tuple[Tensor, ...]:
-        graph.replay()
-        return out
-
-    return replay
-
-
 def eager(real: Tensor, fake: Tensor) -> Tensor:
     """As users write it."""
     return BCE(real, torch.ones_like(real)) + BCE(fake, torch.zeros_like(fake))
@@ -176,7 +158,7 @@ def loss_case(n: int, windows: int, window_s: float, compiled: bool) -> dict[str
     sides = {
         "fastgan": with_gradients(fastgan.discriminator_loss, *logits),
         "eager": with_gradients(eager, *logits),
-        "fastgan + CUDA graph": graphed(with_gradients(fastgan.discriminator_loss, *logits)),
+        "fastgan + CUDA graph": captured(with_gradients(fastgan.discriminator_loss, *logits)),
     }
     if compiled:
         sides["compile + CUDA graph"] = compiled_with_graph(eager, *logits)
@@ -248,7 +230,7 @@ def penalty_case(features: int, width: int, batch: int, windows: int, window_s: 
         loss = eager(logits, plain(fake)) + 5 * slope.square().sum(1).mean()
         return loss, *torch.autograd.grad(loss, list(plain.parameters()))
 
-    sides: dict[str, Run] = {"fastgan": ours, "eager": theirs, "fastgan + CUDA graph": graphed(ours)}
+    sides: dict[str, Run] = {"fastgan": ours, "eager": theirs, "fastgan + CUDA graph": captured(ours)}
     check(f"R1, width {width}", sides, 1e-4)
     record = {"case": "step with R1", "features": features, "width": width, "batch": batch}
     return record | compare(sides, windows, window_s)

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastgan.benchmark import peers_torch
+
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 import gpu  # noqa: E402
@@ -32,7 +34,7 @@ CUDA = SimpleNamespace(
     current_stream=lambda: SimpleNamespace(wait_stream=lambda other: None),
     stream=lambda side: contextlib.nullcontext(),
     CUDAGraph=_Graph,
-    graph=lambda captured: contextlib.nullcontext(),
+    graph=lambda captured, capture_error_mode: contextlib.nullcontext(),
     memory_allocated=lambda: 0,
     max_memory_allocated=lambda: 0,
     reset_peak_memory_stats=lambda: None,
@@ -59,6 +61,7 @@ class _Torch:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_losses, "torch", _Torch())
+    monkeypatch.setattr(peers_torch, "torch", _Torch())
     monkeypatch.setattr(Tensor, "cuda", lambda self: self)
     to = nn.Module.to
     monkeypatch.setattr(nn.Module, "to", lambda self, device, *more: to(self, "cpu", *more))

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.func import functional_call, grad_and_value
 from fastgan.benchmark.ours import change
 from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload, plain_network
 
+T = TypeVar("T")
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BCE = nn.BCEWithLogitsLoss()
 CALIBRATION = 8  # iterations that tell how many a timed call should have
@@ -95,8 +97,8 @@ def wait_for(device: torch.device) -> None:
     torch.cuda.synchronize(device)
 
 
-def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """The same call as a CUDA graph; its random numbers go on from replay to replay."""
+def captured(call: Callable[[], T]) -> Callable[[], T]:
+    """The same call as a CUDA graph, whose replays give the same results anew; its random numbers go on."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -105,8 +107,12 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # JAX has threads of its own in this process
-        call()
-    replay: Callable[[], object] = graph.replay
+        out = call()
+
+    def replay() -> T:
+        graph.replay()
+        return out
+
     return replay
 
 
