@@ -107,7 +107,7 @@ class Builder:
 
         `headers`: the flags it shares with others whose headers it shares.
         """
-        digest = hashlib.sha256(repr((str(source), flags)).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(repr((str(source), str(csrc), flags)).encode()).hexdigest()[:16]
         out = self.folder / f"{source.stem}-{digest}.o"
         first = self._headers(headers) if headers else ()
         _run((compiler(), *flags, *first, f"-I{SIMT}", f"-I{csrc}", "-x", "c++", "-c", source, "-o", out))
