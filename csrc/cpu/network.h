@@ -140,6 +140,7 @@ class Network {
   T* output() const { return layers_.back().dropped; }
   T* grad_output() const { return layers_.back().grad_output; }
   std::vector<Layer<T>>& layers() { return layers_; }
+  const std::vector<Layer<T>>& layers() const { return layers_; }
 
   // Each thread calls this with its share of the batch; with batch normalisation in the network, all must.
   void forward(const Team& team, Share share, const Sections& sections);

@@ -33,14 +33,20 @@ Bend<T> find_bend(int activation) {  // null where the activation has no curvatu
   return found;
 }
 
+// Whether the penalty has a second derivative to follow in some layer.
+template <class T>
+bool curved(const Network<T>& network) {
+  for (const Layer<T>& l : network.layers())
+    if (find_bend<T>(l.plan.activation)) return true;
+  return false;
+}
+
 template <class T>
 class PenaltyPass {
  public:
   // The sections start at multiples of kPanel. `scratch`: widest layer times the rows of a section, padded.
   PenaltyPass(Network<T>& network, Section where, int64_t turned, T* scratch)
-      : network_(network), where_(where), turned_(turned), scratch_(scratch) {
-    for (const Layer<T>& l : network.layers()) curved_ = curved_ || find_bend<T>(l.plan.activation);
-  }
+      : network_(network), where_(where), turned_(turned), scratch_(scratch), curved_(curved(network)) {}
 
   // Rows first .. last (multiples of kShareRows), after forward() and backward() over them down to the input, the slope of
   // the logits being 1. Values go to values[row], scaled by `weight` as t_0 is.
@@ -165,7 +171,7 @@ class PenaltyPass {
   const Section where_;
   const int64_t turned_;
   T* const scratch_;
-  bool curved_ = false;
+  const bool curved_;
 };
 
 }  // namespace FASTGAN_ISA

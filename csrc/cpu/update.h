@@ -78,6 +78,20 @@ struct Update {
   }
 };
 
+// Calls f(parameter, its elements) for each that a player may have.
+template <class Function>
+void each_parameter(const PlayerPlan& player, Function&& f) {
+  for (size_t i = 0; i < player.parameters.size(); ++i) {
+    const LayerPlan& l = player.network.layers[i];
+    const LayerParameters& p = player.parameters[i];
+    const int64_t rows = l.outputs * l.pieces;
+    f(p.weight, rows * l.inputs);
+    f(p.bias, rows);
+    f(p.norm_scale, l.outputs);
+    f(p.norm_shift, l.outputs);
+  }
+}
+
 // Scales down the incoming weights of rows first .. last whose norm exceeds the limit.
 template <class T>
 void bound_norms(T* weight, int64_t inputs, int64_t first, int64_t last, double limit) {
