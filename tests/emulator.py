@@ -31,8 +31,8 @@ CSRC = TESTS.parent / "csrc"
 SIMT = TESTS / "simt"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas")
 COMMON = ("-std=c++17", "-DFASTGAN_ISA=cuda", *WARNINGS)
-HARNESS = ("simt.cpp", "races.cpp", "serve.cpp", "calls.cpp")
-MACHINE = ("simt.cpp", "races.cpp")  # of the harness: not what is tested, hence not sanitised
+HARNESS = ("simt.cpp", "fibres.cpp", "races.cpp", "serve.cpp", "calls.cpp")
+MACHINE = ("simt.cpp", "fibres.cpp", "races.cpp")  # of the harness: not what is tested, hence not sanitised
 
 
 class Flavour(NamedTuple):
