@@ -6,23 +6,30 @@ inline namespace FASTGAN_ISA {
 namespace {
 
 // rows x `vectors` vectors V of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
-template <class T, class V, int rows, int vectors>
+template <class T, Rows how, class V, int rows, int vectors>
 void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel, const T* bias, T* __restrict c,
                    int64_t c_row, Ahead* ahead) {
   using S = Simd<T>;
-  constexpr int width = int(sizeof(V) / sizeof(T));
+  constexpr int width = int(sizeof(V) / sizeof(T)), line = 64 / int(sizeof(T));
+  // A block of the depth is what a line holds of a contiguous row: while it passes, the next but one is asked for, a row a
+  // depth. Where rows are adjacent, each depth asks for the line in which a later one ends.
+  constexpr int64_t block = how == Rows::contiguous ? line : how == Rows::panels ? kPanel<T> : INT64_MAX;
+  const int64_t a_row = how == Rows::contiguous ? a.row : how == Rows::panels ? kPanel<T> : 1;
+  const int64_t a_column = how == Rows::adjacent ? a.column : 1, next = how == Rows::contiguous ? line : a.column;
+  const int64_t soon_step = how == Rows::contiguous ? a_row : a_column;
+  const int64_t first_soon = how == Rows::contiguous ? 2 * line : 16 * a_column + rows - 1;
   V sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sum[i][v] = V{} + (bias ? bias[i] : T(0));
-  const T* __restrict block = a.data;
-  const int64_t a_row = a.row, a_column = a.column;
-  const int rows_ahead = ahead ? rows_a_block(ahead->rows, depth, a.block) : 0;
-  for (int64_t left = depth; left > 0; left -= a.block, block += a.next) {
-    const T* __restrict x = block;
-    if (ahead) ahead->some(rows_ahead);
-    for (int64_t k = std::min(left, a.block); k > 0; --k) {
+  const T* __restrict begin = a.data;
+  const int rows_ahead = how == Rows::panels ? rows_a_block(ahead->rows, depth, block) : 0;
+  for (int64_t left = depth; left > 0; left -= block, begin += next) {
+    const T *__restrict x = begin, *soon = begin + first_soon;
+    if (how == Rows::panels) ahead->some(rows_ahead);
+    for (int64_t k = std::min(left, block); k > 0; --k) {
+      if (how != Rows::panels) __builtin_prefetch(soon);
       V b[vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(panel + v * width);
@@ -32,6 +39,7 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
         for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
       panel += kPanel<T>;
       x += a_column;
+      soon += soon_step;
     }
   }
 #pragma GCC unroll 16
@@ -40,12 +48,12 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
     for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * width, sum[i][v]);
 }
 
-template <class T, int... row>
+template <class T, Rows how, int... row>
 TileFunction<T> tile_function(int rows, int columns, std::integer_sequence<int, row...>) {
   using S = Simd<T>;
-  static constexpr TileFunction<T> wide[] = {multiply_tile<T, typename S::Vector, row + 1, kTileVectors>...};
-  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, typename S::Vector, row + 1, 1>...};
-  static constexpr TileFunction<T> half[] = {multiply_tile<T, typename S::Half, row + 1, 1>...};
+  static constexpr TileFunction<T> wide[] = {multiply_tile<T, how, typename S::Vector, row + 1, kTileVectors>...};
+  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, how, typename S::Vector, row + 1, 1>...};
+  static constexpr TileFunction<T> half[] = {multiply_tile<T, how, typename S::Half, row + 1, 1>...};
   return (columns > S::width ? wide : columns > S::width / 2 ? narrow : half)[rows - 1];
 }
 
@@ -103,8 +111,13 @@ TileFunctionBf16 tile_function_bf16(int rows, int columns, std::integer_sequence
 }  // namespace
 
 template <class T>
-TileFunction<T> tile_function(int rows, int columns) {
-  return tile_function<T>(rows, columns, std::make_integer_sequence<int, kTileRows>{});
+TileFunction<T> tile_function(Rows how, int rows, int columns) {
+  constexpr auto all = std::make_integer_sequence<int, kTileRows>{};
+  switch (how) {
+    case Rows::contiguous: return tile_function<T, Rows::contiguous>(rows, columns, all);
+    case Rows::adjacent: return tile_function<T, Rows::adjacent>(rows, columns, all);
+    default: return tile_function<T, Rows::panels>(rows, columns, all);
+  }
 }
 
 template <class T>
@@ -122,8 +135,8 @@ void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int c
     for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
 }
 
-template TileFunction<float> tile_function(int, int);
-template TileFunction<double> tile_function(int, int);
+template TileFunction<float> tile_function(Rows, int, int);
+template TileFunction<double> tile_function(Rows, int, int);
 template GatherFunction<float> gather_function(int);
 template GatherFunction<double> gather_function(int);
 template void pack_inputs(int64_t, int64_t, const float*, int64_t, int, float*);

@@ -43,11 +43,15 @@ void each_panel(Share share, Function&& f) {
 }
 
 template <class T>
-struct Matrix {  // element (i, k) at data[i * row + k * column]; after every `block` columns, the next lies `next` further on
+struct Matrix {  // element (i, k) at data[i * row + k * column]
   const T* data;
   int64_t row, column;
-  int64_t block = INT64_MAX, next = 0;
 };
+
+// How the rows of a tile of A lie: each contiguous, side by side (a transposed matrix), or in panels, of which the next one
+// lies `column` further on. What is asked of memory meanwhile is, in the first two, lines of the tile itself: a processor
+// follows fewer streams than a tile has rows, and none from page to page.
+enum class Rows { contiguous, adjacent, panels };
 
 enum class Scratch { slice_of_a, packed, paired };
 
@@ -90,14 +94,14 @@ inline int rows_a_block(int rows, int64_t depth, int64_t block) {
   return blocks > 0 ? (rows + blocks - 1) / blocks : rows;
 }
 
-// C = A B + bias for a few rows of A and one panel of B, in registers over the whole depth.
+// C = A B + bias for a few rows of A and one panel of B, in registers over the whole depth. `ahead`: where rows lie in panels.
 template <class T>
 using TileFunction = void (*)(int64_t depth, const Matrix<T>& a, const T* panel, const T* bias, T* c, int64_t c_row,
                               Ahead* ahead);
 
 // The instance for this many rows, and for one vector or half of one where the columns left need no more.
 template <class T>
-TileFunction<T> tile_function(int rows, int columns);
+TileFunction<T> tile_function(Rows how, int rows, int columns);
 
 // Copies the rows of a tile at every depth, contiguous. The number of rows is a constant so that copying them is two moves.
 template <class T>
@@ -113,9 +117,11 @@ constexpr int kSliceTiles = 4;  // of A, prepared together: transposed, each vis
 template <class T>
 struct Slice {
   Matrix<T> tile[kSliceTiles];
+  Rows how;
 
   // Tile i is rows edges[i] .. edges[i + 1] of A.
-  Slice(const Matrix<T>& a, const int64_t* edges, int tiles, int64_t depth) {
+  Slice(const Matrix<T>& a, const int64_t* edges, int tiles, int64_t depth)
+      : how(a.column == 1 ? Rows::contiguous : Rows::adjacent) {
     const bool aliased = std::max(a.row, a.column) * int64_t(sizeof(T)) % kAliasBytes == 0 && depth >= 64;
     const int64_t size = (depth + kPad) * kTileRows;
     T* own = aliased ? scratch<T, Scratch::slice_of_a>(size * kSliceTiles) : nullptr;
@@ -163,8 +169,9 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
         const int64_t row = edges[i];
         const int rows = int(edges[i + 1] - row);
         each_panel<T>(columns, [&](int64_t p, int lane, int lanes) {
-          tile_function<T>(rows, lanes)(depth, slice.tile[i], b + p * depth * width + lane, bias ? bias + row : nullptr,
-                                        c + (p * n + row) * width + lane, width, nullptr);
+          tile_function<T>(slice.how, rows, lanes)(depth, slice.tile[i], b + p * depth * width + lane,
+                                                   bias ? bias + row : nullptr, c + (p * n + row) * width + lane, width,
+                                                   nullptr);
           after(p, row, lane, rows, lanes);
         });
       }
@@ -191,8 +198,8 @@ void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, cons
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
     Ahead ahead = needs(next, int(after - next));
-    tile_function<T>(int(next - row), columns)(rows, {e + row * width, width, 1, width, n * width}, packed, nullptr, tile,
-                                               width, &ahead);
+    tile_function<T>(Rows::panels, int(next - row), columns)(rows, {e + row * width, width, n * width}, packed, nullptr, tile,
+                                                             width, &ahead);
     take(row, int(next - row), tile);
   }
 }
