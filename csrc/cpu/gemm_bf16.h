@@ -81,6 +81,8 @@ void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float
       else
         for (int64_t k = 0; k < pairs; ++k) {
           const float* at = a.data + begin * a.row + 2 * k * a.column;
+          for (int64_t later = 16; later < 18; ++later)  // a processor does not follow rows from page to page
+            for (int64_t i = 0; i <= end - begin; i += 16) __builtin_prefetch(at + later * a.column + i);
           pair_rows(at, 2 * k + 1 < depth ? at + a.column : nullptr, int(end - begin), left + k * a_pair);
         }
       for (int i = 0; i < count; ++i) {
