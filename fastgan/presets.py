@@ -27,9 +27,10 @@ class Networks:
         discriminator_activation: of D's hidden layers.
         output_activation: of G's output: "sigmoid" for data in [0, 1], "tanh" for [-1, 1], "none" for any.
         dropout: probability of dropping a hidden unit of D.
+        classes: of a conditional model, whose networks see the label too; 0: none.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1, classes below 0.
     """
 
     data_dim: int
@@ -41,6 +42,7 @@ class Networks:
     discriminator_activation: str = "leaky_relu"
     output_activation: str = "none"
     dropout: float = 0.0
+    classes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("data_dim", "latent_dim", "generator_hidden", "discriminator_hidden"):
@@ -48,11 +50,13 @@ class Networks:
             for size in value if isinstance(value, tuple) else (value,):
                 if not isinstance(size, int) or size < 1:
                     raise ValueError(f"Networks: {name} must be at least 1, got {size!r}")
+        if not isinstance(self.classes, int) or self.classes < 0:
+            raise ValueError(f"Networks: classes must be at least 0, got {self.classes!r}")
 
     def build(self, *, seed: int = 0, impl: str = "auto", pack: int = 1) -> GAN:
         """The pair, its first weights drawn from `seed`; torch's own generator stays as it was.
 
-        D sees `pack` samples side by side.
+        D sees `pack` samples side by side, each with its label where there are classes.
 
         Raises:
             ValueError: an activation, a prior or a probability that breaks its rule.
@@ -60,19 +64,25 @@ class Networks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             generator = nn.MLP(
-                [self.latent_dim, *self.generator_hidden, self.data_dim],
+                [self.latent_dim + self.classes, *self.generator_hidden, self.data_dim],
                 activation=self.generator_activation,
                 output_activation=None if self.output_activation == "none" else self.output_activation,
                 impl=impl,
             )
             discriminator = nn.MLP(
-                [self.data_dim * pack, *self.discriminator_hidden, 1],
+                [(self.data_dim + self.classes) * pack, *self.discriminator_hidden, 1],
                 activation=self.discriminator_activation,
                 dropout=self.dropout,
                 impl=impl,
             )
-        shape = (self.data_dim,)
-        return GAN(generator, discriminator, latent_dim=self.latent_dim, prior=self.prior, data_shape=shape)
+        return GAN(
+            generator,
+            discriminator,
+            latent_dim=self.latent_dim,
+            prior=self.prior,
+            data_shape=(self.data_dim,),
+            classes=self.classes,
+        )
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_numbers_that_are_not_finite_do_not_spoil_the_summary(run: Run) -> None:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ("--seeds 4:4", "--seeds must hold at least one seed, got '4:4'"),
+        ("--seeds 4:4", "--seeds must hold at least one number, got '4:4'"),
         ("--seeds a:b", "--seeds must be as 0:32 or 1,5,9, got 'a:b'"),
         ("--seeds 1,1", "--seeds must be distinct, got 1 twice"),
         ("--seeds 0:2 --seed 1", "--seed must not be given with --seeds"),

@@ -78,8 +78,8 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
-def seeds(text: str) -> list[int]:
-    """Seeds, as 0:32 (from 0, below 32), as 1,5,9, or both."""
+def wholes(text: str) -> list[int]:
+    """Integers, as 0:32 (from 0, below 32), as 1,5,9, or both."""
     found: list[int] = []
     try:
         for part in text.split(","):
@@ -88,7 +88,7 @@ def seeds(text: str) -> list[int]:
     except (ValueError, TypeError):
         raise argparse.ArgumentTypeError(f"must be as 0:32 or 1,5,9, got {text!r}") from None
     if not found:
-        raise argparse.ArgumentTypeError(f"must hold at least one seed, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must hold at least one number, got {text!r}")
     return found
 
 

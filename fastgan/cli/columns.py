@@ -74,6 +74,7 @@ class StandardizedRows:
 
     def __init__(self, dataset: Dataset, columns: Columns) -> None:
         self._dataset, self._columns = dataset, columns
+        self.labels = dataset.labels
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -88,4 +89,6 @@ def training_rows(dataset: Dataset, columns: Columns | None) -> Any:
         return dataset
     rows = StandardizedRows(dataset, columns)
     first = rows.rows(torch.zeros(1, dtype=torch.int64))
-    return rows.rows(torch.arange(len(rows))) if len(rows) * first.nbytes <= _IN_MEMORY else rows
+    if len(rows) * first.nbytes > _IN_MEMORY:
+        return rows
+    return Dataset(rows.rows(torch.arange(len(rows))), labels=dataset.labels, dtype=dataset.dtype)

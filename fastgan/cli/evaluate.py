@@ -53,7 +53,10 @@ def add(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is measured: samples in the data's own units, the rows trained on, and rows held out."""
+    """What is measured: samples in the data's own units, the rows trained on, and rows held out.
+
+    Labels are asked for as often as the data have them, so that the samples of a conditional run are p_g as a whole.
+    """
 
     config: runs.RunConfig
     gan: GAN
@@ -61,6 +64,7 @@ class _Subject:
     samples: Tensor
     train: Tensor
     held_out: Tensor | None
+    asked: Tensor | None  # of a conditional run: the label of each sample
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,10 +99,14 @@ def _load(arguments: argparse.Namespace, config: runs.RunConfig) -> _Subject:
     gan = runs.trained(Path(arguments.run_dir), config)
     dataset = config.load_data()
     held_out = _held_out(arguments.held_out, config, len(dataset))
-    samples = config.restore(gan.sample(arguments.n, seed=arguments.seed, device="cpu"))
+    asked = None
+    if config.networks.classes:
+        assert dataset.labels is not None
+        asked = dataset.labels[_numbers(len(dataset), arguments.n)]
+    samples = config.restore(gan.sample(arguments.n, seed=arguments.seed, device="cpu", labels=asked))
     if held_out is not None and held_out.shape[1] != samples.shape[1]:
         raise ValueError(f"--held-out must have {samples.shape[1]} columns as the data, got {held_out.shape[1]}")
-    return _Subject(config, gan, dataset, samples, _spread(dataset, _REAL_ROWS), held_out)
+    return _Subject(config, gan, dataset, samples, _spread(dataset, _REAL_ROWS), held_out, asked)
 
 
 def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Tensor | None:
@@ -117,8 +125,12 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
 
 def _spread(dataset: Dataset, n: int) -> Tensor:
     """At most n rows, flat, spread evenly over data that may be sorted."""
-    n = min(n, len(dataset))
-    return dataset.rows(torch.arange(n) * len(dataset) // n).flatten(1)
+    return dataset.rows(_numbers(len(dataset), min(n, len(dataset)))).flatten(1)
+
+
+def _numbers(rows: int, n: int) -> Tensor:
+    """n row numbers, spread evenly."""
+    return torch.arange(n) * rows // n
 
 
 # ---------------------------------------------------------------- the measures
@@ -133,7 +145,7 @@ def _measures(subject: _Subject, sigma: float | None) -> Iterator[Measure]:
         yield "log_likelihood", "needs rows G never saw: --held-out FILE, or a run trained with --rows", None
     else:
         yield from _log_likelihood(subject, subject.held_out, sigma)
-        if subject.config.train.pack == 1:  # a packed D has nothing to say of one sample
+        if subject.config.train.pack == 1 and subject.asked is None:  # others have nothing to say of one sample alone
             yield from _discriminator(subject, subject.held_out)
     found = evaluation.nearest_neighbours(subject.samples, subject.train)
     nearest = {
@@ -148,6 +160,8 @@ def _measures(subject: _Subject, sigma: float | None) -> Iterator[Measure]:
         f"the median; {nearest['distinct']:,} of {len(subject.train):,} training rows are nearest to a sample",
         nearest,
     )
+    if subject.asked is not None:
+        yield _labels(subject, subject.asked, found.index)
     if min(len(subject.samples), len(subject.train)) > 5:
         yield _precision(subject)
 
@@ -201,6 +215,14 @@ def _discriminator(subject: _Subject, held_out: Tensor) -> Iterator[Measure]:
     gap = evaluation.discriminator_gap(logits, subject.train, held_out, subject.samples)
     numbers = {name: getattr(gap, name) for name in (*vars(gap), "gap")}
     yield "discriminator", str(gap), numbers
+
+
+def _labels(subject: _Subject, asked: Tensor, nearest: Tensor) -> Measure:
+    """How often the nearest training row has the label that the sample was asked for by."""
+    assert subject.dataset.labels is not None
+    known = subject.dataset.labels[_numbers(len(subject.dataset), len(subject.train))]
+    right = float((known[nearest] == asked).double().mean())
+    return "labels", f"{100 * right:.1f}% of samples are nearest to a row of the label asked for", {"right": right}
 
 
 def _precision(subject: _Subject) -> Measure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import evaluation
-from fastgan.cli import runs, snapshots
+from fastgan.cli import labels, runs, snapshots
 from fastgan.cli.runs import RunConfig
 from fastgan.data import Dataset
 from fastgan.models import GAN
@@ -18,6 +20,7 @@ from fastgan.models import GAN
 _ROWS = 10_000  # for histograms
 _PAIRS = 16  # of neighbours
 _MANY = 100_000  # for densities in the plane
+_ACROSS, _CLASSES = 8, 16  # images of a class side by side, and classes one below another, at most
 
 
 def draw(
@@ -39,23 +42,51 @@ def draw(
 
 
 def draw_samples(
-    config: RunConfig, gan: GAN, dataset: Dataset, path: Path, *, n: int | None = None, seed: int = 0, offset: int = 0
+    config: RunConfig,
+    gan: GAN,
+    dataset: Dataset,
+    path: Path,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    offset: int = 0,
+    asked: Sequence[int] | None = None,
 ) -> Path:
-    """Generated beside real: a grid of images, points in the plane, or histograms."""
+    """Generated beside real: a grid of images, points in the plane, or histograms.
+
+    Of a conditional run the labels asked for, by default all in turn, beside real rows of theirs; images of each class
+    in a row of their own.
+    """
     from fastgan import plots
 
     image = config.image_shape is not None
-    samples = _samples(config, gan, n or (64 if image else _ROWS), seed=seed, offset=offset)
-    real = _some_rows(dataset, 64 if image else _ROWS)
+    count = n or (_ACROSS * max(_ACROSS, config.networks.classes) if image else _ROWS)
+    samples = _samples(config, gan, count, seed=seed, offset=offset, asked=asked)
+    wanted = labels.in_turn(config, asked, count, offset)
+    if image and wanted is not None and len(wanted.unique()) > 1:
+        return _draw_classes(config, samples, wanted, dataset, path)
+    real = _some_rows(dataset, _ACROSS**2 if image else _ROWS, asked)
     if image:
         return plots.image_grid(samples, real, path, **_look(config, real))
-    # A packed D has nothing to say of one sample.
-    d = config.probability(gan) if config.train.pack == 1 else None
+    # A packed D has nothing to say of one sample, nor a conditional one of a point without its label.
+    d = config.probability(gan) if config.train.pack == 1 and wanted is None else None
     if real.shape[1] == 1:
         return plots.line(samples, real, path, discriminator=d)
     if real.shape[1] == 2:
         return plots.scatter(samples, real, path, discriminator=d)
     return plots.marginals(samples, real, path)
+
+
+def _draw_classes(config: RunConfig, samples: Tensor, wanted: Tensor, dataset: Dataset, path: Path) -> Path:
+    """Images of each class in a row of their own, beside real ones of that class."""
+    from fastgan import plots
+
+    names = wanted.unique()[:_CLASSES].tolist()
+    by_class = [samples[wanted == label] for label in names]
+    across = min(_ACROSS, *map(len, by_class))
+    real = torch.cat([_filled(_some_rows(dataset, across, [label]), across) for label in names])
+    made = torch.cat([rows[:across] for rows in by_class])
+    return plots.image_grid(made, real, path, names=list(map(str, names)), **_look(config, _some_rows(dataset, 64)))
 
 
 def draw_neighbours(config: RunConfig, samples: Tensor, train: Tensor, path: Path) -> Path:
@@ -97,6 +128,8 @@ def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
         raise ValueError(f"RUN_DIR must be of one or two columns for the picture discriminator, got {columns}")
     if config.train.pack > 1:
         raise ValueError(f"RUN_DIR must have pack=1 for the picture discriminator, got {config.train.pack}")
+    if config.networks.classes:
+        raise ValueError("RUN_DIR must have no labels for the picture discriminator, got a run with --conditional")
     gan, dataset = runs.trained(folder, config), config.load_data()
     # D plays against G as it is; samples.png shows the average, where there is one.
     origin = "G" if config.train.ema_decay is None else "G itself (not of its average)"
@@ -133,11 +166,24 @@ def _look(config: RunConfig, rows: Tensor) -> dict[str, Any]:
     }
 
 
-def _samples(config: RunConfig, gan: GAN, n: int, *, seed: int = 0, offset: int = 0) -> Tensor:
-    return config.restore(gan.sample(n, seed=seed, offset=offset, device="cpu"))
+def _samples(
+    config: RunConfig, gan: GAN, n: int, *, seed: int = 0, offset: int = 0, asked: Sequence[int] | None = None
+) -> Tensor:
+    wanted = labels.in_turn(config, asked, n, offset)
+    return config.restore(gan.sample(n, seed=seed, offset=offset, device="cpu", labels=wanted))
 
 
-def _some_rows(dataset: Dataset, n: int) -> Tensor:
-    """n rows spread evenly over the data, which may be sorted."""
-    n = min(n, len(dataset))
-    return dataset.rows(torch.arange(n) * len(dataset) // n)
+def _some_rows(dataset: Dataset, n: int, of: Sequence[int] | None = None) -> Tensor:
+    """n rows, or all if there are fewer, of these labels; spread evenly over the data, which may be sorted."""
+    chosen = torch.arange(len(dataset))
+    if of is not None:
+        assert dataset.labels is not None
+        chosen = chosen[torch.isin(dataset.labels, torch.tensor(of))]
+    n = min(n, len(chosen))
+    return dataset.rows(chosen[torch.arange(n) * len(chosen) // max(n, 1)])
+
+
+def _filled(rows: Tensor, n: int) -> Tensor:
+    """Rows (m, features), and after them blank ones up to n."""
+    blank = torch.full((n - len(rows), rows.shape[1]), math.nan, dtype=rows.dtype)
+    return torch.cat([rows, blank])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.cli.arguments import grid_field, seeds
+from fastgan.cli.arguments import grid_field, wholes
 from fastgan.cli.columns import training_rows
 from fastgan.cli.modes import modes_found
 from fastgan.cli.progress import Display, population_progress
@@ -48,7 +48,7 @@ class Crowd:
 def add_flags(command: argparse.ArgumentParser) -> None:
     """--seeds and --grid."""
     group = command.add_argument_group("many GANs at once, each as if it were trained alone")
-    group.add_argument("--seeds", type=seeds, metavar="A:B", help="a GAN for each seed: A to B-1, or a list 1,5,9")
+    group.add_argument("--seeds", type=wholes, metavar="A:B", help="a GAN for each seed: A to B-1, or a list 1,5,9")
     group.add_argument(
         "--grid",
         type=grid_field,

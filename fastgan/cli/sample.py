@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.cli import runs
-from fastgan.cli.arguments import counting, natural
+from fastgan.cli import labels, runs
+from fastgan.cli.arguments import counting, natural, wholes
 from fastgan.cli.pictures import draw_samples
 from fastgan.models import GAN
 from fastgan.training.checkpoint import write_atomically
@@ -28,13 +28,20 @@ def add(commands: Any) -> None:
         description="Draw samples G(z), z ~ p_z, from the newest checkpoint of a run: rows as those of the "
         "data, in its own units. Sample i of a seed is the same however many are drawn together.",
         epilog="examples:\n  fastgan sample runs/digits-1 --n 1000 --seed 1 --out x.npy\n"
-        "  fastgan sample runs/digits-1 --out more.png\n",
+        "  fastgan sample runs/digits-1 --out more.png\n"
+        "  fastgan sample runs/digits-1 --labels 3 --out threes.png    of a run trained with --conditional\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument("--n", type=natural, default=64, metavar="N", help="how many samples (64)")
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of the noise (0)")
     command.add_argument(
         "--offset", type=counting, default=0, metavar="N", help="number of the first sample (0)"
+    )
+    command.add_argument(
+        "--labels",
+        type=wholes,
+        metavar="L,L",
+        help="of a conditional run: sample i has the label after that of sample i-1 in this list (all, in turn)",
     )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
     command.add_argument("--out", required=True, help="file to write: .npy, .csv or .png (a picture of them)")
@@ -52,22 +59,32 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seed >= 2**63:
         raise ValueError(f"--seed must be below 2**63, got {arguments.seed}")
     config = runs.read(Path(arguments.run_dir))
+    labels.check(config, arguments.labels)
     gan = runs.trained(Path(arguments.run_dir), config).to(runs.usable_device(arguments.device))
     if kind == ".png":
         draw_samples(
-            config, gan, config.load_data(), out, n=arguments.n, seed=arguments.seed, offset=arguments.offset
+            config,
+            gan,
+            config.load_data(),
+            out,
+            n=arguments.n,
+            seed=arguments.seed,
+            offset=arguments.offset,
+            asked=arguments.labels,
         )
     else:
-        chunks = _chunks(config, gan, arguments.n, arguments.seed, arguments.offset)
+        chunks = _chunks(config, gan, arguments)
         dim = config.networks.data_dim
         write_atomically(out, _csv(chunks) if kind == ".csv" else _npy(chunks, (arguments.n, dim)))
     print(f"{arguments.n} samples of {config.source}: {out}")
     return 0
 
 
-def _chunks(config: runs.RunConfig, gan: GAN, n: int, seed: int, offset: int) -> Iterator[np.ndarray]:
-    for start in range(0, n, _CHUNK):
-        samples = gan.sample(min(_CHUNK, n - start), seed=seed, offset=offset + start, device="cpu")
+def _chunks(config: runs.RunConfig, gan: GAN, arguments: argparse.Namespace) -> Iterator[np.ndarray]:
+    for start in range(0, arguments.n, _CHUNK):
+        count, offset = min(_CHUNK, arguments.n - start), arguments.offset + start
+        wanted = labels.in_turn(config, arguments.labels, count, offset)
+        samples = gan.sample(count, seed=arguments.seed, offset=offset, device="cpu", labels=wanted)
         yield config.restore(samples).float().numpy()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fastgan import data, presets
-from fastgan.cli import population, runs
+from fastgan.cli import labels, population, runs
 from fastgan.cli.arguments import add_fields, counting, given, natural, number
 from fastgan.cli.columns import Columns, training_rows
 from fastgan.cli.modes import SAMPLES, modes_found
@@ -34,6 +34,7 @@ examples:
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
   fastgan train ring --seeds 0:32 --grid k=1,2
   fastgan train measurements.csv --width 256 --lr 5e-4
+  fastgan train digits --conditional && fastgan sample runs/digits-1 --labels 3 --out threes.png
   fastgan train --resume --out runs/ring --steps 20000
 """
 
@@ -64,7 +65,12 @@ def add(commands: Any) -> None:
     _add_optimizer(command.add_argument_group("optimiser"))
     networks = command.add_argument_group("networks")
     networks.add_argument("--width", type=natural, metavar="N", help="width of every hidden layer of G and D")
-    add_fields(networks, presets.Networks, skip=("data_dim",))
+    networks.add_argument(
+        "--conditional",
+        action="store_true",
+        help="both networks see the label of each row too, and samples are asked for by it: p(x|label)",
+    )
+    add_fields(networks, presets.Networks, skip=("data_dim", "classes"))
     command.set_defaults(run=run)
 
 
@@ -140,11 +146,14 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     seed = arguments.data_seed or 0
     dataset = data.load(arguments.source, n=arguments.rows, seed=seed)
     preset = presets.for_source(arguments.source, dataset)
+    networks = _networks(arguments, preset.networks)
+    if arguments.conditional:
+        networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
     config = RunConfig(
         source=arguments.source if arguments.source in data.sources.NAMES else _absolute(arguments.source),
         n=arguments.rows,
         data_seed=seed,
-        networks=_networks(arguments, preset.networks),
+        networks=networks,
         train=_train_config(arguments, preset.train, len(dataset)),
         columns=Columns.of(dataset) if preset.standardize else None,
         image_shape=dataset.image_shape,
@@ -169,6 +178,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         ("SOURCE", source, stored.source),
         ("--rows", arguments.rows, stored.n),
         ("--data-seed", arguments.data_seed, stored.data_seed),
+        ("--conditional", arguments.conditional or None, stored.networks.classes > 0),
         ("networks", _networks(arguments, stored.networks), stored.networks),
     ):
         if value is not None and value != old:
@@ -284,5 +294,6 @@ def _summary(
     if result.interrupted:
         lines.append(f"go on:    fastgan train --resume --out {path}")
     lines.append(f"measure:  fastgan evaluate {path}")
-    lines.append(f"samples:  fastgan sample {path} --n 1000 --out samples.npy")
+    of_a_label = " --labels 0" if config.networks.classes else ""
+    lines.append(f"samples:  fastgan sample {path}{of_a_label} --n 1000 --out samples.npy")
     return lines

@@ -121,7 +121,7 @@ def _images(
     side = max(1, int(len(first) ** 0.5))
 
     def grid(rows: Tensor) -> NDArray[np.uint8]:
-        return mosaic(rows, side, image_shape, value_range, ink)
+        return mosaic(rows, (side, side), image_shape, value_range, ink)
 
     image = axes.imshow(grid(first), interpolation="nearest")
     axes.set_axis_off()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def image_grid(
     image_shape: tuple[int, int],
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
+    names: Sequence[str] = (),
 ) -> Path:
     """Generated images beside real ones, every pixel a square block.
 
@@ -30,18 +32,22 @@ def image_grid(
         image_shape: (height, width).
         value_range: what is black and what is white.
         ink: dark on white, as handwriting.
+        names: what stands at the left of each row of images, of which all are shown then, in as many rows.
     """
-    side = max(1, min(8, math.isqrt(len(samples))))
-    left = mosaic(samples, side, image_shape, value_range, ink)
-    right = mosaic(real[: side * side], side, image_shape, value_range, ink)
-    gap, title, margin = 48, 76, 24
+    down = len(names) or max(1, min(8, math.isqrt(len(samples))))
+    across = len(samples) // down if names else down
+    left, right = (mosaic(x, (down, across), image_shape, value_range, ink) for x in (samples, real))
+    gap, title, margin, indent = 48, 76, 24, 30 if names else 0
     height, width = left.shape[:2]
-    pixels = (2 * width + gap + 2 * margin, height + title + margin)
+    pixels = (2 * width + gap + 2 * margin + indent, height + title + margin)
     figure = style.figure(pixels[0] / style.DPI, pixels[1] / style.DPI)
     figure.set_layout_engine("none")
+    for row, name in enumerate(names):
+        y = (margin + height * (1 - (row + 0.5) / down)) / pixels[1]
+        figure.text((margin + indent / 2) / pixels[0], y, name, fontsize=12, color=style.GREY, ha="center", va="center")
     for image, x, text, colour in (
-        (left, margin, "made by the generator", style.ORANGE),
-        (right, margin + width + gap, "real, from the data", style.BLUE),
+        (left, margin + indent, "made by the generator", style.ORANGE),
+        (right, margin + indent + width + gap, "real, from the data", style.BLUE),
     ):
         axes = figure.add_axes((x / pixels[0], margin / pixels[1], width / pixels[0], height / pixels[1]))
         axes.imshow(image, interpolation="nearest", aspect="auto")
@@ -164,10 +170,11 @@ def _cells(
 
 
 def mosaic(
-    rows: Tensor, side: int, image_shape: tuple[int, int], value_range: tuple[float, float], ink: bool
+    rows: Tensor, shape: tuple[int, int], image_shape: tuple[int, int], value_range: tuple[float, float], ink: bool
 ) -> NDArray[np.uint8]:
-    """side^2 images as one (height, width, 3) array; missing ones are white."""
-    cells = _cells(rows[: side * side], image_shape, value_range, ink)
-    missing = np.full((side * side - len(cells), *cells.shape[1:]), 255, np.uint8)
-    grid = np.concatenate([cells, missing]).reshape(side, side, *cells.shape[1:]).swapaxes(1, 2)
-    return grid.reshape(side * cells.shape[1], side * cells.shape[2], 3)
+    """So many images down and across as one (height, width, 3) array; missing ones are white."""
+    down, across = shape
+    cells = _cells(rows[: down * across], image_shape, value_range, ink)
+    missing = np.full((down * across - len(cells), *cells.shape[1:]), 255, np.uint8)
+    grid = np.concatenate([cells, missing]).reshape(down, across, *cells.shape[1:]).swapaxes(1, 2)
+    return grid.reshape(down * cells.shape[1], across * cells.shape[2], 3)

@@ -59,7 +59,7 @@ def images(
     figure, row = _row(len(panels), 3.9, title)
     for axes, (name, samples) in zip(row, panels.items(), strict=True):
         side = min(_ACROSS, math.isqrt(len(samples)))
-        axes.imshow(mosaic(samples, side, image_shape, value_range, ink), interpolation="nearest")
+        axes.imshow(mosaic(samples, (side, side), image_shape, value_range, ink), interpolation="nearest")
         axes.set_axis_off()
         axes.set_title(name, fontsize=13, loc="left", color=style.INK)
     return style.save(figure, path)

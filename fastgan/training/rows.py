@@ -25,7 +25,7 @@ class Rows:
 
     Args:
         data: Tensor (n, ...), numpy array (n, ...) (memory-mapped ones stay on disk), or an object with
-            `rows(index)` and a length, as `fastgan.data.Dataset`.
+            `rows(index)`, a length and perhaps `labels`, as `fastgan.data.Dataset`.
         batch_size: rows of a minibatch.
         seed: of the order of the rows.
         device, dtype: of the minibatches.
@@ -41,7 +41,7 @@ class Rows:
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         self.data = data
-        self.labels = data.labels if isinstance(data, Dataset) else None
+        self.labels: Tensor | None = getattr(data, "labels", None)
         self._known: Tensor | None = None  # numbers of the rows whose label is known
         self.n = len(data)
         self.device, self.dtype = device, dtype
