@@ -103,9 +103,22 @@ def test_M01_value_of_samples() -> None:
 
 def test_M01_value_at_the_edges() -> None:
     assert theory.value([1, 0], [0, 1], [1, 0]) == 0.0  # sure and right
-    assert theory.value([1, 0], [0, 1], [0, 1], clamp=False) == -math.inf  # sure and wrong
-    assert -800 < theory.value([1, 0], [0, 1], [0, 1]) < -700
+    assert theory.value([1, 0], [0, 1], [0, 1]) == -math.inf  # sure and wrong
+    assert theory.value(FAIR, FAIR, [1, 0.5]) == -math.inf == theory.value(FAIR, FAIR, [0, 0.5])
+    assert -800 < theory.value([1, 0], [0, 1], [0, 1], clamp=True) < -700
     assert theory.value([1, 0, 0], [0, 1, 0], [1, 0, math.nan]) == 0.0  # D is asked nothing at the third outcome
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_M01_a_rounded_optimum_is_not_wrong(dtype: str) -> None:
+    """Far in the tails D* is 1 or 0 to the last bit although both densities have mass; V there is a number."""
+    for q in (1e-9, 1e-17, 1e-300):
+        p_, q_ = np.array([[1 - q, q], [q, 1 - q]], dtype)
+        d = theory.optimal_discriminator(p_, q_)
+        assert np.abs(theory.value(p_, q_, d) - theory.training_criterion(p_, q_)) < 1e-6
+    free = torch.tensor([1.0, 0.0], requires_grad=True)
+    theory.value(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), free).backward()
+    assert free.grad is not None and free.grad.tolist() == [1.0, -1.0]  # no NaN of a term without mass
 
 
 def test_M02_optimal_discriminator_is_the_argmax() -> None:

@@ -52,16 +52,19 @@ def optimal_discriminator(p: Array, q: Array, *, real_label: float = 1.0, fake_l
     return back((real_label * p_ + fake_label * q_) / (p_ + q_))
 
 
-def value(p: Array, q: Array, d: Array, *, clamp: bool = True, dx: Array | None = None) -> Any:
+def value(p: Array, q: Array, d: Array, *, clamp: bool = False, dx: Array | None = None) -> Any:
     """The value of the two-player game V(G, D) = E_p log D(x) + E_q log(1 - D(x)).
+
+    0 log 0 is 0, and V is -inf where D is sure and wrong. D = 1 beside a q too small to be seen in p + q is neither: so
+    D* itself is rounded, and there log(1 - D) is taken half a unit in the last place below 1; likewise for D = 0.
 
     Args:
         p: (..., outcomes) p_data: probabilities, or densities on a grid.
         q: (..., outcomes) p_g, likewise.
         d: (..., outcomes) D(x) in [0, 1]; where neither p nor q has mass it may be anything. A probability loses what
             logits keep: one that is nearly 1 has been rounded to 1.
-        clamp: take D = 1 for the half unit in the last place below 1 that it was rounded from, and D = 0 for the
-            smallest normal number; False gives -inf where D is wrong and sure.
+        clamp: take D = 1 everywhere for the half unit in the last place below 1 that it may have been rounded from, and
+            D = 0 for the smallest normal number: V is finite.
         dx: None, or the widths of the grid's cells: one number or (outcomes,).
 
     Returns:
@@ -83,8 +86,9 @@ def value(p: Array, q: Array, d: Array, *, clamp: bool = True, dx: Array | None 
     if bool(outside.any()):
         raise ValueError(f"{caller}: d must be probabilities in [0, 1], got {d_[outside][0].item()}")
     info = torch.finfo(precision(d))
-    least_real, least_fake = (info.tiny, info.eps / 4) if clamp else (0.0, 0.0)
-    real, fake = d_.clamp(min=least_real), (1 - d_).clamp(min=least_fake)
+    unseen_p, unseen_q = p_ <= info.tiny * q_, q_ <= info.eps / 2 * p_
+    real = torch.maximum(d_, (unseen_p | clamp).double() * info.tiny)
+    fake = torch.maximum(1 - d_, (unseen_q | clamp).double() * (info.eps / 4))
     terms = torch.special.xlogy(p_, real) + torch.special.xlogy(q_, fake)
     return back((terms * weight).sum(-1))
 
