@@ -79,9 +79,21 @@ class GAN(torch.nn.Module):
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
     def keep_average(self) -> torch.nn.Module:
-        """`averaged`, made as a copy of G where there is none."""
+        """`averaged`, made as a copy of G where there is none.
+
+        Raises:
+            ValueError: it is the average of another network.
+        """
         if self.averaged is None:
             self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
+        averaged, live = (
+            [(tuple(x.shape), x.dtype, x.device) for x in (*network.parameters(), *network.buffers())]
+            for network in (self.averaged, self.generator)
+        )
+        if averaged != live:
+            differ = next((pair for pair in zip(averaged, live, strict=False) if pair[0] != pair[1]), None)
+            got = f"{len(averaged)} for {len(live)}" if differ is None else "{} for {}".format(*differ)
+            raise ValueError(f"GAN: averaged must be None, or have the parameters and buffers of generator, got {got}")
         return self.averaged
 
     @torch.no_grad()
@@ -89,12 +101,12 @@ class GAN(torch.nn.Module):
         """averaged <- decay * averaged + (1 - decay) * G for the weights; buffers are copied."""
         averaged = self.keep_average()
         torch._foreach_lerp_(list(averaged.parameters()), list(self.generator.parameters()), 1.0 - decay)
-        self.copy_buffers_to_average()
-
-    def copy_buffers_to_average(self) -> None:
-        """Running statistics are not averaged twice."""
-        for mine, live in zip(self.keep_average().buffers(), self.generator.buffers(), strict=True):
+        for mine, live in self.buffers_of_average():
             mine.copy_(live)
+
+    def buffers_of_average(self) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer of `averaged`, and G's that it takes over as it is: running statistics are not averaged twice."""
+        return list(zip(self.keep_average().buffers(), self.generator.buffers(), strict=True))
 
     def forward(self, z: Tensor) -> Tensor:
         """G(z) in the current mode, with gradients. z: (m, latent_dim), with the labels appended by `join` if any."""

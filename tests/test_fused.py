@@ -385,6 +385,33 @@ def test_what_changes_during_a_run_is_said_instead_of_computed() -> None:
         train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(6, 20, engine="fused"), callbacks=[Widen()])
 
 
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_an_average_of_another_network_is_refused(engine: str) -> None:
+    """One kept from an earlier training: its memory is not that of the weights which are averaged now."""
+    config = TrainConfig(6, 20, ema_decay=0.9, engine=engine)
+    gan = mlp(torch.float32)
+    gan.averaged = torch.nn.Linear(3, 2)
+    with pytest.raises(ValueError, match=r"averaged must be None, or have the parameters .*, got \(\(2, 3\), torch"):
+        train(gan, torch.randn(ROWS, 2), config)
+    gan.averaged = torch.nn.Identity()
+    with pytest.raises(ValueError, match="or have the parameters and buffers of generator, got 0 for [1-9]"):
+        train(gan, torch.randn(ROWS, 2), config)
+    gan.averaged = None
+    assert train(gan, torch.randn(ROWS, 2), config).engine == engine
+
+
+def test_an_average_that_is_replaced_during_a_run_is_said() -> None:
+    class Replace(Callback):
+        every = 2
+
+        def on_chunk(self, run: Any, rows: Any) -> None:
+            run.gan.averaged = torch.nn.Identity()
+
+    config = TrainConfig(6, 20, ema_decay=0.9, engine="fused")
+    with pytest.raises(RuntimeError, match="cannot go on with what was changed meanwhile: GAN: averaged must be None"):
+        train(mlp(torch.float32), torch.randn(ROWS, 2), config, callbacks=[Replace()])
+
+
 def test_half_precision_networks_keep_the_eager_loop() -> None:
     with pytest.raises(plan.Inexpressible, match="bfloat16, neither float32 nor float64"):
         plan.check_config(mlp(torch.bfloat16), TrainConfig(1, 1))

@@ -49,7 +49,7 @@ def holds(engine: FusedEngine) -> bool:
 def same_plan(engine: FusedEngine) -> bool:
     try:
         return plan.describe(engine.gan, engine.config, engine._optimizers, engine.data) == engine._described
-    except (plan.Inexpressible, AttributeError, ValueError):
+    except (plan.Inexpressible, AttributeError):
         return False
 
 
@@ -120,6 +120,10 @@ CHANGES: dict[str, Callable[[FusedEngine], Any]] = {
         copy.deepcopy(e._optimizers["discriminator"].state_dict())
     ),
     "average replaced": lambda e: put(e.gan, "averaged", copy.deepcopy(e.gan.averaged)),
+    "average of another network": lambda e: put(e.gan, "averaged", torch.nn.Linear(3, 4)),
+    "average in another order": lambda e: move(
+        next(e.gan.keep_average().parameters()), lambda w: w.t().contiguous().t()
+    ),
     "average moved": lambda e: move(next(e.gan.keep_average().parameters())),
     "data moved": lambda e: move(e.data),
     "fewer data": lambda e: move(e.data, lambda x: x[:30]),

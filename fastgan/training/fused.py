@@ -50,6 +50,7 @@ class FusedEngine:
         self._made: dict[str, int] = {}  # updates of an optimiser, whose own numbers are behind
         self._described: plan.Description = {}
         self._watch: Watch | None = None
+        self._buffers: list[tuple[Tensor, Tensor]] = []  # of the moving average, and what each takes over
         self._run: Any = None
         self.prepare()
 
@@ -105,6 +106,7 @@ class FusedEngine:
         before = self._described
         self._described = plan.describe(self.gan, self.config, self._optimizers, self.data)
         self._watch = Watch(self.gan, self._optimizers, self.data)
+        self._buffers = [] if self.config.ema_decay is None else self.gan.buffers_of_average()
         return self._described != before
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
@@ -162,8 +164,8 @@ class FusedEngine:
 
     def done(self, first: int, count: int, updates: tuple[int, int]) -> None:
         """Note where the updates are: the core does not touch the optimisers' own numbers, which lie on the device."""
-        if self.config.ema_decay is not None:
-            self.gan.copy_buffers_to_average()
+        for average, live in self._buffers:
+            average.copy_(live)
         draws, generator_updates = self._numbers(first, count)
         last = {"generator": generator_updates[-1], "discriminator": draws[-1]}
         for (name, optimizer), made in zip(self._optimizers.items(), updates, strict=True):

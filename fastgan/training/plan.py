@@ -226,7 +226,10 @@ def describe(
     )
     averages: dict[Tensor, Tensor] = {}
     if config.ema_decay is not None:
-        averages = dict(zip(gan.generator.parameters(), gan.keep_average().parameters(), strict=True))
+        try:
+            averages = dict(zip(gan.generator.parameters(), gan.keep_average().parameters(), strict=True))
+        except ValueError as why:
+            raise Inexpressible(str(why)) from None
     of_g, of_d = config.optimizer_of_generator, config.optimizer_of_discriminator
     return {
         "dtype": DTYPES[gan.dtype],
@@ -320,8 +323,11 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, averages: dict[T
             raise Inexpressible("a parameter was frozen while it trained")
         if any(m.dtype != parameter.dtype or m.shape != parameter.shape or not m.is_contiguous() for m in moments):
             raise Inexpressible("an optimiser's state does not lie as its parameter does")
+        average = averages.get(parameter)
+        if average is not None and not average.is_contiguous():
+            raise Inexpressible("gan.averaged: a parameter does not lie row by row in memory")
         first, second, *_ = *(m.data_ptr() for m in moments), 0, 0
-        return parameter.data_ptr(), first, second, _address(averages.get(parameter))
+        return parameter.data_ptr(), first, second, _address(average)
 
     norm = layer["norm"]
     plain = {
