@@ -6,6 +6,7 @@ import io
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,44 +42,65 @@ def measure(samples: Tensor, dataset: Dataset) -> dict[str, float]:
     return {"modes": float(coverage.covered), "high_quality": coverage.high_quality, "reverse_kl": kl}
 
 
-class Coverage(Callback):
+class Course(Callback):
+    """Measures G of each trial every so many iterations, and at its end.
+
+    Args:
+        every: iterations between two looks.
+        measure: from (2500, features) samples to the numbers of a row, in the order they are kept.
+    """
+
+    def __init__(self, every: int, measure: Callable[[Tensor], dict[str, float]]) -> None:
+        self.every = every
+        self.rows: dict[int, list[list[float]]] = {}  # by member: iteration, numbers
+        self._measure = measure
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        if run.step % self.every == 0 and np.isfinite(rows["loss_d"][-1] + rows["loss_g"][-1]):
+            self.look(run)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        if not result.interrupted:
+            self.look(run)
+
+    def look(self, run: Run) -> Tensor:
+        """The samples that have been measured, where they are finite and this iteration has not been yet."""
+        samples = run.gan.sample(SAMPLES, seed=0, batch_size=SAMPLES, device="cpu")
+        known = self.rows.setdefault(run.member, [])
+        if not (known and known[-1][0] == run.step) and bool(samples.isfinite().all()):
+            known.append([float(run.step), *self._measure(samples).values()])
+            self.keep(run, known)
+        return samples
+
+    def keep(self, run: Run, rows: list[list[float]]) -> None:
+        """The rows of a trial, of which the last is new."""
+
+
+class Coverage(Course):
     """Measures G every thousand iterations, an epoch of the paper, into modes.csv; keeps the last samples.
 
     Of a run that is shorter than that, every tenth of it.
     """
 
     def __init__(self, dataset: Dataset, steps: int) -> None:
-        self.every = EPOCH if steps >= EPOCH else max(1, steps // 10)
-        self._dataset = dataset
-        self._rows: dict[int, list[list[float]]] = {}
+        super().__init__(EPOCH if steps >= EPOCH else max(1, steps // 10), lambda samples: measure(samples, dataset))
 
     def on_start(self, run: Run) -> None:
         earlier = rows_of(_folder(run)) if run.step else np.empty((0, 1 + len(MEASURES)))
-        self._rows[run.member] = [row for row in earlier.tolist() if row[0] <= run.step]
-
-    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
-        if run.step % self.every == 0 and np.isfinite(rows["loss_d"][-1] + rows["loss_g"][-1]):
-            self._measure(run)
+        self.rows[run.member] = [row for row in earlier.tolist() if row[0] <= run.step]
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         if not result.interrupted:
-            samples = self._measure(run)
             file = io.BytesIO()
-            np.save(file, samples.numpy())
+            np.save(file, self.look(run).numpy())
             write_atomically(_folder(run) / _SAMPLES, [file.getvalue()])
 
     def on_failure(self, run: Run, why: str) -> None:
         write_atomically(_folder(run) / _FAILED, [(json.dumps({"step": run.step, "why": why}) + "\n").encode()])
 
-    def _measure(self, run: Run) -> Tensor:
-        samples = run.gan.sample(SAMPLES, seed=0, batch_size=SAMPLES, device="cpu")
-        known = self._rows[run.member]
-        if not (known and known[-1][0] == run.step) and bool(samples.isfinite().all()):
-            found = measure(samples, self._dataset)
-            known.append([float(run.step), *(found[name] for name in MEASURES)])
-            lines = [f"{row[0]:.0f},{row[1]:.0f},{row[2]:.6g},{row[3]:.6g}\n" for row in known]
-            write_atomically(_folder(run) / _MODES, [f"step,{','.join(MEASURES)}\n".encode(), "".join(lines).encode()])
-        return samples
+    def keep(self, run: Run, rows: list[list[float]]) -> None:
+        lines = [f"{row[0]:.0f},{row[1]:.0f},{row[2]:.6g},{row[3]:.6g}\n" for row in rows]
+        write_atomically(_folder(run) / _MODES, [f"step,{','.join(MEASURES)}\n".encode(), "".join(lines).encode()])
 
 
 def _folder(run: Run) -> Path:

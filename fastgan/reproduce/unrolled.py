@@ -20,12 +20,12 @@ from fastgan import data, evaluation, nn
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.reproduce.table import OURS, Figure, Row
-from fastgan.training import Adam, Callback, Run, TrainConfig, train_population
+from fastgan.reproduce.trials import SAMPLES, Course
+from fastgan.training import Adam, Callback, TrainConfig, train_population
 
 UNROLLS = (0, 1, 5, 10)
 STEPS = 25_000
 TRIALS = 10
-SAMPLES = 2500  # of one evaluation
 COLUMNS = ("modes", "trials with all 8", "% high quality", "reverse KL")
 
 
@@ -135,7 +135,7 @@ def trials_on_ring(
         if value < 1:
             raise ValueError(f"reproduce: {name} must be at least 1, got {value}")
     rows = ring()
-    course = _Course(rows, max(1, config.steps // looks))
+    course = Course(max(1, config.steps // looks), lambda samples: _coverage(samples, rows))
     result = train_population(
         networks, rows, config, seeds=range(trials), grid=grid, callbacks=[*callbacks, course], threads=threads
     )
@@ -149,6 +149,12 @@ def trials_on_ring(
         )
         for number, member in enumerate(result.members)
     ]
+
+
+def _coverage(samples: Tensor, dataset: Dataset) -> dict[str, float]:
+    assert dataset.centres is not None and dataset.std is not None
+    found = evaluation.mode_coverage(samples, dataset.centres, dataset.std)
+    return {"modes": float(found.covered), "high_quality": found.high_quality, "reverse_kl": found.reverse_kl}
 
 
 # ---------------------------------------------------------------- the table
@@ -177,25 +183,3 @@ def _figures(trials: Sequence[Trial]) -> dict[str, Figure]:
         Figure.of([row[3] for row in last]) if last else Figure(math.nan),
     )
     return dict(zip(COLUMNS, values, strict=True))
-
-
-# ---------------------------------------------------------------- measuring
-
-
-class _Course(Callback):
-    """Measures each trial every so many iterations, and at its end."""
-
-    def __init__(self, dataset: Dataset, every: int) -> None:
-        self.every = every
-        self.rows: dict[int, list[tuple[float, ...]]] = {}
-        self._dataset = dataset
-
-    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
-        if run.step % self.every and run.step != run.config.steps:
-            return
-        samples, data = run.gan.sample(SAMPLES, seed=0, device="cpu"), self._dataset
-        assert data.centres is not None and data.std is not None
-        if bool(samples.isfinite().all()):
-            found = evaluation.mode_coverage(samples, data.centres, data.std)
-            measured = (float(run.step), float(found.covered), found.high_quality, found.reverse_kl)
-            self.rows.setdefault(run.member, []).append(measured)
