@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from emulator import CSRC, SIMT, Builder, Emulator, begin_narrow
+from torch import Tensor
+
+from fastgan import ops
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,3 +98,17 @@ def _settings_put_back() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The number of layers of each ops.mlp call."""
+    seen: list[int] = []
+    real = ops.mlp
+
+    def spy(x: Tensor, weights: list[Tensor], *args: object, **kwargs: object) -> Tensor:
+        seen.append(len(weights))
+        return real(x, weights, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ops, "mlp", spy)
+    yield seen

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import idx_bytes
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_data_files import idx_bytes
 
 from fastgan.data import DataError, read
 

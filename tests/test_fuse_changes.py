@@ -1,0 +1,174 @@
+"""What is done to a model after fuse: it counts as it would have counted before."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from fuse_models import wide
+from test_nn import TOLERANCE, assert_same, value_and_grads
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import fastgan.nn as fnn
+
+
+class Twice(nn.Module):
+    def forward(self, w: Tensor) -> Tensor:
+        return 2 * w
+
+
+def _replace_weight(m: nn.Sequential) -> None:
+    m[3].weight = nn.Parameter(torch.eye(8))
+
+
+def _weight_data(m: nn.Sequential) -> None:
+    m[3].weight.data = torch.eye(8)
+
+
+def _fix_forward(m: nn.Sequential) -> None:
+    m[1].forward = lambda x: x * 3  # type: ignore[method-assign]
+
+
+def _slope(m: nn.Sequential) -> None:
+    m[1].negative_slope = 0.7
+
+
+def _append(m: nn.Sequential) -> None:
+    m.append(nn.Softplus())
+
+
+def _swap_child(m: nn.Sequential) -> None:
+    m[1] = nn.Sigmoid()
+
+
+def _delete(m: nn.Sequential) -> None:
+    del m[2]
+    m.insert(0, nn.LayerNorm(6))
+
+
+def _drop_bias(m: nn.Sequential) -> None:
+    m[0].bias = None
+
+
+CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
+    "forward hook": lambda m: m[3].register_forward_hook(lambda module, args, output: output * 3),
+    "forward pre-hook": lambda m: m[1].register_forward_pre_hook(lambda module, args: (args[0] + 1,)),
+    "backward hook": lambda m: m[3].register_full_backward_hook(lambda module, gin, gout: (gin[0] * 2,)),
+    "hook on the whole": lambda m: m.register_forward_hook(lambda module, args, output: output * 3),
+    "parametrization": lambda m: nn.utils.parametrize.register_parametrization(m[3], "weight", Twice()),
+    "pruning": lambda m: prune.l1_unstructured(m[0], "weight", amount=0.5),
+    "weight replaced": _replace_weight,
+    "weight data": _weight_data,
+    "bias removed": _drop_bias,
+    "forward replaced": _fix_forward,
+    "slope": _slope,
+    "child replaced": _swap_child,
+    "child appended": _append,
+    "children moved": _delete,
+    "frozen": lambda m: m[3].requires_grad_(False),
+    "apply": lambda m: m.apply(
+        lambda c: nn.init.constant_(c.weight, 0.1) if isinstance(c, nn.Linear) else None
+    ),
+    "double": lambda m: m.double(),
+    "bfloat16": lambda m: m.bfloat16(),
+    "to_empty": lambda m: [nn.init.ones_(p) for p in m.to_empty(device="cpu").parameters()],
+    "load_state_dict assign": lambda m: m.load_state_dict(
+        {k: v + 1 for k, v in m.state_dict().items()}, assign=True
+    ),
+    "extended": lambda m: m.extend([nn.Linear(3, 3, bias=False), nn.ReLU()])[6].weight.data.fill_(0.3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_after_fuse_count(change: str) -> None:
+    torch.manual_seed(0)
+    expected = wide()
+    model = fnn.fuse(copy.deepcopy(expected))
+    x = torch.randn(5, 6)
+    model(x)
+    model = copy.deepcopy(model)  # neither may the plan of the call above be copied
+    before = model(x).detach()  # the plan of this call must not outlive the change
+    CHANGES[change](model)
+    CHANGES[change](expected)
+    x = x.to(next(model.parameters()).dtype)
+    got = value_and_grads(model, x)
+    assert_same(got, value_and_grads(expected, x), **(TOLERANCE if change != "bfloat16" else {}))
+    assert change in ("frozen", "backward hook", "double", "bfloat16") or not torch.equal(got[0], before)
+
+
+def test_hooks_see_each_call_and_a_removed_hook_restores_the_fused_call(calls: list[int]) -> None:
+    model = fnn.fuse(wide())
+    seen = []
+    handle = model[3].register_forward_hook(lambda module, args, output: seen.append(args[0].shape))
+    model(torch.randn(5, 6))
+    assert seen == [(5, 8)] and calls == [1]
+    handle.remove()
+    everywhere = nn.modules.module.register_module_forward_hook(
+        lambda module, args, output: seen.append(type(module))
+    )
+    try:
+        model(torch.randn(5, 6))
+    finally:
+        everywhere.remove()
+    assert len(seen) == 1 + 7 and calls == [1]
+    model(torch.randn(5, 6))
+    assert len(seen) == 8 and calls == [1, 3]
+
+
+def test_lazy_layers_join_once_they_know_their_shape(calls: list[int]) -> None:
+    model = fnn.fuse(nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU()))
+    x = torch.randn(5, 6)
+    first = model(x)
+    assert calls == [1] and torch.allclose(model(x), first) and calls == [1, 2]
+
+
+def test_modes_of_single_children_count() -> None:
+    model = fnn.fuse(nn.Sequential(nn.Linear(6, 500), nn.ReLU(), nn.Dropout(0.5), nn.Linear(500, 3)))
+    x = torch.randn(5, 6)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    model[2].train()  # Monte Carlo dropout
+    assert not torch.equal(model(x), model(x))
+    model[2].p = 0.0
+    assert torch.equal(model(x), model(x))
+
+
+def test_dropout_in_a_chain_has_its_distribution_and_replays() -> None:
+    model = fnn.fuse(
+        nn.Sequential(nn.Dropout(0.2), nn.Linear(64, 64, bias=False), nn.ReLU(), nn.Dropout(0.5))
+    )
+    nn.init.eye_(model[1].weight)
+    x = torch.ones(2000, 64, requires_grad=True)
+    torch.manual_seed(3)
+    y = model(x)
+    y.sum().backward()
+    assert torch.all((y == 0) | ((y - 2.5).abs() < 1e-6)) and torch.equal(x.grad != 0, y != 0)
+    assert abs((y != 0).double().mean() - 0.4) < 4 * math.sqrt(0.24 / y.numel())
+    torch.manual_seed(3)
+    assert torch.equal(model(x), y)
+    inplace = fnn.fuse(nn.Sequential(nn.Dropout(1.0, inplace=True), nn.Linear(3, 2), nn.ReLU()))
+    x = torch.ones(4, 3)
+    inplace(x)
+    assert not x.any(), "an in-place dropout writes to its input, fused or not"
+
+
+def test_optimisers_made_before_go_on() -> None:
+    torch.manual_seed(0)
+    expected = wide()
+    model = copy.deepcopy(expected)
+    results = []
+    for net, change in ((model, fnn.fuse), (expected, lambda m: m)):
+        optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+        change(net)
+        for seed in range(3):
+            optimiser.zero_grad()
+            x = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+            net(x).square().sum().backward()
+            optimiser.step()
+        results.append([p.detach() for p in net.parameters()])
+    assert_same(*results, rtol=1e-4, atol=1e-5)
