@@ -187,6 +187,21 @@ def test_compare_measures_and_draws_all_models(run: Run, source: str, monkeypatc
     assert rows[1][1:3] == ["GAN", "3 iterations"]
 
 
+def test_compare_takes_the_columns_of_a_table_as_equals(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of large numbers broke the VAE down, and was all that the kernel density saw."""
+    pytest.importorskip("sklearn", reason="the comparison fits")
+    monkeypatch.setattr("fastgan.cli.compare._SAMPLES", 100)
+    vae = baselines.variational_autoencoder
+    monkeypatch.setattr(baselines, "variational_autoencoder", lambda *a, **k: vae(*a, **k, steps=50))
+    monkeypatch.setattr(baselines, "_COMPONENTS", (2,))
+    np.save("people.npy", np.random.default_rng(0).normal(size=(120, 3)) * (1, 1e4, 1) + (40, 3e4, 1))
+    code, out, err = run("people.npy", "--steps", "3", "--out", "a", "--quiet", "--no-pictures")
+    assert code == 0, err
+    assert out.splitlines()[-2] == "units: standard deviations of each column, from its mean"
+    width = next(line for line in out.splitlines() if line.startswith("KDE")).split()[2]
+    assert 0.05 < float(width) < 2
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

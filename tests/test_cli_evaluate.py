@@ -102,6 +102,36 @@ def test_without_held_out_rows_there_is_no_likelihood(
     assert evaluate(path, "--n", "3")[0] == 0  # too few rows for precision and recall
 
 
+def test_a_table_is_measured_in_standard_deviations(
+    evaluate: Evaluate, folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """Metres or millimetres: the same figures, in which every column counts."""
+    reports = []
+    for unit in (1.0, 1000.0):
+        x = np.random.default_rng(0).normal(size=(2, 200, 3)) * (unit, 1.0, 1.0)
+        for name, part in zip(("mine", "held"), x, strict=True):
+            np.save(tmp_path / f"{name}{unit:.0f}.npy", part)
+        path = folder(str(tmp_path / f"mine{unit:.0f}.npy"))
+        argv = ("--n", "150", "--held-out", f"held{unit:.0f}.npy", "--out", "r.json", "--sigma", "0.5")
+        code, out, err = evaluate(path, *argv)
+        assert code == 0, err
+        assert out.startswith("units           standard deviations of each column, from its mean\n")
+        reports.append(json.loads(Path("r.json").read_text()))
+        config = runs.read(Path(path))
+        assert config.columns is not None
+        samples, rows, held = (
+            config.columns.standardize(part.float())
+            for part in (samples_of(path, 150), torch.from_numpy(x[0]), torch.from_numpy(x[1]))
+        )
+        expected = evaluation.parzen_log_likelihood(samples, held[100:], sigma=0.5)
+        assert reports[-1]["log_likelihood"]["mean"] == pytest.approx(expected.mean, rel=1e-5)
+        nearest = evaluation.nearest_neighbours(samples, rows)
+        assert reports[-1]["nearest_rows"]["median"] == pytest.approx(float(nearest.distance.median()), rel=1e-4)
+    for measure, number in (("log_likelihood", "mean"), ("nearest_rows", "median"), ("support", "precision")):
+        assert reports[0][measure][number] == pytest.approx(reports[1][measure][number], rel=1e-3), measure
+    assert reports[0]["discriminator"]["gap"] == pytest.approx(reports[1]["discriminator"]["gap"], abs=1e-4)
+
+
 def test_fewer_samples_than_modes_is_said(evaluate: Evaluate, folder: Callable[..., str]) -> None:
     code, out, _ = evaluate(folder("ring", "--rows", "400"), "--n", "5")
     assert code == 0 and "needs a sample for each of the 8 modes: --n 8 or more" in out

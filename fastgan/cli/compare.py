@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
         help="a GAN beside a Gaussian mixture, a kernel density and a VAE",
         description="Fit a GAN, a Gaussian mixture, a kernel density and a variational auto-encoder to the same rows, "
         "and draw and measure 10,000 samples of each. A sixth of the rows is held out to choose by, another to measure "
-        "by; synthetic data are drawn anew.",
+        "by; synthetic data are drawn anew. Tables are taken in standard deviations of each column.",
         epilog="examples:\n  fastgan compare ring\n  fastgan compare digits --out mine\n",
     )
     command.add_argument("source", metavar="SOURCE", help="as for fastgan train: a data set's name or a file")
@@ -61,12 +61,14 @@ class Rows:
     Args:
         dataset: where they come from.
         train, validation, test: each (n, features).
+        standardized: in standard deviations of each column, from its mean: a table's have units of their own.
     """
 
     dataset: Dataset
     train: Tensor
     validation: Tensor
     test: Tensor
+    standardized: bool = field(default=False, kw_only=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     columns = [c for c in (_MODES, _NEAR, _PARZEN, _OWN, _CORRELATION, _SECONDS) if any(c in r.figures for r in lines)]
     print("\n".join(table.lines(lines, columns)))
     print(f"{_OWN}: of the test rows; the GAN has none, the VAE's is a lower bound")
+    if rows.standardized:
+        print("units: standard deviations of each column, from its mean")
     folder.mkdir(parents=True, exist_ok=True)
     written = table.write(folder, lines, columns, {"source": arguments.source, "seed": arguments.seed})
     if not arguments.no_pictures:
@@ -126,7 +130,11 @@ def _rows(source: str, n: int | None, seed: int) -> Rows:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))  # files may be sorted
     train_, validation, test = rows[order].split([len(rows) - 2 * held, held, held])
     kept = dataclasses.replace(dataset, data=train_, labels=None, divisor=1.0, row_shape=None)
-    return Rows(kept, train_, validation, test)
+    if dataset.image_shape is not None or not presets.for_source(source, kept).standardize:
+        return Rows(kept, train_, validation, test)
+    columns = Columns.of(kept)
+    train_, validation, test = (columns.standardize(part) for part in (train_, validation, test))
+    return Rows(dataclasses.replace(kept, data=train_), train_, validation, test, standardized=True)
 
 
 def _gan(rows: Rows, preset: presets.Preset, arguments: argparse.Namespace) -> Baseline:

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
         description="Measure samples of a run's newest checkpoint: mode coverage where the modes are known, "
         "Parzen-window log-likelihood of rows that were not trained on, nearest training rows, precision and recall, "
         "and how far D overfits. Rows are held out by --held-out, by having trained with --rows, or drawn anew where "
-        "the data are synthetic.",
+        "the data are synthetic. Tables are measured in standard deviations of each column.",
         epilog="examples:\n  fastgan evaluate runs/ring-1\n"
         "  fastgan train digits --rows 1400 --out runs/d && fastgan evaluate runs/d --neighbours nearest.png\n",
     )
@@ -53,9 +53,11 @@ def add(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is measured: samples in the data's own units, the rows trained on, and rows held out.
+    """What is measured: samples, the rows trained on, and rows held out, in the data's own units.
 
-    Labels are asked for as often as the data have them, so that the samples of a conditional run are p_g as a whole.
+    Of a table, whose columns have units of their own, in standard deviations of each: a distance between rows would see
+    little more than the column of the largest numbers. Labels are asked for as often as the data have them, so that the
+    samples of a conditional run are p_g as a whole.
     """
 
     config: runs.RunConfig
@@ -65,6 +67,7 @@ class _Subject:
     train: Tensor
     held_out: Tensor | None
     asked: Tensor | None  # of a conditional run: the label of each sample
+    standardized: bool
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,6 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--neighbours must be used with images, got {config.source}")
     subject = _load(arguments, config)
     report: dict[str, Any] = {"run": arguments.run_dir, "samples": arguments.n, "seed": arguments.seed}
+    if subject.standardized:
+        print(f"{'units':<15} standard deviations of each column, from its mean")
+        report["units"] = "standard deviations"
     for name, text, numbers in _measures(subject, arguments.sigma):
         print(f"{name.replace('_', ' '):<15} {text}")
         report[name] = numbers
@@ -106,7 +112,12 @@ def _load(arguments: argparse.Namespace, config: runs.RunConfig) -> _Subject:
     samples = config.restore(gan.sample(arguments.n, seed=arguments.seed, device="cpu", labels=asked))
     if held_out is not None and held_out.shape[1] != samples.shape[1]:
         raise ValueError(f"--held-out must have {samples.shape[1]} columns as the data, got {held_out.shape[1]}")
-    return _Subject(config, gan, dataset, samples, _spread(dataset, _REAL_ROWS), held_out, asked)
+    train, columns = _spread(dataset, _REAL_ROWS), config.columns
+    standardized = columns is not None and dataset.centres is None and dataset.image_shape is None
+    if columns is not None and standardized:
+        samples, train = columns.standardize(samples), columns.standardize(train)
+        held_out = None if held_out is None else columns.standardize(held_out)
+    return _Subject(config, gan, dataset, samples, train, held_out, asked, standardized)
 
 
 def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Tensor | None:
@@ -207,7 +218,7 @@ def sigmas_for(rows: Tensor, value_range: tuple[float, float] | None) -> tuple[f
 
 
 def _discriminator(subject: _Subject, held_out: Tensor) -> Iterator[Measure]:
-    columns = subject.config.columns
+    columns = None if subject.standardized else subject.config.columns
 
     def logits(x: Tensor) -> Tensor:
         return subject.gan.logits(x if columns is None else columns.standardize(x))
