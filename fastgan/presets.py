@@ -10,6 +10,7 @@ import torch
 from fastgan import nn
 from fastgan.data import Dataset
 from fastgan.models import GAN
+from fastgan.nn.activation import NAMES as ACTIVATIONS
 from fastgan.training import Adam, TrainConfig
 
 
@@ -30,7 +31,7 @@ class Networks:
         classes: of a conditional model, whose networks see the label too; 0: none.
 
     Raises:
-        ValueError: a size below 1, classes below 0.
+        ValueError: a size below 1, an unknown activation, classes below 0.
     """
 
     data_dim: int
@@ -50,6 +51,9 @@ class Networks:
             for size in value if isinstance(value, tuple) else (value,):
                 if not isinstance(size, int) or size < 1:
                     raise ValueError(f"Networks: {name} must be at least 1, got {size!r}")
+        for name in ("generator_activation", "discriminator_activation", "output_activation"):
+            if (value := getattr(self, name)) not in ACTIVATIONS:
+                raise ValueError(f"Networks: {name} must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
         if not isinstance(self.classes, int) or self.classes < 0:
             raise ValueError(f"Networks: classes must be at least 0, got {self.classes!r}")
 

@@ -253,6 +253,9 @@ def test_samples_are_those_of_the_library(run: Run, ring: Path) -> None:
 def test_sample_as_a_picture(run: Run, ring: Path) -> None:
     assert run("sample", str(ring), "--n", "100", "--out", "x.png")[0] == 0
     assert std_of_picture(Path("x.png")) > 5
+    assert run("sample", str(ring), "--out", "full.png")[0] == 0  # as many points as the run's own picture
+    assert Path("full.png").read_bytes() == (ring / "samples.png").read_bytes()
+    assert run("sample", str(ring), "--out", "x.npy")[0] == 0 and np.load("x.npy").shape == (64, 2)
 
 
 def test_plot_draws_a_run_again(run: Run, ring: Path) -> None:
@@ -301,7 +304,8 @@ def check_refusal(result: tuple[int, str, str], says: str) -> None:
         ("train ring --k 0", "fastgan train: --k must be at least 1, got 0"),
         ("train ring --loss mse", "fastgan train: --loss must be one of"),
         ("train ring --lr -1", "fastgan train: --lr must be"),
-        ("train ring --beta1 1", "fastgan train: --beta1 must be"),
+        ("train ring --beta1 1", "fastgan train: --beta1 must lie in [0, 1), got 1.0"),
+        ("train ring --beta2 nan", "fastgan train: --beta2 must lie in [0, 1), got nan"),
         ("train ring --real-label 2", "fastgan train: --real-label must lie in"),
         ("train ring --engine fused --rows 0", "fastgan train: --rows must be at least 1"),
         ("train ring --prior cauchy", "fastgan train: --prior must be one of"),
@@ -309,7 +313,8 @@ def check_refusal(result: tuple[int, str, str], says: str) -> None:
         ("train ring --generator-hidden 8,0", "fastgan train: --generator-hidden must be at least 1, got 0"),
         ("train ring --generator-hidden 8,x", "--generator-hidden must be integers joined by commas"),
         ("train ring --dropout 1.5", "fastgan train: --dropout must"),
-        ("train ring --generator-activation cube", "fastgan train: "),
+        ("train ring --generator-activation cube", "fastgan train: --generator-activation must be one of none, relu"),
+        ("train ring --output-activation cube", "fastgan train: --output-activation must be one of none, relu"),
         ("train ring --device mars", "fastgan train: --device must"),
         ("train ring --momentum 0.5", "--momentum must come with --optimizer momentum"),
         ("train ring --rows 10 --batch-size 20", "--batch-size must be at most the 10 rows"),

@@ -152,3 +152,10 @@ def test_the_display_fits_standard_error(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(population_progress(2, 10, quiet=False)[0], PopulationBar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     assert isinstance(population_progress(2, 10, quiet=False)[0], PopulationLines)
+
+
+def test_the_folder_of_many_is_not_taken_for_one_run(run: Run) -> None:
+    assert run("train", "ring", *TINY, "--seeds", "0:2", "--out", "many", "--no-pictures", "--quiet")[0] == 0
+    for argv in ("sample many --out x.npy", "evaluate many", "plot many", "plot animation many"):
+        code, out, err = run(*argv.split())
+        assert code == 2 and "RUN_DIR must be of one GAN, as many/member-0000, got many with many" in err, err

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 
 # whose messages begin "Owner: argument ...", where argument is also a flag
 _OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population|reproduce)"
-_RENAMED = {"betas": "beta1"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,8 +43,8 @@ def explain(error: BaseException) -> str:
 
 
 def _as_flag(match: re.Match[str]) -> str:
-    name = _RENAMED.get(match[1], match[1])
-    return f"{match[1]} " if name == "data" else f"--{name.replace('_', '-')} "
+    name = match[1]
+    return f"{name} " if name == "data" else f"--{name.replace('_', '-')} "
 
 
 def whole(text: str) -> int:
@@ -76,6 +75,13 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def decay(text: str) -> float:
+    """A number from 0 to below 1."""
+    if not 0.0 <= (value := number(text)) < 1.0:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1), got {value}")
+    return value
 
 
 def wholes(text: str) -> list[int]:

@@ -60,7 +60,8 @@ def draw_samples(
     from fastgan import plots
 
     image = config.image_shape is not None
-    count = n or (_ACROSS * max(_ACROSS, config.networks.classes) if image else _ROWS)
+    several = config.networks.classes if asked is None else len(asked)
+    count = n or (_ACROSS * max(_ACROSS, several) if image else _ROWS)
     samples = _samples(config, gan, count, seed=seed, offset=offset, asked=asked)
     wanted = labels.in_turn(config, asked, count, offset)
     if image and wanted is not None and len(wanted.unique()) > 1:

@@ -18,14 +18,13 @@ from fastgan.cli.arguments import grid_field, wholes
 from fastgan.cli.columns import training_rows
 from fastgan.cli.modes import modes_found
 from fastgan.cli.progress import Display, population_progress
-from fastgan.cli.runs import Folder, RunConfig
+from fastgan.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.data import Dataset
 from fastgan.training import Callback, PopulationMember, PopulationResult, Run, checkpoint, train_population
 from fastgan.training.members import members
 from fastgan.training.population import mean_and_error
 from fastgan.training.ranks import ranks
 
-_FILE = "population.json"
 _TAIL = 500  # iterations that the table looks at
 
 
@@ -65,12 +64,12 @@ def asked(arguments: argparse.Namespace) -> Crowd | None:
         raise ValueError("--grid must name each field once, got one twice")
     if arguments.seeds is not None and "seed" in arguments:
         raise ValueError("--seed must not be given with --seeds")
-    path = Path(arguments.out or "") / _FILE
+    path = Path(arguments.out or "") / POPULATION
     if not arguments.resume:
         return Crowd(arguments.seeds, grid) if arguments.seeds is not None or grid else None
     if not path.is_file():
         if arguments.seeds is not None or grid:
-            raise ValueError(f"--seeds and --grid must resume a population, got {arguments.out} without {_FILE}")
+            raise ValueError(f"--seeds and --grid must resume a population, got {arguments.out} without {POPULATION}")
         return None
     try:
         stored = Crowd(**json.loads(path.read_text(encoding="utf-8")))
@@ -135,7 +134,7 @@ class _KeepConfigs(Callback):
         assert run.run_dir is not None
         if not self._written:
             checkpoint.write_atomically(run.run_dir.parent / "config.json", [self._config.to_json()])
-            checkpoint.write_atomically(run.run_dir.parent / _FILE, [self._crowd.to_json()])
+            checkpoint.write_atomically(run.run_dir.parent / POPULATION, [self._crowd.to_json()])
             self._written = True
         own = dataclasses.replace(self._config, train=run.config)
         checkpoint.write_atomically(run.run_dir / "config.json", [own.to_json()])

@@ -22,6 +22,7 @@ from fastgan.presets import Networks
 from fastgan.training import TrainConfig, checkpoint
 
 FORMAT = 1
+POPULATION = "population.json"  # in the folder of many runs
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,18 @@ class RunConfig:
         return (json.dumps(body, indent=1) + "\n").encode()
 
 
-def read(folder: Path) -> RunConfig:
+def read(folder: Path, *, of_many: bool = False) -> RunConfig:
     """The config of a run folder.
+
+    Args:
+        folder: of the run.
+        of_many: it may be the folder of a population too.
 
     Raises:
         FileNotFoundError: it is no run folder. ValueError: its config.json is damaged.
     """
+    if not of_many and (folder / POPULATION).is_file():
+        raise ValueError(f"RUN_DIR must be of one GAN, as {folder / 'member-0000'}, got {folder} with many")
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")

@@ -17,6 +17,7 @@ from fastgan.models import GAN
 from fastgan.training.checkpoint import write_atomically
 
 _CHUNK = 4096  # rows in memory at a time
+_SAMPLES = 64  # in a file of numbers
 _FORMATS = (".npy", ".csv", ".png")
 
 
@@ -32,7 +33,9 @@ def add(commands: Any) -> None:
         "  fastgan sample runs/digits-1 --labels 3 --out threes.png    of a run trained with --conditional\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
-    command.add_argument("--n", type=natural, default=64, metavar="N", help="how many samples (64)")
+    command.add_argument(
+        "--n", type=natural, metavar="N", help="how many samples (64; 10,000 for a picture of points or histograms)"
+    )
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of the noise (0)")
     command.add_argument(
         "--offset", type=counting, default=0, metavar="N", help="number of the first sample (0)"
@@ -73,10 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
             asked=arguments.labels,
         )
     else:
+        arguments.n = arguments.n or _SAMPLES
         chunks = _chunks(config, gan, arguments)
         dim = config.networks.data_dim
         write_atomically(out, _csv(chunks) if kind == ".csv" else _npy(chunks, (arguments.n, dim)))
-    print(f"{arguments.n} samples of {config.source}: {out}")
+    number = "" if arguments.n is None else f"{arguments.n:,} "
+    print(f"{number}samples of {config.source}: {out}")
     return 0
 
 

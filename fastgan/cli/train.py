@@ -14,7 +14,7 @@ import torch
 
 from fastgan import data, presets
 from fastgan.cli import labels, population, runs
-from fastgan.cli.arguments import add_fields, counting, given, natural, number
+from fastgan.cli.arguments import add_fields, counting, decay, given, natural, number
 from fastgan.cli.columns import Columns, training_rows
 from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
@@ -171,7 +171,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     if arguments.out is None:
         raise ValueError("--out must be given with --resume: the run folder to go on with")
     folder = Path(arguments.out)
-    stored = runs.read(folder)
+    stored = runs.read(folder, of_many=True)
     named = arguments.source in data.sources.NAMES
     source = arguments.source if named or arguments.source is None else _absolute(arguments.source)
     for flag, value, old in (
@@ -218,15 +218,15 @@ def _add_optimizer(group: Any) -> None:
     group.add_argument(
         "--optimizer", dest="optimizer_kind", choices=("adam", "momentum"), help="of both networks"
     )
-    for flag, text in (
-        ("--lr", "learning rate"),
-        ("--generator-lr", "of G alone"),
-        ("--discriminator-lr", "of D alone"),
-        ("--beta1", "Adam's decay of the first moment"),
-        ("--beta2", "Adam's decay of the second moment"),
-        ("--momentum", "of momentum SGD"),
+    for flag, kind, text in (
+        ("--lr", number, "learning rate"),
+        ("--generator-lr", number, "of G alone"),
+        ("--discriminator-lr", number, "of D alone"),
+        ("--beta1", decay, "Adam's decay of the first moment"),
+        ("--beta2", decay, "Adam's decay of the second moment"),
+        ("--momentum", number, "of momentum SGD"),
     ):
-        group.add_argument(flag, type=number, metavar="X", help=text)
+        group.add_argument(flag, type=kind, metavar="X", help=text)
 
 
 def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Optimizer | None]:
