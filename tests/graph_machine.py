@@ -1,7 +1,11 @@
-"""Runs the graph engine without a GPU: products by torch on the CPU, launches emulated, captures remembered."""
+"""Runs the graph engine without a GPU: products by torch on the CPU, launches emulated, captures remembered, streams
+that go on in any order."""
 
 from __future__ import annotations
 
+import random
+import weakref
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -32,8 +36,17 @@ class Processor(Machine):
     def size(self, entry: str, *numbers: int) -> int:
         return self.library.call(entry, *numbers)
 
-    def run(self, body: Callable[[], None]) -> None:
+    def fork(self) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+    def run(self, body: Callable[[], object]) -> None:
         body()
+
+    def fetch(self, x: Tensor) -> Tensor:
+        return x.clone()
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         return body
@@ -86,6 +99,47 @@ class Recorder(Processor):
 
         def replay() -> None:
             for call in captured:
-                call()
+                self._do(call)
 
         return replay
+
+
+class Streams:
+    """A GPU's streams: calls wait until a result is fetched; meanwhile now this one goes on by a call, now that one."""
+
+    def __init__(self, library: Library, seed: int = 0) -> None:
+        self.library, self.chance = library, random.Random(seed)
+        self.all: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self.most = 0  # that were at work at once
+
+    @property
+    def busy(self) -> list[Stream]:
+        """Those that have calls to make."""
+        return sorted((stream for stream in self.all if stream.calls_queued), key=id)
+
+    def new(self) -> Stream:
+        """A machine on a stream of its own."""
+        self.all.add(stream := Stream(self))
+        return stream
+
+
+class Stream(Recorder):
+    """A machine of `Streams`."""
+
+    def __init__(self, streams: Streams) -> None:
+        super().__init__(streams.library)
+        self.streams = streams
+        self.calls_queued: deque[Callable[[], None]] = deque()
+
+    def _do(self, call: Callable[[], None]) -> None:
+        (self.calls_queued if self.calls is None else self.calls).append(call)
+
+    def join(self) -> None:
+        while self.calls_queued:
+            busy = self.streams.busy
+            self.streams.most = max(self.streams.most, len(busy))
+            self.streams.chance.choice(busy).calls_queued.popleft()()
+
+    def fetch(self, x: Tensor) -> Tensor:
+        self.join()
+        return super().fetch(x)

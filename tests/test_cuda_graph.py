@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
 
-from fastgan import GAN, backend, train
+from fastgan import GAN, backend, train, train_population
 from fastgan.training import run as running
 from fastgan.training.config import PRECISIONS
 from fastgan.training.graph import CudaMachine, GraphEngine
@@ -78,7 +80,7 @@ class Uncaptured(CudaMachine):
     """Makes the calls anew each time."""
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        return body
+        return functools.partial(self.run, body)
 
 
 @pytest.mark.parametrize("row", [BUSY, ROWS_OF_TABLE["batch normalisation, skip, average"], ROWS_OF_TABLE["wide"]])
@@ -100,7 +102,31 @@ def test_G4_a_launch_a_hundred_iterations_and_nothing_waits(
         monkeypatch.setitem(engine._graphs, size, lambda s=size, r=replay: (launches.append(s), r()))
     with nothing_waits():
         assert engine._queue(iteration, 1000, lambda: False) == 1000
+    engine.machine.fetch(iteration.clock)
     assert launches == [100] * 10
+
+
+@pytest.mark.parametrize("name", ["batch normalisation, skip, average", "wide"])
+def test_members_side_by_side_are_their_solo_runs(name: str) -> None:
+    row = ROWS_OF_TABLE[name]
+    config, data = config_of(row, "fused", steps=730, device="cuda"), data_of(row)
+    result = train_population(lambda seed: row.make(torch.float32), data, config, seeds=range(11))
+    for member in result.members[::5]:
+        torch.manual_seed(member.seed)
+        gan = row.make(torch.float32)
+        solo = train(gan, data, replace(config, seed=member.seed))
+        assert same_bits(gan, member.gan) and member.engine == "graph"
+        assert np.array_equal(solo.history["loss_d"], member.history["loss_d"])
+
+
+def test_members_share_the_device() -> None:
+    """Work of one member is queued while another's is; each is done when its own is fetched."""
+    engines = [engine_of(BUSY)[1] for _ in range(3)]
+    for engine in engines:
+        engine.advance(0, 112, lambda: False)  # all graphs are captured: a capture waits for the device
+    calls = [engine.begin(112, 1000, lambda: False) for engine in engines]
+    tables = [finish() for finish in calls]
+    assert np.array_equal(tables[0], tables[1]) and np.array_equal(tables[0], tables[2])
 
 
 def test_R25_same_bits_on_a_side_stream_whose_producers_are_late() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ class EagerEngine:
 
     name = "eager"
     members_a_launch: int | None = 1
+    calls_at_once = 1
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> None:
         self.gan, self.rows, self.config = gan, rows, config
@@ -52,6 +54,10 @@ class EagerEngine:
                 if should_stop():
                     break
         return metrics.fetch()
+
+    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
+        """What runs iterations first .. first+count as `advance` does."""
+        return functools.partial(self.advance, first, count, should_stop)
 
     def _alternating(self, it: int, metrics: Metrics) -> None:
         """One iteration of Algorithm 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ class FusedEngine:
 
     name = "fused"
     members_a_launch: int | None = None
+    calls_at_once = 1
     _chosen_for: tuple[str, ...] = ()
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
@@ -117,6 +119,10 @@ class FusedEngine:
         """
         (table,) = self.advance_all([self], [first], [count], torch.get_num_threads())
         return table
+
+    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
+        """What runs iterations first .. first+count as `advance` does."""
+        return functools.partial(self.advance, first, count, should_stop)
 
     @classmethod
     def advance_all(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastgan import backend, cuda
 from fastgan.models import GAN
@@ -19,20 +21,31 @@ from fastgan.training.graph_layers import Machine
 from fastgan.training.rows import Rows
 
 _SIZES = (MOST, 10, 1)  # iterations a graph: launching one costs the host about as much whatever its size
+_STREAMS = 8  # that a GPU takes work from at once, unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise
 
 
 class CudaMachine(Machine):
-    """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, replays on the current stream.
+    """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, all on a stream of its own.
 
-    Calls are made and captured on a stream of its own: cuBLAS keeps its workspace by stream, so that a first run puts
-    it where no graph owns it, and `torch.cuda.graph` alone would capture on the device that it saw first.
+    So the machines of several members work side by side, and each gives the bits that it gives alone: nothing that one
+    writes is another's. cuBLAS promises the same bits on streams that run together where each has a workspace of its
+    own, which torch gives it: by stream, so a graph is captured and replayed on one.
     """
+
+    _all: weakref.WeakSet[CudaMachine] = weakref.WeakSet()
+    _stream: torch.cuda.Stream
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.matrix_units = cuda._has_matrix_units(device)
         self._anything = torch.empty(0, device=device)
-        self._stream = torch.cuda.Stream(device)
+        # torch hands its 32 streams out in turn, whoever still has one: two machines on one would not run together.
+        taken = {machine._stream for machine in self._all}
+        streams = (torch.cuda.Stream(device) for _ in range(32))
+        self._stream = next((stream for stream in streams if stream not in taken), None) or torch.cuda.Stream(device)
+        self._all.add(self)
+        # The workspace: a graph must not own it, and who has no room for it shall know before an iteration is halfway.
+        self.run(lambda: torch.zeros(1, 1, device=device).mm(torch.zeros(1, 1, device=device)))
 
     def launch(self, entry: str, *arguments: object) -> None:
         """An entry of csrc/cuda/entries.h."""
@@ -42,43 +55,51 @@ class CudaMachine(Machine):
         """How much scratch an entry needs."""
         return int(getattr(cuda.native, f"cuda_{entry}")(*numbers))
 
-    def run(self, body: Callable[[], None]) -> None:
-        """Make the calls of `body` now, where they will be captured."""
-        with self._here():
-            current = torch.cuda.current_stream()
-            self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                body()
-            current.wait_stream(self._stream)
+    def fork(self) -> None:
+        """Calls from here on come after what the current stream has been given, and beside what it is given next."""
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+
+    def join(self) -> None:
+        """What the current stream is given from here on comes after all calls."""
+        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+    def run(self, body: Callable[[], object]) -> None:
+        """Make the calls of `body` now."""
+        with torch.cuda.stream(self._stream):
+            body()
+
+    def fetch(self, x: Tensor) -> Tensor:
+        """A copy for the host, which waits for all calls."""
+        with torch.cuda.stream(self._stream):
+            return x.cpu()
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         """What replays the calls of `body`, none of which run now. It has a memory pool of its own.
 
+        torch waits for the whole device before it begins; from there on nothing of `body` waits, so the machines beside
+        this one may be at work.
+
         Raises:
-            RuntimeError: CUDA did not capture them.
+            RuntimeError: CUDA did not capture them. torch.OutOfMemoryError: for want of memory.
         """
         graph = torch.cuda.CUDAGraph()
         try:
-            # A capture that fails leaves its stream the current one: the stream before is set again here.
-            with self._here(), torch.cuda.stream(torch.cuda.current_stream()):  # noqa: SIM117
+            # The stream before is set again out here: a capture that fails leaves its own the current one, and
+            # `torch.cuda.graph` alone would capture on the device that it saw first.
+            with torch.cuda.stream(self._stream):  # noqa: SIM117
                 with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                     body()
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise RuntimeError(f"train: the graph engine could not capture an iteration: {reason}") from error
-
-        def replay() -> None:
-            with self._here():
-                graph.replay()
-
-        return replay
-
-    def _here(self) -> torch.cuda.device:
-        return torch.cuda.device(self.device)
+            kind = torch.OutOfMemoryError if "out of memory" in reason else RuntimeError  # of torch's, or of CUDA's
+            raise kind(f"train: the graph engine could not capture an iteration: {reason}") from error
+        return functools.partial(self.run, graph.replay)
 
 
 class GraphEngine(FusedEngine):
-    """Runs a plan as graphs of whole iterations; the host waits for the device between calls, to fetch the metrics.
+    """Runs a plan as graphs of whole iterations; the host waits for the device when it fetches the metrics of a call.
+
+    Such calls of several engines may be under way at once.
 
     Args:
         machine: runs the calls; None: the GPU on which the networks are.
@@ -89,18 +110,19 @@ class GraphEngine(FusedEngine):
 
     name = "graph"
     members_a_launch = 1
+    calls_at_once = _STREAMS
 
     def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, machine: Machine | None = None) -> None:
         if machine is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:
             raise plan.Inexpressible(why)
-        self.machine = machine or CudaMachine(gan.device)
         self._iteration: Iteration | None = None
         self._graphs: dict[int, Callable[[], None]] = {}  # by how many iterations they have
         self._cold = True
         try:
+            self.machine = machine or CudaMachine(gan.device)
             super().__init__(gan, rows, config)
         except torch.OutOfMemoryError as error:
-            raise plan.Inexpressible(f"the graph engine's memory does not suffice: {error}") from None
+            raise plan.Inexpressible(f"the graph engine's memory does not suffice: {error}") from error
 
     def check_device(self) -> None:
         """Refuse what this engine cannot run where the networks are."""
@@ -114,29 +136,54 @@ class GraphEngine(FusedEngine):
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
         if self.described_anew() or self._iteration is None:
-            self._iteration = None  # its memory first
-            self._graphs.clear()
-            self._cold = True
+            self._give_back()
             parts = self._optimizers, self.descriptions, self.data, self.machine
             self._iteration = Iteration(self.gan, self._described, *parts)
         return self._iteration
 
+    def _give_back(self) -> None:
+        """The memory that was made for the iteration."""
+        self._iteration = None
+        self._graphs.clear()
+        self._cold = True
+
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
-        """Run iterations first .. first+count (from 0), fewer if asked to stop.
+        """Begin iterations first .. first+count (from 0), as `begin` does, and wait for them.
 
         Returns:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
+        return self.begin(first, count, should_stop)()
+
+    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
+        """Queue iterations first .. first+count (from 0), fewer if asked to stop. Nothing waits for other engines.
+
+        Returns:
+            What waits for them and gives their metrics, as of `advance`. Until then nobody may touch the networks.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for buffers or graphs; nothing was queued, and all are given back.
+        """
         try:
             iteration = self.prepare()
+            count = min(count, CAPACITY)
+            draws, updates = self._numbers(first, count)
+            made = self._updates_done("generator"), self._updates_done("discriminator")
+            clock = torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0])
+            self.machine.fork()
+            self.machine.run(lambda: iteration.clock.copy_(clock))
+            done = self._queue(iteration, count, should_stop)
         except plan.Inexpressible as why:  # a mode, a hook or a tensor that changed between two calls
             raise RuntimeError(f"train: the graph engine cannot go on with what was changed meanwhile: {why}") from None
-        count = min(count, CAPACITY)
-        draws, updates = self._numbers(first, count)
-        made = self._updates_done("generator"), self._updates_done("discriminator")
-        iteration.clock.copy_(torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0]))
-        done = self._queue(iteration, count, should_stop)
-        block = iteration.block.cpu()  # the host waits
+        except BaseException as error:
+            self.machine.join()  # what was queued is still at work on the networks
+            if isinstance(error, torch.OutOfMemoryError):
+                self._give_back()
+            raise
+        return functools.partial(self._finish, iteration, first, done)
+
+    def _finish(self, iteration: Iteration, first: int, done: int) -> np.ndarray:
+        block = self.machine.fetch(iteration.block)
         skipped = block[1:3].view(torch.int64).tolist()
         draws, updates = self._numbers(first, done)
         self.done(first, done, (updates[-1] + 1 - skipped[0], draws[-1] + 1 - skipped[1]))
@@ -147,17 +194,31 @@ class GraphEngine(FusedEngine):
         """Queue iterations; returns how many. The first runs uncaptured: libraries set themselves up at first use."""
         done = 0
         if self._cold:
-            with products_in(self.config.precision):
-                self.machine.run(functools.partial(iteration.run, 1))
+            self._run_uncaptured(iteration)
             self._cold, done = False, 1
         for size in _SIZES:
             while done + size <= count and not (done and should_stop()):
-                if size not in self._graphs:
-                    with products_in(self.config.precision):
-                        self._graphs[size] = self.machine.capture(functools.partial(iteration.run, size))
-                self._graphs[size]()
+                try:
+                    self._graph_of(size, iteration)()
+                except torch.OutOfMemoryError:
+                    if not done:
+                        raise
+                    return done  # the next call will say so
                 done += size
         return done
+
+    def _run_uncaptured(self, iteration: Iteration) -> None:
+        try:
+            with products_in(self.config.precision):
+                self.machine.run(functools.partial(iteration.run, 1))
+        except torch.OutOfMemoryError as error:  # halfway through: it cannot be tried again
+            raise RuntimeError(f"train: the graph engine ran out of memory within an iteration: {error}") from error
+
+    def _graph_of(self, size: int, iteration: Iteration) -> Callable[[], None]:
+        if size not in self._graphs:
+            with products_in(self.config.precision):
+                self._graphs[size] = self.machine.capture(functools.partial(iteration.run, size))
+        return self._graphs[size]
 
 
 @contextlib.contextmanager

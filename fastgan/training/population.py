@@ -120,8 +120,8 @@ def train_population(
 ) -> PopulationResult:
     """Train many independent GANs; each ends with the bits it has when it is trained alone.
 
-    Equivalent to `[train(make_gan(c.seed), data, c) for c in configs]`, a member on a thread where the fused engine
-    can run it, one after another where only the eager one can.
+    Equivalent to `[train(make_gan(c.seed), data, c) for c in configs]`, a member on a thread of the CPU or a
+    multiprocessor of the GPU, or a few on streams of it, as the engine can; one after another in the eager one.
 
     Under torchrun, or in any process group of torch.distributed, every rank must call it: members are dealt to the
     ranks in turn, and every rank returns all of them. Callbacks hear of the rank's own.

@@ -42,11 +42,14 @@ class Engine(Protocol):
 
     name: str
     members_a_launch: int | None  # of a population at most; None: as many as threads can take
+    calls_at_once: int  # of `begin`, each by an engine of its own, that may be under way
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray: ...
+
+    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -173,15 +176,26 @@ class Prepared:
 
 
 def prepare(
-    gan: GAN, rows: Rows, config: TrainConfig, folder: Path | None, resume: bool | str | os.PathLike[str] | None
+    gan: GAN,
+    rows: Rows,
+    config: TrainConfig,
+    folder: Path | None,
+    resume: bool | str | os.PathLike[str] | None,
+    crowded: bool = False,
 ) -> Prepared:
-    """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from."""
+    """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
+
+    crowded: others hold memory that they will give back, so that want of it is no reason for another engine.
+
+    Raises:
+        torch.OutOfMemoryError: where it is crowded, the memory that is left does not suffice.
+    """
     if config.checkpoint_every and folder is None:
         raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
     logits_per_batch = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_average()
-    engine, reason = _choose_engine(gan, rows, config, logits_per_batch)
+    engine, reason = _choose_engine(gan, rows, config, logits_per_batch, crowded)
     meta = _meta(gan, rows, config)
     source = _resume_from(resume, folder)
     if source is not None:
@@ -189,7 +203,9 @@ def prepare(
     return Prepared(Run(gan, config, folder, engine.name, reason), engine, meta, source)
 
 
-def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> tuple[Engine, str]:
+def _choose_engine(
+    gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int, crowded: bool
+) -> tuple[Engine, str]:
     """THE place where the engine is chosen."""
     if config.engine == "eager":
         if config.precision != "fp32":
@@ -199,6 +215,8 @@ def _choose_engine(gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: 
         engine = (FusedEngine if gan.device.type == "cpu" else cuda_engine)(gan, rows, config)
         return engine, engine.reason
     except Inexpressible as why:
+        if crowded and isinstance(why.__cause__, torch.OutOfMemoryError):
+            raise why.__cause__ from None
         reason = str(why)
     if config.engine == "fused":
         raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")

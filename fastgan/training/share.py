@@ -1,4 +1,4 @@
-"""The members of a population that one process trains: many at once, a thread each, or one after another."""
+"""The members of a population that one process trains: as many at once as their engine takes, the others after them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,30 @@ log = logging.getLogger("fastgan")
 
 _A_THREAD = 4  # members under way for each thread: a thread whose core somebody else uses takes fewer of them
 Kind = tuple[type[Engine], torch.device, torch.dtype]  # members of a kind train in one call
-Advance = Callable[[list[Session], list[int]], list[np.ndarray]]
+
+
+class Call(NamedTuple):
+    """Iterations of some members that have been begun."""
+
+    sessions: list[Session]
+    finish: Callable[[], list[np.ndarray]]  # waits for them and gives their metrics
+    begun: float
+
+
+@dataclass
+class Kin:
+    """The members of a kind: who has not begun, whose iterations are under way, who waits for room to go on.
+
+    Args:
+        waiting: who has not begun.
+        width: members of a call at most.
+    """
+
+    waiting: deque[Member]
+    width: int
+    under_way: deque[Call] = field(default_factory=deque)
+    resting: deque[Session] = field(default_factory=deque)
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,7 @@ class Share:
         self._parameters: set[int] = set()  # of all members, by identity
         self._rows: dict[tuple[torch.device, torch.dtype], Rows] = {}
         self._outcomes: list[Outcome] = []
+        self._open: set[Session] = set()  # of the members that have begun and not ended
         self._interrupt = Interrupt(terminate=folder is not None)
 
     def train(self) -> list[Outcome]:
@@ -89,15 +113,13 @@ class Share:
         kinds: dict[Kind, list[Member]] = {}
         for member in self.members:
             kinds.setdefault(self._first_look(member), []).append(member)
-        alone = sum(len(members) for (engine, *_), members in kinds.items() if engine.members_a_launch == 1)
+        one = {engine for engine, *_ in kinds if engine.members_a_launch == engine.calls_at_once == 1}
+        alone = sum(len(members) for (engine, *_), members in kinds.items() if engine in one)
         if alone:
             log.info("train_population: %d of %d members train one after another", alone, len(self.members))
         with self._interrupt:
             for (engine, *_), members in kinds.items():
-                if engine.members_a_launch == 1:
-                    self._run(members, 1, self._by_itself)
-                else:
-                    self._run(members, engine.members_a_launch or _A_THREAD * self.threads, self._side_by_side)
+                self._run(members, engine.members_a_launch or _A_THREAD * self.threads, engine.calls_at_once)
         return self._outcomes
 
     # ------------------------------------------------------------ before anything runs
@@ -119,10 +141,11 @@ class Share:
         self.gans[member.number] = gan
         return type(self._prepare(member).engine), gan.device, gan.dtype
 
-    def _prepare(self, member: Member) -> Prepared:
+    def _prepare(self, member: Member, crowded: bool = False) -> Prepared:
         gan, folder = self.gans[member.number], self._folder_of(member)
-        held = folder is not None and checkpoint.steps(folder / "checkpoint")
-        prepared = prepare(gan, self._rows_for(gan, member.config), member.config, folder, bool(self.resume and held))
+        resumes = bool(self.resume and folder is not None and checkpoint.steps(folder / "checkpoint"))
+        rows = self._rows_for(gan, member.config)
+        prepared = prepare(gan, rows, member.config, folder, resumes, crowded)
         prepared.run.member = member.number
         return prepared
 
@@ -138,42 +161,75 @@ class Share:
 
     # ------------------------------------------------------------ training
 
-    def _run(self, members: list[Member], width: int, advance: Advance) -> None:
-        """Train members, at most `width` at a time; whoever ends makes room for the next."""
-        waiting, active, pace = deque(members), list[Session](), Pace()
+    def _run(self, members: list[Member], width: int, calls: int) -> None:
+        """Train members, at most `width` in each of `calls` at a time; whoever ends makes room for the next.
+
+        The host looks at one call after the other; the device goes on with the rest while it does.
+        """
+        kin = Kin(deque(members), width)
         try:
-            while True:
-                while waiting and len(active) < width and not self._interrupt.requested:
-                    self._enter(waiting.popleft(), active)
-                if not active:
-                    break
-                started = time.perf_counter()
-                tables = advance(active, [session.until_mark(pace.iterations) for session in active])
-                active[:] = [s for s, table in zip(active, tables, strict=True) if self._take(s, table)]
-                pace.learn(max(map(len, tables)), time.perf_counter() - started)
+            for _ in range(calls):
+                self._go_on(kin, [])
+            while kin.under_way:
+                self._go_on(kin, self._look(kin))
         finally:
-            for session in active:
+            for session in self._open:
                 session.close()
-        for member in waiting:
+            for call in kin.under_way:  # an error ends all: nobody's networks may change after it
+                call.finish()
+        for member in kin.waiting:
             self._leave_out(member)
 
-    def _side_by_side(self, sessions: list[Session], counts: list[int]) -> list[np.ndarray]:
+    def _go_on(self, kin: Kin, sessions: list[Session]) -> None:
+        """Begin the next call of these members, and of others where there is room."""
+        while len(sessions) < kin.width and (session := self._next(kin, crowded=bool(sessions or kin.under_way))):
+            if session.goes_on:
+                sessions.append(session)
+            else:
+                self._finish(session)
+        if not sessions:
+            return
+        counts, begun = [session.until_mark(kin.pace.iterations) for session in sessions], time.perf_counter()
+        try:
+            kin.under_way.append(Call(sessions, self._begin(sessions, counts), begun))
+        except torch.OutOfMemoryError:
+            if not kin.under_way:
+                raise
+            kin.resting.extend(sessions)  # until one of the others has ended
+
+    def _begin(self, sessions: list[Session], counts: list[int]) -> Callable[[], list[np.ndarray]]:
         engines: Any = [session.engine for session in sessions]
         firsts = [session.run.step for session in sessions]
-        tables: list[np.ndarray] = engines[0].advance_all(engines, firsts, counts, self.threads)
-        return tables
+        if engines[0].members_a_launch == 1:
+            finish = engines[0].begin(firsts[0], counts[0], lambda: self._interrupt.requested)
+            return lambda: [finish()]
+        return lambda: engines[0].advance_all(engines, firsts, counts, self.threads)
 
-    def _by_itself(self, sessions: list[Session], counts: list[int]) -> list[np.ndarray]:
-        (session,), (count,) = sessions, counts
-        return [session.engine.advance(session.run.step, count, lambda: self._interrupt.requested)]
+    def _look(self, kin: Kin) -> list[Session]:
+        """Wait for the call that was begun first; gives those of its members that go on."""
+        sessions, finish, begun = kin.under_way.popleft()
+        tables = finish()
+        going = [session for session, table in zip(sessions, tables, strict=True) if self._take(session, table)]
+        kin.pace.learn(max(map(len, tables)), time.perf_counter() - begun)
+        return going
 
-    def _enter(self, member: Member, active: list[Session]) -> None:
-        session = Session(self._prepare(member), self.callbacks, self._interrupt)
+    def _next(self, kin: Kin, crowded: bool) -> Session | None:
+        """Who goes on: one that had no room, or the next to begin; None where there is neither, or no room for it."""
+        if kin.resting:
+            return kin.resting.popleft()
+        if not kin.waiting or self._interrupt.requested:
+            return None
+        try:
+            prepared = self._prepare(kin.waiting[0], crowded)
+        except torch.OutOfMemoryError:
+            if crowded:
+                return None
+            raise
+        kin.waiting.popleft()
+        session = Session(prepared, self.callbacks, self._interrupt)
+        self._open.add(session)
         session.start()
-        if session.goes_on:
-            active.append(session)
-        else:
-            self._finish(session)
+        return session
 
     def _take(self, session: Session, metrics: np.ndarray) -> bool:
         """Whether the member goes on."""
@@ -201,6 +257,7 @@ class Share:
 
     def _note(self, session: Session, interrupted: bool, failed: str | None = None) -> None:
         session.close()
+        self._open.discard(session)
         run, columns = session.run, session.history.columns()
         for place_, name in zip(self.table, COLUMNS[1:], strict=True):
             place_[run.member, columns["step"] - 1] = columns[name]
