@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.benchmark import peers_torch
+from fastgan.reproduce import trials
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
@@ -180,7 +181,7 @@ def test_all_steps_together_keep_one_deadline_and_each_is_written_down(
     written = json.loads((tmp_path / "gpu.json").read_text())["steps"]
     names = [step["name"] for step in written]
     assert names[:2] == ["build", "kernels"] and {"bench", "gpu_losses"} <= set(names)
-    assert options or names[-4:] == list(gpu.SANITIZERS) and {"graph tests", "pacgan 500", "pacgan 2500"} <= set(names)
+    assert options or names[-4:] == list(gpu.SANITIZERS) and {"graph tests", "pacgan 2000", "pacgan 5000"} <= set(names)
     assert written[-1]["outcome"] == "timed out" and "no time was left" in capsys.readouterr().out
 
 
@@ -257,6 +258,7 @@ def test_the_whole_table_is_extrapolated_from_two_lengths(tmp_path: Path, monkey
     minutes = session.figures["pacgan"]["minutes"]
     assert minutes == pytest.approx(8 * 1.5 * 420 / 60)
     assert session.figures["pacgan"]["target"].endswith("at most 30: missed")
+    assert all(steps % trials.EPOCH == 0 for steps in gpu.LENGTHS)  # shorter runs look more often
 
 
 def test_chosen_steps_run_on_what_was_built(
@@ -267,7 +269,7 @@ def test_chosen_steps_run_on_what_was_built(
     monkeypatch.setattr(gpu, "SITE", built)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "gpu.json"), "--only", "pacgan", "bench"])
     assert gpu.main() == 0 and built.exists()
-    assert [name for name, _ in machine_of_steps] == ["bench", "pacgan 500", "pacgan 2500"]
+    assert [name for name, _ in machine_of_steps] == ["bench", "pacgan 2000", "pacgan 5000"]
     assert sum(limit for _, limit in machine_of_steps) == pytest.approx(gpu.SECONDS)  # all the time there is
 
 

@@ -37,11 +37,12 @@ from fastgan.training.plan import Inexpressible
 from fastgan.training.run import rows_for
 
 POPULATIONS = {f"toy-32x{members}": ("toy-32", members) for members in (132, 1056)}
+POPULATIONS |= {"pacgan-ringx10": ("pacgan-ring", 10)}  # a cell of PacGAN's table 1 (G8): graphs, side by side
 NAMES = (*CUDA_WORKLOADS, *POPULATIONS)
 ORDER = ("toy-32", "toy-32x132", "mnist-1024", "original", "wide-1024", "wide-2048", "wide-4096")  # the targets' first
 TF32_GATE = harness.Gate(0.2, {"loss_d": 1e-2, "loss_g": 1e-2})  # as BF16_GATE, for 11 bits
 MOST_WINDOWS = 10  # of a population, which is built anew for each
-SHORT = 128  # iterations of a population's short call: a longer one captures and compiles nothing more
+SHORT = 400  # iterations of a population's short call: a longer one captures and compiles nothing more
 COUNTED, COUNT_LIMIT_S = 1000, 8.0  # iterations of a call in which launches are counted; seconds of all such calls
 WINDOWS_OF_ONE = 20  # that a window of a population lasts: several chunks of its iterations
 
