@@ -228,6 +228,40 @@ def test_members_of_a_population_have_the_bits_of_their_solo_runs(precision: str
             assert torch.equal(a, b)
 
 
+@pytest.fixture
+def allow(machine: Emulator) -> Iterator[Callable[[int], None]]:
+    """Says how many clusters run at once."""
+    if machine.on_gpu:
+        pytest.skip("a GPU has the clusters it has")
+    yield lambda clusters: machine.call("clusters", clusters) and None
+    machine.call("clusters", 1 << 30)
+
+
+def test_members_share_the_clusters_that_run_at_once(machine: Emulator, allow: Callable[[int], None]) -> None:
+    """Five members, six multiprocessors, clusters of two, of which the device hosts two, then one."""
+    small = row(of(width=6, dropout=0.2), batch_size=12)
+    data = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
+    config, found = config_of(small, "fused", steps=2, precision="ieee"), []
+    for clusters in (3, 2, 1):
+        allow(clusters)
+        with emulated(machine, CLUSTER._replace(multiprocessors=6)) as launches:
+            found.append(train_population(lambda: small.make(torch.float32), data, config, seeds=range(5)))
+        assert set(launches) == {1}
+    assert len({member.history["loss_d"].tobytes() for member in found[0].members}) == 5
+    for one, *others in zip(*(result.members for result in found), strict=True):
+        for other in others:
+            assert all(map(torch.equal, one.gan.parameters(), other.gan.parameters()))
+            assert all(np.array_equal(values, other.history[name]) for name, values in one.history.items())
+
+
+def test_no_room_for_a_cluster_is_an_error(machine: Emulator, allow: Callable[[int], None]) -> None:
+    allow(0)
+    with emulated(machine, CLUSTER), pytest.raises(Refused, match="must have room for a cluster of 2 blocks"):
+        run(row(of(width=6)), torch.float32, "fused", steps=1)
+    with emulated(machine, ROOM):
+        run(row(of(width=6)), torch.float32, "fused", steps=1)  # blocks by themselves are no clusters
+
+
 def lr_of(overrides: dict[str, Any]) -> dict[str, float]:
     return {"lr": overrides["optimizer.lr"]}
 

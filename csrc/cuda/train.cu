@@ -298,6 +298,20 @@ void need_more(Room& room, const Room& other) {
   room.cluster = std::max(room.cluster, other.cluster), room.plan_bytes = std::max(room.plan_bytes, other.plan_bytes);
 }
 
+// How many clusters can be at work at once. A cluster lies within one of the groups that multiprocessors come in, and what a
+// group has left over is lost to it: a cluster launched beyond that would begin when others have ended, with nothing to share.
+template <class T>
+int most_clusters(const cudaLaunchConfig_t& config, const CudaRoom& device) {
+  const int size = device.cluster, most = std::max(1, device.multiprocessors / size);
+  if (size == 1) return most;
+  int together = 0;
+  check(cudaOccupancyMaxActiveClusters(&together, train_persistent<T>, &config), "train");
+  if (together == 0)
+    throw std::runtime_error("train: the device must have room for a cluster of " + std::to_string(size) + " blocks with " +
+                             std::to_string(config.dynamicSmemBytes) + " bytes of shared memory each, got none");
+  return std::min(most, together);
+}
+
 template <class T>
 void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, const Allocate& allocate, void* stream) {
   const int size = device.cluster;
@@ -316,24 +330,25 @@ void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, c
   std::memcpy(head.data(), where.data(), where.size() * sizeof(int64_t));
   plans.insert(plans.begin(), head.begin(), head.end());
 
-  const int clusters = std::max(1, std::min(work.members, device.multiprocessors / size));
-  const size_t scratch = size_t(work.room.cluster + size * work.room.block) * sizeof(T);
-  char* memory = static_cast<char*>(allocate(rounded(plans.size()) + size_t(clusters) * scratch));
-  check(cudaMemcpyAsync(memory, plans.data(), plans.size(), cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)), "train");
-  work.plans = memory;
-  work.scratch = reinterpret_cast<T*>(memory + rounded(plans.size()));
-
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = unsigned(size), cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(clusters * size));
+  config.gridDim = dim3(unsigned(size));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = shared_bytes<T>(work.room);
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &cluster, config.numAttrs = size > 1;
   check(cudaFuncSetAttribute(train_persistent<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(config.dynamicSmemBytes)),
         "train");
+  const int clusters = std::min(work.members, most_clusters<T>(config, device));
+  config.gridDim = dim3(unsigned(clusters * size));
+
+  const size_t scratch = size_t(work.room.cluster + size * work.room.block) * sizeof(T);
+  char* memory = static_cast<char*>(allocate(rounded(plans.size()) + size_t(clusters) * scratch));
+  check(cudaMemcpyAsync(memory, plans.data(), plans.size(), cudaMemcpyHostToDevice, config.stream), "train");
+  work.plans = memory;
+  work.scratch = reinterpret_cast<T*>(memory + rounded(plans.size()));
   check(cudaLaunchKernelEx(&config, train_persistent<T>, work), "train");
 }
 

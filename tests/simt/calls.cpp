@@ -47,6 +47,9 @@ void train_needs(Arguments& a) {
   a.answer(int64_t(needs.scratch_bytes << 32 | needs.shared_bytes));
 }
 
+// How many clusters run at once, from here on.
+void clusters(Arguments& a) { allow_clusters(a.number()); }
+
 // The members, as plan.h reads them, come last.
 void train(Arguments& a) {
   const int dtype = a.number();
@@ -109,7 +112,7 @@ std::map<std::string, void (*)(Arguments&)> all_entries() {
       {"layer_partials", layer_partials}, {"judge_sums", judge_sums},
       {"tiles", matrix_tiles},     {"instruction", matrix_instruction},
       {"product", matrix_product}, {"train", train},
-      {"train_needs", train_needs},
+      {"train_needs", train_needs}, {"clusters", clusters},
   };
   entries::each<Arguments>([&](const char* name, void (*entry)(Arguments&)) { all[name] = entry; });
   return all;

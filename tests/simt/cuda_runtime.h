@@ -144,6 +144,7 @@ struct Runtime {
   cudaError_t inject = cudaSuccess, last = cudaSuccess;
   cudaStream_t stream = nullptr;  // the only one a launch may use
   int launches = 0;
+  int clusters = 1 << 30;  // that run at once; whoever launches clusters must have asked, and launch no more
 };
 extern Runtime runtime;
 cudaError_t report(cudaError_t status);
@@ -177,6 +178,7 @@ cudaError_t cudaGetLastError();
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 namespace simt {
 cudaError_t prepare(const cudaLaunchConfig_t& config, const void* kernel, Launch& launch);
+cudaError_t clusters_at_once(int* clusters, const cudaLaunchConfig_t& config, const void* kernel);
 }
 template <class... P>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(P...)) {
@@ -187,6 +189,11 @@ template <class... P>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int value) {
   simt::allow_dynamic_shared(reinterpret_cast<const void*>(kernel), value);
   return cudaSuccess;
+}
+
+template <class... P>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(P...), const cudaLaunchConfig_t* config) {
+  return simt::report(simt::clusters_at_once(clusters, *config, reinterpret_cast<const void*>(kernel)));
 }
 
 enum cudaMemcpyKind { cudaMemcpyHostToDevice };

@@ -50,6 +50,7 @@ inline void prepare_call(int inject, int) {
   if (inject) throw std::runtime_error("no error can be injected into a GPU");
 }
 inline void choose_schedule(uint64_t) {}
+inline void allow_clusters(int) {}
 inline int launches() { return 0; }
 
 inline cudaStream_t stream() {

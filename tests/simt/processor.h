@@ -63,6 +63,7 @@ inline void prepare_call(int inject, int only_block) {
   options.only_block = only_block;
 }
 inline void choose_schedule(uint64_t seed) { options.seed = seed; }
+inline void allow_clusters(int clusters) { runtime.clusters = clusters; }
 inline int launches() { return runtime.launches; }
 inline void finish() {}
 

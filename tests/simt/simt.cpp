@@ -443,7 +443,7 @@ cudaError_t report(cudaError_t status) {
 static std::map<const void*, int> allowed_dynamic;
 void allow_dynamic_shared(const void* kernel, int bytes) { allowed_dynamic[kernel] = bytes; }
 
-cudaError_t prepare(const cudaLaunchConfig_t& config, const void* kernel, Launch& launch) {
+static cudaError_t examine(const cudaLaunchConfig_t& config, const void* kernel, Launch& launch) {
   if (runtime.inject != cudaSuccess) return runtime.inject;
   if (config.stream != runtime.stream) fail("a launch on a stream that is not the caller's");
   launch.grid = config.gridDim;
@@ -465,8 +465,26 @@ cudaError_t prepare(const cudaLaunchConfig_t& config, const void* kernel, Launch
   const size_t most = found == allowed_dynamic.end() ? kStaticShared : size_t(found->second);
   if (!grid || !block || !cluster || launch.dynamic_shared > most || most > kShared) return cudaErrorInvalidConfiguration;
   if (launch.cooperative && g.count() > 132 * resident) return cudaErrorCooperativeLaunchTooLarge;
+  return cudaSuccess;
+}
+
+cudaError_t prepare(const cudaLaunchConfig_t& config, const void* kernel, Launch& launch) {
+  const cudaError_t status = examine(config, kernel, launch);
+  if (status != cudaSuccess) return status;
+  const int64_t size = launch.cluster.count(), clusters = launch.grid.count() / size;
+  if (size > 1 && clusters > runtime.clusters)
+    fail("a launch of %d clusters, of which %d can run at once", int(clusters), runtime.clusters);
   ++runtime.launches;
   return cudaSuccess;
+}
+
+// As CUDA does, only for a launch that could be made, and of clusters.
+cudaError_t clusters_at_once(int* clusters, const cudaLaunchConfig_t& config, const void* kernel) {
+  Launch launch;
+  const cudaError_t status = examine(config, kernel, launch);
+  if (status != cudaSuccess) return status;
+  *clusters = runtime.clusters;
+  return launch.cluster.count() > 1 ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 }  // namespace simt
