@@ -44,6 +44,21 @@ FASTGAN_HD T infinity() {
   return T(__builtin_huge_val());
 }
 
+// a * b, rounded before something is added to it. A compiler may fuse a product and an addition; of a sum of two products
+// it may take either for that, and a kernel that has such a sum in several places must take the same everywhere. The
+// others are fused in the one way there is. (g++ takes the first product, in vectors and in what is left over.)
+template <class T>
+FASTGAN_HD T rounded_product(T a, T b) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == sizeof(double))
+    return __dmul_rn(a, b);
+  else
+    return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // max(x, 0) that lets NaN through: no comparison with NaN holds, so the `else` branch must be x.
 template <class T>
 FASTGAN_HD T positive_part(T x) {

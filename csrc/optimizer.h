@@ -60,7 +60,7 @@ template <class T>
 struct MomentumPylearn2 {
   T rate, momentum;
   FASTGAN_HD void operator()(T& p, T& velocity, T&, T g) const {
-    velocity = momentum * velocity - rate * g;
+    velocity = momentum * velocity - rounded_product(rate, g);
     p += velocity;
   }
 };
