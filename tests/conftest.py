@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import switches
 import torch
 from emulator import CSRC, SIMT, Builder, Emulator, begin_narrow
 from torch import Tensor
@@ -58,6 +59,13 @@ def _nothing_waits() -> Iterator[None]:
 def nothing_waits() -> Callable[[], contextlib.AbstractContextManager[None]]:
     """A context in which whatever makes the host wait for a GPU is an error."""
     return _nothing_waits
+
+
+@pytest.fixture
+def _switches_reset() -> Iterator[None]:
+    """torch's switches for the precision of float32 products are afterwards as torch begins."""
+    yield
+    switches.reset()
 
 
 @pytest.fixture(scope="session")

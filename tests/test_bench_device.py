@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import switches
 import torch
 from torch import nn
 
@@ -33,6 +34,7 @@ from fastgan.benchmark import (
 from fastgan.benchmark.products import products_in
 from fastgan.benchmark.workloads import CUDA_WORKLOADS, Network, Workload, draws
 from fastgan.cli import main
+from fastgan.training import graph
 from fastgan.training.persistent import PersistentEngine, Room
 from fastgan.training.plan import Inexpressible
 
@@ -210,12 +212,25 @@ def test_autocast_is_held_against_bf16(build: Callable[..., Any], monkeypatch: p
     assert len(made) == (2 if build is peers_torch.compiled_autocast else 0)
 
 
-def test_products_are_exact_but_where_tf32_is_asked_for() -> None:
-    before = torch.get_float32_matmul_precision()
-    for precision, expected in (("tf32", "high"), ("fp32", "highest"), ("bf16", "highest")):
-        with products_in(precision):
-            assert torch.get_float32_matmul_precision() == expected
-    assert torch.get_float32_matmul_precision() == before
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("_switches_reset")
+@pytest.mark.parametrize("ask", switches.ASKS)
+@pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
+def test_products_are_exact_but_where_tf32_is_asked_for(precision: str, ask: str) -> None:
+    """Also for the graph engine, which leaves the older switch alone; whatever was set before is set afterwards."""
+    rounds = precision == "tf32"
+    switches.ASKS[ask]()
+    before = switches.said()
+    with products_in(precision):
+        older, allowed, newer, *_ = switches.said()
+        assert (older, allowed, newer == "tf32") == ("high" if rounds else "highest", rounds, rounds)
+    assert switches.said() == before
+    with graph.products_in(precision):
+        assert (switches.said()[2] == "tf32") == rounds
+    assert switches.said() == before
+    if ask == "the newer of all":
+        switches.of_all("ieee")
+        assert switches.MATMUL.fp32_precision == "ieee"  # which it still follows
 
 
 # ---------------------------------------------------------------- floors

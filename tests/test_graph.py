@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import switches
 import torch
 from emulator import CSRC, Builder, Library, compiler
 from graph_machine import Processor, Recorder
@@ -38,7 +39,6 @@ pytestmark = [
     pytest.mark.skipif(backend.native is None, reason="the engine it is compared with is compiled"),
 ]
 STEPS = 6
-MATMUL: Any = torch.backends.cuda.matmul
 
 
 @pytest.fixture(scope="module")
@@ -331,35 +331,10 @@ def test_rounded_factors_are_refused_where_there_are_no_matrix_units(precision: 
         GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
 
 
-ASKS: dict[str, Callable[[], None]] = {
-    "nothing": lambda: None,
-    "medium": lambda: torch.set_float32_matmul_precision("medium"),
-    "highest": lambda: torch.set_float32_matmul_precision("highest"),
-    "allow": lambda: setattr(MATMUL, "allow_tf32", True),
-    "the newer switch": lambda: setattr(MATMUL, "fp32_precision", "tf32"),
-}
-
-
-def switches() -> tuple[str, str]:
-    """What torch says of its switches; the older one refuses to answer where the newer contradicts it."""
-    try:
-        return torch.get_float32_matmul_precision(), MATMUL.fp32_precision
-    except RuntimeError:
-        return "contradicted", MATMUL.fp32_precision
-
-
-@pytest.fixture
-def _switches_put_back() -> Iterator[None]:
-    usual = MATMUL.fp32_precision
-    yield
-    torch.set_float32_matmul_precision("highest")
-    MATMUL.fp32_precision = usual
-
-
 @pytest.mark.filterwarnings("error")
-@pytest.mark.usefixtures("_switches_put_back")
+@pytest.mark.usefixtures("_switches_reset")
 @pytest.mark.parametrize("fails", (False, True), ids=("captures", "fails"))
-@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("ask", ["nothing", "medium", "the newer"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_products_are_what_was_asked_for_whatever_the_switch_says(
     precision: str, ask: str, fails: bool, library: Library
@@ -368,7 +343,7 @@ def test_products_are_what_was_asked_for_whatever_the_switch_says(
         found: set[str] = set()
 
         def product(self, out: Tensor, *factors: Any) -> None:
-            self.found.add("tf32" if MATMUL.fp32_precision == "tf32" else "exact")
+            self.found.add("tf32" if switches.MATMUL.fp32_precision == "tf32" else "exact")
             super().product(out, *factors)
 
         def capture(self, body: Callable[[], None]) -> Callable[[], None]:
@@ -379,12 +354,12 @@ def test_products_are_what_was_asked_for_whatever_the_switch_says(
 
     gan, config, machine = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Watching(library)
     engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
-    ASKS[ask]()
-    asked = switches()
+    switches.ASKS[ask]()
+    asked = switches.said()
     with pytest.raises(RuntimeError, match="no capture today") if fails else contextlib.nullcontext():
         engine.advance(0, 3, lambda: False)  # one by itself, one captured
     assert machine.found == {"tf32" if precision == "tf32" else "exact"} and len(machine.captures) == 1
-    assert switches() == asked
+    assert switches.said() == asked
 
 
 # ---------------------------------------------------------------- what is not finite

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+
+from fastgan.training.graph import put_back
 
 
 @contextlib.contextmanager
 def products_in(precision: str) -> Iterator[None]:
     """Factors of torch's and JAX's float32 products are rounded to tf32 inside where that is asked for, else not.
 
-    By itself torch would not, JAX would on a GPU.
+    By itself torch would not, JAX would on a GPU. Both of torch's switches say so: its products go by the newer,
+    torch.compile by the older, unlike the graph engine, which sets the newer alone. Afterwards both are as they were.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    newer = [switch for switch in _newer() if hasattr(switch, "fp32_precision")]
+    before = [switch.fp32_precision for switch in newer]
+    for switch in newer:
+        switch.fp32_precision = "ieee"  # the older answers only where these do not contradict it
+    older = torch.get_float32_matmul_precision()
     try:
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         with _jax_products_in("tensorfloat32" if precision == "tf32" else "float32"):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(older)
+        for switch, said in zip(newer, before, strict=True):
+            put_back(switch, said)
+
+
+def _newer() -> tuple[Any, ...]:
+    """All that the older switch sets along."""
+    return torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
 
 
 def _jax_products_in(precision: str) -> contextlib.AbstractContextManager[None]:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,7 +228,7 @@ def products_in(precision: str) -> Iterator[None]:
 
     Afterwards the switch is as it was. Products of bfloat16 do not go by it.
     """
-    switch = torch.backends.cuda.matmul
+    switch: Any = torch.backends.cuda.matmul
     # The older of the switches, where it is the only one; elsewhere cuBLAS goes by the newer, which both of them set.
     newer = hasattr(switch, "fp32_precision")
     name, tf32, exact = ("fp32_precision", "tf32", "ieee") if newer else ("allow_tf32", True, False)
@@ -239,4 +240,11 @@ def products_in(precision: str) -> Iterator[None]:
     try:
         yield
     finally:
-        setattr(switch, name, before)
+        put_back(switch, before) if newer else setattr(switch, name, before)
+
+
+def put_back(switch: Any, before: str) -> None:
+    """Set one of torch's switches for float32 to what it was: to follow the one above it, where that says the same."""
+    switch.fp32_precision = "none"
+    if switch.fp32_precision != before:
+        switch.fp32_precision = before
