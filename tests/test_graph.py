@@ -132,6 +132,30 @@ def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pyt
     assert same_bits(*gans)
 
 
+def test_G4_a_call_has_whole_graphs_unless_a_mark_cuts_it(
+    library: Library, on: On, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mark(Callback):
+        every = 23
+
+    monkeypatch.setattr(graph, "MOST", 5)
+    monkeypatch.setattr(graph, "_SIZES", (5, 2, 1))
+    monkeypatch.setattr(running, "_CHUNK_SECONDS", 1e9)  # calls of 1, 4, 16 and 64 iterations would be wanted
+    begun: list[tuple[int, int]] = []
+    begin = GraphEngine._queue
+
+    def noted(engine: GraphEngine, iteration: Any, count: int, should_stop: Any) -> int:
+        begun.append((count, begin(engine, iteration, count, should_stop)))
+        return begun[-1][1]
+
+    monkeypatch.setattr(GraphEngine, "_queue", noted)
+    on(Recorder(library))
+    data, config = torch.randn(ROWS, 2), TrainConfig(58, 20, engine="fused")
+    result = train(mlp(torch.float32, width=4), data, config, callbacks=[Mark()])
+    assert [done for _, done in begun] == [1, 4, 15, 3, 20, 3, 10, 2] and result.step == 58
+    assert all(count == done for count, done in begun)
+
+
 def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, library: Library, on: On) -> None:
     row = Row(of(dropout=0.3), config={"ema_decay": 0.9, "k": 2})
     on(Recorder(library))

@@ -25,6 +25,10 @@ _SIZES = (MOST, 10, 1)  # iterations a graph: launching one costs the host about
 _STREAMS = 8  # that a GPU takes work from at once, unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise
 
 
+def _in_graphs(count: int) -> int:
+    return count - count % MOST if count > MOST else count
+
+
 class CudaMachine(Machine):
     """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, all on a stream of its own.
 
@@ -157,7 +161,9 @@ class GraphEngine(FusedEngine):
         return self.begin(first, count, should_stop)()
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
-        """Queue iterations first .. first+count (from 0), fewer if asked to stop. Nothing waits for other engines.
+        """Queue iterations first .. first+count (from 0). Nothing waits for other engines.
+
+        They are fewer if asked to stop, and where there are more than the largest graph has, whole graphs of that size.
 
         Returns:
             What waits for them and gives their metrics, as of `advance`. Until then nobody may touch the networks.
@@ -167,7 +173,7 @@ class GraphEngine(FusedEngine):
         """
         try:
             iteration = self.prepare()
-            count = min(count, CAPACITY)
+            count = _in_graphs(min(count, CAPACITY))
             draws, updates = self._numbers(first, count)
             made = self._updates_done("generator"), self._updates_done("discriminator")
             clock = torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0])
