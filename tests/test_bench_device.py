@@ -115,11 +115,31 @@ def test_peers_do_the_same_work() -> None:
     assert gates[0] == gates[1] < gates[2] < gates[3]
 
 
+def test_a_graph_is_gated_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step itself is right; what is captured of it does nothing when it is replayed."""
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    monkeypatch.setattr(peers_torch, "compiled", EAGER)
+    monkeypatch.setattr(peers_torch, "captured", lambda call: call)
+    made: list[str] = []
+
+    def graph_of(call: Callable[[], Any], stale: bool) -> Callable[[], Any]:
+        found = call() if stale else None
+        return lambda: made.append("replay") or found or call()
+
+    for stale in (False, True):
+        monkeypatch.setattr(peers_torch, "graph_of", lambda call, stale=stale: graph_of(call, stale))
+        record = measured(TINY, "eager", "compile", "graph")
+        assert ("graph" in record["ratio"]) != stale and "compile" in record["ratio"]
+    assert made == ["replay"] * 2 * (measure.GATE_ITERATIONS - peers_torch.WARM_UP)
+    assert "differs from graph" in record["left out"]["graph"]
+
+
 def test_compiled_code_is_thrown_away_once_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     did: list[str] = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: did.append("reset"))
     monkeypatch.setattr(peers_torch, "compiled", lambda *networks: did.append("compiled") or EAGER(*networks))
     monkeypatch.setattr(peers_torch, "captured", lambda call: call)
+    monkeypatch.setattr(peers_torch, "graph_of", lambda call: call)
     assert set(measured(TINY, "eager", "compile", "graph")["ratio"]) == {"eager", "compile", "graph"}
     assert did == ["reset", "compiled", "compiled"]
 

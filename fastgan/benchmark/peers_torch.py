@@ -18,6 +18,7 @@ from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, Draws, Worklo
 T = TypeVar("T")
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BCE = nn.BCEWithLogitsLoss()
+WARM_UP = 3  # calls before a capture: what is compiled or loaded at first use cannot be captured
 CALIBRATION = 8  # iterations that tell how many a timed call should have
 
 
@@ -84,9 +85,19 @@ class Torch:
         self.step(real, torch.randn(m, latent_dim, device=device), torch.randn(m, latent_dim, device=device))
 
     def replay(self, draws: Draws) -> dict[str, Tensor]:
-        """Begin with these iterations: their losses, and what they changed. What is timed goes on from there."""
+        """Begin with these iterations: their losses, and what they changed. What is timed goes on from there.
+
+        Where a graph is timed, the later ones are replays of one: the first warm up what it captures.
+        """
         inputs = [x.to(self.data.device) for x in (draws.real, draws.noise_d, draws.noise_g)]
-        losses = [self.step(*(x[i] for x in inputs)) for i in range(len(draws))]
+        places = [torch.empty_like(x[0]) for x in inputs]  # where a graph finds its batch
+        losses, step = [], functools.partial(self.step, *places)
+        for i in range(len(draws)):
+            if self.capture and i == WARM_UP:
+                step = graph_of(step)  # type: ignore[assignment]
+            for place, x in zip(places, inputs, strict=True):
+                place.copy_(x[i])
+            losses.append([loss.clone() for loss in step()])
         loss_d, loss_g = (torch.stack(column).cpu() for column in zip(*losses, strict=True))
         after = {name: network.state_dict() for name, network in self.networks.items()}
         return {"loss_d": loss_d, "loss_g": loss_g} | change(self.workload.weights(), after)
@@ -102,9 +113,14 @@ def captured(call: Callable[[], T]) -> Callable[[], T]:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):
+        for _ in range(WARM_UP):
             call()
     torch.cuda.current_stream().wait_stream(side)
+    return graph_of(call)
+
+
+def graph_of(call: Callable[[], T]) -> Callable[[], T]:
+    """The graph of a call that has warmed up; the call is not made."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # JAX has threads of its own in this process
         out = call()
