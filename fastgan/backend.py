@@ -37,7 +37,7 @@ def _probe_cuda() -> str:
     if native is None:
         return _why_not_loaded
     if not native.build_info()["cuda"]:
-        return "fastgan was built without CUDA (nvcc was not found)"
+        return "fastgan was built without CUDA (nvcc was not found, or FASTGAN_CUDA=OFF)"
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     problem = native.cuda_problem()
