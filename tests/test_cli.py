@@ -159,6 +159,25 @@ def test_a_table_is_standardised_and_brought_back(run: Run) -> None:
     assert 8e3 < samples[:, 0].mean() < 1.2e4
 
 
+def test_the_columns_of_a_table_keep_their_names(run: Run) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    np.savetxt("people.csv", rows, delimiter=",", header='age,"income, $ a $ year",kids', comments="")
+    assert run("train", "people.csv", *TINY[2:], "--out", "r", "--quiet")[0] == 0
+    assert std_of_picture(Path("r/samples.png")) > 5
+    assert run("sample", "r", "--n", "5", "--out", "x.csv")[0] == 0
+    assert Path("x.csv").read_text().splitlines()[0] == 'age,"income, $ a $ year",kids'
+    again = fastgan.data.read("x.csv")
+    assert again.column_names == ("age", "income, $ a $ year", "kids") and again.shape == (5, 3)
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["column_names"][2] == "kids"
+    Path("r/config.json").write_text(json.dumps({**config, "column_names": ["age"]}))
+    check_refusal(run("sample", "r", "--out", "x.npy"), "column_names must be one for each of 3 columns, got 1")
+    del config["column_names"]  # as an older version wrote it
+    Path("r/config.json").write_text(json.dumps(config))
+    assert run("sample", "r", "--n", "5", "--out", "y.csv")[0] == 0
+    assert Path("y.csv").read_text() == "".join(Path("x.csv").read_text().splitlines(keepends=True)[1:])
+
+
 def test_image_files_keep_their_shape(run: Run) -> None:
     np.save("faces.npy", np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8))
     assert run("train", "faces.npy", "--steps", "5", "--out", "r", *FAST, "--batch-size", "8")[0] == 0

@@ -95,3 +95,15 @@ def test_parquet_mixed_numbers_and_index(tmp_path: Path) -> None:
     frame = pandas.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "c": [True, False]}, index=[7, 3])
     frame.to_parquet(path)
     assert read(path).tensor().tolist() == [[1, 0.5, 1], [2, 1.5, 0]]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_names_of_columns_are_kept(tmp_path: Path, suffix: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    path, frame = tmp_path / f"x.{suffix}", pandas.DataFrame({"a, b": [1, 2], "c": [0.5, 1.5]})
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    assert read(path).column_names == ("a, b", "c") == read(path).head(1).column_names
+    bare = tmp_path / "bare.csv"
+    bare.write_text("1,2\n3,4\n")
+    assert read(bare).column_names == ()
+    assert read(path, image_shape=(1, 2)).column_names == ()

@@ -75,7 +75,7 @@ def draw_samples(
         return plots.line(samples, real, path, discriminator=d)
     if real.shape[1] == 2:
         return plots.scatter(samples, real, path, discriminator=d)
-    return plots.marginals(samples, real, path)
+    return plots.marginals(samples, real, path, names=config.column_names)
 
 
 def _draw_classes(config: RunConfig, samples: Tensor, wanted: Tensor, dataset: Dataset, path: Path) -> Path:

@@ -98,7 +98,8 @@ def _values(name: str, flag: str, given: str | None) -> list[Any]:
 def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, folder: Path) -> int:
     rows, groups = unrolled.table(found), unrolled.groups(found)
     short = "" if arguments.steps >= unrolled.STEPS else f" of the full {unrolled.STEPS:,}"
-    print(f"ring, radius 2, std 0.02: {arguments.trials} trials of {arguments.steps:,}{short} iterations")
+    trained = f"{arguments.trials} trial{'s' * (arguments.trials > 1)} of {arguments.steps:,}"
+    print(f"ring, radius 2, std 0.02: {trained}{short} iterations")
     print("\n".join(table.lines(rows, unrolled.COLUMNS)))
     by_seed = {label: [trial.modes for trial in trials] for label, trials in groups.items()}
     for label, trials in groups.items():
@@ -109,7 +110,7 @@ def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, fo
     about = {"reproduce": name, "trials": arguments.trials, "steps": arguments.steps, "modes by seed": by_seed}
     written = table.write(folder, rows, unrolled.COLUMNS, about)
     if not arguments.no_pictures:
-        written += _draw(groups, folder, f"{arguments.trials} trials of {arguments.steps:,} iterations")
+        written += _draw(groups, folder, f"{trained} iterations")
     print("written:  " + "  ".join(map(str, written)))
     return 0
 

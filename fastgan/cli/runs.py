@@ -37,6 +37,7 @@ class RunConfig:
         train: how they are trained.
         columns: mean and standard deviation taken out of the data; None where the data is used as it is.
         image_shape, value_range: of the data, for pictures.
+        column_names: of the data, for pictures and the first line of a .csv.
     """
 
     source: str
@@ -47,6 +48,7 @@ class RunConfig:
     columns: Columns | None = None
     image_shape: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
+    column_names: tuple[str, ...] = ()
 
     def load_data(self) -> Dataset:
         """The rows p_data is known by."""
@@ -80,6 +82,7 @@ class RunConfig:
             "data_seed": self.data_seed,
             "image_shape": self.image_shape,
             "value_range": self.value_range,
+            "column_names": self.column_names,
             "columns": None if self.columns is None else self.columns.as_dict(),
             "networks": dataclasses.asdict(self.networks),
             "train": self.train.as_dict(),
@@ -116,6 +119,7 @@ def read(folder: Path, *, of_many: bool = False) -> RunConfig:
             columns=None if columns is None else Columns.from_dict(columns),
             image_shape=_pair(body["image_shape"], int),
             value_range=_pair(body["value_range"], float),
+            column_names=_names(body.get("column_names", []), body["networks"]["data_dim"]),  # younger than the format
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -141,6 +145,13 @@ def _networks(values: dict[str, Any]) -> Networks:
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
     return Networks(**fields)
+
+
+def _names(values: list[str], columns: int) -> tuple[str, ...]:
+    names = tuple(map(str, values))
+    if names and len(names) != columns:
+        raise ValueError(f"column_names must be one for each of {columns} columns, got {len(names)}")
+    return names
 
 
 def _pair(values: list[Any] | None, kind: Callable[[Any], Any]) -> Any:

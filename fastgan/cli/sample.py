@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "sample",
         help="draw from a trained generator",
-        description="Draw samples G(z), z ~ p_z, from the newest checkpoint of a run: rows as those of the "
-        "data, in its own units. Sample i of a seed is the same however many are drawn together.",
+        description="Draw samples G(z), z ~ p_z, from the newest checkpoint of a run: rows as those of the data, in "
+        "its own units, under the names of its columns in a .csv. Sample i of a seed is the same however many are "
+        "drawn together.",
         epilog="examples:\n  fastgan sample runs/digits-1 --n 1000 --seed 1 --out x.npy\n"
         "  fastgan sample runs/digits-1 --out more.png\n"
         "  fastgan sample runs/digits-1 --labels 3 --out threes.png    of a run trained with --conditional\n",
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.n = arguments.n or _SAMPLES
         chunks = _chunks(config, gan, arguments)
         dim = config.networks.data_dim
-        write_atomically(out, _csv(chunks) if kind == ".csv" else _npy(chunks, (arguments.n, dim)))
+        write_atomically(out, _csv(chunks, config.column_names) if kind == ".csv" else _npy(chunks, (arguments.n, dim)))
     number = "" if arguments.n is None else f"{arguments.n:,} "
     print(f"{number}samples of {config.source}: {out}")
     return 0
@@ -102,7 +104,11 @@ def _npy(chunks: Iterator[np.ndarray], shape: tuple[int, int]) -> Iterator[bytes
         yield np.ascontiguousarray(chunk, dtype="<f4").tobytes()
 
 
-def _csv(chunks: Iterator[np.ndarray]) -> Iterator[bytes]:
+def _csv(chunks: Iterator[np.ndarray], names: Sequence[str]) -> Iterator[bytes]:
+    if names:
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(names)
+        yield header.getvalue().encode()
     for chunk in chunks:
         # str of a float32 is the shortest text that reads back as the same number
         yield "".join(",".join(map(str, row)) + "\n" for row in chunk).encode()

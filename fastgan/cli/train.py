@@ -158,6 +158,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         columns=Columns.of(dataset) if preset.standardize else None,
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
+        column_names=dataset.column_names,
     )
     if config.train.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")

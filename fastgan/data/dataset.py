@@ -31,6 +31,7 @@ class Dataset:
         divisor: stored values are divided by this (255 for bytes).
         dtype: floating point type of converted rows.
         row_shape: shape of one converted row; that of a stored row by default.
+        column_names: of a table's columns, where they have any.
 
     Raises:
         DataError: no rows, or parts that do not fit together.
@@ -46,6 +47,7 @@ class Dataset:
     divisor: float = 1.0
     dtype: torch.dtype = torch.float32
     row_shape: tuple[int, ...] | None = None
+    column_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.ndim < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,13 @@ from .dataset import DataError, Dataset
 
 FORMATS = ".npy, .npz, .csv, .tsv, .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
 
-# (array (n, ...), labels (n,) or None, divisor or None)
-_Content = tuple[NDArray[Any], "NDArray[Any] | None", "float | None"]
+
+class _Content(NamedTuple):
+    array: NDArray[Any]  # (n, ...)
+    labels: NDArray[Any] | None = None  # (n,)
+    divisor: float | None = None
+    names: tuple[str, ...] = ()  # of a table's columns
+
 
 
 def read(
@@ -66,14 +71,17 @@ def read(
     if array is not None and source.suffix.lower() != ".npz":
         raise ValueError(f"read: array names one of a .npz file's, got {source}")
     if source.is_dir():
-        content, labels, found = _read_folder(source, split)
+        content = _read_folder(source, split)
     else:
-        content, labels, found = _read_file(source, array, header, dtype)
-    if labels is not None and len(labels) != len(content):
-        raise DataError(f"read: {source} must have a label a row ({len(content)}), got {len(labels)}")
+        content = _read_file(source, array, header, dtype)
+    n, labels = len(content.array), content.labels
+    if labels is not None and len(labels) != n:
+        raise DataError(f"read: {source} must have a label a row ({n}), got {len(labels)}")
     if image_shape is not None:
-        content = _unflatten(content, image_shape, source)
-    return _dataset(content, labels, source, found if divisor is None else divisor, dtype, flatten)
+        content = content._replace(array=_unflatten(content.array, image_shape, source), names=())
+    if divisor is not None:
+        content = content._replace(divisor=divisor)
+    return _dataset(content, source, dtype, flatten)
 
 
 def _unflatten(content: NDArray[Any], image_shape: tuple[int, int], path: Path) -> NDArray[Any]:
@@ -96,23 +104,23 @@ def _read_file(path: Path, array: str | None, header: bool | None, dtype: torch.
         raise DataError(f"read: {path} must not be empty, got 0 bytes")
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return arrays.read_npy(path), None, None
+        return _Content(arrays.read_npy(path))
     if suffix == ".npz":
-        return arrays.read_npz(path, array), None, None
+        return _Content(arrays.read_npz(path, array))
     if suffix in (".csv", ".tsv"):
-        return _narrow(tables.read_csv(path, header, torch.finfo(dtype).max), dtype), None, None
+        return _table(*tables.read_csv(path, header, torch.finfo(dtype).max), dtype)
     if suffix == ".parquet":
-        return _narrow(tables.read_parquet(path, torch.finfo(dtype).max), dtype), None, None
+        return _table(*tables.read_parquet(path, torch.finfo(dtype).max), dtype)
     if suffix == ".bin":
-        return (*cifar.read_batches([path]), 255.0)
+        return _Content(*cifar.read_batches([path]), 255.0)
     if suffix in images.SUFFIXES:
         raise DataError(f"read: {path} is a single image; give the folder of images")
     return _read_unnamed(path)
 
 
-def _narrow(table: NDArray[np.float64], dtype: torch.dtype) -> NDArray[Any]:
+def _table(table: NDArray[np.float64], names: tuple[str, ...], dtype: torch.dtype) -> _Content:
     """A table is in memory: keep it in the type that training asks for."""
-    return table if dtype == torch.float64 else table.astype(np.float32)
+    return _Content(table if dtype == torch.float64 else table.astype(np.float32), names=names)
 
 
 def _read_unnamed(path: Path) -> _Content:
@@ -120,10 +128,10 @@ def _read_unnamed(path: Path) -> _Content:
     with path.open("rb") as file:
         start = file.read(6)
     if start == arrays.MAGIC:
-        return arrays.read_npy(path), None, None
+        return _Content(arrays.read_npy(path))
     named = "ubyte" in path.name or "idx" in path.name
     if named or idx.is_idx(start) or start[:2] == b"\x1f\x8b":
-        return idx.read_idx(path), None, None
+        return _Content(idx.read_idx(path))
     raise DataError(f"read: {path} must be one of {FORMATS} (pickle is never read)")
 
 
@@ -134,10 +142,10 @@ def _read_folder(folder: Path, split: str) -> _Content:
         labels = None if label_file is None else idx.read_idx(label_file)
         if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
             raise DataError(f"read: {label_file} must be a list of integer labels, got shape {labels.shape}")
-        return idx.read_idx(image_file), labels, None
+        return _Content(idx.read_idx(image_file), labels)
     batches = cifar.find_batches(folder, split)
     if batches:
-        return (*cifar.read_batches(batches), 255.0)
+        return _Content(*cifar.read_batches(batches), 255.0)
     pictures = images.find_images(folder)
     if not pictures:
         raise DataError(
@@ -145,17 +153,11 @@ def _read_folder(folder: Path, split: str) -> _Content:
             " or CIFAR-10 (*.bin), got none directly in it"
         )
     content = images.read_images(pictures)
-    return content, None, 65535.0 if content.dtype == np.uint16 else 255.0
+    return _Content(content, divisor=65535.0 if content.dtype == np.uint16 else 255.0)
 
 
-def _dataset(
-    content: NDArray[Any],
-    labels: NDArray[Any] | None,
-    path: Path,
-    divisor: float | None,
-    dtype: torch.dtype,
-    flatten: bool,
-) -> Dataset:
+def _dataset(read_: _Content, path: Path, dtype: torch.dtype, flatten: bool) -> Dataset:
+    content, labels, divisor, names = read_
     where = f"read: {path}"
     check_shape(content.shape, where)
     boolean = content.dtype.kind == "b"
@@ -186,6 +188,7 @@ def _dataset(
         divisor=divisor,
         dtype=dtype,
         row_shape=row_shape,
+        column_names=names,
     )
 
 

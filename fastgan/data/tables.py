@@ -20,8 +20,11 @@ _ENCODING = "utf-8-sig"  # spreadsheets begin UTF-8 with a byte order mark
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # pandas stores a frame's index so; it is no feature
 
 
-def read_csv(path: Path, header: bool | None, largest: float) -> NDArray[np.float64]:
-    """The numbers of a comma-, semicolon- or tab-separated file, (rows, columns).
+Table = tuple[NDArray[np.float64], tuple[str, ...]]  # (rows, columns), and the columns' names, () where there are none
+
+
+def read_csv(path: Path, header: bool | None, largest: float) -> Table:
+    """The numbers of a comma-, semicolon- or tab-separated file.
 
     Arguments:
         header: whether row 1 holds names; None: it does when none of its cells is a number.
@@ -39,7 +42,7 @@ def read_csv(path: Path, header: bool | None, largest: float) -> NDArray[np.floa
         raise DataError(f"read: {path} must be a table of numbers, got: {error}") from error
 
 
-def _read_csv(path: Path, header: bool | None, largest: float) -> NDArray[np.float64]:
+def _read_csv(path: Path, header: bool | None, largest: float) -> Table:
     delimiter = _delimiter(path)
     first = next(_rows(path, delimiter), None)
     if first is None:
@@ -68,7 +71,7 @@ def _read_csv(path: Path, header: bool | None, largest: float) -> NDArray[np.flo
         raise DataError(f"read: {path} must be a table of numbers, got: {error}") from error
     if not (np.abs(table) <= largest).all() or (names is not None and table.shape[1] != len(names)):
         _find_fault(path, delimiter, skipped, names, largest)
-    return table
+    return table, tuple(names or ())
 
 
 def _undecodable(path: Path) -> int:
@@ -129,8 +132,8 @@ def _rule(value: float, largest: float) -> str:
     return f"at most {largest:.4g} in magnitude" if math.isfinite(value) else "a finite number"
 
 
-def read_parquet(path: Path, largest: float) -> NDArray[np.float64]:
-    """The numbers of a .parquet file, (rows, columns).
+def read_parquet(path: Path, largest: float) -> Table:
+    """The numbers of a .parquet file.
 
     Arguments:
         largest: magnitude above which a number is refused.
@@ -155,7 +158,7 @@ def read_parquet(path: Path, largest: float) -> NDArray[np.float64]:
     result = np.empty((table.num_rows, len(columns)))
     for position, name in enumerate(columns):
         result[:, position] = _column(path, arrow, table.column(position), name, largest)
-    return result
+    return result, tuple(columns)
 
 
 def _check_schema(path: Path, arrow: Any, schema: Any, columns: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,16 @@ def line(
     return style.save(figure, path)
 
 
-def marginals(samples: Tensor, real: Tensor, path: style.PathLike, *, limit: int = 9) -> Path:
+def marginals(
+    samples: Tensor, real: Tensor, path: style.PathLike, *, limit: int = 9, names: Sequence[str] = ()
+) -> Path:
     """Histograms of the first columns, generated over real.
 
     Args:
         samples, real: (n, columns).
         path: of the picture.
         limit: columns shown.
+        names: of the columns; by default their numbers.
     """
     count = min(limit, real.shape[1])
     across = min(3, count)
@@ -71,13 +74,19 @@ def marginals(samples: Tensor, real: Tensor, path: style.PathLike, *, limit: int
             continue
         x, y = real[:, column].double().numpy(), samples[:, column].double().numpy()
         _histogram(axes, x, y, bin_edges(x, y, 40))
-        style.label(axes, f"column {column}", "", "density" if column % across == 0 else "")
+        name = _title(names[column]) if names else f"column {column}"
+        style.label(axes, name, "", "density" if column % across == 0 else "")
         axes.set_yticks([])  # each column has its own unit; only the shapes are to be compared
     panels[0].legend(frameon=False, fontsize=9)
     hidden = real.shape[1] - count
     more = f" (first {count} of {real.shape[1]})" if hidden else ""
     figure.suptitle(f"Samples of G against the data, column by column{more}", fontsize=13)
     return style.save(figure, path)
+
+
+def _title(name: str) -> str:
+    """A column's name as it is: two dollars would begin a formula."""
+    return name.strip()[:30].replace("$", r"\$")
 
 
 def bin_edges(x: Array, y: Array, bins: int) -> Array:

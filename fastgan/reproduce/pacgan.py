@@ -291,7 +291,7 @@ def draw(study: Study, folder: Path, target: Path) -> list[Path]:
                 target / f"{dataset}-modes.png",
                 modes=len(centres),
                 paper={method: _PAPER[dataset, method][0][0] for method in ended},
-                title=f"2-D {dataset}: {study.trials} trials of {length}",
+                title=f"2-D {dataset}: {study.trials} trial{'s' * (study.trials > 1)} of {length}",
             )
         )
     return written
