@@ -122,6 +122,10 @@ def test_M57_a_class_of_few_rows_or_none_leaves_blanks(run: Run) -> None:
     assert code == 0, err
     assert runs.read(Path("few")).networks.classes == 5
     assert Path("few/samples.png").stat().st_size > 1000
+    Path("mnist/train-labels-idx1-ubyte").unlink()
+    for command in ("evaluate few", "plot few", "sample few --out x.png", "train --resume --out few --steps 2"):
+        code, _, err = run(*command.split())
+        assert code == 2 and "mnist must have the labels that the run was trained with, got none" in err
 
 
 @pytest.mark.parametrize("name", ["neighbours", "interpolation", "animation"])

@@ -51,8 +51,15 @@ class RunConfig:
     column_names: tuple[str, ...] = ()
 
     def load_data(self) -> Dataset:
-        """The rows p_data is known by."""
-        return data.load(self.source, n=self.n, seed=self.data_seed)
+        """The rows p_data is known by.
+
+        Raises:
+            ValueError: a conditional run's have no labels any more.
+        """
+        dataset = data.load(self.source, n=self.n, seed=self.data_seed)
+        if self.networks.classes and dataset.labels is None:
+            raise ValueError(f"{self.source} must have the labels that the run was trained with, got none")
+        return dataset
 
     def build(self) -> GAN:
         """Both networks with their first weights."""

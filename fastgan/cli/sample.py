@@ -46,7 +46,8 @@ def add(commands: Any) -> None:
         "--labels",
         type=wholes,
         metavar="L,L",
-        help="of a conditional run: sample i has the label after that of sample i-1 in this list (all, in turn)",
+        help="of a run trained with --conditional: one label, or several that samples have in turn, as 0:10 or 3,7 "
+        "(all there are)",
     )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
     command.add_argument("--out", required=True, help="file to write: .npy, .csv or .png (a picture of them)")

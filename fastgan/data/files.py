@@ -156,8 +156,8 @@ def _read_folder(folder: Path, split: str) -> _Content:
     return _Content(content, divisor=65535.0 if content.dtype == np.uint16 else 255.0)
 
 
-def _dataset(read_: _Content, path: Path, dtype: torch.dtype, flatten: bool) -> Dataset:
-    content, labels, divisor, names = read_
+def _dataset(found: _Content, path: Path, dtype: torch.dtype, flatten: bool) -> Dataset:
+    content, labels, divisor, names = found
     where = f"read: {path}"
     check_shape(content.shape, where)
     boolean = content.dtype.kind == "b"
