@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, List  # noqa: UP035
 
 import torch
 from torch import Tensor
@@ -224,7 +224,7 @@ def _mlp_backward(
     key: Tensor | None,
     work: Tensor,
     grad_y: Tensor,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006 - torch 2.5 knows no other
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
     grads = kernels.mlp_backward(

@@ -64,6 +64,8 @@ def nothing_waits() -> Callable[[], contextlib.AbstractContextManager[None]]:
 @pytest.fixture
 def _switches_reset() -> Iterator[None]:
     """torch's switches for the precision of float32 products are afterwards as torch begins."""
+    if not switches.BOTH:
+        pytest.skip("this torch has the older switch alone")
     yield
     switches.reset()
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 MATMUL: Any = torch.backends.cuda.matmul
-MKLDNN: Any = torch.backends.mkldnn.matmul
+MKLDNN: Any = getattr(torch.backends.mkldnn, "matmul", None)
 BACKENDS: Any = torch.backends
+BOTH = hasattr(MATMUL, "fp32_precision")  # torch before 2.9 has the older one alone
 older = torch.set_float32_matmul_precision
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 from fastgan.nn.activation import SETTINGS, of_module
 from fastgan.nn.dropout import Dropout
@@ -35,6 +36,16 @@ def hooks(module: nn.Module) -> tuple[Any, ...]:
         module._forward_pre_hooks,
         module._backward_hooks,
         module._backward_pre_hooks,
+    )
+
+
+def any_global_hook() -> bool:
+    """Whether there is a hook of all modules. Newer versions of torch have such a function, which 2.5 has not."""
+    return bool(
+        torch_module._global_forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch_module._global_backward_hooks
     )
 
 

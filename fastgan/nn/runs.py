@@ -8,11 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from fastgan import ops, random
 from fastgan.nn.activation import of_module
-from fastgan.nn.recognise import DROPOUTS, LINEARS, WATCHED, hooks, obstacle, ordinary, parameter_obstacle
+from fastgan.nn.recognise import (
+    DROPOUTS,
+    LINEARS,
+    WATCHED,
+    any_global_hook,
+    hooks,
+    obstacle,
+    ordinary,
+    parameter_obstacle,
+)
 
 # where in a chain `[dropout] (linear [activation] [dropout])...` one stands
 _START, _INPUT_DROPOUT, _LINEAR, _ACTIVATION, _DROPOUT = range(5)
@@ -52,9 +60,7 @@ class Chain:
         self._stage = _LINEAR
         if type(module) is not nn.Linear:
             spec = module.spec
-            self.layers[-1].update(
-                activation=spec.activation, negative_slope=spec.negative_slope, pieces=spec.pieces
-            )
+            self.layers[-1] = {name: getattr(spec, name) for name in ("activation", "negative_slope", "pieces")}
             if spec.activation != "none" or spec.pieces > 1:
                 self._stage = _ACTIVATION
         return True
@@ -65,7 +71,7 @@ class Chain:
             return self._stage != _START
         if self._stage != _LINEAR:
             return False
-        self.layers[-1].update(activation=name, negative_slope=slope)
+        self.layers[-1] = {"activation": name, "negative_slope": slope}
         self._stage = _ACTIVATION
         return True
 
@@ -180,7 +186,7 @@ def steps_of(module: Any) -> list[Run | nn.Module]:
     children = module._modules
     if torch.compiler.is_compiling():
         return plan(children, module.impl)
-    if torch_module._has_any_global_hook():
+    if any_global_hook():
         return list(children.values())
     last: Plan | None = module.__dict__.get("_plan")
     if last is None or not last.holds(children, module.impl):

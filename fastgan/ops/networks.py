@@ -211,7 +211,8 @@ def _native_mlp(network: Network, x: Tensor, params: Sequence[Tensor | None], ke
 
 
 def _strip_dropout(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
-    return tuple(layer._replace(dropout=0.0) for layer in layers)
+    # Not by _replace(), which torch 2.5 cannot compile.
+    return tuple(LayerSpec(layer.activation, layer.negative_slope, layer.pieces) for layer in layers)
 
 
 _without_dropout = functools.lru_cache(maxsize=256)(_strip_dropout)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fastgan.kernels import DTYPES
@@ -15,7 +14,7 @@ from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
 from fastgan.nn import Dropout, Maxout, Sequential
 from fastgan.nn.activation import of_module
-from fastgan.nn.recognise import DROPOUTS, LINEARS, hooks, obstacle
+from fastgan.nn.recognise import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.runs import Run, steps_of
 from fastgan.random import PRIORS
 from fastgan.reference import ACTIVATIONS, FORMULAS
@@ -141,7 +140,7 @@ def elements(network: nn.Module) -> Iterator[Run | nn.Module]:
 def chain_of(name: str, network: nn.Module) -> Chain:
     """The network as a chain, or Inexpressible with the reason."""
     chain = Chain(name)
-    if torch_module._has_any_global_hook():
+    if any_global_hook():
         raise chain.refuse("torch has global module hooks")
     for element in elements(network):
         if isinstance(element, Run):

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fastgan.nn.recognise import hooks
+from fastgan.nn.recognise import any_global_hook, hooks
 
 _flat = chain.from_iterable
 _PARTS, _STATE = attrgetter("_parameters", "_buffers", "_modules"), attrgetter("state")
@@ -56,7 +55,7 @@ class Watch:
             and self._all_places() == self._places
             and not any(_flat(map(hooks, self._modules)))
             and not any(_flat(map(_HOOKS, self._parameters)))
-            and not (torch_module._has_any_global_hook() or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+            and not (any_global_hook() or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
         )
 
     def _all_objects(self) -> list[Any]:
