@@ -11,13 +11,14 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
                    int64_t c_row, Ahead* ahead) {
   using S = Simd<T>;
   constexpr int width = int(sizeof(V) / sizeof(T)), line = 64 / int(sizeof(T));
-  // A block of the depth is what a line holds of a contiguous row: while it passes, the next but one is asked for, a row a
-  // depth. Where rows are adjacent, each depth asks for the line in which a later one ends.
+  // A block of the depth is what a line holds of a contiguous row: while it passes, the rows' lines of the next block but
+  // one are asked for, one or two a depth. Where rows are adjacent, each depth asks for the line in which a later one ends.
   constexpr int64_t block = how == Rows::contiguous ? line : how == Rows::panels ? kPanel<T> : INT64_MAX;
   const int64_t a_row = how == Rows::contiguous ? a.row : how == Rows::panels ? kPanel<T> : 1;
   const int64_t a_column = how == Rows::adjacent ? a.column : 1, next = how == Rows::contiguous ? line : a.column;
-  const int64_t soon_step = how == Rows::contiguous ? a_row : a_column;
-  const int64_t first_soon = how == Rows::contiguous ? 2 * line : 16 * a_column + rows - 1;
+  constexpr int asked = how == Rows::panels ? 0 : how == Rows::contiguous ? (rows + line - 1) / line : 1;
+  const int64_t from_line = how == Rows::contiguous ? a_row : a_column;  // to the next that is asked for
+  const int64_t first_line = how == Rows::contiguous ? 2 * line : 16 * a_column + rows - 1;
   V sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
@@ -26,10 +27,13 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
   const T* __restrict begin = a.data;
   const int rows_ahead = how == Rows::panels ? rows_a_block(ahead->rows, depth, block) : 0;
   for (int64_t left = depth; left > 0; left -= block, begin += next) {
-    const T *__restrict x = begin, *soon = begin + first_soon;
+    const T* __restrict x = begin;
+    uintptr_t soon = uintptr_t(begin) + uintptr_t(first_line) * sizeof(T);  // may lie beyond A
     if (how == Rows::panels) ahead->some(rows_ahead);
     for (int64_t k = std::min(left, block); k > 0; --k) {
-      if (how != Rows::panels) __builtin_prefetch(soon);
+#pragma GCC unroll 2
+      for (int i = 0; i < asked; ++i, soon += uintptr_t(from_line) * sizeof(T))
+        __builtin_prefetch(reinterpret_cast<const void*>(soon));
       V b[vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(panel + v * width);
@@ -39,7 +43,6 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
         for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
       panel += kPanel<T>;
       x += a_column;
-      soon += soon_step;
     }
   }
 #pragma GCC unroll 16

@@ -43,7 +43,7 @@ void each_panel(Share share, Function&& f) {
 }
 
 template <class T>
-struct Matrix {  // element (i, k) at data[i * row + k * column]
+struct Matrix {  // element (i, k) at data[i * row + k * column], one of which is 1; in panels see Rows
   const T* data;
   int64_t row, column;
 };
