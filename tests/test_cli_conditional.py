@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastgan import data, plots
-from fastgan.cli import main, runs
+from fastgan.cli import labels, main, runs
 from fastgan.training import checkpoint
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")
@@ -122,6 +122,8 @@ def test_M57_a_class_of_few_rows_or_none_leaves_blanks(run: Run) -> None:
     assert code == 0, err
     assert runs.read(Path("few")).networks.classes == 5
     assert Path("few/samples.png").stat().st_size > 1000
+    code, _, err = run("sample", "few", "--labels", "1", "--out", "y.png")
+    assert code == 0 and Path("y.png").stat().st_size > 1000, err
     Path("mnist/train-labels-idx1-ubyte").unlink()
     for command in ("evaluate few", "plot few", "sample few --out x.png", "train --resume --out few --steps 2"):
         code, _, err = run(*command.split())
@@ -175,4 +177,22 @@ def test_M57_a_mistake_ends_in_one_line(run: Run, folders: Path, argv: str, mess
 def test_M57_labels_that_do_not_count_from_0_are_refused(run: Run) -> None:
     mnist(list(range(1, 21)))
     code, _, err = run("train", "mnist", "--conditional")
-    assert code == 2 and "--conditional must be used with labels from 0 up, one a class, got 1 to 20" in err
+    rule = "--conditional must be used with a row or more for each class, got 20 rows for labels up to 20"
+    assert code == 2 and rule in err
+    with pytest.raises(ValueError, match="labels from 0 up, one a class, got -1 to 3"):
+        labels.classes_of(data.Dataset(torch.zeros(5, 2), labels=torch.arange(-1, 4)), "a test")
+
+
+def test_M57_few_rows_have_all_the_classes_there_are_and_each_can_be_drawn(run: Run) -> None:
+    """Six rows of the ring show five of its eight modes, and neither 3 nor the last."""
+    argv = ("--width", "4", "--steps", "1", "--quiet", "--threads", "1", "--no-pictures")
+    for rows in ("4", "6"):
+        argv_of = ("train", "ring", "--conditional", "--rows", rows, "--batch-size", "4", "--out", rows, *argv)
+        code, _, err = run(*argv_of)
+        assert code == 0, err
+        assert runs.read(Path(rows)).networks.classes == 8
+    assert set(data.ring(6).labels.tolist()) == {0, 1, 2, 4, 5}  # type: ignore[union-attr]
+    for label in ("3", "7", "2,3"):
+        code, _, err = run("sample", "6", "--labels", label, "--out", "x.png")
+        assert code == 0, err
+    assert labels.classes_of(data.digits().head(4), "digits") == 10

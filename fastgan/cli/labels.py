@@ -10,20 +10,27 @@ from torch import Tensor
 from fastgan.cli.runs import RunConfig
 from fastgan.data import Dataset
 
+_DIGITS = 10
+
 
 def classes_of(dataset: Dataset, source: str) -> int:
-    """How many classes the labels of the data name.
+    """How many classes the data are known to have, or else their labels name.
 
     Raises:
-        ValueError: there are no labels, or they do not count classes from 0.
+        ValueError: there are no labels, or they do not count classes from 0, or name more than there are rows.
     """
     if dataset.labels is None:
         labelled = "digits, ring, grid, gaussians, mixture1200d or a folder with MNIST's or CIFAR-10's files"
         raise ValueError(f"--conditional must be used with data that have labels ({labelled}), got {source}")
     low, high = int(dataset.labels.min()), int(dataset.labels.max())
-    if low < 0 or high >= len(dataset):  # a network of so many inputs would be no classifier's
+    if low < 0:
         raise ValueError(f"--conditional must be used with labels from 0 up, one a class, got {low} to {high}")
-    return high + 1
+    # Few rows need not show every class that there is.
+    known = len(dataset.centres) if dataset.centres is not None else _DIGITS if source == "digits" else 0
+    if high >= max(known, len(dataset)):  # a network of so many inputs would be no classifier's
+        got = f"{len(dataset)} rows for labels up to {high}"
+        raise ValueError(f"--conditional must be used with a row or more for each class, got {got}")
+    return max(known, high + 1)
 
 
 def check(config: RunConfig, labels: Sequence[int] | None) -> None:

@@ -54,8 +54,8 @@ def draw_samples(
 ) -> Path:
     """Generated beside real: a grid of images, points in the plane, or histograms.
 
-    Of a conditional run the labels asked for, by default all in turn, beside real rows of theirs; images of each class
-    in a row of their own.
+    Of a conditional run the labels asked for, by default all in turn, beside real rows of theirs, or of all where
+    there are none; images of each class in a row of their own.
     """
     from fastgan import plots
 
@@ -67,8 +67,9 @@ def draw_samples(
     if image and wanted is not None and len(wanted.unique()) > 1:
         return _draw_classes(config, samples, wanted, dataset, path)
     real = _some_rows(dataset, _ACROSS**2 if image else _ROWS, asked)
-    if image:
-        return plots.image_grid(samples, real, path, **_look(config, real))
+    if image:  # beside an empty half, where no row has the label
+        return plots.image_grid(samples, real, path, **_look(config, _some_rows(dataset, _ACROSS**2)))
+    real = real if len(real) else _some_rows(dataset, _ROWS)
     # A packed D has nothing to say of one sample, nor a conditional one of a point without its label.
     d = config.probability(gan) if config.train.pack == 1 and wanted is None else None
     if real.shape[1] == 1:

@@ -158,7 +158,7 @@ def _cells(
     height, width = image_shape
     low, high = value_range
     rows = rows.detach().cpu().double()
-    images = rows.reshape(len(rows), -1, height, width)[:, :3]  # a fourth channel is opacity
+    images = rows.flatten(1).unflatten(1, (-1, height, width))[:, :3]  # a fourth channel is opacity
     images = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
     images = ((images - low) / (high - low)).nan_to_num(0.0).clamp(0.0, 1.0)
     images = 1.0 - images if ink else images
