@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -139,6 +140,46 @@ def test_M57_the_eager_engine_says_why() -> None:
 def test_M57_bad_labels_are_named_before_anything_runs(rows: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^train: {message}"):
         train(small_gan(), rows, BASE)
+
+
+class Held:
+    """Data of a kind of one's own."""
+
+    def __init__(self, labels: object) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def rows(self, index: Tensor) -> Tensor:
+        return ROWS[index]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, list, torch.int32])
+def test_M57_labels_may_be_what_a_tensor_is_made_of(kind: object) -> None:
+    labels = LABELS.to(kind) if isinstance(kind, torch.dtype) else LABELS.tolist()
+    labels = np.array(labels, kind) if isinstance(kind, type) and kind is not list else labels
+    gan, other = small_gan(), small_gan()
+    train(gan, DATA, BASE)
+    train(other, Held(labels), BASE)
+    torch.testing.assert_close(other.state_dict(), gan.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b"] * 10, "data.labels must be a Tensor, an array or a list of integers, got list"),
+        (np.array(["a", "b"] * 10), "data.labels must be a Tensor, an array or a list of integers, got ndarray"),
+        (len, "data.labels must be a Tensor, an array or a list of integers, got builtin_function_or_method"),
+        ([0.5] * 20, "labels must be integers, got torch.float32"),
+    ],
+    ids=["words", "an array of words", "a function", "fractions"],
+)
+def test_M57_labels_of_another_kind_are_refused_where_they_are_needed(labels: object, message: str) -> None:
+    with pytest.raises(TypeError, match=f"^train: {message}"):
+        train(small_gan(), Held(labels), BASE)
+    plain = GAN(nn.Linear(2, 4), nn.Linear(4, 1), latent_dim=2).double()
+    assert train(plain, Held(labels), BASE).step == BASE.steps
 
 
 def test_M57_a_single_label_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

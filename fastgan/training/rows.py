@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import warnings
 from typing import Any
@@ -25,7 +26,7 @@ class Rows:
 
     Args:
         data: Tensor (n, ...), numpy array (n, ...) (memory-mapped ones stay on disk), or an object with
-            `rows(index)`, a length and perhaps `labels`, as `fastgan.data.Dataset`.
+            `rows(index)`, a length and perhaps `labels` (n,), as `fastgan.data.Dataset`.
         batch_size: rows of a minibatch.
         seed: of the order of the rows.
         device, dtype: of the minibatches.
@@ -41,7 +42,6 @@ class Rows:
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         self.data = data
-        self.labels: Tensor | None = getattr(data, "labels", None)
         self._known: Tensor | None = None  # numbers of the rows whose label is known
         self.n = len(data)
         self.device, self.dtype = device, dtype
@@ -76,6 +76,20 @@ class Rows:
         rows._order_by(batch_size, seed)
         return rows
 
+    @functools.cached_property
+    def labels(self) -> Tensor | None:
+        """Of all rows, where the data have any; looked at only by a GAN that needs them.
+
+        Raises:
+            TypeError: they cannot be a Tensor.
+        """
+        labels = getattr(self.data, "labels", None)
+        try:
+            return None if labels is None else torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            got = type(labels).__name__
+            raise TypeError(f"train: data.labels must be a Tensor, an array or a list of integers, got {got}") from None
+
     def minibatch(self, draw: int) -> Tensor:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
         return self.gather(self._numbers(draw))
@@ -83,7 +97,7 @@ class Rows:
     def labels_of(self, draw: int) -> Tensor:
         """Labels of the rows of draw q, int64 (batch_size,)."""
         assert self.labels is not None
-        return self.labels[self._numbers(draw).to(self.labels.device)].to(self.device)
+        return self.labels[self._numbers(draw).to(self.labels.device)].to(self.device, torch.int64)
 
     def labelled(self, draw: int) -> tuple[Tensor, Tensor]:
         """Labelled rows of draw q and their labels: batch_size of them, or all where there are fewer, in an order of
@@ -95,7 +109,7 @@ class Rows:
         epoch, batch = divmod(draw, len(self._known) // size)
         order = random.permutation(len(self._known), seed=self.seed, epoch=epoch, start=batch * size, count=size)
         numbers = self._known[order]
-        return self.gather(numbers), self.labels[numbers.to(self.labels.device)].to(self.device)
+        return self.gather(numbers), self.labels[numbers.to(self.labels.device)].to(self.device, torch.int64)
 
     def _numbers(self, draw: int) -> Tensor:
         epoch, batch = divmod(draw, self.batches)
