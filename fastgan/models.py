@@ -98,15 +98,19 @@ class GAN(torch.nn.Module):
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
-        """averaged <- decay * averaged + (1 - decay) * G for the weights; buffers are copied."""
-        averaged = self.keep_average()
+        """averaged <- decay * averaged + (1 - decay) * G for the weights; buffers are copied.
+
+        Whether it is an average of G is for `keep_average` to say, once a run: the comparison costs more than this.
+        """
+        averaged = self.keep_average() if self.averaged is None else self.averaged
         torch._foreach_lerp_(list(averaged.parameters()), list(self.generator.parameters()), 1.0 - decay)
         for mine, live in self.buffers_of_average():
             mine.copy_(live)
 
     def buffers_of_average(self) -> list[tuple[Tensor, Tensor]]:
         """Each buffer of `averaged`, and G's that it takes over as it is: running statistics are not averaged twice."""
-        return list(zip(self.keep_average().buffers(), self.generator.buffers(), strict=True))
+        averaged = self.keep_average() if self.averaged is None else self.averaged
+        return list(zip(averaged.buffers(), self.generator.buffers(), strict=True))
 
     def forward(self, z: Tensor) -> Tensor:
         """G(z) in the current mode, with gradients. z: (m, latent_dim), with the labels appended by `join` if any."""

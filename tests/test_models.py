@@ -9,6 +9,7 @@ from torch import nn
 from fastgan import models
 from fastgan.models import GAN
 from fastgan.random import Purpose
+from fastgan.training import TrainConfig, train
 
 
 def plain_gan(latent_dim: int = 3, width: int = 2, **keywords: object) -> GAN:
@@ -164,3 +165,20 @@ def test_mlp_gan_builds_what_it_is_asked_for() -> None:
     assert samples.dtype == torch.float64 and 0 <= samples.min() and samples.max() <= 1
     with pytest.raises(ValueError, match="mlp_gan: data_dim must be at least 1, got 0"):
         models.mlp_gan(0)
+
+
+def test_the_average_is_compared_with_G_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not at each update, which takes less time than the comparison."""
+    compared = []
+    keep = GAN.keep_average
+    monkeypatch.setattr(GAN, "keep_average", lambda gan: compared.append(0) or keep(gan))
+    gan = plain_gan()
+    train(gan, torch.randn(20, 2), TrainConfig(steps=5, batch_size=4, ema_decay=0.75, engine="eager"))
+    assert gan.averaged is not None and len(compared) == 1
+    before, weights = gan.averaged[0].weight.clone(), gan.generator[0].weight.detach()
+    gan.update_average(0.75)
+    torch.testing.assert_close(gan.averaged[0].weight, 0.75 * before + 0.25 * weights)
+    assert torch.equal(gan.averaged[1].running_mean, gan.generator[1].running_mean)
+    fresh = plain_gan()
+    fresh.update_average(0.75)  # made where there is none
+    assert fresh.averaged is not None and torch.equal(fresh.averaged[0].weight, fresh.generator[0].weight)
