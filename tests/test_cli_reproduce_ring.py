@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from fastgan.cli import main
+from fastgan.cli import main, reproduce_ring
+from fastgan.cli.progress import Display
 from fastgan.reproduce import unrolled
 
 Run = Callable[..., tuple[int, str, str]]
@@ -49,6 +53,39 @@ def test_M75_a_row_for_each_cost(run: Run) -> None:
     assert code == 0, err
     body = json.loads(Path("a/table.json").read_text())
     assert [row["method"] for row in body["rows"]] == ["minimax", "non_saturating", "mle"] and body["steps"] == 2
+
+
+class _CtrlC(Display):
+    """At an iteration of a member."""
+
+    every = 1
+
+    def __init__(self, member: int, step: int) -> None:
+        self._at = member, step
+
+    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
+        if (run.member, run.step) == self._at:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_leaves_the_table_of_what_is_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K = 1 trains one after another: seed 0 has ended, seed 1 comes to 11 of 20 iterations, seed 2 never begins."""
+    argv = ("unrolled", "--unroll", "1", "--trials", "3", "--steps", "20", "--no-pictures", "--quiet")
+    bars = [_CtrlC(1, 11)]
+    monkeypatch.setattr(reproduce_ring, "population_progress", lambda members, steps, quiet: bars)
+    code, out, err = run(*argv, "--out", "a")
+    assert code == 130 and err == ""
+    assert "interrupted: 2 of 3 trials had not ended and stand as last measured, or not at all" in out
+    assert "K = 1: measured at iteration 20 10 0" in out
+    body = json.loads(Path("a/table.json").read_text())
+    assert body["measured at iteration"] == {"K = 1": [20, 10, 0]}
+    first, second, third = body["modes by seed"]["K = 1"]
+    assert third is None and f"K = 1: modes by seed {first} {second} -\n" in out
+    assert body["rows"][0]["figures"]["modes"]["mean"] == (first + second) / 2
+    bars[:] = [_CtrlC(0, 1)]
+    code, out, err = run(*argv, "--out", "b")
+    assert code == 130 and out == "" and err.startswith("interrupted: no trial had been measured yet")
+    assert not Path("b").exists()
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     finally:
         for bar in bars:
             bar.close()
-    if any(trial.failed is None and not (len(t := trial.course) and t[-1, 0] == arguments.steps) for trial in found):
-        print("interrupted: there is no table of part of the trials", file=sys.stderr)
+    if not any(map(_told, found)):
+        print("interrupted: no trial had been measured yet, so there is no table", file=sys.stderr)
         return 130
     return _report(name, found, arguments, folder)
 
@@ -96,23 +96,37 @@ def _values(name: str, flag: str, given: str | None) -> list[Any]:
 
 
 def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, folder: Path) -> int:
-    rows, groups = unrolled.table(found), unrolled.groups(found)
+    told = [trial for trial in found if _told(trial)]
+    rows, groups = unrolled.table(told), unrolled.groups(told)
+    left = sum(trial.failed is None and trial.step < arguments.steps for trial in found)
     short = "" if arguments.steps >= unrolled.STEPS else f" of the full {unrolled.STEPS:,}"
     trained = f"{arguments.trials} trial{'s' * (arguments.trials > 1)} of {arguments.steps:,}"
     print(f"ring, radius 2, std 0.02: {trained}{short} iterations")
+    if left:
+        print(f"interrupted: {left} of {len(found)} trials had not ended and stand as last measured, or not at all")
     print("\n".join(table.lines(rows, unrolled.COLUMNS)))
-    by_seed = {label: [trial.modes for trial in trials] for label, trials in groups.items()}
+    everyone = unrolled.groups(found).items()
+    by_seed = {label: [trial.modes if _told(trial) else None for trial in trials] for label, trials in everyone}
+    ends = {label: [trial.step for trial in trials] for label, trials in everyone}
     for label, trials in groups.items():
-        print(f"{label}: modes by seed {' '.join(map(str, by_seed[label]))}")
+        print(f"{label}: modes by seed {' '.join('-' if n is None else str(n) for n in by_seed[label])}")
+        if left:
+            print(f"{label}: measured at iteration {' '.join(map(str, ends[label]))}")
         if failed := sum(trial.failed is not None for trial in trials):
             print(f"{label}: {failed} of {len(trials)} trials ended in numbers that are not finite")
     folder.mkdir(parents=True, exist_ok=True)
     about = {"reproduce": name, "trials": arguments.trials, "steps": arguments.steps, "modes by seed": by_seed}
+    about |= {"measured at iteration": ends} if left else {}
     written = table.write(folder, rows, unrolled.COLUMNS, about)
     if not arguments.no_pictures:
         written += _draw(groups, folder, f"{trained} iterations")
     print("written:  " + "  ".join(map(str, written)))
-    return 0
+    return 130 if left else 0
+
+
+def _told(trial: Trial) -> bool:
+    """Whether there is something to say of a trial: of those that an interruption left out there is not."""
+    return trial.failed is not None or trial.step > 0
 
 
 def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:

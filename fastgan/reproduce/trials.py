@@ -64,7 +64,7 @@ class Course(Callback):
             self.look(run)
 
     def look(self, run: Run) -> Tensor:
-        """The samples that have been measured, where they are finite and this iteration has not been yet."""
+        """Measure G's samples, once an iteration and only if finite; gives them either way."""
         samples = run.gan.sample(SAMPLES, seed=0, batch_size=SAMPLES, device="cpu")
         known = self.rows.setdefault(run.member, [])
         if not (known and known[-1][0] == run.step) and bool(samples.isfinite().all()):

@@ -37,7 +37,8 @@ class Trial:
         overrides: what sets its column of the table apart, as {"unroll": 5} or {"loss": "mle"}.
         seed: of its weights, rows and noise.
         course: (evaluations, 4): iteration, modes with a sample within three standard deviations, share of such
-            samples, KL(p_g||uniform) over the nearest modes of all samples. The last row is the end of training.
+            samples, KL(p_g||uniform) over the nearest modes of all samples. The last row is the end of training,
+            unless that was interrupted.
         failed: what was not finite and when, where that ended it before; else None.
         samples: (2500, 2), from G as it is in the end.
     """
@@ -47,6 +48,11 @@ class Trial:
     course: np.ndarray
     failed: str | None
     samples: Tensor = field(repr=False)
+
+    @property
+    def step(self) -> int:
+        """Iteration of the last evaluation; 0 before the first."""
+        return int(self.course[-1, 0]) if len(self.course) else 0
 
     @property
     def modes(self) -> int:
