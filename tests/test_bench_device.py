@@ -253,6 +253,20 @@ def test_products_are_exact_but_where_tf32_is_asked_for(precision: str, ask: str
         assert switches.MATMUL.fp32_precision == "ieee"  # which it still follows
 
 
+@pytest.mark.usefixtures("_switches_reset")
+def test_products_are_put_back_where_torch_refuses_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def contradicted() -> None:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    switches.ASKS["the newer"]()
+    before = switches.said()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_float32_matmul_precision", contradicted)
+        with pytest.raises(RuntimeError, match="mix of"), products_in("fp32"):
+            pytest.fail("entered")
+    assert switches.said() == before
+
+
 # ---------------------------------------------------------------- floors
 
 

@@ -20,17 +20,14 @@ def products_in(precision: str) -> Iterator[None]:
     """
     newer = [switch for switch in _newer() if hasattr(switch, "fp32_precision")]
     before = [switch.fp32_precision for switch in newer]
-    for switch in newer:
-        switch.fp32_precision = "ieee"  # the older answers only where these do not contradict it
-    older = torch.get_float32_matmul_precision()
-    try:
+    with contextlib.ExitStack() as put_all_back:
+        for switch, said in zip(newer, before, strict=True):
+            put_all_back.callback(put_back, switch, said)
+            switch.fp32_precision = "ieee"  # the older answers only where these do not contradict it
+        put_all_back.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         with _jax_products_in("tensorfloat32" if precision == "tf32" else "float32"):
             yield
-    finally:
-        torch.set_float32_matmul_precision(older)
-        for switch, said in zip(newer, before, strict=True):
-            put_back(switch, said)
 
 
 def _newer() -> tuple[Any, ...]:
