@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -112,17 +111,16 @@ class FusedEngine:
         return self._described != before
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
-        """Run iterations first .. first+count (from 0).
+        """Begin iterations first .. first+count (from 0), as `begin` does, and wait for them.
 
         Returns:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
-        (table,) = self.advance_all([self], [first], [count], torch.get_num_threads())
-        return table
+        return self.begin(first, count, should_stop)()
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
-        """What runs iterations first .. first+count as `advance` does."""
-        return functools.partial(self.advance, first, count, should_stop)
+        """What runs iterations first .. first+count (from 0) and gives their metrics, as of `advance`."""
+        return lambda: self.advance_all([self], [first], [count], torch.get_num_threads())[0]
 
     @classmethod
     def advance_all(

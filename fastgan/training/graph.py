@@ -152,16 +152,8 @@ class GraphEngine(FusedEngine):
         self._graphs.clear()
         self._cold = True
 
-    def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
-        """Begin iterations first .. first+count (from 0), as `begin` does, and wait for them.
-
-        Returns:
-            float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
-        """
-        return self.begin(first, count, should_stop)()
-
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
-        """Queue iterations first .. first+count (from 0). Nothing waits for other engines.
+        """Queue iterations first .. first+count (from 0). Other engines are waited for only where a graph is captured.
 
         They are fewer if asked to stop, and where there are more than the largest graph has, whole graphs of that size.
 

@@ -38,7 +38,7 @@ _FREE_FIELDS = {"steps", "checkpoint_every", "engine", "nonfinite", "device", "i
 
 
 class Engine(Protocol):
-    """What runs iterations: the eager loop now, the compiled core later."""
+    """What runs iterations."""
 
     name: str
     members_a_launch: int | None  # of a population at most; None: as many as threads can take
@@ -46,8 +46,6 @@ class Engine(Protocol):
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
-
-    def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray: ...
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]: ...
 
@@ -128,7 +126,7 @@ def train(
         pace = Pace()
         while session.goes_on:
             started, count = time.perf_counter(), session.until_mark(pace.iterations)
-            table = session.engine.advance(session.run.step, count, lambda: interrupt.requested)
+            table = session.engine.begin(session.run.step, count, lambda: interrupt.requested)()
             session.run.held = 0.0
             session.take(table)
             pace.learn(len(table), time.perf_counter() - started - session.run.held)
