@@ -217,6 +217,21 @@ def test_fewer_go_on_where_memory_is_short(engine: str, device: Device, monkeypa
     assert device.streams.most == 2 and set(Narrow.refused) == {"buffers", "graph"}
 
 
+def test_who_has_no_room_to_try_the_networks_waits(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, refused = torch.nn.Linear.forward, []
+
+    def forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        """Of the dry run alone: a plan's passes do not call it."""
+        if sum(engine._iteration is not None for engine in device.engines) >= 2:
+            refused.append(layer)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(layer, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    device.check(fastgan.train_population(make, DATA, CONFIG, seeds=range(4)), seeded(4))
+    assert refused and device.streams.most == 2
+
+
 def test_a_member_that_has_no_room_even_alone_ends_the_run(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -239,7 +254,8 @@ class Played:
     def __init__(self) -> None:
         self.current: Any = "the caller's"
         self.did: list[tuple[Any, str]] = []
-        self.error: str | None = None
+        self.error: str | None = None  # when a capture ends
+        self.replays: str | None = None  # likewise when a graph is replayed
 
     def note(self, what: str) -> None:
         self.did.append((self.current, what))
@@ -256,9 +272,11 @@ class Played:
     def graph(self, graph: Any, stream: Any, capture_error_mode: str) -> Any:
         self.current = stream
         self.note(f"capture, {capture_error_mode}")
-        yield
-        if self.error:
-            raise RuntimeError(self.error)  # and the stream stays
+        try:
+            yield
+        finally:
+            if self.error:
+                raise RuntimeError(self.error)  # and the stream stays
         self.current = stream
 
 
@@ -284,6 +302,8 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
 
     class Graph:
         def replay(self) -> None:
+            if played.replays:
+                raise RuntimeError(played.replays)
             played.note("replay")
 
     monkeypatch.setattr(cuda, "_has_matrix_units", lambda device: True)
@@ -324,6 +344,26 @@ def test_a_capture_that_fails_leaves_the_callers_stream(says: str, kind: type[Ex
     with pytest.raises(RuntimeError, match="could not capture an iteration: ") as caught:
         machine.capture(lambda: None)
     assert type(caught.value) is kind and played.current == "the caller's" and "more" not in str(caught.value)
+
+
+def test_want_of_memory_is_known_by_its_cause(played: Played) -> None:
+    """Of a capture that torch ends with another error, and of a launch, of which CUDA says it."""
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    machine = CudaMachine(torch.device("cpu"))
+    replay = machine.capture(lambda: None)
+    played.replays = "CUDA error: out of memory\nmore"
+    with pytest.raises(torch.OutOfMemoryError, match="could not replay an iteration: CUDA error: out of memory$"):
+        replay()
+    played.replays = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="could not replay an iteration: CUDA error: an illegal") as caught:
+        replay()
+    assert not isinstance(caught.value, torch.OutOfMemoryError)
+    played.error = "CUDA error: operation failed due to a previous error during capture"
+    with pytest.raises(torch.OutOfMemoryError, match="capture an iteration: CUDA out of memory. Tried"):
+        machine.capture(full)
 
 
 def test_as_many_members_go_on_as_there_are_queues() -> None:

@@ -85,20 +85,36 @@ class CudaMachine(Machine):
         this one may be at work.
 
         Raises:
-            RuntimeError: CUDA did not capture them. torch.OutOfMemoryError: for want of memory.
+            RuntimeError: CUDA did not capture them, or later replay them. torch.OutOfMemoryError: for want of memory.
         """
-        graph = torch.cuda.CUDAGraph()
+        graph, reason = torch.cuda.CUDAGraph(), ""
         try:
             # The stream before is set again out here: a capture that fails leaves its own the current one, and
             # `torch.cuda.graph` alone would capture on the device that it saw first.
             with torch.cuda.stream(self._stream):  # noqa: SIM117
                 with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                    body()
+                    try:
+                        body()
+                    except RuntimeError as error:
+                        reason = str(error)  # the end of the capture will raise another, which does not say it
+                        raise
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            kind = torch.OutOfMemoryError if "out of memory" in reason else RuntimeError  # of torch's, or of CUDA's
-            raise kind(f"train: the graph engine could not capture an iteration: {reason}") from error
-        return functools.partial(self.run, graph.replay)
+            raise _failure("capture", reason or str(error)) from error
+
+        def replay() -> None:
+            try:
+                self.run(graph.replay)
+            except RuntimeError as error:
+                raise _failure("replay", str(error)) from error
+
+        return replay
+
+
+def _failure(to: str, reason: str) -> RuntimeError:
+    """A torch.OutOfMemoryError for want of memory, whether torch or CUDA says so."""
+    reason = reason.splitlines()[0]
+    kind = torch.OutOfMemoryError if "out of memory" in reason else RuntimeError
+    return kind(f"train: the graph engine could not {to} an iteration: {reason}")
 
 
 class GraphEngine(FusedEngine):

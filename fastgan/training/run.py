@@ -186,7 +186,7 @@ def prepare(
     crowded: others hold memory that they will give back, so that want of it is no reason for another engine.
 
     Raises:
-        torch.OutOfMemoryError: where it is crowded, the memory that is left does not suffice.
+        torch.OutOfMemoryError: the memory does not suffice to try the networks or, where it is crowded, for an engine.
     """
     if config.checkpoint_every and folder is None:
         raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
@@ -399,6 +399,8 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
 def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:
     try:
         result = network(batch)
+    except torch.OutOfMemoryError:  # says nothing about the network
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(f"train: {name} {rule}, got {' '.join(str(error).split())}") from error
     if not isinstance(result, Tensor):
