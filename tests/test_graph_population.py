@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -313,6 +314,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     monkeypatch.setattr(torch.cuda, "graph", played.graph)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: played.current)
     monkeypatch.setattr(CudaMachine, "_all", weakref.WeakSet())
+    monkeypatch.setattr(CudaMachine, "_streams", defaultdict(list))
     return played
 
 
@@ -326,10 +328,21 @@ def test_a_machine_works_on_its_own_stream_after_the_callers(played: Played) -> 
     assert played.did == [(own, what) for what in expected] and played.current == "the caller's"
 
 
+def test_workspaces_are_made_before_iterations(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of products with and without a bias, and no more of them than machines work side by side."""
+    for name in ("mm", "addmm"):
+        usual = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *x, n=name, u=usual, **out: (played.note(n), u(*x, **out)))
+    first = CudaMachine(torch.device("cpu"))
+    assert played.did == [(first._stream, "mm"), (first._stream, "addmm")]
+    others = {CudaMachine(torch.device("cpu"))._stream for _ in range(9)}  # each given up at once
+    assert len(others) == 1 and first._stream not in others
+
+
 def test_no_two_machines_have_a_stream_while_there_are_others(played: Played) -> None:
     held = [CudaMachine(torch.device("cpu")) for _ in range(3)]
     for _ in range(9):
-        CudaMachine(torch.device("cpu"))  # and given up at once, as before a population begins
+        torch.cuda.Stream(torch.device("cpu"))  # somebody else's, so that torch gives the first ones again
     held.append(CudaMachine(torch.device("cpu")))
     assert len({machine._stream for machine in held}) == 4
     assert CudaMachine(torch.device("cpu"))._stream in {machine._stream for machine in held}  # there is none left

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +40,7 @@ class CudaMachine(Machine):
     """
 
     _all: weakref.WeakSet[CudaMachine] = weakref.WeakSet()
+    _streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)  # that machines have had
     _stream: torch.cuda.Stream
 
     def __init__(self, device: torch.device) -> None:
@@ -45,12 +48,23 @@ class CudaMachine(Machine):
         self.matrix_units = cuda._has_matrix_units(device)
         self._anything = torch.empty(0, device=device)
         # torch hands its 32 streams out in turn, whoever still has one: two machines on one would not run together.
-        taken = {machine._stream for machine in self._all}
-        streams = (torch.cuda.Stream(device) for _ in range(32))
+        # It keeps the workspaces of each for ever, so one that a machine has had comes before another.
+        taken, had = {machine._stream for machine in self._all}, self._streams[device]
+        streams = itertools.chain(had, (torch.cuda.Stream(device) for _ in range(32)))
         self._stream = next((stream for stream in streams if stream not in taken), None) or torch.cuda.Stream(device)
+        if self._stream not in had:
+            had.append(self._stream)
         self._all.add(self)
-        # The workspace: a graph must not own it, and who has no room for it shall know before an iteration is halfway.
-        self.run(lambda: torch.zeros(1, 1, device=device).mm(torch.zeros(1, 1, device=device)))
+        self.run(self._make_workspaces)
+
+    def _make_workspaces(self) -> None:
+        """A graph must not own them, and who has no room for them shall know before an iteration is halfway.
+
+        Products with a bias may have one of their own: cublasLt's, which torch takes from two rows and columns on.
+        """
+        out, a, b = torch.zeros(3, 2, 2, device=self.device)
+        self.product(out, a, b)
+        self.product(out, a, b, bias=a[0])
 
     def launch(self, entry: str, *arguments: object) -> None:
         """An entry of csrc/cuda/entries.h."""
