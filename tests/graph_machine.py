@@ -130,6 +130,14 @@ class Stream(Recorder):
         super().__init__(streams.library)
         self.streams = streams
         self.calls_queued: deque[Callable[[], None]] = deque()
+        self.forked = False  # since a result was last fetched
+
+    def fork(self) -> None:
+        self.forked = True
+
+    def run(self, body: Callable[[], object]) -> None:
+        assert self.forked, "calls do not wait for what the caller's stream has been given"
+        super().run(body)
 
     def _do(self, call: Callable[[], None]) -> None:
         (self.calls_queued if self.calls is None else self.calls).append(call)
@@ -139,6 +147,7 @@ class Stream(Recorder):
             busy = self.streams.busy
             self.streams.most = max(self.streams.most, len(busy))
             self.streams.chance.choice(busy).calls_queued.popleft()()
+        self.forked = False
 
     def fetch(self, x: Tensor) -> Tensor:
         self.join()

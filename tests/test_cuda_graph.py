@@ -125,21 +125,28 @@ def test_members_share_the_device() -> None:
     for engine in engines:
         engine.advance(0, 112, lambda: False)  # all graphs are captured: a capture waits for the device
     calls = [engine.begin(112, 1000, lambda: False) for engine in engines]
+    assert not engines[0].machine._stream.record_event().query()  # the first one's are still at work
     tables = [finish() for finish in calls]
     assert np.array_equal(tables[0], tables[1]) and np.array_equal(tables[0], tables[2])
 
 
 def test_R25_same_bits_on_a_side_stream_whose_producers_are_late() -> None:
-    one, engine = engine_of(BUSY)
-    first = engine.advance(0, 25, lambda: False)
-    other, engine = engine_of(BUSY)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(10_000_000)
-        second = engine.advance(0, 25, lambda: False)
-    torch.cuda.current_stream().wait_stream(side)
-    assert np.array_equal(first, second) and same_bits(one, other)
+    found, side = [], torch.cuda.Stream()
+    for late in (False, True):
+        gan, engine = engine_of(BUSY)
+        engine.advance(0, 25, lambda: False)  # all graphs are captured: a capture waits for the device
+        weight = next(gan.generator.parameters()).detach()
+        right = weight.clone()
+        if late:
+            weight.zero_()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            if late:
+                torch.cuda._sleep(50_000_000)
+                weight.copy_(right)
+            found.append((gan, engine.advance(25, 25, lambda: False)))
+        torch.cuda.current_stream().wait_stream(side)
+    assert np.array_equal(found[0][1], found[1][1]) and same_bits(found[0][0], found[1][0])
 
 
 def test_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
