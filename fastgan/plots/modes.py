@@ -32,16 +32,16 @@ def over_time(
     top, bottom = figure.subplots(2, 1, sharex=True)
     for (method, runs), colour in zip(trials.items(), style.PALETTE, strict=False):
         _bundle(top, [(run[:, 0], run[:, 1]) for run in runs], method, colour)
-        _bundle(bottom, [(run[:, 0], 100 * run[:, 2]) for run in runs], method, colour)
+        _bundle(bottom, [(run[:, 0], 100 * run[:, 2]) for run in runs], f"_{method}", colour)  # told above
         if method in paper:
-            style.reference(top, paper[method], f"{method} in the paper: {paper[method]:g}", colour)
+            style.reference(top, paper[method], f"the paper's: {paper[method]:g}", colour)
     top.set_ylim(0, modes * 1.06)
     bottom.set(xlim=(0, max(run[-1, 0] for runs in trials.values() for run in runs)), ylim=(0, 103))
     style.reference(bottom, 98.89, "perfect sampler: 98.9%", style.GREY)
     style.label(top, title, "", f"modes found, of {modes}")
-    style.label(bottom, "", "iteration", "% of samples within 3 std of a mode")
-    for axes in (top, bottom):
-        axes.legend(frameon=False, fontsize=10, loc="lower right", ncols=2)
+    style.label(bottom, "", "iteration", "% within 3 std of a mode")
+    style.legend_below(top, offset=-0.04, ncols=4)  # curves may be anywhere above
+    style.legend_below(bottom)
     return style.save(figure, path)
 
 
