@@ -17,6 +17,7 @@ from emulator import CSRC, SIMT, Builder, Emulator, begin_narrow
 from torch import Tensor
 
 from fastgan import ops
+from fastgan.cli import main
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,6 +61,20 @@ def _nothing_waits() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """fastgan's command line in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

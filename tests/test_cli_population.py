@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgan.cli import main
 from fastgan.cli import population as command
 from fastgan.cli.progress import Display, PopulationBar, PopulationLines, population_progress
 
@@ -21,18 +20,6 @@ pytest.importorskip("matplotlib", reason="a population draws its curves")
 FAST = ("--quiet", "--no-pictures")
 TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--steps", "20")
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """main(argv) in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = main(argv)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_a_population_leaves_a_run_folder_for_each_member(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import signal
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgan.cli import main, reproduce_ring
+from fastgan.cli import reproduce_ring
 from fastgan.cli.progress import Display
 from fastgan.reproduce import unrolled
 
@@ -20,14 +21,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = main(["reproduce", *argv])
-        return code, *capsys.readouterr()
-
-    return call
+def run(run: Run) -> Run:
+    return functools.partial(run, "reproduce")
 
 
 def test_M74_a_row_for_each_k(run: Run) -> None:
