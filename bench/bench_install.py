@@ -227,7 +227,7 @@ def _limit_bars(ax: Any, bars: Sequence[tuple[str, float, float]], label: str) -
         ax.barh(i, seconds, height=0.4, color=pictures.COLOURS[0 if seconds < limit else 1])
         ax.plot([limit, limit], [i - 0.35, i + 0.35], color=pictures.INK, linewidth=1.5)
         ax.annotate(f"limit {limit:g}", (limit, i - 0.36), ha="center", va="bottom", fontsize=7.5)
-        ax.annotate(f" {seconds:.2g}", (seconds, i), va="center", fontsize=7.5)
+        ax.annotate(f" {seconds:.0f}" if seconds >= 10 else f" {seconds:.2g}", (seconds, i), va="center", fontsize=7.5)
     ax.set_xlim(0, 1.1 * max(max(s, limit) for _, s, limit in bars))
 
 

@@ -144,7 +144,7 @@ def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Pat
                 folder / "modes.png",
                 modes=8,
                 paper={},
-                title=f"ring of unrolled GANs: {length}",
+                title=f"ring of 8 Gaussians: {length}",
             ),
         ]
     except ImportError as error:  # the figures stand without them
