@@ -25,9 +25,11 @@ def _load() -> tuple[ModuleType | None, str]:
     if os.environ.get("FASTGAN_DISABLE_NATIVE", "0") not in ("", "0"):
         return None, "FASTGAN_DISABLE_NATIVE is set"
     try:
-        return importlib.import_module("fastgan._native"), ""
+        module = importlib.import_module("fastgan._native")
     except ImportError as error:
         return None, f"the compiled module does not load ({error})"
+    module.build_info()  # chooses the instruction set: a ValueError where FASTGAN_ISA names none of this processor's
+    return module, ""
 
 
 native, _why_not_loaded = _load()

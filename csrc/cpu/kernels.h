@@ -1,5 +1,5 @@
 // What one build of the CPU kernels offers. The sources of this folder are compiled once per instruction set, and
-// `kernels()` picks the best build this processor can run (FASTGAN_ISA=v2|v3|v4|portable asks for another).
+// `kernels()` picks the best build this processor can run; FASTGAN_ISA=v2|v3|v4 (x86) asks for another.
 #pragma once
 #include <cstdint>
 #include <vector>

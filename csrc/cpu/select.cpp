@@ -1,6 +1,8 @@
-// Chooses among the builds for several instruction sets, once, when the first kernel is asked for.
+// Chooses among the builds for several instruction sets, once, before the first kernel runs.
 #include <cstdlib>
-#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 
 #include "kernels.h"
 
@@ -16,21 +18,27 @@ namespace portable { extern const Kernels table; }
 
 namespace {
 
+// FASTGAN_ISA asks for a build that is not the best one, to compare them. A build that does not exist or that this
+// processor cannot run is refused: a comparison that silently ran something else would mislead.
 const Kernels& choose() {
+  const char* asked = std::getenv("FASTGAN_ISA");
 #if defined(FASTGAN_X86)
   __builtin_cpu_init();
   const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512cd");
-  const char* asked = std::getenv("FASTGAN_ISA");
-  const auto is_asked = [&](const char* name) { return asked && std::strcmp(asked, name) == 0; };
-  if (is_asked("v2")) return v2::table;
-  if (is_asked("v3") && has_v3) return v3::table;
-  return has_v4 ? v4::table : has_v3 ? v3::table : v2::table;
+  const struct { const Kernels& table; bool runs; } builds[] = {{v4::table, has_v4}, {v3::table, has_v3}, {v2::table, true}};
 #else
-  return portable::table;
+  const struct { const Kernels& table; bool runs; } builds[] = {{portable::table, true}};
 #endif
+  std::string names;
+  for (const auto& build : builds) {
+    if (!build.runs) continue;
+    if (!asked || !*asked || build.table.name == std::string_view(asked)) return build.table;
+    names += (names.empty() ? "" : ", ") + std::string(build.table.name);
+  }
+  throw std::invalid_argument("FASTGAN_ISA must be an instruction set that this processor has (" + names + "), got '" + asked + "'");
 }
 
 }  // namespace
