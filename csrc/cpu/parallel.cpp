@@ -10,6 +10,8 @@
 #include <thread>
 #include <utility>
 
+#include "float_mode.h"
+
 namespace fastgan {
 namespace {
 
@@ -36,6 +38,7 @@ class Pool {
     }
     task_ = &task;
     count_ = count;
+    mode_ = FloatMode::of_this_thread();
     next_.store(0);
     places_.store(threads - 1);  // publishes the lines above
     if (sleepers_.load() > 0) {
@@ -67,7 +70,10 @@ class Pool {
     int places = places_.load();
     while (places > 0 && !places_.compare_exchange_weak(places, places - 1)) {
     }
-    if (places > 0) take_tasks();
+    if (places > 0) {
+      mode_.apply();
+      take_tasks();
+    }
     active_.fetch_sub(1);
   }
 
@@ -88,6 +94,7 @@ class Pool {
   std::condition_variable wake_;
   const std::function<void(int64_t)>* task_ = nullptr;
   int64_t count_ = 0;
+  FloatMode mode_;  // the caller's
   std::atomic<int64_t> next_{0};
   std::atomic<int> places_{0}, active_{0}, sleepers_{0};
   std::exception_ptr failure_;

@@ -8,7 +8,8 @@
 namespace fastgan {
 
 // Runs task(0) .. task(count - 1) on at most `threads` threads, the caller among them; returns when all are done.
-// A call made while another thread's call is under way runs serially. The first exception of a task is thrown on.
+// A call made while another thread's call is under way runs serially. The first exception of a task is thrown on. All threads
+// treat subnormal numbers as the caller does, so torch.set_flush_denormal() holds for them too.
 void parallel_for(int threads, int64_t count, const std::function<void(int64_t)>& task);
 
 // Where threads wait for one another: they spin briefly, then give the processor away between looks.

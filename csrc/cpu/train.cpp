@@ -8,6 +8,7 @@
 #include <random>
 
 #include "../dtypes.h"
+#include "float_mode.h"
 #include "train_loss.h"
 #include "train_undo.h"
 #include "update.h"
@@ -36,6 +37,7 @@ class Trainer : Losses<T> {
   }
 
   void run() {
+    const ScopedFloatMode mode(FloatMode::flushing());  // of this thread, and so of its team
     draw_keys(call_.first);
     Pace& pace = call_.workspace->pace;
     while (done_ < call_.count)

@@ -1,5 +1,7 @@
-// Losses of D's logits, their slopes, and the metrics of an iteration.
+// Losses of D's logits, their slopes, and the metrics of an iteration. They compute with subnormal numbers, which training
+// flushes elsewhere: a loss of 1e-40 is told as that.
 #pragma once
+#include "float_mode.h"
 #include "loss.h"
 #include "train_batch.h"
 
@@ -62,6 +64,7 @@ class Losses : protected Batches<T> {
   }
 
   void slopes_of_d(const Team& team, const Sections& sections, double weight) {
+    const ScopedFloatMode mode(FloatMode::exact());
     if (plan_.relativistic) team.barrier();  // logits of one pair may belong to two threads
     for (const Share& share : shares(team, sections)) {
       if (plan_.relativistic) {
@@ -75,6 +78,7 @@ class Losses : protected Batches<T> {
 
   // Beside the fakes there may be real rows: there G's loss has no slope.
   void slopes_of_g(const Team& team, const Sections& sections, const Section& fake) {
+    const ScopedFloatMode mode(FloatMode::exact());
     if (plan_.relativistic) team.barrier();
     const Section& real = &fake == &sections[0] ? sections[1] : sections[0];
     for (const Share& share : shares(team, sections)) {
@@ -98,6 +102,7 @@ class Losses : protected Batches<T> {
 
   // Of D's step: all metrics but G's loss. Gives the loss.
   double record_d(double* metrics, const Sections& sections, double weight = 1.0) {
+    const ScopedFloatMode mode(FloatMode::exact());
     double loss = 0;
     for (int i = 0; i < 2; ++i) {
       const Section& section = sections[size_t(i)];
@@ -119,7 +124,10 @@ class Losses : protected Batches<T> {
     return metrics[0];
   }
 
-  double record_g(double* metrics, const Section& fake) { return metrics[1] = mean_value(fake); }
+  double record_g(double* metrics, const Section& fake) {
+    const ScopedFloatMode mode(FloatMode::exact());
+    return metrics[1] = mean_value(fake);
+  }
 
   T *values_ = nullptr, *penalties_ = nullptr;
 };

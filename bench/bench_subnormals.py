@@ -1,0 +1,98 @@
+"""Does training keep its rate on data whose inputs are partly always 0, as MNIST's border pixels are?
+
+    python bench/bench_subnormals.py [--data FOLDER] [--steps 6000] [--engines fused eager] [--out FILE.json]
+
+Adam's first moments of the weights of such inputs decay into the subnormal range (below 1.2e-38) after some 1,000
+updates, and many processors compute with subnormal numbers several times more slowly. The network is of MNIST's size,
+64-512-512-784 against 784-512-512-1, dropout 0.3, batch 64, Adam, one thread. FOLDER holds MNIST's
+train-images-idx3-ubyte; without it, rows have as many columns that are always 0. Times are those of this thread on the
+processor (time.thread_time), so that other processes of a shared machine count less; `windows` are means of 200
+iterations. JSON goes to bench/results, named by processor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgan import GAN, Adam, TrainConfig, nn, train
+from fastgan.benchmark import machine
+from fastgan.training.callbacks import Callback, Run
+
+WINDOW = 200
+DEAD_PIXELS = 67  # of MNIST's 784 columns, over the 60,000 training rows
+
+
+class Windows(Callback):
+    """Milliseconds an iteration, a window at a time."""
+
+    every = WINDOW
+
+    def __init__(self) -> None:
+        self.milliseconds: list[float] = []
+        self.last, self.step = 0.0, 0
+
+    def on_start(self, run: Run) -> None:
+        self.last, self.step = time.thread_time(), run.step
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        if run.step % WINDOW == 0:
+            now = time.thread_time()
+            self.milliseconds.append(1e3 * (now - self.last) / (run.step - self.step))
+            self.last, self.step = now, run.step
+
+
+def data(folder: Path | None) -> tuple[torch.Tensor, str]:
+    """MNIST's training rows in [-1, 1], or random ones with as many columns that never change."""
+    if folder is None:
+        rows = torch.rand(60000, 784, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+        rows[:, :DEAD_PIXELS] = 0
+        return rows, f"random, {DEAD_PIXELS} columns always 0"
+    raw = np.fromfile(folder / "train-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 784)
+    return torch.from_numpy(raw).float().div_(255), "MNIST, pixels in [0, 1]"
+
+
+def measure(rows: torch.Tensor, engine: str, steps: int) -> list[float]:
+    torch.manual_seed(0)
+    generator = nn.MLP([64, 512, 512, 784], activation="relu", output_activation="sigmoid")
+    discriminator = nn.MLP([784, 512, 512, 1], activation="leaky_relu", dropout=0.3)
+    windows = Windows()
+    config = TrainConfig(steps, 64, optimizer=Adam(2e-4, betas=(0.5, 0.999)), engine=engine, seed=0)
+    result = train(GAN(generator, discriminator, latent_dim=64), rows, config, callbacks=[windows])
+    print(f"{result.engine}: {result.steps_per_second:.0f} iterations a second", flush=True)
+    return windows.milliseconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--engines", nargs="+", default=["fused", "eager"])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, kind = data(arguments.data)
+    found: dict[str, Any] = {}
+    for engine in arguments.engines:
+        milliseconds = measure(rows, engine, arguments.steps)
+        found[engine] = {
+            "windows": milliseconds,
+            "first": milliseconds[1],
+            "last": float(np.mean(milliseconds[-5:])),
+        }
+        print(
+            f"{engine}: iterations 200 to 400 {milliseconds[1]:.2f} ms, the last 1,000 {found[engine]['last']:.2f} ms"
+        )
+    out = arguments.out or Path(__file__).parent / "results" / f"subnormals-{machine.name()}.json"
+    out.write_text(json.dumps({"data": kind, "machine": machine.describe(), "engines": found}, indent=1) + "\n")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
