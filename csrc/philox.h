@@ -72,6 +72,12 @@ FASTGAN_HD void normal_pair(uint32_t u, uint32_t v, T& first, T& second) {
   second = radius * sine;
 }
 
+// The seed of the i-th dropout mask that an iteration draws; 63 bits, as fastgan/random.py gives it to the eager engine.
+FASTGAN_HD uint64_t dropout_seed(uint64_t seed, int64_t iteration, int64_t i) {
+  const Words words = Stream{seed, purpose::key, 0, uint64_t(iteration)}.block(uint64_t(i + 1));
+  return (words.w[0] | (uint64_t(words.w[1]) << 32)) & ~(uint64_t(1) << 63);
+}
+
 // Dropout keeps an element when its word reaches this threshold. 64 bits: p = 1 drops every word.
 FASTGAN_HD uint64_t dropout_threshold(double p) { return uint64_t(p * 4294967296.0 + 0.5); }
 

@@ -8,7 +8,9 @@ backend and for any split into chunks: uniform numbers to the last bit, normal o
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import enum
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -136,10 +138,7 @@ def torch_seed(seed: int, step: int, phase: int = 0) -> int:
     Returns:
         int of 63 bits.
     """
-    word = 0xFFFFFFFF
-    low, high, _, _ = reference.philox(
-        0, phase << 16, step & word, (step >> 32) | (int(Purpose.KEY) << 24), seed & word, (seed >> 32) & word
-    )
+    low, high, _, _ = reference.philox(*_counter(0, phase, step, Purpose.KEY), *_halves(seed))
     return (low | (high << 32)) & (2**63 - 1)
 
 
@@ -160,6 +159,46 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
         generator.set_state(state)
 
 
+@contextlib.contextmanager
+def dropout_seeds(seed: int, step: int) -> Iterator[None]:
+    """Inside, `next_key()` gives the numbers of the stream (seed, KEY, step), a block each, as in the compiled engines.
+
+    Do not use it where a forward pass is run again, as `torch.utils.checkpoint` does: the second pass would draw the
+    next seeds. There use `scope`.
+    """
+    token = _dropout_seeds.set(_counted(seed, step))
+    try:
+        yield
+    finally:
+        _dropout_seeds.reset(token)
+
+
+_dropout_seeds: contextvars.ContextVar[Iterator[int] | None] = contextvars.ContextVar("dropout_seeds", default=None)
+
+
+def _counted(seed: int, step: int) -> Iterator[int]:
+    for block in itertools.count(1):
+        low, high, _, _ = reference.philox(*_counter(block, 0, step, Purpose.KEY), *_halves(seed))
+        yield (low | (high << 32)) & (2**63 - 1)
+
+
+def _halves(number: int) -> tuple[int, int]:
+    """The low and the high 32 bits."""
+    return number & 0xFFFFFFFF, (number >> 32) & 0xFFFFFFFF
+
+
+def _counter(block: int, substream: int, step: int, purpose: Purpose) -> tuple[int, int, int, int]:
+    """The four words that Philox encrypts."""
+    (b, b_high), (s, s_high) = _halves(block), _halves(step)
+    return b, b_high | (substream << 16), s, s_high | (int(purpose) << 24)
+
+
 def next_key() -> Tensor:
-    """A fresh 63-bit key for dropout masks, int64 of shape (), on the CPU, from torch's default generator."""
+    """A fresh 63-bit seed for dropout masks, int64 of shape (), on the CPU.
+
+    It comes from torch's default generator, within `dropout_seeds` from a counter.
+    """
+    counted = None if torch.compiler.is_compiling() else _dropout_seeds.get()
+    if counted is not None:
+        return torch.tensor(next(counted), dtype=torch.int64)
     return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")

@@ -258,8 +258,7 @@ def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Any) -> 
     assert expected.history["step"][-1] == 37
 
 
-def test_keys_of_masks_are_those_torch_draws() -> None:
-    """The core seeds its own Mersenne twister as torch.manual_seed does; another torch might not."""
+def test_both_engines_count_the_seeds_of_dropout_masks() -> None:
     row = Row(of(dropout=0.5))
     fused, _ = run(row, torch.float64, "fused", steps=3, seed=2**63 - 1)
     eager, _ = run(row, torch.float64, "eager", steps=3, seed=2**63 - 1)

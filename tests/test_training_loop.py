@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.checkpoint import checkpoint
 
 import fastgan.nn
 from fastgan import backend, losses, models, random
@@ -371,6 +372,26 @@ def test_R30_dropout_keys_depend_on_seed_and_iteration_alone() -> None:
         with random.scope(SEED, it):
             expected += [int(random.next_key()) for _ in range(3)]  # D on real, D on fake, D in G's step
     assert keys[1:] == expected and len(set(expected)) == 6  # the first one is the check's
+
+
+def test_a_part_that_is_run_again_in_the_backward_pass_meets_the_same_masks() -> None:
+    class Part(nn.Module):
+        def __init__(self, again: bool) -> None:
+            super().__init__()
+            self.again = again
+            self.body = nn.Sequential(nn.Linear(WIDTH, 9), fastgan.nn.Dropout(0.5), nn.Linear(9, 6), nn.Tanh())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.body, x, use_reentrant=False) if self.again else self.body(x)
+
+    trained = []
+    for again in (False, True):
+        torch.manual_seed(3)
+        gan = GAN(nn.Linear(LATENT, WIDTH), nn.Sequential(Part(again), nn.Linear(6, 1)), latent_dim=LATENT)
+        train(gan, some_data(torch.float32), TrainConfig(steps=5, batch_size=4, optimizer=Momentum(0.5), seed=SEED))
+        trained.append(gan)
+    for name, value in trained[0].generator.state_dict().items():
+        torch.testing.assert_close(trained[1].generator.state_dict()[name], value, msg=name)
 
 
 def test_training_leaves_the_users_random_state_alone() -> None:

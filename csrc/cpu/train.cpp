@@ -5,8 +5,6 @@
 // weights and updates each tile as it leaves the registers. Nothing is allocated, and no gradient of a weight is ever stored.
 #include "../train.h"
 
-#include <random>
-
 #include "../dtypes.h"
 #include "float_mode.h"
 #include "train_loss.h"
@@ -257,16 +255,8 @@ class Trainer : Losses<T> {
     bent_ = arena.take(widest * second_);
   }
 
-  // The keys of an iteration's dropout masks, as the modules would draw them: torch's generator (a Mersenne twister), seeded
-  // for the iteration, gives 64 bits a key.
   void draw_keys(int64_t it) {
-    if (keys_.empty()) return;
-    const Words words = Stream{plan_.seed, purpose::key, 0, uint64_t(it)}.block(0);
-    std::mt19937 twister(words.w[0]);
-    for (uint64_t& key : keys_) {
-      const uint64_t high = twister(), low = twister();
-      key = ((high << 32) | low) % ((uint64_t(1) << 63) - 1);
-    }
+    for (size_t i = 0; i < keys_.size(); ++i) keys_[i] = dropout_seed(plan_.seed, it, int64_t(i));
   }
 
   TrainCall& call_;

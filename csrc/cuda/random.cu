@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "../dtypes.h"
-#include "../twister.h"
 #include "device.cuh"
 #include "kernels.h"
 #include "mask.cuh"
@@ -79,15 +78,11 @@ __global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __r
 
 // ---------------------------------------------------------------- kernels: what an iteration draws besides
 
-// The keys of the masks of iterations to come, as the modules would draw them: torch's generator, seeded for an iteration,
-// gives 64 bits a key. A block has an iteration and one thread of it the work, since each word needs the one before: some
-// microseconds, which all blocks spend together.
-__global__ void __launch_bounds__(kThreads) draw_keys(Count iteration, uint64_t seed, uint64_t* __restrict__ keys, int each) {
-  FASTGAN_SHARED(state, uint32_t[Twister::kWords]);
-  if (threadIdx.x > 0) return;
-  const Words words = Stream{seed, purpose::key, 0, uint64_t(iteration.get()) + blockIdx.x}.block(0);
-  Twister twister(words.w[0], state, 1);
-  for (int i = 0; i < each; ++i) keys[int64_t(blockIdx.x) * each + i] = twister.key();
+// The seeds of the dropout masks of iterations to come; keys: (iterations, each).
+__global__ void __launch_bounds__(kThreads) draw_keys(Count iteration, int64_t iterations, uint64_t seed,
+                                                      uint64_t* __restrict__ keys, int each) {
+  for (int64_t i = global_thread(); i < iterations * each; i += grid_threads())
+    keys[i] = dropout_seed(seed, iteration.get() + i / each, i % each);
 }
 
 // Rows of a draw, as the keyed shuffle of their epoch orders them; a warp copies one.
@@ -144,7 +139,7 @@ void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t fea
 
 void cuda_draw_keys(Count iteration, int iterations, uint64_t seed, uint64_t* keys, int each, void* stream) {
   if (iterations == 0 || each == 0) return;
-  launch("keys", draw_keys, iterations, stream, iteration, seed, keys, each);
+  launch("keys", draw_keys, blocks_for(int64_t(iterations) * each), stream, iteration, int64_t(iterations), seed, keys, each);
 }
 
 void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,

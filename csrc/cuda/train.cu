@@ -192,20 +192,16 @@ class Trainer : Losses<T> {
 
   // ---------------------------------------------------------------- keys of dropout masks
 
-  // As the modules would draw them: torch's generator, seeded for the iteration. A thread draws those of an iteration.
+  // Those of kKeysAhead iterations at a time, so that the barrier counts little.
   __device__ void draw_keys(int64_t it) {
     const int count = plan_.keys_an_iteration;
     if (count == 0) return;
-    char* common = reinterpret_cast<char*>(common_);
-    uint64_t* keys = reinterpret_cast<uint64_t*>(common + plan_.keys);
-    const int64_t slot = (it - plan_.first) % kKeysAhead;
+    uint64_t* keys = reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(common_) + plan_.keys);
+    const int slot = int((it - plan_.first) % kKeysAhead);
     if (slot == 0) {
-      const int lane = int(threadIdx.x);
-      if (block_.rank == 0 && lane < kKeysAhead) {
-        const Words words = Stream{plan_.seed, purpose::key, 0, uint64_t(it + lane)}.block(0);
-        Twister twister(words.w[0], reinterpret_cast<uint32_t*>(common + plan_.twister) + lane, kKeysAhead);
-        for (int i = 0; i < count; ++i) keys[lane * count + i] = twister.key();
-      }
+      if (block_.rank == 0)
+        for (int i = int(threadIdx.x); i < kKeysAhead * count; i += kThreads)
+          keys[i] = dropout_seed(plan_.seed, it + i / count, i % count);
       block_.barrier_of_all();
     }
     keys_ = keys + slot * count;

@@ -15,7 +15,6 @@
 #include "../philox.h"
 #include "../plan.h"
 #include "../train.h"
-#include "../twister.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -113,14 +112,14 @@ struct MemberOf {
   double* metrics;  // (count, kMetrics), then the updates that both optimisers have made
   int keys_an_iteration;
   // In bytes of the cluster's scratch: keys of kKeysAhead iterations, where they are drawn, whether something was not finite.
-  int64_t keys, twister, bad;
+  int64_t keys, bad;
   Spot values, numbers;   // a loss an element of D's logits; the number of each real row
   int64_t bytes;          // of all this, the layers and the schedules
 
   FASTGAN_HD const LayerOf<T>* layers() const { return reinterpret_cast<const LayerOf<T>*>(this + 1); }
 };
 
-constexpr int kKeysAhead = 32;   // iterations whose keys are drawn at a time, a thread each
+constexpr int kKeysAhead = 32;   // iterations whose keys are drawn at a time
 
 // What one launch needs of a block and of a cluster. Elements of T.
 struct Room {
@@ -259,7 +258,6 @@ class Builder {
     member_.keys_an_iteration = int(steps * (plan_.generator.network.keys + 2 * plan_.discriminator.network.keys));
     if (member_.keys_an_iteration == 0) return;
     member_.keys = bytes(kKeysAhead * member_.keys_an_iteration * 8);
-    member_.twister = bytes(kKeysAhead * Twister::kWords * 4);
   }
 
   // The member, its layers, its schedules.

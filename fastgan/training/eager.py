@@ -38,6 +38,7 @@ class EagerEngine:
         }
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
         self._undo = Undo(gan, self.optimizers.values(), active=config.nonfinite == "skip")
+        self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
@@ -50,7 +51,8 @@ class EagerEngine:
         with replayable_torch(self.gan.device) as reseed:
             for it in range(first, first + min(count, self.most_iterations)):
                 reseed(self.config.seed, it)
-                self._iterate(it, metrics)
+                with random.dropout_seeds(self.config.seed, it) if self._counts_seeds else contextlib.nullcontext():
+                    self._iterate(it, metrics)
                 if should_stop():
                     break
         return metrics.fetch()
@@ -294,6 +296,15 @@ class Metrics:
         right = (logits * sign[:, None] > 0).to(logits.dtype).mean(-1)
         table: np.ndarray = torch.cat([losses, probability, right], 1).double().cpu().numpy()
         return table
+
+
+def may_run_again(module: torch.nn.Module) -> bool:
+    """Whether its forward pass is the user's own code, which may run a part again in the backward pass.
+
+    `torch.utils.checkpoint` does. It restores torch's generator to meet the same dropout masks, and no counter of ours.
+    """
+    own = type(module).__module__.startswith(("torch.nn.modules.", "fastgan.nn."))
+    return not own or "forward" in vars(module)
 
 
 @contextlib.contextmanager
