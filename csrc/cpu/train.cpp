@@ -22,6 +22,8 @@ class Trainer : Losses<T> {
   Trainer(const TrainPlan& plan, TrainCall& call)
       : Losses<T>(plan),
         call_(call),
+        forced_(forced_team()),
+        threads_(forced_ > 0 ? forced_ : call.threads),
         of_g_{plan.generator, g_, g_.gradient_parts(), call.generator_schedule, call.generator_updates},
         of_d_{plan.discriminator, d_, d_.gradient_parts(), call.discriminator_schedule, call.discriminator_updates},
         undo_(plan) {
@@ -39,13 +41,13 @@ class Trainer : Losses<T> {
     draw_keys(call_.first);
     Pace& pace = call_.workspace->pace;
     while (done_ < call_.count)
-      with_team(pace.begin(call_.threads), [&](const Team& team) {
+      with_team(forced_ > 0 ? threads_ : pace.begin(threads_), [&](const Team& team) {
         do {
           iterate(team, call_.first + done_);
           if (team.rank == 0) {
             ++done_;
             draw_keys(call_.first + done_);
-            go_on_ = pace.go_on() && done_ < call_.count;
+            go_on_ = (forced_ > 0 || pace.go_on()) && done_ < call_.count;
           }
           team.barrier();
         } while (go_on_);
@@ -193,7 +195,9 @@ class Trainer : Losses<T> {
     d_.forward(team, columns, {where});
     each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
     d_.backward(team, columns, {where}, 0, true);
-    PenaltyPass<T>(d_, where, 2 * second_, bent_)
+    // A region a thread, for threads at different layers use different strides. A panel that two threads share is in both.
+    T* scratch = bent_ + (rows.first / kPanel<T> + team.rank) * kPanel<T> * PenaltyPass<T>::widest(d_);
+    PenaltyPass<T>(d_, where, 2 * second_, scratch)
         .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), penalties_);
   }
 
@@ -249,10 +253,7 @@ class Trainer : Losses<T> {
   void place(Arena<T>& arena) {
     Losses<T>::place(arena);
     undo_.place(arena);
-    if (!penalized_) return;
-    int64_t widest = 0;
-    for (const Layer<T>& l : d_.layers()) widest = std::max({widest, l.rows(), l.plan.inputs});
-    bent_ = arena.take(widest * second_);
+    if (penalized_) bent_ = arena.take(PenaltyPass<T>::widest(d_) * (second_ + threads_ * kPanel<T>));
   }
 
   // The keys of an iteration's dropout masks, as the modules would draw them: torch's generator (a Mersenne twister), seeded
@@ -268,11 +269,12 @@ class Trainer : Losses<T> {
   }
 
   TrainCall& call_;
+  const int forced_, threads_;
   Network<T> d_on_g_ = d_;
   Player of_g_, of_d_;
   Undo<T> undo_;
   std::vector<uint64_t> keys_;
-  T* bent_ = nullptr;  // what the penalty bends back
+  T* bent_ = nullptr;  // what the penalty bends back: a region a thread
   int64_t done_ = 0;
   bool go_on_ = true;
 };
