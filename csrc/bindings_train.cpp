@@ -186,5 +186,6 @@ void bind_training(py::module_& m) {
   m.def("advance", advance);
   m.def("cuda_train", cuda_advance);
   m.def("cuda_train_needs", cuda_needs);
+  m.def("force_team", force_team);  // for tests: cpu/parallel.h
   m.def("multiplies_bf16", [] { return kernels().multiplies_bf16(); });
 }

@@ -29,18 +29,19 @@ FASTGAN_HD double momentum_at(const Course& c, int64_t epoch) {  // from 1
 // Kingma and Ba (2015), Algorithm 1, with both bias corrections drawn into constants of the step.
 template <class T>
 struct Adam {
-  T rate, keep1, keep2, epsilon, root;  // keep: 1 - beta; root: 1 / sqrt(1 - beta2^t)
+  T rate, keep1, beta2, keep2, epsilon, root;  // keep: 1 - beta; root: 1 / sqrt(1 - beta2^t)
 
   FASTGAN_HD Adam(const OptimizerPlan& plan, double learning_rate, int64_t step)  // step: counted from 1
       : rate(T(learning_rate / (1.0 - integer_power(plan.beta1, step)))),
         keep1(T(1.0 - plan.beta1)),
+        beta2(T(plan.beta2)),
         keep2(T(1.0 - plan.beta2)),
         epsilon(T(plan.epsilon)),
         root(T(1.0 / std::sqrt(1.0 - integer_power(plan.beta2, step)))) {}
 
   FASTGAN_HD void operator()(T& p, T& mean, T& square, T g) const {
     mean += keep1 * (g - mean);
-    square += keep2 * (g * g - square);
+    square = beta2 * square + keep2 * g * g;  // infinite, and not infinity - infinity, where g * g overflows
     p -= rate * mean / (std::sqrt(square) * root + epsilon);
   }
 };

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,14 +51,14 @@ def of(*arguments: Any, **options: Any) -> Callable[[torch.dtype], GAN]:
     return lambda dtype: mlp(dtype, *arguments, **options)
 
 
-def normalized(dtype: torch.dtype) -> GAN:
+def normalized(dtype: torch.dtype, eps: float = 1e-5) -> GAN:
     plain = torch.nn
     generator = nn.Sequential(
-        plain.Linear(3, 40, bias=False), plain.BatchNorm1d(40), plain.ReLU(),
-        plain.Linear(40, 17), plain.BatchNorm1d(17, affine=False, momentum=0.3), plain.GELU(), plain.Linear(17, 2),
+        plain.Linear(3, 40, bias=False), plain.BatchNorm1d(40, eps), plain.ReLU(),
+        plain.Linear(40, 17), plain.BatchNorm1d(17, eps, affine=False, momentum=0.3), plain.GELU(), plain.Linear(17, 2),
     )  # fmt: skip
     discriminator = nn.Sequential(
-        nn.Maxout(2, 20, 5), nn.Dropout(0.5), plain.Linear(20, 9), plain.BatchNorm1d(9), nn.Dropout(0.2),
+        nn.Maxout(2, 20, 5), nn.Dropout(0.5), plain.Linear(20, 9), plain.BatchNorm1d(9, eps), nn.Dropout(0.2),
         plain.Linear(9, 1),
     )  # fmt: skip
     return GAN(generator, discriminator, latent_dim=3).to(dtype)
@@ -81,6 +83,23 @@ def plain_torch(dtype: torch.dtype) -> GAN:
     return GAN(generator, discriminator, latent_dim=3).to(dtype)
 
 
+def no_width(dtype: torch.dtype) -> GAN:
+    """A bias is all that is left of G."""
+    t = torch.nn
+    with warnings.catch_warnings():  # torch warns that there is nothing to fill
+        warnings.simplefilter("ignore")
+        generator = t.Sequential(t.Linear(3, 0), t.Tanh(), t.Linear(0, 2))
+    return GAN(generator, nn.MLP([2, 9, 1], activation="tanh"), latent_dim=3).to(dtype)
+
+
+def overflowing(dtype: torch.dtype) -> GAN:
+    """Of large gradients, which a rate of 3e38 carries beyond float32."""
+    gan = mlp(dtype)
+    with torch.no_grad():
+        gan.discriminator[0].weight.mul_(1e4)
+    return gan
+
+
 @dataclass(frozen=True)
 class Row:
     """A pair of networks and what differs from the usual config."""
@@ -88,12 +107,17 @@ class Row:
     make: Callable[[torch.dtype], GAN] = field(default_factory=of)
     features: int = 2
     config: dict[str, Any] = field(default_factory=dict)
+    rows: int = ROWS
 
 
 def row(make: Callable[[torch.dtype], GAN] | None = None, features: int = 2, **config: Any) -> Row:
     return Row(make or of(), features, config)
 
 
+# Losses and gradients are finite, what the updates leave is not.
+OVERFLOWING = Row(overflowing, config={
+    "optimizer": Momentum(3e38, momentum=0.5), "loss": "wasserstein", "nonfinite": "skip", "max_col_norm": 1e9
+})  # fmt: skip
 SCHEDULED = {"lr_decay": 1.01, "min_lr": 0.03, "momentum_final": 0.7, "saturate_epochs": 3.0}
 ROWS_OF_TABLE: dict[str, Row] = {
     "plain": row(),
@@ -109,10 +133,14 @@ ROWS_OF_TABLE: dict[str, Row] = {
         generator_optimizer=Adam(1e-3, betas=(0.9, 0.99), eps=1e-6), discriminator_optimizer=MOMENTUM
     ),
     "momentum": row(optimizer=Momentum(0.05, momentum=0.5, **SCHEDULED)),
+    **{f"momentum from 0, {c}": row(optimizer=Momentum(0.05, 0.0, c, momentum_final=0.9, saturate_epochs=3.0))
+       for c in ("torch", "pylearn2")},
     "momentum, pylearn2": row(optimizer=Momentum(0.05, convention="pylearn2", **SCHEDULED), k=2),
     "simultaneous": row(mode="simultaneous"),
     "simultaneous, relativistic": row(mode="simultaneous", loss="relativistic", optimizer=MOMENTUM),
     "max norm": row(max_col_norm=0.8),
+    "max norm, simultaneous": row(max_col_norm=0.4, mode="simultaneous"),
+    "max norm, frozen parameters": row(plain_torch, max_col_norm=0.3),
     "prior uniform": row(of(prior="uniform")),
     "prior spherical": row(of(prior="spherical")),
     "dropout": row(of(dropout=0.3, input_dropout=0.2)),
@@ -120,6 +148,9 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "maxout, simultaneous": row(maxout, mode="simultaneous"),
     "plain torch, frozen parameters": row(plain_torch),
     "batch normalisation": row(normalized, optimizer=MOMENTUM),
+    # Two rows are normalised to 1 and -1 whatever they are; a large eps leaves them a gradient above the rounding.
+    **{f"batch normalisation, {n} rows": row(functools.partial(normalized, eps=0.5), optimizer=MOMENTUM, batch_size=n)
+       for n in (2, 3)},
     "batch normalisation, simultaneous": row(normalized, optimizer=MOMENTUM, mode="simultaneous"),
     "batch normalisation, relativistic": row(normalized, optimizer=MOMENTUM, loss="relativistic"),
     "batch normalisation, skip, average": row(normalized, optimizer=MOMENTUM, nonfinite="skip", ema_decay=0.8, k=2),
@@ -142,6 +173,7 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "wide, wgan-gp": row(of(d="softplus", width=130, features=70, judged=70), 70, batch_size=100, optimizer=MOMENTUM,
                          gradient_penalty="wgan-gp"),
     "one row a batch": row(batch_size=1),
+    "a layer of no width": row(no_width),
     "a batch of no round size": row(batch_size=37),
     "a batch of panels and a rest": row(batch_size=133),
 }  # fmt: skip
@@ -155,7 +187,7 @@ def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:
 def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN, TrainResult]:
     torch.manual_seed(1)
     gan = row.make(dtype)
-    data = torch.randn(ROWS, row.features, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    data = torch.randn(row.rows, row.features, dtype=dtype, generator=torch.Generator().manual_seed(2))
     return gan, train(gan, data, config_of(row, engine, **changes))
 
 
@@ -164,6 +196,7 @@ def distance(gan: GAN, other: GAN) -> float:
     return max(
         float((a.double() - b.double()).abs().max() / (a.double().abs().max() + 1e-300))
         for a, b in zip(gan.state_dict().values(), other.state_dict().values(), strict=True)
+        if a.numel()
     )
 
 

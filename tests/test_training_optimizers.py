@@ -36,8 +36,10 @@ def by_hand(spec: Momentum, rates: list[int], steps: int = 20) -> list[float]:
 
 
 @pytest.mark.parametrize("convention", ["torch", "pylearn2"])
-def test_M62_momentum_equals_the_rule_written_out(convention: str) -> None:
-    spec = Momentum(0.05, 0.5, convention, lr_decay=1.1, min_lr=0.01, momentum_final=0.9, saturate_epochs=10)
+@pytest.mark.parametrize("momenta", [(0.5, 0.9), (0.0, 0.9), (0.9, 0.0)])
+def test_M62_momentum_equals_the_rule_written_out(convention: str, momenta: tuple[float, float]) -> None:
+    first, last = momenta
+    spec = Momentum(0.05, first, convention, lr_decay=1.1, min_lr=0.01, momentum_final=last, saturate_epochs=10)
     rates = list(range(20))
     expected = torch.tensor(by_hand(spec, rates), dtype=torch.float64)
     assert torch.allclose(descend(spec, rates), expected, rtol=0, atol=1e-12)

@@ -10,6 +10,7 @@ namespace {
 constexpr double kWorthSharing = 2e6;  // multiplications, about 40 us: below, sharing them out would hardly pay
 
 int team_size(const NetworkPlan& plan, int64_t rows, int threads) {
+  if (const int forced = forced_team()) return forced;
   double products = 0;
   for (const LayerPlan& l : plan.layers) products += double(l.inputs) * double(l.outputs * l.pieces) * double(rows);
   return products < kWorthSharing ? 1 : threads;

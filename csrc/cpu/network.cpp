@@ -211,11 +211,12 @@ std::vector<GradientPart> Network<T>::gradient_parts() const {
   std::vector<GradientPart> parts;
   for (size_t i = layers_.size(); i-- > 0;) {
     const LayerPlan& plan = layers_[i].plan;
-    for (int64_t column = 0; column < plan.inputs; column += kPanel<T>) {
+    int64_t column = 0;
+    do {  // a layer without inputs has a part too: its vectors
       const int columns = int(std::min<int64_t>(kPanel<T>, plan.inputs - column));
       const double vectors = columns > Simd<T>::width ? 2 : 1;
       parts.push_back({int(i), column, columns, (double(plan.outputs * plan.pieces) + 16) * vectors});
-    }
+    } while ((column += kPanel<T>) < plan.inputs);
   }
   return parts;
 }

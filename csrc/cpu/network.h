@@ -160,7 +160,7 @@ class Network {
   void parameter_gradients(PartRange parts, const Columns& columns, Sink&& sink) {
     for (const GradientPart *part = parts.first, *next; part < parts.last; part = next) {
       for (next = part; next < parts.last && next->layer == part->layer;) ++next;
-      if (sink.wants_weight(part->layer)) weight_gradients({part, next}, columns.last, sink);
+      if (part->columns > 0 && sink.wants_weight(part->layer)) weight_gradients({part, next}, columns.last, sink);
       if (part->column == 0) vector_gradients(part->layer, columns, sink);
     }
   }

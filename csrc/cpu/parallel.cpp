@@ -135,6 +135,13 @@ void Barrier::wait() {
   }
 }
 
+namespace {
+std::atomic<int> forced_size{0};
+}
+
+int forced_team() { return forced_size.load(std::memory_order_relaxed); }
+void force_team(int size) { forced_size.store(size, std::memory_order_relaxed); }
+
 void with_team(int threads, const std::function<void(const Team&)>& body) {
   if (threads > 1) {
     Barrier barrier(threads);

@@ -38,6 +38,10 @@ struct Team {
   }
 };
 
+// For tests: training and networks take teams of this size, whatever would pay. 0, as it begins: they decide themselves.
+int forced_team();
+void force_team(int size);
+
 // Runs body(team) on `threads` threads at once, the caller being rank 0; on the caller alone where the pool is taken.
 void with_team(int threads, const std::function<void(const Team&)>& body);
 

@@ -44,9 +44,17 @@ bool curved(const Network<T>& network) {
 template <class T>
 class PenaltyPass {
  public:
-  // The sections start at multiples of kPanel. `scratch`: widest layer times the rows of a section, padded.
+  // The sections start at multiples of kPanel. `scratch`: this thread's own, for the panels that its rows lie in, at the
+  // width of widest().
   PenaltyPass(Network<T>& network, Section where, int64_t turned, T* scratch)
       : network_(network), where_(where), turned_(turned), scratch_(scratch), curved_(curved(network)) {}
+
+  // Features of the widest buffer a pass needs.
+  static int64_t widest(const Network<T>& network) {
+    int64_t features = 0;
+    for (const Layer<T>& l : network.layers()) features = std::max({features, l.rows(), l.plan.inputs});
+    return features;
+  }
 
   // Rows first .. last (multiples of kShareRows), after forward() and backward() over them down to the input, the slope of
   // the logits being 1. Values go to values[row], scaled by `weight` as t_0 is.
@@ -58,7 +66,7 @@ class PenaltyPass {
       drop_turned(network_.dropped_input(), network_.inputs(), turned, network_.input_dropout(), 0, 0);
     const T* t = network_.dropped_input();
     for (Layer<T>& l : network_.layers()) {
-      network_.product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, nullptr, t, at_turned(scratch_, l.rows()),
+      network_.product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, nullptr, t, scratch_at(turned, l.rows()),
                        turned, Mapped<T>{});
       keep(l, where);
       if (l.plan.dropout > 0)
@@ -69,8 +77,9 @@ class PenaltyPass {
   }
 
  private:
-  // Buffers of `features` features, seen from the section `where`, whose columns of the section `turned` are meant.
-  T* at_turned(T* section, int64_t features) const { return section - turned_ * features; }
+  // The scratch as a buffer of `features` features whose columns of this share are meant.
+  T* scratch_at(Share share, int64_t features) const { return scratch_ - share.first / kPanel<T> * kPanel<T> * features; }
+  // From the columns of the section `where` to those of `turned`, in a buffer of `features` features.
   int64_t shift(int64_t features) const { return (turned_ - where_.first) * features; }
 
   // t_0 = dP/dg, column by column.
@@ -104,10 +113,11 @@ class PenaltyPass {
     const int64_t n = l.plan.outputs;
     const int pieces = l.plan.pieces;
     const Bend<T> bend = find_bend<T>(l.plan.activation);
+    const T* scratch = scratch_at(where, l.rows());
     each_panel<T>(where, [&](int64_t p, int lane, int lanes) {
       for (int64_t row = 0; row < l.rows(); ++row) {
         const int64_t piece = (p * l.rows() + row) * kPanel<T> + lane;
-        const T* s = scratch_ + (piece - where_.first * l.rows());
+        const T* s = scratch + piece;
         T* e = l.grad_affine + piece;
         std::copy_n(e, lanes, e + shift(l.rows()));
         if (pieces > 1 || !curved_) continue;
@@ -119,7 +129,7 @@ class PenaltyPass {
       }
       for (int64_t u = 0; u < n; ++u) {
         const int64_t at = (p * n + u) * kPanel<T> + lane;
-        const T* s = scratch_ + ((p * n + u) * pieces * kPanel<T> + lane - where_.first * l.rows());
+        const T* s = scratch + (p * n + u) * pieces * kPanel<T> + lane;
         T* t = l.dropped + at + shift(n);
         if (pieces > 1) {
           const int64_t piece = (p * n + u) * pieces * kPanel<T> + lane;
@@ -141,7 +151,7 @@ class PenaltyPass {
     for (size_t i = layers.size(); i-- > 1;) {
       Layer<T>&l = layers[i], &below = layers[i - 1];
       const int64_t n = below.plan.outputs;
-      T* add = scratch_ - where_.first * n;
+      T* add = scratch_at(where, n);
       network_.product(n, l.rows(), {l.weight(), 1, n}, nullptr, l.grad_affine, add, where, Mapped<T>{});
       if (below.plan.dropout > 0)
         drop(add, add, n, where, where_, below.plan.dropout, where_.keys[below.plan.dropout_key],

@@ -21,6 +21,8 @@ class Trainer : Losses<T> {
   Trainer(const TrainPlan& plan, TrainCall& call)
       : Losses<T>(plan),
         call_(call),
+        forced_(forced_team()),
+        threads_(forced_ > 0 ? forced_ : call.threads),
         of_g_{plan.generator, g_, g_.gradient_parts(), call.generator_schedule, call.generator_updates},
         of_d_{plan.discriminator, d_, d_.gradient_parts(), call.discriminator_schedule, call.discriminator_updates},
         undo_(plan) {
@@ -39,13 +41,13 @@ class Trainer : Losses<T> {
     draw_keys(call_.first);
     Pace& pace = call_.workspace->pace;
     while (done_ < call_.count)
-      with_team(pace.begin(call_.threads), [&](const Team& team) {
+      with_team(forced_ > 0 ? threads_ : pace.begin(threads_), [&](const Team& team) {
         do {
           iterate(team, call_.first + done_);
           if (team.rank == 0) {
             ++done_;
             draw_keys(call_.first + done_);
-            go_on_ = pace.go_on() && done_ < call_.count;
+            go_on_ = (forced_ > 0 || pace.go_on()) && done_ < call_.count;
           }
           team.barrier();
         } while (go_on_);
@@ -97,7 +99,7 @@ class Trainer : Losses<T> {
     apply(team, of_d_, columns_of_d(), draw - call_.first * plan_.k);
     if (team.rank == 0) judge(record_d(metrics(it), sections));
     bound(team, of_d_);
-    undo_.settle(team, {&of_d_.skipped});
+    undo_.settle(team, {&of_d_});
     return keys + (penalized_ ? 3 : 2) * plan_.discriminator.network.keys;
   }
 
@@ -125,7 +127,7 @@ class Trainer : Losses<T> {
     if (team.rank == 0) judge(record_g(metrics(it), sections[0]));
     apply(team, of_g_, Columns(m * plan_.pack), number - call_.first * plan_.generator_steps);
     bound(team, of_g_);
-    undo_.settle(team, {&of_g_.skipped});
+    undo_.settle(team, {&of_g_});
     average(team);
     return keys + d_keys * sections.size();
   }
@@ -154,7 +156,7 @@ class Trainer : Losses<T> {
     if (team.rank == 0) judge(record_d(metrics(it), sections, 0.5));
     bound(team, of_g_);
     bound(team, of_d_);
-    undo_.settle(team, {&of_g_.skipped, &of_d_.skipped});
+    undo_.settle(team, {&of_g_, &of_d_});
     average(team);
   }
 
@@ -193,7 +195,9 @@ class Trainer : Losses<T> {
     d_.forward(team, columns, {where});
     each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
     d_.backward(team, columns, {where}, 0, true);
-    PenaltyPass<T>(d_, where, 2 * second_, bent_)
+    // A region a thread, for threads at different layers use different strides. A panel that two threads share is in both.
+    T* scratch = bent_ + (rows.first / kPanel<T> + team.rank) * kPanel<T> * PenaltyPass<T>::widest(d_);
+    PenaltyPass<T>(d_, where, 2 * second_, scratch)
         .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), penalties_);
   }
 
@@ -208,14 +212,12 @@ class Trainer : Losses<T> {
   // Gradients of this thread's part of the parameters, each spent at once. update: of this call, counted from 0.
   void apply(const Team& team, const Player& player, const Columns& columns, int64_t update) {
     const int64_t step = player.made + update + 1 - player.skipped;
-    bool finite = true;
     const auto spend = [&](const auto& rule) {
-      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan, plan_.skip_nonfinite ? &finite : nullptr};
+      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan};
       player.network.parameter_gradients(part_of(player.parts, team), columns, sink);
     };
     const Schedule& schedule = player.schedule;
     with_rule<T>(player.plan.optimizer, schedule.rate_at(update), schedule.momentum_at(update), step, spend);
-    if (!finite) undo_.doubt();
   }
 
   // The bound on norms: of whole units, so all of the update comes before.
@@ -226,7 +228,9 @@ class Trainer : Losses<T> {
     for (size_t i = 0; i < player.plan.parameters.size(); ++i) {
       const LayerPlan& l = player.plan.network.layers[i];
       const int64_t rows = l.outputs * l.pieces;
-      bound_norms(static_cast<T*>(player.plan.parameters[i].weight.value), l.inputs, rows * team.rank / team.size,
+      const ParameterPlan& weight = player.plan.parameters[i].weight;
+      if (!weight.state0) continue;  // frozen
+      bound_norms(static_cast<T*>(weight.value), l.inputs, rows * team.rank / team.size,
                   rows * (team.rank + 1) / team.size, limit);
     }
   }
@@ -249,10 +253,7 @@ class Trainer : Losses<T> {
   void place(Arena<T>& arena) {
     Losses<T>::place(arena);
     undo_.place(arena);
-    if (!penalized_) return;
-    int64_t widest = 0;
-    for (const Layer<T>& l : d_.layers()) widest = std::max({widest, l.rows(), l.plan.inputs});
-    bent_ = arena.take(widest * second_);
+    if (penalized_) bent_ = arena.take(PenaltyPass<T>::widest(d_) * (second_ + threads_ * kPanel<T>));
   }
 
   void draw_keys(int64_t it) {
@@ -260,11 +261,12 @@ class Trainer : Losses<T> {
   }
 
   TrainCall& call_;
+  const int forced_, threads_;
   Network<T> d_on_g_ = d_;
   Player of_g_, of_d_;
   Undo<T> undo_;
   std::vector<uint64_t> keys_;
-  T* bent_ = nullptr;  // what the penalty bends back
+  T* bent_ = nullptr;  // what the penalty bends back: a region a thread
   int64_t done_ = 0;
   bool go_on_ = true;
 };

@@ -116,8 +116,9 @@ class Momentum:
         """The optimiser of these parameters, its velocities allocated (zero)."""
         parameters = list(parameters)
         optimizer: torch.optim.Optimizer
-        if self.convention == "pylearn2":
-            optimizer = VelocitySGD(parameters, lr=self.lr, momentum=self.momentum)
+        inside = self.convention == "pylearn2"
+        if inside or 0.0 in (self.momentum, self.momentum_final):  # at momentum 0 torch's keeps no velocity
+            optimizer = VelocitySGD(parameters, lr=self.lr, momentum=self.momentum, rate_inside=inside)
         else:
             optimizer = torch.optim.SGD(
                 parameters, lr=self.lr, momentum=self.momentum, fused=_fusable(parameters) or None
@@ -134,10 +135,15 @@ class Momentum:
 
 
 class VelocitySGD(torch.optim.Optimizer):
-    """Momentum SGD as pylearn2 wrote it: v <- m v - lr g; p <- p + v, with v the state "momentum_buffer"."""
+    """Momentum SGD whose state "momentum_buffer" is v at any momentum.
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float) -> None:
+    Args:
+        rate_inside: True, as pylearn2 wrote it: v <- m v - lr g; p <- p + v. False: v <- m v + g; p <- p - lr v.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, *, rate_inside: bool) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
+        self._rate_inside = rate_inside
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -150,8 +156,9 @@ class VelocitySGD(torch.optim.Optimizer):
                 self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
             velocities = [self.state[p]["momentum_buffer"] for p in moved]
             torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, [p.grad for p in moved], alpha=-group["lr"])
-            torch._foreach_add_(moved, velocities)
+            inside, outside = (-group["lr"], 1.0) if self._rate_inside else (1.0, -group["lr"])
+            torch._foreach_add_(velocities, [p.grad for p in moved], alpha=inside)
+            torch._foreach_add_(moved, velocities, alpha=outside)
         return loss
 
 

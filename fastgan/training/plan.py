@@ -210,7 +210,8 @@ def describe(
     generator, discriminator = players["generator"], players["discriminator"]
     for chain in players.values():
         _check_parameters(gan, chain, config)
-    if {p.data_ptr() for p in generator.parameters} & {p.data_ptr() for p in discriminator.parameters}:
+    memory = [{p.data_ptr() for p in chain.parameters if p.numel()} for chain in players.values()]
+    if memory[0] & memory[1]:
         raise Inexpressible("the networks share a parameter")
     if data.dtype != gan.dtype:
         raise Inexpressible("the networks have changed their dtype")

@@ -1,0 +1,98 @@
+"""The compiled engine by teams of any size, whether or not they pay: the bits of one thread.
+
+Left to itself the engine takes a team only where one is faster, which small networks on a busy machine seldom see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from test_fused import ROWS_OF_TABLE, Row, run
+
+import fastgan
+from fastgan import GAN, Adam, TrainConfig, TrainResult, backend, nn
+
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+
+SIZES = 2, 3, 5
+Force = Callable[[int], None]
+
+
+@pytest.fixture
+def force() -> Iterator[Force]:
+    """Sets the size of all teams; 0: as the engine decides."""
+    yield backend.native.force_team
+    backend.native.force_team(0)
+
+
+def assert_same_bits(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> None:
+    for (name, a), b in zip(one[0].state_dict().items(), other[0].state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    for column, values in one[1].history.items():
+        assert np.array_equal(values, other[1].history[column]), column
+
+
+@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+def test_R16_forced_teams_have_the_bits_of_one_thread(name: str, force: Force) -> None:
+    found = []
+    for size in (1, *SIZES):
+        force(size)
+        found.append(run(ROWS_OF_TABLE[name], torch.float32, "fused", steps=3))
+    for other in found[1:]:
+        assert_same_bits(found[0], other)
+
+
+@pytest.mark.parametrize("penalty", ["r1", "r2", "wgan-gp"])
+@pytest.mark.parametrize("activation", ["leaky_relu", "gelu"])
+def test_R16_a_penalty_over_layers_of_very_different_width(activation: str, penalty: str, force: Force) -> None:
+    """Threads are then at different layers, and so at buffers of different strides, at the same time."""
+
+    def make(dtype: torch.dtype) -> GAN:
+        discriminator = nn.MLP([20, 256, 24, 256, 1], activation=activation, dtype=dtype)
+        return GAN(nn.MLP([3, 16, 20], activation="relu", dtype=dtype), discriminator, latent_dim=3)
+
+    wide = Row(make, 20, {"gradient_penalty": penalty, "batch_size": 512}, rows=600)
+    found = []
+    for size in (1, *SIZES):
+        force(size)
+        found.append(run(wide, torch.float32, "fused", steps=8))
+    for other in found[1:]:
+        assert_same_bits(found[0], other)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_R16_populations_of_forced_teams(threads: int, force: Force) -> None:
+    """A member's team is forced too; where another member has the threads, it goes alone."""
+    data = torch.randn(60, 2, generator=torch.Generator().manual_seed(1))
+    config = TrainConfig(5, 20, optimizer=Adam(1e-2), gradient_penalty="wgan-gp", loss="wasserstein", engine="fused")
+
+    def make() -> GAN:
+        generator = nn.MLP([3, 40, 2], activation="relu")
+        return GAN(generator, nn.MLP([2, 30, 9, 1], activation="gelu", dropout=0.2), latent_dim=3)
+
+    found = []
+    for size in (1, *SIZES):
+        force(size)
+        found.append(fastgan.train_population(make, data, config, seeds=range(3), threads=threads).members)
+    for members in found[1:]:
+        for one, other in zip(found[0], members, strict=True):
+            assert_same_bits((one.gan, one), (other.gan, other))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float", "double"])
+def test_layers_of_forced_teams(dtype: torch.dtype, force: Force) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Maxout(7, 40, 3), nn.Linear(40, 19, activation="gelu"), torch.nn.Linear(19, 33), torch.nn.Linear(33, 2)
+    ).to(dtype)
+    x = torch.randn(77, 7, dtype=dtype, requires_grad=True)
+    found = []
+    for size in (1, *SIZES):
+        force(size)
+        y = network(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x, *network.parameters()])))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
