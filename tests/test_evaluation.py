@@ -131,7 +131,7 @@ def test_M70_sigma_by_cross_validation() -> None:
 
 def test_M70_sigma_is_chosen_by_the_validation_rows_and_by_no_others() -> None:
     """Samples, validation rows and data of three spreads, so that each would choose another sigma."""
-    samples, validation, x = (gaussian_rows(400, 2, seed, scale=scale) for seed, scale in ((0, 1.0), (1, 3.0), (2, 1e-3)))
+    samples, validation, x = (gaussian_rows(400, 2, i, scale=scale) for i, scale in enumerate((1.0, 3.0, 1e-3)))
     sigmas = np.logspace(-2, 1, 10)
     chosen = evaluation.parzen_sigma(samples, validation, sigmas)
     with warnings.catch_warnings():

@@ -140,10 +140,7 @@ def trained(folder: Path, config: RunConfig) -> GAN:
         CheckpointError: there is none, or it is damaged.
     """
     gan = config.build()
-    found = checkpoint.load(folder)
-    if any(name.startswith("averaged.") for name in found.gan_state()):
-        gan.keep_average()
-    found.restore(gan)
+    checkpoint.load(folder).restore(gan)
     return gan
 
 

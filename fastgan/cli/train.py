@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, checkpoint, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
+from fastgan.training.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
@@ -105,17 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
-@contextlib.contextmanager
-def set_threads(count: int) -> Iterator[None]:
-    """torch's threads inside. They change no bit of the result."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.AbstractContextManager[None]:
     """torch's threads during training.
 
@@ -123,7 +112,7 @@ def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.Abs
     core somebody else uses.
     """
     small = sum(p.numel() for p in gan.parameters()) * batch_size < _SMALL
-    return set_threads(asked or (1 if small else torch.get_num_threads()))
+    return torch_threads(asked or (1 if small else torch.get_num_threads()))
 
 
 class _KeepConfig(Callback):

@@ -28,6 +28,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fastgan.models import GAN
+
 FORMAT = 1
 KEEP = 2
 _JSON_LIMIT = 1 << 24
@@ -72,9 +74,22 @@ class Checkpoint:
     def restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None = None) -> None:
         """Copy all into the networks, and into the optimisers where given; nothing is changed on an error.
 
+        A GAN without a moving average gets one where the checkpoint has one.
+
         Raises:
             CheckpointError: names, shapes or types differ from the networks'.
         """
+        made = isinstance(gan, GAN) and gan.averaged is None and bool(_below(self.tensors, "gan.averaged."))
+        if isinstance(gan, GAN) and made:
+            gan.keep_average()
+        try:
+            self._restore(gan, optimizers)
+        except CheckpointError:
+            if isinstance(gan, GAN) and made:
+                gan.averaged = None
+            raise
+
+    def _restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None) -> None:
         _compare(self.path, gan.state_dict(), self.gan_state())
         for network, optimizer in (optimizers or {}).items():
             expected = {f"{network} optimizer {name}": value for name, value in _flat_state(optimizer).items()}

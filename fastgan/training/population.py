@@ -218,8 +218,6 @@ def _gathered(
             else:
                 gan = build(planned[number].config.seed)
                 place(gan, planned[number].config)
-                if planned[number].config.ema_decay is not None:
-                    gan.keep_average()
                 gan.load_state_dict(state)
                 table[:, number, : outcome.step] = rows
             found[number] = (outcome, gan)

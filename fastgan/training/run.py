@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan.models import GAN, evaluating, join
-from fastgan.training import checkpoint, labels
+from fastgan.training import checkpoint, labels, networks
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
@@ -85,7 +85,9 @@ def train(
     """Train both networks in place by Algorithm 1.
 
     The networks train in the mode they are in (train mode, unless you called `eval`). The same seed gives the
-    same bits, and a resumed run the bits of an uninterrupted one.
+    same bits, and a resumed run the bits of an uninterrupted one. The bits of the compiled engines depend on no number
+    of threads; those of the eager engine do, as torch's own: a resumed run keeps the number its checkpoint names,
+    whatever `torch.get_num_threads()` says then.
 
     Args:
         gan: the networks and the prior.
@@ -118,6 +120,8 @@ def train(
     prepared = prepare(gan, rows_for(data, gan, config), config, folder, resume)
     if config.engine == "auto" and prepared.engine.name == "eager":
         log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
+    if prepared.run.no_logits is not None:
+        log.warning("train: %s", networks.advice(prepared.run.no_logits))
     with (
         Interrupt(terminate=folder is not None) as interrupt,
         contextlib.closing(Session(prepared, callbacks, interrupt)) as session,
@@ -137,6 +141,7 @@ def train(
 
 def place(gan: GAN, config: TrainConfig) -> None:
     """Bring the networks where they train, and check their parameters."""
+    networks.check_unwrapped(gan)
     if config.device is not None:
         gan.to(config.device)
     for name in ("generator", "discriminator"):
@@ -190,7 +195,7 @@ def prepare(
     """
     if config.checkpoint_every and folder is None:
         raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
-    logits_per_batch = _dry_run(gan, rows, config)
+    logits_per_batch, no_logits = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_average()
     engine, reason = _choose_engine(gan, rows, config, logits_per_batch, crowded)
@@ -198,7 +203,11 @@ def prepare(
     source = _resume_from(resume, folder)
     if source is not None:
         _check_same_run(source, meta)
-    return Prepared(Run(gan, config, folder, engine.name, reason), engine, meta, source)
+    if isinstance(engine, EagerEngine):
+        engine.threads = _threads_of(source) or engine.threads
+        meta["threads"] = engine.threads
+    run = Run(gan, config, folder, engine.name, reason, no_logits=no_logits)
+    return Prepared(run, engine, meta, source)
 
 
 def _choose_engine(
@@ -371,8 +380,12 @@ class Session:
                 self.interrupt.requested = True
 
 
-def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
-    """Try both networks on two rows in eval mode, without a trace; returns the logits in a minibatch."""
+def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> tuple[int, str | None]:
+    """Try both networks on two rows in eval mode, without a trace.
+
+    Returns:
+        The logits in a minibatch, and why they are none where they look like probabilities.
+    """
     if gan.data_shape is not None and gan.data_shape != rows.shape:
         raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
     labels.check(gan, rows, config)
@@ -386,14 +399,16 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
             raise ValueError(
                 f"train: gan.generator must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
             )
-        judged = join(packed(real, config.pack), None if condition is None else packed(condition, config.pack))
+        beside = None if condition is None else packed(condition, config.pack)
+        judged = join(packed(real, config.pack), beside)
         logits = _try("gan.discriminator", gan.discriminator, judged, f"must take data of shape {tuple(judged.shape)}")
+        no_logits = networks.why_no_logits(gan, config.loss, logits, judged, join(packed(fake, config.pack), beside))
     if logits.ndim < 1 or len(logits) != count or not logits.is_floating_point():
         raise ValueError(
             f"train: gan.discriminator must give floating logits, one or more a sample, "
             f"got {logits.dtype} of shape {tuple(logits.shape)} for {count} samples"
         )
-    return logits.numel() // count * config.batch_size
+    return logits.numel() // count * config.batch_size, no_logits
 
 
 def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:
@@ -446,6 +461,12 @@ def _resume_from(resume: bool | str | os.PathLike[str] | None, folder: Path | No
     if held and held[-1].resolve() != source.path.resolve():
         raise ValueError(f"train: run_dir must not hold other or newer checkpoints than resume, got {held[-1]}")
     return source
+
+
+def _threads_of(source: Checkpoint | None) -> int | None:
+    """torch's threads in the eager engine of the run that is resumed, where that is known."""
+    threads = None if source is None else source.meta.get("threads")
+    return threads if isinstance(threads, int) and threads >= 1 else None
 
 
 def _check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
