@@ -22,6 +22,7 @@ from fastgan.training import (
     TrainConfig,
     TrainResult,
     checkpoint,
+    resume,
     run,
     train,
 )
@@ -208,9 +209,9 @@ def test_R32_a_checkpoint_from_before_a_field_existed_goes_on_with_its_default(s
     for part, name in (("config", "unroll"), ("config", "inner"), ("gan", "classes")):
         del held.meta[part][name]
     rows = run.rows_for(DATA, new_gan(), BASE)
-    run._check_same_run(held, run._meta(new_gan(), rows, BASE))
+    resume.check_same_run(held, resume.describe_run(new_gan(), rows, BASE))
     with pytest.raises(ValueError, match="train: config.unroll must be 0 as in .*, got 2"):
-        run._check_same_run(held, run._meta(new_gan(), rows, replace(BASE, unroll=2)))
+        resume.check_same_run(held, resume.describe_run(new_gan(), rows, replace(BASE, unroll=2)))
 
 
 def test_R30_other_data_or_another_prior_is_refused(stopped: Path) -> None:
@@ -279,5 +280,5 @@ def test_R32_a_run_whose_threads_are_not_known_goes_on_with_those_there_are(stop
     held = checkpoint.load(stopped)
     for meta, expected in ({}, None), ({"threads": 3}, 3), ({"threads": "3"}, None), ({"threads": 0}, None):
         source = replace(held, meta={**{n: v for n, v in held.meta.items() if n != "threads"}, **meta})
-        assert run._threads_of(source) == expected
-    assert run._threads_of(None) is None
+        assert resume.threads_of(source) == expected
+    assert resume.threads_of(None) is None

@@ -19,7 +19,7 @@ from fastgan.cli.columns import Columns
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.presets import Networks
-from fastgan.training import TrainConfig, checkpoint
+from fastgan.training import TrainConfig, checkpoint, lock
 
 FORMAT = 1
 POPULATION = "population.json"  # in the folder of many runs
@@ -203,7 +203,9 @@ class Folder:
         return bool(checkpoint.steps(self.path / "checkpoint"))
 
     def discard(self) -> None:
-        """Take back what was made, unless the folder is an older run's or iterations have been recorded."""
+        """Take back what was made, unless the folder is another run's or iterations have been recorded."""
+        if (self.path / lock.NAME).exists():  # another process has begun here meanwhile
+            return
         history = self.path / "history.csv"
         if not self._is_new or (history.is_file() and history.read_bytes().count(b"\n") > 1):
             return

@@ -198,12 +198,17 @@ def steps(folder: Path) -> list[Path]:
 def clean(folder: Path) -> None:
     """Remove what a killed process left: temporary files, old pairs, tensor files that no JSON file names."""
     _prune(folder)
-    for left in folder.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
+    sweep(folder)
     named = b"".join(path.read_bytes() for path in steps(folder))
     for tensors in folder.glob("step-*.safetensors"):
         if tensors.name.encode() not in named:
             tensors.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of `write_atomically` that killed processes have left in a folder."""
+    for left in folder.glob(".*.[0-9]*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike[str], parts: Iterable[bytes]) -> None:

@@ -72,7 +72,7 @@ def advice(why: str) -> str:
 
 
 def _in_unit_interval(logits: Tensor) -> bool:
-    return bool(((logits >= 0) & (logits <= 1)).all())
+    return not logits.is_meta and bool(((logits >= 0) & (logits <= 1)).all())
 
 
 def _ends_in_sigmoid(network: nn.Module) -> bool:

@@ -120,6 +120,8 @@ class Share:
             log.info("train_population: %d of %d members train one after another", alone, len(self.members))
         if self._no_logits is not None:
             log.warning("train_population: %s", networks.advice(self._no_logits))
+        if self.folder is not None:
+            checkpoint.sweep(self.folder)
         with self._interrupt:
             for (engine, *_), members in kinds.items():
                 self._run(members, engine.members_a_launch or _A_THREAD * self.threads, engine.calls_at_once)
