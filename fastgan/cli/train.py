@@ -139,7 +139,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     if arguments.conditional:
         networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
     config = RunConfig(
-        source=arguments.source if arguments.source in data.sources.NAMES else _absolute(arguments.source),
+        source=arguments.source if arguments.source in data.sources.NAMES else runs.absolute(arguments.source),
         n=arguments.rows,
         data_seed=seed,
         networks=networks,
@@ -148,6 +148,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
         column_names=dataset.column_names,
+        fingerprint=None if arguments.source in data.sources.NAMES else runs.fingerprint(dataset),
     )
     if config.train.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
@@ -162,8 +163,9 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         raise ValueError("--out must be given with --resume: the run folder to go on with")
     folder = Path(arguments.out)
     stored = runs.read(folder, of_many=True)
-    named = arguments.source in data.sources.NAMES
-    source = arguments.source if named or arguments.source is None else _absolute(arguments.source)
+    source = arguments.source
+    if source is not None and not {source, stored.source} & set(data.sources.NAMES):
+        stored, source = stored.moved(source), None  # the same data, perhaps at another path
     for flag, value, old in (
         ("SOURCE", source, stored.source),
         ("--rows", arguments.rows, stored.n),
@@ -176,11 +178,6 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     dataset = stored.load_data()
     config = dataclasses.replace(stored, train=_train_config(arguments, stored.train, len(dataset)))
     return config, dataset, Folder(folder)
-
-
-def _absolute(source: str) -> str:
-    """A path that means the same from anywhere; a suffix :NAME that picks an array stays."""
-    return str(Path(source).absolute())
 
 
 def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:
