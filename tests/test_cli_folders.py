@@ -286,3 +286,32 @@ def test_ctrl_c_at_the_module_is_one_line(tmp_path: Path) -> None:
     rest = [line for line in started.stderr.read().splitlines() if not line.startswith("import time:")]
     assert started.wait(60) == 130 and rest == ["fastgan: interrupted"]
     started.stderr.close()
+
+
+# ---------------------------------------------------------------- too wide, too deep
+
+
+def test_networks_that_do_not_fit_are_refused_before_they_are_built(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastgan.cli import train as command
+
+    monkeypatch.setattr(command, "_memory", lambda: 1 << 30)
+    argv = ("train", str(write_table(Path("t.csv"))), "--batch-size", "16", "--steps", "1", "--out", "r", "--quiet")
+    message = refused(run(*argv, "--width", "20000"))
+    assert "--width must be so small that the networks fit into memory, got 2 columns and" in message
+    assert message.rstrip().endswith("GB of 1") and not Path("r").exists()
+    assert run(*argv, "--width", "4", "--no-pictures")[0] == 0
+
+
+def test_the_rows_of_a_picture_fit_into_memory(trained: Path) -> None:
+    import dataclasses
+
+    from fastgan.cli import pictures, runs
+
+    config = runs.read(trained)
+
+    def rows(columns: int) -> int:
+        wide = dataclasses.replace(config, networks=dataclasses.replace(config.networks, data_dim=columns))
+        return pictures._rows_for(wide)
+
+    assert rows(2) == rows(784) == 10_000
+    assert rows(1_000_000) == 100 and 100 < rows(20_000) < 1000

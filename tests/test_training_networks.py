@@ -160,6 +160,15 @@ class Small(nn.Module):
         return 0.5 + 1e-3 * self.inner(x)
 
 
+class Bias(nn.Module):
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor([bias]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
 SIGMOIDS: dict[str, Callable[[], nn.Module]] = {
     "Sigmoid": lambda: discriminator(nn.Sigmoid()),
     "nested": lambda: nn.Sequential(nn.Flatten(), nn.Sequential(discriminator(nn.Sequential(nn.Sigmoid())))),
@@ -172,6 +181,7 @@ LOGITS: dict[str, Callable[[], nn.Module]] = {
     "plain": discriminator,
     "hidden": lambda: fastgan.nn.MLP([2, 8, 1], activation="sigmoid"),
     "small": Small,
+    "dead": lambda: nn.Sequential(nn.Linear(2, 1), nn.Hardtanh(-1e9, -1.0), nn.ReLU(), Bias(0.5)),
 }
 SIGN = "but the losses take logits: leave the sigmoid out"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     )
     if config.train.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
+    _check_memory(config)
     config.build()  # a bad size speaks up before a folder is made
     make = Folder.new if population.asked(arguments) is None else population.shared_folder
     return config, dataset, make(arguments.out, arguments.source)
@@ -178,6 +181,32 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     dataset = stored.load_data()
     config = dataclasses.replace(stored, train=_train_config(arguments, stored.train, len(dataset)))
     return config, dataset, Folder(folder)
+
+
+def _check_memory(config: RunConfig) -> None:
+    """Refuse networks that this machine cannot hold: it would be busy for minutes before it ran out.
+
+    Raises:
+        ValueError: they and what their optimisers keep take more than there is.
+    """
+    networks, pack = config.networks, config.train.pack
+    widths = (
+        [networks.latent_dim + networks.classes, *networks.generator_hidden, networks.data_dim],
+        [(networks.data_dim + networks.classes) * pack, *networks.discriminator_hidden, 1],
+    )
+    weights = sum((wide + 1) * after for sizes in widths for wide, after in itertools.pairwise(sizes))
+    needed, there = 4 * 4 * weights, _memory()  # float32: weights, gradients, two moments
+    if needed > there:
+        got = f"{networks.data_dim:,} columns and {weights:,} weights: {needed >> 30:,} GB of {there >> 30:,}"
+        raise ValueError(f"--width must be so small that the networks fit into memory, got {got}")
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        return 1 << 62
 
 
 def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 
 from fastgan.models import GAN
@@ -60,10 +61,15 @@ def why_no_logits(gan: GAN, loss: str, logits: Tensor, *inputs: Tensor) -> str |
         return None
     if _ends_in_sigmoid(gan.discriminator):
         return "gan.discriminator ends in a sigmoid"
-    judged = (gan.discriminator(x * factor) for factor in _FACTORS for x in inputs)
-    if all(map(_in_unit_interval, itertools.chain([logits], judged))):
-        return "all outputs of gan.discriminator lie in [0, 1], far from the data too"
-    return None
+    judged = [logits]
+    for factor, x in itertools.product(_FACTORS, inputs):
+        if not _in_unit_interval(judged[-1]):
+            return None
+        judged.append(gan.discriminator(x * factor))
+    outputs = torch.cat([output.flatten() for output in judged])
+    if not _in_unit_interval(outputs) or bool((outputs == outputs[0]).all()):  # one that is dead says nothing
+        return None
+    return "all outputs of gan.discriminator lie in [0, 1], far from the data too"
 
 
 def advice(why: str) -> str:
