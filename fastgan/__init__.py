@@ -2,6 +2,11 @@
 
 __version__ = "0.1.0"
 
+from fastgan import _interrupt
+
+if _interrupt.is_command():
+    _interrupt.leave_at_once()  # the imports below take seconds
+
 from fastgan import data, evaluation, losses, models, nn, random, theory
 from fastgan.backend import backend_info
 from fastgan.data import DataError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,12 @@ class GAN(torch.nn.Module):
             got = f"{len(averaged)} for {len(live)}" if differ is None else "{} for {}".format(*differ)
             raise ValueError(f"GAN: averaged must be None, or have the parameters and buffers of generator, got {got}")
         return self.averaged
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # Before torch looks for modules to load into: the average of a run that kept one must not be lost.
+        if any(name.startswith(f"{prefix}averaged.") for name in state_dict):
+            self.keep_average()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:

@@ -11,6 +11,7 @@ from fastgan import nn
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.nn.activation import NAMES as ACTIVATIONS
+from fastgan.random import PRIORS
 from fastgan.training import Adam, TrainConfig
 
 
@@ -48,13 +49,19 @@ class Networks:
     def __post_init__(self) -> None:
         for name in ("data_dim", "latent_dim", "generator_hidden", "discriminator_hidden"):
             value = getattr(self, name)
+            if isinstance(value, tuple) != name.endswith("hidden"):
+                raise ValueError(f"Networks: {name} must be {'widths' if name[-1] == 'n' else 'a size'}, got {value!r}")
             for size in value if isinstance(value, tuple) else (value,):
-                if not isinstance(size, int) or size < 1:
+                if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                     raise ValueError(f"Networks: {name} must be at least 1, got {size!r}")
+        if self.prior not in PRIORS:
+            raise ValueError(f"Networks: prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout <= 1.0:
+            raise ValueError(f"Networks: dropout must lie in [0, 1], got {self.dropout!r}")
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
             if (value := getattr(self, name)) not in ACTIVATIONS:
                 raise ValueError(f"Networks: {name} must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
-        if not isinstance(self.classes, int) or self.classes < 0:
+        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 0:
             raise ValueError(f"Networks: classes must be at least 0, got {self.classes!r}")
 
     def build(self, *, seed: int = 0, impl: str = "auto", pack: int = 1) -> GAN:

@@ -22,6 +22,7 @@ PACKAGE = Path(fastgan.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
 # Imports run downwards only: a module may import from lower floors, and from its own subpackage.
 FLOORS = {
+    "_interrupt": -1,
     "reference": -1,
     "backend": -1,
     "cuda": 0,

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import resource
+import stat
 import struct
 import subprocess
 import sys
@@ -205,6 +206,53 @@ def test_R28_kill_9_at_every_line_of_a_save(tmp_path: Path) -> None:
     results = kill_saves(tmp_path / "c", 10**6)
     assert results["kept"] + results["new"] == results["total"] >= 100
     assert results["kept"] >= 10 and results["new"] >= 3
+
+
+# ------------------------------------------------------------ a power cut
+
+
+def file_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """fsync and rename as they are called from now on: the call, and the name that the file had then."""
+    seen: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def name_of(handle: int) -> str:
+        return Path(os.readlink(f"/proc/self/fd/{handle}")).name
+
+    def spy_fsync(handle: int) -> None:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            # What is not in the file yet when it is synchronised can be lost.
+            seen.append(("bytes", str(os.fstat(handle).st_size)))
+        seen.append(("fsync", name_of(handle)))
+        fsync(handle)
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        seen.append(("rename", f"{self.name} -> {Path(target).name}"))
+        return replace(self, target)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    return seen
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the names of open files are read from /proc")
+def test_a_file_is_on_the_disk_before_its_name_and_the_tensors_before_the_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "c"
+    seen = file_calls(monkeypatch)
+    path = save(folder, small_gan(), {}, step=5)
+    tensors = tensor_file(folder)
+    expected = []
+    for file in (tensors, path):
+        temporary = f".{file.name}.{os.getpid()}.tmp"
+        expected += [
+            ("bytes", str(file.stat().st_size)),  # whole
+            ("fsync", temporary),
+            ("rename", f"{temporary} -> {file.name}"),
+            ("fsync", folder.name),
+        ]
+    assert seen == expected
 
 
 # ------------------------------------------------------------ R29: the disk

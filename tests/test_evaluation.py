@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -128,6 +129,19 @@ def test_M70_sigma_by_cross_validation() -> None:
     np.testing.assert_allclose(evaluation.parzen.SIGMAS, np.logspace(-1, 0, 10), rtol=1e-15)
 
 
+def test_M70_sigma_is_chosen_by_the_validation_rows_and_by_no_others() -> None:
+    """Samples, validation rows and data of three spreads, so that each would choose another sigma."""
+    samples, validation, x = (gaussian_rows(400, 2, i, scale=scale) for i, scale in enumerate((1.0, 3.0, 1e-3)))
+    sigmas = np.logspace(-2, 1, 10)
+    chosen = evaluation.parzen_sigma(samples, validation, sigmas)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the best may lie beyond
+        others = [evaluation.parzen_sigma(samples, rows, sigmas) for rows in (samples, x)]
+        others += [evaluation.parzen_sigma(validation, x, sigmas), evaluation.parzen_sigma(x, validation, sigmas)]
+    assert chosen not in others
+    assert evaluation.parzen_log_likelihood(samples, x, validation=validation, sigmas=sigmas).sigma == chosen
+
+
 def test_M70_a_best_sigma_at_the_end_of_the_list_is_warned_of() -> None:
     samples, validation = gaussian_rows(300, 2, scale=1e-3), gaussian_rows(100, 2, 1, scale=1e-3)
     with pytest.warns(UserWarning, match="sigma 0.1 is the smallest of sigmas"):
@@ -161,6 +175,17 @@ def test_M77_k_means_centres_beat_real_digits_under_parzen() -> None:
 # ---------------------------------------------------------------- modes
 
 DATASETS: dict[str, Callable[..., fastgan.data.Dataset]] = {"ring": fastgan.data.ring, "grid": fastgan.data.grid}
+
+
+@pytest.mark.parametrize("convention", ["radius", "box"])
+def test_M72_a_sample_at_the_threshold_is_not_of_high_quality(convention: str) -> None:
+    """High quality is below the threshold: in numbers that are exact, at it and one step inside."""
+    centres = torch.tensor([[0.0, 0.0], [100.0, 0.0]], dtype=torch.float64)
+    inside = math.nextafter(6.0, 0.0)
+    for x, share in ((6.0, 0.0), (-6.0, 0.0), (inside, 1.0), (-inside, 1.0)):
+        samples = torch.tensor([[x, 0.0], [100.0, x]], dtype=torch.float64)
+        found = evaluation.mode_coverage(samples, centres, 2.0, convention=convention, threshold=3.0)
+        assert (found.high_quality, found.covered) == (share, round(2 * share)), x
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -22,6 +22,7 @@ from fastgan.training import (
     TrainConfig,
     TrainResult,
     checkpoint,
+    resume,
     run,
     train,
 )
@@ -208,9 +209,9 @@ def test_R32_a_checkpoint_from_before_a_field_existed_goes_on_with_its_default(s
     for part, name in (("config", "unroll"), ("config", "inner"), ("gan", "classes")):
         del held.meta[part][name]
     rows = run.rows_for(DATA, new_gan(), BASE)
-    run._check_same_run(held, run._meta(new_gan(), rows, BASE))
+    resume.check_same_run(held, resume.describe_run(new_gan(), rows, BASE))
     with pytest.raises(ValueError, match="train: config.unroll must be 0 as in .*, got 2"):
-        run._check_same_run(held, run._meta(new_gan(), rows, replace(BASE, unroll=2)))
+        resume.check_same_run(held, resume.describe_run(new_gan(), rows, replace(BASE, unroll=2)))
 
 
 def test_R30_other_data_or_another_prior_is_refused(stopped: Path) -> None:
@@ -253,3 +254,31 @@ def test_callbacks_do_not_change_the_run(tmp_path: Path) -> None:
     train(plain, DATA, BASE)
     train(watched, DATA, BASE, callbacks=[Sampler()])
     assert all(torch.equal(value, watched.state_dict()[name]) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("threads", [(1, 2), (2, 1)])
+def test_R30_an_eager_run_keeps_its_number_of_threads(threads: tuple[int, int], tmp_path: Path) -> None:
+    """torch's sums depend on it, so that the run is resumed with the number that it began with."""
+    torch.manual_seed(0)
+    data = torch.randn(4096, 3)
+    config = TrainConfig(steps=4, batch_size=4096, engine="eager", optimizer=Adam(0.01))
+    begun, later = threads
+    torch.set_num_threads(begun)
+    through = train(new_gan(), data, config, run_dir=tmp_path / "a")
+    train(new_gan(), data, replace(config, steps=2), run_dir=tmp_path / "b")
+    torch.set_num_threads(later)
+    resumed = train(new_gan(), data, config, run_dir=tmp_path / "b", resume=True)
+    assert torch.get_num_threads() == later
+    assert checkpoint.load(tmp_path / "b").meta["threads"] == begun
+    assert_same_bits(whole_state(tmp_path / "a"), whole_state(tmp_path / "b"))
+    assert_same_history(through, resumed)
+    other = train(new_gan(), data, config)  # the control: here the number decides
+    assert any((other.history[name] != column).any() for name, column in through.history.items())
+
+
+def test_R32_a_run_whose_threads_are_not_known_goes_on_with_those_there_are(stopped: Path) -> None:
+    held = checkpoint.load(stopped)
+    for meta, expected in ({}, None), ({"threads": 3}, 3), ({"threads": "3"}, None), ({"threads": 0}, None):
+        source = replace(held, meta={**{n: v for n, v in held.meta.items() if n != "threads"}, **meta})
+        assert resume.threads_of(source) == expected
+    assert resume.threads_of(None) is None

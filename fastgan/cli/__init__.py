@@ -5,9 +5,11 @@ Whatever a user can get wrong ends in exit code 2 and one line on stderr.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
+from fastgan import _interrupt
 from fastgan.cli import bench, compare, evaluate, info, plot, reproduce, sample, train
 from fastgan.cli.arguments import Parser, explain
 
@@ -41,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0; 1 where training itself broke down; 2 for a bad argument or file; 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with _interrupt.once():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     command = "fastgan"
     try:
         arguments = parser().parse_args(argv)
@@ -57,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has said what there is to say
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        print(f"{command}: interrupted", file=sys.stderr)
-        return 130
+        _interrupt.say(command)
+        return _interrupt.CODE
     except FloatingPointError as error:
         print(f"{command}: {explain(error)}", file=sys.stderr)
         return 1

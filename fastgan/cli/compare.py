@@ -21,11 +21,12 @@ from fastgan.cli.arguments import counting, natural
 from fastgan.cli.columns import Columns, training_rows
 from fastgan.cli.evaluate import sigmas_for
 from fastgan.cli.progress import progress
-from fastgan.cli.train import set_threads, step_threads
+from fastgan.cli.train import step_threads
 from fastgan.data import Dataset
 from fastgan.reproduce import table
 from fastgan.reproduce.table import Figure, Row
 from fastgan.training import train
+from fastgan.training.eager import torch_threads
 
 _SAMPLES = 10_000
 _ROWS = 20_000  # of synthetic data to train on
@@ -167,7 +168,7 @@ def _no_density(x: Tensor) -> Tensor:
 def _vae(rows: Rows, preset: presets.Preset, arguments: argparse.Namespace) -> Baseline:
     networks = preset.networks
     output = None if networks.output_activation == "none" else networks.output_activation
-    with set_threads(1):  # its steps are small
+    with torch_threads(1):  # its steps are small
         return baselines.variational_autoencoder(
             rows.train,
             hidden=networks.discriminator_hidden,

@@ -48,6 +48,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--neighbours", metavar="FILE", help="picture of samples beside their nearest training images")
     command.add_argument("--out", metavar="FILE", help="write the numbers there, as .json")
+    command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
     command.set_defaults(run=run)
 
 
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seed must be below 2**63, got {arguments.seed}")
     if arguments.sigma is not None and not 1e-100 < arguments.sigma < 1e100:
         raise ValueError(f"--sigma must be above 0 and finite, got {arguments.sigma}")
-    config = runs.read(Path(arguments.run_dir))
+    config = runs.read(Path(arguments.run_dir), moved=arguments.data)
     if arguments.neighbours is not None and config.image_shape is None:
         raise ValueError(f"--neighbours must be used with images, got {config.source}")
     subject = _load(arguments, config)

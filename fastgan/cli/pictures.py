@@ -18,6 +18,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN
 
 _ROWS = 10_000  # for histograms
+_MOST_NUMBERS, _FEWEST = 1 << 24, 100  # numbers of the rows of one picture, and rows
 _PAIRS = 16  # of neighbours
 _MANY = 100_000  # for densities in the plane
 _ACROSS, _CLASSES = 8, 16  # images of a class side by side, and classes one below another, at most
@@ -61,15 +62,16 @@ def draw_samples(
 
     image = config.image_shape is not None
     several = config.networks.classes if asked is None else len(asked)
-    count = n or (_ACROSS * max(_ACROSS, several) if image else _ROWS)
+    rows = _rows_for(config)
+    count = n or (_ACROSS * max(_ACROSS, several) if image else rows)
     samples = _samples(config, gan, count, seed=seed, offset=offset, asked=asked)
     wanted = labels.in_turn(config, asked, count, offset)
     if image and wanted is not None and len(wanted.unique()) > 1:
         return _draw_classes(config, samples, wanted, dataset, path)
-    real = _some_rows(dataset, _ACROSS**2 if image else _ROWS, asked)
+    real = _some_rows(dataset, _ACROSS**2 if image else rows, asked)
     if image:  # beside an empty half, where no row has the label
         return plots.image_grid(samples, real, path, **_look(config, _some_rows(dataset, _ACROSS**2)))
-    real = real if len(real) else _some_rows(dataset, _ROWS)
+    real = real if len(real) else _some_rows(dataset, rows)
     # A packed D has nothing to say of one sample, nor a conditional one of a point without its label.
     d = config.probability(gan) if config.train.pack == 1 and wanted is None else None
     if real.shape[1] == 1:
@@ -152,6 +154,11 @@ def draw_animation(config: RunConfig, folder: Path, path: Path) -> Path:
 
 
 # ---------------------------------------------------------------- parts
+
+
+def _rows_for(config: RunConfig) -> int:
+    """Rows of a picture that shows a few columns of them: fewer of a table so wide that they would not fit."""
+    return min(_ROWS, max(_FEWEST, _MOST_NUMBERS // config.networks.data_dim))
 
 
 def _need_images(config: RunConfig, name: str) -> None:

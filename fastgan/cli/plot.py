@@ -49,6 +49,7 @@ def add(commands: Any) -> None:
     command.add_argument("what", metavar="RUN_DIR|PICTURE", help="a run folder, or the name of a picture below")
     command.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help=f"for {', '.join(_OF_A_RUN)}")
     command.add_argument("--out", help="the picture (PICTURE.png; of a run, in its folder); of a RUN_DIR, a folder")
+    command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
     command.set_defaults(run=run)
 
 
@@ -58,13 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     if what in _OF_A_RUN:
         if folder is None:
             raise ValueError(f"RUN_DIR must be given for the picture {what}, got none")
-        written = [_one_of_run(what, Path(folder), out)]
+        written = [_one_of_run(what, Path(folder), out, arguments.data)]
     elif folder is not None:
         raise ValueError(f"RUN_DIR must be given for {', '.join(_OF_A_RUN)} alone, got {folder!r} with {what!r}")
     elif what in _OF_THEORY:
         written = _of_theory(what, Path(out or f"{what}.png"))
     else:
-        written = _all_of_run(what, out)
+        written = _all_of_run(what, out, arguments.data)
     for path in written:
         print(path)
     return 0
@@ -87,17 +88,18 @@ def _write_table(path: Path, table: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def _one_of_run(name: str, folder: Path, out: str | None) -> Path:
+def _one_of_run(name: str, folder: Path, out: str | None, moved: str | None) -> Path:
     suffix = "gif" if name == "animation" else "png"
-    return _OF_A_RUN[name][1](runs.read(folder), folder, folder / f"{name}.{suffix}" if out is None else Path(out))
+    path = folder / f"{name}.{suffix}" if out is None else Path(out)
+    return _OF_A_RUN[name][1](runs.read(folder, moved=moved), folder, path)
 
 
-def _all_of_run(what: str, out: str | None) -> list[Path]:
+def _all_of_run(what: str, out: str | None, moved: str | None) -> list[Path]:
     folder = Path(what)
     if not folder.is_dir():
         names = ", ".join([*_OF_THEORY, *_OF_A_RUN])
         raise FileNotFoundError(f"RUN_DIR must be a run folder, or a picture: {names}; got {what!r}")
-    config = runs.read(folder)
+    config = runs.read(folder, moved=moved)
     gan = runs.trained(folder, config)
     history = as_columns(read_rows(folder / "history.csv", up_to=2**62))
     target = folder if out is None else Path(out)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastgan.cli.arguments import grid_field, wholes
+from fastgan.cli.checks import read_object
 from fastgan.cli.columns import training_rows
 from fastgan.cli.modes import modes_found
 from fastgan.cli.progress import Display, population_progress
@@ -39,6 +40,15 @@ class Crowd:
 
     seeds: list[int] | None
     grid: dict[str, list[Any]]
+
+    def check(self) -> None:
+        """Raise unless there are seeds, or None, and lists of values."""
+        seeds, grid = self.seeds, self.grid
+        whole = isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+        if not (seeds is None or whole):
+            raise ValueError(f"seeds must be a list of integers, got {seeds!r}")
+        if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
+            raise ValueError(f"grid must have a list of values for each field, got {grid!r}")
 
     def to_json(self) -> bytes:
         return (json.dumps(dataclasses.asdict(self)) + "\n").encode()
@@ -72,7 +82,8 @@ def asked(arguments: argparse.Namespace) -> Crowd | None:
             raise ValueError(f"--seeds and --grid must resume a population, got {arguments.out} without {POPULATION}")
         return None
     try:
-        stored = Crowd(**json.loads(path.read_text(encoding="utf-8")))
+        stored = Crowd(**read_object(path))
+        stored.check()
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must describe a population, got: {error}") from error
     return Crowd(arguments.seeds or stored.seeds, grid or stored.grid)

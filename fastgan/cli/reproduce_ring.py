@@ -13,9 +13,9 @@ import torch
 
 from fastgan.cli.arguments import natural
 from fastgan.cli.progress import Display, population_progress
-from fastgan.cli.train import set_threads
 from fastgan.reproduce import costs, table, unrolled
 from fastgan.reproduce.unrolled import Trial
+from fastgan.training.eager import torch_threads
 
 
 def add(papers: Any) -> None:
@@ -65,7 +65,7 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     threads = arguments.threads or torch.get_num_threads()
     numbers = {"trials": arguments.trials, "steps": arguments.steps, "threads": threads}
     try:
-        with set_threads(1):  # the eager engine's steps are small; the fused one has threads of its own
+        with torch_threads(1):  # the eager engine's steps are small; the fused one has threads of its own
             if name == "unrolled":
                 found = unrolled.unrolled(values, callbacks=bars, **numbers)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -11,18 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastgan import data
+from fastgan.cli import checks
 from fastgan.cli.columns import Columns
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.presets import Networks
-from fastgan.training import TrainConfig, checkpoint
+from fastgan.training import TrainConfig, checkpoint, lock
 
 FORMAT = 1
 POPULATION = "population.json"  # in the folder of many runs
+_FINGERPRINT = 1 << 26  # numbers of the data that a fingerprint looks at
+_CHUNK = 1 << 12  # rows at a time
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class RunConfig:
         columns: mean and standard deviation taken out of the data; None where the data is used as it is.
         image_shape, value_range: of the data, for pictures.
         column_names: of the data, for pictures and the first line of a .csv.
+        fingerprint: of the rows of a file; None of named data, and of runs from before there were any.
     """
 
     source: str
@@ -49,14 +55,34 @@ class RunConfig:
     image_shape: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
     column_names: tuple[str, ...] = ()
+    fingerprint: str | None = None
+
+    def moved(self, path: str) -> RunConfig:
+        """The same run of data that are at another path now; `load_data` compares them.
+
+        Raises:
+            ValueError: the data were no file.
+        """
+        if self.source in data.sources.NAMES:
+            raise ValueError(f"--data must be left out for a run on {self.source}, which is no file, got {path}")
+        return dataclasses.replace(self, source=absolute(path))
 
     def load_data(self) -> Dataset:
         """The rows p_data is known by.
 
         Raises:
-            ValueError: a conditional run's have no labels any more.
+            FileNotFoundError: they are not where they were.
+            ValueError: they are others than the run was trained on, or a conditional run's have no labels any more.
         """
-        dataset = data.load(self.source, n=self.n, seed=self.data_seed)
+        try:
+            dataset = data.load(self.source, n=self.n, seed=self.data_seed)
+        except FileNotFoundError as error:
+            hint = "where the data have moved, give their new path: --data, or SOURCE of train --resume"
+            raise FileNotFoundError(f"{error}; {hint}") from error
+        if (features := dataset.shape[1:].numel()) != self.networks.data_dim:
+            raise ValueError(f"{self.source} must have {self.networks.data_dim} features a row, got {features}")
+        if self.fingerprint is not None and self.fingerprint != fingerprint(dataset):
+            raise ValueError(f"{self.source} must hold the rows that the run was trained on, got others")
         if self.networks.classes and dataset.labels is None:
             raise ValueError(f"{self.source} must have the labels that the run was trained with, got none")
         return dataset
@@ -90,6 +116,7 @@ class RunConfig:
             "image_shape": self.image_shape,
             "value_range": self.value_range,
             "column_names": self.column_names,
+            "fingerprint": self.fingerprint,
             "columns": None if self.columns is None else self.columns.as_dict(),
             "networks": dataclasses.asdict(self.networks),
             "train": self.train.as_dict(),
@@ -97,15 +124,34 @@ class RunConfig:
         return (json.dumps(body, indent=1) + "\n").encode()
 
 
-def read(folder: Path, *, of_many: bool = False) -> RunConfig:
+def fingerprint(dataset: Dataset) -> str:
+    """A sha256 of the rows as training sees them, and of their labels; of many rows, of some spread evenly."""
+    shape = tuple(dataset.shape)
+    count = min(len(dataset), max(1, _FINGERPRINT // max(1, dataset.shape[1:].numel())))
+    index = torch.arange(count) * len(dataset) // count
+    digest = hashlib.sha256(repr((shape, str(dataset.dtype))).encode())
+    for part in index.split(_CHUNK):
+        digest.update(np.ascontiguousarray(dataset.rows(part).cpu().numpy()).data)
+    if dataset.labels is not None:
+        digest.update(np.ascontiguousarray(dataset.labels[index].cpu().numpy()).data)
+    return digest.hexdigest()
+
+
+def absolute(source: str) -> str:
+    """A path that means the same from anywhere; a suffix :NAME that picks an array stays."""
+    return str(Path(source).absolute())
+
+
+def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> RunConfig:
     """The config of a run folder.
 
     Args:
         folder: of the run.
         of_many: it may be the folder of a population too.
+        moved: where its data are now, if not where they were.
 
     Raises:
-        FileNotFoundError: it is no run folder. ValueError: its config.json is damaged.
+        FileNotFoundError: it is no run folder. ValueError: its config.json is damaged, or its data cannot have moved.
     """
     if not of_many and (folder / POPULATION).is_file():
         raise ValueError(f"RUN_DIR must be of one GAN, as {folder / 'member-0000'}, got {folder} with many")
@@ -113,24 +159,27 @@ def read(folder: Path, *, of_many: bool = False) -> RunConfig:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = checks.read_object(path)
         if body["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
-        columns = body["columns"]
-        return RunConfig(
-            source=str(body["source"]),
-            n=body["n"],
-            data_seed=int(body["data_seed"]),
-            networks=_networks(body["networks"]),
+        networks = _networks(body["networks"])
+        checks.columns(body, networks.data_dim)
+        config = RunConfig(
+            source=checks.text(body, "source"),
+            n=None if body["n"] is None else checks.whole(body, "n", 1),
+            data_seed=checks.whole(body, "data_seed", 0),
+            networks=networks,
             train=TrainConfig.from_dict(body["train"]),
-            columns=None if columns is None else Columns.from_dict(columns),
-            image_shape=_pair(body["image_shape"], int),
-            value_range=_pair(body["value_range"], float),
-            column_names=_names(body.get("column_names", []), body["networks"]["data_dim"]),  # younger than the format
+            columns=None if body["columns"] is None else Columns.from_dict(body["columns"]),
+            image_shape=checks.image_shape(body, networks.data_dim),
+            value_range=checks.value_range(body),
+            column_names=checks.column_names(body, networks.data_dim),
+            fingerprint=None if body.get("fingerprint") is None else checks.text(body, "fingerprint"),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} must be the config of a run, got: {reason}") from error
+    return config if moved is None else config.moved(moved)
 
 
 def trained(folder: Path, config: RunConfig) -> GAN:
@@ -140,32 +189,17 @@ def trained(folder: Path, config: RunConfig) -> GAN:
         CheckpointError: there is none, or it is damaged.
     """
     gan = config.build()
-    found = checkpoint.load(folder)
-    if any(name.startswith("averaged.") for name in found.gan_state()):
-        gan.keep_average()
-    found.restore(gan)
+    checkpoint.load(folder).restore(gan)
     return gan
 
 
-def _networks(values: dict[str, Any]) -> Networks:
+def _networks(values: Any) -> Networks:
+    if not isinstance(values, dict):
+        raise ValueError(f"networks must be an object, got {values!r}")
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
     return Networks(**fields)
-
-
-def _names(values: list[str], columns: int) -> tuple[str, ...]:
-    names = tuple(map(str, values))
-    if names and len(names) != columns:
-        raise ValueError(f"column_names must be one for each of {columns} columns, got {len(names)}")
-    return names
-
-
-def _pair(values: list[Any] | None, kind: Callable[[Any], Any]) -> Any:
-    if values is None:
-        return None
-    first, second = values
-    return kind(first), kind(second)
 
 
 class Folder:
@@ -206,7 +240,9 @@ class Folder:
         return bool(checkpoint.steps(self.path / "checkpoint"))
 
     def discard(self) -> None:
-        """Take back what was made, unless the folder is an older run's or iterations have been recorded."""
+        """Take back what was made, unless the folder is another run's or iterations have been recorded."""
+        if (self.path / lock.NAME).exists():  # another process has begun here meanwhile
+            return
         history = self.path / "history.csv"
         if not self._is_new or (history.is_file() and history.read_bytes().count(b"\n") > 1):
             return

@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
     command.add_argument("--out", required=True, help="file to write: .npy, .csv or .png (a picture of them)")
+    command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
     command.set_defaults(run=run)
 
 
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--out must lie in an existing folder, got {arguments.out!r}")
     if arguments.seed >= 2**63:
         raise ValueError(f"--seed must be below 2**63, got {arguments.seed}")
-    config = runs.read(Path(arguments.run_dir))
+    config = runs.read(Path(arguments.run_dir), moved=arguments.data)
     labels.check(config, arguments.labels)
     gan = runs.trained(Path(arguments.run_dir), config).to(runs.usable_device(arguments.device))
     if kind == ".png":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
+import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, checkpoint, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
+from fastgan.training.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
@@ -105,17 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
-@contextlib.contextmanager
-def set_threads(count: int) -> Iterator[None]:
-    """torch's threads inside. They change no bit of the result."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.AbstractContextManager[None]:
     """torch's threads during training.
 
@@ -123,7 +114,7 @@ def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.Abs
     core somebody else uses.
     """
     small = sum(p.numel() for p in gan.parameters()) * batch_size < _SMALL
-    return set_threads(asked or (1 if small else torch.get_num_threads()))
+    return torch_threads(asked or (1 if small else torch.get_num_threads()))
 
 
 class _KeepConfig(Callback):
@@ -150,7 +141,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     if arguments.conditional:
         networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
     config = RunConfig(
-        source=arguments.source if arguments.source in data.sources.NAMES else _absolute(arguments.source),
+        source=arguments.source if arguments.source in data.sources.NAMES else runs.absolute(arguments.source),
         n=arguments.rows,
         data_seed=seed,
         networks=networks,
@@ -159,9 +150,11 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
         column_names=dataset.column_names,
+        fingerprint=None if arguments.source in data.sources.NAMES else runs.fingerprint(dataset),
     )
     if config.train.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
+    _check_memory(config)
     config.build()  # a bad size speaks up before a folder is made
     make = Folder.new if population.asked(arguments) is None else population.shared_folder
     return config, dataset, make(arguments.out, arguments.source)
@@ -173,8 +166,9 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         raise ValueError("--out must be given with --resume: the run folder to go on with")
     folder = Path(arguments.out)
     stored = runs.read(folder, of_many=True)
-    named = arguments.source in data.sources.NAMES
-    source = arguments.source if named or arguments.source is None else _absolute(arguments.source)
+    source = arguments.source
+    if source is not None and not {source, stored.source} & set(data.sources.NAMES):
+        stored, source = stored.moved(source), None  # the same data, perhaps at another path
     for flag, value, old in (
         ("SOURCE", source, stored.source),
         ("--rows", arguments.rows, stored.n),
@@ -189,9 +183,30 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     return config, dataset, Folder(folder)
 
 
-def _absolute(source: str) -> str:
-    """A path that means the same from anywhere; a suffix :NAME that picks an array stays."""
-    return str(Path(source).absolute())
+def _check_memory(config: RunConfig) -> None:
+    """Refuse networks that this machine cannot hold: it would be busy for minutes before it ran out.
+
+    Raises:
+        ValueError: they and what their optimisers keep take more than there is.
+    """
+    networks, pack = config.networks, config.train.pack
+    widths = (
+        [networks.latent_dim + networks.classes, *networks.generator_hidden, networks.data_dim],
+        [(networks.data_dim + networks.classes) * pack, *networks.discriminator_hidden, 1],
+    )
+    weights = sum((wide + 1) * after for sizes in widths for wide, after in itertools.pairwise(sizes))
+    needed, there = 4 * 4 * weights, _memory()  # float32: weights, gradients, two moments
+    if needed > there:
+        got = f"{networks.data_dim:,} columns and {weights:,} weights: {needed >> 30:,} GB of {there >> 30:,}"
+        raise ValueError(f"--width must be so small that the networks fit into memory, got {got}")
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        return 1 << 62
 
 
 def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:

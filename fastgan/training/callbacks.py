@@ -30,6 +30,7 @@ class Run:
             when it settles how many iterations make a chunk.
         checkpoint: the last one written or resumed from, or None.
         member: its number in a population, from 0.
+        no_logits: why D's outputs look like probabilities, where the losses take logits; None where they do not.
     """
 
     gan: GAN
@@ -42,6 +43,7 @@ class Run:
     held: float = 0.0
     checkpoint: Path | None = field(default=None)
     member: int = 0
+    no_logits: str | None = None
 
 
 class Callback:

@@ -25,8 +25,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
+
+from fastgan.models import GAN
 
 FORMAT = 1
 KEEP = 2
@@ -72,9 +74,22 @@ class Checkpoint:
     def restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None = None) -> None:
         """Copy all into the networks, and into the optimisers where given; nothing is changed on an error.
 
+        A GAN without a moving average gets one where the checkpoint has one.
+
         Raises:
             CheckpointError: names, shapes or types differ from the networks'.
         """
+        made = isinstance(gan, GAN) and gan.averaged is None and bool(_below(self.tensors, "gan.averaged."))
+        if isinstance(gan, GAN) and made:
+            gan.keep_average()
+        try:
+            self._restore(gan, optimizers)
+        except CheckpointError:
+            if isinstance(gan, GAN) and made:
+                gan.averaged = None
+            raise
+
+    def _restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None) -> None:
         _compare(self.path, gan.state_dict(), self.gan_state())
         for network, optimizer in (optimizers or {}).items():
             expected = {f"{network} optimizer {name}": value for name, value in _flat_state(optimizer).items()}
@@ -151,10 +166,10 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             raise CheckpointError(
                 f"checkpoint {file}: must have {body['tensor_bytes']} bytes, got {file.stat().st_size}"
             )
-        if _sha256(file) != body["tensor_sha256"]:
+        blob = file.read_bytes()
+        if hashlib.sha256(blob).hexdigest() != body["tensor_sha256"]:
             raise CheckpointError(f"checkpoint {file}: its contents do not match the sha256 in {path.name}")
-        with safe_open(file, framework="pt", device="cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        tensors = safetensors.torch.load(blob)  # not by name, which the library wants in UTF-8
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {file}: cannot be read ({_one_line(error)})") from None
     return Checkpoint(path, body["step"], body["meta"], tensors, body["groups"])
@@ -183,12 +198,17 @@ def steps(folder: Path) -> list[Path]:
 def clean(folder: Path) -> None:
     """Remove what a killed process left: temporary files, old pairs, tensor files that no JSON file names."""
     _prune(folder)
-    for left in folder.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
+    sweep(folder)
     named = b"".join(path.read_bytes() for path in steps(folder))
     for tensors in folder.glob("step-*.safetensors"):
         if tensors.name.encode() not in named:
             tensors.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of `write_atomically` that killed processes have left in a folder."""
+    for left in folder.glob(".*.[0-9]*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike[str], parts: Iterable[bytes]) -> None:
@@ -322,11 +342,6 @@ def _prune(folder: Path) -> None:
         old.unlink(missing_ok=True)
         for tensors in folder.glob(f"{old.stem}-*.safetensors"):
             tensors.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,8 @@ _LEAST = {
     "checkpoint_every": 0,
     "seed": 0,
 }
+_NUMBERS = ("inner_tolerance", "real_label", "penalty_weight", "ema_decay", "max_col_norm")
+_OPTIONAL = ("ema_decay", "max_col_norm")
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,10 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig: {name} must be at least {least}, got {value}")
         if self.seed >= 2**63:
             raise ValueError(f"TrainConfig: seed must be below 2**63, got {self.seed}")
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Real) or value is None and name in _OPTIONAL) or isinstance(value, bool):
+                raise TypeError(f"TrainConfig: {name} must be a number, got {value!r}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
@@ -203,9 +210,15 @@ class TrainConfig:
         Raises:
             ValueError, TypeError: an unknown field, or one that breaks its rule.
         """
-        known = {item.name for item in dataclasses.fields(cls)}
+        if not isinstance(values, dict):
+            raise TypeError(f"TrainConfig: it must be described by an object, got {values!r}")
+        fields = dataclasses.fields(cls)
+        known = {item.name for item in fields}
+        needed = [item.name for item in fields if dataclasses.MISSING == item.default == item.default_factory]
         if unknown := sorted(set(values) - known):
             raise ValueError(f"TrainConfig: unknown field {unknown[0]!r}")
+        if missing := [name for name in needed if name not in values]:
+            raise ValueError(f"TrainConfig: {missing[0]} must be given, got none")
         read: dict[str, Any] = {
             name: _optimizer(value) if isinstance(value, dict) else value for name, value in values.items()
         }
@@ -217,7 +230,10 @@ def _optimizer(values: dict[str, Any]) -> Optimizer:
     kind = values.get("type")
     if kind not in kinds:
         raise ValueError(f"TrainConfig: optimizer type must be Adam or Momentum, got {kind!r}")
-    return kinds[kind](**{name: value for name, value in values.items() if name != "type"})
+    try:
+        return kinds[kind](**{name: value for name, value in values.items() if name != "type"})
+    except TypeError as error:  # a field that there is not, or a text for a number
+        raise TypeError(f"TrainConfig: optimizer must describe {kind}, got {values} ({error})") from None
 
 
 def _device_name(device: object) -> str:

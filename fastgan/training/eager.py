@@ -36,6 +36,8 @@ class EagerEngine:
             "generator": self.generator.optimizer,
             "discriminator": self.discriminator.optimizer,
         }
+        # Its bits depend on torch's threads, so that a run keeps their number, also where it is resumed.
+        self.threads = torch.get_num_threads()
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
         self._undo = Undo(gan, self.optimizers.values(), active=config.nonfinite == "skip")
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
@@ -48,7 +50,7 @@ class EagerEngine:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
         metrics = Metrics(min(count, self.most_iterations))
-        with replayable_torch(self.gan.device) as reseed:
+        with torch_threads(self.threads), replayable_torch(self.gan.device) as reseed:
             for it in range(first, first + min(count, self.most_iterations)):
                 reseed(self.config.seed, it)
                 with random.dropout_seeds(self.config.seed, it) if self._counts_seeds else contextlib.nullcontext():
@@ -217,12 +219,12 @@ class Player:
         self.optimizer = optimizer.build(self.parameters)
 
     def differentiate(self, loss: Tensor, *, keep_graph: bool = False) -> None:
-        """Gradients of the loss for this player alone."""
-        grads = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            # torch's fused updates pair elements by where they lie; only `backward` lays gradients out as parameters.
-            aligned = grad is None or grad.stride() == parameter.stride()
-            parameter.grad = grad if aligned else torch.empty_like(parameter).copy_(grad)
+        """Gradients of the loss for this player alone; hooks on its parameters and modules are called."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        # Not `autograd.grad`: it calls no hooks for accumulated gradients, and lays gradients out as it likes, while
+        # torch's fused updates pair the elements of a parameter and its gradient by where they lie.
+        torch.autograd.backward(loss, inputs=self.parameters, retain_graph=keep_graph)
 
     def grad_norm(self) -> float:
         """Euclidean norm of the last gradients; waits for the device."""
@@ -321,6 +323,17 @@ def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """torch's threads of the CPU inside; their number is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 
 from fastgan import losses, nn, theory
 from fastgan.models import GAN, evaluating, join
+from fastgan.training import networks
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.config import TrainConfig
 from fastgan.training.eager import packed
@@ -26,7 +27,7 @@ class Monitor(Callback):
 
     Each warning is logged once a run and kept in `warnings`: saturation, where D takes no fake for real and G's samples
     get less than 1/1000 of the slope they have had; collapse, where the spread of G's samples is less than 1/20 of
-    what it has been.
+    what it has been. A discriminator that gives probabilities where the losses take logits is kept there too.
 
     Args:
         every: iterations between measurements.
@@ -65,6 +66,10 @@ class Monitor(Callback):
     def history(self) -> dict[str, np.ndarray]:
         table = np.array(self._rows).reshape(len(self._rows), 1 + len(MEASURES))
         return dict(zip(("step", *MEASURES), table.T, strict=True))
+
+    def on_start(self, run: Run) -> None:
+        if run.no_logits is not None:
+            self.warnings.append(networks.advice(run.no_logits))  # `train` logs it
 
     def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
         self._waiting.append(rows)

@@ -40,6 +40,7 @@ class Chain:
         self.input_dropout = 0.0
         self.keys = 0  # of dropout masks, drawn in one forward pass
         self.parameters: list[Tensor] = []
+        self._known: set[int] = set()  # of the parameters, by identity
 
     def refuse(self, why: str) -> Inexpressible:
         return Inexpressible(f"{self.name}: {why}")
@@ -71,13 +72,14 @@ class Chain:
         return int(last["outputs"])
 
     def own(self, parameter: Tensor) -> Tensor:
-        if any(parameter is other for other in self.parameters):
+        if id(parameter) in self._known:
             raise self.refuse("two layers share a parameter")
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             raise self.refuse("a parameter has hooks")
         if not parameter.is_contiguous() or parameter.is_neg():
             raise self.refuse("a parameter does not lie row by row in memory")
         self.parameters.append(parameter)
+        self._known.add(id(parameter))
         return parameter
 
     def open_layer(self, what: str) -> dict[str, Any]:

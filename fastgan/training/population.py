@@ -19,6 +19,7 @@ from fastgan.models import GAN
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import TrainConfig
 from fastgan.training.history import COLUMNS
+from fastgan.training.lock import locked
 from fastgan.training.members import Grid, Member, members
 from fastgan.training.ranks import Ranks, ranks
 from fastgan.training.run import place
@@ -201,7 +202,8 @@ def _gathered(
     """What became of every member, its rows in the table, and its networks, whichever rank has trained it."""
 
     def work() -> list[tuple[Outcome, Any, Any]]:
-        outcomes = share.train()
+        with locked(share.folder, crew.rank):
+            outcomes = share.train()
         if crew.size == 1:
             return [(outcome, None, None) for outcome in outcomes]
         states = [share.gans[outcome.number].state_dict() for outcome in outcomes]
@@ -218,8 +220,6 @@ def _gathered(
             else:
                 gan = build(planned[number].config.seed)
                 place(gan, planned[number].config)
-                if planned[number].config.ema_decay is not None:
-                    gan.keep_average()
                 gan.load_state_dict(state)
                 table[:, number, : outcome.step] = rows
             found[number] = (outcome, gan)

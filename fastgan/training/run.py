@@ -16,16 +16,18 @@ import torch
 from torch import Tensor
 
 from fastgan.models import GAN, evaluating, join
-from fastgan.training import checkpoint, labels
+from fastgan.training import checkpoint, labels, networks
 from fastgan.training.callbacks import Callback, Run
-from fastgan.training.checkpoint import Checkpoint, CheckpointError
+from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
 from fastgan.training.eager import EagerEngine, packed
 from fastgan.training.fused import FusedEngine
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
+from fastgan.training.lock import FolderLock
 from fastgan.training.persistent import cuda_engine
 from fastgan.training.plan import Inexpressible
+from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
 from fastgan.training.rows import Rows
 
 log = logging.getLogger("fastgan")
@@ -33,9 +35,6 @@ log = logging.getLogger("fastgan")
 _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
-# What may differ on a resume: it changes no number of the run beyond rounding (device, impl).
-_FREE_FIELDS = {"steps", "checkpoint_every", "engine", "nonfinite", "device", "impl"}
-
 
 class Engine(Protocol):
     """What runs iterations."""
@@ -85,7 +84,9 @@ def train(
     """Train both networks in place by Algorithm 1.
 
     The networks train in the mode they are in (train mode, unless you called `eval`). The same seed gives the
-    same bits, and a resumed run the bits of an uninterrupted one.
+    same bits, and a resumed run the bits of an uninterrupted one. The bits of the compiled engines depend on no number
+    of threads; those of the eager engine do, as torch's own: a resumed run keeps the number its checkpoint names,
+    whatever `torch.get_num_threads()` says then.
 
     Args:
         gan: the networks and the prior.
@@ -118,6 +119,8 @@ def train(
     prepared = prepare(gan, rows_for(data, gan, config), config, folder, resume)
     if config.engine == "auto" and prepared.engine.name == "eager":
         log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
+    if prepared.run.no_logits is not None:
+        log.warning("train: %s", networks.advice(prepared.run.no_logits))
     with (
         Interrupt(terminate=folder is not None) as interrupt,
         contextlib.closing(Session(prepared, callbacks, interrupt)) as session,
@@ -137,6 +140,7 @@ def train(
 
 def place(gan: GAN, config: TrainConfig) -> None:
     """Bring the networks where they train, and check their parameters."""
+    networks.check_unwrapped(gan)
     if config.device is not None:
         gan.to(config.device)
     for name in ("generator", "discriminator"):
@@ -190,15 +194,19 @@ def prepare(
     """
     if config.checkpoint_every and folder is None:
         raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
-    logits_per_batch = _dry_run(gan, rows, config)
+    logits_per_batch, no_logits = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_average()
     engine, reason = _choose_engine(gan, rows, config, logits_per_batch, crowded)
-    meta = _meta(gan, rows, config)
-    source = _resume_from(resume, folder)
+    meta = describe_run(gan, rows, config)
+    source = find_source(resume, folder)
     if source is not None:
-        _check_same_run(source, meta)
-    return Prepared(Run(gan, config, folder, engine.name, reason), engine, meta, source)
+        check_same_run(source, meta)
+    if isinstance(engine, EagerEngine):
+        engine.threads = threads_of(source) or engine.threads
+        meta["threads"] = engine.threads
+    run = Run(gan, config, folder, engine.name, reason, no_logits=no_logits)
+    return Prepared(run, engine, meta, source)
 
 
 def _choose_engine(
@@ -265,23 +273,43 @@ class Session:
     def __init__(self, prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
         self.run, self.engine, self.meta = prepared.run, prepared.engine, prepared.meta
         self.callbacks, self.interrupt = callbacks, interrupt
-        run, source, earlier = prepared.run, prepared.source, None
-        if source is not None:
-            source.restore(run.gan, self.engine.optimizers)
-            run.step, run.checkpoint = source.step, source.path
-            earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
+        run = prepared.run
+        self._lock: FolderLock | None = None
         if run.run_dir is not None:
             (run.run_dir / "checkpoint").mkdir(parents=True, exist_ok=True)
-            checkpoint.clean(run.run_dir / "checkpoint")
-        self.history = History(None if run.run_dir is None else run.run_dir / "history.csv", earlier)
+            self._lock = FolderLock(run.run_dir)
+        try:
+            self.history = self._begin(prepared.source)
+        except BaseException:
+            self._unlock()
+            raise
         self.marks = [every for every in (run.config.checkpoint_every, *(c.every for c in callbacks)) if every]
         self.first, self.begun = run.step, time.perf_counter()
         self.saved_step = run.step if run.checkpoint is not None else -1
         self.warned = False
 
+    def _begin(self, source: Checkpoint | None) -> History:
+        """Restore the checkpoint and clean the folder; gives the history so far."""
+        run, earlier = self.run, None
+        if run.run_dir is not None:
+            check_held(run.run_dir, source)  # again: another process may have trained here until now
+            checkpoint.clean(run.run_dir / "checkpoint")
+            checkpoint.sweep(run.run_dir)
+            checkpoint.sweep(run.run_dir / "snapshots")
+        if source is not None:
+            source.restore(run.gan, self.engine.optimizers)
+            run.step, run.checkpoint = source.step, source.path
+            earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
+        return History(None if run.run_dir is None else run.run_dir / "history.csv", earlier)
+
     def close(self) -> None:
-        """Close the history's file."""
+        """Close the history's file and leave the folder to other processes."""
         self.history.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def start(self) -> None:
         """Tell the callbacks that the first iteration is about to run."""
@@ -371,8 +399,12 @@ class Session:
                 self.interrupt.requested = True
 
 
-def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
-    """Try both networks on two rows in eval mode, without a trace; returns the logits in a minibatch."""
+def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> tuple[int, str | None]:
+    """Try both networks on two rows in eval mode, without a trace.
+
+    Returns:
+        The logits in a minibatch, and why they are none where they look like probabilities.
+    """
     if gan.data_shape is not None and gan.data_shape != rows.shape:
         raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
     labels.check(gan, rows, config)
@@ -386,14 +418,16 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> int:
             raise ValueError(
                 f"train: gan.generator must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
             )
-        judged = join(packed(real, config.pack), None if condition is None else packed(condition, config.pack))
+        beside = None if condition is None else packed(condition, config.pack)
+        judged = join(packed(real, config.pack), beside)
         logits = _try("gan.discriminator", gan.discriminator, judged, f"must take data of shape {tuple(judged.shape)}")
+        no_logits = networks.why_no_logits(gan, config.loss, logits, judged, join(packed(fake, config.pack), beside))
     if logits.ndim < 1 or len(logits) != count or not logits.is_floating_point():
         raise ValueError(
             f"train: gan.discriminator must give floating logits, one or more a sample, "
             f"got {logits.dtype} of shape {tuple(logits.shape)} for {count} samples"
         )
-    return logits.numel() // count * config.batch_size
+    return logits.numel() // count * config.batch_size, no_logits
 
 
 def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:
@@ -419,54 +453,3 @@ def untouched(gan: GAN) -> Iterator[None]:
         finally:
             for buffer, saved in buffers:
                 buffer.copy_(saved)
-
-
-def _meta(gan: GAN, rows: Rows, config: TrainConfig) -> dict[str, Any]:
-    """What a checkpoint says about its run, and a resume compares."""
-    return {
-        "config": config.as_dict(),
-        "gan": {"latent_dim": gan.latent_dim, "prior": gan.prior, "classes": gan.classes},
-        "data": {"rows": rows.n, "shape": list(rows.shape)},
-        "random": {"generator": "philox4x32-10", "seed": config.seed},
-    }
-
-
-def _resume_from(resume: bool | str | os.PathLike[str] | None, folder: Path | None) -> Checkpoint | None:
-    """The checkpoint to go on from; refuses to overwrite a run that nobody asked to continue."""
-    held = [] if folder is None else checkpoint.steps(folder / "checkpoint")
-    if resume is None or resume is False:
-        if held:
-            raise ValueError(
-                f"train: run_dir must be new or be resumed (resume=True), got {folder} with checkpoint {held[-1].name}"
-            )
-        return None
-    if resume is True and folder is None:
-        raise ValueError("train: run_dir must be given where resume is True, got None")
-    source = checkpoint.load(folder if resume is True else resume)  # type: ignore[arg-type]
-    if held and held[-1].resolve() != source.path.resolve():
-        raise ValueError(f"train: run_dir must not hold other or newer checkpoints than resume, got {held[-1]}")
-    return source
-
-
-def _check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
-    """A resumed run must be the same run: every field that decides a number."""
-    config = meta["config"]
-    # A field that is younger than the checkpoint had then the effect that its default has now.
-    young = {
-        "config": TrainConfig(steps=config["steps"], batch_size=config["batch_size"]).as_dict(),
-        "gan": {"classes": 0},
-    }
-    for part in ("config", "gan", "data"):
-        stored, current = source.meta.get(part), meta[part]
-        if not isinstance(stored, dict):
-            raise CheckpointError(f"checkpoint {source.path}: meta must hold {part}")
-        stored = {**young.get(part, {}), **stored}
-        for name in sorted({*stored, *current} - (_FREE_FIELDS if part == "config" else set())):
-            if stored.get(name) != current.get(name):
-                raise ValueError(
-                    f"train: {part}.{name} must be {stored.get(name)!r} as in {source.path}, got {current.get(name)!r}"
-                )
-    if config["steps"] < source.step:
-        raise ValueError(
-            f"train: config.steps must be at least the {source.step} of {source.path}, got {config['steps']}"
-        )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastgan.models import GAN
-from fastgan.training import checkpoint
+from fastgan.training import checkpoint, networks
 from fastgan.training.callbacks import Callback
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
@@ -104,6 +104,7 @@ class Share:
         self._rows: dict[tuple[torch.device, torch.dtype], Rows] = {}
         self._outcomes: list[Outcome] = []
         self._open: set[Session] = set()  # of the members that have begun and not ended
+        self._no_logits: str | None = None  # of the first member whose discriminator gives none
         self._interrupt = Interrupt(terminate=folder is not None)
 
     def train(self) -> list[Outcome]:
@@ -117,6 +118,10 @@ class Share:
         alone = sum(len(members) for (engine, *_), members in kinds.items() if engine in one)
         if alone:
             log.info("train_population: %d of %d members train one after another", alone, len(self.members))
+        if self._no_logits is not None:
+            log.warning("train_population: %s", networks.advice(self._no_logits))
+        if self.folder is not None:
+            checkpoint.sweep(self.folder)
         with self._interrupt:
             for (engine, *_), members in kinds.items():
                 self._run(members, engine.members_a_launch or _A_THREAD * self.threads, engine.calls_at_once)
@@ -139,7 +144,9 @@ class Share:
         self._parameters |= own
         place(gan, member.config)
         self.gans[member.number] = gan
-        return type(self._prepare(member).engine), gan.device, gan.dtype
+        prepared = self._prepare(member)
+        self._no_logits = self._no_logits or prepared.run.no_logits
+        return type(prepared.engine), gan.device, gan.dtype
 
     def _prepare(self, member: Member, crowded: bool = False) -> Prepared:
         gan, folder = self.gans[member.number], self._folder_of(member)

@@ -1,0 +1,94 @@
+"""What training needs of a user's networks: plain modules, and a discriminator that ends in logits."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.models import GAN
+from fastgan.nn import ClassDiscriminator, Linear
+
+# By name: torch imports the sharded ones only where they are used.
+_WRAPPERS = {
+    "DistributedDataParallel",
+    "DataParallel",
+    "FullyShardedDataParallel",
+    "FSDPModule",
+    "DTensor",
+}
+_SHAPES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout)  # change no number, or only the scale of it
+_FACTORS = (1.0, 1e2, -1e2, 1e4, -1e4)  # of samples: a logit leaves [0, 1] on the way, a probability does not
+
+
+def check_unwrapped(gan: GAN) -> None:
+    """Refuse networks that several processes or devices share.
+
+    `DistributedDataParallel` exchanges gradients where `Tensor.backward` is called on what its own forward gave; the
+    two-player game asks for gradients otherwise, so that every rank would train another model.
+
+    Raises:
+        ValueError: a wrapper of torch for several processes or devices, or a sharded parameter.
+    """
+    for name in ("generator", "discriminator"):
+        network = getattr(gan, name)
+        for part in (*network.modules(), *network.parameters()):
+            if (found := _wrapper(type(part))) is not None:
+                raise ValueError(
+                    f"train: gan.{name} must be a plain module, trained by one process on one device, got {found}"
+                )
+
+
+def _wrapper(kind: type) -> str | None:
+    for base in kind.__mro__:
+        if base.__name__ in _WRAPPERS and base.__module__.partition(".")[0] == "torch":
+            return base.__name__
+    return None
+
+
+def why_no_logits(gan: GAN, loss: str, logits: Tensor, *inputs: Tensor) -> str | None:
+    """Why the discriminator's outputs look like probabilities, where the losses take logits; None where they do not.
+
+    A loss of a logit in [0, 1] is nearly flat: D can call nothing fake, and G learns a few modes or none.
+
+    Args:
+        loss: the generator's. "least_squares" alone has its targets, 0 and 1, where a sigmoid's outputs are.
+        logits: the first ones, of real samples.
+        inputs: of D, real and generated.
+    """
+    if loss == "least_squares":
+        return None
+    if _ends_in_sigmoid(gan.discriminator):
+        return "gan.discriminator ends in a sigmoid"
+    judged = [logits]
+    for factor, x in itertools.product(_FACTORS, inputs):
+        if not _in_unit_interval(judged[-1]):
+            return None
+        judged.append(gan.discriminator(x * factor))
+    outputs = torch.cat([output.flatten() for output in judged])
+    if not _in_unit_interval(outputs) or bool((outputs == outputs[0]).all()):  # one that is dead says nothing
+        return None
+    return "all outputs of gan.discriminator lie in [0, 1], far from the data too"
+
+
+def advice(why: str) -> str:
+    """The warning of what `why_no_logits` has found."""
+    return f"{why}, but the losses take logits: leave the sigmoid out, or G learns little"
+
+
+def _in_unit_interval(logits: Tensor) -> bool:
+    return not logits.is_meta and bool(((logits >= 0) & (logits <= 1)).all())
+
+
+def _ends_in_sigmoid(network: nn.Module) -> bool:
+    """Whether the last module that changes numbers is a sigmoid, at any depth."""
+    if isinstance(network, ClassDiscriminator):
+        return _ends_in_sigmoid(network.head)
+    if isinstance(network, nn.Sequential):
+        children = [child for child in network.children() if not isinstance(child, _SHAPES)]
+        return bool(children) and _ends_in_sigmoid(children[-1])
+    if isinstance(network, Linear):
+        return network.spec.activation == "sigmoid"
+    compiled = getattr(network, "_orig_mod", None)  # of torch.compile
+    return isinstance(network, nn.Sigmoid) or (isinstance(compiled, nn.Module) and _ends_in_sigmoid(compiled))

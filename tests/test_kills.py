@@ -1,0 +1,36 @@
+"""Kill -9 at random instants of runs, populations and resumes: nothing corrupt, nothing left over, the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def killed(folder: Path, count: int, seed: int) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("kills.py")), str(folder), str(count), str(seed)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_R28_kill_9_at_random_instants(tmp_path: Path) -> None:
+    found = killed(tmp_path, 6, 1)
+    assert found["kills"] >= 6 and found["faults"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_R28_kill_9_at_300_random_instants(tmp_path: Path) -> None:
+    found = killed(tmp_path, 300, 2)
+    assert found["kills"] >= 300 and found["faults"] == {}
+    kinds = found["of each kind"]
+    assert isinstance(kinds, dict) and len(kinds) == 8 and min(kinds.values()) >= 10  # runs and resumes of each
