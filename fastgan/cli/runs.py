@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan import data
-from fastgan.cli.columns import Columns
-from fastgan.data import Dataset
+from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
 from fastgan.presets import Networks
 from fastgan.training import TrainConfig, checkpoint
@@ -33,6 +33,7 @@ class RunConfig:
         source: name of a data set, or absolute path.
         n: rows asked for; None: all.
         data_seed: of synthetic data.
+        read: how a file is read, where that was given: options of `fastgan.data.read`.
         networks: G and D.
         train: how they are trained.
         columns: mean and standard deviation taken out of the data; None where the data is used as it is.
@@ -45,35 +46,50 @@ class RunConfig:
     data_seed: int
     networks: Networks
     train: TrainConfig
-    columns: Columns | None = None
+    columns: Standardizer | None = None
     image_shape: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
     column_names: tuple[str, ...] = ()
+    read: dict[str, Any] = field(default_factory=dict)
 
     def load_data(self) -> Dataset:
-        """The rows p_data is known by.
+        """The rows p_data is known by; in float64 where their columns are standardised.
 
         Raises:
             ValueError: a conditional run's have no labels any more.
         """
-        dataset = data.load(self.source, n=self.n, seed=self.data_seed)
+        dataset = self.load(self.n)
         if self.networks.classes and dataset.labels is None:
             raise ValueError(f"{self.source} must have the labels that the run was trained with, got none")
-        return dataset
+        return self.in_units(dataset)
+
+    def load(self, n: int | None = None) -> Dataset:
+        """The first n rows of the source, or all. What is left out of them was said when training began."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", data.DataWarning)
+            return data.load(self.source, n=n, seed=self.data_seed, **self.read)
+
+    def in_units(self, dataset: Dataset) -> Dataset:
+        """The rows with all the digits that standardising them needs."""
+        return dataset if self.columns is None else dataset.double()
 
     def build(self) -> GAN:
         """Both networks with their first weights."""
         return self.networks.build(seed=self.train.seed, impl=self.train.impl, pack=self.train.pack)
 
+    def training_rows(self, dataset: Dataset) -> Any:
+        """The data as the networks see them."""
+        return dataset if self.columns is None else self.columns.transform(dataset)
+
     def restore(self, x: Tensor) -> Tensor:
-        """Samples of G in the data's own units."""
-        return x if self.columns is None else self.columns.restore(x)
+        """Samples of G in the data's own units; float64 where columns were standardised."""
+        return x if self.columns is None else self.columns.inverse(x)
 
     def probability(self, gan: GAN) -> Callable[[Tensor], Tensor]:
         """D(x) of points in the data's own units, as a function."""
 
         def d(x: Tensor) -> Tensor:
-            inside = x if self.columns is None else self.columns.standardize(x)
+            inside = x if self.columns is None else self.columns.transform(x)
             return torch.sigmoid(gan.logits(inside).double()).cpu()
 
         return d
@@ -90,6 +106,7 @@ class RunConfig:
             "image_shape": self.image_shape,
             "value_range": self.value_range,
             "column_names": self.column_names,
+            "read": self.read,
             "columns": None if self.columns is None else self.columns.as_dict(),
             "networks": dataclasses.asdict(self.networks),
             "train": self.train.as_dict(),
@@ -123,10 +140,11 @@ def read(folder: Path, *, of_many: bool = False) -> RunConfig:
             data_seed=int(body["data_seed"]),
             networks=_networks(body["networks"]),
             train=TrainConfig.from_dict(body["train"]),
-            columns=None if columns is None else Columns.from_dict(columns),
+            columns=None if columns is None else Standardizer.from_dict(columns),
             image_shape=_pair(body["image_shape"], int),
             value_range=_pair(body["value_range"], float),
             column_names=_names(body.get("column_names", []), body["networks"]["data_dim"]),  # younger than the format
+            read=dict(body.get("read", {})),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
