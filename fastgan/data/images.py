@@ -84,7 +84,7 @@ def _open(pillow: Any, path: Path, use: Any) -> Any:
             # By path Pillow would map an uncompressed TIFF, and scramble it where its orientation swaps the sides.
             with path.open("rb") as file, pillow.open(file) as image:
                 return use(image)
-    except DataError:
+    except (DataError, MemoryError):
         raise
     # Decoders of damaged images raise almost anything: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:

@@ -41,14 +41,12 @@ def read_parquet(path: Path, largest: float) -> Table:
             rows = file.metadata.num_rows
             check_claim(rows * len(columns) * 8, path.stat().st_size, f"read: {path}")
             table = file.read(columns=columns)
+    except (DataError, MemoryError):
+        raise
     # Arrow answers damage with its own exceptions, and with some of Python's.
-    except (arrow.ArrowException, OSError, OverflowError, KeyError, TypeError, UnicodeError, MemoryError) as error:
+    except (arrow.ArrowException, OSError, OverflowError, LookupError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"read: {path} must be a whole Parquet file, got: {reason}") from error
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"read: {path} must be a whole Parquet file, got: {str(error).splitlines()[0]}") from error
     if table.num_rows == 0:
         raise DataError(f"read: {path} must have at least one row, got none")
     parts, names = [], []

@@ -7,6 +7,7 @@ import math
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,8 @@ def _undecodable(path: Path) -> int:
     """The first line, counted from 1, that is not UTF-8."""
     line = 0
     with open_text(path) as file:
-        for content in iter(file.buffer.readline, b""):
+        stream: Any = file.buffer
+        for content in iter(stream.readline, b""):
             line += 1
             try:
                 content.decode(file.encoding)
