@@ -319,6 +319,20 @@ def test_samples_of_integers_are_in_their_units(run: Run, tmp_path: Path) -> Non
     assert abs(np.load(tmp_path / "s.npy").mean() - table.mean()) < 10
 
 
+def test_flattened_pictures_are_declared_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", RNG.integers(0, 256, size=(40, 30), dtype=np.uint8))
+    quick = ("--steps", "5", "--width", "4", "--batch-size", "4", "--no-pictures", "--quiet")
+    assert run("train", "x.npy", "--image-shape", "5,6", *quick, "--out", "r")[0] == 0
+    assert run("sample", "r", "--n", "9", "--out", "s.npy")[0] == 0
+    assert 0 <= np.load(tmp_path / "s.npy").min() and np.load(tmp_path / "s.npy").max() <= 1
+    assert run("sample", "r", "--n", "9", "--out", "s.png")[0] == 0
+    assert run("train", "--resume", "--out", "r", "--image-shape", "5,6", *quick)[0] == 0
+    code, _, err = run("train", "x.npy", "--image-shape", "30", *quick)
+    assert code == 2 and err == "fastgan train: --image-shape must be height,width, got 30\n"
+    code, _, err = run("train", "x.npy", "--image-shape", "5,5", *quick)
+    assert code == 2 and "image_shape must fit the rows of x.npy, got (5, 5) for (40, 30)" in err
+
+
 def test_masked_arrays_are_refused(tmp_path: Path) -> None:
     import fastgan
 

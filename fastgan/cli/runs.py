@@ -144,7 +144,7 @@ def read(folder: Path, *, of_many: bool = False) -> RunConfig:
             image_shape=_pair(body["image_shape"], int),
             value_range=_pair(body["value_range"], float),
             column_names=_names(body.get("column_names", []), body["networks"]["data_dim"]),  # younger than the format
-            read=dict(body.get("read", {})),
+            read={name: tuple(v) if isinstance(v, list) else v for name, v in body.get("read", {}).items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -15,7 +15,7 @@ import torch
 
 from fastgan import data, presets
 from fastgan.cli import labels, population, runs
-from fastgan.cli.arguments import add_fields, counting, decay, explain, given, natural, number
+from fastgan.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
 from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
 from fastgan.cli.progress import progress, readout
@@ -184,6 +184,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         ("--rows", arguments.rows, stored.n),
         ("--data-seed", arguments.data_seed, stored.data_seed),
         ("--header", arguments.header, stored.read.get("header")),
+        ("--image-shape", arguments.image_shape, stored.read.get("image_shape")),
         ("--background", arguments.background, stored.read.get("background")),
         ("--conditional", arguments.conditional or None, stored.networks.classes > 0),
         ("networks", _networks(arguments, stored.networks), stored.networks),
@@ -202,15 +203,21 @@ def add_reading(command: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="row 1 of a text table holds names, or does not (found out)",
     )
+    command.add_argument(
+        "--image-shape", type=widths, metavar="H,W", help="of images that a file holds as rows of numbers"
+    )
     command.add_argument("--background", metavar="COLOUR", help="under transparent pixels of image files (white)")
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was given of them."""
-    values = {name: getattr(arguments, name) for name in ("header", "background")}
+    values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
     options = {name: value for name, value in values.items() if value is not None}
     if options and arguments.source in data.sources.NAMES:
-        raise ValueError(f"--{next(iter(options))} must be used with a file, got {arguments.source}")
+        flag = next(iter(options)).replace("_", "-")
+        raise ValueError(f"--{flag} must be used with a file, got {arguments.source}")
+    if len(options.get("image_shape", (1, 1))) != 2:
+        raise ValueError(f"--image-shape must be height,width, got {','.join(map(str, options['image_shape']))}")
     return options
 
 
