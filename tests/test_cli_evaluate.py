@@ -120,7 +120,7 @@ def test_a_table_is_measured_in_standard_deviations(
         config = runs.read(Path(path))
         assert config.columns is not None
         samples, rows, held = (
-            config.columns.standardize(part.float())
+            config.columns.transform(part)
             for part in (samples_of(path, 150), torch.from_numpy(x[0]), torch.from_numpy(x[1]))
         )
         expected = evaluation.parzen_log_likelihood(samples, held[100:], sigma=0.5)

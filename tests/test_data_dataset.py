@@ -88,7 +88,7 @@ def test_as_dataset() -> None:
 
 
 def test_as_dataset_refuses() -> None:
-    with pytest.raises(TypeError, match="data must be a Dataset, tensor or array, got list"):
+    with pytest.raises(TypeError, match="data must be a Dataset, tensor, array or DataFrame, got list"):
         data.as_dataset([[1.0]])
     with pytest.raises(TypeError, match="data must be real, got torch.complex64"):
         data.as_dataset(torch.ones(2, 2, dtype=torch.complex64))

@@ -164,7 +164,8 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
         ("x.parquet", "must be a whole Parquet file, got: "),
         ("x-idx3-ubyte", "must begin with the IDX magic 00 00 TYPE DIMENSIONS at byte 0, got 61 20 6e 65"),
         ("x.bin", "must be whole CIFAR-10 records of 3073 bytes"),
-        ("x.pkl", r"must be one of \.npy, .* \(pickle is never read\)"),
+        ("x.pkl", r"cannot be read: save it as \.npy \(pickle is never read\)"),
+        ("x", r"must be one of \.npy, .* \(pickle is never read\)"),
     ],
 )
 def test_wrong_magic(tmp_path: Path, name: str, rule: str) -> None:

@@ -113,11 +113,12 @@ def test_M71_the_rows_of_cifar10_and_of_the_faces(tmp_path: Path) -> None:
     assert split.test.norm(dim=1).numpy() == pytest.approx(55.0, rel=1e-5) and split.image_shape == (32, 32)
     low, high = paper.value_range(split)
     assert -4 < low < 0 < high == -low
-    for name, n in (("train", 600), ("valid", 30), ("test", 20)):
-        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (n, 48, 48), np.uint8))
-    split = paper.load("tfd", tmp_path)
-    assert split.train.shape == (600, 2304) and len(split.validation) == 30 and len(split.test) == 20
-    assert paper.value_range(split) == (0.0, 1.0)
+    for shape in ((48, 48), (2304,)):
+        for name, n in (("train", 600), ("valid", 30), ("test", 20)):
+            np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (n, *shape), np.uint8))
+        split = paper.load("tfd", tmp_path)
+        assert split.train.shape == (600, 2304) and len(split.validation) == 30 and len(split.test) == 20
+        assert paper.value_range(split) == (0.0, 1.0) and split.train.max() == 1
 
 
 def test_the_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,11 +18,10 @@ from torch import Tensor
 from fastgan import baselines, data, evaluation, presets
 from fastgan.baselines import Baseline
 from fastgan.cli.arguments import counting, natural
-from fastgan.cli.columns import Columns, training_rows
 from fastgan.cli.evaluate import sigmas_for
 from fastgan.cli.progress import progress
-from fastgan.cli.train import step_threads
-from fastgan.data import Dataset
+from fastgan.cli.train import add_reading, load, reading, step_threads
+from fastgan.data import Dataset, Standardizer
 from fastgan.reproduce import table
 from fastgan.reproduce.table import Figure, Row
 from fastgan.training import train
@@ -48,6 +47,7 @@ def add(commands: Any) -> None:
     command.add_argument("source", metavar="SOURCE", help="as for fastgan train: a data set's name or a file")
     command.add_argument("--steps", type=natural, metavar="N", help="iterations of the GAN (the preset's)")
     command.add_argument("--rows", type=natural, metavar="N", help="rows to use (all; 20000 of synthetic data)")
+    add_reading(command)
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of data, weights, noise and order (0)")
     command.add_argument("--out", type=Path, help="folder of the table and the picture (compare-SOURCE)")
     command.add_argument("--no-pictures", action="store_true", help="write tables only")
@@ -74,7 +74,7 @@ class Rows:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit, measure, print, write and draw."""
-    rows = _rows(arguments.source, arguments.rows, arguments.seed)
+    rows = _rows(arguments)
     folder = arguments.out or Path(f"compare-{Path(arguments.source).stem}")
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--out must be new or empty, got {folder}")
@@ -119,11 +119,15 @@ def _fits(rows: Rows, arguments: argparse.Namespace) -> dict[str, Callable[[], B
 # ---------------------------------------------------------------- rows and models
 
 
-def _rows(source: str, n: int | None, seed: int) -> Rows:
+def _rows(arguments: argparse.Namespace) -> Rows:
+    source, n, seed = arguments.source, arguments.rows, arguments.seed
+    options = reading(arguments)
     if source in data.sources.SYNTHETIC:
         draws = [data.load(source, n=size, seed=seed + i) for i, size in enumerate((n or _ROWS, 1000, _TEST))]
         return Rows(draws[0], *(draw.tensor().flatten(1) for draw in draws))
-    dataset = data.load(source, n=n)
+    dataset = load(source, n, 0, options, quiet=arguments.quiet)
+    if standardized := dataset.image_shape is None and presets.for_source(source, dataset).standardize:
+        dataset = dataset.double()
     rows = dataset.tensor().flatten(1)
     held = len(rows) // 6
     if held < 2:
@@ -131,23 +135,25 @@ def _rows(source: str, n: int | None, seed: int) -> Rows:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))  # files may be sorted
     train_, validation, test = rows[order].split([len(rows) - 2 * held, held, held])
     kept = dataclasses.replace(dataset, data=train_, labels=None, divisor=1.0, row_shape=None)
-    if dataset.image_shape is not None or not presets.for_source(source, kept).standardize:
+    if not standardized:
         return Rows(kept, train_, validation, test)
-    columns = Columns.of(kept)
-    train_, validation, test = (columns.standardize(part) for part in (train_, validation, test))
-    return Rows(dataclasses.replace(kept, data=train_), train_, validation, test, standardized=True)
+    columns = Standardizer.fit(kept)
+    train_, validation, test = (columns.transform(part) for part in (train_, validation, test))
+    kept = dataclasses.replace(kept, data=train_, dtype=train_.dtype)
+    return Rows(kept, train_, validation, test, standardized=True)
 
 
 def _gan(rows: Rows, preset: presets.Preset, arguments: argparse.Namespace) -> Baseline:
     """The GAN of the preset that `fastgan train` takes for these data."""
-    columns = Columns.of(rows.dataset) if preset.standardize else None
+    columns = Standardizer.fit(rows.dataset) if preset.standardize else None
+    seen = rows.dataset if columns is None else columns.transform(rows.dataset)
     changes = {"seed": arguments.seed, "checkpoint_every": 0, "steps": arguments.steps or preset.train.steps}
     config = dataclasses.replace(preset.train, **changes)
     gan = preset.networks.build(seed=arguments.seed)
     bars = progress(config.steps, quiet=arguments.quiet)
     try:
         with step_threads(None, gan, config.batch_size):
-            result = train(gan, training_rows(rows.dataset, columns), config, callbacks=bars)
+            result = train(gan, seen, config, callbacks=bars)
     finally:
         for bar in bars:
             bar.close()
@@ -156,7 +162,7 @@ def _gan(rows: Rows, preset: presets.Preset, arguments: argparse.Namespace) -> B
 
     def sample(n: int, seed: int) -> Tensor:
         drawn = gan.sample(n, seed=seed, device="cpu")
-        return drawn if columns is None else columns.restore(drawn)
+        return drawn if columns is None else columns.inverse(drawn).float()
 
     return Baseline("GAN", f"{result.step:,} iterations", sample, _no_density)
 

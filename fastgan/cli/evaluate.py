@@ -115,24 +115,29 @@ def _load(arguments: argparse.Namespace, config: runs.RunConfig) -> _Subject:
         raise ValueError(f"--held-out must have {samples.shape[1]} columns as the data, got {held_out.shape[1]}")
     train, columns = _spread(dataset, _REAL_ROWS), config.columns
     standardized = columns is not None and dataset.centres is None and dataset.image_shape is None
-    if columns is not None and standardized:
-        samples, train = columns.standardize(samples), columns.standardize(train)
-        held_out = None if held_out is None else columns.standardize(held_out)
+    convert = columns.transform if columns is not None and standardized else Tensor.float
+    samples, train = convert(samples), convert(train)
+    held_out = None if held_out is None else convert(held_out)
     return _Subject(config, gan, dataset, samples, train, held_out, asked, standardized)
 
 
 def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Tensor | None:
     """Rows that were not trained on, if there are any."""
     if source is not None:
-        return _spread(data.load(source), _REAL_ROWS)
+        return _spread(config.in_units(data.load(source, **_options(source, config))), _REAL_ROWS)
     if config.source in data.sources.SYNTHETIC:
         fresh = data.load(config.source, n=min(trained_on, _REAL_ROWS), seed=config.data_seed + 1)
         return fresh.tensor().flatten(1)
     if config.n is None:
         return None
-    everything = data.load(config.source)
+    everything = config.in_units(config.load())
     rest = len(everything) - config.n
     return everything.rows(config.n + torch.arange(rest)[:_REAL_ROWS]).flatten(1) if rest else None
+
+
+def _options(source: str, config: runs.RunConfig) -> dict[str, Any]:
+    """Held-out files are read as the run's own was."""
+    return {} if source in data.sources.NAMES else config.read
 
 
 def _spread(dataset: Dataset, n: int) -> Tensor:
@@ -222,7 +227,7 @@ def _discriminator(subject: _Subject, held_out: Tensor) -> Iterator[Measure]:
     columns = None if subject.standardized else subject.config.columns
 
     def logits(x: Tensor) -> Tensor:
-        return subject.gan.logits(x if columns is None else columns.standardize(x))
+        return subject.gan.logits(x if columns is None else columns.transform(x))
 
     gap = evaluation.discriminator_gap(logits, subject.train, held_out, subject.samples)
     numbers = {name: getattr(gap, name) for name in (*vars(gap), "gap")}

@@ -16,7 +16,6 @@ import numpy as np
 
 from fastgan.cli.arguments import grid_field, wholes
 from fastgan.cli.checks import read_object
-from fastgan.cli.columns import training_rows
 from fastgan.cli.modes import modes_found
 from fastgan.cli.progress import Display, population_progress
 from fastgan.cli.runs import POPULATION, Folder, RunConfig
@@ -110,7 +109,7 @@ def run(
             bars = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
             result = train_population(
                 lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
-                training_rows(dataset, config.columns),
+                config.training_rows(dataset),
                 config.train,
                 seeds=crowd.seeds,
                 grid=crowd.grid,

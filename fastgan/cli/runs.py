@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from torch import Tensor
 
 from fastgan import data
 from fastgan.cli import checks
-from fastgan.cli.columns import Columns
-from fastgan.data import Dataset
+from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
 from fastgan.presets import Networks
 from fastgan.training import TrainConfig, checkpoint, lock
@@ -38,6 +38,7 @@ class RunConfig:
         source: name of a data set, or absolute path.
         n: rows asked for; None: all.
         data_seed: of synthetic data.
+        read: how a file is read, where that was given: options of `fastgan.data.read`.
         networks: G and D.
         train: how they are trained.
         columns: mean and standard deviation taken out of the data; None where the data is used as it is.
@@ -51,11 +52,12 @@ class RunConfig:
     data_seed: int
     networks: Networks
     train: TrainConfig
-    columns: Columns | None = None
+    columns: Standardizer | None = None
     image_shape: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
     column_names: tuple[str, ...] = ()
     fingerprint: str | None = None
+    read: dict[str, Any] = field(default_factory=dict)
 
     def moved(self, path: str) -> RunConfig:
         """The same run of data that are at another path now; `load_data` compares them.
@@ -68,14 +70,14 @@ class RunConfig:
         return dataclasses.replace(self, source=absolute(path))
 
     def load_data(self) -> Dataset:
-        """The rows p_data is known by.
+        """The rows p_data is known by; in float64 where their columns are standardised.
 
         Raises:
             FileNotFoundError: they are not where they were.
             ValueError: they are others than the run was trained on, or a conditional run's have no labels any more.
         """
         try:
-            dataset = data.load(self.source, n=self.n, seed=self.data_seed)
+            dataset = self.in_units(self.load(self.n))
         except FileNotFoundError as error:
             hint = "where the data have moved, give their new path: --data, or SOURCE of train --resume"
             raise FileNotFoundError(f"{error}; {hint}") from error
@@ -87,19 +89,33 @@ class RunConfig:
             raise ValueError(f"{self.source} must have the labels that the run was trained with, got none")
         return dataset
 
+    def load(self, n: int | None = None) -> Dataset:
+        """The first n rows of the source, or all. What is left out of them was said when training began."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", data.DataWarning)
+            return data.load(self.source, n=n, seed=self.data_seed, **self.read)
+
+    def in_units(self, dataset: Dataset) -> Dataset:
+        """The rows with all the digits that standardising them needs."""
+        return dataset if self.columns is None else dataset.double()
+
     def build(self) -> GAN:
         """Both networks with their first weights."""
         return self.networks.build(seed=self.train.seed, impl=self.train.impl, pack=self.train.pack)
 
+    def training_rows(self, dataset: Dataset) -> Any:
+        """The data as the networks see them."""
+        return dataset if self.columns is None else self.columns.transform(dataset)
+
     def restore(self, x: Tensor) -> Tensor:
-        """Samples of G in the data's own units."""
-        return x if self.columns is None else self.columns.restore(x)
+        """Samples of G in the data's own units; float64 where columns were standardised."""
+        return x if self.columns is None else self.columns.inverse(x)
 
     def probability(self, gan: GAN) -> Callable[[Tensor], Tensor]:
         """D(x) of points in the data's own units, as a function."""
 
         def d(x: Tensor) -> Tensor:
-            inside = x if self.columns is None else self.columns.standardize(x)
+            inside = x if self.columns is None else self.columns.transform(x)
             return torch.sigmoid(gan.logits(inside).double()).cpu()
 
         return d
@@ -117,6 +133,7 @@ class RunConfig:
             "value_range": self.value_range,
             "column_names": self.column_names,
             "fingerprint": self.fingerprint,
+            "read": self.read,
             "columns": None if self.columns is None else self.columns.as_dict(),
             "networks": dataclasses.asdict(self.networks),
             "train": self.train.as_dict(),
@@ -170,11 +187,12 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
             data_seed=checks.whole(body, "data_seed", 0),
             networks=networks,
             train=TrainConfig.from_dict(body["train"]),
-            columns=None if body["columns"] is None else Columns.from_dict(body["columns"]),
+            columns=None if body["columns"] is None else Standardizer.from_dict(body["columns"]),
             image_shape=checks.image_shape(body, networks.data_dim),
             value_range=checks.value_range(body),
             column_names=checks.column_names(body, networks.data_dim),
             fingerprint=None if body.get("fingerprint") is None else checks.text(body, "fingerprint"),
+            read=checks.reading(body),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -83,7 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.n = arguments.n or _SAMPLES
         chunks = _chunks(config, gan, arguments)
         dim = config.networks.data_dim
-        write_atomically(out, _csv(chunks, config.column_names) if kind == ".csv" else _npy(chunks, (arguments.n, dim)))
+        # float32 would round away what the rows of a table with large numbers differ by
+        dtype = "<f4" if config.columns is None else "<f8"
+        npy = _npy(chunks, (arguments.n, dim), dtype)
+        write_atomically(out, _csv(chunks, config.column_names) if kind == ".csv" else npy)
     number = "" if arguments.n is None else f"{arguments.n:,} "
     print(f"{number}samples of {config.source}: {out}")
     return 0
@@ -94,16 +97,16 @@ def _chunks(config: runs.RunConfig, gan: GAN, arguments: argparse.Namespace) -> 
         count, offset = min(_CHUNK, arguments.n - start), arguments.offset + start
         wanted = labels.in_turn(config, arguments.labels, count, offset)
         samples = gan.sample(count, seed=arguments.seed, offset=offset, device="cpu", labels=wanted)
-        yield config.restore(samples).float().numpy()
+        yield config.restore(samples).numpy()
 
 
-def _npy(chunks: Iterator[np.ndarray], shape: tuple[int, int]) -> Iterator[bytes]:
+def _npy(chunks: Iterator[np.ndarray], shape: tuple[int, int], dtype: str) -> Iterator[bytes]:
     header = io.BytesIO()
-    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    fields = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, fields)
     yield header.getvalue()
     for chunk in chunks:
-        yield np.ascontiguousarray(chunk, dtype="<f4").tobytes()
+        yield np.ascontiguousarray(chunk, dtype=dtype).tobytes()
 
 
 def _csv(chunks: Iterator[np.ndarray], names: Sequence[str]) -> Iterator[bytes]:
@@ -112,5 +115,5 @@ def _csv(chunks: Iterator[np.ndarray], names: Sequence[str]) -> Iterator[bytes]:
         csv.writer(header, lineterminator="\n").writerow(names)
         yield header.getvalue().encode()
     for chunk in chunks:
-        # str of a float32 is the shortest text that reads back as the same number
+        # str of a float is the shortest text that reads back as the same number
         yield "".join(",".join(map(str, row)) + "\n" for row in chunk).encode()

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,13 @@ import torch
 
 from fastgan import data, presets
 from fastgan.cli import labels, population, runs
-from fastgan.cli.arguments import add_fields, counting, decay, given, natural, number
-from fastgan.cli.columns import Columns, training_rows
+from fastgan.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
 from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
 from fastgan.cli.progress import progress, readout
 from fastgan.cli.runs import Folder, RunConfig
 from fastgan.cli.snapshots import FRAMES, Snapshots
-from fastgan.data import Dataset
+from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, checkpoint, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
@@ -60,6 +60,7 @@ def add(commands: Any) -> None:
         "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
     )
     command.add_argument("--rows", type=natural, metavar="N", help="rows of data (all; 100,000 if synthetic)")
+    add_reading(command)
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
     population.add_flags(command)
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         with step_threads(arguments.threads, gan, config.train.batch_size):
             result = train(
                 gan,
-                training_rows(dataset, config.columns),
+                config.training_rows(dataset),
                 config.train,
                 callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
                 run_dir=folder.path,
@@ -135,8 +136,10 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     if arguments.source is None:
         raise ValueError("SOURCE must be given: a data set's name or a path")
     seed = arguments.data_seed or 0
-    dataset = data.load(arguments.source, n=arguments.rows, seed=seed)
+    options = reading(arguments)
+    dataset = load(arguments.source, arguments.rows, seed, options, quiet=arguments.quiet)
     preset = presets.for_source(arguments.source, dataset)
+    dataset = dataset.double() if preset.standardize else dataset
     networks = _networks(arguments, preset.networks)
     if arguments.conditional:
         networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
@@ -146,11 +149,12 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         data_seed=seed,
         networks=networks,
         train=_train_config(arguments, preset.train, len(dataset)),
-        columns=Columns.of(dataset) if preset.standardize else None,
+        columns=Standardizer.fit(dataset) if preset.standardize else None,
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
         column_names=dataset.column_names,
         fingerprint=None if arguments.source in data.sources.NAMES else runs.fingerprint(dataset),
+        read=options,
     )
     if config.train.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
@@ -173,6 +177,9 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         ("SOURCE", source, stored.source),
         ("--rows", arguments.rows, stored.n),
         ("--data-seed", arguments.data_seed, stored.data_seed),
+        ("--header", arguments.header, stored.read.get("header")),
+        ("--image-shape", arguments.image_shape, stored.read.get("image_shape")),
+        ("--background", arguments.background, stored.read.get("background")),
         ("--conditional", arguments.conditional or None, stored.networks.classes > 0),
         ("networks", _networks(arguments, stored.networks), stored.networks),
     ):
@@ -207,6 +214,42 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # a system that does not say
         return 1 << 62
+def add_reading(command: Any) -> None:
+    """The flags that say how a file is read."""
+    command.add_argument(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="row 1 of a text table holds names, or does not (found out)",
+    )
+    command.add_argument(
+        "--image-shape", type=widths, metavar="H,W", help="of images that a file holds as rows of numbers"
+    )
+    command.add_argument("--background", metavar="COLOUR", help="under transparent pixels of image files (white)")
+
+
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was given of them."""
+    values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
+    options = {name: value for name, value in values.items() if value is not None}
+    if options and arguments.source in data.sources.NAMES:
+        flag = next(iter(options)).replace("_", "-")
+        raise ValueError(f"--{flag} must be used with a file, got {arguments.source}")
+    if len(options.get("image_shape", (1, 1))) != 2:
+        raise ValueError(f"--image-shape must be height,width, got {','.join(map(str, options['image_shape']))}")
+    return options
+
+
+def load(source: str, n: int | None, seed: int, options: dict[str, Any], *, quiet: bool) -> Dataset:
+    """The data; what was left out of a file is said in one line each."""
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always", data.DataWarning)
+        dataset = data.load(source, n=n, seed=seed, **options)
+    for remark in remarks:
+        if not issubclass(remark.category, data.DataWarning):
+            warnings.warn_explicit(remark.message, remark.category, remark.filename, remark.lineno)
+        elif not quiet:
+            print(f"note: {explain(remark.message)}", file=sys.stderr)  # type: ignore[arg-type]
+    return dataset
 
 
 def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:
@@ -231,9 +274,7 @@ def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -
 
 def _add_optimizer(group: Any) -> None:
     # Not "optimizer": that is a field of TrainConfig, and holds more than a name.
-    group.add_argument(
-        "--optimizer", dest="optimizer_kind", choices=("adam", "momentum"), help="of both networks"
-    )
+    group.add_argument("--optimizer", dest="optimizer_kind", choices=("adam", "momentum"), help="of both networks")
     for flag, kind, text in (
         ("--lr", number, "learning rate"),
         ("--generator-lr", number, "of G alone"),

@@ -2,9 +2,10 @@
 
 from . import files
 from .bundled import digits
-from .dataset import DataError, Dataset
+from .dataset import DataError, Dataset, DataWarning
 from .files import read
 from .sources import as_dataset, load
+from .standardize import Standardizer
 from .synthetic import (
     gaussian,
     gaussians,
@@ -17,7 +18,9 @@ from .synthetic import (
 
 __all__ = [
     "DataError",
+    "DataWarning",
     "Dataset",
+    "Standardizer",
     "as_dataset",
     "digits",
     "files",

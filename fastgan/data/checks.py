@@ -13,6 +13,7 @@ from torch import Tensor
 from .dataset import DataError
 
 MAX_DIMS = 8
+MAX_CLAIM, MAX_RATIO = 1 << 28, 5000  # 256 MiB are always believed; above them this compression
 _CHUNK = 1 << 20  # elements looked at once: a memory-mapped file is never copied whole
 
 
@@ -57,6 +58,23 @@ def check_length(claimed: int, present: int, where: str) -> None:
         raise DataError(f"{where} is truncated: its header needs {claimed} bytes of numbers, got {present}")
     if claimed < present:
         raise DataError(f"{where} must end after {claimed} bytes of numbers, got {present - claimed} more")
+
+
+def check_visible(data: Tensor | NDArray[Any], where: str) -> None:
+    """Refuse values that a mask hides: whoever reads the memory under it sees them."""
+    hidden = 0
+    if isinstance(data, np.ma.MaskedArray):
+        hidden = int(np.ma.getmaskarray(data).sum())
+    elif isinstance(data, Tensor) and torch.masked.is_masked_tensor(data):
+        hidden = int((~data.get_mask()).sum())
+    if hidden:
+        raise DataError(f"{where} must hide no value, got {hidden} masked ones: fill them in or leave out their rows")
+
+
+def check_claim(claimed: int, present: int, where: str) -> None:
+    """Bytes that a compressed file says it holds: refused before allocation where it cannot be an honest one."""
+    if claimed > MAX_CLAIM and claimed > MAX_RATIO * present:
+        raise DataError(f"{where} claims {claimed} bytes of numbers, more than its {present} bytes can hold")
 
 
 def check_values(stored: Tensor, where: str, dtype: torch.dtype) -> tuple[float, float]:

@@ -13,6 +13,10 @@ class DataError(ValueError):
     """A file or array cannot serve as training data; one line says which file, where in it, and why."""
 
 
+class DataWarning(UserWarning):
+    """Something in a file was left out or read in another way than it says; one line tells what."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Samples of p_data, one per row.
@@ -122,6 +126,10 @@ class Dataset:
             raise ValueError(f"Dataset.head: n must be from 1 to the {len(self)} rows there are, got {n}")
         labels = None if self.labels is None else self.labels[:n]
         return dataclasses.replace(self, data=self.data[:n], labels=labels)
+
+    def double(self) -> Dataset:
+        """The same rows in float64: from storage of many digits all of them; shares storage."""
+        return dataclasses.replace(self, dtype=torch.float64)
 
     def to(self, device: str | torch.device) -> Dataset:
         """The same rows on another device; bytes travel as bytes."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +13,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import arrays, cifar, idx, images, tables
+from . import arrays, cifar, idx, images, parquet, tables
 from .checks import check_shape, check_values, real_array
 from .dataset import DataError, Dataset
+from .layout import GZIP
 
 FORMATS = ".npy, .npz, .csv, .tsv, .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
+_TEXT = frozenset({".csv", ".tsv", ".txt", ".dat", ".tab"})
+_PACKED, _SHEET, _PICKLE = "unpack it", "save it as .csv", "save it as .npy (pickle is never read)"
+_HDF, _ARROW, _PICTURE = "save its array as .npy", "save it as .parquet", "convert it to .png"
+_INSTEAD = {  # what to do with files of other kinds
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz"), _PACKED),
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".json", ".jsonl", ".sav", ".dta", ".db", ".sqlite"), _SHEET),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib", ".pt", ".pth"), _PICKLE),
+    **dict.fromkeys((".h5", ".hdf5", ".mat"), _HDF),
+    **dict.fromkeys((".feather", ".arrow", ".orc"), _ARROW),
+    **dict.fromkeys((".heic", ".avif", ".svg", ".pdf"), _PICTURE),
+}
 
 
 class _Content(NamedTuple):
@@ -22,7 +37,6 @@ class _Content(NamedTuple):
     labels: NDArray[Any] | None = None  # (n,)
     divisor: float | None = None
     names: tuple[str, ...] = ()  # of a table's columns
-
 
 
 def read(
@@ -35,26 +49,32 @@ def read(
     image_shape: tuple[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
     flatten: bool = True,
+    background: str | int | tuple[int, ...] = "white",
 ) -> Dataset:
     """Read a file or folder as samples of p_data, one per row.
 
-    .npy (memory-mapped), .npz, .csv or .tsv, .parquet, IDX (memory-mapped unless gzipped), CIFAR-10's binary
-    version, a folder with MNIST's or CIFAR-10's file names, or a folder of images of one size. Values stay as
-    stored and are converted batch by batch. Pickle is never read.
+    .npy (memory-mapped), .npz, a table in text (.csv, .tsv, .txt, gzipped too), .parquet, IDX (memory-mapped unless
+    gzipped), CIFAR-10's binary version, a folder with MNIST's or CIFAR-10's file names, a folder of images of one
+    size, or a folder of table parts as Spark writes it. Values stay as stored and are converted batch by batch;
+    tables stay in float64, see `Standardizer`. A missing value is refused. Pickle is never read.
 
     Arguments:
         path: the file or folder. A CSV row or column is counted from 1 in messages, an array's from 0.
         array: which array of a .npz with several.
         split: "train" or "test", for folders that hold both.
-        header: whether row 1 of a CSV holds names; found out by default.
+        header: whether row 1 of a text table holds names. By default it does when none of its cells is a number,
+            or they are numbers like 2019, 2020, 2021 unlike the rows below.
         divisor: stored values are divided by it. By default 255 for images stored as bytes, 65535 for 16-bit
-            image files, 1 for everything else and for byte arrays that hold only 0 and 1.
+            image files, 1 for everything else and for byte arrays that hold only 0 and 1. Bytes are images where
+            a row has the shape of one, or `image_shape` says so; in rows of a table they are numbers.
         image_shape: (height, width), for files whose rows are flattened images, channels first.
         dtype: torch.float32 or torch.float64, the type of the rows.
         flatten: rows are flat (features), an image's channels one after another; False gives
             (channels, height, width) for images and the file's own shape for other arrays.
+        background: under transparent pixels of image files: a colour's name, a grey level or (red, green, blue).
 
     Raises:
+        DataWarning: (a warning) something was left out: titles, pandas' index, or half of 16-bit colour.
         FileNotFoundError: there is no such file.
         DataError: the content cannot be used; one line names file, row or byte, and rule.
         ImportError: the format needs a package that is not installed.
@@ -71,7 +91,7 @@ def read(
     if array is not None and source.suffix.lower() != ".npz":
         raise ValueError(f"read: array names one of a .npz file's, got {source}")
     if source.is_dir():
-        content = _read_folder(source, split)
+        content = _read_folder(source, split, header, dtype, background)
     else:
         content = _read_file(source, array, header, dtype)
     n, labels = len(content.array), content.labels
@@ -107,35 +127,88 @@ def _read_file(path: Path, array: str | None, header: bool | None, dtype: torch.
         return _Content(arrays.read_npy(path))
     if suffix == ".npz":
         return _Content(arrays.read_npz(path, array))
+    largest = float(torch.finfo(dtype).max)
     if suffix in (".csv", ".tsv"):
-        return _table(*tables.read_csv(path, header, torch.finfo(dtype).max), dtype)
+        return _table(*tables.read_csv(path, header, largest))
     if suffix == ".parquet":
-        return _table(*tables.read_parquet(path, torch.finfo(dtype).max), dtype)
+        return _table(*parquet.read_parquet(path, largest))
     if suffix == ".bin":
         return _Content(*cifar.read_batches([path]), 255.0)
     if suffix in images.SUFFIXES:
         raise DataError(f"read: {path} is a single image; give the folder of images")
-    return _read_unnamed(path)
+    return _read_unnamed(path, header, largest)
 
 
-def _table(table: NDArray[np.float64], names: tuple[str, ...], dtype: torch.dtype) -> _Content:
-    """A table is in memory: keep it in the type that training asks for."""
-    return _Content(table if dtype == torch.float64 else table.astype(np.float32), names=names)
+def _table(table: NDArray[np.float64], names: tuple[str, ...]) -> _Content:
+    """In float64, whatever the rows' type: a column may need its digits until it is standardised."""
+    return _Content(table, names=names)
 
 
-def _read_unnamed(path: Path) -> _Content:
-    """IDX files seldom have a telling suffix, so the first bytes decide."""
+def _read_unnamed(path: Path, header: bool | None, largest: float) -> _Content:
+    """IDX files seldom have a telling suffix, and text has many, so the first bytes decide."""
     with path.open("rb") as file:
-        start = file.read(6)
-    if start == arrays.MAGIC:
+        start = file.read(512)
+    if start.startswith(arrays.MAGIC):
         return _Content(arrays.read_npy(path))
+    if start.startswith(parquet.MAGIC):
+        return _table(*parquet.read_parquet(path, largest))
+    packed = start.startswith(GZIP)
+    inside = _unpacked(path) if packed else start
     named = "ubyte" in path.name or "idx" in path.name
-    if named or idx.is_idx(start) or start[:2] == b"\x1f\x8b":
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if named or idx.is_idx(inside) or (packed and not _is_text(inside)):
         return _Content(idx.read_idx(path))
+    if suffixes and suffixes[-1] in _INSTEAD:
+        raise DataError(f"read: {path} cannot be read: {_INSTEAD[suffixes[-1]]}")
+    if _TEXT.intersection(suffixes[-2:]) or _is_text(inside):
+        return _table(*tables.read_csv(path, header, largest))
     raise DataError(f"read: {path} must be one of {FORMATS} (pickle is never read)")
 
 
-def _read_folder(folder: Path, split: str) -> _Content:
+def _unpacked(path: Path) -> bytes:
+    """The first bytes inside a gzip file; none of a damaged one."""
+    try:
+        with gzip.open(path, "rb") as file:
+            return file.read(512)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file that begins so can be a table in text: a digit, and nothing that text has not."""
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return True
+    return bool(re.search(rb"\d", start)) and not re.search(rb"[\x00-\x08\x0e-\x1f]", start)
+
+
+def _read_parts(folder: Path, header: bool | None, dtype: torch.dtype) -> _Content | None:
+    """A table in parts: part-00000-....parquet beside _SUCCESS, as Spark writes it, or .csv; None: there is none."""
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+    if partitions := [path for path in visible if path.is_dir() and "=" in path.name]:
+        raise DataError(
+            f"read: {folder} is partitioned by a column ({partitions[0].name}); give one of its folders,"
+            " or write it without partitions"
+        )
+    found = [path for path in visible if path.is_file() and {".csv", ".parquet"}.intersection(path.suffixes)]
+    if not found:
+        return None
+    marked = any((folder / name).exists() for name in ("_SUCCESS", "_metadata", "_common_metadata"))
+    if not marked and not all(re.match(r"part|data_?\d", path.name) for path in found):
+        raise DataError(f"read: {folder} holds tables; give one of them, got {len(found)} ({found[0].name}, ...)")
+    found.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
+    full = [path for path in found if path.stat().st_size and (path.suffix != ".parquet" or parquet.row_count(path))]
+    parts: list[_Content] = []
+    for path in full or found[:1]:
+        parts.append(_read_file(path, None, header, dtype))
+        header = bool(parts[0].names) if path.suffix != ".parquet" else header
+        if parts[-1].names != parts[0].names or parts[-1].array.shape[1] != parts[0].array.shape[1]:
+            raise DataError(f"read: {path} must have the columns of {full[0].name}, got others")
+    return _Content(np.concatenate([part.array for part in parts]), names=parts[0].names)
+
+
+def _read_folder(
+    folder: Path, split: str, header: bool | None, dtype: torch.dtype, background: str | int | tuple[int, ...]
+) -> _Content:
     mnist = idx.find_images(folder, split)
     if mnist is not None:
         image_file, label_file = mnist
@@ -147,12 +220,14 @@ def _read_folder(folder: Path, split: str) -> _Content:
     if batches:
         return _Content(*cifar.read_batches(batches), 255.0)
     pictures = images.find_images(folder)
+    if not pictures and (table := _read_parts(folder, header, dtype)) is not None:
+        return table
     if not pictures:
         raise DataError(
             f"read: {folder} must hold images, or {split} files of MNIST (*-images-idx3-ubyte)"
             " or CIFAR-10 (*.bin), got none directly in it"
         )
-    content = images.read_images(pictures)
+    content = images.read_images(pictures, background)
     return _Content(content, divisor=65535.0 if content.dtype == np.uint16 else 255.0)
 
 
@@ -168,10 +243,10 @@ def _dataset(found: _Content, path: Path, dtype: torch.dtype, flatten: bool) -> 
     low, high = check_values(stored, where, dtype)
     if boolean and high > 1:
         raise DataError(f"{where} must hold booleans of 0 or 1, got a byte of {high:g}")
-    if divisor is None:
-        is_image = stored.dtype == torch.uint8 and stored[0].numel() > 1
-        divisor = 255.0 if is_image and high > 1 else 1.0
     stored, image_shape = _channels_first(stored)
+    if divisor is None:
+        is_image = stored.dtype == torch.uint8 and image_shape is not None
+        divisor = 255.0 if is_image and high > 1 else 1.0
     row_shape = tuple(stored.shape[1:])
     if flatten:
         row_shape = (stored[0].numel(),)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .bundled import digits
-from .checks import check_values, real_array
-from .dataset import Dataset
+from .checks import check_values, check_visible, real_array
+from .dataset import DataError, Dataset
 from .files import FORMATS, read
 from .synthetic import gaussian, gaussians, grid, mixture1200d, ring, ring_map
 
@@ -68,27 +68,39 @@ def _read(source: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
 
 
 def as_dataset(data: Any, *, name: str = "data") -> Dataset:
-    """A tensor or array (n, ...) as a Dataset that shares its memory; a Dataset passes through.
+    """A tensor or array (n, ...), or a pandas DataFrame, as a Dataset; a Dataset passes through.
 
-    A one-dimensional input becomes one feature a row. float64 stays float64; everything else comes out as
-    float32. Nothing is scaled.
+    Memory is shared, but for a DataFrame, whose columns become float64 and keep their names. A one-dimensional input
+    becomes one feature a row. float64 arrays stay float64; everything else comes out as float32. Nothing is scaled.
 
     Raises:
-        TypeError: neither a Dataset, a tensor nor an array, or complex numbers.
-        DataError: no rows, not numbers, or a NaN or infinity (named by row and column).
+        TypeError: neither a Dataset, a tensor, an array nor a DataFrame, or complex numbers.
+        DataError: no rows, not numbers, hidden values, or a NaN, infinity or missing value (named by row and column).
     """
     if isinstance(data, Dataset):
         return data
+    names: tuple[str, ...] = ()
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        names, data = tuple(map(str, data.columns)), _frame(data)
     if not isinstance(data, Tensor | np.ndarray):
-        raise TypeError(f"as_dataset: data must be a Dataset, tensor or array, got {type(data).__name__}")
+        raise TypeError(f"as_dataset: data must be a Dataset, tensor, array or DataFrame, got {type(data).__name__}")
+    check_visible(data, "as_dataset: data")
     if isinstance(data, Tensor) and data.is_complex():
         raise TypeError(f"as_dataset: data must be real, got {data.dtype}")
     tensor = data.detach() if isinstance(data, Tensor) else _share(data)
     tensor = tensor.reshape(-1, 1) if tensor.ndim == 1 else tensor
-    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    dataset = Dataset(tensor, name=name, dtype=dtype)
+    dtype = torch.float64 if tensor.dtype == torch.float64 and not names else torch.float32
+    dataset = Dataset(tensor, name=name, dtype=dtype, column_names=names)
     check_values(tensor, "as_dataset: data", dtype)
     return dataset
+
+
+def _frame(frame: Any) -> np.ndarray[Any, Any]:
+    """The numbers of a pandas DataFrame; its index is no column. What is missing becomes NaN, to be refused."""
+    for name, kind in frame.dtypes.items():
+        if getattr(kind, "kind", "O") not in "biuf":
+            raise DataError(f"as_dataset: data column {str(name)!r} must hold numbers, got {kind}")
+    return np.array(frame.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _share(array: np.ndarray[Any, Any]) -> Tensor:

@@ -1,187 +1,132 @@
-"""Tables of numbers: .csv and .parquet."""
+"""Tables of numbers in text: .csv, .tsv and their like."""
 
 from __future__ import annotations
 
 import csv
 import math
-import re
-from collections import Counter
-from collections.abc import Iterator
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import DataError
-from .extras import need
-
-_ENCODING = "utf-8-sig"  # spreadsheets begin UTF-8 with a byte order mark
-_INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # pandas stores a frame's index so; it is no feature
-
+from .dataset import DataError, DataWarning
+from .layout import INDEX_NAMES, Layout, find_layout, lines_of, number, open_text, rows_of
 
 Table = tuple[NDArray[np.float64], tuple[str, ...]]  # (rows, columns), and the columns' names, () where there are none
 
 
 def read_csv(path: Path, header: bool | None, largest: float) -> Table:
-    """The numbers of a comma-, semicolon- or tab-separated file.
+    """The numbers of a text file, its cells parted by comma, semicolon, tab, bar or blanks; gzipped or not.
 
     Arguments:
-        header: whether row 1 holds names; None: it does when none of its cells is a number.
+        header: whether row 1 holds names; None: it does when none of its cells is a number, or they are whole
+            numbers in even steps (2019, 2020, 2021) unlike the rows below.
         largest: magnitude above which a number is refused.
 
     Raises:
         DataError: a cell that is not a finite number or a row of another length, by row (line of the file,
-            counted from 1) and column (counted from 1, and by name); no rows; not UTF-8 text.
+            counted from 1) and column (counted from 1, and by name); no rows; not UTF-8 text; damaged gzip.
     """
     try:
-        return _read_csv(path, header, largest)
-    except UnicodeDecodeError as error:
+        table, layout = _read_csv(path, header, largest)
+    except UnicodeError as error:
         raise DataError(f"read: {path} row {_undecodable(path)} must be UTF-8 text") from error
     except csv.Error as error:
         raise DataError(f"read: {path} must be a table of numbers, got: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"read: {path} must be a whole gzip file, got: {error}") from error
+    if layout.titles is not None:
+        warnings.warn(f"read: {path} lines {layout.titles[0]} to {layout.titles[1]} are left out: titles",
+                      DataWarning, stacklevel=4)  # fmt: skip
+    if layout.numeric_names:
+        shown = ", ".join((layout.names or ())[:3])
+        text = f"read: {path} row 1 ({shown}, ...) is taken for names; header=False or --no-header if it holds data"
+        warnings.warn(text, DataWarning, stacklevel=4)
+    return without_index(path, table, layout.names or ())
 
 
-def _read_csv(path: Path, header: bool | None, largest: float) -> Table:
-    delimiter = _delimiter(path)
-    first = next(_rows(path, delimiter), None)
-    if first is None:
-        raise DataError(f"read: {path} must have at least one row, got an empty file")
-    line, cells = first
-    if header is None:
-        header = all(_number(cell) is None for cell in cells)
-    names = cells if header else None
-    skipped = line if header else 0
-    if next(_rows(path, delimiter, after=skipped), None) is None:
-        raise DataError(f"read: {path} must have at least one row below its header")
+def without_index(path: Path, table: NDArray[np.float64], names: tuple[str, ...]) -> Table:
+    """The table without the unnamed index that pandas writes first: whole numbers, none twice."""
+    if len(names) < 2 or names[0].strip() not in INDEX_NAMES:
+        return table, names
+    first = table[:, 0]
+    if (first < 0).any() or (first != np.floor(first)).any() or len(np.unique(first)) < len(first):
+        return table, names
+    text = f"read: {path} column 1 ({names[0].strip()!r}) is left out: an index written by pandas"
+    warnings.warn(text, DataWarning, stacklevel=5)
+    return table[:, 1:], names[1:]
+
+
+def _read_csv(path: Path, header: bool | None, largest: float) -> tuple[NDArray[np.float64], Layout]:
+    layout = find_layout(path, header)
+    with open_text(path) as file:
+        if next(rows_of(lines_of(file, layout), layout.delimiter), None) is None:
+            raise DataError(f"read: {path} must have at least one row below its header")
     try:
-        table = np.loadtxt(
-            path,
-            delimiter=delimiter,
-            skiprows=skipped,
-            comments=None,
-            quotechar='"',
-            ndmin=2,
-            encoding=_ENCODING,
-        )
-    except UnicodeDecodeError:
+        with open_text(path) as file:
+            table = np.loadtxt(
+                lines_of(file, layout), delimiter=layout.delimiter, comments=None, quotechar='"', ndmin=2
+            )
+    except UnicodeError:
         raise
     except ValueError as error:
-        _find_fault(path, delimiter, skipped, names, largest)
+        _find_fault(path, layout, largest)
         raise DataError(f"read: {path} must be a table of numbers, got: {error}") from error
-    if not (np.abs(table) <= largest).all() or (names is not None and table.shape[1] != len(names)):
-        _find_fault(path, delimiter, skipped, names, largest)
-    return table, tuple(names or ())
+    if not (np.abs(table) <= largest).all() or (layout.names is not None and table.shape[1] != len(layout.names)):
+        _find_fault(path, layout, largest)
+    return table, layout
 
 
 def _undecodable(path: Path) -> int:
     """The first line, counted from 1, that is not UTF-8."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    line = 0
+    with open_text(path) as file:
+        stream: Any = file.buffer
+        for content in iter(stream.readline, b""):
+            line += 1
             try:
-                line.decode(_ENCODING)
-            except UnicodeDecodeError:
-                return number
-    return 0
+                content.decode(file.encoding)
+            except UnicodeError:
+                break
+    return line
 
 
-def _delimiter(path: Path) -> str:
-    """Whichever of comma, semicolon and tab is most frequent in the first line that is not blank."""
-    with path.open(encoding=_ENCODING) as file:
-        line = next((line for line in file if line.strip()), "")
-    counts = Counter(character for character in line if character in ",;\t")
-    return counts.most_common(1)[0][0] if counts else ","
-
-
-def _rows(path: Path, delimiter: str, *, after: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of every row below line `after` that is not blank."""
-    with path.open(encoding=_ENCODING, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        for cells in reader:
-            if cells and reader.line_num > after:
-                yield reader.line_num, cells
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return None if "_" in cell else float(cell)
-    except ValueError:
-        return None
-
-
-def _find_fault(path: Path, delimiter: str, skipped: int, names: list[str] | None, largest: float) -> None:
+def _find_fault(path: Path, layout: Layout, largest: float) -> None:
     """Raise for the first cell or row that cannot be; the fast reader only says that there is one."""
+    names = layout.names
     width = None if names is None else len(names)
-    for line, cells in _rows(path, delimiter, after=skipped):
-        width = len(cells) if width is None else width
-        if len(cells) != width:
-            raise DataError(f"read: {path} row {line} must have {width} cells, got {len(cells)}")
-        for column, cell in enumerate(cells):
-            value = _number(cell)
-            if value is not None and abs(value) <= largest:  # False for NaN too
-                continue
-            name = "" if names is None else f" ({names[column]!r})"
-            got = "an empty cell" if not cell.strip() else repr(cell[:40])
-            hint = " (if row 1 holds names: header=True)" if line == 1 and value is None else ""
-            rule = "a number" if value is None else _rule(value, largest)
-            place = f"row {line}, column {column + 1}{name}"
-            raise DataError(f"read: {path} {place} must be {rule}, got {got}{hint}")
+    with open_text(path) as file:
+        lines = lines_of(file)
+        for _ in range(layout.skipped):
+            next(lines, None)
+        for line, cells in rows_of(lines, layout.delimiter, before=layout.skipped):
+            width = len(cells) if width is None else width
+            if len(cells) != width:
+                raise DataError(f"read: {path} row {line} must have {width} cells, got {len(cells)}")
+            for column, cell in enumerate(cells):
+                value = number(cell, layout.decimal)
+                if value is not None and abs(value) <= largest:  # False for NaN too
+                    continue
+                name = "" if names is None else f" ({names[column]!r})"
+                place = f"row {line}, column {column + 1}{name}"
+                raise DataError(f"read: {path} {place} must be {_must(cell, value, line, layout, largest)}")
 
 
-def _rule(value: float, largest: float) -> str:
+def _must(cell: str, value: float | None, line: int, layout: Layout, largest: float) -> str:
+    got = "an empty cell" if not cell.strip() else repr(cell[:40])
+    hint = ""
+    if value is None and layout.delimiter == "," and number(cell, ",") is not None:
+        hint = " (decimal commas are read where semicolons or tabs part the cells)"
+    elif value is None and number(cell, ",."[layout.decimal == ","]) is not None:
+        hint = " (numbers must have decimal points or decimal commas, not both)"
+    elif value is None and line == 1:
+        hint = " (if row 1 holds names: header=True, or --header)"
+    return f"{'a number' if value is None else rule(value, largest)}, got {got}{hint}"
+
+
+def rule(value: float, largest: float) -> str:
+    """What a number that is no use must be."""
     return f"at most {largest:.4g} in magnitude" if math.isfinite(value) else "a finite number"
-
-
-def read_parquet(path: Path, largest: float) -> Table:
-    """The numbers of a .parquet file.
-
-    Arguments:
-        largest: magnitude above which a number is refused.
-
-    Raises:
-        DataError: not a Parquet file, a column that is not numbers (by name), a missing value, or no rows.
-        ImportError: pyarrow is not installed.
-    """
-    parquet = need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow", extra="data")
-    arrow = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow", extra="data")
-    try:
-        with parquet.ParquetFile(str(path)) as file:
-            schema = file.schema_arrow
-            columns = [name for name in schema.names if not _INDEX_COLUMN.fullmatch(name)]
-            _check_schema(path, arrow, schema, columns)
-            table = file.read(columns=columns)
-    except (arrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"read: {path} must be a whole Parquet file, got: {reason}") from error
-    if table.num_rows == 0:
-        raise DataError(f"read: {path} must have at least one row, got none")
-    result = np.empty((table.num_rows, len(columns)))
-    for position, name in enumerate(columns):
-        result[:, position] = _column(path, arrow, table.column(position), name, largest)
-    return result, tuple(columns)
-
-
-def _check_schema(path: Path, arrow: Any, schema: Any, columns: list[str]) -> None:
-    if not columns:
-        raise DataError(f"read: {path} must have at least one column, got none")
-    if len(set(columns)) < len(columns):
-        twice = next(name for name, count in Counter(columns).items() if count > 1)
-        raise DataError(f"read: {path} column names must differ, got {twice!r} twice")
-    types = arrow.types
-    for name in columns:
-        kind = schema.field(name).type
-        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
-            raise DataError(f"read: {path} column {name!r} must hold numbers, got {kind}")
-
-
-def _column(path: Path, arrow: Any, column: Any, name: str, largest: float) -> NDArray[Any]:
-    where = f"read: {path} row {{row}} (counted from 0), column {name!r} must be"
-    if column.null_count:
-        row = column.is_null().index(arrow.scalar(True)).as_py()
-        raise DataError(f"{where.format(row=row)} a number, got none")
-    values: NDArray[Any] = column.to_numpy()
-    wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= largest))  # NaN is not at most anything
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(f"{where.format(row=row)} {_rule(float(values[row]), largest)}, got {values[row]:g}")
-    return values

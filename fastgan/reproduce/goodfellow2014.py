@@ -131,6 +131,8 @@ def _read(folder: Path | None, name: str, split: str, width: int) -> Tensor:
         found = data.read(array) if array.is_file() else data.read(folder, split=split)
     except DataError as error:
         raise DataError(f"{folder} must hold {FILES[name]}: {error}") from error
+    if found.data.dtype == torch.uint8 and found.image_shape is None:  # flattened: pixels all the same
+        found = dataclasses.replace(found, divisor=255.0)
     rows = found.tensor().flatten(1)
     if rows.shape[1] != width:
         raise DataError(f"a row of {split} in {folder} must have {width} numbers, got {rows.shape[1]}")

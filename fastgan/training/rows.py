@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastgan import random
 from fastgan.data import Dataset
+from fastgan.data.checks import check_visible
 
 _SCAN_BYTES = 1 << 24
 _MOST_CONVERTED = 1 << 33  # bytes of a copy of all rows
@@ -41,6 +42,7 @@ class Rows:
             raise TypeError(f"train: data must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}")
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
+        check_visible(data, "train: data")
         self.data = data
         self._known: Tensor | None = None  # numbers of the rows whose label is known
         self.n = len(data)
