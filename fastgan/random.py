@@ -159,6 +159,9 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
     torch's default generator, which all threads share, is seeded inside and put back behind. Keys of masks are drawn
     from that generator, because whoever runs a forward pass again, as `torch.utils.checkpoint` does, restores it and so
     meets the same masks.
+
+    Returns:
+        A context manager.
     """
     generator = torch.default_generator
     state = generator.get_state()
