@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import fastgan.nn
 from fastgan import GAN, Adam, TrainConfig, random, reference
 from fastgan.random import Purpose
+from fastgan.training.eager import EagerEngine
 from fastgan.training.fused import FusedEngine
 from fastgan.training.run import rows_for
 
@@ -372,16 +373,29 @@ class Game:
 # ---------------------------------------------------------------- comparison
 
 
-def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[FusedEngine, Any]:
-    """The compiled engine after config.steps iterations in chunks of these lengths, and its metrics."""
-    engine = FusedEngine(gan, rows_for(data, gan, config), config)
-    if config.ema_decay is not None:
-        gan.keep_average()
+def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> Any:
+    """The metrics of config.steps iterations of this engine, in chunks of these lengths."""
     tables, done = [], 0
     for count in (*chunks, config.steps - sum(chunks)):
         tables.append(engine.advance(done, count, lambda: False))
         done += count
-    return engine, np.concatenate(tables)
+    return np.concatenate(tables)
+
+
+def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[FusedEngine, Any]:
+    """The compiled engine after config.steps iterations, and its metrics."""
+    if config.ema_decay is not None:
+        gan.keep_average()
+    engine = FusedEngine(gan, rows_for(data, gan, config), config)
+    return engine, trained(engine, config, chunks)
+
+
+def eager(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[EagerEngine, Any]:
+    """The eager engine after config.steps iterations, and its metrics."""
+    if config.ema_decay is not None:
+        gan.keep_average()
+    engine = EagerEngine(gan, rows_for(data, gan, config), config, logits_per_batch=config.batch_size)
+    return engine, trained(engine, config, chunks)
 
 
 def differences(
@@ -389,15 +403,19 @@ def differences(
 ) -> dict[str, float]:
     """Train `gan`, from which the game was made, by the compiled engine, and compare all that training leaves.
 
-    Each is the largest difference of a tensor, against its largest element; that of moments against at least 1e-4,
-    since those of a gradient which is zero in theory are rounding.
+    Each as `compare` gives it.
     """
     engine, metrics = compiled(gan, data, config, chunks)
     return compare(game, gan, engine.optimizers, metrics)
 
 
 def compare(game: Game, gan: GAN, optimizers: dict[str, torch.optim.Optimizer], metrics: Any) -> dict[str, float]:
+    """The largest difference of each tensor, against its largest element.
+
+    That of moments is against at least 1e-4, in float32 1e-2: those of a gradient which is zero in theory are rounding.
+    """
     found: dict[str, float] = {}
+    least = 1e-2 if gan.dtype == torch.float32 else 1e-4
 
     def note(name: str, got: Tensor, want: Tensor, least: float = 1e-300) -> None:
         a, b = got.detach().double(), want.detach().double()
@@ -413,11 +431,11 @@ def compare(game: Game, gan: GAN, optimizers: dict[str, torch.optim.Optimizer], 
         for name, first, second in zip(network.trained, rule.first, rule.second, strict=True):
             state = optimizers[player].state[parameters[name]]
             if "exp_avg" in state:
-                note(f"{player}.{name}: mean", state["exp_avg"], first, 1e-4)
-                note(f"{player}.{name}: square", state["exp_avg_sq"].sqrt(), second.sqrt(), 1e-4)
+                note(f"{player}.{name}: mean", state["exp_avg"], first, least)
+                note(f"{player}.{name}: square", state["exp_avg_sq"].sqrt(), second.sqrt(), least)
                 found[f"{player}.{name}: step"] = abs(float(state["step"]) - rule.count)
             else:
-                note(f"{player}.{name}: velocity", state["momentum_buffer"], first, 1e-4)
+                note(f"{player}.{name}: velocity", state["momentum_buffer"], first, least)
     if game.config.ema_decay is not None:
         for name, value in gan.averaged.state_dict().items():
             note(f"averaged.{name}", value, game.average[name])

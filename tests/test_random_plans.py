@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from algorithm1 import Game, compare, compiled
+from algorithm1 import Game, compare, compiled, eager
 from random_plans import Plan, random_plan
 
 from fastgan import backend
@@ -36,29 +36,34 @@ def worst(found: dict[str, float]) -> tuple[float, str]:
 
 
 def differ(plan: Plan) -> str | None:
-    """What differs between the engine and the oracle, and between numbers of threads; None where nothing does."""
+    """What differs between an engine and the oracle, or between numbers of threads; None where nothing does."""
     game = Game(plan.gan(), plan.data, plan.config)
     game.play(plan.config.steps)
     gan = plan.gan()
     with team(plan.threads):
         engine, metrics = compiled(gan, plan.data, plan.config, plan.chunks)
     value, name = worst(compare(game, gan, engine.optimizers, metrics))
+    if plan.number % 3 == 0:  # the eager engine, the oracle of other tests, has to show that it is one
+        other = plan.gan()
+        engine, table = eager(other, plan.data, plan.config, plan.chunks)
+        value, name = max((value, name), worst(compare(game, other, engine.optimizers, table)))
     if plan.dtype == torch.float64:
         bound = 1e-10
     else:  # the same formulas in float32 say how far rounding leads
         rough = Game(plan.gan(), plan.data, plan.config, torch.float32)
         rough.play(plan.config.steps)
         bound = 1e-4 + 30 * worst(between(rough, game))[0]
+    # In float32 rounding may decide on which side of a kink a number is.
     if not value < bound and not (game.kink < 1e-6 and plan.dtype == torch.float32):
         return f"{name} by {value:.1e}, bound {bound:.1e}, kink {game.kink:.1e}"
     if plan.threads > 1:
         alone = plan.gan()
         with team(1):
-            _, other = compiled(alone, plan.data, plan.config)
+            _, again = compiled(alone, plan.data, plan.config)
         for (name, a), b in zip(gan.state_dict().items(), alone.state_dict().values(), strict=True):
             if not torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)):
                 return f"{name} has other bits with {plan.threads} threads"
-        if metrics.tobytes() != other.tobytes():
+        if metrics.tobytes() != again.tobytes():
             return f"the metrics have other bits with {plan.threads} threads"
     return None
 
@@ -74,7 +79,7 @@ def between(game: Game, other: Game) -> dict[str, float]:
         for which in ("first", "second"):
             pairs = zip(getattr(rules[0], which), getattr(rules[1], which), strict=True)
             found[f"{player}: {which}"] = max(
-                (float((a - b).abs().max() / b.abs().max().clamp(min=1e-4)) for a, b in pairs), default=0.0
+                (float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) for a, b in pairs), default=0.0
             )
     table = torch.tensor(game.history) - torch.tensor(other.history)
     return {**found, "metrics": float(table.abs().nan_to_num(0.0).max())}
