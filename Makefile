@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 FASTGAN_CUDA ?= ON
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-slow gpu gpu-quick lint install clean
+.PHONY: demo test test-reference test-slow mutate gpu gpu-quick lint install clean
 
 demo: install
 	$(BIN)/fastgan train digits
@@ -24,6 +24,11 @@ test-reference: install
 # Long tests too: every float32 pattern's stride, packaging, kill -9 sweeps.
 test-slow: install
 	$(BIN)/python -m pytest --slow
+
+# Do the tests notice faults? Some 290 of tests/mutate/faults.txt are planted one by one, in copies. Half an hour on two free
+# cores; at low priority, since nothing waits for it.
+mutate: install
+	nice -n 19 $(BIN)/python tests/mutate/mutate.py
 
 # On a machine with a GPU, nvcc and PyTorch with CUDA, without a network and without an environment of our own: build, test,
 # sanitise, measure; a short table comes last, JSON goes to bench/results. Under 9 minutes, and under 3.

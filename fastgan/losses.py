@@ -383,6 +383,7 @@ def gradient_penalty(
     weight: float = 10.0,
     seed: int | None = None,
     step: int = 0,
+    impl: str = "auto",
 ) -> Tensor:
     """A penalty on the slope of the discriminator's logit with respect to its input.
 
@@ -397,6 +398,7 @@ def gradient_penalty(
         weight: of the penalty: lambda of WGAN-GP (10 in the paper), gamma of R1 and R2.
         seed: of the mixing numbers of wgan-gp (counter-based, with `step`); None draws them from torch's generator.
         step: see seed.
+        impl: of the mixing numbers: "auto", "native" or "reference"; D's layers carry their own.
 
     Returns:
         Scalar Tensor, differentiable with respect to the discriminator's parameters. Where a gradient is exactly zero
@@ -425,7 +427,13 @@ def gradient_penalty(
             mix = torch.rand(size, dtype=real.dtype, device=real.device)
         else:
             mix = random.uniform(
-                size, seed=seed, purpose=random.Purpose.PENALTY, step=step, dtype=real.dtype, device=real.device
+                size,
+                seed=seed,
+                purpose=random.Purpose.PENALTY,
+                step=step,
+                dtype=real.dtype,
+                device=real.device,
+                impl=impl,
             )
         where = mix * real.detach() + (1 - mix) * fake.detach()
     else:

@@ -109,7 +109,14 @@ def prior(name: str, shape: Sequence[int], **stream: object) -> Tensor:
 
 
 def permutation(
-    n: int, *, seed: int, epoch: int, start: int = 0, count: int | None = None, device: torch.device | str = "cpu"
+    n: int,
+    *,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    count: int | None = None,
+    device: torch.device | str = "cpu",
+    impl: str = "auto",
 ) -> Tensor:
     """Positions start .. start+count of the shuffle of range(n) that belongs to this epoch: rows without replacement.
 
@@ -122,6 +129,7 @@ def permutation(
         start: the first position wanted.
         count: how many; None for all that follow.
         device: of the result.
+        impl: "auto", "native" or "reference".
 
     Returns:
         int64 Tensor (count,).
@@ -129,7 +137,8 @@ def permutation(
     count = n - start if count is None else count
     if n < 1 or start < 0 or count < 0 or start + count > n:
         raise ValueError(f"permutation: positions {start} to {start + count} must lie within 0 to n = {n}")
-    return ops.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=Purpose.ROWS).to(device)
+    order = ops.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=Purpose.ROWS, impl=impl)
+    return order.to(device)
 
 
 def torch_seed(seed: int, step: int, phase: int = 0) -> int:
@@ -149,6 +158,9 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
     torch's default generator, which all threads share, is seeded inside and put back behind. Keys of masks are drawn
     from that generator, because whoever runs a forward pass again, as `torch.utils.checkpoint` does, restores it and so
     meets the same masks.
+
+    Returns:
+        A context manager.
     """
     generator = torch.default_generator
     state = generator.get_state()

@@ -140,5 +140,11 @@ def test_every_row_with_a_test_has_its_promise() -> None:
     assert set(named_tests()) <= set(PROMISES)
 
 
+@pytest.mark.skipif(not TABLE.is_file(), reason="an installed package has no docs folder")
+def test_the_page_is_what_the_tests_write() -> None:
+    assert len(ROWS) > 60, "the rows of the page are read"
+    assert TABLE.read_text(encoding="utf-8") == table(), f"write it anew: python tests/{Path(__file__).name}"
+
+
 if __name__ == "__main__":
     TABLE.write_text(table(), encoding="utf-8")

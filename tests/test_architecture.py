@@ -113,8 +113,7 @@ def test_only_the_backend_loads_the_native_module() -> None:
 @pytest.mark.parametrize("name", ("reference", "theory"))
 def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
     paths = [p for p in modules() if dotted(p).split(".")[0] == name]
-    if not paths:
-        pytest.skip(f"there is no fastgan.{name} yet")
+    assert paths, f"there is no fastgan.{name}"
     forbidden = {"backend", "kernels", "library", "ops"}
     for path in paths:
         for imported in imports(path):
@@ -122,10 +121,55 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
             assert parts[0] != "fastgan" or parts[1] not in forbidden, f"{path.name} imports {imported}"
 
 
+# Who may ask what the native core can compute. An operation is dispatched in ops.choosing alone; the engines ask once,
+# when they are made, for the words of their refusal, and dispatch nothing by it.
+ASKERS = {"ops.choosing": "dispatch", "training.fused": "refusal", "training.graph": "refusal"}
+
+
+def asks_why_not(text: str) -> bool:
+    """Whether code names `backend.why_not` in any way: imported, as an attribute, or by a string."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("backend"):
+            if any(alias.name in ("why_not", "*") for alias in node.names):
+                return True
+        if isinstance(node, ast.Attribute) and node.attr == "why_not":
+            return True
+        if isinstance(node, ast.Constant) and node.value == "why_not":
+            return True
+    return False
+
+
 def test_native_is_chosen_in_one_place() -> None:
-    """`why_not` decides; only the dispatch asks it."""
-    askers = {dotted(path) for path in modules() if "fastgan.backend.why_not" in imports(path)}
-    assert askers == {"ops.choosing"}, f"{askers - {'ops.choosing'}} choose a backend of their own"
+    """`why_not` decides; only the dispatch asks it, and the engines that may have to refuse."""
+    askers = {dotted(path) for path in modules() if asks_why_not(path.read_text())} - {"backend"}
+    assert askers == set(ASKERS), f"{askers ^ set(ASKERS)} choose a backend of their own, or no longer ask"
+    for name, use in ASKERS.items():
+        text = (PACKAGE / f"{name.replace('.', '/')}.py").read_text()
+        asked = [
+            node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute) and node.attr == "why_not"
+        ]
+        assert len(asked) <= 1, f"{name} asks more than once"
+        if use == "refusal":
+            line = next(i for i, line in enumerate(text.splitlines()) if ".why_not(" in line)
+            assert "Inexpressible" in "".join(text.splitlines()[line : line + 2]), (
+                f"{name} asks for more than a refusal"
+            )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from fastgan.backend import why_not",
+        "from fastgan.backend import why_not as reason",
+        "from fastgan.backend import *",
+        "from fastgan import backend\nbackend.why_not('mlp', 'cpu', None)",
+        "import fastgan\nask = fastgan.backend.why_not",
+        "from fastgan import backend as b\ngetattr(b, 'why_not')",
+    ],
+)
+def test_no_way_of_asking_is_overlooked(text: str) -> None:
+    assert asks_why_not(text)
+    assert not asks_why_not("from fastgan.backend import native\nfrom fastgan.training.persistent import cuda_engine")
 
 
 # ---------------------------------------------------------------- csrc
@@ -207,6 +251,15 @@ def public() -> Iterator[tuple[str, object]]:
                     yield f"{module.__name__}.{name}", found
 
 
+def referred_to(text: str) -> Iterator[tuple[object, str]]:
+    """The public functions to which "arguments as `x`", "as for `x`" and "as in `x`" send a reader."""
+    for name in re.findall(r"(?:as|for|as in) `(\w+)`", text):
+        for module in (fastgan, evaluation, losses, nn, random, theory):
+            if inspect.isfunction(getattr(module, name, None)):
+                yield module, name
+                break
+
+
 @pytest.mark.parametrize(("name", "found"), dict(public()).items(), ids=dict(public()))
 def test_public_names_are_explained(name: str, found: object) -> None:
     """One sentence first; a function of several arguments tells them, and what it returns or where it comes from."""
@@ -216,11 +269,10 @@ def test_public_names_are_explained(name: str, found: object) -> None:
     if inspect.isfunction(found):
         parameters = inspect.signature(found).parameters
         if len(parameters) > 2:
-            told = [p for p in parameters if re.search(rf"\b{p}\b", text)]
-            assert len(told) == len(parameters) or "as for" in text or "arguments as" in text, (
-                f"{name} does not tell {set(parameters) - set(told)}"
-            )
-            assert re.search(r"Returns:|Equivalent to|Raises:|Source:|Tensor|Inside|dict|^The ", text), name
+            known = text + "".join(inspect.getdoc(getattr(module, other)) or "" for module, other in referred_to(text))
+            told = [p for p in parameters if re.search(rf"\b{p}\b", known)]
+            assert len(told) == len(parameters), f"{name} does not tell {set(parameters) - set(told)}"
+            assert re.search(r"Returns:|Equivalent to|Raises:|Source:", known), f"{name}: what it gives is not said"
 
 
 def test_all_is_what_there_is() -> None:
@@ -229,10 +281,19 @@ def test_all_is_what_there_is() -> None:
             assert hasattr(module, name), f"{module.__name__}.{name}"
 
 
-def test_operators_and_operations_are_told_apart_nowhere_else() -> None:
-    """One operation, one stem: what the backend serves has a row among the operators or a stream of its own."""
-    assert set(OPERATIONS) == {"loss", "mlp", "dropout", "random"}
-    assert {"pointwise", "pair_loss", "mlp", "dropout"} <= set(OPERATORS)
+def test_every_registered_operator_has_a_row_of_arguments() -> None:
+    """What fastgan registers with torch is checked by opcheck on the rows of tests/cases.py: all of it and no more."""
+    import torch
+
+    from fastgan import library  # noqa: F401  # registers
+
+    registered = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names()
+                  if name.startswith("fastgan::")}  # fmt: skip
+    assert registered == set(OPERATORS)
+    asked = {node.args[1].value for path in modules() for node in ast.walk(ast.parse(path.read_text()))
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "natively"
+             and isinstance(node.args[1], ast.Constant)}  # fmt: skip
+    assert asked == set(OPERATIONS), "the dispatch asks for what the backend lists"
 
 
 IMPORT = """

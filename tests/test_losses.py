@@ -302,6 +302,7 @@ def test_shapes(impl: str, device: str) -> None:
         torch.testing.assert_close(loss, (PLAIN_D["gan"][0](x).mean() + PLAIN_D["gan"][1](x).mean()).detach().to(loss))
         loss.backward()
         assert x.grad is not None and x.grad.shape == shape
+        torch.testing.assert_close(x.grad, -torch.sigmoid(-x.detach()) / x.numel())
         assert fastgan.generator_loss(x, reduction="none", impl=impl).shape == shape
 
 

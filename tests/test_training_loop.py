@@ -1,4 +1,4 @@
-"""The eager engine against Algorithm 1 and the original code's update, written out by hand."""
+"""Both engines against Algorithm 1 and the original code's update, written out by hand."""
 
 import functools
 from collections.abc import Callable
@@ -52,13 +52,22 @@ def assert_same(gan: GAN, other: GAN, tolerance: float) -> None:
         assert torch.allclose(a, b, rtol=0, atol=tolerance), f"{name}: {(a - b).abs().max()}"
 
 
+ENGINES = [
+    "eager",
+    pytest.param("fused", marks=pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")),
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("norm", [False, True])
-def test_M60_equals_algorithm_1_written_out_in_plain_torch(k: int, norm: bool) -> None:
+def test_M60_equals_algorithm_1_written_out_in_plain_torch(k: int, norm: bool, engine: str) -> None:
     batch, data = 5, some_data()
     gan, other = small_gan(norm=norm), small_gan(norm=norm)
-    config = TrainConfig(steps=100, batch_size=batch, k=k, optimizer=Adam(0.01), seed=SEED)
-    history = train(gan, data, config).history
+    config = TrainConfig(steps=100, batch_size=batch, k=k, optimizer=Adam(0.01), seed=SEED, engine=engine)
+    result = train(gan, data, config)
+    assert result.engine == engine
+    history = result.history
 
     optimizer_g = torch.optim.Adam(other.generator.parameters(), lr=0.01, betas=(0.5, 0.999), fused=False)
     optimizer_d = torch.optim.Adam(other.discriminator.parameters(), lr=0.01, betas=(0.5, 0.999), fused=False)
@@ -209,14 +218,18 @@ def test_frozen_parameters_stay_frozen() -> None:
     assert not gan.discriminator[0].weight.requires_grad
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_M61_equals_the_original_update_written_out(dropout: float) -> None:
+@pytest.mark.parametrize(("dropout", "engine"), [(0.5, "eager"), *((0.0, engine) for engine in ("eager", "fused"))])
+def test_M61_equals_the_original_update_written_out(dropout: float, engine: str) -> None:
+    if engine == "fused" and backend.native is None:
+        pytest.skip("the fused engine is compiled")
     batch, data = 6, some_data()
     gan, other = small_gan(dropout=dropout), small_gan(dropout=dropout)
     rule = Momentum(0.1, 0.5, "pylearn2", lr_decay=1.01, min_lr=1e-6, momentum_final=0.7, saturate_epochs=3)
     masks = record_masks(gan)
-    config = TrainConfig(steps=15, batch_size=batch, mode="simultaneous", optimizer=rule, seed=SEED)
-    history = train(gan, data, config).history
+    config = TrainConfig(steps=15, batch_size=batch, mode="simultaneous", optimizer=rule, seed=SEED, engine=engine)
+    result = train(gan, data, config)
+    assert result.engine == engine
+    history = result.history
 
     replayed = replay_masks(other, masks)
     velocity = [torch.zeros_like(p) for p in other.parameters()]
@@ -273,10 +286,11 @@ def test_simultaneous_mode_computes_both_gradients_before_either_update() -> Non
     assert seen == [True, True, True, False]  # the second update finds the first network changed
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     "loss", ["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein", "relativistic"]
 )
-def test_M60_each_generator_loss_brings_its_discriminator_loss(loss: str) -> None:
+def test_M60_each_generator_loss_brings_its_discriminator_loss(loss: str, engine: str) -> None:
     batch, data, gan = 5, some_data(), small_gan()
     kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(loss, loss)
     real, z = drawn_rows(data, 0, batch), drawn_noise(Purpose.NOISE_D, 0, batch)
@@ -284,9 +298,10 @@ def test_M60_each_generator_loss_brings_its_discriminator_loss(loss: str) -> Non
         real_logits, fake_logits = gan.discriminator(real), gan.discriminator(gan.generator(z))
         expected_d = losses.discriminator_loss(real_logits, fake_logits, kind=kind)
     # Rate 0: the networks stay, so that G's loss can be recomputed as well.
-    history = train(
-        gan, data, TrainConfig(steps=1, batch_size=batch, loss=loss, optimizer=Adam(0.0), seed=SEED)
-    ).history
+    config = TrainConfig(steps=1, batch_size=batch, loss=loss, optimizer=Adam(0.0), seed=SEED, engine=engine)
+    result = train(gan, data, config)
+    assert result.engine == engine
+    history = result.history
     with torch.no_grad():
         fake_logits = gan.discriminator(gan.generator(drawn_noise(Purpose.NOISE_G, 0, batch)))
         pair = {"real_logits": real_logits} if loss == "relativistic" else {}
@@ -295,7 +310,8 @@ def test_M60_each_generator_loss_brings_its_discriminator_loss(loss: str) -> Non
     assert history["loss_g"][0] == pytest.approx(expected_g.item(), abs=1e-12)
 
 
-def test_real_label_and_penalty_reach_the_discriminators_loss() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_real_label_and_penalty_reach_the_discriminators_loss(engine: str) -> None:
     batch, data, gan = 5, some_data(), small_gan()
     real, z = drawn_rows(data, 0, batch), drawn_noise(Purpose.NOISE_D, 0, batch)
     fake = gan.generator(z).detach()
@@ -310,16 +326,30 @@ def test_real_label_and_penalty_reach_the_discriminators_loss() -> None:
             penalty_weight=3.0,
             optimizer=Adam(0.0),
             seed=SEED,
+            engine=engine,
         )
         assert penalty > 1e-3
-        assert train(gan, data, config).history["loss_d"][0] == pytest.approx((smoothed + penalty).item(), abs=1e-12)
+        result = train(gan, data, config)
+        assert result.engine == engine
+        assert result.history["loss_d"][0] == pytest.approx((smoothed + penalty).item(), abs=1e-12)
 
 
-def test_a_penalty_moves_the_discriminator() -> None:
-    gan, other = small_gan(), small_gan()
-    train(gan, some_data(), TrainConfig(steps=1, batch_size=4, optimizer=Momentum(0.1), gradient_penalty="r1"))
-    train(other, some_data(), TrainConfig(steps=1, batch_size=4, optimizer=Momentum(0.1)))
-    assert not torch.allclose(gan.discriminator[0].weight, other.discriminator[0].weight, atol=1e-6)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_penalty_adds_its_own_gradient_to_the_discriminators(engine: str) -> None:
+    gan, other, start = small_gan(), small_gan(), small_gan()
+    options = {"steps": 1, "batch_size": 4, "optimizer": Momentum(0.1), "seed": SEED, "engine": engine}
+    assert train(gan, some_data(), TrainConfig(gradient_penalty="r1", **options)).engine == engine
+    train(other, some_data(), TrainConfig(**options))
+    real = drawn_rows(some_data(), 0, 4)
+    penalty = losses.gradient_penalty(start.discriminator, real, real, kind="r1", weight=10.0)
+    parameters = dict(start.discriminator.named_parameters())
+    grads = torch.autograd.grad(penalty, list(parameters.values()), allow_unused=True)
+    for (name, p), q, grad in zip(
+        gan.discriminator.named_parameters(), other.discriminator.parameters(), grads, strict=True
+    ):
+        moved = torch.zeros_like(p) if grad is None else -0.1 * grad
+        assert torch.allclose(p - q, moved, rtol=0, atol=1e-12), name
+    assert max(float(grad.abs().max()) for grad in grads if grad is not None) > 1e-2
 
 
 @pytest.mark.parametrize("mode", ["alternating", "simultaneous"])

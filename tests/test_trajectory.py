@@ -32,9 +32,15 @@ def trained(impl: str, dtype: torch.dtype, **config: object) -> tuple[fastgan.GA
 def test_native_and_reference_train_alike(loss: str, dtype: torch.dtype) -> None:
     need("native", "mlp")
     native, reference = (trained(impl, dtype, loss=loss) for impl in ("native", "reference"))
-    tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-4}
-    torch.testing.assert_close(native[0].state_dict(), reference[0].state_dict(), **tolerance)
-    torch.testing.assert_close(native[1].history["loss_d"], reference[1].history["loss_d"], **tolerance)
     start = trained("reference", dtype, loss=loss, steps=0)[0].state_dict()
-    moved = max((start[name] - value).abs().max().item() for name, value in native[0].state_dict().items())
-    assert moved > 1e-4  # ten steps of Adam at 2e-4 leave the start
+    # Of what ten steps change, not of the weights themselves, which hardly differ from their start: the distance of the
+    # two ends against the way that the reference went.
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-3
+    for name, end in reference[0].state_dict().items():
+        if name == "discriminator.3.bias" and loss in ("hinge", "wasserstein", "relativistic"):
+            continue  # its gradient is zero in theory: Adam makes a step of the rounding, or none
+        way = (end - start[name]).norm()
+        apart = (native[0].state_dict()[name] - end).norm()
+        assert way > 1e-4 and apart < tolerance * way, f"{name}: {apart / way:.1e} of its way"
+    near = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(native[1].history["loss_d"], reference[1].history["loss_d"], **near)

@@ -192,6 +192,7 @@ class EagerEngine:
             weight=config.penalty_weight,
             seed=config.seed,
             step=draw,
+            impl=config.impl,
         )
 
     def _supervised(self, draw: int) -> Tensor | float:

@@ -31,13 +31,23 @@ class Rows:
         batch_size: rows of a minibatch.
         seed: of the order of the rows.
         device, dtype: of the minibatches.
+        impl: of the order of the rows: "auto", "native" or "reference".
 
     Raises:
         TypeError: data is of another kind, or not floating point. ValueError: it is empty, smaller than a
             batch, or holds a NaN or an infinity.
     """
 
-    def __init__(self, data: Any, *, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        impl: str = "auto",
+    ) -> None:
         if not isinstance(data, Tensor | np.ndarray) and not (hasattr(data, "rows") and hasattr(data, "__len__")):
             raise TypeError(f"train: data must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}")
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
@@ -46,7 +56,7 @@ class Rows:
         self.data = data
         self._known: Tensor | None = None  # numbers of the rows whose label is known
         self.n = len(data)
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.impl = device, dtype, impl
         if self.n < 1:
             raise ValueError("train: data must have at least one row, got none")
         self._order_by(batch_size, seed)
@@ -68,7 +78,7 @@ class Rows:
         self._held: tuple[int, int] | None = None
         self._order = torch.empty(0, dtype=torch.int64)
 
-    def reordered(self, *, batch_size: int, seed: int) -> Rows:
+    def reordered(self, *, batch_size: int, seed: int, impl: str = "auto") -> Rows:
         """The same data for another run: neither checked nor, where they had to be converted, held a second time.
 
         Raises:
@@ -76,6 +86,7 @@ class Rows:
         """
         rows = copy.copy(self)
         rows._order_by(batch_size, seed)
+        rows.impl = impl
         return rows
 
     @functools.cached_property
@@ -109,7 +120,9 @@ class Rows:
             self._known = (self.labels >= 0).nonzero().flatten().cpu()
         size = min(self.batch_size, len(self._known))
         epoch, batch = divmod(draw, len(self._known) // size)
-        order = random.permutation(len(self._known), seed=self.seed, epoch=epoch, start=batch * size, count=size)
+        order = random.permutation(
+            len(self._known), seed=self.seed, epoch=epoch, start=batch * size, count=size, impl=self.impl
+        )
         numbers = self._known[order]
         return self.gather(numbers), self.labels[numbers.to(self.labels.device)].to(self.device, torch.int64)
 
@@ -120,7 +133,9 @@ class Rows:
             # Many batches of the shuffle at once: a call costs far more than a number.
             batches = min(self._window, self.batches - window * self._window)
             start, count = window * self._window * self.batch_size, batches * self.batch_size
-            self._order = random.permutation(self.n, seed=self.seed, epoch=epoch, start=start, count=count)
+            self._order = random.permutation(
+                self.n, seed=self.seed, epoch=epoch, start=start, count=count, impl=self.impl
+            )
             self._held = (epoch, window)
         return self._order[within * self.batch_size : (within + 1) * self.batch_size]
 

@@ -156,8 +156,8 @@ def rows_for(data: Any, gan: GAN, config: TrainConfig) -> Rows:
     """The data as this run's minibatches; Rows of another run lend what they have checked."""
     size = config.batch_size * config.pack
     if isinstance(data, Rows):
-        return data.reordered(batch_size=size, seed=config.seed)
-    return Rows(data, batch_size=size, seed=config.seed, device=gan.device, dtype=gan.dtype)
+        return data.reordered(batch_size=size, seed=config.seed, impl=config.impl)
+    return Rows(data, batch_size=size, seed=config.seed, device=gan.device, dtype=gan.dtype, impl=config.impl)
 
 
 @dataclass(frozen=True)
@@ -412,7 +412,7 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> tuple[int, str | None
     real = rows.gather(torch.arange(count * config.pack))
     condition = gan.one_hot(torch.zeros(len(real), dtype=torch.int64))
     with untouched(gan), evaluating(gan), torch.no_grad():
-        z = join(gan.noise(len(real), seed=0), condition)
+        z = join(gan.noise(len(real), seed=0, impl=config.impl), condition)
         fake = _try("gan.generator", gan.generator, z, f"must take noise of shape {tuple(z.shape)}")
         if fake.shape != real.shape:
             raise ValueError(

@@ -1,0 +1,444 @@
+"""Algorithm 1 of Goodfellow et al. (2014) in plain PyTorch: an oracle that shares no code with the engines.
+
+Networks, losses, penalties, optimisers, packing, moving average and bounds on norms are written out here, in formulas
+that fastgan uses nowhere. Only the counter-based random numbers are fastgan's, in the version without native code
+(`fastgan.reference`), and the parameters are copies of those of the networks given. `Game.play` runs iterations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastgan.nn
+from fastgan import GAN, Adam, TrainConfig, random, reference
+from fastgan.random import Purpose
+from fastgan.training.eager import EagerEngine
+from fastgan.training.fused import FusedEngine
+from fastgan.training.run import rows_for
+
+ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "none": lambda x, s: x,
+    "relu": lambda x, s: x * (x > 0),
+    "leaky_relu": lambda x, s: torch.where(x > 0, x, s * x),
+    "tanh": lambda x, s: torch.tanh(x),
+    "sigmoid": lambda x, s: torch.sigmoid(x),
+    "elu": lambda x, s: torch.where(x > 0, x, torch.exp(x.clamp(max=0)) - 1),
+    "softplus": lambda x, s: torch.logaddexp(x, torch.zeros_like(x)),
+    "gelu": lambda x, s: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
+}
+MODULES = {
+    nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.ELU: "elu",
+    nn.Softplus: "softplus", nn.GELU: "gelu",
+}  # fmt: skip
+
+
+def stretches(network: nn.Module) -> Iterator[list[nn.Module]]:
+    """The modules in the order they run, in groups. Dropouts of one group share a key: fastgan's Sequential draws one
+    for each chain `[dropout] (linear [activation] [dropout])...`."""
+    if not isinstance(network, nn.Sequential):
+        yield [network]
+        return
+    may_follow = {
+        "start": ("dropout", "linear"), "first dropout": ("linear",), "linear": ("linear", "activation", "dropout"),
+        "activation": ("linear", "dropout"), "dropout": ("linear",), "end": (),
+    }  # fmt: skip
+    chain: list[nn.Module] = []
+    state = "end"
+    for module in network:
+        kind = (
+            "linear" if isinstance(module, nn.Linear | fastgan.nn.Maxout)
+            else "dropout" if isinstance(module, fastgan.nn.Dropout)
+            else "activation" if type(module) in MODULES else "other"
+        )  # fmt: skip
+        if not isinstance(network, fastgan.nn.Sequential) or kind == "other":
+            yield from filter(None, [chain])
+            chain, state = [], "end"
+            yield from stretches(module)
+            continue
+        if kind not in may_follow[state]:
+            yield from filter(None, [chain])
+            chain, state = [], "start"
+        chain.append(module)
+        inside = isinstance(module, fastgan.nn.Maxout) or getattr(module, "activation", "none") != "none"
+        state = (
+            "end" if state == "start" and kind == "activation"
+            else "first dropout" if state == "start" and kind == "dropout"
+            else "activation" if kind == "linear" and inside else kind
+        )  # fmt: skip
+    yield from filter(None, [chain])
+
+
+class Network:
+    """A network as formulas over copies of its parameters and running statistics."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self.stretches = list(stretches(module))
+        self.values = {name: value.detach().clone().to(dtype if value.is_floating_point() else value.dtype)
+                       for name, value in module.state_dict().items()}  # fmt: skip
+        self.names = {id(m): name for name, m in module.named_modules()}
+        self.trained = [name for name, p in module.named_parameters() if p.requires_grad]
+        for name in self.trained:
+            self.values[name].requires_grad_()
+        self.kink = math.inf  # the least distance of any number from a place where a slope jumps
+
+    def get(self, module: nn.Module, what: str) -> Any:
+        path = self.names[id(module)]
+        return self.values.get(f"{path}.{what}" if path else what)
+
+    def parameters(self) -> list[Tensor]:
+        return [self.values[name] for name in self.trained]
+
+    def __call__(self, x: Tensor, next_key: Callable[[], int]) -> Tensor:
+        for stretch in self.stretches:
+            drops = [m for m in stretch if isinstance(m, fastgan.nn.Dropout) and m.training and m.p > 0]
+            key, layer = next_key() if drops else 0, 0
+            for module in stretch:
+                layer += isinstance(module, nn.Linear | fastgan.nn.Maxout)
+                x = self.apply(module, x, key, layer, bool(drops) and module in drops)
+        return x
+
+    def apply(self, module: Any, x: Tensor, key: int, layer: int, drop: bool) -> Tensor:
+        if isinstance(module, nn.Linear | fastgan.nn.Maxout):
+            bias = self.get(module, "bias")
+            x = x.matmul(self.get(module, "weight").t()) + (0.0 if bias is None else bias)
+            if isinstance(module, fastgan.nn.Maxout):
+                pieces = x.reshape(len(x), -1, module.pieces)
+                if module.pieces > 1:
+                    two = pieces.detach().topk(2, -1).values
+                    self.note(two[..., 0] - two[..., 1])
+                return (pieces * nn.functional.one_hot(pieces.argmax(-1), module.pieces)).sum(-1)
+            return self.activate(getattr(module, "activation", "none"), x, getattr(module, "negative_slope", 0.0))
+        if isinstance(module, nn.BatchNorm1d):
+            return self.normalise(module, x)
+        if type(module) in MODULES:
+            return self.activate(MODULES[type(module)], x, getattr(module, "negative_slope", 0.0))
+        if drop:
+            ones = torch.ones_like(x, dtype=torch.float64)
+            return x * reference.dropout(ones, module.p, torch.tensor(key), layer).to(x.dtype)
+        assert isinstance(module, nn.Flatten | nn.Identity | nn.Dropout), f"no formula for {module}"
+        return x
+
+    def activate(self, name: str, x: Tensor, slope: float) -> Tensor:
+        if name in ("relu", "leaky_relu"):
+            self.note(x)
+        return ACTIVATIONS[name](x, slope)
+
+    def note(self, distance: Tensor) -> None:
+        if distance.numel():
+            self.kink = min(self.kink, float(distance.detach().abs().min()))
+
+    def normalise(self, module: nn.BatchNorm1d, x: Tensor) -> Tensor:
+        mean = x.sum(0) / len(x)
+        variance = ((x - mean) ** 2).sum(0) / len(x)
+        weight, bias = self.get(module, "weight"), self.get(module, "bias")
+        if (running := self.get(module, "running_mean")) is not None:
+            running.mul_(1 - module.momentum).add_(module.momentum * mean.detach())
+            running = self.get(module, "running_var")
+            running.mul_(1 - module.momentum).add_(module.momentum * variance.detach() * len(x) / (len(x) - 1))
+            self.get(module, "num_batches_tracked").add_(1)
+        x = (x - mean) / (variance + module.eps).sqrt()
+        return x * (1.0 if weight is None else weight) + (0.0 if bias is None else bias)
+
+    @torch.no_grad()
+    def bound(self, limit: float) -> None:
+        for stretch in self.stretches:
+            for module in stretch:
+                if isinstance(module, nn.Linear | fastgan.nn.Maxout):
+                    weight = self.get(module, "weight")
+                    weight *= (limit / weight.double().square().sum(1, keepdim=True).sqrt()).clamp(max=1.0)
+
+
+class Rule:
+    """Adam or momentum, written out; `count` is the number of updates made."""
+
+    def __init__(self, rule: Any, parameters: list[Tensor]) -> None:
+        self.rule, self.count = rule, 0
+        self.first = [torch.zeros_like(p) for p in parameters]
+        self.second = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, parameters: list[Tensor], grads: list[Tensor], number: int, epoch: int) -> None:
+        self.count += 1
+        rule = self.rule
+        if isinstance(rule, Adam):
+            (one, two), t = rule.betas, self.count
+            for p, m, v, g in zip(parameters, self.first, self.second, grads, strict=True):
+                m.copy_(one * m + (1 - one) * g)
+                v.copy_(two * v + (1 - two) * g**2)
+                p -= rule.lr * (m / (1 - one**t)) / ((v / (1 - two**t)).sqrt() + rule.eps)
+            return
+        rate = max(rule.lr * rule.lr_decay**-number, rule.min_lr)
+        momentum = rule.momentum
+        if rule.momentum_final is not None:
+            way = 1.0 if rule.saturate_epochs == 1 else min((epoch - 1) / (rule.saturate_epochs - 1), 1.0)
+            momentum += way * (rule.momentum_final - rule.momentum)
+        for p, v, g in zip(parameters, self.first, grads, strict=True):
+            if rule.convention == "pylearn2":
+                v.copy_(momentum * v - rate * g)
+                p += v
+            else:
+                v.copy_(momentum * v + g)
+                p -= rate * v
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    return -torch.logaddexp(-x, torch.zeros_like(x))
+
+
+def loss_of_d(kind: str, real: Tensor, fake: Tensor, label: float) -> Tensor:
+    if kind == "relativistic":
+        return -log_sigmoid(real - fake).mean()
+    if kind == "hinge":
+        return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
+    if kind == "least_squares":
+        return (real - label).square().mean() / 2 + fake.square().mean() / 2
+    if kind == "wasserstein":
+        return fake.mean() - real.mean()
+    cross_entropy = -label * log_sigmoid(real) - (1 - label) * log_sigmoid(-real)
+    return cross_entropy.mean() - log_sigmoid(-fake).mean()
+
+
+def loss_of_g(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
+    if kind == "relativistic":
+        assert real is not None
+        return -log_sigmoid(fake - real).mean()
+    return {
+        "non_saturating": lambda: -log_sigmoid(fake), "minimax": lambda: log_sigmoid(-fake),
+        "mle": lambda: -0.5 * torch.exp(fake), "hinge": lambda: -fake, "wasserstein": lambda: -fake,
+        "least_squares": lambda: (fake - 1).square() / 2,
+    }[kind]().mean()  # fmt: skip
+
+
+class Game:
+    """Both networks, their optimisers and the data."""
+
+    def __init__(self, gan: GAN, data: Tensor, config: TrainConfig, dtype: torch.dtype = torch.float64) -> None:
+        self.config, self.dtype, self.data = config, dtype, data.to(dtype)
+        self.latent, self.prior = gan.latent_dim, gan.prior
+        self.g, self.d = Network(gan.generator, dtype), Network(gan.discriminator, dtype)
+        self.rule_g = Rule(config.optimizer_of_generator, self.g.parameters())
+        self.rule_d = Rule(config.optimizer_of_discriminator, self.d.parameters())
+        self.average = {name: value.detach().clone() for name, value in self.g.values.items()}
+        self.history: list[list[float]] = []
+        self.kink = math.inf
+
+    def play(self, iterations: int) -> None:
+        for it in range(len(self.history), len(self.history) + iterations):
+            generator = torch.Generator().manual_seed(random.torch_seed(self.config.seed, it))
+            self.next_key = lambda g=generator: int(torch.randint(2**63 - 1, (), generator=g))
+            self.history.append(self.simultaneous(it) if self.config.mode == "simultaneous" else self.alternating(it))
+        self.kink = min(self.kink, self.g.kink, self.d.kink)
+
+    # ------------------------------------------------------------ what the networks see
+
+    def noise(self, purpose: int, step: int) -> Tensor:
+        rows = self.config.batch_size * self.config.pack
+        stream = {"seed": self.config.seed, "purpose": int(purpose), "step": step, "substream": 0}
+        if self.prior == "uniform":
+            z = (2 * reference.random_uniform(rows * self.latent, **stream) - 1) * math.sqrt(3.0)
+        else:
+            z = reference.random_normal(rows * self.latent, **stream)
+        z = z.reshape(rows, self.latent)
+        return (z / z.square().sum(1, keepdim=True).sqrt() if self.prior == "spherical" else z).to(self.dtype)
+
+    def pack(self, rows: Tensor) -> Tensor:
+        return rows.reshape(self.config.batch_size, -1)
+
+    def epoch(self, draw: int) -> tuple[int, int]:
+        return divmod(draw, len(self.data) // (self.config.batch_size * self.config.pack))
+
+    def real(self, draw: int) -> Tensor:
+        (epoch, batch), size = self.epoch(draw), self.config.batch_size * self.config.pack
+        order = reference.permutation(
+            len(self.data),
+            seed=self.config.seed,
+            epoch=epoch,
+            start=batch * size,
+            count=size,
+            purpose=int(Purpose.ROWS),
+        )
+        return self.pack(self.data[order])
+
+    def penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
+        kind, weight = self.config.gradient_penalty, self.config.penalty_weight
+        if kind is None:
+            return 0.0
+        stream = {"seed": self.config.seed, "purpose": int(Purpose.PENALTY), "step": draw, "substream": 0}
+        u = reference.random_uniform(len(real), **stream).to(self.dtype)[:, None]
+        x = {"r1": real, "r2": fake, "wgan-gp": fake + u * (real - fake)}[kind].detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.d(x, self.next_key).sum(), x, create_graph=True)
+        square = slope.square().sum(1)
+        if kind != "wgan-gp":
+            return weight * square.mean() / 2
+        self.d.note(square.sqrt())
+        norm = (square + (square == 0)).sqrt() * (square != 0)
+        return weight * (norm - 1).square().mean()
+
+    # ------------------------------------------------------------ one iteration
+
+    def update(self, player: Network, rule: Rule, loss: Tensor, number: int, epoch: int, keep: bool = False) -> bool:
+        """Descend the loss; False where it or a gradient is not finite."""
+        grads = torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True)
+        finite = all(bool(torch.isfinite(value).all()) for value in (loss, *grads))
+        rule.step(player.parameters(), list(grads), number, epoch)
+        if self.config.max_col_norm is not None:
+            player.bound(self.config.max_col_norm)
+        return finite
+
+    def alternating(self, it: int) -> list[float]:
+        config = self.config
+        kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
+        for draw in range(it * config.k, (it + 1) * config.k):
+            before, real = self.saved(), self.real(draw)
+            fake = self.pack(self.g(self.noise(Purpose.NOISE_D, draw), self.next_key)).detach()
+            on_real, on_fake = self.d(real, self.next_key), self.d(fake, self.next_key)
+            loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) + self.penalty(real, fake, draw)
+            if not self.update(self.d, self.rule_d, loss_d, draw, self.epoch(draw)[0] + 1):
+                self.restore(before)
+        if kind == "hinge":
+            self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
+        for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
+            before = self.saved()
+            logits = self.d(self.pack(self.g(self.noise(Purpose.NOISE_G, update), self.next_key)), self.next_key)
+            against = self.d(real, self.next_key) if kind == "relativistic" else None
+            loss_g = loss_of_g(config.loss, logits, against)
+            if not self.update(self.g, self.rule_g, loss_g, update, self.epoch(draw)[0] + 1):
+                self.restore(before)
+            self.take_average()
+        return self.metrics(loss_d, loss_g, on_real, on_fake)
+
+    def simultaneous(self, it: int) -> list[float]:
+        config = self.config
+        kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
+        before, real = self.saved(), self.real(it)
+        fake = self.pack(self.g(self.noise(Purpose.NOISE_D, it), self.next_key))
+        on_real, on_fake = self.d(real, self.next_key), self.d(fake, self.next_key)
+        loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) / 2 + self.penalty(real, fake.detach(), it)
+        loss_g = loss_of_g(config.loss, on_fake, on_real)
+        if kind == "hinge":
+            self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
+        parameters = [*self.d.parameters(), *self.g.parameters()]
+        n, epoch = len(self.d.parameters()), self.epoch(it)[0] + 1
+        of_d = torch.autograd.grad(loss_d, parameters[:n], retain_graph=True, materialize_grads=True)
+        of_g = torch.autograd.grad(loss_g, parameters[n:], materialize_grads=True)
+        self.rule_d.step(parameters[:n], list(of_d), it, epoch)
+        self.rule_g.step(parameters[n:], list(of_g), it, epoch)
+        if config.max_col_norm is not None:
+            self.d.bound(config.max_col_norm)
+            self.g.bound(config.max_col_norm)
+        if not all(bool(torch.isfinite(value).all()) for value in (loss_d, loss_g, *of_d, *of_g)):
+            self.restore(before)
+        self.take_average()
+        return self.metrics(loss_d, loss_g, on_real, on_fake)
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        for name, value in self.g.values.items():
+            if self.config.ema_decay is not None:
+                decay = self.config.ema_decay if value.is_floating_point() and "running" not in name else 0.0
+                self.average[name] = decay * self.average[name] + (1 - decay) * value if decay else value.clone()
+
+    @staticmethod
+    @torch.no_grad()
+    def metrics(loss_d: Tensor, loss_g: Tensor, real: Tensor, fake: Tensor) -> list[float]:
+        p, q = 1 / (1 + torch.exp(-real)), 1 / (1 + torch.exp(-fake))
+        found = (loss_d, loss_g, p.mean(), q.mean(), (real > 0).double().mean(), (fake < 0).double().mean())
+        return [float(value) for value in found]
+
+    # ------------------------------------------------------------ an update that is not finite
+
+    def state(self) -> list[Tensor]:
+        rules = (self.rule_g, self.rule_d)
+        return [*self.g.values.values(), *self.d.values.values(), *(s for r in rules for s in (*r.first, *r.second))]
+
+    def saved(self) -> Any:
+        if self.config.nonfinite == "skip":
+            return [value.detach().clone() for value in self.state()], self.rule_g.count, self.rule_d.count
+        return None
+
+    @torch.no_grad()
+    def restore(self, saved: Any) -> None:
+        if saved is not None:
+            for value, old in zip(self.state(), saved[0], strict=True):
+                value.copy_(old)
+            self.rule_g.count, self.rule_d.count = saved[1:]
+
+
+# ---------------------------------------------------------------- comparison
+
+
+def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> Any:
+    """The metrics of config.steps iterations of this engine, in chunks of these lengths."""
+    tables, done = [], 0
+    for count in (*chunks, config.steps - sum(chunks)):
+        tables.append(engine.advance(done, count, lambda: False))
+        done += count
+    return np.concatenate(tables)
+
+
+def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[FusedEngine, Any]:
+    """The compiled engine after config.steps iterations, and its metrics."""
+    if config.ema_decay is not None:
+        gan.keep_average()
+    engine = FusedEngine(gan, rows_for(data, gan, config), config)
+    return engine, trained(engine, config, chunks)
+
+
+def eager(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[EagerEngine, Any]:
+    """The eager engine after config.steps iterations, and its metrics."""
+    if config.ema_decay is not None:
+        gan.keep_average()
+    engine = EagerEngine(gan, rows_for(data, gan, config), config, logits_per_batch=config.batch_size)
+    return engine, trained(engine, config, chunks)
+
+
+def differences(
+    game: Game, gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()
+) -> dict[str, float]:
+    """Train `gan`, from which the game was made, by the compiled engine, and compare all that training leaves.
+
+    Each as `compare` gives it.
+    """
+    engine, metrics = compiled(gan, data, config, chunks)
+    return compare(game, gan, engine.optimizers, metrics)
+
+
+def compare(game: Game, gan: GAN, optimizers: dict[str, torch.optim.Optimizer], metrics: Any) -> dict[str, float]:
+    """The largest difference of each tensor, against its largest element.
+
+    That of moments is against at least 1e-4, in float32 1e-2: those of a gradient which is zero in theory are rounding.
+    """
+    found: dict[str, float] = {}
+    least = 1e-2 if gan.dtype == torch.float32 else 1e-4
+
+    def note(name: str, got: Tensor, want: Tensor, least: float = 1e-300) -> None:
+        a, b = got.detach().double(), want.detach().double()
+        differs = (a - b).abs().nan_to_num(math.inf)  # a NaN on one side is a difference
+        differs[(a == b) | (a.isnan() & b.isnan())] = 0.0
+        found[name] = float(differs.max() / max(float(b.abs().nan_to_num(0.0).max()), least))
+
+    for player, network, rule in (("generator", game.g, game.rule_g), ("discriminator", game.d, game.rule_d)):
+        module = getattr(gan, player)
+        for name, value in module.state_dict().items():
+            note(f"{player}.{name}", value, network.values[name])
+        parameters = dict(module.named_parameters())
+        for name, first, second in zip(network.trained, rule.first, rule.second, strict=True):
+            state = optimizers[player].state[parameters[name]]
+            if "exp_avg" in state:
+                note(f"{player}.{name}: mean", state["exp_avg"], first, least)
+                note(f"{player}.{name}: square", state["exp_avg_sq"].sqrt(), second.sqrt(), least)
+                found[f"{player}.{name}: step"] = abs(float(state["step"]) - rule.count)
+            else:
+                note(f"{player}.{name}: velocity", state["momentum_buffer"], first, least)
+    if game.config.ema_decay is not None:
+        for name, value in gan.averaged.state_dict().items():
+            note(f"averaged.{name}", value, game.average[name])
+    for column, (got, want) in enumerate(zip(metrics.T, np.array(game.history).T, strict=True)):
+        note(f"metric {column}", torch.from_numpy(got.copy()), torch.from_numpy(want.copy()), 1.0)
+    return found

@@ -1,0 +1,125 @@
+"""The compiled engine against two oracles that share no native code with it.
+
+The table of tests/test_fused.py compares it with the eager engine, whose layers and losses run in the same core: a
+fault in a loop that both use cancels. Here the eager engine runs on `fastgan.reference` alone, and Algorithm 1 is
+written out once more in tests/algorithm1.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from algorithm1 import Game, differences
+from test_fused import ROWS_OF_TABLE, Row, config_of, distance, of, run
+
+import fastgan
+from fastgan import GAN, backend, losses, nn, ops, train
+from fastgan.training.run import TrainResult
+
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+
+STEPS = 3
+MORE: dict[str, Row] = {
+    # An update that is not finite in some iterations, so that what comes after it counts.
+    "skip some": Row(of(), config={"nonfinite": "skip", "loss": "least_squares", "k": 2, "ema_decay": 0.8}),
+    "skip some, simultaneous": Row(
+        of(), config={"nonfinite": "skip", "loss": "least_squares", "mode": "simultaneous", "max_col_norm": 0.7}
+    ),
+    "max norm, simultaneous": Row(of(), config={"max_col_norm": 0.4, "mode": "simultaneous"}),
+}
+
+
+def data_of(row: Row, rows: int = 300) -> torch.Tensor:
+    data = torch.randn(rows, row.features, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    if row.config.get("loss") == "least_squares" and row.config.get("nonfinite") == "skip":
+        data[::50] = 1e200  # its square, hence the loss, overflows
+    return data
+
+
+@pytest.mark.parametrize("name", [*ROWS_OF_TABLE, *MORE])
+def test_the_compiled_engine_equals_algorithm_1_written_out(name: str) -> None:
+    row = {**ROWS_OF_TABLE, **MORE}[name]
+    torch.manual_seed(1)
+    gan = row.make(torch.float64)
+    config = config_of(row, "fused", steps=8 if name in MORE else STEPS)
+    game = Game(gan, data_of(row), config)
+    game.play(config.steps)
+    found = differences(game, gan, data_of(row), config)
+    assert max(found.values()) < 1e-10, found
+    if name in MORE and config.nonfinite == "skip":
+        assert 0 < game.rule_d.count < config.steps * config.k, "some updates are skipped, not all"
+
+
+def test_another_seed_is_far_away() -> None:
+    """What the tolerance above would have to miss."""
+    for name in ("plain", "wgan-gp maxout", "dropout"):
+        row = ROWS_OF_TABLE[name]
+        torch.manual_seed(1)
+        gan = row.make(torch.float64)
+        game = Game(gan, data_of(row), config_of(row, "fused", steps=STEPS))
+        game.play(STEPS)
+        assert max(differences(game, gan, data_of(row), config_of(row, "fused", steps=STEPS, seed=6)).values()) > 1e-3
+
+
+def without_native_code(row: Row, monkeypatch: pytest.MonkeyPatch) -> tuple[GAN, TrainResult, list[str]]:
+    """The eager engine on the reference; the last are the names of native functions that were called all the same."""
+    called: list[str] = []
+    torch.manual_seed(1)
+    gan = row.make(torch.float64)
+    for module in gan.modules():
+        if hasattr(type(module), "impl") or "impl" in module.__dict__:
+            module.impl = "reference"
+    with monkeypatch.context() as patch:
+        for name, entry in vars(backend.native).items():
+            if callable(entry):
+                patch.setattr(
+                    backend.native, name, lambda *_, name=name, entry=entry: (called.append(name), entry(*_))[1]
+                )
+        result = train(gan, data_of(row), config_of(row, "eager", impl="reference", steps=STEPS))
+    return gan, result, called
+
+
+@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+def test_the_compiled_engine_equals_the_eager_one_on_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, expected, called = without_native_code(ROWS_OF_TABLE[name], monkeypatch)
+    compiled, got = run(ROWS_OF_TABLE[name], torch.float64, "fused", steps=STEPS)
+    assert called == []
+    assert (expected.engine, got.engine) == ("eager", "fused")
+    assert distance(reference, compiled) < 1e-10
+    for column, values in expected.history.items():
+        assert np.abs(values - got.history[column]).max() < 1e-10, column
+
+
+def test_the_stub_sees_native_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counterpart of `called == []`: with impl="auto" the core's entries that an iteration uses are noted."""
+    called: list[str] = []
+    for name, entry in vars(backend.native).items():
+        if callable(entry):
+            monkeypatch.setattr(
+                backend.native, name, lambda *_, name=name, entry=entry: (called.append(name), entry(*_))[1]
+            )
+    row = ROWS_OF_TABLE["dropout"]
+    torch.manual_seed(1)
+    train(row.make(torch.float64), data_of(row), config_of(row, "eager", steps=1, gradient_penalty="wgan-gp"))
+    assert {"Mlp", "pair_loss", "random_fill", "permutation"} <= set(called)
+
+
+def test_impl_reaches_every_random_number_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What config.impl promises, at the level of operations: none is asked for otherwise."""
+    seen: dict[str, set[Any]] = {}
+    for name in ("random", "permutation", "pair_loss", "pointwise"):
+        usual = getattr(ops, name)
+
+        def spy(*arguments: Any, name: str = name, usual: Any = usual, **options: Any) -> Any:
+            seen.setdefault(name, set()).add(options.get("impl"))
+            return usual(*arguments, **options)
+
+        monkeypatch.setattr(ops, name, spy)
+    gan = GAN(nn.MLP([3, 4, 2], activation="relu"), nn.MLP([2, 4, 1], activation="tanh"), latent_dim=3)
+    config = fastgan.TrainConfig(2, 5, gradient_penalty="wgan-gp", engine="eager", impl="reference")
+    train(gan, torch.randn(20, 2), config)
+    assert seen == {"random": {"reference"}, "permutation": {"reference"}, "pair_loss": {"reference"}}
+    assert losses.gradient_penalty(gan.discriminator, torch.ones(2, 2), torch.zeros(2, 2), seed=0, impl="native") > 0

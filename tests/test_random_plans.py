@@ -1,0 +1,106 @@
+"""Random training plans: the compiled engine, with 1 to 5 threads, against Algorithm 1 written out in plain PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from algorithm1 import Game, compare, compiled, eager
+from random_plans import Plan, random_plan
+
+from fastgan import backend
+
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+
+QUICK, MANY = range(40), range(40, 10_040)
+
+
+@contextlib.contextmanager
+def team(threads: int) -> Iterator[None]:
+    """So many threads in every iteration: by itself the engine gives tiny networks to one."""
+    before = torch.get_num_threads()
+    force = getattr(backend.native, "force_team", lambda size: None)
+    torch.set_num_threads(threads)
+    force(threads)
+    try:
+        yield
+    finally:
+        force(0)
+        torch.set_num_threads(before)
+
+
+def worst(found: dict[str, float]) -> tuple[float, str]:
+    return max((value, name) for name, value in found.items())
+
+
+def differ(plan: Plan) -> str | None:
+    """What differs between an engine and the oracle, or between numbers of threads; None where nothing does."""
+    game = Game(plan.gan(), plan.data, plan.config)
+    game.play(plan.config.steps)
+    gan = plan.gan()
+    with team(plan.threads):
+        engine, metrics = compiled(gan, plan.data, plan.config, plan.chunks)
+    value, name = worst(compare(game, gan, engine.optimizers, metrics))
+    if plan.number % 3 == 0:  # the eager engine, the oracle of other tests, has to show that it is one
+        other = plan.gan()
+        engine, table = eager(other, plan.data, plan.config, plan.chunks)
+        value, name = max((value, name), worst(compare(game, other, engine.optimizers, table)))
+    if plan.dtype == torch.float64:
+        bound = 1e-10
+    else:  # the same formulas in float32 say how far rounding leads
+        rough = Game(plan.gan(), plan.data, plan.config, torch.float32)
+        rough.play(plan.config.steps)
+        bound = 1e-4 + 30 * worst(between(rough, game))[0]
+    # In float32 rounding may decide on which side of a kink a number is.
+    if not value < bound and not (game.kink < 1e-6 and plan.dtype == torch.float32):
+        return f"{name} by {value:.1e}, bound {bound:.1e}, kink {game.kink:.1e}"
+    if plan.threads > 1:
+        alone = plan.gan()
+        with team(1):
+            _, again = compiled(alone, plan.data, plan.config)
+        for (name, a), b in zip(gan.state_dict().items(), alone.state_dict().values(), strict=True):
+            if not torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)):
+                return f"{name} has other bits with {plan.threads} threads"
+        if metrics.tobytes() != again.tobytes():
+            return f"the metrics have other bits with {plan.threads} threads"
+    return None
+
+
+def between(game: Game, other: Game) -> dict[str, float]:
+    """The differences of two games, relative as those of `compare`."""
+    found = {}
+    for player in ("g", "d"):
+        for name, value in getattr(game, player).values.items():
+            want = getattr(other, player).values[name].detach()
+            found[f"{player}.{name}"] = float((value.detach() - want).abs().max() / (want.abs().max() + 1e-300))
+        rules = [getattr(g, f"rule_{player}") for g in (game, other)]
+        for which in ("first", "second"):
+            pairs = zip(getattr(rules[0], which), getattr(rules[1], which), strict=True)
+            found[f"{player}: {which}"] = max(
+                (float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) for a, b in pairs), default=0.0
+            )
+    table = torch.tensor(game.history) - torch.tensor(other.history)
+    return {**found, "metrics": float(table.abs().nan_to_num(0.0).max())}
+
+
+@pytest.mark.parametrize("number", QUICK)
+def test_a_random_plan(number: int) -> None:
+    plan = random_plan(number)
+    assert (found := differ(plan)) is None, f"{found}\n{plan}"
+
+
+@pytest.mark.slow
+def test_many_random_plans() -> None:
+    failed = {number: found for number in MANY if (found := differ(random_plan(number))) is not None}
+    assert not failed, failed
+
+
+def test_the_plans_cover_what_there_is() -> None:
+    plans = [random_plan(number) for number in QUICK]
+    for name in ("loss", "mode", "gradient_penalty", "pack", "nonfinite", "ema_decay", "max_col_norm", "k"):
+        assert len({getattr(plan.config, name) for plan in plans}) > 1, name
+    modules = {type(m).__name__ for plan in plans for m in plan.gan().modules()}
+    assert {"MLP", "Maxout", "Dropout", "BatchNorm1d", "Linear", "GELU", "Softplus"} <= modules
+    assert {plan.threads for plan in plans} == {1, 2, 3, 4, 5}
