@@ -19,6 +19,11 @@ OPERATIONS: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "dropout": {"cpu": _REAL, "cuda": _ALL},
     "random": {"cpu": _REAL, "cuda": _REAL},
 }
+# What pip says at that time, it shows only with -v.
+_NOT_INSTALLED = (
+    "fastgan was installed without its compiled core, which needs g++ 11 or clang 14 or newer; "
+    "pip install -v says why it was not built"
+)
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -27,6 +32,8 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module("fastgan._native"), ""
     except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "fastgan._native":
+            return None, _NOT_INSTALLED
         return None, f"the compiled module does not load ({error})"
 
 
