@@ -27,7 +27,7 @@ def read_images(paths: list[Path]) -> NDArray[Any]:
         DataError: an image that cannot be read, or is not of the first one's size or kind (by file).
         ImportError: Pillow is not installed.
     """
-    pillow = need("PIL.Image", what="fastgan.data.read of images", package="pillow", extra="data")
+    pillow = need("PIL.Image", what="fastgan.data.read of images", package="pillow")
     first = _read(pillow, paths[0])
     images = np.empty((len(paths), *first.shape), dtype=first.dtype)
     images[0] = first

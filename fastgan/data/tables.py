@@ -142,8 +142,8 @@ def read_parquet(path: Path, largest: float) -> Table:
         DataError: not a Parquet file, a column that is not numbers (by name), a missing value, or no rows.
         ImportError: pyarrow is not installed.
     """
-    parquet = need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow", extra="data")
-    arrow = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow", extra="data")
+    parquet = need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow")
+    arrow = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow")
     try:
         with parquet.ParquetFile(str(path)) as file:
             schema = file.schema_arrow
