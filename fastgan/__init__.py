@@ -65,3 +65,7 @@ __all__ = [
     "train_inferer",
     "train_population",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]  # what a user is meant to find; other modules are the house's own

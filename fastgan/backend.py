@@ -6,7 +6,7 @@ import importlib
 import os
 import platform
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,7 +37,11 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, f"the compiled module does not load ({error})"
 
 
-native, _why_not_loaded = _load()
+_loaded, _why_not_loaded = _load()
+if TYPE_CHECKING:  # its stub says what there is; that it may be None, `why_not` says
+    from fastgan import _native as native
+else:
+    native = _loaded
 
 
 def _probe_cuda() -> str:

@@ -22,6 +22,8 @@ PACKAGE = Path(fastgan.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
 # Imports run downwards only: a module may import from lower floors, and from its own subpackage.
 FLOORS = {
+    "options": -2,
+    "results": -2,
     "reference": -1,
     "backend": -1,
     "cuda": 0,
