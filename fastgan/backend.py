@@ -6,7 +6,7 @@ import importlib
 import os
 import platform
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,11 @@ OPERATIONS: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "dropout": {"cpu": _REAL, "cuda": _ALL},
     "random": {"cpu": _REAL, "cuda": _REAL},
 }
+# What pip says at that time, it shows only with -v.
+_NOT_INSTALLED = (
+    "fastgan was installed without its compiled core, which needs g++ 11 or clang 14 or newer; "
+    "pip install -v says why it was not built"
+)
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -27,12 +32,18 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         module = importlib.import_module("fastgan._native")
     except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "fastgan._native":
+            return None, _NOT_INSTALLED
         return None, f"the compiled module does not load ({error})"
     module.build_info()  # chooses the instruction set: a ValueError where FASTGAN_ISA names none of this processor's
     return module, ""
 
 
-native, _why_not_loaded = _load()
+_loaded, _why_not_loaded = _load()
+if TYPE_CHECKING:  # its stub says what there is; that it may be None, `why_not` says
+    from fastgan import _native as native
+else:
+    native = _loaded
 
 
 def _probe_cuda() -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastgan import evaluation, nn, random
 from fastgan.data.extras import need
+from fastgan.options import ActivationName
 from fastgan.random import Purpose
 
 _MIXTURE_ROWS = 10_000
@@ -59,7 +60,7 @@ def gaussian_mixture(
     Raises:
         ImportError: scikit-learn is not installed. ValueError: no number of components is left.
     """
-    mixture = need("sklearn.mixture", what="fastgan.baselines.gaussian_mixture", package="scikit-learn", extra="demo")
+    mixture = need("sklearn.mixture", what="fastgan.baselines.gaussian_mixture", package="scikit-learn")
     # k-means, which places the first means, waits at barriers of its threads longer than it computes.
     limits = importlib.import_module("threadpoolctl").threadpool_limits
     rows, held_out = _arrays(train[:_MIXTURE_ROWS], validation)
@@ -99,7 +100,7 @@ def kernel_density(
     Raises:
         ImportError: scikit-learn is not installed. TypeError, ValueError: as `evaluation.parzen_sigma`.
     """
-    neighbors = need("sklearn.neighbors", what="fastgan.baselines.kernel_density", package="scikit-learn", extra="demo")
+    neighbors = need("sklearn.neighbors", what="fastgan.baselines.kernel_density", package="scikit-learn")
     rows = train[:_KERNEL_ROWS]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parzen_sigma")
@@ -117,7 +118,7 @@ def variational_autoencoder(
     *,
     hidden: Sequence[int] = (128, 128),
     code: int = 2,
-    output_activation: str | None = None,
+    output_activation: ActivationName | None = None,
     steps: int = 5000,
     batch_size: int = 128,
     learning_rate: float = 2e-3,

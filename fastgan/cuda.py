@@ -14,10 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.backend import native as _module
+from fastgan.backend import native  # callers ask backend.why_not first, so it is there
 from fastgan.reference import ACTIVATIONS, LayerSpec
-
-native: Any = _module  # callers ask backend.why_not first, so it is there
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # DType in csrc/dtypes.h
 # Activations whose slope needs their input: the others' slope is had from their output (`from_output` in formulas.h).

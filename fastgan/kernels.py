@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from fastgan import cuda
-from fastgan.backend import native as _module
+from fastgan.backend import native  # callers ask backend.why_not first, so it is there
 from fastgan.cuda import DTYPES
 from fastgan.reference import ACTIVATIONS, LayerSpec
-
-native: Any = _module  # callers ask backend.why_not first, so it is there
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -187,14 +185,14 @@ class Network:
         self.core = native.Mlp(description, input_dropout)
         self.layers, self.input_dropout = layers, input_dropout
         self.shape = cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
-        self.outputs: int = self.core.outputs
-        self.work_per_row: int = self.core.work_per_row
+        self.outputs = self.core.outputs
+        self.work_per_row = self.core.work_per_row
 
     def work_size(self, rows: int, x: Tensor) -> int:
         """Elements of the buffer that holds what backward reads: on the CPU feature-major, rows padded."""
         if x.is_cuda:
             return self.shape.work_size(rows, x.dtype)
-        padding: int = native.row_padding
+        padding = native.row_padding
         return self.work_per_row * ((rows + padding - 1) // padding * padding)
 
 

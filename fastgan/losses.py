@@ -13,10 +13,26 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from fastgan import kernels, ops, random
+from fastgan import kernels, ops, options, random
+from fastgan.options import DiscriminatorKind, GeneratorKind, Impl, PenaltyKind, Reduction
+
+__all__ = [
+    "blended_generator_loss",
+    "discriminator_loss",
+    "generator_loss",
+    "gradient_penalty",
+    "mixed_batch_loss",
+    "probability_discriminator_loss",
+    "probability_generator_loss",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 # kind -> formulas of the real and of the fake term of the discriminator's loss
-DISCRIMINATOR = {
+DISCRIMINATOR: dict[DiscriminatorKind, tuple[str, str]] = {
     "gan": ("non_saturating", "fake"),
     "hinge": ("hinge_real", "hinge_fake"),
     "least_squares": ("least_squares", "least_squares"),
@@ -24,7 +40,7 @@ DISCRIMINATOR = {
     "relativistic": ("non_saturating", "non_saturating"),
 }
 # kind of the generator's loss -> (its formula, target, kind of the discriminator's loss it is played against)
-GENERATOR = {
+GENERATOR: dict[GeneratorKind, tuple[str, float, DiscriminatorKind]] = {
     "non_saturating": ("non_saturating", 0.0, "gan"),
     "minimax": ("minimax", 0.0, "gan"),
     "mle": ("mle", 0.0, "gan"),
@@ -33,7 +49,7 @@ GENERATOR = {
     "wasserstein": ("wasserstein_real", 0.0, "wasserstein"),
     "relativistic": ("non_saturating", 0.0, "relativistic"),
 }
-REDUCTIONS = ("mean", "sum", "none")
+REDUCTIONS = options.names(Reduction)
 
 
 def _check_choice(caller: str, name: str, value: str, choices: Collection[str]) -> None:
@@ -54,7 +70,7 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _discriminator_terms(
-    caller: str, kind: str, real_label: float, fake_label: float
+    caller: str, kind: DiscriminatorKind, real_label: float, fake_label: float
 ) -> tuple[tuple[str, str], tuple[float, float]]:
     _check_choice(caller, "kind", kind, DISCRIMINATOR)
     formulas = DISCRIMINATOR[kind]
@@ -79,32 +95,32 @@ def discriminator_loss(
     real_logits: Tensor,
     fake_logits: Tensor,
     *,
-    kind: str = ...,
+    kind: DiscriminatorKind = ...,
     real_label: float = ...,
     fake_label: float = ...,
     reduction: Literal["mean", "sum"] = ...,
-    impl: str = ...,
+    impl: Impl = ...,
 ) -> Tensor: ...
 @overload
 def discriminator_loss(
     real_logits: Tensor,
     fake_logits: Tensor,
     *,
-    kind: str = ...,
+    kind: DiscriminatorKind = ...,
     real_label: float = ...,
     fake_label: float = ...,
     reduction: Literal["none"],
-    impl: str = ...,
+    impl: Impl = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def discriminator_loss(
     real_logits: Tensor,
     fake_logits: Tensor,
     *,
-    kind: str = "gan",
+    kind: DiscriminatorKind = "gan",
     real_label: float = 1.0,
     fake_label: float = 0.0,
-    reduction: str = "mean",
-    impl: str = "auto",
+    reduction: Reduction = "mean",
+    impl: Impl = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The discriminator's loss: descending it ascends log D(x) + log(1 - D(G(z))), D = sigmoid of the logit.
 
@@ -156,10 +172,10 @@ def discriminator_loss(
 def generator_loss(
     fake_logits: Tensor,
     *,
-    kind: str = "non_saturating",
+    kind: GeneratorKind = "non_saturating",
     real_logits: Tensor | None = None,
-    reduction: str = "mean",
-    impl: str = "auto",
+    reduction: Reduction = "mean",
+    impl: Impl = "auto",
 ) -> Tensor:
     """The generator's loss: "non_saturating" -log D(G(z)), or the minimax game's own log(1 - D(G(z))).
 
@@ -209,8 +225,8 @@ def blended_generator_loss(
     *,
     non_saturating_weight: float,
     minimax_weight: float,
-    reduction: str = "mean",
-    impl: str = "auto",
+    reduction: Reduction = "mean",
+    impl: Impl = "auto",
 ) -> Tensor:
     """The original code's blend of both generator losses, weighted and divided by the sum of the weights.
 
@@ -229,16 +245,17 @@ def blended_generator_loss(
         raise ValueError(
             f"blended_generator_loss: weights must be non-negative, their sum positive and finite, got {a} and {b}"
         )
+    weights: dict[GeneratorKind, float] = {"non_saturating": a, "minimax": b}
     parts = [
         weight / (a + b) * generator_loss(fake_logits, kind=kind, reduction=reduction, impl=impl)
-        for weight, kind in ((a, "non_saturating"), (b, "minimax"))
+        for kind, weight in weights.items()
         if weight
     ]
     return sum(parts[1:], parts[0])
 
 
 def mixed_batch_loss(
-    logits: Tensor, is_real: Tensor, *, reduction: str = "mean", impl: str = "auto"
+    logits: Tensor, is_real: Tensor, *, reduction: Reduction = "mean", impl: Impl = "auto"
 ) -> Tensor:
     """The discriminator's loss of one batch that holds real and fake examples side by side, told apart by a mask.
 
@@ -305,7 +322,7 @@ def probability_discriminator_loss(
     *,
     clamp: bool = True,
     reduction: Literal["mean", "sum"] = "mean",
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """The discriminator's loss for a network that kept its sigmoid: -log D(x) - log(1 - D(G(z))).
 
@@ -348,7 +365,7 @@ def probability_generator_loss(
     *,
     clamp: bool = True,
     reduction: Literal["mean", "sum"] = "mean",
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """The non-saturating generator's loss for a network that kept its sigmoid: -log D(G(z)).
 
@@ -371,7 +388,7 @@ def probability_generator_loss(
     )
 
 
-PENALTIES = ("wgan-gp", "r1", "r2")
+PENALTIES = options.names(PenaltyKind)
 
 
 def gradient_penalty(
@@ -379,7 +396,7 @@ def gradient_penalty(
     real: Tensor,
     fake: Tensor,
     *,
-    kind: str = "wgan-gp",
+    kind: PenaltyKind = "wgan-gp",
     weight: float = 10.0,
     seed: int | None = None,
     step: int = 0,

@@ -11,7 +11,25 @@ import torch
 from torch import Tensor
 
 from fastgan import nn, random
+from fastgan.options import ActivationName, Impl, PriorName
 from fastgan.random import Purpose
+
+__all__ = [
+    "GAN",
+    "Deconv2d",
+    "FromLatent",
+    "dcgan",
+    "goodfellow_cifar_generator",
+    "goodfellow_mnist",
+    "join",
+    "maxout_discriminator",
+    "mlp_gan",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 
 class GAN(torch.nn.Module):
@@ -44,7 +62,7 @@ class GAN(torch.nn.Module):
         discriminator: torch.nn.Module,
         *,
         latent_dim: int,
-        prior: str = "normal",
+        prior: PriorName = "normal",
         data_shape: Sequence[int] | None = None,
         classes: int = 0,
     ) -> None:
@@ -68,6 +86,11 @@ class GAN(torch.nn.Module):
         self.data_shape = None if data_shape is None else tuple(int(size) for size in data_shape)
         self.classes = classes
         self.averaged: torch.nn.Module | None = None  # G with the moving average of its weights, if training keeps one
+
+    def extra_repr(self) -> str:
+        shape = "" if self.data_shape is None else f", data_shape={self.data_shape}"
+        classes = f", classes={self.classes}" if self.classes else ""
+        return f"latent_dim={self.latent_dim}, prior={self.prior!r}{shape}{classes}"
 
     @property
     def device(self) -> torch.device:
@@ -137,7 +160,7 @@ class GAN(torch.nn.Module):
         purpose: Purpose = Purpose.SAMPLE,
         step: int = 0,
         offset: int = 0,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> Tensor:
         """n latent vectors z ~ p_z, rows offset .. offset+n of the stream (seed, purpose, step).
 
@@ -323,15 +346,15 @@ def mlp_gan(
     *,
     latent_dim: int = 64,
     hidden: Sequence[int] = (128, 128),
-    generator_activation: str = "relu",
-    discriminator_activation: str = "leaky_relu",
-    output_activation: str | None = None,
+    generator_activation: ActivationName = "relu",
+    discriminator_activation: ActivationName = "leaky_relu",
+    output_activation: ActivationName | None = None,
     discriminator_dropout: float = 0.0,
-    prior: str = "normal",
+    prior: PriorName = "normal",
     classes: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> GAN:
     """A pair of multilayer perceptrons with the same hidden sizes, G's reversed in D.
 
@@ -478,7 +501,7 @@ def goodfellow_cifar_generator(*, hidden: int = 8000, channels: int = 80) -> tor
 
 
 def dcgan(
-    *, image_size: int = 32, channels: int = 3, latent_dim: int = 100, width: int = 64, prior: str = "normal"
+    *, image_size: int = 32, channels: int = 3, latent_dim: int = 100, width: int = 64, prior: PriorName = "normal"
 ) -> GAN:
     """The networks of DCGAN: transposed convolutions in G, strided ones in D, batch normalisation between.
 

@@ -11,6 +11,7 @@ from fastgan import nn
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.nn.activation import NAMES as ACTIVATIONS
+from fastgan.options import ActivationName, Impl, PriorName
 from fastgan.random import PRIORS
 from fastgan.training import Adam, TrainConfig
 
@@ -37,12 +38,12 @@ class Networks:
 
     data_dim: int
     latent_dim: int = 64
-    prior: str = "normal"
+    prior: PriorName = "normal"
     generator_hidden: tuple[int, ...] = (256, 256)
     discriminator_hidden: tuple[int, ...] = (256, 256)
-    generator_activation: str = "relu"
-    discriminator_activation: str = "leaky_relu"
-    output_activation: str = "none"
+    generator_activation: ActivationName = "relu"
+    discriminator_activation: ActivationName = "leaky_relu"
+    output_activation: ActivationName = "none"
     dropout: float = 0.0
     classes: int = 0
 
@@ -64,7 +65,7 @@ class Networks:
         if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 0:
             raise ValueError(f"Networks: classes must be at least 0, got {self.classes!r}")
 
-    def build(self, *, seed: int = 0, impl: str = "auto", pack: int = 1) -> GAN:
+    def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
         """The pair, its first weights drawn from `seed`; torch's own generator stays as it was.
 
         D sees `pack` samples side by side, each with its label where there are classes.
@@ -178,7 +179,9 @@ def _general(dataset: Dataset, dim: int) -> Preset:
     """Widths that grow with the data's; bounded data get a bounded output, other columns are standardised."""
     hidden = 128 if dim <= 8 else 256 if dim <= 128 else 512
     bounds = dataset.value_range
-    output = {(0.0, 1.0): "sigmoid", (-1.0, 1.0): "tanh"}.get(bounds, "none") if bounds else "none"
+    output: ActivationName = "none"
+    if bounds in ((0.0, 1.0), (-1.0, 1.0)):
+        output = "sigmoid" if bounds[0] == 0.0 else "tanh"
     image = dataset.image_shape is not None
     networks = Networks(
         dim,

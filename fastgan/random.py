@@ -17,7 +17,24 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastgan import ops, reference
+from fastgan import ops, options, reference
+from fastgan.options import Impl, PriorName
+
+__all__ = [
+    "Purpose",
+    "next_key",
+    "normal",
+    "permutation",
+    "prior",
+    "scope",
+    "torch_seed",
+    "uniform",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 
 class Purpose(enum.IntEnum):
@@ -33,8 +50,7 @@ class Purpose(enum.IntEnum):
     PENALTY = 7  # where between real and fake a gradient penalty looks
 
 
-def _fill(
-    kind: str,
+def uniform(
     shape: int | Sequence[int],
     *,
     seed: int,
@@ -44,11 +60,27 @@ def _fill(
     offset: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
+    """Numbers uniform in the open interval (0, 1).
+
+    Args:
+        shape: of the result.
+        seed: 64-bit int.
+        purpose: what the stream is for, a `Purpose`.
+        step: below 2**56.
+        substream: below 2**16.
+        offset: index of the first element.
+        dtype: float32 or any floating type.
+        device: of the result.
+        impl: "auto", "native" or "reference".
+
+    Returns:
+        Tensor of `shape`. Element i is element offset + i of the stream, whatever the shape.
+    """
     size = (shape,) if isinstance(shape, int) else tuple(shape)
     flat = ops.random(
-        kind,
+        "uniform",
         math.prod(size),
         seed=seed,
         purpose=purpose,
@@ -62,35 +94,63 @@ def _fill(
     return flat.view(size)
 
 
-def uniform(shape: int | Sequence[int], **stream: object) -> Tensor:
-    """Numbers uniform in the open interval (0, 1).
-
-    Args:
-        shape: of the result.
-        **stream: seed (64-bit int), purpose (`Purpose`), step (< 2**56, default 0), substream (< 2**16, default 0),
-            offset (index of the first element, default 0), dtype (float32 or any floating type), device, impl.
+def normal(
+    shape: int | Sequence[int],
+    *,
+    seed: int,
+    purpose: int,
+    step: int = 0,
+    substream: int = 0,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    impl: Impl = "auto",
+) -> Tensor:
+    """Standard normal numbers; arguments as for `uniform`.
 
     Returns:
         Tensor of `shape`. Element i is element offset + i of the stream, whatever the shape.
+
+    Source: Box and Muller (1958).
     """
-    return _fill("uniform", shape, **stream)  # type: ignore[arg-type]
+    size = (shape,) if isinstance(shape, int) else tuple(shape)
+    flat = ops.random(
+        "normal",
+        math.prod(size),
+        seed=seed,
+        purpose=purpose,
+        step=step,
+        substream=substream,
+        offset=offset,
+        dtype=dtype,
+        device=torch.device(device),
+        impl=impl,
+    )
+    return flat.view(size)
 
 
-def normal(shape: int | Sequence[int], **stream: object) -> Tensor:
-    """Standard normal numbers (Box and Muller, 1958); arguments as for `uniform`."""
-    return _fill("normal", shape, **stream)  # type: ignore[arg-type]
+PRIORS = options.names(PriorName)
 
 
-PRIORS = ("normal", "uniform", "spherical")
-
-
-def prior(name: str, shape: Sequence[int], **stream: object) -> Tensor:
+def prior(
+    name: PriorName,
+    shape: Sequence[int],
+    *,
+    seed: int,
+    purpose: int,
+    step: int = 0,
+    substream: int = 0,
+    offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    impl: Impl = "auto",
+) -> Tensor:
     """Latent vectors z ~ p_z, one a row.
 
     Args:
         name: "normal" N(0, I); "uniform" on [-sqrt 3, sqrt 3], variance 1; "spherical", normal rows of unit length.
         shape: (rows, latent_dim).
-        **stream: as for `uniform`.
+        seed, purpose, step, substream, offset, dtype, device, impl: as for `uniform`.
 
     Returns:
         Tensor (rows, latent_dim).
@@ -102,9 +162,19 @@ def prior(name: str, shape: Sequence[int], **stream: object) -> Tensor:
     """
     if name not in PRIORS:
         raise ValueError(f"prior: name must be one of {', '.join(PRIORS)}, got {name!r}")
+    z = (uniform if name == "uniform" else normal)(
+        shape,
+        seed=seed,
+        purpose=purpose,
+        step=step,
+        substream=substream,
+        offset=offset,
+        dtype=dtype,
+        device=device,
+        impl=impl,
+    )
     if name == "uniform":
-        return uniform(shape, **stream).mul_(2).sub_(1).mul_(math.sqrt(3.0))
-    z = normal(shape, **stream)
+        return z.mul_(2).sub_(1).mul_(math.sqrt(3.0))
     return z if name == "normal" else z.div_(z.norm(dim=-1, keepdim=True))
 
 

@@ -23,6 +23,8 @@ CSRC = PACKAGE.parent / "csrc"
 # Imports run downwards only: a module may import from lower floors, and from its own subpackage.
 FLOORS = {
     "_interrupt": -1,
+    "options": -2,
+    "results": -2,
     "reference": -1,
     "backend": -1,
     "cuda": 0,

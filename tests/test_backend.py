@@ -89,7 +89,7 @@ for call in (
     ("before", "environment", "reason"),
     [
         ("", {"FASTGAN_DISABLE_NATIVE": "1"}, "FASTGAN_DISABLE_NATIVE is set"),
-        ("sys.modules['fastgan._native'] = None", {"FASTGAN_DISABLE_NATIVE": "0"}, "the compiled module does not load"),
+        ("sys.modules['fastgan._native'] = None", {"FASTGAN_DISABLE_NATIVE": "0"}, "fastgan was installed without its"),
     ],
     ids=("switched off", "missing"),
 )

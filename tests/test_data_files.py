@@ -333,6 +333,6 @@ def test_missing_extra(
     (tmp_path / name).write_bytes(b"something")
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
-        ImportError, match=rf"^fastgan\.data\.read of .* needs {package}: pip install fastgan\[data\]$"
+        ImportError, match=rf"^fastgan\.data\.read of .* needs {package}: pip install {package}$"
     ):
         read(tmp_path / name if name != "x.png" else tmp_path)

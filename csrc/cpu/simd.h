@@ -1,6 +1,7 @@
 // Vectors of one register's width by the compilers' vector extensions: the same source for every instruction set.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "../formulas.h"
@@ -41,7 +42,13 @@ struct Simd {
 template <class T, int first, int... i>
 typename Simd<T>::Vector interleave(typename Simd<T>::Vector a, typename Simd<T>::Vector b,
                                     std::integer_sequence<int, i...>) {
+#if defined(__clang__) || __GNUC__ >= 12
   return __builtin_shufflevector(a, b, (first + i / 2 + (i % 2) * Simd<T>::width)...);
+#else  // g++ 11 has only the older builtin, whose indices are a vector of integers as wide as T
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+  return __builtin_shuffle(a, b, Indices{(first + i / 2 + (i % 2) * Simd<T>::width)...});
+#endif
 }
 
 // out[j][i] = in[i][j] for a square of the vectors' width. Interleaving row i with row i + width / 2 moves the highest bit of

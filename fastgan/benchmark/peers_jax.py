@@ -24,7 +24,7 @@ def _import() -> tuple[Any, Any]:
         import jax
         from jax import numpy as jnp
     except ImportError:
-        raise ImportError("jax is not installed: pip install 'fastgan[bench]'") from None
+        raise ImportError("jax is not installed: pip install jax") from None
     return jax, jnp
 
 

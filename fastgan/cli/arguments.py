@@ -143,9 +143,11 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
     hints, helps = typing.get_type_hints(owner), field_help(owner)
     for item in dataclasses.fields(owner):
         hint, optional = hints[item.name], False
-        if isinstance(hint, types.UnionType):
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
             options = [part for part in typing.get_args(hint) if part is not type(None)]
             hint, optional = (options[0] if len(options) == 1 else None), True
+        if typing.get_origin(hint) is typing.Literal:  # the dataclass checks it, in one sentence
+            hint = str
         if hint not in _CONVERTERS or item.name in skip:
             continue
         convert, metavar = _CONVERTERS[hint]

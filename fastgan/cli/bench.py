@@ -266,7 +266,7 @@ def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str], device: st
     try:
         return report.picture(records, notes, device) if records else None
     except ImportError as error:  # the figures stand without it
-        print(f"no picture: {error}; pip install 'fastgan[bench]'", file=sys.stderr)
+        print(f"no picture: {error}", file=sys.stderr)
         return None
 
 

@@ -34,3 +34,7 @@ __all__ = [
     "ring",
     "ring_map",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

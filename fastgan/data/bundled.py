@@ -20,7 +20,7 @@ def digits() -> Dataset:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    datasets = need("sklearn.datasets", what="fastgan.data.digits", package="scikit-learn", extra="demo")
+    datasets = need("sklearn.datasets", what="fastgan.data.digits", package="scikit-learn")
     pixels, labels = datasets.load_digits(return_X_y=True)
     return Dataset(
         torch.from_numpy((pixels / 16).astype(np.float32)),

@@ -6,9 +6,9 @@ import importlib
 from typing import Any
 
 
-def need(module: str, *, what: str, package: str, extra: str) -> Any:
+def need(module: str, *, what: str, package: str) -> Any:
     """Import a module of an optional package, or say what to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{what} needs {package}: pip install fastgan[{extra}]") from error
+        raise ImportError(f"{what} needs {package}: pip install {package}") from error

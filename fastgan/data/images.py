@@ -34,7 +34,7 @@ def read_images(paths: list[Path], background: Colour = "white") -> NDArray[Any]
         DataError: an image that cannot be read, or is not of the first one's size or kind (by file and page).
         ImportError: Pillow is not installed.
     """
-    pillow = need("PIL.Image", what="fastgan.data.read of images", package="pillow", extra="data")
+    pillow = need("PIL.Image", what="fastgan.data.read of images", package="pillow")
     colour = _rgb(background)
     counts = [_count(pillow, path) for path in paths]
     images: NDArray[Any] = np.empty(0)
@@ -58,7 +58,7 @@ def read_images(paths: list[Path], background: Colour = "white") -> NDArray[Any]
 
 
 def _rgb(background: Colour) -> tuple[int, ...]:
-    colours = need("PIL.ImageColor", what="fastgan.data.read of images", package="pillow", extra="data")
+    colours = need("PIL.ImageColor", what="fastgan.data.read of images", package="pillow")
     found: Any = background
     if isinstance(background, str):
         try:
@@ -120,7 +120,7 @@ def _frames(pillow: Any, path: Path, count: int, colour: tuple[int, ...]) -> Ite
 
 
 def _pixels(image: Any, path: Path, colour: tuple[int, ...], was_grey: bool) -> NDArray[Any]:
-    operations = need("PIL.ImageOps", what="fastgan.data.read of images", package="pillow", extra="data")
+    operations = need("PIL.ImageOps", what="fastgan.data.read of images", package="pillow")
     image.load()
     transparent = image.has_transparency_data
     if image.mode.startswith("I;16") and not transparent:
@@ -131,7 +131,7 @@ def _pixels(image: Any, path: Path, colour: tuple[int, ...], was_grey: bool) -> 
     turned = operations.exif_transpose(image)
     if transparent:
         above = turned.convert("RGBA")
-        ground = need("PIL.Image", what="", package="pillow", extra="data").new("RGBA", above.size, (*colour, 255))
+        ground = need("PIL.Image", what="", package="pillow").new("RGBA", above.size, (*colour, 255))
         ground.alpha_composite(above)
         turned = ground
     rgb = np.asarray(turned.convert("L" if grey else "RGB"))

@@ -31,8 +31,8 @@ def read_parquet(path: Path, largest: float) -> Table:
         DataError: not a Parquet file, a column that is not numbers (by name), a missing value, or no rows.
         ImportError: pyarrow is not installed.
     """
-    parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow", extra="data")
-    arrow = need("pyarrow", what=_WHAT, package="pyarrow", extra="data")
+    parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow")
+    arrow = need("pyarrow", what=_WHAT, package="pyarrow")
     try:
         with parquet.ParquetFile(str(path)) as file:
             schema = file.schema_arrow
@@ -63,7 +63,7 @@ def read_parquet(path: Path, largest: float) -> Table:
 
 def row_count(path: Path) -> int:
     """Rows that a file says it has; 1 where it says nothing, so that reading it finds the fault."""
-    parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow", extra="data")
+    parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow")
     try:
         return int(parquet.read_metadata(str(path)).num_rows)
     except Exception:
@@ -98,7 +98,7 @@ def _column(path: Path, arrow: Any, column: Any, name: str, largest: float) -> N
         raise DataError(f"{where.format(row=row)} a number, got none")
     width = None
     if _is_list(arrow.types, column.type):
-        compute = need("pyarrow.compute", what=_WHAT, package="pyarrow", extra="data")
+        compute = need("pyarrow.compute", what=_WHAT, package="pyarrow")
         lengths = compute.list_value_length(column).to_numpy()
         width = int(lengths[0])
         wrong = np.flatnonzero(lengths != width)

@@ -25,3 +25,7 @@ __all__ = [
     "parzen_sigma",
     "precision_recall",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

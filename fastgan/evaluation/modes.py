@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import theory
+from fastgan import options, theory
+from fastgan.options import ModeConvention
 
 from .rows import Rows, take_rows
 
-CONVENTIONS = ("radius", "box")
+CONVENTIONS: tuple[ModeConvention, ...] = options.names(ModeConvention)
 _CHUNK = 1 << 22  # numbers held at once
 
 
@@ -40,7 +41,7 @@ class ModeCoverage:
     forward_kl: float
     js: float
     counts: Any = field(repr=False, compare=False)
-    convention: str
+    convention: ModeConvention
     threshold: float
 
     def __str__(self) -> str:
@@ -52,7 +53,7 @@ class ModeCoverage:
 
 
 def mode_coverage(
-    samples: Rows, centres: Rows, std: float, *, convention: str = "radius", threshold: float = 3.0
+    samples: Rows, centres: Rows, std: float, *, convention: ModeConvention = "radius", threshold: float = 3.0
 ) -> ModeCoverage:
     """Which modes of an equal mixture of isotropic Gaussians a generator reaches, and how well.
 

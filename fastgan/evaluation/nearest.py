@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.results import Result
+
 from .rows import Blocks, Rows, centre, map_distances, take_rows
 
 _CHUNK = 1 << 22  # numbers compared at once
 
 
-@dataclass(frozen=True)
-class Neighbours:
+@dataclass(frozen=True, eq=False, repr=False)
+class Neighbours(Result):
     """The nearest row of the data for each sample.
 
     Args:

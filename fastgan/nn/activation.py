@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-Activation = str | nn.Module | type[nn.Module] | None
+from fastgan.options import ActivationName
+
+Activation = ActivationName | nn.Module | type[nn.Module] | None
 
 # exact type -> (name, is this instance the formula of that name?, the attributes that decide it)
 _MODULES: dict[type[nn.Module], tuple[str, Callable[[Any], bool], tuple[str, ...]]] = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastgan.nn.activation import Activation
 from fastgan.nn.mlp import MLP
+from fastgan.options import Impl
 
 
 class AutoEncoder(nn.Module):
@@ -36,7 +37,7 @@ class AutoEncoder(nn.Module):
         *,
         activation: Activation = "relu",
         output_activation: Activation = None,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.encoder = MLP(sizes, activation=activation, impl=impl)
@@ -73,7 +74,7 @@ class VAE(nn.Module):
         *,
         activation: Activation = "relu",
         output_activation: Activation = None,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         super().__init__()
         *outer, code = sizes

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import ops, random
+from fastgan.options import Impl
 
 
 class Dropout(torch.nn.Dropout):
@@ -26,7 +27,7 @@ class Dropout(torch.nn.Dropout):
     Source: Goodfellow et al. (2014), section 5; Hinton et al. (2012).
     """
 
-    def __init__(self, p: float = 0.5, *, impl: str = "auto") -> None:
+    def __init__(self, p: float = 0.5, *, impl: Impl = "auto") -> None:
         super().__init__(ops.check_probability("Dropout", "p", p))
         self.impl = ops.check_impl("Dropout", impl)
 

@@ -12,6 +12,13 @@ from torch import Tensor, nn
 
 from fastgan.nn.maxout import Maxout
 
+__all__ = ["constant_bias_", "max_col_norm_", "normal_", "output_bias_from_data", "sparse_", "uniform_"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 T = TypeVar("T", bound="Tensor | nn.Module")
 M = TypeVar("M", bound=nn.Module)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastgan import ops
 from fastgan.nn.activation import Activation, resolve
 from fastgan.nn.checks import check_size
+from fastgan.options import Impl
 
 
 class Linear(torch.nn.Linear):
@@ -44,7 +45,7 @@ class Linear(torch.nn.Linear):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         check_size("Linear", "in_features", in_features)
         check_size("Linear", "out_features", out_features)

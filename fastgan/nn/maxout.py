@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastgan import ops
 from fastgan.nn.checks import check_size
+from fastgan.options import Impl
 
 
 class Maxout(nn.Module):
@@ -47,7 +48,7 @@ class Maxout(nn.Module):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         super().__init__()
         self.in_features = check_size("Maxout", "in_features", in_features)

@@ -14,6 +14,7 @@ from fastgan.nn.activation import Activation, resolve, to_module
 from fastgan.nn.checks import check_size
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.sequential import Sequential
+from fastgan.options import Impl
 
 
 class MLP(Sequential):
@@ -55,7 +56,7 @@ class MLP(Sequential):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         if len(sizes) < 2:
             raise ValueError(f"MLP: sizes must hold at least two widths, got {list(sizes)}")

@@ -21,6 +21,7 @@ from fastgan.nn.recognise import (
     ordinary,
     parameter_obstacle,
 )
+from fastgan.options import Impl
 
 # where in a chain `[dropout] (linear [activation] [dropout])...` one stands
 _START, _INPUT_DROPOUT, _LINEAR, _ACTIVATION, _DROPOUT = range(5)
@@ -29,7 +30,7 @@ _START, _INPUT_DROPOUT, _LINEAR, _ACTIVATION, _DROPOUT = range(5)
 class Chain:
     """Neighbours `[dropout] (linear [activation] [dropout])...`, collected one by one."""
 
-    def __init__(self, impl: str) -> None:
+    def __init__(self, impl: Impl) -> None:
         self.impl = self.default_impl = impl
         self.children: dict[str, nn.Module] = {}
         self.linears: list[Any] = []
@@ -51,7 +52,7 @@ class Chain:
             self.children[name] = module
         return taken
 
-    def _take_linear(self, module: Any, impl: str) -> bool:
+    def _take_linear(self, module: Any, impl: Impl) -> bool:
         if self.linears and impl != self.impl:
             return False
         self.impl = impl
@@ -119,7 +120,7 @@ class Run:
         )
 
 
-def plan(children: Mapping[str, nn.Module], impl: str) -> list[Run | nn.Module]:
+def plan(children: Mapping[str, nn.Module], impl: Impl) -> list[Run | nn.Module]:
     """The steps of a Sequential in order: runs, and modules called as they are."""
     chains: list[Chain | nn.Module] = []
     chain: Chain | None = None
@@ -149,7 +150,7 @@ class Plan:
     replaced. So the check compares everything that planning looks at, by identity.
     """
 
-    def __init__(self, children: Mapping[str, nn.Module], impl: str) -> None:
+    def __init__(self, children: Mapping[str, nn.Module], impl: Impl) -> None:
         self.steps = plan(children, impl)
         self.impl = impl
         self.children = tuple(children.values())
@@ -169,7 +170,7 @@ class Plan:
             for layer in linears
         )
 
-    def holds(self, children: Mapping[str, nn.Module], impl: str) -> bool:
+    def holds(self, children: Mapping[str, nn.Module], impl: Impl) -> bool:
         """Whether planning again would give the same steps: asked at every call, hence without loops in Python."""
         return (
             impl is self.impl

@@ -8,6 +8,7 @@ from torch import nn
 
 from fastgan import ops
 from fastgan.nn.runs import Run, steps_of
+from fastgan.options import Impl
 
 
 class Sequential(nn.Sequential):
@@ -26,9 +27,9 @@ class Sequential(nn.Sequential):
     """
 
     # on the class, for the objects that `fuse` gives this class: they have no such attribute
-    impl: str = "auto"
+    impl: Impl = "auto"
 
-    def __init__(self, *modules: Any, impl: str = "auto") -> None:
+    def __init__(self, *modules: Any, impl: Impl = "auto") -> None:
         super().__init__(*modules)
         self.impl = ops.check_impl("Sequential", impl)
 

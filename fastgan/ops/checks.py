@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgan import options
+from fastgan.options import Impl
+
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-IMPLEMENTATIONS = ("auto", "native", "reference")
+IMPLEMENTATIONS = options.names(Impl)
 
 
 def check_tensor(caller: str, name: str, x: object) -> None:
@@ -42,7 +45,7 @@ def check_probability(caller: str, name: str, p: float) -> float:
     return float(p)
 
 
-def check_impl(caller: str, impl: str) -> str:
+def check_impl(caller: str, impl: Impl) -> Impl:
     """impl, or raise unless it is "auto", "native" or "reference"."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"{caller}: impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")

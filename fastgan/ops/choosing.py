@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from fastgan.backend import native as _native
 from fastgan.backend import why_not
 from fastgan.ops.checks import check_impl
+from fastgan.options import Impl
 
 REAL = (torch.float32, torch.float64)
 PLAIN: tuple[type, ...] = (Tensor, Parameter)
@@ -73,7 +74,7 @@ def can_look(x: Tensor) -> bool:
     return not is_compiling() and _special(x) is None and x.device.type != "meta"
 
 
-def natively(caller: str, operation: str, impl: str, *tensors: Tensor | None) -> bool:
+def natively(caller: str, operation: str, impl: Impl, *tensors: Tensor | None) -> bool:
     """Whether the native core computes this; raise where `impl` asks for it in vain."""
     if check_impl(caller, impl) == "reference":
         return False

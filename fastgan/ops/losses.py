@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgan import kernels, library, reference
 from fastgan.ops.checks import FLOATS, check_same, check_tensor
 from fastgan.ops.choosing import is_batched, is_common, is_compiling, natively
+from fastgan.options import Impl
 from fastgan.reference import FORMULAS
 
 
@@ -40,7 +41,7 @@ def _native_pointwise(x: Tensor, formula: str, target: float, order: int) -> Ten
 
 
 def pointwise(
-    x: Tensor, formula: str, target: float = 0.0, order: int = 0, *, impl: str = "auto", caller: str = "pointwise"
+    x: Tensor, formula: str, target: float = 0.0, order: int = 0, *, impl: Impl = "auto", caller: str = "pointwise"
 ) -> Tensor:
     """Value (order 0), slope (1) or curvature (2) of a loss formula at every logit.
 
@@ -137,7 +138,7 @@ def pair_loss(
     targets: tuple[float, float] = (0.0, 0.0),
     *,
     mean: bool = True,
-    impl: str = "auto",
+    impl: Impl = "auto",
     caller: str = "pair_loss",
     names: tuple[str, str] = ("real_logits", "fake_logits"),
 ) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgan import kernels, library, reference
 from fastgan.ops.checks import check_integer, check_key, check_probability, check_tensor
 from fastgan.ops.choosing import is_batched, is_compiling, natively
+from fastgan.options import Impl
 
 
 class _Dropout(torch.autograd.Function):
@@ -32,7 +33,7 @@ def native_dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
     return result
 
 
-def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: str = "auto") -> Tensor:
+def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0, *, impl: Impl = "auto") -> Tensor:
     """Inverted dropout: each element is zeroed with probability p, the others divided by 1 - p.
 
     Equivalent to `torch.nn.functional.dropout(x, p)` with the mask of (key, substream), which backward replays.

@@ -14,6 +14,7 @@ from fastgan.kernels import Network
 from fastgan.ops.checks import check_key, check_probability, check_same, check_tensor
 from fastgan.ops.choosing import REAL, is_batched, is_common, is_compiling, natively
 from fastgan.ops.layers import mlp_by_layers
+from fastgan.options import Impl
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
 
@@ -145,7 +146,7 @@ def mlp(
     *,
     input_dropout: float = 0.0,
     key: Tensor | None = None,
-    impl: str = "auto",
+    impl: Impl = "auto",
     caller: str = "mlp",
     memo: Memo | None = None,
 ) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastgan import kernels, reference
 from fastgan.ops.checks import check_integer
 from fastgan.ops.choosing import natively
+from fastgan.options import Impl
 
 
 def _check_stream(caller: str, seed: int, purpose: int, step: int) -> None:
@@ -27,7 +28,7 @@ def random(
     offset: int,
     dtype: torch.dtype,
     device: torch.device,
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """Elements offset .. offset+n of a stream: "uniform" in (0, 1) or "normal"; Tensor (n,)."""
     caller = f"random.{kind}"
@@ -51,7 +52,7 @@ def random(
     return flat.pin_memory().to(device, non_blocking=True)  # nobody waits for the copy
 
 
-def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpose: int, impl: str = "auto") -> Tensor:
+def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpose: int, impl: Impl = "auto") -> Tensor:
     """Positions start .. start+count of the keyed permutation of range(n); int64 Tensor (count,) on the CPU."""
     _check_stream("permutation", seed, purpose, epoch)
     if natively("permutation", "random", impl, torch.empty(0, device="cpu")):

@@ -34,3 +34,7 @@ __all__ = [
     "scatter",
     "verdicts",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

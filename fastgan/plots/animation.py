@@ -78,7 +78,7 @@ def animation(
 
 
 def _gif(frames: list[NDArray[np.uint8]]) -> bytes:
-    pillow = need("PIL.Image", what="fastgan.plots.animation", package="pillow", extra="demo")
+    pillow = need("PIL.Image", what="fastgan.plots.animation", package="pillow")
     few = [pillow.fromarray(frame).quantize(_COLOURS, dither=pillow.Dither.NONE) for frame in frames]
     duration = [_MILLISECONDS] * (len(few) - 1) + [_PAUSE]
     buffer = io.BytesIO()

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan.options import GeneratorKind
+
 from . import style
 from .style import Array
 
 _LOG4, _LOG2 = math.log(4.0), math.log(2.0)
 
 
-def equilibrium(loss: str, real_label: float = 1.0) -> dict[str, float]:
+def equilibrium(loss: GeneratorKind, real_label: float = 1.0) -> dict[str, float]:
     """loss_d, loss_g and D where p_g = p_data and D is optimal; empty where theory says nothing.
 
     With one-sided smoothing the optimal D of equal distributions is real_label / 2.
@@ -30,7 +32,11 @@ def equilibrium(loss: str, real_label: float = 1.0) -> dict[str, float]:
 
 
 def loss_curves(
-    history: Mapping[str, NDArray[Any]], path: style.PathLike, *, loss: str = "non_saturating", real_label: float = 1.0
+    history: Mapping[str, NDArray[Any]],
+    path: style.PathLike,
+    *,
+    loss: GeneratorKind = "non_saturating",
+    real_label: float = 1.0,
 ) -> Path:
     """loss_d and loss_g over the iterations, with their values at equilibrium.
 
@@ -84,7 +90,7 @@ def population_curves(
     path: style.PathLike,
     *,
     labels: Sequence[str],
-    loss: str = "non_saturating",
+    loss: GeneratorKind = "non_saturating",
     real_label: float = 1.0,
 ) -> Path:
     """loss_d and loss_g of a population: means over the seeds, with a band of one standard error on either side.

@@ -26,7 +26,7 @@ DPI = 150
 
 def matplotlib(module: str) -> Any:
     """A module of matplotlib, or what to install."""
-    return need(f"matplotlib.{module}", what="fastgan.plots", package="matplotlib", extra="demo")
+    return need(f"matplotlib.{module}", what="fastgan.plots", package="matplotlib")
 
 
 def figure(width: float, height: float) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgan import data, theory
+from fastgan.options import FitKind, UpdateMode
 
 from . import style
 
@@ -22,7 +23,7 @@ def fits(path: style.PathLike) -> Path:
     """
     x = np.linspace(-10.0, 10.0, 20001)
     p = theory.gaussian_density(x, *_TARGET)
-    panels = (
+    panels: tuple[tuple[str, FitKind, tuple[tuple[float, float], ...]], ...] = (
         ("KL(p || q), maximum likelihood", "kl", ((0.5, 2.0),)),
         ("KL(q || p), reverse KL", "reverse_kl", ((-1.0, 1.0), (1.0, 1.0))),
         ("JSD(p || q), the GAN's", "js", ((0.5, 2.0), (-2.0, 0.5), (2.0, 0.5))),
@@ -104,7 +105,8 @@ def bilinear(path: style.PathLike, *, eta: float = 0.1, steps: int = 200) -> Pat
     """
     figure = style.figure(6.4, 6.2)
     axes = figure.subplots()
-    for mode, colour in (("simultaneous", style.ORANGE), ("alternating", style.BLUE)):
+    colours: dict[UpdateMode, str] = {"simultaneous": style.ORANGE, "alternating": style.BLUE}
+    for mode, colour in colours.items():
         course = theory.bilinear_game(eta, mode, steps=steps)
         axes.plot(*course.T, ".-", color=colour, lw=0.8, ms=4)
         text = f"{mode}:\nradius {math.hypot(*course[-1]):.2f}"

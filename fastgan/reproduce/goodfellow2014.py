@@ -20,6 +20,7 @@ from fastgan import data, nn
 from fastgan.data import DataError
 from fastgan.evaluation import ParzenLogLikelihood, parzen_log_likelihood
 from fastgan.models import GAN, goodfellow_mnist, maxout_discriminator
+from fastgan.options import ActivationName, Precision
 from fastgan.reproduce.table import OURS, PAPER, Figure, Row
 from fastgan.training import Callback, Momentum, TrainConfig, TrainResult, train
 
@@ -196,7 +197,7 @@ def _stages_cifar10(rows: Tensor) -> _Recipe:
 
 
 def _affine(
-    inputs: int, outputs: int, activation: str | None, *, irange: float = 0.05, bias: float | None = 0.0
+    inputs: int, outputs: int, activation: ActivationName | None, *, irange: float = 0.05, bias: float | None = 0.0
 ) -> nn.Linear:
     return nn.init.uniform_(nn.Linear(inputs, outputs, activation=activation), irange, bias=bias)
 
@@ -235,7 +236,7 @@ def plan(
     *,
     epochs: int | None = None,
     seed: int = 0,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
 ) -> list[Stage]:
     """The training runs of a recipe, to be trained in order.
 

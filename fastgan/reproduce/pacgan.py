@@ -22,6 +22,7 @@ import torch
 from fastgan import data, nn
 from fastgan.data import Dataset
 from fastgan.models import GAN
+from fastgan.options import Precision
 from fastgan.reproduce import trials
 from fastgan.reproduce.table import OURS, PAPER, Figure, Row
 from fastgan.training import Adam, Callback, Run, TrainConfig, checkpoint, train_population
@@ -68,7 +69,7 @@ class Study:
     methods: tuple[str, ...] = tuple(METHODS)
     trials: int = TRIALS
     steps: int = STEPS
-    precision: str = "fp32"
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         for name, known in (("datasets", DATASETS), ("methods", METHODS)):

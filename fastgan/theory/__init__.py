@@ -58,3 +58,7 @@ __all__ = [
     "training_criterion",
     "value",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

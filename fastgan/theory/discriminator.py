@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import reference
+from fastgan import options, reference
+from fastgan.options import TheoryGeneratorKind
 
 from .arrays import Array, check_choice, check_non_negative, precision, take, take_distributions
 from .divergences import LOG2, js_terms
 
 LOG4 = math.log(4.0)
-GENERATOR_KINDS = ("minimax", "non_saturating", "mle")
+GENERATOR_KINDS = options.names(TheoryGeneratorKind)
 
 
 def optimal_discriminator(p: Array, q: Array, *, real_label: float = 1.0, fake_label: float = 0.0) -> Any:
@@ -141,7 +142,7 @@ def js_from_value(v: Array) -> Any:
     return back((v_ + LOG4) / 2)
 
 
-def generator_gradient(p: Array, q: Array, grad_q: Array, *, kind: str, dx: Array | None = None) -> Any:
+def generator_gradient(p: Array, q: Array, grad_q: Array, *, kind: TheoryGeneratorKind, dx: Array | None = None) -> Any:
     """The expected gradient of a generator's objective while D is held at its optimum.
 
     Equivalent to the derivative of `sum q_theta * loss(l)` at fixed logits l = log p - log q of D*. It is the gradient

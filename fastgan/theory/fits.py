@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgan.options import FitKind
+
 from .arrays import Array, check_choice, check_positive, take, take_distributions
 from .densities import gaussian_density
 from .divergences import LOG2, js_terms, kl_terms
@@ -44,7 +46,7 @@ _KINDS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Te
 
 
 def fit_gaussian(
-    p: Array, x: Array, *, kind: str = "kl", start: tuple[float, float] | None = None
+    p: Array, x: Array, *, kind: FitKind = "kl", start: tuple[float, float] | None = None
 ) -> GaussianFit:
     """The Gaussian q nearest to a density p in the sense of KL(p||q), KL(q||p) or JSD(p||q).
 

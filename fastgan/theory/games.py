@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 
+from fastgan import options
+from fastgan.options import TheoryGeneratorKind, UpdateMode
+from fastgan.results import Result
+
 from .arrays import Array, check_choice, check_positive, check_steps, take, take_distributions
 from .densities import gaussian_density
 from .discriminator import generator_gradient, training_criterion
 from .divergences import js_terms
 
 
-@dataclass(frozen=True)
-class FunctionalGame:
+@dataclass(frozen=True, eq=False, repr=False)
+class FunctionalGame(Result):
     """The course of `functional_game`; row t is after t updates.
 
     Args:
@@ -64,8 +68,8 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
     return FunctionalGame(back(p_g), back(js_terms(p, p_g).sum(-1)))
 
 
-@dataclass(frozen=True)
-class GaussianGame:
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianGame(Result):
     """The course of `gaussian_game`; entry t is after t steps of G.
 
     Args:
@@ -78,7 +82,7 @@ class GaussianGame:
 
 
 def gaussian_game(
-    mean: float = 3.0, *, steps: int = 200, learning_rate: float = 0.07, kind: str = "minimax"
+    mean: float = 3.0, *, steps: int = 200, learning_rate: float = 0.07, kind: TheoryGeneratorKind = "minimax"
 ) -> GaussianGame:
     """The outer loop in its textbook form: find D*, step G, find D* again, for N(mean, 1) against the data N(0, 1).
 
@@ -118,7 +122,7 @@ def gaussian_game(
 
 
 def bilinear_game(
-    eta: float, mode: str, *, steps: int = 100, start: tuple[float, float] = (1.0, 0.0)
+    eta: float, mode: UpdateMode, *, steps: int = 100, start: tuple[float, float] = (1.0, 0.0)
 ) -> Any:
     """Gradient descent of x and ascent of y on V(x, y) = x y, whose only equilibrium is (0, 0).
 
@@ -140,7 +144,7 @@ def bilinear_game(
     Source: Goodfellow (2016), NIPS tutorial, exercise 7.2.
     """
     caller = "bilinear_game"
-    check_choice(caller, "mode", mode, ("simultaneous", "alternating"))
+    check_choice(caller, "mode", mode, options.names(UpdateMode))
     check_positive(caller, "eta", eta)
     check_steps(caller, steps)
     x, y = (float(v) for v in start)

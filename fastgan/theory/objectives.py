@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastgan.options import DivergenceKind
 from fastgan.reference import softplus
 
 from .arrays import Array, check_choice, take, take_distributions
@@ -56,14 +57,14 @@ F_DIVERGENCES = {
 }
 
 
-def f_terms(p: Tensor, q: Tensor, logits: Tensor, kind: str) -> Tensor:
+def f_terms(p: Tensor, q: Tensor, logits: Tensor, kind: DivergenceKind) -> Tensor:
     """p T - q f*(T) of each outcome; what has no mass counts for nothing, also where T is infinite."""
     game = F_DIVERGENCES[kind]
     gain = torch.where(p == 0, 0.0, p * game.real_term(logits))
     return gain - torch.where(q == 0, 0.0, q * game.fake_term(logits))
 
 
-def f_divergence(p: Array, q: Array, *, kind: str, dx: Array | None = None) -> Any:
+def f_divergence(p: Array, q: Array, *, kind: DivergenceKind, dx: Array | None = None) -> Any:
     """The divergence D_f(p||q) that the game of this kind descends, in nats where it has a unit.
 
     Args:
@@ -80,7 +81,7 @@ def f_divergence(p: Array, q: Array, *, kind: str, dx: Array | None = None) -> A
     return F_DIVERGENCES[kind].divergence(p, q, dx=dx)
 
 
-def f_value(p: Array, q: Array, logits: Array, *, kind: str, dx: Array | None = None) -> Any:
+def f_value(p: Array, q: Array, logits: Array, *, kind: DivergenceKind, dx: Array | None = None) -> Any:
     """The discriminator's expected objective E_p T - E_q f*(T): at most D_f(p||q), reached at logits log p - log q.
 
     Args:
@@ -104,7 +105,7 @@ def f_value(p: Array, q: Array, logits: Array, *, kind: str, dx: Array | None = 
     return back((f_terms(p_, q_, l_, kind) * weight).sum(-1))
 
 
-def f_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, kind: str) -> Tensor:
+def f_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, kind: DivergenceKind) -> Tensor:
     """The discriminator's loss of the f-GAN: minus the estimate mean T(x) - mean f*(T(G(z))).
 
     For "gan" it is `fastgan.discriminator_loss`.
@@ -123,7 +124,7 @@ def f_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, kind: str)
     return game.fake_term(fake_logits).mean() - game.real_term(real_logits).mean()
 
 
-def f_generator_loss(fake_logits: Tensor, *, kind: str, saturating: bool = False) -> Tensor:
+def f_generator_loss(fake_logits: Tensor, *, kind: DivergenceKind, saturating: bool = False) -> Tensor:
     """The generator's loss of the f-GAN: -mean T(G(z)), the analogue of -log D; or the game's own -mean f*(T(G(z))).
 
     For "gan" these are the kinds "non_saturating" and "minimax" of `fastgan.generator_loss`.

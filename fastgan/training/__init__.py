@@ -25,3 +25,7 @@ __all__ = [
     "train_inferer",
     "train_population",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

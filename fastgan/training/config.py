@@ -10,21 +10,33 @@ from typing import Any
 
 import torch
 
+from fastgan import options
 from fastgan.losses import GENERATOR
+from fastgan.options import (
+    DiscriminatorKind,
+    EngineName,
+    GeneratorKind,
+    Impl,
+    InnerLoop,
+    Nonfinite,
+    PenaltyKind,
+    Precision,
+    UpdateMode,
+)
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
-PRECISIONS = ("fp32", "ieee", "tf32", "bf16")  # in the order of Precision in csrc/plan.h
-_CHOICES: dict[str, tuple[object, ...]] = {
-    "loss": tuple(DISCRIMINATOR_LOSS),
-    "gradient_penalty": (None, "wgan-gp", "r1", "r2"),
-    "mode": ("alternating", "simultaneous"),
-    "inner": ("steps", "optimum"),
-    "engine": ("auto", "eager", "fused"),
+PRECISIONS = options.names(Precision)  # in the order of Precision in csrc/plan.h
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "loss": options.names(GeneratorKind),
+    "gradient_penalty": (None, *options.names(PenaltyKind)),
+    "mode": options.names(UpdateMode),
+    "inner": options.names(InnerLoop),
+    "engine": options.names(EngineName),
     "precision": PRECISIONS,
-    "nonfinite": ("raise", "skip", "log"),
-    "impl": ("auto", "native", "reference"),
+    "nonfinite": options.names(Nonfinite),
+    "impl": options.names(Impl),
 }
 _LEAST = {
     "steps": 0,
@@ -95,27 +107,27 @@ class TrainConfig:
     batch_size: int
     k: int = 1
     generator_steps: int = 1
-    inner: str = "steps"
+    inner: InnerLoop = "steps"
     inner_tolerance: float = 1e-3
     unroll: int = 0
     optimizer: Optimizer = field(default_factory=Adam)
     generator_optimizer: Optimizer | None = None
     discriminator_optimizer: Optimizer | None = None
-    loss: str = "non_saturating"
+    loss: GeneratorKind = "non_saturating"
     real_label: float = 1.0
-    gradient_penalty: str | None = None
+    gradient_penalty: PenaltyKind | None = None
     penalty_weight: float = 10.0
-    mode: str = "alternating"
+    mode: UpdateMode = "alternating"
     pack: int = 1
     ema_decay: float | None = None
     max_col_norm: float | None = None
-    engine: str = "auto"
-    precision: str = "fp32"
-    nonfinite: str = "raise"
+    engine: EngineName = "auto"
+    precision: Precision = "fp32"
+    nonfinite: Nonfinite = "raise"
     checkpoint_every: int = 0
     seed: int = 0
     device: str | None = None
-    impl: str = "auto"
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -178,7 +190,7 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig: {name} must be {needed!r} where unroll is above 0, got {value!r}")
 
     @property
-    def discriminator_loss(self) -> str:
+    def discriminator_loss(self) -> DiscriminatorKind:
         """The discriminator's loss that belongs to the generator's."""
         return DISCRIMINATOR_LOSS[self.loss]
 

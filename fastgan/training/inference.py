@@ -11,14 +11,15 @@ from torch import Tensor
 from fastgan import random
 from fastgan.models import GAN, evaluating
 from fastgan.random import Purpose
+from fastgan.results import Result
 from fastgan.training.eager import Player
 from fastgan.training.optimizers import Adam, Optimizer
 
 _HELD_OUT = 10_000  # samples that R^2 is measured on
 
 
-@dataclass(frozen=True)
-class InferenceResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class InferenceResult(Result):
     """How well z can be read off G(z).
 
     Args:

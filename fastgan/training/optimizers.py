@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan import options
+from fastgan.options import MomentumConvention
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -75,7 +78,7 @@ class Momentum:
 
     lr: float
     momentum: float = 0.5
-    convention: str = "torch"
+    convention: MomentumConvention = "torch"
     lr_decay: float = 1.0
     min_lr: float = 0.0
     momentum_final: float | None = None
@@ -88,7 +91,7 @@ class Momentum:
         for name, value in (("momentum", self.momentum), ("momentum_final", self.momentum_final)):
             if value is not None and not 0.0 <= value < 1.0:
                 raise ValueError(f"Momentum: {name} must lie in [0, 1), got {value!r}")
-        if self.convention not in ("torch", "pylearn2"):
+        if self.convention not in options.names(MomentumConvention):
             raise ValueError(f"Momentum: convention must be 'torch' or 'pylearn2', got {self.convention!r}")
         if (self.momentum_final is None) != (self.saturate_epochs is None):
             raise ValueError("Momentum: momentum_final and saturate_epochs must be given together, got one of them")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fastgan.models import GAN
+from fastgan.results import Result
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import TrainConfig
 from fastgan.training.history import COLUMNS
@@ -28,8 +29,8 @@ from fastgan.training.share import Outcome, Share
 log = logging.getLogger("fastgan")
 
 
-@dataclass(frozen=True, eq=False)
-class PopulationMember:
+@dataclass(frozen=True, eq=False, repr=False)
+class PopulationMember(Result):
     """One GAN of a population, trained.
 
     Args:
@@ -56,8 +57,8 @@ class PopulationMember:
     failed: str | None
 
 
-@dataclass(frozen=True, eq=False)
-class PopulationResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class PopulationResult(Result):
     """What a population gave.
 
     Args:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan.models import GAN, evaluating, join
+from fastgan.results import Result
 from fastgan.training import checkpoint, labels, networks
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
@@ -49,8 +50,8 @@ class Engine(Protocol):
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]: ...
 
 
-@dataclass(frozen=True)
-class TrainResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainResult(Result):
     """What a run gave.
 
     Args:

@@ -1,0 +1,28 @@
+"""The named options of public functions: what a type checker accepts is what runs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+Impl = Literal["auto", "native", "reference"]
+Reduction = Literal["mean", "sum", "none"]
+DiscriminatorKind = Literal["gan", "hinge", "least_squares", "wasserstein", "relativistic"]
+GeneratorKind = Literal["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein", "relativistic"]
+PenaltyKind = Literal["wgan-gp", "r1", "r2"]
+PriorName = Literal["normal", "uniform", "spherical"]
+ActivationName = Literal["none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu"]
+UpdateMode = Literal["alternating", "simultaneous"]
+InnerLoop = Literal["steps", "optimum"]
+EngineName = Literal["auto", "eager", "fused"]
+Precision = Literal["fp32", "ieee", "tf32", "bf16"]
+Nonfinite = Literal["raise", "skip", "log"]
+MomentumConvention = Literal["torch", "pylearn2"]
+DivergenceKind = Literal["gan", "js", "kl", "reverse_kl", "pearson", "hellinger"]
+FitKind = Literal["kl", "reverse_kl", "js"]
+TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
+ModeConvention = Literal["radius", "box"]
+
+
+def names(option: object) -> tuple[Any, ...]:
+    """What may be given for one of the types above."""
+    return get_args(option)

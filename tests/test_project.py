@@ -1,0 +1,75 @@
+"""What the project says of itself agrees: version, licence, pins, the documentation's pages and the API reference."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import fastgan
+
+ROOT = Path(__file__).resolve().parents[1]
+if not (ROOT / "mkdocs.yml").is_file():
+    pytest.skip("not in a checkout", allow_module_level=True)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_reference", ROOT / "docs" / "reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert "version" in PROJECT["dynamic"] and "version" not in PROJECT
+    assert f"\nversion: {fastgan.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {fastgan.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_licence_is_told_alike() -> None:
+    assert PROJECT["license"] == "Apache-2.0" and "\nlicense: Apache-2.0\n" in (ROOT / "CITATION.cff").read_text()
+    assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
+
+
+def test_what_tests_and_documentation_need_is_pinned() -> None:
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    extras = PROJECT["optional-dependencies"]
+    needed = {re.split(r"[\[>=]", name)[0] for extra in ("test", "demo", "data", "docs") for name in extras[extra]}
+    assert needed - {"fastgan"} <= pinned
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    """Explained once, where it is defined or first exported, and those of `fastgan` listed on the first page."""
+    pages = reference().pages()
+    explained = [name for text in pages.values() for name in re.findall(r"^::: (\S+)$", text, re.M)]
+    assert len(explained) == len(set(explained))
+    of_object = {}
+    for name in explained:
+        module, _, attribute = name.rpartition(".")
+        of_object[id(getattr(importlib.import_module(module), attribute))] = name
+    public = [name for name, found in sys.modules.items() if name.partition(".")[0] == "fastgan" and found is not None]
+    for module in public:
+        if module.count(".") > 1 and module != "fastgan.nn.init" or module in ("fastgan.ops", "fastgan.options"):
+            continue
+        found = sys.modules[module]
+        for name in getattr(found, "__all__", ()):
+            if not isinstance(member := getattr(found, name), ModuleType):
+                assert id(member) in of_object, f"{module}.{name} is not in the API reference: docs/reference.py"
+    for name in fastgan.__all__:
+        member = getattr(fastgan, name)
+        where = member.__name__ if isinstance(member, ModuleType) else name
+        assert f"[{where}]" in pages["api/index.md"], name
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f"- {page.relative_to(ROOT / 'docs')}\n" in text, page
