@@ -250,8 +250,8 @@ def mlp_forward(
     return y, work
 
 
-def _check_saved(net: Network, tensors: Sequence[Tensor | None], work: Tensor, grad_y: Tensor) -> None:
-    """Raise unless x (or None) and `params`, read by their addresses alone, are of the size that forward saw.
+def check_saved(net: Network, tensors: Sequence[Tensor | None], work: Tensor, grad_y: Tensor) -> None:
+    """Raise unless x and parameters, which backward reads by their addresses, are of the size that forward saw.
 
     No version counter tells of `p.data = other`, and hooks of saved tensors may return anything.
     """
@@ -286,18 +286,15 @@ def mlp_backward(
 
     `params` are dense; on the CPU only the weights among them are read, and x is not.
     """
-    grad_y, rows, depth = dense(grad_y), grad_y.shape[:-1].numel(), len(net.layers)
+    grad_y, rows, shapes = dense(grad_y), grad_y.shape[:-1].numel(), net.shapes(grad_y)
     key_number = 0 if key is None else seed(key)
     if work.is_cuda:
         x = dense(x)
-        _check_saved(net, (x, *params), work, grad_y)
         flat = x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)
         found = cuda.mlp_backward(net.shape, *flat, key_number, needs)
-        shapes = net.shapes(grad_y)
         return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
-    weights: Sequence[Any] = params[:depth]
-    _check_saved(net, (None, *weights), work, grad_y)
-    grads = [grad_y.new_empty(shape) if need else None for shape, need in zip(net.shapes(grad_y), needs, strict=True)]
+    weights: Sequence[Any] = params[: len(net.layers)]
+    grads = [grad_y.new_empty(shape) if need else None for shape, need in zip(shapes, needs, strict=True)]
     kept = work.new_empty(net.kept_per_row * net.padded(rows)) if keep else None
     net.core.backward(
         DTYPES[work.dtype],

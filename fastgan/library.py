@@ -227,9 +227,10 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006 - torch 2.5 knows no other
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
+    kernels.check_saved(net, (x, *params), work, grad_y)
     grads, _ = kernels.mlp_backward(
         net,
-        kernels.dense(x),
+        x,
         params,
         work,
         grad_y,

@@ -109,9 +109,13 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
     x = torch.randn(5, 3, requires_grad=True)
     torch.autograd.grad(model(x).sum(), x, create_graph=True)
     assert asked.pop() == [True, False, False, False, False]
-    torch.autograd.grad(model(2 * x).sum(), [model[0].weight, model[2].bias], create_graph=True)
+    torch.autograd.grad(model(2 * x).sum(), x)
+    assert asked.pop() == [True, False, False, False, False]
+    model(2 * x).sum().backward(inputs=[model[0].weight, model[2].bias])
     assert asked.pop() == [False, True, False, False, True]
     torch.autograd.grad(model(x).sum(), [x, *model.parameters()], create_graph=True)
+    assert asked.pop() == [True] * 5
+    model(x).sum().backward()
     assert asked.pop() == [True] * 5
 
 

@@ -25,7 +25,8 @@ class _Mlp(torch.autograd.Function):
         y, work = kernels.mlp_forward(network, x, params, key, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
         ctx.network, ctx.key = network, key
-        ctx.memory = [(w.untyped_storage(), w.storage_offset()) for w in params[: len(network.layers)]]  # type: ignore[union-attr]
+        weights: Sequence[Any] = params[: len(network.layers)]
+        ctx.memory = [(w.untyped_storage(), w.storage_offset()) for w in weights]
         return y
 
     @staticmethod
@@ -34,20 +35,28 @@ class _Mlp(torch.autograd.Function):
         network, key, needs = ctx.network, ctx.key, ctx.needs_input_grad[2:]
         if is_batched(grad_y):
             return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
-        if not torch.is_grad_enabled():
-            seen = _as_forward_saw(network, params, ctx.memory, work)
-            return None, None, *kernels.mlp_backward(network, x, seen, work, grad_y, key, needs)[0]
         needs = _wanted(ctx, (x, *params), needs)
+        if not torch.is_grad_enabled():
+            seen = _as_forward_saw(network, x, params, ctx.memory, work, grad_y)
+            return None, None, *kernels.mlp_backward(network, x, seen, work, grad_y, key, needs)[0]
         if grad_y.is_cuda:
             return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
         return None, None, *_apply_gradients(network, key, needs, ctx.memory, work, grad_y, x, *params)
 
 
 def _as_forward_saw(
-    network: Network, params: Sequence[Any], memory: Sequence[tuple[Any, int]], work: Tensor
+    network: Network,
+    x: Tensor,
+    params: Sequence[Any],
+    memory: Sequence[tuple[Any, int]],
+    work: Tensor,
+    grad_y: Tensor,
 ) -> list[Any]:
-    """`params`, the weights among them by the memory that forward read: `p.data` may be other memory since, and no
-    version counter tells of it. Forward's memory is still there, because its storage is held."""
+    """`params`, the weights among them by the memory that forward read.
+
+    `p.data` may be other memory since, and no version counter tells of it. Forward's is still there: its storage is
+    held.
+    """
     result = list(params)
     for i, ((storage, offset), shape) in enumerate(zip(memory, network.parameter_shapes, strict=False)):
         w = params[i]
@@ -59,21 +68,28 @@ def _as_forward_saw(
             and w.dtype is work.dtype
         ):
             result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
+    # CUDA's kernels read x, and the addresses of biases
+    kernels.check_saved(network, (x, *result) if work.is_cuda else (), work, grad_y)
     return result
 
 
-def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[bool]:
-    """Which of the gradients this walk of the graph asks for: `autograd.grad` names some only."""
+def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
+    """Those of the gradients `needs`, of x and parameters, that this walk of the graph asks for.
+
+    `autograd.grad(y, x)` wants nothing of the parameters. Of a leaf that it names itself torch cannot tell without
+    raising, which takes longer than a small network's products: then everything counts as wanted.
+    """
+    if not needs[0] or not any(needs[1:]):
+        return needs
+    asks = torch._C._will_engine_execute_node
     edges = iter(ctx.next_functions[ctx.key is not None :])  # those of tensors alone
-    nodes = [None if t is None else next(edges)[0] for t in tensors]
-    return [need and _is_asked(node) for need, node in zip(needs, nodes, strict=True)]
-
-
-def _is_asked(node: Any) -> bool:
+    nodes: list[Any] = [None if t is None else next(edges)[0] for t in tensors]
     try:
-        return bool(torch._C._will_engine_execute_node(node))
-    except RuntimeError:  # a leaf whose gradient is captured, not accumulated
-        return True
+        params = [need and asks(node) for need, node in zip(needs[1:], nodes[1:], strict=True)]
+    except RuntimeError:
+        return needs
+    x: Any = tensors[0]
+    return [x.is_leaf or not any(params) or asks(nodes[0]), *params]
 
 
 class _MlpGradients(torch.autograd.Function):
@@ -92,7 +108,7 @@ class _MlpGradients(torch.autograd.Function):
         *params: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         keep = needs[0] and True in ctx.needs_input_grad
-        seen = _as_forward_saw(network, params, memory, work)
+        seen = _as_forward_saw(network, x, params, memory, work, grad_y)
         grads, kept = kernels.mlp_backward(network, x, seen, work, grad_y, key, needs, keep=keep)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(work, kept, grad_y, x, *params)
@@ -112,7 +128,7 @@ class _MlpGradients(torch.autograd.Function):
             return *nothing, *_gradients_of_backward(network, key, tensors, ctx.needs, tangents, wanted)
         bends = any(layer.activation != "none" for layer in network.layers)
         wanted = [wanted[0], wanted[1] and bends, *with_a_part(network, wanted[2:])]
-        weights = _as_forward_saw(network, params, ctx.memory, work)[: len(network.layers)]
+        weights = _as_forward_saw(network, x, params, ctx.memory, work, grad_y)[: len(network.layers)]
         found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, key, wanted)
         return *nothing, *found
 
@@ -123,8 +139,10 @@ def _by_reference(tangent: Tensor) -> bool:
 
 
 def with_a_part(network: Network, wanted: Sequence[bool]) -> list[bool]:
-    """`wanted`, of weights and biases, without those that grad_x does not depend on: a bias needs an activation above
-    it, whose second derivative may be zero."""
+    """`wanted`, of weights and biases, without those on which grad_x does not depend.
+
+    A bias has a part where there is an activation above it, whose second derivative may be zero.
+    """
     depth, result, above = len(network.layers), list(wanted), False
     for i in range(depth - 1, -1, -1):
         above = above or network.layers[i].activation != "none"
