@@ -93,7 +93,7 @@ def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -
 
 
 class _MlpGradients(torch.autograd.Function):
-    """The backward pass of an MLP as a function of grad_y, x and parameters: its own backward is the second-order pass."""
+    """The backward pass of an MLP as a function of grad_y, x and parameters; its backward is the second-order pass."""
 
     @staticmethod
     def forward(
