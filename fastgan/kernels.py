@@ -174,6 +174,7 @@ class Network:
         "outputs",
         "parameter_shapes",
         "shape",
+        "weight_shapes",
         "work_per_row",
     )
 
@@ -197,6 +198,7 @@ class Network:
         self.layers, self.input_dropout = layers, input_dropout
         bias_shapes = [(w[0],) if has_bias else None for w, has_bias in zip(shapes, biases, strict=True)]
         self.parameter_shapes: list[Any] = [*map(tuple, shapes), *bias_shapes]
+        self.weight_shapes = [torch.Size(shape) for shape in shapes]
         self.shape = cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
         self.outputs: int = self.core.outputs
         self.work_per_row: int = self.core.work_per_row
@@ -294,7 +296,11 @@ def mlp_backward(
         found = cuda.mlp_backward(net.shape, *flat, key_number, needs)
         return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
     weights: Sequence[Any] = params[: len(net.layers)]
-    grads = [grad_y.new_empty(shape) if need else None for shape, need in zip(shapes, needs, strict=True)]
+    likes = (None, *weights, *(None for _ in weights))  # of biases and x, forward's shape alone is known
+    grads = [
+        None if not need else grad_y.new_empty(shape) if like is None else torch.empty_like(like)
+        for like, shape, need in zip(likes, shapes, needs, strict=True)
+    ]
     kept = work.new_empty(net.kept_per_row * net.padded(rows)) if keep else None
     net.core.backward(
         DTYPES[work.dtype],

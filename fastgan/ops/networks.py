@@ -25,8 +25,7 @@ class _Mlp(torch.autograd.Function):
         y, work = kernels.mlp_forward(network, x, params, key, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
         ctx.network, ctx.key = network, key
-        weights: Sequence[Any] = params[: len(network.layers)]
-        ctx.memory = [(w.untyped_storage(), w.storage_offset()) for w in weights]
+        ctx.memory = None if work is None else _Memory(network, params, work)
         return y
 
     @staticmethod
@@ -37,40 +36,42 @@ class _Mlp(torch.autograd.Function):
             return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
         needs = _wanted(ctx, (x, *params), needs)
         if not torch.is_grad_enabled():
-            seen = _as_forward_saw(network, x, params, ctx.memory, work, grad_y)
+            seen = ctx.memory.params(network, x, params, work, grad_y)
             return None, None, *kernels.mlp_backward(network, x, seen, work, grad_y, key, needs)[0]
         if grad_y.is_cuda:
             return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
         return None, None, *_apply_gradients(network, key, needs, ctx.memory, work, grad_y, x, *params)
 
 
-def _as_forward_saw(
-    network: Network,
-    x: Tensor,
-    params: Sequence[Any],
-    memory: Sequence[tuple[Any, int]],
-    work: Tensor,
-    grad_y: Tensor,
-) -> list[Any]:
-    """`params`, the weights among them by the memory that forward read.
+class _Memory:
+    """The memory that forward read weights from and saved activations in.
 
-    `p.data` may be other memory since, and no version counter tells of it. Forward's is still there: its storage is
-    held.
+    `p.data` may be other memory at backward, and no version counter tells of it; hooks of saved tensors may return
+    anything. The storages are held: forward's weights are still there, and no other tensor has their addresses.
     """
-    result = list(params)
-    for i, ((storage, offset), shape) in enumerate(zip(memory, network.parameter_shapes, strict=False)):
-        w = params[i]
-        if not (
-            w.untyped_storage() is storage
-            and w.storage_offset() == offset
-            and w.shape == shape
-            and w.is_contiguous()
-            and w.dtype is work.dtype
-        ):
-            result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
-    # CUDA's kernels read x, and the addresses of biases
-    kernels.check_saved(network, (x, *result) if work.is_cuda else (), work, grad_y)
-    return result
+
+    __slots__ = ("addresses", "offsets", "shapes", "size", "storages")
+
+    def __init__(self, network: Network, params: Sequence[Any], work: Tensor) -> None:
+        weights = params[: len(network.layers)]
+        self.addresses = [w.data_ptr() for w in weights]
+        self.storages = [w.untyped_storage() for w in weights]
+        self.offsets = [w.storage_offset() for w in weights]
+        self.shapes, self.size = network.weight_shapes, work.numel()
+
+    def params(self, network: Network, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor) -> list[Any]:
+        """`params`, the weights among them as forward saw them; raise where `work` is not what forward saved."""
+        result, dtype = list(params), work.dtype
+        weights = result[: len(self.shapes)]
+        same = [w.data_ptr() for w in weights] == self.addresses and [w.shape for w in weights] == self.shapes
+        if not same or False in [w.is_contiguous() and w.dtype is dtype for w in weights]:
+            for i, (storage, offset, shape) in enumerate(zip(self.storages, self.offsets, self.shapes, strict=True)):
+                result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
+        if work.is_cuda:  # whose kernels read x, and the addresses of biases
+            kernels.check_saved(network, (x, *result), work, grad_y)
+        elif work.numel() != self.size or dtype is not grad_y.dtype or not work.is_contiguous():
+            kernels.check_saved(network, (), work, grad_y)
+        return result
 
 
 def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
@@ -101,14 +102,14 @@ class _MlpGradients(torch.autograd.Function):
         network: Network,
         key: Tensor | None,
         needs: Sequence[bool],
-        memory: Sequence[Any],
+        memory: _Memory,
         work: Tensor,
         grad_y: Tensor,
         x: Tensor,
         *params: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         keep = needs[0] and True in ctx.needs_input_grad
-        seen = _as_forward_saw(network, x, params, memory, work, grad_y)
+        seen = memory.params(network, x, params, work, grad_y)
         grads, kept = kernels.mlp_backward(network, x, seen, work, grad_y, key, needs, keep=keep)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(work, kept, grad_y, x, *params)
@@ -128,7 +129,7 @@ class _MlpGradients(torch.autograd.Function):
             return *nothing, *_gradients_of_backward(network, key, tensors, ctx.needs, tangents, wanted)
         bends = any(layer.activation != "none" for layer in network.layers)
         wanted = [wanted[0], wanted[1] and bends, *with_a_part(network, wanted[2:])]
-        weights = _as_forward_saw(network, x, params, ctx.memory, work, grad_y)[: len(network.layers)]
+        weights = ctx.memory.params(network, x, params, work, grad_y)[: len(network.layers)]
         found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, key, wanted)
         return *nothing, *found
 
