@@ -65,14 +65,13 @@ class Scratch {
 struct Mlp {
   using Description = std::tuple<int64_t, int64_t, int, int, double, double, bool>;
   NetworkPlan shape;
-  int64_t work_per_row, scratch_per_row;
+  MlpSizes sizes;  // elements a row
 
   Mlp(const std::vector<Description>& layers, double input_dropout) {
     shape.input_dropout = input_dropout;
     for (const auto& [inputs, outputs, pieces, activation, slope, dropout, bias] : layers)
       shape.layers.push_back({inputs, outputs, pieces, activation, slope, dropout, bias});
-    work_per_row = kernels().mlp_work_per_row(shape);
-    scratch_per_row = kernels().mlp_scratch_per_row(shape);
+    sizes = kernels().mlp_sizes(shape);
   }
 
   // Without `work`, in steps: a row's result does not depend on its neighbours, but where there is dropout, its mask
@@ -82,7 +81,7 @@ struct Mlp {
     const auto at = pointers<const void>(parameters);
     py::gil_scoped_release release;
     const int64_t step = work || dropout ? rows : std::min(rows, kMostRows);
-    const Scratch own(dtype, work ? 0 : work_per_row * padded(step));
+    const Scratch own(dtype, work ? 0 : sizes.work * padded(step));
     const int64_t x_bytes = shape.layers.front().inputs * element_size(dtype);
     const int64_t y_bytes = shape.layers.back().outputs * element_size(dtype);
     for (int64_t first = 0; first < rows; first += step)
@@ -92,16 +91,47 @@ struct Mlp {
                              work ? pointer(work) : own.data(), key, threads});
   }
 
-  // The gradients: of x, then of the parameters; 0 where none is wanted.
-  void backward(int dtype, uintptr_t x, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y,
-                const py::list& grads, uint64_t key, int threads) const {
+  // The gradients: of x, then of the parameters; 0 where none is wanted. `kept`, sizes.backward elements a row, is what a
+  // second-order pass reads, which needs the gradient of x; 0: there will be none.
+  void backward(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y, const py::list& grads,
+                uintptr_t kept, uint64_t key, int threads) const {
     const auto w = pointers<const void>(weights);
     const auto g = pointers<void>(grads);
     py::gil_scoped_release release;
-    const Scratch scratch(dtype, scratch_per_row * padded(rows));
+    const Scratch own(dtype, kept ? 0 : sizes.backward * padded(rows));
     kernels().mlp_backward(dtype, shape,
-                           {pointer(x), rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1,
-                            g.data() + 1 + shape.layers.size(), scratch.data(), key, threads});
+                           {rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1,
+                            g.data() + 1 + shape.layers.size(), kept ? pointer(kept) : own.data(), key, threads});
+  }
+
+  // From the tangent of grad_x, the gradients of grad_y, of x, then of the parameters; 0 where none is wanted.
+  void second_order(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t kept, uintptr_t tangent,
+                    const py::list& grads, uint64_t key, int threads) const {
+    const auto w = pointers<const void>(weights);
+    const auto g = pointers<void>(grads);
+    py::gil_scoped_release release;
+    const Scratch scratch(dtype, sizes.second_order * padded(rows));
+    kernels().mlp_second_order(dtype, shape,
+                               {rows, w.data(), pointer(work), pointer(kept), pointer(tangent), g[0], g[1], g.data() + 2,
+                                g.data() + 2 + shape.layers.size(), scratch.data(), key, threads});
+  }
+
+  // The penalty, and where `grads` is not empty the gradients of the parameters.
+  double penalty(int dtype, uintptr_t x, int64_t rows, const py::list& parameters, int kind, double weight,
+                 const py::list& grads, uint64_t key, int threads) const {
+    const auto at = pointers<const void>(parameters);
+    const auto g = pointers<void>(grads);
+    const size_t depth = shape.layers.size();
+    py::gil_scoped_release release;
+    const Scratch scratch(dtype, sizes.penalty * padded(rows)), values(dtype, padded(rows));
+    kernels().mlp_penalty(dtype, shape,
+                          {pointer(x), rows, at.data(), at.data() + depth, Penalty(kind), weight / double(rows),
+                           values.data(), g.empty() ? nullptr : g.data(), g.empty() ? nullptr : g.data() + depth,
+                           scratch.data(), key, threads});
+    double sum = 0;
+    for (int64_t i = 0; i < rows; ++i)
+      sum += DType(dtype) == DType::f64 ? static_cast<double*>(values.data())[i] : static_cast<float*>(values.data())[i];
+    return sum;
   }
 };
 
@@ -174,9 +204,12 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   py::class_<Mlp>(m, "Mlp")
       .def(py::init<const std::vector<Mlp::Description>&, double>())
       .def_property_readonly("outputs", [](const Mlp& net) { return net.shape.layers.back().outputs; })
-      .def_readonly("work_per_row", &Mlp::work_per_row)
+      .def_property_readonly("work_per_row", [](const Mlp& net) { return net.sizes.work; })
+      .def_property_readonly("kept_per_row", [](const Mlp& net) { return net.sizes.backward; })
       .def("forward", &Mlp::forward)
-      .def("backward", &Mlp::backward);
+      .def("backward", &Mlp::backward)
+      .def("second_order", &Mlp::second_order)
+      .def("penalty", &Mlp::penalty);
 
   bind_training(m);
   bind_cuda(m);

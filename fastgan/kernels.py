@@ -164,7 +164,17 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
 class Network:
     """An MLP without its parameters, and its native description; what every call reads are plain attributes."""
 
-    __slots__ = ("core", "input_dropout", "layers", "outputs", "shape", "work_per_row")
+    __slots__ = (
+        "core",
+        "input_dropout",
+        "kept_per_row",
+        "layers",
+        "outputs",
+        "parameter_shapes",
+        "shape",
+        "weight_shapes",
+        "work_per_row",
+    )
 
     def __init__(
         self, shapes: Sequence[Sequence[int]], layers: Sequence[LayerSpec], input_dropout: float, biases: Sequence[bool]
@@ -184,16 +194,29 @@ class Network:
         ]
         self.core = native.Mlp(description, input_dropout)
         self.layers, self.input_dropout = layers, input_dropout
+        bias_shapes = [(w[0],) if has_bias else None for w, has_bias in zip(shapes, biases, strict=True)]
+        self.parameter_shapes: list[Any] = [*map(tuple, shapes), *bias_shapes]
+        self.weight_shapes = [torch.Size(shape) for shape in shapes]
         self.shape = cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
         self.outputs = self.core.outputs
         self.work_per_row = self.core.work_per_row
+        self.kept_per_row = self.core.kept_per_row
 
     def work_size(self, rows: int, x: Tensor) -> int:
         """Elements of the buffer that holds what backward reads: on the CPU feature-major, rows padded."""
         if x.is_cuda:
             return self.shape.work_size(rows, x.dtype)
+        return self.work_per_row * self.padded(rows)
+
+    @staticmethod
+    def padded(rows: int) -> int:
+        """Rows of the buffers of the CPU."""
         padding = native.row_padding
-        return self.work_per_row * ((rows + padding - 1) // padding * padding)
+        return (rows + padding - 1) // padding * padding
+
+    def shapes(self, y: Tensor) -> tuple[Any, ...]:
+        """Those of x, the weights and the biases, None where a layer has none; y is of the outputs' shape."""
+        return ((*y.shape[:-1], self.shape.inputs), *self.parameter_shapes)
 
 
 def mlp_forward(
@@ -227,33 +250,129 @@ def mlp_forward(
     return y, work
 
 
+def check_saved(net: Network, tensors: Sequence[Tensor | None], work: Tensor, grad_y: Tensor) -> None:
+    """Raise unless x and parameters, which backward reads by their addresses, are of the size that forward saw.
+
+    No version counter tells of `p.data = other`, and hooks of saved tensors may return anything.
+    """
+    dtype, device = work.dtype, work.device
+    for i, (t, shape) in enumerate(zip(tensors, net.shapes(grad_y), strict=False)):
+        if t is not None and (t.shape != shape or t.dtype is not dtype or t.device != device):
+            name = "x" if i == 0 else f"parameter {i - 1}"
+            raise RuntimeError(
+                f"mlp: {name} must stay as it is until backward, shape {tuple(shape)}, {dtype}, {device}, "
+                f"got shape {tuple(t.shape)}, {t.dtype}, {t.device}"
+            )
+    size = net.work_size(grad_y.shape[:-1].numel(), work)
+    if work.numel() != size or work.dtype is not grad_y.dtype or not work.is_contiguous():
+        raise RuntimeError(
+            f"mlp: the saved activations must come back as forward left them, {size} of {grad_y.dtype}, "
+            f"got {work.numel()} of {work.dtype}"
+        )
+
+
 def mlp_backward(
     net: Network,
     x: Tensor,
-    params: Sequence[Any],
+    params: Sequence[Tensor | None],
     work: Tensor,
     grad_y: Tensor,
     key: Tensor | None,
     needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """The gradients of x and `params` that `needs` asks for, by one call; all tensors dense."""
-    if x.is_cuda:
-        rows = x.shape[:-1].numel()
-        found = cuda.mlp_backward(
-            *(net.shape, x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)),
-            *(0 if key is None else seed(key), needs),
-        )
-        return [None if g is None else g.view(t.shape) for g, t in zip(found, (x, *params), strict=True)]
-    grads = [torch.empty_like(t) if need else None for t, need in zip((x, *params), needs, strict=True)]
+    *,
+    keep: bool = False,
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """The gradients that `needs` asks for, of x and `params`, and with `keep` what `mlp_second_order` reads.
+
+    `params` are dense; on the CPU only the weights among them are read, and x is not.
+    """
+    grad_y, rows, shapes = dense(grad_y), grad_y.shape[:-1].numel(), net.shapes(grad_y)
+    key_number = 0 if key is None else seed(key)
+    if work.is_cuda:
+        x = dense(x)
+        flat = x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)
+        found = cuda.mlp_backward(net.shape, *flat, key_number, needs)
+        return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
+    weights: Sequence[Any] = params[: len(net.layers)]
+    likes = (None, *weights, *(None for _ in weights))  # of biases and x, forward's shape alone is known
+    grads = [
+        None if not need else grad_y.new_empty(shape) if like is None else torch.empty_like(like)
+        for like, shape, need in zip(likes, shapes, needs, strict=True)
+    ]
+    kept = work.new_empty(net.kept_per_row * net.padded(rows)) if keep else None
     net.core.backward(
-        DTYPES[x.dtype],
-        x.data_ptr(),
-        x.shape[:-1].numel(),
-        [w.data_ptr() for w in params[: len(net.layers)]],
+        DTYPES[work.dtype],
+        rows,
+        [w.data_ptr() for w in weights],
         work.data_ptr(),
         grad_y.data_ptr(),
+        [0 if g is None else g.data_ptr() for g in grads],
+        0 if kept is None else kept.data_ptr(),
+        key_number,
+        torch.get_num_threads(),
+    )
+    return grads, kept
+
+
+def mlp_second_order(
+    net: Network,
+    weights: Sequence[Tensor],
+    work: Tensor,
+    kept: Tensor,
+    tangent: Tensor,
+    outputs_shape: torch.Size,
+    key: Tensor | None,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of <tangent, grad_x> that `needs` asks for: of grad_y, x, the weights and the biases.
+
+    Args:
+        net: of the CPU.
+        weights: dense.
+        work: of the forward pass.
+        kept: of a backward pass that computed grad_x.
+        tangent: of x's shape.
+        outputs_shape: grad_y's.
+        key: of the masks.
+        needs: one for each result.
+    """
+    tangent, rows = dense(tangent), outputs_shape[:-1].numel()
+    shapes = (outputs_shape, tangent.shape, *net.parameter_shapes)
+    grads = [work.new_empty(shape) if need else None for shape, need in zip(shapes, needs, strict=True)]
+    net.core.second_order(
+        DTYPES[work.dtype],
+        rows,
+        [w.data_ptr() for w in weights],
+        work.data_ptr(),
+        kept.data_ptr(),
+        tangent.data_ptr(),
         [0 if g is None else g.data_ptr() for g in grads],
         0 if key is None else seed(key),
         torch.get_num_threads(),
     )
     return grads
+
+
+def mlp_penalty(
+    net: Network,
+    x: Tensor,
+    params: Sequence[Tensor | None],
+    key: Tensor | None,
+    kind: int,
+    weight: float,
+    needs: Sequence[bool],
+) -> tuple[float, list[Tensor | None]]:
+    """A gradient penalty (`native.PENALTIES`) at x and the gradients of `params` that `needs` asks for; all dense."""
+    grads = [p.new_empty(p.shape) if p is not None and need else None for p, need in zip(params, needs, strict=True)]
+    value: float = net.core.penalty(
+        DTYPES[x.dtype],
+        x.data_ptr(),
+        x.shape[:-1].numel(),
+        [0 if p is None else p.data_ptr() for p in params],
+        kind,
+        weight,
+        [0 if g is None else g.data_ptr() for g in grads] if any(needs) else [],
+        0 if key is None else seed(key),
+        torch.get_num_threads(),
+    )
+    return value, grads

@@ -227,12 +227,13 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006 - torch 2.5 knows no other
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
-    grads = kernels.mlp_backward(
+    kernels.check_saved(net, (x, *params), work, grad_y)
+    grads, _ = kernels.mlp_backward(
         net,
-        kernels.dense(x),
+        x,
         params,
         work,
-        kernels.dense(grad_y),
+        grad_y,
         key,
         [True, *(p is not None for p in params)],
     )

@@ -13,10 +13,11 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from fastgan import kernels, ops, options, random
+from fastgan import kernels, ops, options, random, reference
 from fastgan.options import DiscriminatorKind, GeneratorKind, Impl, PenaltyKind, Reduction
 
 __all__ = [
+    "adversarial_loss",
     "blended_generator_loss",
     "discriminator_loss",
     "generator_loss",
@@ -66,7 +67,8 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
             f"{caller}: the relativistic loss pairs real_logits with fake_logits, so their shapes must be equal, "
             f"got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
-    return real - fake
+    wide = kernels.accumulator(real.dtype)  # a difference of halves may overflow
+    return real.to(wide) - fake.to(wide)
 
 
 def _discriminator_terms(
@@ -156,7 +158,7 @@ def discriminator_loss(
     if kind == "relativistic":
         difference = _paired_difference(caller, real_logits, fake_logits)
         if reduction == "none":
-            terms = ops.pointwise(difference, formulas[0], impl=impl, caller=caller)
+            terms = ops.pointwise(difference, formulas[0], impl=impl, caller=caller).to(real_logits.dtype)
             return terms, torch.zeros_like(terms)
         return ops.pair_loss(difference, None, formulas, mean=reduction == "mean", impl=impl, caller=caller)
     if reduction == "none":
@@ -207,7 +209,7 @@ def generator_loss(
     formula, target, _ = GENERATOR[kind]
     x = fake_logits if real_logits is None else -_paired_difference(caller, real_logits, fake_logits)
     if reduction == "none":
-        return ops.pointwise(x, formula, target, impl=impl, caller=caller)
+        return ops.pointwise(x, formula, target, impl=impl, caller=caller).to(fake_logits.dtype)
     return ops.pair_loss(
         x,
         None,
@@ -217,6 +219,55 @@ def generator_loss(
         impl=impl,
         caller=caller,
         names=("fake_logits", "fake_logits"),
+    )
+
+
+def adversarial_loss(
+    logits: Tensor,
+    is_real: bool = True,
+    *,
+    label: float | None = None,
+    reduction: str = "mean",
+    impl: str = "auto",
+) -> Tensor:
+    """The loss of one batch whose examples all count as real, or all as fake, as most training loops write it.
+
+    Equivalent to `F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))`. D descends
+    `adversarial_loss(D(x)) + adversarial_loss(D(G(z)), False)`, often halved; G descends `adversarial_loss(D(G(z)))`.
+
+    Args:
+        logits: any shape; float32, float64, float16 or bfloat16.
+        is_real: whether the target is 1; else it is 0.
+        label: another target, in [0, 1], instead of 1 or 0 (label smoothing).
+        reduction: "mean", "sum" or "none".
+        impl: "auto", "native" or "reference".
+
+    Returns:
+        Scalar Tensor, float64 for float64 logits and float32 otherwise; for "none" a Tensor like the logits.
+
+    Raises:
+        TypeError: logits that are no floating-point tensor, is_real that is no bool.
+        ValueError: a label outside [0, 1], an unknown reduction, an empty batch under "mean".
+
+    Source: Goodfellow et al. (2014), eq. 1 and section 3.
+    """
+    caller = "adversarial_loss"
+    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    if not isinstance(is_real, bool):
+        raise TypeError(f"{caller}: is_real must be a bool, got {type(is_real).__name__}")
+    target = float(is_real) if label is None else ops.check_probability(caller, "label", label)
+    formula = {1.0: "non_saturating", 0.0: "fake"}.get(target, "soft_target")
+    if reduction == "none":
+        return ops.pointwise(logits, formula, target, impl=impl, caller=caller)
+    return ops.pair_loss(
+        logits,
+        None,
+        (formula, formula),
+        (target, target),
+        mean=reduction == "mean",
+        impl=impl,
+        caller=caller,
+        names=("logits", "logits"),
     )
 
 
@@ -418,8 +469,9 @@ def gradient_penalty(
         impl: of the mixing numbers: "auto", "native" or "reference"; D's layers carry their own.
 
     Returns:
-        Scalar Tensor, differentiable with respect to the discriminator's parameters. Where a gradient is exactly zero
-        its norm is given slope zero, not NaN.
+        Scalar Tensor, differentiable with respect to the discriminator's parameters; float64 for float64 examples and
+        float32 otherwise (in float16 the square of a norm of 300 would overflow). Where a gradient is exactly zero its
+        norm is given slope zero, not NaN.
 
     Source: Gulrajani et al. (2017), eq. 3; Mescheder, Geiger, Nowozin (2018), eq. 9 and 10.
     """
@@ -457,12 +509,12 @@ def gradient_penalty(
         where = (real if kind == "r1" else fake).detach()
     if where.shape[0] == 0:
         raise ValueError(f"{caller}: the batch must not be empty, got shape {tuple(where.shape)}")
+    chain = getattr(discriminator, "as_one_chain", lambda: None)()
+    if chain is not None:
+        penalty: Tensor | None = chain.gradient_penalty(where, kind, weight)
+        if penalty is not None:
+            return penalty
     with torch.enable_grad():
         where = where.clone().requires_grad_()
         (slope,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
-        square = slope.flatten(1).square().sum(1)
-        if kind != "wgan-gp":
-            return weight / 2 * square.mean()
-        zero = square == 0  # sqrt has an infinite slope there, and infinity times zero is NaN
-        norm = torch.sqrt(torch.where(zero, 1.0, square)) * (~zero)
-        return weight * (norm - 1).square().mean()
+        return reference.gradient_penalty(slope, kind, weight)

@@ -163,6 +163,17 @@ def pair_loss(
     return total.to(real.device, torch.float64 if real.dtype == torch.float64 else torch.float32)
 
 
+def gradient_penalty(slope: Tensor, kind: str, weight: float) -> Tensor:
+    """The penalty "wgan-gp", "r1" or "r2" of a gradient (batch, ...) of logits; accumulates in float or better."""
+    wide = slope if slope.dtype == torch.float64 else slope.float()
+    square = wide.flatten(1).square().sum(1)
+    if kind != "wgan-gp":
+        return weight / 2 * square.mean()
+    zero = square == 0  # sqrt has an infinite slope there, and infinity times zero is NaN
+    norm = torch.sqrt(torch.where(zero, 1.0, square)) * (~zero)
+    return weight * (norm - 1).square().mean()
+
+
 # ---------------------------------------------------------------- layers
 
 

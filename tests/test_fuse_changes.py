@@ -172,3 +172,83 @@ def test_optimisers_made_before_go_on() -> None:
             optimiser.step()
         results.append([p.detach() for p in net.parameters()])
     assert_same(*results, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- .data replaced between forward and backward
+
+OTHER_DATA: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda t: t.t().contiguous().t() if t.dim() == 2 else t.clone(),
+    "strided": lambda t: torch.stack((t, t), dim=-1)[..., 0],
+    "negated": lambda t: torch.complex(t, -t).conj().imag,
+    "reversed": lambda t: t.flip(0),
+    "a view of the same memory": lambda t: t[..., 1:],
+    "narrower": lambda t: t[..., :-1].clone(),
+    "smaller": lambda t: t[:1].clone(),
+    "larger": lambda t: torch.cat((t, t, t)),
+    "flat": lambda t: t.flatten()[: max(1, t.numel() // 3)].clone(),
+}
+
+
+def _chain(p: float = 0.0) -> tuple[nn.Sequential, Tensor]:
+    torch.manual_seed(3)
+    layers = [nn.Linear(6, 6), nn.Tanh(), nn.Dropout(p), nn.Linear(6, 6), nn.LeakyReLU(0.2), nn.Linear(6, 2)]
+    return fnn.fuse(nn.Sequential(*layers)), torch.randn(5, 6, requires_grad=True)
+
+
+@pytest.mark.parametrize("create_graph", (False, True))
+@pytest.mark.parametrize("which", ("0.weight", "3.weight", "3.bias", "x", "all"))
+@pytest.mark.parametrize("change", OTHER_DATA.values(), ids=OTHER_DATA)
+def test_data_swapped_between_forward_and_backward(
+    change: Callable[[Tensor], Tensor], which: str, create_graph: bool
+) -> None:
+    """The gradient is that of what forward computed, as torch's; nothing is read or written beyond its end."""
+    found = []
+    for swap in (False, True):
+        model, x = _chain()
+        tensors = dict(model.named_parameters(), x=x)
+        y = model(x)
+        if type(y.grad_fn).__name__ != "_MlpBackward":
+            pytest.skip("the reference is the backend")
+        for name, t in tensors.items():
+            if swap and which in (name, "all"):
+                t.data = change(t.data)
+        found.append(torch.autograd.grad(y.square().sum(), list(tensors.values()), create_graph=create_graph))
+    for got, want in zip(*found, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("which", ("0.weight", "3.weight"))
+def test_weights_swapped_before_the_second_order(which: str) -> None:
+    found = []
+    for swap in (False, True):
+        model, x = _chain()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        if swap:
+            model.get_parameter(which).data = torch.full((9, 1), math.nan)
+        found.append(torch.autograd.grad(slope.square().sum(), [model[0].weight, model[3].bias]))
+    for got, want in zip(*found, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_weights_changed_in_place_are_refused() -> None:
+    model, x = _chain()
+    y = model(x)
+    (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    with torch.no_grad():
+        model[3].weight.mul_(2.0)
+    for root in (y, slope):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(root.sum(), model[0].weight)
+
+
+def test_what_hooks_of_saved_tensors_return_is_checked() -> None:
+    model, x = _chain()
+    expected = torch.autograd.grad(model(x).sum(), model[0].weight)[0]
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    with hooks(lambda t: t.detach().clone(), lambda t: t.flatten()[: t.numel() // 2]):
+        y = model(x)
+    with pytest.raises(RuntimeError, match="mlp: the saved activations must come back as forward left them, 640 of"):
+        y.sum().backward()
+    with hooks(lambda t: t.half(), lambda t: t.float()):
+        y = model(x)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), model[0].weight)[0], expected, rtol=2e-2, atol=2e-2)

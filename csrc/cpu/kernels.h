@@ -16,25 +16,59 @@ struct LossTerm {
   void* slope;           // float, double for double logits; null where no gradient is wanted
 };
 
+struct MlpSizes {  // in elements a row
+  int64_t work, backward, second_order, penalty;  // the last three: of `scratch`
+};
+
 struct MlpForward {
   const void* x;  // (rows, inputs)
   int64_t rows;
   const void* const* weights;  // (outputs * pieces, inputs) each
   const void* const* biases;   // null where a layer has none
   void* y;                     // (rows, outputs)
-  void* work;                  // mlp_work_per_row elements for every row, rows padded to a multiple of 32
+  void* work;                  // MlpSizes::work elements for every row, rows padded to a multiple of 32
   uint64_t key;
   int threads;
 };
 
 struct MlpBackward {
-  const void* x;
   int64_t rows;
   const void* const* weights;
   const void* work;
   const void* grad_y;
   void* grad_x;  // null: not wanted; likewise below
   void* const* grad_weights;
+  void* const* grad_biases;
+  void* scratch;
+  uint64_t key;
+  int threads;
+};
+
+// The gradient of <tangent, grad_x> with respect to all that grad_x depends on.
+struct MlpSecondOrder {
+  int64_t rows;
+  const void* const* weights;
+  const void *work, *kept;  // of the forward pass; the scratch of the backward pass down to the input
+  const void* tangent;      // of grad_x
+  void* grad_grad_y;        // null: not wanted; likewise below
+  void* grad_x;
+  void* const* grad_weights;
+  void* const* grad_biases;
+  void* scratch;
+  uint64_t key;
+  int threads;
+};
+
+// A gradient penalty at x and its gradients with respect to the parameters.
+struct MlpPenalty {
+  const void* x;
+  int64_t rows;
+  const void* const* weights;
+  const void* const* biases;
+  Penalty kind;
+  double weight;
+  void* values;  // of each row, to be added up; padded as scratch is
+  void* const* grad_weights;  // null: none is wanted
   void* const* grad_biases;
   void* scratch;
   uint64_t key;
@@ -51,8 +85,9 @@ struct Kernels {
                       uint32_t substream, int64_t offset, int threads);
   void (*mlp_forward)(int dtype, const NetworkPlan& plan, const MlpForward& call);
   void (*mlp_backward)(int dtype, const NetworkPlan& plan, const MlpBackward& call);
-  int64_t (*mlp_work_per_row)(const NetworkPlan& plan);  // elements of `work` and of `scratch` a row
-  int64_t (*mlp_scratch_per_row)(const NetworkPlan& plan);
+  void (*mlp_second_order)(int dtype, const NetworkPlan& plan, const MlpSecondOrder& call);
+  void (*mlp_penalty)(int dtype, const NetworkPlan& plan, const MlpPenalty& call);
+  MlpSizes (*mlp_sizes)(const NetworkPlan& plan);
   bool (*multiplies_bf16)();  // whether this processor does
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
   double (*fma_peak)(double seconds, bool bf16);  // operations a second of one core; 0: no such instruction

@@ -1,7 +1,8 @@
-// A whole MLP as an operation on the CPU: forward in one call, backward in another, the batch shared out among threads.
+// A whole MLP as an operation on the CPU: forward in one call, backward in another, the derivatives of backward in a third,
+// a gradient penalty in one for all of these; the batch is shared out among threads.
 #include "../dtypes.h"
 #include "kernels.h"
-#include "network.h"
+#include "penalty.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -20,18 +21,18 @@ int team_size(const NetworkPlan& plan, int64_t rows, int threads) {
 template <class T>
 struct StoreGradients {
   const NetworkPlan& plan;
-  const MlpBackward& call;
+  void *const *weights, *const *biases;
 
-  bool wants_weight(int layer) const { return call.grad_weights[layer]; }
-  bool wants_bias(int layer) const { return call.grad_biases[layer]; }
+  bool wants_weight(int layer) const { return weights[layer]; }
+  bool wants_bias(int layer) const { return biases[layer]; }
   Ahead needs(const GradientPart&, int64_t, int) const { return {{}, 0, 0, 0}; }
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
     const int64_t inputs = plan.layers[size_t(part.layer)].inputs;
-    T* out = static_cast<T*>(call.grad_weights[part.layer]) + row * inputs + part.column;
+    T* out = static_cast<T*>(weights[part.layer]) + row * inputs + part.column;
     for (int i = 0; i < height; ++i) std::copy_n(tile + i * kPanel<T>, part.columns, out + i * inputs);
   }
   void vector(int layer, const ParameterPlan&, const T* grad, int64_t n) const {
-    std::copy_n(grad, n, static_cast<T*>(call.grad_biases[layer]));
+    std::copy_n(grad, n, static_cast<T*>(biases[layer]));
   }
 };
 
@@ -84,11 +85,138 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
     net.backward(team, share, sections, lowest, call.grad_x != nullptr);
     if (call.grad_x) from_panels(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), 0, share.first, last);
     team.barrier();
-    net.parameter_gradients(part_of(parts, team), Columns(call.rows), StoreGradients<T>{plan, call});
+    net.parameter_gradients(part_of(parts, team), Columns(call.rows), StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
   });
 }
 
-// What both passes take a row, in elements.
+bool wants_any(void* const* gradients, size_t count) {
+  return std::any_of(gradients, gradients + count, [](void* p) { return p != nullptr; });
+}
+
+template <class T>
+int64_t widest(const Network<T>& net) {
+  int64_t most = 0;
+  for (const Layer<T>& l : net.layers()) most = std::max({most, l.rows(), l.plan.inputs});
+  return most;
+}
+
+// Tangents stand in columns 0 .. rows, what the passes left behind them (Network::place_second_order).
+template <class T>
+struct SecondOrder {
+  Network<T> net;
+  T* bent;
+
+  SecondOrder(const Network<T>& done, Arena<T>& arena, int64_t rows) : net(done) {
+    net.place_second_order(arena, done, rows);
+    bent = arena.take(widest(net) * padded(rows));
+  }
+};
+
+// The columns that count in gradients: tangents alone where no activation is curved.
+inline Columns columns_of_second_order(bool curved, int64_t rows) {
+  const int64_t where = padded(rows);
+  if (!curved) return {rows, {0, 0}, {0, 0}};
+  return {where + rows, {0, 0}, {where, where + rows}};
+}
+
+// The columns of tangents between the last row and the padded number of rows add nothing to a product.
+template <class T>
+void clear_padding(const Team& team, Network<T>& net, int64_t rows) {
+  if (team.rank != team.size - 1) return;  // it had the last rows
+  const auto clear = [&](T* buffer, int64_t features) {
+    each_panel<T>({rows, padded(rows)}, [&](int64_t p, int lane, int lanes) {
+      for (int64_t f = 0; f < features; ++f) std::fill_n(buffer + (p * features + f) * kPanel<T> + lane, lanes, T(0));
+    });
+  };
+  clear(net.dropped_input(), net.inputs());
+  for (Layer<T>& l : net.layers()) {
+    clear(l.dropped, l.plan.outputs);
+    clear(l.grad_affine, l.rows());
+  }
+}
+
+template <class T>
+void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
+  Network<T> done = network<T>(plan, call.weights, nullptr);
+  Arena<T> work{const_cast<T*>(static_cast<const T*>(call.work))}, kept{const_cast<T*>(static_cast<const T*>(call.kept))};
+  done.place_forward(work, call.rows);
+  done.place_backward(kept, call.rows);
+  Arena<T> scratch{static_cast<T*>(call.scratch)};
+  SecondOrder<T> second(done, scratch, call.rows);
+  Network<T>& net = second.net;
+  const bool bends = curved(net);
+  const Section where{padded(call.rows), call.rows, &call.key};
+  const size_t depth = plan.layers.size();
+  const bool products = wants_any(call.grad_weights, depth) || wants_any(call.grad_biases, depth);
+  const std::vector<GradientPart> parts = net.gradient_parts();
+  PenaltyPass<T> pass(net, where, 0, second.bent);
+  with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
+    const Share share = share_of<T>(call.rows, team.rank, team.size);
+    const Share there{where.first + share.first, where.first + share.last};
+    const int64_t last = std::min(share.last, call.rows);
+    net.take_passes(done, call.rows, share, bends && products);
+    to_panels(static_cast<const T*>(call.tangent), net.inputs(), net.dropped_input(), 0, share.first, last);
+    pass.follow(share);
+    if (call.grad_grad_y)
+      from_panels(net.output(), net.outputs(), static_cast<T*>(call.grad_grad_y), 0, share.first, last);
+    if (call.grad_x && !bends)
+      std::fill_n(static_cast<T*>(call.grad_x) + share.first * net.inputs(), (last - share.first) * net.inputs(), T(0));
+    if (call.grad_x && bends) {
+      const Layer<T>& l = net.layers().front();
+      net.product(net.inputs(), l.rows(), {l.weight(), 1, net.inputs()}, nullptr, l.grad_affine, net.grad_input, there,
+                  Mapped<T>{});
+      if (plan.input_dropout > 0)
+        drop(net.grad_input, net.grad_input, net.inputs(), there, where, plan.input_dropout, call.key, 0);
+      from_panels(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), where.first, share.first, last);
+    }
+    if (!products) return;
+    if (bends) clear_padding(team, net, call.rows);
+    team.barrier();
+    net.parameter_gradients(part_of(parts, team), columns_of_second_order(bends, call.rows),
+                            StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
+  });
+}
+
+template <class T>
+struct PenaltyBuffers {
+  PenaltyBuffers(Network<T>& net, Arena<T>& arena, int64_t rows) {
+    net.place_forward(arena, 2 * padded(rows));
+    net.place_backward(arena, 2 * padded(rows));
+    bent = arena.take(widest(net) * padded(rows));
+  }
+  T* bent;
+};
+
+template <class T>
+void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
+  Network<T> net = network<T>(plan, call.weights, call.biases);
+  Arena<T> scratch{static_cast<T*>(call.scratch)};
+  const PenaltyBuffers<T> buffers(net, scratch, call.rows);
+  const bool bends = curved(net);
+  const Section where{padded(call.rows), call.rows, &call.key};
+  const std::vector<GradientPart> parts = net.gradient_parts();
+  PenaltyPass<T> pass(net, where, 0, buffers.bent);
+  with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
+    const Share share = share_of<T>(call.rows, team.rank, team.size);
+    const Share there{where.first + share.first, where.first + share.last};
+    to_panels(static_cast<const T*>(call.x), net.inputs(), net.input, where.first, share.first,
+              std::min(share.last, call.rows));
+    net.forward(team, there, {where});
+    each_panel<T>(there, [&](int64_t p, int lane, int lanes) {
+      for (int64_t u = 0; u < net.outputs(); ++u)
+        std::fill_n(net.grad_output() + (p * net.outputs() + u) * kPanel<T> + lane, lanes, T(1));
+    });
+    net.backward(team, there, {where}, 0, true);
+    pass.run(share, call.kind, T(call.weight), static_cast<T*>(call.values));
+    if (!call.grad_weights) return;
+    if (bends) clear_padding(team, net, call.rows);
+    team.barrier();
+    net.parameter_gradients(part_of(parts, team), columns_of_second_order(bends, call.rows),
+                            StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
+  });
+}
+
+// What buffers take a row, in elements.
 template <class Place>
 int64_t per_row(const NetworkPlan& plan, Place&& place) {
   Network<float> net(plan, std::vector<LayerParameters>(plan.layers.size()));
@@ -100,25 +228,26 @@ int64_t per_row(const NetworkPlan& plan, Place&& place) {
 }  // namespace
 
 void mlp_forward(int dtype, const NetworkPlan& plan, const MlpForward& call) {
-  if (DType(dtype) == DType::f64)
-    forward<double>(plan, call);
-  else
-    forward<float>(plan, call);
+  DType(dtype) == DType::f64 ? forward<double>(plan, call) : forward<float>(plan, call);
 }
 
 void mlp_backward(int dtype, const NetworkPlan& plan, const MlpBackward& call) {
-  if (DType(dtype) == DType::f64)
-    backward<double>(plan, call);
-  else
-    backward<float>(plan, call);
+  DType(dtype) == DType::f64 ? backward<double>(plan, call) : backward<float>(plan, call);
 }
 
-int64_t mlp_work_per_row(const NetworkPlan& plan) {
-  return per_row(plan, [](auto& net, auto& arena) { net.place_forward(arena, kPad); });
+void mlp_second_order(int dtype, const NetworkPlan& plan, const MlpSecondOrder& call) {
+  DType(dtype) == DType::f64 ? second_order<double>(plan, call) : second_order<float>(plan, call);
 }
 
-int64_t mlp_scratch_per_row(const NetworkPlan& plan) {
-  return per_row(plan, [](auto& net, auto& arena) { net.place_backward(arena, kPad); });
+void mlp_penalty(int dtype, const NetworkPlan& plan, const MlpPenalty& call) {
+  DType(dtype) == DType::f64 ? penalty<double>(plan, call) : penalty<float>(plan, call);
+}
+
+MlpSizes mlp_sizes(const NetworkPlan& plan) {
+  return {per_row(plan, [](auto& net, auto& arena) { net.place_forward(arena, kPad); }),
+          per_row(plan, [](auto& net, auto& arena) { net.place_backward(arena, kPad); }),
+          per_row(plan, [](auto& net, auto& arena) { SecondOrder<float>(net, arena, kPad); }),
+          per_row(plan, [](auto& net, auto& arena) { PenaltyBuffers<float>(net, arena, kPad); })};
 }
 
 }  // namespace FASTGAN_ISA

@@ -144,6 +144,39 @@ void Network<T>::place_backward(Arena<T>& arena, int64_t rows) {
 }
 
 template <class T>
+void Network<T>::place_second_order(Arena<T>& arena, const Network& done, int64_t rows) {
+  const int64_t first = padded(rows), stride = 2 * first;
+  grad_input = arena.take(inputs() * stride);
+  dropped_input_ = arena.take(inputs() * stride);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Layer<T>& l = layers_[i];
+    const Layer<T>& from = done.layers_[i];
+    l.dropped = arena.take(l.plan.outputs * stride);
+    l.grad_affine = arena.take(l.rows() * stride);
+    if (!arena.base) continue;  // it only counts
+    l.affine = from.affine - first * l.rows();
+    l.normalized = from.normalized - first * l.rows();
+    l.output = from.output - first * l.plan.outputs;
+  }
+}
+
+template <class T>
+void Network<T>::take_passes(const Network& done, int64_t rows, Share share, bool with_outputs) {
+  const auto copy = [&](const T* from, T* to, int64_t features) {
+    each_panel<T>(share, [&](int64_t p, int lane, int lanes) {
+      const int64_t at = p * features * kPanel<T> + lane;
+      for (int64_t f = 0; f < features; ++f)
+        std::copy_n(from + at + f * kPanel<T>, lanes, to + padded(rows) * features + at + f * kPanel<T>);
+    });
+  };
+  if (with_outputs) copy(done.dropped_input_, dropped_input_, inputs());
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (with_outputs && i + 1 < layers_.size()) copy(done.layers_[i].dropped, layers_[i].dropped, layers_[i].plan.outputs);
+    copy(done.layers_[i].grad_affine, layers_[i].grad_affine, layers_[i].rows());
+  }
+}
+
+template <class T>
 void Network<T>::forward(const Team& team, Share share, const Sections& sections) {
   if (plan_.input_dropout > 0)
     for (const Section& s : sections)

@@ -126,6 +126,12 @@ class Network {
   void place_forward(Arena<T>& arena, int64_t rows, int64_t sections = 1);
   void place_backward(Arena<T>& arena, int64_t rows);
 
+  // Buffers for a second-order pass (penalty.h) of a network whose two passes over `rows` are done: columns 0 .. rows,
+  // padded, are for tangents, and those behind them see what the passes left, which the pass may overwrite.
+  void place_second_order(Arena<T>& arena, const Network& done, int64_t rows);
+  // Copies there what the gradients' products read: for the rows of a share.
+  void take_passes(const Network& done, int64_t rows, Share share, bool with_outputs);
+
   // Takes its input from, and gives its input's gradient to, another network's buffers.
   void read(T* from, T* grad) {
     if (dropped_input_ == input) dropped_input_ = from;

@@ -59,9 +59,15 @@ class PenaltyPass {
   // Rows first .. last (multiples of kShareRows), after forward() and backward() over them down to the input, the slope of
   // the logits being 1. Values go to values[row], scaled by `weight` as t_0 is.
   void run(Share rows, Penalty kind, T weight, T* values) {
+    turn(rows, kind, weight, values);
+    follow(rows);
+  }
+
+  // The same for any t_0 without its mask, which is in dropped_input() at the columns of the section `turned`. Afterwards
+  // output() holds t of the last layer there.
+  void follow(Share rows) {
     const Share where{where_.first + rows.first, where_.first + rows.last};
     const Share turned{turned_ + rows.first, turned_ + rows.last};
-    turn(rows, kind, weight, values);
     if (network_.input_dropout() > 0)
       drop_turned(network_.dropped_input(), network_.inputs(), turned, network_.input_dropout(), 0, 0);
     const T* t = network_.dropped_input();

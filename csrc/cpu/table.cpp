@@ -14,15 +14,16 @@ void dropout(int, const void*, void*, int64_t, int64_t, double, uint64_t, uint32
 void random_fill(int, void*, int64_t, bool, uint64_t, uint32_t, uint64_t, uint32_t, int64_t, int);
 void mlp_forward(int, const NetworkPlan&, const MlpForward&);
 void mlp_backward(int, const NetworkPlan&, const MlpBackward&);
-int64_t mlp_work_per_row(const NetworkPlan&);
-int64_t mlp_scratch_per_row(const NetworkPlan&);
+void mlp_second_order(int, const NetworkPlan&, const MlpSecondOrder&);
+void mlp_penalty(int, const NetworkPlan&, const MlpPenalty&);
+MlpSizes mlp_sizes(const NetworkPlan&);
 bool multiplies_bf16();
 void train(int, const TrainPlan&, TrainCall&);
 double fma_peak(double, bool);
 
 extern const Kernels table;
-const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,           random_fill,
-                       mlp_forward,                 mlp_backward, mlp_work_per_row, mlp_scratch_per_row,
+const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,     random_fill,
+                       mlp_forward,                 mlp_backward, mlp_second_order, mlp_penalty, mlp_sizes,
                        multiplies_bf16,             train,        fma_peak};
 
 }  // namespace FASTGAN_ISA

@@ -1,6 +1,7 @@
 """Layers: each a thin shell over one call of `fastgan.ops.mlp`; `fuse` gives them to existing models."""
 
 from fastgan.nn import init
+from fastgan.nn.adversarial import AdversarialLoss
 from fastgan.nn.autoencoder import VAE, AutoEncoder
 from fastgan.nn.classes import ClassDiscriminator
 from fastgan.nn.dropout import Dropout
@@ -15,6 +16,7 @@ from fastgan.nn.virtual import ReferenceBatch, VirtualBatchNorm
 __all__ = [
     "MLP",
     "VAE",
+    "AdversarialLoss",
     "AutoEncoder",
     "ClassDiscriminator",
     "Dropout",

@@ -119,6 +119,23 @@ class Run:
             memo=self.memo,
         )
 
+    def gradient_penalty(self, x: Tensor, kind: str, weight: float) -> Tensor | None:
+        """The penalty of the sum of the outputs at x (batch, features), by one call; None where that cannot be."""
+        if not ordinary(x) or self.impl == "reference":
+            return None
+        return ops.mlp_penalty(
+            x,
+            self.weights,
+            self.biases,
+            self.layers,
+            kind,
+            weight,
+            input_dropout=self.input_dropout,
+            key=random.next_key if self.drops else None,
+            caller=self.caller,
+            memo=self.memo,
+        )
+
 
 def plan(children: Mapping[str, nn.Module], impl: Impl) -> list[Run | nn.Module]:
     """The steps of a Sequential in order: runs, and modules called as they are."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastgan import ops
+from fastgan.nn.recognise import any_global_hook, hooks
 from fastgan.nn.runs import Run, steps_of
 from fastgan.options import Impl
 
@@ -38,6 +40,15 @@ class Sequential(nn.Sequential):
         for step in steps_of(self):
             input = step(input)
         return input
+
+    def as_one_chain(self) -> Run | None:
+        """The chain that a call of this module runs and nothing else; None where it does more, or otherwise."""
+        if "forward" in self.__dict__ or type(self).forward is not Sequential.forward or self._compiled_call_impl:
+            return None
+        if any(hooks(self)) or any_global_hook() or torch.compiler.is_compiling():
+            return None
+        steps = steps_of(self)
+        return steps[0] if len(steps) == 1 and isinstance(steps[0], Run) else None
 
     def __getitem__(self, index: Any) -> Any:
         part: Any = super().__getitem__(index)

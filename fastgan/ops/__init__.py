@@ -10,6 +10,7 @@ from fastgan.ops.choosing import can_look
 from fastgan.ops.losses import pair_loss, pointwise
 from fastgan.ops.masks import dropout
 from fastgan.ops.networks import Memo, mlp
+from fastgan.ops.penalties import mlp_penalty
 from fastgan.ops.streams import permutation, random
 from fastgan.reference import LayerSpec
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_tensor",
     "dropout",
     "mlp",
+    "mlp_penalty",
     "pair_loss",
     "permutation",
     "pointwise",

@@ -19,37 +19,152 @@ from fastgan.reference import ACTIVATIONS, LayerSpec
 
 
 class _Mlp(torch.autograd.Function):
-    """A whole MLP: one native call forward, one backward; double backward layer by layer. All tensors dense."""
+    """A whole MLP: one native call forward, one backward, one for the derivatives of backward. All tensors dense."""
 
     @staticmethod
     def forward(ctx: Any, network: Network, key: Tensor | None, x: Tensor, *params: Tensor | None) -> Tensor:
         y, work = kernels.mlp_forward(network, x, params, key, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
         ctx.network, ctx.key = network, key
+        ctx.memory = None if work is None else _Memory(network, params, work)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
         network, key, needs = ctx.network, ctx.key, ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled() or is_batched(grad_y):
+        if is_batched(grad_y):
             return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
-        if params[0].dtype is not x.dtype:  # no version counter tells of model.half()
-            raise RuntimeError(f"mlp: parameters must keep their dtype until backward, got {params[0].dtype}")
-        return None, None, *kernels.mlp_backward(network, x, params, work, kernels.dense(grad_y), key, needs)
+        needs = _wanted(ctx, (x, *params), needs)
+        if not torch.is_grad_enabled():
+            seen = ctx.memory.params(network, x, params, work, grad_y)
+            return None, None, *kernels.mlp_backward(network, x, seen, work, grad_y, key, needs)[0]
+        if grad_y.is_cuda:
+            return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
+        return None, None, *_apply_gradients(network, key, needs, ctx.memory, work, grad_y, x, *params)
+
+
+class _Memory:
+    """The memory that forward read weights from and saved activations in.
+
+    `p.data` may be other memory at backward, and no version counter tells of it; hooks of saved tensors may return
+    anything. The storages are held: forward's weights are still there, and no other tensor has their addresses.
+    """
+
+    __slots__ = ("addresses", "offsets", "shapes", "size", "storages")
+
+    def __init__(self, network: Network, params: Sequence[Any], work: Tensor) -> None:
+        weights = params[: len(network.layers)]
+        self.addresses = [w.data_ptr() for w in weights]
+        self.storages = [w.untyped_storage() for w in weights]
+        self.offsets = [w.storage_offset() for w in weights]
+        self.shapes, self.size = network.weight_shapes, work.numel()
+
+    def params(self, network: Network, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor) -> list[Any]:
+        """`params`, the weights among them as forward saw them; raise where `work` is not what forward saved."""
+        result, dtype = list(params), work.dtype
+        weights = result[: len(self.shapes)]
+        same = [w.data_ptr() for w in weights] == self.addresses and [w.shape for w in weights] == self.shapes
+        if not same or False in [w.is_contiguous() and w.dtype is dtype for w in weights]:
+            for i, (storage, offset, shape) in enumerate(zip(self.storages, self.offsets, self.shapes, strict=True)):
+                result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
+        if work.is_cuda:  # whose kernels read x, and the addresses of biases
+            kernels.check_saved(network, (x, *result), work, grad_y)
+        elif work.numel() != self.size or dtype is not grad_y.dtype or not work.is_contiguous():
+            kernels.check_saved(network, (), work, grad_y)
+        return result
+
+
+def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
+    """Those of the gradients `needs`, of x and parameters, that this walk of the graph asks for.
+
+    `autograd.grad(y, x)` wants nothing of the parameters. Of a leaf that it names itself torch cannot tell without
+    raising, which takes longer than a small network's products: then everything counts as wanted.
+    """
+    if not needs[0] or not any(needs[1:]):
+        return needs
+    asks = torch._C._will_engine_execute_node
+    edges = iter(ctx.next_functions[ctx.key is not None :])  # those of tensors alone
+    nodes: list[Any] = [None if t is None else next(edges)[0] for t in tensors]
+    try:
+        params = [need and asks(node) for need, node in zip(needs[1:], nodes[1:], strict=True)]
+    except RuntimeError:
+        return needs
+    x: Any = tensors[0]
+    return [x.is_leaf or not any(params) or asks(nodes[0]), *params]
+
+
+class _MlpGradients(torch.autograd.Function):
+    """The backward pass of an MLP as a function of grad_y, x and parameters; its backward is the second-order pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        network: Network,
+        key: Tensor | None,
+        needs: Sequence[bool],
+        memory: _Memory,
+        work: Tensor,
+        grad_y: Tensor,
+        x: Tensor,
+        *params: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        keep = needs[0] and True in ctx.needs_input_grad
+        seen = memory.params(network, x, params, work, grad_y)
+        grads, kept = kernels.mlp_backward(network, x, seen, work, grad_y, key, needs, keep=keep)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(work, kept, grad_y, x, *params)
+        ctx.network, ctx.key, ctx.needs, ctx.memory = network, key, needs, memory
+        return tuple(grads)
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        work, kept, grad_y, x, *params = ctx.saved_tensors
+        network, key, wanted = ctx.network, ctx.key, ctx.needs_input_grad[5:]
+        nothing = (None,) * 5
+        if all(t is None for t in tangents):
+            return *nothing, *(None for _ in wanted)
+        to_x, *others = tangents
+        if kept is None or to_x is None or any(t is not None for t in others) or _by_reference(to_x):
+            tensors = (grad_y, x, *params)
+            return *nothing, *_gradients_of_backward(network, key, tensors, ctx.needs, tangents, wanted)
+        bends = any(layer.activation != "none" for layer in network.layers)
+        wanted = [wanted[0], wanted[1] and bends, *with_a_part(network, wanted[2:])]
+        weights = ctx.memory.params(network, x, params, work, grad_y)[: len(network.layers)]
+        found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, key, wanted)
+        return *nothing, *found
+
+
+def _by_reference(tangent: Tensor) -> bool:
+    """Whether a third derivative is wanted, or many second ones at once."""
+    return torch.is_grad_enabled() or is_batched(tangent)
+
+
+def with_a_part(network: Network, wanted: Sequence[bool]) -> list[bool]:
+    """`wanted`, of weights and biases, without those on which grad_x does not depend.
+
+    A bias has a part where there is an activation above it, whose second derivative may be zero.
+    """
+    depth, result, above = len(network.layers), list(wanted), False
+    for i in range(depth - 1, -1, -1):
+        above = above or network.layers[i].activation != "none"
+        result[depth + i] = result[depth + i] and above
+    return result
+
+
+def _alias(t: Tensor | None) -> Any:
+    """t itself, of which the derivative is taken: that of t would run on through its history, and count a weight twice
+    that serves two layers."""
+    return None if t is None else t.view_as(t)
 
 
 def _differentiable_backward(
     network: Network, key: Tensor | None, tensors: Sequence[Tensor | None], grad_y: Tensor, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients with a graph of their own, or many at once: by kernels on CUDA, else through the reference.
-
-    With respect to aliases: derivatives for the tensors themselves would run on through their own history, and count a
-    weight twice that serves two layers.
-    """
+    """The gradients with a graph of their own, or many at once: by kernels on CUDA, else through the reference."""
     layers, graph = network.layers, torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(grad_y.device.type, enabled=False):
-        alias: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
+        alias = [_alias(t) for t in tensors]
         x, weights, biases = alias[0], alias[1 : 1 + len(layers)], alias[1 + len(layers) :]
         run = mlp_by_layers if grad_y.is_cuda and not is_batched(grad_y) else reference.mlp
         y = run(x, weights, biases, layers, network.input_dropout, key)
@@ -58,6 +173,30 @@ def _differentiable_backward(
     return [next(found) if need else None for need in needs]
 
 
+def _gradients_of_backward(
+    network: Network,
+    key: Tensor | None,
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    tangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of <tangents, what backward gave> with respect to grad_y, x and parameters, by the reference."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        alias: list[Any] = [
+            None if t is None else _alias(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors
+        ]
+        first = _differentiable_backward(network, key, alias[1:], alias[0], needs)
+        pairs = [(g, t) for g, t in zip(first, tangents, strict=True) if t is not None and g is not None]
+        sought = [t for t, want in zip(alias, wanted, strict=True) if want]
+        outputs, grads = [g for g, _ in pairs], [t for _, t in pairs]
+        with torch.autocast(outputs[0].device.type, enabled=False):
+            found = iter(torch.autograd.grad(outputs, sought, grads, create_graph=graph, allow_unused=True))
+    return [next(found) if want else None for want in wanted]
+
+
+_apply_gradients = super(torch.autograd.Function, _MlpGradients).apply
 _apply_mlp = super(torch.autograd.Function, _Mlp).apply  # as _apply_pair_loss
 
 
@@ -137,6 +276,17 @@ class Memo:
     def __init__(self) -> None:
         self.last: tuple[list[Any], Network] | None = None  # read once and replaced whole: threads share it
 
+    @staticmethod
+    def _signature(x: Tensor, params: Sequence[Tensor | None], drops: bool) -> list[Any]:
+        return [drops, x.shape[-1], *[p if p is None else p.shape for p in params]]
+
+    def find(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> Network | None:
+        last = self.last
+        return last[1] if last is not None and last[0] == self._signature(x, params, drops) else None
+
+    def keep(self, x: Tensor, params: Sequence[Tensor | None], drops: bool, network: Network) -> None:
+        self.last = self._signature(x, params, drops), network
+
 
 def mlp(
     x: Tensor,
@@ -170,11 +320,8 @@ def mlp(
     """
     params: Sequence[Tensor | None] = (*weights, *biases)
     common = impl == "auto" and is_common(REAL, x, *params) and not torch.is_autocast_enabled("cpu") and x.dim() > 0
-    signature: list[Any] = []
-    if common and memo is not None:
-        signature, last = [key is None, x.shape[-1], *[p if p is None else p.shape for p in params]], memo.last
-        if last is not None and last[0] == signature:
-            return _native_mlp(last[1], x, params, key)
+    if common and memo is not None and (known := memo.find(x, params, key is not None)) is not None:
+        return _native_mlp(known, x, params, key)
     if not common:
         check_tensor(caller, "x", x)
         if x.dim() == 0:
@@ -200,8 +347,32 @@ def mlp(
         x, params = kernels.dense(x), [p if p is None else kernels.dense(p) for p in params]
     network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
     if common and memo is not None:
-        memo.last = signature, network
+        memo.keep(x, params, key is not None, network)
     return _native_mlp(network, x, params, key)
+
+
+def common_network(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    layers: Sequence[LayerSpec],
+    input_dropout: float,
+    drops: bool,
+    caller: str,
+    memo: Memo,
+) -> Network | None:
+    """What `mlp` would run on, where it would be the common native call; None where it would not."""
+    params = (*weights, *biases)
+    if not is_common(REAL, x, *params) or torch.is_autocast_enabled("cpu"):
+        return None
+    network = memo.find(x, params, drops)
+    if network is None:
+        layers = tuple(layers) if drops else _without_dropout(tuple(layers))
+        bias_shapes = tuple([None if b is None else b.shape for b in biases])
+        shapes = tuple([w.shape for w in weights])
+        network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout if drops else 0.0)
+        memo.keep(x, params, drops, network)
+    return network
 
 
 def _native_mlp(network: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None) -> Tensor:

@@ -1,0 +1,65 @@
+"""The adversarial loss as a module, in the place of `nn.BCEWithLogitsLoss`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan import losses, ops
+
+
+class AdversarialLoss(torch.nn.Module):
+    """The loss of a batch of logits against one target, real (1) or fake (0), as a drop-in criterion.
+
+    Equivalent to `nn.BCEWithLogitsLoss(reduction=reduction)`; on a constant target it is one call of
+    `fastgan.losses.adversarial_loss`, value and gradient in one pass.
+
+    Args:
+        reduction: "mean", "sum" or "none".
+        impl: "auto", "native" or "reference".
+
+    Raises:
+        ValueError: an unknown reduction or impl; a target outside [0, 1]; a target of another shape than the logits.
+
+    Source: Goodfellow et al. (2014), eq. 1.
+    """
+
+    def __init__(self, reduction: str = "mean", *, impl: str = "auto") -> None:
+        super().__init__()
+        if reduction not in losses.REDUCTIONS:
+            raise ValueError(
+                f"AdversarialLoss: reduction must be one of {', '.join(losses.REDUCTIONS)}, got {reduction!r}"
+            )
+        self.reduction = reduction
+        self.impl = ops.check_impl("AdversarialLoss", impl)
+
+    def forward(self, input: Tensor, target: Tensor | float | bool = True) -> Tensor:
+        """The loss of the logits `input` (any shape) against `target`.
+
+        Args:
+            input: logits.
+            target: True or False, a number in [0, 1], or a tensor of input's shape. On the CPU its values are looked
+                at; one that is not constant, or is on a GPU, where looking would wait, takes torch's own loss.
+        """
+        if isinstance(target, Tensor):
+            label = _constant(input, target)
+            if label is None:
+                loss = torch.nn.functional.binary_cross_entropy_with_logits
+                return loss(input, target, reduction=self.reduction)
+        else:
+            label = float(target)
+        return losses.adversarial_loss(input, label=label, reduction=self.reduction, impl=self.impl)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+
+def _constant(logits: Tensor, target: Tensor) -> float | None:
+    """The value of all elements of target; None where they differ or may not be looked at, or for torch to refuse."""
+    if target.device.type != "cpu" or not ops.can_look(target) or target.requires_grad or target.numel() == 0:
+        return None
+    if target.shape != logits.shape or not target.is_floating_point():
+        return None
+    low, high = torch.aminmax(target)
+    first, last = low.item(), high.item()
+    return first if first == last and 0.0 <= first <= 1.0 else None
