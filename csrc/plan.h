@@ -92,7 +92,7 @@ struct TrainPlan {
   Penalty penalty;
   double penalty_weight;
   double average_decay;  // of the moving average of G
-  bool skip_nonfinite;   // take an update back whose loss or gradient is not finite
+  bool skip_nonfinite;   // take an update back whose loss or result is not finite
 };
 
 }  // namespace fastgan

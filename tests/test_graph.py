@@ -19,7 +19,20 @@ import switches
 import torch
 from emulator import CSRC, Builder, Library, compiler
 from graph_machine import Processor, Recorder
-from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, mlp, normalized, of, row, run
+from test_fused import (
+    MOMENTUM,
+    OVERFLOWING,
+    ROWS,
+    ROWS_OF_TABLE,
+    Row,
+    config_of,
+    distance,
+    mlp,
+    normalized,
+    of,
+    row,
+    run,
+)
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
@@ -414,6 +427,15 @@ def test_R33_what_is_not_finite_is_skipped_on_the_device(library: Library, on: O
     assert 0 < bad.sum() < len(bad) and np.array_equal(bad, ~np.isfinite(losses[1]))
     assert distance(*found) < 1e-10
     assert all(torch.isfinite(value).all() for value in found[1].state_dict().values())
+
+
+@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
+def test_R33_an_update_whose_result_is_not_finite_is_taken_back(mode: str, library: Library, on: On) -> None:
+    on(Recorder(library))
+    gan, got = run(OVERFLOWING, torch.float32, "fused", steps=3, mode=mode)
+    assert np.isfinite(got.history["loss_d"]).all() and np.isfinite(got.history["loss_g"]).all()
+    torch.manual_seed(1)
+    assert same_bits(OVERFLOWING.make(torch.float32), gan)
 
 
 def test_R33_nothing_but_nan_changes_nothing(library: Library, on: On) -> None:

@@ -369,7 +369,7 @@ def check_rule(
             parameters += [p, s0, s1 if rule == "adam" else None, g, n]
         clock[0] = step
         numbers = (clock, 1, 0) * 2
-        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, course, *numbers, 10, 0, 0, len(sizes))
+        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, course, *numbers, 10, 0, len(sizes))
         machine.call("update", *head, *parameters, STREAM, schedules=schedules, shift=shift)
     for i, p in enumerate(values):
         want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_narrow, compiler
 from simt_train import ROOM, emulated
-from test_fused import MOMENTUM, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
+from test_fused import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
 from test_fused import run as run_usual
 from test_simt_matrix import rounded
 from torch import Tensor
@@ -101,6 +101,17 @@ def test_an_update_that_is_not_finite_is_taken_back(precision: str, machine: Emu
         finite = [np.isfinite(result.history["loss_d"]) for result in (expected, got)]
         assert not finite[0].all() and finite[0].any() and np.array_equal(*finite)
         assert all(torch.isfinite(p).all() for p in gan.parameters())
+
+
+@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
+def test_an_update_whose_result_is_not_finite_is_taken_back(mode: str, machine: Emulator) -> None:
+    for room in (ROOM, CLUSTER):
+        with emulated(machine, room):
+            gan, got = run(OVERFLOWING, torch.float32, "fused", steps=2, mode=mode)
+        assert np.isfinite(got.history["loss_d"]).all() and np.isfinite(got.history["loss_g"]).all()
+        torch.manual_seed(1)
+        states = (g.state_dict().values() for g in (OVERFLOWING.make(torch.float32), gan))
+        assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
 def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ class Trainer : Losses<T> {
     apply(team, of_d_, columns_of_d(), draw - call_.first * plan_.k);
     if (team.rank == 0) judge(record_d(metrics(it), sections));
     bound(team, of_d_);
-    undo_.settle(team, {&of_d_.skipped});
+    undo_.settle(team, {&of_d_});
     return keys + (penalized_ ? 3 : 2) * plan_.discriminator.network.keys;
   }
 
@@ -127,7 +127,7 @@ class Trainer : Losses<T> {
     if (team.rank == 0) judge(record_g(metrics(it), sections[0]));
     apply(team, of_g_, Columns(m * plan_.pack), number - call_.first * plan_.generator_steps);
     bound(team, of_g_);
-    undo_.settle(team, {&of_g_.skipped});
+    undo_.settle(team, {&of_g_});
     average(team);
     return keys + d_keys * sections.size();
   }
@@ -156,7 +156,7 @@ class Trainer : Losses<T> {
     if (team.rank == 0) judge(record_d(metrics(it), sections, 0.5));
     bound(team, of_g_);
     bound(team, of_d_);
-    undo_.settle(team, {&of_g_.skipped, &of_d_.skipped});
+    undo_.settle(team, {&of_g_, &of_d_});
     average(team);
   }
 
@@ -212,14 +212,12 @@ class Trainer : Losses<T> {
   // Gradients of this thread's part of the parameters, each spent at once. update: of this call, counted from 0.
   void apply(const Team& team, const Player& player, const Columns& columns, int64_t update) {
     const int64_t step = player.made + update + 1 - player.skipped;
-    bool finite = true;
     const auto spend = [&](const auto& rule) {
-      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan, plan_.skip_nonfinite ? &finite : nullptr};
+      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan};
       player.network.parameter_gradients(part_of(player.parts, team), columns, sink);
     };
     const Schedule& schedule = player.schedule;
     with_rule<T>(player.plan.optimizer, schedule.rate_at(update), schedule.momentum_at(update), step, spend);
-    if (!finite) undo_.doubt();
   }
 
   // The bound on norms: of whole units, so all of the update comes before.
@@ -230,7 +228,9 @@ class Trainer : Losses<T> {
     for (size_t i = 0; i < player.plan.parameters.size(); ++i) {
       const LayerPlan& l = player.plan.network.layers[i];
       const int64_t rows = l.outputs * l.pieces;
-      bound_norms(static_cast<T*>(player.plan.parameters[i].weight.value), l.inputs, rows * team.rank / team.size,
+      const ParameterPlan& weight = player.plan.parameters[i].weight;
+      if (!weight.state0) continue;  // frozen
+      bound_norms(static_cast<T*>(weight.value), l.inputs, rows * team.rank / team.size,
                   rows * (team.rank + 1) / team.size, limit);
     }
   }

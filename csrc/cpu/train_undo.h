@@ -1,8 +1,10 @@
 // Taking an update back: what it may change, and a copy of that from before.
 #pragma once
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <vector>
 
 #include "network.h"
@@ -12,7 +14,7 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 
 // Where a plan skips what is not finite, all threads call save() before a step and settle() after its updates. Elsewhere
-// nothing is copied.
+// nothing is copied. A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
 template <class T>
 class Undo {
  public:
@@ -33,17 +35,21 @@ class Undo {
     team.barrier();
   }
 
-  // Any thread, before it settles: something of this update is not finite.
+  // Any thread, before it settles: a loss of this update is not finite.
   void doubt() { finite_ = false; }
 
-  // Takes the updates back where somebody doubted them, and counts each as skipped.
-  void settle(const Team& team, std::initializer_list<int64_t*> skipped) {
+  // Takes the updates of these players back, and counts each as skipped, if one is in doubt or a number that was finite, of
+  // a parameter, an optimiser's state or a running statistic, no longer is.
+  template <class Player>
+  void settle(const Team& team, std::initializer_list<Player*> players) {
     if (spans_.empty()) return;
+    team.barrier();
+    inspect(team);
     team.barrier();
     if (!finite_) copy(team, false);
     team.barrier();
     if (team.rank == 0 && !finite_) {
-      for (int64_t* count : skipped) ++*count;
+      for (Player* player : players) ++player->skipped;
       finite_ = true;
     }
     team.barrier();
@@ -53,31 +59,52 @@ class Undo {
   struct Span {
     void* data;
     size_t bytes;
+    bool numbers;  // of type T
   };
 
   void add(const PlayerPlan& player) {
     each_parameter(player, [&](const ParameterPlan& p, int64_t n) {
-      for (void* data : {p.value, p.state0, p.state1}) add(data, size_t(n) * sizeof(T));
+      for (void* data : {p.value, p.state0, p.state1}) add({data, size_t(n) * sizeof(T), true});
     });
     for (size_t i = 0; i < player.parameters.size(); ++i) {
       const LayerParameters& p = player.parameters[i];
       const size_t n = size_t(player.network.layers[i].outputs);
-      add(p.running_mean, n * sizeof(T));
-      add(p.running_variance, n * sizeof(T));
-      add(p.batches, sizeof(int64_t));
+      add({p.running_mean, n * sizeof(T), true});
+      add({p.running_variance, n * sizeof(T), true});
+      add({p.batches, sizeof(int64_t), false});
     }
   }
 
-  void add(void* data, size_t bytes) {
-    if (data) spans_.push_back({data, bytes});
+  void add(const Span& span) {
+    if (span.data) spans_.push_back(span);
+  }
+
+
+  // f(span, where it is saved) for this thread's spans.
+  template <class Function>
+  void each_span(const Team& team, Function&& f) {
+    char* saved = reinterpret_cast<char*>(saved_);
+    for (size_t i = 0; i < spans_.size(); saved += spans_[i++].bytes)
+      if (int(i) % team.size == team.rank) f(spans_[i], saved);
   }
 
   void copy(const Team& team, bool save) {
-    char* saved = reinterpret_cast<char*>(saved_);
-    for (size_t i = 0; i < spans_.size(); saved += spans_[i++].bytes)
-      if (int(i) % team.size == team.rank)
-        save ? std::memcpy(saved, spans_[i].data, spans_[i].bytes) : std::memcpy(spans_[i].data, saved, spans_[i].bytes);
+    each_span(team, [&](const Span& span, char* saved) {
+      save ? std::memcpy(saved, span.data, span.bytes) : std::memcpy(span.data, saved, span.bytes);
+    });
   }
+
+  void inspect(const Team& team) {
+    each_span(team, [&](const Span& span, const char* saved) {
+      if (!span.numbers) return;
+      const T *after = static_cast<const T*>(span.data), *before = reinterpret_cast<const T*>(saved);
+      int lost = 0;  // an integer, so that the loop is one of vectors
+      for (size_t i = 0; i < span.bytes / sizeof(T); ++i) lost |= is_finite(before[i]) & !is_finite(after[i]);
+      if (lost) doubt();
+    });
+  }
+
+  static int is_finite(T x) { return std::abs(x) <= std::numeric_limits<T>::max(); }
 
   std::vector<Span> spans_;
   T* saved_ = nullptr;

@@ -28,7 +28,6 @@ template <class T, class RuleOf>
 struct Update {
   const RuleOf& rule;
   const PlayerPlan& player;
-  bool* finite;  // null: nobody asks
 
   const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
   int64_t inputs(int layer) const { return player.network.layers[size_t(layer)].inputs; }
@@ -46,7 +45,6 @@ struct Update {
 
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
     const int64_t width = inputs(part.layer);
-    for (int i = 0; i < height; ++i) check(tile + i * kPanel<T>, part.columns);
     const Pointers<T> at(of(part.layer).weight, row * width + part.column);
     if (part.columns == width) {  // all inputs of these outputs: one run in memory
       T run[kTileRows * kPanel<T>];
@@ -65,16 +63,8 @@ struct Update {
 
   void vector(int, const ParameterPlan& parameter, const T* grad, int64_t n) const {
     if (!parameter.state0) return;
-    check(grad, n);
     const Pointers<T> at(parameter);
     update_run(rule, at.p, at.s0, at.s1, grad, n);
-  }
-
-  void check(const T* grad, int64_t n) const {
-    if (!finite) return;
-    T zero = 0;
-    for (int64_t i = 0; i < n; ++i) zero += grad[i] * T(0);
-    if (zero != 0) *finite = false;
   }
 };
 

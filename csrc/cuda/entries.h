@@ -325,7 +325,6 @@ void update(A& a) {
   plan.update = count(a), plan.draw = count(a);
   plan.batches = a.integer();
   plan.player = a.number();
-  plan.gate = Gate(a.number());
   const auto all = parameters(a);
   cuda_update(dtype, plan, all, a.stream());
 }
@@ -370,9 +369,7 @@ void bound_norms(A& a) {
   void* weight = a.pointer();
   const int64_t rows = a.integer(), inputs = a.integer();
   const double limit = a.real();
-  const auto gate = Gate(a.number());
-  const Clock* of = clock(a);
-  cuda_bound_norms(dtype, weight, rows, inputs, limit, gate, of, a.stream());
+  cuda_bound_norms(dtype, weight, rows, inputs, limit, a.stream());
 }
 
 // ---------------------------------------------------------------- floors

@@ -134,24 +134,23 @@ struct ParameterUpdate {
   const void* grad;
   int64_t n;
 };
-enum class Gate : int { always, finite, bad };  // what the present update must be for a launch to do anything
+enum class Gate : int { always, bad };  // when a launch does anything: always, or where the present update is to be rolled back
 struct UpdatePlan {
   OptimizerPlan optimizer;
   const Course* course;  // on the device
   Count update, draw;  // from 0, both of one clock: this update, and the minibatch whose epoch it belongs to
   int64_t batches;     // an epoch
   int player;          // 0: G, 1: D; whose skipped updates Adam must not count
-  Gate gate;
 };
 void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream);
-// value += (1 - decay) (grad - value); value = grad; and, noted on the clock, whether a grad or a sum is not finite.
+// value += (1 - decay) (grad - value); value = grad; and, noted on the clock, whether a sum is not finite, or a grad whose
+// value (null: no matter) is.
 void cuda_average(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream);
 void cuda_copy(int dtype, Gate gate, const Clock* clock, const std::vector<ParameterUpdate>& parameters, void* stream);
 void cuda_inspect(int dtype, Clock* clock, const double* sums, int64_t count, int64_t stride,
                   const std::vector<ParameterUpdate>& parameters, void* stream);
 void cuda_settle(Clock* clock, bool generator, bool discriminator, void* stream);  // an update is over
-void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, Gate gate, const Clock* clock,
-                      void* stream);
+void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, void* stream);
 
 // For the benchmark: empty kernels one after another; barriers of a cluster of blocks, or of one block where there are none,
 // at least one, after which `heard` has a number for each thread.

@@ -41,7 +41,7 @@ void cuda_average(int, double, const std::vector<ParameterUpdate>&, void*) { ref
 void cuda_copy(int, Gate, const Clock*, const std::vector<ParameterUpdate>&, void*) { refuse(); }
 void cuda_inspect(int, Clock*, const double*, int64_t, int64_t, const std::vector<ParameterUpdate>&, void*) { refuse(); }
 void cuda_settle(Clock*, bool, bool, void*) { refuse(); }
-void cuda_bound_norms(int, void*, int64_t, int64_t, double, Gate, const Clock*, void*) { refuse(); }
+void cuda_bound_norms(int, void*, int64_t, int64_t, double, void*) { refuse(); }
 void cuda_empty(int, void*) { refuse(); }
 void cuda_meet(int, int64_t, int32_t*, void*) { refuse(); }
 void cuda_train(int, const std::vector<CudaMember>&, const CudaRoom&, const Allocate&, void*) { refuse(); }

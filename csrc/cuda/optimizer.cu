@@ -63,9 +63,9 @@ struct Room {
   alignas(RuleOf) unsigned char bytes[sizeof(RuleOf)];
 };
 
-// When a launch does something: always, or if the present update is finite, or if it is not.
+// When a launch does something: always, or if the present update is not finite.
 __device__ bool holds(Gate gate, const Clock* clock) {
-  return gate == Gate::always || (clock->bad != 0) == (gate == Gate::bad);
+  return gate == Gate::always || clock->bad != 0;
 }
 
 // ---------------------------------------------------------------- kernels
@@ -143,19 +143,19 @@ __global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Batch
   for (int64_t i = done + threadIdx.x; i < last; i += kThreads) update_one(m, i, rule);
 }
 
-// Notes on the clock whether a gradient is not finite, or one of the sums of losses.
+// Notes on the clock whether one of the sums of losses is not finite, or a number that was finite (p, or no matter) is not (g).
 template <class T>
 __global__ void __launch_bounds__(kThreads) inspect(const __grid_constant__ Batch<T> batch, const double* sums,
                                                     int64_t count, int64_t stride, Clock* clock) {
-  T zero = T(0);
+  bool bad = false;
   if (batch.count > 0) {
     const Member<T>& m = mine(batch);
     const int64_t first = first_of(m), last = end_of(m, first);
-    for (int64_t i = first + threadIdx.x; i < last; i += kThreads) zero += m.g[i] * T(0);
+    for (int64_t i = first + threadIdx.x; i < last; i += kThreads) bad |= m.g[i] * T(0) != T(0) && (!m.p || m.p[i] * T(0) == T(0));
   }
   if (blockIdx.x == 0)
-    for (int64_t i = threadIdx.x; i < count; i += kThreads) zero += T(sums[i * stride] * 0.0);
-  if (zero != T(0)) atomicExch(&clock->bad, 1);
+    for (int64_t i = threadIdx.x; i < count; i += kThreads) bad |= sums[i * stride] * 0.0 != 0.0;
+  if (bad) atomicExch(&clock->bad, 1);
 }
 
 // After the updates of one player, or of both.
@@ -169,8 +169,7 @@ __global__ void __launch_bounds__(kThreads) settle(Clock* clock, bool generator,
 // Scales down rows whose norm exceeds the limit; a warp has one.
 template <class T>
 __global__ void __launch_bounds__(kThreads) bound_norms(T* __restrict__ weight, int64_t rows, int64_t inputs,
-                                                        double limit, Gate gate, const Clock* clock) {
-  if (!holds(gate, clock)) return;
+                                                        double limit) {
   for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
     T* w = weight + row * inputs;
     double square = 0.0;
@@ -218,7 +217,7 @@ void update_all(const Recipe& recipe, Gate gate, const Clock* clock, const std::
 
 template <class T>
 void scheduled_update(const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream) {
-  const auto run = [&](const auto& recipe) { update_all<T>(recipe, plan.gate, plan.update.clock, parameters, stream); };
+  const auto run = [&](const auto& recipe) { update_all<T>(recipe, Gate::always, nullptr, parameters, stream); };
   switch (plan.optimizer.rule) {
     case Rule::adam: return run(Scheduled<Adam<T>>{plan});
     case Rule::momentum_torch: return run(Scheduled<MomentumTorch<T>>{plan});
@@ -268,15 +267,14 @@ void cuda_settle(Clock* clock, bool generator, bool discriminator, void* stream)
   launch("settle", settle, 1, stream, clock, generator, discriminator);
 }
 
-void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, Gate gate, const Clock* clock,
-                      void* stream) {
+void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, void* stream) {
   if (rows * inputs == 0) return;
   if (DType(dtype) == DType::f64)
     launch("bound_norms", bound_norms<double>, blocks_for(32 * rows), stream, static_cast<double*>(weight), rows, inputs,
-           limit, gate, clock);
+           limit);
   else
     launch("bound_norms", bound_norms<float>, blocks_for(32 * rows), stream, static_cast<float*>(weight), rows, inputs,
-           limit, gate, clock);
+           limit);
 }
 
 }  // namespace fastgan

@@ -161,6 +161,10 @@ class Trainer : Losses<T> {
 
   // After an update: the bound on norms, and taking back what is not finite.
   FASTGAN_CALLED void settle(bool of_d, bool of_g) {
+    if (plan_.skip_nonfinite)
+      each_statistic_of_both([&](auto& statistic, auto& saved) {
+        if (ceased(saved, statistic)) atomicExch(bad_, 1);
+      });
     block_.barrier_of_all();
     if (of_g && plan_.optimizer_g.max_norm > 0) bound_norms(g_, plan_.optimizer_g.max_norm);
     if (of_d && plan_.optimizer_d.max_norm > 0) bound_norms(d_, plan_.optimizer_d.max_norm);

@@ -29,8 +29,14 @@ struct Updating {
   const Block<T>& block;
   const AnyRule<T>& rule;
   T* undo;   // scratch memory of the cluster
-  int* bad;  // becomes 1 when a gradient is not finite
+  int* bad;  // becomes 1 when a number that was finite no longer is
 };
+
+// Whether a number was finite and no longer is.
+template <class N>
+__device__ bool ceased(N before, N after) {
+  return before * N(0) == N(0) && after * N(0) != N(0);
+}
 
 // Tiles of a weight's gradient. The optimiser's state is asked for before the products are summed: it comes meanwhile.
 template <class T>
@@ -74,12 +80,11 @@ struct Updates {
     each<R>(row, column, [&](int r, int c, int64_t i) {
       const int64_t here = int64_t(row[r]) * p.stride + column[c];
       T value = how.block.at(p.here)[here];
-      if (how.undo) {
-        T* old = how.undo + p.undo + 3 * i;
-        old[0] = value, old[1] = state.s0[r][c], old[2] = state.s1[r][c];
-        if (sum[r][c] * T(0) != T(0)) atomicExch(how.bad, 1);
-      }
+      T* old = how.undo + p.undo + 3 * i;
+      if (how.undo) old[0] = value, old[1] = state.s0[r][c], old[2] = state.s1[r][c];
       how.rule(value, state.s0[r][c], state.s1[r][c], sum[r][c]);
+      if (how.undo && (ceased(old[0], value) || ceased(old[1], state.s0[r][c]) || ceased(old[2], state.s1[r][c])))
+        atomicExch(how.bad, 1);
       p.state0[i] = state.s0[r][c];
       if (p.state1) p.state1[i] = state.s1[r][c];
       for (int b = 0; b < how.block.size; ++b) how.block.at(p.here, b)[here] = value;
@@ -182,6 +187,7 @@ FASTGAN_CALLED void bound_norms(const Passes<T>& passes, double limit) {
   const int lane = int(threadIdx.x) % 32, warps = block.together().count / 32;
   for (int i = 0; i < passes.net->count; ++i) {
     const ParameterOf<T>& p = passes.layers[i].weight;
+    if (!p.state0) continue;  // frozen
     for (int row = block.together().rank / 32; row < p.rows; row += warps) {
       const T* w = block.at(p.here) + int64_t(row) * p.stride;
       double square = 0.0;

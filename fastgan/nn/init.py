@@ -182,7 +182,7 @@ def max_col_norm_(weight: T, limit: float = 1.9365) -> T:
 
     Args:
         weight: (units, ...), changed in place; for `Maxout` every piece is a row. Or a module: all its linear
-            and maxout layers.
+            and maxout layers whose weight requires a gradient, so that frozen layers stay as they are.
         limit: largest Euclidean norm.
 
     Returns:
@@ -196,7 +196,7 @@ def max_col_norm_(weight: T, limit: float = 1.9365) -> T:
     _check_scale("max_col_norm_", "limit", limit, positive=True)
     if isinstance(weight, nn.Module):
         for layer in _layers("max_col_norm_", weight):
-            if isinstance(layer, nn.Linear | Maxout):
+            if isinstance(layer, nn.Linear | Maxout) and layer.weight.requires_grad:
                 max_col_norm_(layer.weight, limit)
         return weight
     if weight.dim() < 2:

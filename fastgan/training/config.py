@@ -74,8 +74,8 @@ class TrainConfig:
             optimisers and everything else stay in float32. But for "fp32" for the fused engines, where the hardware
             has it: "tf32" is for CUDA.
         nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
-            the metrics; "skip" the update (parameters, buffers and optimiser stay as they were); "log" a
-            warning and go on.
+            the metrics; "skip" the update (parameters, buffers and optimiser stay as they were), as also where
+            a number of them would cease to be finite; "log" a warning and go on.
         checkpoint_every: iterations between checkpoints; 0: only at the end and on interruption. Needs a run
             folder.
         seed: of the row order, the noise and the dropout masks.

@@ -78,7 +78,7 @@ class EagerEngine:
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
                     break
                 self.discriminator.update(update=draw, epoch=self.rows.epoch(draw))
-                self._undo.restore_unless_finite(loss_d, self.discriminator)
+                self._undo.restore_unless_finite(loss_d)
         metrics.record_d(loss_d, real_logits, fake_logits)
 
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
@@ -92,7 +92,7 @@ class EagerEngine:
                 loss_g = self._generator_loss(fake_logits, against)
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
-            self._undo.restore_unless_finite(loss_g, self.generator)
+            self._undo.restore_unless_finite(loss_g)
             self._average()
         metrics.record_g(loss_g)
 
@@ -113,7 +113,7 @@ class EagerEngine:
         self.generator.differentiate(loss_g)
         self.discriminator.update(update=it, epoch=epoch)
         self.generator.update(update=it, epoch=epoch)
-        self._undo.restore_unless_finite(loss_d + loss_g, self.discriminator, self.generator)
+        self._undo.restore_unless_finite(loss_d + loss_g)
         self._average()
         metrics.record_d(loss_d, real_logits, fake_logits)
         metrics.record_g(loss_g)
@@ -253,12 +253,16 @@ class Undo:
             saved.copy_(live)
 
     @torch.no_grad()
-    def restore_unless_finite(self, loss: Tensor, *players: Player) -> None:
-        """After an update: put everything back if its loss or a gradient of its players is not finite."""
+    def restore_unless_finite(self, loss: Tensor) -> None:
+        """After an update: put everything back if its loss is not finite, or a number that was finite no longer is.
+
+        A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
+        """
         if self.live:
-            grads = [p.grad for player in players for p in player.parameters if p.grad is not None]
-            finite = torch.stack([torch.isfinite(value).all() for value in (loss, *grads)]).all()
-            for saved, live in zip(self.saved, self.live, strict=True):
+            pairs = list(zip(self.saved, self.live, strict=True))
+            kept = [(torch.isfinite(live) | ~torch.isfinite(saved)).all().to(loss.device) for saved, live in pairs]
+            finite = torch.stack([torch.isfinite(loss).all(), *kept]).all()
+            for saved, live in pairs:
                 live.copy_(torch.where(finite.to(live.device), live, saved))
 
 

@@ -23,7 +23,7 @@ from fastgan.training.plan import Description, chain_of
 CAPACITY = 4096  # iterations whose metrics the device keeps
 MOST = 100  # iterations whose keys of masks are drawn together
 _CENTRED, _NORMAL = 2, 1  # Draw in csrc/cuda/kernels.h
-_ALWAYS, _FINITE, _BAD = 0, 1, 2  # Gate
+_ALWAYS, _BAD = 0, 1  # Gate
 _PLAYERS = ("generator", "discriminator")
 
 
@@ -55,6 +55,7 @@ class Iteration:
         self._place_networks(optimizers)
         self._place_state(descriptions)
         self.steps = {name: self._parameters(name, optimizers[name]) for name in _PLAYERS}
+        self.undo = self._copies() if self.skips else {}
         self.keys_an_iteration = self._count_keys()
         shape = MOST, max(1, self.keys_an_iteration)
         self.keys = torch.zeros(shape, dtype=torch.int64, device=machine.device)
@@ -97,8 +98,7 @@ class Iteration:
             name: torch.tensor(course(descriptions[name]), dtype=torch.float64, device=device) for name in _PLAYERS
         }
         norms = [layer.norm for net in (self.g, self.d) for layer in net.layers if layer.running()]
-        live = [(n.running_mean, n.running_var, n.num_batches_tracked) for n in norms] if self.skips else []
-        self.undo = [(t, torch.zeros_like(t)) for three in live for t in three]
+        self.running = [t for n in norms for t in (n.running_mean, n.running_var, n.num_batches_tracked)]
 
     @property
     def logits(self) -> int:
@@ -114,6 +114,17 @@ class Iteration:
             states = [kept[key] for key in ("exp_avg", "exp_avg_sq", "momentum_buffer") if key in kept]
             found.append((parameter.detach(), *states, grad))
         return found
+
+    def _copies(self) -> dict[tuple[str, ...], list[tuple[Tensor, Tensor]]]:
+        """What a step of these players may change, and where it is saved."""
+
+        def pairs(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+            return [(t, torch.zeros_like(t)) for t in tensors]
+
+        of = {name: pairs([t for *live, _ in self.steps[name] for t in live]) for name in _PLAYERS}
+        running = pairs(self.running)
+        g, d = _PLAYERS
+        return {(g,): of[g] + running, (d,): of[d] + running, (g, d): of[g] + of[d] + running}
 
     def _count_keys(self) -> int:
         """Of masks: each forward pass of a module draws its own."""
@@ -149,13 +160,13 @@ class Iteration:
 
     def _discriminator_step(self, number: tuple[int, int], keys: Tensor) -> Tensor:
         """D ascends on m real and m fake rows; the fakes come without a way back into G."""
-        self._save()
+        self._save("discriminator")
         self._generate(Purpose.NOISE_D, number, keys)
         keys = keys[self.g.keys :]
         self._show(number, keys)
         self._judge_for_d(1.0)
         rest = self._gradients_of_d(number, keys)
-        self._update("discriminator", number, number)
+        self._update(number, number, "discriminator")
         return rest
 
     def _generator_step(self, number: tuple[int, int], keys: Tensor) -> Tensor:
@@ -163,21 +174,21 @@ class Iteration:
 
         A relativistic loss looks at D(x) too, after D's update: the real rows of the last draw are still there.
         """
-        self._save()
+        self._save("generator")
         of_g = self._generate(Purpose.NOISE_G, number, keys)
         keys = keys[self.g.keys :]
         sections = 2 if self.relativistic else 1
         self.d.forward(Batch(0, self.rows, sections, keys, self.d.keys, (0, 1)[:sections]))
         self._judge_for_g()
         self._gradients_of_g(of_g, Batch(0, self.rows, 1, keys))
-        self._update("generator", number, (self.k, self.k - 1))
+        self._update(number, (self.k, self.k - 1), "generator")
         self._average()
         return keys[sections * self.d.keys :]
 
     def _simultaneous(self, keys: Tensor) -> None:
         """The original code's rule: one real, one fake batch for both losses, both gradients before either update."""
         number = 1, 0
-        self._save()
+        self._save(*_PLAYERS)
         of_g = self._generate(Purpose.NOISE_D, number, keys)
         keys = keys[self.g.keys :]
         self._show(number, keys)
@@ -185,7 +196,7 @@ class Iteration:
         self._gradients_of_g(of_g, Batch(0, self.rows, 1, keys[self.d.keys :]))
         self._judge_for_d(0.5)
         self._gradients_of_d(number, keys)
-        self._update("generator", number, number, "discriminator")
+        self._update(number, number, *_PLAYERS)
         self._average()
 
     # ------------------------------------------------------------ what D is shown
@@ -274,31 +285,30 @@ class Iteration:
 
     # ------------------------------------------------------------ updates
 
-    def _update(self, name: str, number: tuple[int, int], draw: tuple[int, int], also: str = "") -> None:
-        """Spend the gradients of a player, or of both: unless they are not finite and that is to be skipped."""
-        players = [player for player in (name, also) if player]
-        if self.skips:
-            self._inspect(players)
+    def _update(self, number: tuple[int, int], draw: tuple[int, int], *players: str) -> None:
+        """Apply the gradients of a player, or of both; roll back what is not finite, where that is to be skipped."""
         for player in players:
             self._step(player, number, draw)
         if self.skips:
-            self._copy_running(_BAD)
+            self._inspect(players)
+            self._copy(players, _BAD)
             self.machine.launch("settle", self.clock, "generator" in players, "discriminator" in players)
+        self._round_weights(*(self.g if player == "generator" else self.d for player in players))
 
     def _step(self, name: str, number: tuple[int, int], draw: tuple[int, int]) -> None:
         plan, machine = self.described[name], self.machine
-        gate = _FINITE if self.skips else _ALWAYS
         batches = self.described["rows"] // (self.rows * self.pack)
         head = self.dtype, plan["rule"], plan["beta1"], plan["beta2"], plan["epsilon"], self.courses[name]
-        counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name), gate
+        counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
         machine.launch("update", *head, *counts, *_listed(members))
         network = self.g if name == "generator" else self.d
         if plan["max_norm"] > 0:
             for layer in network.layers:
-                bound = layer.columns, layer.inputs, plan["max_norm"], gate, self.clock
-                machine.launch("bound_norms", self.dtype, layer.weight, *bound)
-        self._round_weights(network)
+                if layer.grad_of(layer.spec["weight"]) is not None:  # else it is frozen
+                    machine.launch(
+                        "bound_norms", self.dtype, layer.weight, layer.columns, layer.inputs, plan["max_norm"]
+                    )
 
     def _round_weights(self, *networks: Network) -> None:
         """For the products until the next update."""
@@ -316,28 +326,33 @@ class Iteration:
 
     # ------------------------------------------------------------ updates that are not finite
 
-    def _save(self) -> None:
-        """Forward passes move running statistics: a step that is skipped must give them back."""
+    def _save(self, *players: str) -> None:
+        """Before a step of these players, its forward passes included: they move running statistics."""
         if self.skips:
-            self._copy_running(_ALWAYS)
+            self._copy(players, _ALWAYS)
 
-    def _copy_running(self, gate: int) -> None:
-        """To where they are saved, or back."""
+    def _copy(self, players: tuple[str, ...], gate: int) -> None:
+        """What their step may change: to where it is saved, or back."""
         back = gate == _BAD
-        pairs = [(live, saved) if back else (saved, live) for live, saved in self.undo]
+        pairs = [(live, saved) if back else (saved, live) for live, saved in self.undo[players]]
         for wide in (False, True):  # a counter moves as a double: eight bytes that nobody reads
             chosen = [(a, None, None, b) for a, b in pairs if (a.itemsize == 8) == wide]
             if chosen:
                 self.machine.launch("copy", int(wide), gate, self.clock, *_listed(chosen))
 
-    def _inspect(self, players: list[str]) -> None:
-        """Note on the clock whether a loss or a gradient of these players is not finite."""
-        grads = [(None, None, None, grad) for name in players for *_, grad in self.steps[name]]
+    def _inspect(self, players: tuple[str, ...]) -> None:
+        """Note on the clock whether a loss is not finite, or a number that was finite before the step no longer is.
+
+        A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
+        """
+        numbers: list[tuple[Tensor | None, None, None, Tensor]] = [
+            (saved, None, None, live) for live, saved in self.undo[players] if live.is_floating_point()
+        ]
         if self.penalty and "discriminator" in players:
-            grads.append((None, None, None, self.penalty_pass.values))
+            numbers.append((None, None, None, self.penalty_pass.values))
         for name in players:
             sums = self.sums_of_g if name == "generator" else self.sums_of_d
-            members = _listed(grads if name == players[0] else [])
+            members = _listed(numbers if name == players[0] else [])
             self.machine.launch("inspect", self.dtype, self.clock, sums, sums.numel() // 3, 3, *members)
 
 
