@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,9 +278,8 @@ def test_ctrl_c_at_the_module_is_one_line(tmp_path: Path) -> None:
         text=True,
     )
     assert started.stderr is not None
-    while (line := started.stderr.readline()) and "fastgan._interrupt" not in line:
+    while (line := started.stderr.readline()) and " torch." not in line:  # some part of it: the rest takes longer
         pass
-    time.sleep(0.2)  # torch takes longer
     started.send_signal(signal.SIGINT)
     rest = [line for line in started.stderr.read().splitlines() if not line.startswith("import time:")]
     assert started.wait(60) == 130 and rest == ["fastgan: interrupted"]
