@@ -51,6 +51,9 @@ def stretches(network: nn.Module) -> Iterator[list[nn.Module]]:
     chain: list[nn.Module] = []
     state = "end"
     for module in network:
+        if type(module) is nn.Identity and chain:  # it changes nothing
+            chain.append(module)
+            continue
         kind = (
             "linear" if isinstance(module, nn.Linear | fastgan.nn.Maxout)
             else "dropout" if isinstance(module, fastgan.nn.Dropout)
