@@ -104,7 +104,7 @@ class Maker:
                     modules.append(self.r.choice(MODULES)())
                 if self.maybe(0.2):
                     modules.append(nn.Dropout(0.5).eval())
-                if self.maybe(0.1):
+                if self.maybe(0.1) and b > 1:  # of one number it is zero, and its gradient rounding
                     modules.append(nn.LayerNorm(b))
             if len(modules) > 2 and self.maybe(0.2):
                 modules = [nn.Sequential(*modules[:2]), *modules[2:]]

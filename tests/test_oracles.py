@@ -12,21 +12,49 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from algorithm1 import Game, differences
-from test_fused import ROWS_OF_TABLE, Row, config_of, distance, of, run
+from algorithm1 import Game, compare, differences, eager
+from test_fused import MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, distance, of, run
 
 import fastgan
-from fastgan import GAN, backend, losses, nn, ops, train
+from fastgan import GAN, Momentum, backend, losses, nn, ops, train
 from fastgan.training.run import TrainResult
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
 
 STEPS = 3
+
+
+def only_a_bias(dtype: torch.dtype) -> GAN:
+    """D is linear with a frozen weight, so that only its bias has a gradient."""
+    discriminator = torch.nn.Sequential(torch.nn.Linear(2, 1))
+    discriminator[0].weight.requires_grad_(False)
+    return GAN(nn.MLP([3, 5, 2], activation="tanh"), discriminator, latent_dim=3).to(dtype)
+
+
+def steep(dtype: torch.dtype) -> GAN:
+    """D's logits are finite for a row of 1e200, the gradient of its first weight is not."""
+    discriminator = nn.MLP([2, 3, 1], activation="tanh")
+    with torch.no_grad():
+        discriminator.to(dtype)[0].weight.mul_(1e-200)
+        discriminator[2].weight.mul_(1e150)
+    return GAN(nn.MLP([3, 5, 2], activation="tanh"), discriminator, latent_dim=3).to(dtype)
+
+
+STILL = Momentum(0.0, momentum=0.5)
 MORE: dict[str, Row] = {
     # An update that is not finite in some iterations, so that what comes after it counts.
     "skip some": Row(of(), config={"nonfinite": "skip", "loss": "least_squares", "k": 2, "ema_decay": 0.8}),
     "skip some, simultaneous": Row(
         of(), config={"nonfinite": "skip", "loss": "least_squares", "mode": "simultaneous", "max_col_norm": 0.7}
+    ),
+    # The loss overflows, its gradient does not.
+    "skip by the loss": Row(only_a_bias, config={"nonfinite": "skip", "loss": "least_squares", "optimizer": MOMENTUM}),
+    "skip by the gradient": Row(steep, config={"nonfinite": "skip", "loss": "wasserstein", "optimizer": STILL}),
+    "relativistic, dropout, two steps of G": Row(
+        of(dropout=0.4), config={"loss": "relativistic", "generator_steps": 2, "optimizer": MOMENTUM}
+    ),
+    "two steps of G in an epoch's schedule": Row(
+        of(), config={"k": 3, "generator_steps": 2, "optimizer": Momentum(0.05, momentum=0.5, **SCHEDULED)}
     ),
     "max norm, simultaneous": Row(of(), config={"max_col_norm": 0.4, "mode": "simultaneous"}),
 }
@@ -34,7 +62,7 @@ MORE: dict[str, Row] = {
 
 def data_of(row: Row, rows: int = 300) -> torch.Tensor:
     data = torch.randn(rows, row.features, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    if row.config.get("loss") == "least_squares" and row.config.get("nonfinite") == "skip":
+    if row.config.get("loss") and row.config.get("nonfinite") == "skip":
         data[::50] = 1e200  # its square, hence the loss, overflows
     return data
 
@@ -51,6 +79,20 @@ def test_the_compiled_engine_equals_algorithm_1_written_out(name: str) -> None:
     assert max(found.values()) < 1e-10, found
     if name in MORE and config.nonfinite == "skip":
         assert 0 < game.rule_d.count < config.steps * config.k, "some updates are skipped, not all"
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_the_eager_engine_equals_algorithm_1_written_out(name: str) -> None:
+    row = MORE[name]
+    torch.manual_seed(1)
+    gan = row.make(torch.float64)
+    config = config_of(row, "eager", steps=30 if "epoch" in name else 8)
+    data = data_of(row, 60 if "epoch" in name else 300)
+    game = Game(gan, data, config)
+    game.play(config.steps)
+    engine, metrics = eager(gan, data, config)
+    found = compare(game, gan, engine.optimizers, metrics)
+    assert max(found.values()) < 1e-10, found
 
 
 def test_another_seed_is_far_away() -> None:

@@ -251,11 +251,12 @@ def plant(faults: Sequence[Fault], work: Path, prepare: Any) -> Iterator[tuple[F
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("numbers", nargs="*", type=int, help="faults to plant; all by default")
+    parser.add_argument("numbers", nargs="*", type=int, help="faults to plant, in this order; all by default")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "mutate", help="folder of the build and the logs")
     parser.add_argument("--list", action="store_true", help="only show the faults")
     arguments = parser.parse_args()
-    faults = [f for f in read_table() if not arguments.numbers or f.number in arguments.numbers]
+    known = {f.number: f for f in read_table()}
+    faults = [known[number] for number in arguments.numbers or known]
     texts = {f.file: (ROOT / f.file).read_text() for f in faults}
     if arguments.list:
         for f in faults:
