@@ -159,7 +159,8 @@ def build(session: Session, arch: str, limit_s: float) -> Step:
     options = (f"CMAKE_CUDA_ARCHITECTURES={arch}-real", "FASTGAN_CUDA=ON")
     defines = [part for option in options for part in ("-C", f"cmake.define.{option}")]
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--target"]
-    return session.run("build", [*pip, str(SITE), "-C", f"build-dir={BUILD / 'cmake'}", *defines, str(ROOT)], limit_s)
+    command = [*pip, str(SITE), "-C", f"build-dir={BUILD / 'cmake'}", *defines, str(ROOT)]
+    return session.run("build", command, limit_s, FASTGAN_REQUIRE_NATIVE="1")
 
 
 def settings() -> str:

@@ -187,5 +187,5 @@ def test_R38_sdist_to_wheel_to_training_outside_the_checkout(tmp_path: Path, cud
 
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     options = ("-q", "--no-deps", "-C", f"cmake.define.FASTGAN_CUDA={cuda}", "-w", tmp_path)
-    run(*pip, "wheel", *options, sdist, cwd=tmp_path)
+    run(*pip, "wheel", *options, sdist, cwd=tmp_path, FASTGAN_REQUIRE_NATIVE="1")
     install_and_train(tmp_path, cuda)
