@@ -7,8 +7,8 @@ threads or the current CUDA stream.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,25 @@ from fastgan import cuda
 from fastgan.backend import native  # callers ask backend.why_not first, so it is there
 from fastgan.cuda import DTYPES
 from fastgan.reference import ACTIVATIONS, LayerSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_is_profiling = torch.autograd._profiler_enabled
+
+
+def _named(run: F) -> F:
+    """`run`, which torch.profiler shows as fastgan::<its name>."""
+    name = f"fastgan::{run.__name__}"
+
+    @functools.wraps(run)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not _is_profiling():
+            return run(*args, **kwargs)
+        with torch.profiler.record_function(name):
+            return run(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -30,6 +49,7 @@ def dense(x: Tensor) -> Tensor:
     return x.resolve_neg() if x.is_neg() else x
 
 
+@_named
 def pair_loss(
     real: Tensor,
     fake: Tensor | None,
@@ -85,6 +105,7 @@ def scale(slopes: Sequence[Tensor | None], grad: Tensor) -> None:
             slope.mul_(grad)
 
 
+@_named
 def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     """Value (order 0), slope (1) or curvature (2) of a loss formula at every element, in x's dtype."""
     x = dense(x)
@@ -102,6 +123,7 @@ def seed(key: Tensor) -> int:
     return int(key) & (2**64 - 1)
 
 
+@_named
 def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
     """x times the replayed mask of (key, substream): the same call serves forward, backward and double backward."""
     x = dense(x)
@@ -219,6 +241,7 @@ class Network:
         return ((*y.shape[:-1], self.shape.inputs), *self.parameter_shapes)
 
 
+@_named
 def mlp_forward(
     net: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None, save: bool, *, padding: bool = False
 ) -> tuple[Tensor, Tensor | None]:
@@ -271,6 +294,7 @@ def check_saved(net: Network, tensors: Sequence[Tensor | None], work: Tensor, gr
         )
 
 
+@_named
 def mlp_backward(
     net: Network,
     x: Tensor,
@@ -314,6 +338,7 @@ def mlp_backward(
     return grads, kept
 
 
+@_named
 def mlp_second_order(
     net: Network,
     weights: Sequence[Tensor],
@@ -353,6 +378,7 @@ def mlp_second_order(
     return grads
 
 
+@_named
 def mlp_penalty(
     net: Network,
     x: Tensor,

@@ -6,6 +6,7 @@ import copy
 import gc
 import io
 import pickle
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,8 +17,11 @@ from fuse_models import MODELS, Block, L, Residual, Scaled, Twin, make, wide
 from test_nn import TOLERANCE, assert_same, value_and_grads
 from torch import Tensor, nn
 
+import fastgan
 import fastgan.nn as fnn
 from fastgan import ops
+from fastgan.backend import why_not
+from fastgan.nn.runs import pays as fuse_rule  # before conftest's fixture replaces it
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -307,3 +311,82 @@ def test_repr_and_explain_tell_what_runs_fused() -> None:
         "scaled: left alone, Scaled is no layer that fuses",
     ]
     assert "one call each: (0, 1)" in repr(model.tail)
+
+
+def test_torch_jit_script_takes_a_fused_model() -> None:
+    """As a plain Sequential: a scripted model runs without fastgan."""
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5), nn.Sequential(nn.Linear(4, 2), nn.Tanh())).eval()
+    model, x = fnn.fuse(copy.deepcopy(plain)), torch.randn(5, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates its own
+        scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(x), plain(x))
+    assert type(model) is fnn.Sequential and type(model[3]) is fnn.Sequential
+    torch.testing.assert_close(model(x), plain(x))
+
+
+def test_the_profiler_names_native_operations() -> None:
+    if why_not("mlp", "cpu", torch.float32) is not None:
+        pytest.skip("the reference is the backend")
+    model = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))
+    x = torch.randn(5, 3, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        fastgan.generator_loss(model(x)).backward()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        slope.sum().backward()
+        fastgan.gradient_penalty(model, x, x)
+    names = {event.key for event in profile.key_averages() if event.key.startswith("fastgan::")}
+    operations = ("mlp_forward", "mlp_backward", "mlp_second_order", "mlp_penalty", "pair_loss")
+    assert names == {f"fastgan::{name}" for name in operations}
+
+
+@pytest.mark.parametrize("between", (nn.ReLU(), nn.LeakyReLU(0.2), nn.Tanh()), ids=str)
+def test_dropout_before_an_activation(between: nn.Module) -> None:
+    """It joins the chain where the order does not matter: before ReLU and LeakyReLU, and where nothing drops."""
+    layers = [nn.Linear(64, 64), nn.Dropout(0.5), between, nn.Linear(64, 3)]
+    model = fnn.fuse(nn.Sequential(*layers))
+    whole = ["model: 0, 1, 2, 3 run as one call"]
+    assert (fnn.explain(model) == whole) == (not isinstance(between, nn.Tanh))
+    nn.init.eye_(layers[0].weight)
+    nn.init.zeros_(layers[0].bias)
+    first = fnn.fuse(nn.Sequential(*layers[:3]))
+    x = torch.randn(1000, 64)
+    y = first(x)
+    kept = y != 0
+    torch.testing.assert_close(y[kept], between(2 * x)[kept])
+    share = 0.25 if isinstance(between, nn.ReLU) else 0.5
+    assert abs(kept.double().mean().item() - share) < 4 * (share * (1 - share) / y.numel()) ** 0.5
+    model.eval()
+    assert fnn.explain(model) == whole
+    torch.testing.assert_close(model(x), layers[3](between(layers[0](x))))
+
+
+def test_lazy_layers_fuse_at_their_first_call_and_explain_says_so() -> None:
+    model = fnn.fuse(nn.Sequential(nn.LazyLinear(4), nn.ReLU()))
+    assert fnn.explain(model) == ["0: left alone, it is lazy until its first call"]
+    model(torch.randn(2, 3))
+    assert fnn.explain(model) == ["model: 0, 1 run as one call"]
+
+
+def test_where_a_chain_pays() -> None:
+    """The rule that is measured by bench_in_others_code.py, and that what it leaves runs module by module."""
+    rule, layer = fuse_rule, ops.LayerSpec
+    wide, narrow = torch.empty(784, 1024), torch.empty(8, 784)
+    assert rule([wide], [layer("tanh")], 64) and not rule([wide], [layer("tanh")], 1)
+    assert not rule([torch.empty(32, 32)], [layer("tanh")], 256) and not rule([narrow], [layer()], 256)
+    assert rule([torch.empty(32, 32)] * 3, [layer("relu")] * 3, 4) and rule([narrow], [layer("relu", dropout=0.5)], 1)
+    model, x = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.Tanh())), torch.randn(5, 3)
+    expected = nn.Sequential(*model)(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastgan.nn.runs.pays", rule)
+        for _ in range(2):
+            y = model(x)
+            assert y.grad_fn.name() == "TanhBackward0" and torch.equal(y, expected)
+        handle = model[0].register_forward_hook(lambda module, args, y: 2 * y)
+        assert torch.equal(model(x), torch.tanh(2 * model[0].forward(x)))
+        handle.remove()
+        assert model(torch.randn(64, 3, dtype=torch.float32)).shape == (64, 4)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), expected)
+        with pytest.raises(ValueError, match="takes 3 features"):
+            model(torch.randn(5, 4))

@@ -27,10 +27,13 @@ def fuse(model: M) -> M:
     - an `nn.Linear` that is not in a Sequential, or has no activation, dropout or other linear layer beside
       it;
     - modules with hooks (pruning, weight_norm and spectral_norm among them) or parametrizations, subclasses
-      of the layers, lazy layers until their first call, quantised, complex, sharded and meta parameters;
+      of the layers, quantised, complex, sharded and meta parameters; lazy layers until their first call;
+    - dropout between a linear layer and an activation that does not commute with it (ReLU and LeakyReLU do);
     - activations other than ReLU, LeakyReLU, Tanh, Sigmoid, ELU(alpha=1), Softplus(beta=1),
       GELU(approximate="none");
     - Sequential subclasses with their own forward, and those of PyTorch itself.
+
+    Where a gradient is wanted, a short chain of small layers runs module by module, because it is faster so.
 
     Two things differ. Dropout inside a chain takes its mask from a key drawn from torch's generator
     (`torch.manual_seed` reproduces it) instead of the numbers themselves: the same distribution, other
@@ -48,7 +51,7 @@ def fuse(model: M) -> M:
     if not isinstance(model, nn.Module):
         raise TypeError(f"fuse: model must be a torch.nn.Module, got {type(model).__name__}")
     for module in model.modules():
-        if _sequential_obstacle(module) is None and _has_run(module):
+        if _sequential_obstacle(module) is None and (_has_run(module) or _will_have_run(module)):
             module.__class__ = _fused_class(type(module))
     return model
 
@@ -121,6 +124,11 @@ def _steps(module: Any) -> list[Run | nn.Module]:
 
 def _has_run(module: nn.Module) -> bool:
     return any(isinstance(step, Run) for step in _steps(module))
+
+
+def _will_have_run(module: nn.Module) -> bool:
+    """Whether a lazy layer may make a chain of its neighbours at its first call."""
+    return len(module._modules) > 1 and any(type(child) is nn.LazyLinear for child in module.children())
 
 
 def _fused_class(kind: type[Any]) -> type[Sequential]:

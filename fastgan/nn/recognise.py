@@ -52,6 +52,8 @@ def any_global_hook() -> bool:
 def obstacle(module: nn.Module) -> str | None:
     """Why a module must be called as it is; None where it can be part of a run."""
     kind = type(module)
+    if kind is nn.LazyLinear:
+        return "it is lazy until its first call"
     if kind not in WATCHED:
         return f"{kind.__name__} is no layer that fuses"
     if any(hooks(module)):  # among them prune's, weight_norm's and spectral_norm's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import is_
 from typing import Any
 
@@ -70,11 +70,17 @@ class Chain:
         name, slope = of_module(module) or ("", 0.0)
         if name == "none":  # nn.Identity changes nothing wherever it stands
             return self._stage != _START
-        if self._stage != _LINEAR:
+        if self._stage != _LINEAR and not (self._stage == _DROPOUT and self._commutes(name)):
             return False
-        self.layers[-1] = {"activation": name, "negative_slope": slope}
-        self._stage = _ACTIVATION
+        self.layers[-1] |= {"activation": name, "negative_slope": slope}
+        self._stage = _DROPOUT if self.layers[-1].get("dropout") is not None else _ACTIVATION
         return True
+
+    def _commutes(self, activation: str) -> bool:
+        """Whether the activation may as well come before the last dropout, which a layer has behind its activation."""
+        if self.layers[-1].get("activation", "none") != "none" or self.layers[-1].get("pieces", 1) > 1:
+            return False
+        return self.layers[-1]["dropout"] == 0.0 or activation in ("relu", "leaky_relu")  # of c x: c times that of x
 
     def _take_dropout(self, module: Any) -> bool:
         p = float(module.p) if module.training else 0.0
@@ -87,8 +93,24 @@ class Chain:
         return True
 
 
+def pays(weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int) -> bool:
+    """Whether forward and backward of a chain are faster as native calls than module by module, on the CPU.
+
+    Measured by `bench/bench_in_others_code.py`. Native calls save the interpreter's time between layers; where a batch
+    fills their vectors and a layer is wide, they also multiply faster. Torch wins with few rows, where each of its
+    products is one of a matrix and a vector, and with few units, where changing the layout of the batch is most of the
+    work.
+    """
+    depth, products = len(layers), sum(w.numel() for w in weights)
+    if any(layer.pieces > 1 or layer.dropout for layer in layers):
+        return True
+    if rows < 16:
+        return rows >= 4 and depth >= 3 and products <= 20_000
+    return depth >= 3 or (rows * products >= 1_000_000 and weights[0].shape[0] >= 16)
+
+
 class Run:
-    """A chain in which one `ops.mlp` replaces several calls."""
+    """A chain in which one `ops.mlp` replaces several calls where that pays."""
 
     def __init__(self, chain: Chain) -> None:
         self.names = list(chain.children)
@@ -100,13 +122,21 @@ class Run:
         self.drops = self.input_dropout > 0 or any(layer.dropout > 0 for layer in self.layers)
         self.impl = chain.impl
         self.memo = ops.Memo()
+        plain = self.impl == "auto" and not self.input_dropout and all(type(x) is nn.Linear for x in chain.linears)
+        self.left: torch.Size | None = None  # the shape of the last input that ran module by module
+        self.may_leave = plain
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.left is not None and type(x) is Tensor and x.shape == self.left and torch.is_grad_enabled():
+            return self._by_modules(x)
         if not ordinary(x):
             for module in self.modules:
                 x = module(x)
             return x
+        if self.may_leave and torch.is_grad_enabled() and self._leaves(x):
+            self.left = x.shape
+            return self._by_modules(x)
         return ops.mlp(
             x,
             self.weights,
@@ -118,6 +148,16 @@ class Run:
             caller=self.caller,
             memo=self.memo,
         )
+
+    def _leaves(self, x: Tensor) -> bool:
+        if not x.is_cpu or x.dim() == 0 or x.shape[-1] != self.weights[0].shape[-1] or torch.compiler.is_compiling():
+            return False
+        return not pays(self.weights, self.layers, x.shape[:-1].numel())
+
+    def _by_modules(self, x: Tensor) -> Tensor:
+        for module in self.modules:  # without hooks, as planning found: what a call would do is forward alone
+            x = module.forward(x)
+        return x
 
     def gradient_penalty(self, x: Tensor, kind: str, weight: float) -> Tensor | None:
         """The penalty of the sum of the outputs at x (batch, features), by one call; None where that cannot be."""

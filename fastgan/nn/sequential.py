@@ -41,6 +41,13 @@ class Sequential(nn.Sequential):
             input = step(input)
         return input
 
+    def __prepare_scriptable__(self) -> nn.Sequential:
+        """What torch.jit.script compiles in this module's place: the same children in a plain Sequential."""
+        plain = nn.Sequential.__new__(type(self).__dict__.get("_before_fuse", nn.Sequential))
+        plain.__dict__.update(self.__getstate__(), _modules=dict(self._modules))
+        plain.__dict__.pop("impl", None)
+        return plain
+
     def as_one_chain(self) -> Run | None:
         """The chain that a call of this module runs and nothing else; None where it does more, or otherwise."""
         if "forward" in self.__dict__ or type(self).forward is not Sequential.forward or self._compiled_call_impl:
