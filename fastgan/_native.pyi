@@ -59,6 +59,8 @@ class Mlp:
     def outputs(self) -> int: ...
     @property
     def work_per_row(self) -> int: ...
+    @property
+    def kept_per_row(self) -> int: ...
     def forward(
         self,
         dtype: int,
@@ -75,16 +77,42 @@ class Mlp:
     def backward(
         self,
         dtype: int,
-        x: int,
         rows: int,
         weights: list[int],
         work: int,
         grad_y: int,
         grads: list[int],
+        kept: int,
         key: int,
         threads: int,
         /,
     ) -> None: ...
+    def second_order(
+        self,
+        dtype: int,
+        rows: int,
+        weights: list[int],
+        work: int,
+        kept: int,
+        tangent: int,
+        grads: list[int],
+        key: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def penalty(
+        self,
+        dtype: int,
+        x: int,
+        rows: int,
+        parameters: list[int],
+        kind: int,
+        weight: float,
+        grads: list[int],
+        key: int,
+        threads: int,
+        /,
+    ) -> float: ...
 
 class Run:
     def __init__(self, plan: dict[str, Any], /) -> None: ...
@@ -101,6 +129,7 @@ def cuda_train(
     /,
 ) -> None: ...
 def cuda_train_needs(run: Run, multiprocessors: int, cluster: int, shared_bytes: int, /) -> tuple[int, int]: ...
+def force_team(size: int, /) -> None: ...
 def cuda_problem() -> str: ...
 def cuda_partials(m: int, n: int, /) -> int: ...
 def cuda_layer_partials(rows: int, columns: int, /) -> int: ...

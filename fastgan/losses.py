@@ -227,8 +227,8 @@ def adversarial_loss(
     is_real: bool = True,
     *,
     label: float | None = None,
-    reduction: str = "mean",
-    impl: str = "auto",
+    reduction: Reduction = "mean",
+    impl: Impl = "auto",
 ) -> Tensor:
     """The loss of one batch whose examples all count as real, or all as fake, as most training loops write it.
 
@@ -451,7 +451,7 @@ def gradient_penalty(
     weight: float = 10.0,
     seed: int | None = None,
     step: int = 0,
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """A penalty on the slope of the discriminator's logit with respect to its input.
 

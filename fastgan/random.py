@@ -186,7 +186,7 @@ def permutation(
     start: int = 0,
     count: int | None = None,
     device: torch.device | str = "cpu",
-    impl: str = "auto",
+    impl: Impl = "auto",
 ) -> Tensor:
     """Positions start .. start+count of the shuffle of range(n) that belongs to this epoch: rows without replacement.
 

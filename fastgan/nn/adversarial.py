@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, ops
+from fastgan.options import Impl, Reduction
 
 
 class AdversarialLoss(torch.nn.Module):
@@ -24,7 +25,7 @@ class AdversarialLoss(torch.nn.Module):
     Source: Goodfellow et al. (2014), eq. 1.
     """
 
-    def __init__(self, reduction: str = "mean", *, impl: str = "auto") -> None:
+    def __init__(self, reduction: Reduction = "mean", *, impl: Impl = "auto") -> None:
         super().__init__()
         if reduction not in losses.REDUCTIONS:
             raise ValueError(

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastgan import random
 from fastgan.data import Dataset
 from fastgan.data.checks import check_visible
+from fastgan.options import Impl
 
 _SCAN_BYTES = 1 << 24
 _MOST_CONVERTED = 1 << 33  # bytes of a copy of all rows
@@ -46,7 +47,7 @@ class Rows:
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
-        impl: str = "auto",
+        impl: Impl = "auto",
     ) -> None:
         if not isinstance(data, Tensor | np.ndarray) and not (hasattr(data, "rows") and hasattr(data, "__len__")):
             raise TypeError(f"train: data must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}")
@@ -78,7 +79,7 @@ class Rows:
         self._held: tuple[int, int] | None = None
         self._order = torch.empty(0, dtype=torch.int64)
 
-    def reordered(self, *, batch_size: int, seed: int, impl: str = "auto") -> Rows:
+    def reordered(self, *, batch_size: int, seed: int, impl: Impl = "auto") -> Rows:
         """The same data for another run: neither checked nor, where they had to be converted, held a second time.
 
         Raises:
