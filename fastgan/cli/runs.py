@@ -61,6 +61,9 @@ class RunConfig:
         dataset = self.load(self.n)
         if self.networks.classes and dataset.labels is None:
             raise ValueError(f"{self.source} must have the labels that the run was trained with, got none")
+        if (columns := dataset.shape[1:].numel()) != self.networks.data_dim:
+            wanted = self.networks.data_dim
+            raise ValueError(f"{self.source} must have the {wanted} columns the run was trained with, got {columns}")
         return self.in_units(dataset)
 
     def load(self, n: int | None = None) -> Dataset:
