@@ -18,7 +18,7 @@ from .checks import check_shape, check_values, real_array
 from .dataset import DataError, Dataset
 from .layout import GZIP
 
-FORMATS = ".npy, .npz, .csv, .tsv, .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
+FORMATS = ".npy, .npz, .csv or .tsv (also .gz), .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
 _TEXT = frozenset({".csv", ".tsv", ".txt", ".dat", ".tab"})
 _PACKED, _SHEET, _PICKLE = "unpack it", "save it as .csv", "save it as .npy (pickle is never read)"
 _HDF, _ARROW, _PICTURE = "save its array as .npy", "save it as .parquet", "convert it to .png"
