@@ -72,6 +72,8 @@ def test_flattened_images_named_by_hand(tmp_path: Path) -> None:
     assert named.image_shape == (4, 5) and named.shape == (10, 20) and mapped(named, path)
     assert torch.equal(named.tensor(), read(path, divisor=255).tensor())
     assert read(path, image_shape=(1, 5), flatten=False).shape == (10, 4, 1, 5)
+    np.save(tmp_path / "whole.npy", PIXELS)
+    assert torch.equal(read(tmp_path / "whole.npy", image_shape=(4, 5)).tensor(), named.tensor())
     for wrong in ((4, 4), (0, 5), (-4, -5), (2, 5)):
         with pytest.raises(ValueError, match=r"image_shape must fit the rows of .*x\.npy, got"):
             read(path, image_shape=wrong)

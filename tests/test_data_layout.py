@@ -333,6 +333,16 @@ def test_flattened_pictures_are_declared_on_the_command_line(run: Run, tmp_path:
     assert code == 2 and "image_shape must fit the rows of x.npy, got (5, 5) for (40, 30)" in err
 
 
+def test_data_that_lost_a_column_since_are_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c\n" + "1,2,3\n4,5,7\n" * 20)
+    quick = ("--steps", "5", "--width", "4", "--batch-size", "4", "--no-pictures", "--quiet")
+    assert run("train", "t.csv", *quick, "--out", "r")[0] == 0
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n4,5\n" * 20)
+    for command in (("evaluate", "r"), ("train", "--resume", "--out", "r", "--steps", "9")):
+        code, _, err = run(*command)
+        assert code == 2 and err.endswith("t.csv must have the 3 columns the run was trained with, got 2\n")
+
+
 def test_masked_arrays_are_refused(tmp_path: Path) -> None:
     import fastgan
 

@@ -18,7 +18,7 @@ from .checks import check_shape, check_values, real_array
 from .dataset import DataError, Dataset
 from .layout import GZIP
 
-FORMATS = ".npy, .npz, .csv, .tsv, .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
+FORMATS = ".npy, .npz, .csv or .tsv (also .gz), .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
 _TEXT = frozenset({".csv", ".tsv", ".txt", ".dat", ".tab"})
 _PACKED, _SHEET, _PICKLE = "unpack it", "save it as .csv", "save it as .npy (pickle is never read)"
 _HDF, _ARROW, _PICTURE = "save its array as .npy", "save it as .parquet", "convert it to .png"
@@ -105,8 +105,10 @@ def read(
 
 
 def _unflatten(content: NDArray[Any], image_shape: tuple[int, int], path: Path) -> NDArray[Any]:
-    """(n, channels * height * width) as images; a view."""
+    """(n, channels * height * width) as images; a view. Images of that shape stay as they are."""
     height, width = image_shape
+    if content.ndim in (3, 4) and (height, width) in (content.shape[1:3], content.shape[-2:]):
+        return content
     features = content.shape[1] if content.ndim == 2 else 0
     area = height * width if min(height, width) > 0 else 0
     if not area or features not in (area, 3 * area, 4 * area):

@@ -53,7 +53,7 @@ def read_images(paths: list[Path], background: Colour = "white") -> NDArray[Any]
             deep = path if lost and deep is None else deep
     if deep is not None:
         text = f"read: {deep} has 16-bit colour, of which the upper 8 bits are used (16-bit grey keeps all)"
-        warnings.warn(text, DataWarning, stacklevel=5)
+        warnings.warn(text, DataWarning, stacklevel=4)
     return np.moveaxis(images, -1, 1) if images.ndim == 4 else images
 
 
