@@ -18,6 +18,7 @@ from fastgan.benchmark import harness
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
+import bench_in_others_code  # noqa: E402
 import bench_install  # noqa: E402
 import bench_losses  # noqa: E402
 import bench_mlp  # noqa: E402
@@ -27,6 +28,7 @@ QUICK = harness.Settings(threads=(1,), windows=3, window_s=1e-4, warmup_s=1e-4, 
 OPTIONS = {
     bench_losses: ["--quick", "--no-compile"],
     bench_mlp: ["--quick", "--only", "tiny", "original D"],
+    bench_in_others_code: ["--quick", "--threads", "1", "--only", "6-32-32-1, 64: grad", "ALAD"],
     bench_install: ["--quick"],
     loss_table: [],
 }
@@ -207,6 +209,27 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
     return "fastgan-0-py3-none-any.whl"
 """,
 }
+
+
+def test_loops_of_others_run_on_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bench_in_others_code, tmp_path) == 0
+    cases = written(tmp_path)["cases"]
+    assert [case["loop"] for case in cases] == ["6-32-32-1, 64: gradient penalty", "ALAD"]
+    for case in cases:
+        assert case["clock"] == "thread time" and case["ratio"] > 0 and case["gradients differ by"] < 1e-8
+    assert "plain" in capsys.readouterr().out
+
+
+def test_a_loop_that_computes_something_else_gets_no_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: torch.nn.Module) -> torch.nn.Module:
+        model["d"][0].weight.data *= 1.001
+        return model
+
+    monkeypatch.setattr(bench_in_others_code.fastgan, "fuse", wrong)
+    assert run(bench_in_others_code, tmp_path) == 1
+    assert "the gate failed" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("loss", [bench_install.TRUE_LOSS, 0.5])

@@ -340,7 +340,7 @@ def test_data_that_lost_a_column_since_are_refused(run: Run, tmp_path: Path) -> 
     (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n4,5\n" * 20)
     for command in (("evaluate", "r"), ("train", "--resume", "--out", "r", "--steps", "9")):
         code, _, err = run(*command)
-        assert code == 2 and err.endswith("t.csv must have the 3 columns the run was trained with, got 2\n")
+        assert code == 2 and err.endswith("t.csv must have 3 features a row, got 2\n")
 
 
 def test_masked_arrays_are_refused(tmp_path: Path) -> None:

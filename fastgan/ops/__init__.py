@@ -1,8 +1,9 @@
 """THE dispatch: each operation validates, chooses native or reference, and differentiates.
 
-Every operation is twice differentiable: backward recomputes from the saved inputs when a graph of the gradient is asked
-for. Transforms of `torch.func`, forward-mode derivatives, tensor subclasses and autocast go to the reference, which is
-plain PyTorch; `torch.compile` meets the twins of `fastgan.library`.
+Every operation is twice differentiable. Networks on the CPU have a native second-order pass for gradients of their
+input's gradient; other second and all third derivatives are computed again from the saved inputs. Transforms of
+`torch.func`, forward-mode derivatives, tensor subclasses and autocast go to the reference, which is plain PyTorch;
+`torch.compile` meets the twins of `fastgan.library`.
 """
 
 from fastgan.ops.checks import check_impl, check_probability, check_same, check_tensor
