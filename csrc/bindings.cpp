@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "cpu/kernels.h"
+#include "cpu/parallel.h"
 #include "cuda/kernels.h"
 #include "dtypes.h"
 #include "philox.h"
@@ -36,6 +37,11 @@ constexpr int64_t kMostRows = 4096;   // whose activations nobody will read go t
 int64_t element_size(int dtype) { return DType(dtype) == DType::f64 ? sizeof(double) : sizeof(float); }
 
 int64_t padded(int64_t rows) { return (rows + kRowPadding - 1) / kRowPadding * kRowPadding; }
+
+// Rows of scratch where each thread of a team has a region of its own.
+int64_t padded_for_a_team(int64_t rows, int threads) {
+  return padded(rows) + kRowPadding * std::max(threads, forced_team());
+}
 
 struct Terms {
   LossTerm real, fake;
@@ -110,7 +116,7 @@ struct Mlp {
     const auto w = pointers<const void>(weights);
     const auto g = pointers<void>(grads);
     py::gil_scoped_release release;
-    const Scratch scratch(dtype, sizes.second_order * padded(rows));
+    const Scratch scratch(dtype, sizes.second_order * padded_for_a_team(rows, threads));
     kernels().mlp_second_order(dtype, shape,
                                {rows, w.data(), pointer(work), pointer(kept), pointer(tangent), g[0], g[1], g.data() + 2,
                                 g.data() + 2 + shape.layers.size(), scratch.data(), key, threads});
@@ -123,7 +129,7 @@ struct Mlp {
     const auto g = pointers<void>(grads);
     const size_t depth = shape.layers.size();
     py::gil_scoped_release release;
-    const Scratch scratch(dtype, sizes.penalty * padded(rows)), values(dtype, padded(rows));
+    const Scratch scratch(dtype, sizes.penalty * padded_for_a_team(rows, threads)), values(dtype, padded(rows));
     kernels().mlp_penalty(dtype, shape,
                           {pointer(x), rows, at.data(), at.data() + depth, Penalty(kind), weight / double(rows),
                            values.data(), g.empty() ? nullptr : g.data(), g.empty() ? nullptr : g.data() + depth,

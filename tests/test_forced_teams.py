@@ -96,3 +96,30 @@ def test_layers_of_forced_teams(dtype: torch.dtype, force: Force) -> None:
         found.append((y, *torch.autograd.grad(y.square().sum(), [x, *network.parameters()])))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ["leaky_relu", "gelu"])
+def test_second_derivatives_of_forced_teams(activation: str, dtype: torch.dtype, force: Force) -> None:
+    """By one native call, and by autograd through the backward pass; widths differ, as in the penalty's rows above."""
+    torch.manual_seed(0)
+    d = nn.MLP([20, 256, 24, 256, 1], activation=activation, dtype=dtype)
+    real, fake = torch.randn(2, 500, 20, dtype=dtype).unbind()
+
+    def own() -> torch.Tensor:
+        x = real.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(d(x).sum(), x, create_graph=True)
+        return slope.square().sum()
+
+    def gradients(penalty: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        value = penalty()
+        return [value.detach(), *torch.autograd.grad(value, list(d.parameters()), allow_unused=True)]
+
+    for penalty in (own, lambda: fastgan.gradient_penalty(d, real, fake, kind="r1")):
+        force(1)
+        expected = gradients(penalty)
+        for _ in range(5):
+            for size in SIZES:
+                force(size)
+                for one, other in zip(expected, gradients(penalty), strict=True):
+                    assert (one is None and other is None) or torch.equal(one, other)

@@ -93,22 +93,15 @@ bool wants_any(void* const* gradients, size_t count) {
   return std::any_of(gradients, gradients + count, [](void* p) { return p != nullptr; });
 }
 
-template <class T>
-int64_t widest(const Network<T>& net) {
-  int64_t most = 0;
-  for (const Layer<T>& l : net.layers()) most = std::max({most, l.rows(), l.plan.inputs});
-  return most;
-}
-
 // Tangents stand in columns 0 .. rows, what the passes left behind them (Network::place_second_order).
 template <class T>
 struct SecondOrder {
   Network<T> net;
   T* bent;
 
-  SecondOrder(const Network<T>& done, Arena<T>& arena, int64_t rows) : net(done) {
+  SecondOrder(const Network<T>& done, Arena<T>& arena, int64_t rows, int threads) : net(done) {
     net.place_second_order(arena, done, rows);
-    bent = arena.take(widest(net) * padded(rows));
+    bent = arena.take(PenaltyPass<T>::scratch_size(net, padded(rows), threads));
   }
 };
 
@@ -142,21 +135,21 @@ void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
   done.place_forward(work, call.rows);
   done.place_backward(kept, call.rows);
   Arena<T> scratch{static_cast<T*>(call.scratch)};
-  SecondOrder<T> second(done, scratch, call.rows);
+  const int threads = team_size(plan, call.rows, call.threads);
+  SecondOrder<T> second(done, scratch, call.rows, threads);
   Network<T>& net = second.net;
   const bool bends = curved(net);
   const Section where{padded(call.rows), call.rows, &call.key};
   const size_t depth = plan.layers.size();
   const bool products = wants_any(call.grad_weights, depth) || wants_any(call.grad_biases, depth);
   const std::vector<GradientPart> parts = net.gradient_parts();
-  PenaltyPass<T> pass(net, where, 0, second.bent);
-  with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
+  with_team(threads, [&](const Team& team) {
     const Share share = share_of<T>(call.rows, team.rank, team.size);
     const Share there{where.first + share.first, where.first + share.last};
     const int64_t last = std::min(share.last, call.rows);
     net.take_passes(done, call.rows, share, bends && products);
     to_panels(static_cast<const T*>(call.tangent), net.inputs(), net.dropped_input(), 0, share.first, last);
-    pass.follow(share);
+    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(second.bent, net, share, team.rank)).follow(share);
     if (call.grad_grad_y)
       from_panels(net.output(), net.outputs(), static_cast<T*>(call.grad_grad_y), 0, share.first, last);
     if (call.grad_x && !bends)
@@ -179,10 +172,10 @@ void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
 
 template <class T>
 struct PenaltyBuffers {
-  PenaltyBuffers(Network<T>& net, Arena<T>& arena, int64_t rows) {
+  PenaltyBuffers(Network<T>& net, Arena<T>& arena, int64_t rows, int threads) {
     net.place_forward(arena, 2 * padded(rows));
     net.place_backward(arena, 2 * padded(rows));
-    bent = arena.take(widest(net) * padded(rows));
+    bent = arena.take(PenaltyPass<T>::scratch_size(net, padded(rows), threads));
   }
   T* bent;
 };
@@ -191,12 +184,12 @@ template <class T>
 void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
   Network<T> net = network<T>(plan, call.weights, call.biases);
   Arena<T> scratch{static_cast<T*>(call.scratch)};
-  const PenaltyBuffers<T> buffers(net, scratch, call.rows);
+  const int threads = team_size(plan, call.rows, call.threads);
+  const PenaltyBuffers<T> buffers(net, scratch, call.rows, threads);
   const bool bends = curved(net);
   const Section where{padded(call.rows), call.rows, &call.key};
   const std::vector<GradientPart> parts = net.gradient_parts();
-  PenaltyPass<T> pass(net, where, 0, buffers.bent);
-  with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
+  with_team(threads, [&](const Team& team) {
     const Share share = share_of<T>(call.rows, team.rank, team.size);
     const Share there{where.first + share.first, where.first + share.last};
     to_panels(static_cast<const T*>(call.x), net.inputs(), net.input, where.first, share.first,
@@ -207,7 +200,8 @@ void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
         std::fill_n(net.grad_output() + (p * net.outputs() + u) * kPanel<T> + lane, lanes, T(1));
     });
     net.backward(team, there, {where}, 0, true);
-    pass.run(share, call.kind, T(call.weight), static_cast<T*>(call.values));
+    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(buffers.bent, net, share, team.rank))
+        .run(share, call.kind, T(call.weight), static_cast<T*>(call.values));
     if (!call.grad_weights) return;
     if (bends) clear_padding(team, net, call.rows);
     team.barrier();
@@ -246,8 +240,8 @@ void mlp_penalty(int dtype, const NetworkPlan& plan, const MlpPenalty& call) {
 MlpSizes mlp_sizes(const NetworkPlan& plan) {
   return {per_row(plan, [](auto& net, auto& arena) { net.place_forward(arena, kPad); }),
           per_row(plan, [](auto& net, auto& arena) { net.place_backward(arena, kPad); }),
-          per_row(plan, [](auto& net, auto& arena) { SecondOrder<float>(net, arena, kPad); }),
-          per_row(plan, [](auto& net, auto& arena) { PenaltyBuffers<float>(net, arena, kPad); })};
+          per_row(plan, [](auto& net, auto& arena) { SecondOrder<float>(net, arena, kPad, 0); }),
+          per_row(plan, [](auto& net, auto& arena) { PenaltyBuffers<float>(net, arena, kPad, 0); })};
 }
 
 }  // namespace FASTGAN_ISA

@@ -56,6 +56,15 @@ class PenaltyPass {
     return features;
   }
 
+  // Elements of the scratch of a whole team, and the part of a thread that has these rows. A region a thread, for threads at
+  // different layers use different strides. A panel that two threads share is in both.
+  static int64_t scratch_size(const Network<T>& network, int64_t rows, int threads) {
+    return widest(network) * (rows + threads * kPanel<T>);
+  }
+  static T* scratch_of(T* team, const Network<T>& network, Share rows, int rank) {
+    return team + (rows.first / kPanel<T> + rank) * kPanel<T> * widest(network);
+  }
+
   // Rows first .. last (multiples of kShareRows), after forward() and backward() over them down to the input, the slope of
   // the logits being 1. Values go to values[row], scaled by `weight` as t_0 is.
   void run(Share rows, Penalty kind, T weight, T* values) {

@@ -195,8 +195,7 @@ class Trainer : Losses<T> {
     d_.forward(team, columns, {where});
     each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
     d_.backward(team, columns, {where}, 0, true);
-    // A region a thread, for threads at different layers use different strides. A panel that two threads share is in both.
-    T* scratch = bent_ + (rows.first / kPanel<T> + team.rank) * kPanel<T> * PenaltyPass<T>::widest(d_);
+    T* scratch = PenaltyPass<T>::scratch_of(bent_, d_, rows, team.rank);
     PenaltyPass<T>(d_, where, 2 * second_, scratch)
         .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), penalties_);
   }
@@ -253,7 +252,7 @@ class Trainer : Losses<T> {
   void place(Arena<T>& arena) {
     Losses<T>::place(arena);
     undo_.place(arena);
-    if (penalized_) bent_ = arena.take(PenaltyPass<T>::widest(d_) * (second_ + threads_ * kPanel<T>));
+    if (penalized_) bent_ = arena.take(PenaltyPass<T>::scratch_size(d_, second_, threads_));
   }
 
   void draw_keys(int64_t it) {
