@@ -134,7 +134,7 @@ def test_M13_alternating_steps_stay_near_their_circle(eta: float) -> None:
         (lambda: theory.gaussian_game(math.nan), "mean must stay within 20 of the data's, got nan"),
         (lambda: theory.gaussian_game(19, learning_rate=50, kind="non_saturating"), "must stay within 20"),
         (lambda: theory.gaussian_game(kind="hinge"), "kind must be one of minimax"),
-        (lambda: theory.bilinear_game(0.1, "both"), "mode must be one of simultaneous, alternating, got 'both'"),
+        (lambda: theory.bilinear_game(0.1, "both"), "mode must be one of alternating, simultaneous, got 'both'"),
         (lambda: theory.bilinear_game(0.0, "alternating"), "eta must be above 0 and finite, got 0"),
     ],
 )

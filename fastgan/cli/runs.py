@@ -83,10 +83,10 @@ class RunConfig:
             raise FileNotFoundError(f"{error}; {hint}") from error
         if (features := dataset.shape[1:].numel()) != self.networks.data_dim:
             raise ValueError(f"{self.source} must have {self.networks.data_dim} features a row, got {features}")
-        if self.fingerprint is not None and self.fingerprint != fingerprint(dataset):
-            raise ValueError(f"{self.source} must hold the rows that the run was trained on, got others")
         if self.networks.classes and dataset.labels is None:
             raise ValueError(f"{self.source} must have the labels that the run was trained with, got none")
+        if self.fingerprint is not None and self.fingerprint != fingerprint(dataset):
+            raise ValueError(f"{self.source} must hold the rows that the run was trained on, got others")
         return dataset
 
     def load(self, n: int | None = None) -> Dataset:

@@ -148,6 +148,9 @@ class VelocitySGD(torch.optim.Optimizer):
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
         self._rate_inside = rate_inside
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_rate_inside": self._rate_inside}  # torch's own names three attributes
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None if closure is None else torch.enable_grad()(closure)()
