@@ -5,8 +5,8 @@
 The loops are written here from their published descriptions: networks, losses, batch sizes, optimisers. Nothing but
 the one line differs between the two sides, which start from the same parameters and take turns in one process. With one
 thread, times are that thread's processor time, which other jobs on the machine disturb least; with more, wall time.
-Gate: after one step of both sides all gradients are the same but for rounding (dropout, whose masks differ by design,
-is switched off for the gate).
+Check: after one step of both sides all gradients are the same but for rounding (dropout, whose masks differ by design,
+is switched off for the check).
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def sides(loop: Loop, seed: int, *, drops: bool) -> list[tuple[nn.ModuleDict, St
     return made
 
 
-def gate(loop: Loop, seed: int) -> float:
+def tolerance(loop: Loop, seed: int) -> float:
     """By how much of their norm the gradients of all parameters differ after one step; raises unless it is rounding."""
     both = []
     torch.set_default_dtype(torch.float64)  # Adam's first steps make rounding in small gradients as large as they
@@ -282,7 +282,7 @@ def gate(loop: Loop, seed: int) -> float:
     plain, fused = both
     difference = float((plain - fused).norm() / plain.norm())
     if not difference < 1e-8:
-        raise harness.GateFailed(f"{loop.name}: gradients differ by {difference:.2g} of their norm")
+        raise harness.ResultsDiffer(f"{loop.name}: gradients differ by {difference:.2g} of their norm")
     return difference
 
 
@@ -338,7 +338,7 @@ def bench(settings: harness.Settings, loops: Sequence[Loop]) -> None:
     """Measure, print, write."""
     report, records = harness.Report("in-others-code", settings), []
     for loop in loops:
-        difference = gate(loop, settings.seed)
+        difference = tolerance(loop, settings.seed)
         for threads in settings.threads:
             harness.progress(f"{loop.name}, {harness.threads(threads)}")
             with harness.pinned(threads) as cpus:

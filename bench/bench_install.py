@@ -1,4 +1,4 @@
-"""How long does it take to install fastgan from source, and to import it? (C10)
+"""How long does it take to install fastgan from source, and to import it?
 
     python bench/bench_install.py [--quick] [--imports 15] [--variants cpu cuda] [--source FOLDER]
     python bench/bench_install.py --variants cuda       the CUDA build alone, in results/install-cuda-<machine>
@@ -129,7 +129,8 @@ def build(variant: str, source: Path, scratch: Path) -> dict[str, Any]:
 
 
 def import_once(package: Path | None) -> dict[str, Any]:
-    """One fresh interpreter: what CHECK prints, and GateFailed where the package is not the one meant or is wrong."""
+    """One fresh interpreter: what CHECK prints, and ResultsDiffer where the package is not the one meant or is
+    wrong."""
     environment, options = dict(os.environ), []
     if package is not None:  # -S: an editable fastgan hooks itself in through site, ahead of every path
         others = [path for path in sys.path if path.endswith("-packages")]  # also where .pth files brought in more
@@ -139,11 +140,11 @@ def import_once(package: Path | None) -> dict[str, Any]:
         took = timed("import", [sys.executable, *options, "-c", CHECK], Path(elsewhere), environment)
     found: dict[str, Any] = json.loads(took["output"])
     if package is not None and not Path(found["file"]).is_relative_to(package):
-        raise harness.GateFailed(f"imported {found['file']}, not the package built here")
+        raise harness.ResultsDiffer(f"imported {found['file']}, not the package built here")
     if package is not None and not isinstance(found["native"], dict):
-        raise harness.GateFailed(f"the installed package has no native core: {found['native']}")
+        raise harness.ResultsDiffer(f"the installed package has no native core: {found['native']}")
     if not abs(found["loss"] - TRUE_LOSS) < 1e-6:
-        raise harness.GateFailed(f"discriminator_loss gives {found['loss']}, the truth is {TRUE_LOSS}")
+        raise harness.ResultsDiffer(f"discriminator_loss gives {found['loss']}, the truth is {TRUE_LOSS}")
     return found
 
 
@@ -183,7 +184,7 @@ def measure(settings: harness.Settings, variants: Sequence[str], count: int, sou
             package = folder / "installed"
             native = import_once(package)["native"]
             if variant == "cuda" and not native["cuda"]:
-                raise harness.GateFailed("the cuda variant was built without CUDA")
+                raise harness.ResultsDiffer("the cuda variant was built without CUDA")
             result["builds"].append({**record, "native": native})
         harness.progress(f"importing {count} times")
         result["import"] = imports(package, count)
@@ -195,7 +196,7 @@ def measure(settings: harness.Settings, variants: Sequence[str], count: int, sou
 
 def rows(builds: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Seconds of each step."""
-    header = ["build", "sdist", "wheel", "install", "wheel + install", "processor", "wheel size", "limit", "C10"]
+    header = ["build", "sdist", "wheel", "install", "wheel + install", "processor", "wheel size", "limit", "met"]
     body = []
     for b in builds:
         steps = [f"{b[s]['wall_s']:.1f} s" if s in b else "-" for s in ("sdist", "wheel", "install")]
@@ -245,7 +246,7 @@ def bench(settings: harness.Settings, variants: Sequence[str], count: int, sourc
     met = "met" if found["median_s"] < IMPORT_LIMIT else "missed"
     print(
         f"\nimport fastgan adds {found['median_s']:.3f} s to import torch (p10 {found['p10_s']:.3f}, first start "
-        f"{found['first_s']:.3f}; median of {found['starts']} starts); limit {IMPORT_LIMIT} s, C10 {met}"
+        f"{found['first_s']:.3f}; median of {found['starts']} starts); limit {IMPORT_LIMIT} s, {met}"
     )
     print(f"imported with it: {', '.join(found['imported with it']) or 'none of the heavy packages'}")
     print(report.disturbances())

@@ -1,4 +1,4 @@
-"""How fast are the fused losses? Forward and backward against BCEWithLogits, eager and compiled (C6).
+"""How fast are the fused losses? Forward and backward against BCEWithLogits, eager and compiled.
 
     python bench/bench_losses.py [--threads 1 2] [--quick] [--no-compile]
 
@@ -22,9 +22,9 @@ from fastgan.benchmark import harness, pictures
 
 SIZES = (64, 512, 4096, 65536, 2**20)
 QUICK_SIZES = (64, 4096)
-# value and gradients of float32 peers: torch's own fake term is off by 1e-7 absolute where its value is small
-GATE = harness.Gate(norm=2e-6, element={"loss": 2e-6, "grad_real": 1e-6, "grad_fake": 1e-6})
-NATIVE = fastgan.backend_info()["serves"]["loss on cpu"] == "native"
+# value and gradients of float32 baselines: torch's own fake term is off by 1e-7 absolute where its value is small
+TOLERANCE = harness.Tolerance(norm=2e-6, element={"loss": 2e-6, "grad_real": 1e-6, "grad_fake": 1e-6})
+NATIVE = fastgan.backend_info()["backends"]["loss on cpu"] == "native"
 ULP = 2.0 if NATIVE else 4.0  # plain PyTorch rounds a few times more
 EAGER, KEPT, COMPILED = "eager BCE", "eager, labels kept", "torch.compile"
 LOGIT_SCALE = 3.0  # of a discriminator that has learnt something, not of one just initialised
@@ -96,7 +96,7 @@ def side(name: str, case: Case, loss: Loss, leaves: Sequence[Tensor]) -> harness
 
 
 def sides(case: Case, compiled: bool, seed: int) -> list[harness.Side]:
-    """fastgan first, then its peers, each with leaves of its own that hold the same logits."""
+    """fastgan first, then its baselines, each with leaves of its own that hold the same logits."""
     leaves = logits(case, seed)
     discriminator = case.loss == "discriminator"
     eager: Loss = eager_discriminator if discriminator else eager_generator
@@ -121,7 +121,7 @@ def ulps(got: Tensor, truth: Tensor) -> float:
 
 
 def accuracy(case: Case, mine: harness.Side, seed: int) -> dict[str, float]:
-    """fastgan's value and gradients in ULP of float64 softplus and sigmoid; raises GateFailed above `ULP`."""
+    """fastgan's value and gradients in ULP of float64 softplus and sigmoid; raises ResultsDiffer above `ULP`."""
     wide = [x.detach().double() for x in logits(case, seed)]
     signs = [-1.0 if name == "grad_real" or case.loss == "generator" else 1.0 for name in names(case)]
     terms = [torch.logaddexp(torch.zeros_like(x), s * x).mean() for x, s in zip(wide, signs, strict=True)]
@@ -132,7 +132,7 @@ def accuracy(case: Case, mine: harness.Side, seed: int) -> dict[str, float]:
     errors = {name: ulps(got[name].detach(), truth[name]) for name in truth}
     for name, error in errors.items():
         if not error <= ULP:
-            raise harness.GateFailed(f"{case}: {name} is {error:.3g} ULP from float64; allowed are {ULP:g}")
+            raise harness.ResultsDiffer(f"{case}: {name} is {error:.3g} ULP from float64; allowed are {ULP:g}")
     return errors
 
 
@@ -148,7 +148,7 @@ def cases(settings: harness.Settings) -> list[Case]:
 
 
 def measure(settings: harness.Settings, compiled: bool) -> list[dict[str, Any]]:
-    """All cases, gate first."""
+    """All cases, check first."""
     records = []
     todo = cases(settings)
     for i, case in enumerate(todo):
@@ -156,13 +156,13 @@ def measure(settings: harness.Settings, compiled: bool) -> list[dict[str, Any]]:
         with harness.pinned(case.threads) as cpus:
             contenders = sides(case, compiled, settings.seed)
             errors = accuracy(case, contenders[0], settings.seed)
-            record = harness.compare(str(case), contenders, GATE, settings)
+            record = harness.compare(str(case), contenders, TOLERANCE, settings)
         records.append({**vars(case), "cpus": cpus, "ulp": errors, **record})
     return records
 
 
 def targets(record: Mapping[str, Any]) -> dict[str, float]:
-    """What C6 asks of a case: peer -> least ratio."""
+    """The targets of a case: baseline -> least ratio."""
     if record["loss"] != "discriminator" or record["wiring"] != "output":
         return {}
     if record["n"] <= 4096:
@@ -170,48 +170,48 @@ def targets(record: Mapping[str, Any]) -> dict[str, float]:
     return {EAGER: 3.0, COMPILED: 1.5} if record["n"] == 2**20 else {}
 
 
-def judge(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Peer -> target, ratio and verdict, where there is a target and the peer was measured."""
+def verdicts(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Baseline -> target, ratio and verdict, where there is a target and the baseline was measured."""
     return {
-        peer: {
+        baseline: {
             "target": least,
-            "ratio": record["ratio"][peer],
-            "verdict": harness.verdict(record["ratio"][peer], least, record["spread"]),
+            "ratio": record["ratio"][baseline],
+            "verdict": harness.verdict(record["ratio"][baseline], least, record["spread"]),
         }
-        for peer, least in targets(record).items()
-        if peer in record["ratio"]
+        for baseline, least in targets(record).items()
+        if baseline in record["ratio"]
     }
 
 
 def rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The table of one thread count: microseconds a call, then how many times faster than each peer."""
-    peers = [EAGER, KEPT, COMPILED]
-    header = ["loss", "logits as", "n", "fastgan", *peers, "vs eager", "vs kept", "vs compile", "spread", "max ULP"]
+    """The table of one thread count: microseconds a call, then how many times faster than each baseline."""
+    baselines = [EAGER, KEPT, COMPILED]
+    header = ["loss", "logits as", "n", "fastgan", *baselines, "vs eager", "vs kept", "vs compile", "spread", "max ULP"]
     body = []
     for r in records:
-        times = [harness.median(r, side) for side in ("fastgan", *peers)]
-        ratios = [f"{r['ratio'][p]:.2f}x" if p in r["ratio"] else "-" for p in peers]
+        times = [harness.median(r, side) for side in ("fastgan", *baselines)]
+        ratios = [f"{r['ratio'][p]:.2f}x" if p in r["ratio"] else "-" for p in baselines]
         worst = max(r["ulp"].values())
         body.append([r["loss"], r["wiring"], str(r["n"]), *times, *ratios, f"{r['spread']:.1%}", f"{worst:.2f}"])
     return [header, *body]
 
 
 def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
-    """discriminator_loss at a network's output: times over n, and how many times faster than each peer."""
+    """discriminator_loss at a network's output: times over n, and how many times faster than each baseline."""
     chosen = [r for r in records if r["loss"] == "discriminator" and r["wiring"] == "output"]
     threads = sorted({r["threads"] for r in chosen})
     fig, axes = pictures.figure(10, 1 + 3.1 * len(threads), len(threads), 2)
-    peers = [p for p in (EAGER, KEPT, COMPILED) if p in chosen[0]["ratio"]]
-    colours = dict(zip(("fastgan", *peers), pictures.COLOURS, strict=False))
+    baselines = [p for p in (EAGER, KEPT, COMPILED) if p in chosen[0]["ratio"]]
+    colours = dict(zip(("fastgan", *baselines), pictures.COLOURS, strict=False))
     for row, count in zip(axes, threads, strict=True):
         mine = [r for r in chosen if r["threads"] == count]
         n = [r["n"] for r in mine]
-        times = {s: [r["sides"][s]["median_s"] * 1e6 for r in mine] for s in ("fastgan", *peers)}
+        times = {s: [r["sides"][s]["median_s"] * 1e6 for r in mine] for s in ("fastgan", *baselines)}
         pictures.lines(row[0], n, times, colours)
         row[0].set(yscale="log", ylabel="microseconds a call", title=f"time, {harness.threads(count)}")
-        pictures.lines(row[1], n, {p: [r["ratio"][p] for r in mine] for p in peers}, colours)
-        pictures.ratio_line(row[1], 1.0, "as fast as the peer")
-        row[1].set(ylabel="times faster than the peer", ylim=(0, None))
+        pictures.lines(row[1], n, {p: [r["ratio"][p] for r in mine] for p in baselines}, colours)
+        pictures.ratio_line(row[1], 1.0, "as fast as the baseline")
+        row[1].set(ylabel="times faster than the baseline", ylim=(0, None))
         row[1].set_title(f"fastgan's advantage, {harness.threads(count)}")
         for ax in row:
             ax.set_xlabel("n, logits in each of the two batches")
@@ -224,22 +224,24 @@ def bench(settings: harness.Settings, compiled: bool) -> None:
     """Measure, print, write."""
     report = harness.Report("losses", settings)
     records = measure(settings, compiled)
-    print("Forward and backward of the losses, float32: microseconds a call (median), and times faster than the peer.")
+    print(
+        "Forward and backward of the losses, float32: microseconds a call (median), and times faster than the baseline."
+    )
     for count in settings.threads:
         print(f"\n{harness.threads(count)}")
         print(harness.table(rows([r for r in records if r["threads"] == count])))
     print()
     for record in records:
-        record["C6"] = judge(record)
-        for peer, found in record["C6"].items():
+        record["verdicts"] = verdicts(record)
+        for baseline, found in record["verdicts"].items():
             print(
-                f"C6  {harness.threads(record['threads'])}, n = {record['n']}: at least "
-                f"{found['target']}x {peer}: {found['ratio']:.2f}x, {found['verdict']}"
+                f"{harness.threads(record['threads'])}, n = {record['n']}: at least "
+                f"{found['target']}x {baseline}: {found['ratio']:.2f}x, {found['verdict']}"
             )
     print(report.disturbances())
     notes = [f"logits as a network's output; median of {settings.windows} interleaved windows", report.disturbances()]
     report.write(
-        {"unit": "seconds a call", "native": NATIVE, "gate ULP": ULP, "cases": records}, picture(records, notes)
+        {"unit": "seconds a call", "native": NATIVE, "check ULP": ULP, "cases": records}, picture(records, notes)
     )
 
 

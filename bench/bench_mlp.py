@@ -1,4 +1,4 @@
-"""Is a fused MLP faster than nn.Sequential, as a module in user code? Forward and backward at many shapes (C9).
+"""Is a fused MLP faster than nn.Sequential, as a module in user code? Forward and backward at many shapes.
 
     python bench/bench_mlp.py [--threads 1 2] [--quick] [--only NAME ...] [--compile]
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.benchmark import flops, harness, pictures
-from fastgan.benchmark.workloads import Network, fastgan_network, plain_network
+from fastgan.benchmark.workloads import MlpSizes, fastgan_network, plain_network
 
 MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"
 
@@ -40,12 +40,12 @@ class Shape:
     norm: float = 1e-5  # by how much of their norm gradients may differ
 
     @property
-    def network(self) -> Network:
-        return Network(self.sizes, self.activation, self.output, self.pieces)
+    def network(self) -> MlpSizes:
+        return MlpSizes(self.sizes, self.activation, self.output, self.pieces)
 
     @property
-    def gate(self) -> harness.Gate:
-        return harness.Gate(self.norm, element={"y": 2e-5})
+    def tolerance(self) -> harness.Tolerance:
+        return harness.Tolerance(self.norm, element={"y": 2e-5})
 
     def describe(self) -> str:
         widths = "-".join(map(str, self.sizes))
@@ -78,15 +78,15 @@ def with_fastgan(shape: Shape) -> nn.Module:
 def modules(shape: Shape, compiled: bool, seed: int) -> dict[str, Any]:
     """fastgan's first, all with the same parameters."""
     torch.manual_seed(seed)
-    peer = plain_network(shape.network)
+    baseline = plain_network(shape.network)
     mine = with_fastgan(shape)
-    mine.load_state_dict(peer.state_dict())
-    found: dict[str, Any] = {MLP: mine, EAGER: peer}
+    mine.load_state_dict(baseline.state_dict())
+    found: dict[str, Any] = {MLP: mine, EAGER: baseline}
     if shape.pieces == 1:  # of a user's own Maxout class, fuse knows nothing
-        found[FUSED] = fastgan.fuse(copy.deepcopy(peer))
+        found[FUSED] = fastgan.fuse(copy.deepcopy(baseline))
     if compiled:
         torch.compiler.reset()
-        found[COMPILED] = torch.compile(copy.deepcopy(peer), dynamic=False)
+        found[COMPILED] = torch.compile(copy.deepcopy(baseline), dynamic=False)
     return found
 
 
@@ -140,7 +140,7 @@ def peak(settings: harness.Settings) -> dict[str, float]:
 
 
 def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> tuple[list[dict[str, Any]], Any]:
-    """All cases, gate first, and the peak of each thread count."""
+    """All cases, check first, and the peak of each thread count."""
     records, peaks = [], {}
     todo = [(t, shape, w) for t in settings.threads for shape in shapes for w in (False, True)]
     for i, (threads, shape, with_input) in enumerate(todo):
@@ -154,7 +154,7 @@ def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool)
                 side(name, module, shape, with_input, settings.seed)
                 for name, module in modules(shape, compiled, settings.seed).items()
             ]
-            record = harness.compare(case, contenders, shape.gate, settings)
+            record = harness.compare(case, contenders, shape.tolerance, settings)
         work, best = operations(shape, with_input), max(peaks[threads].values())
         rate = {s: work / t["median_s"] / 1e9 for s, t in record["sides"].items()}
         records.append(
@@ -172,37 +172,39 @@ def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool)
     return records, peaks
 
 
-def judge(record: Mapping[str, Any]) -> dict[str, Any]:
-    """C9: never slower than nn.Sequential; at least 1.5 times as fast at the toy sizes."""
+def verdicts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Never slower than nn.Sequential; at least 1.5 times as fast at the toy sizes."""
     least = 1.5 if record["toy"] else 1.0
     ratio = record["ratio"][EAGER]
     return {"target": least, "ratio": ratio, "verdict": harness.verdict(ratio, least, record["spread"])}
 
 
-def against(record: Mapping[str, Any], name: str, peer: str) -> str:
+def against(record: Mapping[str, Any], name: str, baseline: str) -> str:
     """How many times faster one side is than another."""
     sides = record["sides"]
-    return f"{sides[peer]['median_s'] / sides[name]['median_s']:.2f}x" if name in sides and peer in sides else "-"
+    return (
+        f"{sides[baseline]['median_s'] / sides[name]['median_s']:.2f}x" if name in sides and baseline in sides else "-"
+    )
 
 
 def rows(records: Sequence[Mapping[str, Any]], compiled: bool) -> list[list[str]]:
     """The table of one thread count: microseconds a call, ratios, rates."""
     shown = [MLP, FUSED, EAGER, *([COMPILED] if compiled else [])]
     header = ["network", "batch", "gradients", *shown, "vs eager", "fuse vs eager"]
-    header += ["vs compile"] * compiled + ["spread", "GFLOP/s", "eager's", "of peak", "C9"]
+    header += ["vs compile"] * compiled + ["spread", "GFLOP/s", "eager's", "of peak", "verdict"]
     body = []
     for r in records:
         times = [harness.median(r, side) for side in shown]
         ratios = [against(r, MLP, EAGER), against(r, FUSED, EAGER), *([against(r, MLP, COMPILED)] * compiled)]
         rates = [f"{r['gflops'][s]:.1f}" for s in (MLP, EAGER)]
         gradients = "params+input" if r["with_input"] else "params"
-        end = [f"{r['spread']:.1%}", *rates, f"{r['share_of_peak'][MLP]:.0%}", r["C9"]["verdict"]]
+        end = [f"{r['spread']:.1%}", *rates, f"{r['share_of_peak'][MLP]:.0%}", r["verdict"]["verdict"]]
         body.append([r["name"], str(r["batch"]), gradients, *times, *ratios, *end])
     return [header, *body]
 
 
 def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
-    """How many times faster than nn.Sequential, shape by shape, a panel for each thread count."""
+    """How many times faster than nn.Sequential, shape by shape, a block for each thread count."""
     threads = sorted({r["threads"] for r in records})
     first = [r for r in records if r["threads"] == threads[0]]
     fig, axes = pictures.figure(5.6 * len(threads) + 1.6, 1.8 + 0.34 * len(first), 1, len(threads), sharey=True)
@@ -211,7 +213,7 @@ def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
     for ax, count in zip(axes[0], threads, strict=True):
         mine = [r for r in records if r["threads"] == count]
         ratios = [r["ratio"][EAGER] for r in mine]
-        colours = [pictures.VERDICT_COLOURS[r["C9"]["verdict"]] for r in mine]
+        colours = [pictures.VERDICT_COLOURS[r["verdict"]["verdict"]] for r in mine]
         ax.barh(
             places,
             ratios,
@@ -237,7 +239,7 @@ def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
         ax.set_yticks(places, labels, fontsize=7)
         ax.set_xlim(0, None)
         ax.set_xlabel(f"times faster than nn.Sequential, {harness.threads(count)}")
-    axes[0, 0].set_ylim(len(first) - 0.4, -0.6)  # of all panels: they share it
+    axes[0, 0].set_ylim(len(first) - 0.4, -0.6)  # of all blocks: they share it
     if any(FUSED in r["sides"] for r in records):
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=8)
     pictures.title(fig, "fastgan.nn against nn.Sequential, forward and backward, float32", notes)
@@ -249,14 +251,14 @@ def bench(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -
     report = harness.Report("mlp", settings)
     records, peaks = measure(settings, shapes, compiled)
     for record in records:
-        record["C9"] = judge(record)
+        record["verdict"] = verdicts(record)
     print("Forward and backward of a module in user code, float32: microseconds a call (median).")
     for count in settings.threads:
         best = max(peaks[count], key=peaks[count].__getitem__)
         print(f"\n{harness.threads(count)}; peak (proxy, the best large product): ", end="")
         print(f"{peaks[count][best]:.0f} GFLOP/s by {best}")
         print(harness.table(rows([r for r in records if r["threads"] == count], compiled)))
-    missed = [r["case"] for r in records if r["C9"]["verdict"] == "missed"]
+    missed = [r["case"] for r in records if r["verdict"]["verdict"] == "missed"]
     print(f"\nC9 (1.0x everywhere, 1.5x at tiny and toy): missed in {len(missed)} of {len(records)} cases")
     print(report.disturbances())
     notes = [
@@ -272,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     p = harness.parser("fastgan.nn.MLP and fastgan.fuse against nn.Sequential")
     p.add_argument("--only", nargs="+", choices=[s.name for s in SHAPES], help="networks to measure")
-    p.add_argument("--compile", action="store_true", help="torch.compile of the nn.Sequential as another peer")
+    p.add_argument("--compile", action="store_true", help="torch.compile of the nn.Sequential as another baseline")
     args = p.parse_args(argv)
     chosen = args.only or (QUICK if args.quick else [s.name for s in SHAPES])
     shapes = [s for s in SHAPES if s.name in chosen]

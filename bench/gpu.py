@@ -38,19 +38,19 @@ SHORT = (
     "(float32 and (pair or noise or masks or optimiser)) or sums or (every_network and (relu or maxout)) or lane"
     " or (kernel and check) or (persistent_equals and plain and not torch)"
 )
-SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: the machine may be taken away after 600
+SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: a GPU session may be limited to 600 s
 GRACE_S = 8.0  # between the end of a step's time and force
 # Seconds of each part, in full and with --quick; 0: it is not run.
 PARTS = {
     "build": (150, 80), "kernels": (90, 60), "tests": (150, 0), "bench": (200, 60), "pacgan": (80, 0),
     "losses": (90, 35), "sanitize": (120, 0),
 }  # fmt: skip
-# What the targets speak of, with the peers that they name.
+# What the targets speak of, with the baselines that they name.
 ROWS = "toy-32 toy-32x132 mnist-1024 original wide-1024 wide-2048 wide-4096 toy-32x1056 pacgan-ringx10".split()
 SETUP_S, ROW_S = 60.0, 120.0  # of a side; of a row, whose kernel may never end
-PEERS = "eager graph jax vmap autocast compile-autocast".split()
+BASELINES = "eager graph jax vmap autocast compile-autocast".split()
 # PacGAN's table 1: 8 cells of 10 GANs, which train as a population, of which these stand for all, at two short lengths
-# (G8). Whole thousands: the looks at the modes come as often as in a full run, and both lengths capture every graph.
+#. Whole thousands: the looks at the modes come as often as in a full run, and both lengths capture every graph.
 CELLS, CELL_STEPS, LENGTHS, MINUTES = 8, 400_000, (2000, 5000), 30.0
 LOG_BYTES = 1 << 20  # of each log's end, beside the results
 METHODS = ("GAN", "PacGAN4")  # the shortest and the longest iteration of four, whose lengths are evenly spread
@@ -219,8 +219,8 @@ def bench(session: Session, machine: str, quick: bool, limit_s: float, chosen: S
     """
     machine = "-".join([machine, *chosen[:1]])
     command = [sys.executable, "-m", "fastgan", "bench", "--device", "cuda", "--machine", machine]
-    rows, peers = (ROWS[:2], PEERS[:1]) if quick else (ROWS, PEERS)
-    command += ["--out", str(session.out.parent), "--workload", *(chosen or rows), "--peers", *peers]
+    rows, baselines = (ROWS[:2], BASELINES[:1]) if quick else (ROWS, BASELINES)
+    command += ["--out", str(session.out.parent), "--workload", *(chosen or rows), "--baselines", *baselines]
     command += ["--quick"] if quick else ["--windows", "10", "--window-ms", "50"]
     command += ["--setup-limit", str(SETUP_S), "--row-limit", str(ROW_S)]
     file = session.out.parent / f"train-{machine}{'-quick' if quick else ''}.json"
@@ -228,7 +228,7 @@ def bench(session: Session, machine: str, quick: bool, limit_s: float, chosen: S
     session.run("bench", command, limit_s, PYTHONPATH=str(SITE))
     if file.exists():
         found = json.loads(file.read_text())
-        told = {key: found[key] for key in ("floors", "targets") if key in found}
+        told = {key: found[key] for key in ("lower_bounds", "targets") if key in found}
         session.figures["train"] = {"file": file.name, **told}
     session.write()
 
@@ -244,8 +244,8 @@ def pacgan(session: Session, limit_s: float) -> None:
         session.run(f"pacgan {steps}", [*command, *more], limit_s / len(LENGTHS), PYTHONPATH=str(SITE))
     if all((folder / f"ring-{METHODS[-1]}" / "training.json").exists() for folder in folders):
         minutes = whole_table(folders)
-        judged = "met" if minutes <= MINUTES else "missed"
-        told = f"G8: {minutes:.0f} minutes for PacGAN's table 1, extrapolated, at most {MINUTES:.0f}: {judged}"
+        verdict = "met" if minutes <= MINUTES else "missed"
+        told = f"{minutes:.0f} minutes for PacGAN's table 1, extrapolated, at most {MINUTES:.0f}: {verdict}"
         session.figures["pacgan"] = {"minutes": minutes, "target": told}
     session.write()
 
@@ -268,7 +268,7 @@ def report(session: Session) -> None:
     log = BUILD / "bench.log"
     if log.exists():
         told = log.read_text(errors="replace")
-        print(told[told.find("floors of ") :] if "floors of " in told else "")
+        print(told[told.find("lower bounds of ") :] if "lower bounds of " in told else "")
     for found in session.figures.get("train", {}).get("targets", []):
         bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
         told = f"{found['target']}: {found['rule']}: {found['value']:.3g}, {bound}: {found['verdict']}"

@@ -1,4 +1,4 @@
-"""How fast are the losses and layers on a GPU? Against eager, compile with a CUDA graph, and JAX (G5, G6, G7).
+"""How fast are the losses and layers on a GPU? Against eager, compile with a CUDA graph, and JAX.
 
     python bench/gpu_losses.py OUT.json [--quick]
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark.peers_torch import captured
+from fastgan.benchmark.baselines_torch import captured
 from fastgan.training.checkpoint import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]
@@ -239,23 +239,23 @@ def penalty_case(features: int, width: int, batch: int, windows: int, window_s: 
 # ---------------------------------------------------------------- report
 
 
-def judge(record: dict[str, Any]) -> str:
+def verdicts(record: dict[str, Any]) -> str:
     """What the targets say of a record."""
     if record["case"] == "mlp bf16":
         worst = min(record["ratio"].values())
-        return f"G7: {worst:.2f}x the best peer, {'met' if worst >= 1 else 'missed'}"
+        return f"layers: {worst:.2f}x the best baseline, {'met' if worst >= 1 else 'missed'}"
     if record["case"] == "step with R1":
         own = record["sides"]
         best = record["ratio"]["eager"] * own["fastgan"]["median_s"] / min(
             own[side]["median_s"] for side in ("fastgan", "fastgan + CUDA graph")
         )
-        return f"G6: {best:.2f}x eager, {'met' if best >= 5 else 'missed'}"
+        return f"penalty: {best:.2f}x eager, {'met' if best >= 5 else 'missed'}"
     if record["n"] <= 4096:
         ratio = record["ratio"]["eager"]
-        return f"G5: {ratio:.2f}x eager, {'met' if ratio >= 5 else 'missed'}"
+        return f"losses: {ratio:.2f}x eager, {'met' if ratio >= 5 else 'missed'}"
     if record["n"] == 2**24:
         share = record["share of the copy bandwidth"]
-        return f"G5: {share:.0%} of the copy bandwidth, {'met' if share >= 0.85 else 'missed'}"
+        return f"losses: {share:.0%} of the copy bandwidth, {'met' if share >= 0.85 else 'missed'}"
     return ""
 
 
@@ -267,7 +267,7 @@ def line(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """The command line."""
-    p = argparse.ArgumentParser(description="fastgan on a GPU against its peers")
+    p = argparse.ArgumentParser(description="fastgan on a GPU against its baselines")
     p.add_argument("out", type=Path)
     p.add_argument("--quick", action="store_true", help="fewer sizes and windows, no torch.compile")
     args = p.parse_args()
@@ -282,7 +282,7 @@ def main() -> None:
     ]
     for case in cases:
         record = case()
-        record["target"] = judge(record)
+        record["target"] = verdicts(record)
         records.append(record)
         print(line(record), flush=True)
         text = json.dumps({**info, "quick": args.quick, "records": records}, indent=1) + "\n"

@@ -163,7 +163,7 @@ def picture(errors: Mapping[str, np.ndarray]) -> Any:
 
 
 def bench(settings: harness.Settings) -> None:
-    """Compute, print, write; GateFailed where fastgan is more than 2 ULP off."""
+    """Compute, print, write; ResultsDiffer where fastgan is more than 2 ULP off."""
     report = harness.Report("loss-table", settings)
     records, errors = entries(), sweep()
     worst = {k: float(np.max(v)) for k, v in errors.items()}
@@ -176,7 +176,7 @@ def bench(settings: harness.Settings) -> None:
     mine |= {f"{k}, -40 to 40": v for k, v in worst.items() if k.endswith("fastgan")}
     for what, error in mine.items():
         if not error <= ALLOWED_ULP:
-            raise harness.GateFailed(f"{what} is {error:.3g} ULP from float64; allowed are {ALLOWED_ULP:g}")
+            raise harness.ResultsDiffer(f"{what} is {error:.3g} ULP from float64; allowed are {ALLOWED_ULP:g}")
     content = {"implementation": IMPL, "allowed ULP": ALLOWED_ULP, "table": records, "largest ULP, -40 to 40": worst}
     report.write(content, picture(errors))
 
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
     p.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
     args = p.parse_args(argv)
-    IMPL = "native" if fastgan.backend_info()["serves"]["loss on cpu"] == "native" else "reference"
+    IMPL = "native" if fastgan.backend_info()["backends"]["loss on cpu"] == "native" else "reference"
     settings = dataclasses.replace(harness.Settings(), out=args.out, machine=args.machine)
     return harness.guarded("loss_table", lambda: bench(settings))
 

@@ -7,9 +7,9 @@
 #include <string>
 #include <thread>
 
-#include "cpu/kernels.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
-#include "cuda/kernels.h"
+#include "cuda/launchers.h"
 #include "dtypes.h"
 #include "philox.h"
 
@@ -31,8 +31,8 @@ std::vector<T*> pointers(const py::list& addresses) {
   return result;
 }
 
-constexpr int64_t kRowPadding = 32;  // of `work` and `scratch` (cpu/kernels.h)
-constexpr int64_t kMostRows = 4096;   // whose activations nobody will read go through one buffer: it stays in the cache
+constexpr int64_t kRowPadding = 32;  // of `work` and `scratch` (cpu/dispatch.h)
+constexpr int64_t kMostRows = 4096;   // of a call without backward go through one buffer at a time, which stays in the cache
 
 int64_t element_size(int dtype) { return DType(dtype) == DType::f64 ? sizeof(double) : sizeof(float); }
 
@@ -54,7 +54,7 @@ Terms loss_terms(uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formu
           {pointer(fake), n, formula_fake, target_fake, scale_fake, pointer(grad_fake)}};
 }
 
-// Elements nobody outside a call sees, aligned to cache lines.
+// Scratch memory of one call, aligned to cache lines.
 class Scratch {
  public:
   Scratch(int dtype, int64_t elements) : data_(::operator new(size_t(elements * element_size(dtype)), kLine)) {}
@@ -75,15 +75,15 @@ struct Mlp {
 
   Mlp(const std::vector<Description>& layers, double input_dropout) {
     shape.input_dropout = input_dropout;
-    for (const auto& [inputs, outputs, pieces, activation, slope, dropout, bias] : layers)
-      shape.layers.push_back({inputs, outputs, pieces, activation, slope, dropout, bias});
+    for (const auto& [inputs, outputs, pieces, activation, negative_slope, dropout, bias] : layers)
+      shape.layers.push_back({inputs, outputs, pieces, activation, negative_slope, dropout, bias});
     sizes = kernels().mlp_sizes(shape);
   }
 
   // Without `work`, in steps: a row's result does not depend on its neighbours, but where there is dropout, its mask
   // does on its number in the call.
   void forward(int dtype, uintptr_t x, int64_t rows, const py::list& parameters, uintptr_t y, uintptr_t work,
-               bool dropout, uint64_t key, int threads) const {
+               bool dropout, uint64_t dropout_seed, int threads) const {
     const auto at = pointers<const void>(parameters);
     py::gil_scoped_release release;
     const int64_t step = work || dropout ? rows : std::min(rows, kMostRows);
@@ -94,37 +94,37 @@ struct Mlp {
       kernels().mlp_forward(dtype, shape,
                             {pointer(x + first * x_bytes), std::min(step, rows - first), at.data(),
                              at.data() + shape.layers.size(), pointer(y + first * y_bytes),
-                             work ? pointer(work) : own.data(), key, threads});
+                             work ? pointer(work) : own.data(), dropout_seed, threads});
   }
 
-  // The gradients: of x, then of the parameters; 0 where none is wanted. `kept`, sizes.backward elements a row, is what a
-  // second-order pass reads, which needs the gradient of x; 0: there will be none.
+  // The gradients: of x, then of the parameters; 0 where none is wanted. `kept`, sizes.backward elements a row, is what
+  // a second-order pass reads, which needs the gradient of x; 0: there will be none.
   void backward(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y, const py::list& grads,
-                uintptr_t kept, uint64_t key, int threads) const {
+                uintptr_t kept, uint64_t dropout_seed, int threads) const {
     const auto w = pointers<const void>(weights);
     const auto g = pointers<void>(grads);
     py::gil_scoped_release release;
     const Scratch own(dtype, kept ? 0 : sizes.backward * padded(rows));
     kernels().mlp_backward(dtype, shape,
                            {rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1,
-                            g.data() + 1 + shape.layers.size(), kept ? pointer(kept) : own.data(), key, threads});
+                            g.data() + 1 + shape.layers.size(), kept ? pointer(kept) : own.data(), dropout_seed, threads});
   }
 
   // From the tangent of grad_x, the gradients of grad_y, of x, then of the parameters; 0 where none is wanted.
   void second_order(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t kept, uintptr_t tangent,
-                    const py::list& grads, uint64_t key, int threads) const {
+                    const py::list& grads, uint64_t dropout_seed, int threads) const {
     const auto w = pointers<const void>(weights);
     const auto g = pointers<void>(grads);
     py::gil_scoped_release release;
     const Scratch scratch(dtype, sizes.second_order * padded_for_a_team(rows, threads));
     kernels().mlp_second_order(dtype, shape,
                                {rows, w.data(), pointer(work), pointer(kept), pointer(tangent), g[0], g[1], g.data() + 2,
-                                g.data() + 2 + shape.layers.size(), scratch.data(), key, threads});
+                                g.data() + 2 + shape.layers.size(), scratch.data(), dropout_seed, threads});
   }
 
   // The penalty, and where `grads` is not empty the gradients of the parameters.
   double penalty(int dtype, uintptr_t x, int64_t rows, const py::list& parameters, int kind, double weight,
-                 const py::list& grads, uint64_t key, int threads) const {
+                 const py::list& grads, uint64_t dropout_seed, int threads) const {
     const auto at = pointers<const void>(parameters);
     const auto g = pointers<void>(grads);
     const size_t depth = shape.layers.size();
@@ -133,7 +133,7 @@ struct Mlp {
     kernels().mlp_penalty(dtype, shape,
                           {pointer(x), rows, at.data(), at.data() + depth, Penalty(kind), weight / double(rows),
                            values.data(), g.empty() ? nullptr : g.data(), g.empty() ? nullptr : g.data() + depth,
-                           scratch.data(), key, threads});
+                           scratch.data(), dropout_seed, threads});
     double sum = 0;
     for (int64_t i = 0; i < rows; ++i)
       sum += DType(dtype) == DType::f64 ? static_cast<double*>(values.data())[i] : static_cast<float*>(values.data())[i];
@@ -174,10 +174,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     py::gil_scoped_release release;
     kernels().pointwise(dtype, pointer(x), pointer(out), n, formula, target, order, threads);
   });
-  m.def("dropout", [](int dtype, uintptr_t x, uintptr_t out, int64_t rows, int64_t features, double p, uint64_t key,
+  m.def("dropout", [](int dtype, uintptr_t x, uintptr_t out, int64_t rows, int64_t features, double p, uint64_t dropout_seed,
                       uint32_t substream, int threads) {
     py::gil_scoped_release release;
-    kernels().dropout(dtype, pointer(x), pointer(out), rows, features, p, key, substream, threads);
+    kernels().dropout(dtype, pointer(x), pointer(out), rows, features, p, dropout_seed, substream, threads);
   });
   m.def("random_fill", [](int dtype, uintptr_t out, int64_t n, bool normal, uint64_t seed, uint32_t purpose,
                           uint64_t step, uint32_t substream, int64_t offset, int threads) {

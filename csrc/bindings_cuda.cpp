@@ -43,7 +43,7 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_problem", cuda_problem);
   m.def("cuda_partials", cuda_partials);
   m.def("cuda_layer_partials", cuda_layer_partials);
-  m.def("cuda_judge_sums", cuda_judge_sums);
+  m.def("cuda_loss_metrics_sums", cuda_loss_metrics_sums);
   entries::each<Arguments>([&](const char* name, void (*entry)(Arguments&)) {
     m.def(("cuda_" + std::string(name)).c_str(), [entry](const py::args& given) {
       Arguments arguments(given);

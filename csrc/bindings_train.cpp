@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <mutex>
 
-#include "cpu/kernels.h"
+#include "cpu/dispatch.h"
 #include "cpu/parallel.h"
-#include "cuda/kernels.h"
+#include "cuda/launchers.h"
 
 namespace py = pybind11;
 using namespace fastgan;
@@ -25,14 +25,14 @@ LayerPlan layer(const py::dict& d) {
   return {d["inputs"].cast<int64_t>(),        d["outputs"].cast<int64_t>(),      d["pieces"].cast<int>(),
           d["activation"].cast<int>(),        d["negative_slope"].cast<double>(), d["dropout"].cast<double>(),
           d["bias"].cast<py::tuple>()[0].cast<uintptr_t>() != 0,
-          d["dropout_key"].cast<int>(),       d["dropout_substream"].cast<int>(), d["batch_norm"].cast<bool>(),
+          d["dropout_seed_index"].cast<int>(),       d["dropout_substream"].cast<int>(), d["batch_norm"].cast<bool>(),
           d["norm_epsilon"].cast<double>(),   d["norm_momentum"].cast<double>()};
 }
 
 PlayerPlan player(const py::dict& d) {
   PlayerPlan plan;
   plan.network.input_dropout = d["input_dropout"].cast<double>();
-  plan.network.keys = d["keys"].cast<int>();
+  plan.network.dropout_seeds = d["dropout_seeds"].cast<int>();
   plan.network.precision = Precision(d["precision"].cast<int>());
   for (const py::handle& item : d["layers"]) {
     const auto l = item.cast<py::dict>();
@@ -56,13 +56,13 @@ Schedule schedule(const py::handle& rates_and_momenta) {
   return {std::move(pair.first), std::move(pair.second)};
 }
 
-// A plan and the memory of its run. Networks, optimiser state and data are Python's, who keeps them alive.
-struct Run {
+// A plan and its workspace. Python owns networks, optimiser state and data, and keeps them alive.
+struct CompiledPlan {
   int dtype;
   TrainPlan plan;
   Workspace workspace;
 
-  explicit Run(const py::dict& d)
+  explicit CompiledPlan(const py::dict& d)
       : dtype(d["dtype"].cast<int>()),
         plan{player(d["generator"]),
              player(d["discriminator"]),
@@ -83,7 +83,7 @@ struct Run {
              d["relativistic"].cast<bool>(),
              Penalty(d["penalty"].cast<int>()),
              d["penalty_weight"].cast<double>(),
-             d["average_decay"].cast<double>(),
+             d["ema_decay"].cast<double>(),
              d["skip_nonfinite"].cast<bool>()} {}
 
   TrainCall call(const py::dict& d, int threads) {
@@ -114,29 +114,29 @@ TrainCall part_of(const TrainCall& call, int64_t begin, int64_t end) {
   return some;
 }
 
-// Several runs, a thread each at a time. A free thread goes on, for some iterations, with the run that is furthest behind
-// and free: three runs take two threads one and a half times as long as one, not twice.
-void advance_in_turn(const std::vector<Run*>& runs, std::vector<TrainCall>& calls, int threads) {
-  constexpr int64_t turns = 8;  // of a thread, about; the last ones may not end together
+// Trains several GANs, each on one thread at a time. A free thread advances the GAN that is furthest behind by some
+// iterations: with two threads, three GANs take 1.5 times as long as one, not twice.
+void advance_in_turn(const std::vector<CompiledPlan*>& plans, std::vector<TrainCall>& calls, int threads) {
+  constexpr int64_t turns = 8;  // about so many slices for each thread; the last ones may end at different times
   struct State {
     int64_t done = 0;
     bool busy = false;
   };
-  std::vector<State> states(runs.size());
+  std::vector<State> states(plans.size());
   std::mutex mutex;
-  const auto share = [&](size_t i) { return double(states[i].done) / double(std::max<int64_t>(1, calls[i].count)); };
+  const auto progress = [&](size_t i) { return double(states[i].done) / double(std::max<int64_t>(1, calls[i].count)); };
   parallel_for(threads, threads, [&](int64_t) {
     for (std::unique_lock<std::mutex> lock(mutex);;) {
-      size_t next = runs.size();
-      for (size_t i = 0; i < runs.size(); ++i)
-        if (!states[i].busy && states[i].done < calls[i].count && (next == runs.size() || share(i) < share(next))) next = i;
-      if (next == runs.size()) return;  // others have what is left
+      size_t next = plans.size();
+      for (size_t i = 0; i < plans.size(); ++i)
+        if (!states[i].busy && states[i].done < calls[i].count && (next == plans.size() || progress(i) < progress(next))) next = i;
+      if (next == plans.size()) return;  // other threads run the remaining iterations
       State& state = states[next];
-      const int64_t some = std::max<int64_t>(1, calls[next].count * int64_t(runs.size()) / (turns * threads));
+      const int64_t some = std::max<int64_t>(1, calls[next].count * int64_t(plans.size()) / (turns * threads));
       TrainCall part = part_of(calls[next], state.done, std::min(state.done + some, calls[next].count));
       state.busy = true;
       lock.unlock();
-      kernels().train(runs[next]->dtype, runs[next]->plan, part);
+      kernels().train(plans[next]->dtype, plans[next]->plan, part);
       lock.lock();
       state.busy = false, state.done += part.count;
       calls[next].generator_updates = part.generator_updates, calls[next].discriminator_updates = part.discriminator_updates;
@@ -144,16 +144,16 @@ void advance_in_turn(const std::vector<Run*>& runs, std::vector<TrainCall>& call
   });
 }
 
-// Some iterations of several runs: of one alone with all threads, of many with a thread each.
-Updates advance(const std::vector<Run*>& runs, const std::vector<py::dict>& arguments, int threads) {
+// Some iterations of several GANs: of one alone with all threads, of many with a thread each.
+Updates advance(const std::vector<CompiledPlan*>& plans, const std::vector<py::dict>& arguments, int threads) {
   std::vector<TrainCall> calls;
-  for (size_t i = 0; i < runs.size(); ++i) calls.push_back(runs[i]->call(arguments[i], runs.size() == 1 ? threads : 1));
+  for (size_t i = 0; i < plans.size(); ++i) calls.push_back(plans[i]->call(arguments[i], plans.size() == 1 ? threads : 1));
   {
     py::gil_scoped_release release;
-    if (runs.size() == 1)
-      kernels().train(runs[0]->dtype, runs[0]->plan, calls[0]);
+    if (plans.size() == 1)
+      kernels().train(plans[0]->dtype, plans[0]->plan, calls[0]);
     else
-      advance_in_turn(runs, calls, threads);
+      advance_in_turn(plans, calls, threads);
   }
   Updates updates;
   for (const TrainCall& call : calls) updates.emplace_back(call.generator_updates, call.discriminator_updates);
@@ -161,28 +161,28 @@ Updates advance(const std::vector<Run*>& runs, const std::vector<py::dict>& argu
 }
 
 // The same on a CUDA device, in one launch. `memory` gives the address of so many bytes there.
-void cuda_advance(const std::vector<Run*>& runs, const std::vector<py::dict>& arguments, int multiprocessors, int cluster,
+void cuda_advance(const std::vector<CompiledPlan*>& plans, const std::vector<py::dict>& arguments, int multiprocessors, int cluster,
                   size_t shared_bytes, const py::function& memory, uintptr_t stream) {
   std::vector<TrainCall> calls;
   std::vector<CudaMember> members;
-  calls.reserve(runs.size());
-  for (size_t i = 0; i < runs.size(); ++i) {
-    calls.push_back(runs[i]->call(arguments[i], 1));
-    members.push_back({&runs[i]->plan, &calls.back()});
+  calls.reserve(plans.size());
+  for (size_t i = 0; i < plans.size(); ++i) {
+    calls.push_back(plans[i]->call(arguments[i], 1));
+    members.push_back({&plans[i]->plan, &calls.back()});
   }
   const auto allocate = [&](size_t bytes) { return reinterpret_cast<void*>(memory(bytes).cast<uintptr_t>()); };
-  cuda_train(runs[0]->dtype, members, {multiprocessors, cluster, shared_bytes}, allocate, reinterpret_cast<void*>(stream));
+  cuda_train(plans[0]->dtype, members, {multiprocessors, cluster, shared_bytes}, allocate, reinterpret_cast<void*>(stream));
 }
 
-std::pair<size_t, size_t> cuda_needs(const Run& run, int multiprocessors, int cluster, size_t shared_bytes) {
-  const CudaRoom needs = cuda_train_needs(run.dtype, run.plan, {multiprocessors, cluster, shared_bytes});
+std::pair<size_t, size_t> cuda_needs(const CompiledPlan& compiled, int multiprocessors, int cluster, size_t shared_bytes) {
+  const CudaLimits needs = cuda_train_needs(compiled.dtype, compiled.plan, {multiprocessors, cluster, shared_bytes});
   return {needs.shared_bytes, needs.scratch_bytes};
 }
 
 }  // namespace
 
 void bind_training(py::module_& m) {
-  py::class_<Run>(m, "Run").def(py::init<const py::dict&>());
+  py::class_<CompiledPlan>(m, "CompiledPlan").def(py::init<const py::dict&>());
   m.def("advance", advance);
   m.def("cuda_train", cuda_advance);
   m.def("cuda_train_needs", cuda_needs);

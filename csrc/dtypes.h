@@ -1,4 +1,5 @@
-// The element types tensors arrive in: float and double compute as they are, halves in float, rounded once on the way out.
+// The element types tensors arrive in: float and double compute as they are, halves in float, rounded once on the way
+// out.
 #pragma once
 #include <cstdint>
 

@@ -1,14 +1,16 @@
-// Every scalar formula of fastgan, once, for host and device. A formula is a type with `value`, `slope` and `curvature`:
-// forward, backward and double backward. Loops (csrc/cpu) and kernels (csrc/cuda) are skeletons templated on it.
+// Every scalar formula of fastgan, once, for host and device. A formula is a type with `value`, `derivative` and
+// `second_derivative`: forward, backward and double backward. Loops (csrc/cpu) and kernels (csrc/cuda) are skeletons
+// templated on it.
 //
-// Single precision uses the branch-free exp and log below, so that compilers vectorise the loops and every device computes
-// by the same steps (where it fuses multiply and add, the last bit may differ); double precision uses the C library. No -ffast-math: infinities and NaN are part of the contract.
+// Single precision uses the branch-free exp and log below, so that compilers vectorise the loops and every device
+// computes by the same steps (where it fuses multiply and add, the last bit may differ); double precision uses the C
+// library. No -ffast-math: infinities and NaN are part of the contract.
 #pragma once
 #include <cmath>
 
 #ifdef __CUDACC__
 #define FASTGAN_HD __host__ __device__ __forceinline__
-#define FASTGAN_CALLS_BACK _Pragma("nv_exec_check_disable")  // what it calls is the caller's: host or device, as he is
+#define FASTGAN_CALLS_BACK _Pragma("nv_exec_check_disable")  // a host-only call is allowed where the caller runs on the host
 #else
 #define FASTGAN_HD inline __attribute__((always_inline))
 #define FASTGAN_CALLS_BACK
@@ -44,9 +46,10 @@ FASTGAN_HD T infinity() {
   return T(__builtin_huge_val());
 }
 
-// a * b, rounded before something is added to it. A compiler may fuse a product and an addition; of a sum of two products
-// it may take either for that, and a kernel that has such a sum in several places must take the same everywhere. The
-// others are fused in the one way there is. (g++ takes the first product, in vectors and in what is left over.)
+// a * b, rounded before something is added to it. A compiler may fuse a product and an addition; of a sum of two
+// products it may take either for that, and a kernel that has such a sum in several places must take the same
+// everywhere. The others are fused in the one way there is. (g++ takes the first product, in vectors and in what is
+// left over.)
 template <class T>
 FASTGAN_HD T rounded_product(T a, T b) {
 #ifdef __CUDA_ARCH__
@@ -65,14 +68,14 @@ FASTGAN_HD T positive_part(T x) {
   return x < T(0) ? T(0) : x;
 }
 
-// exp(x) = 2^n exp(r) with |r| = |x - n log 2| <= log(2)/2 and exp(r) = 1 + r + tail: the sum is left to the caller, who
-// knows what else is to be added before it is rounded.
+// exp(x) = 2^n exp(r) with |r| = |x - n log 2| <= log(2)/2 and exp(r) = 1 + r + tail: the caller adds the two, because
+// it may add other terms before the one rounding.
 struct Exponential {
   float r, tail;
   unsigned n;  // two's complement, -151 .. 129
 
   FASTGAN_HD static Exponential reduce(float x) {
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
     float shifted = x * 1.44269504f + magic;
     float n = shifted - magic;
     float high = x - n * 0.693145751953125f;  // few bits of log 2, so that n times them is exact
@@ -106,8 +109,8 @@ FASTGAN_HD float expm1_negative(float x) {
   return scale * (e.r + e.tail) + (scale - 1.0f);
 }
 
-// log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), for |s| <= 1/3. The correction is small against f,
-// so its rounding hardly shows (the form of fdlibm, with R refitted to this wider interval).
+// log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), for |s| <= 1/3. The correction is small against
+// f, so its rounding hardly shows (the form of fdlibm, with R refitted to this wider interval).
 struct Logarithm {
   float f, half_square, correction;
 
@@ -145,7 +148,7 @@ FASTGAN_HD double log(double x) { return std::log(x); }
 FASTGAN_HD double log1p_unit(double e) { return std::log1p(e); }
 FASTGAN_HD double expm1_negative(double x) { return std::expm1(x); }
 
-// log(1 - p) for 0 <= p <= 1: what 1 - p rounded away is put back.
+// log(1 - p) for 0 <= p <= 1: the rounding error of 1 - p is corrected.
 FASTGAN_HD float log_complement(float p) {
   float u = 1.0f - p, lost = (1.0f - u) - p;
   return u > 0.0f ? log(u) + lost / u : log(u);
@@ -172,8 +175,8 @@ FASTGAN_HD void cos_sin_turns(double v, double& cosine, double& sine) {
 
 // ---------------------------------------------------------------- the logistic family
 
-// 1 / (1 + e) or e / (1 + e) with e = exp(-|x|). What rounding 1 + e lost is put back to first order, for which 1 / (1 + e)
-// need only be roughly right; without it the result is off by up to 2.4 units in the last place, with it by less than 2.
+// 1 / (1 + e) or e / (1 + e) with e = exp(-|x|). The rounding error of 1 + e is corrected to first order. Without the
+// correction the result is off by up to 2.4 units in the last place, with it by less than 2.
 template <class T>
 FASTGAN_HD T sigmoid(T x) {
   T e = exp(-magnitude(x)), d = T(1) + e, lost = (T(1) - d) + e;
@@ -188,7 +191,7 @@ FASTGAN_HD T softplus(T x) {
 }
 
 template <class T>
-FASTGAN_HD T logistic_curvature(T x) {
+FASTGAN_HD T logistic_second_derivative(T x) {
   T e = exp(-magnitude(x)), d = T(1) + e;
   return e / (d * d);
 }
@@ -197,20 +200,20 @@ FASTGAN_HD T logistic_curvature(T x) {
 
 struct NonSaturating {  // -log D, D = sigmoid(l): the generator's loss and the real half of the discriminator's
   template <class T> FASTGAN_HD static T value(T l, T) { return softplus(-l); }
-  template <class T> FASTGAN_HD static T slope(T l, T) { return -sigmoid(-l); }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return logistic_curvature(l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T) { return -sigmoid(-l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return logistic_second_derivative(l); }
 };
 
 struct Fake {  // -log(1 - D): the fake half of the discriminator's loss
   template <class T> FASTGAN_HD static T value(T l, T) { return softplus(l); }
-  template <class T> FASTGAN_HD static T slope(T l, T) { return sigmoid(l); }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return logistic_curvature(l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T) { return sigmoid(l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return logistic_second_derivative(l); }
 };
 
 struct Minimax {  // log(1 - D): the generator's side of the minimax game
   template <class T> FASTGAN_HD static T value(T l, T) { return -softplus(l); }
-  template <class T> FASTGAN_HD static T slope(T l, T) { return -sigmoid(l); }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return -logistic_curvature(l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T) { return -sigmoid(l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return -logistic_second_derivative(l); }
 };
 
 struct MaximumLikelihood {  // -exp(l) / 2; held at 88 (709 in double), so that it and a mean of it stay finite
@@ -218,8 +221,8 @@ struct MaximumLikelihood {  // -exp(l) / 2; held at 88 (709 in double), so that 
     const T limit = sizeof(T) == 8 ? T(709) : T(88);
     return T(-0.5) * exp(l > limit ? limit : l);
   }
-  template <class T> FASTGAN_HD static T slope(T l, T t) { return value(l, t); }
-  template <class T> FASTGAN_HD static T curvature(T l, T t) { return value(l, t); }
+  template <class T> FASTGAN_HD static T derivative(T l, T t) { return value(l, t); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T t) { return value(l, t); }
 };
 
 struct SoftTarget {  // -t log D - (1 - t) log(1 - D), 0 <= t <= 1
@@ -228,11 +231,11 @@ struct SoftTarget {  // -t log D - (1 - t) log(1 - D), 0 <= t <= 1
     T linear = weight == T(0) ? T(0) : weight * magnitude(l);  // 0 * infinity would be NaN
     return linear + log1p_unit(exp(-magnitude(l)));
   }
-  template <class T> FASTGAN_HD static T slope(T l, T t) {  // sigmoid(l) - t, from the side on which sigmoid is small
+  template <class T> FASTGAN_HD static T derivative(T l, T t) {  // sigmoid(l) - t, from the side on which sigmoid is small
     T s = sigmoid(-magnitude(l));
     return l < T(0) ? s - t : (T(1) - t) - s;
   }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return logistic_curvature(l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return logistic_second_derivative(l); }
 };
 
 // c wherever l is a number, NaN where it is not.
@@ -243,39 +246,40 @@ FASTGAN_HD T constant(T c, T l) {
 
 struct HingeReal {  // max(0, 1 - l)
   template <class T> FASTGAN_HD static T value(T l, T) { return positive_part(T(1) - l); }
-  template <class T> FASTGAN_HD static T slope(T l, T) { return l >= T(1) ? T(0) : constant(T(-1), l); }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T) { return l >= T(1) ? T(0) : constant(T(-1), l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return constant(T(0), l); }
 };
 
 struct HingeFake {  // max(0, 1 + l)
   template <class T> FASTGAN_HD static T value(T l, T) { return positive_part(T(1) + l); }
-  template <class T> FASTGAN_HD static T slope(T l, T) { return l <= T(-1) ? T(0) : constant(T(1), l); }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T) { return l <= T(-1) ? T(0) : constant(T(1), l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return constant(T(0), l); }
 };
 
 struct LeastSquares {  // (l - t)^2 / 2
   template <class T> FASTGAN_HD static T value(T l, T t) { return T(0.5) * (l - t) * (l - t); }
-  template <class T> FASTGAN_HD static T slope(T l, T t) { return l - t; }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(1), l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T t) { return l - t; }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return constant(T(1), l); }
 };
 
 struct WassersteinReal {  // -l
   template <class T> FASTGAN_HD static T value(T l, T) { return -l; }
-  template <class T> FASTGAN_HD static T slope(T l, T) { return constant(T(-1), l); }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T) { return constant(T(-1), l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return constant(T(0), l); }
 };
 
 struct WassersteinFake {  // l
   template <class T> FASTGAN_HD static T value(T l, T) { return l; }
-  template <class T> FASTGAN_HD static T slope(T l, T) { return constant(T(1), l); }
-  template <class T> FASTGAN_HD static T curvature(T l, T) { return constant(T(0), l); }
+  template <class T> FASTGAN_HD static T derivative(T l, T) { return constant(T(1), l); }
+  template <class T> FASTGAN_HD static T second_derivative(T l, T) { return constant(T(0), l); }
 };
 
-// Losses of a probability p in [0, 1] (NaN outside), for networks that kept their sigmoid. t is the smallest probability
-// told apart from 0: value and slope are held there, or infinite where t = 0.
+// Losses of a probability p in [0, 1] (NaN outside), for networks that kept their sigmoid. t is the smallest
+// probability that counts as positive: below it, value and derivative are those at t; for t = 0 they are infinite at p
+// = 0.
 template <class T>
-FASTGAN_HD T at_least(T p, T floor) {
-  return p < floor ? floor : p;
+FASTGAN_HD T at_least(T p, T least) {
+  return p < least ? least : p;
 }
 template <class T>
 FASTGAN_HD T probability_or_nan(T p) {
@@ -284,8 +288,8 @@ FASTGAN_HD T probability_or_nan(T p) {
 
 struct ProbabilityReal {  // -log p
   template <class T> FASTGAN_HD static T value(T p, T t) { return -log(at_least(probability_or_nan(p), t)); }
-  template <class T> FASTGAN_HD static T slope(T p, T t) { return T(-1) / at_least(probability_or_nan(p), t); }
-  template <class T> FASTGAN_HD static T curvature(T p, T t) {
+  template <class T> FASTGAN_HD static T derivative(T p, T t) { return T(-1) / at_least(probability_or_nan(p), t); }
+  template <class T> FASTGAN_HD static T second_derivative(T p, T t) {
     T r = T(1) / at_least(probability_or_nan(p), t);  // squared afterwards: q * q would lose bits where it is subnormal
     return r * r;
   }
@@ -296,10 +300,10 @@ struct ProbabilityFake {  // -log(1 - p)
     p = probability_or_nan(p);
     return T(1) - p < t ? -log(t) : -log_complement(p);
   }
-  template <class T> FASTGAN_HD static T slope(T p, T t) {
+  template <class T> FASTGAN_HD static T derivative(T p, T t) {
     return T(1) / at_least(T(1) - probability_or_nan(p), t);
   }
-  template <class T> FASTGAN_HD static T curvature(T p, T t) {
+  template <class T> FASTGAN_HD static T second_derivative(T p, T t) {
     T r = T(1) / at_least(T(1) - probability_or_nan(p), t);
     return r * r;
   }
@@ -326,71 +330,71 @@ FASTGAN_HD bool with_formula(int number, Function&& f) {
   }
 }
 
-// ---------------------------------------------------------------- activations: y = value(x), slope and curvature from y or x
-// `from_output` says which of both backward keeps: the output where they can be had from it, else the input. `curved` says
-// whether there is a curvature at all.
+// ---------------------------------------------------------------- activations: y = value(x), derivative and second derivative from y or x
+// `from_output` says which of both backward keeps: the output where they can be had from it, else the input.
+// `has_second_derivative` says whether there is a second derivative at all.
 
 struct Identity {
-  static constexpr bool from_output = true, curved = false;
+  static constexpr bool from_output = true, has_second_derivative = false;
   template <class T> FASTGAN_HD static T value(T x, T) { return x; }
-  template <class T> FASTGAN_HD static T slope(T, T) { return T(1); }
-  template <class T> FASTGAN_HD static T curvature(T y, T) { return constant(T(0), y); }
+  template <class T> FASTGAN_HD static T derivative(T, T) { return T(1); }
+  template <class T> FASTGAN_HD static T second_derivative(T y, T) { return constant(T(0), y); }
 };
 
 struct Relu {
-  static constexpr bool from_output = true, curved = false;
+  static constexpr bool from_output = true, has_second_derivative = false;
   template <class T> FASTGAN_HD static T value(T x, T) { return positive_part(x); }
-  template <class T> FASTGAN_HD static T slope(T y, T) { return y <= T(0) ? T(0) : T(1); }
-  template <class T> FASTGAN_HD static T curvature(T y, T) { return constant(T(0), y); }
+  template <class T> FASTGAN_HD static T derivative(T y, T) { return y <= T(0) ? T(0) : T(1); }
+  template <class T> FASTGAN_HD static T second_derivative(T y, T) { return constant(T(0), y); }
 };
 
 struct LeakyRelu {  // a > 0, so the output has the input's sign
-  static constexpr bool from_output = true, curved = false;
+  static constexpr bool from_output = true, has_second_derivative = false;
   template <class T> FASTGAN_HD static T value(T x, T a) { return x <= T(0) ? a * x : x; }
-  template <class T> FASTGAN_HD static T slope(T y, T a) { return y <= T(0) ? a : T(1); }
-  template <class T> FASTGAN_HD static T curvature(T y, T) { return constant(T(0), y); }
+  template <class T> FASTGAN_HD static T derivative(T y, T a) { return y <= T(0) ? a : T(1); }
+  template <class T> FASTGAN_HD static T second_derivative(T y, T) { return constant(T(0), y); }
 };
 
 struct Tanh {
-  static constexpr bool from_output = true, curved = true;
+  static constexpr bool from_output = true, has_second_derivative = true;
   template <class T> FASTGAN_HD static T value(T x, T) {
     T t = expm1_negative(T(-2) * magnitude(x));
     T y = -t / (T(2) + t);
     return x < T(0) ? -y : y;
   }
-  template <class T> FASTGAN_HD static T slope(T y, T) { return (T(1) - y) * (T(1) + y); }
-  template <class T> FASTGAN_HD static T curvature(T y, T) { return T(-2) * y * (T(1) - y) * (T(1) + y); }
+  template <class T> FASTGAN_HD static T derivative(T y, T) { return (T(1) - y) * (T(1) + y); }
+  template <class T> FASTGAN_HD static T second_derivative(T y, T) { return T(-2) * y * (T(1) - y) * (T(1) + y); }
 };
 
 struct Sigmoid {
-  static constexpr bool from_output = true, curved = true;
+  static constexpr bool from_output = true, has_second_derivative = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return sigmoid(x); }
-  template <class T> FASTGAN_HD static T slope(T y, T) { return y * (T(1) - y); }
-  template <class T> FASTGAN_HD static T curvature(T y, T) { return y * (T(1) - y) * (T(1) - T(2) * y); }
+  template <class T> FASTGAN_HD static T derivative(T y, T) { return y * (T(1) - y); }
+  template <class T> FASTGAN_HD static T second_derivative(T y, T) { return y * (T(1) - y) * (T(1) - T(2) * y); }
 };
 
 struct Elu {  // alpha = 1
-  static constexpr bool from_output = true, curved = true;
+  static constexpr bool from_output = true, has_second_derivative = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return x <= T(0) ? expm1_negative(x) : x; }
-  template <class T> FASTGAN_HD static T slope(T y, T) { return y <= T(0) ? y + T(1) : T(1); }
-  template <class T> FASTGAN_HD static T curvature(T y, T) { return y <= T(0) ? y + T(1) : constant(T(0), y); }
+  template <class T> FASTGAN_HD static T derivative(T y, T) { return y <= T(0) ? y + T(1) : T(1); }
+  template <class T> FASTGAN_HD static T second_derivative(T y, T) { return y <= T(0) ? y + T(1) : constant(T(0), y); }
 };
 
 struct Softplus {
-  static constexpr bool from_output = false, curved = true;
+  static constexpr bool from_output = false, has_second_derivative = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return softplus(x); }
-  template <class T> FASTGAN_HD static T slope(T x, T) { return sigmoid(x); }
-  template <class T> FASTGAN_HD static T curvature(T x, T) { return logistic_curvature(x); }
+  template <class T> FASTGAN_HD static T derivative(T x, T) { return sigmoid(x); }
+  template <class T> FASTGAN_HD static T second_derivative(T x, T) { return logistic_second_derivative(x); }
 };
 
 struct Gelu {  // x Phi(x), the exact form
-  static constexpr bool from_output = false, curved = true;
+  static constexpr bool from_output = false, has_second_derivative = true;
   template <class T> FASTGAN_HD static T value(T x, T) { return x * normal_cdf(x); }
-  template <class T> FASTGAN_HD static T slope(T x, T) {
+  template <class T> FASTGAN_HD static T derivative(T x, T) {
     const T inverse_sqrt_two_pi = T(0.398942280401432677940);
     return normal_cdf(x) + x * inverse_sqrt_two_pi * exp(T(-0.5) * x * x);
   }
-  template <class T> FASTGAN_HD static T curvature(T x, T) {
+  template <class T> FASTGAN_HD static T second_derivative(T x, T) {
     const T inverse_sqrt_two_pi = T(0.398942280401432677940);
     return inverse_sqrt_two_pi * exp(T(-0.5) * x * x) * (T(2) - x * x);
   }
@@ -427,7 +431,8 @@ FASTGAN_HD T unbiased(T variance, T rows) {
   return variance * rows / (rows - T(1));
 }
 
-// What brings weights whose squares add up to `square` to the norm `limit`; 1 where they are within it (or NaN).
+// The factor that scales weights, whose squares add up to `square`, down to the norm `limit`; 1 where they are within
+// it (or NaN).
 FASTGAN_HD double bounding(double square, double limit) {
   return square > limit * limit ? limit / std::sqrt(square) : 1.0;
 }

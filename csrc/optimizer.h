@@ -15,18 +15,18 @@ FASTGAN_HD double integer_power(double base, int64_t n) {
   return result;
 }
 
-FASTGAN_HD double rate_at(const Course& c, int64_t update) {  // from 0
+FASTGAN_HD double rate_at(const ScheduleParameters& c, int64_t update) {  // from 0
   const double decayed = c.rate / integer_power(c.decay, update);
   return c.decay == 1.0 ? c.rate : decayed > c.least ? decayed : c.least;
 }
 
-FASTGAN_HD double momentum_at(const Course& c, int64_t epoch) {  // from 1
+FASTGAN_HD double momentum_at(const ScheduleParameters& c, int64_t epoch) {  // from 1
   if (c.saturated == 0.0) return c.momentum;
   const double way = double(epoch - 1) / (c.saturated - 1.0), progress = way < 1.0 ? way : 1.0;
   return c.saturated > 1.0 ? c.momentum * (1.0 - progress) + c.last * progress : c.last;
 }
 
-// Kingma and Ba (2015), Algorithm 1, with both bias corrections drawn into constants of the step.
+// Kingma and Ba (2015), Algorithm 1, with both bias corrections folded into constants of the step.
 template <class T>
 struct Adam {
   T rate, keep1, beta2, keep2, epsilon, root;  // keep: 1 - beta; root: 1 / sqrt(1 - beta2^t)

@@ -1,5 +1,5 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011), normals (Box and Muller), keyed permutations.
-// fastgan/reference.py holds the same streams in plain PyTorch; the layout of counter and key is told there and here.
+// fastgan/reference.py holds the same streams in plain PyTorch; the layout of counter and key must be the same in both.
 #pragma once
 #include <cstdint>
 
@@ -12,9 +12,10 @@ struct Words {
   uint32_t w[4];
 };
 
-// What a stream is for: equal seeds never share numbers across purposes. Purpose of fastgan/random.py, as far as the core draws.
+// What a stream is for: equal seeds never share numbers across purposes. Purpose of fastgan/random.py, as far as the
+// core draws.
 namespace purpose {
-constexpr uint32_t rows = 0, noise_d = 1, noise_g = 2, key = 4, dropout = 5, penalty = 7;
+constexpr uint32_t rows = 0, noise_d = 1, noise_g = 2, dropout_seed = 4, dropout = 5, penalty = 7;
 }
 
 // A stream is named by (seed, purpose, substream, step); block b holds its elements 4b .. 4b+3.
@@ -29,7 +30,8 @@ struct Stream {
     return {{words[0][0], words[1][0], words[2][0], words[3][0]}};
   }
 
-  // Blocks b, b + stride, ... side by side, so that the compiler computes them in vectors: words[i][j] is word i of the j-th.
+  // Blocks b, b + stride, ... side by side, so that the compiler computes them in vectors: words[i][j] is word i of the
+  // j-th.
   template <int count>
   FASTGAN_HD void blocks(uint64_t b, uint64_t stride, uint32_t (&words)[4][count]) const {
     uint32_t(&c0)[count] = words[0], (&c1)[count] = words[1], (&c2)[count] = words[2], (&c3)[count] = words[3];
@@ -72,16 +74,18 @@ FASTGAN_HD void normal_pair(uint32_t u, uint32_t v, T& first, T& second) {
   second = radius * sine;
 }
 
-// The seed of the i-th dropout mask that an iteration draws; 63 bits, as fastgan/random.py gives it to the eager engine.
+// The seed of the i-th dropout mask that an iteration draws; 63 bits, as fastgan/random.py gives it to the eager
+// engine.
 FASTGAN_HD uint64_t dropout_seed(uint64_t seed, int64_t iteration, int64_t i) {
-  const Words words = Stream{seed, purpose::key, 0, uint64_t(iteration)}.block(uint64_t(i + 1));
+  const Words words = Stream{seed, purpose::dropout_seed, 0, uint64_t(iteration)}.block(uint64_t(i + 1));
   return (words.w[0] | (uint64_t(words.w[1]) << 32)) & ~(uint64_t(1) << 63);
 }
 
 // Dropout keeps an element when its word reaches this threshold. 64 bits: p = 1 drops every word.
 FASTGAN_HD uint64_t dropout_threshold(double p) { return uint64_t(p * 4294967296.0 + 0.5); }
 
-// A permutation of 0 .. n-1 by an 8-round Feistel network over the next even number of bits, walked until it lands inside.
+// A permutation of 0 .. n-1 by an 8-round Feistel network over the next even number of bits, walked until it lands
+// inside.
 struct Permutation {
   uint64_t n;
   int half;
@@ -113,7 +117,7 @@ struct Permutation {
       encrypt<count>(next);
       inside = true;
       for (int j = 0; j < count; ++j) {
-        rows[j] = first || rows[j] >= n ? next[j] : rows[j];  // those that have arrived stay
+        rows[j] = first || rows[j] >= n ? next[j] : rows[j];  // positions already below n keep their value
         inside = inside && rows[j] < n;
       }
     }

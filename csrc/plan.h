@@ -1,4 +1,5 @@
-// What is to be computed, in plain numbers and addresses: networks, losses, optimisers, iterations. Every engine reads it.
+// A training plan in plain numbers and addresses: networks, losses, optimisers, iterations. Every compiled engine reads
+// it.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -12,28 +13,28 @@ struct LayerPlan {
   int activation;
   double negative_slope, dropout;
   bool bias;
-  // Which of the keys that one forward pass draws the mask belongs to, and which stream of that key. Below 0: the key of the
-  // call, and the layer's own number.
-  int dropout_key = -1, dropout_substream = 0;
+  // The mask's index among the dropout seeds that one forward pass draws, and the substream of that seed. Below 0: the
+  // seed of the call, and the layer's number as substream.
+  int dropout_seed_index = -1, dropout_substream = 0;
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
 };
 
-// Of products, where the type is float. fp32: what comes as near as float does, by whatever means; ieee: by plain
+// Precision of float matrix products. fp32: the accuracy of float, by any instructions; ieee: plain float
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
 enum class Precision { fp32, ieee, tf32, bf16 };
 
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
-  int keys = 0;       // of dropout masks, drawn by one forward pass
+  int dropout_seeds = 0;       // of dropout masks, drawn by one forward pass
   Precision precision = Precision::fp32;
 };
 
 // A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.
 struct ParameterPlan {
   void *value = nullptr, *state0 = nullptr, *state1 = nullptr;
-  void* average = nullptr;  // the moving average of the value
+  void* ema = nullptr;  // the moving average of the value
 };
 
 struct LayerParameters {
@@ -57,8 +58,8 @@ struct Schedule {
   double momentum_at(int64_t i) const { return momentum[momentum.size() == 1 ? 0 : size_t(i)]; }
 };
 
-// The same as functions of the update, for a device that must not ask the host: fastgan.Momentum's schedules.
-struct Course {
+// The schedules of fastgan.Momentum as parameters of a formula, so that a device computes them without the host.
+struct ScheduleParameters {
   double rate, decay, least;         // update u, from 0: max(rate / decay^u, least)
   double momentum, last, saturated;  // linear from epoch 1 to `last` at epoch `saturated`; 0: constant
 };
@@ -85,14 +86,14 @@ struct TrainPlan {
   const void* data;  // (rows, features) of the networks' type
   int64_t rows, features;
   int64_t batch, k, generator_steps;
-  int64_t pack;  // samples that D judges together
+  int64_t pack;  // samples in one input of D (PacGAN)
   bool simultaneous;
   LossPlan real, fake, generated;
   bool relativistic;  // losses of the difference between a real and a fake logit
   Penalty penalty;
   double penalty_weight;
-  double average_decay;  // of the moving average of G
-  bool skip_nonfinite;   // take an update back whose loss or result is not finite
+  double ema_decay;  // of the moving average of G
+  bool skip_nonfinite;   // roll an update back if its loss or result is not finite
 };
 
 }  // namespace fastgan

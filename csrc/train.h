@@ -9,10 +9,10 @@
 
 namespace fastgan {
 
-// How many threads pay at this moment. A team is only as fast as its slowest member: on a busy machine it may wait for the
-// scheduler longer than one thread would need for all the work, and tiny networks never gain. So both ways are measured as
-// training goes on. The figures of a run do not depend on it.
-class Pace {
+// Chooses between one thread and all threads while training runs, by measuring both. A team is as fast as its slowest
+// thread: on a busy machine it may wait for the scheduler longer than one thread needs for all the work, and tiny
+// networks never gain. Results do not depend on the choice.
+class AdaptiveThreads {
  public:
   // The size of the next team.
   int begin(int threads) {
@@ -27,7 +27,7 @@ class Pace {
     const double time = now(), spent = time - last_, mean = (time - started_) / ++iterations_;
     last_ = time;
     if (alone_) {
-      if (iterations_ > 1) solo_ = solo_ == 0 ? spent : solo_ + 0.1 * (spent - solo_);  // the first one warms up
+      if (iterations_ > 1) solo_ = solo_ == 0 ? spent : solo_ + 0.1 * (spent - solo_);  // the first iteration warms up
       return solo_ == 0 || time < alone_until_ || time - started_ < kTrial;
     }
     const bool stalled = spent > 4 * solo_ + kTrial;
@@ -61,7 +61,7 @@ class Workspace {
     }
     return memory_.get();
   }
-  Pace pace;
+  AdaptiveThreads adaptive_threads;
 
  private:
   struct Free {

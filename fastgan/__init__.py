@@ -7,7 +7,7 @@ from fastgan import _interrupt
 if _interrupt.is_command():
     _interrupt.leave_at_once()  # the imports below take seconds
 
-from fastgan import data, evaluation, losses, models, nn, random, theory
+from fastgan import data, deprecation, evaluation, losses, models, nn, random, theory
 from fastgan.backend import backend_info
 from fastgan.data import DataError
 from fastgan.losses import (
@@ -33,9 +33,11 @@ from fastgan.training import (
     TrainConfig,
     TrainResult,
     train,
-    train_inferer,
+    train_encoder,
     train_population,
 )
+
+__getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
 
 __all__ = [
     "GAN",
@@ -67,7 +69,7 @@ __all__ = [
     "random",
     "theory",
     "train",
-    "train_inferer",
+    "train_encoder",
     "train_population",
 ]
 

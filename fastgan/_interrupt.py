@@ -39,7 +39,7 @@ def leave_at_once() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     if not _said:
-        with contextlib.suppress(OSError):  # nobody reads it any more
+        with contextlib.suppress(OSError):  # the reader has closed it
             os.write(2, b"fastgan: interrupted\n")  # print could be what is interrupted
     os._exit(CODE)
 

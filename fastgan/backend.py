@@ -1,4 +1,4 @@
-"""What can run here, and why not: the compiled module, its CUDA half, and who serves each operation."""
+"""Which backend runs each operation, and why: the compiled module and its CUDA part."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from fastgan import deprecation
 
 # operation -> device -> dtypes the native core takes
 _ALL = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -84,7 +86,7 @@ def why_not(operation: str, device: str, dtype: torch.dtype) -> str | None:
 
 
 def backend_info() -> dict[str, Any]:
-    """Versions, instruction sets, the CUDA build and device, and what serves each operation and why.
+    """Versions, instruction sets, the CUDA build and device, and which backend runs each operation, and why.
 
     Returns:
         dict: plain strings, numbers and nested dicts; `fastgan info` prints it.
@@ -100,9 +102,9 @@ def backend_info() -> dict[str, Any]:
         "native": native.build_info() if native is not None else f"not loaded: {_why_not_loaded}",
         "cuda": cuda_reason() or torch.cuda.get_device_name(),
     }
-    serves = {}
+    backends = {}
     for operation in OPERATIONS:
         for device in ("cpu", "cuda"):
             reason = why_not(operation, device, torch.float32)
-            serves[f"{operation} on {device}"] = f"reference: {reason}" if reason else "native"
-    return info | {"serves": serves}
+            backends[f"{operation} on {device}"] = f"reference: {reason}" if reason else "native"
+    return deprecation.Keys(info | {"backends": backends}, "backend_info", {"serves": "backends"})

@@ -22,7 +22,7 @@ from fastgan.random import Purpose
 _MIXTURE_ROWS = 10_000
 _KERNEL_ROWS = 10_000
 _COMPONENTS = (1, 2, 4, 8, 16, 25, 32)
-_FLOORS = (1e-6, 1e-4, 1e-2)  # of the variances, in those of the data
+_LEAST_VARIANCES = (1e-6, 1e-4, 1e-2)  # of the variances, in those of the data
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def gaussian_mixture(
         raise ValueError(f"gaussian_mixture: components must fit {len(rows)} rows, got {list(components)}")
     scale = float(rows.var(0).mean()) or 1.0
     best, score = None, -math.inf
-    for floor in _FLOORS:
+    for least in _LEAST_VARIANCES:
         for k in usable:
-            model = mixture.GaussianMixture(k, reg_covar=floor * scale, random_state=seed, max_iter=200)
+            model = mixture.GaussianMixture(k, reg_covar=least * scale, random_state=seed, max_iter=200)
             with warnings.catch_warnings(), limits(1):
                 warnings.simplefilter("ignore")  # that it has not converged shows in its likelihood
                 found = model.fit(rows).score(held_out)

@@ -1,7 +1,7 @@
-"""The CUDA half of the native core: tensors in, pointers down, on the current stream of their device.
+"""Thin wrappers of the CUDA entry points, on the current stream of the tensors' device.
 
-A small MLP is one launch forward and two backward. The matrix products of a larger one are the library's (`torch.mm`);
-what stands between them is one native pass each way.
+A small MLP is one launch forward and two backward. The matrix products of a larger one are cuBLAS's (`torch.mm`), with
+one native kernel between them in each direction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from fastgan.backend import native  # callers ask backend.why_not first, so it i
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # DType in csrc/dtypes.h
-# Activations whose slope needs their input: the others' slope is had from their output (`from_output` in formulas.h).
+# Activations whose derivative is computed from their input; that of the others from their output (`from_output` in
+# formulas.h).
 _FROM_INPUT = ("softplus", "gelu")
 
 
@@ -30,7 +31,7 @@ def launch(x: Tensor, entry: str, *arguments: object) -> None:
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:
-    """x *= factor, both of one type, without the host's knowing the factor: a factor of 1 costs a launch only."""
+    """x *= factor, both of one type, without reading the factor on the host; a factor of 1 costs only the launch."""
     launch(x, "scale", DTYPES[x.dtype], x, x.numel(), factor)
     return x
 
@@ -45,11 +46,11 @@ def random(out: Tensor, normal: bool, seed: int, purpose: int, step: int, substr
     return out
 
 
-def dropout(x: Tensor, out: Tensor, p: float, key: int, substream: int) -> Tensor:
+def dropout(x: Tensor, out: Tensor, p: float, dropout_seed: int, substream: int) -> Tensor:
     """`out` becomes x times the mask of (key, substream); both dense, and possibly the same."""
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
-    launch(x, "dropout", DTYPES[x.dtype], x, out, rows, features, p, key, None, 0, 0, substream)
+    launch(x, "dropout", DTYPES[x.dtype], x, out, rows, features, p, dropout_seed, None, 0, 0, substream)
     return out
 
 
@@ -57,7 +58,7 @@ def dropout(x: Tensor, out: Tensor, p: float, key: int, substream: int) -> Tenso
 
 
 class _Kept(NamedTuple):
-    """Of one layer, (rows, units) each; None where nobody reads it."""
+    """Of one layer, (rows, units) each; None where backward does not need it."""
 
     before: Tensor | None  # input of the activation
     output: Tensor | None  # its output
@@ -79,10 +80,10 @@ def _keep(take: Take, layer: LayerSpec, units: int, drops: bool, last: bool) -> 
             take(units, None) if drops and not last else None,
         )
     from_input = layer.activation in _FROM_INPUT
-    slope_needs_output = not from_input and layer.activation != "none"
+    backward_needs_output = not from_input and layer.activation != "none"
     return _Kept(
         take(units, None) if from_input else None,
-        take(units, None) if slope_needs_output or not (last or drops) else None,
+        take(units, None) if backward_needs_output or not (last or drops) else None,
         None,
         take(units, None) if drops and not last else None,
     )
@@ -112,14 +113,14 @@ class _Parts:
         ]
 
 
-# What counts as small. A kernel must hold it: layers that fit its arguments, bytes of shared memory for 16 rows. And it
-# should beat the library: weights that stay in the cache, and products a call; an estimate, which nobody has measured.
+# Limits of a small MLP: the layers fit the kernel's arguments, 16 rows fit in shared memory. Thresholds (unmeasured):
+# the weights fit in L2, few enough multiply-adds per call.
 _MOST_LAYERS, _MOST_SHARED = 12, 96 << 10
 _MOST_WEIGHTS, _MOST_PRODUCTS = 3 << 14, 1 << 24
 
 
 @functools.cache
-def _has_matrix_units(device: torch.device) -> bool:
+def _has_tensor_cores(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -150,33 +151,35 @@ class Shape:
 
     def is_small(self, x: Tensor) -> bool:
         """Whether x (rows, in) goes through all layers in one launch."""
-        return x.shape[0] <= self.most_rows and _has_matrix_units(x.device)
+        return x.shape[0] <= self.most_rows and _has_tensor_cores(x.device)
 
 
 # ---------------------------------------------------------------- one activation, to the second order
 
 
-def _head(layer: LayerSpec, rows: int, units: int, dropout: float, key: int, substream: int) -> tuple[object, ...]:
+def _head(
+    layer: LayerSpec, rows: int, units: int, dropout: float, dropout_seed: int, substream: int
+) -> tuple[object, ...]:
     """The arguments that all passes of a layer begin with."""
     number = ACTIVATIONS[layer.activation][0]
-    return rows, units, layer.pieces, number, layer.negative_slope, dropout, key, None, 0, 0, substream
+    return rows, units, layer.pieces, number, layer.negative_slope, dropout, dropout_seed, None, 0, 0, substream
 
 
-def activate(layer: LayerSpec, z: Tensor, key: int, substream: int) -> tuple[Tensor, Tensor]:
+def activate(layer: LayerSpec, z: Tensor, dropout_seed: int, substream: int) -> tuple[Tensor, Tensor]:
     """Activation and dropout of z (rows, units), no maxout; and what `activate_backward` wants of it."""
     given, saved = torch.empty_like(z), torch.empty_like(z)
     before, output = (saved, None) if layer.activation in _FROM_INPUT else (None, saved)
-    head = _head(layer, z.shape[0], z.shape[1], layer.dropout, key, substream)
+    head = _head(layer, z.shape[0], z.shape[1], layer.dropout, dropout_seed, substream)
     launch(z, "layer_forward", DTYPES[z.dtype], *head, z, None, before, output, None, given)
     return given, saved
 
 
 def activate_backward(
-    layer: LayerSpec, grad: Tensor, saved: Tensor, key: int, substream: int, grad_grad: Tensor | None = None
+    layer: LayerSpec, grad: Tensor, saved: Tensor, dropout_seed: int, substream: int, grad_grad: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient of z. With `grad_grad`, the gradient of that: what belongs to z, and what belongs to `grad`."""
     grad_z, to_grad = torch.empty_like(grad), None if grad_grad is None else torch.empty_like(grad)
-    head = _head(layer, grad.shape[0], grad.shape[1], layer.dropout, key, substream)
+    head = _head(layer, grad.shape[0], grad.shape[1], layer.dropout, dropout_seed, substream)
     launch(grad, "layer_backward", DTYPES[grad.dtype], *head, grad, saved, None, grad_z, None, None, grad_grad, to_grad)
     return grad_z, to_grad
 
@@ -184,12 +187,12 @@ def activate_backward(
 # ---------------------------------------------------------------- a small MLP
 
 
-def _launch_network(
+def _launch_small_mlp(
     entry: str,
     shape: Shape,
     x: Tensor,
     params: Sequence[Tensor | None],
-    key: int,
+    dropout_seed: int,
     kept: tuple[Tensor | None, Sequence[_Kept]],
     *,
     y: Tensor | None = None,
@@ -200,7 +203,7 @@ def _launch_network(
 ) -> None:
     """The arguments of `network_call` (csrc/cuda/entries.h); `grads` are of each layer's product, weight, bias."""
     depth = len(shape.layers)
-    head = x.shape[0], shape.inputs, shape.input_dropout, key, lowest, x, kept[0], y, grad_y, grad_x, depth
+    head = x.shape[0], shape.inputs, shape.input_dropout, dropout_seed, lowest, x, kept[0], y, grad_y, grad_x, depth
     layers: list[object] = []
     for i, (layer, units, keep) in enumerate(zip(shape.layers, shape.units, kept[1], strict=True)):
         layers += units, layer.pieces, ACTIVATIONS[layer.activation][0], layer.negative_slope, layer.dropout
@@ -212,7 +215,7 @@ def _backward_in_one(
     shape: Shape,
     x: Tensor,
     params: Sequence[Any],
-    key: int,
+    dropout_seed: int,
     kept: tuple[Tensor | None, Sequence[_Kept]],
     grad_y: Tensor,
     needs: Sequence[bool],
@@ -226,8 +229,17 @@ def _backward_in_one(
         size = rows * weight.shape[0] if i >= lowest else 0
         product, scratch = scratch[:size], scratch[size:]
         grads.append((product, found[1 + i], found[1 + depth + i]))
-    _launch_network(
-        "network_backward", shape, x, params, key, kept, lowest=lowest, grad_y=grad_y, grad_x=found[0], grads=grads
+    _launch_small_mlp(
+        "small_mlp_backward",
+        shape,
+        x,
+        params,
+        dropout_seed,
+        kept,
+        lowest=lowest,
+        grad_y=grad_y,
+        grad_x=found[0],
+        grads=grads,
     )
     return found
 
@@ -235,8 +247,8 @@ def _backward_in_one(
 # ---------------------------------------------------------------- an MLP
 
 
-def _pass(shape: Shape, i: int, rows: int, key: int, dropout: float) -> tuple[object, ...]:
-    return _head(shape.layers[i], rows, shape.units[i], dropout, key, i + 1)
+def _pass(shape: Shape, i: int, rows: int, dropout_seed: int, dropout: float) -> tuple[object, ...]:
+    return _head(shape.layers[i], rows, shape.units[i], dropout, dropout_seed, i + 1)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -247,9 +259,9 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None
 
 
 def mlp_forward(
-    shape: Shape, x: Tensor, params: Sequence[Tensor | None], key: int, work: Tensor | None
+    shape: Shape, x: Tensor, params: Sequence[Tensor | None], dropout_seed: int, work: Tensor | None
 ) -> Tensor:
-    """x (rows, in) -> (rows, out); `work` keeps what backward reads, `key` is that of the masks.
+    """x (rows, in) -> (rows, out); `work` keeps what backward reads, `dropout_seed` is that of the masks.
 
     `params` are the weights, then a bias or None for each; all tensors dense.
     """
@@ -258,12 +270,12 @@ def mlp_forward(
         y = x.new_empty(rows, shape.units[-1])
         nothing = None, [_Kept(None, None, None, None)] * depth
         what = nothing if work is None else _Parts(rows, x.dtype, work).all(shape)
-        _launch_network("network_forward", shape, x, params, key, what, y=y)
+        _launch_small_mlp("small_mlp_forward", shape, x, params, dropout_seed, what, y=y)
         return y
     work = x.new_empty(shape.work_size(rows, x.dtype)) if work is None else work
     dropped_input, kept = _Parts(rows, x.dtype, work).all(shape)
     if dropped_input is not None:
-        x = dropout(x, dropped_input, shape.input_dropout, key, 0)
+        x = dropout(x, dropped_input, shape.input_dropout, dropout_seed, 0)
     for i, (layer, keep) in enumerate(zip(shape.layers, kept, strict=True)):
         weight, bias = params[i], params[depth + i]
         # What goes on: to the next layer a kept buffer, at last the result.
@@ -271,12 +283,12 @@ def mlp_forward(
         if i == depth - 1:
             given = x.new_empty(rows, shape.units[i])
         assert weight is not None and given is not None
-        head = _pass(shape, i, rows, key, layer.dropout)
+        head = _pass(shape, i, rows, dropout_seed, layer.dropout)
         if layer.pieces > 1:
             product = torch.mm(x, weight.t())
             launch(x, "layer_forward", number, *head, product, bias, None, given, keep.winner, None)
             if layer.dropout:
-                dropout(given, given, layer.dropout, key, i + 1)
+                dropout(given, given, layer.dropout, dropout_seed, i + 1)
         elif layer.activation == "none" and not layer.dropout:
             _affine(x, weight, bias, given)
         else:
@@ -289,12 +301,12 @@ def mlp_forward(
 
 
 def _through_layer(
-    shape: Shape, i: int, keep: _Kept, grad: Tensor, columns: int, key: int, need_bias: bool
+    shape: Shape, i: int, keep: _Kept, grad: Tensor, columns: int, dropout_seed: int, need_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     """From the gradient of what layer i gave to those of its matrix product and, where wanted, its bias."""
     layer, drops, rows = shape.layers[i], shape.layers[i].dropout, grad.shape[0]
     if layer.pieces > 1 and drops:
-        grad, drops = dropout(grad, torch.empty_like(grad), drops, key, i + 1), 0.0
+        grad, drops = dropout(grad, torch.empty_like(grad), drops, dropout_seed, i + 1), 0.0
     changes = layer.pieces > 1 or layer.activation != "none" or drops > 0
     product = grad.new_empty(rows, columns) if changes else grad
     grad_bias = partial = None
@@ -302,7 +314,7 @@ def _through_layer(
         grad_bias = grad.new_empty(columns)
         partial = grad.new_empty(native.cuda_layer_partials(rows, columns), dtype=torch.float64)
     if changes or need_bias:
-        head = _pass(shape, i, rows, key, drops)
+        head = _pass(shape, i, rows, dropout_seed, drops)
         saved = keep.before if keep.before is not None else keep.output
         tail = grad, saved, keep.winner, product if changes else None, grad_bias, partial, None, None
         launch(grad, "layer_backward", DTYPES[grad.dtype], *head, *tail)
@@ -310,7 +322,13 @@ def _through_layer(
 
 
 def mlp_backward(
-    shape: Shape, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor, key: int, needs: Sequence[bool]
+    shape: Shape,
+    x: Tensor,
+    params: Sequence[Any],
+    work: Tensor,
+    grad_y: Tensor,
+    dropout_seed: int,
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of x and `params` that `needs` asks for; x (rows, in), grad_y (rows, out), all dense.
 
@@ -321,7 +339,7 @@ def mlp_backward(
     wanted = [i for i in range(depth) if needs[1 + i] or needs[1 + depth + i]]
     lowest = 0 if needs[0] else min(wanted, default=depth)
     if shape.is_small(x) and lowest < depth:
-        return _backward_in_one(shape, x, params, key, (dropped_input, kept), grad_y, needs, lowest)
+        return _backward_in_one(shape, x, params, dropout_seed, (dropped_input, kept), grad_y, needs, lowest)
     inputs = [x if dropped_input is None else dropped_input]
     inputs += [k.dropped if k.dropped is not None else k.output for k in kept[:-1]]  # type: ignore[misc]
     grads: list[Tensor | None] = [None] * len(needs)
@@ -329,12 +347,12 @@ def mlp_backward(
     for i in range(depth - 1, lowest - 1, -1):
         weight = params[i]
         product, grads[1 + depth + i] = _through_layer(
-            shape, i, kept[i], grad, weight.shape[0], key, needs[1 + depth + i]
+            shape, i, kept[i], grad, weight.shape[0], dropout_seed, needs[1 + depth + i]
         )
         if needs[1 + i]:
             grads[1 + i] = torch.mm(product.t(), inputs[i])
         if i > lowest or needs[0]:
             grad = torch.mm(product, weight)
     if needs[0]:
-        grads[0] = dropout(grad, grad, shape.input_dropout, key, 0) if shape.input_dropout else grad
+        grads[0] = dropout(grad, grad, shape.input_dropout, dropout_seed, 0) if shape.input_dropout else grad
     return grads

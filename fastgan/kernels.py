@@ -1,4 +1,4 @@
-"""Tensors in, pointers down: one function for each entry of the native core. Nothing is validated or chosen here.
+"""Thin wrappers: one function for each native entry point. They pass data pointers and validate nothing.
 
 Python owns the memory of every tensor, the core only that of its scratch; it receives addresses, sizes, the number of
 threads or the current CUDA stream.
@@ -56,22 +56,22 @@ def pair_loss(
     numbers: tuple[int, int],
     targets: tuple[float, float],
     mean: bool,
-    slope_of_real: bool,
-    slope_of_fake: bool,
+    need_real: bool,
+    need_fake: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """One pass over both batches: the value and, where asked, the slopes, scaled as the reduction says."""
+    """One pass over both batches: the value and, where asked, the derivatives, scaled as the reduction says."""
     dtype = real.dtype
     wide = accumulator(dtype)
     real = dense(real)
     m, n, fake_at = real.numel(), 0, 0
     value = real.new_empty((), dtype=wide)
     empty_like = torch.empty_like if wide is dtype else functools.partial(torch.empty_like, dtype=wide)
-    grad_real = empty_like(real) if slope_of_real else None
+    grad_real = empty_like(real) if need_real else None
     grad_fake = None
     if fake is not None:
         fake = dense(fake)
         n, fake_at = fake.numel(), fake.data_ptr()
-        grad_fake = empty_like(fake) if slope_of_fake else None
+        grad_fake = empty_like(fake) if need_fake else None
     arguments = (
         DTYPES[dtype],
         real.data_ptr(),
@@ -94,20 +94,20 @@ def pair_loss(
     return value, grad_real, grad_fake
 
 
-def scale(slopes: Sequence[Tensor | None], grad: Tensor) -> None:
-    """Multiply slopes in place by the scalar gradient of the loss, which loss.backward() sets to 1."""
-    present = [slope for slope in slopes if slope is not None]
-    if grad.is_cuda:  # whose value nobody here waits for
-        for slope in present:
-            cuda.scale(slope, dense(grad))
+def scale(loss_grads: Sequence[Tensor | None], grad: Tensor) -> None:
+    """Multiply derivatives in place by the scalar gradient of the loss, which loss.backward() sets to 1."""
+    present = [loss_grad for loss_grad in loss_grads if loss_grad is not None]
+    if grad.is_cuda:  # reading its value would synchronise with the device
+        for loss_grad in present:
+            cuda.scale(loss_grad, dense(grad))
     elif grad.item() != 1.0:
-        for slope in present:
-            slope.mul_(grad)
+        for loss_grad in present:
+            loss_grad.mul_(grad)
 
 
 @_named
 def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
-    """Value (order 0), slope (1) or curvature (2) of a loss formula at every element, in x's dtype."""
+    """Value (order 0), derivative (1) or second derivative (2) of a loss formula at every element, in x's dtype."""
     x = dense(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), number, target, order)
@@ -118,18 +118,18 @@ def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     return out
 
 
-def seed(key: Tensor) -> int:
-    """The unsigned seed of the masks of a key."""
-    return int(key) & (2**64 - 1)
+def unsigned_seed(dropout_seed: Tensor) -> int:
+    """The dropout seed as an unsigned integer."""
+    return int(dropout_seed) & (2**64 - 1)
 
 
 @_named
-def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
-    """x times the replayed mask of (key, substream): the same call serves forward, backward and double backward."""
+def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
+    """x times the replayed mask of (key, substream): the same call computes forward, backward and double backward."""
     x = dense(x)
     out = torch.empty_like(x)
     if x.is_cuda:
-        return cuda.dropout(x, out, p, seed(key), substream)
+        return cuda.dropout(x, out, p, unsigned_seed(dropout_seed), substream)
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
     native.dropout(
@@ -139,7 +139,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
         rows,
         features,
         p,
-        seed(key),
+        unsigned_seed(dropout_seed),
         substream,
         torch.get_num_threads(),
     )
@@ -183,7 +183,7 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
     return out
 
 
-class Network:
+class MlpDescription:
     """An MLP without its parameters, and its native description; what every call reads are plain attributes."""
 
     __slots__ = (
@@ -243,7 +243,13 @@ class Network:
 
 @_named
 def mlp_forward(
-    net: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None, save: bool, *, padding: bool = False
+    net: MlpDescription,
+    x: Tensor,
+    params: Sequence[Tensor | None],
+    dropout_seed: Tensor | None,
+    save: bool,
+    *,
+    padding: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """x (..., in) -> y (..., out), and the activations that backward reads. Without a key, no dropout.
 
@@ -253,11 +259,17 @@ def mlp_forward(
     rows = leading.numel()
     if x.is_cuda:
         kept = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x)) if save else None
-        y = cuda.mlp_forward(net.shape, x.view(rows, x.shape[-1]), params, 0 if key is None else seed(key), kept)
+        y = cuda.mlp_forward(
+            net.shape,
+            x.view(rows, x.shape[-1]),
+            params,
+            0 if dropout_seed is None else unsigned_seed(dropout_seed),
+            kept,
+        )
         return y.view(*leading, net.outputs), kept
     y = x.new_empty(*leading, net.outputs)  # numbers: a tuple takes twice as long
     work = None
-    if save:  # rows of padding are nobody's; an operator whose outputs are compared fills them
+    if save:  # padding rows are undefined; they are zeroed when outputs are compared
         work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
     net.core.forward(
         DTYPES[x.dtype],
@@ -266,14 +278,14 @@ def mlp_forward(
         [0 if p is None else p.data_ptr() for p in params],
         y.data_ptr(),
         0 if work is None else work.data_ptr(),
-        key is not None,
-        0 if key is None else seed(key),
+        dropout_seed is not None,
+        0 if dropout_seed is None else unsigned_seed(dropout_seed),
         torch.get_num_threads(),
     )
     return y, work
 
 
-def check_saved(net: Network, tensors: Sequence[Tensor | None], work: Tensor, grad_y: Tensor) -> None:
+def check_saved(net: MlpDescription, tensors: Sequence[Tensor | None], work: Tensor, grad_y: Tensor) -> None:
     """Raise unless x and parameters, which backward reads by their addresses, are of the size that forward saw.
 
     No version counter tells of `p.data = other`, and hooks of saved tensors may return anything.
@@ -296,12 +308,12 @@ def check_saved(net: Network, tensors: Sequence[Tensor | None], work: Tensor, gr
 
 @_named
 def mlp_backward(
-    net: Network,
+    net: MlpDescription,
     x: Tensor,
     params: Sequence[Tensor | None],
     work: Tensor,
     grad_y: Tensor,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
     needs: Sequence[bool],
     *,
     keep: bool = False,
@@ -311,7 +323,7 @@ def mlp_backward(
     `params` are dense; on the CPU only the weights among them are read, and x is not.
     """
     grad_y, rows, shapes = dense(grad_y), grad_y.shape[:-1].numel(), net.shapes(grad_y)
-    key_number = 0 if key is None else seed(key)
+    key_number = 0 if dropout_seed is None else unsigned_seed(dropout_seed)
     if work.is_cuda:
         x = dense(x)
         flat = x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)
@@ -340,13 +352,13 @@ def mlp_backward(
 
 @_named
 def mlp_second_order(
-    net: Network,
+    net: MlpDescription,
     weights: Sequence[Tensor],
     work: Tensor,
     kept: Tensor,
     tangent: Tensor,
     outputs_shape: torch.Size,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients of <tangent, grad_x> that `needs` asks for: of grad_y, x, the weights and the biases.
@@ -372,7 +384,7 @@ def mlp_second_order(
         kept.data_ptr(),
         tangent.data_ptr(),
         [0 if g is None else g.data_ptr() for g in grads],
-        0 if key is None else seed(key),
+        0 if dropout_seed is None else unsigned_seed(dropout_seed),
         torch.get_num_threads(),
     )
     return grads
@@ -380,10 +392,10 @@ def mlp_second_order(
 
 @_named
 def mlp_penalty(
-    net: Network,
+    net: MlpDescription,
     x: Tensor,
     params: Sequence[Tensor | None],
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
     kind: int,
     weight: float,
     needs: Sequence[bool],
@@ -398,7 +410,7 @@ def mlp_penalty(
         kind,
         weight,
         [0 if g is None else g.data_ptr() for g in grads] if any(needs) else [],
-        0 if key is None else seed(key),
+        0 if dropout_seed is None else unsigned_seed(dropout_seed),
         torch.get_num_threads(),
     )
     return value, grads

@@ -186,7 +186,7 @@ def generator_loss(
     Args:
         fake_logits: logits of n generated examples, any shape; float32, float64, float16 or bfloat16.
         kind: "non_saturating"; "minimax"; "mle", -exp(l) / 2, whose expected gradient at the optimal discriminator is
-            half that of maximum likelihood (logits are held at 88, in float64 at 709: value and slope stay finite);
+            half that of maximum likelihood (logits are held at 88, in float64 at 709: value and gradient stay finite);
             "hinge" and "wasserstein", -l; "least_squares", (l - 1)^2 / 2; "relativistic", softplus(-(fake - real)).
         real_logits: for "relativistic" only, as many as fake_logits.
         reduction: "mean", "sum" or "none".
@@ -363,7 +363,7 @@ def _check_probabilities(caller: str, *named: tuple[str, Tensor]) -> None:
             raise ValueError(f"{caller}: {name} must be probabilities in [0, 1], got {p[outside][0].item()}")
 
 
-def _floor(p: Tensor, clamp: bool) -> float:
+def _least_probability(p: Tensor, clamp: bool) -> float:
     return torch.finfo(kernels.accumulator(p.dtype)).tiny if clamp else 0.0
 
 
@@ -384,7 +384,7 @@ def probability_discriminator_loss(
     Args:
         real_probabilities: D(x) in [0, 1], any shape.
         fake_probabilities: D(G(z)) in [0, 1].
-        clamp: hold probabilities at the smallest normal number in value and slope, so that D = 0 or 1 stays finite
+        clamp: hold probabilities at the smallest normal number in value and gradient, so that D = 0 or 1 stays finite
             (87.3 in float32, 708.4 in float64); False gives infinity.
         reduction: "mean" or "sum".
         impl: "auto", "native" or "reference".
@@ -398,12 +398,12 @@ def probability_discriminator_loss(
     _check_choice(caller, "reduction", reduction, ("mean", "sum"))
     names = "real_probabilities", "fake_probabilities"
     _check_probabilities(caller, (names[0], real_probabilities), (names[1], fake_probabilities))
-    floor = _floor(real_probabilities, clamp)
+    least = _least_probability(real_probabilities, clamp)
     return ops.pair_loss(
         real_probabilities,
         fake_probabilities,
         ("probability_real", "probability_fake"),
-        (floor, floor),
+        (least, least),
         mean=reduction == "mean",
         impl=impl,
         caller=caller,
@@ -426,12 +426,12 @@ def probability_generator_loss(
     _check_choice(caller, "reduction", reduction, ("mean", "sum"))
     names = "fake_probabilities", "fake_probabilities"
     _check_probabilities(caller, (names[0], fake_probabilities))
-    floor = _floor(fake_probabilities, clamp)
+    least = _least_probability(fake_probabilities, clamp)
     return ops.pair_loss(
         fake_probabilities,
         None,
         ("probability_real", "probability_real"),
-        (floor, floor),
+        (least, least),
         mean=reduction == "mean",
         impl=impl,
         caller=caller,
@@ -453,7 +453,7 @@ def gradient_penalty(
     step: int = 0,
     impl: Impl = "auto",
 ) -> Tensor:
-    """A penalty on the slope of the discriminator's logit with respect to its input.
+    """A penalty on the gradient of the discriminator's logit with respect to its input.
 
     Equivalent to `weight * ((g.norm(2, dim=1) - 1) ** 2).mean()` with g the gradient at random points between real and
     fake (wgan-gp), or `weight / 2 * g.square().sum(1).mean()` with g at the real (r1) or the fake examples (r2).
@@ -471,7 +471,7 @@ def gradient_penalty(
     Returns:
         Scalar Tensor, differentiable with respect to the discriminator's parameters; float64 for float64 examples and
         float32 otherwise (in float16 the square of a norm of 300 would overflow). Where a gradient is exactly zero its
-        norm is given slope zero, not NaN.
+        norm is given gradient zero, not NaN.
 
     Source: Gulrajani et al. (2017), eq. 3; Mescheder, Geiger, Nowozin (2018), eq. 9 and 10.
     """
@@ -516,5 +516,5 @@ def gradient_penalty(
             return penalty
     with torch.enable_grad():
         where = where.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
-        return reference.gradient_penalty(slope, kind, weight)
+        (grad,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
+        return reference.gradient_penalty(grad, kind, weight)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import nn, random
+from fastgan import deprecation, nn, random
 from fastgan.options import ActivationName, Impl, PriorName
 from fastgan.random import Purpose
 
@@ -85,62 +85,82 @@ class GAN(torch.nn.Module):
         self.prior = prior
         self.data_shape = None if data_shape is None else tuple(int(size) for size in data_shape)
         self.classes = classes
-        self.averaged: torch.nn.Module | None = None  # G with the moving average of its weights, if training keeps one
+        self.ema: torch.nn.Module | None = None  # G with the moving average of its weights, if training keeps one
 
     def extra_repr(self) -> str:
         shape = "" if self.data_shape is None else f", data_shape={self.data_shape}"
         classes = f", classes={self.classes}" if self.classes else ""
         return f"latent_dim={self.latent_dim}, prior={self.prior!r}{shape}{classes}"
 
+    averaged = deprecation.Attribute("GAN.averaged", "ema")
+    keep_average = deprecation.Attribute("GAN.keep_average", "keep_ema")
+    update_average = deprecation.Attribute("GAN.update_average", "update_ema")
+    buffers_of_average = deprecation.Attribute("GAN.buffers_of_average", "ema_buffers")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "averaged":  # torch would register a module under the old name
+            deprecation.warn("GAN.averaged", "GAN.ema")
+            name = "ema"
+        super().__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a pickle, which may be of a version that called the moving average `averaged`."""
+        for part in (state, state.get("_modules", {})):
+            if "averaged" in part:
+                part["ema"] = part.pop("averaged")
+        super().__setstate__(state)
+
     @property
     def device(self) -> torch.device:
-        """Where the networks live: the device of the first parameter, the CPU without parameters."""
+        """The networks' device: that of the first parameter, the CPU without parameters."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks compute in: the type of the first floating parameter."""
+        """The networks' dtype: that of the first floating parameter."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
-    def keep_average(self) -> torch.nn.Module:
-        """`averaged`, made as a copy of G where there is none.
+    def keep_ema(self) -> torch.nn.Module:
+        """`ema`, made as a copy of G where there is none.
 
         Raises:
             ValueError: it is the average of another network.
         """
-        if self.averaged is None:
-            self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
-        averaged, live = (
+        if self.ema is None:
+            self.ema = copy.deepcopy(self.generator).requires_grad_(False)
+        ema, live = (
             [(tuple(x.shape), x.dtype, x.device) for x in (*network.parameters(), *network.buffers())]
-            for network in (self.averaged, self.generator)
+            for network in (self.ema, self.generator)
         )
-        if averaged != live:
-            differ = next((pair for pair in zip(averaged, live, strict=False) if pair[0] != pair[1]), None)
-            got = f"{len(averaged)} for {len(live)}" if differ is None else "{} for {}".format(*differ)
-            raise ValueError(f"GAN: averaged must be None, or have the parameters and buffers of generator, got {got}")
-        return self.averaged
+        if ema != live:
+            differ = next((pair for pair in zip(ema, live, strict=False) if pair[0] != pair[1]), None)
+            got = f"{len(ema)} for {len(live)}" if differ is None else "{} for {}".format(*differ)
+            raise ValueError(f"GAN: ema must be None, or have the parameters and buffers of generator, got {got}")
+        return self.ema
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        for name in [name for name in state_dict if name.startswith(f"{prefix}averaged.")]:  # an earlier version's
+            state_dict[f"{prefix}ema.{name.removeprefix(f'{prefix}averaged.')}"] = state_dict.pop(name)
         # Before torch looks for modules to load into: the average of a run that kept one must not be lost.
-        if any(name.startswith(f"{prefix}averaged.") for name in state_dict):
-            self.keep_average()
+        if any(name.startswith(f"{prefix}ema.") for name in state_dict):
+            self.keep_ema()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
-    def update_average(self, decay: float) -> None:
-        """averaged <- decay * averaged + (1 - decay) * G for the weights; buffers are copied.
+    def update_ema(self, decay: float) -> None:
+        """ema <- decay * ema + (1 - decay) * G for the weights; buffers are copied.
 
-        Whether it is an average of G is for `keep_average` to say, once a run: the comparison costs more than this.
+        Whether it is an average of G is for `keep_ema` to say, once a run: the comparison costs more than this.
         """
-        averaged = self.keep_average() if self.averaged is None else self.averaged
-        torch._foreach_lerp_(list(averaged.parameters()), list(self.generator.parameters()), 1.0 - decay)
-        for mine, live in self.buffers_of_average():
+        ema = self.keep_ema() if self.ema is None else self.ema
+        torch._foreach_lerp_(list(ema.parameters()), list(self.generator.parameters()), 1.0 - decay)
+        for mine, live in self.ema_buffers():
             mine.copy_(live)
 
-    def buffers_of_average(self) -> list[tuple[Tensor, Tensor]]:
-        """Each buffer of `averaged`, and G's that it takes over as it is: running statistics are not averaged twice."""
-        averaged = self.keep_average() if self.averaged is None else self.averaged
-        return list(zip(averaged.buffers(), self.generator.buffers(), strict=True))
+    def ema_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer of `ema`, and G's that it takes over as it is: running statistics are not averaged twice."""
+        ema = self.keep_ema() if self.ema is None else self.ema
+        return list(zip(ema.buffers(), self.generator.buffers(), strict=True))
 
     def forward(self, z: Tensor) -> Tensor:
         """G(z) in the current mode, with gradients. z: (m, latent_dim), with the labels appended by `join` if any."""
@@ -179,6 +199,7 @@ class GAN(torch.nn.Module):
             impl=impl,
         )
 
+    @deprecation.argument("sample", "averaged", "ema")
     @torch.no_grad()
     def sample(
         self,
@@ -188,7 +209,7 @@ class GAN(torch.nn.Module):
         batch_size: int = 256,
         offset: int = 0,
         device: torch.device | str | None = None,
-        averaged: bool = True,
+        ema: bool = True,
         labels: int | Tensor | None = None,
     ) -> Tensor:
         """Samples G(z), z ~ p_z, with G in eval mode; the mode is restored.
@@ -203,7 +224,7 @@ class GAN(torch.nn.Module):
                 differently for other sizes.
             offset: number of the first sample.
             device: where the result lies; default: where the networks are.
-            averaged: use the moving average of G's weights, where training kept one.
+            ema: use the moving average of G's weights, where training kept one.
             labels: of a conditional model: one for all, or int64 (n,); None: sample i has label i modulo `classes`.
 
         Returns:
@@ -220,7 +241,7 @@ class GAN(torch.nn.Module):
         # wanted: a product of another size would take another kernel and round differently.
         first_block, last_block = offset // batch_size, max(offset + n - 1, offset) // batch_size
         pieces = []
-        generator = self.averaged if averaged and self.averaged is not None else self.generator
+        generator = self.ema if ema and self.ema is not None else self.generator
         with evaluating(generator):
             for block in range(first_block, last_block + 1):
                 start = block * batch_size
@@ -269,11 +290,11 @@ class GAN(torch.nn.Module):
                 raise ValueError(f"interpolate: {name} must be (n, {self.latent_dim}), got {tuple(z.shape)}")
         if steps < 2:
             raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
-        generator = self.generator if self.averaged is None else self.averaged
+        generator = self.generator if self.ema is None else self.ema
         condition = self.one_hot(self._labels(labels, len(start), 0))
         with evaluating(generator):  # a batch a step, so that the ends are products of the size of G(start)
-            course = [generator(join(torch.lerp(start, end, at / (steps - 1)), condition)) for at in range(steps)]
-        return torch.stack(course, 1)
+            samples = [generator(join(torch.lerp(start, end, at / (steps - 1)), condition)) for at in range(steps)]
+        return torch.stack(samples, 1)
 
     @torch.no_grad()
     def logits(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -309,7 +330,7 @@ class GAN(torch.nn.Module):
 
 
 def join(x: Tensor, condition: Tensor | None) -> Tensor:
-    """What a network is given: x (m, features), with the labels' (m, classes) appended where there are any."""
+    """A network's input: x (m, features), with the labels' (m, classes) appended where there are any."""
     return x if condition is None else torch.cat([x, condition], 1)
 
 

@@ -24,5 +24,5 @@ ModeConvention = Literal["radius", "box"]
 
 
 def names(option: object) -> tuple[Any, ...]:
-    """What may be given for one of the types above."""
+    """The values of one of the types above."""
     return get_args(option)

@@ -99,7 +99,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Preset:
-    """What to build and how to train it.
+    """Networks and a training config.
 
     Args:
         networks: G and D.

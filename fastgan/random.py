@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastgan import ops, options, reference
+from fastgan import deprecation, ops, options, reference
 from fastgan.options import Impl, PriorName
 
 __all__ = [
     "Purpose",
-    "next_key",
+    "next_dropout_seed",
     "normal",
     "permutation",
     "prior",
@@ -37,14 +37,17 @@ def __dir__() -> list[str]:
 
 
 
+__getattr__ = deprecation.names(__name__, {"next_key": "next_dropout_seed"})
+
+
 class Purpose(enum.IntEnum):
-    """What a stream is for: equal seeds never share numbers across purposes."""
+    """The purpose of a stream: equal seeds never share numbers across purposes."""
 
     ROWS = 0  # the order of the minibatches
     NOISE_D = 1  # z for the discriminator's step
     NOISE_G = 2  # z for the generator's step
     SAMPLE = 3  # z for samples drawn after training
-    KEY = 4  # keys of dropout masks
+    DROPOUT_SEED = 4  # dropout seeds
     DROPOUT = 5  # the masks themselves
     DATA = 6  # synthetic data sets
     PENALTY = 7  # where between real and fake a gradient penalty looks
@@ -217,7 +220,7 @@ def torch_seed(seed: int, step: int, phase: int = 0) -> int:
     Returns:
         int of 63 bits.
     """
-    low, high, _, _ = reference.philox(*_counter(0, phase, step, Purpose.KEY), *_halves(seed))
+    low, high, _, _ = reference.philox(*_counter(0, phase, step, Purpose.DROPOUT_SEED), *_halves(seed))
     return (low | (high << 32)) & (2**63 - 1)
 
 
@@ -225,9 +228,9 @@ def torch_seed(seed: int, step: int, phase: int = 0) -> int:
 def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
     """Inside, dropout masks (fastgan's and torch's) depend on (seed, step, phase) alone: a step can be replayed.
 
-    torch's default generator, which all threads share, is seeded inside and put back behind. Keys of masks are drawn
-    from that generator, because whoever runs a forward pass again, as `torch.utils.checkpoint` does, restores it and so
-    meets the same masks.
+    torch's default generator, which all threads share, is seeded inside and put back behind. Dropout seeds are drawn
+    from that generator, because code that repeats a forward pass, such as `torch.utils.checkpoint`, restores it and so
+    gets the same masks.
 
     Returns:
         A context manager.
@@ -243,7 +246,8 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dropout_seeds(seed: int, step: int) -> Iterator[None]:
-    """Inside, `next_key()` gives the numbers of the stream (seed, KEY, step), a block each, as in the compiled engines.
+    """Inside, `next_dropout_seed()` gives the numbers of the stream (seed, KEY, step), a block each, as in the compiled
+    engines.
 
     Do not use it where a forward pass is run again, as `torch.utils.checkpoint` does: the second pass would draw the
     next seeds. There use `scope`.
@@ -260,7 +264,7 @@ _dropout_seeds: contextvars.ContextVar[Iterator[int] | None] = contextvars.Conte
 
 def _counted(seed: int, step: int) -> Iterator[int]:
     for block in itertools.count(1):
-        low, high, _, _ = reference.philox(*_counter(block, 0, step, Purpose.KEY), *_halves(seed))
+        low, high, _, _ = reference.philox(*_counter(block, 0, step, Purpose.DROPOUT_SEED), *_halves(seed))
         yield (low | (high << 32)) & (2**63 - 1)
 
 
@@ -275,7 +279,7 @@ def _counter(block: int, substream: int, step: int, purpose: Purpose) -> tuple[i
     return b, b_high | (substream << 16), s, s_high | (int(purpose) << 24)
 
 
-def next_key() -> Tensor:
+def next_dropout_seed() -> Tensor:
     """A fresh 63-bit seed for dropout masks, int64 of shape (), on the CPU.
 
     It comes from torch's default generator, within `dropout_seeds` from a counter.

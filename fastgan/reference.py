@@ -1,6 +1,6 @@
 """Every operation in plain, differentiable PyTorch: the oracle of the tests and the fallback on any device.
 
-Written independently of `csrc/formulas.h` on purpose: a formula stands once there and once, differently, here.
+Written independently of `csrc/formulas.h` on purpose: each formula is written once there and once, differently, here.
 Nothing in this module knows of the native core.
 """
 
@@ -23,7 +23,7 @@ def softplus(x: Tensor) -> Tensor:
 
 
 class _Hold(torch.autograd.Function):
-    """clamp whose slope stays 1 outside, so that a held value still pushes its input back."""
+    """clamp whose derivative stays 1 outside, so that a held value still pushes its input back."""
 
     generate_vmap_rule = True
 
@@ -64,18 +64,18 @@ def _held_exp(x: Tensor) -> Tensor:
 
 
 def _probability(p: Tensor) -> Tensor:
-    # A product, not where(outside, p * nan, p): the slope of that is NaN inside as well.
+    # A product, not where(outside, p * nan, p): the derivative of that is NaN inside as well.
     return p * torch.where((p < 0) | (p > 1), math.nan, 1.0)
 
 
-def _held_probability(p: Tensor, floor: float) -> Tensor:
-    return _hold(_probability(p), floor, 1.0)
+def _held_probability(p: Tensor, least: float) -> Tensor:
+    return _hold(_probability(p), least, 1.0)
 
 
-def _log_of_complement(p: Tensor, floor: float) -> Tensor:
+def _log_of_complement(p: Tensor, least: float) -> Tensor:
     small = p < 0.5  # both branches stay finite where the other is taken
     near_zero = torch.log1p(-torch.where(small, _probability(p), 0.0))
-    return torch.where(small, near_zero, torch.log(_held_probability(1 - torch.where(small, 0.5, p), floor)))
+    return torch.where(small, near_zero, torch.log(_held_probability(1 - torch.where(small, 0.5, p), least)))
 
 
 class Formula(NamedTuple):
@@ -83,11 +83,11 @@ class Formula(NamedTuple):
 
     number: int  # of the struct in csrc/formulas.h
     value: Callable[[Tensor, float], Tensor]
-    slope: Callable[[Tensor, float], Tensor]
-    curvature: Callable[[Tensor, float], Tensor]
+    derivative: Callable[[Tensor, float], Tensor]
+    second_derivative: Callable[[Tensor, float], Tensor]
 
 
-def _sigmoid_curvature(x: Tensor, t: float) -> Tensor:
+def _sigmoid_second_derivative(x: Tensor, t: float) -> Tensor:
     return torch.sigmoid(x) * torch.sigmoid(-x)
 
 
@@ -101,15 +101,15 @@ def _constant(c: float) -> Callable[[Tensor, float], Tensor]:
 
 FORMULAS: dict[str, Formula] = {
     "non_saturating": Formula(
-        0, lambda x, t: softplus(-x), lambda x, t: -torch.sigmoid(-x), _sigmoid_curvature
+        0, lambda x, t: softplus(-x), lambda x, t: -torch.sigmoid(-x), _sigmoid_second_derivative
     ),
-    "fake": Formula(1, lambda x, t: softplus(x), lambda x, t: torch.sigmoid(x), _sigmoid_curvature),
+    "fake": Formula(1, lambda x, t: softplus(x), lambda x, t: torch.sigmoid(x), _sigmoid_second_derivative),
     "minimax": Formula(
-        2, lambda x, t: -softplus(x), lambda x, t: -torch.sigmoid(x), lambda x, t: -_sigmoid_curvature(x, t)
+        2, lambda x, t: -softplus(x), lambda x, t: -torch.sigmoid(x), lambda x, t: -_sigmoid_second_derivative(x, t)
     ),
     "mle": Formula(3, *(3 * (lambda x, t: -0.5 * _held_exp(x),))),
     "soft_target": Formula(
-        4, _soft_target, lambda x, t: (1 - t) * torch.sigmoid(x) - t * torch.sigmoid(-x), _sigmoid_curvature
+        4, _soft_target, lambda x, t: (1 - t) * torch.sigmoid(x) - t * torch.sigmoid(-x), _sigmoid_second_derivative
     ),
     "hinge_real": Formula(
         5, lambda x, t: torch.relu(1 - x), lambda x, t: torch.where(x >= 1, 0.0, _constant(-1.0)(x, t)), _zero
@@ -136,10 +136,11 @@ FORMULAS: dict[str, Formula] = {
 
 
 def pointwise(x: Tensor, formula: str, target: float = 0.0, order: int = 0) -> Tensor:
-    """The formula's value (order 0), slope (1) or curvature (2) at every element, computed in float or better."""
+    """The formula's value (order 0), derivative (1) or second derivative (2) at every element, computed in float or
+    better."""
     wide = x if x.dtype == torch.float64 else x.float()
     chosen = FORMULAS[formula]
-    return (chosen.value, chosen.slope, chosen.curvature)[order](wide, float(target)).to(x.dtype)
+    return (chosen.value, chosen.derivative, chosen.second_derivative)[order](wide, float(target)).to(x.dtype)
 
 
 def pair_loss(
@@ -163,13 +164,13 @@ def pair_loss(
     return total.to(real.device, torch.float64 if real.dtype == torch.float64 else torch.float32)
 
 
-def gradient_penalty(slope: Tensor, kind: str, weight: float) -> Tensor:
+def gradient_penalty(negative_slope: Tensor, kind: str, weight: float) -> Tensor:
     """The penalty "wgan-gp", "r1" or "r2" of a gradient (batch, ...) of logits; accumulates in float or better."""
-    wide = slope if slope.dtype == torch.float64 else slope.float()
+    wide = negative_slope if negative_slope.dtype == torch.float64 else negative_slope.float()
     square = wide.flatten(1).square().sum(1)
     if kind != "wgan-gp":
         return weight / 2 * square.mean()
-    zero = square == 0  # sqrt has an infinite slope there, and infinity times zero is NaN
+    zero = square == 0  # sqrt has an infinite derivative there, and infinity times zero is NaN
     norm = torch.sqrt(torch.where(zero, 1.0, square)) * (~zero)
     return weight * (norm - 1).square().mean()
 
@@ -187,18 +188,18 @@ class LayerSpec(NamedTuple):
 
 
 ACTIVATIONS: dict[str, tuple[int, Callable[[Tensor, float], Tensor]]] = {
-    "none": (0, lambda x, slope: x),
-    "relu": (1, lambda x, slope: torch.relu(x)),
+    "none": (0, lambda x, _: x),
+    "relu": (1, lambda x, _: torch.relu(x)),
     "leaky_relu": (2, F.leaky_relu),
-    "tanh": (3, lambda x, slope: torch.tanh(x)),
-    "sigmoid": (4, lambda x, slope: torch.sigmoid(x)),
-    "elu": (5, lambda x, slope: F.elu(x)),
-    "softplus": (6, lambda x, slope: softplus(x)),
-    "gelu": (7, lambda x, slope: F.gelu(x)),
+    "tanh": (3, lambda x, _: torch.tanh(x)),
+    "sigmoid": (4, lambda x, _: torch.sigmoid(x)),
+    "elu": (5, lambda x, _: F.elu(x)),
+    "softplus": (6, lambda x, _: softplus(x)),
+    "gelu": (7, lambda x, _: F.gelu(x)),
 }
 
 
-def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0) -> Tensor:
+def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int = 0) -> Tensor:
     """Inverted dropout by a counter-based mask: element (row, column) of x is kept by its own random word."""
     if p == 0.0:
         return x
@@ -208,7 +209,7 @@ def dropout(x: Tensor, p: float, key: Tensor, substream: int = 0) -> Tensor:
     rows = x.numel() // features if features else 0
     padded = -(-features // 4) * 4  # a random block of four words never straddles two rows
     words = random_words(
-        rows * padded, seed=key, purpose=5, step=0, substream=substream, device=x.device
+        rows * padded, seed=dropout_seed, purpose=5, step=0, substream=substream, device=x.device
     ).view(rows, padded)[:, :features]
     keep = (words >= round(p * 2.0**32)).to(x.dtype).reshape(x.shape)
     return x * (keep * (1.0 / (1.0 - p)))
@@ -220,19 +221,19 @@ def mlp(
     biases: Sequence[Tensor | None],
     layers: Sequence[LayerSpec],
     input_dropout: float = 0.0,
-    key: Tensor | None = None,
+    dropout_seed: Tensor | None = None,
 ) -> Tensor:
     """Layers `dropout(activation(x @ W.T + b))` one after another; `pieces > 1` keeps the largest of the pieces."""
-    if input_dropout and key is not None:
-        x = dropout(x, input_dropout, key, substream=0)
+    if input_dropout and dropout_seed is not None:
+        x = dropout(x, input_dropout, dropout_seed, substream=0)
     for i, (weight, bias, layer) in enumerate(zip(weights, biases, layers, strict=True)):
         x = F.linear(x, weight, bias)
         if layer.pieces > 1:
             pieces = x.unflatten(-1, (-1, layer.pieces))
             x = torch.gather(pieces, -1, pieces.argmax(-1, keepdim=True)).squeeze(-1)
         x = ACTIVATIONS[layer.activation][1](x, layer.negative_slope)
-        if layer.dropout and key is not None:
-            x = dropout(x, layer.dropout, key, substream=i + 1)
+        if layer.dropout and dropout_seed is not None:
+            x = dropout(x, layer.dropout, dropout_seed, substream=i + 1)
     return x
 
 

@@ -1,4 +1,4 @@
-"""What all results have in common: one line in a notebook, and no comparison of arrays by accident."""
+"""The base of all results: a one-line repr, and comparison by identity."""
 
 from __future__ import annotations
 

@@ -99,10 +99,10 @@ class Network:
     def parameters(self) -> list[Tensor]:
         return [self.values[name] for name in self.trained]
 
-    def __call__(self, x: Tensor, next_key: Callable[[], int]) -> Tensor:
+    def __call__(self, x: Tensor, next_dropout_seed: Callable[[], int]) -> Tensor:
         for stretch in self.stretches:
             drops = [m for m in stretch if isinstance(m, fastgan.nn.Dropout) and m.training and m.p > 0]
-            key, layer = next_key() if drops else 0, 0
+            key, layer = next_dropout_seed() if drops else 0, 0
             for module in stretch:
                 layer += isinstance(module, nn.Linear | fastgan.nn.Maxout)
                 x = self.apply(module, x, key, layer, bool(drops) and module in drops)
@@ -129,10 +129,10 @@ class Network:
         assert isinstance(module, nn.Flatten | nn.Identity | nn.Dropout), f"no formula for {module}"
         return x
 
-    def activate(self, name: str, x: Tensor, slope: float) -> Tensor:
+    def activate(self, name: str, x: Tensor, derivative: float) -> Tensor:
         if name in ("relu", "leaky_relu"):
             self.note(x)
-        return ACTIVATIONS[name](x, slope)
+        return ACTIVATIONS[name](x, derivative)
 
     def note(self, distance: Tensor) -> None:
         if distance.numel():
@@ -226,7 +226,7 @@ def dropout_seeds(seed: int, it: int) -> Iterator[int]:
     """63 bits each, a block of Philox's after another; block 0 is the seed of torch's own generators."""
     for block in itertools.count(1):
         low, high, _, _ = reference.philox(
-            block, 0, it, int(Purpose.KEY) << 24, seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+            block, 0, it, int(Purpose.DROPOUT_SEED) << 24, seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
         )
         yield (high % 2**31) * 2**32 + low
 
@@ -246,7 +246,7 @@ class Game:
 
     def play(self, iterations: int) -> None:
         for it in range(len(self.history), len(self.history) + iterations):
-            self.next_key = functools.partial(next, dropout_seeds(self.config.seed, it))
+            self.next_dropout_seed = functools.partial(next, dropout_seeds(self.config.seed, it))
             self.history.append(self.simultaneous(it) if self.config.mode == "simultaneous" else self.alternating(it))
         self.kink = min(self.kink, self.g.kink, self.d.kink)
 
@@ -287,8 +287,8 @@ class Game:
         stream = {"seed": self.config.seed, "purpose": int(Purpose.PENALTY), "step": draw, "substream": 0}
         u = reference.random_uniform(len(real), **stream).to(self.dtype)[:, None]
         x = {"r1": real, "r2": fake, "wgan-gp": fake + u * (real - fake)}[kind].detach().requires_grad_()
-        (slope,) = torch.autograd.grad(self.d(x, self.next_key).sum(), x, create_graph=True)
-        square = slope.square().sum(1)
+        (derivative,) = torch.autograd.grad(self.d(x, self.next_dropout_seed).sum(), x, create_graph=True)
+        square = derivative.square().sum(1)
         if kind != "wgan-gp":
             return weight * square.mean() / 2
         self.d.note(square.sqrt())
@@ -311,8 +311,8 @@ class Game:
         kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
         for draw in range(it * config.k, (it + 1) * config.k):
             before, real = self.saved(), self.real(draw)
-            fake = self.pack(self.g(self.noise(Purpose.NOISE_D, draw), self.next_key)).detach()
-            on_real, on_fake = self.d(real, self.next_key), self.d(fake, self.next_key)
+            fake = self.pack(self.g(self.noise(Purpose.NOISE_D, draw), self.next_dropout_seed)).detach()
+            on_real, on_fake = self.d(real, self.next_dropout_seed), self.d(fake, self.next_dropout_seed)
             loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) + self.penalty(real, fake, draw)
             if not self.update(self.d, self.rule_d, loss_d, draw, self.epoch(draw)[0] + 1):
                 self.restore(before)
@@ -320,8 +320,10 @@ class Game:
             self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             before = self.saved()
-            logits = self.d(self.pack(self.g(self.noise(Purpose.NOISE_G, update), self.next_key)), self.next_key)
-            against = self.d(real, self.next_key) if kind == "relativistic" else None
+            logits = self.d(
+                self.pack(self.g(self.noise(Purpose.NOISE_G, update), self.next_dropout_seed)), self.next_dropout_seed
+            )
+            against = self.d(real, self.next_dropout_seed) if kind == "relativistic" else None
             loss_g = loss_of_g(config.loss, logits, against)
             if not self.update(self.g, self.rule_g, loss_g, update, self.epoch(draw)[0] + 1):
                 self.restore(before)
@@ -332,8 +334,8 @@ class Game:
         config = self.config
         kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
         before, real = self.saved(), self.real(it)
-        fake = self.pack(self.g(self.noise(Purpose.NOISE_D, it), self.next_key))
-        on_real, on_fake = self.d(real, self.next_key), self.d(fake, self.next_key)
+        fake = self.pack(self.g(self.noise(Purpose.NOISE_D, it), self.next_dropout_seed))
+        on_real, on_fake = self.d(real, self.next_dropout_seed), self.d(fake, self.next_dropout_seed)
         loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) / 2 + self.penalty(real, fake.detach(), it)
         loss_g = loss_of_g(config.loss, on_fake, on_real)
         if kind == "hinge":
@@ -400,7 +402,7 @@ def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> A
 def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[FusedEngine, Any]:
     """The compiled engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
-        gan.keep_average()
+        gan.keep_ema()
     engine = FusedEngine(gan, rows_for(data, gan, config), config)
     return engine, trained(engine, config, chunks)
 
@@ -408,7 +410,7 @@ def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...
 def eager(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[EagerEngine, Any]:
     """The eager engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
-        gan.keep_average()
+        gan.keep_ema()
     engine = EagerEngine(gan, rows_for(data, gan, config), config, logits_per_batch=config.batch_size)
     return engine, trained(engine, config, chunks)
 
@@ -454,7 +456,7 @@ def compare(game: Game, gan: GAN, optimizers: dict[str, torch.optim.Optimizer], 
             else:
                 note(f"{player}.{name}: velocity", state["momentum_buffer"], first, 1e-2)
     if game.config.ema_decay is not None:
-        for name, value in gan.averaged.state_dict().items():
+        for name, value in gan.ema.state_dict().items():
             note(f"averaged.{name}", value, game.average[name])
     for column, (got, want) in enumerate(zip(metrics.T, np.array(game.history).T, strict=True)):
         note(f"metric {column}", torch.from_numpy(got.copy()), torch.from_numpy(want.copy()), 1.0)

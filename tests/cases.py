@@ -39,15 +39,15 @@ def need(impl: str, operation: str, device: str = "cpu", dtype: torch.dtype = to
 # ---------------------------------------------------------------- units in the last place
 
 
-def ulp_error(got: Tensor, want: Tensor, floor: float = 0.0) -> Tensor:
-    """|got - want| in units in the last place of got's dtype at `want` (float64), or at `floor` where that is larger.
+def ulp_error(got: Tensor, want: Tensor, least: float = 0.0) -> Tensor:
+    """|got - want| in units in the last place of got's dtype at `want` (float64), or at `least` where that is larger.
 
     Equal infinities and NaN count 0; a NaN on one side counts infinity; overflow to infinity is right beyond the
     largest number of the dtype.
     """
     info = torch.finfo(got.dtype)
     wide = got.double()
-    size = want.abs().clamp(max(info.tiny, floor), info.max).nan_to_num(1.0)
+    size = want.abs().clamp(max(info.tiny, least), info.max).nan_to_num(1.0)
     unit = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - DIGITS[got.dtype])
     error = (wide - want).abs() / unit
     overflow = wide.isinf() & (want.abs() > info.max) & (wide.sign() == want.sign())
@@ -75,13 +75,13 @@ class LossCase:
     """A formula of one logit (or probability), with what is known of it without computing."""
 
     formula: str
-    at_low: Triple  # exact value, slope and curvature at the lower end of the domain
+    at_low: Triple  # exact value, gradient and second derivative at the lower end of the domain
     at_high: Triple | None  # and at the upper; None where that depends on the dtype (a test of its own says how)
     target: float = 0.0  # exact in every dtype where the limits depend on it
     domain: tuple[float, float] = (-INF, INF)
     ulp: Triple = (2.0, 2.0, 4.0)  # allowed to the native core, in the computing type, per order
     reference_ulp: Triple = (3.0, 3.0, 6.0)  # allowed to plain PyTorch
-    slope_floor: float = 0.0  # the slope cancels near a zero: errors count in units of this size
+    derivative_unit: float = 0.0  # the gradient cancels near a zero: errors count in units of this size
     smooth: tuple[float, float] = (-3.0, 3.0)  # where finite differences are taken
     kinks: tuple[float, ...] = ()  # points to stay clear of there
     hold: float = INF  # logits above are held here (in float64 at 709)
@@ -118,8 +118,8 @@ LOSSES = (
     LossCase("fake", (0, 0, 0), (INF, 1, 0), logistic=True),
     LossCase("minimax", (0, 0, 0), (-INF, -1, 0), logistic=True),
     LossCase("mle", (0, 0, 0), None, hold=88.0),
-    LossCase("soft_target", (INF, -0.875, 0), (INF, 0.125, 0), 0.875, slope_floor=0.1, **_SOFT),
-    LossCase("soft_target", (INF, -0.9, 0), (INF, 0.1, 0), 0.9, slope_floor=0.09, **_SOFT),
+    LossCase("soft_target", (INF, -0.875, 0), (INF, 0.125, 0), 0.875, derivative_unit=0.1, **_SOFT),
+    LossCase("soft_target", (INF, -0.9, 0), (INF, 0.1, 0), 0.9, derivative_unit=0.09, **_SOFT),
     LossCase("soft_target", (INF, -1, 0), (0, 0, 0), 1.0, logistic=True),
     LossCase("soft_target", (0, 0, 0), (INF, 1, 0), 0.0, logistic=True),
     LossCase("hinge_real", (INF, -1, 0), (0, 0, 0), kinks=(1.0,)),
@@ -189,7 +189,7 @@ class MlpCase:
     def run(
         self, x: Tensor, weights: list[Tensor], biases: list[Tensor | None], key: Tensor | None, impl: str
     ) -> Tensor:
-        return ops.mlp(x, weights, biases, self.layers, input_dropout=self.input_dropout, key=key, impl=impl)
+        return ops.mlp(x, weights, biases, self.layers, input_dropout=self.input_dropout, dropout_seed=key, impl=impl)
 
 
 def _mlp(name: str, *sizes: int, bias: bool = True, input_dropout: float = 0.0, **layer: object) -> MlpCase:
@@ -231,10 +231,10 @@ def _mlp_arguments(case: MlpCase, grad: bool = True, save: bool = True) -> tuple
 
 
 def _mlp_backward_arguments(case: MlpCase) -> tuple[object, ...]:
-    from fastgan import library
+    from fastgan import operators
 
     arguments = _mlp_arguments(case, grad=False)
-    y, work = library._mlp(*arguments)
+    y, work = operators._mlp(*arguments)
     return *arguments[:-1], work, torch.ones_like(y)
 
 

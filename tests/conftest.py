@@ -47,7 +47,7 @@ def _cuda_is_there() -> bool:
 @pytest.fixture(autouse=True)
 def chains_are_native(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chains too small for it to pay run natively as well: they are what most tests are about."""
-    monkeypatch.setattr("fastgan.nn.runs.pays", lambda *_: True)
+    monkeypatch.setattr("fastgan.nn.segments.pays", lambda *_: True)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

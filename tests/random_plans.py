@@ -62,16 +62,16 @@ class Maker:
         names = [n for n in ACTIVATIONS if not smooth or n not in ("relu", "leaky_relu")]
         return self.r.choice(names), self.r.choice([0.01, 0.2, 0.5])
 
-    def module(self, name: str, slope: float) -> nn.Module:
-        return nn.LeakyReLU(slope) if name == "leaky_relu" else ACTIVATIONS[name]()
+    def module(self, name: str, derivative: float) -> nn.Module:
+        return nn.LeakyReLU(derivative) if name == "leaky_relu" else ACTIVATIONS[name]()
 
     def network(self, inputs: int, outputs: int, *, norm: bool, drop: float, pieces: bool) -> nn.Module:
         """Of widths, layers and containers of any kind that the engine takes."""
         widths = [inputs, *(self.width() for _ in range(self.r.randint(0, 3))), outputs]
         if not norm and not pieces and self.maybe(0.4):
-            name, slope = self.activation(False)
+            name, derivative = self.activation(False)
             return fastgan.nn.MLP(
-                widths, activation=name, negative_slope=slope, bias=self.maybe(0.8),
+                widths, activation=name, negative_slope=derivative, bias=self.maybe(0.8),
                 output_activation=self.r.choice([None, None, "tanh", "sigmoid"]),
                 dropout=drop, input_dropout=self.r.choice([0.0, drop]),
             )  # fmt: skip
@@ -89,13 +89,13 @@ class Maker:
         return (fastgan.nn.Sequential if self.maybe(0.7) else nn.Sequential)(*modules)
 
     def layer(self, fan_in: int, units: int, *, last: bool, norm: bool, drop: float, pieces: bool) -> list[nn.Module]:
-        name, slope = self.activation(False)
+        name, derivative = self.activation(False)
         bias = self.maybe(0.8)
         if pieces and self.maybe(0.5):
             made: list[nn.Module] = [fastgan.nn.Maxout(fan_in, units, self.r.randint(1, 5), bias=bias)]
         elif self.maybe(0.3):
             inside = None if last else name
-            made = [fastgan.nn.Linear(fan_in, units, activation=inside, negative_slope=slope, bias=bias)]
+            made = [fastgan.nn.Linear(fan_in, units, activation=inside, negative_slope=derivative, bias=bias)]
         else:
             made = [nn.Linear(fan_in, units, bias=bias)]
             if norm and not last and self.maybe(0.7):
@@ -109,7 +109,7 @@ class Maker:
                     )  # fmt: skip
                 )
             if not last or self.maybe(0.2):
-                made.append(self.module(name, slope))
+                made.append(self.module(name, derivative))
             elif self.maybe(0.1):
                 made.append(nn.Identity())
         if drop and self.maybe(0.5) and not (last and self.maybe(0.8)):

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from fastgan.training import persistent
 from fastgan.training.fused import FusedEngine
-from fastgan.training.persistent import Room
+from fastgan.training.persistent import DeviceLimits
 
 _LAYER = (
-    "inputs", "outputs", "pieces", "activation", "negative_slope", "dropout", "dropout_key", "dropout_substream",
+    "inputs", "outputs", "pieces", "activation", "negative_slope", "dropout", "dropout_seed_index", "dropout_substream",
     "batch_norm", "norm_epsilon", "norm_momentum",
 )  # fmt: skip
 _PARAMETERS = ("weight", "bias", "norm_scale", "norm_shift")
 _BUFFERS = ("running_mean", "running_variance", "batches")
-_RULE = ("input_dropout", "keys", "precision", "rule", "beta1", "beta2", "epsilon", "max_norm")
+_RULE = ("input_dropout", "dropout_seeds", "precision", "rule", "beta1", "beta2", "epsilon", "max_norm")
 _DATA = ("data", "rows", "features", "batch", "k", "generator_steps", "pack", "simultaneous")
 _REAL = {
     "negative_slope", "dropout", "norm_epsilon", "norm_momentum", "input_dropout", "beta1", "beta2", "epsilon",
     "max_norm",
 }  # fmt: skip
-ROOM = Room(multiprocessors=2, cluster=1, shared_bytes=227 << 10)
+LIMITS = DeviceLimits(multiprocessors=2, cluster=1, shared_bytes=227 << 10)
 
 
 class Written:
@@ -64,7 +64,7 @@ class Written:
             formula, target = plan[name]
             self.arguments += [formula, float(target)]
         self.arguments += [int(plan["relativistic"]), plan["penalty"], float(plan["penalty_weight"])]
-        self.arguments += [float(plan["average_decay"]), int(plan["skip_nonfinite"])]
+        self.arguments += [float(plan["ema_decay"]), int(plan["skip_nonfinite"])]
 
     def call(self, call: dict[str, Any]) -> None:
         self.arguments += [call["first"], call["count"]]
@@ -79,19 +79,25 @@ def tensors_of(engine: FusedEngine) -> list[Tensor]:
     """All memory that a plan of the engine names."""
     states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
     kept = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-    averaged = engine.gan.averaged
-    average = [] if averaged is None else list(averaged.parameters())
+    ema = engine.gan.ema
+    average = [] if ema is None else list(ema.parameters())
     of_gan = [*engine.gan.parameters(), *engine.gan.buffers(), *average]
     return [*(t.detach() for t in of_gan), *kept, engine.data]
 
 
 @contextlib.contextmanager
-def emulated(machine: Emulator, room: Room = ROOM, schedules: int = 1, seed: int = 0) -> Iterator[list[int]]:
+def emulated(
+    machine: Emulator, limits: DeviceLimits = LIMITS, schedules: int = 1, seed: int = 0
+) -> Iterator[list[int]]:
     """The persistent engine takes networks on the CPU and computes in the emulator; gives the launches of each call."""
     launches: list[int] = []
 
     def train(
-        engines: Sequence[FusedEngine], runs: object, calls: Sequence[dict[str, Any]], given: Room, found: Tensor
+        engines: Sequence[FusedEngine],
+        runs: object,
+        calls: Sequence[dict[str, Any]],
+        given: DeviceLimits,
+        found: Tensor,
     ) -> None:
         parts = [found[(call["metrics"] - found.data_ptr()) // 8 :] for call in calls]
         ends = [call["count"] * persistent.METRICS + 2 for call in calls]
@@ -107,7 +113,7 @@ def emulated(machine: Emulator, room: Room = ROOM, schedules: int = 1, seed: int
         for part, end, own in zip(parts, ends, metrics, strict=True):
             part[:end] = own
 
-    def needs(engine: FusedEngine, given: Room) -> tuple[int, int]:
+    def needs(engine: FusedEngine, given: DeviceLimits) -> tuple[int, int]:
         written = Written(tensors_of(engine))
         written.plan(engine._described)
         machine.call("train_needs", engine._described["dtype"], *given, *written.arguments)
@@ -116,9 +122,9 @@ def emulated(machine: Emulator, room: Room = ROOM, schedules: int = 1, seed: int
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(persistent, "train", train)
         patch.setattr(persistent, "why_not", lambda device: None)
-        patch.setattr(persistent, "has_matrix_units", lambda device: True)
+        patch.setattr(persistent, "has_tensor_cores", lambda device: True)
         patch.setattr(persistent, "needs", needs)
-        patch.setattr(persistent, "room_of", lambda device: room)
-        patch.setattr(persistent, "shared_out", lambda room, engines: room)
+        patch.setattr(persistent, "limits_of", lambda device: limits)
+        patch.setattr(persistent, "with_cluster", lambda limits, engines: limits)
         patch.setattr("fastgan.training.run.FusedEngine", persistent.PersistentEngine)
         yield launches

@@ -20,16 +20,17 @@ from fastgan.backend import OPERATIONS
 
 PACKAGE = Path(fastgan.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
-# Imports run downwards only: a module may import from lower floors, and from its own subpackage.
-FLOORS = {
+# Imports run downwards only: a module may import from lower layers, and from its own subpackage.
+LAYERS = {
     "_interrupt": -1,
     "options": -2,
     "results": -2,
+    "deprecation": -2,
     "reference": -1,
     "backend": -1,
     "cuda": 0,
     "kernels": 1,
-    "library": 2,
+    "operators": 2,
     "ops": 3,
     "random": 4,
     "data": 5,
@@ -78,15 +79,15 @@ def imports(path: Path, *, static: bool = False) -> Iterator[str]:
     yield from walk(ast.parse(path.read_text()))
 
 
-def floor_of(name: str) -> int | None:
-    """The floor of `fastgan.x.y`; None for the root's own names."""
+def layer_of(name: str) -> int | None:
+    """The layer of `fastgan.x.y`; None for the root's own names."""
     parts = name.split(".")
-    return FLOORS.get(parts[1]) if len(parts) > 1 else None
+    return LAYERS.get(parts[1]) if len(parts) > 1 else None
 
 
-def test_every_module_has_a_floor() -> None:
+def test_every_module_has_a_layer() -> None:
     found = {dotted(path).split(".")[0] for path in modules()} - set(ROOT)
-    assert found <= set(FLOORS), f"add {found - set(FLOORS)} to FLOORS"
+    assert found <= set(LAYERS), f"add {found - set(LAYERS)} to LAYERS"
 
 
 @pytest.mark.parametrize("path", [p for p in modules() if dotted(p) not in ROOT], ids=dotted)
@@ -97,9 +98,9 @@ def test_imports_run_downwards(path: Path) -> None:
             continue
         if name == "fastgan.__version__":
             continue
-        floor = floor_of(name)
-        assert floor is not None, f"{path.name} imports {name}: not a module of the house"
-        assert floor < FLOORS[own], f"{path.name} (floor {FLOORS[own]}) imports {name} (floor {floor})"
+        layer = layer_of(name)
+        assert layer is not None, f"{path.name} imports {name}: not a module of the house"
+        assert layer < LAYERS[own], f"{path.name} (layer {LAYERS[own]}) imports {name} (layer {layer})"
 
 
 def test_only_the_backend_loads_the_native_module() -> None:
@@ -116,16 +117,16 @@ def test_only_the_backend_loads_the_native_module() -> None:
 def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
     paths = [p for p in modules() if dotted(p).split(".")[0] == name]
     assert paths, f"there is no fastgan.{name}"
-    forbidden = {"backend", "kernels", "library", "ops"}
+    forbidden = {"backend", "kernels", "operators", "ops"}
     for path in paths:
         for imported in imports(path):
             parts = imported.split(".")
             assert parts[0] != "fastgan" or parts[1] not in forbidden, f"{path.name} imports {imported}"
 
 
-# Who may ask what the native core can compute. An operation is dispatched in ops.choosing alone; the engines ask once,
+# Who may ask what the native core can compute. An operation is dispatched in ops.dispatch alone; the engines ask once,
 # when they are made, for the words of their refusal, and dispatch nothing by it.
-ASKERS = {"ops.choosing": "dispatch", "training.fused": "refusal", "training.graph": "refusal"}
+ASKERS = {"ops.dispatch": "dispatch", "training.fused": "refusal", "training.graph": "refusal"}
 
 
 def asks_why_not(text: str) -> bool:
@@ -153,7 +154,7 @@ def test_native_is_chosen_in_one_place() -> None:
         assert len(asked) <= 1, f"{name} asks more than once"
         if use == "refusal":
             line = next(i for i, line in enumerate(text.splitlines()) if ".why_not(" in line)
-            assert "Inexpressible" in "".join(text.splitlines()[line : line + 2]), (
+            assert "UnsupportedByEngine" in "".join(text.splitlines()[line : line + 2]), (
                 f"{name} asks for more than a refusal"
             )
 
@@ -287,7 +288,7 @@ def test_every_registered_operator_has_a_row_of_arguments() -> None:
     """What fastgan registers with torch is checked by opcheck on the rows of tests/cases.py: all of it and no more."""
     import torch
 
-    from fastgan import library  # noqa: F401  # registers
+    from fastgan import operators  # noqa: F401  # registers
 
     registered = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names()
                   if name.startswith("fastgan::")}  # fmt: skip

@@ -31,13 +31,13 @@ def python(code: str, check: bool = True, **environment: str) -> subprocess.Comp
     return run
 
 
-def test_info_tells_versions_and_who_serves_what() -> None:
+def test_info_tells_versions_and_who_runs_what() -> None:
     info = backend_info()
     assert info["fastgan"] == fastgan.__version__ and info["torch"] == torch.__version__
     json.dumps(info)  # plain values only
     for operation in OPERATIONS:
         for device in ("cpu", "cuda"):
-            served = info["serves"][f"{operation} on {device}"]
+            served = info["backends"][f"{operation} on {device}"]
             reason = why_not(operation, device, torch.float32)
             assert served == ("native" if reason is None else f"reference: {reason}")
     if backend.native is None:
@@ -65,10 +65,11 @@ import torch, fastgan
 from fastgan import ops, random
 from fastgan.ops import LayerSpec
 print(fastgan.backend_info()["native"])
-print(fastgan.backend_info()["serves"]["loss on cpu"])
+print(fastgan.backend_info()["backends"]["loss on cpu"])
 x = torch.randn(5, requires_grad=True)
 fastgan.discriminator_loss(x, x).backward()
-y = ops.mlp(torch.randn(4, 3), [torch.randn(2, 3)], [None], [LayerSpec("relu", dropout=0.5)], key=torch.tensor(1))
+seed = torch.tensor(1)
+y = ops.mlp(torch.randn(4, 3), [torch.randn(2, 3)], [None], [LayerSpec("relu", dropout=0.5)], dropout_seed=seed)
 random.normal(5, seed=0, purpose=0), random.permutation(5, seed=0, epoch=0), ops.dropout(y, 0.5, torch.tensor(1))
 for call in (
     lambda: fastgan.discriminator_loss(x, x, impl="native"),
@@ -102,7 +103,7 @@ def test_without_the_core_everything_runs_and_says_why(before: str, environment:
     for line, caller in zip(
         refused, ("discriminator_loss", "generator_loss", "mlp", "dropout", "random.uniform"), strict=True
     ):
-        assert line.startswith(f"{caller}: impl='native' cannot be served: {reason}"), line
+        assert line.startswith(f"{caller}: impl='native' is not available: {reason}"), line
     assert not run.stderr  # nothing is printed about it
 
 
@@ -128,12 +129,12 @@ def test_auto_falls_back_and_native_does_not() -> None:
     x = torch.randn(3, 4, dtype=torch.bfloat16)
     weights = [torch.randn(2, 4, dtype=torch.bfloat16)]
     assert ops.mlp(x, weights, [None], [LayerSpec()]).dtype == torch.bfloat16
-    with pytest.raises(RuntimeError, match="mlp: impl='native' cannot be served: "):
+    with pytest.raises(RuntimeError, match="mlp: impl='native' is not available: "):
         ops.mlp(x, weights, [None], [LayerSpec()], impl="native")
     meta = torch.empty(3, device="meta")
     assert fastgan.discriminator_loss(meta, meta).device.type == "meta"
     assert ops.mlp(meta, [torch.empty(2, 3, device="meta")], [None], [LayerSpec("relu")]).shape == (2,)
-    with pytest.raises(RuntimeError, match="discriminator_loss: impl='native' cannot be served: "):
+    with pytest.raises(RuntimeError, match="discriminator_loss: impl='native' is not available: "):
         fastgan.discriminator_loss(meta, meta, impl="native")
 
 

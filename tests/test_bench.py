@@ -70,25 +70,25 @@ def constant(name: str, values: list[float], calls: list[str] | None = None) -> 
 )
 def test_sides_that_differ_are_never_timed(theirs: list[float], rule: str) -> None:
     calls: list[str] = []
-    sides = [constant("fastgan", [1.0, 2.0], calls), constant("peer", theirs, calls)]
-    with pytest.raises(harness.GateFailed, match=rule):
-        harness.compare("case", sides, harness.Gate(norm=1e-6), QUICK)
+    sides = [constant("fastgan", [1.0, 2.0], calls), constant("baseline", theirs, calls)]
+    with pytest.raises(harness.ResultsDiffer, match=rule):
+        harness.compare("case", sides, harness.Tolerance(norm=1e-6), QUICK)
     assert calls == []
 
 
-def test_gate_looks_at_single_elements() -> None:
+def test_check_looks_at_single_elements() -> None:
     ours, theirs = torch.ones(10_000), torch.ones(10_000)
     theirs[7] = 1.01
-    loose = harness.Gate(norm=1e-3)
-    assert loose.check("case", {"y": ours}, "peer", {"y": theirs})["y"] < 1e-3
-    with pytest.raises(harness.GateFailed, match="element"):
-        dataclasses.replace(loose, element={"y": 1e-4}).check("case", {"y": ours}, "peer", {"y": theirs})
+    loose = harness.Tolerance(norm=1e-3)
+    assert loose.check("case", {"y": ours}, "baseline", {"y": theirs})["y"] < 1e-3
+    with pytest.raises(harness.ResultsDiffer, match="element"):
+        dataclasses.replace(loose, element={"y": 1e-4}).check("case", {"y": ours}, "baseline", {"y": theirs})
 
 
-def test_gate_wants_the_same_gradients_of_both() -> None:
-    with pytest.raises(harness.GateFailed, match="grad_x"):
-        harness.Gate(norm=1.0).check(
-            "case", {"y": torch.ones(1)}, "peer", {"y": torch.ones(1), "grad_x": torch.ones(1)}
+def test_check_wants_the_same_gradients_of_both() -> None:
+    with pytest.raises(harness.ResultsDiffer, match="grad_x"):
+        harness.Tolerance(norm=1.0).check(
+            "case", {"y": torch.ones(1)}, "baseline", {"y": torch.ones(1), "grad_x": torch.ones(1)}
         )
 
 
@@ -101,10 +101,10 @@ def test_windows_are_interleaved_in_changing_order() -> None:
 
 
 def test_compare_times_the_first_side_twice() -> None:
-    sides = [constant("fastgan", [1.0]), constant("peer", [1.0])]
-    record = harness.compare("case", sides, harness.Gate(norm=1e-6), QUICK)
-    assert set(record["sides"]) == {"fastgan", "peer", "fastgan again"}
-    assert set(record["ratio"]) == {"peer"}
+    sides = [constant("fastgan", [1.0]), constant("baseline", [1.0])]
+    record = harness.compare("case", sides, harness.Tolerance(norm=1e-6), QUICK)
+    assert set(record["sides"]) == {"fastgan", "baseline", "fastgan again"}
+    assert set(record["ratio"]) == {"baseline"}
     for side in record["sides"].values():
         assert side["windows"] == QUICK.windows
         assert 0 < side["p10_s"] <= side["median_s"] <= side["p90_s"]
@@ -145,7 +145,7 @@ def test_losses_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[
     for case in record["cases"]:
         assert max(case["ulp"].values()) <= bench_losses.ULP
         assert {"fastgan", "fastgan again", bench_losses.EAGER} <= set(case["sides"])
-        assert case["gate"]["relative difference from"][bench_losses.EAGER].keys() == case["ulp"].keys()
+        assert case["tolerance"]["relative difference from"][bench_losses.EAGER].keys() == case["ulp"].keys()
     assert record["machine"]["processor"]["model"] and record["machine"]["fastgan"]["torch"] == torch.__version__
     out = capsys.readouterr().out
     assert "QUICK RUN" in out and "vs eager" in out
@@ -158,7 +158,7 @@ def test_mlp_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (name, with_input) for name in ("tiny", "original D") for with_input in (False, True)
     }
     for case in cases:
-        assert ("grad_x" in case["gate"]["relative difference from"][bench_mlp.EAGER]) == case["with_input"]
+        assert ("grad_x" in case["tolerance"]["relative difference from"][bench_mlp.EAGER]) == case["with_input"]
         assert (bench_mlp.FUSED in case["sides"]) == (case["name"] == "tiny")
         assert case["gflops"]["fastgan.nn"] > 0 and case["share_of_peak"]["fastgan.nn"] > 0
     assert "nn.Sequential" in capsys.readouterr().out
@@ -229,7 +229,7 @@ def test_a_loop_that_computes_something_else_gets_no_time(
 
     monkeypatch.setattr(bench_in_others_code.fastgan, "fuse", wrong)
     assert run(bench_in_others_code, tmp_path) == 1
-    assert "the gate failed" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "results differ" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("loss", [bench_install.TRUE_LOSS, 0.5])
@@ -239,7 +239,7 @@ def test_install_builds_and_checks_what_it_built(tmp_path: Path, loss: float) ->
     for name, text in PROJECT.items():
         (source / name).write_text(text.replace("LOSS", repr(loss)))
     if loss != bench_install.TRUE_LOSS:
-        with pytest.raises(harness.GateFailed, match="discriminator_loss gives 0.5"):
+        with pytest.raises(harness.ResultsDiffer, match="discriminator_loss gives 0.5"):
             bench_install.measure(dataclasses.replace(QUICK, quick=False), ["cpu"], 1, source)
         return
     result = bench_install.measure(dataclasses.replace(QUICK, quick=False), ["cpu"], 1, source)
@@ -310,18 +310,18 @@ def test_wrong_results_give_no_time(
     breakage(monkeypatch)
     assert run(script, tmp_path) == 1
     out, err = capsys.readouterr()
-    assert "the gate failed, so no result is given" in err
+    assert "results differ, so no result is given" in err
     assert script is loss_table or out == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_gradients_are_gated_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss of the right value with a wrong gradient."""
     right = fastgan.discriminator_loss
 
-    def wrong_slope(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    def wrong_derivative(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         return right(real, fake) + 0.1 * (fake - fake.detach()).mean()
 
-    monkeypatch.setattr(fastgan, "discriminator_loss", wrong_slope)
+    monkeypatch.setattr(fastgan, "discriminator_loss", wrong_derivative)
     assert run(bench_losses, tmp_path) == 1
     assert list(tmp_path.iterdir()) == []

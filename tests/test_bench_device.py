@@ -1,4 +1,5 @@
-"""fastgan bench --device cuda, with the CPU or a stand-in where the GPU would be: gates, floors, counts, the report."""
+"""fastgan bench --device cuda, with the CPU or a stand-in where the GPU would be: checks, lower bounds, counts, the
+report."""
 
 from __future__ import annotations
 
@@ -17,42 +18,42 @@ from torch import nn
 
 from fastgan import backend
 from fastgan.benchmark import (
+    baselines_jax,
+    baselines_torch,
     counts,
     device,
-    floors,
+    fastgan_side,
     flops,
     harness,
+    lower_bounds,
     machine,
     measure,
-    ours,
-    peers_jax,
-    peers_torch,
     population,
     report,
     worker,
 )
 from fastgan.benchmark.products import products_in
-from fastgan.benchmark.workloads import CUDA_WORKLOADS, Network, Workload, draws
+from fastgan.benchmark.workloads import CUDA_WORKLOADS, MlpSizes, Workload, draws
 from fastgan.cli import main
 from fastgan.training import graph
-from fastgan.training.persistent import PersistentEngine, Room
-from fastgan.training.plan import Inexpressible
+from fastgan.training.persistent import DeviceLimits, PersistentEngine
+from fastgan.training.plan import UnsupportedByEngine
 
 SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
 TINY = device.Row(CUDA_WORKLOADS["tiny"])
-FLOORS = {"copy_bytes_per_s": 4e12, "products_per_s": {"ieee": 5e13, "tf32": 4e14, "bf16": 8e14}}
-EAGER = peers_torch.eager
+BOUNDS = {"copy_bytes_per_s": 4e12, "products_per_s": {"ieee": 5e13, "tf32": 4e14, "bf16": 8e14}}
+EAGER = baselines_torch.eager
 LATENCIES = {
     "launch_s": 2.1e-6, "graph_node_s": 1.3e-6, "block_barrier_s": 2e-8, "cluster_barrier_s": {"8": 5e-7},
     "launch_and_wait_s": 8e-6, "fetch_s": 1.2e-5,
 }  # fmt: skip
 
 
-def measured(row: device.Row, *peers: str) -> dict[str, Any]:
-    return device.measure(row, peers, SETTINGS, FLOORS, say=lambda what: None, device="cpu")
+def measured(row: device.Row, *baselines: str) -> dict[str, Any]:
+    return device.measure(row, baselines, SETTINGS, BOUNDS, say=lambda what: None, device="cpu")
 
 
-def halved_loss(generator: nn.Module, discriminator: nn.Module) -> peers_torch.Step:
+def halved_loss(generator: nn.Module, discriminator: nn.Module) -> baselines_torch.Step:
     step = EAGER(generator, discriminator)
 
     def wrong(*batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,35 +66,35 @@ def halved_loss(generator: nn.Module, discriminator: nn.Module) -> peers_torch.S
 # ---------------------------------------------------------------- rows
 
 
-def test_a_row_is_gated_timed_and_held_against_its_floor() -> None:
+def test_a_row_is_checked_timed_and_held_against_its_lower_bound() -> None:
     record = measured(TINY, "eager", "vmap", "autocast")
     assert record["left out"] == {} and set(record["ratio"]) == {"eager"}  # the others do other work
-    assert record["engine name"] in ("fused", "eager") and record["sides"]["eager"]["windows"] == 2
+    assert record["engine name"] in ("cpu", "eager") and record["sides"]["eager"]["windows"] == 2
     operations = flops.iteration(TINY.workload)
-    assert record["floor_s"] == operations / (4e14 / 3)  # tf32 three times beats plain float32
-    assert record["share_of_peak"]["fastgan"] == record["floor_s"] / record["sides"]["fastgan"]["median_s"]
+    assert record["lower_bound_s"] == operations / (4e14 / 3)  # tf32 three times beats plain float32
+    assert record["share_of_peak"]["fastgan"] == record["lower_bound_s"] / record["sides"]["fastgan"]["median_s"]
     assert "host" not in record  # there is nothing to count without a GPU
 
 
-def test_a_peer_that_differs_or_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers_torch, "eager_fused_adam", halved_loss)
+def test_a_baseline_that_differs_or_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines_torch, "eager_fused_adam", halved_loss)
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
-    monkeypatch.setattr(peers_torch, "captured", lambda call: None)
-    monkeypatch.setattr(peers_torch, "compiled", lambda *networks: (_ for _ in ()).throw(RuntimeError("no Triton")))
+    monkeypatch.setattr(baselines_torch, "captured", lambda call: None)
+    monkeypatch.setattr(baselines_torch, "compiled", lambda *networks: (_ for _ in ()).throw(RuntimeError("no Triton")))
     record = measured(TINY, "eager", "fused-adam", "graph")
     assert set(record["ratio"]) == {"eager"} and record["left out"]["graph"] == "no Triton"
     assert "loss_d differs from fused-adam" in record["left out"]["fused-adam"]
 
 
 def test_where_eager_differs_nobody_has_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers_torch, "eager", halved_loss)
+    monkeypatch.setattr(baselines_torch, "eager", halved_loss)
     monkeypatch.setattr(harness, "interleave", lambda *_: pytest.fail("timed"))
     monkeypatch.setattr(device, "in_turn", lambda *_: pytest.fail("timed"))
     for members in (1, 2):
-        with pytest.raises(harness.GateFailed, match="loss_d differs from eager"):
+        with pytest.raises(harness.ResultsDiffer, match="loss_d differs from eager"):
             measured(dataclasses.replace(TINY, members=members), "eager")
-    monkeypatch.setattr(peers_torch, "eager_fused_adam", halved_loss)
-    with pytest.raises(harness.GateFailed, match="loss_d differs from fused-adam"):  # and no eager to ask
+    monkeypatch.setattr(baselines_torch, "eager_fused_adam", halved_loss)
+    with pytest.raises(harness.ResultsDiffer, match="loss_d differs from fused-adam"):  # and no eager to ask
         measured(TINY, "fused-adam")
 
 
@@ -104,22 +105,22 @@ def test_what_fastgan_cannot_train_is_told(members: int) -> None:
     assert not list(report.verdicts([record], None))
 
 
-def test_peers_do_the_same_work() -> None:
-    everybody = measure.CUDA_PEERS
-    assert device.row("toy-32", "fp32").peers(everybody) == ["eager", "fused-adam", "compile", "graph", "jax"]
-    assert device.row("wide-1024", "bf16").peers(everybody) == ["eager", "autocast", "compile-autocast"]
-    assert device.row("toy-32x132", "fp32").peers(everybody) == ["eager", "vmap"]
-    assert device.row("toy-32x132", "bf16").peers(everybody) == ["eager"]
+def test_baselines_do_the_same_work() -> None:
+    everybody = measure.CUDA_BASELINES
+    assert device.row("toy-32", "fp32").baselines(everybody) == ["eager", "fused-adam", "compile", "graph", "jax"]
+    assert device.row("wide-1024", "bf16").baselines(everybody) == ["eager", "autocast", "compile-autocast"]
+    assert device.row("toy-32x132", "fp32").baselines(everybody) == ["eager", "vmap"]
+    assert device.row("toy-32x132", "bf16").baselines(everybody) == ["eager"]
     assert device.row("toy-32x132", "fp32").members == 132
-    gates = [device.row("toy-32", precision).gate.norm for precision in ("ieee", "fp32", "tf32", "bf16")]
-    assert gates[0] == gates[1] < gates[2] < gates[3]
+    tolerances = [device.row("toy-32", precision).tolerance.norm for precision in ("ieee", "fp32", "tf32", "bf16")]
+    assert tolerances[0] == tolerances[1] < tolerances[2] < tolerances[3]
 
 
-def test_a_graph_is_gated_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_checked_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step itself is right; what is captured of it does nothing when it is replayed."""
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
-    monkeypatch.setattr(peers_torch, "compiled", EAGER)
-    monkeypatch.setattr(peers_torch, "captured", lambda call: call)
+    monkeypatch.setattr(baselines_torch, "compiled", EAGER)
+    monkeypatch.setattr(baselines_torch, "captured", lambda call: call)
     made: list[str] = []
 
     def graph_of(call: Callable[[], Any], stale: bool) -> Callable[[], Any]:
@@ -127,19 +128,19 @@ def test_a_graph_is_gated_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> Non
         return lambda: made.append("replay") or found or call()
 
     for stale in (False, True):
-        monkeypatch.setattr(peers_torch, "graph_of", lambda call, stale=stale: graph_of(call, stale))
+        monkeypatch.setattr(baselines_torch, "graph_of", lambda call, stale=stale: graph_of(call, stale))
         record = measured(TINY, "eager", "compile", "graph")
         assert ("graph" in record["ratio"]) != stale and "compile" in record["ratio"]
-    assert made == ["replay"] * 2 * (measure.GATE_ITERATIONS - peers_torch.WARM_UP)
+    assert made == ["replay"] * 2 * (measure.CHECKED_ITERATIONS - baselines_torch.WARM_UP)
     assert "differs from graph" in record["left out"]["graph"]
 
 
 def test_compiled_code_is_thrown_away_once_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     did: list[str] = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: did.append("reset"))
-    monkeypatch.setattr(peers_torch, "compiled", lambda *networks: did.append("compiled") or EAGER(*networks))
-    monkeypatch.setattr(peers_torch, "captured", lambda call: call)
-    monkeypatch.setattr(peers_torch, "graph_of", lambda call: call)
+    monkeypatch.setattr(baselines_torch, "compiled", lambda *networks: did.append("compiled") or EAGER(*networks))
+    monkeypatch.setattr(baselines_torch, "captured", lambda call: call)
+    monkeypatch.setattr(baselines_torch, "graph_of", lambda call: call)
     assert set(measured(TINY, "eager", "compile", "graph")["ratio"]) == {"eager", "compile", "graph"}
     assert did == ["reset", "compiled", "compiled"]
 
@@ -149,11 +150,11 @@ def test_where_eager_cannot_run_fastgan_has_no_time(members: int, monkeypatch: p
     def no_memory(*networks: nn.Module) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(peers_torch, "eager", no_memory)
+    monkeypatch.setattr(baselines_torch, "eager", no_memory)
     monkeypatch.setattr(harness, "interleave", lambda *_: pytest.fail("timed"))
     monkeypatch.setattr(device, "in_turn", lambda *_: pytest.fail("timed"))
     row = dataclasses.replace(TINY, members=members)
-    with pytest.raises(harness.GateFailed, match="eager, which could not run: CUDA out of memory"):
+    with pytest.raises(harness.ResultsDiffer, match="eager, which could not run: CUDA out of memory"):
         measured(row, "eager")
 
 
@@ -169,21 +170,25 @@ def test_a_population_is_compared_member_by_member() -> None:
 
 def test_vmap_trains_every_member_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jax", reason="pip install jax")
-    monkeypatch.setattr(peers_jax, "CALIBRATION", 1)  # as a timed call then: XLA compiles one loop, not two
-    workload, seeds = Workload("", Network((3, 6, 2)), Network((2, 6, 1), "leaky_relu"), 8), (0, 2)
+    monkeypatch.setattr(baselines_jax, "CALIBRATION", 1)  # as a timed call then: XLA compiles one loop, not two
+    workload, seeds = Workload("", MlpSizes((3, 6, 2)), MlpSizes((2, 6, 1), "leaky_relu"), 8), (0, 2)
     data = workload.data()
-    seen = [draws(workload, data, measure.GATE_ITERATIONS, seed=seed) for seed in seeds]
-    peer = peers_jax.Vmap(workload, data, 0.0, members=3)
-    for seed, batches, found in zip(seeds, seen, peer.replay_members(seeds, seen), strict=True):
-        TINY.gate.check("tiny", ours.replay(workload, data, batches, seed=seed), "vmap", found)
-        with pytest.raises(harness.GateFailed):
-            TINY.gate.check("tiny", ours.replay(workload, data, batches, seed=1 - seed // 2), "vmap", found)
-    peer.run()
-    assert peer.state["generator"]["updates"].tolist() == [4.0] * 3  # three calls that find the length, and this one
-    assert len({str(peer.jax.random.key_data(key)) for key in peer.key}) == 3  # draws of their own
+    seen = [draws(workload, data, measure.CHECKED_ITERATIONS, seed=seed) for seed in seeds]
+    baseline = baselines_jax.Vmap(workload, data, 0.0, members=3)
+    for seed, batches, found in zip(seeds, seen, baseline.replay_members(seeds, seen), strict=True):
+        TINY.tolerance.check("tiny", fastgan_side.replay(workload, data, batches, seed=seed), "vmap", found)
+        with pytest.raises(harness.ResultsDiffer):
+            TINY.tolerance.check(
+                "tiny", fastgan_side.replay(workload, data, batches, seed=1 - seed // 2), "vmap", found
+            )
+    baseline.run()
+    assert (
+        baseline.state["generator"]["updates"].tolist() == [4.0] * 3
+    )  # three calls that find the length, and this one
+    assert len({str(baseline.jax.random.key_data(key)) for key in baseline.key}) == 3  # draws of their own
 
 
-def test_the_length_of_a_call_is_found_by_a_slope() -> None:
+def test_the_length_of_a_call_is_found_by_a_derivative() -> None:
     """132 members took longer to build than to train, and each window stayed at 20 iterations."""
     lengths: list[int] = []
 
@@ -191,7 +196,7 @@ def test_the_length_of_a_call_is_found_by_a_slope() -> None:
         lengths.append(steps)
         return 3.0 + steps * 1e-4
 
-    assert ours.length(took, 0.4, 20) == pytest.approx(0.4 / 1e-4)
+    assert fastgan_side.length(took, 0.4, 20) == pytest.approx(0.4 / 1e-4)
     assert lengths[-1] * 1e-4 > 3.0 / 4  # a quarter of what building takes: not little beside what does not count
 
 
@@ -202,34 +207,34 @@ def test_a_rate_is_never_negative(monkeypatch: pytest.MonkeyPatch) -> None:
     assert members.rate(10, 100) == 2 * 400 / 4.0
 
 
-# ---------------------------------------------------------------- peers on a device that queues
+# ---------------------------------------------------------------- baselines on a device that queues
 
 
 def test_a_call_on_a_gpu_is_many_iterations_and_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     did: list[str] = []
-    monkeypatch.setattr(peers_torch, "wait_for", lambda place: did.append("wait"))
-    monkeypatch.setattr(peers_torch, "captured", lambda call: lambda: did.append("replay"))
-    peer = peers_torch.Torch(TINY.workload, TINY.workload.data(), EAGER, 1e-3, capture=True)
-    peer.queues = True
-    per_call = peer.per_call
+    monkeypatch.setattr(baselines_torch, "wait_for", lambda place: did.append("wait"))
+    monkeypatch.setattr(baselines_torch, "captured", lambda call: lambda: did.append("replay"))
+    baseline = baselines_torch.Torch(TINY.workload, TINY.workload.data(), EAGER, 1e-3, capture=True)
+    baseline.queues = True
+    per_call = baseline.per_call
     assert per_call > 1
     did.clear()
-    peer.run()
+    baseline.run()
     assert did == ["replay"] * per_call + ["wait"]
 
 
-@pytest.mark.parametrize("build", [peers_torch.eager_autocast, peers_torch.compiled_autocast])
+@pytest.mark.parametrize("build", [baselines_torch.eager_autocast, baselines_torch.compiled_autocast])
 def test_autocast_is_held_against_bf16(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: made.append(self))
     workload, data = TINY.workload, TINY.workload.data()
-    seen = draws(workload, data, measure.GATE_ITERATIONS, seed=0)
-    exact = ours.replay(workload, data, seen)
-    found = peers_torch.Torch(workload, data, build).replay(seen)
-    measure.BF16_GATE.check("tiny", exact, "autocast", found)
-    with pytest.raises(harness.GateFailed):  # it did round
-        harness.Gate(1e-6).check("tiny", exact, "autocast", found)
-    assert len(made) == (2 if build is peers_torch.compiled_autocast else 0)
+    seen = draws(workload, data, measure.CHECKED_ITERATIONS, seed=0)
+    exact = fastgan_side.replay(workload, data, seen)
+    found = baselines_torch.Torch(workload, data, build).replay(seen)
+    measure.BF16_TOLERANCE.check("tiny", exact, "autocast", found)
+    with pytest.raises(harness.ResultsDiffer):  # it did round
+        harness.Tolerance(1e-6).check("tiny", exact, "autocast", found)
+    assert len(made) == (2 if build is baselines_torch.compiled_autocast else 0)
 
 
 @pytest.mark.filterwarnings("error")
@@ -267,7 +272,7 @@ def test_products_are_put_back_where_torch_refuses_to_answer(monkeypatch: pytest
     assert switches.said() == before
 
 
-# ---------------------------------------------------------------- floors
+# ---------------------------------------------------------------- lower bounds
 
 
 class Played:
@@ -297,14 +302,14 @@ class Played:
 
         return replay
 
-    def meet(self, blocks: int, barriers: int) -> None:
+    def barriers(self, blocks: int, barriers: int) -> None:
         self.queued += 3e-6 + barriers * (2e-8 + blocks * 1e-7)
 
 
-def test_latencies_are_slopes_without_what_begins_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latencies_are_derivatives_without_what_begins_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
     played = Played()
-    monkeypatch.setattr(floors, "time", played)
-    found = floors.latencies(played)
+    monkeypatch.setattr(lower_bounds, "time", played)
+    found = lower_bounds.latencies(played)
     assert found["launch_s"] == pytest.approx(2e-6) and found["graph_node_s"] == pytest.approx(1.3e-6)
     assert found["block_barrier_s"] == pytest.approx(2e-8)
     assert found["cluster_barrier_s"] == {"8": pytest.approx(8.2e-7)}
@@ -312,33 +317,33 @@ def test_latencies_are_slopes_without_what_begins_a_series(monkeypatch: pytest.M
 
 
 def test_throughputs_are_measured_where_the_data_lie() -> None:
-    (found,) = floors.measure("cpu", copy_bytes=1 << 16, side=64)
+    (found,) = lower_bounds.measure("cpu", copy_bytes=1 << 16, side=64)
     assert set(found["products_per_s"]) == {"ieee", "tf32", "bf16"} and "launch_s" not in found
-    assert floors.rate(FLOORS, "fp32") == 4e14 / 3 and floors.rate(FLOORS, "ieee") == 5e13
-    assert floors.rate(FLOORS | {"products_per_s": {"ieee": 5e13, "tf32": 6e13}}, "fp32") == 5e13
+    assert lower_bounds.rate(BOUNDS, "fp32") == 4e14 / 3 and lower_bounds.rate(BOUNDS, "ieee") == 5e13
+    assert lower_bounds.rate(BOUNDS | {"products_per_s": {"ieee": 5e13, "tf32": 6e13}}, "fp32") == 5e13
 
 
 def test_the_gpu_is_asked_by_the_entries_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[object, ...]] = []
     numbers = torch.zeros(1)
-    gpu = object.__new__(floors.Cuda)
+    gpu = object.__new__(lower_bounds.Cuda)
     gpu._numbers = numbers
-    monkeypatch.setattr(floors.cuda, "launch", lambda x, *call: made.append(call))
+    monkeypatch.setattr(lower_bounds.cuda, "launch", lambda x, *call: made.append(call))
     gpu.launch(7)
-    gpu.meet(8, 1000)
-    assert made == [("empty", 7), ("meet", 8, 1000, numbers)]
+    gpu.barriers(8, 1000)
+    assert made == [("empty", 7), ("barrier_loop", 8, 1000, numbers)]
 
 
-def test_the_floor_is_that_of_the_multiprocessors_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room(132, 8, 227 << 10)
+def test_the_lower_bound_is_that_of_the_multiprocessors_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = DeviceLimits(132, 8, 227 << 10)
     row = device.row("toy-32", "fp32")
     gpu = SimpleNamespace(type="cuda")
     gan = SimpleNamespace(to=lambda where: None)
     workload = SimpleNamespace(gan=lambda: gan, data=lambda: None, batch=32, name="toy-32")
-    monkeypatch.setattr(device, "room_of", lambda where: room)
+    monkeypatch.setattr(device, "limits_of", lambda where: limits)
     monkeypatch.setattr(device, "rows_for", lambda *_: None)
     engine = object.__new__(PersistentEngine)
-    engine.config = ours.config(row.workload, 1)
+    engine.config = fastgan_side.config(row.workload, 1)
     monkeypatch.setattr(device, "cuda_engine", lambda *_: engine)
     for members, used in ((1, 4), (10, 40), (40, 80), (132, 132), (1056, 132)):  # clusters of 4, then 2, then 1
         small = device.Row(workload, members)  # type: ignore[arg-type]
@@ -347,13 +352,13 @@ def test_the_floor_is_that_of_the_multiprocessors_in_use(monkeypatch: pytest.Mon
     assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
 
     def refuse(*_: object) -> None:
-        raise Inexpressible("why")
+        raise UnsupportedByEngine("why")
 
     monkeypatch.setattr(device, "cuda_engine", refuse)
     assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
-    found = device.against_floor(row, {"fastgan": {"median_s": 1e-5}}, 1.32e14, 4, 132)
-    assert found["floor_s"] == pytest.approx(flops.iteration(row.workload) / 4e12)
-    assert found["share_of_peak"]["fastgan"] == pytest.approx(found["floor_s"] / 1e-5)
+    found = device.against_lower_bound(row, {"fastgan": {"median_s": 1e-5}}, 1.32e14, 4, 132)
+    assert found["lower_bound_s"] == pytest.approx(flops.iteration(row.workload) / 4e12)
+    assert found["share_of_peak"]["fastgan"] == pytest.approx(found["lower_bound_s"] / 1e-5)
 
 
 # ---------------------------------------------------------------- what the host does
@@ -368,14 +373,14 @@ def test_launches_and_waits_are_counted_between_two_runs() -> None:
         others = [SimpleNamespace(key=key, count=n, cpu_time_total=us) for key, (n, us) in kinds.items()]
         return [*others, waits, at_the_end]
 
-    def watch(run: Callable[[], object]) -> counts.Seen:
+    def profiled(run: Callable[[], object]) -> counts.Seen:
         before = len(ran)
         run()
         calls = len(ran) - before
         return counts.tally(events(calls), 0.1 * calls)
 
     ran: list[int] = []
-    found = counts.per_iteration(lambda: ran.append(1), 20_000, watch)
+    found = counts.per_iteration(lambda: ran.append(1), 20_000, profiled)
     assert found["launches in 100"] == pytest.approx(100 / 20_000)
     assert found["waits in 100"] == pytest.approx(100 / 20_000)
     assert found["copies in 100"] == pytest.approx(200 / 20_000)
@@ -397,7 +402,7 @@ def test_the_host_is_counted_over_a_thousand_iterations_at_once(
 
     steps: list[int] = []
 
-    class LongRun(ours.LongRun):
+    class LongRun(fastgan_side.LongRun):
         def on_chunk(self, run: Any, rows: Any) -> None:
             steps.append(run.step)
             super().on_chunk(run, rows)
@@ -405,7 +410,7 @@ def test_the_host_is_counted_over_a_thousand_iterations_at_once(
     run = SimpleNamespace(every=every, advance=lambda: None)
     found = SimpleNamespace(runs={"fastgan": run}, data=TINY.workload.data())
     monkeypatch.setattr(counts, "per_iteration", per_iteration)
-    monkeypatch.setattr(ours, "LongRun", LongRun)
+    monkeypatch.setattr(fastgan_side, "LongRun", LongRun)
     assert device.host(TINY, found, 1e-5, "cpu")["iterations"] == calls  # type: ignore[arg-type]
     assert seen == [(every, every) if every >= 1000 else (2000, 1000)]  # the second call, after a warm one
     if every < 1000:
@@ -422,9 +427,10 @@ def made_up(name: str, precision: str, microseconds: dict[str, float], **more: A
     base = microseconds["fastgan"]
     return {
         "workload": row.name, "members": row.members, "precision": precision, "device": "cuda", "threads": 1,
-        "batch": row.workload.batch, "engine": {"fastgan": "graph (why)"}, "engine name": "graph", "left out": {},
+        "batch": row.workload.batch, "engine": {"fastgan": "cuda-graph (why)"}, "engine name": "cuda-graph",
+        "left out": {},
         "sides": sides, "ratio": {side: us / base for side, us in microseconds.items() if side != "fastgan"},
-        "spread": 0.01, **device.against_floor(row, sides, 1e14, 4, 132), **more,
+        "spread": 0.01, **device.against_lower_bound(row, sides, 1e14, 4, 132), **more,
     }  # fmt: skip
 
 
@@ -442,37 +448,39 @@ RECORDS = [
 def test_verdicts_are_those_of_the_targets() -> None:
     found = [(v["target"], v["workload"], v["verdict"]) for v in report.verdicts(RECORDS, None)]
     assert found == [
-        ("G1", "toy-32", "met"),
-        ("G1", "toy-32", "missed"),
-        ("G1", "toy-32", "met"),
-        ("G4", "toy-32", "met"),
-        ("G4", "toy-32", "missed"),
-        ("G4", "toy-32", "met"),
-        ("G2", "toy-32x132", "met"),
-        ("G2", "toy-32x132", "missed"),
-        ("G3", "original", "missed"),
-        ("G7", "wide-1024 bf16", "met"),
-        ("G7", "wide-1024 bf16", "missed"),
+        ("speed", "toy-32", "met"),
+        ("speed", "toy-32", "missed"),
+        ("speed", "toy-32", "met"),
+        ("host", "toy-32", "met"),
+        ("host", "toy-32", "missed"),
+        ("host", "toy-32", "met"),
+        ("speed", "toy-32x132", "met"),
+        ("speed", "toy-32x132", "missed"),
+        ("speed", "original", "missed"),
+        ("bf16", "wide-1024 bf16", "met"),
+        ("bf16", "wide-1024 bf16", "missed"),
     ]
 
 
 def test_every_row_of_the_targets_is_measured_first() -> None:
     assert {name for name, _ in report.CUDA_LEAST} == set(device.ORDER) <= set(device.NAMES)
-    assert set(report.PEER_NAMES) == set(measure.CUDA_PEERS) and set(measure.CUDA_PEERS) < set(report.MARKERS)
+    assert set(report.BASELINE_NAMES) == set(measure.CUDA_BASELINES) and set(measure.CUDA_BASELINES) < set(
+        report.MARKERS
+    )
 
 
 def test_the_report_tells_all(tmp_path: Path) -> None:
     from rich.console import Console
 
     console = Console(width=160, record=True, file=io.StringIO())
-    every = made_up("mnist-1024", "fp32", {"fastgan": 60} | dict.fromkeys(measure.CUDA_PEERS, 12345.0))
-    console.print(report.device_table([*RECORDS, every | {"engine name": "fused (persistent)"}]))
+    every = made_up("mnist-1024", "fp32", {"fastgan": 60} | dict.fromkeys(measure.CUDA_BASELINES, 12345.0))
+    console.print(report.device_table([*RECORDS, every | {"engine name": "cuda-persistent"}]))
     text = console.export_text()
     assert "90x" in text and "0.4" in text and "persistent" in text and "toy-32x132" in text and "…" not in text
     lines = list(report.device_lines(RECORDS, ["tiny, fp32: it differs"]))
     assert "left out: tiny tf32: fastgan: it cannot" in lines and "no time: tiny, fp32: it differs" in lines
-    assert "G4  toy-32: microseconds of the host in an iteration: 0.4, at most 1: met" in lines
-    told = "\n".join(report.floor_lines(FLOORS | LATENCIES))
+    assert "host  toy-32: microseconds of the host in an iteration: 0.4, at most 1: met" in lines
+    told = "\n".join(report.bound_lines(BOUNDS | LATENCIES))
     assert "2.1 us in a stream, 1.3 us in a graph" in told and "0.5 us of a cluster of 8" in told
     assert "4,000 GB/s" in told and "bf16 800" in told
     fig = report.picture(RECORDS[:-1], ["a note"], "a stand-in")
@@ -515,29 +523,29 @@ def test_a_run_on_a_stand_in_comes_out_whole(
 ) -> None:
     monkeypatch.setitem(device.POPULATIONS, "tinyx2", ("tiny", 2))
     monkeypatch.setattr(device, "NAMES", (*device.NAMES, "tinyx2"))
-    options = ["--workload", "tiny", "tinyx2", "--peers", "eager", "--windows", "2", "--precision", "fp32", "tf32"]
+    options = ["--workload", "tiny", "tinyx2", "--baselines", "eager", "--windows", "2", "--precision", "fp32", "tf32"]
     assert run(tmp_path, *options) == 0
     assert {p.name for p in tmp_path.iterdir()} == {f"train-nvidia-h200-quick.{end}" for end in ("json", "png")}
     content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
     rows = [(r["workload"], r["precision"], "sides" in r) for r in content["workloads"]]
     assert rows == [(name, p, p == "fp32") for name in ("tiny", "tinyx2") for p in ("fp32", "tf32")]
-    assert content["floors"]["products_per_s"]["bf16"] > 0 and stand_in == [1, 2, 3, 4]
+    assert content["lower_bounds"]["products_per_s"]["bf16"] > 0 and stand_in == [1, 2, 3, 4]
     out, err = capsys.readouterr()
-    assert "floors of NVIDIA H200" in out and "QUICK CHECK" in out and "waits included" in out
+    assert "lower bounds of NVIDIA H200" in out and "QUICK CHECK" in out and "waits included" in out
     assert "left out: tiny tf32: fastgan: " in out and "tiny: timing" in err
 
 
-def test_a_row_whose_gate_fails_has_no_time_and_the_others_go_on(
+def test_a_row_whose_check_fails_has_no_time_and_the_others_go_on(
     stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = ours.replay
+    right = fastgan_side.replay
 
     def wrong(workload: Any, *rest: Any, **changes: Any) -> Any:
         found = right(workload, *rest, **changes)
         return found | {"loss_d": 2 * found["loss_d"]} if workload.name == "tiny" else found
 
-    monkeypatch.setattr(ours, "replay", wrong)
-    assert run(tmp_path, "--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2") == 1
+    monkeypatch.setattr(fastgan_side, "replay", wrong)
+    assert run(tmp_path, "--workload", "tiny", "toy-32", "--baselines", "eager", "--windows", "2") == 1
     content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
     assert [r["workload"] for r in content["workloads"]] == ["toy-32"] and len(content["no time"]) == 1
     assert "no time: tiny, fp32: tiny: loss_d differs from eager" in capsys.readouterr().out
@@ -554,7 +562,7 @@ def test_a_row_that_breaks_down_does_not_end_the_others(
     monkeypatch.setattr(device, "multiprocessors", broken)
     names = ("tiny", "toy-32", "original")
     monkeypatch.setitem(device.CUDA_WORKLOADS, "original", CUDA_WORKLOADS["tiny"])
-    assert run(tmp_path, "--workload", *names, "--peers", "eager", "--windows", "2") == 1
+    assert run(tmp_path, "--workload", *names, "--baselines", "eager", "--windows", "2") == 1
     out = capsys.readouterr().out
     assert "no time: tiny, fp32: none left" in out and "no time: toy-32, fp32: KeyError: 'key'" in out
     assert "no time: original, fp32: loss_d is not finite" in out
@@ -566,13 +574,13 @@ def test_each_row_has_a_process_and_one_that_dies_takes_nothing_with_it(
     whole, asked = worker.ask, []
 
     def ask(request: dict[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
-        asked.append((request["rows"], "floors" in request, limit_s))
+        asked.append((request["rows"], "lower_bounds" in request, limit_s))
         if request["rows"] and request["rows"][0][0] == "tiny":
             raise worker.WorkerFailed("the measuring process ended with -6: Traceback\nan illegal memory access\n")
         yield from whole(request, limit_s)
 
     monkeypatch.setattr(worker, "ask", ask)
-    options = ("--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2", "--row-limit", "77")
+    options = ("--workload", "tiny", "toy-32", "--baselines", "eager", "--windows", "2", "--row-limit", "77")
     assert run(tmp_path, *options) == 1
     assert asked == [([], False, 77), ([("tiny", "fp32")], True, 77), ([("toy-32", "fp32")], True, 77)]
     content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
@@ -581,7 +589,7 @@ def test_each_row_has_a_process_and_one_that_dies_takes_nothing_with_it(
     assert told in capsys.readouterr().out and content["no time"] == [told.removeprefix("no time: ")]
 
 
-def test_without_floors_nothing_is_measured_and_why_is_told(
+def test_without_lower_bounds_nothing_is_measured_and_why_is_told(
     stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def throughputs(*_: object) -> Iterator[dict[str, Any]]:
@@ -604,11 +612,13 @@ def test_rows_go_on_where_latencies_could_not_be_measured(
             raise worker.WorkerFailed("the measuring process ended with -6: a fault")
 
     monkeypatch.setattr(worker, "ask", ask)
-    assert run(tmp_path, "--workload", "tiny", "--peers", "eager", "--windows", "2") == 1
+    assert run(tmp_path, "--workload", "tiny", "--baselines", "eager", "--windows", "2") == 1
     out = capsys.readouterr().out
-    assert "no time: some floors: the measuring process ended with -6: a fault" in out and "interrupted" not in out
+    assert (
+        "no time: some lower bounds: the measuring process ended with -6: a fault" in out and "interrupted" not in out
+    )
     (record,) = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())["workloads"]
-    assert record["floor_s"] > 0
+    assert record["lower_bound_s"] > 0
 
 
 def test_what_was_measured_before_a_ctrl_c_is_told(
@@ -623,7 +633,7 @@ def test_what_was_measured_before_a_ctrl_c_is_told(
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(worker, "ask", ask)
-    assert run(tmp_path, "--workload", "tiny", "toy-32", "--peers", "eager", "--windows", "2") == 130
+    assert run(tmp_path, "--workload", "tiny", "toy-32", "--baselines", "eager", "--windows", "2") == 130
     assert "interrupted: 1 of 2 rows" in capsys.readouterr().out
     content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
     assert [r["workload"] for r in content["workloads"]] == ["tiny"]
@@ -633,7 +643,7 @@ def test_what_was_measured_before_a_ctrl_c_is_told(
     ("options", "rule"),
     [
         (["--workload", "ring-2t"], "--workload must be among tiny, toy-32"),
-        (["--peers", "tensorflow"], "--peers must be among eager"),
+        (["--baselines", "tensorflow"], "--baselines must be among eager"),
         (["--precision", "fp16"], "--precision must be among fp32"),
         (["--threads", "2"], "--threads must go with --device cpu"),
     ],

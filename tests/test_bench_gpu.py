@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan.benchmark import peers_torch
+from fastgan.benchmark import baselines_torch
 from fastgan.reproduce import trials
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
@@ -62,7 +62,7 @@ class _Torch:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_losses, "torch", _Torch())
-    monkeypatch.setattr(peers_torch, "torch", _Torch())
+    monkeypatch.setattr(baselines_torch, "torch", _Torch())
     monkeypatch.setattr(Tensor, "cuda", lambda self: self)
     to = nn.Module.to
     monkeypatch.setattr(nn.Module, "to", lambda self, device, *more: to(self, "cpu", *more))
@@ -78,11 +78,9 @@ def test_the_gpu_benchmark_compares_times_and_judges(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["gpu_losses.py", str(out), "--quick"])
     gpu_losses.main()
     content = json.loads(out.read_text())
-    assert [r["case"] for r in content["records"]] == [
-        *["discriminator_loss"] * 2, "step with R1", "mlp bf16"
-    ]
-    targets = [r["target"][:3] for r in content["records"]]
-    assert targets == ["G5:", "G5:", "G6:", "G7:"]
+    assert [r["case"] for r in content["records"]] == [*["discriminator_loss"] * 2, "step with R1", "mlp bf16"]
+    targets = [r["target"].partition(":")[0] + ":" for r in content["records"]]
+    assert targets == ["losses:", "losses:", "penalty:", "layers:"]
     steps = [gpu.Step("kernels", "passed", 1.0, "all")]
     gpu.report(gpu.Session(tmp_path / "results" / "gpu.json", 0.0, steps, content))
     assert json.loads((tmp_path / "results" / "gpu.json").read_text())["steps"][0]["outcome"] == "passed"
@@ -118,7 +116,7 @@ def test_a_foreign_side_waits_once_a_window_and_is_converted_for_the_comparison_
 
 def test_the_copy_bandwidth_is_judged_at_the_largest_size() -> None:
     record = {"case": "discriminator_loss", "n": 2**24, "share of the copy bandwidth": 0.9}
-    assert gpu_losses.judge(record) == "G5: 90% of the copy bandwidth, met"
+    assert gpu_losses.verdicts(record) == "losses: 90% of the copy bandwidth, met"
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,27 +214,29 @@ def test_what_the_bench_has_written_is_told(
 ) -> None:
     """Also where it was stopped: the file is that of the rows before."""
     monkeypatch.setattr(gpu, "BUILD", tmp_path)
-    fast = {"target": "G1", "workload": "toy-32", "rule": "times", "value": 61.0, "least": 60.0, "verdict": "met"}
-    few = {"target": "G4", "workload": "toy-32", "rule": "waits", "value": 2.0, "most": 1.0, "verdict": "missed"}
+    fast = {"target": "speed", "workload": "toy-32", "rule": "times", "value": 61.0, "least": 60.0, "verdict": "met"}
+    few = {"target": "host", "workload": "toy-32", "rule": "waits", "value": 2.0, "most": 1.0, "verdict": "missed"}
     commands: list[list[str]] = []
 
     def run(name: str, command: list[str], limit_s: float, **environment: str) -> gpu.Step:
         commands.append(command)
-        (tmp_path / "train-a-gpu.json").write_text(json.dumps({"floors": {"launch_s": 2e-6}, "targets": [fast, few]}))
+        (tmp_path / "train-a-gpu.json").write_text(
+            json.dumps({"lower_bounds": {"launch_s": 2e-6}, "targets": [fast, few]})
+        )
         return gpu.Step(name, "timed out", limit_s, "")
 
     monkeypatch.setattr(gpu, "run", run)
-    (tmp_path / "bench.log").write_text("toy-32: timing\nfloors of a GPU, measured in this run\n  launch: 2 us\n")
+    (tmp_path / "bench.log").write_text("toy-32: timing\nlower bounds of a GPU, measured in this run\n  launch: 2 us\n")
     session = gpu.Session(tmp_path / "gpu.json", gpu.time.monotonic() + 500)
     gpu.bench(session, "a-gpu", False, 100)
     gpu.report(session)
     out = capsys.readouterr().out
     assert "launch: 2 us" in out and "timing" not in out
-    assert "toy-32: G1: times: 61, at least 60: met" in out and "G4: waits: 2, at most 1: missed" in out
-    assert json.loads((tmp_path / "gpu.json").read_text())["train"]["floors"] == {"launch_s": 2e-6}
+    assert "toy-32: speed: times: 61, at least 60: met" in out and "host: waits: 2, at most 1: missed" in out
+    assert json.loads((tmp_path / "gpu.json").read_text())["train"]["lower_bounds"] == {"launch_s": 2e-6}
     from fastgan.benchmark import device, measure
 
-    assert set(gpu.ROWS) <= set(device.NAMES) and set(gpu.PEERS) <= set(measure.CUDA_PEERS)
+    assert set(gpu.ROWS) <= set(device.NAMES) and set(gpu.BASELINES) <= set(measure.CUDA_BASELINES)
     assert commands[0][commands[0].index("bench") :][:3] == ["bench", "--device", "cuda"]
 
 
@@ -306,6 +306,6 @@ def test_results_and_logs_lie_where_they_come_back_from(tmp_path: Path, monkeypa
     assert {p.name for p in (tmp_path / "back").iterdir()} == {"gpu-a-stand-in.json", "logs.txt"}
     logs = (tmp_path / "back" / "logs.txt").read_text()
     assert logs.count("what it said\n") == 2 and len(logs) < 2.1 * gpu.LOG_BYTES
-    rows = commands[0][commands[0].index("--workload") + 1 : commands[0].index("--peers")]
+    rows = commands[0][commands[0].index("--workload") + 1 : commands[0].index("--baselines")]
     assert rows == ["wide-2048", "wide-4096"] and commands[0][commands[0].index("--out") + 1] == str(tmp_path / "back")
     assert commands[0][commands[0].index("--machine") + 1] == "a-stand-in-wide-2048"

@@ -111,7 +111,7 @@ def test_the_last_two_are_kept_and_leftovers_are_cleaned(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 5 and load(tmp_path).step == 30
 
 
-# ------------------------------------------------------------ R28: kill -9
+# ------------------------------------------------------------ kill -9
 
 KILLER = '''
 import json, os, pathlib, random, signal, sys
@@ -255,7 +255,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_tensors_before_the_json(
     assert seen == expected
 
 
-# ------------------------------------------------------------ R29: the disk
+# ------------------------------------------------------------ the disk
 
 
 def test_R29_a_full_disk_leaves_the_previous_checkpoint(folder: Path) -> None:
@@ -311,7 +311,7 @@ def test_R29_an_io_error_names_the_path(folder: Path, monkeypatch: pytest.Monkey
     assert load(folder).step == 7 and len(list(folder.iterdir())) == 2
 
 
-# ------------------------------------------------------------ R31: damaged files
+# ------------------------------------------------------------ damaged files
 
 
 def tensor_file(folder: Path) -> Path:

@@ -214,7 +214,7 @@ def test_packing_widens_the_discriminator(run: Run) -> None:
     assert run("evaluate", "packed", "--n", "100", "--held-out", "new.npy")[0] == 0
     code, _, says = run("plot", "discriminator", "packed", "--out", "d.png")
     assert code == 2 and "RUN_DIR must have pack=1 for the picture discriminator, got 2" in says
-    assert run("train", "ring", *TINY, "--pack", "2", "--seeds", "0:2", "--out", "crowd", *FAST)[0] == 0
+    assert run("train", "ring", *TINY, "--pack", "2", "--seeds", "0:2", "--out", "spec", *FAST)[0] == 0
 
 
 def test_momentum(run: Run) -> None:

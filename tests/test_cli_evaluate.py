@@ -1,4 +1,4 @@
-"""fastgan evaluate: which measures a run gets, and that they are the library's."""
+"""fastgan evaluate: which measures a run gets, and that they are cuBLAS's."""
 
 from __future__ import annotations
 

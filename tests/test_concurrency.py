@@ -1,4 +1,4 @@
-"""Many Python threads at once, and forked children: the same bits as alone, and nothing hangs (R15, R22, R26, R27)."""
+"""Many Python threads at once, and forked children: the same bits as alone, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def work(seed: int, impl: str, rows: int) -> list[Tensor]:
         (torch.randn(shape, generator=generator) / 6).requires_grad_() for shape in ((48, 40), (64, 48), (1, 32))
     ]
     key = torch.tensor(seed)
-    scores = ops.mlp(x, weights, [None] * 3, LAYERS, key=key, impl=impl)
+    scores = ops.mlp(x, weights, [None] * 3, LAYERS, dropout_seed=key, impl=impl)
     loss = fastgan.discriminator_loss(scores, scores * 0.5, impl=impl)
     loss.backward()
     noise = random.normal(5001, seed=seed, purpose=1, impl=impl)
@@ -57,7 +57,7 @@ def test_eight_threads_get_what_one_gets(impl: str) -> None:
             done.result(timeout=240)
 
 
-def test_one_module_serves_many_threads() -> None:
+def test_one_module_runs_many_threads() -> None:
     """Shared weights, gradients per call: the caches of descriptions and of checks are shared, too."""
     torch.manual_seed(0)
     model = fastgan.nn.MLP([20, 64, 64, 3], activation="relu", dropout=0.2).eval()

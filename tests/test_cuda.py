@@ -89,7 +89,7 @@ def test_small_and_large_networks_agree(width: int, monkeypatch: pytest.MonkeyPa
     shape = cuda.Shape(width, (width, width, 8), case.layers)
     assert shape.is_small(torch.empty(200, width, device="cuda")) == (width < 320)
     whole = value_and_gradients(case, 200, torch.float32, "cuda", "native")
-    monkeypatch.setattr(cuda, "_has_matrix_units", lambda device: False)
+    monkeypatch.setattr(cuda, "_has_tensor_cores", lambda device: False)
     for a, b in zip(whole, value_and_gradients(case, 200, torch.float32, "cuda", "native"), strict=True):
         assert (a - b).abs().max().item() <= TOLERANCE[torch.float32] * max(1.0, b.abs().max().item())
 
@@ -105,7 +105,7 @@ def test_bfloat16_is_no_worse_than_twice_plain_pytorch() -> None:
 
 
 def test_same_bits_again_on_any_stream() -> None:
-    """R25: a side stream, with producers that are late."""
+    """A side stream, with producers that are late."""
     need("native", "mlp", "cuda")
     case = next(c for c in MLPS if c.name == "original")
     first = value_and_gradients(case, 257, torch.float32, "cuda", "native")

@@ -46,7 +46,7 @@ def test_kernels_compile_and_spill_nothing(source: Path, tmp_path: Path) -> None
     assert not spilled, spilled
 
 
-def test_the_gate_sees_warnings(tmp_path: Path) -> None:
+def test_the_check_sees_warnings(tmp_path: Path) -> None:
     source = tmp_path / "unused.cu"
     source.write_text("__global__ void k(float* x) { int unused; x[0] = 1; }\n")
     run = build(source, tmp_path / "unused.o", HOPPER)

@@ -42,7 +42,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.device]]:
 
 
 def forward(case: MlpCase, small: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[cuda.Shape, list[Any], Tensor]:
-    monkeypatch.setattr(cuda, "_has_matrix_units", lambda device: small)
+    monkeypatch.setattr(cuda, "_has_tensor_cores", lambda device: small)
     x, weights, biases, _ = case.make(5, dtype=torch.float32)
     shape = cuda.Shape(case.sizes[0], tuple(case.sizes[1:]), case.layers, case.input_dropout)
     return shape, [x, [*weights, *biases]], torch.zeros(shape.work_size(5, x.dtype))
@@ -71,8 +71,8 @@ def entries() -> dict[str, Callable[[pytest.MonkeyPatch], object]]:
         "layer_forward": lambda patch: cuda.activate(layer, x, 1, 2),
         "layer_backward": lambda patch: cuda.activate_backward(layer, x, x, 1, 2),
         "layer_backward_twice": lambda patch: cuda.activate_backward(layer, x, x, 1, 2, x),
-        "network_forward": network(True, False),
-        "network_backward": network(True, True),
+        "small_mlp_forward": network(True, False),
+        "small_mlp_backward": network(True, True),
         "mlp_forward": network(False, False),
         "mlp_backward": network(False, True),
     }
@@ -90,7 +90,7 @@ def test_R39_without_a_device_each_entry_says_so(
 
 
 def test_addresses_and_the_current_stream_reach_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R25: the stream is the one that is current on the tensor's device."""
+    """The stream is the one that is current on the tensor's device."""
     log: list[object] = []
 
     @contextlib.contextmanager
@@ -121,5 +121,5 @@ def test_R24_nothing_in_a_network_asks_the_device(case: MlpCase, monkeypatch: py
         x, work = x.as_subclass(OnCuda), work.as_subclass(OnCuda)
         y = cuda.mlp_forward(shape, x, mine, 1, work)
         cuda.mlp_backward(shape, x, mine, work, torch.ones_like(y), 1, [True] + [p is not None for p in mine])
-    slopes = (x, None)
-    kernels.scale(slopes, torch.tensor(2.0).as_subclass(OnCuda))
+    derivatives = (x, None)
+    kernels.scale(derivatives, torch.tensor(2.0).as_subclass(OnCuda))

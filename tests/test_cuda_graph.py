@@ -17,7 +17,7 @@ from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, 
 from fastgan import GAN, backend, train, train_population
 from fastgan.training import run as running
 from fastgan.training.config import PRECISIONS
-from fastgan.training.graph import CudaMachine, GraphEngine
+from fastgan.training.graph import CudaLauncher, GraphEngine
 from fastgan.training.run import TrainResult
 
 pytestmark = [
@@ -45,11 +45,11 @@ def run(row: Row, dtype: torch.dtype, device: str, **changes: Any) -> tuple[GAN,
     return gan.to("cpu"), result
 
 
-def engine_of(row: Row, machine: CudaMachine | None = None, device: str = "cuda") -> tuple[GAN, GraphEngine]:
+def engine_of(row: Row, launcher: CudaLauncher | None = None, device: str = "cuda") -> tuple[GAN, GraphEngine]:
     torch.manual_seed(1)
     gan = row.make(torch.float32).to(device)
     config = config_of(row, "fused")
-    return gan, GraphEngine(gan, running.rows_for(data_of(row), gan, config), config, machine)
+    return gan, GraphEngine(gan, running.rows_for(data_of(row), gan, config), config, launcher)
 
 
 def same_bits(one: GAN, other: GAN) -> bool:
@@ -61,7 +61,7 @@ def same_bits(one: GAN, other: GAN) -> bool:
 def test_graph_equals_the_cpu(name: str, dtype: torch.dtype) -> None:
     on_cpu, expected = run(ROWS_OF_TABLE[name], dtype, "cpu", steps=6)
     on_gpu, got = run(ROWS_OF_TABLE[name], dtype, "cuda", steps=6)
-    assert (expected.engine, got.engine) == ("fused", "graph")
+    assert (expected.engine, got.engine) == ("cpu", "cuda-graph")
     tolerance = 1e-9 if dtype == torch.float64 else 5e-4
     assert distance(on_cpu, on_gpu) < tolerance
     for column, values in expected.history.items():
@@ -76,7 +76,7 @@ def test_precisions_differ_by_their_rounding() -> None:
     assert 0.0 < tf32 < 0.5 * bf16
 
 
-class Uncaptured(CudaMachine):
+class Uncaptured(CudaLauncher):
     """Makes the calls anew each time."""
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
@@ -102,7 +102,7 @@ def test_G4_a_launch_a_hundred_iterations_and_nothing_waits(
         monkeypatch.setitem(engine._graphs, size, lambda s=size, r=replay: (launches.append(s), r()))
     with nothing_waits():
         assert engine._queue(iteration, 1000, lambda: False) == 1000
-    engine.machine.fetch(iteration.clock)
+    engine.launcher.fetch(iteration.clock)
     assert launches == [100] * 10
 
 
@@ -115,7 +115,7 @@ def test_members_side_by_side_are_their_solo_runs(name: str) -> None:
         torch.manual_seed(member.seed)
         gan = row.make(torch.float32)
         solo = train(gan, data, replace(config, seed=member.seed))
-        assert same_bits(gan, member.gan) and member.engine == "graph"
+        assert same_bits(gan, member.gan) and member.engine == "cuda-graph"
         assert np.array_equal(solo.history["loss_d"], member.history["loss_d"])
 
 
@@ -125,7 +125,7 @@ def test_members_share_the_device() -> None:
     for engine in engines:
         engine.advance(0, 112, lambda: False)  # all graphs are captured: a capture waits for the device
     calls = [engine.begin(112, 1000, lambda: False) for engine in engines]
-    assert not engines[0].machine._stream.record_event().query()  # the first one's are still at work
+    assert not engines[0].launcher._stream.record_event().query()  # the first one's are still at work
     tables = [finish() for finish in calls]
     assert np.array_equal(tables[0], tables[1]) and np.array_equal(tables[0], tables[2])
 
@@ -194,7 +194,7 @@ def test_a_second_device_gives_the_bits_of_the_first() -> None:
 
 def test_a_capture_that_did_not_happen_is_an_error() -> None:
     """Last in this file: it leaves a broken capture behind."""
-    machine, stream = CudaMachine(torch.device("cuda", torch.cuda.current_device())), torch.cuda.current_stream()
+    launcher, stream = CudaLauncher(torch.device("cuda", torch.cuda.current_device())), torch.cuda.current_stream()
     with pytest.raises(RuntimeError, match="the graph engine could not capture an iteration: "):
-        machine.capture(lambda: torch.ones((), device="cuda").item() and None)
+        launcher.capture(lambda: torch.ones((), device="cuda").item() and None)
     assert torch.cuda.current_stream() == stream

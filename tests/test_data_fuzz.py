@@ -23,7 +23,7 @@ from fastgan.data import DataError, DataWarning, read
 
 MANY = 20_000  # mutants of the slow run, over all kinds
 FEW = 40  # of each kind in the default run
-ROOM = 3 << 30  # bytes of address space that reading a file of some kilobytes may add
+LIMITS = 3 << 30  # bytes of address space that reading a file of some kilobytes may add
 PIXELS = np.arange(60, dtype=np.uint8).reshape(5, 3, 4)
 TABLE = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 TEXTS = [
@@ -216,7 +216,7 @@ def little_room() -> Iterator[None]:
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + LIMITS, hard))
     try:
         yield
     finally:

@@ -101,7 +101,7 @@ def test_vmap_over_a_backward_of_a_loss() -> None:
     torch.testing.assert_close(rows[1], -2 / 3 * torch.sigmoid(-logits.detach()))
 
 
-def test_slopes_that_hide_the_sign_are_left_alone_and_refused() -> None:
+def test_derivatives_that_hide_the_sign_are_left_alone_and_refused() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.0), nn.Linear(4, 1))
     x = torch.randn(5, 3)
     expected = model(x)

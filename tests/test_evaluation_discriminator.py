@@ -1,4 +1,4 @@
-"""A discriminator fitted alone: towards D* where data abound, by heart where they do not."""
+"""A discriminator fitted alone: towards D* where data abound, from memory where they do not."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_M05_a_trained_discriminator_approaches_the_optimal_one() -> None:
     """N(0, 1) against N(1, 1), whose D* is sigmoid(1/2 - x) and JSD 0.11142."""
     real, fake = normal(100_000, 1, 0), normal(100_000, 1, 1, mean=1.0)
     d = fastgan.nn.MLP([1, 64, 64, 1], activation="leaky_relu")
-    course = evaluation.fit_discriminator(d, real, fake, epochs=3, learning_rate=3e-3)
-    assert len(course) == 3 and course[0] < course[-1]
+    values = evaluation.fit_discriminator(d, real, fake, epochs=3, learning_rate=3e-3)
+    assert len(values) == 3 and values[0] < values[-1]
 
     def error(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -45,13 +45,13 @@ def test_M05_the_same_seed_gives_the_same_discriminator() -> None:
     for seed in (3, 3, 4):
         torch.manual_seed(0)
         d = fastgan.nn.MLP([2, 8, 1], activation="tanh")
-        course = evaluation.fit_discriminator(d, real, fake, epochs=2, batch_size=50, seed=seed)
-        found.append((course, [p.tolist() for p in d.parameters()]))
+        values = evaluation.fit_discriminator(d, real, fake, epochs=2, batch_size=50, seed=seed)
+        found.append((values, [p.tolist() for p in d.parameters()]))
     assert found[0] == found[1] != found[2]
 
 
 def test_M15_a_discriminator_optimised_to_completion_on_little_data_overfits() -> None:
-    """256 rows of the very distribution that G has: D learns them by heart and knows nothing of new ones."""
+    """256 rows of the very distribution that G has: D learns them from memory and knows nothing of new ones."""
     real, fake, new, new_fake = (normal(256, 20, seed) for seed in range(4))
     d = fastgan.nn.MLP([20, 128, 128, 1], activation="leaky_relu")
     before = evaluation.discriminator_gap(d, real, new, fake, held_out_fake=new_fake)

@@ -108,8 +108,8 @@ def test_second_derivatives_of_forced_teams(activation: str, dtype: torch.dtype,
 
     def own() -> torch.Tensor:
         x = real.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(d(x).sum(), x, create_graph=True)
-        return slope.square().sum()
+        (derivative,) = torch.autograd.grad(d(x).sum(), x, create_graph=True)
+        return derivative.square().sum()
 
     def gradients(penalty: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
         value = penalty()

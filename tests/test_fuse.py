@@ -21,7 +21,7 @@ import fastgan
 import fastgan.nn as fnn
 from fastgan import ops
 from fastgan.backend import why_not
-from fastgan.nn.runs import pays as fuse_rule  # before conftest's fixture replaces it
+from fastgan.nn.segments import pays as fuse_rule  # before conftest's fixture replaces it
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -332,8 +332,8 @@ def test_the_profiler_names_native_operations() -> None:
     x = torch.randn(5, 3, requires_grad=True)
     with torch.profiler.profile() as profile:
         fastgan.generator_loss(model(x)).backward()
-        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-        slope.sum().backward()
+        (derivative,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        derivative.sum().backward()
         fastgan.gradient_penalty(model, x, x)
     names = {event.key for event in profile.key_averages() if event.key.startswith("fastgan::")}
     operations = ("mlp_forward", "mlp_backward", "mlp_second_order", "mlp_penalty", "pair_loss")
@@ -378,7 +378,7 @@ def test_where_a_chain_pays() -> None:
     model, x = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.Tanh())), torch.randn(5, 3)
     expected = nn.Sequential(*model)(x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastgan.nn.runs.pays", rule)
+        patch.setattr("fastgan.nn.segments.pays", rule)
         for _ in range(2):
             y = model(x)
             assert y.grad_fn.name() == "TanhBackward0" and torch.equal(y, expected)

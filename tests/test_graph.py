@@ -18,7 +18,7 @@ import pytest
 import switches
 import torch
 from emulator import CSRC, Builder, Library, compiler
-from graph_machine import Processor, Recorder
+from graph_launcher import Processor, Recorder
 from test_fused import (
     MOMENTUM,
     OVERFLOWING,
@@ -39,11 +39,11 @@ from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
 from fastgan.training import checkpoint, graph, plan
 from fastgan.training import run as running
 from fastgan.training.callbacks import Callback
-from fastgan.training.choice import Work
 from fastgan.training.config import PRECISIONS
+from fastgan.training.cost_model import Work
 from fastgan.training.graph import GraphEngine
 from fastgan.training.persistent import cuda_engine
-from fastgan.training.rows import Rows
+from fastgan.training.rows import Minibatches
 from fastgan.training.run import TrainResult
 
 pytestmark = [
@@ -56,7 +56,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def library(emulator_builder: Builder) -> Library:
-    stems = "judge", "mlp", "norm", "optimizer", "penalty", "random"
+    stems = "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
     return emulator_builder.library([CSRC / "cuda" / f"{stem}.cu" for stem in stems])
 
 
@@ -65,11 +65,11 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Processor | None],
     """Lets `train` choose the graph engine on a machine; None: what it would choose itself."""
     usual = running.FusedEngine
 
-    def choose(machine: Processor | None) -> None:
-        def engine(gan: GAN, rows: Rows, config: TrainConfig) -> GraphEngine:
-            return GraphEngine(gan, rows, config, machine)
+    def choose(launcher: Processor | None) -> None:
+        def engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> GraphEngine:
+            return GraphEngine(gan, rows, config, launcher)
 
-        monkeypatch.setattr(running, "FusedEngine", usual if machine is None else engine)
+        monkeypatch.setattr(running, "FusedEngine", usual if launcher is None else engine)
 
     yield choose
 
@@ -77,13 +77,13 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Processor | None],
 On = Callable[[Processor | None], None]
 
 
-def compare(row: Row, dtype: torch.dtype, machine: Processor, on: On, **changes: Any) -> tuple[GAN, TrainResult]:
+def compare(row: Row, dtype: torch.dtype, launcher: Processor, on: On, **changes: Any) -> tuple[GAN, TrainResult]:
     """Both engines' runs must agree to rounding; gives the graph engine's."""
     on(None)
     fused, expected = run(row, dtype, "fused", **changes)
-    on(machine)
+    on(launcher)
     graph, got = run(row, dtype, "fused", **changes)
-    assert (expected.engine, got.engine) == ("fused", "graph")
+    assert (expected.engine, got.engine) == ("cpu", "cuda-graph")
     tolerance = 1e-10 if dtype == torch.float64 else 2e-4
     assert distance(fused, graph) < tolerance
     for column, values in expected.history.items():
@@ -94,9 +94,9 @@ def compare(row: Row, dtype: torch.dtype, machine: Processor, on: On, **changes:
 
 @pytest.mark.parametrize("name", ROWS_OF_TABLE)
 def test_graph_equals_fused(name: str, library: Library, on: On) -> None:
-    machine = Recorder(library)
-    compare(ROWS_OF_TABLE[name], torch.float64, machine, on, steps=STEPS)
-    assert len(machine.captures) == 1  # six iterations: one alone, then a graph of one, replayed
+    launcher = Recorder(library)
+    compare(ROWS_OF_TABLE[name], torch.float64, launcher, on, steps=STEPS)
+    assert len(launcher.captures) == 1  # six iterations: one alone, then a graph of one, replayed
 
 
 IN_FLOAT = (
@@ -130,17 +130,17 @@ def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pyt
     """Graphs of 20, 5 and 1 iterations against calls made anew: nothing of the host's is baked in."""
     monkeypatch.setattr(graph, "_SIZES", (20, 5, 1))
     steps, gans, tables = 53, [], []
-    machines = Processor(library), Recorder(library)
+    launchers = Processor(library), Recorder(library)
     config = config_of(row, "fused")
-    for machine in machines:
+    for launcher in launchers:
         torch.manual_seed(1)
         gan = row.make(torch.float32)
         data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
-        engine = GraphEngine(gan, running.rows_for(data, gan, config), config, machine)
+        engine = GraphEngine(gan, running.rows_for(data, gan, config), config, launcher)
         tables.append(engine.advance(0, steps, lambda: False))
         gans.append(gan)
-    twenty, _, one = machines[1].captures
-    assert twenty - 1 == 20 * (one - 1)  # the keys of masks are drawn for all of them at once
+    twenty, _, one = launchers[1].captures
+    assert twenty - 1 == 20 * (one - 1)  # the dropout seeds are drawn for all of them at once
     assert np.array_equal(*tables) and len(np.unique(tables[0][:, 0])) == steps
     assert same_bits(*gans)
 
@@ -190,12 +190,12 @@ def test_an_engine_goes_on_where_another_stopped(tmp_path: Path, library: Librar
     """A checkpoint of the CPU's engine, taken up by the graph engine, is the CPU engine's run to rounding."""
     row, found = ROWS_OF_TABLE["momentum, pylearn2"], []
     data = torch.randn(ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    for machine in (None, Recorder(library)):
-        for steps, engine in ((9, None), (20, machine)):
+    for launcher in (None, Recorder(library)):
+        for steps, engine in ((9, None), (20, launcher)):
             on(engine)
             torch.manual_seed(1)
             gan = row.make(torch.float64)
-            train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path / str(machine), resume=steps > 9)
+            train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path / str(launcher), resume=steps > 9)
         found.append(gan)
     assert 0.0 < distance(*found) < 1e-10
 
@@ -208,9 +208,9 @@ def test_tensors_that_moved_are_found_again(library: Library, on: On) -> None:
             for parameter in run.gan.parameters():
                 parameter.data = parameter.data.clone()
 
-    gans, machine = [], Recorder(library)
+    gans, launcher = [], Recorder(library)
     for callbacks in ([], [Move()]):
-        on(machine)
+        on(launcher)
         torch.manual_seed(1)
         gans.append(mlp(torch.float32))
         data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
@@ -226,7 +226,9 @@ def test_what_changes_during_a_run_is_said_instead_of_computed(library: Library,
             run.gan.double()
 
     on(Recorder(library))
-    with pytest.raises(RuntimeError, match="the graph engine cannot go on with what was changed meanwhile: .* dtype"):
+    with pytest.raises(
+        RuntimeError, match="the graph engine cannot continue, because the model changed during training: .* dtype"
+    ):
         train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(6, 20, engine="fused"), callbacks=[Widen()])
 
 
@@ -235,11 +237,11 @@ def test_what_changes_during_a_run_is_said_instead_of_computed(library: Library,
     "name", ["plain", "k = 3, two steps of G", "simultaneous", "pack 2", "loss relativistic", "maxout", "wide"]
 )
 def test_the_choice_of_an_engine_expects_about_as_many_launches(name: str, precision: str, library: Library) -> None:
-    row, machine = ROWS_OF_TABLE[name], Recorder(library)
+    row, launcher = ROWS_OF_TABLE[name], Recorder(library)
     gan, config = row.make(torch.float32), config_of(row, "fused", precision=precision)
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, row.features), gan, config), config, machine)
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, row.features), gan, config), config, launcher)
     engine.advance(0, 2, lambda: False)
-    assert machine.captures[-1] == pytest.approx(Work.of(gan, config).launches, rel=0.25)
+    assert launcher.captures[-1] == pytest.approx(Work.of(gan, config).launches, rel=0.25)
 
 
 # ---------------------------------------------------------------- what is not done
@@ -253,14 +255,14 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
             self.outs.append(out.data_ptr())
             super().product(out, *factors)
 
-    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20, k=2, generator_steps=3), Watching(library)
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+    gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, k=2, generator_steps=3), Watching(library)
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
     engine.advance(0, 1, lambda: False)
     iteration = engine.prepare()
     for network, times in ((iteration.d, 2), (iteration.g, 3)):
         for layer in network.layers:
             grad = layer.grad_of(layer.spec["weight"])
-            assert grad is not None and machine.outs.count(grad.data_ptr()) == times
+            assert grad is not None and launcher.outs.count(grad.data_ptr()) == times
 
 
 # ---------------------------------------------------------------- precisions
@@ -347,10 +349,10 @@ def test_bf16_rounds_each_matrix_once(library: Library) -> None:
 
 def test_bf16_takes_up_weights_that_were_changed_in_place(library: Library) -> None:
     found = []
-    for machine in (Processor(library), Recorder(library)):
+    for launcher in (Processor(library), Recorder(library)):
         torch.manual_seed(1)
         gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
-        engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+        engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
         tables = [engine.advance(0, 3, lambda: False)]
         with torch.no_grad():
             for parameter in gan.parameters():
@@ -362,10 +364,12 @@ def test_bf16_takes_up_weights_that_were_changed_in_place(library: Library) -> N
 
 @pytest.mark.parametrize("precision", ("tf32", "bf16"))
 def test_rounded_factors_are_refused_where_there_are_no_matrix_units(precision: str, library: Library) -> None:
-    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Processor(library)
-    machine.matrix_units = False
-    with pytest.raises(plan.Inexpressible, match=f"precision is '{precision}', which takes compute capability 8.0"):
-        GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+    gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Processor(library)
+    launcher.tensor_cores = False
+    with pytest.raises(
+        plan.UnsupportedByEngine, match=f"precision is '{precision}', which takes compute capability 8.0"
+    ):
+        GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
 
 
 @pytest.mark.filterwarnings("error")
@@ -389,13 +393,13 @@ def test_products_are_what_was_asked_for_whatever_the_switch_says(
                 raise RuntimeError("no capture today")
             return replay
 
-    gan, config, machine = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Watching(library)
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, machine)
+    gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Watching(library)
+    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
     switches.ASKS[ask]()
     asked = switches.said()
     with pytest.raises(RuntimeError, match="no capture today") if fails else contextlib.nullcontext():
         engine.advance(0, 3, lambda: False)  # one by itself, one captured
-    assert machine.found == {"tf32" if precision == "tf32" else "exact"} and len(machine.captures) == 1
+    assert launcher.found == {"tf32" if precision == "tf32" else "exact"} and len(launcher.captures) == 1
     assert switches.said() == asked
 
 
@@ -417,8 +421,8 @@ def test_R33_what_is_not_finite_is_skipped_on_the_device(library: Library, on: O
     plain = {"optimizer": Adam(1e-2), "ema_decay": 0.9, "loss": "least_squares"}
     config = TrainConfig(9, 20, nonfinite="skip", engine="fused", k=2, **plain)
     found, losses = [], []
-    for machine in (None, Recorder(library)):
-        on(machine)
+    for launcher in (None, Recorder(library)):
+        on(launcher)
         torch.manual_seed(1)
         gan = make(torch.float64)
         losses.append(train(gan, data, config).history["loss_d"])
@@ -468,7 +472,7 @@ def test_without_a_gpu_the_reason_is_said() -> None:
     if backend.cuda_reason() is None:
         pytest.skip("there is a GPU")
     gan, config = mlp(torch.float32), TrainConfig(1, 20)
-    with pytest.raises(plan.Inexpressible, match="built without CUDA|no CUDA device"):
+    with pytest.raises(plan.UnsupportedByEngine, match="built without CUDA|no CUDA device"):
         cuda_engine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config)
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from emulator import CSRC, Builder, Library, compiler
-from graph_machine import Recorder, Stream, Streams
+from graph_launcher import Recorder, Stream, Streams
 
 import fastgan
 from fastgan import GAN, Adam, Callback, PopulationResult, TrainConfig, backend, cuda, nn, train
 from fastgan.training import Run, TrainResult, checkpoint, graph
 from fastgan.training import run as running
-from fastgan.training.graph import CudaMachine, GraphEngine
-from fastgan.training.rows import Rows
+from fastgan.training.graph import CudaLauncher, GraphEngine
+from fastgan.training.rows import Minibatches
 
 pytestmark = [
     pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
@@ -35,7 +35,7 @@ SOLO: dict[TrainConfig, tuple[GAN, TrainResult]] = {}
 
 @pytest.fixture(scope="module")
 def library(emulator_builder: Builder) -> Library:
-    stems = "judge", "mlp", "norm", "optimizer", "penalty", "random"
+    stems = "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
     return emulator_builder.library([CSRC / "cuda" / f"{stem}.cu" for stem in stems])
 
 
@@ -54,14 +54,14 @@ class Device:
         self.library, self.monkeypatch = library, monkeypatch
         self.streams = Streams(library)
         self.engines: weakref.WeakSet[GraphEngine] = weakref.WeakSet()
-        self.machine: Callable[[], Any] = self.streams.new
+        self.launcher: Callable[[], Any] = self.streams.new
         self.use(self.engine)
 
-    def use(self, engine: Callable[[GAN, Rows, TrainConfig], GraphEngine]) -> None:
+    def use(self, engine: Callable[[GAN, Minibatches, TrainConfig], GraphEngine]) -> None:
         self.monkeypatch.setattr(running, "FusedEngine", engine)
 
-    def engine(self, gan: GAN, rows: Rows, config: TrainConfig) -> GraphEngine:
-        made = GraphEngine(gan, rows, config, self.machine())
+    def engine(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> GraphEngine:
+        made = GraphEngine(gan, rows, config, self.launcher())
         self.engines.add(made)
         return made
 
@@ -78,7 +78,7 @@ class Device:
         """Every member has the bits of its solo run."""
         for member, config in zip(result.members, configs, strict=True):
             gan, solo = self.alone(config)
-            assert (member.engine, member.step) == ("graph", config.steps)
+            assert (member.engine, member.step) == ("cuda-graph", config.steps)
             for name, value in gan.state_dict().items():
                 assert torch.equal(value, member.gan.state_dict()[name]), name
             for name, column in solo.history.items():
@@ -175,7 +175,7 @@ def test_a_call_that_breaks_off_leaves_nothing_at_work(device: Device) -> None:
         device.streams.all.add(stream := Broken(device.streams))
         return stream
 
-    device.machine = broken
+    device.launcher = broken
     with pytest.raises(RuntimeError, match="no capture today"):
         train(make(0), DATA, CONFIG)  # the first iteration was queued
     assert not device.streams.busy
@@ -200,7 +200,7 @@ class Narrow(Stream):
         return super().size(entry, *numbers)
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        self._refuse("graph", sum(len(engine._graphs) for engine in self.engines) >= 2)
+        self._refuse("cuda-graph", sum(len(engine._graphs) for engine in self.engines) >= 2)
         return super().capture(body)
 
 
@@ -212,13 +212,13 @@ def test_fewer_go_on_where_memory_is_short(engine: str, device: Device, monkeypa
 
     monkeypatch.setattr(Narrow, "engines", device.engines)
     monkeypatch.setattr(Narrow, "refused", [])
-    device.machine = narrow
+    device.launcher = narrow
     config = replace(CONFIG, engine=engine)
     device.check(fastgan.train_population(make, DATA, config, seeds=range(5)), seeded(5, config))
     assert device.streams.most == 2 and set(Narrow.refused) == {"buffers", "graph"}
 
 
-def test_who_has_no_room_to_try_the_networks_waits(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_no_memory_to_try_the_networks_waits(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     usual, refused = torch.nn.Linear.forward, []
 
     def forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
@@ -233,7 +233,7 @@ def test_who_has_no_room_to_try_the_networks_waits(device: Device, monkeypatch: 
     assert refused and device.streams.most == 2
 
 
-def test_a_member_that_has_no_room_even_alone_ends_the_run(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_member_that_has_no_memory_even_alone_ends_the_run(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -307,23 +307,23 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
                 raise RuntimeError(played.replays)
             played.note("replay")
 
-    monkeypatch.setattr(cuda, "_has_matrix_units", lambda device: True)
+    monkeypatch.setattr(cuda, "_has_tensor_cores", lambda device: True)
     monkeypatch.setattr(torch.cuda, "Stream", Own)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "stream", played.stream)
     monkeypatch.setattr(torch.cuda, "graph", played.graph)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: played.current)
-    monkeypatch.setattr(CudaMachine, "_all", weakref.WeakSet())
-    monkeypatch.setattr(CudaMachine, "_streams", defaultdict(list))
+    monkeypatch.setattr(CudaLauncher, "_all", weakref.WeakSet())
+    monkeypatch.setattr(CudaLauncher, "_streams", defaultdict(list))
     return played
 
 
 def test_a_machine_works_on_its_own_stream_after_the_callers(played: Played) -> None:
-    machine = CudaMachine(torch.device("cpu"))
-    machine.fork()
-    machine.run(lambda: played.note("run"))
-    machine.capture(lambda: played.note("body"))()
-    own = machine._stream
+    launcher = CudaLauncher(torch.device("cpu"))
+    launcher.fork()
+    launcher.run(lambda: played.note("run"))
+    launcher.capture(lambda: played.note("body"))()
+    own = launcher._stream
     expected = ["wait for the caller's", "run", "capture, thread_local", "body", "replay"]
     assert played.did == [(own, what) for what in expected] and played.current == "the caller's"
 
@@ -333,29 +333,29 @@ def test_workspaces_are_made_before_iterations(played: Played, monkeypatch: pyte
     for name in ("mm", "addmm"):
         usual = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *x, n=name, u=usual, **out: (played.note(n), u(*x, **out)))
-    first = CudaMachine(torch.device("cpu"))
+    first = CudaLauncher(torch.device("cpu"))
     assert played.did == [(first._stream, "mm"), (first._stream, "addmm")]
-    others = {CudaMachine(torch.device("cpu"))._stream for _ in range(9)}  # each given up at once
+    others = {CudaLauncher(torch.device("cpu"))._stream for _ in range(9)}  # each given up at once
     assert len(others) == 1 and first._stream not in others
 
 
 def test_no_two_machines_have_a_stream_while_there_are_others(played: Played) -> None:
-    held = [CudaMachine(torch.device("cpu")) for _ in range(3)]
+    held = [CudaLauncher(torch.device("cpu")) for _ in range(3)]
     for _ in range(9):
         torch.cuda.Stream(torch.device("cpu"))  # somebody else's, so that torch gives the first ones again
-    held.append(CudaMachine(torch.device("cpu")))
-    assert len({machine._stream for machine in held}) == 4
-    assert CudaMachine(torch.device("cpu"))._stream in {machine._stream for machine in held}  # there is none left
+    held.append(CudaLauncher(torch.device("cpu")))
+    assert len({launcher._stream for launcher in held}) == 4
+    assert CudaLauncher(torch.device("cpu"))._stream in {launcher._stream for launcher in held}  # there is none left
 
 
 @pytest.mark.parametrize(("says", "kind"), [
     ("CUDA error: out of memory\nmore", torch.OutOfMemoryError), ("operation not permitted", RuntimeError),
 ])  # fmt: skip
 def test_a_capture_that_fails_leaves_the_callers_stream(says: str, kind: type[Exception], played: Played) -> None:
-    machine = CudaMachine(torch.device("cpu"))
+    launcher = CudaLauncher(torch.device("cpu"))
     played.error = says
     with pytest.raises(RuntimeError, match="could not capture an iteration: ") as caught:
-        machine.capture(lambda: None)
+        launcher.capture(lambda: None)
     assert type(caught.value) is kind and played.current == "the caller's" and "more" not in str(caught.value)
 
 
@@ -365,8 +365,8 @@ def test_want_of_memory_is_known_by_its_cause(played: Played) -> None:
     def full() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    machine = CudaMachine(torch.device("cpu"))
-    replay = machine.capture(lambda: None)
+    launcher = CudaLauncher(torch.device("cpu"))
+    replay = launcher.capture(lambda: None)
     played.replays = "CUDA error: out of memory\nmore"
     with pytest.raises(torch.OutOfMemoryError, match="could not replay an iteration: CUDA error: out of memory$"):
         replay()
@@ -376,7 +376,7 @@ def test_want_of_memory_is_known_by_its_cause(played: Played) -> None:
     assert not isinstance(caught.value, torch.OutOfMemoryError)
     played.error = "CUDA error: operation failed due to a previous error during capture"
     with pytest.raises(torch.OutOfMemoryError, match="capture an iteration: CUDA out of memory. Tried"):
-        machine.capture(full)
+        launcher.capture(full)
 
 
 def test_as_many_members_go_on_as_there_are_queues() -> None:

@@ -1,4 +1,4 @@
-"""Initialisers of the original code, exactly (M53, M54)."""
+"""Initialisers of the original code, exactly."""
 
 from __future__ import annotations
 

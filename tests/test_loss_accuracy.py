@@ -1,4 +1,4 @@
-"""How exact the losses are, bit pattern by bit pattern, against the float64 reference (RELIABILITY.md, R01 to R04)."""
+"""How exact the losses are, bit pattern by bit pattern, against the float64 reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def worst(case: LossCase, x: Tensor, order: int, impl: str, device: str = "cpu")
     """The largest error in units in the last place and the input it occurs at."""
     got = ops.pointwise(x.to(device), case.formula, case.target, order, impl=impl).cpu()
     want = case.want(x, order, impl)
-    error = ulp_error(got, want, case.slope_floor if order == 1 else 0.0)
+    error = ulp_error(got, want, case.derivative_unit if order == 1 else 0.0)
     if impl == "reference":  # torch's sigmoid and exp flush results below the smallest normal number
         tiny = torch.finfo(torch.float32).tiny
         error = torch.where((want.abs() < tiny) & (got.double().abs() < tiny), 0.0, error)
@@ -48,7 +48,7 @@ def limit_of(case: LossCase, order: int, impl: str) -> float:
     return (case.ulp if impl == "native" else case.reference_ulp)[order]
 
 
-# ---------------------------------------------------------------- R01, R02: over the bit patterns
+# ---------------------------------------------------------------- over the bit patterns
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -94,7 +94,7 @@ def test_the_measure_sees_one_unit() -> None:
     assert ulp_error(torch.tensor([INF]), torch.tensor([1e39], dtype=torch.float64)).item() == 0.0
 
 
-# ---------------------------------------------------------------- R03: double precision against a longer type
+# ---------------------------------------------------------------- double precision against a longer type
 
 _LONG = np.finfo(np.longdouble).nmant > 60
 
@@ -163,7 +163,7 @@ def test_native_and_reference_agree_in_double_precision(case: LossCase, device: 
         assert error <= case.ulp[order] + case.reference_ulp[order], f"order {order}: {error} ULP at {at!r}"
 
 
-# ---------------------------------------------------------------- R04: the extremes
+# ---------------------------------------------------------------- the extremes
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -206,10 +206,10 @@ def test_M10_maximum_likelihood_is_held_where_it_would_overflow(impl: str, devic
     for dtype, hold in ((torch.float32, 88.0), (torch.float64, 709.0)):
         x = torch.tensor([hold - 1, hold, hold + 1, 1e4, INF], dtype=dtype, device=device, requires_grad=True)
         value = fastgan.generator_loss(x, kind="mle", reduction="none", impl=impl)
-        (slope,) = torch.autograd.grad(value.sum(), x)
+        (derivative,) = torch.autograd.grad(value.sum(), x)
         assert value.isfinite().all()
         assert (value[1:] == value[1]).all()
-        assert torch.equal(slope, value.detach())  # held values still push
+        assert torch.equal(derivative, value.detach())  # held values still push
         torch.testing.assert_close(value[1].item(), -0.5 * math.exp(hold), rtol=1e-6, atol=0.0)
 
 
@@ -241,33 +241,35 @@ def test_M40_both_terms_of_the_discriminators_loss(logit: float, impl: str, devi
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_M08_non_saturating_gradient_against_minimax(impl: str, device: str) -> None:
-    """M08: the same fixed point, stronger by exp(-l); both 1/2 at 0, and at -20 the minimax gradient is 2.0612e-9."""
+    """The same fixed point, stronger by exp(-l); both 1/2 at 0, and at -20 the minimax gradient is 2.0612e-9."""
     need(impl, "loss", device)
     logits = torch.cat([torch.linspace(-80, 80, 1601), torch.tensor([0.0, -20.0])]).to(device)
-    slopes = {}
+    derivatives = {}
     for kind in ("non_saturating", "minimax"):
         x = logits.clone().requires_grad_()
-        (slopes[kind],) = torch.autograd.grad(fastgan.generator_loss(x, kind=kind, reduction="sum", impl=impl), x)
-    ratio = slopes["non_saturating"].double() / slopes["minimax"].double()
+        (derivatives[kind],) = torch.autograd.grad(fastgan.generator_loss(x, kind=kind, reduction="sum", impl=impl), x)
+    ratio = derivatives["non_saturating"].double() / derivatives["minimax"].double()
     torch.testing.assert_close(ratio, torch.exp(-logits.double()), rtol=1e-6, atol=0.0)
-    assert slopes["minimax"][-2] == slopes["non_saturating"][-2] == -0.5
-    torch.testing.assert_close(slopes["minimax"][-1].item(), -2.0611536e-9, rtol=1e-6, atol=0.0)
-    torch.testing.assert_close(slopes["non_saturating"][-1].item(), -(1 - 2.06e-9), rtol=1e-7, atol=0.0)
+    assert derivatives["minimax"][-2] == derivatives["non_saturating"][-2] == -0.5
+    torch.testing.assert_close(derivatives["minimax"][-1].item(), -2.0611536e-9, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(derivatives["non_saturating"][-1].item(), -(1 - 2.06e-9), rtol=1e-7, atol=0.0)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("case", LOSSES, ids=name_of)
-def test_the_reference_slopes_are_its_derivatives(case: LossCase, impl: str) -> None:
+def test_the_reference_derivatives_are_its_derivatives(case: LossCase, impl: str) -> None:
     """The formulas by hand against autograd of the value: two independent ways to the same number."""
     need(impl, "loss", dtype=torch.float64)
     x = case.points(400).requires_grad_()
     value = reference.pointwise(x, case.formula, case.target)
-    (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-    torch.testing.assert_close(ops.pointwise(x, case.formula, case.target, 1, impl=impl), slope, rtol=1e-12, atol=1e-12)
-    if slope.requires_grad:
-        (curvature,) = torch.autograd.grad(slope.sum(), x)
+    (derivative,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    torch.testing.assert_close(
+        ops.pointwise(x, case.formula, case.target, 1, impl=impl), derivative, rtol=1e-12, atol=1e-12
+    )
+    if derivative.requires_grad:
+        (second_derivative,) = torch.autograd.grad(derivative.sum(), x)
         got = ops.pointwise(x, case.formula, case.target, 2, impl=impl)
-        torch.testing.assert_close(got, curvature, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(got, second_derivative, rtol=1e-11, atol=1e-11)
 
 
 # ---------------------------------------------------------------- every instruction set this processor has

@@ -123,7 +123,7 @@ def test_relativistic_losses_pair_real_with_fake(impl: str, device: str) -> None
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_M44_labels_are_the_targets(impl: str, device: str) -> None:
-    """M44: one-sided smoothing weighs the real side; at p = q its optimum is D = 0.45; two-sided only when asked."""
+    """one-sided smoothing weighs the real side; at p = q its optimum is D = 0.45; two-sided only when asked."""
     need(impl, "loss", device, torch.float64)
     real, fake = (logits(200, torch.float64, seed, device) for seed in (1, 2))
     for real_label, fake_label in ((0.9, 0.0), (0.9, 0.1), (1.0, 0.25), (0.0, 1.0)):
@@ -142,7 +142,7 @@ def test_M44_labels_are_the_targets(impl: str, device: str) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_M42_non_saturating_is_cross_entropy_with_the_label_flipped(impl: str, device: str) -> None:
-    """M42, and M41: only the fake logits count."""
+    """only the fake logits count."""
     need(impl, "loss", device)
     fake = torch.linspace(-60, 15, 301, device=device)
     loss = fastgan.generator_loss(fake, reduction="none", impl=impl)
@@ -167,7 +167,7 @@ def test_M41_blend_of_the_original_code(impl: str, device: str) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 def test_M46_a_mixed_batch_is_the_two_batches(dtype: torch.dtype, impl: str, device: str) -> None:
-    """M46: m real and n fake side by side."""
+    """m real and n fake side by side."""
     need(impl, "loss", device, dtype)
     x = logits(1000, dtype, 5, device).view(40, 25)
     is_real = (torch.rand(40, 25, generator=torch.Generator().manual_seed(6)) < 0.3).to(device)
@@ -196,7 +196,7 @@ def test_M46_a_mixed_batch_of_one_kind(impl: str, device: str) -> None:
         torch.testing.assert_close(got, PLAIN_D["gan"][not real](x).mean(), rtol=1e-6, atol=0.0)
 
 
-# ---------------------------------------------------------------- probabilities, M43
+# ---------------------------------------------------------------- probabilities
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -249,7 +249,7 @@ def test_M43_impossible_probabilities(impl: str, device: str) -> None:
     assert loss.isnan() and torch.autograd.grad(loss, p)[0].isnan().tolist() == [False, True]
 
 
-# ---------------------------------------------------------------- reductions, R07, M45
+# ---------------------------------------------------------------- reductions
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -290,7 +290,7 @@ def test_M45_very_long_reductions(dtype: torch.dtype, device: str) -> None:
     long_mean(100_000_000, dtype, "native", device)
 
 
-# ---------------------------------------------------------------- shapes, R11
+# ---------------------------------------------------------------- shapes
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -342,7 +342,7 @@ def test_a_nan_reaches_the_loss(impl: str, device: str) -> None:
         assert fastgan.generator_loss(x, kind=kind, real_logits=real, impl=impl).isnan(), kind
 
 
-# ---------------------------------------------------------------- identities, R34
+# ---------------------------------------------------------------- identities
 
 FINITE = st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=40)
 
@@ -371,7 +371,7 @@ def test_identities(impl: str, real: list[float], fake: list[float], seed: int, 
     torch.testing.assert_close(scaled, weight * plain, **same)
 
 
-# ---------------------------------------------------------------- errors, R14
+# ---------------------------------------------------------------- errors
 
 X, Y = torch.zeros(4), torch.zeros(3)
 D, G, M = fastgan.discriminator_loss, fastgan.generator_loss, fastgan.mixed_batch_loss
@@ -470,10 +470,10 @@ def test_adversarial_loss_is_bce_on_a_constant_target(
         want = F.binary_cross_entropy_with_logits(wide, target, reduction=reduction)
         assert loss.dtype == LOSS_DTYPE.get(dtype, torch.float32)
         torch.testing.assert_close(loss.double().cpu(), want, rtol=TOLERANCE[dtype], atol=0.0)
-        slope = torch.autograd.grad(want, wide)[0]  # torch's sigmoid(l) - target is off by an eps of 1
+        derivative = torch.autograd.grad(want, wide)[0]  # torch's sigmoid(l) - target is off by an eps of 1
         eps = torch.finfo(dtype).eps
         atol = 2.0**-52 if dtype == torch.float64 else 1e-6
-        torch.testing.assert_close(torch.autograd.grad(loss, x)[0].cpu(), slope.to(dtype), rtol=4 * eps, atol=atol)
+        torch.testing.assert_close(torch.autograd.grad(loss, x)[0].cpu(), derivative.to(dtype), rtol=4 * eps, atol=atol)
     terms = fastgan.losses.adversarial_loss(x, is_real, label=label, reduction="none", impl=impl)
     want = F.binary_cross_entropy_with_logits(wide, target, reduction="none")
     torch.testing.assert_close(terms.cpu(), want.to(dtype))

@@ -50,7 +50,7 @@ WIDTHS = ((1, 1), (1, 7), (7, 1), (31, 32), (33, 31), (16, 17), (64, 480), (130,
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
 def test_widths_around_the_tiles(widths: tuple[int, int]) -> None:
-    """Sizes on both sides of every register tile, vector and panel."""
+    """Sizes on both sides of every register tile, vector and block."""
     for rows in (1, 15, 16, 17, 100):
         case = MlpCase("tile", (*widths, 3), (LayerSpec("leaky_relu"), LayerSpec()))
         assert_as_exact(case, (rows,), torch.float32)
@@ -59,7 +59,7 @@ def test_widths_around_the_tiles(widths: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_M50_the_sizes_of_apex(activation: str) -> None:
-    """[480, 1024, 1024, 512, 256, 1] cut to a quarter, batch 256: deep sums, shared out among threads."""
+    """[480, 1024, 1024, 512, 256, 1] cut to a quarter, batch 256: deep sums, split among threads."""
     case = MlpCase("apex", (120, 256, 256, 128, 64, 1), (LayerSpec(activation),) * 5)
     assert_as_exact(case, (256,), torch.float32)
 
@@ -123,7 +123,7 @@ def test_a_row_does_not_depend_on_its_neighbours(name: str) -> None:
 @pytest.mark.parametrize("dtype", REAL, ids=name_of)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_at_the_extremes(activation: str, dtype: torch.dtype, impl: str) -> None:
-    """NaN goes through, infinities give their limits, values and slopes; GELU at infinity is left out: see below."""
+    """NaN goes through, infinities give their limits, values and gradients; GELU at infinity is left out: see below."""
     need(impl, "mlp", dtype=dtype)
     points = [-INF, INF, NAN, 0.0, -0.0, 1e4, -1e4, 1e-30, -1e-30, 88.0, -88.0, -104.0, 5.0, -5.0]
     if activation == "gelu":
@@ -131,23 +131,25 @@ def test_activations_at_the_extremes(activation: str, dtype: torch.dtype, impl: 
     x = torch.tensor(points, dtype=dtype).view(-1, 1).requires_grad_()
     identity = torch.ones(1, 1, dtype=dtype)
     y = ops.mlp(x, [identity], [None], [LayerSpec(activation)], impl=impl)
-    (slope,) = torch.autograd.grad(y.sum(), x)
+    (derivative,) = torch.autograd.grad(y.sum(), x)
     wide = x.detach().double().requires_grad_()
     want = reference.ACTIVATIONS[activation][1](wide, 0.2)
-    (want_slope,) = torch.autograd.grad(want.sum(), wide)
+    (want_derivative,) = torch.autograd.grad(want.sum(), wide)
     kink = x.detach().abs() < 1e-20 if activation in ("relu", "leaky_relu", "elu") else torch.zeros_like(x).bool()
     tolerance = {torch.float32: 3e-7, torch.float64: 1e-14}[dtype]
     nan = x.detach().isnan()
     assert torch.equal(y.isnan(), nan)
     torch.testing.assert_close(y[~nan].detach().double(), want[~nan].detach(), rtol=tolerance, atol=tolerance)
     usual = ~nan & ~kink
-    torch.testing.assert_close(slope[usual].double(), want_slope[usual], rtol=3 * tolerance, atol=3 * tolerance)
+    torch.testing.assert_close(
+        derivative[usual].double(), want_derivative[usual], rtol=3 * tolerance, atol=3 * tolerance
+    )
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("pieces", (2, 3, 5))
 def test_M51_maxout_takes_one_piece(pieces: int, impl: str) -> None:
-    """M51: the values of view(...).max(-1) to the bit; the gradient to the lowest of equal pieces; NaN wins."""
+    """The values of view(...).max(-1) to the bit; the gradient to the lowest of equal pieces; NaN wins."""
     need(impl, "mlp")
     units = 6
     pre = torch.randint(-2, 3, (50, units * pieces), generator=torch.Generator().manual_seed(pieces)).float()
@@ -162,8 +164,8 @@ def test_M51_maxout_takes_one_piece(pieces: int, impl: str) -> None:
     values, first = finite.detach().view(50, units, pieces).max(-1)
     assert torch.equal(y, values)
     upstream = torch.arange(1.0, 1 + y.numel()).view_as(y)
-    (slope,) = torch.autograd.grad(y, finite, upstream)
-    taken = slope.view(50, units, pieces)
+    (derivative,) = torch.autograd.grad(y, finite, upstream)
+    taken = derivative.view(50, units, pieces)
     lowest = (finite.detach().view(50, units, pieces) == values[..., None]).int().argmax(-1)
     expected = torch.zeros_like(taken).scatter_(-1, lowest[..., None], upstream[..., None])
     assert torch.equal(taken, expected)
@@ -176,7 +178,7 @@ def test_M51_maxout_takes_one_piece(pieces: int, impl: str) -> None:
     assert first.shape == lowest.shape
 
 
-# ---------------------------------------------------------------- dropout, M52
+# ---------------------------------------------------------------- dropout
 
 
 @pytest.mark.parametrize("p", (0.2, 0.5, 0.9))
@@ -227,9 +229,9 @@ def test_M52_backward_replays_the_mask(impl: str) -> None:
     need(impl, "dropout")
     x = torch.rand(40, 30, requires_grad=True)
     y = ops.dropout(x, 0.4, KEY, 7, impl=impl)
-    (slope,) = torch.autograd.grad(y.sum(), x)
-    assert torch.equal(slope == 0, y == 0)
-    torch.testing.assert_close(slope[y != 0], torch.full_like(slope[y != 0], 1 / 0.6))
+    (derivative,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(derivative == 0, y == 0)
+    torch.testing.assert_close(derivative[y != 0], torch.full_like(derivative[y != 0], 1 / 0.6))
     assert torch.equal(ops.dropout(x, 0.4, KEY, 7, impl=impl), y)
 
 
@@ -255,7 +257,7 @@ def test_masks_inside_a_network_are_those_of_dropout(impl: str) -> None:
     x = torch.randn(33, 10)
     weights = [torch.randn(7, 10), torch.randn(5, 7)]
     biases = [torch.randn(7), None]
-    got = ops.mlp(x, weights, biases, layers, input_dropout=0.2, key=KEY, impl=impl)
+    got = ops.mlp(x, weights, biases, layers, input_dropout=0.2, dropout_seed=KEY, impl=impl)
     y = ops.dropout(x, 0.2, KEY, 0, impl=impl)
     for i, layer in enumerate(layers):
         y = ops.mlp(y, [weights[i]], [biases[i]], [LayerSpec(layer.activation)], impl=impl)

@@ -170,15 +170,15 @@ def test_mlp_gan_builds_what_it_is_asked_for() -> None:
 def test_the_average_is_compared_with_G_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not at each update, which takes less time than the comparison."""
     compared = []
-    keep = GAN.keep_average
-    monkeypatch.setattr(GAN, "keep_average", lambda gan: compared.append(0) or keep(gan))
+    keep = GAN.keep_ema
+    monkeypatch.setattr(GAN, "keep_ema", lambda gan: compared.append(0) or keep(gan))
     gan = plain_gan()
     train(gan, torch.randn(20, 2), TrainConfig(steps=5, batch_size=4, ema_decay=0.75, engine="eager"))
-    assert gan.averaged is not None and len(compared) == 1
-    before, weights = gan.averaged[0].weight.clone(), gan.generator[0].weight.detach()
-    gan.update_average(0.75)
-    torch.testing.assert_close(gan.averaged[0].weight, 0.75 * before + 0.25 * weights)
-    assert torch.equal(gan.averaged[1].running_mean, gan.generator[1].running_mean)
+    assert gan.ema is not None and len(compared) == 1
+    before, weights = gan.ema[0].weight.clone(), gan.generator[0].weight.detach()
+    gan.update_ema(0.75)
+    torch.testing.assert_close(gan.ema[0].weight, 0.75 * before + 0.25 * weights)
+    assert torch.equal(gan.ema[1].running_mean, gan.generator[1].running_mean)
     fresh = plain_gan()
-    fresh.update_average(0.75)  # made where there is none
-    assert fresh.averaged is not None and torch.equal(fresh.averaged[0].weight, fresh.generator[0].weight)
+    fresh.update_ema(0.75)  # made where there is none
+    assert fresh.ema is not None and torch.equal(fresh.ema[0].weight, fresh.generator[0].weight)

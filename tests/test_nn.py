@@ -50,7 +50,7 @@ def assert_same(got: list[Tensor], expected: list[Tensor], **tolerance: float) -
         torch.testing.assert_close(a, b, **tolerance)
 
 
-# ---------------------------------------------------------------- against torch.nn, R05
+# ---------------------------------------------------------------- against torch.nn
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -119,7 +119,7 @@ def test_half_precision_errs_at_most_twice_as_much_as_torch(dtype: torch.dtype) 
         assert (a - e).abs().max() <= 2 * (b - e).abs().max() + torch.finfo(dtype).tiny
 
 
-# ---------------------------------------------------------------- maxout, M51
+# ---------------------------------------------------------------- maxout
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -157,7 +157,7 @@ def test_nan_goes_through_every_activation(activation: str, impl: str) -> None:
     assert y.isnan().tolist() == [[True] * 3, [False] * 3]
 
 
-# ---------------------------------------------------------------- dropout, M52
+# ---------------------------------------------------------------- dropout
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -238,7 +238,7 @@ def test_native_and_reference_draw_the_same_masks() -> None:
     assert_same(*results, **TOLERANCE)
 
 
-# ---------------------------------------------------------------- derivatives, R08 and R10
+# ---------------------------------------------------------------- derivatives
 
 
 def _layers(impl: str) -> dict[str, nn.Module]:
@@ -304,7 +304,7 @@ def test_gradient_penalties_go_through(name: str, kind: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
 
 
-# ---------------------------------------------------------------- PyTorch's machinery, R09
+# ---------------------------------------------------------------- PyTorch's machinery
 
 
 def test_compiles_without_a_break() -> None:

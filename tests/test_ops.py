@@ -34,13 +34,13 @@ needs_native = pytest.mark.skipif(
 )
 
 
-# ---------------------------------------------------------------- finite differences, R08
+# ---------------------------------------------------------------- finite differences
 
 
 @pytest.mark.parametrize("impl", CHECKED)
 @pytest.mark.parametrize("case", LOSSES, ids=name_of)
 def test_derivatives_of_the_formulas(case: LossCase, impl: str, device: str) -> None:
-    """Value, slope and curvature are each differentiable, forward, backward, batched, and twice."""
+    """Value, gradient and second derivative are each differentiable, forward, backward, batched, and twice."""
     for order in (0, 1, 2):
         x = case.points(6, device=device, seed=order).requires_grad_()
 
@@ -151,9 +151,9 @@ def test_no_graph_without_a_need_for_one(impl: str) -> None:
 
 @pytest.mark.parametrize("case", [c for c in LOSSES if c.formula not in ("wasserstein_real",)], ids=name_of)
 def test_torch_func_transforms(case: LossCase, device: str) -> None:
-    """vmap, grad, jvp, jacrev and hessian give the slopes and curvatures, never silent zeros."""
+    """vmap, grad, jvp, jacrev and hessian give the gradients and second derivatives, never silent zeros."""
     x = case.points(4, 3, device=device)
-    slope, curvature = (case.want(x, order).to(device) for order in (1, 2))
+    derivative, second_derivative = (case.want(x, order).to(device) for order in (1, 2))
 
     def value(x: Tensor) -> Tensor:
         return ops.pointwise(x, case.formula, case.target)
@@ -166,15 +166,15 @@ def test_torch_func_transforms(case: LossCase, device: str) -> None:
 
     close(torch.func.vmap(value)(x), case.want(x).to(device))
     for loss in (total, lambda x: value(x).sum()):
-        close(torch.func.grad(loss)(x), slope)
-        close(torch.func.vmap(torch.func.grad(loss))(x), slope)
-        close(torch.func.jvp(loss, (x,), (torch.ones_like(x),))[1], slope.sum())
-        close(torch.func.jacrev(loss)(x), slope)
-        close(torch.func.hessian(loss)(x[0]), torch.diag(curvature[0]))
+        close(torch.func.grad(loss)(x), derivative)
+        close(torch.func.vmap(torch.func.grad(loss))(x), derivative)
+        close(torch.func.jvp(loss, (x,), (torch.ones_like(x),))[1], derivative.sum())
+        close(torch.func.jacrev(loss)(x), derivative)
+        close(torch.func.hessian(loss)(x[0]), torch.diag(second_derivative[0]))
         assert torch.func.vmap(loss)(x).shape == (4,)
     with forward_ad.dual_level():
         dual = value(forward_ad.make_dual(x, torch.ones_like(x)))
-        close(forward_ad.unpack_dual(dual).tangent, slope)
+        close(forward_ad.unpack_dual(dual).tangent, derivative)
 
 
 def test_networks_under_torch_func() -> None:
@@ -211,7 +211,7 @@ def test_vectorised_jacobians_of_autograd() -> None:
 @needs_native
 def test_an_explicit_native_is_refused_where_it_would_be_wrong() -> None:
     x = torch.ones(3)
-    with pytest.raises(RuntimeError, match="generator_loss: impl='native' cannot be served: a torch.func transform"):
+    with pytest.raises(RuntimeError, match="generator_loss: impl='native' is not available: a torch.func transform"):
         torch.func.grad(lambda x: fastgan.generator_loss(x, impl="native"))(x)
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
         fastgan.generator_loss(forward_ad.make_dual(x, x), impl="native")
@@ -222,7 +222,7 @@ def test_an_explicit_native_is_refused_where_it_would_be_wrong() -> None:
     with pytest.raises(RuntimeError, match="Special is a tensor subclass"):
         fastgan.generator_loss(x.as_subclass(Special), impl="native")
     assert fastgan.generator_loss(x.as_subclass(Special)).item() == fastgan.generator_loss(x).item()
-    with pytest.raises(RuntimeError, match="mlp: impl='native' cannot be served: its native kernel takes float32"):
+    with pytest.raises(RuntimeError, match="mlp: impl='native' is not available: its native kernel takes float32"):
         ops.mlp(x.half(), [torch.ones(2, 3).half()], [None], [LayerSpec()], impl="native")
     with pytest.raises(RuntimeError, match="the native core has no meta kernel"):
         ops.dropout(x.to("meta"), 0.5, KEY, impl="native")
@@ -249,7 +249,7 @@ def test_autocast(dtype: torch.dtype, device: str) -> None:
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-6, atol=0.0)
 
 
-# ---------------------------------------------------------------- layouts, R12
+# ---------------------------------------------------------------- layouts
 
 
 def layouts(x: Tensor) -> dict[str, Tensor]:
@@ -279,13 +279,13 @@ def same_bits(run: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor, impl
         y = run(x)
         return y.detach(), torch.autograd.grad(y, x, upstream)[0]
 
-    value, slope = both(x, upstream)
+    value, derivative = both(x, upstream)
     for name, variant in layouts(x).items():
         got, grad = both(variant, upstream)
-        assert equal(got, value) and equal(grad, slope), name
+        assert equal(got, value) and equal(grad, derivative), name
     if upstream.shape == (6, 4):
         for name, variant in layouts(upstream).items():
-            assert equal(both(x, variant)[1], slope), f"gradient {name}"
+            assert equal(both(x, variant)[1], derivative), f"gradient {name}"
     if upstream.dim():
         ones = torch.ones((), dtype=x.dtype, device=x.device).expand(upstream.shape)
         assert equal(both(x, ones)[1], both(x, ones.contiguous())[1]), "gradient expanded"
@@ -326,7 +326,7 @@ def test_layouts_of_layers(dtype: torch.dtype, impl: str) -> None:
             torch.testing.assert_close(got, plain, rtol=0.0 if impl == "native" else 1e-5, atol=0.0)
 
 
-# ---------------------------------------------------------------- any number of threads, R16; the same twice, R15
+# ---------------------------------------------------------------- any number of threads; the same twice
 
 
 def everything(impl: str) -> list[Tensor]:
@@ -343,7 +343,7 @@ def everything(impl: str) -> list[Tensor]:
     weights = [(torch.randn(s, generator=generator) / 8).requires_grad_() for s in ((96, 64), (128, 96), (32, 64))]
     biases = [torch.randn(w.shape[0], generator=generator).requires_grad_() for w in weights]
     x = torch.randn(515, 64, generator=generator).requires_grad_()
-    y = ops.mlp(x, weights, biases, layers, input_dropout=0.2, key=KEY, impl=impl)
+    y = ops.mlp(x, weights, biases, layers, input_dropout=0.2, dropout_seed=KEY, impl=impl)
     y.backward(torch.randn(y.shape, generator=generator))
     found += [y.detach(), *(t.grad for t in (x, *weights, *biases))]  # type: ignore[list-item]
     found.append(ops.dropout(torch.ones(301, 1001), 0.3, KEY, impl=impl))
@@ -364,7 +364,7 @@ def test_the_number_of_threads_does_not_show() -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_deterministic_mode_finds_no_unwritten_output(impl: str) -> None:
-    """R19: torch fills fresh memory with NaN in this mode, so what a kernel forgets to write shows."""
+    """torch fills fresh memory with NaN in this mode, so what a kernel forgets to write shows."""
     need(impl, "mlp")
     plain = everything(impl)
     torch.use_deterministic_algorithms(True)
@@ -374,7 +374,7 @@ def test_deterministic_mode_finds_no_unwritten_output(impl: str) -> None:
         assert not b.isnan().any() and torch.equal(a, b), f"result {i}"
 
 
-# ---------------------------------------------------------------- errors, R14
+# ---------------------------------------------------------------- errors
 
 X, W, B = torch.ones(3, 4), torch.ones(2, 4), torch.ones(2)
 ONE = [LayerSpec()]
@@ -384,8 +384,8 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.pointwise(X.int(), "fake"), TypeError, "pointwise: x must be floating point, got torch.int32"),
     (lambda: ops.dropout(X, 1.5, KEY), ValueError, r"dropout: p must lie in \[0, 1\], got 1.5"),
     (lambda: ops.dropout(X, NAN, KEY), ValueError, r"dropout: p must lie in \[0, 1\], got nan"),
-    (lambda: ops.dropout(X, 0.5, 7), TypeError, r"dropout: key must be an int64 tensor of shape \(\), got 7"),
-    (lambda: ops.dropout(X, 0.5, KEY.view(1)), TypeError, "dropout: key must be an int64 tensor"),
+    (lambda: ops.dropout(X, 0.5, 7), TypeError, r"dropout: dropout_seed must be an int64 tensor of shape \(\), got 7"),
+    (lambda: ops.dropout(X, 0.5, KEY.view(1)), TypeError, "dropout: dropout_seed must be an int64 tensor"),
     (lambda: ops.dropout(X, 0.5, KEY, 2**16), ValueError, r"dropout: substream must lie in \[0, 65536\), got 65536"),
     (lambda: ops.dropout(X, 0.5, KEY, -1), ValueError, "dropout: substream must lie in"),
     (lambda: ops.dropout(X, 0.5, KEY, impl="gpu"), ValueError, "dropout: impl must be one of auto, native, reference"),
@@ -403,10 +403,18 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: ops.mlp(X, [W], [B], [LayerSpec(pieces=3)]), ValueError, "2 rows, not a multiple of pieces = 3"),
     (lambda: ops.mlp(X, [W], [B], [LayerSpec(pieces=0)]), ValueError, "not a multiple of pieces = 0"),
     (lambda: ops.mlp(X, [W], [B], [LayerSpec("relu", pieces=2)]), ValueError, "maxout has no further activation"),
-    (lambda: ops.mlp(X, [W], [B], [LayerSpec(dropout=-1)], key=KEY), ValueError, r"mlp: dropout must lie in .* got -1"),
+    (
+        lambda: ops.mlp(X, [W], [B], [LayerSpec(dropout=-1)], dropout_seed=KEY),
+        ValueError,
+        r"mlp: dropout must lie in .* got -1",
+    ),
     (lambda: ops.mlp(X, [W], [B], [LayerSpec("leaky_relu", -1)]), ValueError, "negative_slope must be positive"),
-    (lambda: ops.mlp(X, [W], [B], ONE, input_dropout=2, key=KEY), ValueError, "mlp: input_dropout must lie in"),
-    (lambda: ops.mlp(X, [W], [B], ONE, key=3), TypeError, "mlp: key must be an int64 tensor"),
+    (
+        lambda: ops.mlp(X, [W], [B], ONE, input_dropout=2, dropout_seed=KEY),
+        ValueError,
+        "mlp: input_dropout must lie in",
+    ),
+    (lambda: ops.mlp(X, [W], [B], ONE, dropout_seed=3), TypeError, "mlp: dropout_seed must be an int64 tensor"),
     (lambda: ops.mlp(X, [W.to_sparse()], [B], ONE), TypeError, r"mlp: weights\[0\] must be a dense tensor, got layout"),
     (lambda: ops.mlp(X, [[1.0]], [B], ONE), TypeError, r"mlp: weights\[0\] must be a torch.Tensor, got list"),
     (lambda: ops.mlp("x", [W], [B], ONE), TypeError, "mlp: x must be a torch.Tensor, got str"),
@@ -422,7 +430,7 @@ def test_errors_name_the_operation_and_the_argument(
     """The same sentence on every backend."""
     need(impl, "mlp")
     if impl == "reference":
-        monkeypatch.setattr(ops.choosing, "why_not", lambda *_: "switched off by the test")
+        monkeypatch.setattr(ops.dispatch, "why_not", lambda *_: "switched off by the test")
     with pytest.raises(error, match=message):
         call()
 
@@ -460,7 +468,9 @@ def test_random_arguments_end_in_a_result_or_a_clear_error() -> None:
         ]
         weights, biases = ([any_of(tensors, junk) for _ in range(depth)] for _ in range(2))
         key = any_of([None, KEY], junk)
-        return ops.mlp(any_of(tensors, junk), weights, biases, layers, input_dropout=any_of([0.0, 0.2], junk), key=key)
+        return ops.mlp(
+            any_of(tensors, junk), weights, biases, layers, input_dropout=any_of([0.0, 0.2], junk), dropout_seed=key
+        )
 
     def a_stream() -> object:
         shape, purpose = any_of([3, (2, 2)], junk), any_of([0, 5], junk)

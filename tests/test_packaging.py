@@ -20,7 +20,7 @@ import sys, torch, fastgan
 assert sys.argv[1] in fastgan.__file__, fastgan.__file__
 info = fastgan.backend_info()
 assert bool(info["native"]["cuda"]) == (sys.argv[2] == "ON"), info
-assert info["serves"]["mlp on cpu"] == "native", info
+assert info["backends"]["mlp on cpu"] == "native", info
 gan = fastgan.models.mlp_gan(2)
 result = fastgan.train(gan, fastgan.data.ring(1000), fastgan.TrainConfig(steps=5, batch_size=32), run_dir="run")
 assert result.step == 5 and gan.sample(3).shape == (3, 2)

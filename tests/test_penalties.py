@@ -1,4 +1,4 @@
-"""Gradient penalties: equal to the plain double backward, through fused layers, at zero slopes too (R10)."""
+"""Gradient penalties: equal to the plain double backward, through fused layers, at zero gradients too."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def plain_penalty(
 ) -> Tensor:
     """As the papers write it, with torch.autograd.grad."""
     where = {"wgan-gp": mix * real + (1 - mix) * fake, "r1": real, "r2": fake}[kind].detach().requires_grad_()
-    (slope,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
+    (derivative,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
     if kind == "wgan-gp":
-        return weight * ((slope.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
-    return weight / 2 * slope.flatten(1).square().sum(1).mean()
+        return weight * ((derivative.flatten(1).norm(2, dim=1) - 1) ** 2).mean()
+    return weight / 2 * derivative.flatten(1).square().sum(1).mean()
 
 
 def mlp(impl: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
@@ -69,7 +69,7 @@ def test_penalties_are_the_plain_double_backward(kind: str, make: object, dtype:
     got.backward()
     want.backward()
     names = [name for name, _ in fused.named_parameters()]
-    # Biases have no part in the slope of layers without curvature; the last one never has.
+    # Biases have no part in the gradient of layers without second derivative; the last one never has.
     without = {name for name in names if name.endswith("bias")} if make is maxout else {names[-1]}
     for (name, p), q in zip(fused.named_parameters(), plain.parameters(), strict=True):
         if name in without:
@@ -98,8 +98,8 @@ def test_the_penalty_is_differentiable_in_the_parameters(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PENALTIES)
-def test_a_slope_of_zero_gives_numbers(kind: str) -> None:
-    """A dead discriminator, or one saturated at a batch's row: the norm's own slope would be infinite there."""
+def test_a_derivative_of_zero_gives_numbers(kind: str) -> None:
+    """A dead discriminator, or one saturated at a batch's row: the norm's own gradient would be infinite there."""
     model = fastgan.nn.MLP([4, 8, 1], activation="relu")
     with torch.no_grad():
         for p in model.parameters():
@@ -109,7 +109,7 @@ def test_a_slope_of_zero_gives_numbers(kind: str) -> None:
     assert penalty.item() == (10.0 if kind == "wgan-gp" else 0.0)
     penalty.backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
-    # All of D is dead, so each gradient is exactly zero; the last bias has no part in the slope.
+    # All of D is dead, so each gradient is exactly zero; the last bias has no part in the gradient.
     assert {name for name, grad in grads.items() if grad is None} <= {"2.bias"}
     assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in grads.values() if grad is not None)
     half_dead = torch.tensor([[-1.0, -2.0], [1.0, 2.0]])

@@ -93,7 +93,7 @@ def test_M30_ring_map_draws_points_outside_the_unit_circle_only(tmp_path: Path) 
     assert distance.min() > 0.5 * distance.max()  # radii from 1 to about 1.45, about a centre known roughly
 
 
-def test_bilinear_shows_both_courses(tmp_path: Path) -> None:
+def test_bilinear_shows_both_trajectories(tmp_path: Path) -> None:
     image = pixels(plots.bilinear(tmp_path / "bilinear.png"))
     spread = [np.ptp(np.argwhere(np.abs(image - np.array(rgb)).max(-1) < 24), axis=0).min()
               for rgb in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2))]

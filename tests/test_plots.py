@@ -47,9 +47,9 @@ def exact(logit: float) -> dict[str, float]:
             "minimax": rest.ln(),
             "non_saturating": -d.ln(),
             "mle": -x.exp() / 2,
-            "minimax_slope": -d,
-            "non_saturating_slope": -rest,
-            "mle_slope": -x.exp() / 2,
+            "minimax_derivative": -d,
+            "non_saturating_derivative": -rest,
+            "mle_derivative": -x.exp() / 2,
         }
         return {name: float(value) for name, value in values.items()}
 
@@ -65,7 +65,7 @@ def test_M32_loss_table_is_exact_to_1e_12() -> None:
 
 def test_M32_loss_table_at_chosen_logits() -> None:
     table = plots.loss_table([-700.0, -30.0, 0.0, 30.0])
-    assert table["minimax_slope"][0] == pytest.approx(-math.exp(-700.0), rel=1e-12)  # not 0: no cancellation
+    assert table["minimax_derivative"][0] == pytest.approx(-math.exp(-700.0), rel=1e-12)  # not 0: no cancellation
     assert table["non_saturating"][0] == pytest.approx(700.0, rel=1e-12)
     assert table["minimax"][2] == pytest.approx(-math.log(2.0), rel=1e-15)
     assert table["mle"][3] == pytest.approx(-0.5 * math.exp(30.0), rel=1e-12)

@@ -1,4 +1,4 @@
-"""The random numbers: known answers, one stream on every backend however it is cut, and their distribution (R18)."""
+"""The random numbers: known answers, one stream on every backend however it is cut, and their distribution."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_a_hundred_million_uniforms() -> None:
 
 @pytest.mark.parametrize("name", random.PRIORS)
 def test_M35_moments_of_the_priors(name: str) -> None:
-    """M35: mean 0 and variance 1 (1 / dim on the sphere), within four standard errors at 1e6 numbers."""
+    """mean 0 and variance 1 (1 / dim on the sphere), within four standard errors at 1e6 numbers."""
     z = random.prior(name, (100_000, 10), seed=14, purpose=Purpose.SAMPLE).double()
     n = z.numel()
     variance = 0.1 if name == "spherical" else 1.0
@@ -269,7 +269,7 @@ def test_parts_and_epochs_of_a_permutation() -> None:
 def test_a_scope_replays_its_keys() -> None:
     def keys(seed: int, step: int, phase: int = 0) -> list[int]:
         with random.scope(seed, step, phase):
-            return [int(random.next_key()) for _ in range(3)]
+            return [int(random.next_dropout_seed()) for _ in range(3)]
 
     first = keys(1, 2)
     assert keys(1, 2) == first and len(set(first)) == 3
@@ -277,24 +277,24 @@ def test_a_scope_replays_its_keys() -> None:
     assert keys(1, 2) == first
     others = keys(2, 2) + keys(1, 3) + keys(1, 2, 1) + keys(-1, 2) + keys(1, 2 + 2**32)
     assert len(set(first + others)) == 18
-    key = random.next_key()
+    key = random.next_dropout_seed()
     assert key.dtype == torch.int64 and key.shape == () and key >= 0
 
 
 def test_scopes_nest_and_end() -> None:
     with random.scope(1, 1):
-        a = int(random.next_key())
+        a = int(random.next_dropout_seed())
         with random.scope(1, 1):
-            assert int(random.next_key()) == a
-        b = int(random.next_key())
+            assert int(random.next_dropout_seed()) == a
+        b = int(random.next_dropout_seed())
     with random.scope(1, 1):
-        assert [int(random.next_key()) for _ in range(2)] == [a, b]
+        assert [int(random.next_dropout_seed()) for _ in range(2)] == [a, b]
     with pytest.raises(KeyError), random.scope(1, 1):
         raise KeyError
     torch.manual_seed(5)
-    outside = int(random.next_key())
+    outside = int(random.next_dropout_seed())
     torch.manual_seed(5)
-    assert int(random.next_key()) == outside != a
+    assert int(random.next_dropout_seed()) == outside != a
 
 
 def test_a_scope_leaves_torchs_generator_alone() -> None:
@@ -302,8 +302,8 @@ def test_a_scope_leaves_torchs_generator_alone() -> None:
     expected = torch.rand(2)
     torch.manual_seed(3)
     with random.scope(7, 7):
-        key = random.next_key()
-        ops.mlp(torch.ones(3, 4), [torch.ones(2, 4)], [None], [LayerSpec(dropout=0.5)], key=key)
+        key = random.next_dropout_seed()
+        ops.mlp(torch.ones(3, 4), [torch.ones(2, 4)], [None], [LayerSpec(dropout=0.5)], dropout_seed=key)
     assert torch.equal(torch.rand(2), expected)
 
 

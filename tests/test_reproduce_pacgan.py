@@ -61,7 +61,7 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> N
     argv = ("--dataset", "ring", "--methods", "GAN,PacGAN2", "--trials", "2", "--steps", "3", "--quiet")
     code, out, err = run(*argv, "--threads", "1", "--out", "a")
     assert code == 0, err
-    assert "ring GAN:" in out and "engine fused" in out and "hours of processor time" in out
+    assert "ring GAN:" in out and "engine cpu" in out and "hours of processor time" in out
     lines = out.splitlines()
     assert lines[2].split()[:5] == ["GAN", "paper", "6.30", "+-", "0.50"]
     assert [line.split()[0] for line in lines[3:8]] == ["GAN", "apart", "PacGAN2", "PacGAN2", "apart"]
@@ -81,7 +81,7 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> N
 def test_M73_every_cell_of_the_table_runs(run: Run) -> None:
     code, out, err = run("--trials", "1", "--steps", "1", "--out", "a", "--quiet", "--no-pictures", "--threads", "1")
     assert code == 0, err
-    assert sum("engine fused" in line for line in out.splitlines()) == 8
+    assert sum("engine cpu" in line for line in out.splitlines()) == 8
     for dataset, paper in (("ring", "7.80 +- 0.10"), ("grid", "24.80 +- 0.20")):
         part = out[out.index(f"{dataset}: 1 trial of") :]
         row = next(line for line in part.splitlines() if line.startswith("PacGAN4"))
@@ -203,7 +203,7 @@ def test_distances_are_in_standard_errors_of_the_difference() -> None:
     equal = Figure.of([8.0, 8.0])  # two trials that agree prove no spread of zero
     assert table.apart(equal, paper) == pytest.approx(1.7 / math.hypot(0.5 * math.sqrt(5), 0.5))
     assert table.apart(Figure(1.0, 0.0), Figure(1.0, 0.0)) == 0 and table.apart(Figure(2.0, 0.0), Figure(1.0, 0.0)) > 9
-    rows = [Row("ring", "GAN", kind, {"modes": f}) for kind, f in ((table.PAPER, paper), (table.OURS, equal))]
+    rows = [Row("ring", "GAN", kind, {"modes": f}) for kind, f in ((table.PAPER, paper), (table.FASTGAN, equal))]
     assert [table.lines(rows, ["modes"], verdict=v)[3].split("apart")[1].strip() for v in (True, False)] == [
         "+1.4 SE: within 2",
         "+1.4 SE",
@@ -233,7 +233,7 @@ def test_M73_the_recorded_study_is_sane() -> None:
     if not path.is_file():
         pytest.skip("an installed package has no bench folder")
     body = json.loads(path.read_text())
-    ours = next(row for row in body["rows"] if row["row"] == "ours")["figures"]
+    ours = next(row for row in body["rows"] if row["row"] == "fastgan")["figures"]
     assert (body["trials"], body["steps"]) == (3, 20_000)
     assert ours["modes"]["mean"] >= 4 and ours["% high quality"]["mean"] >= 60
     assert body["processor_seconds"] / 2 < 15 * 60

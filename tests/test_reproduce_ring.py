@@ -27,7 +27,7 @@ def test_M74_looking_ahead_keeps_the_modes_that_plain_training_loses() -> None:
     """One seed, 250 iterations with batches of 64: the beginning of what the slow test sees through."""
     plain, ahead = unrolled.unrolled((0, 5), trials=1, steps=250, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
     assert (plain.overrides, ahead.overrides) == ({"unroll": 0}, {"unroll": 5})
-    assert plain.course[:, 0].tolist() == ahead.course[:, 0].tolist() == [125, 250]
+    assert plain.history[:, 0].tolist() == ahead.history[:, 0].tolist() == [125, 250]
     assert plain.samples.shape == (2500, 2) and plain.failed is None
     assert plain.modes <= 2 < ahead.modes
 
@@ -45,8 +45,8 @@ def test_M74_ring_K_0_collapses_and_K_5_reaches_all_modes_in_8_of_10_seeds() -> 
 def test_M75_modes_of_three_costs_by_seed_in_a_generated_table() -> None:
     found = costs.costs(trials=5, steps=200, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
     assert [(t.overrides["loss"], t.seed) for t in found] == [(c, s) for c in costs.COSTS for s in range(5)]
-    assert all(len(t.course) == 2 and 0 <= t.modes <= 8 for t in found)
-    assert len({t.course.tobytes() for t in found}) > 10  # every cost and seed goes its own way
+    assert all(len(t.history) == 2 and 0 <= t.modes <= 8 for t in found)
+    assert len({t.history.tobytes() for t in found}) > 10  # every cost and seed goes its own way
     rows = unrolled.table(found)
     assert [row.method for row in rows] == list(costs.COSTS)
     for row, own in zip(rows, unrolled.groups(found).values(), strict=True):
@@ -59,7 +59,7 @@ def test_a_trial_that_broke_down_is_counted_as_such() -> None:
     trial = unrolled.Trial({"loss": "mle"}, 0, np.array([]), "loss_g is not finite", torch.zeros(1, 2))
     assert (trial.modes, trial.high_quality) == (0, 0.0)
     (line,) = table.lines(unrolled.table([trial]), unrolled.COLUMNS)[1:]
-    assert line.split() == ["mle", "ours", "0", "0", "0", "-"]
+    assert line.split() == ["mle", "fastgan", "0", "0", "0", "-"]
 
 
 @pytest.mark.parametrize("name", ["trials", "looks"])

@@ -34,7 +34,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "TrainResult(history=<7 entries>, steps_per_second=": lambda: fastgan.train(gan(), fastgan.data.ring(32), CONFIG),
     "PopulationResult(members=<4 PopulationMember>, points=[{'k': 1}, {'k': 2}], history=<": population,
     "PopulationMember(seed=0, overrides={'k': 1}, point=0, gan=<GAN>, history=<": member,
-    "InferenceResult(loss=<float32 (2,)>, r_squared=": lambda: fastgan.train_inferer(
+    "InferenceResult(loss=<float32 (2,)>, r_squared=": lambda: fastgan.train_encoder(
         gan(), torch.nn.Linear(2, 3), steps=2, batch_size=4
     ),
     "Neighbours(index=<int64 (5,)>, distance=<float64 (5,)>)": lambda: evaluation.nearest_neighbours(

@@ -1,4 +1,4 @@
-"""The compiled core under AddressSanitizer with UndefinedBehaviorSanitizer, and under ThreadSanitizer (R21, R22)."""
+"""The compiled core under AddressSanitizer with UndefinedBehaviorSanitizer, and under ThreadSanitizer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ SANITIZERS = {
         "data race",
         (
             "test_concurrency.py::test_eight_threads_get_what_one_gets",
-            "test_concurrency.py::test_one_module_serves_many_threads",
+            "test_concurrency.py::test_one_module_runs_many_threads",
             "test_concurrency.py::test_R27_eight_threads_train_eight_gans",
             "test_forced_teams.py",
             "test_fused.py::test_R16_any_number_of_threads_gives_the_same_bits",

@@ -148,14 +148,14 @@ def test_the_penalty_in_one_call(case: MlpCase, kind: str, native_calls: list[st
         if one_call:
             penalty = fastgan.ops.mlp_penalty(
                 x, weights, biases, case.layers, kind, 3.0, input_dropout=case.input_dropout,
-                key=None if key is None else lambda: key, caller="test", memo=fastgan.ops.Memo(),
+                dropout_seed=None if key is None else lambda: key, caller="test", cache=fastgan.ops.CallCache(),
             )  # fmt: skip
             assert penalty is not None
         else:
             where = x.clone().requires_grad_()
             y = case.run(where, weights, biases, key, "reference")
-            (slope,) = torch.autograd.grad(y.sum(), where, create_graph=True)
-            penalty = fastgan.reference.gradient_penalty(slope, kind, 3.0)
+            (derivative,) = torch.autograd.grad(y.sum(), where, create_graph=True)
+            penalty = fastgan.reference.gradient_penalty(derivative, kind, 3.0)
         first = torch.autograd.grad(2 * penalty, params, retain_graph=True, allow_unused=True)
         again = torch.autograd.grad(penalty, params, create_graph=True, allow_unused=True)  # by the reference
         results.append([penalty, *first, *again])

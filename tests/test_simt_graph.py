@@ -1,4 +1,5 @@
-"""The kernels of a captured iteration under the emulator: draws by the clock, losses, norms, penalties, updates."""
+"""The kernels of a captured iteration under the emulator: draws by the step counter, losses, norms, penalties,
+updates."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from fastgan import random, reference
 from fastgan.cuda import DTYPES
 from fastgan.random import Purpose
 from fastgan.reference import ACTIVATIONS, FORMULAS
-from fastgan.training.graph_iteration import course
+from fastgan.training.graph_iteration import schedule_parameters
 from fastgan.training.optimizers import Momentum
 
 pytestmark = [
@@ -25,8 +26,8 @@ FLOAT, DOUBLE = torch.float32, torch.float64
 SEED = 2**63 - 25
 
 
-def clock_at(iteration: int, bad: int = 0) -> Tensor:
-    """Clock of csrc/clock.h."""
+def counter_at(iteration: int, bad: int = 0) -> Tensor:
+    """Step counter of csrc/step_counter.h."""
     return torch.tensor([iteration, 0, 0, bad])
 
 
@@ -43,48 +44,48 @@ def close(got: Tensor, want: Tensor, dtype: torch.dtype = FLOAT) -> None:
     torch.testing.assert_close(got.double(), want.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-# ---------------------------------------------------------------- drawn by the clock
+# ---------------------------------------------------------------- drawn by the step counter
 
 
 def check_noise(machine: Emulator, schedules: int = 4) -> None:
     for kind, name in ((1, "normal"), (2, "uniform"), (1, "spherical")):
         z = garbage(21, 37)
-        stream = SEED, 1, clock_at(2**33), 3, 2, 0, 0
+        stream = SEED, 1, counter_at(2**33), 3, 2, 0, 0
         machine.call("random_fill", 0, z, z.numel(), kind, *stream, STREAM, schedules=schedules)
         if name == "spherical":
             machine.call("to_sphere", 0, z, 21, 37, STREAM, schedules=schedules)
         close(z, random.prior(name, (21, 37), seed=SEED, purpose=1, step=3 * 2**33 + 2))
 
 
-def check_keys(machine: Emulator, each: int = 3) -> None:
-    keys = torch.zeros(3, each, dtype=torch.int64)
-    machine.call("draw_keys", clock_at(7), 1, 0, 3, SEED, keys, each, STREAM, schedules=2)
-    for i, row in enumerate(keys):
+def check_dropout_seeds(machine: Emulator, each: int = 3) -> None:
+    dropout_seeds = torch.zeros(3, each, dtype=torch.int64)
+    machine.call("draw_dropout_seeds", counter_at(7), 1, 0, 3, SEED, dropout_seeds, each, STREAM, schedules=2)
+    for i, row in enumerate(dropout_seeds):
         with random.dropout_seeds(SEED, 7 + i):
-            assert row.tolist() == [int(random.next_key()) for _ in row]
+            assert row.tolist() == [int(random.next_dropout_seed()) for _ in row]
 
 
-def check_many_keys(machine: Emulator) -> None:
-    check_keys(machine, 330)  # more than a block has threads
+def check_many_dropout_seeds(machine: Emulator) -> None:
+    check_dropout_seeds(machine, 330)  # more than a block has threads
 
 
 def check_rows(machine: Emulator, schedules: int = 4) -> None:
     for features in (3, 40):
         data, out = normal(50, features), garbage(7, features)
-        machine.call("gather", 0, data, 50, features, out, 7, SEED, clock_at(6), 2, 1, STREAM, schedules=schedules)
+        machine.call("gather", 0, data, 50, features, out, 7, SEED, counter_at(6), 2, 1, STREAM, schedules=schedules)
         # draw 13 of 7 batches an epoch
         assert torch.equal(out, data[random.permutation(50, seed=SEED, epoch=1, start=42, count=7)])
 
 
 def check_masks(machine: Emulator, schedules: int = 4) -> None:
-    """Two sections with keys of their own, whose rows count anew."""
+    """Two sub-batches with keys of their own, whose rows count anew."""
     for features in (8, 5):
-        keys, x = torch.tensor([11, 0, 2**62]), torch.ones(12, features)
+        dropout_seeds, x = torch.tensor([11, 0, 2**62]), torch.ones(12, features)
         out = garbage(12, features)
-        mask = 0, keys, 6, 2, 3
+        mask = 0, dropout_seeds, 6, 2, 3
         machine.call("dropout", 0, x, out, 12, features, 0.4, *mask, STREAM, schedules=schedules)
-        for half, key in ((out[:6], 11), (out[6:], 2**62)):
-            close(half, reference.dropout(torch.ones(6, features), 0.4, torch.tensor(key), 3))
+        for half, dropout_seed in ((out[:6], 11), (out[6:], 2**62)):
+            close(half, reference.dropout(torch.ones(6, features), 0.4, torch.tensor(dropout_seed), 3))
 
 
 # ---------------------------------------------------------------- losses
@@ -93,26 +94,26 @@ def check_masks(machine: Emulator, schedules: int = 4) -> None:
 def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLOAT) -> None:
     n = 2500
     real, fake = normal(n, dtype=dtype), normal(n, dtype=dtype, seed=2)
-    slopes = [garbage(n, dtype=dtype) for _ in range(3)]
-    size = machine.ask("judge_sums", n)
+    grads = [garbage(n, dtype=dtype) for _ in range(3)]
+    size = machine.ask("loss_metrics_sums", n)
     of_d, of_g = garbage(2 * size, dtype=DOUBLE), garbage(size, dtype=DOUBLE)
     formulas = [FORMULAS[name].number for name in ("non_saturating", "fake")]
     head = DTYPES[dtype], n, 0.5 / n
-    pair = real, None, slopes[0], None, formulas[0], 0.0, True, fake, None, slopes[1], None, formulas[1], 0.0, False
-    machine.call("judge", *head, of_d, 2, *pair, STREAM, schedules=schedules)
-    one = fake, real, slopes[2], None, formulas[0], 0.0, False
-    machine.call("judge", *head, of_g, 1, *one, STREAM, schedules=schedules)
-    clock, metrics, penalties = clock_at(13), garbage(5, 6, dtype=DOUBLE), normal(9, dtype=dtype)
-    tail = clock, metrics, 5, of_d, of_g, n, 0.5, penalties, 9
+    pair = real, None, grads[0], None, formulas[0], 0.0, True, fake, None, grads[1], None, formulas[1], 0.0, False
+    machine.call("loss_metrics", *head, of_d, 2, *pair, STREAM, schedules=schedules)
+    one = fake, real, grads[2], None, formulas[0], 0.0, False
+    machine.call("loss_metrics", *head, of_g, 1, *one, STREAM, schedules=schedules)
+    counter, metrics, penalties = counter_at(13), garbage(5, 6, dtype=DOUBLE), normal(9, dtype=dtype)
+    tail = counter, metrics, 5, of_d, of_g, n, 0.5, penalties, 9
     machine.call("record", DTYPES[dtype], *tail, STREAM, schedules=schedules)
-    assert clock[0] == 14 and torch.isnan(metrics[[0, 1, 2, 4]]).all()
+    assert counter[0] == 14 and torch.isnan(metrics[[0, 1, 2, 4]]).all()
     a, b = real.double().clone().requires_grad_(), fake.double().clone().requires_grad_()
     halves = functional.softplus(-a).mean() + functional.softplus(b).mean()
     paired = functional.softplus(-(b - a.detach())).mean()
     of_a, of_b = torch.autograd.grad(0.5 * halves, (a, b))
-    close(slopes[0], of_a, dtype)
-    close(slopes[1], of_b, dtype)
-    close(slopes[2], 0.5 * torch.autograd.grad(paired, b)[0], dtype)
+    close(grads[0], of_a, dtype)
+    close(grads[1], of_b, dtype)
+    close(grads[2], 0.5 * torch.autograd.grad(paired, b)[0], dtype)
     loss_d = 0.5 * halves.detach() + penalties.double().sum()
     opinions = [a.sigmoid().mean(), b.sigmoid().mean(), (a > 0).double().mean(), (b < 0).double().mean()]
     close(metrics[3], torch.stack([loss_d, paired, *opinions]).detach(), dtype)
@@ -120,11 +121,11 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
 
 def check_relativistic(machine: Emulator, schedules: int = 4) -> None:
     real, fake = normal(20), normal(20, seed=2)
-    slope, opposite, sums = garbage(20), garbage(20), garbage(6, dtype=DOUBLE)
-    pair = real, fake, slope, opposite, FORMULAS["non_saturating"].number, 0.0, True, fake, *(None,) * 3, -1, 0.0, False
-    machine.call("judge", 0, 20, 1.0, sums, 2, *pair, STREAM, schedules=schedules)
-    assert torch.equal(opposite, -slope)
-    close(slope, -torch.sigmoid(fake - real))
+    grad, opposite, sums = garbage(20), garbage(20), garbage(6, dtype=DOUBLE)
+    pair = real, fake, grad, opposite, FORMULAS["non_saturating"].number, 0.0, True, fake, *(None,) * 3, -1, 0.0, False
+    machine.call("loss_metrics", 0, 20, 1.0, sums, 2, *pair, STREAM, schedules=schedules)
+    assert torch.equal(opposite, -grad)
+    close(grad, -torch.sigmoid(fake - real))
     close(sums[[0, 3]], torch.stack([functional.softplus(fake - real).sum(), torch.zeros(())]))
 
 
@@ -171,13 +172,13 @@ def check_penalty(machine: Emulator, schedules: int = 4) -> None:
     real, fake, out = normal(rows, features), normal(rows, features, seed=2), garbage(rows, features)
     mix = random.uniform(rows, seed=SEED, purpose=Purpose.PENALTY, step=9)[:, None]
     for kind, want in ((1, mix * real + (1 - mix) * fake), (2, real), (3, fake)):
-        shape = rows, features, kind, SEED, clock_at(4), 2, 1
-        machine.call("between", 0, real, fake, out, *shape, STREAM, schedules=schedules)
+        shape = rows, features, kind, SEED, counter_at(4), 2, 1
+        machine.call("interpolate", 0, real, fake, out, *shape, STREAM, schedules=schedules)
         close(out, want)
-    real[3] = 0.0  # no slope there
+    real[3] = 0.0  # no gradient there
     for kind in (1, 2):
         t, values = garbage(rows, features), garbage(rows)
-        machine.call("turn", 0, real, t, values, rows, features, kind, 0.3, STREAM, schedules=schedules)
+        machine.call("penalty_grad", 0, real, t, values, rows, features, kind, 0.3, STREAM, schedules=schedules)
         g = real.double().requires_grad_()
         square = g.square().sum(1)
         want = 0.3 * ((square + 1e-300).sqrt() - 1).square() if kind == 1 else 0.15 * square
@@ -185,25 +186,27 @@ def check_penalty(machine: Emulator, schedules: int = 4) -> None:
         close(t, torch.autograd.grad(want.sum(), g)[0])
 
 
-def check_bend(machine: Emulator, schedules: int = 4) -> None:
+def check_second_order(machine: Emulator, schedules: int = 4) -> None:
     n = 300
     for name in ("none", "leaky_relu", "elu"):
         x, upstream, s = normal(n, dtype=DOUBLE).requires_grad_(), normal(n, dtype=DOUBLE, seed=2), normal(n, seed=3)
         y = ACTIVATIONS[name][1](x, 0.2)
         first = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)[0]
         second = torch.autograd.grad((first * upstream).sum(), x, allow_unused=True)[0] if first.requires_grad else None
-        e, turned, t = (first * upstream).detach().float(), garbage(n), garbage(n)
+        e, tangent, t = (first * upstream).detach().float(), garbage(n), garbage(n)
         numbers = n, 1, ACTIVATIONS[name][0], 0.2, True
-        machine.call("bend", 0, *numbers, y.detach().float(), s, None, e, turned, t, STREAM, schedules=schedules)
+        machine.call(
+            "second_order", 0, *numbers, y.detach().float(), s, None, e, tangent, t, STREAM, schedules=schedules
+        )
         close(t, first.detach() * s)
-        close(turned, (first * upstream).detach())
+        close(tangent, (first * upstream).detach())
         close(e, torch.zeros(n) if second is None else second * s)
     winner, s = torch.arange(60, dtype=torch.int32) % 5, normal(60, 5)
-    e, turned, t = normal(60, 5, seed=2), garbage(60, 5), garbage(60)
+    e, tangent, t = normal(60, 5, seed=2), garbage(60, 5), garbage(60)
     kept = e.clone()
     numbers = 60, 5, 0, 0.2, True
-    machine.call("bend", 0, *numbers, None, s, winner, e, turned, t, STREAM, schedules=schedules)
-    assert torch.equal(turned, kept) and not e.any()
+    machine.call("second_order", 0, *numbers, None, s, winner, e, tangent, t, STREAM, schedules=schedules)
+    assert torch.equal(tangent, kept) and not e.any()
     assert torch.equal(t, s.gather(1, winner.long()[:, None])[:, 0])
 
 
@@ -213,11 +216,11 @@ def check_bend(machine: Emulator, schedules: int = 4) -> None:
 def check_schedules(machine: Emulator, schedules: int = 4) -> None:
     """The rate and the momentum of each update, as fastgan.Momentum has them."""
     rule = Momentum(0.5, momentum=0.5, lr_decay=1.01, min_lr=0.4, momentum_final=0.7, saturate_epochs=3.0)
-    on_device = torch.tensor(course(rule), dtype=DOUBLE)
+    on_device = torch.tensor(schedule_parameters(rule), dtype=DOUBLE)
     p, velocity, grad = normal(9, dtype=DOUBLE), normal(9, dtype=DOUBLE, seed=2), normal(9, dtype=DOUBLE, seed=3)
     for iteration in (0, 2, 3, 9, 40):
-        clock, update = clock_at(iteration), 2 * iteration + 1
-        counts = clock, 2, 1, clock, 2, 1, 5, 0  # five draws an epoch
+        counter, update = counter_at(iteration), 2 * iteration + 1
+        counts = counter, 2, 1, counter, 2, 1, 5, 0  # five draws an epoch
         want_v = rule.momentum_at(update // 5 + 1) * velocity + grad
         want = p - rule.learning_rate(update) * want_v
         members = 1, p, velocity, None, grad, 9
@@ -229,33 +232,33 @@ def check_finite(machine: Emulator, schedules: int = 4) -> None:
     for where, before, sums, bad in (
         (None, 1.0, 0.0, 0), (4100, 1.0, 0.0, 1), (4100, -torch.inf, 0.0, 0), (None, 1.0, torch.inf, 1)
     ):  # fmt: skip
-        clock, numbers, of = clock_at(1), [torch.ones(7), torch.ones(5000)], torch.zeros(6, dtype=DOUBLE)
+        counter, numbers, of = counter_at(1), [torch.ones(7), torch.ones(5000)], torch.zeros(6, dtype=DOUBLE)
         saved = [None, torch.ones(5000)]
         of[3], of[4] = sums, torch.nan  # the opinion of a NaN is no loss
         if where is not None:
             numbers[1][where], saved[1][where] = torch.nan, before
         members = [a for n, s in zip(numbers, saved, strict=True) for a in (s, None, None, n, n.numel())]
-        machine.call("inspect", 0, clock, of, 2, 3, 2, *members, STREAM, schedules=schedules)
-        assert int(clock[3]) == bad
+        machine.call("inspect", 0, counter, of, 2, 3, 2, *members, STREAM, schedules=schedules)
+        assert int(counter[3]) == bad
         live, copy = torch.ones(300), torch.zeros(300)
-        machine.call("copy", 0, 1, clock, 1, live, None, None, copy, 300, STREAM, schedules=schedules)
+        machine.call("copy", 0, 1, counter, 1, live, None, None, copy, 300, STREAM, schedules=schedules)
         assert bool(live.any()) == (not bad)
         weight = 3 * torch.ones(9, 40)
         machine.call("bound_norms", 0, weight, 9, 40, 1.0, STREAM, schedules=schedules)
         close(weight.norm(dim=1), torch.ones(9))
-        machine.call("settle", clock, True, False, STREAM, schedules=schedules)
-        assert clock.tolist() == [1, bad, 0, 0]
+        machine.call("count_skipped", counter, True, False, STREAM, schedules=schedules)
+        assert counter.tolist() == [1, bad, 0, 0]
     mean, value = torch.zeros(5), torch.ones(5)
-    machine.call("average", 0, 0.75, 1, mean, None, None, value, 5, STREAM, schedules=schedules)
+    machine.call("ema", 0, 0.75, 1, mean, None, None, value, 5, STREAM, schedules=schedules)
     close(mean, torch.full((5,), 0.25))
 
 
 Check = Callable[[Emulator], None]
 CHECKS: dict[str, tuple[Check, ...]] = {
-    "random.cu": (check_noise, check_many_keys, check_rows, check_masks),
-    "judge.cu": (check_losses, check_relativistic),
+    "random.cu": (check_noise, check_many_dropout_seeds, check_rows, check_masks),
+    "loss_metrics.cu": (check_losses, check_relativistic),
     "norm.cu": (check_norm,),
-    "penalty.cu": (check_penalty, check_bend),
+    "penalty.cu": (check_penalty, check_second_order),
     "optimizer.cu": (check_schedules, check_finite),
 }
 
@@ -271,8 +274,8 @@ def test_kernel_in_double(check: Callable[..., None], machine: Emulator) -> None
 
 
 RACING: dict[str, tuple[Check, ...]] = {  # what the narrowed sources hold
-    "random.cu": (check_keys, check_rows, check_masks),
-    "judge.cu": (check_losses,),
+    "random.cu": (check_dropout_seeds, check_rows, check_masks),
+    "loss_metrics.cu": (check_losses,),
     "norm.cu": (check_norm,),
     "optimizer.cu": (check_finite,),
 }
@@ -299,7 +302,7 @@ FAULTS = {
     "rows_tail": ("random.cu", WANTED, "i <= wanted;", MEMORY, "overflow"),
     "no_barrier": ("norm.cu", SUMMED + "  __syncthreads();\n", SUMMED, RACES, "race|nobody has written"),
     "features_tail": ("norm.cu", "inside(feature < features)", "inside(true)", MEMORY, "overflow"),
-    "all_record": ("judge.cu", "if (threadIdx.x > 0) return;", "", RACES, "race"),
+    "all_record": ("loss_metrics.cu", "if (threadIdx.x > 0) return;", "", RACES, "race"),
 }
 
 

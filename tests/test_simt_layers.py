@@ -30,7 +30,7 @@ RULES = {"adam": 0, "momentum_torch": 1, "momentum_pylearn2": 2}  # Rule in csrc
 
 @contextlib.contextmanager
 def emulated(machine: Emulator, schedules: int = SCHEDULES, small: bool = True) -> Iterator[None]:
-    """`fastgan.cuda` works on CPU tensors, by way of the emulator; `small`: on a device with matrix units."""
+    """`fastgan.cuda` works on CPU tensors, by way of the emulator; `small`: on a device with tensor cores."""
 
     def launch(x: Tensor, entry: str, *arguments: object) -> None:
         machine.call(entry, *arguments, STREAM, schedules=schedules)
@@ -39,7 +39,7 @@ def emulated(machine: Emulator, schedules: int = SCHEDULES, small: bool = True) 
         patch.setattr(cuda, "launch", launch)
         partials = functools.partial(machine.ask, "layer_partials")
         patch.setattr(cuda, "native", SimpleNamespace(cuda_layer_partials=partials))
-        patch.setattr(cuda, "_has_matrix_units", lambda device: small)
+        patch.setattr(cuda, "_has_tensor_cores", lambda device: small)
         yield
 
 
@@ -187,9 +187,7 @@ def second_order(
     return [grad.detach(), *torch.autograd.grad(grad.square().sum(), wanted, materialize_grads=True)]
 
 
-def check_second_order(
-    machine: Emulator, case: MlpCase, dtype: torch.dtype, schedules: int = SCHEDULES
-) -> None:
+def check_second_order(machine: Emulator, case: MlpCase, dtype: torch.dtype, schedules: int = SCHEDULES) -> None:
     """As in a gradient penalty; by kernels at every order."""
     x, weights, biases, _ = case.make(9, dtype=torch.float64, seed=5)
     grad_y = torch.cos(torch.arange(9.0 * case.sizes[-1], dtype=torch.float64)).view(9, -1)
@@ -253,24 +251,24 @@ def test_what_is_not_wanted_is_not_computed(small: bool, machine: Emulator) -> N
             if not wanted:
                 assert not launched
             elif small:
-                assert launched == ["network_backward"]
+                assert launched == ["small_mlp_backward"]
 
 
 def test_large_networks_and_old_devices_go_layer_by_layer() -> None:
     """What is small is a matter of rows, weights, widths and layers."""
     layer = LayerSpec("relu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_has_matrix_units", lambda device: True)
+        patch.setattr(cuda, "_has_tensor_cores", lambda device: True)
         for sizes, rows, small in (
             ((2, 128, 128, 1), 512, True),
-            ((2, 128, 128, 1), 100_000, False),  # the library's products win
+            ((2, 128, 128, 1), 100_000, False),  # cuBLAS's products win
             ((100, 1200, 784), 16, False),  # weights that fill no cache
             ((2, 1000, 2), 16, False),  # activations that fit no shared memory
             ((4,) * 14, 16, False),  # arguments that fit no launch
         ):
             shape = cuda.Shape(sizes[0], sizes[1:], (layer,) * (len(sizes) - 1))
             assert shape.is_small(torch.empty(rows, sizes[0])) is small, sizes
-        patch.setattr(cuda, "_has_matrix_units", lambda device: False)
+        patch.setattr(cuda, "_has_tensor_cores", lambda device: False)
         assert not cuda.Shape(2, (3,), (layer,)).is_small(torch.empty(4, 2))
 
 
@@ -308,22 +306,22 @@ def test_kernels_hand_tensors_of_cuda_on(machine: Emulator) -> None:
     biases = [None if b is None else b.as_subclass(OnCuda) for b in tensors[2]]
     grad_y = torch.ones(2, 7, 1).as_subclass(OnCuda)
     shapes = [tuple(w.shape) for w in weights]
-    net = kernels.Network(shapes, case.layers, case.input_dropout, [True] * len(weights))
+    net = kernels.MlpDescription(shapes, case.layers, case.input_dropout, [True] * len(weights))
     params, key = [*weights, *biases], torch.tensor(KEY - 2**64)
     with emulated(machine, schedules=2):
         y, work = kernels.mlp_forward(net, x, params, key, True)
         assert work is not None and work.numel() == net.work_size(14, x)
         grads, _ = kernels.mlp_backward(net, x, params, work, grad_y, key, [True] * 7)
         dropped = kernels.dropout(x, 0.5, torch.tensor(5), 1)
-        slope = x.clone()
-        kernels.scale((slope, None), torch.tensor(2.0).as_subclass(OnCuda))
+        grad = x.clone()
+        kernels.scale((grad, None), torch.tensor(2.0).as_subclass(OnCuda))
     flat = [t.reshape(14, -1) for t in (tensors[0], torch.ones(14, 1))]
     want = exact(case, flat[0], tensors[1], tensors[2], flat[1])
     for found, b in zip((y, *grads), want, strict=True):
         assert found is not None
         torch.testing.assert_close(found.as_subclass(Tensor).view(b.shape).double(), b, rtol=1e-5, atol=1e-5)
     assert torch.equal(dropped.as_subclass(Tensor), reference.dropout(tensors[0], 0.5, torch.tensor(5), 1))
-    assert torch.equal(slope.as_subclass(Tensor), 2 * tensors[0])
+    assert torch.equal(grad.as_subclass(Tensor), 2 * tensors[0])
 
 
 # ---------------------------------------------------------------- optimisers
@@ -362,14 +360,17 @@ def check_rule(
     values = [p.clone() for p in start]
     states = [[torch.zeros(n, dtype=dtype) for n in sizes] for _ in range(2)]
     grads = [[normal(n) for n in sizes] for _ in range(3)]
-    clock, course = torch.zeros(4, dtype=torch.int64), torch.tensor([0.05, 1, 0, 0.9, 0, 0], dtype=torch.float64)
+    counter, schedule_parameters = (
+        torch.zeros(4, dtype=torch.int64),
+        torch.tensor([0.05, 1, 0, 0.9, 0, 0], dtype=torch.float64),
+    )
     for step, grad in enumerate(grads):
         parameters: list[object] = []
         for p, s0, s1, g, n in zip(values, *states, grad, sizes, strict=True):
             parameters += [p, s0, s1 if rule == "adam" else None, g, n]
-        clock[0] = step
-        numbers = (clock, 1, 0) * 2
-        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, course, *numbers, 10, 0, len(sizes))
+        counter[0] = step
+        numbers = (counter, 1, 0) * 2
+        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, schedule_parameters, *numbers, 10, 0, len(sizes))
         machine.call("update", *head, *parameters, STREAM, schedules=schedules, shift=shift)
     for i, p in enumerate(values):
         want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])
@@ -418,8 +419,8 @@ def test_R39_a_launch_that_fails_is_reported(machine: Emulator) -> None:
         ("random", "random_fill", (0, x, 4, 0, 1, 0, None, 0, 0, 0, 0)),
         ("dropout", "dropout", (0, x, x, 1, 4, 0.5, 1, None, 0, 0, 0)),
         ("mlp", "layer_forward", (0, 1, 4, 1, 1, 0.2, 0.0, 0, None, 0, 0, 0, x, None, None, x, None, None)),
-        ("mlp", "network_forward", (0, *one_row, 1, 4, 1, 0, 0.2, 0.0, x, *(None,) * 8)),
-        ("optimizer", "average", (0, 0.9, 1, x, None, None, x, 4)),
+        ("mlp", "small_mlp_forward", (0, *one_row, 1, 4, 1, 0, 0.2, 0.0, x, *(None,) * 8)),
+        ("optimizer", "ema", (0, 0.9, 1, x, None, None, x, 4)),
     ):
         with pytest.raises(Refused, match=f"^{message}: CUDA says: no kernel image"):
             machine.call(entry, *arguments, STREAM, inject=3)
@@ -458,7 +459,7 @@ Check = Callable[[Emulator], None]
 CHECKS: dict[str, Check] = {
     "random.cu": noise_and_masks,
     "mlp.cu": layers,
-    "network.cu": networks,
+    "small_mlp.cu": networks,
     "optimizer.cu": steps,
 }
 
@@ -509,18 +510,30 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
     "winner_forgotten": ("mlp.cu", "winner[i] = largest.winner", "winner[i] = 0", MEMORY, "off by"),
     "orders_exchanged": ("mlp.cu", "second.z, to_grad.at[j] = second.grad", "second.grad", MEMORY, SUMMED),
     "first_for_second": ("mlp.cu", "again = read<S, V>(x.grad_grad, at)", "again = grad", MEMORY, SUMMED),
-    "strip_tail": ("network.cu", "if (inside) layer.grad_product", "layer.grad_product", MEMORY, OVERFLOW),
-    "input_tail": ("network.cu", INSIDE, INSIDE.replace("first + row < net.rows", "true"), MEMORY, OVERFLOW),
-    "depth_tail": ("network.cu", "k0 + k < depth ? from", "true ? from", MEMORY, "off by"),
-    "columns_shared": ("network.cu", "int(threadIdx.x) / 32 * kTile; column0", "0; column0", RACES, RACE),
-    "input_not_there": ("network.cu", "      __syncthreads();  // `input` is there\n", "", RACES, RACE),
-    "input_still_read": ("network.cu", "      __syncthreads();  // nobody reads `input` any more\n", "", RACES, RACE),
-    "grad_not_there": ("network.cu", "      __syncthreads();  // `grad` is there\n", "", RACES, RACE),
-    "sums_not_there": ("network.cu", SUMS + BARRIER, SUMS, RACES, RACE),
-    "sums_not_there_by_schedule": ("network.cu", SUMS + BARRIER, SUMS, MEMORY, SUMMED),
-    "a_warp_forgotten": ("network.cu", "int w = 0; w < kWarps; ++w", "int w = 1; w < kWarps; ++w", MEMORY, SUMMED),
-    "bias_of_another": ("network.cu", "store(layer.grad_bias[column]", "store(layer.grad_bias[i % 3]", MEMORY, SUMMED),
-    "step_tail": ("optimizer.cu", "first + kRun < m.n ? first + kRun : m.n", "first + kRun", MEMORY, OVERFLOW),
+    "strip_tail": ("small_mlp.cu", "if (inside) layer.grad_product", "layer.grad_product", MEMORY, OVERFLOW),
+    "input_tail": ("small_mlp.cu", INSIDE, INSIDE.replace("first + row < net.rows", "true"), MEMORY, OVERFLOW),
+    "depth_tail": ("small_mlp.cu", "k0 + k < depth ? from", "true ? from", MEMORY, "off by"),
+    "columns_shared": ("small_mlp.cu", "int(threadIdx.x) / 32 * kTile; column0", "0; column0", RACES, RACE),
+    "input_not_there": ("small_mlp.cu", "      __syncthreads();  // `input` is there\n", "", RACES, RACE),
+    "input_still_read": ("small_mlp.cu", "      __syncthreads();  // nobody reads `input` any more\n", "", RACES, RACE),
+    "grad_not_there": ("small_mlp.cu", "      __syncthreads();  // `grad` is there\n", "", RACES, RACE),
+    "sums_not_there": ("small_mlp.cu", SUMS + BARRIER, SUMS, RACES, RACE),
+    "sums_not_there_by_schedule": ("small_mlp.cu", SUMS + BARRIER, SUMS, MEMORY, SUMMED),
+    "a_warp_forgotten": ("small_mlp.cu", "int w = 0; w < kWarps; ++w", "int w = 1; w < kWarps; ++w", MEMORY, SUMMED),
+    "bias_of_another": (
+        "small_mlp.cu",
+        "store(layer.grad_bias[column]",
+        "store(layer.grad_bias[i % 3]",
+        MEMORY,
+        SUMMED,
+    ),
+    "step_tail": (
+        "optimizer.cu",
+        "first + kBlockElements < m.n ? first + kBlockElements : m.n",
+        "first + kBlockElements",
+        MEMORY,
+        OVERFLOW,
+    ),
     "step_alignment": (
         *("optimizer.cu", "aligned = is_aligned(u.value) &&", "aligned = true ||", MEMORY),
         "misaligned address",

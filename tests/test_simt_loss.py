@@ -1,4 +1,4 @@
-"""The loss kernels under the emulator: every row of the table, and faults planted into a copy of their source (R23)."""
+"""The loss kernels under the emulator: every row of the table, and faults planted into a copy of their source."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_pointwise(
     machine.call(
         "pointwise", kernels.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules
     )
-    error = ulp_error(out, case.want(x, order), case.slope_floor if order == 1 else 0.0)
+    error = ulp_error(out, case.want(x, order), case.derivative_unit if order == 1 else 0.0)
     at = int(error.argmax())
     allowed = ALLOWED.get(dtype, case.ulp[order])
     assert error[at] <= allowed, f"order {order}: {error[at]:.3g} units at {x[at]}: got {out[at]}"
@@ -56,16 +56,16 @@ def check_pair(
     n: int,
     *,
     shift: int = 0,
-    slopes: bool = True,
+    grads: bool = True,
     schedules: int = SCHEDULES,
 ) -> None:
-    """The sum of both means and its slopes."""
+    """The sum of both means and its gradients."""
     formulas, targets = PAIRS[pair]
     wide = kernels.accumulator(dtype)
     x = [row(f).points(k, dtype=dtype, seed=i) for i, (f, k) in enumerate(zip(formulas, (m, n), strict=True))]
     scales = [1.0 / k if k else 1.0 for k in (m, n)]
     value = garbage(1, dtype=wide)
-    grads = [garbage(k, dtype=wide) if slopes else None for k in (m, n)]
+    grads = [garbage(k, dtype=wide) if grads else None for k in (m, n)]
     partial = garbage(machine.ask("partials", m, n), dtype=torch.float64)
     arguments = (x[0], m, x[1], n, *(NUMBERS[f] for f in formulas), *targets, *scales, value, *grads, partial)
     machine.call("pair_loss", kernels.DTYPES[dtype], *arguments, STREAM, schedules=schedules, shift=shift)
@@ -74,20 +74,20 @@ def check_pair(
     for formula, target, logits, grad, scale in zip(formulas, targets, x, grads, scales, strict=True):
         want = want + reference.pointwise(logits.double(), formula, target, 0).sum() * scale
         if grad is not None:
-            slope = reference.pointwise(logits.double(), formula, target, 1) * scale
-            torch.testing.assert_close(grad.double(), slope, rtol=tolerance["rtol"] * 4, atol=scale * 1e-7)
+            grad = reference.pointwise(logits.double(), formula, target, 1) * scale
+            torch.testing.assert_close(grad.double(), grad, rtol=tolerance["rtol"] * 4, atol=scale * 1e-7)
     torch.testing.assert_close(value[0].double(), want, **tolerance)
 
 
 def check_huge(machine: Emulator, n: int) -> None:
-    """R13: the block that meets the last element of more than 2**31, alone; zeros elsewhere cost nothing."""
-    x, slope, value = Huge(2 * n), Huge(4 * n), garbage(1, dtype=torch.float32)
+    """The block that meets the last element of more than 2**31, alone; zeros elsewhere cost nothing."""
+    x, grad, value = Huge(2 * n), Huge(4 * n), garbage(1, dtype=torch.float32)
     partial = garbage(1025, dtype=torch.float64)
     block = ((n + 7) // 8 - 1) // 256 % 1024
-    arguments = (x, n, None, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, value, slope, None, partial, STREAM)
+    arguments = (x, n, None, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, value, grad, None, partial, STREAM)
     machine.call("pair_loss", kernels.DTYPES[torch.bfloat16], *arguments, block=block)
     last = n % 8 or 8  # elements of the last pack
-    assert struct.unpack("16f", slope.tail)[-last:] == (-0.5,) * last, "the end was not reached"
+    assert struct.unpack("16f", grad.tail)[-last:] == (-0.5,) * last, "the end was not reached"
     out = Huge(2 * n)
     block = (n - 1) // 256 % 1024
     machine.call("pointwise", kernels.DTYPES[torch.bfloat16], x, out, n, 1, 0.0, 1, STREAM, block=block)
@@ -95,7 +95,7 @@ def check_huge(machine: Emulator, n: int) -> None:
 
 
 def check_refusal(machine: Emulator) -> None:
-    """R39: what the launch says is heard."""
+    """what the launch says is heard."""
     if machine.on_gpu:
         pytest.skip("no error can be injected into a GPU")
     one = torch.zeros(1)
@@ -122,12 +122,12 @@ def test_every_pair_aligned_or_not(dtype: torch.dtype, machine: Emulator) -> Non
 @pytest.mark.parametrize("sizes", ((1, 0), (4, 8), (7, 1), (2048, 2049), (255, 9001)), ids=str)
 def test_sizes_around_packs_and_blocks(sizes: tuple[int, int], machine: Emulator) -> None:
     for shift in (0, 1, 3):
-        check_pair(machine, 0, torch.bfloat16, *sizes, shift=shift, slopes=shift != 3)
+        check_pair(machine, 0, torch.bfloat16, *sizes, shift=shift, grads=shift != 3)
         check_pair(machine, 0, torch.float32, *sizes, shift=shift)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=name_of)
-def test_a_slope_times_a_factor_only_the_device_knows(dtype: torch.dtype, machine: Emulator) -> None:
+def test_a_derivative_times_a_factor_only_the_device_knows(dtype: torch.dtype, machine: Emulator) -> None:
     for n, shift in ((1, 0), (1030, 0), (1030, 1)):
         for factor in (1.0, -2.5, NAN):
             x = torch.arange(n, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The matrix units of csrc/cuda/mma.cuh: where each lane holds what, how factors are rounded, and what comes out.
+"""The tensor cores of csrc/cuda/mma.cuh: where each lane holds what, how factors are rounded, and what comes out.
 
 The layouts are written down here a second time, from the tables of the PTX manual ("Matrix Fragments for mma.m16n8k8"
 and "mma.m16n8k16"), so that a mapping that is wrong in a consistent way is found too.

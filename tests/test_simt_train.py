@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_narrow, compiler
-from simt_train import ROOM, emulated
+from simt_train import LIMITS, emulated
 from test_fused import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
 from test_fused import run as run_usual
 from test_simt_matrix import rounded
@@ -20,7 +20,7 @@ from torch import Tensor
 from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
 from fastgan.training import eager, fused, persistent
 from fastgan.training import run as running
-from fastgan.training.rows import Rows
+from fastgan.training.rows import Minibatches
 from fastgan.training.run import TrainResult
 
 pytestmark = [
@@ -28,10 +28,10 @@ pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
     pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core"),
 ]
-SPILLED = ROOM._replace(shared_bytes=9000)  # the weights' first layers, and nothing else
-CLUSTER = ROOM._replace(cluster=2)
-UNEVEN = ROOM._replace(cluster=3, multiprocessors=3)
-NARROW = row(of(width=70, features=20, judged=20), 20, batch_size=25, optimizer=MOMENTUM)  # of all sizes of tiles
+SPILLED = LIMITS._replace(shared_bytes=9000)  # the weights' first layers, and nothing else
+CLUSTER = LIMITS._replace(cluster=2)
+UNEVEN = LIMITS._replace(cluster=3, multiprocessors=3)
+NARROW = row(of(width=70, features=20, d_inputs=20), 20, batch_size=25, optimizer=MOMENTUM)  # of all sizes of tiles
 
 
 def computed(row: Row) -> bool:
@@ -43,7 +43,7 @@ TABLE = {name: row for name, row in ROWS_OF_TABLE.items() if computed(row) and n
 
 
 def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN, TrainResult]:
-    """By plain products, if nothing else is asked for: emulated matrix units take ten times as long."""
+    """By plain products, if nothing else is asked for: emulated tensor cores take ten times as long."""
     return run_usual(row, dtype, engine, **{"precision": "ieee"} | changes)
 
 
@@ -61,11 +61,11 @@ def same(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> bool:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_persistent_equals_the_cpu_engine(name: str, machine: Emulator) -> None:
-    for dtype, room in ((torch.float64, SPILLED), (torch.float32, CLUSTER)):
+    for dtype, limits in ((torch.float64, SPILLED), (torch.float32, CLUSTER)):
         cpu, expected = run(TABLE[name], dtype, "fused", steps=3)
-        with emulated(machine, room):
+        with emulated(machine, limits):
             gan, got = run(TABLE[name], dtype, "fused", steps=3)
-        assert (expected.engine, got.engine) == ("fused", "fused (persistent)")
+        assert (expected.engine, got.engine) == ("cpu", "cuda-persistent")
         tolerance = 1e-10 if dtype == torch.float64 else 2e-4
         assert distance(cpu, gan) < tolerance
         for column, values in expected.history.items():
@@ -76,18 +76,18 @@ def test_persistent_equals_the_cpu_engine(name: str, machine: Emulator) -> None:
     "plain", "maxout, simultaneous", "pack 2, relativistic", "moving average", "batch normalisation, skip, average",
     "tiles",
 ])  # fmt: skip
-def test_the_bits_do_not_depend_on_clusters_or_room(name: str, machine: Emulator) -> None:
+def test_the_bits_do_not_depend_on_clusters_or_memory(name: str, machine: Emulator) -> None:
     results = []
-    for room in (ROOM, CLUSTER, UNEVEN, SPILLED):
-        with emulated(machine, room):
+    for limits in (LIMITS, CLUSTER, UNEVEN, SPILLED):
+        with emulated(machine, limits):
             results.append(run(TABLE[name], torch.float32, "fused", steps=2))
     assert all(same(results[0], other) for other in results[1:])
 
 
-@pytest.mark.parametrize("room", [ROOM, UNEVEN], ids=["a block", "a cluster"])
-def test_any_schedule_of_the_threads_gives_the_same_bits(room: persistent.Room, machine: Emulator) -> None:
+@pytest.mark.parametrize("limits", [LIMITS, UNEVEN], ids=["a block", "a cluster"])
+def test_any_schedule_of_the_threads_gives_the_same_bits(limits: persistent.DeviceLimits, machine: Emulator) -> None:
     small = row(of(width=5, dropout=0.3), batch_size=6, max_col_norm=0.5, ema_decay=0.9, nonfinite="skip")
-    with emulated(machine, room, schedules=24):
+    with emulated(machine, limits, schedules=24):
         run(small, torch.float32, "fused", steps=2)
 
 
@@ -95,8 +95,8 @@ def test_any_schedule_of_the_threads_gives_the_same_bits(room: persistent.Room, 
 def test_an_update_that_is_not_finite_is_taken_back(precision: str, machine: Emulator) -> None:
     exploding = row(of(width=6), optimizer=Momentum(1e4, momentum=0.5), loss="least_squares", nonfinite="skip")
     cpu, expected = run(exploding, torch.float32, "fused", steps=8)
-    for room in (ROOM, CLUSTER):
-        with emulated(machine, room):
+    for limits in (LIMITS, CLUSTER):
+        with emulated(machine, limits):
             gan, got = run(exploding, torch.float32, "fused", steps=8, precision=precision)
         finite = [np.isfinite(result.history["loss_d"]) for result in (expected, got)]
         assert not finite[0].all() and finite[0].any() and np.array_equal(*finite)
@@ -105,8 +105,8 @@ def test_an_update_that_is_not_finite_is_taken_back(precision: str, machine: Emu
 
 @pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
 def test_an_update_whose_result_is_not_finite_is_taken_back(mode: str, machine: Emulator) -> None:
-    for room in (ROOM, CLUSTER):
-        with emulated(machine, room):
+    for limits in (LIMITS, CLUSTER):
+        with emulated(machine, limits):
             gan, got = run(OVERFLOWING, torch.float32, "fused", steps=2, mode=mode)
         assert np.isfinite(got.history["loss_d"]).all() and np.isfinite(got.history["loss_g"]).all()
         torch.manual_seed(1)
@@ -124,7 +124,7 @@ def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monke
         return to_host(tensor)
 
     gan, config = mlp(torch.float32, width=4), TrainConfig(100, 4, engine="fused", precision="ieee")
-    data = Rows(torch.randn(50, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
+    data = Minibatches(torch.randn(50, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
     monkeypatch.setattr(Tensor, "cpu", counted)
     with emulated(machine) as launches:
         table = persistent.cuda_engine(gan, data, config).advance(0, 100, lambda: False)
@@ -132,7 +132,7 @@ def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monke
     assert launches == [0 if machine.on_gpu else 1] and waits == [100 * fused.METRICS + 2]
 
 
-# ---------------------------------------------------------------- products by matrix units
+# ---------------------------------------------------------------- products by tensor cores
 
 UNITS = ("fp32", "tf32", "bf16")
 
@@ -150,7 +150,7 @@ def odd(linear: Callable[[int, int], torch.nn.Module] = torch.nn.Linear) -> GAN:
 ODD = {
     "maxout": row(maxout, batch_size=5, mode="simultaneous"),
     "batch normalisation": row(lambda dtype: odd().to(dtype), batch_size=21, optimizer=MOMENTUM),
-    "pack 3": row(of(judged=6, width=17), pack=3, batch_size=5, optimizer=MOMENTUM),
+    "pack 3": row(of(d_inputs=6, width=17), pack=3, batch_size=5, optimizer=MOMENTUM),
     "one row": row(of(width=3), batch_size=1),
 }
 
@@ -207,11 +207,11 @@ def test_units_round_the_factors_of_products_and_nothing_else(
 
 
 @pytest.mark.parametrize("precision", UNITS)
-def test_the_bits_of_units_do_not_depend_on_clusters_or_room(precision: str, machine: Emulator) -> None:
+def test_the_bits_of_units_do_not_depend_on_clusters_or_memory(precision: str, machine: Emulator) -> None:
     uneven = replace(ODD["batch normalisation"], make=normalized, config={"batch_size": 37, "optimizer": MOMENTUM})
     results = []
     for blocks, shared_bytes in ((1, 227 << 10), (2, 9000), (4, 227 << 10), (8, 227 << 10)):
-        with emulated(machine, persistent.Room(blocks, blocks, shared_bytes)):
+        with emulated(machine, persistent.DeviceLimits(blocks, blocks, shared_bytes)):
             results.append(run(uneven, torch.float32, "fused", steps=1, precision=precision))
     assert all(same(results[0], other) for other in results[1:])
 
@@ -224,11 +224,11 @@ def test_members_of_a_population_have_the_bits_of_their_solo_runs(precision: str
     small = row(of(width=8, dropout=0.2), batch_size=12)  # 8 and 4 in a cluster of two
     data = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
     config = config_of(small, "fused", steps=3 if precision == "ieee" else 1, precision=precision)
-    with emulated(machine, ROOM) as launches:  # five GANs, two multiprocessors
+    with emulated(machine, LIMITS) as launches:  # five GANs, two multiprocessors
         found = train_population(
             lambda: small.make(torch.float32), data, config, seeds=range(3), grid={"optimizer.lr": [1e-2, 1e-3]}
         )
-    assert found.engine == "fused (persistent)" and set(launches) == {0 if machine.on_gpu else 1}
+    assert found.engine == "cuda-persistent" and set(launches) == {0 if machine.on_gpu else 1}
     assert len(found.members) == 6 and found.members[0].history["loss_d"][0] != found.members[1].history["loss_d"][0]
     for member in found.members[1::2]:
         torch.manual_seed(member.seed)
@@ -268,11 +268,11 @@ def test_members_share_the_clusters_that_run_at_once(machine: Emulator, allow: C
             assert all(np.array_equal(values, other.history[name]) for name, values in one.history.items())
 
 
-def test_no_room_for_a_cluster_is_an_error(machine: Emulator, allow: Callable[[int], None]) -> None:
+def test_no_cluster_that_fits_is_an_error(machine: Emulator, allow: Callable[[int], None]) -> None:
     allow(0)
     with emulated(machine, CLUSTER), pytest.raises(Refused, match="must have room for a cluster of 2 blocks"):
         run(row(of(width=6)), torch.float32, "fused", steps=1)
-    with emulated(machine, ROOM):
+    with emulated(machine, LIMITS):
         run(row(of(width=6)), torch.float32, "fused", steps=1)  # blocks by themselves are no clusters
 
 
@@ -280,29 +280,29 @@ def lr_of(overrides: dict[str, Any]) -> dict[str, float]:
     return {"lr": overrides["optimizer.lr"]}
 
 
-def test_a_cluster_has_as_many_blocks_as_there_is_room_and_work_for() -> None:
-    hopper, ampere = persistent.Room(132, 8, 227 << 10), persistent.Room(108, 1, 163 << 10)
+def test_a_cluster_has_as_many_blocks_as_there_is_memory_and_work_for() -> None:
+    hopper, ampere = persistent.DeviceLimits(132, 8, 227 << 10), persistent.DeviceLimits(108, 1, 163 << 10)
 
-    def size(room: persistent.Room, batch: int, members: int) -> int:
+    def size(limits: persistent.DeviceLimits, batch: int, members: int) -> int:
         engine: Any = SimpleNamespace(config=TrainConfig(1, batch))
-        return persistent.shared_out(room, [engine] * members).cluster
+        return persistent.with_cluster(limits, [engine] * members).cluster
 
     assert [size(hopper, batch, 1) for batch in (8, 16, 32, 64, 4096)] == [1, 2, 4, 8, 8]
     assert [size(hopper, 4096, members) for members in (16, 17, 33, 66, 67, 5000)] == [8, 4, 4, 2, 1, 1]
     assert size(ampere, 4096, 1) == 1
 
 
-def test_the_result_says_what_found_room_where(machine: Emulator) -> None:
+def test_the_result_says_what_found_memory_where(machine: Emulator) -> None:
     torch.manual_seed(1)
     networks = nn.MLP([2, 128, 128, 2], activation="relu"), nn.MLP([2, 128, 128, 1], activation="relu")
     gan = GAN(*networks, latent_dim=2)
-    data = Rows(torch.randn(50, 2), batch_size=32, seed=0, device=gan.device, dtype=gan.dtype)
+    data = Minibatches(torch.randn(50, 2), batch_size=32, seed=0, device=gan.device, dtype=gan.dtype)
     found = {}
     for blocks in (1, 4):
-        with emulated(machine, ROOM._replace(cluster=blocks)):
+        with emulated(machine, LIMITS._replace(cluster=blocks)):
             found[blocks] = persistent.cuda_engine(gan, data, TrainConfig(1, 32)).reason
     assert all(" ask for; by arithmetic " in reason for reason in found.values())
-    shared = "as exact as float; a block keeps 214 KB in shared memory and 140 KB in the second-level cache"
+    shared = "as exact as float; a block keeps 214 KB in shared memory and 140 KB in the L2 cache"
     assert found[1].endswith(shared)
     assert found[4].endswith("as exact as float; trained alone, each of 4 blocks keeps 208 KB in shared memory")
 
@@ -316,26 +316,26 @@ def test_what_the_kernel_does_not_compute_runs_eagerly_with_the_reason(machine: 
         result = train(mlp(torch.float32), data, TrainConfig(1, 20, gradient_penalty="r1"))
         assert result.engine == "eager"
         assert result.engine_reason == "config.gradient_penalty is not computed by the persistent kernel"
-        with pytest.MonkeyPatch.context() as older, pytest.raises(ValueError, match="'bf16', which takes matrix units"):
-            older.setattr(persistent, "has_matrix_units", lambda device: False)
+        with pytest.MonkeyPatch.context() as older, pytest.raises(ValueError, match="'bf16', which takes tensor cores"):
+            older.setattr(persistent, "has_tensor_cores", lambda device: False)
             train(mlp(torch.float32), data, TrainConfig(1, 20, precision="bf16"))
         with pytest.raises(ValueError, match="'tf32', which is for float32 networks"):
             train(mlp(torch.float64), data.double(), TrainConfig(1, 20, precision="tf32"))
-    rows = Rows(data, batch_size=20, seed=0, device=data.device, dtype=data.dtype)
-    with pytest.raises(persistent.plan.Inexpressible, match="networks are on cpu; this engine is built for CUDA"):
+    rows = Minibatches(data, batch_size=20, seed=0, device=data.device, dtype=data.dtype)
+    with pytest.raises(persistent.plan.UnsupportedByEngine, match="networks are on cpu; this engine is built for CUDA"):
         persistent.PersistentEngine(mlp(torch.float32), rows, TrainConfig(1, 20))
 
 
 def test_a_matrix_whose_elements_32_bits_do_not_count_is_refused(machine: Emulator) -> None:
     gan, config = mlp(torch.float32), TrainConfig(1, 20)  # D's widest layer: 29 units
-    data = Rows(torch.randn(50, 2), batch_size=20, seed=0, device=gan.device, dtype=gan.dtype)
+    data = Minibatches(torch.randn(50, 2), batch_size=20, seed=0, device=gan.device, dtype=gan.dtype)
     with emulated(machine):
         engine = persistent.cuda_engine(gan, data, config)
         engine._described = engine._described | {"batch": 1 << 25}  # and as many fakes
-        persistent.needs(engine, ROOM)
+        persistent.needs(engine, LIMITS)
         engine._described["batch"] = 1 << 26
         with pytest.raises(Refused, match=f"train: a matrix of 29 x {1 << 27} is too large for the persistent kernel"):
-            persistent.needs(engine, ROOM)
+            persistent.needs(engine, LIMITS)
 
 
 # ---------------------------------------------------------------- races and planted faults
@@ -343,11 +343,11 @@ def test_a_matrix_whose_elements_32_bits_do_not_count_is_refused(machine: Emulat
 TINY = row(of("relu", "relu", width=5), batch_size=6, max_col_norm=0.5, ema_decay=0.9, nonfinite="skip")
 
 
-def tiny_run(machine: Emulator, room: persistent.Room, steps: int = 2) -> None:
+def tiny_run(machine: Emulator, limits: persistent.DeviceLimits, steps: int = 2) -> None:
     """A run in which every kind of pass takes part, against the CPU's."""
     cpu, _ = run(TINY, torch.float32, "fused", steps=steps)
     for precision in ("ieee", "fp32"):
-        with emulated(machine, room):
+        with emulated(machine, limits):
             gan, _ = run(TINY, torch.float32, "fused", steps=steps, precision=precision)
         assert distance(cpu, gan) < 2e-4
 
@@ -359,40 +359,42 @@ def racing(emulator_builder: Builder) -> Iterator[Emulator]:
     emulator.close()
 
 
-@pytest.mark.parametrize("room", [ROOM, UNEVEN], ids=["a block", "a cluster"])
-def test_no_race(room: persistent.Room, racing: Emulator) -> None:
-    tiny_run(racing, room)
+@pytest.mark.parametrize("limits", [LIMITS, UNEVEN], ids=["a block", "a cluster"])
+def test_no_race(limits: persistent.DeviceLimits, racing: Emulator) -> None:
+    tiny_run(racing, limits)
     relu = {"g": "relu", "d": "relu", "width": 5}
     for more, precision in (
         (row(of(**relu, dropout=0.3, input_dropout=0.2), batch_size=6), "ieee"),
         (row(of(**relu), mode="simultaneous"), "ieee"),
         (row(of(**relu), batch_size=11), "tf32"),
     ):
-        with emulated(racing, room):
+        with emulated(racing, limits):
             run(more, torch.float32, "fused", steps=1, precision=precision)
 
 
 AFTER_FORWARD = "block->alone(), sink);\n    block->barrier();\n  }\n\n  FASTGAN_CALLED void product_down"
-BEFORE_UPDATE = "g_.backward(sections_of_g_, false);\n    block_.barrier_of_all();\n    record_g(it, sections, 0);"
+BEFORE_UPDATE = (
+    "g_.backward(sub_batches_of_g_, false);\n    block_.barrier_of_all();\n    record_g(it, sub_batches, 0);"
+)
 RACE = "race in (shared|global) memory"
 
 # name -> file, what stands there, what stands there instead, the build, the room, and what it says
-FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.Room, str]] = {
+FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.DeviceLimits, str]] = {
     "no barrier after a layer": (
-        "train_network.cuh", AFTER_FORWARD, AFTER_FORWARD.replace("    block->barrier();\n", ""), RACES, ROOM, RACE,
+        "train_network.cuh", AFTER_FORWARD, AFTER_FORWARD.replace("    block->barrier();\n", ""), RACES, LIMITS, RACE,
     ),
     "no barrier of the cluster before an update": (
         "train.cu", BEFORE_UPDATE, BEFORE_UPDATE.replace("barrier_of_all", "barrier"), RACES, CLUSTER, RACE,
     ),
     "metrics beyond the table": (
-        *("train_loss.cuh", "plan_.metrics[(it - plan_.first)", "plan_.metrics[(it + 2)", MEMORY, ROOM),
+        *("train_loss.cuh", "plan_.metrics[(it - plan_.first)", "plan_.metrics[(it + 2)", MEMORY, LIMITS),
         "heap-buffer-overflow",
     ),
     "rows of the wrong block": (
         "train_update.cuh", "block.at(b, other) + at", "block.at(b) + at", MEMORY, CLUSTER, "assert 0.* < 0.0002",
     ),
     "no zeros beyond the depth": (
-        "train_units.cuh", "      if (!first) x[r][0] = 0.f;\n", "", MEMORY, ROOM, r"assert \d.* < 0.0002",
+        "train_tensor_cores.cuh", "      if (!first) x[r][0] = 0.f;\n", "", MEMORY, LIMITS, r"assert \d.* < 0.0002",
     ),
 }  # fmt: skip
 
@@ -408,10 +410,10 @@ def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
     emulator = faulty[name]()
-    *_, room, report = FAULTS[name]
+    *_, limits, report = FAULTS[name]
     try:
         with pytest.raises(AssertionError, match=report):
-            tiny_run(emulator, room)
+            tiny_run(emulator, limits)
     finally:
         emulator.close()
 
@@ -432,6 +434,6 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(name: str, monkeypatch: pytest.Monke
     ):  # fmt: skip
         cpu, expected = run(ROWS_OF_TABLE[name], dtype, "fused")
         gan, got = run(there, dtype, "fused", precision=precision)
-        assert got.engine == "fused (persistent)" and distance(cpu, gan.cpu()) < tolerance
+        assert got.engine == "cuda-persistent" and distance(cpu, gan.cpu()) < tolerance
         for column, values in expected.history.items():
             assert np.abs(values - got.history[column]).max() < tolerance, column

@@ -190,19 +190,21 @@ def test_M04_the_minimum_is_minus_log_4_only_where_both_agree() -> None:
 
 def test_M08_minimax_against_non_saturating_gradients() -> None:
     logits = torch.arange(-800, 801, dtype=torch.float64) / 10
-    slope = {}
+    derivative = {}
     for kind in ("minimax", "non_saturating"):
         leaf = logits.clone().requires_grad_()
         fastgan.generator_loss(leaf, kind=kind, reduction="sum").backward()
         assert leaf.grad is not None
-        slope[kind] = leaf.grad
-    torch.testing.assert_close(slope["minimax"], -torch.sigmoid(logits), rtol=1e-14, atol=0)
-    torch.testing.assert_close(slope["non_saturating"], -torch.sigmoid(-logits), rtol=1e-14, atol=0)
-    torch.testing.assert_close(slope["non_saturating"] / slope["minimax"], torch.exp(-logits), rtol=1e-6, atol=0)
-    at = {kind: values[600].item() for kind, values in slope.items()}  # l = -20
+        derivative[kind] = leaf.grad
+    torch.testing.assert_close(derivative["minimax"], -torch.sigmoid(logits), rtol=1e-14, atol=0)
+    torch.testing.assert_close(derivative["non_saturating"], -torch.sigmoid(-logits), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        derivative["non_saturating"] / derivative["minimax"], torch.exp(-logits), rtol=1e-6, atol=0
+    )
+    at = {kind: values[600].item() for kind, values in derivative.items()}  # l = -20
     assert at["minimax"] == pytest.approx(-2.0612e-9, rel=1e-4)
     assert 1 + at["non_saturating"] == pytest.approx(2.06e-9, rel=1e-2)
-    assert slope["minimax"][800] == slope["non_saturating"][800] == -0.5
+    assert derivative["minimax"][800] == derivative["non_saturating"][800] == -0.5
 
 
 GRADIENTS = {
@@ -267,8 +269,8 @@ def test_the_best_logit_of_every_f_divergence_is_the_log_ratio(kind: str) -> Non
     best = (p.log() - q.log()).requires_grad_()
     reached = theory.f_value(p, q, best, kind=kind)
     torch.testing.assert_close(reached, theory.f_divergence(p, q, kind=kind), rtol=1e-9, atol=1e-12)
-    (slope,) = torch.autograd.grad(reached.sum(), best)
-    torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-10)
+    (derivative,) = torch.autograd.grad(reached.sum(), best)
+    torch.testing.assert_close(derivative, torch.zeros_like(derivative), rtol=0, atol=1e-10)
     for noise in torch.randn(5, *best.shape, dtype=torch.float64):
         assert (theory.f_value(p, q, best.detach() + noise, kind=kind) < reached.detach()).all()
 

@@ -145,16 +145,16 @@ def test_M24_gaussian_mixture_by_expectation_maximisation() -> None:
     label = rng.choice(3, 10_000, p=weights)
     data = rng.normal(means[label], stds[label])
     model = mixture.GaussianMixture(3, max_iter=1, warm_start=True, tol=0.0, means_init=[[-1.0], [0.0], [1.0]])
-    course = []
+    trajectory = []
     for _ in range(60):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one step at a time never converges
             model.fit(data[:, None])
         found = (model.means_[:, 0], np.sqrt(model.covariances_[:, 0, 0]), model.weights_)
         ours = np.log(theory.gaussian_density(data, *found))
-        course.append(ours.mean())
-        np.testing.assert_allclose(course[-1], model.score(data[:, None]), rtol=1e-6)
-    assert (np.diff(course) >= -1e-9).all() and course[-1] > course[0] + 0.01
+        trajectory.append(ours.mean())
+        np.testing.assert_allclose(trajectory[-1], model.score(data[:, None]), rtol=1e-6)
+    assert (np.diff(trajectory) >= -1e-9).all() and trajectory[-1] > trajectory[0] + 0.01
     np.testing.assert_allclose(np.sort(model.means_[:, 0]), means, atol=0.05)
 
 

@@ -12,7 +12,7 @@ import torch
 import fastgan
 from fastgan import theory
 
-CELLS = np.array([2, 2, 10, 2, 10, 10, 2, 2, 5, 2, 1, 2]) / 50  # the table of M20
+CELLS = np.array([2, 2, 10, 2, 10, 10, 2, 2, 5, 2, 1, 2]) / 50  # the table of counts
 
 
 def random_distributions(n: int, outcomes: int = 12, seed: int = 0) -> np.ndarray:
@@ -82,23 +82,23 @@ def test_M07_the_outer_loop_with_a_discriminator_learned_each_time() -> None:
     noise, real = (torch.randn(20_000, 1, dtype=torch.float64) for _ in range(2))
     mean = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     w = torch.zeros(2, dtype=torch.float64)
-    course, values = [mean.item()], []
+    trajectory, values = [mean.item()], []
     for _ in range(120):
         fake = mean + noise
         inputs = [torch.cat([x.detach(), torch.ones_like(x)], 1) for x in (real, fake)]
         for _ in range(8):
             d = [torch.sigmoid(x @ w) for x in inputs]
-            slope = inputs[1].T @ d[1] - inputs[0].T @ (1 - d[0])
-            curvature = sum(x.T @ (x * (p * (1 - p))[:, None]) for x, p in zip(inputs, d, strict=True))
-            w = w - torch.linalg.solve(curvature, slope)
+            grad = inputs[1].T @ d[1] - inputs[0].T @ (1 - d[0])
+            second_derivative = sum(x.T @ (x * (p * (1 - p))[:, None]) for x, p in zip(inputs, d, strict=True))
+            w = w - torch.linalg.solve(second_derivative, grad)
         values.append(theory.sample_value(*(x @ w for x in inputs)).item())
         (grad,) = torch.autograd.grad(fastgan.generator_loss(fake @ w[:1] + w[1], kind="minimax"), mean)
         with torch.no_grad():
             mean -= 0.12 * grad
-        course.append(mean.item())
-    assert abs(course[-1]) <= 0.05
+        trajectory.append(mean.item())
+    assert abs(trajectory[-1]) <= 0.05
     falling = np.diff(values) < 0
-    assert falling[np.abs(course[1:-1]) > 0.05].mean() >= 0.95
+    assert falling[np.abs(trajectory[1:-1]) > 0.05].mean() >= 0.95
 
 
 # ---------------------------------------------------------------- V = x y

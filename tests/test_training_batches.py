@@ -9,7 +9,7 @@ from torch import Tensor
 import fastgan
 
 
-class Judge(torch.nn.Module):
+class Discriminator(torch.nn.Module):
     """A discriminator that remembers what it was shown."""
 
     def __init__(self, features: int) -> None:
@@ -27,13 +27,13 @@ def shown(pack: int, batch_size: int, k: int = 1) -> list[Tensor]:
     data = torch.arange(120.0).reshape(60, 2)
     torch.manual_seed(0)
     generator = fastgan.nn.Linear(3, 2)
-    gan = fastgan.GAN(generator, Judge(2 * pack), latent_dim=3)
-    judge = gan.discriminator
+    gan = fastgan.GAN(generator, Discriminator(2 * pack), latent_dim=3)
+    discriminator = gan.discriminator
     config = fastgan.TrainConfig(
         steps=1, batch_size=batch_size, pack=pack, k=k, engine="eager", optimizer=fastgan.Momentum(0.0, momentum=0.0)
     )
     fastgan.train(gan, data, config)
-    return judge.shown[1:]  # the first is a trial on two rows
+    return discriminator.shown[1:]  # the first is a trial on two rows
 
 
 @pytest.mark.parametrize("k", [1, 3])

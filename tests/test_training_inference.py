@@ -10,7 +10,7 @@ from torch import nn
 import fastgan.nn
 from fastgan import data, models
 from fastgan.models import GAN
-from fastgan.training import Adam, Momentum, TrainConfig, train, train_inferer
+from fastgan.training import Adam, Momentum, TrainConfig, train, train_encoder
 from fastgan.training.optimizers import Optimizer
 
 
@@ -26,15 +26,15 @@ def test_M58_z_is_read_off_the_samples_of_a_ring() -> None:
         gan = models.mlp_gan(2, latent_dim=2, hidden=(64, 64), prior=prior)
         config = TrainConfig(steps=1500, batch_size=128, k=2, optimizer=Adam(1e-3), ema_decay=0.99)
         train(gan, data.ring(20_000), config)
-        inferer = fastgan.nn.MLP([2, 64, 64, 2], activation="relu")
+        encoder = fastgan.nn.MLP([2, 64, 64, 2], activation="relu")
         before = copy.deepcopy(gan.state_dict())
-        result = train_inferer(gan, inferer, steps=800, batch_size=256, optimizer=Adam(3e-3))
+        result = train_encoder(gan, encoder, steps=800, batch_size=256, optimizer=Adam(3e-3))
         torch.testing.assert_close(gan.state_dict(), before, rtol=0, atol=0)
         found[prior] = result.r_squared
         # what it says, measured anew from what a user has: samples of a seed and their noise
         z, x = gan.noise(1000, seed=7), gan.sample(1000, seed=7)
         with torch.no_grad():
-            again = 1 - ((inferer(x) - z).square().sum() / (z - z.mean(0)).square().sum()).item()
+            again = 1 - ((encoder(x) - z).square().sum() / (z - z.mean(0)).square().sum()).item()
         assert again == pytest.approx(result.r_squared, abs=0.03)
     assert found["spherical"] >= 0.9
     assert 0.6 < found["normal"] < 0.9
@@ -51,33 +51,33 @@ def linear_gan() -> GAN:
 
 @pytest.mark.parametrize("optimizer", [Adam(0.03), Momentum(0.1, 0.9)])
 def test_an_invertible_generator_is_inverted(optimizer: Optimizer) -> None:
-    gan, inferer = linear_gan(), nn.Linear(2, 2)
-    result = train_inferer(gan, inferer, steps=400, optimizer=optimizer)
+    gan, encoder = linear_gan(), nn.Linear(2, 2)
+    result = train_encoder(gan, encoder, steps=400, optimizer=optimizer)
     assert result.r_squared > 0.999
     assert len(result.loss) == 400 and result.loss[-1] < 1e-2 < result.loss[0]
-    assert gan.generator.training and all(p.grad is None for p in inferer.parameters())
+    assert gan.generator.training and all(p.grad is None for p in encoder.parameters())
 
 
 def test_the_same_seed_gives_the_same_bits_and_leaves_the_users_random_state() -> None:
     gan, losses = linear_gan(), []
     for seed in (1, 1, 2):
         torch.manual_seed(5)
-        inferer = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        encoder = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
         state = torch.get_rng_state()
-        losses.append(train_inferer(gan, inferer, steps=5, seed=seed).loss)
+        losses.append(train_encoder(gan, encoder, steps=5, seed=seed).loss)
         assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(losses[0], losses[1]) and not np.array_equal(losses[0], losses[2])
 
 
 def test_bad_arguments_are_named() -> None:
-    gan, inferer = linear_gan(), nn.Linear(2, 2)
+    gan, encoder = linear_gan(), nn.Linear(2, 2)
     for arguments, error, message in (
         (dict(gan=nn.Linear(1, 1)), TypeError, "gan must be a GAN, got Linear"),
-        (dict(inferer=None), TypeError, "inferer must be a Module, got NoneType"),
+        (dict(encoder=None), TypeError, "encoder must be a Module, got NoneType"),
         (dict(steps=0), ValueError, "steps must be an integer of at least 1, got 0"),
         (dict(batch_size=0), ValueError, "batch_size must be an integer of at least 1, got 0"),
         (dict(gan=models.mlp_gan(2, classes=3)), ValueError, "gan must not be conditional, got one with 3 classes"),
-        (dict(inferer=nn.Linear(2, 3)), ValueError, r"inferer must give z of shape \(2, 2\) for 2 .*, got \(2, 3\)"),
+        (dict(encoder=nn.Linear(2, 3)), ValueError, r"encoder must give z of shape \(2, 2\) for 2 .*, got \(2, 3\)"),
     ):
-        with pytest.raises(error, match=f"^train_inferer: {message}"):
-            train_inferer(**{"gan": gan, "inferer": inferer, "steps": 1, **arguments})
+        with pytest.raises(error, match=f"^train_encoder: {message}"):
+            train_encoder(**{"gan": gan, "encoder": encoder, "steps": 1, **arguments})

@@ -49,7 +49,7 @@ def gaussian_gan() -> GAN:
     return GAN(Shift(3.0), nn.Linear(1, 1).double(), latent_dim=1)
 
 
-class Course(Callback):
+class Recorder(Callback):
     """mu before each step of G, and the weight and bias of the D it answered."""
 
     every = 1
@@ -65,11 +65,11 @@ class Course(Callback):
 
 def test_M07_an_optimal_d_before_each_step_leads_g_down_the_js_divergence() -> None:
     """1-D Gaussian from mu = 3: |mu| <= 0.05 within 200 outer steps, V(G_t, D_t*) falling in at least 95% of them."""
-    course = Course()
+    recorder = Recorder()
     rows = data.gaussian(65_536).data.double()
-    result = train(gaussian_gan(), rows, CONFIG, callbacks=[course])
+    result = train(gaussian_gan(), rows, CONFIG, callbacks=[recorder])
     assert result.engine == "eager"
-    first = next(t for t, mu in enumerate(course.mu) if abs(mu) <= 0.05)
+    first = next(t for t, mu in enumerate(recorder.mu) if abs(mu) <= 0.05)
     assert first <= 200
     x = torch.linspace(-12, 15, 20_001, dtype=torch.float64)
     dx = float(x[1] - x[0])
@@ -79,7 +79,7 @@ def test_M07_an_optimal_d_before_each_step_leads_g_down_the_js_divergence() -> N
         return q / (q.sum() * dx)
 
     found, best = [], []
-    for mu, (weight, bias) in zip(course.mu[: first + 1], course.d, strict=False):
+    for mu, (weight, bias) in zip(recorder.mu[: first + 1], recorder.d, strict=False):
         d = torch.sigmoid(weight * x + bias)
         # D's probabilities are rounded to 1 and 0 at the ends of the axis, where its logits are not infinite.
         found.append(float(theory.value(density(0.0), density(mu), d, clamp=True, dx=dx)))

@@ -79,8 +79,8 @@ def test_M67_every_kind_of_game_can_be_watched() -> None:
     ):
         monitor = Monitor(every=2)
         train(gan, rows, TrainConfig(**{**vars(STILL), **change}), callbacks=[monitor])
-        slopes = monitor.history["sample_grad_norm"]
-        assert bool(np.isnan(slopes).all() if "loss" in change else (slopes > 0).all())
+        derivatives = monitor.history["sample_grad_norm"]
+        assert bool(np.isnan(derivatives).all() if "loss" in change else (derivatives > 0).all())
         assert bool((monitor.history["spread"] > 0).all())
 
 

@@ -42,7 +42,7 @@ def trained(
     folder = folder / f"{engine}-{steps}-{len(list(folder.iterdir()))}"
     usual = {"optimizer": Adam(1e-2), "seed": 3}
     result = train(gan, data, TrainConfig(steps, 20, engine=engine, **(usual | config)), run_dir=folder)
-    assert result.engine == engine
+    assert result.engine == engine.replace("fused", "cpu")
     return checkpoint.load(folder).tensors, result.history
 
 

@@ -9,11 +9,11 @@ from fastgan.training import Adam, Momentum, TrainConfig
 def descend(spec: Adam | Momentum, rates: list[int], steps: int = 20) -> torch.Tensor:
     """Minimise a quadratic bowl; `rates` are the update numbers given to the schedule."""
     p = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64, requires_grad=True)
-    curvature = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    second_derivative = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
     optimizer = spec.build([p])
     for t in range(steps):
         optimizer.zero_grad()
-        (curvature * p.square()).sum().backward()
+        (second_derivative * p.square()).sum().backward()
         spec.schedule(optimizer, update=rates[t], epoch=1.0 + t)
         optimizer.step()
     return p.detach()
@@ -28,8 +28,8 @@ def by_hand(spec: Momentum, rates: list[int], steps: int = 20) -> list[float]:
         if spec.momentum_final is not None:
             alpha = min(max((1.0 + t - 1) / (spec.saturate_epochs - 1), 0.0), 1.0)
             m = (1 - alpha) * spec.momentum + alpha * spec.momentum_final
-        for i, curvature in enumerate((0.5, 1.0, 2.0)):
-            g = 2 * curvature * p[i]
+        for i, second_derivative in enumerate((0.5, 1.0, 2.0)):
+            g = 2 * second_derivative * p[i]
             v[i] = m * v[i] - lr * g if spec.convention == "pylearn2" else m * v[i] + g
             p[i] += v[i] if spec.convention == "pylearn2" else -lr * v[i]
     return p

@@ -16,7 +16,7 @@ from fastgan import backend
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train
 from fastgan.training.history import COLUMNS, read_rows
-from fastgan.training.run import Pace
+from fastgan.training.run import ChunkSizer
 
 DATA = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=4, seed=3)
@@ -194,7 +194,7 @@ class Log(Callback):
 def test_callbacks_hear_everything_in_order(tmp_path: Path) -> None:
     log = Log(every=4)
     result = train(new_gan(), DATA, replace(CONFIG, checkpoint_every=6), callbacks=[log], run_dir=tmp_path)
-    engine = "fused" if backend.native is not None else "eager"
+    engine = "cpu" if backend.native is not None else "eager"
     assert log.calls[0] == ("start", 0, engine) and log.calls[-1] == ("end", 12, 12)
     chunks = [call for call in log.calls if call[0] == "chunk"]
     assert [step for _, _, rows in chunks for step in rows] == list(range(1, 13))
@@ -303,7 +303,7 @@ def test_training_works_on_another_thread(tmp_path: Path) -> None:
     assert results[0].step == 12
 
 
-# ------------------------------------------------------------ R33: not finite
+# ------------------------------------------------------------ not finite
 
 
 def poisoned(where: str, at: int) -> GAN:
@@ -403,7 +403,7 @@ def test_what_a_callback_holds_a_run_up_is_no_part_of_its_pace(monkeypatch: pyte
             run.held += 1000.0
 
     learned: list[float] = []
-    monkeypatch.setattr(Pace, "learn", lambda self, iterations, seconds: learned.append(seconds))
+    monkeypatch.setattr(ChunkSizer, "learn", lambda self, iterations, seconds: learned.append(seconds))
     for callbacks in ([], [Holding()]):
         train(new_gan(), DATA, CONFIG, callbacks=callbacks)
     half = len(learned) // 2

@@ -21,7 +21,7 @@ from fastgan.training.unroll import look_ahead
 DATA = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 BASE = TrainConfig(steps=4, batch_size=8, optimizer=Adam(0.01), seed=5)
 RULES: dict[str, Optimizer] = {
-    "adam": Adam(0.02, eps=1e-4),  # a large eps keeps the slope of sign(g) from hiding mistakes
+    "adam": Adam(0.02, eps=1e-4),  # a large eps keeps the gradient of sign(g) from hiding mistakes
     "torch momentum": Momentum(0.2, 0.5, lr_decay=1.1, momentum_final=0.9, saturate_epochs=4),
     "pylearn2 momentum": Momentum(0.2, 0.5, "pylearn2", lr_decay=1.1),
 }
@@ -35,8 +35,8 @@ def small_gan(*, norm: bool = False) -> GAN:
     return GAN(generator, discriminator, latent_dim=2).double()
 
 
-def loss_d(judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-    return F.softplus(-judge(real)).mean() + F.softplus(judge(fake)).mean()
+def loss_d(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-discriminator(real)).mean() + F.softplus(discriminator(fake)).mean()
 
 
 def warmed(gan: GAN, rule: Optimizer, updates: int = 3) -> torch.optim.Optimizer:
@@ -63,10 +63,10 @@ def test_M74_the_look_ahead_is_what_the_optimiser_then_does(rule: Optimizer, nor
     optimizer, real, fake = warmed(gan, rule), DATA[16:24], DATA[24:32].sin()
     before = copy.deepcopy((gan.state_dict(), optimizer.state_dict()))
     network = gan.discriminator
-    judge = look_ahead(network, optimizer, rule, lambda d: loss_d(d, real, fake), 4, update=3, epoch=2)
+    discriminator = look_ahead(network, optimizer, rule, lambda d: loss_d(d, real, fake), 4, update=3, epoch=2)
     after = (gan.state_dict(), optimizer.state_dict())
     torch.testing.assert_close(after, before, rtol=0, atol=0)  # looking leaves no trace, buffers included
-    ahead = judge(real)
+    ahead = discriminator(real)
     advance(network, rule, optimizer, real, fake, range(3, 7))
     torch.testing.assert_close(ahead, network(real), rtol=0, atol=1e-12)
 
@@ -115,13 +115,13 @@ def test_M74_the_gradient_through_the_unrolled_updates_is_the_finite_difference(
         direction = torch.randn(theta.shape, dtype=theta.dtype, generator=generator)
         direction /= direction.norm()
         h = 1e-5
-        slope, copied = (
+        derivative, copied = (
             (objective(theta + h * direction, ahead) - objective(theta - h * direction, ahead)).item() / (2 * h)
             for ahead in (None, fake)
         )
         found = float(grad @ direction)
-        assert found == pytest.approx(slope, rel=1e-5, abs=1e-8)
-        assert abs(copied - slope) > 1e-4 * abs(slope)
+        assert found == pytest.approx(derivative, rel=1e-5, abs=1e-8)
+        assert abs(copied - derivative) > 1e-4 * abs(derivative)
 
 
 def flat(network: nn.Module) -> Tensor:

@@ -34,7 +34,7 @@ LINEAR = ("hinge", "wasserstein", "relativistic")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_native_and_reference_train_alike(loss: str, dtype: torch.dtype) -> None:
     need("native", "mlp")
-    # Where the loss is linear in real and fake logits alike, gradients of biases cancel to rounding, which Adam enlarges
+    # Where the loss is linear in real and fake logits alike, gradients of biases cancel to rounding. Adam enlarges it
     # to whole steps: these rows use momentum.
     options = {"loss": loss} | ({"optimizer": fastgan.Momentum(0.05, momentum=0.5)} if loss in LINEAR else {})
     native, reference = (trained(impl, dtype, **options) for impl in ("native", "reference"))

@@ -1,7 +1,7 @@
 // What a thread does with subnormal numbers (below 1.2e-38 in float): computes with them, or flushes them to zero.
 //
-// A processor that computes with them may be several times slower at it. Training meets them: where an input is always zero,
-// Adam's first moments of its weights decay into that range and stay there.
+// Arithmetic on them may be several times slower. Training produces them: where an input is always zero, Adam's first
+// moments of its weights decay into that range and stay there.
 #pragma once
 #include <cstdint>
 

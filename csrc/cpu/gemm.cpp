@@ -1,47 +1,48 @@
-// The tiles that the products of gemm.h and gemm_bf16.h are made of: where all the arithmetic happens.
+// The register tiles of the products in gemm.h and gemm_bf16.h.
 #include "gemm_bf16.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-// rows x `vectors` vectors V of C in registers, over the whole depth. The panel is kPanel wide whatever `vectors` is.
-template <class T, Rows how, class V, int rows, int vectors>
-void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel, const T* bias, T* __restrict c,
+// rows x `vectors` vectors V of C in registers, over the whole depth. The block is kBlockRows wide whatever `vectors`
+// is.
+template <class T, Layout layout, class V, int rows, int vectors>
+void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict b_block, const T* bias, T* __restrict c,
                    int64_t c_row, Ahead* ahead) {
   using S = Simd<T>;
   constexpr int width = int(sizeof(V) / sizeof(T)), line = 64 / int(sizeof(T));
-  // A block of the depth is what a line holds of a contiguous row: while it passes, the rows' lines of the next block but
-  // one are asked for, one or two a depth. Where rows are adjacent, each depth asks for the line in which a later one ends.
-  constexpr int64_t block = how == Rows::contiguous ? line : how == Rows::panels ? kPanel<T> : INT64_MAX;
-  const int64_t a_row = how == Rows::contiguous ? a.row : how == Rows::panels ? kPanel<T> : 1;
-  const int64_t a_column = how == Rows::adjacent ? a.column : 1, next = how == Rows::contiguous ? line : a.column;
-  constexpr int asked = how == Rows::panels ? 0 : how == Rows::contiguous ? (rows + line - 1) / line : 1;
-  const int64_t from_line = how == Rows::contiguous ? a_row : a_column;  // to the next that is asked for
-  const int64_t first_line = how == Rows::contiguous ? 2 * line : 16 * a_column + rows - 1;
+  // A block of the depth is one cache line of a contiguous row: during it, the rows' lines of the block after the next
+  // are prefetched, one or two a depth. For adjacent rows, each depth prefetches the line in which a later depth ends.
+  constexpr int64_t block = layout == Layout::contiguous ? line : layout == Layout::blocked ? kBlockRows<T> : INT64_MAX;
+  const int64_t a_row = layout == Layout::contiguous ? a.row : layout == Layout::blocked ? kBlockRows<T> : 1;
+  const int64_t a_column = layout == Layout::adjacent ? a.column : 1, next = layout == Layout::contiguous ? line : a.column;
+  constexpr int asked = layout == Layout::blocked ? 0 : layout == Layout::contiguous ? (rows + line - 1) / line : 1;
+  const int64_t from_line = layout == Layout::contiguous ? a_row : a_column;  // to the next line that is prefetched
+  const int64_t first_line = layout == Layout::contiguous ? 2 * line : 16 * a_column + rows - 1;
   V sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sum[i][v] = V{} + (bias ? bias[i] : T(0));
   const T* __restrict begin = a.data;
-  const int rows_ahead = how == Rows::panels ? rows_a_block(ahead->rows, depth, block) : 0;
+  const int rows_ahead = layout == Layout::blocked ? rows_a_block(ahead->rows, depth, block) : 0;
   for (int64_t left = depth; left > 0; left -= block, begin += next) {
     const T* __restrict x = begin;
     uintptr_t soon = uintptr_t(begin) + uintptr_t(first_line) * sizeof(T);  // may lie beyond A
-    if (how == Rows::panels) ahead->some(rows_ahead);
+    if (layout == Layout::blocked) ahead->some(rows_ahead);
     for (int64_t k = std::min(left, block); k > 0; --k) {
 #pragma GCC unroll 2
       for (int i = 0; i < asked; ++i, soon += uintptr_t(from_line) * sizeof(T))
         __builtin_prefetch(reinterpret_cast<const void*>(soon));
       V b[vectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(panel + v * width);
+      for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(b_block + v * width);
 #pragma GCC unroll 16
       for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
-      panel += kPanel<T>;
+      b_block += kBlockRows<T>;
       x += a_column;
     }
   }
@@ -51,12 +52,12 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict panel,
     for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * width, sum[i][v]);
 }
 
-template <class T, Rows how, int... row>
+template <class T, Layout layout, int... row>
 TileFunction<T> tile_function(int rows, int columns, std::integer_sequence<int, row...>) {
   using S = Simd<T>;
-  static constexpr TileFunction<T> wide[] = {multiply_tile<T, how, typename S::Vector, row + 1, kTileVectors>...};
-  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, how, typename S::Vector, row + 1, 1>...};
-  static constexpr TileFunction<T> half[] = {multiply_tile<T, how, typename S::Half, row + 1, 1>...};
+  static constexpr TileFunction<T> wide[] = {multiply_tile<T, layout, typename S::Vector, row + 1, kTileVectors>...};
+  static constexpr TileFunction<T> narrow[] = {multiply_tile<T, layout, typename S::Vector, row + 1, 1>...};
+  static constexpr TileFunction<T> half[] = {multiply_tile<T, layout, typename S::Half, row + 1, 1>...};
   return (columns > S::width ? wide : columns > S::width / 2 ? narrow : half)[rows - 1];
 }
 
@@ -76,7 +77,7 @@ auto gather_function(int rows, std::integer_sequence<int, row...>) {
 #if defined(__AVX512F__)
 
 template <int rows, int vectors>
-FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* panel,
+FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* b_block,
                                      const float* bias, float* c, int64_t c_row, Ahead* ahead) {
   __m512 sum[rows][vectors];
 #pragma GCC unroll 16
@@ -85,11 +86,11 @@ FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row
     for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_set1_ps(bias ? bias[i] : 0.0f);
   constexpr int64_t block = 16;
   const int rows_ahead = ahead ? rows_a_block(ahead->rows, pairs, block) : 0;
-  for (int64_t k = 0; k < pairs; ++k, panel += kPanel<float>, a += a_pair) {
+  for (int64_t k = 0; k < pairs; ++k, b_block += kBlockRows<float>, a += a_pair) {
     if (ahead && k % block == 0) ahead->some(rows_ahead);
     __m512i b[vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(panel + 16 * v);
+    for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(b_block + 16 * v);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
       const __m512i x = _mm512_set1_epi32(int(a[i * a_row]));
@@ -114,12 +115,12 @@ TileFunctionBf16 tile_function_bf16(int rows, int columns, std::integer_sequence
 }  // namespace
 
 template <class T>
-TileFunction<T> tile_function(Rows how, int rows, int columns) {
+TileFunction<T> tile_function(Layout layout, int rows, int columns) {
   constexpr auto all = std::make_integer_sequence<int, kTileRows>{};
-  switch (how) {
-    case Rows::contiguous: return tile_function<T, Rows::contiguous>(rows, columns, all);
-    case Rows::adjacent: return tile_function<T, Rows::adjacent>(rows, columns, all);
-    default: return tile_function<T, Rows::panels>(rows, columns, all);
+  switch (layout) {
+    case Layout::contiguous: return tile_function<T, Layout::contiguous>(rows, columns, all);
+    case Layout::adjacent: return tile_function<T, Layout::adjacent>(rows, columns, all);
+    default: return tile_function<T, Layout::blocked>(rows, columns, all);
   }
 }
 
@@ -130,16 +131,16 @@ GatherFunction<T> gather_function(int rows) {
 
 template <class T>
 void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed) {
-  constexpr int width = kPanel<T>;
+  constexpr int width = kBlockRows<T>;
   for (int64_t p = 0; p * width < rows; ++p)
     transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, rounded_up(rows - p * width, Simd<T>::width)),
               packed + p * width * width, width);
-  if (columns % Simd<T>::width)  // lanes beyond the last input: anything but a stray NaN, which would cost time
+  if (columns % Simd<T>::width)  // lanes beyond the last input: any number but NaN or a subnormal, which would cost time
     for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
 }
 
-template TileFunction<float> tile_function(Rows, int, int);
-template TileFunction<double> tile_function(Rows, int, int);
+template TileFunction<float> tile_function(Layout, int, int);
+template TileFunction<double> tile_function(Layout, int, int);
 template GatherFunction<float> gather_function(int);
 template GatherFunction<double> gather_function(int);
 template void pack_inputs(int64_t, int64_t, const float*, int64_t, int, float*);
@@ -151,7 +152,7 @@ TileFunctionBf16 tile_function_bf16(int rows, int columns) {
 }
 
 const Pair* pair_gradient(int64_t n, int64_t rows, const float* e) {
-  constexpr int width = kPanel<float>;
+  constexpr int width = kBlockRows<float>;
   const int64_t stride = pair_stride(rows);
   Pair* out = reinterpret_cast<Pair*>(scratch<float, Scratch::paired>(n * stride));
   for (int64_t i = 0; i < n; ++i)
@@ -161,7 +162,7 @@ const Pair* pair_gradient(int64_t n, int64_t rows, const float* e) {
 }
 
 const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t column, int columns) {
-  constexpr int width = kPanel<float>;
+  constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(rows);
   float* packed = scratch<float, Scratch::packed>((padded(rows) + pairs) * width);
   pack_inputs(inputs, rows, x, column, columns, packed);

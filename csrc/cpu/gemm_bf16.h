@@ -1,5 +1,6 @@
-// The products of gemm.h with both factors rounded to bfloat16 and sums in float: two multiplications a lane and instruction,
-// on processors with AVX512-BF16. Factors are rounded as they are packed, in pairs of neighbours along the depth.
+// The products of gemm.h with both factors rounded to bfloat16 and sums in float: two multiplications a lane and
+// instruction, on processors with AVX512-BF16. Factors are rounded as they are packed, in pairs of neighbours along the
+// depth.
 #pragma once
 #include "gemm.h"
 
@@ -43,7 +44,7 @@ FASTGAN_BF16 inline void pair_rows(const float* first, const float* second, int 
 }
 
 // As TileFunction, with pairs; a_pair: from pair to pair of a row of A.
-using TileFunctionBf16 = void (*)(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* panel,
+using TileFunctionBf16 = void (*)(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* b_block,
                                   const float* bias, float* c, int64_t c_row, Ahead* ahead);
 TileFunctionBf16 tile_function_bf16(int rows, int columns);
 
@@ -53,20 +54,21 @@ inline int64_t pair_stride(int64_t depth) { return pairs_of(depth) + 16; }  // o
 // As multiply().
 template <class After>
 void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float* bias, const float* b, float* c,
-                   Share share, After&& after) {
-  constexpr int width = kPanel<float>;
+                   ColumnRange range, After&& after) {
+  constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(depth), tiles = (n + kTileRows - 1) / kTileRows;
   const bool by_rows = a.column == 1;
   const int64_t group = width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, pairs * width * 4));
-  // Rows of pairs where A's rows are contiguous, else pairs of rows: those of several tiles at once, as its lines are long.
+  // Rows of pairs where A's rows are contiguous, else pairs of rows: those of several tiles at once, as its lines are
+  // long.
   const int64_t a_row = by_rows ? pair_stride(depth) : 1, a_pair = by_rows ? 1 : kSliceTiles * kTileRows;
   Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(kSliceTiles * kTileRows * pair_stride(depth)));
-  for (int64_t first = share.first; first < share.last;) {
-    const Share columns{first, std::min(share.last, (first / width * width) + group)};
+  for (int64_t first = range.first; first < range.last;) {
+    const ColumnRange columns{first, std::min(range.last, (first / width * width) + group)};
     const int64_t origin = first / width;
     Pair* packed = reinterpret_cast<Pair*>(
         scratch<float, Scratch::packed>(((columns.last + width - 1) / width - origin) * pairs * width));
-    each_panel<float>(columns, [&](int64_t p, int lane, int lanes) {
+    each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
       for (int64_t k = 0; k < pairs; ++k) {
         const float* row = b + (p * depth + 2 * k) * width + lane;
         pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, lanes, packed + ((p - origin) * pairs + k) * width + lane);
@@ -88,7 +90,7 @@ void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float
       for (int i = 0; i < count; ++i) {
         const int64_t row = n * (t + i) / tiles;
         const int rows = int(n * (t + i + 1) / tiles - row);
-        each_panel<float>(columns, [&](int64_t p, int lane, int lanes) {
+        each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
           tile_function_bf16(rows, lanes)(pairs, left + (row - begin) * a_row, a_row, a_pair,
                                           packed + (p - origin) * pairs * width + lane, bias ? bias + row : nullptr,
                                           c + (p * n + row) * width + lane, width, nullptr);
@@ -107,10 +109,10 @@ const Pair* pair_gradient(int64_t n, int64_t rows, const float* e);
 const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t column, int columns);
 
 // As multiply_gradient(), with E from pair_gradient().
-template <class Needs, class Take>
+template <class Needs, class Apply>
 void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair* e, const float* x, int64_t column,
-                            int columns, Needs&& needs, Take&& take) {
-  constexpr int width = kPanel<float>;
+                            int columns, Needs&& needs, Apply&& apply) {
+  constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(rows), stride = pair_stride(rows);
   const Pair* right = pair_inputs(inputs, rows, x, column, columns);
   alignas(64) float tile[kTileRows * width];
@@ -119,7 +121,7 @@ void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair*
     const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
     Ahead ahead = needs(next, int(after - next));
     tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width, &ahead);
-    take(row, int(next - row), tile);
+    apply(row, int(next - row), tile);
   }
 }
 

@@ -1,10 +1,11 @@
-// Losses on the CPU: one pass over the logits gives value and slope. A chunk that fits in the first cache is evaluated by a
-// plain loop the compiler vectorises, then summed in double in a fixed order: any number of threads gives the same bits.
+// Losses on the CPU: one pass over the logits gives value and derivative. A plain loop, which the compiler vectorises,
+// evaluates a chunk that fits in the L1 cache; the values are summed in double in a fixed order, so any number of
+// threads gives the same bits.
 #include <algorithm>
 #include <memory>
 
 #include "../dtypes.h"
-#include "kernels.h"
+#include "dispatch.h"
 #include "loss.h"
 #include "parallel.h"
 
@@ -16,23 +17,23 @@ template <class F, class T, int order>
 void derivative(const T* __restrict logits, int n, T target, T* __restrict out) {
   for (int i = 0; i < n; ++i) {
     if constexpr (order == 0) out[i] = F::value(logits[i], target);
-    if constexpr (order == 1) out[i] = F::slope(logits[i], target);
-    if constexpr (order == 2) out[i] = F::curvature(logits[i], target);
+    if constexpr (order == 1) out[i] = F::derivative(logits[i], target);
+    if constexpr (order == 2) out[i] = F::second_derivative(logits[i], target);
   }
 }
 
 template <class F, class T>
-void value_and_slope(const T* __restrict logits, int n, T target, T scale, T* __restrict values, T* __restrict slope) {
+void value_and_grad(const T* __restrict logits, int n, T target, T scale, T* __restrict values, T* __restrict grad) {
   for (int i = 0; i < n; ++i) {
     values[i] = F::value(logits[i], target);
-    slope[i] = scale * F::slope(logits[i], target);
+    grad[i] = scale * F::derivative(logits[i], target);
   }
 }
 
 constexpr int kChunk = 256;      // elements evaluated at a time
-constexpr int64_t kTask = 8192;  // elements summed by one thread: the unit of the fixed order
+constexpr int64_t kTask = 8192;  // elements summed by one task: the unit of the fixed order
 constexpr int kLanes = 16;
-constexpr int64_t kShared = 4 * kTask;  // elements from which on sharing the work out pays
+constexpr int64_t kParallelThreshold = 4 * kTask;  // elements from which on splitting the work pays
 
 // The logits of a chunk in the type they are computed in: the tensor itself, or a converted copy for halves.
 template <class S>
@@ -49,14 +50,14 @@ double sum_task(const LossTerm& term, int64_t first, int64_t n) {
   using T = Compute<S>;
   const ChunkLoops<T> loops = find_loops<T>(term.formula);
   const S* x = static_cast<const S*>(term.logits) + first;
-  T* slope = term.slope ? static_cast<T*>(term.slope) + first : nullptr;
+  T* grad = term.grad ? static_cast<T*>(term.grad) + first : nullptr;
   alignas(64) T wide[kChunk], values[kChunk];
   alignas(64) double lanes[kLanes] = {};
   for (int64_t start = 0; start < n; start += kChunk) {
     const int count = int(std::min<int64_t>(kChunk, n - start));
     const T* logits = widen(x + start, count, wide);
-    if (slope)
-      loops.value_and_slope(logits, count, T(term.target), T(term.scale), values, slope + start);
+    if (grad)
+      loops.value_and_grad(logits, count, T(term.target), T(term.scale), values, grad + start);
     else
       loops.derivative[0](logits, count, T(term.target), values);
     const int padded = (count + kLanes - 1) / kLanes * kLanes;
@@ -76,7 +77,7 @@ void pair_loss_of(const LossTerm& real, const LossTerm& fake, Compute<S>* value,
   double few[16];
   std::unique_ptr<double[]> many(count > 16 ? new double[size_t(count)] : nullptr);
   double* partial = many ? many.get() : few;
-  parallel_for(real.n + fake.n < kShared ? 1 : threads, count, [&](int64_t i) {
+  parallel_for(real.n + fake.n < kParallelThreshold ? 1 : threads, count, [&](int64_t i) {
     const LossTerm& term = i < first_of_fake ? real : fake;
     const int64_t first = (i < first_of_fake ? i : i - first_of_fake) * kTask;
     partial[i] = sum_task<S>(term, first, std::min(kTask, term.n - first));
@@ -90,7 +91,7 @@ template <class S>
 void pointwise_of(const S* x, S* out, int64_t n, int formula, double target, int order, int threads) {
   using T = Compute<S>;
   const auto loop = find_loops<T>(formula).derivative[order];
-  parallel_for(n < kShared ? 1 : threads, (n + kTask - 1) / kTask, [&](int64_t task) {
+  parallel_for(n < kParallelThreshold ? 1 : threads, (n + kTask - 1) / kTask, [&](int64_t task) {
     alignas(64) T wide[kChunk], values[kChunk];
     const int64_t end = std::min((task + 1) * kTask, n);
     for (int64_t start = task * kTask; start < end; start += kChunk) {
@@ -108,7 +109,7 @@ ChunkLoops<T> find_loops(int formula) {
   ChunkLoops<T> found{};
   with_formula(formula, [&](auto f) {
     using F = decltype(f);
-    found = {{derivative<F, T, 0>, derivative<F, T, 1>, derivative<F, T, 2>}, value_and_slope<F, T>};
+    found = {{derivative<F, T, 0>, derivative<F, T, 1>, derivative<F, T, 2>}, value_and_grad<F, T>};
   });
   return found;
 }

@@ -7,8 +7,8 @@ inline namespace FASTGAN_ISA {
 
 template <class T>
 struct ChunkLoops {
-  void (*derivative[3])(const T* logits, int n, T target, T* out);  // value, slope, curvature
-  void (*value_and_slope)(const T* logits, int n, T target, T scale, T* values, T* slope);
+  void (*derivative[3])(const T* logits, int n, T target, T* out);  // value, derivative, second derivative
+  void (*value_and_grad)(const T* logits, int n, T target, T scale, T* values, T* grad);
 };
 
 template <class T>

@@ -1,23 +1,23 @@
-// A whole MLP as an operation on the CPU: forward in one call, backward in another, the derivatives of backward in a third,
-// a gradient penalty in one for all of these; the batch is shared out among threads.
+// A whole MLP as an operation on the CPU: forward in one call, backward in another, the derivatives of backward in a
+// third, a gradient penalty in one for all of these; the batch is split among threads.
 #include "../dtypes.h"
-#include "kernels.h"
+#include "dispatch.h"
 #include "penalty.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr double kWorthSharing = 2e6;  // multiplications, about 40 us: below, sharing them out would hardly pay
+constexpr double kParallelThreshold = 2e6;  // multiplications, about 40 us: below, splitting them would hardly pay
 
 int team_size(const NetworkPlan& plan, int64_t rows, int threads) {
   if (const int forced = forced_team()) return forced;
   double products = 0;
   for (const LayerPlan& l : plan.layers) products += double(l.inputs) * double(l.outputs * l.pieces) * double(rows);
-  return products < kWorthSharing ? 1 : threads;
+  return products < kParallelThreshold ? 1 : threads;
 }
 
-// Takes the gradients where the caller wants them.
+// A sink that writes gradients to the caller's buffers.
 template <class T>
 struct StoreGradients {
   const NetworkPlan& plan;
@@ -29,7 +29,7 @@ struct StoreGradients {
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
     const int64_t inputs = plan.layers[size_t(part.layer)].inputs;
     T* out = static_cast<T*>(weights[part.layer]) + row * inputs + part.column;
-    for (int i = 0; i < height; ++i) std::copy_n(tile + i * kPanel<T>, part.columns, out + i * inputs);
+    for (int i = 0; i < height; ++i) std::copy_n(tile + i * kBlockRows<T>, part.columns, out + i * inputs);
   }
   void vector(int layer, const ParameterPlan&, const T* grad, int64_t n) const {
     std::copy_n(grad, n, static_cast<T*>(biases[layer]));
@@ -51,17 +51,17 @@ void forward(const NetworkPlan& plan, const MlpForward& call) {
   Network<T> net = network<T>(plan, call.weights, call.biases);
   Arena<T> arena{static_cast<T*>(call.work)};
   net.place_forward(arena, call.rows);
-  const Sections sections{{0, call.rows, &call.key}};
+  const SubBatches sub_batches{{0, call.rows, &call.dropout_seed}};
   with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
-    const Share share = share_of<T>(call.rows, team.rank, team.size);
-    const int64_t last = std::min(share.last, call.rows);
-    to_panels(static_cast<const T*>(call.x), net.inputs(), net.input, 0, share.first, last);
-    net.forward(team, share, sections);
-    from_panels(net.output(), net.outputs(), static_cast<T*>(call.y), 0, share.first, last);
+    const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
+    const int64_t last = std::min(range.last, call.rows);
+    to_blocked(static_cast<const T*>(call.x), net.inputs(), net.input, 0, range.first, last);
+    net.forward(team, range, sub_batches);
+    from_blocked(net.output(), net.outputs(), static_cast<T*>(call.y), 0, range.first, last);
   });
 }
 
-// The lowest layer whose parameters want a gradient; below it nothing need be computed unless x wants one.
+// The lowest layer whose parameters need a gradient; the layers below are skipped unless x needs one.
 size_t lowest_wanted(const MlpBackward& call, size_t depth) {
   size_t i = 0;
   while (!call.grad_x && i + 1 < depth && !call.grad_weights[i] && !call.grad_biases[i]) ++i;
@@ -74,16 +74,16 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
   Arena<T> work{const_cast<T*>(static_cast<const T*>(call.work))}, scratch{static_cast<T*>(call.scratch)};
   net.place_forward(work, call.rows);
   net.place_backward(scratch, call.rows);
-  const Sections sections{{0, call.rows, &call.key}};
+  const SubBatches sub_batches{{0, call.rows, &call.dropout_seed}};
   const size_t lowest = lowest_wanted(call, plan.layers.size());
   std::vector<GradientPart> parts = net.gradient_parts();  // from the top down
   while (!parts.empty() && size_t(parts.back().layer) < lowest) parts.pop_back();
   with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
-    const Share share = share_of<T>(call.rows, team.rank, team.size);
-    const int64_t last = std::min(share.last, call.rows);
-    to_panels(static_cast<const T*>(call.grad_y), net.outputs(), net.grad_output(), 0, share.first, last);
-    net.backward(team, share, sections, lowest, call.grad_x != nullptr);
-    if (call.grad_x) from_panels(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), 0, share.first, last);
+    const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
+    const int64_t last = std::min(range.last, call.rows);
+    to_blocked(static_cast<const T*>(call.grad_y), net.outputs(), net.grad_output(), 0, range.first, last);
+    net.backward(team, range, sub_batches, lowest, call.grad_x != nullptr);
+    if (call.grad_x) from_blocked(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), 0, range.first, last);
     team.barrier();
     net.parameter_gradients(part_of(parts, team), Columns(call.rows), StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
   });
@@ -93,32 +93,33 @@ bool wants_any(void* const* gradients, size_t count) {
   return std::any_of(gradients, gradients + count, [](void* p) { return p != nullptr; });
 }
 
-// Tangents stand in columns 0 .. rows, what the passes left behind them (Network::place_second_order).
+// Tangents are in columns 0 .. rows, the results of the two passes in the columns after them
+// (Network::place_second_order).
 template <class T>
 struct SecondOrder {
   Network<T> net;
-  T* bent;
+  T* second_order_scratch;
 
   SecondOrder(const Network<T>& done, Arena<T>& arena, int64_t rows, int threads) : net(done) {
     net.place_second_order(arena, done, rows);
-    bent = arena.take(PenaltyPass<T>::scratch_size(net, padded(rows), threads));
+    second_order_scratch = arena.allocate(PenaltyPass<T>::scratch_size(net, padded(rows), threads));
   }
 };
 
-// The columns that count in gradients: tangents alone where no activation is curved.
-inline Columns columns_of_second_order(bool curved, int64_t rows) {
+// The columns that count in gradients: tangents alone if all activations are piecewise linear.
+inline Columns columns_of_second_order(bool has_second_derivative, int64_t rows) {
   const int64_t where = padded(rows);
-  if (!curved) return {rows, {0, 0}, {0, 0}};
+  if (!has_second_derivative) return {rows, {0, 0}, {0, 0}};
   return {where + rows, {0, 0}, {where, where + rows}};
 }
 
 // The columns of tangents between the last row and the padded number of rows add nothing to a product.
 template <class T>
 void clear_padding(const Team& team, Network<T>& net, int64_t rows) {
-  if (team.rank != team.size - 1) return;  // it had the last rows
+  if (team.rank != team.size - 1) return;  // the last thread computed the last rows
   const auto clear = [&](T* buffer, int64_t features) {
-    each_panel<T>({rows, padded(rows)}, [&](int64_t p, int lane, int lanes) {
-      for (int64_t f = 0; f < features; ++f) std::fill_n(buffer + (p * features + f) * kPanel<T> + lane, lanes, T(0));
+    each_block<T>({rows, padded(rows)}, [&](int64_t p, int lane, int lanes) {
+      for (int64_t f = 0; f < features; ++f) std::fill_n(buffer + (p * features + f) * kBlockRows<T> + lane, lanes, T(0));
     });
   };
   clear(net.dropped_input(), net.inputs());
@@ -138,34 +139,34 @@ void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
   const int threads = team_size(plan, call.rows, call.threads);
   SecondOrder<T> second(done, scratch, call.rows, threads);
   Network<T>& net = second.net;
-  const bool bends = curved(net);
-  const Section where{padded(call.rows), call.rows, &call.key};
+  const bool needs_second_order = has_second_derivative(net);
+  const SubBatch where{padded(call.rows), call.rows, &call.dropout_seed};
   const size_t depth = plan.layers.size();
   const bool products = wants_any(call.grad_weights, depth) || wants_any(call.grad_biases, depth);
   const std::vector<GradientPart> parts = net.gradient_parts();
   with_team(threads, [&](const Team& team) {
-    const Share share = share_of<T>(call.rows, team.rank, team.size);
-    const Share there{where.first + share.first, where.first + share.last};
-    const int64_t last = std::min(share.last, call.rows);
-    net.take_passes(done, call.rows, share, bends && products);
-    to_panels(static_cast<const T*>(call.tangent), net.inputs(), net.dropped_input(), 0, share.first, last);
-    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(second.bent, net, share, team.rank)).follow(share);
+    const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
+    const ColumnRange there{where.first + range.first, where.first + range.last};
+    const int64_t last = std::min(range.last, call.rows);
+    net.take_passes(done, call.rows, range, needs_second_order && products);
+    to_blocked(static_cast<const T*>(call.tangent), net.inputs(), net.dropped_input(), 0, range.first, last);
+    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(second.second_order_scratch, net, range, team.rank)).follow(range);
     if (call.grad_grad_y)
-      from_panels(net.output(), net.outputs(), static_cast<T*>(call.grad_grad_y), 0, share.first, last);
-    if (call.grad_x && !bends)
-      std::fill_n(static_cast<T*>(call.grad_x) + share.first * net.inputs(), (last - share.first) * net.inputs(), T(0));
-    if (call.grad_x && bends) {
+      from_blocked(net.output(), net.outputs(), static_cast<T*>(call.grad_grad_y), 0, range.first, last);
+    if (call.grad_x && !needs_second_order)
+      std::fill_n(static_cast<T*>(call.grad_x) + range.first * net.inputs(), (last - range.first) * net.inputs(), T(0));
+    if (call.grad_x && needs_second_order) {
       const Layer<T>& l = net.layers().front();
       net.product(net.inputs(), l.rows(), {l.weight(), 1, net.inputs()}, nullptr, l.grad_affine, net.grad_input, there,
                   Mapped<T>{});
       if (plan.input_dropout > 0)
-        drop(net.grad_input, net.grad_input, net.inputs(), there, where, plan.input_dropout, call.key, 0);
-      from_panels(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), where.first, share.first, last);
+        drop(net.grad_input, net.grad_input, net.inputs(), there, where, plan.input_dropout, call.dropout_seed, 0);
+      from_blocked(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), where.first, range.first, last);
     }
     if (!products) return;
-    if (bends) clear_padding(team, net, call.rows);
+    if (needs_second_order) clear_padding(team, net, call.rows);
     team.barrier();
-    net.parameter_gradients(part_of(parts, team), columns_of_second_order(bends, call.rows),
+    net.parameter_gradients(part_of(parts, team), columns_of_second_order(needs_second_order, call.rows),
                             StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
   });
 }
@@ -175,9 +176,9 @@ struct PenaltyBuffers {
   PenaltyBuffers(Network<T>& net, Arena<T>& arena, int64_t rows, int threads) {
     net.place_forward(arena, 2 * padded(rows));
     net.place_backward(arena, 2 * padded(rows));
-    bent = arena.take(PenaltyPass<T>::scratch_size(net, padded(rows), threads));
+    second_order_scratch = arena.allocate(PenaltyPass<T>::scratch_size(net, padded(rows), threads));
   }
-  T* bent;
+  T* second_order_scratch;
 };
 
 template <class T>
@@ -186,31 +187,31 @@ void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
   Arena<T> scratch{static_cast<T*>(call.scratch)};
   const int threads = team_size(plan, call.rows, call.threads);
   const PenaltyBuffers<T> buffers(net, scratch, call.rows, threads);
-  const bool bends = curved(net);
-  const Section where{padded(call.rows), call.rows, &call.key};
+  const bool needs_second_order = has_second_derivative(net);
+  const SubBatch where{padded(call.rows), call.rows, &call.dropout_seed};
   const std::vector<GradientPart> parts = net.gradient_parts();
   with_team(threads, [&](const Team& team) {
-    const Share share = share_of<T>(call.rows, team.rank, team.size);
-    const Share there{where.first + share.first, where.first + share.last};
-    to_panels(static_cast<const T*>(call.x), net.inputs(), net.input, where.first, share.first,
-              std::min(share.last, call.rows));
+    const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
+    const ColumnRange there{where.first + range.first, where.first + range.last};
+    to_blocked(static_cast<const T*>(call.x), net.inputs(), net.input, where.first, range.first,
+              std::min(range.last, call.rows));
     net.forward(team, there, {where});
-    each_panel<T>(there, [&](int64_t p, int lane, int lanes) {
+    each_block<T>(there, [&](int64_t p, int lane, int lanes) {
       for (int64_t u = 0; u < net.outputs(); ++u)
-        std::fill_n(net.grad_output() + (p * net.outputs() + u) * kPanel<T> + lane, lanes, T(1));
+        std::fill_n(net.grad_output() + (p * net.outputs() + u) * kBlockRows<T> + lane, lanes, T(1));
     });
     net.backward(team, there, {where}, 0, true);
-    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(buffers.bent, net, share, team.rank))
-        .run(share, call.kind, T(call.weight), static_cast<T*>(call.values));
+    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(buffers.second_order_scratch, net, range, team.rank))
+        .run(range, call.kind, T(call.weight), static_cast<T*>(call.values));
     if (!call.grad_weights) return;
-    if (bends) clear_padding(team, net, call.rows);
+    if (needs_second_order) clear_padding(team, net, call.rows);
     team.barrier();
-    net.parameter_gradients(part_of(parts, team), columns_of_second_order(bends, call.rows),
+    net.parameter_gradients(part_of(parts, team), columns_of_second_order(needs_second_order, call.rows),
                             StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
   });
 }
 
-// What buffers take a row, in elements.
+// Elements of the buffers for each row.
 template <class Place>
 int64_t per_row(const NetworkPlan& plan, Place&& place) {
   Network<float> net(plan, std::vector<LayerParameters>(plan.layers.size()));

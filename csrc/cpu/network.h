@@ -1,4 +1,4 @@
-// One network on one batch: where its activations and gradients lie, and the passes over a thread's share of the batch.
+// One network on one batch: buffers of activations and gradients, and the passes over a thread's part of the batch.
 #pragma once
 #include <algorithm>
 #include <initializer_list>
@@ -6,49 +6,50 @@
 
 #include "../plan.h"
 #include "gemm_bf16.h"
-#include "panels.h"
+#include "blocked.h"
 #include "parallel.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// Hands out memory of one block, or counts how much there will be to hand out.
+// Arena allocator in one block of memory; without memory it only counts.
 template <class T>
 struct Arena {
   T* base = nullptr;
   int64_t used = 0;
-  T* take(int64_t count) {
+  T* allocate(int64_t count) {
     T* at = base ? base + used : nullptr;
     used += padded(count);
     return at;
   }
 };
 
-// What one call of the module sees of a batch: masks and statistics are its own.
-struct Section {
+// The rows of one call of the module; each sub-batch has its own dropout masks and batch statistics.
+struct SubBatch {
   int64_t first, rows;
-  const uint64_t* keys;  // of its dropout masks
+  const uint64_t* dropout_seeds;  // of its dropout masks
 };
 
-// The sections of a batch, side by side.
-struct Sections {
-  Section all[2];
+// The sub-batches of a batch (real half and fake half), one after another.
+struct SubBatches {
+  SubBatch all[2];
   int count = 0;
-  Sections(std::initializer_list<Section> list) {
-    for (const Section& section : list) all[count++] = section;
+  SubBatches(std::initializer_list<SubBatch> list) {
+    for (const SubBatch& sub_batch : list) all[count++] = sub_batch;
   }
-  const Section* begin() const { return all; }
-  const Section* end() const { return all + count; }
-  const Section& operator[](size_t i) const { return all[i]; }
+  const SubBatch* begin() const { return all; }
+  const SubBatch* end() const { return all + count; }
+  const SubBatch& operator[](size_t i) const { return all[i]; }
   int64_t size() const { return count; }
 };
 
-// out = in * mask for the columns of a section that a share holds; four neighbouring features share a random block.
+// out = in * mask for the columns of a sub-batch that a column range holds; four neighbouring features share a random
+// block.
 template <class T>
-void drop(const T* in, T* out, int64_t features, Share share, const Section& section, double p, uint64_t key,
+void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p, uint64_t dropout_seed,
           uint32_t substream);
 
-inline bool slope_needs_input(int activation) {
+inline bool backward_needs_input(int activation) {
   bool needs = false;
   with_activation(activation, [&](auto f) { needs = !decltype(f)::from_output; });
   return needs;
@@ -60,26 +61,27 @@ struct Layer {
   LayerParameters parameters;
   T *affine, *normalized, *output, *dropped;            // forward; equal where a step is left out
   T *grad_output, *grad_affine;                         // backward, likewise
-  T *mean, *inverse_deviation;                          // of batch normalisation, section by section
+  T *mean, *inverse_deviation;                          // of batch normalisation, sub-batch by sub-batch
   T *grad_scale, *grad_shift;
-  TileMap<T> activate, by_slope;
+  TileMap<T> activate, activate_backward;
 
   int64_t rows() const { return plan.outputs * plan.pieces; }  // of the weight
   const T* weight() const { return static_cast<const T*>(parameters.weight.value); }
   const T* bias() const { return static_cast<const T*>(parameters.bias.value); }
-  const T* saved() const { return slope_needs_input(plan.activation) ? normalized : output; }
+  const T* saved() const { return backward_needs_input(plan.activation) ? normalized : output; }
 };
 
-// Which piece maxout took: the first that equals the maximum, or is NaN with it. piece, out: where the unit's first piece and
-// its maximum lie.
+// Which piece maxout took: the first that equals the maximum, or is NaN with it. piece, out: offsets of the unit's
+// first piece and of its maximum.
 template <class T>
 int taken_piece(const Layer<T>& l, int64_t piece, int64_t out) {
   int taken = 0;
-  for (const T* x = l.affine + piece; taken + 1 < l.plan.pieces && *x != l.output[out] && *x == *x; x += kPanel<T>) ++taken;
+  for (const T* x = l.affine + piece; taken + 1 < l.plan.pieces && *x != l.output[out] && *x == *x; x += kBlockRows<T>) ++taken;
   return taken;
 }
 
-// A part of a layer's weight gradient: some of the inputs, for all outputs. The first part has the vectors with it.
+// A part of a layer's weight gradient: some inputs, all outputs. The first part includes the bias and normalisation
+// vectors.
 struct GradientPart {
   int layer;
   int64_t column;
@@ -90,12 +92,12 @@ struct GradientPart {
 // Which columns of a batch count in gradients: all up to `last` in those of weights, two ranges in those of biases.
 struct Columns {
   int64_t last;
-  Share of_bias[2];
+  ColumnRange of_bias[2];
   explicit Columns(int64_t rows) : last(rows), of_bias{{0, rows}, {rows, rows}} {}
-  Columns(int64_t all, Share first, Share second) : last(all), of_bias{first, second} {}
+  Columns(int64_t all, ColumnRange first, ColumnRange second) : last(all), of_bias{first, second} {}
 };
 
-// A thread's parts: neighbours, so that what it updates stays in its cache, of about equal cost.
+// A thread's parts: adjacent ones of about equal cost, so that the weights it updates stay in its cache.
 struct PartRange {
   const GradientPart *first, *last;
   const GradientPart* begin() const { return first; }
@@ -122,17 +124,17 @@ class Network {
 
   Network(const NetworkPlan& plan, const std::vector<LayerParameters>& parameters);
 
-  // Where activations lie, for a batch of up to `rows`; what a forward pass writes and a backward pass reads.
-  void place_forward(Arena<T>& arena, int64_t rows, int64_t sections = 1);
+  // Allocates the activations of up to `rows` rows: the forward pass writes them, the backward pass reads them.
+  void place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batches = 1);
   void place_backward(Arena<T>& arena, int64_t rows);
 
   // Buffers for a second-order pass (penalty.h) of a network whose two passes over `rows` are done: columns 0 .. rows,
-  // padded, are for tangents, and those behind them see what the passes left, which the pass may overwrite.
+  // padded, are for tangents, and those behind them alias the results of the two passes, which may be overwritten.
   void place_second_order(Arena<T>& arena, const Network& done, int64_t rows);
-  // Copies there what the gradients' products read: for the rows of a share.
-  void take_passes(const Network& done, int64_t rows, Share share, bool with_outputs);
+  // Copies there what the gradients' products read: for the rows of a column range.
+  void take_passes(const Network& done, int64_t rows, ColumnRange range, bool with_outputs);
 
-  // Takes its input from, and gives its input's gradient to, another network's buffers.
+  // Reads the input from another network's buffer, and writes the input's gradient to one.
   void read(T* from, T* grad) {
     if (dropped_input_ == input) dropped_input_ = from;
     input = from;
@@ -148,20 +150,20 @@ class Network {
   std::vector<Layer<T>>& layers() { return layers_; }
   const std::vector<Layer<T>>& layers() const { return layers_; }
 
-  // Each thread calls this with its share of the batch; with batch normalisation in the network, all must.
-  void forward(const Team& team, Share share, const Sections& sections);
+  // Each thread calls this with its part of the batch; with batch normalisation in the network, all must.
+  void forward(const Team& team, ColumnRange range, const SubBatches& sub_batches);
 
   // From grad_output() down to layer `lowest`, or to the input; parameters are left alone.
-  void backward(const Team& team, Share share, const Sections& sections, size_t lowest, bool to_input);
+  void backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input);
 
   // multiply(), at the plan's precision.
-  void product(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, Share share,
+  void product(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range,
                const Mapped<T>& after) const;
 
-  // How the parameters' gradients are shared out: parts in a fixed order.
+  // How the parameters' gradients are split: parts in a fixed order.
   std::vector<GradientPart> gradient_parts() const;
 
-  // The gradients of some parts: tiles of weights' to sink.weight, whole vectors to sink.vector.
+  // Computes the gradients of some parts: sink.weight gets tiles of weights, sink.vector whole vectors.
   template <class Sink>
   void parameter_gradients(PartRange parts, const Columns& columns, Sink&& sink) {
     for (const GradientPart *part = parts.first, *next; part < parts.last; part = next) {
@@ -187,13 +189,13 @@ class Network {
     if constexpr (sizeof(T) == 4)
       if (plan_.precision == Precision::bf16) {
         const Pair* e = pair_gradient(l.rows(), rows, l.grad_affine);
-        return each([&](const GradientPart& part, auto&& needs, auto&& take) {
-          multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, part.column, part.columns, needs, take);
+        return each([&](const GradientPart& part, auto&& needs, auto&& apply) {
+          multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, part.column, part.columns, needs, apply);
         });
       }
 #endif
-    each([&](const GradientPart& part, auto&& needs, auto&& take) {
-      multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, part.column, part.columns, needs, take);
+    each([&](const GradientPart& part, auto&& needs, auto&& apply) {
+      multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, part.column, part.columns, needs, apply);
     });
   }
 
@@ -208,11 +210,11 @@ class Network {
   }
 
   const T* bias_gradient(const Layer<T>& l, const Columns& columns) const;
-  Mapped<T> slope_of(const Layer<T>& l) const;
+  Mapped<T> activation_backward(const Layer<T>& l) const;
 
-  // Batch normalisation and activation. A thread takes some features of the whole batch: their statistics are its own.
-  void normalize(Layer<T>& l, const Team& team, const Sections& sections);
-  void normalize_backward(Layer<T>& l, const Team& team, const Sections& sections);
+  // Batch normalisation and activation. A thread computes some features of the whole batch, with their statistics.
+  void normalize(Layer<T>& l, const Team& team, const SubBatches& sub_batches);
+  void normalize_backward(Layer<T>& l, const Team& team, const SubBatches& sub_batches);
   void update_statistics(Layer<T>& l, int64_t f, T mean, T variance, int64_t rows);
 
   NetworkPlan plan_;

@@ -27,7 +27,7 @@ void pause() {
 
 class Pool {
  public:
-  // False, and nothing done, where another thread's call is under way or the system has no more threads.
+  // Returns false, with nothing done, if the pool is busy or the system has no more threads.
   bool run(int threads, int64_t count, const std::function<void(int64_t)>& task) {
     std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
     if (!turn.owns_lock()) return false;
@@ -40,31 +40,32 @@ class Pool {
     count_ = count;
     mode_ = FloatMode::of_this_thread();
     next_.store(0);
-    places_.store(threads - 1);  // publishes the lines above
+    places_.store(threads - 1);  // publishes the assignments above
     if (sleepers_.load() > 0) {
-      std::lock_guard<std::mutex> lock(mutex_);  // whoever is about to sleep has looked at places_ under it
+      std::lock_guard<std::mutex> lock(mutex_);  // a thread that is about to sleep checks places_ under this lock
       wake_.notify_all();
     }
     take_tasks();
-    places_.store(0);  // whoever comes late finds nothing to join
+    places_.store(0);  // a late thread finds no task
     for (int spins = 0; active_.load() > 0; ++spins) spins < kSpins ? pause() : std::this_thread::yield();
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
     return true;
   }
 
  private:
-  // What a task throws would end the process if it left a worker's thread; the caller throws the first of it instead.
+  // An exception that leaves a worker's thread ends the process; the caller rethrows the first one instead.
   void take_tasks() {
     try {
       for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i);
     } catch (...) {
-      next_.store(count_);  // the tasks left would be for nothing
+      next_.store(count_);  // the remaining tasks are skipped
       std::lock_guard<std::mutex> lock(mutex_);
       if (!failure_) failure_ = std::current_exception();
     }
   }
 
-  // A worker counts itself active before it claims a place, so the caller either waits for it or has left none to claim.
+  // A worker counts itself active before it claims a place, so the caller either waits for it or has left none to
+  // claim.
   void join() {
     active_.fetch_add(1);
     int places = places_.load();
@@ -145,12 +146,12 @@ void force_team(int size) { forced_size.store(size, std::memory_order_relaxed); 
 void with_team(int threads, const std::function<void(const Team&)>& body) {
   if (threads > 1) {
     Barrier barrier(threads);
-    // A rank is a task. Whoever takes one is held in it by the barriers until every rank has been taken, so no thread takes
-    // two and waits for itself; where the body has no barrier, it does no harm.
+    // A rank is a task. The barriers keep a thread in its rank until all ranks are taken, so no thread takes two and
+    // deadlocks; a body without barriers may run two ranks on one thread.
     const auto take_rank = [&](int64_t rank) {
       try {
         body({int(rank), threads, &barrier});
-      } catch (const Barrier::Abandoned&) {  // another rank has something to tell
+      } catch (const Barrier::Abandoned&) {  // another rank has thrown the original exception
       } catch (...) {
         barrier.abandon();
         throw;

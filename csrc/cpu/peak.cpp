@@ -1,4 +1,4 @@
-// What the multipliers of one core can do at most: chains of multiply-adds that never leave the registers.
+// Measures the FMA peak of one core: independent chains of multiply-adds in registers.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #endif
 
-#include "kernels.h"
+#include "dispatch.h"
 #include "simd.h"
 
 namespace fastgan {
@@ -73,7 +73,7 @@ double fma_peak(double seconds, bool bf16) {
   for (const auto start = Clock::now(); since(start) < seconds;) {
     const auto begun = Clock::now();
     const double operations = bf16 ? bf16_round() : fp32_round();
-    best = std::max(best, operations / since(begun));  // the best round: the others were disturbed
+    best = std::max(best, operations / since(begun));  // the best round; the others were interrupted
   }
   return best;
 }

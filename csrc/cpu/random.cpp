@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "../dtypes.h"
-#include "kernels.h"
+#include "dispatch.h"
 #include "noise.h"
 #include "parallel.h"
 
@@ -11,12 +11,12 @@ inline namespace FASTGAN_ISA {
 namespace {
 
 constexpr int64_t kBlocks = 1024;  // Philox blocks of one task
-constexpr int64_t kShared = 4 * kBlocks;  // blocks from which on sharing the work out pays
+constexpr int64_t kParallelThreshold = 4 * kBlocks;  // blocks from which on splitting the work pays
 
 template <class T>
 void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, int threads) {
   const int64_t numbers = 4 * kBlocks;
-  parallel_for(n < 4 * kShared ? 1 : threads, (n + numbers - 1) / numbers, [&](int64_t task) {
+  parallel_for(n < 4 * kParallelThreshold ? 1 : threads, (n + numbers - 1) / numbers, [&](int64_t task) {
     const int64_t first = task * numbers;
     fill_random(out + first, std::min(numbers, n - first), normal, stream, offset + first);
   });
@@ -28,7 +28,7 @@ void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const St
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t rows_a_task = std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, quads));
-  parallel_for(rows * quads < kShared ? 1 : threads, (rows + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
+  parallel_for(rows * quads < kParallelThreshold ? 1 : threads, (rows + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
     const int64_t end = std::min((task + 1) * rows_a_task, rows);
     for (int64_t row = task * rows_a_task; row < end; ++row)
       for (int64_t q = 0; q < quads; ++q) {
@@ -75,9 +75,9 @@ void random_fill(int dtype, void* out, int64_t n, bool normal, uint64_t seed, ui
     fill(static_cast<float*>(out), n, normal, stream, offset, threads);
 }
 
-void dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
+void dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t dropout_seed,
              uint32_t substream, int threads) {
-  const Stream stream{key, purpose::dropout, substream, 0};
+  const Stream stream{dropout_seed, purpose::dropout, substream, 0};
   if (DType(dtype) == DType::f64)
     drop(static_cast<const double*>(x), static_cast<double*>(out), rows, features, p, stream, threads);
   else

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "kernels.h"
+#include "dispatch.h"
 
 namespace fastgan {
 
@@ -19,7 +19,7 @@ namespace portable { extern const Kernels table; }
 namespace {
 
 // FASTGAN_ISA asks for a build that is not the best one, to compare them. A build that does not exist or that this
-// processor cannot run is refused: a comparison that silently ran something else would mislead.
+// processor cannot run is an error, so that a comparison never runs another build silently.
 const Kernels& choose() {
   const char* asked = std::getenv("FASTGAN_ISA");
 #if defined(FASTGAN_X86)

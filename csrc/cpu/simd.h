@@ -51,8 +51,8 @@ typename Simd<T>::Vector interleave(typename Simd<T>::Vector a, typename Simd<T>
 #endif
 }
 
-// out[j][i] = in[i][j] for a square of the vectors' width. Interleaving row i with row i + width / 2 moves the highest bit of
-// the row number behind the column number; done once per bit, rows and columns have changed places.
+// out[j][i] = in[i][j] for a square of the vectors' width. Interleaving row i with row i + width / 2 moves the highest
+// bit of the row number behind the column number; done once per bit, rows and columns have changed places.
 template <class T>
 inline void transpose_square(const T* in, int64_t in_row, T* out, int64_t out_row) {
   using S = Simd<T>;
@@ -87,7 +87,7 @@ void transpose(const T* in, int64_t in_row, int64_t rows, int64_t columns, T* ou
     for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) out[j * out_row + i] = in[i * in_row + j];
 }
 
-// Rows of a batch are padded to this many, a multiple of every panel's width.
+// Rows of a batch are padded to this many, a multiple of every block's width.
 constexpr int64_t kPad = 32;
 inline int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 inline int64_t padded(int64_t rows) { return rounded_up(rows, kPad); }

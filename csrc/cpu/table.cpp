@@ -1,6 +1,6 @@
 // The table of one instruction set's build; compiled beside the kernels, once each.
 #include "../formulas.h"
-#include "kernels.h"
+#include "dispatch.h"
 
 #define FASTGAN_STRING_(x) #x
 #define FASTGAN_STRING(x) FASTGAN_STRING_(x)

@@ -1,5 +1,5 @@
-// What the two networks are shown, and where it lies: noise for G; real rows and fakes side by side for D and, under a
-// penalty, the points between them.
+// Inputs of the two networks: noise for G; the real half and the fake half for D and, with a penalty, the rows where it
+// is evaluated.
 #pragma once
 #include "../train.h"
 #include "network.h"
@@ -17,7 +17,7 @@ class Batches {
         g_(plan.generator.network, plan.generator.parameters),
         d_(plan.discriminator.network, plan.discriminator.parameters),
         penalized_(plan.penalty != Penalty::none),
-        curved_(penalized_ && curved(d_)),
+        second_derivative_(penalized_ && has_second_derivative(d_)),
         second_(penalized_ ? padded(plan.batch) : plan.batch) {}
 
   void place(Arena<T>& arena) {
@@ -26,35 +26,36 @@ class Batches {
     g_.place_backward(arena, m * plan_.pack);
     d_.place_forward(arena, rows_of_d, 2);
     d_.place_backward(arena, rows_of_d);
-    noise_ = arena.take(m * plan_.pack * plan_.latent);
-    staging_ = arena.take(2 * m * d_.inputs());
+    noise_ = arena.allocate(m * plan_.pack * plan_.latent);
+    staging_ = arena.allocate(2 * m * d_.inputs());
   }
 
   // ---------------------------------------------------------------- the parts of D's batch
 
-  // Real and fake side by side. With a penalty each begins a panel, and two more follow: see penalty.h.
-  Sections sections_of_d(const uint64_t* keys) const {
-    return {{0, plan_.batch, keys}, {second_, plan_.batch, keys + plan_.discriminator.network.keys}};
+  // Real and fake side by side. With a penalty each starts at a multiple of kBlockRows, and two more follow: see
+  // penalty.h.
+  SubBatches sub_batches_of_d(const uint64_t* dropout_seeds) const {
+    return {{0, plan_.batch, dropout_seeds}, {second_, plan_.batch, dropout_seeds + plan_.discriminator.network.dropout_seeds}};
   }
 
   Columns columns_of_d() const {
     const int64_t m = plan_.batch;
     if (!penalized_) return Columns(2 * m);
-    if (!curved_) return {3 * second_, {0, second_ + m}, {3 * second_, 3 * second_}};
+    if (!second_derivative_) return {3 * second_, {0, second_ + m}, {3 * second_, 3 * second_}};
     return {3 * second_ + m, {0, second_ + m}, {3 * second_, 3 * second_ + m}};
   }
 
-  // This thread's columns: of all sections together, or, where they stand apart, of each.
-  struct Shares {
-    Share all[2];
+  // This thread's columns: of all sub-batches together, or of each, if they are not adjacent.
+  struct ColumnRanges {
+    ColumnRange all[2];
     int count;
-    const Share* begin() const { return all; }
-    const Share* end() const { return all + count; }
+    const ColumnRange* begin() const { return all; }
+    const ColumnRange* end() const { return all + count; }
   };
-  Shares shares(const Team& team, const Sections& sections) const {
-    if (!penalized_) return {{share_of<T>(plan_.batch * sections.size(), team.rank, team.size), {}}, 1};
-    const Share rows = share_of<T>(plan_.batch, team.rank, team.size);
-    return {{rows, {second_ + rows.first, second_ + rows.last}}, int(sections.size())};
+  ColumnRanges ranges(const Team& team, const SubBatches& sub_batches) const {
+    if (!penalized_) return {{partition<T>(plan_.batch * sub_batches.size(), team.rank, team.size), {}}, 1};
+    const ColumnRange rows = partition<T>(plan_.batch, team.rank, team.size);
+    return {{rows, {second_ + rows.first, second_ + rows.last}}, int(sub_batches.size())};
   }
 
   // ---------------------------------------------------------------- what is shown
@@ -72,18 +73,18 @@ class Batches {
         for (int64_t i = 0; i < n; ++i) z[row * n + i] /= std::sqrt(square);
       }
     }
-    to_panels(noise_, n, g_.input, 0, first, last);
+    to_blocked(noise_, n, g_.input, 0, first, last);
   }
 
-  // The rows of a section that a share of D's columns holds.
-  static Share rows_in(const Section& section, Share share) {
-    return {std::clamp<int64_t>(share.first - section.first, 0, section.rows),
-            std::clamp<int64_t>(share.last - section.first, 0, section.rows)};
+  // The rows of a sub-batch within a range of D's columns.
+  static ColumnRange rows_in(const SubBatch& sub_batch, ColumnRange range) {
+    return {std::clamp<int64_t>(range.first - sub_batch.first, 0, sub_batch.rows),
+            std::clamp<int64_t>(range.last - sub_batch.first, 0, sub_batch.rows)};
   }
 
-  // Real rows of a draw: each of D's is `pack` of the data, as the keyed shuffle of their epoch orders them.
-  void show_real(int64_t draw, const Section& section, Share share) {
-    const Share rows = rows_in(section, share);
+  // Copies the real rows of a minibatch, in the order of the epoch's shuffle; one row of D is `pack` rows of the data.
+  void show_real(int64_t draw, const SubBatch& sub_batch, ColumnRange range) {
+    const ColumnRange rows = rows_in(sub_batch, range);
     const int64_t each = plan_.features, batches = plan_.rows / (plan_.batch * plan_.pack);
     const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
     const int64_t position = draw % batches * plan_.batch * plan_.pack;
@@ -95,50 +96,51 @@ class Batches {
         for (int64_t f = 0; f < each; ++f)
           staging_[(i + j) * each + f] = static_cast<const T*>(plan_.data)[int64_t(row[j]) * each + f];
     }
-    to_panels(staging_, d_.inputs(), d_.input, section.first, rows.first, rows.last);
+    to_blocked(staging_, d_.inputs(), d_.input, sub_batch.first, rows.first, rows.last);
   }
 
-  void show_fakes(const Section& section, Share share) {
-    const Share rows = rows_in(section, share);
+  void show_fakes(const SubBatch& sub_batch, ColumnRange range) {
+    const ColumnRange rows = rows_in(sub_batch, range);
     T* fakes = staging_ + plan_.batch * d_.inputs();
-    from_panels(g_.output(), g_.outputs(), fakes, 0, rows.first * plan_.pack, rows.last * plan_.pack);
-    to_panels(fakes, d_.inputs(), d_.input, section.first, rows.first, rows.last);
+    from_blocked(g_.output(), g_.outputs(), fakes, 0, rows.first * plan_.pack, rows.last * plan_.pack);
+    to_blocked(fakes, d_.inputs(), d_.input, sub_batch.first, rows.first, rows.last);
   }
 
-  // The gradient that D's input has from its fakes becomes that of G's output.
-  void return_gradients(const Team& team, const Sections& sections, const Section& section) {
+  // Copies the gradient at D's fake inputs to the gradient of G's output.
+  void return_gradients(const Team& team, const SubBatches& sub_batches, const SubBatch& sub_batch) {
     T* fakes = staging_ + plan_.batch * d_.inputs();
-    for (const Share& share : shares(team, sections)) {
-      const Share rows = rows_in(section, share);
-      from_panels(d_.grad_input, d_.inputs(), fakes, section.first, rows.first, rows.last);
+    for (const ColumnRange& range : ranges(team, sub_batches)) {
+      const ColumnRange rows = rows_in(sub_batch, range);
+      from_blocked(d_.grad_input, d_.inputs(), fakes, sub_batch.first, rows.first, rows.last);
     }
     team.barrier();
     const int64_t m = plan_.batch * plan_.pack;
-    const Share of_g = share_of<T>(m, team.rank, team.size);
-    to_panels(fakes, g_.outputs(), g_.grad_output(), 0, of_g.first, std::min(of_g.last, m));
+    const ColumnRange of_g = partition<T>(m, team.rank, team.size);
+    to_blocked(fakes, g_.outputs(), g_.grad_output(), 0, of_g.first, std::min(of_g.last, m));
   }
 
-  // Where the penalty looks: at random points between real and fake rows, or at one of them.
-  void show_between(int64_t draw, const Section& where, Share rows) {
+  // The rows where the penalty is evaluated: random interpolates of real and fake rows (WGAN-GP), or real (R1) or fake
+  // (R2) rows.
+  void show_interpolates(int64_t draw, const SubBatch& where, ColumnRange rows) {
     const int64_t n = d_.inputs(), last = std::min(rows.last, where.rows);
-    T mix[kPanel<T>];
-    each_panel<T>({rows.first, last}, [&](int64_t p, int lane, int lanes) {
+    T mix[kBlockRows<T>];
+    each_block<T>({rows.first, last}, [&](int64_t p, int lane, int lanes) {
       if (plan_.penalty == Penalty::wgan_gp)
-        fill_random(mix, lanes, false, {plan_.seed, purpose::penalty, 0, uint64_t(draw)}, p * kPanel<T> + lane);
+        fill_random(mix, lanes, false, {plan_.seed, purpose::penalty, 0, uint64_t(draw)}, p * kBlockRows<T> + lane);
       else
         std::fill_n(mix, lanes, plan_.penalty == Penalty::r1 ? T(1) : T(0));
-      const T* real = d_.input + p * n * kPanel<T> + lane;
+      const T* real = d_.input + p * n * kBlockRows<T> + lane;
       const T* fake = real + second_ * n;
-      T* out = d_.input + p * n * kPanel<T> + lane + where.first * n;
-      for (int64_t f = 0; f < n; ++f, real += kPanel<T>, fake += kPanel<T>, out += kPanel<T>)
+      T* out = d_.input + p * n * kBlockRows<T> + lane + where.first * n;
+      for (int64_t f = 0; f < n; ++f, real += kBlockRows<T>, fake += kBlockRows<T>, out += kBlockRows<T>)
         for (int j = 0; j < lanes; ++j) out[j] = mix[j] * real[j] + (T(1) - mix[j]) * fake[j];
     });
   }
 
   const TrainPlan& plan_;
   Network<T> g_, d_;
-  const bool penalized_, curved_;  // curved: an activation of D has a second derivative, and a penalty asks for it
-  const int64_t second_;           // the column at which the second section of D's batch begins
+  const bool penalized_, second_derivative_;  // an activation of D has a nonzero second derivative, and there is a penalty
+  const int64_t second_;           // the column at which the second sub-batch of D's batch begins
 
  private:
   T *noise_ = nullptr, *staging_ = nullptr;

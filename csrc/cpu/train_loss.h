@@ -1,5 +1,5 @@
-// Losses of D's logits, their slopes, and the metrics of an iteration. They compute with subnormal numbers, which training
-// flushes elsewhere: a loss of 1e-40 is told as that.
+// Losses of D's logits, their derivatives, and the metrics of an iteration. They compute with subnormal numbers, which
+// the rest of training flushes to zero: a loss of 1e-40 is reported as such.
 #pragma once
 #include "float_mode.h"
 #include "loss.h"
@@ -11,112 +11,112 @@ inline namespace FASTGAN_ISA {
 template <class T>
 class Losses : protected Batches<T> {
  protected:
-  using Batches<T>::plan_, Batches<T>::d_, Batches<T>::penalized_, Batches<T>::second_, Batches<T>::shares;
+  using Batches<T>::plan_, Batches<T>::d_, Batches<T>::penalized_, Batches<T>::second_, Batches<T>::ranges;
 
   explicit Losses(const TrainPlan& plan) : Batches<T>(plan) {}
 
   void place(Arena<T>& arena) {
     Batches<T>::place(arena);
-    values_ = arena.take(padded(2 * second_) * d_.outputs());
-    if (penalized_) penalties_ = arena.take(second_);
+    values_ = arena.allocate(padded(2 * second_) * d_.outputs());
+    if (penalized_) penalties_ = arena.allocate(second_);
   }
 
-  // Values and slopes of a loss over a section of D's logits; both are scaled like the mean they are part of.
-  void slopes(const LossPlan& loss, const Section& section, Share share, double weight) {
+  // Values and gradients of a mean loss over a sub-batch of D's logits; the gradients are scaled by the mean's factor.
+  void loss_and_grad(const LossPlan& loss, const SubBatch& sub_batch, ColumnRange range, double weight) {
     const ChunkLoops<T> loops = find_loops<T>(loss.formula);
-    const T scale = T(weight / double(section.rows * d_.outputs()));
-    each_logit(section, share, [&](int64_t at, int lanes) {
-      loops.value_and_slope(d_.output() + at, lanes, T(loss.target), scale, values_ + at, d_.grad_output() + at);
+    const T scale = T(weight / double(sub_batch.rows * d_.outputs()));
+    each_logit(sub_batch, range, [&](int64_t at, int lanes) {
+      loops.value_and_grad(d_.output() + at, lanes, T(loss.target), scale, values_ + at, d_.grad_output() + at);
     });
   }
 
   template <class Function>
-  void each_logit(const Section& section, Share share, Function&& f) {
-    const Share mine{std::max(share.first, section.first), std::min(share.last, section.first + section.rows)};
-    each_panel<T>(mine, [&](int64_t p, int lane, int lanes) {
-      for (int64_t q = 0; q < d_.outputs(); ++q) f((p * d_.outputs() + q) * kPanel<T> + lane, lanes);
+  void each_logit(const SubBatch& sub_batch, ColumnRange range, Function&& f) {
+    const ColumnRange mine{std::max(range.first, sub_batch.first), std::min(range.last, sub_batch.first + sub_batch.rows)};
+    each_block<T>(mine, [&](int64_t p, int lane, int lanes) {
+      for (int64_t q = 0; q < d_.outputs(); ++q) f((p * d_.outputs() + q) * kBlockRows<T> + lane, lanes);
     });
   }
 
-  // The loss of the difference (a - b) of two sections, row by row; b gets the opposite slope, or none.
-  void paired_slopes(const LossPlan& loss, const Section& a, const Section& b, Share share,
-                     double weight, bool slope_of_b) {
+  // The loss of the difference (a - b) of two sub-batches, row by row; b gets the negative gradient, or none.
+  void paired_loss_and_grad(const LossPlan& loss, const SubBatch& a, const SubBatch& b, ColumnRange range,
+                     double weight, bool b_has_grad) {
     const ChunkLoops<T> loops = find_loops<T>(loss.formula);
     const T scale = T(weight / double(a.rows * d_.outputs()));
-    for (const Section* section : {&a, &b})
-      each_logit(*section, share, [&](int64_t at, int lanes) {
+    for (const SubBatch* sub_batch : {&a, &b})
+      each_logit(*sub_batch, range, [&](int64_t at, int lanes) {
         for (int j = 0; j < lanes; ++j) {
-          const int64_t other = column_of(at + j) + (section == &a ? b.first - a.first : a.first - b.first);
+          const int64_t other = column_of(at + j) + (sub_batch == &a ? b.first - a.first : a.first - b.first);
           const T mine = d_.output()[at + j], theirs = d_.output()[place_of(other, at + j)];
-          const T difference = section == &a ? mine - theirs : theirs - mine;
-          T value, slope;
-          loops.value_and_slope(&difference, 1, T(loss.target), scale, &value, &slope);
-          values_[at + j] = section == &a ? value : T(0);
-          d_.grad_output()[at + j] = section == &a ? slope : slope_of_b ? -slope : T(0);
+          const T difference = sub_batch == &a ? mine - theirs : theirs - mine;
+          T value, grad;
+          loops.value_and_grad(&difference, 1, T(loss.target), scale, &value, &grad);
+          values_[at + j] = sub_batch == &a ? value : T(0);
+          d_.grad_output()[at + j] = sub_batch == &a ? grad : b_has_grad ? -grad : T(0);
         }
       });
   }
 
-  int64_t column_of(int64_t at) const { return at / (d_.outputs() * kPanel<T>) * kPanel<T> + at % kPanel<T>; }
+  int64_t column_of(int64_t at) const { return at / (d_.outputs() * kBlockRows<T>) * kBlockRows<T> + at % kBlockRows<T>; }
   int64_t place_of(int64_t column, int64_t like) const {  // of the same feature
-    const int64_t q = like / kPanel<T> % d_.outputs();
-    return (column / kPanel<T> * d_.outputs() + q) * kPanel<T> + column % kPanel<T>;
+    const int64_t q = like / kBlockRows<T> % d_.outputs();
+    return (column / kBlockRows<T> * d_.outputs() + q) * kBlockRows<T> + column % kBlockRows<T>;
   }
 
-  void slopes_of_d(const Team& team, const Sections& sections, double weight) {
+  void loss_and_grad_of_d(const Team& team, const SubBatches& sub_batches, double weight) {
     const ScopedFloatMode mode(FloatMode::exact());
-    if (plan_.relativistic) team.barrier();  // logits of one pair may belong to two threads
-    for (const Share& share : shares(team, sections)) {
+    if (plan_.relativistic) team.barrier();  // the two logits of a pair may be computed by different threads
+    for (const ColumnRange& range : ranges(team, sub_batches)) {
       if (plan_.relativistic) {
-        paired_slopes(plan_.real, sections[0], sections[1], share, weight, true);
+        paired_loss_and_grad(plan_.real, sub_batches[0], sub_batches[1], range, weight, true);
       } else {
-        slopes(plan_.real, sections[0], share, weight);
-        slopes(plan_.fake, sections[1], share, weight);
+        loss_and_grad(plan_.real, sub_batches[0], range, weight);
+        loss_and_grad(plan_.fake, sub_batches[1], range, weight);
       }
     }
   }
 
-  // Beside the fakes there may be real rows: there G's loss has no slope.
-  void slopes_of_g(const Team& team, const Sections& sections, const Section& fake) {
+  // The batch may also have real rows; the gradient of G's loss there is zero.
+  void loss_and_grad_of_g(const Team& team, const SubBatches& sub_batches, const SubBatch& fake) {
     const ScopedFloatMode mode(FloatMode::exact());
     if (plan_.relativistic) team.barrier();
-    const Section& real = &fake == &sections[0] ? sections[1] : sections[0];
-    for (const Share& share : shares(team, sections)) {
+    const SubBatch& real = &fake == &sub_batches[0] ? sub_batches[1] : sub_batches[0];
+    for (const ColumnRange& range : ranges(team, sub_batches)) {
       if (plan_.relativistic) {
-        paired_slopes(plan_.generated, fake, real, share, 1.0, false);
+        paired_loss_and_grad(plan_.generated, fake, real, range, 1.0, false);
         continue;
       }
-      slopes(plan_.generated, fake, share, 1.0);
-      if (sections.size() > 1)
-        each_logit(real, share, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(0)); });
+      loss_and_grad(plan_.generated, fake, range, 1.0);
+      if (sub_batches.size() > 1)
+        each_logit(real, range, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(0)); });
     }
   }
 
-  double mean_value(const Section& section) {
+  double mean_value(const SubBatch& sub_batch) {
     double sum = 0;
-    each_logit(section, {0, INT64_MAX}, [&](int64_t at, int lanes) {
+    each_logit(sub_batch, {0, INT64_MAX}, [&](int64_t at, int lanes) {
       for (int j = 0; j < lanes; ++j) sum += double(values_[at + j]);
     });
-    return sum / double(section.rows * d_.outputs());
+    return sum / double(sub_batch.rows * d_.outputs());
   }
 
-  // Of D's step: all metrics but G's loss. Gives the loss.
-  double record_d(double* metrics, const Sections& sections, double weight = 1.0) {
+  // Writes all metrics of D's step except G's loss; returns D's loss.
+  double record_d(double* metrics, const SubBatches& sub_batches, double weight = 1.0) {
     const ScopedFloatMode mode(FloatMode::exact());
     double loss = 0;
     for (int i = 0; i < 2; ++i) {
-      const Section& section = sections[size_t(i)];
-      loss += mean_value(section);
+      const SubBatch& sub_batch = sub_batches[size_t(i)];
+      loss += mean_value(sub_batch);
       double probability = 0, right = 0;
-      each_logit(section, {0, INT64_MAX}, [&](int64_t at, int lanes) {
+      each_logit(sub_batch, {0, INT64_MAX}, [&](int64_t at, int lanes) {
         for (int j = 0; j < lanes; ++j) {
           const T l = d_.output()[at + j];
           probability += double(sigmoid(l));
           right += double(i == 0 ? l > T(0) : l < T(0));  // a NaN is neither
         }
       });
-      metrics[2 + i] = probability / double(section.rows * d_.outputs());
-      metrics[4 + i] = right / double(section.rows * d_.outputs());
+      metrics[2 + i] = probability / double(sub_batch.rows * d_.outputs());
+      metrics[4 + i] = right / double(sub_batch.rows * d_.outputs());
     }
     metrics[0] = weight * loss;
     if (penalized_)
@@ -124,7 +124,7 @@ class Losses : protected Batches<T> {
     return metrics[0];
   }
 
-  double record_g(double* metrics, const Section& fake) {
+  double record_g(double* metrics, const SubBatch& fake) {
     const ScopedFloatMode mode(FloatMode::exact());
     return metrics[1] = mean_value(fake);
   }

@@ -1,4 +1,4 @@
-// Optimisers on the CPU: the gradient of a weight is never stored, each tile of it updates its weights as it leaves the
+// Optimisers on the CPU: the gradient of a weight is never stored; each tile of it is applied to the weights from
 // registers.
 #pragma once
 #include <cmath>
@@ -23,7 +23,7 @@ struct Pointers {
         s1(static_cast<T*>(plan.state1 ? plan.state1 : plan.state0) + offset) {}
 };
 
-// Takes gradients and spends them at once. A parameter without state is not trained.
+// A sink that applies each gradient at once. A parameter without state is not trained.
 template <class T, class RuleOf>
 struct Update {
   const RuleOf& rule;
@@ -46,16 +46,16 @@ struct Update {
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
     const int64_t width = inputs(part.layer);
     const Pointers<T> at(of(part.layer).weight, row * width + part.column);
-    if (part.columns == width) {  // all inputs of these outputs: one run in memory
-      T run[kTileRows * kPanel<T>];
+    if (part.columns == width) {  // all inputs of these outputs: contiguous in memory
+      T run[kTileRows * kBlockRows<T>];
       for (int i = 0, at = 0; i < height; ++i)
-        for (int j = 0; j < part.columns; ++j) run[at++] = tile[i * kPanel<T> + j];
+        for (int j = 0; j < part.columns; ++j) run[at++] = tile[i * kBlockRows<T> + j];
       return update_run(rule, at.p, at.s0, at.s1, run, height * width);
     }
     for (int64_t i = 0, from = 0; i < height; ++i, from += width) {
-      const T* g = tile + i * kPanel<T>;
-      if (part.columns == kPanel<T>)  // a constant: two vectors, no loop
-        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, kPanel<T>);
+      const T* g = tile + i * kBlockRows<T>;
+      if (part.columns == kBlockRows<T>)  // a constant: two vectors, no loop
+        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, kBlockRows<T>);
       else
         update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, part.columns);
     }

@@ -1,4 +1,5 @@
-// The blocks of a cluster, which reach into each other's shared memory. They came with Hopper: before, a block is alone.
+// Thread block clusters, whose blocks access each other's shared memory (from Hopper on; elsewhere a cluster is one
+// block).
 #pragma once
 #include <cooperative_groups.h>
 

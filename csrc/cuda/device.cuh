@@ -1,4 +1,4 @@
-// The thin layer between kernels and CUDA: launches that are checked, warp and block sums in a fixed order, 16-byte packs.
+// Helpers of all kernels: checked launches, warp and block sums in a fixed order, 16-byte packs.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -13,11 +13,11 @@ constexpr int kThreads = 256;
 
 inline void check(cudaError_t status, const char* operation) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // an error of a launch is reported once, not by whatever runs next
+  cudaGetLastError();  // clear the error, so that the next call does not report it again
   throw std::runtime_error(std::string(operation) + ": CUDA says: " + cudaGetErrorString(status));
 }
 
-// Launches on the caller's stream and reports what the launch itself got wrong. `shared`: bytes of dynamic shared memory.
+// Launches on the caller's stream and checks the launch. `shared`: bytes of dynamic shared memory.
 template <class... Parameters, class... Arguments>
 void launch_sharing(const char* operation, void (*kernel)(Parameters...), int blocks, size_t shared, void* stream,
                     Arguments... arguments) {
@@ -37,8 +37,8 @@ void launch(const char* operation, void (*kernel)(Parameters...), int blocks, vo
   launch_sharing(operation, kernel, blocks, 0, stream, arguments...);
 }
 
-// `name` refers to an object of this type in the shared memory of the block. Tests emulate kernels on a processor, where
-// the emulator (tests/simt) brings a definition of its own.
+// `name` refers to an object of this type in the shared memory of the block. Tests emulate kernels on a processor,
+// where the emulator (tests/simt) brings a definition of its own.
 #ifndef FASTGAN_SHARED
 template <class T>
 struct Itself {
@@ -48,7 +48,7 @@ struct Itself {
 #define FASTGAN_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
-// Neighbours that move together: by one instruction up to 16 bytes.
+// Adjacent elements that one instruction loads or stores: up to 16 bytes.
 template <class S, int count = 16 / int(sizeof(S))>
 struct alignas(sizeof(S) * count < 16 ? sizeof(S) * count : 16) Pack {
   S at[count];
@@ -58,9 +58,9 @@ inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 
 
 // ---------------------------------------------------------------- who does what
 
-constexpr int64_t kMaxBlocks = 1024;  // fills every multiprocessor several times over; the rest is looped
+constexpr int64_t kMaxBlocks = 1024;  // several blocks for each multiprocessor; threads loop over the rest
 
-// Blocks for n independent pieces of work, one a thread and then the next.
+// Blocks for n independent work items in a grid-stride loop.
 inline int blocks_for(int64_t n) { return int(n < kMaxBlocks * kThreads ? (n + kThreads - 1) / kThreads : kMaxBlocks); }
 
 __device__ inline int64_t global_thread() { return int64_t(blockIdx.x) * kThreads + threadIdx.x; }

@@ -1,9 +1,9 @@
-// The entries of kernels.h with their arguments one after another, as Python gives them: the bindings read them from there,
-// the emulator of the tests from a pipe. Whoever reads offers integer(), number(), real(), pointer<T>() and stream().
+// The functions of launchers.h with their arguments as one sequence. The bindings read it from Python, the tests'
+// emulator from a pipe; a reader A has integer(), number(), real(), pointer<T>() and stream().
 #pragma once
 #include <vector>
 
-#include "kernels.h"
+#include "launchers.h"
 
 namespace fastgan::entries {
 
@@ -22,7 +22,7 @@ void pair_loss(A& a) {
   real.target = a.real(), fake.target = a.real();
   real.scale = a.real(), fake.scale = a.real();
   void* value = a.pointer();
-  real.slope = a.pointer(), fake.slope = a.pointer();
+  real.grad = a.pointer(), fake.grad = a.pointer();
   double* partial = a.template pointer<double>();
   cuda_pair_loss(dtype, real, fake, value, partial, a.stream());
 }
@@ -51,21 +51,21 @@ void scale(A& a) {
 // ---------------------------------------------------------------- what is drawn
 
 template <class A>
-Clock* clock(A& a) {
-  return a.template pointer<Clock>();
+StepCounter* counter(A& a) {
+  return a.template pointer<StepCounter>();
 }
 
 template <class A>
-Count count(A& a) {  // the clock or 0, times, plus
-  Count c;
-  c.clock = clock(a);
+StepIndex step_index(A& a) {  // the step counter or 0, times, plus
+  StepIndex c;
+  c.counter = counter(a);
   c.times = a.integer(), c.plus = a.integer();
   return c;
 }
 
 template <class A>
-Key key(A& a) {  // the number; where it stands or 0; rows and stride of sections
-  Key k;
+DropoutSeed dropout_seed(A& a) {  // the number; its address or 0; rows and stride of sub-batches
+  DropoutSeed k;
   k.number = uint64_t(a.integer());
   k.at = a.template pointer<const uint64_t>();
   k.rows = a.integer(), k.stride = a.integer();
@@ -77,13 +77,13 @@ void random_fill(A& a) {
   const int dtype = a.number();
   void* out = a.pointer();
   const int64_t n = a.integer();
-  const auto draw = Draw(a.number());
+  const auto distribution = Distribution(a.number());
   const auto seed = uint64_t(a.integer());
   const auto purpose = uint32_t(a.integer());
-  const Count step = count(a);
+  const StepIndex step = step_index(a);
   const auto substream = uint32_t(a.integer());
   const int64_t offset = a.integer();
-  cuda_random_fill(dtype, out, n, draw, seed, purpose, step, substream, offset, a.stream());
+  cuda_random_fill(dtype, out, n, distribution, seed, purpose, step, substream, offset, a.stream());
 }
 
 template <class A>
@@ -101,19 +101,19 @@ void dropout(A& a) {
   void* out = a.pointer();
   const int64_t rows = a.integer(), features = a.integer();
   const double p = a.real();
-  const Key of = key(a);
+  const DropoutSeed of = dropout_seed(a);
   const auto substream = uint32_t(a.integer());
   cuda_dropout(dtype, x, out, rows, features, p, of, substream, a.stream());
 }
 
 template <class A>
-void draw_keys(A& a) {
-  const Count iteration = count(a);
+void draw_dropout_seeds(A& a) {
+  const StepIndex iteration = step_index(a);
   const int iterations = a.number();
   const auto seed = uint64_t(a.integer());
-  auto* keys = a.template pointer<uint64_t>();
+  auto* dropout_seeds = a.template pointer<uint64_t>();
   const int each = a.number();
-  cuda_draw_keys(iteration, iterations, seed, keys, each, a.stream());
+  cuda_draw_dropout_seeds(iteration, iterations, seed, dropout_seeds, each, a.stream());
 }
 
 template <class A>
@@ -124,7 +124,7 @@ void gather(A& a) {
   void* out = a.pointer();
   const int64_t wanted = a.integer();
   const auto seed = uint64_t(a.integer());
-  const Count draw = count(a);
+  const StepIndex draw = step_index(a);
   cuda_gather(dtype, data, rows, features, out, wanted, seed, draw, a.stream());
 }
 
@@ -136,7 +136,7 @@ LayerPass layer_pass(A& a) {
   pass.rows = a.integer(), pass.units = a.integer();
   pass.pieces = a.number(), pass.activation = a.number();
   pass.negative_slope = a.real(), pass.dropout = a.real();
-  pass.key = key(a), pass.substream = uint32_t(a.integer());
+  pass.dropout_seed = dropout_seed(a), pass.substream = uint32_t(a.integer());
   return pass;
 }
 
@@ -166,16 +166,16 @@ void layer_backward(A& a) {
 }
 
 template <class A>
-NetworkCall network_call(A& a) {
-  NetworkCall call{};
+SmallMlpCall small_mlp_call(A& a) {
+  SmallMlpCall call{};
   call.rows = a.integer(), call.inputs = a.integer();
   call.input_dropout = a.real();
-  call.key = uint64_t(a.integer());
+  call.dropout_seed = uint64_t(a.integer());
   call.lowest = int(a.integer());
   call.x = a.pointer(), call.dropped_input = a.pointer(), call.y = a.pointer();
   call.grad_y = a.pointer(), call.grad_x = a.pointer();
   call.layers.resize(size_t(a.integer()));
-  for (NetworkLayer& layer : call.layers) {
+  for (SmallMlpLayer& layer : call.layers) {
     layer.units = a.integer(), layer.pieces = int(a.integer()), layer.activation = int(a.integer());
     layer.negative_slope = a.real(), layer.dropout = a.real();
     layer.weight = a.pointer(), layer.bias = a.pointer();
@@ -188,17 +188,17 @@ NetworkCall network_call(A& a) {
 }
 
 template <class A>
-void network_forward(A& a) {
+void small_mlp_forward(A& a) {
   const int dtype = a.number();
-  const NetworkCall call = network_call(a);
-  cuda_network_forward(dtype, call, a.stream());
+  const SmallMlpCall call = small_mlp_call(a);
+  cuda_small_mlp_forward(dtype, call, a.stream());
 }
 
 template <class A>
-void network_backward(A& a) {
+void small_mlp_backward(A& a) {
   const int dtype = a.number();
-  const NetworkCall call = network_call(a);
-  cuda_network_backward(dtype, call, a.stream());
+  const SmallMlpCall call = small_mlp_call(a);
+  cuda_small_mlp_backward(dtype, call, a.stream());
 }
 
 template <class A>
@@ -235,26 +235,26 @@ void norm_backward(A& a) {
 // ---------------------------------------------------------------- losses and penalties of an iteration
 
 template <class A>
-void judge(A& a) {  // the sections, seven arguments each, come last
+void loss_metrics(A& a) {  // the sub-batches, seven arguments each, come last
   const int dtype = a.number();
   const int64_t n = a.integer();
   const double scale = a.real();
   double* sums = a.template pointer<double>();
-  std::vector<JudgeSection> sections(size_t(a.integer()));
-  for (JudgeSection& s : sections) {
+  std::vector<LossInput> sub_batches(size_t(a.integer()));
+  for (LossInput& s : sub_batches) {
     s.logits = a.pointer(), s.other = a.pointer();
-    s.slope = a.pointer(), s.slope_of_other = a.pointer();
+    s.grad = a.pointer(), s.grad_of_other = a.pointer();
     s.formula = a.number();
     s.target = a.real();
     s.real = a.integer() != 0;
   }
-  cuda_judge(dtype, sections, n, scale, sums, a.stream());
+  cuda_loss_metrics(dtype, sub_batches, n, scale, sums, a.stream());
 }
 
 template <class A>
 void record(A& a) {
   const int dtype = a.number();
-  Clock* of = clock(a);
+  StepCounter* of = counter(a);
   double* metrics = a.template pointer<double>();
   const int64_t capacity = a.integer();
   const double *d = a.template pointer<double>(), *g = a.template pointer<double>();
@@ -266,40 +266,40 @@ void record(A& a) {
 }
 
 template <class A>
-void between(A& a) {
+void interpolate(A& a) {
   const int dtype = a.number();
   const void *real = a.pointer(), *fake = a.pointer();
   void* out = a.pointer();
   const int64_t rows = a.integer(), features = a.integer();
   const int kind = a.number();
   const auto seed = uint64_t(a.integer());
-  const Count draw = count(a);
-  cuda_between(dtype, real, fake, out, rows, features, kind, seed, draw, a.stream());
+  const StepIndex draw = step_index(a);
+  cuda_interpolate(dtype, real, fake, out, rows, features, kind, seed, draw, a.stream());
 }
 
 template <class A>
-void turn(A& a) {
+void penalty_grad(A& a) {
   const int dtype = a.number();
   const void* g = a.pointer();
   void *t = a.pointer(), *values = a.pointer();
   const int64_t rows = a.integer(), features = a.integer();
   const int kind = a.number();
   const double weight = a.real();
-  cuda_turn(dtype, g, t, values, rows, features, kind, weight, a.stream());
+  cuda_penalty_grad(dtype, g, t, values, rows, features, kind, weight, a.stream());
 }
 
 template <class A>
-void bend(A& a) {
+void second_order(A& a) {
   const int dtype = a.number();
-  BendPass pass{};
+  SecondOrderPass pass{};
   pass.n = a.integer();
   pass.pieces = a.number(), pass.activation = a.number();
   pass.negative_slope = a.real();
-  pass.curved = a.integer() != 0;
+  pass.has_second_derivative = a.integer() != 0;
   pass.saved = a.pointer(), pass.s = a.pointer();
   pass.winner = a.template pointer<const int32_t>();
-  pass.e = a.pointer(), pass.turned = a.pointer(), pass.t = a.pointer();
-  cuda_bend(dtype, pass, a.stream());
+  pass.e = a.pointer(), pass.tangent = a.pointer(), pass.t = a.pointer();
+  cuda_second_order(dtype, pass, a.stream());
 }
 
 // ---------------------------------------------------------------- updates; the parameters, five arguments each, come last
@@ -321,8 +321,8 @@ void update(A& a) {
   UpdatePlan plan{};
   plan.optimizer.rule = Rule(a.number());
   plan.optimizer.beta1 = a.real(), plan.optimizer.beta2 = a.real(), plan.optimizer.epsilon = a.real();
-  plan.course = a.template pointer<const Course>();
-  plan.update = count(a), plan.draw = count(a);
+  plan.schedule = a.template pointer<const ScheduleParameters>();
+  plan.update = step_index(a), plan.draw = step_index(a);
   plan.batches = a.integer();
   plan.player = a.number();
   const auto all = parameters(a);
@@ -330,26 +330,26 @@ void update(A& a) {
 }
 
 template <class A>
-void average(A& a) {
+void ema(A& a) {
   const int dtype = a.number();
   const double decay = a.real();
   const auto all = parameters(a);
-  cuda_average(dtype, decay, all, a.stream());
+  cuda_ema(dtype, decay, all, a.stream());
 }
 
 template <class A>
 void copy(A& a) {
   const int dtype = a.number();
-  const auto gate = Gate(a.number());
-  const Clock* of = clock(a);
+  const auto predicate = Predicate(a.number());
+  const StepCounter* of = counter(a);
   const auto all = parameters(a);
-  cuda_copy(dtype, gate, of, all, a.stream());
+  cuda_copy(dtype, predicate, of, all, a.stream());
 }
 
 template <class A>
 void inspect(A& a) {
   const int dtype = a.number();
-  Clock* of = clock(a);
+  StepCounter* of = counter(a);
   const double* sums = a.template pointer<double>();
   const int64_t count = a.integer(), stride = a.integer();
   const auto all = parameters(a);
@@ -357,10 +357,10 @@ void inspect(A& a) {
 }
 
 template <class A>
-void settle(A& a) {
-  Clock* of = clock(a);
+void count_skipped(A& a) {
+  StepCounter* of = counter(a);
   const bool generator = a.integer() != 0, discriminator = a.integer() != 0;
-  cuda_settle(of, generator, discriminator, a.stream());
+  cuda_count_skipped(of, generator, discriminator, a.stream());
 }
 
 template <class A>
@@ -381,11 +381,11 @@ void empty(A& a) {
 }
 
 template <class A>
-void meet(A& a) {
+void barrier_loop(A& a) {
   const int blocks = a.number();
   const int64_t barriers = a.integer();
-  auto* heard = a.template pointer<int32_t>();
-  cuda_meet(blocks, barriers, heard, a.stream());
+  auto* received = a.template pointer<int32_t>();
+  cuda_barrier_loop(blocks, barriers, received, a.stream());
 }
 
 // Calls f(name, entry) for each.
@@ -397,27 +397,27 @@ void each(Function&& f) {
   f("random_fill", random_fill<A>);
   f("to_sphere", to_sphere<A>);
   f("dropout", dropout<A>);
-  f("draw_keys", draw_keys<A>);
+  f("draw_dropout_seeds", draw_dropout_seeds<A>);
   f("gather", gather<A>);
   f("layer_forward", layer_forward<A>);
   f("layer_backward", layer_backward<A>);
-  f("network_forward", network_forward<A>);
-  f("network_backward", network_backward<A>);
+  f("small_mlp_forward", small_mlp_forward<A>);
+  f("small_mlp_backward", small_mlp_backward<A>);
   f("norm_forward", norm_forward<A>);
   f("norm_backward", norm_backward<A>);
-  f("judge", judge<A>);
+  f("loss_metrics", loss_metrics<A>);
   f("record", record<A>);
-  f("between", between<A>);
-  f("turn", turn<A>);
-  f("bend", bend<A>);
+  f("interpolate", interpolate<A>);
+  f("penalty_grad", penalty_grad<A>);
+  f("second_order", second_order<A>);
   f("update", update<A>);
-  f("average", average<A>);
+  f("ema", ema<A>);
   f("copy", copy<A>);
   f("inspect", inspect<A>);
-  f("settle", settle<A>);
+  f("count_skipped", count_skipped<A>);
   f("bound_norms", bound_norms<A>);
   f("empty", empty<A>);
-  f("meet", meet<A>);
+  f("barrier_loop", barrier_loop<A>);
 }
 
 }  // namespace fastgan::entries

@@ -1,10 +1,11 @@
-// Losses on CUDA: one pass over the logits gives value and slope, and the values are summed in double in two stages of fixed
-// order. Which thread meets which element depends on n alone, so the same logits give the same bits, aligned or not.
+// Losses on CUDA: one pass over the logits gives value and derivative, and the values are summed in double in two
+// stages of fixed order. The assignment of elements to threads depends on n alone, so the same logits give the same
+// bits, aligned or not.
 #include <algorithm>
 
 #include "../dtypes.h"
 #include "device.cuh"
-#include "kernels.h"
+#include "launchers.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -20,7 +21,7 @@ int64_t sum_blocks(int64_t n) { return std::min(kMaxBlocks, (n + 8 * kThreads - 
 
 template <class F, class S, bool aligned>
 __global__ void __launch_bounds__(kThreads) sum_terms(const S* __restrict__ logits, int64_t n, Compute<S> target,
-                                                      Compute<S> scale, Compute<S>* __restrict__ slope,
+                                                      Compute<S> scale, Compute<S>* __restrict__ grad,
                                                       double* __restrict__ partial) {
   using T = Compute<S>;
   constexpr int size = kPackSize<S>;
@@ -35,14 +36,14 @@ __global__ void __launch_bounds__(kThreads) sum_terms(const S* __restrict__ logi
       for (int i = 0; i < size; ++i) {
         const T l = load(in.at[i]);
         sum += double(F::value(l, target));
-        out.at[i] = scale * F::slope(l, target);
+        out.at[i] = scale * F::derivative(l, target);
       }
-      if (slope) reinterpret_cast<Pack<T, size>*>(slope)[p] = out;
+      if (grad) reinterpret_cast<Pack<T, size>*>(grad)[p] = out;
     } else {
       for (int i = 0; i < size && first + i < n; ++i) {
         const T l = load(logits[first + i]);
         sum += double(F::value(l, target));
-        if (slope) slope[first + i] = scale * F::slope(l, target);
+        if (grad) grad[first + i] = scale * F::derivative(l, target);
       }
     }
   }
@@ -68,12 +69,12 @@ __global__ void __launch_bounds__(kThreads) evaluate(const S* __restrict__ x, S*
   for (int64_t i = global_thread(); i < n; i += grid_threads()) {
     const auto l = load(x[i]);
     if constexpr (order == 0) store(out[i], F::value(l, target));
-    if constexpr (order == 1) store(out[i], F::slope(l, target));
-    if constexpr (order == 2) store(out[i], F::curvature(l, target));
+    if constexpr (order == 1) store(out[i], F::derivative(l, target));
+    if constexpr (order == 2) store(out[i], F::second_derivative(l, target));
   }
 }
 
-// x *= *factor, which only the device knows: where it is 1, as loss.backward() makes it, nothing is moved.
+// x *= *factor, which is in device memory. If it is 1, as in loss.backward(), the kernel returns at once.
 template <class T>
 __global__ void __launch_bounds__(kThreads) scale(T* __restrict__ x, int64_t n, const T* __restrict__ factor,
                                                   bool aligned) {
@@ -100,10 +101,10 @@ void launch_terms(int dtype, const LossTerm& term, double* partial, void* stream
     using S = decltype(storage);
     with_formula(term.formula, [&](auto f) {
       using F = decltype(f);
-      const bool aligned = is_aligned(term.logits) && is_aligned(term.slope);
+      const bool aligned = is_aligned(term.logits) && is_aligned(term.grad);
       launch("pair_loss", aligned ? sum_terms<F, S, true> : sum_terms<F, S, false>, int(sum_blocks(term.n)), stream,
              static_cast<const S*>(term.logits), term.n, Compute<S>(term.target), Compute<S>(term.scale),
-             static_cast<Compute<S>*>(term.slope), partial);
+             static_cast<Compute<S>*>(term.grad), partial);
     });
   });
 }

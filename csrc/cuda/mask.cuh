@@ -1,36 +1,37 @@
-// Dropout masks, replayed from (key, substream): four neighbouring features of a row share a block of random words.
+// Dropout masks, recomputed from (dropout seed, substream): four adjacent features of a row share a block of random
+// words.
 #pragma once
-#include "../clock.h"
+#include "../step_counter.h"
 #include "../philox.h"
 #include "device.cuh"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// What elements are multiplied with: 0 with probability p, else 1 / (1 - p).
+// The factors of dropout: 0 with probability p, else 1 / (1 - p).
 template <class T>
 struct Mask {
-  Key key;
+  DropoutSeed dropout_seed;
   uint32_t substream;
   uint64_t threshold;
   T scale;
   int64_t quads;  // blocks a row
 
-  FASTGAN_HD Mask(double p, Key key_, uint32_t substream_, int64_t features)
-      : key(key_),
+  FASTGAN_HD Mask(double p, DropoutSeed dropout_seed_, uint32_t substream_, int64_t features)
+      : dropout_seed(dropout_seed_),
         substream(substream_),
         threshold(dropout_threshold(p)),
         scale(p < 1.0 ? T(1.0 / (1.0 - p)) : T(0)),
         quads((features + 3) / 4) {}
 
   __device__ void factors(int64_t block, T (&out)[4]) const {
-    const int64_t each = key.rows * quads, section = each ? block / each : 0;
-    factors_in(section, block - section * each, out);
+    const int64_t each = dropout_seed.rows * quads, sub_batch = each ? block / each : 0;
+    factors_in(sub_batch, block - sub_batch * each, out);
   }
 
-  // Of a section's own blocks: nothing to divide where there is but one.
-  __device__ void factors_in(int64_t section, int64_t block, T (&out)[4]) const {
-    const Words words = Stream{key.get(section), purpose::dropout, substream, 0}.block(uint64_t(block));
+  // The same within a given sub-batch, without a division.
+  __device__ void factors_in(int64_t sub_batch, int64_t block, T (&out)[4]) const {
+    const Words words = Stream{dropout_seed.get(sub_batch), purpose::dropout, substream, 0}.block(uint64_t(block));
 #pragma unroll
     for (int i = 0; i < 4; ++i) out[i] = words.w[i] >= threshold ? scale : T(0);
   }

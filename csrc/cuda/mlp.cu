@@ -1,11 +1,11 @@
-// What stands between the matrix products of an MLP, in one pass each. Forward: bias, activation, dropout. Backward: mask,
-// slope, and the sum over the batch that is the bias's gradient; of the second order, curvature besides. The products are the library's: at the widths where they
-// count nothing beats it, and a pass of our own saves the traffic of the two to four that plain PyTorch makes.
+// The operations between the matrix products of an MLP, fused into one kernel each. Forward: bias, activation, dropout.
+// Backward: mask, derivative, and the sum over the batch (the bias gradient); double backward also needs the second
+// derivative. The products are cuBLAS's. Fusing saves the memory traffic of the two to four kernels of plain PyTorch.
 #include <type_traits>
 
 #include "../dtypes.h"
 #include "device.cuh"
-#include "kernels.h"
+#include "launchers.h"
 #include "layer.cuh"
 #include "mask.cuh"
 
@@ -13,15 +13,15 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-// A block works on 32 neighbouring packs of columns and a chunk of the rows, eight rows at a time.
+// A block of threads computes 32 adjacent packs of columns for a chunk of the rows, eight rows at a time.
 constexpr int kLanes = 32, kRows = kThreads / kLanes;
 
 struct Tiling {
   int64_t rows, columns, chunk;  // chunk: rows a block
   int64_t tiles, chunks;
 
-  // As many blocks as a device is filled by, if there are as many rows; never more than 256 rows a block. The chunks
-  // depend on the shape alone, whatever the pack: the order of the sums must not change with an address.
+  // Enough blocks to fill a device, if there are enough rows; at most 256 rows a block. The chunks depend on the shape
+  // alone: the order of the sums must not depend on an address.
   Tiling(int64_t r, int64_t c, int pack) : rows(r), columns(c), tiles((c + kLanes * pack - 1) / (kLanes * pack)) {
     const int64_t wanted = rows * ((columns + 127) / 128) / kMaxBlocks;
     chunk = wanted < kRows ? kRows : wanted > 256 ? 256 : (wanted + kRows - 1) / kRows * kRows;
@@ -73,7 +73,7 @@ struct Forward {
   const S *product, *bias;
   S *before, *output, *dropped;
   bool drops;  // else `dropped` is as `output`
-  Compute<S> slope;
+  Compute<S> negative_slope;
   Mask<Compute<S>> mask;
 };
 
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) forward(Forward<S> x, Tiling tiling)
     if (x.drops) x.mask.template factors_at<V>(row, here.column, factors);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
-      const Unit<S> unit = activate<F, S>(load(in.at[j]) + bias[j], x.slope, factors[j]);
+      const Unit<S> unit = activate<F, S>(load(in.at[j]) + bias[j], x.negative_slope, factors[j]);
       before.at[j] = unit.before, output.at[j] = unit.output, dropped.at[j] = unit.dropped;
     }
     if (!F::from_output && x.before) write(x.before, at, before);
@@ -113,17 +113,17 @@ struct Backward {
   S *grad_product, *to_grad;  // the first null: the sums alone
   double* partial;  // (chunks, columns); null: no sums
   bool drops;
-  Compute<S> slope;
+  Compute<S> negative_slope;
   Mask<Compute<S>> mask;
 };
 
-// Order 1: grad_product from grad. Order 2: from grad_grad, the gradient of what order 1 gave, that of its input and that of
-// the product it was computed at.
+// Order 1: grad_product from grad. Order 2: from grad_grad, the gradient of what order 1 gave, that of its input and
+// that of the product it was computed at.
 template <class F, class S, int V, int order>
 __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tiling) {
   using T = Compute<S>;
   const Place here = place_of<V>(tiling);
-  double sum[V] = {};  // exact where gradients cancel: Adam would blow a rounding up to a whole step
+  double sum[V] = {};  // double: where gradients cancel, Adam would scale a rounding error up to a whole step
   for (int64_t row = here.first; here.column < tiling.columns && row < here.last; row += kRows) {
     const int64_t at = row * tiling.columns + here.column;
     const Pack<S, V> grad = read<S, V>(x.grad, at);
@@ -137,10 +137,10 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       if constexpr (order == 1) {
-        out.at[j] = through_activation<F>(load(grad.at[j]), saved.at[j], x.slope, factors[j]);
+        out.at[j] = through_activation<F>(load(grad.at[j]), saved.at[j], x.negative_slope, factors[j]);
       } else {
         const auto second =
-            through_slope<F>(load(again.at[j]), load(grad.at[j]), saved.at[j], x.slope, factors[j]);
+            through_activation_twice<F>(load(again.at[j]), load(grad.at[j]), saved.at[j], x.negative_slope, factors[j]);
         out.at[j] = second.z, to_grad.at[j] = second.grad;
       }
       sum[j] += double(load(out.at[j]));
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kThreads) maxout_forward(const S* __restrict__
   for (int64_t i = global_thread(); i < rows * units; i += grid_threads()) {
     const int64_t at = i * pieces, unit = (i % units) * pieces;
     Largest<T> largest;
-    for (int p = 0; p < pieces; ++p) largest.meet(p, load(product[at + p]) + (bias ? load(bias[unit + p]) : T(0)));
+    for (int p = 0; p < pieces; ++p) largest.consider(p, load(product[at + p]) + (bias ? load(bias[unit + p]) : T(0)));
     store(output[i], largest.best);
     winner[i] = largest.winner;
   }
@@ -206,8 +206,8 @@ __global__ void __launch_bounds__(kThreads) finish(const double* __restrict__ pa
 
 // ---------------------------------------------------------------- launchers
 
-// Calls f(constant) with the elements that move together: 16 bytes, or one where the shape or an address forbids that. Two
-// doubles at a time would not fit into registers (erfc).
+// Calls f(constant) with the elements of a pack: 16 bytes, or one element if the shape or an address is not aligned.
+// Two doubles at a time would not fit into registers (erfc).
 template <class S, class Function, class... Pointers>
 void with_pack(int64_t columns, Function&& f, Pointers... pointers) {
   constexpr int V = sizeof(S) == 8 ? 1 : 16 / int(sizeof(S));
@@ -234,7 +234,7 @@ void run_forward(const LayerPass& pass, const LayerForward& call, void* stream) 
                      static_cast<S*>(call.dropped),
                      pass.dropout > 0,
                      T(pass.negative_slope),
-                     Mask<T>(pass.dropout, pass.key, pass.substream, pass.units)};
+                     Mask<T>(pass.dropout, pass.dropout_seed, pass.substream, pass.units)};
   with_activation(pass.activation, [&](auto f) {
     with_pack<S>(
         pass.units,
@@ -258,7 +258,7 @@ void run_backward(const LayerPass& pass, const LayerBackward& call, void* stream
                       call.grad_bias ? call.partial : nullptr,
                       pass.dropout > 0,
                       T(pass.negative_slope),
-                      Mask<T>(pass.dropout, pass.key, pass.substream, pass.units)};
+                      Mask<T>(pass.dropout, pass.dropout_seed, pass.substream, pass.units)};
   if (pass.rows == 0) {
     // the sum of nothing is all that is left to write
   } else if (pass.pieces > 1) {

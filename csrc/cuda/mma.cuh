@@ -1,11 +1,12 @@
-// Products by matrix units. A warp multiplies a left tile of 16 rows with a right tile of 8 columns and adds to 16 x 8
-// sums in float (mma.sync, sm_80 and later). A kernel takes one of three types, which share a face, as template argument:
+// Products by tensor cores. A warp multiplies a left tile of 16 rows with a right tile of 8 columns and adds to 16 x 8
+// sums in float (mma.sync, sm_80 and later). A kernel takes one of three types, with the same interface, as template
+// argument:
 //
 //   Tf32    factors rounded to tf32 (11 bits)                16 x 8 x 8
 //   Tf32x3  each factor as a sum of two tf32: as float does it, for three instructions instead of one
 //   Bf16    factors rounded to bfloat16 (8 bits)             16 x 8 x 16
 //
-// (or Plain<T>, which does it without matrix units; ShortBf16 is Bf16 with the depth of the others)
+// (or Plain<T>, which does it without tensor cores; ShortBf16 is Bf16 with the depth of the others)
 //
 //   typename P::Sum sum{};
 //   for (int k = 0; k < depth; k += P::depth)
@@ -13,14 +14,14 @@
 //                 P::right([&](int i, int column) { return w[column * stride + k + i]; }));
 //   for (int i = 0; i < 4; ++i) y[sum_row(i) * n + sum_column(i)] = P::value(sum, i);
 //
-// All 32 lanes must come together. From shared memory, rows 4 mod 32 words apart are read without bank conflicts (8
-// where columns are neighbours). Before sm_80, and under the emulator, shuffles bring the same factors together.
+// All 32 lanes must take part. From shared memory, rows 4 mod 32 words apart are read without bank conflicts (8 where
+// columns are neighbours). Before sm_80, and under the emulator, shuffles bring the same factors together.
 #pragma once
 #include "../dtypes.h"
 #include "device.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-#define FASTGAN_MATRIX_UNITS 1
+#define FASTGAN_TENSOR_CORES 1
 #endif
 
 namespace fastgan {
@@ -44,15 +45,15 @@ struct RightTile {  // column g at the member's depth, and half a tile further
 
 // ---------------------------------------------------------------- rounding
 
-// To nearest, ties away from 0. The lowest 13 bits of a tf32 are not looked at.
+// To nearest, ties away from 0. The lowest 13 bits of a tf32 are ignored.
 __device__ inline uint32_t round_to_tf32(float x) {
-#ifdef FASTGAN_MATRIX_UNITS
+#ifdef FASTGAN_TENSOR_CORES
   uint32_t u;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(x));
   return u;
 #else
   const uint32_t u = bits_of(x);
-  if (x != x) return u | 0x00400000u;  // the bits that made it a NaN may be among those cut off
+  if (x != x) return u | 0x00400000u;  // truncation may clear the bits that make it a NaN
   return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
 #endif
 }
@@ -61,7 +62,7 @@ __device__ inline float of_tf32(uint32_t u) { return float_of(u & 0xffffe000u); 
 
 // To nearest, ties to even.
 __device__ inline uint32_t round_to_bf16_pair(float low, float high) {
-#ifdef FASTGAN_MATRIX_UNITS
+#ifdef FASTGAN_TENSOR_CORES
   uint32_t u;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(high), "f"(low));
   return u;
@@ -85,7 +86,7 @@ struct Bf16Word {
   }
 };
 
-// sum += left * right from the registers the units read, for want of units.
+// sum += left * right from the same registers, without tensor cores.
 template <class Word>
 __device__ inline void multiply_by_shuffles(float (&sum)[4], const LeftTile& a, const RightTile& b) {
   const unsigned all = 0xffffffffu;
@@ -107,7 +108,7 @@ __device__ inline void multiply_by_shuffles(float (&sum)[4], const LeftTile& a, 
 }
 
 __device__ inline void multiply_tf32(float (&sum)[4], const LeftTile& a, const RightTile& b) {
-#ifdef FASTGAN_MATRIX_UNITS
+#ifdef FASTGAN_TENSOR_CORES
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
@@ -118,7 +119,7 @@ __device__ inline void multiply_tf32(float (&sum)[4], const LeftTile& a, const R
 }
 
 __device__ inline void multiply_bf16(float (&sum)[4], const LeftTile& a, const RightTile& b) {
-#ifdef FASTGAN_MATRIX_UNITS
+#ifdef FASTGAN_TENSOR_CORES
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
@@ -128,9 +129,9 @@ __device__ inline void multiply_bf16(float (&sum)[4], const LeftTile& a, const R
 #endif
 }
 
-// Half as deep: the second halves of both tiles are not looked at.
+// Half as deep: the second halves of both tiles are ignored.
 __device__ inline void multiply_short_bf16(float (&sum)[4], const LeftTile& a, const RightTile& b) {
-#ifdef FASTGAN_MATRIX_UNITS
+#ifdef FASTGAN_TENSOR_CORES
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
                : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                : "r"(a.at[0]), "r"(a.at[1]), "r"(b.at[0]));
@@ -141,11 +142,12 @@ __device__ inline void multiply_short_bf16(float (&sum)[4], const LeftTile& a, c
 
 // ---------------------------------------------------------------- the types
 
-// left(at): at(row, depth) is a float, row below 16; right(at): at(depth, column), column below 8; depth below P::depth.
+// left(at): at(row, depth) is a float, row below 16; right(at): at(depth, column), column below 8; depth below
+// P::depth.
 
-// Of a tile 8 deep a lane brings two depths of rows g and g + 8, and the same two of column g. P::left_of and P::right_of
-// take what has been read: any two, as long as a group's members bring all eight and both factors agree. A product is
-// P::instructions of them, P::multiply(sum, a, b, i), which may stand apart.
+// Of a tile 8 deep a lane brings two depths of rows g and g + 8, and the same two of column g. P::left_of and
+// P::right_of take what has been read: any two, as long as a group's members bring all eight and both factors agree. A
+// product is P::instructions of them, P::multiply(sum, a, b, i), which may stand apart.
 template <class P>
 struct EightDeep {
   static constexpr int depth = 8;

@@ -1,10 +1,10 @@
-// Batch normalisation on CUDA (Ioffe and Szegedy, 2015). A block has 32 features of the whole batch and goes through it two
-// or three times: what it meets again then comes from the second cache, and no sum leaves the block.
+// Batch normalisation on CUDA (Ioffe and Szegedy, 2015). A block of threads computes 32 features of the whole batch in
+// two or three passes over it: the later passes read from the L2 cache, and all sums stay within the block.
 #include <cmath>
 
 #include "../dtypes.h"
 #include "device.cuh"
-#include "kernels.h"
+#include "launchers.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -22,7 +22,8 @@ struct Place {
         inside(feature < features) {}
 };
 
-// The sum over the batch of f(where an element lies), in every thread that has its feature. All threads of the block call.
+// The sum over the batch of f(where an element lies), in every thread that has its feature. All threads of the block
+// call.
 template <class T, class Function>
 __device__ T over_rows(const Place& here, int64_t rows, int64_t features, Function&& f) {
   FASTGAN_SHARED(all, T[kThreads]);
@@ -43,7 +44,7 @@ struct Norm {
   const T *bias, *scale, *shift;       // null: none
   T *running_mean, *running_variance;  // null: not kept
   int64_t* batches;
-  T *mean, *inverse;  // of this batch: kept for the way back
+  T *mean, *inverse;  // of this batch: kept for the backward pass
 };
 
 template <class T>
@@ -72,7 +73,8 @@ __global__ void __launch_bounds__(kThreads) normalize(Norm<T> norm, const T* __r
   norm.running_variance[f] = running(norm.running_variance[f], unbiased(variance, rows), norm.momentum);
 }
 
-// In place: from the gradient of what normalize() gave to that of the product. `adds`: to the gradients of another section.
+// In place: from the gradient of normalize()'s result to that of the product. `adds`: to the gradients of another
+// sub-batch.
 template <class T>
 __global__ void __launch_bounds__(kThreads) normalize_backward(Norm<T> norm, const T* __restrict__ product,
                                                                T* __restrict__ grad, T* __restrict__ grad_scale,

@@ -1,25 +1,24 @@
-// What a step does to parameters on CUDA, many of them a launch: their addresses travel in the kernel's arguments. What
-// changes from step to step does not: each block works the rule's constants out from the clock, so that a captured launch
-// is right at every replay.
+// Optimiser steps on CUDA, for many parameters in one launch: the kernel's arguments hold their addresses. Each block
+// computes the rule's constants of the step from the step counter, so that a captured launch is right at every replay.
 #include <new>
 
 #include "../dtypes.h"
 #include "../optimizer.h"
 #include "device.cuh"
-#include "kernels.h"
+#include "launchers.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr int64_t kRun = 4096;  // elements a block updates
+constexpr int64_t kBlockElements = 4096;  // elements a block updates
 constexpr int kMost = 64;       // parameters a launch: 3 KB of the 4 KB that arguments may take
 
 // ---------------------------------------------------------------- rules: optimizer.h has the optimisers'
 
-// The moving average follows the value, which stands in the gradient's place.
+// The exponential moving average; the value is passed as the gradient.
 template <class T>
-struct MovingAverage {
+struct Ema {
   T keep;
   FASTGAN_HD void operator()(T& mean, T&, T&, T value) const { mean += keep * (value - mean); }
 };
@@ -29,7 +28,7 @@ struct Copy {
   FASTGAN_HD void operator()(T& to, T&, T&, T from) const { to = from; }
 };
 
-// A recipe gives a rule, on the device.
+// A recipe computes a rule on the device.
 template <class RuleOf>
 struct Constant {
   RuleOf rule;
@@ -51,27 +50,27 @@ struct Scheduled {
   UpdatePlan plan;
   __device__ RuleOf get() const {
     const int64_t update = plan.update.get(), epoch = plan.draw.get() / plan.batches + 1;
-    const Course& course = *plan.course;
-    return make(static_cast<RuleOf*>(nullptr), plan.optimizer, rate_at(course, update), momentum_at(course, epoch),
-                update + 1 - plan.update.clock->skipped[plan.player]);
+    const ScheduleParameters& schedule = *plan.schedule;
+    return make(static_cast<RuleOf*>(nullptr), plan.optimizer, rate_at(schedule, update), momentum_at(schedule, epoch),
+                update + 1 - plan.update.counter->skipped[plan.player]);
   }
 };
 
-// Room for a rule in shared memory, where nothing is constructed.
+// Storage for a rule in shared memory, where constructors do not run.
 template <class RuleOf>
-struct Room {
+struct RuleStorage {
   alignas(RuleOf) unsigned char bytes[sizeof(RuleOf)];
 };
 
-// When a launch does something: always, or if the present update is not finite.
-__device__ bool holds(Gate gate, const Clock* clock) {
-  return gate == Gate::always || clock->bad != 0;
+// Whether a launch has an effect: always, or if the current update is not finite.
+__device__ bool is_active(Predicate predicate, const StepCounter* counter) {
+  return predicate == Predicate::always || counter->bad != 0;
 }
 
 // ---------------------------------------------------------------- kernels
 
 template <class T>
-struct Member {
+struct Parameter {
   T *p, *s0, *s1;  // states: null where the rule keeps none
   const T* g;
   int64_t n;
@@ -81,35 +80,35 @@ struct Member {
 
 template <class T>
 struct Batch {
-  Member<T> members[kMost];
+  Parameter<T> parameters[kMost];
   int count;
 };
 
 template <class T>
-__device__ const Member<T>& mine(const Batch<T>& batch) {
+__device__ const Parameter<T>& mine(const Batch<T>& batch) {
   int which = 0;
-  while (which + 1 < batch.count && int(blockIdx.x) >= batch.members[which + 1].first_block) ++which;
-  return batch.members[which];
+  while (which + 1 < batch.count && int(blockIdx.x) >= batch.parameters[which + 1].first_block) ++which;
+  return batch.parameters[which];
 }
 
 // The elements of a parameter that this block has, from `first` on.
 template <class T>
-__device__ int64_t first_of(const Member<T>& m) {
-  return (int(blockIdx.x) - m.first_block) * kRun;
+__device__ int64_t first_of(const Parameter<T>& m) {
+  return (int(blockIdx.x) - m.first_block) * kBlockElements;
 }
 template <class T>
-__device__ int64_t end_of(const Member<T>& m, int64_t first) {
-  return first + kRun < m.n ? first + kRun : m.n;
+__device__ int64_t end_of(const Parameter<T>& m, int64_t first) {
+  return first + kBlockElements < m.n ? first + kBlockElements : m.n;
 }
 
 template <class T, class RuleOf>
-__device__ void update_one(const Member<T>& m, int64_t i, const RuleOf& rule) {
+__device__ void update_one(const Parameter<T>& m, int64_t i, const RuleOf& rule) {
   T unused[2] = {};
   rule(m.p[i], m.s0 ? m.s0[i] : unused[0], m.s1 ? m.s1[i] : unused[1], m.g[i]);
 }
 
 template <class T, class RuleOf>
-__device__ void update_pack(const Member<T>& m, int64_t pack, const RuleOf& rule) {
+__device__ void update_pack(const Parameter<T>& m, int64_t pack, const RuleOf& rule) {
   using P = Pack<T>;
   P p = reinterpret_cast<P*>(m.p)[pack], s0{}, s1{};
   const P g = reinterpret_cast<const P*>(m.g)[pack];
@@ -124,14 +123,14 @@ __device__ void update_pack(const Member<T>& m, int64_t pack, const RuleOf& rule
 
 template <class T, class Recipe>
 __global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Batch<T> batch,
-                                                   const __grid_constant__ Recipe recipe, Gate gate, const Clock* clock) {
+                                                   const __grid_constant__ Recipe recipe, Predicate predicate, const StepCounter* counter) {
   using RuleOf = decltype(recipe.get());
-  FASTGAN_SHARED(shared, Room<RuleOf>);
-  if (!holds(gate, clock)) return;
+  FASTGAN_SHARED(shared, RuleStorage<RuleOf>);
+  if (!is_active(predicate, counter)) return;
   if (threadIdx.x == 0) new (shared.bytes) RuleOf(recipe.get());  // powers in double: once a block
   __syncthreads();
   const RuleOf rule = *reinterpret_cast<const RuleOf*>(shared.bytes);
-  const Member<T>& m = mine(batch);
+  const Parameter<T>& m = mine(batch);
   const int64_t first = first_of(m), last = end_of(m, first);
   constexpr int size = 16 / int(sizeof(T));
   int64_t done = first;
@@ -143,30 +142,30 @@ __global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Batch
   for (int64_t i = done + threadIdx.x; i < last; i += kThreads) update_one(m, i, rule);
 }
 
-// Notes on the clock whether one of the sums of losses is not finite, or a number that was finite (p, or no matter) is not (g).
+// Sets the step counter's flag if a sum of losses is not finite, or if g is not finite although p (or no p) was.
 template <class T>
 __global__ void __launch_bounds__(kThreads) inspect(const __grid_constant__ Batch<T> batch, const double* sums,
-                                                    int64_t count, int64_t stride, Clock* clock) {
+                                                    int64_t count, int64_t stride, StepCounter* counter) {
   bool bad = false;
   if (batch.count > 0) {
-    const Member<T>& m = mine(batch);
+    const Parameter<T>& m = mine(batch);
     const int64_t first = first_of(m), last = end_of(m, first);
     for (int64_t i = first + threadIdx.x; i < last; i += kThreads) bad |= m.g[i] * T(0) != T(0) && (!m.p || m.p[i] * T(0) == T(0));
   }
   if (blockIdx.x == 0)
     for (int64_t i = threadIdx.x; i < count; i += kThreads) bad |= sums[i * stride] * 0.0 != 0.0;
-  if (bad) atomicExch(&clock->bad, 1);
+  if (bad) atomicExch(&counter->bad, 1);
 }
 
 // After the updates of one player, or of both.
-__global__ void __launch_bounds__(kThreads) settle(Clock* clock, bool generator, bool discriminator) {
-  if (threadIdx.x > 0 || !clock->bad) return;
-  clock->skipped[0] += generator;
-  clock->skipped[1] += discriminator;
-  clock->bad = 0;
+__global__ void __launch_bounds__(kThreads) count_skipped(StepCounter* counter, bool generator, bool discriminator) {
+  if (threadIdx.x > 0 || !counter->bad) return;
+  counter->skipped[0] += generator;
+  counter->skipped[1] += discriminator;
+  counter->bad = 0;
 }
 
-// Scales down rows whose norm exceeds the limit; a warp has one.
+// Scales down rows whose norm exceeds the limit; one warp for each row.
 template <class T>
 __global__ void __launch_bounds__(kThreads) bound_norms(T* __restrict__ weight, int64_t rows, int64_t inputs,
                                                         double limit) {
@@ -186,9 +185,9 @@ __global__ void __launch_bounds__(kThreads) bound_norms(T* __restrict__ weight, 
 template <class T>
 int add(Batch<T>& batch, const ParameterUpdate& u, int first_block) {
   const bool aligned = is_aligned(u.value) && is_aligned(u.state0) && is_aligned(u.state1) && is_aligned(u.grad);
-  batch.members[batch.count++] = {static_cast<T*>(u.value),       static_cast<T*>(u.state0), static_cast<T*>(u.state1),
+  batch.parameters[batch.count++] = {static_cast<T*>(u.value),       static_cast<T*>(u.state0), static_cast<T*>(u.state1),
                                   static_cast<const T*>(u.grad), u.n, first_block, aligned};
-  return first_block + int((u.n + kRun - 1) / kRun);
+  return first_block + int((u.n + kBlockElements - 1) / kBlockElements);
 }
 
 // Calls f(batch, blocks) for as many parameters at a time as a launch takes.
@@ -208,16 +207,16 @@ void each_batch(const std::vector<ParameterUpdate>& parameters, Function&& f) {
 }
 
 template <class T, class Recipe>
-void update_all(const Recipe& recipe, Gate gate, const Clock* clock, const std::vector<ParameterUpdate>& parameters,
+void update_all(const Recipe& recipe, Predicate predicate, const StepCounter* counter, const std::vector<ParameterUpdate>& parameters,
                 void* stream) {
   each_batch<T>(parameters, [&](const Batch<T>& batch, int blocks) {
-    launch("optimizer", update<T, Recipe>, blocks, stream, batch, recipe, gate, clock);
+    launch("optimizer", update<T, Recipe>, blocks, stream, batch, recipe, predicate, counter);
   });
 }
 
 template <class T>
 void scheduled_update(const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream) {
-  const auto run = [&](const auto& recipe) { update_all<T>(recipe, Gate::always, nullptr, parameters, stream); };
+  const auto run = [&](const auto& recipe) { update_all<T>(recipe, Predicate::always, nullptr, parameters, stream); };
   switch (plan.optimizer.rule) {
     case Rule::adam: return run(Scheduled<Adam<T>>{plan});
     case Rule::momentum_torch: return run(Scheduled<MomentumTorch<T>>{plan});
@@ -226,13 +225,13 @@ void scheduled_update(const UpdatePlan& plan, const std::vector<ParameterUpdate>
 }
 
 template <class T>
-void inspect_all(Clock* clock, const double* sums, int64_t count, int64_t stride,
+void inspect_all(StepCounter* counter, const double* sums, int64_t count, int64_t stride,
                  const std::vector<ParameterUpdate>& parameters, void* stream) {
   each_batch<T>(parameters, [&](const Batch<T>& batch, int blocks) {
-    launch("inspect", inspect<T>, blocks, stream, batch, sums, count, stride, clock);
+    launch("inspect", inspect<T>, blocks, stream, batch, sums, count, stride, counter);
     count = 0;
   });
-  if (count > 0) launch("inspect", inspect<T>, 1, stream, Batch<T>{}, sums, count, stride, clock);
+  if (count > 0) launch("inspect", inspect<T>, 1, stream, Batch<T>{}, sums, count, stride, counter);
 }
 
 }  // namespace
@@ -243,28 +242,28 @@ void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterU
   run(plan, parameters, stream);
 }
 
-void cuda_average(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream) {
+void cuda_ema(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream) {
   if (DType(dtype) == DType::f64)
-    update_all<double>(Constant<MovingAverage<double>>{{1.0 - decay}}, Gate::always, nullptr, parameters, stream);
+    update_all<double>(Constant<Ema<double>>{{1.0 - decay}}, Predicate::always, nullptr, parameters, stream);
   else
-    update_all<float>(Constant<MovingAverage<float>>{{float(1.0 - decay)}}, Gate::always, nullptr, parameters, stream);
+    update_all<float>(Constant<Ema<float>>{{float(1.0 - decay)}}, Predicate::always, nullptr, parameters, stream);
 }
 
-void cuda_copy(int dtype, Gate gate, const Clock* clock, const std::vector<ParameterUpdate>& parameters, void* stream) {
+void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter, const std::vector<ParameterUpdate>& parameters, void* stream) {
   if (DType(dtype) == DType::f64)
-    update_all<double>(Constant<Copy<double>>{}, gate, clock, parameters, stream);
+    update_all<double>(Constant<Copy<double>>{}, predicate, counter, parameters, stream);
   else
-    update_all<float>(Constant<Copy<float>>{}, gate, clock, parameters, stream);
+    update_all<float>(Constant<Copy<float>>{}, predicate, counter, parameters, stream);
 }
 
-void cuda_inspect(int dtype, Clock* clock, const double* sums, int64_t count, int64_t stride,
+void cuda_inspect(int dtype, StepCounter* counter, const double* sums, int64_t count, int64_t stride,
                   const std::vector<ParameterUpdate>& parameters, void* stream) {
   const auto run = DType(dtype) == DType::f64 ? inspect_all<double> : inspect_all<float>;
-  run(clock, sums, count, stride, parameters, stream);
+  run(counter, sums, count, stride, parameters, stream);
 }
 
-void cuda_settle(Clock* clock, bool generator, bool discriminator, void* stream) {
-  launch("settle", settle, 1, stream, clock, generator, discriminator);
+void cuda_count_skipped(StepCounter* counter, bool generator, bool discriminator, void* stream) {
+  launch("count_skipped", count_skipped, 1, stream, counter, generator, discriminator);
 }
 
 void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, void* stream) {

@@ -1,10 +1,10 @@
-// What is drawn on CUDA: noise, dropout masks and their keys, the rows of a minibatch. A thread draws a block of four words
-// of the stream the CPU draws from; which step of the stream, a captured launch reads off the clock.
+// Random numbers on CUDA: noise, dropout masks and their seeds, the rows of a minibatch. A thread draws a block of four
+// words of the stream the CPU draws from; a captured launch reads the step of the stream from the step counter.
 #include <algorithm>
 
 #include "../dtypes.h"
 #include "device.cuh"
-#include "kernels.h"
+#include "launchers.h"
 #include "mask.cuh"
 
 namespace fastgan {
@@ -14,22 +14,22 @@ namespace {
 
 // ---------------------------------------------------------------- kernels: noise and masks
 
-template <class T, Draw draw>
+template <class T, Distribution distribution>
 __global__ void __launch_bounds__(kThreads) fill(T* __restrict__ out, int64_t n, uint64_t seed, uint32_t purpose,
-                                                 uint32_t substream, Count step, int64_t offset, bool aligned) {
+                                                 uint32_t substream, StepIndex step, int64_t offset, bool aligned) {
   const Stream stream{seed, purpose, substream, uint64_t(step.get())};
   const int64_t first = offset / 4, blocks = (offset + n + 3) / 4 - first;
   for (int64_t i = global_thread(); i < blocks; i += grid_threads()) {
     const Words words = stream.block(uint64_t(first + i));
     Pack<T, 4> numbers;
-    if constexpr (draw == Draw::normal) {
+    if constexpr (distribution == Distribution::normal) {
       normal_pair(words.w[0], words.w[1], numbers.at[0], numbers.at[1]);
       normal_pair(words.w[2], words.w[3], numbers.at[2], numbers.at[3]);
     } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) numbers.at[j] = unit_interval<T>(words.w[j]);
     }
-    if constexpr (draw == Draw::centred) {
+    if constexpr (distribution == Distribution::centred) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) numbers.at[j] = centred(numbers.at[j]);
     }
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) fill(T* __restrict__ out, int64_t n,
   }
 }
 
-// Rows of unit length; a warp has one.
+// Scales rows to unit length; one warp for each row.
 template <class T>
 __global__ void __launch_bounds__(kThreads) to_sphere(T* __restrict__ z, int64_t rows, int64_t features) {
   for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) to_sphere(T* __restrict__ z, int64_t
   }
 }
 
-// Packed: the features come in whole blocks, so that nothing need be divided, and four of them move together.
+// Packed: the number of features is a multiple of 4, so no division is needed, and four elements are loaded together.
 template <class S, bool packed>
 __global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __restrict__ out, int64_t rows,
                                                  int64_t features, Mask<Compute<S>> mask) {
@@ -79,16 +79,16 @@ __global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __r
 // ---------------------------------------------------------------- kernels: what an iteration draws besides
 
 // The seeds of the dropout masks of iterations to come; keys: (iterations, each).
-__global__ void __launch_bounds__(kThreads) draw_keys(Count iteration, int64_t iterations, uint64_t seed,
-                                                      uint64_t* __restrict__ keys, int each) {
+__global__ void __launch_bounds__(kThreads) draw_dropout_seeds(StepIndex iteration, int64_t iterations, uint64_t seed,
+                                                      uint64_t* __restrict__ dropout_seeds, int each) {
   for (int64_t i = global_thread(); i < iterations * each; i += grid_threads())
-    keys[i] = dropout_seed(seed, iteration.get() + i / each, i % each);
+    dropout_seeds[i] = dropout_seed(seed, iteration.get() + i / each, i % each);
 }
 
 // Rows of a draw, as the keyed shuffle of their epoch orders them; a warp copies one.
 template <class T>
 __global__ void __launch_bounds__(kThreads) gather(const T* __restrict__ data, int64_t rows, int64_t features,
-                                                   T* __restrict__ out, int64_t wanted, uint64_t seed, Count number) {
+                                                   T* __restrict__ out, int64_t wanted, uint64_t seed, StepIndex number) {
   const int64_t batches = rows / wanted, draw = number.get();
   const Permutation shuffle(uint64_t(rows), seed, purpose::rows, uint64_t(draw / batches));
   for (int64_t i = global_thread() / 32; i < wanted; i += grid_threads() / 32) {
@@ -102,16 +102,16 @@ __global__ void __launch_bounds__(kThreads) gather(const T* __restrict__ data, i
 
 // ---------------------------------------------------------------- launchers
 
-void cuda_random_fill(int dtype, void* out, int64_t n, Draw draw, uint64_t seed, uint32_t purpose, Count step,
+void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose, StepIndex step,
                       uint32_t substream, int64_t offset, void* stream) {
   if (n == 0) return;
   const int blocks = blocks_for((n + 6) / 4);
   const auto run = [&](auto type) {
     using T = decltype(type);
     const bool aligned = offset % 4 == 0 && is_aligned(out);
-    const auto kernel = draw == Draw::normal    ? fill<T, Draw::normal>
-                        : draw == Draw::centred ? fill<T, Draw::centred>
-                                                : fill<T, Draw::uniform>;
+    const auto kernel = distribution == Distribution::normal    ? fill<T, Distribution::normal>
+                        : distribution == Distribution::centred ? fill<T, Distribution::centred>
+                                                : fill<T, Distribution::uniform>;
     launch("random", kernel, blocks, stream, static_cast<T*>(out), n, seed, purpose, substream, step, offset, aligned);
   };
   DType(dtype) == DType::f64 ? run(double{}) : run(float{});
@@ -125,25 +125,25 @@ void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* st
     launch("random", to_sphere<float>, blocks_for(32 * rows), stream, static_cast<float*>(z), rows, features);
 }
 
-void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, Key key,
+void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, DropoutSeed dropout_seed,
                   uint32_t substream, void* stream) {
   if (rows * features == 0) return;
   with_dtype(dtype, [&](auto storage) {
     using S = decltype(storage);
-    const Mask<Compute<S>> mask(p, key, substream, features);
+    const Mask<Compute<S>> mask(p, dropout_seed, substream, features);
     const bool packed = features % 4 == 0 && is_aligned(x) && is_aligned(out);
     launch("dropout", packed ? drop<S, true> : drop<S, false>, blocks_for(rows * mask.quads), stream,
            static_cast<const S*>(x), static_cast<S*>(out), rows, features, mask);
   });
 }
 
-void cuda_draw_keys(Count iteration, int iterations, uint64_t seed, uint64_t* keys, int each, void* stream) {
+void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each, void* stream) {
   if (iterations == 0 || each == 0) return;
-  launch("keys", draw_keys, blocks_for(int64_t(iterations) * each), stream, iteration, int64_t(iterations), seed, keys, each);
+  launch("dropout_seeds", draw_dropout_seeds, blocks_for(int64_t(iterations) * each), stream, iteration, int64_t(iterations), seed, dropout_seeds, each);
 }
 
 void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
-                 Count draw, void* stream) {
+                 StepIndex draw, void* stream) {
   if (wanted * features == 0) return;
   const auto run = [&](auto type) {
     using T = decltype(type);

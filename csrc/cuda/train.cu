@@ -1,15 +1,15 @@
-// The persistent engine: one launch runs many iterations of Algorithm 1, for one GAN or for thousands.
+// The persistent engine: one launch runs many iterations of Algorithm 1 for one GAN or for thousands.
 //
-// A GAN belongs to a cluster of blocks (of one, as a rule), which keeps the weights in shared memory for the whole launch. Each
-// block takes its rows of every batch through both networks without looking at another; then the gradients of the weights are
-// shared out over the threads of the cluster. Every sum is one thread's (or one warp's) and has one order, so the bits depend
-// neither on the size of the cluster nor on who else is in the launch. docs/the-persistent-kernel.md explains the whole.
+// A cluster of blocks (usually one) trains a GAN and keeps its weights in shared memory for the whole launch. Each
+// block computes both networks on its rows of the batch, independently of the other blocks; then the threads of the
+// cluster share the weight gradients. One thread (or one warp) computes each sum in one order, so the bits depend
+// neither on the size of the cluster nor on the other GANs of the launch. See docs/the-persistent-kernel.md.
 #include <cmath>
 #include <vector>
 
 #include "../dtypes.h"
 #include "device.cuh"
-#include "kernels.h"
+#include "launchers.h"
 #include "train_loss.cuh"
 
 namespace fastgan {
@@ -18,19 +18,19 @@ namespace {
 
 template <class T>
 struct Launch {
-  const char* plans;  // begins with where each member's begins, in bytes
+  const char* plans;  // starts with the offset of each member's plan, in bytes
   int members;
-  T* scratch;         // of a cluster after another: what its blocks share, then a part for each block
-  Room room;          // for the most demanding member
+  T* scratch;         // for each cluster: what its blocks share, then a part for each block
+  MemoryNeeds needs;          // for the most demanding member
 };
 
 template <class T>
 class Trainer : Losses<T> {
   using B = Batches<T>;
   using L = Losses<T>;
-  using B::notes_, B::plan_, B::block_, B::g_, B::d_, B::sections_of_g_, L::bad_;
-  using B::draw_noise, B::to_sphere, B::choose_rows, B::section, B::sections_of_d, B::show_real, B::show_fakes;
-  using B::return_gradients, L::slopes_of_d, L::slopes_of_g, L::record_d, L::record_g;
+  using B::state_, B::plan_, B::block_, B::g_, B::d_, B::sub_batches_of_g_, L::bad_;
+  using B::draw_noise, B::to_sphere, B::choose_rows, B::sub_batch, B::sub_batches_of_d, B::show_real, B::show_fakes;
+  using B::return_gradients, L::loss_and_grad_of_d, L::loss_and_grad_of_g, L::record_d, L::record_g;
 
  public:
   // `memory`: the block's shared memory, filled by begin(). `common`: the cluster's scratch memory.
@@ -41,7 +41,7 @@ class Trainer : Losses<T> {
   __device__ void run() {
     fetch();
     for (int64_t it = plan_.first; it < plan_.first + plan_.count; ++it) {
-      draw_keys(it);
+      draw_dropout_seeds(it);
       if (plan_.simultaneous) {
         simultaneous_step(it);
         continue;
@@ -49,92 +49,93 @@ class Trainer : Losses<T> {
       for (int64_t draw = it * plan_.k; draw < (it + 1) * plan_.k; ++draw) discriminator_step(it, draw);
       for (int64_t i = 0; i < plan_.generator_steps; ++i) generator_step(it, it * plan_.generator_steps + i);
     }
-    give_back();
+    write_back();
   }
 
  private:
   // ---------------------------------------------------------------- steps
 
-  // D ascends on m real and m fake rows side by side; the fakes come without a way back into G.
+  // D ascends on m real and m fake rows side by side; the fakes come without a backward pass into G.
   FASTGAN_CALLED void discriminator_step(int64_t it, int64_t draw) {
-    prepare(notes_.rule_d, plan_.optimizer_d, plan_.schedule_d, draw - plan_.first * plan_.k, updates_d());
-    const uint64_t* keys = generate(purpose::noise_d, draw, draw);
-    const Sections sections = sections_of_d(keys);
-    show_real(sections.all[0]);
-    show_fakes(sections.all[1]);
+    prepare(state_.rule_d, plan_.optimizer_d, plan_.schedule_d, draw - plan_.first * plan_.k, updates_d());
+    const uint64_t* dropout_seeds = generate(purpose::noise_d, draw, draw);
+    const SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
+    show_real(sub_batches.all[0]);
+    show_fakes(sub_batches.all[1]);
     block_.barrier();
-    d_.forward(sections);
-    slopes_of_d(sections, 1.0);
-    d_.backward(sections, false);
+    d_.forward(sub_batches);
+    loss_and_grad_of_d(sub_batches, 1.0);
+    d_.backward(sub_batches, false);
     block_.barrier_of_all();
-    if (draw + 1 == (it + 1) * plan_.k || plan_.skip_nonfinite) record_d(it, sections, 1.0);
-    update_parameters(updating(notes_.rule_d), d_, sections);
-    settle(true, false);
+    if (draw + 1 == (it + 1) * plan_.k || plan_.skip_nonfinite) record_d(it, sub_batches, 1.0);
+    update_parameters(updating(state_.rule_d), d_, sub_batches);
+    commit_or_roll_back(true, false);
   }
 
-  // G descends through a D that stays as it is.
+  // G descends through a fixed D.
   FASTGAN_CALLED void generator_step(int64_t it, int64_t number) {
-    prepare(notes_.rule_g, plan_.optimizer_g, plan_.schedule_g, number - plan_.first * plan_.generator_steps, updates_g());
-    const uint64_t* keys = generate(purpose::noise_g, number, plan_.relativistic ? (it + 1) * plan_.k - 1 : -1);
-    Sections sections = sections_of_d(keys);
-    sections.count = plan_.relativistic ? 2 : 1;
-    const Section& fake = sections.all[0];
+    prepare(state_.rule_g, plan_.optimizer_g, plan_.schedule_g, number - plan_.first * plan_.generator_steps, updates_g());
+    const uint64_t* dropout_seeds = generate(purpose::noise_g, number, plan_.relativistic ? (it + 1) * plan_.k - 1 : -1);
+    SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
+    sub_batches.count = plan_.relativistic ? 2 : 1;
+    const SubBatch& fake = sub_batches.all[0];
     show_fakes(fake);
-    if (plan_.relativistic) show_real(sections.all[1]);
+    if (plan_.relativistic) show_real(sub_batches.all[1]);
     block_.barrier();
-    d_.forward(sections);
-    slopes_of_g(sections, 0);
-    d_.backward(sections, true);
+    d_.forward(sub_batches);
+    loss_and_grad_of_g(sub_batches, 0);
+    d_.backward(sub_batches, true);
     return_gradients(fake);
-    g_.backward(sections_of_g_, false);
+    g_.backward(sub_batches_of_g_, false);
     block_.barrier_of_all();
-    record_g(it, sections, 0);
-    update_parameters(updating(notes_.rule_g), g_, sections_of_g_);
-    settle(false, true);
-    average();
+    record_g(it, sub_batches, 0);
+    update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_);
+    commit_or_roll_back(false, true);
+    update_ema();
   }
 
   // The original code's rule: one real and one fake batch for both losses, both gradients taken before either update.
   FASTGAN_CALLED void simultaneous_step(int64_t it) {
-    prepare(notes_.rule_g, plan_.optimizer_g, plan_.schedule_g, it - plan_.first, updates_g());
-    prepare(notes_.rule_d, plan_.optimizer_d, plan_.schedule_d, it - plan_.first, updates_d());
-    const uint64_t* keys = generate(purpose::noise_d, it, it);
-    const Sections sections = sections_of_d(keys);
-    show_real(sections.all[0]);
-    show_fakes(sections.all[1]);
+    prepare(state_.rule_g, plan_.optimizer_g, plan_.schedule_g, it - plan_.first, updates_g());
+    prepare(state_.rule_d, plan_.optimizer_d, plan_.schedule_d, it - plan_.first, updates_d());
+    const uint64_t* dropout_seeds = generate(purpose::noise_d, it, it);
+    const SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
+    show_real(sub_batches.all[0]);
+    show_fakes(sub_batches.all[1]);
     block_.barrier();
-    d_.forward(sections);
-    slopes_of_g(sections, 1);
-    block_.barrier_of_all();  // the values of the loss are read, here and below, by the first block
-    record_g(it, sections, 1);
-    d_.backward(sections, true);
-    return_gradients(sections.all[1]);
-    g_.backward(sections_of_g_, false);
+    d_.forward(sub_batches);
+    loss_and_grad_of_g(sub_batches, 1);
+    block_.barrier_of_all();  // the first block reads the values of the loss, here and below
+    record_g(it, sub_batches, 1);
+    d_.backward(sub_batches, true);
+    return_gradients(sub_batches.all[1]);
+    g_.backward(sub_batches_of_g_, false);
     block_.barrier_of_all();  // they have been read
-    slopes_of_d(sections, 0.5);
-    d_.backward(sections, false);
+    loss_and_grad_of_d(sub_batches, 0.5);
+    d_.backward(sub_batches, false);
     block_.barrier_of_all();
-    record_d(it, sections, 0.5);
-    update_parameters(updating(notes_.rule_g), g_, sections_of_g_);
-    update_parameters(updating(notes_.rule_d), d_, sections);
-    settle(true, true);
-    average();
+    record_d(it, sub_batches, 0.5);
+    update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_);
+    update_parameters(updating(state_.rule_d), d_, sub_batches);
+    commit_or_roll_back(true, true);
+    update_ema();
   }
 
-  // Fakes of a noise stream, and the numbers of the real rows of a draw, if it is one; returns the keys of D's masks.
+  // Generates fakes from a noise stream, and chooses the real rows of minibatch `draw`, if it is at least 0; returns
+  // the dropout seeds of D.
   FASTGAN_CALLED const uint64_t* generate(uint32_t purpose, int64_t step, int64_t draw) {
     save_statistics();
-    const uint64_t* keys = keys_;
-    keys_ += plan_.generator.keys;
-    sections_of_g_ = {{section(0, plan_.pack, keys), {}}, 1, plan_.batch, plan_.pack};
+    const uint64_t* dropout_seeds = dropout_seeds_;
+    dropout_seeds_ += plan_.generator.dropout_seeds;
+    sub_batches_of_g_ = {{sub_batch(0, plan_.pack, dropout_seeds), {}}, 1, plan_.batch, plan_.pack};
     draw_noise({plan_.seed, purpose, 0, uint64_t(step)});
     if (draw >= 0) choose_rows(draw);
     block_.barrier();
     if (plan_.prior == Prior::spherical) to_sphere();
-    g_.forward(sections_of_g_);
-    keys = keys_;
-    keys_ += (purpose == purpose::noise_g && !plan_.relativistic ? 1 : 2) * plan_.discriminator.keys;
-    return keys;
+    g_.forward(sub_batches_of_g_);
+    dropout_seeds = dropout_seeds_;
+    dropout_seeds_ += (purpose == purpose::noise_g && !plan_.relativistic ? 1 : 2) * plan_.discriminator.dropout_seeds;
+    return dropout_seeds;
   }
 
   // ---------------------------------------------------------------- updates
@@ -146,7 +147,7 @@ class Trainer : Losses<T> {
     return reinterpret_cast<const double*>(plan_memory_ + bytes)[changes ? update : 0];
   }
 
-  // The constants of a step's rule, by one thread; many barriers pass before anybody asks.
+  // One thread computes the constants of a step's rule; many barriers follow before another thread reads them.
   FASTGAN_CALLED void prepare(AnyRule<T>& rule, const OptimizerPlan& optimizer, const ScheduleOf& schedule, int64_t update,
                           int64_t before) const {
     if (int(threadIdx.x) != kThreads - 1) return;
@@ -159,8 +160,8 @@ class Trainer : Losses<T> {
     return {block_, rule, plan_.skip_nonfinite ? common_ : nullptr, bad_};
   }
 
-  // After an update: the bound on norms, and taking back what is not finite.
-  FASTGAN_CALLED void settle(bool of_d, bool of_g) {
+  // After an update: bounds the norms, and rolls the update back if it is not finite.
+  FASTGAN_CALLED void commit_or_roll_back(bool of_d, bool of_g) {
     if (plan_.skip_nonfinite)
       each_statistic_of_both([&](auto& statistic, auto& saved) {
         if (ceased(saved, statistic)) atomicExch(bad_, 1);
@@ -190,25 +191,25 @@ class Trainer : Losses<T> {
     if (plan_.skip_nonfinite) each_statistic_of_both([](auto& statistic, auto& saved) { saved = statistic; });
   }
 
-  __device__ void average() const {
-    if (plan_.average_decay > 0) follow(g_, T(1.0 - plan_.average_decay));
+  __device__ void update_ema() const {
+    if (plan_.ema_decay > 0) follow_with_ema(g_, T(1.0 - plan_.ema_decay));
   }
 
-  // ---------------------------------------------------------------- keys of dropout masks
+  // ---------------------------------------------------------------- dropout seeds
 
-  // Those of kKeysAhead iterations at a time, so that the barrier counts little.
-  __device__ void draw_keys(int64_t it) {
-    const int count = plan_.keys_an_iteration;
+  // Draws the dropout seeds of kSeedsAhead iterations at a time, so that the barrier costs little.
+  __device__ void draw_dropout_seeds(int64_t it) {
+    const int count = plan_.dropout_seeds_per_iteration;
     if (count == 0) return;
-    uint64_t* keys = reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(common_) + plan_.keys);
-    const int slot = int((it - plan_.first) % kKeysAhead);
+    uint64_t* dropout_seeds = reinterpret_cast<uint64_t*>(reinterpret_cast<char*>(common_) + plan_.dropout_seeds);
+    const int slot = int((it - plan_.first) % kSeedsAhead);
     if (slot == 0) {
       if (block_.rank == 0)
-        for (int i = int(threadIdx.x); i < kKeysAhead * count; i += kThreads)
-          keys[i] = dropout_seed(plan_.seed, it + i / count, i % count);
+        for (int i = int(threadIdx.x); i < kSeedsAhead * count; i += kThreads)
+          dropout_seeds[i] = dropout_seed(plan_.seed, it + i / count, i % count);
       block_.barrier_of_all();
     }
-    keys_ = keys + slot * count;
+    dropout_seeds_ = dropout_seeds + slot * count;
   }
 
   // ---------------------------------------------------------------- the launch's first and last moments
@@ -222,7 +223,7 @@ class Trainer : Losses<T> {
     block_.barrier_of_all();
   }
 
-  __device__ void give_back() const {
+  __device__ void write_back() const {
     for (const Passes<T>* passes : {&g_, &d_})
       each_parameter(*passes, block_.together(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
         p.value[e] = block_.at(p.here)[here];
@@ -232,32 +233,33 @@ class Trainer : Losses<T> {
       updates[0] = double(plan_.updates_g + plan_.count * plan_.generator_steps - skipped_g_);
       updates[1] = double(plan_.updates_d + plan_.count * plan_.k - skipped_d_);
     }
-    block_.barrier_of_all();  // no block leaves, or begins with another member, while others may look at it
+    block_.barrier_of_all();  // no block exits, or starts another member, while another block may read its memory
   }
 
   const char* plan_memory_;
   T* common_;
-  const uint64_t* keys_ = nullptr;
+  const uint64_t* dropout_seeds_ = nullptr;
   int64_t skipped_g_ = 0, skipped_d_ = 0;
 };
 
-// Copies a member's plan to shared memory and clears the rest. Padding is read, though never used: nothing is left unwritten.
+// Copies a member's plan to shared memory and clears the rest. Padding is read, but not used, so it must be
+// initialised.
 template <class T>
 __device__ void begin(const Launch<T>& launch, const char* plan, T* common, unsigned char* memory) {
-  Notes<T>& notes = *reinterpret_cast<Notes<T>*>(memory);
-  int64_t* copy = reinterpret_cast<int64_t*>(memory + sizeof notes);
-  T* shared = reinterpret_cast<T*>(memory + sizeof notes + launch.room.plan_bytes);
-  T *first = common + launch.room.cluster, *scratch = first + cluster_rank() * launch.room.block;
+  BlockState<T>& state = *reinterpret_cast<BlockState<T>*>(memory);
+  int64_t* copy = reinterpret_cast<int64_t*>(memory + sizeof state);
+  T* shared = reinterpret_cast<T*>(memory + sizeof state + launch.needs.plan_bytes);
+  T *first = common + launch.needs.cluster, *scratch = first + cluster_rank() * launch.needs.block;
   const int64_t words = reinterpret_cast<const MemberOf<T>*>(plan)->bytes / 8;
   for (int64_t i = threadIdx.x; i < words; i += kThreads) copy[i] = reinterpret_cast<const int64_t*>(plan)[i];
-  for (int64_t i = threadIdx.x; i < launch.room.shared; i += kThreads) shared[i] = T(0);
-  for (int64_t i = threadIdx.x; i < launch.room.block; i += kThreads) scratch[i] = T(0);
+  for (int64_t i = threadIdx.x; i < launch.needs.shared; i += kThreads) shared[i] = T(0);
+  for (int64_t i = threadIdx.x; i < launch.needs.block; i += kThreads) scratch[i] = T(0);
   __syncthreads();
   if (threadIdx.x == 0) {
     const auto& member = *reinterpret_cast<const MemberOf<T>*>(copy);
-    notes.block = {shared, scratch, first, launch.room.block, cluster_rank(), cluster_size(), member.precision};
-    notes.g = {&notes.block, &member.generator, member.layers() + member.generator.first};
-    notes.d = {&notes.block, &member.discriminator, member.layers() + member.discriminator.first};
+    state.block = {shared, scratch, first, launch.needs.block, cluster_rank(), cluster_size(), member.precision};
+    state.g = {&state.block, &member.generator, member.layers() + member.generator.first};
+    state.d = {&state.block, &member.discriminator, member.layers() + member.discriminator.first};
   }
   __syncthreads();
 }
@@ -266,7 +268,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 1) train_persistent(const __grid_constant__ Launch<T> launch) {
   FASTGAN_DYNAMIC_SHARED(memory);
   const int size = cluster_size(), cluster = int(blockIdx.x) / size, clusters = int(gridDim.x) / size;
-  T* common = launch.scratch + cluster * (launch.room.cluster + size * launch.room.block);
+  T* common = launch.scratch + cluster * (launch.needs.cluster + size * launch.needs.block);
   for (int member = cluster; member < launch.members; member += clusters) {
     const char* plan = launch.plans + reinterpret_cast<const int64_t*>(launch.plans)[member];
     begin(launch, plan, common, memory);
@@ -279,29 +281,29 @@ __global__ void __launch_bounds__(kThreads, 1) train_persistent(const __grid_con
 size_t rounded(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 template <class T>
-size_t shared_bytes(const Room& room) {
-  return sizeof(Notes<T>) + room.plan_bytes + size_t(room.shared) * sizeof(T);
+size_t shared_bytes(const MemoryNeeds& needs) {
+  return sizeof(BlockState<T>) + needs.plan_bytes + size_t(needs.shared) * sizeof(T);
 }
 
-// What is left of a block's shared memory when notes and the longest plan have their place.
+// A block's shared memory less its state and the longest plan.
 template <class T>
-int64_t elements_for(const std::vector<CudaMember>& members, const CudaRoom& device) {
+int64_t elements_for(const std::vector<CudaMember>& members, const CudaLimits& device) {
   size_t layers = 0;
   for (const CudaMember& m : members)
     layers = std::max(layers, m.plan->generator.network.layers.size() + m.plan->discriminator.network.layers.size());
-  const size_t taken = sizeof(Notes<T>) + sizeof(MemberOf<T>) + layers * sizeof(LayerOf<T>) + 16;
+  const size_t taken = sizeof(BlockState<T>) + sizeof(MemberOf<T>) + layers * sizeof(LayerOf<T>) + 16;
   return device.shared_bytes > taken ? int64_t((device.shared_bytes - taken) / sizeof(T)) : 0;
 }
 
-void need_more(Room& room, const Room& other) {
-  room.shared = std::max(room.shared, other.shared), room.block = std::max(room.block, other.block);
-  room.cluster = std::max(room.cluster, other.cluster), room.plan_bytes = std::max(room.plan_bytes, other.plan_bytes);
+void need_more(MemoryNeeds& needs, const MemoryNeeds& other) {
+  needs.shared = std::max(needs.shared, other.shared), needs.block = std::max(needs.block, other.block);
+  needs.cluster = std::max(needs.cluster, other.cluster), needs.plan_bytes = std::max(needs.plan_bytes, other.plan_bytes);
 }
 
-// How many clusters can be at work at once. A cluster lies within one of the groups that multiprocessors come in, and what a
-// group has left over is lost to it: a cluster launched beyond that would begin when others have ended, with nothing to share.
+// How many clusters can run at once. All blocks of a cluster run in one GPC (a group of multiprocessors), and a GPC's
+// remaining multiprocessors stay unused: a cluster beyond this number would start after others have ended.
 template <class T>
-int most_clusters(const cudaLaunchConfig_t& config, const CudaRoom& device) {
+int most_clusters(const cudaLaunchConfig_t& config, const CudaLimits& device) {
   const int size = device.cluster, most = std::max(1, device.multiprocessors / size);
   if (size == 1) return most;
   int together = 0;
@@ -313,7 +315,7 @@ int most_clusters(const cudaLaunchConfig_t& config, const CudaRoom& device) {
 }
 
 template <class T>
-void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, const Allocate& allocate, void* stream) {
+void train_all(const std::vector<CudaMember>& members, const CudaLimits& device, const Allocate& allocate, void* stream) {
   const int size = device.cluster;
   const int64_t elements = elements_for<T>(members, device);
   Launch<T> work{};
@@ -324,7 +326,7 @@ void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, c
     const Builder<T> built(*member.plan, *member.call, size, elements);
     where.push_back(int64_t(plans.size() + rounded(members.size() * sizeof(int64_t))));
     plans.insert(plans.end(), built.bytes().begin(), built.bytes().end());
-    need_more(work.room, built.room());
+    need_more(work.needs, built.needs());
   }
   std::vector<char> head(rounded(members.size() * sizeof(int64_t)));
   std::memcpy(head.data(), where.data(), where.size() * sizeof(int64_t));
@@ -336,7 +338,7 @@ void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, c
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(unsigned(size));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes<T>(work.room);
+  config.dynamicSmemBytes = shared_bytes<T>(work.needs);
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &cluster, config.numAttrs = size > 1;
   check(cudaFuncSetAttribute(train_persistent<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(config.dynamicSmemBytes)),
@@ -344,7 +346,7 @@ void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, c
   const int clusters = std::min(work.members, most_clusters<T>(config, device));
   config.gridDim = dim3(unsigned(clusters * size));
 
-  const size_t scratch = size_t(work.room.cluster + size * work.room.block) * sizeof(T);
+  const size_t scratch = size_t(work.needs.cluster + size * work.needs.block) * sizeof(T);
   char* memory = static_cast<char*>(allocate(rounded(plans.size()) + size_t(clusters) * scratch));
   check(cudaMemcpyAsync(memory, plans.data(), plans.size(), cudaMemcpyHostToDevice, config.stream), "train");
   work.plans = memory;
@@ -355,18 +357,18 @@ void train_all(const std::vector<CudaMember>& members, const CudaRoom& device, c
 }  // namespace
 }  // namespace FASTGAN_ISA
 
-void cuda_train(int dtype, const std::vector<CudaMember>& members, const CudaRoom& device, const Allocate& allocate,
+void cuda_train(int dtype, const std::vector<CudaMember>& members, const CudaLimits& device, const Allocate& allocate,
                 void* stream) {
   with_dtype(dtype, [&](auto type) { train_all<Compute<decltype(type)>>(members, device, allocate, stream); });
 }
 
-CudaRoom cuda_train_needs(int dtype, const TrainPlan& plan, const CudaRoom& device) {
-  CudaRoom needs{0, device.cluster, 0};
+CudaLimits cuda_train_needs(int dtype, const TrainPlan& plan, const CudaLimits& device) {
+  CudaLimits needs{0, device.cluster, 0};
   with_dtype(dtype, [&](auto type) {
     using T = Compute<decltype(type)>;
     const Builder<T> built(plan, TrainCall{}, device.cluster, elements_for<T>({{&plan, nullptr}}, device));
-    needs.shared_bytes = shared_bytes<T>(built.room());
-    needs.scratch_bytes = size_t(built.room().block) * sizeof(T);
+    needs.shared_bytes = shared_bytes<T>(built.needs());
+    needs.scratch_bytes = size_t(built.needs().block) * sizeof(T);
   });
   return needs;
 }

@@ -1,13 +1,13 @@
-// A block's part of a batch: noise for G, rows of the data for D, and what passes between the two networks.
+// A block's part of a batch: noise for G, rows of the data for D, and the copies between the two networks.
 #pragma once
 #include "train_update.cuh"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// What all threads of a block know and need not hold in registers: first in its shared memory, the member's plan follows.
+// State that all threads of a block share, at the start of its shared memory; the member's plan follows.
 template <class T>
-struct alignas(16) Notes {
+struct alignas(16) BlockState {
   Block<T> block;
   Passes<T> g, d;
   AnyRule<T> rule_g, rule_d;
@@ -17,29 +17,29 @@ template <class T>
 class Batches {
  protected:
   __device__ explicit Batches(unsigned char* memory)
-      : notes_(*reinterpret_cast<Notes<T>*>(memory)),
-        plan_(*reinterpret_cast<const MemberOf<T>*>(memory + sizeof(Notes<T>))),
-        block_(notes_.block),
-        g_(notes_.g),
-        d_(notes_.d) {}
+      : state_(*reinterpret_cast<BlockState<T>*>(memory)),
+        plan_(*reinterpret_cast<const MemberOf<T>*>(memory + sizeof(BlockState<T>))),
+        block_(state_.block),
+        g_(state_.g),
+        d_(state_.d) {}
 
   __device__ int before(int rank) const { return int(rows_before(plan_.batch, plan_.precision, rank, block_.size)); }
   __device__ int rows() const { return before(block_.rank + 1) - before(block_.rank); }
-  // Where D's second section begins: in every block at the same column, which is whole packs from the first.
+  // The first column of D's second sub-batch: the same in every block, and a multiple of 4.
   __device__ int second() const { return int(whole_packs(most_rows(plan_.batch, plan_.precision, block_.size))); }
 
   // Of columns whose rows are `each` of the batch's.
-  __device__ Section section(int column, int each, const uint64_t* keys) const {
-    return {column, rows() * each, int64_t(before(block_.rank)) * each, keys};
+  __device__ SubBatch sub_batch(int column, int each, const uint64_t* dropout_seeds) const {
+    return {column, rows() * each, int64_t(before(block_.rank)) * each, dropout_seeds};
   }
-  __device__ Sections sections_of_d(const uint64_t* keys) const {
-    return {{section(0, 1, keys), section(second(), 1, keys + plan_.discriminator.keys)}, 2, plan_.batch, 1};
+  __device__ SubBatches sub_batches_of_d(const uint64_t* dropout_seeds) const {
+    return {{sub_batch(0, 1, dropout_seeds), sub_batch(second(), 1, dropout_seeds + plan_.discriminator.dropout_seeds)}, 2, plan_.batch, 1};
   }
 
-  // A thread draws four numbers of the stream, which runs through the batch row by row.
+  // A thread draws four numbers of the stream, which is laid out over the batch row by row.
   __device__ void draw_noise(const Stream& stream) const {
-    const Section& section = sections_of_g_.all[0];
-    const int64_t n = plan_.latent, first = section.first * n, last = first + section.rows * n;
+    const SubBatch& sub_batch = sub_batches_of_g_.all[0];
+    const int64_t n = plan_.latent, first = sub_batch.first * n, last = first + sub_batch.rows * n;
     T* z = block_.at(plan_.generator.input);
     for (int64_t four = first / 4 + threadIdx.x; 4 * four < last; four += kThreads) {
       const Words words = stream.block(uint64_t(four));
@@ -55,7 +55,7 @@ class Batches {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int64_t e = 4 * four + i;
-        if (e >= first && e < last) z[e % n * plan_.generator.stride + (e / n - section.first)] = numbers[i];
+        if (e >= first && e < last) z[e % n * plan_.generator.stride + (e / n - sub_batch.first)] = numbers[i];
       }
     }
   }
@@ -63,7 +63,7 @@ class Batches {
   __device__ void to_sphere() const {
     T* z = block_.at(plan_.generator.input);
     const int stride = plan_.generator.stride;
-    for (int column = int(threadIdx.x); column < sections_of_g_.all[0].rows; column += kThreads) {
+    for (int column = int(threadIdx.x); column < sub_batches_of_g_.all[0].rows; column += kThreads) {
       T square = 0;
       for (int i = 0; i < plan_.latent; ++i) square += z[i * stride + column] * z[i * stride + column];
       for (int i = 0; i < plan_.latent; ++i) z[i * stride + column] /= std::sqrt(square);
@@ -71,54 +71,54 @@ class Batches {
     block_.barrier();
   }
 
-  // Each of D's rows is `pack` of the data, as the keyed shuffle of their epoch orders them.
+  // One row of D is `pack` rows of the data, in the order of the epoch's shuffle.
   __device__ void choose_rows(int64_t draw) const {
     const int64_t each = int64_t(plan_.batch) * plan_.pack, batches = plan_.data_rows / each;
-    const int64_t position = draw % batches * each + sections_of_g_.all[0].first;
+    const int64_t position = draw % batches * each + sub_batches_of_g_.all[0].first;
     int64_t* numbers = reinterpret_cast<int64_t*>(block_.at(plan_.numbers));
-    if (int(threadIdx.x) >= sections_of_g_.all[0].rows) return;
+    if (int(threadIdx.x) >= sub_batches_of_g_.all[0].rows) return;
     const Permutation shuffle(uint64_t(plan_.data_rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
-    for (int i = int(threadIdx.x); i < sections_of_g_.all[0].rows; i += kThreads)
+    for (int i = int(threadIdx.x); i < sub_batches_of_g_.all[0].rows; i += kThreads)
       numbers[i] = int64_t(shuffle(uint64_t(position + i)));
   }
 
   // Neighbouring threads read neighbouring features.
-  FASTGAN_CALLED void show_real(const Section& section) const {
+  FASTGAN_CALLED void show_real(const SubBatch& sub_batch) const {
     const int64_t* numbers = reinterpret_cast<const int64_t*>(block_.at(plan_.numbers));
     T* input = block_.at(plan_.discriminator.input);
-    each_element(section.rows, plan_.features * plan_.pack, block_.alone(), [&](int row, int i) {
+    each_element(sub_batch.rows, plan_.features * plan_.pack, block_.alone(), [&](int row, int i) {
       const int64_t from = numbers[row * plan_.pack + i / plan_.features] * plan_.features + i % plan_.features;
-      input[int64_t(i) * plan_.discriminator.stride + section.column + row] = plan_.data[from];
+      input[int64_t(i) * plan_.discriminator.stride + sub_batch.column + row] = plan_.data[from];
     });
   }
 
-  FASTGAN_CALLED void show_fakes(const Section& section) const {
+  FASTGAN_CALLED void show_fakes(const SubBatch& sub_batch) const {
     const T* fakes = g_.output();
     T* input = block_.at(plan_.discriminator.input);
-    each_element(plan_.features * plan_.pack, section.rows, block_.alone(), [&](int i, int row) {
+    each_element(plan_.features * plan_.pack, sub_batch.rows, block_.alone(), [&](int i, int row) {
       const int column = row * plan_.pack + i / plan_.features;
-      input[int64_t(i) * plan_.discriminator.stride + section.column + row] =
+      input[int64_t(i) * plan_.discriminator.stride + sub_batch.column + row] =
           fakes[int64_t(i % plan_.features) * plan_.generator.stride + column];
     });
   }
 
-  // The gradient that D's input has from its fakes becomes that of G's output.
-  __device__ void return_gradients(const Section& section) const {
+  // Copies the gradient at D's fake inputs to the gradient of G's output.
+  __device__ void return_gradients(const SubBatch& sub_batch) const {
     const T* grad = block_.at(plan_.discriminator.grad_input);
     T* fakes = g_.grad_output();
-    each_element(plan_.features * plan_.pack, section.rows, block_.alone(), [&](int i, int row) {
+    each_element(plan_.features * plan_.pack, sub_batch.rows, block_.alone(), [&](int i, int row) {
       const int column = row * plan_.pack + i / plan_.features;
       fakes[int64_t(i % plan_.features) * plan_.generator.stride + column] =
-          grad[int64_t(i) * plan_.discriminator.stride + section.column + row];
+          grad[int64_t(i) * plan_.discriminator.stride + sub_batch.column + row];
     });
     block_.barrier();
   }
 
-  Notes<T>& notes_;
+  BlockState<T>& state_;
   const MemberOf<T>& plan_;
   const Block<T>& block_;
   const Passes<T>&g_, &d_;
-  Sections sections_of_g_{};
+  SubBatches sub_batches_of_g_{};
 };
 
 }  // namespace FASTGAN_ISA

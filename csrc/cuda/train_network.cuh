@@ -1,25 +1,24 @@
 // One network on a block's part of a batch: forward, and back down to the gradients of all affine maps.
 //
-// Matrices of activations hold a feature a row and the batch along it. Each pass ends with a barrier, because the next one
-// reads what other threads of the block have written; but for
-// batch normalisation no pass looks at another block.
+// Matrices of activations hold a feature a row and the batch along it. Each pass ends with a barrier, because the next
+// one reads what other threads of the block have written. Only batch normalisation reads another block.
 #pragma once
 #include "cluster.cuh"
 #include "mask.cuh"
-#include "train_units.cuh"
+#include "train_tensor_cores.cuh"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// A part of a block's columns that one call of the module sees: its masks are its own.
-struct Section {
-  int column, rows;      // where it begins, how many of the batch's rows the block has
+// The columns of one call of the module, with its own dropout masks.
+struct SubBatch {
+  int column, rows;      // first column; rows of the batch in this block
   int64_t first;         // number in the whole batch of the first of them
-  const uint64_t* keys;  // of its masks
+  const uint64_t* dropout_seeds;  // of its masks
 };
 
-struct Sections {
-  Section all[2];
+struct SubBatches {
+  SubBatch all[2];
   int count;
   int batch, each;  // of the whole batch, over all blocks: rows of D's, and columns that each of them has here
   FASTGAN_HD int columns() const { return all[count - 1].column + all[count - 1].rows; }
@@ -33,37 +32,38 @@ struct Block {
   int rank, size;                          // in the cluster
   Precision precision;                     // of products
 
-  __device__ T* at(Spot spot) const { return spot.at >= 0 ? shared + spot.at : scratch + ~spot.at; }
+  __device__ T* at(Offset offset) const { return offset.at >= 0 ? shared + offset.at : scratch + ~offset.at; }
   // The same place of another block.
-  __device__ T* at(Spot spot, int other) const {
-    if (size == 1) return at(spot);
-    return spot.at >= 0 ? of_block(shared, other) + spot.at : scratch_of_first + other * scratch_stride + ~spot.at;
+  __device__ T* at(Offset offset, int other) const {
+    if (size == 1) return at(offset);
+    return offset.at >= 0 ? of_block(shared, other) + offset.at : scratch_of_first + other * scratch_stride + ~offset.at;
   }
   __device__ Workers alone() const { return {int(threadIdx.x), kThreads}; }
   __device__ Workers together() const { return {rank * kThreads + int(threadIdx.x), size * kThreads}; }
-  // Columns of a section that blocks before that one have.
-  __device__ int before(const Sections& s, int other) const {
+  // Columns of a sub-batch that blocks before that one have.
+  __device__ int before(const SubBatches& s, int other) const {
     return int(rows_before(s.batch, precision, other, size)) * s.each;
   }
   __device__ void barrier() const { __syncthreads(); }
   __device__ void barrier_of_all() const { size == 1 ? __syncthreads() : cluster_barrier(); }
 };
 
-// Of neighbours, so that who does what is asked once for all of them. Calls, not copies: each holds eight activations.
+// A pack of neighbours, so that the activation is chosen once for all of them. Not inlined: each call has eight
+// activations.
 template <class T, int n>
-FASTGAN_CALLED Pack<T, n> activated(int activation, Pack<T, n> x, T slope) {
+FASTGAN_CALLED Pack<T, n> activated(int activation, Pack<T, n> x, T negative_slope) {
   with_activation(activation, [&](auto f) {
 #pragma unroll
-    for (int i = 0; i < n; ++i) x.at[i] = f.value(x.at[i], slope);
+    for (int i = 0; i < n; ++i) x.at[i] = f.value(x.at[i], negative_slope);
   });
   return x;
 }
 
 template <class T, int n>
-FASTGAN_CALLED Pack<T, n> slopes_at(int activation, Pack<T, n> saved, T slope) {
+FASTGAN_CALLED Pack<T, n> derivatives_at(int activation, Pack<T, n> saved, T negative_slope) {
   with_activation(activation, [&](auto f) {
 #pragma unroll
-    for (int i = 0; i < n; ++i) saved.at[i] = f.slope(saved.at[i], slope);
+    for (int i = 0; i < n; ++i) saved.at[i] = f.derivative(saved.at[i], negative_slope);
   });
   return saved;
 }
@@ -74,15 +74,15 @@ __device__ void each_element(int rows, int columns, Workers who, Function&& f) {
   for (int i = who.rank; i < rows * columns; i += who.count) f(i / columns, i % columns);
 }
 
-// The sum over a section of the whole batch of f(block, column): each lane of a warp adds every 32nd row, in order, whatever
-// the number of blocks. All lanes get it.
+// The sum over a sub-batch of the whole batch of f(block, column): each lane of a warp adds every 32nd row, in order,
+// whatever the number of blocks. All lanes get it.
 template <class Sum, class T, class Function>
-__device__ Sum sum_of_batch(const Block<T>& block, const Sections& sections, int section, Function&& f) {
+__device__ Sum sum_of_batch(const Block<T>& block, const SubBatches& sub_batches, int sub_batch, Function&& f) {
   Sum sum = Sum(0);
   for (int other = 0; other < block.size; ++other) {
-    const int first = block.before(sections, other), last = block.before(sections, other + 1);
+    const int first = block.before(sub_batches, other), last = block.before(sub_batches, other + 1);
     for (int row = first + (int(threadIdx.x) - first % 32 + 32) % 32; row < last; row += 32)
-      sum += f(other, sections.all[section].column + row - first);
+      sum += f(other, sub_batches.all[sub_batch].column + row - first);
   }
   for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
   return sum;
@@ -90,16 +90,17 @@ __device__ Sum sum_of_batch(const Block<T>& block, const Sections& sections, int
 
 // ---------------------------------------------------------------- what becomes of a tile
 //
-// close stores sums, with what is to follow at once (finish_too), or leaves that to finish, pair by pair: a warp's tiles of the
-// matrix units have too many sums to hold them all through a call. tiles_down, tiles_across: how many a warp takes.
+// close stores sums and applies the element-wise tail at once (finish_too), or leaves the tail to finish, pair by pair:
+// with tensor cores, a warp's tiles have too many sums to keep in registers during a call. tiles_down, tiles_across:
+// tiles of a warp.
 
 // x W^T + b, and the activation of it.
 template <class T>
 struct Forwards {
   const T* bias;
-  T *affine, *output;  // the same where nobody asks for the activation's input; output null: maxout or normalisation comes next
+  T *affine, *output;  // equal if the activation's input is not needed; output null: maxout or normalisation follows
   int rows, stride, activation;
-  T slope;
+  T negative_slope;
   static constexpr int tiles_down = 2, tiles_across = 2;
   static constexpr bool finishes = true;
 
@@ -122,7 +123,7 @@ struct Forwards {
       for (int c = 0; c < R; ++c) x.at[c] = sum[r][c];
       const int64_t at = int64_t(row[r]) * stride + column[0];
       if (affine != output) *reinterpret_cast<Pack<T, R>*>(affine + at) = x;
-      if (output && activation && finish_too) x = activated(activation, x, slope);
+      if (output && activation && finish_too) x = activated(activation, x, negative_slope);
       if (output) *reinterpret_cast<Pack<T, R>*>(output + at) = x;
     }
   }
@@ -130,17 +131,17 @@ struct Forwards {
   __device__ void finish(int row, int column) const {
     if (!output || !activation) return;
     Pack<T, 2>& x = *reinterpret_cast<Pack<T, 2>*>(output + (int64_t(row) * stride + column));
-    x = activated(activation, x, slope);
+    x = activated(activation, x, negative_slope);
   }
 };
 
-// W^T e: the gradient of what the layer below gave, times that layer's slope where nothing comes between.
+// W^T e: the gradient of the output of the layer below, times that layer's derivative unless dropout comes between.
 template <class T>
 struct Backwards {
   T* grad;
-  const T* saved;  // null: without the slope
+  const T* saved;  // null: without the derivative
   int rows, stride, activation;
-  T slope;
+  T negative_slope;
   static constexpr int tiles_down = 2, tiles_across = 2;
   static constexpr bool finishes = true;
 
@@ -163,7 +164,7 @@ struct Backwards {
 #pragma unroll
       for (int c = 0; c < R; ++c) out.at[c] = sum[r][c];
       if (finish_too && saved) {
-        const Pack<T, R> factor = slopes_at(activation, *reinterpret_cast<const Pack<T, R>*>(saved + at), slope);
+        const Pack<T, R> factor = derivatives_at(activation, *reinterpret_cast<const Pack<T, R>*>(saved + at), negative_slope);
 #pragma unroll
         for (int c = 0; c < R; ++c) out.at[c] *= factor.at[c];
       }
@@ -175,7 +176,7 @@ struct Backwards {
     if (!saved) return;
     const int64_t at = int64_t(row) * stride + column;
     Pack<T, 2>& x = *reinterpret_cast<Pack<T, 2>*>(grad + at);
-    const Pack<T, 2> factor = slopes_at(activation, *reinterpret_cast<const Pack<T, 2>*>(saved + at), slope);
+    const Pack<T, 2> factor = derivatives_at(activation, *reinterpret_cast<const Pack<T, 2>*>(saved + at), negative_slope);
     x.at[0] *= factor.at[0], x.at[1] *= factor.at[1];
   }
 };
@@ -184,10 +185,10 @@ struct Backwards {
 
 // Batch normalisation, of all blocks together: train_norm.cuh.
 template <class T>
-FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l, const Sections& sections);
+FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l, const SubBatches& sub_batches);
 template <class T>
 FASTGAN_CALLED void normalize_backward(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l,
-                                       const Sections& sections);
+                                       const SubBatches& sub_batches);
 
 template <class T>
 struct Passes {
@@ -199,60 +200,60 @@ struct Passes {
   __device__ T* output() const { return block->at(last().dropped); }
   __device__ T* grad_output() const { return block->at(last().grad_output); }
 
-  FASTGAN_CALLED void forward(const Sections& sections) const {
-    if (net->input_dropout > 0) drop(net->input, net->dropped_input, layers[0].inputs, sections, net->input_dropout, 0, 0);
-    Spot in = net->dropped_input;
+  FASTGAN_CALLED void forward(const SubBatches& sub_batches) const {
+    if (net->input_dropout > 0) drop(net->input, net->dropped_input, layers[0].inputs, sub_batches, net->input_dropout, 0, 0);
+    Offset in = net->dropped_input;
     for (int i = 0; i < net->count; ++i) {
       const LayerOf<T>& l = layers[i];
-      affine(l, in, sections.columns());
-      if (l.batch_norm) normalize(*block, *net, l, sections);
-      if (l.pieces > 1) maxout(l, sections.columns());
-      if (l.dropout > 0) drop(l.output, l.dropped, l.outputs, sections, l.dropout, l.dropout_key, l.substream);
+      affine(l, in, sub_batches.columns());
+      if (l.batch_norm) normalize(*block, *net, l, sub_batches);
+      if (l.pieces > 1) maxout(l, sub_batches.columns());
+      if (l.dropout > 0) drop(l.output, l.dropped, l.outputs, sub_batches, l.dropout, l.dropout_seed_index, l.substream);
       in = l.dropped;
     }
   }
 
-  // From grad_output() down to the lowest layer's affine map, or to the input. Parameters are left alone.
-  FASTGAN_CALLED void backward(const Sections& sections, bool to_input) const {
-    const int columns = sections.columns();
-    bool slope_applied = false;
+  // From grad_output() down to the lowest layer's affine map, or to the input. Does not touch the parameters.
+  FASTGAN_CALLED void backward(const SubBatches& sub_batches, bool to_input) const {
+    const int columns = sub_batches.columns();
+    bool derivative_applied = false;
     for (int i = net->count - 1; i >= 0; --i) {
       const LayerOf<T>& l = layers[i];
-      if (l.dropout > 0) drop(l.grad_output, l.grad_output, l.outputs, sections, l.dropout, l.dropout_key, l.substream);
-      if (!slope_applied && l.activation) apply_slope(l, columns);
+      if (l.dropout > 0) drop(l.grad_output, l.grad_output, l.outputs, sub_batches, l.dropout, l.dropout_seed_index, l.substream);
+      if (!derivative_applied && l.activation) activation_backward(l, columns);
       if (l.pieces > 1) maxout_backward(l, columns);
-      if (l.batch_norm) normalize_backward(*block, *net, l, sections);
+      if (l.batch_norm) normalize_backward(*block, *net, l, sub_batches);
       if (i == 0 && !to_input) return;
       const LayerOf<T>* below = i > 0 ? &layers[i - 1] : nullptr;
-      slope_applied = below && below->dropout == 0;  // dropout comes between the product and the slope
-      product_down(l, below, slope_applied && below->activation, columns);
+      derivative_applied = below && below->dropout == 0;  // dropout comes between the product and the derivative
+      product_down(l, below, derivative_applied && below->activation, columns);
     }
-    if (net->input_dropout > 0) drop(net->grad_input, net->grad_input, layers[0].inputs, sections, net->input_dropout, 0, 0);
+    if (net->input_dropout > 0) drop(net->grad_input, net->grad_input, layers[0].inputs, sub_batches, net->input_dropout, 0, 0);
   }
 
-  FASTGAN_CALLED void affine(const LayerOf<T>& l, Spot in, int columns) const {
+  FASTGAN_CALLED void affine(const LayerOf<T>& l, Offset in, int columns) const {
     const Factors<T> factors{{block->at(l.weight.here), l.weight.stride}, {block->at(in), net->stride}, l.inputs};
     const Forwards<T> sink{l.bias.value ? block->at(l.bias.here) : nullptr, block->at(l.affine),
                            l.pieces > 1 || l.batch_norm ? nullptr : block->at(l.output), l.rows(), net->stride,
-                           l.activation, l.slope};
+                           l.activation, l.negative_slope};
     multiply<true, false, T>(block->precision, l.rows(), columns, OnePair<T>{factors}, block->alone(), sink);
     block->barrier();
   }
 
-  FASTGAN_CALLED void product_down(const LayerOf<T>& l, const LayerOf<T>* below, bool slope, int columns) const {
+  FASTGAN_CALLED void product_down(const LayerOf<T>& l, const LayerOf<T>* below, bool times_derivative, int columns) const {
     const Factors<T> factors{{block->at(l.weight.here), l.weight.stride}, {block->at(l.grad_affine), net->stride}, l.rows()};
-    const Backwards<T> sink{block->at(below ? below->grad_output : net->grad_input), slope ? block->at(below->saved()) : nullptr,
-                            l.inputs, net->stride, slope ? below->activation : 0, slope ? below->slope : T(0)};
+    const Backwards<T> sink{block->at(below ? below->grad_output : net->grad_input), times_derivative ? block->at(below->saved()) : nullptr,
+                            l.inputs, net->stride, times_derivative ? below->activation : 0, times_derivative ? below->negative_slope : T(0)};
     multiply<false, false, T>(block->precision, l.inputs, columns, OnePair<T>{factors}, block->alone(), sink);
     block->barrier();
   }
 
-  FASTGAN_CALLED void apply_slope(const LayerOf<T>& l, int columns) const {
+  FASTGAN_CALLED void activation_backward(const LayerOf<T>& l, int columns) const {
     const T* saved = block->at(l.saved());
     T* grad = block->at(l.grad_output);
     each_element(l.outputs, columns, block->alone(), [&](int row, int column) {
       const int64_t at = int64_t(row) * net->stride + column;
-      grad[at] *= slopes_at(l.activation, Pack<T, 1>{{saved[at]}}, l.slope).at[0];
+      grad[at] *= derivatives_at(l.activation, Pack<T, 1>{{saved[at]}}, l.negative_slope).at[0];
     });
     block->barrier();
   }
@@ -278,7 +279,7 @@ struct Passes {
     T* grad_pieces = block->at(l.grad_affine);
     each_element(l.outputs, columns, block->alone(), [&](int unit, int column) {
       const int64_t at = int64_t(unit) * net->stride + column;
-      T left = grad[at];  // until a piece has taken it
+      T left = grad[at];  // until one piece gets it
       for (int p = 0; p < l.pieces; ++p) {
         const int64_t piece = int64_t(unit * l.pieces + p) * net->stride + column;
         const bool takes = pieces[piece] == out[at] || pieces[piece] != pieces[piece];
@@ -289,20 +290,20 @@ struct Passes {
     block->barrier();
   }
 
-  // out = in * mask, section by section; four neighbouring features of a row share a block of random words.
-  FASTGAN_CALLED void drop(Spot from, Spot to, int features, const Sections& sections, double p, int key,
+  // out = in * mask, sub-batch by sub-batch; four neighbouring features of a row share a block of random words.
+  FASTGAN_CALLED void drop(Offset from, Offset to, int features, const SubBatches& sub_batches, double p, int dropout_seed,
                        uint32_t substream) const {
     const T* in = block->at(from);
     T* out = block->at(to);
-    for (int s = 0; s < sections.count; ++s) {
-      const Section& section = sections.all[s];
-      const Mask<T> mask(p, Key{section.keys[key]}, substream, features);
-      each_element(int(mask.quads), section.rows, block->alone(), [&](int quad, int row) {
+    for (int s = 0; s < sub_batches.count; ++s) {
+      const SubBatch& sub_batch = sub_batches.all[s];
+      const Mask<T> mask(p, DropoutSeed{sub_batch.dropout_seeds[dropout_seed]}, substream, features);
+      each_element(int(mask.quads), sub_batch.rows, block->alone(), [&](int quad, int row) {
         T factors[4];
-        mask.factors((section.first + row) * mask.quads + quad, factors);
+        mask.factors((sub_batch.first + row) * mask.quads + quad, factors);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int64_t at = int64_t(4 * quad + i) * net->stride + section.column + row;
+          const int64_t at = int64_t(4 * quad + i) * net->stride + sub_batch.column + row;
           if (4 * quad + i < features) out[at] = in[at] * factors[i];
         }
       });

@@ -1,8 +1,8 @@
-// The plan as the persistent kernel reads it: plain numbers and addresses, one block of bytes a member, copied to shared memory.
+// The plan for the persistent kernel: plain numbers and addresses, contiguous for each member, copied to shared memory.
 //
-// Everything a block works on has a Spot: in its shared memory while there is room, else in its part of the scratch memory,
-// which the second-level cache holds. Matrices lie row by row; a row's stride is an odd number of 16-byte packs (in single
-// precision), so that eight neighbouring rows fall into different banks.
+// Every buffer of a block has an Offset: in its shared memory while that has space, else in its part of the scratch
+// memory, which the L2 cache holds. Matrices are row-major; a row's stride is an odd number of 16-byte packs (in single
+// precision), so that eight adjacent rows are in different banks.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -20,21 +20,21 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 
 // Elements from the start of the block's shared memory; below 0, ~at elements into the block's scratch memory.
-struct Spot {
+struct Offset {
   int64_t at = 0;
 };
 
 FASTGAN_HD int stride_of(int64_t columns) { return int((columns + 3) / 4 | 1) * 4; }
 FASTGAN_HD int64_t whole_packs(int64_t columns) { return (columns + 3) / 4 * 4; }
 
-// What matrix units sum at once, of the depth of a product.
+// The depth of one tensor core instruction.
 constexpr int kChunk = 8;
 
-// How many rows of a batch are never parted by the end of a block's share: where a gradient sums over the batch, its chunks
-// are then the same for every size of a cluster.
+// Rows of a batch that always belong to one block, so that the chunks of a sum over the batch are the same for every
+// cluster size.
 FASTGAN_HD int together(Precision p) { return p == Precision::ieee ? 1 : kChunk; }
 
-// Rows of a batch that blocks before that one have, and those of the fullest.
+// Rows of a batch in the blocks before this one, and in the block that has most.
 FASTGAN_HD int64_t rows_before(int64_t batch, Precision p, int block, int blocks) {
   const int64_t rows = (batch + together(p) - 1) / together(p) * block / blocks * together(p);
   return rows < batch ? rows : batch;
@@ -44,16 +44,16 @@ FASTGAN_HD int64_t most_rows(int64_t batch, Precision p, int blocks) {
   return rows < batch ? rows : batch;
 }
 
-// Of a matrix: loops count its elements in 32 bits, and go on by the threads of a block.
+// Limit of a matrix: loops count its elements in 32 bits, in steps of the threads of a block.
 constexpr int64_t kMostElements = (int64_t(1) << 31) - 4096;
 
-// A weight or a bias, as rows and columns. `here` is the copy that a launch works on; the caller's is read when the launch
-// begins and written when it ends. The optimiser's state and the moving average stay where they are.
+// A weight or a bias, as rows and columns. `here` is the copy that a launch works on; the caller's is read when the
+// launch begins and written when it ends. The optimiser's state and the moving average are used in place.
 template <class T>
 struct ParameterOf {
-  T *value, *state0, *state1, *average;  // null: there is none
-  Spot here;
-  int64_t undo;  // elements into the cluster's scratch: value and both states before an update
+  T *value, *state0, *state1, *ema;  // null: there is none
+  Offset here;
+  int64_t snapshot;  // elements into the cluster's scratch: value and both states before an update
   int rows, columns, stride;
   FASTGAN_HD int64_t count() const { return int64_t(rows) * columns; }
 };
@@ -61,35 +61,35 @@ struct ParameterOf {
 template <class T>
 struct LayerOf {
   int inputs, outputs, pieces, activation;
-  T slope;
+  T negative_slope;
   double dropout;
-  int dropout_key;
+  int dropout_seed_index;
   uint32_t substream;
-  bool needs_input;                     // the slope is had from the activation's input
+  bool needs_input;                     // backward needs the activation's input
   ParameterOf<T> weight, bias;          // (outputs * pieces, inputs), (outputs * pieces, 1)
-  Spot affine, output, dropped;         // (features, columns of the batch); equal where a step is left out
-  Spot grad_output, grad_affine;        // likewise
+  Offset affine, output, dropped;         // (features, columns of the batch); equal where a step is left out
+  Offset grad_output, grad_affine;        // likewise
   bool batch_norm;                      // if so:
   T norm_epsilon, norm_momentum;
   ParameterOf<T> norm_scale, norm_shift;  // (outputs, 1)
   T *running_mean, *running_variance;     // the caller's, or null
   int64_t* batches;
-  int64_t undo_statistics;                // elements into the cluster's scratch
-  Spot normalized;                        // input of the activation
-  Spot statistics;                        // (4 a section + 2, outputs): see train_norm.cuh
+  int64_t snapshot_statistics;                // elements into the cluster's scratch
+  Offset normalized;                        // input of the activation
+  Offset statistics;                        // (4 a sub-batch + 2, outputs): see train_norm.cuh
   FASTGAN_HD int rows() const { return outputs * pieces; }
-  FASTGAN_HD Spot saved() const { return needs_input ? normalized : output; }
+  FASTGAN_HD Offset saved() const { return needs_input ? normalized : output; }
 };
 
 struct NetworkOf {
   int first, count;  // of the member's layers
-  int keys, stride;  // stride: of all its matrices of activations
+  int dropout_seeds, stride;  // stride: of all its matrices of activations
   double input_dropout;
-  Spot input, dropped_input, grad_input;
+  Offset input, dropped_input, grad_input;
 };
 
 struct ScheduleOf {
-  int64_t rate, momentum;  // where the first one stands, in bytes from the member's beginning
+  int64_t rate, momentum;  // offset of the first value, in bytes from the start of the member's plan
   bool rate_changes, momentum_changes;
 };
 
@@ -107,37 +107,38 @@ struct MemberOf {
   int64_t k, generator_steps;
   bool simultaneous, relativistic, skip_nonfinite;
   LossPlan real, fake, generated;
-  double average_decay;
+  double ema_decay;
   int64_t first, count, updates_g, updates_d;
   double* metrics;  // (count, kMetrics), then the updates that both optimisers have made
-  int keys_an_iteration;
-  // In bytes of the cluster's scratch: keys of kKeysAhead iterations, where they are drawn, whether something was not finite.
-  int64_t keys, bad;
-  Spot values, numbers;   // a loss an element of D's logits; the number of each real row
+  int dropout_seeds_per_iteration;
+  // Byte offsets in the cluster's scratch: the dropout seeds of kSeedsAhead iterations; the flag of a number that is
+  // not finite.
+  int64_t dropout_seeds, bad;
+  Offset values, numbers;   // a loss an element of D's logits; the number of each real row
   int64_t bytes;          // of all this, the layers and the schedules
 
   FASTGAN_HD const LayerOf<T>* layers() const { return reinterpret_cast<const LayerOf<T>*>(this + 1); }
 };
 
-constexpr int kKeysAhead = 32;   // iterations whose keys are drawn at a time
+constexpr int kSeedsAhead = 32;   // iterations whose dropout seeds are drawn at a time
 
-// What one launch needs of a block and of a cluster. Elements of T.
-struct Room {
+// Memory that one launch needs for a block and for a cluster, in elements of T.
+struct MemoryNeeds {
   int64_t shared = 0, block = 0, cluster = 0;
   size_t plan_bytes = 0;
 };
 
-// Hands out spots: in shared memory what comes first, as far as it goes.
-class Floor {
+// Arena allocator: shared memory first, then global scratch.
+class SharedArena {
  public:
-  explicit Floor(int64_t shared_elements) : limit_(shared_elements) {}
-  Spot take(int64_t elements) {
+  explicit SharedArena(int64_t shared_elements) : limit_(shared_elements) {}
+  Offset allocate(int64_t elements) {
     elements = whole_packs(elements);
-    if (room.shared + elements <= limit_) return {std::exchange(room.shared, room.shared + elements)};
-    return {~std::exchange(room.block, room.block + elements)};
+    if (needs.shared + elements <= limit_) return {std::exchange(needs.shared, needs.shared + elements)};
+    return {~std::exchange(needs.block, needs.block + elements)};
   }
-  int64_t take_common(int64_t elements) { return std::exchange(room.cluster, room.cluster + whole_packs(elements)); }
-  Room room;
+  int64_t allocate_common(int64_t elements) { return std::exchange(needs.cluster, needs.cluster + whole_packs(elements)); }
+  MemoryNeeds needs;
 
  private:
   int64_t limit_;
@@ -145,12 +146,12 @@ class Floor {
 
 // ---------------------------------------------------------------- from the plan to the kernel's
 
-// Builds what the kernel reads of one member. `blocks` share its batch.
+// Builds the kernel's plan of one member, whose batch `blocks` blocks share.
 template <class T>
 class Builder {
  public:
   Builder(const TrainPlan& plan, const TrainCall& call, int blocks, int64_t shared_elements)
-      : plan_(plan), call_(call), blocks_(blocks), floor_(shared_elements) {
+      : plan_(plan), call_(call), blocks_(blocks), arena_(shared_elements) {
     static_assert(std::is_trivially_copyable_v<MemberOf<T>> && std::is_trivially_copyable_v<LayerOf<T>>);
     member_.precision = sizeof(T) == 4 ? plan.generator.network.precision : Precision::ieee;
     describe_networks();
@@ -160,18 +161,18 @@ class Builder {
     write();
   }
   const std::vector<char>& bytes() const { return bytes_; }
-  const Room& room() const { return floor_.room; }
+  const MemoryNeeds& needs() const { return arena_.needs; }
 
  private:
-  // The rows of a section that the fullest block of a cluster has.
-  int64_t share() const { return most_rows(plan_.batch, member_.precision, blocks_); }
+  // The most rows of a sub-batch in one block of the cluster.
+  int64_t block_rows() const { return most_rows(plan_.batch, member_.precision, blocks_); }
 
   void describe_networks() {
-    member_.generator = describe(plan_.generator, share() * plan_.pack);
-    member_.discriminator = describe(plan_.discriminator, 2 * whole_packs(share()));
+    member_.generator = describe(plan_.generator, block_rows() * plan_.pack);
+    member_.discriminator = describe(plan_.discriminator, 2 * whole_packs(block_rows()));
   }
 
-  // Rows of so many columns, which lie whole packs and one more apart.
+  // Checks the size of a matrix, whose stride is up to 8 more than its columns.
   static void check_size(int64_t rows, int64_t columns) {
     if (rows > 0 && columns + 8 > kMostElements / rows)
       throw std::runtime_error("train: a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
@@ -187,9 +188,9 @@ class Builder {
       check_size(l.outputs * l.pieces, l.inputs);
       LayerOf<T> layer{};
       layer.inputs = int(l.inputs), layer.outputs = int(l.outputs), layer.pieces = l.pieces;
-      layer.activation = l.activation, layer.slope = T(l.negative_slope), layer.dropout = l.dropout;
-      layer.dropout_key = l.dropout_key < 0 ? 0 : l.dropout_key;
-      layer.substream = uint32_t(l.dropout_key < 0 ? int(i) + 1 : l.dropout_substream);
+      layer.activation = l.activation, layer.negative_slope = T(l.negative_slope), layer.dropout = l.dropout;
+      layer.dropout_seed_index = l.dropout_seed_index < 0 ? 0 : l.dropout_seed_index;
+      layer.substream = uint32_t(l.dropout_seed_index < 0 ? int(i) + 1 : l.dropout_substream);
       with_activation(l.activation, [&](auto f) { layer.needs_input = !decltype(f)::from_output; });
       layer.weight = parameter(player.parameters[i].weight, layer.rows(), layer.inputs, stride_of(layer.inputs));
       layer.bias = parameter(player.parameters[i].bias, layer.rows(), 1, 1);
@@ -201,11 +202,11 @@ class Builder {
       layer.batches = player.parameters[i].batches;
       layers_.push_back(layer);
     }
-    return {first, int(network.layers.size()), network.keys, stride_of(columns), network.input_dropout, {}, {}, {}};
+    return {first, int(network.layers.size()), network.dropout_seeds, stride_of(columns), network.input_dropout, {}, {}, {}};
   }
 
   static ParameterOf<T> parameter(const ParameterPlan& p, int rows, int columns, int stride) {
-    return {static_cast<T*>(p.value), static_cast<T*>(p.state0), static_cast<T*>(p.state1), static_cast<T*>(p.average),
+    return {static_cast<T*>(p.value), static_cast<T*>(p.state0), static_cast<T*>(p.state1), static_cast<T*>(p.ema),
             {}, 0, rows, columns, stride};
   }
 
@@ -213,51 +214,51 @@ class Builder {
   void place_weights() {
     for (LayerOf<T>& l : layers_)
       for (ParameterOf<T>* p : {&l.weight, &l.bias, &l.norm_scale, &l.norm_shift})
-        if (p->value) p->here = floor_.take(int64_t(p->rows) * p->stride);
+        if (p->value) p->here = arena_.allocate(int64_t(p->rows) * p->stride);
   }
 
   void place_batches() {
-    member_.numbers = floor_.take(share() * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float)));
+    member_.numbers = arena_.allocate(block_rows() * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float)));
     for (NetworkOf* network : {&member_.discriminator, &member_.generator}) {
       const int64_t stride = network->stride;
       LayerOf<T>* layers = layers_.data() + network->first;
-      network->input = floor_.take(layers[0].inputs * stride);
-      network->dropped_input = network->input_dropout > 0 ? floor_.take(layers[0].inputs * stride) : network->input;
+      network->input = arena_.allocate(layers[0].inputs * stride);
+      network->dropped_input = network->input_dropout > 0 ? arena_.allocate(layers[0].inputs * stride) : network->input;
       for (int i = 0; i < network->count; ++i) place_layer(layers[i], stride);
-      network->grad_input = network == &member_.discriminator ? floor_.take(layers[0].inputs * stride) : Spot{};
+      network->grad_input = network == &member_.discriminator ? arena_.allocate(layers[0].inputs * stride) : Offset{};
     }
     const NetworkOf& d = member_.discriminator;
-    member_.values = floor_.take(int64_t(layers_[size_t(d.first + d.count) - 1].outputs) * d.stride);
+    member_.values = arena_.allocate(int64_t(layers_[size_t(d.first + d.count) - 1].outputs) * d.stride);
   }
 
   void place_layer(LayerOf<T>& l, int64_t stride) {
-    l.output = floor_.take(l.outputs * stride);
+    l.output = arena_.allocate(l.outputs * stride);
     const bool before = l.pieces > 1 || l.needs_input;
-    l.affine = l.batch_norm || before ? floor_.take(l.rows() * stride) : l.output;
-    l.normalized = !l.batch_norm ? l.affine : before ? floor_.take(l.rows() * stride) : l.output;
-    l.statistics = l.batch_norm ? floor_.take(10 * l.outputs) : Spot{};
-    l.dropped = l.dropout > 0 ? floor_.take(l.outputs * stride) : l.output;
-    l.grad_output = floor_.take(l.outputs * stride);
-    l.grad_affine = l.pieces > 1 ? floor_.take(l.rows() * stride) : l.grad_output;
+    l.affine = l.batch_norm || before ? arena_.allocate(l.rows() * stride) : l.output;
+    l.normalized = !l.batch_norm ? l.affine : before ? arena_.allocate(l.rows() * stride) : l.output;
+    l.statistics = l.batch_norm ? arena_.allocate(10 * l.outputs) : Offset{};
+    l.dropped = l.dropout > 0 ? arena_.allocate(l.outputs * stride) : l.output;
+    l.grad_output = arena_.allocate(l.outputs * stride);
+    l.grad_affine = l.pieces > 1 ? arena_.allocate(l.rows() * stride) : l.grad_output;
   }
 
-  // What the blocks of a cluster share lies in scratch memory.
+  // Buffers that the blocks of a cluster share are in scratch memory.
   void place_common() {
     if (plan_.skip_nonfinite)
       for (LayerOf<T>& l : layers_)
         for (ParameterOf<T>* p : {&l.weight, &l.bias, &l.norm_scale, &l.norm_shift})
-          if (p->state0) p->undo = floor_.take_common(3 * p->count());
+          if (p->state0) p->snapshot = arena_.allocate_common(3 * p->count());
     if (plan_.skip_nonfinite)
       for (LayerOf<T>& l : layers_)
-        if (l.batch_norm) l.undo_statistics = floor_.take_common(2 * l.outputs + 4);
+        if (l.batch_norm) l.snapshot_statistics = arena_.allocate_common(2 * l.outputs + 4);
     const auto bytes = [&](int64_t n) {
-      return floor_.take_common((n + 15) / 16 * 16 / int64_t(sizeof(T))) * int64_t(sizeof(T));
+      return arena_.allocate_common((n + 15) / 16 * 16 / int64_t(sizeof(T))) * int64_t(sizeof(T));
     };
     member_.bad = bytes(sizeof(int));
     const int64_t steps = (plan_.simultaneous ? 1 : plan_.k) + plan_.generator_steps;
-    member_.keys_an_iteration = int(steps * (plan_.generator.network.keys + 2 * plan_.discriminator.network.keys));
-    if (member_.keys_an_iteration == 0) return;
-    member_.keys = bytes(kKeysAhead * member_.keys_an_iteration * 8);
+    member_.dropout_seeds_per_iteration = int(steps * (plan_.generator.network.dropout_seeds + 2 * plan_.discriminator.network.dropout_seeds));
+    if (member_.dropout_seeds_per_iteration == 0) return;
+    member_.dropout_seeds = bytes(kSeedsAhead * member_.dropout_seeds_per_iteration * 8);
   }
 
   // The member, its layers, its schedules.
@@ -270,7 +271,7 @@ class Builder {
     m.k = plan_.k, m.generator_steps = plan_.generator_steps;
     m.simultaneous = plan_.simultaneous, m.relativistic = plan_.relativistic, m.skip_nonfinite = plan_.skip_nonfinite;
     m.real = plan_.real, m.fake = plan_.fake, m.generated = plan_.generated;
-    m.average_decay = plan_.average_decay;
+    m.ema_decay = plan_.ema_decay;
     m.first = call_.first, m.count = call_.count;
     m.updates_g = call_.generator_updates, m.updates_d = call_.discriminator_updates;
     m.metrics = call_.metrics;
@@ -282,7 +283,7 @@ class Builder {
     append(layers_.data(), layers_.size() * sizeof layers_[0]);
     append(numbers.data(), numbers.size() * sizeof numbers[0]);
     bytes_.resize((bytes_.size() + 15) / 16 * 16);
-    floor_.room.plan_bytes = size_t(m.bytes + 15) / 16 * 16;
+    arena_.needs.plan_bytes = size_t(m.bytes + 15) / 16 * 16;
   }
 
   ScheduleOf schedule(const Schedule& s, std::vector<double>& numbers) {
@@ -301,7 +302,7 @@ class Builder {
   const TrainPlan& plan_;
   const TrainCall& call_;
   const int blocks_;
-  Floor floor_;
+  SharedArena arena_;
   MemberOf<T> member_{};
   std::vector<LayerOf<T>> layers_;
   std::vector<char> bytes_;

@@ -1,15 +1,15 @@
-// The persistent kernel's products by plain multiplications: threads take tiles of R x R elements, whose factors they read in
-// packs. train_units.cuh has those by matrix units, and what chooses.
+// Matrix products of the persistent kernel by plain multiplications: a thread computes tiles of R x R elements and
+// reads factors in packs. train_tensor_cores.cuh has the products by tensor cores, and the choice.
 //
-// Every element is one sum over the whole depth, in order, by one thread. So how tiles are cut and shared out, over a block or
-// over a cluster of them, never shows in the bits.
+// One thread sums each element over the whole depth in order. So the bits do not depend on the tiles or on their
+// partition over a block or a cluster.
 #pragma once
 #include "train_plan.cuh"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// A function of the device that is called where it is used: inlined everywhere, the passes would be compiled for minutes.
+// A device function that is not inlined: with everything inlined, the passes would compile for minutes.
 #ifdef __CUDACC__
 #define FASTGAN_CALLED __device__ __noinline__
 #else
@@ -27,18 +27,19 @@ struct Workers {
   int rank, count;
 };
 
-// R rows of a factor, as a tile sees them. Depth along the rows: the tile takes every tiles-th row, so that neighbouring
-// threads read neighbouring rows, which lie in different banks. Depth across: R neighbouring rows, one pack a depth.
+// R rows of a factor, as a tile sees them. Depth along the rows: the tile takes every tiles-th row, so that
+// neighbouring threads read neighbouring rows, which lie in different banks. Depth across: R neighbouring rows, one
+// pack a depth.
 template <class T, int R, bool along>
-struct Rows {
+struct TileRows {
   int row[R];
 
-  __device__ Rows(int tile, int tiles) {
+  __device__ TileRows(int tile, int tiles) {
 #pragma unroll
     for (int r = 0; r < R; ++r) row[r] = along ? tile + r * tiles : tile * R + r;
   }
 
-  // x[r][i] = element (row r, depth d + i). Rows beyond the last are read as the last: nobody stores what comes of them.
+  // x[r][i] = element (row r, depth d + i). Rows beyond the last are read as the last; their results are not stored.
   template <int deep>
   __device__ void read(const Matrix<const T>& from, int rows, int d, T (&x)[R][deep]) const {
     if constexpr (along) {
@@ -84,14 +85,14 @@ struct OnePair {  // the whole product at once
   __device__ Factors<T> operator()(int) const { return factors; }
 };
 
-// The tiles of a product of `rows` x `columns`. pairs(0), pairs(1), ...: pieces of the depth, in order. sink.open(...) gives a
-// tile's beginning, sink.close(...) takes its sum.
+// The tiles of a product of `rows` x `columns`. pairs(0), pairs(1), ...: pieces of the depth, in order. sink.open(...)
+// gives a tile's beginning, sink.close(...) takes its sum.
 template <class T, int R, bool a_along, bool b_along, class Pairs, class Sink>
 __device__ void multiply_tiles(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
   const int down = (rows + R - 1) / R, across = (columns + R - 1) / R;
   for (int tile = who.rank; tile < down * across; tile += who.count) {
-    const Rows<T, R, a_along> i(tile / across, down);
-    const Rows<T, R, b_along> j(tile % across, across);
+    const TileRows<T, R, a_along> i(tile / across, down);
+    const TileRows<T, R, b_along> j(tile % across, across);
     T sum[R][R];
     auto open = sink.template open<R>(i.row, j.row, sum);
     for (int p = 0; p < pairs.count; ++p) {
@@ -114,8 +115,8 @@ __device__ void multiply_tiles(int rows, int columns, const Pairs& pairs, Worker
   }
 }
 
-// The largest tiles that leave work for every thread: a large one reads less for what it computes. In double precision the
-// largest would not find enough registers.
+// The largest tiles that leave work for every thread: a larger tile reads less for each product. In double precision
+// the largest tile would need too many registers.
 template <bool a_along, bool b_along, class T, class Pairs, class Sink>
 __device__ void multiply_plainly(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
   const auto tiles = [&](int r) { return ((rows + r - 1) / r) * ((columns + r - 1) / r); };

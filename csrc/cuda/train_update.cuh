@@ -1,5 +1,6 @@
-// Gradients of the parameters, each spent at once: the thread that has summed an element updates it. No gradient of a weight
-// is ever stored. The threads of all blocks of a cluster share the work, and whoever updates a weight tells every block.
+// Gradients of the parameters, applied at once: the thread that has summed a gradient element updates the weight; no
+// weight gradient is stored. The threads of all blocks of a cluster share the work and write each new weight to every
+// block.
 #pragma once
 #include "../optimizer.h"
 #include "train_norm.cuh"
@@ -23,12 +24,12 @@ struct AnyRule {
   }
 };
 
-// What an update needs beside the gradient. undo, bad: null where no update is ever taken back.
+// The inputs of an update besides the gradient. snapshot, bad: null unless updates can be rolled back.
 template <class T>
 struct Updating {
   const Block<T>& block;
   const AnyRule<T>& rule;
-  T* undo;   // scratch memory of the cluster
+  T* snapshot;   // scratch memory of the cluster
   int* bad;  // becomes 1 when a number that was finite no longer is
 };
 
@@ -38,12 +39,12 @@ __device__ bool ceased(N before, N after) {
   return before * N(0) == N(0) && after * N(0) != N(0);
 }
 
-// Tiles of a weight's gradient. The optimiser's state is asked for before the products are summed: it comes meanwhile.
+// Tiles of a weight's gradient. The optimiser's state is loaded before the products are summed, to hide the latency.
 template <class T>
 struct Updates {
   const Updating<T>& how;
   const ParameterOf<T>& p;
-  static constexpr int tiles_down = 1, tiles_across = 2;  // the state of more of them would not find enough registers
+  static constexpr int tiles_down = 1, tiles_across = 2;  // the state of more tiles would need too many registers
   static constexpr bool finishes = false;
 
   template <int R>
@@ -80,10 +81,10 @@ struct Updates {
     each<R>(row, column, [&](int r, int c, int64_t i) {
       const int64_t here = int64_t(row[r]) * p.stride + column[c];
       T value = how.block.at(p.here)[here];
-      T* old = how.undo + p.undo + 3 * i;
-      if (how.undo) old[0] = value, old[1] = state.s0[r][c], old[2] = state.s1[r][c];
+      T* old = how.snapshot + p.snapshot + 3 * i;
+      if (how.snapshot) old[0] = value, old[1] = state.s0[r][c], old[2] = state.s1[r][c];
       how.rule(value, state.s0[r][c], state.s1[r][c], sum[r][c]);
-      if (how.undo && (ceased(old[0], value) || ceased(old[1], state.s0[r][c]) || ceased(old[2], state.s1[r][c])))
+      if (how.snapshot && (ceased(old[0], value) || ceased(old[1], state.s0[r][c]) || ceased(old[2], state.s1[r][c])))
         atomicExch(how.bad, 1);
       p.state0[i] = state.s0[r][c];
       if (p.state1) p.state1[i] = state.s1[r][c];
@@ -92,26 +93,26 @@ struct Updates {
   }
 };
 
-// The columns of a whole batch, in order: piece by piece, section after section, block after block.
+// The columns of a whole batch, in order: piece by piece, sub-batch after sub-batch, block after block.
 template <class T>
 struct BatchPieces {
   const Block<T>& block;
-  Spot a, b;
+  Offset a, b;
   int stride;
-  const Sections& sections;
+  const SubBatches& sub_batches;
   int count;
 
-  __device__ BatchPieces(const Block<T>& where, Spot of_a, Spot of_b, int row, const Sections& s)
-      : block(where), a(of_a), b(of_b), stride(row), sections(s), count(s.count * where.size) {}
+  __device__ BatchPieces(const Block<T>& where, Offset of_a, Offset of_b, int row, const SubBatches& s)
+      : block(where), a(of_a), b(of_b), stride(row), sub_batches(s), count(s.count * where.size) {}
   __device__ Factors<T> operator()(int piece) const {
-    const int other = piece % block.size, at = sections.all[piece / block.size].column;
+    const int other = piece % block.size, at = sub_batches.all[piece / block.size].column;
     return {{block.at(a, other) + at, stride},
             {block.at(b, other) + at, stride},
-            block.before(sections, other + 1) - block.before(sections, other)};
+            block.before(sub_batches, other + 1) - block.before(sub_batches, other)};
   }
 };
 
-// A thread an element: gradient(element).
+// One thread for each element, whose gradient is gradient(element).
 template <class T, class Function>
 __device__ void update_vector(const Updating<T>& how, const ParameterOf<T>& p, Function&& gradient) {
   if (!p.state0) return;
@@ -128,20 +129,20 @@ __device__ void update_vector(const Updating<T>& how, const ParameterOf<T>& p, F
 
 // Updates every parameter of a network from grad_affine and the layers' inputs.
 template <class T>
-FASTGAN_CALLED void update_parameters(const Updating<T>& how, const Passes<T>& passes, const Sections& sections) {
+FASTGAN_CALLED void update_parameters(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches) {
   const Block<T>& block = how.block;
   for (int i = passes.net->count - 1; i >= 0; --i) {
     const LayerOf<T>& l = passes.layers[i];
-    const Spot in = i > 0 ? passes.layers[i - 1].dropped : passes.net->dropped_input;
-    const BatchPieces<T> pieces(block, l.grad_affine, in, passes.net->stride, sections);
+    const Offset in = i > 0 ? passes.layers[i - 1].dropped : passes.net->dropped_input;
+    const BatchPieces<T> pieces(block, l.grad_affine, in, passes.net->stride, sub_batches);
     if (l.weight.state0)
       multiply<true, true, T>(block.precision, l.rows(), l.inputs, pieces, block.together(), Updates<T>{how, l.weight});
     update_vector(how, l.bias, [&](int unit) {
-      T sum = T(0), of_section = T(0);  // opposite slopes of real and fake rows then cancel to the last bit
+      T sum = T(0), of_sub_batch = T(0);  // then opposite gradients of real and fake rows cancel to the last bit
       for (int p = 0; p < pieces.count; ++p) {
         const Factors<T> f = pieces(p);
-        for (int d = 0; d < f.depth; ++d) of_section += f.a.at[int64_t(unit) * f.a.stride + d];
-        if ((p + 1) % block.size == 0) sum += of_section, of_section = T(0);
+        for (int d = 0; d < f.depth; ++d) of_sub_batch += f.a.at[int64_t(unit) * f.a.stride + d];
+        if ((p + 1) % block.size == 0) sum += of_sub_batch, of_sub_batch = T(0);
       }
       return sum;
     });
@@ -154,7 +155,7 @@ FASTGAN_CALLED void update_parameters(const Updating<T>& how, const Passes<T>& p
 
 // ---------------------------------------------------------------- all parameters of a network
 
-// f(parameter, element, its place in `here`), shared out over the workers.
+// f(parameter, element, its index in `here`), partitioned over the workers.
 template <class T, class Function>
 __device__ void each_parameter(const Passes<T>& passes, Workers who, Function&& f) {
   for (int i = 0; i < passes.net->count; ++i) {
@@ -167,13 +168,13 @@ __device__ void each_parameter(const Passes<T>& passes, Workers who, Function&& 
   }
 }
 
-// Takes an update back.
+// Rolls an update back.
 template <class T>
-FASTGAN_CALLED void restore(const Passes<T>& passes, const T* undo) {
+FASTGAN_CALLED void restore(const Passes<T>& passes, const T* snapshot) {
   const Block<T>& block = *passes.block;
   each_parameter(passes, block.together(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
     if (!p.state0) return;
-    const T* old = undo + p.undo + 3 * e;
+    const T* old = snapshot + p.snapshot + 3 * e;
     for (int b = 0; b < block.size; ++b) block.at(p.here, b)[here] = old[0];
     p.state0[e] = old[1];
     if (p.state1) p.state1[e] = old[2];
@@ -205,9 +206,9 @@ FASTGAN_CALLED void bound_norms(const Passes<T>& passes, double limit) {
 
 // The moving average of a network.
 template <class T>
-__device__ void follow(const Passes<T>& passes, T keep) {
+__device__ void follow_with_ema(const Passes<T>& passes, T keep) {
   each_parameter(passes, passes.block->together(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
-    if (p.average) p.average[e] += keep * (passes.block->at(p.here)[here] - p.average[e]);
+    if (p.ema) p.ema[e] += keep * (passes.block->at(p.here)[here] - p.ema[e]);
   });
 }
 

@@ -1,1 +1,1 @@
-"""The benchmark: whole iterations of Algorithm 1 against what people use today, gated on equal results."""
+"""The benchmark: whole iterations of Algorithm 1 against what people use today, checked on equal results."""

@@ -1,4 +1,4 @@
-"""What the host does while a GPU trains: launches, waits and its own time, counted by torch's profiler (G4)."""
+"""The host's work during training on a GPU: launches, synchronisations and time, counted by torch's profiler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     host_s: float
 
 
-def watch(run: Callable[[], object]) -> Seen:
+def profiled(run: Callable[[], object]) -> Seen:
     """Run under the profiler."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -42,7 +42,7 @@ def watch(run: Callable[[], object]) -> Seen:
 
 
 def tally(events: Iterable[Any], took: float) -> Seen:
-    """What the profiler's averages say of a run that took so many seconds."""
+    """The counts in the profiler's averages of a run that took so many seconds."""
     count, waited = dict.fromkeys((*LAUNCHES, *COPIES, *WAITS), 0), 0.0
     for event in events:
         if event.key in count:
@@ -54,7 +54,7 @@ def tally(events: Iterable[Any], took: float) -> Seen:
 
 
 def per_iteration(
-    advance: Callable[[], object], iterations: int, watch: Callable[[Callable[[], object]], Seen] = watch
+    advance: Callable[[], object], iterations: int, profiled: Callable[[Callable[[], object]], Seen] = profiled
 ) -> dict[str, float]:
     """Launches, copies and waits in 100 iterations, and seconds of the host in one.
 
@@ -68,8 +68,8 @@ def per_iteration(
     Raises:
         RuntimeError: the profiler saw no launch, so what it counted means nothing.
     """
-    few = watch(advance)
-    many = watch(lambda: [advance() for _ in range(MORE)])
+    few = profiled(advance)
+    many = profiled(lambda: [advance() for _ in range(MORE)])
     if many.launches <= few.launches:
         raise RuntimeError(f"torch's profiler saw {few.launches} launches in one call and {many.launches} in {MORE}")
     launches, copies, waits, host_s = ((b - a) / ((MORE - 1) * iterations) for a, b in zip(few, many, strict=True))

@@ -1,4 +1,4 @@
-"""The arithmetic that an iteration cannot do without: the floor under every time.
+"""The arithmetic that an iteration cannot do without: the lower bound under every time.
 
 Counted are matrix products alone, two operations for a multiplication with an addition, each product once. Not
 necessary, and so not counted: D's weight gradients in G's step, G's backward pass in D's step, the gradient of a
@@ -8,15 +8,15 @@ a library that follows only the winning piece could do less there.
 
 from __future__ import annotations
 
-from fastgan.benchmark.workloads import Network, Workload
+from fastgan.benchmark.workloads import MlpSizes, Workload
 
 
-def forward(network: Network, rows: int) -> float:
+def forward(network: MlpSizes, rows: int) -> float:
     """Operations of one forward pass."""
     return sum(2.0 * rows * inputs * outputs for inputs, outputs in network.products())
 
 
-def first_layer(network: Network, rows: int) -> float:
+def first_layer(network: MlpSizes, rows: int) -> float:
     """Operations of one product with the first layer's weights."""
     inputs, outputs = network.products()[0]
     return 2.0 * rows * inputs * outputs

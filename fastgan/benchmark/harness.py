@@ -1,9 +1,10 @@
-"""The one way fastgan times things: gate on equal results, pin, warm up, interleave, report medians with their spread.
+"""The benchmark harness: check equal results, pin, warm up, interleave, report medians with their spread.
 
 A case is a list of sides that do the same work, `sides[0]` being fastgan's. Before anything is timed, each side's
-results are compared with those of the first (`Gate`); a side that differs ends the run without a time. The sides are
-then timed in turn, window by window, in one process, so that whatever disturbs the machine disturbs them all; the first
-side takes part twice, and how much its two medians differ is the spread: a smaller difference between sides is noise.
+results are compared with those of the first (`Tolerance`); a side that differs ends the run without a time. The sides
+are then timed in turn, window by window, in one process, so that whatever disturbs the machine disturbs them all; the
+first side takes part twice, and how much its two medians differ is the spread: a smaller difference between sides is
+noise.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ RESULTS = (machine.CHECKOUT or Path()) / "bench" / "results"
 AGAIN = " again"
 
 
-class GateFailed(Exception):
-    """The sides of a case do not compute the same thing, so none of their times means anything."""
+class ResultsDiffer(Exception):
+    """The sides of a case compute different results, so their times cannot be compared."""
 
 
 # ---------------------------------------------------------------- settings
@@ -126,35 +127,39 @@ def cold_compiler() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What counts as equal: per tensor, ||ours - theirs|| <= norm * ||theirs||, and, where `element` has its name,
-    |ours - theirs| <= element * (|theirs| + max|theirs|) for each element."""
+class Tolerance:
+    """Tolerances: per tensor, ||fastgan - baseline|| <= norm * ||baseline||, and, where `element` has its name,
+    |fastgan - baseline| <= element * (|baseline| + max|baseline|) for each element."""
 
     norm: float
     element: Mapping[str, float] = field(default_factory=dict)
 
-    def check(self, case: str, ours: Mapping[str, Tensor], side: str, theirs: Mapping[str, Tensor]) -> dict[str, float]:
-        """The relative differences, tensor by tensor; raises GateFailed where one is too large."""
-        if not ours or set(ours) != set(theirs):
-            raise GateFailed(f"{case}: fastgan gives {sorted(ours)}, {side} gives {sorted(theirs)}")
-        return {name: self._check_one(f"{case}: {name}", ours[name], side, theirs[name]) for name in ours}
+    def check(
+        self, case: str, found: Mapping[str, Tensor], side: str, baseline: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        """The relative differences, tensor by tensor; raises ResultsDiffer where one is too large."""
+        if not found or set(found) != set(baseline):
+            raise ResultsDiffer(f"{case}: fastgan gives {sorted(found)}, {side} gives {sorted(baseline)}")
+        return {name: self._check_one(f"{case}: {name}", found[name], side, baseline[name]) for name in found}
 
-    def _check_one(self, what: str, ours: Tensor, side: str, theirs: Tensor) -> float:
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            raise GateFailed(
-                f"{what} is {ours.dtype} {tuple(ours.shape)}, by {side} {theirs.dtype} {tuple(theirs.shape)}"
+    def _check_one(self, what: str, found: Tensor, side: str, baseline: Tensor) -> float:
+        if found.shape != baseline.shape or found.dtype != baseline.dtype:
+            raise ResultsDiffer(
+                f"{what} is {found.dtype} {tuple(found.shape)}, by {side} {baseline.dtype} {tuple(baseline.shape)}"
             )
-        a, b = ours.detach().double(), theirs.detach().double()
+        a, b = found.detach().double(), baseline.detach().double()
         if not (a.isfinite().all() and b.isfinite().all() and b.any()):
-            raise GateFailed(f"{what} is not finite, or all zero, by fastgan or by {side}")
+            raise ResultsDiffer(f"{what} is not finite, or all zero, by fastgan or by {side}")
         difference = float((a - b).norm() / b.norm())
         if difference > self.norm:
-            raise GateFailed(f"{what} differs from {side} by {difference:.2g} of its norm; allowed is {self.norm:.2g}")
+            raise ResultsDiffer(
+                f"{what} differs from {side} by {difference:.2g} of its norm; allowed is {self.norm:.2g}"
+            )
         limit = self.element.get(what.rsplit(": ", 1)[-1])
         if limit is not None:
             worst = float(((a - b).abs() / (b.abs() + b.abs().max())).max())
             if worst > limit:
-                raise GateFailed(f"{what} differs from {side} by {worst:.2g} at an element; allowed is {limit:.2g}")
+                raise ResultsDiffer(f"{what} differs from {side} by {worst:.2g} at an element; allowed is {limit:.2g}")
         return difference
 
 
@@ -165,14 +170,14 @@ class Gate:
 class Side:
     """One way to do the work of a case. `run` is what is timed; `results` does it once and returns what came out.
 
-    A call may do the work several times (`per_call`); a side of another precision has a gate of its own.
+    A call may do the work several times (`per_call`); a side of another precision has a check of its own.
     """
 
     name: str
     run: Callable[[], object]
     results: Callable[[], Mapping[str, Tensor]]
     per_call: int = 1
-    gate: Gate | None = None
+    tolerance: Tolerance | None = None
 
 
 @dataclass(frozen=True)
@@ -225,17 +230,19 @@ def quantile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def compare(case: str, sides: Sequence[Side], gate: Gate, settings: Settings) -> dict[str, Any]:
-    """Gate, then time the sides of a case; `sides[0]` is fastgan's. Raises GateFailed before anything is timed."""
+def compare(case: str, sides: Sequence[Side], tolerance: Tolerance, settings: Settings) -> dict[str, Any]:
+    """Check, then time the sides of a case; `sides[0]` is fastgan's. Raises ResultsDiffer before anything is timed."""
     first_call, results = {}, {}
     for side in sides:
         start = time.perf_counter()
         results[side.name] = {k: v.detach().clone() for k, v in side.results().items()}
         first_call[side.name] = time.perf_counter() - start
-    ours = sides[0]
-    differences = {s.name: (s.gate or gate).check(case, results[ours.name], s.name, results[s.name]) for s in sides[1:]}
+    first = sides[0]
+    differences = {
+        s.name: (s.tolerance or tolerance).check(case, results[first.name], s.name, results[s.name]) for s in sides[1:]
+    }
 
-    contenders = [*sides, replace(ours, name=ours.name + AGAIN)]
+    contenders = [*sides, replace(first, name=first.name + AGAIN)]
     warm = [_warm_up(s.run, settings.warmup_s) for s in contenders]
     calls = [max(1, round(settings.window_s / fastest)) for _, _, fastest in warm]
     before, started, cpu = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), time.process_time()
@@ -250,15 +257,15 @@ def compare(case: str, sides: Sequence[Side], gate: Gate, settings: Settings) ->
         )
         for s, t, c, w in zip(contenders, times, calls, warm, strict=True)
     }
-    base, again = timings[ours.name], timings[ours.name + AGAIN]
+    base, again = timings[first.name], timings[first.name + AGAIN]
     return {
         "case": case,
         "ratio": {s.name: timings[s.name].median_s / base.median_s for s in sides[1:]},
         "ratio_p10": {s.name: timings[s.name].p10_s / base.p10_s for s in sides[1:]},
         "spread": max(base.median_s, again.median_s) / min(base.median_s, again.median_s) - 1.0,
         "sides": {name: asdict(t) for name, t in timings.items()},
-        "gate": {
-            "allowed": {s.name: asdict(s.gate or gate) for s in sides[1:]},
+        "tolerance": {
+            "allowed": {s.name: asdict(s.tolerance or tolerance) for s in sides[1:]},
             "relative difference from": differences,
         },
         "processors got": share,  # on average, by all threads together
@@ -324,7 +331,7 @@ def plain(value: Any) -> Any:
 
 
 class Report:
-    """What a benchmark hands over in the end: JSON, a picture beside it, where they are, and what disturbed the run."""
+    """The output of a benchmark: JSON, a picture, their paths, and a note on disturbances."""
 
     quick = "QUICK RUN: it checks that the benchmark works; its times are not measurements."
 
@@ -379,10 +386,10 @@ class Report:
 
 
 def guarded(name: str, body: Callable[[], None]) -> int:
-    """Run a benchmark; a failed gate is one line on stderr and exit code 1: no time is printed, no file written."""
+    """Run a benchmark; a failed check is one line on stderr and exit code 1: no time is printed, no file written."""
     try:
         body()
-    except GateFailed as failure:
-        print(f"{name}: the gate failed, so no result is given. {failure}", file=sys.stderr)
+    except ResultsDiffer as failure:
+        print(f"{name}: results differ, so no result is given. {failure}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""What a result was measured on: processor, its flags of interest, versions, threads, load."""
+"""Facts about the machine of a measurement: processor and its flags, versions, threads, load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One workload: every side built, gated and timed in turn."""
+"""One workload: every side built, checked and timed in turn."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from fastgan.backend import native
-from fastgan.benchmark import flops, harness, ours, peers_jax, peers_torch
+from fastgan.benchmark import baselines_jax, baselines_torch, fastgan_side, flops, harness
 from fastgan.benchmark.workloads import Draws, Workload, draws
 
-OURS, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
-PEERS = ("eager", "fused-adam", "compile", "jax")
-CUDA_PEERS = ("eager", "fused-adam", "compile", "graph", "jax", "vmap", "autocast", "compile-autocast")
+FASTGAN, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
+BASELINES = ("eager", "fused-adam", "compile", "jax")
+CUDA_BASELINES = ("eager", "fused-adam", "compile", "graph", "jax", "vmap", "autocast", "compile-autocast")
 COMPILED = ("compile", "graph", "compile-autocast")
 SETUP_LIMIT = 300.0  # seconds
 GRAPH = 100  # iterations of the graph engine's largest graph
-GATE_ITERATIONS = 5
-LOSS_TOLERANCE = 1e-3  # of the gate, for each iteration's losses
+CHECKED_ITERATIONS = 5
+LOSS_TOLERANCE = 1e-3  # of the check, for each iteration's losses
 # bf16 has 8 bits: many entries of a gradient are lost in rounding, and Adam moves them all by the same length
-BF16_GATE = harness.Gate(0.5, {"loss_d": 3e-2, "loss_g": 3e-2})
+BF16_TOLERANCE = harness.Tolerance(0.5, {"loss_d": 3e-2, "loss_g": 3e-2})
 Say = Callable[[str], None]
 PLAIN = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, OSError, ArithmeticError)
 LEFT_OUT = (*PLAIN, LookupError, AssertionError)
@@ -37,12 +37,12 @@ LEFT_OUT = (*PLAIN, LookupError, AssertionError)
 def in_short(error: Exception) -> str:
     """Why something is left out, in one line; with the error's type where its message says little without."""
     text = " ".join(str(error).split())[:300]
-    plain = text and isinstance(error, (*PLAIN, harness.GateFailed))
+    plain = text and isinstance(error, (*PLAIN, harness.ResultsDiffer))
     return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 class Contender(Protocol):
-    """A peer that has been set up."""
+    """A baseline that has been set up."""
 
     @property
     def per_call(self) -> int: ...
@@ -52,19 +52,19 @@ class Contender(Protocol):
     def run(self) -> None: ...
 
 
-def build(peer: str, workload: Workload, data: Tensor, settings: harness.Settings) -> Contender:
-    """Set one peer up."""
-    if peer == "jax":
-        return peers_jax.Jax(workload, data, settings.window_s)
-    builders: dict[str, Callable[..., peers_torch.Step]] = {
-        "eager": peers_torch.eager,
-        "fused-adam": peers_torch.eager_fused_adam,
-        "compile": peers_torch.compiled,
-        "graph": peers_torch.compiled,
-        "autocast": peers_torch.eager_autocast,
-        "compile-autocast": peers_torch.compiled_autocast,
+def build(baseline: str, workload: Workload, data: Tensor, settings: harness.Settings) -> Contender:
+    """Set one baseline up."""
+    if baseline == "jax":
+        return baselines_jax.Jax(workload, data, settings.window_s)
+    builders: dict[str, Callable[..., baselines_torch.Step]] = {
+        "eager": baselines_torch.eager,
+        "fused-adam": baselines_torch.eager_fused_adam,
+        "compile": baselines_torch.compiled,
+        "graph": baselines_torch.compiled,
+        "autocast": baselines_torch.eager_autocast,
+        "compile-autocast": baselines_torch.compiled_autocast,
     }
-    return peers_torch.Torch(workload, data, builders[peer], settings.window_s, capture=peer == "graph")
+    return baselines_torch.Torch(workload, data, builders[baseline], settings.window_s, capture=baseline == "graph")
 
 
 class Sides:
@@ -83,7 +83,7 @@ class Sides:
         self.workload, self.settings, self.setup_limit = workload, settings, setup_limit
         self.say: Say = lambda what: say(f"{workload.name}: {what}")
         self.data = workload.data(settings.seed).to(device)
-        self.runs: dict[str, ours.LongRun] = {}
+        self.runs: dict[str, fastgan_side.LongRun] = {}
         self.sides: list[harness.Side] = []
         self.setup_s: dict[str, float] = {}
         self.left_out: dict[str, str] = {}
@@ -115,24 +115,29 @@ class Sides:
         self.setup_s[name] = seconds
 
     def fastgan(
-        self, name: str, threads: int, cpus: Sequence[int] | None, gate: harness.Gate | None = None, **changes: Any
+        self,
+        name: str,
+        threads: int,
+        cpus: Sequence[int] | None,
+        tolerance: harness.Tolerance | None = None,
+        **changes: Any,
     ) -> tuple[harness.Side, float]:
         """`fastgan.train`: its results, and a long run to be timed."""
         workload, started = self.workload, time.perf_counter()
         with torch_threads(threads):
-            found = ours.replay(workload, self.data, self.draws(), **changes)
+            found = fastgan_side.replay(workload, self.data, self.draws(), **changes)
             seconds = time.perf_counter() - started
-            every = ours.pace(workload, self.data, self.settings.window_s, **changes)
+            every = fastgan_side.pace(workload, self.data, self.settings.window_s, **changes)
         if self.data.is_cuda and every > GRAPH:
             every -= every % GRAPH  # the rest would be launched in smaller graphs, window by window
-        config = ours.config(workload, ours.ENDLESS, **changes)
-        run = self.runs[name] = ours.LongRun(workload.gan(), self.data, config, every, threads, cpus)
+        config = fastgan_side.config(workload, fastgan_side.ENDLESS, **changes)
+        run = self.runs[name] = fastgan_side.LongRun(workload.gan(), self.data, config, every, threads, cpus)
         self._open.callback(run.close)
         self.engine[name] = f"{run.engine} ({run.engine_reason})"
-        return harness.Side(name, run.advance, lambda: found, every, gate), seconds
+        return harness.Side(name, run.advance, lambda: found, every, tolerance), seconds
 
-    def peer(self, name: str) -> tuple[harness.Side, float]:
-        """A peer: its results, from which its timed run goes on."""
+    def baseline(self, name: str) -> tuple[harness.Side, float]:
+        """A baseline: its results, from which its timed run goes on."""
         started = time.perf_counter()
         if name in COMPILED and not self._compiles:  # once: it throws away what a side before this one runs
             torch.compiler.reset()  # a size compiled for itself is faster than one for all sizes
@@ -142,22 +147,22 @@ class Sides:
         return harness.Side(name, contender.run, lambda: found, contender.per_call), time.perf_counter() - started
 
     def draws(self) -> Draws:
-        """What all sides of the gate see."""
-        return draws(self.workload, self.data.cpu(), GATE_ITERATIONS, seed=0)
+        """The minibatches and the noise of all sides."""
+        return draws(self.workload, self.data.cpu(), CHECKED_ITERATIONS, seed=0)
 
 
 def measure(
     workload: Workload,
-    peers: Sequence[str],
+    baselines: Sequence[str],
     settings: harness.Settings,
     setup_limit: float = SETUP_LIMIT,
     say: Say = harness.progress,
 ) -> dict[str, Any]:
-    """Gate and time a workload.
+    """Check and time a workload.
 
     Args:
         workload: with `threads` threads.
-        peers: some of PEERS.
+        baselines: some of PEERS.
         settings: how.
         setup_limit: seconds a side may take to set up.
         say: told what is done now.
@@ -166,25 +171,25 @@ def measure(
         dict: harness.compare's record with rates and the share of the FMA peak.
 
     Raises:
-        GateFailed: a side computes something else; nothing has been timed.
+        ResultsDiffer: a side computes something else; nothing has been timed.
     """
     threads = workload.threads
     with harness.pinned(threads) as cpus, Sides(workload, settings, setup_limit, say) as found:
-        side, found.setup_s[OURS] = found.fastgan(OURS, threads, cpus)
+        side, found.setup_s[FASTGAN] = found.fastgan(FASTGAN, threads, cpus)
         found.sides.append(side)
-        found.add(BF16, lambda: found.fastgan(BF16, threads, cpus, BF16_GATE, precision="bf16"))
-        for name in peers:
-            found.add(name, lambda name=name: found.peer(name))  # type: ignore[misc]
+        found.add(BF16, lambda: found.fastgan(BF16, threads, cpus, BF16_TOLERANCE, precision="bf16"))
+        for name in baselines:
+            found.add(name, lambda name=name: found.baseline(name))  # type: ignore[misc]
         if threads > 1:
             found.add(ONE_THREAD, lambda: found.fastgan(ONE_THREAD, 1, cpus and cpus[:1]))
         found.say(f"timing {len(found.sides)} sides")
-        gate = harness.Gate(workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
+        tolerance = harness.Tolerance(workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
         peak_before = fma_peak(threads)
-        record = harness.compare(workload.describe(), found.sides, gate, settings)
+        record = harness.compare(workload.describe(), found.sides, tolerance, settings)
         for name, seconds in found.setup_s.items():
             record["sides"][name]["first_call_s"] = seconds
         if threads > 1 and cpus:
-            record["busy"] = beside_a_busy_process(found, cpus, gate)
+            record["busy"] = beside_a_busy_process(found, cpus, tolerance)
         return {
             "workload": workload.name,
             "threads": threads,
@@ -206,18 +211,18 @@ def rates(workload: Workload, record: dict[str, Any], peak: dict[str, float]) ->
     return {
         "operations": operations,
         "peak GFLOP/s a core": peak,
-        "floor_s": operations / (peak["fp32"] * 1e9 * workload.threads) if "fp32" in peak else None,
+        "lower_bound_s": operations / (peak["fp32"] * 1e9 * workload.threads) if "fp32" in peak else None,
         "gflops": rate,
         "share_of_peak": {n: r / (cores[n] * top) for n, r in rate.items() if (top := limit[n])},
     }
 
 
-def beside_a_busy_process(found: Sides, cpus: Sequence[int], gate: harness.Gate) -> dict[str, Any]:
+def beside_a_busy_process(found: Sides, cpus: Sequence[int], tolerance: harness.Tolerance) -> dict[str, Any]:
     """fastgan's side with all threads and with one, while another process keeps the last processor busy."""
     found.say("timing beside a busy process")
-    mine = [side for side in found.sides if side.name in (OURS, ONE_THREAD)]
+    mine = [side for side in found.sides if side.name in (FASTGAN, ONE_THREAD)]
     with busy(cpus[-1]):
-        return harness.compare(f"{found.workload.name} beside a busy process", mine, gate, found.settings)
+        return harness.compare(f"{found.workload.name} beside a busy process", mine, tolerance, found.settings)
 
 
 def fma_peak(threads: int, seconds: float = 0.1) -> dict[str, float]:

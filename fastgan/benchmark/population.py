@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from fastgan import training
-from fastgan.benchmark import harness, ours
+from fastgan.benchmark import fastgan_side, harness
 from fastgan.benchmark.measure import torch_threads
 from fastgan.benchmark.workloads import WORKLOADS, Workload
 
 NAME = "population-2t"
 MEMBERS, THREADS, LEAST = 64, 2, 1.9
-GATE_STEPS = 20
+CHECKED_STEPS = 20
 
 
 class Population:
@@ -35,7 +35,7 @@ class Population:
 
     def train(self, steps: int) -> Any:
         """Train all members."""
-        config = ours.config(self.workload, steps, **self.changes)
+        config = fastgan_side.config(self.workload, steps, **self.changes)
         return training.train_population(  # type: ignore[attr-defined, unused-ignore]
             self.workload.gan, self.data, config, seeds=self.seeds
         )
@@ -60,22 +60,20 @@ class Population:
         """The seeds of the members that are looked at: the first, one in the middle, the last."""
         return sorted({self.seeds[0], self.seeds[len(self.seeds) // 2], self.seeds[-1]})
 
-    def gate(self) -> tuple[str, str]:
+    def check(self) -> tuple[str, str]:
         """Some members, trained alone, must come out with the same bits. Gives the engine, and why it ran."""
-        result = self.train(GATE_STEPS)
+        result = self.train(CHECKED_STEPS)
         for seed in self.some:
             alone, trained = self.workload.gan(seed), result.members[seed].gan.state_dict()
-            config = ours.config(self.workload, GATE_STEPS, seed=seed, **self.changes)
+            config = fastgan_side.config(self.workload, CHECKED_STEPS, seed=seed, **self.changes)
             training.train(alone, self.data, config)
             for name, value in alone.state_dict().items():
                 if not torch.equal(value, trained[name]):
-                    raise harness.GateFailed(f"population: {name} of member {seed} is not what it is alone")
+                    raise harness.ResultsDiffer(f"population: {name} of member {seed} is not what it is alone")
         return result.engine, result.engine_reason
 
 
-def in_turn(
-    sides: Mapping[str, Callable[[], float]], windows: int
-) -> tuple[dict[str, list[float]], float]:
+def in_turn(sides: Mapping[str, Callable[[], float]], windows: int) -> tuple[dict[str, list[float]], float]:
     """Iterations a second of each side, window by window; and the spread: how much halves of them differ."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(windows):
@@ -92,20 +90,25 @@ def _halves_differ(found: Sequence[float]) -> float:
 def measure(
     settings: harness.Settings, workload: Workload = WORKLOADS["toy-32"], say: Callable[[str], None] = harness.progress
 ) -> dict[str, Any]:
-    """Throughput of a population on all threads and of one GAN on one, in turn (C8).
+    """Throughput of a population on all threads and of one GAN on one, in turn.
 
     Raises:
-        GateFailed: a member differs from its solo run.
+        ResultsDiffer: a member differs from its solo run.
     """
     with harness.pinned(THREADS) as cpus:
         population = Population(workload)
         say(f"{NAME}: checking {MEMBERS} members")
-        population.gate()
+        population.check()
         with torch_threads(1):
-            every = ours.pace(workload, population.data, settings.window_s)
+            every = fastgan_side.pace(workload, population.data, settings.window_s)
         say(f"{NAME}: timing")
-        one = ours.LongRun(
-            workload.gan(), population.data, ours.config(workload, ours.ENDLESS), every, 1, cpus and cpus[:1]
+        one = fastgan_side.LongRun(
+            workload.gan(),
+            population.data,
+            fastgan_side.config(workload, fastgan_side.ENDLESS),
+            every,
+            1,
+            cpus and cpus[:1],
         )
         try:
             return _time(population, one, every, settings) | {"engine": one.engine, "cpus": cpus}
@@ -113,7 +116,7 @@ def measure(
             one.close()
 
 
-def _time(population: Population, one: ours.LongRun, every: int, settings: harness.Settings) -> dict[str, Any]:
+def _time(population: Population, one: fastgan_side.LongRun, every: int, settings: harness.Settings) -> dict[str, Any]:
     short = max(1, every // 4)
     one.advance()
     population.seconds(short)

@@ -1,4 +1,4 @@
-"""In what precision the peers multiply."""
+"""In what precision the baselines multiply."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The process in which the workloads of one thread count are measured: `python -m fastgan.benchmark.worker REQUEST`.
 
 XLA fixes its threads when it is loaded, so each thread count has a process of its own, held on its processors from the
-beginning; all sides of a workload run interleaved in it. A GPU's floors and each of its rows have a process of their
+beginning; all sides of a workload run interleaved in it. A GPU's lower bounds and each of its rows have a process of
+their
 own: after a fault in a kernel nothing more runs in a process, and a kernel that never ends holds it for good. A process
-answers in lines of JSON: progress, a GPU's floors, records, or a failed gate.
+answers in lines of JSON: progress, a GPU's lower bounds, records, or a failed check.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.benchmark import device, floors, harness, machine, population
+from fastgan.benchmark import device, harness, lower_bounds, machine, population
 from fastgan.benchmark.measure import LEFT_OUT, in_short, measure
 from fastgan.benchmark.workloads import WORKLOADS
 
@@ -39,7 +40,7 @@ class WorkerFailed(RuntimeError):
 
 
 def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
-    """Measure what is asked for, one answer for each thing that happens."""
+    """Run the requested measurements; one answer for each event."""
     if "device" in request:
         return serve_device(request, answer)
     threads = request["threads"]
@@ -51,52 +52,52 @@ def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> 
     try:
         for name in request["workloads"]:
             workload = dataclasses.replace(WORKLOADS[name], threads=threads)
-            answer({"record": measure(workload, request["peers"], settings, request["setup_limit"], say)})
+            answer({"record": measure(workload, request["baselines"], settings, request["setup_limit"], say)})
         if request["population"]:
             try:
                 answer({"population": population.measure(settings, say=say)})
             except LEFT_OUT as error:
                 answer({"population": {"left out": in_short(error)}})
-    except harness.GateFailed as failure:
-        answer({"gate": str(failure)})
+    except harness.ResultsDiffer as failure:
+        answer({"tolerance": str(failure)})
 
 
 def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
-    """The same for a GPU: its floors where they are not known, then row by row; one that fails has no time."""
+    """The same for a GPU: its lower bounds where they are not known, then row by row; one that fails has no time."""
 
     def say(what: str) -> None:
         answer({"progress": what})
 
-    found: dict[str, Any] = request.get("floors", {})
+    found: dict[str, Any] = request.get("lower_bounds", {})
     if not found:
-        say("floors")
-        for found in floors.measure(request["device"], **request.get("sizes", {})):
-            answer({"floors": found})
+        say("lower_bounds")
+        for found in lower_bounds.measure(request["device"], **request.get("sizes", {})):
+            answer({"lower_bounds": found})
     settings = harness.Settings(**{**request["settings"], "out": Path(), "threads": (1,)})
     for name, precision in request["rows"]:
         try:
             row = device.row(name, precision)
-            asked = request["peers"], settings, found, request["setup_limit"], say, request["device"]
+            asked = request["baselines"], settings, found, request["setup_limit"], say, request["device"]
             answer({"record": device.measure(row, *asked)})
         except Exception as failure:
             answer({"refused": f"{name}, {precision}: {in_short(failure)}"})
 
 
 def ask_rows(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A GPU's floors and then its rows, each from a fresh process that is ended after `row_limit` seconds.
+    """A GPU's lower bounds and then its rows, each from a fresh process that is ended after `row_limit` seconds.
 
     Raises:
-        WorkerFailed: no floor was measured, so nothing can be held against one.
+        WorkerFailed: no lower bound was measured, so nothing can be held against one.
     """
     known: dict[str, Any] = {}
     try:
         for answer in ask(request | {"rows": []}, request["row_limit"]):
-            known |= {key: answer[key] for key in ("floors",) if key in answer}
+            known |= {key: answer[key] for key in ("lower_bounds",) if key in answer}
             yield answer
     except WorkerFailed as failure:
         if not known:
             raise
-        yield {"refused": f"some floors: {failure.brief}"}
+        yield {"refused": f"some lower bounds: {failure.brief}"}
     for name, precision in request["rows"]:
         try:
             yield from ask(request | known | {"rows": [(name, precision)]}, request["row_limit"])
@@ -112,7 +113,8 @@ def ask(request: dict[str, Any], limit_s: float | None = None) -> Iterator[dict[
         limit_s: seconds after which the process is ended; None: it may take its time.
 
     Raises:
-        GateFailed: sides differ. WorkerFailed: the process broke down or was ended; the last it said is in the message.
+        ResultsDiffer: sides differ. WorkerFailed: the process broke down or was ended; the last it said is in the
+            message.
     """
     command = [sys.executable, "-m", "fastgan.benchmark.worker", json.dumps(request)]
     with (
@@ -151,10 +153,10 @@ def _ended_after(process: subprocess.Popen[bytes], limit_s: float | None) -> Ite
 
 
 def understood(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The answers as they are, but a failed gate as GateFailed."""
+    """The answers as they are, but a failed check as ResultsDiffer."""
     for found in answers:
-        if "gate" in found:
-            raise harness.GateFailed(found["gate"])
+        if "tolerance" in found:
+            raise harness.ResultsDiffer(found["tolerance"])
         yield found
 
 

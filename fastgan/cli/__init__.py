@@ -23,7 +23,7 @@ examples:
   fastgan plot figure1                                 the paper's figure 1, live; fastgan plot --help for more
   fastgan reproduce pacgan --trials 3 --steps 20000    a paper's table, trained again
   fastgan bench --quick                                how fast it is here, against PyTorch and JAX
-  fastgan info                                         what serves each operation here, and why
+  fastgan info                                         which backend runs each operation here, and why
 """
 
 

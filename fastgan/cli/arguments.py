@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong in one line, arguments named as flags."""
+    """An error in one line, with arguments named as flags."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
@@ -45,6 +45,16 @@ def explain(error: BaseException) -> str:
 def _as_flag(match: re.Match[str]) -> str:
     name = match[1]
     return f"{name} " if name == "data" else f"--{name.replace('_', '-')} "
+
+
+class Deprecated(argparse.Action):
+    """A flag that has changed its name: it works, and says the new one."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        print(f"{parser.prog}: {option_string} is deprecated, use --{self.dest.replace('_', '-')}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def whole(text: str) -> int:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.cli.arguments import natural, number
+from fastgan.cli.arguments import Deprecated, natural, number
 
 QUICK = ("tiny", "toy-32", "mnist-256")
-QUICK_PEERS = ("eager", "fused-adam", "jax")
+QUICK_BASELINES = ("eager", "fused-adam", "jax")
 QUICK_ON_CUDA = ("toy-32", "toy-32x132", "mnist-1024")
-QUICK_CUDA_PEERS = (*QUICK_PEERS, "vmap", "autocast")
+QUICK_CUDA_BASELINES = (*QUICK_BASELINES, "vmap", "autocast")
 
 
 def add(commands: Any) -> None:
@@ -26,11 +26,11 @@ def add(commands: Any) -> None:
         help="how fast it is here, against PyTorch and JAX",
         description="Time whole iterations of Algorithm 1 against eager PyTorch, torch.compile and JAX, in one "
         "process, in turn, after all have been shown to compute the same. Writes JSON and a picture. On a GPU it also "
-        "times many GANs at once, and measures what nothing there can be faster than: launches, barriers, copies, "
+        "times many GANs at once, and measures lower bounds: launches, barriers, copies, "
         "matrix products, waits.",
         epilog="examples:\n  fastgan bench --quick                      a look in under a minute\n"
         "  fastgan bench                              everything, a quarter of an hour on an idle machine\n"
-        "  fastgan bench --workload toy-128 --peers eager jax\n"
+        "  fastgan bench --workload toy-128 --baselines eager jax\n"
         "  fastgan bench --device cuda                everything on the GPU (not yet run on one)\n"
         "  fastgan bench --device cuda --workload toy-32 toy-32x132 --precision fp32 tf32 bf16\n",
     )
@@ -38,12 +38,13 @@ def add(commands: Any) -> None:
     command.add_argument("--quick", action="store_true", help="three workloads, no torch.compile, few short windows")
     command.add_argument("--workload", nargs="+", metavar="NAME", help="what to time; a wrong name lists them all")
     command.add_argument(
-        "--peers",
+        "--baselines",
         nargs="*",
         metavar="NAME",
         help="some of eager, fused-adam, compile, jax; on a GPU also graph (compiled, as a CUDA graph), vmap (JAX, for "
         "many GANs), autocast and compile-autocast (for bf16)",
     )
+    command.add_argument("--peers", dest="baselines", nargs="*", action=Deprecated, help=argparse.SUPPRESS)
     command.add_argument("--threads", nargs="+", type=natural, metavar="N", help="default: each workload's own")
     command.add_argument(
         "--precision",
@@ -73,15 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]:
-    """What each measuring process is asked, and the settings of all."""
+    """The request of each measuring process, and the common settings."""
     from fastgan.benchmark import machine, measure, population
     from fastgan.benchmark.workloads import WORKLOADS
 
     quick = arguments.quick
     names = arguments.workload or (QUICK if quick else (*WORKLOADS, population.NAME))
-    peers = arguments.peers if arguments.peers is not None else QUICK_PEERS if quick else measure.PEERS
+    baselines = (
+        arguments.baselines if arguments.baselines is not None else QUICK_BASELINES if quick else measure.BASELINES
+    )
     _check("--workload", names, (*WORKLOADS, population.NAME))
-    _check("--peers", peers, measure.PEERS)
+    _check("--baselines", baselines, measure.BASELINES)
     if arguments.precision:
         raise ValueError("--precision must go with --device cuda: on the CPU each row has fp32 and bf16")
     available = len(machine.allowed_cpus())
@@ -97,7 +100,7 @@ def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]
                 "threads": threads,
                 "workloads": chosen,
                 "population": population.NAME in names and threads == population.THREADS,
-                "peers": list(peers),
+                "baselines": list(baselines),
                 "setup_limit": arguments.setup_limit,
                 "settings": _how(settings),
             }
@@ -135,7 +138,7 @@ def _how(settings: Any) -> dict[str, Any]:
 
 
 def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """What the measuring process is asked, the settings, and what the GPU is."""
+    """The request of the measuring process, the settings, and the GPU."""
     import torch
 
     from fastgan import backend
@@ -145,9 +148,15 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
     quick = arguments.quick
     rest = [name for name in device.NAMES if name not in device.ORDER]
     names = arguments.workload or (QUICK_ON_CUDA if quick else (*device.ORDER, *rest))
-    peers = arguments.peers if arguments.peers is not None else QUICK_CUDA_PEERS if quick else measure.CUDA_PEERS
+    baselines = (
+        arguments.baselines
+        if arguments.baselines is not None
+        else QUICK_CUDA_BASELINES
+        if quick
+        else measure.CUDA_BASELINES
+    )
     _check("--workload", names, device.NAMES)
-    _check("--peers", peers, measure.CUDA_PEERS)
+    _check("--baselines", baselines, measure.CUDA_BASELINES)
     _check("--precision", arguments.precision or (), PRECISIONS)
     if arguments.threads:
         raise ValueError("--threads must go with --device cpu")
@@ -161,7 +170,7 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
     request = {
         "device": "cuda",
         "rows": [(name, precision) for name in names for precision in arguments.precision or own[name]],
-        "peers": list(peers),
+        "baselines": list(baselines),
         "setup_limit": arguments.setup_limit,
         "row_limit": arguments.row_limit,
         "settings": _how(settings),
@@ -173,7 +182,7 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
     """The rows of a GPU, in a file that is written anew after each, also those until a Ctrl-C.
 
     Returns:
-        1 where a row has no time because its gate failed or it broke down, 130 where some are missing.
+        1 where a row has no time because its check failed or it broke down, 130 where some are missing.
     """
     from fastgan.benchmark import device, harness, report, worker
 
@@ -190,7 +199,7 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
     ended = False
     with _display(2 + len(request["rows"])) as show, contextlib.suppress(KeyboardInterrupt):
         for found in _until_it_fails(worker.ask_rows(request)):
-            content |= {key: found[key] for key in ("floors",) if key in found}
+            content |= {key: found[key] for key in ("lower_bounds",) if key in found}
             records += [found[key] for key in ("record",) if key in found]
             refused += [found[key] for key in ("refused",) if key in found]
             if "progress" not in found:
@@ -198,11 +207,11 @@ def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -
                 written.save(content | {"workloads": records, "no time": refused, "targets": targets})
             show(found.get("progress"))
         ended = True
-    if "floors" not in content:
+    if "lower_bounds" not in content:
         print("\n".join(f"no time: {why}" for why in refused), file=sys.stderr)
         return 1 if ended else 130
-    print(f"floors of {gpu['name']}, measured in this run")
-    print("\n".join(f"  {line}" for line in report.floor_lines(content["floors"])))
+    print(f"lower bounds of {gpu['name']}, measured in this run")
+    print("\n".join(f"  {line}" for line in report.bound_lines(content["lower_bounds"])))
     measured = [record for record in records if "sides" in record]
     if measured:
         _print_table(report.device_table(measured))

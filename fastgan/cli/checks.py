@@ -1,4 +1,4 @@
-"""What a config.json may say, field by field: people edit it, and copy it from run to run."""
+"""Checks of a config.json, field by field: users edit it, and copy it from run to run."""
 
 from __future__ import annotations
 

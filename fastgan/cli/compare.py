@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Split:
     """The rows that every model gets, flat.
 
     Args:
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fits(rows: Rows, arguments: argparse.Namespace) -> dict[str, Callable[[], Baseline]]:
+def _fits(rows: Split, arguments: argparse.Namespace) -> dict[str, Callable[[], Baseline]]:
     """How each model is fitted, in the order of the table."""
     preset = presets.for_source(arguments.source, rows.dataset)
     return {
@@ -119,12 +119,12 @@ def _fits(rows: Rows, arguments: argparse.Namespace) -> dict[str, Callable[[], B
 # ---------------------------------------------------------------- rows and models
 
 
-def _rows(arguments: argparse.Namespace) -> Rows:
+def _rows(arguments: argparse.Namespace) -> Split:
     source, n, seed = arguments.source, arguments.rows, arguments.seed
     options = reading(arguments)
     if source in data.sources.SYNTHETIC:
         draws = [data.load(source, n=size, seed=seed + i) for i, size in enumerate((n or _ROWS, 1000, _TEST))]
-        return Rows(draws[0], *(draw.tensor().flatten(1) for draw in draws))
+        return Split(draws[0], *(draw.tensor().flatten(1) for draw in draws))
     dataset = load(source, n, 0, options, quiet=arguments.quiet)
     if standardized := dataset.image_shape is None and presets.for_source(source, dataset).standardize:
         dataset = dataset.double()
@@ -136,14 +136,14 @@ def _rows(arguments: argparse.Namespace) -> Rows:
     train_, validation, test = rows[order].split([len(rows) - 2 * held, held, held])
     kept = dataclasses.replace(dataset, data=train_, labels=None, divisor=1.0, row_shape=None)
     if not standardized:
-        return Rows(kept, train_, validation, test)
+        return Split(kept, train_, validation, test)
     columns = Standardizer.fit(kept)
     train_, validation, test = (columns.transform(part) for part in (train_, validation, test))
     kept = dataclasses.replace(kept, data=train_, dtype=train_.dtype)
-    return Rows(kept, train_, validation, test, standardized=True)
+    return Split(kept, train_, validation, test, standardized=True)
 
 
-def _gan(rows: Rows, preset: presets.Preset, arguments: argparse.Namespace) -> Baseline:
+def _gan(rows: Split, preset: presets.Preset, arguments: argparse.Namespace) -> Baseline:
     """The GAN of the preset that `fastgan train` takes for these data."""
     columns = Standardizer.fit(rows.dataset) if preset.standardize else None
     seen = rows.dataset if columns is None else columns.transform(rows.dataset)
@@ -171,7 +171,7 @@ def _no_density(x: Tensor) -> Tensor:
     raise NotImplementedError("a GAN's density is implicit: it can be sampled, not evaluated")
 
 
-def _vae(rows: Rows, preset: presets.Preset, arguments: argparse.Namespace) -> Baseline:
+def _vae(rows: Split, preset: presets.Preset, arguments: argparse.Namespace) -> Baseline:
     networks = preset.networks
     output = None if networks.output_activation == "none" else networks.output_activation
     with torch_threads(1):  # its steps are small
@@ -196,11 +196,11 @@ def _marginals(rows: Tensor, seed: int) -> Tensor:
 # ---------------------------------------------------------------- measures and picture
 
 
-def _sigmas(rows: Rows) -> tuple[float, ...]:
+def _sigmas(rows: Split) -> tuple[float, ...]:
     return sigmas_for(rows.train, rows.dataset.value_range)
 
 
-def _measures(samples: Tensor, rows: Rows) -> dict[str, Figure]:
+def _measures(samples: Tensor, rows: Split) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     centres, std = rows.dataset.centres, rows.dataset.std
     if centres is not None and std and len(centres) > 1:
@@ -224,7 +224,7 @@ def _own(model: Baseline, test: Tensor) -> dict[str, Figure]:
 
 def _draw(source: str, panels: dict[str, Tensor], dataset: Dataset, folder: Path) -> list[Path]:
     try:
-        from fastgan.plots import panels as pictures
+        from fastgan.plots import subplots as pictures
 
         path, title = folder / "samples.png", f"{source}: samples of four models, and real rows"
         if dataset.image_shape is not None:

@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is measured: samples, the rows trained on, and rows held out, in the data's own units.
+    """Samples, training rows and held-out rows, in the data's own units.
 
     Of a table, whose columns have units of their own, in standard deviations of each: a distance between rows would see
     little more than the column of the largest numbers. Labels are asked for as often as the data have them, so that the

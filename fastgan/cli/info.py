@@ -1,4 +1,4 @@
-"""fastgan info: versions, what was built, and what serves each operation and why."""
+"""fastgan info: versions, what was built, and which backend runs each operation, and why."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def add(commands: Any) -> None:
     """The command and its flags."""
     command = commands.add_parser(
         "info",
-        help="what serves each operation here, and why",
-        description="Versions, instruction sets, CUDA build and device; what serves each operation, and why.",
+        help="which backend runs each operation here, and why",
+        description="Versions, instruction sets, CUDA build and device; which backend runs each operation, and why.",
         epilog="example:\n  fastgan info --json > info.json\n",
     )
     command.add_argument("--json", action="store_true", help="print JSON")

@@ -137,7 +137,7 @@ def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
     gan, dataset = runs.trained(folder, config), config.load_data()
     # D plays against G as it is; samples.png shows the average, where there is one.
     origin = "G" if config.train.ema_decay is None else "G itself (not of its average)"
-    samples = config.restore(gan.sample(_MANY, seed=0, device="cpu", averaged=False))
+    samples = config.restore(gan.sample(_MANY, seed=0, device="cpu", ema=False))
     real = _some_rows(dataset, _MANY)
     picture = plots.line if config.networks.data_dim == 1 else plots.verdicts
     return picture(samples, real, path, discriminator=config.probability(gan), origin=origin)

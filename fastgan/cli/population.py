@@ -29,7 +29,7 @@ _TAIL = 500  # iterations that the table looks at
 
 
 @dataclass(frozen=True)
-class Crowd:
+class PopulationSpec:
     """Which members a population has.
 
     Args:
@@ -66,7 +66,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     )
 
 
-def asked(arguments: argparse.Namespace) -> Crowd | None:
+def asked(arguments: argparse.Namespace) -> PopulationSpec | None:
     """The population that was asked for, or is resumed; None for a single GAN."""
     grid = dict(arguments.grid or [])
     if len(grid) < len(arguments.grid or []):
@@ -75,45 +75,50 @@ def asked(arguments: argparse.Namespace) -> Crowd | None:
         raise ValueError("--seed must not be given with --seeds")
     path = Path(arguments.out or "") / POPULATION
     if not arguments.resume:
-        return Crowd(arguments.seeds, grid) if arguments.seeds is not None or grid else None
+        return PopulationSpec(arguments.seeds, grid) if arguments.seeds is not None or grid else None
     if not path.is_file():
         if arguments.seeds is not None or grid:
             raise ValueError(f"--seeds and --grid must resume a population, got {arguments.out} without {POPULATION}")
         return None
     try:
-        stored = Crowd(**read_object(path))
+        stored = PopulationSpec(**read_object(path))
         stored.check()
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must describe a population, got: {error}") from error
-    return Crowd(arguments.seeds or stored.seeds, grid or stored.grid)
+    return PopulationSpec(arguments.seeds or stored.seeds, grid or stored.grid)
 
 
 def shared_folder(out: str | None, source: str) -> Folder:
     """The new run folder, which the first rank makes for all."""
-    with ranks() as crew:
-        made = crew.gather(lambda: Folder.new(out, source) if crew.rank == 0 else None)
+    with ranks() as group:
+        made = group.gather(lambda: Folder.new(out, source) if group.rank == 0 else None)
     assert made[0] is not None
-    return made[0] if crew.rank == 0 else Folder(made[0].path)
+    return made[0] if group.rank == 0 else Folder(made[0].path)
 
 
 def run(
-    crowd: Crowd, arguments: argparse.Namespace, config: RunConfig, dataset: Dataset, folder: Folder, threads: int
+    spec: PopulationSpec,
+    arguments: argparse.Namespace,
+    config: RunConfig,
+    dataset: Dataset,
+    folder: Folder,
+    threads: int,
 ) -> int:
     """Train, and on the first rank draw, and say what became of the members."""
-    with ranks() as crew:
-        first = crew.rank == 0
+    with ranks() as group:
+        first = group.rank == 0
         quiet = arguments.quiet or not first
         bars: list[Display] = []
         try:
-            here = members(config.train, crowd.seeds, crowd.grid)[crew.rank :: crew.size]
+            here = members(config.train, spec.seeds, spec.grid)[group.rank :: group.size]
             bars = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
             result = train_population(
                 lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
                 config.training_rows(dataset),
                 config.train,
-                seeds=crowd.seeds,
-                grid=crowd.grid,
-                callbacks=[*bars, _KeepConfigs(config, crowd)],
+                seeds=spec.seeds,
+                grid=spec.grid,
+                callbacks=[*bars, _KeepConfigs(config, spec)],
                 run_dir=folder.path,
                 resume=any(folder.path.glob("member-*/checkpoint/step-*.json")),
                 threads=threads,
@@ -137,14 +142,14 @@ def run(
 class _KeepConfigs(Callback):
     """Writes the configs of the population and of each member once training has accepted everything."""
 
-    def __init__(self, config: RunConfig, crowd: Crowd) -> None:
-        self._config, self._crowd, self._written = config, crowd, False
+    def __init__(self, config: RunConfig, spec: PopulationSpec) -> None:
+        self._config, self._spec, self._written = config, spec, False
 
     def on_start(self, run: Run) -> None:
         assert run.run_dir is not None
         if not self._written:
             checkpoint.write_atomically(run.run_dir.parent / "config.json", [self._config.to_json()])
-            checkpoint.write_atomically(run.run_dir.parent / POPULATION, [self._crowd.to_json()])
+            checkpoint.write_atomically(run.run_dir.parent / POPULATION, [self._spec.to_json()])
             self._written = True
         own = dataclasses.replace(self._config, train=run.config)
         checkpoint.write_atomically(run.run_dir / "config.json", [own.to_json()])

@@ -131,16 +131,16 @@ def _told(trial: Trial) -> bool:
 
 def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:
     try:
-        from fastgan.plots import modes, panels
+        from fastgan.plots import modes, subplots
 
-        courses = {label: [t.course for t in trials if len(t.course)] for label, trials in groups.items()}
+        histories = {label: [t.history for t in trials if len(t.history)] for label, trials in groups.items()}
         first = {label: trials[0].samples for label, trials in groups.items()}
         return [
-            panels.points(
+            subplots.points(
                 first, folder / "samples.png", title="2,500 samples, seed 0", centres=unrolled.ring(1).centres
             ),
             modes.over_time(
-                {label: runs for label, runs in courses.items() if runs},
+                {label: runs for label, runs in histories.items() if runs},
                 folder / "modes.png",
                 modes=8,
                 paper={},

@@ -1,4 +1,4 @@
-"""What G makes of the same noise as it learns, kept in the run folder for fastgan plot animation."""
+"""G's samples of one noise during training, kept in the run folder for fastgan plot animation."""
 
 from __future__ import annotations
 

@@ -81,10 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, draw, and say where everything is."""
     config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
     gan = config.build()
-    if (crowd := population.asked(arguments)) is not None:
+    if (spec := population.asked(arguments)) is not None:
         threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
         with step_threads(arguments.threads, gan, config.train.batch_size):
-            return population.run(crowd, arguments, config, dataset, folder, threads)
+            return population.run(spec, arguments, config, dataset, folder, threads)
     bars = progress(config.train.steps, quiet=arguments.quiet)
     try:
         with step_threads(arguments.threads, gan, config.train.batch_size):
@@ -112,7 +112,7 @@ def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.Abs
     """torch's threads during training.
 
     A small step lasts about as long as handing work to a second thread, and far less than waiting for a thread whose
-    core somebody else uses.
+    core is busy with other work.
     """
     small = sum(p.numel() for p in gan.parameters()) * batch_size < _SMALL
     return torch_threads(asked or (1 if small else torch.get_num_threads()))
@@ -287,7 +287,7 @@ def _add_optimizer(group: Any) -> None:
 
 
 def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Optimizer | None]:
-    """What the flags make of the preset's optimisers; D's is the common one where G's differs."""
+    """The preset's optimisers with the flags applied; D's is the common one where G's differs."""
     generator = _optimizer(arguments, base.optimizer_of_generator, arguments.generator_lr)
     discriminator = _optimizer(arguments, base.optimizer_of_discriminator, arguments.discriminator_lr)
     return {

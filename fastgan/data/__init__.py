@@ -1,4 +1,4 @@
-"""What a GAN trains on: synthetic distributions, bundled digits, and the user's own files."""
+"""Training data: synthetic distributions, bundled digits, and the user's own files."""
 
 from . import files
 from .bundled import digits

@@ -1,4 +1,4 @@
-"""What every array must satisfy before a GAN may see it."""
+"""Checks that every array of training data must pass."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_length(claimed: int, present: int, where: str) -> None:
 
 
 def check_visible(data: Tensor | NDArray[Any], where: str) -> None:
-    """Refuse values that a mask hides: whoever reads the memory under it sees them."""
+    """Refuse values that a mask hides: code that reads the memory below the mask sees them."""
     hidden = 0
     if isinstance(data, np.ma.MaskedArray):
         hidden = int(np.ma.getmaskarray(data).sum())

@@ -76,7 +76,7 @@ def _rgb(background: Colour) -> tuple[int, ...]:
 
 
 def _open(pillow: Any, path: Path, use: Any) -> Any:
-    """What `use` makes of an open image; any damage is one sentence."""
+    """Apply `use` to an open image; any damage is one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata

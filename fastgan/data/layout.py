@@ -91,7 +91,7 @@ def rows_of(lines: Iterable[str], delimiter: str | None, *, before: int = 0) -> 
 
 
 def number(cell: str, decimal: str = ".") -> float | None:
-    """What a cell says, or None."""
+    """The value of a cell, or None."""
     if decimal == "," and ("." in cell or "," in cell):
         if not _DECIMAL_COMMA.fullmatch(cell.strip()):
             return None

@@ -1,4 +1,4 @@
-"""Bytes of a file as an array: mapped where they lie, or read from a stream."""
+"""Bytes of a file as an array: memory-mapped, or read from a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether samples keep what the features of the data have to do with each other."""
+"""The error of the samples' feature correlations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a discriminator has truly learned: fitted alone to its optimum, and measured on rows it never saw."""
+"""How well a discriminator separates real and fake rows: it is fitted to its optimum and measured on held-out rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DiscriminatorGap:
         value_train, value_held_out: V(G, D) in nats, from samples.
         accuracy_train, accuracy_held_out: share of rows on the right side of 1/2, real and fake weighing the same.
         js_train, js_held_out: the Jensen-Shannon divergence these values stand for. That on held-out rows is at most
-            the true one, up to chance; that on training rows grows to log 2 as D learns them by heart.
+            the true one, up to chance; that on training rows grows to log 2 as D learns them from memory.
     """
 
     value_train: float
@@ -150,7 +150,7 @@ def fit_discriminator(
     steps = min(len(x), len(y)) // size
     optimizer = torch.optim.Adam(parameters, learning_rate, betas=(0.9, 0.999))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    course = []
+    values = []
     for epoch in range(epochs):
         order_x, order_y = (
             random.permutation(len(part), seed=seed, epoch=2 * epoch + kind, count=steps * size, device=part.device)
@@ -164,5 +164,5 @@ def fit_discriminator(
             optimizer.step()
             schedule.step()
             total -= loss.detach()
-        course.append(total.item() / steps)
-    return course
+        values.append(total.item() / steps)
+    return values

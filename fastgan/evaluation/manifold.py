@@ -13,7 +13,7 @@ from .rows import Blocks, Rows, map_distances, take_rows
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """What `precision_recall` found; a perfect generator of many rows has coverage near 1 - 2^-k and density 1.
+    """The result of `precision_recall`; a perfect generator of many rows has coverage near 1 - 2^-k and density 1.
 
     Args:
         precision: share of fake rows that lie in a neighbourhood of some real row.

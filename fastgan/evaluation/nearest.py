@@ -1,4 +1,4 @@
-"""Nearest training rows: whether a generator has learned by heart."""
+"""Nearest training rows: whether a generator has memorised."""
 
 from __future__ import annotations
 

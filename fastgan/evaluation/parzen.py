@@ -19,7 +19,7 @@ _VALIDATION_ROWS = 1000
 
 @dataclass(frozen=True)
 class ParzenLogLikelihood:
-    """What `parzen_log_likelihood` found.
+    """The result of `parzen_log_likelihood`.
 
     Args:
         mean: log-likelihood of a row in nats, averaged.

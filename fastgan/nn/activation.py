@@ -60,6 +60,6 @@ def resolve(owner: str, argument: str, activation: Activation, negative_slope: f
 
 
 def to_module(name: str, negative_slope: float) -> nn.Module:
-    """The torch module for a name, as it would stand in an `nn.Sequential`."""
+    """The torch module for a name, as in an `nn.Sequential`."""
     kind = next(kind for kind, (known, _, _) in _MODULES.items() if known == name)
     return nn.LeakyReLU(negative_slope) if kind is nn.LeakyReLU else kind()

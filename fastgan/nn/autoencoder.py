@@ -1,4 +1,4 @@
-"""What a GAN is compared with: an auto-encoder and a variational one, of the same multilayer perceptrons."""
+"""An auto-encoder and a variational auto-encoder of multilayer perceptrons, as baselines for a GAN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers ask of their sizes."""
+"""Checks of the layers' sizes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Dropout(torch.nn.Dropout):
         """input of any shape -> the same shape."""
         if not self.training or self.p == 0.0:
             return input
-        return ops.dropout(input, self.p, random.next_key(), impl=self.impl)
+        return ops.dropout(input, self.p, random.next_dropout_seed(), impl=self.impl)
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"

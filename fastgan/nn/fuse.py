@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fastgan.nn.recognise import obstacle
-from fastgan.nn.runs import Run, plan
+from fastgan.nn.fusible import obstacle
+from fastgan.nn.segments import Segment, segment
 from fastgan.nn.sequential import Sequential
 
 M = TypeVar("M", bound=nn.Module)
@@ -21,7 +21,7 @@ def fuse(model: M) -> M:
     Every `nn.Sequential` in the model that holds such a chain, at any depth, becomes a
     `fastgan.nn.Sequential`, in place: the same objects under the same names, with the same parameters,
     state_dict, hooks and modes, so that an optimiser made before goes on working. `unfuse` undoes it,
-    `explain` tells what runs fused and why the rest does not.
+    `explain` lists what runs fused, and why the rest does not.
 
     Left exactly as it is, and called as before:
     - an `nn.Linear` that is not in a Sequential, or has no activation, dropout or other linear layer beside
@@ -51,7 +51,7 @@ def fuse(model: M) -> M:
     if not isinstance(model, nn.Module):
         raise TypeError(f"fuse: model must be a torch.nn.Module, got {type(model).__name__}")
     for module in model.modules():
-        if _sequential_obstacle(module) is None and (_has_run(module) or _will_have_run(module)):
+        if _sequential_obstacle(module) is None and (_has_segment(module) or _will_have_run(module)):
             module.__class__ = _fused_class(type(module))
     return model
 
@@ -72,7 +72,7 @@ def unfuse(model: M) -> M:
 
 
 def explain(model: nn.Module) -> list[str]:
-    """What runs fused in the model as it stands, and why its other linear layers do not.
+    """What runs fused in the model, and why its other linear layers do not.
 
     Returns:
         One line per chain and per linear layer left alone, such as "net: 0, 1, 2 run as one call".
@@ -84,7 +84,7 @@ def explain(model: nn.Module) -> list[str]:
         parents.update(dict.fromkeys(module.children(), module))
         if isinstance(module, Sequential):
             for step in _steps(module):
-                if isinstance(step, Run):
+                if isinstance(step, Segment):
                     fused.update(step.modules)
                     lines.append(f"{path or 'model'}: {', '.join(step.names)} run as one call")
     for path, module in model.named_modules():
@@ -97,7 +97,7 @@ def explain(model: nn.Module) -> list[str]:
 def _alone(parent: nn.Module | None) -> str:
     if not isinstance(parent, nn.Sequential):
         return "it is not in an nn.Sequential"
-    if isinstance(parent, Sequential) or _sequential_obstacle(parent) is None and not _has_run(parent):
+    if isinstance(parent, Sequential) or _sequential_obstacle(parent) is None and not _has_segment(parent):
         return "nothing beside it fuses with it"
     return _sequential_obstacle(parent) or "fuse was not called"
 
@@ -118,12 +118,12 @@ def _sequential_obstacle(module: nn.Module) -> str | None:
     return None
 
 
-def _steps(module: Any) -> list[Run | nn.Module]:
-    return plan(module._modules, getattr(module, "impl", "auto"))
+def _steps(module: Any) -> list[Segment | nn.Module]:
+    return segment(module._modules, getattr(module, "impl", "auto"))
 
 
-def _has_run(module: nn.Module) -> bool:
-    return any(isinstance(step, Run) for step in _steps(module))
+def _has_segment(module: nn.Module) -> bool:
+    return any(isinstance(step, Segment) for step in _steps(module))
 
 
 def _will_have_run(module: nn.Module) -> bool:

@@ -49,9 +49,9 @@ class Linear(torch.nn.Linear):
     ) -> None:
         check_size("Linear", "in_features", in_features)
         check_size("Linear", "out_features", out_features)
-        name, slope = resolve("Linear", "activation", activation, negative_slope)
+        name, negative_slope = resolve("Linear", "activation", activation, negative_slope)
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
-        self.spec = ops.LayerSpec(activation=name, negative_slope=slope)
+        self.spec = ops.LayerSpec(activation=name, negative_slope=negative_slope)
         self.impl = ops.check_impl("Linear", impl)
 
     @property
@@ -67,5 +67,5 @@ class Linear(torch.nn.Linear):
         return ops.mlp(input, [self.weight], [self.bias], [self.spec], impl=self.impl, caller="Linear")
 
     def extra_repr(self) -> str:
-        slope = f", negative_slope={self.negative_slope:g}" if self.activation == "leaky_relu" else ""
-        return f"{super().extra_repr()}, activation={self.activation!r}{slope}"
+        negative_slope = f", negative_slope={self.negative_slope:g}" if self.activation == "leaky_relu" else ""
+        return f"{super().extra_repr()}, activation={self.activation!r}{negative_slope}"

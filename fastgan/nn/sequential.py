@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fastgan import ops
-from fastgan.nn.recognise import any_global_hook, hooks
-from fastgan.nn.runs import Run, steps_of
+from fastgan.nn.fusible import any_global_hook, hooks
+from fastgan.nn.segments import Segment, steps_of
 from fastgan.options import Impl
 
 
@@ -42,20 +42,20 @@ class Sequential(nn.Sequential):
         return input
 
     def __prepare_scriptable__(self) -> nn.Sequential:
-        """What torch.jit.script compiles in this module's place: the same children in a plain Sequential."""
+        """The module that torch.jit.script compiles instead: the same children in a plain Sequential."""
         plain = nn.Sequential.__new__(type(self).__dict__.get("_before_fuse", nn.Sequential))
         plain.__dict__.update(self.__getstate__(), _modules=dict(self._modules))
         plain.__dict__.pop("impl", None)
         return plain
 
-    def as_one_chain(self) -> Run | None:
+    def as_one_chain(self) -> Segment | None:
         """The chain that a call of this module runs and nothing else; None where it does more, or otherwise."""
         if "forward" in self.__dict__ or type(self).forward is not Sequential.forward or self._compiled_call_impl:
             return None
         if any(hooks(self)) or any_global_hook() or torch.compiler.is_compiling():
             return None
         steps = steps_of(self)
-        return steps[0] if len(steps) == 1 and isinstance(steps[0], Run) else None
+        return steps[0] if len(steps) == 1 and isinstance(steps[0], Segment) else None
 
     def __getitem__(self, index: Any) -> Any:
         part: Any = super().__getitem__(index)
@@ -64,10 +64,10 @@ class Sequential(nn.Sequential):
         return part
 
     def __getstate__(self) -> Any:
-        return {name: value for name, value in super().__getstate__().items() if name != "_plan"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_segmentation"}
 
     def extra_repr(self) -> str:
-        runs = [f"({', '.join(s.names)})" for s in steps_of(self) if isinstance(s, Run)]
+        segments = [f"({', '.join(s.names)})" for s in steps_of(self) if isinstance(s, Segment)]
         own = super().extra_repr()
-        fused = f"one call each: {' '.join(runs)}" if runs else ""
+        fused = f"one call each: {' '.join(segments)}" if segments else ""
         return ", ".join(part for part in (own, fused) if part)

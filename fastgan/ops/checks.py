@@ -1,4 +1,4 @@
-"""What operations ask of their arguments, in one sentence each."""
+"""Checks of the operations' arguments; each error is one sentence."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def check_same(caller: str, first: str, a: Tensor, second: str, b: Tensor) -> No
         raise TypeError(f"{caller}: {first} and {second} must share one dtype, got {a.dtype} and {b.dtype}")
 
 
-def check_key(caller: str, key: Tensor | None) -> None:
-    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.dim() != 0:
-        raise TypeError(f"{caller}: key must be an int64 tensor of shape (), got {key!r}")
+def check_dropout_seed(caller: str, dropout_seed: Tensor | None) -> None:
+    if not isinstance(dropout_seed, Tensor) or dropout_seed.dtype != torch.int64 or dropout_seed.dim() != 0:
+        raise TypeError(f"{caller}: dropout_seed must be an int64 tensor of shape (), got {dropout_seed!r}")
 
 
 def check_probability(caller: str, name: str, p: float) -> float:

@@ -16,8 +16,8 @@ from fastgan.reference import ACTIVATIONS, LayerSpec
 What = tuple[LayerSpec, Tensor | None, int]  # the layer, the key of its mask and the stream of that key
 
 
-def _seed(key: Tensor | None) -> int:
-    return 0 if key is None else kernels.seed(key)
+def _seed(dropout_seed: Tensor | None) -> int:
+    return 0 if dropout_seed is None else kernels.unsigned_seed(dropout_seed)
 
 
 class _Activation(torch.autograd.Function):
@@ -25,46 +25,46 @@ class _Activation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, what: What) -> Tensor:
-        layer, key, substream = ctx.what = what
-        given, saved = cuda.activate(layer, z, _seed(key), substream)
+        layer, dropout_seed, substream = ctx.what = what
+        given, saved = cuda.activate(layer, z, _seed(dropout_seed), substream)
         ctx.save_for_backward(z, saved)
         return given
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        result: Tensor = _Slope.apply(kernels.dense(grad), *ctx.saved_tensors, ctx.what)
+        result: Tensor = _ActivationBackward.apply(kernels.dense(grad), *ctx.saved_tensors, ctx.what)
         return result, None
 
 
-class _Slope(torch.autograd.Function):
+class _ActivationBackward(torch.autograd.Function):
     """The gradient of z from that of what the layer gave; its own derivative is one kernel more."""
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, z: Tensor, saved: Tensor, what: What) -> Tensor:
-        layer, key, substream = ctx.what = what
+        layer, dropout_seed, substream = ctx.what = what
         ctx.save_for_backward(grad, z, saved)
-        return cuda.activate_backward(layer, grad, saved, _seed(key), substream)[0]
+        return cuda.activate_backward(layer, grad, saved, _seed(dropout_seed), substream)[0]
 
     @staticmethod
     def backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad, z, saved = ctx.saved_tensors
-        layer, key, substream = ctx.what
-        if torch.is_grad_enabled():  # a third derivative is asked for
+        layer, dropout_seed, substream = ctx.what
+        if torch.is_grad_enabled():  # a third derivative is needed
             return *_plain_second_order(grad, z, ctx.what, grad_grad), None, None
         to_z, to_grad = cuda.activate_backward(
-            layer, grad, saved, _seed(key), substream, kernels.dense(grad_grad)
+            layer, grad, saved, _seed(dropout_seed), substream, kernels.dense(grad_grad)
         )
         assert to_grad is not None
         return to_grad, to_z, None, None
 
 
 def _plain_second_order(grad: Tensor, z: Tensor, what: What, grad_grad: Tensor) -> tuple[Tensor, Tensor]:
-    """What `_Slope.backward` gives, with a graph of its own, by way of the reference."""
-    layer, key, substream = what
+    """The result of `_ActivationBackward.backward` with a graph, computed by the reference."""
+    layer, dropout_seed, substream = what
     grad, z = (t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (grad, z))
     y = ACTIVATIONS[layer.activation][1](z, layer.negative_slope)
-    if layer.dropout and key is not None:
-        y = reference.dropout(y, layer.dropout, key, substream)
+    if layer.dropout and dropout_seed is not None:
+        y = reference.dropout(y, layer.dropout, dropout_seed, substream)
     (slope,) = torch.autograd.grad(y, z, grad, create_graph=True)
     to_grad, to_z = torch.autograd.grad(slope, (grad, z), grad_grad, create_graph=True, materialize_grads=True)
     return to_grad, to_z
@@ -76,20 +76,20 @@ def mlp_by_layers(
     biases: Sequence[Tensor | None],
     layers: Sequence[LayerSpec],
     input_dropout: float,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
 ) -> Tensor:
-    """`reference.mlp` on CUDA; what stands between the products is one kernel a layer in each order."""
+    """`reference.mlp` on CUDA; between the products there is one kernel a layer in each order."""
     leading = x.shape[:-1]
     x = x.reshape(leading.numel(), x.shape[-1])
-    if input_dropout and key is not None:
-        x = native_dropout(x, input_dropout, key, 0)
+    if input_dropout and dropout_seed is not None:
+        x = native_dropout(x, input_dropout, dropout_seed, 0)
     for i, (weight, bias, layer) in enumerate(zip(weights, biases, layers, strict=True)):
         x = F.linear(x, weight, bias)
         if layer.pieces > 1:  # the winners are no matter of derivatives
             pieces = x.unflatten(-1, (-1, layer.pieces))
             x = torch.gather(pieces, -1, pieces.argmax(-1, keepdim=True)).squeeze(-1)
-            if layer.dropout and key is not None:
-                x = native_dropout(x, layer.dropout, key, i + 1)
+            if layer.dropout and dropout_seed is not None:
+                x = native_dropout(x, layer.dropout, dropout_seed, i + 1)
         elif layer.activation != "none" or layer.dropout:
-            x = _Activation.apply(x, (layer, key, i + 1))
+            x = _Activation.apply(x, (layer, dropout_seed, i + 1))
     return x.view(*leading, x.shape[-1])

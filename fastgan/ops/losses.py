@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import kernels, library, reference
+from fastgan import kernels, operators, reference
 from fastgan.ops.checks import FLOATS, check_same, check_tensor
-from fastgan.ops.choosing import is_batched, is_common, is_compiling, natively
+from fastgan.ops.dispatch import is_batched, is_common, is_compiling, natively
 from fastgan.options import Impl
 from fastgan.reference import FORMULAS
 
@@ -43,7 +43,7 @@ def _native_pointwise(x: Tensor, formula: str, target: float, order: int) -> Ten
 def pointwise(
     x: Tensor, formula: str, target: float = 0.0, order: int = 0, *, impl: Impl = "auto", caller: str = "pointwise"
 ) -> Tensor:
-    """Value (order 0), slope (1) or curvature (2) of a loss formula at every logit.
+    """Value (order 0), derivative (1) or second derivative (2) of a loss formula at every logit.
 
     Args:
         x: logits of any shape, float32, float64, float16 or bfloat16 (the halves are computed in float32).
@@ -64,12 +64,12 @@ def pointwise(
     if not natively(caller, "loss", impl, x):
         return reference.pointwise(x, formula, target, order)
     if is_compiling():
-        return library.pointwise(x, formula, target, order)
+        return operators.pointwise(x, formula, target, order)
     return _native_pointwise(x, formula, target, order)
 
 
 class _PairLoss(torch.autograd.Function):
-    """Both halves of a loss in one pass that also writes the slopes, which are the gradients up to a factor."""
+    """Both halves of a loss in one pass that also writes the derivatives, which are the gradients up to a factor."""
 
     @staticmethod
     def forward(
@@ -82,7 +82,7 @@ class _PairLoss(torch.autograd.Function):
     ) -> Tensor:
         need_real, need_fake = ctx.needs_input_grad[:2]
         numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
-        value, *ctx.slopes = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)
+        value, *ctx.loss_grads = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)
         ctx.save_for_backward(real, fake)
         ctx.what = numbers, formulas, targets, mean
         return value
@@ -93,16 +93,16 @@ class _PairLoss(torch.autograd.Function):
         need_real, need_fake = ctx.needs_input_grad[:2]
         numbers, formulas, targets, mean = ctx.what
         if torch.is_grad_enabled() or is_batched(grad):  # a graph of the gradient, or many: from the logits
-            grad_real = _slope_times(real, grad, formulas[0], targets[0], mean) if need_real else None
-            grad_fake = _slope_times(fake, grad, formulas[1], targets[1], mean) if need_fake else None
+            grad_real = _pointwise_grad(real, grad, formulas[0], targets[0], mean) if need_real else None
+            grad_fake = _pointwise_grad(fake, grad, formulas[1], targets[1], mean) if need_fake else None
             return grad_real, grad_fake, None, None, None
-        # The slopes are given away, scaled in place: autograd need not copy what nobody else holds. Should a retained
-        # graph be walked again, they are computed again.
-        slopes, ctx.slopes = ctx.slopes, None
-        if slopes is None:
-            slopes = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)[1:]
-        grad_real, grad_fake = slopes
-        slopes = None
+        # Scale the saved gradients in place and return them; no other reference exists, so autograd does not copy.
+        # Should a retained graph be walked again, they are computed again.
+        loss_grads, ctx.loss_grads = ctx.loss_grads, None
+        if loss_grads is None:
+            loss_grads = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)[1:]
+        grad_real, grad_fake = loss_grads
+        loss_grads = None
         kernels.scale((grad_real, grad_fake), grad)
         if real.dtype is not grad.dtype:  # halves: scaled in float32, rounded once
             grad_real = None if grad_real is None else grad_real.to(real.dtype)
@@ -124,7 +124,7 @@ def _native_pair_loss(
     return kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]
 
 
-def _slope_times(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
+def _pointwise_grad(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
     wide = x.to(kernels.accumulator(x.dtype))
     scaled = grad / x.numel() if mean else grad
     run = reference.pointwise if is_batched(grad) else _native_pointwise
@@ -142,7 +142,7 @@ def pair_loss(
     caller: str = "pair_loss",
     names: tuple[str, str] = ("real_logits", "fake_logits"),
 ) -> Tensor:
-    """Mean (or sum) of one formula over `real` plus that of another over `fake`, value and slope in one pass.
+    """Mean (or sum) of one formula over `real` plus that of another over `fake`, value and derivative in one pass.
 
     Args:
         real: logits (any shape), m of them.
@@ -170,5 +170,5 @@ def pair_loss(
     if not natively(caller, "loss", impl, real, fake):
         return reference.pair_loss(real, fake, *formulas, *targets, mean)
     if is_compiling():
-        return library.pair_loss(real, fake, *formulas, *targets, mean)
+        return operators.pair_loss(real, fake, *formulas, *targets, mean)
     return _native_pair_loss(real, fake, formulas, targets, mean)

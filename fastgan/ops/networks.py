@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import kernels, library, reference
-from fastgan.kernels import Network
-from fastgan.ops.checks import check_key, check_probability, check_same, check_tensor
-from fastgan.ops.choosing import REAL, is_batched, is_common, is_compiling, natively
+from fastgan import kernels, operators, reference
+from fastgan.kernels import MlpDescription
+from fastgan.ops.checks import check_dropout_seed, check_probability, check_same, check_tensor
+from fastgan.ops.dispatch import REAL, is_batched, is_common, is_compiling, natively
 from fastgan.ops.layers import mlp_by_layers
 from fastgan.options import Impl
 from fastgan.reference import ACTIVATIONS, LayerSpec
@@ -22,26 +22,28 @@ class _Mlp(torch.autograd.Function):
     """A whole MLP: one native call forward, one backward, one for the derivatives of backward. All tensors dense."""
 
     @staticmethod
-    def forward(ctx: Any, network: Network, key: Tensor | None, x: Tensor, *params: Tensor | None) -> Tensor:
-        y, work = kernels.mlp_forward(network, x, params, key, True in ctx.needs_input_grad)
+    def forward(
+        ctx: Any, network: MlpDescription, dropout_seed: Tensor | None, x: Tensor, *params: Tensor | None
+    ) -> Tensor:
+        y, work = kernels.mlp_forward(network, x, params, dropout_seed, True in ctx.needs_input_grad)
         ctx.save_for_backward(x, work, *params)
-        ctx.network, ctx.key = network, key
+        ctx.network, ctx.dropout_seed = network, dropout_seed
         ctx.memory = None if work is None else _Memory(network, params, work)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
-        network, key, needs = ctx.network, ctx.key, ctx.needs_input_grad[2:]
+        network, dropout_seed, needs = ctx.network, ctx.dropout_seed, ctx.needs_input_grad[2:]
         if is_batched(grad_y):
-            return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
+            return None, None, *_differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
         needs = _wanted(ctx, (x, *params), needs)
         if not torch.is_grad_enabled():
             seen = ctx.memory.params(network, x, params, work, grad_y)
-            return None, None, *kernels.mlp_backward(network, x, seen, work, grad_y, key, needs)[0]
+            return None, None, *kernels.mlp_backward(network, x, seen, work, grad_y, dropout_seed, needs)[0]
         if grad_y.is_cuda:
-            return None, None, *_differentiable_backward(network, key, (x, *params), grad_y, needs)
-        return None, None, *_apply_gradients(network, key, needs, ctx.memory, work, grad_y, x, *params)
+            return None, None, *_differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
+        return None, None, *_apply_gradients(network, dropout_seed, needs, ctx.memory, work, grad_y, x, *params)
 
 
 class _Memory:
@@ -53,14 +55,16 @@ class _Memory:
 
     __slots__ = ("addresses", "offsets", "shapes", "size", "storages")
 
-    def __init__(self, network: Network, params: Sequence[Any], work: Tensor) -> None:
+    def __init__(self, network: MlpDescription, params: Sequence[Any], work: Tensor) -> None:
         weights = params[: len(network.layers)]
         self.addresses = [w.data_ptr() for w in weights]
         self.storages = [w.untyped_storage() for w in weights]
         self.offsets = [w.storage_offset() for w in weights]
         self.shapes, self.size = network.weight_shapes, work.numel()
 
-    def params(self, network: Network, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor) -> list[Any]:
+    def params(
+        self, network: MlpDescription, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor
+    ) -> list[Any]:
         """`params`, the weights among them as forward saw them; raise where `work` is not what forward saved."""
         result, dtype = list(params), work.dtype
         weights = result[: len(self.shapes)]
@@ -84,7 +88,7 @@ def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -
     if not needs[0] or not any(needs[1:]):
         return needs
     asks = torch._C._will_engine_execute_node
-    edges = iter(ctx.next_functions[ctx.key is not None :])  # those of tensors alone
+    edges = iter(ctx.next_functions[ctx.dropout_seed is not None :])  # those of tensors alone
     nodes: list[Any] = [None if t is None else next(edges)[0] for t in tensors]
     try:
         params = [need and asks(node) for need, node in zip(needs[1:], nodes[1:], strict=True)]
@@ -100,8 +104,8 @@ class _MlpGradients(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        network: Network,
-        key: Tensor | None,
+        network: MlpDescription,
+        dropout_seed: Tensor | None,
         needs: Sequence[bool],
         memory: _Memory,
         work: Tensor,
@@ -111,27 +115,27 @@ class _MlpGradients(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         keep = needs[0] and True in ctx.needs_input_grad
         seen = memory.params(network, x, params, work, grad_y)
-        grads, kept = kernels.mlp_backward(network, x, seen, work, grad_y, key, needs, keep=keep)
+        grads, kept = kernels.mlp_backward(network, x, seen, work, grad_y, dropout_seed, needs, keep=keep)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(work, kept, grad_y, x, *params)
-        ctx.network, ctx.key, ctx.needs, ctx.memory = network, key, needs, memory
+        ctx.network, ctx.dropout_seed, ctx.needs, ctx.memory = network, dropout_seed, needs, memory
         return tuple(grads)
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         work, kept, grad_y, x, *params = ctx.saved_tensors
-        network, key, wanted = ctx.network, ctx.key, ctx.needs_input_grad[5:]
+        network, dropout_seed, wanted = ctx.network, ctx.dropout_seed, ctx.needs_input_grad[5:]
         nothing = (None,) * 5
         if all(t is None for t in tangents):
             return *nothing, *(None for _ in wanted)
         to_x, *others = tangents
         if kept is None or to_x is None or any(t is not None for t in others) or _by_reference(to_x):
             tensors = (grad_y, x, *params)
-            return *nothing, *_gradients_of_backward(network, key, tensors, ctx.needs, tangents, wanted)
+            return *nothing, *_gradients_of_backward(network, dropout_seed, tensors, ctx.needs, tangents, wanted)
         bends = any(layer.activation != "none" for layer in network.layers)
         wanted = [wanted[0], wanted[1] and bends, *with_a_part(network, wanted[2:])]
         weights = ctx.memory.params(network, x, params, work, grad_y)[: len(network.layers)]
-        found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, key, wanted)
+        found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, dropout_seed, wanted)
         return *nothing, *found
 
 
@@ -140,7 +144,7 @@ def _by_reference(tangent: Tensor) -> bool:
     return torch.is_grad_enabled() or is_batched(tangent)
 
 
-def with_a_part(network: Network, wanted: Sequence[bool]) -> list[bool]:
+def with_a_part(network: MlpDescription, wanted: Sequence[bool]) -> list[bool]:
     """`wanted`, of weights and biases, without those on which grad_x does not depend.
 
     A bias has a part where there is an activation above it, whose second derivative may be zero.
@@ -159,7 +163,11 @@ def _alias(t: Tensor | None) -> Any:
 
 
 def _differentiable_backward(
-    network: Network, key: Tensor | None, tensors: Sequence[Tensor | None], grad_y: Tensor, needs: Sequence[bool]
+    network: MlpDescription,
+    dropout_seed: Tensor | None,
+    tensors: Sequence[Tensor | None],
+    grad_y: Tensor,
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients with a graph of their own, or many at once: by kernels on CUDA, else through the reference."""
     layers, graph = network.layers, torch.is_grad_enabled()
@@ -167,15 +175,15 @@ def _differentiable_backward(
         alias = [_alias(t) for t in tensors]
         x, weights, biases = alias[0], alias[1 : 1 + len(layers)], alias[1 + len(layers) :]
         run = mlp_by_layers if grad_y.is_cuda and not is_batched(grad_y) else reference.mlp
-        y = run(x, weights, biases, layers, network.input_dropout, key)
+        y = run(x, weights, biases, layers, network.input_dropout, dropout_seed)
         wanted = [t for t, need in zip(alias, needs, strict=True) if need]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
     return [next(found) if need else None for need in needs]
 
 
 def _gradients_of_backward(
-    network: Network,
-    key: Tensor | None,
+    network: MlpDescription,
+    dropout_seed: Tensor | None,
     tensors: Sequence[Tensor | None],
     needs: Sequence[bool],
     tangents: Sequence[Tensor | None],
@@ -187,7 +195,7 @@ def _gradients_of_backward(
         alias: list[Any] = [
             None if t is None else _alias(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors
         ]
-        first = _differentiable_backward(network, key, alias[1:], alias[0], needs)
+        first = _differentiable_backward(network, dropout_seed, alias[1:], alias[0], needs)
         pairs = [(g, t) for g, t in zip(first, tangents, strict=True) if t is not None and g is not None]
         sought = [t for t, want in zip(alias, wanted, strict=True) if want]
         outputs, grads = [g for g, _ in pairs], [t for _, t in pairs]
@@ -244,10 +252,10 @@ def _network(
     bias_shapes: tuple[torch.Size | None, ...],
     layers: tuple[LayerSpec, ...],
     input_dropout: float,
-) -> Network:
-    """The native description of a checked network: both are had once for all calls of one shape."""
+) -> MlpDescription:
+    """Validate and describe the network; cached per shape."""
     _check_network(caller, features, shapes, bias_shapes, layers)
-    return Network(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
+    return MlpDescription(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -265,26 +273,28 @@ def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Seq
                 check_same(caller, "x", x, f"{kind}[{i}]", p)  # type: ignore[arg-type]
 
 
-class Memo:
-    """What `mlp` worked out at a caller's last call: good while the shapes stay the same.
+class CallCache:
+    """The description that `mlp` found at a caller's last call, valid while the shapes stay the same.
 
-    To find it in a shared cache, by hashing shapes and layers, takes longer than a small network's products.
+    Looking it up in a shared cache, by a hash of shapes and layers, takes longer than a small network's products.
     """
 
     __slots__ = ("last",)
 
     def __init__(self) -> None:
-        self.last: tuple[list[Any], Network] | None = None  # read once and replaced whole: threads share it
+        self.last: tuple[list[Any], MlpDescription] | None = (
+            None  # read once and replaced as a whole, because threads share it
+        )
 
     @staticmethod
     def _signature(x: Tensor, params: Sequence[Tensor | None], drops: bool) -> list[Any]:
         return [drops, x.shape[-1], *[p if p is None else p.shape for p in params]]
 
-    def find(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> Network | None:
+    def find(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
         last = self.last
         return last[1] if last is not None and last[0] == self._signature(x, params, drops) else None
 
-    def keep(self, x: Tensor, params: Sequence[Tensor | None], drops: bool, network: Network) -> None:
+    def keep(self, x: Tensor, params: Sequence[Tensor | None], drops: bool, network: MlpDescription) -> None:
         self.last = self._signature(x, params, drops), network
 
 
@@ -295,10 +305,10 @@ def mlp(
     layers: Sequence[LayerSpec],
     *,
     input_dropout: float = 0.0,
-    key: Tensor | None = None,
+    dropout_seed: Tensor | None = None,
     impl: Impl = "auto",
     caller: str = "mlp",
-    memo: Memo | None = None,
+    cache: CallCache | None = None,
 ) -> Tensor:
     """A multilayer perceptron: per layer an affine map, bias, activation (or maxout) and dropout, in one call.
 
@@ -310,27 +320,27 @@ def mlp(
         biases: (out * pieces,) each, or None.
         layers: what follows each affine map.
         input_dropout: probability of zeroing an element of x.
-        key: int64 tensor of shape (), the key of the masks; None switches dropout off.
+        dropout_seed: int64 tensor of shape (); None switches dropout off.
         impl: "auto", "native" or "reference".
         caller: the name errors begin with.
-        memo: of a caller who calls again with the same layers, input_dropout and caller.
+        cache: of a caller who calls again with the same layers, input_dropout and caller.
 
     Returns:
         Tensor (..., out_features) of x's dtype.
     """
     params: Sequence[Tensor | None] = (*weights, *biases)
     common = impl == "auto" and is_common(REAL, x, *params) and not torch.is_autocast_enabled("cpu") and x.dim() > 0
-    if common and memo is not None and (known := memo.find(x, params, key is not None)) is not None:
-        return _native_mlp(known, x, params, key)
+    if common and cache is not None and (known := cache.find(x, params, dropout_seed is not None)) is not None:
+        return _native_mlp(known, x, params, dropout_seed)
     if not common:
         check_tensor(caller, "x", x)
         if x.dim() == 0:
             raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
         _check_params(caller, x, weights, biases)
     layers = tuple(layers)
-    if key is not None:
+    if dropout_seed is not None:
         check_probability(caller, "input_dropout", input_dropout)
-        check_key(caller, key)
+        check_dropout_seed(caller, dropout_seed)
     else:  # evaluation and training without dropout share one native description
         strip = _strip_dropout if is_compiling() else _without_dropout  # torch.compile warns of caches
         input_dropout, layers = 0.0, strip(layers)
@@ -342,13 +352,13 @@ def mlp(
         native = natively(caller, "mlp", impl, x, *params)
         if not native or is_compiling():
             _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
-            serve = library.mlp if native else reference.mlp
-            return serve(x, weights, biases, layers, input_dropout, key)
+            run = operators.mlp if native else reference.mlp
+            return run(x, weights, biases, layers, input_dropout, dropout_seed)
         x, params = kernels.dense(x), [p if p is None else kernels.dense(p) for p in params]
     network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
-    if common and memo is not None:
-        memo.keep(x, params, key is not None, network)
-    return _native_mlp(network, x, params, key)
+    if common and cache is not None:
+        cache.keep(x, params, dropout_seed is not None, network)
+    return _native_mlp(network, x, params, dropout_seed)
 
 
 def common_network(
@@ -359,27 +369,29 @@ def common_network(
     input_dropout: float,
     drops: bool,
     caller: str,
-    memo: Memo,
-) -> Network | None:
+    cache: CallCache,
+) -> MlpDescription | None:
     """What `mlp` would run on, where it would be the common native call; None where it would not."""
     params = (*weights, *biases)
     if not is_common(REAL, x, *params) or torch.is_autocast_enabled("cpu"):
         return None
-    network = memo.find(x, params, drops)
+    network = cache.find(x, params, drops)
     if network is None:
         layers = tuple(layers) if drops else _without_dropout(tuple(layers))
         bias_shapes = tuple([None if b is None else b.shape for b in biases])
         shapes = tuple([w.shape for w in weights])
         network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout if drops else 0.0)
-        memo.keep(x, params, drops, network)
+        cache.keep(x, params, drops, network)
     return network
 
 
-def _native_mlp(network: Network, x: Tensor, params: Sequence[Tensor | None], key: Tensor | None) -> Tensor:
+def _native_mlp(
+    network: MlpDescription, x: Tensor, params: Sequence[Tensor | None], dropout_seed: Tensor | None
+) -> Tensor:
     if torch.is_grad_enabled():
-        result: Tensor = _apply_mlp(network, key, x, *params)
+        result: Tensor = _apply_mlp(network, dropout_seed, x, *params)
         return result
-    return kernels.mlp_forward(network, x, params, key, False)[0]
+    return kernels.mlp_forward(network, x, params, dropout_seed, False)[0]
 
 
 def _strip_dropout(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:

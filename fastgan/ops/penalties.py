@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, reference
-from fastgan.kernels import Network
-from fastgan.ops.choosing import is_batched
-from fastgan.ops.networks import Memo, common_network, with_a_part
+from fastgan.kernels import MlpDescription
+from fastgan.ops.dispatch import is_batched
+from fastgan.ops.networks import CallCache, common_network, with_a_part
 from fastgan.reference import LayerSpec
 
 NUMBERS = {"wgan-gp": 1, "r1": 2, "r2": 3}  # of Penalty in csrc/plan.h
@@ -22,12 +22,18 @@ class _MlpPenalty(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: Network, key: Tensor | None, kind: str, weight: float, x: Tensor, *params: Tensor | None
+        ctx: Any,
+        network: MlpDescription,
+        dropout_seed: Tensor | None,
+        kind: str,
+        weight: float,
+        x: Tensor,
+        *params: Tensor | None,
     ) -> Tensor:
         ctx.needs = with_a_part(network, ctx.needs_input_grad[5:])
-        value, ctx.grads = kernels.mlp_penalty(network, x, params, key, NUMBERS[kind], weight, ctx.needs)
+        value, ctx.grads = kernels.mlp_penalty(network, x, params, dropout_seed, NUMBERS[kind], weight, ctx.needs)
         ctx.save_for_backward(x, *params)
-        ctx.what = network, key, kind, weight
+        ctx.what = network, dropout_seed, kind, weight
         return x.new_tensor(value)
 
     @staticmethod
@@ -39,8 +45,8 @@ class _MlpPenalty(torch.autograd.Function):
         # They are given away, scaled in place. Should a retained graph be walked again, they are computed again.
         grads, ctx.grads = ctx.grads, None
         if grads is None:
-            network, key, kind, weight = ctx.what
-            grads = kernels.mlp_penalty(network, x, params, key, NUMBERS[kind], weight, ctx.needs)[1]
+            network, dropout_seed, kind, weight = ctx.what
+            grads = kernels.mlp_penalty(network, x, params, dropout_seed, NUMBERS[kind], weight, ctx.needs)[1]
         kernels.scale(grads, grad)
         return *nothing, *grads
 
@@ -49,19 +55,19 @@ _apply_penalty = super(torch.autograd.Function, _MlpPenalty).apply  # as _apply_
 
 
 def _differentiable_gradients(
-    what: tuple[Network, Tensor | None, str, float],
+    what: tuple[MlpDescription, Tensor | None, str, float],
     x: Tensor,
     params: Sequence[Tensor | None],
     needs: Sequence[bool],
     grad: Tensor,
 ) -> list[Tensor | None]:
     """The penalty's gradients with a graph of their own."""
-    network, key, kind, weight = what
+    network, dropout_seed, kind, weight = what
     graph, depth = torch.is_grad_enabled(), len(network.layers)
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         where = x.detach().requires_grad_()
         alias: list[Any] = [None if p is None else p.view_as(p) for p in params]  # as in ops.networks
-        y = reference.mlp(where, alias[:depth], alias[depth:], network.layers, network.input_dropout, key)
+        y = reference.mlp(where, alias[:depth], alias[depth:], network.layers, network.input_dropout, dropout_seed)
         (slope,) = torch.autograd.grad(y.sum(), where, create_graph=True)
         penalty = reference.gradient_penalty(slope, kind, weight)
         wanted = [p for p, need in zip(alias, needs, strict=True) if need]
@@ -78,18 +84,18 @@ def mlp_penalty(
     weight: float,
     *,
     input_dropout: float,
-    key: Callable[[], Tensor] | None,
+    dropout_seed: Callable[[], Tensor] | None,
     caller: str,
-    memo: Memo,
+    cache: CallCache,
 ) -> Tensor | None:
     """A penalty on the gradient of the sum of `ops.mlp` at x, in one call.
 
     Args:
         x: (batch, in_features); it gets no gradient.
-        weights, biases, layers, input_dropout, caller, memo: as of `mlp`.
+        weights, biases, layers, input_dropout, caller, cache: as of `mlp`.
         kind: "wgan-gp", "r1" or "r2".
         weight: of the penalty.
-        key: gives the key of the masks; None switches dropout off.
+        key: gives the dropout seed; None switches dropout off.
 
     Returns:
         Scalar Tensor of x's dtype, differentiable in the parameters; None where only several calls can compute it (half
@@ -97,11 +103,11 @@ def mlp_penalty(
     """
     if x.dim() != 2 or x.shape[0] == 0:
         return None
-    network = common_network(x, weights, biases, layers, input_dropout, key is not None, caller, memo)
+    network = common_network(x, weights, biases, layers, input_dropout, dropout_seed is not None, caller, cache)
     if network is None:
         return None
     params = (*weights, *biases)
-    masks = None if key is None else key()
+    masks = None if dropout_seed is None else dropout_seed()
     if torch.is_grad_enabled():
         result: Tensor = _apply_penalty(network, masks, kind, weight, x, *params)
         return result

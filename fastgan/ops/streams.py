@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastgan import kernels, reference
 from fastgan.ops.checks import check_integer
-from fastgan.ops.choosing import natively
+from fastgan.ops.dispatch import natively
 from fastgan.options import Impl
 
 
@@ -49,7 +49,7 @@ def random(
     flat = flat.to(dtype)
     if device.type != "cuda" or flat.is_cuda:
         return flat.to(device)
-    return flat.pin_memory().to(device, non_blocking=True)  # nobody waits for the copy
+    return flat.pin_memory().to(device, non_blocking=True)  # the copy is asynchronous
 
 
 def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpose: int, impl: Impl = "auto") -> Tensor:

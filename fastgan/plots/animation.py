@@ -37,7 +37,7 @@ def animation(
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
 ) -> Path:
-    """What G makes of the same noise as it learns: points over the data, a histogram over its, or a grid of images.
+    """G's samples of one noise during training: points over the data, a histogram over its, or a grid of images.
 
     Args:
         steps: iterations done at each frame.

@@ -46,7 +46,7 @@ class Stage:
 def figure1_stages(seed: int = 0) -> list[Stage]:
     """The four stages of the paper's Figure 1, from a run of Algorithm 1 on N(0.5, 0.6^2).
 
-    (a) D is only partly right; (b) D is trained to its optimum while G waits; (c) G follows D's slope while D waits;
+    (a) D is only partly right; (b) D is trained to its optimum while G waits; (c) G follows D's gradient while D waits;
     (d) both have gone on, in turns, until D cannot tell. G is one linear unit of z ~ N(0, 1), so that p_g is known
     exactly; D is a perceptron.
 
@@ -67,7 +67,7 @@ def figure1_stages(seed: int = 0) -> list[Stage]:
     evaluation.fit_discriminator(gan.discriminator, rows, fakes, epochs=5, learning_rate=3e-3, seed=seed)
     stages.append(_look(gan, "(b) D learns, G waits"))
     _generator_alone(gan, steps=25, seed=seed)
-    stages.append(_look(gan, "(c) G follows D's slope"))
+    stages.append(_look(gan, "(c) G follows D's gradient"))
     _alternate(gan, rows, (3e-3, 1e-3, 3e-4, 1e-4), steps=400, k=5, seed=seed)
     return [*stages, _look(gan, "(d) in the end D is 1/2")]
 

@@ -1,4 +1,4 @@
-"""Which modes G holds, over the time of training."""
+"""The modes that G covers, during training."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def _show(axes: Any, surface: Tensor, centre: Array, half: float) -> Any:
 
 
 def _bar(figure: Any, image: Any, axes: Any) -> None:
-    """What the colours of a surface mean."""
+    """A colour scale for a surface."""
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     bar.ax.set_title("D(x)", fontsize=11, color=style.INK, loc="left", pad=12)
     bar.set_ticks([0, 0.5, 1], labels=["0: made by G", "1/2", "1: real"])

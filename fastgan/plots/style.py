@@ -1,4 +1,4 @@
-"""What all pictures share: colours that everyone can tell apart, frames, labels, and files that appear whole."""
+"""The common style of all pictures: colours for all kinds of colour vision, frames, labels, and atomic files."""
 
 from __future__ import annotations
 

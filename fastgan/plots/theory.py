@@ -107,10 +107,10 @@ def bilinear(path: style.PathLike, *, eta: float = 0.1, steps: int = 200) -> Pat
     axes = figure.subplots()
     colours: dict[UpdateMode, str] = {"simultaneous": style.ORANGE, "alternating": style.BLUE}
     for mode, colour in colours.items():
-        course = theory.bilinear_game(eta, mode, steps=steps)
-        axes.plot(*course.T, ".-", color=colour, lw=0.8, ms=4)
-        text = f"{mode}:\nradius {math.hypot(*course[-1]):.2f}"
-        at = course[-1] + (0.0, 0.12) if mode == "simultaneous" else (0.0, -0.62)
+        trajectory = theory.bilinear_game(eta, mode, steps=steps)
+        axes.plot(*trajectory.T, ".-", color=colour, lw=0.8, ms=4)
+        text = f"{mode}:\nradius {math.hypot(*trajectory[-1]):.2f}"
+        at = trajectory[-1] + (0.0, 0.12) if mode == "simultaneous" else (0.0, -0.62)
         axes.text(*at, text, fontsize=10, color=colour, ha="center", va="bottom")
     axes.plot(0, 0, "+", color=style.INK, ms=12, mew=2)
     axes.text(0, 0.12, "equilibrium", fontsize=10, color=style.INK, ha="center", va="bottom")

@@ -21,7 +21,7 @@ from fastgan.data import DataError
 from fastgan.evaluation import ParzenLogLikelihood, parzen_log_likelihood
 from fastgan.models import GAN, goodfellow_mnist, maxout_discriminator
 from fastgan.options import ActivationName, Precision
-from fastgan.reproduce.table import OURS, PAPER, Figure, Row
+from fastgan.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.training import Callback, Momentum, TrainConfig, TrainResult, train
 
 COLUMN = "log-likelihood, nats"
@@ -44,7 +44,7 @@ _PAPER = {
         "Adversarial nets": (2057.0, 26.0),
     },
 }
-_OURS = "Adversarial nets"
+_METHOD = "Adversarial nets"
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def table(name: str, split: Split, found: ParzenLogLikelihood) -> list[Row]:
     rows = [
         Row(name, method, PAPER, {COLUMN: Figure(*figure, trials=1)}) for method, figure in _PAPER.get(name, {}).items()
     ]
-    rows.append(Row(name, _OURS, OURS, {COLUMN: Figure(found.mean, found.standard_error)}))
+    rows.append(Row(name, _METHOD, FASTGAN, {COLUMN: Figure(found.mean, found.standard_error)}))
     real = parzen(split.train[:SAMPLES], split)
     rows.append(Row(name, "real rows", "training set", {COLUMN: Figure(real.mean, real.standard_error)}))
     return rows

@@ -24,7 +24,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.options import Precision
 from fastgan.reproduce import trials
-from fastgan.reproduce.table import OURS, PAPER, Figure, Row
+from fastgan.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.training import Adam, Callback, Run, TrainConfig, checkpoint, train_population
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"ring": data.ring, "grid": data.grid}
@@ -94,7 +94,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> Study | None:
-        """What `write` has left in a folder; None where it has not.
+        """The contents that `write` left in a folder; None where there are none.
 
         Raises:
             ValueError: the file is damaged.
@@ -151,7 +151,7 @@ def config(study: Study, method: str) -> TrainConfig:
 
 
 def cell_folder(folder: Path, dataset: str, method: str) -> Path:
-    """Where the trials of a cell lie, a run folder each."""
+    """The folder of a cell's trials, a run folder each."""
     return folder / f"{dataset}-{method}"
 
 
@@ -185,18 +185,18 @@ def run(
         if trials.ended(path, study.trials, study.steps):
             continue
         rows = DATASETS[dataset](ROWS)
-        clock = trials.Clock()
+        stopwatch = trials.Stopwatch()
         result = train_population(
             lambda pack=METHODS[method]: networks(pack),
             rows,
             dataclasses.replace(config(study, method), device=device),
             seeds=range(study.trials),
-            callbacks=[*callbacks, clock, _KeepStudy(study, folder), trials.Coverage(rows, study.steps)],
+            callbacks=[*callbacks, stopwatch, _KeepStudy(study, folder), trials.Coverage(rows, study.steps)],
             run_dir=path,
             resume=any(path.glob("member-*/checkpoint/step-*.json")),
             threads=threads,
         )
-        trials.note_training(path, result, threads or torch.get_num_threads(), clock)
+        trials.note_training(path, result, threads or torch.get_num_threads(), stopwatch)
         if result.interrupted:
             return False
     return True
@@ -221,7 +221,7 @@ def table(study: Study, folder: Path) -> list[Row]:
         for method in study.methods:
             found = trials.measured_at(cell_folder(folder, dataset, method), study.trials, study.steps)
             rows.append(Row(dataset, method, PAPER, _paper(dataset, method)))
-            rows.append(Row(dataset, method, OURS, _figures(found)))
+            rows.append(Row(dataset, method, FASTGAN, _figures(found)))
         rows.append(Row(dataset, "perfect", "sampler", _figures(_perfect(DATASETS[dataset]))))
     return rows
 
@@ -266,7 +266,7 @@ def draw(study: Study, folder: Path, target: Path) -> list[Path]:
     Raises:
         ImportError: matplotlib is missing.
     """
-    from fastgan.plots import modes, panels
+    from fastgan.plots import modes, subplots
 
     written: list[Path] = []
     for dataset in study.datasets:
@@ -279,7 +279,7 @@ def draw(study: Study, folder: Path, target: Path) -> list[Path]:
         length = f"{study.steps:,} iterations"
         if all(trials.has_samples(paths[0], study.steps) for paths in ended.values()):
             written.append(
-                panels.points(
+                subplots.points(
                     {method: trials.samples_of(paths[0]) for method, paths in ended.items()},
                     target / f"{dataset}-samples.png",
                     title=f"2,500 samples after {length}",

@@ -16,7 +16,7 @@ import numpy as np
 from fastgan.training.checkpoint import write_atomically
 from fastgan.training.population import mean_and_error
 
-PAPER, OURS, APART = "paper", "ours", "apart"
+PAPER, FASTGAN, APART = "paper", "fastgan", "apart"
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,18 @@ class Figure:
         return f"{self.mean:.{digits}f} +- {self.error:.{digits}f}"
 
 
-def apart(ours: Figure, paper: Figure) -> float:
+def apart(measured: Figure, paper: Figure) -> float:
     """How many standard errors of their difference our mean lies above the paper's.
 
     Where our trials show no spread, because there is one or all are equal, it is taken to be that of the paper's.
     """
-    own = ours.error if math.isfinite(ours.error) and ours.error > 0 else paper.spread / math.sqrt(ours.trials)
+    own = (
+        measured.error
+        if math.isfinite(measured.error) and measured.error > 0
+        else paper.spread / math.sqrt(measured.trials)
+    )
     error = math.hypot(own, paper.error)
-    difference = ours.mean - paper.mean
+    difference = measured.mean - paper.mean
     return difference / error if error else math.copysign(math.inf, difference) if difference else 0.0
 
 
@@ -71,7 +75,7 @@ class Row:
     Args:
         group: what it belongs to, as "ring".
         method: whose row, as "PacGAN2".
-        kind: "paper", "ours", or what else it is.
+        kind: "paper", "fastgan", or what else it is.
         figures: by column.
     """
 
@@ -108,9 +112,13 @@ def lines(rows: Sequence[Row], columns: Sequence[str], *, verdict: bool = True) 
 def _distances(row: Row, rows: Sequence[Row]) -> dict[str, float]:
     """`apart` by column, of one of our rows whose paper's row is there too."""
     same = [other for other in rows if other.kind == PAPER and (other.group, other.method) == (row.group, row.method)]
-    if row.kind != OURS or not same:
+    if row.kind != FASTGAN or not same:
         return {}
-    return {name: apart(ours, same[0].figures[name]) for name, ours in row.figures.items() if name in same[0].figures}
+    return {
+        name: apart(measured, same[0].figures[name])
+        for name, measured in row.figures.items()
+        if name in same[0].figures
+    }
 
 
 def write(folder: Path, rows: Sequence[Row], columns: Sequence[str], about: Mapping[str, Any]) -> list[Path]:

@@ -42,7 +42,7 @@ def measure(samples: Tensor, dataset: Dataset) -> dict[str, float]:
     return {"modes": float(coverage.covered), "high_quality": coverage.high_quality, "reverse_kl": kl}
 
 
-class Course(Callback):
+class Recorder(Callback):
     """Measures G of each trial every so many iterations, and at its end.
 
     Args:
@@ -76,7 +76,7 @@ class Course(Callback):
         """The rows of a trial, of which the last is new."""
 
 
-class Coverage(Course):
+class Coverage(Recorder):
     """Measures G every thousand iterations, an epoch of the paper, into modes.csv; keeps the last samples.
 
     Of a run that is shorter than that, every tenth of it.
@@ -149,7 +149,7 @@ def ended(cell: Path, count: int, steps: int) -> bool:
 
 
 def measured_at(cell: Path, count: int, step: int) -> list[dict[str, float]]:
-    """What the trials that have come that far were at an iteration."""
+    """The measures of all trials at an iteration that they have reached."""
     rows = [_row_at(path, step) for path in _all(cell, count)]
     return [dict(zip(MEASURES, row[1:].tolist(), strict=True)) for row in rows if row is not None]
 
@@ -166,7 +166,7 @@ def has_samples(member: Path, steps: int) -> bool:
     return len(rows) > 0 and rows[-1, 0] == steps and (member / _SAMPLES).is_file()
 
 
-class Clock(Callback):
+class Stopwatch(Callback):
     """Iterations, seconds and processor seconds of all trials, from the first start to the last look."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ class Clock(Callback):
         self.processor_seconds = time.process_time() - self._begun[1]
 
 
-def note_training(cell: Path, result: PopulationResult, threads: int, clock: Clock) -> None:
+def note_training(cell: Path, result: PopulationResult, threads: int, stopwatch: Stopwatch) -> None:
     """training.json: which engine ran and how fast, over all the goes that the trials took.
 
     Args:
@@ -192,17 +192,17 @@ def note_training(cell: Path, result: PopulationResult, threads: int, clock: Clo
         threads: that it had.
         clock: was among its callbacks.
     """
-    if clock.iterations == 0:
+    if stopwatch.iterations == 0:
         return
     earlier = noted_training(cell) or {}
     sums = ("iterations", "seconds", "processor_seconds")
-    body: dict[str, Any] = {name: getattr(clock, name) + earlier.get(name, 0) for name in sums}
+    body: dict[str, Any] = {name: getattr(stopwatch, name) + earlier.get(name, 0) for name in sums}
     body |= {"threads": threads, "engine": result.engine, "engine_reason": result.engine_reason}
     write_atomically(cell / _TRAINING, [(json.dumps(body) + "\n").encode()])
 
 
 def noted_training(cell: Path) -> dict[str, Any] | None:
-    """What `note_training` has written, or None."""
+    """The contents that `note_training` wrote, or None."""
     path = cell / _TRAINING
     try:
         body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

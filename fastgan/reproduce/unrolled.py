@@ -19,8 +19,8 @@ from torch import Tensor
 from fastgan import data, evaluation, nn
 from fastgan.data import Dataset
 from fastgan.models import GAN
-from fastgan.reproduce.table import OURS, Figure, Row
-from fastgan.reproduce.trials import SAMPLES, Course
+from fastgan.reproduce.table import FASTGAN, Figure, Row
+from fastgan.reproduce.trials import SAMPLES, Recorder
 from fastgan.training import Adam, Callback, TrainConfig, train_population
 
 UNROLLS = (0, 1, 5, 10)
@@ -45,24 +45,24 @@ class Trial:
 
     overrides: Mapping[str, Any]
     seed: int
-    course: np.ndarray
+    history: np.ndarray
     failed: str | None
     samples: Tensor = field(repr=False)
 
     @property
     def step(self) -> int:
         """Iteration of the last evaluation; 0 before the first."""
-        return int(self.course[-1, 0]) if len(self.course) else 0
+        return int(self.history[-1, 0]) if len(self.history) else 0
 
     @property
     def modes(self) -> int:
         """Of 8, at the last evaluation; 0 for a GAN that broke down before the first."""
-        return int(self.course[-1, 1]) if len(self.course) else 0
+        return int(self.history[-1, 1]) if len(self.history) else 0
 
     @property
     def high_quality(self) -> float:
         """Share of the samples near a mode, at the last evaluation."""
-        return float(self.course[-1, 2]) if len(self.course) else 0.0
+        return float(self.history[-1, 2]) if len(self.history) else 0.0
 
 
 def ring(rows: int = 100_000) -> Dataset:
@@ -141,15 +141,15 @@ def trials_on_ring(
         if value < 1:
             raise ValueError(f"reproduce: {name} must be at least 1, got {value}")
     rows = ring()
-    course = Course(max(1, config.steps // looks), lambda samples: _coverage(samples, rows))
+    history = Recorder(max(1, config.steps // looks), lambda samples: _coverage(samples, rows))
     result = train_population(
-        networks, rows, config, seeds=range(trials), grid=grid, callbacks=[*callbacks, course], threads=threads
+        networks, rows, config, seeds=range(trials), grid=grid, callbacks=[*callbacks, history], threads=threads
     )
     return [
         Trial(
             overrides=member.overrides,
             seed=member.seed,
-            course=np.array(course.rows.get(number, [])),
+            history=np.array(history.rows.get(number, [])),
             failed=member.failed,
             samples=member.gan.sample(SAMPLES, seed=0, device="cpu"),
         )
@@ -177,11 +177,11 @@ def groups(found: Sequence[Trial]) -> dict[str, list[Trial]]:
 
 def table(found: Sequence[Trial]) -> list[Row]:
     """A row for each group: means over the trials at their ends, with standard errors."""
-    return [Row("ring", label, OURS, _figures(own)) for label, own in groups(found).items()]
+    return [Row("ring", label, FASTGAN, _figures(own)) for label, own in groups(found).items()]
 
 
 def _figures(trials: Sequence[Trial]) -> dict[str, Figure]:
-    last = [trial.course[-1] for trial in trials if len(trial.course)]
+    last = [trial.history[-1] for trial in trials if len(trial.history)]
     values = (
         Figure.of([trial.modes for trial in trials]),
         Figure(sum(trial.modes == 8 for trial in trials)),

@@ -19,7 +19,7 @@ _GRID_TOLERANCE = 1e-3
 
 
 def take(caller: str, **named: Array) -> tuple[list[Tensor], Back]:
-    """The arrays as float64 tensors on one device, and the way back to the kind they came in.
+    """The arrays as float64 tensors on one device, and the backward pass to the kind they came in.
 
     Results are tensors if any argument is one, numpy otherwise; float32 if every array is of at most that precision
     (plain numbers and lists do not decide). A tensor keeps its graph: what is computed from it can be differentiated.
@@ -73,7 +73,7 @@ def check_non_negative(caller: str, name: str, x: Tensor) -> None:
 
 
 def take_distributions(caller: str, dx: Array | None, **named: Array) -> tuple[list[Tensor], Tensor, Back]:
-    """Distributions over the last axis, checked; the weight of each outcome (1, or dx of a grid); the way back.
+    """Distributions over the last axis, checked; the weight of each outcome (1, or dx of a grid); the backward pass.
 
     Raises:
         ValueError: negative or infinite numbers, a sum that is not one, or different numbers of outcomes.

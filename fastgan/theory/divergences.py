@@ -64,7 +64,7 @@ def entropy(p: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
 
 
 def cross_entropy(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
-    """Cross-entropy H(p, q) = -sum p log q: the expected surprise at p of somebody who believes q.
+    """Cross-entropy H(p, q) = -sum p log q: the expected surprise under p if one believes q.
 
     Equivalent to `entropy(p) + kl_divergence(p, q)`. Infinite where q = 0 and p > 0.
 

@@ -1,4 +1,4 @@
-"""What a model too small for the data becomes: one Gaussian fitted to any density by KL, reverse KL or JSD."""
+"""One Gaussian fitted to any density by KL, reverse KL or JSD: a model that is too small for the data."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _descend(p: Tensor, x: Tensor, dx: Tensor, kind: str, start: tuple[float, fl
 
     A step is halved until it descends; where none does, the minimum is reached to rounding.
     """
-    terms, slope = _KINDS[kind]
+    terms, grad = _KINDS[kind]
 
     def divergence(mean: float, std: float) -> float:
         q = gaussian_density(x, mean, std)
@@ -119,7 +119,7 @@ def _descend(p: Tensor, x: Tensor, dx: Tensor, kind: str, start: tuple[float, fl
     (mean, std), current = start, divergence(*start)
     for _ in range(2000):
         z, q = (x - mean) / std, gaussian_density(x, mean, std)
-        weight = slope(p, q) * dx
+        weight = grad(p, q) * dx
         by_mean, by_log_std = -std * float((weight * z).sum()), -float((weight * (z.square() - 1)).sum()) / 2
         size = 1.0
         while size > 1e-9:

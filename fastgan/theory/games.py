@@ -35,7 +35,7 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
 
     The update is mirror descent on the simplex, p_g <- p_g exp(-step_size log(1 - D*)) / Z, which by 1 - D* =
     p_g / (p_data + p_g) is p_g^(1-step_size) (p_data + p_g)^step_size / Z. The criterion is convex in p_g, and its
-    curvature at most that of the negative entropy, so for step sizes up to 1 it never rises.
+    second derivative at most that of the negative entropy, so for step sizes up to 1 it never rises.
 
     Args:
         p_data: (outcomes,) probabilities.
@@ -60,11 +60,11 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
         raise ValueError(f"{caller}: p_data and p_g0 must be (outcomes,), got {tuple(p.shape)} and {tuple(q.shape)}")
     if bool(((q == 0) & (p > 0)).any()):
         raise ValueError(f"{caller}: p_g0 must be positive wherever p_data is, got 0")
-    course = [q / q.sum()]
+    trajectory = [q / q.sum()]
     for _ in range(steps):
-        moved = course[-1].pow(1 - step_size) * (p + course[-1]).pow(step_size)
-        course.append(moved / moved.sum())
-    p_g = torch.stack(course)
+        moved = trajectory[-1].pow(1 - step_size) * (p + trajectory[-1]).pow(step_size)
+        trajectory.append(moved / moved.sum())
+    p_g = torch.stack(trajectory)
     return FunctionalGame(back(p_g), back(js_terms(p, p_g).sum(-1)))
 
 
@@ -115,10 +115,10 @@ def gaussian_game(
             raise ValueError(f"{caller}: G's mean must stay within 20 of the data's, got {theta} after {t} steps")
         q = gaussian_density(x, theta)
         values.append(float(training_criterion(p, q, dx=dx)))
-        slope = float(generator_gradient(p, q, (x - theta) * q, kind=kind, dx=dx))
-        means.append(theta - learning_rate * slope)
-    (course, value), back = take(caller, mean=means[:-1], value=values)
-    return GaussianGame(back(course), back(value))
+        grad = float(generator_gradient(p, q, (x - theta) * q, kind=kind, dx=dx))
+        means.append(theta - learning_rate * grad)
+    (trajectory, value), back = take(caller, mean=means[:-1], value=values)
+    return GaussianGame(back(trajectory), back(value))
 
 
 def bilinear_game(
@@ -148,11 +148,11 @@ def bilinear_game(
     check_positive(caller, "eta", eta)
     check_steps(caller, steps)
     x, y = (float(v) for v in start)
-    course = [(x, y)]
+    trajectory = [(x, y)]
     for _ in range(steps):
         before = x
         x -= eta * y
         y += eta * (before if mode == "simultaneous" else x)
-        course.append((x, y))
-    (points,), back = take(caller, course=course)
+        trajectory.append((x, y))
+    (points,), back = take(caller, trajectory=trajectory)
     return back(points)

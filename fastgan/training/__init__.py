@@ -1,13 +1,16 @@
 """Training: Algorithm 1, its optimisers, metrics, callbacks and checkpoints."""
 
+from fastgan import deprecation
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
-from fastgan.training.inference import InferenceResult, train_inferer
+from fastgan.training.inference import InferenceResult, train_encoder
 from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
 from fastgan.training.run import TrainResult, train
+
+__getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
 
 __all__ = [
     "Adam",
@@ -22,7 +25,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "train",
-    "train_inferer",
+    "train_encoder",
     "train_population",
 ]
 

@@ -1,4 +1,4 @@
-"""What a run tells others while it goes on."""
+"""Callbacks: a run calls them between iterations."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Run:
         engine: which engine trains, and why in `engine_reason`.
         step: iterations done.
         stop: set to True to end the run as if interrupted.
-        held: seconds that a callback has made a run wait for something else; `train` does not take them for its own
-            when it settles how many iterations make a chunk.
+        held: seconds that a callback has made the run wait; `train` subtracts them when it chooses how many iterations
+            make a chunk.
         checkpoint: the last one written or resumed from, or None.
         member: its number in a population, from 0.
         no_logits: why D's outputs look like probabilities, where the losses take logits; None where they do not.
@@ -49,7 +49,7 @@ class Run:
 class Callback:
     """Base of the callbacks: override what you need. Calls come between iterations, on the training thread.
 
-    A callback may draw samples or random numbers: training does not notice.
+    A callback may draw samples or random numbers: training does not depend on it.
 
     Args:
         every: also end a chunk at each multiple of `every` iterations, so that `on_chunk` is called exactly

@@ -1,4 +1,4 @@
-"""Checkpoints: a safetensors file of all tensors and a JSON file that vouches for it; pickle is never read.
+"""Checkpoints: a safetensors file of all tensors and a JSON file with its checksum; pickle is never read.
 
 A folder holds pairs
 
@@ -79,14 +79,14 @@ class Checkpoint:
         Raises:
             CheckpointError: names, shapes or types differ from the networks'.
         """
-        made = isinstance(gan, GAN) and gan.averaged is None and bool(_below(self.tensors, "gan.averaged."))
+        made = isinstance(gan, GAN) and gan.ema is None and bool(_below(self.tensors, "gan.ema."))
         if isinstance(gan, GAN) and made:
-            gan.keep_average()
+            gan.keep_ema()
         try:
             self._restore(gan, optimizers)
         except CheckpointError:
             if isinstance(gan, GAN) and made:
-                gan.averaged = None
+                gan.ema = None
             raise
 
     def _restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None) -> None:
@@ -169,14 +169,15 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         blob = file.read_bytes()
         if hashlib.sha256(blob).hexdigest() != body["tensor_sha256"]:
             raise CheckpointError(f"checkpoint {file}: its contents do not match the sha256 in {path.name}")
-        tensors = safetensors.torch.load(blob)  # not by name, which the library wants in UTF-8
+        loaded = safetensors.torch.load(blob)  # not by name, which the library wants in UTF-8
+        tensors = {_current(name): value for name, value in loaded.items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {file}: cannot be read ({_one_line(error)})") from None
     return Checkpoint(path, body["step"], body["meta"], tensors, body["groups"])
 
 
 def newest(path: str | os.PathLike[str]) -> Path:
-    """The newest checkpoint's JSON file in a run folder or checkpoint folder; a JSON file stands for itself.
+    """The newest checkpoint's JSON file in a run folder or checkpoint folder; a JSON file is returned as it is.
 
     Raises:
         CheckpointError: there is none.
@@ -283,6 +284,11 @@ def _compare(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Ten
             if here != there:
                 here, there = (tuple(here), tuple(there)) if what == "shape" else (here, there)
                 raise CheckpointError(f"checkpoint {path}: {name} must have {what} {here}, got {there}")
+
+
+def _current(name: str) -> str:
+    """A tensor's name today: version 0.1 called the moving average of G `averaged`."""
+    return name.replace("gan.averaged.", "gan.ema.", 1) if name.startswith("gan.averaged.") else name
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -78,13 +78,13 @@ class TrainConfig:
         penalty_weight: weight of the penalty.
         mode: "alternating", Algorithm 1; "simultaneous", the original code's rule: one real and one fake
             batch for both losses, D's halved, both gradients taken before either update.
-        pack: samples that D judges together, side by side as one input (PacGAN's packing; along the first axis
+        pack: samples that D gets as one input, side by side (PacGAN's packing; along the first axis
             of a sample). 1: one at a time. A step draws `batch_size * pack` rows.
-        ema_decay: of the moving average of G's weights, kept in `gan.averaged` and used by `gan.sample`; None:
+        ema_decay: of the moving average of G's weights, kept in `gan.ema` and used by `gan.sample`; None:
             no average.
         max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         engine: "auto", "eager" or "fused".
-        precision: of products. "fp32", in the networks' type; on a GPU, by matrix units where they reach its accuracy;
+        precision: of products. "fp32", in the networks' type; on a GPU, by tensor cores where they reach its accuracy;
             "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
             optimisers and everything else stay in float32. But for "fp32" for the fused engines, where the hardware
             has it: "tf32" is for CUDA.
@@ -196,12 +196,12 @@ class TrainConfig:
 
     @property
     def optimizer_of_generator(self) -> Optimizer:
-        """What updates G."""
+        """The optimiser of G."""
         return self.generator_optimizer or self.optimizer
 
     @property
     def optimizer_of_discriminator(self) -> Optimizer:
-        """What updates D."""
+        """The optimiser of D."""
         return self.discriminator_optimizer or self.optimizer
 
     def as_dict(self) -> dict[str, Any]:

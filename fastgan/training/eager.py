@@ -15,20 +15,20 @@ from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Optimizer
-from fastgan.training.rows import Rows
-from fastgan.training.unroll import Judge, look_ahead
+from fastgan.training.rows import Minibatches
+from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
-_METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two looks at them
+_METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two transfers to the host
 
 
 class EagerEngine:
-    """Runs iterations and returns their metrics; nothing in an iteration waits for the device."""
+    """Runs iterations and returns their metrics; an iteration does not synchronise with the device."""
 
     name = "eager"
     members_a_launch: int | None = 1
     calls_at_once = 1
 
-    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int) -> None:
+    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int) -> None:
         self.gan, self.rows, self.config = gan, rows, config
         self.generator = Player(gan.generator, config.optimizer_of_generator, config.max_col_norm)
         self.discriminator = Player(gan.discriminator, config.optimizer_of_discriminator, config.max_col_norm)
@@ -39,7 +39,7 @@ class EagerEngine:
         # Its bits depend on torch's threads, so that a run keeps their number, also where it is resumed.
         self.threads = torch.get_num_threads()
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
-        self._undo = Undo(gan, self.optimizers.values(), active=config.nonfinite == "skip")
+        self._snapshot = Snapshot(gan, self.optimizers.values(), active=config.nonfinite == "skip")
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
@@ -60,56 +60,58 @@ class EagerEngine:
         return metrics.fetch()
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
-        """What runs iterations first .. first+count as `advance` does."""
+        """A function that runs iterations first .. first+count as `advance` does."""
         return functools.partial(self.advance, first, count, should_stop)
 
     def _alternating(self, it: int, metrics: Metrics) -> None:
         """One iteration of Algorithm 1."""
         config, optimum = self.config, self.config.inner == "optimum"
         for draw in [it] if optimum else range(it * config.k, (it + 1) * config.k):
-            self._undo.save()
+            self._snapshot.save()
             condition = self._condition(draw)
-            judge = self._judge(condition)
+            discriminator = self._conditioned(condition)
             real = self._packed(self.rows.minibatch(draw))
             with torch.no_grad():  # D's step needs no graph of G
                 fake = self._generated(Purpose.NOISE_D, draw, condition)
             for _ in range(config.k if optimum else 1):
-                real_logits, fake_logits = judge(real), judge(fake)
-                loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(judge, real, fake, draw)
+                real_logits, fake_logits = discriminator(real), discriminator(fake)
+                loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(
+                    discriminator, real, fake, draw
+                )
                 loss_d = loss_d + self._supervised(draw)
                 self.discriminator.differentiate(loss_d)
-                # Whether to go on is in the numbers: the one place where an iteration waits for the device.
+                # The decision depends on the gradient: the only synchronisation within an iteration.
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
                     break
                 self.discriminator.update(update=draw, epoch=self.rows.epoch(draw))
-                self._undo.restore_unless_finite(loss_d)
+                self._snapshot.restore_unless_finite(loss_d)
         metrics.record_d(loss_d, real_logits, fake_logits)
 
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
-            self._undo.save()
+            self._snapshot.save()
             with frozen(self.discriminator.parameters):
                 fake = self._generated(Purpose.NOISE_G, update, condition)
-                ahead = self._ahead(condition, real, fake, draw) if config.unroll else judge
+                ahead = self._ahead(condition, real, fake, draw) if config.unroll else discriminator
                 fake_logits = ahead(fake)
                 # D(x) after D's update, for the one loss in which G's step looks at real data
                 against = ahead(real) if config.loss == "relativistic" else None
                 loss_g = self._generator_loss(fake_logits, against)
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
-            self._undo.restore_unless_finite(loss_g)
-            self._average()
+            self._snapshot.restore_unless_finite(loss_g)
+            self._update_ema()
         metrics.record_g(loss_g)
 
     def _simultaneous(self, it: int, metrics: Metrics) -> None:
         """One iteration of the original code: one real, one fake batch and one D dropout for both losses."""
         epoch = self.rows.epoch(it)
-        self._undo.save()
+        self._snapshot.save()
         condition = self._condition(it)
-        judge = self._judge(condition)
+        discriminator = self._conditioned(condition)
         real = self._packed(self.rows.minibatch(it))
         fake = self._generated(Purpose.NOISE_D, it, condition)
-        real_logits, fake_logits = judge(real), judge(fake)
-        beside = self._penalty(judge, real, fake.detach(), it) + self._supervised(it)
+        real_logits, fake_logits = discriminator(real), discriminator(fake)
+        beside = self._penalty(discriminator, real, fake.detach(), it) + self._supervised(it)
         loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside
         loss_g = self._generator_loss(fake_logits, real_logits.detach())
         # Both gradients before either update: D's must not see the new G, nor G's the new D.
@@ -117,8 +119,8 @@ class EagerEngine:
         self.generator.differentiate(loss_g)
         self.discriminator.update(update=it, epoch=epoch)
         self.generator.update(update=it, epoch=epoch)
-        self._undo.restore_unless_finite(loss_d + loss_g)
-        self._average()
+        self._snapshot.restore_unless_finite(loss_d + loss_g)
+        self._update_ema()
         metrics.record_d(loss_d, real_logits, fake_logits)
         metrics.record_g(loss_g)
 
@@ -126,8 +128,8 @@ class EagerEngine:
         """The labels of a draw's rows, which its fakes share; None where the model is not conditional."""
         return self.gan.one_hot(self.rows.labels_of(draw)) if self.gan.classes else None
 
-    def _judge(self, condition: Tensor | None, network: Judge | None = None) -> Judge:
-        """D, or what it will become, of samples with these labels."""
+    def _conditioned(self, condition: Tensor | None, network: DiscriminatorFn | None = None) -> DiscriminatorFn:
+        """D, or an unrolled D, as a function of samples with these labels."""
         network = network or self.gan.discriminator
         return network if condition is None else lambda x: network(join(x, self._packed(condition)))
 
@@ -137,12 +139,12 @@ class EagerEngine:
         z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, impl=config.impl)
         return self._packed(self.gan.generator(join(z, condition)))
 
-    def _ahead(self, condition: Tensor | None, real: Tensor, fake: Tensor, draw: int) -> Judge:
+    def _ahead(self, condition: Tensor | None, real: Tensor, fake: Tensor, draw: int) -> DiscriminatorFn:
         """D `unroll` updates after this iteration's last draw."""
 
-        def loss(network: Judge) -> Tensor:
-            judge = self._judge(condition, network)
-            return self._discriminator_loss(judge(real), judge(fake))
+        def loss(network: DiscriminatorFn) -> Tensor:
+            discriminator = self._conditioned(condition, network)
+            return self._discriminator_loss(discriminator(real), discriminator(fake))
 
         network = look_ahead(
             self.gan.discriminator,
@@ -153,14 +155,14 @@ class EagerEngine:
             update=draw + 1,
             epoch=self.rows.epoch(draw),
         )
-        return self._judge(condition, network)
+        return self._conditioned(condition, network)
 
     def _packed(self, samples: Tensor) -> Tensor:
         return packed(samples, self.config.pack)
 
-    def _average(self) -> None:
+    def _update_ema(self) -> None:
         if self.config.ema_decay is not None:
-            self.gan.update_average(self.config.ema_decay)
+            self.gan.update_ema(self.config.ema_decay)
 
     def _discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         config = self.config
@@ -180,12 +182,12 @@ class EagerEngine:
             real_logits = None
         return losses.generator_loss(fake_logits, kind=kind, real_logits=real_logits, impl=self.config.impl)
 
-    def _penalty(self, judge: Judge, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
+    def _penalty(self, discriminator: DiscriminatorFn, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
         config = self.config
         if config.gradient_penalty is None:
             return 0.0
         return losses.gradient_penalty(
-            judge,
+            discriminator,
             real,
             fake,
             kind=config.gradient_penalty,
@@ -239,7 +241,7 @@ class Player:
             nn.init.max_col_norm_(self.network, self.max_col_norm)
 
 
-class Undo:
+class Snapshot:
     """A copy of all that an update may change, to take a non-finite one back without asking the host.
 
     Args:

@@ -1,4 +1,4 @@
-"""The fused engine: whole iterations in one call of the compiled core, nothing of Python in between."""
+"""The CPU engine: whole iterations in one call of the compiled core, without Python in between."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from torch import Tensor
 from fastgan import backend, kernels
 from fastgan.models import GAN
 from fastgan.training import plan
+from fastgan.training.changes import ChangeDetector
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Momentum, Optimizer
-from fastgan.training.rows import Rows
-from fastgan.training.watch import Watch
+from fastgan.training.rows import Minibatches
 
 METRICS = 6
 _MOST_ITERATIONS = 1 << 18  # of one call: the metrics of a call are one table
 
 
 class FusedEngine:
-    """Runs a plan of the networks; the parameters and the optimisers' states are worked on where they lie.
+    """Runs a plan of the networks; parameters and optimiser states are updated in place.
 
     Raises:
-        plan.Inexpressible: with the reason, where the compiled core cannot run this.
+        plan.UnsupportedByEngine: with the reason, where the compiled core cannot run this.
     """
 
-    name = "fused"
+    name = "cpu"
     members_a_launch: int | None = None
     calls_at_once = 1
     _chosen_for: tuple[str, ...] = ()
 
-    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
+    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
         if backend.native is None:
-            raise plan.Inexpressible(backend.why_not("mlp", "cpu", gan.dtype) or "")
+            raise plan.UnsupportedByEngine(backend.why_not("mlp", "cpu", gan.dtype) or "")
         self.gan, self.rows, self.config = gan, rows, config
         plan.check_config(gan, config)
         self.check_device()
         data = rows.in_memory(gan.dtype, self.gan.device)
         if data is None:
             kind = type(rows.data).__name__
-            raise plan.Inexpressible(f"data is a {kind} whose rows must be asked for one batch at a time")
+            raise plan.UnsupportedByEngine(f"data is a {kind} whose rows must be read one batch at a time")
         self.data = data
         self._optimizers = {
             name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
             for name, description in self.descriptions.items()
         }
-        self._made: dict[str, int] = {}  # updates of an optimiser, whose own numbers are behind
+        self._made: dict[str, int] = {}  # updates of each optimiser whose own step counts are not up to date
         self._described: plan.Description = {}
-        self._watch: Watch | None = None
+        self._changes: ChangeDetector | None = None
         self._buffers: list[tuple[Tensor, Tensor]] = []  # of the moving average, and what each takes over
         self._run: Any = None
         self.prepare()
@@ -58,27 +58,27 @@ class FusedEngine:
     def check_device(self) -> None:
         """Refuse what this engine cannot run where the networks are."""
         if self.gan.device.type != "cpu":
-            raise plan.Inexpressible(f"the networks are on {self.gan.device}; this engine is built for the CPU")
+            raise plan.UnsupportedByEngine(f"the networks are on {self.gan.device}; this engine is built for the CPU")
         if self.config.precision == "tf32":
-            raise plan.Inexpressible("config.precision is 'tf32', which is for CUDA")
+            raise plan.UnsupportedByEngine("config.precision is 'tf32', which is for CUDA")
         if self.config.precision == "bf16" and not kernels.native.multiplies_bf16():
-            raise plan.Inexpressible(
+            raise plan.UnsupportedByEngine(
                 "config.precision is 'bf16', which this processor does not multiply (AVX512-BF16)"
             )
 
     @property
     def reason(self) -> str:
         """Why this engine runs, and how."""
-        return "; ".join(("it computes all that these networks and this config ask for", *self._chosen_for))
+        return "; ".join(("it supports these networks and this config", *self._chosen_for))
 
     def chosen_for(self, reason: str) -> Self:
-        """Note why it was preferred to another that could run this."""
+        """Record why this engine was chosen."""
         self._chosen_for = (reason,)
         return self
 
     @property
     def descriptions(self) -> dict[str, Optimizer]:
-        """What updates each network."""
+        """The optimiser of each network."""
         return {
             "generator": self.config.optimizer_of_generator,
             "discriminator": self.config.optimizer_of_discriminator,
@@ -86,7 +86,7 @@ class FusedEngine:
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls: their numbers are up to date, and the next call looks at them."""
+        """For reading and writing between two calls: step counts are up to date, and the next call reads them."""
         for name, made in self._made.items():
             for step in self._steps(name):
                 step.fill_(made)
@@ -97,17 +97,17 @@ class FusedEngine:
         """The core's run. Modes, parameters and their places may have changed since the last call."""
         if self.described_anew():
             self._run = None  # the core may refuse the new one
-        self._run = self._run or kernels.native.Run(self._described)
+        self._run = self._run or kernels.native.CompiledPlan(self._described)
         return self._run
 
     def described_anew(self) -> bool:
-        """Describe the plan where something has changed since the last time; returns whether it says something else."""
-        if self._watch is not None and self._watch.holds():
+        """Describe the plan again if something has changed since; returns whether the description differs."""
+        if self._changes is not None and self._changes.is_current():
             return False
         before = self._described
         self._described = plan.describe(self.gan, self.config, self._optimizers, self.data)
-        self._watch = Watch(self.gan, self._optimizers, self.data)
-        self._buffers = [] if self.config.ema_decay is None else self.gan.buffers_of_average()
+        self._changes = ChangeDetector(self.gan, self._optimizers, self.data)
+        self._buffers = [] if self.config.ema_decay is None else self.gan.ema_buffers()
         return self._described != before
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
@@ -119,7 +119,8 @@ class FusedEngine:
         return self.begin(first, count, should_stop)()
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
-        """What runs iterations first .. first+count (from 0) and gives their metrics, as of `advance`."""
+        """A function that runs iterations first .. first+count (from 0) and returns their metrics, as `advance`
+        does."""
         return lambda: self.advance_all([self], [first], [count], torch.get_num_threads())[0]
 
     @classmethod
@@ -134,9 +135,9 @@ class FusedEngine:
         counts = [min(count, _MOST_ITERATIONS) for count in counts]
         try:
             runs = [engine.prepare() for engine in engines]
-        except plan.Inexpressible as why:  # a mode, a hook or a tensor that changed between two calls
+        except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
             raise RuntimeError(
-                f"train: the fused engine cannot go on with what was changed meanwhile: {why}"
+                f"train: the fused engine cannot continue, because the model changed during training: {why}"
             ) from None
         tables, updates = cls.launch(engines, runs, firsts, counts, threads)
         for engine, first, count, made in zip(engines, firsts, counts, updates, strict=True):
@@ -147,7 +148,7 @@ class FusedEngine:
     def launch(
         cls, engines: Sequence[FusedEngine], runs: list[Any], firsts: list[int], counts: list[int], threads: int
     ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-        """Hand the runs to the core; returns the metrics, and the updates that both optimisers have made."""
+        """Run the plans in the core; returns the metrics, and the number of updates of both optimisers."""
         tables = [np.empty((count, METRICS)) for count in counts]
         jobs = zip(engines, firsts, tables, strict=True)
         calls = [engine.call(first, len(table), table.ctypes.data) for engine, first, table in jobs]
@@ -167,7 +168,8 @@ class FusedEngine:
         }
 
     def done(self, first: int, count: int, updates: tuple[int, int]) -> None:
-        """Note where the updates are: the core does not touch the optimisers' own numbers, which lie on the device."""
+        """Record the number of updates: the core does not write the optimisers' own step counts, which are on the
+        device."""
         for average, live in self._buffers:
             average.copy_(live)
         draws, generator_updates = self._numbers(first, count)
@@ -192,7 +194,7 @@ class FusedEngine:
         return plan.schedule(optimizer, updates[0], len(updates), epochs)
 
     def _updates_done(self, name: str) -> int:
-        """The host waits for the device only where somebody may have changed the number since."""
+        """Synchronises with the device only if the number may have changed since."""
         if name not in self._made:
             self._made[name] = int(next(iter(self._steps(name)), 0))
         return self._made[name]

@@ -20,8 +20,8 @@ from fastgan.training import plan
 from fastgan.training.config import TrainConfig
 from fastgan.training.fused import METRICS, FusedEngine
 from fastgan.training.graph_iteration import CAPACITY, MOST, Iteration
-from fastgan.training.graph_layers import Machine
-from fastgan.training.rows import Rows
+from fastgan.training.graph_layers import KernelLauncher
+from fastgan.training.rows import Minibatches
 
 _SIZES = (MOST, 10, 1)  # iterations a graph: launching one costs the host about as much whatever its size
 _STREAMS = 8  # that a GPU takes work from at once, unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise
@@ -31,25 +31,25 @@ def _in_graphs(count: int) -> int:
     return count - count % MOST if count > MOST else count
 
 
-class CudaMachine(Machine):
+class CudaLauncher(KernelLauncher):
     """Runs an iteration's calls on a GPU: products by cuBLAS, launches by the core, all on a stream of its own.
 
-    So the machines of several members work side by side, and each gives the bits that it gives alone: nothing that one
-    writes is another's. cuBLAS promises the same bits on streams that run together where each has a workspace of its
-    own, which torch gives it: by stream, so a graph is captured and replayed on one.
+    So the launchers of several members run concurrently, with the same bits as alone, because they share no memory.
+    cuBLAS gives the same bits on concurrent streams if each has its own workspace; torch keeps one for each stream, so
+    a graph is captured and replayed on one stream.
     """
 
-    _all: weakref.WeakSet[CudaMachine] = weakref.WeakSet()
+    _all: weakref.WeakSet[CudaLauncher] = weakref.WeakSet()
     _streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)  # that machines have had
     _stream: torch.cuda.Stream
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.matrix_units = cuda._has_matrix_units(device)
+        self.tensor_cores = cuda._has_tensor_cores(device)
         self._anything = torch.empty(0, device=device)
-        # torch hands its 32 streams out in turn, whoever still has one: two machines on one would not run together.
-        # It keeps the workspaces of each for ever, so one that a machine has had comes before another.
-        taken, had = {machine._stream for machine in self._all}, self._streams[device]
+        # torch reuses its pool of 32 streams; two launchers on one stream would serialise. It never frees a stream's
+        # workspaces, so a stream that a launcher has used is preferred.
+        taken, had = {launcher._stream for launcher in self._all}, self._streams[device]
         streams = itertools.chain(had, (torch.cuda.Stream(device) for _ in range(32)))
         self._stream = next((stream for stream in streams if stream not in taken), None) or torch.cuda.Stream(device)
         if self._stream not in had:
@@ -58,7 +58,8 @@ class CudaMachine(Machine):
         self.run(self._make_workspaces)
 
     def _make_workspaces(self) -> None:
-        """A graph must not own them, and who has no room for them shall know before an iteration is halfway.
+        """Allocates cuBLAS's workspaces before capture: a graph must not own them, and an out-of-memory error must come
+        before an iteration.
 
         Products with a bias may have one of their own: cublasLt's, which torch takes from two rows and columns on.
         """
@@ -75,11 +76,11 @@ class CudaMachine(Machine):
         return int(getattr(cuda.native, f"cuda_{entry}")(*numbers))
 
     def fork(self) -> None:
-        """Calls from here on come after what the current stream has been given, and beside what it is given next."""
+        """Later calls run after the work queued on the current stream, and concurrently with work queued after this."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
 
     def join(self) -> None:
-        """What the current stream is given from here on comes after all calls."""
+        """Work queued on the current stream after this runs after all calls."""
         torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
     def run(self, body: Callable[[], object]) -> None:
@@ -88,15 +89,14 @@ class CudaMachine(Machine):
             body()
 
     def fetch(self, x: Tensor) -> Tensor:
-        """A copy for the host, which waits for all calls."""
+        """A copy on the host; waits for all calls."""
         with torch.cuda.stream(self._stream):
             return x.cpu()
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        """What replays the calls of `body`, none of which run now. It has a memory pool of its own.
+        """A function that replays the calls of `body`, which do not run now. The graph has its own memory pool.
 
-        torch waits for the whole device before it begins; from there on nothing of `body` waits, so the machines beside
-        this one may be at work.
+        torch synchronises the device before the capture; `body` does not synchronise, so other launchers may run.
 
         Raises:
             RuntimeError: CUDA did not capture them, or later replay them. torch.OutOfMemoryError: for want of memory.
@@ -140,31 +140,33 @@ class GraphEngine(FusedEngine):
         machine: runs the calls; None: the GPU on which the networks are.
 
     Raises:
-        plan.Inexpressible: with the reason, where the plan cannot say it or the memory does not suffice.
+        plan.UnsupportedByEngine: with the reason, where the plan cannot say it or the memory does not suffice.
     """
 
-    name = "graph"
+    name = "cuda-graph"
     members_a_launch = 1
     calls_at_once = _STREAMS
 
-    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig, machine: Machine | None = None) -> None:
-        if machine is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:
-            raise plan.Inexpressible(why)
+    def __init__(
+        self, gan: GAN, rows: Minibatches, config: TrainConfig, launcher: KernelLauncher | None = None
+    ) -> None:
+        if launcher is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:
+            raise plan.UnsupportedByEngine(why)
         self._iteration: Iteration | None = None
         self._graphs: dict[int, Callable[[], None]] = {}  # by how many iterations they have
         self._cold = True
         try:
-            self.machine = machine or CudaMachine(gan.device)
+            self.launcher = launcher or CudaLauncher(gan.device)
             super().__init__(gan, rows, config)
         except torch.OutOfMemoryError as error:
-            raise plan.Inexpressible(f"the graph engine's memory does not suffice: {error}") from error
+            raise plan.UnsupportedByEngine(f"the graph engine's memory does not suffice: {error}") from error
 
     def check_device(self) -> None:
         """Refuse what this engine cannot run where the networks are."""
-        if self.gan.device != self.machine.device:
-            raise plan.Inexpressible(f"the networks are on {self.gan.device}; this engine is built for CUDA")
-        if self.config.precision in ("tf32", "bf16") and not self.machine.matrix_units:
-            raise plan.Inexpressible(
+        if self.gan.device != self.launcher.device:
+            raise plan.UnsupportedByEngine(f"the networks are on {self.gan.device}; this engine is built for CUDA")
+        if self.config.precision in ("tf32", "bf16") and not self.launcher.tensor_cores:
+            raise plan.UnsupportedByEngine(
                 f"config.precision is {self.config.precision!r}, which takes compute capability 8.0 or later"
             )
 
@@ -172,7 +174,7 @@ class GraphEngine(FusedEngine):
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
         if self.described_anew() or self._iteration is None:
             self._give_back()
-            parts = self._optimizers, self.descriptions, self.data, self.machine
+            parts = self._optimizers, self.descriptions, self.data, self.launcher
             self._iteration = Iteration(self.gan, self._described, *parts)
         return self._iteration
 
@@ -188,7 +190,8 @@ class GraphEngine(FusedEngine):
         They are fewer if asked to stop, and where there are more than the largest graph has, whole graphs of that size.
 
         Returns:
-            What waits for them and gives their metrics, as of `advance`. Until then nobody may touch the networks.
+            A function that waits for them and returns their metrics, as `advance` does. Until then the networks must
+            not be used.
 
         Raises:
             torch.OutOfMemoryError: there is no room for buffers or graphs; nothing was queued, and all are given back.
@@ -198,21 +201,23 @@ class GraphEngine(FusedEngine):
             count = _in_graphs(min(count, CAPACITY))
             draws, updates = self._numbers(first, count)
             made = self._updates_done("generator"), self._updates_done("discriminator")
-            clock = torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0])
-            self.machine.fork()
-            self.machine.run(lambda: iteration.clock.copy_(clock))
+            counter = torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0])
+            self.launcher.fork()
+            self.launcher.run(lambda: iteration.counter.copy_(counter))
             done = self._queue(iteration, count, should_stop)
-        except plan.Inexpressible as why:  # a mode, a hook or a tensor that changed between two calls
-            raise RuntimeError(f"train: the graph engine cannot go on with what was changed meanwhile: {why}") from None
+        except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
+            raise RuntimeError(
+                f"train: the graph engine cannot continue, because the model changed during training: {why}"
+            ) from None
         except BaseException as error:
-            self.machine.join()  # what was queued is still at work on the networks
+            self.launcher.join()  # what was queued is still at work on the networks
             if isinstance(error, torch.OutOfMemoryError):
                 self._give_back()
             raise
         return functools.partial(self._finish, iteration, first, done)
 
     def _finish(self, iteration: Iteration, first: int, done: int) -> np.ndarray:
-        block = self.machine.fetch(iteration.block)
+        block = self.launcher.fetch(iteration.block)
         skipped = block[1:3].view(torch.int64).tolist()
         draws, updates = self._numbers(first, done)
         self.done(first, done, (updates[-1] + 1 - skipped[0], draws[-1] + 1 - skipped[1]))
@@ -220,7 +225,7 @@ class GraphEngine(FusedEngine):
         return table[np.arange(first, first + done) % CAPACITY]
 
     def _queue(self, iteration: Iteration, count: int, should_stop: Callable[[], bool]) -> int:
-        """Queue iterations; returns how many. The first runs uncaptured: libraries set themselves up at first use."""
+        """Queue iterations; returns how many. The first runs uncaptured: libraries initialise at first use."""
         done = 0
         if self._cold:
             self._run_uncaptured(iteration)
@@ -232,21 +237,21 @@ class GraphEngine(FusedEngine):
                 except torch.OutOfMemoryError:
                     if not done:
                         raise
-                    return done  # the next call will say so
+                    return done  # the next call raises it
                 done += size
         return done
 
     def _run_uncaptured(self, iteration: Iteration) -> None:
         try:
             with products_in(self.config.precision):
-                self.machine.run(functools.partial(iteration.run, 1))
+                self.launcher.run(functools.partial(iteration.run, 1))
         except torch.OutOfMemoryError as error:  # halfway through: it cannot be tried again
             raise RuntimeError(f"train: the graph engine ran out of memory within an iteration: {error}") from error
 
     def _graph_of(self, size: int, iteration: Iteration) -> Callable[[], None]:
         if size not in self._graphs:
             with products_in(self.config.precision):
-                self._graphs[size] = self.machine.capture(functools.partial(iteration.run, size))
+                self._graphs[size] = self.launcher.capture(functools.partial(iteration.run, size))
         return self._graphs[size]
 
 

@@ -1,7 +1,7 @@
-"""One iteration of Algorithm 1 as calls of a machine, the same each time: what changes stands on the device.
+"""One iteration of Algorithm 1 as a fixed sequence of launches; all per-iteration state is on the device.
 
-How far the run is, a clock on the device says: streams, rows of data, schedules and Adam's corrections follow from it,
-and the last launch of an iteration moves it on. So an iteration can be captured, and each replay is the next iteration.
+A device step counter drives random streams, batch indices, schedules and Adam's bias correction, and the last launch of
+an iteration increments it. So an iteration can be captured, and each replay is the next iteration.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training.config import PRECISIONS
 from fastgan.training.fused import METRICS
-from fastgan.training.graph_layers import Batch, Machine, Network, PenaltyPass
+from fastgan.training.graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
 from fastgan.training.optimizers import Momentum, Optimizer
-from fastgan.training.plan import Description, chain_of
+from fastgan.training.plan import Description, network_plan
 
 CAPACITY = 4096  # iterations whose metrics the device keeps
-MOST = 100  # iterations whose keys of masks are drawn together
-_CENTRED, _NORMAL = 2, 1  # Draw in csrc/cuda/kernels.h
+MOST = 100  # iterations whose dropout seeds are drawn together
+_CENTRED, _NORMAL = 2, 1  # Draw in csrc/cuda/launchers.h
 _ALWAYS, _BAD = 0, 1  # Gate
 _PLAYERS = ("generator", "discriminator")
 
 
 class Iteration:
-    """Buffers of a plan and the steps over them.
+    """The buffers of a plan, and the launches of its steps.
 
     Args:
         gan: the networks, whose parameters are worked on in place.
         described: their plan, of `plan.describe`.
         optimizers: with allocated states; and what they were built from.
         data: (n, features), on the machine's device.
-        machine: runs the calls.
+        machine: launches the kernels.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Iteration:
         optimizers: dict[str, torch.optim.Optimizer],
         descriptions: dict[str, Optimizer],
         data: Tensor,
-        machine: Machine,
+        launcher: KernelLauncher,
     ) -> None:
-        self.gan, self.described, self.machine, self.data = gan, described, machine, data
+        self.gan, self.described, self.launcher, self.data = gan, described, launcher, data
         self.dtype, self.rows, self.pack = described["dtype"], described["batch"], described["pack"]
         self.k, self.generator_steps = described["k"], described["generator_steps"]
         self.penalty, self.relativistic = described["penalty"], described["relativistic"]
@@ -55,47 +55,50 @@ class Iteration:
         self._place_networks(optimizers)
         self._place_state(descriptions)
         self.steps = {name: self._parameters(name, optimizers[name]) for name in _PLAYERS}
-        self.undo = self._copies() if self.skips else {}
-        self.keys_an_iteration = self._count_keys()
-        shape = MOST, max(1, self.keys_an_iteration)
-        self.keys = torch.zeros(shape, dtype=torch.int64, device=machine.device)
+        self.snapshot = self._copies() if self.skips else {}
+        self.dropout_seeds_per_iteration = self._count_dropout_seeds()
+        shape = MOST, max(1, self.dropout_seeds_per_iteration)
+        self.dropout_seeds = torch.zeros(shape, dtype=torch.int64, device=launcher.device)
 
     # ------------------------------------------------------------ memory
 
     def _place_networks(self, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """D's batch is fakes, real rows and, under a penalty, two more sections: those turned, and where it looks.
+        """D's batch is fakes, real rows and, under a penalty, two more sub-batches: the tangents, and the rows where
+        the penalty is evaluated.
 
-        G writes its fakes, and finds their gradient, where D has them: several of G's rows are one of D's.
+        G's output and its gradient are views of D's input and of its gradient: with packing, several rows of G are one
+        row of D.
         """
-        m, gan, machine = self.rows, self.gan, self.machine
+        m, gan, launcher = self.rows, self.gan, self.launcher
 
         def trained(name: str) -> Callable[[Tensor | None], bool]:
             return lambda parameter: parameter in optimizers[name].state
 
         bf16 = self.described["generator"]["precision"] == PRECISIONS.index("bf16")
         factors = torch.bfloat16 if bf16 else gan.dtype
-        of_d, rows = chain_of("gan.discriminator", gan.discriminator), (4 if self.penalty else 2) * m
-        self.d = Network(of_d, trained("discriminator"), rows, machine, factors, sections=2)
+        of_d, rows = network_plan("gan.discriminator", gan.discriminator), (4 if self.penalty else 2) * m
+        self.d = NetworkBuffers(of_d, trained("discriminator"), rows, launcher, factors, sub_batches=2)
         shape = m * self.pack, self.described["features"]
         result, grad = self.d.input[:m].view(shape), self.d.grad_input[:m].view(shape)
-        of_g = chain_of("gan.generator", gan.generator)
-        self.g = Network(of_g, trained("generator"), m * self.pack, machine, factors, 1, result, grad)
+        of_g = network_plan("gan.generator", gan.generator)
+        self.g = NetworkBuffers(of_g, trained("generator"), m * self.pack, launcher, factors, 1, result, grad)
         self.real_rows = self.d.input[m : 2 * m].view(shape)
         if self.penalty:
             self.penalty_pass = PenaltyPass(self.d, 3 * m, 2 * m, m)
             self.ones = self.d.grad_output.new_ones(m, self.d.units)
 
     def _place_state(self, descriptions: dict[str, Optimizer]) -> None:
-        device = self.machine.device
-        # One block, fetched at once: the clock (csrc/clock.h), then the metrics.
+        device = self.launcher.device
+        # One block, fetched at once: the step counter (csrc/step_counter.h), then the metrics.
         self.block = torch.zeros(4 + CAPACITY * METRICS, dtype=torch.float64, device=device)
-        self.clock = self.block[:4].view(torch.int64)
+        self.counter = self.block[:4].view(torch.int64)
         self.metrics = self.block[4:].view(CAPACITY, METRICS)
-        size = self.machine.size("judge_sums", self.logits)
+        size = self.launcher.size("loss_metrics_sums", self.logits)
         self.sums_of_d = torch.zeros(2 * size, dtype=torch.float64, device=device)
         self.sums_of_g = torch.zeros(size, dtype=torch.float64, device=device)
-        self.courses = {
-            name: torch.tensor(course(descriptions[name]), dtype=torch.float64, device=device) for name in _PLAYERS
+        self.schedules = {
+            name: torch.tensor(schedule_parameters(descriptions[name]), dtype=torch.float64, device=device)
+            for name in _PLAYERS
         }
         norms = [layer.norm for net in (self.g, self.d) for layer in net.layers if layer.running()]
         self.running = [t for n in norms for t in (n.running_mean, n.running_var, n.num_batches_tracked)]
@@ -111,7 +114,11 @@ class Iteration:
         found = []
         for parameter, grad in network.grads.items():
             kept = optimizer.state[parameter]
-            states = [kept[key] for key in ("exp_avg", "exp_avg_sq", "momentum_buffer") if key in kept]
+            states = [
+                kept[dropout_seed]
+                for dropout_seed in ("exp_avg", "exp_avg_sq", "momentum_buffer")
+                if dropout_seed in kept
+            ]
             found.append((parameter.detach(), *states, grad))
         return found
 
@@ -126,9 +133,9 @@ class Iteration:
         g, d = _PLAYERS
         return {(g,): of[g] + running, (d,): of[d] + running, (g, d): of[g] + of[d] + running}
 
-    def _count_keys(self) -> int:
-        """Of masks: each forward pass of a module draws its own."""
-        g, d = self.g.keys, self.d.keys
+    def _count_dropout_seeds(self) -> int:
+        """The number of dropout seeds: each forward pass of a module draws its own."""
+        g, d = self.g.dropout_seeds, self.d.dropout_seeds
         of_d = g + (3 if self.penalty else 2) * d
         of_g = g + (2 if self.relativistic else 1) * d
         return of_d if self.described["simultaneous"] else int(self.k * of_d + self.generator_steps * of_g)
@@ -137,97 +144,97 @@ class Iteration:
 
     def run(self, count: int) -> None:
         """The next iterations, at most MOST."""
-        self._round_weights(self.g, self.d)  # somebody may have changed them since
-        if self.keys_an_iteration:
-            numbers = count, self.described["seed"], self.keys, self.keys_an_iteration
-            self.machine.launch("draw_keys", *self._count(1, 0), *numbers)
+        self._round_weights(self.g, self.d)  # they may have changed since
+        if self.dropout_seeds_per_iteration:
+            numbers = count, self.described["seed"], self.dropout_seeds, self.dropout_seeds_per_iteration
+            self.launcher.launch("draw_dropout_seeds", *self._count(1, 0), *numbers)
         for slot in range(count):
-            keys = self.keys[slot]
+            dropout_seeds = self.dropout_seeds[slot]
             if self.described["simultaneous"]:
-                self._simultaneous(keys)
+                self._simultaneous(dropout_seeds)
             else:
-                self._alternating(keys)
+                self._alternating(dropout_seeds)
             weight = 0.5 if self.described["simultaneous"] else 1.0
             penalties = (self.penalty_pass.values, self.rows) if self.penalty else (None, 0)
-            head = self.dtype, self.clock, self.metrics, CAPACITY, self.sums_of_d, self.sums_of_g
-            self.machine.launch("record", *head, self.logits, weight, *penalties)
+            head = self.dtype, self.counter, self.metrics, CAPACITY, self.sums_of_d, self.sums_of_g
+            self.launcher.launch("record", *head, self.logits, weight, *penalties)
 
-    def _alternating(self, keys: Tensor) -> None:
+    def _alternating(self, dropout_seeds: Tensor) -> None:
         for i in range(self.k):
-            keys = self._discriminator_step((self.k, i), keys)
+            dropout_seeds = self._discriminator_step((self.k, i), dropout_seeds)
         for i in range(self.generator_steps):
-            keys = self._generator_step((self.generator_steps, i), keys)
+            dropout_seeds = self._generator_step((self.generator_steps, i), dropout_seeds)
 
-    def _discriminator_step(self, number: tuple[int, int], keys: Tensor) -> Tensor:
-        """D ascends on m real and m fake rows; the fakes come without a way back into G."""
+    def _discriminator_step(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
+        """D ascends on m real and m fake rows; the fakes come without a backward pass into G."""
         self._save("discriminator")
-        self._generate(Purpose.NOISE_D, number, keys)
-        keys = keys[self.g.keys :]
-        self._show(number, keys)
-        self._judge_for_d(1.0)
-        rest = self._gradients_of_d(number, keys)
+        self._generate(Purpose.NOISE_D, number, dropout_seeds)
+        dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
+        self._show(number, dropout_seeds)
+        self._loss_of_d(1.0)
+        rest = self._gradients_of_d(number, dropout_seeds)
         self._update(number, number, "discriminator")
         return rest
 
-    def _generator_step(self, number: tuple[int, int], keys: Tensor) -> Tensor:
-        """G descends through a D that stays as it is: gradients of D's weights are not computed.
+    def _generator_step(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
+        """G descends through a fixed D: gradients of D's weights are not computed.
 
         A relativistic loss looks at D(x) too, after D's update: the real rows of the last draw are still there.
         """
         self._save("generator")
-        of_g = self._generate(Purpose.NOISE_G, number, keys)
-        keys = keys[self.g.keys :]
-        sections = 2 if self.relativistic else 1
-        self.d.forward(Batch(0, self.rows, sections, keys, self.d.keys, (0, 1)[:sections]))
-        self._judge_for_g()
-        self._gradients_of_g(of_g, Batch(0, self.rows, 1, keys))
+        of_g = self._generate(Purpose.NOISE_G, number, dropout_seeds)
+        dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
+        sub_batches = 2 if self.relativistic else 1
+        self.d.forward(Batch(0, self.rows, sub_batches, dropout_seeds, self.d.dropout_seeds, (0, 1)[:sub_batches]))
+        self._loss_of_g()
+        self._gradients_of_g(of_g, Batch(0, self.rows, 1, dropout_seeds))
         self._update(number, (self.k, self.k - 1), "generator")
-        self._average()
-        return keys[sections * self.d.keys :]
+        self._update_ema()
+        return dropout_seeds[sub_batches * self.d.dropout_seeds :]
 
-    def _simultaneous(self, keys: Tensor) -> None:
+    def _simultaneous(self, dropout_seeds: Tensor) -> None:
         """The original code's rule: one real, one fake batch for both losses, both gradients before either update."""
         number = 1, 0
         self._save(*_PLAYERS)
-        of_g = self._generate(Purpose.NOISE_D, number, keys)
-        keys = keys[self.g.keys :]
-        self._show(number, keys)
-        self._judge_for_g()
-        self._gradients_of_g(of_g, Batch(0, self.rows, 1, keys[self.d.keys :]))
-        self._judge_for_d(0.5)
-        self._gradients_of_d(number, keys)
+        of_g = self._generate(Purpose.NOISE_D, number, dropout_seeds)
+        dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
+        self._show(number, dropout_seeds)
+        self._loss_of_g()
+        self._gradients_of_g(of_g, Batch(0, self.rows, 1, dropout_seeds[self.d.dropout_seeds :]))
+        self._loss_of_d(0.5)
+        self._gradients_of_d(number, dropout_seeds)
         self._update(number, number, *_PLAYERS)
-        self._average()
+        self._update_ema()
 
-    # ------------------------------------------------------------ what D is shown
+    # ------------------------------------------------------------ D's inputs
 
     def _count(self, times: int, plus: int) -> tuple[object, ...]:
         """times * iteration + plus, as the device counts."""
-        return self.clock, times, plus
+        return self.counter, times, plus
 
-    def _generate(self, purpose: Purpose, number: tuple[int, int], keys: Tensor) -> Batch:
-        """G(z), to where D has its fakes."""
+    def _generate(self, purpose: Purpose, number: tuple[int, int], dropout_seeds: Tensor) -> Batch:
+        """G(z), written to D's fake inputs."""
         z, plan = self.g.input, self.described
         uniform, spherical = plan["prior"] == 1, plan["prior"] == 2
         stream = plan["seed"], int(purpose), *self._count(*number), 0, 0
         draw = _CENTRED if uniform else _NORMAL
-        self.machine.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
+        self.launcher.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
         if spherical:
-            self.machine.launch("to_sphere", self.dtype, z, *z.shape)
-        batch = Batch(0, len(z), 1, keys)
+            self.launcher.launch("to_sphere", self.dtype, z, *z.shape)
+        batch = Batch(0, len(z), 1, dropout_seeds)
         self.g.forward(batch)
         return batch
 
-    def _show(self, number: tuple[int, int], keys: Tensor) -> None:
+    def _show(self, number: tuple[int, int], dropout_seeds: Tensor) -> None:
         """Real rows of a draw beside the fakes, and D's logits of both."""
         plan, shape = self.described, (len(self.data), self.described["features"])
         wanted = self.rows * self.pack, plan["seed"], *self._count(*number)
-        self.machine.launch("gather", self.dtype, self.data, *shape, self.real_rows, *wanted)
-        self.d.forward(self._both(keys))
+        self.launcher.launch("gather", self.dtype, self.data, *shape, self.real_rows, *wanted)
+        self.d.forward(self._both(dropout_seeds))
 
-    def _both(self, keys: Tensor) -> Batch:
-        """Fakes and real rows, of which the module saw the real ones first."""
-        return Batch(0, self.rows, 2, keys[self.d.keys :], -self.d.keys, (1, 0))
+    def _both(self, dropout_seeds: Tensor) -> Batch:
+        """Fakes and real rows; the module's first call is the one with real rows."""
+        return Batch(0, self.rows, 2, dropout_seeds[self.d.dropout_seeds :], -self.d.dropout_seeds, (1, 0))
 
     # ------------------------------------------------------------ losses
 
@@ -235,46 +242,46 @@ class Iteration:
         """Of real rows and of fakes."""
         return x[self.rows : 2 * self.rows], x[: self.rows]
 
-    def _judge_for_d(self, weight: float) -> None:
+    def _loss_of_d(self, weight: float) -> None:
         plan = self.described
-        (real, fake), (slope, slope_of_fake) = self._halves(self.d.output), self._halves(self.d.grad_output)
+        (real, fake), (grad, grad_of_fake) = self._halves(self.d.output), self._halves(self.d.grad_output)
         if self.relativistic:
-            sections = (real, fake, slope, slope_of_fake, *plan["real"], True, fake, None, None, None, -1, 0.0, False)
+            sub_batches = (real, fake, grad, grad_of_fake, *plan["real"], True, fake, None, None, None, -1, 0.0, False)
         else:
-            sections = (
-                *(real, None, slope, None, *plan["real"], True),
-                *(fake, None, slope_of_fake, None, *plan["fake"], False),
+            sub_batches = (
+                *(real, None, grad, None, *plan["real"], True),
+                *(fake, None, grad_of_fake, None, *plan["fake"], False),
             )
         head = self.dtype, self.logits, weight / self.logits, self.sums_of_d, 2
-        self.machine.launch("judge", *head, *sections)
+        self.launcher.launch("loss_metrics", *head, *sub_batches)
 
-    def _judge_for_g(self) -> None:
+    def _loss_of_g(self) -> None:
         real, fake = self._halves(self.d.output)
         other = real if self.relativistic else None
-        section = fake, other, self._halves(self.d.grad_output)[1], None, *self.described["generated"], False
-        self.machine.launch("judge", self.dtype, self.logits, 1.0 / self.logits, self.sums_of_g, 1, *section)
+        sub_batch = fake, other, self._halves(self.d.grad_output)[1], None, *self.described["generated"], False
+        self.launcher.launch("loss_metrics", self.dtype, self.logits, 1.0 / self.logits, self.sums_of_g, 1, *sub_batch)
 
     # ------------------------------------------------------------ gradients
 
-    def _gradients_of_d(self, number: tuple[int, int], keys: Tensor) -> Tensor:
-        """From the slopes of the logits. Returns the keys that follow."""
-        rows, after = 2 * self.rows, keys[2 * self.d.keys :]
-        self.d.backward(self._both(keys), to_input=False, of_vectors=True)
+    def _gradients_of_d(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
+        """From the derivatives of the logits. Returns the keys that follow."""
+        rows, after = 2 * self.rows, dropout_seeds[2 * self.d.dropout_seeds :]
+        self.d.backward(self._both(dropout_seeds), to_input=False, of_vectors=True)
         if self.penalty:
             self._penalize(number, after)
-            rows, after = (4 if self.d.curved else 3) * self.rows, after[self.d.keys :]
+            rows, after = (4 if self.d.has_second_derivative else 3) * self.rows, after[self.d.dropout_seeds :]
         self.d.weight_gradients(rows)
         return after
 
-    def _penalize(self, number: tuple[int, int], keys: Tensor) -> None:
+    def _penalize(self, number: tuple[int, int], dropout_seeds: Tensor) -> None:
         d, plan = self.d, self.described
         real, fake = self._halves(d.input)
-        batch = Batch(3 * self.rows, self.rows, 1, keys)
+        batch = Batch(3 * self.rows, self.rows, 1, dropout_seeds)
         shape = self.rows, d.inputs
         draw = plan["seed"], *self._count(*number)
-        self.machine.launch("between", self.dtype, real, fake, d.input[batch.span], *shape, self.penalty, *draw)
+        self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *shape, self.penalty, *draw)
         d.forward(batch)
-        self.machine.copy(d.grad_output[batch.span], self.ones)
+        self.launcher.copy(d.grad_output[batch.span], self.ones)
         d.backward(batch, to_input=True, of_vectors=False)
         self.penalty_pass.run(batch, self.penalty, plan["penalty_weight"] / self.rows)
 
@@ -292,37 +299,37 @@ class Iteration:
         if self.skips:
             self._inspect(players)
             self._copy(players, _BAD)
-            self.machine.launch("settle", self.clock, "generator" in players, "discriminator" in players)
+            self.launcher.launch("count_skipped", self.counter, "generator" in players, "discriminator" in players)
         self._round_weights(*(self.g if player == "generator" else self.d for player in players))
 
     def _step(self, name: str, number: tuple[int, int], draw: tuple[int, int]) -> None:
-        plan, machine = self.described[name], self.machine
+        plan, launcher = self.described[name], self.launcher
         batches = self.described["rows"] // (self.rows * self.pack)
-        head = self.dtype, plan["rule"], plan["beta1"], plan["beta2"], plan["epsilon"], self.courses[name]
+        head = self.dtype, plan["rule"], plan["beta1"], plan["beta2"], plan["epsilon"], self.schedules[name]
         counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
-        machine.launch("update", *head, *counts, *_listed(members))
+        launcher.launch("update", *head, *counts, *_listed(members))
         network = self.g if name == "generator" else self.d
         if plan["max_norm"] > 0:
             for layer in network.layers:
                 if layer.grad_of(layer.spec["weight"]) is not None:  # else it is frozen
-                    machine.launch(
+                    launcher.launch(
                         "bound_norms", self.dtype, layer.weight, layer.columns, layer.inputs, plan["max_norm"]
                     )
 
-    def _round_weights(self, *networks: Network) -> None:
+    def _round_weights(self, *networks: NetworkBuffers) -> None:
         """For the products until the next update."""
         factors = [layer.w for network in networks for layer in network.layers if layer.w.rounds]
         if factors:
-            self.machine.copy_all([f.taken for f in factors], [f.exact for f in factors])
+            self.launcher.copy_all([f.taken for f in factors], [f.exact for f in factors])
 
-    def _average(self) -> None:
-        decay = self.described["average_decay"]
+    def _update_ema(self) -> None:
+        decay = self.described["ema_decay"]
         if decay:
-            averaged = self.gan.keep_average().parameters()
-            pairs = zip(averaged, self.gan.generator.parameters(), strict=True)
+            ema = self.gan.keep_ema().parameters()
+            pairs = zip(ema, self.gan.generator.parameters(), strict=True)
             members = [(a.detach(), None, None, p.detach()) for a, p in pairs]
-            self.machine.launch("average", self.dtype, decay, *_listed(members))
+            self.launcher.launch("ema", self.dtype, decay, *_listed(members))
 
     # ------------------------------------------------------------ updates that are not finite
 
@@ -331,29 +338,30 @@ class Iteration:
         if self.skips:
             self._copy(players, _ALWAYS)
 
-    def _copy(self, players: tuple[str, ...], gate: int) -> None:
+    def _copy(self, players: tuple[str, ...], predicate: int) -> None:
         """What their step may change: to where it is saved, or back."""
-        back = gate == _BAD
-        pairs = [(live, saved) if back else (saved, live) for live, saved in self.undo[players]]
-        for wide in (False, True):  # a counter moves as a double: eight bytes that nobody reads
+        back = predicate == _BAD
+        pairs = [(live, saved) if back else (saved, live) for live, saved in self.snapshot[players]]
+        for wide in (False, True):  # a counter moves as a double: the copy moves its eight bytes unchanged
             chosen = [(a, None, None, b) for a, b in pairs if (a.itemsize == 8) == wide]
             if chosen:
-                self.machine.launch("copy", int(wide), gate, self.clock, *_listed(chosen))
+                self.launcher.launch("copy", int(wide), predicate, self.counter, *_listed(chosen))
 
     def _inspect(self, players: tuple[str, ...]) -> None:
-        """Note on the clock whether a loss is not finite, or a number that was finite before the step no longer is.
+        """Set the step counter's flag if a loss is not finite, or a number that was finite before the step no longer
+        is.
 
         A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
         """
         numbers: list[tuple[Tensor | None, None, None, Tensor]] = [
-            (saved, None, None, live) for live, saved in self.undo[players] if live.is_floating_point()
+            (saved, None, None, live) for live, saved in self.snapshot[players] if live.is_floating_point()
         ]
         if self.penalty and "discriminator" in players:
             numbers.append((None, None, None, self.penalty_pass.values))
         for name in players:
             sums = self.sums_of_g if name == "generator" else self.sums_of_d
             members = _listed(numbers if name == players[0] else [])
-            self.machine.launch("inspect", self.dtype, self.clock, sums, sums.numel() // 3, 3, *members)
+            self.launcher.launch("inspect", self.dtype, self.counter, sums, sums.numel() // 3, 3, *members)
 
 
 def _listed(members: list[tuple[Any, Any, Any, Any]]) -> tuple[object, ...]:
@@ -361,7 +369,7 @@ def _listed(members: list[tuple[Any, Any, Any, Any]]) -> tuple[object, ...]:
     return len(members), *(a for member in members for a in (*member, member[-1].numel()))
 
 
-def course(optimizer: Optimizer) -> list[float]:
+def schedule_parameters(optimizer: Optimizer) -> list[float]:
     """Course in csrc/plan.h: what decides the rate and the momentum of each update."""
     if not isinstance(optimizer, Momentum):
         return [optimizer.lr, 1.0, 0.0, 0.0, 0.0, 0.0]

@@ -1,7 +1,7 @@
 """A network of the graph engine: its buffers, and the passes over them as products and launches.
 
-All buffers are made once, and nothing here reads a number from the device: a pass is the same calls each time, so it
-can be captured. Matrices lie row by row, (rows, features).
+All buffers are allocated once, and no code here reads a number from the device: a pass is the same launches each time,
+so it can be captured. Matrices are row-major, (rows, features).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from fastgan.cuda import _FROM_INPUT, DTYPES
 from fastgan.reference import ACTIVATIONS
-from fastgan.training.plan import Chain
+from fastgan.training.plan import NetworkPlan
 
-# Activations without curvature: `curved` in csrc/formulas.h.
-_STRAIGHT = ("none", "relu", "leaky_relu")
+# Activations that are piecewise linear: `has_second_derivative` in csrc/formulas.h.
+_PIECEWISE_LINEAR = ("none", "relu", "leaky_relu")
 
 
-class Machine(Protocol):
-    """What passes are made of. Tensors are of one device; an entry of csrc/cuda/entries.h comes short of its stream."""
+class KernelLauncher(Protocol):
+    """Runs the operations of a pass. All tensors are on one device; `launch` adds the stream to the arguments."""
 
     device: torch.device
-    matrix_units: bool  # whether it has products of rounded factors
+    tensor_cores: bool  # whether it has products of rounded factors
 
     def launch(self, entry: str, *arguments: object) -> None: ...
 
@@ -66,7 +66,8 @@ class Machine(Protocol):
 
 
 class Factor(NamedTuple):
-    """A matrix that products read: as it is computed, and as they take it, which is the same or its rounded copy."""
+    """A factor of matrix products: `exact` as computed, `taken` as products read it (the same tensor, or its rounded
+    copy)."""
 
     exact: Tensor
     taken: Tensor
@@ -84,43 +85,43 @@ class Factor(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows `first` on of a network's buffers: `sections` of `rows` each, which the module saw in calls of their own.
+    """Rows `first` on of a network's buffers: `sub_batches` of `rows` each, one for each call of the module.
 
     Args:
-        keys: int64, of the masks of the first section; None where there are none.
-        stride: from a section's keys to the next one's.
-        order: the sections as they were called: so batch normalisation moves its running statistics.
+        keys: int64, of the masks of the first sub-batch; None where there are none.
+        stride: from a sub-batch's keys to the next one's.
+        order: the sub-batches as they were called: so batch normalisation moves its running statistics.
     """
 
     first: int
     rows: int
-    sections: int
-    keys: Tensor | None = None
+    sub_batches: int
+    dropout_seeds: Tensor | None = None
     stride: int = 0
     order: tuple[int, ...] = (0,)
 
     @property
     def span(self) -> slice:
         """All its rows."""
-        return slice(self.first, self.first + self.sections * self.rows)
+        return slice(self.first, self.first + self.sub_batches * self.rows)
 
     @property
     def number(self) -> int:
         """How many rows it has."""
-        return self.sections * self.rows
+        return self.sub_batches * self.rows
 
-    def section(self, i: int) -> slice:
-        """The rows of section i."""
+    def sub_batch(self, i: int) -> slice:
+        """The rows of sub-batch i."""
         return slice(self.first + i * self.rows, self.first + (i + 1) * self.rows)
 
-    def mask(self, key: int, substream: int) -> tuple[object, ...]:
+    def mask(self, dropout_seed: int, substream: int) -> tuple[object, ...]:
         """The arguments that name a mask."""
-        at = None if self.keys is None else self.keys[key : key + 1]
+        at = None if self.dropout_seeds is None else self.dropout_seeds[dropout_seed : dropout_seed + 1]
         return 0, at, self.rows, self.stride, substream
 
 
 class Layer:
-    """One layer's buffers: what forward leaves for the way back, and the gradients.
+    """One layer's buffers: the tensors that forward saves for backward, and the gradients.
 
     Products read its input, its weight and the gradient of its product (`x`, `w`, `back`), which its network sets up.
     """
@@ -130,9 +131,14 @@ class Layer:
     back: Factor
 
     def __init__(
-        self, spec: dict[str, Any], trained: Callable[[Tensor | None], bool], rows: int, machine: Machine, sections: int
+        self,
+        spec: dict[str, Any],
+        trained: Callable[[Tensor | None], bool],
+        rows: int,
+        launcher: KernelLauncher,
+        sub_batches: int,
     ) -> None:
-        self.machine, self.spec = machine, spec
+        self.launcher, self.spec = launcher, spec
         self.units, self.pieces, self.norm = spec["outputs"], spec["pieces"], spec["norm"]
         self.drops, self.inputs = spec["dropout"] > 0, spec["inputs"]
         self.weight = spec["weight"].detach()
@@ -141,7 +147,7 @@ class Layer:
         self.dtype = DTYPES[self.weight.dtype]
 
         def buffer(columns: int, kind: torch.dtype | None = None) -> Tensor:
-            return torch.zeros(rows, columns, dtype=kind or self.weight.dtype, device=machine.device)
+            return torch.zeros(rows, columns, dtype=kind or self.weight.dtype, device=launcher.device)
 
         from_input = self.activation in _FROM_INPUT
         self.output = buffer(self.units)
@@ -158,10 +164,10 @@ class Layer:
             if p is not None and trained(p)
         }
         # Fewer rows may be cut into more chunks.
-        most = max(machine.size("layer_partials", part, self.columns) for part in (rows, rows // 2, rows // 4))
-        self.partial = torch.zeros(most, dtype=torch.float64, device=machine.device)
+        most = max(launcher.size("layer_partials", part, self.columns) for part in (rows, rows // 2, rows // 4))
+        self.partial = torch.zeros(most, dtype=torch.float64, device=launcher.device)
         if self.norm is not None:
-            self.statistics = torch.zeros(sections, 2, self.units, dtype=self.weight.dtype, device=machine.device)
+            self.statistics = torch.zeros(sub_batches, 2, self.units, dtype=self.weight.dtype, device=launcher.device)
 
     @property
     def columns(self) -> int:
@@ -175,49 +181,49 @@ class Layer:
 
     @property
     def saved(self) -> Tensor:
-        """From which the activation's slope is had."""
+        """Tensor that the activation's backward needs (its output, or its input if saved)."""
         return self.output if self.before is None else self.before
 
     def _norm_parameters(self) -> tuple[Tensor | None, Tensor | None]:
         return (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
 
     def running(self) -> list[Tensor]:
-        """What a forward pass moves."""
+        """The running statistics, which a forward pass updates."""
         norm = self.norm
         return [] if norm is None or norm.running_mean is None else [norm.running_mean, norm.running_var]
 
     def grad_of(self, parameter: Tensor | None) -> Tensor | None:
-        """Where the gradient of a parameter goes; None where it is not trained."""
+        """The gradient's buffer of a parameter; None where it is not trained."""
         return None if parameter is None else self.grads.get(parameter)
 
     def _head(self, batch: Batch, drops: bool) -> tuple[object, ...]:
         spec, dropout = self.spec, self.spec["dropout"] if drops else 0.0
         number = ACTIVATIONS[self.activation][0]
-        mask = batch.mask(spec["dropout_key"], spec["dropout_substream"])
+        mask = batch.mask(spec["dropout_seed_index"], spec["dropout_substream"])
         return self.dtype, batch.number, self.units, self.pieces, number, spec["negative_slope"], dropout, *mask
 
     def rounded(self, factor: Factor, rows: slice) -> Tensor:
         """Rows of a factor as products take them: called once when they are complete, then `taken` has them."""
         if factor.rounds:
-            self.machine.copy(factor.taken[rows], factor.exact[rows])
+            self.launcher.copy(factor.taken[rows], factor.exact[rows])
         return factor.taken[rows]
 
     def drop(self, batch: Batch, x: Tensor, out: Tensor) -> None:
         """Its mask over x of its units."""
         spec = self.spec
-        mask = batch.mask(spec["dropout_key"], spec["dropout_substream"])
-        self.machine.launch("dropout", self.dtype, x, out, batch.number, self.units, spec["dropout"], *mask)
+        mask = batch.mask(spec["dropout_seed_index"], spec["dropout_substream"])
+        self.launcher.launch("dropout", self.dtype, x, out, batch.number, self.units, spec["dropout"], *mask)
 
     def forward(self, batch: Batch) -> None:
         """From its input to `given`."""
-        machine, span = self.machine, batch.span
+        launcher, span = self.launcher, batch.span
         x = self.rounded(self.x, span)
         if self.plain:
-            return machine.product(self.given[span], x, self.w.taken.t(), self.bias)
+            return launcher.product(self.given[span], x, self.w.taken.t(), self.bias)
         source, bias = self.output if self.before is None else self.before, self.bias
         if self.product is not None:
             source = self.product
-        machine.product(source[span], x, self.w.taken.t())
+        launcher.product(source[span], x, self.w.taken.t())
         before = None if self.before is None else self.before[span]
         if self.norm is not None:
             self._normalize(batch)
@@ -226,14 +232,14 @@ class Layer:
             source, bias, before = self.saved, None, None
         drops, winner = self.drops and self.pieces == 1, None if self.winner is None else self.winner[span]
         tail = before, self.output[span], winner, self.given[span] if drops else None
-        machine.launch("layer_forward", *self._head(batch, drops), source[span], bias, *tail)
+        launcher.launch("layer_forward", *self._head(batch, drops), source[span], bias, *tail)
         if self.drops and not drops:
             self.drop(batch, self.output[span], self.given[span])
         return None
 
     def backward(self, batch: Batch, grad: Tensor, e: Tensor, grad_bias: Tensor | None = None) -> None:
         """From the gradient of what it gave to that of its product, and the bias's: the rows of the batch alone."""
-        machine, span = self.machine, batch.span
+        launcher, span = self.launcher, batch.span
         if self.drops and self.pieces > 1:
             self.drop(batch, grad, grad)
         of_sum = grad_bias if self.norm is None else None
@@ -241,7 +247,7 @@ class Layer:
         if not self.plain or of_sum is not None:
             changed = None if self.plain else e
             tail = grad, self.saved[span], winner, changed, of_sum, self.partial, None, None
-            machine.launch("layer_backward", *self._head(batch, self.drops and self.pieces == 1), *tail)
+            launcher.launch("layer_backward", *self._head(batch, self.drops and self.pieces == 1), *tail)
         if self.norm is not None:
             self._normalize_backward(batch, e)
             if grad_bias is not None:
@@ -252,58 +258,58 @@ class Layer:
         rows, columns = x.shape
         nothing = 1, 0, 0.0, 0.0, 0, None, 0, 0, 0
         tail = x, None, None, None, out, self.partial, None, None
-        self.machine.launch("layer_backward", self.dtype, rows, columns, *nothing, *tail)
+        self.launcher.launch("layer_backward", self.dtype, rows, columns, *nothing, *tail)
 
-    def _norm_head(self, batch: Batch, section: int, moves: bool) -> tuple[object, ...]:
+    def _norm_head(self, batch: Batch, sub_batch: int, moves: bool) -> tuple[object, ...]:
         norm = self.norm
         scale, shift = (None if p is None else p.detach() for p in self._norm_parameters())
         running: list[object] = [*self.running(), norm.num_batches_tracked] if moves and self.running() else [None] * 3
         sizes = self.dtype, batch.rows, self.units, norm.eps, norm.momentum
-        return *sizes, self.bias, scale, shift, *running, *self.statistics[section]
+        return *sizes, self.bias, scale, shift, *running, *self.statistics[sub_batch]
 
     def _normalize(self, batch: Batch) -> None:
         assert self.product is not None
         for i in batch.order:
-            rows, head = batch.section(i), self._norm_head(batch, i, True)
-            self.machine.launch("norm_forward", *head, self.product[rows], self.saved[rows])
+            rows, head = batch.sub_batch(i), self._norm_head(batch, i, True)
+            self.launcher.launch("norm_forward", *head, self.product[rows], self.saved[rows])
 
     def _normalize_backward(self, batch: Batch, e: Tensor) -> None:
         assert self.product is not None
         grads = [self.grad_of(p) for p in self._norm_parameters()]
-        for i in range(batch.sections):
-            rows, head = batch.section(i), self._norm_head(batch, i, False)
+        for i in range(batch.sub_batches):
+            rows, head = batch.sub_batch(i), self._norm_head(batch, i, False)
             own = e[i * batch.rows : (i + 1) * batch.rows]
-            self.machine.launch("norm_backward", *head, self.product[rows], own, *grads, i > 0)
+            self.launcher.launch("norm_backward", *head, self.product[rows], own, *grads, i > 0)
 
 
-class Network:
+class NetworkBuffers:
     """A player's network on a batch of up to `rows` rows.
 
     Args:
         chain: of the plan.
         trained: whether a parameter is.
-        rows: of all sections together.
+        rows: of all sub-batches together.
         machine: runs the passes.
         factors: type of the factors of products, its own or one that they are rounded to.
-        result: where the last layer's output shall lie, in place of a buffer of its own; likewise its gradient.
+        result: buffer of the last layer's output, instead of its own; likewise its gradient.
     """
 
     def __init__(
         self,
-        chain: Chain,
+        chain: NetworkPlan,
         trained: Callable[[Tensor | None], bool],
         rows: int,
-        machine: Machine,
+        launcher: KernelLauncher,
         factors: torch.dtype,
-        sections: int = 1,
+        sub_batches: int = 1,
         result: Tensor | None = None,
         grad_result: Tensor | None = None,
     ) -> None:
-        self.machine, self.keys, self.input_dropout = machine, chain.keys, chain.input_dropout
-        self.layers = [Layer(spec, trained, rows, machine, sections) for spec in chain.layers]
+        self.launcher, self.dropout_seeds, self.input_dropout = launcher, chain.dropout_seeds, chain.input_dropout
+        self.layers = [Layer(spec, trained, rows, launcher, sub_batches) for spec in chain.layers]
         first, last = self.layers[0], self.layers[-1]
         self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.units
-        self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=machine.device)
+        self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=launcher.device)
         self.dropped_input = torch.zeros_like(self.input) if self.input_dropout else self.input
         self.grad_input = torch.zeros_like(self.input)
         if result is not None:
@@ -324,13 +330,13 @@ class Network:
 
     @property
     def grad_output(self) -> Tensor:
-        """(rows, units); a way back changes it."""
+        """(rows, units); overwritten by the backward pass."""
         return self.layers[-1].grad
 
     @property
-    def curved(self) -> bool:
+    def has_second_derivative(self) -> bool:
         """Whether an activation has a second derivative."""
-        return any(layer.activation not in _STRAIGHT for layer in self.layers)
+        return any(layer.activation not in _PIECEWISE_LINEAR for layer in self.layers)
 
     @property
     def grads(self) -> dict[Tensor, Tensor]:
@@ -340,7 +346,7 @@ class Network:
     def drop_input(self, batch: Batch, x: Tensor, out: Tensor) -> None:
         """The mask of the input."""
         numbers = batch.number, self.inputs, self.input_dropout
-        self.machine.launch("dropout", self.dtype, x, out, *numbers, *batch.mask(0, 0))
+        self.launcher.launch("dropout", self.dtype, x, out, *numbers, *batch.mask(0, 0))
 
     def forward(self, batch: Batch) -> None:
         """From `input` to `output`."""
@@ -358,30 +364,30 @@ class Network:
             e = layer.rounded(layer.back, span)
             if i > 0 or to_input:
                 below = self.layers[i - 1].grad if i > 0 else self.grad_input
-                self.machine.product(below[span], e, layer.w.taken)
+                self.launcher.product(below[span], e, layer.w.taken)
         if to_input and self.input_dropout:
             self.drop_input(batch, self.grad_input[span], self.grad_input[span])
 
     def weight_gradients(self, rows: int) -> None:
-        """After the way back: e^T x over the first rows."""
+        """After the backward pass: e^T x over the first rows."""
         for layer in self.layers:
             grad = layer.grad_of(layer.spec["weight"])
             if grad is not None:
-                self.machine.product(grad, layer.back.taken[:rows].t(), layer.x.taken[:rows])
+                self.launcher.product(grad, layer.back.taken[:rows].t(), layer.x.taken[:rows])
 
 
 class PenaltyPass:
     """The explicit second-order pass of a gradient penalty; formulas and letters (e, s, t, q) in csrc/cpu/penalty.h.
 
     Args:
-        network: D, with room for two more sections of the batch: e and t go to `turned`.
-        where: the rows the penalty looks at, after forward and backward passes down to the input.
-        turned: first row of the other section.
+        network: D, with buffers for two more sub-batches: e and t go to `tangent`.
+        where: the rows where the penalty is evaluated, after forward and backward passes down to the input.
+        tangent: first row of the other sub-batch.
     """
 
-    def __init__(self, network: Network, where: int, turned: int, rows: int) -> None:
+    def __init__(self, network: NetworkBuffers, where: int, tangent: int, rows: int) -> None:
         self.network, self.rows = network, rows
-        self.where, self.turned = slice(where, where + rows), slice(turned, turned + rows)
+        self.where, self.tangent = slice(where, where + rows), slice(tangent, tangent + rows)
         widest = max(max(layer.columns, layer.inputs) for layer in network.layers)
         self.scratch = [network.input.new_zeros(rows * widest) for _ in range(2)]
         self.sums = [layer.weight.new_zeros(layer.columns) for layer in network.layers]
@@ -392,39 +398,46 @@ class PenaltyPass:
 
     def run(self, batch: Batch, kind: int, weight: float) -> None:
         """Puts e and t beside the rest of the batch, and q in the place of e; adds to the gradients of biases."""
-        network, machine, turned = self.network, self.network.machine, self.turned
-        g, t = network.grad_input[self.where], network.dropped_input[turned]
+        network, launcher, tangent = self.network, self.network.launcher, self.tangent
+        g, t = network.grad_input[self.where], network.dropped_input[tangent]
         shape = self.rows, network.inputs
-        machine.launch("turn", network.dtype, g, t, self.values, *shape, kind, weight)
+        launcher.launch("penalty_grad", network.dtype, g, t, self.values, *shape, kind, weight)
         if network.input_dropout:
             network.drop_input(batch, t, t)
         for layer in network.layers:
             s = self._scratch(0, layer.columns)
-            machine.product(s, layer.rounded(layer.x, turned), layer.w.taken.t())
+            launcher.product(s, layer.rounded(layer.x, tangent), layer.w.taken.t())
             winner = None if layer.winner is None else layer.winner[self.where]
-            numbers = layer.pieces, ACTIVATIONS[layer.activation][0], layer.spec["negative_slope"], network.curved
-            tail = s, winner, layer.e[self.where], layer.e[turned], layer.given[turned]
-            machine.launch("bend", network.dtype, self.rows * layer.units, *numbers, layer.saved[self.where], *tail)
-            layer.rounded(layer.back, turned)
+            numbers = (
+                layer.pieces,
+                ACTIVATIONS[layer.activation][0],
+                layer.spec["negative_slope"],
+                network.has_second_derivative,
+            )
+            tail = s, winner, layer.e[self.where], layer.e[tangent], layer.given[tangent]
+            launcher.launch(
+                "second_order", network.dtype, self.rows * layer.units, *numbers, layer.saved[self.where], *tail
+            )
+            layer.rounded(layer.back, tangent)
             if layer.drops:
-                layer.drop(batch, layer.given[turned], layer.given[turned])
-        if network.curved:
-            self._bend_back(batch)
+                layer.drop(batch, layer.given[tangent], layer.given[tangent])
+        if network.has_second_derivative:
+            self._second_order_backward(batch)
 
-    def _bend_back(self, batch: Batch) -> None:
-        """What the q of higher layers adds to those of lower ones, and all of them to the biases."""
+    def _second_order_backward(self, batch: Batch) -> None:
+        """Propagates q from each layer to the one below, and adds its sums to the bias gradients."""
         layers: Sequence[Layer] = self.network.layers
         for i, (layer, sums) in reversed(list(enumerate(zip(layers, self.sums, strict=True)))):
             grad_bias = layer.grad_of(layer.spec["bias"])
             if grad_bias is not None:
                 layer.sum_rows(layer.e[self.where], sums)
-                layer.machine.add(grad_bias, sums)
+                layer.launcher.add(grad_bias, sums)
             e = layer.rounded(layer.back, self.where)
             if i == 0:
                 break
             below = layers[i - 1]
             grad, q = self._scratch(0, below.units), self._scratch(1, below.columns)
-            layer.machine.product(grad, e, layer.w.taken)
+            layer.launcher.product(grad, e, layer.w.taken)
             below.backward(batch, grad, q)
             added = grad if below.plain else q
-            layer.machine.add(below.e[self.where], added)
+            layer.launcher.add(below.e[self.where], added)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 COLUMNS = ("step", "loss_d", "loss_g", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
-Rows = dict[str, np.ndarray]
+Columns = dict[str, np.ndarray]
 
 
-def as_columns(table: np.ndarray) -> Rows:
+def as_columns(table: np.ndarray) -> Columns:
     """A table (rows, len(COLUMNS)) as named columns; the step as integers."""
-    columns: Rows = {name: table[:, i].copy() for i, name in enumerate(COLUMNS)}
+    columns: Columns = {name: table[:, i].copy() for i, name in enumerate(COLUMNS)}
     columns["step"] = columns["step"].astype(np.int64)
     return columns
 
@@ -53,7 +53,7 @@ class History:
         if self._file is not None:
             self._file.close()
 
-    def columns(self) -> Rows:
+    def columns(self) -> Columns:
         """Everything as named columns."""
         self._tables = [np.concatenate(self._tables)]
         return as_columns(self._tables[0])

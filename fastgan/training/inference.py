@@ -1,4 +1,4 @@
-"""train_inferer(): a network that predicts the z a sample came from, fitted after G has been trained."""
+"""train_encoder(): a network that predicts the z a sample came from, fitted after G has been trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import random
+from fastgan import deprecation, random
 from fastgan.models import GAN, evaluating
 from fastgan.random import Purpose
 from fastgan.results import Result
@@ -32,9 +32,10 @@ class InferenceResult(Result):
     r_squared: float
 
 
-def train_inferer(
+@deprecation.argument("train_encoder", "inferer", "encoder")
+def train_encoder(
     gan: GAN,
-    inferer: torch.nn.Module,
+    encoder: torch.nn.Module,
     *,
     steps: int,
     batch_size: int = 128,
@@ -48,7 +49,7 @@ def train_inferer(
 
     Args:
         gan: trained.
-        inferer: module from samples (m, ...) to (m, latent_dim), of the networks' type and on their device; trained in
+        encoder: module from samples (m, ...) to (m, latent_dim), of the networks' type and on their device; trained in
             place in the mode it is in, measured in eval mode.
         steps: updates.
         batch_size: pairs in each.
@@ -64,36 +65,36 @@ def train_inferer(
 
     Source: Goodfellow et al. (2014), section 7, item 2.
     """
-    _check(gan, inferer, steps, batch_size)
-    generator = gan.generator if gan.averaged is None else gan.averaged
+    _check(gan, encoder, steps, batch_size)
+    generator = gan.generator if gan.ema is None else gan.ema
 
     def pair(n: int, purpose: Purpose, step: int) -> tuple[Tensor, Tensor]:
         z = gan.noise(n, seed=seed, purpose=purpose, step=step)
         with torch.no_grad():
             return generator(z), z
 
-    player = Player(inferer, optimizer or Adam(1e-3, betas=(0.9, 0.999)), None)
+    player = Player(encoder, optimizer or Adam(1e-3, betas=(0.9, 0.999)), None)
     losses = torch.empty(steps, device=gan.device)
     with evaluating(generator):
         for step in range(steps):
             x, z = pair(batch_size, Purpose.NOISE_G, step)
             with random.scope(seed, step):
-                loss = torch.nn.functional.mse_loss(inferer(x), z)
+                loss = torch.nn.functional.mse_loss(encoder(x), z)
             player.differentiate(loss)
             player.update(update=step, epoch=1)
             losses[step] = loss.detach()
         x, z = pair(_HELD_OUT, Purpose.SAMPLE, 0)
-        with evaluating(inferer), torch.no_grad():
-            error = (inferer(x) - z).double().square().sum()
+        with evaluating(encoder), torch.no_grad():
+            error = (encoder(x) - z).double().square().sum()
     for parameter in player.parameters:
         parameter.grad = None
     spread = (z - z.mean(0)).double().square().sum()
     return InferenceResult(losses.cpu().numpy(), 1.0 - float(error / spread))
 
 
-def _check(gan: GAN, inferer: torch.nn.Module, steps: int, batch_size: int) -> None:
-    caller = "train_inferer"
-    for name, value, kind in (("gan", gan, GAN), ("inferer", inferer, torch.nn.Module)):
+def _check(gan: GAN, encoder: torch.nn.Module, steps: int, batch_size: int) -> None:
+    caller = "train_encoder"
+    for name, value, kind in (("gan", gan, GAN), ("encoder", encoder, torch.nn.Module)):
         if not isinstance(value, kind):
             raise TypeError(f"{caller}: {name} must be a {kind.__name__}, got {type(value).__name__}")
     for name, number in (("steps", steps), ("batch_size", batch_size)):
@@ -101,8 +102,8 @@ def _check(gan: GAN, inferer: torch.nn.Module, steps: int, batch_size: int) -> N
             raise ValueError(f"{caller}: {name} must be an integer of at least 1, got {number!r}")
     if gan.classes:
         raise ValueError(f"{caller}: gan must not be conditional, got one with {gan.classes} classes")
-    with evaluating(gan.generator), evaluating(inferer), torch.no_grad():
+    with evaluating(gan.generator), evaluating(encoder), torch.no_grad():
         z = gan.noise(2, seed=0)
-        shape = tuple(inferer(gan.generator(z)).shape)
+        shape = tuple(encoder(gan.generator(z)).shape)
     if shape != tuple(z.shape):
-        raise ValueError(f"{caller}: inferer must give z of shape {tuple(z.shape)} for 2 samples, got {shape}")
+        raise ValueError(f"{caller}: encoder must give z of shape {tuple(z.shape)} for 2 samples, got {shape}")

@@ -1,4 +1,4 @@
-"""What a GAN that knows classes asks of the data's labels and of the config."""
+"""Checks of labels and config for a conditional GAN and for a class discriminator."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from fastgan import nn
 from fastgan.models import GAN, check_labels, evaluating
 from fastgan.training.config import TrainConfig
-from fastgan.training.rows import Rows
+from fastgan.training.rows import Minibatches
 
 log = logging.getLogger("fastgan")
 
 
-def check(gan: GAN, rows: Rows, config: TrainConfig) -> None:
+def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
     """Conditional models: a label for each row. Discriminators of classes: for some. All others: nothing.
 
     Raises:
@@ -33,7 +33,7 @@ def check(gan: GAN, rows: Rows, config: TrainConfig) -> None:
             log.warning("train: every label is %d; of %d other classes the GAN learns nothing", only, gan.classes - 1)
 
 
-def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Rows, config: TrainConfig) -> None:
+def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Minibatches, config: TrainConfig) -> None:
     # It judges one sample at a time, by the logit of the paper's loss, and as it is.
     for name, value, needed in (
         ("gan.classes", gan.classes, 0),

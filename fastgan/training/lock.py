@@ -66,7 +66,9 @@ class FolderLock:
         """Remove the file and give the lock back; a second call does nothing."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
-            self._path.unlink(missing_ok=True)  # while it is locked: nobody else can have the name for another file
+            self._path.unlink(
+                missing_ok=True
+            )  # while it is locked, so no other process can have created a new file of this name
             os.close(handle)
 
     def _is_at_its_name(self, handle: int) -> bool:

@@ -1,4 +1,4 @@
-"""Monitor: how the game stands, beyond the history's columns, and a warning where it is about to be lost."""
+"""Monitor: measures of the game beyond the history's columns, with warnings about failure modes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastgan.training.eager import packed
 log = logging.getLogger("fastgan")
 
 MEASURES = ("false_positives", "false_negatives", "js_estimate", "sample_grad_norm", "spread")
-_SATURATED = 1e-3  # of the largest slope seen
+_SATURATED = 1e-3  # of the largest gradient seen
 _COLLAPSED = 0.05  # of the largest spread seen
 
 
@@ -26,7 +26,7 @@ class Monitor(Callback):
     """A callback of one run that measures the game every so many iterations and warns of saturation and collapse.
 
     Each warning is logged once a run and kept in `warnings`: saturation, where D takes no fake for real and G's samples
-    get less than 1/1000 of the slope they have had; collapse, where the spread of G's samples is less than 1/20 of
+    get less than 1/1000 of the gradient they have had; collapse, where the spread of G's samples is less than 1/20 of
     what it has been. A discriminator that gives probabilities where the losses take logits is kept there too.
 
     Args:
@@ -85,16 +85,16 @@ class Monitor(Callback):
             **_of_samples(run.gan, run.config, self.samples),
         }
         self._rows.append([float(run.step), *(measured[name] for name in MEASURES)])
-        self._judge(run, measured)
+        self._check(run, measured)
 
-    def _judge(self, run: Run, measured: dict[str, float]) -> None:
+    def _check(self, run: Run, measured: dict[str, float]) -> None:
         fell = {}
         for name, largest in self._largest.items():
             fell[name] = measured[name] / largest if largest else 1.0
             self._largest[name] = max(largest, measured[name]) if math.isfinite(measured[name]) else largest
         if measured["false_positives"] == 0.0 and fell["sample_grad_norm"] < _SATURATED:
-            slope = f"{fell['sample_grad_norm']:.1e} of the slope they have had"
-            self._warn(run, f"G's samples get {slope}, and D takes none for real", "G's loss is saturated")
+            grad = f"{fell['sample_grad_norm']:.1e} of the gradient they have had"
+            self._warn(run, f"G's samples get {grad}, and D takes none for real", "G's loss is saturated")
         if fell["spread"] < _COLLAPSED:
             self._warn(run, f"G's samples have {fell['spread']:.1e} of the spread they have had", "G has collapsed")
 
@@ -112,7 +112,7 @@ def _is_value(run: Run) -> bool:
 
 
 def _of_samples(gan: GAN, config: TrainConfig, samples: int) -> dict[str, float]:
-    """The slope of G's loss at samples of a fixed z, and their spread; in eval mode."""
+    """The gradient of G's loss at samples of a fixed z, and their spread; in eval mode."""
     count = math.ceil(samples / config.pack) * config.pack
     condition = gan.one_hot(torch.arange(count) % max(gan.classes, 1))
     with evaluating(gan), torch.no_grad():
@@ -124,5 +124,5 @@ def _of_samples(gan: GAN, config: TrainConfig, samples: int) -> dict[str, float]
         x = x.requires_grad_()
         beside = None if condition is None else packed(condition, config.pack)
         logits = gan.discriminator(join(packed(x, config.pack), beside))
-        (slope,) = torch.autograd.grad(losses.generator_loss(logits, kind=config.loss, reduction="sum"), x)
-    return {"sample_grad_norm": float(slope.double().flatten(1).norm(dim=1).mean()), "spread": spread}
+        (grad,) = torch.autograd.grad(losses.generator_loss(logits, kind=config.loss, reduction="sum"), x)
+    return {"sample_grad_norm": float(grad.double().flatten(1).norm(dim=1).mean()), "spread": spread}

@@ -1,4 +1,4 @@
-"""What training needs of a user's networks: plain modules, and a discriminator that ends in logits."""
+"""Checks of a user's networks: plain modules, and a discriminator that ends in logits."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def why_no_logits(gan: GAN, loss: str, logits: Tensor, *inputs: Tensor) -> str |
         return None
     if _ends_in_sigmoid(gan.discriminator):
         return "gan.discriminator ends in a sigmoid"
-    judged = [logits]
+    d_inputs = [logits]
     for factor, x in itertools.product(_FACTORS, inputs):
-        if not _in_unit_interval(judged[-1]):
+        if not _in_unit_interval(d_inputs[-1]):
             return None
-        judged.append(gan.discriminator(x * factor))
-    outputs = torch.cat([output.flatten() for output in judged])
+        d_inputs.append(gan.discriminator(x * factor))
+    outputs = torch.cat([output.flatten() for output in d_inputs])
     if not _in_unit_interval(outputs) or bool((outputs == outputs[0]).all()):  # one that is dead says nothing
         return None
     return "all outputs of gan.discriminator lie in [0, 1], far from the data too"

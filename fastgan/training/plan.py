@@ -1,4 +1,4 @@
-"""Modules, losses and optimisers as a plan of the compiled core: THE place that knows what a plan can say."""
+"""Modules, losses and optimisers as a plan of the compiled core."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
 from fastgan.nn import Dropout, Maxout, Sequential
 from fastgan.nn.activation import of_module
-from fastgan.nn.recognise import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
-from fastgan.nn.runs import Run, steps_of
+from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
+from fastgan.nn.segments import Segment, steps_of
 from fastgan.random import PRIORS
 from fastgan.reference import ACTIVATIONS, FORMULAS
 from fastgan.training.config import PRECISIONS, TrainConfig
@@ -27,23 +27,23 @@ _RULES = {"torch": 1, "pylearn2": 2}  # Rule in csrc/plan.h; 0 is Adam
 _PENALTIES = (None, "wgan-gp", "r1", "r2")
 
 
-class Inexpressible(Exception):
-    """Why a plan cannot say it."""
+class UnsupportedByEngine(Exception):
+    """The engine does not support this; the message says why."""
 
 
-class Chain:
-    """A network as the core runs it: layers of an affine map, batch normalisation, activation or maxout, dropout."""
+class NetworkPlan:
+    """A network's plan: layers of an affine map, batch normalisation, activation or maxout, dropout."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.layers: list[dict[str, Any]] = []
         self.input_dropout = 0.0
-        self.keys = 0  # of dropout masks, drawn in one forward pass
+        self.dropout_seeds = 0  # of dropout masks, drawn in one forward pass
         self.parameters: list[Tensor] = []
         self._known: set[int] = set()  # of the parameters, by identity
 
-    def refuse(self, why: str) -> Inexpressible:
-        return Inexpressible(f"{self.name}: {why}")
+    def refuse(self, why: str) -> UnsupportedByEngine:
+        return UnsupportedByEngine(f"{self.name}: {why}")
 
     def affine(self, weight: Tensor, bias: Tensor | None, pieces: int = 1) -> None:
         if weight.dim() != 2 or not (bias is None or bias.shape == weight.shape[:1]):
@@ -58,7 +58,7 @@ class Chain:
                 "activation": "none",
                 "negative_slope": 0.2,
                 "dropout": 0.0,
-                "dropout_key": 0,
+                "dropout_seed_index": 0,
                 "dropout_substream": 0,
                 "norm": None,
                 "weight": self.own(weight),
@@ -77,7 +77,7 @@ class Chain:
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             raise self.refuse("a parameter has hooks")
         if not parameter.is_contiguous() or parameter.is_neg():
-            raise self.refuse("a parameter does not lie row by row in memory")
+            raise self.refuse("a parameter is not contiguous")
         self.parameters.append(parameter)
         self._known.add(id(parameter))
         return parameter
@@ -89,11 +89,11 @@ class Chain:
             raise self.refuse(f"{what} does not follow a linear layer")
         return last
 
-    def activation(self, name: str, slope: float) -> None:
+    def activation(self, name: str, negative_slope: float) -> None:
         if name != "none":
-            self.open_layer(name).update(activation=name, negative_slope=slope)
+            self.open_layer(name).update(activation=name, negative_slope=negative_slope)
 
-    def dropout(self, p: float, key: int, substream: int) -> None:
+    def dropout(self, p: float, seed_index: int, substream: int) -> None:
         if p == 0.0:
             return
         if not self.layers:
@@ -103,7 +103,7 @@ class Chain:
         elif self.layers[-1]["dropout"]:
             raise self.refuse("two dropouts follow one another")
         else:
-            self.layers[-1].update(dropout=p, dropout_key=key, dropout_substream=substream)
+            self.layers[-1].update(dropout=p, dropout_seed_index=seed_index, dropout_substream=substream)
 
     def batch_norm(self, norm: nn.BatchNorm1d) -> None:
         layer = self.open_layer("BatchNorm1d")
@@ -119,19 +119,19 @@ class Chain:
                 self.own(parameter)
 
 
-def elements(network: nn.Module) -> Iterator[Run | nn.Module]:
-    """A network's modules in the order they run; chains that a fastgan Sequential runs as one call stay together."""
+def elements(network: nn.Module) -> Iterator[Segment | nn.Module]:
+    """A network's modules in the order they run; fused segments of a fastgan Sequential stay whole."""
     plain = type(network).__call__ is nn.Module.__call__ and "forward" not in network.__dict__
     if plain and not any(hooks(network)) and isinstance(network, nn.Sequential):
         if isinstance(network, Sequential) and type(network).forward is Sequential.forward:
-            steps: list[Run | nn.Module] = list(steps_of(network))
+            steps: list[Segment | nn.Module] = list(steps_of(network))
         elif type(network).forward is nn.Sequential.forward:
             steps = list(network._modules.values())  # children() leaves out repetitions
         else:
             yield network
             return
         for step in steps:
-            if isinstance(step, Run):
+            if isinstance(step, Segment):
                 yield step
             else:
                 yield from elements(step)
@@ -139,14 +139,14 @@ def elements(network: nn.Module) -> Iterator[Run | nn.Module]:
         yield network
 
 
-def chain_of(name: str, network: nn.Module) -> Chain:
-    """The network as a chain, or Inexpressible with the reason."""
-    chain = Chain(name)
+def network_plan(name: str, network: nn.Module) -> NetworkPlan:
+    """The plan of a network; raises UnsupportedByEngine with the reason."""
+    chain = NetworkPlan(name)
     if any_global_hook():
         raise chain.refuse("torch has global module hooks")
     for element in elements(network):
-        if isinstance(element, Run):
-            _take_run(chain, element)
+        if isinstance(element, Segment):
+            _take_segment(chain, element)
         else:
             _take_module(chain, element)
     if not chain.layers:
@@ -154,19 +154,19 @@ def chain_of(name: str, network: nn.Module) -> Chain:
     return chain
 
 
-def _take_run(chain: Chain, run: Run) -> None:
-    if run.impl == "reference":
+def _take_segment(chain: NetworkPlan, segment: Segment) -> None:
+    if segment.impl == "reference":
         raise chain.refuse("impl is 'reference'")
-    key = chain.keys
-    chain.keys += int(run.drops)
-    chain.dropout(run.input_dropout, key, 0)
-    for i, (weight, bias, spec) in enumerate(zip(run.weights, run.biases, run.layers, strict=True)):
+    seed_index = chain.dropout_seeds
+    chain.dropout_seeds += int(segment.drops)
+    chain.dropout(segment.input_dropout, seed_index, 0)
+    for i, (weight, bias, spec) in enumerate(zip(segment.weights, segment.biases, segment.layers, strict=True)):
         chain.affine(weight, bias, spec.pieces)
         chain.activation(spec.activation, spec.negative_slope)
-        chain.dropout(spec.dropout, key, i + 1)
+        chain.dropout(spec.dropout, seed_index, i + 1)
 
 
-def _take_module(chain: Chain, module: Any) -> None:
+def _take_module(chain: NetworkPlan, module: Any) -> None:
     kind = type(module)
     if any(hooks(module)):
         raise chain.refuse("it has hooks")
@@ -189,53 +189,49 @@ def _take_module(chain: Chain, module: Any) -> None:
     elif module.training and module.p > 0:
         if kind is not Dropout:
             raise chain.refuse("torch.nn.Dropout draws its masks itself (fastgan.fuse replays them)")
-        chain.dropout(module.p, chain.keys, 0)
-        chain.keys += 1
+        chain.dropout(module.p, chain.dropout_seeds, 0)
+        chain.dropout_seeds += 1
     return None
 
 
 # ---------------------------------------------------------------- descriptions
 
 
-def describe(
-    gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], data: Tensor
-) -> Description:
+def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], data: Tensor) -> Description:
     """The plan of a run over `data` (n, features), contiguous and of the networks' type.
 
     Raises:
-        Inexpressible: with the reason, where the plan cannot say it.
+        UnsupportedByEngine: with the reason, where a plan cannot describe it.
     """
     check_config(gan, config)
-    players = {
-        name: chain_of(f"gan.{name}", getattr(gan, name)) for name in ("generator", "discriminator")
-    }
+    players = {name: network_plan(f"gan.{name}", getattr(gan, name)) for name in ("generator", "discriminator")}
     generator, discriminator = players["generator"], players["discriminator"]
     for chain in players.values():
         _check_parameters(gan, chain, config)
     memory = [{p.data_ptr() for p in chain.parameters if p.numel()} for chain in players.values()]
     if memory[0] & memory[1]:
-        raise Inexpressible("the networks share a parameter")
+        raise UnsupportedByEngine("the networks share a parameter")
     if data.dtype != gan.dtype:
-        raise Inexpressible("the networks have changed their dtype")
+        raise UnsupportedByEngine("the networks have changed their dtype")
     features = data[0].numel()
     if generator.layers[0]["inputs"] != gan.latent_dim or generator.width != features:
-        raise Inexpressible(f"gan.generator: does not map {gan.latent_dim} to {features} features")
+        raise UnsupportedByEngine(f"gan.generator: does not map {gan.latent_dim} to {features} features")
     if discriminator.layers[0]["inputs"] != features * config.pack:
-        raise Inexpressible(f"gan.discriminator: does not take {features * config.pack} features")
+        raise UnsupportedByEngine(f"gan.discriminator: does not take {features * config.pack} features")
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
         "train", config.discriminator_loss, config.real_label, 0.0
     )
-    averages: dict[Tensor, Tensor] = {}
+    ema_of: dict[Tensor, Tensor] = {}
     if config.ema_decay is not None:
         try:
-            averages = dict(zip(gan.generator.parameters(), gan.keep_average().parameters(), strict=True))
+            ema_of = dict(zip(gan.generator.parameters(), gan.keep_ema().parameters(), strict=True))
         except ValueError as why:
-            raise Inexpressible(str(why)) from None
+            raise UnsupportedByEngine(str(why)) from None
     of_g, of_d = config.optimizer_of_generator, config.optimizer_of_discriminator
     return {
         "dtype": DTYPES[gan.dtype],
-        "generator": _player(generator, of_g, optimizers["generator"], averages, config),
+        "generator": _player(generator, of_g, optimizers["generator"], ema_of, config),
         "discriminator": _player(discriminator, of_d, optimizers["discriminator"], {}, config),
         "latent": gan.latent_dim,
         "prior": PRIORS.index(gan.prior),
@@ -254,30 +250,32 @@ def describe(
         "relativistic": config.loss == "relativistic",
         "penalty": _PENALTIES.index(config.gradient_penalty),
         "penalty_weight": config.penalty_weight,
-        "average_decay": config.ema_decay or 0.0,
+        "ema_decay": config.ema_decay or 0.0,
         "skip_nonfinite": config.nonfinite == "skip",
     }
 
 
 def check_config(gan: GAN, config: TrainConfig) -> None:
-    """What can be said before any network is looked at."""
+    """Checks that need no network."""
     if config.impl == "reference":
-        raise Inexpressible("config.impl is 'reference'")
+        raise UnsupportedByEngine("config.impl is 'reference'")
     if gan.classes:
-        raise Inexpressible("gan.classes: the networks of a conditional model also see labels")
+        raise UnsupportedByEngine("gan.classes: the networks of a conditional model also see labels")
     if config.inner == "optimum":
-        raise Inexpressible("config.inner is 'optimum': D's gradient decides how many steps it takes")
+        raise UnsupportedByEngine("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
-        raise Inexpressible("config.unroll differentiates through D's updates")
+        raise UnsupportedByEngine("config.unroll differentiates through D's updates")
     if config.precision in ("tf32", "bf16") and gan.dtype != torch.float32:
-        raise Inexpressible(f"config.precision is {config.precision!r}, which is for float32 networks")
+        raise UnsupportedByEngine(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
-        raise Inexpressible("torch has global optimizer hooks")
+        raise UnsupportedByEngine("torch has global optimizer hooks")
     if gan.dtype not in (torch.float32, torch.float64):
-        raise Inexpressible(f"the networks are {str(gan.dtype).removeprefix('torch.')}, neither float32 nor float64")
+        raise UnsupportedByEngine(
+            f"the networks are {str(gan.dtype).removeprefix('torch.')}, neither float32 nor float64"
+        )
 
 
-def _check_parameters(gan: GAN, chain: Chain, config: TrainConfig) -> None:
+def _check_parameters(gan: GAN, chain: NetworkPlan, config: TrainConfig) -> None:
     for parameter in chain.parameters:
         if parameter.dtype != gan.dtype:
             raise chain.refuse("its parameters have more than one dtype")
@@ -293,18 +291,18 @@ def _check_parameters(gan: GAN, chain: Chain, config: TrainConfig) -> None:
 
 
 def _player(
-    chain: Chain,
+    chain: NetworkPlan,
     optimizer: Optimizer,
     state: torch.optim.Optimizer,
-    averages: dict[Tensor, Tensor],
+    ema_of: dict[Tensor, Tensor],
     config: TrainConfig,
 ) -> Description:
     adam = isinstance(optimizer, Adam)
     beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
     return {
-        "layers": [_layer(layer, state, averages) for layer in chain.layers],
+        "layers": [_layer(layer, state, ema_of) for layer in chain.layers],
         "input_dropout": chain.input_dropout,
-        "keys": chain.keys,
+        "dropout_seeds": chain.dropout_seeds,
         "precision": PRECISIONS.index(config.precision),
         "rule": 0 if adam else _RULES[optimizer.convention],  # type: ignore[union-attr]
         "beta1": beta1,
@@ -314,7 +312,7 @@ def _player(
     }
 
 
-def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, averages: dict[Tensor, Tensor]) -> Description:
+def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Tensor, Tensor]) -> Description:
     def addresses(parameter: Tensor | None) -> tuple[int, int, int, int]:
         """Of a parameter, of its optimiser's state (Adam's two moments, or a velocity), of its moving average."""
         if parameter is None:
@@ -322,14 +320,14 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, averages: dict[T
         kept = state.state.get(parameter, {})
         moments = [kept[name] for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in kept]
         if moments and not parameter.requires_grad:
-            raise Inexpressible("a parameter was frozen while it trained")
+            raise UnsupportedByEngine("a parameter was frozen while it trained")
         if any(m.dtype != parameter.dtype or m.shape != parameter.shape or not m.is_contiguous() for m in moments):
-            raise Inexpressible("an optimiser's state does not lie as its parameter does")
-        average = averages.get(parameter)
-        if average is not None and not average.is_contiguous():
-            raise Inexpressible("gan.averaged: a parameter does not lie row by row in memory")
+            raise UnsupportedByEngine("an optimiser's state has another layout than its parameter")
+        ema = ema_of.get(parameter)
+        if ema is not None and not ema.is_contiguous():
+            raise UnsupportedByEngine("gan.ema: a parameter is not contiguous")
         first, second, *_ = *(m.data_ptr() for m in moments), 0, 0
-        return parameter.data_ptr(), first, second, _address(average)
+        return parameter.data_ptr(), first, second, _address(ema)
 
     norm = layer["norm"]
     plain = {
@@ -340,7 +338,7 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, averages: dict[T
             "pieces",
             "negative_slope",
             "dropout",
-            "dropout_key",
+            "dropout_seed_index",
             "dropout_substream",
         )
     }

@@ -24,7 +24,7 @@ from fastgan.training.lock import locked
 from fastgan.training.members import Grid, Member, members
 from fastgan.training.ranks import Ranks, ranks
 from fastgan.training.run import place
-from fastgan.training.share import Outcome, Share
+from fastgan.training.scheduler import Outcome, Scheduler
 
 log = logging.getLogger("fastgan")
 
@@ -59,7 +59,7 @@ class PopulationMember(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PopulationResult(Result):
-    """What a population gave.
+    """The result of a population.
 
     Args:
         members: in the order of the configs, the grid and the seeds.
@@ -126,7 +126,7 @@ def train_population(
     multiprocessor of the GPU, or a few on streams of it, as the engine can; one after another in the eager one.
 
     Under torchrun, or in any process group of torch.distributed, every rank must call it: members are dealt to the
-    ranks in turn, and every rank returns all of them. Callbacks hear of the rank's own.
+    ranks in turn, and every rank returns all of them. Callbacks are called for the rank's own members.
 
     Args:
         make_gan: gives a new GAN for a seed, or without arguments; called under `torch.manual_seed(seed)`.
@@ -134,7 +134,7 @@ def train_population(
         config: how to train, or a list of such.
         seeds: of the members of each config; None: the config's own.
         grid: values by field of the config ("k", "optimizer.lr", "optimizer.betas.0"), all combinations of them.
-        callbacks: told about each member as in `train`; `run.member` is its number.
+        callbacks: called for each member as in `train`; `run.member` is its number.
         resume: go on where each member of `run_dir` is; those without a checkpoint begin.
         run_dir: folder for one run folder a member, member-0000 and so on; None writes nothing.
         threads: of the CPU for the fused engine; None: `torch.get_num_threads()`.
@@ -155,17 +155,17 @@ def train_population(
     build = _builder(make_gan)
     table = np.full((len(COLUMNS) - 1, len(planned), max(member.config.steps for member in planned)), np.nan)
     begun = time.perf_counter()
-    with ranks() as crew:
-        own = planned[crew.rank :: crew.size]
+    with ranks() as group:
+        own = planned[group.rank :: group.size]
         folder = None if run_dir is None else Path(run_dir)
-        share = Share(own, build, data, callbacks, folder, resume, threads or torch.get_num_threads(), table)
-        outcomes, gans = _gathered(crew, share, planned, build, table)
+        scheduler = Scheduler(own, build, data, callbacks, folder, resume, threads or torch.get_num_threads(), table)
+        outcomes, gans = _gathered(group, scheduler, planned, build, table)
     iterations = sum(outcome.step - outcome.first for outcome in outcomes)
     rate = iterations / max(time.perf_counter() - begun, 1e-9)
     history = dict(zip(COLUMNS[1:], table, strict=True))
     found = [_member(*each, history) for each in zip(planned, outcomes, gans, strict=True)]
     failed = [member for member in found if member.failed]
-    if failed and crew.rank == 0:
+    if failed and group.rank == 0:
         log.warning("train_population: %d of %d members failed: %s", len(failed), len(found), failed[0].failed)
     points: dict[int, dict[str, Any]] = {}
     for member in planned:
@@ -198,26 +198,26 @@ def _builder(make_gan: Callable[..., GAN]) -> Callable[[int], GAN]:
 
 
 def _gathered(
-    crew: Ranks, share: Share, planned: list[Member], build: Callable[[int], GAN], table: np.ndarray
+    group: Ranks, scheduler: Scheduler, planned: list[Member], build: Callable[[int], GAN], table: np.ndarray
 ) -> tuple[list[Outcome], list[GAN]]:
-    """What became of every member, its rows in the table, and its networks, whichever rank has trained it."""
+    """Gather results, metrics and weights of all models from all ranks."""
 
     def work() -> list[tuple[Outcome, Any, Any]]:
-        with locked(share.folder, crew.rank):
-            outcomes = share.train()
-        if crew.size == 1:
+        with locked(scheduler.folder, group.rank):
+            outcomes = scheduler.train()
+        if group.size == 1:
             return [(outcome, None, None) for outcome in outcomes]
-        states = [share.gans[outcome.number].state_dict() for outcome in outcomes]
+        states = [scheduler.gans[outcome.number].state_dict() for outcome in outcomes]
         on_cpu = [{name: value.cpu() for name, value in state.items()} for state in states]
         rows = [table[:, outcome.number, : outcome.step] for outcome in outcomes]
         return list(zip(outcomes, rows, on_cpu, strict=True))
 
     found: dict[int, tuple[Outcome, GAN]] = {}
-    for rank, part in enumerate(crew.gather(work)):
+    for rank, part in enumerate(group.gather(work)):
         for outcome, rows, state in part:
             number = outcome.number
-            if rank == crew.rank:
-                gan = share.gans[number]
+            if rank == group.rank:
+                gan = scheduler.gans[number]
             else:
                 gan = build(planned[number].config.seed)
                 place(gan, planned[number].config)
@@ -250,4 +250,4 @@ def _engine(found: list[PopulationMember]) -> tuple[str, str]:
     if not slow:
         return found[0].engine, found[0].engine_reason
     some = "" if len(slow) == len(found) else f"{len(slow)} of {len(found)} members: "
-    return "fused and eager" if some else "eager", some + slow[0].engine_reason
+    return "cpu and eager" if some else "eager", some + slow[0].engine_reason

@@ -39,7 +39,7 @@ class Ranks:
         part, broken = None, None
         try:
             part = work()
-        except Exception as error:  # the others wait for this rank: they must hear of it
+        except Exception as error:  # the other ranks wait for this one: send them the error
             broken = error
         told: list[Any] = [None] * self.size
         dist.all_gather_object(told, (part, None if broken is None else str(broken)), group=self.group)
@@ -62,7 +62,8 @@ def ranks() -> Iterator[Ranks]:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         yield Ranks()
         return
-    # Of its own: objects travel by gloo whatever the default is, and a rank may wait for another one for days.
+    # A group of its own: objects need gloo whatever the default backend is, and a rank may wait for another one for
+    # days.
     group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=365))
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), group)

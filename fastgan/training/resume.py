@@ -1,4 +1,4 @@
-"""What a checkpoint says about its run, and which runs may go on from it."""
+"""The metadata of a run in its checkpoint, and the rules for resuming from it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fastgan.models import GAN
 from fastgan.training import checkpoint
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
-from fastgan.training.rows import Rows
+from fastgan.training.rows import Minibatches
 
 # What may differ on a resume: it changes no number of the run beyond rounding (device, impl).
 _FREE_FIELDS = {"steps", "checkpoint_every", "engine", "nonfinite", "device", "impl"}
 
 
-def describe_run(gan: GAN, rows: Rows, config: TrainConfig) -> dict[str, Any]:
-    """What a checkpoint says about its run, and a resume compares."""
+def describe_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> dict[str, Any]:
+    """The metadata of a run in its checkpoint, which a resume compares."""
     return {
         "config": config.as_dict(),
         "gan": {"latent_dim": gan.latent_dim, "prior": gan.prior, "classes": gan.classes},
@@ -27,7 +27,7 @@ def describe_run(gan: GAN, rows: Rows, config: TrainConfig) -> dict[str, Any]:
 
 
 def find_source(resume: bool | str | os.PathLike[str] | None, folder: Path | None) -> Checkpoint | None:
-    """The checkpoint to go on from; refuses to overwrite a run that nobody asked to continue."""
+    """The checkpoint to go on from; refuses to overwrite a run unless `resume` is given."""
     if resume is True and folder is None:
         raise ValueError("train: run_dir must be given where resume is True, got None")
     source = None
@@ -58,7 +58,7 @@ def threads_of(source: Checkpoint | None) -> int | None:
 def check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
     """A resumed run must be the same run: every field that decides a number."""
     config = meta["config"]
-    # A field that is younger than the checkpoint had then the effect that its default has now.
+    # A field added after the checkpoint was written takes its default.
     young = {
         "config": TrainConfig(steps=config["steps"], batch_size=config["batch_size"]).as_dict(),
         "gan": {"classes": 0},

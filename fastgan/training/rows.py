@@ -1,4 +1,4 @@
-"""Minibatches of the data, by row number, wherever the data lies."""
+"""Minibatches of the data, by row number, on any device or on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float6
 _WINDOW_ROWS = 1 << 14
 
 
-class Rows:
+class Minibatches:
     """The data as training sees it: n rows of one shape, gathered by number, moved to the networks' device.
 
     Args:
@@ -79,7 +79,7 @@ class Rows:
         self._held: tuple[int, int] | None = None
         self._order = torch.empty(0, dtype=torch.int64)
 
-    def reordered(self, *, batch_size: int, seed: int, impl: Impl = "auto") -> Rows:
+    def reordered(self, *, batch_size: int, seed: int, impl: Impl = "auto") -> Minibatches:
         """The same data for another run: neither checked nor, where they had to be converted, held a second time.
 
         Raises:
@@ -150,7 +150,7 @@ class Rows:
         return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
 
     def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """All rows, (n, ...) contiguous: on the CPU the data itself where it lies so, memory-mapped files included.
+        """All rows, (n, ...) contiguous: on the CPU the data itself if it is contiguous, memory-mapped files included.
 
         None where rows may change from call to call, or where a converted copy would be too large.
         """
@@ -166,7 +166,7 @@ class Rows:
             data = data.data.reshape(data.shape) if plain else data
         plain = isinstance(data, np.ndarray) and data.flags.c_contiguous and data.flags.aligned
         if isinstance(data, np.ndarray) and plain and data.dtype == _NUMPY.get(dtype):
-            with warnings.catch_warnings():  # of arrays that must not be written to: nobody will
+            with warnings.catch_warnings():  # about read-only arrays: no code writes to them
                 warnings.simplefilter("ignore", UserWarning)
                 data = torch.from_numpy(data)
         near = isinstance(data, Tensor) and data.device in (device, torch.device("cpu"))

@@ -27,9 +27,9 @@ from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
 from fastgan.training.persistent import cuda_engine
-from fastgan.training.plan import Inexpressible
+from fastgan.training.plan import UnsupportedByEngine
 from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
-from fastgan.training.rows import Rows
+from fastgan.training.rows import Minibatches
 
 log = logging.getLogger("fastgan")
 
@@ -37,8 +37,9 @@ _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
 
+
 class Engine(Protocol):
-    """What runs iterations."""
+    """The interface of an engine."""
 
     name: str
     members_a_launch: int | None  # of a population at most; None: as many as threads can take
@@ -52,7 +53,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TrainResult(Result):
-    """What a run gave.
+    """The result of a run.
 
     Args:
         history: one row an iteration, by column: step (iterations done, from 1), loss_d and loss_g (what was
@@ -94,7 +95,7 @@ def train(
         data: floating Tensor or array (n, ...), or a `fastgan.data.Dataset`; may lie on the CPU while the
             networks do not.
         config: how to train.
-        callbacks: told about each chunk of iterations, in order.
+        callbacks: called after each chunk of iterations, in order.
         resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
             checkpoint.
         run_dir: folder for history.csv and checkpoint/; None writes nothing.
@@ -127,13 +128,13 @@ def train(
         contextlib.closing(Session(prepared, callbacks, interrupt)) as session,
     ):
         session.start()
-        pace = Pace()
+        sizer = ChunkSizer()
         while session.goes_on:
-            started, count = time.perf_counter(), session.until_mark(pace.iterations)
+            started, count = time.perf_counter(), session.until_mark(sizer.iterations)
             table = session.engine.begin(session.run.step, count, lambda: interrupt.requested)()
             session.run.held = 0.0
             session.take(table)
-            pace.learn(len(table), time.perf_counter() - started - session.run.held)
+            sizer.learn(len(table), time.perf_counter() - started - session.run.held)
         result = session.finish()
     session.announce(result)
     return result
@@ -153,12 +154,12 @@ def place(gan: GAN, config: TrainConfig) -> None:
                 raise ValueError(f"train: gan must lie on one device, got {gan.device} and {parameter.device}")
 
 
-def rows_for(data: Any, gan: GAN, config: TrainConfig) -> Rows:
+def rows_for(data: Any, gan: GAN, config: TrainConfig) -> Minibatches:
     """The data as this run's minibatches; Rows of another run lend what they have checked."""
     size = config.batch_size * config.pack
-    if isinstance(data, Rows):
+    if isinstance(data, Minibatches):
         return data.reordered(batch_size=size, seed=config.seed, impl=config.impl)
-    return Rows(data, batch_size=size, seed=config.seed, device=gan.device, dtype=gan.dtype, impl=config.impl)
+    return Minibatches(data, batch_size=size, seed=config.seed, device=gan.device, dtype=gan.dtype, impl=config.impl)
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Prepared:
     """A run that has been checked and has its engine; nothing of it has been written, restored or started.
 
     Args:
-        run: what callbacks are told about.
+        run: what callbacks get.
         engine: of the run.
         meta: what a checkpoint says about it.
         source: the checkpoint to go on from, or None.
@@ -180,25 +181,26 @@ class Prepared:
 
 def prepare(
     gan: GAN,
-    rows: Rows,
+    rows: Minibatches,
     config: TrainConfig,
     folder: Path | None,
     resume: bool | str | os.PathLike[str] | None,
-    crowded: bool = False,
+    memory_is_shared: bool = False,
 ) -> Prepared:
     """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
 
-    crowded: others hold memory that they will give back, so that want of it is no reason for another engine.
+    crowded: other runs hold memory temporarily; on out-of-memory, re-raise instead of falling back to eager.
 
     Raises:
-        torch.OutOfMemoryError: the memory does not suffice to try the networks or, where it is crowded, for an engine.
+        torch.OutOfMemoryError: the memory does not suffice to try the networks or, with memory_is_shared, for an
+        engine.
     """
     if config.checkpoint_every and folder is None:
         raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
     logits_per_batch, no_logits = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
-        gan.keep_average()
-    engine, reason = _choose_engine(gan, rows, config, logits_per_batch, crowded)
+        gan.keep_ema()
+    engine, reason = _choose_engine(gan, rows, config, logits_per_batch, memory_is_shared)
     meta = describe_run(gan, rows, config)
     source = find_source(resume, folder)
     if source is not None:
@@ -211,9 +213,9 @@ def prepare(
 
 
 def _choose_engine(
-    gan: GAN, rows: Rows, config: TrainConfig, logits_per_batch: int, crowded: bool
+    gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int, memory_is_shared: bool
 ) -> tuple[Engine, str]:
-    """THE place where the engine is chosen."""
+    """Choose the engine, with the reason."""
     if config.engine == "eager":
         if config.precision != "fp32":
             raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
@@ -221,8 +223,8 @@ def _choose_engine(
     try:
         engine = (FusedEngine if gan.device.type == "cpu" else cuda_engine)(gan, rows, config)
         return engine, engine.reason
-    except Inexpressible as why:
-        if crowded and isinstance(why.__cause__, torch.OutOfMemoryError):
+    except UnsupportedByEngine as why:
+        if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
             raise why.__cause__ from None
         reason = str(why)
     if config.engine == "fused":
@@ -232,16 +234,15 @@ def _choose_engine(
     return EagerEngine(gan, rows, config, logits_per_batch), reason
 
 
-class Pace:
-    """Iterations between two looks at the metrics: as many as last about a quarter of a second.
+class ChunkSizer:
+    """The number of iterations in a chunk: as many as take about a quarter of a second.
 
-    Where what a chunk costs whatever its length is much of that, as with the plans of a thousand members, a chunk lasts
-    longer: half of it is iterations.
+    If the fixed cost of a chunk is large, as with the plans of a thousand members, a chunk takes twice that cost.
     """
 
     def __init__(self) -> None:
         self._iterations = 1.0
-        self._fixed: float | None = None  # seconds of a chunk that do not grow with it, as far as chunks have told
+        self._fixed: float | None = None  # estimated fixed cost per chunk, in seconds
         self._last = (0, 0.0)
 
     @property
@@ -249,7 +250,7 @@ class Pace:
         return int(self._iterations)
 
     def learn(self, iterations: int, seconds: float) -> None:
-        """So many took so long, the looks at them included."""
+        """Record that a chunk of so many iterations took so many seconds, all included."""
         before, took = self._last
         few, many = sorted((before, iterations))
         if few and many >= 1.5 * few:
@@ -258,17 +259,19 @@ class Pace:
         self._last = iterations, seconds
         fixed = self._fixed or 0.0
         wanted = max(_CHUNK_SECONDS - fixed, fixed) * iterations / max(seconds - fixed, 1e-9)
-        least = 1.0 if self._fixed is not None else 2.0  # a second chunk as long as the first would tell nothing
+        least = (
+            1.0 if self._fixed is not None else 2.0
+        )  # a second chunk of the same length would not tell the two costs apart
         self._iterations = min(max(least, wanted), 4 * self._iterations)
 
 
 class Session:
-    """One run between its first iteration and its last: history, callbacks, checkpoints. Who owns it runs the engine.
+    """One run between its first iteration and its last: history, callbacks, checkpoints. The owner runs the engine.
 
     Args:
         prepared: the run; its checkpoint is restored and its folder made here.
         callbacks: of the run.
-        interrupt: asked between iterations; a Ctrl-C that lands in a callback is passed on to it.
+        interrupt: checked between iterations; it also gets a Ctrl-C during a callback.
     """
 
     def __init__(self, prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
@@ -313,16 +316,16 @@ class Session:
             self._lock.release()
 
     def start(self) -> None:
-        """Tell the callbacks that the first iteration is about to run."""
+        """Call `on_start` of the callbacks."""
         self._notify(lambda callback: callback.on_start(self.run))
 
     @property
     def goes_on(self) -> bool:
-        """Whether there are iterations left and nobody wants them stopped."""
+        """Whether iterations are left and no stop was requested."""
         return self.run.step < self.run.config.steps and not (self.interrupt.requested or self.run.stop)
 
     def until_mark(self, wanted: int) -> int:
-        """How many iterations may run before a checkpoint, a callback or the end wants the floor."""
+        """The number of iterations until the next checkpoint, callback or end of run, at most `wanted`."""
         step = self.run.step
         return min(wanted, self.run.config.steps - step, *(every - step % every for every in self.marks))
 
@@ -351,7 +354,7 @@ class Session:
         self._notify(lambda callback: callback.on_failure(self.run, why))
 
     def _look(self, metrics: np.ndarray) -> None:
-        """Pass on the metrics of a chunk and check that they are finite."""
+        """Append a chunk's metrics to the history, call the callbacks, check that all are finite."""
         run = self.run
         numbers = np.arange(run.step + 1, run.step + len(metrics) + 1, dtype=np.float64)[:, None]
         table = np.concatenate([numbers, metrics], 1)
@@ -378,8 +381,7 @@ class Session:
         """Write a checkpoint, unless there is no folder or nothing happened since the last one."""
         run = self.run
         if run.config.nonfinite == "raise":
-            # The metrics of the last iteration were taken before its update, so they cannot vouch for the
-            # parameters.
+            # The metrics of the last iteration were taken before its update, so the parameters must be checked too.
             for name, value in run.gan.state_dict().items():
                 if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                     self._complain(f"{name} is not finite after iteration {run.step}")
@@ -400,7 +402,7 @@ class Session:
                 self.interrupt.requested = True
 
 
-def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> tuple[int, str | None]:
+def _dry_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[int, str | None]:
     """Try both networks on two rows in eval mode, without a trace.
 
     Returns:
@@ -420,9 +422,11 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> tuple[int, str | None
                 f"train: gan.generator must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
             )
         beside = None if condition is None else packed(condition, config.pack)
-        judged = join(packed(real, config.pack), beside)
-        logits = _try("gan.discriminator", gan.discriminator, judged, f"must take data of shape {tuple(judged.shape)}")
-        no_logits = networks.why_no_logits(gan, config.loss, logits, judged, join(packed(fake, config.pack), beside))
+        d_inputs = join(packed(real, config.pack), beside)
+        logits = _try(
+            "gan.discriminator", gan.discriminator, d_inputs, f"must take data of shape {tuple(d_inputs.shape)}"
+        )
+        no_logits = networks.why_no_logits(gan, config.loss, logits, d_inputs, join(packed(fake, config.pack), beside))
     if logits.ndim < 1 or len(logits) != count or not logits.is_floating_point():
         raise ValueError(
             f"train: gan.discriminator must give floating logits, one or more a sample, "
@@ -434,7 +438,7 @@ def _dry_run(gan: GAN, rows: Rows, config: TrainConfig) -> tuple[int, str | None
 def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tensor:
     try:
         result = network(batch)
-    except torch.OutOfMemoryError:  # says nothing about the network
+    except torch.OutOfMemoryError:  # not an error of the network
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(f"train: {name} {rule}, got {' '.join(str(error).split())}") from error
@@ -445,7 +449,7 @@ def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tenso
 
 @contextlib.contextmanager
 def untouched(gan: GAN) -> Iterator[None]:
-    """Buffers and random generators are put back afterwards."""
+    """Restore buffers and random generators afterwards."""
     buffers = [(buffer, buffer.clone()) for buffer in gan.buffers()]
     devices = [gan.device] if gan.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

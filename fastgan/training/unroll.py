@@ -11,19 +11,19 @@ from torch.func import functional_call
 
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 
-Judge = Callable[[Tensor], Tensor]  # from inputs of D to logits
+DiscriminatorFn = Callable[[Tensor], Tensor]  # from inputs of D to logits
 
 
 def look_ahead(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     description: Optimizer,
-    loss: Callable[[Judge], Tensor],
+    loss: Callable[[DiscriminatorFn], Tensor],
     steps: int,
     *,
     update: int,
     epoch: float,
-) -> Judge:
+) -> DiscriminatorFn:
     """D after `steps` more updates; gradients flow through them, into whatever the loss depends on.
 
     D itself, its buffers and its optimiser stay as they are; the updates begin with the moments they have.
@@ -45,7 +45,7 @@ def look_ahead(
     # Forward passes in train mode would move running statistics: those of the look-ahead are thrown away.
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
 
-    def judge(theta: Tensor) -> Judge:
+    def discriminator(theta: Tensor) -> DiscriminatorFn:
         parts = zip(names, parameters, theta.split(sizes), strict=True)
         values = {name: part.view_as(p) for name, p, part in parts}
         return lambda x: functional_call(network, {**buffers, **values}, (x,))
@@ -63,12 +63,12 @@ def look_ahead(
     if isinstance(description, Adam):
         state["step"] = torch.stack([optimizer.state[p]["step"] for p in parameters]).max().double()
     for step in range(update, update + steps):
-        (grad,) = torch.autograd.grad(loss(judge(theta)), theta, create_graph=True)
+        (grad,) = torch.autograd.grad(loss(discriminator(theta)), theta, create_graph=True)
         if isinstance(description, Adam):
             theta = theta + _adam(description, state, grad)
         else:
             theta = theta + _momentum(description, state, grad, step, epoch)
-    return judge(theta)
+    return discriminator(theta)
 
 
 def _adam(rule: Adam, state: dict[str, Any], grad: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def _adam(rule: Adam, state: dict[str, Any], grad: Tensor) -> Tensor:
     state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * grad * grad
     mean = state["exp_avg"] / (1 - beta1 ** state["step"])
     square = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
-    still = square == 0  # a root has an infinite slope there, and infinity times zero is NaN
+    still = square == 0  # a root has an infinite gradient there, and infinity times zero is NaN
     root = torch.sqrt(torch.where(still, 1.0, square)) * ~still
     return -rule.lr * mean / (root + rule.eps)
 

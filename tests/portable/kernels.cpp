@@ -1,9 +1,10 @@
-// Runs kernels of csrc/cpu and writes every result to a file: tests/test_portable.py compares the files of two processors.
+// Runs kernels of csrc/cpu and writes every result to a file: tests/test_portable.py compares the files of two
+// processors.
 #include <cmath>
 #include <cstdio>
 #include <vector>
 
-#include "../../csrc/cpu/kernels.h"
+#include "../../csrc/cpu/dispatch.h"
 
 using namespace fastgan;
 

@@ -1,4 +1,5 @@
-// AddressSanitizer's notes, where the kernels are built with it. The machine itself is not sanitised: it wants to be fast.
+// AddressSanitizer's notes, where the kernels are built with it. The machine itself is not sanitised: it wants to be
+// fast.
 #pragma once
 
 #ifdef SIMT_ASAN

@@ -26,13 +26,13 @@ void layer_partials(Arguments& a) {
   a.answer(cuda_layer_partials(rows, columns));
 }
 
-void judge_sums(Arguments& a) {
+void loss_metrics_sums(Arguments& a) {
   const int64_t n = a.integer();
-  a.answer(cuda_judge_sums(n));
+  a.answer(cuda_loss_metrics_sums(n));
 }
 
-CudaRoom room(Arguments& a) {
-  CudaRoom device{};
+CudaLimits limits(Arguments& a) {
+  CudaLimits device{};
   device.multiprocessors = a.number(), device.cluster = a.number(), device.shared_bytes = size_t(a.integer());
   return device;
 }
@@ -40,10 +40,10 @@ CudaRoom room(Arguments& a) {
 // Answers with the bytes of shared memory, and in the upper half those of scratch memory.
 void train_needs(Arguments& a) {
   const int dtype = a.number();
-  const CudaRoom device = room(a);
+  const CudaLimits device = limits(a);
   Training training;
   read(a, training.plan);
-  const CudaRoom needs = cuda_train_needs(dtype, training.plan, device);
+  const CudaLimits needs = cuda_train_needs(dtype, training.plan, device);
   a.answer(int64_t(needs.scratch_bytes << 32 | needs.shared_bytes));
 }
 
@@ -53,7 +53,7 @@ void clusters(Arguments& a) { allow_clusters(a.number()); }
 // The members, as plan.h reads them, come last.
 void train(Arguments& a) {
   const int dtype = a.number();
-  const CudaRoom device = room(a);
+  const CudaLimits device = limits(a);
   std::vector<Training> training(size_t(a.integer()));
   std::vector<CudaMember> members;
   for (Training& t : training) {
@@ -109,7 +109,7 @@ void matrix_product(Arguments& a) {
 std::map<std::string, void (*)(Arguments&)> all_entries() {
   std::map<std::string, void (*)(Arguments&)> all = {
       {"primitive", primitives},   {"fault", faults},           {"partials", partials},
-      {"layer_partials", layer_partials}, {"judge_sums", judge_sums},
+      {"layer_partials", layer_partials}, {"loss_metrics_sums", loss_metrics_sums},
       {"tiles", matrix_tiles},     {"instruction", matrix_instruction},
       {"product", matrix_product}, {"train", train},
       {"train_needs", train_needs}, {"clusters", clusters},

@@ -12,7 +12,7 @@ struct Training {
 
 inline fastgan::ParameterPlan read_parameter(Arguments& a) {
   fastgan::ParameterPlan p;
-  p.value = a.pointer(), p.state0 = a.pointer(), p.state1 = a.pointer(), p.average = a.pointer();
+  p.value = a.pointer(), p.state0 = a.pointer(), p.state1 = a.pointer(), p.ema = a.pointer();
   return p;
 }
 
@@ -20,7 +20,7 @@ inline void read(Arguments& a, fastgan::LayerPlan& l, fastgan::LayerParameters& 
   l.inputs = a.integer(), l.outputs = a.integer();
   l.pieces = a.number(), l.activation = a.number();
   l.negative_slope = a.real(), l.dropout = a.real();
-  l.dropout_key = a.number(), l.dropout_substream = a.number();
+  l.dropout_seed_index = a.number(), l.dropout_substream = a.number();
   l.batch_norm = a.integer() != 0;
   l.norm_epsilon = a.real(), l.norm_momentum = a.real();
   p.weight = read_parameter(a), p.bias = read_parameter(a);
@@ -35,7 +35,7 @@ inline void read(Arguments& a, fastgan::PlayerPlan& player) {
   player.parameters.resize(player.network.layers.size());
   for (size_t i = 0; i < player.parameters.size(); ++i) read(a, player.network.layers[i], player.parameters[i]);
   player.network.input_dropout = a.real();
-  player.network.keys = a.number();
+  player.network.dropout_seeds = a.number();
   player.network.precision = fastgan::Precision(a.integer());
   player.optimizer.rule = fastgan::Rule(a.number());
   player.optimizer.beta1 = a.real(), player.optimizer.beta2 = a.real();
@@ -56,7 +56,7 @@ inline void read(Arguments& a, fastgan::TrainPlan& plan) {
   read(a, plan.real), read(a, plan.fake), read(a, plan.generated);
   plan.relativistic = a.integer() != 0;
   plan.penalty = fastgan::Penalty(a.number());
-  plan.penalty_weight = a.real(), plan.average_decay = a.real();
+  plan.penalty_weight = a.real(), plan.ema_decay = a.real();
   plan.skip_nonfinite = a.integer() != 0;
 }
 

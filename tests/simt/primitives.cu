@@ -1,5 +1,5 @@
-// Small kernels that use what the emulator emulates, right and wrong. nvcc compiles them too, so that they also tell whether
-// a GPU does the same.
+// Small kernels that use what the emulator emulates, right and wrong. nvcc compiles them too, so that they also tell
+// whether a GPU does the same.
 #include <cooperative_groups.h>
 
 #include "cuda/device.cuh"
@@ -33,7 +33,8 @@ __global__ void rotate(const int* in, int* out, int n) {
   for (int i = int(threadIdx.x); i < n; i += kThreads) out[i] = copy[(i + 1) % n];
 }
 
-// Per thread: prefix sum, sum of its group of eight, lane 5's value, the votes for odd numbers, any of them, all of them.
+// Per thread: prefix sum, sum of its group of eight, lane 5's value, the votes for odd numbers, any of them, all of
+// them.
 __global__ void warp_words(const int* in, int* out) {
   const int i = int(threadIdx.x), lane = i % 32;
   int prefix = in[i], group = in[i];

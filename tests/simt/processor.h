@@ -22,8 +22,8 @@ inline cudaStream_t stream() {
   return reinterpret_cast<cudaStream_t>(&object);
 }
 
-// Global memory as cudaMalloc gives it, or `shift` bytes further; ASan's red zones begin at the very last byte. A huge block
-// is address space that costs memory only where it is touched; behind its last byte no access is allowed either.
+// Global memory as cudaMalloc gives it, or `shift` bytes further; ASan's red zones begin at the very last byte. A huge
+// block is address space that costs memory only where it is touched; behind its last byte no access is allowed either.
 class Memory {
  public:
   Memory(const char* first, size_t size, size_t shift, bool huge) {

@@ -1,5 +1,6 @@
 // Serves calls of the emulated kernels over a pipe: the test sends a name and arguments, each call is run under several
-// schedules, which must agree to the bit, and the buffers go back. A violation ends the process with a report on stderr.
+// schedules, which must agree to the bit, and the buffers go back. A violation ends the process with a report on
+// stderr.
 //
 // Request:  call NAME ARGUMENTS SCHEDULES FIRST_SEED INJECT BLOCK\n, then a line an argument:
 //           i INTEGER | d NUMBER | s (the stream) | b BYTES SHIFT, then those bytes | h BYTES: zeros, as many as wanted

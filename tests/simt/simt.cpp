@@ -1,4 +1,5 @@
-// The scheduler: threads, barriers, exchanges within a warp, shared memory between red zones, and the runtime's small change.
+// The scheduler: threads, barriers, exchanges within a warp, shared memory between red zones, and the runtime's small
+// change.
 #include "simt.h"
 
 #include <algorithm>
@@ -185,7 +186,8 @@ Moment Machine::moment() const {
   return m;
 }
 
-// Blocks start in random order, a few at a time; those of a cluster together, those of a cooperative launch all at once.
+// Blocks start in random order, a few at a time; those of a cluster together, those of a cooperative launch all at
+// once.
 void Machine::go() {
   const int64_t size = launch_.cluster.count(), count = launch_.grid.count() / size;
   std::vector<int64_t> order;
@@ -246,11 +248,11 @@ void Machine::start_block(Block& block, int64_t number) {
 // Four ways to choose who runs next: anybody, warp by warp, forwards, backwards.
 void Machine::make_ready(Thread& thread, bool gave_way) {
   const auto place = uint64_t(thread.home->number) << 10 | uint64_t(thread.index);
-  uint64_t key = random_();
-  if (policy_ == 1) key = ((place >> 5) * 0x9E3779B97F4A7C15u + options.seed) % 0xFFFFFFFBu << 32 | key >> 32;
-  if (policy_ == 2) key = place;
-  if (policy_ == 3) key = ~place;
-  ready_.emplace(gave_way ? ++clock_ : 0, key, &thread);
+  uint64_t dropout_seed = random_();
+  if (policy_ == 1) dropout_seed = ((place >> 5) * 0x9E3779B97F4A7C15u + options.seed) % 0xFFFFFFFBu << 32 | dropout_seed >> 32;
+  if (policy_ == 2) dropout_seed = place;
+  if (policy_ == 3) dropout_seed = ~place;
+  ready_.emplace(gave_way ? ++clock_ : 0, dropout_seed, &thread);
 }
 
 void Machine::resume(Thread& thread) {

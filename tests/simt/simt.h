@@ -1,5 +1,6 @@
 // The machine the emulated kernels run on: every thread of a block is a fibre, and a seed decides who runs when.
-// A fibre runs until it waits (barrier, shuffle, vote) or gives way (atomics); what waits for ever is reported with its place.
+// A fibre runs until it waits (barrier, shuffle, vote) or gives way (atomics); what waits for ever is reported with its
+// place.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -17,7 +18,8 @@ struct Extent {
   constexpr int64_t count() const { return int64_t(x) * y * z; }
 };
 
-// Where in the kernel's source something was called: the last parameters of such functions, which the compiler fills in.
+// Where in the kernel's source something was called: the last parameters of such functions, which the compiler fills
+// in.
 struct Place {
   const char* file;
   int line;

@@ -1,4 +1,4 @@
-"""Whether anything has changed from which a plan was read: a fifth of the price of reading it again."""
+"""Detect changes to modules since the plan was built; five times cheaper than rebuilding it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fastgan.nn.recognise import any_global_hook, hooks
+from fastgan.nn.fusible import any_global_hook, hooks
 
 _flat = chain.from_iterable
 _PARTS, _STATE = attrgetter("_parameters", "_buffers", "_modules"), attrgetter("state")
@@ -22,12 +22,12 @@ _HOOKS = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _TRAINED = attrgetter("requires_grad")
 
 
-class Watch:
-    """Modules, optimisers and data as they are now, when a plan has just been described.
+class ChangeDetector:
+    """The state of modules, optimisers and data when a plan was described.
 
-    It knows little of what a plan makes of them, so it need not change along: it compares every attribute, every child,
-    parameter, buffer and state by identity, and of each tensor where and how it lies. A population asks for every
-    member at every launch, hence no loops in Python.
+    Independent of the plan's contents: it compares all attributes, and all children, parameters, buffers and optimiser
+    states by identity, and address and layout of each tensor. A population checks every member at every launch, hence
+    no loops in Python.
     """
 
     def __init__(self, gan: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], data: Tensor) -> None:
@@ -43,8 +43,8 @@ class Watch:
         self._objects = self._all_objects()  # held, so that no other gets the identity of one
         self._identities, self._places = list(map(id, self._objects)), self._all_places()
 
-    def holds(self) -> bool:
-        """Whether `plan.describe` would say the same again."""
+    def is_current(self) -> bool:
+        """Whether `plan.describe` would return the same description."""
         try:
             if list(map(vars, self._owners)) != self._attributes:
                 return False
@@ -59,7 +59,7 @@ class Watch:
         )
 
     def _all_objects(self) -> list[Any]:
-        """What modules and optimisers hold, under which names, and what their classes do."""
+        """All that modules and optimisers hold, the names, and the methods of their classes."""
         states: list[dict[Any, Any]] = list(map(_STATE, self._optimizers))
         dicts = [*_flat(map(_PARTS, self._modules)), *states, *_flat(map(dict.values, states))]
         of_classes = chain(map(type, self._modules), _flat(map(_CALLED, self._kinds)))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.benchmark.ours import change
-from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, NEGATIVE_SLOPE, Draws, Network, Workload
+from fastgan.benchmark.fastgan_side import change
+from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, NEGATIVE_SLOPE, Draws, MlpSizes, Workload
 
 Array = Any
 Parameters = dict[str, Array]
@@ -169,7 +169,7 @@ def _tensor(value: Array, name: str = "") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.T if array.ndim == 2 else array))
 
 
-def forward(network: Network) -> Callable[[Parameters, Parameters, Array], tuple[Array, Parameters]]:
+def forward(network: MlpSizes) -> Callable[[Parameters, Parameters, Array], tuple[Array, Parameters]]:
     """(parameters, running statistics, x) -> (output, running statistics), the network in train mode."""
     jax, jnp = _import()
     activations: dict[str, Callable[[Array], Array]] = {

@@ -50,7 +50,7 @@ _pointwise.register_autograd(_pointwise_backward, setup_context=_pointwise_conte
 
 
 def pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
-    """The twin of `kernels.pointwise`."""
+    """The custom operator of `kernels.pointwise`."""
     return _pointwise(x, formula, target, order)
 
 
@@ -67,11 +67,11 @@ def _pair_loss(
     need_fake: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     numbers = FORMULAS[formula_real].number, FORMULAS[formula_fake].number
-    value, *slopes = kernels.pair_loss(
+    value, *loss_grads = kernels.pair_loss(
         real, fake, numbers, (target_real, target_fake), mean, need_real, need_fake
     )
-    slope_real, slope_fake = (value.new_empty(0) if slope is None else slope for slope in slopes)
-    return value, slope_real, slope_fake
+    grad_real, grad_fake = (value.new_empty(0) if loss_grad is None else loss_grad for loss_grad in loss_grads)
+    return value, grad_real, grad_fake
 
 
 @_pair_loss.register_fake
@@ -87,25 +87,25 @@ def _(
     need_fake: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide = kernels.accumulator(real.dtype)
-    slope_real = real.new_empty(real.shape if need_real else (0,), dtype=wide)
-    slope_fake = real.new_empty(fake.shape if fake is not None and need_fake else (0,), dtype=wide)
-    return real.new_empty((), dtype=wide), slope_real, slope_fake
+    grad_real = real.new_empty(real.shape if need_real else (0,), dtype=wide)
+    grad_fake = real.new_empty(fake.shape if fake is not None and need_fake else (0,), dtype=wide)
+    return real.new_empty((), dtype=wide), grad_real, grad_fake
 
 
 def _pair_loss_context(ctx: Any, inputs: Any, output: Any) -> None:
     *arguments, need_real, need_fake = inputs
     ctx.dtype, (ctx.wants_real, ctx.wants_fake, *_) = inputs[0].dtype, ctx.needs_input_grad
-    _, *slopes = output
-    ctx.mark_non_differentiable(*slopes)
+    _, *loss_grads = output
+    ctx.mark_non_differentiable(*loss_grads)
     if ctx.wants_real > need_real or ctx.wants_fake > need_fake:  # exported for inference, trained all the same
-        _, *slopes = _pair_loss(*arguments, ctx.wants_real, ctx.wants_fake)
-    ctx.save_for_backward(*slopes)
+        _, *loss_grads = _pair_loss(*arguments, ctx.wants_real, ctx.wants_fake)
+    ctx.save_for_backward(*loss_grads)
 
 
 def _pair_loss_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    slope_real, slope_fake = ctx.saved_tensors
-    real = (slope_real * grad).to(ctx.dtype) if ctx.wants_real else None
-    fake = (slope_fake * grad).to(ctx.dtype) if ctx.wants_fake else None
+    grad_real, grad_fake = ctx.saved_tensors
+    real = (grad_real * grad).to(ctx.dtype) if ctx.wants_real else None
+    fake = (grad_fake * grad).to(ctx.dtype) if ctx.wants_fake else None
     return real, fake, *(None,) * 7
 
 
@@ -121,7 +121,7 @@ def pair_loss(
     target_fake: float,
     mean: bool,
 ) -> Tensor:
-    """The twin of `kernels.pair_loss`: the value alone."""
+    """The custom operator of `kernels.pair_loss`: the value alone."""
     need = _differentiated(real), _differentiated(fake)
     return _pair_loss(real, fake, formula_real, formula_fake, target_real, target_fake, mean, *need)[0]
 
@@ -130,18 +130,18 @@ def pair_loss(
 
 
 @torch.library.custom_op("fastgan::dropout", mutates_args=())
-def _dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
-    return kernels.dropout(x, p, key, substream)
+def _dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
+    return kernels.dropout(x, p, dropout_seed, substream)
 
 
 @_dropout.register_fake
-def _(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
+def _(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _dropout_context(ctx: Any, inputs: Any, output: Any) -> None:
-    _, ctx.p, key, ctx.substream = inputs
-    ctx.save_for_backward(key)
+    _, ctx.p, dropout_seed, ctx.substream = inputs
+    ctx.save_for_backward(dropout_seed)
 
 
 def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -151,9 +151,9 @@ def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]
 _dropout.register_autograd(_dropout_backward, setup_context=_dropout_context)
 
 
-def dropout(x: Tensor, p: float, key: Tensor, substream: int) -> Tensor:
-    """The twin of `kernels.dropout`."""
-    return _dropout(x, p, key, substream)
+def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
+    """The custom operator of `kernels.dropout`."""
+    return _dropout(x, p, dropout_seed, substream)
 
 
 # A schema knows no layers and no lists of optional tensors: absent biases travel as empty tensors, layers as parallel
@@ -173,7 +173,7 @@ def _network(
     ]
     # int and bool pin symbolic sizes: the layers' widths are constants of a compiled graph, only the batch is not.
     shapes = [(int(w.shape[0]), int(w.shape[1])) for w in weights]
-    return kernels.Network(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
+    return kernels.MlpDescription(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
 
 
 def _dense(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor | None]:
@@ -188,12 +188,12 @@ def _mlp(
     activations: str,
     numbers: Sequence[float],
     input_dropout: float,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
-    y, work = kernels.mlp_forward(net, kernels.dense(x), params, key, save, padding=True)
+    y, work = kernels.mlp_forward(net, kernels.dense(x), params, dropout_seed, save, padding=True)
     return y, x.new_empty(0) if work is None else work
 
 
@@ -205,7 +205,7 @@ def _(
     activations: str,
     numbers: Sequence[float],
     input_dropout: float,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
@@ -221,7 +221,7 @@ def _mlp_backward(
     activations: str,
     numbers: Sequence[float],
     input_dropout: float,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
     work: Tensor,
     grad_y: Tensor,
 ) -> List[Tensor]:  # noqa: UP006 - torch 2.5 knows no other
@@ -234,7 +234,7 @@ def _mlp_backward(
         params,
         work,
         grad_y,
-        key,
+        dropout_seed,
         [True, *(p is not None for p in params)],
     )
     return [x.new_empty(0) if g is None else g for g in grads]
@@ -248,7 +248,7 @@ def _(
     activations: str,
     numbers: Sequence[float],
     input_dropout: float,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
     work: Tensor,
     grad_y: Tensor,
 ) -> list[Tensor]:
@@ -257,20 +257,20 @@ def _(
 
 def _mlp_context(ctx: Any, inputs: Any, output: Any) -> None:
     *arguments, save = inputs
-    x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, key = arguments
-    ctx.depth, ctx.keyed = len(weights), key is not None
+    x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, dropout_seed = arguments
+    ctx.depth, ctx.has_dropout_seed = len(weights), dropout_seed is not None
     ctx.mark_non_differentiable(output[1])
     work = output[1] if save else _mlp(*arguments, True)[1]  # exported for inference, trained all the same
-    ctx.save_for_backward(x, *weights, *biases, work, *([key] if key is not None else []))
+    ctx.save_for_backward(x, *weights, *biases, work, *([dropout_seed] if dropout_seed is not None else []))
 
 
 def _mlp_autograd(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Any, ...]:
     x, *rest = ctx.saved_tensors
-    key = rest.pop() if ctx.keyed else None
+    dropout_seed = rest.pop() if ctx.has_dropout_seed else None
     work = rest.pop()
     weights, biases = rest[: ctx.depth], rest[ctx.depth :]
     grads = _mlp_backward(
-        x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, key, work, grad_y
+        x, weights, biases, ctx.activations, ctx.numbers, ctx.input_dropout, dropout_seed, work, grad_y
     )
     return grads[0], grads[1 : 1 + ctx.depth], grads[1 + ctx.depth :], *(None,) * 5
 
@@ -284,13 +284,13 @@ def mlp(
     biases: Sequence[Tensor | None],
     layers: Sequence[LayerSpec],
     input_dropout: float,
-    key: Tensor | None,
+    dropout_seed: Tensor | None,
 ) -> Tensor:
-    """The twin of the native MLP: one opaque call forward, one backward."""
+    """The custom operator of the native MLP: one opaque call forward, one backward."""
     activations = ",".join(layer.activation for layer in layers)
     numbers: list[float] = []
     for layer in layers:
         numbers += [layer.negative_slope, float(layer.pieces), layer.dropout]
     present = [w.new_empty(0) if b is None else b for w, b in zip(weights, biases, strict=True)]
     save = _differentiated(x, *weights, *biases)
-    return _mlp(x, list(weights), present, activations, numbers, input_dropout, key, save)[0]
+    return _mlp(x, list(weights), present, activations, numbers, input_dropout, dropout_seed, save)[0]

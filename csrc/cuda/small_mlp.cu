@@ -1,12 +1,12 @@
-// A small MLP as a whole: one launch forward, two backward. Where a layer's product takes less time than its launch, this is
-// what counts; larger networks go layer by layer (mlp.cu), their products to the library.
+// A small MLP as a whole: one launch forward, two backward. Where a layer's product takes less time than its launch,
+// this is what counts; larger networks go layer by layer (mlp.cu), their products to the library.
 //
-// A block takes 16 rows of the batch, a tile of the matrix units, through all layers: activations stay in shared memory,
-// weights come from the cache, each read once a block. The gradients of the weights then are one more launch, in which each
-// block owns some of them and adds up all rows in a fixed order.
+// A block takes 16 rows of the batch, a tile of the tensor cores, through all layers: activations stay in shared
+// memory, weights come from the cache, each read once a block. The gradients of the weights then are one more launch,
+// in which each block owns some of them and adds up all rows in a fixed order.
 #include <algorithm>
 
-#include "kernels.h"
+#include "launchers.h"
 #include "layer.cuh"
 #include "mask.cuh"
 #include "mma.cuh"
@@ -47,7 +47,7 @@ union MaybeMask {
 };
 
 template <class S>
-struct Layer {
+struct LayerArguments {
   const S *weight, *bias;
   S *before, *output, *dropped;
   int32_t* winner;
@@ -56,14 +56,14 @@ struct Layer {
   int inputs, units, pieces, activation;
   int first_block;  // of those that own its weights
   bool drops;
-  Compute<S> slope;
+  Compute<S> negative_slope;
   MaybeMask<Compute<S>> random;
 
   __device__ int columns() const { return units * pieces; }
 };
 
 template <class S>
-struct Network {
+struct NetworkArguments {
   int64_t rows;
   const S *x, *grad_y;
   S *dropped_input, *grad_x;
@@ -71,12 +71,12 @@ struct Network {
   int wide, wider;  // words between rows of the two tiles in shared memory
   bool drops;
   MaybeMask<Compute<S>> random;
-  Layer<S> layers[kMostLayers];
+  LayerArguments<S> layers[kMostLayers];
 };
 
 // ---------------------------------------------------------------- tiles in shared memory
 
-// Rows of `width` elements so far apart that those a matrix unit reads at once lie in different banks.
+// Rows of `width` elements so far apart that those a tensor core reads at once lie in different banks.
 int stride_for(int64_t width) { return int((width + 7) / 8 * 8 + 4); }
 
 // to (16, columns) = from (16, depth) times weight(i, column). Warps take tiles of columns in turn.
@@ -112,7 +112,7 @@ __device__ void for_quads(int columns, bool drops, const MaybeMask<T>& random, i
 // ---------------------------------------------------------------- forward
 
 template <class S>
-__device__ void read_input(const Network<S>& net, int64_t first, Compute<S>* to) {
+__device__ void read_input(const NetworkArguments<S>& net, int64_t first, Compute<S>* to) {
   using T = Compute<S>;
   const int inputs = net.layers[0].inputs;
   for_quads(inputs, net.drops, net.random, first, [&](int row, int column, const T(&factors)[4]) {
@@ -134,7 +134,7 @@ __device__ void read_input(const Network<S>& net, int64_t first, Compute<S>* to)
 
 // From products to what goes on; what is wanted of it is kept. Rows beyond the last become 0.
 template <class S>
-__device__ void through_layer(const Network<S>& net, const Layer<S>& layer, int64_t first, const Compute<S>* product,
+__device__ void through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first, const Compute<S>* product,
                               Compute<S>* next) {
   using T = Compute<S>;
   const auto each = [&](auto unit_of) {
@@ -161,21 +161,21 @@ __device__ void through_layer(const Network<S>& net, const Layer<S>& layer, int6
   if (layer.pieces > 1) {
     each([&](int row, int unit, int64_t at, T factor) {
       Largest<T> largest;
-      for (int p = 0; p < layer.pieces; ++p) largest.meet(p, affine(row, unit * layer.pieces + p));
+      for (int p = 0; p < layer.pieces; ++p) largest.consider(p, affine(row, unit * layer.pieces + p));
       if (layer.winner) layer.winner[at] = largest.winner;
-      return activate<Identity, S>(largest.best, layer.slope, factor);
+      return activate<Identity, S>(largest.best, layer.negative_slope, factor);
     });
     return;
   }
   with_activation(layer.activation, [&](auto f) {
     each([&](int row, int unit, int64_t, T factor) {
-      return activate<decltype(f), S>(affine(row, unit), layer.slope, factor);
+      return activate<decltype(f), S>(affine(row, unit), layer.negative_slope, factor);
     });
   });
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Network<S> net) {
+__global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ NetworkArguments<S> net) {
   using T = Compute<S>;
   FASTGAN_DYNAMIC_SHARED(memory);
   T* const input = reinterpret_cast<T*>(memory);
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Netw
   for (int64_t first = int64_t(blockIdx.x) * kStrip; first < net.rows; first += int64_t(gridDim.x) * kStrip) {
     read_input(net, first, input);
     for (int i = 0; i < net.depth; ++i) {
-      const Layer<S>& layer = net.layers[i];
+      const LayerArguments<S>& layer = net.layers[i];
       __syncthreads();  // `input` is there
       multiply<typename ProductOf<S>::type>(
           input, net.wide, layer.inputs, product, net.wider, layer.columns(),
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Netw
 // ---------------------------------------------------------------- backward
 
 template <class S>
-__device__ void read_grad(const Network<S>& net, int64_t first, Compute<S>* to) {
+__device__ void read_grad(const NetworkArguments<S>& net, int64_t first, Compute<S>* to) {
   const int units = net.layers[net.depth - 1].units;
   for (int i = int(threadIdx.x); i < kStrip * units; i += kThreads) {
     const int row = i / units, column = i % units;
@@ -208,7 +208,7 @@ __device__ void read_grad(const Network<S>& net, int64_t first, Compute<S>* to) 
 
 // From the gradient of what a layer gave to that of its product, in shared memory and beyond.
 template <class S>
-__device__ void back_through_layer(const Network<S>& net, const Layer<S>& layer, int64_t first, const Compute<S>* grad,
+__device__ void back_through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first, const Compute<S>* grad,
                                    Compute<S>* product) {
   using T = Compute<S>;
   const auto put = [&](int row, int column, S value) {
@@ -242,13 +242,13 @@ __device__ void back_through_layer(const Network<S>& net, const Layer<S>& layer,
       S kept;
       store(kept, T(0));
       if (saved) kept = saved[at];  // the identity keeps nothing
-      put(row, unit, through_activation<F>(g, kept, layer.slope, factor));
+      put(row, unit, through_activation<F>(g, kept, layer.negative_slope, factor));
     });
   });
 }
 
 template <class S>
-__device__ void write_grad_x(const Network<S>& net, int64_t first, const Compute<S>* grad) {
+__device__ void write_grad_x(const NetworkArguments<S>& net, int64_t first, const Compute<S>* grad) {
   using T = Compute<S>;
   const int inputs = net.layers[0].inputs;
   for_quads(inputs, net.drops, net.random, first, [&](int row, int column, const T(&factors)[4]) {
@@ -261,7 +261,7 @@ __device__ void write_grad_x(const Network<S>& net, int64_t first, const Compute
 
 // The gradients of all products, and of x.
 template <class S>
-__global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ Network<S> net) {
+__global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ NetworkArguments<S> net) {
   using T = Compute<S>;
   FASTGAN_DYNAMIC_SHARED(memory);
   T* const grad = reinterpret_cast<T*>(memory);
@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ Net
   for (int64_t first = int64_t(blockIdx.x) * kStrip; first < net.rows; first += int64_t(gridDim.x) * kStrip) {
     read_grad(net, first, grad);
     for (int i = net.depth - 1; i >= net.lowest; --i) {
-      const Layer<S>& layer = net.layers[i];
+      const LayerArguments<S>& layer = net.layers[i];
       __syncthreads();  // `grad` is there
       back_through_layer(net, layer, first, grad, product);
       __syncthreads();  // nobody reads `grad` any more
@@ -284,16 +284,16 @@ __global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ Net
   }
 }
 
-// 16 x 8 weights of a layer: their gradients are products of gradient and input over all rows. The bias is the weight of one
-// more input, which is 1. Warps take rows in turn; their sums are added in order.
+// 16 x 8 weights of a layer: their gradients are products of gradient and input over all rows. The bias is the weight
+// of one more input, which is 1. Warps take rows in turn; their sums are added in order.
 template <class S>
-__global__ void __launch_bounds__(kThreads) weights(const __grid_constant__ Network<S> net) {
+__global__ void __launch_bounds__(kThreads) weights(const __grid_constant__ NetworkArguments<S> net) {
   using T = Compute<S>;
   using P = typename ProductOf<S>::type;
   FASTGAN_SHARED(sums, T[kWarps][kStrip * kTile]);
   int which = net.depth - 1;
   while (int(blockIdx.x) < net.layers[which].first_block) --which;
-  const Layer<S>& layer = net.layers[which];
+  const LayerArguments<S>& layer = net.layers[which];
   const int tiles = (layer.columns() + kStrip - 1) / kStrip, tile = int(blockIdx.x) - layer.first_block;
   const int column0 = tile % tiles * kStrip;
   const int input0 = tile / tiles * kTile + (layer.grad_weight ? 0 : layer.inputs / kTile * kTile);
@@ -325,16 +325,16 @@ __global__ void __launch_bounds__(kThreads) weights(const __grid_constant__ Netw
 // ---------------------------------------------------------------- launchers
 
 // Blocks that own the weights of a layer, and the bias as one more column, where they are wanted.
-int weight_blocks(const NetworkLayer& layer, int64_t inputs) {
+int weight_blocks(const SmallMlpLayer& layer, int64_t inputs) {
   if (!layer.grad_weight && !layer.grad_bias) return 0;
   const int64_t first = layer.grad_weight ? 0 : inputs / kTile * kTile, last = inputs + (layer.grad_bias ? 1 : 0);
   return int((last - first + kTile - 1) / kTile * ((layer.units * layer.pieces + kStrip - 1) / kStrip));
 }
 
 template <class S>
-Layer<S> describe(const NetworkLayer& layer, int64_t inputs, const void* input, uint64_t key, int number) {
+LayerArguments<S> describe(const SmallMlpLayer& layer, int64_t inputs, const void* input, uint64_t dropout_seed, int number) {
   using T = Compute<S>;
-  Layer<S> out;
+  LayerArguments<S> out;
   out.weight = static_cast<const S*>(layer.weight), out.bias = static_cast<const S*>(layer.bias);
   out.before = static_cast<S*>(layer.before), out.output = static_cast<S*>(layer.output);
   out.dropped = static_cast<S*>(layer.dropped);
@@ -346,27 +346,27 @@ Layer<S> describe(const NetworkLayer& layer, int64_t inputs, const void* input, 
   out.pieces = layer.pieces, out.activation = layer.activation;
   out.first_block = 0;
   out.drops = layer.dropout > 0;
-  out.slope = T(layer.negative_slope);
-  if (out.drops) out.random.mask = Mask<T>(layer.dropout, {key}, uint32_t(number + 1), layer.units);
+  out.negative_slope = T(layer.negative_slope);
+  if (out.drops) out.random.mask = Mask<T>(layer.dropout, {dropout_seed}, uint32_t(number + 1), layer.units);
   return out;
 }
 
 template <class S>
-Network<S> describe(const NetworkCall& call) {
+NetworkArguments<S> describe(const SmallMlpCall& call) {
   using T = Compute<S>;
   if (call.layers.size() > kMostLayers) throw std::runtime_error("network: too many layers for a small network");
-  Network<S> net;
+  NetworkArguments<S> net;
   net.rows = call.rows;
   net.x = static_cast<const S*>(call.x), net.grad_y = static_cast<const S*>(call.grad_y);
   net.dropped_input = static_cast<S*>(call.dropped_input), net.grad_x = static_cast<S*>(call.grad_x);
   net.depth = int(call.layers.size()), net.lowest = call.lowest;
   net.drops = call.input_dropout > 0;
-  if (net.drops) net.random.mask = Mask<T>(call.input_dropout, {call.key}, 0, call.inputs);
+  if (net.drops) net.random.mask = Mask<T>(call.input_dropout, {call.dropout_seed}, 0, call.inputs);
   int64_t inputs = call.inputs, widest = inputs, most_columns = 0;
   const void* input = call.dropped_input ? call.dropped_input : call.x;
   for (int i = 0; i < net.depth; ++i) {
-    const NetworkLayer& layer = call.layers[size_t(i)];
-    net.layers[i] = describe<S>(layer, inputs, input, call.key, i);
+    const SmallMlpLayer& layer = call.layers[size_t(i)];
+    net.layers[i] = describe<S>(layer, inputs, input, call.dropout_seed, i);
     input = layer.dropped ? layer.dropped : layer.output;
     inputs = layer.units;
     widest = std::max(widest, inputs), most_columns = std::max(most_columns, inputs * layer.pieces);
@@ -376,22 +376,22 @@ Network<S> describe(const NetworkCall& call) {
 }
 
 template <class S>
-size_t shared_bytes(const Network<S>& net) {
+size_t shared_bytes(const NetworkArguments<S>& net) {
   return size_t(kStrip) * size_t(net.wide + net.wider) * sizeof(Compute<S>);
 }
 
 int strips(int64_t rows) { return int(std::min(kMaxBlocks, (rows + kStrip - 1) / kStrip)); }
 
 template <class S>
-void run_forward(const NetworkCall& call, void* stream) {
-  Network<S> net = describe<S>(call);
+void run_forward(const SmallMlpCall& call, void* stream) {
+  NetworkArguments<S> net = describe<S>(call);
   net.layers[net.depth - 1].dropped = static_cast<S*>(call.y);
   launch_sharing("mlp", forward<S>, strips(net.rows), shared_bytes(net), stream, net);
 }
 
 template <class S>
-void run_backward(const NetworkCall& call, void* stream) {
-  Network<S> net = describe<S>(call);
+void run_backward(const SmallMlpCall& call, void* stream) {
+  NetworkArguments<S> net = describe<S>(call);
   if (net.rows > 0) launch_sharing("mlp", backward<S>, strips(net.rows), shared_bytes(net), stream, net);
   int blocks = 0;
   for (int i = 0; i < net.depth; ++i) {
@@ -404,12 +404,12 @@ void run_backward(const NetworkCall& call, void* stream) {
 }  // namespace
 }  // namespace FASTGAN_ISA
 
-void cuda_network_forward(int dtype, const NetworkCall& call, void* stream) {
+void cuda_small_mlp_forward(int dtype, const SmallMlpCall& call, void* stream) {
   if (call.rows == 0) return;
   with_dtype(dtype, [&](auto storage) { run_forward<decltype(storage)>(call, stream); });
 }
 
-void cuda_network_backward(int dtype, const NetworkCall& call, void* stream) {
+void cuda_small_mlp_backward(int dtype, const SmallMlpCall& call, void* stream) {
   with_dtype(dtype, [&](auto storage) { run_backward<decltype(storage)>(call, stream); });
 }
 

@@ -12,14 +12,14 @@ import torch
 from emulator import STREAM, Library
 from torch import Tensor
 
-from fastgan.training.graph_layers import Machine
+from fastgan.training.graph_layers import KernelLauncher
 
 
-class Processor(Machine):
+class Processor(KernelLauncher):
     """On the CPU, on which a capture is the calls themselves."""
 
     device = torch.device("cpu")
-    matrix_units = True
+    tensor_cores = True
 
     def __init__(self, library: Library) -> None:
         self.library = library

@@ -1,4 +1,4 @@
-// What one build of the CPU kernels offers. The sources of this folder are compiled once per instruction set, and
+// The functions of one build of the CPU kernels. The sources of this folder are compiled once per instruction set, and
 // `kernels()` picks the best build this processor can run; FASTGAN_ISA=v2|v3|v4 (x86) asks for another.
 #pragma once
 #include <cstdint>
@@ -12,8 +12,8 @@ struct LossTerm {
   const void* logits;
   int64_t n;
   int formula;
-  double target, scale;  // the slope is multiplied by scale, and so is the sum of the values
-  void* slope;           // float, double for double logits; null where no gradient is wanted
+  double target, scale;  // the derivative is multiplied by scale, and so is the sum of the values
+  void* grad;           // float, double for double logits; null where no gradient is wanted
 };
 
 struct MlpSizes {  // in elements a row
@@ -27,7 +27,7 @@ struct MlpForward {
   const void* const* biases;   // null where a layer has none
   void* y;                     // (rows, outputs)
   void* work;                  // MlpSizes::work elements for every row, rows padded to a multiple of 32
-  uint64_t key;
+  uint64_t dropout_seed;
   int threads;
 };
 
@@ -40,7 +40,7 @@ struct MlpBackward {
   void* const* grad_weights;
   void* const* grad_biases;
   void* scratch;
-  uint64_t key;
+  uint64_t dropout_seed;
   int threads;
 };
 
@@ -55,7 +55,7 @@ struct MlpSecondOrder {
   void* const* grad_weights;
   void* const* grad_biases;
   void* scratch;
-  uint64_t key;
+  uint64_t dropout_seed;
   int threads;
 };
 
@@ -67,11 +67,11 @@ struct MlpPenalty {
   const void* const* biases;
   Penalty kind;
   double weight;
-  void* values;  // of each row, to be added up; padded as scratch is
+  void* values;  // one for each row; the caller adds them up; padded as scratch is
   void* const* grad_weights;  // null: none is wanted
   void* const* grad_biases;
   void* scratch;
-  uint64_t key;
+  uint64_t dropout_seed;
   int threads;
 };
 
@@ -79,7 +79,7 @@ struct Kernels {
   const char* name;
   void (*pair_loss)(int dtype, const LossTerm& real, const LossTerm& fake, void* value, int threads);
   void (*pointwise)(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, int threads);
-  void (*dropout)(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t key,
+  void (*dropout)(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t dropout_seed,
                   uint32_t substream, int threads);
   void (*random_fill)(int dtype, void* out, int64_t n, bool normal, uint64_t seed, uint32_t purpose, uint64_t step,
                       uint32_t substream, int64_t offset, int threads);
@@ -88,7 +88,7 @@ struct Kernels {
   void (*mlp_second_order)(int dtype, const NetworkPlan& plan, const MlpSecondOrder& call);
   void (*mlp_penalty)(int dtype, const NetworkPlan& plan, const MlpPenalty& call);
   MlpSizes (*mlp_sizes)(const NetworkPlan& plan);
-  bool (*multiplies_bf16)();  // whether this processor does
+  bool (*multiplies_bf16)();  // whether this processor has AVX512-BF16
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
   double (*fma_peak)(double seconds, bool bf16);  // operations a second of one core; 0: no such instruction
 };

@@ -1,4 +1,4 @@
-"""What nothing on a device can be faster than: launches, barriers, copies, products, waits; measured with the figures.
+"""Lower bounds of a device: launches, barriers, copies, products, synchronisations; measured in the same run.
 
 All but the waits are slopes: the time of many less the time of few, each with one wait at its end, over how many more
 they were; the median of some repeats. So neither the wait nor whatever begins a series counts.
@@ -26,7 +26,7 @@ _PRODUCTS = {"ieee": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat1
 
 
 class Device(Protocol):
-    """What the latencies are measured with."""
+    """The operations whose latencies are measured."""
 
     @property
     def clusters(self) -> tuple[int, ...]:
@@ -42,14 +42,14 @@ class Device(Protocol):
         """Queue so many empty kernels, one after another."""
 
     def captured(self, count: int) -> Callable[[], None]:
-        """What queues a graph of so many empty kernels."""
+        """A function that queues a graph of so many empty kernels."""
 
-    def meet(self, blocks: int, barriers: int) -> None:
+    def barriers(self, blocks: int, barriers: int) -> None:
         """Queue a kernel that passes so many barriers of a cluster of blocks; of one block where `blocks` is 0."""
 
 
 class Cuda:
-    """The current GPU, by way of csrc/cuda/floors.cu."""
+    """The current GPU, by way of csrc/cuda/lower_bounds.cu."""
 
     def __init__(self) -> None:
         self.clusters: tuple[int, ...] = CLUSTERS if torch.cuda.get_device_capability()[0] >= 9 else ()
@@ -73,8 +73,8 @@ class Cuda:
         replay: Callable[[], None] = graph.replay
         return replay
 
-    def meet(self, blocks: int, barriers: int) -> None:
-        cuda.launch(self._numbers, "meet", blocks, barriers, self._numbers)
+    def barriers(self, blocks: int, barriers: int) -> None:
+        cuda.launch(self._numbers, "barrier_loop", blocks, barriers, self._numbers)
 
 
 def seconds(run: Callable[[], object], wait: Callable[[], object]) -> float:
@@ -100,7 +100,7 @@ def latencies(device: Device) -> dict[str, Any]:
     """Seconds of a launch, of a graph's node, of a barrier, of a wait."""
     graphs = {count: device.captured(count) for count in (100, 1000)}
     barriers = {
-        blocks: slope(lambda n, of=blocks: device.meet(of, n), device.wait, 1000, 21_000)  # type: ignore[misc]
+        blocks: slope(lambda n, of=blocks: device.barriers(of, n), device.wait, 1000, 21_000)  # type: ignore[misc]
         for blocks in (0, *device.clusters)
     }
     return {
@@ -138,7 +138,7 @@ def _repeated(call: Callable[..., object], *arguments: Tensor, **options: Tensor
 
 
 def measure(device: str, copy_bytes: int = COPY_BYTES, side: int = SIDE) -> Iterator[dict[str, Any]]:
-    """The floors of a device: first the throughputs, which rows need, then, on a GPU, those and the latencies."""
+    """The lower bounds of a device: first the throughputs, which rows need, then, on a GPU, those and the latencies."""
     if device != "cuda":
         yield throughputs(device, lambda: None, copy_bytes, side)
         return

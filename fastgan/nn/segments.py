@@ -1,4 +1,4 @@
-"""How a Sequential's children run: chains as one call, the others one by one."""
+"""Fused segments of a Sequential: adjacent layers that run as one call; the other children run one by one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from fastgan import ops, random
 from fastgan.nn.activation import of_module
-from fastgan.nn.recognise import (
+from fastgan.nn.fusible import (
+    DECIDING,
     DROPOUTS,
     LINEARS,
-    WATCHED,
     any_global_hook,
     hooks,
     obstacle,
@@ -23,11 +23,11 @@ from fastgan.nn.recognise import (
 )
 from fastgan.options import Impl
 
-# where in a chain `[dropout] (linear [activation] [dropout])...` one stands
+# position within a segment `[dropout] (linear [activation] [dropout])...`
 _START, _INPUT_DROPOUT, _LINEAR, _ACTIVATION, _DROPOUT = range(5)
 
 
-class Chain:
+class SegmentBuilder:
     """Neighbours `[dropout] (linear [activation] [dropout])...`, collected one by one."""
 
     def __init__(self, impl: Impl) -> None:
@@ -39,7 +39,7 @@ class Chain:
         self._stage = _START
 
     def take(self, name: str, module: nn.Module) -> bool:
-        """Append the module if it continues the chain."""
+        """Append the module if it continues the segment."""
         kind = type(module)
         impl = module.__dict__.get("impl", "auto")
         if kind in LINEARS:
@@ -67,12 +67,12 @@ class Chain:
         return True
 
     def _take_activation(self, module: nn.Module) -> bool:
-        name, slope = of_module(module) or ("", 0.0)
-        if name == "none":  # nn.Identity changes nothing wherever it stands
+        name, negative_slope = of_module(module) or ("", 0.0)
+        if name == "none":  # nn.Identity changes nothing at any position
             return self._stage != _START
         if self._stage != _LINEAR and not (self._stage == _DROPOUT and self._commutes(name)):
             return False
-        self.layers[-1] |= {"activation": name, "negative_slope": slope}
+        self.layers[-1] |= {"activation": name, "negative_slope": negative_slope}
         self._stage = _DROPOUT if self.layers[-1].get("dropout") is not None else _ACTIVATION
         return True
 
@@ -109,10 +109,10 @@ def pays(weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int) 
     return depth >= 3 or (rows * products >= 1_000_000 and weights[0].shape[0] >= 16)
 
 
-class Run:
-    """A chain in which one `ops.mlp` replaces several calls where that pays."""
+class Segment:
+    """Adjacent layers for which one `ops.mlp` replaces several calls where that pays."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: SegmentBuilder) -> None:
         self.names = list(chain.children)
         self.modules = list(chain.children.values())
         self.weights: list[Tensor] = [layer.weight for layer in chain.linears]
@@ -121,7 +121,7 @@ class Run:
         self.input_dropout = chain.input_dropout
         self.drops = self.input_dropout > 0 or any(layer.dropout > 0 for layer in self.layers)
         self.impl = chain.impl
-        self.memo = ops.Memo()
+        self.cache = ops.CallCache()
         plain = self.impl == "auto" and not self.input_dropout and all(type(x) is nn.Linear for x in chain.linears)
         self.left: torch.Size | None = None  # the shape of the last input that ran module by module
         self.may_leave = plain
@@ -143,10 +143,10 @@ class Run:
             self.biases,
             self.layers,
             input_dropout=self.input_dropout,
-            key=random.next_key() if self.drops else None,
+            dropout_seed=random.next_dropout_seed() if self.drops else None,
             impl=self.impl,
             caller=self.caller,
-            memo=self.memo,
+            cache=self.cache,
         )
 
     def _leaves(self, x: Tensor) -> bool:
@@ -171,55 +171,55 @@ class Run:
             kind,
             weight,
             input_dropout=self.input_dropout,
-            key=random.next_key if self.drops else None,
+            dropout_seed=random.next_dropout_seed if self.drops else None,
             caller=self.caller,
-            memo=self.memo,
+            cache=self.cache,
         )
 
 
-def plan(children: Mapping[str, nn.Module], impl: Impl) -> list[Run | nn.Module]:
-    """The steps of a Sequential in order: runs, and modules called as they are."""
-    chains: list[Chain | nn.Module] = []
-    chain: Chain | None = None
+def segment(children: Mapping[str, nn.Module], impl: Impl) -> list[Segment | nn.Module]:
+    """The steps of a Sequential in order: fused segments, and modules that are called as they are."""
+    chains: list[SegmentBuilder | nn.Module] = []
+    chain: SegmentBuilder | None = None
     for name, child in children.items():
         if obstacle(child) is not None:
             chains.append(child)
             chain = None
         elif chain is None or not chain.take(name, child):
-            chain = Chain(impl)
+            chain = SegmentBuilder(impl)
             chains.append(chain if chain.take(name, child) else child)
             chain = chain if chain.children else None
-    steps: list[Run | nn.Module] = []
+    steps: list[Segment | nn.Module] = []
     for part in chains:
-        if not isinstance(part, Chain):
+        if not isinstance(part, SegmentBuilder):
             steps.append(part)
         elif part.linears and len(part.children) > 1:
-            steps.append(Run(part))
+            steps.append(Segment(part))
         else:
             steps.extend(part.children.values())
     return steps
 
 
-class Plan:
-    """The steps of a Sequential with all they were derived from: good until any of that changes.
+class Segmentation:
+    """The steps of a Sequential and all that they were derived from; valid until any of that changes.
 
-    Planning costs several times a check, and changes are legion: a hook, a mode, a child or a parameter
-    replaced. So the check compares everything that planning looks at, by identity.
+    Segmentation costs several times a check, and many changes are possible: a hook, a mode, a child or a parameter
+    replaced. So the check compares all inputs of the segmentation by identity.
     """
 
     def __init__(self, children: Mapping[str, nn.Module], impl: Impl) -> None:
-        self.steps = plan(children, impl)
+        self.steps = segment(children, impl)
         self.impl = impl
         self.children = tuple(children.values())
         self.kinds = tuple(map(type, self.children))
-        known = [child for child in self.children if type(child) in WATCHED]
+        known = [child for child in self.children if type(child) in DECIDING]
         of_known = [h for child in known for h in hooks(child)]
         self.empty_hooks, self.full_hooks = [h for h in of_known if not h], [h for h in of_known if h]
-        watched: list[Any] = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in WATCHED[type(m)]]
+        compared: list[Any] = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in DECIDING[type(m)]]
         linears: list[Any] = [m for m in known if type(m) in LINEARS]
         for layer in linears:
-            watched += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
-        self.places, self.names, self.values = ([row[i] for row in watched] for i in range(3))
+            compared += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
+        self.places, self.names, self.values = ([row[i] for row in compared] for i in range(3))
         # dtypes and devices change in place, unseen; tensors swapped in for one call are not to be kept alive
         self.reusable = all(
             parameter_obstacle(layer) is None
@@ -227,8 +227,8 @@ class Plan:
             for layer in linears
         )
 
-    def holds(self, children: Mapping[str, nn.Module], impl: Impl) -> bool:
-        """Whether planning again would give the same steps: asked at every call, hence without loops in Python."""
+    def is_current(self, children: Mapping[str, nn.Module], impl: Impl) -> bool:
+        """Whether segmentation would give the same steps. Runs at every call, hence without loops in Python."""
         return (
             impl is self.impl
             and tuple(children.values()) == self.children
@@ -239,15 +239,15 @@ class Plan:
         )
 
 
-def steps_of(module: Any) -> list[Run | nn.Module]:
-    """The steps of a Sequential now, from its last plan where that still holds."""
+def steps_of(module: Any) -> list[Segment | nn.Module]:
+    """The current steps of a Sequential, cached while its segmentation is current."""
     children = module._modules
     if torch.compiler.is_compiling():
-        return plan(children, module.impl)
+        return segment(children, module.impl)
     if any_global_hook():
         return list(children.values())
-    last: Plan | None = module.__dict__.get("_plan")
-    if last is None or not last.holds(children, module.impl):
-        last = Plan(children, module.impl)
-        module.__dict__["_plan"] = last if last.reusable else None
+    last: Segmentation | None = module.__dict__.get("_segmentation")
+    if last is None or not last.is_current(children, module.impl):
+        last = Segmentation(children, module.impl)
+        module.__dict__["_segmentation"] = last if last.reusable else None
     return last.steps

@@ -41,15 +41,15 @@ def engine() -> FusedEngine:
     return FusedEngine(gan, rows_for(torch.randn(40, 4), gan, CONFIG), CONFIG)
 
 
-def holds(engine: FusedEngine) -> bool:
-    assert engine._watch is not None
-    return engine._watch.holds()
+def is_current(engine: FusedEngine) -> bool:
+    assert engine._changes is not None
+    return engine._changes.is_current()
 
 
 def same_plan(engine: FusedEngine) -> bool:
     try:
         return plan.describe(engine.gan, engine.config, engine._optimizers, engine.data) == engine._described
-    except (plan.Inexpressible, AttributeError):
+    except (plan.UnsupportedByEngine, AttributeError):
         return False
 
 
@@ -80,7 +80,7 @@ CHANGES: dict[str, Callable[[FusedEngine], Any]] = {
     "eval mode": lambda e: e.gan.eval(),
     "dropout off": lambda e: d(e, 1).eval(),
     "probability": lambda e: put(d(e, 1), "p", 0.3),
-    "slope": lambda e: put(g(e, 2), "negative_slope", 0.3),
+    "derivative": lambda e: put(g(e, 2), "negative_slope", 0.3),
     "momentum of statistics": lambda e: put(g(e, 1), "momentum", 0.3),
     "epsilon of statistics": lambda e: put(g(e, 1), "eps", 1e-3),
     "specification": lambda e: put(d(e, 2), "spec", d(e, 2).spec._replace(activation="relu")),
@@ -119,12 +119,10 @@ CHANGES: dict[str, Callable[[FusedEngine], Any]] = {
     "state loaded": lambda e: e._optimizers["discriminator"].load_state_dict(
         copy.deepcopy(e._optimizers["discriminator"].state_dict())
     ),
-    "average replaced": lambda e: put(e.gan, "averaged", copy.deepcopy(e.gan.averaged)),
-    "average of another network": lambda e: put(e.gan, "averaged", torch.nn.Linear(3, 4)),
-    "average in another order": lambda e: move(
-        next(e.gan.keep_average().parameters()), lambda w: w.t().contiguous().t()
-    ),
-    "average moved": lambda e: move(next(e.gan.keep_average().parameters())),
+    "average replaced": lambda e: put(e.gan, "ema", copy.deepcopy(e.gan.ema)),
+    "average of another network": lambda e: put(e.gan, "ema", torch.nn.Linear(3, 4)),
+    "average in another order": lambda e: move(next(e.gan.keep_ema().parameters()), lambda w: w.t().contiguous().t()),
+    "average moved": lambda e: move(next(e.gan.keep_ema().parameters())),
     "data moved": lambda e: move(e.data),
     "fewer data": lambda e: move(e.data, lambda x: x[:30]),
 }
@@ -132,10 +130,10 @@ CHANGES: dict[str, Callable[[FusedEngine], Any]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_changes_a_plan_is_noticed(name: str, engine: FusedEngine) -> None:
-    assert holds(engine) and same_plan(engine)
+    assert is_current(engine) and same_plan(engine)
     CHANGES[name](engine)
     assert not same_plan(engine)  # else the row would say nothing
-    assert not holds(engine)
+    assert not is_current(engine)
 
 
 @pytest.fixture
@@ -153,12 +151,12 @@ def _globally(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
 )
 def test_hooks_of_all_modules_and_optimizers_are_noticed(_globally: Callable[[], None], engine: FusedEngine) -> None:
     _globally()
-    assert not same_plan(engine) and not holds(engine)
+    assert not same_plan(engine) and not is_current(engine)
 
 
 def test_a_forward_of_a_class_is_noticed(engine: FusedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Chained, "forward", lambda self, x: x)
-    assert not same_plan(engine) and not holds(engine)
+    assert not same_plan(engine) and not is_current(engine)
 
 
 def test_every_attribute_and_member_of_every_module_counts(engine: FusedEngine) -> None:
@@ -169,21 +167,21 @@ def test_every_attribute_and_member_of_every_module_counts(engine: FusedEngine) 
                 if own is vars(module) and name.startswith("_"):
                     continue
                 own[name] = object()
-                assert not holds(engine), name
+                assert not is_current(engine), name
                 own[name] = value
-    assert holds(engine)
+    assert is_current(engine)
 
 
 def test_members_in_a_dictionary_of_their_own_are_still_seen(engine: FusedEngine) -> None:
     layer = g(engine, 0)
     layer._parameters = OrderedDict(layer._parameters)
     layer._parameters["weight"] = torch.nn.Parameter(layer.weight.detach().clone())
-    assert not same_plan(engine) and not holds(engine)
+    assert not same_plan(engine) and not is_current(engine)
 
 
 def test_an_array_that_is_replaced_is_no_error(engine: FusedEngine) -> None:
     engine.gan.generator.seen = np.ones(3)
-    assert not holds(engine)
+    assert not is_current(engine)
 
 
 # ---------------------------------------------------------------- what does not
@@ -200,11 +198,11 @@ def test_training_describes_the_plan_once(engine: FusedEngine, monkeypatch: pyte
 
 def test_what_changes_back_keeps_the_run(engine: FusedEngine) -> None:
     run = engine.prepare()
-    engine.gan.sample(5, averaged=False)  # in eval mode and back
+    engine.gan.sample(5, ema=False)  # in eval mode and back
     weight = g(engine, 0).weight
     g(engine, 0).weight = torch.nn.Parameter(weight.detach().clone())
     g(engine, 0).weight = weight
-    assert engine.prepare() is run and holds(engine)
+    assert engine.prepare() is run and is_current(engine)
 
 
 def test_a_description_that_the_core_refuses_is_not_run(engine: FusedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +210,7 @@ def test_a_description_that_the_core_refuses_is_not_run(engine: FusedEngine, mon
         def __init__(self, described: object) -> None:
             raise RuntimeError("not this one")
 
-    monkeypatch.setattr(fused.kernels, "native", type("Native", (), {"Run": Refusing}))
+    monkeypatch.setattr(fused.kernels, "native", type("Native", (), {"CompiledPlan": Refusing}))
     d(engine, 1).p = 0.3
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not this one"):

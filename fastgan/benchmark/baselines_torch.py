@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from fastgan.benchmark.ours import change
+from fastgan.benchmark.fastgan_side import change
 from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload, plain_network
 
 T = TypeVar("T")

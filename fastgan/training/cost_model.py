@@ -1,10 +1,10 @@
-"""Which of the two engines for CUDA is the faster one: THE place with the arithmetic, and with the figures it goes by.
+"""Cost model of the two CUDA engines, which predicts the faster one.
 
-The persistent kernel trains a GAN in a cluster, a few of the device's many multiprocessors; the graph engine gives all
-of the device to one product after the other, and pays for each launch. So small batches are the kernel's, large ones
-the graph's. Both times are floors: what a device does beside is left out.
+The persistent kernel trains a GAN on a cluster, a few of the device's many multiprocessors; the graph engine uses the
+whole device for each product, but pays for each launch. So the kernel is faster for small batches, the graph for large
+ones. Both predicted times are lower bounds.
 
-The company is left out too, on purpose: a member of a population gets the engine of its solo run, and so its bits.
+Population size is deliberately ignored, so a model gets the same engine, hence the same bits, alone or in a population.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 
 # None of these has been measured here. Rates are multiply-adds of one multiprocessor in a cycle, in the kernel and in
-# cuBLAS, for an H200 by its data sheet. Of the 1024 of tf32 that matrix units do, `mma.sync` is said to reach six
+# cuBLAS, for an H200 by its data sheet. Of the 1024 of tf32 that tensor cores do, `mma.sync` is said to reach six
 # tenths, and fp32 takes three products; factors come from shared memory, 128 bytes a cycle, of which 1024 multiply-adds
 # of a tile and chunk read 384: docs/the-persistent-kernel.md.
 _RATES = {"fp32": (205, 128), "ieee": (128, 128), "tf32": (341, 1024), "bf16": (341, 2048)}
 _RATES_IN_DOUBLE = (64, 64)
-_CLOCK = 1.8e9  # cycles a second; docs/the-persistent-kernel.md
+_FREQUENCY = 1.8e9  # cycles a second; docs/the-persistent-kernel.md
 _PASS = 200  # cycles that a pass of the kernel takes at least, as it waits for the one before; likewise
 _LAUNCH = 1.3e-6  # seconds of a dependent kernel in a graph; measured by others, docs/the-graph-engine.md
 _ROWS_A_BLOCK = 8  # fewer rows a block: the price of a cluster's barriers outweighs its work
 
 
-class Room(NamedTuple):
-    """Of a device: what a launch has at its disposal."""
+class DeviceLimits(NamedTuple):
+    """Limits of a device for one launch."""
 
     multiprocessors: int
     cluster: int  # the most blocks that may train one GAN together
     shared_bytes: int  # of a block
 
     def blocks(self, rows: int, members: int) -> int:
-        """That each of the members gets: no multiprocessor twice, no block without enough rows."""
+        """Blocks for each member: no multiprocessor twice, no block with too few rows."""
         size = self.cluster
         while size > 1 and (size * members > self.multiprocessors or rows < _ROWS_A_BLOCK * size):
             size //= 2
@@ -45,7 +45,7 @@ class Room(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What an iteration of one GAN is made of."""
+    """The work of one iteration of one GAN."""
 
     products: int  # multiply-adds
     passes: int  # of the persistent kernel, each of which waits for the one before
@@ -53,7 +53,7 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, gan: GAN, config: TrainConfig) -> Work:
-        """Of all steps. What only one of the engines has is left out, as is what both have little of."""
+        """Of all steps. Work of only one engine is left out, and work that is small in both."""
         d, g = _step_of_d(gan, config), _step_of_g(gan, config)
         return cls(*(config.k * of_d + config.generator_steps * of_g for of_d, of_g in zip(d, g, strict=True)))
 
@@ -63,7 +63,7 @@ def _step_of_d(gan: GAN, config: TrainConfig) -> Work:
     # G forward; of real rows and fakes D forward, down to the first layer, gradients of weights
     products = config.batch_size * (config.pack * g + 2 * (d + (d - d_first) + d))
     passes = 2 + g_layers + 2 * d_layers  # noise and rows, losses, layers
-    # Noise, rows, losses, update; a layer forward is two, on its way back three, its gradient of weights one
+    # Noise, rows, losses, update; a layer forward is two, on its backward pass three, its gradient of weights one
     launches = 4 + 2 * g_layers + 6 * d_layers - 1
     rounded = 1 + g_layers + 2 * d_layers if config.precision == "bf16" else 0
     return Work(products, passes, launches + rounded)
@@ -94,12 +94,12 @@ class Weighed(NamedTuple):
     blocks: int  # of the kernel
 
     @classmethod
-    def of(cls, work: Work, room: Room, rows: int, rates: tuple[int, int]) -> Weighed:
+    def of(cls, work: Work, limits: DeviceLimits, rows: int, rates: tuple[int, int]) -> Weighed:
         """On the cluster of a GAN trained alone, and on all of the device."""
-        blocks = room.blocks(rows, 1)
-        in_kernel, in_library = (rate * _CLOCK for rate in rates)
-        kernel = work.products / (blocks * in_kernel) + work.passes * _PASS / _CLOCK
-        graph = work.launches * _LAUNCH + work.products / (room.multiprocessors * in_library)
+        blocks = limits.blocks(rows, 1)
+        in_kernel, in_library = (rate * _FREQUENCY for rate in rates)
+        kernel = work.products / (blocks * in_kernel) + work.passes * _PASS / _FREQUENCY
+        graph = work.launches * _LAUNCH + work.products / (limits.multiprocessors * in_library)
         return cls(kernel, graph, blocks)
 
     def __str__(self) -> str:
@@ -115,16 +115,16 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(gan: GAN, config: TrainConfig, room: Room) -> Choice:
+def choose(gan: GAN, config: TrainConfig, limits: DeviceLimits) -> Choice:
     """By the arithmetic of a GAN that trains alone.
 
     The kernel is for networks whose weights fit into a multiprocessor's shared memory: others would read them from the
-    second-level cache for every product.
+    L2 cache for every product.
     """
     weights = sum(p.numel() * p.element_size() for p in (*gan.generator.parameters(), *gan.discriminator.parameters()))
-    if weights > room.shared_bytes:
-        there = room.shared_bytes >> 10
+    if weights > limits.shared_bytes:
+        there = limits.shared_bytes >> 10
         return Choice(False, f"the weights take {-(-weights >> 10)} KB, a multiprocessor's shared memory has {there}")
     rates = _RATES_IN_DOUBLE if gan.dtype == torch.float64 else _RATES[config.precision]
-    weighed = Weighed.of(Work.of(gan, config), room, config.batch_size, rates)
+    weighed = Weighed.of(Work.of(gan, config), limits, config.batch_size, rates)
     return Choice(weighed.kernel <= weighed.graph, str(weighed))

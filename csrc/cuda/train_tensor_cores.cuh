@@ -1,11 +1,12 @@
-// The products of the persistent kernel by matrix units: a warp takes `down` x `across` tiles of 16 x 8 sums.
+// Matrix products of the persistent kernel by tensor cores: a warp computes `down` x `across` tiles of 16 x 8 sums.
 //
-// A sum goes through the depth in chunks of 8, which begin at multiples of 8. What happens inside a chunk is the units' matter,
-// but the same chunk gives the same bits: which tiles a warp takes, and who holds which rows of a batch, never shows. For that
-// a block's rows of a batch begin at a multiple of 8 (rows_before).
+// A sum goes through the depth in chunks of 8, which begin at multiples of 8. The order inside a chunk is the
+// hardware's, but the same chunk gives the same bits: they do not depend on which tiles a warp computes or which block
+// has which rows. Therefore a block's rows of a batch start at a multiple of 8 (rows_before).
 //
-// A chunk costs a lane 4 words of shared memory for each tile down and 2 for each across: 6 a tile for one alone, 3 where
-// there are 2 x 2 of them. Rows are an odd number of packs of four words apart, so that none of the reads meets a bank twice:
+// A chunk costs a lane 4 words of shared memory for each tile down and 2 for each across: 6 a tile for one alone, 3
+// where there are 2 x 2 of them. Rows are an odd number of packs of four words apart, so that none of the reads meets a
+// bank twice:
 //   depth across   word 4 m (2s) + g, s odd: members are 8 banks apart, groups neighbours
 //   depth along    two words at once, half a warp at a time, whose four groups take every other row: 8 banks apart
 // where member m of group g brings the depths 2m and 2m + 1.
@@ -21,10 +22,10 @@ template <int n, bool along>
 struct Strips {
   int row[n];
 
-  // x[r] = elements (row r, depths d and d + 1), or zeros for what there is not.
+  // x[r] = elements (row r, depths d and d + 1), or zeros beyond the depth.
   __device__ void read(const Matrix<const float>& from, int d, int depth, float (&x)[n][2]) const {
     const bool first = d < depth, second = d + 1 < depth;
-    const int d0 = first ? d : 0, d1 = second ? d + 1 : 0;  // what there is in any case
+    const int d0 = first ? d : 0, d1 = second ? d + 1 : 0;  // a depth that exists
 #pragma unroll
     for (int r = 0; r < n; ++r) {
       if constexpr (along) {
@@ -56,10 +57,11 @@ struct Chunks {
   }
 };
 
-// Which of eight neighbours it is that stands at place i of a tile: of the places 0 to 3 every other one.
+// Which of eight neighbours is at position i of a tile: positions 0 to 3 are every other one.
 __device__ inline int every_other(int i) { return i % 4 * 2 + i / 4; }
 
-// A chunk of all tiles. Instructions on the same sums stand apart: each waits for the one before.
+// A chunk of all tiles. Instructions on the same sums are interleaved with others, because each depends on the one
+// before.
 template <class P, int down, int across>
 __device__ void add_chunk(const float (&a)[2 * down][2], const float (&b)[across][2], typename P::Sum (&sum)[down][across]) {
   typename P::Left left[down];
@@ -81,12 +83,12 @@ FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, W
   const int tiles_across = (columns + 8 * across - 1) / (8 * across);
   const int tiles = (rows + 16 * down - 1) / (16 * down) * tiles_across;
   for (int tile = who.rank / 32; tile < tiles; tile += who.count / 32) {
-    __syncwarp();  // what stands at the end of a tile may part the lanes; units want them all
+    __syncwarp();  // reconverge: divergent tail code precedes a warp-wide mma.sync
     const int row0 = tile / tiles_across * 16 * down, column0 = tile % tiles_across * 8 * across;
     int row[down][2], column[across][2];  // of the lane's sums
     Strips<2 * down, a_along> left;
     Strips<across, b_along> right;
-    const auto within = [](int at, int count) { return at < count ? at : count - 1; };  // nobody stores what comes of it
+    const auto within = [](int at, int count) { return at < count ? at : count - 1; };  // the result is not stored
 #pragma unroll
     for (int r = 0; r < 2 * down; ++r) {
       const int at = row0 + 8 * r + every_other(lane_group());
@@ -139,25 +141,26 @@ FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, W
   }
 }
 
-// A warp takes the sink's share where that leaves none without: more tiles read less for what they compute. Else one tile.
+// A warp computes as many tiles as the sink allows, if every warp then has work: more tiles read less for each product.
+// Else one tile.
 template <class P, bool a_along, bool b_along, class Pairs, class Sink>
-__device__ void multiply_by_units(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
+__device__ void multiply_on_tensor_cores(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
   constexpr int down = Sink::tiles_down, across = Sink::tiles_across;
-  const int shares = (rows + 16 * down - 1) / (16 * down) * ((columns + 8 * across - 1) / (8 * across));
-  if (shares >= who.count / 32 && rows > 16 * (down - 1) && columns > 8 * (across - 1))
+  const int warp_tiles = (rows + 16 * down - 1) / (16 * down) * ((columns + 8 * across - 1) / (8 * across));
+  if (warp_tiles >= who.count / 32 && rows > 16 * (down - 1) && columns > 8 * (across - 1))
     multiply_strips<P, down, across, a_along, b_along>(rows, columns, pairs, who, sink);
   else
     multiply_strips<P, 1, 1, a_along, b_along>(rows, columns, pairs, who, sink);
 }
 
-// The product as the plan wants it: in double precision, and before Ampere, there are no units for it.
+// The product in the plan's precision: plain in double precision and before Ampere.
 template <bool a_along, bool b_along, class T, class Pairs, class Sink>
 __device__ void multiply(Precision precision, int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
-#if !defined(__CUDA_ARCH__) || defined(FASTGAN_MATRIX_UNITS)
+#if !defined(__CUDA_ARCH__) || defined(FASTGAN_TENSOR_CORES)
   if constexpr (sizeof(T) == 4) switch (precision) {
-      case Precision::fp32: return multiply_by_units<Tf32x3, a_along, b_along>(rows, columns, pairs, who, sink);
-      case Precision::tf32: return multiply_by_units<Tf32, a_along, b_along>(rows, columns, pairs, who, sink);
-      case Precision::bf16: return multiply_by_units<ShortBf16, a_along, b_along>(rows, columns, pairs, who, sink);
+      case Precision::fp32: return multiply_on_tensor_cores<Tf32x3, a_along, b_along>(rows, columns, pairs, who, sink);
+      case Precision::tf32: return multiply_on_tensor_cores<Tf32, a_along, b_along>(rows, columns, pairs, who, sink);
+      case Precision::bf16: return multiply_on_tensor_cores<ShortBf16, a_along, b_along>(rows, columns, pairs, who, sink);
       case Precision::ieee: break;
     }
 #endif

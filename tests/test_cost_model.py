@@ -10,17 +10,17 @@ import torch
 
 from fastgan import GAN, TrainConfig, nn
 from fastgan.training import persistent, plan
-from fastgan.training.choice import Choice, Room, Work, choose
+from fastgan.training.cost_model import Choice, DeviceLimits, Work, choose
 from fastgan.training.fused import FusedEngine
-from fastgan.training.rows import Rows
+from fastgan.training.rows import Minibatches
 
-HOPPER, AMPERE = Room(132, 8, 227 << 10), Room(108, 1, 163 << 10)
+HOPPER, AMPERE = DeviceLimits(132, 8, 227 << 10), DeviceLimits(108, 1, 163 << 10)
 NETWORKS = {
     "tiny": (1, [1, 16, 16, 1], [1, 16, 16, 1]),
     "toy": (2, [2, 128, 128, 2], [2, 128, 128, 1]),
     "digits": (32, [32, 256, 256, 64], [64, 256, 256, 1]),
 }
-ALL = "it computes all that these networks and this config ask for"
+ALL = "it supports these networks and this config"
 
 
 def gan_of(name: str, dtype: torch.dtype = torch.float32) -> GAN:
@@ -28,8 +28,8 @@ def gan_of(name: str, dtype: torch.dtype = torch.float32) -> GAN:
     return GAN(nn.MLP(g, activation="relu", dtype=dtype), nn.MLP(d, activation="relu", dtype=dtype), latent_dim=latent)
 
 
-def chosen(name: str, batch: int, room: Room = HOPPER, **config: Any) -> Choice:
-    return choose(gan_of(name), TrainConfig(1, batch, **config), room)
+def chosen(name: str, batch: int, limits: DeviceLimits = HOPPER, **config: Any) -> Choice:
+    return choose(gan_of(name), TrainConfig(1, batch, **config), limits)
 
 
 def test_an_iteration_of_the_toy_is_what_the_page_on_the_kernel_counts() -> None:
@@ -83,7 +83,7 @@ def test_where_the_kernel_ends() -> None:
 def test_weights_must_fit_into_shared_memory() -> None:
     gan = gan_of("toy")
     needed = sum(4 * p.numel() for p in (*gan.generator.parameters(), *gan.discriminator.parameters()))
-    fits, lacks = (chosen("toy", 32, room=HOPPER._replace(shared_bytes=needed - lack)) for lack in (0, 1))
+    fits, lacks = (chosen("toy", 32, limits=HOPPER._replace(shared_bytes=needed - lack)) for lack in (0, 1))
     assert fits.kernel and not lacks.kernel
 
 
@@ -96,8 +96,8 @@ def test_double_weighs_twice_and_multiplies_at_half_the_rate() -> None:
 
 
 def test_a_device_without_clusters_turns_to_graphs_sooner() -> None:
-    assert chosen("toy", 512).kernel and not chosen("toy", 512, room=AMPERE).kernel
-    assert chosen("toy", 32, room=AMPERE).kernel
+    assert chosen("toy", 512).kernel and not chosen("toy", 512, limits=AMPERE).kernel
+    assert chosen("toy", 32, limits=AMPERE).kernel
 
 
 def test_the_reason_says_what_was_weighed() -> None:
@@ -110,52 +110,52 @@ def test_the_reason_says_what_was_weighed() -> None:
 
 
 class Stub(FusedEngine):
-    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
-        plan.chain_of("gan.generator", gan.generator)
+    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
+        plan.network_plan("gan.generator", gan.generator)
 
 
 class Kernel(Stub):
     name = "kernel"
 
-    def __init__(self, gan: GAN, rows: Rows, config: TrainConfig) -> None:
+    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
         super().__init__(gan, rows, config)
         if config.gradient_penalty is not None:
-            raise plan.Inexpressible("no penalties here")
+            raise plan.UnsupportedByEngine("no penalties here")
 
 
 class Graph(Stub):
-    name = "graph"
+    name = "cuda-graph"
 
 
 @pytest.fixture
 def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(persistent, "why_not", lambda device: None)
-    monkeypatch.setattr(persistent, "room_of", lambda device: HOPPER)
+    monkeypatch.setattr(persistent, "limits_of", lambda device: HOPPER)
     monkeypatch.setattr(persistent, "PersistentEngine", Kernel)
     monkeypatch.setattr(persistent, "GraphEngine", Graph)
 
 
 def built(gan: GAN, batch: int, **config: Any) -> FusedEngine:
-    rows = Rows(torch.randn(8, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
+    rows = Minibatches(torch.randn(8, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
     return persistent.cuda_engine(gan, rows, TrainConfig(1, batch, **config))
 
 
 @pytest.mark.usefixtures("_hopper")
 def test_the_engine_is_built_with_its_reason() -> None:
     toy = gan_of("toy")
-    assert [built(toy, batch).name for batch in (32, 4096)] == ["kernel", "graph"]
+    assert [built(toy, batch).name for batch in (32, 4096)] == ["kernel", "cuda-graph"]
     assert built(toy, 32).reason == f"{ALL}; {chosen('toy', 32).reason}"
     penalized = built(toy, 32, gradient_penalty="r1")
-    assert (penalized.name, penalized.reason) == ("graph", f"{ALL}; no penalties here")
+    assert (penalized.name, penalized.reason) == ("cuda-graph", f"{ALL}; no penalties here")
     large = built(gan_of("digits"), 32)
-    assert large.name == "graph" and "the weights take 678 KB" in large.reason
+    assert large.name == "cuda-graph" and "the weights take 678 KB" in large.reason
 
 
 @pytest.mark.usefixtures("_hopper")
 def test_what_a_plan_cannot_say_is_said_first() -> None:
-    with pytest.raises(plan.Inexpressible, match="config.unroll differentiates through D's updates"):
+    with pytest.raises(plan.UnsupportedByEngine, match="config.unroll differentiates through D's updates"):
         built(gan_of("toy"), 32, unroll=2)
     generator = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Softmax(1))
     gan = GAN(generator, nn.MLP([2, 1], activation="relu"), latent_dim=2)
-    with pytest.raises(plan.Inexpressible, match="gan.generator: Softmax"):
+    with pytest.raises(plan.UnsupportedByEngine, match="gan.generator: Softmax"):
         built(gan, 32)

@@ -1,4 +1,4 @@
-// Taking an update back: what it may change, and a copy of that from before.
+// Snapshot of all that an update may change, to roll back an update that is not finite.
 #pragma once
 #include <atomic>
 #include <cmath>
@@ -13,12 +13,12 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// Where a plan skips what is not finite, all threads call save() before a step and settle() after its updates. Elsewhere
-// nothing is copied. A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
+// With skip_nonfinite, all threads call save() before a step and commit_or_roll_back() after its updates; otherwise
+// nothing is copied. Gradients are not checked: a gradient that is not finite makes the optimiser's state not finite.
 template <class T>
-class Undo {
+class Snapshot {
  public:
-  explicit Undo(const TrainPlan& plan) {
+  explicit Snapshot(const TrainPlan& plan) {
     if (!plan.skip_nonfinite) return;
     for (const PlayerPlan* player : {&plan.generator, &plan.discriminator}) add(*player);
   }
@@ -26,7 +26,7 @@ class Undo {
   void place(Arena<T>& arena) {
     size_t bytes = 0;
     for (const Span& span : spans_) bytes += span.bytes;
-    saved_ = arena.take(int64_t((bytes + sizeof(T) - 1) / sizeof(T)));
+    saved_ = arena.allocate(int64_t((bytes + sizeof(T) - 1) / sizeof(T)));
   }
 
   void save(const Team& team) {
@@ -35,13 +35,13 @@ class Undo {
     team.barrier();
   }
 
-  // Any thread, before it settles: a loss of this update is not finite.
-  void doubt() { finite_ = false; }
+  // Called by any thread before commit_or_roll_back(): a loss of this update is not finite.
+  void flag_nonfinite() { finite_ = false; }
 
-  // Takes the updates of these players back, and counts each as skipped, if one is in doubt or a number that was finite, of
-  // a parameter, an optimiser's state or a running statistic, no longer is.
+  // Rolls the updates of these players back, and counts each as skipped, if one is flagged, or if a parameter, an
+  // optimiser's state or a running statistic was finite and no longer is.
   template <class Player>
-  void settle(const Team& team, std::initializer_list<Player*> players) {
+  void commit_or_roll_back(const Team& team, std::initializer_list<Player*> players) {
     if (spans_.empty()) return;
     team.barrier();
     inspect(team);
@@ -100,7 +100,7 @@ class Undo {
       const T *after = static_cast<const T*>(span.data), *before = reinterpret_cast<const T*>(saved);
       int lost = 0;  // an integer, so that the loop is one of vectors
       for (size_t i = 0; i < span.bytes / sizeof(T); ++i) lost |= is_finite(before[i]) & !is_finite(after[i]);
-      if (lost) doubt();
+      if (lost) flag_nonfinite();
     });
   }
 

@@ -1,4 +1,4 @@
-"""fastgan's side: `fastgan.train`, as anyone calls it."""
+"""fastgan's side: a plain `fastgan.train`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def config(workload: Workload, steps: int, **changes: Any) -> TrainConfig:
 
 
 def change(before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What training added to each parameter, by "generator.<name>" or "discriminator.<name>"."""
+    """The change of each parameter, by "generator.<name>" or "discriminator.<name>"."""
     return {
         f"{network}.{name}": after[network][name].cpu() - start
         for network, tensors in before.items()
@@ -107,7 +107,7 @@ class LongRun(Callback):
             if self._cpus is not None:
                 os.sched_setaffinity(0, self._cpus)
             train(gan, data, config, callbacks=[self])
-        except BaseException as error:  # whoever waits for the chunk gets it
+        except BaseException as error:  # raised in the thread that waits for the chunk
             self._error = error
             self._held.release()
 

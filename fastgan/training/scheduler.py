@@ -1,4 +1,4 @@
-"""The members of a population that one process trains: as many at once as their engine takes, the others after them."""
+"""Scheduler of a population's members in one process: as many at once as their engine supports, then the others."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from fastgan.training.config import TrainConfig
 from fastgan.training.history import COLUMNS
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.members import Member
-from fastgan.training.rows import Rows
-from fastgan.training.run import Engine, Pace, Prepared, Session, place, prepare, rows_for
+from fastgan.training.rows import Minibatches
+from fastgan.training.run import ChunkSizer, Engine, Prepared, Session, place, prepare, rows_for
 
 log = logging.getLogger("fastgan")
 
-_A_THREAD = 4  # members under way for each thread: a thread whose core somebody else uses takes fewer of them
-Kind = tuple[type[Engine], torch.device, torch.dtype]  # members of a kind train in one call
+_A_THREAD = 4  # members in progress for each thread, so that a thread whose core is busy can take fewer of them
+GroupKey = tuple[type[Engine], torch.device, torch.dtype]  # members of a kind train in one call
 
 
 class Call(NamedTuple):
@@ -39,11 +39,11 @@ class Call(NamedTuple):
 
 
 @dataclass
-class Kin:
-    """The members of a kind: who has not begun, whose iterations are under way, who waits for room to go on.
+class Group:
+    """Members that train in one call: those not started, those in progress, and those paused for lack of memory.
 
     Args:
-        waiting: who has not begun.
+        waiting: members not started.
         width: members of a call at most.
     """
 
@@ -51,12 +51,12 @@ class Kin:
     width: int
     under_way: deque[Call] = field(default_factory=deque)
     resting: deque[Session] = field(default_factory=deque)
-    pace: Pace = field(default_factory=Pace)
+    sizer: ChunkSizer = field(default_factory=ChunkSizer)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a member.
+    """The outcome of a member.
 
     Args:
         number: of the member.
@@ -75,8 +75,8 @@ class Outcome:
     failed: str | None = None
 
 
-class Share:
-    """Trains members to their end; a few are under way at a time, so the engines of the others take no memory.
+class Scheduler:
+    """Trains members to their end; only a few are in progress at a time, so the engines of the others take no memory.
 
     Args:
         members: to be trained here.
@@ -101,7 +101,7 @@ class Share:
         self.folder, self.resume, self.threads, self.table = folder, resume, threads, table
         self.gans: dict[int, GAN] = {}
         self._parameters: set[int] = set()  # of all members, by identity
-        self._rows: dict[tuple[torch.device, torch.dtype], Rows] = {}
+        self._rows: dict[tuple[torch.device, torch.dtype], Minibatches] = {}
         self._outcomes: list[Outcome] = []
         self._open: set[Session] = set()  # of the members that have begun and not ended
         self._no_logits: str | None = None  # of the first member whose discriminator gives none
@@ -111,7 +111,7 @@ class Share:
         """Build and check all members, then train them."""
         if self.resume:
             self._check_resume()
-        kinds: dict[Kind, list[Member]] = {}
+        kinds: dict[GroupKey, list[Member]] = {}
         for member in self.members:
             kinds.setdefault(self._first_look(member), []).append(member)
         one = {engine for engine, *_ in kinds if engine.members_a_launch == engine.calls_at_once == 1}
@@ -135,8 +135,8 @@ class Share:
         if not any(checkpoint.steps(path) for path in self.folder.glob("member-*/checkpoint")):
             raise CheckpointError(f"checkpoint: no member has one in {self.folder}")
 
-    def _first_look(self, member: Member) -> Kind:
-        """Build the networks and go through every check; the engine found is given up again."""
+    def _first_look(self, member: Member) -> GroupKey:
+        """Build the networks and run every check; the engine is discarded."""
         gan = self.build(member.config.seed)
         own = {id(p) for p in gan.parameters()}
         if own & self._parameters:
@@ -148,18 +148,18 @@ class Share:
         self._no_logits = self._no_logits or prepared.run.no_logits
         return type(prepared.engine), gan.device, gan.dtype
 
-    def _prepare(self, member: Member, crowded: bool = False) -> Prepared:
+    def _prepare(self, member: Member, memory_is_shared: bool = False) -> Prepared:
         gan, folder = self.gans[member.number], self._folder_of(member)
         resumes = bool(self.resume and folder is not None and checkpoint.steps(folder / "checkpoint"))
         rows = self._rows_for(gan, member.config)
-        prepared = prepare(gan, rows, member.config, folder, resumes, crowded)
+        prepared = prepare(gan, rows, member.config, folder, resumes, memory_is_shared)
         prepared.run.member = member.number
         return prepared
 
     def _folder_of(self, member: Member) -> Path | None:
         return None if self.folder is None else self.folder / f"member-{member.number:04d}"
 
-    def _rows_for(self, gan: GAN, config: TrainConfig) -> Rows:
+    def _rows_for(self, gan: GAN, config: TrainConfig) -> Minibatches:
         """The data, checked and held once for all members that compute alike."""
         kind = (gan.device, gan.dtype)
         if kind not in self._rows:
@@ -169,40 +169,42 @@ class Share:
     # ------------------------------------------------------------ training
 
     def _run(self, members: list[Member], width: int, calls: int) -> None:
-        """Train members, at most `width` in each of `calls` at a time; whoever ends makes room for the next.
+        """Train members, at most `width` in each of `calls` at a time; a member that ends is replaced by the next.
 
-        The host looks at one call after the other; the device goes on with the rest while it does.
+        The host finishes one call after the other, while the device runs the rest.
         """
-        kin = Kin(deque(members), width)
+        group = Group(deque(members), width)
         try:
             for _ in range(calls):
-                self._go_on(kin, [])
-            while kin.under_way:
-                self._go_on(kin, self._look(kin))
+                self._go_on(group, [])
+            while group.under_way:
+                self._go_on(group, self._look(group))
         finally:
             for session in self._open:
                 session.close()
-            for call in kin.under_way:  # an error ends all: nobody's networks may change after it
+            for call in group.under_way:  # after an error, no network may change any more
                 call.finish()
-        for member in kin.waiting:
+        for member in group.waiting:
             self._leave_out(member)
 
-    def _go_on(self, kin: Kin, sessions: list[Session]) -> None:
-        """Begin the next call of these members, and of others where there is room."""
-        while len(sessions) < kin.width and (session := self._next(kin, crowded=bool(sessions or kin.under_way))):
+    def _go_on(self, group: Group, sessions: list[Session]) -> None:
+        """Start the next call of these members, and of others if memory allows."""
+        while len(sessions) < group.width and (
+            session := self._next(group, memory_is_shared=bool(sessions or group.under_way))
+        ):
             if session.goes_on:
                 sessions.append(session)
             else:
                 self._finish(session)
         if not sessions:
             return
-        counts, begun = [session.until_mark(kin.pace.iterations) for session in sessions], time.perf_counter()
+        counts, begun = [session.until_mark(group.sizer.iterations) for session in sessions], time.perf_counter()
         try:
-            kin.under_way.append(Call(sessions, self._begin(sessions, counts), begun))
+            group.under_way.append(Call(sessions, self._begin(sessions, counts), begun))
         except torch.OutOfMemoryError:
-            if not kin.under_way:
+            if not group.under_way:
                 raise
-            kin.resting.extend(sessions)  # until one of the others has ended
+            group.resting.extend(sessions)  # until one of the others has ended
 
     def _begin(self, sessions: list[Session], counts: list[int]) -> Callable[[], list[np.ndarray]]:
         engines: Any = [session.engine for session in sessions]
@@ -212,27 +214,27 @@ class Share:
             return lambda: [finish()]
         return lambda: engines[0].advance_all(engines, firsts, counts, self.threads)
 
-    def _look(self, kin: Kin) -> list[Session]:
+    def _look(self, group: Group) -> list[Session]:
         """Wait for the call that was begun first; gives those of its members that go on."""
-        sessions, finish, begun = kin.under_way.popleft()
+        sessions, finish, begun = group.under_way.popleft()
         tables = finish()
         going = [session for session, table in zip(sessions, tables, strict=True) if self._take(session, table)]
-        kin.pace.learn(max(map(len, tables)), time.perf_counter() - begun)
+        group.sizer.learn(max(map(len, tables)), time.perf_counter() - begun)
         return going
 
-    def _next(self, kin: Kin, crowded: bool) -> Session | None:
-        """Who goes on: one that had no room, or the next to begin; None where there is neither, or no room for it."""
-        if kin.resting:
-            return kin.resting.popleft()
-        if not kin.waiting or self._interrupt.requested:
+    def _next(self, group: Group, memory_is_shared: bool) -> Session | None:
+        """The next session: a paused one, or a new one; None where there is neither, or no memory for it."""
+        if group.resting:
+            return group.resting.popleft()
+        if not group.waiting or self._interrupt.requested:
             return None
         try:
-            prepared = self._prepare(kin.waiting[0], crowded)
+            prepared = self._prepare(group.waiting[0], memory_is_shared)
         except torch.OutOfMemoryError:
-            if crowded:
+            if memory_is_shared:
                 return None
             raise
-        kin.waiting.popleft()
+        group.waiting.popleft()
         session = Session(prepared, self.callbacks, self._interrupt)
         self._open.add(session)
         session.start()
@@ -273,7 +275,7 @@ class Share:
         )
 
     def _leave_out(self, member: Member) -> None:
-        """A member that an interruption leaves no time for: as its last checkpoint has it, or as it was built."""
+        """Record a member that did not start before an interruption: as in its last checkpoint, or as built."""
         prepared = self._prepare(member)
         if prepared.source is not None:
             return self._finish(Session(prepared, (), self._interrupt))

@@ -1,4 +1,5 @@
-"""The kernels that the benchmark takes its floors with, under the emulator: they do what is timed, and no more."""
+"""The kernels that the benchmark takes its lower bounds with, under the emulator: they do what is timed, and no
+more."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ CLUSTERS = (0, 1, 2, 8)  # 0: one block, with the barriers of a block
 
 
 def check_meeting(machine: Emulator, blocks: int, barriers: int = 3) -> None:
-    heard = torch.full((max(1, blocks), THREADS), -1, dtype=torch.int32)
-    machine.call("meet", blocks, barriers, heard, STREAM, schedules=1 if machine.on_gpu else 4)
-    numbers = torch.arange(heard.numel(), dtype=torch.int32).view_as(heard)
-    assert torch.equal(heard, numbers.roll(-1, 0).roll(-1, 1))
+    received = torch.full((max(1, blocks), THREADS), -1, dtype=torch.int32)
+    machine.call("barrier_loop", blocks, barriers, received, STREAM, schedules=1 if machine.on_gpu else 4)
+    numbers = torch.arange(received.numel(), dtype=torch.int32).view_as(received)
+    assert torch.equal(received, numbers.roll(-1, 0).roll(-1, 1))
 
 
 @pytest.mark.parametrize("blocks", CLUSTERS)
@@ -36,7 +37,7 @@ def test_so_many_launches_are_made(machine: Emulator) -> None:
 
 @pytest.fixture(scope="module")
 def racing(emulator_builder: Builder) -> Iterator[Emulator]:
-    emulator = begin_narrow(emulator_builder, "floors.cu", RACES)()
+    emulator = begin_narrow(emulator_builder, "lower_bounds.cu", RACES)()
     yield emulator
     emulator.close()
 
@@ -46,7 +47,7 @@ def test_no_race(blocks: int, racing: Emulator) -> None:
     check_meeting(racing, blocks)
 
 
-LEAVING = "  if (cluster) cluster_barrier();  // nobody leaves while others look\n"
+LEAVING = "  if (cluster) cluster_barrier();  // no block exits while another reads its shared memory\n"
 # name -> what stands there, what stands there instead, the build's flavour, and what it says
 FAULTS = {
     "no_barrier": ("i < barriers;", "i < barriers - 3;", RACES, "race|nobody has written"),
@@ -57,7 +58,7 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
     return {
-        name: begin_narrow(emulator_builder, "floors.cu", flavour, "cuda/floors.cu", old, new)
+        name: begin_narrow(emulator_builder, "lower_bounds.cu", flavour, "cuda/lower_bounds.cu", old, new)
         for name, (old, new, flavour, _) in FAULTS.items()
     }
 

@@ -1,4 +1,4 @@
-"""Which modules can be part of a fused run: the one place that knows them."""
+"""Which modules can be part of a fused segment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastgan.nn.dropout import Dropout
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
 from fastgan.ops.checks import FLOATS
-from fastgan.ops.choosing import PLAIN
+from fastgan.ops.dispatch import PLAIN
 
 LINEARS: tuple[type, ...] = (nn.Linear, Linear, Maxout)
 DROPOUTS: tuple[type, ...] = (nn.Dropout, Dropout)
 
-# exact type -> the attributes that decide how a module of it takes part (of a subclass nothing is known)
-WATCHED: dict[type, tuple[str, ...]] = {
+# exact type -> the attributes that decide how a module of it takes part (a subclass may do anything)
+DECIDING: dict[type, tuple[str, ...]] = {
     **{kind: ("forward", *settings) for kind, settings in SETTINGS.items()},
     nn.Linear: ("forward",),
     Linear: ("forward", "spec", "impl"),
@@ -50,11 +50,11 @@ def any_global_hook() -> bool:
 
 
 def obstacle(module: nn.Module) -> str | None:
-    """Why a module must be called as it is; None where it can be part of a run."""
+    """Why a module must be called as it is; None where it can be part of a fused segment."""
     kind = type(module)
     if kind is nn.LazyLinear:
         return "it is lazy until its first call"
-    if kind not in WATCHED:
+    if kind not in DECIDING:
         return f"{kind.__name__} is no layer that fuses"
     if any(hooks(module)):  # among them prune's, weight_norm's and spectral_norm's
         return "it has hooks"

@@ -1,4 +1,4 @@
-"""Native or reference: the one place that chooses, by what the tensors are and who is watching."""
+"""Choose the native or the reference implementation from dtype, device, layout and active torch transforms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _functorch_stack = torch._C._functorch.peek_interpreter_stack
 
 
 def _tracing() -> bool:
-    """Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) watches: neither sees a native call."""
+    """Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) is active: neither can record a native
+    call."""
     return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
 
 
@@ -32,7 +33,7 @@ def _special(*tensors: Tensor | None) -> str | None:
     if forward_ad._current_level >= 0 and any(
         x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors
     ):
-        return "a forward-mode derivative is asked for"
+        return "a forward-mode derivative is being computed"
     for x in tensors:
         if x is not None and type(x) not in PLAIN:
             return f"{type(x).__name__} is a tensor subclass"
@@ -47,9 +48,9 @@ def is_batched(grad: Tensor) -> bool:
 
 
 def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
-    """Whether this is the common call, by the cheapest questions: dense CPU tensors of one dtype, nothing special on.
+    """Whether this is the common case, by the cheapest checks: dense CPU tensors of one dtype, no transform active.
 
-    Everything else takes the long way, which finds the reasons and the words for errors.
+    All other calls take the slow path, which finds the reasons and raises the errors.
     """
     if _native is None or is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
         return False
@@ -75,7 +76,7 @@ def can_look(x: Tensor) -> bool:
 
 
 def natively(caller: str, operation: str, impl: Impl, *tensors: Tensor | None) -> bool:
-    """Whether the native core computes this; raise where `impl` asks for it in vain."""
+    """Whether the native core computes this; raise if impl='native' but the native core cannot run it."""
     if check_impl(caller, impl) == "reference":
         return False
     x = tensors[0]
@@ -84,5 +85,5 @@ def natively(caller: str, operation: str, impl: Impl, *tensors: Tensor | None) -
     if reason is None and not is_compiling():
         reason = _special(*tensors)
     if impl == "native" and reason is not None:
-        raise RuntimeError(f"{caller}: impl='native' cannot be served: {reason}")
+        raise RuntimeError(f"{caller}: impl='native' is not available: {reason}")
     return reason is None

@@ -1,0 +1,77 @@
+// The blocked layout of batches (gemm.h): conversion, element-wise maps, sums over columns.
+#pragma once
+#include "gemm.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+// Rows first .. last of a (rows, features) matrix into the columns of blocks from `column` on.
+template <class T>
+void to_blocked(const T* rows, int64_t features, T* blocked, int64_t column, int64_t first, int64_t last) {
+  for (int64_t row = first; row < last;) {
+    const int64_t at = column + row, p = at / kBlockRows<T>, lane = at % kBlockRows<T>;
+    const int64_t count = std::min(last - row, kBlockRows<T> - lane);
+    transpose(rows + row * features, features, count, features, blocked + p * features * kBlockRows<T> + lane, kBlockRows<T>);
+    row += count;
+  }
+}
+
+template <class T>
+void from_blocked(const T* blocked, int64_t features, T* rows, int64_t column, int64_t first, int64_t last) {
+  for (int64_t row = first; row < last;) {
+    const int64_t at = column + row, p = at / kBlockRows<T>, lane = at % kBlockRows<T>;
+    const int64_t count = std::min(last - row, kBlockRows<T> - lane);
+    transpose(blocked + p * features * kBlockRows<T> + lane, kBlockRows<T>, features, count, rows + row * features, features);
+    row += count;
+  }
+}
+
+// A tree sum: halves are added as vectors, until one element is left.
+template <int count, class T>
+T sum_lanes(T* x) {
+  if constexpr (count > 1) {
+    for (int j = 0; j < count / 2; ++j) x[j] += x[j + count / 2];
+    return sum_lanes<count / 2>(x);
+  }
+  return x[0];
+}
+
+// The sum of a feature over columns first .. last, in one fixed order.
+template <class T, class Value>
+T sum_columns(int64_t first, int64_t last, int64_t features, int64_t feature, Value&& value) {
+  constexpr int lanes = kBlockRows<T>;
+  alignas(64) T sum[lanes] = {};
+  const auto add = [&](int64_t column, int64_t count) {  // inside a block
+    const int64_t at = (column / lanes * features + feature) * lanes + column % lanes;
+    for (int64_t j = 0; j < count; ++j) sum[j] += value(at + j);
+  };
+  for (; first < last && first % lanes; first = std::min(last, (first / lanes + 1) * lanes))
+    add(first, std::min(last, (first / lanes + 1) * lanes) - first);
+  for (; first + lanes <= last; first += lanes) add(first, lanes);  // a constant: whole vectors
+  if (first < last) add(first, last - first);
+  return sum_lanes<lanes>(sum);
+}
+
+template <class T>
+using TileMap = void (*)(const T* in, T* out, int64_t stride, int rows, int columns, T negative_slope);
+
+// Applies a map to the same elements of two blocked buffers with `features` features; does nothing without a map.
+template <class T>
+struct Mapped {
+  TileMap<T> map;
+  const T* in;
+  T* out;
+  int64_t features;
+  T negative_slope;
+
+  void operator()(int64_t p, int64_t row, int lane, int rows, int columns) const {
+    const int64_t at = (p * features + row) * kBlockRows<T> + lane;
+    if (map) map(in + at, out + at, kBlockRows<T>, rows, columns, negative_slope);
+  }
+  void all(ColumnRange range) const {
+    each_block<T>(range, [&](int64_t p, int lane, int lanes) { (*this)(p, 0, lane, int(features), lanes); });
+  }
+};
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

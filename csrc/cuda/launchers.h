@@ -1,0 +1,177 @@
+// The CUDA functions that the bindings call. Without nvcc, none.cpp defines them to throw.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "../step_counter.h"
+#include "../cpu/dispatch.h"
+#include "../train.h"
+
+namespace fastgan {
+
+std::string cuda_version();  // of the toolkit it was built with; empty: built without CUDA
+std::string cuda_problem();  // why kernels cannot run on the current device; empty: they can
+
+int64_t cuda_partials(int64_t m, int64_t n);  // doubles of scratch a pair_loss needs
+void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, double* partial, void* stream);
+void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream);
+void cuda_scale(int dtype, void* x, int64_t n, const void* factor, void* stream);  // x *= a scalar of the device
+
+enum class Distribution : int { uniform, normal, centred };  // on (0, 1); N(0, 1); uniform with mean 0 and variance 1
+void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose, StepIndex step,
+                      uint32_t substream, int64_t offset, void* stream);
+void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream);  // scales rows to unit length
+void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, DropoutSeed dropout_seed,
+                  uint32_t substream, void* stream);
+// Draws the dropout seeds, `each` an iteration; gathers the rows of a minibatch from `data` (rows, features), shuffled.
+void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each, void* stream);
+void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
+                 StepIndex draw, void* stream);
+
+// The operations between the matrix products of an MLP; matrices are row-major. Null addresses: not wanted, or absent.
+struct LayerPass {
+  int64_t rows, units;
+  int pieces, activation;
+  double negative_slope, dropout;
+  DropoutSeed dropout_seed;
+  uint32_t substream;
+};
+struct LayerForward {
+  const void *product, *bias;  // (rows, units * pieces), (units * pieces,)
+  void* before;                // product + bias, where the derivative needs it; may be `product`
+  void* output;                // (rows, units); may be `product` where there is one piece
+  int32_t* winner;             // (rows, units), of maxout: which piece was the largest
+  void* dropped;               // output under the mask; maxout has none
+};
+struct LayerBackward {
+  const void *grad, *saved;  // (rows, units): gradient of the layer's result; its output, or the activation's input (`before`)
+  const int32_t* winner;
+  void *grad_product, *grad_bias;
+  double* partial;  // cuda_layer_partials of them, where grad_bias is wanted
+  // For double backward: the gradient of grad_product, and the resulting gradient of `grad`. grad_product and grad_bias
+  // are then the gradients through the activation's derivative.
+  const void* grad_grad;
+  void* to_grad;
+};
+int64_t cuda_layer_partials(int64_t rows, int64_t columns);
+void cuda_layer_forward(int dtype, const LayerPass& pass, const LayerForward& call, void* stream);
+void cuda_layer_backward(int dtype, const LayerPass& pass, const LayerBackward& call, void* stream);
+
+// A small MLP as a whole, in one launch forward and two backward. Null addresses: not wanted, or absent. Backward reads
+// what forward kept.
+struct SmallMlpLayer {
+  int64_t units;
+  int pieces, activation;
+  double negative_slope, dropout;
+  const void *weight, *bias;  // (units * pieces, inputs), (units * pieces,)
+  void *before, *output;
+  int32_t* winner;
+  void *dropped;
+  void *grad_product, *grad_weight, *grad_bias;  // the first is scratch, of (rows, units * pieces)
+};
+struct SmallMlpCall {
+  int64_t rows, inputs;
+  double input_dropout;
+  uint64_t dropout_seed;
+  int lowest;  // the last layer of the backward pass
+  const void* x;
+  void* dropped_input;  // x under the mask
+  void* y;
+  const void* grad_y;
+  void* grad_x;
+  std::vector<SmallMlpLayer> layers;
+};
+void cuda_small_mlp_forward(int dtype, const SmallMlpCall& call, void* stream);
+void cuda_small_mlp_backward(int dtype, const SmallMlpCall& call, void* stream);
+
+// Batch normalisation of (rows, features). Null addresses: absent.
+struct NormPass {
+  int64_t rows, features;
+  double epsilon, momentum;
+  const void *bias, *scale, *shift;
+  void *running_mean, *running_variance;
+  int64_t* batches;
+  void *mean, *inverse;  // (features,) of this batch: forward writes, backward reads
+};
+void cuda_norm_forward(int dtype, const NormPass& pass, const void* product, void* out, void* stream);
+void cuda_norm_backward(int dtype, const NormPass& pass, const void* product, void* grad, void* grad_scale,
+                        void* grad_shift, bool adds, void* stream);
+
+// D's logits of real rows or of fakes, n of each. With `other`, the loss is a function of logits - other.
+struct LossInput {
+  const void *logits, *other;
+  void *grad, *grad_of_other;
+  int formula;  // below 0: no loss, only the metrics of D
+  double target;
+  bool real;
+};
+int64_t cuda_loss_metrics_sums(int64_t n);  // doubles of `sums` a sub-batch
+void cuda_loss_metrics(int dtype, const std::vector<LossInput>& sub_batches, int64_t n, double scale, double* sums, void* stream);
+// Writes an iteration's metrics from the sums of D's step (real, fake) and of G's step, and increments the step
+// counter.
+void cuda_record(int dtype, StepCounter* counter, double* metrics, int64_t capacity, const double* d, const double* g, int64_t n,
+                 double weight, const void* penalties, int64_t penalized, void* stream);
+
+// Gradient penalties, of the kinds of Penalty in csrc/plan.h; letters as in csrc/cpu/penalty.h.
+void cuda_interpolate(int dtype, const void* real, const void* fake, void* out, int64_t rows, int64_t features, int kind,
+                  uint64_t seed, StepIndex draw, void* stream);
+void cuda_penalty_grad(int dtype, const void* g, void* t, void* values, int64_t rows, int64_t features, int kind, double weight,
+               void* stream);
+struct SecondOrderPass {
+  int64_t n;  // rows times units
+  int pieces, activation;
+  double negative_slope;
+  bool has_second_derivative;  // some activation of the network has one
+  const void *saved, *s;
+  const int32_t* winner;
+  void *e, *tangent, *t;
+};
+void cuda_second_order(int dtype, const SecondOrderPass& pass, void* stream);
+
+struct ParameterUpdate {
+  void *value, *state0, *state1;
+  const void* grad;
+  int64_t n;
+};
+enum class Predicate : int { always, bad };  // when a launch has an effect: always, or if the current update is to be rolled back
+struct UpdatePlan {
+  OptimizerPlan optimizer;
+  const ScheduleParameters* schedule;  // on the device
+  StepIndex update, draw;  // from 0, both of one step counter: this update, and the minibatch whose epoch it belongs to
+  int64_t batches;     // an epoch
+  int player;          // 0: G, 1: D; whose skipped updates Adam must not count
+};
+void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream);
+// value += (1 - decay) (grad - value); value = grad; and: sets the step counter's flag if a sum is not finite, or a
+// grad is not finite whose value (null: ignored) is.
+void cuda_ema(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream);
+void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter, const std::vector<ParameterUpdate>& parameters, void* stream);
+void cuda_inspect(int dtype, StepCounter* counter, const double* sums, int64_t count, int64_t stride,
+                  const std::vector<ParameterUpdate>& parameters, void* stream);
+void cuda_count_skipped(StepCounter* counter, bool generator, bool discriminator, void* stream);  // counts a skipped update and clears the flag
+void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, void* stream);
+
+// For the benchmark: a sequence of empty kernels; at least one barrier of a cluster of blocks (of one block if blocks
+// is 0), after which `received` has a number from each thread's neighbour.
+void cuda_empty(int launches, void* stream);
+void cuda_barrier_loop(int blocks, int64_t barriers, int32_t* received, void* stream);
+
+// The persistent training engine. All addresses in plans and calls are device addresses. After the last iteration, a
+// call's metrics have two more numbers: the updates of both optimisers. No function synchronises with the device.
+struct CudaMember {
+  const TrainPlan* plan;
+  const TrainCall* call;
+};
+struct CudaLimits {
+  int multiprocessors, cluster;  // cluster: blocks that train one GAN
+  size_t shared_bytes;           // of a block
+  size_t scratch_bytes = 0;      // of a block: buffers that do not fit in shared memory
+};
+using Allocate = std::function<void*(size_t bytes)>;  // device memory that is valid until the launch has finished
+void cuda_train(int dtype, const std::vector<CudaMember>& members, const CudaLimits& device, const Allocate& allocate,
+                void* stream);
+CudaLimits cuda_train_needs(int dtype, const TrainPlan& plan, const CudaLimits& device);
+
+}  // namespace fastgan
