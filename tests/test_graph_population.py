@@ -200,7 +200,7 @@ class Narrow(Stream):
         return super().size(entry, *numbers)
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        self._refuse("cuda-graph", sum(len(engine._graphs) for engine in self.engines) >= 2)
+        self._refuse("graph", sum(len(engine._graphs) for engine in self.engines) >= 2)
         return super().capture(body)
 
 
