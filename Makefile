@@ -1,5 +1,6 @@
 # make demo   a GAN learns handwritten digits; prints where the pictures are
 # make test   the whole suite, linters included
+# make quick  the part of it to run while editing, under a minute
 # Both create .venv with pinned dependencies and build fastgan there. Needed: Python 3.11 or newer, make, and g++ 11 or clang 14
 # or newer. nvcc is optional: where it is found, the CUDA kernels are compiled in (FASTGAN_CUDA=OFF leaves them out).
 #
@@ -11,19 +12,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 FASTGAN_CUDA ?= ON
 TORCH_INDEX ?=
+# Processes of tests. Each runs whole files, so that what a file builds once (the emulated CUDA kernels) is built once.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-reference test-slow mutate gpu gpu-quick lint docs wheel install clean
+.PHONY: demo test quick test-reference test-slow mutate gpu gpu-quick lint docs wheel install clean
 
 demo: install
 	$(BIN)/fastgan train digits
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+quick: install
+	$(PYTEST) -m quick
 
 # The same suite on the plain-PyTorch reference, as on a machine without a compiler.
 test-reference: install
-	FASTGAN_DISABLE_NATIVE=1 $(BIN)/python -m pytest
+	FASTGAN_DISABLE_NATIVE=1 $(PYTEST)
 
 # Long tests too: every float32 pattern's stride, packaging, kill -9 sweeps.
 test-slow: install

@@ -20,6 +20,10 @@ from fastgan import ops
 from fastgan.cli import main
 
 
+# To run while editing: each part of the library has one file here, and all of them together take less than a minute.
+QUICK = ("architecture", "fused", "init", "losses", "models", "nn", "ops", "penalties", "random")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the long tests too")
 
@@ -31,6 +35,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in QUICK:
+            item.add_marker(pytest.mark.quick)
     if config.getoption("--slow"):
         return
     for item in items:
