@@ -28,6 +28,7 @@ from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainRe
 from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
+from fastgan.training.plugins import Built
 
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
 _EXAMPLES = """\
@@ -297,7 +298,8 @@ def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, O
     }
 
 
-def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer, own_rate: float | None) -> Optimizer:
+def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_rate: float | None) -> Optimizer:
+    assert not isinstance(optimizer, Built)  # no preset has one
     if arguments.optimizer_kind == "momentum" and not isinstance(optimizer, Momentum):
         optimizer = Momentum(0.1)
     if arguments.optimizer_kind == "adam" and not isinstance(optimizer, Adam):

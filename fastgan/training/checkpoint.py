@@ -19,7 +19,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.models import GAN
+from fastgan.training import plain
 
 FORMAT = 1
 KEEP = 2
@@ -51,6 +53,8 @@ class Checkpoint:
         tensors: by name: "gan.<name in the state_dict>", "<network>_optimizer.<parameter number>.<state
             name>".
         groups: param_groups of both optimisers, as in `torch.optim`'s state_dict.
+        others: of each network, what is no tensor in its optimiser's state, and its scheduler's state_dict, as
+            `plain.encode` writes them.
     """
 
     path: Path
@@ -58,6 +62,7 @@ class Checkpoint:
     meta: dict[str, Any]
     tensors: dict[str, Tensor]
     groups: dict[str, list[dict[str, Any]]]
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def gan_state(self) -> dict[str, Tensor]:
         """The `state_dict` of the GAN: names "generator...." and "discriminator....", buffers included."""
@@ -65,42 +70,77 @@ class Checkpoint:
 
     def optimizer_state(self, network: str) -> dict[str, Any]:
         """The `state_dict` of the optimiser of "generator" or "discriminator", in `torch.optim`'s form."""
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Any]] = {}
         for name, tensor in _below(self.tensors, f"{network}_optimizer.").items():
             number, _, key = name.partition(".")
             state.setdefault(int(number), {})[key] = tensor
+        for number, entry in self.others.get(network, {}).get("state", {}).items():
+            state.setdefault(int(number), {}).update(plain.decode(entry))
         return {"state": state, "param_groups": self.groups[network]}
 
-    def restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None = None) -> None:
-        """Copy all into the networks, and into the optimisers where given; nothing is changed on an error.
+    def restore(
+        self,
+        gan: torch.nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+        schedulers: Mapping[str, LRScheduler] | None = None,
+    ) -> None:
+        """Copy all into the networks, and into optimisers and schedulers where given; nothing is changed on an error.
 
-        A GAN without a moving average gets one where the checkpoint has one.
+        A GAN without a moving average gets one where the checkpoint has one. An optimiser that has no state yet, as
+        those of `torch.optim` before their first step, takes state and numbers over by `load_state_dict`.
 
         Raises:
-            CheckpointError: names, shapes or types differ from the networks'.
+            CheckpointError: names, shapes or types differ from the networks', or there is no state of a scheduler.
         """
         made = isinstance(gan, GAN) and gan.ema is None and bool(_below(self.tensors, "gan.ema."))
         if isinstance(gan, GAN) and made:
             gan.keep_ema()
         try:
-            self._restore(gan, optimizers)
+            self._restore(gan, optimizers or {}, schedulers or {})
         except CheckpointError:
             if isinstance(gan, GAN) and made:
                 gan.ema = None
             raise
 
-    def _restore(self, gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None) -> None:
+    def _restore(
+        self,
+        gan: torch.nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        schedulers: Mapping[str, LRScheduler],
+    ) -> None:
         _compare(self.path, gan.state_dict(), self.gan_state())
-        for network, optimizer in (optimizers or {}).items():
-            expected = {f"{network} optimizer {name}": value for name, value in _flat_state(optimizer).items()}
+        fresh = {network for network, optimizer in optimizers.items() if not optimizer.state}
+        for network, optimizer in optimizers.items():
             found = _below(self.tensors, f"{network}_optimizer.")
-            _compare(self.path, expected, {f"{network} optimizer {name}": value for name, value in found.items()})
+            expected = _expected_of(optimizer, found) if network in fresh else _flat_state(optimizer)
+            _compare(self.path, _named(network, expected), _named(network, found))
+        for network in schedulers:
+            if "scheduler" not in self.others.get(network, {}):
+                raise CheckpointError(f"checkpoint {self.path}: {network} scheduler is missing")
         with torch.no_grad():
             for name, tensor in gan.state_dict().items():
                 tensor.copy_(self.tensors[f"gan.{name}"])
-            for network, optimizer in (optimizers or {}).items():
+            for network, optimizer in optimizers.items():
+                if network in fresh:
+                    self._load(network, optimizer)
                 for name, tensor in _flat_state(optimizer).items():
                     tensor.copy_(self.tensors[f"{network}_optimizer.{name}"])
+            for network, scheduler in schedulers.items():
+                scheduler.load_state_dict(plain.decode(self.others[network]["scheduler"]))
+
+    def _load(self, network: str, optimizer: torch.optim.Optimizer) -> None:
+        """By `load_state_dict`, which decides where state lies; types as they were, which it changes."""
+        before = [dict(group) for group in optimizer.param_groups]
+        stored = self.optimizer_state(network)
+        optimizer.load_state_dict(stored)
+        for group, earlier in zip(optimizer.param_groups, before, strict=True):
+            for name, value in earlier.items():
+                group[name] = tuple(group[name]) if isinstance(value, tuple) else group.get(name, value)
+        for number, parameter in enumerate(_parameters(optimizer)):
+            for key, value in stored["state"].get(number, {}).items():
+                here = optimizer.state[parameter][key]
+                if isinstance(value, Tensor) and here.dtype != value.dtype:
+                    optimizer.state[parameter][key] = value.to(here.device)
 
 
 def save(
@@ -110,6 +150,7 @@ def save(
     *,
     step: int,
     meta: Mapping[str, Any] | None = None,
+    schedulers: Mapping[str, LRScheduler] | None = None,
 ) -> Path:
     """Write a checkpoint; afterwards the folder holds the last two.
 
@@ -119,6 +160,7 @@ def save(
         optimizers: "generator" and "discriminator" -> optimiser.
         step: iterations done.
         meta: JSON values to store beside the tensors.
+        schedulers: "generator" and "discriminator" -> scheduler, where there is one.
 
     Returns:
         Path of the JSON file.
@@ -142,6 +184,8 @@ def save(
         "meta": dict(meta or {}),
         "versions": _versions(),
     }
+    if kept := others(optimizers, schedulers or {}):
+        body["others"] = kept
     write_atomically(folder / body["tensor_file"], [blob])
     write_atomically(folder / f"{name}.json", [_seal(body)])
     _prune(folder)
@@ -173,7 +217,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         tensors = {_current(name): value for name, value in loaded.items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {file}: cannot be read ({_one_line(error)})") from None
-    return Checkpoint(path, body["step"], body["meta"], tensors, body["groups"])
+    return Checkpoint(path, body["step"], body["meta"], tensors, body["groups"], body.get("others", {}))
 
 
 def newest(path: str | os.PathLike[str]) -> Path:
@@ -260,13 +304,59 @@ def _collect(gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimize
 
 def _flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The tensors of an optimiser's state (no copies), named "<parameter number>.<state name>"."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         f"{number}.{key}": value
-        for number, parameter in enumerate(parameters)
+        for number, parameter in enumerate(_parameters(optimizer))
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _expected_of(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What may belong to an optimiser that has no state yet: state of a parameter that it has."""
+    count = len(_parameters(optimizer))
+    return {name: value for name, value in found.items() if int(name.partition(".")[0]) < count}
+
+
+def _named(network: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{network} optimizer {name}": value for name, value in state.items()}
+
+
+def others(
+    optimizers: Mapping[str, torch.optim.Optimizer], schedulers: Mapping[str, LRScheduler]
+) -> dict[str, dict[str, Any]]:
+    """What a checkpoint says of optimisers and schedulers beside tensors and param_groups.
+
+    Raises:
+        ValueError: something that JSON cannot hold, named.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    for network, optimizer in optimizers.items():
+        try:
+            part = "param_groups"
+            json.dumps(_groups(optimizer), allow_nan=False)
+            part = "state"
+            state = {
+                str(number): entry
+                for number, parameter in enumerate(_parameters(optimizer))
+                if (entry := _no_tensors(optimizer.state.get(parameter, {})))
+            }
+            kept |= {network: {"state": state}} if state else {}
+            if network in schedulers:
+                part = "scheduler"
+                encoded = plain.encode(schedulers[network].state_dict())
+                kept.setdefault(network, {})["scheduler"] = encoded
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"checkpoint: the {network}'s {part} must be plain numbers, got {error}") from None
+    return kept
+
+
+def _no_tensors(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: plain.encode(value) for key, value in entry.items() if not isinstance(value, Tensor)}
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

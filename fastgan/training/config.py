@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan import options
 from fastgan.losses import GENERATOR
@@ -23,7 +24,9 @@ from fastgan.options import (
     Precision,
     UpdateMode,
 )
+from fastgan.training import plugins
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
+from fastgan.training.plugins import Built, OptimizerFactory, SchedulerFactory
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
@@ -48,8 +51,11 @@ _LEAST = {
     "checkpoint_every": 0,
     "seed": 0,
 }
-_NUMBERS = ("inner_tolerance", "real_label", "penalty_weight", "ema_decay", "max_col_norm")
-_OPTIONAL = ("ema_decay", "max_col_norm")
+_BOUNDS = ("max_col_norm", "max_grad_norm", "max_grad_value", "clip_weights")  # None: no bound
+_OPTIONAL = ("ema_decay", *_BOUNDS)
+_NUMBERS = ("inner_tolerance", "real_label", "penalty_weight", *_OPTIONAL)
+_OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
+_SCHEDULERS = ("scheduler", "generator_scheduler", "discriminator_scheduler")
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,18 @@ class TrainConfig:
         unroll: updates of D, by its own optimiser, that each generator step looks ahead and differentiates
             through: G descends its loss against the D it will meet (unrolled GANs). 0: against D as it is.
             They see the last minibatch and G's own noise. For the eager engine.
-        optimizer: of both networks, unless one has its own.
+        optimizer: of both networks, unless one has its own: `Adam`, `Momentum`, or a function that makes one of given
+            parameters: a class of `torch.optim`, `functools.partial` of it with its arguments, a lambda.
         generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
+        scheduler: function that makes a `torch.optim.lr_scheduler` of a given optimiser, for both networks unless one
+            has its own; it steps after each update of its network. For the eager engine.
+        generator_scheduler, discriminator_scheduler: of one network.
+        max_grad_norm: greatest norm of all gradients of a network together, which are scaled down to it before an
+            update. For the eager engine.
+        max_grad_value: greatest size of each number of a gradient, clamped before an update and before
+            `max_grad_norm`. For the eager engine.
+        clip_weights: greatest size of each parameter of D, clamped after each of its updates (WGAN). For the eager
+            engine.
         loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
             "relativistic"; the discriminator's follows from it.
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
@@ -110,9 +126,9 @@ class TrainConfig:
     inner: InnerLoop = "steps"
     inner_tolerance: float = 1e-3
     unroll: int = 0
-    optimizer: Optimizer = field(default_factory=Adam)
-    generator_optimizer: Optimizer | None = None
-    discriminator_optimizer: Optimizer | None = None
+    optimizer: Optimizer | OptimizerFactory = field(default_factory=Adam)
+    generator_optimizer: Optimizer | OptimizerFactory | None = None
+    discriminator_optimizer: Optimizer | OptimizerFactory | None = None
     loss: GeneratorKind = "non_saturating"
     real_label: float = 1.0
     gradient_penalty: PenaltyKind | None = None
@@ -128,6 +144,12 @@ class TrainConfig:
     seed: int = 0
     device: str | None = None
     impl: Impl = "auto"
+    scheduler: SchedulerFactory | None = None
+    generator_scheduler: SchedulerFactory | None = None
+    discriminator_scheduler: SchedulerFactory | None = None
+    max_grad_norm: float | None = None
+    max_grad_value: float | None = None
+    clip_weights: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -146,13 +168,32 @@ class TrainConfig:
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
                 raise ValueError(f"TrainConfig: {name} must be one of {listed}, got {getattr(self, name)!r}")
-        for name in ("optimizer", "generator_optimizer", "discriminator_optimizer"):
-            value = getattr(self, name)
-            if not isinstance(value, Adam | Momentum) and (value is not None or name == "optimizer"):
-                raise TypeError(f"TrainConfig: {name} must be fastgan.Adam or fastgan.Momentum, got {value!r}")
+        self._check_optimizers()
         self._check_losses()
         if self.device is not None:
             object.__setattr__(self, "device", _device_name(self.device))
+
+    def _check_optimizers(self) -> None:
+        for name in _OPTIMIZERS:
+            value = getattr(self, name)
+            if not (isinstance(value, Adam | Momentum) or callable(value) or value is None and name != "optimizer"):
+                raise TypeError(
+                    f"TrainConfig: {name} must be fastgan.Adam, fastgan.Momentum or a function that makes a "
+                    f"torch.optim.Optimizer of given parameters, got {_given(value)}"
+                )
+        for name in _SCHEDULERS:
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise TypeError(
+                    f"TrainConfig: {name} must be a function that makes a torch.optim.lr_scheduler of a given "
+                    f"optimiser, got {_given(value)}"
+                )
+        for network in ("generator", "discriminator"):
+            (field, scheduler), rule = self.scheduler_of(network), self.optimizer_of(network)
+            if scheduler is not None and isinstance(rule, Momentum) and not rule.is_constant:
+                raise ValueError(
+                    f"TrainConfig: {field} must be None where Momentum has a schedule of its own, got {rule!r}"
+                )
 
     def _check_losses(self) -> None:
         if not 0.0 < self.real_label <= 1.0:
@@ -161,8 +202,9 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: real_label must be 1 for loss {self.loss!r}, got {self.real_label!r}")
         if not 0.0 <= self.penalty_weight < float("inf"):
             raise ValueError(f"TrainConfig: penalty_weight must be finite and at least 0, got {self.penalty_weight!r}")
-        if self.max_col_norm is not None and not self.max_col_norm > 0.0:
-            raise ValueError(f"TrainConfig: max_col_norm must be above 0, got {self.max_col_norm!r}")
+        for name in _BOUNDS:
+            if (bound := getattr(self, name)) is not None and not bound > 0.0:
+                raise ValueError(f"TrainConfig: {name} must be above 0, got {bound!r}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"TrainConfig: ema_decay must lie in (0, 1), got {self.ema_decay!r}")
         if self.mode == "simultaneous":
@@ -185,33 +227,61 @@ class TrainConfig:
     def _check_unroll(self) -> None:
         # A penalty looks at fakes without G's graph, and a bound on norms is no smooth function: the gradient that
         # flows through such updates would not be the true one.
-        for name, needed in (("mode", "alternating"), ("gradient_penalty", None), ("max_col_norm", None)):
+        unbounded = ((name, None) for name in _BOUNDS)
+        for name, needed in (("mode", "alternating"), ("gradient_penalty", None), *unbounded):
             if (value := getattr(self, name)) != needed:
                 raise ValueError(f"TrainConfig: {name} must be {needed!r} where unroll is above 0, got {value!r}")
+        # The look-ahead writes D's updates out, as functions that have a gradient.
+        (field, scheduler), rule = self.scheduler_of("discriminator"), self.optimizer_of("discriminator")
+        if scheduler is not None:
+            got = plugins.name_of(scheduler)
+            raise ValueError(f"TrainConfig: {field} must be None where unroll is above 0, got {got}")
+        if isinstance(rule, Built):
+            raise ValueError(
+                f"TrainConfig: {rule.field} must be fastgan.Adam or fastgan.Momentum where unroll is above 0, "
+                f"got {plugins.name_of(rule.factory)}"
+            )
 
     @property
     def discriminator_loss(self) -> DiscriminatorKind:
         """The discriminator's loss that belongs to the generator's."""
         return DISCRIMINATOR_LOSS[self.loss]
 
-    @property
-    def optimizer_of_generator(self) -> Optimizer:
-        """The optimiser of G."""
-        return self.generator_optimizer or self.optimizer
+    def optimizer_of(self, network: str) -> Optimizer | Built:
+        """What updates the "generator" or the "discriminator"."""
+        name = f"{network}_optimizer" if getattr(self, f"{network}_optimizer") is not None else "optimizer"
+        rule = getattr(self, name)
+        return rule if isinstance(rule, Adam | Momentum) else Built(rule, name)
 
     @property
-    def optimizer_of_discriminator(self) -> Optimizer:
+    def optimizer_of_generator(self) -> Optimizer | Built:
+        """The optimiser of G."""
+        return self.optimizer_of("generator")
+
+    @property
+    def optimizer_of_discriminator(self) -> Optimizer | Built:
         """The optimiser of D."""
-        return self.discriminator_optimizer or self.optimizer
+        return self.optimizer_of("discriminator")
+
+    def scheduler_of(self, network: str) -> tuple[str, SchedulerFactory | None]:
+        """The field with the scheduler of the "generator" or the "discriminator", and what is there."""
+        own = f"{network}_scheduler"
+        name = own if getattr(self, own) is not None else "scheduler"
+        return name, getattr(self, name)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, ready for JSON; `from_dict` reads it back."""
+        """Plain numbers, strings and lists, ready for JSON; `from_dict` reads it back.
+
+        A function is described by its name, which `from_dict` refuses: put the function there instead.
+        """
         values: dict[str, Any] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Adam | Momentum):
                 value = {"type": type(value).__name__, **dataclasses.asdict(value)}
                 value = {key: list(part) if isinstance(part, tuple) else part for key, part in value.items()}
+            elif callable(value):
+                value = plugins.describe(value)
             values[item.name] = value
         return values
 
@@ -232,20 +302,25 @@ class TrainConfig:
         if missing := [name for name in needed if name not in values]:
             raise ValueError(f"TrainConfig: {missing[0]} must be given, got none")
         read: dict[str, Any] = {
-            name: _optimizer(value) if isinstance(value, dict) else value for name, value in values.items()
+            name: _recalled(value) if isinstance(value, dict) else value for name, value in values.items()
         }
         return cls(**read)
 
 
-def _optimizer(values: dict[str, Any]) -> Optimizer:
+def _recalled(values: dict[str, Any]) -> Any:
     kinds: dict[str, type[Adam] | type[Momentum]] = {"Adam": Adam, "Momentum": Momentum}
     kind = values.get("type")
     if kind not in kinds:
-        raise ValueError(f"TrainConfig: optimizer type must be Adam or Momentum, got {kind!r}")
+        return plugins.recall(values)
     try:
         return kinds[kind](**{name: value for name, value in values.items() if name != "type"})
     except TypeError as error:  # a field that there is not, or a text for a number
         raise TypeError(f"TrainConfig: optimizer must describe {kind}, got {values} ({error})") from None
+
+
+def _given(value: object) -> str:
+    built = isinstance(value, torch.optim.Optimizer | LRScheduler)
+    return f"{type(value).__name__} that is already built" if built else repr(value)
 
 
 def _device_name(device: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 from fastgan import losses, nn, random
 from fastgan.models import GAN, join
 from fastgan.random import Purpose
+from fastgan.training import plugins
 from fastgan.training.config import TrainConfig
-from fastgan.training.optimizers import Optimizer
+from fastgan.training.optimizers import Adam, Momentum, Optimizer
+from fastgan.training.plugins import Built, SchedulerFactory
 from fastgan.training.rows import Minibatches
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
@@ -30,11 +33,16 @@ class EagerEngine:
 
     def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int) -> None:
         self.gan, self.rows, self.config = gan, rows, config
-        self.generator = Player(gan.generator, config.optimizer_of_generator, config.max_col_norm)
-        self.discriminator = Player(gan.discriminator, config.optimizer_of_discriminator, config.max_col_norm)
-        self.optimizers = {
-            "generator": self.generator.optimizer,
-            "discriminator": self.discriminator.optimizer,
+        self.generator = Player.of(gan, config, "generator")
+        self.discriminator = Player.of(gan, config, "discriminator")
+        players = {"generator": self.generator, "discriminator": self.discriminator}
+        self.optimizers = {name: player.optimizer for name, player in players.items()}
+        self.schedulers = {name: p.scheduler for name, p in players.items() if p.scheduler is not None}
+        # What a config cannot tell for certain, in numbers.
+        self.as_built = {
+            name: plugins.as_built(player.optimizer, player.scheduler)
+            for name, player in players.items()
+            if isinstance(player.description, Built) or player.scheduler is not None
         }
         # Its bits depend on torch's threads, so that a run keeps their number, also where it is resumed.
         self.threads = torch.get_num_threads()
@@ -146,10 +154,12 @@ class EagerEngine:
             discriminator = self._conditioned(condition, network)
             return self._discriminator_loss(discriminator(real), discriminator(fake))
 
+        description = self.discriminator.description
+        assert isinstance(description, Adam | Momentum)
         network = look_ahead(
             self.gan.discriminator,
             self.discriminator.optimizer,
-            self.discriminator.description,
+            description,
             loss,
             self.config.unroll,
             update=draw + 1,
@@ -213,13 +223,46 @@ def packed(samples: Tensor, pack: int) -> Tensor:
 
 
 class Player:
-    """One side of the game: a network's trainable parameters, its optimiser and its bound on weight norms."""
+    """One side of the game: a network's trainable parameters, what updates them, and the bounds on both.
 
-    def __init__(self, network: torch.nn.Module, optimizer: Optimizer, max_col_norm: float | None) -> None:
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.network, self.max_col_norm = network, max_col_norm
+    Args:
+        network: of this side.
+        optimizer: of its trainable parameters.
+        max_col_norm, max_grad_norm, max_grad_value, clip_weights: as in `TrainConfig`.
+        scheduler: its field in the config, and what makes it.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        optimizer: Optimizer | Built,
+        *,
+        max_col_norm: float | None = None,
+        max_grad_norm: float | None = None,
+        max_grad_value: float | None = None,
+        clip_weights: float | None = None,
+        scheduler: tuple[str, SchedulerFactory | None] = ("scheduler", None),
+    ) -> None:
+        self.parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
+        self.network, self.max_col_norm, self.clip_weights = network, max_col_norm, clip_weights
+        self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
         self.description = optimizer
         self.optimizer = optimizer.build(self.parameters)
+        field, factory = scheduler
+        self.scheduler = None if factory is None else plugins.build_scheduler(field, factory, self.optimizer)
+
+    @classmethod
+    def of(cls, gan: GAN, config: TrainConfig, name: str) -> Self:
+        """The "generator" or the "discriminator" of a run."""
+        return cls(
+            getattr(gan, name),
+            config.optimizer_of(name),
+            max_col_norm=config.max_col_norm,
+            max_grad_norm=config.max_grad_norm,
+            max_grad_value=config.max_grad_value,
+            clip_weights=config.clip_weights if name == "discriminator" else None,
+            scheduler=config.scheduler_of(name),
+        )
 
     def differentiate(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         """Gradients of the loss for this player alone; hooks on its parameters and modules are called."""
@@ -235,8 +278,19 @@ class Player:
 
     def update(self, *, update: int, epoch: int) -> None:
         """Apply the gradients. update: counted from 0; epoch: counted from 1."""
-        self.description.schedule(self.optimizer, update=update, epoch=epoch)
+        if self.max_grad_value is not None:
+            torch.nn.utils.clip_grad_value_(self.parameters, self.max_grad_value)
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        if self.scheduler is None:
+            self.description.schedule(self.optimizer, update=update, epoch=epoch)
         self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.clip_weights is not None:
+            with torch.no_grad():
+                torch._foreach_clamp_min_(self.parameters, -self.clip_weights)
+                torch._foreach_clamp_max_(self.parameters, self.clip_weights)
         if self.max_col_norm is not None:
             nn.init.max_col_norm_(self.network, self.max_col_norm)
 
@@ -249,15 +303,19 @@ class Snapshot:
     """
 
     def __init__(self, gan: GAN, optimizers: Iterable[torch.optim.Optimizer], *, active: bool) -> None:
-        state = [value for optimizer in optimizers for entry in optimizer.state.values() for value in entry.values()]
-        self.live: list[Tensor] = [*gan.parameters(), *gan.buffers(), *state] if active else []
-        self.saved = [torch.empty_like(tensor) for tensor in self.live]
+        self.gan, self.optimizers, self.active = gan, list(optimizers), active
+        self.live: list[Tensor] = []
+        self.saved: list[Tensor] = []
+        self._states: list[dict[Any, dict[str, Any]]] = []
 
     @torch.no_grad()
     def save(self) -> None:
         """Before an update, its forward passes included: they move running statistics."""
-        for saved, live in zip(self.saved, self.live, strict=True):
-            saved.copy_(live)
+        if not self.active:
+            return
+        self._states = self._now()
+        self.live = [*self.gan.parameters(), *self.gan.buffers(), *_tensors(self._states)]
+        self.saved = [live.clone() for live in self.live]
 
     @torch.no_grad()
     def restore_unless_finite(self, loss: Tensor) -> None:
@@ -265,12 +323,38 @@ class Snapshot:
 
         A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
         """
-        if self.live:
-            pairs = list(zip(self.saved, self.live, strict=True))
-            kept = [(torch.isfinite(live) | ~torch.isfinite(saved)).all().to(loss.device) for saved, live in pairs]
-            finite = torch.stack([torch.isfinite(loss).all(), *kept]).all()
-            for saved, live in pairs:
-                live.copy_(torch.where(finite.to(live.device), live, saved))
+        if not self.active:
+            return
+        pairs, now = list(zip(self.saved, self.live, strict=True)), self._now()
+        kept = [(torch.isfinite(live) | ~torch.isfinite(saved)).all().to(loss.device) for saved, live in pairs]
+        known = set(map(id, self.live))
+        made = [torch.isfinite(value).all().to(loss.device) for value in _tensors(now) if id(value) not in known]
+        finite = torch.stack([torch.isfinite(loss).all(), *kept, *made]).all()
+        for saved, live in pairs:
+            live.copy_(torch.where(finite.to(live.device), live, saved))
+        # Optimisers of others may make their state in the first update, or keep it in numbers of Python: only then is
+        # the host asked.
+        if not _same(now, self._states) and not bool(finite):
+            for optimizer, state in zip(self.optimizers, self._states, strict=True):
+                optimizer.state.clear()
+                optimizer.state.update(state)
+
+    def _now(self) -> list[dict[Any, dict[str, Any]]]:
+        return [{p: dict(entry) for p, entry in optimizer.state.items()} for optimizer in self.optimizers]
+
+
+def _tensors(states: list[dict[Any, dict[str, Any]]]) -> list[Tensor]:
+    return [v for state in states for entry in state.values() for v in entry.values() if isinstance(v, Tensor)]
+
+
+def _same(a: list[dict[Any, dict[str, Any]]], b: list[dict[Any, dict[str, Any]]]) -> bool:
+    """The same tensors, by identity, and equal values of other kinds."""
+
+    def flat(states: list[dict[Any, dict[str, Any]]]) -> list[tuple[Any, ...]]:
+        items = ((p, name, value) for state in states for p, entry in state.items() for name, value in entry.items())
+        return [(id(p), name, id(value) if isinstance(value, Tensor) else value) for p, name, value in items]
+
+    return flat(a) == flat(b)
 
 
 class Metrics:

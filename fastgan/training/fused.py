@@ -14,7 +14,7 @@ from fastgan.models import GAN
 from fastgan.training import plan
 from fastgan.training.changes import ChangeDetector
 from fastgan.training.config import TrainConfig
-from fastgan.training.optimizers import Momentum, Optimizer
+from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.rows import Minibatches
 
 METRICS = 6
@@ -79,10 +79,8 @@ class FusedEngine:
     @property
     def descriptions(self) -> dict[str, Optimizer]:
         """The optimiser of each network."""
-        return {
-            "generator": self.config.optimizer_of_generator,
-            "discriminator": self.config.optimizer_of_discriminator,
-        }
+        rules = {name: self.config.optimizer_of(name) for name in ("generator", "discriminator")}
+        return {name: rule for name, rule in rules.items() if isinstance(rule, Adam | Momentum)}  # `check_config`: both
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastgan.training.config import TrainConfig
+from fastgan.training.plain import leaves
 
 Grid = Mapping[str, Iterable[Any]]
 
@@ -88,6 +89,9 @@ def _crossed(base: TrainConfig, grid: Grid | None) -> Iterator[TrainConfig]:
     fields = {name: _values(name, values) for name, values in (grid or {}).items()}
     for combination in itertools.product(*fields.values()):
         described = base.as_dict()
+        for name, value in described.items():
+            if isinstance(value, dict) and "function" in value:  # known by its name alone: the function itself
+                described[name] = getattr(base, name)
         for name, value in zip(fields, combination, strict=True):
             _set(described, name, value)
         yield TrainConfig.from_dict(described) if fields else base
@@ -134,17 +138,9 @@ def _entry(part: Any, key: str) -> Any:
 
 def _overrides(configs: list[TrainConfig], named: list[str]) -> list[dict[str, Any]]:
     """For each config, the fields of the grid and all others that are not the same everywhere."""
-    flat = [dict(_leaves(config.as_dict())) for config in configs]
+    flat = [dict(leaves(config.as_dict())) for config in configs]
     names = [*named, *dict.fromkeys(name for one in flat for name in one)]
     varying = [
         name for name in dict.fromkeys(names) if name in named or len({repr(one.get(name)) for one in flat}) > 1
     ]
     return [{name: one.get(name) for name in varying if name != "seed" and name in one} for one in flat]
-
-
-def _leaves(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(part, dict | list):
-        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, part

@@ -98,6 +98,11 @@ class Momentum:
         if self.saturate_epochs is not None:
             _at_least("Momentum", "saturate_epochs", self.saturate_epochs, 1.0)
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether rate and momentum stay what they are."""
+        return self.lr_decay == 1.0 and self.momentum_final is None
+
     def learning_rate(self, update: int) -> float:
         """Rate of update t, counted from 0: max(lr0 / lr_decay**t, min_lr)."""
         if self.lr_decay == 1.0:

@@ -20,6 +20,7 @@ from fastgan.random import PRIORS
 from fastgan.reference import ACTIVATIONS, FORMULAS
 from fastgan.training.config import PRECISIONS, TrainConfig
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
+from fastgan.training.plugins import Built, name_of
 
 Description = dict[str, Any]  # of a network, a player or a whole run, as csrc/bindings_train.cpp reads it
 
@@ -265,6 +266,15 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
         raise UnsupportedByEngine("config.unroll differentiates through D's updates")
+    for network in ("generator", "discriminator"):
+        rule, (field, scheduler) = config.optimizer_of(network), config.scheduler_of(network)
+        if isinstance(rule, Built):
+            raise UnsupportedByEngine(f"config.{rule.field} is {name_of(rule.factory)}, which PyTorch alone computes")
+        if scheduler is not None:
+            raise UnsupportedByEngine(f"config.{field} is {name_of(scheduler)}, which PyTorch alone computes")
+    for bound in ("max_grad_norm", "max_grad_value", "clip_weights"):
+        if getattr(config, bound) is not None:
+            raise UnsupportedByEngine(f"config.{bound} is set, which no compiled engine computes")
     if config.precision in ("tf32", "bf16") and gan.dtype != torch.float32:
         raise UnsupportedByEngine(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
@@ -292,7 +302,7 @@ def _check_parameters(gan: GAN, chain: NetworkPlan, config: TrainConfig) -> None
 
 def _player(
     chain: NetworkPlan,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Built,
     state: torch.optim.Optimizer,
     ema_of: dict[Tensor, Tensor],
     config: TrainConfig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from fastgan.models import GAN
 from fastgan.training import checkpoint
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import TrainConfig
+from fastgan.training.plain import leaves
 from fastgan.training.rows import Minibatches
+
+log = logging.getLogger("fastgan")
 
 # What may differ on a resume: it changes no number of the run beyond rounding (device, impl).
 _FREE_FIELDS = {"steps", "checkpoint_every", "engine", "nonfinite", "device", "impl"}
@@ -57,7 +61,7 @@ def threads_of(source: Checkpoint | None) -> int | None:
 
 def check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
     """A resumed run must be the same run: every field that decides a number."""
-    config = meta["config"]
+    config, unknown = meta["config"], []
     # A field added after the checkpoint was written takes its default.
     young = {
         "config": TrainConfig(steps=config["steps"], batch_size=config["batch_size"]).as_dict(),
@@ -69,11 +73,36 @@ def check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
             raise CheckpointError(f"checkpoint {source.path}: meta must hold {part}")
         stored = {**young.get(part, {}), **stored}
         for name in sorted({*stored, *current} - (_FREE_FIELDS if part == "config" else set())):
-            if stored.get(name) != current.get(name):
+            if _functions(stored.get(name), current.get(name)):
+                unknown.append(f"{part}.{name}")
+            elif stored.get(name) != current.get(name):
                 raise ValueError(
                     f"train: {part}.{name} must be {stored.get(name)!r} as in {source.path}, got {current.get(name)!r}"
                 )
+    _check_built(source, meta)
+    if unknown:
+        log.warning("train: resume takes %s for what it was: a function has no more than a name", " and ".join(unknown))
     if config["steps"] < source.step:
         raise ValueError(
             f"train: config.steps must be at least the {source.step} of {source.path}, got {config['steps']}"
         )
+
+
+def _functions(stored: Any, current: Any) -> bool:
+    """Whether both are functions, which a config describes by name alone: `_check_built` compares what they make."""
+    return all(isinstance(value, dict) and "function" in value for value in (stored, current))
+
+
+def _check_built(source: Checkpoint, meta: dict[str, Any]) -> None:
+    """Optimisers and schedulers that functions make must be what they were, before the first update, in numbers.
+
+    Names that one side alone has are left out: they differ from release to release of torch.
+    """
+    stored, current = source.meta.get("built", {}), meta.get("built", {})
+    for network in sorted({*stored, *current}):
+        before, now = dict(leaves(stored.get(network, {}))), dict(leaves(current.get(network, {})))
+        for name in before:
+            if name in now and before[name] != now[name]:
+                raise ValueError(
+                    f"train: the {network}'s {name} must be {before[name]!r} as in {source.path}, got {now[name]!r}"
+                )

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.models import GAN, evaluating, join
 from fastgan.results import Result
@@ -202,6 +203,10 @@ def prepare(
         gan.keep_ema()
     engine, reason = _choose_engine(gan, rows, config, logits_per_batch, memory_is_shared)
     meta = describe_run(gan, rows, config)
+    if isinstance(engine, EagerEngine) and engine.as_built:
+        meta["built"] = engine.as_built
+    if folder is not None:
+        checkpoint.others(engine.optimizers, schedulers_of(engine))  # refuses now what it could not write later
     source = find_source(resume, folder)
     if source is not None:
         check_same_run(source, meta)
@@ -232,6 +237,11 @@ def _choose_engine(
     if config.precision != "fp32":
         raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
     return EagerEngine(gan, rows, config, logits_per_batch), reason
+
+
+def schedulers_of(engine: Engine) -> dict[str, LRScheduler]:
+    """By network; compiled engines have none."""
+    return engine.schedulers if isinstance(engine, EagerEngine) else {}
 
 
 class ChunkSizer:
@@ -301,7 +311,7 @@ class Session:
             checkpoint.sweep(run.run_dir)
             checkpoint.sweep(run.run_dir / "snapshots")
         if source is not None:
-            source.restore(run.gan, self.engine.optimizers)
+            source.restore(run.gan, self.engine.optimizers, schedulers_of(self.engine))
             run.step, run.checkpoint = source.step, source.path
             earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
         return History(None if run.run_dir is None else run.run_dir / "history.csv", earlier)
@@ -389,7 +399,12 @@ class Session:
             return
         self.history.sync()
         path = checkpoint.save(
-            run.run_dir / "checkpoint", run.gan, self.engine.optimizers, step=run.step, meta=self.meta
+            run.run_dir / "checkpoint",
+            run.gan,
+            self.engine.optimizers,
+            step=run.step,
+            meta=self.meta,
+            schedulers=schedulers_of(self.engine),
         )
         run.checkpoint, self.saved_step = path, run.step
         self._notify(lambda callback: callback.on_checkpoint(run, path))

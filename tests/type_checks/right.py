@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -35,7 +37,16 @@ config = fastgan.TrainConfig(
     seed=0,
     device="cpu",
     impl="reference",
+    scheduler=functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=1000),
+    generator_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10),
+    discriminator_scheduler=None,
+    max_grad_norm=1.0,
+    max_grad_value=0.1,
+    clip_weights=0.01,
 )
+fastgan.TrainConfig(10, 8, optimizer=torch.optim.RMSprop)
+fastgan.TrainConfig(10, 8, optimizer=functools.partial(torch.optim.RMSprop, lr=5e-5))
+fastgan.TrainConfig(10, 8, discriminator_optimizer=lambda params: torch.optim.AdamW(params, lr=1e-4))
 gan: fastgan.GAN = models.mlp_gan(
     2,
     latent_dim=4,

@@ -36,6 +36,12 @@ fastgan.TrainConfig(10, 8, checkpoint_every="never")  # wrong
 fastgan.TrainConfig(10, 8, seed=None)  # wrong
 fastgan.TrainConfig(10, 8, device=0)  # wrong
 fastgan.TrainConfig(10, 8, impl="cuda")  # wrong
+fastgan.TrainConfig(10, 8, scheduler="cosine")  # wrong
+fastgan.TrainConfig(10, 8, generator_scheduler=torch.optim.SGD)  # wrong
+fastgan.TrainConfig(10, 8, discriminator_scheduler=0.1)  # wrong
+fastgan.TrainConfig(10, 8, max_grad_norm="1")  # wrong
+fastgan.TrainConfig(10, 8, max_grad_value="1")  # wrong
+fastgan.TrainConfig(10, 8, clip_weights="0.01")  # wrong
 fastgan.Adam("1e-3")  # wrong
 fastgan.Adam(betas=0.5)  # wrong
 fastgan.Momentum(0.1, convention="nesterov")  # wrong

@@ -1,0 +1,183 @@
+"""What users bring along: optimisers, schedulers and losses of PyTorch, given as functions."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from fastgan.training import plain
+
+OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
+OwnLoss = tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., Tensor]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """An optimiser that a factory makes, with the interface of `fastgan.Adam`.
+
+    Args:
+        factory: a class of `torch.optim`, one with arguments (`functools.partial`), or a function of the parameters.
+        field: of the config, for messages.
+    """
+
+    factory: OptimizerFactory
+    field: str
+
+    def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        """The optimiser of exactly these parameters.
+
+        Raises:
+            TypeError, ValueError: the factory fails, or gives something else.
+        """
+        optimizer = _call(self.field, self.factory, parameters)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"train: config.{self.field} must give a torch.optim.Optimizer, got {_kind(optimizer)}")
+        given = {id(parameter) for parameter in parameters}
+        updated = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        if strangers := len(set(updated) - given):
+            raise ValueError(
+                f"train: config.{self.field} must update the parameters it is given, got {strangers} others"
+            )
+        if left := len(given - set(updated)):
+            raise ValueError(
+                f"train: config.{self.field} must update all {len(given)} parameters it is given, got {left} left out"
+            )
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ValueError(
+                f"train: config.{self.field} must give an optimiser whose step needs no closure, got {_kind(optimizer)}"
+            )
+        return optimizer
+
+    def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
+        """Its rate is its own, or a scheduler's: nothing to set."""
+
+
+def build_scheduler(field: str, factory: SchedulerFactory, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """The scheduler of this optimiser.
+
+    Raises:
+        TypeError, ValueError: the factory fails, or gives something else, or a scheduler of another optimiser.
+    """
+    scheduler = _call(field, factory, optimizer)
+    if not isinstance(scheduler, LRScheduler):
+        got = _kind(scheduler)
+        raise TypeError(f"train: config.{field} must give a torch.optim.lr_scheduler.LRScheduler, got {got}")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(f"train: config.{field} must give a scheduler of the updates alone, got {_kind(scheduler)}")
+    if getattr(scheduler, "optimizer", None) is not optimizer:
+        raise ValueError(
+            f"train: config.{field} must schedule the optimiser it is given, got {_kind(scheduler)} of another"
+        )
+    return scheduler
+
+
+def _call(field: str, factory: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return factory(argument)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"train: config.{field} must build from what it is given, got {why}") from error
+
+
+def as_built(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
+    """Classes and numbers before the first update, which a resume compares: JSON, functions left out."""
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    described: dict[str, Any] = {"optimizer": _kind(optimizer), "groups": [_known(group) for group in groups]}
+    if scheduler is not None:
+        described |= {"scheduler": _kind(scheduler), "schedule": _known(scheduler.state_dict())}
+    return described
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    known = {}
+    for name, value in values.items():
+        try:
+            known[name] = plain.encode(value)
+        except TypeError:
+            continue
+    return known
+
+
+# ---------------------------------------------------------------- how a config says it
+
+
+def describe(value: Any) -> dict[str, Any]:
+    """A factory or a loss as JSON: classes of PyTorch with plain arguments so that `recall` gives them back.
+
+    Anything else by name alone, under "function".
+    """
+    maker, keywords = (value.func, value.keywords) if isinstance(value, functools.partial) else (value, {})
+    whole = not (isinstance(value, functools.partial) and value.args)
+    if whole and isinstance(maker, type) and maker.__module__.startswith("torch.optim"):
+        try:
+            described = {"type": f"{_public(maker)}.{maker.__name__}", **plain.encode(dict(keywords))}
+        except TypeError:
+            pass
+        else:
+            return described
+    return {"function": name_of(value)}
+
+
+def recall(described: dict[str, Any]) -> Any:
+    """The class of PyTorch, with its arguments, that `describe` was given.
+
+    Raises:
+        ValueError: it is a function, known by its name alone, or there is no such class.
+    """
+    if "function" in described:
+        raise ValueError(f"TrainConfig: {described['function']} is known by its name alone: give the function itself")
+    module, _, name = str(described.get("type")).rpartition(".")
+    maker = getattr(importlib.import_module(module), name, None) if module in _MODULES else None
+    if not isinstance(maker, type):
+        got = described.get("type")
+        raise ValueError(f"TrainConfig: optimizer type must be Adam, Momentum or a class of torch.optim, got {got!r}")
+    keywords = {name: plain.decode(value) for name, value in described.items() if name != "type"}
+    return functools.partial(maker, **keywords) if keywords else maker
+
+
+_MODULES = ("torch.optim", "torch.optim.lr_scheduler")
+
+
+def _public(maker: type) -> str:
+    return next((m for m in _MODULES if getattr(importlib.import_module(m), maker.__name__, None) is maker), "torch")
+
+
+def name_of(value: Any) -> str:
+    """A function's or a class's name, for a reader."""
+    if isinstance(value, functools.partial):
+        return f"partial({name_of(value.func)})"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return str(named.__qualname__)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+# ---------------------------------------------------------------- losses
+
+
+def takes_real_logits(generator_loss: Callable[..., Tensor]) -> bool:
+    """Whether a generator's loss looks at D's logits of real data: a second argument without default, or of that name.
+
+    A function that tells no signature takes the fakes' logits alone.
+    """
+    try:
+        parameters = list(inspect.signature(generator_loss).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    second = positional[1] if len(positional) > 1 else None
+    return any(p.name == "real_logits" for p in parameters) or (second is not None and second.default is second.empty)

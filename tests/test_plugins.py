@@ -1,0 +1,311 @@
+"""Optimisers, schedulers, bounds and losses of others: the eager engine is plain PyTorch written out, to 1e-10."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from fastgan import GAN, reference
+from fastgan.random import Purpose
+from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train
+
+DATA = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+STEPS, SIZE = 12, 8
+
+
+def config(**fields: Any) -> TrainConfig:
+    return TrainConfig(**{"steps": STEPS, "batch_size": SIZE, "seed": 3, **fields})
+
+
+def new_gan(dtype: torch.dtype = torch.float64) -> GAN:
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
+    discriminator = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    return GAN(generator, discriminator, latent_dim=2).to(dtype)
+
+
+def noise(purpose: Purpose, step: int) -> Tensor:
+    return reference.random_normal(SIZE * 2, seed=3, purpose=int(purpose), step=step, substream=0).view(SIZE, 2)
+
+
+def real_rows(draw: int, data: Tensor = DATA) -> Tensor:
+    epoch, batch = divmod(draw, len(data) // SIZE)
+    purpose = int(Purpose.ROWS)
+    return data[reference.permutation(len(data), seed=3, epoch=epoch, start=batch * SIZE, count=SIZE, purpose=purpose)]
+
+
+def log_losses(real: Tensor, fake: Tensor) -> Tensor:
+    return nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
+
+
+def plain_torch(
+    make: Callable[[list[Tensor]], torch.optim.Optimizer],
+    schedule: Callable[[Any], Any] | None = None,
+    *,
+    before: Callable[[list[Tensor]], Any] = lambda parameters: None,
+    after_d: Callable[[list[Tensor]], Any] = lambda parameters: None,
+    loss_d: Callable[[Tensor, Tensor], Tensor] = log_losses,
+    loss_g: Callable[[Tensor, Tensor], Tensor] = lambda fake, real: nn.functional.softplus(-fake).mean(),
+    penalty: Callable[[nn.Module, Tensor, Tensor], Tensor | float] = lambda d, real, fake: 0.0,
+    rows: Callable[[int], Tensor] = real_rows,
+    k: int = 1,
+    steps: int = STEPS,
+) -> GAN:
+    """The loop that a user of PyTorch writes."""
+    gan = new_gan()
+    players = []
+    for network in (gan.discriminator, gan.generator):
+        optimizer = make(list(network.parameters()))
+        players.append((list(network.parameters()), optimizer, schedule and schedule(optimizer)))
+
+    def update(player: Any, loss: Tensor) -> None:
+        parameters, optimizer, scheduler = player
+        gan.zero_grad()
+        loss.backward()
+        before(parameters)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    for it in range(steps):
+        for draw in range(it * k, (it + 1) * k):
+            real, fake = rows(draw), gan.generator(noise(Purpose.NOISE_D, draw)).detach()
+            loss = loss_d(gan.discriminator(real), gan.discriminator(fake)) + penalty(gan.discriminator, real, fake)
+            update(players[0], loss)
+            after_d(players[0][0])
+        on_fake = gan.discriminator(gan.generator(noise(Purpose.NOISE_G, it)))
+        update(players[1], loss_g(on_fake, gan.discriminator(real)))
+    return gan
+
+
+def distance(a: GAN, b: GAN) -> float:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return max(float((p - q).detach().abs().max()) for p, q in pairs)
+
+
+def moved(gan: GAN) -> float:
+    return distance(gan, new_gan())
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "RMSprop": functools.partial(torch.optim.RMSprop, lr=1e-2),
+    "RMSprop, centered": lambda params: torch.optim.RMSprop(params, 1e-2, centered=True, momentum=0.5),
+    "SGD": functools.partial(torch.optim.SGD, lr=0.1),
+    "SGD, nesterov, decay": lambda params: torch.optim.SGD(params, 0.1, 0.9, weight_decay=0.01, nesterov=True),
+    "Adam": torch.optim.Adam,
+    "Adam, weight decay": functools.partial(torch.optim.Adam, lr=1e-2, weight_decay=0.1),
+    "AdamW": functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),
+    "NAdam": torch.optim.NAdam,
+    "RAdam": functools.partial(torch.optim.RAdam, lr=1e-2),
+    "Adamax": torch.optim.Adamax,
+    "Adagrad": torch.optim.Adagrad,
+    "Adadelta": torch.optim.Adadelta,
+    "ASGD": functools.partial(torch.optim.ASGD, lr=0.1, t0=3),
+    "Rprop": functools.partial(torch.optim.Rprop, lr=1e-3),
+    "Adafactor": torch.optim.Adafactor,
+    "two groups": lambda params: torch.optim.SGD([{"params": params[:2], "lr": 0.2}, {"params": params[2:]}], lr=0.05),
+}
+SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.5)
+SCHEDULERS: dict[str, Any] = {
+    "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 10),
+    "step": functools.partial(lr_scheduler.StepLR, step_size=3, gamma=0.5),
+    "multi-step": functools.partial(lr_scheduler.MultiStepLR, milestones=[2, 5, 5, 9]),
+    "linear": lr_scheduler.LinearLR,
+    "exponential": functools.partial(lr_scheduler.ExponentialLR, gamma=0.9),
+    "one cycle": functools.partial(lr_scheduler.OneCycleLR, max_lr=0.2, total_steps=40),
+    "lambda": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda t: 1.0 / (1.0 + t)),
+    "warm-up, then cosine": lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer,
+        [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4), lr_scheduler.CosineAnnealingLR(optimizer, 8)],
+        milestones=[4],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_of_torch_is_plain_torch(name: str) -> None:
+    gan, make = new_gan(), OPTIMIZERS[name]
+    result = train(gan, DATA, config(optimizer=make))
+    assert result.engine == "eager" and "config.optimizer is" in result.engine_reason
+    assert distance(gan, plain_torch(make)) < 1e-10 < 1e-4 < moved(gan)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_steps_after_each_update(name: str) -> None:
+    gan, schedule = new_gan(), SCHEDULERS[name]
+    result = train(gan, DATA, config(optimizer=SGD, scheduler=schedule, k=2))
+    assert result.engine == "eager"
+    assert distance(gan, plain_torch(SGD, schedule, k=2)) < 1e-10
+    assert distance(gan, plain_torch(SGD, k=2)) > 1e-4  # the schedule tells
+
+
+def test_own_optimisers_take_a_scheduler_too() -> None:
+    schedule = SCHEDULERS["cosine"]
+    for rule, make in (
+        (Adam(1e-2), lambda params: torch.optim.Adam(params, 1e-2, (0.5, 0.999))),
+        (Momentum(0.1), SGD),
+    ):
+        gan = new_gan()
+        result = train(gan, DATA, config(optimizer=rule, scheduler=schedule))
+        assert "config.scheduler is" in result.engine_reason
+        assert distance(gan, plain_torch(make, schedule)) < 1e-10
+
+
+def test_each_network_has_its_own() -> None:
+    gan = new_gan()
+    fields = {"generator_optimizer": SGD, "discriminator_scheduler": SCHEDULERS["step"], "optimizer": torch.optim.Adam}
+    train(gan, DATA, config(**fields))
+
+    def make(params: list[Tensor]) -> torch.optim.Optimizer:
+        return (SGD if len(params[0][0]) == 2 else torch.optim.Adam)(params)
+
+    def schedule(optimizer: Any) -> Any:
+        return SCHEDULERS["step"](optimizer) if isinstance(optimizer, torch.optim.Adam) else None
+
+    assert distance(gan, plain_torch(make, schedule)) < 1e-10
+
+
+def clamp_(parameters: list[Tensor]) -> None:
+    with torch.no_grad():
+        for p in parameters:
+            p.clamp_(-0.01, 0.01)
+
+
+BOUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "norm": ({"max_grad_norm": 0.05}, {"before": lambda ps: nn.utils.clip_grad_norm_(ps, 0.05)}),
+    "value": ({"max_grad_value": 0.01}, {"before": lambda ps: nn.utils.clip_grad_value_(ps, 0.01)}),
+    "both": (
+        {"max_grad_norm": 0.05, "max_grad_value": 0.01},
+        {"before": lambda ps: (nn.utils.clip_grad_value_(ps, 0.01), nn.utils.clip_grad_norm_(ps, 0.05))},
+    ),
+    "weights": ({"clip_weights": 0.01}, {"after_d": clamp_}),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds_on_gradients_and_weights_are_plain_torch(name: str) -> None:
+    fields, loop = BOUNDS[name]
+    gan = new_gan()
+    result = train(gan, DATA, config(optimizer=Momentum(0.1), k=2, **fields))
+    assert result.engine == "eager" and next(iter(fields)) in result.engine_reason
+    assert distance(gan, plain_torch(SGD, k=2, **loop)) < 1e-10
+    assert distance(gan, plain_torch(SGD, k=2)) > 1e-4  # the bound tells
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULERS])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    dtype = torch.float32 if name in ("ASGD", "cosine") else torch.float64
+    one = config(optimizer=OPTIMIZERS.get(name, SGD), scheduler=SCHEDULERS.get(name))
+    through, first, again = new_gan(dtype), new_gan(dtype), new_gan(dtype)
+    whole = train(through, DATA, one, run_dir=tmp_path / "a")
+    train(first, DATA, replace(one, steps=5), run_dir=tmp_path / "b")
+    for p in again.parameters():
+        nn.init.zeros_(p)
+    resumed = train(again, DATA, one, run_dir=tmp_path / "b", resume=True)
+    assert distance(through, again) == 0.0 < distance(first, again)
+    assert np.array_equal(whole.history["loss_g"], resumed.history["loss_g"])
+    a, b = (checkpoint.load(tmp_path / folder) for folder in "ab")
+    assert a.tensors.keys() == b.tensors.keys() and a.others == b.others and a.groups == b.groups
+    assert all(torch.equal(value, b.tensors[key]) and value.dtype == b.tensors[key].dtype
+               for key, value in a.tensors.items())  # fmt: skip
+
+
+def test_what_functions_build_is_compared_on_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = config(optimizer=lambda params: torch.optim.RMSprop(params, 1e-3), scheduler=SCHEDULERS["cosine"])
+    train(new_gan(), DATA, replace(one, steps=4), run_dir=tmp_path)
+    wrong: dict[str, dict[str, Any]] = {
+        "lr must be 0.001": {"optimizer": lambda params: torch.optim.RMSprop(params, 1e-2)},
+        "optimizer must be 'RMSprop'": {"optimizer": lambda params: torch.optim.Adagrad(params, 1e-3)},
+        "schedule.T_max must be 10": {"scheduler": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 20)},
+        "config.optimizer must be": {"optimizer": Adam()},
+        "config.max_grad_norm must be None": {"max_grad_norm": 1.0},
+    }
+    for message, fields in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            train(new_gan(), DATA, replace(one, **fields), run_dir=tmp_path, resume=True)
+    caplog.clear()
+    train(new_gan(), DATA, one, run_dir=tmp_path, resume=True)
+    assert "resume takes config.optimizer and config.scheduler for what it was" in caplog.text
+
+
+def test_configs_with_classes_of_torch_are_json() -> None:
+    one = config(optimizer=OPTIMIZERS["AdamW"], generator_optimizer=torch.optim.RMSprop, scheduler=SCHEDULERS["step"])
+    described = json.loads(json.dumps(one.as_dict()))
+    assert described["optimizer"] == {"type": "torch.optim.AdamW", "lr": 1e-2, "weight_decay": 0.1}
+    again = TrainConfig.from_dict(described)
+    assert again.as_dict() == one.as_dict() and again.generator_optimizer is torch.optim.RMSprop
+    named = config(optimizer=lambda params: torch.optim.SGD(params, 0.1)).as_dict()
+    with pytest.raises(ValueError, match="known by its name alone: give the function itself"):
+        TrainConfig.from_dict(json.loads(json.dumps(named)))
+
+
+def test_an_update_that_is_not_finite_is_taken_back() -> None:
+    """Also the first one, in which torch's optimisers make their state."""
+    poison = torch.cat([DATA[:SIZE], torch.full_like(DATA[:SIZE], 1e200)])  # finite, but no square of it
+    for make in (torch.optim.RMSprop, torch.optim.NAdam, functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)):
+        for policy in ("skip", "log"):
+            gan = new_gan()
+            gan.discriminator = nn.Linear(3, 1).double()
+            train(gan, poison, config(optimizer=make, loss="least_squares", nonfinite=policy, steps=8))
+            assert all(bool(torch.isfinite(p).all()) for p in gan.parameters()) == (policy == "skip")
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def other(_: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "config.optimizer must update the parameters it is given, got 2 others": {"optimizer": other},
+    "config.optimizer must update all 4 parameters it is given, got 2 left out": {
+        "optimizer": lambda params: torch.optim.SGD(params[:2], 0.1)
+    },
+    "config.optimizer must give a torch.optim.Optimizer, got list": {"optimizer": list},
+    "config.generator_optimizer must build from what it is given, got no": {
+        "generator_optimizer": lambda params: (_ for _ in ()).throw(RuntimeError("no"))
+    },
+    "step needs no closure, got LBFGS": {"optimizer": torch.optim.LBFGS},
+    "config.scheduler must give a torch.optim.lr_scheduler.LRScheduler, got SGD": {"scheduler": other},
+    "config.scheduler must schedule the optimiser it is given, got StepLR of another": {
+        "scheduler": lambda _: lr_scheduler.StepLR(other(None), 3)
+    },
+    "got ReduceLROnPlateau": {"scheduler": lr_scheduler.ReduceLROnPlateau},
+    "optimizer must be fastgan.Adam, fastgan.Momentum or a function": {"optimizer": other(None)},
+    "scheduler must be a function": {"scheduler": lr_scheduler.StepLR(other(None), 3)},
+    "scheduler must be None where Momentum has a schedule": {
+        "scheduler": SCHEDULERS["step"], "optimizer": Momentum(0.1, lr_decay=1.1)
+    },
+    "max_grad_norm must be above 0": {"max_grad_norm": 0.0},
+    "clip_weights must be above 0": {"clip_weights": float("nan")},
+    "scheduler must be None where unroll": {"scheduler": SCHEDULERS["step"], "unroll": 2},
+    "optimizer must be fastgan.Adam or fastgan.Momentum where unroll": {"optimizer": SGD, "unroll": 2},
+    "max_grad_norm must be None where unroll": {"max_grad_norm": 1.0, "unroll": 2},
+    "must be 'auto' or 'eager' here, got 'fused': config.optimizer is AdamW": {
+        "optimizer": torch.optim.AdamW, "engine": "fused"
+    },
+    "got 'fused': config.max_grad_norm is set": {"max_grad_norm": 1.0, "engine": "fused"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_sentence(message: str, tmp_path: Path) -> None:
+    gan = new_gan()
+    with pytest.raises((TypeError, ValueError)) as caught:
+        train(gan, DATA, config(**BAD[message]), run_dir=tmp_path / "run")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert moved(gan) == 0.0 and not (tmp_path / "run").exists()
