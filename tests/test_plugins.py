@@ -202,6 +202,81 @@ def test_bounds_on_gradients_and_weights_are_plain_torch(name: str) -> None:
     assert distance(gan, plain_torch(SGD, k=2)) > 1e-4  # the bound tells
 
 
+# ---------------------------------------------------------------- losses
+
+
+def wasserstein_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    return fake_logits.mean() - real_logits.mean()
+
+
+def wasserstein_g(fake_logits: Tensor) -> Tensor:
+    return -fake_logits.mean()
+
+
+def pairing_d(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    return nn.functional.softplus(fake_logits - real_logits).mean()
+
+
+def pairing_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    return nn.functional.softplus(real_logits - fake_logits).mean()
+
+
+def test_wgan_with_clipping_as_its_paper_has_it() -> None:
+    """Arjovsky et al. (2017), Algorithm 1: RMSprop, five critic steps, weights in a box."""
+    gan, make = new_gan(), functools.partial(torch.optim.RMSprop, lr=1e-2)
+    own = config(loss=(wasserstein_d, wasserstein_g), optimizer=make, clip_weights=0.01, k=5)
+    result = train(gan, DATA, own)
+    assert result.engine_reason.startswith("config.optimizer is partial(RMSprop)")
+    by_name = new_gan()
+    train(by_name, DATA, replace(own, loss="wasserstein"))
+    loop = plain_torch(make, after_d=clamp_, k=5, loss_d=wasserstein_d, loss_g=lambda fake, real: wasserstein_g(fake))
+    assert max(distance(gan, loop), distance(by_name, loop)) < 1e-10 < 1e-4 < moved(gan)
+
+
+@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
+def test_losses_of_ones_own_that_see_real_logits_are_the_named_ones(mode: str) -> None:
+    named, own = new_gan(), new_gan()
+    train(named, DATA, config(loss="relativistic", mode=mode, engine="eager"))
+    result = train(own, DATA, config(loss=(pairing_d, pairing_g), mode=mode))
+    assert "config.loss is pairing_d, pairing_g" in result.engine_reason and distance(named, own) < 1e-10
+    unrolled = config(loss=(pairing_d, pairing_g), unroll=2)
+    if mode == "alternating":
+        train(own := new_gan(), DATA, unrolled)
+        train(named := new_gan(), DATA, replace(unrolled, loss="relativistic"))
+        assert distance(named, own) < 1e-10 < 1e-4 < moved(own)
+
+
+def r1_and_r2(d: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=real.dtype)
+    for x in (real, fake):
+        x = x.detach().clone().requires_grad_()
+        (derivative,) = torch.autograd.grad(d(x).sum(), x, create_graph=True)
+        total = total + 0.5 * derivative.square().sum(1).mean()
+    return total
+
+
+def test_two_penalties_and_the_pairing_loss_are_r3gan() -> None:
+    """Huang et al. (2024), eq. 4 and 5: the relativistic pairing loss with R1 and R2."""
+    gan = new_gan()
+    recipe = config(loss="relativistic", gradient_penalty=("r1", "r2"), penalty_weight=1.0, optimizer=Momentum(0.1))
+    result = train(gan, DATA, recipe)
+    assert "config.gradient_penalty has 2 penalties" in result.engine_reason
+    loop = plain_torch(SGD, loss_d=pairing_d, loss_g=pairing_g, penalty=r1_and_r2)
+    assert distance(gan, loop) < 1e-10
+    assert distance(gan, plain_torch(SGD, loss_d=pairing_d, loss_g=pairing_g)) > 1e-4
+    assert TrainConfig.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_a_run_with_losses_of_ones_own_resumes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = config(loss=(wasserstein_d, wasserstein_g), gradient_penalty=("r1", "wgan-gp"))
+    train(through := new_gan(), DATA, own)
+    train(new_gan(), DATA, replace(own, steps=5), run_dir=tmp_path)
+    with pytest.raises(ValueError, match="config.loss must be .*wasserstein_d"):
+        train(new_gan(), DATA, replace(own, loss=(pairing_d, wasserstein_g)), run_dir=tmp_path, resume=True)
+    train(resumed := new_gan(), DATA, own, run_dir=tmp_path, resume=True)
+    assert distance(through, resumed) == 0.0 and "resume takes config.loss for what it was" in caplog.text
+
+
 # ---------------------------------------------------------------- checkpoints
 
 
@@ -295,6 +370,23 @@ BAD: dict[str, dict[str, Any]] = {
     "scheduler must be None where unroll": {"scheduler": SCHEDULERS["step"], "unroll": 2},
     "optimizer must be fastgan.Adam or fastgan.Momentum where unroll": {"optimizer": SGD, "unroll": 2},
     "max_grad_norm must be None where unroll": {"max_grad_norm": 1.0, "unroll": 2},
+    "loss must be one of non_saturating": {"loss": (wasserstein_d, "hinge")},
+    "or a pair of functions, got (": {"loss": (wasserstein_d,)},
+    "the discriminator's must take 2 Tensors of logits, got": {"loss": (wasserstein_g, wasserstein_g)},
+    "the generator's must give one floating number, as a Tensor of no dimension, got shape (2, 1)": {
+        "loss": (wasserstein_d, torch.neg)
+    },
+    "the generator's must depend on the logits": {"loss": (wasserstein_d, lambda fake: torch.tensor(1.0))},
+    "the discriminator's must give one floating number, as a Tensor of no dimension, got float": {
+        "loss": (lambda real, fake: 1.0, wasserstein_g)
+    },
+    "gradient_penalty must name distinct penalties": {"gradient_penalty": ("r1", "r1")},
+    "gradient_penalty must be one of None, wgan-gp, r1, r2, got 'r3'": {"gradient_penalty": ("r1", "r3")},
+    "real_label must be 1 for loss of one's own": {"loss": (wasserstein_d, wasserstein_g), "real_label": 0.9},
+    "must be 'auto' or 'eager' here, got 'fused': config.loss is": {
+        "loss": (wasserstein_d, wasserstein_g), "engine": "fused"
+    },
+    "got 'fused': config.gradient_penalty has 2": {"gradient_penalty": ["r1", "r2"], "engine": "fused"},
     "must be 'auto' or 'eager' here, got 'fused': config.optimizer is AdamW": {
         "optimizer": torch.optim.AdamW, "engine": "fused"
     },

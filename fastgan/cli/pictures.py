@@ -35,6 +35,7 @@ def draw(
     from fastgan import plots
 
     label = config.train.real_label
+    assert isinstance(config.train.loss, str)  # no flag and no file gives functions
     return [
         draw_samples(config, gan, dataset, folder / "samples.png"),
         plots.loss_curves(history, folder / "losses.png", loss=config.train.loss, real_label=label),

@@ -163,6 +163,7 @@ def _draw(config: RunConfig, result: PopulationResult, path: Path) -> list[Path]
 
     if not result.history["step"].size:
         return []
+    assert isinstance(config.train.loss, str)  # no flag and no file gives functions
     labels = [_label(point) or f"mean of {len(result.members)} GANs" for point in result.points]
     try:
         return [

@@ -26,14 +26,12 @@ from fastgan.options import (
 )
 from fastgan.training import plugins
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
-from fastgan.training.plugins import Built, OptimizerFactory, SchedulerFactory
+from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, SchedulerFactory
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
 PRECISIONS = options.names(Precision)  # in the order of Precision in csrc/plan.h
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "loss": options.names(GeneratorKind),
-    "gradient_penalty": (None, *options.names(PenaltyKind)),
     "mode": options.names(UpdateMode),
     "inner": options.names(InnerLoop),
     "engine": options.names(EngineName),
@@ -88,10 +86,13 @@ class TrainConfig:
         clip_weights: greatest size of each parameter of D, clamped after each of its updates (WGAN). For the eager
             engine.
         loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
-            "relativistic"; the discriminator's follows from it.
+            "relativistic"; the discriminator's follows from it. Or a pair of functions of D's logits that give one
+            number each: the discriminator's (real_logits, fake_logits), and the generator's (fake_logits), or
+            (fake_logits, real_logits). For the eager engine.
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
-        gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss.
-        penalty_weight: weight of the penalty.
+        gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss. Several, as ("r1", "r2"), in the eager
+            engine.
+        penalty_weight: weight of the penalty, of each where there are several.
         mode: "alternating", Algorithm 1; "simultaneous", the original code's rule: one real and one fake
             batch for both losses, D's halved, both gradients taken before either update.
         pack: samples that D gets as one input, side by side (PacGAN's packing; along the first axis
@@ -129,9 +130,9 @@ class TrainConfig:
     optimizer: Optimizer | OptimizerFactory = field(default_factory=Adam)
     generator_optimizer: Optimizer | OptimizerFactory | None = None
     discriminator_optimizer: Optimizer | OptimizerFactory | None = None
-    loss: GeneratorKind = "non_saturating"
+    loss: GeneratorKind | OwnLoss = "non_saturating"
     real_label: float = 1.0
-    gradient_penalty: PenaltyKind | None = None
+    gradient_penalty: PenaltyKind | tuple[PenaltyKind, ...] | None = None
     penalty_weight: float = 10.0
     mode: UpdateMode = "alternating"
     pack: int = 1
@@ -196,10 +197,18 @@ class TrainConfig:
                 )
 
     def _check_losses(self) -> None:
+        own = isinstance(self.loss, tuple | list) and len(self.loss) == 2 and all(map(callable, self.loss))
+        if own:
+            object.__setattr__(self, "loss", tuple(self.loss))
+        elif self.loss not in options.names(GeneratorKind):
+            listed = ", ".join(options.names(GeneratorKind))
+            raise ValueError(f"TrainConfig: loss must be one of {listed} or a pair of functions, got {self.loss!r}")
+        self._check_penalties()
         if not 0.0 < self.real_label <= 1.0:
             raise ValueError(f"TrainConfig: real_label must lie in (0, 1], got {self.real_label!r}")
         if self.real_label != 1.0 and self.discriminator_loss != "gan":
-            raise ValueError(f"TrainConfig: real_label must be 1 for loss {self.loss!r}, got {self.real_label!r}")
+            loss = repr(self.loss) if isinstance(self.loss, str) else "of one's own"
+            raise ValueError(f"TrainConfig: real_label must be 1 for loss {loss}, got {self.real_label!r}")
         if not 0.0 <= self.penalty_weight < float("inf"):
             raise ValueError(f"TrainConfig: penalty_weight must be finite and at least 0, got {self.penalty_weight!r}")
         for name in _BOUNDS:
@@ -224,6 +233,17 @@ class TrainConfig:
                 stacklevel=4,
             )
 
+    def _check_penalties(self) -> None:
+        kinds, known = self.gradient_penalty, options.names(PenaltyKind)
+        if isinstance(kinds, tuple | list):  # a list from JSON
+            if not kinds or len({*kinds}) < len(kinds):
+                raise ValueError(f"TrainConfig: gradient_penalty must name distinct penalties, got {kinds!r}")
+            object.__setattr__(self, "gradient_penalty", tuple(kinds) if len(kinds) > 1 else kinds[0])
+        for kind in self.penalties:
+            if kind not in known:
+                listed = ", ".join(("None", *known))
+                raise ValueError(f"TrainConfig: gradient_penalty must be one of {listed}, got {kind!r}")
+
     def _check_unroll(self) -> None:
         # A penalty looks at fakes without G's graph, and a bound on norms is no smooth function: the gradient that
         # flows through such updates would not be the true one.
@@ -243,9 +263,22 @@ class TrainConfig:
             )
 
     @property
-    def discriminator_loss(self) -> DiscriminatorKind:
-        """The discriminator's loss that belongs to the generator's."""
-        return DISCRIMINATOR_LOSS[self.loss]
+    def discriminator_loss(self) -> DiscriminatorKind | None:
+        """The discriminator's loss that belongs to the generator's; None where both are functions."""
+        return DISCRIMINATOR_LOSS[self.loss] if isinstance(self.loss, str) else None
+
+    @property
+    def generator_sees_real(self) -> bool:
+        """Whether the generator's loss looks at D's logits of real data."""
+        if isinstance(self.loss, str):
+            return self.loss == "relativistic"
+        return plugins.takes_real_logits(self.loss[1])
+
+    @property
+    def penalties(self) -> tuple[PenaltyKind, ...]:
+        """All that are added to D's loss."""
+        kinds = self.gradient_penalty
+        return kinds if isinstance(kinds, tuple) else () if kinds is None else (kinds,)
 
     def optimizer_of(self, network: str) -> Optimizer | Built:
         """What updates the "generator" or the "discriminator"."""
@@ -280,8 +313,10 @@ class TrainConfig:
             if isinstance(value, Adam | Momentum):
                 value = {"type": type(value).__name__, **dataclasses.asdict(value)}
                 value = {key: list(part) if isinstance(part, tuple) else part for key, part in value.items()}
-            elif callable(value):
+            elif callable(value) or item.name == "loss" and not isinstance(value, str):
                 value = plugins.describe(value)
+            elif isinstance(value, tuple):
+                value = list(value)
             values[item.name] = value
         return values
 

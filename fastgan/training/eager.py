@@ -101,8 +101,8 @@ class EagerEngine:
                 fake = self._generated(Purpose.NOISE_G, update, condition)
                 ahead = self._ahead(condition, real, fake, draw) if config.unroll else discriminator
                 fake_logits = ahead(fake)
-                # D(x) after D's update, for the one loss in which G's step looks at real data
-                against = ahead(real) if config.loss == "relativistic" else None
+                # D(x) after D's update, for the losses in which G's step looks at real data
+                against = ahead(real) if config.generator_sees_real else None
                 loss_g = self._generator_loss(fake_logits, against)
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
@@ -176,6 +176,9 @@ class EagerEngine:
 
     def _discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         config = self.config
+        if not isinstance(config.loss, str):
+            return config.loss[0](real_logits, fake_logits)
+        assert config.discriminator_loss is not None
         loss = losses.discriminator_loss(
             real_logits,
             fake_logits,
@@ -188,24 +191,27 @@ class EagerEngine:
 
     def _generator_loss(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
         kind = self.config.loss
-        if kind != "relativistic":
+        if not self.config.generator_sees_real:
             real_logits = None
+        if not isinstance(kind, str):
+            return kind[1](fake_logits) if real_logits is None else kind[1](fake_logits, real_logits)
         return losses.generator_loss(fake_logits, kind=kind, real_logits=real_logits, impl=self.config.impl)
 
     def _penalty(self, discriminator: DiscriminatorFn, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
         config = self.config
-        if config.gradient_penalty is None:
-            return 0.0
-        return losses.gradient_penalty(
-            discriminator,
-            real,
-            fake,
-            kind=config.gradient_penalty,
-            weight=config.penalty_weight,
-            seed=config.seed,
-            step=draw,
-            impl=config.impl,
-        )
+        total: Tensor | float = 0.0
+        for kind in config.penalties:
+            total = total + losses.gradient_penalty(
+                discriminator,
+                real,
+                fake,
+                kind=kind,
+                weight=config.penalty_weight,
+                seed=config.seed,
+                step=draw,
+                impl=config.impl,
+            )
+        return total
 
     def _supervised(self, draw: int) -> Tensor | float:
         """The cross-entropy of labelled rows, where D tells classes apart."""

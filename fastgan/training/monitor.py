@@ -41,7 +41,7 @@ class Monitor(Callback):
             not at its optimum; NaN where the loss is not -V(G, D): other losses than those of the paper, smoothed
             labels, a penalty, a ClassDiscriminator;
             "sample_grad_norm", mean length of the gradient of G's loss of a sample with respect to the sample; NaN for
-            the relativistic loss, which has none of one sample;
+            the relativistic loss, which has none of one sample, and for losses of one's own;
             "spread", root of the total variance of G's samples.
         warnings: sentences.
 
@@ -118,7 +118,7 @@ def _of_samples(gan: GAN, config: TrainConfig, samples: int) -> dict[str, float]
     with evaluating(gan), torch.no_grad():
         x = gan.generator(join(gan.noise(count, seed=0), condition))
     spread = math.sqrt(float(x.double().flatten(1).var(0, correction=0).sum()))
-    if config.loss == "relativistic":
+    if config.generator_sees_real or not isinstance(config.loss, str):
         return {"sample_grad_norm": math.nan, "spread": spread}
     with evaluating(gan.discriminator), torch.enable_grad():
         x = x.requires_grad_()

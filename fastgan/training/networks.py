@@ -47,17 +47,18 @@ def _wrapper(kind: type) -> str | None:
     return None
 
 
-def why_no_logits(gan: GAN, loss: str, logits: Tensor, *inputs: Tensor) -> str | None:
+def why_no_logits(gan: GAN, loss: object, logits: Tensor, *inputs: Tensor) -> str | None:
     """Why the discriminator's outputs look like probabilities, where the losses take logits; None where they do not.
 
     A loss of a logit in [0, 1] is nearly flat: D can call nothing fake, and G learns a few modes or none.
 
     Args:
-        loss: the generator's. "least_squares" alone has its targets, 0 and 1, where a sigmoid's outputs are.
+        loss: the generator's. "least_squares" alone has its targets, 0 and 1, where a sigmoid's outputs are; those of
+            one's own may have.
         logits: the first ones, of real samples.
         inputs: of D, real and generated.
     """
-    if loss == "least_squares":
+    if loss == "least_squares" or not isinstance(loss, str):
         return None
     if _ends_in_sigmoid(gan.discriminator):
         return "gan.discriminator ends in a sigmoid"

@@ -219,6 +219,7 @@ def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Op
         raise UnsupportedByEngine(f"gan.generator: does not map {gan.latent_dim} to {features} features")
     if discriminator.layers[0]["inputs"] != features * config.pack:
         raise UnsupportedByEngine(f"gan.discriminator: does not take {features * config.pack} features")
+    assert isinstance(config.loss, str) and config.discriminator_loss is not None  # `check_config`
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
         "train", config.discriminator_loss, config.real_label, 0.0
@@ -272,6 +273,12 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
             raise UnsupportedByEngine(f"config.{rule.field} is {name_of(rule.factory)}, which PyTorch alone computes")
         if scheduler is not None:
             raise UnsupportedByEngine(f"config.{field} is {name_of(scheduler)}, which PyTorch alone computes")
+    if not isinstance(config.loss, str):
+        raise UnsupportedByEngine(f"config.loss is {name_of(config.loss)}, which PyTorch alone computes")
+    if len(config.penalties) > 1:
+        raise UnsupportedByEngine(
+            f"config.gradient_penalty has {len(config.penalties)} penalties, and this engine takes one"
+        )
     for bound in ("max_grad_norm", "max_grad_value", "clip_weights"):
         if getattr(config, bound) is not None:
             raise UnsupportedByEngine(f"config.{bound} is set, which no compiled engine computes")

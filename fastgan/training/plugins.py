@@ -155,7 +155,9 @@ def _public(maker: type) -> str:
 
 
 def name_of(value: Any) -> str:
-    """A function's or a class's name, for a reader."""
+    """A function's or a class's name, or those of several, for a reader."""
+    if isinstance(value, tuple):
+        return ", ".join(map(name_of, value))
     if isinstance(value, functools.partial):
         return f"partial({name_of(value.func)})"
     named = value if hasattr(value, "__qualname__") else type(value)
@@ -181,3 +183,26 @@ def takes_real_logits(generator_loss: Callable[..., Tensor]) -> bool:
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     second = positional[1] if len(positional) > 1 else None
     return any(p.name == "real_logits" for p in parameters) or (second is not None and second.default is second.empty)
+
+
+def check_loss(loss: OwnLoss, logits: Tensor) -> None:
+    """Try both functions on logits, which stand for those of real data and of fakes.
+
+    Raises:
+        TypeError, ValueError: one fails, or gives something else than a number that depends on the logits.
+    """
+    real, fake = (logits.detach().clone().requires_grad_() for _ in range(2))
+    both = (real, fake), (fake, real) if takes_real_logits(loss[1]) else (fake,)
+    for name, function, arguments in zip(("discriminator", "generator"), loss, both, strict=True):
+        rule = f"train: config.loss: the {name}'s must"
+        try:
+            with torch.enable_grad():
+                value = function(*arguments)
+        except Exception as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{rule} take {len(arguments)} Tensors of logits, got {why}") from error
+        if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else _kind(value)
+            raise TypeError(f"{rule} give one floating number, as a Tensor of no dimension, got {got}")
+        if not value.requires_grad:
+            raise ValueError(f"{rule} depend on the logits by torch operations, got one that does not")

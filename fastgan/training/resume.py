@@ -73,7 +73,7 @@ def check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
             raise CheckpointError(f"checkpoint {source.path}: meta must hold {part}")
         stored = {**young.get(part, {}), **stored}
         for name in sorted({*stored, *current} - (_FREE_FIELDS if part == "config" else set())):
-            if _functions(stored.get(name), current.get(name)):
+            if _functions(stored.get(name), current.get(name)) and (name != "loss" or stored[name] == current[name]):
                 unknown.append(f"{part}.{name}")
             elif stored.get(name) != current.get(name):
                 raise ValueError(

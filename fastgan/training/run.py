@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.models import GAN, evaluating, join
 from fastgan.results import Result
-from fastgan.training import checkpoint, labels, networks
+from fastgan.training import checkpoint, labels, networks, plugins
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
@@ -447,6 +447,8 @@ def _dry_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[int, str
             f"train: gan.discriminator must give floating logits, one or more a sample, "
             f"got {logits.dtype} of shape {tuple(logits.shape)} for {count} samples"
         )
+    if not isinstance(config.loss, str):
+        plugins.check_loss(config.loss, logits)
     return logits.numel() // count * config.batch_size, no_logits
 
 

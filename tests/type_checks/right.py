@@ -44,7 +44,8 @@ config = fastgan.TrainConfig(
     max_grad_value=0.1,
     clip_weights=0.01,
 )
-fastgan.TrainConfig(10, 8, optimizer=torch.optim.RMSprop)
+fastgan.TrainConfig(10, 8, optimizer=torch.optim.RMSprop, gradient_penalty=("r1", "r2"))
+fastgan.TrainConfig(10, 8, loss=(lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()))
 fastgan.TrainConfig(10, 8, optimizer=functools.partial(torch.optim.RMSprop, lr=5e-5))
 fastgan.TrainConfig(10, 8, discriminator_optimizer=lambda params: torch.optim.AdamW(params, lr=1e-4))
 gan: fastgan.GAN = models.mlp_gan(
