@@ -41,8 +41,7 @@ class FusedEngine:
         self.check_device()
         data = rows.in_memory(gan.dtype, self.gan.device)
         if data is None:
-            kind = type(rows.data).__name__
-            raise plan.UnsupportedByEngine(f"data is a {kind} whose rows must be read one batch at a time")
+            raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
         self._optimizers = {
             name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])

@@ -16,6 +16,7 @@ from fastgan import random
 from fastgan.data import Dataset
 from fastgan.data.checks import check_visible
 from fastgan.options import Impl
+from fastgan.training import sources
 
 _SCAN_BYTES = 1 << 24
 _MOST_CONVERTED = 1 << 33  # bytes of a copy of all rows
@@ -27,8 +28,9 @@ class Minibatches:
     """The data as training sees it: n rows of one shape, gathered by number, moved to the networks' device.
 
     Args:
-        data: Tensor (n, ...), numpy array (n, ...) (memory-mapped ones stay on disk), or an object with
-            `rows(index)`, a length and perhaps `labels` (n,), as `fastgan.data.Dataset`.
+        data: Tensor (n, ...), numpy array (n, ...) (memory-mapped ones stay on disk), a DataFrame of numbers, or an
+            object with `rows(index)`, a length and perhaps `labels` (n,), as `fastgan.data.Dataset`; or a map-style
+            dataset, whose samples may be tuples (row, label): one by one, looked at when their turn comes.
         batch_size: rows of a minibatch.
         seed: of the order of the rows.
         device, dtype: of the minibatches.
@@ -49,8 +51,12 @@ class Minibatches:
         dtype: torch.dtype,
         impl: Impl = "auto",
     ) -> None:
+        data = sources.adapted(data)
         if not isinstance(data, Tensor | np.ndarray) and not (hasattr(data, "rows") and hasattr(data, "__len__")):
-            raise TypeError(f"train: data must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}")
+            raise TypeError(
+                f"train: data must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}; of PyTorch also "
+                "its datasets, a DataLoader or an iterable of batches"
+            )
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         check_visible(data, "train: data")
@@ -68,7 +74,8 @@ class Minibatches:
         if 0 in self.shape:
             raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
         self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
-        self._check_finite(first)
+        if not isinstance(data, sources.ByIndex):  # one row after the other of files, perhaps: too long a wait
+            self._check_finite(first)
 
     def _order_by(self, batch_size: int, seed: int) -> None:
         if batch_size > self.n:
@@ -103,6 +110,11 @@ class Minibatches:
         except (TypeError, ValueError, RuntimeError):
             got = type(labels).__name__
             raise TypeError(f"train: data.labels must be a Tensor, an array or a list of integers, got {got}") from None
+
+    @property
+    def kind(self) -> str:
+        """What the data are, for a reader."""
+        return type(self.data.dataset if isinstance(self.data, sources.ByIndex) else self.data).__name__
 
     def minibatch(self, draw: int) -> Tensor:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
@@ -147,7 +159,7 @@ class Minibatches:
     def gather(self, index: Tensor) -> Tensor:
         """The rows of these numbers, on the networks' device. index: int64 (m,), on the CPU."""
         rows = self._raw(index)
-        return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
+        return self._placed(rows)
 
     def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """All rows, (n, ...) contiguous: on the CPU the data itself if it is contiguous, memory-mapped files included.
@@ -187,6 +199,9 @@ class Minibatches:
             rows = self.data[index.numpy()]
             return torch.from_numpy(np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")))
         return torch.as_tensor(self.data.rows(index))
+
+    def _placed(self, rows: Tensor) -> Tensor:
+        return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
 
     def _move(self, rows: Tensor) -> Tensor:
         # From pinned memory the copy is queued behind the kernels; from pageable memory the host would wait

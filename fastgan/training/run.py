@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.models import GAN, evaluating, join
 from fastgan.results import Result
-from fastgan.training import checkpoint, labels, networks, plugins
+from fastgan.training import checkpoint, labels, networks, plugins, sources
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
@@ -31,6 +31,7 @@ from fastgan.training.persistent import cuda_engine
 from fastgan.training.plan import UnsupportedByEngine
 from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
 from fastgan.training.rows import Minibatches
+from fastgan.training.stream import Stream
 
 log = logging.getLogger("fastgan")
 
@@ -93,8 +94,10 @@ def train(
 
     Args:
         gan: the networks and the prior.
-        data: floating Tensor or array (n, ...), or a `fastgan.data.Dataset`; may lie on the CPU while the
-            networks do not.
+        data: floating Tensor or array (n, ...), memory-mapped too, a DataFrame, a `fastgan.data.Dataset` or another
+            object with a length and `rows(index)`, or a map-style dataset of PyTorch; may lie on the CPU while the
+            networks do not. Or a stream, for the eager engine: a `DataLoader`, an `IterableDataset`, an iterable of
+            batches of `config.batch_size * config.pack` rows, in its own order, without resuming.
         config: how to train.
         callbacks: called after each chunk of iterations, in order.
         resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
@@ -156,10 +159,12 @@ def place(gan: GAN, config: TrainConfig) -> None:
 
 
 def rows_for(data: Any, gan: GAN, config: TrainConfig) -> Minibatches:
-    """The data as this run's minibatches; Rows of another run lend what they have checked."""
+    """The data as this run's minibatches; Rows of another run lend what they have checked. A stream is begun."""
     size = config.batch_size * config.pack
     if isinstance(data, Minibatches):
         return data.reordered(batch_size=size, seed=config.seed, impl=config.impl)
+    if sources.is_stream(data):
+        return Stream(data, batch_size=size, device=gan.device, dtype=gan.dtype)
     return Minibatches(data, batch_size=size, seed=config.seed, device=gan.device, dtype=gan.dtype, impl=config.impl)
 
 
@@ -208,6 +213,8 @@ def prepare(
     if folder is not None:
         checkpoint.others(engine.optimizers, schedulers_of(engine))  # refuses now what it could not write later
     source = find_source(resume, folder)
+    if source is not None and isinstance(rows, Stream):
+        raise ValueError(f"train: data must have rows by number to resume, got a {rows.kind}: its batches are gone")
     if source is not None:
         check_same_run(source, meta)
     if isinstance(engine, EagerEngine):

@@ -1,0 +1,109 @@
+"""Data as users of PyTorch have them: rows by number, or streams of batches whose order is their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
+
+_AMBIGUOUS = (list, tuple, dict, set, frozenset, str, bytes)  # of rows, of batches, of columns?
+
+
+class ByIndex:
+    """A map-style dataset, or the first parts of its samples, with the protocol of `rows(index)`.
+
+    Args:
+        dataset: with a length; `dataset[i]` is a row, or a tuple of a row, a label and more.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Samples of these numbers, stacked."""
+        return torch.stack([as_tensor(first_of(self.dataset[i])) for i in index.tolist()])
+
+    @property
+    def labels(self) -> list[int] | None:
+        """Second parts of all samples, which are asked for one by one; None where samples have one part."""
+        second = [sample[1] for sample in map(self.dataset.__getitem__, range(len(self))) if _parts(sample) > 1]
+        return [int(label) for label in second] if len(second) == len(self) else None
+
+
+class Labelled:
+    """Rows in memory with a label each: what `TensorDataset(x, y)` holds."""
+
+    def __init__(self, x: Tensor, labels: Tensor) -> None:
+        self.x, self.labels = x, labels
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self.x.index_select(0, index.to(self.x.device))
+
+
+def adapted(data: Any) -> Any:
+    """Data of a kind that `Minibatches` takes; what it does not know is given back."""
+    if isinstance(data, Tensor | np.ndarray) or hasattr(data, "rows"):
+        return data
+    if type(data) is TensorDataset:
+        x, *others = data.tensors
+        return Labelled(x, others[0]) if others and others[0].dim() == 1 else x
+    if hasattr(data, "to_numpy") and hasattr(data, "columns"):  # a DataFrame of pandas or polars
+        return _numbers(data)
+    if isinstance(data, _AMBIGUOUS) or is_stream(data):
+        return data
+    return ByIndex(data) if hasattr(data, "__getitem__") and hasattr(data, "__len__") else data
+
+
+def is_stream(data: Any) -> bool:
+    """Whether data come in batches, or as an iterable dataset, in an order of their own."""
+    if isinstance(data, DataLoader | IterableDataset):
+        return True
+    known = isinstance(data, (Tensor, np.ndarray, TorchDataset, *_AMBIGUOUS)) or hasattr(data, "rows")
+    return isinstance(data, Iterable) and not known and not hasattr(data, "to_numpy")
+
+
+def batches_of(data: Any, size: int) -> Iterable[Any]:
+    """Batches of this many samples; those that a loader or a generator makes are taken as they are."""
+    return DataLoader(data, size, drop_last=True) if isinstance(data, IterableDataset) else data
+
+
+def first_of(sample: Any) -> Any:
+    """The row of a sample, or the rows of a batch: of several parts the first."""
+    return sample[0] if _parts(sample) else sample
+
+
+def _parts(sample: Any) -> int:
+    return len(sample) if isinstance(sample, tuple | list) else 0
+
+
+def as_tensor(part: Any) -> Tensor:
+    """Numbers as a Tensor.
+
+    Raises:
+        TypeError: they are none.
+    """
+    try:
+        return torch.as_tensor(part)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"train: data must give Tensors or arrays, got {type(part).__name__}") from None
+
+
+def _numbers(frame: Any) -> np.ndarray:
+    table: np.ndarray = frame.to_numpy()
+    if table.dtype.kind not in "biuf":
+        kinds = {str(name): str(frame[name].dtype) for name in frame.columns}
+        known = ("float", "int", "uint", "bool")
+        name, kind = next(((n, k) for n, k in kinds.items() if not k.lower().startswith(known)), ("?", table.dtype))
+        raise TypeError(f"train: data must have columns of numbers, got column {name!r} of {kind}")
+    return table

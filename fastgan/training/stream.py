@@ -1,0 +1,96 @@
+"""Minibatches in the order in which somebody else's loader or generator gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.options import Impl
+from fastgan.training import sources
+from fastgan.training.rows import Minibatches
+
+
+class Stream(Minibatches):
+    """Data without row numbers: each draw is the next batch. At the end of an iterable the next epoch begins.
+
+    A last batch with fewer rows is dropped. Batches may be tuples: the first part counts.
+
+    Args:
+        data: a `DataLoader`, an `IterableDataset`, or an iterable of batches (m, ...).
+        batch_size: rows of a minibatch; every batch must have them.
+        device, dtype: of the minibatches.
+
+    Raises:
+        TypeError: batches of another kind, or not floating point. ValueError: no batch, or one of a wrong size.
+    """
+
+    def __init__(self, data: Any, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.data, self.batch_size, self.device, self.dtype = data, batch_size, device, dtype
+        self.n = 0
+        self.shape: tuple[int, ...] = ()
+        self._source = sources.batches_of(data, batch_size)
+        self._epoch = self._given = self._short = 0
+        self._batches: Iterator[Any] = iter(())
+        self._waiting: Tensor | None = self._next()
+        if 0 in self.shape:
+            raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
+
+    def minibatch(self, draw: int) -> Tensor:
+        """The next batch; draws are asked for once, in their order."""
+        batch, self._waiting = self._waiting, None
+        return self._placed(self._next() if batch is None else batch)
+
+    def epoch(self, draw: int) -> int:
+        """The pass over the iterable that gave the last batch, from 1."""
+        return self._epoch
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Rows of the batch that comes next, to try the networks on."""
+        assert self._waiting is not None
+        return self._placed(self._waiting[index])
+
+    def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """None: nobody has all rows."""
+        return None
+
+    def reordered(self, *, batch_size: int, seed: int, impl: Impl = "auto") -> Minibatches:
+        raise ValueError(f"train_population: data must have rows by number, got a {self.kind}: members share no stream")
+
+    def _next(self) -> Tensor:
+        for begins in (False, True):  # the rest of this pass, then a new one
+            if begins:
+                again = iter(self._source)
+                if self._epoch and again is self._source:  # a generator, which has one pass
+                    break
+                self._batches, self._epoch, self._short = again, self._epoch + 1, 0
+            for item in self._batches:
+                batch = self._checked(item)
+                if self._short or len(batch) > self.batch_size:
+                    raise ValueError(self._rule(f"one of {self._short or len(batch)}"))
+                if len(batch) == self.batch_size:
+                    self._given += 1
+                    return batch
+                self._short = len(batch)  # the last one, or the next says that it is not
+        if self._given:
+            raise ValueError(self._rule(f"no more after {self._given}"))
+        raise ValueError(self._rule(f"one of {self._short}" if self._short else "none"))
+
+    def _rule(self, got: str) -> str:
+        return f"train: data must give batches of {self.batch_size} rows for every draw, got {got} from a {self.kind}"
+
+    def _checked(self, item: Any) -> Tensor:
+        batch = sources.as_tensor(sources.first_of(item))
+        if not batch.is_floating_point():
+            raise TypeError(f"train: data must be floating point, got {batch.dtype} from a {self.kind}")
+        if batch.dim() < 2:
+            raise ValueError(f"train: data must give batches of shape (m, ...), got {tuple(batch.shape)}")
+        shape = tuple(batch.shape[1:])
+        if self._given and shape != self.shape:
+            raise ValueError(
+                f"train: data must give rows of shape {self.shape}, got {shape} after {self._given} batches"
+            )
+        self.shape = shape
+        return batch.detach()

@@ -1,0 +1,185 @@
+"""Data of other kinds: each trains what the same rows in a Tensor train, or what the loader's own order gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_plugins import DATA, SGD, SIZE, STEPS, config, distance, moved, new_gan, plain_torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from fastgan import backend, models
+from fastgan.training import Momentum, train, train_population
+
+LABELS = torch.arange(40) % 2
+
+
+class Samples(Dataset[Any]):
+    """Map-style: a row and its label."""
+
+    def __len__(self) -> int:
+        return len(DATA)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return DATA[i], int(LABELS[i])
+
+
+class Minibatches:
+    """The protocol of rows by number."""
+
+    def __len__(self) -> int:
+        return len(DATA)
+
+    def rows(self, index: Tensor) -> Tensor:
+        return DATA[index]
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return (DATA[i % 40] for i in range(1000))
+
+
+def memory_mapped(folder: Path) -> np.ndarray:
+    table = np.lib.format.open_memmap(folder / "x.npy", mode="w+", dtype=np.float64, shape=tuple(DATA.shape))
+    table[:] = DATA.numpy()
+    table.flush()
+    return np.load(folder / "x.npy", mmap_mode="r")
+
+
+def frame() -> Any:
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(DATA.numpy(), columns=["a", "b", "c"])
+
+
+BY_NUMBER: dict[str, tuple[Any, str]] = {
+    "array": (lambda folder: DATA.numpy(), "fused"),
+    "memory-mapped array": (memory_mapped, "fused"),
+    "DataFrame": (lambda folder: frame(), "fused"),
+    "TensorDataset": (lambda folder: TensorDataset(DATA), "fused"),
+    "TensorDataset with labels": (lambda folder: TensorDataset(DATA, LABELS), "eager"),
+    "map-style dataset": (lambda folder: Samples(), "eager"),
+    "rows(index)": (lambda folder: Minibatches(), "eager"),
+}
+
+
+@pytest.mark.parametrize("name", BY_NUMBER)
+def test_data_by_number_train_what_a_tensor_trains(name: str, tmp_path: Path) -> None:
+    make, engine = BY_NUMBER[name]
+    gan, one = new_gan(), config(optimizer=Momentum(0.1))
+    result = train(gan, make(tmp_path), one)
+    assert result.engine == (engine if backend.native else "eager")
+    assert distance(gan, plain_torch(SGD)) < 1e-10 < moved(gan)
+    train(again := new_gan(), make(tmp_path), config(optimizer=Momentum(0.1), steps=5), run_dir=tmp_path / "run")
+    train(again, make(tmp_path), one, run_dir=tmp_path / "run", resume=True)
+    assert distance(gan, again) == 0.0
+
+
+def loader(**options: Any) -> DataLoader[Any]:
+    return DataLoader(Samples(), SIZE, shuffle=True, generator=torch.Generator().manual_seed(7), **options)
+
+
+def in_order(size: int = SIZE) -> Iterator[Tensor]:
+    for it in range(STEPS + 1):
+        yield DATA[it % 5 * 8 :][:size]
+
+
+STREAMS: dict[str, Any] = {
+    "DataLoader": loader,
+    "DataLoader, two workers": lambda: loader(num_workers=2, persistent_workers=True),
+    "IterableDataset": Endless,
+    "generator": in_order,
+    "generator of arrays": lambda: (batch.numpy() for batch in in_order()),
+    "generator of tuples": lambda: ((batch, None) for batch in in_order()),
+}
+
+
+def batches(name: str) -> Iterator[Tensor]:
+    """What a plain loop would see."""
+    if not name.startswith("DataLoader"):
+        yield from in_order()
+    own = STREAMS[name]()
+    while True:
+        yield from (x for x, _ in own)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_trains_in_its_own_order(name: str) -> None:
+    gan, seen = new_gan(), batches(name)
+    result = train(gan, STREAMS[name](), config(optimizer=Momentum(0.1)))
+    assert result.engine == "eager" and "rows must be asked for one batch at a time" in result.engine_reason
+    assert distance(gan, plain_torch(SGD, rows=lambda draw: next(seen))) < 1e-10 < moved(gan)
+
+
+def test_a_short_last_batch_is_dropped_and_epochs_go_on() -> None:
+    data = [DATA[:8], DATA[8:16], DATA[16:19]]
+
+    class Passes:
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter(data)
+
+    gan = new_gan()
+    train(gan, Passes(), config(optimizer=Momentum(0.1)))
+    assert distance(gan, plain_torch(SGD, rows=lambda draw: data[draw % 2])) < 1e-10
+
+
+def test_labels_of_datasets_reach_a_conditional_gan() -> None:
+    trained = []
+    for data in (TensorDataset(DATA, LABELS), Samples()):
+        torch.manual_seed(0)
+        gan = models.mlp_gan(3, latent_dim=2, hidden=(4,), classes=2)
+        train(gan, data, config())
+        trained.append(gan)
+    assert distance(*trained) == 0.0
+
+
+# ---------------------------------------------------------------- bad input
+
+BAD: dict[str, Any] = {
+    "gan.generator must give samples of the data's shape (2,), got (3,)": lambda: (x[:, :2] for x in in_order()),
+    "data must give batches of 8 rows for every draw, got none from a generator": lambda: iter(()) and (x for x in ()),
+    "got one of 4 from a DataLoader": lambda: DataLoader(Samples(), 4),
+    "got one of 10 from a DataLoader": lambda: DataLoader(Samples(), 10),
+    "got one of 5 from a generator": lambda: in_order(5),
+    "data must be floating point, got torch.int64 from a generator": lambda: (x.long() for x in in_order()),
+    "data must give Tensors or arrays, got dict": lambda: ({"x": x} for x in in_order()),
+    "data must give batches of shape (m, ...), got (8,)": lambda: (x[:, 0] for x in in_order()),
+    "data must have at least one row": lambda: TensorDataset(DATA[:0]),
+    "data must be a Tensor, a numpy array or a Dataset, got list": lambda: [DATA[:8]],
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_data_are_one_sentence(message: str) -> None:
+    gan = new_gan()
+    with pytest.raises((TypeError, ValueError)) as caught:
+        train(gan, BAD[message](), config())
+    assert message in str(caught.value) and "\n" not in str(caught.value) and moved(gan) == 0.0
+
+
+def test_a_frame_with_words_is_named() -> None:
+    table = frame()
+    table["b"] = "word"
+    with pytest.raises(TypeError, match="data must have columns of numbers, got column 'b' of"):
+        train(new_gan(), table, config())
+
+
+def test_a_generator_that_ends_or_changes_its_width_says_when() -> None:
+    with pytest.raises(ValueError, match="for every draw, got no more after 3 from a generator"):
+        train(new_gan(), (DATA[:8] for _ in range(3)), config())
+    widths = (DATA[:8, : 3 - (i == 4)] for i in range(STEPS))
+    with pytest.raises(ValueError, match=re.escape("rows of shape (3,), got (2,) after 4 batches")):
+        train(new_gan(), widths, config())
+
+
+def test_a_stream_is_neither_resumed_nor_shared(tmp_path: Path) -> None:
+    train(new_gan(), loader(), config(steps=3), run_dir=tmp_path)
+    with pytest.raises(ValueError, match="must have rows by number to resume, got a DataLoader: its batches are gone"):
+        train(new_gan(), loader(), config(), run_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="must have rows by number, got a DataLoader: members share no stream"):
+        train_population(lambda seed: new_gan(), loader(), config(), seeds=[1, 2])
