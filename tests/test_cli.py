@@ -20,9 +20,9 @@ import fastgan
 from fastgan.cli import main, runs
 from fastgan.cli import train as train_command
 from fastgan.cli.arguments import Parser, add_fields, field_help
-from fastgan.cli.progress import Display
 from fastgan.presets import Networks
 from fastgan.training import TrainConfig
+from fastgan.training.progress import Display
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")
 Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastgan.cli import population as command
-from fastgan.cli.progress import Display, PopulationBar, PopulationLines, population_progress
+from fastgan.training.progress import Display, PopulationBar, PopulationLines, population_progress
 
 pytest.importorskip("matplotlib", reason="a population draws its curves")
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from fastgan.cli import reproduce_ring
-from fastgan.cli.progress import Display
 from fastgan.reproduce import unrolled
+from fastgan.training.progress import Display
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -18,9 +18,9 @@ import torch
 
 import fastgan
 from fastgan.cli import main, reproduce_pacgan
-from fastgan.cli.progress import Display
 from fastgan.reproduce import pacgan, table, trials
 from fastgan.reproduce.table import Figure, Row
+from fastgan.training.progress import Display
 
 pytest.importorskip("matplotlib", reason="a study draws its pictures")
 

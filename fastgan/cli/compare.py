@@ -19,13 +19,13 @@ from fastgan import baselines, data, evaluation, presets
 from fastgan.baselines import Baseline
 from fastgan.cli.arguments import counting, natural
 from fastgan.cli.evaluate import sigmas_for
-from fastgan.cli.progress import progress
 from fastgan.cli.train import add_reading, load, reading, step_threads
 from fastgan.data import Dataset, Standardizer
 from fastgan.reproduce import table
 from fastgan.reproduce.table import Figure, Row
 from fastgan.training import train
 from fastgan.training.eager import torch_threads
+from fastgan.training.progress import progress
 
 _SAMPLES = 10_000
 _ROWS = 20_000  # of synthetic data to train on

@@ -17,12 +17,12 @@ import numpy as np
 from fastgan.cli.arguments import grid_field, wholes
 from fastgan.cli.checks import read_object
 from fastgan.cli.modes import modes_found
-from fastgan.cli.progress import Display, population_progress
 from fastgan.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.data import Dataset
 from fastgan.training import Callback, PopulationMember, PopulationResult, Run, checkpoint, train_population
 from fastgan.training.members import members
 from fastgan.training.population import mean_and_error
+from fastgan.training.progress import Display, population_progress
 from fastgan.training.ranks import ranks
 
 _TAIL = 500  # iterations that the table looks at

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fastgan.cli.arguments import counting, natural
-from fastgan.cli.progress import progress
 from fastgan.cli.train import step_threads
 from fastgan.models import GAN
 from fastgan.reproduce import goodfellow2014 as paper
 from fastgan.reproduce import table
 from fastgan.training.config import PRECISIONS
+from fastgan.training.progress import progress
 
 
 def add(papers: Any) -> None:

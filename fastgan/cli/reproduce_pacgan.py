@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from fastgan.cli.arguments import natural
-from fastgan.cli.progress import Display, population_progress
 from fastgan.cli.runs import usable_device
 from fastgan.reproduce import pacgan, table, trials
 from fastgan.reproduce.pacgan import Study
 from fastgan.training.config import PRECISIONS
+from fastgan.training.progress import Display, population_progress
 
 
 def add(papers: Any) -> None:

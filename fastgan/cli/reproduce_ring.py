@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from fastgan.cli.arguments import natural
-from fastgan.cli.progress import Display, population_progress
 from fastgan.reproduce import costs, table, unrolled
 from fastgan.reproduce.unrolled import Trial
 from fastgan.training.eager import torch_threads
+from fastgan.training.progress import Display, population_progress
 
 
 def add(papers: Any) -> None:

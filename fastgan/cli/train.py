@@ -19,7 +19,6 @@ from fastgan.cli import labels, population, runs
 from fastgan.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
 from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
-from fastgan.cli.progress import progress, readout
 from fastgan.cli.runs import Folder, RunConfig
 from fastgan.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
@@ -29,6 +28,7 @@ from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
+from fastgan.training.progress import progress, readout
 
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
 _EXAMPLES = """\

@@ -5,6 +5,7 @@ from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
 from fastgan.training.inference import InferenceResult, train_encoder
+from fastgan.training.loggers import Best, JSONLines, Logger, TensorBoard
 from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
@@ -14,14 +15,18 @@ __getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
 
 __all__ = [
     "Adam",
+    "Best",
     "Callback",
     "CheckpointError",
     "InferenceResult",
+    "JSONLines",
+    "Logger",
     "Momentum",
     "Monitor",
     "PopulationMember",
     "PopulationResult",
     "Run",
+    "TensorBoard",
     "TrainConfig",
     "TrainResult",
     "train",

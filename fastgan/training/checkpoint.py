@@ -151,8 +151,9 @@ def save(
     step: int,
     meta: Mapping[str, Any] | None = None,
     schedulers: Mapping[str, LRScheduler] | None = None,
+    keep: int = KEEP,
 ) -> Path:
-    """Write a checkpoint; afterwards the folder holds the last two.
+    """Write a checkpoint; afterwards the folder holds the last ones.
 
     Args:
         folder: made if missing.
@@ -161,6 +162,7 @@ def save(
         step: iterations done.
         meta: JSON values to store beside the tensors.
         schedulers: "generator" and "discriminator" -> scheduler, where there is one.
+        keep: how many checkpoints remain.
 
     Returns:
         Path of the JSON file.
@@ -188,7 +190,7 @@ def save(
         body["others"] = kept
     write_atomically(folder / body["tensor_file"], [blob])
     write_atomically(folder / f"{name}.json", [_seal(body)])
-    _prune(folder)
+    _prune(folder, keep)
     return folder / f"{name}.json"
 
 
@@ -240,9 +242,9 @@ def steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-" + "[0-9]" * 12 + ".json"))
 
 
-def clean(folder: Path) -> None:
+def clean(folder: Path, keep: int = KEEP) -> None:
     """Remove what a killed process left: temporary files, old pairs, tensor files that no JSON file names."""
-    _prune(folder)
+    _prune(folder, keep)
     sweep(folder)
     named = b"".join(path.read_bytes() for path in steps(folder))
     for tensors in folder.glob("step-*.safetensors"):
@@ -432,9 +434,9 @@ def _check_body(path: Path, body: dict[str, Any]) -> None:
         raise CheckpointError(f"checkpoint {path}: tensor_file must name a file beside it")
 
 
-def _prune(folder: Path) -> None:
+def _prune(folder: Path, keep: int) -> None:
     """Keep the last checkpoints. The JSON file goes first: no JSON file may name tensors that are gone."""
-    for old in steps(folder)[:-KEEP]:
+    for old in steps(folder)[:-keep]:
         old.unlink(missing_ok=True)
         for tensors in folder.glob(f"{old.stem}-*.safetensors"):
             tensors.unlink(missing_ok=True)

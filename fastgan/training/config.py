@@ -47,6 +47,7 @@ _LEAST = {
     "unroll": 0,
     "pack": 1,
     "checkpoint_every": 0,
+    "keep_checkpoints": 1,
     "seed": 0,
 }
 _BOUNDS = ("max_col_norm", "max_grad_norm", "max_grad_value", "clip_weights")  # None: no bound
@@ -110,6 +111,7 @@ class TrainConfig:
             a number of them would cease to be finite; "log" a warning and go on.
         checkpoint_every: iterations between checkpoints; 0: only at the end and on interruption. Needs a run
             folder.
+        keep_checkpoints: how many of a run folder remain, the newest.
         seed: of the row order, the noise and the dropout masks.
         device: moves the networks there first; None: where they are.
         impl: "auto", "native" or "reference" for losses and random numbers; layers carry their own.
@@ -151,6 +153,7 @@ class TrainConfig:
     max_grad_norm: float | None = None
     max_grad_value: float | None = None
     clip_weights: float | None = None
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

@@ -17,7 +17,7 @@ from fastgan.training.rows import Minibatches
 log = logging.getLogger("fastgan")
 
 # What may differ on a resume: it changes no number of the run beyond rounding (device, impl).
-_FREE_FIELDS = {"steps", "checkpoint_every", "engine", "nonfinite", "device", "impl"}
+_FREE_FIELDS = {"steps", "checkpoint_every", "keep_checkpoints", "engine", "nonfinite", "device", "impl"}
 
 
 def describe_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
 from fastgan.training.persistent import cuda_engine
 from fastgan.training.plan import UnsupportedByEngine
+from fastgan.training.progress import progress as display
 from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
 from fastgan.training.rows import Minibatches
 from fastgan.training.stream import Stream
@@ -84,6 +85,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: bool | str | os.PathLike[str] | None = None,
     run_dir: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> TrainResult:
     """Train both networks in place by Algorithm 1.
 
@@ -103,6 +105,7 @@ def train(
         resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
             checkpoint.
         run_dir: folder for history.csv and checkpoint/; None writes nothing.
+        progress: show on standard error how far the run is: a bar on a terminal, ten lines elsewhere, as in a notebook.
 
     Returns:
         TrainResult. After Ctrl-C (or SIGTERM, with a run folder) the state is saved and `interrupted` is
@@ -121,6 +124,7 @@ def train(
     if not isinstance(config, TrainConfig):
         raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
     folder = None if run_dir is None else Path(run_dir)
+    displays = display(config.steps, quiet=not progress)
     place(gan, config)
     prepared = prepare(gan, rows_for(data, gan, config), config, folder, resume)
     if config.engine == "auto" and prepared.engine.name == "eager":
@@ -129,8 +133,11 @@ def train(
         log.warning("train: %s", networks.advice(prepared.run.no_logits))
     with (
         Interrupt(terminate=folder is not None) as interrupt,
-        contextlib.closing(Session(prepared, callbacks, interrupt)) as session,
+        contextlib.closing(Session(prepared, [*callbacks, *displays], interrupt)) as session,
+        contextlib.ExitStack() as shown,
     ):
+        for one in displays:
+            shown.callback(one.close)
         session.start()
         sizer = ChunkSizer()
         while session.goes_on:
@@ -314,7 +321,7 @@ class Session:
         run, earlier = self.run, None
         if run.run_dir is not None:
             check_held(run.run_dir, source)  # again: another process may have trained here until now
-            checkpoint.clean(run.run_dir / "checkpoint")
+            checkpoint.clean(run.run_dir / "checkpoint", run.config.keep_checkpoints)
             checkpoint.sweep(run.run_dir)
             checkpoint.sweep(run.run_dir / "snapshots")
         if source is not None:
@@ -412,6 +419,7 @@ class Session:
             step=run.step,
             meta=self.meta,
             schedulers=schedulers_of(self.engine),
+            keep=run.config.keep_checkpoints,
         )
         run.checkpoint, self.saved_step = path, run.step
         self._notify(lambda callback: callback.on_checkpoint(run, path))

@@ -43,6 +43,7 @@ config = fastgan.TrainConfig(
     max_grad_norm=1.0,
     max_grad_value=0.1,
     clip_weights=0.01,
+    keep_checkpoints=5,
 )
 fastgan.TrainConfig(10, 8, optimizer=torch.optim.RMSprop, gradient_penalty=("r1", "r2"))
 fastgan.TrainConfig(10, 8, loss=(lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()))
@@ -62,6 +63,10 @@ generator = nn.MLP([4, 8, 2], activation=torch.nn.ReLU(), output_activation=None
 discriminator = nn.Sequential(nn.Maxout(2, 8, pieces=5), nn.Dropout(0.5), nn.Linear(8, 1, activation="none"))
 gan = fastgan.GAN(generator, discriminator, latent_dim=4, prior="uniform", data_shape=(2,), classes=0)
 result: fastgan.TrainResult = fastgan.train(gan, data.ring(100, seed=1), config, run_dir="run", resume=False)
+fastgan.train(gan, data.ring(100), config, progress=True)
+fastgan.train(gan, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(8, 2)), 8), config)
+best = fastgan.Best(lambda gan: float(gan.sample(8).mean()), every=10, patience=3, maximize=True, folder="best")
+fastgan.train(gan, data.ring(100), config, callbacks=[best, fastgan.JSONLines("log.jsonl"), fastgan.TensorBoard("tb")])
 rate: float = result.steps_per_second
 last: np.ndarray = result.history["loss_d"][-10:]
 samples: torch.Tensor = gan.sample(16, seed=1, batch_size=8, labels=None)

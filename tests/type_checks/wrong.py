@@ -44,6 +44,9 @@ fastgan.TrainConfig(10, 8, discriminator_scheduler=0.1)  # wrong
 fastgan.TrainConfig(10, 8, max_grad_norm="1")  # wrong
 fastgan.TrainConfig(10, 8, max_grad_value="1")  # wrong
 fastgan.TrainConfig(10, 8, clip_weights="0.01")  # wrong
+fastgan.TrainConfig(10, 8, keep_checkpoints="all")  # wrong
+fastgan.Best("fid", every=10)  # wrong
+fastgan.JSONLines("log.jsonl", every="10")  # wrong
 fastgan.Adam("1e-3")  # wrong
 fastgan.Adam(betas=0.5)  # wrong
 fastgan.Momentum(0.1, convention="nesterov")  # wrong

@@ -1,15 +1,18 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""How far a run is: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgan.training import Callback, Run, TrainResult
+from fastgan.training.callbacks import Callback, Run
+
+if TYPE_CHECKING:
+    from fastgan.training.run import TrainResult
 
 
 def progress(steps: int, *, quiet: bool) -> list[Display]:

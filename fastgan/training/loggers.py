@@ -1,0 +1,177 @@
+"""Callbacks that keep what happens: a file, TensorBoard, the best weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from fastgan.models import GAN
+from fastgan.training import checkpoint
+from fastgan.training.callbacks import Callback, Run
+
+if TYPE_CHECKING:
+    from fastgan.training.run import TrainResult
+
+
+class Logger(Callback):
+    """Base of loggers: `write` gets the means of the history's columns every so many iterations.
+
+    Args:
+        every: iterations between two calls; what is left at the end makes one more.
+
+    Raises:
+        ValueError: every below 1.
+    """
+
+    def __init__(self, every: int = 100) -> None:
+        self.every = _positive(type(self).__name__, "every", every)
+        self._waiting: list[dict[str, np.ndarray]] = []
+
+    def write(self, run: Run, means: dict[str, float]) -> None:
+        """Keep the means since the last call; `run.step` says how many iterations are done."""
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        self._waiting.append(rows)
+        if run.step % self.every == 0:
+            self._write(run)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        self._write(run)
+
+    def _write(self, run: Run) -> None:
+        if self._waiting:
+            names = [name for name in self._waiting[0] if name != "step"]
+            means = {name: float(np.concatenate([part[name] for part in self._waiting]).mean()) for name in names}
+            self._waiting.clear()
+            self.write(run, means)
+
+
+class JSONLines(Logger):
+    """A line of JSON every so many iterations, added to a file: the step and the means; null where one is not finite.
+
+    Args:
+        path: of the file; it is made where it is missing.
+        every: iterations between two lines.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: int = 100) -> None:
+        super().__init__(every)
+        self.path = Path(path)
+
+    def on_start(self, run: Run) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, run: Run, means: dict[str, float]) -> None:
+        known = {name: value if math.isfinite(value) else None for name, value in means.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": run.step, **known}) + "\n")
+
+
+class TensorBoard(Logger):
+    """Scalars for TensorBoard every so many iterations, one curve a column of the history.
+
+    Args:
+        folder: of the event files.
+        every: iterations between two points.
+
+    Raises:
+        ImportError: the package tensorboard is missing.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], every: int = 100) -> None:
+        super().__init__(every)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("TensorBoard needs the package tensorboard: pip install tensorboard") from error
+        self.folder = Path(folder)
+        self._make: Callable[[str], Any] = SummaryWriter
+        self._writer: Any = None
+
+    def on_start(self, run: Run) -> None:
+        self._writer = self._make(str(self.folder))
+
+    def write(self, run: Run, means: dict[str, float]) -> None:
+        for name, value in means.items():
+            self._writer.add_scalar(name, value, run.step)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        super().on_end(run, result)
+        self._writer.close()
+
+
+class Best(Callback):
+    """Keeps the weights with the best value of a metric, and ends the run where it does not improve any more.
+
+    Args:
+        metric: number of a GAN, such as a distance between `gan.sample(...)` and held-out data.
+        every: iterations between two measurements.
+        patience: measurements without improvement after which the run ends, as if interrupted; None: never.
+        maximize: whether large is good.
+        folder: where the best networks are also written, as a checkpoint; None: nowhere.
+
+    Attributes:
+        value, step: of the best measurement; NaN and 0 before the first. A value that is NaN is never the best.
+        history: pairs (step, value) of all measurements.
+
+    Raises:
+        TypeError: metric is no function. ValueError: every or patience below 1.
+    """
+
+    def __init__(
+        self,
+        metric: Callable[[GAN], float],
+        *,
+        every: int,
+        patience: int | None = None,
+        maximize: bool = False,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if not callable(metric):
+            raise TypeError(f"Best: metric must be a function of a GAN, got {metric!r}")
+        self.metric, self.every, self.maximize = metric, _positive("Best", "every", every), maximize
+        self.patience = None if patience is None else _positive("Best", "patience", patience)
+        self.folder = None if folder is None else Path(folder)
+        self.value, self.step = math.nan, 0
+        self.history: list[tuple[int, float]] = []
+        self._weights: dict[str, Tensor] = {}
+        self._without = 0
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        if run.step % self.every:
+            return
+        value = float(self.metric(run.gan))
+        self.history.append((run.step, value))
+        sign = -1.0 if self.maximize else 1.0
+        if math.isnan(value) or not (math.isnan(self.value) or sign * value < sign * self.value):
+            self._without += 1
+            run.stop = run.stop or self._without == self.patience
+            return
+        self.value, self.step, self._without = value, run.step, 0
+        self._weights = {name: part.detach().clone() for name, part in run.gan.state_dict().items()}
+        if self.folder is not None:
+            meta = {"metric": value}
+            checkpoint.save(self.folder, run.gan, {}, step=run.step, meta=meta, keep=1)
+
+    def restore(self, gan: GAN) -> None:
+        """Put the best weights into the networks they were measured in, or into others of the same shapes.
+
+        Raises:
+            ValueError: nothing has been measured.
+        """
+        if not self._weights:
+            raise ValueError("Best: there must be a measurement before restore, got none")
+        gan.load_state_dict(self._weights)
+
+
+def _positive(owner: str, name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
+    return value
