@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +222,11 @@ def pairing_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     return nn.functional.softplus(real_logits - fake_logits).mean()
 
 
+def plain_wgan() -> GAN:
+    make = functools.partial(torch.optim.RMSprop, lr=1e-2)
+    return plain_torch(make, after_d=clamp_, k=5, loss_d=wasserstein_d, loss_g=lambda fake, real: wasserstein_g(fake))
+
+
 def test_wgan_with_clipping_as_its_paper_has_it() -> None:
     """Arjovsky et al. (2017), Algorithm 1: RMSprop, five critic steps, weights in a box."""
     gan, make = new_gan(), functools.partial(torch.optim.RMSprop, lr=1e-2)
@@ -229,7 +235,7 @@ def test_wgan_with_clipping_as_its_paper_has_it() -> None:
     assert result.engine_reason.startswith("config.optimizer is partial(RMSprop)")
     by_name = new_gan()
     train(by_name, DATA, replace(own, loss="wasserstein"))
-    loop = plain_torch(make, after_d=clamp_, k=5, loss_d=wasserstein_d, loss_g=lambda fake, real: wasserstein_g(fake))
+    loop = plain_wgan()
     assert max(distance(gan, loop), distance(by_name, loop)) < 1e-10 < 1e-4 < moved(gan)
 
 
@@ -255,14 +261,17 @@ def r1_and_r2(d: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     return total
 
 
+def plain_r3gan() -> GAN:
+    return plain_torch(SGD, loss_d=pairing_d, loss_g=pairing_g, penalty=r1_and_r2)
+
+
 def test_two_penalties_and_the_pairing_loss_are_r3gan() -> None:
     """Huang et al. (2024), eq. 4 and 5: the relativistic pairing loss with R1 and R2."""
     gan = new_gan()
     recipe = config(loss="relativistic", gradient_penalty=("r1", "r2"), penalty_weight=1.0, optimizer=Momentum(0.1))
     result = train(gan, DATA, recipe)
     assert "config.gradient_penalty has 2 penalties" in result.engine_reason
-    loop = plain_torch(SGD, loss_d=pairing_d, loss_g=pairing_g, penalty=r1_and_r2)
-    assert distance(gan, loop) < 1e-10
+    assert distance(gan, plain_r3gan()) < 1e-10
     assert distance(gan, plain_torch(SGD, loss_d=pairing_d, loss_g=pairing_g)) > 1e-4
     assert TrainConfig.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
 
@@ -401,3 +410,28 @@ def test_bad_input_is_one_sentence(message: str, tmp_path: Path) -> None:
         train(gan, DATA, config(**BAD[message]), run_dir=tmp_path / "run")
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert moved(gan) == 0.0 and not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- the page
+
+PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own.md"
+needs_page = pytest.mark.skipif(not PAGE.is_file(), reason="an installed package has no docs folder")
+
+
+@needs_page
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {"__name__": "page"}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    assert len(blocks) == 9
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), space)
+
+
+@needs_page
+def test_the_table_of_the_page_has_every_row() -> None:
+    from plugin_table import rows
+
+    found = dict(re.findall(r"^\| (\w+: .*?) \| (?:eager|fused) \| (.*?) \|$", PAGE.read_text(), re.M))
+    assert list(found) == [name for name, *_ in rows()]
+    assert all(float(difference) < 1e-10 for difference in found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from test_plugins import DATA, SGD, SIZE, STEPS, config, distance, moved, new_ga
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from fastgan import backend, models
+from fastgan import GAN, backend, models
 from fastgan.training import Momentum, train, train_population
 
 LABELS = torch.arange(40) % 2
@@ -62,7 +63,7 @@ BY_NUMBER: dict[str, tuple[Any, str]] = {
     "memory-mapped array": (memory_mapped, "fused"),
     "DataFrame": (lambda folder: frame(), "fused"),
     "TensorDataset": (lambda folder: TensorDataset(DATA), "fused"),
-    "TensorDataset with labels": (lambda folder: TensorDataset(DATA, LABELS), "eager"),
+    "TensorDataset with labels": (lambda folder: TensorDataset(DATA, LABELS), "fused"),
     "map-style dataset": (lambda folder: Samples(), "eager"),
     "rows(index)": (lambda folder: Minibatches(), "eager"),
 }
@@ -108,12 +109,23 @@ def batches(name: str) -> Iterator[Tensor]:
         yield from (x for x, _ in own)
 
 
+def plain_stream(name: str) -> GAN:
+    seen = batches(name)
+    return plain_torch(SGD, rows=lambda draw: next(seen))
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_trains_in_its_own_order(name: str) -> None:
-    gan, seen = new_gan(), batches(name)
+    gan = new_gan()
     result = train(gan, STREAMS[name](), config(optimizer=Momentum(0.1)))
     assert result.engine == "eager" and "rows must be asked for one batch at a time" in result.engine_reason
-    assert distance(gan, plain_torch(SGD, rows=lambda draw: next(seen))) < 1e-10 < moved(gan)
+    assert distance(gan, plain_stream(name)) < 1e-10 < moved(gan)
+
+
+def test_the_workers_of_a_loader_end_with_the_run() -> None:
+    before = set(multiprocessing.active_children())
+    train(new_gan(), DataLoader(Samples(), SIZE, num_workers=2), config(steps=2))
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_a_short_last_batch_is_dropped_and_epochs_go_on() -> None:

@@ -116,6 +116,9 @@ class Minibatches:
         """What the data are, for a reader."""
         return type(self.data.dataset if isinstance(self.data, sources.ByIndex) else self.data).__name__
 
+    def close(self) -> None:
+        """Give back what only a run needs: a stream's workers."""
+
     def minibatch(self, draw: int) -> Tensor:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
         return self.gather(self._numbers(draw))
@@ -172,7 +175,7 @@ class Minibatches:
         return self._whole[dtype, device]
 
     def _in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        data = self.data
+        data = self.data.x if isinstance(self.data, sources.Labelled) else self.data
         if isinstance(data, Dataset):
             plain = data.divisor == 1.0 and data.data.dtype == dtype
             data = data.data.reshape(data.shape) if plain else data

@@ -126,13 +126,15 @@ def train(
     folder = None if run_dir is None else Path(run_dir)
     displays = display(config.steps, quiet=not progress)
     place(gan, config)
-    prepared = prepare(gan, rows_for(data, gan, config), config, folder, resume)
+    rows = rows_for(data, gan, config)
+    prepared = prepare(gan, rows, config, folder, resume)
     if config.engine == "auto" and prepared.engine.name == "eager":
         log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
     if prepared.run.no_logits is not None:
         log.warning("train: %s", networks.advice(prepared.run.no_logits))
     with (
         Interrupt(terminate=folder is not None) as interrupt,
+        contextlib.closing(rows),
         contextlib.closing(Session(prepared, [*callbacks, *displays], interrupt)) as session,
         contextlib.ExitStack() as shown,
     ):

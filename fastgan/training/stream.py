@@ -38,6 +38,10 @@ class Stream(Minibatches):
         if 0 in self.shape:
             raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
 
+    def close(self) -> None:
+        """Let go of the iterator, whose workers then end: a cycle of references would keep them."""
+        self._batches = iter(())
+
     def minibatch(self, draw: int) -> Tensor:
         """The next batch; draws are asked for once, in their order."""
         batch, self._waiting = self._waiting, None

@@ -1,0 +1,59 @@
+"""The table of docs/bring-your-own.md: `python tests/plugin_table.py` trains each row and prints it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import test_plugins as plugins
+import test_sources as sources
+from test_plugins import DATA, SGD, config, distance, new_gan, plain_torch
+from torch import Tensor
+
+from fastgan import GAN
+from fastgan.training import Momentum, train
+
+Row = tuple[str, dict[str, Any], Callable[[], Any], Callable[[], GAN]]  # name, fields of the config, data, plain loop
+
+
+def tensor() -> Tensor:
+    return DATA
+
+
+def rows() -> Iterator[Row]:
+    """All that is tried, by the tables of the tests."""
+    for name, make in plugins.OPTIMIZERS.items():
+        yield f"optimiser: {name}", {"optimizer": make}, tensor, lambda make=make: plain_torch(make)
+    for name, schedule in plugins.SCHEDULERS.items():
+        fields = {"optimizer": SGD, "scheduler": schedule}
+        yield f"scheduler: {name}", fields, tensor, lambda schedule=schedule: plain_torch(SGD, schedule)
+    for name, (fields, loop) in plugins.BOUNDS.items():
+        yield (
+            f"bound: {name}",
+            {"optimizer": Momentum(0.1), **fields},
+            tensor,
+            lambda loop=loop: plain_torch(SGD, **loop),
+        )
+    wgan = {"loss": (plugins.wasserstein_d, plugins.wasserstein_g), "optimizer": plugins.OPTIMIZERS["RMSprop"]}
+    yield "loss: WGAN with clipping", {**wgan, "clip_weights": 0.01, "k": 5}, tensor, plugins.plain_wgan
+    recipe = {"loss": "relativistic", "gradient_penalty": ("r1", "r2"), "penalty_weight": 1.0}
+    yield "loss: R3GAN", {**recipe, "optimizer": Momentum(0.1)}, tensor, plugins.plain_r3gan
+    folder = Path(tempfile.mkdtemp())
+    own = {"optimizer": Momentum(0.1)}
+    for name, (data, _) in sources.BY_NUMBER.items():
+        yield f"data: {name}", own, lambda data=data: data(folder), lambda: plain_torch(SGD)
+    for name, data in sources.STREAMS.items():
+        yield f"data: {name}", own, data, lambda name=name: sources.plain_stream(name)
+
+
+def main() -> None:
+    print("| what | engine | largest difference of a weight |\n|---|---|---|")
+    for name, fields, data, loop in rows():
+        result = train(gan := new_gan(), data(), config(**fields))
+        print(f"| {name} | {result.engine} | {distance(gan, loop()):.0e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
