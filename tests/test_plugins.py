@@ -18,7 +18,7 @@ from torch.optim import lr_scheduler
 
 from fastgan import GAN, reference
 from fastgan.random import Purpose
-from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train
+from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, train_population
 
 DATA = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 STEPS, SIZE = 12, 8
@@ -334,6 +334,17 @@ def test_configs_with_classes_of_torch_are_json() -> None:
     named = config(optimizer=lambda params: torch.optim.SGD(params, 0.1)).as_dict()
     with pytest.raises(ValueError, match="known by its name alone: give the function itself"):
         TrainConfig.from_dict(json.loads(json.dumps(named)))
+
+
+def test_a_population_takes_functions_and_a_grid_over_their_arguments() -> None:
+    base = config(optimizer=functools.partial(torch.optim.RMSprop, lr=1e-2), scheduler=SCHEDULERS["cosine"])
+    many = train_population(lambda seed: new_gan(), DATA, base, seeds=[3, 4], grid={"optimizer.lr": [1e-2, 1e-3]})
+    assert [(member.seed, member.overrides) for member in many.members] == [
+        (seed, {"optimizer.lr": lr}) for lr in (1e-2, 1e-3) for seed in (3, 4)
+    ]
+    for lr, member in ((1e-2, many.members[0]), (1e-3, many.members[2])):
+        make = functools.partial(torch.optim.RMSprop, lr=lr)
+        assert distance(member.gan, plain_torch(make, SCHEDULERS["cosine"])) < 1e-10
 
 
 def test_an_update_that_is_not_finite_is_taken_back() -> None:

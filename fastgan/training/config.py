@@ -59,7 +59,7 @@ _SCHEDULERS = ("scheduler", "generator_scheduler", "discriminator_scheduler")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train: Algorithm 1's numbers, the losses, the optimisers, and what to do when things go wrong.
+    """How to train: what is played (steps to pack), what updates the networks (optimizer to ema_decay), how it runs.
 
     Args:
         steps: iterations of Algorithm 1; one iteration is k discriminator steps and then the generator's.
@@ -74,18 +74,6 @@ class TrainConfig:
         unroll: updates of D, by its own optimiser, that each generator step looks ahead and differentiates
             through: G descends its loss against the D it will meet (unrolled GANs). 0: against D as it is.
             They see the last minibatch and G's own noise. For the eager engine.
-        optimizer: of both networks, unless one has its own: `Adam`, `Momentum`, or a function that makes one of given
-            parameters: a class of `torch.optim`, `functools.partial` of it with its arguments, a lambda.
-        generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
-        scheduler: function that makes a `torch.optim.lr_scheduler` of a given optimiser, for both networks unless one
-            has its own; it steps after each update of its network. For the eager engine.
-        generator_scheduler, discriminator_scheduler: of one network.
-        max_grad_norm: greatest norm of all gradients of a network together, which are scaled down to it before an
-            update. For the eager engine.
-        max_grad_value: greatest size of each number of a gradient, clamped before an update and before
-            `max_grad_norm`. For the eager engine.
-        clip_weights: greatest size of each parameter of D, clamped after each of its updates (WGAN). For the eager
-            engine.
         loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
             "relativistic"; the discriminator's follows from it. Or a pair of functions of D's logits that give one
             number each: the discriminator's (real_logits, fake_logits), and the generator's (fake_logits), or
@@ -98,9 +86,21 @@ class TrainConfig:
             batch for both losses, D's halved, both gradients taken before either update.
         pack: samples that D gets as one input, side by side (PacGAN's packing; along the first axis
             of a sample). 1: one at a time. A step draws `batch_size * pack` rows.
+        optimizer: of both networks, unless one has its own: `Adam`, `Momentum`, or a function that makes one of given
+            parameters: a class of `torch.optim`, `functools.partial` of it with its arguments, a lambda.
+        generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
+        scheduler: function that makes a `torch.optim.lr_scheduler` of a given optimiser, for both networks unless one
+            has its own; it steps after each update of its network. For the eager engine.
+        generator_scheduler, discriminator_scheduler: of one network.
+        max_grad_norm: greatest norm of all gradients of a network together, which are scaled down to it before an
+            update. For the eager engine.
+        max_grad_value: greatest size of each number of a gradient, clamped before an update and before
+            `max_grad_norm`. For the eager engine.
+        clip_weights: greatest size of each parameter of D, clamped after each of its updates (WGAN). For the eager
+            engine.
+        max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         ema_decay: of the moving average of G's weights, kept in `gan.ema` and used by `gan.sample`; None:
             no average.
-        max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         engine: "auto", "eager" or "fused".
         precision: of products. "fp32", in the networks' type; on a GPU, by tensor cores where they reach its accuracy;
             "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
@@ -122,6 +122,7 @@ class TrainConfig:
     Source: Goodfellow et al. (2014), Algorithm 1; Metz et al. (2017) for unrolling; Lin et al. (2018) for packing.
     """
 
+    # what is played: Algorithm 1 and its losses
     steps: int
     batch_size: int
     k: int = 1
@@ -129,31 +130,33 @@ class TrainConfig:
     inner: InnerLoop = "steps"
     inner_tolerance: float = 1e-3
     unroll: int = 0
-    optimizer: Optimizer | OptimizerFactory = field(default_factory=Adam)
-    generator_optimizer: Optimizer | OptimizerFactory | None = None
-    discriminator_optimizer: Optimizer | OptimizerFactory | None = None
     loss: GeneratorKind | OwnLoss = "non_saturating"
     real_label: float = 1.0
     gradient_penalty: PenaltyKind | tuple[PenaltyKind, ...] | None = None
     penalty_weight: float = 10.0
     mode: UpdateMode = "alternating"
     pack: int = 1
-    ema_decay: float | None = None
-    max_col_norm: float | None = None
-    engine: EngineName = "auto"
-    precision: Precision = "fp32"
-    nonfinite: Nonfinite = "raise"
-    checkpoint_every: int = 0
-    seed: int = 0
-    device: str | None = None
-    impl: Impl = "auto"
+    # what updates the networks
+    optimizer: Optimizer | OptimizerFactory = field(default_factory=Adam)
+    generator_optimizer: Optimizer | OptimizerFactory | None = None
+    discriminator_optimizer: Optimizer | OptimizerFactory | None = None
     scheduler: SchedulerFactory | None = None
     generator_scheduler: SchedulerFactory | None = None
     discriminator_scheduler: SchedulerFactory | None = None
     max_grad_norm: float | None = None
     max_grad_value: float | None = None
     clip_weights: float | None = None
+    max_col_norm: float | None = None
+    ema_decay: float | None = None
+    # how it runs
+    engine: EngineName = "auto"
+    precision: Precision = "fp32"
+    nonfinite: Nonfinite = "raise"
+    checkpoint_every: int = 0
     keep_checkpoints: int = 2
+    seed: int = 0
+    device: str | None = None
+    impl: Impl = "auto"
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
