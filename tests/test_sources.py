@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,21 @@ class Minibatches:
         return DATA[index]
 
 
+class Stored:
+    """An array of another library, as of h5py or zarr: shape, rows by number, iteration."""
+
+    shape = tuple(DATA.shape)
+
+    def __len__(self) -> int:
+        return len(DATA)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return DATA[i].numpy()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(DATA.numpy())
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Tensor]:
         return (DATA[i % 40] for i in range(1000))
@@ -65,6 +82,7 @@ BY_NUMBER: dict[str, tuple[Any, str]] = {
     "TensorDataset": (lambda folder: TensorDataset(DATA), "fused"),
     "TensorDataset with labels": (lambda folder: TensorDataset(DATA, LABELS), "fused"),
     "map-style dataset": (lambda folder: Samples(), "eager"),
+    "array of another library": (lambda folder: Stored(), "eager"),
     "rows(index)": (lambda folder: Minibatches(), "eager"),
 }
 
@@ -124,8 +142,37 @@ def test_a_stream_trains_in_its_own_order(name: str) -> None:
 
 def test_the_workers_of_a_loader_end_with_the_run() -> None:
     before = set(multiprocessing.active_children())
-    train(new_gan(), DataLoader(Samples(), SIZE, num_workers=2), config(steps=2))
+    for persistent in (False, True):
+        train(new_gan(), loader(num_workers=2, persistent_workers=persistent), config(steps=2))
     assert set(multiprocessing.active_children()) <= before
+
+
+LATE = """
+import os, signal
+import torch, fastgan
+
+class Asked(torch.utils.data.Dataset):
+    def __len__(self): return 1 << 20
+    def __getitem__(self, i): return torch.zeros(2)
+
+calls = []
+def interrupt(*_):
+    calls.append(1)
+    if len(calls) == 40: os.killpg(0, signal.SIGINT)
+
+os.setpgid(0, 0)
+loader = torch.utils.data.DataLoader(Asked(), 8, num_workers=2, prefetch_factor=1, multiprocessing_context="fork")
+gan = fastgan.models.mlp_gan(2, latent_dim=2, hidden=(8,))
+gan.discriminator.register_forward_pre_hook(interrupt)
+print(fastgan.train(gan, loader, fastgan.TrainConfig(steps=100, batch_size=8, k=500)).step)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+def test_ctrl_c_in_a_terminal_ends_a_run_and_not_its_workers() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 def test_a_short_last_batch_is_dropped_and_epochs_go_on() -> None:

@@ -101,6 +101,7 @@ class TensorBoard(Logger):
     def write(self, run: Run, means: dict[str, float]) -> None:
         for name, value in means.items():
             self._writer.add_scalar(name, value, run.step)
+        self._writer.flush()  # an error, after which there is no `on_end`, leaves what was written
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         super().on_end(run, result)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
-from torch.utils.data import Dataset as TorchDataset
 
 _AMBIGUOUS = (list, tuple, dict, set, frozenset, str, bytes)  # of rows, of batches, of columns?
 
@@ -69,8 +68,8 @@ def is_stream(data: Any) -> bool:
     """Whether data come in batches, or as an iterable dataset, in an order of their own."""
     if isinstance(data, DataLoader | IterableDataset):
         return True
-    known = isinstance(data, (Tensor, np.ndarray, TorchDataset, *_AMBIGUOUS)) or hasattr(data, "rows")
-    return isinstance(data, Iterable) and not known and not hasattr(data, "to_numpy")
+    numbered = isinstance(data, _AMBIGUOUS) or hasattr(data, "__getitem__") or hasattr(data, "rows")
+    return isinstance(data, Iterable) and not numbered
 
 
 def batches_of(data: Any, size: int) -> Iterable[Any]:

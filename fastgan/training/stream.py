@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -31,7 +34,7 @@ class Stream(Minibatches):
         self.data, self.batch_size, self.device, self.dtype = data, batch_size, device, dtype
         self.n = 0
         self.shape: tuple[int, ...] = ()
-        self._source = sources.batches_of(data, batch_size)
+        self._source: Iterable[Any] = sources.batches_of(data, batch_size)
         self._epoch = self._given = self._short = 0
         self._batches: Iterator[Any] = iter(())
         self._waiting: Tensor | None = self._next()
@@ -39,8 +42,11 @@ class Stream(Minibatches):
             raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
 
     def close(self) -> None:
-        """Let go of the iterator, whose workers then end: a cycle of references would keep them."""
-        self._batches = iter(())
+        """Let go of the loader and its iterator, whose workers then end at once.
+
+        In the cycles of references that an engine is part of, torch takes ten seconds to end persistent ones.
+        """
+        self.data = self._source = self._batches = iter(())
 
     def minibatch(self, draw: int) -> Tensor:
         """The next batch; draws are asked for once, in their order."""
@@ -66,7 +72,8 @@ class Stream(Minibatches):
     def _next(self) -> Tensor:
         for begins in (False, True):  # the rest of this pass, then a new one
             if begins:
-                again = iter(self._source)
+                with _deaf_to_ctrl_c(getattr(self._source, "num_workers", 0) > 0):
+                    again = iter(self._source)
                 if self._epoch and again is self._source:  # a generator, which has one pass
                     break
                 self._batches, self._epoch, self._short = again, self._epoch + 1, 0
@@ -98,3 +105,21 @@ class Stream(Minibatches):
             )
         self.shape = shape
         return batch.detach()
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c(workers: bool) -> Iterator[None]:
+    """Processes that begin inside never see Ctrl-C, which a terminal sends to all.
+
+    A run finishes its iteration first, for which it needs its loader's workers. Where the system has no masks of
+    signals they see it, and the loader raises an error.
+    """
+    if not workers or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # it takes the mask away when it starts, as the first spawned process makes it do
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
