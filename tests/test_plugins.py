@@ -19,6 +19,7 @@ from torch.optim import lr_scheduler
 from fastgan import GAN, reference
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, train_population
+from fastgan.training.eager import Snapshot
 
 DATA = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 STEPS, SIZE = 12, 8
@@ -356,6 +357,29 @@ def test_an_update_that_is_not_finite_is_taken_back() -> None:
             gan.discriminator = nn.Linear(3, 1).double()
             train(gan, poison, config(optimizer=make, loss="least_squares", nonfinite=policy, steps=8))
             assert all(bool(torch.isfinite(p).all()) for p in gan.parameters()) == (policy == "skip")
+
+
+def test_state_that_a_bad_update_has_made_is_unmade() -> None:
+    class Counting(torch.optim.SGD):
+        """Keeps a number of Python, which no copy of tensors brings back."""
+
+        def step(self, closure: Any = None) -> Any:
+            for p in self.param_groups[0]["params"]:
+                self.state[p]["count"] = self.state[p].get("count", 0) + 1
+            return super().step(closure)
+
+    gan = new_gan()
+    optimizer = Counting(gan.parameters(), 0.1, momentum=0.9)
+    undo = Snapshot(gan, [optimizer], active=True)
+    for value, count in ((float("nan"), None), (1.0, 1), (float("inf"), 1), (1.0, 2)):
+        undo.save()
+        for p in gan.parameters():
+            p.grad = torch.full_like(p, value)
+        optimizer.step()
+        undo.restore_unless_finite(torch.tensor(value))
+        assert {entry["count"] for entry in optimizer.state.values()} == ({count} if count else set())
+    velocity = optimizer.state[next(gan.parameters())]["momentum_buffer"]
+    assert torch.equal(velocity, torch.full_like(velocity, 1.9))  # of the two good updates alone
 
 
 # ---------------------------------------------------------------- bad input

@@ -74,8 +74,6 @@ class Stream(Minibatches):
             if begins:
                 with _deaf_to_ctrl_c(getattr(self._source, "num_workers", 0) > 0):
                     again = iter(self._source)
-                if self._epoch and again is self._source:  # a generator, which has one pass
-                    break
                 self._batches, self._epoch, self._short = again, self._epoch + 1, 0
             for item in self._batches:
                 batch = self._checked(item)
