@@ -76,11 +76,11 @@ def frame() -> Any:
 
 
 BY_NUMBER: dict[str, tuple[Any, str]] = {
-    "array": (lambda folder: DATA.numpy(), "fused"),
-    "memory-mapped array": (memory_mapped, "fused"),
-    "DataFrame": (lambda folder: frame(), "fused"),
-    "TensorDataset": (lambda folder: TensorDataset(DATA), "fused"),
-    "TensorDataset with labels": (lambda folder: TensorDataset(DATA, LABELS), "fused"),
+    "array": (lambda folder: DATA.numpy(), "cpu"),
+    "memory-mapped array": (memory_mapped, "cpu"),
+    "DataFrame": (lambda folder: frame(), "cpu"),
+    "TensorDataset": (lambda folder: TensorDataset(DATA), "cpu"),
+    "TensorDataset with labels": (lambda folder: TensorDataset(DATA, LABELS), "cpu"),
     "map-style dataset": (lambda folder: Samples(), "eager"),
     "array of another library": (lambda folder: Stored(), "eager"),
     "rows(index)": (lambda folder: Minibatches(), "eager"),
@@ -136,7 +136,7 @@ def plain_stream(name: str) -> GAN:
 def test_a_stream_trains_in_its_own_order(name: str) -> None:
     gan = new_gan()
     result = train(gan, STREAMS[name](), config(optimizer=Momentum(0.1)))
-    assert result.engine == "eager" and "rows must be asked for one batch at a time" in result.engine_reason
+    assert result.engine == "eager" and "rows must be read one batch at a time" in result.engine_reason
     assert distance(gan, plain_stream(name)) < 1e-10 < moved(gan)
 
 
