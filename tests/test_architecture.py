@@ -26,6 +26,7 @@ LAYERS = {
     "options": -2,
     "results": -2,
     "deprecation": -2,
+    "files": -2,
     "reference": -1,
     "backend": -1,
     "cuda": 0,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.files import sweep
 from fastgan.models import GAN, evaluating, join
 from fastgan.results import Result
 from fastgan.training import checkpoint, labels, networks
@@ -298,8 +299,8 @@ class Session:
         if run.run_dir is not None:
             check_held(run.run_dir, source)  # again: another process may have trained here until now
             checkpoint.clean(run.run_dir / "checkpoint")
-            checkpoint.sweep(run.run_dir)
-            checkpoint.sweep(run.run_dir / "snapshots")
+            sweep(run.run_dir)
+            sweep(run.run_dir / "snapshots")
         if source is not None:
             source.restore(run.gan, self.engine.optimizers)
             run.step, run.checkpoint = source.step, source.path

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastgan.files import sweep
 from fastgan.models import GAN
 from fastgan.training import checkpoint, networks
 from fastgan.training.callbacks import Callback
@@ -121,7 +122,7 @@ class Scheduler:
         if self._no_logits is not None:
             log.warning("train_population: %s", networks.advice(self._no_logits))
         if self.folder is not None:
-            checkpoint.sweep(self.folder)
+            sweep(self.folder)
         with self._interrupt:
             for (engine, *_), members in kinds.items():
                 self._run(members, engine.members_a_launch or _A_THREAD * self.threads, engine.calls_at_once)
