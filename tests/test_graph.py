@@ -36,13 +36,14 @@ from test_fused import (
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
-from fastgan.training import checkpoint, graph, plan
+from fastgan.training import checkpoint, engines
 from fastgan.training import run as running
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import PRECISIONS
-from fastgan.training.cost_model import Work
-from fastgan.training.graph import GraphEngine
-from fastgan.training.persistent import cuda_engine
+from fastgan.training.engines import cuda_engine, plan
+from fastgan.training.engines import cuda_graph as graph
+from fastgan.training.engines.cost_model import Work
+from fastgan.training.engines.cuda_graph import GraphEngine
 from fastgan.training.rows import Minibatches
 from fastgan.training.run import TrainResult
 
@@ -63,13 +64,13 @@ def library(emulator_builder: Builder) -> Library:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Processor | None], None]]:
     """Lets `train` choose the graph engine on a machine; None: what it would choose itself."""
-    usual = running.FusedEngine
+    usual = engines.CpuEngine
 
     def choose(launcher: Processor | None) -> None:
         def engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> GraphEngine:
             return GraphEngine(gan, rows, config, launcher)
 
-        monkeypatch.setattr(running, "FusedEngine", usual if launcher is None else engine)
+        monkeypatch.setattr(engines, "CpuEngine", usual if launcher is None else engine)
 
     yield choose
 
@@ -137,7 +138,7 @@ def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pyt
         gan = row.make(torch.float32)
         data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
         engine = GraphEngine(gan, running.rows_for(data, gan, config), config, launcher)
-        tables.append(engine.advance(0, steps, lambda: False))
+        tables.append(engine.begin(0, steps, lambda: False)())
         gans.append(gan)
     twenty, _, one = launchers[1].captures
     assert twenty - 1 == 20 * (one - 1)  # the dropout seeds are drawn for all of them at once
@@ -240,7 +241,7 @@ def test_the_choice_of_an_engine_expects_about_as_many_launches(name: str, preci
     row, launcher = ROWS_OF_TABLE[name], Recorder(library)
     gan, config = row.make(torch.float32), config_of(row, "fused", precision=precision)
     engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, row.features), gan, config), config, launcher)
-    engine.advance(0, 2, lambda: False)
+    engine.begin(0, 2, lambda: False)()
     assert launcher.captures[-1] == pytest.approx(Work.of(gan, config).launches, rel=0.25)
 
 
@@ -257,7 +258,7 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
 
     gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, k=2, generator_steps=3), Watching(library)
     engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
-    engine.advance(0, 1, lambda: False)
+    engine.begin(0, 1, lambda: False)()
     iteration = engine.prepare()
     for network, times in ((iteration.d, 2), (iteration.g, 3)):
         for layer in network.layers:
@@ -337,7 +338,7 @@ def test_bf16_rounds_each_matrix_once(library: Library) -> None:
 
     gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
     engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Watching(library))
-    engine.advance(0, 1, lambda: False)
+    engine.begin(0, 1, lambda: False)()
     iteration, counts = engine.prepare(), Counter(out.data_ptr() for out in copies)
     assert all(out.dtype == torch.bfloat16 for out in copies)
     wanted: Counter[int] = Counter()
@@ -353,11 +354,11 @@ def test_bf16_takes_up_weights_that_were_changed_in_place(library: Library) -> N
         torch.manual_seed(1)
         gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
         engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
-        tables = [engine.advance(0, 3, lambda: False)]
+        tables = [engine.begin(0, 3, lambda: False)()]
         with torch.no_grad():
             for parameter in gan.parameters():
                 parameter.mul_(0.5)
-        tables.append(engine.advance(3, 3, lambda: False))
+        tables.append(engine.begin(3, 3, lambda: False)())
         found.append(np.concatenate(tables))
     assert np.array_equal(*found)
 
@@ -398,7 +399,7 @@ def test_products_are_what_was_asked_for_whatever_the_switch_says(
     switches.ASKS[ask]()
     asked = switches.said()
     with pytest.raises(RuntimeError, match="no capture today") if fails else contextlib.nullcontext():
-        engine.advance(0, 3, lambda: False)  # one by itself, one captured
+        engine.begin(0, 3, lambda: False)()  # one by itself, one captured
     assert launcher.found == {"tf32" if precision == "tf32" else "exact"} and len(launcher.captures) == 1
     assert switches.said() == asked
 
@@ -451,7 +452,7 @@ def test_R33_nothing_but_nan_changes_nothing(library: Library, on: On) -> None:
     before = {name: value.clone() for name, value in gan.state_dict().items()}
     config = TrainConfig(5, 20, nonfinite="skip", engine="fused")
     engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Recorder(library))
-    assert not np.isfinite(engine.advance(0, 5, lambda: False)[:, :2]).any()
+    assert not np.isfinite(engine.begin(0, 5, lambda: False)()[:, :2]).any()
     for name, value in gan.state_dict().items():
         assert torch.equal(before[name].nan_to_num(7.0), value.nan_to_num(7.0)), name
     for optimizer in engine.optimizers.values():

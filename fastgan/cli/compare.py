@@ -25,7 +25,7 @@ from fastgan.data import Dataset, Standardizer
 from fastgan.reproduce import table
 from fastgan.reproduce.table import Figure, Row
 from fastgan.training import train
-from fastgan.training.eager import torch_threads
+from fastgan.training.engines.eager import torch_threads
 
 _SAMPLES = 10_000
 _ROWS = 20_000  # of synthetic data to train on

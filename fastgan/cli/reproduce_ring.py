@@ -15,7 +15,7 @@ from fastgan.cli.arguments import natural
 from fastgan.cli.progress import Display, population_progress
 from fastgan.reproduce import costs, table, unrolled
 from fastgan.reproduce.unrolled import Trial
-from fastgan.training.eager import torch_threads
+from fastgan.training.engines.eager import torch_threads
 
 
 def add(papers: Any) -> None:

@@ -27,7 +27,7 @@ from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.eager import torch_threads
+from fastgan.training.engines.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,11 @@ from fastgan.training import checkpoint, labels, networks
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
-from fastgan.training.eager import EagerEngine, packed
-from fastgan.training.fused import FusedEngine
+from fastgan.training.engines import Engine, choose
+from fastgan.training.engines.eager import packed
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
-from fastgan.training.persistent import cuda_engine
-from fastgan.training.plan import UnsupportedByEngine
 from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
 from fastgan.training.rows import Minibatches
 
@@ -37,19 +35,6 @@ log = logging.getLogger("fastgan")
 _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
-
-
-class Engine(Protocol):
-    """The interface of an engine."""
-
-    name: str
-    members_a_launch: int | None  # of a population at most; None: as many as threads can take
-    calls_at_once: int  # of `begin`, each by an engine of its own, that may be under way
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
-
-    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -201,38 +186,16 @@ def prepare(
     logits_per_batch, no_logits = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_ema()
-    engine, reason = _choose_engine(gan, rows, config, logits_per_batch, memory_is_shared)
+    engine, reason = choose(gan, rows, config, logits_per_batch, memory_is_shared)
     meta = describe_run(gan, rows, config)
     source = find_source(resume, folder)
     if source is not None:
         check_same_run(source, meta)
-    if isinstance(engine, EagerEngine):
+    if engine.threads is not None:
         engine.threads = threads_of(source) or engine.threads
         meta["threads"] = engine.threads
     run = Run(gan, config, folder, engine.name, reason, no_logits=no_logits)
     return Prepared(run, engine, meta, source)
-
-
-def _choose_engine(
-    gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int, memory_is_shared: bool
-) -> tuple[Engine, str]:
-    """Choose the engine, with the reason."""
-    if config.engine == "eager":
-        if config.precision != "fp32":
-            raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
-        return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
-    try:
-        engine = (FusedEngine if gan.device.type == "cpu" else cuda_engine)(gan, rows, config)
-        return engine, engine.reason
-    except UnsupportedByEngine as why:
-        if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
-            raise why.__cause__ from None
-        reason = str(why)
-    if config.engine == "fused":
-        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
-    if config.precision != "fp32":
-        raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
-    return EagerEngine(gan, rows, config, logits_per_batch), reason
 
 
 class ChunkSizer:
