@@ -22,7 +22,7 @@ from fastgan import GAN, Adam, TrainConfig, reference
 from fastgan.random import Purpose
 from fastgan.training.engines.cpu import CpuEngine
 from fastgan.training.engines.eager import EagerEngine
-from fastgan.training.run import rows_for
+from fastgan.training.session import rows_for
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "none": lambda x, s: x,

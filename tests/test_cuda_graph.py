@@ -15,11 +15,9 @@ import torch
 from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
 
 from fastgan import GAN, backend, train, train_population
-from fastgan.training import engines
-from fastgan.training import run as running
+from fastgan.training import TrainResult, engines, session
 from fastgan.training.config import PRECISIONS
 from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
-from fastgan.training.run import TrainResult
 
 pytestmark = [
     pytest.mark.cuda,
@@ -50,7 +48,7 @@ def engine_of(row: Row, launcher: CudaLauncher | None = None, device: str = "cud
     torch.manual_seed(1)
     gan = row.make(torch.float32).to(device)
     config = config_of(row, "fused")
-    return gan, GraphEngine(gan, running.rows_for(data_of(row), gan, config), config, launcher)
+    return gan, GraphEngine(gan, session.rows_for(data_of(row), gan, config), config, launcher)
 
 
 def same_bits(one: GAN, other: GAN) -> bool:
@@ -164,7 +162,7 @@ def test_data_on_the_device_stays_where_it_lies() -> None:
     torch.manual_seed(1)
     gan, config = BUSY.make(torch.float32).to("cuda"), config_of(BUSY, "fused")
     data = data_of(BUSY).to("cuda")
-    engine = GraphEngine(gan, running.rows_for(data, gan, config), config)
+    engine = GraphEngine(gan, session.rows_for(data, gan, config), config)
     assert engine.state.data.data_ptr() == data.data_ptr()
     other, expected = engine_of(BUSY)
     assert np.array_equal(engine.begin(0, 9, lambda: False)(), expected.begin(0, 9, lambda: False)())

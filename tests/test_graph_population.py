@@ -18,8 +18,7 @@ from graph_launcher import Recorder, Stream, Streams
 
 import fastgan
 from fastgan import GAN, Adam, Callback, PopulationResult, TrainConfig, backend, cuda, nn, train
-from fastgan.training import Run, TrainResult, checkpoint, engines
-from fastgan.training import run as running
+from fastgan.training import Run, TrainResult, checkpoint, engines, session
 from fastgan.training.engines import cuda_graph as graph
 from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
 from fastgan.training.rows import Minibatches
@@ -89,7 +88,7 @@ class Device:
 @pytest.fixture
 def device(library: Library, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(GraphEngine, "calls_at_once", 3)
-    monkeypatch.setattr(running, "_CHUNK_SECONDS", 1e9)  # chunks of 1, 4, 16, whatever time they take
+    monkeypatch.setattr(session, "_CHUNK_SECONDS", 1e9)  # chunks of 1, 4, 16, whatever time they take
     return Device(library, monkeypatch)
 
 

@@ -23,7 +23,7 @@ from fastgan.training.engines import cpu
 from fastgan.training.history import COLUMNS
 from fastgan.training.population import mean_and_error
 from fastgan.training.ranks import ranks
-from fastgan.training.run import ChunkSizer
+from fastgan.training.session import ChunkSizer
 
 DATA = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=8, optimizer=Adam(1e-2))

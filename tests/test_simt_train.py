@@ -17,11 +17,10 @@ from test_simt_matrix import rounded
 from torch import Tensor
 
 from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
-from fastgan.training import engines
+from fastgan.training import TrainResult, engines
 from fastgan.training.engines import cuda_persistent as persistent
 from fastgan.training.engines import eager, state
 from fastgan.training.rows import Minibatches
-from fastgan.training.run import TrainResult
 
 pytestmark = [
     pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),

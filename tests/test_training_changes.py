@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, kernels, nn
 from fastgan.training.engines import plan
 from fastgan.training.engines.cpu import CpuEngine
-from fastgan.training.run import rows_for
+from fastgan.training.session import rows_for
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core")
 CONFIG = TrainConfig(

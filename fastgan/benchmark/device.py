@@ -35,7 +35,7 @@ from fastgan.benchmark.workloads import CUDA_WORKLOADS, Workload, draws
 from fastgan.training.engines import cuda_engine
 from fastgan.training.engines.cuda_persistent import PersistentEngine, limits_of, with_cluster
 from fastgan.training.engines.plan import UnsupportedByEngine
-from fastgan.training.run import rows_for
+from fastgan.training.session import rows_for
 
 POPULATIONS = {f"toy-32x{members}": ("toy-32", members) for members in (132, 1056)}
 POPULATIONS |= {"pacgan-ringx10": ("pacgan-ring", 10)}  # a cell of PacGAN's table 1: graphs, side by side

@@ -8,7 +8,8 @@ from fastgan.training.inference import InferenceResult, train_encoder
 from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
-from fastgan.training.run import TrainResult, train
+from fastgan.training.result import TrainResult
+from fastgan.training.train import train
 
 __getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
 

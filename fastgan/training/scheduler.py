@@ -24,7 +24,7 @@ from fastgan.training.history import COLUMNS
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.members import Member
 from fastgan.training.rows import Minibatches
-from fastgan.training.run import ChunkSizer, Prepared, Session, place, prepare, rows_for
+from fastgan.training.session import ChunkSizer, Prepared, Session, place, prepare, rows_for
 
 log = logging.getLogger("fastgan")
 

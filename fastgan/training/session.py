@@ -1,4 +1,4 @@
-"""train(): checks its arguments, chooses the engine, runs it between checkpoints and callbacks."""
+"""One run: its checks, its engine, and what comes between iterations: history, checkpoints and callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fastgan.files import sweep
 from fastgan.models import GAN, evaluating, join
-from fastgan.results import Result
 from fastgan.training import checkpoint, labels, networks
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
@@ -27,6 +26,7 @@ from fastgan.training.engines.eager import packed
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
+from fastgan.training.result import TrainResult
 from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
 from fastgan.training.rows import Minibatches
 
@@ -35,95 +35,6 @@ log = logging.getLogger("fastgan")
 _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class TrainResult(Result):
-    """The result of a run.
-
-    Args:
-        history: one row an iteration, by column: step (iterations done, from 1), loss_d and loss_g (what was
-            descended, penalty included), d_real and d_fake (mean of D(x) and of D(G(z)), before the update),
-            accuracy_real and accuracy_fake (fraction of the batch on the right side of 1/2). With k > 1 they
-            are those of the last D step.
-        steps_per_second: iterations a second in this call, checkpoints and callbacks included.
-        engine: which engine ran, and why in `engine_reason`.
-        step: iterations done in all.
-        interrupted: whether Ctrl-C, SIGTERM or a callback ended the run early.
-    """
-
-    history: dict[str, np.ndarray]
-    steps_per_second: float
-    engine: str
-    engine_reason: str
-    step: int
-    interrupted: bool
-
-
-def train(
-    gan: GAN,
-    data: Any,
-    config: TrainConfig,
-    *,
-    callbacks: Sequence[Callback] = (),
-    resume: bool | str | os.PathLike[str] | None = None,
-    run_dir: str | os.PathLike[str] | None = None,
-) -> TrainResult:
-    """Train both networks in place by Algorithm 1.
-
-    The networks train in the mode they are in (train mode, unless you called `eval`). The same seed gives the
-    same bits, and a resumed run the bits of an uninterrupted one. The bits of the compiled engines depend on no number
-    of threads; those of the eager engine do, as torch's own: a resumed run keeps the number its checkpoint names,
-    whatever `torch.get_num_threads()` says then.
-
-    Args:
-        gan: the networks and the prior.
-        data: floating Tensor or array (n, ...), or a `fastgan.data.Dataset`; may lie on the CPU while the
-            networks do not.
-        config: how to train.
-        callbacks: called after each chunk of iterations, in order.
-        resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
-            checkpoint.
-        run_dir: folder for history.csv and checkpoint/; None writes nothing.
-
-    Returns:
-        TrainResult. After Ctrl-C (or SIGTERM, with a run folder) the state is saved and `interrupted` is
-        True.
-
-    Raises:
-        TypeError, ValueError: an argument that breaks its rule, before anything runs.
-        CheckpointError: nothing to resume from, or a damaged or different checkpoint.
-        FloatingPointError: a loss or a logit is not finite and config.nonfinite is "raise".
-        OSError: the run folder cannot be written.
-
-    Source: Goodfellow et al. (2014), Algorithm 1.
-    """
-    if not isinstance(gan, GAN):
-        raise TypeError(f"train: gan must be a fastgan.GAN, got {type(gan).__name__}")
-    if not isinstance(config, TrainConfig):
-        raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
-    folder = None if run_dir is None else Path(run_dir)
-    place(gan, config)
-    prepared = prepare(gan, rows_for(data, gan, config), config, folder, resume)
-    if config.engine == "auto" and prepared.engine.name == "eager":
-        log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
-    if prepared.run.no_logits is not None:
-        log.warning("train: %s", networks.advice(prepared.run.no_logits))
-    with (
-        Interrupt(terminate=folder is not None) as interrupt,
-        contextlib.closing(Session(prepared, callbacks, interrupt)) as session,
-    ):
-        session.start()
-        sizer = ChunkSizer()
-        while session.goes_on:
-            started, count = time.perf_counter(), session.until_mark(sizer.iterations)
-            table = session.engine.begin(session.run.step, count, lambda: interrupt.requested)()
-            session.run.held = 0.0
-            session.take(table)
-            sizer.learn(len(table), time.perf_counter() - started - session.run.held)
-        result = session.finish()
-    session.announce(result)
-    return result
 
 
 def place(gan: GAN, config: TrainConfig) -> None:
@@ -175,7 +86,7 @@ def prepare(
 ) -> Prepared:
     """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
 
-    crowded: other runs hold memory temporarily; on out-of-memory, re-raise instead of falling back to eager.
+    memory_is_shared: other runs hold memory temporarily; on out-of-memory, re-raise instead of falling back to eager.
 
     Raises:
         torch.OutOfMemoryError: the memory does not suffice to try the networks or, with memory_is_shared, for an
