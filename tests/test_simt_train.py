@@ -300,7 +300,7 @@ def test_the_result_says_what_found_memory_where(machine: Emulator) -> None:
     for blocks in (1, 4):
         with emulated(machine, LIMITS._replace(cluster=blocks)):
             _, found[blocks] = engines.cuda_engine(gan, data, TrainConfig(1, 32))
-    assert all(" ask for; by arithmetic " in reason for reason in found.values())
+    assert all(" this config; by arithmetic " in reason for reason in found.values())
     shared = "as exact as float; a block keeps 214 KB in shared memory and 140 KB in the L2 cache"
     assert found[1].endswith(shared)
     assert found[4].endswith("as exact as float; trained alone, each of 4 blocks keeps 208 KB in shared memory")
