@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.benchmark.baselines_torch import captured
-from fastgan.training.checkpoint import write_atomically
+from fastgan.files import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]
 BCE = nn.BCEWithLogitsLoss()

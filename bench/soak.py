@@ -14,8 +14,8 @@ import torch
 
 from fastgan import TrainConfig, data, models
 from fastgan.benchmark import harness
-from fastgan.training.fused import FusedEngine
-from fastgan.training.rows import Rows
+from fastgan.training.engines.cpu import CpuEngine
+from fastgan.training.rows import Minibatches
 
 CHUNK, CHECKED = 5_000, 100_000
 
@@ -35,11 +35,11 @@ def main() -> None:
     report = harness.Report("soak", settings)
     gan = models.mlp_gan(2, latent_dim=2, hidden=(128, 128))
     config = TrainConfig(arguments.iterations, 32, seed=settings.seed)
-    rows = Rows(data.ring(100_000), batch_size=32, seed=settings.seed, device=gan.device, dtype=gan.dtype)
-    engine = FusedEngine(gan, rows, config)
+    rows = Minibatches(data.ring(100_000), batch_size=32, seed=settings.seed, device=gan.device, dtype=gan.dtype)
+    engine = CpuEngine(gan, rows, config)
     points, files, begun = [], len(os.listdir("/proc/self/fd")), time.perf_counter()
     for done in range(0, arguments.iterations, CHUNK):
-        engine.advance(done, CHUNK, lambda: False)
+        engine.begin(done, CHUNK, lambda: False)()
         if (done + CHUNK) % CHECKED == 0:
             points.append((done + CHUNK, resident()))
             seconds = time.perf_counter() - begun

@@ -1,4 +1,4 @@
-// pybind11 only: the training engine's plan, read from the dictionaries of fastgan/training/plan.py.
+// pybind11 only: the training engine's plan, read from the dictionaries of fastgan/training/engines/plan.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import fastgan.nn
 from fastgan import GAN, Adam, TrainConfig, reference
 from fastgan.random import Purpose
-from fastgan.training.eager import EagerEngine
-from fastgan.training.fused import FusedEngine
-from fastgan.training.run import rows_for
+from fastgan.training.engines.cpu import CpuEngine
+from fastgan.training.engines.eager import EagerEngine
+from fastgan.training.session import rows_for
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "none": lambda x, s: x,
@@ -394,16 +394,16 @@ def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> A
     """The metrics of config.steps iterations of this engine, in chunks of these lengths."""
     tables, done = [], 0
     for count in (*chunks, config.steps - sum(chunks)):
-        tables.append(engine.advance(done, count, lambda: False))
+        tables.append(engine.begin(done, count, lambda: False)())
         done += count
     return np.concatenate(tables)
 
 
-def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[FusedEngine, Any]:
+def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[CpuEngine, Any]:
     """The compiled engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
         gan.keep_ema()
-    engine = FusedEngine(gan, rows_for(data, gan, config), config)
+    engine = CpuEngine(gan, rows_for(data, gan, config), config)
     return engine, trained(engine, config, chunks)
 
 

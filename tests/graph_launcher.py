@@ -12,7 +12,7 @@ import torch
 from emulator import STREAM, Library
 from torch import Tensor
 
-from fastgan.training.graph_layers import KernelLauncher
+from fastgan.training.engines.cuda_graph_layers import KernelLauncher
 
 
 class Processor(KernelLauncher):

@@ -10,9 +10,9 @@ import pytest
 from emulator import STREAM, Emulator
 from torch import Tensor
 
-from fastgan.training import persistent
-from fastgan.training.fused import FusedEngine
-from fastgan.training.persistent import DeviceLimits
+from fastgan.training.engines import cuda_persistent as persistent
+from fastgan.training.engines.cuda_persistent import DeviceLimits
+from fastgan.training.engines.state import HostState
 
 _LAYER = (
     "inputs", "outputs", "pieces", "activation", "negative_slope", "dropout", "dropout_seed_index", "dropout_substream",
@@ -75,7 +75,7 @@ class Written:
         self.address(call["metrics"])
 
 
-def tensors_of(engine: FusedEngine) -> list[Tensor]:
+def tensors_of(engine: HostState) -> list[Tensor]:
     """All memory that a plan of the engine names."""
     states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
     kept = [value for state in states for value in state.values() if isinstance(value, Tensor)]
@@ -93,7 +93,7 @@ def emulated(
     launches: list[int] = []
 
     def train(
-        engines: Sequence[FusedEngine],
+        engines: Sequence[HostState],
         runs: object,
         calls: Sequence[dict[str, Any]],
         given: DeviceLimits,
@@ -102,29 +102,29 @@ def emulated(
         parts = [found[(call["metrics"] - found.data_ptr()) // 8 :] for call in calls]
         ends = [call["count"] * persistent.METRICS + 2 for call in calls]
         metrics = [part[:end].clone() for part, end in zip(parts, ends, strict=True)]
-        dtype = engines[0]._described["dtype"]
+        dtype = engines[0].description["dtype"]
         written = Written([t for engine in engines for t in tensors_of(engine)])
         written.at |= {call["metrics"]: own for call, own in zip(calls, metrics, strict=True)}
         for engine, call in zip(engines, calls, strict=True):
-            written.plan(engine._described)
+            written.plan(engine.description)
             written.call(call)
         head = (dtype, *given, len(engines))
         launches.append(machine.call("train", *head, *written.arguments, STREAM, schedules=schedules, seed=seed))
         for part, end, own in zip(parts, ends, metrics, strict=True):
             part[:end] = own
 
-    def needs(engine: FusedEngine, given: DeviceLimits) -> tuple[int, int]:
+    def needs(engine: HostState, given: DeviceLimits) -> tuple[int, int]:
         written = Written(tensors_of(engine))
-        written.plan(engine._described)
-        machine.call("train_needs", engine._described["dtype"], *given, *written.arguments)
+        written.plan(engine.description)
+        machine.call("train_needs", engine.description["dtype"], *given, *written.arguments)
         return machine.answer & 0xFFFFFFFF, machine.answer >> 32
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(persistent, "train", train)
-        patch.setattr(persistent, "why_not", lambda device: None)
+        patch.setattr(persistent, "obstacle", lambda device: None)
         patch.setattr(persistent, "has_tensor_cores", lambda device: True)
         patch.setattr(persistent, "needs", needs)
         patch.setattr(persistent, "limits_of", lambda device: limits)
         patch.setattr(persistent, "with_cluster", lambda limits, engines: limits)
-        patch.setattr("fastgan.training.run.FusedEngine", persistent.PersistentEngine)
+        patch.setattr("fastgan.training.engines.CpuEngine", persistent.PersistentEngine)
         yield launches

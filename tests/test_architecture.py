@@ -26,6 +26,7 @@ LAYERS = {
     "options": -2,
     "results": -2,
     "deprecation": -2,
+    "files": -2,
     "reference": -1,
     "backend": -1,
     "cuda": 0,
@@ -126,7 +127,7 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 
 # Who may ask what the native core can compute. An operation is dispatched in ops.dispatch alone; the engines ask once,
 # when they are made, for the words of their refusal, and dispatch nothing by it.
-ASKERS = {"ops.dispatch": "dispatch", "training.fused": "refusal", "training.graph": "refusal"}
+ASKERS = {"ops.dispatch": "dispatch", "training.engines.cpu": "refusal", "training.engines.cuda_graph": "refusal"}
 
 
 def asks_why_not(text: str) -> bool:
@@ -172,7 +173,7 @@ def test_native_is_chosen_in_one_place() -> None:
 )
 def test_no_way_of_asking_is_overlooked(text: str) -> None:
     assert asks_why_not(text)
-    assert not asks_why_not("from fastgan.backend import native\nfrom fastgan.training.persistent import cuda_engine")
+    assert not asks_why_not("from fastgan.backend import native\nfrom fastgan.training.engines import cuda_engine")
 
 
 # ---------------------------------------------------------------- csrc

@@ -35,9 +35,9 @@ from fastgan.benchmark import (
 from fastgan.benchmark.products import products_in
 from fastgan.benchmark.workloads import CUDA_WORKLOADS, MlpSizes, Workload, draws
 from fastgan.cli import main
-from fastgan.training import graph
-from fastgan.training.persistent import DeviceLimits, PersistentEngine
-from fastgan.training.plan import UnsupportedByEngine
+from fastgan.training.engines import cuda_graph as graph
+from fastgan.training.engines.cuda_persistent import DeviceLimits, PersistentEngine
+from fastgan.training.engines.plan import UnsupportedByEngine
 
 SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
 TINY = device.Row(CUDA_WORKLOADS["tiny"])
@@ -343,12 +343,11 @@ def test_the_lower_bound_is_that_of_the_multiprocessors_in_use(monkeypatch: pyte
     monkeypatch.setattr(device, "limits_of", lambda where: limits)
     monkeypatch.setattr(device, "rows_for", lambda *_: None)
     engine = object.__new__(PersistentEngine)
-    engine.config = fastgan_side.config(row.workload, 1)
-    monkeypatch.setattr(device, "cuda_engine", lambda *_: engine)
+    monkeypatch.setattr(device, "cuda_engine", lambda *_: (engine, ""))
     for members, used in ((1, 4), (10, 40), (40, 80), (132, 132), (1056, 132)):  # clusters of 4, then 2, then 1
         small = device.Row(workload, members)  # type: ignore[arg-type]
         assert device.multiprocessors(small, gpu) == (used, 132)  # type: ignore[arg-type]
-    monkeypatch.setattr(device, "cuda_engine", lambda *_: object())  # the graph engine uses all
+    monkeypatch.setattr(device, "cuda_engine", lambda *_: (object(), ""))  # the graph engine uses all
     assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
 
     def refuse(*_: object) -> None:

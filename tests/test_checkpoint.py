@@ -230,7 +230,7 @@ def file_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         seen.append(("rename", f"{self.name} -> {Path(target).name}"))
         return replace(self, target)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(Path, "replace", spy_replace)
     return seen
 
@@ -303,7 +303,7 @@ def test_R29_an_io_error_names_the_path(folder: Path, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint.os, call, fail)
+    monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="cannot write: Input/output error: .*step-000000000008"):
         save(folder, small_gan(), {}, step=8)
     monkeypatch.undo()

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fastgan import GAN, TrainConfig, nn
-from fastgan.training import persistent, plan
-from fastgan.training.cost_model import Choice, DeviceLimits, Work, choose
-from fastgan.training.fused import FusedEngine
+from fastgan.training import engines
+from fastgan.training.engines import cuda_persistent, plan
+from fastgan.training.engines.cost_model import Choice, DeviceLimits, Work, choose
 from fastgan.training.rows import Minibatches
 
 HOPPER, AMPERE = DeviceLimits(132, 8, 227 << 10), DeviceLimits(108, 1, 163 << 10)
@@ -109,7 +109,10 @@ def test_the_reason_says_what_was_weighed() -> None:
 # ---------------------------------------------------------------- what is built
 
 
-class Stub(FusedEngine):
+class Stub:
+    name = ""
+    details = "as it does"
+
     def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
         plan.network_plan("gan.generator", gan.generator)
 
@@ -129,26 +132,27 @@ class Graph(Stub):
 
 @pytest.fixture
 def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persistent, "why_not", lambda device: None)
-    monkeypatch.setattr(persistent, "limits_of", lambda device: HOPPER)
-    monkeypatch.setattr(persistent, "PersistentEngine", Kernel)
-    monkeypatch.setattr(persistent, "GraphEngine", Graph)
+    monkeypatch.setattr(cuda_persistent, "obstacle", lambda device: None)
+    monkeypatch.setattr(cuda_persistent, "limits_of", lambda device: HOPPER)
+    monkeypatch.setattr(engines, "PersistentEngine", Kernel)
+    monkeypatch.setattr(engines, "GraphEngine", Graph)
 
 
-def built(gan: GAN, batch: int, **config: Any) -> FusedEngine:
+def built(gan: GAN, batch: int, **config: Any) -> tuple[str, str]:
+    """The engine's name and the reason."""
     rows = Minibatches(torch.randn(8, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
-    return persistent.cuda_engine(gan, rows, TrainConfig(1, batch, **config))
+    engine, reason = engines.cuda_engine(gan, rows, TrainConfig(1, batch, **config))
+    return engine.name, reason
 
 
 @pytest.mark.usefixtures("_hopper")
 def test_the_engine_is_built_with_its_reason() -> None:
     toy = gan_of("toy")
-    assert [built(toy, batch).name for batch in (32, 4096)] == ["kernel", "cuda-graph"]
-    assert built(toy, 32).reason == f"{ALL}; {chosen('toy', 32).reason}"
-    penalized = built(toy, 32, gradient_penalty="r1")
-    assert (penalized.name, penalized.reason) == ("cuda-graph", f"{ALL}; no penalties here")
-    large = built(gan_of("digits"), 32)
-    assert large.name == "cuda-graph" and "the weights take 678 KB" in large.reason
+    assert [built(toy, batch)[0] for batch in (32, 4096)] == ["kernel", "cuda-graph"]
+    assert built(toy, 32)[1] == f"{ALL}; {chosen('toy', 32).reason}; as it does"
+    assert built(toy, 32, gradient_penalty="r1") == ("cuda-graph", f"{ALL}; no penalties here")
+    name, reason = built(gan_of("digits"), 32)
+    assert name == "cuda-graph" and "the weights take 678 KB" in reason
 
 
 @pytest.mark.usefixtures("_hopper")

@@ -15,10 +15,9 @@ import torch
 from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
 
 from fastgan import GAN, backend, train, train_population
-from fastgan.training import run as running
+from fastgan.training import TrainResult, engines, session
 from fastgan.training.config import PRECISIONS
-from fastgan.training.graph import CudaLauncher, GraphEngine
-from fastgan.training.run import TrainResult
+from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
 
 pytestmark = [
     pytest.mark.cuda,
@@ -31,7 +30,7 @@ BUSY = row(of(dropout=0.3, input_dropout=0.2), gradient_penalty="r1", ema_decay=
 def _graph_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     if (why := backend.why_not("mlp", "cuda", torch.float32)) is not None:
         pytest.skip(why)
-    monkeypatch.setattr(running, "cuda_engine", GraphEngine)
+    monkeypatch.setattr(engines, "cuda_engine", lambda *of: (GraphEngine(*of), ""))
 
 
 def data_of(row: Row, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -49,7 +48,7 @@ def engine_of(row: Row, launcher: CudaLauncher | None = None, device: str = "cud
     torch.manual_seed(1)
     gan = row.make(torch.float32).to(device)
     config = config_of(row, "fused")
-    return gan, GraphEngine(gan, running.rows_for(data_of(row), gan, config), config, launcher)
+    return gan, GraphEngine(gan, session.rows_for(data_of(row), gan, config), config, launcher)
 
 
 def same_bits(one: GAN, other: GAN) -> bool:
@@ -87,7 +86,7 @@ class Uncaptured(CudaLauncher):
 def test_R24_a_thousand_replays_are_a_thousand_iterations(row: Row) -> None:
     one, captured = engine_of(row)
     other, called = engine_of(row, Uncaptured(torch.device("cuda", torch.cuda.current_device())))
-    tables = [engine.advance(0, 1011, lambda: False) for engine in (captured, called)]
+    tables = [engine.begin(0, 1011, lambda: False)() for engine in (captured, called)]
     assert np.array_equal(*tables, equal_nan=True) and len(np.unique(tables[0][:, 0])) > 1000
     assert same_bits(one, other)
 
@@ -96,7 +95,7 @@ def test_G4_a_launch_a_hundred_iterations_and_nothing_waits(
     monkeypatch: pytest.MonkeyPatch, nothing_waits: Callable[[], AbstractContextManager[None]]
 ) -> None:
     _, engine = engine_of(BUSY)
-    engine.advance(0, 112, lambda: False)  # all graphs are captured
+    engine.begin(0, 112, lambda: False)()  # all graphs are captured
     iteration, launches = engine.prepare(), []
     for size, replay in list(engine._graphs.items()):
         monkeypatch.setitem(engine._graphs, size, lambda s=size, r=replay: (launches.append(s), r()))
@@ -123,7 +122,7 @@ def test_members_share_the_device() -> None:
     """Work of one member is queued while another's is; each is done when its own is fetched."""
     engines = [engine_of(BUSY)[1] for _ in range(3)]
     for engine in engines:
-        engine.advance(0, 112, lambda: False)  # all graphs are captured: a capture waits for the device
+        engine.begin(0, 112, lambda: False)()  # all graphs are captured: a capture waits for the device
     calls = [engine.begin(112, 1000, lambda: False) for engine in engines]
     assert not engines[0].launcher._stream.record_event().query()  # the first one's are still at work
     tables = [finish() for finish in calls]
@@ -134,7 +133,7 @@ def test_R25_same_bits_on_a_side_stream_whose_producers_are_late() -> None:
     found, side = [], torch.cuda.Stream()
     for late in (False, True):
         gan, engine = engine_of(BUSY)
-        engine.advance(0, 25, lambda: False)  # all graphs are captured: a capture waits for the device
+        engine.begin(0, 25, lambda: False)()  # all graphs are captured: a capture waits for the device
         weight = next(gan.generator.parameters()).detach()
         right = weight.clone()
         if late:
@@ -144,7 +143,7 @@ def test_R25_same_bits_on_a_side_stream_whose_producers_are_late() -> None:
             if late:
                 torch.cuda._sleep(50_000_000)
                 weight.copy_(right)
-            found.append((gan, engine.advance(25, 25, lambda: False)))
+            found.append((gan, engine.begin(25, 25, lambda: False)()))
         torch.cuda.current_stream().wait_stream(side)
     assert np.array_equal(found[0][1], found[1][1]) and same_bits(found[0][0], found[1][0])
 
@@ -163,10 +162,10 @@ def test_data_on_the_device_stays_where_it_lies() -> None:
     torch.manual_seed(1)
     gan, config = BUSY.make(torch.float32).to("cuda"), config_of(BUSY, "fused")
     data = data_of(BUSY).to("cuda")
-    engine = GraphEngine(gan, running.rows_for(data, gan, config), config)
-    assert engine.data.data_ptr() == data.data_ptr()
+    engine = GraphEngine(gan, session.rows_for(data, gan, config), config)
+    assert engine.state.data.data_ptr() == data.data_ptr()
     other, expected = engine_of(BUSY)
-    assert np.array_equal(engine.advance(0, 9, lambda: False), expected.advance(0, 9, lambda: False))
+    assert np.array_equal(engine.begin(0, 9, lambda: False)(), expected.begin(0, 9, lambda: False)())
     assert same_bits(gan, other)
 
 
@@ -174,10 +173,10 @@ def test_parameters_that_moved_are_captured_anew() -> None:
     found = []
     for moves in (False, True):
         gan, engine = engine_of(BUSY)
-        tables = [engine.advance(0, 112, lambda: False)]  # graphs of all sizes
+        tables = [engine.begin(0, 112, lambda: False)()]  # graphs of all sizes
         for parameter in gan.parameters() if moves else ():
             parameter.data = parameter.data.clone()
-        tables.append(engine.advance(112, 112, lambda: False))
+        tables.append(engine.begin(112, 112, lambda: False)())
         found.append((gan, np.concatenate(tables)))
     assert np.array_equal(found[0][1], found[1][1]) and same_bits(found[0][0], found[1][0])
 
@@ -187,7 +186,7 @@ def test_a_second_device_gives_the_bits_of_the_first() -> None:
     found = []
     for device in ("cuda:0", "cuda:1"):  # the current device stays the first
         gan, engine = engine_of(BUSY, device=device)
-        table = engine.advance(0, 25, lambda: False)
+        table = engine.begin(0, 25, lambda: False)()
         found.append((gan.to("cpu"), table))
     assert np.array_equal(found[0][1], found[1][1]) and same_bits(found[0][0], found[1][0])
 

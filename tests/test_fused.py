@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, random, train
-from fastgan.training import checkpoint, fused, plan
-from fastgan.training import run as running
+from fastgan.training import TrainResult, checkpoint, session
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.run import TrainResult
+from fastgan.training.engines import cpu, plan
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
 
@@ -265,12 +264,12 @@ def test_the_optimizers_numbers_are_read_once_and_written_where_they_are_wanted(
         torch.manual_seed(1)
         gan, data = row.make(torch.float32), torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
         config = config_of(row, "fused", steps=steps)
-        engine = fused.FusedEngine(gan, running.rows_for(data, gan, config), config)
+        engine = cpu.CpuEngine(gan, session.rows_for(data, gan, config), config)
         if steps > 8:
             checkpoint.load(tmp_path).restore(gan, engine.optimizers)
         looks.clear()
         for first in range(steps - 8, steps, 2):
-            engine.advance(first, 2, lambda: False)
+            engine.begin(first, 2, lambda: False)()
         assert looks == ["__int__"] * 2
         checkpoint.save(tmp_path, gan, engine.optimizers, step=steps)
         assert looks == ["__int__"] * 2 + ["fill_"] * 12

@@ -36,15 +36,14 @@ from test_fused import (
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
-from fastgan.training import checkpoint, graph, plan
-from fastgan.training import run as running
+from fastgan.training import TrainResult, checkpoint, engines, session
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import PRECISIONS
-from fastgan.training.cost_model import Work
-from fastgan.training.graph import GraphEngine
-from fastgan.training.persistent import cuda_engine
+from fastgan.training.engines import cuda_engine, plan
+from fastgan.training.engines import cuda_graph as graph
+from fastgan.training.engines.cost_model import Work
+from fastgan.training.engines.cuda_graph import GraphEngine
 from fastgan.training.rows import Minibatches
-from fastgan.training.run import TrainResult
 
 pytestmark = [
     pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
@@ -63,13 +62,13 @@ def library(emulator_builder: Builder) -> Library:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Processor | None], None]]:
     """Lets `train` choose the graph engine on a machine; None: what it would choose itself."""
-    usual = running.FusedEngine
+    usual = engines.CpuEngine
 
     def choose(launcher: Processor | None) -> None:
         def engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> GraphEngine:
             return GraphEngine(gan, rows, config, launcher)
 
-        monkeypatch.setattr(running, "FusedEngine", usual if launcher is None else engine)
+        monkeypatch.setattr(engines, "CpuEngine", usual if launcher is None else engine)
 
     yield choose
 
@@ -136,8 +135,8 @@ def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pyt
         torch.manual_seed(1)
         gan = row.make(torch.float32)
         data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
-        engine = GraphEngine(gan, running.rows_for(data, gan, config), config, launcher)
-        tables.append(engine.advance(0, steps, lambda: False))
+        engine = GraphEngine(gan, session.rows_for(data, gan, config), config, launcher)
+        tables.append(engine.begin(0, steps, lambda: False)())
         gans.append(gan)
     twenty, _, one = launchers[1].captures
     assert twenty - 1 == 20 * (one - 1)  # the dropout seeds are drawn for all of them at once
@@ -153,7 +152,7 @@ def test_G4_a_call_has_whole_graphs_unless_a_mark_cuts_it(
 
     monkeypatch.setattr(graph, "MOST", 5)
     monkeypatch.setattr(graph, "_SIZES", (5, 2, 1))
-    monkeypatch.setattr(running, "_CHUNK_SECONDS", 1e9)  # calls of 1, 4, 16 and 64 iterations would be wanted
+    monkeypatch.setattr(session, "_CHUNK_SECONDS", 1e9)  # calls of 1, 4, 16 and 64 iterations would be wanted
     begun: list[tuple[int, int]] = []
     begin = GraphEngine._queue
 
@@ -239,8 +238,8 @@ def test_what_changes_during_a_run_is_said_instead_of_computed(library: Library,
 def test_the_choice_of_an_engine_expects_about_as_many_launches(name: str, precision: str, library: Library) -> None:
     row, launcher = ROWS_OF_TABLE[name], Recorder(library)
     gan, config = row.make(torch.float32), config_of(row, "fused", precision=precision)
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, row.features), gan, config), config, launcher)
-    engine.advance(0, 2, lambda: False)
+    engine = GraphEngine(gan, session.rows_for(torch.randn(ROWS, row.features), gan, config), config, launcher)
+    engine.begin(0, 2, lambda: False)()
     assert launcher.captures[-1] == pytest.approx(Work.of(gan, config).launches, rel=0.25)
 
 
@@ -256,8 +255,8 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
             super().product(out, *factors)
 
     gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, k=2, generator_steps=3), Watching(library)
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
-    engine.advance(0, 1, lambda: False)
+    engine = GraphEngine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
+    engine.begin(0, 1, lambda: False)()
     iteration = engine.prepare()
     for network, times in ((iteration.d, 2), (iteration.g, 3)):
         for layer in network.layers:
@@ -336,8 +335,8 @@ def test_bf16_rounds_each_matrix_once(library: Library) -> None:
             super().copy_all(outs, xs)
 
     gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Watching(library))
-    engine.advance(0, 1, lambda: False)
+    engine = GraphEngine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config, Watching(library))
+    engine.begin(0, 1, lambda: False)()
     iteration, counts = engine.prepare(), Counter(out.data_ptr() for out in copies)
     assert all(out.dtype == torch.bfloat16 for out in copies)
     wanted: Counter[int] = Counter()
@@ -352,12 +351,12 @@ def test_bf16_takes_up_weights_that_were_changed_in_place(library: Library) -> N
     for launcher in (Processor(library), Recorder(library)):
         torch.manual_seed(1)
         gan, config = mlp(torch.float32), TrainConfig(1, 20, precision="bf16")
-        engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
-        tables = [engine.advance(0, 3, lambda: False)]
+        engine = GraphEngine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
+        tables = [engine.begin(0, 3, lambda: False)()]
         with torch.no_grad():
             for parameter in gan.parameters():
                 parameter.mul_(0.5)
-        tables.append(engine.advance(3, 3, lambda: False))
+        tables.append(engine.begin(3, 3, lambda: False)())
         found.append(np.concatenate(tables))
     assert np.array_equal(*found)
 
@@ -369,7 +368,7 @@ def test_rounded_factors_are_refused_where_there_are_no_matrix_units(precision: 
     with pytest.raises(
         plan.UnsupportedByEngine, match=f"precision is '{precision}', which takes compute capability 8.0"
     ):
-        GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
+        GraphEngine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
 
 
 @pytest.mark.filterwarnings("error")
@@ -394,11 +393,11 @@ def test_products_are_what_was_asked_for_whatever_the_switch_says(
             return replay
 
     gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Watching(library)
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
+    engine = GraphEngine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
     switches.ASKS[ask]()
     asked = switches.said()
     with pytest.raises(RuntimeError, match="no capture today") if fails else contextlib.nullcontext():
-        engine.advance(0, 3, lambda: False)  # one by itself, one captured
+        engine.begin(0, 3, lambda: False)()  # one by itself, one captured
     assert launcher.found == {"tf32" if precision == "tf32" else "exact"} and len(launcher.captures) == 1
     assert switches.said() == asked
 
@@ -450,8 +449,8 @@ def test_R33_nothing_but_nan_changes_nothing(library: Library, on: On) -> None:
         gan.generator[0].weight.fill_(torch.nan)
     before = {name: value.clone() for name, value in gan.state_dict().items()}
     config = TrainConfig(5, 20, nonfinite="skip", engine="fused")
-    engine = GraphEngine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config, Recorder(library))
-    assert not np.isfinite(engine.advance(0, 5, lambda: False)[:, :2]).any()
+    engine = GraphEngine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config, Recorder(library))
+    assert not np.isfinite(engine.begin(0, 5, lambda: False)()[:, :2]).any()
     for name, value in gan.state_dict().items():
         assert torch.equal(before[name].nan_to_num(7.0), value.nan_to_num(7.0)), name
     for optimizer in engine.optimizers.values():
@@ -473,7 +472,7 @@ def test_without_a_gpu_the_reason_is_said() -> None:
         pytest.skip("there is a GPU")
     gan, config = mlp(torch.float32), TrainConfig(1, 20)
     with pytest.raises(plan.UnsupportedByEngine, match="built without CUDA|no CUDA device"):
-        cuda_engine(gan, running.rows_for(torch.randn(ROWS, 2), gan, config), config)
+        cuda_engine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config)
 
 
 def test_a_capture_that_fails_is_an_error(library: Library, on: On) -> None:

@@ -18,9 +18,9 @@ from graph_launcher import Recorder, Stream, Streams
 
 import fastgan
 from fastgan import GAN, Adam, Callback, PopulationResult, TrainConfig, backend, cuda, nn, train
-from fastgan.training import Run, TrainResult, checkpoint, graph
-from fastgan.training import run as running
-from fastgan.training.graph import CudaLauncher, GraphEngine
+from fastgan.training import Run, TrainResult, checkpoint, engines, session
+from fastgan.training.engines import cuda_graph as graph
+from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
 from fastgan.training.rows import Minibatches
 
 pytestmark = [
@@ -58,7 +58,7 @@ class Device:
         self.use(self.engine)
 
     def use(self, engine: Callable[[GAN, Minibatches, TrainConfig], GraphEngine]) -> None:
-        self.monkeypatch.setattr(running, "FusedEngine", engine)
+        self.monkeypatch.setattr(engines, "CpuEngine", engine)
 
     def engine(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> GraphEngine:
         made = GraphEngine(gan, rows, config, self.launcher())
@@ -88,7 +88,7 @@ class Device:
 @pytest.fixture
 def device(library: Library, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(GraphEngine, "calls_at_once", 3)
-    monkeypatch.setattr(running, "_CHUNK_SECONDS", 1e9)  # chunks of 1, 4, 16, whatever time they take
+    monkeypatch.setattr(session, "_CHUNK_SECONDS", 1e9)  # chunks of 1, 4, 16, whatever time they take
     return Device(library, monkeypatch)
 
 
@@ -215,7 +215,7 @@ def test_fewer_go_on_where_memory_is_short(engine: str, device: Device, monkeypa
     device.launcher = narrow
     config = replace(CONFIG, engine=engine)
     device.check(fastgan.train_population(make, DATA, config, seeds=range(5)), seeded(5, config))
-    assert device.streams.most == 2 and set(Narrow.refused) == {"buffers", "graph"}
+    assert device.streams.most == 2 and set(Narrow.refused) == {"buffers", "cuda-graph"}
 
 
 def test_who_has_no_memory_to_try_the_networks_waits(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from test_fused import MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, dista
 
 import fastgan
 from fastgan import GAN, Momentum, backend, losses, nn, ops, train
-from fastgan.training.run import TrainResult
+from fastgan.training import TrainResult
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
 

@@ -19,10 +19,11 @@ from fastgan import GAN, Adam, Callback, CheckpointError, Momentum, PopulationRe
 from fastgan.backend import native
 from fastgan.models import mlp_gan
 from fastgan.training import Run, TrainResult, checkpoint, scheduler
+from fastgan.training.engines import cpu
 from fastgan.training.history import COLUMNS
 from fastgan.training.population import mean_and_error
 from fastgan.training.ranks import ranks
-from fastgan.training.run import ChunkSizer
+from fastgan.training.session import ChunkSizer
 
 DATA = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=8, optimizer=Adam(1e-2))
@@ -102,7 +103,7 @@ def test_members_that_take_turns_keep_their_schedules(threads: int) -> None:
 @needs_native
 def test_more_members_than_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members enter as others leave, so neighbours are at different steps."""
-    monkeypatch.setattr(scheduler, "_A_THREAD", 2)
+    monkeypatch.setattr(cpu, "_A_THREAD", 2)
     configs = [replace(CONFIG, steps=steps, seed=seed) for seed, steps in enumerate((3, 12, 0, 7, 12, 1))]
     result = fastgan.train_population(make_gan, DATA, configs, threads=1)
     assert_as_alone(result, configs)
@@ -347,7 +348,7 @@ class StopAt(Callback):
 def test_resume_after_a_stop_is_exact(
     stop: tuple[int, int], engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_A_THREAD", 2)
+    monkeypatch.setattr(cpu, "_A_THREAD", 2)
     config = replace(CONFIG, engine=engine, checkpoint_every=4)
 
     def run(folder: str, **more: Any) -> PopulationResult:
@@ -380,7 +381,7 @@ def test_resume_after_a_stop_is_exact(
 def test_a_stop_leaves_members_that_had_no_turn_at_their_checkpoints(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_A_THREAD", 1)
+    monkeypatch.setattr(cpu, "_A_THREAD", 1)
     config = replace(CONFIG, engine=engine)
 
     def run(steps: int, **more: Any) -> PopulationResult:

@@ -15,7 +15,7 @@ from fastgan import random, reference
 from fastgan.cuda import DTYPES
 from fastgan.random import Purpose
 from fastgan.reference import ACTIVATIONS, FORMULAS
-from fastgan.training.graph_iteration import schedule_parameters
+from fastgan.training.engines.cuda_graph_iteration import schedule_parameters
 from fastgan.training.optimizers import Momentum
 
 pytestmark = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from test_simt_matrix import rounded
 from torch import Tensor
 
 from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
-from fastgan.training import eager, fused, persistent
-from fastgan.training import run as running
+from fastgan.training import TrainResult, engines
+from fastgan.training.engines import cuda_persistent as persistent
+from fastgan.training.engines import eager, state
 from fastgan.training.rows import Minibatches
-from fastgan.training.run import TrainResult
 
 pytestmark = [
     pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
@@ -127,9 +126,10 @@ def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monke
     data = Minibatches(torch.randn(50, 2), batch_size=4, seed=0, device=gan.device, dtype=gan.dtype)
     monkeypatch.setattr(Tensor, "cpu", counted)
     with emulated(machine) as launches:
-        table = persistent.cuda_engine(gan, data, config).advance(0, 100, lambda: False)
-    assert table.shape == (100, fused.METRICS) and np.isfinite(table).all()
-    assert launches == [0 if machine.on_gpu else 1] and waits == [100 * fused.METRICS + 2]
+        engine, _ = engines.cuda_engine(gan, data, config)
+        table = engine.begin(0, 100, lambda: False)()
+    assert table.shape == (100, state.METRICS) and np.isfinite(table).all()
+    assert launches == [0 if machine.on_gpu else 1] and waits == [100 * state.METRICS + 2]
 
 
 # ---------------------------------------------------------------- products by tensor cores
@@ -284,8 +284,7 @@ def test_a_cluster_has_as_many_blocks_as_there_is_memory_and_work_for() -> None:
     hopper, ampere = persistent.DeviceLimits(132, 8, 227 << 10), persistent.DeviceLimits(108, 1, 163 << 10)
 
     def size(limits: persistent.DeviceLimits, batch: int, members: int) -> int:
-        engine: Any = SimpleNamespace(config=TrainConfig(1, batch))
-        return persistent.with_cluster(limits, [engine] * members).cluster
+        return persistent.with_cluster(limits, [TrainConfig(1, batch)] * members).cluster
 
     assert [size(hopper, batch, 1) for batch in (8, 16, 32, 64, 4096)] == [1, 2, 4, 8, 8]
     assert [size(hopper, 4096, members) for members in (16, 17, 33, 66, 67, 5000)] == [8, 4, 4, 2, 1, 1]
@@ -300,7 +299,7 @@ def test_the_result_says_what_found_memory_where(machine: Emulator) -> None:
     found = {}
     for blocks in (1, 4):
         with emulated(machine, LIMITS._replace(cluster=blocks)):
-            found[blocks] = persistent.cuda_engine(gan, data, TrainConfig(1, 32)).reason
+            _, found[blocks] = engines.cuda_engine(gan, data, TrainConfig(1, 32))
     assert all(" this config; by arithmetic " in reason for reason in found.values())
     shared = "as exact as float; a block keeps 214 KB in shared memory and 140 KB in the L2 cache"
     assert found[1].endswith(shared)
@@ -330,12 +329,12 @@ def test_a_matrix_whose_elements_32_bits_do_not_count_is_refused(machine: Emulat
     gan, config = mlp(torch.float32), TrainConfig(1, 20)  # D's widest layer: 29 units
     data = Minibatches(torch.randn(50, 2), batch_size=20, seed=0, device=gan.device, dtype=gan.dtype)
     with emulated(machine):
-        engine = persistent.cuda_engine(gan, data, config)
-        engine._described = engine._described | {"batch": 1 << 25}  # and as many fakes
-        persistent.needs(engine, LIMITS)
-        engine._described["batch"] = 1 << 26
+        of_gan = engines.cuda_engine(gan, data, config)[0].state
+        of_gan.description = of_gan.description | {"batch": 1 << 25}  # and as many fakes
+        persistent.needs(of_gan, LIMITS)
+        of_gan.description["batch"] = 1 << 26
         with pytest.raises(Refused, match=f"train: a matrix of 29 x {1 << 27} is too large for the persistent kernel"):
-            persistent.needs(engine, LIMITS)
+            persistent.needs(of_gan, LIMITS)
 
 
 # ---------------------------------------------------------------- races and planted faults
@@ -427,7 +426,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(name: str, monkeypatch: pytest.Monke
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     # Whatever the size: "wide" in double has more weights than a block has room for.
-    monkeypatch.setattr(running, "cuda_engine", persistent.PersistentEngine)
+    monkeypatch.setattr(engines, "cuda_engine", lambda *of: (persistent.PersistentEngine(*of), ""))
     there = replace(ROWS_OF_TABLE[name], make=lambda dtype: ROWS_OF_TABLE[name].make(dtype).to("cuda"))
     for dtype, precision, tolerance in (
         (torch.float64, "fp32", 1e-10), (torch.float32, "ieee", 2e-4), (torch.float32, "fp32", 2e-4)

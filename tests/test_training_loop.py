@@ -474,7 +474,7 @@ def test_a_fastgan_dataset_trains() -> None:
 def test_R33_an_iteration_never_asks_the_host() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from fastgan.training.eager import EagerEngine
+    from fastgan.training.engines.eager import EagerEngine
     from fastgan.training.rows import Minibatches
 
     class NoSync(TorchDispatchMode):
@@ -494,7 +494,7 @@ def test_R33_an_iteration_never_asks_the_host() -> None:
         rows.minibatch(0)
         engine = EagerEngine(gan, rows, config, logits_per_batch=4)
         with NoSync():
-            table = engine.advance(0, 3, lambda: False)
+            table = engine.begin(0, 3, lambda: False)()
         assert table.shape == (3, 6)
 
 

@@ -204,15 +204,15 @@ def test_numbers_that_were_never_finite_hinder_nothing(engine: str, tmp_path: Pa
     train(gan, data, TrainConfig(2, 20, engine=engine, optimizer=Adam(1e-2), **config), run_dir=folder)
     source = checkpoint.load(folder)
     source.tensors["generator_optimizer.0.exp_avg_sq"].fill_(torch.inf)
-    from fastgan.training import run as running
-    from fastgan.training.eager import EagerEngine
-    from fastgan.training.fused import FusedEngine
+    from fastgan.training import session
+    from fastgan.training.engines.cpu import CpuEngine
+    from fastgan.training.engines.eager import EagerEngine
 
     again = TrainConfig(4, 20, engine=engine, optimizer=Adam(1e-2), **config)
-    rows = running.rows_for(data, gan, again)
-    made = EagerEngine(gan, rows, again, 20) if engine == "eager" else FusedEngine(gan, rows, again)
+    rows = session.rows_for(data, gan, again)
+    made = EagerEngine(gan, rows, again, 20) if engine == "eager" else CpuEngine(gan, rows, again)
     source.restore(gan, made.optimizers)
-    made.advance(2, 2, lambda: False)
+    made.begin(2, 2, lambda: False)()
     for optimizer in made.optimizers.values():
         assert {float(state["step"]) for state in optimizer.state.values()} == {4.0}
 

@@ -23,7 +23,7 @@ from fastgan.training import (
     TrainResult,
     checkpoint,
     resume,
-    run,
+    session,
     train,
 )
 
@@ -208,7 +208,7 @@ def test_R32_a_checkpoint_from_before_a_field_existed_goes_on_with_its_default(s
     held = checkpoint.load(stopped)
     for part, name in (("config", "unroll"), ("config", "inner"), ("gan", "classes")):
         del held.meta[part][name]
-    rows = run.rows_for(DATA, new_gan(), BASE)
+    rows = session.rows_for(DATA, new_gan(), BASE)
     resume.check_same_run(held, resume.describe_run(new_gan(), rows, BASE))
     with pytest.raises(ValueError, match="train: config.unroll must be 0 as in .*, got 2"):
         resume.check_same_run(held, resume.describe_run(new_gan(), rows, replace(BASE, unroll=2)))

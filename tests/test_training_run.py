@@ -16,7 +16,7 @@ from fastgan import backend
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train
 from fastgan.training.history import COLUMNS, read_rows
-from fastgan.training.run import ChunkSizer
+from fastgan.training.session import ChunkSizer
 
 DATA = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=4, seed=3)

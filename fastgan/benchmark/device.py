@@ -32,9 +32,10 @@ from fastgan.benchmark.measure import (
 from fastgan.benchmark.population import Population, in_turn
 from fastgan.benchmark.products import products_in
 from fastgan.benchmark.workloads import CUDA_WORKLOADS, Workload, draws
-from fastgan.training.persistent import PersistentEngine, cuda_engine, limits_of, with_cluster
-from fastgan.training.plan import UnsupportedByEngine
-from fastgan.training.run import rows_for
+from fastgan.training.engines import cuda_engine
+from fastgan.training.engines.cuda_persistent import PersistentEngine, limits_of, with_cluster
+from fastgan.training.engines.plan import UnsupportedByEngine
+from fastgan.training.session import rows_for
 
 POPULATIONS = {f"toy-32x{members}": ("toy-32", members) for members in (132, 1056)}
 POPULATIONS |= {"pacgan-ringx10": ("pacgan-ring", 10)}  # a cell of PacGAN's table 1: graphs, side by side
@@ -152,12 +153,12 @@ def multiprocessors(row: Row, device: torch.device) -> tuple[int, int]:
     limits = limits_of(device)
     gan, config = row.workload.gan().to(device), fastgan_side.config(row.workload, 1, precision=row.precision)
     try:
-        engine = cuda_engine(gan, rows_for(row.workload.data(), gan, config), config)
+        engine, _ = cuda_engine(gan, rows_for(row.workload.data(), gan, config), config)
     except UnsupportedByEngine:
         return limits.multiprocessors, limits.multiprocessors
     used = limits.multiprocessors
     if isinstance(engine, PersistentEngine):
-        used = min(used, row.members * with_cluster(limits, [engine] * row.members).cluster)
+        used = min(used, row.members * with_cluster(limits, [config] * row.members).cluster)
     return used, limits.multiprocessors
 
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from fastgan.benchmark import machine
-from fastgan.training.checkpoint import write_atomically
+from fastgan.files import write_atomically
 
 RESULTS = (machine.CHECKOUT or Path()) / "bench" / "results"
 AGAIN = " again"

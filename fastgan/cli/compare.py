@@ -24,7 +24,7 @@ from fastgan.data import Dataset, Standardizer
 from fastgan.reproduce import table
 from fastgan.reproduce.table import Figure, Row
 from fastgan.training import train
-from fastgan.training.eager import torch_threads
+from fastgan.training.engines.eager import torch_threads
 from fastgan.training.progress import progress
 
 _SAMPLES = 10_000

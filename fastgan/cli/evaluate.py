@@ -19,8 +19,8 @@ from fastgan.cli import runs
 from fastgan.cli.arguments import counting, natural, number
 from fastgan.cli.pictures import draw_neighbours
 from fastgan.data import Dataset
+from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.training.checkpoint import write_atomically
 
 _VALIDATION_ROWS = 1000  # for sigma, as in the paper; of fewer held-out rows, half
 _REAL_ROWS = 10_000  # training and held-out rows looked at

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastgan.cli import pictures, runs
-from fastgan.training.checkpoint import write_atomically
+from fastgan.files import write_atomically
 from fastgan.training.history import as_columns, read_rows
 
 # name: what it shows

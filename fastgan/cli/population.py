@@ -19,7 +19,8 @@ from fastgan.cli.checks import read_object
 from fastgan.cli.modes import modes_found
 from fastgan.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.data import Dataset
-from fastgan.training import Callback, PopulationMember, PopulationResult, Run, checkpoint, train_population
+from fastgan.files import write_atomically
+from fastgan.training import Callback, PopulationMember, PopulationResult, Run, train_population
 from fastgan.training.members import members
 from fastgan.training.population import mean_and_error
 from fastgan.training.progress import Display, population_progress
@@ -148,11 +149,11 @@ class _KeepConfigs(Callback):
     def on_start(self, run: Run) -> None:
         assert run.run_dir is not None
         if not self._written:
-            checkpoint.write_atomically(run.run_dir.parent / "config.json", [self._config.to_json()])
-            checkpoint.write_atomically(run.run_dir.parent / POPULATION, [self._spec.to_json()])
+            write_atomically(run.run_dir.parent / "config.json", [self._config.to_json()])
+            write_atomically(run.run_dir.parent / POPULATION, [self._spec.to_json()])
             self._written = True
         own = dataclasses.replace(self._config, train=run.config)
-        checkpoint.write_atomically(run.run_dir / "config.json", [own.to_json()])
+        write_atomically(run.run_dir / "config.json", [own.to_json()])
 
 
 # ---------------------------------------------------------------- what came of it

@@ -14,7 +14,7 @@ import torch
 from fastgan.cli.arguments import natural
 from fastgan.reproduce import costs, table, unrolled
 from fastgan.reproduce.unrolled import Trial
-from fastgan.training.eager import torch_threads
+from fastgan.training.engines.eager import torch_threads
 from fastgan.training.progress import Display, population_progress
 
 

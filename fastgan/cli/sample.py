@@ -14,8 +14,8 @@ import numpy as np
 from fastgan.cli import labels, runs
 from fastgan.cli.arguments import counting, natural, wholes
 from fastgan.cli.pictures import draw_samples
+from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.training.checkpoint import write_atomically
 
 _CHUNK = 4096  # rows in memory at a time
 _SAMPLES = 64  # in a file of numbers

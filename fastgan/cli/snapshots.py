@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fastgan.cli.runs import RunConfig
+from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.training import Callback, Run
-from fastgan.training.checkpoint import write_atomically
 
 FRAMES = 60
 _IMAGES, _POINTS = 36, 1000  # samples in a frame

@@ -22,10 +22,11 @@ from fastgan.cli.pictures import draw
 from fastgan.cli.runs import Folder, RunConfig
 from fastgan.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
+from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, checkpoint, train
+from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.eager import torch_threads
+from fastgan.training.engines.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
 from fastgan.training.progress import progress, readout
@@ -127,7 +128,7 @@ class _KeepConfig(Callback):
 
     def on_start(self, run: Run) -> None:
         assert run.run_dir is not None
-        checkpoint.write_atomically(run.run_dir / "config.json", [self._bytes])
+        write_atomically(run.run_dir / "config.json", [self._bytes])
 
 
 # ---------------------------------------------------------------- what to run

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.data.extras import need
-from fastgan.training.checkpoint import write_atomically
+from fastgan.files import write_atomically
 
 from . import style
 from .images import mosaic

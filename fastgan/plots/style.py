@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgan.data.extras import need
-from fastgan.training.checkpoint import write_atomically
+from fastgan.files import write_atomically
 
 Array = NDArray[np.float64]
 PathLike = str | os.PathLike[str]

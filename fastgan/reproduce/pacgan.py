@@ -21,11 +21,12 @@ import torch
 
 from fastgan import data, nn
 from fastgan.data import Dataset
+from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.options import Precision
 from fastgan.reproduce import trials
 from fastgan.reproduce.table import FASTGAN, PAPER, Figure, Row
-from fastgan.training import Adam, Callback, Run, TrainConfig, checkpoint, train_population
+from fastgan.training import Adam, Callback, Run, TrainConfig, train_population
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"ring": data.ring, "grid": data.grid}
 METHODS = {"GAN": 1, "PacGAN2": 2, "PacGAN3": 3, "PacGAN4": 4}  # and their packing
@@ -90,7 +91,7 @@ class Study:
     def write(self, folder: Path) -> None:
         """study.json, by which `read` knows what a folder holds."""
         body = {"format": _FORMAT, "reproduce": "pacgan", **dataclasses.asdict(self)}
-        checkpoint.write_atomically(folder / _FILE, [(json.dumps(body, indent=1) + "\n").encode()])
+        write_atomically(folder / _FILE, [(json.dumps(body, indent=1) + "\n").encode()])
 
     @classmethod
     def read(cls, folder: Path) -> Study | None:

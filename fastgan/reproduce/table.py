@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.training.checkpoint import write_atomically
+from fastgan.files import write_atomically
 from fastgan.training.population import mean_and_error
 
 PAPER, FASTGAN, APART = "paper", "fastgan", "apart"

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fastgan import evaluation, theory
 from fastgan.data import Dataset
+from fastgan.files import write_atomically
 from fastgan.training import Callback, PopulationResult, Run, TrainResult
-from fastgan.training.checkpoint import write_atomically
 
 SAMPLES = 2500  # of one evaluation
 EPOCH = 1000  # iterations: 100,000 rows in batches of 100

@@ -9,7 +9,8 @@ from fastgan.training.loggers import Best, JSONLines, Logger, TensorBoard
 from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
-from fastgan.training.run import TrainResult, train
+from fastgan.training.result import TrainResult
+from fastgan.training.train import train
 
 __getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
 

@@ -12,7 +12,7 @@ from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from fastgan.training.run import TrainResult
+    from fastgan.training.result import TrainResult
 
 
 @dataclass

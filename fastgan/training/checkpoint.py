@@ -13,12 +13,11 @@ complete pair.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastgan.files import sweep, write_atomically
 from fastgan.models import GAN
 from fastgan.training import plain
 
@@ -250,44 +250,6 @@ def clean(folder: Path, keep: int = KEEP) -> None:
     for tensors in folder.glob("step-*.safetensors"):
         if tensors.name.encode() not in named:
             tensors.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files of `write_atomically` that killed processes have left in a folder."""
-    for left in folder.glob(".*.[0-9]*.tmp"):
-        left.unlink(missing_ok=True)
-
-
-def write_atomically(path: str | os.PathLike[str], parts: Iterable[bytes]) -> None:
-    """Write a file so that its name shows either the old contents or the new ones, whatever happens.
-
-    Raises:
-        OSError: naming the path; the old file is intact and no temporary one is left.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere folders cannot be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _collect(gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastgan.files import write_atomically
+
 COLUMNS = ("step", "loss_d", "loss_g", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
 Columns = dict[str, np.ndarray]
 
@@ -31,8 +33,6 @@ class History:
         self._tables = [np.empty((0, len(COLUMNS))) if earlier is None else earlier]
         self._file = None
         if path is not None:
-            from fastgan.training.checkpoint import write_atomically
-
             text = ",".join(COLUMNS) + "\n" + _lines(self._tables[0])
             write_atomically(path, [text.encode()])
             self._file = path.open("a", encoding="ascii", newline="")

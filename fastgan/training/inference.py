@@ -12,7 +12,7 @@ from fastgan import deprecation, random
 from fastgan.models import GAN, evaluating
 from fastgan.random import Purpose
 from fastgan.results import Result
-from fastgan.training.eager import Player
+from fastgan.training.engines.eager import Player
 from fastgan.training.optimizers import Adam, Optimizer
 
 _HELD_OUT = 10_000  # samples that R^2 is measured on

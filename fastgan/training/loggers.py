@@ -17,7 +17,7 @@ from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback, Run
 
 if TYPE_CHECKING:
-    from fastgan.training.run import TrainResult
+    from fastgan.training.result import TrainResult
 
 
 class Logger(Callback):

@@ -13,7 +13,7 @@ from fastgan.models import GAN, evaluating, join
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.config import TrainConfig
-from fastgan.training.eager import packed
+from fastgan.training.engines.eager import packed
 
 log = logging.getLogger("fastgan")
 

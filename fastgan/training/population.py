@@ -23,8 +23,8 @@ from fastgan.training.history import COLUMNS
 from fastgan.training.lock import locked
 from fastgan.training.members import Grid, Member, members
 from fastgan.training.ranks import Ranks, ranks
-from fastgan.training.run import place
 from fastgan.training.scheduler import Outcome, Scheduler
+from fastgan.training.session import place
 
 log = logging.getLogger("fastgan")
 

@@ -12,7 +12,7 @@ import numpy as np
 from fastgan.training.callbacks import Callback, Run
 
 if TYPE_CHECKING:
-    from fastgan.training.run import TrainResult
+    from fastgan.training.result import TrainResult
 
 
 def progress(steps: int, *, quiet: bool) -> list[Display]:

@@ -13,20 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastgan.files import sweep
 from fastgan.models import GAN
 from fastgan.training import checkpoint, networks
 from fastgan.training.callbacks import Callback
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
+from fastgan.training.engines import Engine
 from fastgan.training.history import COLUMNS
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.members import Member
 from fastgan.training.rows import Minibatches
-from fastgan.training.run import ChunkSizer, Engine, Prepared, Session, place, prepare, rows_for
+from fastgan.training.session import ChunkSizer, Prepared, Session, place, prepare, rows_for
 
 log = logging.getLogger("fastgan")
 
-_A_THREAD = 4  # members in progress for each thread, so that a thread whose core is busy can take fewer of them
 GroupKey = tuple[type[Engine], torch.device, torch.dtype]  # members of a kind train in one call
 
 
@@ -114,17 +115,17 @@ class Scheduler:
         kinds: dict[GroupKey, list[Member]] = {}
         for member in self.members:
             kinds.setdefault(self._first_look(member), []).append(member)
-        one = {engine for engine, *_ in kinds if engine.members_a_launch == engine.calls_at_once == 1}
+        one = {engine for engine, *_ in kinds if engine.members_a_call(self.threads) == engine.calls_at_once == 1}
         alone = sum(len(members) for (engine, *_), members in kinds.items() if engine in one)
         if alone:
             log.info("train_population: %d of %d members train one after another", alone, len(self.members))
         if self._no_logits is not None:
             log.warning("train_population: %s", networks.advice(self._no_logits))
         if self.folder is not None:
-            checkpoint.sweep(self.folder)
+            sweep(self.folder)
         with self._interrupt:
             for (engine, *_), members in kinds.items():
-                self._run(members, engine.members_a_launch or _A_THREAD * self.threads, engine.calls_at_once)
+                self._run(members, engine.members_a_call(self.threads), engine.calls_at_once)
         return self._outcomes
 
     # ------------------------------------------------------------ before anything runs
@@ -207,12 +208,9 @@ class Scheduler:
             group.resting.extend(sessions)  # until one of the others has ended
 
     def _begin(self, sessions: list[Session], counts: list[int]) -> Callable[[], list[np.ndarray]]:
-        engines: Any = [session.engine for session in sessions]
+        engines = [session.engine for session in sessions]
         firsts = [session.run.step for session in sessions]
-        if engines[0].members_a_launch == 1:
-            finish = engines[0].begin(firsts[0], counts[0], lambda: self._interrupt.requested)
-            return lambda: [finish()]
-        return lambda: engines[0].advance_all(engines, firsts, counts, self.threads)
+        return engines[0].begin_all(engines, firsts, counts, self.threads, lambda: self._interrupt.requested)
 
     def _look(self, group: Group) -> list[Session]:
         """Wait for the call that was begun first; gives those of its members that go on."""

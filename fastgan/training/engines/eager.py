@@ -28,7 +28,6 @@ class EagerEngine:
     """Runs iterations and returns their metrics; an iteration does not synchronise with the device."""
 
     name = "eager"
-    members_a_launch: int | None = 1
     calls_at_once = 1
 
     def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int) -> None:
@@ -45,7 +44,7 @@ class EagerEngine:
             if isinstance(player.description, Built) or player.scheduler is not None
         }
         # Its bits depend on torch's threads, so that a run keeps their number, also where it is resumed.
-        self.threads = torch.get_num_threads()
+        self.threads: int | None = torch.get_num_threads()
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
         self._snapshot = Snapshot(gan, self.optimizers.values(), active=config.nonfinite == "skip")
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
@@ -58,7 +57,7 @@ class EagerEngine:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
         metrics = Metrics(min(count, self.most_iterations))
-        with torch_threads(self.threads), replayable_torch(self.gan.device) as reseed:
+        with torch_threads(self.threads or torch.get_num_threads()), replayable_torch(self.gan.device) as reseed:
             for it in range(first, first + min(count, self.most_iterations)):
                 reseed(self.config.seed, it)
                 with random.dropout_seeds(self.config.seed, it) if self._counts_seeds else contextlib.nullcontext():
@@ -70,6 +69,25 @@ class EagerEngine:
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count as `advance` does."""
         return functools.partial(self.advance, first, count, should_stop)
+
+    @classmethod
+    def members_a_call(cls, threads: int) -> int:
+        """One: members train one after another."""
+        return 1
+
+    @classmethod
+    def begin_all(
+        cls,
+        engines: Sequence[Self],
+        firsts: list[int],
+        counts: list[int],
+        threads: int,
+        should_stop: Callable[[], bool],
+    ) -> Callable[[], list[np.ndarray]]:
+        """`begin` of the one engine of a call."""
+        (engine,) = engines
+        finish = engine.begin(firsts[0], counts[0], should_stop)
+        return lambda: [finish()]
 
     def _alternating(self, it: int, metrics: Metrics) -> None:
         """One iteration of Algorithm 1."""

@@ -1,4 +1,4 @@
-"""train(): checks its arguments, chooses the engine, runs it between checkpoints and callbacks."""
+"""One run: its checks, its engine, and what comes between iterations: history, checkpoints and callbacks."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastgan.files import sweep
 from fastgan.models import GAN, evaluating, join
-from fastgan.results import Result
 from fastgan.training import checkpoint, labels, networks, plugins, sources
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
-from fastgan.training.eager import EagerEngine, packed
-from fastgan.training.fused import FusedEngine
+from fastgan.training.engines import Engine, choose
+from fastgan.training.engines.eager import EagerEngine, packed
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
-from fastgan.training.persistent import cuda_engine
-from fastgan.training.plan import UnsupportedByEngine
-from fastgan.training.progress import progress as display
+from fastgan.training.result import TrainResult
 from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
 from fastgan.training.rows import Minibatches
 from fastgan.training.stream import Stream
@@ -39,118 +37,6 @@ log = logging.getLogger("fastgan")
 _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
-
-
-class Engine(Protocol):
-    """The interface of an engine."""
-
-    name: str
-    members_a_launch: int | None  # of a population at most; None: as many as threads can take
-    calls_at_once: int  # of `begin`, each by an engine of its own, that may be under way
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
-
-    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]: ...
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class TrainResult(Result):
-    """The result of a run.
-
-    Args:
-        history: one row an iteration, by column: step (iterations done, from 1), loss_d and loss_g (what was
-            descended, penalty included), d_real and d_fake (mean of D(x) and of D(G(z)), before the update),
-            accuracy_real and accuracy_fake (fraction of the batch on the right side of 1/2). With k > 1 they
-            are those of the last D step.
-        steps_per_second: iterations a second in this call, checkpoints and callbacks included.
-        engine: which engine ran, and why in `engine_reason`.
-        step: iterations done in all.
-        interrupted: whether Ctrl-C, SIGTERM or a callback ended the run early.
-    """
-
-    history: dict[str, np.ndarray]
-    steps_per_second: float
-    engine: str
-    engine_reason: str
-    step: int
-    interrupted: bool
-
-
-def train(
-    gan: GAN,
-    data: Any,
-    config: TrainConfig,
-    *,
-    callbacks: Sequence[Callback] = (),
-    resume: bool | str | os.PathLike[str] | None = None,
-    run_dir: str | os.PathLike[str] | None = None,
-    progress: bool = False,
-) -> TrainResult:
-    """Train both networks in place by Algorithm 1.
-
-    The networks train in the mode they are in (train mode, unless you called `eval`). The same seed gives the
-    same bits, and a resumed run the bits of an uninterrupted one. The bits of the compiled engines depend on no number
-    of threads; those of the eager engine do, as torch's own: a resumed run keeps the number its checkpoint names,
-    whatever `torch.get_num_threads()` says then.
-
-    Args:
-        gan: the networks and the prior.
-        data: floating Tensor or array (n, ...), memory-mapped too, a DataFrame, a `fastgan.data.Dataset` or another
-            object with a length and `rows(index)`, or a map-style dataset of PyTorch; may lie on the CPU while the
-            networks do not. Or a stream, for the eager engine: a `DataLoader`, an `IterableDataset`, an iterable of
-            batches of `config.batch_size * config.pack` rows, in its own order, without resuming.
-        config: how to train.
-        callbacks: called after each chunk of iterations, in order.
-        resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
-            checkpoint.
-        run_dir: folder for history.csv and checkpoint/; None writes nothing.
-        progress: show on standard error how far the run is: a bar on a terminal, ten lines elsewhere, as in a notebook.
-
-    Returns:
-        TrainResult. After Ctrl-C (or SIGTERM, with a run folder) the state is saved and `interrupted` is
-        True.
-
-    Raises:
-        TypeError, ValueError: an argument that breaks its rule, before anything runs.
-        CheckpointError: nothing to resume from, or a damaged or different checkpoint.
-        FloatingPointError: a loss or a logit is not finite and config.nonfinite is "raise".
-        OSError: the run folder cannot be written.
-
-    Source: Goodfellow et al. (2014), Algorithm 1.
-    """
-    if not isinstance(gan, GAN):
-        raise TypeError(f"train: gan must be a fastgan.GAN, got {type(gan).__name__}")
-    if not isinstance(config, TrainConfig):
-        raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
-    folder = None if run_dir is None else Path(run_dir)
-    displays = display(config.steps, quiet=not progress)
-    place(gan, config)
-    rows = rows_for(data, gan, config)
-    prepared = prepare(gan, rows, config, folder, resume)
-    if config.engine == "auto" and prepared.engine.name == "eager":
-        log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
-    if prepared.run.no_logits is not None:
-        log.warning("train: %s", networks.advice(prepared.run.no_logits))
-    with (
-        Interrupt(terminate=folder is not None) as interrupt,
-        contextlib.closing(rows),
-        contextlib.closing(Session(prepared, [*callbacks, *displays], interrupt)) as session,
-        contextlib.ExitStack() as shown,
-    ):
-        for one in displays:
-            shown.callback(one.close)
-        session.start()
-        sizer = ChunkSizer()
-        while session.goes_on:
-            started, count = time.perf_counter(), session.until_mark(sizer.iterations)
-            table = session.engine.begin(session.run.step, count, lambda: interrupt.requested)()
-            session.run.held = 0.0
-            session.take(table)
-            sizer.learn(len(table), time.perf_counter() - started - session.run.held)
-        result = session.finish()
-    session.announce(result)
-    return result
 
 
 def place(gan: GAN, config: TrainConfig) -> None:
@@ -204,7 +90,7 @@ def prepare(
 ) -> Prepared:
     """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
 
-    crowded: other runs hold memory temporarily; on out-of-memory, re-raise instead of falling back to eager.
+    memory_is_shared: other runs hold memory temporarily; on out-of-memory, re-raise instead of falling back to eager.
 
     Raises:
         torch.OutOfMemoryError: the memory does not suffice to try the networks or, with memory_is_shared, for an
@@ -215,7 +101,7 @@ def prepare(
     logits_per_batch, no_logits = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_ema()
-    engine, reason = _choose_engine(gan, rows, config, logits_per_batch, memory_is_shared)
+    engine, reason = choose(gan, rows, config, logits_per_batch, memory_is_shared)
     meta = describe_run(gan, rows, config)
     if isinstance(engine, EagerEngine) and engine.as_built:
         meta["built"] = engine.as_built
@@ -226,33 +112,11 @@ def prepare(
         raise ValueError(f"train: data must have rows by number to resume, got a {rows.kind}: its batches are gone")
     if source is not None:
         check_same_run(source, meta)
-    if isinstance(engine, EagerEngine):
+    if engine.threads is not None:
         engine.threads = threads_of(source) or engine.threads
         meta["threads"] = engine.threads
     run = Run(gan, config, folder, engine.name, reason, no_logits=no_logits)
     return Prepared(run, engine, meta, source)
-
-
-def _choose_engine(
-    gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int, memory_is_shared: bool
-) -> tuple[Engine, str]:
-    """Choose the engine, with the reason."""
-    if config.engine == "eager":
-        if config.precision != "fp32":
-            raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
-        return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
-    try:
-        engine = (FusedEngine if gan.device.type == "cpu" else cuda_engine)(gan, rows, config)
-        return engine, engine.reason
-    except UnsupportedByEngine as why:
-        if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
-            raise why.__cause__ from None
-        reason = str(why)
-    if config.engine == "fused":
-        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
-    if config.precision != "fp32":
-        raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
-    return EagerEngine(gan, rows, config, logits_per_batch), reason
 
 
 def schedulers_of(engine: Engine) -> dict[str, LRScheduler]:
@@ -324,8 +188,8 @@ class Session:
         if run.run_dir is not None:
             check_held(run.run_dir, source)  # again: another process may have trained here until now
             checkpoint.clean(run.run_dir / "checkpoint", run.config.keep_checkpoints)
-            checkpoint.sweep(run.run_dir)
-            checkpoint.sweep(run.run_dir / "snapshots")
+            sweep(run.run_dir)
+            sweep(run.run_dir / "snapshots")
         if source is not None:
             source.restore(run.gan, self.engine.optimizers, schedulers_of(self.engine))
             run.step, run.checkpoint = source.step, source.path

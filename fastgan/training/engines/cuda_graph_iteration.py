@@ -15,10 +15,10 @@ from torch import Tensor
 from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training.config import PRECISIONS
-from fastgan.training.fused import METRICS
-from fastgan.training.graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
+from fastgan.training.engines.cuda_graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
+from fastgan.training.engines.plan import Description, network_plan
+from fastgan.training.engines.state import METRICS
 from fastgan.training.optimizers import Momentum, Optimizer
-from fastgan.training.plan import Description, network_plan
 
 CAPACITY = 4096  # iterations whose metrics the device keeps
 MOST = 100  # iterations whose dropout seeds are drawn together

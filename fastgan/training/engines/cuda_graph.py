@@ -7,8 +7,8 @@ import functools
 import itertools
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from fastgan import backend, cuda
 from fastgan.models import GAN
-from fastgan.training import plan
 from fastgan.training.config import TrainConfig
-from fastgan.training.fused import METRICS, FusedEngine
-from fastgan.training.graph_iteration import CAPACITY, MOST, Iteration
-from fastgan.training.graph_layers import KernelLauncher
+from fastgan.training.engines import plan
+from fastgan.training.engines.cuda_graph_iteration import CAPACITY, MOST, Iteration
+from fastgan.training.engines.cuda_graph_layers import KernelLauncher
+from fastgan.training.engines.state import METRICS, HostState
 from fastgan.training.rows import Minibatches
 
 _SIZES = (MOST, 10, 1)  # iterations a graph: launching one costs the host about as much whatever its size
@@ -131,21 +131,21 @@ def _failure(to: str, reason: str) -> RuntimeError:
     return kind(f"train: the graph engine could not {to} an iteration: {reason}")
 
 
-class GraphEngine(FusedEngine):
+class GraphEngine:
     """Runs a plan as graphs of whole iterations; the host waits for the device when it fetches the metrics of a call.
 
     Such calls of several engines may be under way at once.
 
     Args:
-        machine: runs the calls; None: the GPU on which the networks are.
+        launcher: runs the calls; None: the GPU on which the networks are.
 
     Raises:
         plan.UnsupportedByEngine: with the reason, where the plan cannot say it or the memory does not suffice.
     """
 
     name = "cuda-graph"
-    members_a_launch = 1
     calls_at_once = _STREAMS
+    threads: int | None = None
 
     def __init__(
         self, gan: GAN, rows: Minibatches, config: TrainConfig, launcher: KernelLauncher | None = None
@@ -157,25 +157,30 @@ class GraphEngine(FusedEngine):
         self._cold = True
         try:
             self.launcher = launcher or CudaLauncher(gan.device)
-            super().__init__(gan, rows, config)
+            plan.check_config(gan, config)
+            _check_device(gan, config, self.launcher)
+            self.state = HostState(gan, rows, config)
+            self.prepare()
         except torch.OutOfMemoryError as error:
             raise plan.UnsupportedByEngine(f"the graph engine's memory does not suffice: {error}") from error
 
-    def check_device(self) -> None:
-        """Refuse what this engine cannot run where the networks are."""
-        if self.gan.device != self.launcher.device:
-            raise plan.UnsupportedByEngine(f"the networks are on {self.gan.device}; this engine is built for CUDA")
-        if self.config.precision in ("tf32", "bf16") and not self.launcher.tensor_cores:
-            raise plan.UnsupportedByEngine(
-                f"config.precision is {self.config.precision!r}, which takes compute capability 8.0 or later"
-            )
+    @classmethod
+    def members_a_call(cls, threads: int) -> int:
+        """One; other calls may be under way on other streams."""
+        return 1
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """For reading and writing between two calls."""
+        return self.state.optimizers
 
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
-        if self.described_anew() or self._iteration is None:
+        state = self.state
+        if state.described_anew() or self._iteration is None:
             self._give_back()
-            parts = self._optimizers, self.descriptions, self.data, self.launcher
-            self._iteration = Iteration(self.gan, self._described, *parts)
+            parts = state.torch_optimizers, state.descriptions, state.data, self.launcher
+            self._iteration = Iteration(state.gan, state.description, *parts)
         return self._iteration
 
     def _give_back(self) -> None:
@@ -190,8 +195,8 @@ class GraphEngine(FusedEngine):
         They are fewer if asked to stop, and where there are more than the largest graph has, whole graphs of that size.
 
         Returns:
-            A function that waits for them and returns their metrics, as `advance` does. Until then the networks must
-            not be used.
+            A function that waits for them and returns their metrics, float64 (iterations, 6). Until then the networks
+            must not be used.
 
         Raises:
             torch.OutOfMemoryError: there is no room for buffers or graphs; nothing was queued, and all are given back.
@@ -199,8 +204,8 @@ class GraphEngine(FusedEngine):
         try:
             iteration = self.prepare()
             count = _in_graphs(min(count, CAPACITY))
-            draws, updates = self._numbers(first, count)
-            made = self._updates_done("generator"), self._updates_done("discriminator")
+            draws, updates = self.state.numbers(first, count)
+            made = self.state.updates_done("generator"), self.state.updates_done("discriminator")
             counter = torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0])
             self.launcher.fork()
             self.launcher.run(lambda: iteration.counter.copy_(counter))
@@ -216,11 +221,25 @@ class GraphEngine(FusedEngine):
             raise
         return functools.partial(self._finish, iteration, first, done)
 
+    @classmethod
+    def begin_all(
+        cls,
+        engines: Sequence[Self],
+        firsts: list[int],
+        counts: list[int],
+        threads: int,
+        should_stop: Callable[[], bool],
+    ) -> Callable[[], list[np.ndarray]]:
+        """`begin` of the one engine of a call."""
+        (engine,) = engines
+        finish = engine.begin(firsts[0], counts[0], should_stop)
+        return lambda: [finish()]
+
     def _finish(self, iteration: Iteration, first: int, done: int) -> np.ndarray:
         block = self.launcher.fetch(iteration.block)
         skipped = block[1:3].view(torch.int64).tolist()
-        draws, updates = self._numbers(first, done)
-        self.done(first, done, (updates[-1] + 1 - skipped[0], draws[-1] + 1 - skipped[1]))
+        draws, updates = self.state.numbers(first, done)
+        self.state.done(first, done, (updates[-1] + 1 - skipped[0], draws[-1] + 1 - skipped[1]))
         table: np.ndarray = block[4:].view(CAPACITY, METRICS).numpy()
         return table[np.arange(first, first + done) % CAPACITY]
 
@@ -243,16 +262,25 @@ class GraphEngine(FusedEngine):
 
     def _run_uncaptured(self, iteration: Iteration) -> None:
         try:
-            with products_in(self.config.precision):
+            with products_in(self.state.config.precision):
                 self.launcher.run(functools.partial(iteration.run, 1))
         except torch.OutOfMemoryError as error:  # halfway through: it cannot be tried again
             raise RuntimeError(f"train: the graph engine ran out of memory within an iteration: {error}") from error
 
     def _graph_of(self, size: int, iteration: Iteration) -> Callable[[], None]:
         if size not in self._graphs:
-            with products_in(self.config.precision):
+            with products_in(self.state.config.precision):
                 self._graphs[size] = self.launcher.capture(functools.partial(iteration.run, size))
         return self._graphs[size]
+
+
+def _check_device(gan: GAN, config: TrainConfig, launcher: KernelLauncher) -> None:
+    if gan.device != launcher.device:
+        raise plan.UnsupportedByEngine(f"the networks are on {gan.device}; this engine is built for CUDA")
+    if config.precision in ("tf32", "bf16") and not launcher.tensor_cores:
+        raise plan.UnsupportedByEngine(
+            f"config.precision is {config.precision!r}, which takes compute capability 8.0 or later"
+        )
 
 
 @contextlib.contextmanager

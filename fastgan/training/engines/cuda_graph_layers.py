@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastgan.cuda import _FROM_INPUT, DTYPES
 from fastgan.reference import ACTIVATIONS
-from fastgan.training.plan import NetworkPlan
+from fastgan.training.engines.plan import NetworkPlan
 
 # Activations that are piecewise linear: `has_second_derivative` in csrc/formulas.h.
 _PIECEWISE_LINEAR = ("none", "relu", "leaky_relu")

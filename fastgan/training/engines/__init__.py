@@ -1,0 +1,120 @@
+"""The engines: the interface that runs and populations use, and the one place that chooses one, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+
+from fastgan.models import GAN
+from fastgan.training.config import TrainConfig
+from fastgan.training.engines import cost_model, cuda_persistent, plan
+from fastgan.training.engines.cpu import CpuEngine
+from fastgan.training.engines.cuda_graph import GraphEngine
+from fastgan.training.engines.cuda_persistent import PersistentEngine
+from fastgan.training.engines.eager import EagerEngine
+from fastgan.training.engines.plan import UnsupportedByEngine
+from fastgan.training.rows import Minibatches
+
+_SUPPORTED = "it supports these networks and this config"
+
+
+class Engine(Protocol):
+    """The interface of an engine; an instance trains one GAN.
+
+    Args:
+        name: "eager", "cpu", "cuda-graph" or "cuda-persistent".
+        calls_at_once: calls of `begin_all`, each by engines of its own, that may be under way.
+        threads: of torch, on which the bits depend; None: they depend on none.
+    """
+
+    name: str
+    calls_at_once: int
+    threads: int | None
+
+    @classmethod
+    def members_a_call(cls, threads: int) -> int:
+        """Members of a population that one call of `begin_all` takes at most, on so many threads of the CPU."""
+        ...
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """For reading and writing between two calls: step counts are up to date, and the next call reads them."""
+        ...
+
+    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
+        """Begin iterations first .. first+count (from 0); they may be fewer, at least one.
+
+        Returns:
+            A function that waits for them and returns their metrics, float64 (iterations, 6): loss_d, loss_g, d_real,
+            d_fake, accuracy_real, accuracy_fake. Until it has returned, the networks must not be used.
+        """
+        ...
+
+    @classmethod
+    def begin_all(
+        cls,
+        engines: Sequence[Self],
+        firsts: list[int],
+        counts: list[int],
+        threads: int,
+        should_stop: Callable[[], bool],
+    ) -> Callable[[], list[np.ndarray]]:
+        """`begin` of several engines of this class in one call, on so many threads of the CPU; gives all metrics."""
+        ...
+
+
+def choose(
+    gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int, memory_is_shared: bool = False
+) -> tuple[Engine, str]:
+    """The engine of a run and the reason: the compiled one of the networks' device where it can run this, else eager.
+
+    Args:
+        logits_per_batch: logits of a minibatch.
+        memory_is_shared: other runs hold memory for a while, so that want of memory is no reason for the eager engine.
+
+    Raises:
+        ValueError: config asks for what no engine here does.
+        torch.OutOfMemoryError: with memory_is_shared.
+    """
+    if config.engine == "eager":
+        if config.precision != "fp32":
+            raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
+        return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
+    try:
+        if gan.device.type != "cpu":
+            return cuda_engine(gan, rows, config)
+        return CpuEngine(gan, rows, config), _SUPPORTED
+    except UnsupportedByEngine as why:
+        if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
+            raise why.__cause__ from None
+        reason = str(why)
+    if config.engine == "fused":
+        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
+    if config.precision != "fp32":
+        raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
+    return EagerEngine(gan, rows, config, logits_per_batch), reason
+
+
+def cuda_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[PersistentEngine | GraphEngine, str]:
+    """The faster of the two CUDA engines by the cost model, and the reason.
+
+    What the persistent kernel does not support runs in the graph engine, which supports every plan.
+
+    Raises:
+        UnsupportedByEngine: with the reason, where neither can run this.
+    """
+    plan.check_config(gan, config)
+    reason = cuda_persistent.obstacle(gan.device)
+    if reason is None:
+        kernel, reason = cost_model.choose(gan, config, cuda_persistent.limits_of(gan.device))
+        if kernel:
+            try:
+                engine = PersistentEngine(gan, rows, config)
+            except UnsupportedByEngine as why:
+                reason = str(why)
+            else:
+                return engine, f"{_SUPPORTED}; {reason}; {engine.details}"
+    return GraphEngine(gan, rows, config), f"{_SUPPORTED}; {reason}"

@@ -1,0 +1,87 @@
+"""The CPU engine: whole iterations in one call of the compiled core, without Python in between."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+
+from fastgan import backend, kernels
+from fastgan.models import GAN
+from fastgan.training.config import TrainConfig
+from fastgan.training.engines import plan
+from fastgan.training.engines.state import METRICS, HostState, advance_together
+from fastgan.training.rows import Minibatches
+
+_A_THREAD = 4  # members of a call for each thread, so that a thread whose core is busy can take fewer of them
+
+
+class CpuEngine:
+    """Runs a plan of the networks; parameters and optimiser states are updated in place.
+
+    Raises:
+        plan.UnsupportedByEngine: with the reason, where the compiled core cannot run this.
+    """
+
+    name = "cpu"
+    calls_at_once = 1
+    threads: int | None = None
+
+    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
+        if backend.native is None:
+            raise plan.UnsupportedByEngine(backend.why_not("mlp", "cpu", gan.dtype) or "")
+        plan.check_config(gan, config)
+        if gan.device.type != "cpu":
+            raise plan.UnsupportedByEngine(f"the networks are on {gan.device}; this engine is built for the CPU")
+        if config.precision == "tf32":
+            raise plan.UnsupportedByEngine("config.precision is 'tf32', which is for CUDA")
+        if config.precision == "bf16" and not kernels.native.multiplies_bf16():
+            raise plan.UnsupportedByEngine(
+                "config.precision is 'bf16', which this processor does not multiply (AVX512-BF16)"
+            )
+        self.state = HostState(gan, rows, config)
+        self.state.compiled()
+
+    @classmethod
+    def members_a_call(cls, threads: int) -> int:
+        """A few for each thread."""
+        return _A_THREAD * threads
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """For reading and writing between two calls."""
+        return self.state.optimizers
+
+    def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
+        """A function that runs iterations first .. first+count (from 0) on all threads and returns their metrics."""
+        finish = self.begin_all([self], [first], [count], torch.get_num_threads(), should_stop)
+        return lambda: finish()[0]
+
+    @classmethod
+    def begin_all(
+        cls,
+        engines: Sequence[Self],
+        firsts: list[int],
+        counts: list[int],
+        threads: int,
+        should_stop: Callable[[], bool],
+    ) -> Callable[[], list[np.ndarray]]:
+        """A function that runs iterations of each: one engine alone on all threads, many on a thread each."""
+        states = [engine.state for engine in engines]
+        return functools.partial(advance_together, states, firsts, counts, functools.partial(_launch, threads))
+
+
+def _launch(
+    threads: int,
+    states: Sequence[HostState],
+    plans: list[kernels.native.CompiledPlan],
+    firsts: list[int],
+    counts: list[int],
+) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    tables = [np.empty((count, METRICS)) for count in counts]
+    jobs = zip(states, firsts, tables, strict=True)
+    calls = [state.call(first, len(table), table.ctypes.data) for state, first, table in jobs]
+    return tables, kernels.native.advance(plans, calls, threads)

@@ -1,0 +1,156 @@
+"""What every compiled engine keeps of a GAN on the host: its data, optimisers, plan, and numbers of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import kernels
+from fastgan.models import GAN
+from fastgan.training.config import TrainConfig
+from fastgan.training.engines import plan
+from fastgan.training.engines.changes import ChangeDetector
+from fastgan.training.optimizers import Adam, Momentum, Optimizer
+from fastgan.training.rows import Minibatches
+
+METRICS = 6
+_MOST_ITERATIONS = 1 << 18  # of one call: the metrics of a call are one table
+# Runs iterations first .. first+count of each GAN by its compiled plan; gives the metrics, and the updates of G and D.
+Launch = Callable[
+    ["Sequence[HostState]", "list[kernels.native.CompiledPlan]", list[int], list[int]],
+    tuple[list[np.ndarray], list[tuple[int, int]]],
+]
+
+
+class HostState:
+    """The host's part of the training of one GAN; the engine that has it updates parameters and states in place.
+
+    Raises:
+        plan.UnsupportedByEngine: the data are not held in memory.
+    """
+
+    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
+        self.gan, self.rows, self.config = gan, rows, config
+        data = rows.in_memory(gan.dtype, gan.device)
+        if data is None:
+            raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
+        self.data = data
+        self.torch_optimizers = {  # whose own step counts may be out of date
+            name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
+            for name, description in self.descriptions.items()
+        }
+        self.description: plan.Description = {}
+        self.changes: ChangeDetector | None = None
+        self._made: dict[str, int] = {}  # updates of each optimiser whose own step counts are not up to date
+        self._buffers: list[tuple[Tensor, Tensor]] = []  # of the moving average, and what each takes over
+        self._compiled: kernels.native.CompiledPlan | None = None
+
+    @property
+    def descriptions(self) -> dict[str, Optimizer]:
+        """The optimiser of each network."""
+        rules = {name: self.config.optimizer_of(name) for name in ("generator", "discriminator")}
+        return {name: rule for name, rule in rules.items() if isinstance(rule, Adam | Momentum)}  # `check_config`: both
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """For reading and writing between two calls: step counts are up to date, and the next call reads them."""
+        for name, made in self._made.items():
+            for step in self._steps(name):
+                step.fill_(made)
+        self._made.clear()
+        return self.torch_optimizers
+
+    def compiled(self) -> kernels.native.CompiledPlan:
+        """The core's plan. Modes, parameters and their places may have changed since the last call.
+
+        Raises:
+            plan.UnsupportedByEngine: with the reason, where the compiled core cannot run this.
+        """
+        if self.described_anew():
+            self._compiled = None  # the core may refuse the new one
+        self._compiled = self._compiled or kernels.native.CompiledPlan(self.description)
+        return self._compiled
+
+    def described_anew(self) -> bool:
+        """Describe the plan again if something has changed since; returns whether the description differs."""
+        if self.changes is not None and self.changes.is_current():
+            return False
+        before = self.description
+        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data)
+        self.changes = ChangeDetector(self.gan, self.torch_optimizers, self.data)
+        self._buffers = [] if self.config.ema_decay is None else self.gan.ema_buffers()
+        return self.description != before
+
+    def call(self, first: int, count: int, table: int) -> dict[str, Any]:
+        """The arguments of a call for iterations first .. first+count, whose metrics go to the table at an address."""
+        draws, updates = self.numbers(first, count)
+        return {
+            "first": first,
+            "count": count,
+            "generator_schedule": self._schedule("generator", updates, self.config.generator_steps),
+            "discriminator_schedule": self._schedule("discriminator", draws, self.config.k),
+            "generator_updates": self.updates_done("generator"),
+            "discriminator_updates": self.updates_done("discriminator"),
+            "metrics": table,
+        }
+
+    def done(self, first: int, count: int, updates: tuple[int, int]) -> None:
+        """Record the number of updates: the core does not write the optimisers' own step counts, which are on the
+        device."""
+        for average, live in self._buffers:
+            average.copy_(live)
+        draws, generator_updates = self.numbers(first, count)
+        last = {"generator": generator_updates[-1], "discriminator": draws[-1]}
+        for (name, optimizer), made in zip(self.torch_optimizers.items(), updates, strict=True):
+            self._made[name] = made if self._steps(name) else 0
+            epoch = self.rows.epoch(draws[-1])
+            self.descriptions[name].schedule(optimizer, update=last[name], epoch=epoch)
+
+    def numbers(self, first: int, count: int) -> tuple[range, range]:
+        """The numbers of the minibatches drawn, one for each update of D, and of the updates of G."""
+        k, g = self.config.k, self.config.generator_steps
+        return range(first * k, (first + count) * k), range(first * g, (first + count) * g)
+
+    def _schedule(self, name: str, updates: range, an_iteration: int) -> tuple[list[float], list[float]]:
+        optimizer = self.descriptions[name]
+        epochs = None
+        if isinstance(optimizer, Momentum) and optimizer.momentum_final is not None:
+            k = self.config.k
+            last_draw = (lambda u: u) if name == "discriminator" else (lambda u: (u // an_iteration + 1) * k - 1)
+            epochs = [self.rows.epoch(last_draw(update)) for update in updates]
+        return plan.schedule(optimizer, updates[0], len(updates), epochs)
+
+    def updates_done(self, name: str) -> int:
+        """Synchronises with the device only if the number may have changed since."""
+        if name not in self._made:
+            self._made[name] = int(next(iter(self._steps(name)), 0))
+        return self._made[name]
+
+    def _steps(self, name: str) -> list[Tensor]:
+        """How many updates Adam has made, a number a parameter; momentum counts none."""
+        return [state["step"] for state in self.torch_optimizers[name].state.values() if "step" in state]
+
+
+def advance_together(
+    states: Sequence[HostState], firsts: list[int], counts: list[int], launch: Launch
+) -> list[np.ndarray]:
+    """Run iterations first .. first+count of each GAN in one launch of compiled plans.
+
+    Returns:
+        The metrics of each, float64 (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
+        Fewer rows than its count where the table would be too large.
+    """
+    try:
+        plans = [state.compiled() for state in states]
+    except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
+        raise RuntimeError(
+            f"train: the fused engine cannot continue, because the model changed during training: {why}"
+        ) from None
+    tables, updates = launch(states, plans, firsts, [min(count, _MOST_ITERATIONS) for count in counts])
+    for state, first, table, made in zip(states, firsts, tables, updates, strict=True):
+        state.done(first, len(table), made)
+    return tables

@@ -1,0 +1,98 @@
+"""train(): one GAN, from its arguments to its result."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastgan.models import GAN
+from fastgan.training import networks
+from fastgan.training.callbacks import Callback
+from fastgan.training.config import TrainConfig
+from fastgan.training.interrupt import Interrupt
+from fastgan.training.progress import progress as display
+from fastgan.training.result import TrainResult
+from fastgan.training.session import ChunkSizer, Session, place, prepare, rows_for
+
+log = logging.getLogger("fastgan")
+
+
+def train(
+    gan: GAN,
+    data: Any,
+    config: TrainConfig,
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: bool | str | os.PathLike[str] | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Train both networks in place by Algorithm 1.
+
+    The networks train in the mode they are in (train mode, unless you called `eval`). The same seed gives the
+    same bits, and a resumed run the bits of an uninterrupted one. The bits of the compiled engines depend on no number
+    of threads; those of the eager engine do, as torch's own: a resumed run keeps the number its checkpoint names,
+    whatever `torch.get_num_threads()` says then.
+
+    Args:
+        gan: the networks and the prior.
+        data: floating Tensor or array (n, ...), memory-mapped too, a DataFrame, a `fastgan.data.Dataset` or another
+            object with a length and `rows(index)`, or a map-style dataset of PyTorch; may lie on the CPU while the
+            networks do not. Or a stream, for the eager engine: a `DataLoader`, an `IterableDataset`, an iterable of
+            batches of `config.batch_size * config.pack` rows, in its own order, without resuming.
+        config: how to train.
+        callbacks: called after each chunk of iterations, in order.
+        resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
+            checkpoint.
+        run_dir: folder for history.csv and checkpoint/; None writes nothing.
+        progress: show on standard error how far the run is: a bar on a terminal, ten lines elsewhere, as in a notebook.
+
+    Returns:
+        TrainResult. After Ctrl-C (or SIGTERM, with a run folder) the state is saved and `interrupted` is
+        True.
+
+    Raises:
+        TypeError, ValueError: an argument that breaks its rule, before anything runs.
+        CheckpointError: nothing to resume from, or a damaged or different checkpoint.
+        FloatingPointError: a loss or a logit is not finite and config.nonfinite is "raise".
+        OSError: the run folder cannot be written.
+
+    Source: Goodfellow et al. (2014), Algorithm 1.
+    """
+    if not isinstance(gan, GAN):
+        raise TypeError(f"train: gan must be a fastgan.GAN, got {type(gan).__name__}")
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
+    folder = None if run_dir is None else Path(run_dir)
+    displays = display(config.steps, quiet=not progress)
+    place(gan, config)
+    rows = rows_for(data, gan, config)
+    prepared = prepare(gan, rows, config, folder, resume)
+    if config.engine == "auto" and prepared.engine.name == "eager":
+        log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
+    if prepared.run.no_logits is not None:
+        log.warning("train: %s", networks.advice(prepared.run.no_logits))
+    with (
+        Interrupt(terminate=folder is not None) as interrupt,
+        contextlib.closing(rows),
+        contextlib.closing(Session(prepared, [*callbacks, *displays], interrupt)) as session,
+        contextlib.ExitStack() as shown,
+    ):
+        for one in displays:
+            shown.callback(one.close)
+        session.start()
+        sizer = ChunkSizer()
+        while session.goes_on:
+            started, count = time.perf_counter(), session.until_mark(sizer.iterations)
+            table = session.engine.begin(session.run.step, count, lambda: interrupt.requested)()
+            session.run.held = 0.0
+            session.take(table)
+            sizer.learn(len(table), time.perf_counter() - started - session.run.held)
+        result = session.finish()
+    session.announce(result)
+    return result
