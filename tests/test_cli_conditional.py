@@ -96,26 +96,26 @@ def test_M57_a_picture_has_a_row_for_each_class_beside_real_ones(
 
 def mnist(labels: list[int]) -> None:
     """A folder in MNIST's naming: grey 2 x 2 images."""
-    Path("mnist").mkdir()
+    Path("grey").mkdir()
     for name, shape in (("images-idx3", (len(labels), 2, 2)), ("labels-idx1", (len(labels),))):
         header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
         content = labels if len(shape) == 1 else range(4 * len(labels))
-        (Path("mnist") / f"train-{name}-ubyte").write_bytes(header + bytes(content))
+        (Path("grey") / f"train-{name}-ubyte").write_bytes(header + bytes(content))
 
 
 def test_M57_a_class_of_few_rows_or_none_leaves_blanks(run: Run) -> None:
     mnist([0, 2, 2, 4, 4, 4])
     argv = ("--steps", "1", "--batch-size", "2", "--width", "4", "--quiet", "--out", "few")
-    code, _, err = run("train", "mnist", "--conditional", *argv)
+    code, _, err = run("train", "grey", "--conditional", *argv)
     assert code == 0, err
     assert runs.read(Path("few")).networks.classes == 5
     assert Path("few/samples.png").stat().st_size > 1000
     code, _, err = run("sample", "few", "--labels", "1", "--out", "y.png")
     assert code == 0 and Path("y.png").stat().st_size > 1000, err
-    Path("mnist/train-labels-idx1-ubyte").unlink()
+    Path("grey/train-labels-idx1-ubyte").unlink()
     for command in ("evaluate few", "plot few", "sample few --out x.png", "train --resume --out few --steps 2"):
         code, _, err = run(*command.split())
-        assert code == 2 and "mnist must have the labels that the run was trained with, got none" in err
+        assert code == 2 and "grey must have the labels that the run was trained with, got none" in err
 
 
 @pytest.mark.parametrize("name", ["neighbours", "interpolation", "animation"])
@@ -164,7 +164,7 @@ def test_M57_a_mistake_ends_in_one_line(run: Run, folders: Path, argv: str, mess
 
 def test_M57_labels_that_do_not_count_from_0_are_refused(run: Run) -> None:
     mnist(list(range(1, 21)))
-    code, _, err = run("train", "mnist", "--conditional")
+    code, _, err = run("train", "grey", "--conditional")
     rule = "--conditional must be used with a row or more for each class, got 20 rows for labels up to 20"
     assert code == 2 and rule in err
     with pytest.raises(ValueError, match="labels from 0 up, one a class, got -1 to 3"):

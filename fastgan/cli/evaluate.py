@@ -129,10 +129,18 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
         fresh = data.load(config.source, n=min(trained_on, _REAL_ROWS), seed=config.data_seed + 1)
         return fresh.tensor().flatten(1)
     if config.n is None:
-        return None
+        return _test_files(config)
     everything = config.in_units(config.load())
     rest = len(everything) - config.n
     return everything.rows(config.n + torch.arange(rest)[:_REAL_ROWS]).flatten(1) if rest else None
+
+
+def _test_files(config: runs.RunConfig) -> Tensor | None:
+    """The test images in the folder of a run on MNIST's files, if there are any."""
+    folder = Path(config.source)
+    if not folder.is_dir() or data.idx.find_images(folder, "test") is None:
+        return None
+    return _spread(config.in_units(data.read(folder, split="test", **config.read)), _REAL_ROWS)
 
 
 def _options(source: str, config: runs.RunConfig) -> dict[str, Any]:

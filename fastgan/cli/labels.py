@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastgan import data
 from fastgan.cli.runs import RunConfig
 from fastgan.data import Dataset
 
-_DIGITS = 10
+_OF_DIGITS, _DIGITS = ("digits", *data.sources.USERS_OWN), 10
 
 
 def classes_of(dataset: Dataset, source: str) -> int:
@@ -26,7 +27,7 @@ def classes_of(dataset: Dataset, source: str) -> int:
     if low < 0:
         raise ValueError(f"--conditional must be used with labels from 0 up, one a class, got {low} to {high}")
     # Few rows need not show every class that there is.
-    known = len(dataset.centres) if dataset.centres is not None else _DIGITS if source == "digits" else 0
+    known = len(dataset.centres) if dataset.centres is not None else _DIGITS if source in _OF_DIGITS else 0
     if high >= max(known, len(dataset)):  # a network of so many inputs would be no classifier's
         got = f"{len(dataset)} rows for labels up to {high}"
         raise ValueError(f"--conditional must be used with a row or more for each class, got {got}")

@@ -37,6 +37,7 @@ examples:
   fastgan train digits
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
   fastgan train ring --seeds 0:32 --grid k=1,2
+  fastgan train mnist --data DIR
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train digits --conditional && fastgan sample runs/digits-1 --labels 3 --out threes.png
   fastgan train --resume --out runs/ring --steps 20000
@@ -52,8 +53,10 @@ def add(commands: Any) -> None:
         "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from a preset, see config.json.",
         epilog=_EXAMPLES,
     )
-    sources = f"{', '.join(data.sources.NAMES)}, or a path: {data.files.FORMATS}"
+    owned = " or ".join(data.sources.USERS_OWN)
+    sources = f"{', '.join(data.sources.NAMES)}, {owned}, or a path: {data.files.FORMATS}"
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
+    command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
     command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -139,14 +142,16 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         raise ValueError("SOURCE must be given: a data set's name or a path")
     seed = arguments.data_seed or 0
     options = reading(arguments)
-    dataset = load(arguments.source, arguments.rows, seed, options, quiet=arguments.quiet)
+    source = _path(arguments)
+    read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
+    dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
     preset = presets.for_source(arguments.source, dataset)
     dataset = dataset.double() if preset.standardize else dataset
     networks = _networks(arguments, preset.networks)
     if arguments.conditional:
         networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
     config = RunConfig(
-        source=arguments.source if arguments.source in data.sources.NAMES else runs.absolute(arguments.source),
+        source=source if source in data.sources.NAMES else runs.absolute(source),
         n=arguments.rows,
         data_seed=seed,
         networks=networks,
@@ -155,7 +160,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
         column_names=dataset.column_names,
-        fingerprint=None if arguments.source in data.sources.NAMES else runs.fingerprint(dataset),
+        fingerprint=None if source in data.sources.NAMES else runs.fingerprint(dataset),
         read=options,
     )
     if config.train.steps < 1:
@@ -166,13 +171,23 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     return config, dataset, make(arguments.out, arguments.source)
 
 
+def _path(arguments: argparse.Namespace) -> str:
+    """SOURCE, or where its files are: a run on mnist is a run on the user's folder."""
+    source: str = arguments.source or "no SOURCE"
+    if source in data.sources.USERS_OWN:
+        return str(data.mnist_files.locate(source, arguments.data))
+    if arguments.data is not None:
+        raise ValueError(f"--data must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
+    return source
+
+
 def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     """The stored config with what was given now; training refuses what would make it another run."""
     if arguments.out is None:
         raise ValueError("--out must be given with --resume: the run folder to go on with")
     folder = Path(arguments.out)
     stored = runs.read(folder, of_many=True)
-    source = arguments.source
+    source = _path(arguments) if arguments.source or arguments.data else None
     if source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
     for flag, value, old in (
@@ -233,7 +248,7 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was given of them."""
     values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
     options = {name: value for name, value in values.items() if value is not None}
-    if options and arguments.source in data.sources.NAMES:
+    if options and arguments.source in (*data.sources.NAMES, *data.sources.USERS_OWN):
         flag = next(iter(options)).replace("_", "-")
         raise ValueError(f"--{flag} must be used with a file, got {arguments.source}")
     if len(options.get("image_shape", (1, 1))) != 2:

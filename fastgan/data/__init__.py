@@ -4,6 +4,7 @@ from . import files
 from .bundled import digits
 from .dataset import DataError, Dataset, DataWarning
 from .files import read
+from .mnist_files import fashion_mnist, mnist
 from .sources import as_dataset, load
 from .standardize import Standardizer
 from .synthetic import (
@@ -23,6 +24,7 @@ __all__ = [
     "Standardizer",
     "as_dataset",
     "digits",
+    "fashion_mnist",
     "files",
     "gaussian",
     "gaussians",
@@ -30,6 +32,7 @@ __all__ = [
     "load",
     "map_to_ring",
     "mixture1200d",
+    "mnist",
     "read",
     "ring",
     "ring_map",

@@ -55,8 +55,9 @@ def read(
 
     .npy (memory-mapped), .npz, a table in text (.csv, .tsv, .txt, gzipped too), .parquet, IDX (memory-mapped unless
     gzipped), CIFAR-10's binary version, a folder with MNIST's or CIFAR-10's file names, a folder of images of one
-    size, or a folder of table parts as Spark writes it. Values stay as stored and are converted batch by batch;
-    tables stay in float64, see `Standardizer`. A missing value is refused. Pickle is never read.
+    size, or a folder of table parts as Spark writes it. Labels are found beside images in MNIST's
+    naming. Values stay as stored and are converted batch by batch; tables stay in float64, see `Standardizer`. A
+    missing value is refused. Pickle is never read.
 
     Arguments:
         path: the file or folder. A CSV row or column is counted from 1 in messages, an array's from 0.
@@ -159,12 +160,19 @@ def _read_unnamed(path: Path, header: bool | None, largest: float) -> _Content:
     named = "ubyte" in path.name or "idx" in path.name
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if named or idx.is_idx(inside) or (packed and not _is_text(inside)):
-        return _Content(idx.read_idx(path))
+        return _read_idx(path, idx.find_labels(path))
     if suffixes and suffixes[-1] in _INSTEAD:
         raise DataError(f"read: {path} cannot be read: {_INSTEAD[suffixes[-1]]}")
     if _TEXT.intersection(suffixes[-2:]) or _is_text(inside):
         return _table(*tables.read_csv(path, header, largest))
     raise DataError(f"read: {path} must be one of {FORMATS} (pickle is never read)")
+
+
+def _read_idx(path: Path, label_file: Path | None) -> _Content:
+    labels = None if label_file is None else idx.read_idx(label_file)
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise DataError(f"read: {label_file} must be a list of integer labels, got shape {labels.shape}")
+    return _Content(idx.read_idx(path), labels)
 
 
 def _unpacked(path: Path) -> bytes:
@@ -213,11 +221,7 @@ def _read_folder(
 ) -> _Content:
     mnist = idx.find_images(folder, split)
     if mnist is not None:
-        image_file, label_file = mnist
-        labels = None if label_file is None else idx.read_idx(label_file)
-        if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-            raise DataError(f"read: {label_file} must be a list of integer labels, got shape {labels.shape}")
-        return _Content(idx.read_idx(image_file), labels)
+        return _read_idx(*mnist)
     batches = cifar.find_batches(folder, split)
     if batches:
         return _Content(*cifar.read_batches(batches), 255.0)

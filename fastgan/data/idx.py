@@ -48,7 +48,13 @@ def read_idx(path: Path) -> NDArray[Any]:
 def find_images(folder: Path, split: str) -> tuple[Path, Path | None] | None:
     """(image file, label file or None) of a folder in MNIST's naming, or None."""
     images = _find(folder, f"{_PREFIXES[split]}-images", 3)
-    return None if images is None else (images, _find(folder, f"{_PREFIXES[split]}-labels", 1))
+    return None if images is None else (images, find_labels(images))
+
+
+def find_labels(images: Path) -> Path | None:
+    """The label file beside a file of images in MNIST's naming, or None."""
+    stem, found, _ = images.name.partition("-images")
+    return _find(images.parent, f"{stem}-labels", 1) if found else None
 
 
 def _find(folder: Path, stem: str, dims: int) -> Path | None:

