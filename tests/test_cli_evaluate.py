@@ -85,6 +85,11 @@ def test_digits_trained_on_some_rows_hold_out_the_rest(evaluate: Evaluate, folde
     expected = evaluation.parzen_log_likelihood(samples_of(path, 100), rest[148:], sigma=0.3)
     assert json.loads(Path("r.json").read_text())["log_likelihood"]["mean"] == pytest.approx(expected.mean)
     assert "modes" not in out and out.splitlines()[-1].endswith("n.png")
+    digits = fastgan.data.digits()
+    assert digits.labels is not None
+    balance = evaluation.class_balance(samples_of(path, 100), digits.tensor()[:1500], digits.labels[:1500])
+    assert json.loads(Path("r.json").read_text())["classes"]["distance"] == pytest.approx(balance.distance, rel=1e-6)
+    assert f"classes         {balance}" in out.splitlines()
     with Image.open("n.png") as image:
         assert float(np.asarray(image.convert("L")).std()) > 5
 
@@ -96,7 +101,7 @@ def test_without_held_out_rows_there_is_no_likelihood(
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(60, 3)))
     path = folder(str(tmp_path / "mine.npy"))
     code, out, _ = evaluate(path, "--n", "50")
-    assert code == 0 and "needs rows G never saw" in out and "discriminator" not in out
+    assert code == 0 and "needs rows G never saw" in out and "discriminator" not in out and "classes" not in out
     code, out, _ = evaluate(path, "--n", "50", "--held-out", "other.npy")
     assert code == 0 and "nats (sigma" in out and "discriminator" in out
     assert evaluate(path, "--n", "3")[0] == 0  # too few rows for precision and recall

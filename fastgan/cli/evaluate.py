@@ -24,6 +24,7 @@ from fastgan.models import GAN
 
 _VALIDATION_ROWS = 1000  # for sigma, as in the paper; of fewer held-out rows, half
 _REAL_ROWS = 10_000  # training and held-out rows looked at
+_CLASS_ROWS = 100  # with labels, for a classifier
 _NEIGHBOUR_ROWS = 2000  # for precision and recall: the square of them is compared
 
 
@@ -33,9 +34,10 @@ def add(commands: Any) -> None:
         "evaluate",
         help="measure a trained generator",
         description="Measure samples of a run's newest checkpoint: mode coverage where the modes are known, "
-        "Parzen-window log-likelihood of rows that were not trained on, nearest training rows, precision and recall, "
-        "and how far D overfits. Rows are held out by --held-out, by having trained with --rows, or drawn anew where "
-        "the data are synthetic. Tables are measured in standard deviations of each column.",
+        "Parzen-window log-likelihood of rows that were not trained on, nearest training rows, class balance and a "
+        "feature distance by a small classifier where there are labels, precision and recall, and how far D overfits. "
+        "Rows are held out by --held-out, by having trained with --rows, by MNIST's test files in the folder, or drawn "
+        "anew where the data are synthetic. Tables are measured in standard deviations of each column.",
         epilog="examples:\n  fastgan evaluate runs/ring-1\n"
         "  fastgan train digits --rows 1400 --out runs/d && fastgan evaluate runs/d --neighbours nearest.png\n",
     )
@@ -185,6 +187,7 @@ def _measures(subject: _Subject, sigma: float | None) -> Iterator[Measure]:
         f"the median; {nearest['distinct']:,} of {len(subject.train):,} training rows are nearest to a sample",
         nearest,
     )
+    yield from _classes(subject)
     if subject.asked is not None:
         yield _labels(subject, subject.asked, found.index)
     if min(len(subject.samples), len(subject.train)) > 5:
@@ -242,10 +245,27 @@ def _discriminator(subject: _Subject, held_out: Tensor) -> Iterator[Measure]:
     yield "discriminator", str(gap), numbers
 
 
+def _classes(subject: _Subject) -> Iterator[Measure]:
+    """How a classifier, fitted to the training rows, finds the samples spread; of a mixture the modes say it better."""
+    if subject.dataset.labels is None or subject.dataset.centres is not None:
+        return
+    known = _labels_of_train(subject)
+    if len(known[known >= 0]) < _CLASS_ROWS or len(known[known >= 0].unique()) < 2:
+        yield "classes", f"needs {_CLASS_ROWS} rows with labels of two classes at least", None
+        return
+    found = evaluation.class_balance(subject.samples, subject.train, known)
+    names = ("covered", "classes", "smallest", "largest", "distance", "real_distance", "accuracy")
+    yield "classes", str(found), {**{name: getattr(found, name) for name in names}, "shares": found.shares.tolist()}
+
+
+def _labels_of_train(subject: _Subject) -> Tensor:
+    assert subject.dataset.labels is not None
+    return subject.dataset.labels[_numbers(len(subject.dataset), len(subject.train))]
+
+
 def _labels(subject: _Subject, asked: Tensor, nearest: Tensor) -> Measure:
     """How often the nearest training row has the label that the sample was asked for by."""
-    assert subject.dataset.labels is not None
-    known = subject.dataset.labels[_numbers(len(subject.dataset), len(subject.train))]
+    known = _labels_of_train(subject)
     right = float((known[nearest] == asked).double().mean())
     return "labels", f"{100 * right:.1f}% of samples are nearest to a row of the label asked for", {"right": right}
 

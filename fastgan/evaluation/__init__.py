@@ -1,8 +1,9 @@
-"""How good a generator is: likelihood, modes, neighbours, precision and recall, and what its discriminator still sees.
+"""How good a generator is: likelihood, modes, classes, neighbours, precision and recall, what its discriminator sees.
 
 Rows go in as tensors, arrays or Datasets; what comes out row by row is of their kind. All of it is computed in float64.
 """
 
+from .classes import ClassBalance, class_balance
 from .correlation import correlation_error
 from .discriminator import DiscriminatorGap, discriminator_gap, fit_discriminator
 from .manifold import PrecisionRecall, precision_recall
@@ -11,11 +12,13 @@ from .nearest import Neighbours, nearest_neighbours
 from .parzen import ParzenLogLikelihood, parzen_log_likelihood, parzen_sigma
 
 __all__ = [
+    "ClassBalance",
     "DiscriminatorGap",
     "ModeCoverage",
     "Neighbours",
     "ParzenLogLikelihood",
     "PrecisionRecall",
+    "class_balance",
     "correlation_error",
     "discriminator_gap",
     "fit_discriminator",
