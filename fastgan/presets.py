@@ -136,6 +136,29 @@ def _digits(dim: int) -> Preset:
     )
 
 
+def _mnist(dim: int, rows: int) -> Preset:
+    """Images of 28 x 28 pixels: MNIST, Fashion-MNIST and their like.
+
+    The R1 penalty keeps D smooth about the data. Without it D tells pixels from pixels within some hundred iterations,
+    and G gives some digits thrice as often as others. It also bears three times the learning rate.
+    """
+    networks = Networks(
+        dim, generator_hidden=(256, 512), discriminator_hidden=(512, 256), output_activation="sigmoid"
+    )
+    return Preset(
+        networks,
+        TrainConfig(
+            steps=30_000,
+            batch_size=min(64, rows),
+            optimizer=Adam(1e-3, betas=(0.5, 0.99)),
+            gradient_penalty="r1",
+            penalty_weight=2.0,
+            ema_decay=0.999,
+            checkpoint_every=1000,
+        ),
+    )
+
+
 def _modes(dim: int) -> Preset:
     """Many thin modes in the plane.
 
@@ -177,6 +200,8 @@ _NAMED = {
 
 def _general(dataset: Dataset, dim: int) -> Preset:
     """Widths that grow with the data's; bounded data get a bounded output, other columns are standardised."""
+    if dataset.image_shape == (28, 28) and dataset.value_range == (0.0, 1.0) and dim == 784:
+        return _mnist(dim, len(dataset))
     hidden = 128 if dim <= 8 else 256 if dim <= 128 else 512
     bounds = dataset.value_range
     output: ActivationName = "none"

@@ -20,8 +20,8 @@ for library in ("matplotlib", "sklearn", "PIL"):
     pytest.importorskip(library, reason="the README draws pictures and uses the digits")
 
 _BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
-# What has tests of its own, or needs what a test must not: a minute, a network, a second process.
-_ELSEWHERE = ("make", "pip", "torchrun", "fastgan bench", "fastgan reproduce")
+# What has tests of its own, or needs what a test must not: a minute, a network, a second process, files.
+_ELSEWHERE = ("make", "pip", "torchrun", "fastgan bench", "fastgan reproduce", "fastgan train mnist")
 COMMANDS = [
     line.partition("  #")[0]
     for language, text in _BLOCKS

@@ -1,0 +1,117 @@
+"""Which networks and numbers make a perceptron GAN learn MNIST? What was tried before its preset was chosen.
+
+    python bench/mnist_presets.py [--data DIR] [--only NAME ...] [--seeds 0] [--steps N] [--out FILE.json]
+
+Each line trains one pair on one thread and measures 10,000 samples on the 10,000 test rows: class balance and the
+distance of a small classifier's features (fastgan.evaluation.class_balance), precision and recall in pixels. Seconds
+are those of the processor, so that other processes of a shared machine count less. JSON goes to bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgan import Adam, data, evaluation, presets, train
+from fastgan.benchmark import machine
+from fastgan.models import GAN
+from fastgan.presets import Networks
+
+ROWS = 2000  # for precision and recall
+
+
+def variants(dataset: data.Dataset) -> dict[str, tuple[Networks, dict[str, Any], int]]:
+    """Networks, what differs from plain training, and iterations, by name."""
+    pair = Networks(784, generator_hidden=(256, 512), discriminator_hidden=(512, 256), output_activation="sigmoid")
+    old = dataclasses.replace(pair, generator_hidden=(512, 512), discriminator_hidden=(512, 512), dropout=0.3)
+    wide = dataclasses.replace(pair, generator_hidden=(512, 512), discriminator_hidden=(1024, 512))
+    slow, fast, calm = (Adam(lr, betas=(beta, 0.99)) for lr, beta in ((3e-4, 0.5), (1e-3, 0.5), (1e-3, 0.0)))
+
+    def r1(weight: float, optimizer: Adam = fast, **more: Any) -> dict[str, Any]:
+        return {"gradient_penalty": "r1", "penalty_weight": weight, "optimizer": optimizer, **more}
+
+    preset = presets.for_source("mnist", dataset)
+    chosen = {
+        name: getattr(preset.train, name)
+        for name in ("optimizer", "generator_optimizer", "loss", "gradient_penalty", "penalty_weight", "pack", "k")
+    }
+    return {
+        "preset": (preset.networks, chosen, preset.train.steps),
+        "before": (old, {"optimizer": Adam(5e-4), "real_label": 0.9, "ema_decay": None}, 14_400),
+        "dropout, pack 2": (dataclasses.replace(pair, dropout=0.3), {"optimizer": slow, "pack": 2}, 11_700),
+        "R1 0.2, slow": (pair, r1(0.2, slow), 10_000),
+        "R1 1, slow": (pair, r1(1.0, slow), 15_200),
+        "R1 1, slow, relativistic": (pair, r1(1.0, slow, loss="relativistic"), 14_400),
+        "R1 1": (pair, r1(1.0), 6_200),
+        "R1 5": (pair, r1(5.0), 12_000),
+        "R1 2, relativistic": (pair, r1(2.0, loss="relativistic"), 12_000),
+        "R1 2, wide": (wide, r1(2.0), 8_000),
+        "R1 2, beta 0": (pair, r1(2.0, calm), 12_000),
+        "R1 2, pack 2": (pair, r1(2.0, pack=2), 7_000),
+        "R1 2, dropout": (dataclasses.replace(pair, dropout=0.3), r1(2.0), 12_000),
+    }
+
+
+def measure(gan: GAN, train_rows: data.Dataset, test: data.Dataset) -> dict[str, float]:
+    """How the samples spread over the classes, how far they lie, and what they cover."""
+    samples = gan.sample(10_000, seed=0)
+    index = torch.arange(10_000) * len(train_rows) // 10_000
+    assert train_rows.labels is not None
+    classes = evaluation.class_balance(samples, train_rows.rows(index), train_rows.labels[index])
+    support = evaluation.precision_recall(test.rows(torch.arange(ROWS)), samples[:ROWS])
+    names = ("covered", "smallest", "largest", "distance", "real_distance")
+    return {
+        **{name: getattr(classes, name) for name in names},
+        "precision": support.precision,
+        "recall": support.recall,
+    }
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """A row of the guide's table."""
+    small, large = 100 * row["smallest"], 100 * row["largest"]
+    return (
+        f"| {name}, seed {row['seed']} | {row['steps']:,} | {row['seconds']:.0f} | {row['covered']} | {small:.1f}% "
+        f"to {large:.1f}% | {row['distance']:.4f} | {row['precision']:.2f}, {row['recall']:.2f} |"
+    )
+
+
+def main() -> None:
+    """Train, measure, print a line each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", metavar="DIR", help="folder of MNIST's IDX files (data/mnist, see make data)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the variants (all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--steps", type=int, metavar="N", help="iterations (each variant's own)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="(bench/results/mnist-presets-MACHINE.json)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, test = data.mnist(arguments.data), data.mnist(arguments.data, split="test")
+    table = variants(rows)
+    base = presets.for_source("mnist", rows).train
+    plain = dataclasses.replace(
+        base, loss="non_saturating", gradient_penalty=None, pack=1, k=1, generator_optimizer=None
+    )
+    found = []
+    for name in arguments.only or table:
+        networks, changes, steps = table[name]
+        for seed in arguments.seeds:
+            config = dataclasses.replace(plain, **changes, steps=arguments.steps or steps, seed=seed)
+            gan = networks.build(seed=seed, pack=config.pack)
+            before = time.process_time()
+            train(gan, rows, config)
+            row = {"name": name, "seed": seed, "steps": config.steps, "seconds": time.process_time() - before}
+            found.append({**row, **measure(gan, rows, test)})
+            print(line(name, found[-1]), flush=True)
+    out = arguments.out or Path(__file__).parent / "results" / f"mnist-presets-{machine.name()}.json"
+    out.write_text(json.dumps({"machine": machine.describe(), "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
