@@ -227,11 +227,10 @@ def _real(name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LOADERS)
-def test_the_preset_makes_every_class(name: str) -> None:
-    """A third of its length, under a minute of one core. The preset before it gave 5% and 17% after five minutes."""
-    rows = LOADERS[name](_real(name))
-    preset = presets.for_source(name, rows)
+def test_the_preset_makes_every_digit() -> None:
+    """Less than half of its length, a minute of one core; the preset before it gave 6.5% to 15.8% after more."""
+    rows = data.mnist(_real("mnist"))
+    preset = presets.for_source("mnist", rows)
     gan = preset.networks.build(seed=0)
     train(gan, rows, dataclasses.replace(preset.train, steps=10_000))
     index = torch.arange(10_000) * 6
