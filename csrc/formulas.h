@@ -11,9 +11,11 @@
 #ifdef __CUDACC__
 #define FASTGAN_HD __host__ __device__ __forceinline__
 #define FASTGAN_CALLS_BACK _Pragma("nv_exec_check_disable")  // a host-only call is allowed where the caller runs on the host
+#define FASTGAN_CALLED __device__ __noinline__  // with all inlined, kernels would compile for minutes
 #else
 #define FASTGAN_HD inline __attribute__((always_inline))
 #define FASTGAN_CALLS_BACK
+#define FASTGAN_CALLED
 #endif
 
 // The same source is compiled once per instruction set; the namespace keeps the linker from mixing the copies.

@@ -372,9 +372,7 @@ def test_no_race(limits: persistent.DeviceLimits, racing: Emulator) -> None:
 
 
 AFTER_FORWARD = "block->alone(), sink);\n    block->barrier();\n  }\n\n  FASTGAN_CALLED void product_down"
-BEFORE_UPDATE = (
-    "g_.backward(sub_batches_of_g_, false);\n    block_.barrier_of_all();\n    record_g(it, sub_batches, 0);"
-)
+BEFORE_UPDATE = "g_.backward(sub_batches_of_g_, false);\n    block_.barrier_of_all();"
 RACE = "race in (shared|global) memory"
 
 # name -> file, what stands there, what stands there instead, the build, the room, and what it says

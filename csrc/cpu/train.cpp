@@ -1,5 +1,4 @@
-// Algorithm 1 of Goodfellow et al. (2014), whole iterations: noise, G, D, losses, backward, optimisers, nothing in
-// between.
+// The CPU engine: whole iterations of Algorithm 1 (../iteration.h), nothing in between.
 //
 // All threads run the same function. A step has two phases: in the forward and backward passes, each thread has a part
 // of the batch and passes all layers without a barrier; for the parameters' gradients, it has a part of the weights and
@@ -7,6 +6,7 @@
 #include "../train.h"
 
 #include "../dtypes.h"
+#include "../iteration.h"
 #include "float_mode.h"
 #include "train_loss.h"
 #include "train_snapshot.h"
@@ -34,7 +34,8 @@ class Trainer : Losses<T> {
     d_on_g_ = d_;
     d_on_g_.read(g_.output(), g_.grad_output());
     const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
-    dropout_seeds_.resize(size_t(steps * (plan.generator.network.dropout_seeds + 3 * plan.discriminator.network.dropout_seeds)));
+    const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
+    dropout_seeds_.resize(size_t(steps * (of_g + 3 * of_d)));
   }
 
   void run() {
@@ -43,8 +44,9 @@ class Trainer : Losses<T> {
     AdaptiveThreads& adaptive_threads = call_.workspace->adaptive_threads;
     while (done_ < call_.count)
       with_team(forced_ > 0 ? threads_ : adaptive_threads.begin(threads_), [&](const Team& team) {
+        Executor executor(*this, team);
         do {
-          iterate(team, call_.first + done_);
+          iterate(executor, call_.first + done_);
           if (team.rank == 0) {
             ++done_;
             draw_dropout_seeds(call_.first + done_);
@@ -58,10 +60,8 @@ class Trainer : Losses<T> {
   }
 
  private:
-  using Losses<T>::plan_, Losses<T>::g_, Losses<T>::d_, Losses<T>::penalized_, Losses<T>::second_, Losses<T>::penalties_;
-  using Losses<T>::sub_batches_of_d, Losses<T>::columns_of_d, Losses<T>::ranges, Losses<T>::each_logit;
-  using Losses<T>::show_real, Losses<T>::show_fakes, Losses<T>::show_interpolates, Losses<T>::return_gradients;
-  using Losses<T>::loss_and_grad_of_d, Losses<T>::loss_and_grad_of_g, Losses<T>::record_d, Losses<T>::record_g;
+  using Losses<T>::plan_, Losses<T>::g_, Losses<T>::d_;
+  class Executor;
 
   // A network with its optimiser; `made`: updates before this call.
   struct Player {
@@ -73,187 +73,11 @@ class Trainer : Losses<T> {
     int64_t skipped = 0;
   };
 
-  // ---------------------------------------------------------------- one iteration, by all threads of a team
-
-  void iterate(const Team& team, int64_t it) {
-    const uint64_t* dropout_seeds = dropout_seeds_.data();
-    if (plan_.simultaneous) return simultaneous_step(team, it, dropout_seeds);
-    for (int64_t draw = it * plan_.k; draw < (it + 1) * plan_.k; ++draw) dropout_seeds = discriminator_step(team, it, draw, dropout_seeds);
-    for (int64_t i = 0; i < plan_.generator_steps; ++i) {
-      if (i > 0) team.barrier();  // the update of G before this one
-      dropout_seeds = generator_step(team, it, it * plan_.generator_steps + i, dropout_seeds);
-    }
-  }
-
-  // D ascends on m real and m fake rows side by side; no gradient flows into G.
-  const uint64_t* discriminator_step(const Team& team, int64_t it, int64_t draw, const uint64_t* dropout_seeds) {
-    snapshot_.save(team);
-    generate(team, purpose::noise_d, draw, dropout_seeds);
-    dropout_seeds += plan_.generator.network.dropout_seeds;
-    const SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
-    team.barrier();
-    show(team, draw, sub_batches);
-    loss_and_grad_of_d(team, sub_batches, 1.0);
-    backward_of_d(team, sub_batches);
-    penalize(team, draw, dropout_seeds);
-    team.barrier();
-    apply(team, of_d_, columns_of_d(), draw - call_.first * plan_.k);
-    if (team.rank == 0) check_finite(record_d(metrics(it), sub_batches));
-    bound(team, of_d_);
-    snapshot_.commit_or_roll_back(team, {&of_d_});
-    return dropout_seeds + (penalized_ ? 3 : 2) * plan_.discriminator.network.dropout_seeds;
-  }
-
-  // G descends through a fixed D: gradients of D's weights are not computed.
-  const uint64_t* generator_step(const Team& team, int64_t it, int64_t number, const uint64_t* dropout_seeds) {
-    const int64_t m = plan_.batch, d_seeds = plan_.discriminator.network.dropout_seeds;
-    snapshot_.save(team);
-    const SubBatches of_g = generate(team, purpose::noise_g, number, dropout_seeds);
-    dropout_seeds += plan_.generator.network.dropout_seeds;
-    SubBatches sub_batches{{0, m, dropout_seeds}, {second_, m, dropout_seeds + d_seeds}};  // the second one: D(x) after D's update
-    sub_batches.count = plan_.relativistic ? 2 : 1;
-    team.barrier();  // also: D's update is done
-    const bool in_place = plan_.pack == 1 && !plan_.relativistic;  // D reads G's output, and writes its gradient, in place
-    Network<T>& d = in_place ? d_on_g_ : d_;
-    for (const ColumnRange& range : ranges(team, sub_batches)) {
-      if (!in_place) show_fakes(sub_batches[0], range);
-      if (plan_.relativistic) show_real((it + 1) * plan_.k - 1, sub_batches[1], range);
-      d.forward(team, range, sub_batches);
-    }
-    loss_and_grad_of_g(team, sub_batches, sub_batches[0]);
-    for (const ColumnRange& range : ranges(team, sub_batches)) d.backward(team, range, sub_batches, 0, true);
-    if (!in_place) return_gradients(team, sub_batches, sub_batches[0]);
-    g_.backward(team, partition<T>(m * plan_.pack, team.rank, team.size), of_g, 0, false);
-    team.barrier();
-    if (team.rank == 0) check_finite(record_g(metrics(it), sub_batches[0]));
-    apply(team, of_g_, Columns(m * plan_.pack), number - call_.first * plan_.generator_steps);
-    bound(team, of_g_);
-    snapshot_.commit_or_roll_back(team, {&of_g_});
-    update_ema(team);
-    return dropout_seeds + d_seeds * sub_batches.size();
-  }
-
-  // The original code's rule: one real and one fake batch for both losses, both gradients taken before either update.
-  void simultaneous_step(const Team& team, int64_t it, const uint64_t* dropout_seeds) {
-    const int64_t m = plan_.batch, update = it - call_.first;
-    snapshot_.save(team);
-    const SubBatches of_g = generate(team, purpose::noise_d, it, dropout_seeds);
-    dropout_seeds += plan_.generator.network.dropout_seeds;
-    const SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
-    team.barrier();
-    show(team, it, sub_batches);
-    loss_and_grad_of_g(team, sub_batches, sub_batches[1]);
-    for (const ColumnRange& range : ranges(team, sub_batches)) d_.backward(team, range, sub_batches, 0, true);
-    return_gradients(team, sub_batches, sub_batches[1]);
-    if (team.rank == 0) check_finite(record_g(metrics(it), sub_batches[1]));
-    g_.backward(team, partition<T>(m * plan_.pack, team.rank, team.size), of_g, 0, false);
-    team.barrier();  // the values of G's loss have been read
-    loss_and_grad_of_d(team, sub_batches, 0.5);
-    backward_of_d(team, sub_batches);
-    penalize(team, it, dropout_seeds);
-    team.barrier();
-    apply(team, of_g_, Columns(m * plan_.pack), update);
-    apply(team, of_d_, columns_of_d(), update);
-    if (team.rank == 0) check_finite(record_d(metrics(it), sub_batches, 0.5));
-    bound(team, of_g_);
-    bound(team, of_d_);
-    snapshot_.commit_or_roll_back(team, {&of_g_, &of_d_});
-    update_ema(team);
-  }
-
-  // ---------------------------------------------------------------- parts of a step
-
-  // G(z) for this thread's part, in G's output; gives the sub-batches that G's backward pass needs.
-  SubBatches generate(const Team& team, uint32_t purpose, int64_t step, const uint64_t* dropout_seeds) {
-    const int64_t rows = plan_.batch * plan_.pack;
-    const ColumnRange range = partition<T>(rows, team.rank, team.size);
-    this->draw_noise({plan_.seed, purpose, 0, uint64_t(step)}, range.first, std::min(range.last, rows));
-    const SubBatches whole{{0, rows, dropout_seeds}};
-    g_.forward(team, range, whole);
-    return whole;
-  }
-
-  // Real rows and fakes, and D's logits of them.
-  void show(const Team& team, int64_t draw, const SubBatches& sub_batches) {
-    for (const ColumnRange& range : ranges(team, sub_batches)) {
-      show_real(draw, sub_batches[0], range);
-      show_fakes(sub_batches[1], range);
-      d_.forward(team, range, sub_batches);
-    }
-  }
-
-  void backward_of_d(const Team& team, const SubBatches& sub_batches) {
-    for (const ColumnRange& range : ranges(team, sub_batches)) d_.backward(team, range, sub_batches, 0, false);
-  }
-
-  void penalize(const Team& team, int64_t draw, const uint64_t* dropout_seeds) {
-    if (!penalized_) return;
-    const int64_t m = plan_.batch;
-    const SubBatch where{3 * second_, m, dropout_seeds + 2 * plan_.discriminator.network.dropout_seeds};
-    const ColumnRange rows = partition<T>(m, team.rank, team.size);
-    const ColumnRange columns{where.first + rows.first, where.first + rows.last};
-    show_interpolates(draw, where, rows);
-    d_.forward(team, columns, {where});
-    each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
-    d_.backward(team, columns, {where}, 0, true);
-    T* scratch = PenaltyPass<T>::scratch_of(second_order_scratch_, d_, rows, team.rank);
-    PenaltyPass<T>(d_, where, 2 * second_, scratch)
-        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), penalties_);
-  }
-
-  // ---------------------------------------------------------------- updates
-
-  double* metrics(int64_t it) const { return call_.metrics + (it - call_.first) * kMetrics; }
-
-  void check_finite(double loss) {
-    if (!std::isfinite(loss)) snapshot_.flag_nonfinite();
-  }
-
-  // Computes and applies the gradients of this thread's part of the parameters. update: of this call, from 0.
-  void apply(const Team& team, const Player& player, const Columns& columns, int64_t update) {
-    const int64_t step = player.made + update + 1 - player.skipped;
-    const auto apply_rule = [&](const auto& rule) {
-      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan};
-      player.network.parameter_gradients(part_of(player.parts, team), columns, sink);
-    };
-    const Schedule& schedule = player.schedule;
-    with_rule<T>(player.plan.optimizer, schedule.rate_at(update), schedule.momentum_at(update), step, apply_rule);
-  }
-
-  // Bounds the norms of whole units, so the update must be complete.
-  void bound(const Team& team, const Player& player) {
-    const double limit = player.plan.optimizer.max_norm;
-    if (!(limit > 0)) return;
-    team.barrier();
-    for (size_t i = 0; i < player.plan.parameters.size(); ++i) {
-      const LayerPlan& l = player.plan.network.layers[i];
-      const int64_t rows = l.outputs * l.pieces;
-      const ParameterPlan& weight = player.plan.parameters[i].weight;
-      if (!weight.state0) continue;  // frozen
-      bound_norms(static_cast<T*>(weight.value), l.inputs, rows * team.rank / team.size,
-                  rows * (team.rank + 1) / team.size, limit);
-    }
-  }
-
-  // The moving average of G, parameter by parameter.
-  void update_ema(const Team& team) {
-    if (!(plan_.ema_decay > 0)) return;
-    team.barrier();
-    const T keep = T(1.0 - plan_.ema_decay);
-    each_parameter(plan_.generator, [&](const ParameterPlan& parameter, int64_t n) {
-      if (!parameter.ema) return;
-      const T* p = static_cast<const T*>(parameter.value);
-      T* mean = static_cast<T*>(parameter.ema);
-      for (int64_t i = n * team.rank / team.size; i < n * (team.rank + 1) / team.size; ++i) mean[i] += keep * (p[i] - mean[i]);
-    });
-  }
-
-  // ---------------------------------------------------------------- memory and keys
-
   void place(Arena<T>& arena) {
     Losses<T>::place(arena);
     snapshot_.place(arena);
-    if (penalized_) second_order_scratch_ = arena.allocate(PenaltyPass<T>::scratch_size(d_, second_, threads_));
+    if (this->penalized_)
+      second_order_scratch_ = arena.allocate(PenaltyPass<T>::scratch_size(d_, this->second_, threads_));
   }
 
   void draw_dropout_seeds(int64_t it) {
@@ -262,13 +86,197 @@ class Trainer : Losses<T> {
 
   TrainCall& call_;
   const int forced_, threads_;
-  Network<T> d_on_g_ = d_;
+  Network<T> d_on_g_ = d_;  // reads G's output, and writes its gradient, in place
   Player of_g_, of_d_;
   Snapshot<T> snapshot_;
-  std::vector<uint64_t> dropout_seeds_;
+  std::vector<uint64_t> dropout_seeds_;  // of an iteration
   T* second_order_scratch_ = nullptr;  // scratch of the second-order pass: a region a thread
   int64_t done_ = 0;
   bool go_on_ = true;
+};
+
+// The verbs of an iteration, of one thread.
+template <class T>
+class Trainer<T>::Executor {
+ public:
+  Executor(Trainer& all, const Team& team) : all_(all), plan_(all.plan_), team_(team), g_(all.g_), d_(all.d_) {}
+
+  const TrainPlan& plan() const { return plan_; }
+
+  void begin(int64_t) { dropout_seeds_ = all_.dropout_seeds_.data(); }
+
+  // ---------------------------------------------------------------- the batch and its logits
+
+  void prepare_d(int64_t draw) { update_of_d_ = draw - all_.call_.first * plan_.k; }
+
+  void prepare_g(int64_t number) {
+    update_of_g_ = number - all_.call_.first * plan_.generator_steps;
+    if (number % plan_.generator_steps > 0) team_.barrier();  // the update of G before this one
+  }
+
+  void save() { all_.snapshot_.save(team_); }
+
+  void sample_data(int64_t draw) { draw_ = draw; }
+
+  void sample_noise(uint32_t purpose, int64_t step) {
+    const ColumnRange range = part_of_g();
+    all_.draw_noise({plan_.seed, purpose, 0, uint64_t(step)}, range.first, std::min(range.last, rows_of_g()));
+  }
+
+  void forward_g() {
+    of_g_ = {{0, rows_of_g(), take_dropout_seeds(plan_.generator)}};
+    g_.forward(team_, part_of_g(), of_g_);
+    team_.barrier();  // also: D's update before this step is done
+  }
+
+  void show(BatchOfD batch) {
+    of_d_ = all_.sub_batches_of_d(take_dropout_seeds(plan_.discriminator));
+    of_d_.count = batch == BatchOfD::fake ? 1 : 2;
+    if (of_d_.count == 2) take_dropout_seeds(plan_.discriminator);
+    fake_ = batch == BatchOfD::real_fake ? 1 : 0;
+    in_place_ = batch == BatchOfD::fake && plan_.pack == 1;
+    for (const ColumnRange& range : ranges()) {
+      if (of_d_.count == 2) all_.show_real(draw_, of_d_[1 - fake_], range);
+      if (!in_place_) all_.show_fakes(of_d_[fake_], range);
+    }
+  }
+
+  void forward_d() {
+    for (const ColumnRange& range : ranges()) d().forward(team_, range, of_d_);
+    if (plan_.relativistic) team_.barrier();  // the two logits of a pair may be computed by different threads
+  }
+
+  // ---------------------------------------------------------------- losses and gradients
+
+  void loss_of_d(double weight) { all_.loss_and_grad_of_d(team_, of_d_, weight); }
+  void loss_of_g() { all_.loss_and_grad_of_g(team_, of_d_, of_d_[fake_]); }
+
+  void backward_d() {
+    for (const ColumnRange& range : ranges()) d_.backward(team_, range, of_d_, 0, false);
+  }
+
+  void backward_through_d() {
+    for (const ColumnRange& range : ranges()) d().backward(team_, range, of_d_, 0, true);
+    if (!in_place_) all_.return_gradients(team_, of_d_, of_d_[fake_]);
+  }
+
+  void backward_g() {
+    g_.backward(team_, part_of_g(), of_g_, 0, false);
+    team_.barrier();
+  }
+
+  // Also ends D's gradients where there is no penalty.
+  void penalty(int64_t draw) {
+    if (all_.penalized_) penalize(draw);
+    team_.barrier();
+  }
+
+  // ---------------------------------------------------------------- metrics and updates
+
+  void record_d(int64_t it, double weight) {
+    if (team_.rank == 0) check_finite(all_.record_d(metrics(it), of_d_, weight));
+  }
+
+  void record_g(int64_t it) {
+    if (team_.rank == 0) check_finite(all_.record_g(metrics(it), of_d_[fake_]));
+    if (plan_.simultaneous) team_.barrier();  // D's loss overwrites the values of G's
+  }
+
+  void update_d() { apply(all_.of_d_, all_.columns_of_d(), update_of_d_); }
+  void update_g() { apply(all_.of_g_, Columns(rows_of_g()), update_of_g_); }
+
+  // Bounds the norms first: the update that may be rolled back includes that.
+  void commit_or_roll_back(Updated updated) {
+    if (updated.g) bound(all_.of_g_);
+    if (updated.d) bound(all_.of_d_);
+    if (!updated.d)
+      all_.snapshot_.commit_or_roll_back(team_, {&all_.of_g_});
+    else if (!updated.g)
+      all_.snapshot_.commit_or_roll_back(team_, {&all_.of_d_});
+    else
+      all_.snapshot_.commit_or_roll_back(team_, {&all_.of_g_, &all_.of_d_});
+    if (updated.g && plan_.ema_decay > 0) team_.barrier();
+  }
+
+  // The moving average of G, parameter by parameter.
+  void update_ema() {
+    const T keep = T(1.0 - plan_.ema_decay);
+    each_parameter(plan_.generator, [&](const ParameterPlan& parameter, int64_t n) {
+      if (!parameter.ema) return;
+      const T* p = static_cast<const T*>(parameter.value);
+      T* mean = static_cast<T*>(parameter.ema);
+      const int64_t first = n * team_.rank / team_.size, last = n * (team_.rank + 1) / team_.size;
+      for (int64_t i = first; i < last; ++i) mean[i] += keep * (p[i] - mean[i]);
+    });
+  }
+
+ private:
+  int64_t rows_of_g() const { return plan_.batch * plan_.pack; }
+  ColumnRange part_of_g() const { return partition<T>(rows_of_g(), team_.rank, team_.size); }
+  typename Trainer::ColumnRanges ranges() const { return all_.ranges(team_, of_d_); }
+  Network<T>& d() { return in_place_ ? all_.d_on_g_ : d_; }
+
+  const uint64_t* take_dropout_seeds(const PlayerPlan& player) {
+    const uint64_t* taken = dropout_seeds_;
+    dropout_seeds_ += player.network.dropout_seeds;
+    return taken;
+  }
+
+  void penalize(int64_t draw) {
+    const int64_t m = plan_.batch, second = all_.second_;
+    const SubBatch where{3 * second, m, take_dropout_seeds(plan_.discriminator)};
+    const ColumnRange rows = partition<T>(m, team_.rank, team_.size);
+    const ColumnRange columns{where.first + rows.first, where.first + rows.last};
+    all_.show_interpolates(draw, where, rows);
+    d_.forward(team_, columns, {where});
+    all_.each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
+    d_.backward(team_, columns, {where}, 0, true);
+    T* scratch = PenaltyPass<T>::scratch_of(all_.second_order_scratch_, d_, rows, team_.rank);
+    PenaltyPass<T>(d_, where, 2 * second, scratch)
+        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.penalties_);
+  }
+
+  double* metrics(int64_t it) const { return all_.call_.metrics + (it - all_.call_.first) * kMetrics; }
+
+  void check_finite(double loss) {
+    if (!std::isfinite(loss)) all_.snapshot_.flag_nonfinite();
+  }
+
+  // Computes and applies the gradients of this thread's part of the parameters. update: of this call, from 0.
+  void apply(const Player& player, const Columns& columns, int64_t update) {
+    const int64_t step = player.made + update + 1 - player.skipped;
+    const auto apply_rule = [&](const auto& rule) {
+      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan};
+      player.network.parameter_gradients(part_of(player.parts, team_), columns, sink);
+    };
+    const Schedule& schedule = player.schedule;
+    with_rule<T>(player.plan.optimizer, schedule.rate_at(update), schedule.momentum_at(update), step, apply_rule);
+  }
+
+  // Bounds the norms of whole units, so the update must be complete.
+  void bound(const Player& player) {
+    const double limit = player.plan.optimizer.max_norm;
+    if (!(limit > 0)) return;
+    team_.barrier();
+    for (size_t i = 0; i < player.plan.parameters.size(); ++i) {
+      const LayerPlan& l = player.plan.network.layers[i];
+      const int64_t rows = l.outputs * l.pieces;
+      const ParameterPlan& weight = player.plan.parameters[i].weight;
+      if (!weight.state0) continue;  // frozen
+      bound_norms(static_cast<T*>(weight.value), l.inputs, rows * team_.rank / team_.size,
+                  rows * (team_.rank + 1) / team_.size, limit);
+    }
+  }
+
+  Trainer& all_;
+  const TrainPlan& plan_;
+  const Team& team_;
+  Network<T>&g_, &d_;
+  SubBatches of_g_{}, of_d_{};  // of the batch of each network
+  size_t fake_ = 0;             // the fakes' sub-batch of D's
+  bool in_place_ = false;       // D reads the fakes where G writes them
+  int64_t draw_ = 0, update_of_g_ = 0, update_of_d_ = 0;
+  const uint64_t* dropout_seeds_ = nullptr;  // those not yet taken
 };
 
 }  // namespace

@@ -65,7 +65,6 @@ class Losses : protected Batches<T> {
 
   void loss_and_grad_of_d(const Team& team, const SubBatches& sub_batches, double weight) {
     const ScopedFloatMode mode(FloatMode::exact());
-    if (plan_.relativistic) team.barrier();  // the two logits of a pair may be computed by different threads
     for (const ColumnRange& range : ranges(team, sub_batches)) {
       if (plan_.relativistic) {
         paired_loss_and_grad(plan_.real, sub_batches[0], sub_batches[1], range, weight, true);
@@ -79,7 +78,6 @@ class Losses : protected Batches<T> {
   // The batch may also have real rows; the gradient of G's loss there is zero.
   void loss_and_grad_of_g(const Team& team, const SubBatches& sub_batches, const SubBatch& fake) {
     const ScopedFloatMode mode(FloatMode::exact());
-    if (plan_.relativistic) team.barrier();
     const SubBatch& real = &fake == &sub_batches[0] ? sub_batches[1] : sub_batches[0];
     for (const ColumnRange& range : ranges(team, sub_batches)) {
       if (plan_.relativistic) {

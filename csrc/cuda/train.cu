@@ -1,4 +1,4 @@
-// The persistent engine: one launch runs many iterations of Algorithm 1 for one GAN or for thousands.
+// The persistent engine: one launch runs many iterations of Algorithm 1 (../iteration.h) for one GAN or for thousands.
 //
 // A cluster of blocks (usually one) trains a GAN and keeps its weights in shared memory for the whole launch. Each
 // block computes both networks on its rows of the batch, independently of the other blocks; then the threads of the
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../dtypes.h"
+#include "../iteration.h"
 #include "device.cuh"
 #include "launchers.h"
 #include "train_loss.cuh"
@@ -24,13 +25,12 @@ struct Launch {
   MemoryNeeds needs;          // for the most demanding member
 };
 
+// The verbs of an iteration, of one thread of one block.
 template <class T>
 class Trainer : Losses<T> {
   using B = Batches<T>;
   using L = Losses<T>;
   using B::state_, B::plan_, B::block_, B::g_, B::d_, B::sub_batches_of_g_, L::bad_;
-  using B::draw_noise, B::to_sphere, B::choose_rows, B::sub_batch, B::sub_batches_of_d, B::show_real, B::show_fakes;
-  using B::return_gradients, L::loss_and_grad_of_d, L::loss_and_grad_of_g, L::record_d, L::record_g;
 
  public:
   // `memory`: the block's shared memory, filled by begin(). `common`: the cluster's scratch memory.
@@ -40,116 +40,117 @@ class Trainer : Losses<T> {
   // All iterations of a member.
   __device__ void run() {
     fetch();
-    for (int64_t it = plan_.first; it < plan_.first + plan_.count; ++it) {
-      draw_dropout_seeds(it);
-      if (plan_.simultaneous) {
-        simultaneous_step(it);
-        continue;
-      }
-      for (int64_t draw = it * plan_.k; draw < (it + 1) * plan_.k; ++draw) discriminator_step(it, draw);
-      for (int64_t i = 0; i < plan_.generator_steps; ++i) generator_step(it, it * plan_.generator_steps + i);
-    }
+    for (int64_t it = plan_.first; it < plan_.first + plan_.count; ++it) iterate(*this, it);
     write_back();
   }
 
+  __device__ const MemberOf<T>& plan() const { return plan_; }
+
+  __device__ void begin(int64_t it) { draw_dropout_seeds(it); }
+
+  // ---------------------------------------------------------------- the batch and its logits
+
+  __device__ void prepare_g(int64_t number) const {
+    prepare(state_.rule_g, plan_.optimizer_g, plan_.schedule_g, number - plan_.first * plan_.generator_steps,
+            plan_.updates_g - skipped_g_);
+  }
+  __device__ void prepare_d(int64_t draw) const {
+    prepare(state_.rule_d, plan_.optimizer_d, plan_.schedule_d, draw - plan_.first * plan_.k,
+            plan_.updates_d - skipped_d_);
+  }
+
+  __device__ void save() const {
+    if (plan_.skip_nonfinite) each_statistic_of_both([](auto& statistic, auto& saved) { saved = statistic; });
+  }
+
+  __device__ void sample_data(int64_t draw) const { this->choose_rows(draw); }
+
+  FASTGAN_CALLED void sample_noise(uint32_t purpose, int64_t step) {
+    const SubBatch part = this->sub_batch(0, plan_.pack, take_dropout_seeds(plan_.generator));
+    sub_batches_of_g_ = {{part, {}}, 1, plan_.batch, plan_.pack};
+    this->draw_noise({plan_.seed, purpose, 0, uint64_t(step)});
+    block_.barrier();
+    if (plan_.prior == Prior::spherical) this->to_sphere();
+  }
+
+  __device__ void forward_g() const { g_.forward(sub_batches_of_g_); }
+
+  FASTGAN_CALLED void show(BatchOfD batch) {
+    sub_batches_ = this->sub_batches_of_d(take_dropout_seeds(plan_.discriminator));
+    sub_batches_.count = batch == BatchOfD::fake ? 1 : 2;
+    if (sub_batches_.count == 2) take_dropout_seeds(plan_.discriminator);
+    fake_ = batch == BatchOfD::real_fake ? 1 : 0;
+    this->show_fakes(sub_batches_.all[fake_]);
+    if (sub_batches_.count == 2) this->show_real(sub_batches_.all[1 - fake_]);
+    block_.barrier();
+  }
+
+  __device__ void forward_d() const { d_.forward(sub_batches_); }
+
+  // ---------------------------------------------------------------- losses and gradients
+
+  __device__ void loss_of_d(double weight) const { this->loss_and_grad_of_d(sub_batches_, weight); }
+  __device__ void loss_of_g() const { this->loss_and_grad_of_g(sub_batches_, fake_); }
+
+  __device__ void backward_d() const {
+    d_.backward(sub_batches_, false);
+    block_.barrier_of_all();
+  }
+
+  __device__ void backward_through_d() const {
+    d_.backward(sub_batches_, true);
+    this->return_gradients(sub_batches_.all[fake_]);
+  }
+
+  __device__ void backward_g() const {
+    g_.backward(sub_batches_of_g_, false);
+    block_.barrier_of_all();
+  }
+
+  __device__ void penalty(int64_t) const {}  // plans with a penalty are for the other engines
+
+  // ---------------------------------------------------------------- metrics and updates
+
+  __device__ void record_d(int64_t it, double weight) const { L::record_d(it, sub_batches_, weight); }
+
+  __device__ void record_g(int64_t it) const {
+    L::record_g(it, sub_batches_, fake_);
+    if (plan_.simultaneous) block_.barrier_of_all();  // D's loss overwrites the values of G's
+  }
+
+  __device__ void update_d() const { update_parameters(updating(state_.rule_d), d_, sub_batches_); }
+  __device__ void update_g() const { update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_); }
+
+  // Bounds the norms first: the update that may be rolled back includes that.
+  FASTGAN_CALLED void commit_or_roll_back(Updated updated) {
+    if (plan_.skip_nonfinite)
+      each_statistic_of_both([&](auto& statistic, auto& saved) {
+        if (ceased(saved, statistic)) atomicExch(bad_, 1);
+      });
+    block_.barrier_of_all();
+    if (updated.g && plan_.optimizer_g.max_norm > 0) bound_norms(g_, plan_.optimizer_g.max_norm);
+    if (updated.d && plan_.optimizer_d.max_norm > 0) bound_norms(d_, plan_.optimizer_d.max_norm);
+    if (plan_.optimizer_g.max_norm > 0 || plan_.optimizer_d.max_norm > 0) block_.barrier_of_all();
+    if (!plan_.skip_nonfinite) return;
+    const bool bad = *bad_;
+    if (bad && updated.g) restore(g_, common_), ++skipped_g_;
+    if (bad && updated.d) restore(d_, common_), ++skipped_d_;
+    if (bad) each_statistic_of_both([](auto& statistic, auto& saved) { statistic = saved; });
+    block_.barrier_of_all();
+    if (bad && block_.rank == 0 && threadIdx.x == 0) *bad_ = 0;
+    block_.barrier_of_all();
+  }
+
+  __device__ void update_ema() const { follow_with_ema(g_, T(1.0 - plan_.ema_decay)); }
+
  private:
-  // ---------------------------------------------------------------- steps
-
-  // D ascends on m real and m fake rows side by side; the fakes come without a backward pass into G.
-  FASTGAN_CALLED void discriminator_step(int64_t it, int64_t draw) {
-    prepare(state_.rule_d, plan_.optimizer_d, plan_.schedule_d, draw - plan_.first * plan_.k, updates_d());
-    const uint64_t* dropout_seeds = generate(purpose::noise_d, draw, draw);
-    const SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
-    show_real(sub_batches.all[0]);
-    show_fakes(sub_batches.all[1]);
-    block_.barrier();
-    d_.forward(sub_batches);
-    loss_and_grad_of_d(sub_batches, 1.0);
-    d_.backward(sub_batches, false);
-    block_.barrier_of_all();
-    if (draw + 1 == (it + 1) * plan_.k || plan_.skip_nonfinite) record_d(it, sub_batches, 1.0);
-    update_parameters(updating(state_.rule_d), d_, sub_batches);
-    commit_or_roll_back(true, false);
-  }
-
-  // G descends through a fixed D.
-  FASTGAN_CALLED void generator_step(int64_t it, int64_t number) {
-    prepare(state_.rule_g, plan_.optimizer_g, plan_.schedule_g, number - plan_.first * plan_.generator_steps, updates_g());
-    const uint64_t* dropout_seeds = generate(purpose::noise_g, number, plan_.relativistic ? (it + 1) * plan_.k - 1 : -1);
-    SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
-    sub_batches.count = plan_.relativistic ? 2 : 1;
-    const SubBatch& fake = sub_batches.all[0];
-    show_fakes(fake);
-    if (plan_.relativistic) show_real(sub_batches.all[1]);
-    block_.barrier();
-    d_.forward(sub_batches);
-    loss_and_grad_of_g(sub_batches, 0);
-    d_.backward(sub_batches, true);
-    return_gradients(fake);
-    g_.backward(sub_batches_of_g_, false);
-    block_.barrier_of_all();
-    record_g(it, sub_batches, 0);
-    update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_);
-    commit_or_roll_back(false, true);
-    update_ema();
-  }
-
-  // The original code's rule: one real and one fake batch for both losses, both gradients taken before either update.
-  FASTGAN_CALLED void simultaneous_step(int64_t it) {
-    prepare(state_.rule_g, plan_.optimizer_g, plan_.schedule_g, it - plan_.first, updates_g());
-    prepare(state_.rule_d, plan_.optimizer_d, plan_.schedule_d, it - plan_.first, updates_d());
-    const uint64_t* dropout_seeds = generate(purpose::noise_d, it, it);
-    const SubBatches sub_batches = sub_batches_of_d(dropout_seeds);
-    show_real(sub_batches.all[0]);
-    show_fakes(sub_batches.all[1]);
-    block_.barrier();
-    d_.forward(sub_batches);
-    loss_and_grad_of_g(sub_batches, 1);
-    block_.barrier_of_all();  // the first block reads the values of the loss, here and below
-    record_g(it, sub_batches, 1);
-    d_.backward(sub_batches, true);
-    return_gradients(sub_batches.all[1]);
-    g_.backward(sub_batches_of_g_, false);
-    block_.barrier_of_all();  // they have been read
-    loss_and_grad_of_d(sub_batches, 0.5);
-    d_.backward(sub_batches, false);
-    block_.barrier_of_all();
-    record_d(it, sub_batches, 0.5);
-    update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_);
-    update_parameters(updating(state_.rule_d), d_, sub_batches);
-    commit_or_roll_back(true, true);
-    update_ema();
-  }
-
-  // Generates fakes from a noise stream, and chooses the real rows of minibatch `draw`, if it is at least 0; returns
-  // the dropout seeds of D.
-  FASTGAN_CALLED const uint64_t* generate(uint32_t purpose, int64_t step, int64_t draw) {
-    save_statistics();
-    const uint64_t* dropout_seeds = dropout_seeds_;
-    dropout_seeds_ += plan_.generator.dropout_seeds;
-    sub_batches_of_g_ = {{sub_batch(0, plan_.pack, dropout_seeds), {}}, 1, plan_.batch, plan_.pack};
-    draw_noise({plan_.seed, purpose, 0, uint64_t(step)});
-    if (draw >= 0) choose_rows(draw);
-    block_.barrier();
-    if (plan_.prior == Prior::spherical) to_sphere();
-    g_.forward(sub_batches_of_g_);
-    dropout_seeds = dropout_seeds_;
-    dropout_seeds_ += (purpose == purpose::noise_g && !plan_.relativistic ? 1 : 2) * plan_.discriminator.dropout_seeds;
-    return dropout_seeds;
-  }
-
-  // ---------------------------------------------------------------- updates
-
-  __device__ int64_t updates_g() const { return plan_.updates_g - skipped_g_; }
-  __device__ int64_t updates_d() const { return plan_.updates_d - skipped_d_; }
-
   __device__ double scheduled(int64_t bytes, bool changes, int64_t update) const {
     return reinterpret_cast<const double*>(plan_memory_ + bytes)[changes ? update : 0];
   }
 
   // One thread computes the constants of a step's rule; many barriers follow before another thread reads them.
-  FASTGAN_CALLED void prepare(AnyRule<T>& rule, const OptimizerPlan& optimizer, const ScheduleOf& schedule, int64_t update,
-                          int64_t before) const {
+  FASTGAN_CALLED void prepare(AnyRule<T>& rule, const OptimizerPlan& optimizer, const ScheduleOf& schedule,
+                              int64_t update, int64_t before) const {
     if (int(threadIdx.x) != kThreads - 1) return;
     const double rate = scheduled(schedule.rate, schedule.rate_changes, update);
     const double momentum = scheduled(schedule.momentum, schedule.momentum_changes, update);
@@ -160,39 +161,10 @@ class Trainer : Losses<T> {
     return {block_, rule, plan_.skip_nonfinite ? common_ : nullptr, bad_};
   }
 
-  // After an update: bounds the norms, and rolls the update back if it is not finite.
-  FASTGAN_CALLED void commit_or_roll_back(bool of_d, bool of_g) {
-    if (plan_.skip_nonfinite)
-      each_statistic_of_both([&](auto& statistic, auto& saved) {
-        if (ceased(saved, statistic)) atomicExch(bad_, 1);
-      });
-    block_.barrier_of_all();
-    if (of_g && plan_.optimizer_g.max_norm > 0) bound_norms(g_, plan_.optimizer_g.max_norm);
-    if (of_d && plan_.optimizer_d.max_norm > 0) bound_norms(d_, plan_.optimizer_d.max_norm);
-    if (plan_.optimizer_g.max_norm > 0 || plan_.optimizer_d.max_norm > 0) block_.barrier_of_all();
-    if (!plan_.skip_nonfinite) return;
-    const bool bad = *bad_;
-    if (bad && of_g) restore(g_, common_), ++skipped_g_;
-    if (bad && of_d) restore(d_, common_), ++skipped_d_;
-    if (bad) each_statistic_of_both([](auto& statistic, auto& saved) { statistic = saved; });
-    block_.barrier_of_all();
-    if (bad && block_.rank == 0 && threadIdx.x == 0) *bad_ = 0;
-    block_.barrier_of_all();
-  }
-
   // Both networks' statistics change in a step of either.
   template <class Function>
   __device__ void each_statistic_of_both(Function&& f) const {
     for (const Passes<T>* passes : {&g_, &d_}) each_statistic(*passes, common_, f);
-  }
-
-  // Before a step that may be taken back.
-  __device__ void save_statistics() const {
-    if (plan_.skip_nonfinite) each_statistic_of_both([](auto& statistic, auto& saved) { saved = statistic; });
-  }
-
-  __device__ void update_ema() const {
-    if (plan_.ema_decay > 0) follow_with_ema(g_, T(1.0 - plan_.ema_decay));
   }
 
   // ---------------------------------------------------------------- dropout seeds
@@ -210,6 +182,13 @@ class Trainer : Losses<T> {
       block_.barrier_of_all();
     }
     dropout_seeds_ = dropout_seeds + slot * count;
+  }
+
+  template <class Network>
+  __device__ const uint64_t* take_dropout_seeds(const Network& network) {
+    const uint64_t* taken = dropout_seeds_;
+    dropout_seeds_ += network.dropout_seeds;
+    return taken;
   }
 
   // ---------------------------------------------------------------- the launch's first and last moments
@@ -238,7 +217,9 @@ class Trainer : Losses<T> {
 
   const char* plan_memory_;
   T* common_;
-  const uint64_t* dropout_seeds_ = nullptr;
+  SubBatches sub_batches_{};                 // of D's batch; sub_batches_of_g_: of G's
+  int fake_ = 0;                             // the fakes' sub-batch of D's
+  const uint64_t* dropout_seeds_ = nullptr;  // those not yet taken
   int64_t skipped_g_ = 0, skipped_d_ = 0;
 };
 

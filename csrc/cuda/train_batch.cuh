@@ -74,11 +74,12 @@ class Batches {
   // One row of D is `pack` rows of the data, in the order of the epoch's shuffle.
   __device__ void choose_rows(int64_t draw) const {
     const int64_t each = int64_t(plan_.batch) * plan_.pack, batches = plan_.data_rows / each;
-    const int64_t position = draw % batches * each + sub_batches_of_g_.all[0].first;
+    const int64_t position = draw % batches * each + int64_t(before(block_.rank)) * plan_.pack;
+    const int count = rows() * plan_.pack;
     int64_t* numbers = reinterpret_cast<int64_t*>(block_.at(plan_.numbers));
-    if (int(threadIdx.x) >= sub_batches_of_g_.all[0].rows) return;
+    if (int(threadIdx.x) >= count) return;
     const Permutation shuffle(uint64_t(plan_.data_rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
-    for (int i = int(threadIdx.x); i < sub_batches_of_g_.all[0].rows; i += kThreads)
+    for (int i = int(threadIdx.x); i < count; i += kThreads)
       numbers[i] = int64_t(shuffle(uint64_t(position + i)));
   }
 

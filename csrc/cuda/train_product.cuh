@@ -9,13 +9,6 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// A device function that is not inlined: with everything inlined, the passes would compile for minutes.
-#ifdef __CUDACC__
-#define FASTGAN_CALLED __device__ __noinline__
-#else
-#define FASTGAN_CALLED
-#endif
-
 template <class T>
 struct Matrix {  // row by row
   T* at;
