@@ -431,13 +431,15 @@ def test_every_plain_field_has_a_flag_with_help() -> None:
         for item in dataclasses.fields(owner):
             if "Adam" in str(hints[item.name]):
                 continue  # has flags of its own
+            if item.name.endswith("scheduler"):
+                continue  # a function, which no flag can give
             assert len(flags[item.name].help or "") > 5, item.name
 
 
 def test_field_help_reads_shared_and_wrapped_entries() -> None:
     found = field_help(TrainConfig)
     assert found["generator_optimizer"] == found["discriminator_optimizer"]
-    assert found["penalty_weight"] == "weight of the penalty."
+    assert found["penalty_weight"] == "weight of the penalty, of each where there are several."
     assert "Raises" not in found["impl"]
 
 

@@ -215,7 +215,7 @@ def test_fewer_go_on_where_memory_is_short(engine: str, device: Device, monkeypa
     device.launcher = narrow
     config = replace(CONFIG, engine=engine)
     device.check(fastgan.train_population(make, DATA, config, seeds=range(5)), seeded(5, config))
-    assert device.streams.most == 2 and set(Narrow.refused) == {"buffers", "cuda-graph"}
+    assert device.streams.most == 2 and set(Narrow.refused) == {"buffers", "graph"}
 
 
 def test_who_has_no_memory_to_try_the_networks_waits(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

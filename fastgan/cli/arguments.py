@@ -154,9 +154,10 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
     for item in dataclasses.fields(owner):
         hint, optional = hints[item.name], False
         if typing.get_origin(hint) in (types.UnionType, typing.Union):
-            options = [part for part in typing.get_args(hint) if part is not type(None)]
-            hint, optional = (options[0] if len(options) == 1 else None), True
-        if typing.get_origin(hint) is typing.Literal:  # the dataclass checks it, in one sentence
+            optional = type(None) in typing.get_args(hint)
+            parts = [part for part in typing.get_args(hint) if part in _CONVERTERS or _is_literal(part)]
+            hint = parts[0] if len(parts) == 1 else None
+        if _is_literal(hint):  # the dataclass checks it, in one sentence
             hint = str
         if hint not in _CONVERTERS or item.name in skip:
             continue
@@ -168,6 +169,10 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
             default=argparse.SUPPRESS,
             help=helps.get(item.name, "").replace("%", "%%"),
         )
+
+
+def _is_literal(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Literal
 
 
 def given(arguments: argparse.Namespace, owner: type) -> dict[str, Any]:
