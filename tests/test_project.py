@@ -73,3 +73,35 @@ def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         assert f"- {page.relative_to(ROOT / 'docs')}\n" in text, page
+
+
+PAGES = ("docs/architecture.md", "docs/extending.md", "tests/simt/README.md")  # of whoever changes the code
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_about_the_code_name_what_there_is(page: str) -> None:
+    """Each file they name exists, and each identifier is in one of these files."""
+    files = [path for folder in ("fastgan", "csrc", "tests") for path in (ROOT / folder).rglob("*.*")]
+    names = re.findall(r"`([\w./]+)`", (ROOT / page).read_text())
+    text = ""
+    for name in filter(re.compile(r"\.(py|h|cpp|cu|cuh|txt)$").search, names):
+        found = [path for path in files if str(path).endswith(f"/{name}")]
+        assert found, f"{page}: there is no {name}"
+        text += "".join(path.read_text() for path in found)
+    assert text
+    for name in filter(re.compile(r"^[A-Za-z_]\w+$").match, names):
+        is_module = (ROOT / name).is_dir() or (ROOT / "fastgan" / name).exists()
+        assert is_module or re.search(rf"\b{name}\b", text), f"{page}: {name} is in none of the files it names"
+
+
+def test_the_walks_of_the_architecture_go_through_functions_of_their_files() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\|(?: *(\d+) \|)? `((?:fastgan|csrc)/[^`]+)` \| `(\w+)` \|", text, re.M)
+    for _, file, function in rows:
+        assert re.search(rf"\b{function}\b", (ROOT / file).read_text()), f"{function} is not in {file}"
+    hops = [list(walk) for walk in re.findall(r"\*\*(\d+) hops in (\d+) files\*\*", text)]
+    ends = [i for i, (number, *_) in enumerate(rows) if number and (i + 1 == len(rows) or not rows[i + 1][0])]
+    for end, (count, of_files) in zip(ends, hops, strict=True):
+        last = int(rows[end][0])
+        assert int(count) == last - 1
+        assert int(of_files) == len({file for _, file, _ in rows[end - last + 1 : end + 1]})
