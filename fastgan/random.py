@@ -246,8 +246,7 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dropout_seeds(seed: int, step: int) -> Iterator[None]:
-    """Inside, `next_dropout_seed()` gives the numbers of the stream (seed, KEY, step), a block each, as in the compiled
-    engines.
+    """Inside, `next_dropout_seed()` gives numbers of the stream (seed, DROPOUT_SEED, step), as in the compiled engines.
 
     Do not use it where a forward pass is run again, as `torch.utils.checkpoint` does: the second pass would draw the
     next seeds. There use `scope`.

@@ -308,6 +308,20 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(name: str, tmp_path:
                for key, value in a.tensors.items())  # fmt: skip
 
 
+@pytest.mark.parametrize("schedule", ["exponential", "one cycle"])
+@pytest.mark.parametrize("rule", [Adam(1e-2), Momentum(0.1), torch.optim.Adagrad], ids=["Adam", "Momentum", "Adagrad"])
+def test_a_schedule_goes_on_where_it_was_with_an_optimiser_that_has_state_from_the_start(
+    rule: Any, schedule: str, tmp_path: Path
+) -> None:
+    if rule is torch.optim.Adagrad and schedule == "one cycle":
+        rule = functools.partial(torch.optim.NAdam, lr=1e-2)  # Adagrad has no momentum for it to change
+    one = config(optimizer=rule, scheduler=SCHEDULERS[schedule])
+    train(through := new_gan(), DATA, one)
+    train(new_gan(), DATA, replace(one, steps=5), run_dir=tmp_path)
+    train(resumed := new_gan(), DATA, one, run_dir=tmp_path, resume=True)
+    assert distance(through, resumed) == 0.0
+
+
 def test_what_functions_build_is_compared_on_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one = config(optimizer=lambda params: torch.optim.RMSprop(params, 1e-3), scheduler=SCHEDULERS["cosine"])
     train(new_gan(), DATA, replace(one, steps=4), run_dir=tmp_path)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from fastgan import GAN, backend, models
-from fastgan.training import Momentum, train, train_population
+from fastgan.training import Momentum, TrainConfig, train, train_population
 
 LABELS = torch.arange(40) % 2
 
@@ -242,3 +242,11 @@ def test_a_stream_is_neither_resumed_nor_shared(tmp_path: Path) -> None:
         train(new_gan(), loader(), config(), run_dir=tmp_path, resume=True)
     with pytest.raises(ValueError, match="must have rows by number, got a DataLoader: members share no stream"):
         train_population(lambda seed: new_gan(), loader(), config(), seeds=[1, 2])
+
+
+@pytest.mark.parametrize("columns", [{"b": [True, False] * 20}, {"b": range(40)}, {"b": [0.5] * 39 + [1.0]}])
+def test_a_frame_of_any_numbers_trains(columns: dict[str, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": range(40), "c": range(40)} | columns)
+    gan = GAN(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1), latent_dim=2).double()
+    assert train(gan, table, TrainConfig(2, 8)).step == 2

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastgan import GAN, models
-from fastgan.training import Best, JSONLines, Logger, Run, TensorBoard, TrainConfig, checkpoint, train
+from fastgan.training import Best, JSONLines, Logger, Run, TensorBoard, TrainConfig, checkpoint, train, train_population
 
 DATA = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
 
@@ -124,6 +124,12 @@ def test_the_bar_gives_the_terminal_back_after_an_error(monkeypatch: pytest.Monk
     with pytest.raises(FloatingPointError):
         train(gan, DATA, config(), progress=True)
     assert closed == [True]
+
+
+def test_members_of_a_population_cannot_share_what_is_for_one_run(tmp_path: Path) -> None:
+    for callback in (JSONLines(tmp_path / "log"), Best(lambda gan: 0.0, every=2)):
+        with pytest.raises(ValueError, match=f"callbacks must be for many runs, got {type(callback).__name__}"):
+            train_population(lambda seed: new_gan(), DATA, config(), seeds=range(2), callbacks=[callback])
 
 
 @pytest.mark.parametrize(

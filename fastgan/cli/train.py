@@ -315,7 +315,8 @@ def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, O
 
 
 def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_rate: float | None) -> Optimizer:
-    assert not isinstance(optimizer, Built)  # no preset has one
+    if isinstance(optimizer, Built):
+        raise ValueError("config.json's optimizer must be Adam or Momentum here; continue such a run by fastgan.train")
     if arguments.optimizer_kind == "momentum" and not isinstance(optimizer, Momentum):
         optimizer = Momentum(0.1)
     if arguments.optimizer_kind == "adam" and not isinstance(optimizer, Adam):

@@ -54,9 +54,11 @@ class Callback:
     Args:
         every: also end a chunk at each multiple of `every` iterations, so that `on_chunk` is called exactly
             there; 0: the engine decides, a few times a second.
+        one_run: True where it keeps what belongs to one run: `train_population` refuses it.
     """
 
     every: int = 0
+    one_run: bool = False
 
     def on_start(self, run: Run) -> None:
         """Before the first iteration; `run.step` is above 0 after a resume."""

@@ -125,6 +125,8 @@ class Checkpoint:
                     self._load(network, optimizer)
                 for name, tensor in _flat_state(optimizer).items():
                     tensor.copy_(self.tensors[f"{network}_optimizer.{name}"])
+                if network in schedulers and network not in fresh:
+                    _take_numbers(optimizer, self.groups[network])
             for network, scheduler in schedulers.items():
                 scheduler.load_state_dict(plain.decode(self.others[network]["scheduler"]))
 
@@ -141,6 +143,22 @@ class Checkpoint:
                 here = optimizer.state[parameter][key]
                 if isinstance(value, Tensor) and here.dtype != value.dtype:
                     optimizer.state[parameter][key] = value.to(here.device)
+
+
+def _take_numbers(optimizer: torch.optim.Optimizer, stored: list[dict[str, Any]]) -> None:
+    """The rate and what else a schedule changes; flags of an implementation (fused, foreach) stay as they are here."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    for group, earlier in zip(optimizer.param_groups, stored, strict=True):
+        for name, value in earlier.items():
+            if name == "params":
+                continue
+            if is_number(value):
+                group[name] = value
+            elif isinstance(value, list | tuple) and all(map(is_number, value)):
+                group[name] = tuple(value)
 
 
 def save(

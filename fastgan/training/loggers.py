@@ -30,6 +30,8 @@ class Logger(Callback):
         ValueError: every below 1.
     """
 
+    one_run = True
+
     def __init__(self, every: int = 100) -> None:
         self.every = _positive(type(self).__name__, "every", every)
         self._waiting: list[dict[str, np.ndarray]] = []
@@ -125,6 +127,8 @@ class Best(Callback):
     Raises:
         TypeError: metric is no function. ValueError: every or patience below 1.
     """
+
+    one_run = True
 
     def __init__(
         self,

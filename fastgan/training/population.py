@@ -150,6 +150,10 @@ def train_population(
         RuntimeError: another rank broke down.
     """
     planned = members(config, seeds, grid)
+    for callback in callbacks:
+        if callback.one_run:
+            name = type(callback).__name__
+            raise ValueError(f"train_population: callbacks must be for many runs, got {name}, which is for train")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"train_population: threads must be an integer of at least 1, got {threads!r}")
     build = _builder(make_gan)

@@ -99,10 +99,9 @@ def as_tensor(part: Any) -> Tensor:
 
 
 def _numbers(frame: Any) -> np.ndarray:
+    """A frame's values; in float64 where they are not all floating-point of one kind."""
+    for name, kind in zip(frame.columns, map(str, frame.dtypes), strict=True):
+        if not kind.lower().startswith(("float", "int", "uint", "bool")):
+            raise TypeError(f"train: data must have columns of numbers, got column {str(name)!r} of {kind}")
     table: np.ndarray = frame.to_numpy()
-    if table.dtype.kind not in "biuf":
-        kinds = {str(name): str(frame[name].dtype) for name in frame.columns}
-        known = ("float", "int", "uint", "bool")
-        name, kind = next(((n, k) for n, k in kinds.items() if not k.lower().startswith(known)), ("?", table.dtype))
-        raise TypeError(f"train: data must have columns of numbers, got column {name!r} of {kind}")
-    return table
+    return table if table.dtype.kind == "f" else frame.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -72,7 +72,11 @@ def train(
     displays = display(config.steps, quiet=not progress)
     place(gan, config)
     rows = rows_for(data, gan, config)
-    prepared = prepare(gan, rows, config, folder, resume)
+    try:
+        prepared = prepare(gan, rows, config, folder, resume)
+    except BaseException:
+        rows.close()  # a stream has processes
+        raise
     if config.engine == "auto" and prepared.engine.name == "eager":
         log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
     if prepared.run.no_logits is not None:

@@ -22,8 +22,8 @@ from fastgan.training.optimizers import Momentum, Optimizer
 
 CAPACITY = 4096  # iterations whose metrics the device keeps
 MOST = 100  # iterations whose dropout seeds are drawn together
-_CENTRED, _NORMAL = 2, 1  # Draw in csrc/cuda/launchers.h
-_ALWAYS, _BAD = 0, 1  # Gate
+_CENTRED, _NORMAL = 2, 1  # Distribution in csrc/cuda/launchers.h
+_ALWAYS, _BAD = 0, 1  # Predicate
 _PLAYERS = ("generator", "discriminator")
 
 
@@ -34,7 +34,7 @@ class Iteration:
         gan: the networks, whose parameters are worked on in place.
         described: their plan, of `plan.describe`.
         optimizers: with allocated states; and what they were built from.
-        data: (n, features), on the machine's device.
+        data: (n, features), on the launcher's device.
         machine: launches the kernels.
     """
 
@@ -114,11 +114,7 @@ class Iteration:
         found = []
         for parameter, grad in network.grads.items():
             kept = optimizer.state[parameter]
-            states = [
-                kept[dropout_seed]
-                for dropout_seed in ("exp_avg", "exp_avg_sq", "momentum_buffer")
-                if dropout_seed in kept
-            ]
+            states = [kept[name] for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in kept]
             found.append((parameter.detach(), *states, grad))
         return found
 
@@ -370,7 +366,7 @@ def _listed(members: list[tuple[Any, Any, Any, Any]]) -> tuple[object, ...]:
 
 
 def schedule_parameters(optimizer: Optimizer) -> list[float]:
-    """Course in csrc/plan.h: what decides the rate and the momentum of each update."""
+    """ScheduleParameters in csrc/plan.h: what decides the rate and the momentum of each update."""
     if not isinstance(optimizer, Momentum):
         return [optimizer.lr, 1.0, 0.0, 0.0, 0.0, 0.0]
     last, saturated = optimizer.momentum_final or 0.0, optimizer.saturate_epochs or 0.0
