@@ -75,7 +75,7 @@ def test_every_page_is_in_the_navigation() -> None:
         assert f"- {page.relative_to(ROOT / 'docs')}\n" in text, page
 
 
-PAGES = ("docs/architecture.md", "docs/extending.md", "tests/simt/README.md")  # of whoever changes the code
+PAGES = ("docs/architecture.md", "docs/extending.md", "tests/simt/README.md")  # for developers
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -115,7 +115,7 @@ def test_shared_memory_begins_as_garbage(emulated: Emulator) -> None:
 # ---------------------------------------------------------------- wrong
 
 FAULTS = (
-    (0, r"(?s)nobody can go on; .*block 0: 100 of 256 threads wait for a barrier at primitives\.cu:\d+"),
+    (0, r"(?s)no thread can go on; .*block 0: 100 of 256 threads wait for a barrier at primitives\.cu:\d+"),
     (1, r"thread \d+ of block 0 arrives at primitives\.cu:\d+ while others of its group wait at primitives\.cu:\d+"),
     (2, r"block 0: 31 of 256 threads wait for __shfl_down_sync at primitives\.cu"),
     (3, r"__shfl_down_sync at primitives\.cu:\d+ reads lane \d+, which takes no part"),
@@ -171,9 +171,9 @@ def test_what_is_right_does_not_race(detector: Emulator) -> None:
     test_a_cluster_shares_its_memory(detector)
 
 
-SHARED = r"race in shared memory: thread \d+ of block 0 \w+ at primitives\.cu:\d+, .* no barrier|nobody has written"
+SHARED = r"race in shared memory: thread \d+ of block 0 \w+ at primitives\.cu:\d+, .* no barrier|never written"
 RACING = (
-    (6, "primitive", r"reads shared memory at primitives\.cu:\d+ that nobody has written"),
+    (6, "primitive", r"reads shared memory at primitives\.cu:\d+ that was never written"),
     (9, "fault", SHARED),
     (10, "fault", SHARED),
     (15, "fault", r"race in global memory: thread \d+ of block \d wrote at primitives\.cu:\d+, .* wrote at"),

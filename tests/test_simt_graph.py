@@ -300,7 +300,7 @@ WANTED, SUMMED = "i < wanted;", "  all[threadIdx.x] = sum;\n"
 # name -> source, what stands there, what stands there instead, the build's flavour, and what it says
 FAULTS = {
     "rows_tail": ("random.cu", WANTED, "i <= wanted;", MEMORY, "overflow"),
-    "no_barrier": ("norm.cu", SUMMED + "  __syncthreads();\n", SUMMED, RACES, "race|nobody has written"),
+    "no_barrier": ("norm.cu", SUMMED + "  __syncthreads();\n", SUMMED, RACES, "race|never written"),
     "features_tail": ("norm.cu", "inside(feature < features)", "inside(true)", MEMORY, "overflow"),
     "all_record": ("loss_metrics.cu", "if (threadIdx.x > 0) return;", "", RACES, "race"),
 }

@@ -44,7 +44,7 @@ def emulated(machine: Emulator, schedules: int = SCHEDULES, small: bool = True) 
 
 
 def garbage(*shape: int, dtype: torch.dtype) -> Tensor:
-    """What nobody has written yet: a kernel that leaves some of it is found."""
+    """Values of memory that is not written yet: a kernel that leaves some of it is found."""
     return torch.full(shape, NAN, dtype=dtype)
 
 
@@ -488,7 +488,7 @@ OVERFLOW = "heap-buffer-overflow"
 NOISE_GUARD = "at + j >= 0 && at + j < n"
 BARRIER = "  __syncthreads();\n"
 SUMMED = "leaves other bits|not close|off by"
-RACE = r"race in shared memory: .* at \w+\.cu:\d+|nobody has written"
+RACE = r"race in shared memory: .* at \w+\.cu:\d+|never written"
 INSIDE = "if (first + row < net.rows) {\n        const int64_t at = (first + row) * inputs"
 SUMS = "P::value(sum, i);\n"
 
@@ -515,7 +515,7 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
     "depth_tail": ("small_mlp.cu", "k0 + k < depth ? from", "true ? from", MEMORY, "off by"),
     "columns_shared": ("small_mlp.cu", "int(threadIdx.x) / 32 * kTile; column0", "0; column0", RACES, RACE),
     "input_not_there": ("small_mlp.cu", "      __syncthreads();  // `input` is there\n", "", RACES, RACE),
-    "input_still_read": ("small_mlp.cu", "      __syncthreads();  // nobody reads `input` any more\n", "", RACES, RACE),
+    "input_still_read": ("small_mlp.cu", "      __syncthreads();  // `input` was read\n", "", RACES, RACE),
     "grad_not_there": ("small_mlp.cu", "      __syncthreads();  // `grad` is there\n", "", RACES, RACE),
     "sums_not_there": ("small_mlp.cu", SUMS + BARRIER, SUMS, RACES, RACE),
     "sums_not_there_by_schedule": ("small_mlp.cu", SUMS + BARRIER, SUMS, MEMORY, SUMMED),

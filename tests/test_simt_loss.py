@@ -24,7 +24,7 @@ ALLOWED = {torch.float16: 0.51, torch.bfloat16: 0.51, torch.float64: 16.0}
 
 
 def garbage(*shape: int, dtype: torch.dtype) -> Tensor:
-    """What nobody has written yet: a kernel that leaves some of it is found."""
+    """Values of memory that is not written yet: a kernel that leaves some of it is found."""
     return torch.full(shape, NAN, dtype=dtype)
 
 
@@ -242,7 +242,7 @@ def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], 
 def test_R23_a_removed_barrier_is_a_race_under_every_schedule(name: str, emulator_builder: Builder) -> None:
     emulator = begin_narrow(emulator_builder, "loss.cu", RACES, *FAULTS[name][:3])()
     try:
-        with pytest.raises(AssertionError, match=r"race in shared memory: .* at device\.cuh:\d+|nobody has written"):
+        with pytest.raises(AssertionError, match=r"race in shared memory: .* at device\.cuh:\d+|never written"):
             check_pair(emulator, 0, torch.float32, 5, 3)
     finally:
         emulator.close()

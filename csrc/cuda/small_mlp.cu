@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Netw
       multiply<typename ProductOf<S>::type>(
           input, net.wide, layer.inputs, product, net.wider, layer.columns(),
           [&](int k, int column) { return load(layer.weight[column * layer.inputs + k]); });
-      __syncthreads();  // nobody reads `input` any more
+      __syncthreads();  // `input` was read
       through_layer(net, layer, first, product, input);
     }
     __syncthreads();
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ Net
       const LayerArguments<S>& layer = net.layers[i];
       __syncthreads();  // `grad` is there
       back_through_layer(net, layer, first, grad, product);
-      __syncthreads();  // nobody reads `grad` any more
+      __syncthreads();  // `grad` was read
       if (i == net.lowest && !net.grad_x) break;
       multiply<typename ProductOf<S>::type>(
           product, net.wider, layer.columns(), grad, net.wide, layer.inputs,

@@ -1,4 +1,4 @@
-"""Minibatches in the order in which somebody else's loader or generator gives them."""
+"""Minibatches in the order in which a loader or a generator gives them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Stream(Minibatches):
         return self._placed(self._waiting[index])
 
     def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """None: nobody has all rows."""
+        """None: the rows come one batch at a time."""
         return None
 
     def reordered(self, *, batch_size: int, seed: int, impl: Impl = "auto") -> Minibatches:

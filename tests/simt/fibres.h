@@ -15,7 +15,7 @@ struct Fibre {
 Fibre make_fibre(void (*entry)());
 void free_fibre(const Fibre& fibre);
 
-// `ends`: nobody comes back to `from`.
+// `ends`: no fibre comes back to `from`.
 void switch_fibre(Fibre& from, Fibre& to, bool ends = false);
 
 }  // namespace simt

@@ -62,7 +62,7 @@ void note(Byte& byte, const Access& now, bool writes, const Region& region) {
     return;
   }
   if (region.shared && byte.write.moment.launch != now.moment.launch)
-    fail("thread %d of block %d reads shared memory at %s that nobody has written", now.moment.thread,
+    fail("thread %d of block %d reads shared memory at %s that was never written", now.moment.thread,
          now.moment.block, line_of(now.from).c_str());
   if (byte.reads[0].moment.thread != now.moment.thread) byte.reads[1] = byte.reads[0];
   byte.reads[0] = now;

@@ -404,7 +404,7 @@ void Machine::report_standstill() {
       text += "\n  block " + std::to_string(number) + ": " + std::to_string(count) + " of " +
               std::to_string(launch_.block.count()) + " threads " + where;
     }
-  fail("nobody can go on; not all threads arrive%s", text.c_str());
+  fail("no thread can go on; not all threads arrive%s", text.c_str());
 }
 
 }  // namespace
