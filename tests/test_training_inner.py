@@ -18,6 +18,7 @@ from fastgan.training import (
     checkpoint,
     train,
 )
+from fastgan.training.engines.eager import EagerEngine
 
 CONFIG = TrainConfig(
     steps=200,
@@ -126,3 +127,26 @@ def test_M07_bad_settings_are_named_and_the_fused_engine_says_why() -> None:
     if backend.native is not None:
         with pytest.raises(ValueError, match="config.inner is 'optimum': D's gradient decides how many steps it takes"):
             train(gaussian_gan(), torch.zeros(9000, 1, dtype=torch.float64), replace(CONFIG, engine="fused"))
+
+
+def test_of_the_inner_updates_the_one_that_is_not_finite_is_taken_back_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(k: int, bad: int | None = None) -> nn.Module:
+        torch.manual_seed(0)
+        gan = GAN(nn.Linear(2, 3), nn.Linear(3, 1), latent_dim=2).double()
+        config = TrainConfig(
+            1, 20, k=k, inner="optimum", inner_tolerance=1e-30, nonfinite="skip", optimizer=Momentum(0.1, 0.0)
+        )
+        calls, usual = [0], EagerEngine._discriminator_loss
+
+        def loss(engine: EagerEngine, real: Tensor, fake: Tensor) -> Tensor:
+            calls[0] += 1
+            return usual(engine, real, fake) * (float("nan") if calls[0] == bad else 1.0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(EagerEngine, "_discriminator_loss", loss)
+            train(gan, torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), config)
+        return gan.discriminator
+
+    for a, b in zip(trained(3, bad=3).parameters(), trained(2).parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(trained(3).weight, trained(2).weight)

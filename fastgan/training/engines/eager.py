@@ -99,7 +99,9 @@ class EagerEngine:
             real = self._packed(self.rows.minibatch(draw))
             with torch.no_grad():  # D's step needs no graph of G
                 fake = self._generated(Purpose.NOISE_D, draw, condition)
-            for _ in range(config.k if optimum else 1):
+            for inner_step in range(config.k if optimum else 1):
+                if inner_step > 0:
+                    self._snapshot.save()  # each update is taken back alone
                 real_logits, fake_logits = discriminator(real), discriminator(fake)
                 loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(
                     discriminator, real, fake, draw
