@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import fastgan
 from fastgan import GAN, Adam, Callback, CheckpointError, Momentum, PopulationResult, TrainConfig
 from fastgan.backend import native
 from fastgan.models import mlp_gan
-from fastgan.training import Run, TrainResult, checkpoint, scheduler
+from fastgan.training import Run, TrainResult, checkpoint, population, scheduler
 from fastgan.training.engines import cpu
 from fastgan.training.history import COLUMNS
 from fastgan.training.population import mean_and_error
@@ -481,3 +482,16 @@ def test_the_group_is_made_of_what_torchrun_sets(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("WORLD_SIZE", size)
         with ranks() as ranks_:
             assert (ranks_.rank, ranks_.size) == (0, 1) and backends == asked
+
+
+def test_engines_that_differ_are_all_named() -> None:
+    def member(engine: str) -> Any:
+        return SimpleNamespace(engine=engine, engine_reason=f"why {engine}")
+
+    for engines, named in (
+        (["cpu", "cpu"], ("cpu", "why cpu")),
+        (["eager"], ("eager", "why eager")),
+        (["eager", "cuda-graph"], ("cuda-graph and eager", "1 of 2 members: why eager")),
+        (["cuda-graph", "cuda-persistent"], ("cuda-graph and cuda-persistent", "why cuda-graph")),
+    ):
+        assert population._engine([member(engine) for engine in engines]) == named

@@ -66,7 +66,7 @@ class PopulationResult(Result):
         points: what sets each grid point apart; one empty dictionary where only seeds differ.
         history: by column, float64 arrays (members, steps), NaN where a member did not get; "step" is (steps,).
         steps_per_second: iterations a second of all members together, in this call.
-        engine, engine_reason: of the members; where they differ, both engines and the first reason.
+        engine, engine_reason: of the members; where they differ, all engines and the first reason.
         interrupted: whether a member ended early without having failed.
     """
 
@@ -249,9 +249,11 @@ def _member(planned: Member, outcome: Outcome, gan: GAN, history: dict[str, np.n
 
 
 def _engine(found: list[PopulationMember]) -> tuple[str, str]:
-    """The engines of all, and why the eager one runs where it does."""
+    """The engines of all, the eager one last, and why it runs where it does."""
     slow = [member for member in found if member.engine == "eager"]
+    fast = dict.fromkeys(member.engine for member in found if member.engine != "eager")
+    names = " and ".join([*fast, *(["eager"] if slow else [])])
     if not slow:
-        return found[0].engine, found[0].engine_reason
-    some = "" if len(slow) == len(found) else f"{len(slow)} of {len(found)} members: "
-    return "cpu and eager" if some else "eager", some + slow[0].engine_reason
+        return names, found[0].engine_reason
+    some = f"{len(slow)} of {len(found)} members: " if fast else ""
+    return names, some + slow[0].engine_reason
