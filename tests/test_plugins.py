@@ -308,6 +308,14 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(name: str, tmp_path:
                for key, value in a.tensors.items())  # fmt: skip
 
 
+def test_a_class_that_torch_keeps_elsewhere_is_known_by_its_name(tmp_path: Path) -> None:
+    schedule = functools.partial(torch.optim.swa_utils.SWALR, swa_lr=1e-4)
+    assert config(scheduler=schedule).as_dict()["scheduler"] == {"function": "partial(SWALR)"}
+    result = train_population(lambda seed: new_gan(), DATA, config(optimizer=SGD, scheduler=schedule), seeds=range(2),
+                              grid={"k": [1, 2]})  # fmt: skip
+    assert not any(member.failed for member in result.members)
+
+
 @pytest.mark.parametrize("schedule", ["exponential", "one cycle"])
 @pytest.mark.parametrize("rule", [Adam(1e-2), Momentum(0.1), torch.optim.Adagrad], ids=["Adam", "Momentum", "Adagrad"])
 def test_a_schedule_goes_on_where_it_was_with_an_optimiser_that_has_state_from_the_start(

@@ -120,9 +120,10 @@ def describe(value: Any) -> dict[str, Any]:
     """
     maker, keywords = (value.func, value.keywords) if isinstance(value, functools.partial) else (value, {})
     whole = not (isinstance(value, functools.partial) and value.args)
-    if whole and isinstance(maker, type) and maker.__module__.startswith("torch.optim"):
+    module = _public(maker)
+    if whole and module is not None:
         try:
-            described = {"type": f"{_public(maker)}.{maker.__name__}", **plain.encode(dict(keywords))}
+            described = {"type": f"{module}.{maker.__name__}", **plain.encode(dict(keywords))}
         except TypeError:
             pass
         else:
@@ -150,8 +151,11 @@ def recall(described: dict[str, Any]) -> Any:
 _MODULES = ("torch.optim", "torch.optim.lr_scheduler")
 
 
-def _public(maker: type) -> str:
-    return next((m for m in _MODULES if getattr(importlib.import_module(m), maker.__name__, None) is maker), "torch")
+def _public(maker: Any) -> str | None:
+    """The module of PyTorch that shows a class by its name; None where none of the two does."""
+    if not isinstance(maker, type):
+        return None
+    return next((m for m in _MODULES if getattr(importlib.import_module(m), maker.__name__, None) is maker), None)
 
 
 def name_of(value: Any) -> str:
