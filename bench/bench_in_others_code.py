@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan
-from fastgan.benchmark import harness, pictures
+from fastgan.apps.bench import harness, pictures
 
 Step = Callable[[], object]
 

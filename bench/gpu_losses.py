@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark.baselines_torch import captured
+from fastgan.apps.bench.baselines_torch import captured
 from fastgan.files import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]

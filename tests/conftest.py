@@ -17,7 +17,7 @@ from emulator import CSRC, SIMT, Builder, Emulator, begin_narrow
 from torch import Tensor
 
 from fastgan import ops
-from fastgan.cli import main
+from fastgan.apps.cli import main
 
 # To run while editing: each part of the library has one file here, and all of them together take less than a minute.
 QUICK = ("architecture", "fused", "init", "losses", "models", "nn", "ops", "penalties", "random")
