@@ -122,7 +122,7 @@ def operations(shape: Shape, with_input: bool) -> float:
 
 
 def peak(settings: harness.Settings) -> dict[str, float]:
-    """GFLOP/s of large products: the best of them stands for the processor's peak."""
+    """GFLOP/s of large products: the best of them is taken as the processor's peak."""
     sizes = (128,) if settings.quick else (512, 1024)
     runs, work, labels = [], [], []
     for n in sizes:

@@ -124,7 +124,7 @@ def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterat
 
 @pytest.fixture(scope="module")
 def faulty(request: pytest.FixtureRequest, emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    """The faults of the module, built: FAULTS, by name source, what stands there, what instead, flavour."""
+    """The faults of the module, built: FAULTS, by name source, the old text, the new text, flavour."""
     return {
         name: begin_narrow(emulator_builder, source, flavour, f"cuda/{source}", old, new)
         for name, (source, old, new, flavour, *_) in request.module.FAULTS.items()

@@ -49,7 +49,7 @@ def gaussian_mixture(
 ) -> Baseline:
     """Maximum likelihood of a mixture of Gaussians by expectation maximisation, which scikit-learn does.
 
-    The number of components, and the floor under the variances, are those of the highest validation likelihood.
+    The number of components, and the lower bound of the variances, are those of the highest validation likelihood.
 
     Args:
         train: (n, features); the first 10,000 are used.

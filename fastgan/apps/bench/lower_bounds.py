@@ -147,10 +147,10 @@ def measure(device: str, copy_bytes: int = COPY_BYTES, side: int = SIDE) -> Iter
     yield found | latencies(Cuda())
 
 
-def rate(floors: Mapping[str, Any], precision: str) -> float:
+def rate(bounds: Mapping[str, Any], precision: str) -> float:
     """Operations a second of the whole device at this precision.
 
     fp32 asks for results of that accuracy: by plain multiply-adds, or by three products in tf32.
     """
-    rates: Mapping[str, float] = floors["products_per_s"]
+    rates: Mapping[str, float] = bounds["products_per_s"]
     return max(rates["ieee"], rates["tf32"] / 3) if precision == "fp32" else rates[precision]

@@ -36,7 +36,7 @@ class Trial:
     Args:
         overrides: what sets its column of the table apart, as {"unroll": 5} or {"loss": "mle"}.
         seed: of its weights, rows and noise.
-        course: (evaluations, 4): iteration, modes with a sample within three standard deviations, share of such
+        history: (evaluations, 4): iteration, modes with a sample within three standard deviations, share of such
             samples, KL(p_g||uniform) over the nearest modes of all samples. The last row is the end of training,
             unless that was interrupted.
         failed: what was not finite and when, where that ended it before; else None.
