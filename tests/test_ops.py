@@ -1,4 +1,4 @@
-"""The dispatch: derivatives of every order and mode, any layout, any number of threads, and the backend of each operation."""
+"""The dispatch: derivatives of every order and mode, any layout, any number of threads, each operation's backend."""
 
 from __future__ import annotations
 
