@@ -255,7 +255,7 @@ class Trainer<T>::Executor {
 
   // Bounds the norms of whole units, so the update must be complete.
   void bound(const Player& player) {
-    const double limit = player.plan.optimizer.max_norm;
+    const double limit = player.plan.optimizer.max_col_norm;
     if (!(limit > 0)) return;
     team_.barrier();
     for (size_t i = 0; i < player.plan.parameters.size(); ++i) {

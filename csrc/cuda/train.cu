@@ -128,9 +128,9 @@ class Trainer : Losses<T> {
         if (ceased(saved, statistic)) atomicExch(bad_, 1);
       });
     block_.barrier_of_all();
-    if (updated.g && plan_.optimizer_g.max_norm > 0) bound_norms(g_, plan_.optimizer_g.max_norm);
-    if (updated.d && plan_.optimizer_d.max_norm > 0) bound_norms(d_, plan_.optimizer_d.max_norm);
-    if (plan_.optimizer_g.max_norm > 0 || plan_.optimizer_d.max_norm > 0) block_.barrier_of_all();
+    if (updated.g && plan_.optimizer_g.max_col_norm > 0) bound_norms(g_, plan_.optimizer_g.max_col_norm);
+    if (updated.d && plan_.optimizer_d.max_col_norm > 0) bound_norms(d_, plan_.optimizer_d.max_col_norm);
+    if (plan_.optimizer_g.max_col_norm > 0 || plan_.optimizer_d.max_col_norm > 0) block_.barrier_of_all();
     if (!plan_.skip_nonfinite) return;
     const bool bad = *bad_;
     if (bad && updated.g) restore(g_, common_), ++skipped_g_;

@@ -30,7 +30,7 @@ from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, Scheduler
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
-PRECISIONS = options.names(Precision)  # in the order of Precision in csrc/plan.h
+PRECISIONS = options.names(Precision)
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "mode": options.names(UpdateMode),
     "inner": options.names(InnerLoop),

@@ -180,7 +180,8 @@ class GraphEngine:
         if state.described_anew() or self._iteration is None:
             self._give_back()
             parts = state.torch_optimizers, state.descriptions, state.data, self.launcher
-            self._iteration = Iteration(state.gan, state.description, *parts)
+            described = state.description
+            self._iteration = Iteration(state.gan, described["dtype"], described["plan"], *parts)
         return self._iteration
 
     def _give_back(self) -> None:

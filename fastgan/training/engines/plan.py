@@ -9,23 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fastgan.kernels import DTYPES
+from fastgan import schema
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
 from fastgan.nn import Dropout, Maxout, Sequential
 from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.segments import Segment, steps_of
-from fastgan.random import PRIORS
-from fastgan.reference import ACTIVATIONS, FORMULAS
-from fastgan.training.config import PRECISIONS, TrainConfig
+from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, name_of
 
 Description = dict[str, Any]  # of a network, a player or a whole run, as csrc/bindings_train.cpp reads it
-
-_RULES = {"torch": 1, "pylearn2": 2}  # Rule in csrc/plan.h; 0 is Adam
-_PENALTIES = (None, "wgan-gp", "r1", "r2")
 
 
 class UnsupportedByEngine(Exception):
@@ -231,30 +226,24 @@ def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Op
         except ValueError as why:
             raise UnsupportedByEngine(str(why)) from None
     of_g, of_d = config.optimizer_of_generator, config.optimizer_of_discriminator
-    return {
-        "dtype": DTYPES[gan.dtype],
+    described = {
         "generator": _player(generator, of_g, optimizers["generator"], ema_of, config),
         "discriminator": _player(discriminator, of_d, optimizers["discriminator"], {}, config),
         "latent": gan.latent_dim,
-        "prior": PRIORS.index(gan.prior),
-        "seed": config.seed,
+        "prior": gan.prior,
         "data": data.data_ptr(),
         "rows": len(data),
         "features": features,
         "batch": config.batch_size,
-        "k": config.k,
-        "generator_steps": config.generator_steps,
-        "pack": config.pack,
         "simultaneous": config.mode == "simultaneous",
-        "real": (FORMULAS[real].number, real_target),
-        "fake": (FORMULAS[fake].number, fake_target),
-        "generated": (FORMULAS[formula].number, target),
+        "real": (schema.FORMULAS[real], real_target),
+        "fake": (schema.FORMULAS[fake], fake_target),
+        "generated": (schema.FORMULAS[formula], target),
         "relativistic": config.loss == "relativistic",
-        "penalty": _PENALTIES.index(config.gradient_penalty),
-        "penalty_weight": config.penalty_weight,
-        "ema_decay": config.ema_decay or 0.0,
+        "penalty": str(config.gradient_penalty or "none").replace("-", "_"),
         "skip_nonfinite": config.nonfinite == "skip",
     }
+    return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
 
 
 def check_config(gan: GAN, config: TrainConfig) -> None:
@@ -314,18 +303,16 @@ def _player(
     ema_of: dict[Tensor, Tensor],
     config: TrainConfig,
 ) -> Description:
-    adam = isinstance(optimizer, Adam)
     beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
-    return {
+    return schema.of_config("OptimizerPlan", config) | {
         "layers": [_layer(layer, state, ema_of) for layer in chain.layers],
         "input_dropout": chain.input_dropout,
         "dropout_seeds": chain.dropout_seeds,
-        "precision": PRECISIONS.index(config.precision),
-        "rule": 0 if adam else _RULES[optimizer.convention],  # type: ignore[union-attr]
+        "precision": config.precision,
+        "rule": f"momentum_{optimizer.convention}" if isinstance(optimizer, Momentum) else "adam",
         "beta1": beta1,
         "beta2": beta2,
         "epsilon": getattr(optimizer, "eps", 0.0),
-        "max_norm": config.max_col_norm or 0.0,
     }
 
 
@@ -360,7 +347,7 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Ten
         )
     }
     return plain | {
-        "activation": ACTIVATIONS[layer["activation"]][0],
+        "activation": schema.ACTIVATIONS[layer["activation"]],
         "weight": addresses(layer["weight"]),
         "bias": addresses(layer["bias"]),
         "batch_norm": norm is not None,
