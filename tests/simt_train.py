@@ -64,7 +64,8 @@ class Written:
             formula, target = plan[name]
             self.arguments += [formula, float(target)]
         self.arguments += [int(plan["relativistic"]), plan["penalty"], float(plan["penalty_weight"])]
-        self.arguments += [float(plan["ema_decay"]), int(plan["skip_nonfinite"])]
+        self.arguments += [float(plan["ema_decay"]), int(plan["skip_nonfinite"]), plan["classes"]]
+        self.address(plan["labels"])
 
     def call(self, call: dict[str, Any]) -> None:
         self.arguments += [call["first"], call["count"]]
@@ -82,7 +83,8 @@ def tensors_of(engine: HostState) -> list[Tensor]:
     ema = engine.gan.ema
     average = [] if ema is None else list(ema.parameters())
     of_gan = [*engine.gan.parameters(), *engine.gan.buffers(), *average]
-    return [*(t.detach() for t in of_gan), *kept, engine.data]
+    labels = [] if engine.labels is None else [engine.labels]
+    return [*(t.detach() for t in of_gan), *kept, engine.data, *labels]
 
 
 @contextlib.contextmanager
