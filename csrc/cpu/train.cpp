@@ -116,7 +116,10 @@ class Trainer<T>::Executor {
 
   void save() { all_.snapshot_.save(team_); }
 
-  void sample_data(int64_t draw) { draw_ = draw; }
+  void sample_data(int64_t draw) {
+    const ColumnRange range = part_of_g();
+    all_.choose_rows(draw, range.first, std::min(range.last, rows_of_g()));
+  }
 
   void sample_noise(uint32_t purpose, int64_t step) {
     const ColumnRange range = part_of_g();
@@ -134,9 +137,9 @@ class Trainer<T>::Executor {
     of_d_.count = batch == BatchOfD::fake ? 1 : 2;
     if (of_d_.count == 2) take_dropout_seeds(plan_.discriminator);
     fake_ = batch == BatchOfD::real_fake ? 1 : 0;
-    in_place_ = batch == BatchOfD::fake && plan_.pack == 1;
+    in_place_ = batch == BatchOfD::fake && plan_.pack == 1 && plan_.classes == 0;
     for (const ColumnRange& range : ranges()) {
-      if (of_d_.count == 2) all_.show_real(draw_, of_d_[1 - fake_], range);
+      if (of_d_.count == 2) all_.show_real(of_d_[1 - fake_], range);
       if (!in_place_) all_.show_fakes(of_d_[fake_], range);
     }
   }
@@ -233,7 +236,7 @@ class Trainer<T>::Executor {
     d_.backward(team_, columns, {where}, 0, true);
     T* scratch = PenaltyPass<T>::scratch_of(all_.second_order_scratch_, d_, rows, team_.rank);
     PenaltyPass<T>(d_, where, 2 * second, scratch)
-        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.penalties_);
+        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.sample_width(), all_.penalties_);
   }
 
   double* metrics(int64_t it) const { return all_.call_.metrics + (it - all_.call_.first) * kMetrics; }
@@ -275,7 +278,7 @@ class Trainer<T>::Executor {
   SubBatches of_g_{}, of_d_{};  // of the batch of each network
   size_t fake_ = 0;             // the fakes' sub-batch of D's
   bool in_place_ = false;       // D reads the fakes where G writes them
-  int64_t draw_ = 0, update_of_g_ = 0, update_of_d_ = 0;
+  int64_t update_of_g_ = 0, update_of_d_ = 0;
   const uint64_t* dropout_seeds_ = nullptr;  // those not yet taken
 };
 

@@ -179,7 +179,7 @@ class GraphEngine:
         state = self.state
         if state.described_anew() or self._iteration is None:
             self._give_back()
-            parts = state.torch_optimizers, state.descriptions, state.data, self.launcher
+            parts = state.torch_optimizers, state.descriptions, state.data, state.labels, self.launcher
             described = state.description
             self._iteration = Iteration(state.gan, described["dtype"], described["plan"], *parts)
         return self._iteration

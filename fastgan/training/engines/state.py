@@ -39,6 +39,7 @@ class HostState:
         if data is None:
             raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
+        self.labels = rows.labels_in_memory(gan.device) if gan.classes else None
         self.torch_optimizers = {  # whose own step counts may be out of date
             name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
             for name, description in self.descriptions.items()
@@ -80,7 +81,7 @@ class HostState:
         if self.changes is not None and self.changes.is_current():
             return False
         before = self.description
-        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data)
+        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data, self.labels)
         self.changes = ChangeDetector(self.gan, self.torch_optimizers, self.data)
         self._buffers = [] if self.config.ema_decay is None else self.gan.ema_buffers()
         return self.description != before
