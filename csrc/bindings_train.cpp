@@ -86,6 +86,12 @@ struct CompiledPlan {
              d["ema_decay"].cast<double>(),
              d["skip_nonfinite"].cast<bool>()} {}
 
+  // Brings the addresses up to date with the last iteration.
+  void write_back(int threads) {
+    const py::gil_scoped_release release;
+    kernels().write_back(dtype, plan, workspace, threads);
+  }
+
   TrainCall call(const py::dict& d, int threads) {
     return {d["first"].cast<int64_t>(),
             d["count"].cast<int64_t>(),
@@ -182,7 +188,7 @@ std::pair<size_t, size_t> cuda_needs(const CompiledPlan& compiled, int multiproc
 }  // namespace
 
 void bind_training(py::module_& m) {
-  py::class_<CompiledPlan>(m, "CompiledPlan").def(py::init<const py::dict&>());
+  py::class_<CompiledPlan>(m, "CompiledPlan").def(py::init<const py::dict&>()).def("write_back", &CompiledPlan::write_back);
   m.def("advance", advance);
   m.def("cuda_train", cuda_advance);
   m.def("cuda_train_needs", cuda_needs);
