@@ -93,6 +93,12 @@ struct CompiledPlan {
     given.end();
   }
 
+  // Brings the addresses up to date with the last iteration.
+  void write_back(int threads) {
+    const py::gil_scoped_release release;
+    kernels().write_back(dtype, plan, workspace, threads);
+  }
+
   TrainCall call(const py::dict& d, int threads) {
     TrainCall call{};
     FromDict given(d);
@@ -238,7 +244,7 @@ void bind_schema(py::module_& m) {
 
 void bind_training(py::module_& m) {
   bind_schema(m);
-  py::class_<CompiledPlan>(m, "CompiledPlan").def(py::init<const py::dict&>());
+  py::class_<CompiledPlan>(m, "CompiledPlan").def(py::init<const py::dict&>()).def("write_back", &CompiledPlan::write_back);
   m.def("advance", advance);
   m.def("cuda_train", cuda_advance);
   m.def("cuda_train_needs", cuda_needs);

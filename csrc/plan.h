@@ -34,6 +34,7 @@ struct NetworkPlan {
   double input_dropout = 0;
   int dropout_seeds = 0;       // of dropout masks, drawn by one forward pass
   Precision precision = Precision::fp32;
+  bool blocked_weights = false;  // as the CPU engine stores them while a run lasts (cpu/blocked_weights.h); no caller sets it
   FASTGAN_FIELDS(input_dropout, dropout_seeds, precision)
 };
 

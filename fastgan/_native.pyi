@@ -118,6 +118,7 @@ class Mlp:
 
 class CompiledPlan:
     def __init__(self, plan: dict[str, Any], /) -> None: ...
+    def write_back(self, threads: int, /) -> None: ...
 
 def advance(
     plans: Sequence[CompiledPlan], calls: Sequence[dict[str, Any]], threads: int, /

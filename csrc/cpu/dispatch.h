@@ -90,6 +90,8 @@ struct Kernels {
   MlpSizes (*mlp_sizes)(const NetworkPlan& plan);
   bool (*multiplies_bf16)();  // whether this processor has AVX512-BF16
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
+  // Brings the plan's addresses up to date; the next call reads them.
+  void (*write_back)(int dtype, const TrainPlan& plan, Workspace& workspace, int threads);
   double (*fma_peak)(double seconds, bool bf16);  // operations a second of one core; 0: no such instruction
 };
 

@@ -19,12 +19,13 @@ void mlp_penalty(int, const NetworkPlan&, const MlpPenalty&);
 MlpSizes mlp_sizes(const NetworkPlan&);
 bool multiplies_bf16();
 void train(int, const TrainPlan&, TrainCall&);
+void write_back(int, const TrainPlan&, Workspace&, int);
 double fma_peak(double, bool);
 
 extern const Kernels table;
 const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,     random_fill,
                        mlp_forward,                 mlp_backward, mlp_second_order, mlp_penalty, mlp_sizes,
-                       multiplies_bf16,             train,        fma_peak};
+                       multiplies_bf16,             train,        write_back,       fma_peak};
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

@@ -7,6 +7,7 @@
 
 #include "../dtypes.h"
 #include "../iteration.h"
+#include "blocked_weights.h"
 #include "float_mode.h"
 #include "train_loss.h"
 #include "train_snapshot.h"
@@ -29,7 +30,7 @@ class Trainer : Losses<T> {
         snapshot_(plan) {
     Arena<T> count;
     place(count);
-    Arena<T> memory{static_cast<T*>(call.workspace->reserve(size_t(count.used) * sizeof(T)))};
+    Arena<T> memory{static_cast<T*>(call.workspace->buffers.reserve(size_t(count.used) * sizeof(T)))};
     place(memory);
     d_on_g_ = d_;
     d_on_g_.read(g_.output(), g_.grad_output());
@@ -266,7 +267,7 @@ class Trainer<T>::Executor {
       const int64_t rows = l.outputs * l.pieces;
       const ParameterPlan& weight = player.plan.parameters[i].weight;
       if (!weight.state0) continue;  // frozen
-      bound_norms(static_cast<T*>(weight.value), l.inputs, rows * team_.rank / team_.size,
+      bound_norms(static_cast<T*>(weight.value), rows, l.inputs, rows * team_.rank / team_.size,
                   rows * (team_.rank + 1) / team_.size, limit);
     }
   }
@@ -286,11 +287,23 @@ class Trainer<T>::Executor {
 
 bool multiplies_bf16() { return has_bf16(); }
 
+namespace {
+template <class T>
+void train(const TrainPlan& plan, TrainCall& call) {
+  const BlockedPlan<T> blocked(plan, *call.workspace, call.threads);
+  blocked.read();
+  Trainer<T>(blocked.plan(), call).run();
+}
+}  // namespace
+
 void train(int dtype, const TrainPlan& plan, TrainCall& call) {
-  if (DType(dtype) == DType::f64)
-    Trainer<double>(plan, call).run();
-  else
-    Trainer<float>(plan, call).run();
+  DType(dtype) == DType::f64 ? train<double>(plan, call) : train<float>(plan, call);
+}
+
+void write_back(int dtype, const TrainPlan& plan, Workspace& workspace, int threads) {
+  if (!workspace.holds_weights) return;
+  DType(dtype) == DType::f64 ? BlockedPlan<double>(plan, workspace, threads).write_back()
+                             : BlockedPlan<float>(plan, workspace, threads).write_back();
 }
 
 }  // namespace FASTGAN_ISA

@@ -30,35 +30,29 @@ struct Update {
   const PlayerPlan& player;
 
   const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
-  int64_t inputs(int layer) const { return player.network.layers[size_t(layer)].inputs; }
   bool wants_weight(int layer) const { return of(layer).weight.state0; }
   bool wants_bias(int layer) const { return of(layer).bias.state0; }
 
+  // The rows of a blocked weight that a tile covers, which are contiguous.
+  Pointers<T> place(const GradientPart& part, int64_t row) const {
+    const LayerPlan& l = player.network.layers[size_t(part.layer)];
+    return Pointers<T>(of(part.layer).weight, part.column * l.outputs * l.pieces + row * part.columns);
+  }
+
   Ahead needs(const GradientPart& part, int64_t row, int height) const {
-    const Pointers<T> at(of(part.layer).weight, row * inputs(part.layer) + part.column);
+    const Pointers<T> at = place(part, row);
     const auto bytes = [](const T* p) { return reinterpret_cast<const char*>(p); };
-    return {{bytes(at.p), bytes(at.s0), bytes(at.s1)},
-            inputs(part.layer) * int64_t(sizeof(T)),
-            part.columns * int64_t(sizeof(T)),
-            height};
+    const int64_t row_bytes = part.columns * int64_t(sizeof(T));
+    return {{bytes(at.p), bytes(at.s0), bytes(at.s1)}, row_bytes, row_bytes, height};
   }
 
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
-    const int64_t width = inputs(part.layer);
-    const Pointers<T> at(of(part.layer).weight, row * width + part.column);
-    if (part.columns == width) {  // all inputs of these outputs: contiguous in memory
-      T run[kTileRows * kBlockRows<T>];
-      for (int i = 0, at = 0; i < height; ++i)
-        for (int j = 0; j < part.columns; ++j) run[at++] = tile[i * kBlockRows<T> + j];
-      return update_run(rule, at.p, at.s0, at.s1, run, height * width);
-    }
-    for (int64_t i = 0, from = 0; i < height; ++i, from += width) {
-      const T* g = tile + i * kBlockRows<T>;
-      if (part.columns == kBlockRows<T>)  // a constant: two vectors, no loop
-        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, kBlockRows<T>);
-      else
-        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, part.columns);
-    }
+    const Pointers<T> at = place(part, row);
+    if (part.columns == kBlockRows<T>) return update_run(rule, at.p, at.s0, at.s1, tile, height * kBlockRows<T>);
+    T run[kTileRows * kBlockRows<T>];
+    for (int i = 0, to = 0; i < height; ++i)
+      for (int j = 0; j < part.columns; ++j) run[to++] = tile[i * kBlockRows<T> + j];
+    update_run(rule, at.p, at.s0, at.s1, run, height * part.columns);
   }
 
   void vector(int, const ParameterPlan& parameter, const T* grad, int64_t n) const {
@@ -82,16 +76,22 @@ void each_parameter(const PlayerPlan& player, Function&& f) {
   }
 }
 
-// Scales down the incoming weights of rows first .. last whose norm exceeds the limit.
+// Scales down the incoming weights of rows first .. last of a blocked weight whose norm exceeds the limit.
 template <class T>
-void bound_norms(T* weight, int64_t inputs, int64_t first, int64_t last, double limit) {
+void bound_norms(T* weight, int64_t rows, int64_t inputs, int64_t first, int64_t last, double limit) {
+  const BlockedWeight<T> blocked{weight, rows, inputs};
   for (int64_t row = first; row < last; ++row) {
-    T* w = weight + row * inputs;
+    const auto each = [&](auto&& f) {
+      for (int64_t column = 0; column < inputs; column += kBlockRows<T>) {
+        const int64_t width = blocked.width(column);
+        T* w = weight + (blocked.block(column) - blocked.data) + row * width;
+        for (int64_t i = 0; i < width; ++i) f(w[i]);
+      }
+    };
     double square = 0;
-    for (int64_t i = 0; i < inputs; ++i) square += double(w[i]) * double(w[i]);
+    each([&](T w) { square += double(w) * double(w); });
     const T scale = T(bounding(square, limit));
-    if (scale == T(1)) continue;
-    for (int64_t i = 0; i < inputs; ++i) w[i] *= scale;
+    if (scale != T(1)) each([&](T& w) { w *= scale; });
   }
 }
 

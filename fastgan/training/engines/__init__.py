@@ -41,7 +41,15 @@ class Engine(Protocol):
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls: step counts are up to date, and the next call reads them."""
+        """For reading and writing between two calls: after `write_back`, with step counts that are up to date; the next
+        call reads them."""
+        ...
+
+    def write_back(self) -> None:
+        """Bring parameters, optimiser states and the moving average up to date; the next call reads them.
+
+        To be called before anyone looks at them: between two calls an engine may keep them in a layout of its own.
+        """
         ...
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:

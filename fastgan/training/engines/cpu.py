@@ -55,6 +55,10 @@ class CpuEngine:
         """For reading and writing between two calls."""
         return self.state.optimizers
 
+    def write_back(self) -> None:
+        """Bring parameters, optimiser states and the moving average up to date; the next call reads them."""
+        self.state.write_back()
+
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count (from 0) on all threads and returns their metrics."""
         finish = self.begin_all([self], [first], [count], torch.get_num_threads(), should_stop)

@@ -50,6 +50,9 @@ class EagerEngine:
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
+    def write_back(self) -> None:
+        """Nothing: an iteration changes parameters and states in place."""
+
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
         """Run iterations first .. first+count (from 0), fewer if asked to stop.
 
