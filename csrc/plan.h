@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "schema.h"
+#include "formulas.h"
 
 namespace fastgan {
 
@@ -57,9 +57,13 @@ FASTGAN_ENUM(enum class, Rule, adam, momentum_torch, momentum_pylearn2)
 struct OptimizerPlan {
   Rule rule;
   double beta1, beta2, epsilon;  // Adam's
-  double max_col_norm;           // of a unit's incoming weights; 0: no bound
-  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, max_col_norm)
+  // Bounds, 0 for none: of each number of a gradient, then of the norm of all gradients of the network; of each weight
+  // and of the norm of a unit's incoming weights after the update.
+  double max_grad_value, max_grad_norm, clip_weights, max_col_norm;
+  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, max_grad_value, max_grad_norm, clip_weights, max_col_norm)
 };
+
+FASTGAN_HD bool clips(const OptimizerPlan& plan) { return plan.max_grad_value > 0 || plan.max_grad_norm > 0; }
 
 // The rate and the momentum of each update of a call, or one of each for all.
 struct Schedule {

@@ -152,6 +152,8 @@ class GraphEngine:
     ) -> None:
         if launcher is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:
             raise plan.UnsupportedByEngine(why)
+        if launcher is None and gan.device.type != "cuda":
+            raise plan.UnsupportedByEngine(f"the networks are on {gan.device}; this engine is built for CUDA")
         self._iteration: Iteration | None = None
         self._graphs: dict[int, Callable[[], None]] = {}  # by how many iterations they have
         self._cold = True

@@ -350,7 +350,11 @@ class Iteration:
         head = self.dtype, *schema.in_order("OptimizerPlan", plan), self.schedules[name]
         counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
+        if plan["max_grad_value"] > 0 or plan["max_grad_norm"] > 0:
+            launcher.clip([grad for *_, grad in members], plan["max_grad_value"], plan["max_grad_norm"])
         launcher.launch("update", *head, *counts, *_listed(members))
+        if plan["clip_weights"] > 0:
+            launcher.hold([parameter for parameter, *_ in members], plan["clip_weights"])
         network = self.g if name == "generator" else self.d
         if plan["max_col_norm"] > 0:
             for layer in network.layers:

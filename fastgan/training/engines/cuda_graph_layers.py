@@ -48,6 +48,19 @@ class KernelLauncher(Protocol):
         """out = x for each pair, in one launch where that can be."""
         torch._foreach_copy_(outs, xs)
 
+    def clip(self, grads: list[Tensor], max_value: float, max_norm: float) -> None:
+        """Hold each number within a bound, then the norm of all, as torch.nn.utils does; 0: no bound."""
+        if max_value > 0:
+            self.hold(grads, max_value)
+        if max_norm > 0:
+            norm = torch.stack(torch._foreach_norm(grads)).norm()
+            torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+    def hold(self, tensors: list[Tensor], bound: float) -> None:
+        """Hold each number within -bound .. bound."""
+        torch._foreach_clamp_min_(tensors, -bound)
+        torch._foreach_clamp_max_(tensors, bound)
+
     def size(self, entry: str, *numbers: int) -> int: ...
 
     def fork(self) -> None: ...

@@ -279,9 +279,6 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine(
             f"config.gradient_penalty has {len(config.penalties)} penalties, and this engine takes one"
         )
-    for bound in ("max_grad_norm", "max_grad_value", "clip_weights"):
-        if getattr(config, bound) is not None:
-            raise UnsupportedByEngine(f"config.{bound} is set, which no compiled engine computes")
     if config.precision in ("tf32", "bf16") and gan.dtype != torch.float32:
         raise UnsupportedByEngine(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
@@ -324,6 +321,7 @@ def _player(
         "beta1": beta1,
         "beta2": beta2,
         "epsilon": getattr(optimizer, "eps", 0.0),
+        "clip_weights": config.clip_weights_of(chain.name.removeprefix("gan.")) or 0.0,
     }
 
 
