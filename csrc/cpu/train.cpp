@@ -35,8 +35,10 @@ class Trainer : Losses<T> {
     d_on_g_ = d_;
     d_on_g_.read(g_.output(), g_.grad_output());
     for (Player* player : {&of_g_, &of_d_})
-      if (player->plan.optimizer.max_grad_norm > 0)
-        player->squares.resize(player->parts.size() + player->plan.parameters.size());
+      if (player->plan.optimizer.max_grad_norm > 0) {
+        player->squares.resize(player->plan.parameters.size(), {0.0});
+        for (const GradientPart& part : player->parts) player->squares[size_t(part.layer)].push_back(0.0);
+      }
     const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
     const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
     dropout_seeds_.resize(size_t(steps * (of_g + 3 * of_d)));
@@ -75,7 +77,7 @@ class Trainer : Losses<T> {
     const Schedule& schedule;
     const int64_t made;
     int64_t skipped = 0;
-    std::vector<double> squares{};  // of the gradients: of the parts, then of the layers' vectors
+    std::vector<std::vector<double>> squares{};  // of the gradients (Squares)
   };
 
   void place(Arena<T>& arena) {
@@ -256,16 +258,17 @@ class Trainer<T>::Executor {
     const double limit = player.plan.optimizer.max_grad_norm;
     if (!(limit > 0)) return clip;
     const PartRange mine = part_of(player.parts, team_);
-    double* of_layers = player.squares.data() + player.parts.size();
     for (const GradientPart& part : mine) {
-      player.squares[size_t(&part - player.parts.data())] = 0;
-      if (part.column == 0) of_layers[part.layer] = 0;
+      std::vector<double>& sums = player.squares[size_t(part.layer)];
+      sums[size_t(part.column / kBlockRows<T>)] = 0;
+      if (part.column == 0) sums.back() = 0;
     }
-    const Squares<T> sink{player.plan, clip, player.parts.data(), player.squares.data(), of_layers};
+    const Squares<T> sink{player.plan, clip, player.squares};
     player.network.parameter_gradients(mine, columns, sink);
     team_.barrier();
     double square = 0;
-    for (const double of_some : player.squares) square += of_some;
+    for (const std::vector<double>& sums : player.squares)
+      for (const double sum : sums) square += sum;
     clip.scale = T(fastgan::clipping(square, limit));
     return clip;
   }

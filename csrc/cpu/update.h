@@ -2,6 +2,7 @@
 // registers.
 #pragma once
 #include <cmath>
+#include <vector>
 
 #include "../optimizer.h"
 #include "network.h"
@@ -70,14 +71,13 @@ struct Update {
   }
 };
 
-// A sink that adds up the squares of the gradients: a sum a part of the weights, then one a layer's vectors. One thread
-// computes each of them, whatever the size of the team.
+// A sink that adds up the squares of the gradients, by layer: a sum for each part of the weight, then one of the vectors.
+// One thread computes each sum, whatever the size of the team.
 template <class T>
 struct Squares {
   const PlayerPlan& player;
   const Clipping<T>& clip;
-  const GradientPart* first;  // of all
-  double *of_parts, *of_layers;
+  std::vector<std::vector<double>>& sums;
 
   const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
   bool wants_weight(int layer) const { return of(layer).weight.state0; }
@@ -88,12 +88,12 @@ struct Squares {
     double lanes[kBlockRows<T>] = {};  // a loop of vectors
     for (int i = 0; i < height; ++i)
       for (int j = 0; j < part.columns; ++j) lanes[j] += square(tile[i * kBlockRows<T> + j]);
-    for (const double lane : lanes) of_parts[&part - first] += lane;
+    for (const double lane : lanes) sums[size_t(part.layer)][size_t(part.column / kBlockRows<T>)] += lane;
   }
 
   void vector(int layer, const ParameterPlan& parameter, const T* grad, int64_t n) const {
     if (!parameter.state0) return;
-    for (int64_t i = 0; i < n; ++i) of_layers[layer] += square(grad[i]);
+    for (int64_t i = 0; i < n; ++i) sums[size_t(layer)].back() += square(grad[i]);
   }
 
  private:
