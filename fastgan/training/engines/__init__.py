@@ -94,7 +94,8 @@ def choose(
     try:
         if gan.device.type != "cpu":
             return cuda_engine(gan, rows, config)
-        return CpuEngine(gan, rows, config), _SUPPORTED
+        engine = CpuEngine(gan, rows, config)
+        return engine, f"{_SUPPORTED}{engine.details}"
     except UnsupportedByEngine as why:
         if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
             raise why.__cause__ from None
