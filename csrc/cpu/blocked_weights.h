@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "../train.h"
-#include "gemm.h"
+#include "amx.h"
 #include "parallel.h"
+#include "products.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -20,8 +21,16 @@ class BlockedPlan {
     int64_t total = 0;
     for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator}) {
       player->network.blocked_weights = true;
+      player->network.products = choose_products(player->network, sizeof(T) == 4);
       for (size_t i = 0; i < player->parameters.size(); ++i) {
         const LayerPlan& l = player->network.layers[i];
+#if defined(__AVX512F__)
+        if (uses_amx(player->network))
+          for (void** copy : {&player->parameters[i].rounded, &player->parameters[i].rounded_transposed}) {
+            copies_.push_back({copy, total});
+            total += rounded_size(l.outputs * l.pieces, l.inputs) / 2 + kApart;
+          }
+#endif
         if (l.inputs <= kBlockRows<T>) continue;
         ParameterPlan& weight = player->parameters[i].weight;
         for (void** address : {&weight.value, &weight.state0, &weight.state1, &weight.ema}) {
@@ -33,14 +42,32 @@ class BlockedPlan {
     }
     T* memory = static_cast<T*>(workspace.weights.reserve(size_t(total) * sizeof(T)));
     for (const Moved& m : moved_) *m.address = memory + m.offset;
+    for (const auto& [address, offset] : copies_) *address = memory + offset;
   }
   BlockedPlan(const BlockedPlan&) = delete;  // it has addresses of its own members
 
   const TrainPlan& plan() const { return plan_; }
 
+  // A thread's part of the rounded copies of a player's weights.
+  static void round([[maybe_unused]] const PlayerPlan& player, [[maybe_unused]] int rank, [[maybe_unused]] int size) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      for (size_t i = 0; i < player.parameters.size(); ++i) {
+        const LayerPlan& l = player.network.layers[i];
+        const LayerParameters& p = player.parameters[i];
+        amx_of(player.network)
+            .round_weight({static_cast<const T*>(p.weight.value), l.outputs * l.pieces, l.inputs},
+                          static_cast<Bf16*>(p.rounded), static_cast<Bf16*>(p.rounded_transposed), rank, size);
+      }
+#endif
+  }
+
   void read() const {
     if (workspace_.holds_weights) return;
     each_row([](T* row, T* block, int64_t count) { std::copy_n(row, count, block); });
+    for (const PlayerPlan* player : {&plan_.generator, &plan_.discriminator})
+      if (uses_amx(player->network))
+        parallel_for(threads_, threads_, [&](int64_t rank) { round(*player, int(rank), threads_); });
     workspace_.holds_weights = true;
   }
 
@@ -81,6 +108,7 @@ class BlockedPlan {
   Workspace& workspace_;
   const int threads_;
   std::vector<Moved> moved_;
+  std::vector<std::pair<void**, int64_t>> copies_;  // the rounded ones: the address to set, the offset
 };
 
 }  // namespace FASTGAN_ISA

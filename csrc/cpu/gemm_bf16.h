@@ -58,9 +58,12 @@ inline const Pair* pair_features(int64_t depth, const float* b, ColumnRange colu
   Pair* packed = reinterpret_cast<Pair*>(
       scratch<float, Scratch::packed>(((columns.last + width - 1) / width - origin) * pairs * width));
   each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
+    // Whole vectors, as a tile writes whole ones: a gradient's sum may include the padding between two sub-batches, where
+    // the gradients of B are zero.
+    const int vectors = int(rounded_up(lanes, Simd<float>::width));
     for (int64_t k = 0; k < pairs; ++k) {
       const float* row = b + (p * depth + 2 * k) * width + lane;
-      pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, lanes, packed + ((p - origin) * pairs + k) * width + lane);
+      pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, vectors, packed + ((p - origin) * pairs + k) * width + lane);
     }
   });
   return packed;

@@ -236,7 +236,13 @@ void Network<T>::multiply_by_weight(const Layer<T>& l, const T* bias, const T* i
   if (!plan_.blocked_weights) return multiply<T>(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, bias, in, out, range, after);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    if (plan_.precision == Precision::bf16) return multiply_weight_bf16(l.blocked_weight(), bias, in, out, range, after);
+    switch (plan_.products) {
+      case Products::fp32: break;
+      case Products::dot_bf16: return multiply_weight_bf16(l.blocked_weight(), bias, in, out, range, after);
+      default:
+        return amx_of(plan_).multiply(l.rows(), l.plan.inputs, static_cast<const Bf16*>(l.parameters.rounded), bias, in, out,
+                                      range, after);
+    }
 #endif
   multiply_weight(l.blocked_weight(), bias, in, out, range, after);
 }
@@ -246,7 +252,13 @@ void Network<T>::multiply_by_transposed(const Layer<T>& l, const T* in, T* out, 
   if (!plan_.blocked_weights) return multiply<T>(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, in, out, range, after);
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    if (plan_.precision == Precision::bf16) return multiply_transposed_weight_bf16(l.blocked_weight(), in, out, range, after);
+    switch (plan_.products) {
+      case Products::fp32: break;
+      case Products::dot_bf16: return multiply_transposed_weight_bf16(l.blocked_weight(), in, out, range, after);
+      default:
+        return amx_of(plan_).multiply(l.plan.inputs, l.rows(), static_cast<const Bf16*>(l.parameters.rounded_transposed), nullptr,
+                                      in, out, range, after);
+    }
 #endif
   multiply_transposed_weight(l.blocked_weight(), in, out, range, after);
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../plan.h"
+#include "amx.h"
 #include "gemm_bf16.h"
 #include "blocked.h"
 #include "parallel.h"
@@ -190,11 +191,18 @@ class Network {
     };
     const int64_t end = last.column + last.columns;
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4)
-      if (plan_.precision == Precision::bf16) {
+    if constexpr (sizeof(T) == 4) {
+      if (plan_.products == Products::dot_bf16) {
         const Pair* e = pair_gradient(l.rows(), rows, l.grad_affine);
         return multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, first.column, end, needs, apply);
       }
+      if (uses_amx(plan_)) {
+        const auto needed = [&](Ahead& ahead, int64_t column, int columns, int64_t row, int height) {
+          ahead = needs(column, columns, row, height);
+        };
+        return amx_of(plan_).gradient(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needed, apply);
+      }
+    }
 #endif
     multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needs, apply);
   }

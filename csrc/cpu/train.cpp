@@ -17,6 +17,27 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
+// The shapes of AMX tiles, part of a thread's state while it multiplies on them.
+class TileState {
+ public:
+#if defined(__AVX512F__)
+  explicit TileState(const TrainPlan& plan)
+      : network_(uses_amx(plan.generator.network) ? &plan.generator.network
+                 : uses_amx(plan.discriminator.network) ? &plan.discriminator.network : nullptr) {
+    if (network_) amx_of(*network_).begin();
+  }
+  ~TileState() {
+    if (network_) amx_of(*network_).end();
+  }
+  TileState(const TileState&) = delete;
+
+ private:
+  const NetworkPlan* network_;
+#else
+  explicit TileState(const TrainPlan&) {}
+#endif
+};
+
 template <class T>
 class Trainer : Losses<T> {
  public:
@@ -50,6 +71,7 @@ class Trainer : Losses<T> {
     AdaptiveThreads& adaptive_threads = call_.workspace->adaptive_threads;
     while (done_ < call_.count)
       with_team(forced_ > 0 ? threads_ : adaptive_threads.begin(threads_), [&](const Team& team) {
+        const TileState tiles(plan_);
         Executor executor(*this, team);
         do {
           iterate(executor, call_.first + done_);
@@ -302,6 +324,9 @@ class Trainer<T>::Executor {
       bound_norms(static_cast<T*>(weight.value), rows, l.inputs, rows * team_.rank / team_.size,
                   rows * (team_.rank + 1) / team_.size, limit);
     }
+    if (!uses_amx(player.plan.network)) return;
+    team_.barrier();
+    BlockedPlan<T>::round(player.plan, team_.rank, team_.size);
   }
 
   Trainer& all_;

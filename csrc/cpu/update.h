@@ -10,6 +10,8 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
+constexpr int kMostTileRows = 32;  // of a gradient: those of AMX, or kTileRows
+
 template <class RuleOf, class T>
 void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __restrict s1, const T* __restrict g, int64_t n) {
   for (int64_t i = 0; i < n; ++i) rule(p[i], s0[i], s1[i], g[i]);
@@ -56,11 +58,28 @@ struct Update {
       tile = clipped;
     }
     const Pointers<T> at = place(part, row);
-    if (part.columns == kBlockRows<T>) return update_run(rule, at.p, at.s0, at.s1, tile, height * kBlockRows<T>);
-    T run[kTileRows * kBlockRows<T>];
-    for (int i = 0, to = 0; i < height; ++i)
-      for (int j = 0; j < part.columns; ++j) run[to++] = tile[i * kBlockRows<T> + j];
-    update_run(rule, at.p, at.s0, at.s1, run, height * part.columns);
+    if (part.columns == kBlockRows<T>) {
+      update_run(rule, at.p, at.s0, at.s1, tile, height * kBlockRows<T>);
+    } else {
+      T run[kMostTileRows * kBlockRows<T>];
+      for (int i = 0, to = 0; i < height; ++i)
+        for (int j = 0; j < part.columns; ++j) run[to++] = tile[i * kBlockRows<T> + j];
+      update_run(rule, at.p, at.s0, at.s1, run, height * part.columns);
+    }
+    if (uses_amx(player.network)) round(part, row);
+  }
+
+  // The copies of the rows of a tile, for the next products.
+  void round([[maybe_unused]] const GradientPart& part, [[maybe_unused]] int64_t row) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      const LayerPlan& l = player.network.layers[size_t(part.layer)];
+      const LayerParameters& p = of(part.layer);
+      amx_of(player.network)
+          .round_weight({static_cast<const T*>(p.weight.value), l.outputs * l.pieces, l.inputs}, row, part.column,
+                        static_cast<Bf16*>(p.rounded), static_cast<Bf16*>(p.rounded_transposed));
+    }
+#endif
   }
 
   void vector(int, const ParameterPlan& parameter, const T* grad, int64_t n) const {

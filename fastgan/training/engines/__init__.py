@@ -117,7 +117,8 @@ def compiled_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[E
         persistent = PersistentEngine(gan, rows, config)
         return persistent, f"{chosen}; {persistent.details}"
     if config.engine == "cpu" or gan.device.type == "cpu":
-        return CpuEngine(gan, rows, config), chosen if config.engine == "cpu" else _SUPPORTED
+        engine = CpuEngine(gan, rows, config)
+        return engine, f"{chosen if config.engine == 'cpu' else _SUPPORTED}{engine.details}"
     return cuda_engine(gan, rows, config)
 
 
