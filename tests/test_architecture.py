@@ -42,6 +42,7 @@ LAYERS = {
     "training": 8,
     "evaluation": 8,
     "presets": 9,
+    "tabular": 9,
     "baselines": 9,
     "benchmark": 9,
     "plots": 9,
