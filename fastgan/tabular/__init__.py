@@ -3,9 +3,11 @@
 Source: Xu, Skoularidou, Cuesta-Infante, Veeramachaneni (2019), "Modeling Tabular Data using Conditional GAN".
 """
 
+from .constraints import FixedCombinations, Inequality, Positive
+from .gan import TabularConfig, TabularGAN
 from .transformer import TableTransformer
 
-__all__ = ["TableTransformer"]
+__all__ = ["FixedCombinations", "Inequality", "Positive", "TableTransformer", "TabularConfig", "TabularGAN"]
 
 
 def __dir__() -> list[str]:

@@ -274,10 +274,10 @@ Grid = Whole | Real
 @contextlib.contextmanager
 def quiet_fits() -> Iterator[None]:
     """Inside, mixtures can be fitted by several threads: each has one thread in its matrix products, and no warning
-    says that a fit was stopped early. Both are settings of the whole process."""
+    says that a fit was stopped early. Both are settings of the whole process; torch's own threads keep their number."""
     pools = need("threadpoolctl", what="fastgan.tabular", package="scikit-learn")
     exceptions = need("sklearn.exceptions", what="fastgan.tabular", package="scikit-learn")
-    with pools.threadpool_limits(1), warnings.catch_warnings():
+    with pools.threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         yield
 
