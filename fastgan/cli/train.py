@@ -19,7 +19,7 @@ from fastgan.cli import labels, population, runs
 from fastgan.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
 from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
-from fastgan.cli.runs import Folder, RunConfig
+from fastgan.cli.runs import Folder, RunConfig, Trained
 from fastgan.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
 from fastgan.files import write_atomically
@@ -149,6 +149,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     dataset = dataset.double() if preset.standardize else dataset
     networks = _networks(arguments, preset.networks)
     if arguments.conditional:
+        assert isinstance(networks, presets.Networks)
         networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
     config = RunConfig(
         source=source if source in data.sources.NAMES else runs.absolute(source),
@@ -187,6 +188,9 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         raise ValueError("--out must be given with --resume: the run folder to go on with")
     folder = Path(arguments.out)
     stored = runs.read(folder, of_many=True)
+    if stored.functions:
+        field = f"{stored.functions[0]} of {folder / 'config.json'}"
+        raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
     source = _path(arguments) if arguments.source or arguments.data else None
     if source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
@@ -214,6 +218,7 @@ def _check_memory(config: RunConfig) -> None:
         ValueError: they and what their optimisers keep take more than there is.
     """
     networks, pack = config.networks, config.train.pack
+    assert isinstance(networks, presets.Networks)
     widths = (
         [networks.latent_dim + networks.classes, *networks.generator_hidden, networks.data_dim],
         [(networks.data_dim + networks.classes) * pack, *networks.discriminator_hidden, 1],
@@ -269,8 +274,12 @@ def load(source: str, n: int | None, seed: int, options: dict[str, Any], *, quie
     return dataset
 
 
-def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:
+def _networks(arguments: argparse.Namespace, base: presets.Networks | Trained) -> presets.Networks | Trained:
     changes = given(arguments, presets.Networks)
+    if isinstance(base, Trained):
+        if changes or arguments.width is not None:
+            raise ValueError(f"networks must be as the checkpoint of {base.folder} has them, got flags for others")
+        return base
     if arguments.width is not None:
         for name in ("generator_hidden", "discriminator_hidden"):
             changes.setdefault(name, (arguments.width,) * len(getattr(base, name)))

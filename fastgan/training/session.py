@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.files import sweep
+from fastgan.files import sweep, write_atomically
 from fastgan.models import GAN, evaluating, join
-from fastgan.training import checkpoint, labels, networks, plugins, sources
+from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
@@ -72,12 +72,14 @@ class Prepared:
         engine: of the run.
         meta: what a checkpoint says about it.
         source: the checkpoint to go on from, or None.
+        config_json: of its folder.
     """
 
     run: Run
     engine: Engine
     meta: dict[str, Any]
     source: Checkpoint | None
+    config_json: bytes
 
 
 def prepare(
@@ -116,7 +118,7 @@ def prepare(
         engine.threads = threads_of(source) or engine.threads
         meta["threads"] = engine.threads
     run = Run(gan, config, folder, engine.name, reason, no_logits=no_logits)
-    return Prepared(run, engine, meta, source)
+    return Prepared(run, engine, meta, source, run_file.to_bytes(config, rows))
 
 
 def schedulers_of(engine: Engine) -> dict[str, LRScheduler]:
@@ -166,6 +168,7 @@ class Session:
 
     def __init__(self, prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
         self.run, self.engine, self.meta = prepared.run, prepared.engine, prepared.meta
+        self._config_json = prepared.config_json
         self.callbacks, self.interrupt = callbacks, interrupt
         run = prepared.run
         self._lock: FolderLock | None = None
@@ -206,7 +209,10 @@ class Session:
             self._lock.release()
 
     def start(self) -> None:
-        """Call `on_start` of the callbacks."""
+        """Write config.json where there is none, and call `on_start` of the callbacks."""
+        folder = self.run.run_dir
+        if folder is not None and not (folder / run_file.NAME).exists():
+            write_atomically(folder / run_file.NAME, [self._config_json])
         self._notify(lambda callback: callback.on_start(self.run))
 
     @property
