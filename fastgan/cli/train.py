@@ -30,6 +30,7 @@ from fastgan.training.engines.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
 from fastgan.training.progress import progress, readout
+from fastgan.training.ranks import ranks
 
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
 _EXAMPLES = """\
@@ -90,7 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
         threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
         with step_threads(arguments.threads, gan, config.train.batch_size):
             return population.run(spec, arguments, config, dataset, folder, threads)
-    bars = progress(config.train.steps, quiet=arguments.quiet)
+    with ranks() as group:
+        return _one(arguments, config, gan, dataset, folder, group.is_first)
+
+
+def _one(
+    arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, folder: Folder, first: bool
+) -> int:
+    """A single GAN; of several processes that train it the first one alone writes and prints."""
+    bars = progress(config.train.steps, quiet=arguments.quiet or not first)
     try:
         with step_threads(arguments.threads, gan, config.train.batch_size):
             result = train(
@@ -107,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         for bar in bars:
             bar.close()
+    if not first:
+        return 130 if result.interrupted else 0
     pictures = [] if arguments.no_pictures else _draw(config, gan, dataset, result, folder.path)
     if not arguments.quiet:
         print("\n".join(_summary(config, gan, dataset, result, folder.path, pictures)))
@@ -168,8 +179,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
     _check_memory(config)
     config.build()  # a bad size speaks up before a folder is made
-    make = Folder.new if population.asked(arguments) is None else population.shared_folder
-    return config, dataset, make(arguments.out, arguments.source)
+    return config, dataset, population.shared_folder(arguments.out, arguments.source)
 
 
 def _path(arguments: argparse.Namespace) -> str:
