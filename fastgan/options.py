@@ -22,6 +22,7 @@ FitKind = Literal["kl", "reverse_kl", "js"]
 TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
 ModeConvention = Literal["radius", "box"]
 HeadName = Literal["tanh", "softmax"]
+ExportFormat = Literal["torch", "torchscript", "onnx"]
 
 
 def names(option: object) -> tuple[Any, ...]:
