@@ -51,7 +51,7 @@ struct Update {
   }
 
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
-    T clipped[kTileRows * kBlockRows<T>];
+    T clipped[kMostTileRows * kBlockRows<T>];
     if (clip.active) {
       for (int i = 0; i < height; ++i)
         for (int j = 0; j < part.columns; ++j) clipped[i * kBlockRows<T> + j] = clip(tile[i * kBlockRows<T> + j]);
