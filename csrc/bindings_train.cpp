@@ -164,6 +164,7 @@ void advance_in_turn(const std::vector<CompiledPlan*>& plans, std::vector<TrainC
 // Some iterations of several GANs: of one alone with all threads, of many with a thread each.
 Updates advance(const std::vector<CompiledPlan*>& plans, const std::vector<py::dict>& arguments, int threads) {
   std::vector<TrainCall> calls;
+  calls.reserve(plans.size());
   for (size_t i = 0; i < plans.size(); ++i) calls.push_back(plans[i]->call(arguments[i], plans.size() == 1 ? threads : 1));
   {
     py::gil_scoped_release release;

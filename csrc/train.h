@@ -24,7 +24,7 @@ class AdaptiveThreads {
 
   // After an iteration: whether this team shall go on.
   bool go_on() {
-    const double time = now(), spent = time - last_, mean = (time - started_) / ++iterations_;
+    const double time = now(), spent = time - last_, mean = (time - started_) / double(++iterations_);
     last_ = time;
     if (alone_) {
       if (iterations_ > 1) solo_ = solo_ == 0 ? spent : solo_ + 0.1 * (spent - solo_);  // the first iteration warms up

@@ -131,7 +131,7 @@ void Barrier::wait() {
     return;
   }
   for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (abandoned_.load(std::memory_order_relaxed)) throw Abandoned{};
+    if (abandoned_.load(std::memory_order_relaxed)) throw Abandoned{};  // NOLINT(bugprone-std-exception-baseclass): only with_team sees it
     spins < kSpins ? pause() : std::this_thread::yield();
   }
 }
@@ -151,7 +151,7 @@ void with_team(int threads, const std::function<void(const Team&)>& body) {
     const auto take_rank = [&](int64_t rank) {
       try {
         body({int(rank), threads, &barrier});
-      } catch (const Barrier::Abandoned&) {  // another rank has thrown the original exception
+      } catch (const Barrier::Abandoned&) {  // NOLINT(bugprone-empty-catch): another rank throws the original exception
       } catch (...) {
         barrier.abandon();
         throw;
