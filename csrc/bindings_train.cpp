@@ -84,7 +84,8 @@ struct CompiledPlan {
              Penalty(d["penalty"].cast<int>()),
              d["penalty_weight"].cast<double>(),
              d["ema_decay"].cast<double>(),
-             d["skip_nonfinite"].cast<bool>()} {}
+             d["skip_nonfinite"].cast<bool>(),
+             d["threshold"].cast<double>()} {}
 
   TrainCall call(const py::dict& d, int threads) {
     return {d["first"].cast<int64_t>(),

@@ -94,6 +94,7 @@ struct TrainPlan {
   double penalty_weight;
   double ema_decay;  // of the moving average of G
   bool skip_nonfinite;   // roll an update back if its loss or result is not finite
+  double threshold;  // logit above which D takes a row for real, for the metrics
 };
 
 }  // namespace fastgan

@@ -8,6 +8,7 @@ Impl = Literal["auto", "native", "reference"]
 Reduction = Literal["mean", "sum", "none"]
 DiscriminatorKind = Literal["gan", "hinge", "least_squares", "wasserstein", "relativistic"]
 GeneratorKind = Literal["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein", "relativistic"]
+TrainLoss = GeneratorKind | Literal["feature_matching"]  # the last is a loss of D's features, not of its logits
 PenaltyKind = Literal["wgan-gp", "r1", "r2"]
 PriorName = Literal["normal", "uniform", "spherical"]
 ActivationName = Literal["none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu"]

@@ -64,7 +64,7 @@ class Written:
             formula, target = plan[name]
             self.arguments += [formula, float(target)]
         self.arguments += [int(plan["relativistic"]), plan["penalty"], float(plan["penalty_weight"])]
-        self.arguments += [float(plan["ema_decay"]), int(plan["skip_nonfinite"])]
+        self.arguments += [float(plan["ema_decay"]), int(plan["skip_nonfinite"]), float(plan["threshold"])]
 
     def call(self, call: dict[str, Any]) -> None:
         self.arguments += [call["first"], call["count"]]

@@ -21,6 +21,7 @@ from fastgan.cli.arguments import counting, natural
 from fastgan.cli.evaluate import sigmas_for
 from fastgan.cli.train import add_reading, load, reading, step_threads
 from fastgan.data import Dataset, Standardizer
+from fastgan.data.extras import need
 from fastgan.reproduce import table
 from fastgan.reproduce.table import Figure, Row
 from fastgan.training import train
@@ -74,16 +75,24 @@ class Split:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit, measure, print, write and draw."""
+    need("sklearn.mixture", what="fastgan compare", package="scikit-learn")  # before minutes of training
     rows = _rows(arguments)
     folder = arguments.out or Path(f"compare-{Path(arguments.source).stem}")
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--out must be new or empty, got {folder}")
+
+    def say(text: str) -> None:
+        if not arguments.quiet:
+            print(text, file=sys.stderr, flush=True)
+
     drawn: dict[str, Tensor] = {}
     lines: list[Row] = []
     for name, fit in _fits(rows, arguments).items():
         begun = time.perf_counter()
+        say(f"{name}: fitting")
         model = fit()
         seconds = Figure(time.perf_counter() - begun)
+        say(f"{name}: fitted in {seconds.mean:.1f} s ({model.about}); measuring {_SAMPLES:,} samples")
         drawn[name] = model.sample(_SAMPLES, arguments.seed + 1)
         figures = {**_measures(drawn[name], rows), **_own(model, rows.test), _SECONDS: seconds}
         lines.append(Row(arguments.source, name, model.about, figures))
@@ -91,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("marginals", "columns shuffled apart", _marginals(rows.train, arguments.seed)),
         ("real rows", "those trained on", rows.train[:_SAMPLES]),
     ):
+        say(f"{name}: measuring")
         lines.append(Row(arguments.source, name, about, _measures(sample, rows)))
     columns = [c for c in (_MODES, _NEAR, _PARZEN, _OWN, _CORRELATION, _SECONDS) if any(c in r.figures for r in lines)]
     print("\n".join(table.lines(lines, columns)))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import evaluation
+from fastgan import __version__, data, evaluation
 from fastgan.cli import labels, runs, snapshots
 from fastgan.cli.runs import RunConfig
 from fastgan.data import Dataset
@@ -34,13 +34,20 @@ def draw(
     """
     from fastgan import plots
 
-    label = config.train.real_label
+    labels = {"real_label": config.train.real_label, "fake_label": config.train.fake_label}
     assert isinstance(config.train.loss, str)  # no flag and no file gives functions
-    return [
-        draw_samples(config, gan, dataset, folder / "samples.png"),
-        plots.loss_curves(history, folder / "losses.png", loss=config.train.loss, real_label=label),
-        plots.d_curves(history, folder / "d_curves.png", real_label=label),
-    ]
+    with plots.source(origin(config, int(history["step"][-1]) if len(history["step"]) else 0)):
+        return [
+            draw_samples(config, gan, dataset, folder / "samples.png"),
+            plots.loss_curves(history, folder / "losses.png", loss=config.train.loss, **labels),
+            plots.d_curves(history, folder / "d_curves.png", **labels),
+        ]
+
+
+def origin(config: RunConfig, step: int) -> str:
+    """Where a picture of a run comes from, in one line."""
+    name = config.source if config.source in data.sources.NAMES else Path(config.source).name
+    return f"{name}, iteration {step:,}, seed {config.train.seed}, fastgan {__version__}"
 
 
 def draw_samples(

@@ -11,6 +11,8 @@ import numpy as np
 
 from fastgan.cli import pictures, runs
 from fastgan.files import write_atomically
+from fastgan.plots import style
+from fastgan.training import checkpoint
 from fastgan.training.history import as_columns, read_rows
 
 # name: what it shows
@@ -91,7 +93,9 @@ def _write_table(path: Path, table: dict[str, np.ndarray]) -> Path:
 def _one_of_run(name: str, folder: Path, out: str | None, moved: str | None) -> Path:
     suffix = "gif" if name == "animation" else "png"
     path = folder / f"{name}.{suffix}" if out is None else Path(out)
-    return _OF_A_RUN[name][1](runs.read(folder, moved=moved), folder, path)
+    config = runs.read(folder, moved=moved)
+    with style.source(pictures.origin(config, checkpoint.load(folder).step)):
+        return _OF_A_RUN[name][1](config, folder, path)
 
 
 def _all_of_run(what: str, out: str | None, moved: str | None) -> list[Path]:

@@ -16,7 +16,7 @@ import torch
 
 from fastgan import data, presets
 from fastgan.cli import labels, population, runs
-from fastgan.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
+from fastgan.cli.arguments import add_fields, counting, explain, given, natural, number, share, widths
 from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
 from fastgan.cli.runs import Folder, RunConfig
@@ -31,6 +31,7 @@ from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
 from fastgan.training.progress import progress, readout
 
+_HELD_OUT = 0.1  # of the rows
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
 _EXAMPLES = """\
 examples:
@@ -65,6 +66,13 @@ def add(commands: Any) -> None:
         "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
     )
     command.add_argument("--rows", type=natural, metavar="N", help="rows of data (all; 100,000 if synthetic)")
+    command.add_argument(
+        "--hold-out",
+        type=share,
+        metavar="X",
+        help="share of the rows that training never sees, for fastgan evaluate (0.1; 0 where there are others: with "
+        "--rows, test files or synthetic data)",
+    )
     add_reading(command)
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
@@ -145,11 +153,13 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     source = _path(arguments)
     read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
+    everything, held_out = dataset, _held_out(arguments, source, len(dataset))
+    dataset = runs.training_part(dataset, held_out)
     preset = presets.for_source(arguments.source, dataset)
     dataset = dataset.double() if preset.standardize else dataset
     networks = _networks(arguments, preset.networks)
     if arguments.conditional:
-        networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
+        networks = dataclasses.replace(networks, classes=labels.classes_of(everything, arguments.source))
     config = RunConfig(
         source=source if source in data.sources.NAMES else runs.absolute(source),
         n=arguments.rows,
@@ -160,6 +170,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
         column_names=dataset.column_names,
+        held_out=held_out,
         fingerprint=None if source in data.sources.NAMES else runs.fingerprint(dataset),
         read=options,
     )
@@ -169,6 +180,18 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     config.build()  # a bad size speaks up before a folder is made
     make = Folder.new if population.asked(arguments) is None else population.shared_folder
     return config, dataset, make(arguments.out, arguments.source)
+
+
+def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
+    """How many rows training shall not see; by default none where `fastgan evaluate` finds others to measure by."""
+    part = arguments.hold_out
+    if part is None:
+        others = arguments.rows is not None or source in data.sources.SYNTHETIC or runs.has_test_files(source)
+        part = 0.0 if others else _HELD_OUT
+        return held if (held := int(part * rows)) > 1 else 0  # one row tells no likelihood
+    if part and int(part * rows) < 2:
+        raise ValueError(f"--hold-out must be 0, or 2 or more of the {rows} rows, got {part:g}")
+    return int(part * rows)
 
 
 def _path(arguments: argparse.Namespace) -> str:
@@ -190,6 +213,8 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     source = _path(arguments) if arguments.source or arguments.data else None
     if source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
+    if arguments.hold_out is not None:
+        raise ValueError(f"--hold-out must be left out with --resume, got {arguments.hold_out:g}")
     for flag, value, old in (
         ("SOURCE", source, stored.source),
         ("--rows", arguments.rows, stored.n),
@@ -296,8 +321,8 @@ def _add_optimizer(group: Any) -> None:
         ("--lr", number, "learning rate"),
         ("--generator-lr", number, "of G alone"),
         ("--discriminator-lr", number, "of D alone"),
-        ("--beta1", decay, "Adam's decay of the first moment"),
-        ("--beta2", decay, "Adam's decay of the second moment"),
+        ("--beta1", share, "Adam's decay of the first moment"),
+        ("--beta2", share, "Adam's decay of the second moment"),
         ("--momentum", number, "of momentum SGD"),
     ):
         group.add_argument(flag, type=kind, metavar="X", help=text)

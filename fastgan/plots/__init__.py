@@ -11,6 +11,7 @@ from .figure1 import figure1, figure1_stages
 from .images import image_grid, interpolation, neighbours
 from .plane import scatter, verdicts
 from .points import line, marginals
+from .style import source
 from .theory import bilinear, fits, ring_map
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "population_curves",
     "ring_map",
     "scatter",
+    "source",
     "verdicts",
 ]
 

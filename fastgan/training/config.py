@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import warnings
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ _LEAST = {
 }
 _BOUNDS = ("max_col_norm", "max_grad_norm", "max_grad_value", "clip_weights")  # None: no bound
 _OPTIONAL = ("ema_decay", *_BOUNDS)
-_NUMBERS = ("inner_tolerance", "real_label", "penalty_weight", *_OPTIONAL)
+_NUMBERS = ("inner_tolerance", "real_label", "fake_label", "penalty_weight", *_OPTIONAL)
 _OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
 _SCHEDULERS = ("scheduler", "generator_scheduler", "discriminator_scheduler")
 
@@ -79,6 +80,7 @@ class TrainConfig:
             number each: the discriminator's (real_logits, fake_logits), and the generator's (fake_logits), or
             (fake_logits, real_logits). For the eager engine.
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
+        fake_label: target of D on fakes, below `real_label`; 0.1 beside a real_label of 0.9 is two-sided smoothing.
         gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss. Several, as ("r1", "r2"), in the eager
             engine.
         penalty_weight: weight of the penalty, of each where there are several.
@@ -132,6 +134,7 @@ class TrainConfig:
     unroll: int = 0
     loss: GeneratorKind | OwnLoss = "non_saturating"
     real_label: float = 1.0
+    fake_label: float = 0.0
     gradient_penalty: PenaltyKind | tuple[PenaltyKind, ...] | None = None
     penalty_weight: float = 10.0
     mode: UpdateMode = "alternating"
@@ -212,9 +215,13 @@ class TrainConfig:
         self._check_penalties()
         if not 0.0 < self.real_label <= 1.0:
             raise ValueError(f"TrainConfig: real_label must lie in (0, 1], got {self.real_label!r}")
-        if self.real_label != 1.0 and self.discriminator_loss != "gan":
-            loss = repr(self.loss) if isinstance(self.loss, str) else "of one's own"
-            raise ValueError(f"TrainConfig: real_label must be 1 for loss {loss}, got {self.real_label!r}")
+        if not 0.0 <= self.fake_label < self.real_label:
+            bounds = f"lie in [0, real_label={self.real_label:g})"
+            raise ValueError(f"TrainConfig: fake_label must {bounds}, got {self.fake_label!r}")
+        for name, hard in (("real_label", 1.0), ("fake_label", 0.0)):
+            if getattr(self, name) != hard and self.discriminator_loss != "gan":
+                loss = repr(self.loss) if isinstance(self.loss, str) else "of one's own"
+                raise ValueError(f"TrainConfig: {name} must be {hard:g} for loss {loss}, got {getattr(self, name)!r}")
         if not 0.0 <= self.penalty_weight < float("inf"):
             raise ValueError(f"TrainConfig: penalty_weight must be finite and at least 0, got {self.penalty_weight!r}")
         for name in _BOUNDS:
@@ -272,6 +279,14 @@ class TrainConfig:
     def discriminator_loss(self) -> DiscriminatorKind | None:
         """The discriminator's loss that belongs to the generator's; None where both are functions."""
         return DISCRIMINATOR_LOSS[self.loss] if isinstance(self.loss, str) else None
+
+    @property
+    def threshold(self) -> float:
+        """The logit that divides what D takes for real from what it takes for made: D's optimum where p_g = p_data."""
+        middle = (self.real_label + self.fake_label) / 2
+        if self.discriminator_loss == "least_squares":
+            return middle  # its D gives the target itself
+        return math.log(middle / (1 - middle)) if self.discriminator_loss == "gan" else 0.0
 
     @property
     def generator_sees_real(self) -> bool:

@@ -107,7 +107,8 @@ class Monitor(Callback):
 def _is_value(run: Run) -> bool:
     """Whether D's loss is -V(G, D)."""
     config = run.config
-    plain = config.discriminator_loss == "gan" and config.real_label == 1.0 and config.gradient_penalty is None
+    hard = (config.real_label, config.fake_label) == (1.0, 0.0)
+    plain = config.discriminator_loss == "gan" and hard and config.gradient_penalty is None
     return plain and not isinstance(run.gan.discriminator, nn.ClassDiscriminator)
 
 

@@ -58,6 +58,7 @@ inline void read(Arguments& a, fastgan::TrainPlan& plan) {
   plan.penalty = fastgan::Penalty(a.number());
   plan.penalty_weight = a.real(), plan.ema_decay = a.real();
   plan.skip_nonfinite = a.integer() != 0;
+  plan.threshold = a.real();
 }
 
 inline void read(Arguments& a, std::vector<double>& numbers) {

@@ -24,6 +24,7 @@ config = fastgan.TrainConfig(
     discriminator_optimizer=None,
     loss="hinge",
     real_label=1.0,
+    fake_label=0.0,
     gradient_penalty="wgan-gp",
     penalty_weight=10.0,
     mode="alternating",

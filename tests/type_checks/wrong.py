@@ -25,6 +25,7 @@ fastgan.TrainConfig(10, 8, loss="gan")  # wrong
 fastgan.TrainConfig(10, 8, loss=(torch.sigmoid, "wasserstein"))  # wrong
 fastgan.TrainConfig(10, 8, gradient_penalty=("r1", "r3"))  # wrong
 fastgan.TrainConfig(10, 8, real_label="0.9")  # wrong
+fastgan.TrainConfig(10, 8, fake_label=None)  # wrong
 fastgan.TrainConfig(10, 8, gradient_penalty="wgan")  # wrong
 fastgan.TrainConfig(10, 8, penalty_weight=None)  # wrong
 fastgan.TrainConfig(10, 8, mode="both")  # wrong

@@ -56,7 +56,7 @@ class EagerEngine:
         Returns:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
-        metrics = Metrics(min(count, self.most_iterations))
+        metrics = Metrics(min(count, self.most_iterations), self.config.threshold)
         with torch_threads(self.threads or torch.get_num_threads()), replayable_torch(self.gan.device) as reseed:
             for it in range(first, first + min(count, self.most_iterations)):
                 reseed(self.config.seed, it)
@@ -204,6 +204,7 @@ class EagerEngine:
             fake_logits,
             kind=config.discriminator_loss,
             real_label=config.real_label,
+            fake_label=config.fake_label,
             impl=config.impl,
         )
         assert isinstance(loss, Tensor)  # a pair only with reduction="none"
@@ -384,10 +385,15 @@ def _same(a: list[dict[Any, dict[str, Any]]], b: list[dict[Any, dict[str, Any]]]
 
 
 class Metrics:
-    """Losses and logits of up to `rows` iterations, kept on the device until one transfer fetches them."""
+    """Losses and logits of up to `rows` iterations, kept on the device until one transfer fetches them.
 
-    def __init__(self, rows: int) -> None:
-        self.rows, self.done = rows, 0
+    Args:
+        rows: iterations there is room for.
+        threshold: logit above which D takes a row for real.
+    """
+
+    def __init__(self, rows: int, threshold: float) -> None:
+        self.rows, self.threshold, self.done = rows, threshold, 0
         self.losses = self.logits = torch.empty(0)
 
     @torch.no_grad()
@@ -410,9 +416,10 @@ class Metrics:
         losses, logits = self.losses[: self.done], self.logits[: self.done]
         # A row at a time: in one call for all, a row's last bit would depend on how many there are.
         probability = torch.stack([torch.sigmoid(row).mean(-1) for row in logits])
-        # Right is: above 0 on real data, below on fakes. A NaN logit is neither.
+        # Right is: above the threshold on real data, below on fakes. A NaN logit is neither.
         sign = torch.tensor([1.0, -1.0], dtype=logits.dtype).to(logits.device)
-        right = (logits * sign[:, None] > 0).to(logits.dtype).mean(-1)
+        threshold = torch.tensor(self.threshold, dtype=logits.dtype).to(logits.device)
+        right = (logits * sign[:, None] > threshold * sign[:, None]).to(logits.dtype).mean(-1)
         table: np.ndarray = torch.cat([losses, probability, right], 1).double().cpu().numpy()
         return table
 

@@ -222,7 +222,7 @@ def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Op
     assert isinstance(config.loss, str) and config.discriminator_loss is not None  # `check_config`
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
-        "train", config.discriminator_loss, config.real_label, 0.0
+        "train", config.discriminator_loss, config.real_label, config.fake_label
     )
     ema_of: dict[Tensor, Tensor] = {}
     if config.ema_decay is not None:
@@ -254,6 +254,7 @@ def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Op
         "penalty_weight": config.penalty_weight,
         "ema_decay": config.ema_decay or 0.0,
         "skip_nonfinite": config.nonfinite == "skip",
+        "threshold": config.threshold,
     }
 
 
