@@ -10,6 +10,7 @@ DiscriminatorKind = Literal["gan", "hinge", "least_squares", "wasserstein", "rel
 GeneratorKind = Literal["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein", "relativistic"]
 TrainLoss = GeneratorKind | Literal["feature_matching"]  # the last is a loss of D's features, not of its logits
 PenaltyKind = Literal["wgan-gp", "r1", "r2"]
+NetworkName = Literal["mlp", "dcgan"]
 PriorName = Literal["normal", "uniform", "spherical"]
 ActivationName = Literal["none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu"]
 UpdateMode = Literal["alternating", "simultaneous"]

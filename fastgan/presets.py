@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from fastgan import nn
+from fastgan import nn, options
 from fastgan.data import Dataset
-from fastgan.models import GAN
+from fastgan.models import GAN, dcgan
 from fastgan.nn.activation import NAMES as ACTIVATIONS
-from fastgan.options import ActivationName, Impl, PriorName
+from fastgan.options import ActivationName, Impl, NetworkName, PriorName
 from fastgan.random import PRIORS
 from fastgan.training import Adam, TrainConfig
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Two multilayer perceptrons, described by plain numbers so that a file can hold them.
+    """Two networks, described by plain numbers so that a file can hold them.
 
     Args:
         data_dim: features of one sample.
@@ -31,9 +32,12 @@ class Networks:
         output_activation: of G's output: "sigmoid" for data in [0, 1], "tanh" for [-1, 1], "none" for any.
         dropout: probability of dropping a hidden unit of D.
         classes: of a conditional model, whose networks see the label too; 0: none.
+        network: "mlp", multilayer perceptrons, or "dcgan", convolutions of `fastgan.models.dcgan`, for images.
+        feature_maps: of "dcgan", next to the image; doubled at each halving.
+        image_size: of "dcgan", height and width of an image; 0 of others.
 
     Raises:
-        ValueError: a size below 1, an unknown activation, classes below 0.
+        ValueError: a size below 1, an unknown activation, classes below 0, an image_size that does not fit.
     """
 
     data_dim: int
@@ -46,6 +50,9 @@ class Networks:
     output_activation: ActivationName = "none"
     dropout: float = 0.0
     classes: int = 0
+    network: NetworkName = "mlp"
+    feature_maps: int = 32
+    image_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("data_dim", "latent_dim", "generator_hidden", "discriminator_hidden"):
@@ -62,8 +69,15 @@ class Networks:
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
             if (value := getattr(self, name)) not in ACTIVATIONS:
                 raise ValueError(f"Networks: {name} must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
-        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 0:
-            raise ValueError(f"Networks: classes must be at least 0, got {self.classes!r}")
+        for name, least in (("classes", 0), ("feature_maps", 1), ("image_size", 0)):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < least:
+                raise ValueError(f"Networks: {name} must be at least {least}, got {size!r}")
+        if self.network not in options.names(NetworkName):
+            listed = ", ".join(options.names(NetworkName))
+            raise ValueError(f"Networks: network must be one of {listed}, got {self.network!r}")
+        if self.network == "dcgan" and (self.image_size < 1 or self.data_dim % self.image_size**2):
+            raise ValueError(f"Networks: image_size must fit {self.data_dim} features, got {self.image_size}")
 
     def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
         """The pair, its first weights drawn from `seed`; torch's own generator stays as it was.
@@ -75,6 +89,8 @@ class Networks:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.network == "dcgan":
+                return self._dcgan(pack)
             generator = nn.MLP(
                 [self.latent_dim + self.classes, *self.generator_hidden, self.data_dim],
                 activation=self.generator_activation,
@@ -97,6 +113,20 @@ class Networks:
         )
 
 
+    def _dcgan(self, pack: int) -> GAN:
+        return dcgan(
+            image_size=self.image_size,
+            channels=self.data_dim // self.image_size**2,
+            latent_dim=self.latent_dim,
+            width=self.feature_maps,
+            prior=self.prior,
+            classes=self.classes,
+            output_activation=self.output_activation,  # type: ignore[arg-type]  # `dcgan` checks it
+            pack=pack,
+            flat=True,
+        )
+
+
 @dataclass(frozen=True)
 class Preset:
     """Networks and a training config.
@@ -113,14 +143,20 @@ class Preset:
     standardize: bool = False
 
 
-def for_source(source: str, dataset: Dataset) -> Preset:
+def for_source(source: str, dataset: Dataset, network: NetworkName = "mlp") -> Preset:
     """The preset of a named data set, or the general one for a file.
 
     Args:
         source: "digits", "ring", "grid", ... or a path.
         dataset: what `fastgan.data.load(source)` gave, rows flat.
+        network: as in `Networks`.
+
+    Raises:
+        ValueError: "dcgan" for rows that are no images of a size it can make.
     """
     dim = dataset.shape[1:].numel()
+    if network == "dcgan":
+        return _convolutional(source, dataset, dim)
     if source in _NAMED:
         return _NAMED[source](dim)
     return _general(dataset, dim)
@@ -157,6 +193,33 @@ def _mnist(dim: int, rows: int) -> Preset:
             checkpoint_every=1000,
         ),
     )
+
+
+def _convolutional(source: str, dataset: Dataset, dim: int) -> Preset:
+    """Radford et al.'s networks and rates, half as wide, with a moving average of G."""
+    shape = dataset.image_shape
+    side = 0 if shape is None or shape[0] != shape[1] else shape[0]
+    if side < 16 or side % (1 << side.bit_length() - 3):
+        got = f"rows of {dim} numbers" if shape is None else "x".join(map(str, shape))
+        raise ValueError(
+            f"Networks: network must be 'mlp' where rows are not square images of 16 pixels or more a side that can be "
+            f"halved down to 4 to 7, as 28, 32 or 64: got 'dcgan' for {got} of {Path(source).name}"
+        )
+    bounds = {(0.0, 1.0): "sigmoid", (-1.0, 1.0): "tanh"}
+    networks = Networks(
+        dim,
+        output_activation=bounds.get(dataset.value_range or (0.0, 0.0), "none"),  # type: ignore[arg-type]
+        network="dcgan",
+        image_size=side,
+    )
+    train = TrainConfig(
+        steps=6_000,
+        batch_size=min(64, len(dataset)),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999)),
+        ema_decay=0.999,
+        checkpoint_every=500,
+    )
+    return Preset(networks, train, standardize=networks.output_activation == "none")
 
 
 def _modes(dim: int) -> Preset:

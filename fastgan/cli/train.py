@@ -39,6 +39,7 @@ examples:
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
   fastgan train ring --seeds 0:32 --grid k=1,2
   fastgan train mnist --data DIR
+  fastgan train fashion-mnist --data DIR --network dcgan
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train digits --conditional && fastgan sample runs/digits-1 --labels 3 --out threes.png
   fastgan train --resume --out runs/ring --steps 20000
@@ -80,13 +81,15 @@ def add(commands: Any) -> None:
     add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
     _add_optimizer(command.add_argument_group("optimiser"))
     networks = command.add_argument_group("networks")
-    networks.add_argument("--width", type=natural, metavar="N", help="width of every hidden layer of G and D")
+    networks.add_argument(
+        "--width", type=natural, metavar="N", help="width of every hidden layer of G and D; of dcgan, --feature-maps"
+    )
     networks.add_argument(
         "--conditional",
         action="store_true",
         help="both networks see the label of each row too, and samples are asked for by it: p(x|label)",
     )
-    add_fields(networks, presets.Networks, skip=("data_dim", "classes"))
+    add_fields(networks, presets.Networks, skip=("data_dim", "classes", "image_size"))
     command.set_defaults(run=run)
 
 
@@ -155,7 +158,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
     everything, held_out = dataset, _held_out(arguments, source, len(dataset))
     dataset = runs.training_part(dataset, held_out)
-    preset = presets.for_source(arguments.source, dataset)
+    preset = presets.for_source(arguments.source, dataset, getattr(arguments, "network", "mlp"))
     dataset = dataset.double() if preset.standardize else dataset
     networks = _networks(arguments, preset.networks)
     if arguments.conditional:
@@ -239,6 +242,8 @@ def _check_memory(config: RunConfig) -> None:
         ValueError: they and what their optimisers keep take more than there is.
     """
     networks, pack = config.networks, config.train.pack
+    if networks.network != "mlp":  # the same few weights for all pixels
+        return
     widths = (
         [networks.latent_dim + networks.classes, *networks.generator_hidden, networks.data_dim],
         [(networks.data_dim + networks.classes) * pack, *networks.discriminator_hidden, 1],
@@ -296,7 +301,14 @@ def load(source: str, n: int | None, seed: int, options: dict[str, Any], *, quie
 
 def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:
     changes = given(arguments, presets.Networks)
-    if arguments.width is not None:
+    if changes.get("network", base.network) == "dcgan":
+        for name in ("generator_hidden", "discriminator_hidden", "generator_activation", "dropout"):
+            if name in changes:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be left out with --network dcgan, got {changes[name]}")
+        if arguments.width is not None:
+            changes.setdefault("feature_maps", arguments.width)
+    elif arguments.width is not None:
         for name in ("generator_hidden", "discriminator_hidden"):
             changes.setdefault(name, (arguments.width,) * len(getattr(base, name)))
     return dataclasses.replace(base, **changes)
