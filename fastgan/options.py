@@ -8,8 +8,10 @@ Impl = Literal["auto", "native", "reference"]
 Reduction = Literal["mean", "sum", "none"]
 DiscriminatorKind = Literal["gan", "hinge", "least_squares", "wasserstein", "relativistic"]
 GeneratorKind = Literal["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein", "relativistic"]
-TrainLoss = GeneratorKind | Literal["feature_matching"]  # the last is a loss of D's features, not of its logits
+# the last is a loss of D's features, not of its logits
+TrainLoss = Literal[GeneratorKind, "feature_matching"]
 PenaltyKind = Literal["wgan-gp", "r1", "r2"]
+GeneratorNorm = Literal["none", "batch", "virtual"]
 NetworkName = Literal["mlp", "dcgan"]
 PriorName = Literal["normal", "uniform", "spherical"]
 ActivationName = Literal["none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu"]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from fastgan import nn, options
+from fastgan import nn, options, random
 from fastgan.data import Dataset
-from fastgan.models import GAN, dcgan
+from fastgan.models import GAN, dcgan, join
 from fastgan.nn.activation import NAMES as ACTIVATIONS
-from fastgan.options import ActivationName, Impl, NetworkName, PriorName
-from fastgan.random import PRIORS
+from fastgan.nn.activation import to_module
+from fastgan.options import ActivationName, GeneratorNorm, Impl, NetworkName, PriorName
+from fastgan.random import PRIORS, Purpose
 from fastgan.training import Adam, TrainConfig
+
+_REFERENCE = 64  # rows of noise by which virtual batch normalisation goes
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Networks:
         output_activation: of G's output: "sigmoid" for data in [0, 1], "tanh" for [-1, 1], "none" for any.
         dropout: probability of dropping a hidden unit of D.
         classes: of a conditional model, whose networks see the label too; 0: none.
+        generator_norm: after each hidden layer of G's "mlp": "none"; "batch" normalisation; "virtual" batch
+            normalisation, by a fixed batch of noise (Salimans et al. 2016; eager engine).
+        minibatch_features: of D's "mlp": features that tell how close the rows of a batch are (minibatch
+            discrimination, Salimans et al. 2016; eager engine); 0: none.
         network: "mlp", multilayer perceptrons, or "dcgan", convolutions of `fastgan.models.dcgan`, for images.
         feature_maps: of "dcgan", next to the image; doubled at each halving.
         image_size: of "dcgan", height and width of an image; 0 of others.
@@ -50,6 +58,8 @@ class Networks:
     output_activation: ActivationName = "none"
     dropout: float = 0.0
     classes: int = 0
+    generator_norm: GeneratorNorm = "none"
+    minibatch_features: int = 0
     network: NetworkName = "mlp"
     feature_maps: int = 32
     image_size: int = 0
@@ -69,13 +79,13 @@ class Networks:
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
             if (value := getattr(self, name)) not in ACTIVATIONS:
                 raise ValueError(f"Networks: {name} must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
-        for name, least in (("classes", 0), ("feature_maps", 1), ("image_size", 0)):
+        for name, least in (("classes", 0), ("minibatch_features", 0), ("feature_maps", 1), ("image_size", 0)):
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise ValueError(f"Networks: {name} must be at least {least}, got {size!r}")
-        if self.network not in options.names(NetworkName):
-            listed = ", ".join(options.names(NetworkName))
-            raise ValueError(f"Networks: network must be one of {listed}, got {self.network!r}")
+        for name, choice in (("network", NetworkName), ("generator_norm", GeneratorNorm)):
+            if getattr(self, name) not in (names := options.names(choice)):
+                raise ValueError(f"Networks: {name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
         if self.network == "dcgan" and (self.image_size < 1 or self.data_dim % self.image_size**2):
             raise ValueError(f"Networks: image_size must fit {self.data_dim} features, got {self.image_size}")
 
@@ -91,18 +101,8 @@ class Networks:
             torch.manual_seed(seed)
             if self.network == "dcgan":
                 return self._dcgan(pack)
-            generator = nn.MLP(
-                [self.latent_dim + self.classes, *self.generator_hidden, self.data_dim],
-                activation=self.generator_activation,
-                output_activation=None if self.output_activation == "none" else self.output_activation,
-                impl=impl,
-            )
-            discriminator = nn.MLP(
-                [(self.data_dim + self.classes) * pack, *self.discriminator_hidden, 1],
-                activation=self.discriminator_activation,
-                dropout=self.dropout,
-                impl=impl,
-            )
+            generator = self._generator(seed, impl)
+            discriminator = self._discriminator(pack, impl)
         return GAN(
             generator,
             discriminator,
@@ -112,6 +112,35 @@ class Networks:
             classes=self.classes,
         )
 
+
+    def _generator(self, seed: int, impl: Impl) -> torch.nn.Module:
+        sizes = [self.latent_dim + self.classes, *self.generator_hidden, self.data_dim]
+        hidden = self.generator_activation
+        output = None if self.output_activation == "none" else self.output_activation
+        if self.generator_norm == "none":
+            return nn.MLP(sizes, activation=hidden, output_activation=output, impl=impl)
+        normalise = torch.nn.BatchNorm1d if self.generator_norm == "batch" else nn.VirtualBatchNorm
+        layers: list[torch.nn.Module] = []
+        for before, after in itertools.pairwise(sizes[:-1]):
+            layers += [torch.nn.Linear(before, after, bias=False), normalise(after), to_module(hidden, 0.2)]
+        network = nn.Sequential(*layers, *nn.MLP(sizes[-2:], output_activation=output), impl=impl)
+        if self.generator_norm == "batch":
+            return network
+        z = random.prior(self.prior, (_REFERENCE, self.latent_dim), seed=seed, purpose=Purpose.SAMPLE, step=1)
+        labels = torch.arange(_REFERENCE) % max(self.classes, 1)
+        one_hot = torch.nn.functional.one_hot(labels, self.classes) if self.classes else None
+        return nn.ReferenceBatch(network, join(z, one_hot))
+
+    def _discriminator(self, pack: int, impl: Impl) -> torch.nn.Module:
+        sizes = [(self.data_dim + self.classes) * pack, *self.discriminator_hidden]
+        hidden = self.discriminator_activation
+        if not self.minibatch_features:
+            return nn.MLP([*sizes, 1], activation=hidden, dropout=self.dropout, impl=impl)
+        layers = nn.MLP(sizes, activation=hidden, output_activation=hidden, dropout=self.dropout)
+        drop = [nn.Dropout(self.dropout)] if self.dropout else []
+        features = nn.MinibatchDiscrimination(sizes[-1], self.minibatch_features)
+        last = torch.nn.Linear(sizes[-1] + self.minibatch_features, 1)
+        return nn.Sequential(*layers, *drop, features, last, impl=impl)
 
     def _dcgan(self, pack: int) -> GAN:
         return dcgan(

@@ -90,6 +90,8 @@ PROMISES = {
     "M82": "every floating type",
     "M83": "many seeds at once, bit-equal to solo runs",
     "M84": "autocast, compile, graphs",
+    "M92": "convolutional pairs from the command line, with labels",
+    "M93": "tricks of the literature, each as its formula",
 }
 
 

@@ -31,6 +31,11 @@ from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
 from fastgan.training.progress import progress, readout
 
+# fields of networks that convolutional ones do not have
+_OF_MLP = (
+    *("generator_hidden", "discriminator_hidden", "generator_activation", "discriminator_activation", "dropout"),
+    *("generator_norm", "minibatch_features"),
+)
 _HELD_OUT = 0.1  # of the rows
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
 _EXAMPLES = """\
@@ -302,7 +307,7 @@ def load(source: str, n: int | None, seed: int, options: dict[str, Any], *, quie
 def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:
     changes = given(arguments, presets.Networks)
     if changes.get("network", base.network) == "dcgan":
-        for name in ("generator_hidden", "discriminator_hidden", "generator_activation", "dropout"):
+        for name in _OF_MLP:
             if name in changes:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} must be left out with --network dcgan, got {changes[name]}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgan import losses, nn, random
 from fastgan.models import GAN, join
 from fastgan.random import Purpose
-from fastgan.training import plugins
+from fastgan.training import plugins, tricks
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
@@ -96,9 +96,9 @@ class EagerEngine:
             self._snapshot.save()
             condition = self._condition(draw)
             discriminator = self._conditioned(condition)
-            real = self._packed(self.rows.minibatch(draw))
+            real = tricks.noisy(self._packed(self.rows.minibatch(draw)), config, it, draw, 0)
             with torch.no_grad():  # D's step needs no graph of G
-                fake = self._generated(Purpose.NOISE_D, draw, condition)
+                fake = tricks.noisy(self._generated(Purpose.NOISE_D, draw, condition), config, it, draw, 1)
             for inner_step in range(config.k if optimum else 1):
                 if inner_step > 0:
                     self._snapshot.save()  # each update is taken back alone
@@ -106,7 +106,7 @@ class EagerEngine:
                 loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(
                     discriminator, real, fake, draw
                 )
-                loss_d = loss_d + self._supervised(draw)
+                loss_d = loss_d + self._supervised(draw) + self.discriminator.pull(draw)
                 self.discriminator.differentiate(loss_d)
                 # The decision depends on the gradient: the only synchronisation within an iteration.
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
@@ -118,12 +118,16 @@ class EagerEngine:
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._snapshot.save()
             with frozen(self.discriminator.parameters):
-                fake = self._generated(Purpose.NOISE_G, update, condition)
-                ahead = self._ahead(condition, real, fake, draw) if config.unroll else discriminator
-                fake_logits = ahead(fake)
-                # D(x) after D's update, for the losses in which G's step looks at real data
-                against = ahead(real) if config.generator_sees_real else None
-                loss_g = self._generator_loss(fake_logits, against)
+                fake = tricks.noisy(self._generated(Purpose.NOISE_G, update, condition), config, it, update, 2)
+                if config.loss == "feature_matching":
+                    loss_g = self._feature_matching(discriminator, real, fake)
+                else:
+                    ahead = self._ahead(condition, real, fake, draw) if config.unroll else discriminator
+                    fake_logits = ahead(fake)
+                    # D(x) after D's update, for the losses in which G's step looks at real data
+                    against = ahead(real) if config.generator_sees_real else None
+                    loss_g = self._generator_loss(fake_logits, against)
+                loss_g = loss_g + self.generator.pull(update)
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._snapshot.restore_unless_finite(loss_g)
@@ -136,12 +140,12 @@ class EagerEngine:
         self._snapshot.save()
         condition = self._condition(it)
         discriminator = self._conditioned(condition)
-        real = self._packed(self.rows.minibatch(it))
-        fake = self._generated(Purpose.NOISE_D, it, condition)
+        real = tricks.noisy(self._packed(self.rows.minibatch(it)), self.config, it, it, 0)
+        fake = tricks.noisy(self._generated(Purpose.NOISE_D, it, condition), self.config, it, it, 1)
         real_logits, fake_logits = discriminator(real), discriminator(fake)
         beside = self._penalty(discriminator, real, fake.detach(), it) + self._supervised(it)
-        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside
-        loss_g = self._generator_loss(fake_logits, real_logits.detach())
+        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside + self.discriminator.pull(it)
+        loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self.generator.pull(it)
         # Both gradients before either update: D's must not see the new G, nor G's the new D.
         self.discriminator.differentiate(loss_d, keep_graph=True)
         self.generator.differentiate(loss_g)
@@ -216,7 +220,14 @@ class EagerEngine:
             real_logits = None
         if not isinstance(kind, str):
             return kind[1](fake_logits) if real_logits is None else kind[1](fake_logits, real_logits)
+        assert kind != "feature_matching"
         return losses.generator_loss(fake_logits, kind=kind, real_logits=real_logits, impl=self.config.impl)
+
+    def _feature_matching(self, discriminator: DiscriminatorFn, real: Tensor, fake: Tensor) -> Tensor:
+        network = self.gan.discriminator
+        with torch.no_grad():
+            of_real = tricks.features(network, discriminator, real)
+        return losses.feature_matching_loss(of_real, tricks.features(network, discriminator, fake))
 
     def _penalty(self, discriminator: DiscriminatorFn, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
         config = self.config
@@ -255,7 +266,7 @@ class Player:
     Args:
         network: of this side.
         optimizer: of its trainable parameters.
-        max_col_norm, max_grad_norm, max_grad_value, clip_weights: as in `TrainConfig`.
+        max_col_norm, max_grad_norm, max_grad_value, clip_weights, historical_averaging: as in `TrainConfig`.
         scheduler: its field in the config, and what makes it.
     """
 
@@ -268,6 +279,7 @@ class Player:
         max_grad_norm: float | None = None,
         max_grad_value: float | None = None,
         clip_weights: float | None = None,
+        historical_averaging: float = 0.0,
         scheduler: tuple[str, SchedulerFactory | None] = ("scheduler", None),
     ) -> None:
         self.parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
@@ -275,6 +287,9 @@ class Player:
         self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
         self.description = optimizer
         self.optimizer = optimizer.build(self.parameters)
+        self.historical_averaging = historical_averaging
+        if historical_averaging:
+            tricks.begin_average(self.optimizer)
         field, factory = scheduler
         self.scheduler = None if factory is None else plugins.build_scheduler(field, factory, self.optimizer)
 
@@ -288,6 +303,7 @@ class Player:
             max_grad_norm=config.max_grad_norm,
             max_grad_value=config.max_grad_value,
             clip_weights=config.clip_weights if name == "discriminator" else None,
+            historical_averaging=config.historical_averaging,
             scheduler=config.scheduler_of(name),
         )
 
@@ -298,6 +314,12 @@ class Player:
         # Not `autograd.grad`: it calls no hooks for accumulated gradients, and lays gradients out as it likes, while
         # torch's fused updates pair the elements of a parameter and its gradient by where they lie.
         torch.autograd.backward(loss, inputs=self.parameters, retain_graph=keep_graph)
+
+    def pull(self, update: int) -> Tensor | float:
+        """What historical averaging adds to the loss of an update, counted from 0; before the first there is none."""
+        if not self.historical_averaging or update == 0:
+            return 0.0
+        return self.historical_averaging * tricks.distance_from_average(self.optimizer, self.parameters)
 
     def grad_norm(self) -> float:
         """Euclidean norm of the last gradients; waits for the device."""
@@ -320,6 +342,8 @@ class Player:
                 torch._foreach_clamp_max_(self.parameters, self.clip_weights)
         if self.max_col_norm is not None:
             nn.init.max_col_norm_(self.network, self.max_col_norm)
+        if self.historical_averaging:
+            tricks.update_average(self.optimizer, self.parameters, update)
 
 
 class Snapshot:

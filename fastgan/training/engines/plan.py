@@ -219,7 +219,8 @@ def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Op
         raise UnsupportedByEngine(f"gan.generator: does not map {gan.latent_dim} to {features} features")
     if discriminator.layers[0]["inputs"] != features * config.pack:
         raise UnsupportedByEngine(f"gan.discriminator: does not take {features * config.pack} features")
-    assert isinstance(config.loss, str) and config.discriminator_loss is not None  # `check_config`
+    # `check_config` has refused all others
+    assert isinstance(config.loss, str) and config.loss != "feature_matching" and config.discriminator_loss is not None
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
         "train", config.discriminator_loss, config.real_label, config.fake_label
@@ -276,6 +277,11 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
             raise UnsupportedByEngine(f"config.{field} is {name_of(scheduler)}, which PyTorch alone computes")
     if not isinstance(config.loss, str):
         raise UnsupportedByEngine(f"config.loss is {name_of(config.loss)}, which PyTorch alone computes")
+    if config.loss == "feature_matching":
+        raise UnsupportedByEngine("config.loss is 'feature_matching', which looks at D's features")
+    for option in ("instance_noise", "historical_averaging"):
+        if getattr(config, option):
+            raise UnsupportedByEngine(f"config.{option} is set, which no compiled engine computes")
     if len(config.penalties) > 1:
         raise UnsupportedByEngine(
             f"config.gradient_penalty has {len(config.penalties)} penalties, and this engine takes one"
