@@ -22,6 +22,13 @@ _OF_THEORY = {
     "figure1": "the paper's figure 1, from two networks trained now (some seconds)",
     "ring_map": "the ring example: noise, and where f(z) = z/10 + z/||z|| takes it",
     "bilinear": "V = x y played in turns and at once",
+    "joint": "a joint table, its marginals and conditionals, and Bayes' rule",
+    "coins": "entropy and cross-entropy of coins",
+    "convergence": "the game in function space, and G0, D0*, G1, D1*, ...",
+    "density_ratio": "p(x)/q(x) from a trained D",
+    "nce": "a Gaussian fitted by noise-contrastive estimation",
+    "codes": "auto-encoder and VAE of the digits: codes, reconstructions, samples",
+    "collapse": "a collapsed run beside a good one",
 }
 _OF_A_RUN: dict[str, tuple[str, Callable[[runs.RunConfig, Path, Path], Path]]] = {
     "interpolation": ("images: what lies between two samples, as the paper's figure 3", pictures.draw_interpolation),
