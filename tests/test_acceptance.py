@@ -96,6 +96,8 @@ PROMISES = {
     "M95": "pictures of the game in function space and of the outer loop",
     "M96": "density ratio from a trained D, NCE of a Gaussian, a collapse",
     "M97": "codes and reconstructions of auto-encoders as pictures",
+    "M98": "generated rows for a classifier of few labels",
+    "M99": "image to image: edges to digits",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from typing import Any
@@ -196,9 +197,9 @@ def codes(path: style.PathLike | None = None, *, steps: int = 800, seed: int = 0
     def bound(batch: Tensor, step: int) -> Tensor:
         return variational.loss(batch, random.normal((len(batch), 2), seed=seed, purpose=Purpose.NOISE_G, step=step))
 
-    how = {"steps": steps, "batch_size": 128, "learning_rate": 3e-3, "seed": seed}
-    baselines.minimise(plain, lambda batch, step: plain.loss(batch), rows, **how)
-    baselines.minimise(variational, bound, rows, **how)
+    fit = functools.partial(baselines.minimise, steps=steps, batch_size=128, learning_rate=3e-3, seed=seed)
+    fit(plain, lambda batch, step: plain.loss(batch), rows)
+    fit(variational, bound, rows)
     with torch.no_grad():
         flat, soft = plain.encoder(rows), variational.encoder(rows)[:, :2]
         shown = rows[:10]
