@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 import fastgan
-from fastgan import data, evaluation, presets
+from fastgan import data, evaluation
+from fastgan.apps import presets
 
 BASE = presets.Networks(2, latent_dim=8, generator_hidden=(64, 64), discriminator_hidden=(64, 64))
 # name: (fields of TrainConfig, fields of Networks)

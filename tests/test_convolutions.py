@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import fastgan
 from fastgan import models
-from fastgan.cli import main, runs
+from fastgan.apps.cli import main, runs
 from fastgan.models import GAN, join
 
 

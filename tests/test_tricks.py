@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan
-from fastgan import losses, presets, random
-from fastgan.cli import main, runs
+from fastgan import losses, random
+from fastgan.apps import presets
+from fastgan.apps.cli import main, runs
 from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, train

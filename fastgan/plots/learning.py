@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import baselines, data, evaluation, nn, random, theory
+from fastgan import data, evaluation, nn, random, theory
 from fastgan.models import mlp_gan
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train
@@ -194,12 +193,16 @@ def codes(path: style.PathLike | None = None, *, steps: int = 800, seed: int = 0
         variational = nn.VAE([64, 128, 2], output_activation="sigmoid")
     torch.nn.init.constant_(variational.log_sigma, math.log(0.2))
 
-    def bound(batch: Tensor, step: int) -> Tensor:
-        return variational.loss(batch, random.normal((len(batch), 2), seed=seed, purpose=Purpose.NOISE_G, step=step))
-
-    fit = functools.partial(baselines.minimise, steps=steps, batch_size=128, learning_rate=3e-3, seed=seed)
-    fit(plain, lambda batch, step: plain.loss(batch), rows)
-    fit(variational, bound, rows)
+    for model in (plain, variational):
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        for step in range(steps):
+            epoch, number = divmod(step, len(rows) // 128)
+            order = random.permutation(len(rows), seed=seed, epoch=epoch, start=128 * number, count=128)
+            batch = rows[order]
+            noise = random.normal((128, 2), seed=seed, purpose=Purpose.NOISE_G, step=step)
+            optimizer.zero_grad()
+            (plain.loss(batch) if model is plain else variational.loss(batch, noise)).backward()
+            optimizer.step()
     with torch.no_grad():
         flat, soft = plain.encoder(rows), variational.encoder(rows)[:, :2]
         shown = rows[:10]
