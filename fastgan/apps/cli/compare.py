@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import data, evaluation
+from fastgan import __version__, data, evaluation
 from fastgan.apps import baselines, presets
 from fastgan.apps.baselines import Baseline
 from fastgan.apps.cli.arguments import counting, natural
@@ -25,6 +25,7 @@ from fastgan.apps.reproduce import table
 from fastgan.apps.reproduce.table import Figure, Row
 from fastgan.data import Dataset, Standardizer
 from fastgan.data.extras import need
+from fastgan.plots import style
 from fastgan.training import train
 from fastgan.training.engines.eager import torch_threads
 from fastgan.training.progress import progress
@@ -111,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     written = table.write(folder, lines, columns, {"source": arguments.source, "seed": arguments.seed})
     if not arguments.no_pictures:
-        written += _draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder)
+        with style.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}"):
+            written += _draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder)
     print("written:  " + "  ".join(map(str, written)))
     return 0
 

@@ -44,10 +44,14 @@ def draw(
         ]
 
 
+def name_of(config: RunConfig) -> str:
+    """Of the data: a file's without its folders."""
+    return config.source if config.source in data.sources.NAMES else Path(config.source).name
+
+
 def origin(config: RunConfig, step: int) -> str:
     """Where a picture of a run comes from, in one line."""
-    name = config.source if config.source in data.sources.NAMES else Path(config.source).name
-    return f"{name}, iteration {step:,}, seed {config.train.seed}, fastgan {__version__}"
+    return f"{name_of(config)}, iteration {step:,}, seed {config.train.seed}, fastgan {__version__}"
 
 
 def draw_samples(

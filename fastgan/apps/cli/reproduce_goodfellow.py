@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fastgan import __version__
 from fastgan.apps.cli.arguments import counting, natural
 from fastgan.apps.cli.train import step_threads
 from fastgan.apps.reproduce import goodfellow2014 as paper
 from fastgan.apps.reproduce import table
 from fastgan.models import GAN
+from fastgan.plots import style
 from fastgan.training.config import PRECISIONS
 from fastgan.training.progress import progress
 
@@ -76,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     about |= {"sigma": found.sigma, "samples": found.samples}
     written = table.write(folder, rows, [paper.COLUMN], about)
     if not arguments.no_pictures:
-        written += _draw(stage.gan, split, folder)
+        with style.source(f"{name}, iteration {result.step:,}, seed {seed}, fastgan {__version__}"):
+            written += _draw(stage.gan, split, folder)
     print("written:  " + "  ".join(map(str, written)))
     return 0
 
