@@ -31,7 +31,6 @@ from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, Scheduler
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS: dict[str, DiscriminatorKind] = {kind: of_d for kind, (_, _, of_d) in GENERATOR.items()}
-DISCRIMINATOR_LOSS["feature_matching"] = "gan"
 PRECISIONS = options.names(Precision)  # in the order of Precision in csrc/plan.h
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "mode": options.names(UpdateMode),
@@ -297,7 +296,9 @@ class TrainConfig:
     @property
     def discriminator_loss(self) -> DiscriminatorKind | None:
         """The discriminator's loss that belongs to the generator's; None where both are functions."""
-        return DISCRIMINATOR_LOSS[self.loss] if isinstance(self.loss, str) else None
+        if not isinstance(self.loss, str):
+            return None
+        return DISCRIMINATOR_LOSS.get(self.loss, "gan")  # "feature_matching" is of D's features, not of its logits
 
     def instance_noise_at(self, it: int) -> float:
         """The standard deviation of the noise on D's input in an iteration, counted from 0."""
