@@ -131,13 +131,14 @@ struct TrainPlan {
   double penalty_weight;
   double ema_decay;  // of the moving average of G
   bool skip_nonfinite;   // roll an update back if its loss or result is not finite
+  double threshold;  // logit above which D takes a row for real, for the metrics
   // A conditional GAN: each row of the data has a label, from 0 to classes - 1. Both networks also see it, one-hot,
   // behind the noise or the samples. 0: there is none.
   int64_t classes = 0;
   const int32_t* labels = nullptr;  // (rows,)
   FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
                  simultaneous, real, fake, generated, relativistic, penalty, penalty_weight, ema_decay, skip_nonfinite,
-                 classes, labels)
+                 threshold, classes, labels)
 };
 
 }  // namespace fastgan

@@ -20,6 +20,7 @@ __all__ = [
     "adversarial_loss",
     "blended_generator_loss",
     "discriminator_loss",
+    "feature_matching_loss",
     "generator_loss",
     "gradient_penalty",
     "mixed_batch_loss",
@@ -220,6 +221,25 @@ def generator_loss(
         caller=caller,
         names=("fake_logits", "fake_logits"),
     )
+
+
+def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tensor:
+    """The squared distance between the mean features of real and of generated examples, for the generator.
+
+    Equivalent to `(real_features.mean(0) - fake_features.mean(0)).square().sum()`.
+
+    Args:
+        real_features, fake_features: (m, ...) and (n, ...), of a hidden layer of D.
+
+    Raises:
+        ValueError: features of different shapes, or an empty batch.
+
+    Source: Salimans et al. (2016), section 3.1.
+    """
+    if real_features.shape[1:] != fake_features.shape[1:] or not len(real_features) or not len(fake_features):
+        got = f"{tuple(real_features.shape)} and {tuple(fake_features.shape)}"
+        raise ValueError(f"feature_matching_loss: real_features and fake_features must be of one shape, got {got}")
+    return (real_features.mean(0) - fake_features.mean(0)).square().sum()
 
 
 def adversarial_loss(

@@ -7,7 +7,7 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from fastgan.random import Purpose
 
 __all__ = [
     "GAN",
+    "AsImages",
     "Deconv2d",
     "FromLatent",
     "dcgan",
@@ -42,7 +43,7 @@ class GAN(torch.nn.Module):
     Equivalent to two ordinary modules kept side by side: nothing is wrapped, copied or hooked.
 
     With `classes` it is the conditional model p(x|c): the label c, as a vector with a one in its place, is appended to
-    the input of both networks, and the data must have labels.
+    the input of both networks, to images as maps of one value each, and the data must have labels.
 
     Args:
         generator: any module from latent vectors (m, latent_dim), or (m, latent_dim + classes), to samples (m, ...).
@@ -409,8 +410,14 @@ class GAN(torch.nn.Module):
 
 
 def join(x: Tensor, condition: Tensor | None) -> Tensor:
-    """A network's input: x (m, features), with the labels' (m, classes) appended where there are any."""
-    return x if condition is None else torch.cat([x, condition], 1)
+    """A network's input: x (m, features), with the labels' (m, classes) appended where there are any.
+
+    To images (m, channels, ...) they are appended as channels of one value each.
+    """
+    if condition is None:
+        return x
+    beside = condition.reshape(*condition.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+    return torch.cat([x, beside], 1)
 
 
 def check_labels(caller: str, labels: Tensor, n: int, classes: int) -> Tensor:
@@ -614,45 +621,86 @@ def goodfellow_cifar_generator(*, hidden: int = 8000, channels: int = 80) -> tor
     return network
 
 
+class AsImages(torch.nn.Module):
+    """Flat rows (m, channels * size * size + classes) as images (m, channels + classes, size, size).
+
+    A label, of one number a class after the pixels, becomes maps of one value each.
+    """
+
+    def __init__(self, channels: int, size: int, classes: int = 0) -> None:
+        super().__init__()
+        self.channels, self.size, self.classes = channels, size, classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels, labels = x.split([x.shape[1] - self.classes, self.classes], 1)
+        images = pixels.reshape(-1, self.channels, self.size, self.size)
+        return join(images, labels) if self.classes else images
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, size={self.size}, classes={self.classes}"
+
+
 def dcgan(
-    *, image_size: int = 32, channels: int = 3, latent_dim: int = 100, width: int = 64, prior: PriorName = "normal"
+    *,
+    image_size: int = 32,
+    channels: int = 3,
+    latent_dim: int = 100,
+    width: int = 64,
+    prior: PriorName = "normal",
+    classes: int = 0,
+    output_activation: Literal["tanh", "sigmoid", "none"] = "tanh",
+    pack: int = 1,
+    flat: bool = False,
 ) -> GAN:
     """The networks of DCGAN: transposed convolutions in G, strided ones in D, batch normalisation between.
 
+    Their weights are in torch's channels-last memory format, in which convolutions on a CPU, and those of tensor cores,
+    take less time. Training runs in the eager engine.
+
     Args:
-        image_size: height and width, a power of two of at least 8.
-        channels: of the image, in [-1, 1] (G ends in tanh).
+        image_size: height and width: 4 to 7 times a power of two of at least 2, as 8, 28, 32, 48, 64.
+        channels: of the image.
         latent_dim: length of z.
         width: feature maps next to the image; doubled at each halving of the resolution.
-        prior: as in `GAN`.
+        prior, classes: as in `GAN`. D sees a label as maps of zeros and one map of ones beside the image's channels.
+        output_activation: of G: "tanh" for images in [-1, 1], "sigmoid" for [0, 1], "none" for any.
+        pack: as in `TrainConfig`: images that D sees as the channels of one.
+        flat: samples are rows (m, channels * image_size^2), as `fastgan train` has them, not (m, channels, h, w).
 
     Raises:
-        ValueError: an image_size that is no power of two of at least 8.
+        ValueError: an image_size that cannot be halved down to 4 to 7 pixels, another output_activation.
 
     Source: Radford, Metz, Chintala (2016), section 3; weights N(0, 0.02).
     """
-    if image_size < 8 or image_size & (image_size - 1):
-        raise ValueError(f"dcgan: image_size must be a power of two of at least 8, got {image_size}")
-    depth = image_size.bit_length() - 3  # halvings from image_size to 4 x 4 pixels
-    maps = [width << level for level in range(depth)]
-    down: list[torch.nn.Module] = []
-    for level, (before, after) in enumerate(zip([channels, *maps], maps, strict=False)):
+    halvings = image_size.bit_length() - 3  # from image_size to 4 to 7 pixels
+    if halvings < 1 or image_size % (1 << halvings):
+        rule = "4 to 7 times a power of two of at least 2"
+        raise ValueError(f"dcgan: image_size must be {rule}, as 28, 32 or 64, got {image_size}")
+    outputs: dict[str, list[torch.nn.Module]] = {"tanh": [torch.nn.Tanh()], "sigmoid": [torch.nn.Sigmoid()], "none": []}
+    if output_activation not in outputs:
+        raise ValueError(f"dcgan: output_activation must be one of {', '.join(outputs)}, got {output_activation!r}")
+    smallest, maps = image_size >> halvings, [width << level for level in range(halvings)]
+    down: list[torch.nn.Module] = [AsImages(channels * pack, image_size, classes * pack)] if flat else []
+    for level, (before, after) in enumerate(zip([(channels + classes) * pack, *maps], maps, strict=False)):
         normalised = [torch.nn.BatchNorm2d(after)] if level else []
         down += [
             torch.nn.Conv2d(before, after, 4, 2, 1, bias=not level),
             *normalised,
             torch.nn.LeakyReLU(0.2),
         ]
-    down += [torch.nn.Conv2d(maps[-1], 1, 4), torch.nn.Flatten()]
-    up: list[torch.nn.Module] = [FromLatent(), torch.nn.ConvTranspose2d(latent_dim, maps[-1], 4, bias=False)]
+    down += [torch.nn.Conv2d(maps[-1], 1, smallest), torch.nn.Flatten()]
+    first = torch.nn.ConvTranspose2d(latent_dim + classes, maps[-1], smallest, bias=False)
+    up: list[torch.nn.Module] = [FromLatent(), first]
     for before, after in zip(reversed(maps), [*reversed(maps[:-1]), channels], strict=True):
         up += [torch.nn.BatchNorm2d(before), torch.nn.ReLU()]
         up += [torch.nn.ConvTranspose2d(before, after, 4, 2, 1, bias=after == channels)]
-    generator, discriminator = torch.nn.Sequential(*up, torch.nn.Tanh()), torch.nn.Sequential(*down)
+    up += [*outputs[output_activation], *([torch.nn.Flatten()] if flat else [])]
+    generator, discriminator = torch.nn.Sequential(*up), torch.nn.Sequential(*down)
     for module in (*generator.modules(), *discriminator.modules()):
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             torch.nn.init.normal_(module.weight, 0.0, 0.02)
         elif isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight, 1.0, 0.02)
-    shape = (channels, image_size, image_size)
-    return GAN(generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=shape)
+    shape = (channels * image_size**2,) if flat else (channels, image_size, image_size)
+    gan = GAN(generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=shape, classes=classes)
+    return gan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -51,6 +51,7 @@ class Purpose(enum.IntEnum):
     DROPOUT = 5  # the masks themselves
     DATA = 6  # synthetic data sets
     PENALTY = 7  # where between real and fake a gradient penalty looks
+    INSTANCE_NOISE = 8  # on what the discriminator sees
 
 
 def uniform(

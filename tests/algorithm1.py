@@ -195,11 +195,14 @@ class Rule:
                 p -= rate * v
 
 
+KIND_OF_D = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}
+
+
 def log_sigmoid(x: Tensor) -> Tensor:
     return -torch.logaddexp(-x, torch.zeros_like(x))
 
 
-def loss_of_d(kind: str, real: Tensor, fake: Tensor, label: float) -> Tensor:
+def loss_of_d(kind: str, real: Tensor, fake: Tensor, label: float, fake_label: float) -> Tensor:
     if kind == "relativistic":
         return -log_sigmoid(real - fake).mean()
     if kind == "hinge":
@@ -209,7 +212,20 @@ def loss_of_d(kind: str, real: Tensor, fake: Tensor, label: float) -> Tensor:
     if kind == "wasserstein":
         return fake.mean() - real.mean()
     cross_entropy = -label * log_sigmoid(real) - (1 - label) * log_sigmoid(-real)
-    return cross_entropy.mean() - log_sigmoid(-fake).mean()
+    of_fakes = -fake_label * log_sigmoid(fake) - (1 - fake_label) * log_sigmoid(-fake)
+    return cross_entropy.mean() + of_fakes.mean()
+
+
+def undecided(kind: str, label: float, fake_label: float) -> float:
+    """D's best logit where a row is as likely real as made: the minimum of its loss of one of each, by bisection."""
+    if kind not in ("gan", "least_squares"):
+        return 0.0
+    low, high = -50.0, 50.0
+    for _ in range(200):
+        middle = torch.tensor((low + high) / 2, dtype=torch.float64, requires_grad=True)
+        (rises,) = torch.autograd.grad(loss_of_d(kind, middle, middle, label, fake_label), middle)
+        low, high = (low, middle.item()) if rises > 0 else (middle.item(), high)
+    return (low + high) / 2
 
 
 def loss_of_g(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
@@ -249,6 +265,8 @@ class Game:
         self.rule_g = Rule(config.optimizer_of_generator, self.g.parameters())
         self.rule_d = Rule(config.optimizer_of_discriminator, self.d.parameters())
         self.average = {name: value.detach().clone() for name, value in self.g.values.items()}
+        self.labels = config.real_label, config.fake_label
+        self.threshold = undecided(KIND_OF_D.get(config.loss, config.loss), *self.labels)
         self.history: list[list[float]] = []
         self.kink = math.inf
 
@@ -343,12 +361,12 @@ class Game:
 
     def alternating(self, it: int) -> list[float]:
         config = self.config
-        kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
+        kind = KIND_OF_D.get(config.loss, config.loss)
         for draw in range(it * config.k, (it + 1) * config.k):
             before, real = self.saved(), self.real(draw)
             fake = self.fake(Purpose.NOISE_D, draw).detach()
             on_real, on_fake = self.logits(real), self.logits(fake)
-            loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) + self.penalty(real, fake, draw)
+            loss_d = loss_of_d(kind, on_real, on_fake, *self.labels) + self.penalty(real, fake, draw)
             if not self.update(self.d, self.rule_d, loss_d, draw, self.epoch(draw)[0] + 1):
                 self.restore(before)
         if kind == "hinge":
@@ -365,11 +383,11 @@ class Game:
 
     def simultaneous(self, it: int) -> list[float]:
         config = self.config
-        kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
+        kind = KIND_OF_D.get(config.loss, config.loss)
         before, real = self.saved(), self.real(it)
         fake = self.fake(Purpose.NOISE_D, it)
         on_real, on_fake = self.logits(real), self.logits(fake)
-        loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) / 2 + self.penalty(real, fake.detach(), it)
+        loss_d = loss_of_d(kind, on_real, on_fake, *self.labels) / 2 + self.penalty(real, fake.detach(), it)
         loss_g = loss_of_g(config.loss, on_fake, on_real)
         if kind == "hinge":
             self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
@@ -394,11 +412,11 @@ class Game:
                 decay = self.config.ema_decay if value.is_floating_point() and "running" not in name else 0.0
                 self.average[name] = decay * self.average[name] + (1 - decay) * value if decay else value.clone()
 
-    @staticmethod
     @torch.no_grad()
-    def metrics(loss_d: Tensor, loss_g: Tensor, real: Tensor, fake: Tensor) -> list[float]:
+    def metrics(self, loss_d: Tensor, loss_g: Tensor, real: Tensor, fake: Tensor) -> list[float]:
         p, q = 1 / (1 + torch.exp(-real)), 1 / (1 + torch.exp(-fake))
-        found = (loss_d, loss_g, p.mean(), q.mean(), (real > 0).double().mean(), (fake < 0).double().mean())
+        right = (real > self.threshold).double().mean(), (fake < self.threshold).double().mean()
+        found = (loss_d, loss_g, p.mean(), q.mean(), *right)
         return [float(value) for value in found]
 
     # ------------------------------------------------------------ an update that is not finite

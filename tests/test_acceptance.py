@@ -90,6 +90,14 @@ PROMISES = {
     "M82": "every floating type",
     "M83": "many seeds at once, bit-equal to solo runs",
     "M84": "autocast, compile, graphs",
+    "M92": "convolutional pairs from the command line, with labels",
+    "M93": "tricks of the literature, each as its formula",
+    "M94": "pictures of a joint table and of the entropies of coins",
+    "M95": "pictures of the game in function space and of the outer loop",
+    "M96": "density ratio from a trained D, NCE of a Gaussian, a collapse",
+    "M97": "codes and reconstructions of auto-encoders as pictures",
+    "M98": "generated rows for a classifier of few labels",
+    "M99": "image to image: edges to digits",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 import fastgan
 from fastgan import evaluation, nn
 from fastgan.apps import baselines, presets
-from fastgan.apps.cli import main
+from fastgan.apps.cli import compare, main
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -186,6 +187,13 @@ def test_compare_measures_and_draws_all_models(run: Run, source: str, monkeypatc
         rows = list(csv.reader(file))
     assert len(rows) == 7 and {len(row) for row in rows} == {len(rows[0])}
     assert rows[1][1:3] == ["GAN", "3 iterations"]
+
+
+def test_compare_says_what_is_missing_before_it_trains(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
+    monkeypatch.setattr(compare, "train", lambda *_: pytest.fail("it trained first"))
+    code, _, err = run("ring", "--rows", "200", "--steps", "5")
+    assert code != 0 and "fastgan compare needs scikit-learn: pip install scikit-learn" in err
 
 
 def test_compare_takes_the_columns_of_a_table_as_equals(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def test_a_table_is_standardised_and_brought_back(run: Run) -> None:
     rng = np.random.default_rng(0)
     table = np.stack([1e4 + 500 * rng.standard_normal(300), np.full(300, 7.25), rng.random(300)], 1)
     np.savetxt("table.csv", table, delimiter=",", header="mass,constant,u", comments="")
-    assert run("train", "table.csv", "--steps", "30", "--out", "r", *FAST)[0] == 0
+    assert run("train", "table.csv", "--steps", "30", "--hold-out", "0", "--out", "r", *FAST)[0] == 0
     columns = json.loads(Path("r/config.json").read_text())["columns"]
     np.testing.assert_allclose(columns["mean"], table.mean(0), rtol=1e-6)
     np.testing.assert_allclose(columns["std"], table.std(0), rtol=1e-4, atol=1e-12)

@@ -94,12 +94,55 @@ def test_digits_trained_on_some_rows_hold_out_the_rest(evaluate: Evaluate, folde
         assert float(np.asarray(image.convert("L")).std()) > 5
 
 
+def test_rows_are_held_out_by_default(evaluate: Evaluate, folder: Callable[..., str], tmp_path: Path) -> None:
+    rows = np.arange(180.0).reshape(60, 3) / 180
+    np.save(tmp_path / "mine.npy", rows)
+    path = folder(str(tmp_path / "mine.npy"))
+    code, out, _ = evaluate(path, "--n", "50")
+    assert code == 0 and "needs rows" not in out and "\ndiscriminator " in out and "a gap of" in out
+    config = runs.read(Path(path))
+    held_out = config.held_out_part()
+    assert config.held_out == len(held_out) == 6
+    seen, kept = ({float(row[0]) for row in part.tensor()} for part in (config.load_data(), held_out))
+    assert seen | kept == set(rows[:, 0]) and not seen & kept
+    assert kept != set(rows[-6:, 0])  # files may be sorted
+    np.testing.assert_allclose(config.columns.mean, config.load_data().tensor().mean(0))  # of rows trained on alone
+
+
+@pytest.mark.parametrize(
+    ("flags", "held_out"), [((), 179), (("--rows", "1000"), 0), (("--rows", "1000", "--hold-out", "0.2"), 200)]
+)
+def test_how_many_digits_are_held_out(folder: Callable[..., str], flags: tuple[str, ...], held_out: int) -> None:
+    pytest.importorskip("sklearn")
+    config = runs.read(Path(folder("digits", *flags)))
+    assert config.held_out == held_out
+    rest = config.held_out_part()
+    assert rest is not None and len(rest) == (held_out or 797)
+    assert len(config.load_data()) + held_out == (config.n or 1797)
+
+
+def test_a_folder_with_test_files_holds_nothing_back(tmp_path: Path) -> None:
+    for name, n in (("train", 40), ("t10k", 10)):
+        header = b"\0\0\x08\x03" + b"".join(size.to_bytes(4, "big") for size in (n, 4, 4))
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(header + bytes(16 * n))
+    assert runs.has_test_files(str(tmp_path)) and not runs.has_test_files("digits")
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path), "--out", out, *FAST]) == 0
+    assert runs.read(Path(out)).held_out == 0
+
+
+def test_a_share_of_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    assert main(["train", "digits", "--hold-out", "0.001", *FAST]) == 2
+    assert "--hold-out must be 0, or 2 or more of the 1797 rows, got 0.001" in capsys.readouterr().err
+
+
 def test_without_held_out_rows_there_is_no_likelihood(
     evaluate: Evaluate, folder: Callable[..., str], tmp_path: Path
 ) -> None:
     for name in ("mine", "other"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(60, 3)))
-    path = folder(str(tmp_path / "mine.npy"))
+    path = folder(str(tmp_path / "mine.npy"), "--hold-out", "0")
     code, out, _ = evaluate(path, "--n", "50")
     assert code == 0 and "needs rows G never saw" in out and "discriminator" not in out and "classes" not in out
     code, out, _ = evaluate(path, "--n", "50", "--held-out", "other.npy")

@@ -464,3 +464,7 @@ BAD = {
 def test_bad_arguments_get_one_clear_sentence(message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         BAD[message]()
+
+
+def test_an_mlp_without_an_activation_has_relu() -> None:
+    assert [type(layer) for layer in fnn.MLP([2, 32, 2])] == [nn.Linear, nn.ReLU, nn.Linear]

@@ -288,3 +288,69 @@ def test_a_run_without_snapshots_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["train", "ring", *TINY, "--steps", "2", "--snapshots", "0", "--out", str(folder)]) == 0
     assert main(["plot", "animation", str(folder)]) == 2
     assert "has no snapshots" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- probability and learning
+
+
+def texts(figure: Any) -> list[str]:
+    """All that is written in the panels of a figure."""
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_M94_the_picture_of_a_joint_table_has_the_tables_numbers() -> None:
+    figure = plots.joint()
+    joint, given_x, given_y = ([text.get_text() for text in axes.texts] for axes in figure.axes)
+    assert joint[:4] == ["0.04", "0.04", "0.2", "0.04"] and joint[4::5] == ["0.32", "0.48", "0.2", "1"]
+    assert joint[-5:] == ["0.34", "0.28", "0.26", "0.12", "1"]  # 17/50, ...
+    assert given_x[0] == "0.1176" and given_y[:4] == ["0.125", "0.125", "0.625", "0.125"]  # 2/17; 2/16, ...
+    assert "H(X) = 1.9157 bits" in figure.get_suptitle() and "I(X;Y) = 0.2759" in figure.get_suptitle()
+    swapped = plots.joint(counts=np.array([[1, 1], [1, 1]]))
+    assert texts(swapped)[:2] == ["0.25", "0.25"]
+
+
+def test_M94_the_curves_of_coins_are_entropy_and_cross_entropy() -> None:
+    left, right = plots.coins().axes
+    p, bits = left.lines[0].get_data()
+    inside = p[1:-1]
+    expected = -inside * np.log2(inside) - (1 - inside) * np.log2(1 - inside)
+    np.testing.assert_allclose(bits, [0.0, *expected, 0.0], atol=1e-12)
+    p, cross = right.lines[0].get_data()
+    np.testing.assert_allclose(cross, -p * np.log2(0.05) - (1 - p) * np.log2(0.95), atol=1e-12)
+    assert "KL of the fair coin: 1.1980" in texts(right.figure)
+
+
+def test_M95_the_games_with_the_best_d_converge_in_the_picture() -> None:
+    _, js, _, value = plots.convergence(steps=120).axes
+    divergence, values = js.lines[0].get_ydata(), value.lines[0].get_ydata()
+    assert (np.diff(divergence) < 0).all() and divergence[-1] < 1e-4 * divergence[0]
+    assert (np.diff(values) <= 1e-12).all() and values[-1] == pytest.approx(-np.log(4), abs=1e-6)
+
+
+def test_M96_a_trained_d_gives_the_ratio_of_densities() -> None:
+    x, learned, exact = plots.trained_ratio()
+    inside = (x >= -2) & (x <= 3)
+    assert float((learned / exact - 1).abs()[inside].max()) < 0.1
+    right = plots.density_ratio().axes[1]
+    assert "its odds are their ratio: off by at most" in right.get_title("left")
+
+
+def test_M96_nce_finds_mean_spread_and_normaliser_of_a_gaussian() -> None:
+    course = plots.nce_fit(steps=200)
+    mean, std, z = course[-1]
+    assert course[0] == pytest.approx((0.0, 2.0, 1.0)) and len(course) == 201
+    assert abs(mean - 1.0) < 0.05 and abs(std - 0.7) < 0.05 and abs(z - 0.7 * np.sqrt(2 * np.pi)) < 0.1
+
+
+def test_M97_codes_and_reconstructions_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    figure = plots.codes(steps=40)
+    clouds, pictures = figure.axes[:2], figure.axes[2:4]
+    assert [len(axes.collections[0].get_offsets()) for axes in clouds] == [1797, 1797]
+    assert all("mean squared error 0.0" in axes.get_title("left") for axes in pictures)
+
+
+def test_M96_a_collapsed_run_is_beside_a_good_one() -> None:
+    collapsed, good = plots.collapse().axes
+    assert int(collapsed.get_title("left").splitlines()[1][0]) <= 2
+    assert good.get_title("left").splitlines()[1].startswith("8 of 8 modes")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from decimal import Decimal, localcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fastgan import plots
-from fastgan.plots import curves, style
+from fastgan.plots import curves, points, style
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
@@ -32,6 +33,49 @@ def history(n: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     names = ("loss_d", "loss_g", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
     return {"step": np.arange(1, n + 1), **{name: rng.uniform(0.2, 0.8, n) for name in names}}
+
+
+# ---------------------------------------------------------------- what all pictures share
+
+
+def test_without_a_path_a_picture_shows_itself() -> None:
+    image = plots.losses()._repr_png_()  # what a notebook asks for
+    assert image.startswith(b"\x89PNG") and len(image) > 10_000
+
+
+def test_a_picture_says_where_it_comes_from(tmp_path: Path) -> None:
+    text = "a $file$.csv, iteration 7"
+    with plots.source(text):
+        curves_, images = plots.loss_curves(history(20)), plots.image_grid(*torch.rand(2, 4, 16), image_shape=(4, 4))
+        plots.loss_curves(history(20), tmp_path / "x.svg")
+    assert curves_.get_supxlabel() == images.texts[0].get_text() == r"a \$file\$.csv, iteration 7"
+    assert not plots.loss_curves(history(20)).get_supxlabel()
+    assert "iteration 7" in (tmp_path / "x.svg").read_text()
+
+
+def labels_of(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_curves_say_what_their_bands_are_and_that_labels_are_smoothed() -> None:
+    outputs, accuracy = plots.d_curves(history(4000), real_label=0.9).axes
+    assert "labels smoothed to 0.9 and 0" in outputs.get_title("left") and "cut at 0.45" in accuracy.get_title("left")
+    assert "5th to 95th percentile; lines: means over 80" in labels_of(accuracy)
+    assert "equilibrium: 0.45" in labels_of(outputs) and "guessing: 1/2" in labels_of(accuracy)
+    (axes,) = plots.loss_curves(history(100)).axes
+    assert "each iteration; lines: means over 2" in labels_of(axes) and axes.get_title("left") == "Losses"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (18, 90), (0, 1000), (5, 5)])
+def test_bins_of_whole_numbers_hold_equally_many(low: int, high: int) -> None:
+    x = np.arange(low, high + 1).repeat(50).astype(np.float64)
+    edges = points.bin_edges(x, x + 0.3, 40)
+    widths = np.unique(np.diff(edges))
+    assert len(widths) == 1 and widths[0] == round(widths[0]) and (edges % 1 == 0.5).all() and len(edges) <= 41
+    filled = np.histogram(x, edges)[0]
+    assert len(np.unique(filled[filled > 0][1:-1])) <= 1  # no comb
+    halves = points.bin_edges(x + 0.5, x, 40)
+    assert len(halves) == 41
 
 
 # ---------------------------------------------------------------- the costs of the generator

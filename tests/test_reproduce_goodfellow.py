@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_M70_the_measure_is_that_of_the_evaluation(run: Run) -> None:
     split = paper.load("digits", None)
     (stage,) = paper.plan("digits", split, Path("a"), epochs=1)
     assert stage.train(split).step == 12
+    assert "digits, SHORTENED: train 1 of 1,700 epochs: " in out.splitlines()[0] and not err
     samples = stage.gan.sample(200, seed=1)
     figures = json.loads(Path("a/table.json").read_text())
     ours = fastgan.evaluation.parzen_log_likelihood(samples, split.test, sigma=figures["sigma"])
@@ -119,6 +121,21 @@ def test_M71_the_rows_of_cifar10_and_of_the_faces(tmp_path: Path) -> None:
         split = paper.load("tfd", tmp_path)
         assert split.train.shape == (600, 2304) and len(split.validation) == 30 and len(split.test) == 20
         assert paper.value_range(split) == (0.0, 1.0) and split.train.max() == 1
+
+
+def test_the_cost_of_the_whole_is_said_before_it_begins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise ValueError("before training")
+
+    monkeypatch.setattr(paper.Stage, "train", stop)
+    _, _, err = run("--out", "a")
+    first, last = err.strip().splitlines()
+    number = r"[\d.,]+"
+    assert re.fullmatch(
+        rf"to train: train 1,700 of 1,700 epochs, 20,400 iterations of {number} ms: about {number} (seconds|minutes), "
+        "less what --resume finds done", first
+    ), first  # fmt: skip
+    assert "before training" in last
 
 
 def test_the_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

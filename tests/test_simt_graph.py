@@ -108,9 +108,11 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
     of_d, of_g = garbage(2 * size, dtype=DOUBLE), garbage(size, dtype=DOUBLE)
     formulas = [FORMULAS[name] for name in ("non_saturating", "fake")]
     head = DTYPES[dtype], n, 0.5 / n
-    pair = real, None, grads[0], None, formulas[0], 0.0, True, fake, None, grads[1], None, formulas[1], 0.0, False
+    threshold = -0.25
+    of_real = real, None, grads[0], None, formulas[0], 0.0, True, threshold
+    pair = *of_real, fake, None, grads[1], None, formulas[1], 0.0, False, threshold
     machine.call("loss_metrics", *head, of_d, 2, *pair, STREAM, schedules=schedules)
-    one = fake, real, grads[2], None, formulas[0], 0.0, False
+    one = fake, real, grads[2], None, formulas[0], 0.0, False, 0.0
     machine.call("loss_metrics", *head, of_g, 1, *one, STREAM, schedules=schedules)
     counter, metrics, penalties = counter_at(13), garbage(5, 6, dtype=DOUBLE), normal(9, dtype=dtype)
     tail = counter, metrics, 5, of_d, of_g, n, 0.5, penalties, 9
@@ -124,14 +126,16 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
     close(grads[1], of_b, dtype)
     close(grads[2], 0.5 * torch.autograd.grad(paired, b)[0], dtype)
     loss_d = 0.5 * halves.detach() + penalties.double().sum()
-    opinions = [a.sigmoid().mean(), b.sigmoid().mean(), (a > 0).double().mean(), (b < 0).double().mean()]
+    right = (a > threshold).double().mean(), (b < threshold).double().mean()
+    opinions = [a.sigmoid().mean(), b.sigmoid().mean(), *right]
     close(metrics[3], torch.stack([loss_d, paired, *opinions]).detach(), dtype)
 
 
 def check_relativistic(machine: Emulator, schedules: int = 4) -> None:
     real, fake = normal(20), normal(20, seed=2)
     grad, opposite, sums = garbage(20), garbage(20), garbage(6, dtype=DOUBLE)
-    pair = real, fake, grad, opposite, FORMULAS["non_saturating"], 0.0, True, fake, *(None,) * 3, -1, 0.0, False
+    of_real = real, fake, grad, opposite, FORMULAS["non_saturating"], 0.0, True, 0.0
+    pair = *of_real, fake, *(None,) * 3, -1, 0.0, False, 0.0
     machine.call("loss_metrics", 0, 20, 1.0, sums, 2, *pair, STREAM, schedules=schedules)
     assert torch.equal(opposite, -grad)
     close(grad, -torch.sigmoid(fake - real))

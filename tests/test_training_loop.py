@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -332,6 +333,46 @@ def test_real_label_and_penalty_reach_the_discriminators_loss(engine: str) -> No
         result = train(gan, data, config)
         assert result.engine == engine.replace("fused", "cpu")
         assert result.history["loss_d"][0] == pytest.approx((smoothed + penalty).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("options", "logit", "expected"),
+    [
+        ({"real_label": 0.9}, -0.1, (1.0, 0.0)),  # above log(0.45 / 0.55) = -0.2007
+        ({"real_label": 0.9}, -0.3, (0.0, 1.0)),
+        ({"real_label": 0.7, "fake_label": 0.1}, -0.3, (1.0, 0.0)),  # above log(0.4 / 0.6) = -0.4055
+        ({"real_label": 0.7, "fake_label": 0.1}, -0.5, (0.0, 1.0)),
+        ({}, -0.1, (0.0, 1.0)),
+        ({"loss": "least_squares"}, 0.4, (0.0, 1.0)),  # whose D is undecided at 1/2
+        ({"loss": "least_squares"}, 0.6, (1.0, 0.0)),
+        ({"loss": "hinge"}, 0.1, (1.0, 0.0)),
+    ],
+)
+def test_accuracy_is_cut_where_the_best_discriminator_is_undecided(
+    engine: str, options: dict[str, Any], logit: float, expected: tuple[float, float]
+) -> None:
+    gan = small_gan()
+    with torch.no_grad():
+        gan.discriminator[-1].weight.zero_()
+        gan.discriminator[-1].bias.fill_(logit)
+    result = train(gan, some_data(), TrainConfig(1, 5, optimizer=Adam(0.0), engine=engine, **options))
+    assert result.engine == engine.replace("fused", "cpu")
+    history = result.history
+    assert (history["accuracy_real"][0], history["accuracy_fake"][0]) == expected
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_both_labels_reach_the_discriminators_loss(engine: str) -> None:
+    data, gan = some_data(), small_gan()
+    real = gan.discriminator(drawn_rows(data, 0, 5))
+    fake = gan.discriminator(gan.generator(drawn_noise(Purpose.NOISE_D, 0, 5)))
+    of_real = -0.8 * F.logsigmoid(real) - 0.2 * F.logsigmoid(-real)
+    of_fake = -0.1 * F.logsigmoid(fake) - 0.9 * F.logsigmoid(-fake)
+    config = TrainConfig(1, 5, real_label=0.8, fake_label=0.1, optimizer=Adam(0.0), seed=SEED, engine=engine)
+    result = train(gan, data, config)
+    assert result.engine == engine.replace("fused", "cpu")
+    assert result.history["loss_d"][0] == pytest.approx((of_real.mean() + of_fake.mean()).item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

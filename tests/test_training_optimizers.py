@@ -145,6 +145,8 @@ def test_a_bad_argument_is_named(make: object, message: str) -> None:
         ),
         ({"optimizer": None}, TypeError, "TrainConfig: optimizer must be"),
         ({"real_label": 0.0}, ValueError, r"TrainConfig: real_label must lie in \(0, 1\]"),
+        ({"fake_label": 1.0}, ValueError, r"TrainConfig: fake_label must lie in \[0, real_label=1\), got 1.0"),
+        ({"fake_label": 0.1, "loss": "hinge"}, ValueError, "TrainConfig: fake_label must be 0 for loss 'hinge'"),
         (
             {"real_label": 0.9, "loss": "hinge"},
             ValueError,

@@ -101,6 +101,7 @@ class Losses : protected Batches<T> {
   // Writes all metrics of D's step except G's loss; returns D's loss.
   double record_d(double* metrics, const SubBatches& sub_batches, double weight = 1.0) {
     const ScopedFloatMode mode(FloatMode::exact());
+    const T threshold = T(plan_.threshold);
     double loss = 0;
     for (int i = 0; i < 2; ++i) {
       const SubBatch& sub_batch = sub_batches[size_t(i)];
@@ -110,7 +111,7 @@ class Losses : protected Batches<T> {
         for (int j = 0; j < lanes; ++j) {
           const T l = d_.output()[at + j];
           probability += double(sigmoid(l));
-          right += double(i == 0 ? l > T(0) : l < T(0));  // a NaN is neither
+          right += double(i == 0 ? l > threshold : l < threshold);  // a NaN is neither
         }
       });
       metrics[2 + i] = probability / double(sub_batch.rows * d_.outputs());

@@ -247,7 +247,7 @@ void norm_backward(A& a) {
 // ---------------------------------------------------------------- losses and penalties of an iteration
 
 template <class A>
-void loss_metrics(A& a) {  // the sub-batches, seven arguments each, come last
+void loss_metrics(A& a) {  // the sub-batches, eight arguments each, come last
   const int dtype = a.number();
   const int64_t n = a.integer();
   const double scale = a.real();
@@ -259,6 +259,7 @@ void loss_metrics(A& a) {  // the sub-batches, seven arguments each, come last
     s.formula = a.number();
     s.target = a.real();
     s.real = a.integer() != 0;
+    s.threshold = a.real();
   }
   cuda_loss_metrics(dtype, sub_batches, n, scale, sums, a.stream());
 }

@@ -110,6 +110,7 @@ struct LossInput {
   int formula;  // below 0: no loss, only the metrics of D
   double target;
   bool real;
+  double threshold;  // logit above which D takes a row for real
 };
 int64_t cuda_loss_metrics_sums(int64_t n);  // doubles of `sums` a sub-batch
 void cuda_loss_metrics(int dtype, const std::vector<LossInput>& sub_batches, int64_t n, double scale, double* sums, void* stream);

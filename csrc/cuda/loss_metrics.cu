@@ -24,6 +24,7 @@ struct LossInputOf {
   int formula;  // below 0: no loss, only the metrics
   T target;
   bool real;
+  T threshold;
 };
 
 template <class T>
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) loss_metrics(const __grid_constant__
   for (int64_t i = first; i < n; i += int64_t(blocks) * kThreads) {
     const T l = s.logits[i];
     sums[1] += double(sigmoid(l));
-    sums[2] += double(s.real ? l > T(0) : l < T(0));  // a NaN is neither
+    sums[2] += double(s.real ? l > s.threshold : l < s.threshold);  // a NaN is neither
     if (s.formula < 0) continue;
     T value = T(0), grad = T(0);
     evaluate(s.formula, s.other ? l - s.other[i] : l, s.target, value, grad);
@@ -94,7 +95,7 @@ template <class T>
 LossInputOf<T> typed(const LossInput& s) {
   return {static_cast<const T*>(s.logits),  static_cast<const T*>(s.other), static_cast<T*>(s.grad),
           static_cast<T*>(s.grad_of_other), s.formula,                     T(s.target),
-          s.real};
+          s.real,                          T(s.threshold)};
 }
 
 }  // namespace

@@ -98,11 +98,14 @@ class Losses : protected Batches<T> {
   FASTGAN_CALLED void record_d(int64_t it, const SubBatches& sub_batches, double weight) const {
     if (!keeps_records()) return;
     double* metrics = plan_.metrics + (it - plan_.first) * kMetrics;
+    const T threshold = T(plan_.threshold);
     double loss = 0.0;
     for (int i = 0; i < 2; ++i) {
       loss += mean(sub_batches, i, [](T, T value) { return double(value); });
       const double probability = mean(sub_batches, i, [](T l, T) { return double(sigmoid(l)); });
-      const double right = mean(sub_batches, i, [&](T l, T) { return double(i == 0 ? l > T(0) : l < T(0)); });  // a NaN is neither
+      const double right = mean(sub_batches, i, [&](T l, T) {
+        return double(i == 0 ? l > threshold : l < threshold);  // a NaN is neither
+      });
       if (threadIdx.x % 32 == 0) metrics[2 + i] = probability, metrics[4 + i] = right;
     }
     if (threadIdx.x % 32 == 0) check_finite(metrics[0] = weight * loss);

@@ -112,7 +112,7 @@ struct MemberOf {
   int64_t k, generator_steps;
   bool simultaneous, relativistic, skip_nonfinite;
   LossPlan real, fake, generated;
-  double ema_decay;
+  double ema_decay, threshold;
   int64_t first, count, updates_g, updates_d;
   double* metrics;  // (count, kMetrics), then the updates that both optimisers have made
   int dropout_seeds_per_iteration;
@@ -288,7 +288,7 @@ class Builder {
     m.k = plan_.k, m.generator_steps = plan_.generator_steps;
     m.simultaneous = plan_.simultaneous, m.relativistic = plan_.relativistic, m.skip_nonfinite = plan_.skip_nonfinite;
     m.real = plan_.real, m.fake = plan_.fake, m.generated = plan_.generated;
-    m.ema_decay = plan_.ema_decay;
+    m.ema_decay = plan_.ema_decay, m.threshold = plan_.threshold;
     m.first = call_.first, m.count = call_.count;
     m.updates_g = call_.generator_updates, m.updates_d = call_.discriminator_updates;
     m.metrics = call_.metrics;

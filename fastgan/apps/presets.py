@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from fastgan import nn
+from fastgan import nn, options, random
 from fastgan.data import Dataset
-from fastgan.models import GAN
+from fastgan.models import GAN, dcgan, join
 from fastgan.nn.activation import NAMES as ACTIVATIONS
-from fastgan.options import ActivationName, Impl, PriorName
-from fastgan.random import PRIORS
+from fastgan.nn.activation import to_module
+from fastgan.options import ActivationName, GeneratorNorm, Impl, NetworkName, PriorName
+from fastgan.random import PRIORS, Purpose
 from fastgan.training import Adam, TrainConfig
+
+_REFERENCE = 64  # rows of noise by which virtual batch normalisation goes
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Two multilayer perceptrons, described by plain numbers so that a file can hold them.
+    """Two networks, described by plain numbers so that a file can hold them.
 
     Args:
         data_dim: features of one sample.
@@ -31,9 +36,16 @@ class Networks:
         output_activation: of G's output: "sigmoid" for data in [0, 1], "tanh" for [-1, 1], "none" for any.
         dropout: probability of dropping a hidden unit of D.
         classes: of a conditional model, whose networks see the label too; 0: none.
+        generator_norm: after each hidden layer of G's "mlp": "none"; "batch" normalisation; "virtual" batch
+            normalisation, by a fixed batch of noise (Salimans et al. 2016; eager engine).
+        minibatch_features: of D's "mlp": features that tell how close the rows of a batch are (minibatch
+            discrimination, Salimans et al. 2016; eager engine); 0: none.
+        network: "mlp", multilayer perceptrons, or "dcgan", convolutions of `fastgan.models.dcgan`, for images.
+        feature_maps: of "dcgan", next to the image; doubled at each halving.
+        image_size: of "dcgan", height and width of an image; 0 of others.
 
     Raises:
-        ValueError: a size below 1, an unknown activation, classes below 0.
+        ValueError: a size below 1, an unknown activation, classes below 0, an image_size that does not fit.
     """
 
     data_dim: int
@@ -46,6 +58,11 @@ class Networks:
     output_activation: ActivationName = "none"
     dropout: float = 0.0
     classes: int = 0
+    generator_norm: GeneratorNorm = "none"
+    minibatch_features: int = 0
+    network: NetworkName = "mlp"
+    feature_maps: int = 32
+    image_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("data_dim", "latent_dim", "generator_hidden", "discriminator_hidden"):
@@ -62,8 +79,15 @@ class Networks:
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
             if (value := getattr(self, name)) not in ACTIVATIONS:
                 raise ValueError(f"Networks: {name} must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
-        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 0:
-            raise ValueError(f"Networks: classes must be at least 0, got {self.classes!r}")
+        for name, least in (("classes", 0), ("minibatch_features", 0), ("feature_maps", 1), ("image_size", 0)):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < least:
+                raise ValueError(f"Networks: {name} must be at least {least}, got {size!r}")
+        for name, choice in (("network", NetworkName), ("generator_norm", GeneratorNorm)):
+            if getattr(self, name) not in (names := options.names(choice)):
+                raise ValueError(f"Networks: {name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+        if self.network == "dcgan" and (self.image_size < 1 or self.data_dim % self.image_size**2):
+            raise ValueError(f"Networks: image_size must fit {self.data_dim} features, got {self.image_size}")
 
     def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
         """The pair, its first weights drawn from `seed`; torch's own generator stays as it was.
@@ -75,18 +99,10 @@ class Networks:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            generator = nn.MLP(
-                [self.latent_dim + self.classes, *self.generator_hidden, self.data_dim],
-                activation=self.generator_activation,
-                output_activation=None if self.output_activation == "none" else self.output_activation,
-                impl=impl,
-            )
-            discriminator = nn.MLP(
-                [(self.data_dim + self.classes) * pack, *self.discriminator_hidden, 1],
-                activation=self.discriminator_activation,
-                dropout=self.dropout,
-                impl=impl,
-            )
+            if self.network == "dcgan":
+                return self._dcgan(pack)
+            generator = self._generator(seed, impl)
+            discriminator = self._discriminator(pack, impl)
         return GAN(
             generator,
             discriminator,
@@ -94,6 +110,49 @@ class Networks:
             prior=self.prior,
             data_shape=(self.data_dim,),
             classes=self.classes,
+        )
+
+
+    def _generator(self, seed: int, impl: Impl) -> torch.nn.Module:
+        sizes = [self.latent_dim + self.classes, *self.generator_hidden, self.data_dim]
+        hidden = self.generator_activation
+        output = None if self.output_activation == "none" else self.output_activation
+        if self.generator_norm == "none":
+            return nn.MLP(sizes, activation=hidden, output_activation=output, impl=impl)
+        normalise = torch.nn.BatchNorm1d if self.generator_norm == "batch" else nn.VirtualBatchNorm
+        layers: list[torch.nn.Module] = []
+        for before, after in itertools.pairwise(sizes[:-1]):
+            layers += [torch.nn.Linear(before, after, bias=False), normalise(after), to_module(hidden, 0.2)]
+        network = nn.Sequential(*layers, *nn.MLP(sizes[-2:], output_activation=output), impl=impl)
+        if self.generator_norm == "batch":
+            return network
+        z = random.prior(self.prior, (_REFERENCE, self.latent_dim), seed=seed, purpose=Purpose.SAMPLE, step=1)
+        labels = torch.arange(_REFERENCE) % max(self.classes, 1)
+        one_hot = torch.nn.functional.one_hot(labels, self.classes) if self.classes else None
+        return nn.ReferenceBatch(network, join(z, one_hot))
+
+    def _discriminator(self, pack: int, impl: Impl) -> torch.nn.Module:
+        sizes = [(self.data_dim + self.classes) * pack, *self.discriminator_hidden]
+        hidden = self.discriminator_activation
+        if not self.minibatch_features:
+            return nn.MLP([*sizes, 1], activation=hidden, dropout=self.dropout, impl=impl)
+        layers = nn.MLP(sizes, activation=hidden, output_activation=hidden, dropout=self.dropout)
+        drop = [nn.Dropout(self.dropout)] if self.dropout else []
+        features = nn.MinibatchDiscrimination(sizes[-1], self.minibatch_features)
+        last = torch.nn.Linear(sizes[-1] + self.minibatch_features, 1)
+        return nn.Sequential(*layers, *drop, features, last, impl=impl)
+
+    def _dcgan(self, pack: int) -> GAN:
+        return dcgan(
+            image_size=self.image_size,
+            channels=self.data_dim // self.image_size**2,
+            latent_dim=self.latent_dim,
+            width=self.feature_maps,
+            prior=self.prior,
+            classes=self.classes,
+            output_activation=self.output_activation,  # type: ignore[arg-type]  # `dcgan` checks it
+            pack=pack,
+            flat=True,
         )
 
 
@@ -113,14 +172,20 @@ class Preset:
     standardize: bool = False
 
 
-def for_source(source: str, dataset: Dataset) -> Preset:
+def for_source(source: str, dataset: Dataset, network: NetworkName = "mlp") -> Preset:
     """The preset of a named data set, or the general one for a file.
 
     Args:
         source: "digits", "ring", "grid", ... or a path.
         dataset: what `fastgan.data.load(source)` gave, rows flat.
+        network: as in `Networks`.
+
+    Raises:
+        ValueError: "dcgan" for rows that are no images of a size it can make.
     """
     dim = dataset.shape[1:].numel()
+    if network == "dcgan":
+        return _convolutional(source, dataset, dim)
     if source in _NAMED:
         return _NAMED[source](dim)
     return _general(dataset, dim)
@@ -157,6 +222,33 @@ def _mnist(dim: int, rows: int) -> Preset:
             checkpoint_every=1000,
         ),
     )
+
+
+def _convolutional(source: str, dataset: Dataset, dim: int) -> Preset:
+    """Radford et al.'s networks and rates, half as wide, with a moving average of G."""
+    shape = dataset.image_shape
+    side = 0 if shape is None or shape[0] != shape[1] else shape[0]
+    if side < 16 or side % (1 << side.bit_length() - 3):
+        got = f"rows of {dim} numbers" if shape is None else "x".join(map(str, shape))
+        raise ValueError(
+            f"Networks: network must be 'mlp' where rows are not square images of 16 pixels or more a side that can be "
+            f"halved down to 4 to 7, as 28, 32 or 64: got 'dcgan' for {got} of {Path(source).name}"
+        )
+    bounds = {(0.0, 1.0): "sigmoid", (-1.0, 1.0): "tanh"}
+    networks = Networks(
+        dim,
+        output_activation=bounds.get(dataset.value_range or (0.0, 0.0), "none"),  # type: ignore[arg-type]
+        network="dcgan",
+        image_size=side,
+    )
+    train = TrainConfig(
+        steps=6_000,
+        batch_size=min(64, len(dataset)),
+        optimizer=Adam(2e-4, betas=(0.5, 0.999)),
+        ema_decay=0.999,
+        checkpoint_every=500,
+    )
+    return Preset(networks, train, standardize=networks.output_activation == "none")
 
 
 def _modes(dim: int) -> Preset:

@@ -127,6 +127,16 @@ class Dataset:
         labels = None if self.labels is None else self.labels[:n]
         return dataclasses.replace(self, data=self.data[:n], labels=labels)
 
+    def take(self, index: Tensor) -> Dataset:
+        """The rows of these numbers, (n,) int64; a copy of them.
+
+        Raises:
+            DataError: no numbers. IndexError: a number is out of range.
+        """
+        index = index.to(self.data.device)
+        labels = None if self.labels is None else self.labels[index.to(self.labels.device)]
+        return dataclasses.replace(self, data=self.data[index], labels=labels)
+
     def double(self) -> Dataset:
         """The same rows in float64: from storage of many digits all of them; shares storage."""
         return dataclasses.replace(self, dtype=torch.float64)

@@ -26,7 +26,7 @@ class MLP(Sequential):
 
     Args:
         sizes: widths from the input to the output, at least two.
-        activation: of the hidden layers; as for `Linear`.
+        activation: of the hidden layers, as for `Linear`; "relu" by default.
         output_activation: of the last layer; None for logits.
         negative_slope: of "leaky_relu"; 0.2 is the GAN literature's, torch's default is 0.01.
         dropout: probability of a zero after each hidden activation.
@@ -48,7 +48,7 @@ class MLP(Sequential):
         self,
         sizes: Sequence[int],
         *,
-        activation: Activation,
+        activation: Activation = "relu",
         output_activation: Activation = None,
         negative_slope: float = 0.2,
         dropout: float = 0.0,

@@ -9,29 +9,42 @@ from .costs import loss_table, losses
 from .curves import d_curves, equilibrium, loss_curves, population_curves
 from .figure1 import figure1, figure1_stages
 from .images import image_grid, interpolation, neighbours
+from .learning import codes, collapse, convergence, density_ratio, nce, nce_fit, trained_ratio
 from .plane import scatter, verdicts
 from .points import line, marginals
+from .probability import coins, joint
+from .style import source
 from .theory import bilinear, fits, ring_map
 
 __all__ = [
     "animation",
     "bilinear",
+    "codes",
+    "coins",
+    "collapse",
+    "convergence",
     "d_curves",
+    "density_ratio",
     "equilibrium",
     "figure1",
     "figure1_stages",
     "fits",
     "image_grid",
     "interpolation",
+    "joint",
     "line",
     "loss_curves",
     "loss_table",
     "losses",
     "marginals",
+    "nce",
+    "nce_fit",
     "neighbours",
     "population_curves",
     "ring_map",
     "scatter",
+    "source",
+    "trained_ratio",
     "verdicts",
 ]
 

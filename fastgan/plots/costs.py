@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def loss_table(logits: Array | Sequence[float] | None = None) -> dict[str, Array
     return {name: column.numpy() for name, column in table.items()}
 
 
-def losses(path: style.PathLike) -> Path:
+def losses(path: style.PathLike | None = None) -> Any:
     """The picture of `loss_table`: each cost against D(G(z)), and its derivative against the logit."""
     figure = style.figure(11, 4.6)
     costs, derivatives = figure.subplots(1, 2)

@@ -2,70 +2,82 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.options import GeneratorKind
+from fastgan.options import TrainLoss
 
 from . import style
 from .style import Array
 
 _LOG4, _LOG2 = math.log(4.0), math.log(2.0)
+_SINGLE = 3000  # iterations that are drawn one by one
 
 
-def equilibrium(loss: GeneratorKind, real_label: float = 1.0) -> dict[str, float]:
+def equilibrium(loss: TrainLoss, real_label: float = 1.0, fake_label: float = 0.0) -> dict[str, float]:
     """loss_d, loss_g and D where p_g = p_data and D is optimal; empty where theory says nothing.
 
-    With one-sided smoothing the optimal D of equal distributions is real_label / 2.
+    With smoothed labels the optimal D of equal distributions is the mean of both.
     """
     if loss not in ("non_saturating", "minimax", "mle"):
         return {}
-    d = real_label / 2
+    d = (real_label + fake_label) / 2
     generator = {"non_saturating": -math.log(d), "minimax": math.log1p(-d), "mle": -0.5 * d / (1 - d)}
-    smooth = (1 - real_label) * math.log1p(-d)
-    return {"loss_d": -real_label * math.log(d) - smooth - math.log1p(-d), "loss_g": generator[loss], "d": d}
+    return {"loss_d": -2 * (d * math.log(d) + (1 - d) * math.log1p(-d)), "loss_g": generator[loss], "d": d}
 
 
 def loss_curves(
     history: Mapping[str, NDArray[Any]],
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
-    loss: GeneratorKind = "non_saturating",
+    loss: TrainLoss = "non_saturating",
     real_label: float = 1.0,
-) -> Path:
+    fake_label: float = 0.0,
+) -> Any:
     """loss_d and loss_g over the iterations, with their values at equilibrium.
+
+    A line is a moving average over a fiftieth of the run. Behind it are the values, or, of more than 3,000, the band
+    between their 5th and 95th percentiles.
 
     Args:
         history: columns "step", "loss_d", "loss_g".
-        path: of the picture.
-        loss, real_label: as in `TrainConfig`; they set the reference lines.
+        path: of the picture; None: the figure is returned, which a notebook shows.
+        loss, real_label, fake_label: as in `TrainConfig`; they set the reference lines.
     """
     figure = style.figure(8.5, 4.6)
     axes = figure.subplots()
-    goal = equilibrium(loss, real_label)
+    goal = equilibrium(loss, real_label, fake_label)
     for name, label, colour in (("loss_d", "discriminator", style.BLUE), ("loss_g", "generator", style.ORANGE)):
         _curve(axes, history["step"], history[name], label, colour)
         if goal:
             value = {_LOG4: "log 4", _LOG2: "log 2"}.get(goal[name], f"{goal[name]:.3f}")
             style.reference(axes, goal[name], f"{label} at equilibrium: {value}", colour)
-    style.label(axes, "Losses", "iteration", "loss (nats)")
+    style.label(axes, "Losses" + _smoothed(real_label, fake_label), "iteration", "loss (nats)")
     _limits(axes, history["step"], [history["loss_d"], history["loss_g"]], goal.values())
-    style.legend_below(axes, ncols=2)
+    style.legend_below(axes, ncols=2, more=_behind(len(history["step"])))
     return style.save(figure, path)
 
 
-def d_curves(history: Mapping[str, NDArray[Any]], path: style.PathLike, *, real_label: float = 1.0) -> Path:
-    """D(x), D(G(z)) and D's accuracy over the iterations; at equilibrium all of them are one half.
+def d_curves(
+    history: Mapping[str, NDArray[Any]],
+    path: style.PathLike | None = None,
+    *,
+    real_label: float = 1.0,
+    fake_label: float = 0.0,
+) -> Any:
+    """D(x), D(G(z)) and D's accuracy over the iterations.
+
+    At equilibrium both outputs are the mean of the two labels, and D can but guess on which side of it a row lies.
 
     Args:
         history: columns "step", "d_real", "d_fake", "accuracy_real", "accuracy_fake".
-        path: of the picture.
-        real_label: target of D on real data; D's equilibrium is half of it.
+        path: of the picture; None: the figure is returned, which a notebook shows.
+        real_label, fake_label: targets of D on real data and on fakes; D's equilibrium is their mean.
     """
     figure = style.figure(8.5, 6.6)
     outputs, accuracy = figure.subplots(2, 1, sharex=True)
@@ -74,37 +86,40 @@ def d_curves(history: Mapping[str, NDArray[Any]], path: style.PathLike, *, real_
         _curve(axes, history["step"], history[names[1]], "on G's samples", style.ORANGE)
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlim(0, max(1, int(history["step"][-1])) if len(history["step"]) else 1)
-    half = "1/2" if real_label == 1.0 else f"{real_label / 2:g} (half the label {real_label:g})"
-    style.reference(outputs, real_label / 2, f"equilibrium: {half}", style.GREY)
+    middle = (real_label + fake_label) / 2
+    half = "1/2" if middle == 0.5 else f"{middle:g}"
+    style.reference(outputs, middle, f"equilibrium: {half}", style.GREY)
     style.reference(accuracy, 0.5, "guessing: 1/2", style.GREY)
-    style.label(outputs, "What D says: D(x) and D(G(z)), batch means", "", "probability of being real")
-    style.label(accuracy, "How often D is right", "iteration", "share of the batch")
-    for axes in (outputs, accuracy):
-        style.legend_below(axes, offset=-0.06 if axes is outputs else -0.2)
+    smoothed = _smoothed(real_label, fake_label)
+    style.label(outputs, f"What D says: D(x) and D(G(z)), batch means{smoothed}", "", "probability of being real")
+    style.label(accuracy, f"How often D is right: cut at {half}", "iteration", "share of the batch")
+    style.legend_below(outputs, offset=-0.06)
+    style.legend_below(accuracy, offset=-0.2, more=_behind(len(history["step"])))
     return style.save(figure, path)
 
 
 def population_curves(
     mean: Mapping[str, NDArray[Any]],
     standard_error: Mapping[str, NDArray[Any]],
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     labels: Sequence[str],
-    loss: GeneratorKind = "non_saturating",
+    loss: TrainLoss = "non_saturating",
     real_label: float = 1.0,
-) -> Path:
+    fake_label: float = 0.0,
+) -> Any:
     """loss_d and loss_g of a population: means over the seeds, with a band of one standard error on either side.
 
     Args:
         mean, standard_error: "loss_d" and "loss_g", each (grid points, steps).
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         labels: of the grid points.
-        loss, real_label: as in `TrainConfig`; they set the reference lines.
+        loss, real_label, fake_label: as in `TrainConfig`; they set the reference lines.
     """
     one = len(labels) == 1
     figure = style.figure(8.5, 4.6) if one else style.figure(11, 5)
     panels = [figure.subplots()] * 2 if one else figure.subplots(1, 2)
-    goal = equilibrium(loss, real_label)
+    goal = equilibrium(loss, real_label, fake_label)
     step = np.arange(1, mean["loss_d"].shape[1] + 1)
     kinds = (("loss_d", "discriminator", style.BLUE), ("loss_g", "generator", style.ORANGE))
     for axes, (name, player, own) in zip(panels, kinds, strict=True):
@@ -124,6 +139,24 @@ def population_curves(
     return style.save(figure, path)
 
 
+def _smoothed(real_label: float, fake_label: float) -> str:
+    """For a title: which labels D was taught, where they are not 1 and 0."""
+    return "" if (real_label, fake_label) == (1.0, 0.0) else f"; labels smoothed to {real_label:g} and {fake_label:g}"
+
+
+def _behind(count: int) -> list[Any]:
+    """For a legend: what is behind the lines, and over how much they average."""
+    if count < 2:
+        return []
+    look = {"color": style.GREY, "alpha": 0.3, "lw": 0.7}
+    if many := count > _SINGLE:
+        look["lw"] = 0
+    text = "5th to 95th percentile" if many else "each iteration"
+    label = f"{text}; lines: means over {max(1, count // 50):,}"
+    kind = style.matplotlib("patches").Patch if many else functools.partial(style.matplotlib("lines").Line2D, [], [])
+    return [kind(label=label, **look)]
+
+
 def _limits(axes: Any, step: NDArray[Any], curves: Sequence[NDArray[Any]], goals: Any) -> None:
     """The frame of nearly all values: the wild first iterations must not flatten the rest."""
     values = np.concatenate([_smooth(np.asarray(curve, np.float64)) for curve in curves])
@@ -140,7 +173,7 @@ def _limits(axes: Any, step: NDArray[Any], curves: Sequence[NDArray[Any]], goals
 def _curve(axes: Any, step: NDArray[Any], values: NDArray[Any], label: str, colour: str) -> None:
     """The values in light and their moving average in full colour; many of them as the band they fill."""
     values = np.asarray(values, np.float64)
-    if len(values) > 3000:
+    if len(values) > _SINGLE:
         edges = np.linspace(0, len(values), 601).astype(int)
         bins = [np.percentile(values[a:b], [5, 95]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
         low, high = np.array(bins).T

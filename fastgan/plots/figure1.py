@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,7 +100,7 @@ def _look(gan: GAN, title: str) -> Stage:
     return Stage(title, *(column.numpy() for column in columns))
 
 
-def figure1(path: style.PathLike, *, seed: int = 0) -> Path:
+def figure1(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
     """The picture of `figure1_stages`: densities and D above, the map from z to x = G(z) below."""
     stages = figure1_stages(seed)
     figure = style.figure(14, 4.6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,18 @@ from . import style
 def image_grid(
     samples: Tensor,
     real: Tensor,
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     image_shape: tuple[int, int],
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
     names: Sequence[str] = (),
-) -> Path:
+) -> Any:
     """Generated images beside real ones, every pixel a square block.
 
     Args:
         samples, real: (n, pixels) or (n, channels * pixels); as many as fill a square are shown.
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         image_shape: (height, width).
         value_range: what is black and what is white.
         ink: dark on white, as handwriting.
@@ -58,17 +57,17 @@ def image_grid(
 
 def interpolation(
     paths: Tensor,
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     image_shape: tuple[int, int],
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
-) -> Path:
+) -> Any:
     """Samples along lines in z, a line a row: what G makes of the way between two samples.
 
     Args:
         paths: (lines, steps, pixels) as `GAN.interpolate` gives them.
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         image_shape, value_range, ink: as for `image_grid`.
 
     Source: Goodfellow et al. (2014), figure 3.
@@ -87,18 +86,18 @@ def neighbours(
     samples: Tensor,
     nearest: Tensor,
     distance: Tensor,
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     image_shape: tuple[int, int],
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
-) -> Path:
+) -> Any:
     """Samples of G and under each the training image that lies nearest, with their distance.
 
     Args:
         samples, nearest: (n, pixels); up to 16 pairs are shown.
         distance: (n,) Euclidean distances.
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         image_shape, value_range, ink: as for `image_grid`.
 
     Source: Goodfellow et al. (2014), figure 2.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,17 @@ from . import style
 
 def over_time(
     trials: Mapping[str, Sequence[np.ndarray]],
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     modes: int,
     paper: Mapping[str, float],
     title: str,
-) -> Path:
+) -> Any:
     """How many modes G holds and how many samples lie near one, over the iterations; a thin line a trial.
 
     Args:
         trials: by method, for each trial an array (evaluations, 3 or more): iteration, modes, share near a mode.
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         modes: of the data.
         paper: by method, the modes in a paper's table.
         title: above the picture.

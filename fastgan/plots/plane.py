@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,16 @@ DARK = "#8A2F00"  # generated points, on a surface that is orange itself
 def scatter(
     samples: Tensor,
     real: Tensor,
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     discriminator: Discriminator | None = None,
     title: str = "",
-) -> Path:
+) -> Any:
     """Two-dimensional samples over the real points, with D's surface behind them.
 
     Args:
         samples, real: (n, 2).
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         discriminator: from points (m, 2) to D's probabilities (m,); None leaves the surface out.
         title: above the picture.
     """
@@ -56,8 +55,13 @@ def scatter(
 
 
 def verdicts(
-    samples: Tensor, real: Tensor, path: style.PathLike, *, discriminator: Discriminator, origin: str = "G"
-) -> Path:
+    samples: Tensor,
+    real: Tensor,
+    path: style.PathLike | None = None,
+    *,
+    discriminator: Discriminator,
+    origin: str = "G",
+) -> Any:
     """D(x) over the plane beside the optimal D*(x) = p_data / (p_data + p_g) of the same samples.
 
     The densities of D* are counts on a fine grid, both smoothed alike; where hardly anything fell, D* is left out, as
@@ -65,7 +69,7 @@ def verdicts(
 
     Args:
         samples, real: (n, 2), many.
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         discriminator: from points (m, 2) to D's probabilities (m,).
         origin: of the samples, for the title.
 

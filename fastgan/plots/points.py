@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,16 @@ from .style import Array
 def line(
     samples: Tensor,
     real: Tensor,
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     discriminator: Callable[[Tensor], Tensor] | None = None,
     origin: str = "G",
-) -> Path:
+) -> Any:
     """One-dimensional samples: both histograms, and below them D(x) beside the ratio that it should learn.
 
     Args:
         samples, real: (n, 1).
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         discriminator: from points (m, 1) to D's probabilities (m,).
         origin: of the samples, for the title.
     """
@@ -53,13 +53,13 @@ def line(
 
 
 def marginals(
-    samples: Tensor, real: Tensor, path: style.PathLike, *, limit: int = 9, names: Sequence[str] = ()
-) -> Path:
+    samples: Tensor, real: Tensor, path: style.PathLike | None = None, *, limit: int = 9, names: Sequence[str] = ()
+) -> Any:
     """Histograms of the first columns, generated over real.
 
     Args:
         samples, real: (n, columns).
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         limit: columns shown.
         names: of the columns; by default their numbers.
     """
@@ -85,14 +85,22 @@ def marginals(
 
 
 def _title(name: str) -> str:
-    """A column's name as it is: two dollars would begin a formula."""
-    return name.strip()[:30].replace("$", r"\$")
+    """A column's name, cut to what fits."""
+    return style.plain(name.strip()[:30])
 
 
 def bin_edges(x: Array, y: Array, bins: int) -> Array:
-    """Bins over nearly all of the data and of the samples; wide enough where every value is the same."""
+    """Bins over nearly all of the data and of the samples; wide enough where every value is the same.
+
+    Of whole numbers x, about whole numbers: each bin holds equally many of them, or a picture would look like a comb.
+    """
     values = np.concatenate([x, y])
     low, high = np.percentile(values[np.isfinite(values)], [0.1, 99.9])
+    if (x == np.round(x)).all() and high - low < 1e9:
+        first, last = math.floor(low) - 1, math.ceil(high) + 1
+        each = -(-(last - first + 1) // bins)
+        count = -(-(last - first + 1) // each)
+        return first - 0.5 + each * np.arange(count + 1, dtype=np.float64)
     pad = 0.08 * (high - low) or max(0.5, 0.01 * abs(low))
     return np.linspace(low - pad, high + pad, bins + 1)
 

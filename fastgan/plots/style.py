@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import functools
 import io
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +34,66 @@ def matplotlib(module: str) -> Any:
 
 
 def figure(width: float, height: float) -> Any:
-    return matplotlib("figure").Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    return _figure_class()(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
-def save(figure: Any, path: PathLike) -> Path:
-    """The format follows the suffix: png, svg or pdf."""
+@functools.cache
+def _figure_class() -> Any:
+    """matplotlib's Figure, which a notebook shows by itself, without pyplot."""
+
+    def png(figure: Any) -> bytes:
+        return _rendered(figure, "png")
+
+    return type("Figure", (matplotlib("figure").Figure,), {"_repr_png_": png})
+
+
+_SOURCE: contextvars.ContextVar[str] = contextvars.ContextVar("source", default="")
+
+
+@contextlib.contextmanager
+def source(text: str) -> Iterator[None]:
+    """Pictures made inside say in small type where they come from, as "digits, iteration 2,000, seed 0".
+
+    Args:
+        text: one line.
+    """
+    token = _SOURCE.set(text)
+    try:
+        yield
+    finally:
+        _SOURCE.reset(token)
+
+
+def save(figure: Any, path: PathLike | None) -> Any:
+    """Write a picture, in the format of its suffix: png, svg or pdf.
+
+    Returns:
+        Path; without a path the figure itself, which a notebook shows.
+    """
+    if text := _SOURCE.get():
+        if figure.get_layout_engine() is None:  # images, whose every pixel has its place
+            figure.text(0.99, 0.004, plain(text), fontsize=6, color=GREY, ha="right", va="bottom")
+        else:
+            figure.supxlabel(plain(text), x=0.99, fontsize=7, color=GREY, ha="right")
+    if path is None:
+        return figure
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise ValueError(f"plot: a picture must end in .png, .svg or .pdf, got {str(path)!r}")
+    write_atomically(path, [_rendered(figure, kind)])
+    return path
+
+
+def _rendered(figure: Any, kind: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=DPI)
-    write_atomically(path, [buffer.getvalue()])
-    return path
+    return buffer.getvalue()
+
+
+def plain(text: str) -> str:
+    """Text as it is: two dollars would begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def label(axes: Any, title: str, x: str, y: str) -> None:
@@ -64,5 +115,7 @@ def reference(axes: Any, y: float, text: str, colour: str) -> None:
     axes.axhline(y, color=colour, lw=1.2, ls=(0, (4, 3)), alpha=0.9, label=text, zorder=1)
 
 
-def legend_below(axes: Any, offset: float = -0.16, ncols: int = 3) -> None:
-    axes.legend(frameon=False, fontsize=10, ncols=ncols, loc="upper center", bbox_to_anchor=(0.5, offset))
+def legend_below(axes: Any, offset: float = -0.16, ncols: int = 3, more: Sequence[Any] = ()) -> None:
+    handles = [*axes.get_legend_handles_labels()[0], *more]
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, offset)}
+    axes.legend(handles=handles, frameon=False, fontsize=10, ncols=ncols, **place)

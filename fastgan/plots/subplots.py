@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from . import style
 from .images import mosaic
+from .points import bin_edges
 
 _SHOWN = 2500
 _ACROSS = 5  # images in a row of a panel
 
 
-def points(panels: Mapping[str, Tensor], path: style.PathLike, *, title: str, centres: Tensor | None = None) -> Path:
+def points(
+    panels: Mapping[str, Tensor],
+    path: style.PathLike | None = None,
+    *,
+    title: str,
+    centres: Tensor | None = None,
+) -> Any:
     """Points of the plane, a panel a model; the frame is that of the modes, or else of the last panel.
 
     Args:
         panels: by model, samples (n, 2), n at least 1.
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         title: above all.
         centres: (modes, 2), drawn as circles; None where modes are not known.
     """
@@ -48,13 +53,13 @@ def points(panels: Mapping[str, Tensor], path: style.PathLike, *, title: str, ce
 
 def images(
     panels: Mapping[str, Tensor],
-    path: style.PathLike,
+    path: style.PathLike | None = None,
     *,
     title: str,
     image_shape: tuple[int, int],
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
-) -> Path:
+) -> Any:
     """Images, 25 a panel; arguments as for `points` and `image_grid`."""
     figure, row = _row(len(panels), 3.9, title)
     for axes, (name, samples) in zip(row, panels.items(), strict=True):
@@ -65,12 +70,10 @@ def images(
     return style.save(figure, path)
 
 
-def histograms(panels: Mapping[str, Tensor], path: style.PathLike, *, title: str) -> Path:
+def histograms(panels: Mapping[str, Tensor], path: style.PathLike | None = None, *, title: str) -> Any:
     """The first column of each model's samples over that of the last panel's; arguments as for `points`."""
     real = list(panels.values())[-1][:, 0].double().numpy()
-    low, high = np.percentile(real, [0.1, 99.9])
-    pad = 0.15 * (high - low) or 0.5
-    edges = np.linspace(low - pad, high + pad, 61)
+    edges = bin_edges(real, real, 60)
     figure, row = _row(len(panels), 3.4, title)
     for axes, (name, samples) in zip(row, panels.items(), strict=True):
         axes.hist(real, edges, density=True, color=style.BLUE, alpha=0.35)

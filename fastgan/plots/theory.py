@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from . import style
 _TARGET = ((-2.0, 2.0), 0.5)  # means and standard deviation of the two Gaussians
 
 
-def fits(path: style.PathLike) -> Path:
+def fits(path: style.PathLike | None = None) -> Any:
     """One Gaussian fitted to two by KL(p||q), KL(q||p) and JSD: which kinds of optimum each divergence has.
 
     Source: Goodfellow (2016), NIPS tutorial, figure 14; the third panel is not in it.
@@ -59,11 +58,11 @@ def _describe(found: list[theory.GaussianFit], best: float) -> list[str]:
     return lines
 
 
-def ring_map(path: style.PathLike, *, n: int = 300, seed: int = 0) -> Path:
+def ring_map(path: style.PathLike | None = None, *, n: int = 300, seed: int = 0) -> Any:
     """The ring example: n isotropic Gaussians z, and where f(z) = z/10 + z/||z|| takes them.
 
     Args:
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         n: points.
         seed: of the points.
     """
@@ -95,11 +94,11 @@ def _circle(radius: float) -> Any:
     return patches.Circle((0, 0), radius, fill=False, color=style.GREY, lw=0.8, ls=":")
 
 
-def bilinear(path: style.PathLike, *, eta: float = 0.1, steps: int = 200) -> Path:
+def bilinear(path: style.PathLike | None = None, *, eta: float = 0.1, steps: int = 200) -> Any:
     """The game V(x, y) = x y under simultaneous and alternating gradient steps: one spirals out, one circles.
 
     Args:
-        path: of the picture.
+        path: of the picture; None: the figure is returned, which a notebook shows.
         eta: step size of both players.
         steps: of each.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import numbers
 import warnings
 from dataclasses import dataclass, field
@@ -17,12 +18,12 @@ from fastgan.losses import GENERATOR
 from fastgan.options import (
     DiscriminatorKind,
     EngineName,
-    GeneratorKind,
     Impl,
     InnerLoop,
     Nonfinite,
     PenaltyKind,
     Precision,
+    TrainLoss,
     UpdateMode,
 )
 from fastgan.training import plugins
@@ -30,7 +31,7 @@ from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, SchedulerFactory
 
 # generator's loss -> the discriminator's loss it belongs to
-DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
+DISCRIMINATOR_LOSS: dict[str, DiscriminatorKind] = {kind: of_d for kind, (_, _, of_d) in GENERATOR.items()}
 PRECISIONS = options.names(Precision)
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "mode": options.names(UpdateMode),
@@ -49,11 +50,13 @@ _LEAST = {
     "pack": 1,
     "checkpoint_every": 0,
     "keep_checkpoints": 1,
+    "instance_noise_steps": 0,
     "seed": 0,
 }
 _BOUNDS = ("max_col_norm", "max_grad_norm", "max_grad_value", "clip_weights")  # None: no bound
 _OPTIONAL = ("ema_decay", *_BOUNDS)
-_NUMBERS = ("inner_tolerance", "real_label", "penalty_weight", *_OPTIONAL)
+_NOT_NEGATIVE = ("instance_noise", "historical_averaging")
+_NUMBERS = ("inner_tolerance", "real_label", "fake_label", "penalty_weight", *_NOT_NEGATIVE, *_OPTIONAL)
 _OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
 _SCHEDULERS = ("scheduler", "generator_scheduler", "discriminator_scheduler")
 
@@ -76,13 +79,20 @@ class TrainConfig:
             through: G descends its loss against the D it will meet (unrolled GANs). 0: against D as it is.
             They see the last minibatch and G's own noise. For the eager engine.
         loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
-            "relativistic"; the discriminator's follows from it. Or a pair of functions of D's logits that give one
+            "relativistic"; the discriminator's follows from it. "feature_matching", in the eager engine: the squared
+            distance between the means of D's last hidden features of real rows and of fakes.
+            Or a pair of functions of D's logits that give one
             number each: the discriminator's (real_logits, fake_logits), and the generator's (fake_logits), or
             (fake_logits, real_logits). For the eager engine.
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
+        fake_label: target of D on fakes, below `real_label`; 0.1 beside a real_label of 0.9 is two-sided smoothing.
         gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss. Several, as ("r1", "r2"), in the eager
             engine.
         penalty_weight: weight of the penalty, of each where there are several.
+        instance_noise: standard deviation of Gaussian noise on all that D sees, real and made. For the eager engine.
+        instance_noise_steps: iterations over which it falls linearly to 0; 0: it stays.
+        historical_averaging: weight of the squared distance of each network's parameters from their average over all
+            updates so far, added to its loss. For the eager engine.
         mode: "alternating", Algorithm 1; "simultaneous", the original code's rule: one real and one fake
             batch for both losses, D's halved, both gradients taken before either update.
         pack: samples that D gets as one input, side by side (PacGAN's packing; along the first axis
@@ -132,10 +142,14 @@ class TrainConfig:
     inner: InnerLoop = "steps"
     inner_tolerance: float = 1e-3
     unroll: int = 0
-    loss: GeneratorKind | OwnLoss = "non_saturating"
+    loss: TrainLoss | OwnLoss = "non_saturating"
     real_label: float = 1.0
+    fake_label: float = 0.0
     gradient_penalty: PenaltyKind | tuple[PenaltyKind, ...] | None = None
     penalty_weight: float = 10.0
+    instance_noise: float = 0.0
+    instance_noise_steps: int = 0
+    historical_averaging: float = 0.0
     mode: UpdateMode = "alternating"
     pack: int = 1
     # what updates the networks
@@ -208,17 +222,27 @@ class TrainConfig:
         own = isinstance(self.loss, tuple | list) and len(self.loss) == 2 and all(map(callable, self.loss))
         if own:
             object.__setattr__(self, "loss", tuple(self.loss))
-        elif self.loss not in options.names(GeneratorKind):
-            listed = ", ".join(options.names(GeneratorKind))
+        elif self.loss not in options.names(TrainLoss):
+            listed = ", ".join(options.names(TrainLoss))
             raise ValueError(f"TrainConfig: loss must be one of {listed} or a pair of functions, got {self.loss!r}")
         self._check_penalties()
         if not 0.0 < self.real_label <= 1.0:
             raise ValueError(f"TrainConfig: real_label must lie in (0, 1], got {self.real_label!r}")
-        if self.real_label != 1.0 and self.discriminator_loss != "gan":
-            loss = repr(self.loss) if isinstance(self.loss, str) else "of one's own"
-            raise ValueError(f"TrainConfig: real_label must be 1 for loss {loss}, got {self.real_label!r}")
+        if not 0.0 <= self.fake_label < self.real_label:
+            bounds = f"lie in [0, real_label={self.real_label:g})"
+            raise ValueError(f"TrainConfig: fake_label must {bounds}, got {self.fake_label!r}")
+        for name, hard in (("real_label", 1.0), ("fake_label", 0.0)):
+            if getattr(self, name) != hard and self.discriminator_loss != "gan":
+                loss = repr(self.loss) if isinstance(self.loss, str) else "of one's own"
+                raise ValueError(f"TrainConfig: {name} must be {hard:g} for loss {loss}, got {getattr(self, name)!r}")
         if not 0.0 <= self.penalty_weight < float("inf"):
             raise ValueError(f"TrainConfig: penalty_weight must be finite and at least 0, got {self.penalty_weight!r}")
+        for name in _NOT_NEGATIVE:
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"TrainConfig: {name} must be finite and at least 0, got {getattr(self, name)!r}")
+        if self.loss == "feature_matching" and (self.mode, self.unroll) != ("alternating", 0):
+            rule, got = "must be 'alternating' and 0 for feature_matching", f"{self.mode!r} and {self.unroll}"
+            raise ValueError(f"TrainConfig: mode and unroll {rule}, got {got}")
         for name in _BOUNDS:
             if (bound := getattr(self, name)) is not None and not bound > 0.0:
                 raise ValueError(f"TrainConfig: {name} must be above 0, got {bound!r}")
@@ -256,7 +280,8 @@ class TrainConfig:
         # A penalty looks at fakes without G's graph, and a bound on norms is no smooth function: the gradient that
         # flows through such updates would not be the true one.
         unbounded = ((name, None) for name in _BOUNDS)
-        for name, needed in (("mode", "alternating"), ("gradient_penalty", None), *unbounded):
+        plain = ("mode", "alternating"), ("gradient_penalty", None), ("historical_averaging", 0.0)
+        for name, needed in (*plain, *unbounded):
             if (value := getattr(self, name)) != needed:
                 raise ValueError(f"TrainConfig: {name} must be {needed!r} where unroll is above 0, got {value!r}")
         # The look-ahead writes D's updates out, as functions that have a gradient.
@@ -273,7 +298,22 @@ class TrainConfig:
     @property
     def discriminator_loss(self) -> DiscriminatorKind | None:
         """The discriminator's loss that belongs to the generator's; None where both are functions."""
-        return DISCRIMINATOR_LOSS[self.loss] if isinstance(self.loss, str) else None
+        if not isinstance(self.loss, str):
+            return None
+        return DISCRIMINATOR_LOSS.get(self.loss, "gan")  # "feature_matching" is of D's features, not of its logits
+
+    def instance_noise_at(self, it: int) -> float:
+        """The standard deviation of the noise on D's input in an iteration, counted from 0."""
+        left = 1.0 - it / self.instance_noise_steps if self.instance_noise_steps else 1.0
+        return self.instance_noise * max(left, 0.0)
+
+    @property
+    def threshold(self) -> float:
+        """The logit that divides what D takes for real from what it takes for made: D's optimum where p_g = p_data."""
+        middle = (self.real_label + self.fake_label) / 2
+        if self.discriminator_loss == "least_squares":
+            return middle  # its D gives the target itself
+        return math.log(middle / (1 - middle)) if self.discriminator_loss == "gan" else 0.0
 
     @property
     def generator_sees_real(self) -> bool:

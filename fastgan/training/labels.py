@@ -23,8 +23,9 @@ def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
     if isinstance(gan.discriminator, nn.ClassDiscriminator):
         _check_classes(gan, gan.discriminator, rows, config)
     elif gan.classes:
-        if len(rows.shape) != 1:
-            raise ValueError(f"train: data must have flat rows where gan.classes is set, got shape {rows.shape}")
+        if len(rows.shape) not in (1, 3):
+            rule = "have flat rows, or images (channels, height, width), where gan.classes is set"
+            raise ValueError(f"train: data must {rule}, got shape {rows.shape}")
         if rows.labels is None:
             raise ValueError("train: data must be a Dataset with labels where gan.classes is set, got none")
         check_labels("train", rows.labels, rows.n, gan.classes)

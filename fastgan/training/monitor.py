@@ -107,7 +107,9 @@ class Monitor(Callback):
 def _is_value(run: Run) -> bool:
     """Whether D's loss is -V(G, D)."""
     config = run.config
-    plain = config.discriminator_loss == "gan" and config.real_label == 1.0 and config.gradient_penalty is None
+    hard = (config.real_label, config.fake_label) == (1.0, 0.0)
+    beside = config.gradient_penalty is not None or config.historical_averaging > 0
+    plain = config.discriminator_loss == "gan" and hard and not beside
     return plain and not isinstance(run.gan.discriminator, nn.ClassDiscriminator)
 
 
@@ -118,7 +120,7 @@ def _of_samples(gan: GAN, config: TrainConfig, samples: int) -> dict[str, float]
     with evaluating(gan), torch.no_grad():
         x = gan.generator(join(gan.noise(count, seed=0), condition))
     spread = math.sqrt(float(x.double().flatten(1).var(0, correction=0).sum()))
-    if config.generator_sees_real or not isinstance(config.loss, str):
+    if config.generator_sees_real or not isinstance(config.loss, str) or config.loss == "feature_matching":
         return {"sample_grad_norm": math.nan, "spread": spread}
     with evaluating(gan.discriminator), torch.enable_grad():
         x = x.requires_grad_()

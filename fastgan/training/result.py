@@ -16,8 +16,8 @@ class TrainResult(Result):
     Args:
         history: one row an iteration, by column: step (iterations done, from 1), loss_d and loss_g (what was
             descended, penalty included), d_real and d_fake (mean of D(x) and of D(G(z)), before the update),
-            accuracy_real and accuracy_fake (fraction of the batch on the right side of 1/2). With k > 1 they
-            are those of the last D step.
+            accuracy_real and accuracy_fake (fraction of the batch on the right side of `config.threshold`). With k > 1
+            they are those of the last D step.
         steps_per_second: iterations a second in this call, checkpoints and callbacks included.
         engine: which engine ran, and why in `engine_reason`.
         step: iterations done in all.

@@ -115,7 +115,7 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
-def decay(text: str) -> float:
+def share(text: str) -> float:
     """A number from 0 to below 1."""
     if not 0.0 <= (value := number(text)) < 1.0:
         raise argparse.ArgumentTypeError(f"must lie in [0, 1), got {value}")

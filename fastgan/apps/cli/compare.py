@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import data, evaluation
+from fastgan import __version__, data, evaluation
 from fastgan.apps import baselines, presets
 from fastgan.apps.baselines import Baseline
 from fastgan.apps.cli.arguments import counting, natural
@@ -24,6 +24,8 @@ from fastgan.apps.cli.train import add_reading, load, reading, step_threads
 from fastgan.apps.reproduce import table
 from fastgan.apps.reproduce.table import Figure, Row
 from fastgan.data import Dataset, Standardizer
+from fastgan.data.extras import need
+from fastgan.plots import style
 from fastgan.training import train
 from fastgan.training.engines.eager import torch_threads
 from fastgan.training.progress import progress
@@ -75,16 +77,24 @@ class Split:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fit, measure, print, write and draw."""
+    need("sklearn.mixture", what="fastgan compare", package="scikit-learn")  # before minutes of training
     rows = _rows(arguments)
     folder = arguments.out or Path(f"compare-{Path(arguments.source).stem}")
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--out must be new or empty, got {folder}")
+
+    def say(text: str) -> None:
+        if not arguments.quiet:
+            print(text, file=sys.stderr, flush=True)
+
     drawn: dict[str, Tensor] = {}
     lines: list[Row] = []
     for name, fit in _fits(rows, arguments).items():
         begun = time.perf_counter()
+        say(f"{name}: fitting")
         model = fit()
         seconds = Figure(time.perf_counter() - begun)
+        say(f"{name}: fitted in {seconds.mean:.1f} s ({model.about}); measuring {_SAMPLES:,} samples")
         drawn[name] = model.sample(_SAMPLES, arguments.seed + 1)
         figures = {**_measures(drawn[name], rows), **_own(model, rows.test), _SECONDS: seconds}
         lines.append(Row(arguments.source, name, model.about, figures))
@@ -92,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("marginals", "columns shuffled apart", _marginals(rows.train, arguments.seed)),
         ("real rows", "those trained on", rows.train[:_SAMPLES]),
     ):
+        say(f"{name}: measuring")
         lines.append(Row(arguments.source, name, about, _measures(sample, rows)))
     columns = [c for c in (_MODES, _NEAR, _PARZEN, _OWN, _CORRELATION, _SECONDS) if any(c in r.figures for r in lines)]
     print("\n".join(table.lines(lines, columns)))
@@ -101,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     written = table.write(folder, lines, columns, {"source": arguments.source, "seed": arguments.seed})
     if not arguments.no_pictures:
-        written += _draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder)
+        with style.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}"):
+            written += _draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder)
     print("written:  " + "  ".join(map(str, written)))
     return 0
 

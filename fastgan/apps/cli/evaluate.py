@@ -17,10 +17,12 @@ from torch import Tensor
 from fastgan import data, evaluation
 from fastgan.apps.cli import runs
 from fastgan.apps.cli.arguments import counting, natural, number
-from fastgan.apps.cli.pictures import draw_neighbours
+from fastgan.apps.cli.pictures import draw_neighbours, origin
 from fastgan.data import Dataset
 from fastgan.files import write_atomically
 from fastgan.models import GAN
+from fastgan.plots import style
+from fastgan.training import checkpoint
 
 _VALIDATION_ROWS = 1000  # for sigma, as in the paper; of fewer held-out rows, half
 _REAL_ROWS = 10_000  # training and held-out rows looked at
@@ -36,11 +38,11 @@ def add(commands: Any) -> None:
         description="Measure samples of a run's newest checkpoint: mode coverage where the modes are known, "
         "Parzen-window log-likelihood of rows that were not trained on, nearest training rows, class balance and a "
         "feature distance by a small classifier where there are labels, precision and recall, and how far D overfits. "
-        "Rows are held out by --held-out, by having trained with --rows, by MNIST's test files in the folder, or drawn "
-        "anew where the data are synthetic. Tables are measured in standard deviations of each column.",
+        "Those rows are the tenth that fastgan train held out, MNIST's test files in the folder, those after the first "
+        "--rows, or those of --held-out; synthetic data are drawn anew. Tables are measured in standard deviations of "
+        "each column.",
         epilog="examples:\n  fastgan evaluate runs/ring-1\n"
-        "  fastgan train digits --rows 1400 --out runs/d\n"
-        "  fastgan evaluate runs/d --neighbours nearest.png\n",
+        "  fastgan train digits --out runs/d && fastgan evaluate runs/d --neighbours nearest.png\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument("--n", type=natural, default=10_000, metavar="N", help="samples of G (10000)")
@@ -100,7 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
         show(f"{name.replace('_', ' '):<15} {text}")
         report[name] = numbers
     if arguments.neighbours is not None:
-        picture = draw_neighbours(config, subject.samples, subject.train, Path(arguments.neighbours))
+        step = checkpoint.load(Path(arguments.run_dir)).step
+        with style.source(origin(config, step)):
+            picture = draw_neighbours(config, subject.samples, subject.train, Path(arguments.neighbours))
         show(f"{'picture':<15} {picture}")
     text = json.dumps(_finite(report), indent=1, allow_nan=False)
     if arguments.json:
@@ -145,19 +149,10 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
     if config.source in data.sources.SYNTHETIC:
         fresh = data.load(config.source, n=min(trained_on, _REAL_ROWS), seed=config.data_seed + 1)
         return fresh.tensor().flatten(1)
-    if config.n is None:
-        return _test_files(config)
-    everything = config.in_units(config.load())
-    rest = len(everything) - config.n
-    return everything.rows(config.n + torch.arange(rest)[:_REAL_ROWS]).flatten(1) if rest else None
-
-
-def _test_files(config: runs.RunConfig) -> Tensor | None:
-    """The test images in the folder of a run on MNIST's files, if there are any."""
-    folder = Path(config.source)
-    if not folder.is_dir() or data.idx.find_images(folder, "test") is None:
-        return None
-    return _spread(config.in_units(data.read(folder, split="test", **config.read)), _REAL_ROWS)
+    rest = config.held_out_part()
+    if rest is None and runs.has_test_files(config.source):
+        rest = config.in_units(data.read(config.source, split="test", **config.read))
+    return None if rest is None else _spread(rest, _REAL_ROWS)
 
 
 def _options(source: str, config: runs.RunConfig) -> dict[str, Any]:
@@ -184,7 +179,7 @@ def _measures(subject: _Subject, sigma: float | None) -> Iterator[Measure]:
     """Name, text and numbers of each, as they are found."""
     yield from _modes(subject)
     if subject.held_out is None:
-        yield "log_likelihood", "needs rows G never saw: --held-out FILE, or a run trained with --rows", None
+        yield "log_likelihood", "needs rows G never saw: --held-out FILE, or a run trained with --hold-out 0.1", None
     else:
         yield from _log_likelihood(subject, subject.held_out, sigma)
         if subject.config.train.pack == 1 and subject.asked is None:  # others have nothing to say of one sample alone

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import evaluation
+from fastgan import __version__, data, evaluation
 from fastgan.apps.cli import labels, runs, snapshots
 from fastgan.apps.cli.runs import RunConfig
 from fastgan.data import Dataset
@@ -34,15 +34,26 @@ def draw(
     """
     from fastgan import plots
 
-    label = config.train.real_label
+    labels = {"real_label": config.train.real_label, "fake_label": config.train.fake_label}
     assert isinstance(config.train.loss, str)  # no flag and no file gives functions
     # Of losses of one's own no equilibrium is known, as of Wasserstein's.
     loss = "wasserstein" if "loss" in config.functions else config.train.loss
-    return [
-        draw_samples(config, gan, dataset, folder / "samples.png"),
-        plots.loss_curves(history, folder / "losses.png", loss=loss, real_label=label),
-        plots.d_curves(history, folder / "d_curves.png", real_label=label),
-    ]
+    with plots.source(origin(config, int(history["step"][-1]) if len(history["step"]) else 0)):
+        return [
+            draw_samples(config, gan, dataset, folder / "samples.png"),
+            plots.loss_curves(history, folder / "losses.png", loss=loss, **labels),
+            plots.d_curves(history, folder / "d_curves.png", **labels),
+        ]
+
+
+def name_of(config: RunConfig) -> str:
+    """Of the data: a file's without its folders."""
+    return config.source if config.source in data.sources.NAMES else Path(config.source).name
+
+
+def origin(config: RunConfig, step: int) -> str:
+    """Where a picture of a run comes from, in one line."""
+    return f"{name_of(config)}, iteration {step:,}, seed {config.train.seed}, fastgan {__version__}"
 
 
 def draw_samples(

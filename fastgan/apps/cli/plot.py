@@ -11,6 +11,8 @@ import numpy as np
 
 from fastgan.apps.cli import pictures, runs
 from fastgan.files import write_atomically
+from fastgan.plots import style
+from fastgan.training import checkpoint
 from fastgan.training.history import as_columns, read_rows
 
 # name: what it shows
@@ -20,6 +22,13 @@ _OF_THEORY = {
     "figure1": "the paper's figure 1, trained now (some seconds)",
     "ring_map": "noise, and where f(z) = z/10 + z/||z|| takes it",
     "bilinear": "V = x y played in turns and at once",
+    "joint": "a joint table, its marginals and conditionals, and Bayes' rule",
+    "coins": "entropy and cross-entropy of coins",
+    "convergence": "the game in function space, and G0, D0*, G1, D1*, ...",
+    "density_ratio": "p(x)/q(x) from a trained D",
+    "nce": "a Gaussian fitted by noise-contrastive estimation",
+    "codes": "auto-encoder and VAE of the digits: codes, reconstructions, samples",
+    "collapse": "a collapsed run beside a good one",
 }
 _OF_A_RUN: dict[str, tuple[str, Callable[[runs.RunConfig, Path, Path], Path]]] = {
     "interpolation": ("images: what lies between two samples, as the paper's figure 3", pictures.draw_interpolation),
@@ -91,7 +100,9 @@ def _write_table(path: Path, table: dict[str, np.ndarray]) -> Path:
 def _one_of_run(name: str, folder: Path, out: str | None, moved: str | None) -> Path:
     suffix = "gif" if name == "animation" else "png"
     path = folder / f"{name}.{suffix}" if out is None else Path(out)
-    return _OF_A_RUN[name][1](runs.read(folder, moved=moved), folder, path)
+    config = runs.read(folder, moved=moved)
+    with style.source(pictures.origin(config, checkpoint.load(folder).step)):
+        return _OF_A_RUN[name][1](config, folder, path)
 
 
 def _all_of_run(what: str, out: str | None, moved: str | None) -> list[Path]:

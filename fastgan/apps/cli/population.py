@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from fastgan import __version__
 from fastgan.apps.cli.arguments import grid_field, wholes
 from fastgan.apps.cli.checks import read_object
 from fastgan.apps.cli.modes import modes_found
+from fastgan.apps.cli.pictures import name_of
 from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.data import Dataset
 from fastgan.files import write_atomically
@@ -166,17 +168,20 @@ def _draw(config: RunConfig, result: PopulationResult, path: Path) -> list[Path]
         return []
     assert isinstance(config.train.loss, str)  # no flag and no file gives functions
     labels = [_label(point) or f"mean of {len(result.members)} GANs" for point in result.points]
+    steps, count = result.mean["loss_d"].shape[1], len(result.members)
     try:
-        return [
-            plots.population_curves(
-                result.mean,
-                result.standard_error,
-                path / "losses.png",
-                labels=labels,
-                loss=config.train.loss,
-                real_label=config.train.real_label,
-            )
-        ]
+        with plots.source(f"{name_of(config)}, {count} GANs, iteration {steps:,}, fastgan {__version__}"):
+            return [
+                plots.population_curves(
+                    result.mean,
+                    result.standard_error,
+                    path / "losses.png",
+                    labels=labels,
+                    loss=config.train.loss,
+                    real_label=config.train.real_label,
+                    fake_label=config.train.fake_label,
+                )
+            ]
     except ImportError as error:  # the training is done and saved: a missing library must not spoil it
         print(f"no pictures: {error}", file=sys.stderr)
         return []

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fastgan import __version__
 from fastgan.apps.cli.arguments import counting, natural
 from fastgan.apps.cli.train import step_threads
 from fastgan.apps.reproduce import goodfellow2014 as paper
 from fastgan.apps.reproduce import table
 from fastgan.models import GAN
+from fastgan.plots import style
 from fastgan.training.config import PRECISIONS
 from fastgan.training.progress import progress
 
@@ -52,7 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out must be new or empty, or be resumed with --resume, got {folder}")
     split = paper.load(name, arguments.data)
     epochs, seed, precision = arguments.epochs, arguments.seed, arguments.precision
-    for stage in paper.plan(name, split, folder, epochs=epochs, seed=seed, precision=precision):
+    stages = paper.plan(name, split, folder, epochs=epochs, seed=seed, precision=precision)
+    if not arguments.quiet:
+        print(_cost(stages, split, arguments.threads), file=sys.stderr, flush=True)
+    for stage in stages:
         bars = progress(stage.config.steps, quiet=arguments.quiet)
         try:
             with step_threads(arguments.threads, stage.gan, stage.config.batch_size):
@@ -65,15 +70,35 @@ def run(arguments: argparse.Namespace) -> int:
             return 130
     found = paper.measure(stage.gan, split)
     rows = paper.table(name, split, found)
-    print(f"{name}: {found}")
-    print("\n".join(table.lines(rows, [paper.COLUMN], verdict=epochs is None)))
+    shortened = "; ".join(_length(stage) for stage in stages if stage.shortened)
+    print(f"{name}{f', SHORTENED: {shortened}' if shortened else ''}: {found}")
+    print("\n".join(table.lines(rows, [paper.COLUMN], verdict=not shortened)))
     print(f"trained {result.step:,} iterations, engine {result.engine} ({result.engine_reason})")
-    about = {"dataset": name, "iterations": result.step, "sigma": found.sigma, "samples": found.samples}
+    about = {"dataset": name, "shortened": shortened or None, "iterations": result.step}
+    about |= {"sigma": found.sigma, "samples": found.samples}
     written = table.write(folder, rows, [paper.COLUMN], about)
     if not arguments.no_pictures:
-        written += _draw(stage.gan, split, folder)
+        with style.source(f"{name}, iteration {result.step:,}, seed {seed}, fastgan {__version__}"):
+            written += _draw(stage.gan, split, folder)
     print("written:  " + "  ".join(map(str, written)))
     return 0
+
+
+def _length(stage: paper.Stage) -> str:
+    done, whole = stage.epochs
+    return f"{stage.name} {done:,} of {whole:,} epochs"
+
+
+def _cost(stages: list[paper.Stage], split: paper.Split, threads: int | None) -> str:
+    """What training will take, by its first iterations."""
+    parts, total = [], 0.0
+    for stage in stages:
+        with step_threads(threads, stage.gan, stage.config.batch_size):
+            each = stage.seconds_an_iteration(split)
+        total += each * stage.config.steps
+        parts.append(f"{_length(stage)}, {stage.config.steps:,} iterations of {1e3 * each:.3g} ms")
+    time = f"{total:,.0f} seconds" if total < 100 else f"{total / 60:,.0f} minutes"
+    return f"to train: {'; '.join(parts)}: about {time}, less what --resume finds done"
 
 
 def _draw(gan: GAN, split: paper.Split, folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import data
+from fastgan import data, random
 from fastgan.apps.cli import checks
 from fastgan.apps.presets import Networks
 from fastgan.data import Dataset, Standardizer
@@ -46,6 +46,7 @@ class RunConfig:
         columns: mean and standard deviation taken out of the data; None where the data is used as it is.
         image_shape, value_range: of the data, for pictures.
         column_names: of the data, for pictures and the first line of a .csv.
+        held_out: rows kept from training, for `fastgan evaluate`: drawn by chance, always the same ones.
         fingerprint: of the rows of a file; None of named data, and of runs from before there were any.
         functions: fields of `train` that were functions; a file has their names alone, and they are left out of it.
     """
@@ -59,6 +60,7 @@ class RunConfig:
     image_shape: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
     column_names: tuple[str, ...] = ()
+    held_out: int = 0
     fingerprint: str | None = None
     read: dict[str, Any] = field(default_factory=dict)
     functions: tuple[str, ...] = ()
@@ -86,7 +88,7 @@ class RunConfig:
         if self.source == UNKNOWN:
             raise ValueError("--data must be given for a run that Python began: where its data are, got none")
         try:
-            dataset = self.in_units(self.load(self.n))
+            dataset = training_part(self.in_units(self.load(self.n)), self.held_out)
         except FileNotFoundError as error:
             hint = "where the data have moved, give their new path: --data, or SOURCE of train --resume"
             raise FileNotFoundError(f"{error}; {hint}") from error
@@ -103,6 +105,16 @@ class RunConfig:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", data.DataWarning)
             return data.load(self.source, n=n, seed=self.data_seed, **self.read)
+
+    def held_out_part(self) -> Dataset | None:
+        """The rows of the source that were not trained on: those held out, or those after the first n."""
+        everything = self.in_units(self.load())
+        if self.held_out:
+            kept = everything if self.n is None else everything.head(self.n)
+            return kept.take(_held_out_numbers(len(kept), self.held_out))
+        if self.n is None or self.n == len(everything):
+            return None
+        return everything.take(torch.arange(self.n, len(everything)))
 
     def in_units(self, dataset: Dataset) -> Dataset:
         """The rows with all the digits that standardising them needs."""
@@ -141,6 +153,7 @@ class RunConfig:
             "image_shape": self.image_shape,
             "value_range": self.value_range,
             "column_names": self.column_names,
+            "held_out": self.held_out,
             "fingerprint": self.fingerprint,
             "read": self.read,
             "columns": None if self.columns is None else self.columns.as_dict(),
@@ -188,6 +201,23 @@ class Trained:
     def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
         """Both networks as they are now: what made their first weights is not known."""
         return GAN.load(self.folder)
+def training_part(dataset: Dataset, held_out: int) -> Dataset:
+    """The rows that are not held out, in their order."""
+    if not held_out:
+        return dataset
+    kept = torch.ones(len(dataset), dtype=torch.bool)
+    kept[_held_out_numbers(len(dataset), held_out)] = False
+    return dataset.take(kept.nonzero().flatten())
+
+
+def has_test_files(source: str) -> bool:
+    """Whether a folder has MNIST's test images beside those to train on."""
+    return Path(source).is_dir() and data.idx.find_images(Path(source), "test") is not None
+
+
+def _held_out_numbers(rows: int, count: int) -> Tensor:
+    """Numbers of `count` rows, in their order, drawn by chance: files may be sorted. The same for every run."""
+    return random.permutation(rows, seed=0, epoch=0, count=count).sort().values
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -242,6 +272,7 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
             image_shape=checks.image_shape(body, networks.data_dim),
             value_range=checks.value_range(body),
             column_names=checks.column_names(body, networks.data_dim),
+            held_out=0 if "held_out" not in body else checks.whole(body, "held_out", 0),
             fingerprint=None if body.get("fingerprint") is None else checks.text(body, "fingerprint"),
             read=checks.reading(body),
         )

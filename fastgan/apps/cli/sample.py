@@ -15,9 +15,11 @@ import numpy as np
 
 from fastgan.apps.cli import labels, runs
 from fastgan.apps.cli.arguments import counting, natural, wholes
-from fastgan.apps.cli.pictures import draw_samples
+from fastgan.apps.cli.pictures import draw_samples, origin
 from fastgan.files import write_atomically
 from fastgan.models import GAN
+from fastgan.plots import style
+from fastgan.training import checkpoint
 
 _CHUNK = 4096  # rows in memory at a time
 _SAMPLES = 64  # in a file of numbers
@@ -75,16 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
     labels.check(config, arguments.labels)
     gan = runs.trained(Path(arguments.run_dir), config).to(runs.usable_device(arguments.device))
     if kind == ".png":
-        draw_samples(
-            config,
-            gan,
-            config.load_data(),
-            out,
-            n=arguments.n,
-            seed=arguments.seed,
-            offset=arguments.offset,
-            asked=arguments.labels,
-        )
+        with style.source(origin(config, checkpoint.load(Path(arguments.run_dir)).step)):
+            draw_samples(
+                config,
+                gan,
+                config.load_data(),
+                out,
+                n=arguments.n,
+                seed=arguments.seed,
+                offset=arguments.offset,
+                asked=arguments.labels,
+            )
     else:
         arguments.n = arguments.n or _SAMPLES
         chunks = _chunks(config, gan, arguments)

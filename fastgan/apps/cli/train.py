@@ -19,7 +19,7 @@ import torch
 from fastgan import data
 from fastgan.apps import presets
 from fastgan.apps.cli import config_file, labels, population, runs
-from fastgan.apps.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
+from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, number, share, widths
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
 from fastgan.apps.cli.pictures import draw
@@ -37,6 +37,12 @@ from fastgan.training.progress import progress, readout
 from fastgan.training.ranks import ranks
 
 _TAIL = 500  # iterations that the summary's means are of
+# fields of networks that convolutional ones do not have
+_OF_MLP = (
+    *("generator_hidden", "discriminator_hidden", "generator_activation", "discriminator_activation", "dropout"),
+    *("generator_norm", "minibatch_features"),
+)
+_HELD_OUT = 0.1  # of the rows
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
 _EXAMPLES = """\
 examples:
@@ -44,6 +50,7 @@ examples:
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
   fastgan train ring --seeds 0:32 --grid k=1,2
   fastgan train mnist --data DIR
+  fastgan train fashion-mnist --data DIR --network dcgan
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train ring --config fast.toml --json
   fastgan train --config runs/ring/config.json --seed 2 --out runs/again
@@ -77,6 +84,13 @@ def add(commands: Any) -> None:
         "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
     )
     command.add_argument("--rows", type=natural, metavar="N", help="rows of data (all; 100,000 if synthetic)")
+    command.add_argument(
+        "--hold-out",
+        type=share,
+        metavar="X",
+        help="share of the rows that training never sees, for fastgan evaluate (0.1; 0 where there are others: with "
+        "--rows, test files or synthetic data)",
+    )
     add_reading(command)
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
@@ -84,13 +98,15 @@ def add(commands: Any) -> None:
     add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
     _add_optimizer(command.add_argument_group("optimiser"))
     networks = command.add_argument_group("networks")
-    networks.add_argument("--width", type=natural, metavar="N", help="width of every hidden layer of G and D")
+    networks.add_argument(
+        "--width", type=natural, metavar="N", help="width of every hidden layer of G and D; of dcgan, --feature-maps"
+    )
     networks.add_argument(
         "--conditional",
         action="store_true",
         help="both networks see the label of each row too, and samples are asked for by it: p(x|label)",
     )
-    add_fields(networks, presets.Networks, skip=("data_dim", "classes"))
+    add_fields(networks, presets.Networks, skip=("data_dim", "classes", "image_size"))
     command.set_defaults(run=run)
 
 
@@ -172,7 +188,9 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     source = _path(arguments)
     read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
-    preset = presets.for_source(arguments.source, dataset)
+    everything, held_out = dataset, _held_out(arguments, source, len(dataset))
+    dataset = runs.training_part(dataset, held_out)
+    preset = presets.for_source(arguments.source, dataset, getattr(arguments, "network", "mlp"))
     preset = dataclasses.replace(
         preset, train=settings.train_config(preset.train), networks=settings.network_fields(preset.networks)
     )
@@ -180,7 +198,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     networks = _networks(arguments, preset.networks)
     if arguments.conditional:
         assert isinstance(networks, presets.Networks)
-        networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
+        networks = dataclasses.replace(networks, classes=labels.classes_of(everything, arguments.source))
     config = RunConfig(
         source=source if source in data.sources.NAMES else runs.absolute(source),
         n=arguments.rows,
@@ -191,6 +209,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         image_shape=dataset.image_shape,
         value_range=dataset.value_range,
         column_names=dataset.column_names,
+        held_out=held_out,
         fingerprint=None if source in data.sources.NAMES else runs.fingerprint(dataset),
         read=options,
     )
@@ -200,6 +219,18 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     config.build()  # a bad size speaks up before a folder is made
     population.asked(arguments)  # so do bad members
     return config, dataset, population.shared_folder(arguments.out, arguments.source)
+
+
+def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
+    """How many rows training shall not see; by default none where `fastgan evaluate` finds others to measure by."""
+    part = arguments.hold_out
+    if part is None:
+        others = arguments.rows is not None or source in data.sources.SYNTHETIC or runs.has_test_files(source)
+        part = 0.0 if others else _HELD_OUT
+        return held if (held := int(part * rows)) > 1 else 0  # one row tells no likelihood
+    if part and int(part * rows) < 2:
+        raise ValueError(f"--hold-out must be 0, or 2 or more of the {rows} rows, got {part:g}")
+    return int(part * rows)
 
 
 def _path(arguments: argparse.Namespace) -> str:
@@ -226,6 +257,8 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     source = _path(arguments) if arguments.source or arguments.data else None
     if source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
+    if arguments.hold_out is not None:
+        raise ValueError(f"--hold-out must be left out with --resume, got {arguments.hold_out:g}")
     for flag, value, old in (
         ("SOURCE", source, stored.source),
         ("--rows", arguments.rows, stored.n),
@@ -251,6 +284,8 @@ def _check_memory(config: RunConfig) -> None:
     """
     networks, pack = config.networks, config.train.pack
     assert isinstance(networks, presets.Networks)
+    if networks.network != "mlp":  # the same few weights for all pixels
+        return
     widths = (
         [networks.latent_dim + networks.classes, *networks.generator_hidden, networks.data_dim],
         [(networks.data_dim + networks.classes) * pack, *networks.discriminator_hidden, 1],
@@ -312,7 +347,14 @@ def _networks(arguments: argparse.Namespace, base: presets.Networks | Trained) -
         if changes or arguments.width is not None:
             raise ValueError(f"networks must be as the checkpoint of {base.folder} has them, got flags for others")
         return base
-    if arguments.width is not None:
+    if changes.get("network", base.network) == "dcgan":
+        for name in _OF_MLP:
+            if name in changes:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be left out with --network dcgan, got {changes[name]}")
+        if arguments.width is not None:
+            changes.setdefault("feature_maps", arguments.width)
+    elif arguments.width is not None:
         for name in ("generator_hidden", "discriminator_hidden"):
             changes.setdefault(name, (arguments.width,) * len(getattr(base, name)))
     return dataclasses.replace(base, **changes)
@@ -337,8 +379,8 @@ def _add_optimizer(group: Any) -> None:
         ("--lr", number, "learning rate"),
         ("--generator-lr", number, "of G alone"),
         ("--discriminator-lr", number, "of D alone"),
-        ("--beta1", decay, "Adam's decay of the first moment"),
-        ("--beta2", decay, "Adam's decay of the second moment"),
+        ("--beta1", share, "Adam's decay of the first moment"),
+        ("--beta2", share, "Adam's decay of the second moment"),
         ("--momentum", number, "of momentum SGD"),
     ):
         group.add_argument(flag, type=kind, metavar="X", help=text)

@@ -7,7 +7,9 @@ narrower layers.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,11 +72,31 @@ class Stage:
         gan: what it trains.
         config: how.
         folder: of the run.
+        epochs: of this run, and of the recipe.
     """
 
     gan: GAN
     config: TrainConfig
     folder: Path
+    epochs: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """Of the stage, as "train"."""
+        return self.folder.name
+
+    @property
+    def shortened(self) -> bool:
+        """Whether it ends before the recipe does."""
+        return self.epochs[0] < self.epochs[1]
+
+    def seconds_an_iteration(self, split: Split, *, iterations: int = 10) -> float:
+        """Measured on a copy of the networks, after as many iterations to warm up."""
+        gan, config = copy.deepcopy(self.gan), dataclasses.replace(self.config, steps=iterations, checkpoint_every=0)
+        train(gan, split.train, config)
+        begun = time.perf_counter()
+        train(gan, split.train, config)
+        return (time.perf_counter() - begun) / iterations
 
     def train(self, split: Split, callbacks: Sequence[Callback] = ()) -> TrainResult:
         """Train from where it is; nothing where it has ended."""
@@ -257,7 +279,7 @@ def plan(
         steps = an_epoch * (usual if epochs is None else epochs)
         every = min(50 * an_epoch, 5000)
         config = dataclasses.replace(config, steps=steps, seed=seed, precision=precision, checkpoint_every=every)
-        stages.append(Stage(gan, config, folder / stage))
+        stages.append(Stage(gan, config, folder / stage, (usual if epochs is None else epochs, usual)))
     return stages
 
 

@@ -278,14 +278,15 @@ class Iteration:
         return x[real], x[fake]
 
     def _loss_of_d(self, weight: float) -> None:
-        plan = self.described
+        plan, threshold = self.described, self.described["threshold"]
         (real, fake), (grad, grad_of_fake) = self._halves(self.d.output), self._halves(self.d.grad_output)
         if self.relativistic:
-            sub_batches = (real, fake, grad, grad_of_fake, *plan["real"], True, fake, None, None, None, -1, 0.0, False)
+            of_d = real, fake, grad, grad_of_fake, *plan["real"], True, threshold
+            sub_batches = (*of_d, fake, None, None, None, -1, 0.0, False, threshold)
         else:
             sub_batches = (
-                *(real, None, grad, None, *plan["real"], True),
-                *(fake, None, grad_of_fake, None, *plan["fake"], False),
+                *(real, None, grad, None, *plan["real"], True, threshold),
+                *(fake, None, grad_of_fake, None, *plan["fake"], False, threshold),
             )
         head = self.dtype, self.logits, weight / self.logits, self.sums_of_d, 2
         self.launcher.launch("loss_metrics", *head, *sub_batches)
@@ -293,7 +294,7 @@ class Iteration:
     def _loss_of_g(self) -> None:
         real, fake = self._halves(self.d.output)
         other = real if self.relativistic else None
-        sub_batch = fake, other, self._halves(self.d.grad_output)[1], None, *self.described["generated"], False
+        sub_batch = fake, other, self._halves(self.d.grad_output)[1], None, *self.described["generated"], False, 0.0
         self.launcher.launch("loss_metrics", self.dtype, self.logits, 1.0 / self.logits, self.sums_of_g, 1, *sub_batch)
 
     # ------------------------------------------------------------ gradients

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgan import losses, nn, random
 from fastgan.models import GAN, join
 from fastgan.random import Purpose
-from fastgan.training import plugins
+from fastgan.training import plugins, tricks
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
@@ -63,7 +63,7 @@ class EagerEngine:
         Returns:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
-        metrics = Metrics(min(count, self.most_iterations))
+        metrics = Metrics(min(count, self.most_iterations), self.config.threshold)
         threads = torch_threads(self.threads or torch.get_num_threads())
         with threads, replayable_torch(self.gan.device, self.ranks.rank) as reseed:
             for it in range(first, first + min(count, self.most_iterations)):
@@ -107,9 +107,9 @@ class EagerEngine:
             self._snapshot.save()
             condition = self._condition(draw)
             discriminator = self._conditioned(condition)
-            real = self._packed(self.rows.minibatch(draw))
+            real = tricks.noisy(self._packed(self.rows.minibatch(draw)), config, it, draw, 0)
             with torch.no_grad():  # D's step needs no graph of G
-                fake = self._generated(Purpose.NOISE_D, draw, condition)
+                fake = tricks.noisy(self._generated(Purpose.NOISE_D, draw, condition), config, it, draw, 1)
             for inner_step in range(config.k if optimum else 1):
                 if inner_step > 0:
                     self._snapshot.save()  # each update is taken back alone
@@ -117,7 +117,7 @@ class EagerEngine:
                 loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(
                     discriminator, real, fake, draw
                 )
-                loss_d = loss_d + self._supervised(draw)
+                loss_d = loss_d + self._supervised(draw) + self.discriminator.pull(draw)
                 self.discriminator.differentiate(loss_d)
                 # The decision depends on the gradient: the only synchronisation within an iteration.
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
@@ -129,12 +129,16 @@ class EagerEngine:
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._snapshot.save()
             with frozen(self.discriminator.parameters):
-                fake = self._generated(Purpose.NOISE_G, update, condition)
-                ahead = self._ahead(condition, real, fake, draw) if config.unroll else discriminator
-                fake_logits = ahead(fake)
-                # D(x) after D's update, for the losses in which G's step looks at real data
-                against = ahead(real) if config.generator_sees_real else None
-                loss_g = self._generator_loss(fake_logits, against)
+                fake = tricks.noisy(self._generated(Purpose.NOISE_G, update, condition), config, it, update, 2)
+                if config.loss == "feature_matching":
+                    loss_g = self._feature_matching(discriminator, real, fake)
+                else:
+                    ahead = self._ahead(condition, real, fake, draw) if config.unroll else discriminator
+                    fake_logits = ahead(fake)
+                    # D(x) after D's update, for the losses in which G's step looks at real data
+                    against = ahead(real) if config.generator_sees_real else None
+                    loss_g = self._generator_loss(fake_logits, against)
+                loss_g = loss_g + self.generator.pull(update)
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._snapshot.restore_unless_finite(loss_g)
@@ -147,12 +151,12 @@ class EagerEngine:
         self._snapshot.save()
         condition = self._condition(it)
         discriminator = self._conditioned(condition)
-        real = self._packed(self.rows.minibatch(it))
-        fake = self._generated(Purpose.NOISE_D, it, condition)
+        real = tricks.noisy(self._packed(self.rows.minibatch(it)), self.config, it, it, 0)
+        fake = tricks.noisy(self._generated(Purpose.NOISE_D, it, condition), self.config, it, it, 1)
         real_logits, fake_logits = discriminator(real), discriminator(fake)
         beside = self._penalty(discriminator, real, fake.detach(), it) + self._supervised(it)
-        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside
-        loss_g = self._generator_loss(fake_logits, real_logits.detach())
+        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside + self.discriminator.pull(it)
+        loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self.generator.pull(it)
         # Both gradients before either update: D's must not see the new G, nor G's the new D.
         self.discriminator.differentiate(loss_d, keep_graph=True)
         self.generator.differentiate(loss_g)
@@ -216,6 +220,7 @@ class EagerEngine:
             fake_logits,
             kind=config.discriminator_loss,
             real_label=config.real_label,
+            fake_label=config.fake_label,
             impl=config.impl,
         )
         assert isinstance(loss, Tensor)  # a pair only with reduction="none"
@@ -227,7 +232,14 @@ class EagerEngine:
             real_logits = None
         if not isinstance(kind, str):
             return kind[1](fake_logits) if real_logits is None else kind[1](fake_logits, real_logits)
+        assert kind != "feature_matching"
         return losses.generator_loss(fake_logits, kind=kind, real_logits=real_logits, impl=self.config.impl)
+
+    def _feature_matching(self, discriminator: DiscriminatorFn, real: Tensor, fake: Tensor) -> Tensor:
+        network = self.gan.discriminator
+        with torch.no_grad():
+            of_real = tricks.features(network, discriminator, real)
+        return losses.feature_matching_loss(of_real, tricks.features(network, discriminator, fake))
 
     def _penalty(self, discriminator: DiscriminatorFn, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
         config = self.config
@@ -267,7 +279,7 @@ class Player:
     Args:
         network: of this side.
         optimizer: of its trainable parameters.
-        max_col_norm, max_grad_norm, max_grad_value, clip_weights: as in `TrainConfig`.
+        max_col_norm, max_grad_norm, max_grad_value, clip_weights, historical_averaging: as in `TrainConfig`.
         scheduler: its field in the config, and what makes it.
         ranks: the processes that share each batch; an update is by the mean of their gradients.
     """
@@ -281,6 +293,7 @@ class Player:
         max_grad_norm: float | None = None,
         max_grad_value: float | None = None,
         clip_weights: float | None = None,
+        historical_averaging: float = 0.0,
         scheduler: tuple[str, SchedulerFactory | None] = ("scheduler", None),
         ranks: Ranks | None = None,
     ) -> None:
@@ -290,6 +303,9 @@ class Player:
         self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
         self.description = optimizer
         self.optimizer = optimizer.build(self.parameters)
+        self.historical_averaging = historical_averaging
+        if historical_averaging:
+            tricks.begin_average(self.optimizer)
         field, factory = scheduler
         self.scheduler = None if factory is None else plugins.build_scheduler(field, factory, self.optimizer)
 
@@ -303,6 +319,7 @@ class Player:
             max_grad_norm=config.max_grad_norm,
             max_grad_value=config.max_grad_value,
             clip_weights=config.clip_weights_of(name),
+            historical_averaging=config.historical_averaging,
             scheduler=config.scheduler_of(name),
             ranks=ranks,
         )
@@ -315,6 +332,12 @@ class Player:
         # torch's fused updates pair the elements of a parameter and its gradient by where they lie.
         torch.autograd.backward(loss, inputs=self.parameters, retain_graph=keep_graph)
         self.ranks.mean_([p.grad for p in self.parameters if p.grad is not None])
+
+    def pull(self, update: int) -> Tensor | float:
+        """What historical averaging adds to the loss of an update, counted from 0; before the first there is none."""
+        if not self.historical_averaging or update == 0:
+            return 0.0
+        return self.historical_averaging * tricks.distance_from_average(self.optimizer, self.parameters)
 
     def grad_norm(self) -> float:
         """Euclidean norm of the last gradients; waits for the device."""
@@ -337,6 +360,8 @@ class Player:
                 torch._foreach_clamp_max_(self.parameters, self.clip_weights)
         if self.max_col_norm is not None:
             nn.init.max_col_norm_(self.network, self.max_col_norm)
+        if self.historical_averaging:
+            tricks.update_average(self.optimizer, self.parameters, update)
 
 
 class Snapshot:
@@ -414,10 +439,15 @@ def _same(a: list[dict[Any, dict[str, Any]]], b: list[dict[Any, dict[str, Any]]]
 
 
 class Metrics:
-    """Losses and logits of up to `rows` iterations, kept on the device until one transfer fetches them."""
+    """Losses and logits of up to `rows` iterations, kept on the device until one transfer fetches them.
 
-    def __init__(self, rows: int) -> None:
-        self.rows, self.done = rows, 0
+    Args:
+        rows: iterations there is room for.
+        threshold: logit above which D takes a row for real.
+    """
+
+    def __init__(self, rows: int, threshold: float) -> None:
+        self.rows, self.threshold, self.done = rows, threshold, 0
         self.losses = self.logits = torch.empty(0)
 
     @torch.no_grad()
@@ -440,9 +470,10 @@ class Metrics:
         losses, logits = self.losses[: self.done], self.logits[: self.done]
         # A row at a time: in one call for all, a row's last bit would depend on how many there are.
         probability = torch.stack([torch.sigmoid(row).mean(-1) for row in logits])
-        # Right is: above 0 on real data, below on fakes. A NaN logit is neither.
+        # Right is: above the threshold on real data, below on fakes. A NaN logit is neither.
         sign = torch.tensor([1.0, -1.0], dtype=logits.dtype).to(logits.device)
-        right = (logits * sign[:, None] > 0).to(logits.dtype).mean(-1)
+        threshold = torch.tensor(self.threshold, dtype=logits.dtype).to(logits.device)
+        right = (logits * sign[:, None] > threshold * sign[:, None]).to(logits.dtype).mean(-1)
         metrics = torch.cat([losses, probability, right], 1).double()
         if ranks is not None:
             ranks.mean_([metrics])  # each rank has as many rows as the others

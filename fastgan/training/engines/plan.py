@@ -225,10 +225,11 @@ def describe(
         raise UnsupportedByEngine(f"gan.discriminator: does not take {inputs_of_d} features")
     if (labels is None) != (gan.classes == 0):
         raise UnsupportedByEngine("gan.classes has changed during training")
-    assert isinstance(config.loss, str) and config.discriminator_loss is not None  # `check_config`
+    # `check_config` has refused all others
+    assert isinstance(config.loss, str) and config.loss != "feature_matching" and config.discriminator_loss is not None
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
-        "train", config.discriminator_loss, config.real_label, 0.0
+        "train", config.discriminator_loss, config.real_label, config.fake_label
     )
     ema_of: dict[Tensor, Tensor] = {}
     if config.ema_decay is not None:
@@ -253,6 +254,7 @@ def describe(
         "relativistic": config.loss == "relativistic",
         "penalty": str(config.gradient_penalty or "none").replace("-", "_"),
         "skip_nonfinite": config.nonfinite == "skip",
+        "threshold": config.threshold,
         "classes": gan.classes,
         "labels": _address(labels),
     }
@@ -275,6 +277,11 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
             raise UnsupportedByEngine(f"config.{field} is {name_of(scheduler)}, which PyTorch alone computes")
     if not isinstance(config.loss, str):
         raise UnsupportedByEngine(f"config.loss is {name_of(config.loss)}, which PyTorch alone computes")
+    if config.loss == "feature_matching":
+        raise UnsupportedByEngine("config.loss is 'feature_matching', which looks at D's features")
+    for option in ("instance_noise", "historical_averaging"):
+        if getattr(config, option):
+            raise UnsupportedByEngine(f"config.{option} is set, which no compiled engine computes")
     if len(config.penalties) > 1:
         raise UnsupportedByEngine(
             f"config.gradient_penalty has {len(config.penalties)} penalties, and this engine takes one"

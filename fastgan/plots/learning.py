@@ -1,0 +1,267 @@
+"""Learning drawn: the game as theory plays it, D as a density ratio, NCE, auto-encoders, and a collapse."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan import data, evaluation, nn, random, theory
+from fastgan.models import mlp_gan
+from fastgan.random import Purpose
+from fastgan.training import Adam, TrainConfig, train
+from fastgan.training.engines.eager import torch_threads
+
+from . import style
+from .images import mosaic
+from .plane import frame
+from .probability import COUNTS
+
+_SHOWN = (0, 10, 30, 100)  # updates of p_g in function space that are drawn
+_OUTER = (0, 5, 15, 40)  # steps of the outer loop
+
+
+@torch_threads(1)  # its steps are small
+def convergence(path: style.PathLike | None = None, *, steps: int = 200) -> Any:
+    """The game with the best D at every step: p_g itself moves, and then a Gaussian, as G0, D0*, G1, D1*, ...
+
+    Args:
+        path: of the picture; None: the figure is returned, which a notebook shows.
+        steps: of both games.
+
+    Source: Goodfellow et al. (2014), proposition 2.
+    """
+    p = np.array(COUNTS, np.float64).ravel() / np.sum(COUNTS)
+    start = np.linspace(1.0, 3.0, len(p))
+    game = theory.functional_game(p, start / start.sum(), steps)
+    gaussian = theory.gaussian_game(2.5, steps=steps, learning_rate=0.5)
+    figure = style.figure(12.5, 7.2)
+    (table, js), (outer, value) = figure.subplots(2, 2, width_ratios=(3, 2))
+    at = np.arange(len(p))
+    table.bar(at, p, 0.9, color=style.BLUE, alpha=0.25, label="$p_{data}$")
+    shades = np.linspace(0.25, 1.0, len(_SHOWN))
+    for shade, t in zip(shades, _SHOWN, strict=True):
+        look = {"color": style.ORANGE, "alpha": shade, "lw": 1.8, "label": f"$p_g$ after {t}"}
+        table.stairs(game.p_g[t], np.arange(len(p) + 1) - 0.5, baseline=None, **look)
+    style.label(table, "$p_g$ moves down the gradient of log(1 - D*)", "outcome", "probability")
+    table.legend(frameon=False, fontsize=9, ncols=2)
+    js.semilogy(np.maximum(game.js, 1e-16), color=style.GREEN, lw=2)
+    style.label(js, "and the divergence falls at every step", "update", "JSD, nats")
+    x = np.linspace(-4.0, 6.5, 800)
+    density = theory.gaussian_density(x)
+    outer.fill_between(x, density, color=style.BLUE, alpha=0.25, lw=0, label="$p_{data}$")
+    for shade, t in zip(shades, _OUTER, strict=True):
+        q = theory.gaussian_density(x, float(gaussian.mean[t]))
+        outer.plot(x, q, color=style.ORANGE, alpha=shade, lw=1.8, label=f"$G_{{{t}}}$")
+        best = theory.optimal_discriminator(density, q)
+        outer.plot(x, best, ":", color=style.PURPLE, alpha=shade, lw=1.6, label=f"$D^*_{{{t}}}$")
+    outer.set(xlim=(x[0], x[-1]), ylim=(0, 1.02))
+    style.label(outer, "$G_0$, find $D_0^*$, step to $G_1$, find $D_1^*$, ...", "x", "density; D*")
+    outer.legend(frameon=False, fontsize=9, ncols=2, loc="upper right")
+    value.plot(gaussian.value, color=style.PURPLE, lw=2)
+    style.reference(value, -math.log(4.0), "-log 4", style.GREY)
+    style.label(value, "$V(G_t, D_t^*)$ falls to -log 4", "step of G", "nats")
+    value.legend(frameon=False, fontsize=10)
+    return style.save(figure, path)
+
+
+@torch_threads(1)  # its steps are small
+def trained_ratio(*, n: int = 100_000, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """A density ratio learned by telling samples apart: D / (1 - D) of N(0, 1) and N(1, 1).
+
+    Args:
+        n: samples of each.
+        seed: of samples and weights.
+
+    Returns:
+        x, the ratio p / q as a trained D has it, and as it is, each (401,) float64.
+    """
+    real, fake = data.gaussian(n, seed=seed), data.gaussian(n, 1.0, seed=seed + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.MLP([1, 32, 32, 1], activation="tanh")
+    evaluation.fit_discriminator(network, real, fake, epochs=4, batch_size=512, learning_rate=5e-3, seed=seed)
+    x = torch.linspace(-3.0, 4.0, 401, dtype=torch.float64)
+    with torch.no_grad():
+        learned = network(x[:, None].float()).flatten().double().exp()  # the logit is the ratio's logarithm
+    exact = theory.gaussian_density(x) / theory.gaussian_density(x, 1.0)
+    return x, learned, exact
+
+
+def density_ratio(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
+    """The picture of `trained_ratio`: supervised learning gives p(x) / q(x), without either density."""
+    x, learned, exact = trained_ratio(seed=seed)
+    figure = style.figure(11, 4.4)
+    left, right = figure.subplots(1, 2)
+    for mean, colour, name in ((0.0, style.BLUE, "p, real"), (1.0, style.ORANGE, "q, made")):
+        left.plot(x, theory.gaussian_density(x, mean), color=colour, lw=2, label=name)
+    left.plot(x, learned / (1 + learned), color=style.PURPLE, lw=2, label="D(x), trained")
+    left.plot(x, exact / (1 + exact), ":", color=style.INK, lw=1.4, label="p / (p + q)")
+    style.label(left, "D learns to tell samples of p from samples of q", "x", "density, and probability")
+    right.semilogy(x, learned, color=style.PURPLE, lw=2, label="D / (1 - D)")
+    right.semilogy(x, exact, ":", color=style.INK, lw=1.6, label="p / q")
+    inside = (x >= -2) & (x <= 3)
+    off = float((learned / exact - 1).abs()[inside].max())
+    style.label(right, f"its odds are their ratio: off by at most {100 * off:.0f}% in [-2, 3]", "x", "ratio")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=10)
+    return style.save(figure, path)
+
+
+@torch_threads(1)  # its steps are small
+def nce_fit(*, n: int = 20_000, steps: int = 300, seed: int = 0) -> list[tuple[float, float, float]]:
+    """A Gaussian fitted by noise-contrastive estimation: its mean, standard deviation and log Z learn together.
+
+    The model is exp(-(x - mean)^2 / (2 std^2)) / Z with a Z of its own, which likelihood could not leave free. The data
+    are N(1, 0.7^2), the noise N(0, 2^2).
+
+    Args:
+        n: rows of the data, and samples of the noise.
+        steps: of Adam on all rows.
+        seed: of both.
+
+    Returns:
+        (mean, std, Z) after each step, the start first.
+    """
+    real = data.gaussian(n, 1.0, 0.7, seed=seed).tensor().double().flatten()
+    noise = 2.0 * random.normal(n, seed=seed, purpose=Purpose.DATA, step=1, dtype=torch.float64)
+    theta = torch.tensor([0.0, math.log(2.0), 0.0], dtype=torch.float64, requires_grad=True)  # mean, log std, log Z
+    optimizer, course = torch.optim.Adam([theta], 0.05), []
+
+    def log_model(x: Tensor) -> Tensor:
+        return -((x - theta[0]) ** 2) * torch.exp(-2 * theta[1]) / 2 - theta[2]
+
+    def log_noise(x: Tensor) -> Tensor:
+        return -(x**2) / 8 - math.log(2 * math.sqrt(2 * math.pi))
+
+    for _ in range(steps + 1):
+        mean, log_std, log_z = theta.tolist()
+        course.append((mean, math.exp(log_std), math.exp(log_z)))
+        optimizer.zero_grad()
+        theory.nce_loss(log_model(real), log_noise(real), log_model(noise), log_noise(noise)).backward()
+        optimizer.step()
+    return course
+
+
+def nce(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
+    """The picture of `nce_fit`: the model beside data and noise, and its three numbers over the steps."""
+    course = np.array(nce_fit(seed=seed))
+    x = np.linspace(-6.0, 6.0, 800)
+    figure = style.figure(11, 4.4)
+    left, right = figure.subplots(1, 2)
+    left.fill_between(x, theory.gaussian_density(x, 1.0, 0.7), color=style.BLUE, alpha=0.25, lw=0, label="data")
+    left.plot(x, theory.gaussian_density(x, 0.0, 2.0), color=style.GREY, lw=1.6, ls="--", label="noise")
+    for shade, t in ((0.3, 0), (0.6, 20), (1.0, len(course) - 1)):
+        mean, std, z = course[t]
+        model = np.exp(-((x - mean) ** 2) / (2 * std**2)) / z
+        left.plot(x, model, color=style.ORANGE, alpha=shade, lw=2, label=f"model after {t} steps")
+    left.set_ylim(0, 1.05)
+    style.label(left, "A model learned by telling data from noise", "x", "density")
+    true = (1.0, 0.7, 0.7 * math.sqrt(2 * math.pi))
+    names = ("mean", "standard deviation", "normaliser Z, free")
+    for column, name, goal, colour in zip(course.T, names, true, style.PALETTE, strict=False):
+        right.plot(column, color=colour, lw=2, label=f"{name}: {column[-1]:.3f}, true {goal:.3f}")
+        right.axhline(goal, color=colour, lw=1, ls=":")
+    style.label(right, "Its parameters", "step", "")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=9)
+    return style.save(figure, path)
+
+
+@torch_threads(1)  # its steps are small
+def codes(path: style.PathLike | None = None, *, steps: int = 800, seed: int = 0) -> Any:
+    """An auto-encoder and a variational one of the 8x8 digits: codes, reconstructions, and what a code of noise gives.
+
+    Args:
+        path: of the picture; None: the figure is returned, which a notebook shows.
+        steps: of training for each.
+        seed: of weights, order and noise.
+
+    Raises:
+        ImportError: scikit-learn, which has the digits, is missing.
+    """
+    digits = data.digits()
+    rows, labels = digits.tensor().flatten(1), digits.labels
+    assert labels is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        plain = nn.AutoEncoder([64, 128, 2], output_activation="sigmoid")
+        variational = nn.VAE([64, 128, 2], output_activation="sigmoid")
+    torch.nn.init.constant_(variational.log_sigma, math.log(0.2))
+
+    for model in (plain, variational):
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        for step in range(steps):
+            epoch, number = divmod(step, len(rows) // 128)
+            order = random.permutation(len(rows), seed=seed, epoch=epoch, start=128 * number, count=128)
+            batch = rows[order]
+            noise = random.normal((128, 2), seed=seed, purpose=Purpose.NOISE_G, step=step)
+            optimizer.zero_grad()
+            (plain.loss(batch) if model is plain else variational.loss(batch, noise)).backward()
+            optimizer.step()
+    with torch.no_grad():
+        flat, soft = plain.encoder(rows), variational.encoder(rows)[:, :2]
+        shown = rows[:10]
+        noise = random.normal((10, 2), seed=seed, purpose=Purpose.SAMPLE)
+        spread = flat.std(0) * noise + flat.mean(0)
+        made = [plain.decoder(spread), variational.decoder(noise)]
+        whole = plain.decoder(flat), variational.decoder(soft)
+        error = [float((reconstruction - rows).square().mean()) for reconstruction in whole]
+    figure = style.figure(12.5, 7.4)
+    axes = figure.subplots(2, 2, height_ratios=(3, 2))
+    names = ("auto-encoder", "variational auto-encoder")
+    for j, (name, code) in enumerate(zip(names, (flat, soft), strict=True)):
+        cloud = axes[0, j].scatter(*code.T.numpy(), c=labels.numpy(), cmap="tab10", s=8, lw=0)
+        style.label(axes[0, j], f"{name}: codes of the digits", "code 1", "code 2" if j == 0 else "")
+        images = torch.cat([shown, whole[j][:10], made[j]])
+        axes[1, j].imshow(mosaic(images, (3, 10), (8, 8), (0.0, 1.0), True), interpolation="nearest", aspect="equal")
+        axes[1, j].set_axis_off()
+        axes[1, j].set_title(
+            f"rows, their reconstructions (mean squared error {error[j]:.4f}), decoded noise",
+            fontsize=10, loc="left", color=style.INK,
+        )  # fmt: skip
+    figure.colorbar(cloud, ax=list(axes[0]), ticks=range(10), label="digit", shrink=0.9)
+    return style.save(figure, path)
+
+
+@torch_threads(1)  # its steps are small
+def collapse(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
+    """A collapsed run beside a good one: the ring of 8 Gaussians, with twenty steps of G to one of D and the other way.
+
+    Args:
+        path: of the picture; None: the figure is returned, which a notebook shows.
+        seed: of weights, order and noise.
+
+    Source: Goodfellow et al. (2014), section 6, "the Helvetica scenario".
+    """
+    ring = data.ring(20_000, std=0.05, seed=seed)
+    assert ring.centres is not None and ring.std is not None
+    runs = (
+        ("G far ahead: 20 steps to each one of D", {"steps": 150, "generator_steps": 20}),
+        ("D ahead: 2 steps to each one of G", {"steps": 3000, "k": 2}),
+    )
+    centre, half = frame(ring.centres.double().numpy())
+    figure = style.figure(11, 5.9)
+    figure.get_layout_engine().set(h_pad=0.15)
+    for axes, (title, options) in zip(figure.subplots(1, 2, sharey=True), runs, strict=True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            gan = mlp_gan(2, latent_dim=2, hidden=(64, 64))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a G far ahead: that is what is to be seen
+            config = TrainConfig(batch_size=128, optimizer=Adam(1e-3), seed=seed, **options)  # type: ignore[arg-type]
+        result = train(gan, ring, config)
+        samples = gan.sample(2500, seed=1)
+        found = evaluation.mode_coverage(samples, ring.centres, ring.std)
+        axes.scatter(*ring.tensor()[:1500].T.numpy(), s=14, color=style.BLUE, alpha=0.25, lw=0, label="real")
+        axes.scatter(*samples[:1500].T.numpy(), s=6, color=style.ORANGE, alpha=0.7, lw=0, label="generated")
+        axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half), aspect="equal")
+        told = f"{found.covered} of {found.modes} modes, {100 * found.high_quality:.0f}% of samples near one"
+        style.label(axes, f"{title}\n{told}", f"$x_1$; iteration {result.step:,}", "$x_2$")
+        axes.set_title(axes.get_title("left"), fontsize=11, loc="left")
+        axes.legend(loc="center", frameon=False, fontsize=10, markerscale=2)
+    return style.save(figure, path)
