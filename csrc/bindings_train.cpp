@@ -34,6 +34,12 @@ PlayerPlan player(const py::dict& d) {
   plan.network.input_dropout = d["input_dropout"].cast<double>();
   plan.network.dropout_seeds = d["dropout_seeds"].cast<int>();
   plan.network.precision = Precision(d["precision"].cast<int>());
+  plan.network.temperature = d["temperature"].cast<double>();
+  plan.network.heads_seed_index = d["heads_seed_index"].cast<int>();
+  for (const py::handle& item : d["heads"]) {
+    const auto [kind, first, width] = item.cast<std::tuple<int, int64_t, int64_t>>();
+    plan.network.heads.push_back({Head(kind), first, width});
+  }
   for (const py::handle& item : d["layers"]) {
     const auto l = item.cast<py::dict>();
     plan.network.layers.push_back(layer(l));

@@ -15,7 +15,7 @@ struct Words {
 // What a stream is for: equal seeds never share numbers across purposes. Purpose of fastgan/random.py, as far as the
 // core draws.
 namespace purpose {
-constexpr uint32_t rows = 0, noise_d = 1, noise_g = 2, dropout_seed = 4, dropout = 5, penalty = 7;
+constexpr uint32_t rows = 0, noise_d = 1, noise_g = 2, dropout_seed = 4, dropout = 5, penalty = 7, gumbel = 8;
 }
 
 // A stream is named by (seed, purpose, substream, step); block b holds its elements 4b .. 4b+3.
@@ -72,6 +72,12 @@ FASTGAN_HD void normal_pair(uint32_t u, uint32_t v, T& first, T& second) {
   cos_sin_turns(unit_interval<T>(v), cosine, sine);
   first = radius * cosine;
   second = radius * sine;
+}
+
+// Of the Gumbel distribution, whose distribution function is exp(-exp(-x)).
+template <class T>
+FASTGAN_HD T gumbel(uint32_t word) {
+  return -log(-log(unit_interval<T>(word)));
 }
 
 // The seed of the i-th dropout mask that an iteration draws; 63 bits, as fastgan/random.py gives it to the eager

@@ -24,11 +24,22 @@ struct LayerPlan {
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
 enum class Precision { fp32, ieee, tf32, bf16 };
 
+// What becomes of some outputs of a network: nothing, tanh of each, softmax(x), softmax((x + Gumbel noise) / temperature).
+enum class Head { none, tanh, softmax, gumbel_softmax };
+
+struct HeadPlan {
+  Head kind;
+  int64_t first, width;
+};
+
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
-  int dropout_seeds = 0;       // of dropout masks, drawn by one forward pass
+  int dropout_seeds = 0;       // of dropout masks and of Gumbel noise, drawn by one forward pass
   Precision precision = Precision::fp32;
+  std::vector<HeadPlan> heads;  // of the last layer, which then has no activation and no dropout; none, or all outputs
+  double temperature = 1;
+  int heads_seed_index = 0;  // of the noise, among the dropout seeds
 };
 
 // A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.

@@ -11,6 +11,7 @@ GeneratorKind = Literal["non_saturating", "minimax", "mle", "hinge", "least_squa
 PenaltyKind = Literal["wgan-gp", "r1", "r2"]
 PriorName = Literal["normal", "uniform", "spherical"]
 ActivationName = Literal["none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu"]
+HeadName = Literal["none", "tanh", "softmax", "gumbel_softmax"]
 UpdateMode = Literal["alternating", "simultaneous"]
 InnerLoop = Literal["steps", "optimum"]
 EngineName = Literal["auto", "eager", "fused"]

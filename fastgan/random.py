@@ -51,6 +51,7 @@ class Purpose(enum.IntEnum):
     DROPOUT = 5  # the masks themselves
     DATA = 6  # synthetic data sets
     PENALTY = 7  # where between real and fake a gradient penalty looks
+    GUMBEL = 8  # noise of a Gumbel-softmax
 
 
 def uniform(
@@ -245,13 +246,15 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def dropout_seeds(seed: int, step: int) -> Iterator[None]:
+def dropout_seeds(seed: int, step: int, phase: int = 0) -> Iterator[None]:
     """Inside, `next_dropout_seed()` gives numbers of the stream (seed, DROPOUT_SEED, step), as in the compiled engines.
+
+    phase: substream; that of training is 0.
 
     Do not use it where a forward pass is run again, as `torch.utils.checkpoint` does: the second pass would draw the
     next seeds. There use `scope`.
     """
-    token = _dropout_seeds.set(_counted(seed, step))
+    token = _dropout_seeds.set(_counted(seed, step, phase))
     try:
         yield
     finally:
@@ -261,9 +264,9 @@ def dropout_seeds(seed: int, step: int) -> Iterator[None]:
 _dropout_seeds: contextvars.ContextVar[Iterator[int] | None] = contextvars.ContextVar("dropout_seeds", default=None)
 
 
-def _counted(seed: int, step: int) -> Iterator[int]:
+def _counted(seed: int, step: int, phase: int) -> Iterator[int]:
     for block in itertools.count(1):
-        low, high, _, _ = reference.philox(*_counter(block, 0, step, Purpose.DROPOUT_SEED), *_halves(seed))
+        low, high, _, _ = reference.philox(*_counter(block, phase, step, Purpose.DROPOUT_SEED), *_halves(seed))
         yield (low | (high << 32)) & (2**63 - 1)
 
 

@@ -136,6 +136,17 @@ def of_classes(classes: int, options: dict[str, Any] | None = None, **config: An
     return Row(make, options.get("features", 2), config, classes=classes)
 
 
+def with_heads(dtype: torch.dtype, *, classes: int = 0, norm: bool = False) -> GAN:
+    """Rows of 14 numbers in six groups; no group begins where a random block does."""
+    groups = [("tanh", 1), ("gumbel_softmax", 3), ("none", 2), ("softmax", 2), ("gumbel_softmax", 5), ("tanh", 1)]
+    last = [torch.nn.Linear(9, 14), *([torch.nn.BatchNorm1d(14)] if norm else [])]
+    generator = nn.Sequential(
+        torch.nn.Linear(3 + classes, 9), torch.nn.ReLU(), nn.Dropout(0.2), *last, nn.Heads(groups, tau=0.7)
+    )
+    discriminator = nn.MLP([14 + classes, 15, 1], activation="leaky_relu", dropout=0.3)
+    return GAN(generator, discriminator, latent_dim=3, classes=classes).to(dtype)
+
+
 def row(make: Callable[[torch.dtype], GAN] | None = None, features: int = 2, **config: Any) -> Row:
     return Row(make or of(), features, config)
 
@@ -219,6 +230,19 @@ ROWS_OF_TABLE: dict[str, Row] = {
 }  # fmt: skip
 
 
+# What no CUDA engine computes.
+ROWS_ON_CPU: dict[str, Row] = {
+    "heads": row(with_heads, 14, k=2, generator_steps=2, ema_decay=0.9),
+    "heads, simultaneous": row(with_heads, 14, mode="simultaneous", batch_size=37),
+    "heads, conditional, wgan-gp": Row(
+        functools.partial(with_heads, classes=3), 14,
+        {"loss": "wasserstein", "gradient_penalty": "wgan-gp", "optimizer": SLOW}, classes=3,
+    ),
+    "heads, batch normalisation": row(functools.partial(with_heads, norm=True), 14, optimizer=MOMENTUM, batch_size=133),
+}  # fmt: skip
+ALL_ROWS = ROWS_OF_TABLE | ROWS_ON_CPU
+
+
 def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:
     usual = {"steps": STEPS, "batch_size": 20, "optimizer": Adam(1e-2), "seed": 5}
     return TrainConfig(**(usual | row.config | {"engine": engine} | changes))
@@ -240,22 +264,22 @@ def distance(gan: GAN, other: GAN) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "float"])
-@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+@pytest.mark.parametrize("name", ALL_ROWS)
 def test_fused_equals_eager(name: str, dtype: torch.dtype) -> None:
-    eager, expected = run(ROWS_OF_TABLE[name], dtype, "eager")
-    fused, got = run(ROWS_OF_TABLE[name], dtype, "fused")
+    eager, expected = run(ALL_ROWS[name], dtype, "eager")
+    fused, got = run(ALL_ROWS[name], dtype, "fused")
     assert (expected.engine, got.engine) == ("eager", "cpu")
     tolerance = 1e-10 if dtype == torch.float64 else 2e-4
     assert distance(eager, fused) < tolerance
     for column, values in expected.history.items():
         assert np.abs(values - got.history[column]).max() < tolerance, column
-    assert distance(eager, run(ROWS_OF_TABLE[name], dtype, "eager", seed=6)[0]) > 10 * tolerance
+    assert distance(eager, run(ALL_ROWS[name], dtype, "eager", seed=6)[0]) > 10 * tolerance
 
 
 THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
     "r1 dropout, simultaneous", "moving average", "a batch of no round size", "conditional, pack 2, relativistic, r1",
-    "conditional, wide",
+    "conditional, wide", "heads",
 )  # fmt: skip
 
 
@@ -264,7 +288,7 @@ def test_R16_any_number_of_threads_gives_the_same_bits(name: str) -> None:
     results = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        results.append(run(ROWS_OF_TABLE[name], torch.float32, "fused", steps=400))
+        results.append(run(ALL_ROWS[name], torch.float32, "fused", steps=400))
     for gan, result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0][0].parameters(), gan.parameters(), strict=True))
         assert all(
@@ -411,6 +435,33 @@ REFUSED: dict[str, tuple[Callable[[torch.dtype], GAN], dict[str, Any], str]] = {
         "gan.discriminator: BatchNorm1d under a gradient penalty",
     ),
     "reference": (of(), {"impl": "reference"}, "config.impl is 'reference'"),
+    "heads before a layer": (
+        lambda dtype: GAN(
+            torch.nn.Sequential(torch.nn.Linear(3, 2), nn.Heads([("softmax", 2)]), torch.nn.Linear(2, 2)),
+            nn.MLP([2, 1], activation=None),
+            latent_dim=3,
+        ),
+        {},
+        "gan.generator: a layer follows Heads",
+    ),
+    "heads of an activation": (
+        lambda dtype: GAN(
+            torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), nn.Heads([("softmax", 2)])),
+            nn.MLP([2, 1], activation=None),
+            latent_dim=3,
+        ),
+        {},
+        "gan.generator: Heads does not follow a linear layer",
+    ),
+    "heads of a discriminator": (
+        lambda dtype: GAN(
+            nn.MLP([3, 2], activation=None),
+            torch.nn.Sequential(torch.nn.Linear(2, 1), nn.Heads([("none", 1)])),
+            latent_dim=3,
+        ),
+        {},
+        "gan.discriminator: Heads is for the output of a generator",
+    ),
 }
 
 

@@ -5,6 +5,7 @@
 
 #include "../philox.h"
 #include "gemm_bf16.h"
+#include "heads.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -121,7 +122,8 @@ void Network<T>::place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batche
   input = arena.allocate(inputs() * stride);
   dropped_input_ = plan_.input_dropout > 0 ? arena.allocate(inputs() * stride) : input;
   for (Layer<T>& l : layers_) {
-    const bool norm = l.plan.batch_norm, before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation);
+    const bool heads = &l == &layers_.back() && !plan_.heads.empty();
+    const bool norm = l.plan.batch_norm, before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation) || heads;
     T* first = norm || before ? arena.allocate(l.rows() * stride) : nullptr;
     T* second = norm && before ? arena.allocate(l.rows() * stride) : nullptr;
     l.output = arena.allocate(l.plan.outputs * stride);
@@ -200,10 +202,13 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
              uint32_t(l.plan.dropout_substream));
     in = l.dropped;
   }
+  if (!plan_.heads.empty())
+    for (const SubBatch& s : sub_batches) apply_heads(plan_, layers_.back().normalized, output(), range, s);
 }
 
 template <class T>
 void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input) {
+  if (!plan_.heads.empty()) heads_backward(plan_, output(), grad_output(), range);
   bool derivative_applied = false;  // whether the product that computed grad_output has multiplied by the derivative
   for (size_t i = layers_.size(); i-- > lowest;) {
     Layer<T>& l = layers_[i];

@@ -6,6 +6,7 @@ from fastgan.nn.autoencoder import VAE, AutoEncoder
 from fastgan.nn.classes import ClassDiscriminator
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.fuse import explain, fuse, unfuse
+from fastgan.nn.heads import Heads
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
 from fastgan.nn.minibatch import MinibatchDiscrimination
@@ -20,6 +21,7 @@ __all__ = [
     "AutoEncoder",
     "ClassDiscriminator",
     "Dropout",
+    "Heads",
     "Linear",
     "Maxout",
     "MinibatchDiscrimination",
