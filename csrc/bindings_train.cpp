@@ -26,7 +26,7 @@ LayerPlan layer(const py::dict& d) {
           d["activation"].cast<int>(),        d["negative_slope"].cast<double>(), d["dropout"].cast<double>(),
           d["bias"].cast<py::tuple>()[0].cast<uintptr_t>() != 0,
           d["dropout_seed_index"].cast<int>(),       d["dropout_substream"].cast<int>(), d["batch_norm"].cast<bool>(),
-          d["norm_epsilon"].cast<double>(),   d["norm_momentum"].cast<double>()};
+          d["norm_epsilon"].cast<double>(),   d["norm_momentum"].cast<double>(), d["concatenates"].cast<bool>()};
 }
 
 PlayerPlan player(const py::dict& d) {

@@ -18,6 +18,8 @@ struct LayerPlan {
   int dropout_seed_index = -1, dropout_substream = 0;
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
+  bool concatenates = false;  // its input is given behind its outputs; then there is no dropout
+  int64_t width() const { return concatenates ? outputs + inputs : outputs; }  // of what it gives
 };
 
 // Precision of float matrix products. fp32: the accuracy of float, by any instructions; ieee: plain float

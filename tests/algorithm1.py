@@ -123,6 +123,9 @@ class Network:
             return self.activate(getattr(module, "activation", "none"), x, getattr(module, "negative_slope", 0.0))
         if isinstance(module, nn.BatchNorm1d):
             return self.normalise(module, x)
+        if isinstance(module, fastgan.nn.Residual):
+            new = self.apply(module.linear, x, key, layer, False)
+            return torch.cat([self.activate("relu", self.normalise(module.norm, new), 0.0), x], 1)
         if isinstance(module, fastgan.nn.Heads):
             return heads(module.groups, module.tau, x, key)
         if type(module) in MODULES:
@@ -157,7 +160,7 @@ class Network:
     @torch.no_grad()
     def bound(self, limit: float) -> None:
         for stretch in self.stretches:
-            for module in stretch:
+            for module in (m.linear if isinstance(m, fastgan.nn.Residual) else m for m in stretch):
                 if isinstance(module, nn.Linear | fastgan.nn.Maxout):
                     weight = self.get(module, "weight")
                     if not weight.requires_grad:

@@ -147,6 +147,24 @@ def with_heads(dtype: torch.dtype, *, classes: int = 0, norm: bool = False) -> G
     return GAN(generator, discriminator, latent_dim=3, classes=classes).to(dtype)
 
 
+def residual(dtype: torch.dtype, *, pack: int = 1) -> GAN:
+    """G as in CTGAN, with the dropout and activations of others between; a block in D."""
+    groups = [("tanh", 1), ("gumbel_softmax", 3), ("softmax", 2), ("tanh", 1)]
+    generator = nn.Sequential(
+        nn.Residual(3, 9), nn.Residual(12, 17), nn.Linear(29, 5, activation="tanh"), nn.Dropout(0.2), nn.Residual(5, 4),
+        torch.nn.Linear(9, 7), nn.Heads(groups),
+    )  # fmt: skip
+    discriminator = torch.nn.Sequential(torch.nn.Linear(7 * pack, 11), torch.nn.LeakyReLU(0.2), nn.Residual(11, 6))
+    discriminator.append(torch.nn.Linear(17, 1))
+    return GAN(generator, discriminator, latent_dim=3).to(dtype)
+
+
+def residuals_alone(dtype: torch.dtype) -> GAN:
+    """The first layer and the last one: every row of the data ends in the noise."""
+    discriminator = nn.MLP([8, 15, 1], activation="leaky_relu", dropout=0.3)
+    return GAN(nn.Sequential(nn.Residual(2, 4), nn.Residual(6, 2)), discriminator, latent_dim=2).to(dtype)
+
+
 def row(make: Callable[[torch.dtype], GAN] | None = None, features: int = 2, **config: Any) -> Row:
     return Row(make or of(), features, config)
 
@@ -240,6 +258,16 @@ ROWS_ON_CPU: dict[str, Row] = {
     ),
     "heads, batch normalisation": row(functools.partial(with_heads, norm=True), 14, optimizer=MOMENTUM, batch_size=133),
 }  # fmt: skip
+ROWS_ON_CPU |= {
+    "residual blocks": row(residual, 7, optimizer=MOMENTUM, k=2, ema_decay=0.9),
+    "residual blocks, simultaneous, pack 2": row(
+        functools.partial(residual, pack=2), 7, optimizer=MOMENTUM, mode="simultaneous", pack=2, max_col_norm=0.8,
+        batch_size=19,
+    ),
+    "residual blocks alone, wgan-gp": row(
+        residuals_alone, 8, optimizer=MOMENTUM, gradient_penalty="wgan-gp", nonfinite="skip"
+    ),
+}  # fmt: skip
 ALL_ROWS = ROWS_OF_TABLE | ROWS_ON_CPU
 
 
@@ -279,7 +307,7 @@ def test_fused_equals_eager(name: str, dtype: torch.dtype) -> None:
 THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
     "r1 dropout, simultaneous", "moving average", "a batch of no round size", "conditional, pack 2, relativistic, r1",
-    "conditional, wide", "heads",
+    "conditional, wide", "heads", "residual blocks",
 )  # fmt: skip
 
 
@@ -435,6 +463,24 @@ REFUSED: dict[str, tuple[Callable[[torch.dtype], GAN], dict[str, Any], str]] = {
         "gan.discriminator: BatchNorm1d under a gradient penalty",
     ),
     "reference": (of(), {"impl": "reference"}, "config.impl is 'reference'"),
+    "penalty and residual block": (
+        lambda dtype: GAN(
+            nn.MLP([3, 2], activation=None),
+            torch.nn.Sequential(nn.Residual(2, 4), torch.nn.Linear(6, 1)),
+            latent_dim=3,
+        ),
+        {"gradient_penalty": "r1"},
+        "gan.discriminator: BatchNorm1d under a gradient penalty",
+    ),
+    "dropout of a residual block": (
+        lambda dtype: GAN(
+            nn.Sequential(nn.Residual(3, 4), nn.Dropout(0.5), torch.nn.Linear(7, 2)),
+            nn.MLP([2, 1], activation=None),
+            latent_dim=3,
+        ),
+        {},
+        "gan.generator: a dropout follows Residual",
+    ),
     "heads before a layer": (
         lambda dtype: GAN(
             torch.nn.Sequential(torch.nn.Linear(3, 2), nn.Heads([("softmax", 2)]), torch.nn.Linear(2, 2)),

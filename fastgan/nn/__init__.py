@@ -11,6 +11,7 @@ from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
 from fastgan.nn.minibatch import MinibatchDiscrimination
 from fastgan.nn.mlp import MLP
+from fastgan.nn.residual import Residual
 from fastgan.nn.sequential import Sequential
 from fastgan.nn.virtual import ReferenceBatch, VirtualBatchNorm
 
@@ -26,6 +27,7 @@ __all__ = [
     "Maxout",
     "MinibatchDiscrimination",
     "ReferenceBatch",
+    "Residual",
     "Sequential",
     "VirtualBatchNorm",
     "explain",

@@ -12,7 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastgan.kernels import DTYPES
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
-from fastgan.nn import Dropout, Heads, Maxout, Sequential
+from fastgan.nn import Dropout, Heads, Maxout, Residual, Sequential
 from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.heads import HEADS
@@ -67,6 +67,7 @@ class NetworkPlan:
                 "dropout_seed_index": 0,
                 "dropout_substream": 0,
                 "norm": None,
+                "concatenates": False,
                 "weight": self.own(weight),
                 "bias": None if bias is None else self.own(bias),
             }
@@ -75,7 +76,7 @@ class NetworkPlan:
     @property
     def width(self) -> int:
         last = self.layers[-1]
-        return int(last["outputs"])
+        return int(last["outputs"] + last["concatenates"] * last["inputs"])
 
     def own(self, parameter: Tensor) -> Tensor:
         if id(parameter) in self._known:
@@ -108,6 +109,8 @@ class NetworkPlan:
             if self.input_dropout:
                 raise self.refuse("two dropouts follow one another")
             self.input_dropout = p
+        elif self.layers[-1]["concatenates"]:
+            raise self.refuse("a dropout follows Residual")
         elif self.layers[-1]["dropout"]:
             raise self.refuse("two dropouts follow one another")
         else:
@@ -194,6 +197,14 @@ def _take_module(chain: NetworkPlan, module: Any) -> None:
         return chain.batch_norm(module)
     if kind is Heads:
         return chain.end_in(module)
+    if kind is Residual:
+        for part in (module.linear, module.norm):
+            if type(part) not in (nn.Linear, nn.BatchNorm1d):
+                raise chain.refuse(f"Residual with {type(part).__name__}")
+            _take_module(chain, part)
+        chain.activation("relu", 0.0)
+        chain.layers[-1]["concatenates"] = True
+        return None
     if kind is nn.Flatten and module.start_dim == 1:  # rows are flat already
         return None
     if (why := obstacle(module)) is not None:
@@ -246,6 +257,9 @@ def describe(
         raise discriminator.refuse("Heads is for the output of a generator")
     if generator.heads is not None and gan.device.type != "cpu":
         raise generator.refuse("Heads is compiled for the CPU alone")
+    for chain in players.values():
+        if any(layer["concatenates"] for layer in chain.layers) and gan.device.type != "cpu":
+            raise chain.refuse("Residual is compiled for the CPU alone")
     inputs_of_g, inputs_of_d = gan.latent_dim + gan.classes, (features + gan.classes) * config.pack
     if generator.layers[0]["inputs"] != inputs_of_g or generator.width != features:
         raise UnsupportedByEngine(f"gan.generator: does not map {inputs_of_g} to {features} features")
@@ -402,6 +416,7 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Ten
             "dropout",
             "dropout_seed_index",
             "dropout_substream",
+            "concatenates",
         )
     }
     return plain | {
