@@ -522,6 +522,16 @@ def test_what_a_plan_cannot_say_runs_eagerly_with_the_reason(name: str) -> None:
     assert result.engine_reason in str(caught.value)
 
 
+@pytest.mark.parametrize(("make", "what"), [(with_heads, "Heads"), (residuals_alone, "Residual")])
+def test_a_gpu_has_no_plan_for(make: Callable[[torch.dtype], GAN], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = make(torch.float32)
+    config, data = TrainConfig(1, 20), torch.randn(ROWS, gan.generator(torch.zeros(2, gan.latent_dim)).shape[1])
+    engine = cpu.CpuEngine(gan, session.rows_for(data, gan, config), config)
+    monkeypatch.setattr(GAN, "device", torch.device("cuda"))
+    with pytest.raises(plan.UnsupportedByEngine, match=f"gan.generator: {what} is compiled for the CPU alone"):
+        plan.describe(gan, config, engine.state.torch_optimizers, engine.state.data)
+
+
 def test_a_bias_that_only_broadcasts_is_refused() -> None:
     gan = mlp(torch.float32)
     gan.discriminator[0].bias = torch.nn.Parameter(torch.zeros(1))
