@@ -1,8 +1,11 @@
 // A training plan in plain numbers and addresses: networks, losses, optimisers, iterations. Every compiled engine reads
-// it.
+// it. A field is read by its name in FASTGAN_FIELDS, from what fastgan/training/engines/plan.py describes; a field that
+// has the name of one of TrainConfig is that one, 0 for None.
 #pragma once
 #include <cstdint>
 #include <vector>
+
+#include "formulas.h"
 
 namespace fastgan {
 
@@ -19,19 +22,22 @@ struct LayerPlan {
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
   bool concatenates = false;  // its input is given behind its outputs; then there is no dropout
+  FASTGAN_FIELDS(inputs, outputs, pieces, activation, negative_slope, dropout, dropout_seed_index, dropout_substream,
+                 batch_norm, norm_epsilon, norm_momentum, concatenates)
   int64_t width() const { return concatenates ? outputs + inputs : outputs; }  // of what it gives
 };
 
 // Precision of float matrix products. fp32: the accuracy of float, by any instructions; ieee: plain float
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
-enum class Precision { fp32, ieee, tf32, bf16 };
+FASTGAN_ENUM(enum class, Precision, fp32, ieee, tf32, bf16)
 
 // What becomes of some outputs of a network: nothing, tanh of each, softmax(x), softmax((x + Gumbel noise) / temperature).
-enum class Head { none, tanh, softmax, gumbel_softmax };
+FASTGAN_ENUM(enum class, Head, none, tanh, softmax, gumbel_softmax)
 
 struct HeadPlan {
   Head kind;
   int64_t first, width;
+  FASTGAN_FIELDS(kind, first, width)
 };
 
 struct NetworkPlan {
@@ -42,31 +48,40 @@ struct NetworkPlan {
   std::vector<HeadPlan> heads;  // of the last layer, which then has no activation and no dropout; none, or all outputs
   double temperature = 1;
   int heads_seed_index = 0;  // of the noise, among the dropout seeds
+  FASTGAN_FIELDS(input_dropout, dropout_seeds, precision, heads, temperature, heads_seed_index)
 };
 
 // A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.
 struct ParameterPlan {
   void *value = nullptr, *state0 = nullptr, *state1 = nullptr;
   void* ema = nullptr;  // the moving average of the value
+  FASTGAN_FIELDS(value, state0, state1, ema)
 };
 
 struct LayerParameters {
   ParameterPlan weight, bias, norm_scale, norm_shift;
   void *running_mean = nullptr, *running_variance = nullptr;
   int64_t* batches = nullptr;  // how many batches the running statistics have seen
+  FASTGAN_FIELDS(weight, bias, norm_scale, norm_shift, running_mean, running_variance, batches)
 };
 
-enum class Rule { adam, momentum_torch, momentum_pylearn2 };
+FASTGAN_ENUM(enum class, Rule, adam, momentum_torch, momentum_pylearn2)
 
 struct OptimizerPlan {
   Rule rule;
   double beta1, beta2, epsilon;  // Adam's
-  double max_norm;               // of a unit's incoming weights; 0: no bound
+  // Bounds, 0 for none: of each number of a gradient, then of the norm of all gradients of the network; of each weight
+  // and of the norm of a unit's incoming weights after the update.
+  double max_grad_value, max_grad_norm, clip_weights, max_col_norm;
+  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, max_grad_value, max_grad_norm, clip_weights, max_col_norm)
 };
+
+FASTGAN_HD bool clips(const OptimizerPlan& plan) { return plan.max_grad_value > 0 || plan.max_grad_norm > 0; }
 
 // The rate and the momentum of each update of a call, or one of each for all.
 struct Schedule {
   std::vector<double> rate, momentum;
+  FASTGAN_FIELDS(rate, momentum)
   double rate_at(int64_t i) const { return rate[rate.size() == 1 ? 0 : size_t(i)]; }
   double momentum_at(int64_t i) const { return momentum[momentum.size() == 1 ? 0 : size_t(i)]; }
 };
@@ -77,18 +92,34 @@ struct ScheduleParameters {
   double momentum, last, saturated;  // linear from epoch 1 to `last` at epoch `saturated`; 0: constant
 };
 
-enum class Prior { normal, uniform, spherical };
-enum class Penalty { none, wgan_gp, r1, r2 };
+FASTGAN_ENUM(enum class, Prior, normal, uniform, spherical)
+FASTGAN_ENUM(enum class, Penalty, none, wgan_gp, r1, r2)
 
 struct LossPlan {
   int formula = 0;
   double target = 0;
+  FASTGAN_FIELDS(formula, target)
 };
 
 struct PlayerPlan {
   NetworkPlan network;
   std::vector<LayerParameters> parameters;
   OptimizerPlan optimizer;
+
+  template <class Function>
+  void fields(Function&& f) {  // layers apart
+    network.fields(f), optimizer.fields(f);
+  }
+
+  // Appends the layer that these functions read.
+  template <class Function>
+  void read_layer(Function&& f) {
+    LayerPlan layer{};
+    LayerParameters of_layer;
+    layer.fields(f), of_layer.fields(f);
+    layer.bias = of_layer.bias.value != nullptr;
+    network.layers.push_back(layer), parameters.push_back(of_layer);
+  }
 };
 
 struct TrainPlan {
@@ -111,6 +142,9 @@ struct TrainPlan {
   // behind the noise or the samples. 0: there is none.
   int64_t classes = 0;
   const int32_t* labels = nullptr;  // (rows,)
+  FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
+                 simultaneous, real, fake, generated, relativistic, penalty, penalty_weight, ema_decay, skip_nonfinite,
+                 classes, labels)
 };
 
 }  // namespace fastgan

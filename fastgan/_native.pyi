@@ -1,13 +1,15 @@
 """The compiled core: addresses, sizes, threads or a stream. `fastgan.backend` loads it, `fastgan.kernels` calls it.
 
-An address is an int, 0 for null. `dtype` is a number of `fastgan.cuda.DTYPES`, `formula` and `activation` are those of
-`fastgan.reference`.
+An address is an int, 0 for null. `dtype` is a number of `fastgan.schema.DTYPES`, `formula` and `activation` are those
+of its `FORMULAS` and `ACTIVATIONS`.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 row_padding: int
+ENUMS: dict[str, tuple[str, ...]]
+FIELDS: dict[str, dict[str, str]]
 
 def build_info() -> dict[str, Any]: ...
 def multiplies_bf16() -> bool: ...

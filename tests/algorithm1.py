@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -339,12 +339,30 @@ class Game:
 
     def update(self, player: Network, rule: Rule, loss: Tensor, number: int, epoch: int, keep: bool = False) -> bool:
         """Descend the loss; False where it or a gradient is not finite."""
-        grads = torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True)
+        grads = self.clipped(
+            torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True)
+        )
         finite = all(bool(torch.isfinite(value).all()) for value in (loss, *grads))
         rule.step(player.parameters(), list(grads), number, epoch)
+        self.bound(player)
+        return finite
+
+    def clipped(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        bound, limit = self.config.max_grad_value, self.config.max_grad_norm
+        if bound is not None:
+            grads = [torch.where(g.abs() > bound, bound * g.sign(), g) for g in grads]
+        if limit is not None:
+            norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
+            grads = [g * min(limit / (norm + 1e-6), 1.0) if norm == norm else g * norm for g in grads]
+        return list(grads)
+
+    @torch.no_grad()
+    def bound(self, player: Network) -> None:
+        if self.config.clip_weights is not None and player is self.d:
+            for p in player.parameters():
+                p.copy_(p.clamp(-self.config.clip_weights, self.config.clip_weights))
         if self.config.max_col_norm is not None:
             player.bound(self.config.max_col_norm)
-        return finite
 
     def alternating(self, it: int) -> list[float]:
         config = self.config
@@ -382,11 +400,11 @@ class Game:
         n, epoch = len(self.d.parameters()), self.epoch(it)[0] + 1
         of_d = torch.autograd.grad(loss_d, parameters[:n], retain_graph=True, materialize_grads=True)
         of_g = torch.autograd.grad(loss_g, parameters[n:], materialize_grads=True)
-        self.rule_d.step(parameters[:n], list(of_d), it, epoch)
-        self.rule_g.step(parameters[n:], list(of_g), it, epoch)
-        if config.max_col_norm is not None:
-            self.d.bound(config.max_col_norm)
-            self.g.bound(config.max_col_norm)
+        of_d, of_g = self.clipped(of_d), self.clipped(of_g)
+        self.rule_d.step(parameters[:n], of_d, it, epoch)
+        self.rule_g.step(parameters[n:], of_g, it, epoch)
+        self.bound(self.d)
+        self.bound(self.g)
         if not all(bool(torch.isfinite(value).all()) for value in (loss_d, loss_g, *of_d, *of_g)):
             self.restore(before)
         self.take_average()

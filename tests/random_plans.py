@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -183,6 +184,11 @@ def random_plan(number: int) -> Plan:
         data[r.randrange(len(data))] = 1e200  # the loss of its batch overflows, where D is not bounded
     labels = torch.arange(len(data)) % classes if classes else None
     cut = r.randint(1, steps)
+    config = dataclasses.replace(
+        config,
+        max_grad_norm=r.choice([None, None, None, 0.1, 1.0]), max_grad_value=r.choice([None, None, None, 0.01]),
+        clip_weights=r.choice([None, None, None, 0.1]),
+    )  # fmt: skip
     return Plan(
         number, dtype, (generator.to(dtype), discriminator.to(dtype)), latent,
         r.choice(["normal", "uniform", "spherical"]), classes,

@@ -196,6 +196,18 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "max norm": row(max_col_norm=0.8),
     "max norm, simultaneous": row(max_col_norm=0.4, mode="simultaneous"),
     "max norm, frozen parameters": row(plain_torch, max_col_norm=0.3),
+    "clip by norm": row(max_grad_norm=0.1, optimizer=MOMENTUM, k=2, generator_steps=2),
+    "clip by norm, batch normalisation": row(normalized, max_grad_norm=0.2, optimizer=MOMENTUM),
+    "clip by norm and value, penalty, simultaneous": row(
+        of(d="tanh"), max_grad_norm=0.2, max_grad_value=0.05, optimizer=MOMENTUM, gradient_penalty="r1",
+        mode="simultaneous",
+    ),
+    "clip by norm, frozen parameters": row(plain_torch, max_grad_norm=0.1, optimizer=MOMENTUM),
+    "clip by norm, wide": row(
+        of(width=130, features=70, d_inputs=70), 70, batch_size=100, optimizer=MOMENTUM, max_grad_norm=0.1
+    ),
+    "clip by value": row(max_grad_value=0.01, optimizer=MOMENTUM),
+    "clip weights": row(loss="wasserstein", clip_weights=0.05, k=2, optimizer=SLOW),
     "prior uniform": row(of(prior="uniform")),
     "prior spherical": row(of(prior="spherical")),
     "dropout": row(of(dropout=0.3, input_dropout=0.2)),
@@ -306,8 +318,8 @@ def test_fused_equals_eager(name: str, dtype: torch.dtype) -> None:
 
 THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
-    "r1 dropout, simultaneous", "moving average", "a batch of no round size", "conditional, pack 2, relativistic, r1",
-    "conditional, wide", "heads", "residual blocks",
+    "r1 dropout, simultaneous", "moving average", "a batch of no round size", "clip by norm, wide",
+    "conditional, pack 2, relativistic, r1", "conditional, wide", "heads", "residual blocks",
 )  # fmt: skip
 
 

@@ -49,6 +49,9 @@ MORE: dict[str, Row] = {
     "skip some, simultaneous": Row(
         of(), config={"nonfinite": "skip", "loss": "least_squares", "mode": "simultaneous", "max_col_norm": 0.7}
     ),
+    "skip some, clipped": Row(
+        of(), config={"nonfinite": "skip", "loss": "least_squares", "max_grad_norm": 0.1, "optimizer": MOMENTUM}
+    ),
     # The loss overflows, its gradient does not.
     "skip by the loss": Row(only_a_bias, config={"nonfinite": "skip", "loss": "least_squares", "optimizer": MOMENTUM}),
     "skip by the gradient": Row(steep, config={"nonfinite": "skip", "loss": "wasserstein", "optimizer": STILL}),

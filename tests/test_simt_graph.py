@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastgan import random, reference
-from fastgan.cuda import DTYPES
 from fastgan.random import Purpose
-from fastgan.reference import ACTIVATIONS, FORMULAS
+from fastgan.reference import ACTIVATIONS
+from fastgan.schema import DTYPES, FORMULAS, number
 from fastgan.training.engines.cuda_graph_iteration import schedule_parameters
 from fastgan.training.optimizers import Momentum
 
@@ -106,7 +106,7 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
     grads = [garbage(n, dtype=dtype) for _ in range(3)]
     size = machine.ask("loss_metrics_sums", n)
     of_d, of_g = garbage(2 * size, dtype=DOUBLE), garbage(size, dtype=DOUBLE)
-    formulas = [FORMULAS[name].number for name in ("non_saturating", "fake")]
+    formulas = [FORMULAS[name] for name in ("non_saturating", "fake")]
     head = DTYPES[dtype], n, 0.5 / n
     pair = real, None, grads[0], None, formulas[0], 0.0, True, fake, None, grads[1], None, formulas[1], 0.0, False
     machine.call("loss_metrics", *head, of_d, 2, *pair, STREAM, schedules=schedules)
@@ -131,7 +131,7 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
 def check_relativistic(machine: Emulator, schedules: int = 4) -> None:
     real, fake = normal(20), normal(20, seed=2)
     grad, opposite, sums = garbage(20), garbage(20), garbage(6, dtype=DOUBLE)
-    pair = real, fake, grad, opposite, FORMULAS["non_saturating"].number, 0.0, True, fake, *(None,) * 3, -1, 0.0, False
+    pair = real, fake, grad, opposite, FORMULAS["non_saturating"], 0.0, True, fake, *(None,) * 3, -1, 0.0, False
     machine.call("loss_metrics", 0, 20, 1.0, sums, 2, *pair, STREAM, schedules=schedules)
     assert torch.equal(opposite, -grad)
     close(grad, -torch.sigmoid(fake - real))
@@ -199,11 +199,11 @@ def check_second_order(machine: Emulator, schedules: int = 4) -> None:
     n = 300
     for name in ("none", "leaky_relu", "elu"):
         x, upstream, s = normal(n, dtype=DOUBLE).requires_grad_(), normal(n, dtype=DOUBLE, seed=2), normal(n, seed=3)
-        y = ACTIVATIONS[name][1](x, 0.2)
+        y = ACTIVATIONS[name](x, 0.2)
         first = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)[0]
         second = torch.autograd.grad((first * upstream).sum(), x, allow_unused=True)[0] if first.requires_grad else None
         e, tangent, t = (first * upstream).detach().float(), garbage(n), garbage(n)
-        numbers = n, 1, ACTIVATIONS[name][0], 0.2, True
+        numbers = n, 1, number("Activation", name), 0.2, True
         machine.call(
             "second_order", 0, *numbers, y.detach().float(), s, None, e, tangent, t, STREAM, schedules=schedules
         )

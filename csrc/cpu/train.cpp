@@ -33,6 +33,9 @@ class Trainer : Losses<T> {
     place(memory);
     d_on_g_ = d_;
     d_on_g_.read(g_.output(), g_.grad_output());
+    for (Player* player : {&of_g_, &of_d_})
+      if (player->plan.optimizer.max_grad_norm > 0)
+        player->squares.resize(player->parts.size() + player->plan.parameters.size());
     const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
     const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
     dropout_seeds_.resize(size_t(steps * (of_g + 3 * of_d)));
@@ -71,6 +74,7 @@ class Trainer : Losses<T> {
     const Schedule& schedule;
     const int64_t made;
     int64_t skipped = 0;
+    std::vector<double> squares{};  // of the gradients: of the parts, then of the layers' vectors
   };
 
   void place(Arena<T>& arena) {
@@ -245,11 +249,32 @@ class Trainer<T>::Executor {
     if (!std::isfinite(loss)) all_.snapshot_.flag_nonfinite();
   }
 
+  // Of the gradients that apply() computes. Their norm takes a pass over them of its own, for none is stored.
+  Clipping<T> clipping(Player& player, const Columns& columns) {
+    Clipping<T> clip(player.plan.optimizer);
+    const double limit = player.plan.optimizer.max_grad_norm;
+    if (!(limit > 0)) return clip;
+    const PartRange mine = part_of(player.parts, team_);
+    double* of_layers = player.squares.data() + player.parts.size();
+    for (const GradientPart& part : mine) {
+      player.squares[size_t(&part - player.parts.data())] = 0;
+      if (part.column == 0) of_layers[part.layer] = 0;
+    }
+    const Squares<T> sink{player.plan, clip, player.parts.data(), player.squares.data(), of_layers};
+    player.network.parameter_gradients(mine, columns, sink);
+    team_.barrier();
+    double square = 0;
+    for (const double of_some : player.squares) square += of_some;
+    clip.scale = T(fastgan::clipping(square, limit));
+    return clip;
+  }
+
   // Computes and applies the gradients of this thread's part of the parameters. update: of this call, from 0.
-  void apply(const Player& player, const Columns& columns, int64_t update) {
+  void apply(Player& player, const Columns& columns, int64_t update) {
+    const Clipping<T> clip = clipping(player, columns);
     const int64_t step = player.made + update + 1 - player.skipped;
     const auto apply_rule = [&](const auto& rule) {
-      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan};
+      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan, clip};
       player.network.parameter_gradients(part_of(player.parts, team_), columns, sink);
     };
     const Schedule& schedule = player.schedule;
@@ -258,7 +283,11 @@ class Trainer<T>::Executor {
 
   // Bounds the norms of whole units, so the update must be complete.
   void bound(const Player& player) {
-    const double limit = player.plan.optimizer.max_norm;
+    const double limit = player.plan.optimizer.max_col_norm, size = player.plan.optimizer.clip_weights;
+    if (size > 0) {
+      team_.barrier();
+      hold(player.plan, team_, T(size));
+    }
     if (!(limit > 0)) return;
     team_.barrier();
     for (size_t i = 0; i < player.plan.parameters.size(); ++i) {

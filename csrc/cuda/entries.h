@@ -331,8 +331,7 @@ template <class A>
 void update(A& a) {
   const int dtype = a.number();
   UpdatePlan plan{};
-  plan.optimizer.rule = Rule(a.number());
-  plan.optimizer.beta1 = a.real(), plan.optimizer.beta2 = a.real(), plan.optimizer.epsilon = a.real();
+  plan.optimizer.fields(InOrder<A>{a});
   plan.schedule = a.template pointer<const ScheduleParameters>();
   plan.update = step_index(a), plan.draw = step_index(a);
   plan.batches = a.integer();

@@ -19,7 +19,8 @@ void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void*
 void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream);
 void cuda_scale(int dtype, void* x, int64_t n, const void* factor, void* stream);  // x *= a scalar of the device
 
-enum class Distribution : int { uniform, normal, centred };  // on (0, 1); N(0, 1); uniform with mean 0 and variance 1
+// On (0, 1); N(0, 1); uniform with mean 0 and variance 1.
+FASTGAN_ENUM(enum class, Distribution, uniform, normal, centred)
 void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose, StepIndex step,
                       uint32_t substream, int64_t offset, void* stream);
 void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream);  // scales rows to unit length
@@ -138,7 +139,8 @@ struct ParameterUpdate {
   const void* grad;
   int64_t n;
 };
-enum class Predicate : int { always, bad };  // when a launch has an effect: always, or if the current update is to be rolled back
+// When a launch has an effect: always, or if the current update is to be rolled back.
+FASTGAN_ENUM(enum class, Predicate, always, bad)
 struct UpdatePlan {
   OptimizerPlan optimizer;
   const ScheduleParameters* schedule;  // on the device

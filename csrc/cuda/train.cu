@@ -124,8 +124,12 @@ class Trainer : Losses<T> {
     if (plan_.simultaneous) block_.barrier_of_all();  // D's loss overwrites the values of G's
   }
 
-  __device__ void update_d() const { update_parameters(updating(state_.rule_d), d_, sub_batches_); }
-  __device__ void update_g() const { update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_); }
+  __device__ void update_d() const {
+    update_parameters(updating(state_.rule_d), d_, sub_batches_, plan_.optimizer_d, common_);
+  }
+  __device__ void update_g() const {
+    update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_, plan_.optimizer_g, common_);
+  }
 
   // Bounds the norms first: the update that may be rolled back includes that.
   FASTGAN_CALLED void commit_or_roll_back(Updated updated) {
@@ -134,9 +138,13 @@ class Trainer : Losses<T> {
         if (ceased(saved, statistic)) atomicExch(bad_, 1);
       });
     block_.barrier_of_all();
-    if (updated.g && plan_.optimizer_g.max_norm > 0) bound_norms(g_, plan_.optimizer_g.max_norm);
-    if (updated.d && plan_.optimizer_d.max_norm > 0) bound_norms(d_, plan_.optimizer_d.max_norm);
-    if (plan_.optimizer_g.max_norm > 0 || plan_.optimizer_d.max_norm > 0) block_.barrier_of_all();
+    if (updated.d && plan_.optimizer_d.clip_weights > 0) {
+      hold_parameters(d_, T(plan_.optimizer_d.clip_weights));
+      block_.barrier_of_all();
+    }
+    if (updated.g && plan_.optimizer_g.max_col_norm > 0) bound_norms(g_, plan_.optimizer_g.max_col_norm);
+    if (updated.d && plan_.optimizer_d.max_col_norm > 0) bound_norms(d_, plan_.optimizer_d.max_col_norm);
+    if (plan_.optimizer_g.max_col_norm > 0 || plan_.optimizer_d.max_col_norm > 0) block_.barrier_of_all();
     if (!plan_.skip_nonfinite) return;
     const bool bad = *bad_;
     if (bad && updated.g) restore(g_, common_), ++skipped_g_;

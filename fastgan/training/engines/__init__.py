@@ -84,18 +84,33 @@ def choose(
             raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
         return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
     try:
-        if gan.device.type != "cpu":
-            return cuda_engine(gan, rows, config)
-        return CpuEngine(gan, rows, config), _SUPPORTED
+        return compiled_engine(gan, rows, config)
     except UnsupportedByEngine as why:
         if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
             raise why.__cause__ from None
         reason = str(why)
-    if config.engine == "fused":
-        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
+    if config.engine != "auto":
+        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got {config.engine!r}: {reason}")
     if config.precision != "fp32":
         raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
     return EagerEngine(gan, rows, config, logits_per_batch), reason
+
+
+def compiled_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[Engine, str]:
+    """The compiled engine that config.engine names, or that is for the networks' device, and the reason.
+
+    Raises:
+        UnsupportedByEngine: with the reason, where it cannot run this.
+    """
+    chosen = f"config.engine is {config.engine!r}"
+    if config.engine == "cuda-graph":
+        return GraphEngine(gan, rows, config), chosen
+    if config.engine == "cuda-persistent":
+        persistent = PersistentEngine(gan, rows, config)
+        return persistent, f"{chosen}; {persistent.details}"
+    if config.engine == "cpu" or gan.device.type == "cpu":
+        return CpuEngine(gan, rows, config), chosen if config.engine == "cpu" else _SUPPORTED
+    return cuda_engine(gan, rows, config)
 
 
 def cuda_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[PersistentEngine | GraphEngine, str]:

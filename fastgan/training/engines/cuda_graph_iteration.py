@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan import schema
 from fastgan.models import GAN
 from fastgan.random import Purpose
-from fastgan.training.config import PRECISIONS
 from fastgan.training.engines.cuda_graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
 from fastgan.training.engines.plan import Description, network_plan
 from fastgan.training.engines.state import METRICS
@@ -22,8 +22,6 @@ from fastgan.training.optimizers import Momentum, Optimizer
 
 CAPACITY = 4096  # iterations whose metrics the device keeps
 MOST = 100  # iterations whose dropout seeds are drawn together
-_CENTRED, _NORMAL = 2, 1  # Distribution in csrc/cuda/launchers.h
-_ALWAYS, _BAD = 0, 1  # Predicate
 _PLAYERS = ("generator", "discriminator")
 
 
@@ -32,6 +30,7 @@ class Iteration:
 
     Args:
         gan: the networks, whose parameters are worked on in place.
+        dtype: their number of it.
         described: their plan, of `plan.describe`.
         optimizers: with allocated states; and what they were built from.
         data: (n, features), on the launcher's device.
@@ -42,6 +41,7 @@ class Iteration:
     def __init__(
         self,
         gan: GAN,
+        dtype: int,
         described: Description,
         optimizers: dict[str, torch.optim.Optimizer],
         descriptions: dict[str, Optimizer],
@@ -50,9 +50,9 @@ class Iteration:
         launcher: KernelLauncher,
     ) -> None:
         self.gan, self.described, self.launcher, self.data, self.labels = gan, described, launcher, data, labels
-        self.dtype, self.rows, self.pack = described["dtype"], described["batch"], described["pack"]
+        self.dtype, self.rows, self.pack = dtype, described["batch"], described["pack"]
         self.k, self.generator_steps = described["k"], described["generator_steps"]
-        self.penalty, self.relativistic = described["penalty"], described["relativistic"]
+        self.penalty, self.relativistic = schema.number("Penalty", described["penalty"]), described["relativistic"]
         self.skips = described["skip_nonfinite"]
         self._place_networks(optimizers)
         self._place_state(descriptions)
@@ -76,7 +76,7 @@ class Iteration:
         def trained(name: str) -> Callable[[Tensor | None], bool]:
             return lambda parameter: parameter in optimizers[name].state
 
-        bf16 = self.described["generator"]["precision"] == PRECISIONS.index("bf16")
+        bf16 = self.described["generator"]["precision"] == "bf16"
         factors = torch.bfloat16 if bf16 else gan.dtype
         of_d, rows = network_plan("gan.discriminator", gan.discriminator), (4 if self.penalty else 2) * m
         self.d = NetworkBuffers(of_d, trained("discriminator"), rows, launcher, factors, sub_batches=2)
@@ -240,11 +240,10 @@ class Iteration:
     def _generate(self, purpose: Purpose, number: tuple[int, int], dropout_seeds: Tensor) -> Batch:
         """G(z), written to D's fake inputs."""
         z, plan = self.noise, self.described
-        uniform, spherical = plan["prior"] == 1, plan["prior"] == 2
         stream = plan["seed"], int(purpose), *self._count(*number), 0, 0
-        draw = _CENTRED if uniform else _NORMAL
+        draw = schema.number("Distribution", "centred" if plan["prior"] == "uniform" else "normal")
         self.launcher.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
-        if spherical:
+        if plan["prior"] == "spherical":
             self.launcher.launch("to_sphere", self.dtype, z, *z.shape)
         if self.labels is not None:
             self.launcher.copy(self.g.input[:, : z.shape[1]], z)
@@ -341,23 +340,27 @@ class Iteration:
             self._step(player, number, draw)
         if self.skips:
             self._inspect(players)
-            self._copy(players, _BAD)
+            self._copy(players, "bad")
             self.launcher.launch("count_skipped", self.counter, "generator" in players, "discriminator" in players)
         self._round_weights(*(self.g if player == "generator" else self.d for player in players))
 
     def _step(self, name: str, number: tuple[int, int], draw: tuple[int, int]) -> None:
         plan, launcher = self.described[name], self.launcher
         batches = self.described["rows"] // (self.rows * self.pack)
-        head = self.dtype, plan["rule"], plan["beta1"], plan["beta2"], plan["epsilon"], self.schedules[name]
+        head = self.dtype, *schema.in_order("OptimizerPlan", plan), self.schedules[name]
         counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
+        if plan["max_grad_value"] > 0 or plan["max_grad_norm"] > 0:
+            launcher.clip([grad for *_, grad in members], plan["max_grad_value"], plan["max_grad_norm"])
         launcher.launch("update", *head, *counts, *_listed(members))
+        if plan["clip_weights"] > 0:
+            launcher.hold([parameter for parameter, *_ in members], plan["clip_weights"])
         network = self.g if name == "generator" else self.d
-        if plan["max_norm"] > 0:
+        if plan["max_col_norm"] > 0:
             for layer in network.layers:
                 if layer.grad_of(layer.spec["weight"]) is not None:  # else it is frozen
                     launcher.launch(
-                        "bound_norms", self.dtype, layer.weight, layer.columns, layer.inputs, plan["max_norm"]
+                        "bound_norms", self.dtype, layer.weight, layer.columns, layer.inputs, plan["max_col_norm"]
                     )
 
     def _round_weights(self, *networks: NetworkBuffers) -> None:
@@ -379,16 +382,17 @@ class Iteration:
     def _save(self, *players: str) -> None:
         """Before a step of these players, its forward passes included: they move running statistics."""
         if self.skips:
-            self._copy(players, _ALWAYS)
+            self._copy(players, "always")
 
-    def _copy(self, players: tuple[str, ...], predicate: int) -> None:
+    def _copy(self, players: tuple[str, ...], predicate: str) -> None:
         """What their step may change: to where it is saved, or back."""
-        back = predicate == _BAD
+        back = predicate == "bad"
         pairs = [(live, saved) if back else (saved, live) for live, saved in self.snapshot[players]]
         for wide in (False, True):  # a counter moves as a double: the copy moves its eight bytes unchanged
             chosen = [(a, None, None, b) for a, b in pairs if (a.itemsize == 8) == wide]
             if chosen:
-                self.launcher.launch("copy", int(wide), predicate, self.counter, *_listed(chosen))
+                when = schema.number("Predicate", predicate)
+                self.launcher.launch("copy", int(wide), when, self.counter, *_listed(chosen))
 
     def _inspect(self, players: tuple[str, ...]) -> None:
         """Set the step counter's flag if a loss is not finite, or a number that was finite before the step no longer

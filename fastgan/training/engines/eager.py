@@ -286,7 +286,7 @@ class Player:
             max_col_norm=config.max_col_norm,
             max_grad_norm=config.max_grad_norm,
             max_grad_value=config.max_grad_value,
-            clip_weights=config.clip_weights if name == "discriminator" else None,
+            clip_weights=config.clip_weights_of(name),
             scheduler=config.scheduler_of(name),
         )
 
