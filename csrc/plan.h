@@ -40,6 +40,9 @@ struct HeadPlan {
   FASTGAN_FIELDS(kind, first, width)
 };
 
+// What multiplies float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by their stand-in for tests.
+enum class Products { fp32, dot_bf16, amx, amx_software };
+
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
@@ -48,6 +51,9 @@ struct NetworkPlan {
   std::vector<HeadPlan> heads;  // of the last layer, which then has no activation and no dropout; none, or all outputs
   double temperature = 1;
   int heads_seed_index = 0;  // of the noise, among the dropout seeds
+  // Of the CPU engine alone, which sets them itself:
+  bool blocked_weights = false;         // cpu/blocked_weights.h
+  Products products = Products::fp32;  // cpu/products.h
   FASTGAN_FIELDS(input_dropout, dropout_seeds, precision, heads, temperature, heads_seed_index)
 };
 
@@ -62,6 +68,7 @@ struct LayerParameters {
   ParameterPlan weight, bias, norm_scale, norm_shift;
   void *running_mean = nullptr, *running_variance = nullptr;
   int64_t* batches = nullptr;  // how many batches the running statistics have seen
+  void *rounded = nullptr, *rounded_transposed = nullptr;  // the CPU engine's copies of the weight (cpu/amx.h)
   FASTGAN_FIELDS(weight, bias, norm_scale, norm_shift, running_mean, running_variance, batches)
 };
 

@@ -22,6 +22,7 @@ DivergenceKind = Literal["gan", "js", "kl", "reverse_kl", "pearson", "hellinger"
 FitKind = Literal["kl", "reverse_kl", "js"]
 TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
 ModeConvention = Literal["radius", "box"]
+ExportFormat = Literal["torch", "torchscript", "onnx"]
 
 
 def names(option: object) -> tuple[Any, ...]:

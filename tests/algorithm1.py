@@ -452,6 +452,7 @@ def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> A
     for count in (*chunks, config.steps - sum(chunks)):
         tables.append(engine.begin(done, count, lambda: False)())
         done += count
+    engine.write_back()
     return np.concatenate(tables)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -651,7 +651,16 @@ needs_bf16 = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def by_avx512_bf16() -> Iterator[None]:
+    """Small networks would keep the products of fp32; tests/test_amx.py has those by AMX."""
+    backend.native.force_products("AVX512-BF16")
+    yield
+    backend.native.force_products("")
+
+
 @needs_bf16
+@pytest.mark.usefixtures("by_avx512_bf16")
 @pytest.mark.parametrize(("width", "features", "batch"), [(24, 2, 20), (130, 70, 100), (17, 5, 1), (64, 33, 133)])
 def test_bf16_rounds_the_factors_of_products_and_nothing_else(width: int, features: int, batch: int) -> None:
     data = torch.randn(ROWS, features, generator=torch.Generator().manual_seed(2))
@@ -674,6 +683,7 @@ def test_ieee_is_what_a_processor_computes_anyway() -> None:
 
 
 @needs_bf16
+@pytest.mark.usefixtures("by_avx512_bf16")
 def test_bf16_trains_with_any_number_of_threads_to_the_same_bits() -> None:
     gans = []
     for threads in (1, 2, 3):

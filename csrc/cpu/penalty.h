@@ -82,8 +82,7 @@ class PenaltyPass {
       drop_tangent(network_.dropped_input(), network_.inputs(), tangent, network_.input_dropout(), 0, 0);
     const T* t = network_.dropped_input();
     for (Layer<T>& l : network_.layers()) {
-      network_.product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, nullptr, t, scratch_at(tangent, l.rows()),
-                       tangent, Mapped<T>{});
+      network_.multiply_by_weight(l, nullptr, t, scratch_at(tangent, l.rows()), tangent, Mapped<T>{});
       keep(l, where);
       if (l.plan.dropout > 0)
         drop_tangent(l.dropped, l.plan.outputs, tangent, l.plan.dropout, l.plan.dropout_seed_index, l.plan.dropout_substream);
@@ -170,7 +169,7 @@ class PenaltyPass {
       Layer<T>&l = layers[i], &below = layers[i - 1];
       const int64_t n = below.plan.outputs;
       T* add = scratch_at(where, n);
-      network_.product(n, l.rows(), {l.weight(), 1, n}, nullptr, l.grad_affine, add, where, Mapped<T>{});
+      network_.multiply_by_transposed(l, l.grad_affine, add, where, Mapped<T>{});
       if (below.plan.dropout > 0)
         drop(add, add, n, where, where_, below.plan.dropout, where_.dropout_seeds[below.plan.dropout_seed_index],
              uint32_t(below.plan.dropout_substream));

@@ -176,6 +176,9 @@ class GraphEngine:
         """For reading and writing between two calls."""
         return self.state.optimizers
 
+    def write_back(self) -> None:
+        """Nothing: an iteration changes parameters and states in place."""
+
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
         state = self.state
