@@ -52,6 +52,11 @@ class FromDict {
 
   static void read(const py::handle& value, std::vector<double>& field) { field = value.cast<std::vector<double>>(); }
 
+  template <class T>
+  static void read(const py::handle& value, std::vector<T>& list) {
+    for (const py::handle& item : value) read(item, list.emplace_back());
+  }
+
   static void read(const py::handle& value, PlayerPlan& player) {
     FromDict given(value);
     given.with_layers([&](FromDict& layer) { player.read_layer(layer); });
@@ -225,6 +230,7 @@ struct Noted {
   static const char* kind(LossPlan*) { return "LossPlan"; }
   static const char* kind(Schedule*) { return "Schedule"; }
   static const char* kind(std::vector<double>*) { return "reals"; }
+  static const char* kind(std::vector<HeadPlan>*) { return "heads"; }
 };
 
 template <class Plan>
@@ -238,13 +244,14 @@ void bind_schema(py::module_& m) {
   py::dict enums, fields;
   describe(enums, DType()), describe(enums, Formula()), describe(enums, Activation()), describe(enums, Prior());
   describe(enums, Precision()), describe(enums, Penalty()), describe(enums, Rule()), describe(enums, purpose::Purpose());
+  describe(enums, Head());
   describe(enums, Distribution()), describe(enums, Predicate());
   m.attr("ENUMS") = enums;
   Noted layer;
   PlayerPlan().read_layer(layer);
   fields["LayerPlan"] = layer.fields, fields["PlayerPlan"] = noted(PlayerPlan()), fields["TrainPlan"] = noted(TrainPlan());
   fields["OptimizerPlan"] = noted(OptimizerPlan()), fields["ParameterPlan"] = noted(ParameterPlan());
-  fields["LossPlan"] = noted(LossPlan()), fields["Schedule"] = noted(Schedule()), fields["TrainCall"] = noted(TrainCall());
+  fields["HeadPlan"] = noted(HeadPlan()), fields["LossPlan"] = noted(LossPlan()), fields["Schedule"] = noted(Schedule()), fields["TrainCall"] = noted(TrainCall());
   m.attr("FIELDS") = fields;
 }
 

@@ -429,6 +429,18 @@ FASTGAN_HD bool with_activation(int number, Function&& f) {
 
 // ---------------------------------------------------------------- statistics and bounds
 
+// A number's weight in a softmax, before the division by their sum. Infinite ones share the whole.
+template <class T>
+FASTGAN_HD T softmax_weight(T x, T largest, T inverse_temperature) {
+  return exp(x == largest ? T(0) : (x - largest) * inverse_temperature);
+}
+
+// The larger one; NaN if one of them is.
+template <class T>
+FASTGAN_HD T larger(T x, T y) {
+  return x > y || x != x ? x : y;
+}
+
 // A running statistic of batch normalisation after one more batch.
 template <class T>
 FASTGAN_HD T running(T before, T of_batch, T momentum) {

@@ -14,7 +14,8 @@ struct Words {
 
 // What a stream is for: equal seeds never share numbers across purposes. fastgan/random.py documents them.
 namespace purpose {
-FASTGAN_ENUM(enum, Purpose, rows, noise_d, noise_g, sample, dropout_seed, dropout, data, penalty)
+FASTGAN_ENUM(enum, Purpose, rows, noise_d, noise_g, sample, dropout_seed, dropout, data, penalty, gumbel,
+             instance_noise)
 }
 
 // A stream is named by (seed, purpose, substream, step); block b holds its elements 4b .. 4b+3.
@@ -71,6 +72,12 @@ FASTGAN_HD void normal_pair(uint32_t u, uint32_t v, T& first, T& second) {
   cos_sin_turns(unit_interval<T>(v), cosine, sine);
   first = radius * cosine;
   second = radius * sine;
+}
+
+// Of the Gumbel distribution, whose distribution function is exp(-exp(-x)).
+template <class T>
+FASTGAN_HD T gumbel(uint32_t word) {
+  return -log(-log(unit_interval<T>(word)));
 }
 
 // The seed of the i-th dropout mask that an iteration draws; 63 bits, as fastgan/random.py gives it to the eager

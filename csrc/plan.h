@@ -21,13 +21,24 @@ struct LayerPlan {
   int dropout_seed_index = -1, dropout_substream = 0;
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
+  bool concatenates = false;  // its input is given behind its outputs; then there is no dropout
   FASTGAN_FIELDS(inputs, outputs, pieces, activation, negative_slope, dropout, dropout_seed_index, dropout_substream,
-                 batch_norm, norm_epsilon, norm_momentum)
+                 batch_norm, norm_epsilon, norm_momentum, concatenates)
+  int64_t width() const { return concatenates ? outputs + inputs : outputs; }  // of what it gives
 };
 
 // Precision of float matrix products. fp32: the accuracy of float, by any instructions; ieee: plain float
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
 FASTGAN_ENUM(enum class, Precision, fp32, ieee, tf32, bf16)
+
+// What becomes of some outputs of a network: nothing, tanh of each, softmax(x), softmax((x + Gumbel noise) / temperature).
+FASTGAN_ENUM(enum class, Head, none, tanh, softmax, gumbel_softmax)
+
+struct HeadPlan {
+  Head kind;
+  int64_t first, width;
+  FASTGAN_FIELDS(kind, first, width)
+};
 
 // What multiplies float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by their stand-in for tests.
 enum class Products { fp32, dot_bf16, amx, amx_software };
@@ -35,12 +46,15 @@ enum class Products { fp32, dot_bf16, amx, amx_software };
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
-  int dropout_seeds = 0;       // of dropout masks, drawn by one forward pass
+  int dropout_seeds = 0;       // of dropout masks and of Gumbel noise, drawn by one forward pass
   Precision precision = Precision::fp32;
+  std::vector<HeadPlan> heads;  // of the last layer, which then has no activation and no dropout; none, or all outputs
+  double temperature = 1;
+  int heads_seed_index = 0;  // of the noise, among the dropout seeds
   // Of the CPU engine alone, which sets them itself:
   bool blocked_weights = false;         // cpu/blocked_weights.h
   Products products = Products::fp32;  // cpu/products.h
-  FASTGAN_FIELDS(input_dropout, dropout_seeds, precision)
+  FASTGAN_FIELDS(input_dropout, dropout_seeds, precision, heads, temperature, heads_seed_index)
 };
 
 // A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.

@@ -37,6 +37,9 @@ def __dir__() -> list[str]:
 
 
 
+_OF_SAMPLES = (1 << 16) - 1  # substream of the seeds of noise within G: no process of several has it
+
+
 class GAN(torch.nn.Module):
     """A generator G(z), a discriminator whose output is the logit of D(x), and the prior p_z of the noise.
 
@@ -254,7 +257,8 @@ class GAN(torch.nn.Module):
                 z = self.noise(batch_size, seed=seed, offset=start)
                 labels_of_block = torch.zeros(batch_size, dtype=torch.int64)
                 labels_of_block[first:last] = chosen[start + first - offset : start + last - offset]
-                wanted = generator(join(z, self.one_hot(labels_of_block)))[first:last]
+                with random.dropout_seeds(seed, block, _OF_SAMPLES):  # of noise within G, as of nn.Heads
+                    wanted = generator(join(z, self.one_hot(labels_of_block)))[first:last]
                 pieces.append(wanted.to(device) if device is not None else wanted)
         return torch.cat(pieces)
 

@@ -15,6 +15,7 @@ GeneratorNorm = Literal["none", "batch", "virtual"]
 NetworkName = Literal["mlp", "dcgan"]
 PriorName = Literal["normal", "uniform", "spherical"]
 ActivationName = Literal["none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu"]
+HeadName = Literal["none", "tanh", "softmax", "gumbel_softmax"]
 UpdateMode = Literal["alternating", "simultaneous"]
 InnerLoop = Literal["steps", "optimum"]
 EngineName = Literal["auto", "eager", "fused", "cpu", "cuda-graph", "cuda-persistent"]
@@ -25,7 +26,6 @@ DivergenceKind = Literal["gan", "js", "kl", "reverse_kl", "pearson", "hellinger"
 FitKind = Literal["kl", "reverse_kl", "js"]
 TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
 ModeConvention = Literal["radius", "box"]
-HeadName = Literal["tanh", "softmax"]
 ExportFormat = Literal["torch", "torchscript", "onnx"]
 
 

@@ -51,7 +51,8 @@ class Purpose(enum.IntEnum):
     DROPOUT = 5  # the masks themselves
     DATA = 6  # synthetic data sets
     PENALTY = 7  # where between real and fake a gradient penalty looks
-    INSTANCE_NOISE = 8  # on what the discriminator sees
+    GUMBEL = 8  # noise of a Gumbel-softmax
+    INSTANCE_NOISE = 9  # on what the discriminator sees
 
 
 def uniform(
@@ -249,7 +250,7 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
 def dropout_seeds(seed: int, step: int, substream: int = 0) -> Iterator[None]:
     """Inside, `next_dropout_seed()` gives numbers of the stream (seed, DROPOUT_SEED, step), as in the compiled engines.
 
-    Each process of several that share a batch has a substream of its own.
+    Each process of several that share a batch has a substream of its own, and so have samples.
 
     Do not use it where a forward pass is run again, as `torch.utils.checkpoint` does: the second pass would draw the
     next seeds. There use `scope`.

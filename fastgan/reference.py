@@ -212,6 +212,20 @@ def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int = 0) -> Te
     return x * (keep * (1.0 / (1.0 - p)))
 
 
+def softmax_of_groups(x: Tensor, group: Tensor, groups: int, cold: Tensor, tau: float) -> Tensor:
+    """softmax of the features (..., n) of each group; group: int64 (n,). Infinities share the whole.
+
+    cold: bool (n,), the features of groups whose softmax is that of x / tau.
+    """
+    shape = *x.shape[:-1], groups
+    at = group.expand(x.shape)
+    with torch.no_grad():  # a softmax does not depend on what is subtracted
+        most = x.new_full(shape, -math.inf).scatter_reduce(-1, at, x.detach(), "amax").gather(-1, at)
+    below = torch.where(torch.isinf(x) & (x == most), 0.0, x - most)
+    weights = torch.exp(below / torch.ones(len(group), dtype=x.dtype, device=x.device).masked_fill(cold, tau))
+    return weights / torch.zeros(shape, dtype=x.dtype, device=x.device).scatter_add(-1, at, weights).gather(-1, at)
+
+
 def mlp(
     x: Tensor,
     weights: Sequence[Tensor],

@@ -18,6 +18,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "Activation": tuple(reference.ACTIVATIONS),
     "Prior": options.names(options.PriorName),
     "Precision": options.names(options.Precision),
+    "Head": options.names(options.HeadName),
     "Penalty": ("none", *(name.replace("-", "_") for name in options.names(options.PenaltyKind))),
 }
 ENUMS: Mapping[str, tuple[str, ...]] = NAMED if native is None else native.ENUMS

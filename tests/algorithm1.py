@@ -103,7 +103,8 @@ class Network:
     def __call__(self, x: Tensor, next_dropout_seed: Callable[[], int]) -> Tensor:
         for stretch in self.stretches:
             drops = [m for m in stretch if isinstance(m, fastgan.nn.Dropout) and m.training and m.p > 0]
-            key, layer = next_dropout_seed() if drops else 0, 0
+            noisy = any(isinstance(m, fastgan.nn.Heads) and "gumbel_softmax" in dict(m.groups) for m in stretch)
+            key, layer = next_dropout_seed() if drops or noisy else 0, 0
             for module in stretch:
                 layer += isinstance(module, nn.Linear | fastgan.nn.Maxout)
                 x = self.apply(module, x, key, layer, bool(drops) and module in drops)
@@ -122,6 +123,11 @@ class Network:
             return self.activate(getattr(module, "activation", "none"), x, getattr(module, "negative_slope", 0.0))
         if isinstance(module, nn.BatchNorm1d):
             return self.normalise(module, x)
+        if isinstance(module, fastgan.nn.Residual):
+            new = self.apply(module.linear, x, key, layer, False)
+            return torch.cat([self.activate("relu", self.normalise(module.norm, new), 0.0), x], 1)
+        if isinstance(module, fastgan.nn.Heads):
+            return heads(module.groups, module.tau, x, key)
         if type(module) in MODULES:
             return self.activate(MODULES[type(module)], x, getattr(module, "negative_slope", 0.0))
         if drop:
@@ -154,12 +160,29 @@ class Network:
     @torch.no_grad()
     def bound(self, limit: float) -> None:
         for stretch in self.stretches:
-            for module in stretch:
+            for module in (m.linear if isinstance(m, fastgan.nn.Residual) else m for m in stretch):
                 if isinstance(module, nn.Linear | fastgan.nn.Maxout):
                     weight = self.get(module, "weight")
                     if not weight.requires_grad:
                         continue  # a frozen layer stays as it is
                     weight *= (limit / weight.double().square().sum(1, keepdim=True).sqrt()).clamp(max=1.0)
+
+
+def heads(groups: Any, tau: float, x: Tensor, key: int) -> Tensor:
+    """Each group by itself; noise of the Gumbel distribution by its quantile function."""
+    rows, quads = len(x), -(-x.shape[1] // 4)
+    u = reference.random_uniform(4 * rows * quads, seed=key, purpose=int(Purpose.GUMBEL), step=0, substream=0)
+    u, parts, first = u.reshape(rows, 4 * quads).to(x.dtype), [], 0
+    for kind, width in groups:
+        part = x[:, first : first + width]
+        if kind == "gumbel_softmax":
+            part = (part - torch.log(-torch.log(u[:, first : first + width]))) / tau
+        if "softmax" in kind:
+            odds = torch.exp(part - part.detach().max(1, keepdim=True).values)
+            part = odds / odds.sum(1, keepdim=True)
+        parts.append(1 - 2 / (torch.exp(2 * part) + 1) if kind == "tanh" else part)
+        first += width
+    return torch.cat(parts, 1)
 
 
 class Rule:

@@ -39,6 +39,10 @@ class Written:
             self.struct(kind, value)
         elif kind == "address":
             self.arguments.append(self.at[value] if value else None)
+        elif kind == "heads":
+            self.arguments.append(len(value))
+            for head in value:
+                self.struct("HeadPlan", head)
         elif kind == "reals":
             self.arguments += [len(value), *map(float, value)]
         elif kind in schema.ENUMS:

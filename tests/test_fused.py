@@ -136,6 +136,35 @@ def of_classes(classes: int, options: dict[str, Any] | None = None, **config: An
     return Row(make, options.get("features", 2), config, classes=classes)
 
 
+def with_heads(dtype: torch.dtype, *, classes: int = 0, norm: bool = False) -> GAN:
+    """Rows of 14 numbers in six groups; no group begins where a random block does."""
+    groups = [("tanh", 1), ("gumbel_softmax", 3), ("none", 2), ("softmax", 2), ("gumbel_softmax", 5), ("tanh", 1)]
+    last = [torch.nn.Linear(9, 14), *([torch.nn.BatchNorm1d(14)] if norm else [])]
+    generator = nn.Sequential(
+        torch.nn.Linear(3 + classes, 9), torch.nn.ReLU(), nn.Dropout(0.2), *last, nn.Heads(groups, tau=0.7)
+    )
+    discriminator = nn.MLP([14 + classes, 15, 1], activation="leaky_relu", dropout=0.3)
+    return GAN(generator, discriminator, latent_dim=3, classes=classes).to(dtype)
+
+
+def residual(dtype: torch.dtype, *, pack: int = 1) -> GAN:
+    """G as in CTGAN, with the dropout and activations of others between; a block in D."""
+    groups = [("tanh", 1), ("gumbel_softmax", 3), ("softmax", 2), ("tanh", 1)]
+    generator = nn.Sequential(
+        nn.Residual(3, 9), nn.Residual(12, 17), nn.Linear(29, 5, activation="tanh"), nn.Dropout(0.2), nn.Residual(5, 4),
+        torch.nn.Linear(9, 7), nn.Heads(groups),
+    )  # fmt: skip
+    discriminator = torch.nn.Sequential(torch.nn.Linear(7 * pack, 11), torch.nn.LeakyReLU(0.2), nn.Residual(11, 6))
+    discriminator.append(torch.nn.Linear(17, 1))
+    return GAN(generator, discriminator, latent_dim=3).to(dtype)
+
+
+def residuals_alone(dtype: torch.dtype) -> GAN:
+    """The first layer and the last one: every row of the data ends in the noise."""
+    discriminator = nn.MLP([8, 15, 1], activation="leaky_relu", dropout=0.3)
+    return GAN(nn.Sequential(nn.Residual(2, 4), nn.Residual(6, 2)), discriminator, latent_dim=2).to(dtype)
+
+
 def row(make: Callable[[torch.dtype], GAN] | None = None, features: int = 2, **config: Any) -> Row:
     return Row(make or of(), features, config)
 
@@ -231,6 +260,29 @@ ROWS_OF_TABLE: dict[str, Row] = {
 }  # fmt: skip
 
 
+# What no CUDA engine computes.
+ROWS_ON_CPU: dict[str, Row] = {
+    "heads": row(with_heads, 14, k=2, generator_steps=2, ema_decay=0.9),
+    "heads, simultaneous": row(with_heads, 14, mode="simultaneous", batch_size=37),
+    "heads, conditional, wgan-gp": Row(
+        functools.partial(with_heads, classes=3), 14,
+        {"loss": "wasserstein", "gradient_penalty": "wgan-gp", "optimizer": SLOW}, classes=3,
+    ),
+    "heads, batch normalisation": row(functools.partial(with_heads, norm=True), 14, optimizer=MOMENTUM, batch_size=133),
+}  # fmt: skip
+ROWS_ON_CPU |= {
+    "residual blocks": row(residual, 7, optimizer=MOMENTUM, k=2, ema_decay=0.9),
+    "residual blocks, simultaneous, pack 2": row(
+        functools.partial(residual, pack=2), 7, optimizer=MOMENTUM, mode="simultaneous", pack=2, max_col_norm=0.8,
+        batch_size=19,
+    ),
+    "residual blocks alone, wgan-gp": row(
+        residuals_alone, 8, optimizer=MOMENTUM, gradient_penalty="wgan-gp", nonfinite="skip"
+    ),
+}  # fmt: skip
+ALL_ROWS = ROWS_OF_TABLE | ROWS_ON_CPU
+
+
 def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:
     usual = {"steps": STEPS, "batch_size": 20, "optimizer": Adam(1e-2), "seed": 5}
     return TrainConfig(**(usual | row.config | {"engine": engine} | changes))
@@ -252,22 +304,22 @@ def distance(gan: GAN, other: GAN) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "float"])
-@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+@pytest.mark.parametrize("name", ALL_ROWS)
 def test_fused_equals_eager(name: str, dtype: torch.dtype) -> None:
-    eager, expected = run(ROWS_OF_TABLE[name], dtype, "eager")
-    fused, got = run(ROWS_OF_TABLE[name], dtype, "fused")
+    eager, expected = run(ALL_ROWS[name], dtype, "eager")
+    fused, got = run(ALL_ROWS[name], dtype, "fused")
     assert (expected.engine, got.engine) == ("eager", "cpu")
     tolerance = 1e-10 if dtype == torch.float64 else 2e-4
     assert distance(eager, fused) < tolerance
     for column, values in expected.history.items():
         assert np.abs(values - got.history[column]).max() < tolerance, column
-    assert distance(eager, run(ROWS_OF_TABLE[name], dtype, "eager", seed=6)[0]) > 10 * tolerance
+    assert distance(eager, run(ALL_ROWS[name], dtype, "eager", seed=6)[0]) > 10 * tolerance
 
 
 THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
-    "r1 dropout, simultaneous", "moving average", "a batch of no round size", "conditional, pack 2, relativistic, r1",
-    "conditional, wide", "clip by norm, wide",
+    "r1 dropout, simultaneous", "moving average", "a batch of no round size", "clip by norm, wide",
+    "conditional, pack 2, relativistic, r1", "conditional, wide", "heads", "residual blocks",
 )  # fmt: skip
 
 
@@ -276,7 +328,7 @@ def test_R16_any_number_of_threads_gives_the_same_bits(name: str) -> None:
     results = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        results.append(run(ROWS_OF_TABLE[name], torch.float32, "fused", steps=400))
+        results.append(run(ALL_ROWS[name], torch.float32, "fused", steps=400))
     for gan, result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0][0].parameters(), gan.parameters(), strict=True))
         assert all(
@@ -423,6 +475,51 @@ REFUSED: dict[str, tuple[Callable[[torch.dtype], GAN], dict[str, Any], str]] = {
         "gan.discriminator: BatchNorm1d under a gradient penalty",
     ),
     "reference": (of(), {"impl": "reference"}, "config.impl is 'reference'"),
+    "penalty and residual block": (
+        lambda dtype: GAN(
+            nn.MLP([3, 2], activation=None),
+            torch.nn.Sequential(nn.Residual(2, 4), torch.nn.Linear(6, 1)),
+            latent_dim=3,
+        ),
+        {"gradient_penalty": "r1"},
+        "gan.discriminator: BatchNorm1d under a gradient penalty",
+    ),
+    "dropout of a residual block": (
+        lambda dtype: GAN(
+            nn.Sequential(nn.Residual(3, 4), nn.Dropout(0.5), torch.nn.Linear(7, 2)),
+            nn.MLP([2, 1], activation=None),
+            latent_dim=3,
+        ),
+        {},
+        "gan.generator: a dropout follows Residual",
+    ),
+    "heads before a layer": (
+        lambda dtype: GAN(
+            torch.nn.Sequential(torch.nn.Linear(3, 2), nn.Heads([("softmax", 2)]), torch.nn.Linear(2, 2)),
+            nn.MLP([2, 1], activation=None),
+            latent_dim=3,
+        ),
+        {},
+        "gan.generator: a layer follows Heads",
+    ),
+    "heads of an activation": (
+        lambda dtype: GAN(
+            torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), nn.Heads([("softmax", 2)])),
+            nn.MLP([2, 1], activation=None),
+            latent_dim=3,
+        ),
+        {},
+        "gan.generator: Heads does not follow a linear layer",
+    ),
+    "heads of a discriminator": (
+        lambda dtype: GAN(
+            nn.MLP([3, 2], activation=None),
+            torch.nn.Sequential(torch.nn.Linear(2, 1), nn.Heads([("none", 1)])),
+            latent_dim=3,
+        ),
+        {},
+        "gan.discriminator: Heads is for the output of a generator",
+    ),
 }
 
 
@@ -435,6 +532,16 @@ def test_what_a_plan_cannot_say_runs_eagerly_with_the_reason(name: str) -> None:
     with pytest.raises(ValueError, match="got 'fused'") as caught:
         train(make(torch.float32), data, TrainConfig(2, 20, engine="fused", **changes))
     assert result.engine_reason in str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "what"), [(with_heads, "Heads"), (residuals_alone, "Residual")])
+def test_a_gpu_has_no_plan_for(make: Callable[[torch.dtype], GAN], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = make(torch.float32)
+    config, data = TrainConfig(1, 20), torch.randn(ROWS, gan.generator(torch.zeros(2, gan.latent_dim)).shape[1])
+    engine = cpu.CpuEngine(gan, session.rows_for(data, gan, config), config)
+    monkeypatch.setattr(GAN, "device", torch.device("cuda"))
+    with pytest.raises(plan.UnsupportedByEngine, match=f"gan.generator: {what} is compiled for the CPU alone"):
+        plan.describe(gan, config, engine.state.torch_optimizers, engine.state.data)
 
 
 def test_a_bias_that_only_broadcasts_is_refused() -> None:

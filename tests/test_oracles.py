@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from algorithm1 import Game, compare, differences, eager
-from test_fused import MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, distance, mlp, of, run
+from test_fused import ALL_ROWS, MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, distance, mlp, of, run
 
 import fastgan
 from fastgan import GAN, Momentum, backend, losses, nn, ops, train
@@ -72,9 +72,9 @@ def data_of(row: Row, rows: int = 300) -> torch.Tensor | Dataset:
     return data
 
 
-@pytest.mark.parametrize("name", [*ROWS_OF_TABLE, *MORE])
+@pytest.mark.parametrize("name", [*ALL_ROWS, *MORE])
 def test_the_compiled_engine_equals_algorithm_1_written_out(name: str) -> None:
-    row = {**ROWS_OF_TABLE, **MORE}[name]
+    row = {**ALL_ROWS, **MORE}[name]
     torch.manual_seed(1)
     gan = row.make(torch.float64)
     config = config_of(row, "fused", steps=8 if name in MORE else STEPS)
@@ -129,10 +129,10 @@ def without_native_code(row: Row, monkeypatch: pytest.MonkeyPatch) -> tuple[GAN,
     return gan, result, called
 
 
-@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+@pytest.mark.parametrize("name", ALL_ROWS)
 def test_the_compiled_engine_equals_the_eager_one_on_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference, expected, called = without_native_code(ROWS_OF_TABLE[name], monkeypatch)
-    compiled, got = run(ROWS_OF_TABLE[name], torch.float64, "fused", steps=STEPS)
+    reference, expected, called = without_native_code(ALL_ROWS[name], monkeypatch)
+    compiled, got = run(ALL_ROWS[name], torch.float64, "fused", steps=STEPS)
     assert called == []
     assert (expected.engine, got.engine) == ("eager", "cpu")
     assert distance(reference, compiled) < 1e-10

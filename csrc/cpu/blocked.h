@@ -35,6 +35,19 @@ void from_blocked(const T* blocked, int64_t features, T* rows, int64_t column, i
   from_blocked(blocked, features, rows, features, column, first, last);
 }
 
+// Copies `count` features of a blocked buffer to another one, or adds them there: features `from` on of `of` to those
+// from `to` on of `out_of`.
+template <bool add = false, class T>
+void copy_features(const T* in, int64_t of, int64_t from, T* out, int64_t out_of, int64_t to, int64_t count,
+                   ColumnRange range) {
+  each_block<T>(range, [&](int64_t p, int lane, int lanes) {
+    const T* x = in + (p * of + from) * kBlockRows<T> + lane;
+    T* y = out + (p * out_of + to) * kBlockRows<T> + lane;
+    for (int64_t f = 0; f < count; ++f, x += kBlockRows<T>, y += kBlockRows<T>)
+      for (int j = 0; j < lanes; ++j) y[j] = add ? y[j] + x[j] : x[j];
+  });
+}
+
 // A tree sum: halves are added as vectors, until one element is left.
 template <int count, class T>
 T sum_lanes(T* x) {

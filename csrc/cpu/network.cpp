@@ -5,6 +5,7 @@
 
 #include "../philox.h"
 #include "gemm_bf16.h"
+#include "heads.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -121,13 +122,14 @@ void Network<T>::place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batche
   input = arena.allocate(inputs() * stride);
   dropped_input_ = plan_.input_dropout > 0 ? arena.allocate(inputs() * stride) : input;
   for (Layer<T>& l : layers_) {
-    const bool norm = l.plan.batch_norm, before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation);
+    const bool heads = &l == &layers_.back() && !plan_.heads.empty();
+    const bool norm = l.plan.batch_norm, before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation) || heads;
     T* first = norm || before ? arena.allocate(l.rows() * stride) : nullptr;
     T* second = norm && before ? arena.allocate(l.rows() * stride) : nullptr;
     l.output = arena.allocate(l.plan.outputs * stride);
     l.affine = first ? first : l.output;
     l.normalized = norm ? (second ? second : l.output) : l.affine;
-    l.dropped = l.plan.dropout > 0 ? arena.allocate(l.plan.outputs * stride) : l.output;
+    l.dropped = l.plan.dropout > 0 || l.plan.concatenates ? arena.allocate(l.plan.width() * stride) : l.output;
     l.mean = norm ? arena.allocate(sub_batches * l.plan.outputs) : nullptr;
     l.inverse_deviation = norm ? arena.allocate(sub_batches * l.plan.outputs) : nullptr;
   }
@@ -139,6 +141,7 @@ void Network<T>::place_backward(Arena<T>& arena, int64_t rows) {
   grad_input = arena.allocate(inputs() * stride);
   for (Layer<T>& l : layers_) {
     l.grad_output = arena.allocate(l.plan.outputs * stride);
+    l.grad_dropped = l.plan.concatenates ? arena.allocate(l.plan.width() * stride) : l.grad_output;
     l.grad_affine = l.plan.pieces > 1 ? arena.allocate(l.rows() * stride) : l.grad_output;
     l.grad_scale = l.plan.batch_norm ? arena.allocate(l.plan.outputs) : nullptr;
     l.grad_shift = l.plan.batch_norm ? arena.allocate(l.plan.outputs) : nullptr;
@@ -198,15 +201,24 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
       for (const SubBatch& s : sub_batches)
         drop(l.output, l.dropped, l.plan.outputs, range, s, l.plan.dropout, s.dropout_seeds[l.plan.dropout_seed_index],
              uint32_t(l.plan.dropout_substream));
+    if (l.plan.concatenates) {
+      copy_features(l.output, l.plan.outputs, 0, l.dropped, l.plan.width(), 0, l.plan.outputs, range);
+      copy_features(in, l.plan.inputs, 0, l.dropped, l.plan.width(), l.plan.outputs, l.plan.inputs, range);
+    }
     in = l.dropped;
   }
+  if (!plan_.heads.empty())
+    for (const SubBatch& s : sub_batches) apply_heads(plan_, layers_.back().normalized, output(), range, s);
 }
 
 template <class T>
 void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input) {
+  if (!plan_.heads.empty()) heads_backward(plan_, output(), grad_output(), range);
   bool derivative_applied = false;  // whether the product that computed grad_output has multiplied by the derivative
   for (size_t i = layers_.size(); i-- > lowest;) {
     Layer<T>& l = layers_[i];
+    if (l.plan.concatenates)
+      copy_features(l.grad_dropped, l.plan.width(), 0, l.grad_output, l.plan.outputs, 0, l.plan.outputs, range);
     if (l.plan.dropout > 0)
       for (const SubBatch& s : sub_batches)
         drop(l.grad_output, l.grad_output, l.plan.outputs, range, s, l.plan.dropout, s.dropout_seeds[l.plan.dropout_seed_index],
@@ -221,9 +233,13 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
     }
     if (i == lowest && !to_input) return;
     Layer<T>* below = i > 0 ? &layers_[i - 1] : nullptr;
-    derivative_applied = below && below->plan.dropout == 0;  // dropout comes between the product and the derivative
+    // Else something comes between the product and the derivative.
+    derivative_applied = below && below->plan.dropout == 0 && !below->plan.concatenates && !l.plan.concatenates;
     const Mapped<T> after = derivative_applied ? activation_backward(*below) : Mapped<T>{};
-    multiply_by_transposed(l, l.grad_affine, below ? below->grad_output : grad_input, range, after);
+    T* grad = below ? below->grad_dropped : grad_input;
+    multiply_by_transposed(l, l.grad_affine, grad, range, after);
+    if (l.plan.concatenates)
+      copy_features<true>(l.grad_dropped, l.plan.width(), l.plan.outputs, grad, l.plan.inputs, 0, l.plan.inputs, range);
   }
   if (lowest == 0 && plan_.input_dropout > 0)
     for (const SubBatch& s : sub_batches)

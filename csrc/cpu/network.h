@@ -60,8 +60,10 @@ template <class T>
 struct Layer {
   LayerPlan plan;
   LayerParameters parameters;
-  T *affine, *normalized, *output, *dropped;            // forward; equal where a step is left out
-  T *grad_output, *grad_affine;                         // backward, likewise
+  // Forward; equal where a step is left out. `dropped` is what the layer gives: that of a layer which concatenates also
+  // has the input.
+  T *affine, *normalized, *output, *dropped;
+  T *grad_dropped, *grad_output, *grad_affine;          // backward, likewise
   T *mean, *inverse_deviation;                          // of batch normalisation, sub-batch by sub-batch
   T *grad_scale, *grad_shift;
   TileMap<T> activate, activate_backward;
@@ -144,11 +146,11 @@ class Network {
   }
 
   int64_t inputs() const { return plan_.layers.front().inputs; }
-  int64_t outputs() const { return plan_.layers.back().outputs; }
+  int64_t outputs() const { return plan_.layers.back().width(); }
   T* dropped_input() const { return dropped_input_; }
   double input_dropout() const { return plan_.input_dropout; }
   T* output() const { return layers_.back().dropped; }
-  T* grad_output() const { return layers_.back().grad_output; }
+  T* grad_output() const { return layers_.back().grad_dropped; }
   std::vector<Layer<T>>& layers() { return layers_; }
   const std::vector<Layer<T>>& layers() const { return layers_; }
 

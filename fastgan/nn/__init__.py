@@ -7,10 +7,12 @@ from fastgan.nn.classes import ClassDiscriminator
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.export import export, to_torch
 from fastgan.nn.fuse import explain, fuse, unfuse
+from fastgan.nn.heads import Heads
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
 from fastgan.nn.minibatch import MinibatchDiscrimination
 from fastgan.nn.mlp import MLP
+from fastgan.nn.residual import Residual
 from fastgan.nn.sequential import Sequential
 from fastgan.nn.virtual import ReferenceBatch, VirtualBatchNorm
 
@@ -21,10 +23,12 @@ __all__ = [
     "AutoEncoder",
     "ClassDiscriminator",
     "Dropout",
+    "Heads",
     "Linear",
     "Maxout",
     "MinibatchDiscrimination",
     "ReferenceBatch",
+    "Residual",
     "Sequential",
     "VirtualBatchNorm",
     "explain",

@@ -12,7 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastgan import schema
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
-from fastgan.nn import Dropout, Maxout, Sequential
+from fastgan.nn import Dropout, Heads, Maxout, Residual, Sequential
 from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.segments import Segment, steps_of
@@ -35,6 +35,8 @@ class NetworkPlan:
         self.layers: list[dict[str, Any]] = []
         self.input_dropout = 0.0
         self.dropout_seeds = 0  # of dropout masks, drawn in one forward pass
+        self.heads: Heads | None = None
+        self.heads_seed_index = 0
         self.parameters: list[Tensor] = []
         self._known: set[int] = set()  # of the parameters, by identity
 
@@ -44,6 +46,8 @@ class NetworkPlan:
     def affine(self, weight: Tensor, bias: Tensor | None, pieces: int = 1) -> None:
         if weight.dim() != 2 or not (bias is None or bias.shape == weight.shape[:1]):
             raise self.refuse("a layer's weight is no matrix, or its bias is not one number a row")
+        if self.heads is not None:
+            raise self.refuse("a layer follows Heads")
         if self.layers and self.width != weight.shape[1]:
             raise self.refuse(f"a layer takes {weight.shape[1]} features, but the one before gives {self.width}")
         self.layers.append(
@@ -57,6 +61,7 @@ class NetworkPlan:
                 "dropout_seed_index": 0,
                 "dropout_substream": 0,
                 "norm": None,
+                "concatenates": False,
                 "weight": self.own(weight),
                 "bias": None if bias is None else self.own(bias),
             }
@@ -65,7 +70,7 @@ class NetworkPlan:
     @property
     def width(self) -> int:
         last = self.layers[-1]
-        return int(last["outputs"])
+        return int(last["outputs"] + last["concatenates"] * last["inputs"])
 
     def own(self, parameter: Tensor) -> Tensor:
         if id(parameter) in self._known:
@@ -80,7 +85,7 @@ class NetworkPlan:
 
     def open_layer(self, what: str) -> dict[str, Any]:
         """The last layer, which must not have come further than its affine map and normalisation."""
-        last = self.layers[-1] if self.layers else None
+        last = self.layers[-1] if self.layers and self.heads is None else None
         if last is None or last["activation"] != "none" or last["pieces"] > 1 or last["dropout"] > 0:
             raise self.refuse(f"{what} does not follow a linear layer")
         return last
@@ -92,10 +97,14 @@ class NetworkPlan:
     def dropout(self, p: float, seed_index: int, substream: int) -> None:
         if p == 0.0:
             return
+        if self.heads is not None:
+            raise self.refuse("a dropout follows Heads")
         if not self.layers:
             if self.input_dropout:
                 raise self.refuse("two dropouts follow one another")
             self.input_dropout = p
+        elif self.layers[-1]["concatenates"]:
+            raise self.refuse("a dropout follows Residual")
         elif self.layers[-1]["dropout"]:
             raise self.refuse("two dropouts follow one another")
         else:
@@ -113,6 +122,16 @@ class NetworkPlan:
         for parameter in (norm.weight, norm.bias):
             if parameter is not None:
                 self.own(parameter)
+
+
+    def end_in(self, heads: Heads) -> None:
+        self.open_layer("Heads")
+        if heads.width != self.width:
+            raise self.refuse(f"Heads takes {heads.width} features, but the layer before gives {self.width}")
+        if heads.impl == "reference":
+            raise self.refuse("impl is 'reference'")
+        self.heads, self.heads_seed_index = heads, self.dropout_seeds
+        self.dropout_seeds += int(heads.draws)
 
 
 def elements(network: nn.Module) -> Iterator[Segment | nn.Module]:
@@ -170,6 +189,16 @@ def _take_module(chain: NetworkPlan, module: Any) -> None:
         raise chain.refuse("its forward is replaced")
     if kind is nn.BatchNorm1d:
         return chain.batch_norm(module)
+    if kind is Heads:
+        return chain.end_in(module)
+    if kind is Residual:
+        for part in (module.linear, module.norm):
+            if type(part) not in (nn.Linear, nn.BatchNorm1d):
+                raise chain.refuse(f"Residual with {type(part).__name__}")
+            _take_module(chain, part)
+        chain.activation("relu", 0.0)
+        chain.layers[-1]["concatenates"] = True
+        return None
     if kind is nn.Flatten and module.start_dim == 1:  # rows are flat already
         return None
     if (why := obstacle(module)) is not None:
@@ -218,6 +247,13 @@ def describe(
     if data.dtype != gan.dtype:
         raise UnsupportedByEngine("the networks have changed their dtype")
     features = data[0].numel()
+    if discriminator.heads is not None:
+        raise discriminator.refuse("Heads is for the output of a generator")
+    if generator.heads is not None and gan.device.type != "cpu":
+        raise generator.refuse("Heads is compiled for the CPU alone")
+    for chain in players.values():
+        if any(layer["concatenates"] for layer in chain.layers) and gan.device.type != "cpu":
+            raise chain.refuse("Residual is compiled for the CPU alone")
     inputs_of_g, inputs_of_d = gan.latent_dim + gan.classes, (features + gan.classes) * config.pack
     if generator.layers[0]["inputs"] != inputs_of_g or generator.width != features:
         raise UnsupportedByEngine(f"gan.generator: does not map {inputs_of_g} to {features} features")
@@ -324,12 +360,23 @@ def _player(
         "input_dropout": chain.input_dropout,
         "dropout_seeds": chain.dropout_seeds,
         "precision": config.precision,
+        **_heads(chain),
         "rule": f"momentum_{optimizer.convention}" if isinstance(optimizer, Momentum) else "adam",
         "beta1": beta1,
         "beta2": beta2,
         "epsilon": getattr(optimizer, "eps", 0.0),
         "clip_weights": config.clip_weights_of(chain.name.removeprefix("gan.")) or 0.0,
     }
+
+
+def _heads(chain: NetworkPlan) -> Description:
+    """The groups of outputs (kind, first, width), if any, with the temperature and the index of the noise's seed."""
+    groups, first = [], 0
+    for kind, width in () if chain.heads is None else chain.heads.groups:
+        groups.append((kind, first, width))
+        first += width
+    temperature = 1.0 if chain.heads is None else chain.heads.tau
+    return {"heads": groups, "temperature": temperature, "heads_seed_index": chain.heads_seed_index}
 
 
 def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Tensor, Tensor]) -> Description:
@@ -360,6 +407,7 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Ten
             "dropout",
             "dropout_seed_index",
             "dropout_substream",
+            "concatenates",
         )
     }
     return plain | {
