@@ -7,26 +7,34 @@ from fastgan.training.config import TrainConfig
 from fastgan.training.inference import InferenceResult, train_encoder
 from fastgan.training.loggers import Best, JSONLines, Logger, TensorBoard
 from fastgan.training.monitor import Monitor
-from fastgan.training.optimizers import Adam, Momentum
+from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
 from fastgan.training.result import TrainResult
+from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay
 from fastgan.training.train import train
 
 __getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
 
 __all__ = [
+    "SGD",
     "Adam",
+    "AdamW",
     "Best",
     "Callback",
     "CheckpointError",
+    "CosineDecay",
+    "ExponentialDecay",
     "InferenceResult",
     "JSONLines",
+    "LinearDecay",
     "Logger",
     "Momentum",
     "Monitor",
     "PopulationMember",
     "PopulationResult",
+    "RMSprop",
     "Run",
+    "StepDecay",
     "TensorBoard",
     "TrainConfig",
     "TrainResult",

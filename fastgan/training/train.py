@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     resume: bool | str | os.PathLike[str] | None = None,
+    change: Collection[str] = (),
     run_dir: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> TrainResult:
@@ -49,6 +50,8 @@ def train(
         callbacks: called after each chunk of iterations, in order.
         resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
             checkpoint.
+        change: what the config may change on a resume: ("lr",), the learning rates of both optimisers, which then have
+            the config's from here on. Anything else that decides a number of the run is refused.
         run_dir: folder for history.csv and checkpoint/; None writes nothing.
         progress: show on standard error how far the run is: a bar on a terminal, ten lines elsewhere, as in a notebook.
 
@@ -73,7 +76,7 @@ def train(
     place(gan, config)
     rows = rows_for(data, gan, config)
     try:
-        prepared = prepare(gan, rows, config, folder, resume)
+        prepared = prepare(gan, rows, config, folder, resume, change=change)
     except BaseException:
         rows.close()  # a stream has processes
         raise
