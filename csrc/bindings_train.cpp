@@ -8,6 +8,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/products.h"
 #include "cuda/launchers.h"
 #include "dtypes.h"
 #include "philox.h"
@@ -95,6 +96,18 @@ struct CompiledPlan {
     FromDict given(d["plan"]);
     plan.fields(given);
     given.end();
+  }
+
+  // Brings the addresses up to date with the last iteration.
+  void write_back(int threads) {
+    const py::gil_scoped_release release;
+    kernels().write_back(dtype, plan, workspace, threads);
+  }
+
+  // What multiplies in G and in D on a CPU.
+  std::pair<std::string, std::string> products() const {
+    const auto of = [&](const PlayerPlan& p) { return name_of(choose_products(p.network, DType(dtype) == DType::f32)); };
+    return {of(plan.generator), of(plan.discriminator)};
   }
 
   TrainCall call(const py::dict& d, int threads) {
@@ -245,10 +258,27 @@ void bind_schema(py::module_& m) {
 
 void bind_training(py::module_& m) {
   bind_schema(m);
-  py::class_<CompiledPlan>(m, "CompiledPlan").def(py::init<const py::dict&>());
+  py::class_<CompiledPlan>(m, "CompiledPlan")
+      .def(py::init<const py::dict&>())
+      .def("write_back", &CompiledPlan::write_back)
+      .def("products", &CompiledPlan::products);
   m.def("advance", advance);
   m.def("cuda_train", cuda_advance);
   m.def("cuda_train_needs", cuda_needs);
   m.def("force_team", force_team);  // for tests: cpu/parallel.h
-  m.def("multiplies_bf16", [] { return kernels().multiplies_bf16(); });
+  m.def("multiplies_bf16", [] { return bf16_products().dot || products_are_forced(); });
+  m.def("bf16_products", [] {
+    const Bf16Products& found = bf16_products();
+    py::dict info;
+    info["amx"] = found.amx ? "yes" : found.why_no_amx;
+    info["avx512_bf16"] = !found.dot ? "the processor has none" : found.dot_is_fast ? "yes" : "yes, slower than fp32";
+    return info;
+  });
+  m.def("force_products", force_products);  // for tests: cpu/products.h
+  m.def("tile_dot", [](bool software, uintptr_t c, uintptr_t a, uintptr_t b) {
+    kernels().tile_dot(software, reinterpret_cast<float*>(c), reinterpret_cast<uint16_t*>(a), reinterpret_cast<uint16_t*>(b));
+  });
+  m.def("tile_round", [](bool software, uintptr_t in, uintptr_t out) {
+    kernels().tile_round(software, reinterpret_cast<float*>(in), reinterpret_cast<uint16_t*>(out));
+  });
 }

@@ -29,11 +29,17 @@ struct LayerPlan {
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
 FASTGAN_ENUM(enum class, Precision, fp32, ieee, tf32, bf16)
 
+// What multiplies float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by their stand-in for tests.
+enum class Products { fp32, dot_bf16, amx, amx_software };
+
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
   int dropout_seeds = 0;       // of dropout masks, drawn by one forward pass
   Precision precision = Precision::fp32;
+  // Of the CPU engine alone, which sets them itself:
+  bool blocked_weights = false;         // cpu/blocked_weights.h
+  Products products = Products::fp32;  // cpu/products.h
   FASTGAN_FIELDS(input_dropout, dropout_seeds, precision)
 };
 
@@ -48,6 +54,7 @@ struct LayerParameters {
   ParameterPlan weight, bias, norm_scale, norm_shift;
   void *running_mean = nullptr, *running_variance = nullptr;
   int64_t* batches = nullptr;  // how many batches the running statistics have seen
+  void *rounded = nullptr, *rounded_transposed = nullptr;  // the CPU engine's copies of the weight (cpu/amx.h)
   FASTGAN_FIELDS(weight, bias, norm_scale, norm_shift, running_mean, running_variance, batches)
 };
 
@@ -121,8 +128,13 @@ struct TrainPlan {
   double penalty_weight;
   double ema_decay;  // of the moving average of G
   bool skip_nonfinite;   // roll an update back if its loss or result is not finite
+  // A conditional GAN: each row of the data has a label, from 0 to classes - 1. Both networks also see it, one-hot,
+  // behind the noise or the samples. 0: there is none.
+  int64_t classes = 0;
+  const int32_t* labels = nullptr;  // (rows,)
   FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
-                 simultaneous, real, fake, generated, relativistic, penalties, penalty_weight, ema_decay, skip_nonfinite)
+                 simultaneous, real, fake, generated, relativistic, penalties, penalty_weight, ema_decay, skip_nonfinite,
+                 classes, labels)
 };
 
 }  // namespace fastgan

@@ -7,7 +7,7 @@ from fastgan import _interrupt
 if _interrupt.is_command():
     _interrupt.leave_at_once()  # the imports below take seconds
 
-from fastgan import data, deprecation, evaluation, losses, models, nn, random, theory
+from fastgan import data, deprecation, evaluation, losses, models, nn, random, tabular, theory
 from fastgan.backend import backend_info
 from fastgan.data import DataError
 from fastgan.losses import (
@@ -21,6 +21,7 @@ from fastgan.losses import (
 )
 from fastgan.models import GAN
 from fastgan.nn import fuse
+from fastgan.tabular import TableTransformer, TabularGAN
 from fastgan.training import (
     SGD,
     Adam,
@@ -34,6 +35,7 @@ from fastgan.training import (
     JSONLines,
     LinearDecay,
     Logger,
+    MLflow,
     Momentum,
     Monitor,
     PopulationMember,
@@ -43,6 +45,7 @@ from fastgan.training import (
     TensorBoard,
     TrainConfig,
     TrainResult,
+    WandB,
     train,
     train_encoder,
     train_population,
@@ -65,15 +68,19 @@ __all__ = [
     "JSONLines",
     "LinearDecay",
     "Logger",
+    "MLflow",
     "Momentum",
     "Monitor",
     "PopulationMember",
     "PopulationResult",
     "RMSprop",
     "StepDecay",
+    "TableTransformer",
+    "TabularGAN",
     "TensorBoard",
     "TrainConfig",
     "TrainResult",
+    "WandB",
     "backend_info",
     "blended_generator_loss",
     "data",
@@ -89,6 +96,7 @@ __all__ = [
     "probability_discriminator_loss",
     "probability_generator_loss",
     "random",
+    "tabular",
     "theory",
     "train",
     "train_encoder",

@@ -21,6 +21,8 @@ DivergenceKind = Literal["gan", "js", "kl", "reverse_kl", "pearson", "hellinger"
 FitKind = Literal["kl", "reverse_kl", "js"]
 TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
 ModeConvention = Literal["radius", "box"]
+HeadName = Literal["tanh", "softmax"]
+ExportFormat = Literal["torch", "torchscript", "onnx"]
 
 
 def names(option: object) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ from fastgan import (
     TrainConfig,
     reference,
 )
+from fastgan.data import Dataset
 from fastgan.random import Purpose
 from fastgan.training.engines.cpu import CpuEngine
 from fastgan.training.engines.eager import EagerEngine
@@ -276,10 +277,17 @@ def dropout_seeds(seed: int, it: int) -> Iterator[int]:
 
 
 class Game:
-    """Both networks, their optimisers and the data."""
+    """Both networks, their optimisers and the data, which have labels where the model is conditional."""
 
-    def __init__(self, gan: GAN, data: Tensor, config: TrainConfig, dtype: torch.dtype = torch.float64) -> None:
-        self.config, self.dtype, self.data = config, dtype, data.to(dtype)
+    def __init__(
+        self, gan: GAN, data: Tensor | Dataset, config: TrainConfig, dtype: torch.dtype = torch.float64
+    ) -> None:
+        rows, labels = (data, None) if isinstance(data, Tensor) else (data.data, data.labels)
+        self.config, self.dtype, self.data = config, dtype, rows.to(dtype)
+        self.conditions = torch.zeros(len(rows), gan.classes, dtype=dtype)  # a one at each row's label
+        if labels is not None:
+            self.conditions[torch.arange(len(rows)), labels.long()] = 1.0
+        self.condition = self.conditions[:0]  # of the minibatch
         self.latent, self.prior = gan.latent_dim, gan.prior
         self.g, self.d = Network(gan.generator, dtype), Network(gan.discriminator, dtype)
         self.rule_g, self.rule_d = (
@@ -309,10 +317,18 @@ class Game:
         return (z / z.square().sum(1, keepdim=True).sqrt() if self.prior == "spherical" else z).to(self.dtype)
 
     def pack(self, rows: Tensor) -> Tensor:
-        return rows.reshape(self.config.batch_size, -1)
+        return rows.reshape(self.config.batch_size, self.config.pack * rows.shape[1])
 
     def epoch(self, draw: int) -> tuple[int, int]:
         return divmod(draw, len(self.data) // (self.config.batch_size * self.config.pack))
+
+    def fake(self, purpose: int, step: int) -> Tensor:
+        z = torch.cat([self.noise(purpose, step), self.condition], 1)
+        return self.pack(self.g(z, self.next_dropout_seed))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Of samples that have the minibatch's labels: the labels of a packed row come behind its samples."""
+        return self.d(torch.cat([x, self.pack(self.condition)], 1), self.next_dropout_seed)
 
     def real(self, draw: int) -> Tensor:
         (epoch, batch), size = self.epoch(draw), self.config.batch_size * self.config.pack
@@ -324,6 +340,7 @@ class Game:
             count=size,
             purpose=int(Purpose.ROWS),
         )
+        self.condition = self.conditions[order]
         return self.pack(self.data[order])
 
     def penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
@@ -334,7 +351,7 @@ class Game:
         stream = {"seed": self.config.seed, "purpose": int(Purpose.PENALTY), "step": draw, "substream": 0}
         u = reference.random_uniform(len(real), **stream).to(self.dtype)[:, None]
         x = {"r1": real, "r2": fake, "wgan-gp": fake + u * (real - fake)}[kind].detach().requires_grad_()
-        (derivative,) = torch.autograd.grad(self.d(x, self.next_dropout_seed).sum(), x, create_graph=True)
+        (derivative,) = torch.autograd.grad(self.logits(x).sum(), x, create_graph=True)
         square = derivative.square().sum(1)
         if kind != "wgan-gp":
             return weight * square.mean() / 2
@@ -376,8 +393,8 @@ class Game:
         kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
         for draw in range(it * config.k, (it + 1) * config.k):
             before, real = self.saved(), self.real(draw)
-            fake = self.pack(self.g(self.noise(Purpose.NOISE_D, draw), self.next_dropout_seed)).detach()
-            on_real, on_fake = self.d(real, self.next_dropout_seed), self.d(fake, self.next_dropout_seed)
+            fake = self.fake(Purpose.NOISE_D, draw).detach()
+            on_real, on_fake = self.logits(real), self.logits(fake)
             loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) + self.penalty(real, fake, draw)
             if not self.update(self.d, self.rule_d, loss_d, draw, self.epoch(draw)[0] + 1):
                 self.restore(before)
@@ -385,10 +402,8 @@ class Game:
             self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             before = self.saved()
-            logits = self.d(
-                self.pack(self.g(self.noise(Purpose.NOISE_G, update), self.next_dropout_seed)), self.next_dropout_seed
-            )
-            against = self.d(real, self.next_dropout_seed) if kind == "relativistic" else None
+            logits = self.logits(self.fake(Purpose.NOISE_G, update))
+            against = self.logits(real) if kind == "relativistic" else None
             loss_g = loss_of_g(config.loss, logits, against)
             if not self.update(self.g, self.rule_g, loss_g, update, self.epoch(draw)[0] + 1):
                 self.restore(before)
@@ -399,8 +414,8 @@ class Game:
         config = self.config
         kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
         before, real = self.saved(), self.real(it)
-        fake = self.pack(self.g(self.noise(Purpose.NOISE_D, it), self.next_dropout_seed))
-        on_real, on_fake = self.d(real, self.next_dropout_seed), self.d(fake, self.next_dropout_seed)
+        fake = self.fake(Purpose.NOISE_D, it)
+        on_real, on_fake = self.logits(real), self.logits(fake)
         loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) / 2 + self.penalty(real, fake.detach(), it)
         loss_g = loss_of_g(config.loss, on_fake, on_real)
         if kind == "hinge":
@@ -461,10 +476,13 @@ def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> A
     for count in (*chunks, config.steps - sum(chunks)):
         tables.append(engine.begin(done, count, lambda: False)())
         done += count
+    engine.write_back()
     return np.concatenate(tables)
 
 
-def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[CpuEngine, Any]:
+def compiled(
+    gan: GAN, data: Tensor | Dataset, config: TrainConfig, chunks: tuple[int, ...] = ()
+) -> tuple[CpuEngine, Any]:
     """The compiled engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
         gan.keep_ema()
@@ -472,7 +490,9 @@ def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...
     return engine, trained(engine, config, chunks)
 
 
-def eager(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[EagerEngine, Any]:
+def eager(
+    gan: GAN, data: Tensor | Dataset, config: TrainConfig, chunks: tuple[int, ...] = ()
+) -> tuple[EagerEngine, Any]:
     """The eager engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
         gan.keep_ema()
@@ -481,7 +501,7 @@ def eager(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] =
 
 
 def differences(
-    game: Game, gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()
+    game: Game, gan: GAN, data: Tensor | Dataset, config: TrainConfig, chunks: tuple[int, ...] = ()
 ) -> dict[str, float]:
     """Train `gan`, from which the game was made, by the compiled engine, and compare all that training leaves.
 

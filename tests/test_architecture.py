@@ -42,6 +42,7 @@ LAYERS = {
     "models": 7,
     "training": 8,
     "evaluation": 8,
+    "tabular": 9,
     "plots": 9,
     "apps": 10,
 }

@@ -522,3 +522,13 @@ def test_the_table_of_the_page_has_every_row() -> None:
     found = dict(re.findall(r"^\| (\w+: .*?) \| (?:eager|cpu) \| (.*?) \|$", PAGE.read_text(), re.M))
     assert list(found) == [name for name, *_ in rows()]
     assert all(float(difference) < 1e-10 for difference in found.values())
+
+
+def test_configs_with_partials_are_equal_where_they_call_the_same() -> None:
+    def of(lr: float, **fields: Any) -> TrainConfig:
+        return TrainConfig(4, 2, optimizer=functools.partial(torch.optim.RMSprop, lr=lr), **fields)
+
+    assert of(1e-3) == of(1e-3) and hash(of(1e-3)) == hash(of(1e-3))
+    assert of(1e-3) != of(2e-3) and of(1e-3) != of(1e-3, k=2) and of(1e-3) != 3
+    assert of(1e-3) != TrainConfig(4, 2, optimizer=functools.partial(torch.optim.SGD, lr=1e-3))
+    assert TrainConfig.from_dict(of(1e-3).as_dict()) == of(1e-3)

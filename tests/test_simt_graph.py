@@ -76,6 +76,15 @@ def check_rows(machine: Emulator, schedules: int = 4) -> None:
         assert torch.equal(out, data[random.permutation(50, seed=SEED, epoch=1, start=42, count=7)])
 
 
+def check_labels(machine: Emulator, schedules: int = 4) -> None:
+    for dtype, classes in ((torch.float32, 3), (torch.float64, 40)):
+        labels, out = torch.arange(50, dtype=torch.int32) % classes, garbage(7, classes).to(dtype)
+        head = DTYPES[dtype], labels, 50, classes, out, 7, SEED
+        machine.call("gather_labels", *head, counter_at(6), 2, 1, STREAM, schedules=schedules)
+        order = random.permutation(50, seed=SEED, epoch=1, start=42, count=7)
+        assert torch.equal(out, torch.nn.functional.one_hot(labels[order].long(), classes).to(dtype))
+
+
 def check_masks(machine: Emulator, schedules: int = 4) -> None:
     """Two sub-batches with dropout seeds of their own, whose rows count anew."""
     for features in (8, 5):
@@ -258,7 +267,7 @@ def check_finite(machine: Emulator, schedules: int = 4) -> None:
 
 Check = Callable[[Emulator], None]
 CHECKS: dict[str, tuple[Check, ...]] = {
-    "random.cu": (check_noise, check_many_dropout_seeds, check_rows, check_masks),
+    "random.cu": (check_noise, check_many_dropout_seeds, check_rows, check_labels, check_masks),
     "loss_metrics.cu": (check_losses, check_relativistic),
     "norm.cu": (check_norm,),
     "penalty.cu": (check_penalty, check_second_order),
@@ -277,7 +286,7 @@ def test_kernel_in_double(check: Callable[..., None], machine: Emulator) -> None
 
 
 RACING: dict[str, tuple[Check, ...]] = {  # what the narrowed sources hold
-    "random.cu": (check_dropout_seeds, check_rows, check_masks),
+    "random.cu": (check_dropout_seeds, check_rows, check_labels, check_masks),
     "loss_metrics.cu": (check_losses,),
     "norm.cu": (check_norm,),
     "optimizer.cu": (check_finite,),

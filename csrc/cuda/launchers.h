@@ -26,10 +26,13 @@ void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution
 void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream);  // scales rows to unit length
 void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, DropoutSeed dropout_seed,
                   uint32_t substream, void* stream);
-// Draws the dropout seeds, `each` an iteration; gathers the rows of a minibatch from `data` (rows, features), shuffled.
+// Draws the dropout seeds, `each` an iteration; gathers the rows of a minibatch from `data` (rows, features), shuffled,
+// and their labels, one-hot.
 void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each, void* stream);
 void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
                  StepIndex draw, void* stream);
+void cuda_gather_labels(int dtype, const int32_t* labels, int64_t rows, int64_t classes, void* out, int64_t wanted,
+                        uint64_t seed, StepIndex draw, void* stream);
 
 // The operations between the matrix products of an MLP; matrices are row-major. Null addresses: not wanted, or absent.
 struct LayerPass {

@@ -71,6 +71,9 @@ class Trainer : Losses<T> {
     this->draw_noise({plan_.seed, purpose, 0, uint64_t(step)});
     block_.barrier();
     if (plan_.prior == Prior::spherical) this->to_sphere();
+    if (plan_.classes == 0) return;
+    this->show_labels(plan_.generator, plan_.latent, 1, part);
+    block_.barrier();
   }
 
   __device__ void forward_g() const { g_.forward(sub_batches_of_g_); }
@@ -82,6 +85,9 @@ class Trainer : Losses<T> {
     fake_ = batch == BatchOfD::real_fake ? 1 : 0;
     this->show_fakes(sub_batches_.all[fake_]);
     if (sub_batches_.count == 2) this->show_real(sub_batches_.all[1 - fake_]);
+    if (plan_.classes > 0)
+      for (int s = 0; s < sub_batches_.count; ++s)
+        this->show_labels(plan_.discriminator, plan_.features * plan_.pack, plan_.pack, sub_batches_.all[s]);
     block_.barrier();
   }
 

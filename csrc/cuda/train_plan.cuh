@@ -105,7 +105,9 @@ struct MemberOf {
   Prior prior;
   uint64_t seed;
   const T* data;
+  const int32_t* labels;  // of the data's rows
   int64_t data_rows;
+  int classes;            // 0: no labels
   int latent, features, batch, pack;
   int64_t k, generator_steps;
   bool simultaneous, relativistic, skip_nonfinite;
@@ -281,6 +283,7 @@ class Builder {
     m.optimizer_g = plan_.generator.optimizer, m.optimizer_d = plan_.discriminator.optimizer;
     m.prior = plan_.prior, m.seed = plan_.seed;
     m.data = static_cast<const T*>(plan_.data), m.data_rows = plan_.rows;
+    m.labels = plan_.labels, m.classes = int(plan_.classes);
     m.latent = int(plan_.latent), m.features = int(plan_.features), m.batch = int(plan_.batch), m.pack = int(plan_.pack);
     m.k = plan_.k, m.generator_steps = plan_.generator_steps;
     m.simultaneous = plan_.simultaneous, m.relativistic = plan_.relativistic, m.skip_nonfinite = plan_.skip_nonfinite;

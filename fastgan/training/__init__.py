@@ -5,7 +5,7 @@ from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
 from fastgan.training.inference import InferenceResult, train_encoder
-from fastgan.training.loggers import Best, JSONLines, Logger, TensorBoard
+from fastgan.training.loggers import Best, JSONLines, Logger, MLflow, TensorBoard, WandB
 from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
@@ -28,6 +28,7 @@ __all__ = [
     "JSONLines",
     "LinearDecay",
     "Logger",
+    "MLflow",
     "Momentum",
     "Monitor",
     "PopulationMember",
@@ -38,6 +39,7 @@ __all__ = [
     "TensorBoard",
     "TrainConfig",
     "TrainResult",
+    "WandB",
     "train",
     "train_encoder",
     "train_population",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import numbers
 import warnings
 from dataclasses import dataclass, field
@@ -109,7 +110,8 @@ class TrainConfig:
         precision: of products. "fp32", in the networks' type; on a GPU, by tensor cores where they reach its accuracy;
             "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
             optimisers and everything else stay in float32. But for "fp32" for the fused engines, where the hardware
-            has it: "tf32" is for CUDA.
+            has it: "tf32" is for CUDA. On a CPU, "bf16" is by AMX tiles or AVX512-BF16; networks that are faster in
+            fp32, as small ones, keep its products, and the result's `engine_reason` says so.
         nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
             the metrics; "skip" the update (parameters, buffers and optimiser stay as they were), as also where
             a number of them would cease to be finite; "log" a warning and go on.
@@ -320,6 +322,16 @@ class TrainConfig:
         name = own if getattr(self, own) is not None else "scheduler"
         return name, getattr(self, name)
 
+    def __eq__(self, other: object) -> bool:
+        """Field by field; two `functools.partial` are equal where they call the same with equal arguments."""
+        if type(other) is not type(self):
+            return NotImplemented
+        names = [item.name for item in dataclasses.fields(self)]
+        return all(_comparable(getattr(self, name)) == _comparable(getattr(other, name)) for name in names)
+
+    def __hash__(self) -> int:
+        return hash((self.steps, self.batch_size, self.seed))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON; `from_dict` reads it back.
 
@@ -368,6 +380,13 @@ def _recalled(values: dict[str, Any]) -> Any:
         return DESCRIPTIONS[kind](**{name: value for name, value in values.items() if name != "type"})
     except TypeError as error:  # a field that there is not, or a text for a number
         raise TypeError(f"TrainConfig: optimizer or scheduler must describe {kind}, got {values} ({error})") from None
+
+
+def _comparable(value: Any) -> Any:
+    """A partial by what it calls: by itself it equals no other one."""
+    if isinstance(value, functools.partial):
+        return functools.partial, value.func, value.args, value.keywords
+    return tuple(map(_comparable, value)) if isinstance(value, tuple) else value
 
 
 def _given(value: object) -> str:

@@ -177,12 +177,15 @@ class GraphEngine:
         """For reading and writing between two calls."""
         return self.state.optimizers
 
+    def write_back(self) -> None:
+        """Nothing: an iteration changes parameters and states in place."""
+
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
         state = self.state
         if state.described_anew() or self._iteration is None:
             self._give_back()
-            parts = state.updaters, state.data, self.launcher
+            parts = state.updaters, state.data, state.labels, self.launcher
             described = state.description
             self._iteration = Iteration(state.gan, described["dtype"], described["plan"], *parts)
         return self._iteration

@@ -34,6 +34,7 @@ class Iteration:
         described: their plan, of `plan.describe`.
         updaters: of both networks, with allocated states.
         data: (n, features), on the launcher's device.
+        labels: int32 (n,), likewise; None where the model is not conditional.
         machine: launches the kernels.
     """
 
@@ -44,9 +45,10 @@ class Iteration:
         described: Description,
         updaters: Mapping[str, Updater],
         data: Tensor,
+        labels: Tensor | None,
         launcher: KernelLauncher,
     ) -> None:
-        self.gan, self.described, self.launcher, self.data = gan, described, launcher, data
+        self.gan, self.described, self.launcher, self.data, self.labels = gan, described, launcher, data, labels
         self.dtype, self.rows, self.pack = dtype, described["batch"], described["pack"]
         self.k, self.generator_steps = described["k"], described["generator_steps"]
         self.penalties = [schema.number("Penalty", kind) for kind in described["penalties"]]
@@ -67,7 +69,7 @@ class Iteration:
         where each penalty is evaluated.
 
         G's output and its gradient are views of D's input and of its gradient: with packing, several rows of G are one
-        row of D.
+        row of D. In a conditional model labels come behind the samples, so that these have buffers of their own.
         """
         m, gan, launcher = self.rows, self.gan, self.launcher
 
@@ -79,10 +81,16 @@ class Iteration:
         of_d, rows = network_plan("gan.discriminator", gan.discriminator), (2 + 2 * len(self.penalties)) * m
         self.d = NetworkBuffers(of_d, trained("discriminator"), rows, launcher, factors, sub_batches=2)
         shape = m * self.pack, self.described["features"]
-        result, grad = self.d.input[:m].view(shape), self.d.grad_input[:m].view(shape)
-        of_g = network_plan("gan.generator", gan.generator)
-        self.g = NetworkBuffers(of_g, trained("generator"), m * self.pack, launcher, factors, 1, result, grad)
-        self.real_rows = self.d.input[m : 2 * m].view(shape)
+        of_g = network_plan("gan.generator", gan.generator), trained("generator"), m * self.pack, launcher, factors, 1
+        if self.labels is None:
+            result, grad = self.d.input[:m].view(shape), self.d.grad_input[:m].view(shape)
+            self.g = NetworkBuffers(*of_g, result, grad)
+            self.noise, self.real_rows = self.g.input, self.d.input[m : 2 * m].view(shape)
+        else:
+            self.g = NetworkBuffers(*of_g)
+            self.noise, self.real_rows = (self.d.input.new_zeros(s) for s in ((m * self.pack, gan.latent_dim), shape))
+            self.condition = self.noise.new_zeros(m * self.pack, gan.classes)
+            self.no_grad = self.noise.new_zeros(m, gan.classes * self.pack)
         count = len(self.penalties)
         self.penalty_values = self.d.input.new_zeros(count * m)
         self.penalty_passes = [
@@ -176,6 +184,7 @@ class Iteration:
     def _discriminator_step(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
         """D ascends on m real and m fake rows; the fakes come without a backward pass into G."""
         self._save("discriminator")
+        self._draw_labels(number)
         self._generate(Purpose.NOISE_D, number, dropout_seeds)
         dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
         self._show(number, dropout_seeds)
@@ -204,6 +213,7 @@ class Iteration:
         """The original code's rule: one real, one fake batch for both losses, both gradients before either update."""
         number = 1, 0
         self._save(*_PLAYERS)
+        self._draw_labels(number)
         of_g = self._generate(Purpose.NOISE_D, number, dropout_seeds)
         dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
         self._show(number, dropout_seeds)
@@ -220,16 +230,39 @@ class Iteration:
         """times * iteration + plus, as the device counts."""
         return self.counter, times, plus
 
+    def _samples(self, rows: slice, grad: bool = False) -> Tensor:
+        """A part of D's input, or of its gradient, without the labels behind it."""
+        return (self.d.grad_input if grad else self.d.input)[rows, : self.described["features"] * self.pack]
+
+    def _labels(self, rows: slice, grad: bool = False) -> Tensor:
+        """The labels of a part of D's input, or the gradient there."""
+        return (self.d.grad_input if grad else self.d.input)[rows, self.described["features"] * self.pack :]
+
+    def _draw_labels(self, number: tuple[int, int]) -> None:
+        """Of a draw's rows, for G and for both halves of D's batch, until the next draw."""
+        if self.labels is None:
+            return
+        wanted = len(self.condition), self.described["seed"], *self._count(*number)
+        shape = len(self.labels), self.condition.shape[1]
+        self.launcher.launch("gather_labels", self.dtype, self.labels, *shape, self.condition, *wanted)
+        self.launcher.copy(self.g.input[:, self.noise.shape[1] :], self.condition)
+        for half in self._halves_of_d:
+            self.launcher.copy(self._labels(half), self.condition.view(self.rows, -1))
+
     def _generate(self, purpose: Purpose, number: tuple[int, int], dropout_seeds: Tensor) -> Batch:
         """G(z), written to D's fake inputs."""
-        z, plan = self.g.input, self.described
+        z, plan = self.noise, self.described
         stream = plan["seed"], int(purpose), *self._count(*number), 0, 0
         draw = schema.number("Distribution", "centred" if plan["prior"] == "uniform" else "normal")
         self.launcher.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
         if plan["prior"] == "spherical":
             self.launcher.launch("to_sphere", self.dtype, z, *z.shape)
+        if self.labels is not None:
+            self.launcher.copy(self.g.input[:, : z.shape[1]], z)
         batch = Batch(0, len(z), 1, dropout_seeds)
         self.g.forward(batch)
+        if self.labels is not None:
+            self.launcher.copy(self._samples(self._halves_of_d[1]), self.g.output.view(self.rows, -1))
         return batch
 
     def _show(self, number: tuple[int, int], dropout_seeds: Tensor) -> None:
@@ -237,6 +270,8 @@ class Iteration:
         plan, shape = self.described, (len(self.data), self.described["features"])
         wanted = self.rows * self.pack, plan["seed"], *self._count(*number)
         self.launcher.launch("gather", self.dtype, self.data, *shape, self.real_rows, *wanted)
+        if self.labels is not None:
+            self.launcher.copy(self._samples(self._halves_of_d[0]), self.real_rows.view(self.rows, -1))
         self.d.forward(self._both(dropout_seeds))
 
     def _both(self, dropout_seeds: Tensor) -> Batch:
@@ -245,9 +280,14 @@ class Iteration:
 
     # ------------------------------------------------------------ losses
 
+    @property
+    def _halves_of_d(self) -> tuple[slice, slice]:
+        """The real rows and the fakes of D's batch."""
+        return slice(self.rows, 2 * self.rows), slice(0, self.rows)
+
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of real rows and of fakes."""
-        return x[self.rows : 2 * self.rows], x[: self.rows]
+        real, fake = self._halves_of_d
+        return x[real], x[fake]
 
     def _loss_of_d(self, weight: float) -> None:
         plan = self.described
@@ -287,13 +327,20 @@ class Iteration:
         shape = self.rows, d.inputs
         draw = plan["seed"], *self._count(*number)
         self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *shape, kind, *draw)
+        if self.labels is not None:  # interpolates of labels would be rounded
+            self.launcher.copy(self._labels(batch.span), self.condition.view(self.rows, -1))
         d.forward(batch)
         self.launcher.copy(d.grad_output[batch.span], self.ones)
         d.backward(batch, to_input=True, of_vectors=False)
+        if self.labels is not None:  # the penalty is one of the samples' gradient
+            self.launcher.copy(self._labels(batch.span, grad=True), self.no_grad)
         self.penalty_passes[which].run(batch, kind, plan["penalty_weight"] / self.rows)
 
     def _gradients_of_g(self, of_g: Batch, fakes: Batch) -> None:
         self.d.backward(fakes, to_input=True, of_vectors=False)
+        if self.labels is not None:
+            grad = self._samples(self._halves_of_d[1], grad=True)
+            self.launcher.copy(self.g.grad_output.view(self.rows, -1), grad)
         self.g.backward(of_g, to_input=False, of_vectors=True)
         self.g.weight_gradients(of_g.rows)
 

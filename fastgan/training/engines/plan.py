@@ -196,8 +196,12 @@ def _take_module(chain: NetworkPlan, module: Any) -> None:
 # ---------------------------------------------------------------- descriptions
 
 
-def describe(gan: GAN, config: TrainConfig, updaters: Mapping[str, Updater], data: Tensor) -> Description:
+def describe(
+    gan: GAN, config: TrainConfig, updaters: Mapping[str, Updater], data: Tensor, labels: Tensor | None = None
+) -> Description:
     """The plan of a run over `data` (n, features), contiguous and of the networks' type.
+
+    labels: int32 (n,) of a conditional GAN, each one of its classes.
 
     Raises:
         UnsupportedByEngine: with the reason, where a plan cannot describe it.
@@ -213,10 +217,13 @@ def describe(gan: GAN, config: TrainConfig, updaters: Mapping[str, Updater], dat
     if data.dtype != gan.dtype:
         raise UnsupportedByEngine("the networks have changed their dtype")
     features = data[0].numel()
-    if generator.layers[0]["inputs"] != gan.latent_dim or generator.width != features:
-        raise UnsupportedByEngine(f"gan.generator: does not map {gan.latent_dim} to {features} features")
-    if discriminator.layers[0]["inputs"] != features * config.pack:
-        raise UnsupportedByEngine(f"gan.discriminator: does not take {features * config.pack} features")
+    inputs_of_g, inputs_of_d = gan.latent_dim + gan.classes, (features + gan.classes) * config.pack
+    if generator.layers[0]["inputs"] != inputs_of_g or generator.width != features:
+        raise UnsupportedByEngine(f"gan.generator: does not map {inputs_of_g} to {features} features")
+    if discriminator.layers[0]["inputs"] != inputs_of_d:
+        raise UnsupportedByEngine(f"gan.discriminator: does not take {inputs_of_d} features")
+    if (labels is None) != (gan.classes == 0):
+        raise UnsupportedByEngine("gan.classes has changed during training")
     assert isinstance(config.loss, str) and config.discriminator_loss is not None  # `check_config`
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
@@ -243,6 +250,8 @@ def describe(gan: GAN, config: TrainConfig, updaters: Mapping[str, Updater], dat
         "generated": (schema.FORMULAS[formula], target),
         "relativistic": config.loss == "relativistic",
         "skip_nonfinite": config.nonfinite == "skip",
+        "classes": gan.classes,
+        "labels": _address(labels),
     }
     return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
 
@@ -251,8 +260,6 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
     """Checks that need no network."""
     if config.impl == "reference":
         raise UnsupportedByEngine("config.impl is 'reference'")
-    if gan.classes:
-        raise UnsupportedByEngine("gan.classes: the networks of a conditional model also see labels")
     if config.inner == "optimum":
         raise UnsupportedByEngine("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
