@@ -50,11 +50,9 @@ class FromDict {
     }
   }
 
-  static void read(const py::handle& value, std::vector<double>& field) { field = value.cast<std::vector<double>>(); }
-
   template <class T>
-  static void read(const py::handle& value, std::vector<T>& list) {
-    for (const py::handle& item : value) read(item, list.emplace_back());
+  static void read(const py::handle& value, std::vector<T>& field) {
+    for (const py::handle& item : value.cast<py::sequence>()) read(item, field.emplace_back());
   }
 
   static void read(const py::handle& value, PlayerPlan& player) {
@@ -75,7 +73,8 @@ class FromDict {
   }
 
   template <class Enum>
-  static Enum named(const std::string& name) {
+  static Enum named(std::string name) {
+    std::replace(name.begin(), name.end(), '-', '_');
     const std::vector<std::string> names = split(names_of(Enum()));
     const auto found = std::find(names.begin(), names.end(), name);
     if (found == names.end()) throw py::value_error("plan: no " + std::string(name_of(Enum())) + " is named " + name);
@@ -215,22 +214,25 @@ struct Noted {
 
   template <class T>
   void operator()(const std::string& name, T&) {
-    fields[name.c_str()] = kind(static_cast<T*>(nullptr));
+    fields[name.c_str()] = std::string(kind(static_cast<T*>(nullptr)));
   }
 
   template <class T>
-  static const char* kind(T*) {
+  static std::string kind(T*) {
     if constexpr (std::is_enum_v<T>) return name_of(T());
     else if constexpr (std::is_pointer_v<T>) return "address";
     else if constexpr (std::is_same_v<T, bool>) return "flag";
     else return std::is_floating_point_v<T> ? "real" : "integer";
   }
-  static const char* kind(PlayerPlan*) { return "PlayerPlan"; }
-  static const char* kind(ParameterPlan*) { return "ParameterPlan"; }
-  static const char* kind(LossPlan*) { return "LossPlan"; }
-  static const char* kind(Schedule*) { return "Schedule"; }
-  static const char* kind(std::vector<double>*) { return "reals"; }
-  static const char* kind(std::vector<HeadPlan>*) { return "heads"; }
+  static std::string kind(PlayerPlan*) { return "PlayerPlan"; }
+  static std::string kind(ParameterPlan*) { return "ParameterPlan"; }
+  static std::string kind(HeadPlan*) { return "HeadPlan"; }
+  static std::string kind(LossPlan*) { return "LossPlan"; }
+  static std::string kind(Schedule*) { return "Schedule"; }
+  template <class T>
+  static std::string kind(std::vector<T>*) {
+    return "[" + kind(static_cast<T*>(nullptr)) + "]";
+  }
 };
 
 template <class Plan>

@@ -21,17 +21,6 @@ FASTGAN_HD double integer_power(double base, int64_t n) {
   return result;
 }
 
-FASTGAN_HD double rate_at(const ScheduleParameters& c, int64_t update) {  // from 0
-  const double decayed = c.rate / integer_power(c.decay, update);
-  return c.decay == 1.0 ? c.rate : decayed > c.least ? decayed : c.least;
-}
-
-FASTGAN_HD double momentum_at(const ScheduleParameters& c, int64_t epoch) {  // from 1
-  if (c.saturated == 0.0) return c.momentum;
-  const double way = double(epoch - 1) / (c.saturated - 1.0), progress = way < 1.0 ? way : 1.0;
-  return c.saturated > 1.0 ? c.momentum * (1.0 - progress) + c.last * progress : c.last;
-}
-
 // What clipping makes of a gradient before its rule: each number is held within the bound, then scaled.
 template <class T>
 struct Clipping {
@@ -57,7 +46,7 @@ template <class T>
 struct Adam {
   T rate, keep1, beta2, keep2, epsilon, root;  // keep: 1 - beta; root: 1 / sqrt(1 - beta2^t)
 
-  FASTGAN_HD Adam(const OptimizerPlan& plan, double learning_rate, int64_t step)  // step: counted from 1
+  FASTGAN_HD Adam(const OptimizerPlan& plan, double learning_rate, double, int64_t step)  // step: counted from 1
       : rate(T(learning_rate / (1.0 - integer_power(plan.beta1, step)))),
         keep1(T(1.0 - plan.beta1)),
         beta2(T(plan.beta2)),
@@ -72,13 +61,18 @@ struct Adam {
   }
 };
 
-// v <- m v + g; p <- p - rate v, as torch.optim.SGD.
+// v <- m v + g; p <- p - rate v, or p - rate (g + m v) by Nesterov's momentum: as torch.optim.SGD.
 template <class T>
 struct MomentumTorch {
   T rate, momentum;
+  bool nesterov;
+
+  FASTGAN_HD MomentumTorch(const OptimizerPlan& plan, double learning_rate, double of_velocity, int64_t)
+      : rate(T(learning_rate)), momentum(T(of_velocity)), nesterov(plan.nesterov) {}
+
   FASTGAN_HD void operator()(T& p, T& velocity, T&, T g) const {
     velocity = momentum * velocity + g;
-    p -= rate * velocity;
+    p -= rate * (nesterov ? g + momentum * velocity : velocity);
   }
 };
 
@@ -86,9 +80,53 @@ struct MomentumTorch {
 template <class T>
 struct MomentumPylearn2 {
   T rate, momentum;
+
+  FASTGAN_HD MomentumPylearn2(const OptimizerPlan&, double learning_rate, double of_velocity, int64_t)
+      : rate(T(learning_rate)), momentum(T(of_velocity)) {}
+
   FASTGAN_HD void operator()(T& p, T& velocity, T&, T g) const {
     velocity = momentum * velocity - rounded_product(rate, g);
     p += velocity;
+  }
+};
+
+// Tieleman and Hinton (2012): s <- a s + (1 - a) g^2; v <- m v + g / (sqrt(s) + eps); p <- p - rate v, as
+// torch.optim.RMSprop.
+template <class T>
+struct RMSprop {
+  T rate, momentum, alpha, keep, epsilon;
+
+  FASTGAN_HD RMSprop(const OptimizerPlan& plan, double learning_rate, double of_velocity, int64_t)
+      : rate(T(learning_rate)),
+        momentum(T(of_velocity)),
+        alpha(T(plan.beta2)),
+        keep(T(1.0 - plan.beta2)),
+        epsilon(T(plan.epsilon)) {}
+
+  FASTGAN_HD void operator()(T& p, T& square, T& velocity, T g) const {
+    square = alpha * square + keep * g * g;
+    velocity = momentum * velocity + g / (std::sqrt(square) + epsilon);
+    p -= rate * velocity;
+  }
+};
+
+// A rule with weight decay. Decoupled (Loshchilov and Hutter 2019), it shrinks the weight before the rule, else it is a
+// part of the gradient.
+template <class T, class RuleOf>
+struct Decayed {
+  RuleOf rule;
+  T shrunk, part;
+  bool active;
+
+  FASTGAN_HD Decayed(const OptimizerPlan& plan, double rate, double momentum, int64_t step)
+      : rule(plan, rate, momentum, step),
+        shrunk(plan.decoupled ? T(1.0 - rate * plan.weight_decay) : T(1)),
+        part(plan.decoupled ? T(0) : T(plan.weight_decay)),
+        active(plan.weight_decay != 0) {}
+
+  FASTGAN_HD void operator()(T& p, T& s0, T& s1, T g) const {
+    p *= shrunk;
+    rule(p, s0, s1, g + part * p);
   }
 };
 
@@ -96,11 +134,40 @@ struct MomentumPylearn2 {
 template <class T, class Function>
 void with_rule(const OptimizerPlan& plan, double rate, double momentum, int64_t step, Function&& f) {
   switch (plan.rule) {
-    case Rule::adam: return f(Adam<T>(plan, rate, step));
-    case Rule::momentum_torch: return f(MomentumTorch<T>{T(rate), T(momentum)});
-    case Rule::momentum_pylearn2: return f(MomentumPylearn2<T>{T(rate), T(momentum)});
+    case Rule::adam: return f(Decayed<T, Adam<T>>(plan, rate, momentum, step));
+    case Rule::momentum_torch: return f(Decayed<T, MomentumTorch<T>>(plan, rate, momentum, step));
+    case Rule::momentum_pylearn2: return f(Decayed<T, MomentumPylearn2<T>>(plan, rate, momentum, step));
+    case Rule::rmsprop: return f(Decayed<T, RMSprop<T>>(plan, rate, momentum, step));
   }
 }
+
+// The same for a device, whose threads choose where they apply it: one kernel for all rules.
+template <class T>
+struct AnyRule {
+  Rule rule;
+  Adam<T> adam;
+  MomentumTorch<T> momentum_torch;
+  MomentumPylearn2<T> momentum_pylearn2;
+  RMSprop<T> rmsprop;
+
+  FASTGAN_HD AnyRule(const OptimizerPlan& plan, double rate, double momentum, int64_t step)
+      : rule(plan.rule),
+        adam(plan, rate, momentum, step),
+        momentum_torch(plan, rate, momentum, step),
+        momentum_pylearn2(plan, rate, momentum, step),
+        rmsprop(plan, rate, momentum, step) {}
+
+  FASTGAN_HD void operator()(T& p, T& s0, T& s1, T g) const {
+    switch (rule) {
+      case Rule::adam: return adam(p, s0, s1, g);
+      case Rule::momentum_torch: return momentum_torch(p, s0, s1, g);
+      case Rule::momentum_pylearn2: return momentum_pylearn2(p, s0, s1, g);
+      case Rule::rmsprop: return rmsprop(p, s0, s1, g);
+    }
+  }
+};
+template <class T>
+using DeviceRule = Decayed<T, AnyRule<T>>;
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

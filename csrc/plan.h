@@ -72,15 +72,18 @@ struct LayerParameters {
   FASTGAN_FIELDS(weight, bias, norm_scale, norm_shift, running_mean, running_variance, batches)
 };
 
-FASTGAN_ENUM(enum class, Rule, adam, momentum_torch, momentum_pylearn2)
+FASTGAN_ENUM(enum class, Rule, adam, momentum_torch, momentum_pylearn2, rmsprop)
 
 struct OptimizerPlan {
   Rule rule;
-  double beta1, beta2, epsilon;  // Adam's
+  double beta1, beta2, epsilon;  // Adam's; beta2 and epsilon are RMSprop's too
+  double weight_decay;           // times the weight: added to the gradient, or (decoupled) a step of its own
+  bool decoupled, nesterov;
   // Bounds, 0 for none: of each number of a gradient, then of the norm of all gradients of the network; of each weight
   // and of the norm of a unit's incoming weights after the update.
   double max_grad_value, max_grad_norm, clip_weights, max_col_norm;
-  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, max_grad_value, max_grad_norm, clip_weights, max_col_norm)
+  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, weight_decay, decoupled, nesterov, max_grad_value,
+                 max_grad_norm, clip_weights, max_col_norm)
 };
 
 FASTGAN_HD bool clips(const OptimizerPlan& plan) { return plan.max_grad_value > 0 || plan.max_grad_norm > 0; }
@@ -91,12 +94,6 @@ struct Schedule {
   FASTGAN_FIELDS(rate, momentum)
   double rate_at(int64_t i) const { return rate[rate.size() == 1 ? 0 : size_t(i)]; }
   double momentum_at(int64_t i) const { return momentum[momentum.size() == 1 ? 0 : size_t(i)]; }
-};
-
-// The schedules of fastgan.Momentum as parameters of a formula, so that a device computes them without the host.
-struct ScheduleParameters {
-  double rate, decay, least;         // update u, from 0: max(rate / decay^u, least)
-  double momentum, last, saturated;  // linear from epoch 1 to `last` at epoch `saturated`; 0: constant
 };
 
 FASTGAN_ENUM(enum class, Prior, normal, uniform, spherical)
@@ -141,7 +138,7 @@ struct TrainPlan {
   bool simultaneous;
   LossPlan real, fake, generated;
   bool relativistic;  // losses of the difference between a real and a fake logit
-  Penalty penalty;
+  std::vector<Penalty> penalties;  // each with this weight
   double penalty_weight;
   double ema_decay;  // of the moving average of G
   bool skip_nonfinite;   // roll an update back if its loss or result is not finite
@@ -151,7 +148,7 @@ struct TrainPlan {
   int64_t classes = 0;
   const int32_t* labels = nullptr;  // (rows,)
   FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
-                 simultaneous, real, fake, generated, relativistic, penalty, penalty_weight, ema_decay, skip_nonfinite,
+                 simultaneous, real, fake, generated, relativistic, penalties, penalty_weight, ema_decay, skip_nonfinite,
                  threshold, classes, labels)
 };
 

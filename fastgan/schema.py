@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -42,8 +42,11 @@ def number(enumeration: str, name: str) -> int:
 
 def in_order(struct: str, values: Mapping[str, Any]) -> list[Any]:
     """The fields of a struct of plain numbers, in the core's order; names of values become their numbers."""
-    kinds = FIELDS[struct].items()
-    return [number(kind, values[name]) if kind in ENUMS else values[name] for name, kind in kinds]
+    plain: dict[str, Callable[[Any], Any]] = {"real": float, "integer": int, "flag": int}
+    return [
+        number(kind, values[name]) if kind in ENUMS else plain[kind](values[name])
+        for name, kind in FIELDS[struct].items()
+    ]
 
 
 def of_config(struct: str, config: object) -> dict[str, Any]:

@@ -18,7 +18,19 @@ import torch
 from torch import Tensor, nn
 
 import fastgan.nn
-from fastgan import GAN, Adam, TrainConfig, reference
+from fastgan import (
+    GAN,
+    SGD,
+    Adam,
+    AdamW,
+    CosineDecay,
+    ExponentialDecay,
+    LinearDecay,
+    RMSprop,
+    StepDecay,
+    TrainConfig,
+    reference,
+)
 from fastgan.data import Dataset
 from fastgan.random import Purpose
 from fastgan.training.engines.cpu import CpuEngine
@@ -186,25 +198,57 @@ def heads(groups: Any, tau: float, x: Tensor, key: int) -> Tensor:
 
 
 class Rule:
-    """Adam or momentum, written out; `count` is the number of updates made."""
+    """A network's optimiser and schedule, written out; `count` is the number of updates made."""
 
-    def __init__(self, rule: Any, parameters: list[Tensor]) -> None:
-        self.rule, self.count = rule, 0
+    def __init__(self, rule: Any, schedule: Any, parameters: list[Tensor]) -> None:
+        self.rule, self.schedule, self.count = rule, schedule, 0
         self.first = [torch.zeros_like(p) for p in parameters]
         self.second = [torch.zeros_like(p) for p in parameters]
+
+    def factor(self, number: int) -> float:
+        """Of the rate of update `number`, from 0."""
+        schedule = self.schedule
+        if isinstance(schedule, CosineDecay):
+            least = schedule.least / self.rule.lr
+            return least + (1 - least) * (1 + math.cos(math.pi * number / schedule.updates)) / 2
+        if isinstance(schedule, StepDecay):
+            return float(schedule.factor ** (number // schedule.updates))
+        if isinstance(schedule, LinearDecay):
+            way = min(number / schedule.updates, 1.0)
+            return schedule.first + way * (schedule.last - schedule.first)
+        return float(schedule.factor**number) if isinstance(schedule, ExponentialDecay) else 1.0
 
     @torch.no_grad()
     def step(self, parameters: list[Tensor], grads: list[Tensor], number: int, epoch: int) -> None:
         self.count += 1
-        rule = self.rule
+        rule, rate = self.rule, self.rule.lr * self.factor(number)
+        decay = getattr(rule, "weight_decay", 0.0)
+        if isinstance(rule, AdamW):
+            for p in parameters:
+                p -= rate * decay * p
+        else:
+            grads = [g + decay * p for g, p in zip(grads, parameters, strict=True)]
         if isinstance(rule, Adam):
             (one, two), t = rule.betas, self.count
             for p, m, v, g in zip(parameters, self.first, self.second, grads, strict=True):
                 m.copy_(one * m + (1 - one) * g)
                 v.copy_(two * v + (1 - two) * g**2)
-                p -= rule.lr * (m / (1 - one**t)) / ((v / (1 - two**t)).sqrt() + rule.eps)
-            return
-        rate = max(rule.lr * rule.lr_decay**-number, rule.min_lr)
+                p -= rate * (m / (1 - one**t)) / ((v / (1 - two**t)).sqrt() + rule.eps)
+        elif isinstance(rule, RMSprop):
+            for p, s, v, g in zip(parameters, self.first, self.second, grads, strict=True):
+                s.copy_(rule.alpha * s + (1 - rule.alpha) * g**2)
+                v.copy_(rule.momentum * v + g / (s.sqrt() + rule.eps))
+                p -= rate * v
+        elif isinstance(rule, SGD):
+            for p, v, g in zip(parameters, self.first, grads, strict=True):
+                v.copy_(rule.momentum * v + g)
+                p -= rate * (g + rule.momentum * v if rule.nesterov else v)
+        else:
+            self.momentum(parameters, grads, number, epoch)
+
+    def momentum(self, parameters: list[Tensor], grads: list[Tensor], number: int, epoch: int) -> None:
+        rule = self.rule
+        rate = self.factor(number) * max(rule.lr * rule.lr_decay**-number, rule.min_lr)
         momentum = rule.momentum
         if rule.momentum_final is not None:
             way = 1.0 if rule.saturate_epochs == 1 else min((epoch - 1) / (rule.saturate_epochs - 1), 1.0)
@@ -285,8 +329,10 @@ class Game:
         self.condition = self.conditions[:0]  # of the minibatch
         self.latent, self.prior = gan.latent_dim, gan.prior
         self.g, self.d = Network(gan.generator, dtype), Network(gan.discriminator, dtype)
-        self.rule_g = Rule(config.optimizer_of_generator, self.g.parameters())
-        self.rule_d = Rule(config.optimizer_of_discriminator, self.d.parameters())
+        self.rule_g, self.rule_d = (
+            Rule(config.optimizer_of(name), config.scheduler_of(name)[1], network.parameters())
+            for name, network in (("generator", self.g), ("discriminator", self.d))
+        )
         self.average = {name: value.detach().clone() for name, value in self.g.values.items()}
         self.labels = config.real_label, config.fake_label
         self.threshold = undecided(KIND_OF_D.get(config.loss, config.loss), *self.labels)
@@ -339,9 +385,10 @@ class Game:
         return self.pack(self.data[order])
 
     def penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
-        kind, weight = self.config.gradient_penalty, self.config.penalty_weight
-        if kind is None:
-            return 0.0
+        return sum(self.one_penalty(kind, real, fake, draw) for kind in self.config.penalties)
+
+    def one_penalty(self, kind: str, real: Tensor, fake: Tensor, draw: int) -> Tensor:
+        weight = self.config.penalty_weight
         stream = {"seed": self.config.seed, "purpose": int(Purpose.PENALTY), "step": draw, "substream": 0}
         u = reference.random_uniform(len(real), **stream).to(self.dtype)[:, None]
         x = {"r1": real, "r2": fake, "wgan-gp": fake + u * (real - fake)}[kind].detach().requires_grad_()
@@ -532,7 +579,9 @@ def compare(game: Game, gan: GAN, optimizers: dict[str, torch.optim.Optimizer], 
                 note(f"{player}.{name}: mean", state["exp_avg"], first, 1e-2)
                 note(f"{player}.{name}: square", state["exp_avg_sq"].sqrt(), second.sqrt(), 1e-2)
                 found[f"{player}.{name}: step"] = abs(float(state["step"]) - rule.count)
-            else:
+            elif "square_avg" in state:
+                note(f"{player}.{name}: square", state["square_avg"].sqrt(), first.sqrt(), 1e-2)
+            elif "momentum_buffer" in state:
                 note(f"{player}.{name}: velocity", state["momentum_buffer"], first, 1e-2)
     if game.config.ema_decay is not None:
         for name, value in gan.ema.state_dict().items():

@@ -39,12 +39,10 @@ class Written:
             self.struct(kind, value)
         elif kind == "address":
             self.arguments.append(self.at[value] if value else None)
-        elif kind == "heads":
+        elif kind[0] == "[":
             self.arguments.append(len(value))
-            for head in value:
-                self.struct("HeadPlan", head)
-        elif kind == "reals":
-            self.arguments += [len(value), *map(float, value)]
+            for item in value:
+                self.field(kind[1:-1], item)
         elif kind in schema.ENUMS:
             self.arguments.append(schema.number(kind, value))
         else:
@@ -55,6 +53,7 @@ def tensors_of(engine: HostState) -> list[Tensor]:
     """All memory that a plan of the engine names."""
     states = [state for optimizer in engine.optimizers.values() for state in optimizer.state.values()]
     kept = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+    kept += [value for updater in engine.updaters.values() for value in updater.spare.values()]
     ema = engine.gan.ema
     average = [] if ema is None else list(ema.parameters())
     of_gan = [*engine.gan.parameters(), *engine.gan.buffers(), *average]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,38 @@ def test_resume_is_bit_exact(run: Run, ring: Path) -> None:
     for folder, out in ((str(ring), "whole.npy"), ("part", "part.npy")):
         assert run("sample", folder, "--n", "50", "--out", out)[0] == 0
     assert Path("part.npy").read_bytes() == Path("whole.npy").read_bytes()
+
+
+def test_a_resume_changes_the_rate_on_request(run: Run, ring: Path) -> None:
+    shutil.copytree(ring, "changed")
+    rates = ("--steps", "22", "--lr", "3e-3", "--generator-lr", "2e-3")
+    assert run("train", "--resume", "--out", "changed", *rates, *FAST)[0] == 0
+    kept = json.loads(Path("changed/config.json").read_text())["train"]
+    assert (kept["optimizer"]["lr"], kept["generator_optimizer"]["lr"]) == (3e-3, 2e-3)
+    assert run("train", "--resume", "--out", "changed", "--steps", "24", *FAST)[0] == 0  # and goes on with them
+    check_refusal(run("train", "--resume", "--out", "changed", "--preset", "r3gan"), "--preset must be left out")
+
+
+def test_a_preset_by_the_name_of_a_paper(run: Run) -> None:
+    args = ("--preset", "r3gan", "--rows", "200", "--steps", "2", "--batch-size", "20", "--width", "8", *FAST)
+    assert run("train", "ring", "--out", "r3gan", *args)[0] == 0
+    kept = json.loads(Path("r3gan/config.json").read_text())
+    assert kept["train"]["loss"] == "relativistic" and kept["train"]["gradient_penalty"] == ["r1", "r2"]
+    assert kept["train"]["optimizer"]["betas"] == [0.0, 0.99] and kept["networks"]["dropout"] == 0.0
+    code, out, _ = run("train", "ring", "--out", "weighted", *args, "--penalty-weight", "3", "--no-pictures")
+    assert code == 0 and json.loads(Path("weighted/config.json").read_text())["train"]["penalty_weight"] == 3.0
+
+
+def test_other_optimisers_by_their_names(run: Run) -> None:
+    args = ("--rows", "200", "--steps", "2", "--batch-size", "20", "--width", "8", *FAST)
+    for kind, flags in (
+        ("adamw", ("--weight-decay", "0.1", "--beta1", "0.3")), ("rmsprop", ("--momentum", "0.2")), ("sgd", ()),
+    ):  # fmt: skip
+        assert run("train", "ring", "--out", kind, "--optimizer", kind, *flags, *args)[0] == 0
+        kept = json.loads(Path(kind, "config.json").read_text())["train"]["optimizer"]
+        assert kept["type"].lower() == kind
+    bad = run("train", "ring", "--optimizer", "momentum", "--weight-decay", "1")
+    check_refusal(bad, "--weight-decay must come with")
 
 
 def test_resume_before_the_first_checkpoint_starts_again(run: Run, ring: Path) -> None:
@@ -378,7 +411,7 @@ def test_resume_refuses_another_run(run: Run, ring: Path) -> None:
     out = ("--out", str(ring), "--resume")
     check_refusal(run("train", "grid", *out), "SOURCE must be ring")
     check_refusal(run("train", *out, "--rows", "100"), "--rows must be 200")
-    check_refusal(run("train", *out, "--lr", "0.5"), "optimizer must be")
+    check_refusal(run("train", *out, "--beta1", "0.1"), "optimizer must be")
     check_refusal(run("train", *out, "--width", "9"), "networks must be")
     check_refusal(run("train", *out, "--steps", "3"), "--steps must be at least")
     check_refusal(run("train", "ring", "--out", str(ring)), "--out must be new or empty")

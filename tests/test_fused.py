@@ -12,7 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, random, train
+from fastgan import (
+    GAN,
+    SGD,
+    Adam,
+    AdamW,
+    CosineDecay,
+    ExponentialDecay,
+    LinearDecay,
+    Momentum,
+    RMSprop,
+    StepDecay,
+    TrainConfig,
+    backend,
+    nn,
+    random,
+    train,
+)
 from fastgan.data import Dataset
 from fastgan.training import TrainResult, checkpoint, session
 from fastgan.training.callbacks import Callback
@@ -191,6 +207,19 @@ ROWS_OF_TABLE: dict[str, Row] = {
     **{f"momentum from 0, {c}": row(optimizer=Momentum(0.05, 0.0, c, momentum_final=0.9, saturate_epochs=3.0))
        for c in ("torch", "pylearn2")},
     "momentum, pylearn2": row(optimizer=Momentum(0.05, convention="pylearn2", **SCHEDULED), k=2),
+    "adam, weight decay": row(optimizer=Adam(1e-2, weight_decay=0.3)),
+    "adamw, cosine": row(optimizer=AdamW(1e-2, weight_decay=2.0), scheduler=CosineDecay(30, 1e-3), k=2),
+    "sgd, step": row(optimizer=SGD(0.05), scheduler=StepDecay(3, 0.5), nonfinite="skip"),
+    "sgd, nesterov, decay, linear": row(
+        optimizer=SGD(0.03, 0.5, nesterov=True, weight_decay=0.2), scheduler=LinearDecay(12, 1.0, 0.1),
+        generator_steps=2,
+    ),
+    "rmsprop, exponential": row(optimizer=RMSprop(1e-3, eps=1e-3), generator_scheduler=ExponentialDecay(0.9)),
+    "rmsprop, momentum, decay, two networks": row(
+        discriminator_optimizer=RMSprop(1e-3, 0.9, 1e-3, 0.5, 0.1), discriminator_scheduler=StepDecay(2), k=3,
+        generator_optimizer=Momentum(0.05), max_grad_norm=0.5, ema_decay=0.9,
+    ),
+    "sgd, simultaneous, linear": row(optimizer=SGD(0.03), scheduler=LinearDecay(9), mode="simultaneous"),
     "simultaneous": row(mode="simultaneous"),
     "simultaneous, relativistic": row(mode="simultaneous", loss="relativistic", optimizer=MOMENTUM),
     "max norm": row(max_col_norm=0.8),
@@ -227,6 +256,15 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "pack 2, simultaneous, wgan-gp": row(of(d_inputs=4), pack=2, mode="simultaneous", gradient_penalty="wgan-gp"),
     **{f"r1 {a}": row(of(d=a), gradient_penalty="r1", penalty_weight=3.0) for a in ("leaky_relu", "sigmoid", "elu")},
     **{f"r2 {a}": row(of(d=a), gradient_penalty="r2", penalty_weight=3.0) for a in ("tanh", "softplus")},
+    "r1 and r2, relativistic": row(
+        of(d="tanh"), gradient_penalty=("r1", "r2"), loss="relativistic", optimizer=MOMENTUM, penalty_weight=1.0
+    ),
+    "r2 and wgan-gp, piecewise linear, dropout": row(
+        of(dropout=0.3, input_dropout=0.2), gradient_penalty=("r2", "wgan-gp"), optimizer=MOMENTUM, batch_size=37
+    ),
+    "three penalties, simultaneous": row(
+        maxout, gradient_penalty=("wgan-gp", "r2", "r1"), optimizer=SLOW, mode="simultaneous", nonfinite="skip"
+    ),
     "wgan-gp": row(loss="wasserstein", gradient_penalty="wgan-gp", k=2, optimizer=SLOW),
     "wgan-gp gelu, three logits": row(
         of(d="gelu", logits=3), loss="wasserstein", gradient_penalty="wgan-gp", optimizer=SLOW
@@ -320,6 +358,7 @@ THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
     "r1 dropout, simultaneous", "moving average", "a batch of no round size", "clip by norm, wide",
     "conditional, pack 2, relativistic, r1", "conditional, wide", "heads", "residual blocks",
+    "three penalties, simultaneous",
 )  # fmt: skip
 
 

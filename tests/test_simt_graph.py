@@ -14,8 +14,7 @@ from torch.nn import functional
 from fastgan import random, reference
 from fastgan.random import Purpose
 from fastgan.reference import ACTIVATIONS
-from fastgan.schema import DTYPES, FORMULAS, number
-from fastgan.training.engines.cuda_graph_iteration import schedule_parameters
+from fastgan.schema import DTYPES, FIELDS, FORMULAS, in_order, number
 from fastgan.training.optimizers import Momentum
 
 pytestmark = [
@@ -229,15 +228,19 @@ def check_second_order(machine: Emulator, schedules: int = 4) -> None:
 def check_schedules(machine: Emulator, schedules: int = 4) -> None:
     """The rate and the momentum of each update, as fastgan.Momentum has them."""
     rule = Momentum(0.5, momentum=0.5, lr_decay=1.01, min_lr=0.4, momentum_final=0.7, saturate_epochs=3.0)
-    on_device = torch.tensor(schedule_parameters(rule), dtype=DOUBLE)
+    plan = dict.fromkeys(FIELDS["OptimizerPlan"], 0.0) | {"rule": "momentum_torch"}
+    # Of 100 updates, two an iteration and five an epoch; number u is at u % 30, where the last of that number stays.
+    rates, momenta = torch.empty(30, dtype=DOUBLE), torch.empty(30, dtype=DOUBLE)
     p, velocity, grad = normal(9, dtype=DOUBLE), normal(9, dtype=DOUBLE, seed=2), normal(9, dtype=DOUBLE, seed=3)
     for iteration in (0, 2, 3, 9, 40):
         counter, update = counter_at(iteration), 2 * iteration + 1
-        counts = counter, 2, 1, counter, 2, 1, 5, 0  # five draws an epoch
+        rates[update % 30], momenta[update % 30] = rule.learning_rate(update), rule.momentum_at(update // 5 + 1)
+        tables = rates, 30, momenta, 30
         want_v = rule.momentum_at(update // 5 + 1) * velocity + grad
         want = p - rule.learning_rate(update) * want_v
         members = 1, p, velocity, None, grad, 9
-        machine.call("update", 1, 1, 0.0, 0.0, 0.0, on_device, *counts, *members, STREAM, schedules=schedules)
+        head = 1, *in_order("OptimizerPlan", plan), *tables, counter, 2, 1, 0
+        machine.call("update", *head, *members, STREAM, schedules=schedules)
         close(p, want, DOUBLE)
 
 

@@ -332,15 +332,17 @@ def torch_step(rule: str, p: Tensor, grads: list[Tensor]) -> Tensor:
     if rule == "momentum_pylearn2":
         velocity = torch.zeros_like(p)
         for g in grads:
-            velocity = 0.9 * velocity - 0.05 * g
+            velocity = 0.9 * velocity - 0.05 * (g + 0.1 * p)
             p += velocity
         return p
     leaf = p.requires_grad_()
     optimizer: torch.optim.Optimizer
     if rule == "adam":
-        optimizer = torch.optim.Adam([leaf], lr=0.05, betas=(0.5, 0.999), eps=1e-8)
+        optimizer = torch.optim.AdamW([leaf], lr=0.05, betas=(0.5, 0.999), eps=1e-8, weight_decay=0.1)
+    elif rule == "rmsprop":
+        optimizer = torch.optim.RMSprop([leaf], lr=0.05, alpha=0.999, momentum=0.9, weight_decay=0.1)
     else:
-        optimizer = torch.optim.SGD([leaf], lr=0.05, momentum=0.9)
+        optimizer = torch.optim.SGD([leaf], lr=0.05, momentum=0.9, weight_decay=0.1)
     for g in grads:
         leaf.grad = g
         optimizer.step()
@@ -359,19 +361,18 @@ def check_rule(
     values = [p.clone() for p in start]
     states = [[torch.zeros(n, dtype=dtype) for n in sizes] for _ in range(2)]
     grads = [[normal(n) for n in sizes] for _ in range(3)]
-    counter, schedule_parameters = (
-        torch.zeros(4, dtype=torch.int64),
-        torch.tensor([0.05, 1, 0, 0.9, 0, 0], dtype=torch.float64),
-    )
+    counter = torch.zeros(4, dtype=torch.int64)
+    rate, momentum = (torch.tensor([x], dtype=torch.float64) for x in (0.05, 0.0 if rule == "adam" else 0.9))
     for step, grad in enumerate(grads):
         parameters: list[object] = []
         for p, s0, s1, g, n in zip(values, *states, grad, sizes, strict=True):
-            parameters += [p, s0, s1 if rule == "adam" else None, g, n]
+            parameters += [p, s0, s1 if rule in ("adam", "rmsprop") else None, g, n]
         counter[0] = step
-        numbers = (counter, 1, 0) * 2
         plan = dict.fromkeys(schema.FIELDS["OptimizerPlan"], 0.0)
-        plan |= {"rule": rule, "beta1": 0.5, "beta2": 0.999, "epsilon": 1e-8}
-        head = (schema.DTYPES[dtype], *schema.in_order("OptimizerPlan", plan), schedule_parameters, *numbers, 10, 0)
+        plan |= {"rule": rule, "beta1": 0.5, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1}
+        plan["decoupled"] = rule == "adam"
+        tables = rate, 1, momentum, 1
+        head = schema.DTYPES[dtype], *schema.in_order("OptimizerPlan", plan), *tables, counter, 1, 0, 0
         machine.call("update", *head, len(sizes), *parameters, STREAM, schedules=schedules, shift=shift)
     for i, p in enumerate(values):
         want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])

@@ -49,7 +49,7 @@ def is_current(engine: CpuEngine) -> bool:
 def same_plan(engine: CpuEngine) -> bool:
     try:
         of = engine.state
-        return plan.describe(of.gan, of.config, of.torch_optimizers, of.data) == of.description
+        return plan.describe(of.gan, of.config, of.updaters, of.data) == of.description
     except (plan.UnsupportedByEngine, AttributeError):
         return False
 

@@ -141,7 +141,7 @@ def test_a_bad_argument_is_named(make: object, message: str) -> None:
         (
             {"optimizer": "adam"},
             TypeError,
-            "TrainConfig: optimizer must be fastgan.Adam, fastgan.Momentum or a function that makes .*, got 'adam'",
+            "TrainConfig: optimizer must be fastgan.Adam, AdamW, Momentum, SGD, RMSprop or a function .*, got 'adam'",
         ),
         ({"optimizer": None}, TypeError, "TrainConfig: optimizer must be"),
         ({"real_label": 0.0}, ValueError, r"TrainConfig: real_label must lie in \(0, 1\]"),

@@ -1,11 +1,14 @@
 """Resume: the bits of an uninterrupted run, wherever and however the first one ended."""
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -282,3 +285,63 @@ def test_R32_a_run_whose_threads_are_not_known_goes_on_with_those_there_are(stop
         source = replace(held, meta={**{n: v for n, v in held.meta.items() if n != "threads"}, **meta})
         assert resume.threads_of(source) == expected
     assert resume.threads_of(None) is None
+
+
+# ---------------------------------------------------------------- what a resume may change
+
+
+@pytest.mark.parametrize("engine", ["eager", "auto"])
+@pytest.mark.parametrize("rule", [Adam(0.01), Momentum(0.05), functools.partial(torch.optim.AdamW, lr=0.01)])
+def test_the_rate_changes_on_request_alone(rule: Any, engine: str, tmp_path: Path) -> None:
+    """Two rates one after the other, as the engine has them that is told of the second one by its optimiser."""
+    new = replace(rule, lr=0.03) if isinstance(rule, Adam | Momentum) else functools.partial(rule, lr=0.03)
+    first = TrainConfig(5, 4, optimizer=rule, engine=engine)
+    second = replace(first, steps=9, optimizer=new)
+
+    def mlp() -> GAN:
+        torch.manual_seed(0)
+        return GAN(
+            fastgan.nn.MLP([2, 8, 3], activation="tanh"), fastgan.nn.MLP([3, 8, 1], activation="tanh"), latent_dim=2
+        )
+
+    train(mlp(), DATA, first, run_dir=tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "same")
+    for refused in ((), ("betas",), "lr"):
+        with pytest.raises(ValueError, match="config.optimizer|discriminator's groups|change must be"):
+            train(mlp(), DATA, second, run_dir=tmp_path / "run", resume=True, change=refused)
+    with pytest.raises(ValueError, match="change must be empty where no run is resumed"):
+        train(mlp(), DATA, second, change=("lr",))
+    train(faster := mlp(), DATA, second, run_dir=tmp_path / "run", resume=True, change=("lr",))
+    train(usual := mlp(), DATA, replace(first, steps=9), run_dir=tmp_path / "same", resume=True)
+    assert any(not torch.equal(a, b) for a, b in zip(faster.parameters(), usual.parameters(), strict=True))
+    train(twice := mlp(), DATA, second, run_dir=tmp_path / "again")
+    assert any(not torch.equal(a, b) for a, b in zip(faster.parameters(), twice.parameters(), strict=True))
+    train(on := mlp(), DATA, replace(second, steps=11), run_dir=tmp_path / "run", resume=True)  # the new rate is kept
+    assert checkpoint.load(tmp_path / "run").step == 11 and on is not None
+
+
+@pytest.mark.parametrize("engine", ["eager", "auto"])
+def test_the_changed_rate_is_that_of_the_updates(engine: str, tmp_path: Path) -> None:
+    """At a rate of 0 nothing moves; with the old rate it would."""
+    torch.manual_seed(0)
+    gan = GAN(fastgan.nn.MLP([2, 8, 3], activation="tanh"), fastgan.nn.MLP([3, 8, 1], activation="tanh"), latent_dim=2)
+    config = TrainConfig(5, 4, optimizer=Adam(0.01), engine=engine)
+    train(gan, DATA, config, run_dir=tmp_path)
+    before = [p.detach().clone() for p in gan.parameters()]
+    still = replace(config, steps=9, optimizer=Adam(0.0))
+    train(gan, DATA, still, run_dir=tmp_path, resume=True, change=("lr",))
+    assert all(torch.equal(a, b) for a, b in zip(before, gan.parameters(), strict=True))
+
+
+def test_a_checkpoint_knows_optimisers_with_fewer_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that an optimiser got since takes its default."""
+    config = TrainConfig(5, 4, optimizer=Adam(0.01))
+    with monkeypatch.context() as before:
+        described = config.as_dict()
+        del described["optimizer"]["weight_decay"]
+        before.setattr(TrainConfig, "as_dict", lambda self: described)
+        train(new_gan(), DATA, config, run_dir=tmp_path)
+    train(new_gan(), DATA, replace(config, steps=6), run_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="config.optimizer must be"):
+        decayed = replace(config, steps=7, optimizer=Adam(0.01, weight_decay=0.1))
+        train(new_gan(), DATA, decayed, run_dir=tmp_path, resume=True)

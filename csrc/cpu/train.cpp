@@ -62,7 +62,7 @@ class Trainer : Losses<T> {
       }
     const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
     const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
-    dropout_seeds_.resize(size_t(steps * (of_g + 3 * of_d)));
+    dropout_seeds_.resize(size_t(steps * (of_g + (2 + this->penalized_) * of_d)));
   }
 
   void run() {
@@ -105,7 +105,7 @@ class Trainer : Losses<T> {
   void place(Arena<T>& arena) {
     Losses<T>::place(arena);
     snapshot_.place(arena);
-    if (this->penalized_)
+    if (this->penalized_ > 0)
       second_order_scratch_ = arena.allocate(PenaltyPass<T>::scratch_size(d_, this->second_, threads_));
   }
 
@@ -199,7 +199,7 @@ class Trainer<T>::Executor {
 
   // Also ends D's gradients where there is no penalty.
   void penalty(int64_t draw) {
-    if (all_.penalized_) penalize(draw);
+    for (int64_t i = 0; i < all_.penalized_; ++i) penalize(i, draw);
     team_.barrier();
   }
 
@@ -254,18 +254,20 @@ class Trainer<T>::Executor {
     return taken;
   }
 
-  void penalize(int64_t draw) {
-    const int64_t m = plan_.batch, second = all_.second_;
-    const SubBatch where{3 * second, m, take_dropout_seeds(plan_.discriminator)};
+  void penalize(int64_t number, int64_t draw) {
+    const int64_t m = plan_.batch;
+    const Penalty kind = plan_.penalties[size_t(number)];
+    const SubBatch where{all_.where(number), m, take_dropout_seeds(plan_.discriminator)};
     const ColumnRange rows = partition<T>(m, team_.rank, team_.size);
     const ColumnRange columns{where.first + rows.first, where.first + rows.last};
-    all_.show_interpolates(draw, where, rows);
+    all_.show_interpolates(kind, draw, where, rows);
     d_.forward(team_, columns, {where});
     all_.each_logit(where, columns, [&](int64_t at, int lanes) { std::fill_n(d_.grad_output() + at, lanes, T(1)); });
     d_.backward(team_, columns, {where}, 0, true);
     T* scratch = PenaltyPass<T>::scratch_of(all_.second_order_scratch_, d_, rows, team_.rank);
-    PenaltyPass<T>(d_, where, 2 * second, scratch)
-        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.sample_width(), all_.penalties_);
+    PenaltyPass<T>(d_, where, all_.tangent(number), scratch)
+        .run(rows, kind, T(plan_.penalty_weight / double(m)), all_.sample_width(),
+             all_.penalties_ + number * all_.second_);
   }
 
   double* metrics(int64_t it) const { return all_.call_.metrics + (it - all_.call_.first) * kMetrics; }

@@ -17,12 +17,12 @@ class Batches {
       : plan_(plan),
         g_(plan.generator.network, plan.generator.parameters),
         d_(plan.discriminator.network, plan.discriminator.parameters),
-        penalized_(plan.penalty != Penalty::none),
-        second_derivative_(penalized_ && has_second_derivative(d_)),
-        second_(penalized_ ? padded(plan.batch) : plan.batch) {}
+        penalized_(int64_t(plan.penalties.size())),
+        second_derivative_(penalized_ > 0 && has_second_derivative(d_)),
+        second_(penalized_ > 0 ? padded(plan.batch) : plan.batch) {}
 
   void place(Arena<T>& arena) {
-    const int64_t m = plan_.batch, rows_of_d = penalized_ ? 4 * second_ : 2 * m;
+    const int64_t m = plan_.batch, rows_of_d = penalized_ > 0 ? where(penalized_) : 2 * m;
     g_.place_forward(arena, m * plan_.pack);
     g_.place_backward(arena, m * plan_.pack);
     d_.place_forward(arena, rows_of_d, 2);
@@ -37,17 +37,22 @@ class Batches {
 
   // ---------------------------------------------------------------- the parts of D's batch
 
-  // Real and fake side by side. With a penalty each starts at a multiple of kBlockRows, and two more follow: see
-  // penalty.h.
+  // Real and fake side by side. With penalties each starts at a multiple of kBlockRows, and two more follow for each
+  // penalty, see penalty.h: first all tangents, then the rows where each is evaluated. These are the columns where they
+  // begin.
+  int64_t tangent(int64_t penalty) const { return (2 + penalty) * second_; }
+  int64_t where(int64_t penalty) const { return (2 + penalized_ + penalty) * second_; }
+
   SubBatches sub_batches_of_d(const uint64_t* dropout_seeds) const {
     return {{0, plan_.batch, dropout_seeds}, {second_, plan_.batch, dropout_seeds + plan_.discriminator.network.dropout_seeds}};
   }
 
   Columns columns_of_d() const {
     const int64_t m = plan_.batch;
-    if (!penalized_) return Columns(2 * m);
-    if (!second_derivative_) return {3 * second_, {0, second_ + m}, {3 * second_, 3 * second_}};
-    return {3 * second_ + m, {0, second_ + m}, {3 * second_, 3 * second_ + m}};
+    if (penalized_ == 0) return Columns(2 * m);
+    if (!second_derivative_) return {where(0), {0, second_ + m}, {where(0), where(0)}};
+    const int64_t last = where(penalized_ - 1) + m;
+    return {last, {0, second_ + m}, {where(0), last}};
   }
 
   // This thread's columns: of all sub-batches together, or of each, if they are not adjacent.
@@ -58,7 +63,7 @@ class Batches {
     const ColumnRange* end() const { return all + count; }
   };
   ColumnRanges ranges(const Team& team, const SubBatches& sub_batches) const {
-    if (!penalized_) return {{partition<T>(plan_.batch * sub_batches.size(), team.rank, team.size), {}}, 1};
+    if (penalized_ == 0) return {{partition<T>(plan_.batch * sub_batches.size(), team.rank, team.size), {}}, 1};
     const ColumnRange rows = partition<T>(plan_.batch, team.rank, team.size);
     return {{rows, {second_ + rows.first, second_ + rows.last}}, int(sub_batches.size())};
   }
@@ -147,16 +152,16 @@ class Batches {
     to_blocked(fakes(), g_.outputs(), g_.grad_output(), 0, of_g.first, std::min(of_g.last, m));
   }
 
-  // The rows where the penalty is evaluated: random interpolates of real and fake rows (WGAN-GP), or real (R1) or fake
+  // The rows where a penalty is evaluated: random interpolates of real and fake rows (WGAN-GP), or real (R1) or fake
   // (R2) rows.
-  void show_interpolates(int64_t draw, const SubBatch& where, ColumnRange rows) {
+  void show_interpolates(Penalty kind, int64_t draw, const SubBatch& where, ColumnRange rows) {
     const int64_t n = d_.inputs(), last = std::min(rows.last, where.rows);
     T mix[kBlockRows<T>];
     each_block<T>({rows.first, last}, [&](int64_t p, int lane, int lanes) {
-      if (plan_.penalty == Penalty::wgan_gp)
+      if (kind == Penalty::wgan_gp)
         fill_random(mix, lanes, false, {plan_.seed, purpose::penalty, 0, uint64_t(draw)}, p * kBlockRows<T> + lane);
       else
-        std::fill_n(mix, lanes, plan_.penalty == Penalty::r1 ? T(1) : T(0));
+        std::fill_n(mix, lanes, kind == Penalty::r1 ? T(1) : T(0));
       const T* real = d_.input + p * n * kBlockRows<T> + lane;
       const T* fake = real + second_ * n;
       T* out = d_.input + p * n * kBlockRows<T> + lane + where.first * n;
@@ -168,7 +173,8 @@ class Batches {
 
   const TrainPlan& plan_;
   Network<T> g_, d_;
-  const bool penalized_, second_derivative_;  // an activation of D has a nonzero second derivative, and there is a penalty
+  const int64_t penalized_;        // how many penalties there are
+  const bool second_derivative_;   // an activation of D has a nonzero second derivative, and there is a penalty
   const int64_t second_;           // the column at which the second sub-batch of D's batch begins
 
  private:

@@ -18,7 +18,7 @@ class Losses : protected Batches<T> {
   void place(Arena<T>& arena) {
     Batches<T>::place(arena);
     values_ = arena.allocate(padded(2 * second_) * d_.outputs());
-    if (penalized_) penalties_ = arena.allocate(second_);
+    if (penalized_ > 0) penalties_ = arena.allocate(penalized_ * second_);
   }
 
   // Values and gradients of a mean loss over a sub-batch of D's logits; the gradients are scaled by the mean's factor.
@@ -118,8 +118,8 @@ class Losses : protected Batches<T> {
       metrics[4 + i] = right / double(sub_batch.rows * d_.outputs());
     }
     metrics[0] = weight * loss;
-    if (penalized_)
-      for (int64_t i = 0; i < plan_.batch; ++i) metrics[0] += double(penalties_[i]);
+    for (int64_t p = 0; p < penalized_; ++p)
+      for (int64_t i = 0; i < plan_.batch; ++i) metrics[0] += double(penalties_[p * second_ + i]);
     return metrics[0];
   }
 

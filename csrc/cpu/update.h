@@ -14,7 +14,10 @@ constexpr int kMostTileRows = 32;  // of a gradient: those of AMX, or kTileRows
 
 template <class RuleOf, class T>
 void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __restrict s1, const T* __restrict g, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) rule(p[i], s0[i], s1[i], g[i]);
+  if (rule.active)  // with weight decay
+    for (int64_t i = 0; i < n; ++i) rule(p[i], s0[i], s1[i], g[i]);
+  else
+    for (int64_t i = 0; i < n; ++i) rule.rule(p[i], s0[i], s1[i], g[i]);
 }
 
 template <class T>
@@ -86,7 +89,10 @@ struct Update {
     if (!parameter.state0) return;
     const Pointers<T> at(parameter);
     if (!clip.active) return update_run(rule, at.p, at.s0, at.s1, grad, n);
-    for (int64_t i = 0; i < n; ++i) rule(at.p[i], at.s0[i], at.s1[i], clip(grad[i]));
+    for (int64_t i = 0; i < n; ++i) {
+      const T clipped = clip(grad[i]);
+      update_run(rule, at.p + i, at.s0 + i, at.s1 + i, &clipped, 1);
+    }
   }
 };
 

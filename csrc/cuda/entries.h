@@ -333,9 +333,9 @@ void update(A& a) {
   const int dtype = a.number();
   UpdatePlan plan{};
   plan.optimizer.fields(InOrder<A>{a});
-  plan.schedule = a.template pointer<const ScheduleParameters>();
-  plan.update = step_index(a), plan.draw = step_index(a);
-  plan.batches = a.integer();
+  plan.rates = a.template pointer<const double>(), plan.rate_count = a.integer();
+  plan.momenta = a.template pointer<const double>(), plan.momentum_count = a.integer();
+  plan.update = step_index(a);
   plan.player = a.number();
   const auto all = parameters(a);
   cuda_update(dtype, plan, all, a.stream());

@@ -144,9 +144,9 @@ struct ParameterUpdate {
 FASTGAN_ENUM(enum class, Predicate, always, bad)
 struct UpdatePlan {
   OptimizerPlan optimizer;
-  const ScheduleParameters* schedule;  // on the device
-  StepIndex update, draw;  // from 0, both of one step counter: this update, and the minibatch whose epoch it belongs to
-  int64_t batches;     // an epoch
+  const double *rates, *momenta;  // on the device: update u has number u % count
+  int64_t rate_count, momentum_count;
+  StepIndex update;    // from 0, of a step counter
   int player;          // 0: G, 1: D; whose skipped updates Adam must not count
 };
 void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream);

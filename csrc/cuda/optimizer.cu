@@ -36,23 +36,12 @@ struct Constant {
 };
 
 template <class T>
-__device__ Adam<T> make(Adam<T>*, const OptimizerPlan& plan, double rate, double, int64_t step) {
-  return Adam<T>(plan, rate, step);
-}
-template <class RuleOf>
-__device__ RuleOf make(RuleOf*, const OptimizerPlan&, double rate, double momentum, int64_t) {
-  using T = decltype(RuleOf::rate);
-  return {T(rate), T(momentum)};
-}
-
-template <class RuleOf>
 struct Scheduled {
   UpdatePlan plan;
-  __device__ RuleOf get() const {
-    const int64_t update = plan.update.get(), epoch = plan.draw.get() / plan.batches + 1;
-    const ScheduleParameters& schedule = *plan.schedule;
-    return make(static_cast<RuleOf*>(nullptr), plan.optimizer, rate_at(schedule, update), momentum_at(schedule, epoch),
-                update + 1 - plan.update.counter->skipped[plan.player]);
+  __device__ DeviceRule<T> get() const {
+    const int64_t update = plan.update.get();
+    return DeviceRule<T>(plan.optimizer, plan.rates[update % plan.rate_count], plan.momenta[update % plan.momentum_count],
+                         update + 1 - plan.update.counter->skipped[plan.player]);
   }
 };
 
@@ -216,12 +205,7 @@ void update_all(const Recipe& recipe, Predicate predicate, const StepCounter* co
 
 template <class T>
 void scheduled_update(const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream) {
-  const auto run = [&](const auto& recipe) { update_all<T>(recipe, Predicate::always, nullptr, parameters, stream); };
-  switch (plan.optimizer.rule) {
-    case Rule::adam: return run(Scheduled<Adam<T>>{plan});
-    case Rule::momentum_torch: return run(Scheduled<MomentumTorch<T>>{plan});
-    case Rule::momentum_pylearn2: return run(Scheduled<MomentumPylearn2<T>>{plan});
-  }
+  update_all<T>(Scheduled<T>{plan}, Predicate::always, nullptr, parameters, stream);
 }
 
 template <class T>

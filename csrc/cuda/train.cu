@@ -163,15 +163,15 @@ class Trainer : Losses<T> {
   }
 
   // One thread computes the constants of a step's rule; many barriers follow before another thread reads them.
-  FASTGAN_CALLED void prepare(AnyRule<T>& rule, const OptimizerPlan& optimizer, const ScheduleOf& schedule,
+  FASTGAN_CALLED void prepare(DeviceRule<T>& rule, const OptimizerPlan& optimizer, const ScheduleOf& schedule,
                               int64_t update, int64_t before) const {
     if (int(threadIdx.x) != kThreads - 1) return;
     const double rate = scheduled(schedule.rate, schedule.rate_changes, update);
     const double momentum = scheduled(schedule.momentum, schedule.momentum_changes, update);
-    rule = {optimizer.rule, Adam<T>(optimizer, rate, before + update + 1), T(rate), T(momentum)};
+    rule = DeviceRule<T>(optimizer, rate, momentum, before + update + 1);
   }
 
-  __device__ Updating<T> updating(const AnyRule<T>& rule) const {
+  __device__ Updating<T> updating(const DeviceRule<T>& rule) const {
     return {block_, rule, plan_.skip_nonfinite ? common_ : nullptr, bad_};
   }
 

@@ -10,7 +10,7 @@ template <class T>
 struct alignas(16) BlockState {
   Block<T> block;
   Passes<T> g, d;
-  AnyRule<T> rule_g, rule_d;
+  DeviceRule<T> rule_g, rule_d;
 };
 
 template <class T>

@@ -8,27 +8,11 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// An update rule with the constants of one step.
-template <class T>
-struct AnyRule {
-  Rule rule;
-  Adam<T> adam;
-  T rate, momentum;
-
-  __device__ void operator()(T& p, T& s0, T& s1, T g) const {
-    switch (rule) {
-      case Rule::adam: return adam(p, s0, s1, g);
-      case Rule::momentum_torch: return MomentumTorch<T>{rate, momentum}(p, s0, s1, g);
-      case Rule::momentum_pylearn2: return MomentumPylearn2<T>{rate, momentum}(p, s0, s1, g);
-    }
-  }
-};
-
 // The inputs of an update besides the gradient. snapshot, bad: null unless updates can be rolled back.
 template <class T>
 struct Updating {
   const Block<T>& block;
-  const AnyRule<T>& rule;
+  const DeviceRule<T>& rule;
   T* snapshot;   // scratch memory of the cluster
   int* bad;  // becomes 1 when a number that was finite no longer is
 };

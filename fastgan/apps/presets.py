@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -170,6 +171,37 @@ class Preset:
     networks: Networks
     train: TrainConfig
     standardize: bool = False
+
+
+# Losses and rules by the name of a paper, in place of the preset's.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Huang et al. (2024), "The GAN is dead; long live the GAN!": the relativistic pairing loss with R1 and R2, no
+    # momentum in Adam, an average of G.
+    "r3gan": {
+        "loss": "relativistic",
+        "gradient_penalty": ("r1", "r2"),
+        "penalty_weight": 1.0,
+        "real_label": 1.0,
+        "optimizer": Adam(2e-4, betas=(0.0, 0.99)),
+        "generator_optimizer": None,
+        "discriminator_optimizer": None,
+        "ema_decay": 0.999,
+    },
+}
+
+
+def with_recipe(preset: Preset, recipe: str) -> Preset:
+    """The preset with the losses and rules of a recipe; D without dropout, whose gradients its penalties look at.
+
+    Raises:
+        ValueError: there is no recipe of this name.
+    """
+    if recipe not in RECIPES:
+        raise ValueError(f"presets: recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+    networks = dataclasses.replace(preset.networks, dropout=0.0)
+    return dataclasses.replace(
+        preset, networks=networks, train=dataclasses.replace(preset.train, **RECIPES[recipe])
+    )
 
 
 def for_source(source: str, dataset: Dataset, network: NetworkName = "mlp") -> Preset:

@@ -7,27 +7,35 @@ from fastgan.training.config import TrainConfig
 from fastgan.training.inference import InferenceResult, train_encoder
 from fastgan.training.loggers import Best, JSONLines, Logger, MLflow, TensorBoard, WandB
 from fastgan.training.monitor import Monitor
-from fastgan.training.optimizers import Adam, Momentum
+from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
 from fastgan.training.result import TrainResult
+from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay
 from fastgan.training.train import train
 
 __getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
 
 __all__ = [
+    "SGD",
     "Adam",
+    "AdamW",
     "Best",
     "Callback",
     "CheckpointError",
+    "CosineDecay",
+    "ExponentialDecay",
     "InferenceResult",
     "JSONLines",
+    "LinearDecay",
     "Logger",
     "MLflow",
     "Momentum",
     "Monitor",
     "PopulationMember",
     "PopulationResult",
+    "RMSprop",
     "Run",
+    "StepDecay",
     "TensorBoard",
     "TrainConfig",
     "TrainResult",

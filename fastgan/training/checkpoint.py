@@ -113,6 +113,8 @@ class Checkpoint:
         fresh = {network for network, optimizer in optimizers.items() if not optimizer.state}
         for network, optimizer in optimizers.items():
             found = _below(self.tensors, f"{network}_optimizer.")
+            if not found and network not in fresh:  # before the first update, by an engine that makes state at that one
+                continue
             expected = _expected_of(optimizer, found) if network in fresh else _flat_state(optimizer)
             _compare(self.path, _named(network, expected), _named(network, found))
         for network in schedulers:
@@ -125,7 +127,8 @@ class Checkpoint:
                 if network in fresh:
                     self._load(network, optimizer)
                 for name, tensor in _flat_state(optimizer).items():
-                    tensor.copy_(self.tensors[f"{network}_optimizer.{name}"])
+                    stored = self.tensors.get(f"{network}_optimizer.{name}")
+                    tensor.zero_() if stored is None else tensor.copy_(stored)
                 if network in schedulers and network not in fresh:
                     _take_numbers(optimizer, self.groups[network])
             for network, scheduler in schedulers.items():

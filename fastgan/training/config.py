@@ -27,8 +27,9 @@ from fastgan.options import (
     UpdateMode,
 )
 from fastgan.training import plugins
-from fastgan.training.optimizers import Adam, Momentum, Optimizer
+from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, SchedulerFactory
+from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, Schedule, StepDecay
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS: dict[str, DiscriminatorKind] = {kind: of_d for kind, (_, _, of_d) in GENERATOR.items()}
@@ -58,6 +59,8 @@ _OPTIONAL = ("ema_decay", *_BOUNDS)
 _NOT_NEGATIVE = ("instance_noise", "historical_averaging")
 _NUMBERS = ("inner_tolerance", "real_label", "fake_label", "penalty_weight", *_NOT_NEGATIVE, *_OPTIONAL)
 _OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
+_DESCRIBED = (Adam, AdamW, Momentum, SGD, RMSprop, CosineDecay, StepDecay, LinearDecay, ExponentialDecay)
+DESCRIPTIONS: dict[str, Any] = {kind.__name__: kind for kind in _DESCRIBED}
 _SCHEDULERS = ("scheduler", "generator_scheduler", "discriminator_scheduler")
 
 
@@ -86,8 +89,7 @@ class TrainConfig:
             (fake_logits, real_logits). For the eager engine.
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
         fake_label: target of D on fakes, below `real_label`; 0.1 beside a real_label of 0.9 is two-sided smoothing.
-        gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss. Several, as ("r1", "r2"), in the eager
-            engine.
+        gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss; several as ("r1", "r2").
         penalty_weight: weight of the penalty, of each where there are several.
         instance_noise: standard deviation of Gaussian noise on all that D sees, real and made. For the eager engine.
         instance_noise_steps: iterations over which it falls linearly to 0; 0: it stays.
@@ -97,11 +99,13 @@ class TrainConfig:
             batch for both losses, D's halved, both gradients taken before either update.
         pack: samples that D gets as one input, side by side (PacGAN's packing; along the first axis
             of a sample). 1: one at a time. A step draws `batch_size * pack` rows.
-        optimizer: of both networks, unless one has its own: `Adam`, `Momentum`, or a function that makes one of given
-            parameters: a class of `torch.optim`, `functools.partial` of it with its arguments, a lambda.
+        optimizer: of both networks, unless one has its own: `Adam`, `AdamW`, `Momentum`, `SGD`, `RMSprop`, or a
+            function that makes one of given parameters: a class of `torch.optim`, `functools.partial` of it with its
+            arguments, a lambda.
         generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
-        scheduler: function that makes a `torch.optim.lr_scheduler` of a given optimiser, for both networks unless one
-            has its own; it steps after each update of its network. For the eager engine.
+        scheduler: `CosineDecay`, `StepDecay`, `LinearDecay`, `ExponentialDecay`, or a function that makes a
+            `torch.optim.lr_scheduler` of a given optimiser, for both networks unless one has its own; it steps after
+            each update of its network.
         generator_scheduler, discriminator_scheduler: of one network.
         max_grad_norm: greatest norm of all gradients of a network together, which are scaled down to it before an
             update, as by `torch.nn.utils.clip_grad_norm_`.
@@ -199,17 +203,18 @@ class TrainConfig:
     def _check_optimizers(self) -> None:
         for name in _OPTIMIZERS:
             value = getattr(self, name)
-            if not (isinstance(value, Adam | Momentum) or callable(value) or value is None and name != "optimizer"):
+            optional = value is None and name != "optimizer"
+            if not (isinstance(value, Optimizer) or callable(value) or optional) or isinstance(value, Schedule):
                 raise TypeError(
-                    f"TrainConfig: {name} must be fastgan.Adam, fastgan.Momentum or a function that makes a "
-                    f"torch.optim.Optimizer of given parameters, got {_given(value)}"
+                    f"TrainConfig: {name} must be fastgan.Adam, AdamW, Momentum, SGD, RMSprop or a function that makes "
+                    f"a torch.optim.Optimizer of given parameters, got {_given(value)}"
                 )
         for name in _SCHEDULERS:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise TypeError(
-                    f"TrainConfig: {name} must be a function that makes a torch.optim.lr_scheduler of a given "
-                    f"optimiser, got {_given(value)}"
+                    f"TrainConfig: {name} must be fastgan.CosineDecay, StepDecay, LinearDecay, ExponentialDecay or a "
+                    f"function that makes a torch.optim.lr_scheduler of a given optimiser, got {_given(value)}"
                 )
         for network in ("generator", "discriminator"):
             (field, scheduler), rule = self.scheduler_of(network), self.optimizer_of(network)
@@ -289,10 +294,13 @@ class TrainConfig:
         if scheduler is not None:
             got = plugins.name_of(scheduler)
             raise ValueError(f"TrainConfig: {field} must be None where unroll is above 0, got {got}")
-        if isinstance(rule, Built):
+        written_out = type(rule) is Adam and not rule.weight_decay or isinstance(rule, Momentum)
+        if not written_out:
+            field = rule.field if isinstance(rule, Built) else "the discriminator's optimizer"
+            got = plugins.name_of(rule.factory) if isinstance(rule, Built) else repr(rule)
             raise ValueError(
-                f"TrainConfig: {rule.field} must be fastgan.Adam or fastgan.Momentum where unroll is above 0, "
-                f"got {plugins.name_of(rule.factory)}"
+                f"TrainConfig: {field} must be fastgan.Adam without weight decay or fastgan.Momentum where unroll is "
+                f"above 0, got {got}"
             )
 
     @property
@@ -332,7 +340,7 @@ class TrainConfig:
         """What updates the "generator" or the "discriminator"."""
         name = f"{network}_optimizer" if getattr(self, f"{network}_optimizer") is not None else "optimizer"
         rule = getattr(self, name)
-        return rule if isinstance(rule, Adam | Momentum) else Built(rule, name)
+        return rule if isinstance(rule, Optimizer) else Built(rule, name)
 
     @property
     def optimizer_of_generator(self) -> Optimizer | Built:
@@ -372,7 +380,7 @@ class TrainConfig:
         values: dict[str, Any] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, Adam | Momentum):
+            if isinstance(value, Optimizer | Schedule):
                 value = {"type": type(value).__name__, **dataclasses.asdict(value)}
                 value = {key: list(part) if isinstance(part, tuple) else part for key, part in value.items()}
             elif callable(value) or item.name == "loss" and not isinstance(value, str):
@@ -405,14 +413,13 @@ class TrainConfig:
 
 
 def _recalled(values: dict[str, Any]) -> Any:
-    kinds: dict[str, type[Adam] | type[Momentum]] = {"Adam": Adam, "Momentum": Momentum}
     kind = values.get("type")
-    if kind not in kinds:
+    if kind not in DESCRIPTIONS:
         return plugins.recall(values)
     try:
-        return kinds[kind](**{name: value for name, value in values.items() if name != "type"})
+        return DESCRIPTIONS[kind](**{name: value for name, value in values.items() if name != "type"})
     except TypeError as error:  # a field that there is not, or a text for a number
-        raise TypeError(f"TrainConfig: optimizer must describe {kind}, got {values} ({error})") from None
+        raise TypeError(f"TrainConfig: optimizer or scheduler must describe {kind}, got {values} ({error})") from None
 
 
 def _comparable(value: Any) -> Any:

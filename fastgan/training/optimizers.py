@@ -1,4 +1,4 @@
-"""Optimisers as frozen descriptions: Adam, and momentum SGD with the original code's schedules."""
+"""Optimisers as frozen descriptions: those of torch.optim, and momentum SGD with the original code's schedules."""
 
 from __future__ import annotations
 
@@ -13,14 +13,32 @@ from fastgan import options
 from fastgan.options import MomentumConvention
 
 
+class _OfTorch:
+    """What these descriptions have in common: they are an optimiser of torch.optim, whose rate is constant."""
+
+    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """The optimiser of these parameters, its state allocated (step 0, moments 0)."""
+        parameters = list(parameters)
+        optimizer = self._make(parameters, _fusable(parameters) or None)
+        allocate(optimizer)
+        return optimizer
+
+    def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+    def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
+        """The rate is constant, or a scheduler's: nothing to set."""
+
+
 @dataclass(frozen=True)
-class Adam:
+class Adam(_OfTorch):
     """Adam; `build` gives a `torch.optim.Adam`.
 
     Args:
         lr: learning rate.
         betas: decay of the two moments; (0.5, 0.999) is DCGAN's choice.
         eps: added to the root of the second moment.
+        weight_decay: times a weight, added to its gradient.
 
     Source: Kingma and Ba (2015), Algorithm 1; the defaults are those of Radford et al. (2016).
     """
@@ -28,31 +46,91 @@ class Adam:
     lr: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
     eps: float = 1e-8
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("Adam", "lr", self.lr, 0.0)
-        _at_least("Adam", "eps", self.eps, 0.0)
+        for name in ("lr", "eps", "weight_decay"):
+            _at_least(type(self).__name__, name, getattr(self, name), 0.0)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"Adam: betas must be two numbers in [0, 1), got {self.betas!r}")
+            raise ValueError(f"{type(self).__name__}: betas must be two numbers in [0, 1), got {self.betas!r}")
         object.__setattr__(self, "betas", tuple(self.betas))  # a list from JSON would not compare equal
 
-    def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The optimiser of these parameters, its state allocated (step 0, moments 0)."""
-        parameters = list(parameters)
-        optimizer = torch.optim.Adam(
-            parameters, lr=self.lr, betas=self.betas, eps=self.eps, fused=_fusable(parameters) or None
-        )
-        for parameter in parameters:
-            device = parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
-            optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-        return optimizer
+    def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
+        kind = torch.optim.AdamW if isinstance(self, AdamW) else torch.optim.Adam
+        return kind(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=fused)
 
-    def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
-        """Adam's rate is constant: nothing to set."""
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam whose weight decay is a step of its own: p <- p - lr weight_decay p; `build` gives a `torch.optim.AdamW`.
+
+    Args:
+        lr, betas, eps: as in `Adam`.
+        weight_decay: by which lr times this part of a weight is taken off it at each update.
+
+    Source: Loshchilov and Hutter (2019), Algorithm 2.
+    """
+
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class SGD(_OfTorch):
+    """Stochastic gradient descent; `build` gives a `torch.optim.SGD`. `Momentum` has the original code's schedules.
+
+    Args:
+        lr: learning rate.
+        momentum: m in v <- m v + g; p <- p - lr v. 0: p <- p - lr g.
+        nesterov: p <- p - lr (g + m v) instead.
+        weight_decay: times a weight, added to its gradient.
+    """
+
+    lr: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least("SGD", "lr", self.lr, 0.0)
+        _at_least("SGD", "weight_decay", self.weight_decay, 0.0)
+        _below_one("SGD", "momentum", self.momentum)
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("SGD: momentum must be above 0 where nesterov is True, got 0.0")
+
+    def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters, self.lr, self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=fused
+        )
+
+
+@dataclass(frozen=True)
+class RMSprop(_OfTorch):
+    """Gradients over the root of their mean square; `build` gives a `torch.optim.RMSprop`.
+
+    Args:
+        lr: learning rate; WGAN's is 5e-5.
+        alpha: decay of the mean square.
+        eps: added to its root.
+        momentum: m in v <- m v + g / root; p <- p - lr v.
+        weight_decay: times a weight, added to its gradient.
+
+    Source: Tieleman and Hinton (2012), lecture 6.5.
+    """
+
+    lr: float
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "weight_decay"):
+            _at_least("RMSprop", name, getattr(self, name), 0.0)
+        _below_one("RMSprop", "alpha", self.alpha)
+        _below_one("RMSprop", "momentum", self.momentum)
+
+    def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(parameters, self.lr, self.alpha, self.eps, self.weight_decay, momentum=self.momentum)
 
 
 @dataclass(frozen=True)
@@ -88,9 +166,9 @@ class Momentum:
         _at_least("Momentum", "lr", self.lr, 0.0)
         _at_least("Momentum", "lr_decay", self.lr_decay, 1.0)
         _at_least("Momentum", "min_lr", self.min_lr, 0.0)
-        for name, value in (("momentum", self.momentum), ("momentum_final", self.momentum_final)):
-            if value is not None and not 0.0 <= value < 1.0:
-                raise ValueError(f"Momentum: {name} must lie in [0, 1), got {value!r}")
+        _below_one("Momentum", "momentum", self.momentum)
+        if self.momentum_final is not None:
+            _below_one("Momentum", "momentum_final", self.momentum_final)
         if self.convention not in options.names(MomentumConvention):
             raise ValueError(f"Momentum: convention must be 'torch' or 'pylearn2', got {self.convention!r}")
         if (self.momentum_final is None) != (self.saturate_epochs is None):
@@ -131,8 +209,7 @@ class Momentum:
             optimizer = torch.optim.SGD(
                 parameters, lr=self.lr, momentum=self.momentum, fused=_fusable(parameters) or None
             )
-        for parameter in parameters:
-            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+        allocate(optimizer)
         return optimizer
 
     def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
@@ -151,10 +228,10 @@ class VelocitySGD(torch.optim.Optimizer):
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float, *, rate_inside: bool) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
-        self._rate_inside = rate_inside
+        self.rate_inside = rate_inside
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_rate_inside": self._rate_inside}  # torch's own names three attributes
+        return {**super().__getstate__(), "rate_inside": self.rate_inside}  # torch's own names three attributes
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -167,13 +244,37 @@ class VelocitySGD(torch.optim.Optimizer):
                 self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
             velocities = [self.state[p]["momentum_buffer"] for p in moved]
             torch._foreach_mul_(velocities, group["momentum"])
-            inside, outside = (-group["lr"], 1.0) if self._rate_inside else (1.0, -group["lr"])
+            inside, outside = (-group["lr"], 1.0) if self.rate_inside else (1.0, -group["lr"])
             torch._foreach_add_(velocities, [p.grad for p in moved], alpha=inside)
             torch._foreach_add_(moved, velocities, alpha=outside)
         return loss
 
 
-Optimizer = Adam | Momentum
+Optimizer = Adam | AdamW | Momentum | SGD | RMSprop
+# What the compiled engines read and write for each parameter, in the order of csrc/optimizer.h: the state of torch's
+# optimiser, which keeps no momentum_buffer while its momentum is 0.
+STATES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+    VelocitySGD: ("momentum_buffer",),
+    torch.optim.RMSprop: ("square_avg", "momentum_buffer"),
+}
+
+
+def allocate(optimizer: torch.optim.Optimizer) -> None:
+    """Make what is missing of the state of each trained parameter, as before its first update: zeros."""
+    kind = type(optimizer)
+    for group in optimizer.param_groups:
+        wanted = [n for n in STATES[kind] if n != "momentum_buffer" or group["momentum"] or kind is VelocitySGD]
+        for p in (p for p in group["params"] if p.requires_grad and wanted):
+            state = optimizer.state[p]
+            if kind not in (torch.optim.SGD, VelocitySGD) and "step" not in state:
+                on_device = group.get("fused") or group.get("capturable")
+                state["step"] = torch.zeros((), device=p.device if on_device else "cpu", dtype=torch.float32)
+            for name in wanted:
+                if state.get(name) is None:
+                    state[name] = torch.zeros_like(p)
 
 
 def _fusable(parameters: list[Tensor]) -> bool:
@@ -184,3 +285,8 @@ def _fusable(parameters: list[Tensor]) -> bool:
 def _at_least(owner: str, name: str, value: float, least: float) -> None:
     if not isinstance(value, int | float) or not least <= value < float("inf"):
         raise ValueError(f"{owner}: {name} must be a finite number of at least {least:g}, got {value!r}")
+
+
+def _below_one(owner: str, name: str, value: float) -> None:
+    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+        raise ValueError(f"{owner}: {name} must lie in [0, 1), got {value!r}")

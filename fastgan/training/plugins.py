@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,20 @@ def _call(field: str, factory: Callable[[Any], Any], argument: Any) -> Any:
         raise ValueError(f"train: config.{field} must build from what it is given, got {why}") from error
 
 
+def all_as_built(players: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config cannot tell for certain, in numbers, of each network's `description`, `optimizer`, `scheduler`."""
+    return {
+        name: as_built(player.optimizer, player.scheduler)
+        for name, player in players.items()
+        if isinstance(player.description, Built) or player.scheduler is not None
+    }
+
+
+def schedulers_of(players: Mapping[str, Any]) -> dict[str, LRScheduler]:
+    """By network, of those that have one."""
+    return {name: player.scheduler for name, player in players.items() if player.scheduler is not None}
+
+
 def as_built(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
     """Classes and numbers before the first update, which a resume compares: JSON, functions left out."""
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
@@ -143,7 +157,7 @@ def recall(described: dict[str, Any]) -> Any:
     maker = getattr(importlib.import_module(module), name, None) if module in _MODULES else None
     if not isinstance(maker, type):
         got = described.get("type")
-        raise ValueError(f"TrainConfig: optimizer type must be Adam, Momentum or a class of torch.optim, got {got!r}")
+        raise ValueError(f"TrainConfig: optimizer type must be one of fastgan's or a class of torch.optim, got {got!r}")
     keywords = {name: plain.decode(value) for name, value in described.items() if name != "type"}
     return functools.partial(maker, **keywords) if keywords else maker
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from fastgan.models import GAN
 from fastgan.training import checkpoint
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
-from fastgan.training.config import TrainConfig
+from fastgan.training.config import DESCRIPTIONS, TrainConfig
 from fastgan.training.plain import leaves
 from fastgan.training.rows import Minibatches
 
@@ -59,8 +61,45 @@ def threads_of(source: Checkpoint | None) -> int | None:
     return threads if isinstance(threads, int) and threads >= 1 else None
 
 
-def check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
-    """A resumed run must be the same run: every field that decides a number."""
+def check_change(change: Collection[str], source: Checkpoint | None, config: TrainConfig) -> None:
+    """What may be changed on a resume, and that there is one.
+
+    Raises:
+        ValueError: something else, or rates that a scheduler sets.
+    """
+    if isinstance(change, str) or any(name != "lr" for name in change):
+        raise ValueError(f"train: change must be () or ('lr',), got {change!r}")
+    if change and source is None:
+        raise ValueError(f"train: change must be empty where no run is resumed, got {change!r}")
+    for network in ("generator", "discriminator"):
+        field, scheduler = config.scheduler_of(network)
+        if change and scheduler is not None:
+            raise ValueError(f"train: change must be empty where config.{field} sets the rates, got {change!r}")
+
+
+def _described(config: dict[str, Any], change: Collection[str]) -> dict[str, Any]:
+    """A config as it is compared: with the defaults of optimisers; without rates, where those may change."""
+    whole = {name: _whole(value) for name, value in config.items()}
+    if "lr" not in change:
+        return whole
+    common = whole.pop("optimizer", None)
+    for name in ("generator_optimizer", "discriminator_optimizer"):
+        rule = common if whole.get(name) is None else whole[name]
+        whole[name] = {key: value for key, value in (rule or {}).items() if key != "lr"}
+    return whole
+
+
+def _whole(value: Any) -> Any:
+    """A description of an optimiser or schedule with the fields that it had not when it was written."""
+    kind = DESCRIPTIONS.get(str(value.get("type"))) if isinstance(value, dict) else None
+    if kind is None:
+        return value
+    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in {**defaults, **value}.items()}
+
+
+def check_same_run(source: Checkpoint, meta: dict[str, Any], change: Collection[str] = ()) -> None:
+    """A resumed run must be the same run: every field that decides a number, but for what may change."""
     config, unknown = meta["config"], []
     # A field added after the checkpoint was written takes its default.
     young = {
@@ -72,6 +111,8 @@ def check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
         if not isinstance(stored, dict):
             raise CheckpointError(f"checkpoint {source.path}: meta must hold {part}")
         stored = {**young.get(part, {}), **stored}
+        if part == "config":
+            stored, current = _described(stored, change), _described(current, change)
         for name in sorted({*stored, *current} - (_FREE_FIELDS if part == "config" else set())):
             if _functions(stored.get(name), current.get(name)) and (name != "loss" or stored[name] == current[name]):
                 unknown.append(f"{part}.{name}")
@@ -79,7 +120,7 @@ def check_same_run(source: Checkpoint, meta: dict[str, Any]) -> None:
                 raise ValueError(
                     f"train: {part}.{name} must be {stored.get(name)!r} as in {source.path}, got {current.get(name)!r}"
                 )
-    _check_built(source, meta)
+    _check_built(source, meta, change)
     if unknown:
         log.warning("train: resume takes %s for what it was: a function has no more than a name", " and ".join(unknown))
     if config["steps"] < source.step:
@@ -93,7 +134,7 @@ def _functions(stored: Any, current: Any) -> bool:
     return all(isinstance(value, dict) and "function" in value for value in (stored, current))
 
 
-def _check_built(source: Checkpoint, meta: dict[str, Any]) -> None:
+def _check_built(source: Checkpoint, meta: dict[str, Any], change: Collection[str]) -> None:
     """Optimisers and schedulers that functions make must be what they were, before the first update, in numbers.
 
     Names that one side alone has are left out: they differ from release to release of torch.
@@ -102,6 +143,8 @@ def _check_built(source: Checkpoint, meta: dict[str, Any]) -> None:
     for network in sorted({*stored, *current}):
         before, now = dict(leaves(stored.get(network, {}))), dict(leaves(current.get(network, {})))
         for name in before:
+            if "lr" in change and name.rpartition(".")[2] == "lr":
+                continue
             if name in now and before[name] != now[name]:
                 raise ValueError(
                     f"train: the {network}'s {name} must be {before[name]!r} as in {source.path}, got {now[name]!r}"

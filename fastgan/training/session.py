@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.files import sweep, write_atomically
 from fastgan.models import GAN, evaluating, join
@@ -23,13 +22,20 @@ from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import Engine, choose
-from fastgan.training.engines.eager import EagerEngine, packed
+from fastgan.training.engines.eager import packed
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
 from fastgan.training.ranks import Ranks, local_device
 from fastgan.training.result import TrainResult
-from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
+from fastgan.training.resume import (
+    check_change,
+    check_held,
+    check_same_run,
+    describe_run,
+    find_source,
+    threads_of,
+)
 from fastgan.training.rows import Minibatches
 from fastgan.training.stream import Stream
 
@@ -83,6 +89,7 @@ class Prepared:
         engine: of the run.
         meta: what a checkpoint says about it.
         source: the checkpoint to go on from, or None.
+        change: what the config changes of the checkpoint's run.
         config_json: of its folder.
     """
 
@@ -91,6 +98,7 @@ class Prepared:
     meta: dict[str, Any]
     source: Checkpoint | None
     config_json: bytes
+    change: Collection[str] = ()
 
 
 def prepare(
@@ -100,6 +108,7 @@ def prepare(
     folder: Path | None,
     resume: bool | str | os.PathLike[str] | None,
     memory_is_shared: bool = False,
+    change: Collection[str] = (),
     ranks: Ranks | None = None,
 ) -> Prepared:
     """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
@@ -117,21 +126,22 @@ def prepare(
         gan.keep_ema()
     engine, reason = choose(gan, rows, config, logits_per_batch, memory_is_shared, ranks)
     meta = describe_run(gan, rows, config)
-    if isinstance(engine, EagerEngine) and engine.as_built:
+    if engine.as_built:
         meta["built"] = engine.as_built
     if folder is not None:
-        checkpoint.others(engine.optimizers, schedulers_of(engine))  # refuses now what it could not write later
+        checkpoint.others(engine.optimizers, engine.schedulers)  # refuses now what it could not write later
     source = find_source(resume, folder)
     if source is not None and isinstance(rows, Stream):
         raise ValueError(f"train: data must have rows by number to resume, got a {rows.kind}: its batches are gone")
+    check_change(change, source, config)
     if source is not None:
-        check_same_run(source, meta)
+        check_same_run(source, meta, change)
     if engine.threads is not None:
         engine.threads = threads_of(source) or engine.threads
         meta["threads"] = engine.threads
     writes = ranks is None or ranks.is_first
     run = Run(gan, config, folder if writes else None, engine.name, reason, no_logits=no_logits)
-    return Prepared(run, engine, meta, source, run_file.to_bytes(config, rows))
+    return Prepared(run, engine, meta, source, run_file.to_bytes(config, rows), change)
 
 
 def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
@@ -155,11 +165,6 @@ def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
                     f"train: config.{name} must be the same in all processes, which train one GAN, got {got}; "
                     "train_population trains many"
                 )
-
-
-def schedulers_of(engine: Engine) -> dict[str, LRScheduler]:
-    """By network; compiled engines have none."""
-    return engine.schedulers if isinstance(engine, EagerEngine) else {}
 
 
 class ChunkSizer:
@@ -212,7 +217,7 @@ class Session:
             (run.run_dir / "checkpoint").mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(run.run_dir)
         try:
-            self.history = self._begin(prepared.source)
+            self.history = self._begin(prepared.source, prepared.change)
         except BaseException:
             self._unlock()
             raise
@@ -221,7 +226,7 @@ class Session:
         self.saved_step = run.step if run.checkpoint is not None else -1
         self.warned = False
 
-    def _begin(self, source: Checkpoint | None) -> History:
+    def _begin(self, source: Checkpoint | None, change: Collection[str]) -> History:
         """Restore the checkpoint and clean the folder; gives the history so far."""
         run, earlier = self.run, None
         if run.run_dir is not None:
@@ -230,7 +235,13 @@ class Session:
             sweep(run.run_dir)
             sweep(run.run_dir / "snapshots")
         if source is not None:
-            source.restore(run.gan, self.engine.optimizers, schedulers_of(self.engine))
+            groups = [group for optimizer in self.engine.optimizers.values() for group in optimizer.param_groups]
+            rates = [group["lr"] for group in groups]  # the config's
+            source.restore(run.gan, self.engine.optimizers, self.engine.schedulers)
+            if "lr" in change:
+                groups = [group for optimizer in self.engine.optimizers.values() for group in optimizer.param_groups]
+                for group, rate in zip(groups, rates, strict=True):
+                    group["lr"] = rate
             run.step, run.checkpoint = source.step, source.path
             earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
         return History(None if run.run_dir is None else run.run_dir / "history.csv", earlier)
@@ -330,7 +341,7 @@ class Session:
             self.engine.optimizers,
             step=run.step,
             meta=self.meta,
-            schedulers=schedulers_of(self.engine),
+            schedulers=self.engine.schedulers,
             keep=run.config.keep_checkpoints,
         )
         run.checkpoint, self.saved_step = path, run.step

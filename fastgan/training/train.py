@@ -7,7 +7,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     resume: bool | str | os.PathLike[str] | None = None,
+    change: Collection[str] = (),
     run_dir: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> TrainResult:
@@ -58,6 +59,8 @@ def train(
         callbacks: called after each chunk of iterations, in order.
         resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
             checkpoint.
+        change: what the config may change on a resume: ("lr",), the learning rates of both optimisers, which then have
+            the config's from here on. Anything else that decides a number of the run is refused.
         run_dir: folder for history.csv and checkpoint/; None writes nothing.
         progress: show on standard error how far the run is: a bar on a terminal, ten lines elsewhere, as in a notebook.
 
@@ -80,7 +83,7 @@ def train(
     folder = None if run_dir is None else Path(run_dir)
     place(gan, config)
     with ranks(_PATIENCE, gan.device) as group:
-        return _train(gan, data, config, callbacks, resume, folder, progress, group)
+        return _train(gan, data, config, callbacks, resume, change, folder, progress, group)
 
 
 def _train(
@@ -89,6 +92,7 @@ def _train(
     config: TrainConfig,
     callbacks: Sequence[Callback],
     resume: bool | str | os.PathLike[str] | None,
+    change: Collection[str],
     folder: Path | None,
     progress: bool,
     group: Ranks,
@@ -101,10 +105,12 @@ def _train(
     rows = rows_for(data, gan, config, group)
     try:
         if group.size > 1:
-            prepared = _together(lambda: prepare(gan, rows, config, folder, resume, ranks=group), group)
+            prepared = _together(
+                lambda: prepare(gan, rows, config, folder, resume, change=change, ranks=group), group
+            )
             group.copy_from_first_([*gan.parameters(), *gan.buffers()])  # else each would train a model of its own
         else:
-            prepared = prepare(gan, rows, config, folder, resume)
+            prepared = prepare(gan, rows, config, folder, resume, change=change)
     except BaseException:
         rows.close()  # a stream has processes
         raise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from fastgan.training.optimizers import Adam, Momentum, Optimizer
+from fastgan.training.optimizers import Adam, Momentum
 
 DiscriminatorFn = Callable[[Tensor], Tensor]  # from inputs of D to logits
 
@@ -17,7 +17,7 @@ DiscriminatorFn = Callable[[Tensor], Tensor]  # from inputs of D to logits
 def look_ahead(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    description: Optimizer,
+    description: Adam | Momentum,
     loss: Callable[[DiscriminatorFn], Tensor],
     steps: int,
     *,

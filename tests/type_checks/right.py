@@ -50,6 +50,10 @@ config = fastgan.TrainConfig(
     keep_checkpoints=5,
 )
 fastgan.TrainConfig(10, 8, optimizer=torch.optim.RMSprop, gradient_penalty=("r1", "r2"))
+fastgan.TrainConfig(10, 8, optimizer=fastgan.AdamW(1e-3, weight_decay=0.1), scheduler=fastgan.CosineDecay(100))
+fastgan.TrainConfig(10, 8, optimizer=fastgan.SGD(0.1, 0.9, nesterov=True), scheduler=fastgan.StepDecay(10, 0.5))
+fastgan.TrainConfig(10, 8, optimizer=fastgan.RMSprop(5e-5), scheduler=fastgan.LinearDecay(10), engine="cuda-graph")
+fastgan.TrainConfig(10, 8, generator_scheduler=fastgan.ExponentialDecay(0.99), engine="cpu")
 fastgan.TrainConfig(10, 8, loss=(lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()))
 fastgan.TrainConfig(10, 8, optimizer=functools.partial(torch.optim.RMSprop, lr=5e-5))
 fastgan.TrainConfig(10, 8, discriminator_optimizer=lambda params: torch.optim.AdamW(params, lr=1e-4))

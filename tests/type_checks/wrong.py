@@ -36,6 +36,9 @@ fastgan.TrainConfig(10, 8, pack=1.5)  # wrong
 fastgan.TrainConfig(10, 8, ema_decay="0.9")  # wrong
 fastgan.TrainConfig(10, 8, max_col_norm="1")  # wrong
 fastgan.TrainConfig(10, 8, engine="gpu")  # wrong
+fastgan.TrainConfig(10, 8, optimizer=fastgan.AdamW(weight_decay="0.1"))  # wrong
+fastgan.TrainConfig(10, 8, optimizer=fastgan.RMSprop())  # wrong
+fastgan.TrainConfig(10, 8, scheduler=fastgan.CosineDecay("100"))  # wrong
 fastgan.TrainConfig(10, 8, precision="fp16")  # wrong
 fastgan.TrainConfig(10, 8, nonfinite="ignore")  # wrong
 fastgan.TrainConfig(10, 8, checkpoint_every="never")  # wrong

@@ -28,7 +28,18 @@ from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
 from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, train
+from fastgan.training import (
+    SGD,
+    Adam,
+    AdamW,
+    Callback,
+    Momentum,
+    RMSprop,
+    Run,
+    TrainConfig,
+    TrainResult,
+    train,
+)
 from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.engines.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
@@ -77,6 +88,7 @@ def add(commands: Any) -> None:
         "--config", metavar="FILE", help="settings that flags change: .toml, or the config.json of a run to do again"
     )
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
+    command.add_argument("--preset", choices=(*presets.RECIPES,), help="losses and optimisers of a paper")
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
     command.add_argument("--json", action="store_true", help="print what came of it as JSON; progress is on stderr")
     command.add_argument("--no-pictures", action="store_true", help="leave the pictures to fastgan plot")
@@ -138,6 +150,7 @@ def _one(
                 callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
                 run_dir=folder.path,
                 resume=folder.has_checkpoint(),
+                change=("lr",) if arguments.resume and _gives_rates(arguments) else (),
             )
     except BaseException:
         folder.discard()
@@ -191,6 +204,8 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     everything, held_out = dataset, _held_out(arguments, source, len(dataset))
     dataset = runs.training_part(dataset, held_out)
     preset = presets.for_source(arguments.source, dataset, getattr(arguments, "network", "mlp"))
+    if arguments.preset is not None:
+        preset = presets.with_recipe(preset, arguments.preset)
     preset = dataclasses.replace(
         preset, train=settings.train_config(preset.train), networks=settings.network_fields(preset.networks)
     )
@@ -251,6 +266,8 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         raise ValueError("--out must be given with --resume: the run folder to go on with")
     folder = Path(arguments.out)
     stored = runs.read(folder, of_many=True)
+    if arguments.preset is not None:
+        raise ValueError(f"--preset must be left out with --resume, got {arguments.preset}")
     if stored.functions:
         field = f"{stored.functions[0]} of {folder / 'config.json'}"
         raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
@@ -372,18 +389,32 @@ def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -
     return config
 
 
+_OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": Adam(),
+    "adamw": AdamW(),
+    "momentum": Momentum(0.1),
+    "sgd": SGD(0.1),
+    "rmsprop": RMSprop(5e-5),
+}
+
+
 def _add_optimizer(group: Any) -> None:
     # Not "optimizer": that is a field of TrainConfig, and holds more than a name.
-    group.add_argument("--optimizer", dest="optimizer_kind", choices=("adam", "momentum"), help="of both networks")
+    group.add_argument("--optimizer", dest="optimizer_kind", choices=(*_OPTIMIZERS,), help="of both networks")
     for flag, kind, text in (
         ("--lr", number, "learning rate"),
         ("--generator-lr", number, "of G alone"),
         ("--discriminator-lr", number, "of D alone"),
         ("--beta1", share, "Adam's decay of the first moment"),
         ("--beta2", share, "Adam's decay of the second moment"),
-        ("--momentum", number, "of momentum SGD"),
+        ("--momentum", number, "of momentum SGD or RMSprop"),
+        ("--weight-decay", number, "of all but momentum SGD with schedules"),
     ):
         group.add_argument(flag, type=kind, metavar="X", help=text)
+
+
+def _gives_rates(arguments: argparse.Namespace) -> bool:
+    return any(rate is not None for rate in (arguments.lr, arguments.generator_lr, arguments.discriminator_lr))
 
 
 def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Optimizer | None]:
@@ -399,26 +430,24 @@ def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, O
 
 def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_rate: float | None) -> Optimizer:
     if isinstance(optimizer, Built):
-        raise ValueError("config.json's optimizer must be Adam or Momentum here; continue such a run by fastgan.train")
-    if arguments.optimizer_kind == "momentum" and not isinstance(optimizer, Momentum):
-        optimizer = Momentum(0.1)
-    if arguments.optimizer_kind == "adam" and not isinstance(optimizer, Adam):
-        optimizer = Adam()
+        raise ValueError("config.json's optimizer must be one of fastgan's here; continue such a run by fastgan.train")
+    kind = arguments.optimizer_kind
+    if kind is not None and type(optimizer) is not type(_OPTIMIZERS[kind]):
+        optimizer = _OPTIMIZERS[kind]
     rate = own_rate if own_rate is not None else arguments.lr
-    if rate is not None:
-        optimizer = dataclasses.replace(optimizer, lr=rate)
-    betas = (arguments.beta1, arguments.beta2)
-    if isinstance(optimizer, Adam):
-        if arguments.momentum is not None:
-            raise ValueError("--momentum must come with --optimizer momentum, got it with Adam")
-        pairs = zip(betas, optimizer.betas, strict=True)
-        first, second = (old if new is None else new for new, old in pairs)
-        return dataclasses.replace(optimizer, betas=(first, second))
-    if betas != (None, None):
-        raise ValueError("--beta1 and --beta2 must come with --optimizer adam, got them with momentum")
-    if arguments.momentum is not None:
-        return dataclasses.replace(optimizer, momentum=arguments.momentum)
-    return optimizer
+    changes = {"lr": rate, "momentum": arguments.momentum, "weight_decay": arguments.weight_decay}
+    if arguments.beta1 is not None or arguments.beta2 is not None:
+        old = getattr(optimizer, "betas", (0.0, 0.0))
+        new = arguments.beta1, arguments.beta2
+        changes["betas"] = tuple(b if a is None else a for a, b in zip(new, old, strict=True))
+    asked = {name: value for name, value in changes.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(optimizer)}
+    flags_of = {"betas": "--beta1 and --beta2", "momentum": "--momentum", "weight_decay": "--weight-decay"}
+    for name, flags in flags_of.items():
+        if name in asked and name not in known:
+            fits = ", ".join(kind for kind, one in _OPTIMIZERS.items() if hasattr(one, name))
+            raise ValueError(f"{flags} must come with --optimizer {fits}, got {type(optimizer).__name__}")
+    return dataclasses.replace(optimizer, **asked)
 
 
 # ---------------------------------------------------------------- what came of it

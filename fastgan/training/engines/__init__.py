@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
@@ -29,11 +30,15 @@ class Engine(Protocol):
         name: "eager", "cpu", "cuda-graph" or "cuda-persistent".
         calls_at_once: calls of `begin_all`, each by engines of its own, that may be under way.
         threads: of torch, on which the bits depend; None: they depend on none.
+        schedulers: by network, of those that have one.
+        as_built: optimisers and schedulers that functions made, as a resume compares them (`plugins.as_built`).
     """
 
     name: str
     calls_at_once: int
     threads: int | None
+    schedulers: dict[str, LRScheduler]
+    as_built: dict[str, Any]
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:

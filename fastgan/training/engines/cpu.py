@@ -44,6 +44,7 @@ class CpuEngine:
             )
         self.state = HostState(gan, rows, config)
         self.state.compiled()
+        self.schedulers, self.as_built = self.state.schedulers, self.state.as_built
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:

@@ -163,6 +163,7 @@ class GraphEngine:
             _check_device(gan, config, self.launcher)
             self.state = HostState(gan, rows, config)
             self.prepare()
+            self.schedulers, self.as_built = self.state.schedulers, self.state.as_built
         except torch.OutOfMemoryError as error:
             raise plan.UnsupportedByEngine(f"the graph engine's memory does not suffice: {error}") from error
 
@@ -184,7 +185,7 @@ class GraphEngine:
         state = self.state
         if state.described_anew() or self._iteration is None:
             self._give_back()
-            parts = state.torch_optimizers, state.descriptions, state.data, state.labels, self.launcher
+            parts = state.updaters, state.data, state.labels, self.launcher
             described = state.description
             self._iteration = Iteration(state.gan, described["dtype"], described["plan"], *parts)
         return self._iteration
@@ -212,9 +213,10 @@ class GraphEngine:
             count = _in_graphs(min(count, CAPACITY))
             draws, updates = self.state.numbers(first, count)
             made = self.state.updates_done("generator"), self.state.updates_done("discriminator")
+            call = self.state.call(first, count, 0)
             counter = torch.tensor([first, updates[0] - made[0], draws[0] - made[1], 0])
             self.launcher.fork()
-            self.launcher.run(lambda: iteration.counter.copy_(counter))
+            self.launcher.run(lambda: self._set(iteration, counter, call, updates[0], draws[0]))
             done = self._queue(iteration, count, should_stop)
         except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
             raise RuntimeError(
@@ -240,6 +242,13 @@ class GraphEngine:
         (engine,) = engines
         finish = engine.begin(firsts[0], counts[0], should_stop)
         return lambda: [finish()]
+
+    @staticmethod
+    def _set(iteration: Iteration, counter: Tensor, call: dict[str, Any], update: int, draw: int) -> None:
+        """Write to the device what differs from call to call."""
+        iteration.counter.copy_(counter)
+        iteration.set_schedule("generator", update, call["generator_schedule"])
+        iteration.set_schedule("discriminator", draw, call["discriminator_schedule"])
 
     def _finish(self, iteration: Iteration, first: int, done: int) -> np.ndarray:
         block = self.launcher.fetch(iteration.block)

@@ -6,7 +6,7 @@ an iteration increments it. So an iteration can be captured, and each replay is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from fastgan.random import Purpose
 from fastgan.training.engines.cuda_graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
 from fastgan.training.engines.plan import Description, network_plan
 from fastgan.training.engines.state import METRICS
-from fastgan.training.optimizers import Momentum, Optimizer
+from fastgan.training.engines.updater import Updater
 
 CAPACITY = 4096  # iterations whose metrics the device keeps
 MOST = 100  # iterations whose dropout seeds are drawn together
@@ -32,7 +32,7 @@ class Iteration:
         gan: the networks, whose parameters are worked on in place.
         dtype: their number of it.
         described: their plan, of `plan.describe`.
-        optimizers: with allocated states; and what they were built from.
+        updaters: of both networks, with allocated states.
         data: (n, features), on the launcher's device.
         labels: int32 (n,), likewise; None where the model is not conditional.
         machine: launches the kernels.
@@ -43,8 +43,7 @@ class Iteration:
         gan: GAN,
         dtype: int,
         described: Description,
-        optimizers: dict[str, torch.optim.Optimizer],
-        descriptions: dict[str, Optimizer],
+        updaters: Mapping[str, Updater],
         data: Tensor,
         labels: Tensor | None,
         launcher: KernelLauncher,
@@ -52,11 +51,12 @@ class Iteration:
         self.gan, self.described, self.launcher, self.data, self.labels = gan, described, launcher, data, labels
         self.dtype, self.rows, self.pack = dtype, described["batch"], described["pack"]
         self.k, self.generator_steps = described["k"], described["generator_steps"]
-        self.penalty, self.relativistic = schema.number("Penalty", described["penalty"]), described["relativistic"]
+        self.penalties = [schema.number("Penalty", kind) for kind in described["penalties"]]
+        self.relativistic = described["relativistic"]
         self.skips = described["skip_nonfinite"]
-        self._place_networks(optimizers)
-        self._place_state(descriptions)
-        self.steps = {name: self._parameters(name, optimizers[name]) for name in _PLAYERS}
+        self._place_networks(updaters)
+        self._place_state()
+        self.steps = {name: self._parameters(name, updaters[name]) for name in _PLAYERS}
         self.snapshot = self._copies() if self.skips else {}
         self.dropout_seeds_per_iteration = self._count_dropout_seeds()
         shape = MOST, max(1, self.dropout_seeds_per_iteration)
@@ -64,9 +64,9 @@ class Iteration:
 
     # ------------------------------------------------------------ memory
 
-    def _place_networks(self, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """D's batch is fakes, real rows and, under a penalty, two more sub-batches: the tangents, and the rows where
-        the penalty is evaluated.
+    def _place_networks(self, updaters: Mapping[str, Updater]) -> None:
+        """D's batch is fakes, real rows and two more sub-batches for each penalty: first all tangents, then the rows
+        where each penalty is evaluated.
 
         G's output and its gradient are views of D's input and of its gradient: with packing, several rows of G are one
         row of D. In a conditional model labels come behind the samples, so that these have buffers of their own.
@@ -74,11 +74,11 @@ class Iteration:
         m, gan, launcher = self.rows, self.gan, self.launcher
 
         def trained(name: str) -> Callable[[Tensor | None], bool]:
-            return lambda parameter: parameter in optimizers[name].state
+            return lambda parameter: parameter is not None and bool(updaters[name].states(parameter))
 
         bf16 = self.described["generator"]["precision"] == "bf16"
         factors = torch.bfloat16 if bf16 else gan.dtype
-        of_d, rows = network_plan("gan.discriminator", gan.discriminator), (4 if self.penalty else 2) * m
+        of_d, rows = network_plan("gan.discriminator", gan.discriminator), (2 + 2 * len(self.penalties)) * m
         self.d = NetworkBuffers(of_d, trained("discriminator"), rows, launcher, factors, sub_batches=2)
         shape = m * self.pack, self.described["features"]
         of_g = network_plan("gan.generator", gan.generator), trained("generator"), m * self.pack, launcher, factors, 1
@@ -91,11 +91,16 @@ class Iteration:
             self.noise, self.real_rows = (self.d.input.new_zeros(s) for s in ((m * self.pack, gan.latent_dim), shape))
             self.condition = self.noise.new_zeros(m * self.pack, gan.classes)
             self.no_grad = self.noise.new_zeros(m, gan.classes * self.pack)
-        if self.penalty:
-            self.penalty_pass = PenaltyPass(self.d, 3 * m, 2 * m, m)
+        count = len(self.penalties)
+        self.penalty_values = self.d.input.new_zeros(count * m)
+        self.penalty_passes = [
+            PenaltyPass(self.d, (2 + count + i) * m, (2 + i) * m, self.penalty_values[i * m : (i + 1) * m])
+            for i in range(count)
+        ]
+        if self.penalties:
             self.ones = self.d.grad_output.new_ones(m, self.d.units)
 
-    def _place_state(self, descriptions: dict[str, Optimizer]) -> None:
+    def _place_state(self) -> None:
         device = self.launcher.device
         # One block, fetched at once: the step counter (csrc/step_counter.h), then the metrics.
         self.block = torch.zeros(4 + CAPACITY * METRICS, dtype=torch.float64, device=device)
@@ -104,10 +109,9 @@ class Iteration:
         size = self.launcher.size("loss_metrics_sums", self.logits)
         self.sums_of_d = torch.zeros(2 * size, dtype=torch.float64, device=device)
         self.sums_of_g = torch.zeros(size, dtype=torch.float64, device=device)
-        self.schedules = {
-            name: torch.tensor(schedule_parameters(descriptions[name]), dtype=torch.float64, device=device)
-            for name in _PLAYERS
-        }
+        # Rates and momenta of the updates of a call; update u has number u % count.
+        most = {"generator": CAPACITY * self.generator_steps, "discriminator": CAPACITY * self.k}
+        self.schedules = {name: torch.zeros(2, most[name], dtype=torch.float64, device=device) for name in _PLAYERS}
         norms = [layer.norm for net in (self.g, self.d) for layer in net.layers if layer.running()]
         self.running = [t for n in norms for t in (n.running_mean, n.running_var, n.num_batches_tracked)]
 
@@ -116,14 +120,12 @@ class Iteration:
         """In a batch of D."""
         return self.rows * self.d.units
 
-    def _parameters(self, name: str, optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, ...]]:
+    def _parameters(self, name: str, updater: Updater) -> list[tuple[Tensor, ...]]:
         """Of each trained parameter: itself, its state, its gradient."""
         network = self.g if name == "generator" else self.d
         found = []
         for parameter, grad in network.grads.items():
-            kept = optimizer.state[parameter]
-            states = [kept[name] for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in kept]
-            found.append((parameter.detach(), *states, grad))
+            found.append((parameter.detach(), *updater.states(parameter), grad))
         return found
 
     def _copies(self) -> dict[tuple[str, ...], list[tuple[Tensor, Tensor]]]:
@@ -140,9 +142,19 @@ class Iteration:
     def _count_dropout_seeds(self) -> int:
         """The number of dropout seeds: each forward pass of a module draws its own."""
         g, d = self.g.dropout_seeds, self.d.dropout_seeds
-        of_d = g + (3 if self.penalty else 2) * d
+        of_d = g + (2 + len(self.penalties)) * d
         of_g = g + (2 if self.relativistic else 1) * d
         return of_d if self.described["simultaneous"] else int(self.k * of_d + self.generator_steps * of_g)
+
+    def set_schedule(self, name: str, first: int, numbers: tuple[list[float], list[float]]) -> None:
+        """The rates and momenta of a player's updates from `first` on: one each, or one for all."""
+        table = self.schedules[name]
+        for row, values in zip(table, numbers, strict=True):
+            if len(values) == 1:
+                row.fill_(values[0])
+                continue
+            at = torch.arange(first, first + len(values)) % len(row)
+            row[at.to(row.device)] = torch.tensor(values, dtype=row.dtype, device=row.device)
 
     # ------------------------------------------------------------ iterations
 
@@ -159,7 +171,7 @@ class Iteration:
             else:
                 self._alternating(dropout_seeds)
             weight = 0.5 if self.described["simultaneous"] else 1.0
-            penalties = (self.penalty_pass.values, self.rows) if self.penalty else (None, 0)
+            penalties = (self.penalty_values, len(self.penalty_values)) if self.penalties else (None, 0)
             head = self.dtype, self.counter, self.metrics, CAPACITY, self.sums_of_d, self.sums_of_g
             self.launcher.launch("record", *head, self.logits, weight, *penalties)
 
@@ -178,7 +190,7 @@ class Iteration:
         self._show(number, dropout_seeds)
         self._loss_of_d(1.0)
         rest = self._gradients_of_d(number, dropout_seeds)
-        self._update(number, number, "discriminator")
+        self._update(number, "discriminator")
         return rest
 
     def _generator_step(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
@@ -193,7 +205,7 @@ class Iteration:
         self.d.forward(Batch(0, self.rows, sub_batches, dropout_seeds, self.d.dropout_seeds, (0, 1)[:sub_batches]))
         self._loss_of_g()
         self._gradients_of_g(of_g, Batch(0, self.rows, 1, dropout_seeds))
-        self._update(number, (self.k, self.k - 1), "generator")
+        self._update(number, "generator")
         self._update_ema()
         return dropout_seeds[sub_batches * self.d.dropout_seeds :]
 
@@ -209,7 +221,7 @@ class Iteration:
         self._gradients_of_g(of_g, Batch(0, self.rows, 1, dropout_seeds[self.d.dropout_seeds :]))
         self._loss_of_d(0.5)
         self._gradients_of_d(number, dropout_seeds)
-        self._update(number, number, *_PLAYERS)
+        self._update(number, *_PLAYERS)
         self._update_ema()
 
     # ------------------------------------------------------------ D's inputs
@@ -301,21 +313,21 @@ class Iteration:
 
     def _gradients_of_d(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
         """From the derivatives of the logits. Returns the dropout seeds that follow."""
-        rows, after = 2 * self.rows, dropout_seeds[2 * self.d.dropout_seeds :]
+        count, after = len(self.penalties), dropout_seeds[2 * self.d.dropout_seeds :]
         self.d.backward(self._both(dropout_seeds), to_input=False, of_vectors=True)
-        if self.penalty:
-            self._penalize(number, after)
-            rows, after = (4 if self.d.has_second_derivative else 3) * self.rows, after[self.d.dropout_seeds :]
-        self.d.weight_gradients(rows)
+        for i in range(count):
+            self._penalize(i, number, after)
+            after = after[self.d.dropout_seeds :]
+        self.d.weight_gradients((2 + (2 if self.d.has_second_derivative else 1) * count) * self.rows)
         return after
 
-    def _penalize(self, number: tuple[int, int], dropout_seeds: Tensor) -> None:
-        d, plan = self.d, self.described
+    def _penalize(self, which: int, number: tuple[int, int], dropout_seeds: Tensor) -> None:
+        d, plan, kind = self.d, self.described, self.penalties[which]
         real, fake = self._halves(d.input)
-        batch = Batch(3 * self.rows, self.rows, 1, dropout_seeds)
+        batch = Batch((2 + len(self.penalties) + which) * self.rows, self.rows, 1, dropout_seeds)
         shape = self.rows, d.inputs
         draw = plan["seed"], *self._count(*number)
-        self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *shape, self.penalty, *draw)
+        self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *shape, kind, *draw)
         if self.labels is not None:  # interpolates of labels would be rounded
             self.launcher.copy(self._labels(batch.span), self.condition.view(self.rows, -1))
         d.forward(batch)
@@ -323,7 +335,7 @@ class Iteration:
         d.backward(batch, to_input=True, of_vectors=False)
         if self.labels is not None:  # the penalty is one of the samples' gradient
             self.launcher.copy(self._labels(batch.span, grad=True), self.no_grad)
-        self.penalty_pass.run(batch, self.penalty, plan["penalty_weight"] / self.rows)
+        self.penalty_passes[which].run(batch, kind, plan["penalty_weight"] / self.rows)
 
     def _gradients_of_g(self, of_g: Batch, fakes: Batch) -> None:
         self.d.backward(fakes, to_input=True, of_vectors=False)
@@ -335,21 +347,21 @@ class Iteration:
 
     # ------------------------------------------------------------ updates
 
-    def _update(self, number: tuple[int, int], draw: tuple[int, int], *players: str) -> None:
+    def _update(self, number: tuple[int, int], *players: str) -> None:
         """Apply the gradients of a player, or of both; roll back what is not finite, where that is to be skipped."""
         for player in players:
-            self._step(player, number, draw)
+            self._step(player, number)
         if self.skips:
             self._inspect(players)
             self._copy(players, "bad")
             self.launcher.launch("count_skipped", self.counter, "generator" in players, "discriminator" in players)
         self._round_weights(*(self.g if player == "generator" else self.d for player in players))
 
-    def _step(self, name: str, number: tuple[int, int], draw: tuple[int, int]) -> None:
+    def _step(self, name: str, number: tuple[int, int]) -> None:
         plan, launcher = self.described[name], self.launcher
-        batches = self.described["rows"] // (self.rows * self.pack)
-        head = self.dtype, *schema.in_order("OptimizerPlan", plan), self.schedules[name]
-        counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name)
+        head = self.dtype, *schema.in_order("OptimizerPlan", plan)
+        schedule = [part for numbers in self.schedules[name] for part in (numbers, len(numbers))]
+        counts = *schedule, *self._count(*number), _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
         if plan["max_grad_value"] > 0 or plan["max_grad_norm"] > 0:
             launcher.clip([grad for *_, grad in members], plan["max_grad_value"], plan["max_grad_norm"])
@@ -404,8 +416,8 @@ class Iteration:
         numbers: list[tuple[Tensor | None, None, None, Tensor]] = [
             (saved, None, None, live) for live, saved in self.snapshot[players] if live.is_floating_point()
         ]
-        if self.penalty and "discriminator" in players:
-            numbers.append((None, None, None, self.penalty_pass.values))
+        if self.penalties and "discriminator" in players:
+            numbers.append((None, None, None, self.penalty_values))
         for name in players:
             sums = self.sums_of_g if name == "generator" else self.sums_of_d
             members = _listed(numbers if name == players[0] else [])
@@ -415,11 +427,3 @@ class Iteration:
 def _listed(members: list[tuple[Any, Any, Any, Any]]) -> tuple[object, ...]:
     """The arguments for parameters (itself, two states, gradient), their number first."""
     return len(members), *(a for member in members for a in (*member, member[-1].numel()))
-
-
-def schedule_parameters(optimizer: Optimizer) -> list[float]:
-    """ScheduleParameters in csrc/plan.h: what decides the rate and the momentum of each update."""
-    if not isinstance(optimizer, Momentum):
-        return [optimizer.lr, 1.0, 0.0, 0.0, 0.0, 0.0]
-    last, saturated = optimizer.momentum_final or 0.0, optimizer.saturate_epochs or 0.0
-    return [optimizer.lr, optimizer.lr_decay, optimizer.min_lr, optimizer.momentum, last, saturated]

@@ -173,7 +173,8 @@ class Layer:
             if p is not None and trained(p)
         }
         # Fewer rows may be cut into more chunks.
-        most = max(launcher.size("layer_partials", part, self.columns) for part in (rows, rows // 2, rows // 4))
+        parts = (rows // n for n in (1, 2, 3, 4, 6, 8))  # up to three penalties have two sub-batches each
+        most = max(launcher.size("layer_partials", part, self.columns) for part in parts)
         self.partial = torch.zeros(most, dtype=torch.float64, device=launcher.device)
         if self.norm is not None:
             self.statistics = torch.zeros(sub_batches, 2, self.units, dtype=self.weight.dtype, device=launcher.device)
@@ -389,18 +390,19 @@ class PenaltyPass:
     """The explicit second-order pass of a gradient penalty; formulas and letters (e, s, t, q) in csrc/cpu/penalty.h.
 
     Args:
-        network: D, with buffers for two more sub-batches: e and t go to `tangent`.
+        network: D, with buffers for two more sub-batches a penalty: e and t go to `tangent`.
         where: the rows where the penalty is evaluated, after forward and backward passes down to the input.
         tangent: first row of the other sub-batch.
+        values: of the penalty, row by row.
     """
 
-    def __init__(self, network: NetworkBuffers, where: int, tangent: int, rows: int) -> None:
-        self.network, self.rows = network, rows
+    def __init__(self, network: NetworkBuffers, where: int, tangent: int, values: Tensor) -> None:
+        self.network, self.values, rows = network, values, len(values)
+        self.rows = rows
         self.where, self.tangent = slice(where, where + rows), slice(tangent, tangent + rows)
         widest = max(max(layer.columns, layer.inputs) for layer in network.layers)
         self.scratch = [network.input.new_zeros(rows * widest) for _ in range(2)]
         self.sums = [layer.weight.new_zeros(layer.columns) for layer in network.layers]
-        self.values = network.input.new_zeros(rows)
 
     def _scratch(self, which: int, columns: int) -> Tensor:
         return self.scratch[which][: self.rows * columns].view(self.rows, columns)

@@ -82,6 +82,7 @@ class PersistentEngine:
             raise plan.UnsupportedByEngine("config.gradient_penalty is not computed by the persistent kernel")
         self.state = HostState(gan, rows, config)
         self.state.compiled()
+        self.schedulers, self.as_built = self.state.schedulers, self.state.as_built
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:

@@ -40,13 +40,7 @@ class EagerEngine:
         self.discriminator = Player.of(gan, config, "discriminator", self.ranks)
         players = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {name: player.optimizer for name, player in players.items()}
-        self.schedulers = {name: p.scheduler for name, p in players.items() if p.scheduler is not None}
-        # What a config cannot tell for certain, in numbers.
-        self.as_built = {
-            name: plugins.as_built(player.optimizer, player.scheduler)
-            for name, player in players.items()
-            if isinstance(player.description, Built) or player.scheduler is not None
-        }
+        self.schedulers, self.as_built = plugins.schedulers_of(players), plugins.all_as_built(players)
         # Its bits depend on torch's threads, so that a run keeps their number, also where it is resumed.
         self.threads: int | None = torch.get_num_threads()
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,11 @@ from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.segments import Segment, steps_of
 from fastgan.training.config import TrainConfig
-from fastgan.training.optimizers import Adam, Momentum, Optimizer
-from fastgan.training.plugins import Built, name_of
+from fastgan.training.optimizers import STATES, VelocitySGD
+from fastgan.training.plugins import name_of
+
+if TYPE_CHECKING:
+    from fastgan.training.engines.updater import Updater
 
 Description = dict[str, Any]  # of a network, a player or a whole run, as csrc/bindings_train.cpp reads it
 
@@ -223,11 +226,7 @@ def _take_module(chain: NetworkPlan, module: Any) -> None:
 
 
 def describe(
-    gan: GAN,
-    config: TrainConfig,
-    optimizers: dict[str, torch.optim.Optimizer],
-    data: Tensor,
-    labels: Tensor | None = None,
+    gan: GAN, config: TrainConfig, updaters: Mapping[str, Updater], data: Tensor, labels: Tensor | None = None
 ) -> Description:
     """The plan of a run over `data` (n, features), contiguous and of the networks' type.
 
@@ -273,10 +272,9 @@ def describe(
             ema_of = dict(zip(gan.generator.parameters(), gan.keep_ema().parameters(), strict=True))
         except ValueError as why:
             raise UnsupportedByEngine(str(why)) from None
-    of_g, of_d = config.optimizer_of_generator, config.optimizer_of_discriminator
     described = {
-        "generator": _player(generator, of_g, optimizers["generator"], ema_of, config),
-        "discriminator": _player(discriminator, of_d, optimizers["discriminator"], {}, config),
+        "generator": _player(generator, updaters["generator"], ema_of, config),
+        "discriminator": _player(discriminator, updaters["discriminator"], {}, config),
         "latent": gan.latent_dim,
         "prior": gan.prior,
         "data": data.data_ptr(),
@@ -288,7 +286,6 @@ def describe(
         "fake": (schema.FORMULAS[fake], fake_target),
         "generated": (schema.FORMULAS[formula], target),
         "relativistic": config.loss == "relativistic",
-        "penalty": str(config.gradient_penalty or "none").replace("-", "_"),
         "skip_nonfinite": config.nonfinite == "skip",
         "threshold": config.threshold,
         "classes": gan.classes,
@@ -305,12 +302,6 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
         raise UnsupportedByEngine("config.unroll differentiates through D's updates")
-    for network in ("generator", "discriminator"):
-        rule, (field, scheduler) = config.optimizer_of(network), config.scheduler_of(network)
-        if isinstance(rule, Built):
-            raise UnsupportedByEngine(f"config.{rule.field} is {name_of(rule.factory)}, which PyTorch alone computes")
-        if scheduler is not None:
-            raise UnsupportedByEngine(f"config.{field} is {name_of(scheduler)}, which PyTorch alone computes")
     if not isinstance(config.loss, str):
         raise UnsupportedByEngine(f"config.loss is {name_of(config.loss)}, which PyTorch alone computes")
     if config.loss == "feature_matching":
@@ -318,10 +309,6 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
     for option in ("instance_noise", "historical_averaging"):
         if getattr(config, option):
             raise UnsupportedByEngine(f"config.{option} is set, which no compiled engine computes")
-    if len(config.penalties) > 1:
-        raise UnsupportedByEngine(
-            f"config.gradient_penalty has {len(config.penalties)} penalties, and this engine takes one"
-        )
     if config.precision in ("tf32", "bf16") and gan.dtype != torch.float32:
         raise UnsupportedByEngine(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
@@ -347,24 +334,15 @@ def _check_parameters(gan: GAN, chain: NetworkPlan, config: TrainConfig) -> None
             raise chain.refuse("BatchNorm1d under a gradient penalty")
 
 
-def _player(
-    chain: NetworkPlan,
-    optimizer: Optimizer | Built,
-    state: torch.optim.Optimizer,
-    ema_of: dict[Tensor, Tensor],
-    config: TrainConfig,
-) -> Description:
-    beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
-    return schema.of_config("OptimizerPlan", config) | {
-        "layers": [_layer(layer, state, ema_of) for layer in chain.layers],
+def _player(chain: NetworkPlan, updater: Updater, ema_of: dict[Tensor, Tensor], config: TrainConfig) -> Description:
+    return {
+        "layers": [_layer(layer, updater, ema_of) for layer in chain.layers],
         "input_dropout": chain.input_dropout,
         "dropout_seeds": chain.dropout_seeds,
         "precision": config.precision,
         **_heads(chain),
-        "rule": f"momentum_{optimizer.convention}" if isinstance(optimizer, Momentum) else "adam",
-        "beta1": beta1,
-        "beta2": beta2,
-        "epsilon": getattr(optimizer, "eps", 0.0),
+        **schema.of_config("OptimizerPlan", config),
+        **updates_of(updater.optimizer),
         "clip_weights": config.clip_weights_of(chain.name.removeprefix("gan.")) or 0.0,
     }
 
@@ -379,15 +357,50 @@ def _heads(chain: NetworkPlan) -> Description:
     return {"heads": groups, "temperature": temperature, "heads_seed_index": chain.heads_seed_index}
 
 
-def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Tensor, Tensor]) -> Description:
+def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
+    """Why a plan cannot describe what an optimiser does; None where it can."""
+    kind = type(optimizer)
+    if kind not in STATES:
+        return f"is {kind.__name__}, which PyTorch alone computes"
+    if len(optimizer.param_groups) > 1:
+        return f"has {len(optimizer.param_groups)} groups of parameters, and compiled engines take one"
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "has hooks"
+    (group,) = optimizer.param_groups
+    for option in ("amsgrad", "maximize", "centered", "dampening"):
+        if group.get(option):
+            return f"is {kind.__name__} with {option}={group[option]!r}, which PyTorch alone computes"
+    return None
+
+
+def updates_of(optimizer: torch.optim.Optimizer) -> Description:
+    """The rule of an optimiser and its numbers, but for its rate and momentum, which a call gives."""
+    (group,) = optimizer.param_groups
+    beta1, beta2 = group.get("betas", (0.0, group.get("alpha", 0.0)))
+    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        rule = "adam"
+    elif isinstance(optimizer, torch.optim.RMSprop):
+        rule = "rmsprop"
+    else:
+        inside = isinstance(optimizer, VelocitySGD) and optimizer.rate_inside
+        rule = "momentum_pylearn2" if inside else "momentum_torch"
+    return {
+        "rule": rule,
+        "beta1": float(beta1),
+        "beta2": float(beta2),
+        "epsilon": float(group.get("eps", 0.0)),
+        "weight_decay": float(group.get("weight_decay", 0.0)),
+        "decoupled": isinstance(optimizer, torch.optim.AdamW) or bool(group.get("decoupled_weight_decay")),
+        "nesterov": bool(group.get("nesterov")),
+    }
+
+
+def _layer(layer: dict[str, Any], updater: Updater, ema_of: dict[Tensor, Tensor]) -> Description:
     def addresses(parameter: Tensor | None) -> tuple[int, int, int, int]:
-        """Of a parameter, of its optimiser's state (Adam's two moments, or a velocity), of its moving average."""
+        """Of a parameter, of its optimiser's state (`STATES`), of its moving average."""
         if parameter is None:
             return 0, 0, 0, 0
-        kept = state.state.get(parameter, {})
-        moments = [kept[name] for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in kept]
-        if moments and not parameter.requires_grad:
-            raise UnsupportedByEngine("a parameter was frozen while it trained")
+        moments = updater.states(parameter)
         if any(m.dtype != parameter.dtype or m.shape != parameter.shape or not m.is_contiguous() for m in moments):
             raise UnsupportedByEngine("an optimiser's state has another layout than its parameter")
         ema = ema_of.get(parameter)
@@ -427,13 +440,3 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Ten
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def schedule(optimizer: Optimizer, first: int, count: int, epochs: list[int] | None) -> tuple[list[float], list[float]]:
-    """The rate and the momentum of updates first .. first+count: a number each, or one for all where it is constant."""
-    if not isinstance(optimizer, Momentum):
-        return [optimizer.lr], [0.0]
-    updates = range(first, first + count)
-    rates = [optimizer.lr] if optimizer.lr_decay == 1.0 else [optimizer.learning_rate(u) for u in updates]
-    momenta = [optimizer.momentum] if epochs is None else [optimizer.momentum_at(epoch) for epoch in epochs]
-    return rates, momenta

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fastgan import kernels
 from fastgan.models import GAN
+from fastgan.training import plugins
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
 from fastgan.training.engines.changes import ChangeDetector
-from fastgan.training.optimizers import Adam, Momentum, Optimizer
+from fastgan.training.engines.updater import Updater
+from fastgan.training.optimizers import Momentum
 from fastgan.training.rows import Minibatches
 
 METRICS = 6
@@ -39,23 +41,21 @@ class HostState:
         if data is None:
             raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
+        self.updaters = {name: Updater.of(config, name, gan) for name in ("generator", "discriminator")}
+        for updater in self.updaters.values():
+            updater.check()
+        # whose own step counts may be out of date
+        self.torch_optimizers = {name: updater.optimizer for name, updater in self.updaters.items()}
+        self.schedulers = plugins.schedulers_of(self.updaters)
+        self.as_built = plugins.all_as_built(self.updaters)
         self.labels = rows.labels_in_memory(gan.device) if gan.classes else None
-        self.torch_optimizers = {  # whose own step counts may be out of date
-            name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
-            for name, description in self.descriptions.items()
-        }
         self.description: plan.Description = {}
         self.changes: ChangeDetector | None = None
         self._made: dict[str, int] = {}  # updates of each optimiser whose own step counts are not up to date
         self._buffers: list[tuple[Tensor, Tensor]] = []  # of the moving average, and what each takes over
+        self._numbers: list[plan.Description] = []  # of the optimisers, as described
         self._kept: list[Tensor] = []  # the memory of the plan's addresses, whatever becomes of the modules
         self._compiled: kernels.native.CompiledPlan | None = None
-
-    @property
-    def descriptions(self) -> dict[str, Optimizer]:
-        """The optimiser of each network."""
-        rules = {name: self.config.optimizer_of(name) for name in ("generator", "discriminator")}
-        return {name: rule for name, rule in rules.items() if isinstance(rule, Adam | Momentum)}  # `check_config`: both
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -85,12 +85,15 @@ class HostState:
 
     def described_anew(self) -> bool:
         """Describe the plan again if something has changed since; returns whether the description differs."""
-        if self.changes is not None and self.changes.is_current():
+        if self.changes is not None and self.changes.is_current() and self._numbers == self._all_numbers():
             return False
         self.write_back()  # to the tensors of the old plan, which `_kept` keeps
         before = self.description
-        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data, self.labels)
+        for updater in self.updaters.values():
+            updater.check()  # and makes the state that another engine's checkpoint lacks
+        self.description = plan.describe(self.gan, self.config, self.updaters, self.data, self.labels)
         self.changes = ChangeDetector(self.gan, self.torch_optimizers, self.data)
+        self._numbers = self._all_numbers()
         entries = (state for optimizer in self.torch_optimizers.values() for state in optimizer.state.values())
         states = (value for entry in entries for value in entry.values() if isinstance(value, Tensor))
         self._kept = [tensor.detach() for tensor in (*self.gan.parameters(), *self.gan.buffers(), *states)]
@@ -119,8 +122,11 @@ class HostState:
         last = {"generator": generator_updates[-1], "discriminator": draws[-1]}
         for (name, optimizer), made in zip(self.torch_optimizers.items(), updates, strict=True):
             self._made[name] = made if self._steps(name) else 0
-            epoch = self.rows.epoch(draws[-1])
-            self.descriptions[name].schedule(optimizer, update=last[name], epoch=epoch)
+            updater, epoch = self.updaters[name], self.rows.epoch(draws[-1])
+            if updater.scheduler is None:
+                updater.description.schedule(optimizer, update=last[name], epoch=epoch)
+            else:
+                updater.settle(last[name] + 1)
 
     def numbers(self, first: int, count: int) -> tuple[range, range]:
         """The numbers of the minibatches drawn, one for each update of D, and of the updates of G."""
@@ -128,13 +134,22 @@ class HostState:
         return range(first * k, (first + count) * k), range(first * g, (first + count) * g)
 
     def _schedule(self, name: str, updates: range, an_iteration: int) -> tuple[list[float], list[float]]:
-        optimizer = self.descriptions[name]
-        epochs = None
-        if isinstance(optimizer, Momentum) and optimizer.momentum_final is not None:
-            k = self.config.k
-            last_draw = (lambda u: u) if name == "discriminator" else (lambda u: (u // an_iteration + 1) * k - 1)
-            epochs = [self.rows.epoch(last_draw(update)) for update in updates]
-        return plan.schedule(optimizer, updates[0], len(updates), epochs)
+        """The rate and the momentum of these updates: a number each, or one for all where it is constant."""
+        updater = self.updaters[name]
+        rule, (group,) = updater.description, updater.optimizer.param_groups
+        if updater.scheduler is not None:
+            return updater.take(updates)
+        if not isinstance(rule, Momentum):
+            return [float(group["lr"])], [float(group.get("momentum", 0.0))]
+        rates = [rule.lr] if rule.lr_decay == 1.0 else [rule.learning_rate(u) for u in updates]
+        if rule.momentum_final is None:
+            return rates, [rule.momentum]
+        k = self.config.k
+        last_draw = (lambda u: u) if name == "discriminator" else (lambda u: (u // an_iteration + 1) * k - 1)
+        return rates, [rule.momentum_at(self.rows.epoch(last_draw(update))) for update in updates]
+
+    def _all_numbers(self) -> list[plan.Description]:
+        return [plan.updates_of(optimizer) for optimizer in self.torch_optimizers.values()]
 
     def updates_done(self, name: str) -> int:
         """Synchronises with the device only if the number may have changed since."""
@@ -143,7 +158,7 @@ class HostState:
         return self._made[name]
 
     def _steps(self, name: str) -> list[Tensor]:
-        """How many updates Adam has made, a number a parameter; momentum counts none."""
+        """How many updates Adam or RMSprop has made, a number a parameter; momentum counts none."""
         return [state["step"] for state in self.torch_optimizers[name].state.values() if "step" in state]
 
 

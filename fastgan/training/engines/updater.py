@@ -1,0 +1,114 @@
+"""What updates a network in a compiled engine: its optimiser, and a scheduler's rates, taken ahead for a whole call."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastgan.models import GAN
+from fastgan.training import plugins
+from fastgan.training.config import TrainConfig
+from fastgan.training.engines import plan
+from fastgan.training.optimizers import STATES, Optimizer, allocate
+from fastgan.training.plugins import Built
+
+
+class Updater:
+    """The optimiser of one network, whose numbers a plan has and whose state it works on.
+
+    Args:
+        network: "generator" or "discriminator", for messages.
+        description: what the optimiser was built from.
+        scheduler: of the optimiser; None: there is none.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        description: Optimizer | Built,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler | None,
+    ) -> None:
+        self.network, self.description, self.optimizer, self.scheduler = network, description, optimizer, scheduler
+        # Before the updates that were taken: the number of the first, the scheduler, and the numbers of its group.
+        self._before: tuple[int, dict[str, Any], dict[str, Any]] | None = None
+        self.spare: dict[Tensor, Tensor] = {}  # velocities at momentum 0, which torch does not keep
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # the core steps: torch would warn that nothing did
+
+    @classmethod
+    def of(cls, config: TrainConfig, network: str, gan: GAN) -> Self:
+        """Of the "generator" or the "discriminator" of a run."""
+        parameters = [p for p in getattr(gan, network).parameters() if p.requires_grad]
+        description, (field, factory) = config.optimizer_of(network), config.scheduler_of(network)
+        optimizer = description.build(parameters)
+        scheduler = None if factory is None else plugins.build_scheduler(field, factory, optimizer)
+        return cls(network, description, optimizer, scheduler)
+
+    def check(self) -> None:
+        """Refuse what a plan cannot describe, else make the state that is missing.
+
+        Raises:
+            plan.UnsupportedByEngine: with the reason.
+        """
+        if (why := plan.reason_against(self.optimizer)) is not None:
+            rule = self.description
+            if isinstance(rule, Built):
+                raise plan.UnsupportedByEngine(f"config.{rule.field} {why}")
+            raise plan.UnsupportedByEngine(f"the {self.network}'s optimizer {why}")
+        (group,) = self.optimizer.param_groups
+        if getattr(self.scheduler, "cycle_momentum", False) and "betas" in group:
+            name = type(self.scheduler).__name__
+            raise plan.UnsupportedByEngine(f"config.scheduler is {name}, which changes Adam's betas")
+        allocate(self.optimizer)
+
+    def states(self, parameter: Tensor) -> list[Tensor]:
+        """What the rule reads and writes beside a parameter, as `STATES` names it; nothing where it is not trained."""
+        kept = self.optimizer.state.get(parameter, {})
+        if not parameter.requires_grad:
+            if any(name in kept for name in STATES[type(self.optimizer)]):
+                raise plan.UnsupportedByEngine("a parameter was frozen while it trained")
+            return []
+        if all(parameter is not own for group in self.optimizer.param_groups for own in group["params"]):
+            return []  # it is not the optimiser's
+        found: list[Tensor] = []
+        for name in STATES[type(self.optimizer)]:
+            if name not in kept and parameter not in self.spare:
+                self.spare[parameter] = torch.zeros_like(parameter)
+            found.append(kept[name] if name in kept else self.spare[parameter])
+        return found
+
+    def take(self, updates: range) -> tuple[list[float], list[float]]:
+        """The rate and the momentum of these updates; the scheduler goes on past them."""
+        assert self.scheduler is not None
+        self.settle(updates[0])
+        (group,) = self.optimizer.param_groups
+        numbers = {name: value for name, value in group.items() if name != "params"}
+        self._before = updates[0], copy.deepcopy(self.scheduler.state_dict()), numbers
+        rates, momenta = [], []
+        for _ in updates:
+            rates.append(float(group["lr"]))
+            momenta.append(float(group.get("momentum", 0.0)))
+            self.scheduler.step()
+        return rates, momenta
+
+    def settle(self, made: int) -> None:
+        """Put the scheduler where it is after so many updates, of those that were taken."""
+        if self._before is None or self.scheduler is None:
+            return
+        first, state, numbers = self._before
+        self._before = None
+        if made - first == self._taken(state):
+            return
+        self.scheduler.load_state_dict(state)
+        (group,) = self.optimizer.param_groups
+        group.update(numbers)
+        for _ in range(made - first):
+            self.scheduler.step()
+
+    def _taken(self, before: dict[str, Any]) -> int:
+        assert self.scheduler is not None
+        return int(self.scheduler.last_epoch - before["last_epoch"])

@@ -1,0 +1,104 @@
+"""Learning-rate schedules as frozen descriptions: each makes a scheduler of torch of an optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """From the rate down to the least one along half a cosine; `torch.optim.lr_scheduler.CosineAnnealingLR`.
+
+    Args:
+        updates: of the network, after which the rate is the least one; later it rises again.
+        least: that rate.
+
+    Source: Loshchilov and Hutter (2017), equation 5.
+    """
+
+    updates: int
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        _counted("CosineDecay", "updates", self.updates)
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return lr_scheduler.CosineAnnealingLR(optimizer, self.updates, self.least)
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """The rate times a factor after every so many updates; `torch.optim.lr_scheduler.StepLR`.
+
+    Args:
+        updates: of the network, between two changes.
+        factor: of the rate at each.
+    """
+
+    updates: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _counted("StepDecay", "updates", self.updates)
+        _positive("StepDecay", "factor", self.factor)
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return lr_scheduler.StepLR(optimizer, self.updates, self.factor)
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """The rate times a factor that changes linearly, then stays; `torch.optim.lr_scheduler.LinearLR`.
+
+    Args:
+        updates: of the network, until the last factor.
+        first: factor of the first update, in (0, 1].
+        last: factor at the end, in [0, 1].
+    """
+
+    updates: int
+    first: float = 1.0
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        _counted("LinearDecay", "updates", self.updates)
+        if not (0.0 < self.first <= 1.0 and 0.0 <= self.last <= 1.0):
+            got = f"{self.first!r}, {self.last!r}"
+            raise ValueError(f"LinearDecay: first must lie in (0, 1] and last in [0, 1], got {got}")
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return lr_scheduler.LinearLR(optimizer, self.first, self.last, self.updates)
+
+
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """The rate times a factor after every update; `torch.optim.lr_scheduler.ExponentialLR`.
+
+    Args:
+        factor: of the rate, such as 0.9999.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        _positive("ExponentialDecay", "factor", self.factor)
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        return lr_scheduler.ExponentialLR(optimizer, self.factor)
+
+
+Schedule = CosineDecay | StepDecay | LinearDecay | ExponentialDecay
+
+
+def _counted(owner: str, name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
+
+
+def _positive(owner: str, name: str, value: float) -> None:
+    if not isinstance(value, int | float) or not 0.0 < value < float("inf"):
+        raise ValueError(f"{owner}: {name} must be above 0 and finite, got {value!r}")
