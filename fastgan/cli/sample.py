@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.cli import labels, runs
+from fastgan.cli import labels, runs, tabular
 from fastgan.cli.arguments import counting, natural, wholes
 from fastgan.cli.pictures import draw_samples
 from fastgan.files import write_atomically
@@ -49,14 +49,29 @@ def add(commands: Any) -> None:
         help="of a run trained with --conditional: one label, or several that samples have in turn, as 0:10 or 3,7 "
         "(all there are)",
     )
+    command.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of a table with text or dates: rows with this label, or as age=30..40; repeatable",
+    )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
-    command.add_argument("--out", required=True, help="file to write: .npy, .csv or .png (a picture of them)")
+    command.add_argument(
+        "--out",
+        required=True,
+        help="file to write: .npy, .csv or .png (a picture of them); of a TabularGAN .csv, .tsv, .parquet or .png",
+    )
     command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw them."""
+    if tabular.is_run(arguments.run_dir):
+        return tabular.sample(arguments)
+    if arguments.where:
+        raise ValueError(f"--where must be used with the run of a TabularGAN, got {arguments.run_dir}")
     out = Path(arguments.out)
     kind = out.suffix.lower()
     if kind not in _FORMATS:

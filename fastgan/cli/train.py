@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastgan import data, presets
-from fastgan.cli import labels, population, runs
+from fastgan.cli import labels, population, runs, tabular
 from fastgan.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
 from fastgan.cli.modes import SAMPLES, modes_found
 from fastgan.cli.pictures import draw
@@ -39,6 +39,7 @@ examples:
   fastgan train ring --seeds 0:32 --grid k=1,2
   fastgan train mnist --data DIR
   fastgan train measurements.csv --width 256 --lr 5e-4
+  fastgan train customers.csv --epochs 100 --kind zip=categorical --constraint 'start<=end'
   fastgan train digits --conditional && fastgan sample runs/digits-1 --labels 3 --out threes.png
   fastgan train --resume --out runs/ring --steps 20000
 """
@@ -69,6 +70,7 @@ def add(commands: Any) -> None:
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
     population.add_flags(command)
+    tabular.add_flags(command)
     add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
     _add_optimizer(command.add_argument_group("optimiser"))
     networks = command.add_argument_group("networks")
@@ -84,6 +86,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, draw, and say where everything is."""
+    if tabular.wanted(arguments):
+        return tabular.train(arguments)
+    tabular.check_unused(arguments)
     config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
     gan = config.build()
     if (spec := population.asked(arguments)) is not None:

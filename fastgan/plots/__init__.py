@@ -11,9 +11,11 @@ from .figure1 import figure1, figure1_stages
 from .images import image_grid, interpolation, neighbours
 from .plane import scatter, verdicts
 from .points import line, marginals
+from .tables import Marginal, table_marginals
 from .theory import bilinear, fits, ring_map
 
 __all__ = [
+    "Marginal",
     "animation",
     "bilinear",
     "d_curves",
@@ -32,6 +34,7 @@ __all__ = [
     "population_curves",
     "ring_map",
     "scatter",
+    "table_marginals",
     "verdicts",
 ]
 
