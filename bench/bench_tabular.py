@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from tabular_tables import DISCRETE, TABLES
 
-from fastgan.benchmark import harness, pictures
+from fastgan.apps.bench import harness, pictures
 from fastgan.data import DataWarning
 from fastgan.tabular import Report, TabularGAN
 

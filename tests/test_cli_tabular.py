@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgan.cli.tabular import constraint
+from fastgan.apps.cli.tabular import constraint
 from fastgan.tabular import FixedCombinations, Inequality, Positive, TabularGAN
 
 pd = pytest.importorskip("pandas")

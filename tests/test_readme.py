@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan.cli import main
+from fastgan.apps.cli import main
 
 README = Path(__file__).parent.parent / "README.md"
 if not README.is_file():
