@@ -21,7 +21,6 @@ DivergenceKind = Literal["gan", "js", "kl", "reverse_kl", "pearson", "hellinger"
 FitKind = Literal["kl", "reverse_kl", "js"]
 TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
 ModeConvention = Literal["radius", "box"]
-HeadName = Literal["tanh", "softmax"]
 
 
 def names(option: object) -> tuple[Any, ...]:
