@@ -60,12 +60,10 @@ def add_flags(command: Any) -> None:
 # ---------------------------------------------------------------- train
 
 
-def wanted(arguments: argparse.Namespace) -> bool:
-    """Whether SOURCE is to be learnt by a TabularGAN: it was asked for, or the table is not all numbers."""
-    if arguments.tabular is not None:
-        return bool(arguments.tabular)
+def is_mixed(arguments: argparse.Namespace) -> bool:
+    """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns."""
     path = Path(arguments.source or "")
-    if arguments.resume or not path.is_file() or not set(path.suffixes) & set(SUFFIXES):
+    if arguments.tabular is False or arguments.resume or not path.is_file() or not set(path.suffixes) & set(SUFFIXES):
         return False
     return _not_all_numbers(path, arguments.header)
 

@@ -87,10 +87,14 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, draw, and say where everything is."""
-    if tabular.wanted(arguments):
+    if arguments.tabular:
         return tabular.train(arguments)
-    tabular.check_unused(arguments)
-    config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
+    try:
+        config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
+    except data.DataError:
+        if tabular.is_mixed(arguments):
+            return tabular.train(arguments)
+        raise
     gan = config.build()
     if (spec := population.asked(arguments)) is not None:
         threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
@@ -151,6 +155,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     source = _path(arguments)
     read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
+    tabular.check_unused(arguments)
     preset = presets.for_source(arguments.source, dataset)
     dataset = dataset.double() if preset.standardize else dataset
     networks = _networks(arguments, preset.networks)
