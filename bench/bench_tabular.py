@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from tabular_tables import DISCRETE, TABLES
 
 from fastgan.apps.bench import harness, pictures
@@ -42,7 +41,6 @@ def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def fastgan_side(frame: pd.DataFrame, updates: int, batch: int, pack: int, threads: int, seed: int) -> dict[str, Any]:
     """Times, and the trained GAN."""
-    torch.set_num_threads(threads)
     options = {"batch_size": batch, "pack": pack, "seed": seed, "threads": threads}
     TabularGAN(steps=2, **options).fit(frame)  # first calls of all libraries
     gan = TabularGAN(steps=updates, **options)
