@@ -211,6 +211,19 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 }
 
 
+@pytest.mark.slow
+def test_tables_are_timed_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pandas")
+    import bench_tabular
+
+    options = ["--quick", "--only", "wine", "--ctgan", sys.executable, "--out", str(tmp_path), "--machine", "here"]
+    assert bench_tabular.main(options) == 0
+    (table,) = written(tmp_path)["tables"]
+    assert table["rows"] == 143 and table["fastgan"]["per 100 updates"]["cpu"] > 0 and "ctgan" not in table
+    said = capsys.readouterr()
+    assert "No module named 'ctgan'" in said.err and "SDMetrics quality" in said.out
+
+
 def test_loops_of_others_run_on_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(bench_in_others_code, tmp_path) == 0
     cases = written(tmp_path)["cases"]

@@ -14,9 +14,11 @@ from .plane import scatter, verdicts
 from .points import line, marginals
 from .probability import coins, joint
 from .style import source
+from .tables import Marginal, table_marginals
 from .theory import bilinear, fits, ring_map
 
 __all__ = [
+    "Marginal",
     "animation",
     "bilinear",
     "codes",
@@ -44,6 +46,7 @@ __all__ = [
     "ring_map",
     "scatter",
     "source",
+    "table_marginals",
     "trained_ratio",
     "verdicts",
 ]

@@ -5,9 +5,10 @@ Source: Xu, Skoularidou, Cuesta-Infante, Veeramachaneni (2019), "Modeling Tabula
 
 from .constraints import FixedCombinations, Inequality, Positive
 from .gan import TabularConfig, TabularGAN
+from .report import Report
 from .transformer import TableTransformer
 
-__all__ = ["FixedCombinations", "Inequality", "Positive", "TableTransformer", "TabularConfig", "TabularGAN"]
+__all__ = ["FixedCombinations", "Inequality", "Positive", "Report", "TableTransformer", "TabularConfig", "TabularGAN"]
 
 
 def __dir__() -> list[str]:

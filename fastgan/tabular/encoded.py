@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgan.options import HeadName
+HeadKind = Literal["tanh", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Head:
 
     start: int
     width: int
-    kind: HeadName
+    kind: HeadKind
 
     @property
     def stop(self) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgan import data, evaluation
-from fastgan.apps.cli import runs
+from fastgan.apps.cli import runs, tabular
 from fastgan.apps.cli.arguments import counting, natural, number
 from fastgan.apps.cli.pictures import draw_neighbours, origin
 from fastgan.data import Dataset
@@ -52,6 +52,7 @@ def add(commands: Any) -> None:
         "--sigma", type=number, metavar="X", help="width of the Parzen windows; by default cross-validated"
     )
     command.add_argument("--neighbours", metavar="FILE", help="picture of samples beside their nearest training images")
+    command.add_argument("--target", metavar="NAME", help="of a TabularGAN: column that models predict")
     command.add_argument("--out", metavar="FILE", help="write the numbers there, as .json")
     command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -89,6 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seed must be below 2**63, got {arguments.seed}")
     if arguments.sigma is not None and not 1e-100 < arguments.sigma < 1e100:
         raise ValueError(f"--sigma must be above 0 and finite, got {arguments.sigma}")
+    if tabular.is_run(arguments.run_dir):
+        return tabular.evaluate(arguments)
+    if arguments.target is not None:
+        raise ValueError(f"--target must be used with the run of a TabularGAN, got {arguments.run_dir}")
     config = runs.read(Path(arguments.run_dir), moved=arguments.data)
     if arguments.neighbours is not None and config.image_shape is None:
         raise ValueError(f"--neighbours must be used with images, got {config.source}")

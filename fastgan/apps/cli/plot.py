@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.apps.cli import pictures, runs
+from fastgan.apps.cli import pictures, runs, tabular
 from fastgan.files import write_atomically
 from fastgan.plots import style
 from fastgan.training import checkpoint
@@ -110,6 +110,8 @@ def _all_of_run(what: str, out: str | None, moved: str | None) -> list[Path]:
     if not folder.is_dir():
         names = ", ".join([*_OF_THEORY, *_OF_A_RUN])
         raise FileNotFoundError(f"RUN_DIR must be a run folder, or a picture: {names}; got {what!r}")
+    if tabular.is_run(folder):
+        return tabular.plot(folder, None if out is None else Path(out), moved)
     config = runs.read(folder, moved=moved)
     gan = runs.trained(folder, config)
     history = as_columns(read_rows(folder / "history.csv", up_to=2**62))

@@ -252,6 +252,8 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
     if not of_many and (folder / POPULATION).is_file():
         raise ValueError(f"RUN_DIR must be of one GAN, as {folder / 'member-0000'}, got {folder} with many")
     path = folder / "config.json"
+    if (folder / "table.json").is_file():
+        raise ValueError(f"RUN_DIR must be of a GAN of numbers here, got {folder} of a TabularGAN")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.apps.cli import labels, runs
+from fastgan.apps.cli import labels, runs, tabular
 from fastgan.apps.cli.arguments import counting, natural, wholes
 from fastgan.apps.cli.pictures import draw_samples, origin
 from fastgan.files import write_atomically
@@ -54,9 +54,19 @@ def add(commands: Any) -> None:
         help="of a run trained with --conditional: one label, or several that samples have in turn, as 0:10 or 3,7 "
         "(all there are)",
     )
+    command.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of a table with text or dates: rows with this label, or as age=30..40; repeatable",
+    )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
     command.add_argument(
-        "--out", required=True, help="file to write: .npy, .csv or .png (a picture of them); - for csv on stdout"
+        "--out",
+        required=True,
+        help="file to write: .npy, .csv or .png (a picture of them), - for csv on stdout; of a TabularGAN .csv, .tsv, "
+        ".parquet or .png",
     )
     command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
     command.set_defaults(run=run)
@@ -64,6 +74,10 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw them."""
+    if tabular.is_run(arguments.run_dir):
+        return tabular.sample(arguments)
+    if arguments.where:
+        raise ValueError(f"--where must be used with the run of a TabularGAN, got {arguments.run_dir}")
     out = Path(arguments.out)
     to_stdout = arguments.out == "-"
     kind = ".csv" if to_stdout else out.suffix.lower()

@@ -18,7 +18,7 @@ import torch
 
 from fastgan import data
 from fastgan.apps import presets
-from fastgan.apps.cli import config_file, labels, population, runs
+from fastgan.apps.cli import config_file, labels, population, runs, tabular
 from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, number, share, widths
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
@@ -63,6 +63,7 @@ examples:
   fastgan train mnist --data DIR
   fastgan train fashion-mnist --data DIR --network dcgan
   fastgan train measurements.csv --width 256 --lr 5e-4
+  fastgan train customers.csv --epochs 100 --kind zip=categorical
   fastgan train ring --config fast.toml --json
   fastgan train --config runs/ring/config.json --seed 2 --out runs/again
   fastgan train digits --conditional    then fastgan sample RUN_DIR --labels 3
@@ -107,6 +108,7 @@ def add(commands: Any) -> None:
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
     population.add_flags(command)
+    tabular.add_flags(command)
     add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
     _add_optimizer(command.add_argument_group("optimiser"))
     networks = command.add_argument_group("networks")
@@ -124,7 +126,14 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, draw, and say where everything is."""
-    config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
+    if arguments.tabular:
+        return tabular.train(arguments)
+    try:
+        config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
+    except data.DataError:
+        if tabular.is_mixed(arguments):
+            return tabular.train(arguments)
+        raise
     gan = config.build()
     if (spec := population.asked(arguments)) is not None:
         if arguments.json:
@@ -201,6 +210,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     source = _path(arguments)
     read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
+    tabular.check_unused(arguments)
     everything, held_out = dataset, _held_out(arguments, source, len(dataset))
     dataset = runs.training_part(dataset, held_out)
     preset = presets.for_source(arguments.source, dataset, getattr(arguments, "network", "mlp"))

@@ -1,0 +1,418 @@
+"""Tables with columns of any kind on the command line: train, sample, evaluate and plot of a TabularGAN."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import re
+import sys
+import time
+import warnings
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgan import data
+from fastgan.apps.cli import runs
+from fastgan.apps.cli.arguments import natural
+from fastgan.data import DataError, DataWarning
+from fastgan.data.frames import SUFFIXES, read_frame
+from fastgan.files import write_atomically
+from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
+from fastgan.tabular.columns import Category, Number
+from fastgan.tabular.constraints import Constraint
+from fastgan.tabular.gan import MODEL
+
+SOURCE = "source.json"  # of a run folder: what the table was
+FORMATS = (".csv", ".tsv", ".parquet", ".png")
+_ROWS = 1000  # of a file, unless --n says otherwise
+_SHOWN = 10_000  # rows in a picture and in a report
+_NUMERIC = 0.5  # of a column's cells: one with as many is numbers with faults in it, not text
+_COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
+_TRAINING = ("steps", "batch_size", "pack", "seed", "device", "latent_dim", "generator_hidden", "discriminator_hidden")
+_READING = ("image_shape", "background", "data", "data_seed", "snapshots")
+
+
+def add_flags(command: Any) -> None:
+    """The flags of train for tables with columns of any kind."""
+    group = command.add_argument_group("tables with text, dates or empty cells (TabularGAN)")
+    group.add_argument(
+        "--tabular", action=argparse.BooleanOptionalAction, help="train a TabularGAN (where a table is not all numbers)"
+    )
+    group.add_argument("--epochs", type=natural, metavar="N", help="passes over the table, instead of --steps (300)")
+    group.add_argument(
+        "--kind", action="append", default=[], metavar="NAME=KIND", help="of a column, as zip=categorical; repeatable"
+    )
+    group.add_argument(
+        "--constraint",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="rows keep it, as 'start<=end', 'income>0' or 'city,country' (fixed combinations); repeatable",
+    )
+
+
+# ---------------------------------------------------------------- train
+
+
+def is_mixed(arguments: argparse.Namespace) -> bool:
+    """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns."""
+    path = Path(arguments.source or "")
+    if arguments.tabular is False or arguments.resume or not path.is_file() or not set(path.suffixes) & set(SUFFIXES):
+        return False
+    return _not_all_numbers(path, arguments.header)
+
+
+def check_unused(arguments: argparse.Namespace) -> None:
+    """Flags of a TabularGAN alone.
+
+    Raises:
+        ValueError: one was given for another GAN.
+    """
+    for flag, value in (
+        ("--epochs", arguments.epochs),
+        ("--kind", arguments.kind),
+        ("--constraint", arguments.constraint),
+    ):
+        if value:
+            raise ValueError(f"{flag} must come with a table of text, dates or empty cells, or with --tabular")
+
+
+def _not_all_numbers(path: Path, header: bool | None) -> bool:
+    """Whether a table has text, dates or empty cells. A file that cannot be read is left to the reader of numbers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)
+            if path.suffix == ".parquet":
+                return _of_parquet(path)
+            frame = read_frame(path, header=header)
+    except (DataError, ImportError):
+        return False
+    return any(_is_other(frame[name]) for name in frame.columns)
+
+
+def _of_parquet(path: Path) -> bool:
+    parquet = data.extras.need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow")
+    types = data.extras.need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow").types
+    with parquet.ParquetFile(str(path)) as file:
+        kinds = [field.type for field in file.schema_arrow]
+        if any(types.is_nested(kind) for kind in kinds):
+            return False
+        plain = [
+            types.is_integer(k) or types.is_floating(k) or types.is_boolean(k) or types.is_decimal(k) for k in kinds
+        ]
+        if not all(plain):
+            return True
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+        return any(chunk.statistics is not None and (chunk.statistics.null_count or 0) > 0 for chunk in chunks)
+
+
+def _is_other(series: Any) -> bool:
+    if series.dtype.kind in "iuf":
+        return bool(series.isna().any())
+    if series.dtype.kind == "b":
+        return True
+    pd = data.extras.need("pandas", what="fastgan train", package="pandas")
+    numbers = pd.to_numeric(series, errors="coerce")
+    return bool(numbers.notna().mean() < _NUMERIC)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train a TabularGAN, draw, and say where everything is."""
+    gan = _gan(arguments)
+    source = Path(arguments.source or "")
+    if not source.is_file():
+        raise FileNotFoundError(f"SOURCE must be a table's file for a TabularGAN, got {arguments.source!r}")
+    table: Any = source
+    if arguments.rows is not None or arguments.header is not None or source.suffix != ".parquet":
+        table = read_frame(source, header=arguments.header)
+        if arguments.rows is not None:
+            table = table.head(arguments.rows)
+    folder = runs.Folder.new(arguments.out, arguments.source)
+    said: list[str] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DataWarning)
+            begun = time.perf_counter()
+            gan.fit(table, progress=not arguments.quiet)
+            seconds = time.perf_counter() - begun
+        said = [str(warning.message).removeprefix("fit: ") for warning in caught]
+        gan.save(folder.path)
+        body = {"source": runs.absolute(arguments.source), "n": arguments.rows, "header": arguments.header}
+        write_atomically(folder.path / SOURCE, [(json.dumps(body, indent=1) + "\n").encode()])
+        _write_history(gan, folder.path)
+    except BaseException:
+        folder.discard()
+        raise
+    pictures = []
+    if not arguments.no_pictures:
+        try:
+            pictures = draw(gan, folder.path, folder.path)
+        except ImportError as error:  # the training is done and saved: a missing library must not spoil it
+            print(f"no pictures: {error}", file=sys.stderr)
+    if not arguments.quiet:
+        print("\n".join(_summary(gan, arguments.source, folder.path, seconds, said, pictures)))
+    return 130 if gan.interrupted else 0
+
+
+def _gan(arguments: argparse.Namespace) -> TabularGAN:
+    given = vars(arguments)
+    if arguments.resume:
+        raise ValueError("--resume must be left out for a TabularGAN, which trains in one go")
+    foreign = [
+        name
+        for name in (*_of_train_config(), *_READING, "conditional", "seeds", "grid", "lr", "optimizer_kind", "momentum")
+        if name not in _TRAINING and name not in ("lr", "snapshots") and given.get(name) not in (None, False, [])
+    ]
+    if foreign:
+        flag = foreign[0].replace("_", "-").replace("-kind", "")
+        raise ValueError(
+            f"--{flag} must be left out for a TabularGAN, got it; fastgan train --help lists what it takes"
+        )
+    options = {name: given[name] for name in _TRAINING if given.get(name) is not None and name != "device"}
+    if arguments.width is not None:
+        options |= {name: (arguments.width,) * 2 for name in ("generator_hidden", "discriminator_hidden")}
+    if arguments.epochs is not None:
+        if "steps" in options:
+            raise ValueError(f"--epochs must be given without --steps, got {arguments.epochs} and {options['steps']}")
+        options["epochs"] = arguments.epochs
+    if arguments.lr is not None:
+        options["lr"] = arguments.lr
+    device = given.get("device") or "cpu"
+    runs.usable_device(device)
+    return TabularGAN(
+        kinds=dict(map(_kind, arguments.kind)),
+        constraints=[constraint(text) for text in arguments.constraint],
+        threads=arguments.threads,
+        device=device,
+        **options,
+    )
+
+
+def _of_train_config() -> list[str]:
+    """Fields that flags set; those of a TabularGAN are among them."""
+    from fastgan.apps import presets
+    from fastgan.training import TrainConfig
+
+    return [item.name for owner in (TrainConfig, presets.Networks) for item in dataclasses.fields(owner)]
+
+
+def _kind(text: str) -> tuple[Hashable, Any]:
+    name, equals, kind = text.rpartition("=")
+    if not equals:
+        raise ValueError(f"--kind must be as NAME=KIND, got {text!r}")
+    return name, kind
+
+
+def constraint(text: str) -> Constraint:
+    """Of the command line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if found := _COMPARISON.match(text):
+        left, sign, right = found[1].strip(), found[2], found[3].strip()
+        if sign[0] == ">" and right == "0":
+            return Positive(left, strict=sign == ">")
+        low, high = (left, right) if sign[0] == "<" else (right, left)
+        return Inequality(low, high, strict=len(sign) == 1)
+    names = [name.strip() for name in text.split(",")]
+    if len(names) < 2:
+        raise ValueError(f"--constraint must be as 'start<=end', 'income>0' or 'city,country', got {text!r}")
+    return FixedCombinations(tuple(names))
+
+
+def _write_history(gan: TabularGAN, folder: Path) -> None:
+    names = list(gan.history)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", *names])
+    writer.writerows([step, *row] for step, row in enumerate(zip(*gan.history.values(), strict=True), start=1))
+    write_atomically(folder / "history.csv", [text.getvalue().encode()])
+
+
+def _summary(
+    gan: TabularGAN, source: str, path: Path, seconds: float, said: list[str], pictures: list[Path]
+) -> list[str]:
+    steps = len(gan.history["loss_d"])
+    state = "interrupted, saved" if gan.interrupted else "trained"
+    kinds = repr(gan.transformer).removeprefix("TableTransformer(").removesuffix(")")
+    lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}", *said]
+    if pictures:
+        lines.append("pictures: " + "  ".join(map(str, pictures)))
+    lines.append(f"measure:  fastgan evaluate {path}")
+    lines.append(f"samples:  fastgan sample {path} --n 1000 --out synthetic.csv")
+    return lines
+
+
+# ---------------------------------------------------------------- runs
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is the run of a TabularGAN."""
+    return (Path(folder) / MODEL).is_file()
+
+
+def _real(folder: Path, moved: str | None) -> tuple[Any, Any]:
+    """The rows that were trained on, and those that were not or None.
+
+    Raises:
+        FileNotFoundError: they are not where they were.
+    """
+    try:
+        body = json.loads((folder / SOURCE).read_bytes())
+        source, rows, header = Path(moved or body["source"]), body["n"], body["header"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / SOURCE} must say what the run was trained on, got: {error}") from error
+    if not source.is_file():
+        raise FileNotFoundError(f"no such file: {source}; where the table has moved, give its new path: --data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        frame = read_frame(source, header=header)
+    return (frame, None) if rows is None else (frame.head(rows), frame.iloc[rows:].reset_index(drop=True))
+
+
+def draw(gan: TabularGAN, folder: Path, out: Path, moved: str | None = None) -> list[Path]:
+    """The pictures of a run: samples.png and losses.png."""
+    from fastgan.plots import style
+
+    real, _ = _real(folder, moved)
+    real = real.head(_SHOWN)
+    made = [draw_columns(gan, real, gan.sample(min(len(real), _SHOWN)), out / "samples.png")]
+    figure = style.figure(8.5, 4.4)
+    axes = figure.subplots()
+    for (name, values), colour in zip(
+        gan.history.items(), (style.BLUE, style.GREEN, style.ORANGE, style.PURPLE), strict=True
+    ):
+        width = max(1, len(values) // 200)
+        means = [values[i : i + width].mean() for i in range(0, len(values), width)]
+        axes.plot(np.arange(len(means)) * width + 1, means, color=colour, lw=1.6, label=name.replace("_", " "))
+    style.label(axes, "Losses of both networks", "iteration", "loss")
+    style.legend_below(axes, ncols=4)
+    return [*made, style.save(figure, out / "losses.png")]
+
+
+def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report: Report | None = None) -> Path:
+    """The learnt columns, real beside synthetic."""
+    from fastgan import plots
+
+    notes = {c["name"]: f"{c['measure']} {c['distance']:.3f}" for c in report.columns} if report is not None else {}
+    columns = []
+    for column in gan.transformer.columns:
+        if not isinstance(column, Number | Category):
+            continue
+        is_time = column.kind == "datetime"
+        x, y = (_plain(frame[column.name], column, is_time) for frame in (real, synthetic))
+        columns.append(plots.Marginal(str(column.name), x, y, notes.get(column.name, ""), is_time))
+    return plots.table_marginals(columns, path, title="Synthetic rows beside real ones, column by column")
+
+
+def _plain(series: Any, column: Any, is_time: bool) -> np.ndarray:
+    """Numbers, seconds or text, without missing numbers."""
+    if isinstance(column, Category):
+        return np.asarray(series.astype(object).where(series.notna(), "(none)").astype(str), dtype=object)
+    present = series.dropna()
+    if not is_time:
+        return np.asarray(present.to_numpy(dtype=np.float64))
+    pd = data.extras.need("pandas", what="fastgan", package="pandas")
+    if present.dtype.kind == "m":
+        return np.asarray(present.dt.total_seconds())
+    if column.storage.format is not None:
+        present = pd.to_datetime(present, format=column.storage.format)
+    times = pd.to_datetime(present, utc=True).dt.tz_localize(None)
+    return np.asarray(times.to_numpy().astype("datetime64[s]").astype(np.float64))
+
+
+# ---------------------------------------------------------------- sample, evaluate, plot
+
+
+def where(texts: list[str], gan: TabularGAN) -> dict[Hashable, Any]:
+    """Conditions of the command line: NAME=LABEL, NAME=LOW..HIGH.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found: dict[Hashable, Any] = {}
+    columns = {str(column.name): column for column in gan.transformer.columns}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--where must be as 'income=>50K' or 'age=30..40', got {text!r}")
+        column = columns.get(name)
+        key = name if column is None else column.name
+        if isinstance(column, Number):
+            low, dots, high = value.partition("..")
+            found[key] = (low or None, high or None) if dots else value
+        else:
+            found[key] = value or None
+    return found
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """Draw rows into a file."""
+    out = Path(arguments.out)
+    kind = ".csv" if out.name.lower().endswith(".csv.gz") else out.suffix.lower()
+    if kind not in FORMATS:
+        raise ValueError(f"--out must end in {', '.join(FORMATS)} (or .csv.gz), got {arguments.out!r}")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out must lie in an existing folder, got {arguments.out!r}")
+    if arguments.labels is not None:
+        raise ValueError("--labels must be left out for a TabularGAN: --where NAME=LABEL")
+    gan = TabularGAN.load(arguments.run_dir, device=runs.usable_device(arguments.device))
+    n = arguments.n or (_ROWS if kind != ".png" else _SHOWN)
+    rows = gan.sample(n, conditions=where(arguments.where, gan) or None, seed=arguments.seed, offset=arguments.offset)
+    if kind == ".png":
+        draw_columns(gan, _real(Path(arguments.run_dir), arguments.data)[0].head(_SHOWN), rows, out)
+    else:
+        buffer = io.BytesIO()
+        if kind == ".parquet":
+            data.extras.need("pyarrow", what="fastgan sample to .parquet", package="pyarrow")
+            rows.to_parquet(buffer, index=False)
+        else:
+            packed = "gzip" if out.suffix.lower() == ".gz" else None
+            rows.to_csv(buffer, index=False, sep="\t" if kind == ".tsv" else ",", compression=packed)
+        write_atomically(out, [buffer.getvalue()])
+    print(f"{n:,} samples of {arguments.run_dir}: {out}")
+    refused = {name: count for name, count in gan.rejected.items() if count}
+    if refused:
+        print("drawn again: " + ", ".join(f"{count:,} rows by {name}" for name, count in refused.items()))
+    return 0
+
+
+def plot(folder: Path, out: Path | None, moved: str | None) -> list[Path]:
+    """The pictures of a run again."""
+    target = folder if out is None else out
+    target.mkdir(parents=True, exist_ok=True)
+    return draw(TabularGAN.load(folder), folder, target, moved)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Measure, print the report, and draw it."""
+    folder = Path(arguments.run_dir)
+    for flag, value in (("--sigma", arguments.sigma), ("--neighbours", arguments.neighbours)):
+        if value is not None:
+            raise ValueError(f"{flag} must be left out for a TabularGAN, got {value}")
+    gan = TabularGAN.load(folder)
+    real, held_out = _real(folder, arguments.data)
+    if arguments.held_out is not None:
+        held_out = read_frame(arguments.held_out)
+        absent = [column.name for column in gan.transformer.columns if column.name not in held_out.columns]
+        if absent:
+            raise ValueError(f"--held-out must have the columns of the table, got none named {absent[0]!r}")
+    synthetic = gan.sample(arguments.n, seed=arguments.seed)
+    report = Report(gan.transformer, real, synthetic, held_out, target=arguments.target, seed=arguments.seed)
+    print("\n".join(report.lines()))
+    try:
+        print(f"{'picture':<12}{draw_columns(gan, real.head(_SHOWN), synthetic, folder / 'report.png', report)}")
+    except ImportError as error:
+        print(f"no picture: {error}", file=sys.stderr)
+    body = {"run": arguments.run_dir, "seed": arguments.seed, **report.values}
+    out = Path(arguments.out) if arguments.out is not None else folder / "report.json"
+    write_atomically(out, [(json.dumps(body, indent=1) + "\n").encode()])
+    return 0

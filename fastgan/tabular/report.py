@@ -1,0 +1,349 @@
+"""How good synthetic rows are: columns, pairs, a test that tells them apart, models trained on them, privacy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastgan.data.extras import need
+from fastgan.evaluation import nearest_neighbours
+
+from . import storage
+from .columns import Category, Column, Number
+from .transformer import TableTransformer
+
+_ROWS = 5_000  # looked at by the models and by the search for neighbours
+_BINS = 10  # of a number, for pairs
+_LABELS = 20  # of a column, for pairs; the rest is one
+_FOLDS = 3
+_TARGET_LABELS = 10  # that a column to be predicted may have
+
+
+class Report:
+    """Synthetic rows compared with real ones.
+
+    Args:
+        transformer: fitted to the real rows.
+        real: DataFrame that the GAN was trained on.
+        synthetic: DataFrame of samples.
+        held_out: DataFrame of rows that the GAN did not see; None: there are none.
+        target: column that models predict; None: the last one of 2 to 10 labels, or else of numbers.
+        seed: of the rows that are looked at, and of the models.
+
+    Attributes:
+        columns: a dictionary for each learnt column: name, kind, measure ("KS" or "TV"), distance, and the shares of
+            missing values.
+        values: all numbers, as JSON can hold them.
+
+    Source: Kolmogorov-Smirnov; total variation; Lopez-Paz and Oquab (2017) for the test; Esteban et al. (2017) for
+        models trained on synthetic rows and tested on real ones.
+    """
+
+    def __init__(
+        self,
+        transformer: TableTransformer,
+        real: Any,
+        synthetic: Any,
+        held_out: Any = None,
+        *,
+        target: Hashable | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._learnt = [c for c in transformer.columns if isinstance(c, Number | Category)]
+        self._seed = seed
+        self._real, self._synthetic = self._numbers(real), self._numbers(synthetic)
+        self._held_out = None if held_out is None or not len(held_out) else self._numbers(held_out)
+        self.columns = [self._column(place) for place in range(len(self._learnt))]
+        self.values: dict[str, Any] = {
+            "rows": {
+                "real": len(real),
+                "synthetic": len(synthetic),
+                "held_out": 0 if held_out is None else len(held_out),
+            },
+            "columns": self.columns,
+            "mean_ks": _mean([c["distance"] for c in self.columns if c["measure"] == "KS"]),
+            "mean_tv": _mean([c["distance"] for c in self.columns if c["measure"] == "TV"]),
+            "pairs": self._pairs(),
+            "detection": _on_one_thread(self._detection),
+            "efficacy": _on_one_thread(lambda: self._efficacy(target)),
+            "privacy": self._privacy(),
+        }
+
+    # ---------------------------------------------------------------- columns
+
+    def _numbers(self, frame: Any) -> NDArray[np.float64]:
+        """(n, columns): numbers, NaN where missing; labels as codes, -1 for one that the fitted table had not."""
+        made = np.full((len(frame), len(self._learnt)), np.nan)
+        for place, column in enumerate(self._learnt):
+            values = storage.read(frame[column.name], column.name, as_time=column.storage.family == "time")
+            made[~values.missing, place] = self._of_column(column, values)
+            if isinstance(column, Category):
+                made[values.missing, place] = len(column.labels) if column.has_missing else -1
+        return made
+
+    @staticmethod
+    def _of_column(column: Column, values: storage.Values) -> NDArray[Any]:
+        if isinstance(column, Number):
+            whole = values.present.astype(column.grid.dtype) if values.present.dtype.kind in "iu" else values.present
+            return column.grid.to_float(whole)
+        assert isinstance(column, Category)
+        return storage.pandas().Index(column.labels, dtype=object).get_indexer(values.present.astype(object))
+
+    def _column(self, place: int) -> dict[str, Any]:
+        column, x, y = self._learnt[place], self._real[:, place], self._synthetic[:, place]
+        found: dict[str, Any] = {"name": column.name, "kind": column.kind}
+        if isinstance(column, Category):
+            return found | {"measure": "TV", "distance": _total_variation(x, y, column.size)}
+        gaps = {"missing_real": float(np.isnan(x).mean()), "missing_synthetic": float(np.isnan(y).mean())}
+        return found | {"measure": "KS", "distance": _ks(x[~np.isnan(x)], y[~np.isnan(y)])} | gaps
+
+    # ---------------------------------------------------------------- pairs
+
+    def _pairs(self) -> dict[str, Any]:
+        real, synthetic = self._binned(self._real), self._binned(self._synthetic)
+        found: list[dict[str, Any]] = []
+        for a, b in itertools.combinations(range(len(self._learnt)), 2):
+            size = _BINS + _LABELS + 3
+            x, y = (table[:, a] * size + table[:, b] for table in (real, synthetic))
+            names = [self._learnt[a].name, self._learnt[b].name]
+            found.append({"names": names, "distance": _total_variation(x, y, size * size)})
+        found.sort(key=lambda pair: -pair["distance"])
+        numbers = [place for place, column in enumerate(self._learnt) if isinstance(column, Number)]
+        return {
+            "mean_tv": _mean([pair["distance"] for pair in found]),
+            "worst": found[:3],
+            "correlation_error": _correlation_error(self._real[:, numbers], self._synthetic[:, numbers]),
+        }
+
+    def _binned(self, table: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Each column as few whole numbers: deciles of the real rows, the commonest labels."""
+        made = np.zeros(table.shape, dtype=np.int64)
+        for place, column in enumerate(self._learnt):
+            x, real = table[:, place], self._real[:, place]
+            if isinstance(column, Number):
+                present = real[~np.isnan(real)]
+                edges = (
+                    np.unique(np.quantile(present, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(present) else real[:0]
+                )
+                made[:, place] = np.where(np.isnan(x), _BINS, np.searchsorted(edges, np.nan_to_num(x), "right"))
+                continue
+            common = np.argsort(-np.bincount(real.astype(np.int64) + 1, minlength=column.size + 1), kind="stable")
+            rank = np.full(column.size + 1, _LABELS)
+            rank[common[:_LABELS]] = np.arange(min(_LABELS, column.size + 1))
+            made[:, place] = rank[x.astype(np.int64) + 1]
+        return made
+
+    # ---------------------------------------------------------------- models
+
+    def _some(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        rng = np.random.default_rng(self._seed)
+        return table[rng.permutation(len(table))[:_ROWS]]
+
+    def _detection(self) -> dict[str, Any] | None:
+        """How well a classifier tells synthetic rows from real ones, on rows it was not trained on."""
+        real, synthetic = self._some(self._real), self._some(self._synthetic)
+        n = min(len(real), len(synthetic))
+        if n < 10 * _FOLDS:
+            return None
+        ensemble = need("sklearn.ensemble", what="fastgan evaluate", package="scikit-learn")
+        selection = need("sklearn.model_selection", what="fastgan evaluate", package="scikit-learn")
+        x = np.concatenate([real[:n], synthetic[:n]])
+        y = np.repeat([0, 1], n)
+        model = ensemble.HistGradientBoostingClassifier(random_state=self._seed, max_iter=50)
+        folds = selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=self._seed)
+        auc = selection.cross_val_score(model, x, y, scoring="roc_auc", cv=folds)
+        return {"auc": float(auc.mean()), "rows": 2 * n}
+
+    def _efficacy(self, target: Hashable | None) -> dict[str, Any] | None:
+        """Models trained on real and on synthetic rows, tested on the same real rows."""
+        place = self._target(target)
+        if place is None:
+            return None
+        column = self._learnt[place]
+        real, synthetic = self._some(self._real), self._some(self._synthetic)
+        unseen = self._held_out is not None
+        test = self._some(self._held_out) if self._held_out is not None else real[len(real) // 2 :]
+        train = real if unseen else real[: len(real) // 2]
+        if min(len(train), len(test), len(synthetic)) < 20 or len(self._learnt) < 2:
+            return None
+        made: dict[str, Any] = {"target": column.name, "rows_unseen_by_the_gan": unseen}
+        for name, rows in (("real", train), ("synthetic", synthetic)):
+            score = self._score(column, place, rows, test)
+            if score is None:
+                return None
+            made["measure"], made[name] = score
+        return made
+
+    def _target(self, target: Hashable | None) -> int | None:
+        names = [column.name for column in self._learnt]
+        if target is not None:
+            if target not in names:
+                raise ValueError(
+                    f"evaluate: target must be a learnt column ({', '.join(map(str, names))}), got {target!r}"
+                )
+            return names.index(target)
+        labels = [place for place, c in enumerate(self._learnt) if isinstance(c, Category) and c.size <= _TARGET_LABELS]
+        numbers = [place for place, c in enumerate(self._learnt) if isinstance(c, Number)]
+        candidates = labels or numbers
+        return candidates[-1] if candidates else None
+
+    def _score(
+        self, column: Column, place: int, train: NDArray[np.float64], test: NDArray[np.float64]
+    ) -> tuple[str, float] | None:
+        ensemble = need("sklearn.ensemble", what="fastgan evaluate", package="scikit-learn")
+        metrics = need("sklearn.metrics", what="fastgan evaluate", package="scikit-learn")
+        train, test = (rows[~np.isnan(rows[:, place])] for rows in (train, test))
+        x, y, x_test, y_test = (f(rows) for rows in (train, test) for f in (
+            lambda rows: np.delete(rows, place, 1), lambda rows: rows[:, place]))  # fmt: skip
+        if isinstance(column, Number):
+            regressor = ensemble.HistGradientBoostingRegressor(random_state=self._seed, max_iter=100).fit(x, y)
+            return "R2", float(metrics.r2_score(y_test, regressor.predict(x_test)))
+        if len(np.unique(y_test)) < 2:
+            return None
+        if len(np.unique(y)) < 2:  # such synthetic rows teach a model nothing
+            return "AUC", 0.5
+        model = ensemble.HistGradientBoostingClassifier(random_state=self._seed, max_iter=100).fit(x, y)
+        known = [label for label in np.unique(y_test) if label in model.classes_]
+        share = model.predict_proba(x_test)
+        scores = [
+            metrics.roc_auc_score(y_test == label, share[:, list(model.classes_).index(label)])
+            if label in known
+            else 0.5
+            for label in np.unique(y_test)
+        ]
+        return "AUC", float(np.mean(scores))
+
+    # ---------------------------------------------------------------- privacy
+
+    def _privacy(self) -> dict[str, Any]:
+        """Distances to the nearest training row: of samples, and of real rows that were not trained on."""
+        train = self._places(self._some(self._real))
+        samples = self._places(self._some(self._synthetic))
+        if self._held_out is None:  # real rows of one half from those of the other
+            half = len(train) // 2
+            train, others = train[:half], train[half:]
+        else:
+            others = self._places(self._some(self._held_out))
+        if not len(train) or not len(others):
+            return {"copies": None}
+        near = np.asarray(nearest_neighbours(samples, train).distance)
+        usual = np.asarray(nearest_neighbours(others, train).distance)
+        return {
+            "copies": int((near == 0).sum()),
+            "copies_share": float((near == 0).mean()),
+            "real_copies_share": float((usual == 0).mean()),
+            "median": float(np.median(near)),
+            "real_median": float(np.median(usual)),
+            "closer_than_5_percent": float((near < np.quantile(usual, 0.05)).mean()),
+            "rows_unseen_by_the_gan": self._held_out is not None,
+        }
+
+    def _places(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows as points: numbers in standard deviations, labels one apart from each other."""
+        parts = []
+        for place, column in enumerate(self._learnt):
+            x, real = table[:, place], self._real[:, place]
+            if isinstance(column, Number):
+                present = real[~np.isnan(real)]
+                mean, spread = (present.mean(), present.std() or 1.0) if len(present) else (0.0, 1.0)
+                parts.append(np.nan_to_num((x - mean) / spread)[:, None])
+                if column.has_missing:
+                    parts.append(np.isnan(x).astype(np.float64)[:, None])
+            else:
+                parts.append((x[:, None] == np.arange(column.size)) / np.sqrt(2))
+        return np.concatenate(parts, 1)
+
+    # ---------------------------------------------------------------- text
+
+    def lines(self) -> list[str]:
+        """The report as text of at most 80 columns."""
+        out = [f"{'column':<24}{'kind':<12}{'measure':<8}{'distance':>8}   missing real / synthetic"]
+        for column in self.columns:
+            gaps = ""
+            if column.get("missing_real") or column.get("missing_synthetic"):
+                gaps = f"   {100 * column['missing_real']:.1f}% / {100 * column['missing_synthetic']:.1f}%"
+            name = _short(str(column["name"]), 23)
+            out.append(f"{name:<24}{column['kind']:<12}{column['measure']:<8}{column['distance']:>8.3f}{gaps}")
+        v = self.values
+        means = [
+            f"{text} {v[name]:.3f}" for name, text in (("mean_ks", "KS"), ("mean_tv", "TV")) if v[name] is not None
+        ]
+        out += ["", f"{'columns':<12}mean {', mean '.join(means)} (0: the same, 1: nothing in common)"]
+        pairs = v["pairs"]
+        if pairs["mean_tv"] is not None:
+            out.append(f"{'pairs':<12}mean TV {pairs['mean_tv']:.3f}; worst: {self._worst(pairs)}")
+        if pairs["correlation_error"] is not None:
+            out.append(f"{'':<12}correlations of numbers differ by {pairs['correlation_error']:.3f} (mean)")
+        detection = v["detection"]
+        if detection is not None:
+            out.append(f"{'detection':<12}AUC {detection['auc']:.3f} of a classifier between the two (0.5: it cannot)")
+        efficacy = v["efficacy"]
+        if efficacy is not None:
+            name = _short(str(efficacy["target"]), 20)
+            out.append(
+                f"{'efficacy':<12}{efficacy['measure']} {efficacy['synthetic']:.3f} by synthetic rows, "
+                f"{efficacy['real']:.3f} by real ones; target {name}"
+            )
+        privacy = v["privacy"]
+        if privacy["copies"] is not None:
+            out += [
+                f"{'privacy':<12}{privacy['copies']:,} copies of training rows ({100 * privacy['copies_share']:.1f}%; "
+                f"of other real rows {100 * privacy['real_copies_share']:.1f}%)",
+                f"{'':<12}{100 * privacy['closer_than_5_percent']:.1f}% nearer to a training row than "
+                "the closest 5% of",
+                f"{'':<12}other real rows (5%: as they are, more: memorised)",
+            ]
+            if not privacy["rows_unseen_by_the_gan"]:
+                out.append(f"{'':<12}the GAN saw all real rows: train with --rows to hold some out")
+        return out
+
+    @staticmethod
+    def _worst(pairs: dict[str, Any]) -> str:
+        worst = pairs["worst"][0]
+        first, second = (_short(str(name), 14) for name in worst["names"])
+        return f"{first} x {second} {worst['distance']:.3f}"
+
+
+def _on_one_thread(work: Callable[[], Any]) -> Any:
+    """Trees this small take longer on threads that wait for each other than on one; the setting is put back."""
+    torch.get_num_threads()  # torch looks at the setting once, and must not find this one
+    with need("threadpoolctl", what="fastgan evaluate", package="scikit-learn").threadpool_limits(1):
+        return work()
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _ks(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """The largest difference of the distribution functions; 1 where one has no numbers at all."""
+    if not len(x) or not len(y):
+        return float(len(x) != len(y))
+    both = np.concatenate([x, y])
+    below = (np.searchsorted(np.sort(part), both, "right") / len(part) for part in (x, y))
+    return float(np.abs(next(below) - next(below)).max())
+
+
+def _total_variation(x: NDArray[Any], y: NDArray[Any], size: int) -> float:
+    """Half the sum of differences of frequencies of whole numbers from -1 to size - 1."""
+    p, q = (np.bincount(part.astype(np.int64) + 1, minlength=size + 1) / max(len(part), 1) for part in (x, y))
+    return float(np.abs(p - q).sum() / 2)
+
+
+def _correlation_error(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
+    """The mean difference of the pairwise rank correlations, of rows without missing values."""
+    x, y = (rows[~np.isnan(rows).any(1)] for rows in (x, y))
+    if x.shape[1] < 2 or len(x) < 2 or len(y) < 2:
+        return None
+    pd = storage.pandas()
+    both = [pd.DataFrame(rows).rank().corr().fillna(0.0).to_numpy() for rows in (x, y)]
+    return float(np.abs(both[0] - both[1])[np.triu_indices(x.shape[1], 1)].mean())

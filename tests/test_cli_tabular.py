@@ -1,0 +1,135 @@
+"""fastgan train, sample, evaluate and plot on tables with text, dates and empty cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastgan.apps.cli.tabular import constraint
+from fastgan.tabular import FixedCombinations, Inequality, Positive, TabularGAN
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("sklearn")
+
+Run = Callable[..., tuple[int, str, str]]
+FAST = ("--steps", "3", "--batch-size", "60", "--width", "16", "--latent-dim", "8", "--threads", "1")
+
+
+def customers(n: int = 240) -> Any:
+    rng = np.random.default_rng(0)
+    start = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, n), "D")
+    return pd.DataFrame({
+        "age": rng.integers(18, 90, n),
+        "income": rng.choice([">50K", "<=50K"], n, p=[0.3, 0.7]),
+        "city": rng.choice(["Rome", "Oslo"], n),
+        "spent": np.where(rng.random(n) < 0.2, np.nan, rng.lognormal(3, 1, n).round(2)),
+        "start": start.strftime("%Y-%m-%d"),
+        "end": (start + pd.to_timedelta(rng.integers(0, 5000, n), "D")).strftime("%Y-%m-%d"),
+    })  # fmt: skip
+
+
+@pytest.fixture
+def trained(run: Run, tmp_path: Path) -> Path:
+    customers().to_csv(tmp_path / "c.csv", index=False)
+    code, _, error = run("train", "c.csv", *FAST, "--rows", "200", "--out", "r", "--quiet", "--no-pictures")
+    assert (code, error) == (0, "")
+    return tmp_path / "r"
+
+
+def test_a_mixed_table_from_file_to_synthetic_rows(run: Run, trained: Path, tmp_path: Path) -> None:
+    table = customers()
+    assert {path.name for path in trained.iterdir()} == {
+        "table.json",
+        "weights.safetensors",
+        "source.json",
+        "history.csv",
+    }
+    code, out, error = run(
+        "sample", "r", "--n", "90", "--out", "s.csv", "--where", "income=>50K", "--where", "age=30..50"
+    )
+    assert (code, error) == (0, "") and "90 samples of r: s.csv" in out and "drawn again" in out
+    rows = pd.read_csv(tmp_path / "s.csv")
+    assert list(rows.columns) == list(table.columns) and len(rows) == 90
+    assert (rows["income"] == ">50K").all() and rows["age"].between(30, 50).all()
+    pytest.importorskip("pyarrow")
+    assert run("sample", "r", "--n", "20", "--out", "s.parquet")[0] == 0
+    assert (
+        run("sample", "r", "--n", "20", "--out", "s.tsv")[0]
+        == run("sample", "r", "--n", "20", "--out", "s.csv.gz")[0]
+        == 0
+    )
+    sampled = TabularGAN.load(trained).sample(20)
+    assert pd.read_parquet(tmp_path / "s.parquet").equals(sampled)
+    assert pd.read_csv(tmp_path / "s.csv.gz").equals(pd.read_csv(tmp_path / "s.tsv", sep="\t"))
+
+
+def test_evaluate_reports_columns_pairs_models_and_privacy(run: Run, trained: Path, tmp_path: Path) -> None:
+    code, out, error = run("evaluate", "r", "--n", "150", "--target", "city", "--out", "e.json")
+    assert (code, error) == (0, "")
+    for word in ("columns ", "pairs ", "detection ", "efficacy ", "privacy ", "target city", "picture "):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 80
+    values = json.loads((tmp_path / "e.json").read_text())
+    assert [column["name"] for column in values["columns"]] == list(customers().columns)
+    assert values["rows"] == {"real": 200, "synthetic": 150, "held_out": 40}
+    assert values["privacy"]["rows_unseen_by_the_gan"] and (trained / "report.png").stat().st_size > 10_000
+
+
+def test_pictures_of_a_run(run: Run, trained: Path) -> None:
+    assert run("sample", "r", "--out", "p.png")[0] == 0
+    code, out, error = run("plot", "r")
+    assert (code, error) == (0, "") and (trained / "samples.png").is_file() and (trained / "losses.png").is_file()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_of_numbers_is_learnt_as_before(run: Run, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)).round(3), columns=list("abc"))
+    frame.to_csv("n.csv", index=False) if suffix == "csv" else frame.to_parquet("n.parquet")
+    common = (f"n.{suffix}", "--steps", "2", "--batch-size", "20", "--quiet", "--no-pictures")
+    assert run("train", *common, "--out", "plain")[0] == 0
+    assert (tmp_path / "plain" / "config.json").is_file()
+    assert run("train", *common, "--pack", "5", "--out", "tab", "--tabular")[0] == 0
+    assert (tmp_path / "tab" / "table.json").is_file()
+
+
+def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "fault.csv").write_text("a,b\n" + "1,2\n" * 30 + "x,3\n")
+    for argv, rule in (
+        (("train", "c.csv", "--loss", "hinge"), "--loss must be left out for a TabularGAN"),
+        (("train", "c.csv", "--resume", "--out", "r", "--tabular"), "--resume must be left out for a TabularGAN"),
+        (("train", "c.csv", "--epochs", "2", "--steps", "3"), "--epochs must be given without --steps"),
+        (("train", "c.csv", "--kind", "age"), "--kind must be as NAME=KIND, got 'age'"),
+        (("train", "c.csv", "--kind", "age=number"), "kinds['age'] must be one of continuous"),
+        (("train", "c.csv", "--constraint", "age"), "--constraint must be as 'start<=end'"),
+        (("train", "c.csv", "--constraint", "end<start", *FAST), "must keep the constraint end < start"),
+        (("train", "c.csv", "--batch-size", "33"), "batch_size must be a multiple of pack (10), got 33"),
+        (("train", "ring", "--tabular"), "SOURCE must be a table's file for a TabularGAN, got 'ring'"),
+        (("train", "ring", "--epochs", "2"), "--epochs must come with a table of text, dates or empty cells"),
+        (("train", "fault.csv"), "row 32, column 1 ('a') must be a number, got 'x'"),
+        (("sample", "r", "--out", "s.npy"), "--out must end in .csv, .tsv, .parquet, .png"),
+        (("sample", "r", "--out", "s.csv", "--where", "income"), "--where must be as"),
+        (("sample", "r", "--out", "s.csv", "--where", "income=60K"), "conditions['income'] must be one of"),
+        (("sample", "r", "--out", "s.csv", "--where", "wage=1"), "conditions must name columns of the table"),
+        (("sample", "r", "--out", "s.csv", "--labels", "1"), "--labels must be left out"),
+        (("evaluate", "r", "--sigma", "1"), "--sigma must be left out"),
+        (("evaluate", "r", "--target", "name"), "target must be a learnt column"),
+        (("compare", "r"), ""),
+    ):
+        code, _, error = run(*argv)
+        assert code == 2 and error.count("\n") == 1 and rule in error, (argv, error)
+    assert not (tmp_path / "runs").exists()  # nothing is left of what never trained
+    (tmp_path / "c.csv").unlink()
+    code, _, error = run("evaluate", "r")
+    assert code == 2 and "where the table has moved, give its new path: --data" in error
+
+
+def test_rules_of_the_command_line() -> None:
+    assert constraint("a <= b") == Inequality("a", "b") and constraint("a>b") == Inequality("b", "a", strict=True)
+    assert constraint("x>0") == Positive("x", strict=True) and constraint("x >= 0") == Positive("x")
+    assert constraint("city, country") == FixedCombinations(("city", "country"))
