@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.benchmark import harness, pictures
+from fastgan.apps.bench import harness, pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_BEHIND = (

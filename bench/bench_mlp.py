@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark import flops, harness, pictures
-from fastgan.benchmark.workloads import MlpSizes, fastgan_network, plain_network
+from fastgan.apps.bench import flops, harness, pictures
+from fastgan.apps.bench.workloads import MlpSizes, fastgan_network, plain_network
 
 MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"
 
@@ -122,7 +122,7 @@ def operations(shape: Shape, with_input: bool) -> float:
 
 
 def peak(settings: harness.Settings) -> dict[str, float]:
-    """GFLOP/s of large products: the best of them stands for the processor's peak."""
+    """GFLOP/s of large products: the best of them is taken as the processor's peak."""
     sizes = (128,) if settings.quick else (512, 1024)
     runs, work, labels = [], [], []
     for n in sizes:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from fastgan import GAN, Adam, TrainConfig, nn, train
-from fastgan.benchmark import machine
+from fastgan.apps.bench import machine
 from fastgan.training.callbacks import Callback, Run
 
 WINDOW = 200

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark.baselines_torch import captured
+from fastgan.apps.bench.baselines_torch import captured
 from fastgan.files import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]
@@ -93,13 +93,13 @@ def compare(sides: dict[str, Run], windows: int, window_s: float) -> dict[str, A
 
 
 def check(case: str, sides: dict[str, Run], tolerance: float) -> None:
-    """All sides give the same numbers, or no time is told."""
+    """All sides give the same numbers, or no time is reported."""
     want = [t.detach().float().clone() for t in sides["fastgan"]()]
     for name, run in sides.items():
         for a, b in zip((t.detach().float().clone() for t in run()), want, strict=True):
             error = (a - b).norm() / b.norm().clamp_min(1e-30)
             if not error <= tolerance:
-                raise SystemExit(f"{case}: {name} differs from fastgan by {error:.3g}, so no time is told")
+                raise SystemExit(f"{case}: {name} differs from fastgan by {error:.3g}, so no time is reported")
 
 
 # ---------------------------------------------------------------- sides

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from fastgan import Adam, TrainConfig, data, evaluation, presets, train
-from fastgan.benchmark import machine
+from fastgan import Adam, TrainConfig, data, evaluation, train
+from fastgan.apps import presets
+from fastgan.apps.bench import machine
+from fastgan.apps.presets import Networks
 from fastgan.models import GAN
-from fastgan.presets import Networks
 
 ROWS = 2000  # for precision and recall
 

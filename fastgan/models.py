@@ -227,7 +227,7 @@ class GAN(torch.nn.Module):
             batch_size: rows in one forward pass. Part of the identity of the bits: matrix products may round
                 differently for other sizes.
             offset: number of the first sample.
-            device: where the result lies; default: where the networks are.
+            device: of the result; default: where the networks are.
             ema: use the moving average of G's weights, where training kept one.
             labels: of a conditional model: one for all, or int64 (n,); None: sample i has label i modulo `classes`.
 

@@ -30,7 +30,7 @@ LIMITS = DeviceLimits(multiprocessors=2, cluster=1, shared_bytes=227 << 10)
 
 
 class Written:
-    """Numbers and tensors one after another; an address becomes the tensor that lies there."""
+    """Numbers and tensors one after another; an address becomes the tensor at that address."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.at = {t.data_ptr(): t for t in tensors if t.numel()}

@@ -41,12 +41,8 @@ LAYERS = {
     "models": 7,
     "training": 8,
     "evaluation": 8,
-    "presets": 9,
-    "baselines": 9,
-    "benchmark": 9,
     "plots": 9,
-    "reproduce": 10,
-    "cli": 11,
+    "apps": 10,
 }
 ROOT = ("__init__", "__main__")  # the public names, and the entry point
 needs_sources = pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder")

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import fastgan
-from fastgan.benchmark import harness
+from fastgan.apps.bench import harness
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastgan.cli import parser
-from fastgan.cli.arguments import Parser, commands_of
+from fastgan.apps.cli import parser
+from fastgan.apps.cli.arguments import Parser, commands_of
 from fastgan.training import progress
 
 Command = Callable[..., tuple[int, str, str]]

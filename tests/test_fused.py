@@ -64,7 +64,7 @@ def normalized(dtype: torch.dtype, eps: float = 1e-5) -> GAN:
 
 
 def maxout(dtype: torch.dtype) -> GAN:
-    """Maxout with dropout before and after, as in the original code, and a curved layer between."""
+    """Maxout with dropout before and after, as in the original code, and a layer with a second derivative between."""
     discriminator = nn.Sequential(
         nn.Dropout(0.2), nn.Maxout(2, 20, 5), nn.Dropout(0.5), nn.Linear(20, 13, activation="tanh"),
         nn.Maxout(13, 12, 3, bias=False), torch.nn.Linear(12, 9), nn.Dropout(0.2), torch.nn.Linear(9, 1),

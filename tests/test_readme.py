@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastgan.cli import main
+from fastgan.apps.cli import main
 
 README = Path(__file__).parent.parent / "README.md"
 if not README.is_file():

@@ -78,7 +78,7 @@ def check_rows(machine: Emulator, schedules: int = 4) -> None:
 
 
 def check_masks(machine: Emulator, schedules: int = 4) -> None:
-    """Two sub-batches with keys of their own, whose rows count anew."""
+    """Two sub-batches with dropout seeds of their own, whose rows count anew."""
     for features in (8, 5):
         dropout_seeds, x = torch.tensor([11, 0, 2**62]), torch.ones(12, features)
         out = garbage(12, features)
@@ -297,7 +297,7 @@ def test_no_race(source: str, racing: dict[str, Callable[[], Emulator]]) -> None
 
 
 WANTED, SUMMED = "i < wanted;", "  all[threadIdx.x] = sum;\n"
-# name -> source, what stands there, what stands there instead, the build's flavour, and what it says
+# name -> source, the old text, the new text, the build's flavour, and what it says
 FAULTS = {
     "rows_tail": ("random.cu", WANTED, "i <= wanted;", MEMORY, "overflow"),
     "no_barrier": ("norm.cu", SUMMED + "  __syncthreads();\n", SUMMED, RACES, "race|never written"),

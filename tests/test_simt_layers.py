@@ -492,7 +492,7 @@ RACE = r"race in shared memory: .* at \w+\.cu:\d+|never written"
 INSIDE = "if (first + row < net.rows) {\n        const int64_t at = (first + row) * inputs"
 SUMS = "P::value(sum, i);\n"
 
-# name -> source, what stands there, what stands there instead, the build, and what it says
+# name -> source, the old text, the new text, the build, and what it says
 FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
     "noise_tail": ("random.cu", NOISE_GUARD, "at + j >= 0", MEMORY, OVERFLOW),
     "noise_head": ("random.cu", NOISE_GUARD, "at + j < n", MEMORY, OVERFLOW),

@@ -375,7 +375,7 @@ AFTER_FORWARD = "block->alone(), sink);\n    block->barrier();\n  }\n\n  FASTGAN
 BEFORE_UPDATE = "g_.backward(sub_batches_of_g_, false);\n    block_.barrier_of_all();"
 RACE = "race in (shared|global) memory"
 
-# name -> file, what stands there, what stands there instead, the build, the room, and what it says
+# name -> file, the old text, the new text, the build, the memory, and what it says
 FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.DeviceLimits, str]] = {
     "no barrier after a layer": (
         "train_network.cuh", AFTER_FORWARD, AFTER_FORWARD.replace("    block->barrier();\n", ""), RACES, LIMITS, RACE,

@@ -372,7 +372,7 @@ void bound_norms(A& a) {
   cuda_bound_norms(dtype, weight, rows, inputs, limit, a.stream());
 }
 
-// ---------------------------------------------------------------- floors
+// ---------------------------------------------------------------- lower bounds
 
 template <class A>
 void empty(A& a) {

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __r
 
 // ---------------------------------------------------------------- kernels: what an iteration draws besides
 
-// The seeds of the dropout masks of iterations to come; keys: (iterations, each).
+// The seeds of the dropout masks of iterations to come; dropout_seeds: (iterations, each).
 __global__ void __launch_bounds__(kThreads) draw_dropout_seeds(StepIndex iteration, int64_t iterations, uint64_t seed,
                                                       uint64_t* __restrict__ dropout_seeds, int each) {
   for (int64_t i = global_thread(); i < iterations * each; i += grid_threads())

@@ -260,7 +260,7 @@ class Iteration:
     # ------------------------------------------------------------ gradients
 
     def _gradients_of_d(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
-        """From the derivatives of the logits. Returns the keys that follow."""
+        """From the derivatives of the logits. Returns the dropout seeds that follow."""
         rows, after = 2 * self.rows, dropout_seeds[2 * self.d.dropout_seeds :]
         self.d.backward(self._both(dropout_seeds), to_input=False, of_vectors=True)
         if self.penalty:

@@ -88,8 +88,8 @@ class Batch:
     """Rows `first` on of a network's buffers: `sub_batches` of `rows` each, one for each call of the module.
 
     Args:
-        keys: int64, of the masks of the first sub-batch; None where there are none.
-        stride: from a sub-batch's keys to the next one's.
+        dropout_seeds: int64, of the dropout masks of the first sub-batch; None where there are none.
+        stride: from a sub-batch's seeds to the next one's.
         order: the sub-batches as they were called: so batch normalisation moves its running statistics.
     """
 

@@ -1,0 +1,232 @@
+"""PyTorch's side: the training loop as its users write it, and compiled whole."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from fastgan.apps.bench.fastgan_side import change
+from fastgan.apps.bench.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload, plain_network
+
+T = TypeVar("T")
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+BCE = nn.BCEWithLogitsLoss()
+WARM_UP = 3  # calls before a capture: what is compiled or loaded at first use cannot be captured
+CALIBRATION = 8  # iterations that tell how many a timed call should have
+
+
+class Torch:
+    """One way to write the iteration: `build` makes it for a pair of networks.
+
+    It runs where the data lie. On the CPU a timed call is one iteration. A GPU works on while the host goes on: there a
+    call is as many as last about so long, and a wait for the last of them.
+
+    Args:
+        workload, data, build: what is trained, on what, and how.
+        seconds: of a timed call.
+        capture: replay the iteration as a CUDA graph where it is timed.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        data: Tensor,
+        build: Callable[[nn.Module, nn.Module], Step],
+        seconds: float = 0.0,
+        capture: bool = False,
+    ) -> None:
+        self.workload, self.data, self.seconds, self.capture = workload, data, seconds, capture
+        self.queues = data.device.type != "cpu"
+        weights = workload.weights()
+        self.networks: dict[str, nn.Module] = {
+            "generator": plain_network(workload.generator),
+            "discriminator": plain_network(workload.discriminator),
+        }
+        for name, network in self.networks.items():
+            network.load_state_dict(weights[name])
+            network.to(data.device)
+        self.step = build(self.networks["generator"], self.networks["discriminator"])
+
+    @functools.cached_property
+    def per_call(self) -> int:
+        """Iterations of a timed call."""
+        if not self.queues:
+            return 1
+        self._call(CALIBRATION)
+        started = time.perf_counter()
+        self._call(CALIBRATION)
+        return max(1, round(self.seconds * CALIBRATION / (time.perf_counter() - started)))
+
+    def run(self) -> None:
+        """`per_call` iterations."""
+        self._call(self.per_call)
+
+    def _call(self, iterations: int) -> None:
+        for _ in range(iterations):
+            self._timed()
+        if self.queues:
+            wait_for(self.data.device)
+
+    @functools.cached_property
+    def _timed(self) -> Callable[[], object]:
+        return captured(self._iterate) if self.capture else self._iterate
+
+    def _iterate(self) -> None:
+        """One iteration with minibatch and noise drawn as users draw them."""
+        m, latent_dim, device = self.workload.batch, self.workload.latent_dim, self.data.device
+        real = self.data[torch.randint(len(self.data), (m,), device=device)]
+        self.step(real, torch.randn(m, latent_dim, device=device), torch.randn(m, latent_dim, device=device))
+
+    def replay(self, draws: Draws) -> dict[str, Tensor]:
+        """Begin with these iterations: their losses, and what they changed. What is timed goes on from there.
+
+        Where a graph is timed, the later ones are replays of one: the first warm up what it captures.
+        """
+        inputs = [x.to(self.data.device) for x in (draws.real, draws.noise_d, draws.noise_g)]
+        places = [torch.empty_like(x[0]) for x in inputs]  # where a graph finds its batch
+        losses, step = [], functools.partial(self.step, *places)
+        for i in range(len(draws)):
+            if self.capture and i == WARM_UP:
+                step = graph_of(step)  # type: ignore[assignment]
+            for place, x in zip(places, inputs, strict=True):
+                place.copy_(x[i])
+            losses.append([loss.clone() for loss in step()])
+        loss_d, loss_g = (torch.stack(column).cpu() for column in zip(*losses, strict=True))
+        after = {name: network.state_dict() for name, network in self.networks.items()}
+        return {"loss_d": loss_d, "loss_g": loss_g} | change(self.workload.weights(), after)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until what has been queued there is done."""
+    torch.cuda.synchronize(device)
+
+
+def captured(call: Callable[[], T]) -> Callable[[], T]:
+    """The same call as a CUDA graph, whose replays give the same results anew; its random numbers go on."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    return graph_of(call)
+
+
+def graph_of(call: Callable[[], T]) -> Callable[[], T]:
+    """The graph of a call that has warmed up; the call is not made."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # JAX has threads of its own in this process
+        out = call()
+
+    def replay() -> T:
+        graph.replay()
+        return out
+
+    return replay
+
+
+def eager(
+    generator: nn.Module, discriminator: nn.Module, *, fused: bool | None = None, autocast: bool = False
+) -> Step:
+    """As in every tutorial. fused: `torch.optim.Adam`'s option of that name; autocast: to bf16, by `torch.autocast`."""
+    place = next(generator.parameters()).device.type
+    forward = functools.partial(torch.autocast, place, torch.bfloat16) if autocast else contextlib.nullcontext
+    adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE, betas=BETAS, eps=EPS, fused=fused)
+    optimizer_g, optimizer_d = adam(generator.parameters()), adam(discriminator.parameters())
+
+    def step(real: Tensor, noise_d: Tensor, noise_g: Tensor) -> tuple[Tensor, Tensor]:
+        optimizer_d.zero_grad()
+        with forward():
+            real_logits = discriminator(real)
+            fake_logits = discriminator(generator(noise_d).detach())
+            loss_d = BCE(real_logits, torch.ones_like(real_logits)) + BCE(fake_logits, torch.zeros_like(fake_logits))
+        loss_d.backward()
+        optimizer_d.step()
+
+        optimizer_g.zero_grad()
+        with forward():
+            fake_logits = discriminator(generator(noise_g))
+            loss_g = BCE(fake_logits, torch.ones_like(fake_logits))
+        loss_g.backward()
+        optimizer_g.step()
+        return loss_d.detach().float(), loss_g.detach().float()
+
+    return step
+
+
+def eager_fused_adam(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """The same with Adam's fused update."""
+    return eager(generator, discriminator, fused=True)
+
+
+def eager_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """The same with products in bf16, weights and their updates in float32."""
+    return eager(generator, discriminator, autocast=True)
+
+
+def compiled_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """That with both networks compiled, as users of large ones do."""
+    for network in (generator, discriminator):
+        network.compile(dynamic=False)
+    return eager(generator, discriminator, fused=True, autocast=True)
+
+
+def compiled(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """torch.compile at its best: both steps, gradients and Adam in one graph, nothing redundant asked for.
+
+    The loop above breaks into six graphs where it calls `backward` and `zero_grad`, and is then no faster than eager.
+    """
+    optimizer_g, optimizer_d = CompiledAdam(generator), CompiledAdam(discriminator)
+
+    @torch.no_grad()
+    def step(real: Tensor, noise_d: Tensor, noise_g: Tensor) -> tuple[Tensor, Tensor]:
+        fake = generator(noise_d)
+
+        def loss_of_d(parameters: dict[str, Tensor]) -> Tensor:
+            real_logits = functional_call(discriminator, parameters, (real,))
+            fake_logits = functional_call(discriminator, parameters, (fake,))
+            return BCE(real_logits, torch.ones_like(real_logits)) + BCE(fake_logits, torch.zeros_like(fake_logits))
+
+        grad_d, loss_d = grad_and_value(loss_of_d)(optimizer_d.parameters)
+        optimizer_d.step(grad_d)
+
+        def loss_of_g(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            buffers = {name: b.clone() for name, b in generator.named_buffers()}  # running statistics change
+            fake_logits = discriminator(functional_call(generator, parameters | buffers, (noise_g,)))
+            return BCE(fake_logits, torch.ones_like(fake_logits)), buffers
+
+        grad_g, (loss_g, buffers) = grad_and_value(loss_of_g, has_aux=True)(optimizer_g.parameters)
+        for name, buffer in generator.named_buffers():
+            buffer.copy_(buffers[name])
+        optimizer_g.step(grad_g)
+        return loss_d, loss_g
+
+    found: Step = torch.compile(step, dynamic=False, fullgraph=True)
+    return found
+
+
+class CompiledAdam:
+    """`torch.optim.Adam` in a form that is traced into the graph: its step number is a tensor."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parameters = {name: p.detach() for name, p in network.named_parameters()}
+        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
+        self.updates = torch.zeros((), device=next(network.parameters()).device)
+
+    def step(self, grads: dict[str, Tensor]) -> None:
+        self.updates.add_(1)
+        beta1, beta2 = BETAS
+        rate = LEARNING_RATE / (1 - beta1**self.updates)
+        root = (1 - beta2**self.updates).sqrt()
+        for name, p in self.parameters.items():
+            first, second = self.moments[name]
+            first.lerp_(grads[name], 1 - beta1)
+            second.mul_(beta2).addcmul_(grads[name], grads[name], value=1 - beta2)
+            p.sub_(rate * first / (second.sqrt() / root + EPS))

@@ -1,0 +1,315 @@
+"""A row of the GPU's table: one GAN, or many at once, in one precision, against the baselines that compute the same.
+
+A window of one GAN is a piece of training under way that ends with a wait for the device, as a baseline's does. A
+window of a population is the difference between a long call and a short one. Waits are part of every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.apps.bench import baselines_jax, counts, fastgan_side, flops, harness, lower_bounds
+from fastgan.apps.bench.measure import (
+    BF16_TOLERANCE,
+    CHECKED_ITERATIONS,
+    CUDA_BASELINES,
+    FASTGAN,
+    LEFT_OUT,
+    LOSS_TOLERANCE,
+    SETUP_LIMIT,
+    Say,
+    Sides,
+    in_short,
+)
+from fastgan.apps.bench.population import Population, in_turn
+from fastgan.apps.bench.products import products_in
+from fastgan.apps.bench.workloads import CUDA_WORKLOADS, Workload, draws
+from fastgan.training.engines import cuda_engine
+from fastgan.training.engines.cuda_persistent import PersistentEngine, limits_of, with_cluster
+from fastgan.training.engines.plan import UnsupportedByEngine
+from fastgan.training.session import rows_for
+
+POPULATIONS = {f"toy-32x{members}": ("toy-32", members) for members in (132, 1056)}
+POPULATIONS |= {"pacgan-ringx10": ("pacgan-ring", 10)}  # a cell of PacGAN's table 1: graphs, side by side
+NAMES = (*CUDA_WORKLOADS, *POPULATIONS)
+ORDER = ("toy-32", "toy-32x132", "mnist-1024", "original", "wide-1024", "wide-2048", "wide-4096")  # the targets' first
+TF32_TOLERANCE = harness.Tolerance(0.2, {"loss_d": 1e-2, "loss_g": 1e-2})  # as BF16_TOLERANCE, for 11 bits
+MOST_WINDOWS = 10  # of a population, which is built anew for each
+SHORT = 400  # iterations of a population's short call: a longer one captures and compiles nothing more
+COUNTED, COUNT_LIMIT_S = 1000, 8.0  # iterations of a call in which launches are counted; seconds of all such calls
+WINDOWS_OF_ONE = 20  # that a window of a population lasts: several chunks of its iterations
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Args:
+        workload: the GAN.
+        members: how many of it at once.
+        precision: of fastgan's products, as in `TrainConfig`.
+    """
+
+    workload: Workload
+    members: int = 1
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        return self.workload.name if self.members == 1 else f"{self.workload.name}x{self.members}"
+
+    @property
+    def tolerance(self) -> harness.Tolerance:
+        """The tolerance of this precision."""
+        exact = harness.Tolerance(self.workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
+        return {"bf16": BF16_TOLERANCE, "tf32": TF32_TOLERANCE}.get(self.precision, exact)
+
+    def baselines(self, wanted: Sequence[str]) -> list[str]:
+        """Those of the wanted that do the same work; bf16 is held against eager in float32 too, as on the CPU."""
+        if self.members > 1:
+            mine: set[str] = {"eager"} if self.precision == "bf16" else {"eager", "vmap"}
+        elif self.precision == "bf16":
+            mine = {"eager", "autocast", "compile-autocast"}
+        else:
+            mine = set(CUDA_BASELINES) - {"vmap", "autocast", "compile-autocast"}
+        return [baseline for baseline in wanted if baseline in mine]
+
+
+def row(name: str, precision: str) -> Row:
+    """The row of a name among NAMES."""
+    workload, members = POPULATIONS.get(name, (name, 1))
+    return Row(CUDA_WORKLOADS[workload], members, precision)
+
+
+def measure(
+    row: Row,
+    baselines: Sequence[str],
+    settings: harness.Settings,
+    found_bounds: Mapping[str, Any],
+    setup_limit: float = SETUP_LIMIT,
+    say: Say = harness.progress,
+    device: str = "cuda",
+) -> dict[str, Any]:
+    """Check and time a row. A side that differs from fastgan has no time; unless eager agrees, fastgan has none either.
+
+    Args:
+        row: what is measured.
+        baselines: some of CUDA_BASELINES; those that do other work are passed over.
+        settings: how.
+        found_bounds: of the device, as from `lower_bounds.measure`.
+        setup_limit: seconds a side may take to set up.
+        say: told what is done now.
+        device: where all train.
+
+    Returns:
+        dict: a record as of a CPU's workload, with `floor` and, of one GAN on a GPU, what the host does; without
+        "sides" where fastgan cannot train this.
+
+    Raises:
+        ResultsDiffer: fastgan computes something else than eager, or than a baseline before it, or eager was requested
+            and could not run; nothing has been timed.
+    """
+    how = row.baselines(baselines), settings, setup_limit, say, device
+    with products_in(row.precision):
+        measured = _alone(row, *how) if row.members == 1 else _together(row, *how)
+    if "sides" in measured:
+        used, there = multiprocessors(row, torch.device(device))
+        measured |= against_lower_bound(
+            row, measured["sides"], lower_bounds.rate(found_bounds, row.precision), used, there
+        )
+    about = {"workload": row.name, "members": row.members, "precision": row.precision, "device": device}
+    return about | {"batch": row.workload.batch, "threads": 1} | measured
+
+
+def against_lower_bound(row: Row, sides: Mapping[str, Any], rate: float, used: int, there: int) -> dict[str, Any]:
+    """The lower bound of an iteration's arithmetic on so many of the multiprocessors, and what share of it each side is
+    at.
+
+    The other sides are held against the same lower bound, that of fastgan.
+    """
+    operations = flops.iteration(row.workload)
+    lower_bound_s = operations / (rate * used / there)
+    return {
+        "operations": operations,
+        "lower_bound_s": lower_bound_s,
+        "lower bound": {"operations/s": rate, "multiprocessors": used, "of": there},
+        "gflops": {name: operations / side["median_s"] / 1e9 for name, side in sides.items()},
+        "share_of_peak": {name: lower_bound_s / side["median_s"] for name, side in sides.items()},
+    }
+
+
+def multiprocessors(row: Row, device: torch.device) -> tuple[int, int]:
+    """How many of the device's multiprocessors the engine that fastgan chooses may use, and how many there are."""
+    if device.type != "cuda":
+        return 1, 1
+    limits = limits_of(device)
+    gan, config = row.workload.gan().to(device), fastgan_side.config(row.workload, 1, precision=row.precision)
+    try:
+        engine, _ = cuda_engine(gan, rows_for(row.workload.data(), gan, config), config)
+    except UnsupportedByEngine:
+        return limits.multiprocessors, limits.multiprocessors
+    used = limits.multiprocessors
+    if isinstance(engine, PersistentEngine):
+        used = min(used, row.members * with_cluster(limits, [config] * row.members).cluster)
+    return used, limits.multiprocessors
+
+
+def _alone(
+    row: Row, baselines: Sequence[str], settings: harness.Settings, setup_limit: float, say: Say, device: str
+) -> dict[str, Any]:
+    """One GAN: every side set up, checked and timed in turn."""
+    with Sides(row.workload, settings, setup_limit, say, device) as found:
+        found.add(FASTGAN, lambda: found.fastgan(FASTGAN, 1, None, device=device, precision=row.precision))
+        if not found.sides:
+            return {"left out": found.left_out}
+        truth = found.sides[0].results()
+
+        def checked(name: str) -> tuple[harness.Side, float]:
+            side, seconds = found.baseline(name)
+            row.tolerance.check(row.name, truth, name, side.results())
+            return side, seconds
+
+        add_baselines(row, baselines, found, checked)
+        found.say(f"timing {len(found.sides)} sides")
+        record = harness.compare(row.workload.describe(), found.sides, row.tolerance, settings)
+        for name, seconds in found.setup_s.items():
+            record["sides"][name]["first_call_s"] = seconds
+        run = found.runs[FASTGAN]
+        if device == "cuda":
+            try:
+                record["host"] = host(row, found, record["sides"][FASTGAN]["median_s"], device)
+            except LEFT_OUT as error:
+                found.left_out["counts of the host"] = in_short(error)
+        return {"engine": found.engine, "engine name": run.engine, "left out": found.left_out, **record}
+
+
+def host(row: Row, found: Sides, median_s: float, device: str) -> dict[str, float]:
+    """The host's work in an iteration, counted over at least COUNTED iterations.
+
+    Raises:
+        RuntimeError: so many take too long here, or the profiler sees nothing.
+    """
+    run = found.runs[FASTGAN]
+    if run.every >= COUNTED:
+        return {"iterations": run.every, **counts.per_iteration(run.advance, run.every)}
+    if (takes := (counts.CALLS + 1) * COUNTED * median_s) > COUNT_LIMIT_S:
+        raise RuntimeError(f"counting over calls of {COUNTED} iterations would take {takes:.0f} s")
+    config = fastgan_side.config(row.workload, fastgan_side.ENDLESS, device=device, precision=row.precision)
+    with contextlib.closing(fastgan_side.LongRun(row.workload.gan(), found.data, config, COUNTED)) as run:
+        run.advance()  # what it captures and compiles is not counted
+        return {"iterations": COUNTED, **counts.per_iteration(run.advance, COUNTED)}
+
+
+def add_baselines(
+    row: Row, baselines: Sequence[str], found: Sides, make: Callable[[str], tuple[harness.Side, float]]
+) -> None:
+    """Set the baselines up. If eager was requested and could not run, nothing has been checked, so fastgan has no
+    time."""
+    for name in baselines:
+        found.add(name, lambda name=name: make(name), refusals(found))  # type: ignore[misc]
+        if name == "eager" and name in found.left_out:
+            why = found.left_out[name]
+            raise harness.ResultsDiffer(f"{row.name}: not compared with eager, which could not run: {why}")
+
+
+def refusals(found: Sides) -> tuple[type[Exception], ...]:
+    """After what a baseline is left out and the others go on: once eager has agreed with fastgan, others may differ."""
+    agreed = any(side.name == "eager" for side in found.sides)
+    return (*LEFT_OUT, harness.ResultsDiffer) if agreed else LEFT_OUT
+
+
+def _together(
+    row: Row, baselines: Sequence[str], settings: harness.Settings, setup_limit: float, say: Say, device: str
+) -> dict[str, Any]:
+    """Many GANs at once: members against their solo runs, then iterations a second of all together."""
+    say(f"{row.name}: checking {row.members} members")
+    population = Population(row.workload, row.members, device, precision=row.precision)
+    try:
+        engine, reason = population.check()
+    except LEFT_OUT as error:
+        return {"left out": {FASTGAN: in_short(error)}}
+    with Sides(replace(row.workload, name=row.name), settings, setup_limit, say, device) as found:
+        members = _members(row, population, found, settings)
+        rates: dict[str, Callable[[], float]] = {FASTGAN: _population_rate(population, settings)}
+        add_baselines(row, baselines, found, members)
+        rates |= {side.name: _rate(side) for side in found.sides}
+        found.say(f"timing {len(rates)} sides")
+        taken, spread = in_turn(rates, min(settings.windows, MOST_WINDOWS))
+        return {
+            "engine": {FASTGAN: f"{engine} ({reason})"},
+            "engine name": engine,
+            "left out": found.left_out,
+            **summary(taken, found.setup_s),
+            "spread": spread,
+        }
+
+
+def _members(
+    row: Row, population: Population, found: Sides, settings: harness.Settings
+) -> Callable[[str], tuple[harness.Side, float]]:
+    """Sets up a baseline of a population: after some members have been compared; a call is so many iterations of
+    all."""
+    seen = {seed: draws(row.workload, found.data.cpu(), CHECKED_ITERATIONS, seed=seed) for seed in population.some}
+    truth = {
+        seed: fastgan_side.replay(row.workload, found.data, seen[seed], seed=seed, **population.changes)
+        for seed in population.some
+    }
+
+    def check(name: str, seed: int, theirs: Mapping[str, Tensor]) -> None:
+        row.tolerance.check(f"{row.name}, member {seed}", truth[seed], name, theirs)
+
+    def make(name: str) -> tuple[harness.Side, float]:
+        if name == "eager":
+            side, seconds = found.baseline(name)
+            check(name, 0, side.results())
+            return side, seconds
+        started = time.perf_counter()
+        vmap = baselines_jax.Vmap(row.workload, found.data, settings.window_s, row.members)
+        for seed, theirs in zip(seen, vmap.replay_members(list(seen), list(seen.values())), strict=True):
+            check(name, seed, theirs)
+        seconds = time.perf_counter() - started
+        return harness.Side(name, vmap.run, dict, vmap.per_call * row.members), seconds
+
+    return make
+
+
+def _population_rate(population: Population, settings: harness.Settings) -> Callable[[], float]:
+    short = SHORT if population.data.is_cuda else 2
+    more = fastgan_side.length(population.seconds, WINDOWS_OF_ONE * settings.window_s, short)
+    return lambda: population.rate(short, more)
+
+
+def _rate(side: harness.Side) -> Callable[[], float]:
+    """Iterations a second of a call."""
+
+    def rate() -> float:
+        started = time.perf_counter()
+        side.run()
+        return side.per_call / (time.perf_counter() - started)
+
+    rate()
+    return rate
+
+
+def summary(rates: Mapping[str, Sequence[float]], setup_s: Mapping[str, float]) -> dict[str, Any]:
+    """The times of an iteration and their ratios from iterations a second."""
+    sides = {
+        name: {
+            "median_s": 1 / statistics.median(found),
+            "p10_s": 1 / harness.quantile(found, 0.9),
+            "p90_s": 1 / harness.quantile(found, 0.1),
+            "windows": len(found),
+            "first_call_s": setup_s.get(name, 0.0),
+        }
+        for name, found in rates.items()
+    }
+    base = sides[FASTGAN]["median_s"]
+    return {"sides": sides, "ratio": {name: side["median_s"] / base for name, side in sides.items() if name != FASTGAN}}
