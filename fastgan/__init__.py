@@ -7,7 +7,7 @@ from fastgan import _interrupt
 if _interrupt.is_command():
     _interrupt.leave_at_once()  # the imports below take seconds
 
-from fastgan import data, deprecation, evaluation, losses, models, nn, random, theory
+from fastgan import data, deprecation, evaluation, losses, models, nn, random, tabular, theory
 from fastgan.backend import backend_info
 from fastgan.data import DataError
 from fastgan.losses import (
@@ -21,6 +21,7 @@ from fastgan.losses import (
 )
 from fastgan.models import GAN
 from fastgan.nn import fuse
+from fastgan.tabular import TableTransformer, TabularGAN
 from fastgan.training import (
     Adam,
     Best,
@@ -60,6 +61,8 @@ __all__ = [
     "Monitor",
     "PopulationMember",
     "PopulationResult",
+    "TableTransformer",
+    "TabularGAN",
     "TensorBoard",
     "TrainConfig",
     "TrainResult",
@@ -79,6 +82,7 @@ __all__ = [
     "probability_discriminator_loss",
     "probability_generator_loss",
     "random",
+    "tabular",
     "theory",
     "train",
     "train_encoder",

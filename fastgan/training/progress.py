@@ -41,6 +41,8 @@ def readout(rows: dict[str, np.ndarray], room: int = 1000) -> str:
 class Display(Callback):
     """Shows how far a run is."""
 
+    reads_networks = False
+
     def close(self) -> None:
         """Give the terminal back; also after an error, when `on_end` is not called."""
 

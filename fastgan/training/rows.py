@@ -74,6 +74,7 @@ class Minibatches:
         if 0 in self.shape:
             raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
         self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
+        self._labels: dict[torch.device, Tensor] = {}
         if not isinstance(data, sources.ByIndex):  # one row after the other of files, perhaps: too long a wait
             self._check_finite(first)
 
@@ -128,6 +129,13 @@ class Minibatches:
         """Labels of the rows of draw q, int64 (batch_size,), or of this process's part of them."""
         assert self.labels is not None
         return self.labels[self._numbers(draw).to(self.labels.device)].to(self.device, torch.int64)
+
+    def labels_in_memory(self, device: torch.device) -> Tensor:
+        """Labels of all rows, int32 (n,): a copy, which no caller can change while it trains."""
+        if device not in self._labels:
+            assert self.labels is not None
+            self._labels[device] = self.labels.to(device, torch.int32, copy=True).contiguous()
+        return self._labels[device]
 
     def labelled(self, draw: int) -> tuple[Tensor, Tensor]:
         """Labelled rows of draw q and their labels: batch_size of them, or all where there are fewer, in an order of

@@ -236,7 +236,8 @@ class Session:
         return History(None if run.run_dir is None else run.run_dir / "history.csv", earlier)
 
     def close(self) -> None:
-        """Close the history's file and leave the folder to other processes."""
+        """Leave networks up to date, the history's file closed and the folder to other processes."""
+        self.engine.write_back()
         self.history.close()
         self._unlock()
 
@@ -293,6 +294,8 @@ class Session:
         run.step += len(metrics)
         self.history.append(table)
         rows = as_columns(table)
+        if any(callback.reads_networks for callback in self.callbacks):
+            self.engine.write_back()
         self._notify(lambda callback: callback.on_chunk(run, rows))
         bad = np.argwhere(~np.isfinite(metrics))
         if len(bad):
@@ -312,6 +315,7 @@ class Session:
     def _save(self) -> None:
         """Write a checkpoint, unless there is no folder or nothing happened since the last one."""
         run = self.run
+        self.engine.write_back()
         if run.config.nonfinite == "raise":
             # The metrics of the last iteration were taken before its update, so the parameters must be checked too.
             for name, value in run.gan.state_dict().items():

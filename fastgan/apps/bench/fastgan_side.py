@@ -57,6 +57,8 @@ class LongRun(Callback):
         cpus: processors the run may use; None: any.
     """
 
+    reads_networks = False
+
     def __init__(
         self, gan: GAN, data: Any, config: TrainConfig, every: int, threads: int = 1, cpus: Sequence[int] | None = None
     ) -> None:

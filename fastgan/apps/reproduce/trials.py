@@ -169,6 +169,8 @@ def has_samples(member: Path, steps: int) -> bool:
 class Stopwatch(Callback):
     """Iterations, seconds and processor seconds of all trials, from the first start to the last look."""
 
+    reads_networks = False
+
     def __init__(self) -> None:
         self.iterations, self.seconds, self.processor_seconds = 0, 0.0, 0.0
         self._begun: tuple[float, float] | None = None

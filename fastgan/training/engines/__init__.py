@@ -42,7 +42,15 @@ class Engine(Protocol):
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls: step counts are up to date, and the next call reads them."""
+        """For reading and writing between two calls: after `write_back`, with step counts that are up to date; the next
+        call reads them."""
+        ...
+
+    def write_back(self) -> None:
+        """Bring parameters, optimiser states and the moving average up to date; the next call reads them.
+
+        To be called before anyone looks at them: between two calls an engine may keep them in a layout of its own.
+        """
         ...
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
@@ -93,18 +101,34 @@ def choose(
     try:
         if ranks is not None and ranks.size > 1:
             raise UnsupportedByEngine(f"{ranks.size} processes share each batch")
-        if gan.device.type != "cpu":
-            return cuda_engine(gan, rows, config)
-        return CpuEngine(gan, rows, config), _SUPPORTED
+        return compiled_engine(gan, rows, config)
     except UnsupportedByEngine as why:
         if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
             raise why.__cause__ from None
         reason = str(why)
-    if config.engine == "fused":
-        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
+    if config.engine != "auto":
+        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got {config.engine!r}: {reason}")
     if config.precision != "fp32":
         raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
     return EagerEngine(gan, rows, config, logits_per_batch, ranks), reason
+
+
+def compiled_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[Engine, str]:
+    """The compiled engine that config.engine names, or that is for the networks' device, and the reason.
+
+    Raises:
+        UnsupportedByEngine: with the reason, where it cannot run this.
+    """
+    chosen = f"config.engine is {config.engine!r}"
+    if config.engine == "cuda-graph":
+        return GraphEngine(gan, rows, config), chosen
+    if config.engine == "cuda-persistent":
+        persistent = PersistentEngine(gan, rows, config)
+        return persistent, f"{chosen}; {persistent.details}"
+    if config.engine == "cpu" or gan.device.type == "cpu":
+        engine = CpuEngine(gan, rows, config)
+        return engine, f"{chosen if config.engine == 'cpu' else _SUPPORTED}{engine.details}"
+    return cuda_engine(gan, rows, config)
 
 
 def cuda_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[PersistentEngine | GraphEngine, str]:

@@ -54,6 +54,9 @@ class EagerEngine:
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
+    def write_back(self) -> None:
+        """Nothing: an iteration changes parameters and states in place."""
+
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
         """Run iterations first .. first+count (from 0), fewer if asked to stop.
 
@@ -299,7 +302,7 @@ class Player:
             max_col_norm=config.max_col_norm,
             max_grad_norm=config.max_grad_norm,
             max_grad_value=config.max_grad_value,
-            clip_weights=config.clip_weights if name == "discriminator" else None,
+            clip_weights=config.clip_weights_of(name),
             scheduler=config.scheduler_of(name),
             ranks=ranks,
         )
