@@ -122,8 +122,8 @@ def test_an_old_checkpoint_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     gan = make()
     save = safetensors.torch.save
     with monkeypatch.context() as patch:
-        renamed = lambda tensors: save({n.replace("gan.ema.", "gan.averaged."): t for n, t in tensors.items()})  # noqa: E731
-        patch.setattr(safetensors.torch, "save", renamed)
+        old = lambda tensors: {n.replace("gan.ema.", "gan.averaged."): t for n, t in tensors.items()}  # noqa: E731
+        patch.setattr(safetensors.torch, "save", lambda tensors, metadata=None: save(old(tensors), metadata))
         path = checkpoint.save(tmp_path, gan, {}, step=1)
     assert b"gan.averaged." in next(tmp_path.glob("*.safetensors")).read_bytes()
     other = make()
@@ -132,6 +132,7 @@ def test_an_old_checkpoint_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             value.zero_()
     checkpoint.load(path).restore(other)
     assert torch.equal(other.sample(3), gan.sample(3))
+    assert torch.equal(fastgan.GAN.load(tmp_path).sample(3), gan.sample(3))
 
 
 def test_a_warning_says_old_and_new() -> None:
