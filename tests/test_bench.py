@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import platform
@@ -21,6 +22,7 @@ from fastgan.benchmark import harness, timing
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
+import bench_drop_in_grid  # noqa: E402
 import bench_in_others_code  # noqa: E402
 import bench_install  # noqa: E402
 import bench_losses  # noqa: E402
@@ -32,6 +34,7 @@ OPTIONS = {
     bench_losses: ["--quick", "--no-compile"],
     bench_mlp: ["--quick", "--only", "tiny", "original D"],
     bench_in_others_code: ["--quick", "--threads", "1", "--only", "6-32-32-1, 64: grad", "ALAD"],
+    bench_drop_in_grid: ["--quick"],
     bench_install: ["--quick"],
     loss_table: [],
 }
@@ -302,6 +305,27 @@ def test_loops_of_others_run_on_both_sides(tmp_path: Path, capsys: pytest.Captur
     for case in cases:
         assert case["clock"] == "cpu" and case["ratio"]["plain PyTorch"] > 0
     assert "plain" in capsys.readouterr().out
+
+
+def test_the_grid_of_shapes_is_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bench_drop_in_grid, tmp_path) == 0
+    cases = written(tmp_path)["cases"]
+    assert [(c["inputs"], c["outputs"], c["batch"]) for c in cases] == bench_drop_in_grid.QUICK
+    for case in cases:
+        assert {"fastgan.fuse", "native calls", "plain PyTorch"} <= set(case["sides"]) and case["clock"] == "cpu"
+        assert case["the rule takes native calls"]  # in tests, everything is fused
+    assert "fastgan.fuse is slower than plain PyTorch at" in capsys.readouterr().out
+    assert bench_drop_in_grid.main(["--quick", "--resume", "--out", str(tmp_path), "--machine", "here"]) == 0
+    assert written(tmp_path)["cases"] == cases, "nothing is measured twice"
+
+
+def test_the_grid_times_native_calls_where_the_rule_leaves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgan.nn.segments.pays", lambda *_: False)
+    plain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LeakyReLU(0.2))
+    for native_calls, name in ((False, "LeakyReluBackward0"), (True, "_MlpBackward")):
+        model = fastgan.fuse(copy.deepcopy(plain))
+        y = bench_drop_in_grid.side("", model, (3, 4, 5), native_calls).run()
+        assert y.grad_fn.name() == name
 
 
 def test_a_loop_that_computes_something_else_gets_no_time(

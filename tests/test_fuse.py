@@ -374,6 +374,7 @@ def test_where_a_chain_pays() -> None:
     wide, narrow = torch.empty(784, 1024), torch.empty(8, 784)
     assert rule([wide], [layer("tanh")], 64) and not rule([wide], [layer("tanh")], 1)
     assert not rule([torch.empty(32, 32)], [layer("tanh")], 256) and not rule([narrow], [layer()], 256)
+    assert rule([torch.empty(1024, 2)], [layer("relu")], 64) and not rule([torch.empty(512, 2)], [layer("relu")], 64)
     assert rule([torch.empty(32, 32)] * 3, [layer("relu")] * 3, 4) and rule([narrow], [layer("relu", dropout=0.5)], 1)
     model, x = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.Tanh())), torch.randn(5, 3)
     expected = nn.Sequential(*model)(x)

@@ -79,7 +79,17 @@ def settings_from(args: argparse.Namespace) -> Settings:
     if args.quick:
         return Settings(tuple(args.threads), 3, 0.001, 0.001, args.seed, True, args.clock, out, args.machine)
     window_s = args.window_ms / 1e3
-    return Settings(tuple(args.threads), args.windows, window_s, 0.3, args.seed, False, args.clock, out, args.machine)
+    return Settings(
+        tuple(args.threads),
+        args.windows,
+        window_s,
+        min(0.3, 15 * window_s),
+        args.seed,
+        False,
+        args.clock,
+        out,
+        args.machine,
+    )
 
 
 # ---------------------------------------------------------------- where it runs
