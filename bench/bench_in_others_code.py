@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan
-from fastgan.benchmark import harness, pictures
+from fastgan.apps.bench import harness, pictures
 
 Step = Callable[[], object]
 PLAIN, FUSED = "plain PyTorch", "fastgan.fuse"
@@ -112,7 +112,7 @@ def ctgan_step(nets: nn.ModuleDict) -> Step:
     optimizer = torch.optim.Adam(d.parameters(), lr=2e-4, betas=(0.5, 0.9), weight_decay=1e-6)
     mix = torch.rand(50, 1)
 
-    def step() -> None:  # ten rows are judged together
+    def step() -> None:  # D sees ten rows together
         loss = d(fake.view(-1, 600)).mean() - d(real.view(-1, 600)).mean()
         optimizer.zero_grad(set_to_none=False)
         penalty(d, real.view(-1, 600), fake.view(-1, 600), mix).backward(retain_graph=True)
@@ -201,9 +201,9 @@ def alad_networks() -> nn.ModuleDict:
 
 def alad_step(nets: nn.ModuleDict) -> Step:
     criterion, x, z = nn.BCEWithLogitsLoss(), torch.randn(32, 32), torch.randn(32, 5)
-    judges, makers = [nets[k] for k in ("xz", "xx", "zz")], [nets["decoder"], nets["encoder"]]
+    discriminators, others = [nets[k] for k in ("xz", "xx", "zz")], [nets["decoder"], nets["encoder"]]
     of_judges, of_makers = (
-        torch.optim.Adam([p for n in many for p in n.parameters()], 1e-4) for many in (judges, makers)
+        torch.optim.Adam([p for n in many for p in n.parameters()], 1e-4) for many in (discriminators, others)
     )
     ones, zeros = torch.ones(32, 1), torch.zeros(32, 1)
 
@@ -221,7 +221,7 @@ def alad_step(nets: nn.ModuleDict) -> Step:
         terms = [
             criterion(d(t), target)
             for many, target in ((real, first), (fake, second))
-            for d, t in zip(judges, many, strict=True)
+            for d, t in zip(discriminators, many, strict=True)
         ]
         return torch.stack(terms).sum()
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark import harness, pictures
+from fastgan.apps.bench import harness, pictures
 
 SIZES = (64, 512, 4096, 65536, 2**20)
 QUICK_SIZES = (64, 4096)

@@ -80,13 +80,13 @@ def compare(sides: dict[str, Run], windows: int, window_s: float) -> dict[str, A
 
 
 def check(case: str, sides: dict[str, Run], tolerance: float) -> None:
-    """All sides give the same numbers, or no time is told."""
+    """All sides give the same numbers, or no time is reported."""
     want = [t.detach().float().clone() for t in sides["fastgan"]()]
     for name, run in sides.items():
         for a, b in zip((t.detach().float().clone() for t in run()), want, strict=True):
             error = (a - b).norm() / b.norm().clamp_min(1e-30)
             if not error <= tolerance:
-                raise SystemExit(f"{case}: {name} differs from fastgan by {error:.3g}, so no time is told")
+                raise SystemExit(f"{case}: {name} differs from fastgan by {error:.3g}, so no time is reported")
 
 
 # ---------------------------------------------------------------- sides

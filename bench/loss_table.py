@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastgan
-from fastgan.benchmark import harness, machine, pictures
+from fastgan.apps.bench import harness, machine, pictures
 
 LOGITS = (-math.inf, -1e4, -100.0, -22.18, -10.0, 0.0, 10.0, 100.0, 1e4, math.inf)
 SWEEP = np.linspace(-40.0, 40.0, 8001)

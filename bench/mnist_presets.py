@@ -20,7 +20,6 @@ import torch
 from fastgan import Adam, TrainConfig, data, evaluation, presets, train
 from fastgan.benchmark import harness, machine
 from fastgan.models import GAN
-from fastgan.presets import Networks
 
 ROWS = 2000  # for precision and recall
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fastgan import TrainConfig, data, models
-from fastgan.benchmark import harness
+from fastgan.apps.bench import harness
 from fastgan.training.engines.cpu import CpuEngine
 from fastgan.training.rows import Minibatches
 

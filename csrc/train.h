@@ -50,8 +50,8 @@ class AdaptiveThreads {
   int64_t iterations_ = 0;
 };
 
-// Memory that a run keeps from one call to the next.
-class Workspace {
+// Memory that grows and is never given back before its end.
+class Memory {
  public:
   void* reserve(size_t bytes) {  // zero where it is new
     if (bytes > bytes_) {
@@ -61,7 +61,6 @@ class Workspace {
     }
     return memory_.get();
   }
-  AdaptiveThreads adaptive_threads;
 
  private:
   struct Free {
@@ -69,6 +68,13 @@ class Workspace {
   };
   std::unique_ptr<void, Free> memory_;
   size_t bytes_ = 0;
+};
+
+// What a run keeps from one call to the next.
+struct Workspace {
+  Memory buffers, weights;
+  bool holds_weights = false;  // `weights`, and not the plan's addresses, has what the last iteration left
+  AdaptiveThreads adaptive_threads;
 };
 
 constexpr int kMetrics = 6;  // loss_d, loss_g, D(x), D(G(z)), accuracy on real, on fake
@@ -80,6 +86,8 @@ struct TrainCall {
   double* metrics;                                   // (count, kMetrics)
   Workspace* workspace;
   int threads;
+  FASTGAN_FIELDS(first, count, generator_schedule, discriminator_schedule, generator_updates, discriminator_updates,
+                 metrics)
 };
 
 }  // namespace fastgan

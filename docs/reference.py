@@ -6,7 +6,8 @@ import importlib
 import types
 from typing import Any
 
-MODULES = ("losses", "nn", "nn.init", "models", "training", "data", "random", "evaluation", "theory", "plots")
+MODULES = ("losses", "nn", "nn.init", "models", "training", "data", "random", "evaluation", "tabular", "theory",
+           "plots")  # fmt: skip
 
 
 def names(module: str) -> list[str]:
@@ -16,7 +17,7 @@ def names(module: str) -> list[str]:
 
 
 def pages() -> dict[str, str]:
-    """Markdown by file name. A name that stands in several modules is explained where it is defined first."""
+    """Markdown by file name. A name that is in several modules is explained where it is defined first."""
     written: dict[str, str] = {}
     explained: set[int] = set()
     for module in (*(f"fastgan.{name}" for name in MODULES), "fastgan"):

@@ -1,5 +1,5 @@
 """python -m fastgan: the command line."""
 
-from fastgan.cli import main
+from fastgan.apps.cli import main
 
 raise SystemExit(main())

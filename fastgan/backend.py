@@ -99,7 +99,7 @@ def backend_info() -> dict[str, Any]:
         "torch": torch.__version__,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "native": native.build_info() if native is not None else f"not loaded: {_why_not_loaded}",
+        "native": native.build_info() | native.bf16_products() if native else f"not loaded: {_why_not_loaded}",
         "cuda": cuda_reason() or torch.cuda.get_device_name(),
     }
     backends = {}

@@ -17,7 +17,7 @@ from emulator import CSRC, SIMT, Builder, Emulator, begin_narrow
 from torch import Tensor
 
 from fastgan import ops
-from fastgan.cli import main
+from fastgan.apps.cli import main
 
 # To run while editing: each part of the library has one file here, and all of them together take less than a minute.
 QUICK = ("architecture", "fused", "init", "losses", "models", "nn", "ops", "penalties", "random")
@@ -124,7 +124,7 @@ def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterat
 
 @pytest.fixture(scope="module")
 def faulty(request: pytest.FixtureRequest, emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    """The faults of the module, built: FAULTS, by name source, what stands there, what instead, flavour."""
+    """The faults of the module, built: FAULTS, by name source, the old text, the new text, flavour."""
     return {
         name: begin_narrow(emulator_builder, source, flavour, f"cuda/{source}", old, new)
         for name, (source, old, new, flavour, *_) in request.module.FAULTS.items()

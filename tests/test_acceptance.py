@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 TABLE = TESTS.parent / "docs" / "acceptance.md"
 _ROW = re.compile(r"^\| (M\d\d) \| ([^|]+) \| (.+) \|$", re.M)
 
-# What is promised, by row; the number that shows it stands in the test. Rows without tests stay out of the table.
+# What is promised, by row; the number that shows it is in the test. Rows without tests stay out of the table.
 PROMISES = {
     "M01": "the value V(p, q, D): sums, densities on a grid, samples",
     "M02": "the optimal discriminator p / (p + q)",

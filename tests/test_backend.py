@@ -1,4 +1,4 @@
-"""Who serves what, and why not: with the compiled core, without it, and when asked for the impossible."""
+"""Which backend runs an operation, and why: with the compiled core, without it, and when asked for the impossible."""
 
 from __future__ import annotations
 

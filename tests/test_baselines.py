@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import baselines, evaluation, nn, presets
-from fastgan.cli import main
+from fastgan import evaluation, nn
+from fastgan.apps import baselines, presets
+from fastgan.apps.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -168,8 +169,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_compare_measures_and_draws_all_models(run: Run, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for library in ("sklearn", "matplotlib"):
         pytest.importorskip(library, reason="the comparison fits and draws")
-    monkeypatch.setattr("fastgan.cli.compare._SAMPLES", 200)
-    monkeypatch.setattr("fastgan.cli.compare._TEST", 100)
+    monkeypatch.setattr("fastgan.apps.cli.compare._SAMPLES", 200)
+    monkeypatch.setattr("fastgan.apps.cli.compare._TEST", 100)
     few = ("--rows", "300") if source != "digits" else ()
     vae = baselines.variational_autoencoder
     monkeypatch.setattr(baselines, "variational_autoencoder", lambda *a, **k: vae(*a, **k, steps=5))
@@ -190,7 +191,7 @@ def test_compare_measures_and_draws_all_models(run: Run, source: str, monkeypatc
 def test_compare_takes_the_columns_of_a_table_as_equals(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column of large numbers broke the VAE down, and was all that the kernel density saw."""
     pytest.importorskip("sklearn", reason="the comparison fits")
-    monkeypatch.setattr("fastgan.cli.compare._SAMPLES", 100)
+    monkeypatch.setattr("fastgan.apps.cli.compare._SAMPLES", 100)
     vae = baselines.variational_autoencoder
     monkeypatch.setattr(baselines, "variational_autoencoder", lambda *a, **k: vae(*a, **k, steps=50))
     monkeypatch.setattr(baselines, "_COMPONENTS", (2,))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fastgan import backend
-from fastgan.benchmark import (
+from fastgan.apps.bench import (
     baselines_jax,
     baselines_torch,
     counts,
@@ -31,9 +31,9 @@ from fastgan.benchmark import (
     report,
     worker,
 )
-from fastgan.benchmark.products import products_in
-from fastgan.benchmark.workloads import CUDA_WORKLOADS, MlpSizes, Workload, draws
-from fastgan.cli import main
+from fastgan.apps.bench.products import products_in
+from fastgan.apps.bench.workloads import CUDA_WORKLOADS, MlpSizes, Workload, draws
+from fastgan.apps.cli import main
 from fastgan.training.engines import cuda_graph as graph
 from fastgan.training.engines.cuda_persistent import DeviceLimits, PersistentEngine
 from fastgan.training.engines.plan import UnsupportedByEngine

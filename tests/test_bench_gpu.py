@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan.benchmark import baselines_torch
-from fastgan.reproduce import trials
+from fastgan.apps.bench import baselines_torch
+from fastgan.apps.reproduce import trials
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
@@ -234,7 +234,7 @@ def test_what_the_bench_has_written_is_told(
     assert "launch: 2 us" in out and "timing" not in out
     assert "toy-32: times: 61, at least 60: met" in out and "toy-32: waits: 2, at most 1: missed" in out
     assert json.loads((tmp_path / "gpu.json").read_text())["train"]["lower_bounds"] == {"launch_s": 2e-6}
-    from fastgan.benchmark import device, measure
+    from fastgan.apps.bench import device, measure
 
     assert set(gpu.ROWS) <= set(device.NAMES) and set(gpu.BASELINES) <= set(measure.CUDA_BASELINES)
     assert commands[0][commands[0].index("bench") :][:3] == ["bench", "--device", "cuda"]

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.backend import native
-from fastgan.benchmark import (
+from fastgan.apps.bench import (
     baselines_jax,
     baselines_torch,
     fastgan_side,
@@ -31,8 +30,9 @@ from fastgan.benchmark import (
     timing,
     worker,
 )
-from fastgan.benchmark.workloads import WORKLOADS, MlpSizes, Workload, draws, fastgan_network, plain_network
-from fastgan.cli import main
+from fastgan.apps.bench.workloads import WORKLOADS, MlpSizes, Workload, draws, fastgan_network, plain_network
+from fastgan.apps.cli import main
+from fastgan.backend import native
 
 SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
 NORMALISED = Workload("", MlpSizes((3, 8, 8, 4), batch_norm=True), MlpSizes((4, 6, 6, 1), pieces=3), 16)

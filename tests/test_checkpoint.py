@@ -275,7 +275,7 @@ def test_R29_a_full_disk_leaves_the_previous_checkpoint(folder: Path) -> None:
 
 @pytest.fixture
 def unprivileged() -> Iterator[None]:
-    """Root may write anywhere: be somebody else for a while."""
+    """Root may write anywhere: change to another user for a while."""
     if os.geteuid() != 0:
         yield
         return

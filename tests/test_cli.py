@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import fastgan
-from fastgan.cli import main, runs
-from fastgan.cli import train as train_command
-from fastgan.cli.arguments import Parser, add_fields, field_help
-from fastgan.presets import Networks
+from fastgan.apps.cli import main, runs
+from fastgan.apps.cli import train as train_command
+from fastgan.apps.cli.arguments import Parser, add_fields, field_help
+from fastgan.apps.presets import Networks
 from fastgan.training import TrainConfig
 from fastgan.training.progress import Display
 
@@ -230,7 +230,7 @@ def test_momentum(run: Run) -> None:
 def test_M69_samples_do_not_depend_on_how_they_are_split(
     run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastgan.cli import sample
+    from fastgan.apps.cli import sample
 
     assert run("sample", str(ring), "--n", "700", "--seed", "1", "--out", "all.npy")[0] == 0
     monkeypatch.setattr(sample, "_CHUNK", 64)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastgan import data, plots
-from fastgan.cli import labels, main, runs
+from fastgan.apps.cli import labels, main, runs
 from fastgan.training import checkpoint
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")

@@ -14,7 +14,7 @@ import torch
 
 import fastgan
 from fastgan import evaluation
-from fastgan.cli import main, runs
+from fastgan.apps.cli import main, runs
 
 FAST = ("--batch-size", "20", "--width", "8", "--steps", "20", "--quiet", "--no-pictures")
 Evaluate = Callable[..., tuple[int, str, str]]

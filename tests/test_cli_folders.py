@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgan.cli import main
+from fastgan.apps.cli import main
 from fastgan.training import lock
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")
@@ -226,14 +226,14 @@ class Interrupts:
         return None
 
 sys.meta_path.insert(0, Interrupts())
-from fastgan.cli import main
+from fastgan.apps.cli import main
 sys.exit(main(["info"]))
 """
 COMMAND = """
 import os, signal, sys
 sys.argv[0] = "/usr/bin/fastgan"
-from fastgan import cli
-from fastgan.cli import runs, train
+from fastgan.apps import cli
+from fastgan.apps.cli import runs, train
 
 def interrupted(*_, **__):
     try:
@@ -290,7 +290,7 @@ def test_ctrl_c_at_the_module_is_one_line(tmp_path: Path) -> None:
 
 
 def test_networks_that_do_not_fit_are_refused_before_they_are_built(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastgan.cli import train as command
+    from fastgan.apps.cli import train as command
 
     monkeypatch.setattr(command, "_memory", lambda: 1 << 30)
     argv = ("train", str(write_table(Path("t.csv"))), "--batch-size", "16", "--steps", "1", "--out", "r", "--quiet")
@@ -303,7 +303,7 @@ def test_networks_that_do_not_fit_are_refused_before_they_are_built(run: Run, mo
 def test_the_rows_of_a_picture_fit_into_memory(trained: Path) -> None:
     import dataclasses
 
-    from fastgan.cli import pictures, runs
+    from fastgan.apps.cli import pictures, runs
 
     config = runs.read(trained)
 

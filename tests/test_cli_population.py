@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgan.cli import population as command
+from fastgan.apps.cli import population as command
 from fastgan.training.progress import Display, PopulationBar, PopulationLines, population_progress
 
 pytest.importorskip("matplotlib", reason="a population draws its curves")

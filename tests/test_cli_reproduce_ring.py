@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgan.cli import reproduce_ring
-from fastgan.reproduce import unrolled
+from fastgan.apps.cli import reproduce_ring
+from fastgan.apps.reproduce import unrolled
 from fastgan.training.progress import Display
 
 Run = Callable[..., tuple[int, str, str]]

@@ -14,8 +14,9 @@ import pytest
 import torch
 from data_files import idx_bytes
 
-from fastgan import data, evaluation, presets
-from fastgan.cli import main, runs
+from fastgan import data, evaluation
+from fastgan.apps import presets
+from fastgan.apps.cli import main, runs
 from fastgan.data import mnist_files
 from fastgan.training import train
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import evaluation, presets, theory
+from fastgan import evaluation, theory
+from fastgan.apps import presets
 
 
 def normal(n: int, dim: int, seed: int, mean: float = 0.0) -> torch.Tensor:

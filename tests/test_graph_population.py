@@ -342,7 +342,7 @@ def test_workspaces_are_made_before_iterations(played: Played, monkeypatch: pyte
 def test_no_two_machines_have_a_stream_while_there_are_others(played: Played) -> None:
     held = [CudaLauncher(torch.device("cpu")) for _ in range(3)]
     for _ in range(9):
-        torch.cuda.Stream(torch.device("cpu"))  # somebody else's, so that torch gives the first ones again
+        torch.cuda.Stream(torch.device("cpu"))  # another user's, so that torch gives the first ones again
     held.append(CudaLauncher(torch.device("cpu")))
     assert len({launcher._stream for launcher in held}) == 4
     assert CudaLauncher(torch.device("cpu"))._stream in {launcher._stream for launcher in held}  # there is none left

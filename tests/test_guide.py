@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgan.cli import main
+from fastgan.apps.cli import main
 
 GUIDE = Path(__file__).parent.parent / "docs" / "guide"
 if not GUIDE.is_dir():

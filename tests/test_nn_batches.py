@@ -73,7 +73,7 @@ def test_M65_gradients_and_their_gradients_flow_through_the_reference_batch() ->
 
 
 def test_M65_a_constant_feature_stays_finite() -> None:
-    """No spread anywhere: eps alone stands under the root, and the result is the shift."""
+    """No spread anywhere: only eps is under the root, and the result is the shift."""
     layer = VirtualBatchNorm(1)
     layer.references = 3
     x = torch.full((5, 1), 7.0, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The dispatch: derivatives of every order and mode, any layout, any number of threads, and who is served by what."""
+"""The dispatch: derivatives of every order and mode, any layout, any number of threads, each operation's backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script.* is deprecate
 
 KEY = torch.tensor(0x5EED)
 CHECKED = ("auto", "reference")  # "auto" is native where it can be, and the reference under transforms
-TRANSFORMS = {"check_forward_ad": True, "check_batched_grad": True}  # served alike whatever impl says: checked once
+TRANSFORMS = {"check_forward_ad": True, "check_batched_grad": True}  # the same for every impl: checked once
 CHECK = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-3, "nondet_tol": 0.0}
 
 

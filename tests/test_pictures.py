@@ -12,7 +12,7 @@ import torch
 
 import fastgan
 from fastgan import evaluation, plots
-from fastgan.cli import main, runs, snapshots
+from fastgan.apps.cli import main, runs, snapshots
 from fastgan.plots import plane, style
 
 pytest.importorskip("matplotlib", reason="pictures need matplotlib")

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import fastgan
-from fastgan.cli import main
-from fastgan.reproduce import goodfellow2014 as paper
+from fastgan.apps.cli import main
+from fastgan.apps.reproduce import goodfellow2014 as paper
 
 Run = Callable[..., tuple[int, str, str]]
 FAST = ("--quiet", "--no-pictures", "--epochs", "1")

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import fastgan
-from fastgan.cli import main, reproduce_pacgan
-from fastgan.reproduce import pacgan, table, trials
-from fastgan.reproduce.table import Figure, Row
+from fastgan.apps.cli import main, reproduce_pacgan
+from fastgan.apps.reproduce import pacgan, table, trials
+from fastgan.apps.reproduce.table import Figure, Row
 from fastgan.training.progress import Display
 
 pytest.importorskip("matplotlib", reason="a study draws its pictures")

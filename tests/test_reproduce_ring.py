@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan.reproduce import costs, table, unrolled
+from fastgan.apps.reproduce import costs, table, unrolled
 
 
 def test_the_setting_is_that_of_the_unrolled_papers_ring() -> None:

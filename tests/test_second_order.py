@@ -77,7 +77,7 @@ def test_the_input_gradient_by_finite_differences(case: MlpCase, native_calls: l
 
 @pytest.mark.parametrize("which", ("x", "weights", "biases", "one weight"))
 def test_frozen_parts(which: str) -> None:
-    """Whatever is frozen, the rest gets the gradients it gets in company."""
+    """With some parameters frozen, the others get the same gradients."""
     need("native", "mlp", dtype=torch.float64)
     case = WIDE[1]
     everything = gradients(case, (7,), "native")

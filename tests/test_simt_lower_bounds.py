@@ -48,7 +48,7 @@ def test_no_race(blocks: int, racing: Emulator) -> None:
 
 
 LEAVING = "  if (cluster) cluster_barrier();  // no block exits while another reads its shared memory\n"
-# name -> what stands there, what stands there instead, the build's flavour, and what it says
+# name -> the old text, the new text, the build's flavour, and what it says
 FAULTS = {
     "no_barrier": ("i < barriers;", "i < barriers - 3;", RACES, "race|never written"),
     "early_leave": (LEAVING, "", MEMORY, "has ended"),

@@ -61,7 +61,7 @@ def test_M78_a_generator_learns_three_point_masses() -> None:
     """A degenerate distribution, without a density: at least 99% of the samples within 0.05 of a point, all three met.
 
     G is continuous, so what lies between the points is what its gradient takes to cross from one to the next: a deep G
-    and a z of one dimension make the crossings few and steep; R1 keeps D's gradient, and so G's course, finite at the
+    and a z of one dimension make the crossings few and steep; R1 keeps D's gradient, and so G's updates, finite at the
     points.
     """
     masses = data.gaussians(3000, [[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]], std=0.0)

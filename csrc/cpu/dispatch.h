@@ -88,9 +88,15 @@ struct Kernels {
   void (*mlp_second_order)(int dtype, const NetworkPlan& plan, const MlpSecondOrder& call);
   void (*mlp_penalty)(int dtype, const NetworkPlan& plan, const MlpPenalty& call);
   MlpSizes (*mlp_sizes)(const NetworkPlan& plan);
-  bool (*multiplies_bf16)();  // whether this processor has AVX512-BF16
+  bool has_bf16_kernels;      // whether this build has products of bfloat16
+  bool (*multiplies_bf16)();  // whether this processor has AVX512-BF16 too
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
+  // Brings the plan's addresses up to date; the next call reads them.
+  void (*write_back)(int dtype, const TrainPlan& plan, Workspace& workspace, int threads);
   double (*fma_peak)(double seconds, bool bf16);  // operations a second of one core; 0: no such instruction
+  // For tests, as in amx.h: c (16, 16) += a b for pairs a (16, 16) and b (16, 16); 32 floats rounded.
+  void (*tile_dot)(bool software, float* c, const uint16_t* a, const uint16_t* b);
+  void (*tile_round)(bool software, const float* in, uint16_t* out);
 };
 
 const Kernels& kernels();

@@ -5,51 +5,65 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-// rows x `vectors` vectors V of C in registers, over the whole depth. The block is kBlockRows wide whatever `vectors`
-// is.
+// Adds `count` depths to rows x `vectors` vectors V of C in registers; `each` runs before each depth.
+template <class T, class V, int rows, int vectors, class Each>
+[[gnu::always_inline]] inline void accumulate(V (&sum)[rows][vectors], const T* __restrict x, int64_t a_row, int64_t a_column,
+                                              const T* __restrict b_block, int64_t count, Each&& each) {
+  constexpr int width = int(sizeof(V) / sizeof(T));
+  for (; count > 0; --count, x += a_column, b_block += kBlockRows<T>) {
+    each();
+    V b[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) b[v] = Simd<T>::template load<V>(b_block + v * width);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
+  }
+}
+
+// rows x `vectors` vectors V of C in registers, over the whole depth. The block of B is kBlockRows wide whatever
+// `vectors` is.
 template <class T, Layout layout, class V, int rows, int vectors>
 void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict b_block, const T* bias, T* __restrict c,
                    int64_t c_row, Ahead* ahead) {
-  using S = Simd<T>;
   constexpr int width = int(sizeof(V) / sizeof(T)), line = 64 / int(sizeof(T));
-  // A block of the depth is one cache line of a contiguous row: during it, the rows' lines of the block after the next
-  // are prefetched, one or two a depth. For adjacent rows, each depth prefetches the line in which a later depth ends.
-  constexpr int64_t block = layout == Layout::contiguous ? line : layout == Layout::blocked ? kBlockRows<T> : INT64_MAX;
-  const int64_t a_row = layout == Layout::contiguous ? a.row : layout == Layout::blocked ? kBlockRows<T> : 1;
-  const int64_t a_column = layout == Layout::adjacent ? a.column : 1, next = layout == Layout::contiguous ? line : a.column;
-  constexpr int asked = layout == Layout::blocked ? 0 : layout == Layout::contiguous ? (rows + line - 1) / line : 1;
-  const int64_t from_line = layout == Layout::contiguous ? a_row : a_column;  // to the next line that is prefetched
-  const int64_t first_line = layout == Layout::contiguous ? 2 * line : 16 * a_column + rows - 1;
   V sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sum[i][v] = V{} + (bias ? bias[i] : T(0));
-  const T* __restrict begin = a.data;
-  const int rows_ahead = layout == Layout::blocked ? rows_a_block(ahead->rows, depth, block) : 0;
-  for (int64_t left = depth; left > 0; left -= block, begin += next) {
-    const T* __restrict x = begin;
-    uintptr_t soon = uintptr_t(begin) + uintptr_t(first_line) * sizeof(T);  // may lie beyond A
-    if (layout == Layout::blocked) ahead->some(rows_ahead);
-    for (int64_t k = std::min(left, block); k > 0; --k) {
-#pragma GCC unroll 2
-      for (int i = 0; i < asked; ++i, soon += uintptr_t(from_line) * sizeof(T))
-        __builtin_prefetch(reinterpret_cast<const void*>(soon));
-      V b[vectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) b[v] = S::template load<V>(b_block + v * width);
-#pragma GCC unroll 16
-      for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) sum[i][v] += x[i * a_row] * b[v];
-      b_block += kBlockRows<T>;
-      x += a_column;
+  const T* x = a.data;
+  const auto prefetch = [](uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); };
+  if constexpr (layout == Layout::blocked) {
+    constexpr int64_t block = kBlockRows<T>;
+    const int rows_ahead = rows_a_block(ahead->rows, depth, block);
+    int64_t left = depth;
+    for (; left >= block; left -= block, x += a.column, b_block += block * block) {
+      ahead->some(rows_ahead);
+      accumulate(sum, x, block, 1, b_block, block, [] {});
     }
+    ahead->some(rows_ahead);
+    accumulate(sum, a.rest, a.row, 1, b_block, left, [] {});
+  } else if constexpr (layout == Layout::contiguous) {
+    // A block of the depth is one cache line of a row: during it, the rows' lines of the block after the next are
+    // prefetched, one a depth. The addresses may lie beyond A.
+    constexpr int asked = (rows + line - 1) / line;
+    for (int64_t left = depth; left > 0; left -= line, x += line, b_block += line * kBlockRows<T>) {
+      uintptr_t soon = uintptr_t(x) + 2 * 64;
+      accumulate(sum, x, a.row, 1, b_block, std::min<int64_t>(left, line), [&] {
+#pragma GCC unroll 2
+        for (int i = 0; i < asked; ++i, soon += uintptr_t(a.row) * sizeof(T)) prefetch(soon);
+      });
+    }
+  } else {
+    uintptr_t soon = uintptr_t(x) + uintptr_t(16 * a.column + rows - 1) * sizeof(T);  // the line in which a later depth ends
+    accumulate(sum, x, 1, a.column, b_block, depth, [&] { prefetch(soon), soon += uintptr_t(a.column) * sizeof(T); });
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) S::store(c + i * c_row + v * width, sum[i][v]);
+    for (int v = 0; v < vectors; ++v) Simd<T>::store(c + i * c_row + v * width, sum[i][v]);
 }
 
 template <class T, Layout layout, int... row>

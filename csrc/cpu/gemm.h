@@ -44,16 +44,37 @@ void each_block(ColumnRange range, Function&& f) {
   }
 }
 
+// Layout of the rows of a tile of A: contiguous; adjacent (a transposed matrix); or blocked, kBlockRows of the depth in
+// a row. Software prefetch: hardware prefetchers track fewer streams than a tile has rows, and stop at page ends, so the
+// first two layouts prefetch the tile's own lines.
+enum class Layout { contiguous, adjacent, blocked };
+
+// Element (i, k) at data[i * row + k * column], one of which is 1. Layout::blocked: rows of kBlockRows elements, the next
+// block `column` elements further on; then `rest`, the last block, whose rows are `row` elements apart.
 template <class T>
-struct Matrix {  // element (i, k) at data[i * row + k * column], one of which is 1; for Layout::blocked see there
+struct Matrix {
   const T* data;
   int64_t row, column;
+  const T* rest = nullptr;
 };
 
-// Layout of the rows of a tile of A: contiguous; adjacent (a transposed matrix); or blocked, with the next block
-// `column` elements further on. Software prefetch: hardware prefetchers track fewer streams than a tile has rows, and
-// stop at page ends, so the first two layouts prefetch the tile's own lines.
-enum class Layout { contiguous, adjacent, blocked };
+// A weight in blocks of its inputs, [inputs / kBlockRows][outputs][kBlockRows]. The last block is as narrow as the inputs
+// that are left: there is no padding, and a weight of at most kBlockRows inputs is a plain (outputs, inputs) matrix.
+template <class T>
+struct BlockedWeight {
+  const T* data;
+  int64_t outputs, inputs;
+
+  // Inputs in the block that begins at input `column`, and the block's first row.
+  int64_t width(int64_t column) const { return std::min<int64_t>(kBlockRows<T>, inputs - column); }
+  const T* block(int64_t column) const { return data + column * outputs; }
+
+  // Rows from `row` on.
+  Matrix<T> rows(int64_t row) const {
+    const int64_t whole = inputs / kBlockRows<T> * kBlockRows<T>, left = inputs - whole;
+    return {data + row * kBlockRows<T>, left, outputs * kBlockRows<T>, block(whole) + row * left};
+  }
+};
 
 enum class Scratch { slice_of_a, packed, paired };
 
@@ -75,17 +96,17 @@ T* scratch(int64_t count) {
   return static_cast<T*>(memory.get());
 }
 
-// Prefetches the same rows of three arrays, row by row during a computation: a processor has about 20 outstanding line
+// Prefetches the same rows of some arrays, row by row during a computation: a processor has about 20 outstanding line
 // fills, and more of them would stall its other loads.
 struct Ahead {
   const char* arrays[3];
   int64_t stride, bytes;  // from row to row, of a row
-  int rows;
+  int rows, arrays_used = 3;
   void some(int count) {
     for (; count > 0 && rows > 0; --count, --rows)
-      for (const char*& array : arrays) {
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(array + at, 0, 2);
-        array += stride;
+      for (int i = 0; i < arrays_used; ++i) {
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(arrays[i] + at, 0, 2);
+        arrays[i] += stride;
       }
   }
 };
@@ -155,59 +176,119 @@ struct Slice {
 
 constexpr int64_t kGroupBytes = 640 << 10;  // blocks of B that stay in the L2 cache during a loop over tiles of A
 
-// C = A B + bias for the columns of a column range; A has n rows, B `depth` features, C n features. `after(p, row,
-// lane, rows, columns)` is called for each tile while it is in the L1 cache; the tile starts at row `row` and column
-// `lane` of block p of C.
-template <class T, class After>
-void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range, After&& after) {
+// Calls f(columns) for parts of a column range whose blocks of B, `depth` features, stay in the L2 cache.
+template <class T, class Function>
+void each_group(int64_t depth, ColumnRange range, Function&& f) {
   constexpr int width = kBlockRows<T>;
-  const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
   const int64_t group =
       width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, depth * width * int64_t(sizeof(T))));
   for (int64_t first = range.first; first < range.last;) {
     const ColumnRange columns{first, std::min(range.last, (first / width * width) + group)};
+    f(columns);
+    first = columns.last;
+  }
+}
+
+// The products below compute C = A B + bias for the columns of a column range; A has n rows, B `depth` features, C n
+// features. `after(p, row, lane, rows, columns)` is called for each tile while it is in the L1 cache; the tile starts at
+// row `row` and column `lane` of block p of C.
+
+// Rows row .. row + rows of C.
+template <class T, class After>
+void multiply_rows(int64_t n, int64_t depth, Layout layout, const Matrix<T>& a, int64_t row, int rows, const T* bias,
+                   const T* b, T* c, ColumnRange columns, Ahead* ahead, After&& after) {
+  constexpr int width = kBlockRows<T>;
+  each_block<T>(columns, [&](int64_t p, int lane, int lanes) {
+    tile_function<T>(layout, rows, lanes)(depth, a, b + p * depth * width + lane, bias ? bias + row : nullptr,
+                                          c + (p * n + row) * width + lane, width, ahead);
+    after(p, row, lane, rows, lanes);
+  });
+}
+
+// A in place, by rows or transposed.
+template <class T, class After>
+void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range, After&& after) {
+  const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
+  each_group<T>(depth, range, [&](ColumnRange columns) {
     for (int64_t t = 0; t < tiles; t += kSliceTiles) {
       const int count = int(std::min<int64_t>(kSliceTiles, tiles - t));
       int64_t edges[kSliceTiles + 1];
       for (int i = 0; i <= count; ++i) edges[i] = n * (t + i) / tiles;
       const Slice<T> slice(a, edges, count, depth);
-      for (int i = 0; i < count; ++i) {
-        const int64_t row = edges[i];
-        const int rows = int(edges[i + 1] - row);
-        each_block<T>(columns, [&](int64_t p, int lane, int lanes) {
-          tile_function<T>(slice.layout, rows, lanes)(depth, slice.tile[i], b + p * depth * width + lane,
-                                                   bias ? bias + row : nullptr, c + (p * n + row) * width + lane, width,
-                                                   nullptr);
-          after(p, row, lane, rows, lanes);
-        });
+      for (int i = 0; i < count; ++i)
+        multiply_rows(n, depth, slice.layout, slice.tile[i], edges[i], int(edges[i + 1] - edges[i]), bias, b, c, columns,
+                      nullptr, after);
+    }
+  });
+}
+
+// A is a blocked weight.
+template <class T, class After>
+void multiply_weight(const BlockedWeight<T>& a, const T* bias, const T* b, T* c, ColumnRange range, After&& after) {
+  const int64_t n = a.outputs, tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t blocks = (a.inputs + kBlockRows<T> - 1) / kBlockRows<T>;
+  each_group<T>(a.inputs, range, [&](ColumnRange columns) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, last = n * std::min(t + 2, tiles) / tiles;
+      constexpr int64_t bytes = kBlockRows<T> * int64_t(sizeof(T));
+      Ahead ahead{{reinterpret_cast<const char*>(a.rows(next).data)}, n * bytes, (last - next) * bytes,  // the next tile
+                  int(last > next ? blocks : 0), 1};
+      multiply_rows(n, a.inputs, Layout::blocked, a.rows(row), row, int(next - row), bias, b, c, columns, &ahead, after);
+    }
+  });
+}
+
+// A is a blocked weight, transposed.
+template <class T, class After>
+void multiply_transposed_weight(const BlockedWeight<T>& a, const T* b, T* c, ColumnRange range, After&& after) {
+  each_group<T>(a.outputs, range, [&](ColumnRange columns) {
+    for (int64_t column = 0; column < a.inputs; column += kBlockRows<T>) {
+      const int64_t width = a.width(column), tiles = (width + kTileRows - 1) / kTileRows;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t row = width * t / tiles, next = width * (t + 1) / tiles;
+        multiply_rows<T>(a.inputs, a.outputs, Layout::adjacent, {a.block(column) + row, 1, width}, column + row,
+                         int(next - row), nullptr, b, c, columns, nullptr, after);
       }
     }
-    first = columns.last;
-  }
+  });
 }
 
 // Some columns of X^T, (rows, kBlockRows) contiguous: the inputs become the vector dimension.
 template <class T>
 void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed);
 
-// The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for `columns` inputs from `column` on. E
-// (gradient of n outputs) and X (`inputs` features) are blocked. `apply(row, rows, tile)` is called for each tile,
-// whose rows are kBlockRows apart; `needs(row, rows)` returns the memory that this call will read, which is prefetched
-// one tile ahead.
+// The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for the inputs first .. last, where `first`
+// begins a block. E (gradient of n outputs) and X (`inputs` features) are blocked. `apply(column, columns, row, rows,
+// tile)` is called for each tile, whose rows are kBlockRows apart; `needs(column, columns, row, rows)` returns the memory
+// that this call will read, which is prefetched one tile ahead. A tile of E is used for as many blocks of inputs as stay
+// in the L2 cache: E itself, of a large batch, does not.
 template <class T, class Needs, class Apply>
-void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t column, int columns,
+void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t first, int64_t last,
                        Needs&& needs, Apply&& apply) {
   constexpr int width = kBlockRows<T>;
-  T* packed = scratch<T, Scratch::packed>(padded(rows) * width);
-  pack_inputs(inputs, rows, x, column, columns, packed);
+  const int64_t packed_block = padded(rows) * width, tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t group = width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
+  const BlockedWeight<T> by_rows{e, n, rows};  // E is blocked like a weight, but its last block is padded
   alignas(64) T tile[kTileRows * width];
-  const int64_t tiles = (n + kTileRows - 1) / kTileRows;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
-    Ahead ahead = needs(next, int(after - next));
-    tile_function<T>(Layout::blocked, int(next - row), columns)(rows, {e + row * width, width, n * width}, packed, nullptr, tile,
-                                                             width, &ahead);
-    apply(row, int(next - row), tile);
+  const auto columns_at = [&](int64_t column) { return int(std::min<int64_t>(width, last - column)); };
+  for (int64_t begin = first; begin < last; begin += group) {
+    const int64_t end = std::min(last, begin + group);
+    T* packed = scratch<T, Scratch::packed>((end - begin + width - 1) / width * packed_block);
+    for (int64_t column = begin; column < end; column += width)
+      pack_inputs(inputs, rows, x, column, columns_at(column), packed + (column - begin) / width * packed_block);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
+      Matrix<T> of_e = by_rows.rows(row);
+      of_e.rest = e + (rows / width * n + row) * width, of_e.row = width;
+      for (int64_t column = begin; column < end; column += width) {
+        const int64_t beside = column + width;
+        Ahead ahead = beside < end ? needs(beside, columns_at(beside), row, int(next - row))
+                                   : needs(begin, columns_at(begin), next, int(after - next));
+        tile_function<T>(Layout::blocked, int(next - row), columns_at(column))(
+            rows, of_e, packed + (column - begin) / width * packed_block, nullptr, tile, width, &ahead);
+        apply(column, columns_at(column), row, int(next - row), tile);
+      }
+    }
   }
 }
 

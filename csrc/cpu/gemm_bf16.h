@@ -1,4 +1,4 @@
-// The products of gemm.h with both factors rounded to bfloat16 and sums in float: two multiplications a lane and
+// The products of gemm.h with blocked weights, with both factors rounded to bfloat16 and sums in float: two multiplications a lane and
 // instruction, on processors with AVX512-BF16. Factors are rounded as they are packed, in pairs of neighbours along the
 // depth.
 #pragma once
@@ -51,55 +51,78 @@ TileFunctionBf16 tile_function_bf16(int rows, int columns);
 inline int64_t pairs_of(int64_t depth) { return (depth + 1) / 2; }
 inline int64_t pair_stride(int64_t depth) { return pairs_of(depth) + 16; }  // of rows that must not share a cache set
 
-// As multiply().
-template <class After>
-void multiply_bf16(int64_t n, int64_t depth, const Matrix<float>& a, const float* bias, const float* b, float* c,
-                   ColumnRange range, After&& after) {
+// The blocks of B that a column range holds, in pairs of features; its first block comes first.
+inline const Pair* pair_features(int64_t depth, const float* b, ColumnRange columns) {
   constexpr int width = kBlockRows<float>;
-  const int64_t pairs = pairs_of(depth), tiles = (n + kTileRows - 1) / kTileRows;
-  const bool by_rows = a.column == 1;
-  const int64_t group = width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, pairs * width * 4));
-  // Rows of pairs where A's rows are contiguous, else pairs of rows: those of several tiles at once, as its lines are
-  // long.
-  const int64_t a_row = by_rows ? pair_stride(depth) : 1, a_pair = by_rows ? 1 : kSliceTiles * kTileRows;
-  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(kSliceTiles * kTileRows * pair_stride(depth)));
-  for (int64_t first = range.first; first < range.last;) {
-    const ColumnRange columns{first, std::min(range.last, (first / width * width) + group)};
-    const int64_t origin = first / width;
-    Pair* packed = reinterpret_cast<Pair*>(
-        scratch<float, Scratch::packed>(((columns.last + width - 1) / width - origin) * pairs * width));
-    each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
-      for (int64_t k = 0; k < pairs; ++k) {
-        const float* row = b + (p * depth + 2 * k) * width + lane;
-        pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, lanes, packed + ((p - origin) * pairs + k) * width + lane);
+  const int64_t pairs = pairs_of(depth), origin = columns.first / width;
+  Pair* packed = reinterpret_cast<Pair*>(
+      scratch<float, Scratch::packed>(((columns.last + width - 1) / width - origin) * pairs * width));
+  each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
+    // Whole vectors, as a tile writes whole ones: a gradient's sum may include the padding between two sub-batches, where
+    // the gradients of B are zero.
+    const int vectors = int(rounded_up(lanes, Simd<float>::width));
+    for (int64_t k = 0; k < pairs; ++k) {
+      const float* row = b + (p * depth + 2 * k) * width + lane;
+      pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, vectors, packed + ((p - origin) * pairs + k) * width + lane);
+    }
+  });
+  return packed;
+}
+
+// As multiply_rows(), of A and B in pairs; A's are a_row apart from row to row, and a_pair along the depth.
+template <class After>
+void multiply_rows_bf16(int64_t n, int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, int64_t row, int rows,
+                        const float* bias, const Pair* b, float* c, ColumnRange columns, After&& after) {
+  constexpr int width = kBlockRows<float>;
+  each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
+    tile_function_bf16(rows, lanes)(pairs, a, a_row, a_pair, b + (p - columns.first / width) * pairs * width + lane,
+                                    bias ? bias + row : nullptr, c + (p * n + row) * width + lane, width, nullptr);
+    after(p, row, lane, rows, lanes);
+  });
+}
+
+// As multiply_weight().
+template <class After>
+void multiply_weight_bf16(const BlockedWeight<float>& a, const float* bias, const float* b, float* c, ColumnRange range,
+                          After&& after) {
+  constexpr int width = kBlockRows<float>;
+  const int64_t n = a.outputs, pairs = pairs_of(a.inputs), stride = pair_stride(a.inputs);
+  const int64_t tiles = (n + kTileRows - 1) / kTileRows;
+  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(kTileRows * stride));
+  each_group<float>(pairs, range, [&](ColumnRange columns) {
+    const Pair* right = pair_features(a.inputs, b, columns);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles;
+      for (int64_t column = 0; column < a.inputs; column += width) {
+        const int64_t inputs = a.width(column);
+        const float* rows = a.block(column) + row * inputs;
+        for (int64_t i = 0; i < next - row; ++i) pair_neighbours(rows + i * inputs, inputs, left + i * stride + column / 2);
       }
-    });
-    for (int64_t t = 0; t < tiles; t += kSliceTiles) {
-      const int count = int(std::min<int64_t>(kSliceTiles, tiles - t));
-      const int64_t begin = n * t / tiles, end = n * (t + count) / tiles;
-      if (by_rows)
-        for (int64_t row = begin; row < end; ++row)
-          pair_neighbours(a.data + row * a.row, depth, left + (row - begin) * a_row);
-      else
-        for (int64_t k = 0; k < pairs; ++k) {
-          const float* at = a.data + begin * a.row + 2 * k * a.column;
-          for (int64_t later = 16; later < 18; ++later)  // a processor does not follow rows from page to page
-            for (int64_t i = 0; i <= end - begin; i += 16) __builtin_prefetch(at + later * a.column + i);
-          pair_rows(at, 2 * k + 1 < depth ? at + a.column : nullptr, int(end - begin), left + k * a_pair);
-        }
-      for (int i = 0; i < count; ++i) {
-        const int64_t row = n * (t + i) / tiles;
-        const int rows = int(n * (t + i + 1) / tiles - row);
-        each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
-          tile_function_bf16(rows, lanes)(pairs, left + (row - begin) * a_row, a_row, a_pair,
-                                          packed + (p - origin) * pairs * width + lane, bias ? bias + row : nullptr,
-                                          c + (p * n + row) * width + lane, width, nullptr);
-          after(p, row, lane, rows, lanes);
-        });
+      multiply_rows_bf16(n, pairs, left, stride, 1, row, int(next - row), bias, right, c, columns, after);
+    }
+  });
+}
+
+// As multiply_transposed_weight().
+template <class After>
+void multiply_transposed_weight_bf16(const BlockedWeight<float>& a, const float* b, float* c, ColumnRange range, After&& after) {
+  constexpr int width = kBlockRows<float>;
+  const int64_t pairs = pairs_of(a.outputs);
+  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(width * pairs));
+  each_group<float>(pairs, range, [&](ColumnRange columns) {
+    const Pair* right = pair_features(a.outputs, b, columns);
+    for (int64_t column = 0; column < a.inputs; column += width) {
+      const int64_t inputs = a.width(column), tiles = (inputs + kTileRows - 1) / kTileRows;
+      const float* rows = a.block(column);
+      for (int64_t k = 0; k < pairs; ++k, rows += 2 * inputs)
+        pair_rows(rows, 2 * k + 1 < a.outputs ? rows + inputs : nullptr, int(inputs), left + k * width);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t row = inputs * t / tiles, next = inputs * (t + 1) / tiles;
+        multiply_rows_bf16(a.inputs, pairs, left + row, 1, width, column + row, int(next - row), nullptr, right, c, columns,
+                           after);
       }
     }
-    first = columns.last;
-  }
+  });
 }
 
 // The gradient of n outputs over a batch, rounded once for all parts of a weight's gradient: (n, pairs of rows).
@@ -110,18 +133,21 @@ const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t co
 
 // As multiply_gradient(), with E from pair_gradient().
 template <class Needs, class Apply>
-void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair* e, const float* x, int64_t column,
-                            int columns, Needs&& needs, Apply&& apply) {
+void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair* e, const float* x, int64_t first, int64_t last,
+                            Needs&& needs, Apply&& apply) {
   constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(rows), stride = pair_stride(rows);
-  const Pair* right = pair_inputs(inputs, rows, x, column, columns);
   alignas(64) float tile[kTileRows * width];
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
-    Ahead ahead = needs(next, int(after - next));
-    tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width, &ahead);
-    apply(row, int(next - row), tile);
+  for (int64_t column = first; column < last; column += width) {
+    const int columns = int(std::min<int64_t>(width, last - column));
+    const Pair* right = pair_inputs(inputs, rows, x, column, columns);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
+      Ahead ahead = needs(column, columns, next, int(after - next));
+      tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width, &ahead);
+      apply(column, columns, row, int(next - row), tile);
+    }
   }
 }
 

@@ -157,8 +157,7 @@ void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
       std::fill_n(static_cast<T*>(call.grad_x) + range.first * net.inputs(), (last - range.first) * net.inputs(), T(0));
     if (call.grad_x && needs_second_order) {
       const Layer<T>& l = net.layers().front();
-      net.product(net.inputs(), l.rows(), {l.weight(), 1, net.inputs()}, nullptr, l.grad_affine, net.grad_input, there,
-                  Mapped<T>{});
+      net.multiply_by_transposed(l, l.grad_affine, net.grad_input, there, Mapped<T>{});
       if (plan.input_dropout > 0)
         drop(net.grad_input, net.grad_input, net.inputs(), there, where, plan.input_dropout, call.dropout_seed, 0);
       from_blocked(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), where.first, range.first, last);
@@ -202,7 +201,7 @@ void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
     });
     net.backward(team, there, {where}, 0, true);
     PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(buffers.second_order_scratch, net, range, team.rank))
-        .run(range, call.kind, T(call.weight), static_cast<T*>(call.values));
+        .run(range, call.kind, T(call.weight), net.inputs(), static_cast<T*>(call.values));
     if (!call.grad_weights) return;
     if (needs_second_order) clear_padding(team, net, call.rows);
     team.barrier();

@@ -187,7 +187,7 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
   for (Layer<T>& l : layers_) {
     const bool norm = l.plan.batch_norm;
     const Mapped<T> activate{norm ? nullptr : l.activate, l.affine, l.output, l.plan.outputs, T(l.plan.negative_slope)};
-    product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, l.bias(), in, l.affine, range, activate);
+    multiply_by_weight(l, l.bias(), in, l.affine, range, activate);
     if (norm) {
       team.barrier();
       normalize(l, team, sub_batches);
@@ -223,8 +223,7 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
     Layer<T>* below = i > 0 ? &layers_[i - 1] : nullptr;
     derivative_applied = below && below->plan.dropout == 0;  // dropout comes between the product and the derivative
     const Mapped<T> after = derivative_applied ? activation_backward(*below) : Mapped<T>{};
-    product(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, l.grad_affine,
-            below ? below->grad_output : grad_input, range, after);
+    multiply_by_transposed(l, l.grad_affine, below ? below->grad_output : grad_input, range, after);
   }
   if (lowest == 0 && plan_.input_dropout > 0)
     for (const SubBatch& s : sub_batches)
@@ -232,14 +231,37 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
 }
 
 template <class T>
-  void Network<T>::product(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range,
-               const Mapped<T>& after) const {
+void Network<T>::multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range,
+                                    const Mapped<T>& after) const {
+  if (!plan_.blocked_weights) return multiply<T>(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, bias, in, out, range, after);
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4)
-      if (plan_.precision == Precision::bf16) return multiply_bf16(n, depth, a, bias, b, c, range, after);
+  if constexpr (sizeof(T) == 4)
+    switch (plan_.products) {
+      case Products::fp32: break;
+      case Products::dot_bf16: return multiply_weight_bf16(l.blocked_weight(), bias, in, out, range, after);
+      default:
+        return amx_of(plan_).multiply(l.rows(), l.plan.inputs, static_cast<const Bf16*>(l.parameters.rounded), bias, in, out,
+                                      range, after);
+    }
 #endif
-    multiply<T>(n, depth, a, bias, b, c, range, after);
-  }
+  multiply_weight(l.blocked_weight(), bias, in, out, range, after);
+}
+
+template <class T>
+void Network<T>::multiply_by_transposed(const Layer<T>& l, const T* in, T* out, ColumnRange range, const Mapped<T>& after) const {
+  if (!plan_.blocked_weights) return multiply<T>(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, in, out, range, after);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    switch (plan_.products) {
+      case Products::fp32: break;
+      case Products::dot_bf16: return multiply_transposed_weight_bf16(l.blocked_weight(), in, out, range, after);
+      default:
+        return amx_of(plan_).multiply(l.plan.inputs, l.rows(), static_cast<const Bf16*>(l.parameters.rounded_transposed), nullptr,
+                                      in, out, range, after);
+    }
+#endif
+  multiply_transposed_weight(l.blocked_weight(), in, out, range, after);
+}
 
 template <class T>
 std::vector<GradientPart> Network<T>::gradient_parts() const {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../plan.h"
+#include "amx.h"
 #include "gemm_bf16.h"
 #include "blocked.h"
 #include "parallel.h"
@@ -67,6 +68,7 @@ struct Layer {
 
   int64_t rows() const { return plan.outputs * plan.pieces; }  // of the weight
   const T* weight() const { return static_cast<const T*>(parameters.weight.value); }
+  BlockedWeight<T> blocked_weight() const { return {weight(), rows(), plan.inputs}; }
   const T* bias() const { return static_cast<const T*>(parameters.bias.value); }
   const T* saved() const { return backward_needs_input(plan.activation) ? normalized : output; }
 };
@@ -156,9 +158,9 @@ class Network {
   // From grad_output() down to layer `lowest`, or to the input; parameters are left alone.
   void backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input);
 
-  // multiply(), at the plan's precision.
-  void product(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range,
-               const Mapped<T>& after) const;
+  // out = W in + bias, and out = W^T in, of a layer's weight, at the plan's precision.
+  void multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range, const Mapped<T>& after) const;
+  void multiply_by_transposed(const Layer<T>& l, const T* in, T* out, ColumnRange range, const Mapped<T>& after) const;
 
   // How the parameters' gradients are split: parts in a fixed order.
   std::vector<GradientPart> gradient_parts() const;
@@ -179,24 +181,30 @@ class Network {
   void weight_gradients(PartRange parts, int64_t rows, Sink&& sink) {
     Layer<T>& l = layers_[size_t(parts.first->layer)];
     const T* x = parts.first->layer ? layers_[size_t(parts.first->layer) - 1].dropped : dropped_input_;
-    const auto each = [&](auto&& multiply_part) {
-      for (const GradientPart& part : parts)
-        multiply_part(
-            part, [&](int64_t row, int height) { return sink.needs(part, row, height); },
-            [&](int64_t row, int height, const T* tile) { sink.weight(part, row, height, tile); });
+    const GradientPart &first = *parts.first, &last = *(parts.last - 1);
+    const auto part = [&](int64_t column, int columns) { return GradientPart{first.layer, column, columns, 0}; };
+    const auto needs = [&](int64_t column, int columns, int64_t row, int height) {
+      return sink.needs(part(column, columns), row, height);
     };
+    const auto apply = [&](int64_t column, int columns, int64_t row, int height, const T* tile) {
+      sink.weight(part(column, columns), row, height, tile);
+    };
+    const int64_t end = last.column + last.columns;
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4)
-      if (plan_.precision == Precision::bf16) {
+    if constexpr (sizeof(T) == 4) {
+      if (plan_.products == Products::dot_bf16) {
         const Pair* e = pair_gradient(l.rows(), rows, l.grad_affine);
-        return each([&](const GradientPart& part, auto&& needs, auto&& apply) {
-          multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, part.column, part.columns, needs, apply);
-        });
+        return multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, first.column, end, needs, apply);
       }
+      if (uses_amx(plan_)) {
+        const auto needed = [&](Ahead& ahead, int64_t column, int columns, int64_t row, int height) {
+          ahead = needs(column, columns, row, height);
+        };
+        return amx_of(plan_).gradient(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needed, apply);
+      }
+    }
 #endif
-    each([&](const GradientPart& part, auto&& needs, auto&& apply) {
-      multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, part.column, part.columns, needs, apply);
-    });
+    multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needs, apply);
   }
 
   template <class Sink>

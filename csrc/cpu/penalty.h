@@ -66,9 +66,10 @@ class PenaltyPass {
   }
 
   // Rows first .. last (multiples of kPartitionRows), after forward() and backward() over them down to the input, with
-  // a gradient of 1 at the logits. Values go to values[row], scaled by `weight` as t_0 is.
-  void run(ColumnRange rows, Penalty kind, T weight, T* values) {
-    penalty_grad(rows, kind, weight, values);
+  // a gradient of 1 at the logits. The penalty is one of the first `features` inputs: labels are behind them. Values
+  // go to values[row], scaled by `weight` as t_0 is.
+  void run(ColumnRange rows, Penalty kind, T weight, int64_t features, T* values) {
+    penalty_grad(rows, kind, weight, features, values);
     follow(rows);
   }
 
@@ -81,8 +82,7 @@ class PenaltyPass {
       drop_tangent(network_.dropped_input(), network_.inputs(), tangent, network_.input_dropout(), 0, 0);
     const T* t = network_.dropped_input();
     for (Layer<T>& l : network_.layers()) {
-      network_.product(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, nullptr, t, scratch_at(tangent, l.rows()),
-                       tangent, Mapped<T>{});
+      network_.multiply_by_weight(l, nullptr, t, scratch_at(tangent, l.rows()), tangent, Mapped<T>{});
       keep(l, where);
       if (l.plan.dropout > 0)
         drop_tangent(l.dropped, l.plan.outputs, tangent, l.plan.dropout, l.plan.dropout_seed_index, l.plan.dropout_substream);
@@ -98,14 +98,14 @@ class PenaltyPass {
   int64_t shift(int64_t features) const { return (tangent_ - where_.first) * features; }
 
   // t_0 = dP/dg, column by column.
-  void penalty_grad(ColumnRange rows, Penalty kind, T weight, T* values) {
+  void penalty_grad(ColumnRange rows, Penalty kind, T weight, int64_t features, T* values) {
     const int64_t n = network_.inputs();
     const T* g = network_.grad_input;
     T* t = network_.dropped_input() + shift(n);
     each_block<T>({where_.first + rows.first, where_.first + rows.last}, [&](int64_t p, int lane, int lanes) {
       T square[kBlockRows<T>] = {}, factor[kBlockRows<T>];
       const int64_t at = p * n * kBlockRows<T> + lane;
-      for (int64_t f = 0; f < n; ++f)
+      for (int64_t f = 0; f < features; ++f)
         for (int j = 0; j < lanes; ++j) square[j] += g[at + f * kBlockRows<T> + j] * g[at + f * kBlockRows<T> + j];
       T* value = values + (p * kBlockRows<T> + lane - where_.first);
       for (int j = 0; j < lanes; ++j) {
@@ -119,7 +119,8 @@ class PenaltyPass {
         }
       }
       for (int64_t f = 0; f < n; ++f)
-        for (int j = 0; j < lanes; ++j) t[at + f * kBlockRows<T> + j] = factor[j] * g[at + f * kBlockRows<T> + j];
+        for (int j = 0; j < lanes; ++j)
+          t[at + f * kBlockRows<T> + j] = f < features ? factor[j] * g[at + f * kBlockRows<T> + j] : T(0);
     });
   }
 
@@ -168,7 +169,7 @@ class PenaltyPass {
       Layer<T>&l = layers[i], &below = layers[i - 1];
       const int64_t n = below.plan.outputs;
       T* add = scratch_at(where, n);
-      network_.product(n, l.rows(), {l.weight(), 1, n}, nullptr, l.grad_affine, add, where, Mapped<T>{});
+      network_.multiply_by_transposed(l, l.grad_affine, add, where, Mapped<T>{});
       if (below.plan.dropout > 0)
         drop(add, add, n, where, where_, below.plan.dropout, where_.dropout_seeds[below.plan.dropout_seed_index],
              uint32_t(below.plan.dropout_substream));

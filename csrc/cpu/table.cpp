@@ -19,12 +19,23 @@ void mlp_penalty(int, const NetworkPlan&, const MlpPenalty&);
 MlpSizes mlp_sizes(const NetworkPlan&);
 bool multiplies_bf16();
 void train(int, const TrainPlan&, TrainCall&);
+void write_back(int, const TrainPlan&, Workspace&, int);
 double fma_peak(double, bool);
+#if defined(__AVX512F__)
+constexpr bool has_bf16_kernels = true;
+void tile_dot(bool, float*, const uint16_t*, const uint16_t*);
+void tile_round(bool, const float*, uint16_t*);
+#else
+constexpr bool has_bf16_kernels = false;
+constexpr void (*tile_dot)(bool, float*, const uint16_t*, const uint16_t*) = nullptr;
+constexpr void (*tile_round)(bool, const float*, uint16_t*) = nullptr;
+#endif
 
 extern const Kernels table;
 const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,     random_fill,
                        mlp_forward,                 mlp_backward, mlp_second_order, mlp_penalty, mlp_sizes,
-                       multiplies_bf16,             train,        fma_peak};
+                       has_bf16_kernels,            multiplies_bf16, train,          write_back,  fma_peak,
+                       tile_dot,                    tile_round};
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

@@ -7,6 +7,7 @@
 
 #include "../dtypes.h"
 #include "../iteration.h"
+#include "blocked_weights.h"
 #include "float_mode.h"
 #include "train_loss.h"
 #include "train_snapshot.h"
@@ -15,6 +16,27 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
+
+// The shapes of AMX tiles, part of a thread's state while it multiplies on them.
+class TileState {
+ public:
+#if defined(__AVX512F__)
+  explicit TileState(const TrainPlan& plan)
+      : network_(uses_amx(plan.generator.network) ? &plan.generator.network
+                 : uses_amx(plan.discriminator.network) ? &plan.discriminator.network : nullptr) {
+    if (network_) amx_of(*network_).begin();
+  }
+  ~TileState() {
+    if (network_) amx_of(*network_).end();
+  }
+  TileState(const TileState&) = delete;
+
+ private:
+  const NetworkPlan* network_;
+#else
+  explicit TileState(const TrainPlan&) {}
+#endif
+};
 
 template <class T>
 class Trainer : Losses<T> {
@@ -29,10 +51,15 @@ class Trainer : Losses<T> {
         snapshot_(plan) {
     Arena<T> count;
     place(count);
-    Arena<T> memory{static_cast<T*>(call.workspace->reserve(size_t(count.used) * sizeof(T)))};
+    Arena<T> memory{static_cast<T*>(call.workspace->buffers.reserve(size_t(count.used) * sizeof(T)))};
     place(memory);
     d_on_g_ = d_;
     d_on_g_.read(g_.output(), g_.grad_output());
+    for (Player* player : {&of_g_, &of_d_})
+      if (player->plan.optimizer.max_grad_norm > 0) {
+        player->squares.resize(player->plan.parameters.size(), {0.0});
+        for (const GradientPart& part : player->parts) player->squares[size_t(part.layer)].push_back(0.0);
+      }
     const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
     const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
     dropout_seeds_.resize(size_t(steps * (of_g + 3 * of_d)));
@@ -44,6 +71,7 @@ class Trainer : Losses<T> {
     AdaptiveThreads& adaptive_threads = call_.workspace->adaptive_threads;
     while (done_ < call_.count)
       with_team(forced_ > 0 ? threads_ : adaptive_threads.begin(threads_), [&](const Team& team) {
+        const TileState tiles(plan_);
         Executor executor(*this, team);
         do {
           iterate(executor, call_.first + done_);
@@ -71,6 +99,7 @@ class Trainer : Losses<T> {
     const Schedule& schedule;
     const int64_t made;
     int64_t skipped = 0;
+    std::vector<std::vector<double>> squares{};  // of the gradients (Squares)
   };
 
   void place(Arena<T>& arena) {
@@ -116,7 +145,10 @@ class Trainer<T>::Executor {
 
   void save() { all_.snapshot_.save(team_); }
 
-  void sample_data(int64_t draw) { draw_ = draw; }
+  void sample_data(int64_t draw) {
+    const ColumnRange range = part_of_g();
+    all_.choose_rows(draw, range.first, std::min(range.last, rows_of_g()));
+  }
 
   void sample_noise(uint32_t purpose, int64_t step) {
     const ColumnRange range = part_of_g();
@@ -134,9 +166,9 @@ class Trainer<T>::Executor {
     of_d_.count = batch == BatchOfD::fake ? 1 : 2;
     if (of_d_.count == 2) take_dropout_seeds(plan_.discriminator);
     fake_ = batch == BatchOfD::real_fake ? 1 : 0;
-    in_place_ = batch == BatchOfD::fake && plan_.pack == 1;
+    in_place_ = batch == BatchOfD::fake && plan_.pack == 1 && plan_.classes == 0;
     for (const ColumnRange& range : ranges()) {
-      if (of_d_.count == 2) all_.show_real(draw_, of_d_[1 - fake_], range);
+      if (of_d_.count == 2) all_.show_real(of_d_[1 - fake_], range);
       if (!in_place_) all_.show_fakes(of_d_[fake_], range);
     }
   }
@@ -233,7 +265,7 @@ class Trainer<T>::Executor {
     d_.backward(team_, columns, {where}, 0, true);
     T* scratch = PenaltyPass<T>::scratch_of(all_.second_order_scratch_, d_, rows, team_.rank);
     PenaltyPass<T>(d_, where, 2 * second, scratch)
-        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.penalties_);
+        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.sample_width(), all_.penalties_);
   }
 
   double* metrics(int64_t it) const { return all_.call_.metrics + (it - all_.call_.first) * kMetrics; }
@@ -242,11 +274,33 @@ class Trainer<T>::Executor {
     if (!std::isfinite(loss)) all_.snapshot_.flag_nonfinite();
   }
 
+  // Of the gradients that apply() computes. Their norm takes a pass over them of its own, for none is stored.
+  Clipping<T> clipping(Player& player, const Columns& columns) {
+    Clipping<T> clip(player.plan.optimizer);
+    const double limit = player.plan.optimizer.max_grad_norm;
+    if (!(limit > 0)) return clip;
+    const PartRange mine = part_of(player.parts, team_);
+    for (const GradientPart& part : mine) {
+      std::vector<double>& sums = player.squares[size_t(part.layer)];
+      sums[size_t(part.column / kBlockRows<T>)] = 0;
+      if (part.column == 0) sums.back() = 0;
+    }
+    const Squares<T> sink{player.plan, clip, player.squares};
+    player.network.parameter_gradients(mine, columns, sink);
+    team_.barrier();
+    double square = 0;
+    for (const std::vector<double>& sums : player.squares)
+      for (const double sum : sums) square += sum;
+    clip.scale = T(fastgan::clipping(square, limit));
+    return clip;
+  }
+
   // Computes and applies the gradients of this thread's part of the parameters. update: of this call, from 0.
-  void apply(const Player& player, const Columns& columns, int64_t update) {
+  void apply(Player& player, const Columns& columns, int64_t update) {
+    const Clipping<T> clip = clipping(player, columns);
     const int64_t step = player.made + update + 1 - player.skipped;
     const auto apply_rule = [&](const auto& rule) {
-      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan};
+      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan, clip};
       player.network.parameter_gradients(part_of(player.parts, team_), columns, sink);
     };
     const Schedule& schedule = player.schedule;
@@ -255,7 +309,11 @@ class Trainer<T>::Executor {
 
   // Bounds the norms of whole units, so the update must be complete.
   void bound(const Player& player) {
-    const double limit = player.plan.optimizer.max_norm;
+    const double limit = player.plan.optimizer.max_col_norm, size = player.plan.optimizer.clip_weights;
+    if (size > 0) {
+      team_.barrier();
+      hold(player.plan, team_, T(size));
+    }
     if (!(limit > 0)) return;
     team_.barrier();
     for (size_t i = 0; i < player.plan.parameters.size(); ++i) {
@@ -263,9 +321,12 @@ class Trainer<T>::Executor {
       const int64_t rows = l.outputs * l.pieces;
       const ParameterPlan& weight = player.plan.parameters[i].weight;
       if (!weight.state0) continue;  // frozen
-      bound_norms(static_cast<T*>(weight.value), l.inputs, rows * team_.rank / team_.size,
+      bound_norms(static_cast<T*>(weight.value), rows, l.inputs, rows * team_.rank / team_.size,
                   rows * (team_.rank + 1) / team_.size, limit);
     }
+    if (!uses_amx(player.plan.network)) return;
+    team_.barrier();
+    BlockedPlan<T>::round(player.plan, team_.rank, team_.size);
   }
 
   Trainer& all_;
@@ -275,7 +336,7 @@ class Trainer<T>::Executor {
   SubBatches of_g_{}, of_d_{};  // of the batch of each network
   size_t fake_ = 0;             // the fakes' sub-batch of D's
   bool in_place_ = false;       // D reads the fakes where G writes them
-  int64_t draw_ = 0, update_of_g_ = 0, update_of_d_ = 0;
+  int64_t update_of_g_ = 0, update_of_d_ = 0;
   const uint64_t* dropout_seeds_ = nullptr;  // those not yet taken
 };
 
@@ -283,11 +344,23 @@ class Trainer<T>::Executor {
 
 bool multiplies_bf16() { return has_bf16(); }
 
+namespace {
+template <class T>
+void train(const TrainPlan& plan, TrainCall& call) {
+  const BlockedPlan<T> blocked(plan, *call.workspace, call.threads);
+  blocked.read();
+  Trainer<T>(blocked.plan(), call).run();
+}
+}  // namespace
+
 void train(int dtype, const TrainPlan& plan, TrainCall& call) {
-  if (DType(dtype) == DType::f64)
-    Trainer<double>(plan, call).run();
-  else
-    Trainer<float>(plan, call).run();
+  DType(dtype) == DType::f64 ? train<double>(plan, call) : train<float>(plan, call);
+}
+
+void write_back(int dtype, const TrainPlan& plan, Workspace& workspace, int threads) {
+  if (!workspace.holds_weights) return;
+  DType(dtype) == DType::f64 ? BlockedPlan<double>(plan, workspace, threads).write_back()
+                             : BlockedPlan<float>(plan, workspace, threads).write_back();
 }
 
 }  // namespace FASTGAN_ISA

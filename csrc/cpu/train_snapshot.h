@@ -72,6 +72,11 @@ class Snapshot {
       add({p.running_mean, n * sizeof(T), true});
       add({p.running_variance, n * sizeof(T), true});
       add({p.batches, sizeof(int64_t), false});
+#if defined(__AVX512F__)
+      const LayerPlan& l = player.network.layers[i];
+      for (void* copy : {p.rounded, p.rounded_transposed})
+        add({copy, size_t(rounded_size(l.outputs * l.pieces, l.inputs)) * sizeof(Bf16), false});
+#endif
     }
   }
 

@@ -2,12 +2,15 @@
 // registers.
 #pragma once
 #include <cmath>
+#include <vector>
 
 #include "../optimizer.h"
 #include "network.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
+
+constexpr int kMostTileRows = 32;  // of a gradient: those of AMX, or kTileRows
 
 template <class RuleOf, class T>
 void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __restrict s1, const T* __restrict g, int64_t n) {
@@ -28,43 +31,94 @@ template <class T, class RuleOf>
 struct Update {
   const RuleOf& rule;
   const PlayerPlan& player;
+  const Clipping<T>& clip;
 
   const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
-  int64_t inputs(int layer) const { return player.network.layers[size_t(layer)].inputs; }
   bool wants_weight(int layer) const { return of(layer).weight.state0; }
   bool wants_bias(int layer) const { return of(layer).bias.state0; }
 
+  // The rows of a blocked weight that a tile covers, which are contiguous.
+  Pointers<T> place(const GradientPart& part, int64_t row) const {
+    const LayerPlan& l = player.network.layers[size_t(part.layer)];
+    return Pointers<T>(of(part.layer).weight, part.column * l.outputs * l.pieces + row * part.columns);
+  }
+
   Ahead needs(const GradientPart& part, int64_t row, int height) const {
-    const Pointers<T> at(of(part.layer).weight, row * inputs(part.layer) + part.column);
+    const Pointers<T> at = place(part, row);
     const auto bytes = [](const T* p) { return reinterpret_cast<const char*>(p); };
-    return {{bytes(at.p), bytes(at.s0), bytes(at.s1)},
-            inputs(part.layer) * int64_t(sizeof(T)),
-            part.columns * int64_t(sizeof(T)),
-            height};
+    const int64_t row_bytes = part.columns * int64_t(sizeof(T));
+    return {{bytes(at.p), bytes(at.s0), bytes(at.s1)}, row_bytes, row_bytes, height};
   }
 
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
-    const int64_t width = inputs(part.layer);
-    const Pointers<T> at(of(part.layer).weight, row * width + part.column);
-    if (part.columns == width) {  // all inputs of these outputs: contiguous in memory
-      T run[kTileRows * kBlockRows<T>];
-      for (int i = 0, at = 0; i < height; ++i)
-        for (int j = 0; j < part.columns; ++j) run[at++] = tile[i * kBlockRows<T> + j];
-      return update_run(rule, at.p, at.s0, at.s1, run, height * width);
+    T clipped[kMostTileRows * kBlockRows<T>];
+    if (clip.active) {
+      for (int i = 0; i < height; ++i)
+        for (int j = 0; j < part.columns; ++j) clipped[i * kBlockRows<T> + j] = clip(tile[i * kBlockRows<T> + j]);
+      tile = clipped;
     }
-    for (int64_t i = 0, from = 0; i < height; ++i, from += width) {
-      const T* g = tile + i * kBlockRows<T>;
-      if (part.columns == kBlockRows<T>)  // a constant: two vectors, no loop
-        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, kBlockRows<T>);
-      else
-        update_run(rule, at.p + from, at.s0 + from, at.s1 + from, g, part.columns);
+    const Pointers<T> at = place(part, row);
+    if (part.columns == kBlockRows<T>) {
+      update_run(rule, at.p, at.s0, at.s1, tile, height * kBlockRows<T>);
+    } else {
+      T run[kMostTileRows * kBlockRows<T>];
+      for (int i = 0, to = 0; i < height; ++i)
+        for (int j = 0; j < part.columns; ++j) run[to++] = tile[i * kBlockRows<T> + j];
+      update_run(rule, at.p, at.s0, at.s1, run, height * part.columns);
     }
+    if (uses_amx(player.network)) round(part, row);
+  }
+
+  // The copies of the rows of a tile, for the next products.
+  void round([[maybe_unused]] const GradientPart& part, [[maybe_unused]] int64_t row) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      const LayerPlan& l = player.network.layers[size_t(part.layer)];
+      const LayerParameters& p = of(part.layer);
+      amx_of(player.network)
+          .round_weight({static_cast<const T*>(p.weight.value), l.outputs * l.pieces, l.inputs}, row, part.column,
+                        static_cast<Bf16*>(p.rounded), static_cast<Bf16*>(p.rounded_transposed));
+    }
+#endif
   }
 
   void vector(int, const ParameterPlan& parameter, const T* grad, int64_t n) const {
     if (!parameter.state0) return;
     const Pointers<T> at(parameter);
-    update_run(rule, at.p, at.s0, at.s1, grad, n);
+    if (!clip.active) return update_run(rule, at.p, at.s0, at.s1, grad, n);
+    for (int64_t i = 0; i < n; ++i) rule(at.p[i], at.s0[i], at.s1[i], clip(grad[i]));
+  }
+};
+
+// A sink that adds up the squares of the gradients, by layer: a sum for each part of the weight, then one of the vectors.
+// One thread computes each sum, whatever the size of the team.
+template <class T>
+struct Squares {
+  const PlayerPlan& player;
+  const Clipping<T>& clip;
+  std::vector<std::vector<double>>& sums;
+
+  const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
+  bool wants_weight(int layer) const { return of(layer).weight.state0; }
+  bool wants_bias(int layer) const { return of(layer).bias.state0; }
+  Ahead needs(const GradientPart&, int64_t, int) const { return {}; }
+
+  void weight(const GradientPart& part, int64_t, int height, const T* tile) const {
+    double lanes[kBlockRows<T>] = {};  // a loop of vectors
+    for (int i = 0; i < height; ++i)
+      for (int j = 0; j < part.columns; ++j) lanes[j] += square(tile[i * kBlockRows<T> + j]);
+    for (const double lane : lanes) sums[size_t(part.layer)][size_t(part.column / kBlockRows<T>)] += lane;
+  }
+
+  void vector(int layer, const ParameterPlan& parameter, const T* grad, int64_t n) const {
+    if (!parameter.state0) return;
+    for (int64_t i = 0; i < n; ++i) sums[size_t(layer)].back() += square(grad[i]);
+  }
+
+ private:
+  double square(T g) const {
+    const double held = double(clip(g));
+    return held * held;
   }
 };
 
@@ -82,16 +136,32 @@ void each_parameter(const PlayerPlan& player, Function&& f) {
   }
 }
 
-// Scales down the incoming weights of rows first .. last whose norm exceeds the limit.
+// Holds this thread's part of each trained parameter within a bound.
 template <class T>
-void bound_norms(T* weight, int64_t inputs, int64_t first, int64_t last, double limit) {
+void hold(const PlayerPlan& player, const Team& team, T bound) {
+  each_parameter(player, [&](const ParameterPlan& parameter, int64_t n) {
+    if (!parameter.state0) return;
+    T* p = static_cast<T*>(parameter.value);
+    for (int64_t i = n * team.rank / team.size; i < n * (team.rank + 1) / team.size; ++i) p[i] = held(p[i], bound);
+  });
+}
+
+// Scales down the incoming weights of rows first .. last of a blocked weight whose norm exceeds the limit.
+template <class T>
+void bound_norms(T* weight, int64_t rows, int64_t inputs, int64_t first, int64_t last, double limit) {
+  const BlockedWeight<T> blocked{weight, rows, inputs};
   for (int64_t row = first; row < last; ++row) {
-    T* w = weight + row * inputs;
+    const auto each = [&](auto&& f) {
+      for (int64_t column = 0; column < inputs; column += kBlockRows<T>) {
+        const int64_t width = blocked.width(column);
+        T* w = weight + (blocked.block(column) - blocked.data) + row * width;
+        for (int64_t i = 0; i < width; ++i) f(w[i]);
+      }
+    };
     double square = 0;
-    for (int64_t i = 0; i < inputs; ++i) square += double(w[i]) * double(w[i]);
+    each([&](T w) { square += double(w) * double(w); });
     const T scale = T(bounding(square, limit));
-    if (scale == T(1)) continue;
-    for (int64_t i = 0; i < inputs; ++i) w[i] *= scale;
+    if (scale != T(1)) each([&](T& w) { w *= scale; });
   }
 }
 

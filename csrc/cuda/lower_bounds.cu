@@ -1,4 +1,4 @@
-// Kernels for fastgan/benchmark/lower_bounds.py: launches of an empty kernel, and barriers.
+// Kernels for fastgan/apps/bench/lower_bounds.py: launches of an empty kernel, and barriers.
 #include "cluster.cuh"
 #include "launchers.h"
 

@@ -29,7 +29,7 @@ struct Tiling {
   }
 };
 
-// ---------------------------------------------------------------- where a thread stands
+// ---------------------------------------------------------------- a thread's position
 
 struct Place {
   int64_t column, first, last, part;  // rows first, first + kRows, ... below last

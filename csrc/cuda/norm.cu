@@ -22,7 +22,7 @@ struct Place {
         inside(feature < features) {}
 };
 
-// The sum over the batch of f(where an element lies), in every thread that has its feature. All threads of the block
+// The sum over the batch of f(index of the element), in every thread that has its feature. All threads of the block
 // call.
 template <class T, class Function>
 __device__ T over_rows(const Place& here, int64_t rows, int64_t features, Function&& f) {

@@ -146,7 +146,7 @@ def _all_numbers(cells: list[str], decimal: str) -> bool:
 
 
 def _head(layout: Layout, rows: list[Line], width: int, header: bool | None) -> Layout:
-    """The layout with what stands above the first row of numbers."""
+    """The layout with the lines above the first row of numbers."""
     plain, decimal = layout, layout.decimal
     lines, cells = zip(*rows, strict=True)
     if header is False:

@@ -47,7 +47,7 @@ def resolve(owner: str, argument: str, activation: Activation, negative_slope: f
         if activation == "leaky_relu" and not negative_slope > 0:
             raise ValueError(f"{owner}: negative_slope must be positive, got {negative_slope}")
         return activation, negative_slope
-    if activation is nn.LeakyReLU:  # the class alone leaves open whether torch's slope 0.01 or ours is meant
+    if activation is nn.LeakyReLU:  # the class alone leaves open whether torch's slope 0.01 or fastgan's is meant
         raise ValueError(f"{owner}: {argument} must be 'leaky_relu' or an nn.LeakyReLU(slope), got the class")
     instance = activation() if isinstance(activation, type) and activation in _MODULES else activation
     known = of_module(instance) if isinstance(instance, nn.Module) else None

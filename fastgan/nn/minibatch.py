@@ -18,7 +18,7 @@ class MinibatchDiscrimination(nn.Module):
     a batch of equal examples. There its gradient is 0, as that of |.| is taken at 0: equal examples are pushed
     nowhere, whatever the weights.
 
-    D must judge a batch that is all real or all fake, as training does; its logits then depend on the batch's size, in
+    D must see a batch that is all real or all fake, as training does; its logits then depend on the batch's size, in
     eval mode too. Takes memory for m * m * features * kernel numbers.
 
     Args:

@@ -132,8 +132,8 @@ class _MlpGradients(torch.autograd.Function):
         if kept is None or to_x is None or any(t is not None for t in others) or _by_reference(to_x):
             tensors = (grad_y, x, *params)
             return *nothing, *_gradients_of_backward(network, dropout_seed, tensors, ctx.needs, tangents, wanted)
-        bends = any(layer.activation != "none" for layer in network.layers)
-        wanted = [wanted[0], wanted[1] and bends, *with_a_part(network, wanted[2:])]
+        nonlinear = any(layer.activation != "none" for layer in network.layers)
+        wanted = [wanted[0], wanted[1] and nonlinear, *with_a_part(network, wanted[2:])]
         weights = ctx.memory.params(network, x, params, work, grad_y)[: len(network.layers)]
         found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, dropout_seed, wanted)
         return *nothing, *found

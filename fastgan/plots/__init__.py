@@ -1,4 +1,4 @@
-"""Every picture: the costs, the course of a training, samples beside real rows, and the theory drawn.
+"""Every picture: the costs, a training over its iterations, samples beside real rows, and the theory drawn.
 
 Blue is always the real data and what D takes for it, orange what G made. Matplotlib is imported late and used
 through its object interface, so no global state of pyplot is touched; files appear complete or not at all.

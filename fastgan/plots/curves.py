@@ -1,4 +1,4 @@
-"""The course of a training: losses, D(x) and D(G(z)) over the iterations, beside their values at equilibrium."""
+"""A training over its iterations: losses, D(x) and D(G(z)), beside their values at equilibrium."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def image_grid(
         image_shape: (height, width).
         value_range: what is black and what is white.
         ink: dark on white, as handwriting.
-        names: what stands at the left of each row of images, of which all are shown then, in as many rows.
+        names: the label at the left of each row of images, of which all are shown then, in as many rows.
     """
     down = len(names) or max(1, min(8, math.isqrt(len(samples))))
     across = len(samples) // down if names else down

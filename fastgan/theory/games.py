@@ -19,7 +19,7 @@ from .divergences import js_terms
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FunctionalGame(Result):
-    """The course of `functional_game`; row t is after t updates.
+    """The trajectory of `functional_game`; row t is after t updates.
 
     Args:
         p_g: (steps + 1, outcomes) the generator's distribution.
@@ -70,7 +70,7 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GaussianGame(Result):
-    """The course of `gaussian_game`; entry t is after t steps of G.
+    """The trajectory of `gaussian_game`; entry t is after t steps of G.
 
     Args:
         mean: (steps + 1,) the mean of G's Gaussian; the data's is 0.

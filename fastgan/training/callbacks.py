@@ -55,10 +55,13 @@ class Callback:
         every: also end a chunk at each multiple of `every` iterations, so that `on_chunk` is called exactly
             there; 0: the engine decides, a few times a second.
         one_run: True where it keeps what belongs to one run: `train_population` refuses it.
+        reads_networks: False where `on_chunk` neither reads nor changes networks and optimisers: the CPU engine then
+            need not bring them up to date before it, nor read them again after it.
     """
 
     every: int = 0
     one_run: bool = False
+    reads_networks: bool = True
 
     def on_start(self, run: Run) -> None:
         """Before the first iteration; `run.step` is above 0 after a resume."""

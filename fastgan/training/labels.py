@@ -34,7 +34,7 @@ def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
 
 
 def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Minibatches, config: TrainConfig) -> None:
-    # It judges one sample at a time, by the logit of the paper's loss, and as it is.
+    # It sees one sample at a time, by the logit of the paper's loss, and as it is.
     for name, value, needed in (
         ("gan.classes", gan.classes, 0),
         ("config.pack", config.pack, 1),

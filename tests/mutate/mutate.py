@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from places import places  # noqa: E402
+
 TABLE = Path(__file__).with_name("faults.txt")
 SECONDS = 300  # a fault that takes the tests longer hangs them: noticed
 
@@ -81,13 +84,16 @@ def read_table() -> list[Fault]:
 
 
 def locate(text: str, old: str, file: str) -> tuple[int, int]:
-    """Where the part in « » of `old` is; blanks match any blanks."""
-    pattern = re.sub(r"(\\?\s)+", r"\\s+", re.escape(old))
-    pattern = pattern.replace("«", r"\s*(").replace("»", r")\s*") if "«" in old else f"({pattern})"
-    found = list(re.finditer(pattern, text))
+    """Where the part in « » of `old` is, or all of it; blanks and line breaks do not count."""
+    before, _, rest = old.partition("«") if "«" in old else ("", "", old)
+    inside, _, after = rest.partition("»")
+    found = places(text, before + inside + after)
     if len(found) != 1:
         raise SystemExit(f"{TABLE.name}: {len(found)} places in {file} have {old!r}")
-    return found[0].span(1)
+    first, last = found[0]
+    lead, length = len("".join(before.split())), len("".join(inside.split()))
+    at = [i for i in range(first, last) if not text[i].isspace()]
+    return at[lead], at[lead + length - 1] + 1
 
 
 def planted(text: str, faults: Sequence[Fault]) -> str:

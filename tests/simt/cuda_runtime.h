@@ -145,7 +145,7 @@ struct Runtime {
   cudaError_t inject = cudaSuccess, last = cudaSuccess;
   cudaStream_t stream = nullptr;  // the only one a launch may use
   int launches = 0;
-  int clusters = 1 << 30;  // that run at once; whoever launches clusters must have asked, and launch no more
+  int clusters = 1 << 30;  // that run at once; the caller must query it before it launches clusters, and launch no more
 };
 extern Runtime runtime;
 cudaError_t report(cudaError_t status);

@@ -40,7 +40,7 @@ class CpuEngine:
             raise plan.UnsupportedByEngine("config.precision is 'tf32', which is for CUDA")
         if config.precision == "bf16" and not kernels.native.multiplies_bf16():
             raise plan.UnsupportedByEngine(
-                "config.precision is 'bf16', which this processor does not multiply (AVX512-BF16)"
+                "config.precision is 'bf16', which this processor does not multiply (AMX or AVX512-BF16)"
             )
         self.state = HostState(gan, rows, config)
         self.state.compiled()
@@ -54,6 +54,19 @@ class CpuEngine:
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """For reading and writing between two calls."""
         return self.state.optimizers
+
+    @property
+    def details(self) -> str:
+        """What multiplies where precision is "bf16"; fp32's products do where they are faster, as in small networks."""
+        if self.state.config.precision != "bf16":
+            return ""
+        g, d = self.state.compiled().products()
+        faster = ", where fp32 is faster" if "fp32" in (g, d) else ""
+        return f"; products of G by {g}, of D by {d}{faster}"
+
+    def write_back(self) -> None:
+        """Bring parameters, optimiser states and the moving average up to date; the next call reads them."""
+        self.state.write_back()
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count (from 0) on all threads and returns their metrics."""

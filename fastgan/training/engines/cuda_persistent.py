@@ -93,6 +93,9 @@ class PersistentEngine:
         """For reading and writing between two calls."""
         return self.state.optimizers
 
+    def write_back(self) -> None:
+        """Nothing: an iteration changes parameters and states in place."""
+
     @property
     def details(self) -> str:
         """How this engine multiplies and where its matrices are; in a population a GAN may get fewer blocks."""

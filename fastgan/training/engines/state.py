@@ -39,6 +39,7 @@ class HostState:
         if data is None:
             raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
+        self.labels = rows.labels_in_memory(gan.device) if gan.classes else None
         self.torch_optimizers = {  # whose own step counts may be out of date
             name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
             for name, description in self.descriptions.items()
@@ -47,6 +48,7 @@ class HostState:
         self.changes: ChangeDetector | None = None
         self._made: dict[str, int] = {}  # updates of each optimiser whose own step counts are not up to date
         self._buffers: list[tuple[Tensor, Tensor]] = []  # of the moving average, and what each takes over
+        self._kept: list[Tensor] = []  # the memory of the plan's addresses, whatever becomes of the modules
         self._compiled: kernels.native.CompiledPlan | None = None
 
     @property
@@ -57,12 +59,18 @@ class HostState:
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls: step counts are up to date, and the next call reads them."""
+        """For reading and writing between two calls: all is up to date, and the next call reads it."""
+        self.write_back()
         for name, made in self._made.items():
             for step in self._steps(name):
                 step.fill_(made)
         self._made.clear()
         return self.torch_optimizers
+
+    def write_back(self) -> None:
+        """Bring the networks, states and average up to date, where the CPU engine keeps them in blocks."""
+        if self._compiled is not None:
+            self._compiled.write_back(torch.get_num_threads())
 
     def compiled(self) -> kernels.native.CompiledPlan:
         """The core's plan. Modes, parameters and their places may have changed since the last call.
@@ -79,9 +87,13 @@ class HostState:
         """Describe the plan again if something has changed since; returns whether the description differs."""
         if self.changes is not None and self.changes.is_current():
             return False
+        self.write_back()  # to the tensors of the old plan, which `_kept` keeps
         before = self.description
-        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data)
+        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data, self.labels)
         self.changes = ChangeDetector(self.gan, self.torch_optimizers, self.data)
+        entries = (state for optimizer in self.torch_optimizers.values() for state in optimizer.state.values())
+        states = (value for entry in entries for value in entry.values() if isinstance(value, Tensor))
+        self._kept = [tensor.detach() for tensor in (*self.gan.parameters(), *self.gan.buffers(), *states)]
         self._buffers = [] if self.config.ema_decay is None else self.gan.ema_buffers()
         return self.description != before
 

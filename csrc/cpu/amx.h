@@ -1,0 +1,84 @@
+// Products of bfloat16 on AMX tiles: both factors rounded, sums in float. Weights are kept rounded twice, for the forward
+// and the backward pass, in blocks of 16 rows by 32 along the depth; the optimiser writes both copies as each tile of a
+// gradient leaves it (update.h), so no product rounds weights.
+//
+// The same products run on a stand-in of the tile instructions (tiles.h), bit for bit, for tests on other processors.
+#pragma once
+#include <memory>
+
+#include "../plan.h"
+#include "blocked.h"
+
+#if defined(__AVX512F__)
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+using Bf16 = uint16_t;
+constexpr int64_t kTileEdge = 32;    // of C: 2 x 2 tiles of 16 x 16
+constexpr int64_t kTileBlock = 512;  // of bf16 in a block of a rounded copy: 16 rows of 32
+
+inline int64_t tile_blocks(int64_t count) { return (count + kTileEdge - 1) / kTileEdge; }
+// Elements of one rounded copy; both orientations have as many.
+inline int64_t rounded_size(int64_t outputs, int64_t inputs) { return 2 * tile_blocks(outputs) * tile_blocks(inputs) * kTileBlock; }
+
+// A reference to a function, without an allocation.
+template <class Signature>
+class FunctionRef;
+template <class... Arguments>
+class FunctionRef<void(Arguments...)> {
+ public:
+  template <class Function>
+  FunctionRef(Function& f)
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
+        call_([](void* object, Arguments... arguments) { (*static_cast<Function*>(object))(arguments...); }) {}
+  void operator()(Arguments... arguments) const { call_(object_, arguments...); }
+
+ private:
+  void* object_;
+  void (*call_)(void*, Arguments...);
+};
+
+// A thread calls begin() before its first product and end() after its last: the tiles' shapes are part of its state.
+struct AmxProducts {
+  bool software;
+  void begin() const;
+  void end() const;
+
+  // As multiply_rows() for all n rows; `a` is a rounded copy.
+  void multiply(int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c, ColumnRange range,
+                const Mapped<float>& after) const;
+
+  // As multiply_gradient(), in tiles of up to 32 rows.
+  void gradient(int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first, int64_t last,
+                FunctionRef<void(Ahead&, int64_t column, int columns, int64_t row, int rows)> needs,
+                FunctionRef<void(int64_t column, int columns, int64_t row, int rows, const float* tile)> apply) const;
+
+  // Rounds up to 32 x 32 elements of a blocked weight, from output `row` and input `column` on, into both copies.
+  void round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded, Bf16* transposed) const;
+  void round_weight(const BlockedWeight<float>& weight, Bf16* rounded, Bf16* transposed, int rank = 0, int size = 1) const {
+    for (int64_t row = 0, i = 0; row < weight.outputs; row += kTileEdge)
+      for (int64_t column = 0; column < weight.inputs; column += kTileEdge, ++i)
+        if (i % size == rank) round_weight(weight, row, column, rounded, transposed);
+  }
+};
+
+inline bool uses_amx(const NetworkPlan& plan) { return plan.products == Products::amx || plan.products == Products::amx_software; }
+inline AmxProducts amx_of(const NetworkPlan& plan) { return {plan.products == Products::amx_software}; }
+
+// One instruction of each kind on given tiles, for tests: c += a b by TDPBF16PS, and 32 floats rounded.
+void tile_dot(bool software, float* c, const Bf16* a, const Bf16* b);
+void tile_round(bool software, const float* in, Bf16* out);
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan
+
+#else
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+inline bool uses_amx(const NetworkPlan&) { return false; }
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan
+
+#endif

@@ -1,0 +1,115 @@
+// Weights of both networks in blocks (BlockedWeight) while a run lasts, with the optimisers' state and the moving average.
+//
+// They are read from the plan's addresses at the first call of a run, and written back where Python is about to look: at a
+// checkpoint, before a callback, at the end. Between two chunks nothing is converted.
+#pragma once
+#include <vector>
+
+#include "../train.h"
+#include "amx.h"
+#include "parallel.h"
+#include "products.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+// A plan whose weights are in a workspace. A weight of at most kBlockRows inputs has one layout and stays where it is.
+template <class T>
+class BlockedPlan {
+ public:
+  BlockedPlan(const TrainPlan& plan, Workspace& workspace, int threads) : plan_(plan), workspace_(workspace), threads_(threads) {
+    int64_t total = 0;
+    for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator}) {
+      player->network.blocked_weights = true;
+      player->network.products = choose_products(player->network, sizeof(T) == 4);
+      for (size_t i = 0; i < player->parameters.size(); ++i) {
+        const LayerPlan& l = player->network.layers[i];
+#if defined(__AVX512F__)
+        if (uses_amx(player->network))
+          for (void** copy : {&player->parameters[i].rounded, &player->parameters[i].rounded_transposed}) {
+            copies_.push_back({copy, total});
+            total += rounded_size(l.outputs * l.pieces, l.inputs) / 2 + kApart;
+          }
+#endif
+        if (l.inputs <= kBlockRows<T>) continue;
+        ParameterPlan& weight = player->parameters[i].weight;
+        for (void** address : {&weight.value, &weight.state0, &weight.state1, &weight.ema}) {
+          if (!*address) continue;
+          moved_.push_back({static_cast<T*>(*address), address, total, l.outputs * l.pieces, l.inputs});
+          total += padded(l.outputs * l.pieces * l.inputs) + kApart;
+        }
+      }
+    }
+    T* memory = static_cast<T*>(workspace.weights.reserve(size_t(total) * sizeof(T)));
+    for (const Moved& m : moved_) *m.address = memory + m.offset;
+    for (const auto& [address, offset] : copies_) *address = memory + offset;
+  }
+  BlockedPlan(const BlockedPlan&) = delete;  // it has addresses of its own members
+
+  const TrainPlan& plan() const { return plan_; }
+
+  // A thread's part of the rounded copies of a player's weights.
+  static void round([[maybe_unused]] const PlayerPlan& player, [[maybe_unused]] int rank, [[maybe_unused]] int size) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      for (size_t i = 0; i < player.parameters.size(); ++i) {
+        const LayerPlan& l = player.network.layers[i];
+        const LayerParameters& p = player.parameters[i];
+        amx_of(player.network)
+            .round_weight({static_cast<const T*>(p.weight.value), l.outputs * l.pieces, l.inputs},
+                          static_cast<Bf16*>(p.rounded), static_cast<Bf16*>(p.rounded_transposed), rank, size);
+      }
+#endif
+  }
+
+  void read() const {
+    if (workspace_.holds_weights) return;
+    each_row([](T* row, T* block, int64_t count) { std::copy_n(row, count, block); });
+    for (const PlayerPlan* player : {&plan_.generator, &plan_.discriminator})
+      if (uses_amx(player->network))
+        parallel_for(threads_, threads_, [&](int64_t rank) { round(*player, int(rank), threads_); });
+    workspace_.holds_weights = true;
+  }
+
+  void write_back() const {
+    each_row([](T* row, T* block, int64_t count) { std::copy_n(block, count, row); });
+    workspace_.holds_weights = false;
+  }
+
+ private:
+  static constexpr int64_t kApart = 1040;  // so that a weight and its state do not map to the same cache sets
+
+  struct Moved {
+    T* rows;  // (outputs, inputs), where the plan has it
+    void** address;
+    int64_t offset, outputs, inputs;
+  };
+
+  // copy(inputs of a row, the same in their block, how many), for all rows and blocks.
+  template <class Copy>
+  void each_row(Copy&& copy) const {
+    constexpr int64_t some = 64;  // rows of a task
+    std::vector<std::pair<const Moved*, int64_t>> tasks;
+    for (const Moved& m : moved_)
+      for (int64_t row = 0; row < m.outputs; row += some) tasks.emplace_back(&m, row);
+    parallel_for(threads_, int64_t(tasks.size()), [&](int64_t task) {
+      const auto& [m, first] = tasks[size_t(task)];
+      T* data = static_cast<T*>(*m->address);
+      const BlockedWeight<T> blocked{data, m->outputs, m->inputs};
+      for (int64_t row = first; row < std::min(first + some, m->outputs); ++row)
+        for (int64_t column = 0; column < m->inputs; column += kBlockRows<T>) {
+          const int64_t width = blocked.width(column);
+          copy(m->rows + row * m->inputs + column, data + column * m->outputs + row * width, width);
+        }
+    });
+  }
+
+  TrainPlan plan_;
+  Workspace& workspace_;
+  const int threads_;
+  std::vector<Moved> moved_;
+  std::vector<std::pair<void**, int64_t>> copies_;  // the rounded ones: the address to set, the offset
+};
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan

@@ -1,0 +1,78 @@
+"""The command line: fastgan train, sample, export, evaluate, compare, plot, reproduce, bench, info and completion.
+
+Whatever a user can get wrong ends in exit code 2 and one line on stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+from fastgan import _interrupt
+from fastgan.apps.cli import bench, compare, completion, evaluate, export, info, plot, reproduce, sample, train
+from fastgan.apps.cli.arguments import Parser, explain
+
+_EXAMPLES = """\
+examples:
+  fastgan train digits                             learn handwritten digits
+  fastgan train table.csv --out runs/mine          the same for your own numbers
+  fastgan sample runs/digits-1 --n 9 --out x.npy   draw from the generator
+  fastgan export runs/digits-1 --out generator.pt  a generator without fastgan
+  fastgan evaluate runs/digits-1                   likelihood, modes, neighbours
+  fastgan compare ring                             a GAN beside three others
+  fastgan plot figure1                             the paper's figure 1, live
+  fastgan reproduce pacgan --trials 3 --steps 20000   a paper's table, again
+  fastgan bench --quick                            against PyTorch and JAX, here
+  fastgan info                                     what runs each operation here
+  source <(fastgan completion bash)                complete with the tab key
+"""
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(prog="fastgan", description="Train the GAN of Goodfellow et al. (2014).", epilog=_EXAMPLES)
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for command in (train, sample, export, evaluate, compare, plot, reproduce, bench, info, completion):
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` without the program's name, default those of the process.
+
+    Returns:
+        Exit code: 0; 1 where training itself broke down; 2 for a bad argument or file; 130 after Ctrl-C.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with _interrupt.once():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    command = "fastgan"
+    try:
+        arguments = parser().parse_args(argv)
+        if arguments.version:
+            from fastgan import __version__
+
+            print(f"fastgan {__version__}")
+            return 0
+        if arguments.command is None:
+            parser().print_help()
+            return 0
+        command = f"fastgan {arguments.command}"
+        return int(arguments.run(arguments))
+    except SystemExit as stop:  # argparse has said what there is to say
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        _interrupt.say(command)
+        return _interrupt.CODE
+    except FloatingPointError as error:
+        print(f"{command}: {explain(error)}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError, RuntimeError) as error:
+        print(f"{command}: {explain(error)}", file=sys.stderr)
+        return 2

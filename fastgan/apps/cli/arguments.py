@@ -1,0 +1,237 @@
+"""Flags: from the fields of a dataclass, with help from its docstring, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
+
+# whose messages begin "Owner: argument ...", where argument is also a flag
+_COLUMNS = 80  # of the narrowest terminal that help fits
+_OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population|reproduce)"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for an error and examples left as they are written."""
+
+    def __init__(self, *, description: str, **options: Any) -> None:
+        super().__init__(
+            description=textwrap.fill(description, _COLUMNS),
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
+        if match := re.match(r"COMMAND invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message += did_you_mean(match[1], re.findall(r"[\w-]+", match[2]))
+        print(f"{self.prog}: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; of a flag that there is not the one that was meant is named."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = commands_of(self).get(getattr(found, "command", None) or "", self)
+            flag = next((text for text in unknown if text.startswith("-")), "").partition("=")[0]
+            hint = did_you_mean(flag, command._option_string_actions) if flag else ""
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, Parser]:
+    """The parsers of its commands, by name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """A question to put behind an error: the word that is nearest to one that is not known, if any is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def explain(error: BaseException) -> str:
+    """An error in one line, with arguments named as flags."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(rf"^{_OWNERS}: (?:config\.)?([a-z_0-9]+) (?=must)", _as_flag, text)
+    return re.sub(r"^(?!checkpoint)[a-z_]+: (?=\S)", "", text)  # which function said it is no user's concern
+
+
+def _as_flag(match: re.Match[str]) -> str:
+    name = match[1]
+    return f"{name} " if name == "data" else f"--{name.replace('_', '-')} "
+
+
+class Deprecated(argparse.Action):
+    """A flag that has changed its name: it works, and says the new one."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        print(f"{parser.prog}: {option_string} is deprecated, use --{self.dest.replace('_', '-')}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def whole(text: str) -> int:
+    """An integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
+
+
+def natural(text: str) -> int:
+    """An integer of at least 1."""
+    if (value := whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def counting(text: str) -> int:
+    """An integer of at least 0."""
+    if (value := whole(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
+
+
+def number(text: str) -> float:
+    """A floating-point number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def decay(text: str) -> float:
+    """A number from 0 to below 1."""
+    if not 0.0 <= (value := number(text)) < 1.0:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 1), got {value}")
+    return value
+
+
+def wholes(text: str) -> list[int]:
+    """Integers, as 0:32 (from 0, below 32), as 1,5,9, or both."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            bounds = [int(bound) for bound in part.split(":")]
+            found += bounds if len(bounds) == 1 else range(*bounds)
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(f"must be as 0:32 or 1,5,9, got {text!r}") from None
+    if not found:
+        raise argparse.ArgumentTypeError(f"must hold at least one number, got {text!r}")
+    return found
+
+
+def grid_field(text: str) -> tuple[str, list[Any]]:
+    """A field and its values, as optimizer.lr=1e-4,2e-4."""
+    name, equals, values = text.partition("=")
+    if not (name and equals and values):
+        raise argparse.ArgumentTypeError(f"must be as optimizer.lr=1e-4,2e-4, got {text!r}")
+    return name, [_plain(value) for value in values.split(",")]
+
+
+def _plain(text: str) -> Any:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            pass
+    return None if text.lower() == "none" else text
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """Layer widths, as 256,256."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be integers joined by commas, got {text!r}") from None
+
+
+def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text.lower() == "none" else convert(text)
+
+
+_CONVERTERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (whole, "N"),
+    float: (number, "X"),
+    str: (str, "NAME"),
+    tuple[int, ...]: (widths, "N,N"),
+}
+
+
+def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
+    """A flag for each field of a dataclass whose type fits on a command line.
+
+    What is not given stays out of the namespace; "none" means None where the field allows it.
+    """
+    hints, helps = typing.get_type_hints(owner), field_help(owner)
+    for item in dataclasses.fields(owner):
+        hint, optional = hints[item.name], False
+        text = helps.get(item.name, "")
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            optional = type(None) in typing.get_args(hint)
+            parts = [part for part in typing.get_args(hint) if part in _CONVERTERS or _is_literal(part)]
+            hint = parts[0] if len(parts) == 1 else None
+        if _is_literal(hint):  # the dataclass checks it, in one sentence
+            choices = [value for value in typing.get_args(hint) if value is not None]
+            if any(f'"{value}"' not in text for value in choices):
+                text += f" One of {', '.join(choices)}."
+            hint = str
+        if hint not in _CONVERTERS or item.name in skip:
+            continue
+        convert, metavar = _CONVERTERS[hint]
+        if item.default is not dataclasses.MISSING:
+            text += f" ({_as_text(item.default)})"
+        group.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            type=_or_none(convert) if optional else convert,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=text.replace("%", "%%"),
+        )
+
+
+def _as_text(default: Any) -> str:
+    """As it would be written on a command line."""
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default).replace("None", "none")
+
+
+def _is_literal(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Literal
+
+
+def given(arguments: argparse.Namespace, owner: type) -> dict[str, Any]:
+    """The fields of a dataclass that were given on the command line."""
+    names = {item.name for item in dataclasses.fields(owner)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def field_help(owner: type) -> dict[str, str]:
+    """The sentence of each field in the Args section of a docstring."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    section = (owner.__doc__ or "").partition("Args:\n")[2]
+    for raw in section.splitlines():
+        indent = len(raw) - len(raw.lstrip())
+        if raw.strip() and indent <= 4:
+            break
+        if match := re.match(r" {8}([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", raw):
+            names = match[1].split(", ")
+            found |= dict.fromkeys(names, match[2].strip())
+        elif raw.strip():
+            found |= {name: f"{found[name]} {raw.strip()}" for name in names}
+    return found

@@ -1,0 +1,107 @@
+"""fastgan plot: the pictures of a run, and those of the theory."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgan.apps.cli import pictures, runs
+from fastgan.files import write_atomically
+from fastgan.training.history import as_columns, read_rows
+
+# name: what it shows
+_OF_THEORY = {
+    "losses": "G's three costs and their derivatives, numbers in a .csv",
+    "fits": "one Gaussian fitted to two by KL, reverse KL and JSD",
+    "figure1": "the paper's figure 1, trained now (some seconds)",
+    "ring_map": "noise, and where f(z) = z/10 + z/||z|| takes it",
+    "bilinear": "V = x y played in turns and at once",
+}
+_OF_A_RUN: dict[str, tuple[str, Callable[[runs.RunConfig, Path, Path], Path]]] = {
+    "interpolation": ("images: what lies between two samples, as the paper's figure 3", pictures.draw_interpolation),
+    "neighbours": ("images: samples and their nearest training images", pictures.draw_nearest),
+    "discriminator": ("one or two columns: D(x) beside the optimal D*(x)", pictures.draw_discriminator),
+    "animation": ("samples over the iterations of the run, a .gif", pictures.draw_animation),
+}
+_EXAMPLES = """\
+examples:
+  fastgan plot runs/digits-1                  its samples and curves again
+  fastgan plot losses --out costs.png
+  fastgan plot interpolation runs/digits-1
+  fastgan plot animation runs/ring-1 --out ring.gif
+"""
+
+
+def add(commands: Any) -> None:
+    """The command and its flags."""
+    shown = {**_OF_THEORY, **{name: text for name, (text, _) in _OF_A_RUN.items()}}
+    listed = "\n".join(f"  {name:<15} {text}" for name, text in shown.items())
+    command = commands.add_parser(
+        "plot",
+        help="draw the pictures of a run, or of the theory",
+        description="Draw the pictures of a run from its folder, or one picture by its name.",
+        epilog=f"pictures:\n{listed}\n\n{_EXAMPLES}",
+    )
+    command.add_argument("what", metavar="RUN_DIR|PICTURE", help="a run folder, or the name of a picture below")
+    command.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help=f"for {', '.join(_OF_A_RUN)}")
+    command.add_argument("--out", help="the picture (PICTURE.png; of a run, in its folder); of a RUN_DIR, a folder")
+    command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw, and say where."""
+    what, folder, out = arguments.what, arguments.run_dir, arguments.out
+    if what in _OF_A_RUN:
+        if folder is None:
+            raise ValueError(f"RUN_DIR must be given for the picture {what}, got none")
+        written = [_one_of_run(what, Path(folder), out, arguments.data)]
+    elif folder is not None:
+        raise ValueError(f"RUN_DIR must be given for {', '.join(_OF_A_RUN)} alone, got {folder!r} with {what!r}")
+    elif what in _OF_THEORY:
+        written = _of_theory(what, Path(out or f"{what}.png"))
+    else:
+        written = _all_of_run(what, out, arguments.data)
+    for path in written:
+        print(path)
+    return 0
+
+
+def _of_theory(name: str, path: Path) -> list[Path]:
+    from fastgan import plots
+
+    picture = getattr(plots, name)(path)
+    return [picture, _write_table(path.with_suffix(".csv"), plots.loss_table())] if name == "losses" else [picture]
+
+
+def _write_table(path: Path, table: dict[str, np.ndarray]) -> Path:
+    def lines() -> Iterator[bytes]:
+        yield (",".join(table) + "\n").encode()
+        for row in np.stack(list(table.values()), 1).tolist():
+            yield (",".join(map(repr, row)) + "\n").encode()
+
+    write_atomically(path, lines())
+    return path
+
+
+def _one_of_run(name: str, folder: Path, out: str | None, moved: str | None) -> Path:
+    suffix = "gif" if name == "animation" else "png"
+    path = folder / f"{name}.{suffix}" if out is None else Path(out)
+    return _OF_A_RUN[name][1](runs.read(folder, moved=moved), folder, path)
+
+
+def _all_of_run(what: str, out: str | None, moved: str | None) -> list[Path]:
+    folder = Path(what)
+    if not folder.is_dir():
+        names = ", ".join([*_OF_THEORY, *_OF_A_RUN])
+        raise FileNotFoundError(f"RUN_DIR must be a run folder, or a picture: {names}; got {what!r}")
+    config = runs.read(folder, moved=moved)
+    gan = runs.trained(folder, config)
+    history = as_columns(read_rows(folder / "history.csv", up_to=2**62))
+    target = folder if out is None else Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    return pictures.draw(config, gan, config.load_data(), history, target)

@@ -1,0 +1,243 @@
+"""fastgan train --seeds, --grid: a population in one run folder, and a table of what became of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgan.apps.cli.arguments import grid_field, wholes
+from fastgan.apps.cli.checks import read_object
+from fastgan.apps.cli.modes import modes_found
+from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
+from fastgan.data import Dataset
+from fastgan.files import write_atomically
+from fastgan.training import Callback, PopulationMember, PopulationResult, Run, train_population
+from fastgan.training.members import members
+from fastgan.training.population import mean_and_error
+from fastgan.training.progress import Display, population_progress
+from fastgan.training.ranks import ranks
+
+_TAIL = 500  # iterations that the table looks at
+
+
+@dataclass(frozen=True)
+class PopulationSpec:
+    """Which members a population has.
+
+    Args:
+        seeds: None: the config's own.
+        grid: values by field of the config.
+    """
+
+    seeds: list[int] | None
+    grid: dict[str, list[Any]]
+
+    def check(self) -> None:
+        """Raise unless there are seeds, or None, and lists of values."""
+        seeds, grid = self.seeds, self.grid
+        whole = isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+        if not (seeds is None or whole):
+            raise ValueError(f"seeds must be a list of integers, got {seeds!r}")
+        if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
+            raise ValueError(f"grid must have a list of values for each field, got {grid!r}")
+
+    def to_json(self) -> bytes:
+        return (json.dumps(dataclasses.asdict(self)) + "\n").encode()
+
+
+def add_flags(command: argparse.ArgumentParser) -> None:
+    """--seeds and --grid."""
+    group = command.add_argument_group("many GANs at once, each as if it were trained alone")
+    group.add_argument("--seeds", type=wholes, metavar="A:B", help="a GAN for each seed: A to B-1, or a list 1,5,9")
+    group.add_argument(
+        "--grid",
+        type=grid_field,
+        action="append",
+        metavar="FIELD=X,X",
+        help="and for each value of a TrainConfig field, as optimizer.lr=1e-4,2e-4; several are crossed",
+    )
+
+
+def asked(arguments: argparse.Namespace) -> PopulationSpec | None:
+    """The population that was asked for, or is resumed; None for a single GAN."""
+    grid = dict(arguments.grid or [])
+    if len(grid) < len(arguments.grid or []):
+        raise ValueError("--grid must name each field once, got one twice")
+    if arguments.seeds is not None and "seed" in arguments:
+        raise ValueError("--seed must not be given with --seeds")
+    path = Path(arguments.out or "") / POPULATION
+    if not arguments.resume:
+        return PopulationSpec(arguments.seeds, grid) if arguments.seeds is not None or grid else None
+    if not path.is_file():
+        if arguments.seeds is not None or grid:
+            raise ValueError(f"--seeds and --grid must resume a population, got {arguments.out} without {POPULATION}")
+        return None
+    try:
+        stored = PopulationSpec(**read_object(path))
+        stored.check()
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} must describe a population, got: {error}") from error
+    return PopulationSpec(arguments.seeds or stored.seeds, grid or stored.grid)
+
+
+def shared_folder(out: str | None, source: str) -> Folder:
+    """The new run folder, which the first rank makes for all."""
+    with ranks() as group:
+        made = group.gather(lambda: Folder.new(out, source) if group.rank == 0 else None)
+    assert made[0] is not None
+    return made[0] if group.rank == 0 else Folder(made[0].path)
+
+
+def run(
+    spec: PopulationSpec,
+    arguments: argparse.Namespace,
+    config: RunConfig,
+    dataset: Dataset,
+    folder: Folder,
+    threads: int,
+) -> int:
+    """Train, and on the first rank draw, and say what became of the members."""
+    with ranks() as group:
+        first = group.rank == 0
+        quiet = arguments.quiet or not first
+        bars: list[Display] = []
+        try:
+            here = members(config.train, spec.seeds, spec.grid)[group.rank :: group.size]
+            bars = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
+            result = train_population(
+                lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
+                config.training_rows(dataset),
+                config.train,
+                seeds=spec.seeds,
+                grid=spec.grid,
+                callbacks=[*bars, _KeepConfigs(config, spec)],
+                run_dir=folder.path,
+                resume=any(folder.path.glob("member-*/checkpoint/step-*.json")),
+                threads=threads,
+            )
+        except BaseException:
+            if first and not any(folder.path.glob("member-*")):
+                folder.discard()
+            raise
+        finally:
+            for bar in bars:
+                bar.close()
+    if first:
+        pictures = [] if arguments.no_pictures else _draw(config, result, folder.path)
+        if not quiet:
+            print("\n".join(_summary(config, dataset, result, folder.path, pictures)))
+    if result.interrupted:
+        return 130
+    return 1 if all(member.failed for member in result.members) else 0
+
+
+class _KeepConfigs(Callback):
+    """Writes the configs of the population and of each member once training has accepted everything."""
+
+    def __init__(self, config: RunConfig, spec: PopulationSpec) -> None:
+        self._config, self._spec, self._written = config, spec, False
+
+    def on_start(self, run: Run) -> None:
+        assert run.run_dir is not None
+        if not self._written:
+            write_atomically(run.run_dir.parent / "config.json", [self._config.to_json()])
+            write_atomically(run.run_dir.parent / POPULATION, [self._spec.to_json()])
+            self._written = True
+        own = dataclasses.replace(self._config, train=run.config)
+        write_atomically(run.run_dir / "config.json", [own.to_json()])
+
+
+# ---------------------------------------------------------------- what came of it
+
+
+def _draw(config: RunConfig, result: PopulationResult, path: Path) -> list[Path]:
+    from fastgan import plots
+
+    if not result.history["step"].size:
+        return []
+    assert isinstance(config.train.loss, str)  # no flag and no file gives functions
+    labels = [_label(point) or f"mean of {len(result.members)} GANs" for point in result.points]
+    try:
+        return [
+            plots.population_curves(
+                result.mean,
+                result.standard_error,
+                path / "losses.png",
+                labels=labels,
+                loss=config.train.loss,
+                real_label=config.train.real_label,
+            )
+        ]
+    except ImportError as error:  # the training is done and saved: a missing library must not spoil it
+        print(f"no pictures: {error}", file=sys.stderr)
+        return []
+
+
+def _summary(
+    config: RunConfig, dataset: Dataset, result: PopulationResult, path: Path, pictures: list[Path]
+) -> list[str]:
+    ended = [member for member in result.members if not (member.interrupted or member.failed)]
+    failed = sum(member.failed is not None for member in result.members)
+    lines = [
+        f"{'interrupted, saved' if result.interrupted else 'trained'} {config.source}: {len(ended)} of "
+        f"{len(result.members)} GANs done{f', {failed} failed' if failed else ''}, "
+        f"{result.steps_per_second:,.0f} iterations/s in all, engine {result.engine} ({result.engine_reason})",
+        *_table(config, dataset, result),
+    ]
+    if pictures:
+        lines.append("pictures: " + "  ".join(map(str, pictures)))
+    if result.interrupted:
+        lines.append(f"go on:    fastgan train --resume --out {path}")
+    lines.append(f"samples:  fastgan sample {path / 'member-0000'} --n 1000 --out samples.npy")
+    return lines
+
+
+def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> list[str]:
+    """A line for each grid point: means over its seeds, with their standard errors."""
+    measures: dict[str, Callable[[PopulationMember], float]] = {
+        "D(x)": lambda member: _tail(member, "d_real"),
+        "D(G(z))": lambda member: _tail(member, "d_fake"),
+    }
+    if dataset.centres is not None and dataset.std and (modes := len(dataset.centres)) > 1:
+        found = {id(member): modes_found(config, member.gan, dataset) for member in result.members if not member.failed}
+        covered = {number: math.nan if one is None else one.covered for number, one in found.items()}
+        near = {number: math.nan if one is None else 100 * one.high_quality for number, one in found.items()}
+        measures[f"modes of {modes}"] = lambda member: covered[id(member)]
+        measures["all modes"] = lambda member: covered[id(member)] == modes
+        measures["% near a mode"] = lambda member: near[id(member)]
+    rows = [["grid point" if len(result.points) > 1 else "", "GANs", *measures]]
+    for number, point in enumerate(result.points):
+        good = [member for member in result.members if member.point == number and not member.failed]
+        values = {name: np.array([measure(member) for member in good], float) for name, measure in measures.items()}
+        share = values.pop("all modes", None)
+        cells = {name: _plus_minus(column) for name, column in values.items()}
+        if share is not None:
+            cells["all modes"] = f"{int(share.sum())} of {len(good)}"
+        rows.append([_label(point), str(len(good)), *(cells[name] for name in measures)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _tail(member: PopulationMember, name: str) -> float:
+    values = member.history[name][-_TAIL:]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _plus_minus(values: np.ndarray) -> str:
+    mean, error = mean_and_error(values)
+    if not np.isfinite(mean):
+        return "-"
+    return f"{mean:.3g}" if not np.isfinite(error) else f"{mean:.3g} +- {error:.2g}"
+
+
+def _label(point: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in point.items())

@@ -1,0 +1,94 @@
+"""fastgan reproduce goodfellow2014: the Parzen table of the paper."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastgan.apps.cli.arguments import counting, natural
+from fastgan.apps.cli.train import step_threads
+from fastgan.apps.reproduce import goodfellow2014 as paper
+from fastgan.apps.reproduce import table
+from fastgan.models import GAN
+from fastgan.training.config import PRECISIONS
+from fastgan.training.progress import progress
+
+
+def add(papers: Any) -> None:
+    """The command and its flags."""
+    command = papers.add_parser(
+        "goodfellow2014",
+        help="Parzen-window log-likelihood (Goodfellow et al. 2014, table 1)",
+        description="Train at the settings of the paper's code, and measure 10,000 samples by a Parzen window whose "
+        "sigma the validation rows choose. Digits are built in; MNIST, the Toronto faces and CIFAR-10 are read from "
+        "your own files.",
+        epilog="examples:\n"
+        "  fastgan reproduce goodfellow2014                  digits, a minute\n"
+        "  fastgan reproduce goodfellow2014 --dataset mnist --data DIR   1.5 hours\n",
+    )
+    command.add_argument("--dataset", choices=paper.DATASETS, default="digits", help="what to learn (digits)")
+    command.add_argument("--data", type=Path, metavar="DIR", help="folder of your MNIST, TFD or CIFAR-10 files")
+    command.add_argument("--epochs", type=natural, metavar="N", help="of each stage (the recipe's)")
+    command.add_argument("--seed", type=counting, default=0, metavar="N", help="of weights, noise and order (0)")
+    command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the products (fp32)")
+    command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (one for the digits' small nets)")
+    command.add_argument("--out", type=Path, help="folder of the runs (reproduce/goodfellow2014-DATASET)")
+    command.add_argument("--resume", action="store_true", help="go on where the runs in --out are, or print again")
+    command.add_argument("--no-pictures", action="store_true", help="write tables only")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, measure, print and write."""
+    name = arguments.dataset
+    if (arguments.data is None) != (name == "digits"):
+        rule = f"the folder of {paper.FILES[name]}" if name in paper.FILES else "left out for digits"
+        raise ValueError(f"--data must be {rule}, got {arguments.data or 'none'}")
+    folder = arguments.out or Path("reproduce") / f"goodfellow2014-{name}"
+    if folder.is_dir() and any(folder.iterdir()) and not arguments.resume:
+        raise ValueError(f"--out must be new or empty, or be resumed with --resume, got {folder}")
+    split = paper.load(name, arguments.data)
+    epochs, seed, precision = arguments.epochs, arguments.seed, arguments.precision
+    for stage in paper.plan(name, split, folder, epochs=epochs, seed=seed, precision=precision):
+        bars = progress(stage.config.steps, quiet=arguments.quiet)
+        try:
+            with step_threads(arguments.threads, stage.gan, stage.config.batch_size):
+                result = stage.train(split, bars)
+        finally:
+            for bar in bars:
+                bar.close()
+        if result.interrupted:
+            print(f"interrupted, saved; go on by --resume --out {folder}")
+            return 130
+    found = paper.measure(stage.gan, split)
+    rows = paper.table(name, split, found)
+    print(f"{name}: {found}")
+    print("\n".join(table.lines(rows, [paper.COLUMN], verdict=epochs is None)))
+    print(f"trained {result.step:,} iterations, engine {result.engine} ({result.engine_reason})")
+    about = {"dataset": name, "iterations": result.step, "sigma": found.sigma, "samples": found.samples}
+    written = table.write(folder, rows, [paper.COLUMN], about)
+    if not arguments.no_pictures:
+        written += _draw(stage.gan, split, folder)
+    print("written:  " + "  ".join(map(str, written)))
+    return 0
+
+
+def _draw(gan: GAN, split: paper.Split, folder: Path) -> list[Path]:
+    from fastgan import plots
+
+    try:
+        picture = plots.image_grid(
+            gan.sample(64, seed=1, device="cpu"),
+            split.test[:64],
+            folder / "samples.png",
+            image_shape=split.image_shape,
+            value_range=paper.value_range(split),
+            ink=split.image_shape == (8, 8),
+        )
+    except ImportError as error:  # the figures stand without it
+        print(f"no picture: {error}", file=sys.stderr)
+        return []
+    return [picture]

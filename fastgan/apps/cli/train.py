@@ -1,0 +1,437 @@
+"""fastgan train: from the name of a data set, or a file, to a run folder with pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgan import data
+from fastgan.apps import presets
+from fastgan.apps.cli import config_file, labels, population, runs
+from fastgan.apps.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
+from fastgan.apps.cli.config_file import Settings
+from fastgan.apps.cli.modes import SAMPLES, modes_found
+from fastgan.apps.cli.pictures import draw
+from fastgan.apps.cli.runs import Folder, RunConfig, Trained
+from fastgan.apps.cli.snapshots import FRAMES, Snapshots
+from fastgan.data import Dataset, Standardizer
+from fastgan.files import write_atomically
+from fastgan.models import GAN
+from fastgan.training import Adam, Callback, Momentum, Run, TrainConfig, TrainResult, train
+from fastgan.training.config import DISCRIMINATOR_LOSS
+from fastgan.training.engines.eager import torch_threads
+from fastgan.training.optimizers import Optimizer
+from fastgan.training.plugins import Built
+from fastgan.training.progress import progress, readout
+from fastgan.training.ranks import ranks
+
+_TAIL = 500  # iterations that the summary's means are of
+_SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
+_EXAMPLES = """\
+examples:
+  fastgan train digits
+  fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
+  fastgan train ring --seeds 0:32 --grid k=1,2
+  fastgan train mnist --data DIR
+  fastgan train measurements.csv --width 256 --lr 5e-4
+  fastgan train ring --config fast.toml --json
+  fastgan train --config runs/ring/config.json --seed 2 --out runs/again
+  fastgan train digits --conditional    then fastgan sample RUN_DIR --labels 3
+  fastgan train --resume --out runs/ring --steps 20000
+"""
+
+
+def add(commands: Any) -> None:
+    """The command and its flags."""
+    command = commands.add_parser(
+        "train",
+        help="train a GAN on a data set or on your own file",
+        description="Train a GAN by Algorithm 1. The run folder gets config.json, history.csv, checkpoint/, "
+        "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from a preset, see config.json.",
+        epilog=_EXAMPLES,
+    )
+    owned = " or ".join(data.sources.USERS_OWN)
+    sources = f"{', '.join(data.sources.NAMES)}, {owned}, or a path: {data.files.FORMATS}"
+    command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
+    command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
+    command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
+    command.add_argument(
+        "--config", metavar="FILE", help="settings that flags change: .toml, or the config.json of a run to do again"
+    )
+    command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
+    command.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    command.add_argument("--json", action="store_true", help="print what came of it as JSON; progress is on stderr")
+    command.add_argument("--no-pictures", action="store_true", help="leave the pictures to fastgan plot")
+    command.add_argument(
+        "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
+    )
+    command.add_argument("--rows", type=natural, metavar="N", help="rows of data (all; 100,000 if synthetic)")
+    add_reading(command)
+    command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
+    command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
+    population.add_flags(command)
+    add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
+    _add_optimizer(command.add_argument_group("optimiser"))
+    networks = command.add_argument_group("networks")
+    networks.add_argument("--width", type=natural, metavar="N", help="width of every hidden layer of G and D")
+    networks.add_argument(
+        "--conditional",
+        action="store_true",
+        help="both networks see the label of each row too, and samples are asked for by it: p(x|label)",
+    )
+    add_fields(networks, presets.Networks, skip=("data_dim", "classes"))
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, draw, and say where everything is."""
+    config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
+    gan = config.build()
+    if (spec := population.asked(arguments)) is not None:
+        if arguments.json:
+            raise ValueError("--json must be used with one GAN, got --seeds or --grid")
+        threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
+        with step_threads(arguments.threads, gan, config.train.batch_size):
+            return population.run(spec, arguments, config, dataset, folder, threads)
+    with ranks() as group:
+        return _one(arguments, config, gan, dataset, folder, group.is_first)
+
+
+def _one(
+    arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, folder: Folder, first: bool
+) -> int:
+    """A single GAN; of several processes that train it the first one alone writes and prints."""
+    bars = progress(config.train.steps, quiet=arguments.quiet or not first)
+    try:
+        with step_threads(arguments.threads, gan, config.train.batch_size):
+            result = train(
+                gan,
+                config.training_rows(dataset),
+                config.train,
+                callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
+                run_dir=folder.path,
+                resume=folder.has_checkpoint(),
+            )
+    except BaseException:
+        folder.discard()
+        raise
+    finally:
+        for bar in bars:
+            bar.close()
+    if not first:
+        return 130 if result.interrupted else 0
+    pictures = [] if arguments.no_pictures else _draw(config, gan, dataset, result, folder.path)
+    if arguments.json:
+        print(json.dumps(_report(config, gan, dataset, result, folder.path, pictures), indent=1))
+    elif not arguments.quiet:
+        print("\n".join(_summary(config, gan, dataset, result, folder.path, pictures)))
+    return 130 if result.interrupted else 0
+
+
+def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.AbstractContextManager[None]:
+    """torch's threads during training.
+
+    A small step lasts about as long as handing work to a second thread, and far less than waiting for a thread whose
+    core is busy with other work.
+    """
+    small = sum(p.numel() for p in gan.parameters()) * batch_size < _SMALL
+    return torch_threads(asked or (1 if small else torch.get_num_threads()))
+
+
+class _KeepConfig(Callback):
+    """Writes config.json once training has accepted everything, and before its first iteration."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._bytes = config.to_json()
+
+    def on_start(self, run: Run) -> None:
+        assert run.run_dir is not None
+        write_atomically(run.run_dir / "config.json", [self._bytes])
+
+
+# ---------------------------------------------------------------- what to run
+
+
+def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
+    settings = Settings() if arguments.config is None else config_file.read(arguments.config, arguments)
+    if arguments.source is None:
+        raise ValueError("SOURCE must be given: a data set's name or a path")
+    seed = arguments.data_seed or 0
+    options = reading(arguments)
+    source = _path(arguments)
+    read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
+    dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
+    preset = presets.for_source(arguments.source, dataset)
+    preset = dataclasses.replace(
+        preset, train=settings.train_config(preset.train), networks=settings.network_fields(preset.networks)
+    )
+    dataset = dataset.double() if preset.standardize else dataset
+    networks = _networks(arguments, preset.networks)
+    if arguments.conditional:
+        assert isinstance(networks, presets.Networks)
+        networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
+    config = RunConfig(
+        source=source if source in data.sources.NAMES else runs.absolute(source),
+        n=arguments.rows,
+        data_seed=seed,
+        networks=networks,
+        train=_train_config(arguments, preset.train, len(dataset)),
+        columns=Standardizer.fit(dataset) if preset.standardize else None,
+        image_shape=dataset.image_shape,
+        value_range=dataset.value_range,
+        column_names=dataset.column_names,
+        fingerprint=None if source in data.sources.NAMES else runs.fingerprint(dataset),
+        read=options,
+    )
+    if config.train.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
+    _check_memory(config)
+    config.build()  # a bad size speaks up before a folder is made
+    population.asked(arguments)  # so do bad members
+    return config, dataset, population.shared_folder(arguments.out, arguments.source)
+
+
+def _path(arguments: argparse.Namespace) -> str:
+    """SOURCE, or where its files are: a run on mnist is a run on the user's folder."""
+    source: str = arguments.source or "no SOURCE"
+    if source in data.sources.USERS_OWN:
+        return str(data.mnist_files.locate(source, arguments.data))
+    if arguments.data is not None:
+        raise ValueError(f"--data must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
+    return source
+
+
+def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
+    """The stored config with what was given now; training refuses what would make it another run."""
+    if arguments.config is not None:
+        raise ValueError("--config must be left out with --resume: the run has a config.json, got it")
+    if arguments.out is None:
+        raise ValueError("--out must be given with --resume: the run folder to go on with")
+    folder = Path(arguments.out)
+    stored = runs.read(folder, of_many=True)
+    if stored.functions:
+        field = f"{stored.functions[0]} of {folder / 'config.json'}"
+        raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
+    source = _path(arguments) if arguments.source or arguments.data else None
+    if source is not None and not {source, stored.source} & set(data.sources.NAMES):
+        stored, source = stored.moved(source), None  # the same data, perhaps at another path
+    for flag, value, old in (
+        ("SOURCE", source, stored.source),
+        ("--rows", arguments.rows, stored.n),
+        ("--data-seed", arguments.data_seed, stored.data_seed),
+        ("--header", arguments.header, stored.read.get("header")),
+        ("--image-shape", arguments.image_shape, stored.read.get("image_shape")),
+        ("--background", arguments.background, stored.read.get("background")),
+        ("--conditional", arguments.conditional or None, stored.networks.classes > 0),
+        ("networks", _networks(arguments, stored.networks), stored.networks),
+    ):
+        if value is not None and value != old:
+            raise ValueError(f"{flag} must be {old} as in {folder / 'config.json'}, got {value}")
+    dataset = stored.load_data()
+    config = dataclasses.replace(stored, train=_train_config(arguments, stored.train, len(dataset)))
+    return config, dataset, Folder(folder)
+
+
+def _check_memory(config: RunConfig) -> None:
+    """Refuse networks that this machine cannot hold: it would be busy for minutes before it ran out.
+
+    Raises:
+        ValueError: they and what their optimisers keep take more than there is.
+    """
+    networks, pack = config.networks, config.train.pack
+    assert isinstance(networks, presets.Networks)
+    widths = (
+        [networks.latent_dim + networks.classes, *networks.generator_hidden, networks.data_dim],
+        [(networks.data_dim + networks.classes) * pack, *networks.discriminator_hidden, 1],
+    )
+    weights = sum((wide + 1) * after for sizes in widths for wide, after in itertools.pairwise(sizes))
+    needed, there = 4 * 4 * weights, _memory()  # float32: weights, gradients, two moments
+    if needed > there:
+        got = f"{networks.data_dim:,} columns and {weights:,} weights: {needed >> 30:,} GB of {there >> 30:,}"
+        raise ValueError(f"--width must be so small that the networks fit into memory, got {got}")
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        return 1 << 62
+def add_reading(command: Any) -> None:
+    """The flags that say how a file is read."""
+    command.add_argument(
+        "--header",
+        action=argparse.BooleanOptionalAction,
+        help="row 1 of a text table holds names, or does not (found out)",
+    )
+    command.add_argument(
+        "--image-shape", type=widths, metavar="H,W", help="of images that a file holds as rows of numbers"
+    )
+    command.add_argument("--background", metavar="COLOUR", help="under transparent pixels of image files (white)")
+
+
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was given of them."""
+    values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
+    options = {name: value for name, value in values.items() if value is not None}
+    if options and arguments.source in (*data.sources.NAMES, *data.sources.USERS_OWN):
+        flag = next(iter(options)).replace("_", "-")
+        raise ValueError(f"--{flag} must be used with a file, got {arguments.source}")
+    if len(options.get("image_shape", (1, 1))) != 2:
+        raise ValueError(f"--image-shape must be height,width, got {','.join(map(str, options['image_shape']))}")
+    return options
+
+
+def load(source: str, n: int | None, seed: int, options: dict[str, Any], *, quiet: bool) -> Dataset:
+    """The data; what was left out of a file is said in one line each."""
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always", data.DataWarning)
+        dataset = data.load(source, n=n, seed=seed, **options)
+    for remark in remarks:
+        if not issubclass(remark.category, data.DataWarning):
+            warnings.warn_explicit(remark.message, remark.category, remark.filename, remark.lineno)
+        elif not quiet:
+            print(f"note: {explain(remark.message)}", file=sys.stderr)  # type: ignore[arg-type]
+    return dataset
+
+
+def _networks(arguments: argparse.Namespace, base: presets.Networks | Trained) -> presets.Networks | Trained:
+    changes = given(arguments, presets.Networks)
+    if isinstance(base, Trained):
+        if changes or arguments.width is not None:
+            raise ValueError(f"networks must be as the checkpoint of {base.folder} has them, got flags for others")
+        return base
+    if arguments.width is not None:
+        for name in ("generator_hidden", "discriminator_hidden"):
+            changes.setdefault(name, (arguments.width,) * len(getattr(base, name)))
+    return dataclasses.replace(base, **changes)
+
+
+def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -> TrainConfig:
+    changes = given(arguments, TrainConfig)
+    if DISCRIMINATOR_LOSS.get(changes.get("loss", base.loss), "gan") != "gan":
+        changes.setdefault("real_label", 1.0)  # smoothing, which a preset may have, belongs to the paper's loss
+    config = dataclasses.replace(base, **{**changes, **_optimizers(arguments, base)})
+    if config.batch_size > rows:
+        raise ValueError(f"--batch-size must be at most the {rows} rows of the data, got {config.batch_size}")
+    if config.device is not None:
+        runs.usable_device(config.device)
+    return config
+
+
+def _add_optimizer(group: Any) -> None:
+    # Not "optimizer": that is a field of TrainConfig, and holds more than a name.
+    group.add_argument("--optimizer", dest="optimizer_kind", choices=("adam", "momentum"), help="of both networks")
+    for flag, kind, text in (
+        ("--lr", number, "learning rate"),
+        ("--generator-lr", number, "of G alone"),
+        ("--discriminator-lr", number, "of D alone"),
+        ("--beta1", decay, "Adam's decay of the first moment"),
+        ("--beta2", decay, "Adam's decay of the second moment"),
+        ("--momentum", number, "of momentum SGD"),
+    ):
+        group.add_argument(flag, type=kind, metavar="X", help=text)
+
+
+def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Optimizer | None]:
+    """The preset's optimisers with the flags applied; D's is the common one where G's differs."""
+    generator = _optimizer(arguments, base.optimizer_of_generator, arguments.generator_lr)
+    discriminator = _optimizer(arguments, base.optimizer_of_discriminator, arguments.discriminator_lr)
+    return {
+        "optimizer": discriminator,
+        "generator_optimizer": None if generator == discriminator else generator,
+        "discriminator_optimizer": None,
+    }
+
+
+def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_rate: float | None) -> Optimizer:
+    if isinstance(optimizer, Built):
+        raise ValueError("config.json's optimizer must be Adam or Momentum here; continue such a run by fastgan.train")
+    if arguments.optimizer_kind == "momentum" and not isinstance(optimizer, Momentum):
+        optimizer = Momentum(0.1)
+    if arguments.optimizer_kind == "adam" and not isinstance(optimizer, Adam):
+        optimizer = Adam()
+    rate = own_rate if own_rate is not None else arguments.lr
+    if rate is not None:
+        optimizer = dataclasses.replace(optimizer, lr=rate)
+    betas = (arguments.beta1, arguments.beta2)
+    if isinstance(optimizer, Adam):
+        if arguments.momentum is not None:
+            raise ValueError("--momentum must come with --optimizer momentum, got it with Adam")
+        pairs = zip(betas, optimizer.betas, strict=True)
+        first, second = (old if new is None else new for new, old in pairs)
+        return dataclasses.replace(optimizer, betas=(first, second))
+    if betas != (None, None):
+        raise ValueError("--beta1 and --beta2 must come with --optimizer adam, got them with momentum")
+    if arguments.momentum is not None:
+        return dataclasses.replace(optimizer, momentum=arguments.momentum)
+    return optimizer
+
+
+# ---------------------------------------------------------------- what came of it
+
+
+def _draw(config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, path: Path) -> list[Path]:
+    try:
+        return draw(config, gan, dataset, result.history, path)
+    except ImportError as error:  # the training is done and saved: a missing library must not spoil it
+        print(f"no pictures: {error}", file=sys.stderr)
+        return []
+
+
+def _report(
+    config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, path: Path, pictures: list[Path]
+) -> dict[str, Any]:
+    """`_summary` for a program; the means are null where they are not finite."""
+    tail = {name: float(values[-_TAIL:].mean()) for name, values in result.history.items() if len(values)}
+    found = modes_found(config, gan, dataset)
+    modes = None if found is None else {"covered": found.covered, "of": found.modes, "near": found.high_quality}
+    return {
+        "run_dir": str(path),
+        "source": config.source,
+        "step": result.step,
+        "interrupted": result.interrupted,
+        "steps_per_second": result.steps_per_second,
+        "engine": result.engine,
+        "engine_reason": result.engine_reason,
+        "means": {name: value if math.isfinite(value) else None for name, value in tail.items() if name != "step"},
+        "modes": modes,
+        "pictures": [str(picture) for picture in pictures],
+    }
+
+
+def _summary(
+    config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, path: Path, pictures: list[Path]
+) -> list[str]:
+    state = "interrupted, saved" if result.interrupted else "trained"
+    lines = [
+        f"{state} {config.source}: iteration {result.step:,}, {result.steps_per_second:,.0f} iterations/s, "
+        f"engine {result.engine} ({result.engine_reason})"
+    ]
+    if len(result.history["step"]):
+        tail = {name: values[-_TAIL:] for name, values in result.history.items()}
+        lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
+    if (found := modes_found(config, gan, dataset)) is not None:
+        lines.append(
+            f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of {SAMPLES:,} samples "
+            "lie within 3 standard deviations of a mode"
+        )
+    if pictures:
+        lines.append("pictures: " + "  ".join(map(str, pictures)))
+    if result.interrupted:
+        lines.append(f"go on:    fastgan train --resume --out {path}")
+    lines.append(f"measure:  fastgan evaluate {path}")
+    of_a_label = " --labels 0" if config.networks.classes else ""
+    lines.append(f"samples:  fastgan sample {path}{of_a_label} --n 1000 --out samples.npy")
+    return lines

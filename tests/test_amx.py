@@ -1,0 +1,274 @@
+"""bf16 products on AMX tiles: the stand-in of the instructions and the engine on it, and on AMX where there is any."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_fused import ROWS_OF_TABLE, STEPS, RoundedLinear, config_of, distance, of_linears, run
+
+from fastgan import TrainConfig, backend, train
+from fastgan.training import Callback, Momentum
+
+native = backend.native
+SOFTWARE, AMX, DOT = "AMX in software", "AMX", "AVX512-BF16"
+
+
+def has(products: str) -> bool:
+    if native is None:
+        return False
+    try:
+        native.force_products(products)
+    except ValueError:
+        return False
+    native.force_products("")
+    return True
+
+
+pytestmark = pytest.mark.skipif(not has(SOFTWARE), reason="the build for this processor has no AVX-512")
+needs_amx = pytest.mark.skipif(not has(AMX), reason=f"no AMX: {native and native.bf16_products()['amx']}")
+needs_dot = pytest.mark.skipif(not has(DOT), reason="the processor has no AVX512-BF16")
+
+
+@contextlib.contextmanager
+def products(name: str, team: int = 0) -> Iterator[None]:
+    native.force_products(name)
+    native.force_team(team)
+    try:
+        yield
+    finally:
+        native.force_products("")
+        native.force_team(0)
+
+
+# ---------------------------------------------------------------- single instructions
+
+
+def some_floats(count: int, seed: int) -> np.ndarray:
+    """Of many sizes, with subnormal numbers and zeros of both signs."""
+    generator = np.random.default_rng(seed)
+    values = generator.standard_normal(count) * 2.0 ** generator.integers(-75, 30, count)
+    special = [0.0, -0.0, 1e-40, -1e-39, 1.17549435e-38, 3e-23, -2e-20, 1e-41, 1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-9]
+    values[:: max(1, count // 40)][: len(special)] = special[: len(values[:: max(1, count // 40)])]
+    return values.astype(np.float32)
+
+
+def rounded(values: np.ndarray, software: bool = True) -> np.ndarray:
+    out = np.empty(values.shape, np.uint16)
+    for start in range(0, values.size, 32):
+        at = values.ravel()[start:].ctypes.data, out.ravel()[start:].ctypes.data
+        native.tile_round(software, *at)
+    return out
+
+
+def test_rounding_is_to_nearest_even_without_subnormal_numbers() -> None:
+    values = some_floats(4096, 1)
+    values[:5] = np.inf, -np.inf, np.nan, -np.nan, 3.4e38
+    usual = torch.from_numpy(values).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    tiny = (values.view(np.uint32) & 0x7F800000) == 0
+    got = rounded(values)
+    same = ~tiny & ~np.isnan(values)
+    assert (got[same] == usual[same]).all() and tiny.sum() > 3
+    assert (got[tiny] == (np.signbit(values[tiny]).astype(np.uint16) << 15)).all()
+    assert [hex(x) for x in got[:4]] == ["0x7f80", "0xff80", "0x7fc0", "0xffc0"] and got[4] == 0x7F80
+
+
+@needs_dot
+def test_rounding_equals_the_processors() -> None:
+    bits = np.random.default_rng(3).integers(0, 2**32, 1 << 16, dtype=np.uint32)
+    bits[: 1 << 12] &= 0x807FFFFF  # subnormal
+    bits[1 << 12 : 1 << 13] |= 0x7F800000  # NaN
+    assert (rounded(bits.view(np.float32)) == rounded(bits.view(np.float32), software=False)).all()
+
+
+def as_float(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_float32(exact: Fraction) -> Fraction:
+    """Rounded to nearest even; subnormal results become zero."""
+    if exact == 0:
+        return exact
+    size, exponent = abs(exact), 0
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    exponent -= size < Fraction(2) ** exponent
+    unit = Fraction(2) ** (exponent - 23)
+    result = round(size / unit) * unit
+    return (result if exact > 0 else -result) if result >= Fraction(2) ** -126 else Fraction(0)
+
+
+def flushed(value: np.float32) -> Fraction:
+    return Fraction(float(value)) if abs(value) >= 2.0**-126 else Fraction(0)
+
+
+def dot_in_fractions(c: np.ndarray, a: np.ndarray, b: np.ndarray, rows: int) -> np.ndarray:
+    """TDPBF16PS by its description: a (16, 32), b in pairs (16, 32), in exact arithmetic between the roundings."""
+    out = np.zeros((rows, 16), np.float32)
+    for m in range(rows):
+        for n in range(16):
+            even = odd = Fraction(0)
+            for k in range(16):
+                even = to_float32(even + flushed(a[m, 2 * k]) * flushed(b[k, 2 * n]))
+                odd = to_float32(odd + flushed(a[m, 2 * k + 1]) * flushed(b[k, 2 * n + 1]))
+            out[m, n] = float(to_float32(flushed(c[m, n]) + to_float32(even + odd)))
+    return out
+
+
+def dot(software: bool, c: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out = c.copy()
+    native.tile_dot(software, out.ctypes.data, a.ctypes.data, b.ctypes.data)
+    return out
+
+
+def factors(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    a, b = (rounded(some_floats(512, seed + i)).reshape(16, 32) for i in range(2))
+    a[3, :4], b[2, :3] = (0x0001, 0x8003, 0x0080, 0x1F80), (0x1F80, 0x0080, 0x0040)  # subnormal factors and products
+    return some_floats(256, seed + 2).reshape(16, 16), a, b
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_stand_in_computes_what_the_instructions_description_says(seed: int) -> None:
+    c, a, b = factors(seed)
+    expected = dot_in_fractions(c, as_float(a), as_float(b), 5)
+    assert (dot(True, c, a, b)[:5] == expected).all()
+    plain = c + as_float(a)[:, 0::2] @ as_float(b)[:, 0::2] + as_float(a)[:, 1::2] @ as_float(b)[:, 1::2]
+    assert (plain[:5] != expected).any(), "the order of the sums shows"
+
+
+def test_infinities_and_nan_come_out() -> None:
+    c, a, b = factors(7)
+    a[0, 0], a[1, 0], b[0, :2] = 0x7F80, 0x7FC0, 0x3F80
+    found = dot(True, c, a, b)
+    assert np.isinf(found[0, 0]) and np.isnan(found[1, 0]) and np.isfinite(found[2]).all()
+
+
+@needs_amx
+@pytest.mark.parametrize("seed", range(20))
+def test_the_instruction_equals_its_stand_in(seed: int) -> None:
+    c, a, b = factors(seed)
+    assert dot(False, c, a, b).tobytes() == dot(True, c, a, b).tobytes()
+
+
+# ---------------------------------------------------------------- the engine
+
+SHAPES = [(24, 2, 20), (130, 70, 100), (17, 5, 1), (64, 33, 133), (40, 48, 17)]
+
+
+@pytest.mark.parametrize(("width", "features", "batch"), SHAPES)
+def test_it_rounds_the_factors_of_products_and_nothing_else(width: int, features: int, batch: int) -> None:
+    data = torch.randn(300, features, generator=torch.Generator().manual_seed(2))
+    found = {}
+    for name, linear, engine, precision in (
+        ("oracle", RoundedLinear, "eager", "fp32"),
+        ("amx", torch.nn.Linear, "fused", "bf16"),
+        ("fp32", torch.nn.Linear, "fused", "fp32"),
+    ):
+        torch.manual_seed(1)
+        found[name] = of_linears(linear, width, features)
+        config = TrainConfig(4, batch, optimizer=Momentum(0.05, momentum=0.5), engine=engine, precision=precision)
+        with products(SOFTWARE):
+            train(found[name], data, config)
+    assert distance(found["oracle"], found["amx"]) < 0.1 * distance(found["oracle"], found["fp32"])
+
+
+FEATURES = (
+    "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide, wgan-gp", "pack 2, relativistic", "dropout",
+    "r1 sigmoid", "max norm, simultaneous", "max norm, frozen parameters", "moving average", "a layer of no width",
+    "batch normalisation, skip, average", "one row a batch", "a batch of blocks and a rest",
+)  # fmt: skip
+
+
+@needs_dot
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_equals_the_products_of_avx512_bf16(name: str) -> None:
+    """Factors are rounded alike; sums are taken in another order, and may round a later factor to its neighbour."""
+    row, found = ROWS_OF_TABLE[name], {}
+    config = {"steps": 4, "precision": "bf16", "optimizer": Momentum(0.01, momentum=0.5)}
+    for kind in (SOFTWARE, DOT, "fp32"):
+        with products(kind):
+            found[kind] = run(row, torch.float32, "fused", **config)[0]
+    assert distance(found[SOFTWARE], found[DOT]) < 0.3 * distance(found[SOFTWARE], found["fp32"])
+
+
+@pytest.mark.parametrize("name", ["wide", "wgan-gp maxout", "batch normalisation, skip, average", "moving average"])
+def test_bits_depend_neither_on_threads_nor_on_resuming(name: str, tmp_path: Path) -> None:
+    row, states = ROWS_OF_TABLE[name], []
+    for team in (1, 2, 3, 8):
+        with products(SOFTWARE, team):
+            states.append(run(row, torch.float32, "fused", steps=STEPS, precision="bf16")[0].state_dict())
+    with products(SOFTWARE):
+        torch.manual_seed(1)
+        gan = row.make(torch.float32)
+        data = torch.randn(row.rows, row.features, generator=torch.Generator().manual_seed(2))
+        for steps in (7, STEPS):
+            train(gan, data, config_of(row, "fused", steps=steps, precision="bf16"), run_dir=tmp_path, resume=steps > 7)
+    for state in (*states[1:], gan.state_dict()):
+        assert all(torch.equal(a, b) for a, b in zip(states[0].values(), state.values(), strict=True))
+
+
+@needs_amx
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_engine_on_amx_has_the_stand_ins_bits(name: str) -> None:
+    found = []
+    for kind in (SOFTWARE, AMX):
+        with products(kind):
+            found.append(
+                run(ROWS_OF_TABLE[name], torch.float32, "fused", steps=STEPS, precision="bf16")[0].state_dict()
+            )
+    assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, found), strict=True))
+
+
+def test_an_update_that_is_rolled_back_leaves_the_rounded_copies_too() -> None:
+    """Data of one epoch's part make the loss infinite: what follows must multiply by the weights that were kept."""
+    row = ROWS_OF_TABLE["plain"]
+    data = torch.randn(row.rows, row.features, generator=torch.Generator().manual_seed(2))
+    data[::40] = 1e30
+    found = []
+    for chunk in (1, 20):  # a look after each iteration rounds all weights again
+
+        class Look(Callback):
+            every = chunk
+
+        torch.manual_seed(1)
+        gan = row.make(torch.float32)
+        config = config_of(
+            row, "fused", precision="bf16", nonfinite="skip", loss="least_squares", optimizer=Momentum(0.05)
+        )
+        with products(SOFTWARE):
+            result = train(gan, data, config, callbacks=[Look()])
+        found.append(gan.state_dict())
+    assert 0 < np.isinf(result.history["loss_d"]).sum() < STEPS
+    assert all(
+        torch.equal(a, b) and bool(torch.isfinite(a).all()) for a, b in zip(*map(dict.values, found), strict=True)
+    )
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def test_the_result_says_what_multiplied() -> None:
+    with products(SOFTWARE):
+        reason = run(ROWS_OF_TABLE["plain"], torch.float32, "fused", steps=1, precision="bf16")[1].engine_reason
+    assert reason.endswith("; products of G by AMX in software, of D by AMX in software")
+    assert "products" not in run(ROWS_OF_TABLE["plain"], torch.float32, "fused", steps=1)[1].engine_reason
+
+
+@needs_dot
+def test_small_networks_keep_the_products_of_fp32() -> None:
+    found = [run(ROWS_OF_TABLE["plain"], torch.float32, "fused", steps=3, precision=p) for p in ("bf16", "fp32")]
+    assert found[0][1].engine_reason.endswith("; products of G by fp32, of D by fp32, where fp32 is faster")
+    assert distance(found[0][0], found[1][0]) == 0.0
+
+
+def test_what_is_not_there_cannot_be_forced() -> None:
+    with pytest.raises(ValueError, match="there is no more"):
+        native.force_products("more")
+    if not has(AMX):
+        with pytest.raises(ValueError, match="this machine has no AMX"):
+            native.force_products(AMX)
+        assert native.bf16_products()["amx"] not in ("", "yes")
