@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark import harness, pictures
+from fastgan.apps.bench import harness, pictures
 from fastgan.nn import segments
 
 WIDTHS = (2, 6, 32, 64, 100, 128, 256, 512, 784, 1024, 1200, 2048)

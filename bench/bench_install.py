@@ -28,8 +28,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.benchmark import harness, pictures
-from fastgan.benchmark.timing import quantile
+from fastgan.apps.bench import harness, pictures
+from fastgan.apps.bench.timing import quantile
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_BEHIND = (

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fastgan import GAN, Adam, TrainConfig, nn, train
-from fastgan.benchmark import harness, machine
+from fastgan.apps.bench import harness, machine
 from fastgan.training.callbacks import Callback, Run
 
 WINDOW = 200

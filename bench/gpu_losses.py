@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan.benchmark import timing
-from fastgan.benchmark.baselines_torch import captured
+from fastgan.apps.bench import timing
+from fastgan.apps.bench.baselines_torch import captured
 from fastgan.files import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]

@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
-from fastgan import Adam, TrainConfig, data, evaluation, presets, train
-from fastgan.benchmark import harness, machine
+from fastgan import Adam, TrainConfig, data, evaluation, train
+from fastgan.apps import presets
+from fastgan.apps.bench import harness, machine
+from fastgan.apps.presets import Networks
 from fastgan.models import GAN
 
 ROWS = 2000  # for precision and recall

@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional as F
 
 import fastgan
+from fastgan.apps.bench import harness, timing
 from fastgan.backend import native
-from fastgan.benchmark import harness, timing
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastgan.benchmark import harness, pictures, report
-from fastgan.benchmark.workloads import WORKLOADS
+from fastgan.apps.bench import harness, pictures, report
+from fastgan.apps.bench.workloads import WORKLOADS
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER.parents[1] / "bench" / "results"

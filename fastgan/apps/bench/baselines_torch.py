@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from fastgan.benchmark.fastgan_side import change
-from fastgan.benchmark.products import bf16_products
-from fastgan.benchmark.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload, plain_network
+from fastgan.apps.bench.fastgan_side import change
+from fastgan.apps.bench.products import bf16_products
+from fastgan.apps.bench.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload, plain_network
 
 T = TypeVar("T")
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.benchmark import baselines_jax, baselines_torch, counts, fastgan_side, flops, harness, lower_bounds
-from fastgan.benchmark.measure import (
+from fastgan.apps.bench import baselines_jax, baselines_torch, counts, fastgan_side, flops, harness, lower_bounds
+from fastgan.apps.bench.measure import (
     BF16_TOLERANCE,
     CHECKED_ITERATIONS,
     CUDA_BASELINES,
@@ -28,9 +28,9 @@ from fastgan.benchmark.measure import (
     in_short,
     tolerance_of,
 )
-from fastgan.benchmark.population import Population, in_turn
-from fastgan.benchmark.products import products_in
-from fastgan.benchmark.workloads import CUDA_WORKLOADS, Draws, Workload, draws
+from fastgan.apps.bench.population import Population, in_turn
+from fastgan.apps.bench.products import products_in
+from fastgan.apps.bench.workloads import CUDA_WORKLOADS, Draws, Workload, draws
 from fastgan.training.engines import cuda_engine
 from fastgan.training.engines.cuda_persistent import PersistentEngine, limits_of, with_cluster
 from fastgan.training.engines.plan import UnsupportedByEngine

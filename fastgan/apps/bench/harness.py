@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.benchmark import machine
-from fastgan.benchmark.timing import AGAIN, interleave, summary, timed
+from fastgan.apps.bench import machine
+from fastgan.apps.bench.timing import AGAIN, interleave, summary, timed
 from fastgan.files import write_atomically
 
 RESULTS = (machine.CHECKOUT or Path()) / "bench" / "results"

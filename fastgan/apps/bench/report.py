@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fastgan.benchmark import harness, lower_bounds, pictures, population
-from fastgan.benchmark.measure import AUTOCAST, BF16, CUDA_BASELINES, FASTGAN, IN_BF16, MATMUL, ONE_THREAD
-from fastgan.benchmark.workloads import WORKLOADS
+from fastgan.apps.bench import harness, lower_bounds, pictures, population
+from fastgan.apps.bench.measure import AUTOCAST, BF16, CUDA_BASELINES, FASTGAN, IN_BF16, MATMUL, ONE_THREAD
+from fastgan.apps.bench.workloads import WORKLOADS
 
 Record = Mapping[str, Any]
 BASELINE_NAMES = {

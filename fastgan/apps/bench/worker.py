@@ -1,4 +1,4 @@
-"""The process in which a row is measured: `python -m fastgan.benchmark.worker REQUEST`.
+"""The process in which a row is measured: `python -m fastgan.apps.bench.worker REQUEST`.
 
 Each row of the table has a process of its own, held on its processors from the beginning: XLA fixes its threads when it
 is loaded, after a fault nothing more runs in a process, and what never ends holds it for good. All sides of a row run

@@ -87,8 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]:
     """The request of each thread count, and the common settings."""
-    from fastgan.benchmark import machine, measure, population
-    from fastgan.benchmark.workloads import WORKLOADS
+    from fastgan.apps.bench import machine, measure, population
+    from fastgan.apps.bench.workloads import WORKLOADS
 
     quick = arguments.quick
     names = arguments.workload or (QUICK if quick else (*WORKLOADS, population.NAME))
@@ -190,7 +190,7 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
 
 def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any], resume: bool) -> int:
     """The rows of a GPU."""
-    from fastgan.benchmark import device, report
+    from fastgan.apps.bench import device, report
 
     taken = [
         f"median of {settings.windows} windows of {settings.window_s * 1e3:.0f} ms a side, in turn; "
@@ -217,7 +217,7 @@ def _measure(
     requests: Sequence[dict[str, Any]], settings: Any, content: dict[str, Any], resume: bool
 ) -> tuple[Any, bool]:
     """The report with all rows, which is written after each, and whether no Ctrl-C came before the end."""
-    from fastgan.benchmark import harness, report, worker
+    from fastgan.apps.bench import harness, report, worker
 
     written = harness.Report("train", settings, "workloads")
     written.quick = "QUICK CHECK: a look, no measurement."
@@ -248,7 +248,7 @@ def _row(row: Any, request: dict[str, Any]) -> tuple[str, int, str]:
 
 def _tell(written: Any, taken: Sequence[str], ended: bool, rows: int, device: str = "") -> int:
     """Print the tables and write the files; the exit code."""
-    from fastgan.benchmark import report
+    from fastgan.apps.bench import report
 
     records, notes = written.records, [*taken, written.disturbances(), report.disturbed(written.records)]
     measured = [record for record in records if record.get("sides")]
