@@ -29,8 +29,8 @@ def add(commands: Any) -> None:
         "process, in turn. A side whose results depart from a float64 run has no time. Each row is written to the JSON "
         "as soon as it is finished; a picture comes last. On a GPU it also times many GANs at once, and measures lower "
         "bounds: launches, barriers, copies, matrix products, waits.",
-        epilog="examples:\n  fastgan bench --quick                      a look in under a minute\n"
-        "  fastgan bench                              everything, about an hour on an idle machine\n"
+        epilog="examples:\n  fastgan bench --quick                a look in about a minute\n"
+        "  fastgan bench                        everything: an hour if idle\n"
         "  fastgan bench --workload toy-128 --baselines eager jax\n"
         "  fastgan bench --device cuda          everything on the GPU\n"
         "  fastgan bench --device cuda --workload toy-32 --precision fp32 tf32 bf16\n",
