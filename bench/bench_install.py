@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgan.apps.bench import harness, pictures
+from fastgan.apps.bench.timing import quantile
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_BEHIND = (
@@ -154,8 +155,8 @@ def imports(package: Path | None, count: int) -> dict[str, Any]:
     seconds = [f["seconds"] for f in found[1:]]
     return {
         "median_s": statistics.median(seconds),
-        "p10_s": harness.quantile(seconds, 0.1),
-        "p90_s": harness.quantile(seconds, 0.9),
+        "p10_s": quantile(seconds, 0.1),
+        "p90_s": quantile(seconds, 0.9),
         "first_s": found[0]["seconds"],
         "starts": count,
         "imported with it": found[0]["loaded"],

@@ -5,8 +5,7 @@
 One call is `module(x).backward(grad_y)` with every `.grad` set to None before it, as `zero_grad()` does; "input" adds
 the gradient with respect to x, which a generator's step asks of the discriminator. `fuse` is fastgan.fuse on the same
 nn.Sequential. Rates count 2 operations for a multiplication with an addition, in the products alone: forward, gradient
-of the weights, gradient of a layer's input where something needs it. Peak: the best of a few large products of
-PyTorch's and of fastgan's own in the same run, a proxy for what the multipliers can do, which nothing quite reaches.
+of the weights, gradient of a layer's input where something needs it. Peak: multiply-adds in registers, in the same run.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.apps.bench import flops, harness, pictures
+from fastgan.apps.bench.measure import fma_peak
 from fastgan.apps.bench.workloads import MlpSizes, fastgan_network, plain_network
 
 MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"
@@ -92,10 +92,9 @@ def modules(shape: Shape, compiled: bool, seed: int) -> dict[str, Any]:
 
 def side(name: str, module: nn.Module, shape: Shape, with_input: bool, seed: int) -> harness.Side:
     """Forward and backward of one module, with random data of its own copy."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape.batch, shape.sizes[0], generator=generator).requires_grad_(with_input)
-    grad_y = torch.randn(shape.batch, shape.sizes[-1], generator=generator)
-    parameters = list(module.parameters())
+    generator, parameters = torch.Generator().manual_seed(seed), list(module.parameters())
+    x, grad_y = (torch.randn(shape.batch, shape.sizes[i], generator=generator).to(parameters[0].dtype) for i in (0, -1))
+    x.requires_grad_(with_input)
     leaves = [*parameters, x] if with_input else parameters
 
     def run() -> Tensor:
@@ -115,33 +114,21 @@ def side(name: str, module: nn.Module, shape: Shape, with_input: bool, seed: int
     return harness.Side(name, run, results)
 
 
+def truth(shape: Shape, with_input: bool, seed: int) -> Mapping[str, Tensor]:
+    """The results of the plain network in float64."""
+    torch.manual_seed(seed)
+    return side("float64", plain_network(shape.network).double(), shape, with_input, seed).results()
+
+
 def operations(shape: Shape, with_input: bool) -> float:
     """Floating-point operations of the matrix products of one call."""
     forward, first = flops.forward(shape.network, shape.batch), flops.first_layer(shape.network, shape.batch)
     return 3 * forward - (0.0 if with_input else first)
 
 
-def peak(settings: harness.Settings) -> dict[str, float]:
-    """GFLOP/s of large products: the best of them is taken as the processor's peak."""
-    sizes = (128,) if settings.quick else (512, 1024)
-    runs, work, labels = [], [], []
-    for n in sizes:
-        a, b, c = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-        layer = [fastgan.ops.LayerSpec()]
-        runs.append(lambda a=a, b=b, c=c: torch.mm(a, b, out=c))
-        runs.append(lambda a=a, b=b, layer=layer: fastgan.ops.mlp(a, [b], [None], layer))
-        labels += [f"torch.mm {n}", f"fastgan.ops.mlp {n}"]
-        work += [2.0 * n**3] * 2
-    with torch.no_grad():
-        for run in runs:
-            run()
-        times = harness.interleave(runs, [1 if settings.quick else 4] * len(runs), max(3, settings.windows // 2))
-    return {k: w / harness.quantile(t, 0.1) / 1e9 for k, w, t in zip(labels, work, times, strict=True)}
-
-
-def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> tuple[list[dict[str, Any]], Any]:
-    """All cases, check first, and the peak of each thread count."""
-    records, peaks = [], {}
+def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool, report: harness.Report) -> None:
+    """All cases, each written as it is finished."""
+    peaks = report.content.setdefault("peak GFLOP/s a core", {})
     todo = [(t, shape, w) for t in settings.threads for shape in shapes for w in (False, True)]
     for i, (threads, shape, with_input) in enumerate(todo):
         gradients = "parameters and input" if with_input else "parameters"
@@ -149,42 +136,34 @@ def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool)
         harness.progress(f"[{i + 1}/{len(todo)}] {case}")
         with harness.pinned(threads) as cpus:
             if threads not in peaks:
-                peaks[threads] = peak(settings)
+                peaks[threads] = fma_peak(threads).get("fp32", 0.0)
             contenders = [
                 side(name, module, shape, with_input, settings.seed)
                 for name, module in modules(shape, compiled, settings.seed).items()
             ]
-            record = harness.compare(case, contenders, shape.tolerance, settings)
-        work, best = operations(shape, with_input), max(peaks[threads].values())
-        rate = {s: work / t["median_s"] / 1e9 for s, t in record["sides"].items()}
-        records.append(
-            {
-                **vars(shape),
-                "with_input": with_input,
-                "threads": threads,
-                "cpus": cpus,
-                "operations": work,
-                "gflops": rate,
-                "share_of_peak": {s: r / best for s, r in rate.items()},
-                **record,
-            }
-        )
-    return records, peaks
+            right = truth(shape, with_input, settings.seed)
+            record = harness.compare(case, contenders, right, shape.tolerance, settings, threads)
+        rate = {s: operations(shape, with_input) / t["median_s"] / 1e9 for s, t in record["sides"].items()}
+        record = {
+            **vars(shape),
+            "with_input": with_input,
+            "threads": threads,
+            "cpus": cpus,
+            "operations": operations(shape, with_input),
+            "gflops": rate,
+            "share_of_peak": {s: r / (peaks[threads] * threads) for s, r in rate.items() if peaks[threads]},
+            **record,
+        }
+        report.add(record | {"verdict": verdicts(record)})
 
 
 def verdicts(record: Mapping[str, Any]) -> dict[str, Any]:
     """Never slower than nn.Sequential; at least 1.5 times as fast at the toy sizes."""
     least = 1.5 if record["toy"] else 1.0
-    ratio = record["ratio"][EAGER]
+    ratio = record["ratio"].get(EAGER)
+    if ratio is None:
+        return {"target": least, "ratio": None, "verdict": "no time"}
     return {"target": least, "ratio": ratio, "verdict": harness.verdict(ratio, least, record["spread"])}
-
-
-def against(record: Mapping[str, Any], name: str, baseline: str) -> str:
-    """How many times faster one side is than another."""
-    sides = record["sides"]
-    return (
-        f"{sides[baseline]['median_s'] / sides[name]['median_s']:.2f}x" if name in sides and baseline in sides else "-"
-    )
 
 
 def rows(records: Sequence[Mapping[str, Any]], compiled: bool) -> list[list[str]]:
@@ -195,10 +174,11 @@ def rows(records: Sequence[Mapping[str, Any]], compiled: bool) -> list[list[str]
     body = []
     for r in records:
         times = [harness.median(r, side) for side in shown]
-        ratios = [against(r, MLP, EAGER), against(r, FUSED, EAGER), *([against(r, MLP, COMPILED)] * compiled)]
-        rates = [f"{r['gflops'][s]:.1f}" for s in (MLP, EAGER)]
+        pairs = [(EAGER, MLP), (EAGER, FUSED), *([(COMPILED, MLP)] * compiled)]
+        ratios = [harness.times(r, baseline, name) for baseline, name in pairs]
+        rates = [f"{r['gflops'][s]:.1f}" if s in r["gflops"] else "-" for s in (MLP, EAGER)]
         gradients = "params+input" if r["with_input"] else "params"
-        end = [f"{r['spread']:.1%}", *rates, f"{r['share_of_peak'][MLP]:.0%}", r["verdict"]["verdict"]]
+        end = [f"{r['spread']:.1%}", *rates, f"{r['share_of_peak'].get(MLP, 0):.0%}", r["verdict"]["verdict"]]
         body.append([r["name"], str(r["batch"]), gradients, *times, *ratios, *end])
     return [header, *body]
 
@@ -246,28 +226,27 @@ def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
     return fig
 
 
-def bench(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> None:
+def bench(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> harness.Report:
     """Measure, print, write."""
     report = harness.Report("mlp", settings)
-    records, peaks = measure(settings, shapes, compiled)
-    for record in records:
-        record["verdict"] = verdicts(record)
+    measure(settings, shapes, compiled, report)
+    records = report.records
     print("Forward and backward of a module in user code, float32: microseconds a call (median).")
     for count in settings.threads:
-        best = max(peaks[count], key=peaks[count].__getitem__)
-        print(f"\n{harness.threads(count)}; peak (proxy, the best large product): ", end="")
-        print(f"{peaks[count][best]:.0f} GFLOP/s by {best}")
+        peak = report.content["peak GFLOP/s a core"][count]
+        print(f"\n{harness.threads(count)}; FMA peak: {peak:.0f} GFLOP/s a core")
         print(harness.table(rows([r for r in records if r["threads"] == count], compiled)))
     missed = [r["case"] for r in records if r["verdict"]["verdict"] == "missed"]
-    print(f"\nC9 (1.0x everywhere, 1.5x at tiny and toy): missed in {len(missed)} of {len(records)} cases")
+    print(f"\nAsked: 1.0x everywhere, 1.5x at tiny and toy; missed in {len(missed)} of {len(records)} cases")
     print(report.disturbances())
     notes = [
         f"median of {settings.windows} interleaved windows; whisker: spread of fastgan timed twice",
         "target (1.5 at tiny and toy, 1.0 elsewhere): blue met, grey within the spread of it, orange missed",
         report.disturbances(),
     ]
-    content = {"unit": "seconds a call", "peak GFLOP/s (proxy: large products)": peaks, "cases": records}
-    report.write(content, picture(records, notes))
+    timed = [r for r in records if r["ratio"]]
+    report.write({"unit": "seconds a call"}, picture(timed, notes) if timed else None)
+    return report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Does training keep its rate on data whose inputs are partly always 0, as MNIST's border pixels are?
 
-    python bench/bench_subnormals.py [--data FOLDER] [--steps 6000] [--engines fused eager] [--out FILE.json]
+    python bench/bench_subnormals.py [--data FOLDER] [--steps 6000] [--engines fused eager] [--out FOLDER]
 
 Adam's first moments of the weights of such inputs decay into the subnormal range (below 1.2e-38) after some 1,000
 updates, and many processors compute with subnormal numbers several times more slowly. The network is of MNIST's size,
@@ -13,16 +13,14 @@ iterations. JSON goes to bench/results, named by processor.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from fastgan import GAN, Adam, TrainConfig, nn, train
-from fastgan.apps.bench import machine
+from fastgan.apps.bench import harness, machine
 from fastgan.training.callbacks import Callback, Run
 
 WINDOW = 200
@@ -74,24 +72,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--engines", nargs="+", default=["fused", "eager"])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
+    parser.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows, kind = data(arguments.data)
-    found: dict[str, Any] = {}
+    settings = harness.Settings(threads=(1,), out=arguments.out, machine=arguments.machine)
+    report = harness.Report("subnormals", settings, "engines")
+    report.content["data"] = kind
     for engine in arguments.engines:
         milliseconds = measure(rows, engine, arguments.steps)
-        found[engine] = {
-            "windows": milliseconds,
-            "first": milliseconds[1],
-            "last": float(np.mean(milliseconds[-5:])),
-        }
-        print(
-            f"{engine}: iterations 200 to 400 {milliseconds[1]:.2f} ms, the last 1,000 {found[engine]['last']:.2f} ms"
-        )
-    out = arguments.out or Path(__file__).parent / "results" / f"subnormals-{machine.name()}.json"
-    out.write_text(json.dumps({"data": kind, "machine": machine.describe(), "engines": found}, indent=1) + "\n")
-    print(out)
+        first, last = milliseconds[1], float(np.mean(milliseconds[-5:]))
+        report.add({"engine": engine, "windows": milliseconds, "first": first, "last": last})
+        print(f"{engine}: iterations 200 to 400 {first:.2f} ms, the last 1,000 {last:.2f} ms")
+    print(report.path)
 
 
 if __name__ == "__main__":

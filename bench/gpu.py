@@ -50,7 +50,7 @@ ROWS = "toy-32 toy-32x132 mnist-1024 original wide-1024 wide-2048 wide-4096 toy-
 SETUP_S, ROW_S = 60.0, 120.0  # of a side; of a row, whose kernel may never end
 BASELINES = "eager graph jax vmap autocast compile-autocast".split()
 # PacGAN's table 1: 8 cells of 10 GANs, which train as a population, of which these stand for all, at two short lengths
-#. Whole thousands: the looks at the modes come as often as in a full run, and both lengths capture every graph.
+# . Whole thousands: the looks at the modes come as often as in a full run, and both lengths capture every graph.
 CELLS, CELL_STEPS, LENGTHS, MINUTES = 8, 400_000, (2000, 5000), 30.0
 LOG_BYTES = 1 << 20  # of each log's end, beside the results
 METHODS = ("GAN", "PacGAN4")  # the shortest and the longest iteration of four, whose lengths are evenly spread
@@ -73,8 +73,12 @@ def run(name: str, command: list[str], limit_s: float, **environment: str) -> St
     log = BUILD / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=BUILD, env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment, stdout=out,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            command,
+            cwd=BUILD,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code: int | None = process.wait(limit_s)
@@ -171,9 +175,7 @@ def settings() -> str:
     return text
 
 
-def pytest(
-    session: Session, name: str, files: list[str], limit_s: float, *more: str, **environment: str
-) -> Step:
+def pytest(session: Session, name: str, files: list[str], limit_s: float, *more: str, **environment: str) -> Step:
     """Tests of the installed package: the checkout's `fastgan` folder, which has no core, must stay out of the way."""
     tests = BUILD / "tests"
     if not tests.exists():
@@ -271,7 +273,7 @@ def report(session: Session) -> None:
         print(told[told.find("lower bounds of ") :] if "lower bounds of " in told else "")
     for found in session.figures.get("train", {}).get("targets", []):
         bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
-        told = f"{found['target']}: {found['rule']}: {found['value']:.3g}, {bound}: {found['verdict']}"
+        told = f"{found['rule']}: {found['value']:.3g}, {bound}: {found['verdict']}"
         print(f"{found['workload']}: {told}")
     if "pacgan" in session.figures:
         print(session.figures["pacgan"]["target"])

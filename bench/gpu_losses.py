@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
+from fastgan.apps.bench import timing
 from fastgan.apps.bench.baselines_torch import captured
 from fastgan.files import write_atomically
 
@@ -30,7 +29,7 @@ BCE = nn.BCEWithLogitsLoss()
 SIZES = (64, 512, 4096, 65536, 2**20, 2**24)
 WIDTHS = ((1024, 4096), (2048, 4096), (4096, 4096))  # (width, batch) of an MLP of three layers, bfloat16
 SMALL = ((2, 128, 256), (784, 240, 128))  # (features, width, batch) of a discriminator of three layers, float32
-AGAIN = "fastgan again"
+AGAIN = "fastgan" + timing.AGAIN
 
 
 # ---------------------------------------------------------------- timing
@@ -70,26 +69,14 @@ def window(run: Run, calls: int) -> float:
 
 
 def compare(sides: dict[str, Run], windows: int, window_s: float) -> dict[str, Any]:
-    """Seconds a call of each side: median, 10th and 90th percentile."""
+    """Seconds a call of each side, in turn."""
     sides = {**sides, AGAIN: sides["fastgan"]}
     calls = {}
     for name, run in sides.items():
         window(run, 3)
         calls[name] = max(1, round(window_s / window(run, 5)))
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    order, shuffler = list(sides), random.Random(0)
-    for _ in range(windows):
-        shuffler.shuffle(order)
-        for name in order:
-            times[name].append(window(sides[name], calls[name]))
-    medians = {name: statistics.median(t) for name, t in times.items()}
-    found = {
-        name: {"median_s": medians[name], "p10_s": sorted(t)[len(t) // 10], "p90_s": sorted(t)[-1 - len(t) // 10]}
-        for name, t in times.items()
-    }
-    mine, again = medians["fastgan"], medians[AGAIN]
-    ratios = {name: m / mine for name, m in medians.items() if name not in ("fastgan", AGAIN)}
-    return {"sides": found, "ratio": ratios, "spread": max(mine, again) / min(mine, again) - 1}
+    measures = [lambda name=name: window(sides[name], calls[name]) for name in sides]  # type: ignore[misc]
+    return timing.summary(dict(zip(sides, timing.interleave(measures, windows), strict=True)), "fastgan")
 
 
 def check(case: str, sides: dict[str, Run], tolerance: float) -> None:
@@ -246,8 +233,10 @@ def verdicts(record: dict[str, Any]) -> str:
         return f"layers: {worst:.2f}x the best baseline, {'met' if worst >= 1 else 'missed'}"
     if record["case"] == "step with R1":
         own = record["sides"]
-        best = record["ratio"]["eager"] * own["fastgan"]["median_s"] / min(
-            own[side]["median_s"] for side in ("fastgan", "fastgan + CUDA graph")
+        best = (
+            record["ratio"]["eager"]
+            * own["fastgan"]["median_s"]
+            / min(own[side]["median_s"] for side in ("fastgan", "fastgan + CUDA graph"))
         )
         return f"penalty: {best:.2f}x eager, {'met' if best >= 5 else 'missed'}"
     if record["n"] <= 4096:

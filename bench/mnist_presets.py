@@ -1,6 +1,6 @@
 """Which networks and numbers make a perceptron GAN learn MNIST? What was tried before its preset was chosen.
 
-    python bench/mnist_presets.py [--data DIR] [--only NAME ...] [--seeds 0] [--steps N] [--out FILE.json]
+    python bench/mnist_presets.py [--data DIR] [--only NAME ...] [--seeds 0] [--steps N] [--out FOLDER]
 
 Each line trains one pair on one thread and measures 10,000 samples on the 10,000 test rows: class balance and the
 distance of a small classifier's features (fastgan.evaluation.class_balance), precision and recall in pixels. Seconds
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 
 from fastgan import Adam, TrainConfig, data, evaluation, train
 from fastgan.apps import presets
-from fastgan.apps.bench import machine
+from fastgan.apps.bench import harness, machine
 from fastgan.apps.presets import Networks
 from fastgan.models import GAN
 
@@ -86,13 +85,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the variants (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument("--steps", type=int, metavar="N", help="iterations (each variant's own)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="(bench/results/mnist-presets-MACHINE.json)")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
+    parser.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows, test = data.mnist(arguments.data), data.mnist(arguments.data, split="test")
     table = variants(rows)
     plain = TrainConfig(steps=1, batch_size=64, ema_decay=0.999)
-    found = []
+    settings = harness.Settings(threads=(1,), out=arguments.out, machine=arguments.machine)
+    report = harness.Report("mnist-presets", settings, "rows")
     for name in arguments.only or table:
         networks, changes, steps = table[name]
         for seed in arguments.seeds:
@@ -101,10 +102,8 @@ def main() -> None:
             before = time.process_time()
             train(gan, rows, config)
             row = {"name": name, "seed": seed, "steps": config.steps, "seconds": time.process_time() - before}
-            found.append({**row, **measure(gan, rows, test)})
-            print(line(name, found[-1]), flush=True)
-    out = arguments.out or Path(__file__).parent / "results" / f"mnist-presets-{machine.name()}.json"
-    out.write_text(json.dumps({"machine": machine.describe(), "rows": found}, indent=1) + "\n")
+            report.add({**row, **measure(gan, rows, test)})
+            print(line(name, report.records[-1]), flush=True)
 
 
 if __name__ == "__main__":

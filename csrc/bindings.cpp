@@ -9,6 +9,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/shared_core.h"
 #include "cuda/launchers.h"
 #include "dtypes.h"
 #include "philox.h"
@@ -205,6 +206,11 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
       for (std::thread& other : others) other.join();
     }
     return std::make_pair(fp32, bf16);
+  });
+
+  m.def("additions_per_cycle", [] {
+    py::gil_scoped_release release;
+    return additions_per_cycle();
   });
 
   py::class_<Mlp>(m, "Mlp")

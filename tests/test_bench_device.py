@@ -4,7 +4,6 @@ report."""
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,19 +82,28 @@ def test_a_baseline_that_differs_or_cannot_run_is_left_out(monkeypatch: pytest.M
     monkeypatch.setattr(baselines_torch, "compiled", lambda *networks: (_ for _ in ()).throw(RuntimeError("no Triton")))
     record = measured(TINY, "eager", "fused-adam", "graph")
     assert set(record["ratio"]) == {"eager"} and record["left out"]["graph"] == "no Triton"
-    assert "loss_d differs from fused-adam" in record["left out"]["fused-adam"]
+    assert "loss_d of fused-adam departs" in record["wrong"]["fused-adam"]
 
 
-def test_where_eager_differs_nobody_has_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines_torch, "eager", halved_loss)
-    monkeypatch.setattr(harness, "interleave", lambda *_: pytest.fail("timed"))
-    monkeypatch.setattr(device, "in_turn", lambda *_: pytest.fail("timed"))
-    for members in (1, 2):
-        with pytest.raises(harness.ResultsDiffer, match="loss_d differs from eager"):
-            measured(dataclasses.replace(TINY, members=members), "eager")
-    monkeypatch.setattr(baselines_torch, "eager_fused_adam", halved_loss)
-    with pytest.raises(harness.ResultsDiffer, match="loss_d differs from fused-adam"):  # and no eager to ask
-        measured(TINY, "fused-adam")
+def twice_the_loss(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """fastgan's first iterations of one workload come out with another loss."""
+    right = fastgan_side.replay
+
+    def wrong(workload: Any, *rest: Any, **changes: Any) -> Any:
+        found = right(workload, *rest, **changes)
+        return found | {"loss_d": 2 * found["loss_d"]} if workload.name == name else found
+
+    monkeypatch.setattr(fastgan_side, "replay", wrong)
+
+
+def test_where_fastgan_is_wrong_the_baselines_keep_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice_the_loss(monkeypatch, "tiny")
+    record = measured(TINY, "eager")
+    assert "loss_d of fastgan departs" in record["wrong"]["fastgan"] and record["ratio"] == {}
+    assert set(record["share_of_peak"]) >= {"eager"} and "fastgan" not in record["sides"]
+    assert report.tables([record]) and not list(report.verdicts([record], None))
+    with pytest.raises(harness.ResultsDiffer, match="member 0: loss_d of fastgan departs"):  # all members are fastgan's
+        measured(dataclasses.replace(TINY, members=2), "eager")
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -132,7 +140,7 @@ def test_a_graph_is_checked_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> N
         record = measured(TINY, "eager", "compile", "graph")
         assert ("graph" in record["ratio"]) != stale and "compile" in record["ratio"]
     assert made == ["replay"] * 2 * (measure.CHECKED_ITERATIONS - baselines_torch.WARM_UP)
-    assert "differs from graph" in record["left out"]["graph"]
+    assert "of graph departs" in record["wrong"]["graph"]
 
 
 def test_compiled_code_is_thrown_away_once_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,19 +151,6 @@ def test_compiled_code_is_thrown_away_once_a_row(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(baselines_torch, "graph_of", lambda call: call)
     assert set(measured(TINY, "eager", "compile", "graph")["ratio"]) == {"eager", "compile", "graph"}
     assert did == ["reset", "compiled", "compiled"]
-
-
-@pytest.mark.parametrize("members", [1, 2])
-def test_where_eager_cannot_run_fastgan_has_no_time(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*networks: nn.Module) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(baselines_torch, "eager", no_memory)
-    monkeypatch.setattr(harness, "interleave", lambda *_: pytest.fail("timed"))
-    monkeypatch.setattr(device, "in_turn", lambda *_: pytest.fail("timed"))
-    row = dataclasses.replace(TINY, members=members)
-    with pytest.raises(harness.ResultsDiffer, match="eager, which could not run: CUDA out of memory"):
-        measured(row, "eager")
 
 
 # ---------------------------------------------------------------- populations
@@ -176,11 +171,10 @@ def test_vmap_trains_every_member_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
     seen = [draws(workload, data, measure.CHECKED_ITERATIONS, seed=seed) for seed in seeds]
     baseline = baselines_jax.Vmap(workload, data, 0.0, members=3)
     for seed, batches, found in zip(seeds, seen, baseline.replay_members(seeds, seen), strict=True):
-        TINY.tolerance.check("tiny", fastgan_side.replay(workload, data, batches, seed=seed), "vmap", found)
+        TINY.tolerance.check("tiny", "vmap", found, fastgan_side.replay(workload, data, batches, seed=seed))
         with pytest.raises(harness.ResultsDiffer):
-            TINY.tolerance.check(
-                "tiny", fastgan_side.replay(workload, data, batches, seed=1 - seed // 2), "vmap", found
-            )
+            other = fastgan_side.replay(workload, data, batches, seed=1 - seed // 2)
+            TINY.tolerance.check("tiny", "vmap", found, other)
     baseline.run()
     assert (
         baseline.state["generator"]["updates"].tolist() == [4.0] * 3
@@ -231,9 +225,9 @@ def test_autocast_is_held_against_bf16(build: Callable[..., Any], monkeypatch: p
     seen = draws(workload, data, measure.CHECKED_ITERATIONS, seed=0)
     exact = fastgan_side.replay(workload, data, seen)
     found = baselines_torch.Torch(workload, data, build).replay(seen)
-    measure.BF16_TOLERANCE.check("tiny", exact, "autocast", found)
+    measure.BF16_TOLERANCE.check("tiny", "autocast", found, exact)
     with pytest.raises(harness.ResultsDiffer):  # it did round
-        harness.Tolerance(1e-6).check("tiny", exact, "autocast", found)
+        harness.Tolerance(1e-6).check("tiny", "autocast", found, exact)
     assert len(made) == (2 if build is baselines_torch.compiled_autocast else 0)
 
 
@@ -427,7 +421,7 @@ def made_up(name: str, precision: str, microseconds: dict[str, float], **more: A
     return {
         "workload": row.name, "members": row.members, "precision": precision, "device": "cuda", "threads": 1,
         "batch": row.workload.batch, "engine": {"fastgan": "cuda-graph (why)"}, "engine name": "cuda-graph",
-        "left out": {},
+        "left out": {}, "wrong": {}, "states": {},
         "sides": sides, "ratio": {side: us / base for side, us in microseconds.items() if side != "fastgan"},
         "spread": 0.01, **device.against_lower_bound(row, sides, 1e14, 4, 132), **more,
     }  # fmt: skip
@@ -445,40 +439,35 @@ RECORDS = [
 
 
 def test_verdicts_are_those_of_the_targets() -> None:
-    found = [(v["target"], v["workload"], v["verdict"]) for v in report.verdicts(RECORDS, None)]
+    found = [(v["workload"], "most" in v, v["verdict"]) for v in report.verdicts(RECORDS, None)]
     assert found == [
-        ("speed", "toy-32", "met"),
-        ("speed", "toy-32", "missed"),
-        ("speed", "toy-32", "met"),
-        ("host", "toy-32", "met"),
-        ("host", "toy-32", "missed"),
-        ("host", "toy-32", "met"),
-        ("speed", "toy-32x132", "met"),
-        ("speed", "toy-32x132", "missed"),
-        ("speed", "original", "missed"),
-        ("bf16", "wide-1024 bf16", "met"),
-        ("bf16", "wide-1024 bf16", "missed"),
+        ("toy-32", False, "met"),
+        ("toy-32", False, "missed"),
+        ("toy-32", False, "met"),
+        ("toy-32", True, "met"),
+        ("toy-32", True, "missed"),
+        ("toy-32", True, "met"),
+        ("toy-32x132", False, "met"),
+        ("toy-32x132", False, "missed"),
+        ("original", False, "missed"),
+        ("wide-1024 bf16", False, "met"),
+        ("wide-1024 bf16", False, "missed"),
     ]
 
 
 def test_every_row_of_the_targets_is_measured_first() -> None:
     assert {name for name, _ in report.CUDA_LEAST} == set(device.ORDER) <= set(device.NAMES)
-    assert set(report.BASELINE_NAMES) == set(measure.CUDA_BASELINES) and set(measure.CUDA_BASELINES) < set(
-        report.MARKERS
-    )
+    assert set(report.BASELINE_NAMES) == {*measure.CUDA_BASELINES, *measure.BASELINES} < set(report.MARKERS)
 
 
 def test_the_report_tells_all(tmp_path: Path) -> None:
-    from rich.console import Console
-
-    console = Console(width=160, record=True, file=io.StringIO())
     every = made_up("mnist-1024", "fp32", {"fastgan": 60} | dict.fromkeys(measure.CUDA_BASELINES, 12345.0))
-    console.print(report.device_table([*RECORDS, every | {"engine name": "cuda-persistent"}]))
-    text = console.export_text()
-    assert "90x" in text and "0.4" in text and "persistent" in text and "toy-32x132" in text and "…" not in text
-    lines = list(report.device_lines(RECORDS, ["tiny, fp32: it differs"]))
-    assert "left out: tiny tf32: fastgan: it cannot" in lines and "no time: tiny, fp32: it differs" in lines
-    assert "host  toy-32: microseconds of the host in an iteration: 0.4, at most 1: met" in lines
+    text = report.tables([*RECORDS, every | {"engine name": "cuda-persistent"}])
+    assert "90.0x" in text and "0.4" in text and "toy-32x132" in text and "\nbf16" in text
+    assert max(map(len, text.splitlines())) <= report.WIDTH
+    lines = list(report.lines(RECORDS))
+    assert "left out: tiny tf32: fastgan: it cannot" in lines and "engine: toy-32: cuda-graph (why)" in lines
+    assert "missed: toy-32: waits of the host in 100 iterations: 2, at most 1 asked" in lines
     told = "\n".join(report.bound_lines(BOUNDS | LATENCIES))
     assert "2.1 us in a stream, 1.3 us in a graph" in told and "0.5 us of a cluster of 8" in told
     assert "4,000 GB/s" in told and "bf16 800" in told
@@ -530,24 +519,18 @@ def test_a_run_on_a_stand_in_comes_out_whole(
     assert rows == [(name, p, p == "fp32") for name in ("tiny", "tinyx2") for p in ("fp32", "tf32")]
     assert content["lower_bounds"]["products_per_s"]["bf16"] > 0 and stand_in == [1, 2, 3, 4]
     out, err = capsys.readouterr()
-    assert "lower bounds of NVIDIA H200" in out and "QUICK CHECK" in out and "waits included" in out
-    assert "left out: tiny tf32: fastgan: " in out and "tiny: timing" in err
+    assert "lower bounds of NVIDIA H200" in out and "QUICK CHECK" in out and "each ends with a wait" in out
+    assert "left out: tiny tf32: fastgan: " in out.replace("\n  ", " ") and "tiny: timing" in err
 
 
 def test_a_row_whose_check_fails_has_no_time_and_the_others_go_on(
     stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = fastgan_side.replay
-
-    def wrong(workload: Any, *rest: Any, **changes: Any) -> Any:
-        found = right(workload, *rest, **changes)
-        return found | {"loss_d": 2 * found["loss_d"]} if workload.name == "tiny" else found
-
-    monkeypatch.setattr(fastgan_side, "replay", wrong)
+    twice_the_loss(monkeypatch, "tiny")
     assert run(tmp_path, "--workload", "tiny", "toy-32", "--baselines", "eager", "--windows", "2") == 1
     content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
-    assert [r["workload"] for r in content["workloads"]] == ["toy-32"] and len(content["no time"]) == 1
-    assert "no time: tiny, fp32: tiny: loss_d differs from eager" in capsys.readouterr().out
+    assert [("fastgan" in r["sides"]) for r in content["workloads"]] == [False, True] and len(content["no time"]) == 1
+    assert "batch 32: loss_d of fastgan departs from a float64 run" in capsys.readouterr().out.replace("\n  ", " ")
 
 
 def test_a_row_that_breaks_down_does_not_end_the_others(
@@ -585,7 +568,8 @@ def test_each_row_has_a_process_and_one_that_dies_takes_nothing_with_it(
     content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
     assert [r["workload"] for r in content["workloads"]] == ["toy-32"]
     told = "no time: tiny, fp32: the measuring process ended with -6: Traceback ... an illegal memory access"
-    assert told in capsys.readouterr().out and content["no time"] == [told.removeprefix("no time: ")]
+    assert told in capsys.readouterr().out.replace("\n  ", " ")
+    assert content["no time"] == [told.removeprefix("no time: ")]
 
 
 def test_without_lower_bounds_nothing_is_measured_and_why_is_told(
@@ -612,7 +596,7 @@ def test_rows_go_on_where_latencies_could_not_be_measured(
 
     monkeypatch.setattr(worker, "ask", ask)
     assert run(tmp_path, "--workload", "tiny", "--baselines", "eager", "--windows", "2") == 1
-    out = capsys.readouterr().out
+    out = capsys.readouterr().out.replace("\n  ", " ")
     assert (
         "no time: some lower bounds: the measuring process ended with -6: a fault" in out and "interrupted" not in out
     )

@@ -214,8 +214,8 @@ def test_what_the_bench_has_written_is_told(
 ) -> None:
     """Also where it was stopped: the file is that of the rows before."""
     monkeypatch.setattr(gpu, "BUILD", tmp_path)
-    fast = {"target": "speed", "workload": "toy-32", "rule": "times", "value": 61.0, "least": 60.0, "verdict": "met"}
-    few = {"target": "host", "workload": "toy-32", "rule": "waits", "value": 2.0, "most": 1.0, "verdict": "missed"}
+    fast = {"workload": "toy-32", "rule": "times", "value": 61.0, "least": 60.0, "verdict": "met"}
+    few = {"workload": "toy-32", "rule": "waits", "value": 2.0, "most": 1.0, "verdict": "missed"}
     commands: list[list[str]] = []
 
     def run(name: str, command: list[str], limit_s: float, **environment: str) -> gpu.Step:
@@ -232,7 +232,7 @@ def test_what_the_bench_has_written_is_told(
     gpu.report(session)
     out = capsys.readouterr().out
     assert "launch: 2 us" in out and "timing" not in out
-    assert "toy-32: speed: times: 61, at least 60: met" in out and "host: waits: 2, at most 1: missed" in out
+    assert "toy-32: times: 61, at least 60: met" in out and "toy-32: waits: 2, at most 1: missed" in out
     assert json.loads((tmp_path / "gpu.json").read_text())["train"]["lower_bounds"] == {"launch_s": 2e-6}
     from fastgan.apps.bench import device, measure
 

@@ -10,12 +10,14 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from fuse_models import MODELS, Block, L, Residual, Scaled, Twin, make, wide
 from test_nn import TOLERANCE, assert_same, value_and_grads
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import fastgan
 import fastgan.nn as fnn
@@ -49,9 +51,7 @@ def test_untouched_where_nothing_fuses_and_undone_by_unfuse(name: str) -> None:
     fnn.fuse(model)
     changed = {k for k, m in model.named_modules() if type(m) is not kinds[k]}
     assert all(isinstance(model.get_submodule(k), kinds[k]) for k in changed)
-    assert changed == {
-        k for k, m in model.named_modules() if isinstance(m, fnn.Sequential) and kinds[k] is not fnn.MLP
-    }
+    assert changed == {k for k, m in model.named_modules() if isinstance(m, fnn.Sequential) and kinds[k] is not fnn.MLP}
     if not MODELS[name][1]:
         assert not changed
     if name != "MLP":
@@ -114,9 +114,7 @@ def test_weights_of_a_tensor_subclass_are_left_alone(calls: list[int]) -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh())
     model[0].weight = nn.Parameter(model[0].weight.detach().as_subclass(Quantised))
     fnn.fuse(model)(torch.randn(2, 6))
-    assert calls == [] and fnn.explain(model)[1].startswith(
-        "0: left alone, its parameters are a tensor subclass"
-    )
+    assert calls == [] and fnn.explain(model)[1].startswith("0: left alone, its parameters are a tensor subclass")
 
 
 @pytest.mark.parametrize(
@@ -368,12 +366,62 @@ def test_lazy_layers_fuse_at_their_first_call_and_explain_says_so() -> None:
     assert fnn.explain(model) == ["model: 0, 1 run as one call"]
 
 
+class Attributes(nn.Module):
+    """Layers as attributes, with activations in forward, in the ways in which people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nested, self.named, self.by_method = nn.Linear(3, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+        self.both, self.between, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.read_twice, self.bare_too, self.added_to = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        x = F.relu(self.nested(x), inplace=True)
+        h = self.named(x)
+        h = F.leaky_relu(h, 0.2)
+        h = self.by_method(h).tanh()
+        h = torch.relu(self.both(h)) + torch.sigmoid(self.both(h))
+        h = self.between(h)
+        h = 2 * h
+        h = self.read_twice(torch.relu(h))
+        h = h + torch.relu(h)
+        h = torch.relu(self.bare_too(h)) + self.bare_too(h)
+        h = self.added_to(h)
+        h += 1
+        return self.last(torch.relu(h))
+
+
+def test_explain_names_the_two_lines_for_layers_held_as_attributes() -> None:
+    model = Attributes()
+    lines = dict(line.split(": left alone, it is not in an nn.Sequential") for line in fnn.explain(model))
+    told = "; in __init__ write self.{0} = nn.Sequential({1}), in forward self.{0}(...) without the activation, and it "
+    told += "fuses"
+    assert lines.pop("nested") == told.format("nested", "nn.Linear(3, 4), nn.ReLU()")
+    assert lines.pop("named") == told.format("named", "nn.Linear(4, 4, bias=False), nn.LeakyReLU(0.2)")
+    assert lines.pop("by_method") == told.format("by_method", "nn.Linear(4, 4), nn.Tanh()")
+    unlike = ("both", "between", "last", "read_twice", "bare_too", "added_to")
+    assert lines == dict.fromkeys(unlike, "") and model.calls == 0
+    model.nested = nn.Sequential(nn.Linear(3, 4), nn.ReLU())  # type: ignore[assignment]
+    assert "nested: 0, 1 run as one call" in fnn.explain(fnn.fuse(model))
+
+
+def test_explain_says_nothing_of_a_forward_without_source() -> None:
+    space: dict[str, Any] = {"nn": nn}
+    made = "def __init__(self):\n  nn.Module.__init__(self)\n  self.fc = nn.Linear(2, 2)\n"
+    exec(made + "def forward(self, x): return self.fc(x).relu()", space)
+    kind = type("Typed", (nn.Module,), {name: space[name] for name in ("__init__", "forward")})
+    assert fnn.explain(kind()) == ["fc: left alone, it is not in an nn.Sequential"]
+
+
 def test_where_a_chain_pays() -> None:
     """The rule that is measured by bench_in_others_code.py, and that what it leaves runs module by module."""
     rule, layer = fuse_rule, ops.LayerSpec
     wide, narrow = torch.empty(784, 1024), torch.empty(8, 784)
     assert rule([wide], [layer("tanh")], 64) and not rule([wide], [layer("tanh")], 1)
     assert not rule([torch.empty(32, 32)], [layer("tanh")], 256) and not rule([narrow], [layer()], 256)
+    assert rule([torch.empty(1024, 2)], [layer("relu")], 64) and not rule([torch.empty(512, 2)], [layer("relu")], 64)
     assert rule([torch.empty(32, 32)] * 3, [layer("relu")] * 3, 4) and rule([narrow], [layer("relu", dropout=0.5)], 1)
     model, x = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.Tanh())), torch.randn(5, 3)
     expected = nn.Sequential(*model)(x)

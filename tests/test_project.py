@@ -75,6 +75,16 @@ def test_every_page_is_in_the_navigation() -> None:
         assert f"- {page.relative_to(ROOT / 'docs')}\n" in text, page
 
 
+def test_the_performance_tables_are_those_of_the_results() -> None:
+    folder = ROOT / "docs" / "performance"
+    spec = importlib.util.spec_from_file_location("docs_performance", folder / "make.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (folder / "results.md").read_text() == module.page(), "run docs/performance/make.py"
+    assert {name for name, _ in module.draw()} == {path.name for path in folder.glob("*.png")}
+
+
 PAGES = ("docs/architecture.md", "docs/extending.md", "tests/simt/README.md")  # for developers
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from fastgan.nn.fusible import obstacle
+from fastgan.nn.hints import two_lines
 from fastgan.nn.segments import Segment, segment
 from fastgan.nn.sequential import Sequential
 
@@ -74,6 +75,9 @@ def unfuse(model: M) -> M:
 def explain(model: nn.Module) -> list[str]:
     """What runs fused in the model, and why its other linear layers do not.
 
+    The source of `forward` is read, never run: where it applies an activation to a layer that the model holds as an
+    attribute, such as `F.relu(self.fc1(x))`, the line says which two lines to write instead.
+
     Returns:
         One line per chain and per linear layer left alone, such as "net: 0, 1, 2 run as one call".
     """
@@ -89,14 +93,19 @@ def explain(model: nn.Module) -> list[str]:
                     lines.append(f"{path or 'model'}: {', '.join(step.names)} run as one call")
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) and module not in fused:
-            why = obstacle(module) or _alone(parents.get(module))
-            lines.append(f"{path or 'model'}: left alone, {why}")
+            parent = parents.get(module)
+            why = obstacle(module) or _alone(parent)
+            hint = two_lines(parent, path.rpartition(".")[2], module) if parent and why == _NO_SEQUENTIAL else ""
+            lines.append(f"{path or 'model'}: left alone, {why}{hint}")
     return lines
+
+
+_NO_SEQUENTIAL = "it is not in an nn.Sequential"
 
 
 def _alone(parent: nn.Module | None) -> str:
     if not isinstance(parent, nn.Sequential):
-        return "it is not in an nn.Sequential"
+        return _NO_SEQUENTIAL
     if isinstance(parent, Sequential) or _sequential_obstacle(parent) is None and not _has_segment(parent):
         return "nothing beside it fuses with it"
     return _sequential_obstacle(parent) or "fuse was not called"
@@ -112,9 +121,7 @@ def _sequential_obstacle(module: nn.Module) -> str | None:
     if kind.__iter__ is not nn.Sequential.__iter__ or "parametrizations" in module._modules:
         return "its Sequential walks its children in its own way"
     if kind is not nn.Sequential and kind.__module__.split(".")[0] == "torch":
-        return (
-            "its Sequential is one of PyTorch's own kinds"  # torch.ao's fused and quantised blocks go by type
-        )
+        return "its Sequential is one of PyTorch's own kinds"  # torch.ao's fused and quantised blocks go by type
     return None
 
 

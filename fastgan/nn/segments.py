@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastgan import ops, random
 from fastgan.nn.activation import of_module
@@ -96,17 +97,18 @@ class SegmentBuilder:
 def pays(weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int) -> bool:
     """Whether forward and backward of a chain are faster as native calls than module by module, on the CPU.
 
-    Measured by `bench/bench_in_others_code.py`. Native calls save the interpreter's time between layers; where a batch
-    fills their vectors and a layer is wide, they also multiply faster. Torch wins with few rows, where each of its
-    products is one of a matrix and a vector, and with few units, where changing the layout of the batch is most of the
-    work.
+    Measured by `bench/bench_drop_in_grid.py` and `bench/bench_in_others_code.py`. Native calls save the interpreter's
+    time between layers; where a batch fills their vectors and a layer is wide, they also multiply faster, and where the
+    output is large, they spare passes over it. Torch wins with few rows, where each of its products is one of a matrix
+    and a vector, and with few units, where changing the layout of the batch is most of the work.
     """
     depth, products = len(layers), sum(w.numel() for w in weights)
     if any(layer.pieces > 1 or layer.dropout for layer in layers):
         return True
     if rows < 16:
         return rows >= 4 and depth >= 3 and products <= 20_000
-    return depth >= 3 or (rows * products >= 1_000_000 and weights[0].shape[0] >= 16)
+    units = weights[0].shape[0]
+    return depth >= 3 or (rows * products >= 1_000_000 and units >= 16) or (rows * units >= 60_000 and units >= 256)
 
 
 class Segment:
@@ -124,6 +126,8 @@ class Segment:
         self.cache = ops.CallCache()
         plain = self.impl == "auto" and not self.input_dropout and all(type(x) is nn.Linear for x in chain.linears)
         self.left: torch.Size | None = None  # the shape of the last input that ran module by module
+        # what a call of each module would do, without the look-up of its parameters, which takes a microsecond
+        self.calls = [(F.linear, (m.weight, m.bias)) if type(m) is nn.Linear else (m.forward, ()) for m in self.modules]
         self.may_leave = plain
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
 
@@ -155,8 +159,8 @@ class Segment:
         return not pays(self.weights, self.layers, x.shape[:-1].numel())
 
     def _by_modules(self, x: Tensor) -> Tensor:
-        for module in self.modules:  # without hooks, as planning found: what a call would do is forward alone
-            x = module.forward(x)
+        for call, parameters in self.calls:  # without hooks, as planning found: what a call would do is forward alone
+            x = call(x, *parameters)
         return x
 
     def gradient_penalty(self, x: Tensor, kind: str, weight: float) -> Tensor | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from fastgan.apps.bench.fastgan_side import change
+from fastgan.apps.bench.products import bf16_products
 from fastgan.apps.bench.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workload, plain_network
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Torch:
         workload, data, build: what is trained, on what, and how.
         seconds: of a timed call.
         capture: replay the iteration as a CUDA graph where it is timed.
+        seed: of the first weights.
     """
 
     def __init__(
@@ -41,17 +43,18 @@ class Torch:
         build: Callable[[nn.Module, nn.Module], Step],
         seconds: float = 0.0,
         capture: bool = False,
+        seed: int = 0,
     ) -> None:
         self.workload, self.data, self.seconds, self.capture = workload, data, seconds, capture
         self.queues = data.device.type != "cpu"
-        weights = workload.weights()
+        self.first = weights = workload.weights(seed)
         self.networks: dict[str, nn.Module] = {
             "generator": plain_network(workload.generator),
             "discriminator": plain_network(workload.discriminator),
         }
         for name, network in self.networks.items():
             network.load_state_dict(weights[name])
-            network.to(data.device)
+            network.to(data.device, data.dtype)
         self.step = build(self.networks["generator"], self.networks["discriminator"])
 
     @functools.cached_property
@@ -89,7 +92,7 @@ class Torch:
 
         Where a graph is timed, the later ones are replays of one: the first warm up what it captures.
         """
-        inputs = [x.to(self.data.device) for x in (draws.real, draws.noise_d, draws.noise_g)]
+        inputs = [x.to(self.data) for x in (draws.real, draws.noise_d, draws.noise_g)]
         places = [torch.empty_like(x[0]) for x in inputs]  # where a graph finds its batch
         losses, step = [], functools.partial(self.step, *places)
         for i in range(len(draws)):
@@ -100,7 +103,12 @@ class Torch:
             losses.append([loss.clone() for loss in step()])
         loss_d, loss_g = (torch.stack(column).cpu() for column in zip(*losses, strict=True))
         after = {name: network.state_dict() for name, network in self.networks.items()}
-        return {"loss_d": loss_d, "loss_g": loss_g} | change(self.workload.weights(), after)
+        return {"loss_d": loss_d, "loss_g": loss_g} | change(self.first, after)
+
+
+def float64_run(workload: Workload, data: Tensor, draws: Draws, seed: int = 0) -> dict[str, Tensor]:
+    """The truth that every side is held against: the same iterations by the plain loop in float64."""
+    return Torch(workload, data.double(), eager, seed=seed).replay(draws)
 
 
 def wait_for(device: torch.device) -> None:
@@ -132,9 +140,7 @@ def graph_of(call: Callable[[], T]) -> Callable[[], T]:
     return replay
 
 
-def eager(
-    generator: nn.Module, discriminator: nn.Module, *, fused: bool | None = None, autocast: bool = False
-) -> Step:
+def eager(generator: nn.Module, discriminator: nn.Module, *, fused: bool | None = None, autocast: bool = False) -> Step:
     """As in every tutorial. fused: `torch.optim.Adam`'s option of that name; autocast: to bf16, by `torch.autocast`."""
     place = next(generator.parameters()).device.type
     forward = functools.partial(torch.autocast, place, torch.bfloat16) if autocast else contextlib.nullcontext
@@ -156,7 +162,7 @@ def eager(
             loss_g = BCE(fake_logits, torch.ones_like(fake_logits))
         loss_g.backward()
         optimizer_g.step()
-        return loss_d.detach().float(), loss_g.detach().float()
+        return loss_d.detach(), loss_g.detach()
 
     return step
 
@@ -169,6 +175,24 @@ def eager_fused_adam(generator: nn.Module, discriminator: nn.Module) -> Step:
 def eager_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
     """The same with products in bf16, weights and their updates in float32."""
     return eager(generator, discriminator, autocast=True)
+
+
+def eager_matmul(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """The same with one line before it: `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`."""
+    return _with_bf16_products(eager(generator, discriminator))
+
+
+def compiled_matmul(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """That with the whole step compiled."""
+    return _with_bf16_products(compiled(generator, discriminator))
+
+
+def _with_bf16_products(step: Step) -> Step:
+    def inside(*batch: Tensor) -> tuple[Tensor, Tensor]:
+        with bf16_products():
+            return step(*batch)
+
+    return inside
 
 
 def compiled_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:

@@ -7,7 +7,6 @@ window of a population is the difference between a long call and a short one. Wa
 from __future__ import annotations
 
 import contextlib
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,22 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.apps.bench import baselines_jax, counts, fastgan_side, flops, harness, lower_bounds
+from fastgan.apps.bench import baselines_jax, baselines_torch, counts, fastgan_side, flops, harness, lower_bounds
 from fastgan.apps.bench.measure import (
     BF16_TOLERANCE,
     CHECKED_ITERATIONS,
     CUDA_BASELINES,
     FASTGAN,
     LEFT_OUT,
-    LOSS_TOLERANCE,
     SETUP_LIMIT,
     Say,
     Sides,
     in_short,
+    tolerance_of,
 )
 from fastgan.apps.bench.population import Population, in_turn
 from fastgan.apps.bench.products import products_in
-from fastgan.apps.bench.workloads import CUDA_WORKLOADS, Workload, draws
+from fastgan.apps.bench.workloads import CUDA_WORKLOADS, Draws, Workload, draws
 from fastgan.training.engines import cuda_engine
 from fastgan.training.engines.cuda_persistent import PersistentEngine, limits_of, with_cluster
 from fastgan.training.engines.plan import UnsupportedByEngine
@@ -69,8 +68,7 @@ class Row:
     @property
     def tolerance(self) -> harness.Tolerance:
         """The tolerance of this precision."""
-        exact = harness.Tolerance(self.workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
-        return {"bf16": BF16_TOLERANCE, "tf32": TF32_TOLERANCE}.get(self.precision, exact)
+        return {"bf16": BF16_TOLERANCE, "tf32": TF32_TOLERANCE}.get(self.precision, tolerance_of(self.workload))
 
     def baselines(self, wanted: Sequence[str]) -> list[str]:
         """Those of the wanted that do the same work; bf16 is held against eager in float32 too, as on the CPU."""
@@ -98,7 +96,7 @@ def measure(
     say: Say = harness.progress,
     device: str = "cuda",
 ) -> dict[str, Any]:
-    """Check and time a row. A side that differs from fastgan has no time; unless eager agrees, fastgan has none either.
+    """Check and time a row; a side that departs from a float64 run has no time.
 
     Args:
         row: what is measured.
@@ -110,12 +108,8 @@ def measure(
         device: where all train.
 
     Returns:
-        dict: a record as of a CPU's workload, with `floor` and, of one GAN on a GPU, what the host does; without
-        "sides" where fastgan cannot train this.
-
-    Raises:
-        ResultsDiffer: fastgan computes something else than eager, or than a baseline before it, or eager was requested
-            and could not run; nothing has been timed.
+        dict: a record as of a CPU's workload, with its lower bound and, of one GAN on a GPU, what the host does;
+        without "sides" where fastgan cannot train this.
     """
     how = row.baselines(baselines), settings, setup_limit, say, device
     with products_in(row.precision):
@@ -170,20 +164,11 @@ def _alone(
         found.add(FASTGAN, lambda: found.fastgan(FASTGAN, 1, None, device=device, precision=row.precision))
         if not found.sides:
             return {"left out": found.left_out}
-        truth = found.sides[0].results()
-
-        def checked(name: str) -> tuple[harness.Side, float]:
-            side, seconds = found.baseline(name)
-            row.tolerance.check(row.name, truth, name, side.results())
-            return side, seconds
-
-        add_baselines(row, baselines, found, checked)
+        add_baselines(baselines, found, found.baseline)
         found.say(f"timing {len(found.sides)} sides")
-        record = harness.compare(row.workload.describe(), found.sides, row.tolerance, settings)
-        for name, seconds in found.setup_s.items():
-            record["sides"][name]["first_call_s"] = seconds
+        record = found.compare(row.tolerance)
         run = found.runs[FASTGAN]
-        if device == "cuda":
+        if device == "cuda" and FASTGAN in record["sides"]:
             try:
                 record["host"] = host(row, found, record["sides"][FASTGAN]["median_s"], device)
             except LEFT_OUT as error:
@@ -208,22 +193,10 @@ def host(row: Row, found: Sides, median_s: float, device: str) -> dict[str, floa
         return {"iterations": COUNTED, **counts.per_iteration(run.advance, COUNTED)}
 
 
-def add_baselines(
-    row: Row, baselines: Sequence[str], found: Sides, make: Callable[[str], tuple[harness.Side, float]]
-) -> None:
-    """Set the baselines up. If eager was requested and could not run, nothing has been checked, so fastgan has no
-    time."""
+def add_baselines(baselines: Sequence[str], found: Sides, make: Callable[[str], tuple[harness.Side, float]]) -> None:
+    """Set the baselines up."""
     for name in baselines:
-        found.add(name, lambda name=name: make(name), refusals(found))  # type: ignore[misc]
-        if name == "eager" and name in found.left_out:
-            why = found.left_out[name]
-            raise harness.ResultsDiffer(f"{row.name}: not compared with eager, which could not run: {why}")
-
-
-def refusals(found: Sides) -> tuple[type[Exception], ...]:
-    """After what a baseline is left out and the others go on: once eager has agreed with fastgan, others may differ."""
-    agreed = any(side.name == "eager" for side in found.sides)
-    return (*LEFT_OUT, harness.ResultsDiffer) if agreed else LEFT_OUT
+        found.add(name, lambda name=name: make(name), (*LEFT_OUT, harness.ResultsDiffer))  # type: ignore[misc]
 
 
 def _together(
@@ -237,48 +210,50 @@ def _together(
     except LEFT_OUT as error:
         return {"left out": {FASTGAN: in_short(error)}}
     with Sides(replace(row.workload, name=row.name), settings, setup_limit, say, device) as found:
-        members = _members(row, population, found, settings)
+        check = _members(row, population, found)
+        check(
+            FASTGAN,
+            lambda seen: {
+                seed: fastgan_side.replay(row.workload, found.data, drawn, seed, **population.changes)
+                for seed, drawn in seen.items()
+            },
+        )
         rates: dict[str, Callable[[], float]] = {FASTGAN: _population_rate(population, settings)}
-        add_baselines(row, baselines, found, members)
+        add_baselines(baselines, found, lambda name: _of_members(name, check, found, row, settings))
         rates |= {side.name: _rate(side) for side in found.sides}
         found.say(f"timing {len(rates)} sides")
-        taken, spread = in_turn(rates, min(settings.windows, MOST_WINDOWS))
         return {
             "engine": {FASTGAN: f"{engine} ({reason})"},
             "engine name": engine,
             "left out": found.left_out,
-            **summary(taken, found.setup_s),
-            "spread": spread,
+            **in_turn(rates, FASTGAN, min(settings.windows, MOST_WINDOWS), found.setup_s),
         }
 
 
-def _members(
-    row: Row, population: Population, found: Sides, settings: harness.Settings
-) -> Callable[[str], tuple[harness.Side, float]]:
-    """Sets up a baseline of a population: after some members have been compared; a call is so many iterations of
-    all."""
+def _members(row: Row, population: Population, found: Sides) -> Callable[[str, Callable[..., Any]], None]:
+    """Holds some members of a side against float64 runs of theirs, given what replays a seed's draws."""
     seen = {seed: draws(row.workload, found.data.cpu(), CHECKED_ITERATIONS, seed=seed) for seed in population.some}
-    truth = {
-        seed: fastgan_side.replay(row.workload, found.data, seen[seed], seed=seed, **population.changes)
-        for seed in population.some
-    }
+    truth = {s: baselines_torch.float64_run(row.workload, found.data, of_seed, s) for s, of_seed in seen.items()}
 
-    def check(name: str, seed: int, theirs: Mapping[str, Tensor]) -> None:
-        row.tolerance.check(f"{row.name}, member {seed}", truth[seed], name, theirs)
+    def check(name: str, replay: Callable[[dict[int, Draws]], Mapping[int, Mapping[str, Tensor]]]) -> None:
+        for seed, results in replay(seen).items():
+            row.tolerance.check(f"{row.name}, member {seed}", name, results, truth[seed])
 
-    def make(name: str) -> tuple[harness.Side, float]:
-        if name == "eager":
-            side, seconds = found.baseline(name)
-            check(name, 0, side.results())
-            return side, seconds
-        started = time.perf_counter()
-        vmap = baselines_jax.Vmap(row.workload, found.data, settings.window_s, row.members)
-        for seed, theirs in zip(seen, vmap.replay_members(list(seen), list(seen.values())), strict=True):
-            check(name, seed, theirs)
-        seconds = time.perf_counter() - started
-        return harness.Side(name, vmap.run, dict, vmap.per_call * row.members), seconds
+    return check
 
-    return make
+
+def _of_members(
+    name: str, check: Callable[[str, Callable[..., Any]], None], found: Sides, row: Row, settings: harness.Settings
+) -> tuple[harness.Side, float]:
+    """A baseline of a population, after some members have been checked; a call is so many iterations of all."""
+    if name == "eager":  # one member at a time, the first
+        side, seconds = found.baseline(name)
+        check(name, lambda seen: {0: side.results()})
+        return side, seconds
+    started = time.perf_counter()
+    vmap = baselines_jax.Vmap(row.workload, found.data, settings.window_s, row.members)
+    check(name, lambda seen: dict(zip(seen, vmap.replay_members(list(seen), list(seen.values())), strict=True)))
+    return harness.Side(name, vmap.run, dict, vmap.per_call * row.members), time.perf_counter() - started
 
 
 def _population_rate(population: Population, settings: harness.Settings) -> Callable[[], float]:
@@ -297,19 +272,3 @@ def _rate(side: harness.Side) -> Callable[[], float]:
 
     rate()
     return rate
-
-
-def summary(rates: Mapping[str, Sequence[float]], setup_s: Mapping[str, float]) -> dict[str, Any]:
-    """The times of an iteration and their ratios from iterations a second."""
-    sides = {
-        name: {
-            "median_s": 1 / statistics.median(found),
-            "p10_s": 1 / harness.quantile(found, 0.9),
-            "p90_s": 1 / harness.quantile(found, 0.1),
-            "windows": len(found),
-            "first_call_s": setup_s.get(name, 0.0),
-        }
-        for name, found in rates.items()
-    }
-    base = sides[FASTGAN]["median_s"]
-    return {"sides": sides, "ratio": {name: side["median_s"] / base for name, side in sides.items() if name != FASTGAN}}

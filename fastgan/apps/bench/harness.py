@@ -1,28 +1,23 @@
-"""The benchmark harness: check equal results, pin, warm up, interleave, report medians with their spread.
+"""The benchmark harness: check each side against a float64 run, pin, warm up, time in turn, report.
 
-A case is a list of sides that do the same work, `sides[0]` being fastgan's. Before anything is timed, each side's
-results are compared with those of the first (`Tolerance`); a side that differs ends the run without a time. The sides
-are then timed in turn, window by window, in one process, so that whatever disturbs the machine disturbs them all; the
-first side takes part twice, and how much its two medians differ is the spread: a smaller difference between sides is
-noise.
+A case is a list of sides that do the same work, `sides[0]` being fastgan's. Before anything is timed, the results of
+each side are compared with those of a float64 run (`Tolerance`). A side that departs from it gets no time and costs no
+other side its own. The others are timed in turn (`timing`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import math
 import os
-import random
 import resource
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +25,14 @@ import torch
 from torch import Tensor
 
 from fastgan.apps.bench import machine
+from fastgan.apps.bench.timing import AGAIN, interleave, summary, timed
 from fastgan.files import write_atomically
 
 RESULTS = (machine.CHECKOUT or Path()) / "bench" / "results"
-AGAIN = " again"
 
 
 class ResultsDiffer(Exception):
-    """The sides of a case compute different results, so their times cannot be compared."""
+    """A side computes something else than it should, so its time means nothing."""
 
 
 # ---------------------------------------------------------------- settings
@@ -45,7 +40,11 @@ class ResultsDiffer(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure, the same for every benchmark."""
+    """How to measure, the same for every benchmark.
+
+    `clock` is that of one-thread cases: "wall", or "cpu", the time of this process on its processor, from which other
+    processes take least.
+    """
 
     threads: tuple[int, ...] = (1, 2)
     windows: int = 40
@@ -53,6 +52,7 @@ class Settings:
     warmup_s: float = 0.3
     seed: int = 0
     quick: bool = False
+    clock: str = "wall"
     out: Path = RESULTS
     machine: str = ""
 
@@ -64,6 +64,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--windows", type=int, default=40, help="timed windows of each side, at least 30 for a figure")
     p.add_argument("--window-ms", type=float, default=20.0, help="length of a window")
     p.add_argument("--seed", type=int, default=0, help="of the random data")
+    p.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: one-thread cases in processor time")
     p.add_argument("--quick", action="store_true", help="tiny run that checks the benchmark itself; no measurement")
     p.add_argument("--out", type=Path, help="folder of the results; None: bench/results, a temporary one if --quick")
     p.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
@@ -76,8 +77,19 @@ def settings_from(args: argparse.Namespace) -> Settings:
         raise SystemExit("bench: --threads must be at least 1, --windows at least 2, --window-ms positive")
     out = args.out or (Path(tempfile.gettempdir()) / "fastgan-bench" if args.quick else RESULTS)
     if args.quick:
-        return Settings(tuple(args.threads), 3, 0.001, 0.001, args.seed, True, out, args.machine)
-    return Settings(tuple(args.threads), args.windows, args.window_ms / 1e3, 0.3, args.seed, False, out, args.machine)
+        return Settings(tuple(args.threads), 3, 0.001, 0.001, args.seed, True, args.clock, out, args.machine)
+    window_s = args.window_ms / 1e3
+    return Settings(
+        tuple(args.threads),
+        args.windows,
+        window_s,
+        min(0.3, 15 * window_s),
+        args.seed,
+        False,
+        args.clock,
+        out,
+        args.machine,
+    )
 
 
 # ---------------------------------------------------------------- where it runs
@@ -123,44 +135,52 @@ def cold_compiler() -> Iterator[None]:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
-# ---------------------------------------------------------------- equal results first
+# ---------------------------------------------------------------- right results first
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Tolerances: per tensor, ||fastgan - baseline|| <= norm * ||baseline||, and, where `element` has its name,
-    |fastgan - baseline| <= element * (|baseline| + max|baseline|) for each element."""
+    """How far a side may depart from a float64 run.
+
+    Args:
+        norm: of each tensor, ||side - truth|| <= norm * ||truth||.
+        element: name -> of each element, |side - truth| <= element * (|truth| + max|truth|).
+        ulp: of each element, in units in the last place of the truth in float32; None: no such limit.
+    """
 
     norm: float
     element: Mapping[str, float] = field(default_factory=dict)
+    ulp: float | None = None
 
-    def check(
-        self, case: str, found: Mapping[str, Tensor], side: str, baseline: Mapping[str, Tensor]
-    ) -> dict[str, float]:
+    def check(self, case: str, side: str, found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:
         """The relative differences, tensor by tensor; raises ResultsDiffer where one is too large."""
-        if not found or set(found) != set(baseline):
-            raise ResultsDiffer(f"{case}: fastgan gives {sorted(found)}, {side} gives {sorted(baseline)}")
-        return {name: self._check_one(f"{case}: {name}", found[name], side, baseline[name]) for name in found}
+        if not found or set(found) != set(truth):
+            raise ResultsDiffer(f"{case}: {side} gives {sorted(found)}, a float64 run {sorted(truth)}")
+        return {name: self._check_one(f"{case}: {name} of {side}", name, found[name], truth[name]) for name in found}
 
-    def _check_one(self, what: str, found: Tensor, side: str, baseline: Tensor) -> float:
-        if found.shape != baseline.shape or found.dtype != baseline.dtype:
-            raise ResultsDiffer(
-                f"{what} is {found.dtype} {tuple(found.shape)}, by {side} {baseline.dtype} {tuple(baseline.shape)}"
-            )
-        a, b = found.detach().double(), baseline.detach().double()
+    def _check_one(self, what: str, name: str, found: Tensor, truth: Tensor) -> float:
+        if found.shape != truth.shape or not found.is_floating_point():
+            raise ResultsDiffer(f"{what} is {found.dtype} {tuple(found.shape)}, by a float64 run {tuple(truth.shape)}")
+        a, b = (x.detach().double().to(truth.device) for x in (found, truth))
         if not (a.isfinite().all() and b.isfinite().all() and b.any()):
-            raise ResultsDiffer(f"{what} is not finite, or all zero, by fastgan or by {side}")
-        difference = float((a - b).norm() / b.norm())
-        if difference > self.norm:
-            raise ResultsDiffer(
-                f"{what} differs from {side} by {difference:.2g} of its norm; allowed is {self.norm:.2g}"
-            )
-        limit = self.element.get(what.rsplit(": ", 1)[-1])
-        if limit is not None:
-            worst = float(((a - b).abs() / (b.abs() + b.abs().max())).max())
-            if worst > limit:
-                raise ResultsDiffer(f"{what} differs from {side} by {worst:.2g} at an element; allowed is {limit:.2g}")
-        return difference
+            raise ResultsDiffer(f"{what} is not finite, or the truth is all zero")
+        limits = [("of its norm", float((a - b).norm() / b.norm()), self.norm)]
+        if (limit := self.element.get(name)) is not None:
+            limits.append(("at an element", float(((a - b).abs() / (b.abs() + b.abs().max())).max()), limit))
+        if self.ulp is not None:
+            limits.append(("ULP at an element", ulps(a, b), self.ulp))
+        for how, difference, allowed in limits:
+            if not difference <= allowed:
+                told = f"departs from a float64 run by {difference:.2g} {how}; allowed is {allowed:.2g}"
+                raise ResultsDiffer(f"{what} {told}")
+        return limits[0][1]
+
+
+def ulps(found: Tensor, truth: Tensor) -> float:
+    """The largest difference from a float64 truth, in units in the last place of float32 at it."""
+    near = truth.float().abs()
+    spacing = torch.nextafter(near, torch.full_like(near, torch.inf)).double() - near.double()
+    return float(((found.double() - truth).abs() / spacing).max())
 
 
 # ---------------------------------------------------------------- timing
@@ -168,9 +188,15 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to do the work of a case. `run` is what is timed; `results` does it once and returns what came out.
+    """One way to do the work of a case.
 
-    A call may do the work several times (`per_call`); a side of another precision has a check of its own.
+    Args:
+        name: in tables and records.
+        run: what is timed.
+        results: does the work once and returns what came out.
+        per_call: how many times a call does the work.
+        tolerance: of a side of another precision; None: that of the case.
+        calls_before: calls that come before the first timed one, such as the iterations before the 5,000th.
     """
 
     name: str
@@ -178,96 +204,93 @@ class Side:
     results: Callable[[], Mapping[str, Tensor]]
     per_call: int = 1
     tolerance: Tolerance | None = None
+    calls_before: int = 0
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One side of a case; times are of one call, or of one piece of work where a call does several."""
-
-    median_s: float
-    p10_s: float
-    p90_s: float
-    windows: int
-    calls_per_window: int
-    first_call_s: float  # compilation included
-    warmup_s: float
-    warmup_calls: int
-
-
-def _window(run: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in itertools.repeat(None, calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
-def _warm_up(run: Callable[[], object], seconds: float) -> tuple[float, int, float]:
+def _warm_up(side: Side, seconds: float, clock: Callable[[], float]) -> tuple[float, int, float]:
     """(seconds spent, calls made, seconds of the fastest call)."""
     fastest, calls, start = math.inf, 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds or calls < 3:
-        fastest = min(fastest, _window(run, 1))
+    while (spent := time.perf_counter() - start) < seconds or calls < max(3, side.calls_before):
+        fastest = min(fastest, timed(side.run, 1, clock))
         calls += 1
     return spent, calls, fastest
 
 
-def interleave(runs: Sequence[Callable[[], object]], calls: Sequence[int], windows: int) -> list[list[float]]:
-    """Seconds a call, window by window; each round in another random order, so that none always follows the same."""
-    times: list[list[float]] = [[] for _ in runs]
-    order, shuffler = list(range(len(runs))), random.Random(0)
-    for _ in range(windows):
-        shuffler.shuffle(order)
-        for i in order:
-            times[i].append(_window(runs[i], calls[i]))
-    return times
+def compare(
+    case: str,
+    sides: Sequence[Side],
+    truth: Mapping[str, Tensor],
+    tolerance: Tolerance,
+    settings: Settings,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Check the sides of a case, then time those that are right; `sides[0]` is fastgan's.
 
+    Args:
+        case: its name.
+        sides: what is compared.
+        truth: the results of a float64 run.
+        tolerance: how far a side may depart from it.
+        settings: how to measure.
+        threads: of the case; those of more than one are timed by the wall clock.
 
-def quantile(values: Sequence[float], q: float) -> float:
-    """The q-quantile, linearly interpolated."""
-    ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-def compare(case: str, sides: Sequence[Side], tolerance: Tolerance, settings: Settings) -> dict[str, Any]:
-    """Check, then time the sides of a case; `sides[0]` is fastgan's. Raises ResultsDiffer before anything is timed."""
-    first_call, results = {}, {}
+    Returns:
+        dict: `timing.summary`'s record, with "wrong": side -> why it has no time. Without fastgan's side, no ratio.
+    """
+    first_call: dict[str, float] = {}
+    differences: dict[str, dict[str, float]] = {}
+    wrong: dict[str, str] = {}
+    right = []
     for side in sides:
         start = time.perf_counter()
-        results[side.name] = {k: v.detach().clone() for k, v in side.results().items()}
+        found = side.results()
         first_call[side.name] = time.perf_counter() - start
-    first = sides[0]
-    differences = {
-        s.name: (s.tolerance or tolerance).check(case, results[first.name], s.name, results[s.name]) for s in sides[1:]
+        try:
+            differences[side.name] = (side.tolerance or tolerance).check(case, side.name, found, truth)
+            right.append(side)
+        except ResultsDiffer as failure:
+            wrong[side.name] = str(failure).removeprefix(f"{case}: ")
+    checked = {
+        "allowed": {s.name: asdict(s.tolerance or tolerance) for s in sides},
+        "relative difference from float64": differences,
     }
+    record = {"case": case, "wrong": wrong, "tolerance": checked, "sides": {}, "ratio": {}, "spread": 0.0, "states": {}}
+    return record | (_time(right, sides[0] in right, first_call, settings, threads) if right else {})
 
-    contenders = [*sides, replace(first, name=first.name + AGAIN)]
-    warm = [_warm_up(s.run, settings.warmup_s) for s in contenders]
-    calls = [max(1, round(settings.window_s / fastest)) for _, _, fastest in warm]
+
+def _time(
+    sides: Sequence[Side],
+    has_first: bool,
+    first_call: Mapping[str, float],
+    settings: Settings,
+    threads: int,
+) -> dict[str, Any]:
+    clock = time.process_time if settings.clock == "cpu" and threads == 1 else time.perf_counter
+    contenders = {side.name: side for side in sides} | {sides[0].name + AGAIN: sides[0]}
+    warm = {name: _warm_up(side, settings.warmup_s, clock) for name, side in contenders.items() if AGAIN not in name}
+    warm[sides[0].name + AGAIN] = warm[sides[0].name]
+    calls = {name: max(1, round(settings.window_s / fastest)) for name, (_, _, fastest) in warm.items()}
+
+    def measure(name: str, side: Side) -> Callable[[], float]:
+        return lambda: timed(side.run, calls[name], clock) / side.per_call
+
     before, started, cpu = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), time.process_time()
-    per_call = interleave([s.run for s in contenders], calls, settings.windows)
-    times = [[t / s.per_call for t in found] for s, found in zip(contenders, per_call, strict=True)]
+    taken = interleave([measure(name, side) for name, side in contenders.items()], settings.windows)
     after = resource.getrusage(resource.RUSAGE_SELF)
     share = (time.process_time() - cpu) / (time.perf_counter() - started)
-
-    timings = {
-        s.name: Timing(
-            statistics.median(t), quantile(t, 0.1), quantile(t, 0.9), len(t), c, first_call.get(s.name, 0.0), w[0], w[1]
-        )
-        for s, t, c, w in zip(contenders, times, calls, warm, strict=True)
-    }
-    base, again = timings[first.name], timings[first.name + AGAIN]
-    return {
-        "case": case,
-        "ratio": {s.name: timings[s.name].median_s / base.median_s for s in sides[1:]},
-        "ratio_p10": {s.name: timings[s.name].p10_s / base.p10_s for s in sides[1:]},
-        "spread": max(base.median_s, again.median_s) / min(base.median_s, again.median_s) - 1.0,
-        "sides": {name: asdict(t) for name, t in timings.items()},
-        "tolerance": {
-            "allowed": {s.name: asdict(s.tolerance or tolerance) for s in sides[1:]},
-            "relative difference from": differences,
-        },
+    record = summary(dict(zip(contenders, taken, strict=True)), sides[0].name)
+    for name, side in record["sides"].items():
+        side |= {
+            "calls_per_window": calls[name],
+            "first_call_s": first_call.get(name, 0.0),  # compilation included
+            "warmup_s": warm[name][0],
+            "warmup_calls": warm[name][1],
+        }
+    if not has_first:
+        record |= {"ratio": {}, "ratio_p10": {}}
+        record["states"] = {name: found | {"ratio": {}} for name, found in record["states"].items()}
+    return record | {
+        "clock": "cpu" if clock is time.process_time else "wall",
         "processors got": share,  # on average, by all threads together
         "preemptions per window": (after.ru_nivcsw - before.ru_nivcsw) / (settings.windows * len(contenders)),
     }
@@ -309,6 +332,20 @@ def median(record: Mapping[str, Any], side: str) -> str:
     return microseconds(record["sides"][side]["median_s"]) if side in record["sides"] else "-"
 
 
+def ratio(record: Mapping[str, Any], side: str, base: str) -> float:
+    """How many times the base side's time the other's is, of a compared case or of one state of the core in it."""
+    found: float = record["sides"][side]["median_s"] / record["sides"][base]["median_s"]
+    return found
+
+
+def times(record: Mapping[str, Any], side: str, base: str) -> str:
+    """That ratio with three digits that count; a dash where a side has no time."""
+    if not {side, base} <= set(record["sides"]):
+        return "-"
+    found = ratio(record, side, base)
+    return f"{found:.0f}x" if found >= 99.95 else f"{found:.1f}x" if found >= 9.995 else f"{found:.2f}x"
+
+
 def threads(count: int) -> str:
     """The count with its noun."""
     return f"{count} thread{'s' if count > 1 else ''}"
@@ -331,41 +368,77 @@ def plain(value: Any) -> Any:
 
 
 class Report:
-    """The output of a benchmark: JSON, a picture, their paths, and a note on disturbances."""
+    """The output of a benchmark: JSON, a picture, their paths, and a note on disturbances.
+
+    Each record is on disk as soon as it is added, so that what ends a run costs only what was not yet measured.
+
+    Args:
+        name: of the files.
+        settings: of the run.
+        key: under which the JSON has the records.
+    """
 
     quick = "QUICK RUN: it checks that the benchmark works; its times are not measurements."
 
-    def __init__(self, name: str, settings: Settings) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, settings: Settings, key: str = "cases") -> None:
+        self.name, self.settings, self.key = name, settings, key
         self.load_before = machine.load_average()
         self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.content: dict[str, Any] = {}
+        self.records: list[dict[str, Any]] = []
+        self.refused: list[str] = []
+        self._machine: dict[str, Any] = {}
 
     @property
     def stem(self) -> Path:
         quick = "-quick" if self.settings.quick else ""
         return self.settings.out / f"{self.name}-{self.settings.machine}{quick}"
 
-    def save(self, content: Mapping[str, Any]) -> Path:
+    @property
+    def path(self) -> Path:
+        """Where the JSON lies."""
+        return self.stem.with_name(self.stem.name + ".json")
+
+    @property
+    def failures(self) -> list[str]:
+        """What has no time: sides that departed from a float64 run, and whole cases that broke down."""
+        sides = [f"{r.get('case', '')}: {why}" for r in self.records for why in r.get("wrong", {}).values()]
+        return [*sides, *self.refused]
+
+    def resume(self) -> None:
+        """Take over the records of an earlier run of the same name; none where there is no such file."""
+        if self.path.exists():
+            self.records = json.loads(self.path.read_text()).get(self.key, [])
+
+    def add(self, record: dict[str, Any]) -> None:
+        """A finished case, which is written at once."""
+        self.records.append(record)
+        self.save()
+
+    def save(self) -> Path:
         """Write the JSON, also of what is not finished; where it is."""
+        self._machine = self._machine or machine.describe()
         settings = {k: v for k, v in asdict(self.settings).items() if k != "out"}
         record = {
             "benchmark": self.name,
             "started": self.started,
             "command": Path(sys.argv[0]).name,
             "settings": settings,
-            "machine": machine.describe(),
+            "machine": self._machine,
             "load average": {"before": self.load_before, "after": machine.load_average()},
-            **content,
+            **self.content,
+            self.key: self.records,
+            "no time": self.failures,
         }
         text = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
         self.settings.out.mkdir(parents=True, exist_ok=True)
-        path = self.stem.with_name(self.stem.name + ".json")
-        write_atomically(path, [text.encode()])
-        return path
+        write_atomically(self.path, [text.encode()])
+        return self.path
 
     def write(self, content: Mapping[str, Any], figure: Any) -> None:
         """Write both files, and say so on the terminal."""
-        path = self.save(content)
+        self.content |= content
+        path = self.save()
         print(f"\nwritten: {path}")
         if figure is not None:
             import io
@@ -385,11 +458,17 @@ class Report:
         return ""
 
 
-def guarded(name: str, body: Callable[[], None]) -> int:
-    """Run a benchmark; a failed check is one line on stderr and exit code 1: no time is printed, no file written."""
+def guarded(name: str, body: Callable[[], Report | None]) -> int:
+    """Run a benchmark; a line on stderr for all that has no time, and then exit code 1.
+
+    A body that raises ResultsDiffer has nothing to report: no time is printed, no file written.
+    """
     try:
-        body()
+        report = body()
     except ResultsDiffer as failure:
         print(f"{name}: results differ, so no result is given. {failure}", file=sys.stderr)
         return 1
-    return 0
+    failures = report.failures if report else []
+    for why in failures:
+        print(f"{name}: no time: {why}", file=sys.stderr)
+    return 1 if failures else 0

@@ -20,9 +20,11 @@ from fastgan.apps.bench.workloads import Draws, Workload, draws
 from fastgan.backend import native
 
 FASTGAN, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
-BASELINES = ("eager", "fused-adam", "compile", "jax")
+MATMUL, AUTOCAST = ("matmul", "compile-matmul"), ("autocast", "compile-autocast")  # torch's products in bf16
+BASELINES = ("eager", "fused-adam", "compile", "jax", *MATMUL, *AUTOCAST)
 CUDA_BASELINES = ("eager", "fused-adam", "compile", "graph", "jax", "vmap", "autocast", "compile-autocast")
-COMPILED = ("compile", "graph", "compile-autocast")
+COMPILED = ("compile", "graph", "compile-matmul", "compile-autocast")
+IN_BF16 = (BF16, *MATMUL, *AUTOCAST)  # of the CPU, where a record has both precisions
 SETUP_LIMIT = 300.0  # seconds
 GRAPH = 100  # iterations of the graph engine's largest graph
 CHECKED_ITERATIONS = 5
@@ -61,6 +63,8 @@ def build(baseline: str, workload: Workload, data: Tensor, settings: harness.Set
         "fused-adam": baselines_torch.eager_fused_adam,
         "compile": baselines_torch.compiled,
         "graph": baselines_torch.compiled,
+        "matmul": baselines_torch.eager_matmul,
+        "compile-matmul": baselines_torch.compiled_matmul,
         "autocast": baselines_torch.eager_autocast,
         "compile-autocast": baselines_torch.compiled_autocast,
     }
@@ -83,6 +87,8 @@ class Sides:
         self.workload, self.settings, self.setup_limit = workload, settings, setup_limit
         self.say: Say = lambda what: say(f"{workload.name}: {what}")
         self.data = workload.data(settings.seed).to(device)
+        self.say("running it in float64")
+        self.truth = baselines_torch.float64_run(workload, self.data, self.draws())
         self.runs: dict[str, fastgan_side.LongRun] = {}
         self.sides: list[harness.Side] = []
         self.setup_s: dict[str, float] = {}
@@ -134,9 +140,9 @@ class Sides:
         run = self.runs[name] = fastgan_side.LongRun(workload.gan(), self.data, config, every, threads, cpus)
         self._open.callback(run.close)
         self.engine[name] = f"{run.engine} ({run.engine_reason})"
-        return harness.Side(name, run.advance, lambda: found, every, tolerance), seconds
+        return self._side(name, run.advance, found, every, tolerance), seconds
 
-    def baseline(self, name: str) -> tuple[harness.Side, float]:
+    def baseline(self, name: str, tolerance: harness.Tolerance | None = None) -> tuple[harness.Side, float]:
         """A baseline: its results, from which its timed run goes on."""
         started = time.perf_counter()
         if name in COMPILED and not self._compiles:  # once: it throws away what a side before this one runs
@@ -144,7 +150,27 @@ class Sides:
             self._compiles = True
         contender = build(name, self.workload, self.data, self.settings)
         found = contender.replay(self.draws())
-        return harness.Side(name, contender.run, lambda: found, contender.per_call), time.perf_counter() - started
+        side = self._side(name, contender.run, found, contender.per_call, tolerance)
+        return side, time.perf_counter() - started
+
+    def _side(
+        self,
+        name: str,
+        run: Callable[[], object],
+        found: dict[str, Tensor],
+        per_call: int,
+        tolerance: harness.Tolerance | None,
+    ) -> harness.Side:
+        return harness.Side(name, run, lambda: found, per_call, tolerance, -(-self.workload.start // per_call))
+
+    def compare(self, tolerance: harness.Tolerance) -> dict[str, Any]:
+        """Check and time all sides that came up; what cannot be timed is left out too."""
+        case, threads = self.workload.describe(), self.workload.threads
+        record = harness.compare(case, self.sides, self.truth, tolerance, self.settings, threads)
+        for name, seconds in self.setup_s.items():
+            if name in record["sides"]:
+                record["sides"][name]["first_call_s"] = seconds
+        return record
 
     def draws(self) -> Draws:
         """The minibatches and the noise of all sides."""
@@ -162,44 +188,44 @@ def measure(
 
     Args:
         workload: with `threads` threads.
-        baselines: some of PEERS.
+        baselines: some of BASELINES.
         settings: how.
         setup_limit: seconds a side may take to set up.
         say: told what is done now.
 
     Returns:
         dict: harness.compare's record with rates and the share of the FMA peak.
-
-    Raises:
-        ResultsDiffer: a side computes something else; nothing has been timed.
     """
     threads = workload.threads
     with harness.pinned(threads) as cpus, Sides(workload, settings, setup_limit, say) as found:
-        side, found.setup_s[FASTGAN] = found.fastgan(FASTGAN, threads, cpus)
-        found.sides.append(side)
+        found.add(FASTGAN, lambda: found.fastgan(FASTGAN, threads, cpus), ())
         found.add(BF16, lambda: found.fastgan(BF16, threads, cpus, BF16_TOLERANCE, precision="bf16"))
         for name in baselines:
-            found.add(name, lambda name=name: found.baseline(name))  # type: ignore[misc]
+            tolerance = BF16_TOLERANCE if name in IN_BF16 else None
+            found.add(name, lambda name=name, tolerance=tolerance: found.baseline(name, tolerance))  # type: ignore[misc]
         if threads > 1:
             found.add(ONE_THREAD, lambda: found.fastgan(ONE_THREAD, 1, cpus and cpus[:1]))
         found.say(f"timing {len(found.sides)} sides")
-        tolerance = harness.Tolerance(workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
         peak_before = fma_peak(threads)
-        record = harness.compare(workload.describe(), found.sides, tolerance, settings)
-        for name, seconds in found.setup_s.items():
-            record["sides"][name]["first_call_s"] = seconds
-        if threads > 1 and cpus:
-            record["busy"] = beside_a_busy_process(found, cpus, tolerance)
+        record = found.compare(tolerance_of(workload))
+        if threads > 1 and cpus and FASTGAN in record["sides"]:
+            record["busy"] = beside_a_busy_process(found, cpus, tolerance_of(workload))
         return {
             "workload": workload.name,
             "threads": threads,
             "batch": workload.batch,
             "cpus": cpus,
             "engine": found.engine,
+            "every": {name: run.every for name, run in found.runs.items()},
             "left out": found.left_out,
             **rates(workload, record, best(peak_before, fma_peak(threads))),
             **record,
         }
+
+
+def tolerance_of(workload: Workload) -> harness.Tolerance:
+    """How far float32 sides may depart from a float64 run."""
+    return harness.Tolerance(workload.change, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
 
 
 def rates(workload: Workload, record: dict[str, Any], peak: dict[str, float]) -> dict[str, Any]:
@@ -207,7 +233,7 @@ def rates(workload: Workload, record: dict[str, Any], peak: dict[str, float]) ->
     operations = flops.iteration(workload)
     rate = {name: operations / side["median_s"] / 1e9 for name, side in record["sides"].items()}
     cores = {name: 1 if name == ONE_THREAD else workload.threads for name in rate}
-    limit = {name: peak.get("bf16" if name == BF16 else "fp32") for name in rate}
+    limit = {name: peak.get("bf16" if name in IN_BF16 else "fp32") for name in rate}
     return {
         "operations": operations,
         "peak GFLOP/s a core": peak,
@@ -222,7 +248,8 @@ def beside_a_busy_process(found: Sides, cpus: Sequence[int], tolerance: harness.
     found.say("timing beside a busy process")
     mine = [side for side in found.sides if side.name in (FASTGAN, ONE_THREAD)]
     with busy(cpus[-1]):
-        return harness.compare(f"{found.workload.name} beside a busy process", mine, tolerance, found.settings)
+        case = f"{found.workload.name} beside a busy process"
+        return harness.compare(case, mine, found.truth, tolerance, found.settings, found.workload.threads)
 
 
 def fma_peak(threads: int, seconds: float = 0.1) -> dict[str, float]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from fastgan import training
-from fastgan.apps.bench import fastgan_side, harness
+from fastgan.apps.bench import fastgan_side, harness, timing
 from fastgan.apps.bench.measure import torch_threads
 from fastgan.apps.bench.workloads import WORKLOADS, Workload
 
@@ -73,18 +72,16 @@ class Population:
         return result.engine, result.engine_reason
 
 
-def in_turn(sides: Mapping[str, Callable[[], float]], windows: int) -> tuple[dict[str, list[float]], float]:
-    """Iterations a second of each side, window by window; and the spread: how much halves of them differ."""
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(windows):
-        for name, rate in sides.items():
-            rates[name].append(rate())
-    return rates, max(_halves_differ(found) for found in rates.values())
-
-
-def _halves_differ(found: Sequence[float]) -> float:
-    a, b = (statistics.median(found[i::2]) for i in (0, 1))
-    return max(a, b) / min(a, b) - 1
+def in_turn(
+    rates: Mapping[str, Callable[[], float]], first: str, windows: int, setup_s: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """`timing.summary` of sides that tell iterations a second, window by window; times are of one iteration."""
+    sides = {**rates, first + timing.AGAIN: rates[first]}
+    taken = timing.interleave([lambda rate=rate: 1 / rate() for rate in sides.values()], windows)  # type: ignore[misc]
+    record = timing.summary(dict(zip(sides, taken, strict=True)), first)
+    for name, side in record["sides"].items():
+        side["first_call_s"] = (setup_s or {}).get(name, 0.0)
+    return record
 
 
 def measure(
@@ -127,16 +124,13 @@ def _time(population: Population, one: fastgan_side.LongRun, every: int, setting
         return every / (time.perf_counter() - started)
 
     sides = {"population": lambda: population.rate(short, every), "one": alone}
-    rates, spread = in_turn(sides, settings.windows)
-    median = {name: statistics.median(found) for name, found in rates.items()}
+    record = in_turn(sides, "population", settings.windows)
     return {
         "workload": NAME,
         "members": MEMBERS,
         "threads": THREADS,
-        "iterations/s": median,
-        "iterations/s, 90th percentile": {name: harness.quantile(found, 0.9) for name, found in rates.items()},
-        "windows": settings.windows,
-        "ratio": median["population"] / median["one"],
-        "spread": spread,
         "least": LEAST,
+        "iterations/s": {name: 1 / side["median_s"] for name, side in record["sides"].items()},
+        "times one": record["ratio"]["one"],
+        **record,
     }

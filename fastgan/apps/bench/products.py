@@ -30,6 +30,24 @@ def products_in(precision: str) -> Iterator[None]:
             yield
 
 
+@contextlib.contextmanager
+def bf16_products() -> Iterator[None]:
+    """Factors of torch's float32 products on the CPU are rounded to bf16 inside: the one line of a user of oneDNN.
+
+    Raises:
+        RuntimeError: this torch has no such switch.
+    """
+    switch = getattr(torch.backends.mkldnn, "matmul", None)
+    if switch is None:
+        raise RuntimeError("this PyTorch has no torch.backends.mkldnn.matmul.fp32_precision")
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
+
+
 def _newer() -> tuple[Any, ...]:
     """All that the older switch sets along."""
     return torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)

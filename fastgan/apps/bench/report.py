@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastgan.apps.bench import harness, lower_bounds, pictures, population
-from fastgan.apps.bench.measure import BASELINES, BF16, CUDA_BASELINES, FASTGAN, ONE_THREAD
+from fastgan.apps.bench.measure import AUTOCAST, BF16, CUDA_BASELINES, FASTGAN, IN_BF16, MATMUL, ONE_THREAD
 from fastgan.apps.bench.workloads import WORKLOADS
 
 Record = Mapping[str, Any]
 BASELINE_NAMES = {
-    "eager": "eager",
-    "fused-adam": "eager, fused Adam",
+    "eager": "eager PyTorch",
+    "fused-adam": "eager PyTorch with fused Adam",
     "compile": "torch.compile",
-    "graph": "compile + CUDA graph",
+    "graph": "torch.compile + CUDA graph",
     "jax": "JAX scan",
     "vmap": "JAX vmap + scan",
-    "autocast": "eager bf16 autocast",
-    "compile-autocast": "compiled bf16 autocast",
+    "matmul": "eager PyTorch with products in bf16",
+    "compile-matmul": "torch.compile with products in bf16",
+    "autocast": "eager PyTorch under bf16 autocast",
+    "compile-autocast": "torch.compile under bf16 autocast",
 }
-_HEADS = {  # so that all columns find room
-    "fused-adam": "eager,\nfused Adam",
-    "compile": "torch.\ncompile",
-    "graph": "compile +\nCUDA graph",
-    "jax": "JAX\nscan",
-    "vmap": "JAX vmap\n+ scan",
-    "autocast": "eager bf16\nautocast",
-    "compile-autocast": "compiled\nautocast",
+_HEADS = {  # of columns, which must fit 80 characters together
+    "fused-adam": "fused",
+    "jax": "JAX",
+    "compile-matmul": "c-matmul",
+    "compile-autocast": "c-autoc.",
+    FASTGAN: "fp32",
 }
+_LEGEND = {
+    "fused-adam": "fused: eager with fused Adam",
+    "graph": "graph: compiled, as a CUDA graph",
+    "vmap": "vmap: JAX, members side by side",
+    FASTGAN: "fp32: fastgan's float32",
+    "matmul": "matmul: mkldnn.matmul.fp32_precision = bf16",
+    "autocast": "autocast: torch.autocast to bf16",
+    "compile-matmul": "c-: compiled",
+}
+WIDTH = 80
 IDLE, BUSY = 1.8, 1.1  # times faster on two threads; times slower than one thread beside a busy process
-# Row and precision on a GPU -> which target, and how many times each baseline's iterations a second.
-CUDA_LEAST: dict[tuple[str, str], tuple[str, dict[str, float]]] = {
-    ("toy-32", "fp32"): ("speed", {"eager": 60.0, "graph": 6.0, "jax": 3.0}),
-    ("toy-32x132", "fp32"): ("speed", {"eager": 2000.0, "vmap": 5.0}),
-    ("mnist-1024", "fp32"): ("speed", {"eager": 20.0, "graph": 3.0}),
-    ("original", "fp32"): ("speed", {"eager": 20.0, "graph": 3.0}),
-    **{(f"wide-{width}", "bf16"): ("bf16", {"autocast": 1.0, "compile-autocast": 1.0}) for width in (1024, 2048, 4096)},
+# Row and precision on a GPU -> how many times each baseline's iterations a second are asked of fastgan.
+CUDA_LEAST: dict[tuple[str, str], dict[str, float]] = {
+    ("toy-32", "fp32"): {"eager": 60.0, "graph": 6.0, "jax": 3.0},
+    ("toy-32x132", "fp32"): {"eager": 2000.0, "vmap": 5.0},
+    ("mnist-1024", "fp32"): {"eager": 20.0, "graph": 3.0},
+    ("original", "fp32"): {"eager": 20.0, "graph": 3.0},
+    **{(f"wide-{width}", "bf16"): {"autocast": 1.0, "compile-autocast": 1.0} for width in (1024, 2048, 4096)},
 }
 # At most 1 of each: what the host does, in which unit, and how that is said.
 HOST = (
@@ -48,11 +60,11 @@ HOST = (
 
 def verdicts(records: Sequence[Record], members: Record | None) -> list[dict[str, Any]]:
     """Each target that these figures answer: what was asked, what was found, whether it is met."""
-    measured = [record for record in records if "sides" in record]
+    measured = [record for record in records if record.get("sides")]
     found = [v for record in measured for v in (_of_row(record) if "device" in record else _of_workload(record))]
-    if members is not None and "ratio" in members:
-        rule = f"{members['members']} members on {members['threads']} threads: times one GAN on one"
-        found.append(_verdict("members", population.NAME, rule, members["ratio"], members["least"], members["spread"]))
+    if members is not None and "times one" in members:
+        rule = f"{members['members']} members on {members['threads']} threads: times one GAN on one thread"
+        found.append(_verdict(population.NAME, rule, members["times one"], members["least"], members["spread"]))
     return found
 
 
@@ -61,38 +73,35 @@ def _of_workload(record: Record) -> Iterator[dict[str, Any]]:
     if record["threads"] == workload.threads:
         for what, least in workload.least.items():
             if (value := _value(record, what)) is not None:
-                rule = {"peak": "share of the FMA peak", "bf16": "bf16: times faster than eager fp32"}.get(
-                    what, f"times faster than {BASELINE_NAMES.get(what, what)}"
+                rule = {"peak": "share of the FMA peak", "bf16": "bf16: times as fast as eager float32"}.get(
+                    what, f"times as fast as {BASELINE_NAMES.get(what, what)}"
                 )
-                target = "bf16" if what == "bf16" else workload.target
-                yield _verdict(target, workload.name, rule, value, least, record["spread"])
+                yield _verdict(workload.name, rule, value, least, record["spread"])
     if ONE_THREAD in record["ratio"]:
-        rule = f"{record['threads']} threads: times faster than one"
-        yield _verdict("threads", workload.name, rule, record["ratio"][ONE_THREAD], IDLE, record["spread"])
+        rule = f"{record['threads']} threads: times as fast as one"
+        yield _verdict(workload.name, rule, record["ratio"][ONE_THREAD], IDLE, record["spread"])
     if ONE_THREAD in record.get("busy", {}).get("ratio", {}):
         beside = record["busy"]
-        rule = f"beside a busy process: speed as a share of one thread's, at least 1/{BUSY}"
-        yield _verdict("threads", workload.name, rule, beside["ratio"][ONE_THREAD], 1 / BUSY, beside["spread"])
+        rule = "beside a busy process: speed as a share of one thread's"
+        yield _verdict(workload.name, rule, beside["ratio"][ONE_THREAD], 1 / BUSY, beside["spread"])
 
 
 def _of_row(record: Record) -> Iterator[dict[str, Any]]:
     name = label(record)
-    target, least = CUDA_LEAST.get((record["workload"], record["precision"]), ("", {}))
-    for baseline, times in least.items():
+    for baseline, times in CUDA_LEAST.get((record["workload"], record["precision"]), {}).items():
         if (value := record["ratio"].get(baseline)) is not None:
-            yield _verdict(
-                target, name, f"times faster than {BASELINE_NAMES[baseline]}", value, times, record["spread"]
-            )
+            yield _verdict(name, f"times as fast as {BASELINE_NAMES[baseline]}", value, times, record["spread"])
     for key, unit, rule in HOST if "host" in record else ():
         value = record["host"][key] / unit
         verdict = "met" if value <= 1.0 else "missed"
-        yield {"target": "host", "workload": name, "rule": rule, "most": 1.0, "value": value, "verdict": verdict}
+        yield {"workload": name, "rule": rule, "most": 1.0, "value": value, "verdict": verdict}
 
 
 def label(record: Record) -> str:
-    """The workload; its precision too, where it has one that needs to be said."""
-    precision = record.get("precision", "fp32")
-    return str(record["workload"]) + (f" {precision}" if precision != "fp32" else "")
+    """The workload; its precision and threads too, where they need to be said."""
+    precision, threads = record.get("precision", "fp32"), record.get("threads", 1)
+    name = str(record["workload"]) + (f" {precision}" if precision != "fp32" else "")
+    return name if threads == 1 or name.endswith("-2t") else f"{name}, {threads}t"
 
 
 def _value(record: Record, what: str) -> float | None:
@@ -104,70 +113,82 @@ def _value(record: Record, what: str) -> float | None:
     return record["ratio"].get(what)
 
 
-def _verdict(target: str, workload: str, rule: str, value: float, least: float, spread: float) -> dict[str, Any]:
-    found = {"target": target, "workload": workload, "rule": rule, "least": least, "value": value}
+def _verdict(workload: str, rule: str, value: float, least: float, spread: float) -> dict[str, Any]:
+    found = {"workload": workload, "rule": rule, "least": least, "value": value}
     return found | {"verdict": harness.verdict(value, least, spread)}
 
 
-def table(records: Sequence[Record]) -> Any:
-    """Microseconds an iteration, and how many times faster fastgan is than each baseline, as a rich table."""
-    from rich.table import Table
+def tables(records: Sequence[Record]) -> str:
+    """Microseconds an iteration of fastgan, and how many times as fast it is as each baseline; one table a precision.
 
-    baselines = [p for p in BASELINES if any(p in r["sides"] for r in records)]
-    title = "microseconds an iteration (median); in brackets: how many times faster fastgan is"
-    shown = Table(title=title, title_justify="left")
-    for name in ("workload", "threads", "fastgan", *(BASELINE_NAMES[p] for p in baselines)):
-        shown.add_column(name, justify="left" if name == "workload" else "right", no_wrap=True)
-    for name in ("bf16", "GFLOP/s", "of peak", "spread"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    Where windows of both states of the core occurred, each state has a row of its own. 80 characters wide.
+    """
+    measured = [record for record in records if record.get("sides")]
+    found = []
+    for precision in dict.fromkeys(r.get("precision", "fp32") for r in measured):
+        of = [r for r in measured if r.get("precision", "fp32") == precision]
+        sides = [p for p in CUDA_BASELINES if p not in IN_BF16 or precision == "bf16"]
+        found.append(_table(of, FASTGAN, sides, precision, share=True))
+    with_bf16 = [r for r in measured if BF16 in r["sides"]]
+    if with_bf16:
+        found.append(_table(with_bf16, BF16, [FASTGAN, "eager", *MATMUL, *AUTOCAST], "bf16", share=False))
+    return "\n\n".join(found)
+
+
+def _table(records: Sequence[Record], base: str, sides: Sequence[str], precision: str, share: bool) -> str:
+    sides = [side for side in sides if any(side in r["sides"] for r in records)]
+    header = [precision, "fastgan", *(_HEADS.get(p, p) for p in sides), *(["of peak", "spread"] if share else [])]
+    rows = [header]
     for record in records:
-        cells = [
-            f"{harness.median(record, p)} ({_times(record, p)})" if p in record["sides"] else "-" for p in baselines
-        ]
-        share = record["share_of_peak"].get(FASTGAN)
-        shown.add_row(
-            record["workload"],
-            str(record["threads"]),
-            harness.median(record, FASTGAN),
-            *cells,
-            harness.median(record, BF16),
-            f"{record['gflops'][FASTGAN]:.1f}",
-            "-" if share is None else f"{share:.1%}",
-            f"{record['spread']:.1%}",
-        )
-    return shown
+        own = record["share_of_peak"].get(base)
+        end = ["-" if own is None else f"{own:.0%}", f"{record['spread']:.1%}"] if share else []
+        rows.append([label(record).removesuffix(f" {precision}"), *_cells(record, base, sides), *end])
+        if len(record["states"]) > 1:
+            rows += [[f"  {s}", *_cells(of, base, sides), *[""] * len(end)] for s, of in record["states"].items()]
+    told = "; ".join(_LEGEND[side] for side in sides if side in _LEGEND)
+    return "\n".join([harness.table(rows), *textwrap.wrap(told, WIDTH)])
 
 
-def device_table(records: Sequence[Record]) -> Any:
-    """The same of a GPU, with the engine, and with the lower bound of each row and the share of it that was reached."""
-    from rich.table import Table
+def _cells(record: Record, base: str, sides: Sequence[str]) -> list[str]:
+    return [harness.median(record, base), *(harness.times(record, side, base) for side in sides)]
 
-    measured = [r for r in records if "sides" in r]
-    baselines = [p for p in CUDA_BASELINES if any(p in r["sides"] for r in measured)]
-    title = (
-        "microseconds an iteration (median, waits included; of many GANs: of all together); below: how many times "
-        "faster fastgan is;\nlower bound: an iteration's products at the rate measured here, on the multiprocessors "
-        "that the engine may use; below: the share that fastgan reached"
-    )
-    shown = Table(title=title, title_justify="left", show_lines=True)
-    for name in ("workload", "precision", "engine"):
-        shown.add_column(name, justify="left", no_wrap=True)
-    for name in ("fastgan", "lower bound", *(_HEADS.get(p, BASELINE_NAMES[p]) for p in baselines), "spread"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for record in measured:
-        cells = [
-            f"{harness.median(record, p)}\n{_times(record, p)}" if p in record["sides"] else "-" for p in baselines
-        ]
-        shown.add_row(
-            record["workload"],
-            record["precision"],
-            record["engine name"].removeprefix("cuda-"),
-            harness.median(record, FASTGAN),
-            f"{harness.microseconds(record['lower_bound_s'])}\n{record['share_of_peak'][FASTGAN]:.1%}",
-            *cells,
-            f"{record['spread']:.1%}",
-        )
-    return shown
+
+def in_words(records: Sequence[Record]) -> Iterator[str]:
+    """What is faster than what, a line for each baseline."""
+    timed = [r for r in records if r.get("sides")]
+    on_cpu = [r for r in timed if "device" not in r]  # there a record has both precisions
+    for side in BASELINE_NAMES:
+        of = [r for r in timed if r not in on_cpu] if side in IN_BF16 else timed
+        yield from _sentence([r for r in of if {FASTGAN, side} <= set(r["sides"])], FASTGAN, "fastgan", side)
+    for side in (FASTGAN, *MATMUL, *AUTOCAST):
+        of = [r for r in on_cpu if {BF16, side} <= set(r["sides"])]
+        yield from _sentence(of, BF16, "fastgan in bf16", side)
+
+
+def _sentence(records: Sequence[Record], base: str, who: str, side: str) -> Iterator[str]:
+    if not records:
+        return
+    other = "its own float32" if side == FASTGAN else BASELINE_NAMES[side]
+    ratios = {label(r): (harness.ratio(r, side, base), r["spread"]) for r in records}
+    faster = {name: ratio for name, (ratio, spread) in ratios.items() if ratio > 1 + spread}
+    slower = {name: ratio for name, (ratio, spread) in ratios.items() if ratio < 1 - spread}
+    equal = [name for name in ratios if name not in faster and name not in slower]
+    told = []
+    if faster:
+        low, high = min(faster.values()), max(faster.values())
+        span = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+        told.append(f"{span} times as fast as {other} at {_count(len(faster), len(ratios))}")
+    if equal:
+        told.append(f"as fast as {other} at {', '.join(equal)}")
+    if slower:
+        told.append(f"slower than {other} at {', '.join(f'{name} ({ratio:.2f})' for name, ratio in slower.items())}")
+    yield f"{who} is {'; '.join(told)}."
+
+
+def _count(some: int, every: int) -> str:
+    if some == every:
+        return {1: "the one workload", 2: "both workloads"}.get(every, f"all {every} workloads")
+    return f"{some} of {every} workloads"
 
 
 def bound_lines(found: Record) -> Iterator[str]:
@@ -187,64 +208,47 @@ def bound_lines(found: Record) -> Iterator[str]:
     yield f"matrix products, TFLOP/s: {rates}"
 
 
-def _times(record: Record, baseline: str) -> str:
-    ratio = record["ratio"][baseline]
-    return f"{ratio:.0f}x" if ratio >= 20 else f"{ratio:.2f}x"
-
-
 DISTURBED = 0.9  # of a processor: below, others took turns on it
 
 
 def disturbed(records: Sequence[Record]) -> str:
     """Which one-thread workloads had to share their processor; empty where none had."""
-    shares = {r["workload"]: r["processors got"] for r in records if r["threads"] == 1}
+    shares = {r["workload"]: r["processors got"] for r in records if r["threads"] == 1 and "processors got" in r}
     told = [f"{name} {share:.0%}" for name, share in shares.items() if share < DISTURBED]
     return f"Disturbed: of the processor they were held on, they got: {', '.join(told)}." if told else ""
 
 
-def lines(records: Sequence[Record], members: Record | None) -> Iterator[str]:
-    """Lines below the table: peak, population, targets, set-up times, omissions."""
-    peaks = [r["peak GFLOP/s a core"] for r in records]
+def lines(records: Sequence[Record], members: Record | None = None) -> Iterator[str]:
+    """Lines below the tables: what is faster than what, peak, population, targets, set-up times, omissions."""
+    yield from in_words(records)
+    peaks = [r["peak GFLOP/s a core"] for r in records if "peak GFLOP/s a core" in r]
     peak = {name: max((p.get(name, 0.0) for p in peaks), default=0.0) for name in ("fp32", "bf16")}
     if peak["fp32"]:
         bf16 = f", bf16 {peak['bf16']:.0f}" if peak["bf16"] else "; no bf16 products"
         yield f"FMA peak, GFLOP/s a core, measured in the same run: fp32 {peak['fp32']:.0f}{bf16}"
-    if members is not None and "ratio" in members:
+    if members is not None and "iterations/s" in members:
         rates = members["iterations/s"]
         yield (
             f"population of {members['members']} on {members['threads']} threads: {rates['population']:,.0f} "
             f"iterations/s; one GAN on one thread: {rates['one']:,.0f}"
         )
-    yield from _common(records, members)
-    if members is not None and "left out" in members:
-        yield f"left out: {population.NAME}: {members['left out']}"
-    engines = {
-        f"{r['workload']}: {r['engine'][FASTGAN]}" for r in records if not r["engine"][FASTGAN].startswith("cpu")
-    }
-    yield from sorted(f"fastgan's engine was not the fused one: {engine}" for engine in engines)
-
-
-def device_lines(records: Sequence[Record], refused: Sequence[str]) -> Iterator[str]:
-    """Lines below a GPU's table."""
-    yield from sorted({f"engine: {label(r)}: {r['engine'][FASTGAN]}" for r in records if "sides" in r})
-    yield from _common(records, None)
-    yield from (f"no time: {why}" for why in refused)
-
-
-def _common(records: Sequence[Record], members: Record | None) -> Iterator[str]:
-    """Targets, set-up times, and what was left out."""
-    for found in verdicts(records, members):
-        bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
-        head = f"{found['target']}  {found['workload']}: {found['rule']}"
-        yield f"{head}: {found['value']:.3g}, {bound}: {found['verdict']}"
-    measured = [r["sides"] for r in records if "sides" in r]
-    firsts = {p: [s[p]["first_call_s"] for s in measured if p in s] for p in CUDA_BASELINES}
+    targets = verdicts(records, members)
+    if targets:
+        counts = Counter(found["verdict"] for found in targets)
+        yield "targets: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    for found in targets:
+        if found["verdict"] != "met":
+            bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
+            yield f"{found['verdict']}: {found['workload']}: {found['rule']}: {found['value']:.3g}, {bound} asked"
+    measured = [r["sides"] for r in records if r.get("sides")]
+    firsts = {p: [s[p]["first_call_s"] for s in measured if p in s] for p in BASELINE_NAMES}
     setup = {p: max(seconds) for p, seconds in firsts.items() if seconds}
     if setup:
         told = ", ".join(f"{BASELINE_NAMES[p]} {seconds:.1f} s" for p, seconds in setup.items())
         yield f"set-up and compilation, not in the times above, at most: {told}"
-    row = {id(r): f"{label(r)}: " if "device" in r else "" for r in records}
-    yield from sorted({f"left out: {row[id(r)]}{n}: {why}" for r in records for n, why in r["left out"].items()})
+    yield from sorted({f"left out: {label(r)}: {n}: {why}" for r in records for n, why in r["left out"].items()})
+    engines = {f"{label(r)}: {r['engine'][FASTGAN]}" for r in records if FASTGAN in r.get("engine", {})}
+    yield from sorted(f"engine: {engine}" for engine in engines if not engine.partition(": ")[2].startswith("cpu "))
 
 
 MARKERS = {  # and the number of the colour
@@ -256,6 +260,8 @@ MARKERS = {  # and the number of the colour
     "jax": ("v", 2),
     "graph": ("P", 3),
     "vmap": (">", 2),
+    "matmul": ("<", 1),
+    "compile-matmul": ("p", 3),
     "autocast": ("h", 1),
     "compile-autocast": ("X", 3),
 }
@@ -300,7 +306,8 @@ def _peak_bars(ax: Any, records: Sequence[Record]) -> None:
     """fastgan's share of the peak, and the best baseline's."""
     for i, record in enumerate(records):
         shares = record["share_of_peak"]
-        theirs = max((shares[p] for p in CUDA_BASELINES if p in shares), default=None)
+        mine = IN_BF16 if record.get("precision") == "bf16" else ()
+        theirs = max((shares[p] for p in CUDA_BASELINES if p in shares and (p not in IN_BF16 or mine)), default=None)
         for name, share, offset, colour in (
             ("fastgan", shares.get(FASTGAN), -0.19, 0),
             ("best baseline", theirs, 0.19, 1),

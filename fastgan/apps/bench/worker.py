@@ -1,10 +1,8 @@
-"""The process in which the workloads of one thread count are measured: `python -m fastgan.apps.bench.worker REQUEST`.
+"""The process in which a row is measured: `python -m fastgan.apps.bench.worker REQUEST`.
 
-XLA fixes its threads when it is loaded, so each thread count has a process of its own, held on its processors from the
-beginning; all sides of a workload run interleaved in it. A GPU's lower bounds and each of its rows have a process of
-their
-own: after a fault in a kernel nothing more runs in a process, and a kernel that never ends holds it for good. A process
-answers in lines of JSON: progress, a GPU's lower bounds, records, or a failed check.
+Each row of the table has a process of its own, held on its processors from the beginning: XLA fixes its threads when it
+is loaded, after a fault nothing more runs in a process, and what never ends holds it for good. All sides of a row run
+interleaved in it. A process answers in lines of JSON: progress, a GPU's lower bounds, records, or a row refused.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +47,15 @@ def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> 
     def say(what: str) -> None:
         answer({"progress": what})
 
-    try:
-        for name in request["workloads"]:
+    for name in request["rows"]:
+        try:
+            if name == population.NAME:
+                answer({"population": population.measure(settings, say=say)})
+                continue
             workload = dataclasses.replace(WORKLOADS[name], threads=threads)
             answer({"record": measure(workload, request["baselines"], settings, request["setup_limit"], say)})
-        if request["population"]:
-            try:
-                answer({"population": population.measure(settings, say=say)})
-            except LEFT_OUT as error:
-                answer({"population": {"left out": in_short(error)}})
-    except harness.ResultsDiffer as failure:
-        answer({"tolerance": str(failure)})
+        except (*LEFT_OUT, harness.ResultsDiffer) as failure:
+            answer({"refused": f"{name}: {in_short(failure)}"})
 
 
 def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
@@ -84,25 +80,26 @@ def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], Non
 
 
 def ask_rows(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A GPU's lower bounds and then its rows, each from a fresh process that is ended after `row_limit` seconds.
+    """The rows, each from a fresh process that is ended after `row_limit` seconds; before them a GPU's lower bounds.
 
     Raises:
         WorkerFailed: no lower bound was measured, so nothing can be held against one.
     """
     known: dict[str, Any] = {}
-    try:
-        for answer in ask(request | {"rows": []}, request["row_limit"]):
-            known |= {key: answer[key] for key in ("lower_bounds",) if key in answer}
-            yield answer
-    except WorkerFailed as failure:
-        if not known:
-            raise
-        yield {"refused": f"some lower bounds: {failure.brief}"}
-    for name, precision in request["rows"]:
+    if "device" in request:
         try:
-            yield from ask(request | known | {"rows": [(name, precision)]}, request["row_limit"])
+            for answer in ask(request | {"rows": []}, request["row_limit"]):
+                known |= {key: answer[key] for key in ("lower_bounds",) if key in answer}
+                yield answer
         except WorkerFailed as failure:
-            yield {"refused": f"{name}, {precision}: {failure.brief}"}
+            if not known:
+                raise
+            yield {"refused": f"some lower bounds: {failure.brief}"}
+    for row in request["rows"]:
+        try:
+            yield from ask(request | known | {"rows": [row]}, request["row_limit"])
+        except WorkerFailed as failure:
+            yield {"refused": f"{row if isinstance(row, str) else ', '.join(row)}: {failure.brief}"}
 
 
 def ask(request: dict[str, Any], limit_s: float | None = None) -> Iterator[dict[str, Any]]:
@@ -113,8 +110,7 @@ def ask(request: dict[str, Any], limit_s: float | None = None) -> Iterator[dict[
         limit_s: seconds after which the process is ended; None: it may take its time.
 
     Raises:
-        ResultsDiffer: sides differ. WorkerFailed: the process broke down or was ended; the last it said is in the
-            message.
+        WorkerFailed: the process broke down or was ended; the last it said is in the message.
     """
     command = [sys.executable, "-m", "fastgan.apps.bench.worker", json.dumps(request)]
     with (
@@ -124,7 +120,7 @@ def ask(request: dict[str, Any], limit_s: float | None = None) -> Iterator[dict[
     ):
         try:
             assert process.stdout is not None  # a line without an end is what was cut off
-            yield from understood(json.loads(line) for line in process.stdout if line.endswith(b"\n"))
+            yield from (json.loads(line) for line in process.stdout if line.endswith(b"\n"))
         finally:
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.kill()
@@ -150,14 +146,6 @@ def _ended_after(process: subprocess.Popen[bytes], limit_s: float | None) -> Ite
         yield late
     finally:
         timer.cancel()
-
-
-def understood(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The answers as they are, but a failed check as ResultsDiffer."""
-    for found in answers:
-        if "tolerance" in found:
-            raise harness.ResultsDiffer(found["tolerance"])
-        yield found
 
 
 def _held(cpus: Sequence[int], command: Sequence[str], said: Any) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ def add(commands: Any) -> None:
         "bench",
         help="how fast it is here, against PyTorch and JAX",
         description="Time whole iterations of Algorithm 1 against eager PyTorch, torch.compile and JAX, in one "
-        "process, in turn, after all have been shown to compute the same. Writes JSON and a picture. On a GPU it also "
-        "times many GANs at once, and measures lower bounds: launches, barriers, copies, "
-        "matrix products, waits.",
-        epilog="examples:\n  fastgan bench --quick                a look in under a minute\n"
-        "  fastgan bench                        everything: 15 minutes if idle\n"
+        "process, in turn. A side whose results depart from a float64 run has no time. Each row is written to the JSON "
+        "as soon as it is finished; a picture comes last. On a GPU it also times many GANs at once, and measures lower "
+        "bounds: launches, barriers, copies, matrix products, waits.",
+        epilog="examples:\n  fastgan bench --quick                a look in about a minute\n"
+        "  fastgan bench                        everything: an hour if idle\n"
         "  fastgan bench --workload toy-128 --baselines eager jax\n"
         "  fastgan bench --device cuda          everything on the GPU\n"
         "  fastgan bench --device cuda --workload toy-32 --precision fp32 tf32 bf16\n",
@@ -41,8 +42,9 @@ def add(commands: Any) -> None:
         "--baselines",
         nargs="*",
         metavar="NAME",
-        help="some of eager, fused-adam, compile, jax; on a GPU also graph (compiled, as a CUDA graph), vmap (JAX, for "
-        "many GANs), autocast and compile-autocast (for bf16)",
+        help="some of eager, fused-adam, compile, jax, and for bf16 autocast, compile-autocast; on the CPU also "
+        "matmul, compile-matmul (torch's products in bf16), on a GPU graph (compiled, as a CUDA graph), vmap (JAX, for "
+        "many GANs)",
     )
     command.add_argument("--peers", dest="baselines", nargs="*", action=Deprecated, help=argparse.SUPPRESS)
     command.add_argument("--threads", nargs="+", type=natural, metavar="N", help="default: each workload's own")
@@ -54,9 +56,18 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--windows", type=natural, metavar="N", help="timed windows a side (40; quick: 10)")
     command.add_argument("--window-ms", type=number, metavar="X", help="length of a window (100; quick: 40)")
+    command.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: processor time, for rows of one thread on a machine that others use too (wall)",
+    )
     command.add_argument("--setup-limit", type=number, metavar="S", default=300.0, help="seconds a side may compile")
     command.add_argument(
-        "--row-limit", type=number, metavar="S", default=900.0, help="seconds a row may take in all (900); GPU only"
+        "--row-limit", type=number, metavar="S", help="seconds a row may take in all (1800; on a GPU 900)"
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="keep the rows that the file of results has, and measure the others"
     )
     command.add_argument("--out", type=Path, help="folder of the results (bench/results; quick: a temporary one)")
     command.add_argument("--machine", help="name of this machine in file names")
@@ -64,17 +75,18 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, write; 1 where results differed, and then no time is given."""
-    from fastgan.apps.bench import harness
+    """Measure, print, write.
 
+    Returns:
+        1 where a side or a row has no time because its check failed or it broke down, 130 where rows are missing.
+    """
     if arguments.device == "cuda":
-        return _bench_device(*_device_request(arguments))
-    requests, settings = _requests(arguments)
-    return harness.guarded("fastgan bench", lambda: _bench(requests, settings))
+        return _bench_device(*_device_request(arguments), arguments.resume)
+    return _bench(*_requests(arguments), arguments.resume)
 
 
 def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]:
-    """The request of each measuring process, and the common settings."""
+    """The request of each thread count, and the common settings."""
     from fastgan.apps.bench import machine, measure, population
     from fastgan.apps.bench.workloads import WORKLOADS
 
@@ -91,21 +103,18 @@ def _requests(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], Any]
     if arguments.threads and max(arguments.threads) > available:
         raise ValueError(f"--threads must be at most {available}, the processors here, got {max(arguments.threads)}")
     settings = _settings(arguments, machine.name())
-    own = {WORKLOADS[name].threads if name in WORKLOADS else population.THREADS for name in names}
+    own = {name: WORKLOADS[name].threads if name in WORKLOADS else population.THREADS for name in names}
+    common = {
+        "baselines": list(baselines),
+        "setup_limit": arguments.setup_limit,
+        "row_limit": arguments.row_limit or 1800.0,
+        "settings": _how(settings),
+    }
     requests = []
-    for threads in arguments.threads or sorted(t for t in own if t <= available):
-        chosen = [n for n in names if n in WORKLOADS and (arguments.threads or WORKLOADS[n].threads == threads)]
-        requests.append(
-            {
-                "threads": threads,
-                "workloads": chosen,
-                "population": population.NAME in names and threads == population.THREADS,
-                "baselines": list(baselines),
-                "setup_limit": arguments.setup_limit,
-                "settings": _how(settings),
-            }
-        )
-    if skipped := sorted(t for t in own if t > available and not arguments.threads):
+    for threads in arguments.threads or sorted({t for t in own.values() if t <= available}):
+        rows = [n for n in names if own[n] == threads or (arguments.threads and n in WORKLOADS)]
+        requests.append({"threads": threads, "rows": rows, **common})
+    if skipped := sorted({t for t in own.values() if t > available and not arguments.threads}):
         print(f"workloads of {skipped[0]} threads are left out: {available} processor here", file=sys.stderr)
     return requests, dataclasses.replace(settings, threads=tuple(r["threads"] for r in requests))
 
@@ -125,6 +134,7 @@ def _settings(arguments: argparse.Namespace, machine: str) -> Any:
         window_s=(arguments.window_ms or (40.0 if quick else 100.0)) / 1e3,
         warmup_s=0.1 if quick else 0.3,
         quick=quick,
+        clock=arguments.clock,
         out=arguments.out or (Path(tempfile.gettempdir()) / "fastgan-bench" if quick else harness.RESULTS),
         machine=arguments.machine or machine,
     )
@@ -134,7 +144,7 @@ def _settings(arguments: argparse.Namespace, machine: str) -> Any:
 
 
 def _how(settings: Any) -> dict[str, Any]:
-    return {k: getattr(settings, k) for k in ("windows", "window_s", "warmup_s", "seed", "quick")}
+    return {k: getattr(settings, k) for k in ("windows", "window_s", "warmup_s", "seed", "quick", "clock")}
 
 
 def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any, dict[str, Any]]:
@@ -172,56 +182,88 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
         "rows": [(name, precision) for name in names for precision in arguments.precision or own[name]],
         "baselines": list(baselines),
         "setup_limit": arguments.setup_limit,
-        "row_limit": arguments.row_limit,
+        "row_limit": arguments.row_limit or 900.0,
         "settings": _how(settings),
     }
     return request, settings, gpu
 
 
-def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any]) -> int:
-    """The rows of a GPU, in a file that is written anew after each, also those until a Ctrl-C.
+def _bench_device(request: dict[str, Any], settings: Any, gpu: dict[str, Any], resume: bool) -> int:
+    """The rows of a GPU."""
+    from fastgan.apps.bench import device, report
 
-    Returns:
-        1 where a row has no time because its check failed or it broke down, 130 where some are missing.
-    """
-    from fastgan.apps.bench import device, harness, report, worker
-
-    written = harness.Report("train", settings)
-    written.quick = "QUICK CHECK: a look, no measurement."
-    records: list[dict[str, Any]] = []
-    refused: list[str] = []
     taken = [
         f"median of {settings.windows} windows of {settings.window_s * 1e3:.0f} ms a side, in turn; "
         "each ends with a wait for the device, which counts",
-        f"many GANs at once: slopes between a short call and a long one, {device.MOST_WINDOWS} windows at most",
+        f"many GANs at once: {device.MOST_WINDOWS} windows at most, each the slope between a short call and a long one",
     ]
-    content: dict[str, Any] = {"unit": "seconds an iteration", "how": taken, "device": gpu}
-    ended = False
-    with _display(2 + len(request["rows"])) as show, contextlib.suppress(KeyboardInterrupt):
-        for found in _until_it_fails(worker.ask_rows(request)):
-            content |= {key: found[key] for key in ("lower_bounds",) if key in found}
-            records += [found[key] for key in ("record",) if key in found]
-            refused += [found[key] for key in ("refused",) if key in found]
-            if "progress" not in found:
-                targets = report.verdicts(records, None)
-                written.save(content | {"workloads": records, "no time": refused, "targets": targets})
-            show(found.get("progress"))
-        ended = True
-    if "lower_bounds" not in content:
-        print("\n".join(f"no time: {why}" for why in refused), file=sys.stderr)
+    written, ended = _measure([request], settings, {"how": taken, "device": gpu}, resume)
+    if "lower_bounds" not in written.content:
+        print("\n".join(f"no time: {why}" for why in written.failures), file=sys.stderr)
         return 1 if ended else 130
     print(f"lower bounds of {gpu['name']}, measured in this run")
-    print("\n".join(f"  {line}" for line in report.bound_lines(content["lower_bounds"])))
-    measured = [record for record in records if "sides" in record]
+    print("\n".join(f"  {line}" for line in report.bound_lines(written.content["lower_bounds"])))
+    return _tell(written, taken, ended, len(request["rows"]), gpu["name"])
+
+
+def _bench(requests: Sequence[dict[str, Any]], settings: Any, resume: bool) -> int:
+    """The rows of the CPU."""
+    taken = [f"median of {settings.windows} windows of {settings.window_s * 1e3:.0f} ms a side, in turn in one process"]
+    written, ended = _measure(requests, settings, {"how": taken}, resume)
+    return _tell(written, taken, ended, sum(len(r["rows"]) for r in requests))
+
+
+def _measure(
+    requests: Sequence[dict[str, Any]], settings: Any, content: dict[str, Any], resume: bool
+) -> tuple[Any, bool]:
+    """The report with all rows, which is written after each, and whether no Ctrl-C came before the end."""
+    from fastgan.apps.bench import harness, report, worker
+
+    written = harness.Report("train", settings, "workloads")
+    written.quick = "QUICK CHECK: a look, no measurement."
+    if resume:
+        written.resume()
+    written.content = {"unit": "seconds an iteration", **content}
+    ended = False
+    done = {(r["workload"], r["threads"], r.get("precision", "fp32")) for r in written.records}
+    with _display(sum(len(r["rows"]) for r in requests)) as show, contextlib.suppress(KeyboardInterrupt):
+        for request in requests:
+            rows = [row for row in request["rows"] if _row(row, request) not in done]
+            for found in _until_it_fails(worker.ask_rows(request | {"rows": rows})):
+                written.content |= {key: found[key] for key in ("lower_bounds", "population") if key in found}
+                written.records += [found[key] for key in ("record",) if key in found]
+                written.refused += [found[key] for key in ("refused",) if key in found]
+                written.content["targets"] = report.verdicts(written.records, written.content.get("population"))
+                if "progress" not in found:
+                    written.save()
+                show(found.get("progress"))
+        ended = True
+    return written, ended
+
+
+def _row(row: Any, request: dict[str, Any]) -> tuple[str, int, str]:
+    """Workload, threads and precision of a requested row."""
+    return (row, request["threads"], "fp32") if isinstance(row, str) else (row[0], 1, row[1])
+
+
+def _tell(written: Any, taken: Sequence[str], ended: bool, rows: int, device: str = "") -> int:
+    """Print the tables and write the files; the exit code."""
+    from fastgan.apps.bench import report
+
+    records, notes = written.records, [*taken, written.disturbances(), report.disturbed(written.records)]
+    measured = [record for record in records if record.get("sides")]
     if measured:
-        _print_table(report.device_table(measured))
-    print("\n".join([*report.device_lines(records, refused), *taken, written.disturbances()]).rstrip())
-    content |= {"workloads": records, "no time": refused, "targets": report.verdicts(records, None)}
-    written.write(content, _picture(measured, [*taken, written.disturbances()], gpu["name"]))
+        print("microseconds an iteration (median); NNx: how many times as fast fastgan is")
+        print(report.tables(measured))
+    failures = [f"no time: {why}" for why in written.failures]
+    lines = [*report.lines(records, written.content.get("population")), *failures, *notes]
+    for line in lines:
+        print(*textwrap.wrap(line, report.WIDTH, subsequent_indent="  "), sep="\n", end="\n" if line else "")
+    written.write({}, _picture([r for r in measured if report.FASTGAN in r["sides"]], notes, device))
     if not ended:
-        print(f"interrupted: {len(records) + len(refused)} of {len(request['rows'])} rows")
+        print(f"interrupted: {len(records) + len(written.refused)} of {rows} rows")
         return 130
-    return 1 if refused else 0
+    return 1 if written.failures else 0
 
 
 def _until_it_fails(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -234,41 +276,6 @@ def _until_it_fails(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any
         yield {"refused": failure.brief}
 
 
-def _print_table(table: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
-
-
-def _bench(requests: Sequence[dict[str, Any]], settings: Any) -> None:
-    from fastgan.apps.bench import harness, report
-
-    written = harness.Report("train", settings)
-    taken = f"{settings.windows} windows of {settings.window_s * 1e3:.0f} ms a side"
-    written.quick = f"QUICK CHECK, {taken}: a look, no measurement."
-    records, members = _measure(requests)
-    if records:
-        _print_table(report.table(records))
-    for line in report.lines(records, members):
-        print(line)
-    doubts = [text for text in (written.disturbances(), report.disturbed(records)) if text]
-    print("\n".join(doubts))
-    notes = [
-        f"median of {settings.windows} windows a side, in turn in one process, after all gave the same results",
-        *doubts,
-    ]
-    content = {
-        "unit": "seconds an iteration",
-        "workloads": records,
-        "population": members,
-        "targets": report.verdicts(records, members),
-    }
-    written.write(content, _picture(records, notes))
-
-
 def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str], device: str = "") -> Any:
     from fastgan.apps.bench import report
 
@@ -277,22 +284,6 @@ def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str], device: st
     except ImportError as error:  # the figures stand without it
         print(f"no picture: {error}", file=sys.stderr)
         return None
-
-
-def _measure(requests: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """All records, and that of the population."""
-    from fastgan.apps.bench import worker
-
-    records: list[dict[str, Any]] = []
-    members = None
-    with _display(sum(len(r["workloads"]) + r["population"] for r in requests)) as show:
-        for request in requests:
-            for found in worker.ask(request):
-                if "record" in found:
-                    records.append(found["record"])
-                members = found.get("population", members)
-                show(found.get("progress"))
-    return records, members
 
 
 @contextlib.contextmanager

@@ -1,0 +1,108 @@
+"""The noise model of every benchmark: sides take turns window by window, and each window knows the state of its core.
+
+The first side takes part twice. How much its two medians differ is the spread: a smaller difference between sides is
+noise. A core whose other hardware thread is busy with somebody else's work is slower by up to a third, which no load
+average of a virtual machine shows, so each window records whether it was; figures of both states are kept apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fastgan.backend import native
+
+AGAIN = " again"
+ALONE, SHARED, MIXED = "core alone", "core shared", "core's state changed"
+ADDERS_ALONE = 3.5  # additions a cycle: at least 4 where a hardware thread has the core alone, at most 3 beside another
+LEAST_WINDOWS = 5  # of each side, for a figure of one state
+
+
+class Window(NamedTuple):
+    """Seconds of one piece of work, and the state of the core around it: one of the three, or "" where unknown."""
+
+    seconds: float
+    state: str = ""
+
+
+def core_shared() -> bool | None:
+    """Whether the other hardware thread of this core is busy now; None where that cannot be told."""
+    rate = native.additions_per_cycle() if native is not None else 0.0
+    return None if rate == 0 else rate < ADDERS_ALONE
+
+
+def timed(run: Callable[[], object], calls: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds a call."""
+    start = clock()
+    for _ in itertools.repeat(None, calls):
+        run()
+    return (clock() - start) / calls
+
+
+def interleave(measures: Sequence[Callable[[], float]], windows: int) -> list[list[Window]]:
+    """What each measures, window by window; each round in another random order, so that none always follows the same.
+
+    Args:
+        measures: each measures one window and returns the seconds of a piece of work.
+        windows: of each.
+    """
+    taken: list[list[Window]] = [[] for _ in measures]
+    order, shuffler = list(range(len(measures))), random.Random(0)
+    for _ in range(windows):
+        shuffler.shuffle(order)
+        for i in order:
+            before = core_shared()
+            seconds = measures[i]()
+            after = core_shared()
+            state = "" if before is None else MIXED if before != after else SHARED if before else ALONE
+            taken[i].append(Window(seconds, state))
+    return taken
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The q-quantile, linearly interpolated."""
+    ordered = sorted(values)
+    place = q * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def summary(taken: Mapping[str, Sequence[Window]], first: str) -> dict[str, Any]:
+    """The record of a case: medians, ratios to the first side, spread, and both states of the core where they occurred.
+
+    Args:
+        taken: the windows of each side, `first + AGAIN` among them.
+        first: the side whose time divides the others'.
+    """
+    sides = {name: _quantiles([w.seconds for w in windows]) for name, windows in taken.items()}
+    one, other = sides[first]["median_s"], sides[first + AGAIN]["median_s"]
+    states = {}
+    for state in (ALONE, SHARED):
+        of_state = {name: [w.seconds for w in windows if w.state == state] for name, windows in taken.items()}
+        if min(map(len, of_state.values())) >= LEAST_WINDOWS:
+            found = {name: _quantiles(seconds) for name, seconds in of_state.items()}
+            states[state] = {"sides": found, "ratio": _ratios(found, first, "median_s")}
+    every = [w.state for windows in taken.values() for w in windows]
+    return {
+        "sides": sides,
+        "ratio": _ratios(sides, first, "median_s"),
+        "ratio_p10": _ratios(sides, first, "p10_s"),
+        "spread": max(one, other) / min(one, other) - 1.0,
+        "windows by state": {state: every.count(state) for state in (ALONE, SHARED, MIXED)},
+        "states": states,
+    }
+
+
+def _quantiles(seconds: Sequence[float]) -> dict[str, Any]:
+    found = {"median_s": statistics.median(seconds), "p10_s": quantile(seconds, 0.1), "p90_s": quantile(seconds, 0.9)}
+    return found | {"windows": len(seconds)}
+
+
+def _ratios(sides: Mapping[str, Mapping[str, float]], first: str, key: str) -> dict[str, float]:
+    return {n: side[key] / sides[first][key] for n, side in sides.items() if n not in (first, first + AGAIN)}
