@@ -175,6 +175,8 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "a layer of no width": row(no_width),
     "a batch of no round size": row(batch_size=37),
     "a batch of blocks and a rest": row(batch_size=133),
+    # 4 and 8 columns behind whole vectors of them; inputs of one block and a half
+    **{f"a batch of vectors and a rest, {n} rows": row(of(width=48), batch_size=n) for n in (20, 72)},
 }  # fmt: skip
 
 
@@ -214,7 +216,8 @@ def test_fused_equals_eager(name: str, dtype: torch.dtype) -> None:
 
 THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
-    "r1 dropout, simultaneous", "moving average", "a batch of no round size",
+    "r1 dropout, simultaneous", "moving average", "a batch of no round size", "a batch of vectors and a rest, 20 rows",
+    "a batch of vectors and a rest, 72 rows",
 )  # fmt: skip
 
 
