@@ -1,4 +1,5 @@
-// pybind11 only: the training engine's plan, read from the dictionaries of fastgan/training/engines/plan.py.
+// pybind11 only: the training engine's plan, read from the dictionaries of fastgan/training/engines/plan.py, and its
+// schema, by which Python writes them.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,83 +11,88 @@
 #include "cpu/products.h"
 #include "cuda/launchers.h"
 #include "dtypes.h"
+#include "philox.h"
 
 namespace py = pybind11;
 using namespace fastgan;
 
 namespace {
 
-void* pointer(const py::handle& address) { return reinterpret_cast<void*>(address.cast<uintptr_t>()); }
+// Reads the fields of a struct from a dictionary, which has no others.
+class FromDict {
+ public:
+  explicit FromDict(const py::handle& given) : given_(given.cast<py::dict>()) {}
 
-ParameterPlan parameter(const py::handle& addresses) {
-  const auto at = addresses.cast<py::tuple>();
-  return {pointer(at[0]), pointer(at[1]), pointer(at[2]), pointer(at[3])};
-}
-
-LayerPlan layer(const py::dict& d) {
-  return {d["inputs"].cast<int64_t>(),        d["outputs"].cast<int64_t>(),      d["pieces"].cast<int>(),
-          d["activation"].cast<int>(),        d["negative_slope"].cast<double>(), d["dropout"].cast<double>(),
-          d["bias"].cast<py::tuple>()[0].cast<uintptr_t>() != 0,
-          d["dropout_seed_index"].cast<int>(),       d["dropout_substream"].cast<int>(), d["batch_norm"].cast<bool>(),
-          d["norm_epsilon"].cast<double>(),   d["norm_momentum"].cast<double>()};
-}
-
-PlayerPlan player(const py::dict& d) {
-  PlayerPlan plan;
-  plan.network.input_dropout = d["input_dropout"].cast<double>();
-  plan.network.dropout_seeds = d["dropout_seeds"].cast<int>();
-  plan.network.precision = Precision(d["precision"].cast<int>());
-  for (const py::handle& item : d["layers"]) {
-    const auto l = item.cast<py::dict>();
-    plan.network.layers.push_back(layer(l));
-    plan.parameters.push_back({parameter(l["weight"]), parameter(l["bias"]), parameter(l["norm_scale"]),
-                               parameter(l["norm_shift"]), pointer(l["running_mean"]), pointer(l["running_variance"]),
-                               static_cast<int64_t*>(pointer(l["batches"]))});
+  template <class T>
+  void operator()(const std::string& name, T& field) {
+    read(given_[name.c_str()], field);
+    ++count_;
   }
-  plan.optimizer = {Rule(d["rule"].cast<int>()), d["beta1"].cast<double>(), d["beta2"].cast<double>(),
-                    d["epsilon"].cast<double>(), d["max_norm"].cast<double>()};
-  return plan;
-}
 
-LossPlan loss(const py::handle& formula_and_target) {
-  const auto pair = formula_and_target.cast<std::pair<int, double>>();
-  return {pair.first, pair.second};
-}
+  void end() const {
+    if (count_ != given_.size())
+      throw py::value_error("plan: " + std::to_string(given_.size() - count_) + " fields are unknown to the core");
+  }
 
-Schedule schedule(const py::handle& rates_and_momenta) {
-  auto pair = rates_and_momenta.cast<std::pair<std::vector<double>, std::vector<double>>>();
-  return {std::move(pair.first), std::move(pair.second)};
-}
+ private:
+  template <class T>
+  static void read(const py::handle& value, T& field) {
+    if constexpr (std::is_pointer_v<T>)
+      field = reinterpret_cast<T>(value.cast<uintptr_t>());
+    else if constexpr (std::is_enum_v<T>)
+      field = named<T>(value.cast<std::string>());
+    else if constexpr (std::is_arithmetic_v<T>)
+      field = value.cast<T>();
+    else {
+      const auto items = value.cast<py::tuple>();
+      size_t i = 0;
+      field.fields([&](const std::string&, auto& item) { read(items[i++], item); });
+    }
+  }
+
+  static void read(const py::handle& value, std::vector<double>& field) { field = value.cast<std::vector<double>>(); }
+
+  static void read(const py::handle& value, PlayerPlan& player) {
+    FromDict given(value);
+    given.with_layers([&](FromDict& layer) { player.read_layer(layer); });
+    player.fields(given);
+    given.end();
+  }
+
+  template <class Function>
+  void with_layers(Function&& f) {
+    for (const py::handle& item : given_["layers"]) {
+      FromDict layer(item);
+      f(layer);
+      layer.end();
+    }
+    ++count_;
+  }
+
+  template <class Enum>
+  static Enum named(const std::string& name) {
+    const std::vector<std::string> names = split(names_of(Enum()));
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end()) throw py::value_error("plan: no " + std::string(name_of(Enum())) + " is named " + name);
+    return Enum(found - names.begin());
+  }
+
+  const py::dict given_;
+  size_t count_ = 0;
+};
 
 // A plan and its workspace. Python owns networks, optimiser state and data, and keeps them alive.
 struct CompiledPlan {
   int dtype;
-  TrainPlan plan;
+  TrainPlan plan{};
   Workspace workspace;
 
   explicit CompiledPlan(const py::dict& d)
-      : dtype(d["dtype"].cast<int>()),
-        plan{player(d["generator"]),
-             player(d["discriminator"]),
-             d["latent"].cast<int64_t>(),
-             Prior(d["prior"].cast<int>()),
-             d["seed"].cast<uint64_t>(),
-             pointer(d["data"]),
-             d["rows"].cast<int64_t>(),
-             d["features"].cast<int64_t>(),
-             d["batch"].cast<int64_t>(),
-             d["k"].cast<int64_t>(),
-             d["generator_steps"].cast<int64_t>(),
-             d["pack"].cast<int64_t>(),
-             d["simultaneous"].cast<bool>(),
-             loss(d["real"]),
-             loss(d["fake"]),
-             loss(d["generated"]),
-             d["relativistic"].cast<bool>(),
-             Penalty(d["penalty"].cast<int>()),
-             d["penalty_weight"].cast<double>(),
-             d["ema_decay"].cast<double>(),
-             d["skip_nonfinite"].cast<bool>()} {}
+      : dtype(d["dtype"].cast<int>()) {
+    FromDict given(d["plan"]);
+    plan.fields(given);
+    given.end();
+  }
 
   // Brings the addresses up to date with the last iteration.
   void write_back(int threads) {
@@ -101,15 +107,12 @@ struct CompiledPlan {
   }
 
   TrainCall call(const py::dict& d, int threads) {
-    return {d["first"].cast<int64_t>(),
-            d["count"].cast<int64_t>(),
-            schedule(d["generator_schedule"]),
-            schedule(d["discriminator_schedule"]),
-            d["generator_updates"].cast<int64_t>(),
-            d["discriminator_updates"].cast<int64_t>(),
-            static_cast<double*>(pointer(d["metrics"])),
-            &workspace,
-            threads};
+    TrainCall call{};
+    FromDict given(d);
+    call.fields(given);
+    given.end();
+    call.workspace = &workspace, call.threads = threads;
+    return call;
   }
 };
 
@@ -193,10 +196,63 @@ std::pair<size_t, size_t> cuda_needs(const CompiledPlan& compiled, int multiproc
   return {needs.shared_bytes, needs.scratch_bytes};
 }
 
+// ---------------------------------------------------------------- the schema: names of values, and of fields
+
+template <class Enum>
+void describe(py::dict& enums, Enum e) {
+  enums[name_of(e)] = py::tuple(py::cast(split(names_of(e))));
+}
+
+// Notes each field of a struct with what it is: an enumeration, a struct, or plain.
+struct Noted {
+  py::dict fields;
+
+  template <class T>
+  void operator()(const std::string& name, T&) {
+    fields[name.c_str()] = kind(static_cast<T*>(nullptr));
+  }
+
+  template <class T>
+  static const char* kind(T*) {
+    if constexpr (std::is_enum_v<T>) return name_of(T());
+    else if constexpr (std::is_pointer_v<T>) return "address";
+    else if constexpr (std::is_same_v<T, bool>) return "flag";
+    else return std::is_floating_point_v<T> ? "real" : "integer";
+  }
+  static const char* kind(PlayerPlan*) { return "PlayerPlan"; }
+  static const char* kind(ParameterPlan*) { return "ParameterPlan"; }
+  static const char* kind(LossPlan*) { return "LossPlan"; }
+  static const char* kind(Schedule*) { return "Schedule"; }
+  static const char* kind(std::vector<double>*) { return "reals"; }
+};
+
+template <class Plan>
+py::dict noted(Plan plan) {
+  Noted all;
+  plan.fields(all);
+  return all.fields;
+}
+
+void bind_schema(py::module_& m) {
+  py::dict enums, fields;
+  describe(enums, DType()), describe(enums, Formula()), describe(enums, Activation()), describe(enums, Prior());
+  describe(enums, Precision()), describe(enums, Penalty()), describe(enums, Rule()), describe(enums, purpose::Purpose());
+  describe(enums, Distribution()), describe(enums, Predicate());
+  m.attr("ENUMS") = enums;
+  Noted layer;
+  PlayerPlan().read_layer(layer);
+  fields["LayerPlan"] = layer.fields, fields["PlayerPlan"] = noted(PlayerPlan()), fields["TrainPlan"] = noted(TrainPlan());
+  fields["OptimizerPlan"] = noted(OptimizerPlan()), fields["ParameterPlan"] = noted(ParameterPlan());
+  fields["LossPlan"] = noted(LossPlan()), fields["Schedule"] = noted(Schedule()), fields["TrainCall"] = noted(TrainCall());
+  m.attr("FIELDS") = fields;
+}
+
 }  // namespace
 
 void bind_training(py::module_& m) {
-  py::class_<CompiledPlan>(m, "CompiledPlan").def(py::init<const py::dict&>())
+  bind_schema(m);
+  py::class_<CompiledPlan>(m, "CompiledPlan")
+      .def(py::init<const py::dict&>())
       .def("write_back", &CompiledPlan::write_back)
       .def("products", &CompiledPlan::products);
   m.def("advance", advance);

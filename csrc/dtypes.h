@@ -7,8 +7,7 @@
 
 namespace fastgan {
 
-enum class DType : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };  // numbers of fastgan/kernels.py
-
+FASTGAN_ENUM(enum class, DType, f32, f64, f16, bf16)
 
 inline namespace FASTGAN_ISA {
 

@@ -8,6 +8,8 @@
 #pragma once
 #include <cmath>
 
+#include "schema.h"
+
 #ifdef __CUDACC__
 #define FASTGAN_HD __host__ __device__ __forceinline__
 #define FASTGAN_CALLS_BACK _Pragma("nv_exec_check_disable")  // a host-only call is allowed where the caller runs on the host
@@ -311,25 +313,29 @@ struct ProbabilityFake {  // -log(1 - p)
   }
 };
 
-// Calls f(Formula{}) for the formula of this number; the numbers are those of fastgan/reference.py.
+// Their names in fastgan/reference.py, in the order of their numbers.
+FASTGAN_ENUM(enum class, Formula, non_saturating, fake, minimax, mle, soft_target, hinge_real, hinge_fake, least_squares,
+             wasserstein_real, wasserstein_fake, probability_real, probability_fake)
+
+// Calls f with the type of the formula of this number.
 FASTGAN_CALLS_BACK
 template <class Function>
 FASTGAN_HD bool with_formula(int number, Function&& f) {
-  switch (number) {
-    case 0: f(NonSaturating{}); return true;
-    case 1: f(Fake{}); return true;
-    case 2: f(Minimax{}); return true;
-    case 3: f(MaximumLikelihood{}); return true;
-    case 4: f(SoftTarget{}); return true;
-    case 5: f(HingeReal{}); return true;
-    case 6: f(HingeFake{}); return true;
-    case 7: f(LeastSquares{}); return true;
-    case 8: f(WassersteinReal{}); return true;
-    case 9: f(WassersteinFake{}); return true;
-    case 10: f(ProbabilityReal{}); return true;
-    case 11: f(ProbabilityFake{}); return true;
-    default: return false;
+  switch (Formula(number)) {
+    case Formula::non_saturating: f(NonSaturating{}); return true;
+    case Formula::fake: f(Fake{}); return true;
+    case Formula::minimax: f(Minimax{}); return true;
+    case Formula::mle: f(MaximumLikelihood{}); return true;
+    case Formula::soft_target: f(SoftTarget{}); return true;
+    case Formula::hinge_real: f(HingeReal{}); return true;
+    case Formula::hinge_fake: f(HingeFake{}); return true;
+    case Formula::least_squares: f(LeastSquares{}); return true;
+    case Formula::wasserstein_real: f(WassersteinReal{}); return true;
+    case Formula::wasserstein_fake: f(WassersteinFake{}); return true;
+    case Formula::probability_real: f(ProbabilityReal{}); return true;
+    case Formula::probability_fake: f(ProbabilityFake{}); return true;
   }
+  return false;
 }
 
 // ---------------------------------------------------------------- activations: y = value(x), derivative and second derivative from y or x
@@ -403,20 +409,22 @@ struct Gelu {  // x Phi(x), the exact form
   template <class T> FASTGAN_HD static T normal_cdf(T x) { return T(0.5) * std::erfc(x * T(-0.707106781186547524401)); }
 };
 
+FASTGAN_ENUM(enum class, Activation, none, relu, leaky_relu, tanh, sigmoid, elu, softplus, gelu)
+
 FASTGAN_CALLS_BACK
 template <class Function>
 FASTGAN_HD bool with_activation(int number, Function&& f) {
-  switch (number) {
-    case 0: f(Identity{}); return true;
-    case 1: f(Relu{}); return true;
-    case 2: f(LeakyRelu{}); return true;
-    case 3: f(Tanh{}); return true;
-    case 4: f(Sigmoid{}); return true;
-    case 5: f(Elu{}); return true;
-    case 6: f(Softplus{}); return true;
-    case 7: f(Gelu{}); return true;
-    default: return false;
+  switch (Activation(number)) {
+    case Activation::none: f(Identity{}); return true;
+    case Activation::relu: f(Relu{}); return true;
+    case Activation::leaky_relu: f(LeakyRelu{}); return true;
+    case Activation::tanh: f(Tanh{}); return true;
+    case Activation::sigmoid: f(Sigmoid{}); return true;
+    case Activation::elu: f(Elu{}); return true;
+    case Activation::softplus: f(Softplus{}); return true;
+    case Activation::gelu: f(Gelu{}); return true;
   }
+  return false;
 }
 
 // ---------------------------------------------------------------- statistics and bounds

@@ -54,13 +54,13 @@ FASTGAN_CALLED void discriminator_step(Executor& run, int64_t it, int64_t draw) 
   run.commit_or_roll_back(Updated{false, true});
 }
 
-// G descends through a fixed D. number: of the step. A relativistic loss also needs the real rows that D saw last.
+// G descends through a fixed D. number: of the step. The rows of D's last minibatch are still chosen: a conditional GAN
+// takes their labels, and a relativistic loss also looks at D of them.
 template <class Executor>
 FASTGAN_CALLED void generator_step(Executor& run, int64_t it, int64_t number) {
   const bool relativistic = run.plan().relativistic;
   run.prepare_g(number);
   run.save();
-  if (relativistic) run.sample_data((it + 1) * run.plan().k - 1);
   run.sample_noise(purpose::noise_g, number);
   run.forward_g();
   run.show(relativistic ? BatchOfD::fake_real : BatchOfD::fake);

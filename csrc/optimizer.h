@@ -1,12 +1,18 @@
 // The update rules, each once: what one step does to a parameter p, its state and its gradient g.
 #pragma once
 #include <cmath>
+#include <limits>
 
 #include "formulas.h"
 #include "plan.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
+
+template <class T>
+FASTGAN_HD T held(T x, T bound) {  // within -bound .. bound, or NaN
+  return x > bound ? bound : x < -bound ? -bound : x;
+}
 
 FASTGAN_HD double integer_power(double base, int64_t n) {
   double result = 1.0;
@@ -24,6 +30,26 @@ FASTGAN_HD double momentum_at(const ScheduleParameters& c, int64_t epoch) {  // 
   if (c.saturated == 0.0) return c.momentum;
   const double way = double(epoch - 1) / (c.saturated - 1.0), progress = way < 1.0 ? way : 1.0;
   return c.saturated > 1.0 ? c.momentum * (1.0 - progress) + c.last * progress : c.last;
+}
+
+// What clipping makes of a gradient before its rule: each number is held within the bound, then scaled.
+template <class T>
+struct Clipping {
+  T bound, scale;
+  bool active;
+
+  // With a scale of 1. bounds in the plan: 0 for none.
+  FASTGAN_HD explicit Clipping(const OptimizerPlan& plan)
+      : bound(plan.max_grad_value > 0 ? T(plan.max_grad_value) : std::numeric_limits<T>::infinity()),
+        scale(1),
+        active(clips(plan)) {}
+  FASTGAN_HD T operator()(T g) const { return scale * held(g, bound); }
+};
+
+// The scale that brings gradients, whose squares add up to `square`, within a norm; as torch's clip_grad_norm_.
+FASTGAN_HD double clipping(double square, double limit) {
+  const double scale = limit / (std::sqrt(square) + 1e-6);
+  return scale > 1.0 ? 1.0 : scale;
 }
 
 // Kingma and Ba (2015), Algorithm 1, with both bias corrections folded into constants of the step.

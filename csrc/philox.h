@@ -12,10 +12,9 @@ struct Words {
   uint32_t w[4];
 };
 
-// What a stream is for: equal seeds never share numbers across purposes. Purpose of fastgan/random.py, as far as the
-// core draws.
+// What a stream is for: equal seeds never share numbers across purposes. fastgan/random.py documents them.
 namespace purpose {
-constexpr uint32_t rows = 0, noise_d = 1, noise_g = 2, dropout_seed = 4, dropout = 5, penalty = 7;
+FASTGAN_ENUM(enum, Purpose, rows, noise_d, noise_g, sample, dropout_seed, dropout, data, penalty)
 }
 
 // A stream is named by (seed, purpose, substream, step); block b holds its elements 4b .. 4b+3.

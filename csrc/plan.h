@@ -1,8 +1,11 @@
 // A training plan in plain numbers and addresses: networks, losses, optimisers, iterations. Every compiled engine reads
-// it.
+// it. A field is read by its name in FASTGAN_FIELDS, from what fastgan/training/engines/plan.py describes; a field that
+// has the name of one of TrainConfig is that one, 0 for None.
 #pragma once
 #include <cstdint>
 #include <vector>
+
+#include "formulas.h"
 
 namespace fastgan {
 
@@ -18,11 +21,13 @@ struct LayerPlan {
   int dropout_seed_index = -1, dropout_substream = 0;
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
+  FASTGAN_FIELDS(inputs, outputs, pieces, activation, negative_slope, dropout, dropout_seed_index, dropout_substream,
+                 batch_norm, norm_epsilon, norm_momentum)
 };
 
 // Precision of float matrix products. fp32: the accuracy of float, by any instructions; ieee: plain float
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
-enum class Precision { fp32, ieee, tf32, bf16 };
+FASTGAN_ENUM(enum class, Precision, fp32, ieee, tf32, bf16)
 
 // What multiplies float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by their stand-in for tests.
 enum class Products { fp32, dot_bf16, amx, amx_software };
@@ -32,34 +37,44 @@ struct NetworkPlan {
   double input_dropout = 0;
   int dropout_seeds = 0;       // of dropout masks, drawn by one forward pass
   Precision precision = Precision::fp32;
-  bool blocked_weights = false;  // as the CPU engine stores them while a run lasts (cpu/blocked_weights.h)
-  Products products = Products::fp32;  // of the CPU engine (cpu/products.h)
+  // Of the CPU engine alone, which sets them itself:
+  bool blocked_weights = false;         // cpu/blocked_weights.h
+  Products products = Products::fp32;  // cpu/products.h
+  FASTGAN_FIELDS(input_dropout, dropout_seeds, precision)
 };
 
 // A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.
 struct ParameterPlan {
   void *value = nullptr, *state0 = nullptr, *state1 = nullptr;
   void* ema = nullptr;  // the moving average of the value
+  FASTGAN_FIELDS(value, state0, state1, ema)
 };
 
 struct LayerParameters {
   ParameterPlan weight, bias, norm_scale, norm_shift;
   void *running_mean = nullptr, *running_variance = nullptr;
   int64_t* batches = nullptr;  // how many batches the running statistics have seen
-  void *rounded = nullptr, *rounded_transposed = nullptr;  // copies of the weight (cpu/amx.h)
+  void *rounded = nullptr, *rounded_transposed = nullptr;  // the CPU engine's copies of the weight (cpu/amx.h)
+  FASTGAN_FIELDS(weight, bias, norm_scale, norm_shift, running_mean, running_variance, batches)
 };
 
-enum class Rule { adam, momentum_torch, momentum_pylearn2 };
+FASTGAN_ENUM(enum class, Rule, adam, momentum_torch, momentum_pylearn2)
 
 struct OptimizerPlan {
   Rule rule;
   double beta1, beta2, epsilon;  // Adam's
-  double max_norm;               // of a unit's incoming weights; 0: no bound
+  // Bounds, 0 for none: of each number of a gradient, then of the norm of all gradients of the network; of each weight
+  // and of the norm of a unit's incoming weights after the update.
+  double max_grad_value, max_grad_norm, clip_weights, max_col_norm;
+  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, max_grad_value, max_grad_norm, clip_weights, max_col_norm)
 };
+
+FASTGAN_HD bool clips(const OptimizerPlan& plan) { return plan.max_grad_value > 0 || plan.max_grad_norm > 0; }
 
 // The rate and the momentum of each update of a call, or one of each for all.
 struct Schedule {
   std::vector<double> rate, momentum;
+  FASTGAN_FIELDS(rate, momentum)
   double rate_at(int64_t i) const { return rate[rate.size() == 1 ? 0 : size_t(i)]; }
   double momentum_at(int64_t i) const { return momentum[momentum.size() == 1 ? 0 : size_t(i)]; }
 };
@@ -70,18 +85,34 @@ struct ScheduleParameters {
   double momentum, last, saturated;  // linear from epoch 1 to `last` at epoch `saturated`; 0: constant
 };
 
-enum class Prior { normal, uniform, spherical };
-enum class Penalty { none, wgan_gp, r1, r2 };
+FASTGAN_ENUM(enum class, Prior, normal, uniform, spherical)
+FASTGAN_ENUM(enum class, Penalty, none, wgan_gp, r1, r2)
 
 struct LossPlan {
   int formula = 0;
   double target = 0;
+  FASTGAN_FIELDS(formula, target)
 };
 
 struct PlayerPlan {
   NetworkPlan network;
   std::vector<LayerParameters> parameters;
   OptimizerPlan optimizer;
+
+  template <class Function>
+  void fields(Function&& f) {  // layers apart
+    network.fields(f), optimizer.fields(f);
+  }
+
+  // Appends the layer that these functions read.
+  template <class Function>
+  void read_layer(Function&& f) {
+    LayerPlan layer{};
+    LayerParameters of_layer;
+    layer.fields(f), of_layer.fields(f);
+    layer.bias = of_layer.bias.value != nullptr;
+    network.layers.push_back(layer), parameters.push_back(of_layer);
+  }
 };
 
 struct TrainPlan {
@@ -100,6 +131,13 @@ struct TrainPlan {
   double penalty_weight;
   double ema_decay;  // of the moving average of G
   bool skip_nonfinite;   // roll an update back if its loss or result is not finite
+  // A conditional GAN: each row of the data has a label, from 0 to classes - 1. Both networks also see it, one-hot,
+  // behind the noise or the samples. 0: there is none.
+  int64_t classes = 0;
+  const int32_t* labels = nullptr;  // (rows,)
+  FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
+                 simultaneous, real, fake, generated, relativistic, penalty, penalty_weight, ema_decay, skip_nonfinite,
+                 classes, labels)
 };
 
 }  // namespace fastgan

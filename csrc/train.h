@@ -86,6 +86,8 @@ struct TrainCall {
   double* metrics;                                   // (count, kMetrics)
   Workspace* workspace;
   int threads;
+  FASTGAN_FIELDS(first, count, generator_schedule, discriminator_schedule, generator_updates, discriminator_updates,
+                 metrics)
 };
 
 }  // namespace fastgan

@@ -6,7 +6,8 @@ import importlib
 import types
 from typing import Any
 
-MODULES = ("losses", "nn", "nn.init", "models", "training", "data", "random", "evaluation", "theory", "plots")
+MODULES = ("losses", "nn", "nn.init", "models", "training", "data", "random", "evaluation", "tabular", "theory",
+           "plots")  # fmt: skip
 
 
 def names(module: str) -> list[str]:

@@ -7,7 +7,7 @@ from fastgan import _interrupt
 if _interrupt.is_command():
     _interrupt.leave_at_once()  # the imports below take seconds
 
-from fastgan import data, deprecation, evaluation, losses, models, nn, random, theory
+from fastgan import data, deprecation, evaluation, losses, models, nn, random, tabular, theory
 from fastgan.backend import backend_info
 from fastgan.data import DataError
 from fastgan.losses import (
@@ -21,6 +21,7 @@ from fastgan.losses import (
 )
 from fastgan.models import GAN
 from fastgan.nn import fuse
+from fastgan.tabular import TableTransformer, TabularGAN
 from fastgan.training import (
     Adam,
     Best,
@@ -29,6 +30,7 @@ from fastgan.training import (
     InferenceResult,
     JSONLines,
     Logger,
+    MLflow,
     Momentum,
     Monitor,
     PopulationMember,
@@ -36,6 +38,7 @@ from fastgan.training import (
     TensorBoard,
     TrainConfig,
     TrainResult,
+    WandB,
     train,
     train_encoder,
     train_population,
@@ -53,13 +56,17 @@ __all__ = [
     "InferenceResult",
     "JSONLines",
     "Logger",
+    "MLflow",
     "Momentum",
     "Monitor",
     "PopulationMember",
     "PopulationResult",
+    "TableTransformer",
+    "TabularGAN",
     "TensorBoard",
     "TrainConfig",
     "TrainResult",
+    "WandB",
     "backend_info",
     "blended_generator_loss",
     "data",
@@ -75,6 +82,7 @@ __all__ = [
     "probability_discriminator_loss",
     "probability_generator_loss",
     "random",
+    "tabular",
     "theory",
     "train",
     "train_encoder",

@@ -15,12 +15,8 @@ import torch
 from torch import Tensor
 
 from fastgan.backend import native  # callers ask backend.why_not first, so it is there
-from fastgan.reference import ACTIVATIONS, LayerSpec
-
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # DType in csrc/dtypes.h
-# Activations whose derivative is computed from their input; that of the others from their output (`from_output` in
-# formulas.h).
-_FROM_INPUT = ("softplus", "gelu")
+from fastgan.reference import LayerSpec
+from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT
 
 
 def launch(x: Tensor, entry: str, *arguments: object) -> None:
@@ -79,7 +75,7 @@ def _keep(take: Take, layer: LayerSpec, units: int, drops: bool, last: bool) -> 
             take(units, torch.int32),
             take(units, None) if drops and not last else None,
         )
-    from_input = layer.activation in _FROM_INPUT
+    from_input = layer.activation in FROM_INPUT
     backward_needs_output = not from_input and layer.activation != "none"
     return _Kept(
         take(units, None) if from_input else None,
@@ -161,14 +157,14 @@ def _head(
     layer: LayerSpec, rows: int, units: int, dropout: float, dropout_seed: int, substream: int
 ) -> tuple[object, ...]:
     """The arguments that all passes of a layer begin with."""
-    number = ACTIVATIONS[layer.activation][0]
+    number = ACTIVATIONS[layer.activation]
     return rows, units, layer.pieces, number, layer.negative_slope, dropout, dropout_seed, None, 0, 0, substream
 
 
 def activate(layer: LayerSpec, z: Tensor, dropout_seed: int, substream: int) -> tuple[Tensor, Tensor]:
     """Activation and dropout of z (rows, units), no maxout; and what `activate_backward` wants of it."""
     given, saved = torch.empty_like(z), torch.empty_like(z)
-    before, output = (saved, None) if layer.activation in _FROM_INPUT else (None, saved)
+    before, output = (saved, None) if layer.activation in FROM_INPUT else (None, saved)
     head = _head(layer, z.shape[0], z.shape[1], layer.dropout, dropout_seed, substream)
     launch(z, "layer_forward", DTYPES[z.dtype], *head, z, None, before, output, None, given)
     return given, saved
@@ -206,7 +202,7 @@ def _launch_small_mlp(
     head = x.shape[0], shape.inputs, shape.input_dropout, dropout_seed, lowest, x, kept[0], y, grad_y, grad_x, depth
     layers: list[object] = []
     for i, (layer, units, keep) in enumerate(zip(shape.layers, shape.units, kept[1], strict=True)):
-        layers += units, layer.pieces, ACTIVATIONS[layer.activation][0], layer.negative_slope, layer.dropout
+        layers += units, layer.pieces, ACTIVATIONS[layer.activation], layer.negative_slope, layer.dropout
         layers += params[i], params[depth + i], *keep, *(grads[i] if grads else (None, None, None))
     launch(x, entry, DTYPES[x.dtype], *head, *layers)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fastgan import cuda
 from fastgan.backend import native  # callers ask backend.why_not first, so it is there
-from fastgan.cuda import DTYPES
-from fastgan.reference import ACTIVATIONS, LayerSpec
+from fastgan.reference import LayerSpec
+from fastgan.schema import ACTIVATIONS, DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -207,7 +207,7 @@ class MlpDescription:
                 inputs,
                 rows // layer.pieces,
                 layer.pieces,
-                ACTIVATIONS[layer.activation][0],
+                ACTIVATIONS[layer.activation],
                 layer.negative_slope,
                 layer.dropout,
                 has_bias,

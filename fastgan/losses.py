@@ -451,6 +451,7 @@ def gradient_penalty(
     weight: float = 10.0,
     seed: int | None = None,
     step: int = 0,
+    offset: int = 0,
     impl: Impl = "auto",
 ) -> Tensor:
     """A penalty on the gradient of the discriminator's logit with respect to its input.
@@ -466,6 +467,7 @@ def gradient_penalty(
         weight: of the penalty: lambda of WGAN-GP (10 in the paper), gamma of R1 and R2.
         seed: of the mixing numbers of wgan-gp (counter-based, with `step`); None draws them from torch's generator.
         step: see seed.
+        offset: number of the first example among those of the step, of which this process may have a part.
         impl: of the mixing numbers: "auto", "native" or "reference"; D's layers carry their own.
 
     Returns:
@@ -500,6 +502,7 @@ def gradient_penalty(
                 seed=seed,
                 purpose=random.Purpose.PENALTY,
                 step=step,
+                offset=offset,
                 dtype=real.dtype,
                 device=real.device,
                 impl=impl,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan import deprecation, nn, random
-from fastgan.options import ActivationName, Impl, PriorName
+from fastgan.files import write_atomically
+from fastgan.nn import saved
+from fastgan.options import ActivationName, ExportFormat, Impl, PriorName
 from fastgan.random import Purpose
 
 __all__ = [
@@ -315,6 +319,81 @@ class GAN(torch.nn.Module):
             logits = self.discriminator(join(x.to(device=self.device, dtype=self.dtype), condition))
         return logits.reshape(len(x)) if logits.numel() == len(x) else logits
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write both networks, their average and what describes them into one safetensors file; no pickle.
+
+        Networks of torch.nn's and fastgan's modules come back by `GAN.load(path)` alone; of one of your own class the
+        weights are kept, and `load` needs the network.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            OSError: it cannot be written. ValueError: the state_dict holds something that is no tensor.
+        """
+        tensors = {f"{saved.PREFIX}{name}": value for name, value in self.state_dict().items()}
+        write_atomically(path, [saved.to_bytes(tensors, saved.describe(self))])
+        return Path(path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        generator: torch.nn.Module | None = None,
+        discriminator: torch.nn.Module | None = None,
+    ) -> GAN:
+        """The GAN of a file that `save` has written, or of the newest checkpoint of a run folder, on the CPU.
+
+        Args:
+            path: file of `save`, tensor file of a checkpoint, or a folder of `train(run_dir=...)`.
+            generator, discriminator: networks that get the weights; None: they are made as the file describes them.
+
+        Raises:
+            FileNotFoundError: there is none. ValueError: it is damaged, of another program or of other networks, or a
+                network must be given.
+        """
+        file, tensors, described = saved.read(path)
+        given = {"generator": generator, "discriminator": discriminator}
+        networks = [
+            saved.network(name, file, tensors, described) if network is None else network
+            for name, network in given.items()
+        ]
+        try:
+            gan = cls(*networks, **described["gan"])
+            gan.load_state_dict(tensors)
+            frozen = set(described["frozen"])
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            got = " ".join(str(error).split())[:300]
+            raise ValueError(f"GAN.load: {file} must hold the tensors of these networks, got {got}") from None
+        for name, parameter in gan.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        return gan
+
+    def export(self, path: str | os.PathLike[str], format: ExportFormat = "torch", *, ema: bool = True) -> Path:
+        """Write the generator for programs without fastgan, in eval mode, for the CPU.
+
+        Its input is the noise (m, latent_dim), of a conditional model with the label as a vector behind it,
+        (m, latent_dim + classes).
+
+        Args:
+            path: file to write.
+            format: "torch", "torchscript" or "onnx", as in `nn.export`.
+            ema: write the moving average of G's weights, where training kept one.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            ValueError, ImportError, OSError: as `nn.export`.
+        """
+        generator = self.ema if ema and self.ema is not None else self.generator
+        z = join(self.noise(8, seed=0), self.one_hot(torch.arange(8) % max(self.classes, 1)))
+        return nn.export(generator, z, path, format)
+
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
         """The likeliest class of each x (m, ...), int64 (m,), by a `nn.ClassDiscriminator` in eval mode.
@@ -468,6 +547,10 @@ class FromLatent(torch.nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return z[:, :, None, None]
 
+    def to_torch(self) -> torch.nn.Module:
+        """The module of torch.nn that does the same."""
+        return torch.nn.Unflatten(1, (-1, 1, 1))
+
 
 class Deconv2d(torch.nn.ConvTranspose2d):
     """The original code's 'Deconv' layer: a transposed convolution whose bias may differ from pixel to pixel.
@@ -493,10 +576,20 @@ class Deconv2d(torch.nn.ConvTranspose2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=untied_size is None)
         shape = None if untied_size is None else (out_channels, *untied_size)
         self.pixel_bias = None if shape is None else torch.nn.Parameter(torch.zeros(shape))
+        self.untied_size = untied_size
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         out = super().forward(x, output_size)
         return out if self.pixel_bias is None else out + self.pixel_bias
+
+    def to_torch(self) -> torch.nn.Module | None:
+        """The module of torch.nn that does the same; None with a bias a pixel, which none there has."""
+        if self.pixel_bias is not None:
+            return None
+        plain = copy.deepcopy(self)
+        plain.__class__ = torch.nn.ConvTranspose2d  # type: ignore[assignment]
+        del plain.pixel_bias, plain.untied_size
+        return plain
 
 
 def goodfellow_cifar_generator(*, hidden: int = 8000, channels: int = 80) -> torch.nn.Module:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels
-from fastgan.reference import FORMULAS, LayerSpec
+from fastgan.reference import LayerSpec
+from fastgan.schema import FORMULAS
 
 
 def _differentiated(*tensors: Tensor | None) -> bool:
@@ -26,7 +27,7 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 
 @torch.library.custom_op("fastgan::pointwise", mutates_args=())
 def _pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
-    return kernels.pointwise(x, FORMULAS[formula].number, target, order)
+    return kernels.pointwise(x, FORMULAS[formula], target, order)
 
 
 @_pointwise.register_fake
@@ -66,10 +67,8 @@ def _pair_loss(
     need_real: bool,
     need_fake: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    numbers = FORMULAS[formula_real].number, FORMULAS[formula_fake].number
-    value, *loss_grads = kernels.pair_loss(
-        real, fake, numbers, (target_real, target_fake), mean, need_real, need_fake
-    )
+    numbers = FORMULAS[formula_real], FORMULAS[formula_fake]
+    value, *loss_grads = kernels.pair_loss(real, fake, numbers, (target_real, target_fake), mean, need_real, need_fake)
     grad_real, grad_fake = (value.new_empty(0) if loss_grad is None else loss_grad for loss_grad in loss_grads)
     return value, grad_real, grad_fake
 

@@ -13,7 +13,7 @@ PriorName = Literal["normal", "uniform", "spherical"]
 ActivationName = Literal["none", "relu", "leaky_relu", "tanh", "sigmoid", "elu", "softplus", "gelu"]
 UpdateMode = Literal["alternating", "simultaneous"]
 InnerLoop = Literal["steps", "optimum"]
-EngineName = Literal["auto", "eager", "fused"]
+EngineName = Literal["auto", "eager", "fused", "cpu", "cuda-graph", "cuda-persistent"]
 Precision = Literal["fp32", "ieee", "tf32", "bf16"]
 Nonfinite = Literal["raise", "skip", "log"]
 MomentumConvention = Literal["torch", "pylearn2"]
@@ -21,6 +21,8 @@ DivergenceKind = Literal["gan", "js", "kl", "reverse_kl", "pearson", "hellinger"
 FitKind = Literal["kl", "reverse_kl", "js"]
 TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
 ModeConvention = Literal["radius", "box"]
+HeadName = Literal["tanh", "softmax"]
+ExportFormat = Literal["torch", "torchscript", "onnx"]
 
 
 def names(option: object) -> tuple[Any, ...]:

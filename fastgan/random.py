@@ -245,13 +245,15 @@ def scope(seed: int, step: int, phase: int = 0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def dropout_seeds(seed: int, step: int) -> Iterator[None]:
+def dropout_seeds(seed: int, step: int, substream: int = 0) -> Iterator[None]:
     """Inside, `next_dropout_seed()` gives numbers of the stream (seed, DROPOUT_SEED, step), as in the compiled engines.
+
+    Each process of several that share a batch has a substream of its own.
 
     Do not use it where a forward pass is run again, as `torch.utils.checkpoint` does: the second pass would draw the
     next seeds. There use `scope`.
     """
-    token = _dropout_seeds.set(_counted(seed, step))
+    token = _dropout_seeds.set(_counted(seed, step, substream))
     try:
         yield
     finally:
@@ -261,9 +263,9 @@ def dropout_seeds(seed: int, step: int) -> Iterator[None]:
 _dropout_seeds: contextvars.ContextVar[Iterator[int] | None] = contextvars.ContextVar("dropout_seeds", default=None)
 
 
-def _counted(seed: int, step: int) -> Iterator[int]:
+def _counted(seed: int, step: int, substream: int) -> Iterator[int]:
     for block in itertools.count(1):
-        low, high, _, _ = reference.philox(*_counter(block, 0, step, Purpose.DROPOUT_SEED), *_halves(seed))
+        low, high, _, _ = reference.philox(*_counter(block, substream, step, Purpose.DROPOUT_SEED), *_halves(seed))
         yield (low | (high << 32)) & (2**63 - 1)
 
 

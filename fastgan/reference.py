@@ -81,7 +81,6 @@ def _log_of_complement(p: Tensor, least: float) -> Tensor:
 class Formula(NamedTuple):
     """A loss of one logit l with its first and second derivative; `t` is the target, where there is one."""
 
-    number: int  # of the struct in csrc/formulas.h
     value: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]
     second_derivative: Callable[[Tensor, float], Tensor]
@@ -101,33 +100,31 @@ def _constant(c: float) -> Callable[[Tensor, float], Tensor]:
 
 FORMULAS: dict[str, Formula] = {
     "non_saturating": Formula(
-        0, lambda x, t: softplus(-x), lambda x, t: -torch.sigmoid(-x), _sigmoid_second_derivative
+        lambda x, t: softplus(-x), lambda x, t: -torch.sigmoid(-x), _sigmoid_second_derivative
     ),
-    "fake": Formula(1, lambda x, t: softplus(x), lambda x, t: torch.sigmoid(x), _sigmoid_second_derivative),
+    "fake": Formula(lambda x, t: softplus(x), lambda x, t: torch.sigmoid(x), _sigmoid_second_derivative),
     "minimax": Formula(
-        2, lambda x, t: -softplus(x), lambda x, t: -torch.sigmoid(x), lambda x, t: -_sigmoid_second_derivative(x, t)
+        lambda x, t: -softplus(x), lambda x, t: -torch.sigmoid(x), lambda x, t: -_sigmoid_second_derivative(x, t)
     ),
-    "mle": Formula(3, *(3 * (lambda x, t: -0.5 * _held_exp(x),))),
+    "mle": Formula(*(3 * (lambda x, t: -0.5 * _held_exp(x),))),
     "soft_target": Formula(
-        4, _soft_target, lambda x, t: (1 - t) * torch.sigmoid(x) - t * torch.sigmoid(-x), _sigmoid_second_derivative
+        _soft_target, lambda x, t: (1 - t) * torch.sigmoid(x) - t * torch.sigmoid(-x), _sigmoid_second_derivative
     ),
     "hinge_real": Formula(
-        5, lambda x, t: torch.relu(1 - x), lambda x, t: torch.where(x >= 1, 0.0, _constant(-1.0)(x, t)), _zero
+        lambda x, t: torch.relu(1 - x), lambda x, t: torch.where(x >= 1, 0.0, _constant(-1.0)(x, t)), _zero
     ),
     "hinge_fake": Formula(
-        6, lambda x, t: torch.relu(1 + x), lambda x, t: torch.where(x <= -1, 0.0, _constant(1.0)(x, t)), _zero
+        lambda x, t: torch.relu(1 + x), lambda x, t: torch.where(x <= -1, 0.0, _constant(1.0)(x, t)), _zero
     ),
-    "least_squares": Formula(7, lambda x, t: 0.5 * (x - t) * (x - t), lambda x, t: x - t, _constant(1.0)),
-    "wasserstein_real": Formula(8, lambda x, t: -x, _constant(-1.0), _zero),
-    "wasserstein_fake": Formula(9, lambda x, t: x.clone(), _constant(1.0), _zero),
+    "least_squares": Formula(lambda x, t: 0.5 * (x - t) * (x - t), lambda x, t: x - t, _constant(1.0)),
+    "wasserstein_real": Formula(lambda x, t: -x, _constant(-1.0), _zero),
+    "wasserstein_fake": Formula(lambda x, t: x.clone(), _constant(1.0), _zero),
     "probability_real": Formula(
-        10,
         lambda p, t: -torch.log(_held_probability(p, t)),
         lambda p, t: -1 / _held_probability(p, t),
         lambda p, t: 1 / _held_probability(p, t) ** 2,
     ),
     "probability_fake": Formula(
-        11,
         lambda p, t: -_log_of_complement(p, t),
         lambda p, t: 1 / _held_probability(1 - _probability(p), t),
         lambda p, t: 1 / _held_probability(1 - _probability(p), t) ** 2,
@@ -187,15 +184,15 @@ class LayerSpec(NamedTuple):
     dropout: float = 0.0
 
 
-ACTIVATIONS: dict[str, tuple[int, Callable[[Tensor, float], Tensor]]] = {
-    "none": (0, lambda x, _: x),
-    "relu": (1, lambda x, _: torch.relu(x)),
-    "leaky_relu": (2, F.leaky_relu),
-    "tanh": (3, lambda x, _: torch.tanh(x)),
-    "sigmoid": (4, lambda x, _: torch.sigmoid(x)),
-    "elu": (5, lambda x, _: F.elu(x)),
-    "softplus": (6, lambda x, _: softplus(x)),
-    "gelu": (7, lambda x, _: F.gelu(x)),
+ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "none": lambda x, _: x,
+    "relu": lambda x, _: torch.relu(x),
+    "leaky_relu": F.leaky_relu,
+    "tanh": lambda x, _: torch.tanh(x),
+    "sigmoid": lambda x, _: torch.sigmoid(x),
+    "elu": lambda x, _: F.elu(x),
+    "softplus": lambda x, _: softplus(x),
+    "gelu": lambda x, _: F.gelu(x),
 }
 
 
@@ -231,7 +228,7 @@ def mlp(
         if layer.pieces > 1:
             pieces = x.unflatten(-1, (-1, layer.pieces))
             x = torch.gather(pieces, -1, pieces.argmax(-1, keepdim=True)).squeeze(-1)
-        x = ACTIVATIONS[layer.activation][1](x, layer.negative_slope)
+        x = ACTIVATIONS[layer.activation](x, layer.negative_slope)
         if layer.dropout and dropout_seed is not None:
             x = dropout(x, layer.dropout, dropout_seed, substream=i + 1)
     return x

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import fastgan.nn
 from fastgan import GAN, Adam, TrainConfig, reference
+from fastgan.data import Dataset
 from fastgan.random import Purpose
 from fastgan.training.engines.cpu import CpuEngine
 from fastgan.training.engines.eager import EagerEngine
@@ -232,10 +233,17 @@ def dropout_seeds(seed: int, it: int) -> Iterator[int]:
 
 
 class Game:
-    """Both networks, their optimisers and the data."""
+    """Both networks, their optimisers and the data, which have labels where the model is conditional."""
 
-    def __init__(self, gan: GAN, data: Tensor, config: TrainConfig, dtype: torch.dtype = torch.float64) -> None:
-        self.config, self.dtype, self.data = config, dtype, data.to(dtype)
+    def __init__(
+        self, gan: GAN, data: Tensor | Dataset, config: TrainConfig, dtype: torch.dtype = torch.float64
+    ) -> None:
+        rows, labels = (data, None) if isinstance(data, Tensor) else (data.data, data.labels)
+        self.config, self.dtype, self.data = config, dtype, rows.to(dtype)
+        self.conditions = torch.zeros(len(rows), gan.classes, dtype=dtype)  # a one at each row's label
+        if labels is not None:
+            self.conditions[torch.arange(len(rows)), labels.long()] = 1.0
+        self.condition = self.conditions[:0]  # of the minibatch
         self.latent, self.prior = gan.latent_dim, gan.prior
         self.g, self.d = Network(gan.generator, dtype), Network(gan.discriminator, dtype)
         self.rule_g = Rule(config.optimizer_of_generator, self.g.parameters())
@@ -263,10 +271,18 @@ class Game:
         return (z / z.square().sum(1, keepdim=True).sqrt() if self.prior == "spherical" else z).to(self.dtype)
 
     def pack(self, rows: Tensor) -> Tensor:
-        return rows.reshape(self.config.batch_size, -1)
+        return rows.reshape(self.config.batch_size, self.config.pack * rows.shape[1])
 
     def epoch(self, draw: int) -> tuple[int, int]:
         return divmod(draw, len(self.data) // (self.config.batch_size * self.config.pack))
+
+    def fake(self, purpose: int, step: int) -> Tensor:
+        z = torch.cat([self.noise(purpose, step), self.condition], 1)
+        return self.pack(self.g(z, self.next_dropout_seed))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Of samples that have the minibatch's labels: the labels of a packed row come behind its samples."""
+        return self.d(torch.cat([x, self.pack(self.condition)], 1), self.next_dropout_seed)
 
     def real(self, draw: int) -> Tensor:
         (epoch, batch), size = self.epoch(draw), self.config.batch_size * self.config.pack
@@ -278,6 +294,7 @@ class Game:
             count=size,
             purpose=int(Purpose.ROWS),
         )
+        self.condition = self.conditions[order]
         return self.pack(self.data[order])
 
     def penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
@@ -287,7 +304,7 @@ class Game:
         stream = {"seed": self.config.seed, "purpose": int(Purpose.PENALTY), "step": draw, "substream": 0}
         u = reference.random_uniform(len(real), **stream).to(self.dtype)[:, None]
         x = {"r1": real, "r2": fake, "wgan-gp": fake + u * (real - fake)}[kind].detach().requires_grad_()
-        (derivative,) = torch.autograd.grad(self.d(x, self.next_dropout_seed).sum(), x, create_graph=True)
+        (derivative,) = torch.autograd.grad(self.logits(x).sum(), x, create_graph=True)
         square = derivative.square().sum(1)
         if kind != "wgan-gp":
             return weight * square.mean() / 2
@@ -299,20 +316,38 @@ class Game:
 
     def update(self, player: Network, rule: Rule, loss: Tensor, number: int, epoch: int, keep: bool = False) -> bool:
         """Descend the loss; False where it or a gradient is not finite."""
-        grads = torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True)
+        grads = self.clipped(
+            torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True)
+        )
         finite = all(bool(torch.isfinite(value).all()) for value in (loss, *grads))
         rule.step(player.parameters(), list(grads), number, epoch)
+        self.bound(player)
+        return finite
+
+    def clipped(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        bound, limit = self.config.max_grad_value, self.config.max_grad_norm
+        if bound is not None:
+            grads = [torch.where(g.abs() > bound, bound * g.sign(), g) for g in grads]
+        if limit is not None:
+            norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
+            grads = [g * min(limit / (norm + 1e-6), 1.0) if norm == norm else g * norm for g in grads]
+        return list(grads)
+
+    @torch.no_grad()
+    def bound(self, player: Network) -> None:
+        if self.config.clip_weights is not None and player is self.d:
+            for p in player.parameters():
+                p.copy_(p.clamp(-self.config.clip_weights, self.config.clip_weights))
         if self.config.max_col_norm is not None:
             player.bound(self.config.max_col_norm)
-        return finite
 
     def alternating(self, it: int) -> list[float]:
         config = self.config
         kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
         for draw in range(it * config.k, (it + 1) * config.k):
             before, real = self.saved(), self.real(draw)
-            fake = self.pack(self.g(self.noise(Purpose.NOISE_D, draw), self.next_dropout_seed)).detach()
-            on_real, on_fake = self.d(real, self.next_dropout_seed), self.d(fake, self.next_dropout_seed)
+            fake = self.fake(Purpose.NOISE_D, draw).detach()
+            on_real, on_fake = self.logits(real), self.logits(fake)
             loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) + self.penalty(real, fake, draw)
             if not self.update(self.d, self.rule_d, loss_d, draw, self.epoch(draw)[0] + 1):
                 self.restore(before)
@@ -320,10 +355,8 @@ class Game:
             self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             before = self.saved()
-            logits = self.d(
-                self.pack(self.g(self.noise(Purpose.NOISE_G, update), self.next_dropout_seed)), self.next_dropout_seed
-            )
-            against = self.d(real, self.next_dropout_seed) if kind == "relativistic" else None
+            logits = self.logits(self.fake(Purpose.NOISE_G, update))
+            against = self.logits(real) if kind == "relativistic" else None
             loss_g = loss_of_g(config.loss, logits, against)
             if not self.update(self.g, self.rule_g, loss_g, update, self.epoch(draw)[0] + 1):
                 self.restore(before)
@@ -334,8 +367,8 @@ class Game:
         config = self.config
         kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(config.loss, config.loss)
         before, real = self.saved(), self.real(it)
-        fake = self.pack(self.g(self.noise(Purpose.NOISE_D, it), self.next_dropout_seed))
-        on_real, on_fake = self.d(real, self.next_dropout_seed), self.d(fake, self.next_dropout_seed)
+        fake = self.fake(Purpose.NOISE_D, it)
+        on_real, on_fake = self.logits(real), self.logits(fake)
         loss_d = loss_of_d(kind, on_real, on_fake, config.real_label) / 2 + self.penalty(real, fake.detach(), it)
         loss_g = loss_of_g(config.loss, on_fake, on_real)
         if kind == "hinge":
@@ -344,11 +377,11 @@ class Game:
         n, epoch = len(self.d.parameters()), self.epoch(it)[0] + 1
         of_d = torch.autograd.grad(loss_d, parameters[:n], retain_graph=True, materialize_grads=True)
         of_g = torch.autograd.grad(loss_g, parameters[n:], materialize_grads=True)
-        self.rule_d.step(parameters[:n], list(of_d), it, epoch)
-        self.rule_g.step(parameters[n:], list(of_g), it, epoch)
-        if config.max_col_norm is not None:
-            self.d.bound(config.max_col_norm)
-            self.g.bound(config.max_col_norm)
+        of_d, of_g = self.clipped(of_d), self.clipped(of_g)
+        self.rule_d.step(parameters[:n], of_d, it, epoch)
+        self.rule_g.step(parameters[n:], of_g, it, epoch)
+        self.bound(self.d)
+        self.bound(self.g)
         if not all(bool(torch.isfinite(value).all()) for value in (loss_d, loss_g, *of_d, *of_g)):
             self.restore(before)
         self.take_average()
@@ -400,7 +433,9 @@ def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> A
     return np.concatenate(tables)
 
 
-def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[CpuEngine, Any]:
+def compiled(
+    gan: GAN, data: Tensor | Dataset, config: TrainConfig, chunks: tuple[int, ...] = ()
+) -> tuple[CpuEngine, Any]:
     """The compiled engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
         gan.keep_ema()
@@ -408,7 +443,9 @@ def compiled(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...
     return engine, trained(engine, config, chunks)
 
 
-def eager(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()) -> tuple[EagerEngine, Any]:
+def eager(
+    gan: GAN, data: Tensor | Dataset, config: TrainConfig, chunks: tuple[int, ...] = ()
+) -> tuple[EagerEngine, Any]:
     """The eager engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
         gan.keep_ema()
@@ -417,7 +454,7 @@ def eager(gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] =
 
 
 def differences(
-    game: Game, gan: GAN, data: Tensor, config: TrainConfig, chunks: tuple[int, ...] = ()
+    game: Game, gan: GAN, data: Tensor | Dataset, config: TrainConfig, chunks: tuple[int, ...] = ()
 ) -> dict[str, float]:
     """Train `gan`, from which the game was made, by the compiled engine, and compare all that training leaves.
 

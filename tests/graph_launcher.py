@@ -89,6 +89,14 @@ class Recorder(Processor):
         above = super().copy_all
         self._do(lambda: above(outs, xs))
 
+    def clip(self, grads: list[Tensor], max_value: float, max_norm: float) -> None:
+        above = super().clip
+        self._do(lambda: above(grads, max_value, max_norm))
+
+    def hold(self, tensors: list[Tensor], bound: float) -> None:
+        above = super().hold
+        self._do(lambda: above(tensors, bound))
+
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         self.calls = captured = []
         try:

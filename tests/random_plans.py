@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import fastgan.nn
 from fastgan import GAN, Adam, Momentum, TrainConfig
+from fastgan.data import Dataset
 
 ACTIVATIONS: dict[str, Any] = {
     "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU,
@@ -28,7 +30,8 @@ class Plan:
     networks: tuple[nn.Module, nn.Module]
     latent: int
     prior: str
-    data: Tensor
+    classes: int  # of a conditional model, whose data have labels; 0: none
+    data: Tensor | Dataset
     config: TrainConfig
     chunks: tuple[int, ...]
     threads: int
@@ -37,7 +40,7 @@ class Plan:
         import copy
 
         generator, discriminator = copy.deepcopy(self.networks)
-        return GAN(generator, discriminator, latent_dim=self.latent, prior=self.prior)
+        return GAN(generator, discriminator, latent_dim=self.latent, prior=self.prior, classes=self.classes)
 
     def __str__(self) -> str:
         config = {k: v for k, v in vars(self.config).items() if v != getattr(TrainConfig(1, 1), k, None)}
@@ -144,10 +147,13 @@ def random_plan(number: int) -> Plan:
     pack, latent = r.choice([1, 1, 1, 2, 3]), r.choice([1, 2, 3, 8, 17])
     batch = r.choice([1, 2, 3, 5, 8, 15, 16, 17, 20, 32, 33, 48, 64, 100, 133, 200])
     penalty = r.choice([None, None, "wgan-gp", "r1", "r2"])
+    classes = random.Random(f"classes {number}").choice([0, 0, 0, 1, 2, 10])
     norm_g, norm_d = m.maybe(0.25) and batch > 1, m.maybe(0.25) and batch > 1 and penalty is None
-    generator = m.network(latent, features, norm=norm_g, drop=r.choice([0.0, 0.0, 0.0, 0.3]), pieces=m.maybe(0.1))
+    generator = m.network(
+        latent + classes, features, norm=norm_g, drop=r.choice([0.0, 0.0, 0.0, 0.3]), pieces=m.maybe(0.1)
+    )
     discriminator = m.network(
-        features * pack, r.choice([1, 1, 1, 2, 3]), norm=norm_d, drop=r.choice([0.0, 0.0, 0.3, 0.5]),
+        (features + classes) * pack, r.choice([1, 1, 1, 2, 3]), norm=norm_d, drop=r.choice([0.0, 0.0, 0.3, 0.5]),
         pieces=m.maybe(0.3),
     )  # fmt: skip
     frozen = m.maybe(0.1)
@@ -176,8 +182,16 @@ def random_plan(number: int) -> Plan:
     data = torch.randn(rows + r.randint(0, 3 * rows), features, dtype=dtype)
     if nonfinite == "skip" and dtype == torch.float64 and loss == "least_squares" and m.maybe(0.7):
         data[r.randrange(len(data))] = 1e200  # the loss of its batch overflows, where D is not bounded
+    labels = torch.arange(len(data)) % classes if classes else None
     cut = r.randint(1, steps)
+    config = dataclasses.replace(
+        config,
+        max_grad_norm=r.choice([None, None, None, 0.1, 1.0]), max_grad_value=r.choice([None, None, None, 0.01]),
+        clip_weights=r.choice([None, None, None, 0.1]),
+    )  # fmt: skip
     return Plan(
         number, dtype, (generator.to(dtype), discriminator.to(dtype)), latent,
-        r.choice(["normal", "uniform", "spherical"]), data, config, () if cut == steps else (cut,), r.randint(1, 5),
+        r.choice(["normal", "uniform", "spherical"]), classes,
+        data if labels is None else Dataset(data, labels=labels, dtype=dtype), config,
+        () if cut == steps else (cut,), r.randint(1, 5),
     )  # fmt: skip

@@ -10,22 +10,11 @@ import pytest
 from emulator import STREAM, Emulator
 from torch import Tensor
 
+from fastgan import schema
 from fastgan.training.engines import cuda_persistent as persistent
 from fastgan.training.engines.cuda_persistent import DeviceLimits
 from fastgan.training.engines.state import HostState
 
-_LAYER = (
-    "inputs", "outputs", "pieces", "activation", "negative_slope", "dropout", "dropout_seed_index", "dropout_substream",
-    "batch_norm", "norm_epsilon", "norm_momentum",
-)  # fmt: skip
-_PARAMETERS = ("weight", "bias", "norm_scale", "norm_shift")
-_BUFFERS = ("running_mean", "running_variance", "batches")
-_RULE = ("input_dropout", "dropout_seeds", "precision", "rule", "beta1", "beta2", "epsilon", "max_norm")
-_DATA = ("data", "rows", "features", "batch", "k", "generator_steps", "pack", "simultaneous")
-_REAL = {
-    "negative_slope", "dropout", "norm_epsilon", "norm_momentum", "input_dropout", "beta1", "beta2", "epsilon",
-    "max_norm",
-}  # fmt: skip
 LIMITS = DeviceLimits(multiprocessors=2, cluster=1, shared_bytes=227 << 10)
 
 
@@ -36,43 +25,26 @@ class Written:
         self.at = {t.data_ptr(): t for t in tensors if t.numel()}
         self.arguments: list[object] = []
 
-    def number(self, name: str, value: Any) -> None:
-        self.arguments.append(float(value) if name in _REAL else int(value))
+    def struct(self, name: str, values: Any) -> None:
+        """The fields of one of FIELDS, from a dictionary, or from a tuple in their order."""
+        if name == "PlayerPlan":
+            self.arguments.append(len(values["layers"]))
+            for layer in values["layers"]:
+                self.struct("LayerPlan", layer)
+        for i, (field, kind) in enumerate(schema.FIELDS[name].items()):
+            self.field(kind, values[i if isinstance(values, tuple) else field])
 
-    def address(self, address: int) -> None:
-        self.arguments.append(self.at[address] if address else None)
-
-    def player(self, player: dict[str, Any]) -> None:
-        self.arguments.append(len(player["layers"]))
-        for layer in player["layers"]:
-            for name in _LAYER:
-                self.number(name, layer[name])
-            for name in _PARAMETERS:
-                for address in layer[name]:
-                    self.address(address)
-            for name in _BUFFERS:
-                self.address(layer[name])
-        for name in _RULE:
-            self.number(name, player[name])
-
-    def plan(self, plan: dict[str, Any]) -> None:
-        self.player(plan["generator"])
-        self.player(plan["discriminator"])
-        for name in ("latent", "prior", "seed", *_DATA):
-            self.address(plan[name]) if name == "data" else self.number(name, plan[name])
-        for name in ("real", "fake", "generated"):
-            formula, target = plan[name]
-            self.arguments += [formula, float(target)]
-        self.arguments += [int(plan["relativistic"]), plan["penalty"], float(plan["penalty_weight"])]
-        self.arguments += [float(plan["ema_decay"]), int(plan["skip_nonfinite"])]
-
-    def call(self, call: dict[str, Any]) -> None:
-        self.arguments += [call["first"], call["count"]]
-        for name in ("generator_schedule", "discriminator_schedule"):
-            for numbers in call[name]:
-                self.arguments += [len(numbers), *map(float, numbers)]
-        self.arguments += [call["generator_updates"], call["discriminator_updates"]]
-        self.address(call["metrics"])
+    def field(self, kind: str, value: Any) -> None:
+        if kind in schema.FIELDS:
+            self.struct(kind, value)
+        elif kind == "address":
+            self.arguments.append(self.at[value] if value else None)
+        elif kind == "reals":
+            self.arguments += [len(value), *map(float, value)]
+        elif kind in schema.ENUMS:
+            self.arguments.append(schema.number(kind, value))
+        else:
+            self.arguments.append(float(value) if kind == "real" else int(value))
 
 
 def tensors_of(engine: HostState) -> list[Tensor]:
@@ -106,8 +78,8 @@ def emulated(
         written = Written([t for engine in engines for t in tensors_of(engine)])
         written.at |= {call["metrics"]: own for call, own in zip(calls, metrics, strict=True)}
         for engine, call in zip(engines, calls, strict=True):
-            written.plan(engine.description)
-            written.call(call)
+            written.struct("TrainPlan", engine.description["plan"])
+            written.struct("TrainCall", call)
         head = (dtype, *given, len(engines))
         launches.append(machine.call("train", *head, *written.arguments, STREAM, schedules=schedules, seed=seed))
         for part, end, own in zip(parts, ends, metrics, strict=True):
@@ -115,7 +87,7 @@ def emulated(
 
     def needs(engine: HostState, given: DeviceLimits) -> tuple[int, int]:
         written = Written(tensors_of(engine))
-        written.plan(engine.description)
+        written.struct("TrainPlan", engine.description["plan"])
         machine.call("train_needs", engine.description["dtype"], *given, *written.arguments)
         return machine.answer & 0xFFFFFFFF, machine.answer >> 32
 

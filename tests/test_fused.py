@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, random, train
+from fastgan.data import Dataset
 from fastgan.training import TrainResult, checkpoint, session
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import DISCRIMINATOR_LOSS
@@ -107,6 +108,32 @@ class Row:
     features: int = 2
     config: dict[str, Any] = field(default_factory=dict)
     rows: int = ROWS
+    classes: int = 0
+
+    def data(self, dtype: torch.dtype) -> torch.Tensor | Dataset:
+        """Random rows, and labels where there are classes."""
+        generator = torch.Generator().manual_seed(2)
+        data = torch.randn(self.rows, self.features, dtype=dtype, generator=generator)
+        labels = torch.randint(self.classes, (self.rows,), generator=generator) if self.classes else None
+        return data if labels is None else Dataset(data, labels=labels, dtype=dtype)
+
+
+def conditional(dtype: torch.dtype, *, classes: int, pack: int = 1, features: int = 2, **options: Any) -> GAN:
+    """Both networks see a label's one-hot vector behind their input."""
+    options = {"d": "leaky_relu", "width": 24} | options
+    width = options["width"]
+    drop = {name: options[name] for name in ("dropout", "input_dropout") if name in options}
+    generator = nn.MLP([3 + classes, width, width + 3, features], activation="relu", dtype=dtype)
+    discriminator = nn.MLP(
+        [(features + classes) * pack, width + 5, width, 1], activation=options["d"], dtype=dtype, **drop
+    )
+    return GAN(generator, discriminator, latent_dim=3, classes=classes, prior=options.get("prior", "normal"))
+
+
+def of_classes(classes: int, options: dict[str, Any] | None = None, **config: Any) -> Row:
+    options = {"pack": config.get("pack", 1)} | (options or {})
+    make = functools.partial(conditional, classes=classes, **options)
+    return Row(make, options.get("features", 2), config, classes=classes)
 
 
 def row(make: Callable[[torch.dtype], GAN] | None = None, features: int = 2, **config: Any) -> Row:
@@ -140,6 +167,18 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "max norm": row(max_col_norm=0.8),
     "max norm, simultaneous": row(max_col_norm=0.4, mode="simultaneous"),
     "max norm, frozen parameters": row(plain_torch, max_col_norm=0.3),
+    "clip by norm": row(max_grad_norm=0.1, optimizer=MOMENTUM, k=2, generator_steps=2),
+    "clip by norm, batch normalisation": row(normalized, max_grad_norm=0.2, optimizer=MOMENTUM),
+    "clip by norm and value, penalty, simultaneous": row(
+        of(d="tanh"), max_grad_norm=0.2, max_grad_value=0.05, optimizer=MOMENTUM, gradient_penalty="r1",
+        mode="simultaneous",
+    ),
+    "clip by norm, frozen parameters": row(plain_torch, max_grad_norm=0.1, optimizer=MOMENTUM),
+    "clip by norm, wide": row(
+        of(width=130, features=70, d_inputs=70), 70, batch_size=100, optimizer=MOMENTUM, max_grad_norm=0.1
+    ),
+    "clip by value": row(max_grad_value=0.01, optimizer=MOMENTUM),
+    "clip weights": row(loss="wasserstein", clip_weights=0.05, k=2, optimizer=SLOW),
     "prior uniform": row(of(prior="uniform")),
     "prior spherical": row(of(prior="spherical")),
     "dropout": row(of(dropout=0.3, input_dropout=0.2)),
@@ -171,6 +210,20 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "wide": row(of(width=130, features=70, d_inputs=70), 70, batch_size=100, optimizer=MOMENTUM),
     "wide, wgan-gp": row(of(d="softplus", width=130, features=70, d_inputs=70), 70, batch_size=100, optimizer=MOMENTUM,
                          gradient_penalty="wgan-gp"),
+    "conditional": of_classes(3, k=2, generator_steps=2, ema_decay=0.9),
+    "conditional, one class": of_classes(1, {"prior": "spherical"}),
+    "conditional, dropout": of_classes(3, {"dropout": 0.3, "input_dropout": 0.2}),
+    "conditional, simultaneous": of_classes(3, mode="simultaneous", batch_size=17),
+    "conditional, relativistic": of_classes(3, loss="relativistic", optimizer=MOMENTUM),
+    "conditional, pack 2": of_classes(3, pack=2, optimizer=MOMENTUM),
+    "conditional, pack 2, relativistic, r1": of_classes(
+        3, {"d": "tanh"}, pack=2, loss="relativistic", gradient_penalty="r1", optimizer=MOMENTUM
+    ),
+    "conditional, wgan-gp": of_classes(
+        3, {"d": "softplus", "dropout": 0.3}, loss="wasserstein", gradient_penalty="wgan-gp", optimizer=SLOW, k=2
+    ),
+    "conditional, r2, simultaneous": of_classes(3, mode="simultaneous", gradient_penalty="r2", penalty_weight=3.0),
+    "conditional, wide": of_classes(21, {"width": 130, "features": 70}, batch_size=100, optimizer=MOMENTUM),
     "one row a batch": row(batch_size=1),
     "a layer of no width": row(no_width),
     "a batch of no round size": row(batch_size=37),
@@ -188,8 +241,7 @@ def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:
 def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN, TrainResult]:
     torch.manual_seed(1)
     gan = row.make(dtype)
-    data = torch.randn(row.rows, row.features, dtype=dtype, generator=torch.Generator().manual_seed(2))
-    return gan, train(gan, data, config_of(row, engine, **changes))
+    return gan, train(gan, row.data(dtype), config_of(row, engine, **changes))
 
 
 def distance(gan: GAN, other: GAN) -> float:
@@ -216,7 +268,8 @@ def test_fused_equals_eager(name: str, dtype: torch.dtype) -> None:
 
 THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
-    "r1 dropout, simultaneous", "moving average", "a batch of no round size", "a batch of vectors and a rest, 20 rows",
+    "r1 dropout, simultaneous", "moving average", "a batch of no round size", "conditional, pack 2, relativistic, r1",
+    "conditional, wide", "clip by norm, wide", "a batch of vectors and a rest, 20 rows",
     "a batch of vectors and a rest, 72 rows",
 )  # fmt: skip
 

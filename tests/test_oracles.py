@@ -7,6 +7,7 @@ written out once more in tests/algorithm1.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from test_fused import MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, dista
 
 import fastgan
 from fastgan import GAN, Momentum, backend, losses, nn, ops, train
+from fastgan.data import Dataset
 from fastgan.training import TrainResult
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
@@ -47,6 +49,9 @@ MORE: dict[str, Row] = {
     "skip some, simultaneous": Row(
         of(), config={"nonfinite": "skip", "loss": "least_squares", "mode": "simultaneous", "max_col_norm": 0.7}
     ),
+    "skip some, clipped": Row(
+        of(), config={"nonfinite": "skip", "loss": "least_squares", "max_grad_norm": 0.1, "optimizer": MOMENTUM}
+    ),
     # The loss overflows, its gradient does not.
     "skip by the loss": Row(only_a_bias, config={"nonfinite": "skip", "loss": "least_squares", "optimizer": MOMENTUM}),
     "skip by the gradient": Row(steep, config={"nonfinite": "skip", "loss": "wasserstein", "optimizer": STILL}),
@@ -60,9 +65,9 @@ MORE: dict[str, Row] = {
 }
 
 
-def data_of(row: Row, rows: int = 300) -> torch.Tensor:
-    data = torch.randn(rows, row.features, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    if row.config.get("loss") and row.config.get("nonfinite") == "skip":
+def data_of(row: Row, rows: int = 300) -> torch.Tensor | Dataset:
+    data = replace(row, rows=rows).data(torch.float64)
+    if isinstance(data, torch.Tensor) and row.config.get("loss") and row.config.get("nonfinite") == "skip":
         data[::50] = 1e200  # its square, hence the loss, overflows
     return data
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from fastgan import GAN, reference
+from fastgan.backend import native
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, train_population
 from fastgan.training.engines.eager import Snapshot
@@ -194,12 +195,16 @@ BOUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+ENGINES = ("eager", pytest.param("cpu", marks=pytest.mark.skipif(native is None, reason="it is compiled")))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", BOUNDS)
-def test_bounds_on_gradients_and_weights_are_plain_torch(name: str) -> None:
+def test_bounds_on_gradients_and_weights_are_plain_torch(name: str, engine: str) -> None:
     fields, loop = BOUNDS[name]
     gan = new_gan()
-    result = train(gan, DATA, config(optimizer=Momentum(0.1), k=2, **fields))
-    assert result.engine == "eager" and next(iter(fields)) in result.engine_reason
+    result = train(gan, DATA, config(optimizer=Momentum(0.1), k=2, engine=engine, **fields))
+    assert result.engine == engine and result.engine_reason == f"config.engine is {engine!r}"
     assert distance(gan, plain_torch(SGD, k=2, **loop)) < 1e-10
     assert distance(gan, plain_torch(SGD, k=2)) > 1e-4  # the bound tells
 
@@ -456,7 +461,10 @@ BAD: dict[str, dict[str, Any]] = {
     "must be 'auto' or 'eager' here, got 'fused': config.optimizer is AdamW": {
         "optimizer": torch.optim.AdamW, "engine": "fused"
     },
-    "got 'fused': config.max_grad_norm is set": {"max_grad_norm": 1.0, "engine": "fused"},
+    "must be 'auto' or 'eager' here, got 'cuda-graph': ": {"engine": "cuda-graph"},
+    "got 'cuda-persistent': the networks are on cpu; this engine is built for CUDA": {"engine": "cuda-persistent"},
+    "here, got 'cpu': config.impl is 'reference'": {"engine": "cpu", "impl": "reference"},
+    "engine must be one of auto, eager, fused, cpu, cuda-graph, cuda-persistent, got 'gpu'": {"engine": "gpu"},
 }  # fmt: skip
 
 
@@ -492,3 +500,13 @@ def test_the_table_of_the_page_has_every_row() -> None:
     found = dict(re.findall(r"^\| (\w+: .*?) \| (?:eager|cpu) \| (.*?) \|$", PAGE.read_text(), re.M))
     assert list(found) == [name for name, *_ in rows()]
     assert all(float(difference) < 1e-10 for difference in found.values())
+
+
+def test_configs_with_partials_are_equal_where_they_call_the_same() -> None:
+    def of(lr: float, **fields: Any) -> TrainConfig:
+        return TrainConfig(4, 2, optimizer=functools.partial(torch.optim.RMSprop, lr=lr), **fields)
+
+    assert of(1e-3) == of(1e-3) and hash(of(1e-3)) == hash(of(1e-3))
+    assert of(1e-3) != of(2e-3) and of(1e-3) != of(1e-3, k=2) and of(1e-3) != 3
+    assert of(1e-3) != TrainConfig(4, 2, optimizer=functools.partial(torch.optim.SGD, lr=1e-3))
+    assert TrainConfig.from_dict(of(1e-3).as_dict()) == of(1e-3)

@@ -104,3 +104,4 @@ def test_the_plans_cover_what_there_is() -> None:
     modules = {type(m).__name__ for plan in plans for m in plan.gan().modules()}
     assert {"MLP", "Maxout", "Dropout", "BatchNorm1d", "Linear", "GELU", "Softplus"} <= modules
     assert {plan.threads for plan in plans} == {1, 2, 3, 4, 5}
+    assert {plan.classes for plan in plans} == {0, 1, 2, 10}

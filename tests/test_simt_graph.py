@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastgan import random, reference
-from fastgan.cuda import DTYPES
 from fastgan.random import Purpose
-from fastgan.reference import ACTIVATIONS, FORMULAS
+from fastgan.reference import ACTIVATIONS
+from fastgan.schema import DTYPES, FORMULAS, number
 from fastgan.training.engines.cuda_graph_iteration import schedule_parameters
 from fastgan.training.optimizers import Momentum
 
@@ -77,6 +77,15 @@ def check_rows(machine: Emulator, schedules: int = 4) -> None:
         assert torch.equal(out, data[random.permutation(50, seed=SEED, epoch=1, start=42, count=7)])
 
 
+def check_labels(machine: Emulator, schedules: int = 4) -> None:
+    for dtype, classes in ((torch.float32, 3), (torch.float64, 40)):
+        labels, out = torch.arange(50, dtype=torch.int32) % classes, garbage(7, classes).to(dtype)
+        head = DTYPES[dtype], labels, 50, classes, out, 7, SEED
+        machine.call("gather_labels", *head, counter_at(6), 2, 1, STREAM, schedules=schedules)
+        order = random.permutation(50, seed=SEED, epoch=1, start=42, count=7)
+        assert torch.equal(out, torch.nn.functional.one_hot(labels[order].long(), classes).to(dtype))
+
+
 def check_masks(machine: Emulator, schedules: int = 4) -> None:
     """Two sub-batches with dropout seeds of their own, whose rows count anew."""
     for features in (8, 5):
@@ -97,7 +106,7 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
     grads = [garbage(n, dtype=dtype) for _ in range(3)]
     size = machine.ask("loss_metrics_sums", n)
     of_d, of_g = garbage(2 * size, dtype=DOUBLE), garbage(size, dtype=DOUBLE)
-    formulas = [FORMULAS[name].number for name in ("non_saturating", "fake")]
+    formulas = [FORMULAS[name] for name in ("non_saturating", "fake")]
     head = DTYPES[dtype], n, 0.5 / n
     pair = real, None, grads[0], None, formulas[0], 0.0, True, fake, None, grads[1], None, formulas[1], 0.0, False
     machine.call("loss_metrics", *head, of_d, 2, *pair, STREAM, schedules=schedules)
@@ -122,7 +131,7 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
 def check_relativistic(machine: Emulator, schedules: int = 4) -> None:
     real, fake = normal(20), normal(20, seed=2)
     grad, opposite, sums = garbage(20), garbage(20), garbage(6, dtype=DOUBLE)
-    pair = real, fake, grad, opposite, FORMULAS["non_saturating"].number, 0.0, True, fake, *(None,) * 3, -1, 0.0, False
+    pair = real, fake, grad, opposite, FORMULAS["non_saturating"], 0.0, True, fake, *(None,) * 3, -1, 0.0, False
     machine.call("loss_metrics", 0, 20, 1.0, sums, 2, *pair, STREAM, schedules=schedules)
     assert torch.equal(opposite, -grad)
     close(grad, -torch.sigmoid(fake - real))
@@ -190,11 +199,11 @@ def check_second_order(machine: Emulator, schedules: int = 4) -> None:
     n = 300
     for name in ("none", "leaky_relu", "elu"):
         x, upstream, s = normal(n, dtype=DOUBLE).requires_grad_(), normal(n, dtype=DOUBLE, seed=2), normal(n, seed=3)
-        y = ACTIVATIONS[name][1](x, 0.2)
+        y = ACTIVATIONS[name](x, 0.2)
         first = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)[0]
         second = torch.autograd.grad((first * upstream).sum(), x, allow_unused=True)[0] if first.requires_grad else None
         e, tangent, t = (first * upstream).detach().float(), garbage(n), garbage(n)
-        numbers = n, 1, ACTIVATIONS[name][0], 0.2, True
+        numbers = n, 1, number("Activation", name), 0.2, True
         machine.call(
             "second_order", 0, *numbers, y.detach().float(), s, None, e, tangent, t, STREAM, schedules=schedules
         )
@@ -255,7 +264,7 @@ def check_finite(machine: Emulator, schedules: int = 4) -> None:
 
 Check = Callable[[Emulator], None]
 CHECKS: dict[str, tuple[Check, ...]] = {
-    "random.cu": (check_noise, check_many_dropout_seeds, check_rows, check_masks),
+    "random.cu": (check_noise, check_many_dropout_seeds, check_rows, check_labels, check_masks),
     "loss_metrics.cu": (check_losses, check_relativistic),
     "norm.cu": (check_norm,),
     "penalty.cu": (check_penalty, check_second_order),
@@ -274,7 +283,7 @@ def test_kernel_in_double(check: Callable[..., None], machine: Emulator) -> None
 
 
 RACING: dict[str, tuple[Check, ...]] = {  # what the narrowed sources hold
-    "random.cu": (check_dropout_seeds, check_rows, check_masks),
+    "random.cu": (check_dropout_seeds, check_rows, check_labels, check_masks),
     "loss_metrics.cu": (check_losses,),
     "norm.cu": (check_norm,),
     "optimizer.cu": (check_finite,),

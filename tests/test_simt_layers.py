@@ -14,7 +14,7 @@ from cases import DTYPES, MLPS, NAN, MlpCase, name_of, need
 from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Flavour, Huge, Refused, begin_narrow, compiler
 from torch import Tensor
 
-from fastgan import cuda, kernels, reference
+from fastgan import backend, cuda, kernels, reference, schema
 from fastgan.ops import LayerSpec
 from fastgan.ops.layers import mlp_by_layers
 
@@ -25,7 +25,7 @@ pytestmark = [
 SCHEDULES = 20
 KEY = 0x9E3779B97F4A7C15  # more than 63 bits
 KEY_TENSOR = torch.tensor(KEY - 2**64)
-RULES = {"adam": 0, "momentum_torch": 1, "momentum_pylearn2": 2}  # Rule in csrc/plan.h
+RULES = schema.ENUMS.get("Rule", ())
 
 
 @contextlib.contextmanager
@@ -57,9 +57,8 @@ def check_noise(
     out = garbage(n, dtype=dtype)
     stream = {"seed": KEY, "purpose": 3, "step": 2**40 + 7, "substream": 9, "offset": offset}
     numbers = KEY, 3, None, 0, 2**40 + 7, 9, offset
-    machine.call(
-        "random_fill", cuda.DTYPES[dtype], out, n, kind == "normal", *numbers, STREAM, schedules=schedules, shift=shift
-    )
+    head = schema.DTYPES[dtype], out, n, kind == "normal"
+    machine.call("random_fill", *head, *numbers, STREAM, schedules=schedules, shift=shift)
     if kind == "uniform":
         assert torch.equal(out.double(), reference.random_uniform(n, **stream)), "uniform bits differ"
     else:
@@ -84,7 +83,7 @@ def check_dropout(
     x.view(-1)[0] = NAN
     out = garbage(*shape, dtype=dtype)
     rows, features = x.numel() // shape[-1], shape[-1]
-    head = (cuda.DTYPES[dtype], x, out, rows, features)
+    head = (schema.DTYPES[dtype], x, out, rows, features)
     machine.call("dropout", *head, p, KEY, None, 0, 0, 3, STREAM, schedules=schedules, shift=shift)
     wide = x if dtype == torch.float64 else x.float()
     signed = torch.tensor(KEY - 2**64)
@@ -277,7 +276,7 @@ def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, s
     grad = torch.randn(rows, columns, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
     out = garbage(columns, dtype=dtype)
     partial = garbage(machine.ask("layer_partials", rows, columns), dtype=torch.float64)
-    head = (cuda.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, None, 0, 0, 0)
+    head = (schema.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, None, 0, 0, 0)
     tail = (grad, None, None, None, out, partial, None, None)
     machine.call("layer_backward", *head, *tail, STREAM, schedules=schedules, shift=shift)
     torch.testing.assert_close(out.double(), grad.double().sum(0), rtol=1e-5, atol=1e-5 * rows**0.5)
@@ -370,8 +369,10 @@ def check_rule(
             parameters += [p, s0, s1 if rule == "adam" else None, g, n]
         counter[0] = step
         numbers = (counter, 1, 0) * 2
-        head = (cuda.DTYPES[dtype], RULES[rule], 0.5, 0.999, 1e-8, schedule_parameters, *numbers, 10, 0, len(sizes))
-        machine.call("update", *head, *parameters, STREAM, schedules=schedules, shift=shift)
+        plan = dict.fromkeys(schema.FIELDS["OptimizerPlan"], 0.0)
+        plan |= {"rule": rule, "beta1": 0.5, "beta2": 0.999, "epsilon": 1e-8}
+        head = (schema.DTYPES[dtype], *schema.in_order("OptimizerPlan", plan), schedule_parameters, *numbers, 10, 0)
+        machine.call("update", *head, len(sizes), *parameters, STREAM, schedules=schedules, shift=shift)
     for i, p in enumerate(values):
         want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])
         tolerance = 1e-13 if dtype == torch.float64 else 1e-5
@@ -385,6 +386,7 @@ def test_an_optimiser_steps_as_torch_does(rule: str, dtype: torch.dtype, machine
         check_rule(machine, rule, (1, 7, 4097, 0, 12), dtype, shift)
 
 
+@pytest.mark.skipif(backend.native is None, reason="the plan's fields are told by the compiled core")
 def test_more_parameters_than_a_launch_takes(machine: Emulator) -> None:
     check_rule(machine, "adam", (3,) * 64 + (0, 5, 2), torch.float32)
 
@@ -400,7 +402,7 @@ def test_R13_more_than_two_billion_elements(machine: Emulator) -> None:
     want = reference.random_uniform(4, seed=1, purpose=0, step=0, substream=0, offset=n - 4)
     assert list(struct.unpack("4f", noise.tail[-16:])) == want.tolist()
     x, out = Huge(2 * n), Huge(2 * n)
-    bf16 = cuda.DTYPES[torch.bfloat16]
+    bf16 = schema.DTYPES[torch.bfloat16]
     rows, features = n // 512, 512
     # sigmoid of 0 without bias: a half in the very last element
     pass_ = (rows, features, 1, 4, 0.2, 0.0, 0, None, 0, 0, 0)

@@ -11,14 +11,14 @@ from cases import DTYPES, LOSSES, NAN, PAIRS, LossCase, name_of, row, ulp_error
 from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_narrow, compiler
 from torch import Tensor
 
-from fastgan import kernels, reference
+from fastgan import kernels, reference, schema
 
 pytestmark = [
     pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
 ]
 SCHEDULES = 20
-NUMBERS = {name: formula.number for name, formula in reference.FORMULAS.items()}
+NUMBERS = schema.FORMULAS
 # Units in the last place: halves are rounded once; double is compared with another double.
 ALLOWED = {torch.float16: 0.51, torch.bfloat16: 0.51, torch.float64: 16.0}
 
@@ -40,7 +40,7 @@ def check_pointwise(
     out = garbage(n, dtype=dtype)
     number = NUMBERS[case.formula]
     machine.call(
-        "pointwise", kernels.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules
+        "pointwise", schema.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules
     )
     error = ulp_error(out, case.want(x, order), case.derivative_unit if order == 1 else 0.0)
     at = int(error.argmax())
@@ -68,7 +68,7 @@ def check_pair(
     grads = [garbage(k, dtype=wide) if grads else None for k in (m, n)]
     partial = garbage(machine.ask("partials", m, n), dtype=torch.float64)
     arguments = (x[0], m, x[1], n, *(NUMBERS[f] for f in formulas), *targets, *scales, value, *grads, partial)
-    machine.call("pair_loss", kernels.DTYPES[dtype], *arguments, STREAM, schedules=schedules, shift=shift)
+    machine.call("pair_loss", schema.DTYPES[dtype], *arguments, STREAM, schedules=schedules, shift=shift)
     tolerance = {"rtol": 1e-14 if dtype == torch.float64 else 5e-7, "atol": 0.0}
     want = torch.zeros((), dtype=torch.float64)
     for formula, target, logits, grad, scale in zip(formulas, targets, x, grads, scales, strict=True):
@@ -85,12 +85,12 @@ def check_huge(machine: Emulator, n: int) -> None:
     partial = garbage(1025, dtype=torch.float64)
     block = ((n + 7) // 8 - 1) // 256 % 1024
     arguments = (x, n, None, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, value, grad, None, partial, STREAM)
-    machine.call("pair_loss", kernels.DTYPES[torch.bfloat16], *arguments, block=block)
+    machine.call("pair_loss", schema.DTYPES[torch.bfloat16], *arguments, block=block)
     last = n % 8 or 8  # elements of the last pack
     assert struct.unpack("16f", grad.tail)[-last:] == (-0.5,) * last, "the end was not reached"
     out = Huge(2 * n)
     block = (n - 1) // 256 % 1024
-    machine.call("pointwise", kernels.DTYPES[torch.bfloat16], x, out, n, 1, 0.0, 1, STREAM, block=block)
+    machine.call("pointwise", schema.DTYPES[torch.bfloat16], x, out, n, 1, 0.0, 1, STREAM, block=block)
     assert out.tail[-2:] == torch.tensor([0.5], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
 
 
@@ -132,7 +132,7 @@ def test_a_derivative_times_a_factor_only_the_device_knows(dtype: torch.dtype, m
         for factor in (1.0, -2.5, NAN):
             x = torch.arange(n, dtype=dtype)
             scalar = torch.tensor(factor, dtype=dtype)
-            head = kernels.DTYPES[dtype], x, n, scalar
+            head = schema.DTYPES[dtype], x, n, scalar
             machine.call("scale", *head, STREAM, schedules=SCHEDULES, shift=shift)
             want = torch.arange(n, dtype=dtype) * scalar
             assert torch.equal(x.nan_to_num(7), want.nan_to_num(7))

@@ -73,7 +73,7 @@ def test_persistent_equals_the_cpu_engine(name: str, machine: Emulator) -> None:
 
 @pytest.mark.parametrize("name", [
     "plain", "maxout, simultaneous", "pack 2, relativistic", "moving average", "batch normalisation, skip, average",
-    "tiles",
+    "tiles", "clip by norm",
 ])  # fmt: skip
 def test_the_bits_do_not_depend_on_clusters_or_memory(name: str, machine: Emulator) -> None:
     results = []
@@ -330,9 +330,10 @@ def test_a_matrix_whose_elements_32_bits_do_not_count_is_refused(machine: Emulat
     data = Minibatches(torch.randn(50, 2), batch_size=20, seed=0, device=gan.device, dtype=gan.dtype)
     with emulated(machine):
         of_gan = engines.cuda_engine(gan, data, config)[0].state
-        of_gan.description = of_gan.description | {"batch": 1 << 25}  # and as many fakes
+        described = of_gan.description["plan"]
+        of_gan.description["plan"] = described | {"batch": 1 << 25}  # and as many fakes
         persistent.needs(of_gan, LIMITS)
-        of_gan.description["batch"] = 1 << 26
+        of_gan.description["plan"] = described | {"batch": 1 << 26}
         with pytest.raises(Refused, match=f"train: a matrix of 29 x {1 << 27} is too large for the persistent kernel"):
             persistent.needs(of_gan, LIMITS)
 
@@ -366,6 +367,7 @@ def test_no_race(limits: persistent.DeviceLimits, racing: Emulator) -> None:
         (row(of(**relu, dropout=0.3, input_dropout=0.2), batch_size=6), "ieee"),
         (row(of(**relu), mode="simultaneous"), "ieee"),
         (row(of(**relu), batch_size=11), "tf32"),
+        (row(of(**relu), batch_size=6, max_grad_norm=0.1, clip_weights=0.1), "ieee"),
     ):
         with emulated(racing, limits):
             run(more, torch.float32, "fused", steps=1, precision=precision)

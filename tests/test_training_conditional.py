@@ -14,6 +14,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, checkpoint, train
+from fastgan.training.callbacks import Callback
 
 CLASSES, SEED = 3, 7
 ROWS = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -122,9 +123,28 @@ def test_M57_labels_reach_d_under_every_rule(change: dict, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(backend.native is None, reason="without the compiled core everything is eager")
-def test_M57_the_eager_engine_says_why() -> None:
+def test_M57_conditional_models_run_in_the_compiled_engine() -> None:
     result = train(small_gan(), DATA, BASE)
-    assert result.engine_reason == "gan.classes: the networks of a conditional model also see labels"
+    assert (result.engine, result.engine_reason) == ("cpu", "it supports these networks and this config")
+    assert train(small_gan(), DATA, replace(BASE, unroll=2)).engine == "eager"
+
+
+@pytest.mark.skipif(backend.native is None, reason="the compiled engine is compiled")
+def test_M57_labels_that_change_while_the_compiled_engine_trains_change_nothing() -> None:
+    """The core indexes by them: it has its own copy, which was checked."""
+
+    class Spoil(Callback):
+        every = 2
+
+        def on_chunk(self, run: object, rows: object) -> None:
+            labels.fill_(10**9)
+
+    found = []
+    for callbacks in ([], [Spoil()]):
+        labels = LABELS.to(torch.int32)
+        found.append(small_gan())
+        assert train(found[-1], replace(DATA, labels=labels), BASE, callbacks=callbacks).engine == "cpu"
+    torch.testing.assert_close(found[0].state_dict(), found[1].state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +180,7 @@ def test_M57_labels_may_be_what_a_tensor_is_made_of(kind: object) -> None:
     labels = LABELS.to(kind) if isinstance(kind, torch.dtype) else LABELS.tolist()
     labels = np.array(labels, kind) if isinstance(kind, type) and kind is not list else labels
     gan, other = small_gan(), small_gan()
-    train(gan, DATA, BASE)
+    train(gan, DATA, replace(BASE, engine="eager"))
     train(other, Held(labels), BASE)
     torch.testing.assert_close(other.state_dict(), gan.state_dict(), rtol=0, atol=0)
 

@@ -13,7 +13,19 @@ import pytest
 import torch
 
 from fastgan import GAN, models
-from fastgan.training import Best, JSONLines, Logger, Run, TensorBoard, TrainConfig, checkpoint, train, train_population
+from fastgan.training import (
+    Best,
+    JSONLines,
+    Logger,
+    MLflow,
+    Run,
+    TensorBoard,
+    TrainConfig,
+    WandB,
+    checkpoint,
+    train,
+    train_population,
+)
 
 DATA = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
 
@@ -145,3 +157,64 @@ def test_members_of_a_population_cannot_share_what_is_for_one_run(tmp_path: Path
 def test_bad_arguments_are_one_sentence(make: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+class Recorder:
+    """A package that keeps what is called: neither of the real ones works without an account or a server."""
+
+    def __init__(self, active: object = None) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.active = active
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.calls.append((name, arguments, keywords))
+            return self.active if name == "active_run" else self
+
+        return self if name == "config" else call
+
+    def named(self, name: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        return [(arguments, keywords) for called, arguments, keywords in self.calls if called == name]
+
+
+def check_points(points: list[tuple[tuple[Any, ...], dict[str, Any]]], history: dict[str, Any]) -> None:
+    assert [keywords["step"] for _, keywords in points] == [10, 20, 25]
+    for first, ((means,), keywords) in zip((0, 10, 20), points, strict=True):
+        assert means.keys() == history.keys() - {"step"}
+        assert means["loss_g"] == pytest.approx(history["loss_g"][first : keywords["step"]].mean(), rel=1e-12)
+
+
+def test_weights_and_biases_gets_config_and_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    result = train(new_gan(), DATA, config(), callbacks=[WandB(every=10, project="digits")])
+    assert package.named("init") == [((), {"project": "digits"})]
+    assert package.named("update")[0][0][0]["batch_size"] == 8
+    check_points(package.named("log"), result.history)
+    assert package.calls[-1][0] == "finish"
+    own = Recorder()
+    train(new_gan(), DATA, config(), callbacks=[WandB(run=own)])
+    assert not own.named("finish") and not own.named("init") and own.named("log")
+    with pytest.raises(ValueError, match="settings must be left out beside a run, got project"):
+        WandB(run=own, project="digits")
+
+
+def test_mlflow_gets_parameters_and_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Recorder()
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    result = train(new_gan(), DATA, config(), callbacks=[MLflow(every=10, run_name="one")])
+    assert package.named("start_run") == [((), {"run_name": "one"})]
+    assert package.named("log_params")[0][0][0]["seed"] == 3
+    check_points(package.named("log_metrics"), result.history)
+    assert package.calls[-1][0] == "end_run"
+    within = Recorder(active=object())  # a run of the caller's goes on
+    monkeypatch.setitem(sys.modules, "mlflow", within)
+    train(new_gan(), DATA, config(), callbacks=[MLflow()])
+    assert within.named("log_metrics") and not within.named("start_run") and not within.named("end_run")
+
+
+@pytest.mark.parametrize(("logger", "name"), [(WandB, "wandb"), (MLflow, "mlflow")])
+def test_a_missing_package_of_a_logger_is_named(monkeypatch: pytest.MonkeyPatch, logger: Any, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=f"{logger.__name__} needs the package {name}: pip install {name}"):
+        logger()

@@ -64,7 +64,7 @@ def test_networks_of_several_processes_are_refused(
     setattr(gan, network, wrap(getattr(gan, network)))
     calls: list[int] = []
     gan.generator.register_forward_hook(lambda *_: calls.append(1))
-    rule = f"train: gan.{network} must be a plain module, trained by one process on one device, got {name}"
+    rule = f"train: gan.{network} must be a plain module on one device, got {name}"
     with pytest.raises(ValueError, match=rule):
         train(gan, DATA, CONFIG, run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match=rule):

@@ -1,9 +1,12 @@
 """Momentum in both conventions, the schedules of the original code, Adam."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from fastgan.training import Adam, Momentum, TrainConfig
+from fastgan import GAN, backend, nn
+from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train
 
 
 def descend(spec: Adam | Momentum, rates: list[int], steps: int = 20) -> torch.Tensor:
@@ -67,6 +70,8 @@ def test_M63_momentum_table() -> None:
     table = {1: 0.5, 125.5: 0.6, 250: 0.7, 400: 0.7, 0: 0.5}
     assert {epoch: spec.momentum_at(epoch) for epoch in table} == pytest.approx(table, abs=1e-9)
     assert Momentum(0.1, 0.5).momentum_at(1000) == 0.5
+    at_once = Momentum(0.1, 0.5, momentum_final=0.7, saturate_epochs=1)
+    assert at_once.momentum_at(1) == at_once.momentum_at(9) == pytest.approx(0.7)
 
 
 def test_adam_is_torch_adam_and_its_state_loads_both_ways() -> None:
@@ -179,3 +184,21 @@ def test_the_config_survives_json() -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
     with pytest.raises(ValueError, match="TrainConfig: unknown field 'stepz'"):
         TrainConfig.from_dict({"stepz": 1})
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_a_checkpoint_has_the_rate_and_momentum_of_the_last_update(engine: str, tmp_path: Path) -> None:
+    """Whichever engine wrote them: a script that loads them into torch.optim goes on from there."""
+    if engine == "fused" and backend.native is None:
+        pytest.skip("there is no compiled core")
+    spec = Momentum(0.1, 0.5, lr_decay=1.1, momentum_final=0.9, saturate_epochs=4)
+    gan = GAN(nn.MLP([2, 4, 3], activation="relu"), nn.MLP([3, 4, 1], activation="relu"), latent_dim=2)
+    config = TrainConfig(7, batch_size=8, k=2, generator_steps=3, optimizer=spec, engine=engine)  # 5 batches an epoch
+    result = train(gan, torch.randn(40, 3), config, run_dir=tmp_path)
+    assert (result.engine == "eager") == (engine == "eager")
+    groups = checkpoint.load(tmp_path).groups
+    found = {name: (group["lr"], group["momentum"]) for name, (group,) in groups.items()}
+    epoch = 3  # of minibatch 13, the last of 2 * 7
+    expected = {"discriminator": 13, "generator": 20}  # the number of the last update
+    for name, update in expected.items():
+        assert found[name] == pytest.approx((spec.learning_rate(update), spec.momentum_at(epoch))), name

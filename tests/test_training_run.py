@@ -215,7 +215,7 @@ def test_the_history_is_complete_and_reads_back_exactly(tmp_path: Path) -> None:
     assert lines[0] == ",".join(COLUMNS) and len(lines) == 13
     assert np.array_equal(read_rows(tmp_path / "history.csv", 12), np.stack(list(result.history.values()), 1))
     assert len(read_rows(tmp_path / "history.csv", 5)) == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "history.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "config.json", "history.csv"]
 
 
 def test_M67_monitors_are_what_their_names_say() -> None:

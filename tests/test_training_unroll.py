@@ -14,7 +14,7 @@ import fastgan.nn
 from fastgan import backend, random
 from fastgan.models import GAN
 from fastgan.random import Purpose
-from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train
+from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, unroll
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.unroll import look_ahead
 
@@ -217,3 +217,11 @@ def test_M74_fastgans_layers_unroll_like_torchs(layers: str) -> None:
 def test_what_cannot_be_unrolled_is_refused(change: dict, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^TrainConfig: {message}"):
         replace(BASE, **{"unroll": 2, **change})
+
+
+def test_adam_differentiates_through_a_gradient_that_is_zero() -> None:
+    """The first update -lr g / (|g| + eps) has the derivative -lr / eps at g = 0; a square root alone gives NaN."""
+    grad, zeros = torch.zeros(3, dtype=torch.float64, requires_grad=True), torch.zeros(3, dtype=torch.float64)
+    state = {"step": torch.tensor(0.0, dtype=torch.float64), "exp_avg": zeros, "exp_avg_sq": zeros}
+    change = unroll._adam(Adam(0.02, eps=1e-4), state, grad)
+    torch.testing.assert_close(torch.autograd.grad(change.sum(), grad)[0], torch.full_like(zeros, -0.02 / 1e-4))

@@ -5,25 +5,34 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// Rows first .. last of a (rows, features) matrix into the columns of blocks from `column` on.
+// Rows first .. last of a (rows, features) matrix into the columns of blocks from `column` on: the first of the `of`
+// features that a block has.
 template <class T>
-void to_blocked(const T* rows, int64_t features, T* blocked, int64_t column, int64_t first, int64_t last) {
+void to_blocked(const T* rows, int64_t features, T* blocked, int64_t of, int64_t column, int64_t first, int64_t last) {
   for (int64_t row = first; row < last;) {
     const int64_t at = column + row, p = at / kBlockRows<T>, lane = at % kBlockRows<T>;
     const int64_t count = std::min(last - row, kBlockRows<T> - lane);
-    transpose(rows + row * features, features, count, features, blocked + p * features * kBlockRows<T> + lane, kBlockRows<T>);
+    transpose(rows + row * features, features, count, features, blocked + p * of * kBlockRows<T> + lane, kBlockRows<T>);
     row += count;
   }
 }
+template <class T>
+void to_blocked(const T* rows, int64_t features, T* blocked, int64_t column, int64_t first, int64_t last) {
+  to_blocked(rows, features, blocked, features, column, first, last);
+}
 
 template <class T>
-void from_blocked(const T* blocked, int64_t features, T* rows, int64_t column, int64_t first, int64_t last) {
+void from_blocked(const T* blocked, int64_t of, T* rows, int64_t features, int64_t column, int64_t first, int64_t last) {
   for (int64_t row = first; row < last;) {
     const int64_t at = column + row, p = at / kBlockRows<T>, lane = at % kBlockRows<T>;
     const int64_t count = std::min(last - row, kBlockRows<T> - lane);
-    transpose(blocked + p * features * kBlockRows<T> + lane, kBlockRows<T>, features, count, rows + row * features, features);
+    transpose(blocked + p * of * kBlockRows<T> + lane, kBlockRows<T>, features, count, rows + row * features, features);
     row += count;
   }
+}
+template <class T>
+void from_blocked(const T* blocked, int64_t features, T* rows, int64_t column, int64_t first, int64_t last) {
+  from_blocked(blocked, features, rows, features, column, first, last);
 }
 
 // A tree sum: halves are added as vectors, until one element is left.

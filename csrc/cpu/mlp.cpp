@@ -201,7 +201,7 @@ void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
     });
     net.backward(team, there, {where}, 0, true);
     PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(buffers.second_order_scratch, net, range, team.rank))
-        .run(range, call.kind, T(call.weight), static_cast<T*>(call.values));
+        .run(range, call.kind, T(call.weight), net.inputs(), static_cast<T*>(call.values));
     if (!call.grad_weights) return;
     if (needs_second_order) clear_padding(team, net, call.rows);
     team.barrier();

@@ -66,9 +66,10 @@ class PenaltyPass {
   }
 
   // Rows first .. last (multiples of kPartitionRows), after forward() and backward() over them down to the input, with
-  // a gradient of 1 at the logits. Values go to values[row], scaled by `weight` as t_0 is.
-  void run(ColumnRange rows, Penalty kind, T weight, T* values) {
-    penalty_grad(rows, kind, weight, values);
+  // a gradient of 1 at the logits. The penalty is one of the first `features` inputs: labels are behind them. Values
+  // go to values[row], scaled by `weight` as t_0 is.
+  void run(ColumnRange rows, Penalty kind, T weight, int64_t features, T* values) {
+    penalty_grad(rows, kind, weight, features, values);
     follow(rows);
   }
 
@@ -97,14 +98,14 @@ class PenaltyPass {
   int64_t shift(int64_t features) const { return (tangent_ - where_.first) * features; }
 
   // t_0 = dP/dg, column by column.
-  void penalty_grad(ColumnRange rows, Penalty kind, T weight, T* values) {
+  void penalty_grad(ColumnRange rows, Penalty kind, T weight, int64_t features, T* values) {
     const int64_t n = network_.inputs();
     const T* g = network_.grad_input;
     T* t = network_.dropped_input() + shift(n);
     each_block<T>({where_.first + rows.first, where_.first + rows.last}, [&](int64_t p, int lane, int lanes) {
       T square[kBlockRows<T>] = {}, factor[kBlockRows<T>];
       const int64_t at = p * n * kBlockRows<T> + lane;
-      for (int64_t f = 0; f < n; ++f)
+      for (int64_t f = 0; f < features; ++f)
         for (int j = 0; j < lanes; ++j) square[j] += g[at + f * kBlockRows<T> + j] * g[at + f * kBlockRows<T> + j];
       T* value = values + (p * kBlockRows<T> + lane - where_.first);
       for (int j = 0; j < lanes; ++j) {
@@ -118,7 +119,8 @@ class PenaltyPass {
         }
       }
       for (int64_t f = 0; f < n; ++f)
-        for (int j = 0; j < lanes; ++j) t[at + f * kBlockRows<T> + j] = factor[j] * g[at + f * kBlockRows<T> + j];
+        for (int j = 0; j < lanes; ++j)
+          t[at + f * kBlockRows<T> + j] = f < features ? factor[j] * g[at + f * kBlockRows<T> + j] : T(0);
     });
   }
 

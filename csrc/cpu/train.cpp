@@ -55,6 +55,11 @@ class Trainer : Losses<T> {
     place(memory);
     d_on_g_ = d_;
     d_on_g_.read(g_.output(), g_.grad_output());
+    for (Player* player : {&of_g_, &of_d_})
+      if (player->plan.optimizer.max_grad_norm > 0) {
+        player->squares.resize(player->plan.parameters.size(), {0.0});
+        for (const GradientPart& part : player->parts) player->squares[size_t(part.layer)].push_back(0.0);
+      }
     const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
     const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
     dropout_seeds_.resize(size_t(steps * (of_g + 3 * of_d)));
@@ -94,6 +99,7 @@ class Trainer : Losses<T> {
     const Schedule& schedule;
     const int64_t made;
     int64_t skipped = 0;
+    std::vector<std::vector<double>> squares{};  // of the gradients (Squares)
   };
 
   void place(Arena<T>& arena) {
@@ -139,7 +145,10 @@ class Trainer<T>::Executor {
 
   void save() { all_.snapshot_.save(team_); }
 
-  void sample_data(int64_t draw) { draw_ = draw; }
+  void sample_data(int64_t draw) {
+    const ColumnRange range = part_of_g();
+    all_.choose_rows(draw, range.first, std::min(range.last, rows_of_g()));
+  }
 
   void sample_noise(uint32_t purpose, int64_t step) {
     const ColumnRange range = part_of_g();
@@ -157,9 +166,9 @@ class Trainer<T>::Executor {
     of_d_.count = batch == BatchOfD::fake ? 1 : 2;
     if (of_d_.count == 2) take_dropout_seeds(plan_.discriminator);
     fake_ = batch == BatchOfD::real_fake ? 1 : 0;
-    in_place_ = batch == BatchOfD::fake && plan_.pack == 1;
+    in_place_ = batch == BatchOfD::fake && plan_.pack == 1 && plan_.classes == 0;
     for (const ColumnRange& range : ranges()) {
-      if (of_d_.count == 2) all_.show_real(draw_, of_d_[1 - fake_], range);
+      if (of_d_.count == 2) all_.show_real(of_d_[1 - fake_], range);
       if (!in_place_) all_.show_fakes(of_d_[fake_], range);
     }
   }
@@ -256,7 +265,7 @@ class Trainer<T>::Executor {
     d_.backward(team_, columns, {where}, 0, true);
     T* scratch = PenaltyPass<T>::scratch_of(all_.second_order_scratch_, d_, rows, team_.rank);
     PenaltyPass<T>(d_, where, 2 * second, scratch)
-        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.penalties_);
+        .run(rows, plan_.penalty, T(plan_.penalty_weight / double(m)), all_.sample_width(), all_.penalties_);
   }
 
   double* metrics(int64_t it) const { return all_.call_.metrics + (it - all_.call_.first) * kMetrics; }
@@ -265,11 +274,33 @@ class Trainer<T>::Executor {
     if (!std::isfinite(loss)) all_.snapshot_.flag_nonfinite();
   }
 
+  // Of the gradients that apply() computes. Their norm takes a pass over them of its own, for none is stored.
+  Clipping<T> clipping(Player& player, const Columns& columns) {
+    Clipping<T> clip(player.plan.optimizer);
+    const double limit = player.plan.optimizer.max_grad_norm;
+    if (!(limit > 0)) return clip;
+    const PartRange mine = part_of(player.parts, team_);
+    for (const GradientPart& part : mine) {
+      std::vector<double>& sums = player.squares[size_t(part.layer)];
+      sums[size_t(part.column / kBlockRows<T>)] = 0;
+      if (part.column == 0) sums.back() = 0;
+    }
+    const Squares<T> sink{player.plan, clip, player.squares};
+    player.network.parameter_gradients(mine, columns, sink);
+    team_.barrier();
+    double square = 0;
+    for (const std::vector<double>& sums : player.squares)
+      for (const double sum : sums) square += sum;
+    clip.scale = T(fastgan::clipping(square, limit));
+    return clip;
+  }
+
   // Computes and applies the gradients of this thread's part of the parameters. update: of this call, from 0.
-  void apply(const Player& player, const Columns& columns, int64_t update) {
+  void apply(Player& player, const Columns& columns, int64_t update) {
+    const Clipping<T> clip = clipping(player, columns);
     const int64_t step = player.made + update + 1 - player.skipped;
     const auto apply_rule = [&](const auto& rule) {
-      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan};
+      const Update<T, std::decay_t<decltype(rule)>> sink{rule, player.plan, clip};
       player.network.parameter_gradients(part_of(player.parts, team_), columns, sink);
     };
     const Schedule& schedule = player.schedule;
@@ -278,20 +309,30 @@ class Trainer<T>::Executor {
 
   // Bounds the norms of whole units, so the update must be complete.
   void bound(const Player& player) {
-    const double limit = player.plan.optimizer.max_norm;
-    if (!(limit > 0)) return;
-    team_.barrier();
-    for (size_t i = 0; i < player.plan.parameters.size(); ++i) {
-      const LayerPlan& l = player.plan.network.layers[i];
+    const double limit = player.plan.optimizer.max_col_norm, size = player.plan.optimizer.clip_weights;
+    if (size > 0) {
+      team_.barrier();
+      hold(player.plan, team_, T(size));
+    }
+    if (limit > 0) {
+      team_.barrier();
+      bound_columns(player.plan, limit);
+    }
+    if ((size > 0 || limit > 0) && uses_amx(player.plan.network)) {
+      team_.barrier();
+      BlockedPlan<T>::round(player.plan, team_.rank, team_.size);
+    }
+  }
+
+  void bound_columns(const PlayerPlan& plan, double limit) {
+    for (size_t i = 0; i < plan.parameters.size(); ++i) {
+      const LayerPlan& l = plan.network.layers[i];
       const int64_t rows = l.outputs * l.pieces;
-      const ParameterPlan& weight = player.plan.parameters[i].weight;
+      const ParameterPlan& weight = plan.parameters[i].weight;
       if (!weight.state0) continue;  // frozen
       bound_norms(static_cast<T*>(weight.value), rows, l.inputs, rows * team_.rank / team_.size,
                   rows * (team_.rank + 1) / team_.size, limit);
     }
-    if (!uses_amx(player.plan.network)) return;
-    team_.barrier();
-    BlockedPlan<T>::round(player.plan, team_.rank, team_.size);
   }
 
   Trainer& all_;
@@ -301,7 +342,7 @@ class Trainer<T>::Executor {
   SubBatches of_g_{}, of_d_{};  // of the batch of each network
   size_t fake_ = 0;             // the fakes' sub-batch of D's
   bool in_place_ = false;       // D reads the fakes where G writes them
-  int64_t draw_ = 0, update_of_g_ = 0, update_of_d_ = 0;
+  int64_t update_of_g_ = 0, update_of_d_ = 0;
   const uint64_t* dropout_seeds_ = nullptr;  // those not yet taken
 };
 

@@ -1,5 +1,6 @@
 // Inputs of the two networks: noise for G; the real half and the fake half for D and, with a penalty, the rows where it
-// is evaluated.
+// is evaluated. In a conditional GAN the labels of the minibatch's rows, one-hot, are the last inputs of both; the fakes
+// have the labels of the real rows.
 #pragma once
 #include "../train.h"
 #include "network.h"
@@ -27,8 +28,12 @@ class Batches {
     d_.place_forward(arena, rows_of_d, 2);
     d_.place_backward(arena, rows_of_d);
     noise_ = arena.allocate(m * plan_.pack * plan_.latent);
-    staging_ = arena.allocate(2 * m * d_.inputs());
+    staging_ = arena.allocate(2 * m * sample_width());
+    numbers_ = reinterpret_cast<int64_t*>(arena.allocate(m * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float))));
   }
+
+  // The inputs of D that are samples; labels come behind them.
+  int64_t sample_width() const { return plan_.features * plan_.pack; }
 
   // ---------------------------------------------------------------- the parts of D's batch
 
@@ -73,7 +78,34 @@ class Batches {
         for (int64_t i = 0; i < n; ++i) z[row * n + i] /= std::sqrt(square);
       }
     }
-    to_blocked(noise_, n, g_.input, 0, first, last);
+    to_blocked(noise_, n, g_.input, g_.inputs(), 0, first, last);
+    if (plan_.classes > 0) show_labels(g_, n, 1, 0, {first, last});
+  }
+
+  // Draws the numbers of a minibatch's rows first .. last, in the order of the epoch's shuffle.
+  void choose_rows(int64_t draw, int64_t first, int64_t last) {
+    const int64_t each = plan_.batch * plan_.pack, batches = plan_.rows / each, position = draw % batches * each;
+    const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
+    constexpr int lanes = 16;
+    uint64_t row[lanes];
+    for (int64_t i = first; i < last; i += lanes) {
+      shuffle.several<lanes>(uint64_t(position + i), row);
+      for (int64_t j = 0; j < std::min<int64_t>(lanes, last - i); ++j) numbers_[i + j] = int64_t(row[j]);
+    }
+  }
+
+  // The labels of some rows of the chosen minibatch, `each` a row of the network, as its inputs `from` on.
+  void show_labels(Network<T>& network, int64_t from, int64_t each, int64_t column, ColumnRange rows) {
+    const int64_t n = network.inputs();
+    each_block<T>({column + rows.first, column + rows.last}, [&](int64_t p, int lane, int lanes) {
+      T* input = network.input + (p * n + from) * kBlockRows<T> + lane;
+      for (int64_t f = 0; f < n - from; ++f) std::fill_n(input + f * kBlockRows<T>, lanes, T(0));
+      const int64_t first = (p * kBlockRows<T> + lane - column) * each;
+      for (int64_t i = 0; i < lanes * each; ++i) {
+        const int64_t label = plan_.labels[numbers_[first + i]];
+        input[(i % each * plan_.classes + label) * kBlockRows<T> + i / each] = T(1);
+      }
+    });
   }
 
   // The rows of a sub-batch within a range of D's columns.
@@ -82,41 +114,37 @@ class Batches {
             std::clamp<int64_t>(range.last - sub_batch.first, 0, sub_batch.rows)};
   }
 
-  // Copies the real rows of a minibatch, in the order of the epoch's shuffle; one row of D is `pack` rows of the data.
-  void show_real(int64_t draw, const SubBatch& sub_batch, ColumnRange range) {
+  // Copies the real rows of the chosen minibatch; one row of D is `pack` rows of the data.
+  void show_real(const SubBatch& sub_batch, ColumnRange range) {
     const ColumnRange rows = rows_in(sub_batch, range);
-    const int64_t each = plan_.features, batches = plan_.rows / (plan_.batch * plan_.pack);
-    const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
-    const int64_t position = draw % batches * plan_.batch * plan_.pack;
-    constexpr int lanes = 16;
-    uint64_t row[lanes];
-    for (int64_t i = rows.first * plan_.pack, last = rows.last * plan_.pack; i < last; i += lanes) {
-      shuffle.several<lanes>(uint64_t(position + i), row);
-      for (int64_t j = 0; j < std::min<int64_t>(lanes, last - i); ++j)
-        for (int64_t f = 0; f < each; ++f)
-          staging_[(i + j) * each + f] = static_cast<const T*>(plan_.data)[int64_t(row[j]) * each + f];
-    }
-    to_blocked(staging_, d_.inputs(), d_.input, sub_batch.first, rows.first, rows.last);
+    const int64_t each = plan_.features;
+    for (int64_t i = rows.first * plan_.pack; i < rows.last * plan_.pack; ++i)
+      std::copy_n(static_cast<const T*>(plan_.data) + numbers_[i] * each, each, staging_ + i * each);
+    show(staging_, sub_batch, rows);
   }
 
   void show_fakes(const SubBatch& sub_batch, ColumnRange range) {
     const ColumnRange rows = rows_in(sub_batch, range);
-    T* fakes = staging_ + plan_.batch * d_.inputs();
-    from_blocked(g_.output(), g_.outputs(), fakes, 0, rows.first * plan_.pack, rows.last * plan_.pack);
-    to_blocked(fakes, d_.inputs(), d_.input, sub_batch.first, rows.first, rows.last);
+    from_blocked(g_.output(), g_.outputs(), fakes(), 0, rows.first * plan_.pack, rows.last * plan_.pack);
+    show(fakes(), sub_batch, rows);
+  }
+
+  void show(const T* samples, const SubBatch& sub_batch, ColumnRange rows) {
+    const int64_t width = sample_width();
+    to_blocked(samples, width, d_.input, d_.inputs(), sub_batch.first, rows.first, rows.last);
+    if (plan_.classes > 0) show_labels(d_, width, plan_.pack, sub_batch.first, rows);
   }
 
   // Copies the gradient at D's fake inputs to the gradient of G's output.
   void return_gradients(const Team& team, const SubBatches& sub_batches, const SubBatch& sub_batch) {
-    T* fakes = staging_ + plan_.batch * d_.inputs();
     for (const ColumnRange& range : ranges(team, sub_batches)) {
       const ColumnRange rows = rows_in(sub_batch, range);
-      from_blocked(d_.grad_input, d_.inputs(), fakes, sub_batch.first, rows.first, rows.last);
+      from_blocked(d_.grad_input, d_.inputs(), fakes(), sample_width(), sub_batch.first, rows.first, rows.last);
     }
     team.barrier();
     const int64_t m = plan_.batch * plan_.pack;
     const ColumnRange of_g = partition<T>(m, team.rank, team.size);
-    to_blocked(fakes, g_.outputs(), g_.grad_output(), 0, of_g.first, std::min(of_g.last, m));
+    to_blocked(fakes(), g_.outputs(), g_.grad_output(), 0, of_g.first, std::min(of_g.last, m));
   }
 
   // The rows where the penalty is evaluated: random interpolates of real and fake rows (WGAN-GP), or real (R1) or fake
@@ -133,7 +161,8 @@ class Batches {
       const T* fake = real + second_ * n;
       T* out = d_.input + p * n * kBlockRows<T> + lane + where.first * n;
       for (int64_t f = 0; f < n; ++f, real += kBlockRows<T>, fake += kBlockRows<T>, out += kBlockRows<T>)
-        for (int j = 0; j < lanes; ++j) out[j] = mix[j] * real[j] + (T(1) - mix[j]) * fake[j];
+        for (int j = 0; j < lanes; ++j)  // both have the same label
+          out[j] = f < sample_width() ? mix[j] * real[j] + (T(1) - mix[j]) * fake[j] : real[j];
     });
   }
 
@@ -143,7 +172,10 @@ class Batches {
   const int64_t second_;           // the column at which the second sub-batch of D's batch begins
 
  private:
-  T *noise_ = nullptr, *staging_ = nullptr;
+  T* fakes() const { return staging_ + plan_.batch * sample_width(); }
+
+  T *noise_ = nullptr, *staging_ = nullptr;  // staging_: samples of D's batch, real and fake, row by row
+  int64_t* numbers_ = nullptr;               // of the data rows in the minibatch
 };
 
 }  // namespace FASTGAN_ISA

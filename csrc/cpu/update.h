@@ -2,6 +2,7 @@
 // registers.
 #pragma once
 #include <cmath>
+#include <vector>
 
 #include "../optimizer.h"
 #include "network.h"
@@ -30,6 +31,7 @@ template <class T, class RuleOf>
 struct Update {
   const RuleOf& rule;
   const PlayerPlan& player;
+  const Clipping<T>& clip;
 
   const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
   bool wants_weight(int layer) const { return of(layer).weight.state0; }
@@ -49,6 +51,12 @@ struct Update {
   }
 
   void weight(const GradientPart& part, int64_t row, int height, const T* tile) const {
+    T clipped[kMostTileRows * kBlockRows<T>];
+    if (clip.active) {
+      for (int i = 0; i < height; ++i)
+        for (int j = 0; j < part.columns; ++j) clipped[i * kBlockRows<T> + j] = clip(tile[i * kBlockRows<T> + j]);
+      tile = clipped;
+    }
     const Pointers<T> at = place(part, row);
     if (part.columns == kBlockRows<T>) {
       update_run(rule, at.p, at.s0, at.s1, tile, height * kBlockRows<T>);
@@ -77,7 +85,40 @@ struct Update {
   void vector(int, const ParameterPlan& parameter, const T* grad, int64_t n) const {
     if (!parameter.state0) return;
     const Pointers<T> at(parameter);
-    update_run(rule, at.p, at.s0, at.s1, grad, n);
+    if (!clip.active) return update_run(rule, at.p, at.s0, at.s1, grad, n);
+    for (int64_t i = 0; i < n; ++i) rule(at.p[i], at.s0[i], at.s1[i], clip(grad[i]));
+  }
+};
+
+// A sink that adds up the squares of the gradients, by layer: a sum for each part of the weight, then one of the vectors.
+// One thread computes each sum, whatever the size of the team.
+template <class T>
+struct Squares {
+  const PlayerPlan& player;
+  const Clipping<T>& clip;
+  std::vector<std::vector<double>>& sums;
+
+  const LayerParameters& of(int layer) const { return player.parameters[size_t(layer)]; }
+  bool wants_weight(int layer) const { return of(layer).weight.state0; }
+  bool wants_bias(int layer) const { return of(layer).bias.state0; }
+  Ahead needs(const GradientPart&, int64_t, int) const { return {}; }
+
+  void weight(const GradientPart& part, int64_t, int height, const T* tile) const {
+    double lanes[kBlockRows<T>] = {};  // a loop of vectors
+    for (int i = 0; i < height; ++i)
+      for (int j = 0; j < part.columns; ++j) lanes[j] += square(tile[i * kBlockRows<T> + j]);
+    for (const double lane : lanes) sums[size_t(part.layer)][size_t(part.column / kBlockRows<T>)] += lane;
+  }
+
+  void vector(int layer, const ParameterPlan& parameter, const T* grad, int64_t n) const {
+    if (!parameter.state0) return;
+    for (int64_t i = 0; i < n; ++i) sums[size_t(layer)].back() += square(grad[i]);
+  }
+
+ private:
+  double square(T g) const {
+    const double held = double(clip(g));
+    return held * held;
   }
 };
 
@@ -93,6 +134,16 @@ void each_parameter(const PlayerPlan& player, Function&& f) {
     f(p.norm_scale, l.outputs);
     f(p.norm_shift, l.outputs);
   }
+}
+
+// Holds this thread's part of each trained parameter within a bound.
+template <class T>
+void hold(const PlayerPlan& player, const Team& team, T bound) {
+  each_parameter(player, [&](const ParameterPlan& parameter, int64_t n) {
+    if (!parameter.state0) return;
+    T* p = static_cast<T*>(parameter.value);
+    for (int64_t i = n * team.rank / team.size; i < n * (team.rank + 1) / team.size; ++i) p[i] = held(p[i], bound);
+  });
 }
 
 // Scales down the incoming weights of rows first .. last of a blocked weight whose norm exceeds the limit.

@@ -128,6 +128,18 @@ void gather(A& a) {
   cuda_gather(dtype, data, rows, features, out, wanted, seed, draw, a.stream());
 }
 
+template <class A>
+void gather_labels(A& a) {
+  const int dtype = a.number();
+  const auto* labels = a.template pointer<const int32_t>();
+  const int64_t rows = a.integer(), classes = a.integer();
+  void* out = a.pointer();
+  const int64_t wanted = a.integer();
+  const auto seed = uint64_t(a.integer());
+  const StepIndex draw = step_index(a);
+  cuda_gather_labels(dtype, labels, rows, classes, out, wanted, seed, draw, a.stream());
+}
+
 // ---------------------------------------------------------------- layers
 
 template <class A>
@@ -319,8 +331,7 @@ template <class A>
 void update(A& a) {
   const int dtype = a.number();
   UpdatePlan plan{};
-  plan.optimizer.rule = Rule(a.number());
-  plan.optimizer.beta1 = a.real(), plan.optimizer.beta2 = a.real(), plan.optimizer.epsilon = a.real();
+  plan.optimizer.fields(InOrder<A>{a});
   plan.schedule = a.template pointer<const ScheduleParameters>();
   plan.update = step_index(a), plan.draw = step_index(a);
   plan.batches = a.integer();
@@ -399,6 +410,7 @@ void each(Function&& f) {
   f("dropout", dropout<A>);
   f("draw_dropout_seeds", draw_dropout_seeds<A>);
   f("gather", gather<A>);
+  f("gather_labels", gather_labels<A>);
   f("layer_forward", layer_forward<A>);
   f("layer_backward", layer_backward<A>);
   f("small_mlp_forward", small_mlp_forward<A>);

@@ -19,16 +19,20 @@ void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void*
 void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream);
 void cuda_scale(int dtype, void* x, int64_t n, const void* factor, void* stream);  // x *= a scalar of the device
 
-enum class Distribution : int { uniform, normal, centred };  // on (0, 1); N(0, 1); uniform with mean 0 and variance 1
+// On (0, 1); N(0, 1); uniform with mean 0 and variance 1.
+FASTGAN_ENUM(enum class, Distribution, uniform, normal, centred)
 void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose, StepIndex step,
                       uint32_t substream, int64_t offset, void* stream);
 void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream);  // scales rows to unit length
 void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, DropoutSeed dropout_seed,
                   uint32_t substream, void* stream);
-// Draws the dropout seeds, `each` an iteration; gathers the rows of a minibatch from `data` (rows, features), shuffled.
+// Draws the dropout seeds, `each` an iteration; gathers the rows of a minibatch from `data` (rows, features), shuffled,
+// and their labels, one-hot.
 void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each, void* stream);
 void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
                  StepIndex draw, void* stream);
+void cuda_gather_labels(int dtype, const int32_t* labels, int64_t rows, int64_t classes, void* out, int64_t wanted,
+                        uint64_t seed, StepIndex draw, void* stream);
 
 // The operations between the matrix products of an MLP; matrices are row-major. Null addresses: not wanted, or absent.
 struct LayerPass {
@@ -135,7 +139,8 @@ struct ParameterUpdate {
   const void* grad;
   int64_t n;
 };
-enum class Predicate : int { always, bad };  // when a launch has an effect: always, or if the current update is to be rolled back
+// When a launch has an effect: always, or if the current update is to be rolled back.
+FASTGAN_ENUM(enum class, Predicate, always, bad)
 struct UpdatePlan {
   OptimizerPlan optimizer;
   const ScheduleParameters* schedule;  // on the device

@@ -23,6 +23,7 @@ void cuda_to_sphere(int, void*, int64_t, int64_t, void*) { refuse(); }
 void cuda_dropout(int, const void*, void*, int64_t, int64_t, double, DropoutSeed, uint32_t, void*) { refuse(); }
 void cuda_draw_dropout_seeds(StepIndex, int, uint64_t, uint64_t*, int, void*) { refuse(); }
 void cuda_gather(int, const void*, int64_t, int64_t, void*, int64_t, uint64_t, StepIndex, void*) { refuse(); }
+void cuda_gather_labels(int, const int32_t*, int64_t, int64_t, void*, int64_t, uint64_t, StepIndex, void*) { refuse(); }
 void cuda_layer_forward(int, const LayerPass&, const LayerForward&, void*) { refuse(); }
 void cuda_layer_backward(int, const LayerPass&, const LayerBackward&, void*) { refuse(); }
 void cuda_small_mlp_forward(int, const SmallMlpCall&, void*) { refuse(); }

@@ -97,6 +97,19 @@ __global__ void __launch_bounds__(kThreads) gather(const T* __restrict__ data, i
   }
 }
 
+// The labels of those rows, one-hot: out (wanted, classes).
+template <class T>
+__global__ void __launch_bounds__(kThreads) gather_labels(const int32_t* __restrict__ labels, int64_t rows, int64_t classes,
+                                                          T* __restrict__ out, int64_t wanted, uint64_t seed,
+                                                          StepIndex number) {
+  const int64_t batches = rows / wanted, draw = number.get();
+  const Permutation shuffle(uint64_t(rows), seed, purpose::rows, uint64_t(draw / batches));
+  for (int64_t row = global_thread() / 32; row < wanted; row += grid_threads() / 32) {
+    const int64_t label = labels[int64_t(shuffle(uint64_t(draw % batches * wanted + row)))];
+    for (int64_t c = threadIdx.x % 32; c < classes; c += 32) out[row * classes + c] = T(c == label);
+  }
+}
+
 }  // namespace
 }  // namespace FASTGAN_ISA
 
@@ -149,6 +162,17 @@ void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, vo
     using T = decltype(type);
     launch("rows", gather<T>, blocks_for(32 * wanted), stream, static_cast<const T*>(data), rows, features,
            static_cast<T*>(out), wanted, seed, draw);
+  };
+  DType(dtype) == DType::f64 ? run(double{}) : run(float{});
+}
+
+void cuda_gather_labels(int dtype, const int32_t* labels, int64_t rows, int64_t classes, void* out, int64_t wanted,
+                        uint64_t seed, StepIndex draw, void* stream) {
+  if (wanted * classes == 0) return;
+  const auto run = [&](auto type) {
+    using T = decltype(type);
+    launch("labels", gather_labels<T>, blocks_for(32 * wanted), stream, labels, rows, classes, static_cast<T*>(out), wanted,
+           seed, draw);
   };
   DType(dtype) == DType::f64 ? run(double{}) : run(float{});
 }

@@ -71,6 +71,9 @@ class Trainer : Losses<T> {
     this->draw_noise({plan_.seed, purpose, 0, uint64_t(step)});
     block_.barrier();
     if (plan_.prior == Prior::spherical) this->to_sphere();
+    if (plan_.classes == 0) return;
+    this->show_labels(plan_.generator, plan_.latent, 1, part);
+    block_.barrier();
   }
 
   __device__ void forward_g() const { g_.forward(sub_batches_of_g_); }
@@ -82,6 +85,9 @@ class Trainer : Losses<T> {
     fake_ = batch == BatchOfD::real_fake ? 1 : 0;
     this->show_fakes(sub_batches_.all[fake_]);
     if (sub_batches_.count == 2) this->show_real(sub_batches_.all[1 - fake_]);
+    if (plan_.classes > 0)
+      for (int s = 0; s < sub_batches_.count; ++s)
+        this->show_labels(plan_.discriminator, plan_.features * plan_.pack, plan_.pack, sub_batches_.all[s]);
     block_.barrier();
   }
 
@@ -118,8 +124,12 @@ class Trainer : Losses<T> {
     if (plan_.simultaneous) block_.barrier_of_all();  // D's loss overwrites the values of G's
   }
 
-  __device__ void update_d() const { update_parameters(updating(state_.rule_d), d_, sub_batches_); }
-  __device__ void update_g() const { update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_); }
+  __device__ void update_d() const {
+    update_parameters(updating(state_.rule_d), d_, sub_batches_, plan_.optimizer_d, common_);
+  }
+  __device__ void update_g() const {
+    update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_, plan_.optimizer_g, common_);
+  }
 
   // Bounds the norms first: the update that may be rolled back includes that.
   FASTGAN_CALLED void commit_or_roll_back(Updated updated) {
@@ -128,9 +138,13 @@ class Trainer : Losses<T> {
         if (ceased(saved, statistic)) atomicExch(bad_, 1);
       });
     block_.barrier_of_all();
-    if (updated.g && plan_.optimizer_g.max_norm > 0) bound_norms(g_, plan_.optimizer_g.max_norm);
-    if (updated.d && plan_.optimizer_d.max_norm > 0) bound_norms(d_, plan_.optimizer_d.max_norm);
-    if (plan_.optimizer_g.max_norm > 0 || plan_.optimizer_d.max_norm > 0) block_.barrier_of_all();
+    if (updated.d && plan_.optimizer_d.clip_weights > 0) {
+      hold_parameters(d_, T(plan_.optimizer_d.clip_weights));
+      block_.barrier_of_all();
+    }
+    if (updated.g && plan_.optimizer_g.max_col_norm > 0) bound_norms(g_, plan_.optimizer_g.max_col_norm);
+    if (updated.d && plan_.optimizer_d.max_col_norm > 0) bound_norms(d_, plan_.optimizer_d.max_col_norm);
+    if (plan_.optimizer_g.max_col_norm > 0 || plan_.optimizer_d.max_col_norm > 0) block_.barrier_of_all();
     if (!plan_.skip_nonfinite) return;
     const bool bad = *bad_;
     if (bad && updated.g) restore(g_, common_), ++skipped_g_;

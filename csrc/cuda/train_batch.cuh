@@ -93,6 +93,16 @@ class Batches {
     });
   }
 
+  // The labels of the chosen rows, one-hot, as the inputs `from` on of a network, `each` of them a row of it.
+  FASTGAN_CALLED void show_labels(const NetworkOf& network, int from, int each, const SubBatch& sub_batch) const {
+    const int64_t* numbers = reinterpret_cast<const int64_t*>(block_.at(plan_.numbers));
+    T* input = block_.at(network.input);
+    each_element(each * plan_.classes, sub_batch.rows, block_.alone(), [&](int i, int row) {
+      const int label = plan_.labels[numbers[row * each + i / plan_.classes]];
+      input[int64_t(from + i) * network.stride + sub_batch.column + row] = T(label == i % plan_.classes);
+    });
+  }
+
   FASTGAN_CALLED void show_fakes(const SubBatch& sub_batch) const {
     const T* fakes = g_.output();
     T* input = block_.at(plan_.discriminator.input);

@@ -54,6 +54,7 @@ struct ParameterOf {
   T *value, *state0, *state1, *ema;  // null: there is none
   Offset here;
   int64_t snapshot;  // elements into the cluster's scratch: value and both states before an update
+  int64_t gradient;  // likewise, where gradients are clipped
   int rows, columns, stride;
   FASTGAN_HD int64_t count() const { return int64_t(rows) * columns; }
 };
@@ -86,6 +87,8 @@ struct NetworkOf {
   int dropout_seeds, stride;  // stride: of all its matrices of activations
   double input_dropout;
   Offset input, dropped_input, grad_input;
+  int64_t squares;  // bytes into the cluster's scratch: of each trained parameter's rows, a sum of squares of gradients
+  int rows;         // of them
 };
 
 struct ScheduleOf {
@@ -102,7 +105,9 @@ struct MemberOf {
   Prior prior;
   uint64_t seed;
   const T* data;
+  const int32_t* labels;  // of the data's rows
   int64_t data_rows;
+  int classes;            // 0: no labels
   int latent, features, batch, pack;
   int64_t k, generator_steps;
   bool simultaneous, relativistic, skip_nonfinite;
@@ -202,12 +207,12 @@ class Builder {
       layer.batches = player.parameters[i].batches;
       layers_.push_back(layer);
     }
-    return {first, int(network.layers.size()), network.dropout_seeds, stride_of(columns), network.input_dropout, {}, {}, {}};
+    return {first, int(network.layers.size()), network.dropout_seeds, stride_of(columns), network.input_dropout, {}, {}, {}, 0, 0};
   }
 
   static ParameterOf<T> parameter(const ParameterPlan& p, int rows, int columns, int stride) {
     return {static_cast<T*>(p.value), static_cast<T*>(p.state0), static_cast<T*>(p.state1), static_cast<T*>(p.ema),
-            {}, 0, rows, columns, stride};
+            {}, 0, 0, rows, columns, stride};
   }
 
   // Weights come first: every row of the batch reads all of them.
@@ -255,10 +260,21 @@ class Builder {
       return arena_.allocate_common((n + 15) / 16 * 16 / int64_t(sizeof(T))) * int64_t(sizeof(T));
     };
     member_.bad = bytes(sizeof(int));
+    if (clips(plan_.generator.optimizer)) place_gradients(member_.generator, bytes);
+    if (clips(plan_.discriminator.optimizer)) place_gradients(member_.discriminator, bytes);
     const int64_t steps = (plan_.simultaneous ? 1 : plan_.k) + plan_.generator_steps;
     member_.dropout_seeds_per_iteration = int(steps * (plan_.generator.network.dropout_seeds + 2 * plan_.discriminator.network.dropout_seeds));
     if (member_.dropout_seeds_per_iteration == 0) return;
     member_.dropout_seeds = bytes(kSeedsAhead * member_.dropout_seeds_per_iteration * 8);
+  }
+
+  template <class Bytes>
+  void place_gradients(NetworkOf& network, Bytes&& bytes) {
+    for (int i = network.first; i < network.first + network.count; ++i)
+      for (ParameterOf<T>* p : {&layers_[size_t(i)].weight, &layers_[size_t(i)].bias, &layers_[size_t(i)].norm_scale,
+                                &layers_[size_t(i)].norm_shift})
+        if (p->state0) p->gradient = arena_.allocate_common(p->count()), network.rows += p->rows;
+    network.squares = bytes(network.rows * int64_t(sizeof(double)));
   }
 
   // The member, its layers, its schedules.
@@ -267,6 +283,7 @@ class Builder {
     m.optimizer_g = plan_.generator.optimizer, m.optimizer_d = plan_.discriminator.optimizer;
     m.prior = plan_.prior, m.seed = plan_.seed;
     m.data = static_cast<const T*>(plan_.data), m.data_rows = plan_.rows;
+    m.labels = plan_.labels, m.classes = int(plan_.classes);
     m.latent = int(plan_.latent), m.features = int(plan_.features), m.batch = int(plan_.batch), m.pack = int(plan_.pack);
     m.k = plan_.k, m.generator_steps = plan_.generator_steps;
     m.simultaneous = plan_.simultaneous, m.relativistic = plan_.relativistic, m.skip_nonfinite = plan_.skip_nonfinite;

@@ -112,45 +112,145 @@ struct BatchPieces {
   }
 };
 
-// One thread for each element, whose gradient is gradient(element).
-template <class T, class Function>
-__device__ void update_vector(const Updating<T>& how, const ParameterOf<T>& p, Function&& gradient) {
+// The same tiles, stored in the cluster's scratch instead of applied.
+template <class T>
+struct Gradients {
+  T* common;
+  const ParameterOf<T>& p;
+  static constexpr int tiles_down = 1, tiles_across = 2;
+  static constexpr bool finishes = false;
+
+  template <int R>
+  __device__ int open(const int (&)[R], const int (&)[R], T (&sum)[R][R]) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < R; ++c) sum[r][c] = T(0);
+    return 0;
+  }
+
+  template <int R, bool = false>
+  __device__ void close(const int (&row)[R], const int (&column)[R], const T (&sum)[R][R], int) const {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < R; ++c)
+        if (row[r] < p.rows && column[c] < p.columns) common[p.gradient + int64_t(row[r]) * p.columns + column[c]] = sum[r][c];
+  }
+};
+
+// One thread for each element of a vector, whose gradient is gradient(element), to the sink.
+template <class T, class Sink, class Function>
+__device__ void each_element(Workers who, const ParameterOf<T>& p, const Sink& sink, Function&& gradient) {
   if (!p.state0) return;
-  const Updates<T> sink{how, p};
-  const Workers who = how.block.together();
-  for (int unit = who.rank; unit < p.rows; unit += who.count) {
-    const int row[1] = {unit}, column[1] = {0};
+  for (int64_t e = who.rank; e < p.count(); e += who.count) {
+    const int row[1] = {int(e / p.columns)}, column[1] = {int(e % p.columns)};
     T sum[1][1];
     auto state = sink.template open<1>(row, column, sum);
-    sum[0][0] = gradient(unit);
+    sum[0][0] = gradient(e);
     sink.close(row, column, sum, state);
   }
 }
 
-// Updates every parameter of a network from grad_affine and the layers' inputs.
-template <class T>
-FASTGAN_CALLED void update_parameters(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches) {
-  const Block<T>& block = how.block;
+// The gradients of every parameter of a network, from grad_affine and the layers' inputs: to sink_of(parameter).
+template <class T, class SinkOf>
+FASTGAN_CALLED void each_gradient(const Passes<T>& passes, const SubBatches& sub_batches, const SinkOf& sink_of) {
+  const Block<T>& block = *passes.block;
   for (int i = passes.net->count - 1; i >= 0; --i) {
     const LayerOf<T>& l = passes.layers[i];
     const Offset in = i > 0 ? passes.layers[i - 1].dropped : passes.net->dropped_input;
     const BatchPieces<T> pieces(block, l.grad_affine, in, passes.net->stride, sub_batches);
     if (l.weight.state0)
-      multiply<true, true, T>(block.precision, l.rows(), l.inputs, pieces, block.together(), Updates<T>{how, l.weight});
-    update_vector(how, l.bias, [&](int unit) {
+      multiply<true, true, T>(block.precision, l.rows(), l.inputs, pieces, block.together(), sink_of(l.weight));
+    each_element(block.together(), l.bias, sink_of(l.bias), [&](int64_t unit) {
       T sum = T(0), of_sub_batch = T(0);  // then opposite gradients of real and fake rows cancel to the last bit
       for (int p = 0; p < pieces.count; ++p) {
         const Factors<T> f = pieces(p);
-        for (int d = 0; d < f.depth; ++d) of_sub_batch += f.a.at[int64_t(unit) * f.a.stride + d];
+        for (int d = 0; d < f.depth; ++d) of_sub_batch += f.a.at[unit * f.a.stride + d];
         if ((p + 1) % block.size == 0) sum += of_sub_batch, of_sub_batch = T(0);
       }
       return sum;
     });
     if (!l.batch_norm) continue;
     const NormOf<T> norm(block, l);
-    update_vector(how, l.norm_scale, [&](int unit) { return norm.grad_scale()[unit]; });
-    update_vector(how, l.norm_shift, [&](int unit) { return norm.grad_shift()[unit]; });
+    each_element(block.together(), l.norm_scale, sink_of(l.norm_scale), [&](int64_t unit) { return norm.grad_scale()[unit]; });
+    each_element(block.together(), l.norm_shift, sink_of(l.norm_shift), [&](int64_t unit) { return norm.grad_shift()[unit]; });
   }
+}
+
+template <class T>
+struct UpdatesOf {
+  const Updating<T>& how;
+  __device__ Updates<T> operator()(const ParameterOf<T>& p) const { return {how, p}; }
+};
+template <class T>
+struct GradientsOf {
+  T* common;
+  __device__ Gradients<T> operator()(const ParameterOf<T>& p) const { return {common, p}; }
+};
+
+// f(parameter) for each parameter of a network that is trained.
+template <class T, class Function>
+__device__ void each_trained(const Passes<T>& passes, Function&& f) {
+  for (int i = 0; i < passes.net->count; ++i) {
+    const LayerOf<T>& l = passes.layers[i];
+    for (const ParameterOf<T>* p : {&l.weight, &l.bias, &l.norm_scale, &l.norm_shift})
+      if (p->state0) f(*p);
+  }
+}
+
+// The sum of the squares of all gradients in `common`: a warp sums a row, then the sums of all rows. So its bits depend
+// on no partition.
+template <class T>
+FASTGAN_CALLED double sum_of_squares(const Passes<T>& passes, const Clipping<T>& clip, T* common) {
+  const Block<T>& block = *passes.block;
+  const int lane = int(threadIdx.x) % 32, warps = block.together().count / 32, rank = block.together().rank / 32;
+  double* of_rows = reinterpret_cast<double*>(reinterpret_cast<char*>(common) + passes.net->squares);
+  const auto add_lanes = [](double sum) {
+    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    return sum;
+  };
+  int before = 0;
+  each_trained(passes, [&](const ParameterOf<T>& p) {
+    for (int row = rank; row < p.rows; row += warps) {
+      double sum = 0.0;
+      for (int c = lane; c < p.columns; c += 32) {
+        const double g = double(clip(common[p.gradient + int64_t(row) * p.columns + c]));
+        sum += g * g;
+      }
+      sum = add_lanes(sum);
+      if (lane == 0) of_rows[before + row] = sum;
+    }
+    before += p.rows;
+  });
+  block.barrier_of_all();
+  double sum = 0.0;
+  for (int row = lane; row < before; row += 32) sum += of_rows[row];
+  return add_lanes(sum);
+}
+
+// The same as with UpdatesOf, by clipped gradients: they are stored first.
+template <class T>
+FASTGAN_CALLED void update_clipped(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches,
+                                   const OptimizerPlan& plan, T* common) {
+  const Block<T>& block = how.block;
+  each_gradient(passes, sub_batches, GradientsOf<T>{common});
+  block.barrier_of_all();
+  Clipping<T> clip(plan);
+  if (plan.max_grad_norm > 0) clip.scale = T(clipping(sum_of_squares(passes, clip, common), plan.max_grad_norm));
+  each_trained(passes, [&](const ParameterOf<T>& p) {
+    each_element(block.together(), p, Updates<T>{how, p}, [&](int64_t e) { return clip(common[p.gradient + e]); });
+  });
+}
+
+// Updates every parameter of a network.
+template <class T>
+__device__ void update_parameters(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches,
+                                  const OptimizerPlan& plan, T* common) {
+  if (clips(plan))
+    update_clipped(how, passes, sub_batches, plan, common);
+  else
+    each_gradient(passes, sub_batches, UpdatesOf<T>{how});
 }
 
 // ---------------------------------------------------------------- all parameters of a network
@@ -202,6 +302,17 @@ FASTGAN_CALLED void bound_norms(const Passes<T>& passes, double limit) {
       }
     }
   }
+}
+
+// Holds each trained parameter within a bound.
+template <class T>
+FASTGAN_CALLED void hold_parameters(const Passes<T>& passes, T bound) {
+  const Block<T>& block = *passes.block;
+  each_parameter(passes, block.together(), [&](const ParameterOf<T>& p, int64_t, int64_t here) {
+    if (!p.state0) return;
+    const T value = held(block.at(p.here)[here], bound);
+    for (int b = 0; b < block.size; ++b) block.at(p.here, b)[here] = value;
+  });
 }
 
 // The moving average of a network.

@@ -5,6 +5,7 @@ from fastgan.nn.adversarial import AdversarialLoss
 from fastgan.nn.autoencoder import VAE, AutoEncoder
 from fastgan.nn.classes import ClassDiscriminator
 from fastgan.nn.dropout import Dropout
+from fastgan.nn.export import export, to_torch
 from fastgan.nn.fuse import explain, fuse, unfuse
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
@@ -27,8 +28,10 @@ __all__ = [
     "Sequential",
     "VirtualBatchNorm",
     "explain",
+    "export",
     "fuse",
     "init",
+    "to_torch",
     "unfuse",
 ]
 

@@ -62,7 +62,7 @@ def _plain_second_order(grad: Tensor, z: Tensor, what: What, grad_grad: Tensor) 
     """The result of `_ActivationBackward.backward` with a graph, computed by the reference."""
     layer, dropout_seed, substream = what
     grad, z = (t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (grad, z))
-    y = ACTIVATIONS[layer.activation][1](z, layer.negative_slope)
+    y = ACTIVATIONS[layer.activation](z, layer.negative_slope)
     if layer.dropout and dropout_seed is not None:
         y = reference.dropout(y, layer.dropout, dropout_seed, substream)
     (slope,) = torch.autograd.grad(y, z, grad, create_graph=True)

@@ -11,7 +11,7 @@ from fastgan import kernels, operators, reference
 from fastgan.ops.checks import FLOATS, check_same, check_tensor
 from fastgan.ops.dispatch import is_batched, is_common, is_compiling, natively
 from fastgan.options import Impl
-from fastgan.reference import FORMULAS
+from fastgan.schema import FORMULAS
 
 
 class _Pointwise(torch.autograd.Function):
@@ -21,7 +21,7 @@ class _Pointwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, formula: str, target: float, order: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.what = formula, target, order
-        return kernels.pointwise(x, FORMULAS[formula].number, target, order)
+        return kernels.pointwise(x, FORMULAS[formula], target, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -81,7 +81,7 @@ class _PairLoss(torch.autograd.Function):
         mean: bool,
     ) -> Tensor:
         need_real, need_fake = ctx.needs_input_grad[:2]
-        numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
+        numbers = FORMULAS[formulas[0]], FORMULAS[formulas[1]]
         value, *ctx.loss_grads = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)
         ctx.save_for_backward(real, fake)
         ctx.what = numbers, formulas, targets, mean
@@ -120,7 +120,7 @@ def _native_pair_loss(
     if torch.is_grad_enabled() and (real.requires_grad or (fake is not None and fake.requires_grad)):
         result: Tensor = _apply_pair_loss(real, fake, formulas, targets, mean)
         return result
-    numbers = FORMULAS[formulas[0]].number, FORMULAS[formulas[1]].number
+    numbers = FORMULAS[formulas[0]], FORMULAS[formulas[1]]
     return kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]
 
 

@@ -13,8 +13,7 @@ from fastgan.kernels import MlpDescription
 from fastgan.ops.dispatch import is_batched
 from fastgan.ops.networks import CallCache, common_network, with_a_part
 from fastgan.reference import LayerSpec
-
-NUMBERS = {"wgan-gp": 1, "r1": 2, "r2": 3}  # of Penalty in csrc/plan.h
+from fastgan.schema import PENALTIES
 
 
 class _MlpPenalty(torch.autograd.Function):
@@ -31,7 +30,7 @@ class _MlpPenalty(torch.autograd.Function):
         *params: Tensor | None,
     ) -> Tensor:
         ctx.needs = with_a_part(network, ctx.needs_input_grad[5:])
-        value, ctx.grads = kernels.mlp_penalty(network, x, params, dropout_seed, NUMBERS[kind], weight, ctx.needs)
+        value, ctx.grads = kernels.mlp_penalty(network, x, params, dropout_seed, PENALTIES[kind], weight, ctx.needs)
         ctx.save_for_backward(x, *params)
         ctx.what = network, dropout_seed, kind, weight
         return x.new_tensor(value)
@@ -46,7 +45,7 @@ class _MlpPenalty(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             network, dropout_seed, kind, weight = ctx.what
-            grads = kernels.mlp_penalty(network, x, params, dropout_seed, NUMBERS[kind], weight, ctx.needs)[1]
+            grads = kernels.mlp_penalty(network, x, params, dropout_seed, PENALTIES[kind], weight, ctx.needs)[1]
         kernels.scale(grads, grad)
         return *nothing, *grads
 
@@ -111,5 +110,5 @@ def mlp_penalty(
     if torch.is_grad_enabled():
         result: Tensor = _apply_penalty(network, masks, kind, weight, x, *params)
         return result
-    value, _ = kernels.mlp_penalty(network, x, params, masks, NUMBERS[kind], weight, [False] * len(params))
+    value, _ = kernels.mlp_penalty(network, x, params, masks, PENALTIES[kind], weight, [False] * len(params))
     return x.new_tensor(value)

@@ -5,7 +5,7 @@ from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
 from fastgan.training.inference import InferenceResult, train_encoder
-from fastgan.training.loggers import Best, JSONLines, Logger, TensorBoard
+from fastgan.training.loggers import Best, JSONLines, Logger, MLflow, TensorBoard, WandB
 from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.population import PopulationMember, PopulationResult, train_population
@@ -22,6 +22,7 @@ __all__ = [
     "InferenceResult",
     "JSONLines",
     "Logger",
+    "MLflow",
     "Momentum",
     "Monitor",
     "PopulationMember",
@@ -30,6 +31,7 @@ __all__ = [
     "TensorBoard",
     "TrainConfig",
     "TrainResult",
+    "WandB",
     "train",
     "train_encoder",
     "train_population",

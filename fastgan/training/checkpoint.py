@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan.files import sweep, write_atomically
 from fastgan.models import GAN
+from fastgan.nn import saved
 from fastgan.training import plain
 
 FORMAT = 1
@@ -191,7 +192,8 @@ def save(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    blob = safetensors.torch.save(_collect(gan, optimizers))
+    described = saved.describe(gan) if isinstance(gan, GAN) else {}
+    blob = saved.to_bytes(_collect(gan, optimizers), described)
     digest = hashlib.sha256(blob).hexdigest()
     name = f"step-{step:012d}"
     body: dict[str, Any] = {
@@ -271,17 +273,10 @@ def clean(folder: Path, keep: int = KEEP) -> None:
 
 
 def _collect(gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-    tensors = {f"gan.{name}": value for name, value in gan.state_dict().items()}
+    tensors = {f"{saved.PREFIX}{name}": value for name, value in gan.state_dict().items()}
     for network, optimizer in optimizers.items():
         tensors |= {f"{network}_optimizer.{name}": value for name, value in _flat_state(optimizer).items()}
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"checkpoint: {name} must be a tensor, got {type(value).__name__}")
-    # Tied weights share memory, which the format refuses: every name gets its own copy.
-    return {
-        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, value in tensors.items()
-    }
+    return tensors
 
 
 def _flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import numbers
 import warnings
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, Scheduler
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS = {kind: discriminator for kind, (_, _, discriminator) in GENERATOR.items()}
-PRECISIONS = options.names(Precision)  # in the order of Precision in csrc/plan.h
+PRECISIONS = options.names(Precision)
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "mode": options.names(UpdateMode),
     "inner": options.names(InnerLoop),
@@ -93,15 +94,15 @@ class TrainConfig:
             has its own; it steps after each update of its network. For the eager engine.
         generator_scheduler, discriminator_scheduler: of one network.
         max_grad_norm: greatest norm of all gradients of a network together, which are scaled down to it before an
-            update. For the eager engine.
+            update, as by `torch.nn.utils.clip_grad_norm_`.
         max_grad_value: greatest size of each number of a gradient, clamped before an update and before
-            `max_grad_norm`. For the eager engine.
-        clip_weights: greatest size of each parameter of D, clamped after each of its updates (WGAN). For the eager
-            engine.
+            `max_grad_norm`.
+        clip_weights: greatest size of each parameter of D, clamped after each of its updates (WGAN).
         max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         ema_decay: of the moving average of G's weights, kept in `gan.ema` and used by `gan.sample`; None:
             no average.
-        engine: "auto", "eager" or "fused".
+        engine: "auto", a compiled one where it can run this, else "eager"; "fused", a compiled one or a refusal with
+            the reason; one of them by name: "eager", "cpu", "cuda-graph" or "cuda-persistent".
         precision: of products. "fp32", in the networks' type; on a GPU, by tensor cores where they reach its accuracy;
             "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
             optimisers and everything else stay in float32. But for "fp32" for the fused engines, where the hardware
@@ -304,11 +305,25 @@ class TrainConfig:
         """The optimiser of D."""
         return self.optimizer_of("discriminator")
 
+    def clip_weights_of(self, network: str) -> float | None:
+        """The bound of each parameter, which the "discriminator" has alone."""
+        return self.clip_weights if network == "discriminator" else None
+
     def scheduler_of(self, network: str) -> tuple[str, SchedulerFactory | None]:
         """The field with the scheduler of the "generator" or the "discriminator", and what is there."""
         own = f"{network}_scheduler"
         name = own if getattr(self, own) is not None else "scheduler"
         return name, getattr(self, name)
+
+    def __eq__(self, other: object) -> bool:
+        """Field by field; two `functools.partial` are equal where they call the same with equal arguments."""
+        if type(other) is not type(self):
+            return NotImplemented
+        names = [item.name for item in dataclasses.fields(self)]
+        return all(_comparable(getattr(self, name)) == _comparable(getattr(other, name)) for name in names)
+
+    def __hash__(self) -> int:
+        return hash((self.steps, self.batch_size, self.seed))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON; `from_dict` reads it back.
@@ -359,6 +374,13 @@ def _recalled(values: dict[str, Any]) -> Any:
         return kinds[kind](**{name: value for name, value in values.items() if name != "type"})
     except TypeError as error:  # a field that there is not, or a text for a number
         raise TypeError(f"TrainConfig: optimizer must describe {kind}, got {values} ({error})") from None
+
+
+def _comparable(value: Any) -> Any:
+    """A partial by what it calls: by itself it equals no other one."""
+    if isinstance(value, functools.partial):
+        return functools.partial, value.func, value.args, value.keywords
+    return tuple(map(_comparable, value)) if isinstance(value, tuple) else value
 
 
 def _given(value: object) -> str:

@@ -1,7 +1,8 @@
-"""Callbacks that keep what happens: a file, TensorBoard, the best weights."""
+"""Callbacks that keep what happens: a file, TensorBoard, Weights & Biases, MLflow, the best weights."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -108,6 +109,80 @@ class TensorBoard(Logger):
     def on_end(self, run: Run, result: TrainResult) -> None:
         super().on_end(run, result)
         self._writer.close()
+
+
+class WandB(Logger):
+    """Curves in Weights & Biases, one a column of the history, and the config of the run.
+
+    Args:
+        every: iterations between two points.
+        run: of `wandb.init`, which stays open; None: one is made, and finished at the end.
+        settings: of `wandb.init` for the one that is made, such as project and name.
+
+    Raises:
+        ImportError: the package wandb is missing. ValueError: settings beside a run.
+    """
+
+    def __init__(self, every: int = 100, *, run: Any = None, **settings: Any) -> None:
+        super().__init__(every)
+        if run is not None and settings:
+            raise ValueError(f"WandB: settings must be left out beside a run, got {', '.join(settings)}")
+        self._wandb = _package("WandB", "wandb")
+        self._given, self._run, self._settings = run is not None, run, settings
+
+    def on_start(self, run: Run) -> None:
+        if not self._given:
+            self._run = self._wandb.init(**self._settings)
+        self._run.config.update(run.config.as_dict(), allow_val_change=True)  # a resumed run has it
+
+    def write(self, run: Run, means: dict[str, float]) -> None:
+        self._run.log(means, step=run.step)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        super().on_end(run, result)
+        if not self._given:
+            self._run.finish()
+
+
+class MLflow(Logger):
+    """Metrics in MLflow, one a column of the history, and the fields of the config as parameters.
+
+    They go to the active run of `mlflow`, which stays open, or else to one that is begun here and ended at the end;
+    after an error, when there is no end, `mlflow.end_run("FAILED")` is the caller's.
+
+    Args:
+        every: iterations between two points.
+        settings: of `mlflow.start_run` for the one that is begun here, such as run_name.
+
+    Raises:
+        ImportError: the package mlflow is missing.
+    """
+
+    def __init__(self, every: int = 100, **settings: Any) -> None:
+        super().__init__(every)
+        self._mlflow, self._settings, self._began = _package("MLflow", "mlflow"), settings, False
+
+    def on_start(self, run: Run) -> None:
+        self._began = self._mlflow.active_run() is None
+        if self._began:
+            self._mlflow.start_run(**self._settings)
+        if run.step == 0:  # parameters are written once
+            self._mlflow.log_params(run.config.as_dict())
+
+    def write(self, run: Run, means: dict[str, float]) -> None:
+        self._mlflow.log_metrics(means, step=run.step)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        super().on_end(run, result)
+        if self._began:
+            self._mlflow.end_run()
+
+
+def _package(owner: str, name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{owner} needs the package {name}: pip install {name}") from error
 
 
 class Best(Callback):

@@ -23,10 +23,11 @@ _FACTORS = (1.0, 1e2, -1e2, 1e4, -1e4)  # of samples: a logit leaves [0, 1] on t
 
 
 def check_unwrapped(gan: GAN) -> None:
-    """Refuse networks that several processes or devices share.
+    """Refuse networks that are wrapped for several processes or devices.
 
     `DistributedDataParallel` exchanges gradients where `Tensor.backward` is called on what its own forward gave; the
-    two-player game asks for gradients otherwise, so that every rank would train another model.
+    two-player game asks for gradients otherwise, so that every rank would train another model. `train` averages them
+    itself.
 
     Raises:
         ValueError: a wrapper of torch for several processes or devices, or a sharded parameter.
@@ -35,9 +36,8 @@ def check_unwrapped(gan: GAN) -> None:
         network = getattr(gan, name)
         for part in (*network.modules(), *network.parameters()):
             if (found := _wrapper(type(part))) is not None:
-                raise ValueError(
-                    f"train: gan.{name} must be a plain module, trained by one process on one device, got {found}"
-                )
+                hint = ": give its .module, train averages gradients itself" if "DataParallel" in found else ""
+                raise ValueError(f"train: gan.{name} must be a plain module on one device, got {found}{hint}")
 
 
 def _wrapper(kind: type) -> str | None:

@@ -129,7 +129,8 @@ def train_population(
     ranks in turn, and every rank returns all of them. Callbacks are called for the rank's own members.
 
     Args:
-        make_gan: gives a new GAN for a seed, or without arguments; called under `torch.manual_seed(seed)`.
+        make_gan: gives a new GAN for a seed, or without arguments; called under
+            `torch.manual_seed(seed)`, twice a member: once to check it, once to train it.
         data: as for `train`; shared by all members.
         config: how to train, or a list of such.
         seeds: of the members of each config; None: the config's own.

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fastgan.training.result import TrainResult
 
 
+_COLUMNS = 80  # of a line that is no bar's
+_TIME_LEFT = 5  # characters of "12:34"
+
+
 def progress(steps: int, *, quiet: bool) -> list[Display]:
     """The display that fits standard error: none when quiet."""
     if quiet:
@@ -22,17 +26,16 @@ def progress(steps: int, *, quiet: bool) -> list[Display]:
     return [Bar()] if sys.stderr.isatty() else [Lines(steps)]
 
 
-def readout(rows: dict[str, np.ndarray]) -> str:
-    """The means of some iterations."""
+def readout(rows: dict[str, np.ndarray], room: int = 1000) -> str:
+    """The means of some iterations: D's verdicts, and the losses where so many characters have room for them."""
 
     def mean(name: str) -> float:
         values = rows[name][np.isfinite(rows[name])]
         return float(values.mean()) if len(values) else math.nan
 
-    return (
-        f"D(x) {mean('d_real'):.2f}  D(G(z)) {mean('d_fake'):.2f}  "
-        f"loss_d {mean('loss_d'):.3f}  loss_g {mean('loss_g'):.3f}"
-    )
+    verdicts = f"D(x) {mean('d_real'):.2f}  D(G(z)) {mean('d_fake'):.2f}"
+    whole = f"{verdicts}  loss_d {mean('loss_d'):.3f}  loss_g {mean('loss_g'):.3f}"
+    return next((text for text in (whole, verdicts) if len(text) <= room), "")
 
 
 class Display(Callback):
@@ -59,7 +62,9 @@ class Bar(Display):
 
     def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
         rate = (run.step - self._first) / max(time.perf_counter() - self._begun, 1e-9)
-        self._bar.update(self._task, completed=run.step, rate=f"{rate:,.0f} it/s", readout=readout(rows))
+        shown = f"{rate:,.0f} it/s"
+        room = _room(self._bar, len("training") + 2 * len(str(run.config.steps)) + 1 + len(shown))
+        self._bar.update(self._task, completed=run.step, rate=shown, readout=readout(rows, room))
 
     def close(self) -> None:
         if self._bar is not None:
@@ -84,12 +89,8 @@ class Lines(Display):
         rate = (run.step - self._first) / max(time.perf_counter() - self._begun, 1e-9)
         left = (run.config.steps - run.step) / rate
         merged = {name: np.concatenate([part[name] for part in self._since]) for name in rows}
-        print(
-            f"{run.step:>{len(str(run.config.steps))}}/{run.config.steps}  {rate:,.0f} it/s  "
-            f"{left:,.0f} s left  {readout(merged)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        begun = f"{run.step:>{len(str(run.config.steps))}}/{run.config.steps}  {rate:,.0f} it/s  {left:,.0f} s left  "
+        print(f"{begun}{readout(merged, _COLUMNS - len(begun))}".rstrip(), file=sys.stderr, flush=True)
         self._since = []
 
 
@@ -118,10 +119,10 @@ class PopulationDisplay(Display):
         """Iterations a second of all members together."""
         return (self.done - self.resumed) / max(time.perf_counter() - self._begun, 1e-9)
 
-    def readout(self) -> str:
+    def readout(self, room: int = 1000) -> str:
         """Means over the latest iterations of the members under way; when there are none, those of the last ones."""
         if parts := list(self._latest.values()):
-            self._said = readout({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+            self._said = readout({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, room)
         return self._said
 
     def on_start(self, run: Run) -> None:
@@ -161,13 +162,15 @@ class PopulationBar(PopulationDisplay):
         super().on_start(run)
 
     def show(self) -> None:
+        done, rate = f"{self.ended} of {self.members} GANs done", f"{self.rate:,.0f} it/s"
+        room = _room(self._bar, len(done) + 2 * len(str(self.steps)) + 1 + len(rate))
         self._bar.update(
             self._task,
-            description=f"{self.ended} of {self.members} GANs done",
+            description=done,
             total=self.steps,
             completed=self.done,
-            rate=f"{self.rate:,.0f} it/s",
-            readout=self.readout(),
+            rate=rate,
+            readout=self.readout(room),
         )
 
     def close(self) -> None:
@@ -191,24 +194,34 @@ class PopulationLines(PopulationDisplay):
         if not reached or self.done == self.resumed:
             return
         left = (self.steps - self.done) / max(self.rate, 1e-9)
-        print(
+        begun = (
             f"{self.done:>{len(str(self.steps))}}/{self.steps}  {self.ended} of {self.members} GANs done  "
-            f"{self.rate:,.0f} it/s  {left:,.0f} s left  {self.readout()}",
-            file=sys.stderr,
-            flush=True,
+            f"{self.rate:,.0f} it/s  {left:,.0f} s left  "
         )
+        print(f"{begun}{self.readout(_COLUMNS - len(begun))}".rstrip(), file=sys.stderr, flush=True)
 
 
 def _rich_bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=_bar_width(console.width)),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
         TextColumn("[dim]{task.fields[readout]}"),
-        console=Console(stderr=True),
+        console=console,
     )
+
+
+def _bar_width(columns: int) -> int:
+    return 24 if columns >= 120 else 8
+
+
+def _room(bar: Any, taken: int) -> int:
+    """Characters that a line of the terminal has for the read-out, beside a bar, a time left and the texts given."""
+    return int(bar.console.width) - taken - _bar_width(bar.console.width) - _TIME_LEFT - 5  # a blank between columns
+

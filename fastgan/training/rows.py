@@ -74,6 +74,7 @@ class Minibatches:
         if 0 in self.shape:
             raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
         self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
+        self._labels: dict[torch.device, Tensor] = {}
         if not isinstance(data, sources.ByIndex):  # one row after the other of files, perhaps: too long a wait
             self._check_finite(first)
 
@@ -81,6 +82,7 @@ class Minibatches:
         if batch_size > self.n:
             raise ValueError(f"train: batch_size must be at most the {self.n} rows of data, got {batch_size}")
         self.batch_size, self.seed = batch_size, seed
+        self.part = slice(None)  # of each minibatch, where several processes share it
         self.batches = self.n // batch_size  # a minibatch in each epoch; the n % batch_size rows left over wait
         self._window = max(1, _WINDOW_ROWS // batch_size)
         self._held: tuple[int, int] | None = None
@@ -124,9 +126,16 @@ class Minibatches:
         return self.gather(self._numbers(draw))
 
     def labels_of(self, draw: int) -> Tensor:
-        """Labels of the rows of draw q, int64 (batch_size,)."""
+        """Labels of the rows of draw q, int64 (batch_size,), or of this process's part of them."""
         assert self.labels is not None
         return self.labels[self._numbers(draw).to(self.labels.device)].to(self.device, torch.int64)
+
+    def labels_in_memory(self, device: torch.device) -> Tensor:
+        """Labels of all rows, int32 (n,): a copy, which no caller can change while it trains."""
+        if device not in self._labels:
+            assert self.labels is not None
+            self._labels[device] = self.labels.to(device, torch.int32, copy=True).contiguous()
+        return self._labels[device]
 
     def labelled(self, draw: int) -> tuple[Tensor, Tensor]:
         """Labelled rows of draw q and their labels: batch_size of them, or all where there are fewer, in an order of
@@ -153,7 +162,7 @@ class Minibatches:
                 self.n, seed=self.seed, epoch=epoch, start=start, count=count, impl=self.impl
             )
             self._held = (epoch, window)
-        return self._order[within * self.batch_size : (within + 1) * self.batch_size]
+        return self._order[within * self.batch_size : (within + 1) * self.batch_size][self.part]
 
     def epoch(self, draw: int) -> int:
         """Epoch of a draw, counted from 1."""

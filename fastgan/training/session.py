@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.files import sweep
+from fastgan.files import sweep, write_atomically
 from fastgan.models import GAN, evaluating, join
-from fastgan.training import checkpoint, labels, networks, plugins, sources
+from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
 from fastgan.training.config import TrainConfig
@@ -27,6 +27,7 @@ from fastgan.training.engines.eager import EagerEngine, packed
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
+from fastgan.training.ranks import Ranks, local_device
 from fastgan.training.result import TrainResult
 from fastgan.training.resume import check_held, check_same_run, describe_run, find_source, threads_of
 from fastgan.training.rows import Minibatches
@@ -42,8 +43,8 @@ _CHUNK_SECONDS = (
 def place(gan: GAN, config: TrainConfig) -> None:
     """Bring the networks where they train, and check their parameters."""
     networks.check_unwrapped(gan)
-    if config.device is not None:
-        gan.to(config.device)
+    if (device := local_device(config.device)) is not None:
+        gan.to(device)
     for name in ("generator", "discriminator"):
         parameters = list(getattr(gan, name).parameters())
         if not any(p.requires_grad for p in parameters):
@@ -53,9 +54,19 @@ def place(gan: GAN, config: TrainConfig) -> None:
                 raise ValueError(f"train: gan must lie on one device, got {gan.device} and {parameter.device}")
 
 
-def rows_for(data: Any, gan: GAN, config: TrainConfig) -> Minibatches:
-    """The data as this run's minibatches; Rows of another run lend what they have checked. A stream is begun."""
+def rows_for(data: Any, gan: GAN, config: TrainConfig, ranks: Ranks | None = None) -> Minibatches:
+    """The data as this run's minibatches; Rows of another run lend what they have checked. A stream is begun.
+
+    Of several ranks each has its part of every minibatch; of a stream each has one of its own.
+    """
     size = config.batch_size * config.pack
+    if ranks is not None and ranks.size > 1:
+        part = size // ranks.size
+        if sources.is_stream(data):
+            return Stream(data, batch_size=part, device=gan.device, dtype=gan.dtype)
+        rows = rows_for(data, gan, config)
+        rows.part = slice(ranks.rank * part, (ranks.rank + 1) * part)
+        return rows
     if isinstance(data, Minibatches):
         return data.reordered(batch_size=size, seed=config.seed, impl=config.impl)
     if sources.is_stream(data):
@@ -72,12 +83,14 @@ class Prepared:
         engine: of the run.
         meta: what a checkpoint says about it.
         source: the checkpoint to go on from, or None.
+        config_json: of its folder.
     """
 
     run: Run
     engine: Engine
     meta: dict[str, Any]
     source: Checkpoint | None
+    config_json: bytes
 
 
 def prepare(
@@ -87,6 +100,7 @@ def prepare(
     folder: Path | None,
     resume: bool | str | os.PathLike[str] | None,
     memory_is_shared: bool = False,
+    ranks: Ranks | None = None,
 ) -> Prepared:
     """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
 
@@ -101,7 +115,7 @@ def prepare(
     logits_per_batch, no_logits = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_ema()
-    engine, reason = choose(gan, rows, config, logits_per_batch, memory_is_shared)
+    engine, reason = choose(gan, rows, config, logits_per_batch, memory_is_shared, ranks)
     meta = describe_run(gan, rows, config)
     if isinstance(engine, EagerEngine) and engine.as_built:
         meta["built"] = engine.as_built
@@ -115,8 +129,32 @@ def prepare(
     if engine.threads is not None:
         engine.threads = threads_of(source) or engine.threads
         meta["threads"] = engine.threads
-    run = Run(gan, config, folder, engine.name, reason, no_logits=no_logits)
-    return Prepared(run, engine, meta, source)
+    writes = ranks is None or ranks.is_first
+    run = Run(gan, config, folder if writes else None, engine.name, reason, no_logits=no_logits)
+    return Prepared(run, engine, meta, source, run_file.to_bytes(config, rows))
+
+
+def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
+    """Raise unless these processes can share each batch of this run.
+
+    Raises:
+        ValueError: a batch that cannot be divided, a look-ahead, or configs that differ.
+    """
+    if config.batch_size % ranks.size:
+        raise ValueError(
+            f"train: config.batch_size must be a multiple of the {ranks.size} processes, got {config.batch_size}"
+        )
+    if config.unroll:
+        raise ValueError(f"train: config.unroll must be 0 with {ranks.size} processes, got {config.unroll}")
+    mine = config.as_dict()
+    for rank, other in enumerate(ranks.gather(lambda: mine, "train")):
+        for name in sorted(mine):
+            if name != "device" and mine[name] != other.get(name):
+                got = f"{mine[name]!r} and {other.get(name)!r} of rank {rank}"
+                raise ValueError(
+                    f"train: config.{name} must be the same in all processes, which train one GAN, got {got}; "
+                    "train_population trains many"
+                )
 
 
 def schedulers_of(engine: Engine) -> dict[str, LRScheduler]:
@@ -166,6 +204,7 @@ class Session:
 
     def __init__(self, prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
         self.run, self.engine, self.meta = prepared.run, prepared.engine, prepared.meta
+        self._config_json = prepared.config_json
         self.callbacks, self.interrupt = callbacks, interrupt
         run = prepared.run
         self._lock: FolderLock | None = None
@@ -207,12 +246,15 @@ class Session:
             self._lock.release()
 
     def start(self) -> None:
-        """Call `on_start` of the callbacks."""
+        """Write config.json where there is none, and call `on_start` of the callbacks."""
+        folder = self.run.run_dir
+        if folder is not None and not (folder / run_file.NAME).exists():
+            write_atomically(folder / run_file.NAME, [self._config_json])
         self._notify(lambda callback: callback.on_start(self.run))
 
     @property
     def goes_on(self) -> bool:
-        """Whether iterations are left and no stop was requested."""
+        """Whether iterations are left and no stop was requested here."""
         return self.run.step < self.run.config.steps and not (self.interrupt.requested or self.run.stop)
 
     def until_mark(self, wanted: int) -> int:

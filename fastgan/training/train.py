@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from fastgan.training.callbacks import Callback
 from fastgan.training.config import TrainConfig
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.progress import progress as display
+from fastgan.training.ranks import Ranks, ranks
 from fastgan.training.result import TrainResult
-from fastgan.training.session import ChunkSizer, Session, place, prepare, rows_for
+from fastgan.training.session import ChunkSizer, Prepared, Session, check_together, place, prepare, rows_for
 
 log = logging.getLogger("fastgan")
+
+_PATIENCE = datetime.timedelta(minutes=30)  # of a process that waits for another one, as torch's own
 
 
 def train(
@@ -38,6 +42,11 @@ def train(
     same bits, and a resumed run the bits of an uninterrupted one. The bits of the compiled engines depend on no number
     of threads; those of the eager engine do, as torch's own: a resumed run keeps the number its checkpoint names,
     whatever `torch.get_num_threads()` says then.
+
+    Under torchrun, or in another process group of torch.distributed, all processes train one GAN: each has its part of
+    every batch, and their gradients are averaged. The result is that of one process with the whole batch, but for what
+    looks at a batch as a whole, such as batch normalisation: docs/several-processes.md. Rank 0 alone writes `run_dir`,
+    shows progress and calls callbacks.
 
     Args:
         gan: the networks and the prior.
@@ -69,11 +78,33 @@ def train(
     if not isinstance(config, TrainConfig):
         raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
     folder = None if run_dir is None else Path(run_dir)
-    displays = display(config.steps, quiet=not progress)
     place(gan, config)
-    rows = rows_for(data, gan, config)
+    with ranks(_PATIENCE, gan.device) as group:
+        return _train(gan, data, config, callbacks, resume, folder, progress, group)
+
+
+def _train(
+    gan: GAN,
+    data: Any,
+    config: TrainConfig,
+    callbacks: Sequence[Callback],
+    resume: bool | str | os.PathLike[str] | None,
+    folder: Path | None,
+    progress: bool,
+    group: Ranks,
+) -> TrainResult:
+    """`train`, as one of the processes of a group, or alone."""
+    if group.size > 1:
+        check_together(gan, config, group)
+    callbacks = callbacks if group.is_first else ()
+    displays = display(config.steps, quiet=not (progress and group.is_first))
+    rows = rows_for(data, gan, config, group)
     try:
-        prepared = prepare(gan, rows, config, folder, resume)
+        if group.size > 1:
+            prepared = _together(lambda: prepare(gan, rows, config, folder, resume, ranks=group), group)
+            group.copy_from_first_([*gan.parameters(), *gan.buffers()])  # else each would train a model of its own
+        else:
+            prepared = prepare(gan, rows, config, folder, resume)
     except BaseException:
         rows.close()  # a stream has processes
         raise
@@ -84,19 +115,37 @@ def train(
     with (
         Interrupt(terminate=folder is not None) as interrupt,
         contextlib.closing(rows),
-        contextlib.closing(Session(prepared, [*callbacks, *displays], interrupt)) as session,
+        contextlib.closing(_begin(prepared, [*callbacks, *displays], interrupt, group)) as session,
         contextlib.ExitStack() as shown,
     ):
         for one in displays:
             shown.callback(one.close)
         session.start()
         sizer = ChunkSizer()
-        while session.goes_on:
-            started, count = time.perf_counter(), session.until_mark(sizer.iterations)
-            table = session.engine.begin(session.run.step, count, lambda: interrupt.requested)()
+        while not group.any(not session.goes_on):
+            started, count = time.perf_counter(), group.first(session.until_mark(sizer.iterations))
+            # Of several processes none may stop alone: they look together, between chunks.
+            table = session.engine.begin(session.run.step, count, lambda: interrupt.requested and group.size == 1)()
             session.run.held = 0.0
             session.take(table)
             sizer.learn(len(table), time.perf_counter() - started - session.run.held)
         result = session.finish()
     session.announce(result)
     return result
+
+
+def _together(work: Callable[[], Prepared], group: Ranks) -> Prepared:
+    """Work that must succeed on every rank before one goes on; rank 0 begins to write only then."""
+    done: list[Prepared] = []
+    group.gather(lambda: done.append(work()), "train")
+    return done[0]
+
+
+def _begin(prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt, group: Ranks) -> Session:
+    """The session of this rank; rank 0 cleans the folder when the others have read from it."""
+    if group.is_first:
+        group.any(False)
+        return Session(prepared, callbacks, interrupt)
+    session = Session(prepared, callbacks, interrupt)
+    group.any(False)
+    return session

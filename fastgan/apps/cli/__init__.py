@@ -1,4 +1,4 @@
-"""The command line: fastgan train, sample, evaluate, compare, plot, reproduce, bench and info.
+"""The command line: fastgan train, sample, export, evaluate, compare, plot, reproduce, bench, info and completion.
 
 Whatever a user can get wrong ends in exit code 2 and one line on stderr.
 """
@@ -10,20 +10,22 @@ import sys
 from collections.abc import Sequence
 
 from fastgan import _interrupt
-from fastgan.apps.cli import bench, compare, evaluate, info, plot, reproduce, sample, train
+from fastgan.apps.cli import bench, compare, completion, evaluate, export, info, plot, reproduce, sample, train
 from fastgan.apps.cli.arguments import Parser, explain
 
 _EXAMPLES = """\
 examples:
-  fastgan train digits                                 learn the handwritten digits; pictures in runs/digits-1
-  fastgan train table.csv --out runs/mine              the same for your own numbers
-  fastgan sample runs/digits-1 --n 1000 --out x.npy    draw from the trained generator
-  fastgan evaluate runs/digits-1                       measure it: likelihood, modes, nearest rows
-  fastgan compare ring                                 a GAN beside a mixture, a kernel density and a VAE
-  fastgan plot figure1                                 the paper's figure 1, live; fastgan plot --help for more
-  fastgan reproduce pacgan --trials 3 --steps 20000    a paper's table, trained again
-  fastgan bench --quick                                how fast it is here, against PyTorch and JAX
-  fastgan info                                         which backend runs each operation here, and why
+  fastgan train digits                             learn handwritten digits
+  fastgan train table.csv --out runs/mine          the same for your own numbers
+  fastgan sample runs/digits-1 --n 9 --out x.npy   draw from the generator
+  fastgan export runs/digits-1 --out generator.pt  a generator without fastgan
+  fastgan evaluate runs/digits-1                   likelihood, modes, neighbours
+  fastgan compare ring                             a GAN beside three others
+  fastgan plot figure1                             the paper's figure 1, live
+  fastgan reproduce pacgan --trials 3 --steps 20000   a paper's table, again
+  fastgan bench --quick                            against PyTorch and JAX, here
+  fastgan info                                     what runs each operation here
+  source <(fastgan completion bash)                complete with the tab key
 """
 
 
@@ -32,7 +34,7 @@ def parser() -> Parser:
     top = Parser(prog="fastgan", description="Train the GAN of Goodfellow et al. (2014).", epilog=_EXAMPLES)
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in (train, sample, evaluate, compare, plot, reproduce, bench, info):
+    for command in (train, sample, export, evaluate, compare, plot, reproduce, bench, info, completion):
         command.add(commands)
     return top
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import re
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 # whose messages begin "Owner: argument ...", where argument is also a flag
+_COLUMNS = 80  # of the narrowest terminal that help fits
 _OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population|reproduce)"
 
 
@@ -21,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, description: str, **options: Any) -> None:
         super().__init__(
-            description=textwrap.fill(description, 100),
+            description=textwrap.fill(description, _COLUMNS),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **options,
@@ -29,8 +31,34 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
+        if match := re.match(r"COMMAND invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message += did_you_mean(match[1], re.findall(r"[\w-]+", match[2]))
         print(f"{self.prog}: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; of a flag that there is not the one that was meant is named."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = commands_of(self).get(getattr(found, "command", None) or "", self)
+            flag = next((text for text in unknown if text.startswith("-")), "").partition("=")[0]
+            hint = did_you_mean(flag, command._option_string_actions) if flag else ""
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, Parser]:
+    """The parsers of its commands, by name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """A question to put behind an error: the word that is nearest to one that is not known, if any is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def explain(error: BaseException) -> str:
@@ -153,22 +181,33 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
     hints, helps = typing.get_type_hints(owner), field_help(owner)
     for item in dataclasses.fields(owner):
         hint, optional = hints[item.name], False
+        text = helps.get(item.name, "")
         if typing.get_origin(hint) in (types.UnionType, typing.Union):
             optional = type(None) in typing.get_args(hint)
             parts = [part for part in typing.get_args(hint) if part in _CONVERTERS or _is_literal(part)]
             hint = parts[0] if len(parts) == 1 else None
         if _is_literal(hint):  # the dataclass checks it, in one sentence
+            choices = [value for value in typing.get_args(hint) if value is not None]
+            if any(f'"{value}"' not in text for value in choices):
+                text += f" One of {', '.join(choices)}."
             hint = str
         if hint not in _CONVERTERS or item.name in skip:
             continue
         convert, metavar = _CONVERTERS[hint]
+        if item.default is not dataclasses.MISSING:
+            text += f" ({_as_text(item.default)})"
         group.add_argument(
             f"--{item.name.replace('_', '-')}",
             type=_or_none(convert) if optional else convert,
             metavar=metavar,
             default=argparse.SUPPRESS,
-            help=helps.get(item.name, "").replace("%", "%%"),
+            help=text.replace("%", "%%"),
         )
+
+
+def _as_text(default: Any) -> str:
+    """As it would be written on a command line."""
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default).replace("None", "none")
 
 
 def _is_literal(hint: Any) -> bool:

@@ -28,11 +28,11 @@ def add(commands: Any) -> None:
         "process, in turn, after all have been shown to compute the same. Writes JSON and a picture. On a GPU it also "
         "times many GANs at once, and measures lower bounds: launches, barriers, copies, "
         "matrix products, waits.",
-        epilog="examples:\n  fastgan bench --quick                      a look in under a minute\n"
-        "  fastgan bench                              everything, a quarter of an hour on an idle machine\n"
+        epilog="examples:\n  fastgan bench --quick                a look in under a minute\n"
+        "  fastgan bench                        everything: 15 minutes if idle\n"
         "  fastgan bench --workload toy-128 --baselines eager jax\n"
-        "  fastgan bench --device cuda                everything on the GPU (not yet run on one)\n"
-        "  fastgan bench --device cuda --workload toy-32 toy-32x132 --precision fp32 tf32 bf16\n",
+        "  fastgan bench --device cuda          everything on the GPU\n"
+        "  fastgan bench --device cuda --workload toy-32 --precision fp32 tf32 bf16\n",
     )
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all train (cpu)")
     command.add_argument("--quick", action="store_true", help="three workloads, no torch.compile, few short windows")

@@ -39,7 +39,8 @@ def add(commands: Any) -> None:
         "Rows are held out by --held-out, by having trained with --rows, by MNIST's test files in the folder, or drawn "
         "anew where the data are synthetic. Tables are measured in standard deviations of each column.",
         epilog="examples:\n  fastgan evaluate runs/ring-1\n"
-        "  fastgan train digits --rows 1400 --out runs/d && fastgan evaluate runs/d --neighbours nearest.png\n",
+        "  fastgan train digits --rows 1400 --out runs/d\n"
+        "  fastgan evaluate runs/d --neighbours nearest.png\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument("--n", type=natural, default=10_000, metavar="N", help="samples of G (10000)")
@@ -51,6 +52,7 @@ def add(commands: Any) -> None:
     command.add_argument("--neighbours", metavar="FILE", help="picture of samples beside their nearest training images")
     command.add_argument("--out", metavar="FILE", help="write the numbers there, as .json")
     command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
+    command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
 
 
@@ -89,19 +91,32 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.neighbours is not None and config.image_shape is None:
         raise ValueError(f"--neighbours must be used with images, got {config.source}")
     subject = _load(arguments, config)
+    show = print if not arguments.json else lambda line: None
     report: dict[str, Any] = {"run": arguments.run_dir, "samples": arguments.n, "seed": arguments.seed}
     if subject.standardized:
-        print(f"{'units':<15} standard deviations of each column, from its mean")
+        show(f"{'units':<15} standard deviations of each column, from its mean")
         report["units"] = "standard deviations"
     for name, text, numbers in _measures(subject, arguments.sigma):
-        print(f"{name.replace('_', ' '):<15} {text}")
+        show(f"{name.replace('_', ' '):<15} {text}")
         report[name] = numbers
     if arguments.neighbours is not None:
         picture = draw_neighbours(config, subject.samples, subject.train, Path(arguments.neighbours))
-        print(f"{'picture':<15} {picture}")
+        show(f"{'picture':<15} {picture}")
+    text = json.dumps(_finite(report), indent=1, allow_nan=False)
+    if arguments.json:
+        print(text)
     if arguments.out is not None:
-        write_atomically(Path(arguments.out), [(json.dumps(report, indent=1) + "\n").encode()])
+        write_atomically(Path(arguments.out), [f"{text}\n".encode()])
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """Numbers as JSON has them: those that are not finite are null."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _load(arguments: argparse.Namespace, config: runs.RunConfig) -> _Subject:

@@ -36,9 +36,11 @@ def draw(
 
     label = config.train.real_label
     assert isinstance(config.train.loss, str)  # no flag and no file gives functions
+    # Of losses of one's own no equilibrium is known, as of Wasserstein's.
+    loss = "wasserstein" if "loss" in config.functions else config.train.loss
     return [
         draw_samples(config, gan, dataset, folder / "samples.png"),
-        plots.loss_curves(history, folder / "losses.png", loss=config.train.loss, real_label=label),
+        plots.loss_curves(history, folder / "losses.png", loss=loss, real_label=label),
         plots.d_curves(history, folder / "d_curves.png", real_label=label),
     ]
 

@@ -15,10 +15,10 @@ from fastgan.training.history import as_columns, read_rows
 
 # name: what it shows
 _OF_THEORY = {
-    "losses": "the generator's three costs and their derivatives, and the numbers in a .csv",
+    "losses": "G's three costs and their derivatives, numbers in a .csv",
     "fits": "one Gaussian fitted to two by KL, reverse KL and JSD",
-    "figure1": "the paper's figure 1, from two networks trained now (some seconds)",
-    "ring_map": "the ring example: noise, and where f(z) = z/10 + z/||z|| takes it",
+    "figure1": "the paper's figure 1, trained now (some seconds)",
+    "ring_map": "noise, and where f(z) = z/10 + z/||z|| takes it",
     "bilinear": "V = x y played in turns and at once",
 }
 _OF_A_RUN: dict[str, tuple[str, Callable[[runs.RunConfig, Path, Path], Path]]] = {

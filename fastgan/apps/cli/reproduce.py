@@ -18,8 +18,9 @@ def add(commands: Any) -> None:
         description="Train at a paper's published settings, and print its row, ours, and how many standard errors lie "
         "between them.",
         epilog="examples:\n"
-        "  fastgan reproduce pacgan --dataset ring --methods GAN --trials 3 --steps 20000 --precision bf16\n"
-        "  fastgan reproduce goodfellow2014                       the digits; your MNIST: --dataset mnist --data DIR\n"
+        "  fastgan reproduce pacgan --dataset ring --trials 3 --steps 20000\n"
+        "  fastgan reproduce goodfellow2014                 the digits; a minute\n"
+        "  fastgan reproduce goodfellow2014 --dataset mnist --data DIR\n"
         "  fastgan reproduce unrolled --trials 2 --steps 2000\n"
         "  fastgan reproduce costs --trials 2 --steps 2000\n",
     )

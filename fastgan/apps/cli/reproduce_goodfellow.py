@@ -25,8 +25,8 @@ def add(papers: Any) -> None:
         "sigma the validation rows choose. Digits are built in; MNIST, the Toronto faces and CIFAR-10 are read from "
         "your own files.",
         epilog="examples:\n"
-        "  fastgan reproduce goodfellow2014                                       digits, a minute\n"
-        "  fastgan reproduce goodfellow2014 --dataset mnist --data DIR            an hour and a half, one thread\n",
+        "  fastgan reproduce goodfellow2014                  digits, a minute\n"
+        "  fastgan reproduce goodfellow2014 --dataset mnist --data DIR   1.5 hours\n",
     )
     command.add_argument("--dataset", choices=paper.DATASETS, default="digits", help="what to learn (digits)")
     command.add_argument("--data", type=Path, metavar="DIR", help="folder of your MNIST, TFD or CIFAR-10 files")

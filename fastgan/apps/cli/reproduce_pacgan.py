@@ -27,9 +27,9 @@ def add(papers: Any) -> None:
         "of 400,000 iterations each, unless told otherwise. Given a folder that holds a finished study, it prints that "
         "study's table again.",
         epilog="examples:\n"
-        "  fastgan reproduce pacgan --dataset ring --methods GAN --trials 3 --steps 20000    a look\n"
-        "  fastgan reproduce pacgan --out full --precision bf16                              the whole table\n"
-        "  fastgan reproduce pacgan --out full --resume                                      where it was killed\n",
+        "  fastgan reproduce pacgan --dataset ring --trials 3 --steps 20000    a look\n"
+        "  fastgan reproduce pacgan --out full --precision bf16    the whole table\n"
+        "  fastgan reproduce pacgan --out full --resume            where it stopped\n",
     )
     command.add_argument("--dataset", choices=tuple(pacgan.DATASETS), help="one of the two (both)")
     command.add_argument(

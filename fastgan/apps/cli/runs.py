@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -22,10 +23,11 @@ from fastgan.apps.cli import checks
 from fastgan.apps.presets import Networks
 from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
-from fastgan.training import TrainConfig, checkpoint, lock
+from fastgan.options import Impl
+from fastgan.training import CheckpointError, TrainConfig, checkpoint, lock, run_file
 
-FORMAT = 1
 POPULATION = "population.json"  # in the folder of many runs
+UNKNOWN = "data given in Python"  # the source of a run that `fastgan.train` began with data that have no name
 _FINGERPRINT = 1 << 26  # numbers of the data that a fingerprint looks at
 _CHUNK = 1 << 12  # rows at a time
 
@@ -39,18 +41,19 @@ class RunConfig:
         n: rows asked for; None: all.
         data_seed: of synthetic data.
         read: how a file is read, where that was given: options of `fastgan.data.read`.
-        networks: G and D.
+        networks: G and D; those of a run that Python began are described by its checkpoint.
         train: how they are trained.
         columns: mean and standard deviation taken out of the data; None where the data is used as it is.
         image_shape, value_range: of the data, for pictures.
         column_names: of the data, for pictures and the first line of a .csv.
         fingerprint: of the rows of a file; None of named data, and of runs from before there were any.
+        functions: fields of `train` that were functions; a file has their names alone, and they are left out of it.
     """
 
     source: str
     n: int | None
     data_seed: int
-    networks: Networks
+    networks: Networks | Trained
     train: TrainConfig
     columns: Standardizer | None = None
     image_shape: tuple[int, int] | None = None
@@ -58,6 +61,7 @@ class RunConfig:
     column_names: tuple[str, ...] = ()
     fingerprint: str | None = None
     read: dict[str, Any] = field(default_factory=dict)
+    functions: tuple[str, ...] = ()
 
     def moved(self, path: str) -> RunConfig:
         """The same run of data that are at another path now; `load_data` compares them.
@@ -65,6 +69,8 @@ class RunConfig:
         Raises:
             ValueError: the data were no file.
         """
+        if self.source == UNKNOWN and path in data.sources.NAMES:
+            return dataclasses.replace(self, source=path)
         if self.source in data.sources.NAMES:
             raise ValueError(f"--data must be left out for a run on {self.source}, which is no file, got {path}")
         return dataclasses.replace(self, source=absolute(path))
@@ -74,8 +80,11 @@ class RunConfig:
 
         Raises:
             FileNotFoundError: they are not where they were.
-            ValueError: they are others than the run was trained on, or a conditional run's have no labels any more.
+            ValueError: they are others than the run was trained on, or a conditional run's have no labels any more; or
+                they were given by Python.
         """
+        if self.source == UNKNOWN:
+            raise ValueError("--data must be given for a run that Python began: where its data are, got none")
         try:
             dataset = self.in_units(self.load(self.n))
         except FileNotFoundError as error:
@@ -124,9 +133,9 @@ class RunConfig:
         from fastgan import __version__
 
         body = {
-            "format": FORMAT,
+            "format": run_file.FORMAT,
             "fastgan": __version__,
-            "source": self.source,
+            "source": None if self.source == UNKNOWN else self.source,
             "n": self.n,
             "data_seed": self.data_seed,
             "image_shape": self.image_shape,
@@ -135,10 +144,50 @@ class RunConfig:
             "fingerprint": self.fingerprint,
             "read": self.read,
             "columns": None if self.columns is None else self.columns.as_dict(),
-            "networks": dataclasses.asdict(self.networks),
+            "networks": dataclasses.asdict(self.networks) if isinstance(self.networks, Networks) else None,
             "train": self.train.as_dict(),
         }
         return (json.dumps(body, indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The networks of a run that `fastgan.train` began: its newest checkpoint describes them.
+
+    Args:
+        folder: of the run.
+        shape: of a sample.
+        classes: as in `GAN`.
+    """
+
+    folder: Path
+    shape: tuple[int, ...]
+    classes: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Trained:
+        """Those of a run folder.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or it is damaged or of networks of one's own class.
+        """
+        try:
+            shape = checkpoint.load(folder).meta["data"]["shape"]
+            return cls(folder, tuple(map(int, shape)), GAN.load(folder).classes)
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            why = re.sub(r"^GAN\.load: ", "", str(error))
+            raise CheckpointError(f"{why}; in Python, fastgan.GAN.load takes it") from None
+
+    @property
+    def data_dim(self) -> int:
+        """Features of a sample."""
+        return math.prod(self.shape)
+
+    def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
+        """Both networks as they are now: what made their first weights is not known."""
+        return GAN.load(self.folder)
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -177,16 +226,18 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     try:
         body = checks.read_object(path)
-        if body["format"] != FORMAT:
-            raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
-        networks = _networks(body["networks"])
+        if body["format"] != run_file.FORMAT:
+            raise ValueError(f"format must be {run_file.FORMAT}, got {body['format']!r}")
+        networks = Trained.of(folder) if body["networks"] is None else _networks(body["networks"])
         checks.columns(body, networks.data_dim)
+        known, functions = _without_functions(body["train"])
         config = RunConfig(
-            source=checks.text(body, "source"),
+            source=UNKNOWN if body["source"] is None is body["networks"] else checks.text(body, "source"),
             n=None if body["n"] is None else checks.whole(body, "n", 1),
             data_seed=checks.whole(body, "data_seed", 0),
             networks=networks,
-            train=TrainConfig.from_dict(body["train"]),
+            train=TrainConfig.from_dict(known),
+            functions=functions,
             columns=None if body["columns"] is None else Standardizer.from_dict(body["columns"]),
             image_shape=checks.image_shape(body, networks.data_dim),
             value_range=checks.value_range(body),
@@ -194,6 +245,8 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
             fingerprint=None if body.get("fingerprint") is None else checks.text(body, "fingerprint"),
             read=checks.reading(body),
         )
+    except CheckpointError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} must be the config of a run, got: {reason}") from error
@@ -208,7 +261,27 @@ def trained(folder: Path, config: RunConfig) -> GAN:
     """
     gan = config.build()
     checkpoint.load(folder).restore(gan)
-    return gan
+    if not isinstance(config.networks, Trained) or len(config.networks.shape) == 1:
+        return gan
+    shape = config.networks.shape  # the commands know rows alone
+    flat = GAN(
+        torch.nn.Sequential(gan.generator, torch.nn.Flatten()),
+        torch.nn.Sequential(torch.nn.Unflatten(1, shape), gan.discriminator),
+        latent_dim=gan.latent_dim,
+        prior=gan.prior,
+        data_shape=(config.networks.data_dim,),
+        classes=gan.classes,
+    )
+    flat.ema = None if gan.ema is None else torch.nn.Sequential(gan.ema, torch.nn.Flatten())
+    return flat
+
+
+def _without_functions(values: Any) -> tuple[Any, tuple[str, ...]]:
+    """The training config of a file, and the names of its fields that were functions, of which it has no more."""
+    if not isinstance(values, dict):
+        return values, ()
+    names = tuple(name for name, value in values.items() if isinstance(value, dict) and "function" in value)
+    return {name: value for name, value in values.items() if name not in names}, names
 
 
 def _networks(values: Any) -> Networks:

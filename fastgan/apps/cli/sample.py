@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ def add(commands: Any) -> None:
         "drawn together.",
         epilog="examples:\n  fastgan sample runs/digits-1 --n 1000 --seed 1 --out x.npy\n"
         "  fastgan sample runs/digits-1 --out more.png\n"
-        "  fastgan sample runs/digits-1 --labels 3 --out threes.png    of a run trained with --conditional\n",
+        "  fastgan sample runs/digits-1 --labels 3 --out threes.png\n"
+        "  fastgan sample runs/mine --n 1000 --out - | head\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument(
@@ -50,7 +53,9 @@ def add(commands: Any) -> None:
         "(all there are)",
     )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
-    command.add_argument("--out", required=True, help="file to write: .npy, .csv or .png (a picture of them)")
+    command.add_argument(
+        "--out", required=True, help="file to write: .npy, .csv or .png (a picture of them); - for csv on stdout"
+    )
     command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
     command.set_defaults(run=run)
 
@@ -58,9 +63,10 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw them."""
     out = Path(arguments.out)
-    kind = out.suffix.lower()
+    to_stdout = arguments.out == "-"
+    kind = ".csv" if to_stdout else out.suffix.lower()
     if kind not in _FORMATS:
-        raise ValueError(f"--out must end in {', '.join(_FORMATS)}, got {arguments.out!r}")
+        raise ValueError(f"--out must end in {', '.join(_FORMATS)} or be -, got {arguments.out!r}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out must lie in an existing folder, got {arguments.out!r}")
     if arguments.seed >= 2**63:
@@ -85,10 +91,23 @@ def run(arguments: argparse.Namespace) -> int:
         dim = config.networks.data_dim
         # float32 would round away what the rows of a table with large numbers differ by
         dtype = "<f4" if config.columns is None else "<f8"
+        if to_stdout:
+            return _print(_csv(chunks, config.column_names))
         npy = _npy(chunks, (arguments.n, dim), dtype)
         write_atomically(out, _csv(chunks, config.column_names) if kind == ".csv" else npy)
     number = "" if arguments.n is None else f"{arguments.n:,} "
     print(f"{number}samples of {config.source}: {out}")
+    return 0
+
+
+def _print(parts: Iterator[bytes]) -> int:
+    """Text for another program, which may have read enough before the end."""
+    try:
+        for part in parts:
+            sys.stdout.write(part.decode())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
     return 0
 
 

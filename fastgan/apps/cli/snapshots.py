@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.apps.cli.runs import RunConfig
+from fastgan.apps.cli.runs import RunConfig, Trained
 from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.training import Callback, Run
@@ -46,7 +46,7 @@ def size(config: RunConfig) -> int:
 
 
 def read(folder: Path, config: RunConfig) -> tuple[list[int], list[Tensor]]:
-    """Iterations and samples, in the data's own units, from the untrained G on.
+    """Iterations and samples, in the data's own units, from the untrained G on where it is known.
 
     Raises:
         FileNotFoundError: the run kept none.
@@ -54,8 +54,10 @@ def read(folder: Path, config: RunConfig) -> tuple[list[int], list[Tensor]]:
     paths = sorted((folder / "snapshots").glob("*.npy"))
     if not paths:
         raise FileNotFoundError(f"{folder} has no snapshots: they are kept of images and of one or two columns")
-    steps = [0, *(int(path.stem) for path in paths)]
-    frames = [_samples(config, config.build()), *(torch.from_numpy(np.load(path)) for path in paths)]
+    steps = [int(path.stem) for path in paths]
+    frames = [torch.from_numpy(np.load(path)) for path in paths]
+    if not isinstance(config.networks, Trained):  # whose first weights are not known
+        steps, frames = [0, *steps], [_samples(config, config.build()), *frames]
     return steps, [config.restore(frame) for frame in frames]
 
 

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import json
+import math
 import os
 import sys
 import warnings
@@ -16,11 +18,12 @@ import torch
 
 from fastgan import data
 from fastgan.apps import presets
-from fastgan.apps.cli import labels, population, runs
+from fastgan.apps.cli import config_file, labels, population, runs
 from fastgan.apps.cli.arguments import add_fields, counting, decay, explain, given, natural, number, widths
+from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
 from fastgan.apps.cli.pictures import draw
-from fastgan.apps.cli.runs import Folder, RunConfig
+from fastgan.apps.cli.runs import Folder, RunConfig, Trained
 from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
 from fastgan.files import write_atomically
@@ -31,7 +34,9 @@ from fastgan.training.engines.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
 from fastgan.training.progress import progress, readout
+from fastgan.training.ranks import ranks
 
+_TAIL = 500  # iterations that the summary's means are of
 _SMALL = 1 << 25  # parameters x batch size: some milliseconds an iteration on one core
 _EXAMPLES = """\
 examples:
@@ -40,7 +45,9 @@ examples:
   fastgan train ring --seeds 0:32 --grid k=1,2
   fastgan train mnist --data DIR
   fastgan train measurements.csv --width 256 --lr 5e-4
-  fastgan train digits --conditional && fastgan sample runs/digits-1 --labels 3 --out threes.png
+  fastgan train ring --config fast.toml --json
+  fastgan train --config runs/ring/config.json --seed 2 --out runs/again
+  fastgan train digits --conditional    then fastgan sample RUN_DIR --labels 3
   fastgan train --resume --out runs/ring --steps 20000
 """
 
@@ -59,8 +66,12 @@ def add(commands: Any) -> None:
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
     command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
+    command.add_argument(
+        "--config", metavar="FILE", help="settings that flags change: .toml, or the config.json of a run to do again"
+    )
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    command.add_argument("--json", action="store_true", help="print what came of it as JSON; progress is on stderr")
     command.add_argument("--no-pictures", action="store_true", help="leave the pictures to fastgan plot")
     command.add_argument(
         "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
@@ -88,10 +99,20 @@ def run(arguments: argparse.Namespace) -> int:
     config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
     gan = config.build()
     if (spec := population.asked(arguments)) is not None:
+        if arguments.json:
+            raise ValueError("--json must be used with one GAN, got --seeds or --grid")
         threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
         with step_threads(arguments.threads, gan, config.train.batch_size):
             return population.run(spec, arguments, config, dataset, folder, threads)
-    bars = progress(config.train.steps, quiet=arguments.quiet)
+    with ranks() as group:
+        return _one(arguments, config, gan, dataset, folder, group.is_first)
+
+
+def _one(
+    arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, folder: Folder, first: bool
+) -> int:
+    """A single GAN; of several processes that train it the first one alone writes and prints."""
+    bars = progress(config.train.steps, quiet=arguments.quiet or not first)
     try:
         with step_threads(arguments.threads, gan, config.train.batch_size):
             result = train(
@@ -108,8 +129,12 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         for bar in bars:
             bar.close()
+    if not first:
+        return 130 if result.interrupted else 0
     pictures = [] if arguments.no_pictures else _draw(config, gan, dataset, result, folder.path)
-    if not arguments.quiet:
+    if arguments.json:
+        print(json.dumps(_report(config, gan, dataset, result, folder.path, pictures), indent=1))
+    elif not arguments.quiet:
         print("\n".join(_summary(config, gan, dataset, result, folder.path, pictures)))
     return 130 if result.interrupted else 0
 
@@ -139,6 +164,7 @@ class _KeepConfig(Callback):
 
 
 def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
+    settings = Settings() if arguments.config is None else config_file.read(arguments.config, arguments)
     if arguments.source is None:
         raise ValueError("SOURCE must be given: a data set's name or a path")
     seed = arguments.data_seed or 0
@@ -147,9 +173,13 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
     preset = presets.for_source(arguments.source, dataset)
+    preset = dataclasses.replace(
+        preset, train=settings.train_config(preset.train), networks=settings.network_fields(preset.networks)
+    )
     dataset = dataset.double() if preset.standardize else dataset
     networks = _networks(arguments, preset.networks)
     if arguments.conditional:
+        assert isinstance(networks, presets.Networks)
         networks = dataclasses.replace(networks, classes=labels.classes_of(dataset, arguments.source))
     config = RunConfig(
         source=source if source in data.sources.NAMES else runs.absolute(source),
@@ -168,8 +198,8 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
     _check_memory(config)
     config.build()  # a bad size speaks up before a folder is made
-    make = Folder.new if population.asked(arguments) is None else population.shared_folder
-    return config, dataset, make(arguments.out, arguments.source)
+    population.asked(arguments)  # so do bad members
+    return config, dataset, population.shared_folder(arguments.out, arguments.source)
 
 
 def _path(arguments: argparse.Namespace) -> str:
@@ -184,10 +214,15 @@ def _path(arguments: argparse.Namespace) -> str:
 
 def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     """The stored config with what was given now; training refuses what would make it another run."""
+    if arguments.config is not None:
+        raise ValueError("--config must be left out with --resume: the run has a config.json, got it")
     if arguments.out is None:
         raise ValueError("--out must be given with --resume: the run folder to go on with")
     folder = Path(arguments.out)
     stored = runs.read(folder, of_many=True)
+    if stored.functions:
+        field = f"{stored.functions[0]} of {folder / 'config.json'}"
+        raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
     source = _path(arguments) if arguments.source or arguments.data else None
     if source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
@@ -215,6 +250,7 @@ def _check_memory(config: RunConfig) -> None:
         ValueError: they and what their optimisers keep take more than there is.
     """
     networks, pack = config.networks, config.train.pack
+    assert isinstance(networks, presets.Networks)
     widths = (
         [networks.latent_dim + networks.classes, *networks.generator_hidden, networks.data_dim],
         [(networks.data_dim + networks.classes) * pack, *networks.discriminator_hidden, 1],
@@ -270,8 +306,12 @@ def load(source: str, n: int | None, seed: int, options: dict[str, Any], *, quie
     return dataset
 
 
-def _networks(arguments: argparse.Namespace, base: presets.Networks) -> presets.Networks:
+def _networks(arguments: argparse.Namespace, base: presets.Networks | Trained) -> presets.Networks | Trained:
     changes = given(arguments, presets.Networks)
+    if isinstance(base, Trained):
+        if changes or arguments.width is not None:
+            raise ValueError(f"networks must be as the checkpoint of {base.folder} has them, got flags for others")
+        return base
     if arguments.width is not None:
         for name in ("generator_hidden", "discriminator_hidden"):
             changes.setdefault(name, (arguments.width,) * len(getattr(base, name)))
@@ -350,6 +390,27 @@ def _draw(config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, pa
         return []
 
 
+def _report(
+    config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, path: Path, pictures: list[Path]
+) -> dict[str, Any]:
+    """`_summary` for a program; the means are null where they are not finite."""
+    tail = {name: float(values[-_TAIL:].mean()) for name, values in result.history.items() if len(values)}
+    found = modes_found(config, gan, dataset)
+    modes = None if found is None else {"covered": found.covered, "of": found.modes, "near": found.high_quality}
+    return {
+        "run_dir": str(path),
+        "source": config.source,
+        "step": result.step,
+        "interrupted": result.interrupted,
+        "steps_per_second": result.steps_per_second,
+        "engine": result.engine,
+        "engine_reason": result.engine_reason,
+        "means": {name: value if math.isfinite(value) else None for name, value in tail.items() if name != "step"},
+        "modes": modes,
+        "pictures": [str(picture) for picture in pictures],
+    }
+
+
 def _summary(
     config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, path: Path, pictures: list[Path]
 ) -> list[str]:
@@ -359,7 +420,7 @@ def _summary(
         f"engine {result.engine} ({result.engine_reason})"
     ]
     if len(result.history["step"]):
-        tail = {name: values[-500:] for name, values in result.history.items()}
+        tail = {name: values[-_TAIL:] for name, values in result.history.items()}
         lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
     if (found := modes_found(config, gan, dataset)) is not None:
         lines.append(

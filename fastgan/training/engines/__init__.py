@@ -16,6 +16,7 @@ from fastgan.training.engines.cuda_graph import GraphEngine
 from fastgan.training.engines.cuda_persistent import PersistentEngine
 from fastgan.training.engines.eager import EagerEngine
 from fastgan.training.engines.plan import UnsupportedByEngine
+from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
 
 _SUPPORTED = "it supports these networks and this config"
@@ -75,13 +76,19 @@ class Engine(Protocol):
 
 
 def choose(
-    gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int, memory_is_shared: bool = False
+    gan: GAN,
+    rows: Minibatches,
+    config: TrainConfig,
+    logits_per_batch: int,
+    memory_is_shared: bool = False,
+    ranks: Ranks | None = None,
 ) -> tuple[Engine, str]:
     """The engine of a run and the reason: the compiled one of the networks' device where it can run this, else eager.
 
     Args:
         logits_per_batch: logits of a minibatch.
         memory_is_shared: other runs hold memory for a while, so that want of memory is no reason for the eager engine.
+        ranks: the processes that share each batch, which the eager engine alone can.
 
     Raises:
         ValueError: config asks for what no engine here does.
@@ -90,21 +97,38 @@ def choose(
     if config.engine == "eager":
         if config.precision != "fp32":
             raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
-        return EagerEngine(gan, rows, config, logits_per_batch), "config.engine is 'eager'"
+        return EagerEngine(gan, rows, config, logits_per_batch, ranks), "config.engine is 'eager'"
     try:
-        if gan.device.type != "cpu":
-            return cuda_engine(gan, rows, config)
-        engine = CpuEngine(gan, rows, config)
-        return engine, f"{_SUPPORTED}{engine.details}"
+        if ranks is not None and ranks.size > 1:
+            raise UnsupportedByEngine(f"{ranks.size} processes share each batch")
+        return compiled_engine(gan, rows, config)
     except UnsupportedByEngine as why:
         if memory_is_shared and isinstance(why.__cause__, torch.OutOfMemoryError):
             raise why.__cause__ from None
         reason = str(why)
-    if config.engine == "fused":
-        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got 'fused': {reason}")
+    if config.engine != "auto":
+        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got {config.engine!r}: {reason}")
     if config.precision != "fp32":
         raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
-    return EagerEngine(gan, rows, config, logits_per_batch), reason
+    return EagerEngine(gan, rows, config, logits_per_batch, ranks), reason
+
+
+def compiled_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[Engine, str]:
+    """The compiled engine that config.engine names, or that is for the networks' device, and the reason.
+
+    Raises:
+        UnsupportedByEngine: with the reason, where it cannot run this.
+    """
+    chosen = f"config.engine is {config.engine!r}"
+    if config.engine == "cuda-graph":
+        return GraphEngine(gan, rows, config), chosen
+    if config.engine == "cuda-persistent":
+        persistent = PersistentEngine(gan, rows, config)
+        return persistent, f"{chosen}; {persistent.details}"
+    if config.engine == "cpu" or gan.device.type == "cpu":
+        engine = CpuEngine(gan, rows, config)
+        return engine, f"{chosen if config.engine == 'cpu' else _SUPPORTED}{engine.details}"
+    return cuda_engine(gan, rows, config)
 
 
 def cuda_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[PersistentEngine | GraphEngine, str]:

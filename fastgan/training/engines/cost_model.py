@@ -64,7 +64,7 @@ def _step_of_d(gan: GAN, config: TrainConfig) -> Work:
     products = config.batch_size * (config.pack * g + 2 * (d + (d - d_first) + d))
     passes = 2 + g_layers + 2 * d_layers  # noise and rows, losses, layers
     # Noise, rows, losses, update; a layer forward is two, on its backward pass three, its gradient of weights one
-    launches = 4 + 2 * g_layers + 6 * d_layers - 1
+    launches = 4 + 2 * g_layers + 6 * d_layers - 1 + 7 * (gan.classes > 0)  # labels: drawn, copied beside the inputs
     rounded = 1 + g_layers + 2 * d_layers if config.precision == "bf16" else 0
     return Work(products, passes, launches + rounded)
 
@@ -76,6 +76,7 @@ def _step_of_g(gan: GAN, config: TrainConfig) -> Work:
     products = config.batch_size * (forward * (config.pack * g + d) + d + config.pack * ((g - g_first) + g))
     passes = 3 + (1 + forward) * (g_layers + d_layers)
     launches = 4 + 2 * forward * (g_layers + d_layers) + 2 * d_layers + 4 * g_layers - 1
+    launches += (gan.classes > 0) * (1 + 2 * forward)  # noise and fakes beside the labels, the gradient from there
     rounded = 1 + (1 + forward) * (g_layers + d_layers) if config.precision == "bf16" else 0
     return Work(products, passes, launches + rounded)
 

@@ -152,6 +152,8 @@ class GraphEngine:
     ) -> None:
         if launcher is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:
             raise plan.UnsupportedByEngine(why)
+        if launcher is None and gan.device.type != "cuda":
+            raise plan.UnsupportedByEngine(f"the networks are on {gan.device}; this engine is built for CUDA")
         self._iteration: Iteration | None = None
         self._graphs: dict[int, Callable[[], None]] = {}  # by how many iterations they have
         self._cold = True
@@ -182,8 +184,9 @@ class GraphEngine:
         state = self.state
         if state.described_anew() or self._iteration is None:
             self._give_back()
-            parts = state.torch_optimizers, state.descriptions, state.data, self.launcher
-            self._iteration = Iteration(state.gan, state.description, *parts)
+            parts = state.torch_optimizers, state.descriptions, state.data, state.labels, self.launcher
+            described = state.description
+            self._iteration = Iteration(state.gan, described["dtype"], described["plan"], *parts)
         return self._iteration
 
     def _give_back(self) -> None:

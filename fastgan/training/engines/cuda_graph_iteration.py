@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan import schema
 from fastgan.models import GAN
 from fastgan.random import Purpose
-from fastgan.training.config import PRECISIONS
 from fastgan.training.engines.cuda_graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
 from fastgan.training.engines.plan import Description, network_plan
 from fastgan.training.engines.state import METRICS
@@ -22,8 +22,6 @@ from fastgan.training.optimizers import Momentum, Optimizer
 
 CAPACITY = 4096  # iterations whose metrics the device keeps
 MOST = 100  # iterations whose dropout seeds are drawn together
-_CENTRED, _NORMAL = 2, 1  # Distribution in csrc/cuda/launchers.h
-_ALWAYS, _BAD = 0, 1  # Predicate
 _PLAYERS = ("generator", "discriminator")
 
 
@@ -32,25 +30,29 @@ class Iteration:
 
     Args:
         gan: the networks, whose parameters are worked on in place.
+        dtype: their number of it.
         described: their plan, of `plan.describe`.
         optimizers: with allocated states; and what they were built from.
         data: (n, features), on the launcher's device.
+        labels: int32 (n,), likewise; None where the model is not conditional.
         machine: launches the kernels.
     """
 
     def __init__(
         self,
         gan: GAN,
+        dtype: int,
         described: Description,
         optimizers: dict[str, torch.optim.Optimizer],
         descriptions: dict[str, Optimizer],
         data: Tensor,
+        labels: Tensor | None,
         launcher: KernelLauncher,
     ) -> None:
-        self.gan, self.described, self.launcher, self.data = gan, described, launcher, data
-        self.dtype, self.rows, self.pack = described["dtype"], described["batch"], described["pack"]
+        self.gan, self.described, self.launcher, self.data, self.labels = gan, described, launcher, data, labels
+        self.dtype, self.rows, self.pack = dtype, described["batch"], described["pack"]
         self.k, self.generator_steps = described["k"], described["generator_steps"]
-        self.penalty, self.relativistic = described["penalty"], described["relativistic"]
+        self.penalty, self.relativistic = schema.number("Penalty", described["penalty"]), described["relativistic"]
         self.skips = described["skip_nonfinite"]
         self._place_networks(optimizers)
         self._place_state(descriptions)
@@ -67,22 +69,28 @@ class Iteration:
         the penalty is evaluated.
 
         G's output and its gradient are views of D's input and of its gradient: with packing, several rows of G are one
-        row of D.
+        row of D. In a conditional model labels come behind the samples, so that these have buffers of their own.
         """
         m, gan, launcher = self.rows, self.gan, self.launcher
 
         def trained(name: str) -> Callable[[Tensor | None], bool]:
             return lambda parameter: parameter in optimizers[name].state
 
-        bf16 = self.described["generator"]["precision"] == PRECISIONS.index("bf16")
+        bf16 = self.described["generator"]["precision"] == "bf16"
         factors = torch.bfloat16 if bf16 else gan.dtype
         of_d, rows = network_plan("gan.discriminator", gan.discriminator), (4 if self.penalty else 2) * m
         self.d = NetworkBuffers(of_d, trained("discriminator"), rows, launcher, factors, sub_batches=2)
         shape = m * self.pack, self.described["features"]
-        result, grad = self.d.input[:m].view(shape), self.d.grad_input[:m].view(shape)
-        of_g = network_plan("gan.generator", gan.generator)
-        self.g = NetworkBuffers(of_g, trained("generator"), m * self.pack, launcher, factors, 1, result, grad)
-        self.real_rows = self.d.input[m : 2 * m].view(shape)
+        of_g = network_plan("gan.generator", gan.generator), trained("generator"), m * self.pack, launcher, factors, 1
+        if self.labels is None:
+            result, grad = self.d.input[:m].view(shape), self.d.grad_input[:m].view(shape)
+            self.g = NetworkBuffers(*of_g, result, grad)
+            self.noise, self.real_rows = self.g.input, self.d.input[m : 2 * m].view(shape)
+        else:
+            self.g = NetworkBuffers(*of_g)
+            self.noise, self.real_rows = (self.d.input.new_zeros(s) for s in ((m * self.pack, gan.latent_dim), shape))
+            self.condition = self.noise.new_zeros(m * self.pack, gan.classes)
+            self.no_grad = self.noise.new_zeros(m, gan.classes * self.pack)
         if self.penalty:
             self.penalty_pass = PenaltyPass(self.d, 3 * m, 2 * m, m)
             self.ones = self.d.grad_output.new_ones(m, self.d.units)
@@ -164,6 +172,7 @@ class Iteration:
     def _discriminator_step(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
         """D ascends on m real and m fake rows; the fakes come without a backward pass into G."""
         self._save("discriminator")
+        self._draw_labels(number)
         self._generate(Purpose.NOISE_D, number, dropout_seeds)
         dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
         self._show(number, dropout_seeds)
@@ -192,6 +201,7 @@ class Iteration:
         """The original code's rule: one real, one fake batch for both losses, both gradients before either update."""
         number = 1, 0
         self._save(*_PLAYERS)
+        self._draw_labels(number)
         of_g = self._generate(Purpose.NOISE_D, number, dropout_seeds)
         dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
         self._show(number, dropout_seeds)
@@ -208,17 +218,39 @@ class Iteration:
         """times * iteration + plus, as the device counts."""
         return self.counter, times, plus
 
+    def _samples(self, rows: slice, grad: bool = False) -> Tensor:
+        """A part of D's input, or of its gradient, without the labels behind it."""
+        return (self.d.grad_input if grad else self.d.input)[rows, : self.described["features"] * self.pack]
+
+    def _labels(self, rows: slice, grad: bool = False) -> Tensor:
+        """The labels of a part of D's input, or the gradient there."""
+        return (self.d.grad_input if grad else self.d.input)[rows, self.described["features"] * self.pack :]
+
+    def _draw_labels(self, number: tuple[int, int]) -> None:
+        """Of a draw's rows, for G and for both halves of D's batch, until the next draw."""
+        if self.labels is None:
+            return
+        wanted = len(self.condition), self.described["seed"], *self._count(*number)
+        shape = len(self.labels), self.condition.shape[1]
+        self.launcher.launch("gather_labels", self.dtype, self.labels, *shape, self.condition, *wanted)
+        self.launcher.copy(self.g.input[:, self.noise.shape[1] :], self.condition)
+        for half in self._halves_of_d:
+            self.launcher.copy(self._labels(half), self.condition.view(self.rows, -1))
+
     def _generate(self, purpose: Purpose, number: tuple[int, int], dropout_seeds: Tensor) -> Batch:
         """G(z), written to D's fake inputs."""
-        z, plan = self.g.input, self.described
-        uniform, spherical = plan["prior"] == 1, plan["prior"] == 2
+        z, plan = self.noise, self.described
         stream = plan["seed"], int(purpose), *self._count(*number), 0, 0
-        draw = _CENTRED if uniform else _NORMAL
+        draw = schema.number("Distribution", "centred" if plan["prior"] == "uniform" else "normal")
         self.launcher.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
-        if spherical:
+        if plan["prior"] == "spherical":
             self.launcher.launch("to_sphere", self.dtype, z, *z.shape)
+        if self.labels is not None:
+            self.launcher.copy(self.g.input[:, : z.shape[1]], z)
         batch = Batch(0, len(z), 1, dropout_seeds)
         self.g.forward(batch)
+        if self.labels is not None:
+            self.launcher.copy(self._samples(self._halves_of_d[1]), self.g.output.view(self.rows, -1))
         return batch
 
     def _show(self, number: tuple[int, int], dropout_seeds: Tensor) -> None:
@@ -226,6 +258,8 @@ class Iteration:
         plan, shape = self.described, (len(self.data), self.described["features"])
         wanted = self.rows * self.pack, plan["seed"], *self._count(*number)
         self.launcher.launch("gather", self.dtype, self.data, *shape, self.real_rows, *wanted)
+        if self.labels is not None:
+            self.launcher.copy(self._samples(self._halves_of_d[0]), self.real_rows.view(self.rows, -1))
         self.d.forward(self._both(dropout_seeds))
 
     def _both(self, dropout_seeds: Tensor) -> Batch:
@@ -234,9 +268,14 @@ class Iteration:
 
     # ------------------------------------------------------------ losses
 
+    @property
+    def _halves_of_d(self) -> tuple[slice, slice]:
+        """The real rows and the fakes of D's batch."""
+        return slice(self.rows, 2 * self.rows), slice(0, self.rows)
+
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of real rows and of fakes."""
-        return x[self.rows : 2 * self.rows], x[: self.rows]
+        real, fake = self._halves_of_d
+        return x[real], x[fake]
 
     def _loss_of_d(self, weight: float) -> None:
         plan = self.described
@@ -276,13 +315,20 @@ class Iteration:
         shape = self.rows, d.inputs
         draw = plan["seed"], *self._count(*number)
         self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *shape, self.penalty, *draw)
+        if self.labels is not None:  # interpolates of labels would be rounded
+            self.launcher.copy(self._labels(batch.span), self.condition.view(self.rows, -1))
         d.forward(batch)
         self.launcher.copy(d.grad_output[batch.span], self.ones)
         d.backward(batch, to_input=True, of_vectors=False)
+        if self.labels is not None:  # the penalty is one of the samples' gradient
+            self.launcher.copy(self._labels(batch.span, grad=True), self.no_grad)
         self.penalty_pass.run(batch, self.penalty, plan["penalty_weight"] / self.rows)
 
     def _gradients_of_g(self, of_g: Batch, fakes: Batch) -> None:
         self.d.backward(fakes, to_input=True, of_vectors=False)
+        if self.labels is not None:
+            grad = self._samples(self._halves_of_d[1], grad=True)
+            self.launcher.copy(self.g.grad_output.view(self.rows, -1), grad)
         self.g.backward(of_g, to_input=False, of_vectors=True)
         self.g.weight_gradients(of_g.rows)
 
@@ -294,23 +340,27 @@ class Iteration:
             self._step(player, number, draw)
         if self.skips:
             self._inspect(players)
-            self._copy(players, _BAD)
+            self._copy(players, "bad")
             self.launcher.launch("count_skipped", self.counter, "generator" in players, "discriminator" in players)
         self._round_weights(*(self.g if player == "generator" else self.d for player in players))
 
     def _step(self, name: str, number: tuple[int, int], draw: tuple[int, int]) -> None:
         plan, launcher = self.described[name], self.launcher
         batches = self.described["rows"] // (self.rows * self.pack)
-        head = self.dtype, plan["rule"], plan["beta1"], plan["beta2"], plan["epsilon"], self.schedules[name]
+        head = self.dtype, *schema.in_order("OptimizerPlan", plan), self.schedules[name]
         counts = *self._count(*number), *self._count(*draw), batches, _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
+        if plan["max_grad_value"] > 0 or plan["max_grad_norm"] > 0:
+            launcher.clip([grad for *_, grad in members], plan["max_grad_value"], plan["max_grad_norm"])
         launcher.launch("update", *head, *counts, *_listed(members))
+        if plan["clip_weights"] > 0:
+            launcher.hold([parameter for parameter, *_ in members], plan["clip_weights"])
         network = self.g if name == "generator" else self.d
-        if plan["max_norm"] > 0:
+        if plan["max_col_norm"] > 0:
             for layer in network.layers:
                 if layer.grad_of(layer.spec["weight"]) is not None:  # else it is frozen
                     launcher.launch(
-                        "bound_norms", self.dtype, layer.weight, layer.columns, layer.inputs, plan["max_norm"]
+                        "bound_norms", self.dtype, layer.weight, layer.columns, layer.inputs, plan["max_col_norm"]
                     )
 
     def _round_weights(self, *networks: NetworkBuffers) -> None:
@@ -332,16 +382,17 @@ class Iteration:
     def _save(self, *players: str) -> None:
         """Before a step of these players, its forward passes included: they move running statistics."""
         if self.skips:
-            self._copy(players, _ALWAYS)
+            self._copy(players, "always")
 
-    def _copy(self, players: tuple[str, ...], predicate: int) -> None:
+    def _copy(self, players: tuple[str, ...], predicate: str) -> None:
         """What their step may change: to where it is saved, or back."""
-        back = predicate == _BAD
+        back = predicate == "bad"
         pairs = [(live, saved) if back else (saved, live) for live, saved in self.snapshot[players]]
         for wide in (False, True):  # a counter moves as a double: the copy moves its eight bytes unchanged
             chosen = [(a, None, None, b) for a, b in pairs if (a.itemsize == 8) == wide]
             if chosen:
-                self.launcher.launch("copy", int(wide), predicate, self.counter, *_listed(chosen))
+                when = schema.number("Predicate", predicate)
+                self.launcher.launch("copy", int(wide), when, self.counter, *_listed(chosen))
 
     def _inspect(self, players: tuple[str, ...]) -> None:
         """Set the step counter's flag if a loss is not finite, or a number that was finite before the step no longer

@@ -13,12 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fastgan.cuda import _FROM_INPUT, DTYPES
-from fastgan.reference import ACTIVATIONS
+from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT, PIECEWISE_LINEAR
 from fastgan.training.engines.plan import NetworkPlan
-
-# Activations that are piecewise linear: `has_second_derivative` in csrc/formulas.h.
-_PIECEWISE_LINEAR = ("none", "relu", "leaky_relu")
 
 
 class KernelLauncher(Protocol):
@@ -51,6 +47,19 @@ class KernelLauncher(Protocol):
     def copy_all(self, outs: list[Tensor], xs: list[Tensor]) -> None:
         """out = x for each pair, in one launch where that can be."""
         torch._foreach_copy_(outs, xs)
+
+    def clip(self, grads: list[Tensor], max_value: float, max_norm: float) -> None:
+        """Hold each number within a bound, then the norm of all, as torch.nn.utils does; 0: no bound."""
+        if max_value > 0:
+            self.hold(grads, max_value)
+        if max_norm > 0:
+            norm = torch.stack(torch._foreach_norm(grads)).norm()
+            torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+    def hold(self, tensors: list[Tensor], bound: float) -> None:
+        """Hold each number within -bound .. bound."""
+        torch._foreach_clamp_min_(tensors, -bound)
+        torch._foreach_clamp_max_(tensors, bound)
 
     def size(self, entry: str, *numbers: int) -> int: ...
 
@@ -149,7 +158,7 @@ class Layer:
         def buffer(columns: int, kind: torch.dtype | None = None) -> Tensor:
             return torch.zeros(rows, columns, dtype=kind or self.weight.dtype, device=launcher.device)
 
-        from_input = self.activation in _FROM_INPUT
+        from_input = self.activation in FROM_INPUT
         self.output = buffer(self.units)
         self.before = buffer(self.units) if from_input else None  # the activation's input
         self.product = buffer(self.columns) if self.pieces > 1 or self.norm is not None else None
@@ -198,7 +207,7 @@ class Layer:
 
     def _head(self, batch: Batch, drops: bool) -> tuple[object, ...]:
         spec, dropout = self.spec, self.spec["dropout"] if drops else 0.0
-        number = ACTIVATIONS[self.activation][0]
+        number = ACTIVATIONS[self.activation]
         mask = batch.mask(spec["dropout_seed_index"], spec["dropout_substream"])
         return self.dtype, batch.number, self.units, self.pieces, number, spec["negative_slope"], dropout, *mask
 
@@ -336,7 +345,7 @@ class NetworkBuffers:
     @property
     def has_second_derivative(self) -> bool:
         """Whether an activation has a second derivative."""
-        return any(layer.activation not in _PIECEWISE_LINEAR for layer in self.layers)
+        return any(layer.activation not in PIECEWISE_LINEAR for layer in self.layers)
 
     @property
     def grads(self) -> dict[Tensor, Tensor]:
@@ -410,7 +419,7 @@ class PenaltyPass:
             winner = None if layer.winner is None else layer.winner[self.where]
             numbers = (
                 layer.pieces,
-                ACTIVATIONS[layer.activation][0],
+                ACTIVATIONS[layer.activation],
                 layer.spec["negative_slope"],
                 network.has_second_derivative,
             )

@@ -18,6 +18,7 @@ from fastgan.training import plugins
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
+from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
@@ -30,10 +31,13 @@ class EagerEngine:
     name = "eager"
     calls_at_once = 1
 
-    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int) -> None:
-        self.gan, self.rows, self.config = gan, rows, config
-        self.generator = Player.of(gan, config, "generator")
-        self.discriminator = Player.of(gan, config, "discriminator")
+    def __init__(
+        self, gan: GAN, rows: Minibatches, config: TrainConfig, logits_per_batch: int, ranks: Ranks | None = None
+    ) -> None:
+        self.gan, self.rows, self.config, self.ranks = gan, rows, config, ranks or Ranks()
+        self.batch_size = config.batch_size // self.ranks.size  # of this process
+        self.generator = Player.of(gan, config, "generator", self.ranks)
+        self.discriminator = Player.of(gan, config, "discriminator", self.ranks)
         players = {"generator": self.generator, "discriminator": self.discriminator}
         self.optimizers = {name: player.optimizer for name, player in players.items()}
         self.schedulers = {name: p.scheduler for name, p in players.items() if p.scheduler is not None}
@@ -46,7 +50,7 @@ class EagerEngine:
         # Its bits depend on torch's threads, so that a run keeps their number, also where it is resumed.
         self.threads: int | None = torch.get_num_threads()
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
-        self._snapshot = Snapshot(gan, self.optimizers.values(), active=config.nonfinite == "skip")
+        self._snapshot = Snapshot(gan, self.optimizers.values(), active=config.nonfinite == "skip", ranks=self.ranks)
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
@@ -60,14 +64,18 @@ class EagerEngine:
             float64 array (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         """
         metrics = Metrics(min(count, self.most_iterations))
-        with torch_threads(self.threads or torch.get_num_threads()), replayable_torch(self.gan.device) as reseed:
+        threads = torch_threads(self.threads or torch.get_num_threads())
+        with threads, replayable_torch(self.gan.device, self.ranks.rank) as reseed:
             for it in range(first, first + min(count, self.most_iterations)):
                 reseed(self.config.seed, it)
-                with random.dropout_seeds(self.config.seed, it) if self._counts_seeds else contextlib.nullcontext():
+                seeds = random.dropout_seeds(self.config.seed, it, self.ranks.rank)
+                with seeds if self._counts_seeds else contextlib.nullcontext():
                     self._iterate(it, metrics)
                 if should_stop():
                     break
-        return metrics.fetch()
+        # Running statistics are those of the rank's own part of each batch; one rank's are kept.
+        self.ranks.copy_from_first_(list(self.gan.buffers()))
+        return metrics.fetch(self.ranks)
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count as `advance` does."""
@@ -166,8 +174,9 @@ class EagerEngine:
 
     def _generated(self, purpose: Purpose, step: int, condition: Tensor | None) -> Tensor:
         config = self.config
-        rows = config.batch_size * config.pack
-        z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, impl=config.impl)
+        rows = self.batch_size * config.pack
+        offset = self.ranks.rank * rows
+        z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, offset=offset, impl=config.impl)
         return self._packed(self.gan.generator(join(z, condition)))
 
     def _ahead(self, condition: Tensor | None, real: Tensor, fake: Tensor, draw: int) -> DiscriminatorFn:
@@ -232,6 +241,7 @@ class EagerEngine:
                 weight=config.penalty_weight,
                 seed=config.seed,
                 step=draw,
+                offset=self.ranks.rank * self.batch_size,
                 impl=config.impl,
             )
         return total
@@ -259,6 +269,7 @@ class Player:
         optimizer: of its trainable parameters.
         max_col_norm, max_grad_norm, max_grad_value, clip_weights: as in `TrainConfig`.
         scheduler: its field in the config, and what makes it.
+        ranks: the processes that share each batch; an update is by the mean of their gradients.
     """
 
     def __init__(
@@ -271,7 +282,9 @@ class Player:
         max_grad_value: float | None = None,
         clip_weights: float | None = None,
         scheduler: tuple[str, SchedulerFactory | None] = ("scheduler", None),
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
         self.network, self.max_col_norm, self.clip_weights = network, max_col_norm, clip_weights
         self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
@@ -281,7 +294,7 @@ class Player:
         self.scheduler = None if factory is None else plugins.build_scheduler(field, factory, self.optimizer)
 
     @classmethod
-    def of(cls, gan: GAN, config: TrainConfig, name: str) -> Self:
+    def of(cls, gan: GAN, config: TrainConfig, name: str, ranks: Ranks | None = None) -> Self:
         """The "generator" or the "discriminator" of a run."""
         return cls(
             getattr(gan, name),
@@ -289,8 +302,9 @@ class Player:
             max_col_norm=config.max_col_norm,
             max_grad_norm=config.max_grad_norm,
             max_grad_value=config.max_grad_value,
-            clip_weights=config.clip_weights if name == "discriminator" else None,
+            clip_weights=config.clip_weights_of(name),
             scheduler=config.scheduler_of(name),
+            ranks=ranks,
         )
 
     def differentiate(self, loss: Tensor, *, keep_graph: bool = False) -> None:
@@ -300,6 +314,7 @@ class Player:
         # Not `autograd.grad`: it calls no hooks for accumulated gradients, and lays gradients out as it likes, while
         # torch's fused updates pair the elements of a parameter and its gradient by where they lie.
         torch.autograd.backward(loss, inputs=self.parameters, retain_graph=keep_graph)
+        self.ranks.mean_([p.grad for p in self.parameters if p.grad is not None])
 
     def grad_norm(self) -> float:
         """Euclidean norm of the last gradients; waits for the device."""
@@ -329,10 +344,18 @@ class Snapshot:
 
     Args:
         active: False makes both methods do nothing.
+        ranks: the processes that decide together.
     """
 
-    def __init__(self, gan: GAN, optimizers: Iterable[torch.optim.Optimizer], *, active: bool) -> None:
-        self.gan, self.optimizers, self.active = gan, list(optimizers), active
+    def __init__(
+        self,
+        gan: GAN,
+        optimizers: Iterable[torch.optim.Optimizer],
+        *,
+        active: bool,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.gan, self.optimizers, self.active, self.ranks = gan, list(optimizers), active, ranks or Ranks()
         self.live: list[Tensor] = []
         self.saved: list[Tensor] = []
         self._states: list[dict[Any, dict[str, Any]]] = []
@@ -359,6 +382,10 @@ class Snapshot:
         known = set(map(id, self.live))
         made = [torch.isfinite(value).all().to(loss.device) for value in _tensors(now) if id(value) not in known]
         finite = torch.stack([torch.isfinite(loss).all(), *kept, *made]).all()
+        if self.ranks.size > 1:
+            share = finite.to(torch.float32)
+            self.ranks.mean_([share])
+            finite = share == 1.0
         for saved, live in pairs:
             live.copy_(torch.where(finite.to(live.device), live, saved))
         # Optimisers of others may make their state in the first update, or keep it in numbers of Python: only then is
@@ -409,14 +436,17 @@ class Metrics:
         self.done += 1
 
     @torch.no_grad()
-    def fetch(self) -> np.ndarray:
+    def fetch(self, ranks: Ranks | None = None) -> np.ndarray:
         losses, logits = self.losses[: self.done], self.logits[: self.done]
         # A row at a time: in one call for all, a row's last bit would depend on how many there are.
         probability = torch.stack([torch.sigmoid(row).mean(-1) for row in logits])
         # Right is: above 0 on real data, below on fakes. A NaN logit is neither.
         sign = torch.tensor([1.0, -1.0], dtype=logits.dtype).to(logits.device)
         right = (logits * sign[:, None] > 0).to(logits.dtype).mean(-1)
-        table: np.ndarray = torch.cat([losses, probability, right], 1).double().cpu().numpy()
+        metrics = torch.cat([losses, probability, right], 1).double()
+        if ranks is not None:
+            ranks.mean_([metrics])  # each rank has as many rows as the others
+        table: np.ndarray = metrics.cpu().numpy()
         return table
 
 
@@ -453,8 +483,11 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replayable_torch(device: torch.device) -> Iterator[Callable[[int, int], None]]:
-    """Gives reseed(seed, step) of torch's own generators, so that dropout replays; restores them."""
+def replayable_torch(device: torch.device, rank: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """Gives reseed(seed, step) of torch's own generators, so that dropout replays; restores them.
+
+    Each of several processes, numbered by rank, draws other numbers.
+    """
     generators = [torch.default_generator]
     if device.type == "cuda":
         torch.cuda.init()
@@ -463,7 +496,7 @@ def replayable_torch(device: torch.device) -> Iterator[Callable[[int, int], None
 
     def reseed(seed: int, step: int) -> None:
         for generator in generators:
-            generator.manual_seed(random.torch_seed(seed, step))
+            generator.manual_seed(random.torch_seed(seed, step, rank))
 
     try:
         yield reseed

@@ -9,23 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fastgan.kernels import DTYPES
+from fastgan import schema
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
 from fastgan.nn import Dropout, Maxout, Sequential
 from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.segments import Segment, steps_of
-from fastgan.random import PRIORS
-from fastgan.reference import ACTIVATIONS, FORMULAS
-from fastgan.training.config import PRECISIONS, TrainConfig
+from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, name_of
 
 Description = dict[str, Any]  # of a network, a player or a whole run, as csrc/bindings_train.cpp reads it
-
-_RULES = {"torch": 1, "pylearn2": 2}  # Rule in csrc/plan.h; 0 is Adam
-_PENALTIES = (None, "wgan-gp", "r1", "r2")
 
 
 class UnsupportedByEngine(Exception):
@@ -198,8 +193,16 @@ def _take_module(chain: NetworkPlan, module: Any) -> None:
 # ---------------------------------------------------------------- descriptions
 
 
-def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], data: Tensor) -> Description:
+def describe(
+    gan: GAN,
+    config: TrainConfig,
+    optimizers: dict[str, torch.optim.Optimizer],
+    data: Tensor,
+    labels: Tensor | None = None,
+) -> Description:
     """The plan of a run over `data` (n, features), contiguous and of the networks' type.
+
+    labels: int32 (n,) of a conditional GAN, each one of its classes.
 
     Raises:
         UnsupportedByEngine: with the reason, where a plan cannot describe it.
@@ -215,10 +218,13 @@ def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Op
     if data.dtype != gan.dtype:
         raise UnsupportedByEngine("the networks have changed their dtype")
     features = data[0].numel()
-    if generator.layers[0]["inputs"] != gan.latent_dim or generator.width != features:
-        raise UnsupportedByEngine(f"gan.generator: does not map {gan.latent_dim} to {features} features")
-    if discriminator.layers[0]["inputs"] != features * config.pack:
-        raise UnsupportedByEngine(f"gan.discriminator: does not take {features * config.pack} features")
+    inputs_of_g, inputs_of_d = gan.latent_dim + gan.classes, (features + gan.classes) * config.pack
+    if generator.layers[0]["inputs"] != inputs_of_g or generator.width != features:
+        raise UnsupportedByEngine(f"gan.generator: does not map {inputs_of_g} to {features} features")
+    if discriminator.layers[0]["inputs"] != inputs_of_d:
+        raise UnsupportedByEngine(f"gan.discriminator: does not take {inputs_of_d} features")
+    if (labels is None) != (gan.classes == 0):
+        raise UnsupportedByEngine("gan.classes has changed during training")
     assert isinstance(config.loss, str) and config.discriminator_loss is not None  # `check_config`
     formula, target, _ = GENERATOR[config.loss]
     (real, fake), (real_target, fake_target) = _discriminator_terms(
@@ -231,38 +237,32 @@ def describe(gan: GAN, config: TrainConfig, optimizers: dict[str, torch.optim.Op
         except ValueError as why:
             raise UnsupportedByEngine(str(why)) from None
     of_g, of_d = config.optimizer_of_generator, config.optimizer_of_discriminator
-    return {
-        "dtype": DTYPES[gan.dtype],
+    described = {
         "generator": _player(generator, of_g, optimizers["generator"], ema_of, config),
         "discriminator": _player(discriminator, of_d, optimizers["discriminator"], {}, config),
         "latent": gan.latent_dim,
-        "prior": PRIORS.index(gan.prior),
-        "seed": config.seed,
+        "prior": gan.prior,
         "data": data.data_ptr(),
         "rows": len(data),
         "features": features,
         "batch": config.batch_size,
-        "k": config.k,
-        "generator_steps": config.generator_steps,
-        "pack": config.pack,
         "simultaneous": config.mode == "simultaneous",
-        "real": (FORMULAS[real].number, real_target),
-        "fake": (FORMULAS[fake].number, fake_target),
-        "generated": (FORMULAS[formula].number, target),
+        "real": (schema.FORMULAS[real], real_target),
+        "fake": (schema.FORMULAS[fake], fake_target),
+        "generated": (schema.FORMULAS[formula], target),
         "relativistic": config.loss == "relativistic",
-        "penalty": _PENALTIES.index(config.gradient_penalty),
-        "penalty_weight": config.penalty_weight,
-        "ema_decay": config.ema_decay or 0.0,
+        "penalty": str(config.gradient_penalty or "none").replace("-", "_"),
         "skip_nonfinite": config.nonfinite == "skip",
+        "classes": gan.classes,
+        "labels": _address(labels),
     }
+    return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
 
 
 def check_config(gan: GAN, config: TrainConfig) -> None:
     """Checks that need no network."""
     if config.impl == "reference":
         raise UnsupportedByEngine("config.impl is 'reference'")
-    if gan.classes:
-        raise UnsupportedByEngine("gan.classes: the networks of a conditional model also see labels")
     if config.inner == "optimum":
         raise UnsupportedByEngine("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
@@ -279,9 +279,6 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine(
             f"config.gradient_penalty has {len(config.penalties)} penalties, and this engine takes one"
         )
-    for bound in ("max_grad_norm", "max_grad_value", "clip_weights"):
-        if getattr(config, bound) is not None:
-            raise UnsupportedByEngine(f"config.{bound} is set, which no compiled engine computes")
     if config.precision in ("tf32", "bf16") and gan.dtype != torch.float32:
         raise UnsupportedByEngine(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
@@ -314,18 +311,17 @@ def _player(
     ema_of: dict[Tensor, Tensor],
     config: TrainConfig,
 ) -> Description:
-    adam = isinstance(optimizer, Adam)
     beta1, beta2 = optimizer.betas if isinstance(optimizer, Adam) else (0.0, 0.0)
-    return {
+    return schema.of_config("OptimizerPlan", config) | {
         "layers": [_layer(layer, state, ema_of) for layer in chain.layers],
         "input_dropout": chain.input_dropout,
         "dropout_seeds": chain.dropout_seeds,
-        "precision": PRECISIONS.index(config.precision),
-        "rule": 0 if adam else _RULES[optimizer.convention],  # type: ignore[union-attr]
+        "precision": config.precision,
+        "rule": f"momentum_{optimizer.convention}" if isinstance(optimizer, Momentum) else "adam",
         "beta1": beta1,
         "beta2": beta2,
         "epsilon": getattr(optimizer, "eps", 0.0),
-        "max_norm": config.max_col_norm or 0.0,
+        "clip_weights": config.clip_weights_of(chain.name.removeprefix("gan.")) or 0.0,
     }
 
 
@@ -360,7 +356,7 @@ def _layer(layer: dict[str, Any], state: torch.optim.Optimizer, ema_of: dict[Ten
         )
     }
     return plain | {
-        "activation": ACTIVATIONS[layer["activation"]][0],
+        "activation": schema.ACTIVATIONS[layer["activation"]],
         "weight": addresses(layer["weight"]),
         "bias": addresses(layer["bias"]),
         "batch_norm": norm is not None,

@@ -39,6 +39,7 @@ class HostState:
         if data is None:
             raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
+        self.labels = rows.labels_in_memory(gan.device) if gan.classes else None
         self.torch_optimizers = {  # whose own step counts may be out of date
             name: description.build([p for p in getattr(gan, name).parameters() if p.requires_grad])
             for name, description in self.descriptions.items()
@@ -88,7 +89,7 @@ class HostState:
             return False
         self.write_back()  # to the tensors of the old plan, which `_kept` keeps
         before = self.description
-        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data)
+        self.description = plan.describe(self.gan, self.config, self.torch_optimizers, self.data, self.labels)
         self.changes = ChangeDetector(self.gan, self.torch_optimizers, self.data)
         entries = (state for optimizer in self.torch_optimizers.values() for state in optimizer.state.values())
         states = (value for entry in entries for value in entry.values() if isinstance(value, Tensor))

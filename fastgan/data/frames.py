@@ -1,0 +1,240 @@
+"""Tables with columns of any kind: DataFrames, text and .parquet, the last one column at a time."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import os
+import re
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Hashable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from .dataset import DataError, DataWarning
+from .extras import need
+from .layout import INDEX_NAMES, number, rows_of
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet")
+_WHAT = "fastgan.data.open_table"
+_MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by byte order mark
+_DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_SAMPLE_LINES = 200  # looked at to find the layout
+_TYPED_ROWS = 10_000  # looked at to find codes such as 00123, which are no numbers
+_CODE = re.compile(r"[+-]?0\d+")
+_INDEX_COLUMN = re.compile(r"__index_level_\d+__")
+
+
+class Table(Protocol):
+    """A table whose columns are read one by one.
+
+    Attributes:
+        label: what to call it in messages.
+        names: of the columns.
+        rows: how many.
+    """
+
+    label: str
+    names: tuple[Hashable, ...]
+    rows: int
+
+    def column(self, number: int) -> Any:
+        """One column, as a Series of pandas."""
+
+
+class _Frame:
+    def __init__(self, frame: Any, label: str = "the table") -> None:
+        self._frame, self.label = frame, label
+        self.names = tuple(frame.columns)
+        self.rows = len(frame)
+
+    def column(self, number: int) -> Any:
+        return self._frame.iloc[:, number].reset_index(drop=True)
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        self._parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow")
+        self._arrow = need("pyarrow", what=_WHAT, package="pyarrow")
+        need("pandas", what=_WHAT, package="pandas")
+        self._path, self.label = path, str(path)
+        try:
+            with self._parquet.ParquetFile(str(path)) as file:
+                names = file.schema_arrow.names
+                self.rows = int(file.metadata.num_rows)
+        except (self._arrow.ArrowException, OSError) as error:
+            raise DataError(f"read: {path} must be a whole Parquet file, got: {_first_line(error)}") from error
+        self.names = tuple(name for name in names if not _INDEX_COLUMN.fullmatch(name))
+
+    def column(self, number: int) -> Any:
+        name = self.names[number]
+        try:
+            with self._parquet.ParquetFile(str(self._path)) as file:
+                column = file.read(columns=[name], use_pandas_metadata=False).column(0)
+        except (self._arrow.ArrowException, OSError) as error:
+            raise DataError(f"read: {self._path} column {name!r} must be whole, got: {_first_line(error)}") from error
+        types = self._arrow.types
+        if types.is_decimal(column.type):
+            column = column.cast(self._arrow.float64())
+        if types.is_nested(column.type):
+            raise DataError(f"read: {self._path} column {name!r} must hold one value a row, got {column.type}")
+        if types.is_integer(column.type) and column.null_count:  # not as float64, which would lose digits
+            kind = "UInt64" if column.type == self._arrow.uint64() else "Int64"
+            pd = need("pandas", what=_WHAT, package="pandas")
+            missing = column.is_null().to_numpy()
+            numbers = column.fill_null(0).to_numpy().astype(kind.lower())
+            return pd.Series(pd.arrays.IntegerArray(numbers, missing), dtype=kind)
+        return column.to_pandas()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def open_table(table: Any, *, header: bool | None = None) -> Table:
+    """A table of columns of any kind.
+
+    Args:
+        table: a DataFrame; or the path of a .parquet file, or of text whose cells commas, semicolons, tabs or bars
+            part: gzipped too, bz2 or xz. Decimal commas, a first line `sep=;` and the index that pandas writes are
+            recognised.
+        header: whether row 1 of text holds names; None: it does unless one of its cells is a number.
+
+    Returns:
+        Table; of a .parquet file a column at a time is in memory.
+
+    Raises:
+        FileNotFoundError: there is no such file. TypeError: it is no table. ImportError: pandas or pyarrow is missing.
+        DataError: the file cannot be read as a table.
+    """
+    if isinstance(table, str | os.PathLike):
+        path = Path(table)
+        if not path.is_file():
+            raise FileNotFoundError(f"read: no such file: {path}")
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        return _Parquet(path) if is_parquet else _Frame(read_frame(path, header=header), str(path))
+    pd = need("pandas", what="fastgan.tabular", package="pandas")
+    if isinstance(table, pd.DataFrame):
+        return _Frame(table)
+    if all(hasattr(table, name) for name in ("names", "rows", "column")):
+        return table
+    raise TypeError(f"fit: table must be a DataFrame of pandas or a path, got {type(table).__name__}")
+
+
+def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> Any:
+    """The DataFrame of a text file or .parquet; arguments as for `open_table`.
+
+    Cells with leading zeros stay text. Dates stay text, too.
+
+    Returns:
+        DataFrame.
+
+    Raises:
+        DataError, FileNotFoundError, ImportError: as `open_table`.
+    """
+    pd = need("pandas", what=_WHAT, package="pandas")
+    path = Path(path)
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    if is_parquet:
+        source = _Parquet(path)
+        columns = [source.column(number) for number in range(len(source.names))]
+        frame = pd.concat(columns, axis=1)
+        frame.columns = pd.Index(source.names)
+        return frame
+    try:
+        return _read_text(pd, path, header)
+    except UnicodeError as error:
+        raise DataError(f"read: {path} must be UTF-8 text, or UTF-16 with a byte order mark, got: {error}") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        raise DataError(f"read: {path} must be a table, got: {_first_line(error)}") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"read: {path} must be a whole file, got: {error}") from error
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    with path.open("rb") as file:
+        begin = file.read(6)
+    opener = next((found for magic, found in _MAGIC.items() if begin.startswith(magic)), None)
+    is_text = opener is not None or begin[:2] in _ENCODINGS or b"\x00" not in begin
+    if begin.startswith(b"PK\x03\x04") or not is_text:
+        raise DataError(f"read: {path} must be text or .parquet, got an archive or binary file: unpack or convert it")
+    stream: IO[bytes] = path.open("rb") if opener is None else opener(path, "rb")
+    encoding = _ENCODINGS.get(stream.read(2), "utf-8-sig")
+    stream.seek(0)
+    return io.TextIOWrapper(stream, encoding=encoding, newline="")
+
+
+def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
+    with _open(path) as file:
+        lines = [line for _, line in zip(range(_SAMPLE_LINES), file, strict=False)]
+    if not any(line.strip() for line in lines):
+        raise DataError(f"read: {path} must have at least one row, got an empty file")
+    said = _SEPARATOR.fullmatch(lines[0].strip())
+    delimiter, decimal, rows = _layout(lines[1:] if said else lines, said[1] if said else None)
+    if header is None:
+        header = all(number(cell, decimal) is None for cell in rows[0])
+        header = header or rows[0][0].strip() in INDEX_NAMES
+    if header:
+        twice = [name for name, count in Counter(rows[0]).items() if count > 1]
+        if twice:  # pandas would rename them
+            raise DataError(f"read: {path} column names must differ, got {twice[0]!r} twice")
+    options = {
+        "sep": delimiter,
+        "decimal": decimal,
+        "skiprows": 1 if said else 0,
+        "header": 0 if header else None,
+        "skipinitialspace": True,
+        "low_memory": False,
+    }
+    with _open(path) as file:
+        first = pd.read_csv(file, dtype=str, nrows=_TYPED_ROWS, **options)
+    codes = [name for name in first.columns if first[name].dropna().str.fullmatch(_CODE.pattern).any()]
+    with _open(path) as file:
+        frame = pd.read_csv(file, dtype=dict.fromkeys(codes, str), **options)
+    if not header:
+        frame.columns = pd.Index([f"column_{number + 1}" for number in range(frame.shape[1])])
+    return _without_index(path, frame)
+
+
+def _without_index(path: Path, frame: Any) -> Any:
+    first = frame.columns[0]
+    if frame.shape[1] < 2 or str(first).strip() not in INDEX_NAMES or frame[first].dtype.kind not in "iu":
+        return frame
+    values = frame[first].to_numpy()
+    if (values < 0).any() or len(np.unique(values)) < len(values):
+        return frame
+    text = f"read: {path} column 1 ({str(first)!r}) is left out: an index written by pandas"
+    warnings.warn(text, DataWarning, stacklevel=2)
+    return frame.iloc[:, 1:]
+
+
+def _layout(lines: list[str], said: str | None) -> tuple[str, str, list[list[str]]]:
+    """Delimiter, decimal mark and rows: those with rows of one width, most numbers and most columns."""
+    best: tuple[tuple[float, int, int], str, str, list[list[str]]] | None = None
+    for delimiter in (said,) if said else _DELIMITERS:
+        try:
+            rows = [cells for _, cells in rows_of(lines, delimiter)]
+        except csv.Error:
+            continue
+        if not rows:
+            continue
+        width, agreeing = Counter(map(len, rows)).most_common(1)[0]
+        regular = agreeing >= 0.9 * len(rows) and (width > 1 or said is not None)
+        for decimal in (".",) if delimiter == "," else (".", ","):
+            numbers = sum(number(cell, decimal) is not None for cells in rows for cell in cells)
+            score = (float(regular), numbers, width)
+            if best is None or score > best[0]:
+                best = (score, delimiter, decimal, rows)
+    assert best is not None
+    return best[1:]

@@ -1,0 +1,184 @@
+"""A network for programs without fastgan: as modules of torch.nn alone, as TorchScript, as ONNX."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+import logging
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.files import write_atomically
+from fastgan.nn.activation import to_module
+from fastgan.nn.dropout import Dropout
+from fastgan.nn.fusible import hooks
+from fastgan.nn.linear import Linear
+from fastgan.nn.maxout import Maxout
+from fastgan.nn.sequential import Sequential
+from fastgan.options import ExportFormat
+
+_TRACED, _TRIED = 3, (5, 1)  # rows that a tracer sees, and those that the result is tried on
+_FAR = 1e-3  # of the largest output: rounding is a thousand times smaller, a wrong trace is not
+
+
+class NotPlain(ValueError):
+    """A module without an equivalent in torch.nn."""
+
+
+def to_torch(network: nn.Module) -> nn.Module:
+    """A copy of a network that is made of modules of torch.nn alone, in eval mode.
+
+    Equivalent to `network.eval()`, to rounding. `Linear(activation=...)` becomes two modules, and `Maxout` a linear
+    layer with an `nn.MaxPool1d`, which takes inputs (m, features) and (m, n, features).
+
+    Args:
+        network: any module; what is not fastgan's is copied as it is.
+
+    Returns:
+        The copy, with parameters of its own; those of fused layers have other names in its state_dict.
+
+    Raises:
+        ValueError: it has a module that is neither fastgan's nor of torch.nn, or has no equivalent there.
+    """
+    return _plain(copy.deepcopy(network), strict=True).eval()
+
+
+def _plain(module: nn.Module, *, strict: bool) -> nn.Module:
+    """The module with equivalents in the place of fastgan's layers; strict: refuse what is not of torch.nn then."""
+    kind = type(module)
+    own = "forward" in module.__dict__ or any(hooks(module))
+    if not own and (equivalent := _equivalent(module, strict)) is not None:
+        return equivalent
+    if strict and own:
+        raise NotPlain(f"{kind.__name__} has hooks or a forward of its own")
+    if strict and not kind.__module__.startswith("torch.nn."):
+        raise NotPlain(f"{kind.__name__} has no equivalent there")
+    for name, child in module.named_children():
+        setattr(module, name, _plain(child, strict=strict))
+    return module
+
+
+def _equivalent(module: nn.Module, strict: bool) -> nn.Module | None:
+    kind = type(module)
+    if isinstance(module, Dropout) and kind is Dropout:
+        return nn.Dropout(module.p)
+    if isinstance(module, Linear) and kind is Linear:
+        layer, spec = _linear(module.weight, module.bias), module.spec
+        plain = spec.activation == "none"
+        return layer if plain else nn.Sequential(layer, to_module(spec.activation, spec.negative_slope))
+    if isinstance(module, Maxout) and kind is Maxout:
+        return nn.Sequential(_linear(module.weight, module.bias), nn.MaxPool1d(module.pieces))
+    if isinstance(module, Sequential) and kind.forward is Sequential.forward:
+        children = {name: _plain(child, strict=strict) for name, child in module.named_children()}
+        return nn.Sequential(OrderedDict(children))
+    convert: Callable[[], nn.Module | None] | None = getattr(module, "to_torch", None)
+    return convert() if convert is not None and kind.__module__ == "fastgan.models" else None
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], format: ExportFormat = "torch") -> Path:
+    """Write a network for programs without fastgan, in eval mode, for the CPU.
+
+    Args:
+        network: any module.
+        example: inputs (at least 5, features), to trace the network and to compare the result with it.
+        path: file to write.
+        format: "torch", modules of torch.nn for `torch.load(path, weights_only=False)`; "torchscript", for
+            `torch.jit.load`; "onnx", with the input "z" (m, features) and the output "x", for ONNX Runtime and others.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        ValueError: an unknown format; a network that has no equivalent in torch.nn ("torch"), or that cannot be traced.
+        ImportError: a package for ONNX is missing. OSError: the file cannot be written.
+    """
+    if format not in _WRITERS:
+        raise ValueError(f"export: format must be one of {', '.join(_WRITERS)}, got {format!r}")
+    original = copy.deepcopy(network).cpu().eval()
+    try:
+        model = _plain(copy.deepcopy(original), strict=format == "torch").eval()
+    except NotPlain as error:
+        got = f"{error}: torchscript and onnx trace any network"
+        raise ValueError(f"export: network must consist of modules of torch.nn for 'torch', but {got}") from None
+    z = example.detach().cpu()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracers, about what is compared below
+        try:
+            written, run = _WRITERS[format](model, z[:_TRACED])
+            for rows in _TRIED:
+                _check(run(z[:rows]), original(z[:rows]))
+        except (ImportError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # tracers have classes of their own for what they cannot do
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(f"export: network must be one that {format} can express, got {why}") from error
+    path = Path(path)
+    write_atomically(path, [written])
+    return path
+
+
+def _check(found: Tensor, expected: Tensor) -> None:
+    if found.shape != expected.shape or not torch.allclose(found, expected, 0.0, _FAR * float(expected.abs().max())):
+        raise ValueError("other outputs for another number of rows than that it was traced with")
+
+
+Runner = Callable[[Tensor], Tensor]
+
+
+def _torch(model: nn.Module, z: Tensor) -> tuple[bytes, Runner]:
+    file = io.BytesIO()
+    torch.save(model, file)
+    return file.getvalue(), model
+
+
+def _torchscript(model: nn.Module, z: Tensor) -> tuple[bytes, Runner]:
+    traced = torch.jit.trace(model, z)
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    return file.getvalue(), traced
+
+
+def _onnx(model: nn.Module, z: Tensor) -> tuple[bytes, Runner]:
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(
+                "export: format 'onnx' needs the packages onnx and onnxscript: pip install onnx onnxscript"
+            )
+    names = {"input_names": ["z"], "output_names": ["x"], "dynamic_shapes": ({0: torch.export.Dim("rows")},)}
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it lists what it does not know of packages that are not there
+    try:
+        program = torch.onnx.export(model, (z,), dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
+    finally:
+        log.setLevel(level)
+    assert program is not None
+    written: bytes = program.model_proto.SerializeToString()
+    if importlib.util.find_spec("onnxruntime") is None:
+        return written, model  # nothing here can run it
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
+    return written, lambda x: torch.from_numpy(session.run(None, {"z": x.numpy()})[0])
+
+
+_WRITERS: dict[str, Callable[[nn.Module, Tensor], tuple[bytes, Runner]]] = {
+    "torch": _torch,
+    "torchscript": _torchscript,
+    "onnx": _onnx,
+}

@@ -1,0 +1,90 @@
+"""What `sample` is asked for: labels, ranges of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .columns import Category, Number
+from .storage import pandas
+from .transformer import TableTransformer
+
+
+class Wanted:
+    """Conditions on columns, checked against the table that was fitted.
+
+    Args:
+        conditions: by name of the column: a label (None: missing), or of numbers and dates a value or a pair
+            (lowest, highest), one of which may be None.
+        transformer: of the table.
+
+    Raises:
+        ValueError: no such column, a label that the table has not, a range of labels, a column that is not learnt.
+    """
+
+    def __init__(self, conditions: Mapping[Hashable, Any], transformer: TableTransformer) -> None:
+        self.labels: dict[int, int] = {}  # place among the columns of labels: code
+        self.ranges: dict[Hashable, tuple[Any, Any]] = {}
+        columns = {column.name: column for column in transformer.columns}
+        places = {column.name: place for place, (column, _) in enumerate(transformer.categories)}
+        for name, value in conditions.items():
+            column = columns.get(name)
+            if column is None:
+                known = ", ".join(map(str, list(columns)[:8])) + (", ..." if len(columns) > 8 else "")
+                raise ValueError(f"sample: conditions must name columns of the table ({known}), got {name!r}")
+            if isinstance(column, Category):
+                self.labels[places[name]] = column.code(value)
+            elif isinstance(column, Number):
+                self.ranges[name] = self._range(name, column, value)
+            else:
+                raise ValueError(
+                    f"sample: conditions[{name!r}] must be of a column that is learnt, got a {column.kind}"
+                )
+
+    @staticmethod
+    def _range(name: Hashable, column: Number, value: Any) -> tuple[Any, Any]:
+        pair = value if isinstance(value, tuple | list) else (value, value)
+        if len(pair) != 2:
+            raise ValueError(f"sample: conditions[{name!r}] must be a value or a pair (low, high), got {value!r}")
+        pd = pandas()
+        convert = float
+        if column.kind == "datetime":
+            convert = pd.Timedelta if column.storage.dtype.startswith("timedelta") else pd.Timestamp
+        try:
+            low, high = (None if part is None or part == "" else convert(part) for part in pair)
+        except (ValueError, TypeError) as error:
+            rule = "a date" if column.kind == "datetime" else "a number"
+            got = f"got {value!r}"
+            raise ValueError(f"sample: conditions[{name!r}] must be {rule} or a pair of them, {got}") from error
+        return low, high
+
+    def holds(self, frame: Any, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each row meets all of them.
+
+        Args:
+            frame: n rows; only the columns of ranges are looked at.
+            codes: of the columns of labels, (n, columns).
+        """
+        kept = np.ones(len(codes), dtype=bool)
+        for place, code in self.labels.items():
+            kept &= codes[:, place] == code
+        for name, (low, high) in self.ranges.items():
+            values = self._comparable(frame[name], low if low is not None else high)
+            if low is not None:
+                kept &= (values >= low).fillna(False).to_numpy(dtype=bool)
+            if high is not None:
+                kept &= (values <= high).fillna(False).to_numpy(dtype=bool)
+        return kept
+
+    @staticmethod
+    def _comparable(values: Any, bound: Any) -> Any:
+        pd = pandas()
+        if isinstance(bound, pd.Timestamp):
+            if not pd.api.types.is_datetime64_any_dtype(values.dtype):  # dates in text, or Python's
+                values = pd.to_datetime(values, format="mixed")
+            zone = getattr(values.dtype, "tz", None)
+            return values.dt.tz_localize(None) if zone is not None and bound.tzinfo is None else values
+        return values

@@ -1,0 +1,177 @@
+"""Rules that rows must keep; rows that break one are drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgan.data import DataError
+from fastgan.data.frames import Table
+
+from .storage import pandas
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The base of all rules."""
+
+    @property
+    def columns(self) -> tuple[Hashable, ...]:
+        """Those that the rule looks at."""
+        raise NotImplementedError
+
+    def holds(self, frame: Any) -> NDArray[np.bool_]:
+        """Whether each row of a DataFrame keeps the rule, (n,). A missing value breaks none."""
+        raise NotImplementedError
+
+    def fit(self, frame: Any) -> Constraint:
+        """The rule with what it takes from the data, which must keep it.
+
+        Raises:
+            DataError: a row breaks it.
+        """
+        kept = self.holds(frame)
+        if not kept.all():
+            row = int((~kept).argmax())
+            got = ", ".join(f"{name} = {frame[name].iloc[row]}" for name in self.columns)
+            broken = int((~kept).sum())
+            raise DataError(f"fit: row {row} must keep the constraint {self}, got {got} ({broken:,} rows break it)")
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"type": type(self).__name__} | vars(self)
+
+
+@dataclass(frozen=True)
+class Inequality(Constraint):
+    """One column is at most another: `Inequality("start", "end")` means start <= end.
+
+    Args:
+        low, high: names of columns of numbers or dates.
+        strict: they must differ.
+    """
+
+    low: Hashable
+    high: Hashable
+    strict: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.low} {'<' if self.strict else '<='} {self.high}"
+
+    @property
+    def columns(self) -> tuple[Hashable, ...]:
+        return self.low, self.high
+
+    def holds(self, frame: Any) -> NDArray[np.bool_]:
+        low, high = frame[self.low], frame[self.high]
+        kept = (low < high) if self.strict else (low <= high)
+        return _plain(kept) | _missing(frame, self.columns)
+
+
+@dataclass(frozen=True)
+class Positive(Constraint):
+    """A column is at least 0, or above it.
+
+    Args:
+        column: its name.
+        strict: 0 is none.
+    """
+
+    column: Hashable
+    strict: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.column} {'>' if self.strict else '>='} 0"
+
+    @property
+    def columns(self) -> tuple[Hashable, ...]:
+        return (self.column,)
+
+    def holds(self, frame: Any) -> NDArray[np.bool_]:
+        values = frame[self.column]
+        return _plain((values > 0) if self.strict else (values >= 0)) | _missing(frame, self.columns)
+
+
+@dataclass(frozen=True)
+class FixedCombinations(Constraint):
+    """Columns have together only values that they have together in the data, as city and country.
+
+    Args:
+        names: of the columns, two or more.
+        seen: the combinations of the data; `fit` fills them in.
+    """
+
+    names: tuple[Hashable, ...]
+    seen: frozenset[tuple[str, ...]] = field(default=frozenset(), repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str) or len(self.names) < 2:
+            raise ValueError(f"FixedCombinations: names must be two or more columns, got {self.names!r}")
+        object.__setattr__(self, "names", tuple(self.names))
+
+    def __str__(self) -> str:
+        return f"fixed combinations of {', '.join(map(str, self.names))}"
+
+    @property
+    def columns(self) -> tuple[Hashable, ...]:
+        return self.names
+
+    def fit(self, frame: Any) -> FixedCombinations:
+        return FixedCombinations(self.names, frozenset(self._tuples(frame)))
+
+    def holds(self, frame: Any) -> NDArray[np.bool_]:
+        return np.array([found in self.seen for found in self._tuples(frame)], dtype=bool)
+
+    def _tuples(self, frame: Any) -> list[tuple[str, ...]]:
+        """As text, so that a combination is the same after it was saved, and a gap equals a gap."""
+        pd = pandas()
+        text = [[None if pd.isna(value) else str(value) for value in frame[name]] for name in self.names]
+        return list(zip(*text, strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"type": "FixedCombinations", "names": list(self.names), "seen": sorted(map(list, self.seen), key=repr)}
+
+
+def _plain(kept: Any) -> NDArray[np.bool_]:
+    return kept.fillna(False).to_numpy(dtype=bool)
+
+
+def _missing(frame: Any, names: Sequence[Hashable]) -> NDArray[np.bool_]:
+    return np.logical_or.reduce([frame[name].isna().to_numpy(dtype=bool) for name in names])
+
+
+def fit_all(constraints: Sequence[Constraint], table: Table) -> tuple[Constraint, ...]:
+    """The rules, with what they take from a table.
+
+    Raises:
+        DataError: a column is missing, cannot be compared, or a row breaks a rule.
+    """
+    pd = pandas()
+    fitted = []
+    for rule in constraints:
+        for name in rule.columns:
+            if name not in table.names:
+                raise DataError(f"fit: the constraint {rule} must name columns of the table, got {name!r}")
+        frame = pd.DataFrame({name: table.column(table.names.index(name)) for name in rule.columns})
+        try:
+            fitted.append(rule.fit(frame))
+        except TypeError as error:
+            kinds = ", ".join(f"{name} of {frame[name].dtype}" for name in rule.columns)
+            raise DataError(f"fit: the constraint {rule} must be of columns that compare, got {kinds}") from error
+    return tuple(fitted)
+
+
+def from_dict(values: dict[str, Any]) -> Constraint:
+    """Of `Constraint.as_dict`.
+
+    Raises:
+        KeyError, TypeError: it is none.
+    """
+    fields = {name: value for name, value in values.items() if name != "type"}
+    if values["type"] == "FixedCombinations":
+        return FixedCombinations(tuple(fields["names"]), frozenset(map(tuple, fields["seen"])))
+    return {"Inequality": Inequality, "Positive": Positive}[values["type"]](**fields)

@@ -1,0 +1,477 @@
+"""TabularGAN: the conditional GAN for tables, from a DataFrame to synthetic rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fastgan import random
+from fastgan.data.frames import open_table
+from fastgan.files import write_atomically
+from fastgan.models import evaluating
+from fastgan.random import Purpose
+from fastgan.training.interrupt import Interrupt
+
+from . import constraints as rules
+from .columns import Kind, Normalization
+from .conditions import Wanted
+from .constraints import Constraint
+from .encoded import EncodedTable, pack
+from .networks import Layout, TableDiscriminator, TableGenerator
+from .sampling import Conditions, ConditionSampler
+from .training import Losses, Settings, Trainer
+from .transformer import TableTransformer
+
+FORMAT = 1
+MODEL, WEIGHTS = "table.json", "weights.safetensors"
+_BLOCK = 1000  # rows of a forward pass of `sample`: part of the identity of the bits
+_TRIES = 200  # rows generated for each one asked for, before `sample` gives up
+_LEAST_TRIES = 20_000
+
+log = logging.getLogger("fastgan")
+
+
+@dataclasses.dataclass(frozen=True)
+class TabularConfig:
+    """How a TabularGAN is built and trained.
+
+    Args:
+        epochs: passes over the table: `ceil(rows / batch_size)` iterations each.
+        steps: iterations, instead of epochs.
+        batch_size: rows of a minibatch, a multiple of pack.
+        pack: rows that D judges at once.
+        latent_dim: length of z.
+        generator_hidden: features that each residual block of G appends.
+        discriminator_hidden: widths of D's layers.
+        dropout: of D's units.
+        lr, betas: of both Adams.
+        weight_decay: of G's.
+        temperature: of the Gumbel-softmax.
+        penalty_weight: of the gradient penalty.
+        discriminator_steps: updates of D for each of G.
+        seed: of weights and all random numbers.
+
+    Raises:
+        ValueError: a number that breaks its rule.
+    """
+
+    epochs: int = 300
+    steps: int | None = None
+    batch_size: int = 500
+    pack: int = 10
+    latent_dim: int = 128
+    generator_hidden: tuple[int, ...] = (256, 256)
+    discriminator_hidden: tuple[int, ...] = (256, 256)
+    dropout: float = 0.5
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+    weight_decay: float = 1e-6
+    temperature: float = 0.2
+    penalty_weight: float = 10.0
+    discriminator_steps: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def check(name: str, valid: bool, rule: str) -> None:
+            if not valid:
+                raise ValueError(f"TabularGAN: {name} must be {rule}, got {getattr(self, name)!r}")
+
+        for name in ("epochs", "batch_size", "pack", "latent_dim", "discriminator_steps"):
+            check(
+                name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number of at least 1"
+            )
+        check("steps", self.steps is None or self.steps >= 1, "None or at least 1")
+        check("batch_size", self.batch_size % self.pack == 0, f"a multiple of pack ({self.pack})")
+        check("batch_size", self.batch_size > 1, "at least 2, which batch normalisation needs")
+        for name in ("generator_hidden", "discriminator_hidden"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            check(name, all(width >= 1 for width in getattr(self, name)), "widths of at least 1")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+        for name in ("lr", "temperature"):
+            check(name, getattr(self, name) > 0, "above 0")
+        for name in ("weight_decay", "penalty_weight"):
+            check(name, getattr(self, name) >= 0, "at least 0")
+        check("seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
+
+    def settings(self) -> Settings:
+        """The numbers of an iteration."""
+        return Settings(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Settings)})
+
+
+class TabularGAN:
+    """A conditional GAN for tables of any columns: CTGAN.
+
+    Equivalent to the networks, losses and training-by-sampling of the paper, in float32. What the paper leaves open: a
+    label is drawn by the logarithm of one more than its frequency, the cross-entropy is that of G's logits, a number
+    that 5% of the rows share is a mode of its own, and heavy tails are squashed by asinh.
+
+    Args:
+        kinds, normalization, max_categories: of the columns, as in `TableTransformer`.
+        constraints: rules that rows keep, as `Inequality("start", "end")`: rows that do not are drawn again.
+        device: where the networks train.
+        threads: of the CPU; None: as torch is set.
+        options: fields of `TabularConfig`, as epochs, steps, batch_size, seed.
+
+    Attributes:
+        transformer: the fitted TableTransformer.
+        history: by name (loss_d, penalty, loss_g, cross_entropy) a number for each iteration.
+        rejected: rows that the last `sample` drew again, by constraint, and "conditions".
+
+    Raises:
+        TypeError, ValueError: an option that breaks its rule.
+
+    Source: Xu, Skoularidou, Cuesta-Infante, Veeramachaneni (2019).
+    """
+
+    def __init__(
+        self,
+        *,
+        kinds: Mapping[Hashable, Kind] | None = None,
+        normalization: Normalization = "modes",
+        max_categories: int = 1000,
+        constraints: Sequence[Constraint] = (),
+        device: torch.device | str = "cpu",
+        threads: int | None = None,
+        **options: Any,
+    ) -> None:
+        known = [item.name for item in dataclasses.fields(TabularConfig)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"TabularGAN: options must be among {', '.join(known)}, got {name!r}")
+        self.config = TabularConfig(**options)
+        self.transformer = TableTransformer(
+            kinds=kinds,
+            normalization=normalization,
+            max_categories=max_categories,
+            seed=self.config.seed,
+            threads=threads,
+        )
+        for rule in constraints:
+            if not isinstance(rule, Constraint):
+                raise TypeError(f"TabularGAN: constraints must be of fastgan.tabular, got {type(rule).__name__}")
+        self.constraints = tuple(constraints)
+        self.device = torch.device(device)
+        self.threads = threads
+        self.generator: TableGenerator | None = None
+        self.discriminator: TableDiscriminator | None = None
+        self.history: dict[str, NDArray[np.float64]] = {}
+        self.rejected: dict[str, int] = {}
+        self.interrupted = False
+        self._sampler: ConditionSampler | None = None
+
+    def __repr__(self) -> str:
+        steps = len(self.history.get("loss_d", ()))
+        state = f"{steps:,} iterations" if self.generator is not None else "not fitted"
+        return f"TabularGAN({state}, {self.transformer!r})"
+
+    # ---------------------------------------------------------------- training
+
+    def fit(
+        self,
+        table: Any,
+        *,
+        progress: bool = False,
+        on_step: Callable[[int, int, Losses], None] | None = None,
+    ) -> TabularGAN:
+        """Fit the columns, then train both networks from new weights.
+
+        Args:
+            table: a DataFrame, or the path of a .csv, .tsv or .parquet file.
+            progress: show on standard error how far it is.
+            on_step: called after each iteration with its number, how many there are, and the losses.
+
+        Returns:
+            Itself. After Ctrl-C training ends early, and `interrupted` is True.
+
+        Raises:
+            DataError: as `TableTransformer.fit`; nothing in the table varies; a row breaks a constraint.
+            FloatingPointError: a loss is not finite.
+        """
+        trainer = self.prepare(table)
+        steps = self.steps_for(trainer.sampler.rows)
+        losses: list[Losses] = []
+        show = _Progress(steps) if progress else None
+        with _threads(self.threads), Interrupt(terminate=False) as interrupt:
+            for step in range(steps):
+                losses.append(trainer.iterate())
+                if (step + 1) % 100 == 0 or step + 1 == steps:
+                    self._check(losses[-1], step)
+                    if show is not None:
+                        show(step + 1, losses[-1])
+                if on_step is not None:
+                    on_step(step + 1, steps, losses[-1])
+                if interrupt.requested:
+                    break
+        self.interrupted = len(losses) < steps
+        table_of_losses = torch.stack([torch.stack(row) for row in losses]).double().cpu().numpy()
+        self.history = dict(zip(Losses._fields, table_of_losses.T, strict=True))
+        self._sampler = ConditionSampler.without_rows(trainer.sampler.counts)
+        return self
+
+    def steps_for(self, rows: int) -> int:
+        """Iterations of a table of so many rows."""
+        config = self.config
+        return config.steps or config.epochs * -(-rows // config.batch_size)
+
+    def prepare(self, table: Any) -> Trainer:
+        """Fit the columns and build the networks; what `fit` does before its first iteration.
+
+        Args:
+            table: as for `fit`.
+
+        Returns:
+            Trainer, whose `iterate` is one iteration.
+        """
+        source = open_table(table)
+        self.transformer.fit(source)
+        self.constraints = rules.fit_all(self.constraints, source)
+        if not self.transformer.width:
+            kinds = ", ".join(f"{column.name} is {column.kind}" for column in self.transformer.columns[:4])
+            from fastgan.data import DataError
+
+            raise DataError(f"fit: at least one column must have something to learn, got none ({kinds})")
+        encoded = self.transformer.encode(source)
+        categories = self.transformer.categories
+        sampler = ConditionSampler(
+            encoded, [place for _, place in categories], [column.size for column, _ in categories]
+        )
+        self._build(sampler)
+        assert self.generator is not None and self.discriminator is not None
+        return Trainer(self.generator, self.discriminator, encoded, sampler, self._layout(), self.config.settings())
+
+    def _build(self, sampler: ConditionSampler) -> None:
+        config, width = self.config, self.transformer.width
+        self._sampler = sampler
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random.torch_seed(config.seed, 0))
+            generator = TableGenerator(config.latent_dim + sampler.width, config.generator_hidden, width)
+            discriminator = TableDiscriminator(
+                config.pack * (width + sampler.width), config.discriminator_hidden, dropout=config.dropout
+            )
+        self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
+
+    def _layout(self) -> Layout:
+        heads = self.transformer.heads
+        softmax = [head for head in heads if head.kind == "softmax"]
+        return Layout(heads, [softmax[place] for _, place in self.transformer.categories], self.device)
+
+    @staticmethod
+    def _check(losses: Losses, step: int) -> None:
+        for name, value in losses._asdict().items():
+            if not torch.isfinite(value):
+                raise FloatingPointError(f"fit: {name} must be finite, got {float(value)} at iteration {step}")
+
+    # ---------------------------------------------------------------- samples
+
+    def sample(
+        self,
+        n: int,
+        *,
+        conditions: Mapping[Hashable, Any] | None = None,
+        seed: int = 0,
+        offset: int = 0,
+    ) -> Any:
+        """Synthetic rows, with G in eval mode.
+
+        Row i of a seed is the same however many are drawn together. Rows that do not meet the conditions, or break a
+        constraint, are drawn again; `rejected` counts them.
+
+        Args:
+            n: how many.
+            conditions: by name of a column: a label (None: a missing one), or of numbers and dates a value or a pair
+                (lowest, highest), of which one may be None.
+            seed: of the noise.
+            offset: number of the first row; without conditions and constraints.
+
+        Returns:
+            DataFrame of n rows: columns, order and dtypes of the table.
+
+        Raises:
+            ValueError: an unknown column or label; conditions and constraints that hardly any row meets.
+            RuntimeError: the GAN is not fitted.
+        """
+        for name, value in (("n", n), ("offset", offset), ("seed", seed)):
+            if value < 0:
+                raise ValueError(f"sample: {name} must be at least 0, got {value}")
+        if self.generator is None:
+            raise RuntimeError("TabularGAN must be fitted first: fit(table)")
+        wanted = Wanted(conditions or {}, self.transformer)
+        filtered = bool(wanted.labels or wanted.ranges or self.constraints)
+        if offset and filtered:
+            raise ValueError(f"sample: offset must be 0 with conditions or constraints, got {offset}")
+        self.rejected = dict.fromkeys([*map(str, self.constraints), *(["conditions"] if conditions else [])], 0)
+        parts, found, tried, block = [], 0, 0, offset // _BLOCK
+        limit = max(_LEAST_TRIES, _TRIES * n)
+        while found < n:
+            encoded = self._block(block, seed, wanted)
+            first = max(offset - block * _BLOCK, 0)
+            index = torch.arange(first, _BLOCK)
+            if filtered:
+                index = torch.from_numpy(np.flatnonzero(self._kept(encoded, wanted)))
+            index = index[: n - found]
+            parts.append(EncodedTable(encoded.scalars[index], encoded.codes[index], encoded.heads))
+            found, tried, block = found + len(index), tried + _BLOCK, block + 1
+            if filtered and found < n and tried >= limit:
+                counts = ", ".join(f"{count:,} by {name}" for name, count in self.rejected.items())
+                raise ValueError(
+                    f"sample: conditions and constraints must be met by one row in {_TRIES} at least, got {found:,} of "
+                    f"{tried:,} generated rows (refused: {counts})"
+                )
+        heads = self.transformer.heads
+        empty = torch.empty(0, self.transformer.width)
+        scalars, codes = (
+            torch.cat([getattr(part, name) for part in [pack(empty, heads), *parts]]) for name in ("scalars", "codes")
+        )
+        return self.transformer.decode(EncodedTable(scalars, codes, heads), first=offset)
+
+    @torch.no_grad()
+    def _block(self, block: int, seed: int, wanted: Wanted) -> EncodedTable:
+        """Rows block * 1000 and following: all of a block are made together, however few are wanted."""
+        assert self.generator is not None and self._sampler is not None
+        common: dict[str, Any] = {"seed": seed, "purpose": Purpose.SAMPLE, "step": 0}
+        latent, width, start = self.config.latent_dim, self.transformer.width, block * _BLOCK
+        drawn = self._sampler.draw(_BLOCK, offset=start, real=True, **common)
+        if wanted.labels:  # the rarest of them; the others by rejection
+            counts = self._sampler.counts
+            place = min(wanted.labels, key=lambda place: counts[place][wanted.labels[place]])
+            drawn = Conditions(torch.full((_BLOCK,), place), torch.full((_BLOCK,), wanted.labels[place]))
+        parameter = next(self.generator.parameters())
+        z = random.normal((_BLOCK, latent), offset=start * latent, dtype=parameter.dtype, device=self.device, **common)
+        condition = self._sampler.one_hot(drawn, parameter.dtype).to(self.device)
+        with evaluating(self.generator):
+            logits = self.generator(torch.cat([z, condition], 1))
+        uniform = random.uniform(
+            (_BLOCK, width), substream=4, offset=start * width, dtype=torch.float32, device=self.device, **common
+        )
+        return pack(self._layout().activate(logits, uniform.to(logits.dtype), self.config.temperature).cpu(),
+                    self.transformer.heads)  # fmt: skip
+
+    def _kept(self, encoded: EncodedTable, wanted: Wanted) -> NDArray[np.bool_]:
+        places = [place for _, place in self.transformer.categories]
+        frame = self.transformer.decode(encoded)
+        kept = wanted.holds(frame, encoded.codes[:, places].numpy())
+        if "conditions" in self.rejected:
+            self.rejected["conditions"] += int((~kept).sum())
+        for rule in self.constraints:
+            holds = rule.holds(frame)
+            self.rejected[str(rule)] += int((kept & ~holds).sum())
+            kept = kept & holds
+        return kept
+
+    # ---------------------------------------------------------------- kept
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write table.json and weights.safetensors; pickle is not used.
+
+        Args:
+            folder: made where there is none.
+
+        Raises:
+            RuntimeError: the GAN is not fitted. OSError: a file cannot be written.
+        """
+        if self.generator is None or self.discriminator is None or self._sampler is None:
+            raise RuntimeError("TabularGAN must be fitted first: fit(table)")
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, network in (("generator", self.generator), ("discriminator", self.discriminator))
+            for key, value in network.state_dict().items()
+        }
+        tensors |= {f"history.{name}": torch.from_numpy(np.ascontiguousarray(x)) for name, x in self.history.items()}
+        body = {
+            "format": FORMAT,
+            "config": dataclasses.asdict(self.config),
+            "transformer": self.transformer.as_dict(),
+            "constraints": [rule.as_dict() for rule in self.constraints],
+            "counts": self._sampler.counts,
+            "interrupted": self.interrupted,
+        }
+        write_atomically(path / WEIGHTS, [safetensors.torch.save(tensors)])
+        write_atomically(path / MODEL, [json.dumps(body, indent=1).encode()])
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> TabularGAN:
+        """Of a folder of `save`.
+
+        Args:
+            folder: where `save` wrote.
+            device: of the networks.
+
+        Returns:
+            TabularGAN, which samples the same rows.
+
+        Raises:
+            FileNotFoundError: there is none. ValueError: it is damaged.
+        """
+        path = Path(folder)
+        if not (path / MODEL).is_file():
+            raise FileNotFoundError(f"load: no TabularGAN in {path}: it has no {MODEL}")
+        try:
+            body = json.loads((path / MODEL).read_bytes())
+            if body["format"] != FORMAT:
+                raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
+            made = cls(device=device, **body["config"])
+            made.transformer = TableTransformer.from_dict(body["transformer"])
+            made.constraints = tuple(rules.from_dict(rule) for rule in body["constraints"])
+            made.interrupted = bool(body["interrupted"])
+            tensors = safetensors.torch.load((path / WEIGHTS).read_bytes())
+            made._build(ConditionSampler.without_rows(body["counts"]))
+            for name in ("generator", "discriminator"):
+                state = {key.removeprefix(f"{name}."): x for key, x in tensors.items() if key.startswith(f"{name}.")}
+                getattr(made, name).load_state_dict(state)
+            made.history = {
+                key.removeprefix("history."): x.numpy() for key, x in tensors.items() if key.startswith("history.")
+            }
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"load: {path} must hold a whole TabularGAN, got: {reason}") from error
+        return made
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Progress:
+    """Ten lines a run."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._every, self._next, self._begun = steps, max(1, steps // 10), 0, time.perf_counter()
+
+    def __call__(self, step: int, losses: Losses) -> None:
+        if step < self._next and step < self._steps:
+            return
+        import sys
+
+        self._next = step + self._every
+        rate = step / max(time.perf_counter() - self._begun, 1e-9)
+        print(
+            f"{step:>{len(str(self._steps))}}/{self._steps}  {rate:,.1f} it/s  "
+            f"{(self._steps - step) / rate:,.0f} s left  "
+            f"loss_d {float(losses.loss_d):.3f}  loss_g {float(losses.loss_g):.3f}  "
+            f"cross-entropy {float(losses.cross_entropy):.3f}",
+            file=sys.stderr,
+            flush=True,
+        )

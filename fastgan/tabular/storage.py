@@ -1,0 +1,295 @@
+"""How a column of a DataFrame is stored: its values out of any dtype, and back into exactly that dtype."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgan.data import DataError
+from fastgan.data.extras import need
+
+LARGEST = 1e150  # whose square is still finite
+Family = Literal["whole", "real", "time", "label"]
+
+# Of text that may be a date. A format is taken only if it writes every cell as it was.
+FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y",
+           "%d.%m.%Y", "%d-%m-%Y", "%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%Y%m%dT%H%M%S", "%H:%M:%S",
+           "%H:%M")  # fmt: skip
+_LEAST_DATES = 3  # different dates that a column of text must have before it is taken for dates
+
+
+def pandas() -> Any:
+    """pandas, or what to install."""
+    return need("pandas", what="fastgan.tabular", package="pandas")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What is needed to write a column as it was read.
+
+    Args:
+        dtype: of pandas, as text; "category" with its categories in `categories`.
+        family: of the values: whole numbers, real numbers, times as whole numbers, labels.
+        categories: of a categorical dtype, tagged for JSON; their own dtype comes first.
+        ordered: whether these are in order.
+        string: storage and missing value of pandas' dtype for text.
+        format: of dates in text.
+        date: Python's dates stand in an object column.
+        missing: what stands for a missing value in an object column: "None" or "nan".
+    """
+
+    dtype: str
+    family: Family
+    categories: tuple[Any, ...] | None = None
+    ordered: bool = False
+    string: tuple[str, str] | None = None
+    format: str | None = None
+    date: bool = False
+    missing: str = "None"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Storage:
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**plain)
+
+    def restore(self, values: NDArray[Any], missing: NDArray[np.bool_]) -> Any:
+        """A Series of this dtype.
+
+        Args:
+            values: (n,) int64, uint64, floating or objects, as `Values.present`; anything where `missing`.
+            missing: (n,).
+        """
+        pd = pandas()
+        series = self._times(values, missing) if self.family == "time" else None
+        if series is None:
+            if self.categories is not None:
+                kept = pd.Series(values, dtype=object).mask(missing, None)
+                return pd.Series(pd.Categorical(kept, dtype=self._dtype()))
+            dtype = self._dtype()
+            if isinstance(dtype, np.dtype) and dtype.kind in "biufc":
+                series = pd.Series(np.asarray(values).astype(dtype))
+                return series.mask(missing) if missing.any() else series
+            series = pd.Series(values, dtype=object if values.dtype == object else None).astype(dtype)
+        if not missing.any():
+            return series
+        if pd.api.types.is_object_dtype(series.dtype):
+            kept = series.to_numpy(copy=True)
+            kept[missing] = None if self.missing == "None" else np.nan
+            return pd.Series(kept, dtype=object)
+        return series.mask(missing)
+
+    def _times(self, values: NDArray[Any], missing: NDArray[np.bool_]) -> Any:
+        pd = pandas()
+        whole = np.where(missing, np.int64(0), values.astype(np.int64))
+        if self.date:
+            days = whole.astype("datetime64[D]").astype(object)
+            return pd.Series(days, dtype=object)
+        if self.format is not None:
+            text = pd.Series(whole.view("datetime64[s]")).dt.strftime(self.format)
+            return text.astype(self._dtype())
+        unit, zone = _unit(self.dtype)
+        kind = "m8" if self.dtype.startswith("timedelta") else "M8"
+        series = pd.Series(whole.view(f"{kind}[{unit}]"))
+        if zone is not None:
+            series = series.dt.tz_localize("UTC").dt.tz_convert(zone)
+        return series
+
+    def _dtype(self) -> Any:
+        pd = pandas()
+        if self.categories is not None:
+            dtype, *tagged = self.categories
+            index = pd.Index([untag(value) for value in tagged], dtype=None if dtype == "datetime" else dtype)
+            return pd.CategoricalDtype(index, ordered=self.ordered)
+        if self.string is not None:
+            storage, missing = self.string
+            return pd.StringDtype(storage, na_value=np.nan if missing == "nan" else pd.NA)
+        return pd.api.types.pandas_dtype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a column.
+
+    Args:
+        present: (n - missing,) int64 or uint64 (whole, time), floating (real) or objects (label).
+        missing: (n,) where there is none.
+        storage: how they were stored.
+    """
+
+    present: NDArray[Any]
+    missing: NDArray[np.bool_]
+    storage: Storage
+
+    def row(self, position: int) -> int:
+        """The row of the present value at a position."""
+        return int(np.flatnonzero(~self.missing)[position])
+
+
+def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | None = None) -> Values:
+    """The values of a Series.
+
+    Args:
+        series: of pandas.
+        name: of the column, for messages.
+        caller: for messages.
+        as_time: whether text holds dates; None: found out.
+
+    Raises:
+        DataError: an infinite value, values of several types in one column, or a dtype that is no data.
+    """
+    pd = pandas()
+    dtype, where = series.dtype, f"{caller}: column {name!r}"
+    if isinstance(dtype, pd.ArrowDtype):
+        plain = read(_out_of_arrow(series), name, caller=caller, as_time=as_time)
+        return Values(plain.present, plain.missing, Storage(str(dtype), plain.storage.family))
+    missing = series.isna().to_numpy(dtype=bool)
+    present = series[~missing] if missing.any() else series
+    if isinstance(dtype, pd.CategoricalDtype):
+        kept = (str(dtype.categories.dtype), *(tag(value, where) for value in dtype.categories))
+        if str(dtype.categories.dtype).startswith("datetime"):
+            kept = ("datetime", *kept[1:])
+        storage = Storage("category", "label", categories=kept, ordered=bool(dtype.ordered))
+        return Values(np.asarray(present.astype(object)), missing, storage)
+    if pd.api.types.is_bool_dtype(dtype):
+        return Values(np.asarray(present.astype(object)), missing, Storage(str(dtype), "label"))
+    if pd.api.types.is_integer_dtype(dtype):
+        wide = "uint64" if str(dtype).lower() == "uint64" else "int64"
+        return Values(present.to_numpy(dtype=wide), missing, Storage(str(dtype), "whole"))
+    if pd.api.types.is_float_dtype(dtype):
+        numbers = np.asarray(present.to_numpy(dtype=dtype if isinstance(dtype, np.dtype) else str(dtype).lower()))
+        found = Values(numbers, missing, Storage(str(dtype), "real"))
+        _check_finite(found, where)
+        return found
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        numbers = present.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().view("int64")
+        return Values(numbers, missing, Storage(str(dtype), "time"))
+    if isinstance(dtype, np.dtype) and dtype.kind in "mM":
+        return Values(present.to_numpy().view("int64"), missing, Storage(str(dtype), "time"))
+    if isinstance(dtype, pd.StringDtype):
+        na = "nan" if dtype.na_value is not pd.NA else "NA"
+        return _text(present, missing, Storage(str(dtype), "label", string=(dtype.storage, na)), as_time, where)
+    if pd.api.types.is_object_dtype(dtype):
+        return _objects(series, present, missing, as_time, where)
+    raise DataError(f"{where} must hold numbers, text, booleans or dates, got {dtype}")
+
+
+def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: bool | None, where: str) -> Values:
+    pd = pandas()
+    gaps = series[missing]
+    gap = "nan" if len(gaps) and isinstance(gaps.iloc[0], float) else "None"
+    kind = pd.api.types.infer_dtype(present, skipna=False)
+    if kind in ("string", "empty"):
+        return _text(present, missing, Storage("object", "label", missing=gap), as_time, where)
+    if kind == "boolean":
+        return Values(np.asarray(present), missing, Storage("object", "label", missing=gap))
+    if kind == "integer" and all(-(2**63) <= value < 2**63 for value in present):
+        return Values(present.to_numpy(dtype="int64"), missing, Storage("object", "whole", missing=gap))
+    if kind == "floating":
+        found = Values(present.to_numpy(dtype="float64"), missing, Storage("object", "real", missing=gap))
+        _check_finite(found, where)
+        return found
+    if kind == "date":
+        days = present.to_numpy(dtype="datetime64[D]").astype("int64")
+        return Values(days, missing, Storage("object", "time", date=True, missing=gap))
+    first = present.iloc[0]
+    for row, value in zip(np.flatnonzero(~missing), present, strict=True):
+        if type(value) is not type(first):
+            got = f"{value!r:.40} ({type(value).__name__})"
+            raise DataError(f"{where} row {row} must hold {type(first).__name__} as the rows above it, got {got}")
+    got = type(first).__name__
+    raise DataError(f"{where} row {np.flatnonzero(~missing)[0]} must hold a number, text, boolean or date, got {got}")
+
+
+def _text(present: Any, missing: NDArray[np.bool_], storage: Storage, as_time: bool | None, where: str) -> Values:
+    objects = np.asarray(present.astype(object))
+    found = None if as_time is False else _dates(present, required=bool(as_time))
+    if found is not None:
+        format, seconds = found
+        return Values(seconds, missing, Storage(**vars(storage) | {"family": "time", "format": format}))
+    if as_time:
+        raise DataError(f"{where} must hold dates of one format such as {FORMATS[0]}, got {objects[:1]!r:.60}")
+    return Values(objects, missing, storage)
+
+
+def _dates(text: Any, *, required: bool) -> tuple[str, NDArray[np.int64]] | None:
+    """The format of dates in text, and the seconds since 1970; None where no format writes every cell as it is."""
+    pd = pandas()
+    if not len(text):
+        return None
+    first = str(text.iloc[0])
+    if not first[:1].isdigit() or len(first) > 19:
+        return None
+    for format in FORMATS:
+        some = text.iloc[:50]
+        if not _fits(pd, some, format):
+            continue
+        parsed = pd.to_datetime(text, format=format, errors="coerce")
+        if parsed.isna().any() or not (parsed.dt.strftime(format).to_numpy() == text.to_numpy()).all():
+            continue
+        if required or parsed.nunique() >= _LEAST_DATES:
+            return format, parsed.to_numpy().astype("datetime64[s]").astype("int64")
+    return None
+
+
+def _fits(pd: Any, text: Any, format: str) -> bool:
+    parsed = pd.to_datetime(text, format=format, errors="coerce")
+    return not parsed.isna().any() and bool((parsed.dt.strftime(format).to_numpy() == text.to_numpy()).all())
+
+
+def _check_finite(values: Values, where: str) -> None:
+    wrong = np.flatnonzero(~(np.abs(values.present.astype(np.float64)) <= LARGEST))
+    if len(wrong):
+        got, row = values.present[wrong[0]], values.row(int(wrong[0]))
+        rule = "a finite number" if np.isinf(got) else f"at most {LARGEST:g} in magnitude"
+        raise DataError(f"{where} row {row} must be {rule}, got {got:g}")
+
+
+def _out_of_arrow(series: Any) -> Any:
+    arrow = need("pyarrow", what="fastgan.tabular", package="pyarrow")
+    array = arrow.array(series)
+    if array.null_count and arrow.types.is_integer(array.type):
+        return series.astype("UInt64" if str(array.type) == "uint64" else "Int64")
+    return array.to_pandas()
+
+
+def _unit(dtype: str) -> tuple[str, str | None]:
+    """Of "datetime64[us, Europe/Paris]": "us" and the zone."""
+    inside = dtype[dtype.index("[") + 1 : -1]
+    unit, _, zone = inside.partition(", ")
+    return unit, zone or None
+
+
+def tag(value: Any, where: str = "column") -> Any:
+    """A label as JSON has it.
+
+    Raises:
+        DataError: it is no text, number, boolean or date.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, pandas().Timestamp):
+        return {"timestamp": value.isoformat()}
+    if isinstance(value, datetime.date):
+        return {"date": value.isoformat()}
+    raise DataError(f"{where} must have labels of text, numbers, booleans or dates, got {type(value).__name__}")
+
+
+def untag(value: Any) -> Any:
+    """The label again."""
+    if not isinstance(value, dict):
+        return value
+    if "timestamp" in value:
+        return pandas().Timestamp(value["timestamp"])
+    return datetime.date.fromisoformat(value["date"])

@@ -1,0 +1,346 @@
+"""TableTransformer: tables of any columns to rows of a GAN, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastgan.data import DataError, DataWarning
+from fastgan.data.frames import open_table
+from fastgan.files import write_atomically
+
+from . import columns as column_kinds
+from . import storage
+from .columns import Category, Column, Encoded, Kind, Normalization
+from .encoded import EncodedTable, Head, pack
+from .numeric import quiet_fits
+
+FORMAT = 1
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_SMALL = 2**15  # categories that int16 can count
+
+
+class TableTransformer:
+    """What a generator has to make for each column of a table, found from the table.
+
+    A column is
+
+    - continuous, integer (whole), count (whole, from 0, heavy tail) or datetime: a scalar in [-1, 1] and a one for the
+      mode that it lies in. Numbers that many rows have are modes of their own. Range, decimals, step and type come
+      back exactly;
+    - categorical or boolean: a one for each label, rare ones too;
+    - constant or identifier: nothing is learnt. The value, or new identifiers, come back.
+
+    A missing value is a mode or label of its own. Names, order and dtypes of the columns come back exactly.
+
+    Args:
+        kinds: of columns by name, where they are not to be found out.
+        normalization: of numbers: "modes" (of a Bayesian mixture of normal distributions) or "quantile" (ranks).
+        max_categories: labels that a column may have.
+        seed: of the rows that a mixture is fitted to, and of the modes that are drawn.
+        threads: that fit columns at the same time; None: as many as torch uses.
+
+    Raises:
+        ValueError: an unknown kind or normalization.
+
+    Source: Xu et al. (2019), "Modeling Tabular Data using Conditional GAN", section 4.2.
+    """
+
+    def __init__(
+        self,
+        *,
+        kinds: Mapping[Hashable, Kind] | None = None,
+        normalization: Normalization = "modes",
+        max_categories: int = 1000,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        self.kinds = dict(kinds or {})
+        for name, kind in self.kinds.items():
+            if kind not in KINDS:
+                raise ValueError(f"TableTransformer: kinds[{name!r}] must be one of {', '.join(KINDS)}, got {kind!r}")
+        if normalization not in get_args(Normalization):
+            allowed = ", ".join(get_args(Normalization))
+            raise ValueError(f"TableTransformer: normalization must be one of {allowed}, got {normalization!r}")
+        if max_categories < 2:
+            raise ValueError(f"TableTransformer: max_categories must be at least 2, got {max_categories}")
+        self.normalization: Normalization = normalization
+        self.max_categories = max_categories
+        self.seed = seed
+        self.threads = threads
+        self.columns: tuple[Column, ...] = ()
+
+    def __repr__(self) -> str:
+        if not self.columns:
+            return "TableTransformer(not fitted)"
+        counts = Counter(column.kind for column in self.columns)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+        return f"TableTransformer({len(self.columns)} columns: {kinds}; rows of {self.width} numbers)"
+
+    # ---------------------------------------------------------------- fit
+
+    def fit(self, table: Any) -> TableTransformer:
+        """Find kinds, ranges, labels and modes of the columns.
+
+        Args:
+            table: a DataFrame, or the path of a .csv, .tsv or .parquet file; of the last, one column at a time is in
+                memory.
+
+        Returns:
+            Itself.
+
+        Raises:
+            DataError: no rows or columns, duplicate names, infinite values, too many categories, values of several
+                types in one column; the sentence names column and row.
+            DataWarning: (a warning) a column is taken for identifiers, or has no value.
+        """
+        source = open_table(table)
+        self._check_names(source.names)
+        if not source.rows:
+            raise DataError(f"fit: {source.label} must have at least one row, got none")
+
+        def one(number: int) -> Column:
+            name = source.names[number]
+            asked = self.kinds.get(name)
+            as_time = None if asked is None else asked == "datetime"
+            values = storage.read(source.column(number), name, as_time=as_time)
+            kind = asked or column_kinds.infer(name, values, self.max_categories)
+            return column_kinds.fit(
+                name,
+                values,
+                kind,
+                normalization=self.normalization,
+                max_categories=self.max_categories,
+                seed=(self.seed + number) % 2**32,
+            )
+
+        with quiet_fits(), ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
+            self.columns = tuple(pool.map(one, range(len(source.names))))
+        self._warn()
+        return self
+
+    def _check_names(self, names: tuple[Hashable, ...]) -> None:
+        if not names:
+            raise DataError("fit: the table must have at least one column, got none")
+        for name in names:
+            if not isinstance(name, str | int) or isinstance(name, bool):
+                raise DataError(f"fit: column names must be text or whole numbers, got {name!r}")
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            places = " and ".join(str(i) for i, name in enumerate(names) if name == twice)
+            raise DataError(f"fit: column names must differ, got {twice!r} in columns {places} (counted from 0)")
+        for name in self.kinds:
+            if name not in names:
+                raise DataError(f"fit: kinds must name columns of the table, got {name!r}")
+
+    def _warn(self) -> None:
+        for column in self.columns:
+            if column.kind == "identifier" and column.name not in self.kinds:
+                text = f"fit: column {column.name!r} is taken for an identifier: made anew, not learnt"
+                warnings.warn(text, DataWarning, stacklevel=3)
+            if isinstance(column, column_kinds.Constant) and column.label is None:
+                warnings.warn(f"fit: column {column.name!r} has no value in any row", DataWarning, stacklevel=3)
+
+    # ---------------------------------------------------------------- there
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """What the outputs of a generator of this table are."""
+        found: list[Head] = []
+        for column in self._fitted():
+            for width, kind in ((int(column.has_scalar), "tanh"), (column.size, "softmax")):
+                if width:
+                    found.append(Head(found[-1].stop if found else 0, width, kind))  # type: ignore[arg-type]
+        return tuple(found)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        heads = self.heads
+        return heads[-1].stop if heads else 0
+
+    @property
+    def categories(self) -> tuple[tuple[Category, int], ...]:
+        """The columns of labels, and the place of each among the softmax heads."""
+        places: list[tuple[Category, int]] = []
+        place = 0
+        for column in self._fitted():
+            if isinstance(column, Category):
+                places.append((column, place))
+            place += column.size > 0
+        return tuple(places)
+
+    def encode(self, table: Any) -> EncodedTable:
+        """The rows of a table in little memory; `rows` of it gives those of `transform`.
+
+        Args:
+            table: as for `fit`, with the columns of the fitted one in any order.
+
+        Returns:
+            EncodedTable.
+
+        Raises:
+            DataError: a column is missing, or has other values than at fit.
+        """
+        source, fitted = open_table(table), self._fitted()
+        scalars = np.empty((source.rows, sum(column.has_scalar for column in fitted)), dtype=np.float32)
+        wide = max((column.size for column in fitted), default=0) >= _SMALL
+        codes = np.empty((source.rows, sum(column.size > 0 for column in fitted)), np.int32 if wide else np.int16)
+        for number, (column, scalar, code) in enumerate(self._places()):
+            if column.name not in source.names:
+                raise DataError(f"transform: {source.label} must have the column {column.name!r}, got none")
+            if scalar is None and code is None:
+                continue
+            values = self._read(column, source.column(source.names.index(column.name)))
+            uniform = np.random.default_rng((self.seed, number)).random(source.rows)
+            found = column.encode(values, uniform)
+            if scalar is not None:
+                scalars[:, scalar] = found.scalar
+            if code is not None:
+                codes[:, code] = found.codes
+        return EncodedTable(torch.from_numpy(scalars), torch.from_numpy(codes), self.heads)
+
+    def _read(self, column: Column, series: Any) -> storage.Values:
+        as_time = column.storage.family == "time"
+        values = storage.read(series, column.name, caller="transform", as_time=as_time)
+        family, wanted = values.storage.family, column.storage.family
+        if family != wanted and not (isinstance(column, column_kinds.Number) and {family, wanted} == {"whole", "real"}):
+            rule = f"transform: column {column.name!r} must hold {column.storage.dtype} as at fit"
+            if not len(values.present):
+                return storage.Values(np.empty(0), values.missing, column.storage)
+            raise DataError(f"{rule}, got {values.storage.dtype}")
+        if isinstance(column, column_kinds.Number):
+            if values.missing.any() and not column.has_missing:
+                row = int(np.flatnonzero(values.missing)[0])
+                where = f"transform: column {column.name!r} row {row}"
+                raise DataError(f"{where} must have a value as all had at fit, got none")
+            if isinstance(column.grid, column_kinds.Whole):
+                return storage.Values(values.present.astype(column.grid.dtype), values.missing, column.storage)
+        return values
+
+    def _places(self) -> Iterator[tuple[Column, int | None, int | None]]:
+        """Each column with its place among the scalars and among the codes."""
+        scalar = code = 0
+        for column in self._fitted():
+            yield column, scalar if column.has_scalar else None, code if column.size else None
+            scalar += column.has_scalar
+            code += column.size > 0
+
+    def transform(self, table: Any) -> NDArray[np.float32]:
+        """The rows of a table as a GAN sees them.
+
+        Args:
+            table: as for `encode`.
+
+        Returns:
+            (n, width) float32.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        encoded = self.encode(table)
+        return encoded.rows(torch.arange(len(encoded))).numpy()
+
+    # ---------------------------------------------------------------- back
+
+    def inverse(self, rows: NDArray[Any] | Tensor, *, first: int = 0) -> Any:
+        """A DataFrame of rows that a generator made.
+
+        Args:
+            rows: (n, width); of a softmax the largest counts.
+            first: number of the first row, for identifiers.
+
+        Returns:
+            DataFrame of n rows with the columns of the fitted one.
+
+        Raises:
+            ValueError: rows of another width.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise ValueError(f"inverse: rows must be (n, {self.width}), got {tuple(rows.shape)}")
+        return self.decode(pack(rows, self.heads), first=first)
+
+    def decode(self, encoded: EncodedTable, *, first: int = 0) -> Any:
+        """A DataFrame of an EncodedTable; `inverse` of its rows."""
+        pd = storage.pandas()
+        n, made = len(encoded), []
+        scalars, codes = encoded.scalars.double().cpu().numpy(), encoded.codes.cpu().numpy().astype(np.int64)
+        for column, scalar, code in self._places():
+            part = Encoded(
+                None if scalar is None else scalars[:, scalar].clip(-1, 1), None if code is None else codes[:, code]
+            )
+            made.append(column.decode(part, n, first))
+        frame = pd.concat(made, axis=1) if made else pd.DataFrame()
+        frame.columns = pd.Index([column.name for column in self._fitted()])
+        return frame
+
+    def _fitted(self) -> tuple[Column, ...]:
+        if not self.columns:
+            raise RuntimeError("TableTransformer must be fitted first: fit(table)")
+        return self.columns
+
+    # ---------------------------------------------------------------- kept
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON can hold; `from_dict` makes the same object of it, to the last bit."""
+        return {
+            "format": FORMAT,
+            "normalization": self.normalization,
+            "max_categories": self.max_categories,
+            "seed": self.seed,
+            "kinds": [[name, kind] for name, kind in self.kinds.items()],
+            "columns": [column.as_dict() for column in self._fitted()],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TableTransformer:
+        """Of `as_dict`.
+
+        Raises:
+            ValueError: it is not such a dictionary.
+        """
+        try:
+            if values["format"] != FORMAT:
+                raise ValueError(f"format must be {FORMAT}, got {values['format']!r}")
+            made = cls(
+                kinds={name: kind for name, kind in values["kinds"]},
+                normalization=values["normalization"],
+                max_categories=values["max_categories"],
+                seed=values["seed"],
+            )
+            made.columns = tuple(column_kinds.from_dict(column) for column in values["columns"])
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"TableTransformer: the saved table must be whole, got {error!r}") from error
+        return made
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_atomically(path, [json.dumps(self.as_dict(), indent=1).encode()])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TableTransformer:
+        """Of a file of `save`.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            values = json.loads(Path(path).read_bytes())
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"load: {path} must be a table saved by TableTransformer.save, got {error}") from error
+        return cls.from_dict(values)

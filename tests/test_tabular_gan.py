@@ -1,0 +1,273 @@
+"""TabularGAN: from a table to synthetic rows, conditions, constraints, files."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastgan
+from fastgan.data import DataError, DataWarning
+from fastgan.tabular import FixedCombinations, Inequality, Positive, TabularGAN
+from fastgan.tabular.networks import TableGenerator
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("sklearn")
+
+SMALL: dict[str, Any] = {
+    "batch_size": 60, "pack": 5, "latent_dim": 8, "generator_hidden": (16,), "discriminator_hidden": (16,),
+    "threads": 1,  # the bits of torch depend on their number
+}  # fmt: skip
+
+
+def people(n: int = 400, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    age = rng.integers(18, 80, n)
+    city = rng.choice(["Rome", "Oslo", "Nice"], n, p=[0.6, 0.3, 0.1])
+    born = pd.Timestamp("2024-01-01") - pd.to_timedelta(age * 365, "D")
+    return pd.DataFrame({
+        "person": [f"P{i:04}" for i in range(n)],
+        "age": age,
+        "income": np.where(rng.random(n) < 0.3, np.nan, rng.lognormal(8, 1, n).round(2)),
+        "city": city,
+        "country": pd.Series(city).map({"Rome": "Italy", "Oslo": "Norway", "Nice": "France"}),
+        "member": rng.random(n) < 0.2,
+        "born": born,
+        "left": born + pd.to_timedelta(rng.integers(0, 30000, n), "D"),
+        "planet": "Earth",
+    })  # fmt: skip
+
+
+def fitted(steps: int = 5, **options: Any) -> TabularGAN:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return fastgan.TabularGAN(steps=steps, **SMALL, **options).fit(people())
+
+
+@pytest.fixture(scope="module")
+def gan() -> TabularGAN:
+    return fitted()
+
+
+def test_samples_are_rows_of_the_table(gan: TabularGAN) -> None:
+    table, rows = people(), gan.sample(250)
+    assert list(rows.columns) == list(table.columns) and (rows.dtypes == table.dtypes).all() and len(rows) == 250
+    assert set(rows["city"]) <= set(table["city"])
+    assert rows["age"].between(table["age"].min(), table["age"].max()).all()
+    assert rows["income"].isna().any() and (rows["income"].dropna() == rows["income"].dropna().round(2)).all()
+    assert rows["person"].is_unique and (rows["planet"] == "Earth").all()
+    assert len(gan.sample(0)) == 0 and (gan.sample(0).dtypes == table.dtypes).all()
+    assert {name: len(x) for name, x in gan.history.items()} == dict.fromkeys(
+        ("loss_d", "penalty", "loss_g", "cross_entropy"), 5
+    )
+    assert repr(gan).startswith("TabularGAN(5 iterations, TableTransformer(9 columns: ")
+
+
+def test_a_sample_is_the_same_however_it_is_drawn(gan: TabularGAN) -> None:
+    whole = gan.sample(1300, seed=3)
+    parts = pd.concat([gan.sample(900, seed=3), gan.sample(400, seed=3, offset=900)], ignore_index=True)
+    assert whole.equals(parts)
+    assert not whole.equals(gan.sample(1300, seed=4))
+
+
+def test_fitting_again_gives_the_same_bits(gan: TabularGAN) -> None:
+    state = torch.get_rng_state()
+    assert fitted().sample(50).equals(gan.sample(50))
+    assert torch.equal(torch.get_rng_state(), state)  # torch's own generator is left alone
+
+
+def test_a_saved_gan_samples_the_same_rows(gan: TabularGAN, tmp_path: Path) -> None:
+    gan.save(tmp_path / "m")
+    loaded = TabularGAN.load(tmp_path / "m")
+    assert loaded.sample(1100, seed=5).equals(gan.sample(1100, seed=5))
+    assert loaded.sample(50, conditions={"city": "Nice"}).equals(gan.sample(50, conditions={"city": "Nice"}))
+    assert all((loaded.history[name] == gan.history[name]).all() for name in gan.history)
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"table.json", "weights.safetensors"}
+
+
+def test_damaged_files_are_refused(gan: TabularGAN, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no TabularGAN in .*: it has no table.json"):
+        TabularGAN.load(tmp_path)
+    gan.save(tmp_path)
+    model = (tmp_path / "table.json").read_text()
+    weights = (tmp_path / "weights.safetensors").read_bytes()
+    for text, data in (
+        (model[:-5], weights),
+        (model.replace('"format": 1', '"format": 2', 1), weights),
+        (json.dumps(json.loads(model) | {"counts": [[1, 2]]}), weights),
+        (model, weights[:-100]),
+        (model, b""),
+    ):
+        (tmp_path / "table.json").write_text(text)
+        (tmp_path / "weights.safetensors").write_bytes(data)
+        with pytest.raises(ValueError, match="must hold a whole TabularGAN") as caught:
+            TabularGAN.load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- conditions
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"city": "Nice"},
+        {"city": "Oslo", "member": True},
+        {"member": "True"},
+        {"age": (30, 50)},
+        {"age": (None, 40), "city": "Rome"},
+        {"born": ("1950-01-01", None)},
+        {"income": (0, 1e9)},
+    ],
+)
+def test_conditions_are_met(gan: TabularGAN, conditions: dict[str, Any]) -> None:
+    rows = gan.sample(40, conditions=conditions)
+    assert len(rows) == 40
+    for name, value in conditions.items():
+        if isinstance(value, tuple):
+            low, high = value
+            assert low is None or (rows[name] >= low).all()
+            assert high is None or (rows[name] <= high).all()
+        else:
+            assert (rows[name].astype(str) == str(value)).all()
+    assert set(gan.rejected) == {"conditions"}
+
+
+def test_bad_conditions_are_refused_in_a_sentence(gan: TabularGAN) -> None:
+    for conditions, rule in (
+        ({"town": "Rome"}, r"must name columns of the table \(person, age, .*\), got 'town'"),
+        ({"city": "Paris"}, r"conditions\['city'\] must be one of .*'Rome'.*, got 'Paris'"),
+        ({"city": None}, r"conditions\['city'\] must be one of"),
+        ({"person": "P0001"}, r"conditions\['person'\] must be of a column that is learnt, got a identifier"),
+        ({"age": "old"}, r"conditions\['age'\] must be a number"),
+        ({"age": (1, 2, 3)}, r"conditions\['age'\] must be a value or a pair"),
+        ({"born": "soon"}, r"conditions\['born'\] must be a date"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            gan.sample(5, conditions=conditions)
+    with pytest.raises(ValueError, match=r"met by one row in 200 at least, got 0 of 20,000 .*20,000 by conditions"):
+        gan.sample(5, conditions={"age": (200, 300)})
+    with pytest.raises(ValueError, match="offset must be 0 with conditions"):
+        gan.sample(5, offset=3, conditions={"city": "Rome"})
+    with pytest.raises(ValueError, match="n must be at least 0, got -1"):
+        gan.sample(-1)
+
+
+def test_a_missing_value_can_be_asked_for() -> None:
+    table = pd.DataFrame({"a": ["x", None, "y", "x"] * 30, "b": np.arange(120) % 17 / 3})
+    one = TabularGAN(steps=2, **SMALL).fit(table)
+    assert one.sample(20, conditions={"a": None})["a"].isna().all()
+
+
+# ---------------------------------------------------------------- constraints
+
+
+def test_constraints_hold_and_rejections_are_counted() -> None:
+    rules = [Inequality("born", "left"), FixedCombinations(("city", "country")), Positive("income", strict=True)]
+    one = fitted(constraints=rules)
+    rows = one.sample(120)
+    assert len(rows) == 120 and (rows["born"] <= rows["left"]).all() and rows["person"].is_unique
+    assert set(zip(rows["city"], rows["country"], strict=True)) <= {
+        ("Rome", "Italy"),
+        ("Oslo", "Norway"),
+        ("Nice", "France"),
+    }
+    assert one.rejected["fixed combinations of city, country"] > 0
+    assert set(one.rejected) == {str(rule) for rule in rules}
+
+
+def test_constraints_are_saved(tmp_path: Path) -> None:
+    one = fitted(constraints=[FixedCombinations(("city", "country")), Inequality("born", "left", strict=False)])
+    one.save(tmp_path)
+    again = TabularGAN.load(tmp_path)
+    assert again.constraints == one.constraints and again.sample(30).equals(one.sample(30))
+
+
+def test_data_must_keep_the_constraints() -> None:
+    for rule, text in (
+        (Inequality("left", "born"), r"row \d+ must keep the constraint left <= born, got left = .* rows break it"),
+        (Inequality("age", "height"), r"must name columns of the table, got 'height'"),
+        (Inequality("age", "city"), r"columns that compare, got age of int64, city of str"),
+    ):
+        with pytest.raises(DataError, match=text):
+            fitted(constraints=[rule])
+    with pytest.raises(ValueError, match="two or more columns"):
+        FixedCombinations(("city",))
+    with pytest.raises(TypeError, match="constraints must be of fastgan.tabular, got str"):
+        TabularGAN(constraints=["a < b"])  # type: ignore[list-item]
+
+
+# ---------------------------------------------------------------- what a user can get wrong
+
+
+def test_bad_options_are_refused() -> None:
+    for options, rule in (
+        ({"batch_size": 55, "pack": 10}, r"batch_size must be a multiple of pack \(10\), got 55"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1"),
+        ({"steps": 0}, "steps must be None or at least 1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"generator_hidden": (0,)}, "generator_hidden must be widths"),
+    ):
+        with pytest.raises(ValueError, match=f"TabularGAN: {rule}"):
+            TabularGAN(**options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="options must be among epochs, .*, got 'epoch'"):
+        TabularGAN(epoch=3)
+    with pytest.raises(RuntimeError, match="fitted first"):
+        TabularGAN().sample(3)
+    with pytest.raises(RuntimeError, match="fitted first"):
+        TabularGAN().save("nowhere")
+
+
+def test_a_table_with_nothing_to_learn_is_refused() -> None:
+    with pytest.raises(DataError, match=r"at least one column must have something to learn, got none \(a is constant"):
+        TabularGAN(**SMALL).fit(pd.DataFrame({"a": [1] * 30}))
+
+
+def test_a_loss_that_is_not_finite_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = TableGenerator.forward
+    monkeypatch.setattr(TableGenerator, "forward", lambda self, x: forward(self, x) * float("nan"))
+    with pytest.raises(FloatingPointError, match="loss_d must be finite, got nan"):
+        fitted(steps=1)
+
+
+@pytest.mark.parametrize("frame", [
+    pd.DataFrame({"x": np.random.default_rng(0).normal(size=90)}),
+    pd.DataFrame({"x": ["a", "b", "c"] * 30}),
+    pd.DataFrame({"x": [1.5, None, 2.5] * 2}),
+    pd.DataFrame({"x": np.random.default_rng(0).normal(size=1), "y": ["a"]}).iloc[[0, 0]].assign(z=[1.0, 2.0]),
+], ids=["numbers", "labels", "few", "two"])  # fmt: skip
+def test_small_and_narrow_tables_train(frame: Any) -> None:
+    one = TabularGAN(steps=2, **SMALL).fit(frame)
+    rows = one.sample(7)
+    assert (rows.dtypes == frame.dtypes).all() and len(rows) == 7
+
+
+def test_a_parquet_file_trains_as_its_frame_does(tmp_path: Path, gan: TabularGAN) -> None:
+    pytest.importorskip("pyarrow")
+    people().to_parquet(tmp_path / "p.parquet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        one = TabularGAN(steps=5, **SMALL).fit(tmp_path / "p.parquet")
+    assert one.sample(60).equals(gan.sample(60))
+
+
+@pytest.mark.slow
+def test_it_learns_a_table() -> None:
+    """Frequencies, a bound distribution and a dependency, better than an untrained one by far."""
+    rng = np.random.default_rng(0)
+    n = 4000
+    kind = rng.choice(["a", "b", "c"], n, p=[0.7, 0.25, 0.05])
+    x = np.select([kind == "a", kind == "b"], [rng.normal(0, 1, n), rng.normal(10, 1, n)], rng.normal(-10, 1, n))
+    table = pd.DataFrame({"kind": kind, "x": x})
+    one = TabularGAN(steps=1500, batch_size=200, generator_hidden=(64, 64), discriminator_hidden=(64, 64), threads=1)
+    rows = one.fit(table).sample(4000)
+    share = rows["kind"].value_counts(normalize=True)
+    assert abs(share["a"] - 0.7) < 0.1 and abs(share["c"] - 0.05) < 0.04
+    centre = rows.groupby("kind")["x"].median()
+    assert abs(centre["a"]) < 1.5 and abs(centre["b"] - 10) < 2 and abs(centre["c"] + 10) < 3
