@@ -270,6 +270,7 @@ void bind_training(py::module_& m) {
   m.def("cuda_train_needs", cuda_needs);
   m.def("force_team", force_team);  // for tests: cpu/parallel.h
   m.def("multiplies_bf16", [] { return bf16_products().dot || products_are_forced(); });
+  m.def("multiplies_tf32", [] { return bf16_products().amx || products_are_forced(); });
   m.def("bf16_products", [] {
     const Bf16Products& found = bf16_products();
     py::dict info;

@@ -295,6 +295,8 @@ ROWS_OF_TABLE: dict[str, Row] = {
     "a layer of no width": row(no_width),
     "a batch of no round size": row(batch_size=37),
     "a batch of blocks and a rest": row(batch_size=133),
+    # 4 and 8 columns behind whole vectors of them; inputs of one block and a half
+    **{f"a batch of vectors and a rest, {n} rows": row(of(width=48), batch_size=n) for n in (20, 72)},
 }  # fmt: skip
 
 
@@ -358,7 +360,7 @@ THREADED = (
     "plain", "maxout", "batch normalisation", "wgan-gp maxout", "wide", "pack 2, relativistic",
     "r1 dropout, simultaneous", "moving average", "a batch of no round size", "clip by norm, wide",
     "conditional, pack 2, relativistic, r1", "conditional, wide", "heads", "residual blocks",
-    "three penalties, simultaneous",
+    "three penalties, simultaneous", "a batch of vectors and a rest, 20 rows", "a batch of vectors and a rest, 72 rows",
 )  # fmt: skip
 
 

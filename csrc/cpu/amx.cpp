@@ -15,11 +15,22 @@ inline __mmask16 lanes(int64_t left, int64_t from = 0) {
   return __mmask16(left - from >= 16 ? 0xffff : left > from ? (1 << (left - from)) - 1 : 0);
 }
 
-// C (32 rows, or the first 16; 32 columns, or 16) over the depth. a: two rows of blocks, a_next apart; b: blocks of 16 rows
-// of pairs, of the left 16 columns, then of the right; start: 32 rows of 16 equal numbers, or null; c: rows of 32 floats.
+// Two tiles of A, `next` apart, at each of the blocks; rows are 64 bytes. In elements; the second part is `part` further on.
+struct FactorA {
+  const Bf16* data;
+  int64_t next, block, part;
+};
+// Blocks of 16 rows of pairs, of the left 16 columns, then of the right.
+struct FactorB {
+  const Pair* data;
+  int64_t part;
+};
+
+// C (32 rows, or the first 16; 32 columns, or 16) over the depth. start: 32 rows of 16 equal numbers, or null; c: rows of 32
+// floats.
 template <class Tiles, bool lower, bool right>
-void multiply_tile(int64_t blocks, const Bf16* a, int64_t a_next, int64_t a_row, int64_t a_block, const Pair* b,
-                   const float* start, float* c, Ahead& ahead, int rows_ahead) {
+void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const FactorB& factor_b, const float* start, float* c,
+                   Ahead& ahead, int rows_ahead) {
   constexpr int64_t row = 64, of_c = kTileEdge * sizeof(float);
   if (start) {
     Tiles::template load<0>(start, row);
@@ -32,29 +43,34 @@ void multiply_tile(int64_t blocks, const Bf16* a, int64_t a_next, int64_t a_row,
     if (lower) Tiles::template zero<2>();
     if (lower && right) Tiles::template zero<3>();
   }
-  for (int64_t k = 0; k < blocks; ++k, a += a_block, b += 512) {
-    // the next block of B: hardware prefetchers do not follow tile loads
-    const auto prefetch = [&](int from) {
+  // Of two parts, the small products first: the low part of A, then that of B; the product of both is too small to count.
+  for (int product = parts == 2 ? 0 : 2; product < 3; ++product) {
+    const Bf16* a = factor_a.data + (product == 0 ? factor_a.part : 0);
+    const Pair* b = factor_b.data + (product == 1 ? factor_b.part : 0);
+    for (int64_t k = 0; k < blocks; ++k, a += factor_a.block, b += 512) {
+      // the next block of B: hardware prefetchers do not follow tile loads
+      const auto prefetch = [&](int from) {
 #pragma GCC unroll 8
-      for (int i = from; i < from + 8; ++i) __builtin_prefetch(b + 512 + 16 * i);
-    };
-    prefetch(0);
-    Tiles::template load<4>(a, a_row);
-    Tiles::template load<6>(b, row);
-    prefetch(8);
-    Tiles::template dot<0, 4, 6>();
-    if (right) {
-      Tiles::template load<7>(b + 256, row);
-      prefetch(16);
-      Tiles::template dot<1, 4, 7>();
+        for (int i = from; i < from + 8; ++i) __builtin_prefetch(b + 512 + 16 * i);
+      };
+      prefetch(0);
+      Tiles::template load<4>(a, row);
+      Tiles::template load<6>(b, row);
+      prefetch(8);
+      Tiles::template dot<0, 4, 6>();
+      if (right) {
+        Tiles::template load<7>(b + 256, row);
+        prefetch(16);
+        Tiles::template dot<1, 4, 7>();
+      }
+      if (lower) {
+        Tiles::template load<5>(a + factor_a.next, row);
+        if (right) prefetch(24);
+        Tiles::template dot<2, 5, 6>();
+      }
+      ahead.some(rows_ahead);
+      if (lower && right) Tiles::template dot<3, 5, 7>();
     }
-    if (lower) {
-      Tiles::template load<5>(a + a_next, a_row);
-      if (right) prefetch(24);
-      Tiles::template dot<2, 5, 6>();
-    }
-    ahead.some(rows_ahead);
-    if (lower && right) Tiles::template dot<3, 5, 7>();
   }
   Tiles::template store<0>(c, of_c);
   if (right) Tiles::template store<1>(c + 16, of_c);
@@ -62,41 +78,61 @@ void multiply_tile(int64_t blocks, const Bf16* a, int64_t a_next, int64_t a_row,
   if (lower && right) Tiles::template store<3>(c + 16 * kTileEdge + 16, of_c);
 }
 
+// What rounding leaves of x; nothing of an infinity or a NaN.
+template <class Tiles>
+inline __m512 residual(__m512 x, __m512i rounded, int half) {
+  typedef uint16_t Rounded __attribute__((vector_size(32)));
+  typedef uint32_t Bits __attribute__((vector_size(64)));
+  Rounded halves[2];
+  std::memcpy(halves, &rounded, sizeof halves);
+  const Bits bits = __builtin_convertvector(halves[half], Bits) << 16;
+  const Bits left = (Bits)(x - (__m512)bits);
+  return (__m512)((bits & 0x7f800000) == 0x7f800000 ? Bits{} : left);
+}
+
+// Part 0 of 32 floats, or part 1.
+template <class Tiles>
+inline __m512i round_part(int part, __m512 low, __m512 high) {
+  const __m512i rounded = Tiles::round(low, high);
+  return part == 0 ? rounded : Tiles::round(residual<Tiles>(low, rounded, 0), residual<Tiles>(high, rounded, 1));
+}
+
 // Two rows of 16 floats as pairs.
 template <class Tiles>
-inline __m512i pairs_of_rows(__m512 first, __m512 second) {
+inline __m512i pairs_of_rows(int part, __m512 first, __m512 second) {
   alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                  8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  return _mm512_permutexvar_epi16(_mm512_load_si512(order), Tiles::round(first, second));
+  return _mm512_permutexvar_epi16(_mm512_load_si512(order), round_part<Tiles>(part, first, second));
 }
 
 // The columns of B that a range holds, `depth` features, as blocks of pairs; zeros beyond the depth.
 template <class Tiles>
-const Pair* pair_features(int64_t depth, const float* b, ColumnRange columns) {
+FactorB pair_features(int parts, int64_t depth, const float* b, ColumnRange columns) {
   const int64_t blocks = tile_blocks(depth), origin = columns.first / kTileEdge;
-  Pair* packed = reinterpret_cast<Pair*>(
-      scratch<float, Scratch::packed>((tile_blocks(columns.last) - origin) * blocks * 512));
-  each_block<float>(columns, [&](int64_t p, int lane, int count) {
-    for (int half = lane & ~15; half < lane + count; half += 16) {
-      const float* x = b + p * depth * kTileEdge + half;
-      Pair* to = packed + (p - origin) * blocks * 512 + half * 16;
-      for (int64_t k = 0; k < depth; k += 2, x += 2 * kTileEdge)
-        _mm512_storeu_si512(to + k / 32 * 512 + k % 32 / 2 * 16,
-                            pairs_of_rows<Tiles>(_mm512_loadu_ps(x), k + 1 < depth ? _mm512_loadu_ps(x + kTileEdge) : _mm512_setzero_ps()));
-      for (int64_t k = (depth + 1) / 2 * 2; k < blocks * 32; k += 2)
-        _mm512_storeu_si512(to + k / 32 * 512 + k % 32 / 2 * 16, _mm512_setzero_si512());
-    }
-  });
-  return packed;
+  const int64_t size = (tile_blocks(columns.last) - origin) * blocks * 512;
+  Pair* packed = reinterpret_cast<Pair*>(scratch<float, Scratch::packed>(parts * size));
+  for (int part = 0; part < parts; ++part)
+    each_block<float>(columns, [&](int64_t p, int lane, int count) {
+      for (int half = lane & ~15; half < lane + count; half += 16) {
+        const float* x = b + p * depth * kTileEdge + half;
+        Pair* to = packed + part * size + (p - origin) * blocks * 512 + half * 16;
+        for (int64_t k = 0; k < depth; k += 2, x += 2 * kTileEdge)
+          _mm512_storeu_si512(to + k / 32 * 512 + k % 32 / 2 * 16,
+                              pairs_of_rows<Tiles>(part, _mm512_loadu_ps(x), k + 1 < depth ? _mm512_loadu_ps(x + kTileEdge) : _mm512_setzero_ps()));
+        for (int64_t k = (depth + 1) / 2 * 2; k < blocks * 32; k += 2)
+          _mm512_storeu_si512(to + k / 32 * 512 + k % 32 / 2 * 16, _mm512_setzero_si512());
+      }
+    });
+  return {packed, size};
 }
 
 template <class Tiles>
-void multiply_on(int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c, ColumnRange range,
+void multiply_on(int parts, int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c, ColumnRange range,
               const Mapped<float>& after) {
   const int64_t blocks = tile_blocks(depth);
   alignas(64) float start[kTileEdge * 16], rest[kTileEdge * kTileEdge];
-  each_group<float>(blocks * 16, range, [&](ColumnRange columns) {
-    const Pair* pairs = pair_features<Tiles>(depth, b, columns);
+  each_group<float>(blocks * 16 * parts, range, [&](ColumnRange columns) {
+    const FactorB pairs = pair_features<Tiles>(parts, depth, b, columns);
     const int64_t origin = columns.first / kTileEdge;
     for (int64_t row = 0; row < n; row += kTileEdge) {
       const int rows = int(std::min(kTileEdge, n - row));
@@ -113,8 +149,8 @@ void multiply_on(int64_t n, int64_t depth, const Bf16* a, const float* bias, con
                                        : rows > 16 ? multiply_tile<Tiles, true, false> : multiply_tile<Tiles, false, false>
                                : rows > 16 ? multiply_tile<Tiles, true, false> : multiply_tile<Tiles, false, false>;
         const int skipped = left ? 0 : 16;
-        tile(blocks, at, blocks * kTileBlock, 64, kTileBlock, pairs + (p - origin) * blocks * 512 + skipped * 16,
-             bias ? start : nullptr, to + skipped, ahead, 2);
+        tile(parts, blocks, {at, blocks * kTileBlock, kTileBlock, part_size(n, depth)},
+             {pairs.data + (p - origin) * blocks * 512 + skipped * 16, pairs.part}, bias ? start : nullptr, to + skipped, ahead, 2);
         if (to == rest)
           for (int i = 0; i < rows; ++i) std::copy_n(rest + kTileEdge * i + lane, count, out + kTileEdge * i + lane);
         after(p, row, lane, rows, count);
@@ -123,17 +159,18 @@ void multiply_on(int64_t n, int64_t depth, const Bf16* a, const float* bias, con
   });
 }
 
-// The gradient of n outputs, rounded: [rows / 32][outputs][32]; zeros beyond the last row.
+// The gradient of n outputs, rounded: [part][rows / 32][outputs][32]; zeros beyond the last row.
 template <class Tiles>
-const Bf16* round_gradient(int64_t n, int64_t rows, const float* e) {
+const Bf16* round_gradient(int parts, int64_t n, int64_t rows, const float* e) {
   const int64_t panels = tile_blocks(rows), slack = kTileEdge * kTileEdge;  // a tile reads beyond the last output
-  Bf16* out = reinterpret_cast<Bf16*>(scratch<float, Scratch::paired>((panels * n * kTileEdge + slack) / 2));
+  Bf16* out = reinterpret_cast<Bf16*>(scratch<float, Scratch::paired>((parts * panels * n * kTileEdge + slack) / 2));
   for (int64_t p = 0; p < panels; ++p) {
     const int64_t left = rows - p * kTileEdge;
     for (int64_t i = p * n; i < (p + 1) * n; ++i) {
       const float* x = e + i * kTileEdge;
-      _mm512_storeu_si512(out + i * kTileEdge, Tiles::round(_mm512_maskz_loadu_ps(lanes(left), x),
-                                                            _mm512_maskz_loadu_ps(lanes(left, 16), x + 16)));
+      for (int part = 0; part < parts; ++part)
+        _mm512_storeu_si512(out + (part * panels * n + i) * kTileEdge,
+                            round_part<Tiles>(part, _mm512_maskz_loadu_ps(lanes(left), x), _mm512_maskz_loadu_ps(lanes(left, 16), x + 16)));
     }
   }
   return out;
@@ -141,7 +178,7 @@ const Bf16* round_gradient(int64_t n, int64_t rows, const float* e) {
 
 // 32 inputs of X^T as blocks of pairs of rows; zeros beyond the last row and input.
 template <class Tiles>
-void pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t column, int columns, Pair* out) {
+void pair_inputs(int part, int64_t inputs, int64_t rows, const float* x, int64_t column, int columns, Pair* out) {
   alignas(64) float square[16 * 16];
   for (int64_t p = 0; p < tile_blocks(rows); ++p) {
     const int64_t left = rows - p * kTileEdge;
@@ -149,8 +186,8 @@ void pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t column, i
       for (int i = 0; i < 16; ++i) {
         const float* at = x + (p * inputs + column + half + i) * kTileEdge;
         const bool there = half + i < columns;
-        _mm512_store_si512(square + 16 * i, there ? Tiles::round(_mm512_maskz_loadu_ps(lanes(left), at),
-                                                                 _mm512_maskz_loadu_ps(lanes(left, 16), at + 16))
+        _mm512_store_si512(square + 16 * i, there ? round_part<Tiles>(part, _mm512_maskz_loadu_ps(lanes(left), at),
+                                                                          _mm512_maskz_loadu_ps(lanes(left, 16), at + 16))
                                                   : _mm512_setzero_si512());
       }
       transpose_square(square, 16, reinterpret_cast<float*>(out + p * 512 + half * 16), 16);
@@ -159,10 +196,10 @@ void pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t column, i
 }
 
 template <class Tiles, class Needs, class Apply>
-void gradient_on(int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first, int64_t last,
+void gradient_on(int parts, int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first, int64_t last,
                  Needs&& needs, Apply&& apply) {
-  const Bf16* rounded = round_gradient<Tiles>(n, rows, e);
-  const int64_t panels = tile_blocks(rows), packed_block = panels * 512;
+  const Bf16* rounded = round_gradient<Tiles>(parts, n, rows, e);
+  const int64_t panels = tile_blocks(rows), packed_part = panels * 512, packed_block = parts * packed_part;
   const int64_t group = kTileEdge * std::max<int64_t>(1, kGroupBytes / (packed_block * 4));
   alignas(64) float tile[kTileEdge * kTileEdge];
   const auto columns_at = [&](int64_t column) { return int(std::min(kTileEdge, last - column)); };
@@ -170,7 +207,9 @@ void gradient_on(int64_t n, int64_t inputs, int64_t rows, const float* e, const 
     const int64_t end = std::min(last, begin + group);
     Pair* packed = reinterpret_cast<Pair*>(scratch<float, Scratch::packed>(tile_blocks(end - begin) * packed_block));
     for (int64_t column = begin; column < end; column += kTileEdge)
-      pair_inputs<Tiles>(inputs, rows, x, column, columns_at(column), packed + (column - begin) / kTileEdge * packed_block);
+      for (int part = 0; part < parts; ++part)
+        pair_inputs<Tiles>(part, inputs, rows, x, column, columns_at(column),
+                           packed + (column - begin) / kTileEdge * packed_block + part * packed_part);
     for (int64_t row = 0; row < n; row += kTileEdge) {
       const int height = int(std::min(kTileEdge, n - row));
       for (int64_t column = begin; column < end; column += kTileEdge) {
@@ -182,8 +221,9 @@ void gradient_on(int64_t n, int64_t inputs, int64_t rows, const float* e, const 
           needs(ahead, begin, columns_at(begin), below, int(std::min(kTileEdge, n - below)));
         const auto product = height > 16 ? columns_at(column) > 16 ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, true, false>
                                          : columns_at(column) > 16 ? multiply_tile<Tiles, false, true> : multiply_tile<Tiles, false, false>;
-        product(panels, rounded + row * kTileEdge, 16 * kTileEdge, 64, n * kTileEdge,
-                packed + (column - begin) / kTileEdge * packed_block, nullptr, tile, ahead, rows_a_block(ahead.rows, panels, 1));
+        product(parts, panels, {rounded + row * kTileEdge, 16 * kTileEdge, n * kTileEdge, panels * n * kTileEdge},
+                {packed + (column - begin) / kTileEdge * packed_block, packed_part}, nullptr, tile, ahead,
+                rows_a_block(ahead.rows, panels, 1));
         apply(column, columns_at(column), row, height, tile);
       }
     }
@@ -191,13 +231,14 @@ void gradient_on(int64_t n, int64_t inputs, int64_t rows, const float* e, const 
 }
 
 template <class Tiles>
-void round_weight_on(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded, Bf16* transposed) {
+void round_weight_on(int part, const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded, Bf16* transposed) {
   const int64_t width = weight.width(column);
   const int height = int(std::min(kTileEdge, weight.outputs - row));
   const float* w = weight.block(column) + row * width;
   const int64_t next = tile_blocks(weight.inputs) * kTileBlock, next_transposed = tile_blocks(weight.outputs) * kTileBlock;
-  Bf16* to = rounded + row / 16 * next + column / 32 * kTileBlock;
-  Bf16* to_transposed = transposed + column / 16 * next_transposed + row / 32 * kTileBlock;
+  const int64_t skip = part * part_size(weight.outputs, weight.inputs);
+  Bf16* to = rounded + skip + row / 16 * next + column / 32 * kTileBlock;
+  Bf16* to_transposed = transposed + skip + column / 16 * next_transposed + row / 32 * kTileBlock;
   alignas(64) float left[256], right[256];
   for (int i = 0; i < kTileEdge; i += 2) {
     __m512 half[2][2];  // of two rows
@@ -205,10 +246,10 @@ void round_weight_on(const BlockedWeight<float>& weight, int64_t row, int64_t co
       const int64_t there = i + r < height ? width : 0;
       half[r][0] = _mm512_maskz_loadu_ps(lanes(there), w + (i + r) * width);
       half[r][1] = _mm512_maskz_loadu_ps(lanes(there, 16), w + (i + r) * width + 16);
-      _mm512_storeu_si512(to + (i + r) / 16 * next + (i + r) % 16 * 32, Tiles::round(half[r][0], half[r][1]));
+      _mm512_storeu_si512(to + (i + r) / 16 * next + (i + r) % 16 * 32, round_part<Tiles>(part, half[r][0], half[r][1]));
     }
-    _mm512_store_si512(left + 8 * i, pairs_of_rows<Tiles>(half[0][0], half[1][0]));
-    _mm512_store_si512(right + 8 * i, pairs_of_rows<Tiles>(half[0][1], half[1][1]));
+    _mm512_store_si512(left + 8 * i, pairs_of_rows<Tiles>(part, half[0][0], half[1][0]));
+    _mm512_store_si512(right + 8 * i, pairs_of_rows<Tiles>(part, half[0][1], half[1][1]));
   }
   transpose_square(left, 16, reinterpret_cast<float*>(to_transposed), 16);
   transpose_square(right, 16, reinterpret_cast<float*>(to_transposed + next_transposed), 16);
@@ -232,18 +273,19 @@ void AmxProducts::end() const { software ? SoftwareTiles::end() : HardwareTiles:
 
 void AmxProducts::multiply(int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c, ColumnRange range,
                            const Mapped<float>& after) const {
-  (software ? multiply_on<SoftwareTiles> : multiply_on<HardwareTiles>)(n, depth, a, bias, b, c, range, after);
+  (software ? multiply_on<SoftwareTiles> : multiply_on<HardwareTiles>)(parts, n, depth, a, bias, b, c, range, after);
 }
 
 void AmxProducts::gradient(int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first, int64_t last,
                            FunctionRef<void(Ahead&, int64_t, int, int64_t, int)> needs,
                            FunctionRef<void(int64_t, int, int64_t, int, const float*)> apply) const {
-  software ? gradient_on<SoftwareTiles>(n, inputs, rows, e, x, first, last, needs, apply)
-           : gradient_on<HardwareTiles>(n, inputs, rows, e, x, first, last, needs, apply);
+  software ? gradient_on<SoftwareTiles>(parts, n, inputs, rows, e, x, first, last, needs, apply)
+           : gradient_on<HardwareTiles>(parts, n, inputs, rows, e, x, first, last, needs, apply);
 }
 
 void AmxProducts::round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded, Bf16* transposed) const {
-  (software ? round_weight_on<SoftwareTiles> : round_weight_on<HardwareTiles>)(weight, row, column, rounded, transposed);
+  for (int part = 0; part < parts; ++part)
+    (software ? round_weight_on<SoftwareTiles> : round_weight_on<HardwareTiles>)(part, weight, row, column, rounded, transposed);
 }
 
 void tile_dot(bool software, float* c, const Bf16* a, const Bf16* b) {

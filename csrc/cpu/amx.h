@@ -1,4 +1,5 @@
-// Products of bfloat16 on AMX tiles: both factors rounded, sums in float. Weights are kept rounded twice, for the forward
+// Products on AMX tiles: both factors rounded to bfloat16, or each split into the sum of two, of which three products are
+// formed (bf16x3: about 16 bits of each factor, an infinite one gives NaN); sums in float. Weights are kept rounded twice, for the forward
 // and the backward pass, in blocks of 16 rows by 32 along the depth; the optimiser writes both copies as each tile of a
 // gradient leaves it (update.h), so no product rounds weights.
 //
@@ -19,8 +20,8 @@ constexpr int64_t kTileEdge = 32;    // of C: 2 x 2 tiles of 16 x 16
 constexpr int64_t kTileBlock = 512;  // of bf16 in a block of a rounded copy: 16 rows of 32
 
 inline int64_t tile_blocks(int64_t count) { return (count + kTileEdge - 1) / kTileEdge; }
-// Elements of one rounded copy; both orientations have as many.
-inline int64_t rounded_size(int64_t outputs, int64_t inputs) { return 2 * tile_blocks(outputs) * tile_blocks(inputs) * kTileBlock; }
+// Elements of one part of a rounded copy; both orientations have as many.
+inline int64_t part_size(int64_t outputs, int64_t inputs) { return 2 * tile_blocks(outputs) * tile_blocks(inputs) * kTileBlock; }
 
 // A reference to a function, without an allocation.
 template <class Signature>
@@ -42,6 +43,8 @@ class FunctionRef<void(Arguments...)> {
 // A thread calls begin() before its first product and end() after its last: the tiles' shapes are part of its state.
 struct AmxProducts {
   bool software;
+  int parts;  // of a factor: 1, or 2
+  int64_t rounded_size(int64_t outputs, int64_t inputs) const { return parts * part_size(outputs, inputs); }  // of a copy
   void begin() const;
   void end() const;
 
@@ -64,7 +67,9 @@ struct AmxProducts {
 };
 
 inline bool uses_amx(const NetworkPlan& plan) { return plan.products == Products::amx || plan.products == Products::amx_software; }
-inline AmxProducts amx_of(const NetworkPlan& plan) { return {plan.products == Products::amx_software}; }
+inline AmxProducts amx_of(const NetworkPlan& plan) {
+  return {plan.products == Products::amx_software, plan.precision == Precision::tf32 ? 2 : 1};
+}
 
 // One instruction of each kind on given tiles, for tests: c += a b by TDPBF16PS, and 32 floats rounded.
 void tile_dot(bool software, float* c, const Bf16* a, const Bf16* b);

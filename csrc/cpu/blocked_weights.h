@@ -28,7 +28,7 @@ class BlockedPlan {
         if (uses_amx(player->network))
           for (void** copy : {&player->parameters[i].rounded, &player->parameters[i].rounded_transposed}) {
             copies_.push_back({copy, total});
-            total += rounded_size(l.outputs * l.pieces, l.inputs) / 2 + kApart;
+            total += amx_of(player->network).rounded_size(l.outputs * l.pieces, l.inputs) / 2 + kApart;
           }
 #endif
         if (l.inputs <= kBlockRows<T>) continue;

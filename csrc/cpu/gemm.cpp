@@ -90,6 +90,68 @@ auto gather_function(int rows, std::integer_sequence<int, row...>) {
 
 #if defined(__AVX512F__)
 
+// rows x 4 * groups columns; each accumulator has 4 columns by 4 sums over every fourth depth.
+template <int rows, int groups>
+void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c, int64_t c_row) {
+  __m512 sum[rows][groups];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int g = 0; g < groups; ++g) sum[i][g] = _mm512_setzero_ps();
+  const auto some = [&](const float* x, int64_t a_row, int64_t count) __attribute__((always_inline)) {
+    for (; count > 0; count -= 4, x += 4, packed += 16 * groups)
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; ++i) {
+        __m512 four;
+        asm("vbroadcastf32x4 %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const float(*)[4]>(x + i * a_row)));
+#pragma GCC unroll 2
+        for (int g = 0; g < groups; ++g) sum[i][g] += four * _mm512_loadu_ps(packed + 16 * g);
+      }
+  };
+  const float* x = a.data;
+  int64_t left = depth;
+  for (; left >= kBlockRows<float>; left -= kBlockRows<float>, x += a.column) some(x, kBlockRows<float>, kBlockRows<float>);
+  some(a.rest, a.row, left);
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int g = 0; g < groups; ++g) {
+      float parts[16];
+      _mm512_storeu_ps(parts, sum[i][g]);
+      for (int j = 0; j < 4; ++j)
+        c[i * c_row + 4 * g + j] = (bias ? bias[i] : 0.0f) + ((parts[4 * j] + parts[4 * j + 1]) + (parts[4 * j + 2] + parts[4 * j + 3]));
+    }
+}
+
+template <int... row>
+ShortTile short_tile(int rows, int columns, std::integer_sequence<int, row...>) {
+  static constexpr ShortTile four[] = {multiply_short<row + 1, 1>...};
+  static constexpr ShortTile eight[] = {multiply_short<row + 1, 2>...};
+  return (columns > 4 ? eight : four)[rows - 1];
+}
+
+// Vectors of inputs, each with a number of B: the sums are those of a tile.
+template <int columns, int vectors>
+void multiply_short_transposed(int64_t outputs, const float* a, const float* b, float* c) {
+  __m512 sum[columns][vectors];
+#pragma GCC unroll 8
+  for (int j = 0; j < columns; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) sum[j][v] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < outputs; ++k, a += 16 * vectors, b += kBlockRows<float>)
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j)
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sum[j][v] += b[j] * _mm512_loadu_ps(a + 16 * v);
+  float parts[columns][16 * vectors];
+#pragma GCC unroll 8
+  for (int j = 0; j < columns; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(parts[j] + 16 * v, sum[j][v]);
+  for (int i = 0; i < 16 * vectors; ++i)
+    for (int j = 0; j < columns; ++j) c[i * kBlockRows<float> + j] = parts[j][i];
+}
+
 template <int rows, int vectors>
 FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* b_block,
                                      const float* bias, float* c, int64_t c_row, Ahead* ahead) {
@@ -161,6 +223,25 @@ template void pack_inputs(int64_t, int64_t, const float*, int64_t, int, float*);
 template void pack_inputs(int64_t, int64_t, const double*, int64_t, int, double*);
 
 #if defined(__AVX512F__)
+const float* pack_short(int64_t depth, const float* b, int columns) {
+  float* packed = scratch<float, Scratch::packed>(depth * columns);
+  for (int64_t k = 0; k < depth; ++k)
+    for (int j = 0; j < columns; ++j)
+      packed[k / 4 * 4 * columns + j / 4 * 16 + j % 4 * 4 + k % 4] = b[k * kBlockRows<float> + j];
+  return packed;
+}
+
+ShortTile short_tile(int rows, int columns) {
+  return short_tile(rows, columns, std::make_integer_sequence<int, kTileRows>{});
+}
+
+void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, const float* b, float* c, int columns) {
+  if (columns > 4)
+    (inputs > 16 ? multiply_short_transposed<8, 2> : multiply_short_transposed<8, 1>)(outputs, a, b, c);
+  else
+    (inputs > 16 ? multiply_short_transposed<4, 2> : multiply_short_transposed<4, 1>)(outputs, a, b, c);
+}
+
 TileFunctionBf16 tile_function_bf16(int rows, int columns) {
   return tile_function_bf16(rows, columns, std::make_integer_sequence<int, kTileRows>{});
 }

@@ -20,8 +20,11 @@ constexpr int kBlockRows = kTileVectors * Simd<T>::width;  // rows of the batch 
 template <class T>
 constexpr int kPartitionRows = std::max<int>(64 / int(sizeof(T)), Simd<T>::width);
 
-// Columns first .. last of a blocked buffer. Both are multiples of kPartitionRows, or `last` is a multiple of half a
-// vector (it may reach into the padding).
+// Columns first .. last of a blocked buffer. Both are multiples of kPartitionRows, or `last` is a multiple of kLastRows (it
+// may reach into the padding).
+template <class T>
+constexpr int kLastRows = std::min(4, Simd<T>::width / 2);
+
 struct ColumnRange {
   int64_t first, last;
 };
@@ -29,7 +32,7 @@ struct ColumnRange {
 template <class T>
 ColumnRange partition(int64_t rows, int rank, int size) {
   const int64_t parts = (rows + kPartitionRows<T> - 1) / kPartitionRows<T>;
-  const int64_t end = rounded_up(rows, Simd<T>::width / 2);
+  const int64_t end = rounded_up(rows, kLastRows<T>);
   return {std::min(end, parts * rank / size * kPartitionRows<T>), std::min(end, parts * (rank + 1) / size * kPartitionRows<T>)};
 }
 
@@ -174,6 +177,30 @@ struct Slice {
   }
 };
 
+// The last columns of a batch fill less than half a vector of columns: there a vector of columns would cost as much as a
+// full one. These products of blocked weights have vectors of other things instead: a vector of 4 depths by 4 columns, and
+// one of inputs. On AVX-512; elsewhere a vector is short enough.
+#if defined(__AVX512F__)
+constexpr int kShortColumns = 8;  // at most
+#else
+constexpr int kShortColumns = 0;
+#endif
+
+// The columns of a range that are left behind whole vectors, if they are few: a partition of the batch does not show in it.
+template <class T>
+int short_columns(ColumnRange range) {
+  const int64_t left = range.last % Simd<T>::width;
+  return sizeof(T) == 4 && left <= kShortColumns ? int(std::min(left, range.last - range.first)) : 0;
+}
+
+// B at `columns` (4 or 8) columns of a block as vectors of 4 depths by 4 columns, [depth / 4][columns / 4][16].
+const float* pack_short(int64_t depth, const float* b, int columns);
+// As TileFunction for Layout::blocked, with B from pack_short().
+using ShortTile = void (*)(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c, int64_t c_row);
+ShortTile short_tile(int rows, int columns);
+// C = A^T B for the `inputs` (16 or 32) of one block of a weight, at 4 or 8 columns.
+void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, const float* b, float* c, int columns);
+
 constexpr int64_t kGroupBytes = 640 << 10;  // blocks of B that stay in the L2 cache during a loop over tiles of A
 
 // Calls f(columns) for parts of a column range whose blocks of B, `depth` features, stay in the L2 cache.
@@ -227,6 +254,19 @@ template <class T, class After>
 void multiply_weight(const BlockedWeight<T>& a, const T* bias, const T* b, T* c, ColumnRange range, After&& after) {
   const int64_t n = a.outputs, tiles = (n + kTileRows - 1) / kTileRows;
   const int64_t blocks = (a.inputs + kBlockRows<T> - 1) / kBlockRows<T>;
+  const int few = a.inputs % 4 == 0 && n >= kTileRows ? short_columns<T>(range) : 0;
+  if constexpr (sizeof(T) == 4 && kShortColumns > 0)
+    if (few) {
+      const int64_t p = range.last / kBlockRows<T>, lane = range.last % kBlockRows<T> - few;
+      const float* packed = pack_short(a.inputs, b + p * a.inputs * kBlockRows<T> + lane, few);
+      for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t row = n * t / tiles, rows = n * (t + 1) / tiles - row;
+        short_tile(int(rows), few)(a.inputs, a.rows(row), packed, bias ? bias + row : nullptr,
+                                   c + (p * n + row) * kBlockRows<T> + lane, kBlockRows<T>);
+        after(p, row, int(lane), int(rows), few);
+      }
+      range.last -= few;
+    }
   each_group<T>(a.inputs, range, [&](ColumnRange columns) {
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, last = n * std::min(t + 2, tiles) / tiles;
@@ -241,6 +281,17 @@ void multiply_weight(const BlockedWeight<T>& a, const T* bias, const T* b, T* c,
 // A is a blocked weight, transposed.
 template <class T, class After>
 void multiply_transposed_weight(const BlockedWeight<T>& a, const T* b, T* c, ColumnRange range, After&& after) {
+  const int few = a.inputs % Simd<T>::width == 0 ? short_columns<T>(range) : 0;
+  if constexpr (sizeof(T) == 4 && kShortColumns > 0)
+    if (few) {
+      const int64_t p = range.last / kBlockRows<T>, lane = range.last % kBlockRows<T> - few;
+      for (int64_t column = 0; column < a.inputs; column += kBlockRows<T>) {
+        multiply_short_transposed(a.outputs, a.width(column), a.block(column), b + p * a.outputs * kBlockRows<T> + lane,
+                                  c + (p * a.inputs + column) * kBlockRows<T> + lane, few);
+        after(p, column, int(lane), int(a.width(column)), few);
+      }
+      range.last -= few;
+    }
   each_group<T>(a.outputs, range, [&](ColumnRange columns) {
     for (int64_t column = 0; column < a.inputs; column += kBlockRows<T>) {
       const int64_t width = a.width(column), tiles = (width + kTileRows - 1) / kTileRows;

@@ -316,19 +316,25 @@ class Trainer<T>::Executor {
       team_.barrier();
       hold(player.plan, team_, T(size));
     }
-    if (!(limit > 0)) return;
-    team_.barrier();
-    for (size_t i = 0; i < player.plan.parameters.size(); ++i) {
-      const LayerPlan& l = player.plan.network.layers[i];
+    if (limit > 0) {
+      team_.barrier();
+      bound_columns(player.plan, limit);
+    }
+    if ((size > 0 || limit > 0) && uses_amx(player.plan.network)) {
+      team_.barrier();
+      BlockedPlan<T>::round(player.plan, team_.rank, team_.size);
+    }
+  }
+
+  void bound_columns(const PlayerPlan& plan, double limit) {
+    for (size_t i = 0; i < plan.parameters.size(); ++i) {
+      const LayerPlan& l = plan.network.layers[i];
       const int64_t rows = l.outputs * l.pieces;
-      const ParameterPlan& weight = player.plan.parameters[i].weight;
+      const ParameterPlan& weight = plan.parameters[i].weight;
       if (!weight.state0) continue;  // frozen
       bound_norms(static_cast<T*>(weight.value), rows, l.inputs, rows * team_.rank / team_.size,
                   rows * (team_.rank + 1) / team_.size, limit);
     }
-    if (!uses_amx(player.plan.network)) return;
-    team_.barrier();
-    BlockedPlan<T>::round(player.plan, team_.rank, team_.size);
   }
 
   Trainer& all_;

@@ -120,8 +120,9 @@ class TrainConfig:
         precision: of products. "fp32", in the networks' type; on a GPU, by tensor cores where they reach its accuracy;
             "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
             optimisers and everything else stay in float32. But for "fp32" for the fused engines, where the hardware
-            has it: "tf32" is for CUDA. On a CPU, "bf16" is by AMX tiles or AVX512-BF16; networks that are faster in
-            fp32, as small ones, keep its products, and the result's `engine_reason` says so.
+            has it. On a CPU, "bf16" is by AMX tiles or AVX512-BF16, and "tf32" by AMX alone: each factor is the sum of
+            two of 8 bits, 16 bits in all, where an infinite factor gives NaN and what is below 1e-35 may be lost.
+            Networks that are faster in fp32, as small ones, keep its products; the result's `engine_reason` says so.
         nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
             the metrics; "skip" the update (parameters, buffers and optimiser stay as they were), as also where
             a number of them would cease to be finite; "log" a warning and go on.

@@ -36,8 +36,11 @@ class CpuEngine:
         plan.check_config(gan, config)
         if gan.device.type != "cpu":
             raise plan.UnsupportedByEngine(f"the networks are on {gan.device}; this engine is built for the CPU")
-        if config.precision == "tf32":
-            raise plan.UnsupportedByEngine("config.precision is 'tf32', which is for CUDA")
+        if config.precision == "tf32" and not kernels.native.multiplies_tf32():
+            raise plan.UnsupportedByEngine(
+                "config.precision is 'tf32', which is for CUDA and, on a CPU, for AMX: "
+                + kernels.native.bf16_products()["amx"]
+            )
         if config.precision == "bf16" and not kernels.native.multiplies_bf16():
             raise plan.UnsupportedByEngine(
                 "config.precision is 'bf16', which this processor does not multiply (AMX or AVX512-BF16)"
@@ -58,8 +61,8 @@ class CpuEngine:
 
     @property
     def details(self) -> str:
-        """What multiplies where precision is "bf16"; fp32's products do where they are faster, as in small networks."""
-        if self.state.config.precision != "bf16":
+        """What multiplies at "bf16" and "tf32"; fp32's products do where they are faster, as in small networks."""
+        if self.state.config.precision not in ("bf16", "tf32"):
             return ""
         g, d = self.state.compiled().products()
         faster = ", where fp32 is faster" if "fp32" in (g, d) else ""
