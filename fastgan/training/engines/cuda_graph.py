@@ -146,6 +146,7 @@ class GraphEngine:
     name = "cuda-graph"
     calls_at_once = _STREAMS
     threads: int | None = None
+    details = ""  # there is nothing that it chooses
 
     def __init__(
         self, gan: GAN, rows: Minibatches, config: TrainConfig, launcher: KernelLauncher | None = None
