@@ -25,7 +25,7 @@ class Heads(nn.Module):
 
     The noise is a function of a seed drawn at the call, as a dropout mask of `fastgan.nn.Dropout` is, in train mode and
     in eval mode: the largest of a group is then distributed as `torch.softmax(x, -1)` says. `GAN.sample` draws the same
-    noise for the same sample. As the last layer of a generator it runs in the compiled engine.
+    noise for the same sample. As the last layer of a generator it runs in the compiled engine of the CPU.
 
     Args:
         groups: of features, in order: (kind, width) each.

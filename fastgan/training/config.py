@@ -84,12 +84,13 @@ class TrainConfig:
         loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
             "relativistic"; the discriminator's follows from it. "feature_matching", in the eager engine: the squared
             distance between the means of D's last hidden features of real rows and of fakes.
-            Or a pair of functions of D's logits that give one
+            Or, in Python, a pair of functions of D's logits that give one
             number each: the discriminator's (real_logits, fake_logits), and the generator's (fake_logits), or
             (fake_logits, real_logits). For the eager engine.
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
         fake_label: target of D on fakes, below `real_label`; 0.1 beside a real_label of 0.9 is two-sided smoothing.
-        gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss; several as ("r1", "r2").
+        gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss; several as
+            ("r1", "r2"), in Python or a config file.
         penalty_weight: weight of the penalty, of each where there are several.
         instance_noise: standard deviation of Gaussian noise on all that D sees, real and made. For the eager engine.
         instance_noise_steps: iterations over which it falls linearly to 0; 0: it stays.
@@ -119,8 +120,8 @@ class TrainConfig:
             the reason; one of them by name: "eager", "cpu", "cuda-graph" or "cuda-persistent".
         precision: of products. "fp32", in the networks' type; on a GPU, by tensor cores where they reach its accuracy;
             "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
-            optimisers and everything else stay in float32. But for "fp32" for the fused engines, where the hardware
-            has it. On a CPU, "bf16" is by AMX tiles or AVX512-BF16, and "tf32" by AMX alone: each factor is the sum of
+            optimisers and everything else stay in float32. All but "fp32" need a compiled engine, and hardware that has
+            them. On a CPU, "bf16" is by AMX tiles or AVX512-BF16, and "tf32" by AMX alone: each factor is the sum of
             two of 8 bits, 16 bits in all, where an infinite factor gives NaN and what is below 1e-35 may be lost.
             Networks that are faster in fp32, as small ones, keep its products; the result's `engine_reason` says so.
         nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at

@@ -138,7 +138,7 @@ def train_population(
         callbacks: called for each member as in `train`; `run.member` is its number.
         resume: go on where each member of `run_dir` is; those without a checkpoint begin.
         run_dir: folder for one run folder a member, member-0000 and so on; None writes nothing.
-        threads: of the CPU for the fused engine; None: `torch.get_num_threads()`.
+        threads: of the CPU for the compiled engine; None: `torch.get_num_threads()`.
 
     Returns:
         PopulationResult. A member whose losses are not finite ends alone, marked as failed. After Ctrl-C (or SIGTERM,

@@ -86,7 +86,7 @@ def add(commands: Any) -> None:
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
     command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
     command.add_argument(
-        "--config", metavar="FILE", help="settings that flags change: .toml, or the config.json of a run to do again"
+        "--config", metavar="FILE", help="settings; flags overrule them: .toml, or the config.json of a run to do again"
     )
     command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
     command.add_argument("--preset", choices=(*presets.RECIPES,), help="losses and optimisers of a paper")
@@ -335,7 +335,7 @@ def add_reading(command: Any) -> None:
     command.add_argument(
         "--header",
         action=argparse.BooleanOptionalAction,
-        help="row 1 of a text table holds names, or does not (found out)",
+        help="row 1 of a text table holds names, or does not (found from the rows)",
     )
     command.add_argument(
         "--image-shape", type=widths, metavar="H,W", help="of images that a file holds as rows of numbers"
@@ -417,8 +417,8 @@ def _add_optimizer(group: Any) -> None:
         ("--discriminator-lr", number, "of D alone"),
         ("--beta1", share, "Adam's decay of the first moment"),
         ("--beta2", share, "Adam's decay of the second moment"),
-        ("--momentum", number, "of momentum SGD or RMSprop"),
-        ("--weight-decay", number, "of all but momentum SGD with schedules"),
+        ("--momentum", number, "of momentum, sgd or rmsprop"),
+        ("--weight-decay", number, "of adam, adamw, sgd or rmsprop"),
     ):
         group.add_argument(flag, type=kind, metavar="X", help=text)
 
