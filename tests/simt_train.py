@@ -57,7 +57,8 @@ def tensors_of(engine: HostState) -> list[Tensor]:
     ema = engine.gan.ema
     average = [] if ema is None else list(ema.parameters())
     of_gan = [*engine.gan.parameters(), *engine.gan.buffers(), *average]
-    return [*(t.detach() for t in of_gan), *kept, engine.data]
+    labels = [] if engine.labels is None else [engine.labels]
+    return [*(t.detach() for t in of_gan), *kept, engine.data, *labels]
 
 
 @contextlib.contextmanager

@@ -180,7 +180,7 @@ def test_the_command_line_trains_on_the_users_files(run: Run, write: Write, name
 
 def test_a_run_on_the_folder_is_measured_on_its_test_files(run: Run, write: Write) -> None:
     folder = write()
-    assert run("train", "mnist", "--data", str(folder), *TINY, "--out", "r")[0] == 0
+    assert run("train", "mnist", "--data", str(folder), *TINY, "--hold-out", "0", "--out", "r")[0] == 0
     out = run("evaluate", "r", "--n", "20")[1]
     assert "log likelihood  needs rows" in out and "classes         needs 100 rows with labels" in out
     write(PIXELS[:12], LABELS[:12], split="t10k")

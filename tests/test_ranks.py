@@ -141,7 +141,7 @@ def ranks_found(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str
         )
         for rank in (0, 1)
     ]
-    said = [process.communicate(timeout=200)[1] for process in processes]
+    said = [process.communicate(timeout=280)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)], said, folder
 

@@ -152,7 +152,7 @@ def test_M93_instance_noise_falls_linearly_and_is_on_all_that_d_sees() -> None:
 
     def noise(it: int, substream: int) -> Tensor:
         std = 0.5 * max(1 - it / 2, 0)
-        stream = {"seed": SEED, "purpose": 8, "step": it, "substream": substream, "dtype": torch.float64}
+        stream = {"seed": SEED, "purpose": int(Purpose.INSTANCE_NOISE), "step": it, "substream": substream, "dtype": torch.float64}
         return std * random.normal((BATCH, 3), **stream)
 
     for it in range(4):

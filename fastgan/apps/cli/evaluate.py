@@ -42,7 +42,8 @@ def add(commands: Any) -> None:
         "--rows, or those of --held-out; synthetic data are drawn anew. Tables are measured in standard deviations of "
         "each column.",
         epilog="examples:\n  fastgan evaluate runs/ring-1\n"
-        "  fastgan train digits --out runs/d && fastgan evaluate runs/d --neighbours nearest.png\n",
+        "  fastgan train digits --out runs/d\n"
+        "  fastgan evaluate runs/d --neighbours nearest.png\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument("--n", type=natural, default=10_000, metavar="N", help="samples of G (10000)")
