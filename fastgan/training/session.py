@@ -148,7 +148,7 @@ def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
     """Raise unless these processes can share each batch of this run.
 
     Raises:
-        ValueError: a batch that cannot be divided, a look-ahead, or configs that differ.
+        ValueError: a batch that cannot be divided, a look-ahead, feature matching, or configs that differ.
     """
     if config.batch_size % ranks.size:
         raise ValueError(
@@ -156,6 +156,11 @@ def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
         )
     if config.unroll:
         raise ValueError(f"train: config.unroll must be 0 with {ranks.size} processes, got {config.unroll}")
+    if config.loss == "feature_matching":
+        raise ValueError(
+            f"train: config.loss must not be 'feature_matching' with {ranks.size} processes: "
+            "it is of the whole batch's mean"
+        )
     mine = config.as_dict()
     for rank, other in enumerate(ranks.gather(lambda: mine, "train")):
         for name in sorted(mine):
