@@ -141,7 +141,8 @@ def prepare(
         meta["threads"] = engine.threads
     writes = ranks is None or ranks.is_first
     run = Run(gan, config, folder if writes else None, engine.name, reason, no_logits=no_logits)
-    return Prepared(run, engine, meta, source, run_file.to_bytes(config, rows), change)
+    config_json = b"" if folder is None else run_file.to_bytes(config, rows)
+    return Prepared(run, engine, meta, source, config_json, change)
 
 
 def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
