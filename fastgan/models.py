@@ -279,7 +279,8 @@ class GAN(torch.nn.Module):
     ) -> Tensor:
         """Samples G(z) along straight lines in the space of the noise, with G in eval mode; the mode is restored.
 
-        The first and the last are G(start) and G(end) to the last bit.
+        The first and the last are G(start) and G(end) to the last bit. Noise within G, as of `nn.Heads`, is the same at
+        each step: that of the first samples of seed 0.
 
         Args:
             start, end: (n, latent_dim) noise where the lines begin and end.
@@ -302,7 +303,10 @@ class GAN(torch.nn.Module):
         generator = self.generator if self.ema is None else self.ema
         condition = self.one_hot(self._labels(labels, len(start), 0))
         with evaluating(generator):  # a batch a step, so that the ends are products of the size of G(start)
-            samples = [generator(join(torch.lerp(start, end, at / (steps - 1)), condition)) for at in range(steps)]
+            samples = []
+            for at in range(steps):
+                with random.dropout_seeds(0, 0, _OF_SAMPLES):
+                    samples.append(generator(join(torch.lerp(start, end, at / (steps - 1)), condition)))
         return torch.stack(samples, 1)
 
     @torch.no_grad()

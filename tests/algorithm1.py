@@ -581,6 +581,8 @@ def compare(game: Game, gan: GAN, optimizers: dict[str, torch.optim.Optimizer], 
                 found[f"{player}.{name}: step"] = abs(float(state["step"]) - rule.count)
             elif "square_avg" in state:
                 note(f"{player}.{name}: square", state["square_avg"].sqrt(), first.sqrt(), 1e-2)
+                if "momentum_buffer" in state:
+                    note(f"{player}.{name}: velocity", state["momentum_buffer"], second, 1e-2)
             elif "momentum_buffer" in state:
                 note(f"{player}.{name}: velocity", state["momentum_buffer"], first, 1e-2)
     if game.config.ema_decay is not None:

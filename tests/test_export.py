@@ -93,6 +93,46 @@ def test_a_described_network_is_the_same_one(name: str) -> None:
     assert torch.equal(again(z), network(z))
 
 
+LAYERS: dict[str, Callable[[], torch.nn.Module]] = {
+    "MLP": lambda: nn.MLP([3, 4], output_activation="tanh"),
+    "VAE": lambda: nn.VAE([3, 8, 2], activation="tanh"),
+    "AdversarialLoss": lambda: nn.AdversarialLoss("sum"),
+    "AutoEncoder": lambda: nn.AutoEncoder([3, 8, 2], output_activation="tanh", impl="reference"),
+    "ClassDiscriminator": lambda: nn.ClassDiscriminator(nn.MLP([3, 4]), nn.Linear(4, 2), supervised_weight=0.5),
+    "Dropout": lambda: nn.Dropout(0.3),
+    "Heads": lambda: nn.Heads([("tanh", 1), ("softmax", 2)]),
+    "Linear": lambda: nn.Linear(3, 2, activation="leaky_relu"),
+    "Maxout": lambda: nn.Maxout(3, 5, 2),
+    "MinibatchDiscrimination": lambda: nn.MinibatchDiscrimination(3, 4, 2),
+    "ReferenceBatch": virtual,
+    "Residual": lambda: nn.Residual(3, 5),
+    "Sequential": lambda: nn.Sequential(nn.Linear(3, 2)),
+    "VirtualBatchNorm": lambda: nn.VirtualBatchNorm(4),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in nn.__all__ if isinstance(getattr(nn, n), type)])
+def test_every_layer_is_described_and_loaded(name: str) -> None:
+    layer = stirred(LAYERS[name]()).eval()
+    described = json.loads(json.dumps(description.describe(layer)))
+    assert "own" not in described, described
+    before = torch.random.get_rng_state()
+    again = description.load(described, layer.state_dict()).eval()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert str(again) == str(layer) and not any(value.is_meta for value in [*again.parameters(), *again.buffers()])
+    inputs = (torch.rand(6, 3), *([torch.zeros(6, 2)] if name == "VAE" else []))
+    if name != "VirtualBatchNorm":  # which cannot be called alone
+        assert torch.equal(again(*inputs), layer(*inputs))
+
+
+def test_a_gan_with_heads_is_saved_and_loaded(tmp_path: Path) -> None:
+    generator = torch.nn.Sequential(nn.Residual(3, 5), torch.nn.Linear(8, 3), nn.Heads([("tanh", 1), ("softmax", 2)]))
+    gan = fastgan.GAN(generator, nn.MLP([3, 1]), latent_dim=3)
+    gan.keep_ema()
+    gan.save(tmp_path / "gan")
+    assert torch.equal(fastgan.GAN.load(tmp_path / "gan").sample(5), gan.sample(5))
+
+
 def test_a_saved_gan_is_the_same_one(tmp_path: Path) -> None:
     gan = small(classes=2, prior="uniform", discriminator_dropout=0.3)
     gan.keep_ema()
@@ -232,6 +272,15 @@ def test_a_copy_of_torch_modules_alone_is_equal(name: str) -> None:
     assert equals(plain(z), network.eval()(z))
     given = {id(parameter) for parameter in network.parameters()}
     assert not any(id(parameter) in given for parameter in plain.parameters())
+
+
+@pytest.mark.parametrize("container", [nn.Sequential, torch.nn.Sequential])
+def test_a_module_held_twice_is_copied_twice(container: type[torch.nn.Sequential]) -> None:
+    square, activation = nn.Linear(3, 3, activation="relu"), torch.nn.Tanh()
+    network = container(square, activation, nn.Linear(3, 3), activation, square)
+    plain = nn.to_torch(network)
+    assert isinstance(plain, torch.nn.Sequential) and len(plain) == 5 and plain[0] is plain[4]
+    assert equals(plain(z := torch.randn(7, 3)), network(z))
 
 
 def test_maxout_keeps_nan_and_takes_a_sequence() -> None:

@@ -523,7 +523,7 @@ REFUSED: dict[str, tuple[Callable[[torch.dtype], GAN], dict[str, Any], str]] = {
             latent_dim=3,
         ),
         {"gradient_penalty": "r1"},
-        "gan.discriminator: BatchNorm1d under a gradient penalty",
+        "gan.discriminator: Residual under a gradient penalty",
     ),
     "dropout of a residual block": (
         lambda dtype: GAN(
@@ -583,6 +583,16 @@ def test_a_gpu_has_no_plan_for(make: Callable[[torch.dtype], GAN], what: str, mo
     monkeypatch.setattr(GAN, "device", torch.device("cuda"))
     with pytest.raises(plan.UnsupportedByEngine, match=f"gan.generator: {what} is compiled for the CPU alone"):
         plan.describe(gan, config, engine.state.torch_optimizers, engine.state.data)
+
+
+def test_a_residual_block_whose_parts_are_exchanged_is_refused() -> None:
+    swapped = nn.Residual(4, 4)
+    swapped.linear, swapped.norm = swapped.norm, swapped.linear  # type: ignore[assignment]
+    other = nn.Residual(4, 4)
+    other.norm = torch.nn.Linear(4, 4)  # type: ignore[assignment]
+    for block, what in ((swapped, "BatchNorm1d in the place of Linear"), (other, "Linear in the place of BatchNorm1d")):
+        with pytest.raises(plan.UnsupportedByEngine, match=f"gan.generator: Residual with {what}"):
+            plan.network_plan("gan.generator", torch.nn.Sequential(torch.nn.Linear(2, 4), block))
 
 
 def test_a_bias_that_only_broadcasts_is_refused() -> None:

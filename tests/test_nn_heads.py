@@ -90,6 +90,14 @@ def test_large_logits_do_not_overflow() -> None:
     torch.testing.assert_close(Heads([("softmax", 3)])(x)[1], torch.full((3,), 1 / 3))
 
 
+def test_a_line_has_one_noise() -> None:
+    gan = GAN(Heads([("gumbel_softmax", 4)]), nn.Linear(4, 1), latent_dim=4)
+    start, end = torch.randn(2, 3, 4)
+    line = gan.interpolate(start, start, 3)
+    assert torch.equal(line[:, 0], line[:, 1]) and torch.equal(line[:, 0], line[:, 2])
+    assert torch.equal(gan.interpolate(start, end, 2)[:, 0], line[:, 0])
+
+
 def test_samples_have_the_same_bits_however_they_are_asked_for() -> None:
     gan = GAN(nn.Sequential(nn.Linear(2, 11), Heads(GROUPS)), nn.Linear(11, 1), latent_dim=2)
     whole = gan.sample(11, seed=1, batch_size=4)

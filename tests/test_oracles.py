@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from algorithm1 import Game, compare, differences, eager
+from algorithm1 import Game, compare, compiled, differences, eager
 from test_fused import ALL_ROWS, MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, distance, mlp, of, run
 
 import fastgan
@@ -70,6 +70,21 @@ def data_of(row: Row, rows: int = 300) -> torch.Tensor | Dataset:
     if isinstance(data, torch.Tensor) and row.config.get("loss") and row.config.get("nonfinite") == "skip":
         data[::50] = 1e200  # its square, hence the loss, overflows
     return data
+
+
+def test_a_wrong_velocity_of_rmsprop_is_found() -> None:
+    row = Row(of(), config={"optimizer": fastgan.RMSprop(1e-3, momentum=0.5)})
+    gan, config, data = row.make(torch.float64), config_of(row, "fused", steps=2), row.data(torch.float64)
+    game = Game(gan, data, config)
+    game.play(2)
+    engine, metrics = compiled(gan, data, config)
+    for optimizer in engine.optimizers.values():
+        for state in optimizer.state.values():
+            state["momentum_buffer"].add_(1.0)
+    found = compare(game, gan, engine.optimizers, metrics)
+    wrong = {name for name, difference in found.items() if difference > 1e-6}
+    assert wrong == {f"{player}.{name}: velocity" for player in ("generator", "discriminator")
+                     for name, _ in getattr(gan, player).named_parameters()}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ALL_ROWS, *MORE])

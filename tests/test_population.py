@@ -319,6 +319,23 @@ def test_errors_are_one_sentence_before_anything_runs(
     assert "\n" not in str(caught.value)
 
 
+def test_after_an_error_what_is_under_way_ends_before_networks_are_written_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    one = scheduler.Scheduler([], make_gan, None, (), None, False, 1, np.empty((6, 0, 0)))
+    one._open = [SimpleNamespace(close=lambda: order.append("close"))]  # type: ignore[assignment]
+
+    def breaks(group: scheduler.Group, sessions: list[Any]) -> None:
+        group.under_way.append(scheduler.Call([], lambda: order.append("finish") or [], 0.0))
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(one, "_go_on", breaks)
+    with pytest.raises(OSError, match="the disk is full"):
+        one._run([], 1, 1)
+    assert order == ["finish", "close"]
+
+
 def test_members_must_not_share_networks(tmp_path: Path) -> None:
     gan = make_gan()
     with pytest.raises(ValueError, match="make_gan must give a new GAN at each call, got shared parameters"):

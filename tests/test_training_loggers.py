@@ -103,6 +103,21 @@ def test_the_best_weights_are_kept_and_the_run_ends_in_time(maximize: bool, tmp_
     assert torch.equal(next(other.parameters()), weights[2])
 
 
+def test_the_best_weights_replace_those_of_an_earlier_run_and_of_any_step(tmp_path: Path) -> None:
+    for step in (5, 900):
+        checkpoint.save(tmp_path, models.mlp_gan(2, latent_dim=2, hidden=(8,)), {}, step=step)
+    train(gan := new_gan(), DATA, config(steps=5), callbacks=[best := Best(lambda _: 1.0, every=5, folder=tmp_path)])
+    kept = checkpoint.load(tmp_path)
+    assert kept.step == best.step == 5 and len(list(tmp_path.iterdir())) == 2
+    assert torch.equal(kept.gan_state()["generator.0.weight"], gan.state_dict()["generator.0.weight"])
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_metric_is_written_as_text(value: float, tmp_path: Path) -> None:
+    train(new_gan(), DATA, config(steps=5), callbacks=[best := Best(lambda _: value, every=5, folder=tmp_path)])
+    assert best.value == value and checkpoint.load(tmp_path).meta["metric"] == str(value)
+
+
 @pytest.mark.parametrize("keep", [1, 2, 4])
 def test_as_many_checkpoints_remain_as_are_wanted(keep: int, tmp_path: Path) -> None:
     one = config(checkpoint_every=5, keep_checkpoints=keep)

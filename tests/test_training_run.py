@@ -146,6 +146,20 @@ def test_other_bad_arguments_are_named(tmp_path: Path) -> None:
         train(new_gan(), DATA, CONFIG, run_dir=tmp_path / "file")
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_numbers_of_numpy_are_numbers(folder: bool, tmp_path: Path) -> None:
+    config = TrainConfig(
+        2,
+        4,
+        gradient_penalty="r1",
+        penalty_weight=np.float32(10),
+        max_grad_norm=np.int64(2),  # type: ignore[arg-type]
+    )
+    assert (type(config.penalty_weight), type(config.max_grad_norm)) == (float, int)
+    assert config == TrainConfig(2, 4, gradient_penalty="r1", penalty_weight=10.0, max_grad_norm=2)
+    assert train(new_gan(), DATA, config, run_dir=tmp_path / "run" if folder else None).step == 2
+
+
 def test_the_checks_leave_no_trace() -> None:
     class Counting(nn.Linear):
         def __init__(self) -> None:

@@ -16,7 +16,9 @@ from fastgan.apps import presets
 from fastgan.apps.cli import main, runs
 from fastgan.models import GAN
 from fastgan.random import Purpose
-from fastgan.training import Adam, Momentum, TrainConfig, train
+from fastgan.training import Adam, Momentum, TrainConfig, train, tricks
+from fastgan.training.engines.eager import EagerEngine
+from fastgan.training.session import rows_for
 
 SEED, BATCH = 5, 6
 Nets = tuple[nn.Sequential, nn.Sequential]
@@ -86,6 +88,13 @@ def test_M93_feature_matching_descends_the_distance_of_mean_features() -> None:
     assert_equal(gan, (g, d))
 
 
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_features_go_into_a_parametrised_last_layer(norm: Any) -> None:
+    d = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), norm(nn.Linear(8, 1)))
+    x = torch.randn(4, 3)
+    assert torch.equal(tricks.features(d, d, x), d[:2](x))
+
+
 def test_feature_matching_loss_and_what_it_refuses() -> None:
     a, b = torch.rand(5, 3, dtype=torch.float64), torch.rand(4, 3, dtype=torch.float64)
     assert losses.feature_matching_loss(a, b).item() == pytest.approx(float(((a.mean(0) - b.mean(0)) ** 2).sum()))
@@ -143,6 +152,46 @@ def test_a_run_with_an_average_resumes_to_the_same_bits(optimizer: Any, tmp_path
     assert all(torch.equal(a, b) for a, b in zip(gan.parameters(), whole.parameters(), strict=True))
 
 
+class FirstLossIsNaN:
+    """A loss of one's own whose first value is not finite."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
+        self.calls += 1
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        return loss * float("nan") if self.calls == 2 else loss  # the first call is the check of the loss
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam(1e-2), torch.optim.SGD, torch.optim.Adam])
+def test_an_update_that_is_taken_back_is_not_averaged(optimizer: Any) -> None:
+    loss = (FirstLossIsNaN(), lambda fake: F.softplus(-fake).mean())
+    _, history = run(3, historical_averaging=0.7, optimizer=optimizer, nonfinite="skip", loss=loss)
+    loss = (FirstLossIsNaN(), loss[1])
+    _, without = run(3, optimizer=optimizer, nonfinite="skip", loss=loss)
+    assert [bool(value == value) for value in history["loss_d"]] == [False, True, True]
+    assert history["loss_d"][1] == without["loss_d"][1]  # no pull before the first update that stays
+    assert history["loss_d"][2] != without["loss_d"][2] or history["loss_g"][2] != without["loss_g"][2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_each_update_counts_where_d_is_brought_to_its_optimum(dtype: torch.dtype) -> None:
+    config = TrainConfig(2, BATCH, k=3, inner="optimum", inner_tolerance=1e-9, historical_averaging=0.5, optimizer=SGD)
+    gan = gan_of(networks()).to(dtype)
+    engine = EagerEngine(gan, rows_for(data().to(dtype), gan, config), config, BATCH)
+    player, past = engine.discriminator, []
+    player.optimizer.register_step_post_hook(lambda *_: past.append([p.detach().clone() for p in player.parameters]))
+    engine.advance(0, 2, lambda: False)
+    assert len(past) == 6
+    for parameter, values in zip(player.parameters, zip(*past, strict=True), strict=True):
+        state = player.optimizer.state[parameter]
+        assert state[tricks.COUNT] == 6 and state[tricks.COUNT].dtype == torch.float32
+        mean = torch.stack(values).double().mean(0)
+        atol = 1e-14 if dtype == torch.float64 else 0.01
+        torch.testing.assert_close(state[tricks.AVERAGE].double(), mean, rtol=0, atol=atol)
+
+
 # ---------------------------------------------------------------- noise on D's input
 
 
@@ -152,7 +201,7 @@ def test_M93_instance_noise_falls_linearly_and_is_on_all_that_d_sees() -> None:
 
     def noise(it: int, substream: int) -> Tensor:
         std = 0.5 * max(1 - it / 2, 0)
-        stream = {"seed": SEED, "purpose": int(Purpose.INSTANCE_NOISE), "step": it, "substream": substream, "dtype": torch.float64}
+        stream = {"seed": SEED, "purpose": 9, "step": it, "substream": substream, "dtype": torch.float64}
         return std * random.normal((BATCH, 3), **stream)
 
     for it in range(4):

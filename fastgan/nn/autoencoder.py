@@ -40,6 +40,8 @@ class AutoEncoder(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
+        self.sizes, self.impl = tuple(sizes), impl
+        self.activation, self.output_activation = activation, output_activation
         self.encoder = MLP(sizes, activation=activation, impl=impl)
         self.decoder = MLP([*reversed(sizes)], activation=activation, output_activation=output_activation, impl=impl)
 
@@ -77,6 +79,8 @@ class VAE(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         super().__init__()
+        self.sizes, self.impl = tuple(sizes), impl
+        self.activation, self.output_activation = activation, output_activation
         *outer, code = sizes
         self.code = code
         self.encoder = MLP([*outer, 2 * code], activation=activation, impl=impl)

@@ -77,6 +77,9 @@ def load(described: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
             raise ValueError(f"{name} must have shape {expected.get(name)}, got {found.get(name)}")
+    if any(buffer.is_meta for name, buffer in module.named_buffers() if name not in tensors):
+        with torch.random.fork_rng(devices=[]):  # the constructor alone knows buffers that no file holds
+            module = build(described)
     module.load_state_dict(tensors, assign=True)
     return module
 

@@ -47,25 +47,39 @@ def to_torch(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: it has a module that is neither fastgan's nor of torch.nn, or has no equivalent there.
     """
-    return _plain(copy.deepcopy(network), strict=True).eval()
+    return _plain(copy.deepcopy(network), {}, strict=True).eval()
 
 
-def _plain(module: nn.Module, *, strict: bool) -> nn.Module:
-    """The module with equivalents in the place of fastgan's layers; strict: refuse what is not of torch.nn then."""
+def _plain(module: nn.Module, made: dict[nn.Module, nn.Module], *, strict: bool) -> nn.Module:
+    """The module with equivalents in the place of fastgan's layers; strict: refuse what is not of torch.nn then.
+
+    made: what has become of modules so far; a module that is held in several places stays one.
+    """
+    if module not in made:
+        made[module] = _replaced(module, made, strict)
+    return made[module]
+
+
+def _replaced(module: nn.Module, made: dict[nn.Module, nn.Module], strict: bool) -> nn.Module:
     kind = type(module)
     own = "forward" in module.__dict__ or any(hooks(module))
-    if not own and (equivalent := _equivalent(module, strict)) is not None:
+    if not own and (equivalent := _equivalent(module, made, strict)) is not None:
         return equivalent
     if strict and own:
         raise NotPlain(f"{kind.__name__} has hooks or a forward of its own")
     if strict and not kind.__module__.startswith("torch.nn."):
         raise NotPlain(f"{kind.__name__} has no equivalent there")
-    for name, child in module.named_children():
-        setattr(module, name, _plain(child, strict=strict))
+    for name, child in _children(module):
+        setattr(module, name, _plain(child, made, strict=strict))
     return module
 
 
-def _equivalent(module: nn.Module, strict: bool) -> nn.Module | None:
+def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """With their repetitions, which `named_children` leaves out."""
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _equivalent(module: nn.Module, made: dict[nn.Module, nn.Module], strict: bool) -> nn.Module | None:
     kind = type(module)
     if isinstance(module, Dropout) and kind is Dropout:
         return nn.Dropout(module.p)
@@ -76,7 +90,7 @@ def _equivalent(module: nn.Module, strict: bool) -> nn.Module | None:
     if isinstance(module, Maxout) and kind is Maxout:
         return nn.Sequential(_linear(module.weight, module.bias), nn.MaxPool1d(module.pieces))
     if isinstance(module, Sequential) and kind.forward is Sequential.forward:
-        children = {name: _plain(child, strict=strict) for name, child in module.named_children()}
+        children = {name: _plain(child, made, strict=strict) for name, child in _children(module)}
         return nn.Sequential(OrderedDict(children))
     convert: Callable[[], nn.Module | None] | None = getattr(module, "to_torch", None)
     return convert() if convert is not None and kind.__module__ == "fastgan.models" else None
@@ -111,7 +125,7 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], fo
         raise ValueError(f"export: format must be one of {', '.join(_WRITERS)}, got {format!r}")
     original = copy.deepcopy(network).cpu().eval()
     try:
-        model = _plain(copy.deepcopy(original), strict=format == "torch").eval()
+        model = _plain(copy.deepcopy(original), {}, strict=format == "torch").eval()
     except NotPlain as error:
         got = f"{error}: torchscript and onnx trace any network"
         raise ValueError(f"export: network must consist of modules of torch.nn for 'torch', but {got}") from None

@@ -34,8 +34,8 @@ class Residual(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_size("Residual", "in_features", in_features)
-        check_size("Residual", "features", features)
+        self.in_features = check_size("Residual", "in_features", in_features)
+        self.features = check_size("Residual", "features", features)
         self.linear = nn.Linear(in_features, features, device=device, dtype=dtype)
         self.norm = nn.BatchNorm1d(features, device=device, dtype=dtype)
 

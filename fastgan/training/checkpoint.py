@@ -275,6 +275,14 @@ def clean(folder: Path, keep: int = KEEP) -> None:
             tensors.unlink(missing_ok=True)
 
 
+def keep_only(path: Path) -> None:
+    """Remove all checkpoints of a folder but this one, also newer ones, as those of an earlier run."""
+    for other in steps(path.parent):
+        if other != path:  # the JSON file goes first, as in `_prune`
+            other.unlink(missing_ok=True)
+    clean(path.parent)
+
+
 def _collect(gan: torch.nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     tensors = {f"{saved.PREFIX}{name}": value for name, value in gan.state_dict().items()}
     for network, optimizer in optimizers.items():

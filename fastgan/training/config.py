@@ -193,6 +193,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not (isinstance(value, numbers.Real) or value is None and name in _OPTIONAL) or isinstance(value, bool):
                 raise TypeError(f"TrainConfig: {name} must be a number, got {value!r}")
+            if value is not None and not isinstance(value, int | float):  # NumPy's, which JSON does not know
+                object.__setattr__(self, name, int(value) if isinstance(value, numbers.Integral) else float(value))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))

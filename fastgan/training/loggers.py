@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,8 +238,9 @@ class Best(Callback):
         self.value, self.step, self._without = value, run.step, 0
         self._weights = {name: part.detach().clone() for name, part in run.gan.state_dict().items()}
         if self.folder is not None:
-            meta = {"metric": value}
-            checkpoint.save(self.folder, run.gan, {}, step=run.step, meta=meta, keep=1)
+            meta = {"metric": value if math.isfinite(value) else str(value)}  # JSON has no infinity
+            path = checkpoint.save(self.folder, run.gan, {}, step=run.step, meta=meta, keep=sys.maxsize)
+            checkpoint.keep_only(path)
 
     def restore(self, gan: GAN) -> None:
         """Put the best weights into the networks they were measured in, or into others of the same shapes.

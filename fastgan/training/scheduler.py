@@ -181,10 +181,12 @@ class Scheduler:
             while group.under_way:
                 self._go_on(group, self._look(group))
         finally:
-            for session in self._open:
-                session.close()
-            for call in group.under_way:  # after an error, no network may change any more
-                call.finish()
+            try:
+                for call in group.under_way:  # after an error, no network may change any more
+                    call.finish()
+            finally:
+                for session in self._open:
+                    session.close()
         for member in group.waiting:
             self._leave_out(member)
 

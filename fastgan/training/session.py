@@ -141,14 +141,15 @@ def prepare(
         meta["threads"] = engine.threads
     writes = ranks is None or ranks.is_first
     run = Run(gan, config, folder if writes else None, engine.name, reason, no_logits=no_logits)
-    return Prepared(run, engine, meta, source, run_file.to_bytes(config, rows), change)
+    config_json = b"" if folder is None else run_file.to_bytes(config, rows)
+    return Prepared(run, engine, meta, source, config_json, change)
 
 
 def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
     """Raise unless these processes can share each batch of this run.
 
     Raises:
-        ValueError: a batch that cannot be divided, a look-ahead, or configs that differ.
+        ValueError: a batch that cannot be divided, a look-ahead, feature matching, or configs that differ.
     """
     if config.batch_size % ranks.size:
         raise ValueError(
@@ -156,6 +157,11 @@ def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
         )
     if config.unroll:
         raise ValueError(f"train: config.unroll must be 0 with {ranks.size} processes, got {config.unroll}")
+    if config.loss == "feature_matching":
+        raise ValueError(
+            f"train: config.loss must not be 'feature_matching' with {ranks.size} processes: "
+            "it is of the whole batch's mean"
+        )
     mine = config.as_dict()
     for rank, other in enumerate(ranks.gather(lambda: mine, "train")):
         for name in sorted(mine):

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from fastgan import random
 from fastgan.random import Purpose
 from fastgan.training.config import TrainConfig
 
-AVERAGE = "historical_average"  # in an optimiser's state, so that checkpoints and roll-backs have it too
+# The average and how many updates are in it: in an optimiser's state, so that checkpoints and roll-backs have them too.
+AVERAGE, COUNT = "historical_average", "historical_count"
 
 
-def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: int) -> Tensor:
+def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: int, rank: int = 0) -> Tensor:
     """D's input with the noise of iteration `it` on it; as it is where there is none.
 
     Args:
         samples: (m, ...).
         it: iteration, from 0, which says how strong the noise is.
         step, substream: of its stream: the number of the draw or of the update, and who is shown.
+        rank: which of the equal parts of the whole batch the samples are.
 
     Source: Soenderby et al. (2017); Arjovsky and Bottou (2017).
     """
@@ -33,6 +37,7 @@ def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: i
         purpose=Purpose.INSTANCE_NOISE,
         step=step,
         substream=substream,
+        offset=rank * samples.numel(),
         dtype=samples.dtype,
         device=samples.device,
         impl=config.impl,
@@ -48,7 +53,13 @@ def features(discriminator: torch.nn.Module, judge: Callable[[Tensor], Tensor], 
         judge: D as a function of samples, with their labels where it takes any.
         x: (m, ...) samples.
     """
-    owners = [m for m in discriminator.modules() if any(True for _ in m.parameters(recurse=False))]
+    owners = [
+        module
+        for name, module in discriminator.named_modules()
+        # A parametrised layer has its parameters in modules below it, which are given no features.
+        if "parametrizations" not in name.split(".")
+        and (parametrize.is_parametrized(module) or any(True for _ in module.parameters(recurse=False)))
+    ]
     seen: list[Tensor] = []
     handle = owners[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
@@ -62,21 +73,31 @@ def begin_average(optimizer: torch.optim.Optimizer) -> None:
     """Make room for the averages where the optimiser has made its own state: a checkpoint is read into it."""
     for parameter, state in optimizer.state.items():
         if state:
-            state[AVERAGE] = torch.zeros_like(parameter)
+            _begin(parameter, state)
 
 
-def distance_from_average(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> Tensor:
-    """The squared distance of the parameters from their average over all updates so far.
+def _begin(parameter: Tensor, state: dict[str, Any]) -> None:
+    state[AVERAGE] = torch.zeros_like(parameter)
+    # Not in the parameter's type: half precision cannot count beyond 2048.
+    state[COUNT] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+
+
+def distance_from_average(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> Tensor | float:
+    """The squared distance of the parameters from their average over all updates so far; 0 before the first.
 
     Source: Salimans et al. (2016), section 3.3.
     """
-    parts = [(p - optimizer.state[p][AVERAGE]).square().sum() for p in parameters]
-    return torch.stack(parts).sum()
+    begun = [(p, state) for p in parameters if COUNT in (state := optimizer.state.get(p, {}))]
+    parts = [torch.where(state[COUNT] > 0, p - state[AVERAGE], 0.0).square().sum() for p, state in begun]
+    return torch.stack(parts).sum() if parts else 0.0
 
 
 @torch.no_grad()
-def update_average(optimizer: torch.optim.Optimizer, parameters: list[Tensor], update: int) -> None:
-    """After update t (from 0): average <- average + (parameter - average) / (t + 1)."""
+def update_average(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
+    """After update t (from 1): average <- average + (parameter - average) / t. Updates taken back do not count."""
     for parameter in parameters:
         state = optimizer.state[parameter]
-        state.setdefault(AVERAGE, torch.zeros_like(parameter)).lerp_(parameter, 1.0 / (update + 1))
+        if COUNT not in state:
+            _begin(parameter, state)
+        state[COUNT] += 1
+        state[AVERAGE].lerp_(parameter, state[COUNT].double().reciprocal().to(parameter.dtype))

@@ -101,9 +101,9 @@ class EagerEngine:
             self._snapshot.save()
             condition = self._condition(draw)
             discriminator = self._conditioned(condition)
-            real = tricks.noisy(self._packed(self.rows.minibatch(draw)), config, it, draw, 0)
+            real = self._noisy(self._packed(self.rows.minibatch(draw)), it, draw, 0)
             with torch.no_grad():  # D's step needs no graph of G
-                fake = tricks.noisy(self._generated(Purpose.NOISE_D, draw, condition), config, it, draw, 1)
+                fake = self._noisy(self._generated(Purpose.NOISE_D, draw, condition), it, draw, 1)
             for inner_step in range(config.k if optimum else 1):
                 if inner_step > 0:
                     self._snapshot.save()  # each update is taken back alone
@@ -111,7 +111,7 @@ class EagerEngine:
                 loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(
                     discriminator, real, fake, draw
                 )
-                loss_d = loss_d + self._supervised(draw) + self.discriminator.pull(draw)
+                loss_d = loss_d + self._supervised(draw) + self.discriminator.pull()
                 self.discriminator.differentiate(loss_d)
                 # The decision depends on the gradient: the only synchronisation within an iteration.
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
@@ -123,7 +123,7 @@ class EagerEngine:
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._snapshot.save()
             with frozen(self.discriminator.parameters):
-                fake = tricks.noisy(self._generated(Purpose.NOISE_G, update, condition), config, it, update, 2)
+                fake = self._noisy(self._generated(Purpose.NOISE_G, update, condition), it, update, 2)
                 if config.loss == "feature_matching":
                     loss_g = self._feature_matching(discriminator, real, fake)
                 else:
@@ -132,7 +132,7 @@ class EagerEngine:
                     # D(x) after D's update, for the losses in which G's step looks at real data
                     against = ahead(real) if config.generator_sees_real else None
                     loss_g = self._generator_loss(fake_logits, against)
-                loss_g = loss_g + self.generator.pull(update)
+                loss_g = loss_g + self.generator.pull()
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._snapshot.restore_unless_finite(loss_g)
@@ -145,12 +145,12 @@ class EagerEngine:
         self._snapshot.save()
         condition = self._condition(it)
         discriminator = self._conditioned(condition)
-        real = tricks.noisy(self._packed(self.rows.minibatch(it)), self.config, it, it, 0)
-        fake = tricks.noisy(self._generated(Purpose.NOISE_D, it, condition), self.config, it, it, 1)
+        real = self._noisy(self._packed(self.rows.minibatch(it)), it, it, 0)
+        fake = self._noisy(self._generated(Purpose.NOISE_D, it, condition), it, it, 1)
         real_logits, fake_logits = discriminator(real), discriminator(fake)
         beside = self._penalty(discriminator, real, fake.detach(), it) + self._supervised(it)
-        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside + self.discriminator.pull(it)
-        loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self.generator.pull(it)
+        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside + self.discriminator.pull()
+        loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self.generator.pull()
         # Both gradients before either update: D's must not see the new G, nor G's the new D.
         self.discriminator.differentiate(loss_d, keep_graph=True)
         self.generator.differentiate(loss_g)
@@ -176,6 +176,9 @@ class EagerEngine:
         offset = self.ranks.rank * rows
         z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, offset=offset, impl=config.impl)
         return self._packed(self.gan.generator(join(z, condition)))
+
+    def _noisy(self, samples: Tensor, it: int, step: int, substream: int) -> Tensor:
+        return tricks.noisy(samples, self.config, it, step, substream, self.ranks.rank)
 
     def _ahead(self, condition: Tensor | None, real: Tensor, fake: Tensor, draw: int) -> DiscriminatorFn:
         """D `unroll` updates after this iteration's last draw."""
@@ -327,9 +330,9 @@ class Player:
         torch.autograd.backward(loss, inputs=self.parameters, retain_graph=keep_graph)
         self.ranks.mean_([p.grad for p in self.parameters if p.grad is not None])
 
-    def pull(self, update: int) -> Tensor | float:
-        """What historical averaging adds to the loss of an update, counted from 0; before the first there is none."""
-        if not self.historical_averaging or update == 0:
+    def pull(self) -> Tensor | float:
+        """What historical averaging adds to the loss of an update; before the first there is none."""
+        if not self.historical_averaging:
             return 0.0
         return self.historical_averaging * tricks.distance_from_average(self.optimizer, self.parameters)
 
@@ -355,7 +358,7 @@ class Player:
         if self.max_col_norm is not None:
             nn.init.max_col_norm_(self.network, self.max_col_norm)
         if self.historical_averaging:
-            tricks.update_average(self.optimizer, self.parameters, update)
+            tricks.update_average(self.optimizer, self.parameters)
 
 
 class Snapshot:

@@ -12,7 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from fastgan import schema
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
-from fastgan.nn import Dropout, Heads, Maxout, Residual, Sequential
+from fastgan.nn import Dropout, Heads, Linear, Maxout, Residual, Sequential
 from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.segments import Segment, steps_of
@@ -195,9 +195,9 @@ def _take_module(chain: NetworkPlan, module: Any) -> None:
     if kind is Heads:
         return chain.end_in(module)
     if kind is Residual:
-        for part in (module.linear, module.norm):
-            if type(part) not in (nn.Linear, nn.BatchNorm1d):
-                raise chain.refuse(f"Residual with {type(part).__name__}")
+        for part, kinds in ((module.linear, (nn.Linear, Linear)), (module.norm, (nn.BatchNorm1d,))):
+            if type(part) not in kinds:
+                raise chain.refuse(f"Residual with {type(part).__name__} in the place of {kinds[0].__name__}")
             _take_module(chain, part)
         chain.activation("relu", 0.0)
         chain.layers[-1]["concatenates"] = True
@@ -328,6 +328,8 @@ def _check_parameters(gan: GAN, chain: NetworkPlan, config: TrainConfig) -> None
     if any(id(parameter) not in known for parameter in network.parameters()):
         raise chain.refuse("it has parameters that no layer uses")
     for layer in chain.layers:
+        if layer["concatenates"] and config.gradient_penalty and chain.name == "gan.discriminator":
+            raise chain.refuse("Residual under a gradient penalty")
         if layer["norm"] is not None and config.batch_size < 2:
             raise chain.refuse("BatchNorm1d needs more than one row in a batch")
         if layer["norm"] is not None and config.gradient_penalty and chain.name == "gan.discriminator":
