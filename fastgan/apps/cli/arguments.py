@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import re
 import sys
 import textwrap
@@ -151,6 +152,15 @@ def _plain(text: str) -> Any:
         except ValueError:
             pass
     return None if text.lower() == "none" else text
+
+
+def finite(value: Any) -> Any:
+    """Numbers as JSON has them: those that are not finite are null."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def widths(text: str) -> tuple[int, ...]:
