@@ -515,6 +515,15 @@ def test_every_plain_field_has_a_flag_with_help() -> None:
             assert len(flags[item.name].help or "") > 5, item.name
 
 
+def test_several_penalties_are_given_as_a_list(run: Run) -> None:
+    assert run("train", "ring", *TINY, "--gradient-penalty", "r1,r2", "--out", "a", *FAST) == (0, "", "")
+    assert runs.read(Path("a")).train.gradient_penalty == ("r1", "r2")
+    assert run("train", "ring", *TINY, "--gradient-penalty", "r1", "--out", "b", *FAST)[0] == 0
+    assert runs.read(Path("b")).train.gradient_penalty == "r1"
+    says = "must be one of None, wgan-gp, r1, r2, got 'r3'"
+    check_refusal(run("train", "ring", *TINY, "--gradient-penalty", "r1,r3", *FAST), says)
+
+
 def test_field_help_reads_shared_and_wrapped_entries() -> None:
     found = field_help(TrainConfig)
     assert found["generator_optimizer"] == found["discriminator_optimizer"]

@@ -342,6 +342,8 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # a system that does not say
         return 1 << 62
+
+
 def add_reading(command: Any) -> None:
     """The flags that say how a file is read."""
     command.add_argument(
