@@ -41,8 +41,7 @@ def add(commands: Any) -> None:
         "Those rows are the tenth that fastgan train held out, MNIST's test files in the folder, those after the first "
         "--rows, or those of --held-out; synthetic data are drawn anew. Tables are measured in standard deviations of "
         "each column.",
-        epilog="examples:\n  fastgan evaluate runs/ring-1\n"
-        "  fastgan train digits --out runs/d && fastgan evaluate runs/d --neighbours nearest.png\n",
+        epilog="examples:\n  fastgan evaluate runs/ring-1\n  fastgan evaluate runs/digits-1 --neighbours nearest.png\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument("--n", type=natural, default=10_000, metavar="N", help="samples of G (10000)")
