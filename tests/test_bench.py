@@ -198,7 +198,12 @@ def test_every_record_is_on_disk_at_once_and_can_be_taken_over(tmp_path: Path) -
     assert report.failures == ["1: departs"]
     again = harness.Report("case", settings)
     again.resume()
-    assert [r["case"] for r in again.records] == ["0", "1"]
+    assert [r["case"] for r in again.records] == ["0", "1"] and again.content == {}
+    again.content["population"] = {"members": 2}
+    again.save()
+    third = harness.Report("case", settings)
+    third.resume("population", "lower_bounds")
+    assert third.content == {"population": {"members": 2}}
 
 
 @pytest.mark.parametrize(

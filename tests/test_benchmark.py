@@ -388,9 +388,12 @@ def test_a_row_that_breaks_down_costs_no_other_row_and_can_be_measured_again(
     assert run(tmp_path, "--workload", "tiny", "toy-32", "mnist-256") == 1
     assert "no time: toy-32: the measuring process ended with -9" in capsys.readouterr().out
     asked.clear()
+    path = tmp_path / "train-here-quick.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lower_bounds": {"copy": 1.0}}))
     assert run(tmp_path, "--workload", "tiny", "toy-32", "mnist-256", "--resume") == 1
     assert asked == ["toy-32"]
-    content = json.loads((tmp_path / "train-here-quick.json").read_text())
+    content = json.loads(path.read_text())
+    assert content["lower_bounds"] == {"copy": 1.0}  # measured before, and not again
     assert [r["workload"] for r in content["workloads"]] == ["tiny", "mnist-256"]
 
 

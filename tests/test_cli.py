@@ -117,6 +117,48 @@ def test_a_preset_by_the_name_of_a_paper(run: Run) -> None:
     assert code == 0 and json.loads(Path("weighted/config.json").read_text())["train"]["penalty_weight"] == 3.0
 
 
+def test_the_config_of_a_run_holds_out_the_same_rows(run: Run) -> None:
+    tiny = ("--batch-size", "20", "--width", "8", "--steps", "1")
+    assert run("train", "digits", "--hold-out", "0.3", *tiny, "--out", "a", *FAST)[0] == 0
+    assert run("train", "--config", "a/config.json", "--out", "b", *FAST)[0] == 0
+    assert runs.read(Path("b")).held_out == runs.read(Path("a")).held_out == int(0.3 * 1797)
+    assert run("train", "--config", "a/config.json", "--hold-out", "0.1", "--out", "c", *FAST)[0] == 0
+    assert runs.read(Path("c")).held_out == 179
+    np.save("few.npy", np.zeros((20, 64), dtype=np.float32))
+    says = "--hold-out must be given where --config is of a run on more than 20 rows"
+    check_refusal(run("train", "few.npy", "--config", "a/config.json", *FAST), says)
+
+
+def test_a_file_takes_what_flags_take(run: Run) -> None:
+    Path("t.toml").write_text('optimizer = "adamw"\nweight_decay = 0.02\nhold_out = 0.25\n')
+    assert run("train", "ring", *TINY, "--config", "t.toml", "--out", "a", *FAST)[0] == 0
+    assert runs.read(Path("a")).held_out == 50
+    kept = json.loads(Path("a/config.json").read_text())["train"]["optimizer"]
+    assert (kept["type"], kept["weight_decay"]) == ("AdamW", 0.02)
+    Path("p.toml").write_text('preset = "r3gan"\n[train]\noptimizer = "rmsprop"\n')
+    assert run("train", "ring", *TINY, "--config", "p.toml", "--out", "p", *FAST)[0] == 0
+    kept = json.loads(Path("p/config.json").read_text())["train"]
+    assert kept["loss"] == "relativistic" and kept["optimizer"]["type"] == "RMSprop"
+    for text, says in (
+        ('optimizer = "adamm"', "--optimizer must be one of adam, adamw"),
+        ('preset = "r4gan"', "--preset must be one of"),
+        ("hold_out = 1.5", "--hold-out must lie in [0, 1), got 1.5"),
+    ):
+        Path("w.toml").write_text(text)
+        check_refusal(run("train", "ring", *TINY, "--config", "w.toml", *FAST), says)
+
+
+def test_a_run_that_python_began_goes_on(run: Run) -> None:
+    config = TrainConfig(steps=4, batch_size=20, discriminator_optimizer=fastgan.Adam(3e-4))
+    gan = fastgan.GAN(torch.nn.Linear(4, 2), torch.nn.Linear(2, 1), latent_dim=4)
+    fastgan.train(gan, fastgan.data.load("ring", n=200, seed=1), config, run_dir="py")
+    on = ("train", "ring", "--resume", "--out", "py", "--rows", "200", "--data-seed", "1")
+    assert run(*on, "--steps", "6", *FAST) == (0, "", "")
+    kept = runs.read(Path("py"))
+    assert (kept.source, kept.n, kept.data_seed, kept.train.steps) == ("ring", 200, 1, 6)
+    assert run("train", "--resume", "--out", "py", "--steps", "8", "--lr", "1e-4", *FAST) == (0, "", "")
+
+
 def test_other_optimisers_by_their_names(run: Run) -> None:
     args = ("--rows", "200", "--steps", "2", "--batch-size", "20", "--width", "8", *FAST)
     for kind, flags in (
@@ -134,6 +176,10 @@ def test_resume_before_the_first_checkpoint_starts_again(run: Run, ring: Path) -
     Path("killed/config.json").write_bytes((ring / "config.json").read_bytes())
     assert run("train", "--resume", "--out", "killed", *FAST)[0] == 0
     assert Path("killed/history.csv").read_bytes() == (ring / "history.csv").read_bytes()
+    Path("early").mkdir()
+    Path("early/config.json").write_bytes((ring / "config.json").read_bytes())
+    assert run("train", "--resume", "--out", "early", "--lr", "3e-3", *FAST) == (0, "", "")
+    assert json.loads(Path("early/config.json").read_text())["train"]["optimizer"]["lr"] == 3e-3
 
 
 class _CtrlC(Display):
@@ -467,6 +513,15 @@ def test_every_plain_field_has_a_flag_with_help() -> None:
             if item.name.endswith("scheduler"):
                 continue  # a function, which no flag can give
             assert len(flags[item.name].help or "") > 5, item.name
+
+
+def test_several_penalties_are_given_as_a_list(run: Run) -> None:
+    assert run("train", "ring", *TINY, "--gradient-penalty", "r1,r2", "--out", "a", *FAST) == (0, "", "")
+    assert runs.read(Path("a")).train.gradient_penalty == ("r1", "r2")
+    assert run("train", "ring", *TINY, "--gradient-penalty", "r1", "--out", "b", *FAST)[0] == 0
+    assert runs.read(Path("b")).train.gradient_penalty == "r1"
+    says = "must be one of None, wgan-gp, r1, r2, got 'r3'"
+    check_refusal(run("train", "ring", *TINY, "--gradient-penalty", "r1,r3", *FAST), says)
 
 
 def test_field_help_reads_shared_and_wrapped_entries() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -98,11 +99,48 @@ def test_a_table_of_numbers_is_learnt_as_before(run: Run, tmp_path: Path, suffix
     assert (tmp_path / "tab" / "table.json").is_file()
 
 
+def test_json_and_csv_on_stdout(run: Run, trained: Path, tmp_path: Path) -> None:
+    code, out, _ = run("train", "c.csv", *FAST, "--out", "j", "--no-pictures", "--json")
+    found = json.loads(out)
+    assert code == 0 and (found["run_dir"], found["step"], found["interrupted"]) == ("j", 3, False)
+    assert set(found["means"]) == set(TabularGAN.load(tmp_path / "j").history)
+    code, out, _ = run("evaluate", "r", "--n", "150", "--json")
+    assert code == 0 and json.loads(out) == json.loads((trained / "report.json").read_text())
+    code, out, error = run("sample", "r", "--n", "7", "--out", "-")
+    assert (code, error) == (0, "") and pd.read_csv(io.StringIO(out)).shape == (7, 6)
+
+
+def test_a_name_in_capitals_is_a_table_too(run: Run, tmp_path: Path) -> None:
+    customers().to_csv(tmp_path / "U.CSV", index=False)
+    code, _, error = run("train", "U.CSV", *FAST, "--out", "u", "--quiet", "--no-pictures")
+    assert (code, error) == (0, "")
+
+
+def test_a_trained_gan_without_a_picture_is_still_reported(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("sample: conditions must be met by one row in 200 at least, got 0")
+
+    customers().to_csv(tmp_path / "c.csv", index=False)
+    monkeypatch.setattr(TabularGAN, "sample", refuse)
+    code, out, error = run("train", "c.csv", *FAST, "--out", "r")
+    assert code == 0 and "no pictures: sample: conditions must be met" in error and "trained c.csv" in out
+
+
 def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "fault.csv").write_text("a,b\n" + "1,2\n" * 30 + "x,3\n")
     for argv, rule in (
         (("train", "c.csv", "--loss", "hinge"), "--loss must be left out for a TabularGAN"),
         (("train", "c.csv", "--resume", "--out", "r", "--tabular"), "--resume must be left out for a TabularGAN"),
+        (("train", "c.csv", "--config", "x.toml", "--tabular"), "--config must be left out for a TabularGAN"),
+        (("train", "c.csv", "--hold-out", "0.2"), "--hold-out must be left out for a TabularGAN"),
+        (("train", "c.csv", "--preset", "r3gan"), "--preset must be left out for a TabularGAN"),
+        (("train", "c.csv", "--weight-decay", "0.1"), "--weight-decay must be left out for a TabularGAN"),
+        (("train", "c.csv", "--generator-lr", "0.1"), "--generator-lr must be left out for a TabularGAN"),
+        (("train", "c.csv", "--discriminator-lr", "0.1"), "--discriminator-lr must be left out for a TabularGAN"),
+        (("train", "c.csv", "--beta1", "0"), "--beta1 must be left out for a TabularGAN"),
+        (("train", "c.csv", "--beta2", "0.9"), "--beta2 must be left out for a TabularGAN"),
         (("train", "c.csv", "--epochs", "2", "--steps", "3"), "--epochs must be given without --steps"),
         (("train", "c.csv", "--kind", "age"), "--kind must be as NAME=KIND, got 'age'"),
         (("train", "c.csv", "--kind", "age=number"), "kinds['age'] must be one of continuous"),

@@ -194,6 +194,6 @@ def test_a_second_device_gives_the_bits_of_the_first() -> None:
 def test_a_capture_that_did_not_happen_is_an_error() -> None:
     """Last in this file: it leaves a broken capture behind."""
     launcher, stream = CudaLauncher(torch.device("cuda", torch.cuda.current_device())), torch.cuda.current_stream()
-    with pytest.raises(RuntimeError, match="the graph engine could not capture an iteration: "):
+    with pytest.raises(RuntimeError, match="the cuda-graph engine could not capture an iteration: "):
         launcher.capture(lambda: torch.ones((), device="cuda").item() and None)
     assert torch.cuda.current_stream() == stream

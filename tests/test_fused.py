@@ -627,7 +627,7 @@ def test_what_changes_during_a_run_is_said_instead_of_computed() -> None:
         def on_chunk(self, run: Any, rows: Any) -> None:
             run.gan.double()
 
-    with pytest.raises(RuntimeError, match="cannot continue, because the model changed during training: .* dtype"):
+    with pytest.raises(RuntimeError, match="the cpu engine cannot continue, because the model changed during .* dtype"):
         train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(6, 20, engine="fused"), callbacks=[Widen()])
 
 

@@ -226,7 +226,7 @@ def test_what_changes_during_a_run_is_said_instead_of_computed(library: Library,
 
     on(Recorder(library))
     with pytest.raises(
-        RuntimeError, match="the graph engine cannot continue, because the model changed during training: .* dtype"
+        RuntimeError, match="the cuda-graph engine cannot continue, because the model changed during training: .* dtype"
     ):
         train(mlp(torch.float32), torch.randn(ROWS, 2), TrainConfig(6, 20, engine="fused"), callbacks=[Widen()])
 

@@ -1,18 +1,20 @@
 """train(): its checks, callbacks, interruptions, the guard against non-finite numbers, the history."""
 
+import json
 import logging
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan import backend
+from fastgan import backend, data
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train
 from fastgan.training.history import COLUMNS, read_rows
@@ -230,6 +232,46 @@ def test_the_history_is_complete_and_reads_back_exactly(tmp_path: Path) -> None:
     assert np.array_equal(read_rows(tmp_path / "history.csv", 12), np.stack(list(result.history.values()), 1))
     assert len(read_rows(tmp_path / "history.csv", 5)) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "config.json", "history.csv"]
+
+
+def config_json(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "config.json").read_text()))
+
+
+def test_config_json_names_digits_only_where_the_rows_are_the_first_of_them(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    digits = data.load("digits")
+    config = TrainConfig(steps=1, batch_size=10)
+    mixed = digits.take(torch.randperm(1797, generator=torch.Generator().manual_seed(0))[:50])
+    scaled = data.Standardizer.fit(digits).transform(digits)
+    relabelled = replace(digits.head(50), labels=digits.labels[:50].flip(0))
+    for name, rows, source, n in (
+        ("all", digits, "digits", 1797),
+        ("head", digits.head(50), "digits", 50),
+        ("mixed", mixed, None, None),
+        ("scaled", scaled, None, None),
+        ("relabelled", relabelled, None, None),
+    ):
+        gan = GAN(nn.Linear(2, 64), nn.Linear(64, 1), latent_dim=2)
+        train(gan, rows, config, run_dir=tmp_path / name)
+        body = config_json(tmp_path / name)
+        assert (body["source"], body["n"]) == (source, n), name
+
+
+def test_config_json_is_of_the_run_that_the_folder_holds(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError):
+        train(poisoned("batch", at=1), DATA, replace(CONFIG, optimizer=Adam(1.0)), run_dir=tmp_path)
+    assert config_json(tmp_path)["train"]["optimizer"]["lr"] == 1.0
+    config = replace(CONFIG, batch_size=5, optimizer=Adam(1e-4))
+    gan = new_gan()
+    train(gan, DATA, config, run_dir=tmp_path)
+    kept = config_json(tmp_path)["train"]
+    assert (kept["batch_size"], kept["optimizer"]["lr"]) == (5, 1e-4)
+    (tmp_path / "config.json").write_text(json.dumps(config_json(tmp_path) | {"source": "mine"}))
+    later = replace(config, steps=14, optimizer=Adam(2e-4))
+    train(gan, DATA, later, run_dir=tmp_path, resume=True, change=("lr",))
+    body = config_json(tmp_path)
+    assert (body["train"]["optimizer"]["lr"], body["train"]["steps"], body["source"]) == (2e-4, 14, "mine")
 
 
 def test_M67_monitors_are_what_their_names_say() -> None:

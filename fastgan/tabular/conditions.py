@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import functools
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Wanted:
     def __init__(self, conditions: Mapping[Hashable, Any], transformer: TableTransformer) -> None:
         self.labels: dict[int, int] = {}  # place among the columns of labels: code
         self.ranges: dict[Hashable, tuple[Any, Any]] = {}
+        self._formats: dict[Hashable, str | None] = {}  # of dates in text
         columns = {column.name: column for column in transformer.columns}
         places = {column.name: place for place, (column, _) in enumerate(transformer.categories)}
         for name, value in conditions.items():
@@ -39,6 +41,7 @@ class Wanted:
                 self.labels[places[name]] = column.code(value)
             elif isinstance(column, Number):
                 self.ranges[name] = self._range(name, column, value)
+                self._formats[name] = column.storage.format
             else:
                 raise ValueError(
                     f"sample: conditions[{name!r}] must be of a column that is learnt, got a {column.kind}"
@@ -50,15 +53,18 @@ class Wanted:
         if len(pair) != 2:
             raise ValueError(f"sample: conditions[{name!r}] must be a value or a pair (low, high), got {value!r}")
         pd = pandas()
-        convert = float
+        convert: Callable[[Any], Any] = float
         if column.kind == "datetime":
-            convert = pd.Timedelta if column.storage.dtype.startswith("timedelta") else pd.Timestamp
+            is_span = column.storage.dtype.startswith("timedelta")
+            convert = pd.Timedelta if is_span else functools.partial(_time, column.storage.format)
         try:
             low, high = (None if part is None or part == "" else convert(part) for part in pair)
         except (ValueError, TypeError) as error:
             rule = "a date" if column.kind == "datetime" else "a number"
             got = f"got {value!r}"
             raise ValueError(f"sample: conditions[{name!r}] must be {rule} or a pair of them, {got}") from error
+        if any(getattr(part, "tzinfo", None) for part in (low, high)) and ", " not in column.storage.dtype:
+            raise ValueError(f"sample: conditions[{name!r}] must have no time zone, as the column, got {value!r}")
         return low, high
 
     def holds(self, frame: Any, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -72,7 +78,8 @@ class Wanted:
         for place, code in self.labels.items():
             kept &= codes[:, place] == code
         for name, (low, high) in self.ranges.items():
-            values = self._comparable(frame[name], low if low is not None else high)
+            bound = low if low is not None else high
+            values = self._comparable(frame[name], bound, self._formats[name])
             if low is not None:
                 kept &= (values >= low).fillna(False).to_numpy(dtype=bool)
             if high is not None:
@@ -80,11 +87,22 @@ class Wanted:
         return kept
 
     @staticmethod
-    def _comparable(values: Any, bound: Any) -> Any:
+    def _comparable(values: Any, bound: Any, format: str | None) -> Any:
         pd = pandas()
         if isinstance(bound, pd.Timestamp):
             if not pd.api.types.is_datetime64_any_dtype(values.dtype):  # dates in text, or Python's
-                values = pd.to_datetime(values, format="mixed")
+                values = pd.to_datetime(values, format=format or "mixed")
             zone = getattr(values.dtype, "tz", None)
             return values.dt.tz_localize(None) if zone is not None and bound.tzinfo is None else values
         return values
+
+
+def _time(format: str | None, value: Any) -> Any:
+    """A bound: text as the column has it, or else as pandas reads it."""
+    pd = pandas()
+    if format is not None and isinstance(value, str):
+        try:
+            return pd.to_datetime(value, format=format)
+        except ValueError:
+            pass
+    return pd.Timestamp(value)

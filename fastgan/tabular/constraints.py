@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastgan.data import DataError
 from fastgan.data.frames import Table
 
-from .storage import pandas
+from .storage import pandas, read
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ class Inequality(Constraint):
     Args:
         low, high: names of columns of numbers or dates.
         strict: they must differ.
+        formats: of the two columns' dates in text; `fit` fills them in.
     """
 
     low: Hashable
     high: Hashable
     strict: bool = False
+    formats: tuple[str | None, str | None] = field(default=(None, None), repr=False)
 
     def __str__(self) -> str:
         return f"{self.low} {'<' if self.strict else '<='} {self.high}"
@@ -66,8 +68,16 @@ class Inequality(Constraint):
     def columns(self) -> tuple[Hashable, ...]:
         return self.low, self.high
 
+    def fit(self, frame: Any) -> Constraint:
+        numbers = any(pandas().api.types.is_numeric_dtype(frame[name]) for name in self.columns)
+        low, high = (None if numbers else _format(frame[name], name) for name in self.columns)
+        return Constraint.fit(replace(self, formats=(low, high)), frame)
+
     def holds(self, frame: Any) -> NDArray[np.bool_]:
-        low, high = frame[self.low], frame[self.high]
+        low, high = (
+            frame[name] if format is None else pandas().to_datetime(frame[name].astype(object), format=format)
+            for name, format in zip(self.columns, self.formats, strict=True)
+        )
         kept = (low < high) if self.strict else (low <= high)
         return _plain(kept) | _missing(frame, self.columns)
 
@@ -136,6 +146,18 @@ class FixedCombinations(Constraint):
         return {"type": "FixedCombinations", "names": list(self.names), "seen": sorted(map(list, self.seen), key=repr)}
 
 
+def _format(series: Any, name: Hashable) -> str | None:
+    """Of dates in text; None of other columns.
+
+    Raises:
+        DataError: text that is no date.
+    """
+    present = series.dropna().astype(object)
+    if pandas().api.types.infer_dtype(present) != "string":
+        return None
+    return read(present, name, as_time=True).storage.format
+
+
 def _plain(kept: Any) -> NDArray[np.bool_]:
     return kept.fillna(False).to_numpy(dtype=bool)
 
@@ -174,4 +196,7 @@ def from_dict(values: dict[str, Any]) -> Constraint:
     fields = {name: value for name, value in values.items() if name != "type"}
     if values["type"] == "FixedCombinations":
         return FixedCombinations(tuple(fields["names"]), frozenset(map(tuple, fields["seen"])))
+    if "formats" in fields:
+        low, high = fields["formats"]
+        fields["formats"] = low, high
     return {"Inequality": Inequality, "Positive": Positive}[values["type"]](**fields)

@@ -90,7 +90,7 @@ class TrainConfig:
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
         fake_label: target of D on fakes, below `real_label`; 0.1 beside a real_label of 0.9 is two-sided smoothing.
         gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss; several as
-            ("r1", "r2"), in Python or a config file.
+            ("r1", "r2"), or r1,r2 on a command line.
         penalty_weight: weight of the penalty, of each where there are several.
         instance_noise: standard deviation of Gaussian noise on all that D sees, real and made. For the eager engine.
         instance_noise_steps: iterations over which it falls linearly to 0; 0: it stays.

@@ -215,7 +215,7 @@ class Session:
 
     def __init__(self, prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
         self.run, self.engine, self.meta = prepared.run, prepared.engine, prepared.meta
-        self._config_json = prepared.config_json
+        self._config_json, self._change = prepared.config_json, prepared.change
         self.callbacks, self.interrupt = callbacks, interrupt
         run = prepared.run
         self._lock: FolderLock | None = None
@@ -263,10 +263,18 @@ class Session:
             self._lock.release()
 
     def start(self) -> None:
-        """Write config.json where there is none, and call `on_start` of the callbacks."""
-        folder = self.run.run_dir
-        if folder is not None and not (folder / run_file.NAME).exists():
-            write_atomically(folder / run_file.NAME, [self._config_json])
+        """Write config.json, and call `on_start` of the callbacks.
+
+        The file of a resumed run stays, with the new rates where those change. One from before the first checkpoint
+        is of a run that ended there.
+        """
+        if self.run.run_dir is not None:
+            file = self.run.run_dir / run_file.NAME
+            if self.run.checkpoint is None or not file.exists():
+                write_atomically(file, [self._config_json])
+            elif self._change:
+                with contextlib.suppress(ValueError):  # damaged: the checkpoint, which counts, is whole
+                    write_atomically(file, [run_file.with_train(file.read_bytes(), self.run.config)])
         self._notify(lambda callback: callback.on_start(self.run))
 
     @property

@@ -405,10 +405,12 @@ class Report:
         sides = [f"{r.get('case', '')}: {why}" for r in self.records for why in r.get("wrong", {}).values()]
         return [*sides, *self.refused]
 
-    def resume(self) -> None:
-        """Take over the records of an earlier run of the same name; none where there is no such file."""
+    def resume(self, *keys: str) -> None:
+        """Take over the records of an earlier run of the same name, and these keys of its content; none without it."""
         if self.path.exists():
-            self.records = json.loads(self.path.read_text()).get(self.key, [])
+            earlier = json.loads(self.path.read_text())
+            self.records = earlier.get(self.key, [])
+            self.content |= {key: earlier[key] for key in keys if key in earlier}
 
     def add(self, record: dict[str, Any]) -> None:
         """A finished case, which is written at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import re
 import sys
 import textwrap
@@ -153,12 +154,26 @@ def _plain(text: str) -> Any:
     return None if text.lower() == "none" else text
 
 
+def finite(value: Any) -> Any:
+    """Numbers as JSON has them: those that are not finite are null."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def widths(text: str) -> tuple[int, ...]:
     """Layer widths, as 256,256."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be integers joined by commas, got {text!r}") from None
+
+
+def _names(text: str) -> str | tuple[str, ...]:
+    """A name, or several joined by commas."""
+    return tuple(text.split(",")) if "," in text else text
 
 
 def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -180,11 +195,12 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
     """
     hints, helps = typing.get_type_hints(owner), field_help(owner)
     for item in dataclasses.fields(owner):
-        hint, optional = hints[item.name], False
+        hint, optional, several = hints[item.name], False, False
         text = helps.get(item.name, "")
         if typing.get_origin(hint) in (types.UnionType, typing.Union):
             optional = type(None) in typing.get_args(hint)
             parts = [part for part in typing.get_args(hint) if part in _CONVERTERS or _is_literal(part)]
+            several = any(typing.get_origin(part) is tuple and part not in parts for part in typing.get_args(hint))
             hint = parts[0] if len(parts) == 1 else None
         if _is_literal(hint):  # the dataclass checks it, in one sentence
             choices = [value for value in typing.get_args(hint) if value is not None]
@@ -193,7 +209,7 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
             hint = str
         if hint not in _CONVERTERS or item.name in skip:
             continue
-        convert, metavar = _CONVERTERS[hint]
+        convert, metavar = (_names, "NAME,NAME") if several and hint is str else _CONVERTERS[hint]
         if item.default is not dataclasses.MISSING:
             text += f" ({_as_text(item.default)})"
         group.add_argument(

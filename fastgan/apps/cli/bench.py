@@ -18,6 +18,7 @@ QUICK = ("tiny", "toy-32", "mnist-256")
 QUICK_BASELINES = ("eager", "fused-adam", "jax")
 QUICK_ON_CUDA = ("toy-32", "toy-32x132", "mnist-1024")
 QUICK_CUDA_BASELINES = (*QUICK_BASELINES, "vmap", "autocast")
+_MEASURED = ("lower_bounds", "population")  # beside the rows
 
 
 def add(commands: Any) -> None:
@@ -222,15 +223,15 @@ def _measure(
     written = harness.Report("train", settings, "workloads")
     written.quick = "QUICK CHECK: a look, no measurement."
     if resume:
-        written.resume()
-    written.content = {"unit": "seconds an iteration", **content}
+        written.resume(*_MEASURED)
+    written.content |= {"unit": "seconds an iteration", **content}
     ended = False
     done = {(r["workload"], r["threads"], r.get("precision", "fp32")) for r in written.records}
     with _display(sum(len(r["rows"]) for r in requests)) as show, contextlib.suppress(KeyboardInterrupt):
         for request in requests:
             rows = [row for row in request["rows"] if _row(row, request) not in done]
             for found in _until_it_fails(worker.ask_rows(request | {"rows": rows})):
-                written.content |= {key: found[key] for key in ("lower_bounds", "population") if key in found}
+                written.content |= {key: found[key] for key in _MEASURED if key in found}
                 written.records += [found[key] for key in ("record",) if key in found]
                 written.refused += [found[key] for key in ("refused",) if key in found]
                 written.content["targets"] = report.verdicts(written.records, written.content.get("population"))

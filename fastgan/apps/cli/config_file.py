@@ -22,9 +22,12 @@ _FLAGS = (
     "beta1",
     "beta2",
     "momentum",
+    "weight_decay",
     "width",
+    "preset",
     "source",
     "rows",
+    "hold_out",
     "data_seed",
 )
 
@@ -71,6 +74,10 @@ def read(path: str, arguments: argparse.Namespace) -> Settings:
         raise ValueError(f"--config must be TOML (.toml) or JSON, got {path}: {error}") from None
     if "n" in body:  # the name of --rows in the file of a run
         body["rows"] = body.pop("n")
+    for place in (body, body.get("train")):  # the name of a kind is the flag's, a table a field of the training
+        if isinstance(place, dict) and isinstance(place.get("optimizer"), str):
+            kind = place.pop("optimizer")
+            arguments.optimizer_kind = arguments.optimizer_kind or kind
     for name in _FLAGS:
         if (value := body.get(name)) is not None and getattr(arguments, name) is None:
             setattr(arguments, name, value)
@@ -78,6 +85,8 @@ def read(path: str, arguments: argparse.Namespace) -> Settings:
     if of_a_run:
         if not isinstance(body.get("networks"), dict):
             raise ValueError(f"--config must hold networks, got {path} of a run that Python began")
+        if arguments.hold_out is None and arguments.rows == body.get("rows"):
+            arguments.held_rows = checks.whole({"held_out": 0} | body, "held_out", 0)
         arguments.conditional = arguments.conditional or bool(body["networks"].get("classes"))
         for name, value in checks.reading(body).items():
             if getattr(arguments, name) is None:
@@ -106,5 +115,5 @@ def _put(found: dict[str, dict[str, Any]], tables: tuple[str, ...], field: str, 
             found[table][field] = value
             return
         known += names
-    hint = did_you_mean(field, [*known, *_FLAGS])
+    hint = did_you_mean(field, [*known, *_FLAGS, "optimizer"])
     raise ValueError(f"--config must hold fields of the training or of the networks, got {field} in {path}{hint}")

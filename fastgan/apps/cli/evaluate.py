@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastgan import data, evaluation
 from fastgan.apps.cli import runs, tabular
-from fastgan.apps.cli.arguments import counting, natural, number
+from fastgan.apps.cli.arguments import counting, finite, natural, number
 from fastgan.apps.cli.pictures import draw_neighbours, origin
 from fastgan.data import Dataset
 from fastgan.files import write_atomically
@@ -41,9 +41,7 @@ def add(commands: Any) -> None:
         "Those rows are the tenth that fastgan train held out, MNIST's test files in the folder, those after the first "
         "--rows, or those of --held-out; synthetic data are drawn anew. Tables are measured in standard deviations of "
         "each column.",
-        epilog="examples:\n  fastgan evaluate runs/ring-1\n"
-        "  fastgan train digits --out runs/d\n"
-        "  fastgan evaluate runs/d --neighbours nearest.png\n",
+        epilog="examples:\n  fastgan evaluate runs/ring-1\n  fastgan evaluate runs/digits-1 --neighbours nearest.png\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument("--n", type=natural, default=10_000, metavar="N", help="samples of G (10000)")
@@ -112,21 +110,12 @@ def run(arguments: argparse.Namespace) -> int:
         with style.source(origin(config, step)):
             picture = draw_neighbours(config, subject.samples, subject.train, Path(arguments.neighbours))
         show(f"{'picture':<15} {picture}")
-    text = json.dumps(_finite(report), indent=1, allow_nan=False)
+    text = json.dumps(finite(report), indent=1, allow_nan=False)
     if arguments.json:
         print(text)
     if arguments.out is not None:
         write_atomically(Path(arguments.out), [f"{text}\n".encode()])
     return 0
-
-
-def _finite(value: Any) -> Any:
-    """Numbers as JSON has them: those that are not finite are null."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _load(arguments: argparse.Namespace, config: runs.RunConfig) -> _Subject:

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastgan import data
 from fastgan.apps.cli import runs
-from fastgan.apps.cli.arguments import natural
+from fastgan.apps.cli.arguments import finite, natural
 from fastgan.data import DataError, DataWarning
 from fastgan.data.frames import SUFFIXES, read_frame
 from fastgan.files import write_atomically
@@ -31,11 +31,15 @@ from fastgan.tabular.gan import MODEL
 SOURCE = "source.json"  # of a run folder: what the table was
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
 _ROWS = 1000  # of a file, unless --n says otherwise
+_TAIL = 500  # iterations that the means of --json are of
 _SHOWN = 10_000  # rows in a picture and in a report
 _NUMERIC = 0.5  # of a column's cells: one with as many is numbers with faults in it, not text
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
 _TRAINING = ("steps", "batch_size", "pack", "seed", "device", "latent_dim", "generator_hidden", "discriminator_hidden")
-_READING = ("image_shape", "background", "data", "data_seed", "snapshots")
+_FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
+    *("config", "image_shape", "background", "data", "data_seed", "hold_out", "preset", "conditional", "seeds", "grid"),
+    *("optimizer_kind", "generator_lr", "discriminator_lr", "beta1", "beta2", "momentum", "weight_decay"),
+)
 
 
 def add_flags(command: Any) -> None:
@@ -63,9 +67,13 @@ def add_flags(command: Any) -> None:
 def is_mixed(arguments: argparse.Namespace) -> bool:
     """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns."""
     path = Path(arguments.source or "")
-    if arguments.tabular is False or arguments.resume or not path.is_file() or not set(path.suffixes) & set(SUFFIXES):
+    if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & set(SUFFIXES):
         return False
     return _not_all_numbers(path, arguments.header)
+
+
+def _suffixes(path: Path) -> set[str]:
+    return {suffix.lower() for suffix in path.suffixes}
 
 
 def check_unused(arguments: argparse.Namespace) -> None:
@@ -88,7 +96,7 @@ def _not_all_numbers(path: Path, header: bool | None) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)
-            if path.suffix == ".parquet":
+            if path.suffix.lower() == ".parquet":
                 return _of_parquet(path)
             frame = read_frame(path, header=header)
     except (DataError, ImportError):
@@ -130,7 +138,7 @@ def train(arguments: argparse.Namespace) -> int:
     if not source.is_file():
         raise FileNotFoundError(f"SOURCE must be a table's file for a TabularGAN, got {arguments.source!r}")
     table: Any = source
-    if arguments.rows is not None or arguments.header is not None or source.suffix != ".parquet":
+    if arguments.rows is not None or arguments.header is not None or source.suffix.lower() != ".parquet":
         table = read_frame(source, header=arguments.header)
         if arguments.rows is not None:
             table = table.head(arguments.rows)
@@ -154,9 +162,13 @@ def train(arguments: argparse.Namespace) -> int:
     if not arguments.no_pictures:
         try:
             pictures = draw(gan, folder.path, folder.path)
-        except ImportError as error:  # the training is done and saved: a missing library must not spoil it
+        # The training is done and saved: a missing library, or a G whose rows hardly keep the constraints, must not
+        # spoil it.
+        except (ImportError, ValueError) as error:
             print(f"no pictures: {error}", file=sys.stderr)
-    if not arguments.quiet:
+    if arguments.json:
+        print(json.dumps(finite(_report(gan, arguments.source, folder.path, seconds, said, pictures)), indent=1))
+    elif not arguments.quiet:
         print("\n".join(_summary(gan, arguments.source, folder.path, seconds, said, pictures)))
     return 130 if gan.interrupted else 0
 
@@ -167,8 +179,8 @@ def _gan(arguments: argparse.Namespace) -> TabularGAN:
         raise ValueError("--resume must be left out for a TabularGAN, which trains in one go")
     foreign = [
         name
-        for name in (*_of_train_config(), *_READING, "conditional", "seeds", "grid", "lr", "optimizer_kind", "momentum")
-        if name not in _TRAINING and name not in ("lr", "snapshots") and given.get(name) not in (None, False, [])
+        for name in (*_FOREIGN, *_of_train_config())
+        if name not in _TRAINING and given.get(name) is not None and given[name] is not False and given[name] != []
     ]
     if foreign:
         flag = foreign[0].replace("_", "-").replace("-kind", "")
@@ -235,6 +247,23 @@ def _write_history(gan: TabularGAN, folder: Path) -> None:
     writer.writerow(["step", *names])
     writer.writerows([step, *row] for step, row in enumerate(zip(*gan.history.values(), strict=True), start=1))
     write_atomically(folder / "history.csv", [text.getvalue().encode()])
+
+
+def _report(
+    gan: TabularGAN, source: str, path: Path, seconds: float, said: list[str], pictures: list[Path]
+) -> dict[str, Any]:
+    """`_summary` for a program."""
+    steps = len(gan.history["loss_d"])
+    return {
+        "run_dir": str(path),
+        "source": source,
+        "step": steps,
+        "interrupted": gan.interrupted,
+        "steps_per_second": steps / max(seconds, 1e-9),
+        "means": {name: float(values[-_TAIL:].mean()) for name, values in gan.history.items() if len(values)},
+        "notes": said,
+        "pictures": [str(picture) for picture in pictures],
+    }
 
 
 def _summary(
@@ -357,9 +386,10 @@ def where(texts: list[str], gan: TabularGAN) -> dict[Hashable, Any]:
 def sample(arguments: argparse.Namespace) -> int:
     """Draw rows into a file."""
     out = Path(arguments.out)
-    kind = ".csv" if out.name.lower().endswith(".csv.gz") else out.suffix.lower()
+    to_stdout = arguments.out == "-"
+    kind = ".csv" if to_stdout or out.name.lower().endswith(".csv.gz") else out.suffix.lower()
     if kind not in FORMATS:
-        raise ValueError(f"--out must end in {', '.join(FORMATS)} (or .csv.gz), got {arguments.out!r}")
+        raise ValueError(f"--out must end in {', '.join(FORMATS)} (or .csv.gz) or be -, got {arguments.out!r}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out must lie in an existing folder, got {arguments.out!r}")
     if arguments.labels is not None:
@@ -377,6 +407,9 @@ def sample(arguments: argparse.Namespace) -> int:
         else:
             packed = "gzip" if out.suffix.lower() == ".gz" else None
             rows.to_csv(buffer, index=False, sep="\t" if kind == ".tsv" else ",", compression=packed)
+        if to_stdout:
+            print(buffer.getvalue().decode(), end="")
+            return 0
         write_atomically(out, [buffer.getvalue()])
     print(f"{n:,} samples of {arguments.run_dir}: {out}")
     refused = {name: count for name, count in gan.rejected.items() if count}
@@ -407,12 +440,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--held-out must have the columns of the table, got none named {absent[0]!r}")
     synthetic = gan.sample(arguments.n, seed=arguments.seed)
     report = Report(gan.transformer, real, synthetic, held_out, target=arguments.target, seed=arguments.seed)
-    print("\n".join(report.lines()))
+    show = print if not arguments.json else lambda line: None
+    show("\n".join(report.lines()))
     try:
-        print(f"{'picture':<12}{draw_columns(gan, real.head(_SHOWN), synthetic, folder / 'report.png', report)}")
+        show(f"{'picture':<12}{draw_columns(gan, real.head(_SHOWN), synthetic, folder / 'report.png', report)}")
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)
     body = {"run": arguments.run_dir, "seed": arguments.seed, **report.values}
     out = Path(arguments.out) if arguments.out is not None else folder / "report.json"
-    write_atomically(out, [(json.dumps(body, indent=1) + "\n").encode()])
+    text = json.dumps(finite(body), indent=1, allow_nan=False)
+    if arguments.json:
+        print(text)
+    write_atomically(out, [f"{text}\n".encode()])
     return 0

@@ -159,7 +159,7 @@ def _one(
                 callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
                 run_dir=folder.path,
                 resume=folder.has_checkpoint(),
-                change=("lr",) if arguments.resume and _gives_rates(arguments) else (),
+                change=("lr",) if folder.has_checkpoint() and _gives_rates(arguments) else (),
             )
     except BaseException:
         folder.discard()
@@ -215,6 +215,8 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     dataset = runs.training_part(dataset, held_out)
     preset = presets.for_source(arguments.source, dataset, getattr(arguments, "network", "mlp"))
     if arguments.preset is not None:
+        if arguments.preset not in presets.RECIPES:  # of a file
+            raise ValueError(f"--preset must be one of {', '.join(presets.RECIPES)}, got {arguments.preset!r}")
         preset = presets.with_recipe(preset, arguments.preset)
     preset = dataclasses.replace(
         preset, train=settings.train_config(preset.train), networks=settings.network_fields(preset.networks)
@@ -249,10 +251,16 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
 def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
     """How many rows training shall not see; by default none where `fastgan evaluate` finds others to measure by."""
     part = arguments.hold_out
+    if (held := getattr(arguments, "held_rows", None)) is not None:  # as the run of --config
+        if held >= rows:
+            raise ValueError(f"--hold-out must be given where --config is of a run on more than {rows} rows, got none")
+        return int(held)
     if part is None:
         others = arguments.rows is not None or source in data.sources.SYNTHETIC or runs.has_test_files(source)
         part = 0.0 if others else _HELD_OUT
         return held if (held := int(part * rows)) > 1 else 0  # one row tells no likelihood
+    if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part < 1:  # of a file
+        raise ValueError(f"--hold-out must lie in [0, 1), got {part!r}")
     if part and int(part * rows) < 2:
         raise ValueError(f"--hold-out must be 0, or 2 or more of the {rows} rows, got {part:g}")
     return int(part * rows)
@@ -282,7 +290,11 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         field = f"{stored.functions[0]} of {folder / 'config.json'}"
         raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
     source = _path(arguments) if arguments.source or arguments.data else None
-    if source is not None and not {source, stored.source} & set(data.sources.NAMES):
+    if source is not None and stored.source == runs.UNKNOWN:
+        moved = stored.moved(source)
+        stored = dataclasses.replace(moved, n=arguments.rows, data_seed=arguments.data_seed or 0)
+        source = None
+    elif source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
     if arguments.hold_out is not None:
         raise ValueError(f"--hold-out must be left out with --resume, got {arguments.hold_out:g}")
@@ -330,6 +342,8 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # a system that does not say
         return 1 << 62
+
+
 def add_reading(command: Any) -> None:
     """The flags that say how a file is read."""
     command.add_argument(
@@ -431,6 +445,8 @@ def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, O
     """The preset's optimisers with the flags applied; D's is the common one where G's differs."""
     generator = _optimizer(arguments, base.optimizer_of_generator, arguments.generator_lr)
     discriminator = _optimizer(arguments, base.optimizer_of_discriminator, arguments.discriminator_lr)
+    if (generator, discriminator) == (base.optimizer_of_generator, base.optimizer_of_discriminator):
+        return {}  # a resumed run keeps the fields that it had them in
     return {
         "optimizer": discriminator,
         "generator_optimizer": None if generator == discriminator else generator,
@@ -442,6 +458,8 @@ def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_
     if isinstance(optimizer, Built):
         raise ValueError("config.json's optimizer must be one of fastgan's here; continue such a run by fastgan.train")
     kind = arguments.optimizer_kind
+    if kind is not None and kind not in _OPTIMIZERS:  # of a file
+        raise ValueError(f"--optimizer must be one of {', '.join(_OPTIMIZERS)}, got {kind!r}")
     if kind is not None and type(optimizer) is not type(_OPTIMIZERS[kind]):
         optimizer = _OPTIMIZERS[kind]
     rate = own_rate if own_rate is not None else arguments.lr

@@ -88,7 +88,9 @@ class CpuEngine:
     ) -> Callable[[], list[np.ndarray]]:
         """A function that runs iterations of each: one engine alone on all threads, many on a thread each."""
         states = [engine.state for engine in engines]
-        return functools.partial(advance_together, states, firsts, counts, functools.partial(_launch, threads))
+        return functools.partial(
+            advance_together, cls.name, states, firsts, counts, functools.partial(_launch, threads)
+        )
 
 
 def _launch(

@@ -128,7 +128,7 @@ def _failure(to: str, reason: str) -> RuntimeError:
     """A torch.OutOfMemoryError for want of memory, whether torch or CUDA says so."""
     reason = reason.splitlines()[0]
     kind = torch.OutOfMemoryError if "out of memory" in reason else RuntimeError
-    return kind(f"train: the graph engine could not {to} an iteration: {reason}")
+    return kind(f"train: the cuda-graph engine could not {to} an iteration: {reason}")
 
 
 class GraphEngine:
@@ -166,7 +166,7 @@ class GraphEngine:
             self.prepare()
             self.schedulers, self.as_built = self.state.schedulers, self.state.as_built
         except torch.OutOfMemoryError as error:
-            raise plan.UnsupportedByEngine(f"the graph engine's memory does not suffice: {error}") from error
+            raise plan.UnsupportedByEngine(f"the cuda-graph engine's memory does not suffice: {error}") from error
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:
@@ -221,7 +221,7 @@ class GraphEngine:
             done = self._queue(iteration, count, should_stop)
         except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
             raise RuntimeError(
-                f"train: the graph engine cannot continue, because the model changed during training: {why}"
+                f"train: the cuda-graph engine cannot continue, because the model changed during training: {why}"
             ) from None
         except BaseException as error:
             self.launcher.join()  # what was queued is still at work on the networks
@@ -281,7 +281,9 @@ class GraphEngine:
             with products_in(self.state.config.precision):
                 self.launcher.run(functools.partial(iteration.run, 1))
         except torch.OutOfMemoryError as error:  # halfway through: it cannot be tried again
-            raise RuntimeError(f"train: the graph engine ran out of memory within an iteration: {error}") from error
+            raise RuntimeError(
+                f"train: the cuda-graph engine ran out of memory within an iteration: {error}"
+            ) from error
 
     def _graph_of(self, size: int, iteration: Iteration) -> Callable[[], None]:
         if size not in self._graphs:

@@ -125,7 +125,9 @@ class PersistentEngine:
         should_stop: Callable[[], bool],
     ) -> Callable[[], list[np.ndarray]]:
         """A function that runs iterations of all engines in one launch."""
-        return functools.partial(advance_together, [engine.state for engine in engines], firsts, counts, _launch)
+        return functools.partial(
+            advance_together, cls.name, [engine.state for engine in engines], firsts, counts, _launch
+        )
 
 
 def _launch(

@@ -163,9 +163,11 @@ class HostState:
 
 
 def advance_together(
-    states: Sequence[HostState], firsts: list[int], counts: list[int], launch: Launch
+    engine: str, states: Sequence[HostState], firsts: list[int], counts: list[int], launch: Launch
 ) -> list[np.ndarray]:
     """Run iterations first .. first+count of each GAN in one launch of compiled plans.
+
+    engine: its name, for messages.
 
     Returns:
         The metrics of each, float64 (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
@@ -175,7 +177,7 @@ def advance_together(
         plans = [state.compiled() for state in states]
     except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
         raise RuntimeError(
-            f"train: the fused engine cannot continue, because the model changed during training: {why}"
+            f"train: the {engine} engine cannot continue, because the model changed during training: {why}"
         ) from None
     tables, updates = launch(states, plans, firsts, [min(count, _MOST_ITERATIONS) for count in counts])
     for state, first, table, made in zip(states, firsts, tables, updates, strict=True):
