@@ -33,7 +33,8 @@ std::vector<T*> pointers(const py::list& addresses) {
 }
 
 constexpr int64_t kRowPadding = 32;  // of `work` and `scratch` (cpu/dispatch.h)
-constexpr int64_t kMostRows = 4096;   // of a call without backward go through one buffer at a time, which stays in the cache
+constexpr int64_t kMostRows =
+    4096;  // of a call without backward go through one buffer at a time, which stays in the cache
 
 int64_t element_size(int dtype) { return DType(dtype) == DType::f64 ? sizeof(double) : sizeof(float); }
 
@@ -100,15 +101,16 @@ struct Mlp {
 
   // The gradients: of x, then of the parameters; 0 where none is wanted. `kept`, sizes.backward elements a row, is what
   // a second-order pass reads, which needs the gradient of x; 0: there will be none.
-  void backward(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y, const py::list& grads,
-                uintptr_t kept, uint64_t dropout_seed, int threads) const {
+  void backward(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y,
+                const py::list& grads, uintptr_t kept, uint64_t dropout_seed, int threads) const {
     const auto w = pointers<const void>(weights);
     const auto g = pointers<void>(grads);
     py::gil_scoped_release release;
     const Scratch own(dtype, kept ? 0 : sizes.backward * padded(rows));
     kernels().mlp_backward(dtype, shape,
                            {rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1,
-                            g.data() + 1 + shape.layers.size(), kept ? pointer(kept) : own.data(), dropout_seed, threads});
+                            g.data() + 1 + shape.layers.size(), kept ? pointer(kept) : own.data(), dropout_seed,
+                            threads});
   }
 
   // From the tangent of grad_x, the gradients of grad_y, of x, then of the parameters; 0 where none is wanted.
@@ -119,8 +121,9 @@ struct Mlp {
     py::gil_scoped_release release;
     const Scratch scratch(dtype, sizes.second_order * padded_for_a_team(rows, threads));
     kernels().mlp_second_order(dtype, shape,
-                               {rows, w.data(), pointer(work), pointer(kept), pointer(tangent), g[0], g[1], g.data() + 2,
-                                g.data() + 2 + shape.layers.size(), scratch.data(), dropout_seed, threads});
+                               {rows, w.data(), pointer(work), pointer(kept), pointer(tangent), g[0], g[1],
+                                g.data() + 2, g.data() + 2 + shape.layers.size(), scratch.data(), dropout_seed,
+                                threads});
   }
 
   // The penalty, and where `grads` is not empty the gradients of the parameters.
@@ -137,7 +140,8 @@ struct Mlp {
                            scratch.data(), dropout_seed, threads});
     double sum = 0;
     for (int64_t i = 0; i < rows; ++i)
-      sum += DType(dtype) == DType::f64 ? static_cast<double*>(values.data())[i] : static_cast<float*>(values.data())[i];
+      sum +=
+          DType(dtype) == DType::f64 ? static_cast<double*>(values.data())[i] : static_cast<float*>(values.data())[i];
     return sum;
   }
 };
@@ -158,7 +162,8 @@ void bind_training(py::module_& m);  // bindings_train.cpp
 void bind_cuda(py::module_& m);      // bindings_cuda.cpp
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
-  m.doc() = "The compiled core of fastgan: pointers, sizes, threads or a stream. fastgan.kernels calls it with tensors.";
+  m.doc() =
+      "The compiled core of fastgan: pointers, sizes, threads or a stream. fastgan.kernels calls it with tensors.";
   m.def("build_info", build_info);
   m.attr("row_padding") = kRowPadding;
 
@@ -170,13 +175,13 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     py::gil_scoped_release release;
     kernels().pair_loss(dtype, t.real, t.fake, pointer(value), threads);
   });
-  m.def("pointwise", [](int dtype, uintptr_t x, uintptr_t out, int64_t n, int formula, double target, int order,
-                        int threads) {
-    py::gil_scoped_release release;
-    kernels().pointwise(dtype, pointer(x), pointer(out), n, formula, target, order, threads);
-  });
-  m.def("dropout", [](int dtype, uintptr_t x, uintptr_t out, int64_t rows, int64_t features, double p, uint64_t dropout_seed,
-                      uint32_t substream, int threads) {
+  m.def("pointwise",
+        [](int dtype, uintptr_t x, uintptr_t out, int64_t n, int formula, double target, int order, int threads) {
+          py::gil_scoped_release release;
+          kernels().pointwise(dtype, pointer(x), pointer(out), n, formula, target, order, threads);
+        });
+  m.def("dropout", [](int dtype, uintptr_t x, uintptr_t out, int64_t rows, int64_t features, double p,
+                      uint64_t dropout_seed, uint32_t substream, int threads) {
     py::gil_scoped_release release;
     kernels().dropout(dtype, pointer(x), pointer(out), rows, features, p, dropout_seed, substream, threads);
   });
@@ -185,12 +190,12 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     py::gil_scoped_release release;
     kernels().random_fill(dtype, pointer(out), n, normal, seed, purpose, step, substream, offset, threads);
   });
-  m.def("permutation", [](uintptr_t out, uint64_t n, uint64_t seed, uint64_t epoch, uint64_t start, uint64_t count,
-                          uint32_t purpose) {
-    py::gil_scoped_release release;
-    const Permutation permute(n, seed, purpose, epoch);
-    for (uint64_t i = 0; i < count; ++i) pointer<int64_t>(out)[i] = int64_t(permute(start + i));
-  });
+  m.def("permutation",
+        [](uintptr_t out, uint64_t n, uint64_t seed, uint64_t epoch, uint64_t start, uint64_t count, uint32_t purpose) {
+          py::gil_scoped_release release;
+          const Permutation permute(n, seed, purpose, epoch);
+          for (uint64_t i = 0; i < count; ++i) pointer<int64_t>(out)[i] = int64_t(permute(start + i));
+        });
 
   m.def("fma_peak", [](double seconds, int threads) {
     std::vector<double> fp32(threads), bf16(threads);

@@ -91,8 +91,7 @@ struct CompiledPlan {
   TrainPlan plan{};
   Workspace workspace;
 
-  explicit CompiledPlan(const py::dict& d)
-      : dtype(d["dtype"].cast<int>()) {
+  explicit CompiledPlan(const py::dict& d) : dtype(d["dtype"].cast<int>()) {
     FromDict given(d["plan"]);
     plan.fields(given);
     given.end();
@@ -106,7 +105,9 @@ struct CompiledPlan {
 
   // What multiplies in G and in D on a CPU.
   std::pair<std::string, std::string> products() const {
-    const auto of = [&](const PlayerPlan& p) { return name_of(choose_products(p.network, DType(dtype) == DType::f32)); };
+    const auto of = [&](const PlayerPlan& p) {
+      return name_of(choose_products(p.network, DType(dtype) == DType::f32));
+    };
     return {of(plan.generator), of(plan.discriminator)};
   }
 
@@ -150,7 +151,9 @@ void advance_in_turn(const std::vector<CompiledPlan*>& plans, std::vector<TrainC
     for (std::unique_lock<std::mutex> lock(mutex);;) {
       size_t next = plans.size();
       for (size_t i = 0; i < plans.size(); ++i)
-        if (!states[i].busy && states[i].done < calls[i].count && (next == plans.size() || progress(i) < progress(next))) next = i;
+        if (!states[i].busy && states[i].done < calls[i].count &&
+            (next == plans.size() || progress(i) < progress(next)))
+          next = i;
       if (next == plans.size()) return;  // other threads run the remaining iterations
       State& state = states[next];
       const int64_t some = std::max<int64_t>(1, calls[next].count * int64_t(plans.size()) / (turns * threads));
@@ -160,7 +163,8 @@ void advance_in_turn(const std::vector<CompiledPlan*>& plans, std::vector<TrainC
       kernels().train(plans[next]->dtype, plans[next]->plan, part);
       lock.lock();
       state.busy = false, state.done += part.count;
-      calls[next].generator_updates = part.generator_updates, calls[next].discriminator_updates = part.discriminator_updates;
+      calls[next].generator_updates = part.generator_updates,
+      calls[next].discriminator_updates = part.discriminator_updates;
     }
   });
 }
@@ -169,7 +173,8 @@ void advance_in_turn(const std::vector<CompiledPlan*>& plans, std::vector<TrainC
 Updates advance(const std::vector<CompiledPlan*>& plans, const std::vector<py::dict>& arguments, int threads) {
   std::vector<TrainCall> calls;
   calls.reserve(plans.size());
-  for (size_t i = 0; i < plans.size(); ++i) calls.push_back(plans[i]->call(arguments[i], plans.size() == 1 ? threads : 1));
+  for (size_t i = 0; i < plans.size(); ++i)
+    calls.push_back(plans[i]->call(arguments[i], plans.size() == 1 ? threads : 1));
   {
     py::gil_scoped_release release;
     if (plans.size() == 1)
@@ -183,8 +188,8 @@ Updates advance(const std::vector<CompiledPlan*>& plans, const std::vector<py::d
 }
 
 // The same on a CUDA device, in one launch. `memory` gives the address of so many bytes there.
-void cuda_advance(const std::vector<CompiledPlan*>& plans, const std::vector<py::dict>& arguments, int multiprocessors, int cluster,
-                  size_t shared_bytes, const py::function& memory, uintptr_t stream) {
+void cuda_advance(const std::vector<CompiledPlan*>& plans, const std::vector<py::dict>& arguments, int multiprocessors,
+                  int cluster, size_t shared_bytes, const py::function& memory, uintptr_t stream) {
   std::vector<TrainCall> calls;
   std::vector<CudaMember> members;
   calls.reserve(plans.size());
@@ -193,10 +198,12 @@ void cuda_advance(const std::vector<CompiledPlan*>& plans, const std::vector<py:
     members.push_back({&plans[i]->plan, &calls.back()});
   }
   const auto allocate = [&](size_t bytes) { return reinterpret_cast<void*>(memory(bytes).cast<uintptr_t>()); };
-  cuda_train(plans[0]->dtype, members, {multiprocessors, cluster, shared_bytes}, allocate, reinterpret_cast<void*>(stream));
+  cuda_train(plans[0]->dtype, members, {multiprocessors, cluster, shared_bytes}, allocate,
+             reinterpret_cast<void*>(stream));
 }
 
-std::pair<size_t, size_t> cuda_needs(const CompiledPlan& compiled, int multiprocessors, int cluster, size_t shared_bytes) {
+std::pair<size_t, size_t> cuda_needs(const CompiledPlan& compiled, int multiprocessors, int cluster,
+                                     size_t shared_bytes) {
   const CudaLimits needs = cuda_train_needs(compiled.dtype, compiled.plan, {multiprocessors, cluster, shared_bytes});
   return {needs.shared_bytes, needs.scratch_bytes};
 }
@@ -219,10 +226,14 @@ struct Noted {
 
   template <class T>
   static std::string kind(T*) {
-    if constexpr (std::is_enum_v<T>) return name_of(T());
-    else if constexpr (std::is_pointer_v<T>) return "address";
-    else if constexpr (std::is_same_v<T, bool>) return "flag";
-    else return std::is_floating_point_v<T> ? "real" : "integer";
+    if constexpr (std::is_enum_v<T>)
+      return name_of(T());
+    else if constexpr (std::is_pointer_v<T>)
+      return "address";
+    else if constexpr (std::is_same_v<T, bool>)
+      return "flag";
+    else
+      return std::is_floating_point_v<T> ? "real" : "integer";
   }
   static std::string kind(PlayerPlan*) { return "PlayerPlan"; }
   static std::string kind(ParameterPlan*) { return "ParameterPlan"; }
@@ -245,15 +256,18 @@ py::dict noted(Plan plan) {
 void bind_schema(py::module_& m) {
   py::dict enums, fields;
   describe(enums, DType()), describe(enums, Formula()), describe(enums, Activation()), describe(enums, Prior());
-  describe(enums, Precision()), describe(enums, Penalty()), describe(enums, Rule()), describe(enums, purpose::Purpose());
+  describe(enums, Precision()), describe(enums, Penalty()), describe(enums, Rule()),
+      describe(enums, purpose::Purpose());
   describe(enums, Head());
   describe(enums, Distribution()), describe(enums, Predicate());
   m.attr("ENUMS") = enums;
   Noted layer;
   PlayerPlan().read_layer(layer);
-  fields["LayerPlan"] = layer.fields, fields["PlayerPlan"] = noted(PlayerPlan()), fields["TrainPlan"] = noted(TrainPlan());
+  fields["LayerPlan"] = layer.fields, fields["PlayerPlan"] = noted(PlayerPlan()),
+  fields["TrainPlan"] = noted(TrainPlan());
   fields["OptimizerPlan"] = noted(OptimizerPlan()), fields["ParameterPlan"] = noted(ParameterPlan());
-  fields["HeadPlan"] = noted(HeadPlan()), fields["LossPlan"] = noted(LossPlan()), fields["Schedule"] = noted(Schedule()), fields["TrainCall"] = noted(TrainCall());
+  fields["HeadPlan"] = noted(HeadPlan()), fields["LossPlan"] = noted(LossPlan()),
+  fields["Schedule"] = noted(Schedule()), fields["TrainCall"] = noted(TrainCall());
   m.attr("FIELDS") = fields;
 }
 
@@ -280,7 +294,8 @@ void bind_training(py::module_& m) {
   });
   m.def("force_products", force_products);  // for tests: cpu/products.h
   m.def("tile_dot", [](bool software, uintptr_t c, uintptr_t a, uintptr_t b) {
-    kernels().tile_dot(software, reinterpret_cast<float*>(c), reinterpret_cast<uint16_t*>(a), reinterpret_cast<uint16_t*>(b));
+    kernels().tile_dot(software, reinterpret_cast<float*>(c), reinterpret_cast<uint16_t*>(a),
+                       reinterpret_cast<uint16_t*>(b));
   });
   m.def("tile_round", [](bool software, uintptr_t in, uintptr_t out) {
     kernels().tile_round(software, reinterpret_cast<float*>(in), reinterpret_cast<uint16_t*>(out));

@@ -12,7 +12,8 @@
 
 #ifdef __CUDACC__
 #define FASTGAN_HD __host__ __device__ __forceinline__
-#define FASTGAN_CALLS_BACK _Pragma("nv_exec_check_disable")  // a host-only call is allowed where the caller runs on the host
+#define FASTGAN_CALLS_BACK \
+  _Pragma("nv_exec_check_disable")              // a host-only call is allowed where the caller runs on the host
 #define FASTGAN_CALLED __device__ __noinline__  // with all inlined, kernels would compile for minutes
 #else
 #define FASTGAN_HD inline __attribute__((always_inline))
@@ -200,7 +201,8 @@ FASTGAN_HD T logistic_second_derivative(T x) {
   return e / (d * d);
 }
 
-// ---------------------------------------------------------------- losses of one logit l; t is the target, where there is one
+// ---------------------------------------------------------------- losses of one logit l; t is the target, where there
+// is one
 
 struct NonSaturating {  // -log D, D = sigmoid(l): the generator's loss and the real half of the discriminator's
   template <class T> FASTGAN_HD static T value(T l, T) { return softplus(-l); }
@@ -235,7 +237,8 @@ struct SoftTarget {  // -t log D - (1 - t) log(1 - D), 0 <= t <= 1
     T linear = weight == T(0) ? T(0) : weight * magnitude(l);  // 0 * infinity would be NaN
     return linear + log1p_unit(exp(-magnitude(l)));
   }
-  template <class T> FASTGAN_HD static T derivative(T l, T t) {  // sigmoid(l) - t, from the side on which sigmoid is small
+  template <class T> FASTGAN_HD static T derivative(T l,
+                                                    T t) {  // sigmoid(l) - t, from the side on which sigmoid is small
     T s = sigmoid(-magnitude(l));
     return l < T(0) ? s - t : (T(1) - t) - s;
   }
@@ -314,8 +317,8 @@ struct ProbabilityFake {  // -log(1 - p)
 };
 
 // Their names in fastgan/reference.py, in the order of their numbers.
-FASTGAN_ENUM(enum class, Formula, non_saturating, fake, minimax, mle, soft_target, hinge_real, hinge_fake, least_squares,
-             wasserstein_real, wasserstein_fake, probability_real, probability_fake)
+FASTGAN_ENUM(enum class, Formula, non_saturating, fake, minimax, mle, soft_target, hinge_real, hinge_fake,
+             least_squares, wasserstein_real, wasserstein_fake, probability_real, probability_fake)
 
 // Calls f with the type of the formula of this number.
 FASTGAN_CALLS_BACK
@@ -338,9 +341,9 @@ FASTGAN_HD bool with_formula(int number, Function&& f) {
   return false;
 }
 
-// ---------------------------------------------------------------- activations: y = value(x), derivative and second derivative from y or x
-// `from_output` says which of both backward keeps: the output where they can be had from it, else the input.
-// `has_second_derivative` says whether there is a second derivative at all.
+// ---------------------------------------------------------------- activations: y = value(x), derivative and second
+// derivative from y or x `from_output` says which of both backward keeps: the output where they can be had from it,
+// else the input. `has_second_derivative` says whether there is a second derivative at all.
 
 struct Identity {
   static constexpr bool from_output = true, has_second_derivative = false;

@@ -34,7 +34,7 @@ struct Stream {
   // j-th.
   template <int count>
   FASTGAN_HD void blocks(uint64_t b, uint64_t stride, uint32_t (&words)[4][count]) const {
-    uint32_t(&c0)[count] = words[0], (&c1)[count] = words[1], (&c2)[count] = words[2], (&c3)[count] = words[3];
+    uint32_t (&c0)[count] = words[0], (&c1)[count] = words[1], (&c2)[count] = words[2], (&c3)[count] = words[3];
     for (int j = 0; j < count; ++j) {
       const uint64_t index = b + uint64_t(j) * stride;
       c0[j] = uint32_t(index);

@@ -31,7 +31,8 @@ struct LayerPlan {
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
 FASTGAN_ENUM(enum class, Precision, fp32, ieee, tf32, bf16)
 
-// What becomes of some outputs of a network: nothing, tanh of each, softmax(x), softmax((x + Gumbel noise) / temperature).
+// What becomes of some outputs of a network: nothing, tanh of each, softmax(x), softmax((x + Gumbel noise) /
+// temperature).
 FASTGAN_ENUM(enum class, Head, none, tanh, softmax, gumbel_softmax)
 
 struct HeadPlan {
@@ -40,19 +41,20 @@ struct HeadPlan {
   FASTGAN_FIELDS(kind, first, width)
 };
 
-// What multiplies float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by their stand-in for tests.
+// What multiplies float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by their stand-in for
+// tests.
 enum class Products { fp32, dot_bf16, amx, amx_software };
 
 struct NetworkPlan {
   std::vector<LayerPlan> layers;
   double input_dropout = 0;
-  int dropout_seeds = 0;       // of dropout masks and of Gumbel noise, drawn by one forward pass
+  int dropout_seeds = 0;  // of dropout masks and of Gumbel noise, drawn by one forward pass
   Precision precision = Precision::fp32;
   std::vector<HeadPlan> heads;  // of the last layer, which then has no activation and no dropout; none, or all outputs
   double temperature = 1;
   int heads_seed_index = 0;  // of the noise, among the dropout seeds
   // Of the CPU engine alone, which sets them itself:
-  bool blocked_weights = false;         // cpu/blocked_weights.h
+  bool blocked_weights = false;        // cpu/blocked_weights.h
   Products products = Products::fp32;  // cpu/products.h
   FASTGAN_FIELDS(input_dropout, dropout_seeds, precision, heads, temperature, heads_seed_index)
 };
@@ -67,7 +69,7 @@ struct ParameterPlan {
 struct LayerParameters {
   ParameterPlan weight, bias, norm_scale, norm_shift;
   void *running_mean = nullptr, *running_variance = nullptr;
-  int64_t* batches = nullptr;  // how many batches the running statistics have seen
+  int64_t* batches = nullptr;                              // how many batches the running statistics have seen
   void *rounded = nullptr, *rounded_transposed = nullptr;  // the CPU engine's copies of the weight (cpu/amx.h)
   FASTGAN_FIELDS(weight, bias, norm_scale, norm_shift, running_mean, running_variance, batches)
 };
@@ -82,8 +84,8 @@ struct OptimizerPlan {
   // Bounds, 0 for none: of each number of a gradient, then of the norm of all gradients of the network; of each weight
   // and of the norm of a unit's incoming weights after the update.
   double max_grad_value, max_grad_norm, clip_weights, max_col_norm;
-  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, weight_decay, decoupled, nesterov, max_grad_value,
-                 max_grad_norm, clip_weights, max_col_norm)
+  FASTGAN_FIELDS(rule, beta1, beta2, epsilon, weight_decay, decoupled, nesterov, max_grad_value, max_grad_norm,
+                 clip_weights, max_col_norm)
 };
 
 FASTGAN_HD bool clips(const OptimizerPlan& plan) { return plan.max_grad_value > 0 || plan.max_grad_norm > 0; }
@@ -137,19 +139,19 @@ struct TrainPlan {
   int64_t pack;  // samples in one input of D (PacGAN)
   bool simultaneous;
   LossPlan real, fake, generated;
-  bool relativistic;  // losses of the difference between a real and a fake logit
+  bool relativistic;               // losses of the difference between a real and a fake logit
   std::vector<Penalty> penalties;  // each with this weight
   double penalty_weight;
-  double ema_decay;  // of the moving average of G
-  bool skip_nonfinite;   // roll an update back if its loss or result is not finite
-  double threshold;  // logit above which D takes a row for real, for the metrics
+  double ema_decay;     // of the moving average of G
+  bool skip_nonfinite;  // roll an update back if its loss or result is not finite
+  double threshold;     // logit above which D takes a row for real, for the metrics
   // A conditional GAN: each row of the data has a label, from 0 to classes - 1. Both networks also see it, one-hot,
   // behind the noise or the samples. 0: there is none.
   int64_t classes = 0;
   const int32_t* labels = nullptr;  // (rows,)
   FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
-                 simultaneous, real, fake, generated, relativistic, penalties, penalty_weight, ema_decay, skip_nonfinite,
-                 threshold, classes, labels)
+                 simultaneous, real, fake, generated, relativistic, penalties, penalty_weight, ema_decay,
+                 skip_nonfinite, threshold, classes, labels)
 };
 
 }  // namespace fastgan

@@ -7,16 +7,16 @@
 #include <vector>
 
 // Declares an enumeration of this kind (enum or enum class), with its name and those of its values: "a, b, c".
-#define FASTGAN_ENUM(Kind, Name, ...)                        \
-  Kind Name : int { __VA_ARGS__ };                           \
-  constexpr const char* name_of(Name) { return #Name; }      \
+#define FASTGAN_ENUM(Kind, Name, ...)                   \
+  Kind Name : int{__VA_ARGS__};                         \
+  constexpr const char* name_of(Name) { return #Name; } \
   constexpr const char* names_of(Name) { return #__VA_ARGS__; }
 
 // In a struct: fields(f) calls f(name, field) for each of these, in order.
-#define FASTGAN_FIELDS(...)                                       \
-  template <class Function>                                       \
-  void fields(Function&& f) {                                     \
-    ::fastgan::each_field(f, #__VA_ARGS__, __VA_ARGS__);          \
+#define FASTGAN_FIELDS(...)                              \
+  template <class Function>                              \
+  void fields(Function&& f) {                            \
+    ::fastgan::each_field(f, #__VA_ARGS__, __VA_ARGS__); \
   }
 
 namespace fastgan {

@@ -325,9 +325,7 @@ def blended_generator_loss(
     return sum(parts[1:], parts[0])
 
 
-def mixed_batch_loss(
-    logits: Tensor, is_real: Tensor, *, reduction: Reduction = "mean", impl: Impl = "auto"
-) -> Tensor:
+def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = "mean", impl: Impl = "auto") -> Tensor:
     """The discriminator's loss of one batch that holds real and fake examples side by side, told apart by a mask.
 
     Equivalent to `discriminator_loss(logits[is_real], logits[~is_real])`, without its synchronisation on a GPU; a batch

@@ -36,7 +36,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-
 _OF_SAMPLES = (1 << 16) - 1  # substream of the seeds of noise within G: no process of several has it
 
 
@@ -274,9 +273,7 @@ class GAN(torch.nn.Module):
         return check_labels("sample", chosen.expand(n) if chosen.ndim == 0 else chosen, n, self.classes)
 
     @torch.no_grad()
-    def interpolate(
-        self, start: Tensor, end: Tensor, steps: int = 11, *, labels: int | Tensor | None = None
-    ) -> Tensor:
+    def interpolate(self, start: Tensor, end: Tensor, steps: int = 11, *, labels: int | Tensor | None = None) -> Tensor:
         """Samples G(z) along straight lines in the space of the noise, with G in eval mode; the mode is restored.
 
         The first and the last are G(start) and G(end) to the last bit. Noise within G, as of `nn.Heads`, is the same at
@@ -504,9 +501,7 @@ def mlp_gan(
         dtype=dtype,
         impl=impl,
     )
-    return GAN(
-        generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=(data_dim,), classes=classes
-    )
+    return GAN(generator, discriminator, latent_dim=latent_dim, prior=prior, data_shape=(data_dim,), classes=classes)
 
 
 def maxout_discriminator(data_dim: int, units: int = 240) -> nn.Sequential:
@@ -527,9 +522,7 @@ def maxout_discriminator(data_dim: int, units: int = 240) -> nn.Sequential:
     return nn.init.uniform_(network, 0.005)
 
 
-def goodfellow_mnist(
-    data: Tensor | None = None, *, data_dim: int = 784, hidden: int = 1200, units: int = 240
-) -> GAN:
+def goodfellow_mnist(data: Tensor | None = None, *, data_dim: int = 784, hidden: int = 1200, units: int = 240) -> GAN:
     """MNIST networks of the original code: two ReLU layers of 1200 in G, two maxout layers of 240 x 5 in D.
 
     It was trained with `TrainConfig(steps=..., batch_size=100, mode="simultaneous", optimizer=Momentum(0.1,

@@ -36,7 +36,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-
 __getattr__ = deprecation.names(__name__, {"next_key": "next_dropout_seed"})
 
 

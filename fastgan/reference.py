@@ -99,9 +99,7 @@ def _constant(c: float) -> Callable[[Tensor, float], Tensor]:
 
 
 FORMULAS: dict[str, Formula] = {
-    "non_saturating": Formula(
-        lambda x, t: softplus(-x), lambda x, t: -torch.sigmoid(-x), _sigmoid_second_derivative
-    ),
+    "non_saturating": Formula(lambda x, t: softplus(-x), lambda x, t: -torch.sigmoid(-x), _sigmoid_second_derivative),
     "fake": Formula(lambda x, t: softplus(x), lambda x, t: torch.sigmoid(x), _sigmoid_second_derivative),
     "minimax": Formula(
         lambda x, t: -softplus(x), lambda x, t: -torch.sigmoid(x), lambda x, t: -_sigmoid_second_derivative(x, t)

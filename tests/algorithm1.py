@@ -404,9 +404,7 @@ class Game:
 
     def update(self, player: Network, rule: Rule, loss: Tensor, number: int, epoch: int, keep: bool = False) -> bool:
         """Descend the loss; False where it or a gradient is not finite."""
-        grads = self.clipped(
-            torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True)
-        )
+        grads = self.clipped(torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True))
         finite = all(bool(torch.isfinite(value).all()) for value in (loss, *grads))
         rule.step(player.parameters(), list(grads), number, epoch)
         self.bound(player)

@@ -138,7 +138,6 @@ class Builder:
 
         return finish
 
-
     def library(self, sources: Sequence[Path]) -> Library:
         """The kernels for float and double, in this process: nothing watches them, but nothing is copied either.
 

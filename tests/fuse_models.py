@@ -168,9 +168,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
         [1],
     ),
     "nested": (
-        lambda: nn.Sequential(
-            nn.Sequential(L(), nn.ReLU()), nn.Sequential(nn.Sequential(L(), nn.Tanh()), L())
-        ),
+        lambda: nn.Sequential(nn.Sequential(L(), nn.ReLU()), nn.Sequential(nn.Sequential(L(), nn.Tanh()), L())),
         [1, 1],
     ),
     "names": (named, [1, 1]),

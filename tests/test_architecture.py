@@ -207,7 +207,7 @@ def test_the_core_knows_no_torch() -> None:
             if line.lstrip().startswith("#include"):
                 assert not re.search(r"torch|ATen|c10|caffe", line), f"{path.name}: {line}"
                 if path.name == "formulas.h":
-                    assert line.strip() in ('#include <cmath>', '#include "schema.h"')
+                    assert line.strip() in ("#include <cmath>", '#include "schema.h"')
                 if "pybind11" in line:
                     assert path.name.startswith("bindings")
 

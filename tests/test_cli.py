@@ -190,9 +190,7 @@ class _CtrlC(Display):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_saves_and_exits_with_130(
-    run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_saves_and_exits_with_130(run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(train_command, "progress", lambda steps, quiet: [_CtrlC()])
         code, out, _ = run("train", "ring", *TINY, "--out", "stopped")
@@ -306,9 +304,7 @@ def test_momentum(run: Run) -> None:
 # ---------------------------------------------------------------- sample, plot, info
 
 
-def test_M69_samples_do_not_depend_on_how_they_are_split(
-    run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_M69_samples_do_not_depend_on_how_they_are_split(run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastgan.apps.cli import sample
 
     assert run("sample", str(ring), "--n", "700", "--seed", "1", "--out", "all.npy")[0] == 0
@@ -464,9 +460,7 @@ def test_resume_refuses_another_run(run: Run, ring: Path) -> None:
     assert {path: path.read_bytes() for path in ring.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "7", '{"format": 2}', '{"format": 1}', "\x00", "[" * 100_000]
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"format": 2}', '{"format": 1}', "\x00", "[" * 100_000])
 def test_a_damaged_config_is_named(run: Run, text: str) -> None:
     Path("r").mkdir()
     Path("r/config.json").write_text(text)

@@ -37,9 +37,7 @@ def test_rows_and_tensor_are_the_callers_own(divisor: float) -> None:
     "index", [[0, 1], torch.tensor([0.0]), torch.tensor([[0]]), torch.tensor(0), torch.tensor([True])]
 )
 def test_rows_refuses_a_wrong_index(index: object) -> None:
-    with pytest.raises(
-        TypeError, match=r"^Dataset.rows: index must be a one-dimensional integer tensor, got "
-    ):
+    with pytest.raises(TypeError, match=r"^Dataset.rows: index must be a one-dimensional integer tensor, got "):
         Dataset(torch.ones(4, 2)).rows(index)  # type: ignore[arg-type]
 
 
@@ -94,9 +92,7 @@ def test_as_dataset_refuses() -> None:
         data.as_dataset(torch.ones(2, 2, dtype=torch.complex64))
     with pytest.raises(DataError, match="must hold numbers, got objects"):
         data.as_dataset(np.array([["a"], [None]], dtype=object))
-    with pytest.raises(
-        DataError, match=r"row 1, column 2 \(counted from 0\) must be a finite number, got nan"
-    ):
+    with pytest.raises(DataError, match=r"row 1, column 2 \(counted from 0\) must be a finite number, got nan"):
         data.as_dataset(torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, math.nan]]))
     with pytest.raises(DataError, match=r"row 2 \(counted from 0\) must be a finite number, got -inf"):
         data.as_dataset(np.array([0.0, 1.0, -math.inf]))
@@ -113,9 +109,7 @@ def test_load_by_name_and_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         data.load("./ring", n=6)
     with pytest.raises(FileNotFoundError, match=r"^load: no data set or file 'rings'; did you mean 'ring'\?"):
         data.load("rings")
-    with pytest.raises(
-        FileNotFoundError, match=r"^load: no data set or file 'no/such.npy' \(data sets: digits, "
-    ):
+    with pytest.raises(FileNotFoundError, match=r"^load: no data set or file 'no/such.npy' \(data sets: digits, "):
         data.load("no/such.npy")
     np.savez("two.npz", a=np.ones((2, 2)), b=np.zeros((3, 1)))
     assert data.load("two.npz:b").shape == (3, 1)

@@ -31,9 +31,7 @@ def test_table_round_trip(tmp_path: Path, suffix: str, dtype: torch.dtype) -> No
     elif suffix == "npz":
         np.savez_compressed(path, table)
     elif suffix in ("csv", "tsv"):
-        np.savetxt(
-            path, table, delimiter="," if suffix == "csv" else "\t", header="a,b,c" * (suffix == "csv")
-        )
+        np.savetxt(path, table, delimiter="," if suffix == "csv" else "\t", header="a,b,c" * (suffix == "csv"))
     elif suffix == "parquet":
         import pandas
 
@@ -47,9 +45,7 @@ def test_table_round_trip(tmp_path: Path, suffix: str, dtype: torch.dtype) -> No
     assert torch.equal(rows, torch.from_numpy(table[[19, 0]]))
 
 
-@pytest.mark.parametrize(
-    "kind", ["?", "i1", "i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", ">f4", ">i8"]
-)
+@pytest.mark.parametrize("kind", ["?", "i1", "i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", ">f4", ">i8"])
 def test_npy_of_every_number(tmp_path: Path, kind: str) -> None:
     array = np.array([[0, 1, 1], [1, 0, 1]]).astype(kind)
     np.save(tmp_path / "x.npy", array)
@@ -71,9 +67,7 @@ def test_fortran_order(tmp_path: Path) -> None:
     for name in ("x.npy", "x.npz"):
         dataset = read(tmp_path / name)
         assert torch.equal(dataset.tensor(), torch.from_numpy(array.reshape(6, 6)))
-        assert torch.equal(
-            dataset.head(2).rows(torch.tensor([1])), torch.from_numpy(array[1:2].reshape(1, 6))
-        )
+        assert torch.equal(dataset.head(2).rows(torch.tensor([1])), torch.from_numpy(array[1:2].reshape(1, 6)))
 
 
 def test_npz_chooses(tmp_path: Path) -> None:
@@ -273,9 +267,7 @@ def test_not_finite_in_three_dimensions(tmp_path: Path) -> None:
     array = np.zeros((4, 3, 2), np.float16)
     array[3, 1, 0] = np.nan
     np.save(tmp_path / "x.npy", array)
-    refused(
-        tmp_path / "x.npy", r"row 3, element \[1, 0\] \(counted from 0\) must be a finite number, got nan"
-    )
+    refused(tmp_path / "x.npy", r"row 3, element \[1, 0\] \(counted from 0\) must be a finite number, got nan")
 
 
 def test_too_large_for_float32(tmp_path: Path) -> None:
@@ -327,12 +319,8 @@ def test_bad_npz(tmp_path: Path) -> None:
     ("module", "name", "package"),
     [("pyarrow.parquet", "x.parquet", "pyarrow"), ("PIL.Image", "x.png", "pillow")],
 )
-def test_missing_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, package: str
-) -> None:
+def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, package: str) -> None:
     (tmp_path / name).write_bytes(b"something")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        ImportError, match=rf"^fastgan\.data\.read of .* needs {package}: pip install {package}$"
-    ):
+    with pytest.raises(ImportError, match=rf"^fastgan\.data\.read of .* needs {package}: pip install {package}$"):
         read(tmp_path / name if name != "x.png" else tmp_path)

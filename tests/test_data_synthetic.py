@@ -201,7 +201,5 @@ def test_digits() -> None:
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(
-        ImportError, match=r"^fastgan.data.digits needs scikit-learn: pip install scikit-learn$"
-    ):
+    with pytest.raises(ImportError, match=r"^fastgan.data.digits needs scikit-learn: pip install scikit-learn$"):
         data.digits()

@@ -75,9 +75,7 @@ def test_bad_parquet(tmp_path: Path) -> None:
     pandas.DataFrame({"a": [1, None]}, dtype="Int64").to_parquet(path)
     refused(path, r"row 1 \(counted from 0\), column 'a' must be a number, got none")
     pandas.DataFrame({"a": [1.0, 2.0], "b": [0.0, -1e39]}).to_parquet(path)
-    refused(
-        path, r"row 1 \(counted from 0\), column 'b' must be at most 3\.403e\+38 in magnitude, got -1e\+39"
-    )
+    refused(path, r"row 1 \(counted from 0\), column 'b' must be at most 3\.403e\+38 in magnitude, got -1e\+39")
     assert read(path, dtype=torch.float64).tensor()[1, 1] == -1e39
     pandas.DataFrame({"a": np.array([], np.float32)}).to_parquet(path)
     refused(path, "must have at least one row, got none")

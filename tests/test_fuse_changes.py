@@ -70,15 +70,11 @@ CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
     "child appended": _append,
     "children moved": _delete,
     "frozen": lambda m: m[3].requires_grad_(False),
-    "apply": lambda m: m.apply(
-        lambda c: nn.init.constant_(c.weight, 0.1) if isinstance(c, nn.Linear) else None
-    ),
+    "apply": lambda m: m.apply(lambda c: nn.init.constant_(c.weight, 0.1) if isinstance(c, nn.Linear) else None),
     "double": lambda m: m.double(),
     "bfloat16": lambda m: m.bfloat16(),
     "to_empty": lambda m: [nn.init.ones_(p) for p in m.to_empty(device="cpu").parameters()],
-    "load_state_dict assign": lambda m: m.load_state_dict(
-        {k: v + 1 for k, v in m.state_dict().items()}, assign=True
-    ),
+    "load_state_dict assign": lambda m: m.load_state_dict({k: v + 1 for k, v in m.state_dict().items()}, assign=True),
     "extended": lambda m: m.extend([nn.Linear(3, 3, bias=False), nn.ReLU()])[6].weight.data.fill_(0.3),
 }
 
@@ -107,9 +103,7 @@ def test_hooks_see_each_call_and_a_removed_hook_restores_the_fused_call(calls: l
     model(torch.randn(5, 6))
     assert seen == [(5, 8)] and calls == [1]
     handle.remove()
-    everywhere = nn.modules.module.register_module_forward_hook(
-        lambda module, args, output: seen.append(type(module))
-    )
+    everywhere = nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(type(module)))
     try:
         model(torch.randn(5, 6))
     finally:
@@ -139,9 +133,7 @@ def test_modes_of_single_children_count() -> None:
 
 
 def test_dropout_in_a_chain_has_its_distribution_and_replays() -> None:
-    model = fnn.fuse(
-        nn.Sequential(nn.Dropout(0.2), nn.Linear(64, 64, bias=False), nn.ReLU(), nn.Dropout(0.5))
-    )
+    model = fnn.fuse(nn.Sequential(nn.Dropout(0.2), nn.Linear(64, 64, bias=False), nn.ReLU(), nn.Dropout(0.5)))
     nn.init.eye_(model[1].weight)
     x = torch.ones(2000, 64, requires_grad=True)
     torch.manual_seed(3)

@@ -14,9 +14,7 @@ from fastgan.nn import init
 
 
 def model() -> nn.Module:
-    return fnn.Sequential(
-        fnn.Maxout(50, 40, 3), fnn.Dropout(0.5), fnn.Linear(40, 30), nn.Linear(30, 1, bias=False)
-    )
+    return fnn.Sequential(fnn.Maxout(50, 40, 3), fnn.Dropout(0.5), fnn.Linear(40, 30), nn.Linear(30, 1, bias=False))
 
 
 def test_M54_uniform_fills_its_range_exactly() -> None:
@@ -114,9 +112,7 @@ def test_M54_max_col_norm_holds_the_limit_and_little_else(dtype: torch.dtype) ->
     assert 50 < inside.sum() < 250 and torch.equal(weight[inside], before[inside])
     expected = before.double() * (1.9365 / norms).clamp(max=1)[:, None]
     eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(
-        weight.double(), expected, rtol=3 * eps, atol=1e-7 if dtype == torch.float16 else 0
-    )
+    torch.testing.assert_close(weight.double(), expected, rtol=3 * eps, atol=1e-7 if dtype == torch.float16 else 0)
 
 
 def test_max_col_norm_at_the_extremes() -> None:
@@ -147,9 +143,7 @@ BAD = {
     "uniform_: module must be a torch.nn.Module, got Tensor": lambda: init.uniform_(torch.zeros(2), 1.0),
     "normal_: std must be .* got nan": lambda: init.normal_(model(), math.nan),
     "normal_: module must know its shapes": lambda: init.normal_(nn.LazyLinear(3)),
-    "sparse_: nonzeros must be between 0 and in_features=5, got 6": lambda: init.sparse_(
-        torch.zeros(3, 5), 6
-    ),
+    "sparse_: nonzeros must be between 0 and in_features=5, got 6": lambda: init.sparse_(torch.zeros(3, 5), 6),
     r"sparse_: weight must have shape .* got \(3,\)": lambda: init.sparse_(torch.zeros(3)),
     "sparse_: std must be positive": lambda: init.sparse_(torch.zeros(3, 5), 2, std=0.0),
     "output_bias_from_data: layer must end": lambda: init.output_bias_from_data(
@@ -164,9 +158,7 @@ BAD = {
     r"output_bias_from_data: data must lie in \[0, 1\]": lambda: init.output_bias_from_data(
         nn.Linear(2, 3), -torch.ones(4, 3)
     ),
-    "output_bias_from_data: .* nan": lambda: init.output_bias_from_data(
-        nn.Linear(2, 1), torch.full((4, 1), math.nan)
-    ),
+    "output_bias_from_data: .* nan": lambda: init.output_bias_from_data(nn.Linear(2, 1), torch.full((4, 1), math.nan)),
     "max_col_norm_: limit must be positive": lambda: init.max_col_norm_(torch.zeros(2, 2), 0.0),
     "max_col_norm_: weight must have shape": lambda: init.max_col_norm_(torch.zeros(2)),
 }

@@ -19,9 +19,7 @@ from fastgan.nn.activation import NAMES, to_module
 _no_native = why_not("mlp", "cpu", torch.float32)
 IMPLS = [
     "reference",
-    pytest.param(
-        "native", marks=pytest.mark.skipif(_no_native is not None, reason=f"no native core: {_no_native}")
-    ),
+    pytest.param("native", marks=pytest.mark.skipif(_no_native is not None, reason=f"no native core: {_no_native}")),
 ]
 TOLERANCE = {"rtol": 1.3e-6, "atol": 1e-5}
 
@@ -34,11 +32,7 @@ def plain(model: nn.Module) -> nn.Sequential:
 def value_and_grads(model: nn.Module, x: Tensor, upstream: Tensor | None = None) -> list[Tensor]:
     x = x.clone().requires_grad_()
     y = model(x)
-    upstream = (
-        torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape)
-        if upstream is None
-        else upstream
-    )
+    upstream = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape) if upstream is None else upstream
     y.backward(upstream.to(y.dtype))
     grads = [x.grad, *(p.grad for p in model.parameters())]
     return [y.detach()] + [g.detach() for g in grads if g is not None]
@@ -57,14 +51,10 @@ def assert_same(got: list[Tensor], expected: list[Tensor], **tolerance: float) -
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", NAMES)
 def test_M50_mlp_is_the_sequential_of_torch_modules(activation: str, bias: bool, impl: str) -> None:
-    widths = (
-        (1, 7, 31, 32, 33, 480) if impl == "native" else (1, 33)
-    )  # the reference is torch's own operations
+    widths = (1, 7, 31, 32, 33, 480) if impl == "native" else (1, 33)  # the reference is torch's own operations
     for seed, width in enumerate(widths):
         torch.manual_seed(seed)
-        model = fnn.MLP(
-            [width, 33, width, 5], activation=activation, output_activation="tanh", bias=bias, impl=impl
-        )
+        model = fnn.MLP([width, 33, width, 5], activation=activation, output_activation="tanh", bias=bias, impl=impl)
         for batch in (1, 33):
             x = torch.randn(batch, width)
             model.zero_grad()
@@ -309,9 +299,7 @@ def test_gradient_penalties_go_through(name: str, kind: str) -> None:
 
 def test_compiles_without_a_break() -> None:
     torch.manual_seed(0)
-    model = fnn.Sequential(
-        fnn.Maxout(6, 5, 3), fnn.Dropout(0.0), fnn.Linear(5, 4, activation="elu"), nn.Linear(4, 1)
-    )
+    model = fnn.Sequential(fnn.Maxout(6, 5, 3), fnn.Dropout(0.0), fnn.Linear(5, 4, activation="elu"), nn.Linear(4, 1))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for batch in (3, 5, 8):
         x = torch.randn(batch, 6)
@@ -362,9 +350,7 @@ def test_frozen_layers_get_no_gradient(impl: str) -> None:
 
 
 def test_state_dicts_load_both_ways() -> None:
-    ours = fnn.MLP(
-        [6, 5, 4, 1], activation="relu", output_activation="sigmoid", dropout=0.5, input_dropout=0.2
-    )
+    ours = fnn.MLP([6, 5, 4, 1], activation="relu", output_activation="sigmoid", dropout=0.5, input_dropout=0.2)
     torchs = nn.Sequential(
         nn.Dropout(0.2),
         nn.Linear(6, 5),
@@ -380,9 +366,7 @@ def test_state_dicts_load_both_ways() -> None:
     assert list(ours.state_dict()) == list(torchs.state_dict())
     torchs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours.eval()(x), torchs.eval()(x), **TOLERANCE)
-    other = fnn.MLP(
-        [6, 5, 4, 1], activation="relu", output_activation="sigmoid", dropout=0.5, input_dropout=0.2
-    )
+    other = fnn.MLP([6, 5, 4, 1], activation="relu", output_activation="sigmoid", dropout=0.5, input_dropout=0.2)
     other.load_state_dict(torchs.state_dict())
     torch.testing.assert_close(other.eval()(x), torchs(x), **TOLERANCE)
     single = fnn.Linear(6, 5, activation="relu")
@@ -413,9 +397,7 @@ def test_layers_copy_and_pickle(module: nn.Module) -> None:
 def test_slices_keep_impl_and_children() -> None:
     model = fnn.MLP([3, 4, 2], activation="relu", impl="reference")
     x = torch.randn(5, 3)
-    assert (
-        model[:2].impl == model[1:].impl == fnn.Sequential(*model, impl="reference")[:1].impl == "reference"
-    )
+    assert model[:2].impl == model[1:].impl == fnn.Sequential(*model, impl="reference")[:1].impl == "reference"
     assert model[:2][0] is model[0] and len(model) == 3
     torch.testing.assert_close(model[2:](model[:2](x)), model(x))
 
@@ -448,9 +430,7 @@ BAD = {
     "Sequential: impl must be": lambda: fnn.Sequential(impl="fast"),
     "Linear: .*3 features.* 5": lambda: fnn.Linear(3, 2)(torch.zeros(4, 5)),
     "Maxout: .*3 features.* 5": lambda: fnn.Maxout(3, 2, 2)(torch.zeros(4, 5)),
-    r"Sequential \(0 to 2\): layer 0 takes 3": lambda: fnn.MLP([3, 4, 2], activation="relu")(
-        torch.zeros(4, 5)
-    ),
+    r"Sequential \(0 to 2\): layer 0 takes 3": lambda: fnn.MLP([3, 4, 2], activation="relu")(torch.zeros(4, 5)),
     r"Sequential \(0 to 1\): layer 1 takes 3": lambda: fnn.Sequential(nn.Linear(5, 4), nn.Linear(3, 2))(
         torch.ones(1, 5)
     ),

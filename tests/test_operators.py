@@ -123,9 +123,7 @@ def test_networks_compile_without_a_break(case: MlpCase) -> None:
 
 
 def test_dropout_compiles_without_a_break() -> None:
-    assert_compiles(
-        lambda x: ops.dropout(x, 0.5, KEY, 3), lambda size: [torch.randn(size, 6, requires_grad=True)]
-    )
+    assert_compiles(lambda x: ops.dropout(x, 0.5, KEY, 3), lambda size: [torch.randn(size, 6, requires_grad=True)])
     run, _ = compiled(lambda x: ops.dropout(x, 0.5, random.next_dropout_seed()))
     x = torch.ones(1000, requires_grad=True)
     first, second = run(x), run(x)

@@ -95,8 +95,10 @@ def test_M30_ring_map_draws_points_outside_the_unit_circle_only(tmp_path: Path) 
 
 def test_bilinear_shows_both_trajectories(tmp_path: Path) -> None:
     image = pixels(plots.bilinear(tmp_path / "bilinear.png"))
-    spread = [np.ptp(np.argwhere(np.abs(image - np.array(rgb)).max(-1) < 24), axis=0).min()
-              for rgb in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2))]
+    spread = [
+        np.ptp(np.argwhere(np.abs(image - np.array(rgb)).max(-1) < 24), axis=0).min()
+        for rgb in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2))
+    ]
     assert spread[0] > 1.8 * spread[1]  # the simultaneous one has left the circle
 
 
@@ -273,7 +275,12 @@ def test_animation_of_one_column(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_get_one_line(
-    argv: str, says: str, ring: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    argv: str,
+    says: str,
+    ring: Path,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -39,9 +39,7 @@ def check_pointwise(
     x = torch.cat((case.points(n - len(ends), seed=order), ends)).to(dtype)
     out = garbage(n, dtype=dtype)
     number = NUMBERS[case.formula]
-    machine.call(
-        "pointwise", schema.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules
-    )
+    machine.call("pointwise", schema.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules)
     error = ulp_error(out, case.want(x, order), case.derivative_unit if order == 1 else 0.0)
     at = int(error.argmax())
     allowed = ALLOWED.get(dtype, case.ulp[order])

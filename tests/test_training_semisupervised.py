@@ -74,6 +74,7 @@ def test_M59_equals_the_loss_written_out_in_plain_torch(mode: str) -> None:
 
 # ---------------------------------------------------------------- on digits
 
+
 def classifier() -> ClassDiscriminator:
     torch.manual_seed(0)
     features = fastgan.nn.MLP(

@@ -15,7 +15,8 @@ inline __mmask16 lanes(int64_t left, int64_t from = 0) {
   return __mmask16(left - from >= 16 ? 0xffff : left > from ? (1 << (left - from)) - 1 : 0);
 }
 
-// Two tiles of A, `next` apart, at each of the blocks; rows are 64 bytes. In elements; the second part is `part` further on.
+// Two tiles of A, `next` apart, at each of the blocks; rows are 64 bytes. In elements; the second part is `part`
+// further on.
 struct FactorA {
   const Bf16* data;
   int64_t next, block, part;
@@ -26,11 +27,11 @@ struct FactorB {
   int64_t part;
 };
 
-// C (32 rows, or the first 16; 32 columns, or 16) over the depth. start: 32 rows of 16 equal numbers, or null; c: rows of 32
-// floats.
+// C (32 rows, or the first 16; 32 columns, or 16) over the depth. start: 32 rows of 16 equal numbers, or null; c: rows
+// of 32 floats.
 template <class Tiles, bool lower, bool right>
-void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const FactorB& factor_b, const float* start, float* c,
-                   Ahead& ahead, int rows_ahead) {
+void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const FactorB& factor_b, const float* start,
+                   float* c, Ahead& ahead, int rows_ahead) {
   constexpr int64_t row = 64, of_c = kTileEdge * sizeof(float);
   if (start) {
     Tiles::template load<0>(start, row);
@@ -43,7 +44,8 @@ void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const Fac
     if (lower) Tiles::template zero<2>();
     if (lower && right) Tiles::template zero<3>();
   }
-  // Of two parts, the small products first: the low part of A, then that of B; the product of both is too small to count.
+  // Of two parts, the small products first: the low part of A, then that of B; the product of both is too small to
+  // count.
   for (int product = parts == 2 ? 0 : 2; product < 3; ++product) {
     const Bf16* a = factor_a.data + (product == 0 ? factor_a.part : 0);
     const Pair* b = factor_b.data + (product == 1 ? factor_b.part : 0);
@@ -118,7 +120,9 @@ FactorB pair_features(int parts, int64_t depth, const float* b, ColumnRange colu
         Pair* to = packed + part * size + (p - origin) * blocks * 512 + half * 16;
         for (int64_t k = 0; k < depth; k += 2, x += 2 * kTileEdge)
           _mm512_storeu_si512(to + k / 32 * 512 + k % 32 / 2 * 16,
-                              pairs_of_rows<Tiles>(part, _mm512_loadu_ps(x), k + 1 < depth ? _mm512_loadu_ps(x + kTileEdge) : _mm512_setzero_ps()));
+                              pairs_of_rows<Tiles>(part, _mm512_loadu_ps(x),
+                                                   k + 1 < depth ? _mm512_loadu_ps(x + kTileEdge)
+                                                                 : _mm512_setzero_ps()));
         for (int64_t k = (depth + 1) / 2 * 2; k < blocks * 32; k += 2)
           _mm512_storeu_si512(to + k / 32 * 512 + k % 32 / 2 * 16, _mm512_setzero_si512());
       }
@@ -127,8 +131,8 @@ FactorB pair_features(int parts, int64_t depth, const float* b, ColumnRange colu
 }
 
 template <class Tiles>
-void multiply_on(int parts, int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c, ColumnRange range,
-              const Mapped<float>& after) {
+void multiply_on(int parts, int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c,
+                 ColumnRange range, const Mapped<float>& after) {
   const int64_t blocks = tile_blocks(depth);
   alignas(64) float start[kTileEdge * 16], rest[kTileEdge * kTileEdge];
   each_group<float>(blocks * 16 * parts, range, [&](ColumnRange columns) {
@@ -137,20 +141,28 @@ void multiply_on(int parts, int64_t n, int64_t depth, const Bf16* a, const float
     for (int64_t row = 0; row < n; row += kTileEdge) {
       const int rows = int(std::min(kTileEdge, n - row));
       if (bias)
-        for (int i = 0; i < kTileEdge; ++i) _mm512_store_ps(start + 16 * i, _mm512_set1_ps(i < rows ? bias[row + i] : 0.0f));
+        for (int i = 0; i < kTileEdge; ++i)
+          _mm512_store_ps(start + 16 * i, _mm512_set1_ps(i < rows ? bias[row + i] : 0.0f));
       const Bf16* at = a + row / 16 * blocks * kTileBlock;
-      Ahead ahead{{reinterpret_cast<const char*>(at + 2 * blocks * kTileBlock), nullptr, nullptr}, 1024, 1024,
-                  row + kTileEdge < n ? int(2 * blocks) : 0, 1};
+      Ahead ahead{{reinterpret_cast<const char*>(at + 2 * blocks * kTileBlock), nullptr, nullptr},
+                  1024,
+                  1024,
+                  row + kTileEdge < n ? int(2 * blocks) : 0,
+                  1};
       each_block<float>(columns, [&](int64_t p, int lane, int count) {
         float* out = c + (p * n + row) * kTileEdge;
         float* to = rows == kTileEdge ? out : rest;
         const bool left = lane < 16, right = lane + count > 16;
-        const auto tile = left ? right ? rows > 16 ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, false, true>
-                                       : rows > 16 ? multiply_tile<Tiles, true, false> : multiply_tile<Tiles, false, false>
-                               : rows > 16 ? multiply_tile<Tiles, true, false> : multiply_tile<Tiles, false, false>;
+        const auto tile = left ? right
+                                     ? rows > 16 ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, false, true>
+                                 : rows > 16 ? multiply_tile<Tiles, true, false>
+                                             : multiply_tile<Tiles, false, false>
+                          : rows > 16 ? multiply_tile<Tiles, true, false>
+                                      : multiply_tile<Tiles, false, false>;
         const int skipped = left ? 0 : 16;
         tile(parts, blocks, {at, blocks * kTileBlock, kTileBlock, part_size(n, depth)},
-             {pairs.data + (p - origin) * blocks * 512 + skipped * 16, pairs.part}, bias ? start : nullptr, to + skipped, ahead, 2);
+             {pairs.data + (p - origin) * blocks * 512 + skipped * 16, pairs.part}, bias ? start : nullptr,
+             to + skipped, ahead, 2);
         if (to == rest)
           for (int i = 0; i < rows; ++i) std::copy_n(rest + kTileEdge * i + lane, count, out + kTileEdge * i + lane);
         after(p, row, lane, rows, count);
@@ -170,7 +182,8 @@ const Bf16* round_gradient(int parts, int64_t n, int64_t rows, const float* e) {
       const float* x = e + i * kTileEdge;
       for (int part = 0; part < parts; ++part)
         _mm512_storeu_si512(out + (part * panels * n + i) * kTileEdge,
-                            round_part<Tiles>(part, _mm512_maskz_loadu_ps(lanes(left), x), _mm512_maskz_loadu_ps(lanes(left, 16), x + 16)));
+                            round_part<Tiles>(part, _mm512_maskz_loadu_ps(lanes(left), x),
+                                              _mm512_maskz_loadu_ps(lanes(left, 16), x + 16)));
     }
   }
   return out;
@@ -187,7 +200,7 @@ void pair_inputs(int part, int64_t inputs, int64_t rows, const float* x, int64_t
         const float* at = x + (p * inputs + column + half + i) * kTileEdge;
         const bool there = half + i < columns;
         _mm512_store_si512(square + 16 * i, there ? round_part<Tiles>(part, _mm512_maskz_loadu_ps(lanes(left), at),
-                                                                          _mm512_maskz_loadu_ps(lanes(left, 16), at + 16))
+                                                                      _mm512_maskz_loadu_ps(lanes(left, 16), at + 16))
                                                   : _mm512_setzero_si512());
       }
       transpose_square(square, 16, reinterpret_cast<float*>(out + p * 512 + half * 16), 16);
@@ -196,8 +209,8 @@ void pair_inputs(int part, int64_t inputs, int64_t rows, const float* x, int64_t
 }
 
 template <class Tiles, class Needs, class Apply>
-void gradient_on(int parts, int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first, int64_t last,
-                 Needs&& needs, Apply&& apply) {
+void gradient_on(int parts, int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first,
+                 int64_t last, Needs&& needs, Apply&& apply) {
   const Bf16* rounded = round_gradient<Tiles>(parts, n, rows, e);
   const int64_t panels = tile_blocks(rows), packed_part = panels * 512, packed_block = parts * packed_part;
   const int64_t group = kTileEdge * std::max<int64_t>(1, kGroupBytes / (packed_block * 4));
@@ -219,8 +232,10 @@ void gradient_on(int parts, int64_t n, int64_t inputs, int64_t rows, const float
           needs(ahead, beside, columns_at(beside), row, height);
         else if (below < n)
           needs(ahead, begin, columns_at(begin), below, int(std::min(kTileEdge, n - below)));
-        const auto product = height > 16 ? columns_at(column) > 16 ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, true, false>
-                                         : columns_at(column) > 16 ? multiply_tile<Tiles, false, true> : multiply_tile<Tiles, false, false>;
+        const auto product =
+            height > 16 ? columns_at(column) > 16 ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, true, false>
+            : columns_at(column) > 16 ? multiply_tile<Tiles, false, true>
+                                      : multiply_tile<Tiles, false, false>;
         product(parts, panels, {rounded + row * kTileEdge, 16 * kTileEdge, n * kTileEdge, panels * n * kTileEdge},
                 {packed + (column - begin) / kTileEdge * packed_block, packed_part}, nullptr, tile, ahead,
                 rows_a_block(ahead.rows, panels, 1));
@@ -231,11 +246,13 @@ void gradient_on(int parts, int64_t n, int64_t inputs, int64_t rows, const float
 }
 
 template <class Tiles>
-void round_weight_on(int part, const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded, Bf16* transposed) {
+void round_weight_on(int part, const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded,
+                     Bf16* transposed) {
   const int64_t width = weight.width(column);
   const int height = int(std::min(kTileEdge, weight.outputs - row));
   const float* w = weight.block(column) + row * width;
-  const int64_t next = tile_blocks(weight.inputs) * kTileBlock, next_transposed = tile_blocks(weight.outputs) * kTileBlock;
+  const int64_t next = tile_blocks(weight.inputs) * kTileBlock,
+                next_transposed = tile_blocks(weight.outputs) * kTileBlock;
   const int64_t skip = part * part_size(weight.outputs, weight.inputs);
   Bf16* to = rounded + skip + row / 16 * next + column / 32 * kTileBlock;
   Bf16* to_transposed = transposed + skip + column / 16 * next_transposed + row / 32 * kTileBlock;
@@ -246,7 +263,8 @@ void round_weight_on(int part, const BlockedWeight<float>& weight, int64_t row, 
       const int64_t there = i + r < height ? width : 0;
       half[r][0] = _mm512_maskz_loadu_ps(lanes(there), w + (i + r) * width);
       half[r][1] = _mm512_maskz_loadu_ps(lanes(there, 16), w + (i + r) * width + 16);
-      _mm512_storeu_si512(to + (i + r) / 16 * next + (i + r) % 16 * 32, round_part<Tiles>(part, half[r][0], half[r][1]));
+      _mm512_storeu_si512(to + (i + r) / 16 * next + (i + r) % 16 * 32,
+                          round_part<Tiles>(part, half[r][0], half[r][1]));
     }
     _mm512_store_si512(left + 8 * i, pairs_of_rows<Tiles>(part, half[0][0], half[1][0]));
     _mm512_store_si512(right + 8 * i, pairs_of_rows<Tiles>(part, half[0][1], half[1][1]));
@@ -271,21 +289,23 @@ void dot_once(float* c, const Bf16* a, const Bf16* b) {
 void AmxProducts::begin() const { software ? SoftwareTiles::begin() : HardwareTiles::begin(); }
 void AmxProducts::end() const { software ? SoftwareTiles::end() : HardwareTiles::end(); }
 
-void AmxProducts::multiply(int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c, ColumnRange range,
-                           const Mapped<float>& after) const {
+void AmxProducts::multiply(int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c,
+                           ColumnRange range, const Mapped<float>& after) const {
   (software ? multiply_on<SoftwareTiles> : multiply_on<HardwareTiles>)(parts, n, depth, a, bias, b, c, range, after);
 }
 
-void AmxProducts::gradient(int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first, int64_t last,
-                           FunctionRef<void(Ahead&, int64_t, int, int64_t, int)> needs,
+void AmxProducts::gradient(int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first,
+                           int64_t last, FunctionRef<void(Ahead&, int64_t, int, int64_t, int)> needs,
                            FunctionRef<void(int64_t, int, int64_t, int, const float*)> apply) const {
   software ? gradient_on<SoftwareTiles>(parts, n, inputs, rows, e, x, first, last, needs, apply)
            : gradient_on<HardwareTiles>(parts, n, inputs, rows, e, x, first, last, needs, apply);
 }
 
-void AmxProducts::round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded, Bf16* transposed) const {
+void AmxProducts::round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded,
+                               Bf16* transposed) const {
   for (int part = 0; part < parts; ++part)
-    (software ? round_weight_on<SoftwareTiles> : round_weight_on<HardwareTiles>)(part, weight, row, column, rounded, transposed);
+    (software ? round_weight_on<SoftwareTiles> : round_weight_on<HardwareTiles>)(part, weight, row, column, rounded,
+                                                                                 transposed);
 }
 
 void tile_dot(bool software, float* c, const Bf16* a, const Bf16* b) {

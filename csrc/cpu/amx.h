@@ -1,7 +1,7 @@
-// Products on AMX tiles: both factors rounded to bfloat16, or each split into the sum of two, of which three products are
-// formed (bf16x3: about 16 bits of each factor, an infinite one gives NaN); sums in float. Weights are kept rounded twice, for the forward
-// and the backward pass, in blocks of 16 rows by 32 along the depth; the optimiser writes both copies as each tile of a
-// gradient leaves it (update.h), so no product rounds weights.
+// Products on AMX tiles: both factors rounded to bfloat16, or each split into the sum of two, of which three products
+// are formed (bf16x3: about 16 bits of each factor, an infinite one gives NaN); sums in float. Weights are kept rounded
+// twice, for the forward and the backward pass, in blocks of 16 rows by 32 along the depth; the optimiser writes both
+// copies as each tile of a gradient leaves it (update.h), so no product rounds weights.
 //
 // The same products run on a stand-in of the tile instructions (tiles.h), bit for bit, for tests on other processors.
 #pragma once
@@ -21,7 +21,9 @@ constexpr int64_t kTileBlock = 512;  // of bf16 in a block of a rounded copy: 16
 
 inline int64_t tile_blocks(int64_t count) { return (count + kTileEdge - 1) / kTileEdge; }
 // Elements of one part of a rounded copy; both orientations have as many.
-inline int64_t part_size(int64_t outputs, int64_t inputs) { return 2 * tile_blocks(outputs) * tile_blocks(inputs) * kTileBlock; }
+inline int64_t part_size(int64_t outputs, int64_t inputs) {
+  return 2 * tile_blocks(outputs) * tile_blocks(inputs) * kTileBlock;
+}
 
 // A reference to a function, without an allocation.
 template <class Signature>
@@ -44,7 +46,9 @@ class FunctionRef<void(Arguments...)> {
 struct AmxProducts {
   bool software;
   int parts;  // of a factor: 1, or 2
-  int64_t rounded_size(int64_t outputs, int64_t inputs) const { return parts * part_size(outputs, inputs); }  // of a copy
+  int64_t rounded_size(int64_t outputs, int64_t inputs) const {
+    return parts * part_size(outputs, inputs);
+  }  // of a copy
   void begin() const;
   void end() const;
 
@@ -58,15 +62,19 @@ struct AmxProducts {
                 FunctionRef<void(int64_t column, int columns, int64_t row, int rows, const float* tile)> apply) const;
 
   // Rounds up to 32 x 32 elements of a blocked weight, from output `row` and input `column` on, into both copies.
-  void round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded, Bf16* transposed) const;
-  void round_weight(const BlockedWeight<float>& weight, Bf16* rounded, Bf16* transposed, int rank = 0, int size = 1) const {
+  void round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded,
+                    Bf16* transposed) const;
+  void round_weight(const BlockedWeight<float>& weight, Bf16* rounded, Bf16* transposed, int rank = 0,
+                    int size = 1) const {
     for (int64_t row = 0, i = 0; row < weight.outputs; row += kTileEdge)
       for (int64_t column = 0; column < weight.inputs; column += kTileEdge, ++i)
         if (i % size == rank) round_weight(weight, row, column, rounded, transposed);
   }
 };
 
-inline bool uses_amx(const NetworkPlan& plan) { return plan.products == Products::amx || plan.products == Products::amx_software; }
+inline bool uses_amx(const NetworkPlan& plan) {
+  return plan.products == Products::amx || plan.products == Products::amx_software;
+}
 inline AmxProducts amx_of(const NetworkPlan& plan) {
   return {plan.products == Products::amx_software, plan.precision == Precision::tf32 ? 2 : 1};
 }

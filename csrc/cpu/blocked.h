@@ -22,7 +22,8 @@ void to_blocked(const T* rows, int64_t features, T* blocked, int64_t column, int
 }
 
 template <class T>
-void from_blocked(const T* blocked, int64_t of, T* rows, int64_t features, int64_t column, int64_t first, int64_t last) {
+void from_blocked(const T* blocked, int64_t of, T* rows, int64_t features, int64_t column, int64_t first,
+                  int64_t last) {
   for (int64_t row = first; row < last;) {
     const int64_t at = column + row, p = at / kBlockRows<T>, lane = at % kBlockRows<T>;
     const int64_t count = std::min(last - row, kBlockRows<T> - lane);

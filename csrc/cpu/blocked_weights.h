@@ -1,7 +1,8 @@
-// Weights of both networks in blocks (BlockedWeight) while a run lasts, with the optimisers' state and the moving average.
+// Weights of both networks in blocks (BlockedWeight) while a run lasts, with the optimisers' state and the moving
+// average.
 //
-// They are read from the plan's addresses at the first call of a run, and written back where Python is about to look: at a
-// checkpoint, before a callback, at the end. Between two chunks nothing is converted.
+// They are read from the plan's addresses at the first call of a run, and written back where Python is about to look:
+// at a checkpoint, before a callback, at the end. Between two chunks nothing is converted.
 #pragma once
 #include <vector>
 
@@ -17,7 +18,8 @@ inline namespace FASTGAN_ISA {
 template <class T>
 class BlockedPlan {
  public:
-  BlockedPlan(const TrainPlan& plan, Workspace& workspace, int threads) : plan_(plan), workspace_(workspace), threads_(threads) {
+  BlockedPlan(const TrainPlan& plan, Workspace& workspace, int threads)
+      : plan_(plan), workspace_(workspace), threads_(threads) {
     int64_t total = 0;
     for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator}) {
       player->network.blocked_weights = true;

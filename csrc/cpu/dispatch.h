@@ -13,10 +13,10 @@ struct LossTerm {
   int64_t n;
   int formula;
   double target, scale;  // the derivative is multiplied by scale, and so is the sum of the values
-  void* grad;           // float, double for double logits; null where no gradient is wanted
+  void* grad;            // float, double for double logits; null where no gradient is wanted
 };
 
-struct MlpSizes {  // in elements a row
+struct MlpSizes {                                 // in elements a row
   int64_t work, backward, second_order, penalty;  // the last three: of `scratch`
 };
 
@@ -67,7 +67,7 @@ struct MlpPenalty {
   const void* const* biases;
   Penalty kind;
   double weight;
-  void* values;  // one for each row; the caller adds them up; padded as scratch is
+  void* values;               // one for each row; the caller adds them up; padded as scratch is
   void* const* grad_weights;  // null: none is wanted
   void* const* grad_biases;
   void* scratch;

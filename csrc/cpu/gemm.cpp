@@ -7,8 +7,9 @@ namespace {
 
 // Adds `count` depths to rows x `vectors` vectors V of C in registers; `each` runs before each depth.
 template <class T, class V, int rows, int vectors, class Each>
-[[gnu::always_inline]] inline void accumulate(V (&sum)[rows][vectors], const T* __restrict x, int64_t a_row, int64_t a_column,
-                                              const T* __restrict b_block, int64_t count, Each&& each) {
+[[gnu::always_inline]] inline void accumulate(V (&sum)[rows][vectors], const T* __restrict x, int64_t a_row,
+                                              int64_t a_column, const T* __restrict b_block, int64_t count,
+                                              Each&& each) {
   constexpr int width = int(sizeof(V) / sizeof(T));
   for (; count > 0; --count, x += a_column, b_block += kBlockRows<T>) {
     each();
@@ -57,7 +58,8 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict b_bloc
       });
     }
   } else {
-    uintptr_t soon = uintptr_t(x) + uintptr_t(16 * a.column + rows - 1) * sizeof(T);  // the line in which a later depth ends
+    uintptr_t soon =
+        uintptr_t(x) + uintptr_t(16 * a.column + rows - 1) * sizeof(T);  // the line in which a later depth ends
     accumulate(sum, x, 1, a.column, b_block, depth, [&] { prefetch(soon), soon += uintptr_t(a.column) * sizeof(T); });
   }
 #pragma GCC unroll 16
@@ -92,7 +94,8 @@ auto gather_function(int rows, std::integer_sequence<int, row...>) {
 
 // rows x 4 * groups columns; each accumulator has 4 columns by 4 sums over every fourth depth.
 template <int rows, int groups>
-void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c, int64_t c_row) {
+void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c,
+                    int64_t c_row) {
   __m512 sum[rows][groups];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
@@ -103,14 +106,15 @@ void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, 
 #pragma GCC unroll 16
       for (int i = 0; i < rows; ++i) {
         __m512 four;
-        asm("vbroadcastf32x4 %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const float(*)[4]>(x + i * a_row)));
+        asm("vbroadcastf32x4 %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const float (*)[4]>(x + i * a_row)));
 #pragma GCC unroll 2
         for (int g = 0; g < groups; ++g) sum[i][g] += four * _mm512_loadu_ps(packed + 16 * g);
       }
   };
   const float* x = a.data;
   int64_t left = depth;
-  for (; left >= kBlockRows<float>; left -= kBlockRows<float>, x += a.column) some(x, kBlockRows<float>, kBlockRows<float>);
+  for (; left >= kBlockRows<float>; left -= kBlockRows<float>, x += a.column)
+    some(x, kBlockRows<float>, kBlockRows<float>);
   some(a.rest, a.row, left);
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
@@ -119,7 +123,8 @@ void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, 
       float parts[16];
       _mm512_storeu_ps(parts, sum[i][g]);
       for (int j = 0; j < 4; ++j)
-        c[i * c_row + 4 * g + j] = (bias ? bias[i] : 0.0f) + ((parts[4 * j] + parts[4 * j + 1]) + (parts[4 * j + 2] + parts[4 * j + 3]));
+        c[i * c_row + 4 * g + j] =
+            (bias ? bias[i] : 0.0f) + ((parts[4 * j] + parts[4 * j + 1]) + (parts[4 * j + 2] + parts[4 * j + 3]));
     }
 }
 
@@ -209,9 +214,11 @@ template <class T>
 void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed) {
   constexpr int width = kBlockRows<T>;
   for (int64_t p = 0; p * width < rows; ++p)
-    transpose(x + (p * inputs + column) * width, width, columns, std::min<int64_t>(width, rounded_up(rows - p * width, Simd<T>::width)),
-              packed + p * width * width, width);
-  if (columns % Simd<T>::width)  // lanes beyond the last input: any number but NaN or a subnormal, which would cost time
+    transpose(x + (p * inputs + column) * width, width, columns,
+              std::min<int64_t>(width, rounded_up(rows - p * width, Simd<T>::width)), packed + p * width * width,
+              width);
+  if (columns %
+      Simd<T>::width)  // lanes beyond the last input: any number but NaN or a subnormal, which would cost time
     for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
 }
 
@@ -252,7 +259,8 @@ const Pair* pair_gradient(int64_t n, int64_t rows, const float* e) {
   Pair* out = reinterpret_cast<Pair*>(scratch<float, Scratch::paired>(n * stride));
   for (int64_t i = 0; i < n; ++i)
     for (int64_t p = 0; p * width < rows; ++p)
-      pair_neighbours(e + (p * n + i) * width, std::min<int64_t>(width, rows - p * width), out + i * stride + p * width / 2);
+      pair_neighbours(e + (p * n + i) * width, std::min<int64_t>(width, rows - p * width),
+                      out + i * stride + p * width / 2);
   return out;
 }
 
@@ -263,7 +271,8 @@ const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t co
   pack_inputs(inputs, rows, x, column, columns, packed);
   Pair* right = reinterpret_cast<Pair*>(packed + padded(rows) * width);
   for (int64_t k = 0; k < pairs; ++k)
-    pair_rows(packed + 2 * k * width, 2 * k + 1 < rows ? packed + (2 * k + 1) * width : nullptr, width, right + k * width);
+    pair_rows(packed + 2 * k * width, 2 * k + 1 < rows ? packed + (2 * k + 1) * width : nullptr, width,
+              right + k * width);
   return right;
 }
 

@@ -20,8 +20,8 @@ constexpr int kBlockRows = kTileVectors * Simd<T>::width;  // rows of the batch 
 template <class T>
 constexpr int kPartitionRows = std::max<int>(64 / int(sizeof(T)), Simd<T>::width);
 
-// Columns first .. last of a blocked buffer. Both are multiples of kPartitionRows, or `last` is a multiple of kLastRows (it
-// may reach into the padding).
+// Columns first .. last of a blocked buffer. Both are multiples of kPartitionRows, or `last` is a multiple of kLastRows
+// (it may reach into the padding).
 template <class T>
 constexpr int kLastRows = std::min(4, Simd<T>::width / 2);
 
@@ -33,7 +33,8 @@ template <class T>
 ColumnRange partition(int64_t rows, int rank, int size) {
   const int64_t parts = (rows + kPartitionRows<T> - 1) / kPartitionRows<T>;
   const int64_t end = rounded_up(rows, kLastRows<T>);
-  return {std::min(end, parts * rank / size * kPartitionRows<T>), std::min(end, parts * (rank + 1) / size * kPartitionRows<T>)};
+  return {std::min(end, parts * rank / size * kPartitionRows<T>),
+          std::min(end, parts * (rank + 1) / size * kPartitionRows<T>)};
 }
 
 // Calls f(offset of the first column in blocks of one feature, columns) for each piece of a column range that lies in
@@ -48,12 +49,12 @@ void each_block(ColumnRange range, Function&& f) {
 }
 
 // Layout of the rows of a tile of A: contiguous; adjacent (a transposed matrix); or blocked, kBlockRows of the depth in
-// a row. Software prefetch: hardware prefetchers track fewer streams than a tile has rows, and stop at page ends, so the
-// first two layouts prefetch the tile's own lines.
+// a row. Software prefetch: hardware prefetchers track fewer streams than a tile has rows, and stop at page ends, so
+// the first two layouts prefetch the tile's own lines.
 enum class Layout { contiguous, adjacent, blocked };
 
-// Element (i, k) at data[i * row + k * column], one of which is 1. Layout::blocked: rows of kBlockRows elements, the next
-// block `column` elements further on; then `rest`, the last block, whose rows are `row` elements apart.
+// Element (i, k) at data[i * row + k * column], one of which is 1. Layout::blocked: rows of kBlockRows elements, the
+// next block `column` elements further on; then `rest`, the last block, whose rows are `row` elements apart.
 template <class T>
 struct Matrix {
   const T* data;
@@ -61,8 +62,9 @@ struct Matrix {
   const T* rest = nullptr;
 };
 
-// A weight in blocks of its inputs, [inputs / kBlockRows][outputs][kBlockRows]. The last block is as narrow as the inputs
-// that are left: there is no padding, and a weight of at most kBlockRows inputs is a plain (outputs, inputs) matrix.
+// A weight in blocks of its inputs, [inputs / kBlockRows][outputs][kBlockRows]. The last block is as narrow as the
+// inputs that are left: there is no padding, and a weight of at most kBlockRows inputs is a plain (outputs, inputs)
+// matrix.
 template <class T>
 struct BlockedWeight {
   const T* data;
@@ -177,16 +179,17 @@ struct Slice {
   }
 };
 
-// The last columns of a batch fill less than half a vector of columns: there a vector of columns would cost as much as a
-// full one. These products of blocked weights have vectors of other things instead: a vector of 4 depths by 4 columns, and
-// one of inputs. On AVX-512; elsewhere a vector is short enough.
+// The last columns of a batch fill less than half a vector of columns: there a vector of columns would cost as much as
+// a full one. These products of blocked weights have vectors of other things instead: a vector of 4 depths by 4
+// columns, and one of inputs. On AVX-512; elsewhere a vector is short enough.
 #if defined(__AVX512F__)
 constexpr int kShortColumns = 8;  // at most
 #else
 constexpr int kShortColumns = 0;
 #endif
 
-// The columns of a range that are left behind whole vectors, if they are few: a partition of the batch does not show in it.
+// The columns of a range that are left behind whole vectors, if they are few: a partition of the batch does not show in
+// it.
 template <class T>
 int short_columns(ColumnRange range) {
   const int64_t left = range.last % Simd<T>::width;
@@ -196,7 +199,8 @@ int short_columns(ColumnRange range) {
 // B at `columns` (4 or 8) columns of a block as vectors of 4 depths by 4 columns, [depth / 4][columns / 4][16].
 const float* pack_short(int64_t depth, const float* b, int columns);
 // As TileFunction for Layout::blocked, with B from pack_short().
-using ShortTile = void (*)(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c, int64_t c_row);
+using ShortTile = void (*)(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c,
+                           int64_t c_row);
 ShortTile short_tile(int rows, int columns);
 // C = A^T B for the `inputs` (16 or 32) of one block of a weight, at 4 or 8 columns.
 void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, const float* b, float* c, int columns);
@@ -217,8 +221,8 @@ void each_group(int64_t depth, ColumnRange range, Function&& f) {
 }
 
 // The products below compute C = A B + bias for the columns of a column range; A has n rows, B `depth` features, C n
-// features. `after(p, row, lane, rows, columns)` is called for each tile while it is in the L1 cache; the tile starts at
-// row `row` and column `lane` of block p of C.
+// features. `after(p, row, lane, rows, columns)` is called for each tile while it is in the L1 cache; the tile starts
+// at row `row` and column `lane` of block p of C.
 
 // Rows row .. row + rows of C.
 template <class T, class After>
@@ -234,7 +238,8 @@ void multiply_rows(int64_t n, int64_t depth, Layout layout, const Matrix<T>& a, 
 
 // A in place, by rows or transposed.
 template <class T, class After>
-void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range, After&& after) {
+void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range,
+              After&& after) {
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
   each_group<T>(depth, range, [&](ColumnRange columns) {
     for (int64_t t = 0; t < tiles; t += kSliceTiles) {
@@ -243,8 +248,8 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
       for (int i = 0; i <= count; ++i) edges[i] = n * (t + i) / tiles;
       const Slice<T> slice(a, edges, count, depth);
       for (int i = 0; i < count; ++i)
-        multiply_rows(n, depth, slice.layout, slice.tile[i], edges[i], int(edges[i + 1] - edges[i]), bias, b, c, columns,
-                      nullptr, after);
+        multiply_rows(n, depth, slice.layout, slice.tile[i], edges[i], int(edges[i + 1] - edges[i]), bias, b, c,
+                      columns, nullptr, after);
     }
   });
 }
@@ -271,9 +276,13 @@ void multiply_weight(const BlockedWeight<T>& a, const T* bias, const T* b, T* c,
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, last = n * std::min(t + 2, tiles) / tiles;
       constexpr int64_t bytes = kBlockRows<T> * int64_t(sizeof(T));
-      Ahead ahead{{reinterpret_cast<const char*>(a.rows(next).data)}, n * bytes, (last - next) * bytes,  // the next tile
-                  int(last > next ? blocks : 0), 1};
-      multiply_rows(n, a.inputs, Layout::blocked, a.rows(row), row, int(next - row), bias, b, c, columns, &ahead, after);
+      Ahead ahead{{reinterpret_cast<const char*>(a.rows(next).data)},
+                  n * bytes,
+                  (last - next) * bytes,  // the next tile
+                  int(last > next ? blocks : 0),
+                  1};
+      multiply_rows(n, a.inputs, Layout::blocked, a.rows(row), row, int(next - row), bias, b, c, columns, &ahead,
+                    after);
     }
   });
 }
@@ -308,17 +317,18 @@ void multiply_transposed_weight(const BlockedWeight<T>& a, const T* b, T* c, Col
 template <class T>
 void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed);
 
-// The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for the inputs first .. last, where `first`
-// begins a block. E (gradient of n outputs) and X (`inputs` features) are blocked. `apply(column, columns, row, rows,
-// tile)` is called for each tile, whose rows are kBlockRows apart; `needs(column, columns, row, rows)` returns the memory
-// that this call will read, which is prefetched one tile ahead. A tile of E is used for as many blocks of inputs as stay
-// in the L2 cache: E itself, of a large batch, does not.
+// The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for the inputs first .. last, where
+// `first` begins a block. E (gradient of n outputs) and X (`inputs` features) are blocked. `apply(column, columns, row,
+// rows, tile)` is called for each tile, whose rows are kBlockRows apart; `needs(column, columns, row, rows)` returns
+// the memory that this call will read, which is prefetched one tile ahead. A tile of E is used for as many blocks of
+// inputs as stay in the L2 cache: E itself, of a large batch, does not.
 template <class T, class Needs, class Apply>
 void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t first, int64_t last,
                        Needs&& needs, Apply&& apply) {
   constexpr int width = kBlockRows<T>;
   const int64_t packed_block = padded(rows) * width, tiles = (n + kTileRows - 1) / kTileRows;
-  const int64_t group = width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
+  const int64_t group =
+      width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
   const BlockedWeight<T> by_rows{e, n, rows};  // E is blocked like a weight, but its last block is padded
   alignas(64) T tile[kTileRows * width];
   const auto columns_at = [&](int64_t column) { return int(std::min<int64_t>(width, last - column)); };
@@ -335,8 +345,9 @@ void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, cons
         const int64_t beside = column + width;
         Ahead ahead = beside < end ? needs(beside, columns_at(beside), row, int(next - row))
                                    : needs(begin, columns_at(begin), next, int(after - next));
-        tile_function<T>(Layout::blocked, int(next - row), columns_at(column))(
-            rows, of_e, packed + (column - begin) / width * packed_block, nullptr, tile, width, &ahead);
+        tile_function<T>(Layout::blocked, int(next - row),
+                         columns_at(column))(rows, of_e, packed + (column - begin) / width * packed_block, nullptr,
+                                             tile, width, &ahead);
         apply(column, columns_at(column), row, int(next - row), tile);
       }
     }

@@ -1,6 +1,6 @@
-// The products of gemm.h with blocked weights, with both factors rounded to bfloat16 and sums in float: two multiplications a lane and
-// instruction, on processors with AVX512-BF16. Factors are rounded as they are packed, in pairs of neighbours along the
-// depth.
+// The products of gemm.h with blocked weights, with both factors rounded to bfloat16 and sums in float: two
+// multiplications a lane and instruction, on processors with AVX512-BF16. Factors are rounded as they are packed, in
+// pairs of neighbours along the depth.
 #pragma once
 #include "gemm.h"
 
@@ -26,7 +26,8 @@ FASTGAN_BF16 inline void pair_neighbours(const float* in, int64_t count, Pair* o
   for (int64_t i = 0; i < count; i += 32) {
     const int64_t left = count - i;
     const auto mask = [](int64_t n) { return __mmask16(n >= 16 ? 0xffff : n > 0 ? (1 << n) - 1 : 0); };
-    const __m512 low = _mm512_maskz_loadu_ps(mask(left), in + i), high = _mm512_maskz_loadu_ps(mask(left - 16), in + i + 16);
+    const __m512 low = _mm512_maskz_loadu_ps(mask(left), in + i),
+                 high = _mm512_maskz_loadu_ps(mask(left - 16), in + i + 16);
     _mm512_mask_storeu_epi32(out + i / 2, mask((left + 1) / 2), (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
 }
@@ -58,12 +59,13 @@ inline const Pair* pair_features(int64_t depth, const float* b, ColumnRange colu
   Pair* packed = reinterpret_cast<Pair*>(
       scratch<float, Scratch::packed>(((columns.last + width - 1) / width - origin) * pairs * width));
   each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
-    // Whole vectors, as a tile writes whole ones: a gradient's sum may include the padding between two sub-batches, where
-    // the gradients of B are zero.
+    // Whole vectors, as a tile writes whole ones: a gradient's sum may include the padding between two sub-batches,
+    // where the gradients of B are zero.
     const int vectors = int(rounded_up(lanes, Simd<float>::width));
     for (int64_t k = 0; k < pairs; ++k) {
       const float* row = b + (p * depth + 2 * k) * width + lane;
-      pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, vectors, packed + ((p - origin) * pairs + k) * width + lane);
+      pair_rows(row, 2 * k + 1 < depth ? row + width : nullptr, vectors,
+                packed + ((p - origin) * pairs + k) * width + lane);
     }
   });
   return packed;
@@ -96,7 +98,8 @@ void multiply_weight_bf16(const BlockedWeight<float>& a, const float* bias, cons
       for (int64_t column = 0; column < a.inputs; column += width) {
         const int64_t inputs = a.width(column);
         const float* rows = a.block(column) + row * inputs;
-        for (int64_t i = 0; i < next - row; ++i) pair_neighbours(rows + i * inputs, inputs, left + i * stride + column / 2);
+        for (int64_t i = 0; i < next - row; ++i)
+          pair_neighbours(rows + i * inputs, inputs, left + i * stride + column / 2);
       }
       multiply_rows_bf16(n, pairs, left, stride, 1, row, int(next - row), bias, right, c, columns, after);
     }
@@ -105,7 +108,8 @@ void multiply_weight_bf16(const BlockedWeight<float>& a, const float* bias, cons
 
 // As multiply_transposed_weight().
 template <class After>
-void multiply_transposed_weight_bf16(const BlockedWeight<float>& a, const float* b, float* c, ColumnRange range, After&& after) {
+void multiply_transposed_weight_bf16(const BlockedWeight<float>& a, const float* b, float* c, ColumnRange range,
+                                     After&& after) {
   constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(a.outputs);
   Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(width * pairs));
@@ -118,8 +122,8 @@ void multiply_transposed_weight_bf16(const BlockedWeight<float>& a, const float*
         pair_rows(rows, 2 * k + 1 < a.outputs ? rows + inputs : nullptr, int(inputs), left + k * width);
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t row = inputs * t / tiles, next = inputs * (t + 1) / tiles;
-        multiply_rows_bf16(a.inputs, pairs, left + row, 1, width, column + row, int(next - row), nullptr, right, c, columns,
-                           after);
+        multiply_rows_bf16(a.inputs, pairs, left + row, 1, width, column + row, int(next - row), nullptr, right, c,
+                           columns, after);
       }
     }
   });
@@ -133,8 +137,8 @@ const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t co
 
 // As multiply_gradient(), with E from pair_gradient().
 template <class Needs, class Apply>
-void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair* e, const float* x, int64_t first, int64_t last,
-                            Needs&& needs, Apply&& apply) {
+void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair* e, const float* x, int64_t first,
+                            int64_t last, Needs&& needs, Apply&& apply) {
   constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(rows), stride = pair_stride(rows);
   alignas(64) float tile[kTileRows * width];
@@ -145,7 +149,8 @@ void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair*
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
       Ahead ahead = needs(column, columns, next, int(after - next));
-      tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width, &ahead);
+      tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width,
+                                                   &ahead);
       apply(column, columns, row, int(next - row), tile);
     }
   }

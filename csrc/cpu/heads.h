@@ -40,7 +40,8 @@ void softmax(T* x, int64_t width, int lanes, T inverse_temperature) {
 template <class T>
 void apply_heads(const NetworkPlan& plan, const T* in, T* out, ColumnRange range, const SubBatch& sub_batch) {
   const int64_t features = plan.layers.back().outputs;
-  const ColumnRange mine{std::max(range.first, sub_batch.first), std::min(range.last, sub_batch.first + sub_batch.rows)};
+  const ColumnRange mine{std::max(range.first, sub_batch.first),
+                         std::min(range.last, sub_batch.first + sub_batch.rows)};
   each_block<T>(mine, [&](int64_t p, int lane, int lanes) {
     const int64_t at = p * features * kBlockRows<T> + lane, row = p * kBlockRows<T> + lane - sub_batch.first;
     for (const HeadPlan& head : plan.heads) {

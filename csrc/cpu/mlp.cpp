@@ -85,7 +85,8 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
     net.backward(team, range, sub_batches, lowest, call.grad_x != nullptr);
     if (call.grad_x) from_blocked(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), 0, range.first, last);
     team.barrier();
-    net.parameter_gradients(part_of(parts, team), Columns(call.rows), StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
+    net.parameter_gradients(part_of(parts, team), Columns(call.rows),
+                            StoreGradients<T>{plan, call.grad_weights, call.grad_biases});
   });
 }
 
@@ -119,7 +120,8 @@ void clear_padding(const Team& team, Network<T>& net, int64_t rows) {
   if (team.rank != team.size - 1) return;  // the last thread computed the last rows
   const auto clear = [&](T* buffer, int64_t features) {
     each_block<T>({rows, padded(rows)}, [&](int64_t p, int lane, int lanes) {
-      for (int64_t f = 0; f < features; ++f) std::fill_n(buffer + (p * features + f) * kBlockRows<T> + lane, lanes, T(0));
+      for (int64_t f = 0; f < features; ++f)
+        std::fill_n(buffer + (p * features + f) * kBlockRows<T> + lane, lanes, T(0));
     });
   };
   clear(net.dropped_input(), net.inputs());
@@ -132,7 +134,8 @@ void clear_padding(const Team& team, Network<T>& net, int64_t rows) {
 template <class T>
 void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
   Network<T> done = network<T>(plan, call.weights, nullptr);
-  Arena<T> work{const_cast<T*>(static_cast<const T*>(call.work))}, kept{const_cast<T*>(static_cast<const T*>(call.kept))};
+  Arena<T> work{const_cast<T*>(static_cast<const T*>(call.work))},
+      kept{const_cast<T*>(static_cast<const T*>(call.kept))};
   done.place_forward(work, call.rows);
   done.place_backward(kept, call.rows);
   Arena<T> scratch{static_cast<T*>(call.scratch)};
@@ -150,7 +153,8 @@ void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
     const int64_t last = std::min(range.last, call.rows);
     net.take_passes(done, call.rows, range, needs_second_order && products);
     to_blocked(static_cast<const T*>(call.tangent), net.inputs(), net.dropped_input(), 0, range.first, last);
-    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(second.second_order_scratch, net, range, team.rank)).follow(range);
+    PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(second.second_order_scratch, net, range, team.rank))
+        .follow(range);
     if (call.grad_grad_y)
       from_blocked(net.output(), net.outputs(), static_cast<T*>(call.grad_grad_y), 0, range.first, last);
     if (call.grad_x && !needs_second_order)
@@ -193,7 +197,7 @@ void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
     const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
     const ColumnRange there{where.first + range.first, where.first + range.last};
     to_blocked(static_cast<const T*>(call.x), net.inputs(), net.input, where.first, range.first,
-              std::min(range.last, call.rows));
+               std::min(range.last, call.rows));
     net.forward(team, there, {where});
     each_block<T>(there, [&](int64_t p, int lane, int lanes) {
       for (int64_t u = 0; u < net.outputs(); ++u)

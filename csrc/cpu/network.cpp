@@ -43,13 +43,14 @@ TileMap<T> find_activation_backward(int number) {
 // out = in * mask for the columns of a sub-batch that a column range holds; four neighbouring features share a random
 // block.
 template <class T>
-void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p, uint64_t dropout_seed,
-          uint32_t substream) {
+void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p,
+          uint64_t dropout_seed, uint32_t substream) {
   const Stream stream{dropout_seed, purpose::dropout, substream, 0};
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t quads = (features + 3) / 4;
-  const ColumnRange mine{std::max(range.first, sub_batch.first), std::min(range.last, sub_batch.first + sub_batch.rows)};
+  const ColumnRange mine{std::max(range.first, sub_batch.first),
+                         std::min(range.last, sub_batch.first + sub_batch.rows)};
   each_block<T>(mine, [&](int64_t block, int lane, int lanes) {
     const int64_t row = block * kBlockRows<T> + lane - sub_batch.first;
     for (int64_t q = 0; q < quads; ++q) {
@@ -176,7 +177,8 @@ void Network<T>::take_passes(const Network& done, int64_t rows, ColumnRange rang
   };
   if (with_outputs) copy(done.dropped_input_, dropped_input_, inputs());
   for (size_t i = 0; i < layers_.size(); ++i) {
-    if (with_outputs && i + 1 < layers_.size()) copy(done.layers_[i].dropped, layers_[i].dropped, layers_[i].plan.outputs);
+    if (with_outputs && i + 1 < layers_.size())
+      copy(done.layers_[i].dropped, layers_[i].dropped, layers_[i].plan.outputs);
     copy(done.layers_[i].grad_affine, layers_[i].grad_affine, layers_[i].rows());
   }
 }
@@ -212,7 +214,8 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
 }
 
 template <class T>
-void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input) {
+void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest,
+                          bool to_input) {
   if (!plan_.heads.empty()) heads_backward(plan_, output(), grad_output(), range);
   bool derivative_applied = false;  // whether the product that computed grad_output has multiplied by the derivative
   for (size_t i = layers_.size(); i-- > lowest;) {
@@ -221,8 +224,8 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
       copy_features(l.grad_dropped, l.plan.width(), 0, l.grad_output, l.plan.outputs, 0, l.plan.outputs, range);
     if (l.plan.dropout > 0)
       for (const SubBatch& s : sub_batches)
-        drop(l.grad_output, l.grad_output, l.plan.outputs, range, s, l.plan.dropout, s.dropout_seeds[l.plan.dropout_seed_index],
-             uint32_t(l.plan.dropout_substream));
+        drop(l.grad_output, l.grad_output, l.plan.outputs, range, s, l.plan.dropout,
+             s.dropout_seeds[l.plan.dropout_seed_index], uint32_t(l.plan.dropout_substream));
     if (!derivative_applied) activation_backward(l).all(range);
     if (l.plan.pieces > 1)
       maxout_backward(l.affine, l.output, l.grad_output, l.grad_affine, l.plan.outputs, l.plan.pieces, range);
@@ -249,31 +252,33 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
 template <class T>
 void Network<T>::multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range,
                                     const Mapped<T>& after) const {
-  if (!plan_.blocked_weights) return multiply<T>(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, bias, in, out, range, after);
+  if (!plan_.blocked_weights)
+    return multiply<T>(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, bias, in, out, range, after);
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    switch (plan_.products) {
+  if constexpr (sizeof(T) == 4) switch (plan_.products) {
       case Products::fp32: break;
       case Products::dot_bf16: return multiply_weight_bf16(l.blocked_weight(), bias, in, out, range, after);
       default:
-        return amx_of(plan_).multiply(l.rows(), l.plan.inputs, static_cast<const Bf16*>(l.parameters.rounded), bias, in, out,
-                                      range, after);
+        return amx_of(plan_).multiply(l.rows(), l.plan.inputs, static_cast<const Bf16*>(l.parameters.rounded), bias, in,
+                                      out, range, after);
     }
 #endif
   multiply_weight(l.blocked_weight(), bias, in, out, range, after);
 }
 
 template <class T>
-void Network<T>::multiply_by_transposed(const Layer<T>& l, const T* in, T* out, ColumnRange range, const Mapped<T>& after) const {
-  if (!plan_.blocked_weights) return multiply<T>(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, in, out, range, after);
+void Network<T>::multiply_by_transposed(const Layer<T>& l, const T* in, T* out, ColumnRange range,
+                                        const Mapped<T>& after) const {
+  if (!plan_.blocked_weights)
+    return multiply<T>(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, in, out, range, after);
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    switch (plan_.products) {
+  if constexpr (sizeof(T) == 4) switch (plan_.products) {
       case Products::fp32: break;
       case Products::dot_bf16: return multiply_transposed_weight_bf16(l.blocked_weight(), in, out, range, after);
       default:
-        return amx_of(plan_).multiply(l.plan.inputs, l.rows(), static_cast<const Bf16*>(l.parameters.rounded_transposed), nullptr,
-                                      in, out, range, after);
+        return amx_of(plan_).multiply(l.plan.inputs, l.rows(),
+                                      static_cast<const Bf16*>(l.parameters.rounded_transposed), nullptr, in, out,
+                                      range, after);
     }
 #endif
   multiply_transposed_weight(l.blocked_weight(), in, out, range, after);
@@ -312,15 +317,15 @@ Mapped<T> Network<T>::activation_backward(const Layer<T>& l) const {
 template <class T>
 void Network<T>::normalize(Layer<T>& l, const Team& team, const SubBatches& sub_batches) {
   const int64_t n = l.plan.outputs;
-  const T *scale = static_cast<const T*>(l.parameters.norm_scale.value);
-  const T *shift = static_cast<const T*>(l.parameters.norm_shift.value);
+  const T* scale = static_cast<const T*>(l.parameters.norm_scale.value);
+  const T* shift = static_cast<const T*>(l.parameters.norm_shift.value);
   for (int64_t f = n * team.rank / team.size; f < n * (team.rank + 1) / team.size; ++f)
     for (int64_t s = 0; s < sub_batches.size(); ++s) {
       const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows, last = first + rows;
       const T mean = sum_columns<T>(first, last, n, f, [&](int64_t at) { return l.affine[at]; }) / T(rows);
-      const T variance = sum_columns<T>(first, last, n, f, [&](int64_t at) {
-                           return (l.affine[at] - mean) * (l.affine[at] - mean);
-                         }) / T(rows);
+      const T variance =
+          sum_columns<T>(first, last, n, f, [&](int64_t at) { return (l.affine[at] - mean) * (l.affine[at] - mean); }) /
+          T(rows);
       const T inverse = T(1) / std::sqrt(variance + T(l.plan.norm_epsilon));
       l.mean[s * n + f] = mean;
       l.inverse_deviation[s * n + f] = inverse;
@@ -328,8 +333,7 @@ void Network<T>::normalize(Layer<T>& l, const Team& team, const SubBatches& sub_
       each_block<T>({first, last}, [&](int64_t p, int lane, int lanes) {
         const int64_t at = (p * n + f) * kBlockRows<T> + lane;
         for (int j = 0; j < lanes; ++j) l.normalized[at + j] = (l.affine[at + j] - mean) * a + b;
-        if (l.activate)
-          l.activate(l.normalized + at, l.output + at, kBlockRows<T>, 1, lanes, T(l.plan.negative_slope));
+        if (l.activate) l.activate(l.normalized + at, l.output + at, kBlockRows<T>, 1, lanes, T(l.plan.negative_slope));
       });
       update_statistics(l, f, mean, variance, rows);
     }
@@ -362,8 +366,8 @@ void Network<T>::normalize_backward(Layer<T>& l, const Team& team, const SubBatc
       each_block<T>({first, last}, [&](int64_t p, int lane, int lanes) {
         const int64_t at = (p * n + f) * kBlockRows<T> + lane;
         for (int j = 0; j < lanes; ++j)
-          l.grad_output[at + j] = factor * (l.grad_output[at + j] - of_sum -
-                                            (l.affine[at + j] - mean) * inverse * of_product);
+          l.grad_output[at + j] =
+              factor * (l.grad_output[at + j] - of_sum - (l.affine[at + j] - mean) * inverse * of_product);
       });
       grad_scale += product;
       grad_shift += sum;

@@ -47,8 +47,8 @@ struct SubBatches {
 // out = in * mask for the columns of a sub-batch that a column range holds; four neighbouring features share a random
 // block.
 template <class T>
-void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p, uint64_t dropout_seed,
-          uint32_t substream);
+void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p,
+          uint64_t dropout_seed, uint32_t substream);
 
 inline bool backward_needs_input(int activation) {
   bool needs = false;
@@ -63,8 +63,8 @@ struct Layer {
   // Forward; equal where a step is left out. `dropped` is what the layer gives: that of a layer which concatenates also
   // has the input.
   T *affine, *normalized, *output, *dropped;
-  T *grad_dropped, *grad_output, *grad_affine;          // backward, likewise
-  T *mean, *inverse_deviation;                          // of batch normalisation, sub-batch by sub-batch
+  T *grad_dropped, *grad_output, *grad_affine;  // backward, likewise
+  T *mean, *inverse_deviation;                  // of batch normalisation, sub-batch by sub-batch
   T *grad_scale, *grad_shift;
   TileMap<T> activate, activate_backward;
 
@@ -80,7 +80,8 @@ struct Layer {
 template <class T>
 int taken_piece(const Layer<T>& l, int64_t piece, int64_t out) {
   int taken = 0;
-  for (const T* x = l.affine + piece; taken + 1 < l.plan.pieces && *x != l.output[out] && *x == *x; x += kBlockRows<T>) ++taken;
+  for (const T* x = l.affine + piece; taken + 1 < l.plan.pieces && *x != l.output[out] && *x == *x; x += kBlockRows<T>)
+    ++taken;
   return taken;
 }
 
@@ -161,7 +162,8 @@ class Network {
   void backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input);
 
   // out = W in + bias, and out = W^T in, of a layer's weight, at the plan's precision.
-  void multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range, const Mapped<T>& after) const;
+  void multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range,
+                          const Mapped<T>& after) const;
   void multiply_by_transposed(const Layer<T>& l, const T* in, T* out, ColumnRange range, const Mapped<T>& after) const;
 
   // How the parameters' gradients are split: parts in a fixed order.
@@ -202,7 +204,8 @@ class Network {
         const auto needed = [&](Ahead& ahead, int64_t column, int columns, int64_t row, int height) {
           ahead = needs(column, columns, row, height);
         };
-        return amx_of(plan_).gradient(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needed, apply);
+        return amx_of(plan_).gradient(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needed,
+                                      apply);
       }
     }
 #endif

@@ -131,7 +131,8 @@ void Barrier::wait() {
     return;
   }
   for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (abandoned_.load(std::memory_order_relaxed)) throw Abandoned{};  // NOLINT(bugprone-std-exception-baseclass): only with_team sees it
+    if (abandoned_.load(std::memory_order_relaxed))
+      throw Abandoned{};  // NOLINT(bugprone-std-exception-baseclass): only with_team sees it
     spins < kSpins ? pause() : std::this_thread::yield();
   }
 }

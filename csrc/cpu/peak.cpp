@@ -68,7 +68,9 @@ bool has_bf16() { return false; }
 double fma_peak(double seconds, bool bf16) {
   if (bf16 && !has_bf16()) return 0;
   using Clock = std::chrono::steady_clock;
-  const auto since = [](Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  const auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
   double best = 0;
   for (const auto start = Clock::now(); since(start) < seconds;) {
     const auto begun = Clock::now();

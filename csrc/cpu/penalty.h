@@ -47,7 +47,11 @@ class PenaltyPass {
   // The sub-batches start at multiples of kBlockRows. `scratch`: this thread's own, for the blocks of its rows, with
   // widest() features.
   PenaltyPass(Network<T>& network, SubBatch where, int64_t tangent, T* scratch)
-      : network_(network), where_(where), tangent_(tangent), scratch_(scratch), second_derivative_(has_second_derivative(network)) {}
+      : network_(network),
+        where_(where),
+        tangent_(tangent),
+        scratch_(scratch),
+        second_derivative_(has_second_derivative(network)) {}
 
   // Features of the widest buffer a pass needs.
   static int64_t widest(const Network<T>& network) {
@@ -85,7 +89,8 @@ class PenaltyPass {
       network_.multiply_by_weight(l, nullptr, t, scratch_at(tangent, l.rows()), tangent, Mapped<T>{});
       keep(l, where);
       if (l.plan.dropout > 0)
-        drop_tangent(l.dropped, l.plan.outputs, tangent, l.plan.dropout, l.plan.dropout_seed_index, l.plan.dropout_substream);
+        drop_tangent(l.dropped, l.plan.outputs, tangent, l.plan.dropout, l.plan.dropout_seed_index,
+                     l.plan.dropout_substream);
       t = l.dropped;
     }
     if (second_derivative_) second_order_backward(where);
@@ -93,7 +98,9 @@ class PenaltyPass {
 
  private:
   // The scratch as a buffer of `features` features, offset so that the columns of this range can be indexed.
-  T* scratch_at(ColumnRange range, int64_t features) const { return scratch_ - range.first / kBlockRows<T> * kBlockRows<T> * features; }
+  T* scratch_at(ColumnRange range, int64_t features) const {
+    return scratch_ - range.first / kBlockRows<T> * kBlockRows<T> * features;
+  }
   // Offset from the columns of the sub-batch `where` to those of `tangent`, in a buffer of `features` features.
   int64_t shift(int64_t features) const { return (tangent_ - where_.first) * features; }
 
@@ -112,7 +119,8 @@ class PenaltyPass {
         if (kind == Penalty::wgan_gp) {
           const T norm = std::sqrt(square[j]);
           value[j] = weight * (norm - T(1)) * (norm - T(1));
-          factor[j] = norm == T(0) ? T(0) : T(2) * weight * (norm - T(1)) / norm;  // the norm has no gradient at 0: use 0
+          factor[j] =
+              norm == T(0) ? T(0) : T(2) * weight * (norm - T(1)) / norm;  // the norm has no gradient at 0: use 0
         } else {
           value[j] = T(0.5) * weight * square[j];
           factor[j] = weight;
@@ -153,7 +161,8 @@ class PenaltyPass {
           for (int j = 0; j < lanes; ++j) t[j] = s[taken_piece(l, piece + j, at + j) * kBlockRows<T> + j];
         } else {
           std::copy_n(s, lanes, t);
-          if (l.activate_backward) l.activate_backward(l.saved() + at, t, kBlockRows<T>, 1, lanes, T(l.plan.negative_slope));
+          if (l.activate_backward)
+            l.activate_backward(l.saved() + at, t, kBlockRows<T>, 1, lanes, T(l.plan.negative_slope));
         }
       }
       if (pieces > 1 && second_derivative_)
@@ -191,7 +200,8 @@ class PenaltyPass {
   }
 
   void drop_tangent(T* buffer, int64_t features, ColumnRange tangent, double p, int dropout_seed, int substream) {
-    drop(buffer, buffer, features, tangent, SubBatch{tangent_, where_.rows, where_.dropout_seeds}, p, where_.dropout_seeds[dropout_seed], uint32_t(substream));
+    drop(buffer, buffer, features, tangent, SubBatch{tangent_, where_.rows, where_.dropout_seeds}, p,
+         where_.dropout_seeds[dropout_seed], uint32_t(substream));
   }
 
   Network<T>& network_;

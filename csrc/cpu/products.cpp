@@ -39,11 +39,12 @@ bool dot_is_fast() {
 }
 
 // Multiplications a row of the batch: below, rounding the factors costs more than faster products gain. A network of
-// 1-16-16-1 has 288 and is 1.2 times slower with AVX512-BF16 than with fp32; one of 2-128-128-1 has 16,768 and is 1.1 times
-// faster.
+// 1-16-16-1 has 288 and is 1.2 times slower with AVX512-BF16 than with fp32; one of 2-128-128-1 has 16,768 and is 1.1
+// times faster.
 constexpr double kLeastBf16 = 4096;
 
-// The same of products in three parts, which are about twice as fast as fp32 in large networks; not measured at the border.
+// The same of products in three parts, which are about twice as fast as fp32 in large networks; not measured at the
+// border.
 constexpr double kLeastTf32 = 65536;
 
 std::atomic<int> forced{-1};
@@ -62,7 +63,8 @@ const Bf16Products& bf16_products() {
 Products choose_products(const NetworkPlan& plan, bool is_float) {
   const bool split = plan.precision == Precision::tf32;
   if ((plan.precision != Precision::bf16 && !split) || !is_float) return Products::fp32;
-  if (const int asked = forced.load(); asked >= 0 && !(split && Products(asked) == Products::dot_bf16)) return Products(asked);
+  if (const int asked = forced.load(); asked >= 0 && !(split && Products(asked) == Products::dot_bf16))
+    return Products(asked);
   double products = 0;
   for (const LayerPlan& l : plan.layers) products += double(l.inputs) * double(l.outputs * l.pieces);
   if (products < (split ? kLeastTf32 : kLeastBf16)) return Products::fp32;
@@ -85,9 +87,9 @@ void force_products(const std::string& name) {
   if (name.empty()) return forced.store(-1);
   for (Products products : kAll)
     if (name == name_of(products)) {
-      const bool has = products == Products::fp32 ||
-                       (products == Products::amx_software ? kernels().has_bf16_kernels
-                                                           : products == Products::amx ? bf16_products().amx : bf16_products().dot);
+      const bool has = products == Products::fp32 || (products == Products::amx_software ? kernels().has_bf16_kernels
+                                                      : products == Products::amx        ? bf16_products().amx
+                                                                                         : bf16_products().dot);
       if (!has) throw std::invalid_argument("force_products: this machine has no " + name);
       return forced.store(int(products));
     }

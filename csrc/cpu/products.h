@@ -8,9 +8,9 @@ namespace fastgan {
 
 // What this processor, its kernel and this build offer beside fp32.
 struct Bf16Products {
-  bool amx, dot;             // AMX tiles; AVX512-BF16
-  bool dot_is_fast;          // than fp32: AMD's are twice as fast, Intel's half
-  std::string why_no_amx;    // empty where `amx`
+  bool amx, dot;           // AMX tiles; AVX512-BF16
+  bool dot_is_fast;        // than fp32: AMD's are twice as fast, Intel's half
+  std::string why_no_amx;  // empty where `amx`
 };
 const Bf16Products& bf16_products();
 

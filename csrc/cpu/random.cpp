@@ -10,7 +10,7 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr int64_t kBlocks = 1024;  // Philox blocks of one task
+constexpr int64_t kBlocks = 1024;                    // Philox blocks of one task
 constexpr int64_t kParallelThreshold = 4 * kBlocks;  // blocks from which on splitting the work pays
 
 template <class T>
@@ -28,15 +28,17 @@ void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const St
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t rows_a_task = std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, quads));
-  parallel_for(rows * quads < kParallelThreshold ? 1 : threads, (rows + rows_a_task - 1) / rows_a_task, [&](int64_t task) {
-    const int64_t end = std::min((task + 1) * rows_a_task, rows);
-    for (int64_t row = task * rows_a_task; row < end; ++row)
-      for (int64_t q = 0; q < quads; ++q) {
-        const Words words = stream.block(uint64_t(row * quads + q));
-        const int64_t at = row * features + 4 * q, count = std::min<int64_t>(4, features - 4 * q);
-        for (int64_t i = 0; i < count; ++i) out[at + i] = x[at + i] * (words.w[i] >= threshold ? scale : T(0));
-      }
-  });
+  parallel_for(rows * quads < kParallelThreshold ? 1 : threads, (rows + rows_a_task - 1) / rows_a_task,
+               [&](int64_t task) {
+                 const int64_t end = std::min((task + 1) * rows_a_task, rows);
+                 for (int64_t row = task * rows_a_task; row < end; ++row)
+                   for (int64_t q = 0; q < quads; ++q) {
+                     const Words words = stream.block(uint64_t(row * quads + q));
+                     const int64_t at = row * features + 4 * q, count = std::min<int64_t>(4, features - 4 * q);
+                     for (int64_t i = 0; i < count; ++i)
+                       out[at + i] = x[at + i] * (words.w[i] >= threshold ? scale : T(0));
+                   }
+               });
 }
 
 }  // namespace

@@ -9,11 +9,19 @@
 namespace fastgan {
 
 #if defined(FASTGAN_X86)
-namespace v2 { extern const Kernels table; }
-namespace v3 { extern const Kernels table; }
-namespace v4 { extern const Kernels table; }
+namespace v2 {
+extern const Kernels table;
+}
+namespace v3 {
+extern const Kernels table;
+}
+namespace v4 {
+extern const Kernels table;
+}
 #else
-namespace portable { extern const Kernels table; }
+namespace portable {
+extern const Kernels table;
+}
 #endif
 
 namespace {
@@ -28,9 +36,15 @@ const Kernels& choose() {
   const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512cd");
-  const struct { const Kernels& table; bool runs; } builds[] = {{v4::table, has_v4}, {v3::table, has_v3}, {v2::table, true}};
+  const struct {
+    const Kernels& table;
+    bool runs;
+  } builds[] = {{v4::table, has_v4}, {v3::table, has_v3}, {v2::table, true}};
 #else
-  const struct { const Kernels& table; bool runs; } builds[] = {{portable::table, true}};
+  const struct {
+    const Kernels& table;
+    bool runs;
+  } builds[] = {{portable::table, true}};
 #endif
   std::string names;
   for (const auto& build : builds) {
@@ -38,7 +52,8 @@ const Kernels& choose() {
     if (!asked || !*asked || build.table.name == std::string_view(asked)) return build.table;
     names += (names.empty() ? "" : ", ") + std::string(build.table.name);
   }
-  throw std::invalid_argument("FASTGAN_ISA must be an instruction set that this processor has (" + names + "), got '" + asked + "'");
+  throw std::invalid_argument("FASTGAN_ISA must be an instruction set that this processor has (" + names + "), got '" +
+                              asked + "'");
 }
 
 }  // namespace

@@ -32,10 +32,23 @@ constexpr void (*tile_round)(bool, const float*, uint16_t*) = nullptr;
 #endif
 
 extern const Kernels table;
-const Kernels table = {FASTGAN_STRING(FASTGAN_ISA), pair_loss,    pointwise,        dropout,     random_fill,
-                       mlp_forward,                 mlp_backward, mlp_second_order, mlp_penalty, mlp_sizes,
-                       has_bf16_kernels,            multiplies_bf16, train,          write_back,  fma_peak,
-                       tile_dot,                    tile_round};
+const Kernels table = {FASTGAN_STRING(FASTGAN_ISA),
+                       pair_loss,
+                       pointwise,
+                       dropout,
+                       random_fill,
+                       mlp_forward,
+                       mlp_backward,
+                       mlp_second_order,
+                       mlp_penalty,
+                       mlp_sizes,
+                       has_bf16_kernels,
+                       multiplies_bf16,
+                       train,
+                       write_back,
+                       fma_peak,
+                       tile_dot,
+                       tile_round};
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

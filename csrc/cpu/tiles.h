@@ -48,9 +48,9 @@ struct HardwareTiles {
   }
 };
 
-// TDPBF16PS as documented: for each row of A and column of B, two sums of fused multiply-adds over the pairs, one of their
-// first elements and one of their second; then these two are added, and their sum to C. Every step rounds to nearest even,
-// takes subnormal operands for zero and flushes subnormal results, whatever the mode of the thread.
+// TDPBF16PS as documented: for each row of A and column of B, two sums of fused multiply-adds over the pairs, one of
+// their first elements and one of their second; then these two are added, and their sum to C. Every step rounds to
+// nearest even, takes subnormal operands for zero and flushes subnormal results, whatever the mode of the thread.
 struct SoftwareTiles {
   static void begin() {}
   static void end() {}
@@ -60,7 +60,8 @@ struct SoftwareTiles {
   }
   template <int tile>
   static void load(const void* from, int64_t stride) {
-    for (int row = 0; row < 16; ++row) std::memcpy(at(tile) + 64 * row, static_cast<const char*>(from) + row * stride, 64);
+    for (int row = 0; row < 16; ++row)
+      std::memcpy(at(tile) + 64 * row, static_cast<const char*>(from) + row * stride, 64);
   }
   template <int tile>
   static void store(void* to, int64_t stride) {
@@ -86,7 +87,8 @@ struct SoftwareTiles {
   // As VCVTNE2PS2BF16: to nearest even; subnormal numbers become zero; a NaN stays one, and becomes quiet.
   static __m512i round(__m512 low, __m512 high) {
     typedef uint16_t Rounded __attribute__((vector_size(32)));
-    const Rounded halves[2] = {__builtin_convertvector(round(low) >> 16, Rounded), __builtin_convertvector(round(high) >> 16, Rounded)};
+    const Rounded halves[2] = {__builtin_convertvector(round(low) >> 16, Rounded),
+                               __builtin_convertvector(round(high) >> 16, Rounded)};
     __m512i both;
     std::memcpy(&both, halves, sizeof both);
     return both;

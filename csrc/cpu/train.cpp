@@ -22,8 +22,9 @@ class TileState {
  public:
 #if defined(__AVX512F__)
   explicit TileState(const TrainPlan& plan)
-      : network_(uses_amx(plan.generator.network) ? &plan.generator.network
-                 : uses_amx(plan.discriminator.network) ? &plan.discriminator.network : nullptr) {
+      : network_(uses_amx(plan.generator.network)       ? &plan.generator.network
+                 : uses_amx(plan.discriminator.network) ? &plan.discriminator.network
+                                                        : nullptr) {
     if (network_) amx_of(*network_).begin();
   }
   ~TileState() {
@@ -119,7 +120,7 @@ class Trainer : Losses<T> {
   Player of_g_, of_d_;
   Snapshot<T> snapshot_;
   std::vector<uint64_t> dropout_seeds_;  // of an iteration
-  T* second_order_scratch_ = nullptr;  // scratch of the second-order pass: a region a thread
+  T* second_order_scratch_ = nullptr;    // scratch of the second-order pass: a region a thread
   int64_t done_ = 0;
   bool go_on_ = true;
 };

@@ -1,6 +1,6 @@
 // Inputs of the two networks: noise for G; the real half and the fake half for D and, with a penalty, the rows where it
-// is evaluated. In a conditional GAN the labels of the minibatch's rows, one-hot, are the last inputs of both; the fakes
-// have the labels of the real rows.
+// is evaluated. In a conditional GAN the labels of the minibatch's rows, one-hot, are the last inputs of both; the
+// fakes have the labels of the real rows.
 #pragma once
 #include "../train.h"
 #include "network.h"
@@ -44,7 +44,8 @@ class Batches {
   int64_t where(int64_t penalty) const { return (2 + penalized_ + penalty) * second_; }
 
   SubBatches sub_batches_of_d(const uint64_t* dropout_seeds) const {
-    return {{0, plan_.batch, dropout_seeds}, {second_, plan_.batch, dropout_seeds + plan_.discriminator.network.dropout_seeds}};
+    return {{0, plan_.batch, dropout_seeds},
+            {second_, plan_.batch, dropout_seeds + plan_.discriminator.network.dropout_seeds}};
   }
 
   Columns columns_of_d() const {
@@ -173,9 +174,9 @@ class Batches {
 
   const TrainPlan& plan_;
   Network<T> g_, d_;
-  const int64_t penalized_;        // how many penalties there are
-  const bool second_derivative_;   // an activation of D has a nonzero second derivative, and there is a penalty
-  const int64_t second_;           // the column at which the second sub-batch of D's batch begins
+  const int64_t penalized_;       // how many penalties there are
+  const bool second_derivative_;  // an activation of D has a nonzero second derivative, and there is a penalty
+  const int64_t second_;          // the column at which the second sub-batch of D's batch begins
 
  private:
   T* fakes() const { return staging_ + plan_.batch * sample_width(); }

@@ -32,7 +32,8 @@ class Losses : protected Batches<T> {
 
   template <class Function>
   void each_logit(const SubBatch& sub_batch, ColumnRange range, Function&& f) {
-    const ColumnRange mine{std::max(range.first, sub_batch.first), std::min(range.last, sub_batch.first + sub_batch.rows)};
+    const ColumnRange mine{std::max(range.first, sub_batch.first),
+                           std::min(range.last, sub_batch.first + sub_batch.rows)};
     each_block<T>(mine, [&](int64_t p, int lane, int lanes) {
       for (int64_t q = 0; q < d_.outputs(); ++q) f((p * d_.outputs() + q) * kBlockRows<T> + lane, lanes);
     });
@@ -40,7 +41,7 @@ class Losses : protected Batches<T> {
 
   // The loss of the difference (a - b) of two sub-batches, row by row; b gets the negative gradient, or none.
   void paired_loss_and_grad(const LossPlan& loss, const SubBatch& a, const SubBatch& b, ColumnRange range,
-                     double weight, bool b_has_grad) {
+                            double weight, bool b_has_grad) {
     const ChunkLoops<T> loops = find_loops<T>(loss.formula);
     const T scale = T(weight / double(a.rows * d_.outputs()));
     for (const SubBatch* sub_batch : {&a, &b})
@@ -57,7 +58,7 @@ class Losses : protected Batches<T> {
       });
   }
 
-  int64_t column_of(int64_t at) const { return at / (d_.outputs() * kBlockRows<T>) * kBlockRows<T> + at % kBlockRows<T>; }
+  int64_t column_of(int64_t at) const { return at / (d_.outputs() * kBlockRows<T>)*kBlockRows<T> + at % kBlockRows<T>; }
   int64_t place_of(int64_t column, int64_t like) const {  // of the same feature
     const int64_t q = like / kBlockRows<T> % d_.outputs();
     return (column / kBlockRows<T> * d_.outputs() + q) * kBlockRows<T> + column % kBlockRows<T>;

@@ -84,7 +84,6 @@ class Snapshot {
     if (span.data) spans_.push_back(span);
   }
 
-
   // f(span, where it is saved) for this thread's spans.
   template <class Function>
   void each_span(const Team& team, Function&& f) {

@@ -13,7 +13,8 @@ inline namespace FASTGAN_ISA {
 constexpr int kMostTileRows = 32;  // of a gradient: those of AMX, or kTileRows
 
 template <class RuleOf, class T>
-void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __restrict s1, const T* __restrict g, int64_t n) {
+void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __restrict s1, const T* __restrict g,
+                int64_t n) {
   if (rule.active)  // with weight decay
     for (int64_t i = 0; i < n; ++i) rule(p[i], s0[i], s1[i], g[i]);
   else
@@ -96,8 +97,8 @@ struct Update {
   }
 };
 
-// A sink that adds up the squares of the gradients, by layer: a sum for each part of the weight, then one of the vectors.
-// One thread computes each sum, whatever the size of the team.
+// A sink that adds up the squares of the gradients, by layer: a sum for each part of the weight, then one of the
+// vectors. One thread computes each sum, whatever the size of the team.
 template <class T>
 struct Squares {
   const PlayerPlan& player;

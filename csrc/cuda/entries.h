@@ -315,7 +315,8 @@ void second_order(A& a) {
   cuda_second_order(dtype, pass, a.stream());
 }
 
-// ---------------------------------------------------------------- updates; the parameters, five arguments each, come last
+// ---------------------------------------------------------------- updates; the parameters, five arguments each, come
+// last
 
 template <class A>
 std::vector<ParameterUpdate> parameters(A& a) {

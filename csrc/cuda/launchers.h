@@ -16,19 +16,21 @@ std::string cuda_problem();  // why kernels cannot run on the current device; em
 
 int64_t cuda_partials(int64_t m, int64_t n);  // doubles of scratch a pair_loss needs
 void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, double* partial, void* stream);
-void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream);
+void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order,
+                    void* stream);
 void cuda_scale(int dtype, void* x, int64_t n, const void* factor, void* stream);  // x *= a scalar of the device
 
 // On (0, 1); N(0, 1); uniform with mean 0 and variance 1.
 FASTGAN_ENUM(enum class, Distribution, uniform, normal, centred)
-void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose, StepIndex step,
-                      uint32_t substream, int64_t offset, void* stream);
+void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose,
+                      StepIndex step, uint32_t substream, int64_t offset, void* stream);
 void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream);  // scales rows to unit length
-void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, DropoutSeed dropout_seed,
-                  uint32_t substream, void* stream);
+void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p,
+                  DropoutSeed dropout_seed, uint32_t substream, void* stream);
 // Draws the dropout seeds, `each` an iteration; gathers the rows of a minibatch from `data` (rows, features), shuffled,
 // and their labels, one-hot.
-void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each, void* stream);
+void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each,
+                             void* stream);
 void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
                  StepIndex draw, void* stream);
 void cuda_gather_labels(int dtype, const int32_t* labels, int64_t rows, int64_t classes, void* out, int64_t wanted,
@@ -50,7 +52,8 @@ struct LayerForward {
   void* dropped;               // output under the mask; maxout has none
 };
 struct LayerBackward {
-  const void *grad, *saved;  // (rows, units): gradient of the layer's result; its output, or the activation's input (`before`)
+  const void *grad,
+      *saved;  // (rows, units): gradient of the layer's result; its output, or the activation's input (`before`)
   const int32_t* winner;
   void *grad_product, *grad_bias;
   double* partial;  // cuda_layer_partials of them, where grad_bias is wanted
@@ -72,7 +75,7 @@ struct SmallMlpLayer {
   const void *weight, *bias;  // (units * pieces, inputs), (units * pieces,)
   void *before, *output;
   int32_t* winner;
-  void *dropped;
+  void* dropped;
   void *grad_product, *grad_weight, *grad_bias;  // the first is scratch, of (rows, units * pieces)
 };
 struct SmallMlpCall {
@@ -113,17 +116,18 @@ struct LossInput {
   double threshold;  // logit above which D takes a row for real
 };
 int64_t cuda_loss_metrics_sums(int64_t n);  // doubles of `sums` a sub-batch
-void cuda_loss_metrics(int dtype, const std::vector<LossInput>& sub_batches, int64_t n, double scale, double* sums, void* stream);
+void cuda_loss_metrics(int dtype, const std::vector<LossInput>& sub_batches, int64_t n, double scale, double* sums,
+                       void* stream);
 // Writes an iteration's metrics from the sums of D's step (real, fake) and of G's step, and increments the step
 // counter.
-void cuda_record(int dtype, StepCounter* counter, double* metrics, int64_t capacity, const double* d, const double* g, int64_t n,
-                 double weight, const void* penalties, int64_t penalized, void* stream);
+void cuda_record(int dtype, StepCounter* counter, double* metrics, int64_t capacity, const double* d, const double* g,
+                 int64_t n, double weight, const void* penalties, int64_t penalized, void* stream);
 
 // Gradient penalties, of the kinds of Penalty in csrc/plan.h; letters as in csrc/cpu/penalty.h.
-void cuda_interpolate(int dtype, const void* real, const void* fake, void* out, int64_t rows, int64_t features, int kind,
-                  uint64_t seed, StepIndex draw, void* stream);
-void cuda_penalty_grad(int dtype, const void* g, void* t, void* values, int64_t rows, int64_t features, int kind, double weight,
-               void* stream);
+void cuda_interpolate(int dtype, const void* real, const void* fake, void* out, int64_t rows, int64_t features,
+                      int kind, uint64_t seed, StepIndex draw, void* stream);
+void cuda_penalty_grad(int dtype, const void* g, void* t, void* values, int64_t rows, int64_t features, int kind,
+                       double weight, void* stream);
 struct SecondOrderPass {
   int64_t n;  // rows times units
   int pieces, activation;
@@ -146,17 +150,19 @@ struct UpdatePlan {
   OptimizerPlan optimizer;
   const double *rates, *momenta;  // on the device: update u has number u % count
   int64_t rate_count, momentum_count;
-  StepIndex update;    // from 0, of a step counter
-  int player;          // 0: G, 1: D; whose skipped updates Adam must not count
+  StepIndex update;  // from 0, of a step counter
+  int player;        // 0: G, 1: D; whose skipped updates Adam must not count
 };
 void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream);
 // value += (1 - decay) (grad - value); value = grad; and: sets the step counter's flag if a sum is not finite, or a
 // grad is not finite whose value (null: ignored) is.
 void cuda_ema(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream);
-void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter, const std::vector<ParameterUpdate>& parameters, void* stream);
+void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter,
+               const std::vector<ParameterUpdate>& parameters, void* stream);
 void cuda_inspect(int dtype, StepCounter* counter, const double* sums, int64_t count, int64_t stride,
                   const std::vector<ParameterUpdate>& parameters, void* stream);
-void cuda_count_skipped(StepCounter* counter, bool generator, bool discriminator, void* stream);  // counts a skipped update and clears the flag
+void cuda_count_skipped(StepCounter* counter, bool generator, bool discriminator,
+                        void* stream);  // counts a skipped update and clears the flag
 void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, void* stream);
 
 // For the benchmark: a sequence of empty kernels; at least one barrier of a cluster of blocks (of one block if blocks

@@ -37,8 +37,8 @@ struct SecondOrder {
 };
 
 template <class F, class S>
-__device__ SecondOrder<S> through_activation_twice(Compute<S> grad_grad, Compute<S> grad, S saved, Compute<S> negative_slope,
-                                        Compute<S> factor) {
+__device__ SecondOrder<S> through_activation_twice(Compute<S> grad_grad, Compute<S> grad, S saved,
+                                                   Compute<S> negative_slope, Compute<S> factor) {
   SecondOrder<S> out;
   const Compute<S> kept = load(saved);
   grad_grad *= factor;

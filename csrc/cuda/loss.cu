@@ -20,9 +20,9 @@ int64_t sum_blocks(int64_t n) { return std::min(kMaxBlocks, (n + 8 * kThreads - 
 // ---------------------------------------------------------------- kernels
 
 template <class F, class S, bool aligned>
-__global__ void __launch_bounds__(kThreads) sum_terms(const S* __restrict__ logits, int64_t n, Compute<S> target,
-                                                      Compute<S> scale, Compute<S>* __restrict__ grad,
-                                                      double* __restrict__ partial) {
+__global__ void __launch_bounds__(kThreads)
+    sum_terms(const S* __restrict__ logits, int64_t n, Compute<S> target, Compute<S> scale,
+              Compute<S>* __restrict__ grad, double* __restrict__ partial) {
   using T = Compute<S>;
   constexpr int size = kPackSize<S>;
   double sum = 0.0;
@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(kThreads) finish(const double* __restrict__ pa
 }
 
 template <class F, class S, int order>
-__global__ void __launch_bounds__(kThreads) evaluate(const S* __restrict__ x, S* __restrict__ out, int64_t n,
-                                                     Compute<S> target) {
+__global__ void __launch_bounds__(kThreads)
+    evaluate(const S* __restrict__ x, S* __restrict__ out, int64_t n, Compute<S> target) {
 #pragma unroll(sizeof(S) == 8 ? 1 : 4)  // two of double's exp at a time would not fit into registers
   for (int64_t i = global_thread(); i < n; i += grid_threads()) {
     const auto l = load(x[i]);
@@ -76,8 +76,8 @@ __global__ void __launch_bounds__(kThreads) evaluate(const S* __restrict__ x, S*
 
 // x *= *factor, which is in device memory. If it is 1, as in loss.backward(), the kernel returns at once.
 template <class T>
-__global__ void __launch_bounds__(kThreads) scale(T* __restrict__ x, int64_t n, const T* __restrict__ factor,
-                                                  bool aligned) {
+__global__ void __launch_bounds__(kThreads)
+    scale(T* __restrict__ x, int64_t n, const T* __restrict__ factor, bool aligned) {
   const T f = *factor;
   if (f == T(1)) return;
   constexpr int size = kPackSize<T>;
@@ -120,7 +120,8 @@ std::string cuda_problem() {
   int device = 0;
   cudaFuncAttributes attributes;
   cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess) status = cudaFuncGetAttributes(&attributes, nothing);  // fails without code for this device
+  if (status == cudaSuccess)
+    status = cudaFuncGetAttributes(&attributes, nothing);  // fails without code for this device
   if (status == cudaSuccess) return "";
   cudaGetLastError();
   return cudaGetErrorString(status);
@@ -140,7 +141,8 @@ void cuda_pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void*
            static_cast<float*>(value));
 }
 
-void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, void* stream) {
+void cuda_pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order,
+                    void* stream) {
   if (n == 0) return;
   with_dtype(dtype, [&](auto storage) {
     using S = decltype(storage);

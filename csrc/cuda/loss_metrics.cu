@@ -43,8 +43,8 @@ __device__ void evaluate(int formula, T l, T target, T& value, T& grad) {
 
 // Blocks of the first sub-batch, then as many of the second.
 template <class T>
-__global__ void __launch_bounds__(kThreads) loss_metrics(const __grid_constant__ LossInputsOf<T> inputs, int64_t n, T scale,
-                                                  int blocks, double* __restrict__ partial) {
+__global__ void __launch_bounds__(kThreads) loss_metrics(const __grid_constant__ LossInputsOf<T> inputs, int64_t n,
+                                                         T scale, int blocks, double* __restrict__ partial) {
   const LossInputOf<T>& s = inputs.at[blockIdx.x / unsigned(blocks)];
   const int64_t first = int64_t(blockIdx.x % unsigned(blocks)) * kThreads + threadIdx.x;
   double sums[kSumsPerBlock] = {};
@@ -74,9 +74,9 @@ __device__ double total(const double* partial, int first, int last, int which) {
 
 // Writes the metrics of this iteration and increments the step counter.
 template <class T>
-__global__ void __launch_bounds__(kThreads) record(StepCounter* counter, double* __restrict__ metrics, int64_t capacity,
-                                                   const double* d, const double* g, int blocks, double n, double weight,
-                                                   const T* __restrict__ penalties, int64_t penalized) {
+__global__ void __launch_bounds__(kThreads)
+    record(StepCounter* counter, double* __restrict__ metrics, int64_t capacity, const double* d, const double* g,
+           int blocks, double n, double weight, const T* __restrict__ penalties, int64_t penalized) {
   double penalty = 0.0;
   for (int64_t i = threadIdx.x; i < penalized; i += kThreads) penalty += double(penalties[i]);
   penalty = block_sum(penalty);
@@ -93,9 +93,14 @@ __global__ void __launch_bounds__(kThreads) record(StepCounter* counter, double*
 
 template <class T>
 LossInputOf<T> typed(const LossInput& s) {
-  return {static_cast<const T*>(s.logits),  static_cast<const T*>(s.other), static_cast<T*>(s.grad),
-          static_cast<T*>(s.grad_of_other), s.formula,                     T(s.target),
-          s.real,                          T(s.threshold)};
+  return {static_cast<const T*>(s.logits),
+          static_cast<const T*>(s.other),
+          static_cast<T*>(s.grad),
+          static_cast<T*>(s.grad_of_other),
+          s.formula,
+          T(s.target),
+          s.real,
+          T(s.threshold)};
 }
 
 }  // namespace
@@ -103,7 +108,8 @@ LossInputOf<T> typed(const LossInput& s) {
 
 int64_t cuda_loss_metrics_sums(int64_t n) { return blocks_of(n) * kSumsPerBlock; }
 
-void cuda_loss_metrics(int dtype, const std::vector<LossInput>& inputs, int64_t n, double scale, double* sums, void* stream) {
+void cuda_loss_metrics(int dtype, const std::vector<LossInput>& inputs, int64_t n, double scale, double* sums,
+                       void* stream) {
   const int blocks = int(blocks_of(n));
   const auto run = [&](auto type) {
     using T = decltype(type);
@@ -114,8 +120,8 @@ void cuda_loss_metrics(int dtype, const std::vector<LossInput>& inputs, int64_t 
   DType(dtype) == DType::f64 ? run(double{}) : run(float{});
 }
 
-void cuda_record(int dtype, StepCounter* counter, double* metrics, int64_t capacity, const double* d, const double* g, int64_t n,
-                 double weight, const void* penalties, int64_t penalized, void* stream) {
+void cuda_record(int dtype, StepCounter* counter, double* metrics, int64_t capacity, const double* d, const double* g,
+                 int64_t n, double weight, const void* penalties, int64_t penalized, void* stream) {
   const int blocks = int(blocks_of(n));
   const auto run = [&](auto type) {
     using T = decltype(type);

@@ -39,8 +39,8 @@ template <int V>
 __device__ Place place_of(const Tiling& t) {
   const int64_t tile = blockIdx.x % t.tiles, part = blockIdx.x / t.tiles;
   const int64_t end = (part + 1) * t.chunk;
-  return {(tile * kLanes + threadIdx.x % kLanes) * V, part * t.chunk + threadIdx.x / kLanes, end < t.rows ? end : t.rows,
-          part};
+  return {(tile * kLanes + threadIdx.x % kLanes) * V, part * t.chunk + threadIdx.x / kLanes,
+          end < t.rows ? end : t.rows, part};
 }
 
 template <class S, int V>
@@ -111,7 +111,7 @@ template <class S>
 struct Backward {
   const S *grad, *saved, *grad_grad;
   S *grad_product, *to_grad;  // the first null: the sums alone
-  double* partial;  // (chunks, columns); null: no sums
+  double* partial;            // (chunks, columns); null: no sums
   bool drops;
   Compute<S> negative_slope;
   Mask<Compute<S>> mask;
@@ -158,9 +158,9 @@ __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tilin
 // ---------------------------------------------------------------- kernels: maxout
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) maxout_forward(const S* __restrict__ product, const S* __restrict__ bias,
-                                                           S* __restrict__ output, int32_t* __restrict__ winner,
-                                                           int64_t rows, int64_t units, int pieces) {
+__global__ void __launch_bounds__(kThreads)
+    maxout_forward(const S* __restrict__ product, const S* __restrict__ bias, S* __restrict__ output,
+                   int32_t* __restrict__ winner, int64_t rows, int64_t units, int pieces) {
   using T = Compute<S>;
   for (int64_t i = global_thread(); i < rows * units; i += grid_threads()) {
     const int64_t at = i * pieces, unit = (i % units) * pieces;
@@ -172,9 +172,9 @@ __global__ void __launch_bounds__(kThreads) maxout_forward(const S* __restrict__
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads) maxout_backward(const S* __restrict__ grad,
-                                                            const int32_t* __restrict__ winner, int pieces,
-                                                            Backward<S> x, Tiling tiling) {
+__global__ void __launch_bounds__(kThreads)
+    maxout_backward(const S* __restrict__ grad, const int32_t* __restrict__ winner, int pieces, Backward<S> x,
+                    Tiling tiling) {
   const Place here = place_of<1>(tiling);
   const int64_t unit = here.column / pieces, units = tiling.columns / pieces;
   const int piece = int(here.column % pieces);
@@ -194,8 +194,8 @@ __global__ void __launch_bounds__(kThreads) maxout_backward(const S* __restrict_
 
 // The sums of the chunks' sums.
 template <class S>
-__global__ void __launch_bounds__(kThreads) finish(const double* __restrict__ partial, S* __restrict__ out,
-                                                   int64_t columns, int64_t chunks) {
+__global__ void __launch_bounds__(kThreads)
+    finish(const double* __restrict__ partial, S* __restrict__ out, int64_t columns, int64_t chunks) {
   const int64_t column = int64_t(blockIdx.x) * kLanes + threadIdx.x % kLanes;
   double sum[1] = {};
   for (int64_t part = threadIdx.x / kLanes; column < columns && part < chunks; part += kRows)

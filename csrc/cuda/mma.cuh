@@ -214,7 +214,9 @@ struct ShortBf16 : EightDeep<ShortBf16> {
   }
   static __device__ Right right_of(const float (&x)[2]) { return {{round_to_bf16_pair(x[0], x[1])}}; }
   static __device__ Sum from(const float (&x)[2][2]) { return Tf32::from(x); }
-  static __device__ void multiply(Sum& sum, const Left& a, const Right& b, int = 0) { multiply_short_bf16(sum.at, a, b); }
+  static __device__ void multiply(Sum& sum, const Left& a, const Right& b, int = 0) {
+    multiply_short_bf16(sum.at, a, b);
+  }
   static __device__ float value(const Sum& sum, int i) { return sum.at[i]; }
 };
 

@@ -18,7 +18,9 @@ int64_t cuda_loss_metrics_sums(int64_t) { return 0; }
 void cuda_pair_loss(int, const LossTerm&, const LossTerm&, void*, double*, void*) { refuse(); }
 void cuda_pointwise(int, const void*, void*, int64_t, int, double, int, void*) { refuse(); }
 void cuda_scale(int, void*, int64_t, const void*, void*) { refuse(); }
-void cuda_random_fill(int, void*, int64_t, Distribution, uint64_t, uint32_t, StepIndex, uint32_t, int64_t, void*) { refuse(); }
+void cuda_random_fill(int, void*, int64_t, Distribution, uint64_t, uint32_t, StepIndex, uint32_t, int64_t, void*) {
+  refuse();
+}
 void cuda_to_sphere(int, void*, int64_t, int64_t, void*) { refuse(); }
 void cuda_dropout(int, const void*, void*, int64_t, int64_t, double, DropoutSeed, uint32_t, void*) { refuse(); }
 void cuda_draw_dropout_seeds(StepIndex, int, uint64_t, uint64_t*, int, void*) { refuse(); }
@@ -31,16 +33,21 @@ void cuda_small_mlp_backward(int, const SmallMlpCall&, void*) { refuse(); }
 void cuda_norm_forward(int, const NormPass&, const void*, void*, void*) { refuse(); }
 void cuda_norm_backward(int, const NormPass&, const void*, void*, void*, void*, bool, void*) { refuse(); }
 void cuda_loss_metrics(int, const std::vector<LossInput>&, int64_t, double, double*, void*) { refuse(); }
-void cuda_record(int, StepCounter*, double*, int64_t, const double*, const double*, int64_t, double, const void*, int64_t, void*) {
+void cuda_record(int, StepCounter*, double*, int64_t, const double*, const double*, int64_t, double, const void*,
+                 int64_t, void*) {
   refuse();
 }
-void cuda_interpolate(int, const void*, const void*, void*, int64_t, int64_t, int, uint64_t, StepIndex, void*) { refuse(); }
+void cuda_interpolate(int, const void*, const void*, void*, int64_t, int64_t, int, uint64_t, StepIndex, void*) {
+  refuse();
+}
 void cuda_penalty_grad(int, const void*, void*, void*, int64_t, int64_t, int, double, void*) { refuse(); }
 void cuda_second_order(int, const SecondOrderPass&, void*) { refuse(); }
 void cuda_update(int, const UpdatePlan&, const std::vector<ParameterUpdate>&, void*) { refuse(); }
 void cuda_ema(int, double, const std::vector<ParameterUpdate>&, void*) { refuse(); }
 void cuda_copy(int, Predicate, const StepCounter*, const std::vector<ParameterUpdate>&, void*) { refuse(); }
-void cuda_inspect(int, StepCounter*, const double*, int64_t, int64_t, const std::vector<ParameterUpdate>&, void*) { refuse(); }
+void cuda_inspect(int, StepCounter*, const double*, int64_t, int64_t, const std::vector<ParameterUpdate>&, void*) {
+  refuse();
+}
 void cuda_count_skipped(StepCounter*, bool, bool, void*) { refuse(); }
 void cuda_bound_norms(int, void*, int64_t, int64_t, double, void*) { refuse(); }
 void cuda_empty(int, void*) { refuse(); }

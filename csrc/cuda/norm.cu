@@ -48,15 +48,15 @@ struct Norm {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) normalize(Norm<T> norm, const T* __restrict__ product, T* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads)
+    normalize(Norm<T> norm, const T* __restrict__ product, T* __restrict__ out) {
   const Place here(norm.features);
   const int64_t f = here.feature;
   const T bias = here.inside && norm.bias ? norm.bias[f] : T(0), rows = T(norm.rows);
   const auto z = [&](int64_t at) { return product[at] + bias; };
   const T mean = over_rows<T>(here, norm.rows, norm.features, z) / rows;
-  const T variance = over_rows<T>(here, norm.rows, norm.features, [&](int64_t at) {
-                       return (z(at) - mean) * (z(at) - mean);
-                     }) / rows;
+  const T variance =
+      over_rows<T>(here, norm.rows, norm.features, [&](int64_t at) { return (z(at) - mean) * (z(at) - mean); }) / rows;
   const T inverse = T(1) / std::sqrt(variance + norm.epsilon);
   if (blockIdx.x == 0 && threadIdx.x == 0 && norm.batches) ++*norm.batches;
   if (!here.inside) return;
@@ -76,9 +76,9 @@ __global__ void __launch_bounds__(kThreads) normalize(Norm<T> norm, const T* __r
 // In place: from the gradient of normalize()'s result to that of the product. `adds`: to the gradients of another
 // sub-batch.
 template <class T>
-__global__ void __launch_bounds__(kThreads) normalize_backward(Norm<T> norm, const T* __restrict__ product,
-                                                               T* __restrict__ grad, T* __restrict__ grad_scale,
-                                                               T* __restrict__ grad_shift, bool adds) {
+__global__ void __launch_bounds__(kThreads)
+    normalize_backward(Norm<T> norm, const T* __restrict__ product, T* __restrict__ grad, T* __restrict__ grad_scale,
+                       T* __restrict__ grad_shift, bool adds) {
   const Place here(norm.features);
   const int64_t f = here.feature;
   const T bias = here.inside && norm.bias ? norm.bias[f] : T(0), rows = T(norm.rows);

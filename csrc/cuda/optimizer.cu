@@ -12,7 +12,7 @@ inline namespace FASTGAN_ISA {
 namespace {
 
 constexpr int64_t kBlockElements = 4096;  // elements a block updates
-constexpr int kMost = 64;       // parameters a launch: 3 KB of the 4 KB that arguments may take
+constexpr int kMost = 64;                 // parameters a launch: 3 KB of the 4 KB that arguments may take
 
 // ---------------------------------------------------------------- rules: optimizer.h has the optimisers'
 
@@ -40,7 +40,8 @@ struct Scheduled {
   UpdatePlan plan;
   __device__ DeviceRule<T> get() const {
     const int64_t update = plan.update.get();
-    return DeviceRule<T>(plan.optimizer, plan.rates[update % plan.rate_count], plan.momenta[update % plan.momentum_count],
+    return DeviceRule<T>(plan.optimizer, plan.rates[update % plan.rate_count],
+                         plan.momenta[update % plan.momentum_count],
                          update + 1 - plan.update.counter->skipped[plan.player]);
   }
 };
@@ -111,8 +112,9 @@ __device__ void update_pack(const Parameter<T>& m, int64_t pack, const RuleOf& r
 }
 
 template <class T, class Recipe>
-__global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Batch<T> batch,
-                                                   const __grid_constant__ Recipe recipe, Predicate predicate, const StepCounter* counter) {
+__global__ void __launch_bounds__(kThreads)
+    update(const __grid_constant__ Batch<T> batch, const __grid_constant__ Recipe recipe, Predicate predicate,
+           const StepCounter* counter) {
   using RuleOf = decltype(recipe.get());
   FASTGAN_SHARED(shared, RuleStorage<RuleOf>);
   if (!is_active(predicate, counter)) return;
@@ -139,7 +141,8 @@ __global__ void __launch_bounds__(kThreads) inspect(const __grid_constant__ Batc
   if (batch.count > 0) {
     const Parameter<T>& m = mine(batch);
     const int64_t first = first_of(m), last = end_of(m, first);
-    for (int64_t i = first + threadIdx.x; i < last; i += kThreads) bad |= m.g[i] * T(0) != T(0) && (!m.p || m.p[i] * T(0) == T(0));
+    for (int64_t i = first + threadIdx.x; i < last; i += kThreads)
+      bad |= m.g[i] * T(0) != T(0) && (!m.p || m.p[i] * T(0) == T(0));
   }
   if (blockIdx.x == 0)
     for (int64_t i = threadIdx.x; i < count; i += kThreads) bad |= sums[i * stride] * 0.0 != 0.0;
@@ -156,8 +159,8 @@ __global__ void __launch_bounds__(kThreads) count_skipped(StepCounter* counter, 
 
 // Scales down rows whose norm exceeds the limit; one warp for each row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) bound_norms(T* __restrict__ weight, int64_t rows, int64_t inputs,
-                                                        double limit) {
+__global__ void __launch_bounds__(kThreads)
+    bound_norms(T* __restrict__ weight, int64_t rows, int64_t inputs, double limit) {
   for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
     T* w = weight + row * inputs;
     double square = 0.0;
@@ -174,8 +177,13 @@ __global__ void __launch_bounds__(kThreads) bound_norms(T* __restrict__ weight, 
 template <class T>
 int add(Batch<T>& batch, const ParameterUpdate& u, int first_block) {
   const bool aligned = is_aligned(u.value) && is_aligned(u.state0) && is_aligned(u.state1) && is_aligned(u.grad);
-  batch.parameters[batch.count++] = {static_cast<T*>(u.value),       static_cast<T*>(u.state0), static_cast<T*>(u.state1),
-                                  static_cast<const T*>(u.grad), u.n, first_block, aligned};
+  batch.parameters[batch.count++] = {static_cast<T*>(u.value),
+                                     static_cast<T*>(u.state0),
+                                     static_cast<T*>(u.state1),
+                                     static_cast<const T*>(u.grad),
+                                     u.n,
+                                     first_block,
+                                     aligned};
   return first_block + int((u.n + kBlockElements - 1) / kBlockElements);
 }
 
@@ -196,8 +204,8 @@ void each_batch(const std::vector<ParameterUpdate>& parameters, Function&& f) {
 }
 
 template <class T, class Recipe>
-void update_all(const Recipe& recipe, Predicate predicate, const StepCounter* counter, const std::vector<ParameterUpdate>& parameters,
-                void* stream) {
+void update_all(const Recipe& recipe, Predicate predicate, const StepCounter* counter,
+                const std::vector<ParameterUpdate>& parameters, void* stream) {
   each_batch<T>(parameters, [&](const Batch<T>& batch, int blocks) {
     launch("optimizer", update<T, Recipe>, blocks, stream, batch, recipe, predicate, counter);
   });
@@ -233,7 +241,8 @@ void cuda_ema(int dtype, double decay, const std::vector<ParameterUpdate>& param
     update_all<float>(Constant<Ema<float>>{{float(1.0 - decay)}}, Predicate::always, nullptr, parameters, stream);
 }
 
-void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter, const std::vector<ParameterUpdate>& parameters, void* stream) {
+void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter,
+               const std::vector<ParameterUpdate>& parameters, void* stream) {
   if (DType(dtype) == DType::f64)
     update_all<double>(Constant<Copy<double>>{}, predicate, counter, parameters, stream);
   else
@@ -253,8 +262,8 @@ void cuda_count_skipped(StepCounter* counter, bool generator, bool discriminator
 void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, void* stream) {
   if (rows * inputs == 0) return;
   if (DType(dtype) == DType::f64)
-    launch("bound_norms", bound_norms<double>, blocks_for(32 * rows), stream, static_cast<double*>(weight), rows, inputs,
-           limit);
+    launch("bound_norms", bound_norms<double>, blocks_for(32 * rows), stream, static_cast<double*>(weight), rows,
+           inputs, limit);
   else
     launch("bound_norms", bound_norms<float>, blocks_for(32 * rows), stream, static_cast<float*>(weight), rows, inputs,
            limit);

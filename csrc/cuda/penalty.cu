@@ -10,19 +10,19 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-
 // ---------------------------------------------------------------- kernels
 
 // The rows where the penalty is evaluated: random interpolates of real and fake rows, or one of the two. One warp for
 // each row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) interpolate(const T* __restrict__ real, const T* __restrict__ fake,
-                                                    T* __restrict__ out, int64_t rows, int64_t features, Penalty kind,
-                                                    uint64_t seed, StepIndex draw) {
+__global__ void __launch_bounds__(kThreads)
+    interpolate(const T* __restrict__ real, const T* __restrict__ fake, T* __restrict__ out, int64_t rows,
+                int64_t features, Penalty kind, uint64_t seed, StepIndex draw) {
   for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
     T mix = kind == Penalty::r1 ? T(1) : T(0);
     if (kind == Penalty::wgan_gp)
-      mix = unit_interval<T>(Stream{seed, purpose::penalty, 0, uint64_t(draw.get())}.block(uint64_t(row / 4)).w[row % 4]);
+      mix =
+          unit_interval<T>(Stream{seed, purpose::penalty, 0, uint64_t(draw.get())}.block(uint64_t(row / 4)).w[row % 4]);
     for (int64_t i = row * features + threadIdx.x % 32; i < (row + 1) * features; i += 32)
       out[i] = mix * real[i] + (T(1) - mix) * fake[i];
   }
@@ -30,8 +30,9 @@ __global__ void __launch_bounds__(kThreads) interpolate(const T* __restrict__ re
 
 // The penalty P of each row's gradient g, and t_0 = dP/dg. One warp for each row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) penalty_grad(const T* __restrict__ g, T* __restrict__ t, T* __restrict__ values,
-                                                 int64_t rows, int64_t features, Penalty kind, T weight) {
+__global__ void __launch_bounds__(kThreads)
+    penalty_grad(const T* __restrict__ g, T* __restrict__ t, T* __restrict__ values, int64_t rows, int64_t features,
+                 Penalty kind, T weight) {
   for (int64_t row = global_thread() / 32; row < rows; row += grid_threads() / 32) {
     const int64_t first = row * features + threadIdx.x % 32, last = (row + 1) * features;
     T square = T(0);
@@ -51,22 +52,23 @@ __global__ void __launch_bounds__(kThreads) penalty_grad(const T* __restrict__ g
 // From s: t before its mask. e is copied to `tangent`; if some activation has a second derivative, q = dP/da replaces
 // it.
 template <class F, class T>
-__global__ void __launch_bounds__(kThreads) second_order(const T* __restrict__ saved, const T* __restrict__ s, T* __restrict__ e,
-                                                 T* __restrict__ tangent, T* __restrict__ t, int64_t n, T negative_slope,
-                                                 bool has_second_derivative) {
+__global__ void __launch_bounds__(kThreads)
+    second_order(const T* __restrict__ saved, const T* __restrict__ s, T* __restrict__ e, T* __restrict__ tangent,
+                 T* __restrict__ t, int64_t n, T negative_slope, bool has_second_derivative) {
   for (int64_t i = global_thread(); i < n; i += grid_threads()) {
     const T first = F::derivative(saved[i], negative_slope), kept = e[i];  // e was multiplied by the derivative
     t[i] = first * s[i];
     tangent[i] = kept;
-    if (has_second_derivative) e[i] = first == T(0) ? T(0) : F::second_derivative(saved[i], negative_slope) / first * s[i] * kept;
+    if (has_second_derivative)
+      e[i] = first == T(0) ? T(0) : F::second_derivative(saved[i], negative_slope) / first * s[i] * kept;
   }
 }
 
 // The same through maxout, which is piecewise linear: t is s of the largest piece, and the first term of q is zero.
 template <class T>
-__global__ void __launch_bounds__(kThreads) second_order_maxout(const int32_t* __restrict__ winner, const T* __restrict__ s,
-                                                        T* __restrict__ e, T* __restrict__ tangent, T* __restrict__ t,
-                                                        int64_t n, int pieces, bool has_second_derivative) {
+__global__ void __launch_bounds__(kThreads)
+    second_order_maxout(const int32_t* __restrict__ winner, const T* __restrict__ s, T* __restrict__ e,
+                        T* __restrict__ tangent, T* __restrict__ t, int64_t n, int pieces, bool has_second_derivative) {
   for (int64_t i = global_thread(); i < n; i += grid_threads()) {
     t[i] = s[i * pieces + winner[i]];
     for (int64_t p = i * pieces; p < (i + 1) * pieces; ++p) {
@@ -86,17 +88,17 @@ void with_real(int dtype, Function&& f) {
 
 // ---------------------------------------------------------------- launchers
 
-void cuda_interpolate(int dtype, const void* real, const void* fake, void* out, int64_t rows, int64_t features, int kind,
-                  uint64_t seed, StepIndex draw, void* stream) {
+void cuda_interpolate(int dtype, const void* real, const void* fake, void* out, int64_t rows, int64_t features,
+                      int kind, uint64_t seed, StepIndex draw, void* stream) {
   with_real(dtype, [&](auto type) {
     using T = decltype(type);
-    launch("penalty", interpolate<T>, blocks_for(32 * rows), stream, static_cast<const T*>(real), static_cast<const T*>(fake),
-           static_cast<T*>(out), rows, features, Penalty(kind), seed, draw);
+    launch("penalty", interpolate<T>, blocks_for(32 * rows), stream, static_cast<const T*>(real),
+           static_cast<const T*>(fake), static_cast<T*>(out), rows, features, Penalty(kind), seed, draw);
   });
 }
 
-void cuda_penalty_grad(int dtype, const void* g, void* t, void* values, int64_t rows, int64_t features, int kind, double weight,
-               void* stream) {
+void cuda_penalty_grad(int dtype, const void* g, void* t, void* values, int64_t rows, int64_t features, int kind,
+                       double weight, void* stream) {
   with_real(dtype, [&](auto type) {
     using T = decltype(type);
     launch("penalty", penalty_grad<T>, blocks_for(32 * rows), stream, static_cast<const T*>(g), static_cast<T*>(t),
@@ -110,8 +112,8 @@ void cuda_second_order(int dtype, const SecondOrderPass& pass, void* stream) {
     const auto *saved = static_cast<const T*>(pass.saved), *s = static_cast<const T*>(pass.s);
     auto *e = static_cast<T*>(pass.e), *tangent = static_cast<T*>(pass.tangent), *t = static_cast<T*>(pass.t);
     if (pass.pieces > 1) {
-      launch("penalty", second_order_maxout<T>, blocks_for(pass.n), stream, pass.winner, s, e, tangent, t, pass.n, pass.pieces,
-             pass.has_second_derivative);
+      launch("penalty", second_order_maxout<T>, blocks_for(pass.n), stream, pass.winner, s, e, tangent, t, pass.n,
+             pass.pieces, pass.has_second_derivative);
       return;
     }
     with_activation(pass.activation, [&](auto f) {

@@ -11,7 +11,6 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-
 // ---------------------------------------------------------------- kernels: noise and masks
 
 template <class T, Distribution distribution>
@@ -57,8 +56,8 @@ __global__ void __launch_bounds__(kThreads) to_sphere(T* __restrict__ z, int64_t
 
 // Packed: the number of features is a multiple of 4, so no division is needed, and four elements are loaded together.
 template <class S, bool packed>
-__global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __restrict__ out, int64_t rows,
-                                                 int64_t features, Mask<Compute<S>> mask) {
+__global__ void __launch_bounds__(kThreads)
+    drop(const S* __restrict__ x, S* __restrict__ out, int64_t rows, int64_t features, Mask<Compute<S>> mask) {
   for (int64_t i = global_thread(); i < rows * mask.quads; i += grid_threads()) {
     Compute<S> factors[4];
     mask.factors(i, factors);
@@ -80,15 +79,16 @@ __global__ void __launch_bounds__(kThreads) drop(const S* __restrict__ x, S* __r
 
 // The seeds of the dropout masks of iterations to come; dropout_seeds: (iterations, each).
 __global__ void __launch_bounds__(kThreads) draw_dropout_seeds(StepIndex iteration, int64_t iterations, uint64_t seed,
-                                                      uint64_t* __restrict__ dropout_seeds, int each) {
+                                                               uint64_t* __restrict__ dropout_seeds, int each) {
   for (int64_t i = global_thread(); i < iterations * each; i += grid_threads())
     dropout_seeds[i] = dropout_seed(seed, iteration.get() + i / each, i % each);
 }
 
 // Rows of a draw, as the keyed shuffle of their epoch orders them; a warp copies one.
 template <class T>
-__global__ void __launch_bounds__(kThreads) gather(const T* __restrict__ data, int64_t rows, int64_t features,
-                                                   T* __restrict__ out, int64_t wanted, uint64_t seed, StepIndex number) {
+__global__ void __launch_bounds__(kThreads)
+    gather(const T* __restrict__ data, int64_t rows, int64_t features, T* __restrict__ out, int64_t wanted,
+           uint64_t seed, StepIndex number) {
   const int64_t batches = rows / wanted, draw = number.get();
   const Permutation shuffle(uint64_t(rows), seed, purpose::rows, uint64_t(draw / batches));
   for (int64_t i = global_thread() / 32; i < wanted; i += grid_threads() / 32) {
@@ -99,9 +99,9 @@ __global__ void __launch_bounds__(kThreads) gather(const T* __restrict__ data, i
 
 // The labels of those rows, one-hot: out (wanted, classes).
 template <class T>
-__global__ void __launch_bounds__(kThreads) gather_labels(const int32_t* __restrict__ labels, int64_t rows, int64_t classes,
-                                                          T* __restrict__ out, int64_t wanted, uint64_t seed,
-                                                          StepIndex number) {
+__global__ void __launch_bounds__(kThreads)
+    gather_labels(const int32_t* __restrict__ labels, int64_t rows, int64_t classes, T* __restrict__ out,
+                  int64_t wanted, uint64_t seed, StepIndex number) {
   const int64_t batches = rows / wanted, draw = number.get();
   const Permutation shuffle(uint64_t(rows), seed, purpose::rows, uint64_t(draw / batches));
   for (int64_t row = global_thread() / 32; row < wanted; row += grid_threads() / 32) {
@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(kThreads) gather_labels(const int32_t* __restr
 
 // ---------------------------------------------------------------- launchers
 
-void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose, StepIndex step,
-                      uint32_t substream, int64_t offset, void* stream) {
+void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution, uint64_t seed, uint32_t purpose,
+                      StepIndex step, uint32_t substream, int64_t offset, void* stream) {
   if (n == 0) return;
   const int blocks = blocks_for((n + 6) / 4);
   const auto run = [&](auto type) {
@@ -124,7 +124,7 @@ void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution
     const bool aligned = offset % 4 == 0 && is_aligned(out);
     const auto kernel = distribution == Distribution::normal    ? fill<T, Distribution::normal>
                         : distribution == Distribution::centred ? fill<T, Distribution::centred>
-                                                : fill<T, Distribution::uniform>;
+                                                                : fill<T, Distribution::uniform>;
     launch("random", kernel, blocks, stream, static_cast<T*>(out), n, seed, purpose, substream, step, offset, aligned);
   };
   DType(dtype) == DType::f64 ? run(double{}) : run(float{});
@@ -138,8 +138,8 @@ void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* st
     launch("random", to_sphere<float>, blocks_for(32 * rows), stream, static_cast<float*>(z), rows, features);
 }
 
-void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, DropoutSeed dropout_seed,
-                  uint32_t substream, void* stream) {
+void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p,
+                  DropoutSeed dropout_seed, uint32_t substream, void* stream) {
   if (rows * features == 0) return;
   with_dtype(dtype, [&](auto storage) {
     using S = decltype(storage);
@@ -150,9 +150,11 @@ void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t fea
   });
 }
 
-void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each, void* stream) {
+void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each,
+                             void* stream) {
   if (iterations == 0 || each == 0) return;
-  launch("dropout_seeds", draw_dropout_seeds, blocks_for(int64_t(iterations) * each), stream, iteration, int64_t(iterations), seed, dropout_seeds, each);
+  launch("dropout_seeds", draw_dropout_seeds, blocks_for(int64_t(iterations) * each), stream, iteration,
+         int64_t(iterations), seed, dropout_seeds, each);
 }
 
 void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
@@ -171,8 +173,8 @@ void cuda_gather_labels(int dtype, const int32_t* labels, int64_t rows, int64_t 
   if (wanted * classes == 0) return;
   const auto run = [&](auto type) {
     using T = decltype(type);
-    launch("labels", gather_labels<T>, blocks_for(32 * wanted), stream, labels, rows, classes, static_cast<T*>(out), wanted,
-           seed, draw);
+    launch("labels", gather_labels<T>, blocks_for(32 * wanted), stream, labels, rows, classes, static_cast<T*>(out),
+           wanted, seed, draw);
   };
   DType(dtype) == DType::f64 ? run(double{}) : run(float{});
 }

@@ -86,7 +86,8 @@ __device__ void multiply(const T* from, int from_stride, int depth, T* to, int t
   for (int column0 = int(threadIdx.x) / 32 * kTile; column0 < columns; column0 += kWarps * kTile) {
     typename P::Sum sum{};
     for (int k0 = 0; k0 < depth; k0 += P::depth) {
-      const auto left = P::left([&](int row, int k) { return k0 + k < depth ? from[row * from_stride + k0 + k] : T(0); });
+      const auto left =
+          P::left([&](int row, int k) { return k0 + k < depth ? from[row * from_stride + k0 + k] : T(0); });
       const auto right = P::right(
           [&](int k, int c) { return k0 + k < depth && column0 + c < columns ? weight(k0 + k, column0 + c) : T(0); });
       P::multiply(sum, left, right);
@@ -134,8 +135,8 @@ __device__ void read_input(const NetworkArguments<S>& net, int64_t first, Comput
 
 // From products to what goes on; what is wanted of it is kept. Rows beyond the last become 0.
 template <class S>
-__device__ void through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first, const Compute<S>* product,
-                              Compute<S>* next) {
+__device__ void through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first,
+                              const Compute<S>* product, Compute<S>* next) {
   using T = Compute<S>;
   const auto each = [&](auto unit_of) {
     for_quads(layer.units, layer.drops, layer.random, first, [&](int row, int column, const T(&factors)[4]) {
@@ -185,9 +186,10 @@ __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Netw
     for (int i = 0; i < net.depth; ++i) {
       const LayerArguments<S>& layer = net.layers[i];
       __syncthreads();  // `input` is there
-      multiply<typename ProductOf<S>::type>(
-          input, net.wide, layer.inputs, product, net.wider, layer.columns(),
-          [&](int k, int column) { return load(layer.weight[column * layer.inputs + k]); });
+      multiply<typename ProductOf<S>::type>(input, net.wide, layer.inputs, product, net.wider, layer.columns(),
+                                            [&](int k, int column) {
+                                              return load(layer.weight[column * layer.inputs + k]);
+                                            });
       __syncthreads();  // `input` was read
       through_layer(net, layer, first, product, input);
     }
@@ -202,14 +204,15 @@ __device__ void read_grad(const NetworkArguments<S>& net, int64_t first, Compute
   const int units = net.layers[net.depth - 1].units;
   for (int i = int(threadIdx.x); i < kStrip * units; i += kThreads) {
     const int row = i / units, column = i % units;
-    to[row * net.wide + column] = first + row < net.rows ? load(net.grad_y[(first + row) * units + column]) : Compute<S>(0);
+    to[row * net.wide + column] =
+        first + row < net.rows ? load(net.grad_y[(first + row) * units + column]) : Compute<S>(0);
   }
 }
 
 // From the gradient of what a layer gave to that of its product, in shared memory and beyond.
 template <class S>
-__device__ void back_through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first, const Compute<S>* grad,
-                                   Compute<S>* product) {
+__device__ void back_through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first,
+                                   const Compute<S>* grad, Compute<S>* product) {
   using T = Compute<S>;
   const auto put = [&](int row, int column, S value) {
     const bool inside = first + row < net.rows;
@@ -274,9 +277,10 @@ __global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ Net
       back_through_layer(net, layer, first, grad, product);
       __syncthreads();  // `grad` was read
       if (i == net.lowest && !net.grad_x) break;
-      multiply<typename ProductOf<S>::type>(
-          product, net.wider, layer.columns(), grad, net.wide, layer.inputs,
-          [&](int column, int k) { return load(layer.weight[column * layer.inputs + k]); });
+      multiply<typename ProductOf<S>::type>(product, net.wider, layer.columns(), grad, net.wide, layer.inputs,
+                                            [&](int column, int k) {
+                                              return load(layer.weight[column * layer.inputs + k]);
+                                            });
     }
     __syncthreads();
     if (net.grad_x) write_grad_x(net, first, grad);
@@ -319,7 +323,8 @@ __global__ void __launch_bounds__(kThreads) weights(const __grid_constant__ Netw
   T total = T(0);
   for (int w = 0; w < kWarps; ++w) total += sums[w][i];
   if (input == layer.inputs && layer.grad_bias) store(layer.grad_bias[column], total);
-  if (input < layer.inputs && layer.grad_weight) store(layer.grad_weight[int64_t(column) * layer.inputs + input], total);
+  if (input < layer.inputs && layer.grad_weight)
+    store(layer.grad_weight[int64_t(column) * layer.inputs + input], total);
 }
 
 // ---------------------------------------------------------------- launchers
@@ -332,7 +337,8 @@ int weight_blocks(const SmallMlpLayer& layer, int64_t inputs) {
 }
 
 template <class S>
-LayerArguments<S> describe(const SmallMlpLayer& layer, int64_t inputs, const void* input, uint64_t dropout_seed, int number) {
+LayerArguments<S> describe(const SmallMlpLayer& layer, int64_t inputs, const void* input, uint64_t dropout_seed,
+                           int number) {
   using T = Compute<S>;
   LayerArguments<S> out;
   out.weight = static_cast<const S*>(layer.weight), out.bias = static_cast<const S*>(layer.bias);

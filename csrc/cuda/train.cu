@@ -22,7 +22,7 @@ struct Launch {
   const char* plans;  // starts with the offset of each member's plan, in bytes
   int members;
   T* scratch;         // for each cluster: what its blocks share, then a part for each block
-  MemoryNeeds needs;          // for the most demanding member
+  MemoryNeeds needs;  // for the most demanding member
 };
 
 // The verbs of an iteration, of one thread of one block.
@@ -210,17 +210,15 @@ class Trainer : Losses<T> {
   __device__ void fetch() const {
     if (block_.rank == 0 && threadIdx.x == 0) *bad_ = 0;
     for (const Passes<T>* passes : {&g_, &d_})
-      each_parameter(*passes, block_.alone(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
-        block_.at(p.here)[here] = p.value[e];
-      });
+      each_parameter(*passes, block_.alone(),
+                     [&](const ParameterOf<T>& p, int64_t e, int64_t here) { block_.at(p.here)[here] = p.value[e]; });
     block_.barrier_of_all();
   }
 
   __device__ void write_back() const {
     for (const Passes<T>* passes : {&g_, &d_})
-      each_parameter(*passes, block_.together(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
-        p.value[e] = block_.at(p.here)[here];
-      });
+      each_parameter(*passes, block_.together(),
+                     [&](const ParameterOf<T>& p, int64_t e, int64_t here) { p.value[e] = block_.at(p.here)[here]; });
     if (block_.rank == 0 && threadIdx.x == 0) {
       double* updates = plan_.metrics + plan_.count * kMetrics;
       updates[0] = double(plan_.updates_g + plan_.count * plan_.generator_steps - skipped_g_);
@@ -292,7 +290,8 @@ int64_t elements_for(const std::vector<CudaMember>& members, const CudaLimits& d
 
 void need_more(MemoryNeeds& needs, const MemoryNeeds& other) {
   needs.shared = std::max(needs.shared, other.shared), needs.block = std::max(needs.block, other.block);
-  needs.cluster = std::max(needs.cluster, other.cluster), needs.plan_bytes = std::max(needs.plan_bytes, other.plan_bytes);
+  needs.cluster = std::max(needs.cluster, other.cluster),
+  needs.plan_bytes = std::max(needs.plan_bytes, other.plan_bytes);
 }
 
 // How many clusters can run at once. All blocks of a cluster run in one GPC (a group of multiprocessors), and a GPC's
@@ -304,13 +303,15 @@ int most_clusters(const cudaLaunchConfig_t& config, const CudaLimits& device) {
   int together = 0;
   check(cudaOccupancyMaxActiveClusters(&together, train_persistent<T>, &config), "train");
   if (together == 0)
-    throw std::runtime_error("train: the device must have room for a cluster of " + std::to_string(size) + " blocks with " +
-                             std::to_string(config.dynamicSmemBytes) + " bytes of shared memory each, got none");
+    throw std::runtime_error("train: the device must have room for a cluster of " + std::to_string(size) +
+                             " blocks with " + std::to_string(config.dynamicSmemBytes) +
+                             " bytes of shared memory each, got none");
   return std::min(most, together);
 }
 
 template <class T>
-void train_all(const std::vector<CudaMember>& members, const CudaLimits& device, const Allocate& allocate, void* stream) {
+void train_all(const std::vector<CudaMember>& members, const CudaLimits& device, const Allocate& allocate,
+               void* stream) {
   const int size = device.cluster;
   const int64_t elements = elements_for<T>(members, device);
   Launch<T> work{};
@@ -336,7 +337,8 @@ void train_all(const std::vector<CudaMember>& members, const CudaLimits& device,
   config.dynamicSmemBytes = shared_bytes<T>(work.needs);
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &cluster, config.numAttrs = size > 1;
-  check(cudaFuncSetAttribute(train_persistent<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(config.dynamicSmemBytes)),
+  check(cudaFuncSetAttribute(train_persistent<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             int(config.dynamicSmemBytes)),
         "train");
   const int clusters = std::min(work.members, most_clusters<T>(config, device));
   config.gridDim = dim3(unsigned(clusters * size));

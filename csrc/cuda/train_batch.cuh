@@ -33,7 +33,10 @@ class Batches {
     return {column, rows() * each, int64_t(before(block_.rank)) * each, dropout_seeds};
   }
   __device__ SubBatches sub_batches_of_d(const uint64_t* dropout_seeds) const {
-    return {{sub_batch(0, 1, dropout_seeds), sub_batch(second(), 1, dropout_seeds + plan_.discriminator.dropout_seeds)}, 2, plan_.batch, 1};
+    return {{sub_batch(0, 1, dropout_seeds), sub_batch(second(), 1, dropout_seeds + plan_.discriminator.dropout_seeds)},
+            2,
+            plan_.batch,
+            1};
   }
 
   // A thread draws four numbers of the stream, which is laid out over the batch row by row.
@@ -46,8 +49,7 @@ class Batches {
       T numbers[4];
       if (plan_.prior == Prior::uniform) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          numbers[i] = centred(unit_interval<T>(words.w[i]));
+        for (int i = 0; i < 4; ++i) numbers[i] = centred(unit_interval<T>(words.w[i]));
       } else {
         normal_pair(words.w[0], words.w[1], numbers[0], numbers[1]);
         normal_pair(words.w[2], words.w[3], numbers[2], numbers[3]);
@@ -79,8 +81,7 @@ class Batches {
     int64_t* numbers = reinterpret_cast<int64_t*>(block_.at(plan_.numbers));
     if (int(threadIdx.x) >= count) return;
     const Permutation shuffle(uint64_t(plan_.data_rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
-    for (int i = int(threadIdx.x); i < count; i += kThreads)
-      numbers[i] = int64_t(shuffle(uint64_t(position + i)));
+    for (int i = int(threadIdx.x); i < count; i += kThreads) numbers[i] = int64_t(shuffle(uint64_t(position + i)));
   }
 
   // Neighbouring threads read neighbouring features.

@@ -19,9 +19,8 @@ class Losses : protected Batches<T> {
   };
   FASTGAN_CALLED static Point loss_at(const LossPlan& loss, T logit) {
     Point p{};
-    with_formula(loss.formula, [&](auto f) {
-      p = {f.value(logit, T(loss.target)), f.derivative(logit, T(loss.target))};
-    });
+    with_formula(loss.formula,
+                 [&](auto f) { p = {f.value(logit, T(loss.target)), f.derivative(logit, T(loss.target))}; });
     return p;
   }
 
@@ -40,7 +39,7 @@ class Losses : protected Batches<T> {
 
   // The loss of the difference (a - b) of two sub-batches, row by row; b gets the negative gradient, or none.
   FASTGAN_CALLED void paired_loss_and_grad(const LossPlan& loss, const SubBatch& a, const SubBatch& b, double weight,
-                                bool b_has_grad) const {
+                                           bool b_has_grad) const {
     const T scale = T(weight / double(int64_t(plan_.batch) * outputs()));
     const T* logits = d_.output();
     T *values = block_.at(plan_.values), *grad = d_.grad_output();
@@ -70,9 +69,8 @@ class Losses : protected Batches<T> {
     } else {
       loss_and_grad(plan_.generated, sub_batches.all[fake], 1.0);
       if (sub_batches.count > 1)
-        each_element(outputs(), real.rows, block_.alone(), [&](int q, int row) {
-          d_.grad_output()[int64_t(q) * d_.net->stride + real.column + row] = T(0);
-        });
+        each_element(outputs(), real.rows, block_.alone(),
+                     [&](int q, int row) { d_.grad_output()[int64_t(q) * d_.net->stride + real.column + row] = T(0); });
     }
     block_.barrier();
   }

@@ -12,8 +12,8 @@ inline namespace FASTGAN_ISA {
 
 // The columns of one call of the module, with its own dropout masks.
 struct SubBatch {
-  int column, rows;      // first column; rows of the batch in this block
-  int64_t first;         // number in the whole batch of the first of them
+  int column, rows;               // first column; rows of the batch in this block
+  int64_t first;                  // number in the whole batch of the first of them
   const uint64_t* dropout_seeds;  // of its masks
 };
 
@@ -36,7 +36,8 @@ struct Block {
   // The same place of another block.
   __device__ T* at(Offset offset, int other) const {
     if (size == 1) return at(offset);
-    return offset.at >= 0 ? of_block(shared, other) + offset.at : scratch_of_first + other * scratch_stride + ~offset.at;
+    return offset.at >= 0 ? of_block(shared, other) + offset.at
+                          : scratch_of_first + other * scratch_stride + ~offset.at;
   }
   __device__ Workers alone() const { return {int(threadIdx.x), kThreads}; }
   __device__ Workers together() const { return {rank * kThreads + int(threadIdx.x), size * kThreads}; }
@@ -164,7 +165,8 @@ struct Backwards {
 #pragma unroll
       for (int c = 0; c < R; ++c) out.at[c] = sum[r][c];
       if (finish_too && saved) {
-        const Pack<T, R> factor = derivatives_at(activation, *reinterpret_cast<const Pack<T, R>*>(saved + at), negative_slope);
+        const Pack<T, R> factor =
+            derivatives_at(activation, *reinterpret_cast<const Pack<T, R>*>(saved + at), negative_slope);
 #pragma unroll
         for (int c = 0; c < R; ++c) out.at[c] *= factor.at[c];
       }
@@ -176,7 +178,8 @@ struct Backwards {
     if (!saved) return;
     const int64_t at = int64_t(row) * stride + column;
     Pack<T, 2>& x = *reinterpret_cast<Pack<T, 2>*>(grad + at);
-    const Pack<T, 2> factor = derivatives_at(activation, *reinterpret_cast<const Pack<T, 2>*>(saved + at), negative_slope);
+    const Pack<T, 2> factor =
+        derivatives_at(activation, *reinterpret_cast<const Pack<T, 2>*>(saved + at), negative_slope);
     x.at[0] *= factor.at[0], x.at[1] *= factor.at[1];
   }
 };
@@ -185,7 +188,8 @@ struct Backwards {
 
 // Batch normalisation, of all blocks together: train_norm.cuh.
 template <class T>
-FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l, const SubBatches& sub_batches);
+FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l,
+                              const SubBatches& sub_batches);
 template <class T>
 FASTGAN_CALLED void normalize_backward(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l,
                                        const SubBatches& sub_batches);
@@ -201,14 +205,16 @@ struct Passes {
   __device__ T* grad_output() const { return block->at(last().grad_output); }
 
   FASTGAN_CALLED void forward(const SubBatches& sub_batches) const {
-    if (net->input_dropout > 0) drop(net->input, net->dropped_input, layers[0].inputs, sub_batches, net->input_dropout, 0, 0);
+    if (net->input_dropout > 0)
+      drop(net->input, net->dropped_input, layers[0].inputs, sub_batches, net->input_dropout, 0, 0);
     Offset in = net->dropped_input;
     for (int i = 0; i < net->count; ++i) {
       const LayerOf<T>& l = layers[i];
       affine(l, in, sub_batches.columns());
       if (l.batch_norm) normalize(*block, *net, l, sub_batches);
       if (l.pieces > 1) maxout(l, sub_batches.columns());
-      if (l.dropout > 0) drop(l.output, l.dropped, l.outputs, sub_batches, l.dropout, l.dropout_seed_index, l.substream);
+      if (l.dropout > 0)
+        drop(l.output, l.dropped, l.outputs, sub_batches, l.dropout, l.dropout_seed_index, l.substream);
       in = l.dropped;
     }
   }
@@ -219,7 +225,8 @@ struct Passes {
     bool derivative_applied = false;
     for (int i = net->count - 1; i >= 0; --i) {
       const LayerOf<T>& l = layers[i];
-      if (l.dropout > 0) drop(l.grad_output, l.grad_output, l.outputs, sub_batches, l.dropout, l.dropout_seed_index, l.substream);
+      if (l.dropout > 0)
+        drop(l.grad_output, l.grad_output, l.outputs, sub_batches, l.dropout, l.dropout_seed_index, l.substream);
       if (!derivative_applied && l.activation) activation_backward(l, columns);
       if (l.pieces > 1) maxout_backward(l, columns);
       if (l.batch_norm) normalize_backward(*block, *net, l, sub_batches);
@@ -228,22 +235,34 @@ struct Passes {
       derivative_applied = below && below->dropout == 0;  // dropout comes between the product and the derivative
       product_down(l, below, derivative_applied && below->activation, columns);
     }
-    if (net->input_dropout > 0) drop(net->grad_input, net->grad_input, layers[0].inputs, sub_batches, net->input_dropout, 0, 0);
+    if (net->input_dropout > 0)
+      drop(net->grad_input, net->grad_input, layers[0].inputs, sub_batches, net->input_dropout, 0, 0);
   }
 
   FASTGAN_CALLED void affine(const LayerOf<T>& l, Offset in, int columns) const {
     const Factors<T> factors{{block->at(l.weight.here), l.weight.stride}, {block->at(in), net->stride}, l.inputs};
-    const Forwards<T> sink{l.bias.value ? block->at(l.bias.here) : nullptr, block->at(l.affine),
-                           l.pieces > 1 || l.batch_norm ? nullptr : block->at(l.output), l.rows(), net->stride,
-                           l.activation, l.negative_slope};
+    const Forwards<T> sink{l.bias.value ? block->at(l.bias.here) : nullptr,
+                           block->at(l.affine),
+                           l.pieces > 1 || l.batch_norm ? nullptr : block->at(l.output),
+                           l.rows(),
+                           net->stride,
+                           l.activation,
+                           l.negative_slope};
     multiply<true, false, T>(block->precision, l.rows(), columns, OnePair<T>{factors}, block->alone(), sink);
     block->barrier();
   }
 
-  FASTGAN_CALLED void product_down(const LayerOf<T>& l, const LayerOf<T>* below, bool times_derivative, int columns) const {
-    const Factors<T> factors{{block->at(l.weight.here), l.weight.stride}, {block->at(l.grad_affine), net->stride}, l.rows()};
-    const Backwards<T> sink{block->at(below ? below->grad_output : net->grad_input), times_derivative ? block->at(below->saved()) : nullptr,
-                            l.inputs, net->stride, times_derivative ? below->activation : 0, times_derivative ? below->negative_slope : T(0)};
+  FASTGAN_CALLED void product_down(const LayerOf<T>& l, const LayerOf<T>* below, bool times_derivative,
+                                   int columns) const {
+    const Factors<T> factors{{block->at(l.weight.here), l.weight.stride},
+                             {block->at(l.grad_affine), net->stride},
+                             l.rows()};
+    const Backwards<T> sink{block->at(below ? below->grad_output : net->grad_input),
+                            times_derivative ? block->at(below->saved()) : nullptr,
+                            l.inputs,
+                            net->stride,
+                            times_derivative ? below->activation : 0,
+                            times_derivative ? below->negative_slope : T(0)};
     multiply<false, false, T>(block->precision, l.inputs, columns, OnePair<T>{factors}, block->alone(), sink);
     block->barrier();
   }
@@ -291,8 +310,8 @@ struct Passes {
   }
 
   // out = in * mask, sub-batch by sub-batch; four neighbouring features of a row share a block of random words.
-  FASTGAN_CALLED void drop(Offset from, Offset to, int features, const SubBatches& sub_batches, double p, int dropout_seed,
-                       uint32_t substream) const {
+  FASTGAN_CALLED void drop(Offset from, Offset to, int features, const SubBatches& sub_batches, double p,
+                           int dropout_seed, uint32_t substream) const {
     const T* in = block->at(from);
     T* out = block->at(to);
     for (int s = 0; s < sub_batches.count; ++s) {

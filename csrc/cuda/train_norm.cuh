@@ -41,20 +41,23 @@ __device__ void update_statistics(const LayerOf<T>& l, int feature, T mean, T va
 }
 
 template <class T>
-FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l, const SubBatches& sub_batches) {
+FASTGAN_CALLED void normalize(const Block<T>& block, const NetworkOf& net, const LayerOf<T>& l,
+                              const SubBatches& sub_batches) {
   block.barrier_of_all();
   const T rows = T(sub_batches.batch * sub_batches.each);
   const bool first_lane = threadIdx.x % 32 == 0;
   each_feature(block, l.outputs, [&](int feature) {
     const int64_t row = int64_t(feature) * net.stride;
     for (int s = 0; s < sub_batches.count; ++s) {
-      const T mean = sum_of_batch<T>(block, sub_batches, s, [&](int other, int column) {
-                       return block.at(l.affine, other)[row + column];
-                     }) / rows;
-      const T variance = sum_of_batch<T>(block, sub_batches, s, [&](int other, int column) {
-                           const T x = block.at(l.affine, other)[row + column] - mean;
-                           return x * x;
-                         }) / rows;
+      const T mean = sum_of_batch<T>(block, sub_batches, s,
+                                     [&](int other, int column) { return block.at(l.affine, other)[row + column]; }) /
+                     rows;
+      const T variance = sum_of_batch<T>(block, sub_batches, s,
+                                         [&](int other, int column) {
+                                           const T x = block.at(l.affine, other)[row + column] - mean;
+                                           return x * x;
+                                         }) /
+                         rows;
       if (!first_lane) continue;
       for (int other = 0; other < block.size; ++other) {
         const NormOf<T> norm(block, l, other);
@@ -96,7 +99,8 @@ FASTGAN_CALLED void normalize_backward(const Block<T>& block, const NetworkOf& n
         return block.at(l.grad_output, other)[row + column];
       });
       const T product = sum_of_batch<T>(block, sub_batches, s, [&](int other, int column) {
-        return block.at(l.grad_output, other)[row + column] * ((block.at(l.affine, other)[row + column] - mean) * inverse);
+        return block.at(l.grad_output, other)[row + column] *
+               ((block.at(l.affine, other)[row + column] - mean) * inverse);
       });
       grad_scale += product, grad_shift += sum;
       for (int other = 0; first_lane && other < block.size; ++other) {

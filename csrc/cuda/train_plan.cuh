@@ -66,24 +66,24 @@ struct LayerOf {
   double dropout;
   int dropout_seed_index;
   uint32_t substream;
-  bool needs_input;                     // backward needs the activation's input
-  ParameterOf<T> weight, bias;          // (outputs * pieces, inputs), (outputs * pieces, 1)
-  Offset affine, output, dropped;         // (features, columns of the batch); equal where a step is left out
-  Offset grad_output, grad_affine;        // likewise
-  bool batch_norm;                      // if so:
+  bool needs_input;                 // backward needs the activation's input
+  ParameterOf<T> weight, bias;      // (outputs * pieces, inputs), (outputs * pieces, 1)
+  Offset affine, output, dropped;   // (features, columns of the batch); equal where a step is left out
+  Offset grad_output, grad_affine;  // likewise
+  bool batch_norm;                  // if so:
   T norm_epsilon, norm_momentum;
   ParameterOf<T> norm_scale, norm_shift;  // (outputs, 1)
   T *running_mean, *running_variance;     // the caller's, or null
   int64_t* batches;
-  int64_t snapshot_statistics;                // elements into the cluster's scratch
-  Offset normalized;                        // input of the activation
-  Offset statistics;                        // (4 a sub-batch + 2, outputs): see train_norm.cuh
+  int64_t snapshot_statistics;  // elements into the cluster's scratch
+  Offset normalized;            // input of the activation
+  Offset statistics;            // (4 a sub-batch + 2, outputs): see train_norm.cuh
   FASTGAN_HD int rows() const { return outputs * pieces; }
   FASTGAN_HD Offset saved() const { return needs_input ? normalized : output; }
 };
 
 struct NetworkOf {
-  int first, count;  // of the member's layers
+  int first, count;           // of the member's layers
   int dropout_seeds, stride;  // stride: of all its matrices of activations
   double input_dropout;
   Offset input, dropped_input, grad_input;
@@ -107,7 +107,7 @@ struct MemberOf {
   const T* data;
   const int32_t* labels;  // of the data's rows
   int64_t data_rows;
-  int classes;            // 0: no labels
+  int classes;  // 0: no labels
   int latent, features, batch, pack;
   int64_t k, generator_steps;
   bool simultaneous, relativistic, skip_nonfinite;
@@ -119,13 +119,13 @@ struct MemberOf {
   // Byte offsets in the cluster's scratch: the dropout seeds of kSeedsAhead iterations; the flag of a number that is
   // not finite.
   int64_t dropout_seeds, bad;
-  Offset values, numbers;   // a loss an element of D's logits; the number of each real row
-  int64_t bytes;          // of all this, the layers and the schedules
+  Offset values, numbers;  // a loss an element of D's logits; the number of each real row
+  int64_t bytes;           // of all this, the layers and the schedules
 
   FASTGAN_HD const LayerOf<T>* layers() const { return reinterpret_cast<const LayerOf<T>*>(this + 1); }
 };
 
-constexpr int kSeedsAhead = 32;   // iterations whose dropout seeds are drawn at a time
+constexpr int kSeedsAhead = 32;  // iterations whose dropout seeds are drawn at a time
 
 // Memory that one launch needs for a block and for a cluster, in elements of T.
 struct MemoryNeeds {
@@ -142,7 +142,9 @@ class SharedArena {
     if (needs.shared + elements <= limit_) return {std::exchange(needs.shared, needs.shared + elements)};
     return {~std::exchange(needs.block, needs.block + elements)};
   }
-  int64_t allocate_common(int64_t elements) { return std::exchange(needs.cluster, needs.cluster + whole_packs(elements)); }
+  int64_t allocate_common(int64_t elements) {
+    return std::exchange(needs.cluster, needs.cluster + whole_packs(elements));
+  }
   MemoryNeeds needs;
 
  private:
@@ -207,12 +209,29 @@ class Builder {
       layer.batches = player.parameters[i].batches;
       layers_.push_back(layer);
     }
-    return {first, int(network.layers.size()), network.dropout_seeds, stride_of(columns), network.input_dropout, {}, {}, {}, 0, 0};
+    return {first,
+            int(network.layers.size()),
+            network.dropout_seeds,
+            stride_of(columns),
+            network.input_dropout,
+            {},
+            {},
+            {},
+            0,
+            0};
   }
 
   static ParameterOf<T> parameter(const ParameterPlan& p, int rows, int columns, int stride) {
-    return {static_cast<T*>(p.value), static_cast<T*>(p.state0), static_cast<T*>(p.state1), static_cast<T*>(p.ema),
-            {}, 0, 0, rows, columns, stride};
+    return {static_cast<T*>(p.value),
+            static_cast<T*>(p.state0),
+            static_cast<T*>(p.state1),
+            static_cast<T*>(p.ema),
+            {},
+            0,
+            0,
+            rows,
+            columns,
+            stride};
   }
 
   // Weights come first: every row of the batch reads all of them.
@@ -263,7 +282,8 @@ class Builder {
     if (clips(plan_.generator.optimizer)) place_gradients(member_.generator, bytes);
     if (clips(plan_.discriminator.optimizer)) place_gradients(member_.discriminator, bytes);
     const int64_t steps = (plan_.simultaneous ? 1 : plan_.k) + plan_.generator_steps;
-    member_.dropout_seeds_per_iteration = int(steps * (plan_.generator.network.dropout_seeds + 2 * plan_.discriminator.network.dropout_seeds));
+    member_.dropout_seeds_per_iteration =
+        int(steps * (plan_.generator.network.dropout_seeds + 2 * plan_.discriminator.network.dropout_seeds));
     if (member_.dropout_seeds_per_iteration == 0) return;
     member_.dropout_seeds = bytes(kSeedsAhead * member_.dropout_seeds_per_iteration * 8);
   }
@@ -284,7 +304,8 @@ class Builder {
     m.prior = plan_.prior, m.seed = plan_.seed;
     m.data = static_cast<const T*>(plan_.data), m.data_rows = plan_.rows;
     m.labels = plan_.labels, m.classes = int(plan_.classes);
-    m.latent = int(plan_.latent), m.features = int(plan_.features), m.batch = int(plan_.batch), m.pack = int(plan_.pack);
+    m.latent = int(plan_.latent), m.features = int(plan_.features), m.batch = int(plan_.batch),
+    m.pack = int(plan_.pack);
     m.k = plan_.k, m.generator_steps = plan_.generator_steps;
     m.simultaneous = plan_.simultaneous, m.relativistic = plan_.relativistic, m.skip_nonfinite = plan_.skip_nonfinite;
     m.real = plan_.real, m.fake = plan_.fake, m.generated = plan_.generated;

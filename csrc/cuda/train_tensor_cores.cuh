@@ -63,12 +63,12 @@ __device__ inline int every_other(int i) { return i % 4 * 2 + i / 4; }
 // A chunk of all tiles. Instructions on the same sums are interleaved with others, because each depends on the one
 // before.
 template <class P, int down, int across>
-__device__ void add_chunk(const float (&a)[2 * down][2], const float (&b)[across][2], typename P::Sum (&sum)[down][across]) {
+__device__ void add_chunk(const float (&a)[2 * down][2], const float (&b)[across][2],
+                          typename P::Sum (&sum)[down][across]) {
   typename P::Left left[down];
   typename P::Right right[across];
 #pragma unroll
-  for (int i = 0; i < down; ++i)
-    left[i] = P::left_of({{a[2 * i][0], a[2 * i][1]}, {a[2 * i + 1][0], a[2 * i + 1][1]}});
+  for (int i = 0; i < down; ++i) left[i] = P::left_of({{a[2 * i][0], a[2 * i][1]}, {a[2 * i + 1][0], a[2 * i + 1][1]}});
 #pragma unroll
   for (int i = 0; i < across; ++i) right[i] = P::right_of(b[i]);
 #pragma unroll
@@ -125,7 +125,8 @@ FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, W
 #pragma unroll
     for (int t = 0; t < down * across; ++t)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) total[t / across][t % across][i / 2][i % 2] = P::value(sum[t / across][t % across], i);
+      for (int i = 0; i < 4; ++i)
+        total[t / across][t % across][i / 2][i % 2] = P::value(sum[t / across][t % across], i);
 #pragma unroll
     for (int r = 0; r < down; ++r)
 #pragma unroll
@@ -134,7 +135,8 @@ FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, W
     if constexpr (Sink::finishes) {
 #pragma unroll 1
       for (int t = 0; t < 2 * down * across; ++t) {
-        const int r = row0 + t / across * 8 + every_other(lane_group()), c = column0 + t % across * 8 + 2 * lane_member();
+        const int r = row0 + t / across * 8 + every_other(lane_group()),
+                  c = column0 + t % across * 8 + 2 * lane_member();
         if (r < rows && c < columns) sink.finish(r, c);
       }
     }
@@ -155,12 +157,14 @@ __device__ void multiply_on_tensor_cores(int rows, int columns, const Pairs& pai
 
 // The product in the plan's precision: plain in double precision and before Ampere.
 template <bool a_along, bool b_along, class T, class Pairs, class Sink>
-__device__ void multiply(Precision precision, int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
+__device__ void multiply(Precision precision, int rows, int columns, const Pairs& pairs, Workers who,
+                         const Sink& sink) {
 #if !defined(__CUDA_ARCH__) || defined(FASTGAN_TENSOR_CORES)
   if constexpr (sizeof(T) == 4) switch (precision) {
       case Precision::fp32: return multiply_on_tensor_cores<Tf32x3, a_along, b_along>(rows, columns, pairs, who, sink);
       case Precision::tf32: return multiply_on_tensor_cores<Tf32, a_along, b_along>(rows, columns, pairs, who, sink);
-      case Precision::bf16: return multiply_on_tensor_cores<ShortBf16, a_along, b_along>(rows, columns, pairs, who, sink);
+      case Precision::bf16:
+        return multiply_on_tensor_cores<ShortBf16, a_along, b_along>(rows, columns, pairs, who, sink);
       case Precision::ieee: break;
     }
 #endif

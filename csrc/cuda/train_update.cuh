@@ -13,8 +13,8 @@ template <class T>
 struct Updating {
   const Block<T>& block;
   const DeviceRule<T>& rule;
-  T* snapshot;   // scratch memory of the cluster
-  int* bad;  // becomes 1 when a number that was finite no longer is
+  T* snapshot;  // scratch memory of the cluster
+  int* bad;     // becomes 1 when a number that was finite no longer is
 };
 
 // Whether a number was finite and no longer is.
@@ -119,7 +119,8 @@ struct Gradients {
     for (int r = 0; r < R; ++r)
 #pragma unroll
       for (int c = 0; c < R; ++c)
-        if (row[r] < p.rows && column[c] < p.columns) common[p.gradient + int64_t(row[r]) * p.columns + column[c]] = sum[r][c];
+        if (row[r] < p.rows && column[c] < p.columns)
+          common[p.gradient + int64_t(row[r]) * p.columns + column[c]] = sum[r][c];
   }
 };
 
@@ -157,8 +158,10 @@ FASTGAN_CALLED void each_gradient(const Passes<T>& passes, const SubBatches& sub
     });
     if (!l.batch_norm) continue;
     const NormOf<T> norm(block, l);
-    each_element(block.together(), l.norm_scale, sink_of(l.norm_scale), [&](int64_t unit) { return norm.grad_scale()[unit]; });
-    each_element(block.together(), l.norm_shift, sink_of(l.norm_shift), [&](int64_t unit) { return norm.grad_shift()[unit]; });
+    each_element(block.together(), l.norm_scale, sink_of(l.norm_scale),
+                 [&](int64_t unit) { return norm.grad_scale()[unit]; });
+    each_element(block.together(), l.norm_shift, sink_of(l.norm_shift),
+                 [&](int64_t unit) { return norm.grad_shift()[unit]; });
   }
 }
 
@@ -246,8 +249,7 @@ __device__ void each_parameter(const Passes<T>& passes, Workers who, Function&& 
     const LayerOf<T>& l = passes.layers[i];
     for (const ParameterOf<T>* p : {&l.weight, &l.bias, &l.norm_scale, &l.norm_shift}) {
       if (!p->value) continue;
-      for (int64_t e = who.rank; e < p->count(); e += who.count)
-        f(*p, e, e / p->columns * p->stride + e % p->columns);
+      for (int64_t e = who.rank; e < p->count(); e += who.count) f(*p, e, e / p->columns * p->stride + e % p->columns);
     }
   }
 }

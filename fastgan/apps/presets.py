@@ -113,7 +113,6 @@ class Networks:
             classes=self.classes,
         )
 
-
     def _generator(self, seed: int, impl: Impl) -> torch.nn.Module:
         sizes = [self.latent_dim + self.classes, *self.generator_hidden, self.data_dim]
         hidden = self.generator_activation
@@ -199,9 +198,7 @@ def with_recipe(preset: Preset, recipe: str) -> Preset:
     if recipe not in RECIPES:
         raise ValueError(f"presets: recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
     networks = dataclasses.replace(preset.networks, dropout=0.0)
-    return dataclasses.replace(
-        preset, networks=networks, train=dataclasses.replace(preset.train, **RECIPES[recipe])
-    )
+    return dataclasses.replace(preset, networks=networks, train=dataclasses.replace(preset.train, **RECIPES[recipe]))
 
 
 def for_source(source: str, dataset: Dataset, network: NetworkName = "mlp") -> Preset:
@@ -227,9 +224,7 @@ def _digits(dim: int) -> Preset:
     networks = Networks(dim, latent_dim=32, output_activation="sigmoid", dropout=0.3)
     return Preset(
         networks,
-        TrainConfig(
-            steps=10_000, batch_size=64, optimizer=Adam(1e-3), real_label=0.9, checkpoint_every=1000
-        ),
+        TrainConfig(steps=10_000, batch_size=64, optimizer=Adam(1e-3), real_label=0.9, checkpoint_every=1000),
     )
 
 
@@ -239,9 +234,7 @@ def _mnist(dim: int, rows: int) -> Preset:
     The R1 penalty keeps D gentle where the data are; without it G made some digits more than twice as often as others.
     The guide has the table of what was tried.
     """
-    networks = Networks(
-        dim, generator_hidden=(256, 512), discriminator_hidden=(512, 256), output_activation="sigmoid"
-    )
+    networks = Networks(dim, generator_hidden=(256, 512), discriminator_hidden=(512, 256), output_activation="sigmoid")
     return Preset(
         networks,
         TrainConfig(
@@ -290,9 +283,7 @@ def _modes(dim: int) -> Preset:
     leaves out; G's weights averaged, because at a constant rate G itself never comes to rest.
     """
     networks = Networks(dim, latent_dim=2, generator_hidden=(128, 128), discriminator_hidden=(128, 128))
-    train = TrainConfig(
-        steps=10_000, batch_size=256, k=2, optimizer=Adam(1e-3), ema_decay=0.999, checkpoint_every=1000
-    )
+    train = TrainConfig(steps=10_000, batch_size=256, k=2, optimizer=Adam(1e-3), ema_decay=0.999, checkpoint_every=1000)
     return Preset(networks, train, standardize=True)
 
 
@@ -346,9 +337,7 @@ def _general(dataset: Dataset, dim: int) -> Preset:
 
 
 def _image_training() -> TrainConfig:
-    return TrainConfig(
-        steps=10_000, batch_size=64, optimizer=Adam(5e-4), real_label=0.9, checkpoint_every=1000
-    )
+    return TrainConfig(steps=10_000, batch_size=64, optimizer=Adam(5e-4), real_label=0.9, checkpoint_every=1000)
 
 
 def _table_training() -> TrainConfig:

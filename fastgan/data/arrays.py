@@ -74,9 +74,7 @@ def _choose(archive: zipfile.ZipFile, name: str | None, path: Path) -> zipfile.Z
     if name is not None and name not in members:
         raise DataError(f"read: {path} array must be one of {names}, got {name!r}")
     if name is None and len(members) > 1:
-        raise DataError(
-            f"read: {path} holds several arrays; choose one of {names} (array=... or FILE.npz:NAME)"
-        )
+        raise DataError(f"read: {path} holds several arrays; choose one of {names} (array=... or FILE.npz:NAME)")
     return members[name] if name is not None else next(iter(members.values()))
 
 

@@ -25,9 +25,7 @@ def find_batches(folder: Path, split: str) -> list[Path]:
     batches = sorted(folder.glob(f"{pattern}.bin"))
     pickled = [path for path in folder.glob(pattern) if path.suffix != ".bin"]
     if not batches and pickled:
-        raise DataError(
-            f"read: {folder} must hold CIFAR-10's binary version ({pattern}.bin), got pickle files"
-        )
+        raise DataError(f"read: {folder} must hold CIFAR-10's binary version ({pattern}.bin), got pickle files")
     return batches
 
 

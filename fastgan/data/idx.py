@@ -84,8 +84,7 @@ def _read_header(stream: Stream, where: str) -> Header:
     magic = stream.read(4)
     if not is_idx(magic):
         raise DataError(
-            f"{where} must begin with the IDX magic 00 00 TYPE DIMENSIONS at byte 0,"
-            f" got {magic.hex(' ') or 'nothing'}"
+            f"{where} must begin with the IDX magic 00 00 TYPE DIMENSIONS at byte 0, got {magic.hex(' ') or 'nothing'}"
         )
     sizes = stream.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:

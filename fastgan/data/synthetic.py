@@ -47,9 +47,7 @@ def grid(n: int, *, side: int = 5, spacing: float = 2.0, std: float = 0.05, seed
     return _mixture("grid", n, centres, std, seed)
 
 
-def gaussian(
-    n: int, mean: float | Sequence[float] = 0.0, std: float = 1.0, dim: int = 1, *, seed: int = 0
-) -> Dataset:
+def gaussian(n: int, mean: float | Sequence[float] = 0.0, std: float = 1.0, dim: int = 1, *, seed: int = 0) -> Dataset:
     """One isotropic Gaussian N(mean, std^2 I).
 
     Arguments:

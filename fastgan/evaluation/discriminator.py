@@ -74,9 +74,7 @@ def discriminator_gap(
         overfitting".
     """
     new_fake = fake if held_out_fake is None else held_out_fake
-    rows, _ = take_rows(
-        "discriminator_gap", train=train, held_out=held_out, fake=fake, held_out_fake=new_fake
-    )
+    rows, _ = take_rows("discriminator_gap", train=train, held_out=held_out, fake=fake, held_out_fake=new_fake)
     real, new_real, fake_, new_fake_ = (logits_of(discriminator, x) for x in rows)
     return DiscriminatorGap(
         value_train=(train_value := float(theory.sample_value(real, fake_))),

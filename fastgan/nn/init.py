@@ -31,9 +31,7 @@ def _layers(operation: str, module: nn.Module) -> Iterator[Any]:
     for layer in module.modules():
         if isinstance(layer, _LAYERS):
             if nn.parameter.is_lazy(layer.weight):
-                raise ValueError(
-                    f"{operation}: module must know its shapes, got a lazy layer before its first call"
-                )
+                raise ValueError(f"{operation}: module must know its shapes, got a lazy layer before its first call")
             yield layer
 
 
@@ -44,9 +42,7 @@ def _check_scale(operation: str, argument: str, value: float, *, positive: bool 
 
 
 @torch.no_grad()
-def uniform_(
-    module: M, irange: float, *, bias: float | None = 0.0, generator: torch.Generator | None = None
-) -> M:
+def uniform_(module: M, irange: float, *, bias: float | None = 0.0, generator: torch.Generator | None = None) -> M:
     """Weights from U(-irange, irange), the original code's initialiser; biases to a constant.
 
     Args:
@@ -70,9 +66,7 @@ def uniform_(
 
 
 @torch.no_grad()
-def normal_(
-    module: M, std: float = 0.02, *, bias: float | None = 0.0, generator: torch.Generator | None = None
-) -> M:
+def normal_(module: M, std: float = 0.02, *, bias: float | None = 0.0, generator: torch.Generator | None = None) -> M:
     """Weights from N(0, std^2), DCGAN's initialiser; biases to a constant.
 
     Args:
@@ -207,12 +201,8 @@ def max_col_norm_(weight: T, limit: float = 1.9365) -> T:
                 max_col_norm_(layer.weight, limit)
         return weight
     if weight.dim() < 2:
-        raise ValueError(
-            f"max_col_norm_: weight must have shape (units, in_features), got {tuple(weight.shape)}"
-        )
-    wide = (
-        torch.float32 if weight.device.type == "mps" else torch.float64
-    )  # squares must not overflow, sums not drift
+        raise ValueError(f"max_col_norm_: weight must have shape (units, in_features), got {tuple(weight.shape)}")
+    wide = torch.float32 if weight.device.type == "mps" else torch.float64  # squares must not overflow, sums not drift
     norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True, dtype=wide)
     # in half precision the product may round up by half an eps, more than the tolerance
     half = weight.dtype in (torch.float16, torch.bfloat16)

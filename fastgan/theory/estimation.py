@@ -9,9 +9,7 @@ from .discriminator import sample_value
 from .objectives import f_terms
 
 
-def nce_loss(
-    real_log_model: Array, real_log_noise: Array, fake_log_model: Array, fake_log_noise: Array
-) -> Any:
+def nce_loss(real_log_model: Array, real_log_noise: Array, fake_log_model: Array, fake_log_noise: Array) -> Any:
     """Noise-contrastive estimation's loss: a discriminator whose logit is log p_model(x) - log p_noise(x).
 
     Equivalent to `fastgan.discriminator_loss(real_log_model - real_log_noise, fake_log_model - fake_log_noise)`. In a
@@ -39,9 +37,7 @@ def nce_loss(
     return back(-sample_value(a - b, c - d))
 
 
-def nce_objective(
-    p_data: Array, log_model: Array, noise: Array | None = None, *, dx: Array | None = None
-) -> Any:
+def nce_objective(p_data: Array, log_model: Array, noise: Array | None = None, *, dx: Array | None = None) -> Any:
     """The expectation of `nce_loss` over p_data and the noise; without noise, that of self-contrastive estimation.
 
     Self-contrastive estimation takes a copy of the model itself for the noise, renewed at every step. Then D is 1/2

@@ -121,9 +121,7 @@ def gaussian_game(
     return GaussianGame(back(trajectory), back(value))
 
 
-def bilinear_game(
-    eta: float, mode: UpdateMode, *, steps: int = 100, start: tuple[float, float] = (1.0, 0.0)
-) -> Any:
+def bilinear_game(eta: float, mode: UpdateMode, *, steps: int = 100, start: tuple[float, float] = (1.0, 0.0)) -> Any:
     """Gradient descent of x and ascent of y on V(x, y) = x y, whose only equilibrium is (0, 0).
 
     Simultaneous steps x - eta y, y + eta x multiply the distance from it by sqrt(1 + eta^2): they diverge at any rate.

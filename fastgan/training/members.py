@@ -140,7 +140,5 @@ def _overrides(configs: list[TrainConfig], named: list[str]) -> list[dict[str, A
     """For each config, the fields of the grid and all others that are not the same everywhere."""
     flat = [dict(leaves(config.as_dict())) for config in configs]
     names = [*named, *dict.fromkeys(name for one in flat for name in one)]
-    varying = [
-        name for name in dict.fromkeys(names) if name in named or len({repr(one.get(name)) for one in flat}) > 1
-    ]
+    varying = [name for name in dict.fromkeys(names) if name in named or len({repr(one.get(name)) for one in flat}) > 1]
     return [{name: one.get(name) for name in varying if name != "seed" and name in one} for one in flat]

@@ -224,4 +224,3 @@ def _bar_width(columns: int) -> int:
 def _room(bar: Any, taken: int) -> int:
     """Characters that a line of the terminal has for the read-out, beside a bar, a time left and the texts given."""
     return int(bar.console.width) - taken - _bar_width(bar.console.width) - _TIME_LEFT - 5  # a blank between columns
-

@@ -105,9 +105,7 @@ def _train(
     rows = rows_for(data, gan, config, group)
     try:
         if group.size > 1:
-            prepared = _together(
-                lambda: prepare(gan, rows, config, folder, resume, change=change, ranks=group), group
-            )
+            prepared = _together(lambda: prepare(gan, rows, config, folder, resume, change=change, ranks=group), group)
             group.copy_from_first_([*gan.parameters(), *gan.buffers()])  # else each would train a model of its own
         else:
             prepared = prepare(gan, rows, config, folder, resume, change=change)

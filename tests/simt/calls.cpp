@@ -108,11 +108,17 @@ void matrix_product(Arguments& a) {
 
 std::map<std::string, void (*)(Arguments&)> all_entries() {
   std::map<std::string, void (*)(Arguments&)> all = {
-      {"primitive", primitives},   {"fault", faults},           {"partials", partials},
-      {"layer_partials", layer_partials}, {"loss_metrics_sums", loss_metrics_sums},
-      {"tiles", matrix_tiles},     {"instruction", matrix_instruction},
-      {"product", matrix_product}, {"train", train},
-      {"train_needs", train_needs}, {"clusters", clusters},
+      {"primitive", primitives},
+      {"fault", faults},
+      {"partials", partials},
+      {"layer_partials", layer_partials},
+      {"loss_metrics_sums", loss_metrics_sums},
+      {"tiles", matrix_tiles},
+      {"instruction", matrix_instruction},
+      {"product", matrix_product},
+      {"train", train},
+      {"train_needs", train_needs},
+      {"clusters", clusters},
   };
   entries::each<Arguments>([&](const char* name, void (*entry)(Arguments&)) { all[name] = entry; });
   return all;

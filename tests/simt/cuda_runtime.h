@@ -28,9 +28,7 @@ using simt::blockDim, simt::blockIdx, simt::gridDim, simt::threadIdx;
 // ---------------------------------------------------------------- barriers, shuffles, votes
 
 inline void __syncthreads(SIMT_PLACE) { simt::barrier(simt::Scope::block, {file, line}); }
-inline void __syncwarp(unsigned mask = 0xffffffffu, SIMT_PLACE) {
-  simt::exchange(mask, 0, "__syncwarp", {file, line});
-}
+inline void __syncwarp(unsigned mask = 0xffffffffu, SIMT_PLACE) { simt::exchange(mask, 0, "__syncwarp", {file, line}); }
 inline void __threadfence() { simt::give_way(); }
 inline void __threadfence_block() { simt::give_way(); }
 
@@ -180,7 +178,7 @@ inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess;
 namespace simt {
 cudaError_t prepare(const cudaLaunchConfig_t& config, const void* kernel, Launch& launch);
 cudaError_t clusters_at_once(int* clusters, const cudaLaunchConfig_t& config, const void* kernel);
-}
+}  // namespace simt
 template <class... P>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(P...)) {
   attributes->maxThreadsPerBlock = 1024;

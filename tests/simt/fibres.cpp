@@ -77,7 +77,8 @@ std::vector<char*> free_stacks;
 
 char* take_stack() {
   if (free_stacks.empty()) {
-    void* at = mmap(nullptr, kGuard + kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* at =
+        mmap(nullptr, kGuard + kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED || mprotect(at, kGuard, PROT_NONE) != 0) fail("no memory for the stack of a thread");
     return static_cast<char*>(at) + kGuard;
   }

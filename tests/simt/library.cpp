@@ -5,7 +5,8 @@
 #include "calls.h"
 
 // The message where the kernels threw, else null.
-extern "C" const char* simt_library_call(const char* name, const simt::Argument* arguments, int count, int64_t* answer) {
+extern "C" const char* simt_library_call(const char* name, const simt::Argument* arguments, int count,
+                                         int64_t* answer) {
   static std::string message;
   simt::prepare_call(0, -1);
   const std::vector<simt::Argument> given(arguments, arguments + count);

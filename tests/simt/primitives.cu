@@ -111,10 +111,10 @@ __global__ void wrong(int fault, int* x, int n) {
     case 3:  // a lane that takes no part is read
       if (i % 32 < 16) x[i] = __shfl_down_sync(0x0000ffffu, i, 4);
       break;
-    case 4: x[0] = first[kThreads + x[1]]; break;  // beyond shared memory
-    case 5: first[x[1] - 1] = 7; break;            // before it
-    case 6: x[n] = 1; break;                      // beyond global memory
-    case 7: x[0] = x[-1]; break;                  // before it
+    case 4: x[0] = first[kThreads + x[1]]; break;                                 // beyond shared memory
+    case 5: first[x[1] - 1] = 7; break;                                           // before it
+    case 6: x[n] = 1; break;                                                      // beyond global memory
+    case 7: x[0] = x[-1]; break;                                                  // before it
     case 8: x[0] = int(reinterpret_cast<const Pack<int>*>(x + 1)->at[0]); break;  // not aligned
     case 9: x[i] = tile[kThreads - 1 - i]; break;                                 // no barrier
     case 10:

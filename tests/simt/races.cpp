@@ -47,7 +47,8 @@ std::string line_of(const void* from) {
   return line.substr(0, line.find_first_of(" \n"));
 }
 
-[[noreturn]] void report(const char* before, const Access& a, const char* after, const Access& b, const Region& region) {
+[[noreturn]] void report(const char* before, const Access& a, const char* after, const Access& b,
+                         const Region& region) {
   fail("race in %s memory: thread %d of block %d %s at %s, thread %d of block %d %s at %s, no barrier between",
        region.shared ? "shared" : "global", a.moment.thread, a.moment.block, before, line_of(a.from).c_str(),
        b.moment.thread, b.moment.block, after, line_of(b.from).c_str());
@@ -62,8 +63,8 @@ void note(Byte& byte, const Access& now, bool writes, const Region& region) {
     return;
   }
   if (region.shared && byte.write.moment.launch != now.moment.launch)
-    fail("thread %d of block %d reads shared memory at %s that was never written", now.moment.thread,
-         now.moment.block, line_of(now.from).c_str());
+    fail("thread %d of block %d reads shared memory at %s that was never written", now.moment.thread, now.moment.block,
+         line_of(now.from).c_str());
   if (byte.reads[0].moment.thread != now.moment.thread) byte.reads[1] = byte.reads[0];
   byte.reads[0] = now;
 }
@@ -117,7 +118,9 @@ extern "C" void __tsan_read_range(const void* at, size_t size) {
 extern "C" void __tsan_write_range(const void* at, size_t size) {
   simt::access(at, size, true, __builtin_return_address(0));
 }
-extern "C" unsigned char __tsan_atomic8_load(const unsigned char* at, int) { return *at; }  // guards of static variables
+extern "C" unsigned char __tsan_atomic8_load(const unsigned char* at, int) {
+  return *at;
+}  // guards of static variables
 extern "C" void __tsan_init() {}
 extern "C" void __tsan_func_entry(const void*) {}
 extern "C" void __tsan_func_exit() {}

@@ -69,8 +69,8 @@ bool read_request(Request& request) {
   if (!read_line(line)) return false;
   char name[64];
   int count = 0;
-  if (std::sscanf(line.c_str(), "call %63s %d %d %" SCNu64 " %d %d", name, &count, &request.schedules,
-                  &request.seed, &request.inject, &request.block) != 6)
+  if (std::sscanf(line.c_str(), "call %63s %d %d %" SCNu64 " %d %d", name, &count, &request.schedules, &request.seed,
+                  &request.inject, &request.block) != 6)
     simt::fail("not a request: %s", line.c_str());
   request.name = name;
   for (int i = 0; i < count && read_line(line); ++i) {
@@ -121,7 +121,8 @@ void serve(Request& request) {
       Buffer& buffer = request.buffers[i];
       if (schedule == 0) buffer.result = results[i];
       if (results[i] != buffer.result)
-        simt::fail("%s: schedule %d leaves other bits in buffer %zu than schedule 0", request.name.c_str(), schedule, i);
+        simt::fail("%s: schedule %d leaves other bits in buffer %zu than schedule 0", request.name.c_str(), schedule,
+                   i);
     }
   }
   std::printf("ok %d %" PRId64 "\n", simt::launches(), answer);

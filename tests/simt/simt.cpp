@@ -249,7 +249,8 @@ void Machine::start_block(Block& block, int64_t number) {
 void Machine::make_ready(Thread& thread, bool gave_way) {
   const auto place = uint64_t(thread.home->number) << 10 | uint64_t(thread.index);
   uint64_t dropout_seed = random_();
-  if (policy_ == 1) dropout_seed = ((place >> 5) * 0x9E3779B97F4A7C15u + options.seed) % 0xFFFFFFFBu << 32 | dropout_seed >> 32;
+  if (policy_ == 1)
+    dropout_seed = ((place >> 5) * 0x9E3779B97F4A7C15u + options.seed) % 0xFFFFFFFBu << 32 | dropout_seed >> 32;
   if (policy_ == 2) dropout_seed = place;
   if (policy_ == 3) dropout_seed = ~place;
   ready_.emplace(gave_way ? ++clock_ : 0, dropout_seed, &thread);
@@ -300,11 +301,13 @@ void Machine::give_way() {
 
 void Machine::barrier(Scope scope, Place place) {
   Block& block = *current_->home;
-  if (scope == Scope::grid && !launch_.cooperative) fail("grid barrier at %s:%d outside a cooperative launch", stem(place.file), place.line);
+  if (scope == Scope::grid && !launch_.cooperative)
+    fail("grid barrier at %s:%d outside a cooperative launch", stem(place.file), place.line);
   Barrier& b = scope == Scope::block ? block.barrier : scope == Scope::cluster ? block.cluster->barrier : grid_barrier_;
   if (!b.waiting.empty() && !same(b.waiting[0]->place, place))
     fail("barrier: thread %d of block %lld arrives at %s:%d while others of its group wait at %s:%d", current_->index,
-         (long long)block.number, stem(place.file), place.line, stem(b.waiting[0]->place.file), b.waiting[0]->place.line);
+         (long long)block.number, stem(place.file), place.line, stem(b.waiting[0]->place.file),
+         b.waiting[0]->place.line);
   b.waiting.push_back(current_);
   current_->place = place;
   if (int64_t(b.waiting.size()) == b.expected) {
@@ -320,15 +323,17 @@ const Lanes& Machine::exchange(unsigned mask, uint64_t value, const char* operat
   Thread& t = *current_;
   auto& gatherings = t.home->warps[size_t(t.index / 32)];
   const size_t first = size_t(t.index / 32 * 32), width = std::min<size_t>(32, t.home->threads.size() - first);
-  if (!(mask >> t.lane() & 1u)) fail("%s at %s:%d: lane %d is not in its own mask", operation, stem(place.file), place.line, t.lane());
-  if (width < 32 && mask >> width) fail("%s at %s:%d: the mask names lanes the block has not", operation, stem(place.file), place.line);
+  if (!(mask >> t.lane() & 1u))
+    fail("%s at %s:%d: lane %d is not in its own mask", operation, stem(place.file), place.line, t.lane());
+  if (width < 32 && mask >> width)
+    fail("%s at %s:%d: the mask names lanes the block has not", operation, stem(place.file), place.line);
   auto g = std::find_if(gatherings.begin(), gatherings.end(), [&](const Gathering& x) { return x.mask & mask; });
   if (g == gatherings.end()) {
     gatherings.push_back({mask, 0, operation, place, {{}, mask}});
     g = gatherings.end() - 1;
   } else if (g->mask != mask || !same(g->place, place) || !same(g->operation, operation)) {
-    fail("%s at %s:%d with mask %08x while lanes of it wait for %s at %s:%d with mask %08x", operation, stem(place.file),
-         place.line, mask, g->operation, stem(g->place.file), g->place.line, g->mask);
+    fail("%s at %s:%d with mask %08x while lanes of it wait for %s at %s:%d with mask %08x", operation,
+         stem(place.file), place.line, mask, g->operation, stem(g->place.file), g->place.line, g->mask);
   }
   g->arrived |= 1u << t.lane();
   g->lanes.at[t.lane()] = value;
@@ -338,7 +343,8 @@ const Lanes& Machine::exchange(unsigned mask, uint64_t value, const char* operat
         t.home->threads[first + i].lanes = g->lanes;
         make_ready(t.home->threads[first + i]);
       }
-    if (width == size_t(__builtin_popcount(mask)) && same(operation, "__syncwarp")) ++t.home->warp_steps[size_t(t.index / 32)];
+    if (width == size_t(__builtin_popcount(mask)) && same(operation, "__syncwarp"))
+      ++t.home->warp_steps[size_t(t.index / 32)];
     gatherings.erase(g);
   }
   wait(operation, place);
@@ -372,7 +378,8 @@ void* Machine::shared(int id, size_t size, size_t alignment) {
 void* Machine::map_shared_rank(void* object, int rank) {
   Block& own = *current_->home;
   const size_t offset = size_t(static_cast<unsigned char*>(object) - own.arena);
-  if (offset >= kArena || rank < 0 || size_t(rank) >= own.cluster->blocks.size()) fail("map_shared_rank: no such block or object");
+  if (offset >= kArena || rank < 0 || size_t(rank) >= own.cluster->blocks.size())
+    fail("map_shared_rank: no such block or object");
   Block& other = *own.cluster->blocks[size_t(rank)];
   if (other.live == 0) fail("map_shared_rank: block %d of the cluster has ended", rank);
   for (const auto& [id, slot] : slots_)
@@ -394,7 +401,9 @@ void Machine::report_standstill() {
     for (const auto& block : cluster->blocks)
       for (const Thread& t : block->threads) {
         std::string where = "ended";
-        if (!t.ended) where = std::string("wait for ") + t.waits_for + " at " + stem(t.place.file) + ":" + std::to_string(t.place.line);
+        if (!t.ended)
+          where =
+              std::string("wait for ") + t.waits_for + " at " + stem(t.place.file) + ":" + std::to_string(t.place.line);
         ++groups[where][block->number];
       }
   std::string text;
@@ -454,7 +463,8 @@ static cudaError_t examine(const cudaLaunchConfig_t& config, const void* kernel,
   for (unsigned i = 0; i < config.numAttrs; ++i) {
     const cudaLaunchAttribute& a = config.attrs[i];
     if (a.id == cudaLaunchAttributeCooperative) launch.cooperative = a.val.cooperative != 0;
-    if (a.id == cudaLaunchAttributeClusterDimension) launch.cluster = {a.val.clusterDim.x, a.val.clusterDim.y, a.val.clusterDim.z};
+    if (a.id == cudaLaunchAttributeClusterDimension)
+      launch.cluster = {a.val.clusterDim.x, a.val.clusterDim.y, a.val.clusterDim.z};
   }
   const Extent &g = launch.grid, &b = launch.block, &c = launch.cluster;
   const bool grid = g.x >= 1 && g.y >= 1 && g.z >= 1 && g.x <= 2147483647u && g.y <= 65535 && g.z <= 65535;
@@ -465,7 +475,8 @@ static cudaError_t examine(const cudaLaunchConfig_t& config, const void* kernel,
                                     int64_t(kShared + 1024) / int64_t(launch.dynamic_shared + 1024));
   const auto found = allowed_dynamic.find(kernel);
   const size_t most = found == allowed_dynamic.end() ? kStaticShared : size_t(found->second);
-  if (!grid || !block || !cluster || launch.dynamic_shared > most || most > kShared) return cudaErrorInvalidConfiguration;
+  if (!grid || !block || !cluster || launch.dynamic_shared > most || most > kShared)
+    return cudaErrorInvalidConfiguration;
   if (launch.cooperative && g.count() > 132 * resident) return cudaErrorCooperativeLaunchTooLarge;
   return cudaSuccess;
 }

@@ -24,9 +24,7 @@ _MANY = 100_000  # for densities in the plane
 _ACROSS, _CLASSES = 8, 16  # images of a class side by side, and classes one below another, at most
 
 
-def draw(
-    config: RunConfig, gan: GAN, dataset: Dataset, history: dict[str, np.ndarray], folder: Path
-) -> list[Path]:
+def draw(config: RunConfig, gan: GAN, dataset: Dataset, history: dict[str, np.ndarray], folder: Path) -> list[Path]:
     """samples.png, losses.png and d_curves.png in a folder.
 
     Raises:

@@ -201,6 +201,8 @@ class Trained:
     def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
         """Both networks as they are now: what made their first weights is not known."""
         return GAN.load(self.folder)
+
+
 def training_part(dataset: Dataset, held_out: int) -> Dataset:
     """The rows that are not held out, in their order."""
     if not held_out:

@@ -44,9 +44,7 @@ def add(commands: Any) -> None:
         "--n", type=natural, metavar="N", help="how many samples (64; 10,000 for a picture of points or histograms)"
     )
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of the noise (0)")
-    command.add_argument(
-        "--offset", type=counting, default=0, metavar="N", help="number of the first sample (0)"
-    )
+    command.add_argument("--offset", type=counting, default=0, metavar="N", help="number of the first sample (0)")
     command.add_argument(
         "--labels",
         type=wholes,

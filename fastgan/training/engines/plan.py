@@ -126,7 +126,6 @@ class NetworkPlan:
             if parameter is not None:
                 self.own(parameter)
 
-
     def end_in(self, heads: Heads) -> None:
         self.open_layer("Heads")
         if heads.width != self.width:
