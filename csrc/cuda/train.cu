@@ -124,11 +124,9 @@ class Trainer : Losses<T> {
     if (plan_.simultaneous) block_.barrier_of_all();  // D's loss overwrites the values of G's
   }
 
-  __device__ void update_d() const {
-    update_parameters(updating(state_.rule_d), d_, sub_batches_, plan_.optimizer_d, common_);
-  }
+  __device__ void update_d() const { update_parameters(updating(state_.rule_d, plan_.optimizer_d), d_, sub_batches_); }
   __device__ void update_g() const {
-    update_parameters(updating(state_.rule_g), g_, sub_batches_of_g_, plan_.optimizer_g, common_);
+    update_parameters(updating(state_.rule_g, plan_.optimizer_g), g_, sub_batches_of_g_);
   }
 
   // Bounds the norms first: the update that may be rolled back includes that.
@@ -171,8 +169,8 @@ class Trainer : Losses<T> {
     rule = DeviceRule<T>(optimizer, rate, momentum, before + update + 1);
   }
 
-  __device__ Updating<T> updating(const DeviceRule<T>& rule) const {
-    return {block_, rule, plan_.skip_nonfinite ? common_ : nullptr, bad_};
+  __device__ Updating<T> updating(const DeviceRule<T>& rule, const OptimizerPlan& plan) const {
+    return {block_, rule, plan_.skip_nonfinite ? common_ : nullptr, bad_, plan, common_};
   }
 
   // Both networks' statistics change in a step of either.

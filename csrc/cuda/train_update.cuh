@@ -15,6 +15,8 @@ struct Updating {
   const DeviceRule<T>& rule;
   T* snapshot;  // scratch memory of the cluster
   int* bad;     // becomes 1 when a number that was finite no longer is
+  const OptimizerPlan& plan;
+  T* gradients;  // scratch memory of the cluster
 };
 
 // Whether a number was finite and no longer is.
@@ -216,13 +218,12 @@ FASTGAN_CALLED double sum_of_squares(const Passes<T>& passes, const Clipping<T>&
   return add_lanes(sum);
 }
 
-// The same as with UpdatesOf, by clipped gradients: they are stored first.
+// An update by stored gradients, clipped.
 template <class T>
-FASTGAN_CALLED void update_clipped(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches,
-                                   const OptimizerPlan& plan, T* common) {
+FASTGAN_CALLED void update_clipped(const Updating<T>& how, const Passes<T>& passes) {
+  const OptimizerPlan& plan = how.plan;
+  T* common = how.gradients;
   const Block<T>& block = how.block;
-  each_gradient(passes, sub_batches, GradientsOf<T>{common});
-  block.barrier_of_all();
   Clipping<T> clip(plan);
   if (plan.max_grad_norm > 0) clip.scale = T(clipping(sum_of_squares(passes, clip, common), plan.max_grad_norm));
   each_trained(passes, [&](const ParameterOf<T>& p) {
@@ -232,12 +233,12 @@ FASTGAN_CALLED void update_clipped(const Updating<T>& how, const Passes<T>& pass
 
 // Updates every parameter of a network.
 template <class T>
-__device__ void update_parameters(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches,
-                                  const OptimizerPlan& plan, T* common) {
-  if (clips(plan))
-    update_clipped(how, passes, sub_batches, plan, common);
-  else
-    each_gradient(passes, sub_batches, UpdatesOf<T>{how});
+__device__ void update_parameters(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches) {
+  // One call after the other: calls inside a call made the kernel spill registers.
+  if (!clips(how.plan)) return each_gradient(passes, sub_batches, UpdatesOf<T>{how});
+  each_gradient(passes, sub_batches, GradientsOf<T>{how.gradients});
+  how.block.barrier_of_all();
+  update_clipped(how, passes);
 }
 
 // ---------------------------------------------------------------- all parameters of a network
