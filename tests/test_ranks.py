@@ -143,7 +143,12 @@ def ranks_found(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str
         )
         for rank in (0, 1)
     ]
-    said = [process.communicate(timeout=280)[1] for process in processes]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in processes]
+    except subprocess.TimeoutExpired:  # one waits for another that has ended: say why that one did
+        for process in processes:
+            process.kill()
+        pytest.fail("\n".join(process.communicate()[1] for process in processes))
     assert [process.returncode for process in processes] == [0, 0], said
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)], said, folder
 

@@ -127,6 +127,8 @@ def ranks(timeout: datetime.timedelta | None = None, device: torch.device | None
     groups = [dist.new_group(backend="gloo", timeout=timeout)]
     if device is not None and device.type == "cuda" and dist.is_nccl_available():
         groups.append(dist.new_group(backend="nccl", timeout=timeout))
+    # torch does not wait until all ranks have connected: one that leaves at once would break the others off.
+    dist.barrier(group=groups[0])
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), groups[0], groups[-1])
     finally:
