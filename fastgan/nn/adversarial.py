@@ -1,4 +1,4 @@
-"""The adversarial loss as a module, in the place of `nn.BCEWithLogitsLoss`."""
+"""The adversarial loss as a module, which replaces `nn.BCEWithLogitsLoss`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Networks described by plain values, for a file: modules of torch.nn and fastgan with their arguments.
 
 No code is stored and none is run but constructors of these two packages: a network of one's own class is described by
-the name of its class alone, and whoever reads the file must bring it along.
+the name of its class alone, and the reader of the file must provide the class.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def to_torch(network: nn.Module) -> nn.Module:
 
 
 def _plain(module: nn.Module, made: dict[nn.Module, nn.Module], *, strict: bool) -> nn.Module:
-    """The module with equivalents in the place of fastgan's layers; strict: refuse what is not of torch.nn then.
+    """A copy with torch's layers for fastgan's; strict: refuse a module that is not of torch.nn then.
 
     made: what has become of modules so far; a module that is held in several places stays one.
     """

@@ -14,7 +14,7 @@ from fastgan import data, evaluation, nn, random, theory
 from fastgan.models import mlp_gan
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train
-from fastgan.training.engines.eager import torch_threads
+from fastgan.training.threads import torch_threads
 
 from . import style
 from .images import mosaic

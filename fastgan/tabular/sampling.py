@@ -118,7 +118,7 @@ class ConditionSampler:
         return self.order[conditions.column, position].long()
 
     def one_hot(self, conditions: Conditions, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Conditions as the networks see them, (m, width): a one in the place of the label."""
+        """Conditions as the networks see them, (m, width): one-hot."""
         out = torch.zeros(len(conditions.column), self.width, dtype=dtype)
         if not self.sizes:
             return out

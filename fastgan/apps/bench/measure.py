@@ -18,6 +18,7 @@ from torch import Tensor
 from fastgan.apps.bench import baselines_jax, baselines_torch, fastgan_side, flops, harness
 from fastgan.apps.bench.workloads import Draws, Workload, draws
 from fastgan.backend import native
+from fastgan.training.threads import torch_threads
 
 FASTGAN, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
 MATMUL, AUTOCAST = ("matmul", "compile-matmul"), ("autocast", "compile-autocast")  # torch's products in bf16
@@ -263,17 +264,6 @@ def fma_peak(threads: int, seconds: float = 0.1) -> dict[str, float]:
 def best(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
     """The greater of two measurements of the peak: whatever disturbs one only lowers it."""
     return {name: max(value, b[name]) for name, value in a.items()}
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """This many PyTorch threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

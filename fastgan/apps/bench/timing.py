@@ -1,7 +1,7 @@
 """The noise model of every benchmark: sides take turns window by window, and each window knows the state of its core.
 
 The first side takes part twice. How much its two medians differ is the spread: a smaller difference between sides is
-noise. A core whose other hardware thread is busy with somebody else's work is slower by up to a third, which no load
+noise. A core whose other hardware thread is busy with other work is slower by up to a third, which no load
 average of a virtual machine shows, so each window records whether it was; figures of both states are kept apart.
 """
 

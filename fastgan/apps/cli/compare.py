@@ -27,8 +27,8 @@ from fastgan.data import Dataset, Standardizer
 from fastgan.data.extras import need
 from fastgan.plots import style
 from fastgan.training import train
-from fastgan.training.engines.eager import torch_threads
 from fastgan.training.progress import progress
+from fastgan.training.threads import torch_threads
 
 _SAMPLES = 10_000
 _ROWS = 20_000  # of synthetic data to train on

@@ -34,7 +34,7 @@ _FLAGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a file says in the place of a preset.
+    """The settings of a file, which replace those of a preset.
 
     Args:
         train: fields of `TrainConfig`, as its `as_dict` writes them.

@@ -14,8 +14,8 @@ import torch
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.reproduce import costs, table, unrolled
 from fastgan.apps.reproduce.unrolled import Trial
-from fastgan.training.engines.eager import torch_threads
 from fastgan.training.progress import Display, population_progress
+from fastgan.training.threads import torch_threads
 
 
 def add(papers: Any) -> None:

@@ -41,11 +41,11 @@ from fastgan.training import (
     train,
 )
 from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.engines.eager import torch_threads
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
 from fastgan.training.progress import progress, readout
 from fastgan.training.ranks import ranks
+from fastgan.training.threads import torch_threads
 
 _TAIL = 500  # iterations that the summary's means are of
 # fields of networks that convolutional ones do not have

@@ -20,6 +20,7 @@ from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
 from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
+from fastgan.training.threads import torch_threads
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
 _METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two transfers to the host
@@ -497,17 +498,6 @@ def frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """torch's threads of the CPU inside; their number is put back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
