@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from fastgan.apps.cli import parser
-from fastgan.apps.cli.arguments import Parser, commands_of
+from fastgan.apps.cli.arguments import Parser, commands_of, wrapped
 from fastgan.training import progress
 
 Command = Callable[..., tuple[int, str, str]]
@@ -235,3 +236,17 @@ def test_samples_on_stdout_are_the_file_and_nothing_else(run: Command) -> None:
     assert run("sample", "r", "--n", "5", "--out", "x.csv")[0] == 0
     code, out, err = run("sample", "r", "--n", "5", "--out", "-")
     assert code == 0 and err == "" and out == Path("x.csv").read_text() and out.count("\n") == 5
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_lines_break_at_the_width_of_a_terminal_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    line = f"{'discriminator':<15} {'V -1.2174 on training rows, ' * 5}".rstrip()
+    lines = wrapped(line, 16).split("\n")
+    assert " ".join(part.strip() for part in lines) == line
+    if terminal:
+        assert len(lines) == 3 and all(len(part) <= 80 for part in lines)
+        assert all(part.startswith(" " * 16) for part in lines[1:])
+    else:
+        assert lines == [line]

@@ -144,7 +144,11 @@ def layout() -> Any:
     fig, axes = pictures.figure(9.5, 3.0, 1, 2)
     boxes(axes[0, 0], 6, 8, 4, "row-major: a tile reads one short run a row", False)
     boxes(axes[0, 1], 6, 8, 4, "blocked: a tile reads one contiguous run a block", True)
-    pictures.title(fig, "Packing: numbers are places in memory, colours are blocks of 4 columns", ["the engine: 32"])
+    pictures.title(
+        fig,
+        "Packing: numbers are places in memory, colours are blocks of 4 columns",
+        ["in the engine a block has 32 columns"],
+    )
     return fig
 
 
@@ -202,11 +206,13 @@ def choice() -> Any:
         margin = 48 if y0 == y1 else 20  # points, from the middle of a box to its edge
         style = {"arrowstyle": "->", "shrinkA": margin, "shrinkB": margin}
         ax.annotate("", (x1, y1), (x0, y0), arrowprops=style)
-        ax.text((x0 + x1) / 2, (y0 + y1) / 2 + 0.12, text, fontsize=8, ha="center")
+        ax.text((x0 + x1) / 2 + (0.25 if y0 != y1 else 0), (y0 + y1) / 2 + 0.12, text, fontsize=8, ha="center")
     ax.set(xlim=(-1.3, 10.3), ylim=(-0.7, 2.7))
     ax.set_axis_off()
     pictures.title(
-        fig, "The choice of instructions, once a network", ["by plan and processor alone: the bits depend on it"]
+        fig,
+        "The choice of instructions, once a network",
+        ["it depends on the plan and the processor alone, so a run repeats its bits"],
     )
     return fig
 

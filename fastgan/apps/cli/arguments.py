@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import re
+import shutil
 import sys
 import textwrap
 import types
@@ -14,8 +15,8 @@ import typing
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
-# whose messages begin "Owner: argument ...", where argument is also a flag
 _COLUMNS = 80  # of the narrowest terminal that help fits
+# whose messages begin "Owner: argument ...", where argument is also a flag
 _OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population|reproduce)"
 
 
@@ -60,6 +61,14 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     """A question to put behind an error: the word that is nearest to one that is not known, if any is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def wrapped(line: str, indent: int) -> str:
+    """A line of output, broken at the width of a terminal; one line where it is written to a file or a pipe."""
+    if not sys.stdout.isatty():
+        return line
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(line, columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def explain(error: BaseException) -> str:

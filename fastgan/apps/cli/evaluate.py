@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastgan import data, evaluation
 from fastgan.apps.cli import runs, tabular
-from fastgan.apps.cli.arguments import counting, finite, natural, number
+from fastgan.apps.cli.arguments import counting, finite, natural, number, wrapped
 from fastgan.apps.cli.pictures import draw_neighbours, origin
 from fastgan.data import Dataset
 from fastgan.files import write_atomically
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         show(f"{'units':<15} standard deviations of each column, from its mean")
         report["units"] = "standard deviations"
     for name, text, numbers in _measures(subject, arguments.sigma):
-        show(f"{name.replace('_', ' '):<15} {text}")
+        show(wrapped(f"{name.replace('_', ' '):<15} {text}", 16))
         report[name] = numbers
     if arguments.neighbours is not None:
         step = checkpoint.load(Path(arguments.run_dir)).step

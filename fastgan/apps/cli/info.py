@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from fastgan.apps.cli.arguments import wrapped
+
 
 def add(commands: Any) -> None:
     """The command and its flags."""
@@ -37,4 +39,4 @@ def _lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield from _lines(value, indent + "  ")
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            yield f"{indent}{name:<{width}}  {text}"
+            yield wrapped(f"{indent}{name:<{width}}  {text}", len(indent) + width + 2)

@@ -19,7 +19,7 @@ import torch
 from fastgan import data
 from fastgan.apps import presets
 from fastgan.apps.cli import config_file, labels, population, runs, tabular
-from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, number, share, widths
+from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, number, share, widths, wrapped
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
 from fastgan.apps.cli.pictures import draw
@@ -173,7 +173,7 @@ def _one(
     if arguments.json:
         print(json.dumps(_report(config, gan, dataset, result, folder.path, pictures), indent=1))
     elif not arguments.quiet:
-        print("\n".join(_summary(config, gan, dataset, result, folder.path, pictures)))
+        print("\n".join(wrapped(line, 10) for line in _summary(config, gan, dataset, result, folder.path, pictures)))
     return 130 if result.interrupted else 0
 
 
