@@ -136,6 +136,14 @@ struct Forwards {
   }
 };
 
+template <class T, int R>
+__device__ void set_to_zero(T (&sum)[R][R]) {
+#pragma unroll
+  for (int r = 0; r < R; ++r)
+#pragma unroll
+    for (int c = 0; c < R; ++c) sum[r][c] = T(0);
+}
+
 // W^T e: the gradient of the output of the layer below, times that layer's derivative unless dropout comes between.
 template <class T>
 struct Backwards {
@@ -148,10 +156,7 @@ struct Backwards {
 
   template <int R>
   __device__ int open(const int (&)[R], const int (&)[R], T (&sum)[R][R]) const {
-#pragma unroll
-    for (int r = 0; r < R; ++r)
-#pragma unroll
-      for (int c = 0; c < R; ++c) sum[r][c] = T(0);
+    set_to_zero(sum);
     return 0;
   }
 

@@ -108,10 +108,7 @@ struct Gradients {
 
   template <int R>
   __device__ int open(const int (&)[R], const int (&)[R], T (&sum)[R][R]) const {
-#pragma unroll
-    for (int r = 0; r < R; ++r)
-#pragma unroll
-      for (int c = 0; c < R; ++c) sum[r][c] = T(0);
+    set_to_zero(sum);
     return 0;
   }
 
