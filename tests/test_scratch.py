@@ -64,3 +64,16 @@ def test_calls_of_all_sizes_in_any_order_and_thread(threads: int) -> None:
     for thread in pool:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("rows", (1, 16, 32, 48, 64, 200))
+def test_gradients_where_tiles_of_a_transposed_weight_are_copied_and_where_not(rows: int) -> None:
+    """A copy of a tile pays from some number of rows on, and where lines share a cache set."""
+    need("native", "mlp")
+    for inputs, outputs in ((70, 130), (37, 65), (1024, 96)):
+        net, x, params, work, grad_y = call(inputs, outputs, rows)
+        found = kernels.mlp_backward(net, x, params, work, grad_y, None, [True, True, True])[0]
+        leaves = [t.double().requires_grad_() for t in (x, *params)]
+        truth = torch.autograd.grad(torch.tanh(leaves[0] @ leaves[1].t() + leaves[2]), leaves, grad_y.double())
+        for a, b in zip(found, truth, strict=True):
+            assert a is not None and (a - b).norm() < 1e-6 * b.norm()

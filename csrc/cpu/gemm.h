@@ -142,8 +142,10 @@ GatherFunction<T> gather_function(int rows);
 // Addresses that differ by a multiple of this map to one cache set: more of them than the cache has ways evict one
 // another.
 constexpr int64_t kAliasBytes = 4096;
-// A tile of few rows uses less than half of each line of a transposed A, and would read all lines once a block of B.
+// A tile of few rows uses less than half of each line of a transposed A, and would read all lines once a block of B:
+// a copy is faster for at least this many columns of B.
 constexpr bool kNarrowTiles = kTileRows < 8;
+constexpr int64_t kManyColumns = 48;
 constexpr int kSliceTiles =
     kNarrowTiles ? 8 : 4;  // of A, gathered together: of a transposed A, each line is then used almost whole
 
@@ -153,11 +155,11 @@ struct Slice {
   Matrix<T> tile[kSliceTiles];
   Layout layout;
 
-  // Tile i is rows edges[i] .. edges[i + 1] of A.
-  Slice(const Matrix<T>& a, const int64_t* edges, int tiles, int64_t depth)
+  // Tile i is rows edges[i] .. edges[i + 1] of A; `columns` of B are multiplied with the slice.
+  Slice(const Matrix<T>& a, const int64_t* edges, int tiles, int64_t depth, int64_t columns)
       : layout(a.column == 1 ? Layout::contiguous : Layout::adjacent) {
     const bool copies = depth >= 64 && ((std::max(a.row, a.column) * int64_t(sizeof(T))) % kAliasBytes == 0 ||
-                                        (kNarrowTiles && layout == Layout::adjacent));
+                                        (kNarrowTiles && layout == Layout::adjacent && columns >= kManyColumns));
     const int64_t size = (depth + kPad) * kTileRows;
     T* own = copies ? scratch<T, Scratch::slice_of_a>(size * kSliceTiles) : nullptr;
     for (int i = 0; i < tiles; ++i) {
@@ -252,7 +254,7 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
       const int count = int(std::min<int64_t>(kSliceTiles, tiles - t));
       int64_t edges[kSliceTiles + 1];
       for (int i = 0; i <= count; ++i) edges[i] = n * (t + i) / tiles;
-      const Slice<T> slice(a, edges, count, depth);
+      const Slice<T> slice(a, edges, count, depth, columns.last - columns.first);
       for (int i = 0; i < count; ++i)
         multiply_rows(n, depth, slice.layout, slice.tile[i], edges[i], int(edges[i + 1] - edges[i]), bias, b, c,
                       columns, nullptr, after);
