@@ -1,11 +1,14 @@
 """At which shapes does `fastgan.fuse` pay? One Linear and its activation, forward and backward, over a grid of shapes.
 
-    python bench/bench_drop_in_grid.py [--all] [--batch N ...] [--threads 1] [--quick] [--resume]
+    python bench/bench_drop_in_grid.py [--all] [--batch N ...] [--threads 1] [--quick] [--resume | --worst N]
 
 Inputs and outputs are each of 12 widths between 2 and 2048, batches 10 sizes between 1 and 1024: 1,440 shapes with
 `--all`, else a sparse subset of about 100. Gradients of the parameters and of the input. Beside `fastgan.fuse`, which
 leaves to PyTorch what it expects PyTorch to do faster, native calls are timed at every shape: so the table shows where
 that rule (`fastgan.nn.segments.pays`) is wrong. Times are processor time, which other jobs disturb least.
+
+The lowest of many ratios are low by chance too. `--worst N` measures those shapes of the file of results again, beside
+a copy of the plain model, whose ratio shows how far equal code scatters.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ WIDTHS = (2, 6, 32, 64, 100, 128, 256, 512, 784, 1024, 1200, 2048)
 BATCHES = (1, 16, 32, 50, 64, 100, 128, 256, 500, 1024)
 SPARSE_WIDTHS, SPARSE_BATCHES = (2, 32, 128, 512, 1024), (1, 16, 64, 256)
 QUICK = [(2, 32, 16), (128, 64, 16)]
-PLAIN, FUSED, NATIVE = "plain PyTorch", "fastgan.fuse", "native calls"
+PLAIN, FUSED, NATIVE, COPY = "plain PyTorch", "fastgan.fuse", "native calls", "plain PyTorch, a copy"
 TOLERANCE = harness.Tolerance(1e-5)
 Shape = tuple[int, int, int]  # inputs, outputs, batch
 
@@ -59,16 +62,17 @@ def side(name: str, module: nn.Module, shape: Shape, native: bool = False) -> ha
     return harness.Side(name, run, results)
 
 
-def measure(shape: Shape, threads: int, settings: harness.Settings) -> dict[str, Any]:
-    """The record of a shape."""
+def measure(shape: Shape, threads: int, settings: harness.Settings, third: str = NATIVE) -> dict[str, Any]:
+    """The record of a shape; third: what is timed beside plain PyTorch and `fastgan.fuse`."""
     inputs, outputs, batch = shape
     torch.manual_seed(settings.seed)
     plain = nn.Sequential(nn.Linear(inputs, outputs), nn.LeakyReLU(0.2))
     truth = side("float64", copy.deepcopy(plain).double(), shape).results()
     with harness.pinned(threads) as cpus:
+        beside = copy.deepcopy(plain)
         contenders = [
             side(FUSED, fastgan.fuse(copy.deepcopy(plain)), shape),
-            side(NATIVE, fastgan.fuse(copy.deepcopy(plain)), shape, native=True),
+            side(third, beside if third == COPY else fastgan.fuse(beside), shape, native=third == NATIVE),
             side(PLAIN, plain, shape),
         ]
         case = f"{inputs} x {outputs}, batch {batch}, {harness.threads(threads)}"
@@ -145,17 +149,46 @@ def bench(settings: harness.Settings, shapes: Sequence[Shape], resume: bool) -> 
     return report
 
 
+def bench_again(settings: harness.Settings, count: int) -> harness.Report:
+    """Measure the shapes with the lowest ratios in the file of results again, and print; the file stays as it is."""
+    report = harness.Report("drop-in-grid", settings)
+    report.resume()
+    timed = [r for r in report.records if PLAIN in r["ratio"] and r["threads"] in settings.threads]
+    if not timed:
+        raise SystemExit(f"bench_drop_in_grid: --worst needs the results of a grid in {report.path}")
+    fused, copies = [], []
+    rows = [["inputs x outputs, batch", "fuse gains, then", "fuse gains, now", "a copy gains"]]
+    for i, r in enumerate(sorted(timed, key=lambda r: r["ratio"][PLAIN])[:count]):
+        harness.progress(f"[{i + 1}/{min(count, len(timed))}] {r['case']}")
+        again = measure((r["inputs"], r["outputs"], r["batch"]), r["threads"], settings, COPY)
+        gains = [harness.times(again, PLAIN, s) for s in (FUSED, COPY)]
+        rows.append([r["case"].rsplit(",", 1)[0], f"{r['ratio'][PLAIN]:.2f}x", *gains])
+        if {PLAIN, FUSED, COPY} <= set(again["sides"]):
+            fused.append(harness.ratio(again, PLAIN, FUSED))
+            copies.append(harness.ratio(again, PLAIN, COPY))
+    print(harness.table(rows))
+    for name, found in (("fastgan.fuse", sorted(fused)), ("a copy of the plain model", sorted(copies))):
+        if found:
+            middle = found[len(found) // 2]
+            print(f"{name}: {found[0]:.2f} to {found[-1]:.2f} times as fast as plain PyTorch, median {middle:.2f}")
+    return report
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     p = harness.parser("fastgan.fuse on one Linear and its activation over a grid of shapes")
     p.add_argument("--all", action="store_true", help="the whole grid of 1,440 shapes, about an hour")
     p.add_argument("--batch", type=int, nargs="+", help="batches, instead of those of the grid")
     p.add_argument("--resume", action="store_true", help="keep the shapes that the file of results has")
+    p.add_argument("--worst", type=int, metavar="N", help="measure the N shapes with the lowest ratios again")
     p.set_defaults(clock="cpu", threads=[1], windows=10, window_ms=4.0)
     args = p.parse_args(argv)
     widths, batches = (WIDTHS, BATCHES) if args.all else (SPARSE_WIDTHS, SPARSE_BATCHES)
     shapes = QUICK if args.quick else list(itertools.product(widths, widths, args.batch or batches))
-    return harness.guarded("bench_drop_in_grid", lambda: bench(harness.settings_from(args), shapes, args.resume))
+    settings = harness.settings_from(args)
+    if args.worst:
+        return harness.guarded("bench_drop_in_grid", lambda: bench_again(settings, args.worst))
+    return harness.guarded("bench_drop_in_grid", lambda: bench(settings, shapes, args.resume))
 
 
 if __name__ == "__main__":

@@ -335,6 +335,17 @@ def test_the_grid_of_shapes_is_measured_and_drawn(tmp_path: Path, capsys: pytest
     assert "fastgan.fuse is slower than plain PyTorch at" in capsys.readouterr().out
     assert bench_drop_in_grid.main(["--quick", "--resume", "--out", str(tmp_path), "--machine", "here"]) == 0
     assert written(tmp_path)["cases"] == cases, "nothing is measured twice"
+    capsys.readouterr()
+    assert bench_drop_in_grid.main(["--worst", "1", "--quick", "--out", str(tmp_path), "--machine", "here"]) == 0
+    shown = capsys.readouterr().out
+    lowest = min(cases, key=lambda c: c["ratio"]["plain PyTorch"])
+    assert f"{lowest['inputs']} x {lowest['outputs']}, batch {lowest['batch']}" in shown
+    assert "a copy of the plain model: " in shown and written(tmp_path)["cases"] == cases, "the file stays as it is"
+
+
+def test_the_worst_of_a_grid_need_one(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--worst needs the results of a grid in"):
+        bench_drop_in_grid.main(["--worst", "1", "--out", str(tmp_path), "--machine", "here"])
 
 
 def test_the_grid_times_native_calls_where_the_rule_leaves_them(monkeypatch: pytest.MonkeyPatch) -> None:
