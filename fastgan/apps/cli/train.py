@@ -60,7 +60,7 @@ examples:
   fastgan train digits
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
   fastgan train ring --seeds 0:32 --grid k=1,2
-  fastgan train mnist --data DIR
+  fastgan train mnist --data DIR --download    where DIR has no files yet
   fastgan train fashion-mnist --data DIR --network dcgan
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train customers.csv --epochs 100 --kind zip=categorical
@@ -84,6 +84,9 @@ def add(commands: Any) -> None:
     sources = f"{', '.join(data.sources.NAMES)}, {owned}, or a path: {data.files.FORMATS}"
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
+    command.add_argument(
+        "--download", action="store_true", help="fetch those of the files that are not there, by the library pooch"
+    )
     command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
     command.add_argument(
         "--config", metavar="FILE", help="settings; flags overrule them: .toml, or the config.json of a run to do again"
@@ -270,9 +273,12 @@ def _path(arguments: argparse.Namespace) -> str:
     """SOURCE, or where its files are: a run on mnist is a run on the user's folder."""
     source: str = arguments.source or "no SOURCE"
     if source in data.sources.USERS_OWN:
+        if arguments.download:
+            data.mnist_files.fetch(source, arguments.data, progress=not arguments.quiet)
         return str(data.mnist_files.locate(source, arguments.data))
-    if arguments.data is not None:
-        raise ValueError(f"--data must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
+    for flag in ("data", "download"):
+        if getattr(arguments, flag):
+            raise ValueError(f"--{flag} must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
     return source
 
 
@@ -289,7 +295,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     if stored.functions:
         field = f"{stored.functions[0]} of {folder / 'config.json'}"
         raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
-    source = _path(arguments) if arguments.source or arguments.data else None
+    source = _path(arguments) if arguments.source or arguments.data or arguments.download else None
     if source is not None and stored.source == runs.UNKNOWN:
         moved = stored.moved(source)
         stored = dataclasses.replace(moved, n=arguments.rows, data_seed=arguments.data_seed or 0)
