@@ -66,6 +66,7 @@ examples:
   fastgan train customers.csv --epochs 100 --kind zip=categorical
   fastgan train ring --config fast.toml --json
   fastgan train --config runs/ring/config.json --seed 2 --out runs/again
+  fastgan train images.npy --labels classes.csv --conditional
   fastgan train digits --conditional    then fastgan sample RUN_DIR --labels 3
   fastgan train --resume --out runs/ring --steps 20000
 """
@@ -108,6 +109,7 @@ def add(commands: Any) -> None:
         "--rows, test files or synthetic data)",
     )
     add_reading(command)
+    _add_labels(command)
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
     population.add_flags(command)
@@ -302,6 +304,10 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         source = None
     elif source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
+    if arguments.labels is not None:  # the same labels, perhaps at another path: `load_data` compares them
+        if "labels" not in stored.read:
+            raise ValueError(f"--labels must be left out with --resume of a run without, got {arguments.labels}")
+        stored = dataclasses.replace(stored, read={**stored.read, "labels": runs.absolute(arguments.labels)})
     if arguments.hold_out is not None:
         raise ValueError(f"--hold-out must be left out with --resume, got {arguments.hold_out:g}")
     for flag, value, old in (
@@ -363,9 +369,19 @@ def add_reading(command: Any) -> None:
     command.add_argument("--background", metavar="COLOUR", help="under transparent pixels of image files (white)")
 
 
+def _add_labels(command: Any) -> None:
+    command.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="of the rows of a file, for --conditional: .npy, IDX or a table of one column, one whole number a row",
+    )
+
+
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was given of them."""
     values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
+    if getattr(arguments, "labels", None) is not None:  # of train alone
+        values["labels"] = runs.absolute(arguments.labels)
     options = {name: value for name, value in values.items() if value is not None}
     if options and arguments.source in (*data.sources.NAMES, *data.sources.USERS_OWN):
         flag = next(iter(options)).replace("_", "-")
