@@ -20,7 +20,7 @@ from fastgan import GAN, reference
 from fastgan.backend import native
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, train_population
-from fastgan.training.engines.eager import Snapshot
+from fastgan.training.engines.snapshot import Snapshot
 
 DATA = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 STEPS, SIZE = 12, 8
