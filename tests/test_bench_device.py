@@ -236,7 +236,7 @@ def test_autocast_is_held_against_bf16(build: Callable[..., Any], monkeypatch: p
 @pytest.mark.parametrize("ask", switches.ASKS)
 @pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
 def test_products_are_exact_but_where_tf32_is_asked_for(precision: str, ask: str) -> None:
-    """Also for the graph engine, which leaves the older switch alone; whatever was set before is set afterwards."""
+    """Also for the CUDA-graph engine, which leaves the older switch alone; what was set before is set afterwards."""
     rounds = precision == "tf32"
     switches.ASKS[ask]()
     before = switches.said()
@@ -341,7 +341,7 @@ def test_the_lower_bound_is_that_of_the_multiprocessors_in_use(monkeypatch: pyte
     for members, used in ((1, 4), (10, 40), (40, 80), (132, 132), (1056, 132)):  # clusters of 4, then 2, then 1
         small = device.Row(workload, members)  # type: ignore[arg-type]
         assert device.multiprocessors(small, gpu) == (used, 132)  # type: ignore[arg-type]
-    monkeypatch.setattr(device, "cuda_engine", lambda *_: (object(), ""))  # the graph engine uses all
+    monkeypatch.setattr(device, "cuda_engine", lambda *_: (object(), ""))  # the CUDA-graph engine uses all
     assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
 
     def refuse(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""The graph engine on a GPU: captured, replayed, never waiting. What needs no GPU is found by test_graph.py."""
+"""The CUDA-graph engine on a GPU: captured, replayed, never waiting. What needs no GPU is found by test_graph.py."""
 
 from __future__ import annotations
 

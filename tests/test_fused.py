@@ -1,4 +1,4 @@
-"""The fused engine against the eager loop on the same random numbers: every layer, loss and mode of a plan."""
+"""The compiled engines against the eager loop on the same random numbers: every layer, loss and mode of a plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from fastgan.training.callbacks import Callback
 from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.engines import cpu, plan
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
 
 STEPS, ROWS = 20, 300
 # Where a gradient is zero in theory (a bias under batch normalisation or in a difference of logits, D's last bias where

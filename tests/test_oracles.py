@@ -21,7 +21,7 @@ from fastgan import GAN, Momentum, backend, losses, nn, ops, train
 from fastgan.data import Dataset
 from fastgan.training import TrainResult
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
 
 STEPS = 3
 

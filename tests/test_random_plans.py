@@ -12,7 +12,7 @@ from random_plans import Plan, random_plan
 
 from fastgan import backend
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
 
 QUICK, MANY = range(40), range(40, 10_040)
 

@@ -1,8 +1,8 @@
 """Cost model of the two CUDA engines, which predicts the faster one.
 
-The persistent kernel trains a GAN on a cluster, a few of the device's many multiprocessors; the graph engine uses the
-whole device for each product, but pays for each launch. So the kernel is faster for small batches, the graph for large
-ones. Both predicted times are lower bounds.
+The persistent kernel trains a GAN on a cluster, a few of the device's many multiprocessors; the CUDA-graph engine uses
+the whole device for each product, but pays for each launch. So the kernel is faster for small batches, the graph for
+large ones. Both predicted times are lower bounds.
 
 Population size is deliberately ignored, so a model gets the same engine, hence the same bits, alone or in a population.
 """
@@ -49,7 +49,7 @@ class Work(NamedTuple):
 
     products: int  # multiply-adds
     passes: int  # of the persistent kernel, each of which waits for the one before
-    launches: int  # of the graph engine: products, and the kernels between them
+    launches: int  # of the CUDA-graph engine: products, and the kernels between them
 
     @classmethod
     def of(cls, gan: GAN, config: TrainConfig) -> Work:

@@ -1,4 +1,4 @@
-"""The graph engine: iterations captured once as a CUDA graph of library products and fused kernels, and replayed."""
+"""The CUDA-graph engine: iterations captured once as a CUDA graph of products and fused kernels, and replayed."""
 
 from __future__ import annotations
 
