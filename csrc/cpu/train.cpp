@@ -61,9 +61,7 @@ class Trainer : Losses<T> {
         player->squares.resize(player->plan.parameters.size(), {0.0});
         for (const GradientPart& part : player->parts) player->squares[size_t(part.layer)].push_back(0.0);
       }
-    const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
-    const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
-    dropout_seeds_.resize(size_t(steps * (of_g + (2 + this->penalized_) * of_d)));
+    dropout_seeds_.resize(size_t(plan.dropout_seeds_per_iteration));
   }
 
   void run() {
