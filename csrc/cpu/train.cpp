@@ -231,13 +231,13 @@ class Trainer<T>::Executor {
 
   // The moving average of G, parameter by parameter.
   void update_ema() {
-    const T keep = T(1.0 - plan_.ema_decay);
+    const Ema<T> follow(plan_.ema_decay);
     each_parameter(plan_.generator, [&](const ParameterPlan& parameter, int64_t n) {
       if (!parameter.ema) return;
       const T* p = static_cast<const T*>(parameter.value);
       T* mean = static_cast<T*>(parameter.ema);
       const int64_t first = n * team_.rank / team_.size, last = n * (team_.rank + 1) / team_.size;
-      for (int64_t i = first; i < last; ++i) mean[i] += keep * (p[i] - mean[i]);
+      for (int64_t i = first; i < last; ++i) follow(mean[i], p[i]);
     });
   }
 
