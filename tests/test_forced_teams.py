@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from test_fused import ROWS_OF_TABLE, Row, run
+from fused_rows import ROWS_OF_TABLE, Row, run
 
 import fastgan
 from fastgan import GAN, Adam, TrainConfig, TrainResult, backend, nn

@@ -18,8 +18,7 @@ import pytest
 import switches
 import torch
 from emulator import CSRC, Builder, Library, compiler
-from graph_launcher import Processor, Recorder
-from test_fused import (
+from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
     ROWS,
@@ -33,6 +32,7 @@ from test_fused import (
     row,
     run,
 )
+from graph_launcher import Processor, Recorder
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train

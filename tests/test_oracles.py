@@ -1,6 +1,6 @@
 """The compiled engine against two oracles that share no native code with it.
 
-The table of tests/test_fused.py compares it with the eager engine, whose layers and losses run in the same core: a
+The table of tests/fused_rows.py compares it with the eager engine, whose layers and losses run in the same core: a
 fault in a loop that both use cancels. Here the eager engine runs on `fastgan.reference` alone, and Algorithm 1 is
 written out once more in tests/algorithm1.py.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from algorithm1 import Game, compare, compiled, differences, eager
-from test_fused import ALL_ROWS, MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, distance, mlp, of, run
+from fused_rows import ALL_ROWS, MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, distance, mlp, of, run
 
 import fastgan
 from fastgan import GAN, Momentum, backend, losses, nn, ops, train

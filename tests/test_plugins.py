@@ -20,7 +20,7 @@ from fastgan import GAN, reference
 from fastgan.backend import native
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, train_population
-from fastgan.training.engines.eager import Snapshot
+from fastgan.training.engines.snapshot import Snapshot
 
 DATA = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 STEPS, SIZE = 12, 8
@@ -410,13 +410,13 @@ def test_state_that_a_bad_update_has_made_is_unmade() -> None:
 
     gan = new_gan()
     optimizer = Counting(gan.parameters(), 0.1, momentum=0.9)
-    undo = Snapshot(gan, [optimizer], active=True)
+    snapshot = Snapshot(gan, [optimizer], active=True)
     for value, count in ((float("nan"), None), (1.0, 1), (float("inf"), 1), (1.0, 2)):
-        undo.save()
+        snapshot.save()
         for p in gan.parameters():
             p.grad = torch.full_like(p, value)
         optimizer.step()
-        undo.restore_unless_finite(torch.tensor(value))
+        snapshot.restore_unless_finite(torch.tensor(value))
         assert {entry["count"] for entry in optimizer.state.values()} == ({count} if count else set())
     velocity = optimizer.state[next(gan.parameters())]["momentum_buffer"]
     assert torch.equal(velocity, torch.full_like(velocity, 1.9))  # of the two good updates alone

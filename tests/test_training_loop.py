@@ -539,7 +539,7 @@ def test_R33_an_iteration_never_asks_the_host() -> None:
         assert table.shape == (3, 6)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_R15_cuda_trains_from_data_on_the_cpu_and_repeats_its_bits() -> None:
     def run() -> dict[str, Tensor]:

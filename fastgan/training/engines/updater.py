@@ -84,7 +84,7 @@ class Updater:
     def take(self, updates: range) -> tuple[list[float], list[float]]:
         """The rate and the momentum of these updates; the scheduler goes on past them."""
         assert self.scheduler is not None
-        self.settle(updates[0])
+        self.commit(updates[0])
         (group,) = self.optimizer.param_groups
         numbers = {name: value for name, value in group.items() if name != "params"}
         self._before = updates[0], copy.deepcopy(self.scheduler.state_dict()), numbers
@@ -95,7 +95,7 @@ class Updater:
             self.scheduler.step()
         return rates, momenta
 
-    def settle(self, made: int) -> None:
+    def commit(self, made: int) -> None:
         """Put the scheduler where it is after so many updates, of those that were taken."""
         if self._before is None or self.scheduler is None:
             return
