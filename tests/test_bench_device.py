@@ -36,10 +36,6 @@ SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-
 TINY = device.Row(CUDA_WORKLOADS["tiny"])
 BOUNDS = {"copy_bytes_per_s": 4e12, "products_per_s": {"ieee": 5e13, "tf32": 4e14, "bf16": 8e14}}
 EAGER = baselines_torch.eager
-LATENCIES = {
-    "launch_s": 2.1e-6, "graph_node_s": 1.3e-6, "block_barrier_s": 2e-8, "cluster_barrier_s": {"8": 5e-7},
-    "launch_and_wait_s": 8e-6, "fetch_s": 1.2e-5,
-}  # fmt: skip
 
 
 def measured(row: device.Row, *baselines: str) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_bench_device import twice_the_loss
+from test_bench_device import BOUNDS, twice_the_loss
 
 from fastgan import backend
 from fastgan.apps.bench import (
-    baselines_torch,
     device,
     harness,
     machine,
@@ -24,10 +23,6 @@ from fastgan.apps.bench import (
 from fastgan.apps.bench.workloads import CUDA_WORKLOADS
 from fastgan.apps.cli import main
 
-SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
-TINY = device.Row(CUDA_WORKLOADS["tiny"])
-BOUNDS = {"copy_bytes_per_s": 4e12, "products_per_s": {"ieee": 5e13, "tf32": 4e14, "bf16": 8e14}}
-EAGER = baselines_torch.eager
 LATENCIES = {
     "launch_s": 2.1e-6, "graph_node_s": 1.3e-6, "block_barrier_s": 2e-8, "cluster_barrier_s": {"8": 5e-7},
     "launch_and_wait_s": 8e-6, "fetch_s": 1.2e-5,

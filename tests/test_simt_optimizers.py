@@ -15,12 +15,7 @@ pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
 ]
 SCHEDULES = 20
-KEY = 0x9E3779B97F4A7C15  # more than 63 bits
-KEY_TENSOR = torch.tensor(KEY - 2**64)
 RULES = schema.ENUMS.get("Rule", ())
-
-
-# ---------------------------------------------------------------- optimisers
 
 
 def torch_step(rule: str, p: Tensor, grads: list[Tensor]) -> Tensor:
