@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from places import places  # noqa: E402
 TABLE = Path(__file__).with_name("faults.txt")
 MINUTE = 60.0
 ASLEEP = 5 * MINUTE  # so long without processor time and without a thread that waits for a processor
+SURVIVED = "survived"
 UNREACHABLE = "not reached: no test of it runs on this processor"
 
 SWITCH = """
@@ -60,6 +61,16 @@ class Fault:
         return self.file.startswith("csrc/")
 
 
+@dataclass
+class Row:
+    """What came of a fault: the files of tests that did not notice it, and the test that did."""
+
+    outcome: str = UNREACHABLE
+    by: str = ""
+    seconds: float = 0.0
+    passed: list[str] = field(default_factory=list)
+
+
 def read_table() -> list[Fault]:
     """All faults; an error where one does not have exactly one place."""
     faults: list[Fault] = []
@@ -74,7 +85,7 @@ def read_table() -> list[Fault]:
             groups["@" + name] = tuple(members)
         elif kind == "=":
             file, *names = rest.removeprefix("=").split()
-            tests = tuple(test for name in names for test in groups.get(name, (name,)))
+            tests = tuple(dict.fromkeys(test for name in names for test in groups.get(name, (name,))))
             text = (ROOT / file).read_text()
         elif kind in "-!":
             old, statement = rest, kind == "!"
@@ -232,7 +243,7 @@ def forked(log: Path, test: str, prepare: Any, limit: float) -> tuple[str, float
     while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
-            names = {0: "survived", 1: "caught", 2: "caught", 8: "caught (import)"}
+            names = {0: SURVIVED, 1: "caught", 2: "caught", 8: "caught (import)"}
             code = os.waitstatus_to_exitcode(status)
             return names.get(code, f"caught ({code})"), usage.ru_utime + usage.ru_stime
         time.sleep(pause)
@@ -247,8 +258,8 @@ def forked(log: Path, test: str, prepare: Any, limit: float) -> tuple[str, float
             return "hangs", used
 
 
-def campaign(faults: Sequence[Fault], work: Path) -> Iterator[tuple[Fault, str, float]]:
-    """Each fault, and what came of it."""
+def campaign(faults: Sequence[Fault], rows: dict[int, Row], work: Path) -> Iterator[Fault]:
+    """Run the tests that each fault's row lacks; gives each fault whose row has changed."""
     import hypothesis  # noqa: F401
     import numpy  # noqa: F401
     import pytest  # noqa: F401
@@ -259,7 +270,7 @@ def campaign(faults: Sequence[Fault], work: Path) -> Iterator[tuple[Fault, str, 
     torch.optim.Adam([torch.zeros(1)])  # the first one imports for seconds: once, not in each child
     sys.path.insert(0, str(ROOT / "tests"))
     python, native = [[f for f in faults if f.native is kind] for kind in (False, True)]
-    yield from plant(python, work, plant_python)
+    yield from plant(python, rows, work, plant_python)
     if not native:
         return
     switch = use_native(build([f for f in read_table() if f.native], work))
@@ -268,10 +279,11 @@ def campaign(faults: Sequence[Fault], work: Path) -> Iterator[tuple[Fault, str, 
     def choose(fault: Fault) -> None:
         switch.value = fault.number
 
-    yield from plant(native, work, choose)
+    yield from plant(native, rows, work, choose)
 
 
-def plant(faults: Sequence[Fault], work: Path, prepare: Any) -> Iterator[tuple[Fault, str, float]]:
+def plant(faults: Sequence[Fault], rows: dict[int, Row], work: Path, prepare: Any) -> Iterator[Fault]:
+    """The first file of tests for all faults, then the second for those left: what is caught is known early."""
     needed: dict[str, float] = {}  # seconds of each file of tests without a fault; 0 where it skips all
 
     def sound(test: str) -> float:
@@ -279,20 +291,24 @@ def plant(faults: Sequence[Fault], work: Path, prepare: Any) -> Iterator[tuple[F
             log = work / f"sound-{test}.log"
             log.unlink(missing_ok=True)
             outcome, seconds = forked(log, test, lambda: None, 60 * MINUTE)
-            if outcome != "survived" and "no tests ran" not in log.read_text():
+            if outcome != SURVIVED and "no tests ran" not in log.read_text():
                 raise SystemExit(f"{test} fails without a fault: see {log}")
             needed[test] = seconds if re.search(r"\d passed", log.read_text()) else 0.0
         return needed[test]
 
-    for fault in faults:
-        log = work / f"fault-{fault.number:03d}.log"
-        log.unlink(missing_ok=True)
-        outcome, spent = UNREACHABLE, 0.0
-        for test in dict.fromkeys(fault.tests):  # one after the other: most faults are noticed by the first
-            if outcome in ("survived", UNREACHABLE) and (usual := sound(test)):
-                outcome, seconds = forked(log, test, lambda f=fault: prepare(f), 10 * usual + MINUTE)
-                spent += seconds
-        yield fault, outcome, spent
+    turns = [(turn, fault) for fault in faults for turn in range(len(fault.tests))]
+    for turn, fault in sorted(turns, key=lambda pair: (bool(pair[1].excuse), pair[0])):
+        row, test = rows[fault.number], fault.tests[turn]
+        if row.outcome not in (SURVIVED, UNREACHABLE) or test in row.passed:
+            continue
+        if usual := sound(test):
+            log = work / f"fault-{fault.number:03d}.log"
+            log.unlink(missing_ok=True)
+            row.outcome, spent = forked(log, test, lambda f=fault: prepare(f), 10 * usual + MINUTE)
+            row.seconds = round(row.seconds + spent, 1)
+            row.passed += [test] * (row.outcome == SURVIVED)
+            row.by = culprit(log) if row.outcome != SURVIVED else ""
+            yield fault
 
 
 def culprit(log: Path) -> str:
@@ -318,15 +334,15 @@ def main() -> int:
         return 0
     arguments.work.mkdir(parents=True, exist_ok=True)
     results = arguments.work / "result.json"
-    rows: dict[str, dict[str, Any]] = json.loads(results.read_text()) if results.exists() else {}
+    known_rows = json.loads(results.read_text()) if results.exists() and not arguments.again else {}
     keys = {f.number: key(f, texts[f.file]) for f in faults}
-    left = [f for f in faults if arguments.again or keys[f.number] not in rows]
-    for fault, outcome, seconds in campaign(left, arguments.work):
-        by = culprit(arguments.work / f"fault-{fault.number:03d}.log") if outcome.startswith("caught") else ""
-        rows[keys[fault.number]] = {"outcome": outcome, "seconds": round(seconds, 1), "by": by}
-        print(f"{place(fault, texts)}  {outcome}  {seconds:.0f} s  {by}", flush=True)
-        results.write_text(json.dumps(rows, indent=1))
-    return report([(f, rows[keys[f.number]]["outcome"]) for f in faults], texts)
+    rows = {f.number: Row(**known_rows.get(keys[f.number], {})) for f in faults}
+    for fault in campaign(faults, rows, arguments.work):
+        row = rows[fault.number]
+        known_rows[keys[fault.number]] = vars(row)
+        print(f"{place(fault, texts)}  {row.outcome}  {row.seconds:.0f} s  {row.by}", flush=True)
+        results.write_text(json.dumps(known_rows, indent=1))
+    return report([(f, rows[f.number].outcome) for f in faults], texts)
 
 
 def key(fault: Fault, text: str) -> str:
@@ -347,11 +363,11 @@ def report(found: Sequence[tuple[Fault, str]], texts: dict[str, str]) -> int:
         reached = [(f, outcome) for f, outcome in outcomes if outcome != UNREACHABLE]
         caught = sum(outcome.startswith("caught") for _, outcome in reached)
         hangs = sum(outcome == "hangs" for _, outcome in reached)
-        excused = sum(outcome == "survived" and bool(f.excuse) for f, outcome in reached)
+        excused = sum(outcome == SURVIVED and bool(f.excuse) for f, outcome in reached)
         print(f"{name}: {len(outcomes)} planted, {len(outcomes) - len(reached)} not reached on this processor, "
               f"{caught} caught, {hangs} hang, {excused} change nothing that shows, "
               f"{len(reached) - caught - hangs - excused} survive")  # fmt: skip
-    survived = [f for f, outcome in found if outcome == "survived"]
+    survived = [f for f, outcome in found if outcome == SURVIVED]
     for fault in survived:
         print(f"  {place(fault, texts)}  {fault.put}  {fault.excuse}")
     real = sum(outcome != UNREACHABLE for _, outcome in found) - sum(bool(f.excuse) for f in survived)
