@@ -34,11 +34,15 @@ def only_a_bias(dtype: torch.dtype) -> GAN:
 
 
 def steep(dtype: torch.dtype) -> GAN:
-    """D's logits are finite for a row of 1e200, the gradient of its first weight is not."""
+    """D's logits are finite for a row of 1e200, the gradient of its first weight is not.
+
+    That of its first bias would be the rounding of 1e150 - 1e150, so the bias is frozen.
+    """
     discriminator = nn.MLP([2, 3, 1], activation="tanh")
     with torch.no_grad():
         discriminator.to(dtype)[0].weight.mul_(1e-200)
         discriminator[2].weight.mul_(1e150)
+    discriminator[0].bias.requires_grad_(False)
     return GAN(nn.MLP([3, 5, 2], activation="tanh"), discriminator, latent_dim=3).to(dtype)
 
 

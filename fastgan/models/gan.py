@@ -352,7 +352,7 @@ class GAN(torch.nn.Module):
         ]
         try:
             gan = cls(*networks, **described["gan"])
-            gan.load_state_dict(tensors)
+            saved.load_state(gan, tensors, by_name=generator is None and discriminator is None)
             frozen = set(described["frozen"])
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:
             got = " ".join(str(error).split())[:300]
