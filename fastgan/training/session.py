@@ -155,6 +155,10 @@ def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
         raise ValueError(
             f"train: config.batch_size must be a multiple of the {ranks.size} processes, got {config.batch_size}"
         )
+    if (part := config.batch_size // ranks.size) % config.micro_batches:
+        raise ValueError(
+            f"train: config.micro_batches must divide the {part} rows of each process, got {config.micro_batches}"
+        )
     if config.unroll:
         raise ValueError(f"train: config.unroll must be 0 with {ranks.size} processes, got {config.unroll}")
     if config.loss == "feature_matching":

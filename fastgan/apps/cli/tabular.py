@@ -37,7 +37,20 @@ _NUMERIC = 0.5  # of a column's cells: one with as many is numbers with faults i
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
 _TRAINING = ("steps", "batch_size", "pack", "seed", "device", "latent_dim", "generator_hidden", "discriminator_hidden")
 _FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
-    *("config", "image_shape", "background", "data", "data_seed", "hold_out", "preset", "conditional", "seeds", "grid"),
+    *(
+        "config",
+        "image_shape",
+        "background",
+        "labels",
+        "download",
+        "data",
+        "data_seed",
+        "hold_out",
+        "preset",
+        "conditional",
+        "seeds",
+        "grid",
+    ),
     *("optimizer_kind", "generator_lr", "discriminator_lr", "beta1", "beta2", "momentum", "weight_decay"),
 )
 

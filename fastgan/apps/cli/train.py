@@ -53,12 +53,13 @@ examples:
   fastgan train digits
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
   fastgan train ring --seeds 0:32 --grid k=1,2
-  fastgan train mnist --data DIR
+  fastgan train mnist --data DIR --download    where DIR has no files yet
   fastgan train fashion-mnist --data DIR --network dcgan
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train customers.csv --epochs 100 --kind zip=categorical
   fastgan train ring --config fast.toml --json
   fastgan train --config runs/ring/config.json --seed 2 --out runs/again
+  fastgan train images.npy --labels classes.csv --conditional
   fastgan train digits --conditional    then fastgan sample RUN_DIR --labels 3
   fastgan train --resume --out runs/ring --steps 20000
 """
@@ -77,6 +78,9 @@ def add(commands: Any) -> None:
     sources = f"{', '.join(data.sources.NAMES)}, {owned}, or a path: {data.files.FORMATS}"
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
+    command.add_argument(
+        "--download", action="store_true", help="fetch those of the files that are not there, by the library pooch"
+    )
     command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
     command.add_argument(
         "--config", metavar="FILE", help="settings; flags overrule them: .toml, or the config.json of a run to do again"
@@ -98,6 +102,7 @@ def add(commands: Any) -> None:
         "--rows, test files or synthetic data)",
     )
     add_reading(command)
+    _add_labels(command)
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
     population.add_flags(command)
@@ -273,9 +278,12 @@ def _path(arguments: argparse.Namespace) -> str:
     """SOURCE, or where its files are: a run on mnist is a run on the user's folder."""
     source: str = arguments.source or "no SOURCE"
     if source in data.sources.USERS_OWN:
+        if arguments.download:
+            data.mnist_files.fetch(source, arguments.data, progress=not arguments.quiet)
         return str(data.mnist_files.locate(source, arguments.data))
-    if arguments.data is not None:
-        raise ValueError(f"--data must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
+    for flag in ("data", "download"):
+        if getattr(arguments, flag):
+            raise ValueError(f"--{flag} must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
     return source
 
 
@@ -292,13 +300,17 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     if stored.functions:
         field = f"{stored.functions[0]} of {folder / 'config.json'}"
         raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
-    source = _path(arguments) if arguments.source or arguments.data else None
+    source = _path(arguments) if arguments.source or arguments.data or arguments.download else None
     if source is not None and stored.source == runs.UNKNOWN:
         moved = stored.moved(source)
         stored = dataclasses.replace(moved, n=arguments.rows, data_seed=arguments.data_seed or 0)
         source = None
     elif source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
+    if arguments.labels is not None:  # the same labels, perhaps at another path: `load_data` compares them
+        if "labels" not in stored.read:
+            raise ValueError(f"--labels must be left out with --resume of a run without, got {arguments.labels}")
+        stored = dataclasses.replace(stored, read={**stored.read, "labels": runs.absolute(arguments.labels)})
     if arguments.hold_out is not None:
         raise ValueError(f"--hold-out must be left out with --resume, got {arguments.hold_out:g}")
     for flag, value, old in (
@@ -360,9 +372,19 @@ def add_reading(command: Any) -> None:
     command.add_argument("--background", metavar="COLOUR", help="under transparent pixels of image files (white)")
 
 
+def _add_labels(command: Any) -> None:
+    command.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="of the rows of a file, for --conditional: .npy, IDX or a table of one column, one whole number a row",
+    )
+
+
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was given of them."""
     values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
+    if getattr(arguments, "labels", None) is not None:  # of train alone
+        values["labels"] = runs.absolute(arguments.labels)
     options = {name: value for name, value in values.items() if value is not None}
     if options and arguments.source in (*data.sources.NAMES, *data.sources.USERS_OWN):
         flag = next(iter(options)).replace("_", "-")

@@ -303,6 +303,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
         raise UnsupportedByEngine("config.unroll differentiates through D's updates")
+    if config.micro_batches > 1:
+        raise UnsupportedByEngine("config.micro_batches is above 1: the compiled engines take a batch at once")
     if not isinstance(config.loss, str):
         raise UnsupportedByEngine(f"config.loss is {name_of(config.loss)}, which PyTorch alone computes")
     if config.loss == "feature_matching":
