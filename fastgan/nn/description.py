@@ -86,8 +86,8 @@ def load(described: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
             value = tensors[f"{prefix}.{name}" if prefix else name]
             part.register_parameter(name, nn.Parameter(value, requires_grad=parameter.requires_grad))
         for name, _ in part.named_buffers(recurse=False):
-            if (value := tensors.get(f"{prefix}.{name}" if prefix else name)) is not None:
-                part._buffers[name] = value
+            if (buffer := tensors.get(f"{prefix}.{name}" if prefix else name)) is not None:
+                part._buffers[name] = buffer
     return module
 
 
