@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.training.plain import take_plain_numbers
+from fastgan.training.plain import count_of, take_plain_numbers
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CosineDecay:
 
     def __post_init__(self) -> None:
         take_plain_numbers(self)
-        _counted("CosineDecay", "updates", self.updates)
+        count_of("CosineDecay", "updates", self.updates)
         if not isinstance(self.least, int | float) or not 0.0 <= self.least < float("inf"):
             raise ValueError(f"CosineDecay: least must be finite and at least 0, got {self.least!r}")
 
@@ -49,7 +49,7 @@ class StepDecay:
 
     def __post_init__(self) -> None:
         take_plain_numbers(self)
-        _counted("StepDecay", "updates", self.updates)
+        count_of("StepDecay", "updates", self.updates)
         _positive("StepDecay", "factor", self.factor)
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -72,7 +72,7 @@ class LinearDecay:
 
     def __post_init__(self) -> None:
         take_plain_numbers(self)
-        _counted("LinearDecay", "updates", self.updates)
+        count_of("LinearDecay", "updates", self.updates)
         numbers = isinstance(self.first, int | float) and isinstance(self.last, int | float)
         if not (numbers and 0.0 < self.first <= 1.0 and 0.0 <= self.last <= 1.0):
             got = f"{self.first!r}, {self.last!r}"
@@ -101,11 +101,6 @@ class ExponentialDecay:
 
 
 Schedule = CosineDecay | StepDecay | LinearDecay | ExponentialDecay
-
-
-def _counted(owner: str, name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
 
 
 def _positive(owner: str, name: str, value: float) -> None:
