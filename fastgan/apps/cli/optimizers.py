@@ -1,4 +1,4 @@
-"""The flags of `fastgan train` for optimisers, and what they make of a preset's."""
+"""The flags of optimisers and of the schedules of their rates."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import argparse
 import dataclasses
 from typing import Any
 
-from fastgan.apps.cli.arguments import number, share
-from fastgan.training import (
-    SGD,
-    Adam,
-    AdamW,
-    Momentum,
-    RMSprop,
-    TrainConfig,
-)
+from fastgan.apps.cli.arguments import natural, number, share
+from fastgan.training import SGD, Adam, AdamW, CosineDecay, LinearDecay, Momentum, RMSprop, StepDecay, TrainConfig
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built
+from fastgan.training.schedules import Schedule
+
+_SCHEDULES = ("cosine", "linear", "step")
 
 _OPTIMIZERS: dict[str, Optimizer] = {
     "adam": Adam(),
@@ -27,8 +23,9 @@ _OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-def add(group: Any) -> None:
-    """The flags."""
+def add_flags(command: argparse.ArgumentParser) -> None:
+    """The flags of optimisers and of their schedules."""
+    group = command.add_argument_group("optimiser")
     # Not "optimizer": that is a field of TrainConfig, and holds more than a name.
     group.add_argument("--optimizer", dest="optimizer_kind", choices=(*_OPTIMIZERS,), help="of both networks")
     for flag, kind, text in (
@@ -41,14 +38,31 @@ def add(group: Any) -> None:
         ("--weight-decay", number, "of adam, adamw, sgd or rmsprop"),
     ):
         group.add_argument(flag, type=kind, metavar="X", help=text)
+    group.add_argument(
+        "--schedule",
+        choices=("none", *_SCHEDULES),
+        help="of both rates: down to a factor of them along half a cosine or a line, or times a factor in steps",
+    )
+    group.add_argument(
+        "--schedule-steps",
+        type=natural,
+        metavar="N",
+        help="iterations until the last rate of cosine and linear (all), between two changes of step (a third of all)",
+    )
+    group.add_argument(
+        "--schedule-factor",
+        type=number,
+        metavar="X",
+        help="of the rate: the last one of cosine and linear (0), at each change of step (0.1)",
+    )
 
 
 def gives_rates(arguments: argparse.Namespace) -> bool:
-    """Whether one of them gives a learning rate."""
+    """Whether a learning rate was given."""
     return any(rate is not None for rate in (arguments.lr, arguments.generator_lr, arguments.discriminator_lr))
 
 
-def of_config(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Optimizer | None]:
+def optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Optimizer | None]:
     """The preset's optimisers with the flags applied; D's is the common one where G's differs."""
     generator = _optimizer(arguments, base.optimizer_of_generator, arguments.generator_lr)
     discriminator = _optimizer(arguments, base.optimizer_of_discriminator, arguments.discriminator_lr)
@@ -83,3 +97,43 @@ def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_
             fits = ", ".join(kind for kind, one in _OPTIMIZERS.items() if hasattr(one, name))
             raise ValueError(f"{flags} must come with --optimizer {fits}, got {type(optimizer).__name__}")
     return dataclasses.replace(optimizer, **asked)
+
+
+def schedules(arguments: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
+    """The fields of the schedule that was asked for; none, where none was: a run that goes on keeps its own.
+
+    Raises:
+        ValueError: a part of a schedule without a schedule.
+    """
+    kind, steps, factor = arguments.schedule, arguments.schedule_steps, arguments.schedule_factor
+    if kind not in (None, "none", *_SCHEDULES):  # of a file
+        raise ValueError(f"--schedule must be one of none, {', '.join(_SCHEDULES)}, got {kind!r}")
+    for flag, value in (("--schedule-steps", steps), ("--schedule-factor", factor)):
+        if value is not None and kind in (None, "none"):
+            raise ValueError(f"{flag} must come with --schedule {', '.join(_SCHEDULES)}, got {value}")
+    if kind is None:
+        return {}
+    if factor is not None and not (0.0 < factor <= 1.0 or factor == 0.0 and kind != "step"):
+        interval = "(0, 1]" if kind == "step" else "[0, 1]"
+        raise ValueError(f"--schedule-factor must lie in {interval}, got {factor:g}")
+    found = {}
+    for network, updates in (("generator", config.generator_steps), ("discriminator", config.k)):
+        found[network] = None if kind == "none" else _schedule(kind, config, network, updates, steps, factor)
+    same = found["generator"] == found["discriminator"]
+    own = {f"{network}_scheduler": None if same else schedule for network, schedule in found.items()}
+    return {"scheduler": found["generator"] if same else None, **own}
+
+
+def _schedule(
+    kind: str, config: TrainConfig, network: str, updates: int, steps: int | None, factor: float | None
+) -> Schedule:
+    """Of a network that has so many updates an iteration."""
+    every = max(1, config.steps // 3) if kind == "step" else max(1, config.steps)
+    length = (every if steps is None else steps) * updates
+    if kind == "step":
+        return StepDecay(length, 0.1 if factor is None else factor)
+    if kind == "linear":
+        return LinearDecay(length, last=factor or 0.0)
+    rule = config.optimizer_of(network)
+    assert not isinstance(rule, Built)  # `optimizers` has refused it
+    return CosineDecay(length, least=(factor or 0.0) * rule.lr)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastgan import __version__
+from fastgan.apps.cli import optimizers
 from fastgan.apps.cli.arguments import grid_field, wholes
 from fastgan.apps.cli.checks import read_object
 from fastgan.apps.cli.modes import modes_found
@@ -123,7 +124,8 @@ def run(
                 grid=spec.grid,
                 callbacks=[*bars, _KeepConfigs(config, spec)],
                 run_dir=folder.path,
-                resume=any(folder.path.glob("member-*/checkpoint/step-*.json")),
+                resume=(goes_on := any(folder.path.glob("member-*/checkpoint/step-*.json"))),
+                change=("lr",) if goes_on and optimizers.gives_rates(arguments) else (),
                 threads=threads,
             )
         except BaseException:

@@ -52,6 +52,7 @@ _FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
         "grid",
     ),
     *("optimizer_kind", "generator_lr", "discriminator_lr", "beta1", "beta2", "momentum", "weight_decay"),
+    *("schedule", "schedule_steps", "schedule_factor"),
 )
 
 

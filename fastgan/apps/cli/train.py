@@ -28,13 +28,7 @@ from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
 from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.training import (
-    Callback,
-    Run,
-    TrainConfig,
-    TrainResult,
-    train,
-)
+from fastgan.training import Callback, Run, TrainConfig, TrainResult, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.progress import progress, readout
 from fastgan.training.ranks import ranks
@@ -108,7 +102,7 @@ def add(commands: Any) -> None:
     population.add_flags(command)
     tabular.add_flags(command)
     add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
-    optimizers.add(command.add_argument_group("optimiser"))
+    optimizers.add_flags(command)
     networks = command.add_argument_group("networks")
     networks.add_argument(
         "--width", type=natural, metavar="N", help="width of every hidden layer of G and D; of dcgan, --feature-maps"
@@ -430,7 +424,9 @@ def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -
     changes = given(arguments, TrainConfig)
     if DISCRIMINATOR_LOSS.get(changes.get("loss", base.loss), "gan") != "gan":
         changes.setdefault("real_label", 1.0)  # smoothing, which a preset may have, belongs to the paper's loss
-    config = dataclasses.replace(base, **{**changes, **optimizers.of_config(arguments, base)})
+    changes |= optimizers.optimizers(arguments, base)
+    config = dataclasses.replace(base, **changes)
+    config = dataclasses.replace(config, **optimizers.schedules(arguments, config))
     if config.batch_size > rows:
         raise ValueError(f"--batch-size must be at most the {rows} rows of the data, got {config.batch_size}")
     if config.device is not None:
