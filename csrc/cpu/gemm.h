@@ -142,7 +142,10 @@ GatherFunction<T> gather_function(int rows);
 // Addresses that differ by a multiple of this map to one cache set: more of them than the cache has ways evict one
 // another.
 constexpr int64_t kAliasBytes = 4096;
-constexpr int kSliceTiles = 4;  // of A, gathered together: of a transposed A, each line is then used almost whole
+// A tile of few rows uses less than half of each line of a transposed A, and would read all lines once a block of B.
+constexpr bool kNarrowTiles = kTileRows < 8;
+constexpr int kSliceTiles =
+    kNarrowTiles ? 8 : 4;  // of A, gathered together: of a transposed A, each line is then used almost whole
 
 // Tiles of A in place, or copies with another stride where their rows (or, transposed, columns) map to one cache set.
 template <class T>
@@ -153,12 +156,13 @@ struct Slice {
   // Tile i is rows edges[i] .. edges[i + 1] of A.
   Slice(const Matrix<T>& a, const int64_t* edges, int tiles, int64_t depth)
       : layout(a.column == 1 ? Layout::contiguous : Layout::adjacent) {
-    const bool aliased = std::max(a.row, a.column) * int64_t(sizeof(T)) % kAliasBytes == 0 && depth >= 64;
+    const bool copies = depth >= 64 && ((std::max(a.row, a.column) * int64_t(sizeof(T))) % kAliasBytes == 0 ||
+                                        (kNarrowTiles && layout == Layout::adjacent));
     const int64_t size = (depth + kPad) * kTileRows;
-    T* own = aliased ? scratch<T, Scratch::slice_of_a>(size * kSliceTiles) : nullptr;
+    T* own = copies ? scratch<T, Scratch::slice_of_a>(size * kSliceTiles) : nullptr;
     for (int i = 0; i < tiles; ++i) {
       const T* rows = a.data + edges[i] * a.row;
-      if (!aliased) {
+      if (!copies) {
         tile[i] = {rows, a.row, a.column};
       } else if (a.column == 1) {
         tile[i] = {own + i * size, depth + kPad, 1};
@@ -168,8 +172,10 @@ struct Slice {
         tile[i] = {own + i * size, 1, kTileRows};
       }
     }
-    if (!aliased || a.column == 1) return;
-    constexpr int64_t some = 64;  // depths whose lines stay in the cache until all tiles are gathered
+    if (!copies || a.column == 1) return;
+    // Depths whose lines stay in the L1 cache until all tiles are gathered; of narrow tiles, even if they map to one
+    // set.
+    constexpr int64_t some = kNarrowTiles ? 4 : 64;
     for (int64_t k = 0; k < depth; k += some)
       for (int i = 0; i < tiles; ++i) {
         const auto gather = gather_function<T>(int(edges[i + 1] - edges[i]));
