@@ -56,16 +56,36 @@ Terms loss_terms(uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formu
           {pointer(fake), n, formula_fake, target_fake, scale_fake, pointer(grad_fake)}};
 }
 
-// Scratch memory of one call, aligned to cache lines.
+// Scratch memory of one call, aligned to cache lines; one at a time in a thread. A thread keeps it for its next call:
+// memory that is given back and taken again comes with page faults, which took more time than the products of a wide
+// layer. Only a large one is given back, which glibc would map anew each time in any case.
 class Scratch {
  public:
-  Scratch(int dtype, int64_t elements) : data_(::operator new(size_t(elements * element_size(dtype)), kLine)) {}
-  ~Scratch() { ::operator delete(data_, kLine); }
-  Scratch(const Scratch&) = delete;
+  Scratch(int dtype, int64_t elements) {
+    const size_t bytes = size_t(elements * element_size(dtype));
+    thread_local Block kept;
+    Block& block = bytes > kMostKept ? own_ : kept;
+    if (block.bytes < bytes) block.resize(bytes);
+    data_ = block.data;
+  }
   void* data() const { return data_; }
 
  private:
   static constexpr std::align_val_t kLine{64};
+  static constexpr size_t kMostKept = size_t(32) << 20;
+  struct Block {
+    void* data = nullptr;
+    size_t bytes = 0;
+    Block() = default;
+    Block(const Block&) = delete;
+    ~Block() { resize(0); }
+    void resize(size_t to) {
+      ::operator delete(data, kLine);
+      data = nullptr, bytes = 0;
+      if (to) data = ::operator new(to, kLine), bytes = to;
+    }
+  };
+  Block own_;
   void* data_;
 };
 
@@ -133,15 +153,16 @@ struct Mlp {
     const auto g = pointers<void>(grads);
     const size_t depth = shape.layers.size();
     py::gil_scoped_release release;
-    const Scratch scratch(dtype, sizes.penalty * padded_for_a_team(rows, threads)), values(dtype, padded(rows));
+    const int64_t size = sizes.penalty * padded_for_a_team(rows, threads);
+    const Scratch scratch(dtype, size + padded(rows));
+    void* const values = static_cast<char*>(scratch.data()) + size * element_size(dtype);
     kernels().mlp_penalty(dtype, shape,
-                          {pointer(x), rows, at.data(), at.data() + depth, Penalty(kind), weight / double(rows),
-                           values.data(), g.empty() ? nullptr : g.data(), g.empty() ? nullptr : g.data() + depth,
-                           scratch.data(), dropout_seed, threads});
+                          {pointer(x), rows, at.data(), at.data() + depth, Penalty(kind), weight / double(rows), values,
+                           g.empty() ? nullptr : g.data(), g.empty() ? nullptr : g.data() + depth, scratch.data(),
+                           dropout_seed, threads});
     double sum = 0;
     for (int64_t i = 0; i < rows; ++i)
-      sum +=
-          DType(dtype) == DType::f64 ? static_cast<double*>(values.data())[i] : static_cast<float*>(values.data())[i];
+      sum += DType(dtype) == DType::f64 ? static_cast<double*>(values)[i] : static_cast<float*>(values)[i];
     return sum;
   }
 };

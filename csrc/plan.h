@@ -128,30 +128,37 @@ struct PlayerPlan {
   }
 };
 
-struct TrainPlan {
+// What the order of an iteration's steps depends on (iteration.h).
+struct IterationPlan {
+  int64_t k, generator_steps;
+  bool simultaneous;
+  bool relativistic;    // losses of the difference between a real and a fake logit
+  bool skip_nonfinite;  // roll an update back if its loss or result is not finite
+  double ema_decay;     // of the moving average of G
+  FASTGAN_FIELDS(k, generator_steps, simultaneous, relativistic, skip_nonfinite, ema_decay)
+};
+
+struct TrainPlan : IterationPlan {
   PlayerPlan generator, discriminator;
   int64_t latent;
   Prior prior;
   uint64_t seed;
   const void* data;  // (rows, features) of the networks' type
   int64_t rows, features;
-  int64_t batch, k, generator_steps;
+  int64_t batch;
   int64_t pack;  // samples in one input of D (PacGAN)
-  bool simultaneous;
   LossPlan real, fake, generated;
-  bool relativistic;               // losses of the difference between a real and a fake logit
   std::vector<Penalty> penalties;  // each with this weight
   double penalty_weight;
-  double ema_decay;     // of the moving average of G
-  bool skip_nonfinite;  // roll an update back if its loss or result is not finite
-  double threshold;     // logit above which D takes a row for real, for the metrics
+  double threshold;  // logit above which D takes a row for real, for the metrics
   // A conditional GAN: each row of the data has a label, from 0 to classes - 1. Both networks also see it, one-hot,
   // behind the noise or the samples. 0: there is none.
   int64_t classes = 0;
   const int32_t* labels = nullptr;  // (rows,)
+  int dropout_seeds_per_iteration;  // as counted from the verbs of recorder.h
   FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
                  simultaneous, real, fake, generated, relativistic, penalties, penalty_weight, ema_decay,
-                 skip_nonfinite, threshold, classes, labels)
+                 skip_nonfinite, threshold, classes, labels, dropout_seeds_per_iteration)
 };
 
 }  // namespace fastgan

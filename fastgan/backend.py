@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import platform
@@ -46,6 +47,12 @@ if TYPE_CHECKING:  # its stub says what there is; that it may be None, `why_not`
     from fastgan import _native as native
 else:
     native = _loaded
+
+
+@functools.cache
+def instruction_set() -> str:
+    """That of the compiled core's build for this processor: "v2", "v3" (AVX2) or "v4" (AVX-512) on x86; "" without."""
+    return "" if native is None else str(native.build_info()["instruction_set"])
 
 
 def _probe_cuda() -> str:

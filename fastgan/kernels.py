@@ -187,8 +187,10 @@ class MlpDescription:
     """An MLP without its parameters, and its native description; what every call reads are plain attributes."""
 
     __slots__ = (
+        "bias_sizes",
         "core",
         "input_dropout",
+        "inputs",
         "kept_per_row",
         "layers",
         "outputs",
@@ -220,7 +222,8 @@ class MlpDescription:
         self.parameter_shapes: list[Any] = [*map(tuple, shapes), *bias_shapes]
         self.weight_shapes = [torch.Size(shape) for shape in shapes]
         self.shape = cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
-        self.outputs = self.core.outputs
+        self.bias_sizes = [w[0] for w in shapes]
+        self.inputs, self.outputs = shapes[0][1], self.core.outputs
         self.work_per_row = self.core.work_per_row
         self.kept_per_row = self.core.kept_per_row
 
@@ -322,19 +325,21 @@ def mlp_backward(
 
     `params` are dense; on the CPU only the weights among them are read, and x is not.
     """
-    grad_y, rows, shapes = dense(grad_y), grad_y.shape[:-1].numel(), net.shapes(grad_y)
+    leading = grad_y.shape[:-1]
+    grad_y, rows = dense(grad_y), leading.numel()
     key_number = 0 if dropout_seed is None else unsigned_seed(dropout_seed)
     if work.is_cuda:
         x = dense(x)
         flat = x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)
         found = cuda.mlp_backward(net.shape, *flat, key_number, needs)
+        shapes = net.shapes(grad_y)
         return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
-    weights: Sequence[Any] = params[: len(net.layers)]
-    likes = (None, *weights, *(None for _ in weights))  # of biases and x, forward's shape alone is known
-    grads = [
-        None if not need else grad_y.new_empty(shape) if like is None else torch.empty_like(like)
-        for like, shape, need in zip(likes, shapes, needs, strict=True)
-    ]
+    # Of weights, their own shape is known; of x and biases, that which forward saw: they may be other tensors now.
+    depth = len(net.layers)
+    weights: Sequence[Any] = params[:depth]
+    grads: list[Tensor | None] = [grad_y.new_empty(*leading, net.inputs) if needs[0] else None]
+    grads += [torch.empty_like(w) if need else None for w, need in zip(weights, needs[1:], strict=False)]
+    grads += [grad_y.new_empty(n) if need else None for n, need in zip(net.bias_sizes, needs[1 + depth :], strict=True)]
     kept = work.new_empty(net.kept_per_row * net.padded(rows)) if keep else None
     net.core.backward(
         DTYPES[work.dtype],
@@ -375,7 +380,7 @@ def mlp_second_order(
     """
     tangent, rows = dense(tangent), outputs_shape[:-1].numel()
     shapes = (outputs_shape, tangent.shape, *net.parameter_shapes)
-    grads = [work.new_empty(shape) if need else None for shape, need in zip(shapes, needs, strict=True)]
+    grads = [work.new_empty(*shape) if need else None for shape, need in zip(shapes, needs, strict=True)]
     net.core.second_order(
         DTYPES[work.dtype],
         rows,

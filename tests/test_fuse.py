@@ -415,9 +415,31 @@ def test_explain_says_nothing_of_a_forward_without_source() -> None:
     assert fnn.explain(kind()) == ["fc: left alone, it is not in an nn.Sequential"]
 
 
-def test_where_a_chain_pays() -> None:
-    """The rule that is measured by bench_in_others_code.py, and that what it leaves runs module by module."""
+def test_where_a_chain_pays_with_narrow_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule that bench_drop_in_grid.py and bench_in_others_code.py measured on AVX2."""
+    monkeypatch.setattr("fastgan.nn.segments.instruction_set", lambda: "v3")
+    rule, linear, dropped = fuse_rule, [ops.LayerSpec("relu")], [ops.LayerSpec("relu", dropout=0.5)]
+
+    def weights(*sizes: int) -> list[torch.Tensor]:
+        return [torch.empty(o, i) for i, o in zip(sizes, sizes[1:], strict=False)]
+
+    assert not rule(weights(784, 1024), linear, 64) and not rule(weights(32, 2048), linear, 1024)
+    assert rule(weights(6, 512), linear, 64) and not rule(weights(6, 512), linear, 32)
+    assert rule(weights(6, 512, 1), linear * 2, 64) and not rule(weights(6, 512, 512), linear * 2, 64)
+    small, wide = weights(6, 32, 32, 1), weights(784, 1024, 1024, 1)
+    assert [rows for rows in (1, 4, 16, 1024) if rule(small, linear * 3, rows)] == [4, 16, 1024]
+    assert [rows for rows in (4, 16, 32, 256, 512) if rule(wide, linear * 3, rows)] == [32, 256]
+    assert rule(weights(512, 512), dropped, 16) and not rule(weights(512, 512), dropped, 8)
+    forward = (weights(512, 512), linear), (wide, linear * 3), (small, linear * 3)
+    found = [[rows for rows in (1, 4, 16, 64, 128, 1024) if rule(*chain, rows, False)] for chain in forward]
+    assert found == [[16, 64], [16, 64, 128], [1, 4, 16, 64, 128, 1024]]
+
+
+def test_where_a_chain_pays_with_wide_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule that bench_in_others_code.py measured on AVX-512, and that what it leaves runs module by module."""
+    monkeypatch.setattr("fastgan.nn.segments.instruction_set", lambda: "v4")
     rule, layer = fuse_rule, ops.LayerSpec
+    assert rule([torch.empty(32, 32)], [layer("tanh")], 1, False)
     wide, narrow = torch.empty(784, 1024), torch.empty(8, 784)
     assert rule([wide], [layer("tanh")], 64) and not rule([wide], [layer("tanh")], 1)
     assert not rule([torch.empty(32, 32)], [layer("tanh")], 256) and not rule([narrow], [layer()], 256)

@@ -28,7 +28,7 @@ from fastgan.training.session import ChunkSizer
 
 DATA = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=8, optimizer=Adam(1e-2))
-needs_native = pytest.mark.skipif(native is None, reason="the fused engine is compiled")
+needs_native = pytest.mark.skipif(native is None, reason="the engine is compiled")
 
 
 def make_gan(seed: int = 0) -> GAN:

@@ -168,7 +168,7 @@ class Batches {
       T* out = d_.input + p * n * kBlockRows<T> + lane + where.first * n;
       for (int64_t f = 0; f < n; ++f, real += kBlockRows<T>, fake += kBlockRows<T>, out += kBlockRows<T>)
         for (int j = 0; j < lanes; ++j)  // both have the same label
-          out[j] = f < sample_width() ? mix[j] * real[j] + (T(1) - mix[j]) * fake[j] : real[j];
+          out[j] = f < sample_width() ? interpolated(mix[j], real[j], fake[j]) : real[j];
     });
   }
 

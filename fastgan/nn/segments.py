@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import ops, random
+from fastgan.backend import instruction_set
 from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import (
     DECIDING,
@@ -94,21 +95,56 @@ class SegmentBuilder:
         return True
 
 
-def pays(weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int) -> bool:
-    """Whether forward and backward of a chain are faster as native calls than module by module, on the CPU.
+def pays(weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int, backward: bool = True) -> bool:
+    """Whether a chain is faster as native calls than module by module, on the CPU; backward: with its gradients.
 
     Measured by `bench/bench_drop_in_grid.py` and `bench/bench_in_others_code.py`. Native calls save the interpreter's
-    time between layers; where a batch fills their vectors and a layer is wide, they also multiply faster, and where the
-    output is large, they spare passes over it. Torch wins with few rows, where each of its products is one of a matrix
-    and a vector, and with few units, where changing the layout of the batch is most of the work.
+    time between layers, and passes over large outputs. Torch wins with few rows, where each of its products is one of
+    a matrix and a vector. Whether the native products are faster themselves depends on the width of vectors.
     """
+    rule = _pays_with_wide_vectors if instruction_set() == "v4" else _pays_with_narrow_vectors
+    return rule(weights, layers, rows, backward)
+
+
+def _pays_with_wide_vectors(
+    weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int, backward: bool
+) -> bool:
+    """With AVX-512, native products win where a batch fills the vectors and a layer is wide."""
     depth, products = len(layers), sum(w.numel() for w in weights)
-    if any(layer.pieces > 1 or layer.dropout for layer in layers):
+    if not backward or any(layer.pieces > 1 or layer.dropout for layer in layers):
         return True
     if rows < 16:
         return rows >= 4 and depth >= 3 and products <= 20_000
     units = weights[0].shape[0]
     return depth >= 3 or (rows * products >= 1_000_000 and units >= 16) or (rows * units >= 60_000 and units >= 256)
+
+
+def _pays_with_narrow_vectors(
+    weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int, backward: bool
+) -> bool:
+    """With AVX2, torch's products are as fast as native ones: a chain must win by what it saves between them.
+
+    Products of at most 8 inputs are the exception. Torch's own are far from the processor's rate.
+    """
+    depth, products = len(layers), sum(w.numel() for w in weights)
+    units, inputs = weights[0].shape
+    widest = max(inputs, *(w.shape[0] for w in weights))
+    if any(layer.pieces > 1 or layer.dropout for layer in layers):
+        return rows >= 16 or products <= 10_000
+    if backward and depth <= 2:
+        return inputs <= 8 and rows * units >= 32_000 and (depth == 1 or products <= 20_000)
+    if backward:
+        if rows < 16:
+            return rows >= 4 and products <= 10_000
+        return (rows < 512 or widest <= 128) and (rows >= 32 or widest < 1024)
+    if depth <= 2:
+        return rows <= 64 and (widest <= 128 or (rows >= 16 and inputs >= 64))
+    if rows < 16:
+        return widest <= (512 if rows >= 4 else 128)
+    return rows <= 128 or widest <= 512
+
+
+_MOST_SHAPES = 256
 
 
 class Segment:
@@ -124,22 +160,34 @@ class Segment:
         self.drops = self.input_dropout > 0 or any(layer.dropout > 0 for layer in self.layers)
         self.impl = chain.impl
         self.cache = ops.CallCache()
+        self.params = (*self.weights, *self.biases)
         plain = self.impl == "auto" and not self.input_dropout and all(type(x) is nn.Linear for x in chain.linears)
-        self.left: torch.Size | None = None  # the shape of the last input that ran module by module
+        self.may_leave = plain
+        # whether inputs of a shape run module by module: without gradients, with gradients
+        self.leaves_at: tuple[dict[torch.Size, bool], ...] = ({}, {})
         # what a call of each module would do, without the look-up of its parameters, which takes a microsecond
         self.calls = [(F.linear, (m.weight, m.bias)) if type(m) is nn.Linear else (m.forward, ()) for m in self.modules]
-        self.may_leave = plain
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.left is not None and type(x) is Tensor and x.shape == self.left and torch.is_grad_enabled():
-            return self._by_modules(x)
+        if type(x) is Tensor and self.impl == "auto":
+            leaves = self.leaves_at[torch.is_grad_enabled()].get(x.shape) if self.may_leave else False
+            if leaves:
+                return self._by_modules(x)
+            if leaves is False and not torch.compiler.is_compiling():
+                network = self.cache.recall(x, self.params, self.drops)
+                if network is not None:
+                    key = random.next_dropout_seed() if self.drops else None
+                    return ops.known_mlp(network, x, self.params, key)
+        return self._call(x)
+
+    def _call(self, x: Tensor) -> Tensor:
+        """A call of a kind that is new, or rare."""
         if not ordinary(x):
             for module in self.modules:
                 x = module(x)
             return x
-        if self.may_leave and torch.is_grad_enabled() and self._leaves(x):
-            self.left = x.shape
+        if self.may_leave and self._leaves(x):
             return self._by_modules(x)
         return ops.mlp(
             x,
@@ -154,9 +202,18 @@ class Segment:
         )
 
     def _leaves(self, x: Tensor) -> bool:
+        if torch.jit.is_tracing():  # which records what the modules call
+            return True
         if not x.is_cpu or x.dim() == 0 or x.shape[-1] != self.weights[0].shape[-1] or torch.compiler.is_compiling():
             return False
-        return not pays(self.weights, self.layers, x.shape[:-1].numel())
+        if torch.is_autocast_enabled("cpu"):  # torch decides product by product; the answer holds for this call alone
+            return True
+        backward = torch.is_grad_enabled()
+        leaves, found = not pays(self.weights, self.layers, x.shape[:-1].numel(), backward), self.leaves_at[backward]
+        if len(found) >= _MOST_SHAPES:  # rows that differ from call to call
+            found.clear()
+        found[x.shape] = leaves
+        return leaves
 
     def _by_modules(self, x: Tensor) -> Tensor:
         for call, parameters in self.calls:  # without hooks, as planning found: what a call would do is forward alone

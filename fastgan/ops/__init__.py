@@ -10,7 +10,7 @@ from fastgan.ops.checks import check_impl, check_probability, check_same, check_
 from fastgan.ops.dispatch import can_look
 from fastgan.ops.losses import pair_loss, pointwise
 from fastgan.ops.masks import dropout
-from fastgan.ops.networks import CallCache, mlp
+from fastgan.ops.networks import CallCache, known_mlp, mlp
 from fastgan.ops.penalties import mlp_penalty
 from fastgan.ops.streams import permutation, random
 from fastgan.reference import LayerSpec
@@ -24,6 +24,7 @@ __all__ = [
     "check_same",
     "check_tensor",
     "dropout",
+    "known_mlp",
     "mlp",
     "mlp_penalty",
     "pair_loss",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -11,6 +14,12 @@ from fastgan.backend import native as _native
 from fastgan.backend import why_not
 from fastgan.ops.checks import check_impl
 from fastgan.options import Impl
+
+_TensorGuards: Any
+try:
+    from torch._C._dynamo.guards import TensorGuards as _TensorGuards
+except ImportError:
+    _TensorGuards = None
 
 REAL = (torch.float32, torch.float64)
 PLAIN: tuple[type, ...] = (Tensor, Parameter)
@@ -68,6 +77,33 @@ def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None
         ):
             return False
     return True
+
+
+class Likeness:
+    """What makes a call the common case: of its tensors all but addresses and the number of rows.
+
+    `is_common` looks at every tensor from Python, which takes as long as the products of a small network. Here torch
+    compares them in C++, with the checks that torch.compile makes before it reuses what it compiled: types, dtypes,
+    sizes, strides, devices, and the keys of dispatch, in which autocast, torch.func, and tensors negated or of
+    symbolic zeros show.
+    """
+
+    __slots__ = ("_check",)
+
+    def __init__(self, x: Tensor, params: Sequence[Tensor]) -> None:
+        """Of a call that `is_common` and whose x is (rows, features). RuntimeError: this torch has no such checks."""
+        if _TensorGuards is None:
+            raise RuntimeError("this version of torch has no TensorGuards")
+        sizes = [[None, x.shape[1]], *(list(p.shape) for p in params)]
+        strides = [[x.shape[1], 1], *(list(p.stride()) for p in params)]
+        self._check = _TensorGuards(x, *params, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+
+    def holds(self, x: Tensor, params: Sequence[Tensor | None]) -> bool:
+        """Whether a call with these tensors is common too, and like the first one; not while torch.compile traces."""
+        if _functorch_stack() is not None or forward_ad._current_level >= 0 or _tracing():
+            return False
+        same: bool = self._check(x, *params)
+        return same
 
 
 def can_look(x: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from fastgan import kernels, operators, reference
 from fastgan.kernels import MlpDescription
 from fastgan.ops.checks import check_dropout_seed, check_probability, check_same, check_tensor
-from fastgan.ops.dispatch import REAL, is_batched, is_common, is_compiling, natively
+from fastgan.ops.dispatch import REAL, Likeness, is_batched, is_common, is_compiling, natively
 from fastgan.ops.layers import mlp_by_layers
 from fastgan.options import Impl
 from fastgan.reference import ACTIVATIONS, LayerSpec
@@ -276,23 +277,45 @@ def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Seq
 class CallCache:
     """The description that `mlp` found at a caller's last call, valid while the shapes stay the same.
 
-    Looking it up in a shared cache, by a hash of shapes and layers, takes longer than a small network's products.
+    Looking it up in a shared cache, by a hash of shapes and layers, takes longer than a small network's products. The
+    caller has the same layers at each call, and a bias or None at the same places.
     """
 
-    __slots__ = ("last",)
+    __slots__ = ("alike", "last", "learned")
+    most_learned = 64  # a caller whose calls are never alike stops learning
 
     def __init__(self) -> None:
-        self.last: tuple[list[Any], MlpDescription] | None = (
-            None  # read once and replaced as a whole, because threads share it
-        )
+        # read once and replaced as a whole, because threads share them
+        self.last: tuple[list[Any], MlpDescription] | None = None
+        self.alike: dict[tuple[bool, ...], tuple[Likeness, MlpDescription]] = {}
+        self.learned = 0
 
     @staticmethod
     def _signature(x: Tensor, params: Sequence[Tensor | None], drops: bool) -> list[Any]:
         return [drops, x.shape[-1], *[p if p is None else p.shape for p in params]]
 
+    @staticmethod
+    def _kind(x: Tensor, params: Sequence[Any], drops: bool) -> tuple[bool, ...]:
+        return drops, x.requires_grad, params[0].requires_grad  # D's calls on real and on fake rows are of two kinds
+
+    def recall(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
+        """The description where this call is common and like an earlier one; None where that takes a closer look.
+
+        Not while torch.compile traces.
+        """
+        known = self.alike.get(self._kind(x, params, drops))
+        return known[1] if known is not None and known[0].holds(x, params) else None
+
     def find(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
+        """The description of the last call, where this one is common and has its shapes."""
         last = self.last
-        return last[1] if last is not None and last[0] == self._signature(x, params, drops) else None
+        if last is None or last[0] != self._signature(x, params, drops):
+            return None
+        if self.learned < self.most_learned and x.dim() == 2 and all(p is not None for p in params):
+            self.learned += 1
+            with contextlib.suppress(RuntimeError, TypeError):  # torch's checks are not public
+                self.alike[self._kind(x, params, drops)] = Likeness(x, params), last[1]  # type: ignore[arg-type]
+        return last[1]
 
     def keep(self, x: Tensor, params: Sequence[Tensor | None], drops: bool, network: MlpDescription) -> None:
         self.last = self._signature(x, params, drops), network
@@ -331,7 +354,7 @@ def mlp(
     params: Sequence[Tensor | None] = (*weights, *biases)
     common = impl == "auto" and is_common(REAL, x, *params) and not torch.is_autocast_enabled("cpu") and x.dim() > 0
     if common and cache is not None and (known := cache.find(x, params, dropout_seed is not None)) is not None:
-        return _native_mlp(known, x, params, dropout_seed)
+        return known_mlp(known, x, params, dropout_seed)
     if not common:
         check_tensor(caller, "x", x)
         if x.dim() == 0:
@@ -358,7 +381,7 @@ def mlp(
     network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
     if common and cache is not None:
         cache.keep(x, params, dropout_seed is not None, network)
-    return _native_mlp(network, x, params, dropout_seed)
+    return known_mlp(network, x, params, dropout_seed)
 
 
 def common_network(
@@ -373,6 +396,8 @@ def common_network(
 ) -> MlpDescription | None:
     """What `mlp` would run on, where it would be the common native call; None where it would not."""
     params = (*weights, *biases)
+    if not is_compiling() and (known := cache.recall(x, params, drops)) is not None:
+        return known
     if not is_common(REAL, x, *params) or torch.is_autocast_enabled("cpu"):
         return None
     network = cache.find(x, params, drops)
@@ -385,9 +410,10 @@ def common_network(
     return network
 
 
-def _native_mlp(
+def known_mlp(
     network: MlpDescription, x: Tensor, params: Sequence[Tensor | None], dropout_seed: Tensor | None
 ) -> Tensor:
+    """`mlp` where the call is common and its description at hand."""
     if torch.is_grad_enabled():
         result: Tensor = _apply_mlp(network, dropout_seed, x, *params)
         return result

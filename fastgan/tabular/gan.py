@@ -22,7 +22,7 @@ from torch import Tensor
 from fastgan import random
 from fastgan.data.frames import open_table
 from fastgan.files import write_atomically
-from fastgan.models import evaluating
+from fastgan.models.gan import evaluating
 from fastgan.random import Purpose
 from fastgan.training.interrupt import Interrupt
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import numbers
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +27,7 @@ from fastgan.options import (
 )
 from fastgan.training import plugins
 from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
+from fastgan.training.plain import take_plain_numbers
 from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, SchedulerFactory
 from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, Schedule, StepDecay
 
@@ -187,6 +187,7 @@ class TrainConfig:
     impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -197,10 +198,8 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: seed must be below 2**63, got {self.seed}")
         for name in _NUMBERS:
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Real) or value is None and name in _OPTIONAL) or isinstance(value, bool):
+            if not (isinstance(value, int | float) or value is None and name in _OPTIONAL) or isinstance(value, bool):
                 raise TypeError(f"TrainConfig: {name} must be a number, got {value!r}")
-            if value is not None and not isinstance(value, int | float):  # NumPy's, which JSON does not know
-                object.__setattr__(self, name, int(value) if isinstance(value, numbers.Integral) else float(value))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
@@ -259,8 +258,8 @@ class TrainConfig:
             rule, got = "must be 'alternating' and 0 for feature_matching", f"{self.mode!r} and {self.unroll}"
             raise ValueError(f"TrainConfig: mode and unroll {rule}, got {got}")
         for name in _BOUNDS:
-            if (bound := getattr(self, name)) is not None and not bound > 0.0:
-                raise ValueError(f"TrainConfig: {name} must be above 0, got {bound!r}")
+            if (bound := getattr(self, name)) is not None and not 0.0 < bound < float("inf"):
+                raise ValueError(f"TrainConfig: {name} must be above 0 and finite, or None, got {bound!r}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"TrainConfig: ema_decay must lie in (0, 1), got {self.ema_decay!r}")
         if self.mode == "simultaneous":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan.files import sweep, write_atomically
-from fastgan.models import GAN, evaluating, join
+from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint

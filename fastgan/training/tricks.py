@@ -45,12 +45,12 @@ def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: i
     return samples + std * noise
 
 
-def features(discriminator: torch.nn.Module, judge: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def features(discriminator: torch.nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """What goes into D's last layer with parameters, (m, ...): the features by which it tells real from made.
 
     Args:
         discriminator: D.
-        judge: D as a function of samples, with their labels where it takes any.
+        function: D as a function of samples, with their labels where it takes any.
         x: (m, ...) samples.
     """
     owners = [
@@ -63,7 +63,7 @@ def features(discriminator: torch.nn.Module, judge: Callable[[Tensor], Tensor], 
     seen: list[Tensor] = []
     handle = owners[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
-        judge(x)
+        function(x)
     finally:
         handle.remove()
     return seen[-1]

@@ -117,7 +117,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, draw, and say where everything is."""
+    """Train, draw, and say where everything is; of several processes that train a GAN the first one alone does."""
     if arguments.tabular:
         return tabular.train(arguments)
     try:
@@ -128,45 +128,55 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     gan = config.build()
     if (spec := population.asked(arguments)) is not None:
-        if arguments.json:
-            raise ValueError("--json must be used with one GAN, got --seeds or --grid")
-        threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
-        with step_threads(arguments.threads, gan, config.train.batch_size):
-            return population.run(spec, arguments, config, dataset, folder, threads)
+        return _population(spec, arguments, config, gan, dataset, folder)
     with ranks() as group:
-        return _one(arguments, config, gan, dataset, folder, group.is_first)
+        bars = progress(config.train.steps, quiet=arguments.quiet or not group.is_first)
+        try:
+            with step_threads(arguments.threads, gan, config.train.batch_size):
+                result = train(
+                    gan,
+                    config.training_rows(dataset),
+                    config.train,
+                    callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
+                    run_dir=folder.path,
+                    resume=folder.has_checkpoint(),
+                    change=("lr",) if folder.has_checkpoint() and optimizers.gives_rates(arguments) else (),
+                )
+        except BaseException:
+            folder.discard()
+            raise
+        finally:
+            for bar in bars:
+                bar.close()
+        if group.is_first:
+            _show(arguments, config, gan, dataset, result, folder)
+    return 130 if result.interrupted else 0
 
 
-def _one(
-    arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, folder: Folder, first: bool
+def _population(
+    spec: population.PopulationSpec,
+    arguments: argparse.Namespace,
+    config: RunConfig,
+    gan: GAN,
+    dataset: Dataset,
+    folder: Folder,
 ) -> int:
-    """A single GAN; of several processes that train it the first one alone writes and prints."""
-    bars = progress(config.train.steps, quiet=arguments.quiet or not first)
-    try:
-        with step_threads(arguments.threads, gan, config.train.batch_size):
-            result = train(
-                gan,
-                config.training_rows(dataset),
-                config.train,
-                callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
-                run_dir=folder.path,
-                resume=folder.has_checkpoint(),
-                change=("lr",) if folder.has_checkpoint() and optimizers.gives_rates(arguments) else (),
-            )
-    except BaseException:
-        folder.discard()
-        raise
-    finally:
-        for bar in bars:
-            bar.close()
-    if not first:
-        return 130 if result.interrupted else 0
+    if arguments.json:
+        raise ValueError("--json must be used with one GAN, got --seeds or --grid")
+    threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
+    with step_threads(arguments.threads, gan, config.train.batch_size):
+        return population.run(spec, arguments, config, dataset, folder, threads)
+
+
+def _show(
+    arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, folder: Folder
+) -> None:
+    """The pictures, and the lines about the run."""
     pictures = [] if arguments.no_pictures else _draw(config, gan, dataset, result, folder.path)
     if arguments.json:
         print(json.dumps(_report(config, gan, dataset, result, folder.path, pictures), indent=1))
     elif not arguments.quiet:
         print("\n".join(wrapped(line, 10) for line in _summary(config, gan, dataset, result, folder.path, pictures)))
-    return 130 if result.interrupted else 0
 
 
 def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.AbstractContextManager[None]:

@@ -16,6 +16,7 @@ from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training import plugins, tricks
 from fastgan.training.config import TrainConfig
+from fastgan.training.engines.single import SingleMember
 from fastgan.training.engines.snapshot import Snapshot
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
@@ -28,7 +29,7 @@ _Tensors = TypeVar("_Tensors", bound=tuple[Tensor, ...])
 _METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two transfers to the host
 
 
-class EagerEngine:
+class EagerEngine(SingleMember):
     """Runs iterations and returns their metrics; an iteration does not synchronise with the device."""
 
     name = "eager"
@@ -77,25 +78,6 @@ class EagerEngine:
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count as `advance` does."""
         return functools.partial(self.advance, first, count, should_stop)
-
-    @classmethod
-    def members_a_call(cls, threads: int) -> int:
-        """One: members train one after another."""
-        return 1
-
-    @classmethod
-    def begin_all(
-        cls,
-        engines: Sequence[Self],
-        firsts: list[int],
-        counts: list[int],
-        threads: int,
-        should_stop: Callable[[], bool],
-    ) -> Callable[[], list[np.ndarray]]:
-        """`begin` of the one engine of a call."""
-        (engine,) = engines
-        finish = engine.begin(firsts[0], counts[0], should_stop)
-        return lambda: [finish()]
 
     def _alternating(self, it: int, metrics: Metrics) -> None:
         """One iteration of Algorithm 1."""

@@ -17,6 +17,7 @@ from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.segments import Segment, steps_of
 from fastgan.training.config import TrainConfig
+from fastgan.training.engines import recording
 from fastgan.training.optimizers import STATES, VelocitySGD
 from fastgan.training.plugins import name_of
 
@@ -280,15 +281,16 @@ def describe(
         "rows": len(data),
         "features": features,
         "batch": config.batch_size,
-        "simultaneous": config.mode == "simultaneous",
         "real": (schema.FORMULAS[real], real_target),
         "fake": (schema.FORMULAS[fake], fake_target),
         "generated": (schema.FORMULAS[formula], target),
-        "relativistic": config.loss == "relativistic",
-        "skip_nonfinite": config.nonfinite == "skip",
         "threshold": config.threshold,
         "classes": gan.classes,
         "labels": _address(labels),
+        "dropout_seeds_per_iteration": recording.dropout_seeds(
+            config, generator.dropout_seeds, discriminator.dropout_seeds
+        ),
+        **recording.iteration_plan(config),
     }
     return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
 

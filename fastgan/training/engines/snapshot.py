@@ -1,4 +1,4 @@
-"""Updates that are taken back where they are not finite."""
+"""Updates that are taken back where they are not finite, in the eager engine."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class HostState:
             if updater.scheduler is None:
                 updater.description.schedule(optimizer, update=last[name], epoch=epoch)
             else:
-                updater.settle(last[name] + 1)
+                updater.commit(last[name] + 1)
 
     def numbers(self, first: int, count: int) -> tuple[range, range]:
         """The numbers of the minibatches drawn, one for each update of D, and of the updates of G."""

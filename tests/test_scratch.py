@@ -1,0 +1,66 @@
+"""The scratch memory of native calls: a thread keeps it, calls of any size may follow one another."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from cases import need
+
+from fastgan import kernels
+from fastgan.ops import LayerSpec
+
+resource = pytest.importorskip("resource")
+
+Call = tuple[kernels.MlpDescription, torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor]
+
+
+def call(inputs: int, outputs: int, rows: int) -> Call:
+    """(network, x, parameters, saved activations, grad_y) of one layer."""
+    net = kernels.MlpDescription([(outputs, inputs)], [LayerSpec("tanh")], 0.0, [True])
+    x, params = torch.randn(rows, inputs), [torch.randn(outputs, inputs) / inputs, torch.randn(outputs)]
+    y, work = kernels.mlp_forward(net, x, params, None, True)
+    assert work is not None
+    return net, x, params, work, torch.randn_like(y)
+
+
+def backward(made: Call) -> list[torch.Tensor | None]:
+    net, x, params, work, grad_y = made
+    return kernels.mlp_backward(net, x, params, work, grad_y, None, [False, False, True])[0]
+
+
+def test_a_backward_pass_takes_no_new_memory() -> None:
+    """Memory given back and taken again comes with page faults, which cost more than the products of a wide layer."""
+    need("native", "mlp")
+    made = call(32, 1200, 256)
+    for _ in range(3):
+        backward(made)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        backward(made)
+    pages = 1200 * 256 * 4 // resource.getpagesize()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+def test_calls_of_all_sizes_in_any_order_and_thread(threads: int) -> None:
+    """Small, large, larger than what is kept, small again: each has the result that it has alone."""
+    need("native", "mlp")
+    calls = [call(3, 5, 7), call(64, 300, 500), call(2, 1024, 12000), call(3, 5, 7), call(64, 300, 500)]
+    wrong: list[int] = []
+
+    def run() -> None:
+        for i, made in enumerate(calls):
+            _, _, _, _, grad_y = made
+            y = kernels.mlp_forward(made[0], made[1], made[2], None, False)[0]
+            (found,) = [g for g in backward(made) if g is not None]
+            if (found - (grad_y * (1 - y * y)).sum(0)).norm() > 1e-4 * found.norm():
+                wrong.append(i)
+
+    pool = [threading.Thread(target=run) for _ in range(threads)]
+    for thread in pool:
+        thread.start()
+    for thread in pool:
+        thread.join()
+    assert not wrong
