@@ -20,6 +20,7 @@ from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
 from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
+from fastgan.training.sampled import body_and_heads
 from fastgan.training.threads import torch_threads
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
@@ -47,6 +48,7 @@ class EagerEngine:
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
         self._snapshot = Snapshot(gan, self.optimizers.values(), active=config.nonfinite == "skip", ranks=self.ranks)
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
+        self._before_heads = torch.empty(0)  # G's outputs
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
     def write_back(self) -> None:
@@ -123,6 +125,9 @@ class EagerEngine:
 
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._snapshot.save()
+            if self.rows.sampled is not None:
+                condition = self._condition(update, Purpose.NOISE_G)
+                discriminator = self._conditioned(condition)
             with frozen(self.discriminator.parameters):
                 fake = self._noisy(self._generated(Purpose.NOISE_G, update, condition), it, update, 2)
                 if config.loss == "feature_matching":
@@ -133,7 +138,7 @@ class EagerEngine:
                     # D(x) after D's update, for the losses in which G's step looks at real data
                     against = ahead(real) if config.generator_sees_real else None
                     loss_g = self._generator_loss(fake_logits, against)
-                loss_g = loss_g + self.generator.pull()
+                loss_g = loss_g + self._cross_entropy(condition) + self.generator.pull()
                 self.generator.differentiate(loss_g)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._snapshot.restore_unless_finite(loss_g)
@@ -151,7 +156,8 @@ class EagerEngine:
         real_logits, fake_logits = discriminator(real), discriminator(fake)
         beside = self._penalty(discriminator, real, fake.detach(), it) + self._supervised(it)
         loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside + self.discriminator.pull()
-        loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self.generator.pull()
+        loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self._cross_entropy(condition)
+        loss_g = loss_g + self.generator.pull()
         # Both gradients before either update: D's must not see the new G, nor G's the new D.
         self.discriminator.differentiate(loss_d, keep_graph=True)
         self.generator.differentiate(loss_g)
@@ -162,9 +168,9 @@ class EagerEngine:
         metrics.record_d(loss_d, real_logits, fake_logits)
         metrics.record_g(loss_g)
 
-    def _condition(self, draw: int) -> Tensor | None:
+    def _condition(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor | None:
         """The labels of a draw's rows, which its fakes share; None where the model is not conditional."""
-        return self.gan.one_hot(self.rows.labels_of(draw)) if self.gan.classes else None
+        return self.gan.one_hot(self.rows.labels_of(draw, purpose)) if self.gan.classes else None
 
     def _conditioned(self, condition: Tensor | None, network: DiscriminatorFn | None = None) -> DiscriminatorFn:
         """D, or an unrolled D, as a function of samples with these labels."""
@@ -176,7 +182,17 @@ class EagerEngine:
         rows = self.batch_size * config.pack
         offset = self.ranks.rank * rows
         z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, offset=offset, impl=config.impl)
-        return self._packed(self.gan.generator(join(z, condition)))
+        if self.rows.sampled is None or condition is None:
+            return self._packed(self.gan.generator(join(z, condition)))
+        body, heads = body_and_heads(self.gan.generator) or (self.gan.generator, torch.nn.Identity())
+        self._before_heads = body(join(z, condition))
+        return self._packed(heads(self._before_heads))
+
+    def _cross_entropy(self, condition: Tensor | None) -> Tensor | float:
+        """That of the labels asked for, of the samples generated last, where rows are drawn by their labels."""
+        if self.rows.sampled is None or condition is None:
+            return 0.0
+        return self.rows.sampled.cross_entropy(self._before_heads, condition.argmax(1))
 
     def _noisy(self, samples: Tensor, it: int, step: int, substream: int) -> Tensor:
         return tricks.noisy(samples, self.config, it, step, substream, self.ranks.rank)
