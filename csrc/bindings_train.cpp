@@ -240,6 +240,7 @@ struct Noted {
   static std::string kind(ParameterPlan*) { return "ParameterPlan"; }
   static std::string kind(HeadPlan*) { return "HeadPlan"; }
   static std::string kind(LossPlan*) { return "LossPlan"; }
+  static std::string kind(TablePlan*) { return "TablePlan"; }
   static std::string kind(Schedule*) { return "Schedule"; }
   template <class T>
   static std::string kind(std::vector<T>*) {
@@ -267,9 +268,9 @@ void bind_schema(py::module_& m) {
   fields["LayerPlan"] = layer.fields, fields["PlayerPlan"] = noted(PlayerPlan()),
   fields["TrainPlan"] = noted(TrainPlan());
   fields["OptimizerPlan"] = noted(OptimizerPlan()), fields["ParameterPlan"] = noted(ParameterPlan());
-  fields["IterationPlan"] = noted(IterationPlan()), fields["HeadPlan"] = noted(HeadPlan()),
-  fields["LossPlan"] = noted(LossPlan()), fields["Schedule"] = noted(Schedule()),
-  fields["TrainCall"] = noted(TrainCall());
+  fields["IterationPlan"] = noted(IterationPlan()), fields["TablePlan"] = noted(TablePlan()),
+  fields["HeadPlan"] = noted(HeadPlan()), fields["LossPlan"] = noted(LossPlan()),
+  fields["Schedule"] = noted(Schedule()), fields["TrainCall"] = noted(TrainCall());
   m.attr("FIELDS") = fields;
 }
 

@@ -225,6 +225,10 @@ class Game:
         self.condition = self.conditions[order]
         return self.pack(self.data[order])
 
+    def beside_loss_of_g(self) -> Tensor | float:
+        """What a game of another paper adds."""
+        return 0.0
+
     def penalty(self, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
         return sum(self.one_penalty(kind, real, fake, draw) for kind in self.config.penalties)
 
@@ -284,7 +288,7 @@ class Game:
             before = self.saved()
             logits = self.logits(self.fake(Purpose.NOISE_G, update))
             against = self.logits(real) if kind == "relativistic" else None
-            loss_g = loss_of_g(config.loss, logits, against)
+            loss_g = loss_of_g(config.loss, logits, against) + self.beside_loss_of_g()
             if not self.update(self.g, self.rule_g, loss_g, update, self.epoch(draw)[0] + 1):
                 self.restore(before)
             self.take_average()
@@ -297,7 +301,7 @@ class Game:
         fake = self.fake(Purpose.NOISE_D, it)
         on_real, on_fake = self.logits(real), self.logits(fake)
         loss_d = loss_of_d(kind, on_real, on_fake, *self.labels) / 2 + self.penalty(real, fake.detach(), it)
-        loss_g = loss_of_g(config.loss, on_fake, on_real)
+        loss_g = loss_of_g(config.loss, on_fake, on_real) + self.beside_loss_of_g()
         if kind == "hinge":
             self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
         parameters = [*self.d.parameters(), *self.g.parameters()]

@@ -192,6 +192,8 @@ class Trainer<T>::Executor {
   }
 
   void backward_g() {
+    g_.backward_heads(part_of_g());
+    if (all_.asks_for_labels()) all_.cross_entropy(part_of_g());
     g_.backward(team_, part_of_g(), of_g_, 0, false);
     team_.barrier();
   }

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.data import DataError, DataWarning
+from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import check_width, open_table
 from fastgan.files import write_atomically
 
 from . import columns as column_kinds
 from . import storage
 from .columns import Category, Column, Encoded, Kind, Normalization
-from .encoded import EncodedTable, Head, pack
 from .numeric import quiet_fits
 
 FORMAT = 1

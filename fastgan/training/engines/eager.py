@@ -22,6 +22,7 @@ from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
 from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
+from fastgan.training.sampled import body_and_heads
 from fastgan.training.threads import torch_threads
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
@@ -50,6 +51,7 @@ class EagerEngine(SingleMember):
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
         self._snapshot = Snapshot(gan, self.optimizers.values(), active=config.nonfinite == "skip", ranks=self.ranks)
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
+        self._before_heads = torch.empty(0)  # G's outputs
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
     def write_back(self) -> None:
@@ -100,6 +102,8 @@ class EagerEngine(SingleMember):
 
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._snapshot.save()
+            if self.rows.sampled is not None:
+                batch = self._relabelled(batch, update)
             with frozen(self.discriminator.parameters):
                 loss_g = self._differentiate_g(it, update, batch, draw)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
@@ -135,7 +139,7 @@ class EagerEngine(SingleMember):
                 # D(x) after D's update, for the losses in which G's step looks at real data
                 against = ahead(part.real) if self.config.generator_sees_real else None
                 loss = self._generator_loss(fake_logits, against)
-            loss = self._of_whole(loss)
+            loss = self._of_whole(loss + self._cross_entropy(part.labels))
             if number == 0:
                 loss = loss + self.generator.pull()
             self.generator.differentiate(loss, first=number == 0, last=number == last)
@@ -152,7 +156,7 @@ class EagerEngine(SingleMember):
             fake = self._fake(Purpose.NOISE_D, it, it, part, 1)
             real_logits, fake_logits = part.discriminator(part.real), part.discriminator(fake)
             loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + self._penalty(part, fake.detach(), it)
-            loss_g = self._generator_loss(fake_logits, real_logits.detach())
+            loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self._cross_entropy(part.labels)
             loss_d, loss_g = self._of_whole(loss_d), self._of_whole(loss_g)
             if number == 0:
                 loss_d = loss_d + self._supervised(it) + self.discriminator.pull()
@@ -181,14 +185,21 @@ class EagerEngine(SingleMember):
             found.append(MicroBatch(real, labels, self._conditioned(labels), offset))
         return found
 
+    def _relabelled(self, batch: list[MicroBatch], update: int) -> list[MicroBatch]:
+        """The batch with labels drawn for an update of G alone."""
+        labels = self._condition(update, Purpose.NOISE_G)
+        assert labels is not None
+        parts = labels.chunk(len(batch))
+        return [p._replace(labels=of, discriminator=self._conditioned(of)) for p, of in zip(batch, parts, strict=True)]
+
     def _of_whole(self, loss: Tensor) -> Tensor:
         """The share of a part's mean in the mean of its batch."""
         parts = self.config.micro_batches
         return loss if parts == 1 else loss / parts
 
-    def _condition(self, draw: int) -> Tensor | None:
+    def _condition(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor | None:
         """The labels of a draw's rows, which its fakes share; None where the model is not conditional."""
-        return self.gan.one_hot(self.rows.labels_of(draw)) if self.gan.classes else None
+        return self.gan.one_hot(self.rows.labels_of(draw, purpose)) if self.gan.classes else None
 
     def _conditioned(self, condition: Tensor | None, network: DiscriminatorFn | None = None) -> DiscriminatorFn:
         """D, or an unrolled D, as a function of samples with these labels."""
@@ -200,8 +211,22 @@ class EagerEngine(SingleMember):
         config, pack = self.config, self.config.pack
         rows, offset = len(part.real) * pack, part.offset * pack
         z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, offset=offset, impl=config.impl)
-        fake = self._packed(self.gan.generator(join(z, part.labels)))
+        fake = self._packed(self._generated(join(z, part.labels)))
         return self._noisy(fake, it, step, substream, part.offset)
+
+    def _generated(self, z: Tensor) -> Tensor:
+        """G(z); where rows are drawn by their labels, its outputs before the heads are kept for the cross-entropy."""
+        if self.rows.sampled is None:
+            return self.gan.generator(z)
+        body, heads = body_and_heads(self.gan.generator) or (self.gan.generator, torch.nn.Identity())
+        self._before_heads = body(z)
+        return heads(self._before_heads)
+
+    def _cross_entropy(self, labels: Tensor | None) -> Tensor | float:
+        """That of the labels asked for, of the samples generated last, where rows are drawn by their labels."""
+        if self.rows.sampled is None or labels is None:
+            return 0.0
+        return self.rows.sampled.cross_entropy(self._before_heads, labels.argmax(1))
 
     def _noisy(self, samples: Tensor, it: int, step: int, substream: int, offset: int) -> Tensor:
         return tricks.noisy(samples, self.config, it, step, substream, offset)
