@@ -51,7 +51,8 @@ def fastgan_side(frame: pd.DataFrame, updates: int, batch: int, pack: int, threa
     gan.fit(frame)
     whole = {name: clock() - begun[name] for name, clock in CLOCKS.items()}
     per_100 = {name: 100 * (whole[name] - preparation[name]) / updates for name in CLOCKS}
-    return {"preparation": preparation, "per 100 updates": per_100, "gan": gan}
+    times = {"preparation": preparation, "per 100 updates": per_100, "engine": gan.engine}
+    return times | {"gan": gan}
 
 
 def outside(python: str, *arguments: str) -> dict[str, Any] | None:
@@ -153,17 +154,16 @@ def drawn(records: Sequence[dict[str, Any]], notes: Sequence[str]) -> Any:
 
 def bench(args: Any, settings: harness.Settings) -> None:
     """All tables."""
-    report = harness.Report("tabular", settings)
+    report = harness.Report("tabular", settings, "tables")
     names = [name for name in TABLES if not args.only or name in args.only]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        records = []
         for name in names:
-            records.append(one(name, args, settings, Path(folder)))
-            report.save({"tables": records})
+            report.add(one(name, args, settings, Path(folder)))
+    records = report.records
     print(shown(records))
     notes = [f"{settings.threads[0]} thread, the same networks, batches and updates.", report.disturbances()]
-    report.write({"tables": records}, drawn(records, notes))
+    report.write({}, drawn(records, notes))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -183,7 +183,7 @@ def pytest(session: Session, name: str, files: list[str], limit_s: float, *more:
         shutil.copytree(ROOT / "csrc", BUILD / "csrc")
         (BUILD / "pyproject.toml").write_text(settings())
         (BUILD / "simt").mkdir()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cuda", *more]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *more]
     environment |= {"PYTHONPATH": str(SITE), "FASTGAN_SIMT_FOLDER": str(BUILD / "simt")}
     return session.run(name, [*command, *(f"tests/{f}" for f in files)], limit_s, **environment)
 
@@ -193,7 +193,7 @@ def sanitize(session: Session, limit_s: float) -> None:
     if shutil.which("compute-sanitizer") is None:
         session.steps.append(Step("compute-sanitizer", "left out: it is not installed", 0.0, ""))
         return
-    files = [f"test_simt_{part}.py" for part in ("loss", "layers", "matrix", "graph", "train")]
+    files = [f"test_simt_{part}.py" for part in ("loss", "layers", "optimizers", "matrix", "graph", "train")]
     for tool in SANITIZERS:
         prefix = f"compute-sanitizer --tool {tool} --error-exitcode 9"
         step = pytest(session, tool, files, limit_s / len(SANITIZERS), "-x", "-k", SHORT, FASTGAN_GPU_TOOL=prefix)

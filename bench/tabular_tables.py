@@ -1,4 +1,4 @@
-"""Tables for bench_tabular.py: one of the shape of UCI's Adult, and two that scikit-learn brings."""
+"""Tables for bench_tabular.py: one of the shape of UCI's Adult, a wide one, and three that scikit-learn brings."""
 
 from __future__ import annotations
 
@@ -48,20 +48,33 @@ def adult(rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 def of_sklearn(name: str) -> pd.DataFrame:
-    """breast_cancer or wine, the class as text."""
+    """breast_cancer or wine, the class as text; or diabetes, whose target is a number."""
     from sklearn import datasets
 
     found: Any = getattr(datasets, f"load_{name}")(as_frame=True)
+    if name == "diabetes":
+        return found.frame
     return found.frame.assign(target=found.target.map(lambda code: str(found.target_names[code])))
+
+
+def wide(rows: int, seed: int = 0) -> pd.DataFrame:
+    """60 columns of 200 labels each, neighbours dependent."""
+    rng = np.random.default_rng(seed)
+    codes = np.cumsum(rng.integers(0, 9, (rows, 60)), 1) % 200
+    return pd.DataFrame({f"c{k}": [f"v{code}" for code in codes[:, k]] for k in range(60)})
 
 
 TABLES = {
     "adult": lambda rows: adult(rows),
     "breast_cancer": lambda rows: of_sklearn("breast_cancer"),
     "wine": lambda rows: of_sklearn("wine"),
+    "diabetes": lambda rows: of_sklearn("diabetes"),
+    "wide": lambda rows: wide(rows),
 }
 DISCRETE = {  # what ctgan has to be told
     "adult": ["workclass", "education", "marital", "occupation", "relationship", "race", "sex", "country", "income"],
     "breast_cancer": ["target"],
     "wine": ["target"],
+    "diabetes": [],
+    "wide": [f"c{k}" for k in range(60)],
 }

@@ -12,6 +12,7 @@
 #include "cuda/launchers.h"
 #include "dtypes.h"
 #include "philox.h"
+#include "recorder.h"
 
 namespace py = pybind11;
 using namespace fastgan;
@@ -239,6 +240,7 @@ struct Noted {
   static std::string kind(ParameterPlan*) { return "ParameterPlan"; }
   static std::string kind(HeadPlan*) { return "HeadPlan"; }
   static std::string kind(LossPlan*) { return "LossPlan"; }
+  static std::string kind(TablePlan*) { return "TablePlan"; }
   static std::string kind(Schedule*) { return "Schedule"; }
   template <class T>
   static std::string kind(std::vector<T>*) {
@@ -266,6 +268,7 @@ void bind_schema(py::module_& m) {
   fields["LayerPlan"] = layer.fields, fields["PlayerPlan"] = noted(PlayerPlan()),
   fields["TrainPlan"] = noted(TrainPlan());
   fields["OptimizerPlan"] = noted(OptimizerPlan()), fields["ParameterPlan"] = noted(ParameterPlan());
+  fields["IterationPlan"] = noted(IterationPlan()), fields["TablePlan"] = noted(TablePlan()),
   fields["HeadPlan"] = noted(HeadPlan()), fields["LossPlan"] = noted(LossPlan()),
   fields["Schedule"] = noted(Schedule()), fields["TrainCall"] = noted(TrainCall());
   m.attr("FIELDS") = fields;
@@ -279,6 +282,13 @@ void bind_training(py::module_& m) {
       .def(py::init<const py::dict&>())
       .def("write_back", &CompiledPlan::write_back)
       .def("products", &CompiledPlan::products);
+  m.def("record", [](const py::dict& d) {
+    IterationPlan plan{};
+    FromDict given(d);
+    plan.fields(given);
+    given.end();
+    return record(plan);
+  });
   m.def("advance", advance);
   m.def("cuda_train", cuda_advance);
   m.def("cuda_train_needs", cuda_needs);

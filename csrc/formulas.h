@@ -438,6 +438,12 @@ FASTGAN_HD T softmax_weight(T x, T largest, T inverse_temperature) {
   return exp(x == largest ? T(0) : (x - largest) * inverse_temperature);
 }
 
+// -log of the share that softmax_weight(x, largest, 1) has in a sum of such weights.
+template <class T>
+FASTGAN_HD T softmax_entropy(T x, T largest, T sum) {
+  return largest - x + log(sum);
+}
+
 // The larger one; NaN if one of them is.
 template <class T>
 FASTGAN_HD T larger(T x, T y) {

@@ -1,17 +1,19 @@
-// Algorithm 1 of Goodfellow et al. (2014), once for the CPU engine and the persistent CUDA kernel. Each of them has an
-// executor, whose member functions are the verbs below.
+// Algorithm 1 of Goodfellow et al. (2014), once for all compiled engines. The CPU engine and the persistent CUDA kernel
+// have an executor each, whose member functions are the verbs below; the CUDA-graph engine replays the verbs that
+// recorder.h lists.
 //
 // All threads of an executor run these functions, each on its part of the batch or of the parameters. A verb ends with
 // the barrier that the next reader of its results needs, so there is none here. An executor takes dropout seeds in the
 // order of the calls. On a device, only the steps are calls: with a longer chain, the kernel spills registers.
 #pragma once
 #include "philox.h"
+#include "schema.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
 // The sub-batches of D's batch, in order. Fakes come first where only G's loss is needed.
-enum class BatchOfD : int { real_fake, fake, fake_real };
+FASTGAN_ENUM(enum class, BatchOfD, real_fake, fake, fake_real)
 
 // What a step changes.
 struct Updated {

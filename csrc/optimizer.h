@@ -41,6 +41,15 @@ FASTGAN_HD double clipping(double square, double limit) {
   return scale > 1.0 ? 1.0 : scale;
 }
 
+// The exponential moving average of a value. As a rule, it has no state, and the value is passed as the gradient.
+template <class T>
+struct Ema {
+  T keep;
+  FASTGAN_HD explicit Ema(double decay) : keep(T(1.0 - decay)) {}
+  FASTGAN_HD void operator()(T& mean, T value) const { mean += keep * (value - mean); }
+  FASTGAN_HD void operator()(T& mean, T&, T&, T value) const { (*this)(mean, value); }
+};
+
 // Kingma and Ba (2015), Algorithm 1, with both bias corrections folded into constants of the step.
 template <class T>
 struct Adam {

@@ -74,6 +74,17 @@ FASTGAN_HD void normal_pair(uint32_t u, uint32_t v, T& first, T& second) {
   second = radius * sine;
 }
 
+// The four numbers of a block.
+template <class T>
+FASTGAN_HD void uniform_numbers(const Words& words, T (&numbers)[4]) {
+  for (int i = 0; i < 4; ++i) numbers[i] = unit_interval<T>(words.w[i]);
+}
+template <class T>
+FASTGAN_HD void normal_numbers(const Words& words, T (&numbers)[4]) {
+  normal_pair(words.w[0], words.w[1], numbers[0], numbers[1]);
+  normal_pair(words.w[2], words.w[3], numbers[2], numbers[3]);
+}
+
 // Of the Gumbel distribution, whose distribution function is exp(-exp(-x)).
 template <class T>
 FASTGAN_HD T gumbel(uint32_t word) {

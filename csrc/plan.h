@@ -128,30 +128,57 @@ struct PlayerPlan {
   }
 };
 
-struct TrainPlan {
+// What the order of an iteration's steps depends on (iteration.h).
+struct IterationPlan {
+  int64_t k, generator_steps;
+  bool simultaneous;
+  bool relativistic;    // losses of the difference between a real and a fake logit
+  bool skip_nonfinite;  // roll an update back if its loss or result is not finite
+  double ema_decay;     // of the moving average of G
+  FASTGAN_FIELDS(k, generator_steps, simultaneous, relativistic, skip_nonfinite, ema_decay)
+};
+
+// A table whose rows are drawn by their labels (training-by-sampling: Xu et al., 2019, section 4.3), for a conditional
+// GAN that has a class for each label of each column. TrainPlan::data are then the scalars of all rows.
+struct TablePlan {
+  bool sampled = false;  // false: there is none
+  // A row: scalars, and a one among zeros in each group of features.
+  int64_t scalars = 0, groups = 0;
+  const int64_t *scalar_at = nullptr, *group_at = nullptr;  // the feature of each scalar, the first one of each group
+  const void* codes = nullptr;                              // (rows, groups) where the ones are, of 16 bits or ...
+  bool wide = false;                                        // ... of 32
+  // Labels: a column, any as likely, then one of its labels by weight, then one of the rows that have it.
+  int64_t columns = 0;
+  const int64_t *starts = nullptr, *places = nullptr;  // (columns + 1,) the first label, (columns,) the group
+  const double* cumulative = nullptr;  // (labels,) weights of a column's labels up to each, plus the column's number
+  const int64_t *first = nullptr, *counts = nullptr;  // (labels,) where its rows begin in `order`, and how many
+  const int32_t* order = nullptr;                     // (columns, rows) numbers of rows, sorted by label
+  FASTGAN_FIELDS(sampled, scalars, groups, scalar_at, group_at, codes, wide, columns, starts, places, cumulative, first,
+                 counts, order)
+};
+
+struct TrainPlan : IterationPlan {
   PlayerPlan generator, discriminator;
   int64_t latent;
   Prior prior;
   uint64_t seed;
   const void* data;  // (rows, features) of the networks' type
   int64_t rows, features;
-  int64_t batch, k, generator_steps;
+  int64_t batch;
   int64_t pack;  // samples in one input of D (PacGAN)
-  bool simultaneous;
   LossPlan real, fake, generated;
-  bool relativistic;               // losses of the difference between a real and a fake logit
   std::vector<Penalty> penalties;  // each with this weight
   double penalty_weight;
-  double ema_decay;     // of the moving average of G
-  bool skip_nonfinite;  // roll an update back if its loss or result is not finite
-  double threshold;     // logit above which D takes a row for real, for the metrics
+  double threshold;  // logit above which D takes a row for real, for the metrics
   // A conditional GAN: each row of the data has a label, from 0 to classes - 1. Both networks also see it, one-hot,
   // behind the noise or the samples. 0: there is none.
   int64_t classes = 0;
   const int32_t* labels = nullptr;  // (rows,)
+  TablePlan table;
+  int dropout_seeds_per_iteration;  // as counted from the verbs of recorder.h
   FASTGAN_FIELDS(generator, discriminator, latent, prior, seed, data, rows, features, batch, k, generator_steps, pack,
                  simultaneous, real, fake, generated, relativistic, penalties, penalty_weight, ema_decay,
-                 skip_nonfinite, threshold, classes, labels)
+                 skip_nonfinite, threshold, classes, labels, table, dropout_seeds_per_iteration)
 };
 
 }  // namespace fastgan

@@ -5,6 +5,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "plan.h"
 
 namespace fastgan {
@@ -50,12 +54,16 @@ class AdaptiveThreads {
   int64_t iterations_ = 0;
 };
 
-// Memory that grows and is never given back before its end.
+// Memory that grows and is never given back before its end. Where there is much of it, it asks for huge pages: the rows
+// of a tile of a blocked weight lie on a page each, more pages than a processor knows the addresses of.
 class Memory {
  public:
   void* reserve(size_t bytes) {  // zero where it is new
     if (bytes > bytes_) {
-      memory_.reset(::operator new(bytes, std::align_val_t(64)));
+      memory_.reset(::operator new(bytes, std::align_val_t(kPage)));
+#if defined(__linux__)
+      if (bytes >= kHugePage) madvise(memory_.get(), bytes, MADV_HUGEPAGE);  // a wish: small pages do as well
+#endif
       std::memset(memory_.get(), 0, bytes);
       bytes_ = bytes;
     }
@@ -63,8 +71,9 @@ class Memory {
   }
 
  private:
+  static constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
   struct Free {
-    void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t(kPage)); }
   };
   std::unique_ptr<void, Free> memory_;
   size_t bytes_ = 0;

@@ -13,6 +13,7 @@ import enum
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,20 +83,8 @@ def uniform(
     Returns:
         Tensor of `shape`. Element i is element offset + i of the stream, whatever the shape.
     """
-    size = (shape,) if isinstance(shape, int) else tuple(shape)
-    flat = ops.random(
-        "uniform",
-        math.prod(size),
-        seed=seed,
-        purpose=purpose,
-        step=step,
-        substream=substream,
-        offset=offset,
-        dtype=dtype,
-        device=torch.device(device),
-        impl=impl,
-    )
-    return flat.view(size)
+    stream = {"seed": seed, "purpose": purpose, "step": step, "substream": substream, "offset": offset}
+    return _numbers("uniform", shape, **stream, dtype=dtype, device=torch.device(device), impl=impl)
 
 
 def normal(
@@ -117,20 +106,13 @@ def normal(
 
     Source: Box and Muller (1958).
     """
+    stream = {"seed": seed, "purpose": purpose, "step": step, "substream": substream, "offset": offset}
+    return _numbers("normal", shape, **stream, dtype=dtype, device=torch.device(device), impl=impl)
+
+
+def _numbers(distribution: str, shape: int | Sequence[int], **stream: Any) -> Tensor:
     size = (shape,) if isinstance(shape, int) else tuple(shape)
-    flat = ops.random(
-        "normal",
-        math.prod(size),
-        seed=seed,
-        purpose=purpose,
-        step=step,
-        substream=substream,
-        offset=offset,
-        dtype=dtype,
-        device=torch.device(device),
-        impl=impl,
-    )
-    return flat.view(size)
+    return ops.random(distribution, math.prod(size), **stream).view(size)
 
 
 PRIORS = options.names(PriorName)

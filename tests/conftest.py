@@ -56,7 +56,7 @@ def chains_are_native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastgan.nn.segments.pays", lambda *_: True)
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
     """Every device there is; an absent GPU is a visible skip."""
     if request.param == "cuda" and not _cuda_is_there():
@@ -111,7 +111,7 @@ def emulator_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     return Builder(Path(folder) if folder else tmp_path_factory.mktemp("simt"))
 
 
-@pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.cuda)])
+@pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])
 def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterator[Emulator]:
     """All CUDA kernels behind one pipe: emulated, and on a GPU where there is one."""
     if request.param == "gpu" and not (_cuda_is_there() and shutil.which("nvcc")):

@@ -1,5 +1,5 @@
-"""Runs the graph engine without a GPU: products by torch on the CPU, launches emulated, captures remembered, streams
-that go on in any order."""
+"""Runs the CUDA-graph engine without a GPU: products by torch on the CPU, launches emulated, captures remembered,
+streams that go on in any order."""
 
 from __future__ import annotations
 

@@ -11,7 +11,19 @@ import torch
 from torch import Tensor, nn
 
 import fastgan.nn
-from fastgan import GAN, Adam, Momentum, TrainConfig
+from fastgan import (
+    GAN,
+    SGD,
+    Adam,
+    AdamW,
+    CosineDecay,
+    ExponentialDecay,
+    LinearDecay,
+    Momentum,
+    RMSprop,
+    StepDecay,
+    TrainConfig,
+)
 from fastgan.data import Dataset
 
 ACTIVATIONS: dict[str, Any] = {
@@ -50,8 +62,8 @@ class Plan:
 class Maker:
     """Draws what a plan consists of."""
 
-    def __init__(self, number: int) -> None:
-        self.r = random.Random(f"plan {number}")
+    def __init__(self, name: str) -> None:
+        self.r = random.Random(name)
 
     def maybe(self, probability: float) -> bool:
         return self.r.random() < probability
@@ -136,10 +148,47 @@ class Maker:
             convention=self.r.choice(["torch", "pylearn2"]), **schedule,
         )  # fmt: skip
 
+    def optimizer_of_torch(self) -> Adam | AdamW | SGD | RMSprop:
+        """With any decay of the weights; a large epsilon for the reason of `optimizer`."""
+        lr, decay, momentum = (self.r.choice(x) for x in ([1e-3, 1e-2], [0.0, 0.1, 2.0], [0.0, 0.5, 0.9]))
+        kind = self.r.choice([Adam, AdamW, SGD, RMSprop])
+        if kind is SGD:
+            return SGD(5 * lr, momentum, nesterov=momentum > 0 and self.maybe(0.5), weight_decay=decay)
+        if kind is RMSprop:
+            return RMSprop(lr, self.r.choice([0.0, 0.9, 0.99]), 1e-2, momentum, decay)
+        return kind(lr, self.r.choice([(0.5, 0.999), (0.0, 0.9)]), 1e-2, decay)
+
+    def scheduler(self) -> Any:
+        updates = self.r.choice([1, 2, 3, 8])
+        return self.r.choice([
+            CosineDecay(updates, self.r.choice([0.0, 5e-4])), StepDecay(updates, 0.5), LinearDecay(updates, 1.0, 0.2),
+            ExponentialDecay(0.8),
+        ])  # fmt: skip
+
+    def residuals(self, inputs: int) -> tuple[list[nn.Module], int]:
+        """Layers that give their input on, and the width behind them."""
+        made: list[nn.Module] = []
+        for _ in range(self.r.randint(1, 3)):
+            made.append(fastgan.nn.Residual(inputs, features := self.width()))
+            inputs += features
+        return made, inputs
+
+    def penalties(self, one: Any) -> Any:
+        """Sometimes several where there is one."""
+        kinds = ["wgan-gp", "r1", "r2"]
+        return tuple(self.r.sample(kinds, self.r.randint(1, 3))) if one and self.maybe(0.4) else one
+
+    def heads(self, features: int) -> fastgan.nn.Heads:
+        groups = []
+        while features:
+            groups.append((self.r.choice(["none", "tanh", "softmax", "gumbel_softmax"]), self.r.randint(1, features)))
+            features -= groups[-1][1]
+        return fastgan.nn.Heads(groups, tau=self.r.choice([0.2, 0.7, 1.0]))
+
 
 def random_plan(number: int) -> Plan:
     """Plan `number`; the same on every machine."""
-    m = Maker(number)
+    m, more = Maker(f"plan {number}"), Maker(f"more of plan {number}")
     r = m.r
     torch.manual_seed(number)
     dtype = r.choice([torch.float64, torch.float64, torch.float32])
@@ -149,13 +198,23 @@ def random_plan(number: int) -> Plan:
     penalty = r.choice([None, None, "wgan-gp", "r1", "r2"])
     classes = random.Random(f"classes {number}").choice([0, 0, 0, 1, 2, 10])
     norm_g, norm_d = m.maybe(0.25) and batch > 1, m.maybe(0.25) and batch > 1 and penalty is None
-    generator = m.network(
-        latent + classes, features, norm=norm_g, drop=r.choice([0.0, 0.0, 0.0, 0.3]), pieces=m.maybe(0.1)
-    )
-    discriminator = m.network(
-        (features + classes) * pack, r.choice([1, 1, 1, 2, 3]), norm=norm_d, drop=r.choice([0.0, 0.0, 0.3, 0.5]),
-        pieces=m.maybe(0.3),
-    )  # fmt: skip
+    with_heads, residual_g, residual_d = more.maybe(0.25), more.maybe(0.2), more.maybe(0.2)
+    networks = []
+    for inputs, outputs, norm, drops, pieces, residual, ends in (
+        (latent + classes, features, norm_g, [0.0, 0.0, 0.0, 0.3], 0.1, residual_g, with_heads),
+        ((features + classes) * pack, 0, norm_d, [0.0, 0.0, 0.3, 0.5], 0.3, residual_d and penalty is None, False),
+    ):
+        front, behind = [], []
+        outputs = outputs or r.choice([1, 1, 1, 2, 3])
+        drop = r.choice(drops)
+        if residual and batch > 1:
+            (front, inputs), drop = more.residuals(inputs), 0.0  # no dropout may follow them
+        if ends:
+            behind = [nn.Linear(width := more.width(), outputs), more.heads(outputs)]
+            outputs = width
+        network = m.network(inputs, outputs, norm=norm, drop=drop, pieces=m.maybe(pieces))
+        networks.append(more.container([*front, network, *behind]) if front or behind else network)
+    generator, discriminator = networks
     frozen = m.maybe(0.1)
     if frozen:
         for network in (generator, discriminator):
@@ -174,7 +233,7 @@ def random_plan(number: int) -> Plan:
         generator_optimizer=m.optimizer(True), discriminator_optimizer=m.optimizer(True),
         loss=loss, real_label=(label := r.choice([1.0, 0.9, 0.7]) if loss in LOSSES[:3] else 1.0),
         fake_label=0.2 if label == 0.7 else 0.0,
-        gradient_penalty=penalty, penalty_weight=r.choice([0.0, 0.5, 10.0]), mode=mode, pack=pack,
+        gradient_penalty=more.penalties(penalty), penalty_weight=r.choice([0.0, 0.5, 10.0]), mode=mode, pack=pack,
         ema_decay=r.choice([None, None, 0.5, 0.99]),
         max_col_norm=None if frozen or thin else r.choice([None, None, 0.3, 1.0]),
         nonfinite=nonfinite, seed=r.choice([0, 1, r.randrange(2**63)]), engine="fused",
@@ -190,6 +249,14 @@ def random_plan(number: int) -> Plan:
         max_grad_norm=r.choice([None, None, None, 0.1, 1.0]), max_grad_value=r.choice([None, None, None, 0.01]),
         clip_weights=r.choice([None, None, None, 0.1]),
     )  # fmt: skip
+    for name in ("generator", "discriminator"):
+        own = {}
+        if more.maybe(0.5):
+            own[f"{name}_optimizer"] = more.optimizer_of_torch()
+        rule = own.get(f"{name}_optimizer", config.optimizer_of(name))
+        if more.maybe(0.4) and not (isinstance(rule, Momentum) and not rule.is_constant):
+            own[f"{name}_scheduler"] = more.scheduler()
+        config = dataclasses.replace(config, **own)
     return Plan(
         number, dtype, (generator.to(dtype), discriminator.to(dtype)), latent,
         r.choice(["normal", "uniform", "spherical"]), classes,

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_fused import ROWS_OF_TABLE, SLOW, STEPS, RoundedLinear, config_of, distance, of_linears, run
+from fused_rows import ROWS_OF_TABLE, SLOW, STEPS, config_of, distance, run
+from test_fused import RoundedLinear, of_linears
 
 from fastgan import TrainConfig, backend, train
 from fastgan.training import Callback, Momentum

@@ -240,6 +240,24 @@ def test_what_the_bench_has_written_is_told(
     assert commands[0][commands[0].index("bench") :][:3] == ["bench", "--device", "cuda"]
 
 
+def test_the_tests_on_a_gpu_are_chosen_by_a_marker_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    """pytest deselects everything, and is content, where no test has the marker."""
+    commands: list[list[str]] = []
+
+    def run(name: str, command: list[str], limit_s: float, **environment: str) -> gpu.Step:
+        commands.append(command)
+        return gpu.Step(name, "passed", limit_s, "")
+
+    monkeypatch.setattr(gpu, "BUILD", tmp_path)
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(gpu, "run", run)
+    gpu.pytest(gpu.Session(tmp_path / "gpu.json", gpu.time.monotonic() + 500), "tests", ["test_cuda.py"], 100)
+    marker = commands[0][commands[0].index("-m", 2) + 1]
+    assert marker in {line.partition(":")[0] for line in pytestconfig.getini("markers")}
+
+
 def test_the_whole_table_is_extrapolated_from_two_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cell that takes 20 s to set up and 1 ms an iteration; one that takes twice as long."""
     monkeypatch.setattr(gpu, "BUILD", tmp_path)

@@ -33,6 +33,8 @@ from fastgan.apps.bench import (
 from fastgan.apps.bench.workloads import WORKLOADS, MlpSizes, Workload, draws, fastgan_network, plain_network
 from fastgan.apps.cli import main
 from fastgan.backend import native
+from fastgan.training import TrainConfig
+from fastgan.training.engines.cost_model import Work
 
 SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
 NORMALISED = Workload("", MlpSizes((3, 8, 8, 4), batch_norm=True), MlpSizes((4, 6, 6, 1), pieces=3), 16)
@@ -231,6 +233,13 @@ def test_operations_are_those_counted_by_hand() -> None:
     step_d = g + 2 * d + 2 * d + 2 * 7 * 5 * 1  # fakes; logits; weight gradients; gradient of the hidden layer
     step_g = g + d + d + g + 7 * 3 * 4  # fakes; logits; gradient down to the fakes; weight gradients; G's hidden layer
     assert flops.iteration(workload) == 2 * (step_d + step_g)
+
+
+@pytest.mark.skipif(native is None, reason="the core lists the verbs that are counted")
+@pytest.mark.parametrize("name", ["tiny", "toy-32"])
+def test_operations_are_those_of_the_recorded_iteration(name: str) -> None:
+    workload = WORKLOADS[name]
+    assert flops.iteration(workload) == 2 * Work.of(workload.gan(), TrainConfig(1, workload.batch)).products
 
 
 def test_maxout_counts_every_piece_and_batch_norm_nothing() -> None:

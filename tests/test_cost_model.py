@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fastgan import GAN, TrainConfig, nn
+from fastgan import GAN, TrainConfig, backend, nn
 from fastgan.training import engines
 from fastgan.training.engines import cuda_persistent, plan
 from fastgan.training.engines.cost_model import Choice, DeviceLimits, Work, choose
 from fastgan.training.rows import Minibatches
 
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the core lists the verbs that are counted")
 HOPPER, AMPERE = DeviceLimits(132, 8, 227 << 10), DeviceLimits(108, 1, 163 << 10)
 NETWORKS = {
     "tiny": (1, [1, 16, 16, 1], [1, 16, 16, 1]),
@@ -37,16 +38,22 @@ def test_an_iteration_of_the_toy_is_what_the_page_on_the_kernel_counts() -> None
     assert work.products // 1000 == 6430 and work.passes == 26  # docs/the-persistent-kernel.md
 
 
+def of_steps(gan: GAN, config: TrainConfig) -> Work:
+    """Without the one launch of each iteration that records the metrics."""
+    work = Work.of(gan, config)
+    return work._replace(launches=work.launches - 1)
+
+
 def test_more_steps_and_packing_are_more_work() -> None:
     gan, config = gan_of("toy"), TrainConfig(1, 32)
-    once, work = Work.of(gan, config), {}
+    once, work = of_steps(gan, config), {}
     for name, changes in {"k": {"k": 2}, "g": {"generator_steps": 2}, "both": {"k": 2, "generator_steps": 2}}.items():
-        work[name] = Work.of(gan, replace(config, **changes))
+        work[name] = of_steps(gan, replace(config, **changes))
     assert [a + b for a, b in zip(work["k"], work["g"], strict=True)] == [3 * n for n in once]
     assert list(work["both"]) == [2 * n for n in once]
     assert Work.of(gan, replace(config, mode="simultaneous")).products == once.products - 32 * (16896 + 16768)
     assert Work.of(gan, replace(config, pack=2)).products > once.products
-    assert Work.of(gan, replace(config, precision="bf16")).launches == once.launches + 23
+    assert of_steps(gan, replace(config, precision="bf16")).launches == once.launches + 23
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The CPU engine keeps weights in blocks while a run lasts: whoever looks between iterations must not notice."""
+"""The CPU engine keeps weights in blocks while a run lasts: callers must not notice between iterations."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from fastgan import cuda, ops, random
 from fastgan.ops import LayerSpec
 
 pytestmark = [
-    pytest.mark.cuda,
+    pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 # Relative to the size of the result

@@ -1,4 +1,4 @@
-"""The graph engine on a GPU: captured, replayed, never waiting. What needs no GPU is found by test_graph.py."""
+"""The CUDA-graph engine on a GPU: captured, replayed, never waiting. What needs no GPU is found by test_graph.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_fused import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
+from fused_rows import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
 
 from fastgan import GAN, backend, train, train_population
 from fastgan.training import TrainResult, engines, session
@@ -20,7 +20,7 @@ from fastgan.training.config import PRECISIONS
 from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
 
 pytestmark = [
-    pytest.mark.cuda,
+    pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 BUSY = row(of(dropout=0.3, input_dropout=0.2), gradient_penalty="r1", ema_decay=0.9, nonfinite="skip", max_col_norm=2.0)

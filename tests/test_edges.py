@@ -110,7 +110,7 @@ def test_derivatives_that_hide_the_sign_are_left_alone_and_refused() -> None:
         fastgan.nn.Linear(3, 4, activation="leaky_relu", negative_slope=-1.0)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_noise_masks_and_losses_never_wait_for_the_device(
     nothing_waits: Callable[[], AbstractContextManager[None]],

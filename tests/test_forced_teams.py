@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from test_fused import ROWS_OF_TABLE, Row, run
+from fused_rows import ROWS_OF_TABLE, Row, run
 
 import fastgan
 from fastgan import GAN, Adam, TrainConfig, TrainResult, backend, nn
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")
+pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
 
 SIZES = 2, 3, 5
 Force = Callable[[int], None]

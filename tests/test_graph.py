@@ -1,4 +1,4 @@
-"""The graph engine without a GPU, against the CPU's engine on the same random numbers; replayed as a graph would be.
+"""The CUDA-graph engine without a GPU, against the CPU's engine on the same random numbers; replayed as a graph is.
 
 The iteration's own code runs: products by torch on the CPU, the CUDA kernels emulated. What takes a GPU is in
 tests/test_cuda_graph.py.
@@ -18,8 +18,7 @@ import pytest
 import switches
 import torch
 from emulator import CSRC, Builder, Library, compiler
-from graph_launcher import Processor, Recorder
-from test_fused import (
+from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
     ROWS,
@@ -33,6 +32,7 @@ from test_fused import (
     row,
     run,
 )
+from graph_launcher import Processor, Recorder
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
@@ -61,7 +61,7 @@ def library(emulator_builder: Builder) -> Library:
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Processor | None], None]]:
-    """Lets `train` choose the graph engine on a machine; None: what it would choose itself."""
+    """Lets `train` choose the CUDA-graph engine on a machine; None: what it would choose itself."""
     usual = engines.CpuEngine
 
     def choose(launcher: Processor | None) -> None:
@@ -77,7 +77,7 @@ On = Callable[[Processor | None], None]
 
 
 def compare(row: Row, dtype: torch.dtype, launcher: Processor, on: On, **changes: Any) -> tuple[GAN, TrainResult]:
-    """Both engines' runs must agree to rounding; gives the graph engine's."""
+    """Both engines' runs must agree to rounding; gives the CUDA-graph engine's."""
     on(None)
     fused, expected = run(row, dtype, "fused", **changes)
     on(launcher)
@@ -186,7 +186,7 @@ def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, li
 
 
 def test_an_engine_goes_on_where_another_stopped(tmp_path: Path, library: Library, on: On) -> None:
-    """A checkpoint of the CPU's engine, taken up by the graph engine, is the CPU engine's run to rounding."""
+    """A checkpoint of the CPU's engine, taken up by the CUDA-graph engine, is the CPU engine's run to rounding."""
     row, found = ROWS_OF_TABLE["momentum, pylearn2"], []
     data = torch.randn(ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for launcher in (None, Recorder(library)):

@@ -1,4 +1,4 @@
-"""Members of a population side by side in the graph engine: streams that go on in any order, and each member's bits."""
+"""Members of a population side by side in the CUDA-graph engine: streams in any order, and each member's bits."""
 
 from __future__ import annotations
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -53,3 +55,41 @@ def test_the_faults_of_a_file_can_be_planted_together(mutate: ModuleType) -> Non
 def test_a_row_without_one_place_is_refused(mutate: ModuleType, old: str) -> None:
     with pytest.raises(SystemExit, match="places in some.py"):
         mutate.locate("return 1\nreturn 2\n", old, "some.py")
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("behave", "outcome"), [
+    (spin, "hangs"), (signal.pause, "hangs"), (lambda: None, "survived"), (lambda: 1 / 0, "caught (import)"),
+])  # fmt: skip
+def test_a_fault_hangs_by_the_processors_time_not_the_clocks(
+    mutate: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, behave: Callable[[], object], outcome: str
+) -> None:
+    monkeypatch.setattr(mutate, "run_tests", lambda test, log: 0)
+    monkeypatch.setattr(mutate, "ASLEEP", 0.5)
+    assert mutate.forked(tmp_path / "log", "some.py", behave, 0.3)[0] == outcome
+
+
+def test_the_report_counts_what_was_reached(mutate: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    faults = [fault for fault in mutate.read_table() if fault.native and not fault.excuse][:41]
+    texts = {fault.file: (ROOT / fault.file).read_text() for fault in faults}
+    outcomes = [mutate.UNREACHABLE, "hangs", "survived", *["caught"] * 38]
+    assert mutate.report(list(zip(faults, outcomes, strict=True)), texts) == 0  # 1 of 40
+    out = capsys.readouterr().out
+    assert (
+        "C++: 41 planted, 1 not reached on this processor, 38 caught, 1 hang, 0 change nothing that shows, 1 surv"
+        in out
+    )
+    assert mutate.report(list(zip(faults, ["survived", *outcomes[1:]], strict=True)), texts) == 0  # 2 of 41
+    assert mutate.report(list(zip(faults, ["survived"] * 2 + outcomes[2:], strict=True)), texts) == 1  # 3 of 41
+    assert f"{faults[0].file}:" in capsys.readouterr().out
+
+
+def test_results_are_known_by_place_whatever_the_number(mutate: ModuleType) -> None:
+    faults = mutate.read_table()
+    texts = {fault.file: (ROOT / fault.file).read_text() for fault in faults}
+    assert len({mutate.key(fault, texts[fault.file]) for fault in faults}) == len(faults)

@@ -343,9 +343,9 @@ def test_M96_a_trained_d_gives_the_ratio_of_densities() -> None:
 
 
 def test_M96_nce_finds_mean_spread_and_normaliser_of_a_gaussian() -> None:
-    course = plots.nce_fit(steps=200)
-    mean, std, z = course[-1]
-    assert course[0] == pytest.approx((0.0, 2.0, 1.0)) and len(course) == 201
+    trajectory = plots.nce_fit(steps=200)
+    mean, std, z = trajectory[-1]
+    assert trajectory[0] == pytest.approx((0.0, 2.0, 1.0)) and len(trajectory) == 201
     assert abs(mean - 1.0) < 0.05 and abs(std - 0.7) < 0.05 and abs(z - 0.7 * np.sqrt(2 * np.pi)) < 0.1
 
 

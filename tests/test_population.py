@@ -28,7 +28,7 @@ from fastgan.training.session import ChunkSizer
 
 DATA = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=12, batch_size=8, optimizer=Adam(1e-2))
-needs_native = pytest.mark.skipif(native is None, reason="the fused engine is compiled")
+needs_native = pytest.mark.skipif(native is None, reason="the engine is compiled")
 
 
 def make_gan(seed: int = 0) -> GAN:
@@ -300,6 +300,7 @@ def test_a_member_that_breaks_down_ends_alone(engine: str, tmp_path: Path) -> No
         ({"make_gan": lambda: None}, TypeError, "make_gan must give a fastgan.GAN, got NoneType"),
         ({"threads": 0}, ValueError, "threads must be an integer of at least 1, got 0"),
         ({"resume": True}, ValueError, "run_dir must be given where resume is True, got None"),
+        ({"change": ("lr",)}, ValueError, "change must be empty where resume is False, got"),
         ({"config": replace(CONFIG, checkpoint_every=2)}, ValueError, "run_dir must be given where"),
         ({"data": DATA[:3]}, ValueError, "batch_size must be at most the 3 rows of data, got 8"),
     ],
@@ -323,7 +324,7 @@ def test_after_an_error_what_is_under_way_ends_before_networks_are_written_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     order: list[str] = []
-    one = scheduler.Scheduler([], make_gan, None, (), None, False, 1, np.empty((6, 0, 0)))
+    one = scheduler.Scheduler([], make_gan, None, (), None, False, (), 1, np.empty((6, 0, 0)))
     one._open = [SimpleNamespace(close=lambda: order.append("close"))]  # type: ignore[assignment]
 
     def breaks(group: scheduler.Group, sessions: list[Any]) -> None:
@@ -427,6 +428,32 @@ def test_a_member_resumes_alone_and_more_seeds_join(tmp_path: Path) -> None:
     )
     assert_same_bits(result.members[1].gan, gan)
     assert_as_alone(result, [replace(longer, seed=seed, checkpoint_every=0) for seed in range(3)])
+
+
+@pytest.mark.parametrize("engine", [pytest.param("fused", marks=needs_native), "eager"])
+def test_a_resume_may_change_the_rate(engine: str, tmp_path: Path) -> None:
+    """As `train` does, member by member; one that joins begins with the new rate."""
+    first = replace(CONFIG, engine=engine)
+    fastgan.train_population(make_gan, DATA, first, seeds=range(2), run_dir=tmp_path / "many")
+    second = replace(first, steps=20, optimizer=Adam(3e-2))
+    options: dict[str, Any] = {"run_dir": tmp_path / "many", "resume": True}
+    with pytest.raises(ValueError, match="config.optimizer must be"):
+        fastgan.train_population(make_gan, DATA, second, seeds=range(3), **options)
+    with pytest.raises(ValueError, match=r"change must be \(\) or \('lr',\), got \('k',\)"):
+        fastgan.train_population(make_gan, DATA, second, seeds=range(3), change=("k",), **options)
+    result = fastgan.train_population(make_gan, DATA, second, seeds=range(3), change=("lr",), **options)
+    for seed in range(2):
+        folder = tmp_path / f"solo-{seed}"
+        fastgan.train(make_gan(seed), DATA, replace(first, seed=seed), run_dir=folder)
+        solo = make_gan(seed)
+        fastgan.train(solo, DATA, replace(second, seed=seed), run_dir=folder, resume=True, change=("lr",))
+        assert_same_bits(result.members[seed].gan, solo)
+        other = make_gan(seed)
+        fastgan.train(other, DATA, replace(second, seed=seed, optimizer=first.optimizer))
+        assert not torch.equal(next(other.parameters()), next(solo.parameters()))
+    new = make_gan(2)
+    fastgan.train(new, DATA, replace(second, seed=2))
+    assert_same_bits(result.members[2].gan, new)
 
 
 def test_resume_refuses_other_members_and_empty_folders(tmp_path: Path) -> None:

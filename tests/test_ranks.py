@@ -39,6 +39,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "relativistic": {"loss": "relativistic", "optimizer": functools.partial(torch.optim.RMSprop, lr=1e-3)},
     "conditional": {"real_label": 0.9, "inner": "optimum", "k": 3, "inner_tolerance": 0.5},
+    "parts": {"micro_batches": 2, "k": 2, "gradient_penalty": ("wgan-gp", "r1"), "instance_noise": 0.5, "pack": 2},
     "noise": {"instance_noise": 0.5, "historical_averaging": 0.1, "pack": 2},
     "batch-norm": {},
     "dropout": {},
@@ -111,6 +112,7 @@ for refused in (
     dict(unroll=2, gradient_penalty=None, max_grad_norm=None),
     dict(loss="feature_matching", gradient_penalty=None),
     dict(engine="fused"),
+    dict(micro_batches=8),
 ):
     try:
         fastgan.train(t.gan_of("wgan-gp"), t.DATA, t.config_of("wgan-gp", **refused))
@@ -212,12 +214,13 @@ def test_a_stream_is_of_parts(ranks_found: Any) -> None:
 
 def test_what_cannot_be_shared_is_one_sentence_on_both(ranks_found: Any) -> None:
     for rank, found in enumerate(ranks_found[0]):
-        size, seed, unroll, matching, engine, data = found["refused"]
+        size, seed, unroll, matching, engine, parts, data = found["refused"]
         assert size == "train: config.batch_size must be a multiple of the 2 processes, got 7"
         assert "config.seed must be the same in all processes, which train one GAN, got" in seed
         assert unroll == "train: config.unroll must be 0 with 2 processes, got 2"
         assert matching.startswith("train: config.loss must not be 'feature_matching' with 2 processes: it is of")
         assert engine.endswith("got 'fused': 2 processes share each batch")
+        assert parts == "train: config.micro_batches must divide the 4 rows of each process, got 8"
         assert data.startswith("ValueError train: " if rank else "RuntimeError train: rank 1 broke down: train: "), data
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_fused import config_of, row
+from fused_rows import config_of, row
 
 import fastgan
 from fastgan import backend, kernels, random, schema

@@ -12,9 +12,10 @@ import pytest
 import torch
 from cases import DTYPES, MLPS, NAN, MlpCase, name_of, need
 from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Flavour, Huge, Refused, begin_narrow, compiler
+from test_simt_optimizers import check_rule
 from torch import Tensor
 
-from fastgan import backend, cuda, kernels, reference, schema
+from fastgan import cuda, kernels, reference, schema
 from fastgan.ops import LayerSpec
 from fastgan.ops.layers import mlp_by_layers
 
@@ -25,7 +26,6 @@ pytestmark = [
 SCHEDULES = 20
 KEY = 0x9E3779B97F4A7C15  # more than 63 bits
 KEY_TENSOR = torch.tensor(KEY - 2**64)
-RULES = schema.ENUMS.get("Rule", ())
 
 
 @contextlib.contextmanager
@@ -321,75 +321,6 @@ def test_kernels_hand_tensors_of_cuda_on(machine: Emulator) -> None:
         torch.testing.assert_close(found.as_subclass(Tensor).view(b.shape).double(), b, rtol=1e-5, atol=1e-5)
     assert torch.equal(dropped.as_subclass(Tensor), reference.dropout(tensors[0], 0.5, torch.tensor(5), 1))
     assert torch.equal(grad.as_subclass(Tensor), 2 * tensors[0])
-
-
-# ---------------------------------------------------------------- optimisers
-
-
-def torch_step(rule: str, p: Tensor, grads: list[Tensor]) -> Tensor:
-    """Where torch.optim takes a parameter (pylearn2's momentum: written out)."""
-    p = p.clone()
-    if rule == "momentum_pylearn2":
-        velocity = torch.zeros_like(p)
-        for g in grads:
-            velocity = 0.9 * velocity - 0.05 * (g + 0.1 * p)
-            p += velocity
-        return p
-    leaf = p.requires_grad_()
-    optimizer: torch.optim.Optimizer
-    if rule == "adam":
-        optimizer = torch.optim.AdamW([leaf], lr=0.05, betas=(0.5, 0.999), eps=1e-8, weight_decay=0.1)
-    elif rule == "rmsprop":
-        optimizer = torch.optim.RMSprop([leaf], lr=0.05, alpha=0.999, momentum=0.9, weight_decay=0.1)
-    else:
-        optimizer = torch.optim.SGD([leaf], lr=0.05, momentum=0.9, weight_decay=0.1)
-    for g in grads:
-        leaf.grad = g
-        optimizer.step()
-    return leaf.detach()
-
-
-def check_rule(
-    machine: Emulator, rule: str, sizes: tuple[int, ...], dtype: torch.dtype, shift: int = 0, schedules: int = SCHEDULES
-) -> None:
-    generator = torch.Generator().manual_seed(3)
-
-    def normal(n: int) -> Tensor:
-        return torch.randn(n, generator=generator, dtype=torch.float64).to(dtype)
-
-    start = [normal(n) for n in sizes]
-    values = [p.clone() for p in start]
-    states = [[torch.zeros(n, dtype=dtype) for n in sizes] for _ in range(2)]
-    grads = [[normal(n) for n in sizes] for _ in range(3)]
-    counter = torch.zeros(4, dtype=torch.int64)
-    rate, momentum = (torch.tensor([x], dtype=torch.float64) for x in (0.05, 0.0 if rule == "adam" else 0.9))
-    for step, grad in enumerate(grads):
-        parameters: list[object] = []
-        for p, s0, s1, g, n in zip(values, *states, grad, sizes, strict=True):
-            parameters += [p, s0, s1 if rule in ("adam", "rmsprop") else None, g, n]
-        counter[0] = step
-        plan = dict.fromkeys(schema.FIELDS["OptimizerPlan"], 0.0)
-        plan |= {"rule": rule, "beta1": 0.5, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1}
-        plan["decoupled"] = rule == "adam"
-        tables = rate, 1, momentum, 1
-        head = schema.DTYPES[dtype], *schema.in_order("OptimizerPlan", plan), *tables, counter, 1, 0, 0
-        machine.call("update", *head, len(sizes), *parameters, STREAM, schedules=schedules, shift=shift)
-    for i, p in enumerate(values):
-        want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])
-        tolerance = 1e-13 if dtype == torch.float64 else 1e-5
-        torch.testing.assert_close(p.double(), want, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=name_of)
-@pytest.mark.parametrize("rule", RULES)
-def test_an_optimiser_steps_as_torch_does(rule: str, dtype: torch.dtype, machine: Emulator) -> None:
-    for shift in (0, 1):
-        check_rule(machine, rule, (1, 7, 4097, 0, 12), dtype, shift)
-
-
-@pytest.mark.skipif(backend.native is None, reason="the plan's fields are told by the compiled core")
-def test_more_parameters_than_a_launch_takes(machine: Emulator) -> None:
-    check_rule(machine, "adam", (3,) * 64 + (0, 5, 2), torch.float32)
 
 
 # ---------------------------------------------------------------- sizes, errors, races

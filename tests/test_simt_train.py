@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_narrow, compiler
+from fused_rows import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
+from fused_rows import run as run_usual
 from simt_train import LIMITS, emulated
-from test_fused import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
-from test_fused import run as run_usual
 from test_simt_matrix import rounded
 from torch import Tensor
 
@@ -420,7 +420,7 @@ def test_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emul
 # ---------------------------------------------------------------- on a GPU
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["plain", "maxout, simultaneous", "batch normalisation", "pack 2", "wide"])
 def test_a_gpu_gives_the_numbers_of_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():

@@ -136,7 +136,8 @@ def plain_stream(name: str) -> GAN:
 def test_a_stream_trains_in_its_own_order(name: str) -> None:
     gan = new_gan()
     result = train(gan, STREAMS[name](), config(optimizer=Momentum(0.1)))
-    assert result.engine == "eager" and "rows must be read one batch at a time" in result.engine_reason
+    reason = "rows must be read one batch at a time" if backend.native else "FASTGAN_DISABLE_NATIVE is set"
+    assert result.engine == "eager" and reason in result.engine_reason
     assert distance(gan, plain_stream(name)) < 1e-10 < moved(gan)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import fastgan
 from fastgan.data import DataError, DataWarning
 from fastgan.data.frames import open_table
 from fastgan.tabular import FixedCombinations, Inequality, Positive, TableTransformer, TabularGAN
+from fastgan.tabular import gan as gan_module
 from fastgan.tabular.conditions import Wanted
 from fastgan.tabular.constraints import fit_all, from_dict
-from fastgan.tabular.networks import TableGenerator
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
@@ -66,7 +67,7 @@ def test_samples_are_rows_of_the_table(gan: TabularGAN) -> None:
     assert rows["person"].is_unique and (rows["planet"] == "Earth").all()
     assert len(gan.sample(0)) == 0 and (gan.sample(0).dtypes == table.dtypes).all()
     assert {name: len(x) for name, x in gan.history.items()} == dict.fromkeys(
-        ("loss_d", "penalty", "loss_g", "cross_entropy"), 5
+        ("loss_d", "loss_g", "d_real", "d_fake", "accuracy_real", "accuracy_fake"), 5
     )
     assert repr(gan).startswith("TabularGAN(5 iterations, TableTransformer(9 columns: ")
 
@@ -255,9 +256,15 @@ def test_a_table_with_nothing_to_learn_is_refused() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = TableGenerator.forward
-    monkeypatch.setattr(TableGenerator, "forward", lambda self, x: forward(self, x) * float("nan"))
-    with pytest.raises(FloatingPointError, match="loss_d must be finite, got nan"):
+    made = gan_module.networks
+
+    def broken(*arguments: Any) -> fastgan.GAN:
+        gan = made(*arguments)
+        torch.nn.init.constant_(gan.discriminator[-1].bias, math.nan)
+        return gan
+
+    monkeypatch.setattr(gan_module, "networks", broken)
+    with pytest.raises(FloatingPointError, match="loss_d is not finite"):
         fitted(steps=1)
 
 

@@ -378,3 +378,34 @@ def test_a_missing_library_is_named(module: str, package: str, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"needs {package}: pip install {package}"):
         TableTransformer().fit(frame)
+
+
+@pytest.mark.parametrize("dtype", ["int64[pyarrow]", "timestamp[us][pyarrow]", "double[pyarrow]", "bool[pyarrow]"])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_dtypes_of_arrow_come_back(dtype: str, gaps: bool) -> None:
+    pytest.importorskip("pyarrow")
+    values: Any = pd.Series(pd.date_range("2020", periods=40)) if "time" in dtype else pd.Series(range(40)) ** 2
+    column = (values % 2 == 0 if "bool" in dtype else values).astype(dtype)
+    table = pd.DataFrame({"x": column.where(np.arange(40) % 5 > 0) if gaps else column})
+    transformer = quietly(table)
+    back = transformer.inverse(transformer.transform(table))
+    assert back["x"].dtype == table["x"].dtype
+    assert back["x"].isna().equals(table["x"].isna())
+    if transformer.columns[0].kind != "identifier" and "double" not in dtype:
+        pd.testing.assert_frame_equal(back, table)
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    (["a", "\ud800", "b"], r"column 'x' row 1 must be text that UTF-8 can write, got '\\ud800'"),
+    ([1, 2**63, 2], "column 'x' row 1 must be a whole number of at most 64 bits, got 9223372036854775808"),
+])  # fmt: skip
+def test_objects_that_no_table_holds_are_refused(values: list[Any], message: str) -> None:
+    if isinstance(values[0], int):
+        values = [*values, -1]  # or pandas stores uint64
+    with pytest.raises(DataError, match=message):
+        quietly(pd.DataFrame({"x": pd.Series(values, dtype=object)}))
+
+
+def test_a_sparse_column_is_refused() -> None:
+    with pytest.raises(DataError, match=r"column 'x' must be dense \(series.sparse.to_dense\(\)\), got Sparse"):
+        quietly(pd.DataFrame({"x": pd.arrays.SparseArray([0, 1, 0, 2])}))

@@ -1,4 +1,4 @@
-"""What makes the fused engines read their plan again, and that nothing else does."""
+"""What makes the compiled engines read their plan again, and that nothing else does."""
 
 from __future__ import annotations
 

@@ -231,5 +231,5 @@ def test_mlflow_gets_parameters_and_metrics(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(("logger", "name"), [(WandB, "wandb"), (MLflow, "mlflow")])
 def test_a_missing_package_of_a_logger_is_named(monkeypatch: pytest.MonkeyPatch, logger: Any, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=f"{logger.__name__} needs the package {name}: pip install {name}"):
+    with pytest.raises(ImportError, match=f"{logger.__name__} needs {name}: pip install {name}"):
         logger()

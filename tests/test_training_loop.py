@@ -55,7 +55,7 @@ def assert_same(gan: GAN, other: GAN, tolerance: float) -> None:
 
 ENGINES = [
     "eager",
-    pytest.param("fused", marks=pytest.mark.skipif(backend.native is None, reason="the fused engine is compiled")),
+    pytest.param("fused", marks=pytest.mark.skipif(backend.native is None, reason="the engine is compiled")),
 ]
 
 
@@ -221,8 +221,8 @@ def test_frozen_parameters_stay_frozen() -> None:
 
 @pytest.mark.parametrize(("dropout", "engine"), [(0.5, "eager"), *((0.0, engine) for engine in ("eager", "fused"))])
 def test_M61_equals_the_original_update_written_out(dropout: float, engine: str) -> None:
-    if engine == "cpu" and backend.native is None:
-        pytest.skip("the fused engine is compiled")
+    if engine == "fused" and backend.native is None:
+        pytest.skip("the engine is compiled")
     batch, data = 6, some_data()
     gan, other = small_gan(dropout=dropout), small_gan(dropout=dropout)
     rule = Momentum(0.1, 0.5, "pylearn2", lr_decay=1.01, min_lr=1e-6, momentum_final=0.7, saturate_epochs=3)
@@ -539,7 +539,7 @@ def test_R33_an_iteration_never_asks_the_host() -> None:
         assert table.shape == (3, 6)
 
 
-@pytest.mark.cuda
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_R15_cuda_trains_from_data_on_the_cpu_and_repeats_its_bits() -> None:
     def run() -> dict[str, Tensor]:

@@ -1,12 +1,29 @@
 """Momentum in both conventions, the schedules of the original code, Adam."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fastgan import GAN, backend, nn
-from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train
+from fastgan.training import (
+    SGD,
+    Adam,
+    AdamW,
+    CosineDecay,
+    ExponentialDecay,
+    LinearDecay,
+    Momentum,
+    RMSprop,
+    StepDecay,
+    TrainConfig,
+    checkpoint,
+    train,
+)
+from fastgan.training.optimizers import Optimizer
+from fastgan.training.schedules import Schedule
 
 
 def descend(spec: Adam | Momentum, rates: list[int], steps: int = 20) -> torch.Tensor:
@@ -90,6 +107,44 @@ def test_adam_is_torch_adam_and_its_state_loads_both_ways() -> None:
     assert optimizer.state[p]["step"] == 20
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (CosineDecay(np.int64(5), np.float32(0.25)), CosineDecay(5, 0.25)),
+        (StepDecay(np.int32(5), np.float16(0.5)), StepDecay(5, 0.5)),
+        (LinearDecay(np.int64(5), np.float32(1), np.float32(0.5)), LinearDecay(5, 1.0, 0.5)),
+        (ExponentialDecay(np.float32(0.5)), ExponentialDecay(0.5)),
+    ],
+)
+def test_schedules_with_numbers_of_numpy_reach_json_and_back(given: Schedule, expected: Schedule) -> None:
+    config = TrainConfig(5, 4, scheduler=given)
+    assert config == TrainConfig(5, 4, scheduler=expected)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (Adam(np.float32(0.5), [np.float32(0), np.float32(0.5)]), Adam(0.5, (0.0, 0.5))),
+        (AdamW(weight_decay=np.float32(0.5)), AdamW(weight_decay=0.5)),
+        (SGD(np.float32(0.5), np.float32(0.5), np.bool_(True)), SGD(0.5, 0.5, True)),
+        (RMSprop(np.float32(0.5), np.float32(0.5)), RMSprop(0.5, 0.5)),
+        (Momentum(np.float32(0.5), np.float32(0.25)), Momentum(0.5, 0.25)),
+    ],
+)
+def test_optimisers_with_numbers_of_numpy_reach_json_and_back(given: Optimizer, expected: Optimizer) -> None:
+    config = TrainConfig(np.int64(5), 4, optimizer=given)
+    assert config == TrainConfig(5, 4, optimizer=expected)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize("name", ["max_col_norm", "max_grad_norm", "max_grad_value", "clip_weights"])
+@pytest.mark.parametrize("bound", [float("inf"), float("nan"), 0.0])
+def test_a_bound_is_a_finite_number(name: str, bound: float) -> None:
+    with pytest.raises(ValueError, match=f"TrainConfig: {name} must be above 0 and finite, or None, got {bound!r}"):
+        TrainConfig(5, 4, **{name: bound})
+
+
 def test_the_velocity_optimiser_returns_the_closures_loss() -> None:
     p = torch.zeros(1, requires_grad=True)
     optimizer = Momentum(0.1, convention="pylearn2").build([p])
@@ -117,6 +172,8 @@ def test_the_velocity_optimiser_returns_the_closures_loss() -> None:
             "Momentum: lr_decay must be a finite number of at least 1, got 0.9",
         ),
         (lambda: Momentum(0.1, momentum_final=0.7), "must be given together"),
+        (lambda: CosineDecay(5, -1e-3), "CosineDecay: least must be finite and at least 0, got -0.001"),
+        (lambda: LinearDecay(5, 1.0, "0"), "LinearDecay: first must lie in .* and last in .*, got 1.0, '0'"),
     ],
 )
 def test_a_bad_argument_is_named(make: object, message: str) -> None:

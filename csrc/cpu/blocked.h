@@ -51,12 +51,16 @@ void copy_features(const T* in, int64_t of, int64_t from, T* out, int64_t out_of
 
 // A tree sum: halves are added as vectors, until one element is left.
 template <int count, class T>
-T sum_lanes(T* x) {
-  if constexpr (count > 1) {
-    for (int j = 0; j < count / 2; ++j) x[j] += x[j + count / 2];
-    return sum_lanes<count / 2>(x);
+T sum_lanes(const T* x) {
+  if constexpr (count == 1) {
+    return x[0];
+  } else {
+    typedef T Half __attribute__((vector_size(count / 2 * sizeof(T))));
+    const Half half = Simd<T>::template load<Half>(x) + Simd<T>::template load<Half>(x + count / 2);
+    T sums[count / 2];
+    Simd<T>::store(sums, half);
+    return sum_lanes<count / 2>(sums);
   }
-  return x[0];
 }
 
 // The sum of a feature over columns first .. last, in one fixed order.

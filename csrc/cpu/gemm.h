@@ -110,7 +110,7 @@ struct Ahead {
   void some(int count) {
     for (; count > 0 && rows > 0; --count, --rows)
       for (int i = 0; i < arrays_used; ++i) {
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(arrays[i] + at, 0, 2);
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(arrays[i] + at, 0, kPrefetchTo);
         arrays[i] += stride;
       }
   }
@@ -328,8 +328,8 @@ void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int c
 // The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for the inputs first .. last, where
 // `first` begins a block. E (gradient of n outputs) and X (`inputs` features) are blocked. `apply(column, columns, row,
 // rows, tile)` is called for each tile, whose rows are kBlockRows apart; `needs(column, columns, row, rows)` returns
-// the memory that this call will read, which is prefetched one tile ahead. A tile of E is used for as many blocks of
-// inputs as stay in the L2 cache: E itself, of a large batch, does not.
+// the memory that this call will read, which is prefetched one tile ahead. Of the packed X and of E, as much is
+// taken at a time as stays in the L2 cache; `some` tiles of E then follow one another in one block of the weight.
 template <class T, class Needs, class Apply>
 void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t first, int64_t last,
                        Needs&& needs, Apply&& apply) {
@@ -338,6 +338,8 @@ void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, cons
   const int64_t group =
       width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
   const BlockedWeight<T> by_rows{e, n, rows};  // E is blocked like a weight, but its last block is padded
+  const int64_t tile_bytes = kTileRows * padded(rows) * int64_t(sizeof(T)),
+                some = std::max<int64_t>(1, kGradientBytes / std::max<int64_t>(1, tile_bytes));
   alignas(64) T tile[kTileRows * width];
   const auto columns_at = [&](int64_t column) { return int(std::min<int64_t>(width, last - column)); };
   for (int64_t begin = first; begin < last; begin += group) {
@@ -345,19 +347,23 @@ void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, cons
     T* packed = scratch<T, Scratch::packed>((end - begin + width - 1) / width * packed_block);
     for (int64_t column = begin; column < end; column += width)
       pack_inputs(inputs, rows, x, column, columns_at(column), packed + (column - begin) / width * packed_block);
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
-      Matrix<T> of_e = by_rows.rows(row);
-      of_e.rest = e + (rows / width * n + row) * width, of_e.row = width;
-      for (int64_t column = begin; column < end; column += width) {
-        const int64_t beside = column + width;
-        Ahead ahead = beside < end ? needs(beside, columns_at(beside), row, int(next - row))
-                                   : needs(begin, columns_at(begin), next, int(after - next));
-        tile_function<T>(Layout::blocked, int(next - row),
-                         columns_at(column))(rows, of_e, packed + (column - begin) / width * packed_block, nullptr,
-                                             tile, width, &ahead);
-        apply(column, columns_at(column), row, int(next - row), tile);
-      }
+    const auto edge = [&](int64_t t) { return n * std::min(t, tiles) / tiles; };
+    for (int64_t first_tile = 0; first_tile < tiles; first_tile += some) {
+      const int64_t last_tile = std::min(tiles, first_tile + some);
+      for (int64_t column = begin; column < end; column += width)
+        for (int64_t t = first_tile; t < last_tile; ++t) {
+          const int64_t row = edge(t), next = edge(t + 1);
+          Matrix<T> of_e = by_rows.rows(row);
+          of_e.rest = e + (rows / width * n + row) * width, of_e.row = width;
+          const bool below = t + 1 < last_tile, beside = !below && column + width < end;
+          const int64_t soon = below ? t + 1 : beside ? first_tile : last_tile;  // the tile after this one
+          const int64_t where = below ? column : beside ? column + width : begin;
+          Ahead ahead = needs(where, columns_at(where), edge(soon), int(edge(soon + 1) - edge(soon)));
+          tile_function<T>(Layout::blocked, int(next - row),
+                           columns_at(column))(rows, of_e, packed + (column - begin) / width * packed_block, nullptr,
+                                               tile, width, &ahead);
+          apply(column, columns_at(column), row, int(next - row), tile);
+        }
     }
   }
 }

@@ -214,9 +214,13 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
 }
 
 template <class T>
+void Network<T>::backward_heads(ColumnRange range) {
+  if (!plan_.heads.empty()) heads_backward(plan_, output(), grad_output(), range);
+}
+
+template <class T>
 void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest,
                           bool to_input) {
-  if (!plan_.heads.empty()) heads_backward(plan_, output(), grad_output(), range);
   bool derivative_applied = false;  // whether the product that computed grad_output has multiplied by the derivative
   for (size_t i = layers_.size(); i-- > lowest;) {
     Layer<T>& l = layers_[i];

@@ -151,6 +151,7 @@ class Network {
   T* dropped_input() const { return dropped_input_; }
   double input_dropout() const { return plan_.input_dropout; }
   T* output() const { return layers_.back().dropped; }
+  const T* heads_input() const { return layers_.back().normalized; }
   T* grad_output() const { return layers_.back().grad_dropped; }
   std::vector<Layer<T>>& layers() { return layers_; }
   const std::vector<Layer<T>>& layers() const { return layers_; }
@@ -158,7 +159,11 @@ class Network {
   // Each thread calls this with its part of the batch; with batch normalisation in the network, all must.
   void forward(const Team& team, ColumnRange range, const SubBatches& sub_batches);
 
-  // From grad_output() down to layer `lowest`, or to the input; parameters are left alone.
+  // From the gradient of the heads' outputs to that of their inputs, in place; does nothing without heads.
+  void backward_heads(ColumnRange range);
+
+  // From grad_output(), with heads that of their inputs, down to layer `lowest`, or to the input; parameters are left
+  // alone.
   void backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input);
 
   // out = W in + bias, and out = W^T in, of a layer's weight, at the plan's precision.

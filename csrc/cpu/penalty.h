@@ -8,6 +8,7 @@
 // if all activations are piecewise linear. Both products have the form E X^T, so e_i and t_i are extra columns of the
 // batch ("tangent"), and q_i replaces e_i at the rows where the penalty is evaluated ("where").
 #pragma once
+#include "../penalty.h"
 #include "network.h"
 
 namespace fastgan {
@@ -15,10 +16,7 @@ inline namespace FASTGAN_ISA {
 
 template <class F, class T>
 void second_order_tile(const T* saved, const T* e, const T* s, T* q, int n, T negative_slope) {
-  for (int j = 0; j < n; ++j) {
-    const T first = F::derivative(saved[j], negative_slope);  // e was multiplied by it
-    q[j] = first == T(0) ? T(0) : s[j] * e[j] * (F::second_derivative(saved[j], negative_slope) / first);
-  }
+  for (int j = 0; j < n; ++j) q[j] = second_order_term<F>(saved[j], e[j], s[j], negative_slope);
 }
 
 template <class T>
@@ -116,15 +114,8 @@ class PenaltyPass {
         for (int j = 0; j < lanes; ++j) square[j] += g[at + f * kBlockRows<T> + j] * g[at + f * kBlockRows<T> + j];
       T* value = values + (p * kBlockRows<T> + lane - where_.first);
       for (int j = 0; j < lanes; ++j) {
-        if (kind == Penalty::wgan_gp) {
-          const T norm = std::sqrt(square[j]);
-          value[j] = weight * (norm - T(1)) * (norm - T(1));
-          factor[j] =
-              norm == T(0) ? T(0) : T(2) * weight * (norm - T(1)) / norm;  // the norm has no gradient at 0: use 0
-        } else {
-          value[j] = T(0.5) * weight * square[j];
-          factor[j] = weight;
-        }
+        const PenaltyOfRow<T> penalty(kind, square[j], weight);
+        value[j] = penalty.value, factor[j] = penalty.factor;
       }
       for (int64_t f = 0; f < n; ++f)
         for (int j = 0; j < lanes; ++j)

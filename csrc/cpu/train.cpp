@@ -61,9 +61,7 @@ class Trainer : Losses<T> {
         player->squares.resize(player->plan.parameters.size(), {0.0});
         for (const GradientPart& part : player->parts) player->squares[size_t(part.layer)].push_back(0.0);
       }
-    const int64_t steps = (plan.simultaneous ? 1 : plan.k) + plan.generator_steps;
-    const int64_t of_g = plan.generator.network.dropout_seeds, of_d = plan.discriminator.network.dropout_seeds;
-    dropout_seeds_.resize(size_t(steps * (of_g + (2 + this->penalized_) * of_d)));
+    dropout_seeds_.resize(size_t(plan.dropout_seeds_per_iteration));
   }
 
   void run() {
@@ -194,6 +192,8 @@ class Trainer<T>::Executor {
   }
 
   void backward_g() {
+    g_.backward_heads(part_of_g());
+    if (all_.asks_for_labels()) all_.cross_entropy(part_of_g());
     g_.backward(team_, part_of_g(), of_g_, 0, false);
     team_.barrier();
   }
@@ -233,13 +233,13 @@ class Trainer<T>::Executor {
 
   // The moving average of G, parameter by parameter.
   void update_ema() {
-    const T keep = T(1.0 - plan_.ema_decay);
+    const Ema<T> follow(plan_.ema_decay);
     each_parameter(plan_.generator, [&](const ParameterPlan& parameter, int64_t n) {
       if (!parameter.ema) return;
       const T* p = static_cast<const T*>(parameter.value);
       T* mean = static_cast<T*>(parameter.ema);
       const int64_t first = n * team_.rank / team_.size, last = n * (team_.rank + 1) / team_.size;
-      for (int64_t i = first; i < last; ++i) mean[i] += keep * (p[i] - mean[i]);
+      for (int64_t i = first; i < last; ++i) follow(mean[i], p[i]);
     });
   }
 

@@ -6,6 +6,7 @@
 #include "network.h"
 #include "noise.h"
 #include "penalty.h"
+#include "sampled.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -15,6 +16,7 @@ class Batches {
  protected:
   explicit Batches(const TrainPlan& plan)
       : plan_(plan),
+        table_(plan),
         g_(plan.generator.network, plan.generator.parameters),
         d_(plan.discriminator.network, plan.discriminator.parameters),
         penalized_(int64_t(plan.penalties.size())),
@@ -29,6 +31,7 @@ class Batches {
     d_.place_backward(arena, rows_of_d);
     noise_ = arena.allocate(m * plan_.pack * plan_.latent);
     staging_ = arena.allocate(2 * m * sample_width());
+    if (plan_.table.sampled) labels_ = reinterpret_cast<int32_t*>(arena.allocate(m * plan_.pack));
     numbers_ = reinterpret_cast<int64_t*>(arena.allocate(m * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float))));
   }
 
@@ -71,7 +74,10 @@ class Batches {
 
   // ---------------------------------------------------------------- what is shown
 
+  // Where rows are drawn by their labels, those of G's step are asked for here, and those of D's by choose_rows().
   void draw_noise(const Stream& stream, int64_t first, int64_t last) {
+    if (plan_.table.sampled && stream.purpose == purpose::noise_g)
+      table_.draw_labels(stream.purpose, int64_t(stream.step), first, last, labels_);
     const int64_t n = plan_.latent;
     T* z = noise_ + first * n;
     fill_random(z, (last - first) * n, plan_.prior != Prior::uniform, stream, first * n);
@@ -88,8 +94,12 @@ class Batches {
     if (plan_.classes > 0) show_labels(g_, n, 1, 0, {first, last});
   }
 
-  // Draws the numbers of a minibatch's rows first .. last, in the order of the epoch's shuffle.
+  // Draws the numbers of a minibatch's rows first .. last, in the order of the epoch's shuffle, or by their labels.
   void choose_rows(int64_t draw, int64_t first, int64_t last) {
+    if (plan_.table.sampled) {
+      table_.draw_labels(purpose::noise_d, draw, first, last, labels_);
+      return table_.draw_rows(purpose::noise_d, draw, first, last, labels_, numbers_);
+    }
     const int64_t each = plan_.batch * plan_.pack, batches = plan_.rows / each, position = draw % batches * each;
     const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
     constexpr int lanes = 16;
@@ -108,7 +118,7 @@ class Batches {
       for (int64_t f = 0; f < n - from; ++f) std::fill_n(input + f * kBlockRows<T>, lanes, T(0));
       const int64_t first = (p * kBlockRows<T> + lane - column) * each;
       for (int64_t i = 0; i < lanes * each; ++i) {
-        const int64_t label = plan_.labels[numbers_[first + i]];
+        const int64_t label = label_of(first + i);
         input[(i % each * plan_.classes + label) * kBlockRows<T> + i / each] = T(1);
       }
     });
@@ -123,10 +133,23 @@ class Batches {
   // Copies the real rows of the chosen minibatch; one row of D is `pack` rows of the data.
   void show_real(const SubBatch& sub_batch, ColumnRange range) {
     const ColumnRange rows = rows_in(sub_batch, range);
+    if (plan_.table.sampled) return show_encoded(sub_batch, rows);
     const int64_t each = plan_.features;
     for (int64_t i = rows.first * plan_.pack; i < rows.last * plan_.pack; ++i)
       std::copy_n(static_cast<const T*>(plan_.data) + numbers_[i] * each, each, staging_ + i * each);
     show(staging_, sub_batch, rows);
+  }
+
+  void show_encoded(const SubBatch& sub_batch, ColumnRange rows) {
+    const int64_t n = d_.inputs(), width = sample_width();
+    each_block<T>({sub_batch.first + rows.first, sub_batch.first + rows.last}, [&](int64_t p, int lane, int lanes) {
+      T* input = d_.input + p * n * kBlockRows<T> + lane;
+      for (int64_t f = 0; f < width; ++f) std::fill_n(input + f * kBlockRows<T>, lanes, T(0));
+      const int64_t first = (p * kBlockRows<T> + lane - sub_batch.first) * plan_.pack;
+      for (int64_t i = 0; i < lanes * plan_.pack; ++i)
+        table_.show(numbers_[first + i], input + i % plan_.pack * plan_.features * kBlockRows<T> + i / plan_.pack);
+    });
+    if (plan_.classes > 0) show_labels(d_, width, plan_.pack, sub_batch.first, rows);
   }
 
   void show_fakes(const SubBatch& sub_batch, ColumnRange range) {
@@ -168,11 +191,15 @@ class Batches {
       T* out = d_.input + p * n * kBlockRows<T> + lane + where.first * n;
       for (int64_t f = 0; f < n; ++f, real += kBlockRows<T>, fake += kBlockRows<T>, out += kBlockRows<T>)
         for (int j = 0; j < lanes; ++j)  // both have the same label
-          out[j] = f < sample_width() ? mix[j] * real[j] + (T(1) - mix[j]) * fake[j] : real[j];
+          out[j] = f < sample_width() ? interpolated(mix[j], real[j], fake[j]) : real[j];
     });
   }
 
+  // Of a row of the batch.
+  int32_t label_of(int64_t row) const { return plan_.table.sampled ? labels_[row] : plan_.labels[numbers_[row]]; }
+
   const TrainPlan& plan_;
+  const SampledTable<T> table_;
   Network<T> g_, d_;
   const int64_t penalized_;       // how many penalties there are
   const bool second_derivative_;  // an activation of D has a nonzero second derivative, and there is a penalty
@@ -183,6 +210,7 @@ class Batches {
 
   T *noise_ = nullptr, *staging_ = nullptr;  // staging_: samples of D's batch, real and fake, row by row
   int64_t* numbers_ = nullptr;               // of the data rows in the minibatch
+  int32_t* labels_ = nullptr;                // of the batch's rows, where these are drawn by them
 };
 
 }  // namespace FASTGAN_ISA

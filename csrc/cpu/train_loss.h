@@ -11,13 +11,15 @@ inline namespace FASTGAN_ISA {
 template <class T>
 class Losses : protected Batches<T> {
  protected:
-  using Batches<T>::plan_, Batches<T>::d_, Batches<T>::penalized_, Batches<T>::second_, Batches<T>::ranges;
+  using Batches<T>::plan_, Batches<T>::g_, Batches<T>::d_, Batches<T>::table_, Batches<T>::label_of,
+      Batches<T>::penalized_, Batches<T>::second_, Batches<T>::ranges;
 
   explicit Losses(const TrainPlan& plan) : Batches<T>(plan) {}
 
   void place(Arena<T>& arena) {
     Batches<T>::place(arena);
     values_ = arena.allocate(padded(2 * second_) * d_.outputs());
+    if (asks_for_labels()) entropies_ = arena.allocate(plan_.batch * plan_.pack);
     if (penalized_ > 0) penalties_ = arena.allocate(penalized_ * second_);
   }
 
@@ -91,6 +93,19 @@ class Losses : protected Batches<T> {
     }
   }
 
+  // Whether G's loss has the cross-entropy of labels that were asked for.
+  bool asks_for_labels() const { return plan_.table.columns > 0; }
+
+  // Of some rows of G's batch; to be called when the gradient is that of the heads' inputs.
+  void cross_entropy(ColumnRange range) {
+    const int64_t n = g_.outputs(), rows = plan_.batch * plan_.pack;
+    const T scale = T(1.0 / double(rows));
+    for (int64_t row = range.first; row < std::min(range.last, rows); ++row) {
+      const int64_t at = row / kBlockRows<T> * n * kBlockRows<T> + row % kBlockRows<T>;
+      entropies_[row] = table_.cross_entropy(label_of(row), g_.heads_input() + at, g_.grad_output() + at, scale);
+    }
+  }
+
   double mean_value(const SubBatch& sub_batch) {
     double sum = 0;
     each_logit(sub_batch, {0, INT64_MAX}, [&](int64_t at, int lanes) {
@@ -126,10 +141,14 @@ class Losses : protected Batches<T> {
 
   double record_g(double* metrics, const SubBatch& fake) {
     const ScopedFloatMode mode(FloatMode::exact());
-    return metrics[1] = mean_value(fake);
+    double entropy = 0;
+    const int64_t rows = plan_.batch * plan_.pack;
+    if (asks_for_labels())
+      for (int64_t row = 0; row < rows; ++row) entropy += double(entropies_[row]);
+    return metrics[1] = mean_value(fake) + entropy / double(rows);
   }
 
-  T *values_ = nullptr, *penalties_ = nullptr;
+  T *values_ = nullptr, *penalties_ = nullptr, *entropies_ = nullptr;
 };
 
 }  // namespace FASTGAN_ISA

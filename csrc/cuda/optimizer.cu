@@ -16,13 +16,6 @@ constexpr int kMost = 64;                 // parameters a launch: 3 KB of the 4 
 
 // ---------------------------------------------------------------- rules: optimizer.h has the optimisers'
 
-// The exponential moving average; the value is passed as the gradient.
-template <class T>
-struct Ema {
-  T keep;
-  FASTGAN_HD void operator()(T& mean, T&, T&, T value) const { mean += keep * (value - mean); }
-};
-
 template <class T>
 struct Copy {
   FASTGAN_HD void operator()(T& to, T&, T&, T from) const { to = from; }
@@ -236,9 +229,9 @@ void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterU
 
 void cuda_ema(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream) {
   if (DType(dtype) == DType::f64)
-    update_all<double>(Constant<Ema<double>>{{1.0 - decay}}, Predicate::always, nullptr, parameters, stream);
+    update_all<double>(Constant<Ema<double>>{Ema<double>(decay)}, Predicate::always, nullptr, parameters, stream);
   else
-    update_all<float>(Constant<Ema<float>>{{float(1.0 - decay)}}, Predicate::always, nullptr, parameters, stream);
+    update_all<float>(Constant<Ema<float>>{Ema<float>(decay)}, Predicate::always, nullptr, parameters, stream);
 }
 
 void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter,

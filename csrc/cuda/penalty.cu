@@ -1,8 +1,8 @@
 // Gradient penalties on CUDA: the kernels between the products of the second-order pass. csrc/cpu/penalty.h explains
-// the formulas and the letters (e, s, t, q).
+// the letters (e, s, t, q).
 #include "../dtypes.h"
+#include "../penalty.h"
 #include "../philox.h"
-#include "../plan.h"
 #include "device.cuh"
 #include "launchers.h"
 
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kThreads)
       mix =
           unit_interval<T>(Stream{seed, purpose::penalty, 0, uint64_t(draw.get())}.block(uint64_t(row / 4)).w[row % 4]);
     for (int64_t i = row * features + threadIdx.x % 32; i < (row + 1) * features; i += 32)
-      out[i] = mix * real[i] + (T(1) - mix) * fake[i];
+      out[i] = interpolated(mix, real[i], fake[i]);
   }
 }
 
@@ -37,15 +37,9 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t first = row * features + threadIdx.x % 32, last = (row + 1) * features;
     T square = T(0);
     for (int64_t i = first; i < last; i += 32) square += g[i] * g[i];
-    square = warp_sum(square);
-    T value = T(0.5) * weight * square, factor = weight;
-    if (kind == Penalty::wgan_gp) {
-      const T norm = std::sqrt(square);
-      value = weight * (norm - T(1)) * (norm - T(1));
-      factor = norm == T(0) ? T(0) : T(2) * weight * (norm - T(1)) / norm;  // the norm has no gradient at 0: use 0
-    }
-    if (threadIdx.x % 32 == 0) values[row] = value;
-    for (int64_t i = first; i < last; i += 32) t[i] = factor * g[i];
+    const PenaltyOfRow<T> penalty(kind, warp_sum(square), weight);
+    if (threadIdx.x % 32 == 0) values[row] = penalty.value;
+    for (int64_t i = first; i < last; i += 32) t[i] = penalty.factor * g[i];
   }
 }
 
@@ -56,11 +50,9 @@ __global__ void __launch_bounds__(kThreads)
     second_order(const T* __restrict__ saved, const T* __restrict__ s, T* __restrict__ e, T* __restrict__ tangent,
                  T* __restrict__ t, int64_t n, T negative_slope, bool has_second_derivative) {
   for (int64_t i = global_thread(); i < n; i += grid_threads()) {
-    const T first = F::derivative(saved[i], negative_slope), kept = e[i];  // e was multiplied by the derivative
-    t[i] = first * s[i];
-    tangent[i] = kept;
-    if (has_second_derivative)
-      e[i] = first == T(0) ? T(0) : F::second_derivative(saved[i], negative_slope) / first * s[i] * kept;
+    t[i] = F::derivative(saved[i], negative_slope) * s[i];
+    tangent[i] = e[i];
+    if (has_second_derivative) e[i] = second_order_term<F>(saved[i], e[i], s[i], negative_slope);
   }
 }
 

@@ -22,11 +22,9 @@ __global__ void __launch_bounds__(kThreads) fill(T* __restrict__ out, int64_t n,
     const Words words = stream.block(uint64_t(first + i));
     Pack<T, 4> numbers;
     if constexpr (distribution == Distribution::normal) {
-      normal_pair(words.w[0], words.w[1], numbers.at[0], numbers.at[1]);
-      normal_pair(words.w[2], words.w[3], numbers.at[2], numbers.at[3]);
+      normal_numbers(words, numbers.at);
     } else {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) numbers.at[j] = unit_interval<T>(words.w[j]);
+      uniform_numbers(words, numbers.at);
     }
     if constexpr (distribution == Distribution::centred) {
 #pragma unroll

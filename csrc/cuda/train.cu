@@ -153,7 +153,7 @@ class Trainer : Losses<T> {
     block_.barrier_of_all();
   }
 
-  __device__ void update_ema() const { follow_with_ema(g_, T(1.0 - plan_.ema_decay)); }
+  __device__ void update_ema() const { follow_with_ema(g_, Ema<T>(plan_.ema_decay)); }
 
  private:
   __device__ double scheduled(int64_t bytes, bool changes, int64_t update) const {

@@ -48,11 +48,11 @@ class Batches {
       const Words words = stream.block(uint64_t(four));
       T numbers[4];
       if (plan_.prior == Prior::uniform) {
+        uniform_numbers(words, numbers);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) numbers[i] = centred(unit_interval<T>(words.w[i]));
+        for (int i = 0; i < 4; ++i) numbers[i] = centred(numbers[i]);
       } else {
-        normal_pair(words.w[0], words.w[1], numbers[0], numbers[1]);
-        normal_pair(words.w[2], words.w[3], numbers[2], numbers[3]);
+        normal_numbers(words, numbers);
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {

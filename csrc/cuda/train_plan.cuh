@@ -281,9 +281,7 @@ class Builder {
     member_.bad = bytes(sizeof(int));
     if (clips(plan_.generator.optimizer)) place_gradients(member_.generator, bytes);
     if (clips(plan_.discriminator.optimizer)) place_gradients(member_.discriminator, bytes);
-    const int64_t steps = (plan_.simultaneous ? 1 : plan_.k) + plan_.generator_steps;
-    member_.dropout_seeds_per_iteration =
-        int(steps * (plan_.generator.network.dropout_seeds + 2 * plan_.discriminator.network.dropout_seeds));
+    member_.dropout_seeds_per_iteration = plan_.dropout_seeds_per_iteration;
     if (member_.dropout_seeds_per_iteration == 0) return;
     member_.dropout_seeds = bytes(kSeedsAhead * member_.dropout_seeds_per_iteration * 8);
   }

@@ -301,9 +301,9 @@ FASTGAN_CALLED void hold_parameters(const Passes<T>& passes, T bound) {
 
 // The moving average of a network.
 template <class T>
-__device__ void follow_with_ema(const Passes<T>& passes, T keep) {
+__device__ void follow_with_ema(const Passes<T>& passes, Ema<T> follow) {
   each_parameter(passes, passes.block->together(), [&](const ParameterOf<T>& p, int64_t e, int64_t here) {
-    if (p.ema) p.ema[e] += keep * (passes.block->at(p.here)[here] - p.ema[e]);
+    if (p.ema) follow(p.ema[e], passes.block->at(p.here)[here]);
   });
 }
 

@@ -50,6 +50,7 @@ def read(
     dtype: torch.dtype = torch.float32,
     flatten: bool = True,
     background: str | int | tuple[int, ...] = "white",
+    labels: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read a file or folder as samples of p_data, one per row.
 
@@ -73,6 +74,8 @@ def read(
         flatten: rows are flat (features), an image's channels one after another; False gives
             (channels, height, width) for images and the file's own shape for other arrays.
         background: under transparent pixels of image files: a colour's name, a grey level or (red, green, blue).
+        labels: a file with one whole number a row, for data that have none beside them in MNIST's naming: .npy, IDX, or
+            a table of one column. -1 is for a row whose label is not known.
 
     Raises:
         DataWarning: (a warning) something was left out: titles, pandas' index, or half of 16-bit colour.
@@ -95,14 +98,34 @@ def read(
         content = _read_folder(source, split, header, dtype, background)
     else:
         content = _read_file(source, array, header, dtype)
-    n, labels = len(content.array), content.labels
-    if labels is not None and len(labels) != n:
-        raise DataError(f"read: {source} must have a label a row ({n}), got {len(labels)}")
+    if labels is not None:
+        content = content._replace(labels=_read_labels(Path(labels), header))
+    n, found = len(content.array), content.labels
+    if found is not None and len(found) != n:
+        beside = "" if labels is None else f" in {labels}"
+        raise DataError(f"read: {source} must have a label a row ({n}){beside}, got {len(found)}")
     if image_shape is not None:
         content = content._replace(array=_unflatten(content.array, image_shape, source), names=())
     if divisor is not None:
         content = content._replace(divisor=divisor)
     return _dataset(content, source, dtype, flatten)
+
+
+def _read_labels(path: Path, header: bool | None) -> NDArray[Any]:
+    """(n,) whole numbers of a file of labels."""
+    if not path.exists():
+        raise FileNotFoundError(f"read: no such file of labels: {path}")
+    array = _read_file(path, None, header, torch.float64).array
+    if array.ndim != 1 and array.shape != (len(array), 1):
+        raise DataError(f"read: {path} must hold one label a row, got shape {tuple(array.shape)}")
+    values = array.reshape(-1)
+    wrong = values != np.round(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    if wrong.any():  # a NaN too
+        row = int(wrong.argmax())
+        raise DataError(f"read: {path} must hold whole numbers, got {values[row]:g} at row {row}")
+    if (low := int(values.min())) < -1 or int(values.max()) >= 2**31:
+        raise DataError(f"read: {path} must hold labels from -1 to {2**31 - 1}, got {low} to {int(values.max())}")
+    return values.astype(np.int64)
 
 
 def _unflatten(content: NDArray[Any], image_shape: tuple[int, int], path: Path) -> NDArray[Any]:

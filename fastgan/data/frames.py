@@ -28,7 +28,9 @@ _MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by byte order mark
 _DELIMITERS = (",", ";", "\t", "|")
 _SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+MOST_COLUMNS = 10_000  # each is fitted by itself: a tenth of a second, so this many take a quarter of an hour
 _SAMPLE_LINES = 200  # looked at to find the layout
+_SAMPLE_TEXT = 1 << 22  # characters of them, where lines are long
 _TYPED_ROWS = 10_000  # looked at to find codes such as 00123, which are no numbers
 _CODE = re.compile(r"[+-]?0\d+")
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__")
@@ -131,6 +133,12 @@ def open_table(table: Any, *, header: bool | None = None) -> Table:
     raise TypeError(f"fit: table must be a DataFrame of pandas or a path, got {type(table).__name__}")
 
 
+def check_width(where: str, columns: int) -> None:
+    """Refuse a table of so many columns that reading and fitting one after the other would seem to hang."""
+    if columns > MOST_COLUMNS:
+        raise DataError(f"{where} must have at most {MOST_COLUMNS:,} columns, got {columns:,}")
+
+
 def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> Any:
     """The DataFrame of a text file or .parquet; arguments as for `open_table`.
 
@@ -177,11 +185,16 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     with _open(path) as file:
-        lines = [line for _, line in zip(range(_SAMPLE_LINES), file, strict=False)]
+        lines: list[str] = []
+        for line in file:
+            lines.append(line)
+            if len(lines) == _SAMPLE_LINES or len(lines) > 2 and sum(map(len, lines)) > _SAMPLE_TEXT:
+                break
     if not any(line.strip() for line in lines):
         raise DataError(f"read: {path} must have at least one row, got an empty file")
     said = _SEPARATOR.fullmatch(lines[0].strip())
     delimiter, decimal, rows = _layout(lines[1:] if said else lines, said[1] if said else None)
+    check_width(f"read: {path}", len(rows[0]))
     if header is None:
         header = all(number(cell, decimal) is None for cell in rows[0])
         header = header or rows[0][0].strip() in INDEX_NAMES

@@ -27,7 +27,7 @@ def find_images(folder: Path) -> list[Path]:
 def read_images(paths: list[Path], background: Colour = "white") -> NDArray[Any]:
     """(n, height, width) of grey images, (n, 3, height, width) of colour ones; uint8, uint16 for 16-bit grey.
 
-    Each page of a TIFF and each frame of a GIF, WebP or PNG is an image. They are turned as their EXIF orientation
+    Each page of a TIFF and each frame of a GIF, WebP or PNG is an image. They are oriented as their EXIF orientation
     says, and laid over `background` where they are transparent; CMYK and palettes become RGB.
 
     Raises:
@@ -128,13 +128,13 @@ def _pixels(image: Any, path: Path, colour: tuple[int, ...], was_grey: bool) -> 
     if image.mode.startswith(("I", "F")):  # conversion to bytes would clip
         raise DataError(f"read: {path} must have 8-bit channels or 16-bit grey, got Pillow mode {image.mode}")
     grey = image.mode in _GREY
-    turned = operations.exif_transpose(image)
+    oriented = operations.exif_transpose(image)
     if transparent:
-        above = turned.convert("RGBA")
+        above = oriented.convert("RGBA")
         ground = need("PIL.Image", what="", package="pillow").new("RGBA", above.size, (*colour, 255))
         ground.alpha_composite(above)
-        turned = ground
-    rgb = np.asarray(turned.convert("L" if grey else "RGB"))
+        oriented = ground
+    rgb = np.asarray(oriented.convert("L" if grey else "RGB"))
     if was_grey and rgb.ndim == 3 and (rgb == rgb[..., :1]).all():  # a grey GIF's second frame comes in colour
         return rgb[..., 0]
     return rgb

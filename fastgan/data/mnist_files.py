@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from . import idx
 from .dataset import DataError, Dataset
+from .download import download as fetch_files
 from .files import read
 
 _SIDE, _CLASSES = 28, 10
@@ -20,6 +21,8 @@ _CHUNK = 1 << 20
 class _Origin(NamedTuple):
     package: str  # where the four files come from
     sha256: tuple[str, str, str, str]  # of the unpacked files, in the order of _FILES
+    url: str = ""  # of the folder with the gzipped files
+    packed: tuple[str, ...] = ()  # their sha256
 
 
 # name and bytes of each unpacked file; both sets have the same ones
@@ -38,6 +41,13 @@ _ORIGINS = {
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         ),
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        (
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
     ),
     "fashion-mnist": _Origin(
         "`apt-get download dataset-fashion-mnist`",
@@ -47,12 +57,25 @@ _ORIGINS = {
             "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        (
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
     ),
 }
 NAMES = tuple(_ORIGINS)
 
 
-def mnist(path: str | os.PathLike[str] | None = None, *, split: str = "train", flatten: bool = True) -> Dataset:
+def mnist(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    split: str = "train",
+    flatten: bool = True,
+    download: bool = False,
+) -> Dataset:
     """The handwritten digits of LeCun et al., 28 x 28 pixels, values k/255 in [0, 1], from IDX files.
 
     Equivalent to `read(path, split=split)`, with the checks of what MNIST is.
@@ -62,33 +85,50 @@ def mnist(path: str | os.PathLike[str] | None = None, *, split: str = "train", f
             the folder in the environment variable FASTGAN_MNIST, or data/mnist, where `make data` puts them.
         split: "train" (60,000 rows) or "test" (10,000), of a folder.
         flatten: rows (784); False: (1, 28, 28).
+        download: fetch those of the four files that the folder has not, by pooch, with a progress bar; a file is kept
+            only if its sha256 is right.
 
     Returns:
         Dataset of rows in float32, int64 labels 0 to 9; without labels where there is no file of them.
 
     Raises:
         FileNotFoundError: there are no such files; the message says what to fetch and how to check it.
-        DataError: a damaged file, images of another size, labels of another number or above 9.
+        DataError: a damaged file, images of another size, labels of another number or above 9; a download that is not
+            the file it should be.
+        ConnectionError, ImportError: with download, there is no network, or no pooch.
 
     Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits".
     """
-    return load("mnist", path, split=split, flatten=flatten)
+    return load("mnist", path, split=split, flatten=flatten, download=download)
 
 
-def fashion_mnist(path: str | os.PathLike[str] | None = None, *, split: str = "train", flatten: bool = True) -> Dataset:
+def fashion_mnist(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    split: str = "train",
+    flatten: bool = True,
+    download: bool = False,
+) -> Dataset:
     """Zalando's pictures of clothes, in MNIST's format: `mnist`, with FASTGAN_FASHION_MNIST and data/fashion-mnist.
 
     Args, Returns, Raises: as `mnist`.
 
     Source: Xiao, Rasul, Vollgraf (2017), "Fashion-MNIST: a novel image dataset".
     """
-    return load("fashion-mnist", path, split=split, flatten=flatten)
+    return load("fashion-mnist", path, split=split, flatten=flatten, download=download)
 
 
 def load(
-    name: str, path: str | os.PathLike[str] | None = None, *, split: str = "train", flatten: bool = True
+    name: str,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    split: str = "train",
+    flatten: bool = True,
+    download: bool = False,
 ) -> Dataset:
     """The data set of that name, as `mnist`."""
+    if download:
+        fetch(name, path)
     source = locate(name, path, split)
     dataset = read(source, split=split, flatten=flatten)
     caller = name.replace("-", "_")
@@ -102,21 +142,44 @@ def load(
     return dataclasses.replace(dataset, name=name)
 
 
+def fetch(name: str, path: str | os.PathLike[str] | None = None, *, progress: bool = True) -> None:
+    """Download those of the four files, gzipped, that the folder has not in either form.
+
+    Args, Raises: as `mnist`.
+        progress: a bar on standard error.
+    """
+    folder, origin = _place(name, path), _ORIGINS[name]
+    caller = name.replace("-", "_")
+    if folder.is_file():
+        raise ValueError(f"{caller}: path must be a folder where download is asked for, got the file {folder}")
+    files = {f"{file}.gz": sha256 for (file, _), sha256 in zip(_FILES, origin.packed, strict=True)}
+    missing = {file: sha256 for file, sha256 in files.items() if not (folder / file.removesuffix(".gz")).exists()}
+    fetch_files(origin.url, missing, folder, what=caller, progress=progress)
+
+
+def _place(name: str, path: str | os.PathLike[str] | None) -> Path:
+    """Where the files are: the path that was given, or the environment's, or that of `make data`."""
+    return Path(path if path is not None else os.environ.get(_variable(name)) or Path("data") / name)
+
+
+def _variable(name: str) -> str:
+    return f"FASTGAN_{name.upper().replace('-', '_')}"
+
+
 def locate(name: str, path: str | os.PathLike[str] | None = None, split: str = "train") -> Path:
     """The folder, or the file of the images, that holds the data set.
 
     Raises:
         FileNotFoundError: neither is there; the message says what to fetch and how to check it.
     """
-    variable = f"FASTGAN_{name.upper().replace('-', '_')}"
-    found = Path(path if path is not None else os.environ.get(variable) or Path("data") / name)
+    found = _place(name, path)
     if found.is_file() or (found.is_dir() and idx.find_images(found, split) is not None):
         return found
     of_split = [_describe(name, number) for number in ((0, 1) if split == "train" else (2, 3))]
     raise FileNotFoundError(
         f"{name.replace('-', '_')}: {found} must be a folder with {' and '.join(of_split)}, or these gzipped, got "
-        f"{'an empty folder' if _is_empty(found) else 'none'}; {_ORIGINS[name].package} or `make data` fetches "
-        f"them, sha256sum checks them, and --data DIR, path or {variable} says where they are"
+        f"{'an empty folder' if _is_empty(found) else 'none'}; {_ORIGINS[name].package}, `make data` or "
+        f"--download fetches them, sha256sum checks them, and --data DIR, path or {_variable(name)} says where they are"
     )
 
 

@@ -54,7 +54,7 @@ def read_parquet(path: Path, largest: float) -> Table:
         values = _column(path, arrow, table.column(position), name, largest)
         parts.append(values)
         names += [name] if values.ndim == 1 else [f"{name}[{place}]" for place in range(values.shape[1])]
-    left_out = [name for name in schema.names if name not in columns]
+    left_out = sorted(set(schema.names).difference(columns))
     if left_out:
         text = f"read: {path} column {left_out[0]!r} is left out: an index written by pandas"
         warnings.warn(text, DataWarning, stacklevel=4)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, random, theory
-from fastgan.models import GAN, evaluating
+from fastgan.models.gan import GAN, evaluating
 
 from .rows import Rows, take_rows
 

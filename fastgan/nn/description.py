@@ -80,7 +80,14 @@ def load(described: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
     if any(buffer.is_meta for name, buffer in module.named_buffers() if name not in tensors):
         with torch.random.fork_rng(devices=[]):  # the constructor alone knows buffers that no file holds
             module = build(described)
-    module.load_state_dict(tensors, assign=True)
+    # By name: load_state_dict(assign=True) looks through all names for each module, for hours in a deep network.
+    for prefix, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            value = tensors[f"{prefix}.{name}" if prefix else name]
+            part.register_parameter(name, nn.Parameter(value, requires_grad=parameter.requires_grad))
+        for name, _ in part.named_buffers(recurse=False):
+            if (buffer := tensors.get(f"{prefix}.{name}" if prefix else name)) is not None:
+                part._buffers[name] = buffer
     return module
 
 

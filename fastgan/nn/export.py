@@ -93,7 +93,7 @@ def _equivalent(module: nn.Module, made: dict[nn.Module, nn.Module], strict: boo
         children = {name: _plain(child, made, strict=strict) for name, child in _children(module)}
         return nn.Sequential(OrderedDict(children))
     convert: Callable[[], nn.Module | None] | None = getattr(module, "to_torch", None)
-    return convert() if convert is not None and kind.__module__ == "fastgan.models" else None
+    return convert() if convert is not None and kind.__module__.startswith("fastgan.models.") else None
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -97,3 +97,22 @@ def network(name: str, path: Path, tensors: Mapping[str, Tensor], described: dic
         raise ValueError(f"GAN.load: {name} must be given, as {path} holds its weights alone: {why}") from None
     except ValueError as error:
         raise ValueError(f"GAN.load: {path} must describe the {name}: {error}") from None
+
+
+def load_state(gan: Any, tensors: Mapping[str, Tensor], *, by_name: bool) -> None:
+    """Equivalent to `gan.load_state_dict(tensors)`, which looks through all names for each module: hours, where deep.
+
+    Args:
+        by_name: copy each tensor where the names and shapes are those of the GAN: no module reads its tensors itself.
+
+    Raises:
+        RuntimeError: names or shapes that are not the GAN's.
+    """
+    if any(name.startswith("ema.") for name in tensors):
+        gan.keep_ema()
+    own = gan.state_dict()
+    if not by_name or {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in tensors.items()}:
+        gan.load_state_dict(tensors)
+        return
+    for name, value in own.items():
+        value.copy_(tensors[name])

@@ -130,7 +130,7 @@ def nce_fit(*, n: int = 20_000, steps: int = 300, seed: int = 0) -> list[tuple[f
     real = data.gaussian(n, 1.0, 0.7, seed=seed).tensor().double().flatten()
     noise = 2.0 * random.normal(n, seed=seed, purpose=Purpose.DATA, step=1, dtype=torch.float64)
     theta = torch.tensor([0.0, math.log(2.0), 0.0], dtype=torch.float64, requires_grad=True)  # mean, log std, log Z
-    optimizer, course = torch.optim.Adam([theta], 0.05), []
+    optimizer, trajectory = torch.optim.Adam([theta], 0.05), []
 
     def log_model(x: Tensor) -> Tensor:
         return -((x - theta[0]) ** 2) * torch.exp(-2 * theta[1]) / 2 - theta[2]
@@ -140,30 +140,30 @@ def nce_fit(*, n: int = 20_000, steps: int = 300, seed: int = 0) -> list[tuple[f
 
     for _ in range(steps + 1):
         mean, log_std, log_z = theta.tolist()
-        course.append((mean, math.exp(log_std), math.exp(log_z)))
+        trajectory.append((mean, math.exp(log_std), math.exp(log_z)))
         optimizer.zero_grad()
         theory.nce_loss(log_model(real), log_noise(real), log_model(noise), log_noise(noise)).backward()
         optimizer.step()
-    return course
+    return trajectory
 
 
 def nce(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
     """The picture of `nce_fit`: the model beside data and noise, and its three numbers over the steps."""
-    course = np.array(nce_fit(seed=seed))
+    trajectory = np.array(nce_fit(seed=seed))
     x = np.linspace(-6.0, 6.0, 800)
     figure = style.figure(11, 4.4)
     left, right = figure.subplots(1, 2)
     left.fill_between(x, theory.gaussian_density(x, 1.0, 0.7), color=style.BLUE, alpha=0.25, lw=0, label="data")
     left.plot(x, theory.gaussian_density(x, 0.0, 2.0), color=style.GREY, lw=1.6, ls="--", label="noise")
-    for shade, t in ((0.3, 0), (0.6, 20), (1.0, len(course) - 1)):
-        mean, std, z = course[t]
+    for shade, t in ((0.3, 0), (0.6, 20), (1.0, len(trajectory) - 1)):
+        mean, std, z = trajectory[t]
         model = np.exp(-((x - mean) ** 2) / (2 * std**2)) / z
         left.plot(x, model, color=style.ORANGE, alpha=shade, lw=2, label=f"model after {t} steps")
     left.set_ylim(0, 1.05)
     style.label(left, "A model learned by telling data from noise", "x", "density")
     true = (1.0, 0.7, 0.7 * math.sqrt(2 * math.pi))
     names = ("mean", "standard deviation", "normaliser Z, free")
-    for column, name, goal, colour in zip(course.T, names, true, style.PALETTE, strict=False):
+    for column, name, goal, colour in zip(trajectory.T, names, true, style.PALETTE, strict=False):
         right.plot(column, color=colour, lw=2, label=f"{name}: {column[-1]:.3f}, true {goal:.3f}")
         right.axhline(goal, color=colour, lw=1, ls=":")
     style.label(right, "Its parameters", "step", "")

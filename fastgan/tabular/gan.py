@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import os
-import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,21 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastgan import random
+from fastgan import nn, random
+from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
 from fastgan.files import write_atomically
-from fastgan.models import evaluating
+from fastgan.models.gan import GAN
+from fastgan.options import EngineName, HeadName, Precision
 from fastgan.random import Purpose
-from fastgan.training.interrupt import Interrupt
+from fastgan.training import Adam, TrainConfig, train
+from fastgan.training.callbacks import Callback
+from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
 
 from . import constraints as rules
 from .columns import Kind, Normalization
 from .conditions import Wanted
 from .constraints import Constraint
-from .encoded import EncodedTable, pack
-from .networks import Layout, TableDiscriminator, TableGenerator
-from .sampling import Conditions, ConditionSampler
-from .training import Losses, Settings, Trainer
 from .transformer import TableTransformer
 
 FORMAT = 1
@@ -41,8 +39,6 @@ MODEL, WEIGHTS = "table.json", "weights.safetensors"
 _BLOCK = 1000  # rows of a forward pass of `sample`: part of the identity of the bits
 _TRIES = 200  # rows generated for each one asked for, before `sample` gives up
 _LEAST_TRIES = 20_000
-
-log = logging.getLogger("fastgan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +59,8 @@ class TabularConfig:
         temperature: of the Gumbel-softmax.
         penalty_weight: of the gradient penalty.
         discriminator_steps: updates of D for each of G.
+        engine: "auto", a compiled one where it can run this, else the eager one; "eager", "cpu", as in `TrainConfig`.
+        precision: of products, as in `TrainConfig`.
         seed: of weights and all random numbers.
 
     Raises:
@@ -83,6 +81,8 @@ class TabularConfig:
     temperature: float = 0.2
     penalty_weight: float = 10.0
     discriminator_steps: int = 1
+    engine: EngineName = "auto"
+    precision: Precision = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -108,15 +108,53 @@ class TabularConfig:
             check(name, getattr(self, name) >= 0, "at least 0")
         check("seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
 
-    def settings(self) -> Settings:
-        """The numbers of an iteration."""
-        return Settings(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Settings)})
+    def training(self, rows: int, device: torch.device | str = "cpu") -> TrainConfig:
+        """How `fastgan.train` trains on a table of so many rows."""
+        adam = Adam(lr=self.lr, betas=self.betas)
+        return TrainConfig(
+            steps=self.steps or self.epochs * -(-rows // self.batch_size),
+            batch_size=self.batch_size // self.pack,
+            pack=self.pack,
+            k=self.discriminator_steps,
+            loss="wasserstein",
+            gradient_penalty="wgan-gp",
+            penalty_weight=self.penalty_weight,
+            generator_optimizer=dataclasses.replace(adam, weight_decay=self.weight_decay),
+            discriminator_optimizer=adam,
+            engine=self.engine,
+            precision=self.precision,
+            seed=self.seed,
+            device=str(device),
+        )
+
+
+def networks(config: TabularConfig, heads: Sequence[Head], classes: int) -> GAN:
+    """Both networks of the paper's section 4.4, of a table with these heads and so many labels in all.
+
+    G: residual blocks, then tanh of scalars and Gumbel-softmax of groups. D: of packs, leaky rectifiers with dropout.
+    """
+    width = config.latent_dim + classes
+    layers: list[torch.nn.Module] = []
+    for features in config.generator_hidden:
+        layers.append(nn.Residual(width, features))
+        width += features
+    kinds: dict[str, HeadName] = {"tanh": "tanh", "softmax": "gumbel_softmax"}
+    groups = [(kinds[head.kind], head.width) for head in heads]
+    features = heads[-1].stop
+    generator = nn.Sequential(*layers, torch.nn.Linear(width, features), nn.Heads(groups, tau=config.temperature))
+    layers, width = [], config.pack * (features + classes)
+    for units in config.discriminator_hidden:
+        layers += [torch.nn.Linear(width, units), torch.nn.LeakyReLU(0.2), nn.Dropout(config.dropout)]
+        width = units
+    discriminator = nn.Sequential(*layers, torch.nn.Linear(width, 1))
+    return GAN(generator, discriminator, latent_dim=config.latent_dim, classes=classes)
 
 
 class TabularGAN:
     """A conditional GAN for tables of any columns: CTGAN.
 
-    Equivalent to the networks, losses and training-by-sampling of the paper, in float32. What the paper leaves open: a
+    Equivalent to the networks, losses and training-by-sampling of the paper, in float32, trained by `fastgan.train`: on
+    a CPU whole iterations run in the compiled engine. What the paper leaves open: a
     label is drawn by the logarithm of one more than its frequency, the cross-entropy is that of G's logits, a number
     that 5% of the rows share is a mode of its own, and heavy tails are squashed by asinh.
 
@@ -129,7 +167,10 @@ class TabularGAN:
 
     Attributes:
         transformer: the fitted TableTransformer.
-        history: by name (loss_d, penalty, loss_g, cross_entropy) a number for each iteration.
+        gan: the networks, a `fastgan.GAN`; None before `fit`.
+        history: by name (loss_d, loss_g and the others of `TrainResult`) a number for each iteration. The penalty is
+            part of loss_d, the cross-entropy of the conditions of loss_g.
+        engine, engine_reason: which engine `fit` ran in, and why.
         rejected: rows that the last `sample` drew again, by constraint, and "conditions".
 
     Raises:
@@ -167,8 +208,8 @@ class TabularGAN:
         self.constraints = tuple(constraints)
         self.device = torch.device(device)
         self.threads = threads
-        self.generator: TableGenerator | None = None
-        self.discriminator: TableDiscriminator | None = None
+        self.gan: GAN | None = None
+        self.engine = self.engine_reason = ""
         self.history: dict[str, NDArray[np.float64]] = {}
         self.rejected: dict[str, int] = {}
         self.interrupted = False
@@ -176,7 +217,7 @@ class TabularGAN:
 
     def __repr__(self) -> str:
         steps = len(self.history.get("loss_d", ()))
-        state = f"{steps:,} iterations" if self.generator is not None else "not fitted"
+        state = f"{steps:,} iterations" if self.gan is not None else "not fitted"
         return f"TabularGAN({state}, {self.transformer!r})"
 
     # ---------------------------------------------------------------- training
@@ -186,56 +227,42 @@ class TabularGAN:
         table: Any,
         *,
         progress: bool = False,
-        on_step: Callable[[int, int, Losses], None] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> TabularGAN:
-        """Fit the columns, then train both networks from new weights.
+        """Fit the columns, then train both networks from new weights, by `fastgan.train`.
 
         Args:
             table: a DataFrame, or the path of a .csv, .tsv or .parquet file.
             progress: show on standard error how far it is.
-            on_step: called after each iteration with its number, how many there are, and the losses.
+            callbacks: as those of `fastgan.train`.
 
         Returns:
             Itself. After Ctrl-C training ends early, and `interrupted` is True.
 
         Raises:
             DataError: as `TableTransformer.fit`; nothing in the table varies; a row breaks a constraint.
-            FloatingPointError: a loss is not finite.
+            FloatingPointError: a loss or a logit is not finite.
+            ValueError: the engine asked for cannot run this.
         """
-        trainer = self.prepare(table)
-        steps = self.steps_for(trainer.sampler.rows)
-        losses: list[Losses] = []
-        show = _Progress(steps) if progress else None
-        with _threads(self.threads), Interrupt(terminate=False) as interrupt:
-            for step in range(steps):
-                losses.append(trainer.iterate())
-                if (step + 1) % 100 == 0 or step + 1 == steps:
-                    self._check(losses[-1], step)
-                    if show is not None:
-                        show(step + 1, losses[-1])
-                if on_step is not None:
-                    on_step(step + 1, steps, losses[-1])
-                if interrupt.requested:
-                    break
-        self.interrupted = len(losses) < steps
-        table_of_losses = torch.stack([torch.stack(row) for row in losses]).double().cpu().numpy()
-        self.history = dict(zip(Losses._fields, table_of_losses.T, strict=True))
-        self._sampler = ConditionSampler.without_rows(trainer.sampler.counts)
+        rows = self.prepare(table)
+        assert self.gan is not None
+        with _threads(self.threads):
+            result = train(
+                self.gan, rows, self.config.training(len(rows), self.device), callbacks=callbacks, progress=progress
+            )
+        self.interrupted, self.engine, self.engine_reason = result.interrupted, result.engine, result.engine_reason
+        self.history = {name: values for name, values in result.history.items() if name != "step"}
+        self._sampler = ConditionSampler.without_rows(rows.sampler.counts)
         return self
 
-    def steps_for(self, rows: int) -> int:
-        """Iterations of a table of so many rows."""
-        config = self.config
-        return config.steps or config.epochs * -(-rows // config.batch_size)
-
-    def prepare(self, table: Any) -> Trainer:
+    def prepare(self, table: Any) -> SampledRows:
         """Fit the columns and build the networks; what `fit` does before its first iteration.
 
         Args:
             table: as for `fit`.
 
         Returns:
-            Trainer, whose `iterate` is one iteration.
+            SampledRows: what `fastgan.train` trains `gan` on.
         """
         source = open_table(table)
         self.transformer.fit(source)
@@ -251,30 +278,13 @@ class TabularGAN:
             encoded, [place for _, place in categories], [column.size for column, _ in categories]
         )
         self._build(sampler)
-        assert self.generator is not None and self.discriminator is not None
-        return Trainer(self.generator, self.discriminator, encoded, sampler, self._layout(), self.config.settings())
+        return SampledRows(encoded, sampler)
 
     def _build(self, sampler: ConditionSampler) -> None:
-        config, width = self.config, self.transformer.width
         self._sampler = sampler
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random.torch_seed(config.seed, 0))
-            generator = TableGenerator(config.latent_dim + sampler.width, config.generator_hidden, width)
-            discriminator = TableDiscriminator(
-                config.pack * (width + sampler.width), config.discriminator_hidden, dropout=config.dropout
-            )
-        self.generator, self.discriminator = generator.to(self.device), discriminator.to(self.device)
-
-    def _layout(self) -> Layout:
-        heads = self.transformer.heads
-        softmax = [head for head in heads if head.kind == "softmax"]
-        return Layout(heads, [softmax[place] for _, place in self.transformer.categories], self.device)
-
-    @staticmethod
-    def _check(losses: Losses, step: int) -> None:
-        for name, value in losses._asdict().items():
-            if not torch.isfinite(value):
-                raise FloatingPointError(f"fit: {name} must be finite, got {float(value)} at iteration {step}")
+            torch.manual_seed(random.torch_seed(self.config.seed, 0))
+            self.gan = networks(self.config, self.transformer.heads, sampler.width).to(self.device)
 
     # ---------------------------------------------------------------- samples
 
@@ -308,7 +318,7 @@ class TabularGAN:
         for name, value in (("n", n), ("offset", offset), ("seed", seed)):
             if value < 0:
                 raise ValueError(f"sample: {name} must be at least 0, got {value}")
-        if self.generator is None:
+        if self.gan is None:
             raise RuntimeError("TabularGAN must be fitted first: fit(table)")
         wanted = Wanted(conditions or {}, self.transformer)
         filtered = bool(wanted.labels or wanted.ranges or self.constraints)
@@ -339,27 +349,19 @@ class TabularGAN:
         )
         return self.transformer.decode(EncodedTable(scalars, codes, heads), first=offset)
 
-    @torch.no_grad()
     def _block(self, block: int, seed: int, wanted: Wanted) -> EncodedTable:
         """Rows block * 1000 and following: all of a block are made together, however few are wanted."""
-        assert self.generator is not None and self._sampler is not None
-        common: dict[str, Any] = {"seed": seed, "purpose": Purpose.SAMPLE, "step": 0}
-        latent, width, start = self.config.latent_dim, self.transformer.width, block * _BLOCK
-        drawn = self._sampler.draw(_BLOCK, offset=start, real=True, **common)
-        if wanted.labels:  # the rarest of them; the others by rejection
-            counts = self._sampler.counts
-            place = min(wanted.labels, key=lambda place: counts[place][wanted.labels[place]])
-            drawn = Conditions(torch.full((_BLOCK,), place), torch.full((_BLOCK,), wanted.labels[place]))
-        parameter = next(self.generator.parameters())
-        z = random.normal((_BLOCK, latent), offset=start * latent, dtype=parameter.dtype, device=self.device, **common)
-        condition = self._sampler.one_hot(drawn, parameter.dtype).to(self.device)
-        with evaluating(self.generator):
-            logits = self.generator(torch.cat([z, condition], 1))
-        uniform = random.uniform(
-            (_BLOCK, width), substream=4, offset=start * width, dtype=torch.float32, device=self.device, **common
-        )
-        return pack(self._layout().activate(logits, uniform.to(logits.dtype), self.config.temperature).cpu(),
-                    self.transformer.heads)  # fmt: skip
+        assert self.gan is not None and self._sampler is not None
+        start, labels = block * _BLOCK, None
+        if self.gan.classes:
+            drawn = self._sampler.draw(_BLOCK, seed=seed, purpose=Purpose.SAMPLE, step=0, offset=start, real=True)
+            if wanted.labels:  # the rarest of them; the others by rejection
+                counts = self._sampler.counts
+                place = min(wanted.labels, key=lambda place: counts[place][wanted.labels[place]])
+                drawn = Conditions(torch.full((_BLOCK,), place), torch.full((_BLOCK,), wanted.labels[place]))
+            labels = self._sampler.labels(drawn)
+        rows = self.gan.sample(_BLOCK, seed=seed, batch_size=_BLOCK, offset=start, device="cpu", labels=labels)
+        return pack(rows, self.transformer.heads)
 
     def _kept(self, encoded: EncodedTable, wanted: Wanted) -> NDArray[np.bool_]:
         places = [place for _, place in self.transformer.categories]
@@ -384,14 +386,12 @@ class TabularGAN:
         Raises:
             RuntimeError: the GAN is not fitted. OSError: a file cannot be written.
         """
-        if self.generator is None or self.discriminator is None or self._sampler is None:
+        if self.gan is None or self._sampler is None:
             raise RuntimeError("TabularGAN must be fitted first: fit(table)")
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {
-            f"{name}.{key}": value.detach().cpu().contiguous()
-            for name, network in (("generator", self.generator), ("discriminator", self.discriminator))
-            for key, value in network.state_dict().items()
+            f"gan.{name}": value.detach().cpu().contiguous() for name, value in self.gan.state_dict().items()
         }
         tensors |= {f"history.{name}": torch.from_numpy(np.ascontiguousarray(x)) for name, x in self.history.items()}
         body = {
@@ -432,9 +432,10 @@ class TabularGAN:
             made.interrupted = bool(body["interrupted"])
             tensors = safetensors.torch.load((path / WEIGHTS).read_bytes())
             made._build(ConditionSampler.without_rows(body["counts"]))
-            for name in ("generator", "discriminator"):
-                state = {key.removeprefix(f"{name}."): x for key, x in tensors.items() if key.startswith(f"{name}.")}
-                getattr(made, name).load_state_dict(state)
+            assert made.gan is not None
+            made.gan.load_state_dict(
+                {name.removeprefix("gan."): x for name, x in tensors.items() if name.startswith("gan.")}
+            )
             made.history = {
                 key.removeprefix("history."): x.numpy() for key, x in tensors.items() if key.startswith("history.")
             }
@@ -452,26 +453,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _Progress:
-    """Ten lines a run."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps, self._every, self._next, self._begun = steps, max(1, steps // 10), 0, time.perf_counter()
-
-    def __call__(self, step: int, losses: Losses) -> None:
-        if step < self._next and step < self._steps:
-            return
-        import sys
-
-        self._next = step + self._every
-        rate = step / max(time.perf_counter() - self._begun, 1e-9)
-        print(
-            f"{step:>{len(str(self._steps))}}/{self._steps}  {rate:,.1f} it/s  "
-            f"{(self._steps - step) / rate:,.0f} s left  "
-            f"loss_d {float(losses.loss_d):.3f}  loss_g {float(losses.loss_g):.3f}  "
-            f"cross-entropy {float(losses.cross_entropy):.3f}",
-            file=sys.stderr,
-            flush=True,
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ class Storage:
         format: of dates in text.
         date: Python's dates stand in an object column.
         missing: what stands for a missing value in an object column: "None" or "nan".
+        arrow: pandas' dtype of Arrow around all this, as text.
     """
 
     dtype: str
@@ -51,6 +52,7 @@ class Storage:
     format: str | None = None
     date: bool = False
     missing: str = "None"
+    arrow: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value not in (None, False)}
@@ -69,6 +71,10 @@ class Storage:
             values: (n,) int64, uint64, floating or objects, as `Values.present`; anything where `missing`.
             missing: (n,).
         """
+        series = self._restore(values, missing)
+        return series if self.arrow is None else series.astype(pandas().api.types.pandas_dtype(self.arrow))
+
+    def _restore(self, values: NDArray[Any], missing: NDArray[np.bool_]) -> Any:
         pd = pandas()
         series = self._times(values, missing) if self.family == "time" else None
         if series is None:
@@ -151,7 +157,9 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
     dtype, where = series.dtype, f"{caller}: column {name!r}"
     if isinstance(dtype, pd.ArrowDtype):
         plain = read(_out_of_arrow(series), name, caller=caller, as_time=as_time)
-        return Values(plain.present, plain.missing, Storage(str(dtype), plain.storage.family))
+        return Values(plain.present, plain.missing, replace(plain.storage, arrow=str(dtype)))
+    if isinstance(dtype, pd.SparseDtype):
+        raise DataError(f"{where} must be dense (series.sparse.to_dense()), got {dtype}")
     missing = series.isna().to_numpy(dtype=bool)
     present = series[~missing] if missing.any() else series
     if isinstance(dtype, pd.CategoricalDtype):
@@ -194,6 +202,11 @@ def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: boo
         return Values(np.asarray(present), missing, Storage("object", "label", missing=gap))
     if kind == "integer" and all(-(2**63) <= value < 2**63 for value in present):
         return Values(present.to_numpy(dtype="int64"), missing, Storage("object", "whole", missing=gap))
+    if kind == "integer":
+        row, wide = next(
+            (i, v) for i, v in zip(np.flatnonzero(~missing), present, strict=True) if not -(2**63) <= v < 2**63
+        )
+        raise DataError(f"{where} row {row} must be a whole number of at most 64 bits, got {wide!r:.40}")
     if kind == "floating":
         found = Values(present.to_numpy(dtype="float64"), missing, Storage("object", "real", missing=gap))
         _check_finite(found, where)
@@ -212,6 +225,9 @@ def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: boo
 
 def _text(present: Any, missing: NDArray[np.bool_], storage: Storage, as_time: bool | None, where: str) -> Values:
     objects = np.asarray(present.astype(object))
+    for row, value in zip(np.flatnonzero(~missing), objects, strict=True):
+        if not value.isascii() and not _encodes(value):
+            raise DataError(f"{where} row {row} must be text that UTF-8 can write, got {value!r:.40}")
     found = None if as_time is False else _dates(present, required=bool(as_time))
     if found is not None:
         format, seconds = found
@@ -219,6 +235,14 @@ def _text(present: Any, missing: NDArray[np.bool_], storage: Storage, as_time: b
     if as_time:
         raise DataError(f"{where} must hold dates of one format such as {FORMATS[0]}, got {objects[:1]!r:.60}")
     return Values(objects, missing, storage)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _dates(text: Any, *, required: bool) -> tuple[str, NDArray[np.int64]] | None:

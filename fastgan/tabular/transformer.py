@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.data import DataError, DataWarning
-from fastgan.data.frames import open_table
+from fastgan.data.encoded import EncodedTable, Head, pack
+from fastgan.data.frames import check_width, open_table
 from fastgan.files import write_atomically
 
 from . import columns as column_kinds
 from . import storage
 from .columns import Category, Column, Encoded, Kind, Normalization
-from .encoded import EncodedTable, Head, pack
 from .numeric import quiet_fits
 
 FORMAT = 1
@@ -133,6 +133,7 @@ class TableTransformer:
     def _check_names(self, names: tuple[Hashable, ...]) -> None:
         if not names:
             raise DataError("fit: the table must have at least one column, got none")
+        check_width("fit: the table", len(names))
         for name in names:
             if not isinstance(name, str | int) or isinstance(name, bool):
                 raise DataError(f"fit: column names must be text or whole numbers, got {name!r}")

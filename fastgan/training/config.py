@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import numbers
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +27,7 @@ from fastgan.options import (
 )
 from fastgan.training import plugins
 from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
+from fastgan.training.plain import take_plain_numbers
 from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, SchedulerFactory
 from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, Schedule, StepDecay
 
@@ -48,6 +48,7 @@ _LEAST = {
     "k": 1,
     "generator_steps": 1,
     "unroll": 0,
+    "micro_batches": 1,
     "pack": 1,
     "checkpoint_every": 0,
     "keep_checkpoints": 1,
@@ -98,6 +99,10 @@ class TrainConfig:
             updates so far, added to its loss. For the eager engine.
         mode: "alternating", Algorithm 1; "simultaneous", the original code's rule: one real and one fake
             batch for both losses, D's halved, both gradients taken before either update.
+        micro_batches: equal parts of each batch that go through the networks one after another, while their gradients
+            add up (gradient accumulation): the memory of a smaller batch. To rounding the update is that of the whole
+            batch, for losses that are means over rows, but for what looks at a batch as a whole, such as batch
+            normalisation, and for dropout, whose masks are others. Above 1 for the eager engine.
         pack: samples that D gets as one input, side by side (PacGAN's packing; along the first axis
             of a sample). 1: one at a time. A step draws `batch_size * pack` rows.
         optimizer: of both networks, unless one has its own: `Adam`, `AdamW`, `Momentum`, `SGD`, `RMSprop`, or a
@@ -157,6 +162,7 @@ class TrainConfig:
     instance_noise_steps: int = 0
     historical_averaging: float = 0.0
     mode: UpdateMode = "alternating"
+    micro_batches: int = 1
     pack: int = 1
     # what updates the networks
     optimizer: Optimizer | OptimizerFactory = field(default_factory=Adam)
@@ -181,6 +187,7 @@ class TrainConfig:
     impl: Impl = "auto"
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -191,10 +198,8 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: seed must be below 2**63, got {self.seed}")
         for name in _NUMBERS:
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Real) or value is None and name in _OPTIONAL) or isinstance(value, bool):
+            if not (isinstance(value, int | float) or value is None and name in _OPTIONAL) or isinstance(value, bool):
                 raise TypeError(f"TrainConfig: {name} must be a number, got {value!r}")
-            if value is not None and not isinstance(value, int | float):  # NumPy's, which JSON does not know
-                object.__setattr__(self, name, int(value) if isinstance(value, numbers.Integral) else float(value))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
@@ -253,8 +258,8 @@ class TrainConfig:
             rule, got = "must be 'alternating' and 0 for feature_matching", f"{self.mode!r} and {self.unroll}"
             raise ValueError(f"TrainConfig: mode and unroll {rule}, got {got}")
         for name in _BOUNDS:
-            if (bound := getattr(self, name)) is not None and not bound > 0.0:
-                raise ValueError(f"TrainConfig: {name} must be above 0, got {bound!r}")
+            if (bound := getattr(self, name)) is not None and not 0.0 < bound < float("inf"):
+                raise ValueError(f"TrainConfig: {name} must be above 0 and finite, or None, got {bound!r}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"TrainConfig: ema_decay must lie in (0, 1), got {self.ema_decay!r}")
         if self.mode == "simultaneous":
@@ -265,6 +270,7 @@ class TrainConfig:
             raise ValueError(f"TrainConfig: k must be at least 2 where inner is 'optimum', got {self.k}")
         if not 0.0 < self.inner_tolerance < float("inf"):
             raise ValueError(f"TrainConfig: inner_tolerance must be above 0 and finite, got {self.inner_tolerance!r}")
+        self._check_micro_batches()
         if self.unroll:
             self._check_unroll()
         if self.generator_steps > 5 * self.k:
@@ -284,6 +290,14 @@ class TrainConfig:
             if kind not in known:
                 listed = ", ".join(("None", *known))
                 raise ValueError(f"TrainConfig: gradient_penalty must be one of {listed}, got {kind!r}")
+
+    def _check_micro_batches(self) -> None:
+        if self.batch_size % self.micro_batches:
+            rule = f"must divide batch_size={self.batch_size}"
+            raise ValueError(f"TrainConfig: micro_batches {rule}, got {self.micro_batches}")
+        refused = "unroll" if self.unroll else "feature_matching" if self.loss == "feature_matching" else None
+        if self.micro_batches > 1 and refused:  # the one looks ahead by a whole batch, the other is of its mean
+            raise ValueError(f"TrainConfig: micro_batches must be 1 with {refused}, got {self.micro_batches}")
 
     def _check_unroll(self) -> None:
         # A penalty looks at fakes without G's graph, and a bound on norms is no smooth function: the gradient that

@@ -7,9 +7,10 @@ import logging
 import torch
 
 from fastgan import nn
-from fastgan.models import GAN, check_labels, evaluating
+from fastgan.models.gan import GAN, check_labels, evaluating
 from fastgan.training.config import TrainConfig
 from fastgan.training.rows import Minibatches
+from fastgan.training.sampled import SampledRows, body_and_heads
 
 log = logging.getLogger("fastgan")
 
@@ -22,6 +23,8 @@ def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
     """
     if isinstance(gan.discriminator, nn.ClassDiscriminator):
         _check_classes(gan, gan.discriminator, rows, config)
+    elif rows.sampled is not None:
+        _check_sampled(gan, rows.sampled, config)
     elif gan.classes:
         if len(rows.shape) not in (1, 3):
             rule = "have flat rows, or images (channels, height, width), where gan.classes is set"
@@ -32,6 +35,23 @@ def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
         if gan.classes > 1 and bool((rows.labels == rows.labels[0]).all()):
             only = int(rows.labels[0])
             log.warning("train: every label is %d; of %d other classes the GAN learns nothing", only, gan.classes - 1)
+
+
+def _check_sampled(gan: GAN, sampled: SampledRows, config: TrainConfig) -> None:
+    labels = sampled.sampler.width
+    if gan.classes != labels:
+        raise ValueError(f"train: gan.classes must be the {labels} labels of the data, got {gan.classes}")
+    if labels and body_and_heads(gan.generator) is None:
+        got = type(gan.generator).__name__
+        raise ValueError(f"train: gan.generator must be a Sequential that ends in nn.Heads, got {got}")
+    # G's step has labels of its own, so that it has no real rows to look at.
+    for name, value, needed in (
+        ("generator_sees_real", config.generator_sees_real, False),
+        ("unroll", config.unroll, 0),
+        ("loss", config.loss, config.loss if config.loss != "feature_matching" else "of logits"),
+    ):
+        if value != needed:
+            raise ValueError(f"train: config.{name} must be {needed!r} where rows are drawn by labels, got {value!r}")
 
 
 def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Minibatches, config: TrainConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from fastgan.data.extras import need
 from fastgan.models import GAN
 from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback, Run
+from fastgan.training.plain import count_of
 
 if TYPE_CHECKING:
     from fastgan.training.result import TrainResult
@@ -35,7 +36,7 @@ class Logger(Callback):
     one_run = True
 
     def __init__(self, every: int = 100) -> None:
-        self.every = _positive(type(self).__name__, "every", every)
+        self.every = count_of(type(self).__name__, "every", every)
         self._waiting: list[dict[str, np.ndarray]] = []
 
     def write(self, run: Run, means: dict[str, float]) -> None:
@@ -128,7 +129,7 @@ class WandB(Logger):
         super().__init__(every)
         if run is not None and settings:
             raise ValueError(f"WandB: settings must be left out beside a run, got {', '.join(settings)}")
-        self._wandb = _package("WandB", "wandb")
+        self._wandb = need("wandb", what="WandB", package="wandb")
         self._given, self._run, self._settings = run is not None, run, settings
 
     def on_start(self, run: Run) -> None:
@@ -161,7 +162,7 @@ class MLflow(Logger):
 
     def __init__(self, every: int = 100, **settings: Any) -> None:
         super().__init__(every)
-        self._mlflow, self._settings, self._began = _package("MLflow", "mlflow"), settings, False
+        self._mlflow, self._settings, self._began = need("mlflow", what="MLflow", package="mlflow"), settings, False
 
     def on_start(self, run: Run) -> None:
         self._began = self._mlflow.active_run() is None
@@ -177,13 +178,6 @@ class MLflow(Logger):
         super().on_end(run, result)
         if self._began:
             self._mlflow.end_run()
-
-
-def _package(owner: str, name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{owner} needs the package {name}: pip install {name}") from error
 
 
 class Best(Callback):
@@ -217,8 +211,8 @@ class Best(Callback):
     ) -> None:
         if not callable(metric):
             raise TypeError(f"Best: metric must be a function of a GAN, got {metric!r}")
-        self.metric, self.every, self.maximize = metric, _positive("Best", "every", every), maximize
-        self.patience = None if patience is None else _positive("Best", "patience", patience)
+        self.metric, self.every, self.maximize = metric, count_of("Best", "every", every), maximize
+        self.patience = None if patience is None else count_of("Best", "patience", patience)
         self.folder = None if folder is None else Path(folder)
         self.value, self.step = math.nan, 0
         self.history: list[tuple[int, float]] = []
@@ -251,9 +245,3 @@ class Best(Callback):
         if not self._weights:
             raise ValueError("Best: there must be a measurement before restore, got none")
         gan.load_state_dict(self._weights)
-
-
-def _positive(owner: str, name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
-    return value

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastgan import losses, nn, theory
-from fastgan.models import GAN, evaluating, join
+from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.config import TrainConfig

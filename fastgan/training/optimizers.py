@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgan import options
 from fastgan.options import MomentumConvention
+from fastgan.training.plain import take_plain_numbers
 
 
 class _OfTorch:
@@ -49,11 +50,12 @@ class Adam(_OfTorch):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list from JSON would not compare equal
+        take_plain_numbers(self)
         for name in ("lr", "eps", "weight_decay"):
             _at_least(type(self).__name__, name, getattr(self, name), 0.0)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"{type(self).__name__}: betas must be two numbers in [0, 1), got {self.betas!r}")
-        object.__setattr__(self, "betas", tuple(self.betas))  # a list from JSON would not compare equal
 
     def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if isinstance(self, AdamW) else torch.optim.Adam
@@ -91,6 +93,7 @@ class SGD(_OfTorch):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         _at_least("SGD", "lr", self.lr, 0.0)
         _at_least("SGD", "weight_decay", self.weight_decay, 0.0)
         _below_one("SGD", "momentum", self.momentum)
@@ -124,6 +127,7 @@ class RMSprop(_OfTorch):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         for name in ("lr", "eps", "weight_decay"):
             _at_least("RMSprop", name, getattr(self, name), 0.0)
         _below_one("RMSprop", "alpha", self.alpha)
@@ -163,6 +167,7 @@ class Momentum:
     saturate_epochs: float | None = None
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         _at_least("Momentum", "lr", self.lr, 0.0)
         _at_least("Momentum", "lr_decay", self.lr_decay, 1.0)
         _at_least("Momentum", "min_lr", self.min_lr, 0.0)

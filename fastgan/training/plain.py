@@ -1,11 +1,15 @@
-"""State of other people's objects as plain JSON, and back: numbers keep their bits, containers their types."""
+"""Values as plain JSON, and state of other people's objects back: numbers keep their bits, containers their types."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import numbers
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 
 def encode(value: Any) -> Any:
@@ -53,3 +57,26 @@ def leaves(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, part
+
+
+def take_plain_numbers(description: Any) -> None:
+    """Replace the numbers of NumPy in a frozen dataclass by those of Python, which JSON knows."""
+    for field in dataclasses.fields(description):
+        value = getattr(description, field.name)
+        plain = tuple(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
+        object.__setattr__(description, field.name, plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def count_of(owner: str, name: str, value: int) -> int:
+    """A count of an argument, at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
+    return value

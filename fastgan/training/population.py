@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,7 @@ def train_population(
     grid: Grid | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
+    change: Collection[str] = (),
     run_dir: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> PopulationResult:
@@ -137,6 +138,7 @@ def train_population(
         grid: values by field of the config ("k", "optimizer.lr", "optimizer.betas.0"), all combinations of them.
         callbacks: called for each member as in `train`; `run.member` is its number.
         resume: go on where each member of `run_dir` is; those without a checkpoint begin.
+        change: what the configs may change on a resume, as in `train`: ("lr",), the learning rates.
         run_dir: folder for one run folder a member, member-0000 and so on; None writes nothing.
         threads: of the CPU for the compiled engine; None: `torch.get_num_threads()`.
 
@@ -157,13 +159,16 @@ def train_population(
             raise ValueError(f"train_population: callbacks must be for many runs, got {name}, which is for train")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"train_population: threads must be an integer of at least 1, got {threads!r}")
+    if change and not resume:
+        raise ValueError(f"train_population: change must be empty where resume is False, got {change!r}")
     build = _builder(make_gan)
     table = np.full((len(COLUMNS) - 1, len(planned), max(member.config.steps for member in planned)), np.nan)
     begun = time.perf_counter()
     with ranks() as group:
         own = planned[group.rank :: group.size]
         folder = None if run_dir is None else Path(run_dir)
-        scheduler = Scheduler(own, build, data, callbacks, folder, resume, threads or torch.get_num_threads(), table)
+        count = threads or torch.get_num_threads()
+        scheduler = Scheduler(own, build, data, callbacks, folder, resume, change, count, table)
         outcomes, gans = _gathered(group, scheduler, planned, build, table)
     iterations = sum(outcome.step - outcome.first for outcome in outcomes)
     rate = iterations / max(time.perf_counter() - begun, 1e-9)

@@ -16,7 +16,9 @@ from fastgan import random
 from fastgan.data import Dataset
 from fastgan.data.checks import check_visible
 from fastgan.options import Impl
+from fastgan.random import Purpose
 from fastgan.training import sources
+from fastgan.training.sampled import SampledRows
 
 _SCAN_BYTES = 1 << 24
 _MOST_CONVERTED = 1 << 33  # bytes of a copy of all rows
@@ -61,6 +63,7 @@ class Minibatches:
             raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         check_visible(data, "train: data")
         self.data = data
+        self.sampled = data if isinstance(data, SampledRows) else None
         self._known: Tensor | None = None  # numbers of the rows whose label is known
         self.n = len(data)
         self.device, self.dtype, self.impl = device, dtype, impl
@@ -79,11 +82,12 @@ class Minibatches:
             self._check_finite(first)
 
     def _order_by(self, batch_size: int, seed: int) -> None:
-        if batch_size > self.n:
+        if batch_size > self.n and self.sampled is None:
             raise ValueError(f"train: batch_size must be at most the {self.n} rows of data, got {batch_size}")
         self.batch_size, self.seed = batch_size, seed
         self.part = slice(None)  # of each minibatch, where several processes share it
-        self.batches = self.n // batch_size  # a minibatch in each epoch; the n % batch_size rows left over wait
+        # A minibatch in each epoch; the n % batch_size rows left over wait.
+        self.batches = max(1, self.n // batch_size)
         self._window = max(1, _WINDOW_ROWS // batch_size)
         self._held: tuple[int, int] | None = None
         self._order = torch.empty(0, dtype=torch.int64)
@@ -125,8 +129,14 @@ class Minibatches:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
         return self.gather(self._numbers(draw))
 
-    def labels_of(self, draw: int) -> Tensor:
-        """Labels of the rows of draw q, int64 (batch_size,), or of this process's part of them."""
+    def labels_of(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor:
+        """Labels of the rows of draw q, int64 (batch_size,), or of this process's part of them.
+
+        purpose: of sampled rows, NOISE_G for the labels that G's update q is asked for.
+        """
+        if self.sampled is not None:
+            drawn = self.sampled.sampler.draw(self.batch_size, seed=self.seed, purpose=purpose, step=draw)
+            return self.sampled.sampler.labels(drawn)[self.part].to(self.device)
         assert self.labels is not None
         return self.labels[self._numbers(draw).to(self.labels.device)].to(self.device, torch.int64)
 
@@ -152,6 +162,10 @@ class Minibatches:
         return self.gather(numbers), self.labels[numbers.to(self.labels.device)].to(self.device, torch.int64)
 
     def _numbers(self, draw: int) -> Tensor:
+        if self.sampled is not None:
+            stream: Any = {"seed": self.seed, "purpose": Purpose.NOISE_D, "step": draw}
+            sampler = self.sampled.sampler
+            return sampler.matching(sampler.draw(self.batch_size, **stream), **stream)[self.part]
         epoch, batch = divmod(draw, self.batches)
         window, within = divmod(batch, self._window)
         if self._held != (epoch, window):

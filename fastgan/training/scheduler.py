@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +82,7 @@ class Scheduler:
     Args:
         members: to be trained here.
         build: gives the networks of a seed.
-        data, callbacks, resume, threads: as for `train_population`.
+        data, callbacks, resume, change, threads: as for `train_population`.
         folder: its run_dir.
         table: (columns, all members, steps), gets the history of each member.
     """
@@ -95,11 +95,12 @@ class Scheduler:
         callbacks: Sequence[Callback],
         folder: Path | None,
         resume: bool,
+        change: Collection[str],
         threads: int,
         table: np.ndarray,
     ) -> None:
         self.members, self.build, self.data, self.callbacks = members, build, data, callbacks
-        self.folder, self.resume, self.threads, self.table = folder, resume, threads, table
+        self.folder, self.resume, self.change, self.threads, self.table = folder, resume, change, threads, table
         self.gans: dict[int, GAN] = {}
         self._parameters: set[int] = set()  # of all members, by identity
         self._rows: dict[tuple[torch.device, torch.dtype], Minibatches] = {}
@@ -153,7 +154,8 @@ class Scheduler:
         gan, folder = self.gans[member.number], self._folder_of(member)
         resumes = bool(self.resume and folder is not None and checkpoint.steps(folder / "checkpoint"))
         rows = self._rows_for(gan, member.config)
-        prepared = prepare(gan, rows, member.config, folder, resumes, memory_is_shared)
+        change = self.change if resumes else ()
+        prepared = prepare(gan, rows, member.config, folder, resumes, memory_is_shared, change)
         prepared.run.member = member.number
         return prepared
 

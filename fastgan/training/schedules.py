@@ -8,6 +8,8 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastgan.training.plain import count_of, take_plain_numbers
+
 
 @dataclass(frozen=True)
 class CosineDecay:
@@ -24,7 +26,10 @@ class CosineDecay:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        _counted("CosineDecay", "updates", self.updates)
+        take_plain_numbers(self)
+        count_of("CosineDecay", "updates", self.updates)
+        if not isinstance(self.least, int | float) or not 0.0 <= self.least < float("inf"):
+            raise ValueError(f"CosineDecay: least must be finite and at least 0, got {self.least!r}")
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
         return lr_scheduler.CosineAnnealingLR(optimizer, self.updates, self.least)
@@ -43,7 +48,8 @@ class StepDecay:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _counted("StepDecay", "updates", self.updates)
+        take_plain_numbers(self)
+        count_of("StepDecay", "updates", self.updates)
         _positive("StepDecay", "factor", self.factor)
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -65,8 +71,10 @@ class LinearDecay:
     last: float = 0.0
 
     def __post_init__(self) -> None:
-        _counted("LinearDecay", "updates", self.updates)
-        if not (0.0 < self.first <= 1.0 and 0.0 <= self.last <= 1.0):
+        take_plain_numbers(self)
+        count_of("LinearDecay", "updates", self.updates)
+        numbers = isinstance(self.first, int | float) and isinstance(self.last, int | float)
+        if not (numbers and 0.0 < self.first <= 1.0 and 0.0 <= self.last <= 1.0):
             got = f"{self.first!r}, {self.last!r}"
             raise ValueError(f"LinearDecay: first must lie in (0, 1] and last in [0, 1], got {got}")
 
@@ -85,6 +93,7 @@ class ExponentialDecay:
     factor: float
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         _positive("ExponentialDecay", "factor", self.factor)
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -92,11 +101,6 @@ class ExponentialDecay:
 
 
 Schedule = CosineDecay | StepDecay | LinearDecay | ExponentialDecay
-
-
-def _counted(owner: str, name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
 
 
 def _positive(owner: str, name: str, value: float) -> None:

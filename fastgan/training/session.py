@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan.files import sweep, write_atomically
-from fastgan.models import GAN, evaluating, join
+from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint
@@ -154,6 +154,10 @@ def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
     if config.batch_size % ranks.size:
         raise ValueError(
             f"train: config.batch_size must be a multiple of the {ranks.size} processes, got {config.batch_size}"
+        )
+    if (part := config.batch_size // ranks.size) % config.micro_batches:
+        raise ValueError(
+            f"train: config.micro_batches must divide the {part} rows of each process, got {config.micro_batches}"
         )
     if config.unroll:
         raise ValueError(f"train: config.unroll must be 0 with {ranks.size} processes, got {config.unroll}")
@@ -379,7 +383,7 @@ def _dry_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[int, str
         raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
     labels.check(gan, rows, config)
     count = min(2, config.batch_size)
-    real = rows.gather(torch.arange(count * config.pack))
+    real = rows.gather(torch.arange(count * config.pack) % rows.n)
     condition = gan.one_hot(torch.zeros(len(real), dtype=torch.int64))
     with untouched(gan), evaluating(gan), torch.no_grad():
         z = join(gan.noise(len(real), seed=0, impl=config.impl), condition)

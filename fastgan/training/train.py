@@ -83,59 +83,39 @@ def train(
     folder = None if run_dir is None else Path(run_dir)
     place(gan, config)
     with ranks(_PATIENCE, gan.device) as group:
-        return _train(gan, data, config, callbacks, resume, change, folder, progress, group)
-
-
-def _train(
-    gan: GAN,
-    data: Any,
-    config: TrainConfig,
-    callbacks: Sequence[Callback],
-    resume: bool | str | os.PathLike[str] | None,
-    change: Collection[str],
-    folder: Path | None,
-    progress: bool,
-    group: Ranks,
-) -> TrainResult:
-    """`train`, as one of the processes of a group, or alone."""
-    if group.size > 1:
-        check_together(gan, config, group)
-    callbacks = callbacks if group.is_first else ()
-    displays = display(config.steps, quiet=not (progress and group.is_first))
-    rows = rows_for(data, gan, config, group)
-    try:
         if group.size > 1:
-            prepared = _together(lambda: prepare(gan, rows, config, folder, resume, change=change, ranks=group), group)
-            group.copy_from_first_([*gan.parameters(), *gan.buffers()])  # else each would train a model of its own
-        else:
-            prepared = prepare(gan, rows, config, folder, resume, change=change)
-    except BaseException:
-        rows.close()  # a stream has processes
-        raise
-    if config.engine == "auto" and prepared.engine.name == "eager":
-        log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
-    if prepared.run.no_logits is not None:
-        log.warning("train: %s", networks.advice(prepared.run.no_logits))
-    with (
-        Interrupt(terminate=folder is not None) as interrupt,
-        contextlib.closing(rows),
-        contextlib.closing(_begin(prepared, [*callbacks, *displays], interrupt, group)) as session,
-        contextlib.ExitStack() as shown,
-    ):
-        for one in displays:
-            shown.callback(one.close)
-        session.start()
-        sizer = ChunkSizer()
-        while not group.any(not session.goes_on):
-            started, count = time.perf_counter(), group.first(session.until_mark(sizer.iterations))
-            # Of several processes none may stop alone: they look together, between chunks.
-            table = session.engine.begin(session.run.step, count, lambda: interrupt.requested and group.size == 1)()
-            session.run.held = 0.0
-            session.take(table)
-            sizer.learn(len(table), time.perf_counter() - started - session.run.held)
-        result = session.finish()
-    session.announce(result)
-    return result
+            check_together(gan, config, group)
+        callbacks = callbacks if group.is_first else ()
+        displays = display(config.steps, quiet=not (progress and group.is_first))
+        with contextlib.closing(rows_for(data, gan, config, group)) as rows, contextlib.ExitStack() as at_end:
+            if group.size > 1:
+                prepared = _together(
+                    lambda: prepare(gan, rows, config, folder, resume, change=change, ranks=group), group
+                )
+                group.copy_from_first_([*gan.parameters(), *gan.buffers()])  # else each would train a model of its own
+            else:
+                prepared = prepare(gan, rows, config, folder, resume, change=change)
+            if config.engine == "auto" and prepared.engine.name == "eager":
+                log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
+            if prepared.run.no_logits is not None:
+                log.warning("train: %s", networks.advice(prepared.run.no_logits))
+            interrupt = at_end.enter_context(Interrupt(terminate=folder is not None))
+            session = _begin(prepared, [*callbacks, *displays], interrupt, group)
+            at_end.callback(session.close)
+            for one in displays:
+                at_end.callback(one.close)
+            session.start()
+            sizer = ChunkSizer()
+            while not group.any(not session.goes_on):
+                started, count = time.perf_counter(), group.first(session.until_mark(sizer.iterations))
+                # Of several processes none may stop alone: they look together, between chunks.
+                table = session.engine.begin(session.run.step, count, lambda: interrupt.requested and group.size == 1)()
+                session.run.held = 0.0
+                session.take(table)
+                sizer.learn(len(table), time.perf_counter() - started - session.run.held)
+            result = session.finish()
+        session.announce(result)
+        return result
 
 
 def _together(work: Callable[[], Prepared], group: Ranks) -> Prepared:

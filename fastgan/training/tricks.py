@@ -17,14 +17,14 @@ from fastgan.training.config import TrainConfig
 AVERAGE, COUNT = "historical_average", "historical_count"
 
 
-def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: int, rank: int = 0) -> Tensor:
+def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: int, offset: int = 0) -> Tensor:
     """D's input with the noise of iteration `it` on it; as it is where there is none.
 
     Args:
         samples: (m, ...).
         it: iteration, from 0, which says how strong the noise is.
         step, substream: of its stream: the number of the draw or of the update, and who is shown.
-        rank: which of the equal parts of the whole batch the samples are.
+        offset: number of the first of them in the whole batch.
 
     Source: Soenderby et al. (2017); Arjovsky and Bottou (2017).
     """
@@ -37,7 +37,7 @@ def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: i
         purpose=Purpose.INSTANCE_NOISE,
         step=step,
         substream=substream,
-        offset=rank * samples.numel(),
+        offset=offset * samples[0].numel(),
         dtype=samples.dtype,
         device=samples.device,
         impl=config.impl,
@@ -45,12 +45,12 @@ def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: i
     return samples + std * noise
 
 
-def features(discriminator: torch.nn.Module, judge: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def features(discriminator: torch.nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """What goes into D's last layer with parameters, (m, ...): the features by which it tells real from made.
 
     Args:
         discriminator: D.
-        judge: D as a function of samples, with their labels where it takes any.
+        function: D as a function of samples, with their labels where it takes any.
         x: (m, ...) samples.
     """
     owners = [
@@ -63,7 +63,7 @@ def features(discriminator: torch.nn.Module, judge: Callable[[Tensor], Tensor], 
     seen: list[Tensor] = []
     handle = owners[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
-        judge(x)
+        function(x)
     finally:
         handle.remove()
     return seen[-1]

@@ -16,6 +16,7 @@ config = fastgan.TrainConfig(
     batch_size=8,
     k=2,
     generator_steps=1,
+    micro_batches=2,
     inner="optimum",
     inner_tolerance=1e-3,
     unroll=0,

@@ -15,6 +15,7 @@ fastgan.TrainConfig(batch_size=8)  # wrong
 fastgan.TrainConfig(10, 8, stepz=1)  # wrong
 fastgan.TrainConfig(10, 8, k="2")  # wrong
 fastgan.TrainConfig(10, 8, generator_steps=None)  # wrong
+fastgan.TrainConfig(10, 8, micro_batches="2")  # wrong
 fastgan.TrainConfig(10, 8, inner="best")  # wrong
 fastgan.TrainConfig(10, 8, inner_tolerance="small")  # wrong
 fastgan.TrainConfig(10, 8, unroll=0.5)  # wrong

@@ -63,7 +63,7 @@ def per_iteration(
     Args:
         advance: trains so many iterations.
         iterations: of a call.
-        watch: counts what a run does.
+        profiled: counts what a run does.
 
     Raises:
         RuntimeError: the profiler saw no launch, so what it counted means nothing.

@@ -27,7 +27,7 @@ CUDA_BASELINES = ("eager", "fused-adam", "compile", "graph", "jax", "vmap", "aut
 COMPILED = ("compile", "graph", "compile-matmul", "compile-autocast")
 IN_BF16 = (BF16, *MATMUL, *AUTOCAST)  # of the CPU, where a record has both precisions
 SETUP_LIMIT = 300.0  # seconds
-GRAPH = 100  # iterations of the graph engine's largest graph
+GRAPH = 100  # iterations of the CUDA-graph engine's largest graph
 CHECKED_ITERATIONS = 5
 LOSS_TOLERANCE = 1e-3  # of the check, for each iteration's losses
 # bf16 has 8 bits: many entries of a gradient are lost in rounding, and Adam moves them all by the same length

@@ -16,7 +16,8 @@ def products_in(precision: str) -> Iterator[None]:
     """Factors of torch's and JAX's float32 products are rounded to tf32 inside where that is asked for, else not.
 
     By itself torch would not, JAX would on a GPU. Both of torch's switches say so: its products go by the newer,
-    torch.compile by the older, unlike the graph engine, which sets the newer alone. Afterwards both are as they were.
+    torch.compile by the older, unlike the CUDA-graph engine, which sets the newer alone. Afterwards both are as
+    they were.
     """
     newer = [switch for switch in _newer() if hasattr(switch, "fp32_precision")]
     before = [switch.fp32_precision for switch in newer]

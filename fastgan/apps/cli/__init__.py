@@ -47,32 +47,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
-    with _interrupt.once():
-        return _run(argv)
-
-
-def _run(argv: Sequence[str] | None) -> int:
     command = "fastgan"
-    try:
-        arguments = parser().parse_args(argv)
-        if arguments.version:
-            from fastgan import __version__
+    with _interrupt.once():
+        try:
+            arguments = parser().parse_args(argv)
+            if arguments.version:
+                from fastgan import __version__
 
-            print(f"fastgan {__version__}")
-            return 0
-        if arguments.command is None:
-            parser().print_help()
-            return 0
-        command = f"fastgan {arguments.command}"
-        return int(arguments.run(arguments))
-    except SystemExit as stop:  # argparse has said what there is to say
-        return int(stop.code or 0)
-    except KeyboardInterrupt:
-        _interrupt.say(command)
-        return _interrupt.CODE
-    except FloatingPointError as error:
-        print(f"{command}: {explain(error)}", file=sys.stderr)
-        return 1
-    except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError, RuntimeError) as error:
-        print(f"{command}: {explain(error)}", file=sys.stderr)
-        return 2
+                print(f"fastgan {__version__}")
+                return 0
+            if arguments.command is None:
+                parser().print_help()
+                return 0
+            command = f"fastgan {arguments.command}"
+            return int(arguments.run(arguments))
+        except SystemExit as stop:  # argparse has said what there is to say
+            return int(stop.code or 0)
+        except KeyboardInterrupt:
+            _interrupt.say(command)
+            return _interrupt.CODE
+        except FloatingPointError as error:
+            print(f"{command}: {explain(error)}", file=sys.stderr)
+            return 1
+        except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError, RuntimeError) as error:
+            print(f"{command}: {explain(error)}", file=sys.stderr)
+            return 2

@@ -106,16 +106,17 @@ def column_names(body: dict[str, Any], data_dim: int) -> tuple[str, ...]:
 
 
 def reading(body: dict[str, Any]) -> dict[str, Any]:
-    """How the file is read: header, image_shape, background, each where it was given."""
+    """How the file is read: header, image_shape, background, labels, each where it was given."""
     values = body.get("read", {})  # younger than the format
     if not isinstance(values, dict):
         raise ValueError(f"read must be an object, got {_short(values)}")
-    if unknown := values.keys() - {"header", "image_shape", "background"}:
-        raise ValueError(f"read must hold header, image_shape and background alone, got {_short(min(unknown))}")
+    if unknown := values.keys() - {"header", "image_shape", "background", "labels"}:
+        raise ValueError(f"read must hold header, image_shape, background and labels alone, got {_short(min(unknown))}")
     if not isinstance(values.get("header", False), bool):
         raise ValueError(f"read.header must be true or false, got {_short(values['header'])}")
-    if not isinstance(values.get("background", ""), str):
-        raise ValueError(f"read.background must be a text, got {_short(values['background'])}")
+    for name in ("background", "labels"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"read.{name} must be a text, got {_short(values[name])}")
     found = dict(values)
     if "image_shape" in found:
         if not isinstance(shape := found["image_shape"], list) or len(shape) != 2:

@@ -146,13 +146,14 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
         return fresh.tensor().flatten(1)
     rest = config.held_out_part()
     if rest is None and runs.has_test_files(config.source):
-        rest = config.in_units(data.read(config.source, split="test", **config.read))
+        rest = config.in_units(data.read(config.source, split="test", **_options(config.source, config)))
     return None if rest is None else _spread(rest, _REAL_ROWS)
 
 
 def _options(source: str, config: runs.RunConfig) -> dict[str, Any]:
-    """Held-out files are read as the run's own was."""
-    return {} if source in data.sources.NAMES else config.read
+    """Held-out files are read as the run's own was; labels of a file are those of its rows alone."""
+    options = {} if source in data.sources.NAMES else config.read
+    return {name: value for name, value in options.items() if name != "labels"}
 
 
 def _spread(dataset: Dataset, n: int) -> Tensor:

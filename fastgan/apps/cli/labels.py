@@ -21,7 +21,7 @@ def classes_of(dataset: Dataset, source: str) -> int:
         ValueError: there are no labels, or they do not count classes from 0, or name more than there are rows.
     """
     if dataset.labels is None:
-        labelled = "digits, ring, grid, gaussians, mixture1200d or a folder with MNIST's or CIFAR-10's files"
+        labelled = "digits, ring, grid, gaussians, mixture1200d, MNIST's or CIFAR-10's files, or a file with --labels"
         raise ValueError(f"--conditional must be used with data that have labels ({labelled}), got {source}")
     low, high = int(dataset.labels.min()), int(dataset.labels.max())
     if low < 0:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastgan import __version__
+from fastgan.apps.cli import optimizers
 from fastgan.apps.cli.arguments import grid_field, wholes
 from fastgan.apps.cli.checks import read_object
 from fastgan.apps.cli.modes import modes_found
@@ -115,6 +116,7 @@ def run(
         try:
             here = members(config.train, spec.seeds, spec.grid)[group.rank :: group.size]
             bars = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
+            goes_on = any(folder.path.glob("member-*/checkpoint/step-*.json"))
             result = train_population(
                 lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
                 config.training_rows(dataset),
@@ -123,7 +125,8 @@ def run(
                 grid=spec.grid,
                 callbacks=[*bars, _KeepConfigs(config, spec)],
                 run_dir=folder.path,
-                resume=any(folder.path.glob("member-*/checkpoint/step-*.json")),
+                resume=goes_on,
+                change=("lr",) if goes_on and optimizers.gives_rates(arguments) else (),
                 threads=threads,
             )
         except BaseException:

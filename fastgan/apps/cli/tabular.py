@@ -37,8 +37,22 @@ _NUMERIC = 0.5  # of a column's cells: one with as many is numbers with faults i
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
 _TRAINING = ("steps", "batch_size", "pack", "seed", "device", "latent_dim", "generator_hidden", "discriminator_hidden")
 _FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
-    *("config", "image_shape", "background", "data", "data_seed", "hold_out", "preset", "conditional", "seeds", "grid"),
+    *(
+        "config",
+        "image_shape",
+        "background",
+        "labels",
+        "download",
+        "data",
+        "data_seed",
+        "hold_out",
+        "preset",
+        "conditional",
+        "seeds",
+        "grid",
+    ),
     *("optimizer_kind", "generator_lr", "discriminator_lr", "beta1", "beta2", "momentum", "weight_decay"),
+    *("schedule", "schedule_steps", "schedule_factor"),
 )
 
 
@@ -316,9 +330,8 @@ def draw(gan: TabularGAN, folder: Path, out: Path, moved: str | None = None) -> 
     made = [draw_columns(gan, real, gan.sample(min(len(real), _SHOWN)), out / "samples.png")]
     figure = style.figure(8.5, 4.4)
     axes = figure.subplots()
-    for (name, values), colour in zip(
-        gan.history.items(), (style.BLUE, style.GREEN, style.ORANGE, style.PURPLE), strict=True
-    ):
+    for name, colour in (("loss_d", style.BLUE), ("loss_g", style.ORANGE)):
+        values = gan.history[name]
         width = max(1, len(values) // 200)
         means = [values[i : i + width].mean() for i in range(0, len(values), width)]
         axes.plot(np.arange(len(means)) * width + 1, means, color=colour, lw=1.6, label=name.replace("_", " "))

@@ -18,8 +18,8 @@ import torch
 
 from fastgan import data
 from fastgan.apps import presets
-from fastgan.apps.cli import config_file, labels, population, runs, tabular
-from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, number, share, widths, wrapped
+from fastgan.apps.cli import config_file, labels, optimizers, population, runs, tabular
+from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, share, widths, wrapped
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
 from fastgan.apps.cli.pictures import draw
@@ -28,21 +28,8 @@ from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
 from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.training import (
-    SGD,
-    Adam,
-    AdamW,
-    Callback,
-    Momentum,
-    RMSprop,
-    Run,
-    TrainConfig,
-    TrainResult,
-    train,
-)
+from fastgan.training import Callback, Run, TrainConfig, TrainResult, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.optimizers import Optimizer
-from fastgan.training.plugins import Built
 from fastgan.training.progress import progress, readout
 from fastgan.training.ranks import ranks
 from fastgan.training.threads import torch_threads
@@ -60,12 +47,13 @@ examples:
   fastgan train digits
   fastgan train ring --steps 5000 --k 2 --seed 1 --out runs/ring
   fastgan train ring --seeds 0:32 --grid k=1,2
-  fastgan train mnist --data DIR
+  fastgan train mnist --data DIR --download    where DIR has no files yet
   fastgan train fashion-mnist --data DIR --network dcgan
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train customers.csv --epochs 100 --kind zip=categorical
   fastgan train ring --config fast.toml --json
   fastgan train --config runs/ring/config.json --seed 2 --out runs/again
+  fastgan train images.npy --labels classes.csv --conditional
   fastgan train digits --conditional    then fastgan sample RUN_DIR --labels 3
   fastgan train --resume --out runs/ring --steps 20000
 """
@@ -84,6 +72,9 @@ def add(commands: Any) -> None:
     sources = f"{', '.join(data.sources.NAMES)}, {owned}, or a path: {data.files.FORMATS}"
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
+    command.add_argument(
+        "--download", action="store_true", help="fetch those of the files that are not there, by the library pooch"
+    )
     command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
     command.add_argument(
         "--config", metavar="FILE", help="settings; flags overrule them: .toml, or the config.json of a run to do again"
@@ -105,12 +96,13 @@ def add(commands: Any) -> None:
         "--rows, test files or synthetic data)",
     )
     add_reading(command)
+    _add_labels(command)
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
     population.add_flags(command)
     tabular.add_flags(command)
     add_fields(command.add_argument_group("training (fields of TrainConfig)"), TrainConfig)
-    _add_optimizer(command.add_argument_group("optimiser"))
+    optimizers.add_flags(command)
     networks = command.add_argument_group("networks")
     networks.add_argument(
         "--width", type=natural, metavar="N", help="width of every hidden layer of G and D; of dcgan, --feature-maps"
@@ -125,7 +117,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, draw, and say where everything is."""
+    """Train, draw, and say where everything is; of several processes that train a GAN the first one alone does."""
     if arguments.tabular:
         return tabular.train(arguments)
     try:
@@ -136,45 +128,55 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     gan = config.build()
     if (spec := population.asked(arguments)) is not None:
-        if arguments.json:
-            raise ValueError("--json must be used with one GAN, got --seeds or --grid")
-        threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
-        with step_threads(arguments.threads, gan, config.train.batch_size):
-            return population.run(spec, arguments, config, dataset, folder, threads)
+        return _population(spec, arguments, config, gan, dataset, folder)
     with ranks() as group:
-        return _one(arguments, config, gan, dataset, folder, group.is_first)
+        bars = progress(config.train.steps, quiet=arguments.quiet or not group.is_first)
+        try:
+            with step_threads(arguments.threads, gan, config.train.batch_size):
+                result = train(
+                    gan,
+                    config.training_rows(dataset),
+                    config.train,
+                    callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
+                    run_dir=folder.path,
+                    resume=folder.has_checkpoint(),
+                    change=("lr",) if folder.has_checkpoint() and optimizers.gives_rates(arguments) else (),
+                )
+        except BaseException:
+            folder.discard()
+            raise
+        finally:
+            for bar in bars:
+                bar.close()
+        if group.is_first:
+            _show(arguments, config, gan, dataset, result, folder)
+    return 130 if result.interrupted else 0
 
 
-def _one(
-    arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, folder: Folder, first: bool
+def _population(
+    spec: population.PopulationSpec,
+    arguments: argparse.Namespace,
+    config: RunConfig,
+    gan: GAN,
+    dataset: Dataset,
+    folder: Folder,
 ) -> int:
-    """A single GAN; of several processes that train it the first one alone writes and prints."""
-    bars = progress(config.train.steps, quiet=arguments.quiet or not first)
-    try:
-        with step_threads(arguments.threads, gan, config.train.batch_size):
-            result = train(
-                gan,
-                config.training_rows(dataset),
-                config.train,
-                callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
-                run_dir=folder.path,
-                resume=folder.has_checkpoint(),
-                change=("lr",) if folder.has_checkpoint() and _gives_rates(arguments) else (),
-            )
-    except BaseException:
-        folder.discard()
-        raise
-    finally:
-        for bar in bars:
-            bar.close()
-    if not first:
-        return 130 if result.interrupted else 0
+    if arguments.json:
+        raise ValueError("--json must be used with one GAN, got --seeds or --grid")
+    threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
+    with step_threads(arguments.threads, gan, config.train.batch_size):
+        return population.run(spec, arguments, config, dataset, folder, threads)
+
+
+def _show(
+    arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, folder: Folder
+) -> None:
+    """The pictures, and the lines about the run."""
     pictures = [] if arguments.no_pictures else _draw(config, gan, dataset, result, folder.path)
     if arguments.json:
         print(json.dumps(_report(config, gan, dataset, result, folder.path, pictures), indent=1))
     elif not arguments.quiet:
         print("\n".join(wrapped(line, 10) for line in _summary(config, gan, dataset, result, folder.path, pictures)))
-    return 130 if result.interrupted else 0
 
 
 def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.AbstractContextManager[None]:
@@ -270,9 +272,12 @@ def _path(arguments: argparse.Namespace) -> str:
     """SOURCE, or where its files are: a run on mnist is a run on the user's folder."""
     source: str = arguments.source or "no SOURCE"
     if source in data.sources.USERS_OWN:
+        if arguments.download:
+            data.mnist_files.fetch(source, arguments.data, progress=not arguments.quiet)
         return str(data.mnist_files.locate(source, arguments.data))
-    if arguments.data is not None:
-        raise ValueError(f"--data must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
+    for flag in ("data", "download"):
+        if getattr(arguments, flag):
+            raise ValueError(f"--{flag} must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
     return source
 
 
@@ -289,13 +294,17 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     if stored.functions:
         field = f"{stored.functions[0]} of {folder / 'config.json'}"
         raise ValueError(f"{field} must be plain values, got a function: go on by fastgan.train(..., resume=True)")
-    source = _path(arguments) if arguments.source or arguments.data else None
+    source = _path(arguments) if arguments.source or arguments.data or arguments.download else None
     if source is not None and stored.source == runs.UNKNOWN:
         moved = stored.moved(source)
         stored = dataclasses.replace(moved, n=arguments.rows, data_seed=arguments.data_seed or 0)
         source = None
     elif source is not None and not {source, stored.source} & set(data.sources.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
+    if arguments.labels is not None:  # the same labels, perhaps at another path: `load_data` compares them
+        if "labels" not in stored.read:
+            raise ValueError(f"--labels must be left out with --resume of a run without, got {arguments.labels}")
+        stored = dataclasses.replace(stored, read={**stored.read, "labels": runs.absolute(arguments.labels)})
     if arguments.hold_out is not None:
         raise ValueError(f"--hold-out must be left out with --resume, got {arguments.hold_out:g}")
     for flag, value, old in (
@@ -357,9 +366,19 @@ def add_reading(command: Any) -> None:
     command.add_argument("--background", metavar="COLOUR", help="under transparent pixels of image files (white)")
 
 
+def _add_labels(command: Any) -> None:
+    command.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="of the rows of a file, for --conditional: .npy, IDX or a table of one column, one whole number a row",
+    )
+
+
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was given of them."""
     values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
+    if getattr(arguments, "labels", None) is not None:  # of train alone
+        values["labels"] = runs.absolute(arguments.labels)
     options = {name: value for name, value in values.items() if value is not None}
     if options and arguments.source in (*data.sources.NAMES, *data.sources.USERS_OWN):
         flag = next(iter(options)).replace("_", "-")
@@ -405,77 +424,14 @@ def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -
     changes = given(arguments, TrainConfig)
     if DISCRIMINATOR_LOSS.get(changes.get("loss", base.loss), "gan") != "gan":
         changes.setdefault("real_label", 1.0)  # smoothing, which a preset may have, belongs to the paper's loss
-    config = dataclasses.replace(base, **{**changes, **_optimizers(arguments, base)})
+    changes |= optimizers.optimizers(arguments, base)
+    config = dataclasses.replace(base, **changes)
+    config = dataclasses.replace(config, **optimizers.schedules(arguments, config))
     if config.batch_size > rows:
         raise ValueError(f"--batch-size must be at most the {rows} rows of the data, got {config.batch_size}")
     if config.device is not None:
         runs.usable_device(config.device)
     return config
-
-
-_OPTIMIZERS: dict[str, Optimizer] = {
-    "adam": Adam(),
-    "adamw": AdamW(),
-    "momentum": Momentum(0.1),
-    "sgd": SGD(0.1),
-    "rmsprop": RMSprop(5e-5),
-}
-
-
-def _add_optimizer(group: Any) -> None:
-    # Not "optimizer": that is a field of TrainConfig, and holds more than a name.
-    group.add_argument("--optimizer", dest="optimizer_kind", choices=(*_OPTIMIZERS,), help="of both networks")
-    for flag, kind, text in (
-        ("--lr", number, "learning rate"),
-        ("--generator-lr", number, "of G alone"),
-        ("--discriminator-lr", number, "of D alone"),
-        ("--beta1", share, "Adam's decay of the first moment"),
-        ("--beta2", share, "Adam's decay of the second moment"),
-        ("--momentum", number, "of momentum, sgd or rmsprop"),
-        ("--weight-decay", number, "of adam, adamw, sgd or rmsprop"),
-    ):
-        group.add_argument(flag, type=kind, metavar="X", help=text)
-
-
-def _gives_rates(arguments: argparse.Namespace) -> bool:
-    return any(rate is not None for rate in (arguments.lr, arguments.generator_lr, arguments.discriminator_lr))
-
-
-def _optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Optimizer | None]:
-    """The preset's optimisers with the flags applied; D's is the common one where G's differs."""
-    generator = _optimizer(arguments, base.optimizer_of_generator, arguments.generator_lr)
-    discriminator = _optimizer(arguments, base.optimizer_of_discriminator, arguments.discriminator_lr)
-    if (generator, discriminator) == (base.optimizer_of_generator, base.optimizer_of_discriminator):
-        return {}  # a resumed run keeps the fields that it had them in
-    return {
-        "optimizer": discriminator,
-        "generator_optimizer": None if generator == discriminator else generator,
-        "discriminator_optimizer": None,
-    }
-
-
-def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_rate: float | None) -> Optimizer:
-    if isinstance(optimizer, Built):
-        raise ValueError("config.json's optimizer must be one of fastgan's here; continue such a run by fastgan.train")
-    kind = arguments.optimizer_kind
-    if kind is not None and kind not in _OPTIMIZERS:  # of a file
-        raise ValueError(f"--optimizer must be one of {', '.join(_OPTIMIZERS)}, got {kind!r}")
-    if kind is not None and type(optimizer) is not type(_OPTIMIZERS[kind]):
-        optimizer = _OPTIMIZERS[kind]
-    rate = own_rate if own_rate is not None else arguments.lr
-    changes = {"lr": rate, "momentum": arguments.momentum, "weight_decay": arguments.weight_decay}
-    if arguments.beta1 is not None or arguments.beta2 is not None:
-        old = getattr(optimizer, "betas", (0.0, 0.0))
-        new = arguments.beta1, arguments.beta2
-        changes["betas"] = tuple(b if a is None else a for a, b in zip(new, old, strict=True))
-    asked = {name: value for name, value in changes.items() if value is not None}
-    known = {field.name for field in dataclasses.fields(optimizer)}
-    flags_of = {"betas": "--beta1 and --beta2", "momentum": "--momentum", "weight_decay": "--weight-decay"}
-    for name, flags in flags_of.items():
-        if name in asked and name not in known:
-            fits = ", ".join(kind for kind, one in _OPTIMIZERS.items() if hasattr(one, name))
-            raise ValueError(f"{flags} must come with --optimizer {fits}, got {type(optimizer).__name__}")
-    return dataclasses.replace(optimizer, **asked)
 
 
 # ---------------------------------------------------------------- what came of it

@@ -26,7 +26,7 @@ def costs(
     threads: int | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[Trial]:
-    """Train on the ring of `unrolled` with each cost of G and each seed; all in the fused engine.
+    """Train on the ring of `unrolled` with each cost of G and each seed; all in a compiled engine.
 
     Args:
         losses: kinds of `fastgan.generator_loss`.

@@ -94,7 +94,7 @@ def unrolled(
     threads: int | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[Trial]:
-    """Train on the ring with each K and each seed. K = 0 runs in the fused engine, the others in the eager one.
+    """Train on the ring with each K and each seed. K = 0 runs in a compiled engine, the others in the eager one.
 
     Args:
         unrolls: values of K.

@@ -139,7 +139,7 @@ def compiled_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[E
 def cuda_engine(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[PersistentEngine | GraphEngine, str]:
     """The faster of the two CUDA engines by the cost model, and the reason.
 
-    What the persistent kernel does not support runs in the graph engine, which supports every plan.
+    What the persistent kernel does not support runs in the CUDA-graph engine, which supports every plan.
 
     Raises:
         UnsupportedByEngine: with the reason, where neither can run this.

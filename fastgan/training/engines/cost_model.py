@@ -1,8 +1,8 @@
 """Cost model of the two CUDA engines, which predicts the faster one.
 
-The persistent kernel trains a GAN on a cluster, a few of the device's many multiprocessors; the graph engine uses the
-whole device for each product, but pays for each launch. So the kernel is faster for small batches, the graph for large
-ones. Both predicted times are lower bounds.
+The persistent kernel trains a GAN on a cluster, a few of the device's many multiprocessors; the CUDA-graph engine uses
+the whole device for each product, but pays for each launch. So the kernel is faster for small batches, the graph for
+large ones. Both predicted times are lower bounds.
 
 Population size is deliberately ignored, so a model gets the same engine, hence the same bits, alone or in a population.
 """
@@ -16,6 +16,7 @@ from torch import nn
 
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
+from fastgan.training.engines import recording
 
 # None of these has been measured here. Rates are multiply-adds of one multiprocessor in a cycle, in the kernel and in
 # cuBLAS, for an H200 by its data sheet. Of the 1024 of tf32 that tensor cores do, `mma.sync` is said to reach six
@@ -49,36 +50,47 @@ class Work(NamedTuple):
 
     products: int  # multiply-adds
     passes: int  # of the persistent kernel, each of which waits for the one before
-    launches: int  # of the graph engine: products, and the kernels between them
+    launches: int  # of the CUDA-graph engine: products, and the kernels between them
 
     @classmethod
     def of(cls, gan: GAN, config: TrainConfig) -> Work:
-        """Of all steps. Work of only one engine is left out, and work that is small in both."""
-        d, g = _step_of_d(gan, config), _step_of_g(gan, config)
-        return cls(*(config.k * of_d + config.generator_steps * of_g for of_d, of_g in zip(d, g, strict=True)))
+        """Of all verbs. Work of only one engine is left out, and work that is small in both."""
+        of_verbs, shown = _by_verb(gan, config), 0
+        found = cls(0, 0, 1)  # the launch that records the metrics
+        for verb, arguments in recording.record(recording.iteration_plan(config)):
+            if verb == "show":
+                shown = len(recording.sub_batches(*arguments))
+            work = of_verbs.get(verb, cls(0, 0, 0))
+            products = work.products * (shown if verb in ("forward_d", "backward_d") else 1)
+            found = cls(found.products + products, found.passes + work.passes, found.launches + work.launches)
+        return found
 
 
-def _step_of_d(gan: GAN, config: TrainConfig) -> Work:
-    (g, _, g_layers), (d, d_first, d_layers) = _sizes(gan.generator), _sizes(gan.discriminator)
-    # G forward; of real rows and fakes D forward, down to the first layer, gradients of weights
-    products = config.batch_size * (config.pack * g + 2 * (d + (d - d_first) + d))
-    passes = 2 + g_layers + 2 * d_layers  # noise and rows, losses, layers
-    # Noise, rows, losses, update; a layer forward is two, on its backward pass three, its gradient of weights one
-    launches = 4 + 2 * g_layers + 6 * d_layers - 1 + 7 * (gan.classes > 0)  # labels: drawn, copied beside the inputs
-    rounded = 1 + g_layers + 2 * d_layers if config.precision == "bf16" else 0
-    return Work(products, passes, launches + rounded)
+def _by_verb(gan: GAN, config: TrainConfig) -> dict[str, Work]:
+    """Of each verb of csrc/iteration.h; of D's passes, the products of one sub-batch.
 
-
-def _step_of_g(gan: GAN, config: TrainConfig) -> Work:
-    (g, g_first, g_layers), (d, _, d_layers) = _sizes(gan.generator), _sizes(gan.discriminator)
-    forward = config.mode == "alternating"  # else D's step has been there
-    # Forward; D down to the fakes, G down to the first layer, gradients of weights
-    products = config.batch_size * (forward * (config.pack * g + d) + d + config.pack * ((g - g_first) + g))
-    passes = 3 + (1 + forward) * (g_layers + d_layers)
-    launches = 4 + 2 * forward * (g_layers + d_layers) + 2 * d_layers + 4 * g_layers - 1
-    launches += (gan.classes > 0) * (1 + 2 * forward)  # noise and fakes beside the labels, the gradient from there
-    rounded = 1 + (1 + forward) * (g_layers + d_layers) if config.precision == "bf16" else 0
-    return Work(products, passes, launches + rounded)
+    In the CUDA-graph engine a layer is two launches forward, two backward, one for the sums of its bias's gradient, and
+    one for the gradient of its weights; the first one has no product down to its input where nothing reads that.
+    """
+    (g, g_first, g_layers), (d, d_first, d_layers) = _sizes(gan.generator), _sizes(gan.discriminator)
+    of_d, of_g = config.batch_size, config.batch_size * config.pack
+    rounded, labels = config.precision == "bf16", gan.classes > 0  # rounded: a copy of each factor; of the weights, one
+    return {
+        "sample_data": Work(0, 0, 1 + 5 * labels),  # in the pass of the noise
+        "sample_noise": Work(0, 1, 1 + labels),
+        "forward_g": Work(of_g * g, g_layers, (2 + rounded) * g_layers),
+        "show": Work(0, 0, int(labels)),
+        "forward_d": Work(of_d * d, d_layers, (2 + rounded) * d_layers),
+        "loss_of_d": Work(0, 1, 1),
+        "loss_of_g": Work(0, 1, 1),
+        "backward_d": Work(of_d * (d - d_first), d_layers, (3 + rounded) * d_layers - 1),
+        "penalty": Work(2 * of_d * d, 0, d_layers),
+        "backward_through_d": Work(of_d * d, d_layers + 1, (2 + rounded) * d_layers + labels),
+        "backward_g": Work(of_g * (g - g_first + g), g_layers, (4 + rounded) * g_layers - 1),
+        "update_d": Work(0, 0, 1),
+        "update_g": Work(0, 0, 1),
+        "commit_or_roll_back": Work(0, 0, int(rounded)),
+    }
 
 
 def _sizes(network: nn.Module) -> tuple[int, int, int]:

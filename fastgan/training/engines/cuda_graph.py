@@ -1,4 +1,4 @@
-"""The graph engine: iterations captured once as a CUDA graph of library products and fused kernels, and replayed."""
+"""The CUDA-graph engine: iterations captured once as a CUDA graph of products and fused kernels, and replayed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import functools
 import itertools
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
 from fastgan.training.engines.cuda_graph_iteration import CAPACITY, MOST, Iteration
 from fastgan.training.engines.cuda_graph_layers import KernelLauncher
+from fastgan.training.engines.single import SingleMember
 from fastgan.training.engines.state import METRICS, HostState
 from fastgan.training.rows import Minibatches
 
@@ -131,7 +132,7 @@ def _failure(to: str, reason: str) -> RuntimeError:
     return kind(f"train: the cuda-graph engine could not {to} an iteration: {reason}")
 
 
-class GraphEngine:
+class GraphEngine(SingleMember):
     """Runs a plan as graphs of whole iterations; the host waits for the device when it fetches the metrics of a call.
 
     Such calls of several engines may be under way at once.
@@ -167,11 +168,6 @@ class GraphEngine:
             self.schedulers, self.as_built = self.state.schedulers, self.state.as_built
         except torch.OutOfMemoryError as error:
             raise plan.UnsupportedByEngine(f"the cuda-graph engine's memory does not suffice: {error}") from error
-
-    @classmethod
-    def members_a_call(cls, threads: int) -> int:
-        """One; other calls may be under way on other streams."""
-        return 1
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -229,20 +225,6 @@ class GraphEngine:
                 self._give_back()
             raise
         return functools.partial(self._finish, iteration, first, done)
-
-    @classmethod
-    def begin_all(
-        cls,
-        engines: Sequence[Self],
-        firsts: list[int],
-        counts: list[int],
-        threads: int,
-        should_stop: Callable[[], bool],
-    ) -> Callable[[], list[np.ndarray]]:
-        """`begin` of the one engine of a call."""
-        (engine,) = engines
-        finish = engine.begin(firsts[0], counts[0], should_stop)
-        return lambda: [finish()]
 
     @staticmethod
     def _set(iteration: Iteration, counter: Tensor, call: dict[str, Any], update: int, draw: int) -> None:

@@ -1,5 +1,6 @@
-"""One iteration of Algorithm 1 as a fixed sequence of launches; all per-iteration state is on the device.
+"""One iteration of Algorithm 1 as a fixed sequence of launches: the verbs that csrc/recorder.h lists, each as launches.
 
+All per-iteration state is on the device.
 A device step counter drives random streams, batch indices, schedules and Adam's bias correction, and the last launch of
 an iteration increments it. So an iteration can be captured, and each replay is the next iteration.
 """
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fastgan import schema
 from fastgan.models import GAN
-from fastgan.random import Purpose
+from fastgan.training.engines import recording
 from fastgan.training.engines.cuda_graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
 from fastgan.training.engines.plan import Description, network_plan
 from fastgan.training.engines.state import METRICS
@@ -23,10 +24,11 @@ from fastgan.training.engines.updater import Updater
 CAPACITY = 4096  # iterations whose metrics the device keeps
 MOST = 100  # iterations whose dropout seeds are drawn together
 _PLAYERS = ("generator", "discriminator")
+Step = tuple[int, int]  # times, plus: the number of a step is times * iteration + plus, as the device counts
 
 
 class Iteration:
-    """The buffers of a plan, and the launches of its steps.
+    """The buffers of a plan, and the verbs of csrc/iteration.h as launches.
 
     Args:
         gan: the networks, whose parameters are worked on in place.
@@ -35,7 +37,7 @@ class Iteration:
         updaters: of both networks, with allocated states.
         data: (n, features), on the launcher's device.
         labels: int32 (n,), likewise; None where the model is not conditional.
-        machine: launches the kernels.
+        launcher: launches the kernels.
     """
 
     def __init__(
@@ -50,16 +52,14 @@ class Iteration:
     ) -> None:
         self.gan, self.described, self.launcher, self.data, self.labels = gan, described, launcher, data, labels
         self.dtype, self.rows, self.pack = dtype, described["batch"], described["pack"]
-        self.k, self.generator_steps = described["k"], described["generator_steps"]
+        self.verbs = recording.record(described)
         self.penalties = [schema.number("Penalty", kind) for kind in described["penalties"]]
-        self.relativistic = described["relativistic"]
         self.skips = described["skip_nonfinite"]
         self._place_networks(updaters)
         self._place_state()
         self.steps = {name: self._parameters(name, updaters[name]) for name in _PLAYERS}
         self.snapshot = self._copies() if self.skips else {}
-        self.dropout_seeds_per_iteration = self._count_dropout_seeds()
-        shape = MOST, max(1, self.dropout_seeds_per_iteration)
+        shape = MOST, max(1, described["dropout_seeds_per_iteration"])
         self.dropout_seeds = torch.zeros(shape, dtype=torch.int64, device=launcher.device)
 
     # ------------------------------------------------------------ memory
@@ -110,8 +110,10 @@ class Iteration:
         self.sums_of_d = torch.zeros(2 * size, dtype=torch.float64, device=device)
         self.sums_of_g = torch.zeros(size, dtype=torch.float64, device=device)
         # Rates and momenta of the updates of a call; update u has number u % count.
-        most = {"generator": CAPACITY * self.generator_steps, "discriminator": CAPACITY * self.k}
-        self.schedules = {name: torch.zeros(2, most[name], dtype=torch.float64, device=device) for name in _PLAYERS}
+        steps = {"generator": self.described["generator_steps"], "discriminator": self.described["k"]}
+        self.schedules = {
+            name: torch.zeros(2, CAPACITY * steps[name], dtype=torch.float64, device=device) for name in _PLAYERS
+        }
         norms = [layer.norm for net in (self.g, self.d) for layer in net.layers if layer.running()]
         self.running = [t for n in norms for t in (n.running_mean, n.running_var, n.num_batches_tracked)]
 
@@ -122,9 +124,8 @@ class Iteration:
 
     def _parameters(self, name: str, updater: Updater) -> list[tuple[Tensor, ...]]:
         """Of each trained parameter: itself, its state, its gradient."""
-        network = self.g if name == "generator" else self.d
         found = []
-        for parameter, grad in network.grads.items():
+        for parameter, grad in self._network(name).grads.items():
             found.append((parameter.detach(), *updater.states(parameter), grad))
         return found
 
@@ -138,13 +139,6 @@ class Iteration:
         running = pairs(self.running)
         g, d = _PLAYERS
         return {(g,): of[g] + running, (d,): of[d] + running, (g, d): of[g] + of[d] + running}
-
-    def _count_dropout_seeds(self) -> int:
-        """The number of dropout seeds: each forward pass of a module draws its own."""
-        g, d = self.g.dropout_seeds, self.d.dropout_seeds
-        of_d = g + (2 + len(self.penalties)) * d
-        of_g = g + (2 if self.relativistic else 1) * d
-        return of_d if self.described["simultaneous"] else int(self.k * of_d + self.generator_steps * of_g)
 
     def set_schedule(self, name: str, first: int, numbers: tuple[list[float], list[float]]) -> None:
         """The rates and momenta of a player's updates from `first` on: one each, or one for all."""
@@ -161,138 +155,91 @@ class Iteration:
     def run(self, count: int) -> None:
         """The next iterations, at most MOST."""
         self._round_weights(self.g, self.d)  # they may have changed since
-        if self.dropout_seeds_per_iteration:
-            numbers = count, self.described["seed"], self.dropout_seeds, self.dropout_seeds_per_iteration
-            self.launcher.launch("draw_dropout_seeds", *self._count(1, 0), *numbers)
+        if each := self.described["dropout_seeds_per_iteration"]:
+            numbers = count, self.described["seed"], self.dropout_seeds, each
+            self.launcher.launch("draw_dropout_seeds", self.counter, 1, 0, *numbers)
         for slot in range(count):
-            dropout_seeds = self.dropout_seeds[slot]
-            if self.described["simultaneous"]:
-                self._simultaneous(dropout_seeds)
-            else:
-                self._alternating(dropout_seeds)
-            weight = 0.5 if self.described["simultaneous"] else 1.0
+            self._seeds = self.dropout_seeds[slot]  # those not yet taken
+            self._players: list[str] = []  # of the step
+            for verb, arguments in self.verbs:
+                getattr(self, verb)(*arguments)
             penalties = (self.penalty_values, len(self.penalty_values)) if self.penalties else (None, 0)
             head = self.dtype, self.counter, self.metrics, CAPACITY, self.sums_of_d, self.sums_of_g
-            self.launcher.launch("record", *head, self.logits, weight, *penalties)
+            self.launcher.launch("record", *head, self.logits, self._weight_of_d, *penalties)
 
-    def _alternating(self, dropout_seeds: Tensor) -> None:
-        for i in range(self.k):
-            dropout_seeds = self._discriminator_step((self.k, i), dropout_seeds)
-        for i in range(self.generator_steps):
-            dropout_seeds = self._generator_step((self.generator_steps, i), dropout_seeds)
+    # ------------------------------------------------------------ the verbs: the batch and its logits
 
-    def _discriminator_step(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
-        """D ascends on m real and m fake rows; the fakes come without a backward pass into G."""
-        self._save("discriminator")
-        self._draw_labels(number)
-        self._generate(Purpose.NOISE_D, number, dropout_seeds)
-        dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
-        self._show(number, dropout_seeds)
-        self._loss_of_d(1.0)
-        rest = self._gradients_of_d(number, dropout_seeds)
-        self._update(number, "discriminator")
-        return rest
+    def begin(self, it: Step) -> None:
+        """Nothing: the step counter tells the launches which iteration it is."""
 
-    def _generator_step(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
-        """G descends through a fixed D: gradients of D's weights are not computed.
+    def prepare_g(self, number: Step) -> None:
+        """A step that updates G."""
+        self._number_of_g = number
+        self._players.append("generator")
 
-        A relativistic loss looks at D(x) too, after D's update: the real rows of the last draw are still there.
-        """
-        self._save("generator")
-        of_g = self._generate(Purpose.NOISE_G, number, dropout_seeds)
-        dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
-        sub_batches = 2 if self.relativistic else 1
-        self.d.forward(Batch(0, self.rows, sub_batches, dropout_seeds, self.d.dropout_seeds, (0, 1)[:sub_batches]))
-        self._loss_of_g()
-        self._gradients_of_g(of_g, Batch(0, self.rows, 1, dropout_seeds))
-        self._update(number, "generator")
-        self._update_ema()
-        return dropout_seeds[sub_batches * self.d.dropout_seeds :]
+    def prepare_d(self, draw: Step) -> None:
+        """A step that updates D."""
+        self._number_of_d = draw
+        self._players.append("discriminator")
 
-    def _simultaneous(self, dropout_seeds: Tensor) -> None:
-        """The original code's rule: one real, one fake batch for both losses, both gradients before either update."""
-        number = 1, 0
-        self._save(*_PLAYERS)
-        self._draw_labels(number)
-        of_g = self._generate(Purpose.NOISE_D, number, dropout_seeds)
-        dropout_seeds = dropout_seeds[self.g.dropout_seeds :]
-        self._show(number, dropout_seeds)
-        self._loss_of_g()
-        self._gradients_of_g(of_g, Batch(0, self.rows, 1, dropout_seeds[self.d.dropout_seeds :]))
-        self._loss_of_d(0.5)
-        self._gradients_of_d(number, dropout_seeds)
-        self._update(number, *_PLAYERS)
-        self._update_ema()
+    def save(self) -> None:
+        """Before a step, its forward passes included: they move running statistics."""
+        if self.skips:
+            self._copy(tuple(self._players), "always")
 
-    # ------------------------------------------------------------ D's inputs
-
-    def _count(self, times: int, plus: int) -> tuple[object, ...]:
-        """times * iteration + plus, as the device counts."""
-        return self.counter, times, plus
-
-    def _samples(self, rows: slice, grad: bool = False) -> Tensor:
-        """A part of D's input, or of its gradient, without the labels behind it."""
-        return (self.d.grad_input if grad else self.d.input)[rows, : self.described["features"] * self.pack]
-
-    def _labels(self, rows: slice, grad: bool = False) -> Tensor:
-        """The labels of a part of D's input, or the gradient there."""
-        return (self.d.grad_input if grad else self.d.input)[rows, self.described["features"] * self.pack :]
-
-    def _draw_labels(self, number: tuple[int, int]) -> None:
-        """Of a draw's rows, for G and for both halves of D's batch, until the next draw."""
+    def sample_data(self, draw: Step) -> None:
+        """The real half of D's batch, and the labels, for G and for both halves of D's batch, until the next draw."""
+        plan, launcher = self.described, self.launcher
+        wanted = self.rows * self.pack, plan["seed"], self.counter, *draw
+        shape = len(self.data), plan["features"]
+        launcher.launch("gather", self.dtype, self.data, *shape, self.real_rows, *wanted)
         if self.labels is None:
             return
-        wanted = len(self.condition), self.described["seed"], *self._count(*number)
         shape = len(self.labels), self.condition.shape[1]
-        self.launcher.launch("gather_labels", self.dtype, self.labels, *shape, self.condition, *wanted)
-        self.launcher.copy(self.g.input[:, self.noise.shape[1] :], self.condition)
-        for half in self._halves_of_d:
-            self.launcher.copy(self._labels(half), self.condition.view(self.rows, -1))
+        launcher.launch("gather_labels", self.dtype, self.labels, *shape, self.condition, *wanted)
+        launcher.copy(self.g.input[:, self.noise.shape[1] :], self.condition)
+        launcher.copy(self._samples(self.real_half), self.real_rows.view(self.rows, -1))
+        for half in (self.real_half, self.fake_half):
+            launcher.copy(self._labels(half), self.condition.view(self.rows, -1))
 
-    def _generate(self, purpose: Purpose, number: tuple[int, int], dropout_seeds: Tensor) -> Batch:
-        """G(z), written to D's fake inputs."""
+    def sample_noise(self, purpose: str, number: Step) -> None:
+        """G's input."""
         z, plan = self.noise, self.described
-        stream = plan["seed"], int(purpose), *self._count(*number), 0, 0
+        stream = plan["seed"], schema.number("Purpose", purpose), self.counter, *number, 0, 0
         draw = schema.number("Distribution", "centred" if plan["prior"] == "uniform" else "normal")
         self.launcher.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
         if plan["prior"] == "spherical":
             self.launcher.launch("to_sphere", self.dtype, z, *z.shape)
         if self.labels is not None:
             self.launcher.copy(self.g.input[:, : z.shape[1]], z)
-        batch = Batch(0, len(z), 1, dropout_seeds)
-        self.g.forward(batch)
+
+    def forward_g(self) -> None:
+        """G(z), without labels written to D's fake inputs."""
+        self._of_g = Batch(0, len(self.noise), 1, self._take_seeds(self.g))
+        self.g.forward(self._of_g)
+
+    def show(self, batch: str) -> None:
+        """Sub-batches to D, in the order of the module's calls; in D's batch the fakes always come first."""
+        order = recording.sub_batches(batch)
+        seeds, stride = self._take_seeds(self.d, len(order)), self.d.dropout_seeds
+        if order[0] == "fake":
+            self._of_d = Batch(0, self.rows, len(order), seeds, stride, (0, 1)[: len(order)])
+        else:
+            self._of_d = Batch(0, self.rows, 2, seeds[stride:], -stride, (1, 0))
         if self.labels is not None:
-            self.launcher.copy(self._samples(self._halves_of_d[1]), self.g.output.view(self.rows, -1))
-        return batch
+            self.launcher.copy(self._samples(self.fake_half), self.g.output.view(self.rows, -1))
 
-    def _show(self, number: tuple[int, int], dropout_seeds: Tensor) -> None:
-        """Real rows of a draw beside the fakes, and D's logits of both."""
-        plan, shape = self.described, (len(self.data), self.described["features"])
-        wanted = self.rows * self.pack, plan["seed"], *self._count(*number)
-        self.launcher.launch("gather", self.dtype, self.data, *shape, self.real_rows, *wanted)
-        if self.labels is not None:
-            self.launcher.copy(self._samples(self._halves_of_d[0]), self.real_rows.view(self.rows, -1))
-        self.d.forward(self._both(dropout_seeds))
+    def forward_d(self) -> None:
+        """D's logits."""
+        self.d.forward(self._of_d)
 
-    def _both(self, dropout_seeds: Tensor) -> Batch:
-        """Fakes and real rows; the module's first call is the one with real rows."""
-        return Batch(0, self.rows, 2, dropout_seeds[self.d.dropout_seeds :], -self.d.dropout_seeds, (1, 0))
+    # ------------------------------------------------------------ the verbs: losses and gradients
 
-    # ------------------------------------------------------------ losses
-
-    @property
-    def _halves_of_d(self) -> tuple[slice, slice]:
-        """The real rows and the fakes of D's batch."""
-        return slice(self.rows, 2 * self.rows), slice(0, self.rows)
-
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        real, fake = self._halves_of_d
-        return x[real], x[fake]
-
-    def _loss_of_d(self, weight: float) -> None:
+    def loss_of_d(self, weight: float) -> None:
+        """Its sums for the metrics, and its derivatives by the logits."""
         plan, threshold = self.described, self.described["threshold"]
         (real, fake), (grad, grad_of_fake) = self._halves(self.d.output), self._halves(self.d.grad_output)
-        if self.relativistic:
+        if plan["relativistic"]:
             of_d = real, fake, grad, grad_of_fake, *plan["real"], True, threshold
             sub_batches = (*of_d, fake, None, None, None, -1, 0.0, False, threshold)
         else:
@@ -303,31 +250,42 @@ class Iteration:
         head = self.dtype, self.logits, weight / self.logits, self.sums_of_d, 2
         self.launcher.launch("loss_metrics", *head, *sub_batches)
 
-    def _loss_of_g(self) -> None:
+    def loss_of_g(self) -> None:
+        """Likewise."""
         real, fake = self._halves(self.d.output)
-        other = real if self.relativistic else None
+        other = real if self.described["relativistic"] else None
         sub_batch = fake, other, self._halves(self.d.grad_output)[1], None, *self.described["generated"], False, 0.0
         self.launcher.launch("loss_metrics", self.dtype, self.logits, 1.0 / self.logits, self.sums_of_g, 1, *sub_batch)
 
-    # ------------------------------------------------------------ gradients
+    def backward_d(self) -> None:
+        """From the derivatives by the logits down to each layer's product."""
+        self.d.backward(self._of_d, to_input=False, of_vectors=True)
 
-    def _gradients_of_d(self, number: tuple[int, int], dropout_seeds: Tensor) -> Tensor:
-        """From the derivatives of the logits. Returns the dropout seeds that follow."""
-        count, after = len(self.penalties), dropout_seeds[2 * self.d.dropout_seeds :]
-        self.d.backward(self._both(dropout_seeds), to_input=False, of_vectors=True)
+    def backward_through_d(self) -> None:
+        """Down to G's output, without gradients of D's parameters."""
+        fakes = Batch(0, self.rows, 1, self._of_d.dropout_seeds)
+        self.d.backward(fakes, to_input=True, of_vectors=False)
+        if self.labels is not None:
+            self.launcher.copy(self.g.grad_output.view(self.rows, -1), self._samples(self.fake_half, grad=True))
+
+    def backward_g(self) -> None:
+        """The gradients of G."""
+        self.g.backward(self._of_g, to_input=False, of_vectors=True)
+        self.g.weight_gradients(self._of_g.rows)
+
+    def penalty(self, draw: Step) -> None:
+        """The penalties' part of D's gradients, then those of its weights."""
+        count = len(self.penalties)
         for i in range(count):
-            self._penalize(i, number, after)
-            after = after[self.d.dropout_seeds :]
+            self._penalize(i, draw)
         self.d.weight_gradients((2 + (2 if self.d.has_second_derivative else 1) * count) * self.rows)
-        return after
 
-    def _penalize(self, which: int, number: tuple[int, int], dropout_seeds: Tensor) -> None:
+    def _penalize(self, which: int, draw: Step) -> None:
         d, plan, kind = self.d, self.described, self.penalties[which]
         real, fake = self._halves(d.input)
-        batch = Batch((2 + len(self.penalties) + which) * self.rows, self.rows, 1, dropout_seeds)
-        shape = self.rows, d.inputs
-        draw = plan["seed"], *self._count(*number)
-        self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *shape, kind, *draw)
+        batch = Batch((2 + len(self.penalties) + which) * self.rows, self.rows, 1, self._take_seeds(d))
+        numbers = self.rows, d.inputs, kind, plan["seed"], self.counter, *draw
+        self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *numbers)
         if self.labels is not None:  # interpolates of labels would be rounded
             self.launcher.copy(self._labels(batch.span), self.condition.view(self.rows, -1))
         d.forward(batch)
@@ -337,65 +295,97 @@ class Iteration:
             self.launcher.copy(self._labels(batch.span, grad=True), self.no_grad)
         self.penalty_passes[which].run(batch, kind, plan["penalty_weight"] / self.rows)
 
-    def _gradients_of_g(self, of_g: Batch, fakes: Batch) -> None:
-        self.d.backward(fakes, to_input=True, of_vectors=False)
-        if self.labels is not None:
-            grad = self._samples(self._halves_of_d[1], grad=True)
-            self.launcher.copy(self.g.grad_output.view(self.rows, -1), grad)
-        self.g.backward(of_g, to_input=False, of_vectors=True)
-        self.g.weight_gradients(of_g.rows)
+    # ------------------------------------------------------------ the verbs: metrics and updates
 
-    # ------------------------------------------------------------ updates
+    def record_d(self, it: Step, weight: float) -> None:
+        """The last launch of the iteration does it."""
+        self._weight_of_d = weight
 
-    def _update(self, number: tuple[int, int], *players: str) -> None:
-        """Apply the gradients of a player, or of both; roll back what is not finite, where that is to be skipped."""
-        for player in players:
-            self._step(player, number)
+    def record_g(self, it: Step) -> None:
+        """Likewise."""
+
+    def update_d(self) -> None:
+        """Apply D's gradients."""
+        self._update("discriminator", self._number_of_d)
+
+    def update_g(self) -> None:
+        """Apply G's gradients."""
+        self._update("generator", self._number_of_g)
+
+    def commit_or_roll_back(self, updated: list[str]) -> None:
+        """Hold the weights within their bounds, then roll back what is not finite, where that is to be skipped."""
+        for player in updated:
+            self._bound(player)
         if self.skips:
-            self._inspect(players)
-            self._copy(players, "bad")
-            self.launcher.launch("count_skipped", self.counter, "generator" in players, "discriminator" in players)
-        self._round_weights(*(self.g if player == "generator" else self.d for player in players))
+            self._inspect(tuple(updated))
+            self._copy(tuple(updated), "bad")
+            self.launcher.launch("count_skipped", self.counter, "generator" in updated, "discriminator" in updated)
+        self._round_weights(*(self._network(player) for player in updated))
+        self._players.clear()
 
-    def _step(self, name: str, number: tuple[int, int]) -> None:
+    def update_ema(self) -> None:
+        """The moving average of G."""
+        pairs = zip(self.gan.keep_ema().parameters(), self.gan.generator.parameters(), strict=True)
+        members = [(a.detach(), None, None, p.detach()) for a, p in pairs]
+        self.launcher.launch("ema", self.dtype, self.described["ema_decay"], *_listed(members))
+
+    # ------------------------------------------------------------ parts of the verbs
+
+    @property
+    def real_half(self) -> slice:
+        """Of D's batch."""
+        return slice(self.rows, 2 * self.rows)
+
+    @property
+    def fake_half(self) -> slice:
+        """Of D's batch."""
+        return slice(0, self.rows)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[self.real_half], x[self.fake_half]
+
+    def _network(self, name: str) -> NetworkBuffers:
+        return self.g if name == "generator" else self.d
+
+    def _take_seeds(self, network: NetworkBuffers, passes: int = 1) -> Tensor:
+        """The dropout seeds of the next forward passes of a network, and those after them."""
+        taken = self._seeds
+        self._seeds = taken[passes * network.dropout_seeds :]
+        return taken
+
+    def _samples(self, rows: slice, grad: bool = False) -> Tensor:
+        """A part of D's input, or of its gradient, without the labels behind it."""
+        return (self.d.grad_input if grad else self.d.input)[rows, : self.described["features"] * self.pack]
+
+    def _labels(self, rows: slice, grad: bool = False) -> Tensor:
+        """The labels of a part of D's input, or the gradient there."""
+        return (self.d.grad_input if grad else self.d.input)[rows, self.described["features"] * self.pack :]
+
+    def _update(self, name: str, number: Step) -> None:
         plan, launcher = self.described[name], self.launcher
         head = self.dtype, *schema.in_order("OptimizerPlan", plan)
         schedule = [part for numbers in self.schedules[name] for part in (numbers, len(numbers))]
-        counts = *schedule, *self._count(*number), _PLAYERS.index(name)
+        counts = *schedule, self.counter, *number, _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
         if plan["max_grad_value"] > 0 or plan["max_grad_norm"] > 0:
             launcher.clip([grad for *_, grad in members], plan["max_grad_value"], plan["max_grad_norm"])
         launcher.launch("update", *head, *counts, *_listed(members))
+
+    def _bound(self, name: str) -> None:
+        plan, launcher = self.described[name], self.launcher
         if plan["clip_weights"] > 0:
-            launcher.hold([parameter for parameter, *_ in members], plan["clip_weights"])
-        network = self.g if name == "generator" else self.d
+            launcher.hold([parameter for parameter, *_ in self.steps[name]], plan["clip_weights"])
         if plan["max_col_norm"] > 0:
-            for layer in network.layers:
+            for layer in self._network(name).layers:
                 if layer.grad_of(layer.spec["weight"]) is not None:  # else it is frozen
-                    launcher.launch(
-                        "bound_norms", self.dtype, layer.weight, layer.columns, layer.inputs, plan["max_col_norm"]
-                    )
+                    numbers = layer.columns, layer.inputs, plan["max_col_norm"]
+                    launcher.launch("bound_norms", self.dtype, layer.weight, *numbers)
 
     def _round_weights(self, *networks: NetworkBuffers) -> None:
         """For the products until the next update."""
         factors = [layer.w for network in networks for layer in network.layers if layer.w.rounds]
         if factors:
             self.launcher.copy_all([f.taken for f in factors], [f.exact for f in factors])
-
-    def _update_ema(self) -> None:
-        decay = self.described["ema_decay"]
-        if decay:
-            ema = self.gan.keep_ema().parameters()
-            pairs = zip(ema, self.gan.generator.parameters(), strict=True)
-            members = [(a.detach(), None, None, p.detach()) for a, p in pairs]
-            self.launcher.launch("ema", self.dtype, decay, *_listed(members))
-
-    # ------------------------------------------------------------ updates that are not finite
-
-    def _save(self, *players: str) -> None:
-        """Before a step of these players, its forward passes included: they move running statistics."""
-        if self.skips:
-            self._copy(players, "always")
 
     def _copy(self, players: tuple[str, ...], predicate: str) -> None:
         """What their step may change: to where it is saved, or back."""

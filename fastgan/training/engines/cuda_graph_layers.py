@@ -1,4 +1,4 @@
-"""A network of the graph engine: its buffers, and the passes over them as products and launches.
+"""A network of the CUDA-graph engine: its buffers, and the passes over them as products and launches.
 
 All buffers are allocated once, and no code here reads a number from the device: a pass is the same launches each time,
 so it can be captured. Matrices are row-major, (rows, features).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,17 +16,21 @@ from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training import plugins, tricks
 from fastgan.training.config import TrainConfig
+from fastgan.training.engines.single import SingleMember
+from fastgan.training.engines.snapshot import Snapshot
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
 from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
+from fastgan.training.sampled import body_and_heads
 from fastgan.training.threads import torch_threads
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
+_Tensors = TypeVar("_Tensors", bound=tuple[Tensor, ...])
 _METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two transfers to the host
 
 
-class EagerEngine:
+class EagerEngine(SingleMember):
     """Runs iterations and returns their metrics; an iteration does not synchronise with the device."""
 
     name = "eager"
@@ -47,6 +51,7 @@ class EagerEngine:
         self.most_iterations = max(1, min(1000, _METRIC_ELEMENTS // (2 * logits_per_batch)))
         self._snapshot = Snapshot(gan, self.optimizers.values(), active=config.nonfinite == "skip", ranks=self.ranks)
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
+        self._before_heads = torch.empty(0)  # G's outputs
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
 
     def write_back(self) -> None:
@@ -76,44 +81,18 @@ class EagerEngine:
         """A function that runs iterations first .. first+count as `advance` does."""
         return functools.partial(self.advance, first, count, should_stop)
 
-    @classmethod
-    def members_a_call(cls, threads: int) -> int:
-        """One: members train one after another."""
-        return 1
-
-    @classmethod
-    def begin_all(
-        cls,
-        engines: Sequence[Self],
-        firsts: list[int],
-        counts: list[int],
-        threads: int,
-        should_stop: Callable[[], bool],
-    ) -> Callable[[], list[np.ndarray]]:
-        """`begin` of the one engine of a call."""
-        (engine,) = engines
-        finish = engine.begin(firsts[0], counts[0], should_stop)
-        return lambda: [finish()]
-
     def _alternating(self, it: int, metrics: Metrics) -> None:
         """One iteration of Algorithm 1."""
         config, optimum = self.config, self.config.inner == "optimum"
         for draw in [it] if optimum else range(it * config.k, (it + 1) * config.k):
             self._snapshot.save()
-            condition = self._condition(draw)
-            discriminator = self._conditioned(condition)
-            real = self._noisy(self._packed(self.rows.minibatch(draw)), it, draw, 0)
+            batch = self._batch(it, draw)
             with torch.no_grad():  # D's step needs no graph of G
-                fake = self._noisy(self._generated(Purpose.NOISE_D, draw, condition), it, draw, 1)
+                fakes = [self._fake(Purpose.NOISE_D, it, draw, part, 1) for part in batch]
             for inner_step in range(config.k if optimum else 1):
                 if inner_step > 0:
                     self._snapshot.save()  # each update is taken back alone
-                real_logits, fake_logits = discriminator(real), discriminator(fake)
-                loss_d = self._discriminator_loss(real_logits, fake_logits) + self._penalty(
-                    discriminator, real, fake, draw
-                )
-                loss_d = loss_d + self._supervised(draw) + self.discriminator.pull()
-                self.discriminator.differentiate(loss_d)
+                loss_d, real_logits, fake_logits = self._differentiate_d(batch, fakes, draw)
                 # The decision depends on the gradient: the only synchronisation within an iteration.
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
                     break
@@ -123,70 +102,141 @@ class EagerEngine:
 
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
             self._snapshot.save()
+            if self.rows.sampled is not None:
+                batch = self._relabelled(batch, update)
             with frozen(self.discriminator.parameters):
-                fake = self._noisy(self._generated(Purpose.NOISE_G, update, condition), it, update, 2)
-                if config.loss == "feature_matching":
-                    loss_g = self._feature_matching(discriminator, real, fake)
-                else:
-                    ahead = self._ahead(condition, real, fake, draw) if config.unroll else discriminator
-                    fake_logits = ahead(fake)
-                    # D(x) after D's update, for the losses in which G's step looks at real data
-                    against = ahead(real) if config.generator_sees_real else None
-                    loss_g = self._generator_loss(fake_logits, against)
-                loss_g = loss_g + self.generator.pull()
-                self.generator.differentiate(loss_g)
+                loss_g = self._differentiate_g(it, update, batch, draw)
             self.generator.update(update=update, epoch=self.rows.epoch(draw))
             self._snapshot.restore_unless_finite(loss_g)
             self._update_ema()
         metrics.record_g(loss_g)
 
+    def _differentiate_d(
+        self, batch: list[MicroBatch], fakes: list[Tensor], draw: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of D's loss, in D; the loss, and the logits of real rows and of fakes."""
+        found, last = [], len(batch) - 1
+        for number, (part, fake) in enumerate(zip(batch, fakes, strict=True)):
+            real_logits, fake_logits = part.discriminator(part.real), part.discriminator(fake)
+            loss = self._discriminator_loss(real_logits, fake_logits) + self._penalty(part, fake, draw)
+            loss = self._of_whole(loss)
+            if number == 0:  # what is no mean over the rows of the batch
+                loss = loss + self._supervised(draw) + self.discriminator.pull()
+            self.discriminator.differentiate(loss, first=number == 0, last=number == last)
+            found.append((loss, real_logits, fake_logits))
+        return _whole(found)
+
+    def _differentiate_g(self, it: int, update: int, batch: list[MicroBatch], draw: int) -> Tensor:
+        """The gradients of G's loss, in G; the loss."""
+        found, last = [], len(batch) - 1
+        for number, part in enumerate(batch):
+            fake = self._fake(Purpose.NOISE_G, it, update, part, 2)
+            if self.config.loss == "feature_matching":
+                loss = self._feature_matching(part.discriminator, part.real, fake)
+            else:
+                ahead = self._ahead(part, fake, draw) if self.config.unroll else part.discriminator
+                fake_logits = ahead(fake)
+                # D(x) after D's update, for the losses in which G's step looks at real data
+                against = ahead(part.real) if self.config.generator_sees_real else None
+                loss = self._generator_loss(fake_logits, against)
+            loss = self._of_whole(loss + self._cross_entropy(part.labels))
+            if number == 0:
+                loss = loss + self.generator.pull()
+            self.generator.differentiate(loss, first=number == 0, last=number == last)
+            found.append((loss,))
+        return _whole(found)[0]
+
     def _simultaneous(self, it: int, metrics: Metrics) -> None:
         """One iteration of the original code: one real, one fake batch and one D dropout for both losses."""
         epoch = self.rows.epoch(it)
         self._snapshot.save()
-        condition = self._condition(it)
-        discriminator = self._conditioned(condition)
-        real = self._noisy(self._packed(self.rows.minibatch(it)), it, it, 0)
-        fake = self._noisy(self._generated(Purpose.NOISE_D, it, condition), it, it, 1)
-        real_logits, fake_logits = discriminator(real), discriminator(fake)
-        beside = self._penalty(discriminator, real, fake.detach(), it) + self._supervised(it)
-        loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + beside + self.discriminator.pull()
-        loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self.generator.pull()
-        # Both gradients before either update: D's must not see the new G, nor G's the new D.
-        self.discriminator.differentiate(loss_d, keep_graph=True)
-        self.generator.differentiate(loss_g)
+        batch = self._batch(it, it)
+        found, last = [], len(batch) - 1
+        for number, part in enumerate(batch):
+            fake = self._fake(Purpose.NOISE_D, it, it, part, 1)
+            real_logits, fake_logits = part.discriminator(part.real), part.discriminator(fake)
+            loss_d = 0.5 * self._discriminator_loss(real_logits, fake_logits) + self._penalty(part, fake.detach(), it)
+            loss_g = self._generator_loss(fake_logits, real_logits.detach()) + self._cross_entropy(part.labels)
+            loss_d, loss_g = self._of_whole(loss_d), self._of_whole(loss_g)
+            if number == 0:
+                loss_d = loss_d + self._supervised(it) + self.discriminator.pull()
+                loss_g = loss_g + self.generator.pull()
+            # Both gradients before either update: D's must not see the new G, nor G's the new D.
+            self.discriminator.differentiate(loss_d, keep_graph=True, first=number == 0, last=number == last)
+            self.generator.differentiate(loss_g, first=number == 0, last=number == last)
+            found.append((loss_d, real_logits, fake_logits, loss_g))
         self.discriminator.update(update=it, epoch=epoch)
         self.generator.update(update=it, epoch=epoch)
+        loss_d, real_logits, fake_logits, loss_g = _whole(found)
         self._snapshot.restore_unless_finite(loss_d + loss_g)
         self._update_ema()
         metrics.record_d(loss_d, real_logits, fake_logits)
         metrics.record_g(loss_g)
 
-    def _condition(self, draw: int) -> Tensor | None:
+    def _batch(self, it: int, draw: int) -> list[MicroBatch]:
+        """The real rows of a draw, with D as a function of samples with their labels; in parts where config says so."""
+        condition, rows = self._condition(draw), self._packed(self.rows.minibatch(draw))
+        size, pack = len(rows) // self.config.micro_batches, self.config.pack
+        found = []
+        for first in range(0, len(rows), size):
+            labels = None if condition is None else condition[first * pack : (first + size) * pack]
+            offset = self.ranks.rank * self.batch_size + first
+            real = self._noisy(rows[first : first + size], it, draw, 0, offset)
+            found.append(MicroBatch(real, labels, self._conditioned(labels), offset))
+        return found
+
+    def _relabelled(self, batch: list[MicroBatch], update: int) -> list[MicroBatch]:
+        """The batch with labels drawn for an update of G alone."""
+        labels = self._condition(update, Purpose.NOISE_G)
+        assert labels is not None
+        parts = labels.chunk(len(batch))
+        return [p._replace(labels=of, discriminator=self._conditioned(of)) for p, of in zip(batch, parts, strict=True)]
+
+    def _of_whole(self, loss: Tensor) -> Tensor:
+        """The share of a part's mean in the mean of its batch."""
+        parts = self.config.micro_batches
+        return loss if parts == 1 else loss / parts
+
+    def _condition(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor | None:
         """The labels of a draw's rows, which its fakes share; None where the model is not conditional."""
-        return self.gan.one_hot(self.rows.labels_of(draw)) if self.gan.classes else None
+        return self.gan.one_hot(self.rows.labels_of(draw, purpose)) if self.gan.classes else None
 
     def _conditioned(self, condition: Tensor | None, network: DiscriminatorFn | None = None) -> DiscriminatorFn:
         """D, or an unrolled D, as a function of samples with these labels."""
         network = network or self.gan.discriminator
         return network if condition is None else lambda x: network(join(x, self._packed(condition)))
 
-    def _generated(self, purpose: Purpose, step: int, condition: Tensor | None) -> Tensor:
-        config = self.config
-        rows = self.batch_size * config.pack
-        offset = self.ranks.rank * rows
+    def _fake(self, purpose: Purpose, it: int, step: int, part: MicroBatch, substream: int) -> Tensor:
+        """Samples of G with the labels of a part, as D sees them."""
+        config, pack = self.config, self.config.pack
+        rows, offset = len(part.real) * pack, part.offset * pack
         z = self.gan.noise(rows, seed=config.seed, purpose=purpose, step=step, offset=offset, impl=config.impl)
-        return self._packed(self.gan.generator(join(z, condition)))
+        fake = self._packed(self._generated(join(z, part.labels)))
+        return self._noisy(fake, it, step, substream, part.offset)
 
-    def _noisy(self, samples: Tensor, it: int, step: int, substream: int) -> Tensor:
-        return tricks.noisy(samples, self.config, it, step, substream, self.ranks.rank)
+    def _generated(self, z: Tensor) -> Tensor:
+        """G(z); where rows are drawn by their labels, its outputs before the heads are kept for the cross-entropy."""
+        if self.rows.sampled is None:
+            return self.gan.generator(z)
+        body, heads = body_and_heads(self.gan.generator) or (self.gan.generator, torch.nn.Identity())
+        self._before_heads = body(z)
+        return heads(self._before_heads)
 
-    def _ahead(self, condition: Tensor | None, real: Tensor, fake: Tensor, draw: int) -> DiscriminatorFn:
+    def _cross_entropy(self, labels: Tensor | None) -> Tensor | float:
+        """That of the labels asked for, of the samples generated last, where rows are drawn by their labels."""
+        if self.rows.sampled is None or labels is None:
+            return 0.0
+        return self.rows.sampled.cross_entropy(self._before_heads, labels.argmax(1))
+
+    def _noisy(self, samples: Tensor, it: int, step: int, substream: int, offset: int) -> Tensor:
+        return tricks.noisy(samples, self.config, it, step, substream, offset)
+
+    def _ahead(self, part: MicroBatch, fake: Tensor, draw: int) -> DiscriminatorFn:
         """D `unroll` updates after this iteration's last draw."""
 
         def loss(network: DiscriminatorFn) -> Tensor:
-            discriminator = self._conditioned(condition, network)
-            return self._discriminator_loss(discriminator(real), discriminator(fake))
+            discriminator = self._conditioned(part.labels, network)
+            return self._discriminator_loss(discriminator(part.real), discriminator(fake))
 
         description = self.discriminator.description
         assert isinstance(description, Adam | Momentum)
@@ -199,7 +249,7 @@ class EagerEngine:
             update=draw + 1,
             epoch=self.rows.epoch(draw),
         )
-        return self._conditioned(condition, network)
+        return self._conditioned(part.labels, network)
 
     def _packed(self, samples: Tensor) -> Tensor:
         return packed(samples, self.config.pack)
@@ -239,19 +289,19 @@ class EagerEngine:
             of_real = tricks.features(network, discriminator, real)
         return losses.feature_matching_loss(of_real, tricks.features(network, discriminator, fake))
 
-    def _penalty(self, discriminator: DiscriminatorFn, real: Tensor, fake: Tensor, draw: int) -> Tensor | float:
+    def _penalty(self, part: MicroBatch, fake: Tensor, draw: int) -> Tensor | float:
         config = self.config
         total: Tensor | float = 0.0
         for kind in config.penalties:
             total = total + losses.gradient_penalty(
-                discriminator,
-                real,
+                part.discriminator,
+                part.real,
                 fake,
                 kind=kind,
                 weight=config.penalty_weight,
                 seed=config.seed,
                 step=draw,
-                offset=self.ranks.rank * self.batch_size,
+                offset=part.offset,
                 impl=config.impl,
             )
         return total
@@ -262,6 +312,31 @@ class EagerEngine:
         if not isinstance(discriminator, nn.ClassDiscriminator):
             return 0.0
         return discriminator.supervised_loss(*self.rows.labelled(draw))
+
+
+class MicroBatch(NamedTuple):
+    """A part of a batch that goes through the networks at once: all of it, unless gradients are accumulated.
+
+    Args:
+        real: (n, ...) inputs of D.
+        labels: (n * pack, classes), of the rows, one-hot; None where the model is not conditional.
+        discriminator: D as a function of samples with these labels.
+        offset: number of its first input in the batch of all processes.
+    """
+
+    real: Tensor
+    labels: Tensor | None
+    discriminator: DiscriminatorFn
+    offset: int
+
+
+def _whole(parts: list[_Tensors]) -> _Tensors:
+    """Of a batch, what there is of its parts: losses add up, logits follow one another."""
+    if len(parts) == 1:
+        return parts[0]
+    values = [[value.detach() for value in column] for column in zip(*parts, strict=True)]
+    whole: Any = tuple(torch.stack(each).sum() if each[0].ndim == 0 else torch.cat(each) for each in values)
+    return whole
 
 
 def packed(samples: Tensor, pack: int) -> Tensor:
@@ -322,14 +397,18 @@ class Player:
             ranks=ranks,
         )
 
-    def differentiate(self, loss: Tensor, *, keep_graph: bool = False) -> None:
-        """Gradients of the loss for this player alone; hooks on its parameters and modules are called."""
-        for parameter in self.parameters:
+    def differentiate(self, loss: Tensor, *, keep_graph: bool = False, first: bool = True, last: bool = True) -> None:
+        """Gradients of the loss for this player alone; hooks on its parameters and modules are called.
+
+        first, last: of the losses whose gradients add up.
+        """
+        for parameter in self.parameters if first else ():
             parameter.grad = None
         # Not `autograd.grad`: it calls no hooks for accumulated gradients, and lays gradients out as it likes, while
         # torch's fused updates pair the elements of a parameter and its gradient by where they lie.
         torch.autograd.backward(loss, inputs=self.parameters, retain_graph=keep_graph)
-        self.ranks.mean_([p.grad for p in self.parameters if p.grad is not None])
+        if last:
+            self.ranks.mean_([p.grad for p in self.parameters if p.grad is not None])
 
     def pull(self) -> Tensor | float:
         """What historical averaging adds to the loss of an update; before the first there is none."""
@@ -360,80 +439,6 @@ class Player:
             nn.init.max_col_norm_(self.network, self.max_col_norm)
         if self.historical_averaging:
             tricks.update_average(self.optimizer, self.parameters)
-
-
-class Snapshot:
-    """A copy of all that an update may change, to take a non-finite one back without asking the host.
-
-    Args:
-        active: False makes both methods do nothing.
-        ranks: the processes that decide together.
-    """
-
-    def __init__(
-        self,
-        gan: GAN,
-        optimizers: Iterable[torch.optim.Optimizer],
-        *,
-        active: bool,
-        ranks: Ranks | None = None,
-    ) -> None:
-        self.gan, self.optimizers, self.active, self.ranks = gan, list(optimizers), active, ranks or Ranks()
-        self.live: list[Tensor] = []
-        self.saved: list[Tensor] = []
-        self._states: list[dict[Any, dict[str, Any]]] = []
-
-    @torch.no_grad()
-    def save(self) -> None:
-        """Before an update, its forward passes included: they move running statistics."""
-        if not self.active:
-            return
-        self._states = self._now()
-        self.live = [*self.gan.parameters(), *self.gan.buffers(), *_tensors(self._states)]
-        self.saved = [live.clone() for live in self.live]
-
-    @torch.no_grad()
-    def restore_unless_finite(self, loss: Tensor) -> None:
-        """After an update: put everything back if its loss is not finite, or a number that was finite no longer is.
-
-        A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
-        """
-        if not self.active:
-            return
-        pairs, now = list(zip(self.saved, self.live, strict=True)), self._now()
-        kept = [(torch.isfinite(live) | ~torch.isfinite(saved)).all().to(loss.device) for saved, live in pairs]
-        known = set(map(id, self.live))
-        made = [torch.isfinite(value).all().to(loss.device) for value in _tensors(now) if id(value) not in known]
-        finite = torch.stack([torch.isfinite(loss).all(), *kept, *made]).all()
-        if self.ranks.size > 1:
-            share = finite.to(torch.float32)
-            self.ranks.mean_([share])
-            finite = share == 1.0
-        for saved, live in pairs:
-            live.copy_(torch.where(finite.to(live.device), live, saved))
-        # Optimisers of others may make their state in the first update, or keep it in numbers of Python: only then is
-        # the host asked.
-        if not _same(now, self._states) and not bool(finite):
-            for optimizer, state in zip(self.optimizers, self._states, strict=True):
-                optimizer.state.clear()
-                optimizer.state.update(state)
-
-    def _now(self) -> list[dict[Any, dict[str, Any]]]:
-        return [{p: dict(entry) for p, entry in optimizer.state.items()} for optimizer in self.optimizers]
-
-
-def _tensors(states: list[dict[Any, dict[str, Any]]]) -> list[Tensor]:
-    return [v for state in states for entry in state.values() for v in entry.values() if isinstance(v, Tensor)]
-
-
-def _same(a: list[dict[Any, dict[str, Any]]], b: list[dict[Any, dict[str, Any]]]) -> bool:
-    """The same tensors, by identity, and equal values of other kinds."""
-
-    def flat(states: list[dict[Any, dict[str, Any]]]) -> list[tuple[Any, ...]]:
-        items = ((p, name, value) for state in states for p, entry in state.items() for name, value in entry.items())
-        return [(id(p), name, id(value) if isinstance(value, Tensor) else value) for p, name, value in items]
-
-    return flat(a) == flat(b)
 
 
 class Metrics:

@@ -17,8 +17,10 @@ from fastgan.nn.activation import of_module
 from fastgan.nn.fusible import DROPOUTS, LINEARS, any_global_hook, hooks, obstacle
 from fastgan.nn.segments import Segment, steps_of
 from fastgan.training.config import TrainConfig
+from fastgan.training.engines import recording
 from fastgan.training.optimizers import STATES, VelocitySGD
 from fastgan.training.plugins import name_of
+from fastgan.training.sampled import SampledRows
 
 if TYPE_CHECKING:
     from fastgan.training.engines.updater import Updater
@@ -225,11 +227,17 @@ def _take_module(chain: NetworkPlan, module: Any) -> None:
 
 
 def describe(
-    gan: GAN, config: TrainConfig, updaters: Mapping[str, Updater], data: Tensor, labels: Tensor | None = None
+    gan: GAN,
+    config: TrainConfig,
+    updaters: Mapping[str, Updater],
+    data: Tensor,
+    labels: Tensor | None = None,
+    sampled: SampledRows | None = None,
 ) -> Description:
     """The plan of a run over `data` (n, features), contiguous and of the networks' type.
 
     labels: int32 (n,) of a conditional GAN, each one of its classes.
+    sampled: rows that are drawn by their labels, of which `data` is the scalars.
 
     Raises:
         UnsupportedByEngine: with the reason, where a plan cannot describe it.
@@ -244,7 +252,9 @@ def describe(
         raise UnsupportedByEngine("the networks share a parameter")
     if data.dtype != gan.dtype:
         raise UnsupportedByEngine("the networks have changed their dtype")
-    features = data[0].numel()
+    features = data[0].numel() if sampled is None else sampled.table.width
+    if sampled is not None and gan.device.type != "cpu":
+        raise UnsupportedByEngine("rows drawn by their labels are compiled for the CPU alone")
     if discriminator.heads is not None:
         raise discriminator.refuse("Heads is for the output of a generator")
     if generator.heads is not None and gan.device.type != "cpu":
@@ -257,7 +267,7 @@ def describe(
         raise UnsupportedByEngine(f"gan.generator: does not map {inputs_of_g} to {features} features")
     if discriminator.layers[0]["inputs"] != inputs_of_d:
         raise UnsupportedByEngine(f"gan.discriminator: does not take {inputs_of_d} features")
-    if (labels is None) != (gan.classes == 0):
+    if (labels is None) != (gan.classes == 0) and sampled is None:
         raise UnsupportedByEngine("gan.classes has changed during training")
     # `check_config` has refused all others
     assert isinstance(config.loss, str) and config.loss != "feature_matching" and config.discriminator_loss is not None
@@ -280,17 +290,38 @@ def describe(
         "rows": len(data),
         "features": features,
         "batch": config.batch_size,
-        "simultaneous": config.mode == "simultaneous",
         "real": (schema.FORMULAS[real], real_target),
         "fake": (schema.FORMULAS[fake], fake_target),
         "generated": (schema.FORMULAS[formula], target),
-        "relativistic": config.loss == "relativistic",
-        "skip_nonfinite": config.nonfinite == "skip",
         "threshold": config.threshold,
         "classes": gan.classes,
         "labels": _address(labels),
+        "table": _table(sampled),
+        "dropout_seeds_per_iteration": recording.dropout_seeds(
+            config, generator.dropout_seeds, discriminator.dropout_seeds
+        ),
+        **recording.iteration_plan(config),
     }
     return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
+
+
+def _table(sampled: SampledRows | None) -> list[Any]:
+    """The fields of TablePlan in order."""
+    values: dict[str, Any] = {}
+    if sampled is not None:
+        table, sampler = sampled.table, sampled.sampler
+        values = {
+            "sampled": True,
+            "scalars": table.scalars.shape[1],
+            "groups": table.codes.shape[1],
+            "wide": table.codes.dtype == torch.int32,
+            "columns": len(sampler.sizes),
+        }
+        for name, tensor in (("codes", table.codes), *sampler.tables().items(), *table.places().items()):
+            if not tensor.is_contiguous():
+                raise UnsupportedByEngine(f"{name} of the data is not contiguous")
+            values[name] = tensor.data_ptr()
+    return [values.get(name, 0) for name in schema.FIELDS["TablePlan"]]
 
 
 def check_config(gan: GAN, config: TrainConfig) -> None:
@@ -301,6 +332,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine("config.inner is 'optimum': D's gradient decides how many steps it takes")
     if config.unroll:
         raise UnsupportedByEngine("config.unroll differentiates through D's updates")
+    if config.micro_batches > 1:
+        raise UnsupportedByEngine("config.micro_batches is above 1: the compiled engines take a batch at once")
     if not isinstance(config.loss, str):
         raise UnsupportedByEngine(f"config.loss is {name_of(config.loss)}, which PyTorch alone computes")
     if config.loss == "feature_matching":
@@ -329,7 +362,8 @@ def _check_parameters(gan: GAN, chain: NetworkPlan, config: TrainConfig) -> None
     for layer in chain.layers:
         if layer["concatenates"] and config.gradient_penalty and chain.name == "gan.discriminator":
             raise chain.refuse("Residual under a gradient penalty")
-        if layer["norm"] is not None and config.batch_size < 2:
+        samples = config.batch_size * (config.pack if chain.name == "gan.generator" else 1)
+        if layer["norm"] is not None and samples < 2:
             raise chain.refuse("BatchNorm1d needs more than one row in a batch")
         if layer["norm"] is not None and config.gradient_penalty and chain.name == "gan.discriminator":
             raise chain.refuse("BatchNorm1d under a gradient penalty")

@@ -37,7 +37,9 @@ class HostState:
 
     def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
         self.gan, self.rows, self.config = gan, rows, config
-        data = rows.in_memory(gan.dtype, gan.device)
+        # Of sampled rows, the scalars: the rest is in `rows.sampled`.
+        sampled = rows.sampled
+        data = rows.in_memory(gan.dtype, gan.device) if sampled is None else sampled.table.scalars.to(gan.dtype)
         if data is None:
             raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
@@ -48,7 +50,7 @@ class HostState:
         self.torch_optimizers = {name: updater.optimizer for name, updater in self.updaters.items()}
         self.schedulers = plugins.schedulers_of(self.updaters)
         self.as_built = plugins.all_as_built(self.updaters)
-        self.labels = rows.labels_in_memory(gan.device) if gan.classes else None
+        self.labels = rows.labels_in_memory(gan.device) if gan.classes and sampled is None else None
         self.description: plan.Description = {}
         self.changes: ChangeDetector | None = None
         self._made: dict[str, int] = {}  # updates of each optimiser whose own step counts are not up to date
@@ -91,7 +93,8 @@ class HostState:
         before = self.description
         for updater in self.updaters.values():
             updater.check()  # and makes the state that another engine's checkpoint lacks
-        self.description = plan.describe(self.gan, self.config, self.updaters, self.data, self.labels)
+        sampled = self.rows.sampled
+        self.description = plan.describe(self.gan, self.config, self.updaters, self.data, self.labels, sampled)
         self.changes = ChangeDetector(self.gan, self.torch_optimizers, self.data)
         self._numbers = self._all_numbers()
         entries = (state for optimizer in self.torch_optimizers.values() for state in optimizer.state.values())
@@ -126,7 +129,7 @@ class HostState:
             if updater.scheduler is None:
                 updater.description.schedule(optimizer, update=last[name], epoch=epoch)
             else:
-                updater.settle(last[name] + 1)
+                updater.commit(last[name] + 1)
 
     def numbers(self, first: int, count: int) -> tuple[range, range]:
         """The numbers of the minibatches drawn, one for each update of D, and of the updates of G."""

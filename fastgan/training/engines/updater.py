@@ -36,6 +36,7 @@ class Updater:
         self.network, self.description, self.optimizer, self.scheduler = network, description, optimizer, scheduler
         # Before the updates that were taken: the number of the first, the scheduler, and the numbers of its group.
         self._before: tuple[int, dict[str, Any], dict[str, Any]] | None = None
+        self._own: set[int] = set()  # the optimiser's parameters, by identity, as `check` found them
         self.spare: dict[Tensor, Tensor] = {}  # velocities at momentum 0, which torch does not keep
         optimizer._opt_called = True  # type: ignore[attr-defined]  # the core steps: torch would warn that nothing did
 
@@ -64,6 +65,7 @@ class Updater:
             name = type(self.scheduler).__name__
             raise plan.UnsupportedByEngine(f"config.scheduler is {name}, which changes Adam's betas")
         allocate(self.optimizer)
+        self._own = set(map(id, group["params"]))
 
     def states(self, parameter: Tensor) -> list[Tensor]:
         """What the rule reads and writes beside a parameter, as `STATES` names it; nothing where it is not trained."""
@@ -72,7 +74,7 @@ class Updater:
             if any(name in kept for name in STATES[type(self.optimizer)]):
                 raise plan.UnsupportedByEngine("a parameter was frozen while it trained")
             return []
-        if all(parameter is not own for group in self.optimizer.param_groups for own in group["params"]):
+        if id(parameter) not in self._own:
             return []  # it is not the optimiser's
         found: list[Tensor] = []
         for name in STATES[type(self.optimizer)]:
@@ -84,7 +86,7 @@ class Updater:
     def take(self, updates: range) -> tuple[list[float], list[float]]:
         """The rate and the momentum of these updates; the scheduler goes on past them."""
         assert self.scheduler is not None
-        self.settle(updates[0])
+        self.commit(updates[0])
         (group,) = self.optimizer.param_groups
         numbers = {name: value for name, value in group.items() if name != "params"}
         self._before = updates[0], copy.deepcopy(self.scheduler.state_dict()), numbers
@@ -95,7 +97,7 @@ class Updater:
             self.scheduler.step()
         return rates, momenta
 
-    def settle(self, made: int) -> None:
+    def commit(self, made: int) -> None:
         """Put the scheduler where it is after so many updates, of those that were taken."""
         if self._before is None or self.scheduler is None:
             return

@@ -1,21 +1,24 @@
 """Training-by-sampling: conditions that name every label of every column often enough, and rows that meet them.
 
+A condition is a label among those of all columns, so that a conditional GAN sees it as one of its classes.
+
 Source: Xu et al. (2019), section 4.3.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgan import random
+from fastgan.data.encoded import EncodedTable
+from fastgan.nn import Heads
 from fastgan.random import Purpose
-
-from .encoded import EncodedTable
 
 
 class Conditions(NamedTuple):
@@ -35,7 +38,7 @@ class ConditionSampler:
     """
 
     def __init__(self, table: EncodedTable, places: Sequence[int], sizes: Sequence[int]) -> None:
-        self.sizes = tuple(sizes)
+        self.places, self.sizes = tuple(places), tuple(sizes)
         self.starts = torch.tensor(np.concatenate([[0], np.cumsum(sizes)])[:-1], dtype=torch.int64)
         self.rows = len(table)
         self.order = torch.empty(len(places), self.rows, dtype=torch.int32)  # row numbers, sorted by label
@@ -54,7 +57,7 @@ class ConditionSampler:
     def without_rows(cls, counts: Sequence[Sequence[int]]) -> ConditionSampler:
         """Of saved counts of the labels, column by column: draws conditions, no rows."""
         made = cls.__new__(cls)
-        made.sizes = tuple(map(len, counts))
+        made.places, made.sizes = (), tuple(map(len, counts))
         made.starts = torch.tensor(np.concatenate([[0], np.cumsum(made.sizes)])[:-1], dtype=torch.int64)
         made.rows, made.order = 0, torch.empty(len(counts), 0, dtype=torch.int32)
         each = [torch.tensor(count, dtype=torch.float64) for count in counts]
@@ -103,6 +106,17 @@ class ConditionSampler:
         found = torch.searchsorted(self._real if real else self._balanced, column + second)
         return Conditions(column, torch.minimum(found, self._last(column)) - self.starts[column])
 
+    def tables(self) -> dict[str, Tensor]:
+        """What the compiled core reads, by its names."""
+        ends = self.starts.new_tensor([self.width])
+        if not hasattr(self, "_edges"):
+            self._edges = torch.cat([self.starts, ends]), torch.tensor(self.places, dtype=torch.int64)
+        starts, places = self._edges
+        return {
+            "starts": starts, "places": places, "cumulative": self._balanced, "first": self._first,
+            "counts": self._counts, "order": self.order,
+        }  # fmt: skip
+
     def _last(self, column: Tensor) -> Tensor:
         """Rounding must not lead into the next column."""
         return self.starts[column] + torch.tensor(self.sizes, dtype=torch.int64)[column] - 1
@@ -117,12 +131,64 @@ class ConditionSampler:
         position = self._first[label] + (uniform * self._counts[label]).long()
         return self.order[conditions.column, position].long()
 
-    def one_hot(self, conditions: Conditions, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Conditions as the networks see them, (m, width): one-hot."""
-        out = torch.zeros(len(conditions.column), self.width, dtype=dtype)
-        if not self.sizes:
-            return out
-        return out.scatter_(1, (self.starts[conditions.column] + conditions.code)[:, None], 1.0)
+    def labels(self, conditions: Conditions) -> Tensor:
+        """The number of each condition's label among those of all columns, (m,) int64."""
+        return self.starts[conditions.column] + conditions.code
+
+
+class SampledRows:
+    """A table for `train`, whose rows are drawn by their labels: `gan.classes` is how many labels there are.
+
+    G's loss gets the cross-entropy of the labels asked for, of G's outputs before their `nn.Heads`.
+
+    Args:
+        table: the rows.
+        sampler: of conditions, and of rows that meet them.
+    """
+
+    def __init__(self, table: EncodedTable, sampler: ConditionSampler) -> None:
+        self.table, self.sampler = table, sampler
+        heads = [head for head in table.heads if head.kind == "softmax"]
+        owners = [heads[place] for place in sampler.places]
+        self.columns = torch.repeat_interleave(
+            torch.arange(len(owners)), torch.tensor(sampler.sizes, dtype=torch.int64)
+        )
+        features = [head.start + code for head in owners for code in range(head.width)]
+        self.features = torch.tensor(features, dtype=torch.int64)  # G's output for each label
+        self.inside = torch.zeros(len(owners), table.width, dtype=torch.bool)  # outputs for the labels of a column
+        for row, head in zip(self.inside, owners, strict=True):
+            row[head.start : head.stop] = True
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows of these numbers, (len(index), width) float32."""
+        return self.table.rows(index)
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean of -log p(label asked for).
+
+        Args:
+            logits: G's outputs before its heads, (m, width).
+            labels: among those of all columns, int64 (m,).
+
+        Returns:
+            Scalar Tensor.
+
+        Source: Xu et al. (2019), section 4.3.
+        """
+        inside, features = self.inside.to(logits.device), self.features.to(logits.device)
+        own = logits.masked_fill(~inside[self.columns.to(logits.device)[labels]], -math.inf)
+        wanted = logits.gather(1, features[labels][:, None])[:, 0]
+        return (torch.logsumexp(own, 1) - wanted).mean()
+
+
+def body_and_heads(generator: nn.Module) -> tuple[nn.Module, Heads] | None:
+    """What gives a generator's outputs, and the `Heads` behind it; None where it does not end in any."""
+    if not isinstance(generator, nn.Sequential) or len(generator) < 2 or not isinstance(generator[-1], Heads):
+        return None
+    return generator[:-1], generator[-1]
 
 
 def _cumulative(weights: Tensor) -> Tensor:

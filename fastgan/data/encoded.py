@@ -62,6 +62,10 @@ class EncodedTable:
         """Numbers of a row."""
         return self.heads[-1].stop if self.heads else 0
 
+    def places(self) -> dict[str, Tensor]:
+        """The feature of each scalar, and the first of each group with a one; int64."""
+        return {"scalar_at": self._tanh, "group_at": self._softmax}  # type: ignore[attr-defined]
+
     def rows(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The rows of these numbers, (len(index), width). index: int64."""
         out = torch.zeros(len(index), self.width, dtype=dtype)

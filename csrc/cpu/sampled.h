@@ -1,0 +1,105 @@
+// Training-by-sampling (Xu et al., 2019, section 4.3): the labels that a batch asks for, rows that have them, and the
+// cross-entropy of G's answer. fastgan/training/sampled.py draws the same.
+#pragma once
+#include <algorithm>
+#include <cmath>
+
+#include "../plan.h"
+#include "blocked.h"
+#include "noise.h"
+
+namespace fastgan {
+inline namespace FASTGAN_ISA {
+
+template <class T>
+class SampledTable {
+ public:
+  explicit SampledTable(const TrainPlan& plan)
+      : table_(plan.table), data_(static_cast<const T*>(plan.data)), rows_(plan.rows), seed_(plan.seed) {}
+
+  // The labels of rows first .. last of a batch.
+  void draw_labels(uint32_t purpose, int64_t step, int64_t first, int64_t last, int32_t* labels) const {
+    if (table_.columns == 0) return;
+    each_chunk(first, last, [&](int64_t at, int64_t n) {
+      double which[kChunk], weight[kChunk];
+      uniform(which, n, purpose, 1, step, at);
+      uniform(weight, n, purpose, 2, step, at);
+      for (int64_t i = 0; i < n; ++i) {
+        const auto column = int64_t(which[i] * double(table_.columns));
+        const double *begin = table_.cumulative + table_.starts[column],
+                     *end = table_.cumulative + table_.starts[column + 1];
+        const double* found = std::lower_bound(begin, end, double(column) + weight[i]);
+        labels[at + i] = int32_t(std::min(found, end - 1) - table_.cumulative);
+      }
+    });
+  }
+
+  // Rows that have these labels, of those any as likely.
+  void draw_rows(uint32_t purpose, int64_t step, int64_t first, int64_t last, const int32_t* labels,
+                 int64_t* numbers) const {
+    each_chunk(first, last, [&](int64_t at, int64_t n) {
+      double u[kChunk];
+      uniform(u, n, purpose, 3, step, at);
+      for (int64_t i = 0; i < n; ++i) {
+        if (table_.columns == 0) {
+          numbers[at + i] = int64_t(u[i] * double(rows_));
+          continue;
+        }
+        const int32_t label = labels[at + i];
+        const int64_t position = table_.first[label] + int64_t(u[i] * double(table_.counts[label]));
+        numbers[at + i] = table_.order[column_of(label) * rows_ + position];
+      }
+    });
+  }
+
+  // A row of the data in a lane of a block, whose features are zero.
+  void show(int64_t number, T* block) const {
+    const T* scalars = data_ + number * table_.scalars;
+    for (int64_t i = 0; i < table_.scalars; ++i) block[table_.scalar_at[i] * kBlockRows<T>] = scalars[i];
+    for (int64_t i = 0; i < table_.groups; ++i) {
+      const int64_t at = number * table_.groups + i;
+      const int64_t code = table_.wide ? int64_t(static_cast<const int32_t*>(table_.codes)[at])
+                                       : int64_t(static_cast<const int16_t*>(table_.codes)[at]);
+      block[(table_.group_at[i] + code) * kBlockRows<T>] = T(1);
+    }
+  }
+
+  // -log p(label) of the logits in a lane of a block; its gradient, times scale, is added to that of the logits.
+  T cross_entropy(int32_t label, const T* logits, T* grad, T scale) const {
+    const int64_t column = column_of(label), code = label - table_.starts[column];
+    const int64_t width = table_.starts[column + 1] - table_.starts[column];
+    const int64_t from = table_.group_at[table_.places[column]] * kBlockRows<T>;
+    const T *x = logits + from, wanted = x[code * kBlockRows<T>];
+    T* g = grad + from;
+    T most = x[0], sum = 0;
+    for (int64_t f = 1; f < width; ++f) most = larger(x[f * kBlockRows<T>], most);
+    for (int64_t f = 0; f < width; ++f) sum += softmax_weight(x[f * kBlockRows<T>], most, T(1));
+    for (int64_t f = 0; f < width; ++f)
+      g[f * kBlockRows<T>] += scale * (softmax_weight(x[f * kBlockRows<T>], most, T(1)) / sum - T(f == code));
+    return softmax_entropy(wanted, most, sum);
+  }
+
+ private:
+  static constexpr int64_t kChunk = 64;
+
+  template <class Function>
+  static void each_chunk(int64_t first, int64_t last, Function&& f) {
+    for (int64_t at = first; at < last; at += kChunk) f(at, std::min(kChunk, last - at));
+  }
+
+  void uniform(double* out, int64_t n, uint32_t purpose, uint32_t substream, int64_t step, int64_t offset) const {
+    fill_random(out, n, false, {seed_, purpose, substream, uint64_t(step)}, offset);
+  }
+
+  int64_t column_of(int32_t label) const {
+    return std::upper_bound(table_.starts, table_.starts + table_.columns, int64_t(label)) - table_.starts - 1;
+  }
+
+  const TablePlan& table_;
+  const T* data_;
+  const int64_t rows_;
+  const uint64_t seed_;
+};
+
+}  // namespace FASTGAN_ISA
+}  // namespace fastgan
