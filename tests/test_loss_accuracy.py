@@ -299,10 +299,9 @@ def test_other_instruction_sets_are_as_exact(isa: str) -> None:
     if backend_info()["native"]["instruction_set"] == isa:
         pytest.skip(f"{isa} is what the other tests of this file ran")
     environment = os.environ | {"FASTGAN_ISA": isa}
-    asked = "import fastgan; print(fastgan.backend_info()['native']['instruction_set'])"
-    found = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
-    if found.stdout.strip() != isa:
-        pytest.skip(f"this processor has no {isa}, only {found.stdout.strip()}")
+    probe = subprocess.run([sys.executable, "-c", "import fastgan"], env=environment, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(probe.stderr.strip().splitlines()[-1])
     command = [sys.executable, "-c", "import test_loss_accuracy; test_loss_accuracy.sweep()"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=os.path.dirname(__file__))
     assert run.returncode == 0, run.stderr[-2000:]

@@ -305,7 +305,7 @@ def describe(
     return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
 
 
-def _table(sampled: SampledRows | None) -> list[Any]:
+def _table(sampled: SampledRows | None) -> tuple[Any, ...]:
     """The fields of TablePlan in order."""
     values: dict[str, Any] = {}
     if sampled is not None:
@@ -321,7 +321,7 @@ def _table(sampled: SampledRows | None) -> list[Any]:
             if not tensor.is_contiguous():
                 raise UnsupportedByEngine(f"{name} of the data is not contiguous")
             values[name] = tensor.data_ptr()
-    return [values.get(name, 0) for name in schema.FIELDS["TablePlan"]]
+    return tuple(values.get(name, 0) for name in schema.FIELDS["TablePlan"])
 
 
 def check_config(gan: GAN, config: TrainConfig) -> None:
