@@ -211,6 +211,27 @@ def test_what_cannot_be_is_refused() -> None:
         fastgan.train(other, sampled(), config)
 
 
+def test_codes_that_a_head_has_not_are_refused() -> None:
+    for code in (-1, 3):  # the compiled engine would write them beside the row
+        rows = table(kind=torch.int16)
+        rows.codes[7, 0] = code
+        with pytest.raises(
+            ValueError, match=rf"codes of softmax head 0 must lie in \[0, 3\), got (-1|0) to {max(code, 2)}"
+        ):
+            SampledRows(rows, ConditionSampler(rows, PLACES, SIZES))
+
+
+@pytest.mark.skipif(backend.native is None, reason="not built")
+def test_any_layout_of_a_table_gives_the_same_numbers() -> None:
+    rows, (gan, config) = table(kind=torch.int16), made()
+    _, expected = compiled(gan, sampled(), config)
+    turned = EncodedTable(rows.scalars.t().contiguous().t(), rows.codes, HEADS)
+    _, metrics = compiled(made()[0], SampledRows(turned, ConditionSampler(turned, PLACES, SIZES)), config)
+    assert np.array_equal(metrics, expected)
+    with pytest.raises(UnsupportedByEngine, match=r"codes of the data are torch\.int64, not of 16 or 32 bits"):
+        compiled(made()[0], sampled(kind=torch.int64), config)
+
+
 def test_cuda_engines_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
     gan, config = made()
     rows = sampled()

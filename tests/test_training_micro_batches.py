@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -110,6 +111,44 @@ def test_no_network_sees_more_than_a_part_at_once() -> None:
     config = fastgan.TrainConfig(1, BATCH, engine="eager", micro_batches=4, optimizer=SGD)
     fastgan.train(gan, ROWS, config)
     assert max(seen) == BATCH // 4
+
+
+class Watched(torch.autograd.Function):
+    """The identity; `alive` has a reference to each graph that it is part of."""
+
+    alive: ClassVar[list[weakref.ref[Any]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark = torch.empty(0)
+        Watched.alive.append(weakref.ref(ctx.mark))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad.clone()
+
+
+@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
+@pytest.mark.parametrize("penalty", [None, "r1"])
+def test_no_graph_outlives_its_part(mode: Any, penalty: Any) -> None:
+    """Else the activations of all parts would be in memory together, as those of the whole batch are."""
+    gan, most = gan_of("plain", 1), 0
+
+    def watch(module: Any, inputs: Any, logits: Tensor) -> Tensor:
+        nonlocal most
+        watched: Tensor = Watched.apply(logits)  # type: ignore[no-untyped-call]
+        most = max(most, sum(mark() is not None for mark in Watched.alive))
+        return watched
+
+    gan.discriminator.register_forward_hook(watch)
+    config = fastgan.TrainConfig(
+        1, BATCH, engine="eager", micro_batches=6, optimizer=SGD, mode=mode, gradient_penalty=penalty
+    )
+    Watched.alive.clear()
+    fastgan.train(gan, ROWS, config)
+    assert len(Watched.alive) >= 12
+    assert most <= (2 if penalty is None else 3)  # of real rows, of fakes, of the penalty's rows
 
 
 def test_batch_normalisation_sees_the_part_alone() -> None:

@@ -144,11 +144,21 @@ class SampledRows:
     Args:
         table: the rows.
         sampler: of conditions, and of rows that meet them.
+
+    Raises:
+        ValueError: a code that its head has not.
     """
 
     def __init__(self, table: EncodedTable, sampler: ConditionSampler) -> None:
         self.table, self.sampler = table, sampler
         heads = [head for head in table.heads if head.kind == "softmax"]
+        if len(table) and heads:
+            widths = torch.tensor([head.width for head in heads])
+            least, most = table.codes.amin(0), table.codes.amax(0)
+            if wrong := ((least < 0) | (most >= widths)).nonzero().flatten().tolist():
+                place = wrong[0]
+                rule = f"codes of softmax head {place} must lie in [0, {int(widths[place])})"
+                raise ValueError(f"SampledRows: {rule}, got {int(least[place])} to {int(most[place])}")
         owners = [heads[place] for place in sampler.places]
         self.columns = torch.repeat_interleave(
             torch.arange(len(owners)), torch.tensor(sampler.sizes, dtype=torch.int64)

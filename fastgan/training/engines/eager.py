@@ -123,7 +123,8 @@ class EagerEngine(SingleMember):
             if number == 0:  # what is no mean over the rows of the batch
                 loss = loss + self._supervised(draw) + self.discriminator.pull()
             self.discriminator.differentiate(loss, first=number == 0, last=number == last)
-            found.append((loss, real_logits, fake_logits))
+            loss, real_logits, fake_logits = of_part = _detached((loss, real_logits, fake_logits))
+            found.append(of_part)
         return _whole(found)
 
     def _differentiate_g(self, it: int, update: int, batch: list[MicroBatch], draw: int) -> Tensor:
@@ -143,7 +144,7 @@ class EagerEngine(SingleMember):
             if number == 0:
                 loss = loss + self.generator.pull()
             self.generator.differentiate(loss, first=number == 0, last=number == last)
-            found.append((loss,))
+            found.append(_detached((loss,)))
         return _whole(found)[0]
 
     def _simultaneous(self, it: int, metrics: Metrics) -> None:
@@ -164,7 +165,8 @@ class EagerEngine(SingleMember):
             # Both gradients before either update: D's must not see the new G, nor G's the new D.
             self.discriminator.differentiate(loss_d, keep_graph=True, first=number == 0, last=number == last)
             self.generator.differentiate(loss_g, first=number == 0, last=number == last)
-            found.append((loss_d, real_logits, fake_logits, loss_g))
+            loss_d, real_logits, fake_logits, loss_g = of_part = _detached((loss_d, real_logits, fake_logits, loss_g))
+            found.append(of_part)
         self.discriminator.update(update=it, epoch=epoch)
         self.generator.update(update=it, epoch=epoch)
         loss_d, real_logits, fake_logits, loss_g = _whole(found)
@@ -188,7 +190,8 @@ class EagerEngine(SingleMember):
     def _relabelled(self, batch: list[MicroBatch], update: int) -> list[MicroBatch]:
         """The batch with labels drawn for an update of G alone."""
         labels = self._condition(update, Purpose.NOISE_G)
-        assert labels is not None
+        if labels is None:  # a table without columns of labels
+            return batch
         parts = labels.chunk(len(batch))
         return [p._replace(labels=of, discriminator=self._conditioned(of)) for p, of in zip(batch, parts, strict=True)]
 
@@ -334,9 +337,15 @@ def _whole(parts: list[_Tensors]) -> _Tensors:
     """Of a batch, what there is of its parts: losses add up, logits follow one another."""
     if len(parts) == 1:
         return parts[0]
-    values = [[value.detach() for value in column] for column in zip(*parts, strict=True)]
-    whole: Any = tuple(torch.stack(each).sum() if each[0].ndim == 0 else torch.cat(each) for each in values)
+    columns = zip(*parts, strict=True)
+    whole: Any = tuple(torch.stack(each).sum() if each[0].ndim == 0 else torch.cat(each) for each in columns)
     return whole
+
+
+def _detached(of_part: _Tensors) -> _Tensors:
+    """The values of a part without their graph, which holds activations that no backward pass has freed."""
+    detached: Any = tuple(value.detach() for value in of_part)
+    return detached
 
 
 def packed(samples: Tensor, pack: int) -> Tensor:

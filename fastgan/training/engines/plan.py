@@ -310,6 +310,8 @@ def _table(sampled: SampledRows | None) -> tuple[Any, ...]:
     values: dict[str, Any] = {}
     if sampled is not None:
         table, sampler = sampled.table, sampled.sampler
+        if table.codes.dtype not in (torch.int16, torch.int32):
+            raise UnsupportedByEngine(f"codes of the data are {table.codes.dtype}, not of 16 or 32 bits")
         values = {
             "sampled": True,
             "scalars": table.scalars.shape[1],

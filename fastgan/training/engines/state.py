@@ -39,7 +39,10 @@ class HostState:
         self.gan, self.rows, self.config = gan, rows, config
         # Of sampled rows, the scalars: the rest is in `rows.sampled`.
         sampled = rows.sampled
-        data = rows.in_memory(gan.dtype, gan.device) if sampled is None else sampled.table.scalars.to(gan.dtype)
+        if sampled is None:
+            data = rows.in_memory(gan.dtype, gan.device)
+        else:
+            data = sampled.table.scalars.to(gan.dtype).contiguous()
         if data is None:
             raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
