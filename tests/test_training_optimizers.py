@@ -165,6 +165,8 @@ def test_the_velocity_optimiser_returns_the_closures_loss() -> None:
         (lambda: Adam(lr=-1.0), "Adam: lr must be a finite number of at least 0"),
         (lambda: Adam(lr=float("nan")), "Adam: lr must"),
         (lambda: Adam(betas=(0.5, 1.0)), r"Adam: betas must be two numbers in \[0, 1\)"),
+        (lambda: Adam(betas=0.5), r"Adam: betas must be two numbers in \[0, 1\), got 0.5"),
+        (lambda: Adam(betas=("a", "b")), r"Adam: betas must be two numbers in \[0, 1\), got \('a', 'b'\)"),
         (lambda: Momentum(0.1, momentum=1.0), r"Momentum: momentum must lie in \[0, 1\), got 1.0"),
         (lambda: Momentum(0.1, convention="theano"), "Momentum: convention must be"),
         (

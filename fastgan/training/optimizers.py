@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -50,11 +51,13 @@ class Adam(_OfTorch):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))  # a list from JSON would not compare equal
+        with contextlib.suppress(TypeError):  # refused below
+            object.__setattr__(self, "betas", tuple(self.betas))  # a list from JSON would not compare equal
         take_plain_numbers(self)
         for name in ("lr", "eps", "weight_decay"):
             _at_least(type(self).__name__, name, getattr(self, name), 0.0)
-        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+        pair = isinstance(self.betas, tuple) and len(self.betas) == 2
+        if not pair or not all(isinstance(beta, int | float) and 0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"{type(self).__name__}: betas must be two numbers in [0, 1), got {self.betas!r}")
 
     def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
