@@ -28,11 +28,10 @@ struct PenaltyOfRow {
   }
 };
 
-// The first term of q = dP/da of a unit with activation F. e was multiplied by F's derivative.
+// The first term of q = dP/da of a unit with activation F. first: F's derivative, by which e was multiplied.
 template <class F, class T>
-FASTGAN_HD T second_order_term(T saved, T e, T s, T negative_slope) {
-  const T first = F::derivative(saved, negative_slope);
-  return first == T(0) ? T(0) : s * e * (F::second_derivative(saved, negative_slope) / first);
+FASTGAN_HD T second_order_term(T saved, T first, T e, T s, T negative_slope) {
+  return first == T(0) ? T(0) : F::second_derivative(saved, negative_slope) / first * s * e;
 }
 
 }  // namespace FASTGAN_ISA

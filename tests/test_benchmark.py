@@ -172,7 +172,8 @@ def test_a_wrong_fastgan_has_no_time_and_the_baselines_have(monkeypatch: pytest.
     right = fastgan_side.replay
     monkeypatch.setattr(fastgan_side, "replay", lambda *a, **k: {name: 2 * x for name, x in right(*a, **k).items()})
     record = measure.measure(WORKLOADS["tiny"], ["eager"], SETTINGS, say=lambda _: None)
-    assert {"fastgan", "bf16"} <= set(record["wrong"]) and record["ratio"] == {}
+    takes_part = {"fastgan", "bf16"} - set(record["left out"])  # not every processor multiplies in bfloat16
+    assert "fastgan" in takes_part and takes_part <= set(record["wrong"]) and record["ratio"] == {}
     assert record["sides"]["eager"]["median_s"] > 0 and "fastgan" not in record["sides"]
     assert "tiny        -" in report.tables([record]) and list(report.lines([record]))
 

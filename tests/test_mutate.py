@@ -63,6 +63,7 @@ def spin() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.filterwarnings("ignore:os.fork")  # of JAX, where another test has imported it
 @pytest.mark.parametrize(("behave", "outcome"), [
     (spin, "hangs"), (signal.pause, "hangs"), (lambda: None, "survived"), (lambda: 1 / 0, "caught (import)"),
 ])  # fmt: skip

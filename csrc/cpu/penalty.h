@@ -16,7 +16,8 @@ inline namespace FASTGAN_ISA {
 
 template <class F, class T>
 void second_order_tile(const T* saved, const T* e, const T* s, T* q, int n, T negative_slope) {
-  for (int j = 0; j < n; ++j) q[j] = second_order_term<F>(saved[j], e[j], s[j], negative_slope);
+  for (int j = 0; j < n; ++j)
+    q[j] = second_order_term<F>(saved[j], F::derivative(saved[j], negative_slope), e[j], s[j], negative_slope);
 }
 
 template <class T>

@@ -50,9 +50,10 @@ __global__ void __launch_bounds__(kThreads)
     second_order(const T* __restrict__ saved, const T* __restrict__ s, T* __restrict__ e, T* __restrict__ tangent,
                  T* __restrict__ t, int64_t n, T negative_slope, bool has_second_derivative) {
   for (int64_t i = global_thread(); i < n; i += grid_threads()) {
-    t[i] = F::derivative(saved[i], negative_slope) * s[i];
-    tangent[i] = e[i];
-    if (has_second_derivative) e[i] = second_order_term<F>(saved[i], e[i], s[i], negative_slope);
+    const T first = F::derivative(saved[i], negative_slope), of_s = s[i], kept = e[i];
+    t[i] = first * of_s;
+    tangent[i] = kept;
+    if (has_second_derivative) e[i] = second_order_term<F>(saved[i], first, kept, of_s, negative_slope);
   }
 }
 

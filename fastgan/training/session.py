@@ -383,7 +383,8 @@ def _dry_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[int, str
         raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
     labels.check(gan, rows, config)
     count = min(2, config.batch_size)
-    real = rows.gather(torch.arange(count * config.pack) % rows.n)
+    numbers = torch.arange(count * config.pack)
+    real = rows.gather(numbers % rows.n if rows.n else numbers)  # a stream has no count of rows
     condition = gan.one_hot(torch.zeros(len(real), dtype=torch.int64))
     with untouched(gan), evaluating(gan), torch.no_grad():
         z = join(gan.noise(len(real), seed=0, impl=config.impl), condition)

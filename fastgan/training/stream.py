@@ -33,6 +33,7 @@ class Stream(Minibatches):
     def __init__(self, data: Any, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
         self.data, self.batch_size, self.device, self.dtype = data, batch_size, device, dtype
         self.n = 0
+        self.sampled = None  # rows come as they are
         self.shape: tuple[int, ...] = ()
         self._source: Iterable[Any] = sources.batches_of(data, batch_size)
         self._epoch = self._given = self._short = 0
