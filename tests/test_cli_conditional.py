@@ -147,7 +147,10 @@ def test_M57_a_population_may_be_conditional(run: Run) -> None:
     ("argv", "message"),
     [
         ("train ring_map --conditional", "--conditional must be used with data that have labels (digits, ring,"),
-        ("train table.csv --conditional", "digits, ring, grid, gaussians, mixture1200d or a folder with MNIST's"),
+        (
+            "train table.csv --conditional",
+            "digits, ring, grid, gaussians, mixture1200d, MNIST's or CIFAR-10's files, or a file with --labels",
+        ),
         ("train --resume --out {}/plain --conditional", "--conditional must be False as in"),
         ("sample {}/plain --labels 1 --out x.npy", "--labels must be left out for a run without --conditional, got 1"),
         ("sample {}/digits --labels 1,10 --out x.npy", "--labels must lie in 0 to 9, got 1,10"),
