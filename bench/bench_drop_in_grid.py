@@ -101,7 +101,8 @@ def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
         drawn = ax.imshow(grid, origin="lower", cmap="RdBu", norm=TwoSlopeNorm(1.0, 0.5, 2.0))
         for (x, i), (y, o) in itertools.product(enumerate(inputs), enumerate(outputs)):
             if ratio := ratios.get((i, o)):
-                ax.annotate(f"{ratio:.2f}", (x, y), ha="center", va="center", fontsize=5)
+                ink = "white" if ratio > 1.6 or ratio < 0.65 else "black"  # to be read on the dark ends of the scale
+                ax.annotate(f"{ratio:.2f}", (x, y), ha="center", va="center", fontsize=5, color=ink)
         ax.set_xticks(range(len(inputs)), inputs, fontsize=6, rotation=90)
         ax.set_yticks(range(len(outputs)), outputs, fontsize=6)
         ax.grid(False)

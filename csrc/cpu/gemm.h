@@ -146,8 +146,8 @@ constexpr int64_t kAliasBytes = 4096;
 // a copy is faster for at least this many columns of B.
 constexpr bool kNarrowTiles = kTileRows < 8;
 constexpr int64_t kManyColumns = 48;
-constexpr int kSliceTiles =
-    kNarrowTiles ? 8 : 4;  // of A, gathered together: of a transposed A, each line is then used almost whole
+// Tiles of A that are gathered together: of a transposed A, each line is then used almost whole.
+constexpr int kSliceTiles = kNarrowTiles ? 8 : 4;
 
 // Tiles of A in place, or copies with another stride where their rows (or, transposed, columns) map to one cache set.
 template <class T>

@@ -346,7 +346,7 @@ def main() -> int:
 
 
 def key(fault: Fault, text: str) -> str:
-    """Names a fault in the file of results, whatever its number: the place with text around it, and what is put."""
+    """A fault in the file of results, whatever its number: the place with text around it, and what is put."""
     around = text[max(fault.start - 80, 0) : fault.start], text[fault.start : fault.end], text[fault.end :][:80]
     return f"{fault.file}: {' « '.join(' '.join(part.split()) for part in around)} -> {fault.put}"
 

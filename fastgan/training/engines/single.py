@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
 
 
-class SingleMember:
+class SingleMember(abc.ABC):
     """Each member of a population has calls of its own."""
 
+    @abc.abstractmethod
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
-        raise NotImplementedError
+        """A function that runs iterations first .. first+count (from 0) and returns their metrics."""
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:
