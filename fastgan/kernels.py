@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastgan import cuda
 from fastgan.backend import native  # callers ask backend.why_not first, so it is there
+from fastgan.errors import Invalid
 from fastgan.reference import LayerSpec
 from fastgan.schema import ACTIVATIONS, DTYPES
 
@@ -297,15 +298,18 @@ def check_saved(net: MlpDescription, tensors: Sequence[Tensor | None], work: Ten
     for i, (t, shape) in enumerate(zip(tensors, net.shapes(grad_y), strict=False)):
         if t is not None and (t.shape != shape or t.dtype is not dtype or t.device != device):
             name = "x" if i == 0 else f"parameter {i - 1}"
-            raise RuntimeError(
-                f"mlp: {name} must stay as it is until backward, shape {tuple(shape)}, {dtype}, {device}, "
-                f"got shape {tuple(t.shape)}, {t.dtype}, {t.device}"
+            raise Invalid("mlp")(
+                RuntimeError,
+                name,
+                f"must stay as it is until backward, shape {tuple(shape)}, {dtype}, {device}, got shape "
+                f"{tuple(t.shape)}, {t.dtype}, {t.device}",
             )
     size = net.work_size(grad_y.shape[:-1].numel(), work)
     if work.numel() != size or work.dtype is not grad_y.dtype or not work.is_contiguous():
-        raise RuntimeError(
-            f"mlp: the saved activations must come back as forward left them, {size} of {grad_y.dtype}, "
-            f"got {work.numel()} of {work.dtype}"
+        raise Invalid("mlp")(
+            RuntimeError,
+            "the saved activations",
+            f"must come back as forward left them, {size} of {grad_y.dtype}, got {work.numel()} of {work.dtype}",
         )
 
 

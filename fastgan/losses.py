@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, ops, options, random, reference
+from fastgan.errors import Invalid
 from fastgan.options import DiscriminatorKind, GeneratorKind, Impl, PenaltyKind, Reduction
 
 __all__ = [
@@ -56,7 +57,7 @@ REDUCTIONS = options.names(Reduction)
 
 def _check_choice(caller: str, name: str, value: str, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")
+        raise Invalid(caller).value(name, f"must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
@@ -64,9 +65,9 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
         ops.check_tensor(caller, name, x)
     ops.check_same(caller, "real_logits", real, "fake_logits", fake)
     if real.shape != fake.shape:
-        raise ValueError(
-            f"{caller}: the relativistic loss pairs real_logits with fake_logits, so their shapes must be equal, "
-            f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+        raise Invalid(caller).value(
+            "the relativistic loss pairs real_logits with fake_logits, so their shapes",
+            f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}",
         )
     wide = kernels.accumulator(real.dtype)  # a difference of halves may overflow
     return real.to(wide) - fake.to(wide)
@@ -80,15 +81,15 @@ def _discriminator_terms(
     if kind == "gan":
         for name, label in (("real_label", real_label), ("fake_label", fake_label)):
             if not 0.0 <= label <= 1.0:
-                raise ValueError(f"{caller}: {name} must lie in [0, 1], got {label}")
+                raise Invalid(caller).value(name, f"must lie in [0, 1], got {label}")
         if real_label != 1.0:
             formulas = ("soft_target", formulas[1])
         if fake_label != 0.0:
             formulas = (formulas[0], "soft_target")
     elif kind != "least_squares" and (real_label, fake_label) != (1.0, 0.0):
-        raise ValueError(
-            f"{caller}: real_label and fake_label are for kind 'gan' and 'least_squares', got kind {kind!r} "
-            f"with {real_label} and {fake_label}"
+        raise Invalid(caller).value(
+            "real_label and fake_label",
+            f"are for kind 'gan' and 'least_squares', got kind {kind!r} with {real_label} and {fake_label}",
         )
     return formulas, (real_label, fake_label)
 
@@ -155,7 +156,7 @@ def discriminator_loss(
     formulas, targets = _discriminator_terms(caller, kind, real_label, fake_label)
     _check_choice(caller, "reduction", reduction, REDUCTIONS)
     if fake_logits is None:  # which to ops.pair_loss would mean a loss of one batch
-        raise TypeError(f"{caller}: fake_logits must be a torch.Tensor, got NoneType")
+        raise Invalid(caller).type("fake_logits", "must be a torch.Tensor, got NoneType")
     if kind == "relativistic":
         difference = _paired_difference(caller, real_logits, fake_logits)
         if reduction == "none":
@@ -206,7 +207,7 @@ def generator_loss(
     _check_choice(caller, "reduction", reduction, REDUCTIONS)
     if (real_logits is not None) != (kind == "relativistic"):
         rule = "needs real_logits" if kind == "relativistic" else "takes no real_logits"
-        raise ValueError(f"{caller}: kind {kind!r} {rule}, got {'none' if real_logits is None else 'some'}")
+        raise Invalid(caller).value("kind", f"{kind!r} {rule}, got {'none' if real_logits is None else 'some'}")
     formula, target, _ = GENERATOR[kind]
     x = fake_logits if real_logits is None else -_paired_difference(caller, real_logits, fake_logits)
     if reduction == "none":
@@ -238,7 +239,9 @@ def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tenso
     """
     if real_features.shape[1:] != fake_features.shape[1:] or not len(real_features) or not len(fake_features):
         got = f"{tuple(real_features.shape)} and {tuple(fake_features.shape)}"
-        raise ValueError(f"feature_matching_loss: real_features and fake_features must be of one shape, got {got}")
+        raise Invalid("feature_matching_loss").value(
+            "real_features and fake_features", f"must be of one shape, got {got}"
+        )
     return (real_features.mean(0) - fake_features.mean(0)).square().sum()
 
 
@@ -274,7 +277,7 @@ def adversarial_loss(
     caller = "adversarial_loss"
     _check_choice(caller, "reduction", reduction, REDUCTIONS)
     if not isinstance(is_real, bool):
-        raise TypeError(f"{caller}: is_real must be a bool, got {type(is_real).__name__}")
+        raise Invalid(caller).type("is_real", f"must be a bool, got {type(is_real).__name__}")
     target = float(is_real) if label is None else ops.check_probability(caller, "label", label)
     formula = {1.0: "non_saturating", 0.0: "fake"}.get(target, "soft_target")
     if reduction == "none":
@@ -313,8 +316,8 @@ def blended_generator_loss(
     """
     a, b = non_saturating_weight, minimax_weight
     if a < 0 or b < 0 or not 0 < a + b < math.inf:
-        raise ValueError(
-            f"blended_generator_loss: weights must be non-negative, their sum positive and finite, got {a} and {b}"
+        raise Invalid("blended_generator_loss").value(
+            "weights", f"must be non-negative, their sum positive and finite, got {a} and {b}"
         )
     weights: dict[GeneratorKind, float] = {"non_saturating": a, "minimax": b}
     parts = [
@@ -350,11 +353,12 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
     _check_choice(caller, "reduction", reduction, REDUCTIONS)
     ops.check_tensor(caller, "logits", logits)
     if not isinstance(is_real, Tensor) or is_real.dtype != torch.bool:
-        raise TypeError(f"{caller}: is_real must be a bool tensor, got {getattr(is_real, 'dtype', type(is_real))}")
+        raise Invalid(caller).type("is_real", f"must be a bool tensor, got {getattr(is_real, 'dtype', type(is_real))}")
     if is_real.shape != logits.shape or is_real.device != logits.device:
-        raise ValueError(
-            f"{caller}: is_real must match logits, got {tuple(is_real.shape)} on {is_real.device} "
-            f"for {tuple(logits.shape)} on {logits.device}"
+        raise Invalid(caller).value(
+            "is_real",
+            f"must match logits, got {tuple(is_real.shape)} on {is_real.device} for "
+            f"{tuple(logits.shape)} on {logits.device}",
         )
     # log D(x) of a real example is log(1 - D) of the negated logit: one formula serves both.
     signed = torch.where(is_real, -logits, logits)
@@ -363,7 +367,7 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
     if reduction == "sum":
         return ops.pair_loss(signed, None, ("fake", "fake"), mean=False, impl=impl, caller=caller)
     if logits.numel() == 0:
-        raise ValueError(f"{caller}: logits must not be empty under 'mean', got shape {tuple(logits.shape)}")
+        raise Invalid(caller).value("logits", f"must not be empty under 'mean', got shape {tuple(logits.shape)}")
     wide = signed if signed.dtype == torch.float64 else signed.float()
     terms = ops.pointwise(wide, "fake", impl=impl, caller=caller)
     real = is_real.sum(dtype=torch.float64)
@@ -378,7 +382,7 @@ def _check_probabilities(caller: str, *named: tuple[str, Tensor]) -> None:
             continue
         outside = (p < 0) | (p > 1)
         if bool(outside.any()):
-            raise ValueError(f"{caller}: {name} must be probabilities in [0, 1], got {p[outside][0].item()}")
+            raise Invalid(caller).value(name, f"must be probabilities in [0, 1], got {p[outside][0].item()}")
 
 
 def _least_probability(p: Tensor, clamp: bool) -> float:
@@ -501,15 +505,15 @@ def gradient_penalty(
         ops.check_tensor(caller, name, x)
     ops.check_same(caller, "real", real, "fake", fake)
     if real.dim() < 2 or real.shape[1:] != fake.shape[1:]:
-        raise ValueError(
-            f"{caller}: real and fake must be batches (batch, ...) of examples of one shape, "
-            f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+        raise Invalid(caller).value(
+            "real and fake",
+            f"must be batches (batch, ...) of examples of one shape, got {tuple(real.shape)} and {tuple(fake.shape)}",
         )
     if kind == "wgan-gp":
         if real.shape != fake.shape:
-            raise ValueError(
-                f"{caller}: wgan-gp pairs real with fake, so their shapes must be equal, "
-                f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+            raise Invalid(caller).value(
+                "wgan-gp pairs real with fake, so their shapes",
+                f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}",
             )
         size = (real.shape[0], *(1 for _ in real.shape[1:]))
         if seed is None:
@@ -529,7 +533,7 @@ def gradient_penalty(
     else:
         where = (real if kind == "r1" else fake).detach()
     if where.shape[0] == 0:
-        raise ValueError(f"{caller}: the batch must not be empty, got shape {tuple(where.shape)}")
+        raise Invalid(caller).value("the batch", f"must not be empty, got shape {tuple(where.shape)}")
     chain = getattr(discriminator, "as_one_chain", lambda: None)()
     if chain is not None:
         penalty: Tensor | None = chain.gradient_penalty(where, kind, weight)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, ops, options, reference
+from fastgan.errors import Invalid
 from fastgan.options import Impl, PriorName
 
 __all__ = [
@@ -147,7 +148,7 @@ def prior(
     Source: Goodfellow et al. (2014), Algorithm 1, and the noise of its original code.
     """
     if name not in PRIORS:
-        raise ValueError(f"prior: name must be one of {', '.join(PRIORS)}, got {name!r}")
+        raise Invalid("prior").value("name", f"must be one of {', '.join(PRIORS)}, got {name!r}")
     z = (uniform if name == "uniform" else normal)(
         shape,
         seed=seed,
@@ -192,7 +193,7 @@ def permutation(
     """
     count = n - start if count is None else count
     if n < 1 or start < 0 or count < 0 or start + count > n:
-        raise ValueError(f"permutation: positions {start} to {start + count} must lie within 0 to n = {n}")
+        raise Invalid("permutation").value(f"positions {start} to {start + count}", f"must lie within 0 to n = {n}")
     order = ops.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=Purpose.ROWS, impl=impl)
     return order.to(device)
 

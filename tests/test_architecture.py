@@ -24,6 +24,7 @@ CSRC = PACKAGE.parent / "csrc"
 LAYERS = {
     "_interrupt": -1,
     "options": -3,
+    "errors": -3,
     "results": -3,
     "deprecation": -3,
     "files": -3,
@@ -172,6 +173,27 @@ def test_native_is_chosen_in_one_place() -> None:
 def test_no_way_of_asking_is_overlooked(text: str) -> None:
     assert asks_why_not(text)
     assert not asks_why_not("from fastgan.backend import native\nfrom fastgan.training.engines import cuda_engine")
+
+
+PLAIN = ("CheckpointError", "UnsupportedByEngine")  # begin with a path, or with what the engine cannot run
+
+
+def prefixed(text: str) -> Iterator[int]:
+    """Lines that make an error whose operation is only in its text: ValueError("train: data must ...")."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("Error"):
+            shown = ast.unparse(node.args[0]).removeprefix("f").strip("'\"")
+            if re.match(r"(\{\w+\}|[A-Za-z_.]+): ", shown) and ast.unparse(node.func).split(".")[-1] not in PLAIN:
+                yield node.lineno
+
+
+def test_errors_keep_their_parts() -> None:
+    """The command line spells an argument as a flag by `error.subject`; no code takes a sentence apart."""
+    assert list(prefixed("raise ValueError(f'{caller}: {name} must be 1')\n\nraise TypeError('train: no')")) == [1, 3]
+    own = {"deprecation", "operators", "nn.saved", "training.checkpoint"}  # not seen, or of a file
+    found = {dotted(path): list(prefixed(path.read_text())) for path in modules()}
+    wrong = {name: lines for name, lines in found.items() if lines and name not in own and name[:5] != "apps."}
+    assert not wrong, f"make these with fastgan.errors.Invalid: {wrong}"
 
 
 # ---------------------------------------------------------------- csrc

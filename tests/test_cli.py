@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,9 @@ import fastgan
 from fastgan.apps import presets
 from fastgan.apps.cli import main, runs
 from fastgan.apps.cli import train as train_command
-from fastgan.apps.cli.arguments import Parser, add_fields, field_help
+from fastgan.apps.cli.arguments import Parser, add_fields, explain, field_help
 from fastgan.apps.presets import Networks
+from fastgan.errors import Invalid
 from fastgan.training import TrainConfig
 from fastgan.training.progress import Display
 
@@ -459,11 +461,24 @@ def test_a_refusal_by_training_itself_leaves_nothing(run: Run, monkeypatch: pyte
     def refuse(*args: Any, run_dir: Path, **options: Any) -> None:
         (run_dir / "checkpoint").mkdir()
         (run_dir / "history.csv").write_text("step,loss_d\n")
-        raise ValueError("train: config.engine must be\n'eager', got 'fused'")
+        raise Invalid("train").value("config.engine", "must be\n'eager', got 'fused'")
 
     monkeypatch.setattr(train_command, "train", refuse)
     check_refusal(run("train", "ring", *TINY, "--out", "a/b"), "train: --engine must be 'eager', got 'fused'")
     assert list(Path().iterdir()) == []
+
+
+def test_an_error_of_the_library_is_said_in_the_words_of_the_command_line() -> None:
+    command = Parser(description="train")
+    command.add_argument("--batch-size")
+    for subject, said in (("config.batch_size", "--batch-size"), ("config.k", "k"), ("gan.classes", "gan.classes")):
+        error = Invalid("train").value(subject, "must be at least 1,\ngot 0")
+        assert str(error) == f"train: {subject} must be at least 1,\ngot 0"
+        assert explain(error, command) == f"{said} must be at least 1, got 0"
+        assert explain(pickle.loads(pickle.dumps(error)), command) == explain(error, command)
+    assert explain(Invalid("read")(FileNotFoundError, "no such file: x.csv")) == "no such file: x.csv"
+    assert explain(FileNotFoundError(2, "No such file", "x.csv")) == "x.csv: No such file"
+    assert explain(KeyError()) == "KeyError"
 
 
 def test_resume_refuses_another_run(run: Run, ring: Path) -> None:

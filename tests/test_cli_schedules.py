@@ -92,7 +92,7 @@ def test_a_resume_keeps_the_schedule_and_refuses_another(capsys: pytest.CaptureF
     assert main(resume) == 0
     assert runs.read(Path("r")).train.scheduler == config.scheduler == LinearDecay(12)
     err = capsys.readouterr().err.splitlines()
-    assert len(err) == 2 and "--scheduler must be" in err[0] and "--change must be empty where" in err[1], err
+    assert len(err) == 2 and ": scheduler must be" in err[0] and "change must be empty where" in err[1], err
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> 
         (("train", "c.csv", "--kind", "age=number"), "kinds['age'] must be one of continuous"),
         (("train", "c.csv", "--constraint", "age"), "--constraint must be as 'start<=end'"),
         (("train", "c.csv", "--constraint", "end<start", *FAST), "must keep the constraint end < start"),
-        (("train", "c.csv", "--batch-size", "33"), "batch_size must be a multiple of pack (10), got 33"),
+        (("train", "c.csv", "--batch-size", "33"), "--batch-size must be a multiple of pack (10), got 33"),
         (("train", "ring", "--tabular"), "SOURCE must be a table's file for a TabularGAN, got 'ring'"),
         (("train", "ring", "--epochs", "2"), "--epochs must come with a table of text, dates or empty cells"),
         (("train", "fault.csv"), "row 32, column 1 ('a') must be a number, got 'x'"),
@@ -156,7 +156,7 @@ def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> 
         (("sample", "r", "--out", "s.csv", "--where", "wage=1"), "conditions must name columns of the table"),
         (("sample", "r", "--out", "s.csv", "--labels", "1"), "--labels must be left out"),
         (("evaluate", "r", "--sigma", "1"), "--sigma must be left out"),
-        (("evaluate", "r", "--target", "name"), "target must be a learnt column"),
+        (("evaluate", "r", "--target", "name"), "--target must be a learnt column"),
         (("compare", "r"), ""),
     ):
         code, _, error = run(*argv)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastgan import evaluation, nn, random
 from fastgan.data.extras import need
+from fastgan.errors import Invalid
 from fastgan.options import ActivationName
 from fastgan.random import Purpose
 
@@ -66,7 +67,7 @@ def gaussian_mixture(
     rows, held_out = _arrays(train[:_MIXTURE_ROWS], validation)
     usable = [k for k in components if 1 <= k <= max(1, len(rows) // 10)]
     if not usable:
-        raise ValueError(f"gaussian_mixture: components must fit {len(rows)} rows, got {list(components)}")
+        raise Invalid("gaussian_mixture").value("components", f"must fit {len(rows)} rows, got {list(components)}")
     scale = float(rows.var(0).mean()) or 1.0
     best, score = None, -math.inf
     for least in _LEAST_VARIANCES:
@@ -186,7 +187,7 @@ def minimise(
     """
     for name, value, most in (("steps", steps, math.inf), ("batch_size", batch_size, len(rows))):
         if not 1 <= value <= most:
-            raise ValueError(f"minimise: {name} must be from 1 to {most:g}, got {value}")
+            raise Invalid("minimise").value(name, f"must be from 1 to {most:g}, got {value}")
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     batches = (

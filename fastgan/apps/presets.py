@@ -12,12 +12,15 @@ import torch
 
 from fastgan import nn, options, random
 from fastgan.data import Dataset
+from fastgan.errors import Invalid
 from fastgan.models import GAN, dcgan, join
 from fastgan.nn.activation import NAMES as ACTIVATIONS
 from fastgan.nn.activation import to_module
 from fastgan.options import ActivationName, GeneratorNorm, Impl, NetworkName, PriorName
 from fastgan.random import PRIORS, Purpose
 from fastgan.training import Adam, TrainConfig
+
+invalid = Invalid("Networks")
 
 _REFERENCE = 64  # rows of noise by which virtual batch normalisation goes
 
@@ -69,26 +72,26 @@ class Networks:
         for name in ("data_dim", "latent_dim", "generator_hidden", "discriminator_hidden"):
             value = getattr(self, name)
             if isinstance(value, tuple) != name.endswith("hidden"):
-                raise ValueError(f"Networks: {name} must be {'widths' if name[-1] == 'n' else 'a size'}, got {value!r}")
+                raise invalid.value(name, f"must be {'widths' if name[-1] == 'n' else 'a size'}, got {value!r}")
             for size in value if isinstance(value, tuple) else (value,):
                 if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                    raise ValueError(f"Networks: {name} must be at least 1, got {size!r}")
+                    raise invalid.value(name, f"must be at least 1, got {size!r}")
         if self.prior not in PRIORS:
-            raise ValueError(f"Networks: prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+            raise invalid.value("prior", f"must be one of {', '.join(PRIORS)}, got {self.prior!r}")
         if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout <= 1.0:
-            raise ValueError(f"Networks: dropout must lie in [0, 1], got {self.dropout!r}")
+            raise invalid.value("dropout", f"must lie in [0, 1], got {self.dropout!r}")
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
             if (value := getattr(self, name)) not in ACTIVATIONS:
-                raise ValueError(f"Networks: {name} must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
+                raise invalid.value(name, f"must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
         for name, least in (("classes", 0), ("minibatch_features", 0), ("feature_maps", 1), ("image_size", 0)):
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
-                raise ValueError(f"Networks: {name} must be at least {least}, got {size!r}")
+                raise invalid.value(name, f"must be at least {least}, got {size!r}")
         for name, choice in (("network", NetworkName), ("generator_norm", GeneratorNorm)):
             if getattr(self, name) not in (names := options.names(choice)):
-                raise ValueError(f"Networks: {name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+                raise invalid.value(name, f"must be one of {', '.join(names)}, got {getattr(self, name)!r}")
         if self.network == "dcgan" and (self.image_size < 1 or self.data_dim % self.image_size**2):
-            raise ValueError(f"Networks: image_size must fit {self.data_dim} features, got {self.image_size}")
+            raise invalid.value("image_size", f"must fit {self.data_dim} features, got {self.image_size}")
 
     def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
         """The pair, its first weights drawn from `seed`; torch's own generator stays as it was.
@@ -196,7 +199,7 @@ def with_recipe(preset: Preset, recipe: str) -> Preset:
         ValueError: there is no recipe of this name.
     """
     if recipe not in RECIPES:
-        raise ValueError(f"presets: recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
+        raise Invalid("presets").value("recipe", f"must be one of {', '.join(RECIPES)}, got {recipe!r}")
     networks = dataclasses.replace(preset.networks, dropout=0.0)
     return dataclasses.replace(preset, networks=networks, train=dataclasses.replace(preset.train, **RECIPES[recipe]))
 
@@ -267,9 +270,10 @@ def _convolutional(source: str, dataset: Dataset, dim: int) -> Preset:
     side = 0 if shape is None or shape[0] != shape[1] else shape[0]
     if side < 16 or side % (1 << side.bit_length() - 3):
         got = f"rows of {dim} numbers" if shape is None else "x".join(map(str, shape))
-        raise ValueError(
-            f"Networks: network must be 'mlp' where rows are not square images of 16 pixels or more a side that can be "
-            f"halved down to 4 to 7, as 28, 32 or 64: got 'dcgan' for {got} of {Path(source).name}"
+        raise invalid.value(
+            "network",
+            "must be 'mlp' where rows are not square images of 16 pixels or more a side that can be "
+            f"halved down to 4 to 7, as 28, 32 or 64: got 'dcgan' for {got} of {Path(source).name}",
         )
     bounds = {(0.0, 1.0): "sigmoid", (-1.0, 1.0): "tanh"}
     networks = Networks(

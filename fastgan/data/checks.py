@@ -10,57 +10,57 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .dataset import DataError
+from .dataset import DataError, Fault
 
 MAX_DIMS = 8
 MAX_CLAIM, MAX_RATIO = 1 << 28, 5000  # 256 MiB are always believed; above them this compression
 _CHUNK = 1 << 20  # elements looked at once: a memory-mapped file is never copied whole
 
 
-def real_array(array: NDArray[Any], where: str) -> NDArray[Any]:
+def real_array(array: NDArray[Any], fault: Fault) -> NDArray[Any]:
     """An array of plain real numbers that torch can hold, or DataError.
 
-    `where` begins the sentence: operation and file. Foreign byte order or misalignment costs a copy.
+    `fault` makes the error of a broken rule. Foreign byte order or misalignment costs a copy.
     """
-    check_dtype(array.dtype, where)
+    check_dtype(array.dtype, fault)
     if not array.dtype.isnative or not array.flags.aligned:
         array = array.astype(array.dtype.newbyteorder("="))
     return array
 
 
-def check_dtype(dtype: np.dtype[Any], where: str) -> None:
+def check_dtype(dtype: np.dtype[Any], fault: Fault) -> None:
     """Real numbers of at most 8 bytes pass; objects would need pickle, which is never read."""
     if dtype.hasobject:
-        raise DataError(f"{where} must hold numbers, got objects (pickle is never read)")
+        raise fault("must hold numbers, got objects (pickle is never read)")
     if dtype.fields is not None:
-        raise DataError(f"{where} must be a plain array, got one with fields {', '.join(dtype.names or ())}")
+        raise fault(f"must be a plain array, got one with fields {', '.join(dtype.names or ())}")
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or dtype.subdtype is not None:
-        raise DataError(f"{where} must hold real numbers of at most 8 bytes, got {dtype}")
+        raise fault(f"must hold real numbers of at most 8 bytes, got {dtype}")
 
 
-def check_shape(shape: tuple[int, ...], where: str) -> None:
+def check_shape(shape: tuple[int, ...], fault: Fault) -> None:
     """At least one row of at least one number, in a sane number of dimensions."""
     if not shape:
-        raise DataError(f"{where} must have rows, got a single number")
+        raise fault("must have rows, got a single number")
     if len(shape) > MAX_DIMS:
-        raise DataError(f"{where} must have at most {MAX_DIMS} dimensions, got {len(shape)}")
+        raise fault(f"must have at most {MAX_DIMS} dimensions, got {len(shape)}")
     if min(shape) < 0:
-        raise DataError(f"{where} must not have a negative dimension, got shape {shape}")
+        raise fault(f"must not have a negative dimension, got shape {shape}")
     if shape[0] == 0:
-        raise DataError(f"{where} must have at least one row, got shape {shape}")
+        raise fault(f"must have at least one row, got shape {shape}")
     if math.prod(shape) == 0:
-        raise DataError(f"{where} must have at least one number in a row, got shape {shape}")
+        raise fault(f"must have at least one number in a row, got shape {shape}")
 
 
-def check_length(claimed: int, present: int, where: str) -> None:
+def check_length(claimed: int, present: int, fault: Fault) -> None:
     """The numbers a header promises must be there, no fewer, no more; checked before allocating."""
     if claimed > present:
-        raise DataError(f"{where} is truncated: its header needs {claimed} bytes of numbers, got {present}")
+        raise fault(f"is truncated: its header needs {claimed} bytes of numbers, got {present}")
     if claimed < present:
-        raise DataError(f"{where} must end after {claimed} bytes of numbers, got {present - claimed} more")
+        raise fault(f"must end after {claimed} bytes of numbers, got {present - claimed} more")
 
 
-def check_visible(data: Tensor | NDArray[Any], where: str) -> None:
+def check_visible(data: Tensor | NDArray[Any], fault: Fault) -> None:
     """Refuse values that a mask hides: code that reads the memory below the mask sees them."""
     hidden = 0
     if isinstance(data, np.ma.MaskedArray):
@@ -68,16 +68,16 @@ def check_visible(data: Tensor | NDArray[Any], where: str) -> None:
     elif isinstance(data, Tensor) and torch.masked.is_masked_tensor(data):
         hidden = int((~data.get_mask()).sum())
     if hidden:
-        raise DataError(f"{where} must hide no value, got {hidden} masked ones: fill them in or leave out their rows")
+        raise fault(f"must hide no value, got {hidden} masked ones: fill them in or leave out their rows")
 
 
-def check_claim(claimed: int, present: int, where: str) -> None:
+def check_claim(claimed: int, present: int, fault: Fault) -> None:
     """Bytes that a compressed file says it holds: refused before allocation where it cannot be an honest one."""
     if claimed > MAX_CLAIM and claimed > MAX_RATIO * present:
-        raise DataError(f"{where} claims {claimed} bytes of numbers, more than its {present} bytes can hold")
+        raise fault(f"claims {claimed} bytes of numbers, more than its {present} bytes can hold")
 
 
-def check_values(stored: Tensor, where: str, dtype: torch.dtype) -> tuple[float, float]:
+def check_values(stored: Tensor, fault: Fault, dtype: torch.dtype) -> tuple[float, float]:
     """Refuse NaN, infinity and what overflows `dtype`; return the lowest and highest value.
 
     Reads in chunks of rows, so the memory used does not grow with the file.
@@ -90,16 +90,16 @@ def check_values(stored: Tensor, where: str, dtype: torch.dtype) -> tuple[float,
         values = chunk.to(dtype)
         smallest, largest = (float(v) for v in torch.aminmax(values))
         if not (math.isfinite(smallest) and math.isfinite(largest)):
-            raise _bad_value(chunk, values, start, where, dtype)
+            raise _bad_value(chunk, values, start, fault, dtype)
         low, high = min(low, smallest), max(high, largest)
     return low, high
 
 
-def _bad_value(chunk: Tensor, values: Tensor, start: int, where: str, dtype: torch.dtype) -> DataError:
+def _bad_value(chunk: Tensor, values: Tensor, start: int, fault: Fault, dtype: torch.dtype) -> DataError:
     place = [int(i) for i in (~torch.isfinite(values)).nonzero()[0]]
     value = float(chunk[tuple(place)])
     rest = place[1:] if values.ndim > 1 and values[0].numel() > 1 else []
     column = "" if not rest else f", column {rest[0]}" if len(rest) == 1 else f", element {rest}"
     limit = "a finite number" if not math.isfinite(value) else f"within the range of {dtype}"
     row = f"row {start + place[0]}{column} (counted from 0)"
-    return DataError(f"{where} {row} must be {limit}, got {value:g}")
+    return fault(f"{row} must be {limit}, got {value:g}")

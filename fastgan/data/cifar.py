@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan.errors import Invalid
+
 from .dataset import DataError
 from .mapping import map_array
 
@@ -25,7 +27,9 @@ def find_batches(folder: Path, split: str) -> list[Path]:
     batches = sorted(folder.glob(f"{pattern}.bin"))
     pickled = [path for path in folder.glob(pattern) if path.suffix != ".bin"]
     if not batches and pickled:
-        raise DataError(f"read: {folder} must hold CIFAR-10's binary version ({pattern}.bin), got pickle files")
+        raise Invalid("read")(
+            DataError, folder, f"must hold CIFAR-10's binary version ({pattern}.bin), got pickle files"
+        )
     return batches
 
 
@@ -43,11 +47,13 @@ def read_batches(paths: list[Path]) -> tuple[NDArray[Any], NDArray[Any]]:
 def _read_records(path: Path) -> NDArray[Any]:
     size = path.stat().st_size
     if size == 0 or size % _RECORD:
-        raise DataError(f"read: {path} must be whole CIFAR-10 records of {_RECORD} bytes, got {size} bytes")
+        raise Invalid("read")(DataError, path, f"must be whole CIFAR-10 records of {_RECORD} bytes, got {size} bytes")
     table = map_array(path, np.dtype(np.uint8), (size // _RECORD, _RECORD), offset=0)
     wrong = np.flatnonzero(table[:, 0] > 9)
     if len(wrong):
         row = int(wrong[0])
         label = int(table[row, 0])
-        raise DataError(f"read: {path} label at byte {row * _RECORD} must be between 0 and 9, got {label}")
+        raise Invalid("read")(
+            DataError, f"{path} label at byte {row * _RECORD}", f"must be between 0 and 9, got {label}"
+        )
     return table

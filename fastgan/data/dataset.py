@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 
 class DataError(ValueError):
     """A file or array cannot serve as training data; one line says which file, where in it, and why."""
+
+
+Fault = Callable[[str], DataError]  # makes the error of a broken rule, about one file or argument
 
 
 class DataWarning(UserWarning):
@@ -56,11 +62,13 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.data.ndim < 2:
             shape = tuple(self.data.shape)
-            raise DataError(f"Dataset: data must have rows and features (n, ...), got shape {shape}")
+            raise Invalid("Dataset")(DataError, "data", f"must have rows and features (n, ...), got shape {shape}")
         if self.data.numel() == 0:
-            raise DataError(f"Dataset: data must not be empty, got shape {tuple(self.data.shape)}")
+            raise Invalid("Dataset")(DataError, "data", f"must not be empty, got shape {tuple(self.data.shape)}")
         if self.labels is not None and len(self.labels) != len(self.data):
-            raise DataError(f"Dataset: labels must be one per row ({len(self.data)}), got {len(self.labels)}")
+            raise Invalid("Dataset")(
+                DataError, "labels", f"must be one per row ({len(self.data)}), got {len(self.labels)}"
+            )
         if self.row_shape is None:
             object.__setattr__(self, "row_shape", tuple(self.data.shape[1:]))
 
@@ -101,7 +109,7 @@ class Dataset:
         """
         if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32) or index.ndim != 1:
             got = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
-            raise TypeError(f"Dataset.rows: index must be a one-dimensional integer tensor, got {got}")
+            raise Invalid("Dataset.rows").type("index", f"must be a one-dimensional integer tensor, got {got}")
         gathered = self.data.index_select(0, index.to(self.data.device))
         return self._convert(gathered)
 
@@ -123,7 +131,7 @@ class Dataset:
             ValueError: n is not between 1 and the number of rows.
         """
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self):
-            raise ValueError(f"Dataset.head: n must be from 1 to the {len(self)} rows there are, got {n}")
+            raise Invalid("Dataset.head").value("n", f"must be from 1 to the {len(self)} rows there are, got {n}")
         labels = None if self.labels is None else self.labels[:n]
         return dataclasses.replace(self, data=self.data[:n], labels=labels)
 

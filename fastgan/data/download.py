@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastgan.errors import Invalid
+
 from .dataset import DataError
 from .extras import need
 
@@ -52,13 +54,14 @@ def download(
             except RequestException as error:
                 answer = getattr(error.response, "status_code", None)
                 got = type(error).__name__ if answer is None else f"answer {answer}"
-                raise ConnectionError(
-                    f"{what}: download must get {base_url}{name} whole, got {got}: is there a network?"
+                raise Invalid(what)(
+                    ConnectionError, "download", f"must get {base_url}{name} whole, got {got}: is there a network?"
                 ) from error
             except ValueError as error:  # pooch's word for another hash
-                raise DataError(
-                    f"{what}: download of {base_url}{name} must have sha256 {sha256[name]}, got another file, which "
-                    "was not kept"
+                raise Invalid(what)(
+                    DataError,
+                    f"download of {base_url}{name}",
+                    f"must have sha256 {sha256[name]}, got another file, which was not kept",
                 ) from error
             fetched.append(folder / name)
     return fetched

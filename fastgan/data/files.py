@@ -13,10 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastgan.errors import Invalid
+
 from . import arrays, cifar, idx, images, parquet, tables
 from .checks import check_shape, check_values, real_array
-from .dataset import DataError, Dataset
+from .dataset import DataError, Dataset, Fault
 from .layout import GZIP
+
+invalid = Invalid("read")
 
 FORMATS = ".npy, .npz, .csv or .tsv (also .gz), .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
 _TEXT = frozenset({".csv", ".tsv", ".txt", ".dat", ".tab"})
@@ -84,16 +88,16 @@ def read(
         ImportError: the format needs a package that is not installed.
     """
     if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"read: dtype must be torch.float32 or torch.float64, got {dtype}")
+        raise invalid.type("dtype", f"must be torch.float32 or torch.float64, got {dtype}")
     if split not in ("train", "test"):
-        raise ValueError(f"read: split must be 'train' or 'test', got {split!r}")
+        raise invalid.value("split", f"must be 'train' or 'test', got {split!r}")
     if divisor is not None and not 0 < divisor < float("inf"):
-        raise ValueError(f"read: divisor must be positive and finite, got {divisor}")
+        raise invalid.value("divisor", f"must be positive and finite, got {divisor}")
     source = Path(path)
     if not source.exists():
-        raise FileNotFoundError(f"read: no such file: {source}")
+        raise invalid(FileNotFoundError, f"no such file: {source}")
     if array is not None and source.suffix.lower() != ".npz":
-        raise ValueError(f"read: array names one of a .npz file's, got {source}")
+        raise invalid.value("array", f"names one of a .npz file's, got {source}")
     if source.is_dir():
         content = _read_folder(source, split, header, dtype, background)
     else:
@@ -103,7 +107,7 @@ def read(
     n, found = len(content.array), content.labels
     if found is not None and len(found) != n:
         beside = "" if labels is None else f" in {labels}"
-        raise DataError(f"read: {source} must have a label a row ({n}){beside}, got {len(found)}")
+        raise invalid(DataError, source, f"must have a label a row ({n}){beside}, got {len(found)}")
     if image_shape is not None:
         content = content._replace(array=_unflatten(content.array, image_shape, source), names=())
     if divisor is not None:
@@ -114,17 +118,17 @@ def read(
 def _read_labels(path: Path, header: bool | None) -> NDArray[Any]:
     """(n,) whole numbers of a file of labels."""
     if not path.exists():
-        raise FileNotFoundError(f"read: no such file of labels: {path}")
+        raise invalid(FileNotFoundError, f"no such file of labels: {path}")
     array = _read_file(path, None, header, torch.float64).array
     if array.ndim != 1 and array.shape != (len(array), 1):
-        raise DataError(f"read: {path} must hold one label a row, got shape {tuple(array.shape)}")
+        raise invalid(DataError, path, f"must hold one label a row, got shape {tuple(array.shape)}")
     values = array.reshape(-1)
     wrong = values != np.round(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
     if wrong.any():  # a NaN too
         row = int(wrong.argmax())
-        raise DataError(f"read: {path} must hold whole numbers, got {values[row]:g} at row {row}")
+        raise invalid(DataError, path, f"must hold whole numbers, got {values[row]:g} at row {row}")
     if (low := int(values.min())) < -1 or int(values.max()) >= 2**31:
-        raise DataError(f"read: {path} must hold labels from -1 to {2**31 - 1}, got {low} to {int(values.max())}")
+        raise invalid(DataError, path, f"must hold labels from -1 to {2**31 - 1}, got {low} to {int(values.max())}")
     return values.astype(np.int64)
 
 
@@ -137,7 +141,7 @@ def _unflatten(content: NDArray[Any], image_shape: tuple[int, int], path: Path) 
     area = height * width if min(height, width) > 0 else 0
     if not area or features not in (area, 3 * area, 4 * area):
         shape = tuple(content.shape)
-        raise ValueError(f"read: image_shape must fit the rows of {path}, got {image_shape} for {shape}")
+        raise invalid.value("image_shape", f"must fit the rows of {path}, got {image_shape} for {shape}")
     if features == area:
         return content.reshape(-1, height, width)
     return content.reshape(-1, features // area, height, width)
@@ -145,9 +149,9 @@ def _unflatten(content: NDArray[Any], image_shape: tuple[int, int], path: Path) 
 
 def _read_file(path: Path, array: str | None, header: bool | None, dtype: torch.dtype) -> _Content:
     if not path.is_file():
-        raise DataError(f"read: {path} must be a regular file or a folder")
+        raise invalid(DataError, path, "must be a regular file or a folder")
     if path.stat().st_size == 0:
-        raise DataError(f"read: {path} must not be empty, got 0 bytes")
+        raise invalid(DataError, path, "must not be empty, got 0 bytes")
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return _Content(arrays.read_npy(path))
@@ -161,7 +165,7 @@ def _read_file(path: Path, array: str | None, header: bool | None, dtype: torch.
     if suffix == ".bin":
         return _Content(*cifar.read_batches([path]), 255.0)
     if suffix in images.SUFFIXES:
-        raise DataError(f"read: {path} is a single image; give the folder of images")
+        raise invalid(DataError, path, "is a single image; give the folder of images")
     return _read_unnamed(path, header, largest)
 
 
@@ -185,16 +189,16 @@ def _read_unnamed(path: Path, header: bool | None, largest: float) -> _Content:
     if named or idx.is_idx(inside) or (packed and not _is_text(inside)):
         return _read_idx(path, idx.find_labels(path))
     if suffixes and suffixes[-1] in _INSTEAD:
-        raise DataError(f"read: {path} cannot be read: {_INSTEAD[suffixes[-1]]}")
+        raise invalid(DataError, path, f"cannot be read: {_INSTEAD[suffixes[-1]]}")
     if _TEXT.intersection(suffixes[-2:]) or _is_text(inside):
         return _table(*tables.read_csv(path, header, largest))
-    raise DataError(f"read: {path} must be one of {FORMATS} (pickle is never read)")
+    raise invalid(DataError, path, f"must be one of {FORMATS} (pickle is never read)")
 
 
 def _read_idx(path: Path, label_file: Path | None) -> _Content:
     labels = None if label_file is None else idx.read_idx(label_file)
     if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        raise DataError(f"read: {label_file} must be a list of integer labels, got shape {labels.shape}")
+        raise invalid(DataError, label_file, f"must be a list of integer labels, got shape {labels.shape}")
     return _Content(idx.read_idx(path), labels)
 
 
@@ -218,16 +222,18 @@ def _read_parts(folder: Path, header: bool | None, dtype: torch.dtype) -> _Conte
     """A table in parts: part-00000-....parquet beside _SUCCESS, as Spark writes it, or .csv; None: there is none."""
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
     if partitions := [path for path in visible if path.is_dir() and "=" in path.name]:
-        raise DataError(
-            f"read: {folder} is partitioned by a column ({partitions[0].name}); give one of its folders,"
-            " or write it without partitions"
+        raise invalid(
+            DataError,
+            folder,
+            f"is partitioned by a column ({partitions[0].name}); give one of its folders, or write it "
+            "without partitions",
         )
     found = [path for path in visible if path.is_file() and {".csv", ".parquet"}.intersection(path.suffixes)]
     if not found:
         return None
     marked = any((folder / name).exists() for name in ("_SUCCESS", "_metadata", "_common_metadata"))
     if not marked and not all(re.match(r"part|data_?\d", path.name) for path in found):
-        raise DataError(f"read: {folder} holds tables; give one of them, got {len(found)} ({found[0].name}, ...)")
+        raise invalid(DataError, folder, f"holds tables; give one of them, got {len(found)} ({found[0].name}, ...)")
     found.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
     full = [path for path in found if path.stat().st_size and (path.suffix != ".parquet" or parquet.row_count(path))]
     parts: list[_Content] = []
@@ -235,7 +241,7 @@ def _read_parts(folder: Path, header: bool | None, dtype: torch.dtype) -> _Conte
         parts.append(_read_file(path, None, header, dtype))
         header = bool(parts[0].names) if path.suffix != ".parquet" else header
         if parts[-1].names != parts[0].names or parts[-1].array.shape[1] != parts[0].array.shape[1]:
-            raise DataError(f"read: {path} must have the columns of {full[0].name}, got others")
+            raise invalid(DataError, path, f"must have the columns of {full[0].name}, got others")
     return _Content(np.concatenate([part.array for part in parts]), names=parts[0].names)
 
 
@@ -252,9 +258,11 @@ def _read_folder(
     if not pictures and (table := _read_parts(folder, header, dtype)) is not None:
         return table
     if not pictures:
-        raise DataError(
-            f"read: {folder} must hold images, or {split} files of MNIST (*-images-idx3-ubyte)"
-            " or CIFAR-10 (*.bin), got none directly in it"
+        raise invalid(
+            DataError,
+            folder,
+            f"must hold images, or {split} files of MNIST (*-images-idx3-ubyte) or CIFAR-10 (*.bin), "
+            "got none directly in it",
         )
     content = images.read_images(pictures, background)
     return _Content(content, divisor=65535.0 if content.dtype == np.uint16 else 255.0)
@@ -262,16 +270,16 @@ def _read_folder(
 
 def _dataset(found: _Content, path: Path, dtype: torch.dtype, flatten: bool) -> Dataset:
     content, labels, divisor, names = found
-    where = f"read: {path}"
-    check_shape(content.shape, where)
+    fault: Fault = invalid.of(DataError, path)
+    check_shape(content.shape, fault)
     boolean = content.dtype.kind == "b"
     if boolean:  # as bytes, since a damaged file's booleans may be neither 0 nor 1
         content = content.view(np.uint8)
-    stored = torch.from_numpy(real_array(content, where))
+    stored = torch.from_numpy(real_array(content, fault))
     stored = stored.reshape(-1, 1) if stored.ndim == 1 else stored
-    low, high = check_values(stored, where, dtype)
+    low, high = check_values(stored, fault, dtype)
     if boolean and high > 1:
-        raise DataError(f"{where} must hold booleans of 0 or 1, got a byte of {high:g}")
+        raise fault(f"must hold booleans of 0 or 1, got a byte of {high:g}")
     stored, image_shape = _channels_first(stored)
     if divisor is None:
         is_image = stored.dtype == torch.uint8 and image_shape is not None

@@ -18,9 +18,13 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from .dataset import DataError, DataWarning
+from fastgan.errors import Invalid
+
+from .dataset import DataError, DataWarning, Fault
 from .extras import need
 from .layout import INDEX_NAMES, number, rows_of
+
+invalid = Invalid("read")
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet")
 _WHAT = "fastgan.data.open_table"
@@ -74,7 +78,7 @@ class _Parquet:
                 names = file.schema_arrow.names
                 self.rows = int(file.metadata.num_rows)
         except (self._arrow.ArrowException, OSError) as error:
-            raise DataError(f"read: {path} must be a whole Parquet file, got: {_first_line(error)}") from error
+            raise invalid(DataError, path, f"must be a whole Parquet file, got: {_first_line(error)}") from error
         self.names = tuple(name for name in names if not _INDEX_COLUMN.fullmatch(name))
 
     def column(self, number: int) -> Any:
@@ -83,12 +87,14 @@ class _Parquet:
             with self._parquet.ParquetFile(str(self._path)) as file:
                 column = file.read(columns=[name], use_pandas_metadata=False).column(0)
         except (self._arrow.ArrowException, OSError) as error:
-            raise DataError(f"read: {self._path} column {name!r} must be whole, got: {_first_line(error)}") from error
+            raise invalid(
+                DataError, f"{self._path} column {name!r}", f"must be whole, got: {_first_line(error)}"
+            ) from error
         types = self._arrow.types
         if types.is_decimal(column.type):
             column = column.cast(self._arrow.float64())
         if types.is_nested(column.type):
-            raise DataError(f"read: {self._path} column {name!r} must hold one value a row, got {column.type}")
+            raise invalid(DataError, f"{self._path} column {name!r}", f"must hold one value a row, got {column.type}")
         if types.is_integer(column.type) and column.null_count:  # not as float64, which would lose digits
             kind = "UInt64" if column.type == self._arrow.uint64() else "Int64"
             pd = need("pandas", what=_WHAT, package="pandas")
@@ -121,7 +127,7 @@ def open_table(table: Any, *, header: bool | None = None) -> Table:
     if isinstance(table, str | os.PathLike):
         path = Path(table)
         if not path.is_file():
-            raise FileNotFoundError(f"read: no such file: {path}")
+            raise invalid(FileNotFoundError, f"no such file: {path}")
         with path.open("rb") as file:
             is_parquet = file.read(4) == b"PAR1"
         return _Parquet(path) if is_parquet else _Frame(read_frame(path, header=header), str(path))
@@ -130,13 +136,13 @@ def open_table(table: Any, *, header: bool | None = None) -> Table:
         return _Frame(table)
     if all(hasattr(table, name) for name in ("names", "rows", "column")):
         return table
-    raise TypeError(f"fit: table must be a DataFrame of pandas or a path, got {type(table).__name__}")
+    raise Invalid("fit").type("table", f"must be a DataFrame of pandas or a path, got {type(table).__name__}")
 
 
-def check_width(where: str, columns: int) -> None:
+def check_width(fault: Fault, columns: int) -> None:
     """Refuse a table of so many columns that reading and fitting one after the other would seem to hang."""
     if columns > MOST_COLUMNS:
-        raise DataError(f"{where} must have at most {MOST_COLUMNS:,} columns, got {columns:,}")
+        raise fault(f"must have at most {MOST_COLUMNS:,} columns, got {columns:,}")
 
 
 def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> Any:
@@ -163,11 +169,11 @@ def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> A
     try:
         return _read_text(pd, path, header)
     except UnicodeError as error:
-        raise DataError(f"read: {path} must be UTF-8 text, or UTF-16 with a byte order mark, got: {error}") from error
+        raise invalid(DataError, path, f"must be UTF-8 text, or UTF-16 with a byte order mark, got: {error}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
-        raise DataError(f"read: {path} must be a table, got: {_first_line(error)}") from error
+        raise invalid(DataError, path, f"must be a table, got: {_first_line(error)}") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"read: {path} must be a whole file, got: {error}") from error
+        raise invalid(DataError, path, f"must be a whole file, got: {error}") from error
 
 
 def _open(path: Path) -> io.TextIOWrapper:
@@ -176,7 +182,7 @@ def _open(path: Path) -> io.TextIOWrapper:
     opener = next((found for magic, found in _MAGIC.items() if begin.startswith(magic)), None)
     is_text = opener is not None or begin[:2] in _ENCODINGS or b"\x00" not in begin
     if begin.startswith(b"PK\x03\x04") or not is_text:
-        raise DataError(f"read: {path} must be text or .parquet, got an archive or binary file: unpack or convert it")
+        raise invalid(DataError, path, "must be text or .parquet, got an archive or binary file: unpack or convert it")
     stream: IO[bytes] = path.open("rb") if opener is None else opener(path, "rb")
     encoding = _ENCODINGS.get(stream.read(2), "utf-8-sig")
     stream.seek(0)
@@ -191,17 +197,17 @@ def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
             if len(lines) == _SAMPLE_LINES or len(lines) > 2 and sum(map(len, lines)) > _SAMPLE_TEXT:
                 break
     if not any(line.strip() for line in lines):
-        raise DataError(f"read: {path} must have at least one row, got an empty file")
+        raise invalid(DataError, path, "must have at least one row, got an empty file")
     said = _SEPARATOR.fullmatch(lines[0].strip())
     delimiter, decimal, rows = _layout(lines[1:] if said else lines, said[1] if said else None)
-    check_width(f"read: {path}", len(rows[0]))
+    check_width(invalid.of(DataError, path), len(rows[0]))
     if header is None:
         header = all(number(cell, decimal) is None for cell in rows[0])
         header = header or rows[0][0].strip() in INDEX_NAMES
     if header:
         twice = [name for name, count in Counter(rows[0]).items() if count > 1]
         if twice:  # pandas would rename them
-            raise DataError(f"read: {path} column names must differ, got {twice[0]!r} twice")
+            raise invalid(DataError, f"{path} column", f"names must differ, got {twice[0]!r} twice")
     options = {
         "sep": delimiter,
         "decimal": decimal,
@@ -227,8 +233,8 @@ def _without_index(path: Path, frame: Any) -> Any:
     values = frame[first].to_numpy()
     if (values < 0).any() or len(np.unique(values)) < len(values):
         return frame
-    text = f"read: {path} column 1 ({str(first)!r}) is left out: an index written by pandas"
-    warnings.warn(text, DataWarning, stacklevel=2)
+    rule = f"column 1 ({str(first)!r}) is left out: an index written by pandas"
+    warnings.warn(invalid(DataWarning, path, rule), stacklevel=2)
     return frame.iloc[:, 1:]
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan.errors import Invalid
+
 from .arrays import MAX_EXPANSION
 from .checks import check_length, check_shape
-from .dataset import DataError
+from .dataset import DataError, Fault
 from .mapping import Stream, map_array, read_array
 
 # Third byte of the file: the type of the numbers.
@@ -34,14 +36,14 @@ def read_idx(path: Path) -> NDArray[Any]:
     Raises:
         DataError: wrong magic, truncated, trailing bytes, damaged gzip, or no rows.
     """
-    where = f"read: {path}"
+    fault: Fault = Invalid("read").of(DataError, path)
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            return _read_gzipped(path, where)
+            return _read_gzipped(path, fault)
         file.seek(0)
-        dtype, shape = _read_header(file, where)
+        dtype, shape = _read_header(file, fault)
         offset = file.tell()
-    check_length(math.prod(shape) * dtype.itemsize, path.stat().st_size - offset, where)
+    check_length(math.prod(shape) * dtype.itemsize, path.stat().st_size - offset, fault)
     return map_array(path, dtype, shape, offset=offset)
 
 
@@ -62,33 +64,31 @@ def _find(folder: Path, stem: str, dims: int) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _read_gzipped(path: Path, where: str) -> NDArray[Any]:
+def _read_gzipped(path: Path, fault: Fault) -> NDArray[Any]:
     try:
         with gzip.open(path, "rb") as stream:
-            dtype, shape = _read_header(stream, where)
+            dtype, shape = _read_header(stream, fault)
             claimed, packed = math.prod(shape) * dtype.itemsize, path.stat().st_size
             if claimed > MAX_EXPANSION * packed:
-                raise DataError(f"{where} claims {claimed} bytes, more than {packed} gzipped can hold")
+                raise fault(f"claims {claimed} bytes, more than {packed} gzipped can hold")
             array = read_array(stream, dtype, shape)
             trailing = stream.read(1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{where} must be a whole gzip file, got: {error}") from error
+        raise fault(f"must be a whole gzip file, got: {error}") from error
     if array is None:
-        raise DataError(f"{where} is truncated: its header needs {claimed} bytes of numbers")
+        raise fault(f"is truncated: its header needs {claimed} bytes of numbers")
     if trailing:
-        raise DataError(f"{where} must end after {claimed} bytes of numbers, got more")
+        raise fault(f"must end after {claimed} bytes of numbers, got more")
     return array
 
 
-def _read_header(stream: Stream, where: str) -> Header:
+def _read_header(stream: Stream, fault: Fault) -> Header:
     magic = stream.read(4)
     if not is_idx(magic):
-        raise DataError(
-            f"{where} must begin with the IDX magic 00 00 TYPE DIMENSIONS at byte 0, got {magic.hex(' ') or 'nothing'}"
-        )
+        raise fault(f"must begin with the IDX magic 00 00 TYPE DIMENSIONS at byte 0, got {magic.hex(' ') or 'nothing'}")
     sizes = stream.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
-        raise DataError(f"{where} is truncated in its header: {magic[3]} sizes must follow byte 4")
+        raise fault(f"is truncated in its header: {magic[3]} sizes must follow byte 4")
     shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
-    check_shape(shape, where)
+    check_shape(shape, fault)
     return np.dtype(_TYPES[magic[2]]), shape

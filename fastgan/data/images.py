@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan.errors import Invalid
+
 from .checks import check_claim
 from .dataset import DataError, DataWarning
 from .extras import need
+
+invalid = Invalid("read")
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 _GREY = ("1", "L", "LA", "La")
@@ -47,13 +51,13 @@ def read_images(paths: list[Path], background: Colour = "white") -> NDArray[Any]
             elif image.shape != images.shape[1:] or image.dtype != images.dtype:
                 like = f"{_describe(images[0])} like {paths[0].name}"
                 where = f"{path} page {page}" if count > 1 else f"{path}"
-                raise DataError(f"read: {where} must be {like}, got {_describe(image)}")
+                raise invalid(DataError, where, f"must be {like}, got {_describe(image)}")
             images[at] = image
             at += 1
             deep = path if lost and deep is None else deep
     if deep is not None:
-        text = f"read: {deep} has 16-bit colour, of which the upper 8 bits are used (16-bit grey keeps all)"
-        warnings.warn(text, DataWarning, stacklevel=4)
+        rule = "has 16-bit colour, of which the upper 8 bits are used (16-bit grey keeps all)"
+        warnings.warn(invalid(DataWarning, deep, rule), stacklevel=4)
     return np.moveaxis(images, -1, 1) if images.ndim == 4 else images
 
 
@@ -68,9 +72,8 @@ def _rgb(background: Colour) -> tuple[int, ...]:
     elif isinstance(background, int):
         found = (background,) * 3
     if not isinstance(found, tuple) or len(found) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in found):
-        raise ValueError(
-            "read: background must be a colour's name, a grey level or (red, green, blue) of 0 to 255,"
-            f" got {background!r}"
+        raise invalid.value(
+            "background", f"must be a colour's name, a grey level or (red, green, blue) of 0 to 255, got {background!r}"
         )
     return found
 
@@ -89,7 +92,7 @@ def _open(pillow: Any, path: Path, use: Any) -> Any:
     # Decoders of damaged images raise almost anything: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"read: {path} must be a whole image, got: {reason}") from error
+        raise invalid(DataError, path, f"must be a whole image, got: {reason}") from error
 
 
 def _count(pillow: Any, path: Path) -> int:
@@ -98,7 +101,7 @@ def _count(pillow: Any, path: Path) -> int:
     def count(image: Any) -> int:
         frames = 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
         claimed = image.width * image.height * max(1, len(image.getbands())) * frames
-        check_claim(claimed, path.stat().st_size, f"read: {path}")
+        check_claim(claimed, path.stat().st_size, invalid.of(DataError, path))
         return frames
 
     return int(_open(pillow, path, count))
@@ -126,7 +129,7 @@ def _pixels(image: Any, path: Path, colour: tuple[int, ...], was_grey: bool) -> 
     if image.mode.startswith("I;16") and not transparent:
         return np.asarray(operations.exif_transpose(image)).astype(np.uint16)
     if image.mode.startswith(("I", "F")):  # conversion to bytes would clip
-        raise DataError(f"read: {path} must have 8-bit channels or 16-bit grey, got Pillow mode {image.mode}")
+        raise invalid(DataError, path, f"must have 8-bit channels or 16-bit grey, got Pillow mode {image.mode}")
     grey = image.mode in _GREY
     oriented = operations.exif_transpose(image)
     if transparent:

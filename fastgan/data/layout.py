@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from fastgan.errors import Invalid
+
 from .dataset import DataError
 
 GZIP = b"\x1f\x8b"
@@ -117,7 +119,7 @@ def find_layout(path: Path, header: bool | None) -> Layout:
             if len(lines) >= _SAMPLE_LINES or (characters > _SAMPLE_CHARACTERS and len(lines) > 2):
                 break
     if not any(line.strip() for line in lines):
-        raise DataError(f"read: {path} must have at least one row, got an empty file")
+        raise Invalid("read")(DataError, path, "must have at least one row, got an empty file")
     said = _SEPARATOR.fullmatch(lines[0].strip())
     begin = 1 if said else 0
     best, score = None, (-1, -1, -1)
@@ -136,7 +138,7 @@ def find_layout(path: Path, header: bool | None) -> Layout:
             if found > score:
                 best, score = (delimiter, decimal, rows, width), found
     if best is None or not best[2]:
-        raise DataError(f"read: {path} must have at least one row, got none that can be read")
+        raise Invalid("read")(DataError, path, "must have at least one row, got none that can be read")
     delimiter, decimal, rows, width = best
     return _head(Layout(delimiter, decimal, begin), rows, width, header)
 

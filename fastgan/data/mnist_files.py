@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from fastgan.errors import Invalid
+
 from . import idx
 from .dataset import DataError, Dataset
 from .download import download as fetch_files
@@ -134,11 +136,13 @@ def load(
     caller = name.replace("-", "_")
     if dataset.image_shape != (_SIDE, _SIDE):
         got = "none" if dataset.image_shape is None else " x ".join(map(str, dataset.image_shape))
-        raise DataError(f"{caller}: {source} must hold images of {_SIDE} x {_SIDE} pixels, got {got}")
+        raise Invalid(caller)(DataError, source, f"must hold images of {_SIDE} x {_SIDE} pixels, got {got}")
     if dataset.labels is not None:
         low, high = int(dataset.labels.min()), int(dataset.labels.max())
         if low < 0 or high >= _CLASSES:
-            raise DataError(f"{caller}: labels of {source} must lie in 0 to {_CLASSES - 1}, got {low} to {high}")
+            raise Invalid(caller)(
+                DataError, f"labels of {source}", f"must lie in 0 to {_CLASSES - 1}, got {low} to {high}"
+            )
     return dataclasses.replace(dataset, name=name)
 
 
@@ -151,7 +155,7 @@ def fetch(name: str, path: str | os.PathLike[str] | None = None, *, progress: bo
     folder, origin = _place(name, path), _ORIGINS[name]
     caller = name.replace("-", "_")
     if folder.is_file():
-        raise ValueError(f"{caller}: path must be a folder where download is asked for, got the file {folder}")
+        raise Invalid(caller).value("path", f"must be a folder where download is asked for, got the file {folder}")
     files = {f"{file}.gz": sha256 for (file, _), sha256 in zip(_FILES, origin.packed, strict=True)}
     missing = {file: sha256 for file, sha256 in files.items() if not (folder / file.removesuffix(".gz")).exists()}
     fetch_files(origin.url, missing, folder, what=caller, progress=progress)
@@ -176,10 +180,12 @@ def locate(name: str, path: str | os.PathLike[str] | None = None, split: str = "
     if found.is_file() or (found.is_dir() and idx.find_images(found, split) is not None):
         return found
     of_split = [_describe(name, number) for number in ((0, 1) if split == "train" else (2, 3))]
-    raise FileNotFoundError(
-        f"{name.replace('-', '_')}: {found} must be a folder with {' and '.join(of_split)}, or these gzipped, got "
-        f"{'an empty folder' if _is_empty(found) else 'none'}; {_ORIGINS[name].package}, `make data` or "
-        f"--download fetches them, sha256sum checks them, and --data DIR, path or {_variable(name)} says where they are"
+    raise Invalid(name.replace("-", "_"))(
+        FileNotFoundError,
+        found,
+        f"must be a folder with {' and '.join(of_split)}, or these gzipped, got "
+        f"{'an empty folder' if _is_empty(found) else 'none'}; {_ORIGINS[name].package}, `make data` or --download "
+        f"fetches them, sha256sum checks them, and --data DIR, path or {_variable(name)} says where they are",
     )
 
 
@@ -192,7 +198,7 @@ def verify(name: str, folder: str | os.PathLike[str]) -> None:
     for number, (file, size) in enumerate(_FILES):
         path = next((p for p in (Path(folder, file), Path(folder, f"{file}.gz")) if p.is_file()), None)
         if path is None:
-            raise FileNotFoundError(f"verify: {folder} must hold {_describe(name, number)}, got none")
+            raise Invalid("verify")(FileNotFoundError, folder, f"must hold {_describe(name, number)}, got none")
         digest, length = hashlib.sha256(), 0
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
@@ -200,7 +206,7 @@ def verify(name: str, folder: str | os.PathLike[str]) -> None:
                 length += len(chunk)
         if (length, digest.hexdigest()) != (size, _ORIGINS[name].sha256[number]):
             got = f"{length} bytes, sha256 {digest.hexdigest()}"
-            raise DataError(f"verify: {path} must be {_describe(name, number)}, got {got}")
+            raise Invalid("verify")(DataError, path, f"must be {_describe(name, number)}, got {got}")
 
 
 def _describe(name: str, number: int) -> str:

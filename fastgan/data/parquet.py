@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan.errors import Invalid
+
 from .checks import check_claim
 from .dataset import DataError, DataWarning
 from .extras import need
 from .tables import Table, rule, without_index
+
+invalid = Invalid("read")
 
 MAGIC = b"PAR1"
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # pandas stores a frame's index so; it is no feature
@@ -39,16 +43,16 @@ def read_parquet(path: Path, largest: float) -> Table:
             columns = [name for name in schema.names if not _INDEX_COLUMN.fullmatch(name)]
             _check_schema(path, arrow, schema, columns)
             rows = file.metadata.num_rows
-            check_claim(rows * len(columns) * 8, path.stat().st_size, f"read: {path}")
+            check_claim(rows * len(columns) * 8, path.stat().st_size, invalid.of(DataError, path))
             table = file.read(columns=columns)
     except (DataError, MemoryError):
         raise
     # Arrow answers damage with its own exceptions, and with some of Python's.
     except (arrow.ArrowException, OSError, OverflowError, LookupError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"read: {path} must be a whole Parquet file, got: {reason}") from error
+        raise invalid(DataError, path, f"must be a whole Parquet file, got: {reason}") from error
     if table.num_rows == 0:
-        raise DataError(f"read: {path} must have at least one row, got none")
+        raise invalid(DataError, path, "must have at least one row, got none")
     parts, names = [], []
     for position, name in enumerate(columns):
         values = _column(path, arrow, table.column(position), name, largest)
@@ -56,8 +60,8 @@ def read_parquet(path: Path, largest: float) -> Table:
         names += [name] if values.ndim == 1 else [f"{name}[{place}]" for place in range(values.shape[1])]
     left_out = sorted(set(schema.names).difference(columns))
     if left_out:
-        text = f"read: {path} column {left_out[0]!r} is left out: an index written by pandas"
-        warnings.warn(text, DataWarning, stacklevel=4)
+        rule = f"column {left_out[0]!r} is left out: an index written by pandas"
+        warnings.warn(invalid(DataWarning, path, rule), stacklevel=4)
     return without_index(path, np.column_stack(parts).astype(np.float64, copy=False), tuple(names))
 
 
@@ -72,15 +76,15 @@ def row_count(path: Path) -> int:
 
 def _check_schema(path: Path, arrow: Any, schema: Any, columns: list[str]) -> None:
     if not columns:
-        raise DataError(f"read: {path} must have at least one column, got none")
+        raise invalid(DataError, path, "must have at least one column, got none")
     if len(set(columns)) < len(columns):
         twice = next(name for name, count in Counter(columns).items() if count > 1)
-        raise DataError(f"read: {path} column names must differ, got {twice!r} twice")
+        raise invalid(DataError, f"{path} column", f"names must differ, got {twice!r} twice")
     for name in columns:
         kind = schema.field(name).type
         if not _is_number(arrow.types, kind.value_type if _is_list(arrow.types, kind) else kind):
             hint = " (write it as seconds since a date)" if arrow.types.is_temporal(kind) else ""
-            raise DataError(f"read: {path} column {name!r} must hold numbers, got {kind}{hint}")
+            raise invalid(DataError, f"{path} column {name!r}", f"must hold numbers, got {kind}{hint}")
 
 
 def _is_list(types: Any, kind: Any) -> bool:
@@ -92,10 +96,12 @@ def _is_number(types: Any, kind: Any) -> bool:
 
 
 def _column(path: Path, arrow: Any, column: Any, name: str, largest: float) -> NDArray[Any]:
-    where = f"read: {path} row {{row}} (counted from 0), column {name!r} must be"
+    def fault(row: int, rule: str) -> DataError:
+        return invalid(DataError, f"{path} row {row} (counted from 0), column {name!r}", f"must be {rule}")
+
     if column.null_count:
         row = column.is_null().index(arrow.scalar(True)).as_py()
-        raise DataError(f"{where.format(row=row)} a number, got none")
+        raise fault(row, "a number, got none")
     width = None
     if _is_list(arrow.types, column.type):
         compute = need("pyarrow.compute", what=_WHAT, package="pyarrow")
@@ -104,11 +110,11 @@ def _column(path: Path, arrow: Any, column: Any, name: str, largest: float) -> N
         wrong = np.flatnonzero(lengths != width)
         if len(wrong) or not width:
             row = int(wrong[0]) if len(wrong) else 0
-            raise DataError(f"{where.format(row=row)} a list of {max(width, 1)} numbers, got {lengths[row]}")
+            raise fault(row, f"a list of {max(width, 1)} numbers, got {lengths[row]}")
         column = compute.list_flatten(column)
         if column.null_count:
             row = column.is_null().index(arrow.scalar(True)).as_py() // width
-            raise DataError(f"{where.format(row=row)} a list of numbers, got one with none in it")
+            raise fault(row, "a list of numbers, got one with none in it")
     if arrow.types.is_decimal(column.type):
         column = column.cast(arrow.float64())
     values: NDArray[Any] = column.to_numpy()
@@ -116,5 +122,5 @@ def _column(path: Path, arrow: Any, column: Any, name: str, largest: float) -> N
     if len(wrong):
         row = int(wrong[0]) // (width or 1)
         found = values[int(wrong[0])]
-        raise DataError(f"{where.format(row=row)} {rule(float(found), largest)}, got {found:g}")
+        raise fault(row, f"{rule(float(found), largest)}, got {found:g}")
     return values if width is None else values.reshape(-1, width)

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .bundled import digits
 from .checks import check_values, check_visible, real_array
-from .dataset import DataError, Dataset
+from .dataset import DataError, Dataset, Fault
 from .files import FORMATS, read
 from .mnist_files import NAMES as USERS_OWN
 from .mnist_files import load as load_mnist
@@ -70,8 +72,8 @@ def _read(source: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
     names = (*NAMES, *USERS_OWN)
     close = difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise FileNotFoundError(
-        f"load: no data set or file {text!r}{hint} (data sets: {', '.join(names)}; files: {FORMATS})"
+    raise Invalid("load")(
+        FileNotFoundError, f"no data set or file {text!r}{hint} (data sets: {', '.join(names)}; files: {FORMATS})"
     )
 
 
@@ -87,19 +89,22 @@ def as_dataset(data: Any, *, name: str = "data") -> Dataset:
     """
     if isinstance(data, Dataset):
         return data
+    fault: Fault = Invalid("as_dataset").of(DataError, "data")
     names: tuple[str, ...] = ()
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
         names, data = tuple(map(str, data.columns)), _frame(data)
     if not isinstance(data, Tensor | np.ndarray):
-        raise TypeError(f"as_dataset: data must be a Dataset, tensor, array or DataFrame, got {type(data).__name__}")
-    check_visible(data, "as_dataset: data")
+        raise Invalid("as_dataset").type(
+            "data", f"must be a Dataset, tensor, array or DataFrame, got {type(data).__name__}"
+        )
+    check_visible(data, fault)
     if isinstance(data, Tensor) and data.is_complex():
-        raise TypeError(f"as_dataset: data must be real, got {data.dtype}")
+        raise Invalid("as_dataset").type("data", f"must be real, got {data.dtype}")
     tensor = data.detach() if isinstance(data, Tensor) else _share(data)
     tensor = tensor.reshape(-1, 1) if tensor.ndim == 1 else tensor
     dtype = torch.float64 if tensor.dtype == torch.float64 and not names else torch.float32
     dataset = Dataset(tensor, name=name, dtype=dtype, column_names=names)
-    check_values(tensor, "as_dataset: data", dtype)
+    check_values(tensor, fault, dtype)
     return dataset
 
 
@@ -107,12 +112,12 @@ def _frame(frame: Any) -> np.ndarray[Any, Any]:
     """The numbers of a pandas DataFrame; its index is no column. What is missing becomes NaN, to be refused."""
     for name, kind in frame.dtypes.items():
         if getattr(kind, "kind", "O") not in "biuf":
-            raise DataError(f"as_dataset: data column {str(name)!r} must hold numbers, got {kind}")
+            raise Invalid("as_dataset")(DataError, f"data column {str(name)!r}", f"must hold numbers, got {kind}")
     return np.array(frame.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _share(array: np.ndarray[Any, Any]) -> Tensor:
-    array = real_array(array, "as_dataset: data")
+    array = real_array(array, Invalid("as_dataset").of(DataError, "data"))
     if any(stride < 0 for stride in array.strides):
         array = array.copy()
     with warnings.catch_warnings():

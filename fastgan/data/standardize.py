@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .dataset import DataError, Dataset
 from .sources import as_dataset
 
@@ -47,9 +49,9 @@ class Standardizer:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
             counts = f"{len(self.std)} for {len(self.mean)}"
-            raise ValueError(f"Standardizer: columns must have a std for each mean, got {counts}")
+            raise Invalid("Standardizer").value("columns", f"must have a std for each mean, got {counts}")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std, default=0.0) < 0:
-            raise ValueError("Standardizer: mean must be finite, and std finite and not negative")
+            raise Invalid("Standardizer").value("mean", "must be finite, and std finite and not negative")
 
     @classmethod
     def fit(cls, data: Dataset | Tensor | np.ndarray[Any, Any]) -> Standardizer:
@@ -75,7 +77,9 @@ class Standardizer:
         std = variance.sqrt()
         std[std <= _ROUNDING * mean.abs()] = 0.0
         if not bool((mean.isfinite() & std.isfinite()).all()):
-            raise DataError("Standardizer.fit: data must have a finite mean and standard deviation in every column")
+            raise Invalid("Standardizer.fit")(
+                DataError, "data", "must have a finite mean and standard deviation in every column"
+            )
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
     @overload

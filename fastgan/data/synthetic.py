@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .. import random
 from .dataset import Dataset
 
@@ -60,7 +62,7 @@ def gaussian(n: int, mean: float | Sequence[float] = 0.0, std: float = 1.0, dim:
     _check_count("gaussian", "dim", dim)
     means = torch.as_tensor(mean, dtype=torch.float32)
     if means.ndim > 1 or (means.ndim == 1 and dim not in (1, len(means))):
-        raise ValueError(f"gaussian: mean must be a number or one for each of {dim} dimensions, got {mean}")
+        raise Invalid("gaussian").value("mean", f"must be a number or one for each of {dim} dimensions, got {mean}")
     return _mixture("gaussian", n, means.expand(1, dim) if means.ndim == 0 else means[None], std, seed)
 
 
@@ -99,7 +101,7 @@ def mixture1200d(
     for name, value in (("modes", modes), ("latent_dim", latent_dim), ("dim", dim)):
         _check_count("mixture1200d", name, value)
     if latent_dim > dim:
-        raise ValueError(f"mixture1200d: latent_dim must be at most dim {dim}, got {latent_dim}")
+        raise Invalid("mixture1200d").value("latent_dim", f"must be at most dim {dim}, got {latent_dim}")
     square = _normal((dim, latent_dim), 0, _EMBEDDING).double()
     isometry = torch.linalg.qr(square).Q.T  # (latent_dim, dim), orthonormal rows
     latent = _mixture("mixture1200d", n, _normal((modes, latent_dim), 0, _CENTRES), std, seed)
@@ -132,7 +134,7 @@ def map_to_ring(x: Tensor) -> Tensor:
     Returns: same shape and dtype.
     """
     if not x.is_floating_point() or x.ndim == 0:
-        raise TypeError(f"map_to_ring: x must be floating point (..., dim), got {x.dtype} {tuple(x.shape)}")
+        raise Invalid("map_to_ring").type("x", f"must be floating point (..., dim), got {x.dtype} {tuple(x.shape)}")
     wide = x.double()
     first = torch.zeros_like(wide)
     first[..., 0] = 1.0
@@ -148,9 +150,9 @@ def _mixture(name: str, n: int, centres: Tensor, std: float, seed: int) -> Datas
     _check_count(name, "n", n)
     _check_scale(name, "std", std)
     if centres.ndim != 2 or centres.numel() == 0:
-        raise ValueError(f"{name}: centres must be (modes, dim), got shape {tuple(centres.shape)}")
+        raise Invalid(name).value("centres", f"must be (modes, dim), got shape {tuple(centres.shape)}")
     if not torch.isfinite(centres).all():
-        raise ValueError(f"{name}: centres must be finite, got NaN or infinity")
+        raise Invalid(name).value("centres", "must be finite, got NaN or infinity")
     modes, dim = centres.shape
     u = random.uniform((n,), seed=seed, purpose=random.Purpose.DATA, substream=_MODE)
     labels = (u * modes).long().clamp_(max=modes - 1)
@@ -164,11 +166,11 @@ def _normal(shape: tuple[int, ...], seed: int, substream: int) -> Tensor:
 
 def _check_count(operation: str, name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{operation}: {name} must be an integer, got {value!r}")
+        raise Invalid(operation).type(name, f"must be an integer, got {value!r}")
     if value < 1:
-        raise ValueError(f"{operation}: {name} must be at least 1, got {value}")
+        raise Invalid(operation).value(name, f"must be at least 1, got {value}")
 
 
 def _check_scale(operation: str, name: str, value: float) -> None:
     if not 0 <= value < math.inf:
-        raise ValueError(f"{operation}: {name} must be finite and not negative, got {value}")
+        raise Invalid(operation).value(name, f"must be finite and not negative, got {value}")

@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan.errors import Invalid
+
 from .dataset import DataError, DataWarning
 from .layout import INDEX_NAMES, Layout, find_layout, lines_of, number, open_text, rows_of
+
+invalid = Invalid("read")
 
 Table = tuple[NDArray[np.float64], tuple[str, ...]]  # (rows, columns), and the columns' names, () where there are none
 
@@ -33,18 +37,18 @@ def read_csv(path: Path, header: bool | None, largest: float) -> Table:
     try:
         table, layout = _read_csv(path, header, largest)
     except UnicodeError as error:
-        raise DataError(f"read: {path} row {_undecodable(path)} must be UTF-8 text") from error
+        raise invalid(DataError, f"{path} row {_undecodable(path)}", "must be UTF-8 text") from error
     except csv.Error as error:
-        raise DataError(f"read: {path} must be a table of numbers, got: {error}") from error
+        raise invalid(DataError, path, f"must be a table of numbers, got: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"read: {path} must be a whole gzip file, got: {error}") from error
+        raise invalid(DataError, path, f"must be a whole gzip file, got: {error}") from error
     if layout.titles is not None:
-        warnings.warn(f"read: {path} lines {layout.titles[0]} to {layout.titles[1]} are left out: titles",
-                      DataWarning, stacklevel=4)  # fmt: skip
+        rule = f"lines {layout.titles[0]} to {layout.titles[1]} are left out: titles"
+        warnings.warn(invalid(DataWarning, path, rule), stacklevel=4)
     if layout.numeric_names:
         shown = ", ".join((layout.names or ())[:3])
-        text = f"read: {path} row 1 ({shown}, ...) is taken for names; header=False or --no-header if it holds data"
-        warnings.warn(text, DataWarning, stacklevel=4)
+        rule = f"row 1 ({shown}, ...) is taken for names; header=False or --no-header if it holds data"
+        warnings.warn(invalid(DataWarning, path, rule), stacklevel=4)
     return without_index(path, table, layout.names or ())
 
 
@@ -55,8 +59,8 @@ def without_index(path: Path, table: NDArray[np.float64], names: tuple[str, ...]
     first = table[:, 0]
     if (first < 0).any() or (first != np.floor(first)).any() or len(np.unique(first)) < len(first):
         return table, names
-    text = f"read: {path} column 1 ({names[0].strip()!r}) is left out: an index written by pandas"
-    warnings.warn(text, DataWarning, stacklevel=5)
+    rule = f"column 1 ({names[0].strip()!r}) is left out: an index written by pandas"
+    warnings.warn(invalid(DataWarning, path, rule), stacklevel=5)
     return table[:, 1:], names[1:]
 
 
@@ -64,7 +68,7 @@ def _read_csv(path: Path, header: bool | None, largest: float) -> tuple[NDArray[
     layout = find_layout(path, header)
     with open_text(path) as file:
         if next(rows_of(lines_of(file, layout), layout.delimiter), None) is None:
-            raise DataError(f"read: {path} must have at least one row below its header")
+            raise invalid(DataError, path, "must have at least one row below its header")
     try:
         with open_text(path) as file:
             table = np.loadtxt(
@@ -74,7 +78,7 @@ def _read_csv(path: Path, header: bool | None, largest: float) -> tuple[NDArray[
         raise
     except ValueError as error:
         _find_fault(path, layout, largest)
-        raise DataError(f"read: {path} must be a table of numbers, got: {error}") from error
+        raise invalid(DataError, path, f"must be a table of numbers, got: {error}") from error
     if not (np.abs(table) <= largest).all() or (layout.names is not None and table.shape[1] != len(layout.names)):
         _find_fault(path, layout, largest)
     return table, layout
@@ -105,14 +109,14 @@ def _find_fault(path: Path, layout: Layout, largest: float) -> None:
         for line, cells in rows_of(lines, layout.delimiter, before=layout.skipped):
             width = len(cells) if width is None else width
             if len(cells) != width:
-                raise DataError(f"read: {path} row {line} must have {width} cells, got {len(cells)}")
+                raise invalid(DataError, f"{path} row {line}", f"must have {width} cells, got {len(cells)}")
             for column, cell in enumerate(cells):
                 value = number(cell, layout.decimal)
                 if value is not None and abs(value) <= largest:  # False for NaN too
                     continue
                 name = "" if names is None else f" ({names[column]!r})"
                 place = f"row {line}, column {column + 1}{name}"
-                raise DataError(f"read: {path} {place} must be {_must(cell, value, line, layout, largest)}")
+                raise invalid(DataError, f"{path} {place}", f"must be {_must(cell, value, line, layout, largest)}")
 
 
 def _must(cell: str, value: float | None, line: int, layout: Layout, largest: float) -> str:

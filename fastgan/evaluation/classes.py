@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgan import random
 from fastgan.data import Dataset
+from fastgan.errors import Invalid
 
 from .rows import Rows, take_rows
 
@@ -80,20 +81,20 @@ def class_balance(samples: Rows, real: Rows, labels: Any = None, *, seed: int = 
     if labels is None and isinstance(real, Dataset):
         labels = real.labels
     if labels is None:
-        raise ValueError(f"{caller}: labels must be given where real is no Dataset that has them, got none")
+        raise Invalid(caller).value("labels", "must be given where real is no Dataset that has them, got none")
     (x, fake), back = take_rows(caller, real=real, samples=samples)
     target = torch.as_tensor(labels, device=x.device)
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise TypeError(f"{caller}: labels must be integers, got {target.dtype}")
+        raise Invalid(caller).type("labels", f"must be integers, got {target.dtype}")
     if target.shape != (len(x),):
-        raise ValueError(f"{caller}: labels must have shape ({len(x)},), got {tuple(target.shape)}")
+        raise Invalid(caller).value("labels", f"must have shape ({len(x)},), got {tuple(target.shape)}")
     x, target = x[target >= 0], target[target >= 0]
     if len(x) < 10 or len(fake) < 2:
         few = f"{len(x)} and {len(fake)}"
-        raise ValueError(f"{caller}: real and samples must have at least 10 labelled rows and 2 rows, got {few}")
+        raise Invalid(caller).value("real and samples", f"must have at least 10 labelled rows and 2 rows, got {few}")
     names, target = target.unique(return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"{caller}: labels must name at least 2 classes, got {len(names)}")
+        raise Invalid(caller).value("labels", f"must name at least 2 classes, got {len(names)}")
     order = random.permutation(len(x), seed=seed, epoch=0, device=x.device)
     fifth = len(x) // 5
     known, other, kept = order[2 * fifth :], order[:fifth], order[fifth : 2 * fifth]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .rows import Rows, take_rows
 
 
@@ -29,11 +31,11 @@ def correlation_error(samples: Rows, data: Rows) -> float:
     (x, y), _ = take_rows(caller, samples=samples, data=data)
     for name, rows in (("samples", x), ("data", y)):
         if len(rows) < 2:
-            raise ValueError(f"{caller}: {name} must have at least 2 rows, got {len(rows)}")
+            raise Invalid(caller).value(name, f"must have at least 2 rows, got {len(rows)}")
     varying = y.std(0) > 0
     features = int(varying.sum())
     if features < 2:
-        raise ValueError(f"{caller}: data must have at least 2 features that vary, got {features}")
+        raise Invalid(caller).value("data", f"must have at least 2 features that vary, got {features}")
     difference = _correlations(x[:, varying]) - _correlations(y[:, varying])
     return float((difference.square().sum() / (features * (features - 1))).sqrt())
 

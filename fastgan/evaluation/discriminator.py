@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, random, theory
+from fastgan.errors import Invalid
 from fastgan.models.gan import GAN, evaluating
 
 from .rows import Rows, take_rows
@@ -138,9 +139,9 @@ def fit_discriminator(
     caller = "fit_discriminator"
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"{caller}: {name} must be an integer of at least 1, got {number!r}")
+            raise Invalid(caller).value(name, f"must be an integer of at least 1, got {number!r}")
     if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"{caller}: learning_rate must be above 0 and finite, got {learning_rate}")
+        raise Invalid(caller).value("learning_rate", f"must be above 0 and finite, got {learning_rate}")
     rows, _ = take_rows(caller, real=real, fake=fake)
     parameters: list[Any] = list(discriminator.parameters())
     x, y = (part.to(parameters[0]) for part in rows)

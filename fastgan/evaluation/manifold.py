@@ -8,6 +8,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .rows import Blocks, Rows, map_distances, take_rows
 
 
@@ -48,11 +50,11 @@ def precision_recall(real: Rows, fake: Rows, *, neighbours: int = 5) -> Precisio
     """
     caller = "precision_recall"
     if not isinstance(neighbours, int) or isinstance(neighbours, bool) or neighbours < 1:
-        raise ValueError(f"{caller}: neighbours must be an integer of at least 1, got {neighbours!r}")
+        raise Invalid(caller).value("neighbours", f"must be an integer of at least 1, got {neighbours!r}")
     (x, y), _ = take_rows(caller, real=real, fake=fake)
     for name, n in (("real", len(x)), ("fake", len(y))):
         if n <= neighbours:
-            raise ValueError(f"{caller}: {name} must have more rows than neighbours {neighbours}, got {n}")
+            raise Invalid(caller).value(name, f"must have more rows than neighbours {neighbours}, got {n}")
     radius_real, radius_fake = _radius(x, neighbours), _radius(y, neighbours)
     holding = torch.zeros(len(y), dtype=torch.int64, device=x.device)  # neighbourhoods of real rows about each fake one
     adding = Lock()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import options, theory
+from fastgan.errors import Invalid
 from fastgan.options import ModeConvention
 
 from .rows import Rows, take_rows
@@ -76,14 +77,14 @@ def mode_coverage(
     """
     caller = "mode_coverage"
     if convention not in CONVENTIONS:
-        raise ValueError(f"{caller}: convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+        raise Invalid(caller).value("convention", f"must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     for name, value in (("std", std), ("threshold", threshold)):
         if not 0 < value < math.inf:
-            raise ValueError(f"{caller}: {name} must be above 0 and finite, got {value}")
+            raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")
     (means, x), back = take_rows(caller, centres=centres, samples=samples)
     modes = len(means)
     if len(x) < modes:
-        raise ValueError(f"{caller}: samples must be at least as many as the {modes} modes, got {len(x)}")
+        raise Invalid(caller).value("samples", f"must be at least as many as the {modes} modes, got {len(x)}")
     step = max(1, _CHUNK // means.numel())
     parts = [_nearest(part, means, threshold * std, convention) for part in x.split(step)]
     nearest, good = (torch.cat(list(column)) for column in zip(*parts, strict=True))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .rows import Blocks, Rows, map_distances, take_rows
 
 SIGMAS = tuple(10.0 ** (k / 9 - 1) for k in range(10))  # the paper's code: logspace(-1, 0, 10)
@@ -73,7 +75,7 @@ def parzen_log_likelihood(
     caller = "parzen_log_likelihood"
     if (sigma is None) == (validation is None):
         got = "neither" if sigma is None else "both"
-        raise ValueError(f"{caller}: sigma or validation must be given, got {got}")
+        raise Invalid(caller).value("sigma or validation", f"must be given, got {got}")
     if sigma is None:
         assert validation is not None
         sigma = parzen_sigma(samples, validation, sigmas)
@@ -100,7 +102,7 @@ def parzen_sigma(samples: Rows, validation: Rows, sigmas: Sequence[float] = SIGM
     """
     caller = "parzen_sigma"
     if len(sigmas) == 0:
-        raise ValueError(f"{caller}: sigmas must not be empty, got none")
+        raise Invalid(caller).value("sigmas", "must not be empty, got none")
     for value in sigmas:
         _check_sigma(caller, "sigmas", value)
     (samples_, rows), _ = take_rows(caller, samples=samples, validation=validation)
@@ -114,7 +116,7 @@ def parzen_sigma(samples: Rows, validation: Rows, sigmas: Sequence[float] = SIGM
 
 def _check_sigma(caller: str, name: str, sigma: float) -> None:
     if not 1e-150 <= sigma <= 1e150:  # its square must be a number
-        raise ValueError(f"{caller}: {name} must be above 0 and finite, got {sigma}")
+        raise Invalid(caller).value(name, f"must be above 0 and finite, got {sigma}")
 
 
 def _log_densities(samples: Tensor, x: Tensor, sigmas: Sequence[float]) -> Tensor:

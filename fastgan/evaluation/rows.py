@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.data import Dataset
+from fastgan.errors import Invalid
 
 Rows = Tensor | NDArray[Any] | Dataset
 Back = Callable[[Tensor], Any]
@@ -34,7 +35,7 @@ def take_rows(caller: str, **named: Rows) -> tuple[list[Tensor], Back]:
     first, width = next((name, x.shape[1]) for name, x in rows.items())
     for name, x in rows.items():
         if x.shape[1] != width:
-            raise ValueError(f"{caller}: {name} must have the {width} features of {first}, got {x.shape[1]}")
+            raise Invalid(caller).value(name, f"must have the {width} features of {first}, got {x.shape[1]}")
     device = next((x.device for x in named.values() if not isinstance(x, np.ndarray)), torch.device("cpu"))
     arrays = all(isinstance(x, np.ndarray) for x in named.values())
     return [x.to(device) for x in rows.values()], lambda t: t.cpu().numpy() if arrays else t
@@ -47,12 +48,12 @@ def _matrix(caller: str, name: str, x: Rows) -> Tensor:
         x = torch.from_numpy(x.astype(np.float64))
     if not isinstance(x, Tensor) or x.is_complex():
         got = getattr(x, "dtype", type(x).__name__)
-        raise TypeError(f"{caller}: {name} must be a tensor, array or Dataset of real numbers, got {got}")
+        raise Invalid(caller).type(name, f"must be a tensor, array or Dataset of real numbers, got {got}")
     if x.ndim == 0 or x.numel() == 0:
-        raise ValueError(f"{caller}: {name} must have rows, got shape {tuple(x.shape)}")
+        raise Invalid(caller).value(name, f"must have rows, got shape {tuple(x.shape)}")
     matrix = x.detach().double().reshape(len(x), -1)
     if not float(matrix.abs().max()) <= _LARGEST:
-        raise ValueError(f"{caller}: {name} must be finite and below 1e150, got NaN, infinity or more")
+        raise Invalid(caller).value(name, "must be finite and below 1e150, got NaN, infinity or more")
     return matrix
 
 

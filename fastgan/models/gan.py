@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, nn, random
+from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 from fastgan.nn import saved
 from fastgan.options import ExportFormat, Impl, PriorName
 from fastgan.random import Purpose
+
+invalid = Invalid("GAN")
 
 _OF_SAMPLES = (1 << 16) - 1  # substream of the seeds of noise within G: no process of several has it
 
@@ -58,16 +61,16 @@ class GAN(torch.nn.Module):
         super().__init__()
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             if not isinstance(network, torch.nn.Module):
-                raise TypeError(f"GAN: {name} must be a torch.nn.Module, got {type(network).__name__}")
+                raise invalid.type(name, f"must be a torch.nn.Module, got {type(network).__name__}")
         if not isinstance(latent_dim, int) or latent_dim < 1:
-            raise ValueError(f"GAN: latent_dim must be an integer of at least 1, got {latent_dim!r}")
+            raise invalid.value("latent_dim", f"must be an integer of at least 1, got {latent_dim!r}")
         if prior not in random.PRIORS:
-            raise ValueError(f"GAN: prior must be one of {', '.join(random.PRIORS)}, got {prior!r}")
+            raise invalid.value("prior", f"must be one of {', '.join(random.PRIORS)}, got {prior!r}")
         if not isinstance(classes, int) or classes < 0:
-            raise ValueError(f"GAN: classes must be an integer of at least 0, got {classes!r}")
+            raise invalid.value("classes", f"must be an integer of at least 0, got {classes!r}")
         # A shared parameter would be pulled both ways by two optimisers that know nothing of each other.
         if {id(p) for p in generator.parameters()} & {id(p) for p in discriminator.parameters()}:
-            raise ValueError("GAN: generator and discriminator must not share parameters, got a shared one")
+            raise invalid.value("generator and discriminator", "must not share parameters, got a shared one")
         self.generator = generator
         self.discriminator = discriminator
         self.latent_dim = latent_dim
@@ -124,7 +127,7 @@ class GAN(torch.nn.Module):
         if ema != live:
             differ = next((pair for pair in zip(ema, live, strict=False) if pair[0] != pair[1]), None)
             got = f"{len(ema)} for {len(live)}" if differ is None else "{} for {}".format(*differ)
-            raise ValueError(f"GAN: ema must be None, or have the parameters and buffers of generator, got {got}")
+            raise invalid.value("ema", f"must be None, or have the parameters and buffers of generator, got {got}")
         return self.ema
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
@@ -224,7 +227,7 @@ class GAN(torch.nn.Module):
         """
         for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
             if value < least:
-                raise ValueError(f"sample: {name} must be at least {least}, got {value}")
+                raise Invalid("sample").value(name, f"must be at least {least}, got {value}")
         chosen = self._labels(labels, n, offset)
         # Every forward pass runs a whole block, aligned to the absolute row number, also where fewer rows are
         # wanted: a product of another size would take another kernel and round differently.
@@ -247,7 +250,7 @@ class GAN(torch.nn.Module):
         """A label for each of samples offset .. offset+n, (n,) on the CPU; zeros where the model is not conditional."""
         if not self.classes:
             if labels is not None:
-                raise ValueError(f"sample: labels must be None for a model without classes, got {labels!r}")
+                raise Invalid("sample").value("labels", f"must be None for a model without classes, got {labels!r}")
             return torch.zeros(n, dtype=torch.int64)
         if labels is None:
             return torch.arange(offset, offset + n) % self.classes
@@ -276,9 +279,9 @@ class GAN(torch.nn.Module):
         """
         for name, z in (("start", start), ("end", end)):
             if z.ndim != 2 or z.shape != (len(start), self.latent_dim):
-                raise ValueError(f"interpolate: {name} must be (n, {self.latent_dim}), got {tuple(z.shape)}")
+                raise Invalid("interpolate").value(name, f"must be (n, {self.latent_dim}), got {tuple(z.shape)}")
         if steps < 2:
-            raise ValueError(f"interpolate: steps must be at least 2, got {steps}")
+            raise Invalid("interpolate").value("steps", f"must be at least 2, got {steps}")
         generator = self.generator if self.ema is None else self.ema
         condition = self.one_hot(self._labels(labels, len(start), 0))
         with evaluating(generator):  # a batch a step, so that the ends are products of the size of G(start)
@@ -301,7 +304,9 @@ class GAN(torch.nn.Module):
         """
         if (labels is None) != (self.classes == 0):
             rule, got = ("given", "None") if self.classes else ("None", "labels")
-            raise ValueError(f"logits: labels must be {rule} where the model has {self.classes} classes, got {got}")
+            raise Invalid("logits").value(
+                "labels", f"must be {rule} where the model has {self.classes} classes, got {got}"
+            )
         condition = None if labels is None else self.one_hot(check_labels("logits", labels, len(x), self.classes))
         with evaluating(self.discriminator):
             logits = self.discriminator(join(x.to(device=self.device, dtype=self.dtype), condition))
@@ -356,7 +361,7 @@ class GAN(torch.nn.Module):
             frozen = set(described["frozen"])
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:
             got = " ".join(str(error).split())[:300]
-            raise ValueError(f"GAN.load: {file} must hold the tensors of these networks, got {got}") from None
+            raise Invalid("GAN.load").value(file, f"must hold the tensors of these networks, got {got}") from None
         for name, parameter in gan.named_parameters():
             parameter.requires_grad_(name not in frozen)
         return gan
@@ -391,7 +396,7 @@ class GAN(torch.nn.Module):
         """
         if not isinstance(self.discriminator, nn.ClassDiscriminator):
             got = type(self.discriminator).__name__
-            raise TypeError(f"classify: discriminator must be a fastgan.nn.ClassDiscriminator, got {got}")
+            raise Invalid("classify").type("discriminator", f"must be a fastgan.nn.ClassDiscriminator, got {got}")
         with evaluating(self.discriminator):
             return self.discriminator.class_logits(x.to(device=self.device, dtype=self.dtype)).argmax(1)
 
@@ -414,12 +419,12 @@ def check_labels(caller: str, labels: Tensor, n: int, classes: int) -> Tensor:
         TypeError: no integers. ValueError: another number of them, or one that is no class.
     """
     if labels.dtype not in (torch.int64, torch.int32, torch.uint8):
-        raise TypeError(f"{caller}: labels must be integers, got {labels.dtype}")
+        raise Invalid(caller).type("labels", f"must be integers, got {labels.dtype}")
     if labels.shape != (n,):
-        raise ValueError(f"{caller}: labels must have shape ({n},), got {tuple(labels.shape)}")
+        raise Invalid(caller).value("labels", f"must have shape ({n},), got {tuple(labels.shape)}")
     low, high = (int(labels.min()), int(labels.max())) if n else (0, 0)
     if low < 0 or high >= classes:
-        raise ValueError(f"{caller}: labels must lie in 0 to {classes - 1}, got {low} to {high}")
+        raise Invalid(caller).value("labels", f"must lie in 0 to {classes - 1}, got {low} to {high}")
     return labels.to(torch.int64)
 
 

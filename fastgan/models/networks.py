@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import nn
+from fastgan.errors import Invalid
 from fastgan.models.gan import GAN, join
 from fastgan.options import ActivationName, Impl, PriorName
 
@@ -45,7 +46,7 @@ def mlp_gan(
         ValueError: a size below 1.
     """
     if data_dim < 1:
-        raise ValueError(f"mlp_gan: data_dim must be at least 1, got {data_dim}")
+        raise Invalid("mlp_gan").value("data_dim", f"must be at least 1, got {data_dim}")
     generator = nn.MLP(
         [latent_dim + classes, *hidden, data_dim],
         activation=generator_activation,
@@ -237,10 +238,12 @@ def dcgan(
     halvings = image_size.bit_length() - 3  # from image_size to 4 to 7 pixels
     if halvings < 1 or image_size % (1 << halvings):
         rule = "4 to 7 times a power of two of at least 2"
-        raise ValueError(f"dcgan: image_size must be {rule}, as 28, 32 or 64, got {image_size}")
+        raise Invalid("dcgan").value("image_size", f"must be {rule}, as 28, 32 or 64, got {image_size}")
     outputs: dict[str, list[torch.nn.Module]] = {"tanh": [torch.nn.Tanh()], "sigmoid": [torch.nn.Sigmoid()], "none": []}
     if output_activation not in outputs:
-        raise ValueError(f"dcgan: output_activation must be one of {', '.join(outputs)}, got {output_activation!r}")
+        raise Invalid("dcgan").value(
+            "output_activation", f"must be one of {', '.join(outputs)}, got {output_activation!r}"
+        )
     smallest, maps = image_size >> halvings, [width << level for level in range(halvings)]
     down: list[torch.nn.Module] = [AsImages(channels * pack, image_size, classes * pack)] if flat else []
     for level, (before, after) in enumerate(zip([(channels + classes) * pack, *maps], maps, strict=False)):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fastgan.errors import Invalid
 from fastgan.options import ActivationName
 
 Activation = ActivationName | nn.Module | type[nn.Module] | None
@@ -45,16 +46,17 @@ def resolve(owner: str, argument: str, activation: Activation, negative_slope: f
         return "none", negative_slope
     if isinstance(activation, str) and activation in NAMES:
         if activation == "leaky_relu" and not negative_slope > 0:
-            raise ValueError(f"{owner}: negative_slope must be positive, got {negative_slope}")
+            raise Invalid(owner).value("negative_slope", f"must be positive, got {negative_slope}")
         return activation, negative_slope
     if activation is nn.LeakyReLU:  # the class alone leaves open whether torch's slope 0.01 or fastgan's is meant
-        raise ValueError(f"{owner}: {argument} must be 'leaky_relu' or an nn.LeakyReLU(slope), got the class")
+        raise Invalid(owner).value(argument, "must be 'leaky_relu' or an nn.LeakyReLU(slope), got the class")
     instance = activation() if isinstance(activation, type) and activation in _MODULES else activation
     known = of_module(instance) if isinstance(instance, nn.Module) else None
     if known is None:
-        raise ValueError(
-            f"{owner}: {argument} must be None, one of {', '.join(NAMES)}, or a torch.nn module that equals "
-            f"one of them, got {activation!r}"
+        raise Invalid(owner).value(
+            argument,
+            f"must be None, one of {', '.join(NAMES)}, or a torch.nn module that equals one of them, "
+            f"got {activation!r}",
         )
     return known
 

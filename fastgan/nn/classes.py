@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import Invalid
+
 
 class ClassDiscriminator(nn.Module):
     """A discriminator of K + 1 classes: the K of the data, and "fake", whose logit is held at 0.
@@ -29,10 +31,12 @@ class ClassDiscriminator(nn.Module):
         super().__init__()
         for name, module in (("features", features), ("head", head)):
             if not isinstance(module, nn.Module):
-                raise TypeError(f"ClassDiscriminator: {name} must be a torch.nn.Module, got {type(module).__name__}")
+                raise Invalid("ClassDiscriminator").type(
+                    name, f"must be a torch.nn.Module, got {type(module).__name__}"
+                )
         if not 0.0 <= supervised_weight < float("inf"):
-            raise ValueError(
-                f"ClassDiscriminator: supervised_weight must be finite and at least 0, got {supervised_weight!r}"
+            raise Invalid("ClassDiscriminator").value(
+                "supervised_weight", f"must be finite and at least 0, got {supervised_weight!r}"
             )
         self.features, self.head = features, head
         self.supervised_weight = supervised_weight

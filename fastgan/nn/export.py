@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 from fastgan.nn.activation import to_module
 from fastgan.nn.dropout import Dropout
@@ -122,13 +123,15 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], fo
         ImportError: a package for ONNX is missing. OSError: the file cannot be written.
     """
     if format not in _WRITERS:
-        raise ValueError(f"export: format must be one of {', '.join(_WRITERS)}, got {format!r}")
+        raise Invalid("export").value("format", f"must be one of {', '.join(_WRITERS)}, got {format!r}")
     original = copy.deepcopy(network).cpu().eval()
     try:
         model = _plain(copy.deepcopy(original), {}, strict=format == "torch").eval()
     except NotPlain as error:
         got = f"{error}: torchscript and onnx trace any network"
-        raise ValueError(f"export: network must consist of modules of torch.nn for 'torch', but {got}") from None
+        raise Invalid("export").value(
+            "network", f"must consist of modules of torch.nn for 'torch', but {got}"
+        ) from None
     z = example.detach().cpu()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracers, about what is compared below
@@ -140,7 +143,7 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], fo
             raise
         except Exception as error:  # tracers have classes of their own for what they cannot do
             why = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ValueError(f"export: network must be one that {format} can express, got {why}") from error
+            raise Invalid("export").value("network", f"must be one that {format} can express, got {why}") from error
     path = Path(path)
     write_atomically(path, [written])
     return path
@@ -170,9 +173,8 @@ def _torchscript(model: nn.Module, z: Tensor) -> tuple[bytes, Runner]:
 def _onnx(model: nn.Module, z: Tensor) -> tuple[bytes, Runner]:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise ImportError(
-                "export: format 'onnx' needs the packages onnx and onnxscript: pip install onnx onnxscript"
-            )
+            rule = "needs the packages onnx and onnxscript: pip install onnx onnxscript"
+            raise Invalid("export")(ImportError, "format 'onnx'", rule)
     names = {"input_names": ["z"], "output_names": ["x"], "dynamic_shapes": ({0: torch.export.Dim("rows")},)}
     log = logging.getLogger("torch.onnx")
     level = log.level

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from fastgan.errors import Invalid
 from fastgan.nn.fusible import obstacle
 from fastgan.nn.hints import two_lines
 from fastgan.nn.segments import Segment, segment
@@ -50,7 +51,7 @@ def fuse(model: M) -> M:
         TypeError: model is not an `nn.Module`.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"fuse: model must be a torch.nn.Module, got {type(model).__name__}")
+        raise Invalid("fuse").type("model", f"must be a torch.nn.Module, got {type(model).__name__}")
     for module in model.modules():
         if _sequential_obstacle(module) is None and (_has_segment(module) or _will_have_run(module)):
             module.__class__ = _fused_class(type(module))

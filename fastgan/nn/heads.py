@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import ops, options, random, reference
+from fastgan.errors import Invalid
 from fastgan.nn.checks import check_size
 from fastgan.options import HeadName, Impl
 from fastgan.random import Purpose
+
+invalid = Invalid("Heads")
 
 HEADS = options.names(HeadName)
 
@@ -50,12 +53,12 @@ class Heads(nn.Module):
         super().__init__()
         self.groups = tuple((kind, check_size("Heads", "a group's width", width)) for kind, width in groups)
         if not self.groups:
-            raise ValueError("Heads: groups must have at least one group, got none")
+            raise invalid.value("groups", "must have at least one group, got none")
         for kind, _ in self.groups:
             if kind not in HEADS:
-                raise ValueError(f"Heads: a group's kind must be one of {', '.join(HEADS)}, got {kind!r}")
+                raise invalid.value("a group's kind", f"must be one of {', '.join(HEADS)}, got {kind!r}")
         if not 0.0 < tau < math.inf:
-            raise ValueError(f"Heads: tau must be positive and finite, got {tau!r}")
+            raise invalid.value("tau", f"must be positive and finite, got {tau!r}")
         self.tau, self.impl = float(tau), ops.check_impl("Heads", impl)
         self.width = sum(width for _, width in self.groups)
         kinds = [kind for kind, width in self.groups for _ in range(width)]
@@ -81,7 +84,7 @@ class Heads(nn.Module):
         """input (..., width) -> the same shape."""
         ops.check_tensor("Heads", "input", input)
         if input.shape[-1:] != (self.width,):
-            raise ValueError(f"Heads: input must have {self.width} features, got shape {tuple(input.shape)}")
+            raise invalid.value("input", f"must have {self.width} features, got shape {tuple(input.shape)}")
         x = input + self._gumbel(input) if self.draws else input
         columns = self.columns_of_softmax
         if len(columns):

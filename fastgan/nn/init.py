@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import Invalid
 from fastgan.nn.maxout import Maxout
 
 __all__ = ["constant_bias_", "max_col_norm_", "normal_", "output_bias_from_data", "sparse_", "uniform_"]
@@ -27,18 +28,18 @@ _LAYERS = (nn.Linear, Maxout, nn.modules.conv._ConvNd)
 
 def _layers(operation: str, module: nn.Module) -> Iterator[Any]:
     if not isinstance(module, nn.Module):
-        raise TypeError(f"{operation}: module must be a torch.nn.Module, got {type(module).__name__}")
+        raise Invalid(operation).type("module", f"must be a torch.nn.Module, got {type(module).__name__}")
     for layer in module.modules():
         if isinstance(layer, _LAYERS):
             if nn.parameter.is_lazy(layer.weight):
-                raise ValueError(f"{operation}: module must know its shapes, got a lazy layer before its first call")
+                raise Invalid(operation).value("module", "must know its shapes, got a lazy layer before its first call")
             yield layer
 
 
 def _check_scale(operation: str, argument: str, value: float, *, positive: bool = False) -> None:
     if not 0.0 <= value < float("inf") or positive and value == 0.0:
         rule = "positive and finite" if positive else "finite and not negative"
-        raise ValueError(f"{operation}: {argument} must be {rule}, got {value}")
+        raise Invalid(operation).value(argument, f"must be {rule}, got {value}")
 
 
 @torch.no_grad()
@@ -120,10 +121,10 @@ def sparse_(
     Source: Martens (2010), section 5; the original code's `sparse_init`.
     """
     if weight.dim() != 2:
-        raise ValueError(f"sparse_: weight must have shape (units, in_features), got {tuple(weight.shape)}")
+        raise Invalid("sparse_").value("weight", f"must have shape (units, in_features), got {tuple(weight.shape)}")
     units, features = weight.shape
     if not 0 <= nonzeros <= features:
-        raise ValueError(f"sparse_: nonzeros must be between 0 and in_features={features}, got {nonzeros}")
+        raise Invalid("sparse_").value("nonzeros", f"must be between 0 and in_features={features}, got {nonzeros}")
     _check_scale("sparse_", "std", std, positive=True)
     numbers: dict[str, Any] = {"device": weight.device, "generator": generator}
     # the first columns of a random order of each row: places without replacement
@@ -156,20 +157,18 @@ def output_bias_from_data(layer: nn.Module, data: Any) -> nn.Module:
     layers = [m for m in _layers("output_bias_from_data", layer) if isinstance(m, nn.Linear)]
     bias = layers[-1].bias if layers else None
     if bias is None:
-        raise ValueError("output_bias_from_data: layer must end in a linear layer with a bias, got none")
+        raise Invalid("output_bias_from_data").value("layer", "must end in a linear layer with a bias, got none")
     data = data if isinstance(data, Tensor) else np.asarray(data)
     width = math.prod(data.shape[1:]) if len(data.shape) > 1 and len(data) else 0
     if width != bias.numel():
-        raise ValueError(
-            f"output_bias_from_data: data must have shape (n, {bias.numel()}) with n at least 1, "
-            f"got {tuple(data.shape)}"
+        raise Invalid("output_bias_from_data").value(
+            "data", f"must have shape (n, {bias.numel()}) with n at least 1, got {tuple(data.shape)}"
         )
     wide = torch.float64 if isinstance(data, Tensor) else np.float64
     mean = torch.as_tensor(data.reshape(len(data), -1).mean(0, dtype=wide))
     if not bool(((mean >= 0) & (mean <= 1)).all()):
-        raise ValueError(
-            "output_bias_from_data: data must lie in [0, 1], got means from "
-            f"{float(mean.min()):.6g} to {float(mean.max()):.6g}"
+        raise Invalid("output_bias_from_data").value(
+            "data", f"must lie in [0, 1], got means from {float(mean.min()):.6g} to {float(mean.max()):.6g}"
         )
     bias.copy_(torch.logit(mean.clamp(1e-7, 1 - 1e-7)))
     return layer
@@ -201,7 +200,9 @@ def max_col_norm_(weight: T, limit: float = 1.9365) -> T:
                 max_col_norm_(layer.weight, limit)
         return weight
     if weight.dim() < 2:
-        raise ValueError(f"max_col_norm_: weight must have shape (units, in_features), got {tuple(weight.shape)}")
+        raise Invalid("max_col_norm_").value(
+            "weight", f"must have shape (units, in_features), got {tuple(weight.shape)}"
+        )
     wide = torch.float32 if weight.device.type == "mps" else torch.float64  # squares must not overflow, sums not drift
     norms = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.dim())), keepdim=True, dtype=wide)
     # in half precision the product may round up by half an eps, more than the tolerance

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import Invalid
 from fastgan.nn.checks import check_size
 
 
@@ -59,8 +60,8 @@ class MinibatchDiscrimination(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """input (m, in_features) -> (m, in_features + features)."""
         if input.ndim != 2 or input.shape[1] != self.in_features:
-            raise ValueError(
-                f"MinibatchDiscrimination: input must have shape (m, {self.in_features}), got {tuple(input.shape)}"
+            raise Invalid("MinibatchDiscrimination").value(
+                "input", f"must have shape (m, {self.in_features}), got {tuple(input.shape)}"
             )
         compared = (input @ self.weight).view(len(input), self.features, self.kernel)
         distance = (compared[:, None] - compared).abs().sum(3)  # (m, m, features)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastgan import ops
+from fastgan.errors import Invalid
 from fastgan.nn.activation import Activation, resolve, to_module
 from fastgan.nn.checks import check_size
 from fastgan.nn.dropout import Dropout
@@ -59,7 +60,7 @@ class MLP(Sequential):
         impl: Impl = "auto",
     ) -> None:
         if len(sizes) < 2:
-            raise ValueError(f"MLP: sizes must hold at least two widths, got {list(sizes)}")
+            raise Invalid("MLP").value("sizes", f"must hold at least two widths, got {list(sizes)}")
         for i, size in enumerate(sizes):
             check_size("MLP", f"sizes[{i}]", size)
         hidden = resolve("MLP", "activation", activation, negative_slope)

@@ -18,7 +18,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fastgan.errors import Invalid
 from fastgan.nn import description
+
+invalid = Invalid("GAN.load")
 
 FORMAT = 1
 PREFIX = "gan."
@@ -61,7 +64,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tensor], dict[st
     if path.is_dir():
         found = [file for folder in (path / "checkpoint", path) for file in _checkpoints(folder)]
         if not found:
-            raise FileNotFoundError(f"GAN.load: path must be a file or a run folder with a checkpoint, got {path}")
+            raise invalid(FileNotFoundError, "path", f"must be a file or a run folder with a checkpoint, got {path}")
         path = max(found, key=lambda file: file.name)
     blob = path.read_bytes()
     named = _CHECKPOINT.fullmatch(path.name)
@@ -75,7 +78,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tensor], dict[st
             raise ValueError("one without fastgan's description of the networks")
     except (SafetensorError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())[:200]
-        raise ValueError(f"GAN.load: {path} must be a file of GAN.save or a checkpoint, got {why}") from None
+        raise invalid.value(path, f"must be a file of GAN.save or a checkpoint, got {why}") from None
     tensors = {name.removeprefix(PREFIX): value for name, value in loaded.items() if name.startswith(PREFIX)}
     return path, tensors, described
 
@@ -94,9 +97,9 @@ def network(name: str, path: Path, tensors: Mapping[str, Tensor], described: dic
     try:
         return description.load(described.get(name, {}), own)
     except description.NotDescribed as why:
-        raise ValueError(f"GAN.load: {name} must be given, as {path} holds its weights alone: {why}") from None
+        raise invalid.value(name, f"must be given, as {path} holds its weights alone: {why}") from None
     except ValueError as error:
-        raise ValueError(f"GAN.load: {path} must describe the {name}: {error}") from None
+        raise invalid.value(path, f"must describe the {name}: {error}") from None
 
 
 def load_state(gan: Any, tensors: Mapping[str, Tensor], *, by_name: bool) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import Invalid
 from fastgan.nn.checks import check_size
+
+invalid = Invalid("ReferenceBatch")
 
 
 class VirtualBatchNorm(nn.Module):
@@ -42,7 +45,7 @@ class VirtualBatchNorm(nn.Module):
         super().__init__()
         self.num_features = check_size("VirtualBatchNorm", "num_features", num_features)
         if not 0.0 < eps < float("inf"):
-            raise ValueError(f"VirtualBatchNorm: eps must be above 0 and finite, got {eps!r}")
+            raise Invalid("VirtualBatchNorm").value("eps", f"must be above 0 and finite, got {eps!r}")
         self.eps = eps
         self.references = 0  # leading rows of the input that are the reference batch; ReferenceBatch says how many
         self.weight = nn.Parameter(torch.ones(num_features, device=device, dtype=dtype))
@@ -52,10 +55,12 @@ class VirtualBatchNorm(nn.Module):
         """input (n + m, num_features, ...), the reference batch first -> the same shape."""
         n = self.references
         if not n:
-            raise RuntimeError("VirtualBatchNorm: must be part of a network inside fastgan.nn.ReferenceBatch")
+            raise Invalid("VirtualBatchNorm")(
+                RuntimeError, "must be part of a network inside fastgan.nn.ReferenceBatch"
+            )
         shape = tuple(input.shape)
         if input.ndim < 2 or shape[1] != self.num_features:
-            raise ValueError(f"VirtualBatchNorm: input must have {self.num_features} features, got {shape}")
+            raise Invalid("VirtualBatchNorm").value("input", f"must have {self.num_features} features, got {shape}")
         x = input.flatten(2) if input.ndim > 2 else input[..., None]  # (n + m, features, positions)
         mean, variance = x.mean(2), x.var(2, correction=0)
         reference = x[:n]
@@ -95,16 +100,16 @@ class ReferenceBatch(nn.Module):
     def __init__(self, network: nn.Module, reference: Tensor) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise TypeError(f"ReferenceBatch: network must be a torch.nn.Module, got {type(network).__name__}")
+            raise invalid.type("network", f"must be a torch.nn.Module, got {type(network).__name__}")
         if not isinstance(reference, Tensor) or not reference.is_floating_point():
             got = reference.dtype if isinstance(reference, Tensor) else type(reference).__name__
-            raise TypeError(f"ReferenceBatch: reference must be a floating-point tensor, got {got}")
+            raise invalid.type("reference", f"must be a floating-point tensor, got {got}")
         if reference.ndim < 2 or len(reference) < 2:
             shape = tuple(reference.shape)
-            raise ValueError(f"ReferenceBatch: reference must have two rows or more, got shape {shape}")
+            raise invalid.value("reference", f"must have two rows or more, got shape {shape}")
         layers = [module for module in network.modules() if isinstance(module, VirtualBatchNorm)]
         if not layers:
-            raise ValueError("ReferenceBatch: network must have a VirtualBatchNorm layer, got none")
+            raise invalid.value("network", "must have a VirtualBatchNorm layer, got none")
         for layer in layers:
             layer.references = len(reference)
         self.network = network

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from fastgan.backend import native as _native
 from fastgan.backend import why_not
+from fastgan.errors import Invalid
 from fastgan.ops.checks import check_impl
 from fastgan.options import Impl
 
@@ -121,5 +122,5 @@ def natively(caller: str, operation: str, impl: Impl, *tensors: Tensor | None) -
     if reason is None and not is_compiling():
         reason = _special(*tensors)
     if impl == "native" and reason is not None:
-        raise RuntimeError(f"{caller}: impl='native' is not available: {reason}")
+        raise Invalid(caller)(RuntimeError, "impl='native'", f"is not available: {reason}")
     return reason is None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, operators, reference
+from fastgan.errors import Invalid
 from fastgan.ops.checks import FLOATS, check_same, check_tensor
 from fastgan.ops.dispatch import is_batched, is_common, is_compiling, natively
 from fastgan.options import Impl
@@ -58,9 +59,9 @@ def pointwise(
     """
     check_tensor(caller, "x", x)
     if formula not in FORMULAS:
-        raise ValueError(f"{caller}: formula must be one of {', '.join(FORMULAS)}, got {formula!r}")
+        raise Invalid(caller).value("formula", f"must be one of {', '.join(FORMULAS)}, got {formula!r}")
     if order not in (0, 1, 2):
-        raise ValueError(f"{caller}: order must be 0, 1 or 2, got {order}")
+        raise Invalid(caller).value("order", f"must be 0, 1 or 2, got {order}")
     if not natively(caller, "loss", impl, x):
         return reference.pointwise(x, formula, target, order)
     if is_compiling():
@@ -161,12 +162,12 @@ def pair_loss(
         return _native_pair_loss(real, fake, formulas, targets, mean)
     check_tensor(caller, names[0], real)
     if mean and real.numel() == 0:
-        raise ValueError(f"{caller}: {names[0]} must not be empty under 'mean', got shape {tuple(real.shape)}")
+        raise Invalid(caller).value(names[0], f"must not be empty under 'mean', got shape {tuple(real.shape)}")
     if fake is not None:
         check_tensor(caller, names[1], fake)
         check_same(caller, names[0], real, names[1], fake)
         if mean and fake.numel() == 0:
-            raise ValueError(f"{caller}: {names[1]} must not be empty under 'mean', got shape {tuple(fake.shape)}")
+            raise Invalid(caller).value(names[1], f"must not be empty under 'mean', got shape {tuple(fake.shape)}")
     if not natively(caller, "loss", impl, real, fake):
         return reference.pair_loss(real, fake, *formulas, *targets, mean)
     if is_compiling():

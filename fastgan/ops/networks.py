@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, operators, reference
+from fastgan.errors import Invalid
 from fastgan.kernels import MlpDescription
 from fastgan.ops.checks import check_dropout_seed, check_probability, check_same, check_tensor
 from fastgan.ops.dispatch import REAL, Likeness, is_batched, is_common, is_compiling, natively
@@ -218,30 +219,33 @@ def _check_network(
 ) -> None:
     """Raise unless the layers fit together."""
     if not layers or not len(shapes) == len(bias_shapes) == len(layers):
-        raise ValueError(
-            f"{caller}: weights, biases and layers must be equally many and at least one, "
-            f"got {len(shapes)}, {len(bias_shapes)} and {len(layers)}"
+        raise Invalid(caller).value(
+            "weights, biases and layers",
+            f"must be equally many and at least one, got {len(shapes)}, {len(bias_shapes)} and {len(layers)}",
         )
     for i, (shape, bias_shape, layer) in enumerate(zip(shapes, bias_shapes, layers, strict=True)):
         if len(shape) != 2:
-            raise ValueError(f"{caller}: weights[{i}] must be a matrix, got shape {tuple(shape)}")
+            raise Invalid(caller).value(f"weights[{i}]", f"must be a matrix, got shape {tuple(shape)}")
         if shape[1] != features:
             what = "x" if i == 0 else f"layer {i - 1}"
-            raise ValueError(
-                f"{caller}: layer {i} takes {shape[1]} features (weight of shape {tuple(shape)}), "
-                f"but {what} gives {features}"
+            raise Invalid(caller).value(
+                f"layer {i}", f"takes {shape[1]} features (weight of shape {tuple(shape)}), but {what} gives {features}"
             )
         if layer.activation not in ACTIVATIONS:
-            raise ValueError(f"{caller}: activation must be one of {', '.join(ACTIVATIONS)}, got {layer.activation!r}")
+            raise Invalid(caller).value(
+                "activation", f"must be one of {', '.join(ACTIVATIONS)}, got {layer.activation!r}"
+            )
         if not (layer.activation != "leaky_relu" or layer.negative_slope > 0):
-            raise ValueError(f"{caller}: negative_slope must be positive, got {layer.negative_slope}")
+            raise Invalid(caller).value("negative_slope", f"must be positive, got {layer.negative_slope}")
         if layer.pieces < 1 or shape[0] % layer.pieces:
-            raise ValueError(f"{caller}: weights[{i}] has {shape[0]} rows, not a multiple of pieces = {layer.pieces}")
+            raise Invalid(caller).value(
+                f"weights[{i}]", f"has {shape[0]} rows, not a multiple of pieces = {layer.pieces}"
+            )
         if layer.pieces > 1 and layer.activation != "none":
-            raise ValueError(f"{caller}: maxout has no further activation, got {layer.activation!r}")
+            raise Invalid(caller).value("maxout", f"has no further activation, got {layer.activation!r}")
         check_probability(caller, "dropout", layer.dropout)
         if bias_shape is not None and tuple(bias_shape) != (shape[0],):
-            raise ValueError(f"{caller}: biases[{i}] must have shape ({shape[0]},), got {tuple(bias_shape)}")
+            raise Invalid(caller).value(f"biases[{i}]", f"must have shape ({shape[0]},), got {tuple(bias_shape)}")
         features = shape[0] // layer.pieces
 
 
@@ -358,7 +362,7 @@ def mlp(
     if not common:
         check_tensor(caller, "x", x)
         if x.dim() == 0:
-            raise ValueError(f"{caller}: x must have at least one dimension, got a scalar")
+            raise Invalid(caller).value("x", "must have at least one dimension, got a scalar")
         _check_params(caller, x, weights, biases)
     layers = tuple(layers)
     if dropout_seed is not None:

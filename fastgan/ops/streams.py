@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, reference
+from fastgan.errors import Invalid
 from fastgan.ops.checks import check_integer
 from fastgan.ops.dispatch import natively
 from fastgan.options import Impl
@@ -36,7 +37,7 @@ def random(
     check_integer(caller, "substream", substream, 0, 2**16)
     check_integer(caller, "offset", offset, 0, 2**50)
     if not dtype.is_floating_point:
-        raise TypeError(f"{caller}: dtype must be floating point, got {dtype}")
+        raise Invalid(caller).type("dtype", f"must be floating point, got {dtype}")
     narrow = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     probe = torch.empty(0, dtype=narrow, device=device if device.type == "cuda" else "cpu")
     if impl == "reference" or not natively(caller, "random", "auto", probe):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.data.extras import need
+from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 
 from . import style
@@ -51,11 +52,13 @@ def animation(
     """
     path = Path(path)
     if path.suffix.lower() != ".gif":
-        raise ValueError(f"plot: an animation must end in .gif, got {str(path)!r}")
+        raise Invalid("plot").value("an animation", f"must end in .gif, got {str(path)!r}")
     if not steps or len(steps) != len(samples):
-        raise ValueError(f"animation: steps must be one for each of the frames, got {len(steps)} and {len(samples)}")
+        raise Invalid("animation").value(
+            "steps", f"must be one for each of the frames, got {len(steps)} and {len(samples)}"
+        )
     if image_shape is None and real.shape[1] > 2:
-        raise ValueError(f"animation: samples must be images or have one or two features, got {real.shape[1]}")
+        raise Invalid("animation").value("samples", f"must be images or have one or two features, got {real.shape[1]}")
     figure = style.figure(4.8, 5.0)
     axes = figure.subplots()
     if image_shape is not None:

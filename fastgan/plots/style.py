@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgan.data.extras import need
+from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 
 Array = NDArray[np.float64]
@@ -80,7 +81,7 @@ def save(figure: Any, path: PathLike | None) -> Any:
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
-        raise ValueError(f"plot: a picture must end in .png, .svg or .pdf, got {str(path)!r}")
+        raise Invalid("plot").value("a picture", f"must end in .png, .svg or .pdf, got {str(path)!r}")
     write_atomically(path, [_rendered(figure, kind)])
     return path
 

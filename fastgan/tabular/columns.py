@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgan.data import DataError
+from fastgan.data.dataset import Fault
+from fastgan.errors import Invalid
 
 from . import storage as stored
 from .numeric import Array, Codes, Grid, Modes, Quantiles, Real, Squash, Whole, grid_from_dict
@@ -155,14 +157,17 @@ class Category(Column):
         codes = np.full(len(values.missing), self.size - 1, dtype=np.int64)
         if values.missing.any() and not self.has_missing:
             row = int(np.flatnonzero(values.missing)[0])
-            raise DataError(f"transform: column {self.name!r} row {row} must have a value as all had at fit, got none")
+            raise Invalid("transform")(
+                DataError, f"column {self.name!r} row {row}", "must have a value as all had at fit, got none"
+            )
         found = pd.Index(self.labels, dtype=object).get_indexer(values.present.astype(object))
         if (found < 0).any():
             position = int(np.flatnonzero(found < 0)[0])
             got, row = values.present[position], values.row(position)
-            raise DataError(
-                f"transform: column {self.name!r} row {row} must be one of the {len(self.labels)} categories of the "
-                f"fitted table, got {got!r:.60}"
+            raise Invalid("transform")(
+                DataError,
+                f"column {self.name!r} row {row}",
+                f"must be one of the {len(self.labels)} categories of the fitted table, got {got!r:.60}",
             )
         codes[~values.missing] = found
         return Encoded(None, codes)
@@ -180,7 +185,7 @@ class Category(Column):
                 if same(own, label):
                     return code
         known = ", ".join(repr(own) for own in self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
-        raise ValueError(f"sample: conditions[{self.name!r}] must be one of {known}, got {label!r}")
+        raise Invalid("sample").value(f"conditions[{self.name!r}]", f"must be one of {known}, got {label!r}")
 
     @staticmethod
     def _is(own: Any, label: Any) -> bool:
@@ -205,7 +210,7 @@ class Category(Column):
         return self.storage.restore(values.astype(kind)[encoded.codes], missing)
 
     def as_dict(self) -> dict[str, Any]:
-        labels = [stored.tag(label, f"column {self.name!r}") for label in self.labels]
+        labels = [stored.tag(label, self.name) for label in self.labels]
         return super().as_dict() | {"labels": labels, "has_missing": self.has_missing}
 
 
@@ -234,7 +239,7 @@ class Constant(Column):
         return self.storage.restore(values, missing)
 
     def as_dict(self) -> dict[str, Any]:
-        return super().as_dict() | {"label": None if self.label is None else stored.tag(self.label)}
+        return super().as_dict() | {"label": None if self.label is None else stored.tag(self.label, self.name)}
 
 
 @dataclass(frozen=True)
@@ -364,29 +369,30 @@ def fit(
     Raises:
         DataError: the values are of another kind.
     """
-    present, storage, where = values.present, values.storage, f"fit: column {name!r}"
+    present, storage = values.present, values.storage
+    fault: Fault = Invalid("fit").of(DataError, f"column {name!r}")
     if kind in ("continuous", "integer", "count", "datetime") and storage.family == "label":
         got = f"{values.present[0]!r:.40}" if len(present) else "none"
         row = values.row(0) if len(present) else 0
-        raise DataError(f"{where} row {row} must hold a number to be of kind {kind!r}, got {got}")
+        raise fault(f"row {row} must hold a number to be of kind {kind!r}, got {got}")
     if kind == "datetime" and storage.family != "time":
-        raise DataError(f"{where} must hold dates to be of kind 'datetime', got {storage.dtype}")
+        raise fault(f"must hold dates to be of kind 'datetime', got {storage.dtype}")
     if kind == "constant" or not len(present):
-        return _constant(name, values, where)
+        return _constant(name, values, fault)
     if kind in ("categorical", "boolean"):
-        return _category(name, values, kind, max_categories, where)
+        return _category(name, values, kind, max_categories, fault)
     if kind == "identifier":
-        return _identifier(name, values, where)
+        return _identifier(name, values, fault)
     if kind == "count" and present.min() < 0:
         row = values.row(int(np.flatnonzero(present < 0)[0]))
-        raise DataError(f"{where} row {row} must be at least 0 to be of kind 'count', got {present.min()}")
+        raise fault(f"row {row} must be at least 0 to be of kind 'count', got {present.min()}")
     if kind in ("integer", "count") and storage.family == "real" and (broken := present != np.round(present)).any():
         row = values.row(int(np.flatnonzero(broken)[0]))
-        raise DataError(f"{where} row {row} must be whole to be of kind {kind!r}, got {present[broken][0]}")
+        raise fault(f"row {row} must be whole to be of kind {kind!r}, got {present[broken][0]}")
     return _number(name, values, kind, normalization, seed)
 
 
-def _constant(name: Hashable, values: Values, where: str) -> Constant:
+def _constant(name: Hashable, values: Values, fault: Fault) -> Constant:
     present = values.present
     if not len(present):
         return Constant(name, "constant", values.storage, None)
@@ -394,38 +400,38 @@ def _constant(name: Hashable, values: Values, where: str) -> Constant:
     if len(other) or len(present) < len(values.missing):
         row = values.row(int(other[0])) if len(other) else int(np.flatnonzero(values.missing)[0])
         got = repr(present[other[0]]) if len(other) else "none"
-        raise DataError(f"{where} row {row} must be {present[0]!r} as the first to be of kind 'constant', got {got}")
+        raise fault(f"row {row} must be {present[0]!r} as the first to be of kind 'constant', got {got}")
     label = present[0]
     return Constant(name, "constant", values.storage, label.item() if isinstance(label, np.generic) else label)
 
 
-def _category(name: Hashable, values: Values, kind: Kind, limit: int, where: str) -> Category:
+def _category(name: Hashable, values: Values, kind: Kind, limit: int, fault: Fault) -> Category:
     codes, labels = stored.pandas().factorize(values.present)
     if len(labels) > limit:
         row = values.row(int((codes >= limit).argmax()))
-        raise DataError(
-            f"{where} must have at most {limit:,} categories, got {len(labels):,} (row {row} is the first too many): "
+        raise fault(
+            f"must have at most {limit:,} categories, got {len(labels):,} (row {row} is the first too many): "
             f"raise max_categories, group the rare ones, or give it kind 'identifier' or 'continuous'"
         )
     if kind == "boolean" and len(labels) > 2:
         row = values.row(int((codes >= 2).argmax()))
-        raise DataError(f"{where} row {row} must be one of two values to be of kind 'boolean', got {labels[2]!r:.40}")
+        raise fault(f"row {row} must be one of two values to be of kind 'boolean', got {labels[2]!r:.40}")
     plain = tuple(label.item() if isinstance(label, np.generic) else label for label in labels)
     for label in plain:
-        stored.tag(label, where)
+        stored.tag(label, name, "fit")
     return Category(name, kind, values.storage, plain, bool(values.missing.any()))
 
 
-def _identifier(name: Hashable, values: Values, where: str) -> Identifier:
+def _identifier(name: Hashable, values: Values, fault: Fault) -> Identifier:
     present = values.present
     if values.missing.any():
         row = int(np.flatnonzero(values.missing)[0])
-        raise DataError(f"{where} row {row} must have a value to be of kind 'identifier', got none")
+        raise fault(f"row {row} must have a value to be of kind 'identifier', got none")
     if values.storage.family == "label":
         if not all(isinstance(value, str) for value in present):
-            raise DataError(f"{where} must hold text or numbers to be of kind 'identifier', got {present[0]!r:.40}")
+            raise fault(f"must hold text or numbers to be of kind 'identifier', got {present[0]!r:.40}")
         if values.storage.categories is not None:
-            raise DataError(f"{where} must be text to be of kind 'identifier', got pandas' dtype category")
+            raise fault("must be text to be of kind 'identifier', got pandas' dtype category")
         return Identifier(name, "identifier", values.storage, 0, 1, _places(present))
     whole = present.astype(np.int64) if values.storage.family == "real" else present
     low, high = int(whole.min()), int(whole.max())

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan.errors import Invalid
+
 from .columns import Category, Number
 from .storage import pandas
 from .transformer import TableTransformer
+
+invalid = Invalid("sample")
 
 
 class Wanted:
@@ -36,22 +40,20 @@ class Wanted:
             column = columns.get(name)
             if column is None:
                 known = ", ".join(map(str, list(columns)[:8])) + (", ..." if len(columns) > 8 else "")
-                raise ValueError(f"sample: conditions must name columns of the table ({known}), got {name!r}")
+                raise invalid.value("conditions", f"must name columns of the table ({known}), got {name!r}")
             if isinstance(column, Category):
                 self.labels[places[name]] = column.code(value)
             elif isinstance(column, Number):
                 self.ranges[name] = self._range(name, column, value)
                 self._formats[name] = column.storage.format
             else:
-                raise ValueError(
-                    f"sample: conditions[{name!r}] must be of a column that is learnt, got a {column.kind}"
-                )
+                raise invalid.value(f"conditions[{name!r}]", f"must be of a column that is learnt, got a {column.kind}")
 
     @staticmethod
     def _range(name: Hashable, column: Number, value: Any) -> tuple[Any, Any]:
         pair = value if isinstance(value, tuple | list) else (value, value)
         if len(pair) != 2:
-            raise ValueError(f"sample: conditions[{name!r}] must be a value or a pair (low, high), got {value!r}")
+            raise invalid.value(f"conditions[{name!r}]", f"must be a value or a pair (low, high), got {value!r}")
         pd = pandas()
         convert: Callable[[Any], Any] = float
         if column.kind == "datetime":
@@ -62,9 +64,9 @@ class Wanted:
         except (ValueError, TypeError) as error:
             rule = "a date" if column.kind == "datetime" else "a number"
             got = f"got {value!r}"
-            raise ValueError(f"sample: conditions[{name!r}] must be {rule} or a pair of them, {got}") from error
+            raise invalid.value(f"conditions[{name!r}]", f"must be {rule} or a pair of them, {got}") from error
         if any(getattr(part, "tzinfo", None) for part in (low, high)) and ", " not in column.storage.dtype:
-            raise ValueError(f"sample: conditions[{name!r}] must have no time zone, as the column, got {value!r}")
+            raise invalid.value(f"conditions[{name!r}]", f"must have no time zone, as the column, got {value!r}")
         return low, high
 
     def holds(self, frame: Any, codes: NDArray[np.int64]) -> NDArray[np.bool_]:

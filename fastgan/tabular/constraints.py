@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastgan.data import DataError
 from fastgan.data.frames import Table
+from fastgan.errors import Invalid
 
 from .storage import pandas, read
 
@@ -39,7 +40,9 @@ class Constraint:
             row = int((~kept).argmax())
             got = ", ".join(f"{name} = {frame[name].iloc[row]}" for name in self.columns)
             broken = int((~kept).sum())
-            raise DataError(f"fit: row {row} must keep the constraint {self}, got {got} ({broken:,} rows break it)")
+            raise Invalid("fit")(
+                DataError, f"row {row}", f"must keep the constraint {self}, got {got} ({broken:,} rows break it)"
+            )
         return self
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class FixedCombinations(Constraint):
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str) or len(self.names) < 2:
-            raise ValueError(f"FixedCombinations: names must be two or more columns, got {self.names!r}")
+            raise Invalid("FixedCombinations").value("names", f"must be two or more columns, got {self.names!r}")
         object.__setattr__(self, "names", tuple(self.names))
 
     def __str__(self) -> str:
@@ -177,13 +180,17 @@ def fit_all(constraints: Sequence[Constraint], table: Table) -> tuple[Constraint
     for rule in constraints:
         for name in rule.columns:
             if name not in table.names:
-                raise DataError(f"fit: the constraint {rule} must name columns of the table, got {name!r}")
+                raise Invalid("fit")(
+                    DataError, f"the constraint {rule}", f"must name columns of the table, got {name!r}"
+                )
         frame = pd.DataFrame({name: table.column(table.names.index(name)) for name in rule.columns})
         try:
             fitted.append(rule.fit(frame))
         except TypeError as error:
             kinds = ", ".join(f"{name} of {frame[name].dtype}" for name in rule.columns)
-            raise DataError(f"fit: the constraint {rule} must be of columns that compare, got {kinds}") from error
+            raise Invalid("fit")(
+                DataError, f"the constraint {rule}", f"must be of columns that compare, got {kinds}"
+            ) from error
     return tuple(fitted)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from fastgan import nn, random
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
+from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 from fastgan.models.gan import GAN
 from fastgan.options import EngineName, HeadName, Precision
@@ -88,7 +89,7 @@ class TabularConfig:
     def __post_init__(self) -> None:
         def check(name: str, valid: bool, rule: str) -> None:
             if not valid:
-                raise ValueError(f"TabularGAN: {name} must be {rule}, got {getattr(self, name)!r}")
+                raise Invalid("TabularGAN").value(name, f"must be {rule}, got {getattr(self, name)!r}")
 
         for name in ("epochs", "batch_size", "pack", "latent_dim", "discriminator_steps"):
             check(
@@ -193,7 +194,7 @@ class TabularGAN:
         known = [item.name for item in dataclasses.fields(TabularConfig)]
         for name in options:
             if name not in known:
-                raise TypeError(f"TabularGAN: options must be among {', '.join(known)}, got {name!r}")
+                raise Invalid("TabularGAN").type("options", f"must be among {', '.join(known)}, got {name!r}")
         self.config = TabularConfig(**options)
         self.transformer = TableTransformer(
             kinds=kinds,
@@ -204,7 +205,9 @@ class TabularGAN:
         )
         for rule in constraints:
             if not isinstance(rule, Constraint):
-                raise TypeError(f"TabularGAN: constraints must be of fastgan.tabular, got {type(rule).__name__}")
+                raise Invalid("TabularGAN").type(
+                    "constraints", f"must be of fastgan.tabular, got {type(rule).__name__}"
+                )
         self.constraints = tuple(constraints)
         self.device = torch.device(device)
         self.threads = threads
@@ -271,7 +274,7 @@ class TabularGAN:
             kinds = ", ".join(f"{column.name} is {column.kind}" for column in self.transformer.columns[:4])
             from fastgan.data import DataError
 
-            raise DataError(f"fit: at least one column must have something to learn, got none ({kinds})")
+            raise Invalid("fit")(DataError, "at least one column", f"must have something to learn, got none ({kinds})")
         encoded = self.transformer.encode(source)
         categories = self.transformer.categories
         sampler = ConditionSampler(
@@ -317,13 +320,13 @@ class TabularGAN:
         """
         for name, value in (("n", n), ("offset", offset), ("seed", seed)):
             if value < 0:
-                raise ValueError(f"sample: {name} must be at least 0, got {value}")
+                raise Invalid("sample").value(name, f"must be at least 0, got {value}")
         if self.gan is None:
             raise RuntimeError("TabularGAN must be fitted first: fit(table)")
         wanted = Wanted(conditions or {}, self.transformer)
         filtered = bool(wanted.labels or wanted.ranges or self.constraints)
         if offset and filtered:
-            raise ValueError(f"sample: offset must be 0 with conditions or constraints, got {offset}")
+            raise Invalid("sample").value("offset", f"must be 0 with conditions or constraints, got {offset}")
         self.rejected = dict.fromkeys([*map(str, self.constraints), *(["conditions"] if conditions else [])], 0)
         parts, found, tried, block = [], 0, 0, offset // _BLOCK
         limit = max(_LEAST_TRIES, _TRIES * n)
@@ -338,9 +341,10 @@ class TabularGAN:
             found, tried, block = found + len(index), tried + _BLOCK, block + 1
             if filtered and found < n and tried >= limit:
                 counts = ", ".join(f"{count:,} by {name}" for name, count in self.rejected.items())
-                raise ValueError(
-                    f"sample: conditions and constraints must be met by one row in {_TRIES} at least, got {found:,} of "
-                    f"{tried:,} generated rows (refused: {counts})"
+                raise Invalid("sample").value(
+                    "conditions and constraints",
+                    f"must be met by one row in {_TRIES} at least, got {found:,} of {tried:,} generated rows "
+                    f"(refused: {counts})",
                 )
         heads = self.transformer.heads
         empty = torch.empty(0, self.transformer.width)
@@ -421,7 +425,7 @@ class TabularGAN:
         """
         path = Path(folder)
         if not (path / MODEL).is_file():
-            raise FileNotFoundError(f"load: no TabularGAN in {path}: it has no {MODEL}")
+            raise Invalid("load")(FileNotFoundError, f"no TabularGAN in {path}: it has no {MODEL}")
         try:
             body = json.loads((path / MODEL).read_bytes())
             if body["format"] != FORMAT:
@@ -441,7 +445,7 @@ class TabularGAN:
             }
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"load: {path} must hold a whole TabularGAN, got: {reason}") from error
+            raise Invalid("load").value(path, f"must hold a whole TabularGAN, got: {reason}") from error
         return made
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastgan.data.extras import need
+from fastgan.errors import Invalid
 from fastgan.evaluation import nearest_neighbours
 
 from . import storage
@@ -183,8 +184,8 @@ class Report:
         names = [column.name for column in self._learnt]
         if target is not None:
             if target not in names:
-                raise ValueError(
-                    f"evaluate: target must be a learnt column ({', '.join(map(str, names))}), got {target!r}"
+                raise Invalid("evaluate").value(
+                    "target", f"must be a learnt column ({', '.join(map(str, names))}), got {target!r}"
                 )
             return names.index(target)
         labels = [place for place, c in enumerate(self._learnt) if isinstance(c, Category) and c.size <= _TARGET_LABELS]

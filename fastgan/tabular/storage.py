@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgan.data import DataError
+from fastgan.data.dataset import Fault
 from fastgan.data.extras import need
+from fastgan.errors import Invalid
 
 LARGEST = 1e150  # whose square is still finite
 Family = Literal["whole", "real", "time", "label"]
@@ -154,16 +156,17 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
         DataError: an infinite value, values of several types in one column, or a dtype that is no data.
     """
     pd = pandas()
-    dtype, where = series.dtype, f"{caller}: column {name!r}"
+    dtype = series.dtype
+    fault: Fault = Invalid(caller).of(DataError, f"column {name!r}")
     if isinstance(dtype, pd.ArrowDtype):
         plain = read(_out_of_arrow(series), name, caller=caller, as_time=as_time)
         return Values(plain.present, plain.missing, replace(plain.storage, arrow=str(dtype)))
     if isinstance(dtype, pd.SparseDtype):
-        raise DataError(f"{where} must be dense (series.sparse.to_dense()), got {dtype}")
+        raise fault(f"must be dense (series.sparse.to_dense()), got {dtype}")
     missing = series.isna().to_numpy(dtype=bool)
     present = series[~missing] if missing.any() else series
     if isinstance(dtype, pd.CategoricalDtype):
-        kept = (str(dtype.categories.dtype), *(tag(value, where) for value in dtype.categories))
+        kept = (str(dtype.categories.dtype), *(tag(value, name, caller) for value in dtype.categories))
         if str(dtype.categories.dtype).startswith("datetime"):
             kept = ("datetime", *kept[1:])
         storage = Storage("category", "label", categories=kept, ordered=bool(dtype.ordered))
@@ -176,7 +179,7 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
     if pd.api.types.is_float_dtype(dtype):
         numbers = np.asarray(present.to_numpy(dtype=dtype if isinstance(dtype, np.dtype) else str(dtype).lower()))
         found = Values(numbers, missing, Storage(str(dtype), "real"))
-        _check_finite(found, where)
+        _check_finite(found, fault)
         return found
     if isinstance(dtype, pd.DatetimeTZDtype):
         numbers = present.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().view("int64")
@@ -185,19 +188,19 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
         return Values(present.to_numpy().view("int64"), missing, Storage(str(dtype), "time"))
     if isinstance(dtype, pd.StringDtype):
         na = "nan" if dtype.na_value is not pd.NA else "NA"
-        return _text(present, missing, Storage(str(dtype), "label", string=(dtype.storage, na)), as_time, where)
+        return _text(present, missing, Storage(str(dtype), "label", string=(dtype.storage, na)), as_time, fault)
     if pd.api.types.is_object_dtype(dtype):
-        return _objects(series, present, missing, as_time, where)
-    raise DataError(f"{where} must hold numbers, text, booleans or dates, got {dtype}")
+        return _objects(series, present, missing, as_time, fault)
+    raise fault(f"must hold numbers, text, booleans or dates, got {dtype}")
 
 
-def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: bool | None, where: str) -> Values:
+def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: bool | None, fault: Fault) -> Values:
     pd = pandas()
     gaps = series[missing]
     gap = "nan" if len(gaps) and isinstance(gaps.iloc[0], float) else "None"
     kind = pd.api.types.infer_dtype(present, skipna=False)
     if kind in ("string", "empty"):
-        return _text(present, missing, Storage("object", "label", missing=gap), as_time, where)
+        return _text(present, missing, Storage("object", "label", missing=gap), as_time, fault)
     if kind == "boolean":
         return Values(np.asarray(present), missing, Storage("object", "label", missing=gap))
     if kind == "integer" and all(-(2**63) <= value < 2**63 for value in present):
@@ -206,10 +209,10 @@ def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: boo
         row, wide = next(
             (i, v) for i, v in zip(np.flatnonzero(~missing), present, strict=True) if not -(2**63) <= v < 2**63
         )
-        raise DataError(f"{where} row {row} must be a whole number of at most 64 bits, got {wide!r:.40}")
+        raise fault(f"row {row} must be a whole number of at most 64 bits, got {wide!r:.40}")
     if kind == "floating":
         found = Values(present.to_numpy(dtype="float64"), missing, Storage("object", "real", missing=gap))
-        _check_finite(found, where)
+        _check_finite(found, fault)
         return found
     if kind == "date":
         days = present.to_numpy(dtype="datetime64[D]").astype("int64")
@@ -218,22 +221,22 @@ def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: boo
     for row, value in zip(np.flatnonzero(~missing), present, strict=True):
         if type(value) is not type(first):
             got = f"{value!r:.40} ({type(value).__name__})"
-            raise DataError(f"{where} row {row} must hold {type(first).__name__} as the rows above it, got {got}")
+            raise fault(f"row {row} must hold {type(first).__name__} as the rows above it, got {got}")
     got = type(first).__name__
-    raise DataError(f"{where} row {np.flatnonzero(~missing)[0]} must hold a number, text, boolean or date, got {got}")
+    raise fault(f"row {np.flatnonzero(~missing)[0]} must hold a number, text, boolean or date, got {got}")
 
 
-def _text(present: Any, missing: NDArray[np.bool_], storage: Storage, as_time: bool | None, where: str) -> Values:
+def _text(present: Any, missing: NDArray[np.bool_], storage: Storage, as_time: bool | None, fault: Fault) -> Values:
     objects = np.asarray(present.astype(object))
     for row, value in zip(np.flatnonzero(~missing), objects, strict=True):
         if not value.isascii() and not _encodes(value):
-            raise DataError(f"{where} row {row} must be text that UTF-8 can write, got {value!r:.40}")
+            raise fault(f"row {row} must be text that UTF-8 can write, got {value!r:.40}")
     found = None if as_time is False else _dates(present, required=bool(as_time))
     if found is not None:
         format, seconds = found
         return Values(seconds, missing, Storage(**vars(storage) | {"family": "time", "format": format}))
     if as_time:
-        raise DataError(f"{where} must hold dates of one format such as {FORMATS[0]}, got {objects[:1]!r:.60}")
+        raise fault(f"must hold dates of one format such as {FORMATS[0]}, got {objects[:1]!r:.60}")
     return Values(objects, missing, storage)
 
 
@@ -270,12 +273,12 @@ def _fits(pd: Any, text: Any, format: str) -> bool:
     return not parsed.isna().any() and bool((parsed.dt.strftime(format).to_numpy() == text.to_numpy()).all())
 
 
-def _check_finite(values: Values, where: str) -> None:
+def _check_finite(values: Values, fault: Fault) -> None:
     wrong = np.flatnonzero(~(np.abs(values.present.astype(np.float64)) <= LARGEST))
     if len(wrong):
         got, row = values.present[wrong[0]], values.row(int(wrong[0]))
         rule = "a finite number" if np.isinf(got) else f"at most {LARGEST:g} in magnitude"
-        raise DataError(f"{where} row {row} must be {rule}, got {got:g}")
+        raise fault(f"row {row} must be {rule}, got {got:g}")
 
 
 def _out_of_arrow(series: Any) -> Any:
@@ -293,8 +296,8 @@ def _unit(dtype: str) -> tuple[str, str | None]:
     return unit, zone or None
 
 
-def tag(value: Any, where: str = "column") -> Any:
-    """A label as JSON has it.
+def tag(value: Any, name: Hashable, caller: str = "save") -> Any:
+    """A label of the column `name`, as JSON has it.
 
     Raises:
         DataError: it is no text, number, boolean or date.
@@ -307,7 +310,10 @@ def tag(value: Any, where: str = "column") -> Any:
         return {"timestamp": value.isoformat()}
     if isinstance(value, datetime.date):
         return {"date": value.isoformat()}
-    raise DataError(f"{where} must have labels of text, numbers, booleans or dates, got {type(value).__name__}")
+    got = type(value).__name__
+    raise Invalid(caller)(
+        DataError, f"column {name!r}", f"must have labels of text, numbers, booleans or dates, got {got}"
+    )
 
 
 def untag(value: Any) -> Any:

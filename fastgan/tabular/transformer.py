@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgan.data import DataError, DataWarning
+from fastgan.data.dataset import Fault
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import check_width, open_table
+from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 
 from . import columns as column_kinds
 from . import storage
 from .columns import Category, Column, Encoded, Kind, Normalization
 from .numeric import quiet_fits
+
+invalid = Invalid("fit")
 
 FORMAT = 1
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -69,12 +73,14 @@ class TableTransformer:
         self.kinds = dict(kinds or {})
         for name, kind in self.kinds.items():
             if kind not in KINDS:
-                raise ValueError(f"TableTransformer: kinds[{name!r}] must be one of {', '.join(KINDS)}, got {kind!r}")
+                raise Invalid("TableTransformer").value(
+                    f"kinds[{name!r}]", f"must be one of {', '.join(KINDS)}, got {kind!r}"
+                )
         if normalization not in get_args(Normalization):
             allowed = ", ".join(get_args(Normalization))
-            raise ValueError(f"TableTransformer: normalization must be one of {allowed}, got {normalization!r}")
+            raise Invalid("TableTransformer").value("normalization", f"must be one of {allowed}, got {normalization!r}")
         if max_categories < 2:
-            raise ValueError(f"TableTransformer: max_categories must be at least 2, got {max_categories}")
+            raise Invalid("TableTransformer").value("max_categories", f"must be at least 2, got {max_categories}")
         self.normalization: Normalization = normalization
         self.max_categories = max_categories
         self.seed = seed
@@ -108,7 +114,7 @@ class TableTransformer:
         source = open_table(table)
         self._check_names(source.names)
         if not source.rows:
-            raise DataError(f"fit: {source.label} must have at least one row, got none")
+            raise invalid(DataError, source.label, "must have at least one row, got none")
 
         def one(number: int) -> Column:
             name = source.names[number]
@@ -132,26 +138,26 @@ class TableTransformer:
 
     def _check_names(self, names: tuple[Hashable, ...]) -> None:
         if not names:
-            raise DataError("fit: the table must have at least one column, got none")
-        check_width("fit: the table", len(names))
+            raise invalid(DataError, "the table", "must have at least one column, got none")
+        check_width(invalid.of(DataError, "the table"), len(names))
         for name in names:
             if not isinstance(name, str | int) or isinstance(name, bool):
-                raise DataError(f"fit: column names must be text or whole numbers, got {name!r}")
+                raise invalid(DataError, "column", f"names must be text or whole numbers, got {name!r}")
         if len(set(names)) < len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
             places = " and ".join(str(i) for i, name in enumerate(names) if name == twice)
-            raise DataError(f"fit: column names must differ, got {twice!r} in columns {places} (counted from 0)")
+            raise invalid(DataError, "column", f"names must differ, got {twice!r} in columns {places} (counted from 0)")
         for name in self.kinds:
             if name not in names:
-                raise DataError(f"fit: kinds must name columns of the table, got {name!r}")
+                raise invalid(DataError, "kinds", f"must name columns of the table, got {name!r}")
 
     def _warn(self) -> None:
         for column in self.columns:
             if column.kind == "identifier" and column.name not in self.kinds:
-                text = f"fit: column {column.name!r} is taken for an identifier: made anew, not learnt"
-                warnings.warn(text, DataWarning, stacklevel=3)
+                rule = "is taken for an identifier: made anew, not learnt"
+                warnings.warn(invalid(DataWarning, f"column {column.name!r}", rule), stacklevel=3)
             if isinstance(column, column_kinds.Constant) and column.label is None:
-                warnings.warn(f"fit: column {column.name!r} has no value in any row", DataWarning, stacklevel=3)
+                warnings.warn(invalid(DataWarning, f"column {column.name!r}", "has no value in any row"), stacklevel=3)
 
     # ---------------------------------------------------------------- there
 
@@ -200,7 +206,7 @@ class TableTransformer:
         codes = np.empty((source.rows, sum(column.size > 0 for column in fitted)), np.int32 if wide else np.int16)
         for number, (column, scalar, code) in enumerate(self._places()):
             if column.name not in source.names:
-                raise DataError(f"transform: {source.label} must have the column {column.name!r}, got none")
+                raise Invalid("transform")(DataError, source.label, f"must have the column {column.name!r}, got none")
             if scalar is None and code is None:
                 continue
             values = self._read(column, source.column(source.names.index(column.name)))
@@ -215,17 +221,16 @@ class TableTransformer:
     def _read(self, column: Column, series: Any) -> storage.Values:
         as_time = column.storage.family == "time"
         values = storage.read(series, column.name, caller="transform", as_time=as_time)
+        fault: Fault = Invalid("transform").of(DataError, f"column {column.name!r}")
         family, wanted = values.storage.family, column.storage.family
         if family != wanted and not (isinstance(column, column_kinds.Number) and {family, wanted} == {"whole", "real"}):
-            rule = f"transform: column {column.name!r} must hold {column.storage.dtype} as at fit"
             if not len(values.present):
                 return storage.Values(np.empty(0), values.missing, column.storage)
-            raise DataError(f"{rule}, got {values.storage.dtype}")
+            raise fault(f"must hold {column.storage.dtype} as at fit, got {values.storage.dtype}")
         if isinstance(column, column_kinds.Number):
             if values.missing.any() and not column.has_missing:
                 row = int(np.flatnonzero(values.missing)[0])
-                where = f"transform: column {column.name!r} row {row}"
-                raise DataError(f"{where} must have a value as all had at fit, got none")
+                raise fault(f"row {row} must have a value as all had at fit, got none")
             if isinstance(column.grid, column_kinds.Whole):
                 return storage.Values(values.present.astype(column.grid.dtype), values.missing, column.storage)
         return values
@@ -269,7 +274,7 @@ class TableTransformer:
             ValueError: rows of another width.
         """
         if rows.ndim != 2 or rows.shape[1] != self.width:
-            raise ValueError(f"inverse: rows must be (n, {self.width}), got {tuple(rows.shape)}")
+            raise Invalid("inverse").value("rows", f"must be (n, {self.width}), got {tuple(rows.shape)}")
         return self.decode(pack(rows, self.heads), first=first)
 
     def decode(self, encoded: EncodedTable, *, first: int = 0) -> Any:
@@ -322,7 +327,7 @@ class TableTransformer:
             )
             made.columns = tuple(column_kinds.from_dict(column) for column in values["columns"])
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"TableTransformer: the saved table must be whole, got {error!r}") from error
+            raise Invalid("TableTransformer").value("the saved table", f"must be whole, got {error!r}") from error
         return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -343,5 +348,5 @@ class TableTransformer:
         try:
             values = json.loads(Path(path).read_bytes())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"load: {path} must be a table saved by TableTransformer.save, got {error}") from error
+            raise Invalid("load").value(path, f"must be a table saved by TableTransformer.save, got {error}") from error
         return cls.from_dict(values)

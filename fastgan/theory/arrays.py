@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 Array = Tensor | NDArray[Any] | Sequence[Any] | float
 Back = Callable[[Tensor], Any]
 
@@ -55,21 +57,21 @@ def _tensor(caller: str, name: str, x: Array) -> Tensor:
     else:
         array = np.asarray(x)
         if array.dtype.kind not in "biuf":
-            raise TypeError(f"{caller}: {name} must hold real numbers, got {array.dtype}")
+            raise Invalid(caller).type(name, f"must hold real numbers, got {array.dtype}")
         floating = array.dtype.kind == "f" and array.dtype.itemsize <= 8
         tensor = torch.from_numpy(np.array(array, array.dtype.newbyteorder("=") if floating else np.float64))
     if tensor.is_complex():
-        raise TypeError(f"{caller}: {name} must hold real numbers, got {tensor.dtype}")
+        raise Invalid(caller).type(name, f"must hold real numbers, got {tensor.dtype}")
     return tensor
 
 
 def check_non_negative(caller: str, name: str, x: Tensor) -> None:
     """Raise unless every number is finite and at least 0."""
     if x.numel() == 0:
-        raise ValueError(f"{caller}: {name} must not be empty, got shape {tuple(x.shape)}")
+        raise Invalid(caller).value(name, f"must not be empty, got shape {tuple(x.shape)}")
     low, high = (float(v) for v in torch.aminmax(x.detach()))
     if not (low >= 0 and high < float("inf")):
-        raise ValueError(f"{caller}: {name} must be finite and not negative, got {low if not low >= 0 else high:g}")
+        raise Invalid(caller).value(name, f"must be finite and not negative, got {low if not low >= 0 else high:g}")
 
 
 def take_distributions(caller: str, dx: Array | None, **named: Array) -> tuple[list[Tensor], Tensor, Back]:
@@ -87,10 +89,10 @@ def take_distributions(caller: str, dx: Array | None, **named: Array) -> tuple[l
     outcomes = {name: tuple(p.shape[-1:]) for name, p in zip(named, tensors, strict=True)}
     if () in outcomes.values() or len(set(outcomes.values())) > 1:
         got = " and ".join(f"{name} of shape {tuple(p.shape)}" for name, p in zip(named, tensors, strict=True))
-        raise ValueError(f"{caller}: {' and '.join(named)} must have the same outcomes on the last axis, got {got}")
+        raise Invalid(caller).value(" and ".join(named), f"must have the same outcomes on the last axis, got {got}")
     if dx is not None and weight.ndim > 0 and weight.shape != tensors[0].shape[-1:]:
         rule = f"one number or one for each of the {tensors[0].shape[-1]} grid points"
-        raise ValueError(f"{caller}: dx must be {rule}, got shape {tuple(weight.shape)}")
+        raise Invalid(caller).value("dx", f"must be {rule}, got shape {tuple(weight.shape)}")
     for (name, given), p in zip(named.items(), tensors, strict=True):
         check_non_negative(caller, name, p)
         _check_total(caller, name, (p.detach() * weight).sum(-1), dx is not None, precision(given))
@@ -102,24 +104,24 @@ def _check_total(caller: str, name: str, total: Tensor, grid: bool, dtype: torch
     worst = total.flatten()[(total.flatten() - 1).abs().argmax()].item()
     if not abs(worst - 1) <= tolerance:
         rule = "integrate to one over dx" if grid else "sum to one over the last axis"
-        raise ValueError(f"{caller}: {name} must {rule}, got {worst:.10g}")
+        raise Invalid(caller).value(name, f"must {rule}, got {worst:.10g}")
 
 
 def check_choice(caller: str, name: str, value: object, choices: Sequence[str]) -> None:
     """Raise unless the value is one of the words."""
     if value not in choices:
-        raise ValueError(f"{caller}: {name} must be one of {', '.join(choices)}, got {value!r}")
+        raise Invalid(caller).value(name, f"must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_positive(caller: str, name: str, value: float) -> None:
     """Raise unless the number is above 0 and finite."""
     if not 0 < value < float("inf"):
-        raise ValueError(f"{caller}: {name} must be above 0 and finite, got {value}")
+        raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")
 
 
 def check_steps(caller: str, steps: object) -> None:
     """Raise unless it is a whole number of at least 1."""
     if not isinstance(steps, int) or isinstance(steps, bool):
-        raise TypeError(f"{caller}: steps must be an integer, got {steps!r}")
+        raise Invalid(caller).type("steps", f"must be an integer, got {steps!r}")
     if steps < 1:
-        raise ValueError(f"{caller}: steps must be at least 1, got {steps}")
+        raise Invalid(caller).value("steps", f"must be at least 1, got {steps}")

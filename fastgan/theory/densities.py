@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from fastgan.errors import Invalid
+
 from .arrays import Array, check_non_negative, take, take_distributions
 
 
@@ -29,14 +31,16 @@ def gaussian_density(x: Array, mean: Array = 0.0, std: Array = 1.0, weights: Arr
     (x_, mean_, std_), back = take(caller, x=x, mean=mean, std=std)
     check_non_negative(caller, "std", std_)
     if bool((std_ == 0).any()):
-        raise ValueError(f"{caller}: std must be above 0, got 0")
+        raise Invalid(caller).value("std", "must be above 0, got 0")
     mean_, std_ = torch.broadcast_tensors(torch.atleast_1d(mean_), torch.atleast_1d(std_))
     count = len(mean_)
     share = torch.full_like(mean_, 1 / count)
     if weights is not None:
         (share,), _, _ = take_distributions(caller, None, weights=weights)
         if share.shape != mean_.shape:
-            raise ValueError(f"{caller}: weights must be one for each of {count} components, got {tuple(share.shape)}")
+            raise Invalid(caller).value(
+                "weights", f"must be one for each of {count} components, got {tuple(share.shape)}"
+            )
     z = (x_[..., None] - mean_) / std_
     density = torch.exp(-z.square() / 2) / (std_ * math.sqrt(2 * math.pi))
     return back((density * share).sum(-1))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import options, reference
+from fastgan.errors import Invalid
 from fastgan.options import TheoryGeneratorKind
 
 from .arrays import Array, check_choice, check_non_negative, precision, take, take_distributions
@@ -42,12 +43,12 @@ def optimal_discriminator(p: Array, q: Array, *, real_label: float = 1.0, fake_l
     caller = "optimal_discriminator"
     for name, label in (("real_label", real_label), ("fake_label", fake_label)):
         if not 0.0 <= label <= 1.0:
-            raise ValueError(f"{caller}: {name} must lie in [0, 1], got {label}")
+            raise Invalid(caller).value(name, f"must lie in [0, 1], got {label}")
     (p_, q_), back = take(caller, p=p, q=q)
     check_non_negative(caller, "p", p_)
     check_non_negative(caller, "q", q_)
     if p_.shape != q_.shape:
-        raise ValueError(f"{caller}: p and q must have one shape, got {tuple(p_.shape)} and {tuple(q_.shape)}")
+        raise Invalid(caller).value("p and q", f"must have one shape, got {tuple(p_.shape)} and {tuple(q_.shape)}")
     largest = torch.maximum(p_, q_).detach()  # their sum may overflow, and quotients of subnormal numbers are rough
     p_, q_ = p_ / largest, q_ / largest
     return back((real_label * p_ + fake_label * q_) / (p_ + q_))
@@ -80,12 +81,14 @@ def value(p: Array, q: Array, d: Array, *, clamp: bool = False, dx: Array | None
     (p_, q_), weight, _ = take_distributions(caller, dx, p=p, q=q)
     (_, _, d_), back = take(caller, p=p, q=q, d=d)
     if d_.shape[-1:] != p_.shape[-1:]:
-        raise ValueError(f"{caller}: d must have one number for each of {p_.shape[-1]} outcomes, got {tuple(d_.shape)}")
+        raise Invalid(caller).value(
+            "d", f"must have one number for each of {p_.shape[-1]} outcomes, got {tuple(d_.shape)}"
+        )
     nowhere = (p_ == 0) & (q_ == 0)
     d_ = torch.where(nowhere, 0.5, d_.to(p_.device))
     outside = ~((d_ >= 0) & (d_ <= 1))
     if bool(outside.any()):
-        raise ValueError(f"{caller}: d must be probabilities in [0, 1], got {d_[outside][0].item()}")
+        raise Invalid(caller).value("d", f"must be probabilities in [0, 1], got {d_[outside][0].item()}")
     info = torch.finfo(precision(d))
     unseen_p, unseen_q = p_ <= info.tiny * q_, q_ <= info.eps / 2 * p_
     real = torch.maximum(d_, (unseen_p | clamp).double() * info.tiny)
@@ -111,7 +114,7 @@ def sample_value(real_logits: Array, fake_logits: Array) -> Any:
     (real, fake), back = take("sample_value", real_logits=real_logits, fake_logits=fake_logits)
     for name, logits in (("real_logits", real), ("fake_logits", fake)):
         if logits.numel() == 0:
-            raise ValueError(f"sample_value: {name} must not be empty, got shape {tuple(logits.shape)}")
+            raise Invalid("sample_value").value(name, f"must not be empty, got shape {tuple(logits.shape)}")
     return back(-reference.pair_loss(real, fake, "non_saturating", "fake", 0.0, 0.0, mean=True))
 
 
@@ -167,7 +170,7 @@ def generator_gradient(p: Array, q: Array, grad_q: Array, *, kind: TheoryGenerat
     (p_, q_), weight, _ = take_distributions(caller, dx, p=p, q=q)
     (_, _, grad), back = take(caller, p=p, q=q, grad_q=grad_q)
     if grad.shape[-1:] != q_.shape[-1:]:
-        raise ValueError(f"{caller}: grad_q must have {q_.shape[-1]} outcomes, got shape {tuple(grad.shape)}")
+        raise Invalid(caller).value("grad_q", f"must have {q_.shape[-1]} outcomes, got shape {tuple(grad.shape)}")
     loss = reference.pointwise(_log_ratio(p_, q_), kind)
     # Where q and its derivative underflow together D* is sure and the cost may be infinite: nothing moves there.
     return back((torch.where(grad == 0, 0.0, loss * grad) * weight).sum(-1))

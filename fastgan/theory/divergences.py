@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .arrays import Array, take_distributions
 
 LOG2 = math.log(2.0)
@@ -40,7 +42,7 @@ def js_terms(p: Tensor, q: Tensor) -> Tensor:
 
 def _unit(caller: str, base: float) -> float:
     if not 1 < base < math.inf:
-        raise ValueError(f"{caller}: base must be above 1 (math.e for nats, 2 for bits), got {base}")
+        raise Invalid(caller).value("base", f"must be above 1 (math.e for nats, 2 for bits), got {base}")
     return math.log(base)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastgan.errors import Invalid
+
 from .arrays import Array, take, take_distributions
 from .discriminator import sample_value
 from .objectives import f_terms
@@ -30,9 +32,9 @@ def nce_loss(real_log_model: Array, real_log_noise: Array, fake_log_model: Array
     (a, b, c, d), back = take("nce_loss", a=real_log_model, b=real_log_noise, c=fake_log_model, d=fake_log_noise)
     for name, model, noise in (("real", a, b), ("fake", c, d)):
         if model.shape != noise.shape:
-            raise ValueError(
-                f"nce_loss: {name}_log_model and {name}_log_noise must have one shape, "
-                f"got {tuple(model.shape)} and {tuple(noise.shape)}"
+            raise Invalid("nce_loss").value(
+                f"{name}_log_model and {name}_log_noise",
+                f"must have one shape, got {tuple(model.shape)} and {tuple(noise.shape)}",
             )
     return back(-sample_value(a - b, c - d))
 
@@ -67,5 +69,5 @@ def nce_objective(p_data: Array, log_model: Array, noise: Array | None = None, *
         ((q,), _, _) = take_distributions(caller, dx, noise=noise)
     if not p.shape == model.shape == q.shape:
         shapes = f"{tuple(p.shape)}, {tuple(model.shape)} and {tuple(q.shape)}"
-        raise ValueError(f"{caller}: p_data, log_model and noise must have one shape, got {shapes}")
+        raise Invalid(caller).value("p_data, log_model and noise", f"must have one shape, got {shapes}")
     return back(-(f_terms(p, q, model - q.log(), "gan") * weight).sum(-1))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
 from fastgan.options import FitKind
 
 from .arrays import Array, check_choice, check_positive, take, take_distributions
@@ -70,7 +71,7 @@ def fit_gaussian(p: Array, x: Array, *, kind: FitKind = "kl", start: tuple[float
     check_choice(caller, "kind", kind, tuple(_KINDS))
     grid = take(caller, x=x)[0][0].detach().cpu()
     if grid.ndim != 1 or len(grid) < 3 or not bool((grid.diff() > 0).all()):
-        raise ValueError(f"{caller}: x must be (points,) and increase, got shape {tuple(grid.shape)}")
+        raise Invalid(caller).value("x", f"must be (points,) and increase, got shape {tuple(grid.shape)}")
     ends = torch.cat([grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
     dx = ends.diff()  # the trapezoid rule's weights
     (p_,) = take_distributions(caller, dx, p=p)[0]
@@ -82,7 +83,7 @@ def fit_gaussian(p: Array, x: Array, *, kind: FitKind = "kl", start: tuple[float
     outside = 1 - _mass(p_, gaussian_density(grid, best.mean, best.std) * dx, kind)
     if not outside < 1e-3:
         place = "where p is positive" if kind == "reverse_kl" else "on x"
-        raise ValueError(f"{caller}: the Gaussian must lie {place}, got {best} with {outside:.2g} of it elsewhere")
+        raise Invalid(caller).value("the Gaussian", f"must lie {place}, got {best} with {outside:.2g} of it elsewhere")
     return best
 
 

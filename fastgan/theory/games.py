@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastgan import options
+from fastgan.errors import Invalid
 from fastgan.options import TheoryGeneratorKind, UpdateMode
 from fastgan.results import Result
 
@@ -54,12 +55,14 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
     caller = "functional_game"
     check_steps(caller, steps)
     if not 0 < step_size <= 1:
-        raise ValueError(f"{caller}: step_size must lie in (0, 1], got {step_size}")
+        raise Invalid(caller).value("step_size", f"must lie in (0, 1], got {step_size}")
     (p, q), _, back = take_distributions(caller, None, p_data=p_data, p_g0=p_g0)
     if p.ndim != 1 or q.ndim != 1:
-        raise ValueError(f"{caller}: p_data and p_g0 must be (outcomes,), got {tuple(p.shape)} and {tuple(q.shape)}")
+        raise Invalid(caller).value(
+            "p_data and p_g0", f"must be (outcomes,), got {tuple(p.shape)} and {tuple(q.shape)}"
+        )
     if bool(((q == 0) & (p > 0)).any()):
-        raise ValueError(f"{caller}: p_g0 must be positive wherever p_data is, got 0")
+        raise Invalid(caller).value("p_g0", "must be positive wherever p_data is, got 0")
     trajectory = [q / q.sum()]
     for _ in range(steps):
         moved = trajectory[-1].pow(1 - step_size) * (p + trajectory[-1]).pow(step_size)
@@ -112,7 +115,7 @@ def gaussian_game(
     for t in range(steps + 1):
         theta = means[-1]
         if not abs(theta) <= 20:
-            raise ValueError(f"{caller}: G's mean must stay within 20 of the data's, got {theta} after {t} steps")
+            raise Invalid(caller).value("G's mean", f"must stay within 20 of the data's, got {theta} after {t} steps")
         q = gaussian_density(x, theta)
         values.append(float(training_criterion(p, q, dx=dx)))
         grad = float(generator_gradient(p, q, (x - theta) * q, kind=kind, dx=dx))

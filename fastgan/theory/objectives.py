@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
 from fastgan.options import DivergenceKind
 from fastgan.reference import softplus
 
@@ -101,7 +102,9 @@ def f_value(p: Array, q: Array, logits: Array, *, kind: DivergenceKind, dx: Arra
     (p_, q_), weight, _ = take_distributions("f_value", dx, p=p, q=q)
     (_, _, l_), back = take("f_value", p=p, q=q, logits=logits)
     if l_.shape[-1:] != p_.shape[-1:]:
-        raise ValueError(f"f_value: logits must be one for each of {p_.shape[-1]} outcomes, got {tuple(l_.shape)}")
+        raise Invalid("f_value").value(
+            "logits", f"must be one for each of {p_.shape[-1]} outcomes, got {tuple(l_.shape)}"
+        )
     return back((f_terms(p_, q_, l_, kind) * weight).sum(-1))
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 from .arrays import Array, Back, check_choice, check_non_negative, take, take_distributions
 from .divergences import entropy
 
@@ -31,11 +33,13 @@ class JointTable:
         self._back: Back
         (self._counts,), self._back = take("JointTable", counts=counts)
         if self._counts.ndim != 2:
-            raise ValueError(f"JointTable: counts must be a table (y, x), got shape {tuple(self._counts.shape)}")
+            raise Invalid("JointTable").value(
+                "counts", f"must be a table (y, x), got shape {tuple(self._counts.shape)}"
+            )
         check_non_negative("JointTable", "counts", self._counts)
         self._total = self._counts.sum()
         if not 0 < float(self._total) < math.inf:
-            raise ValueError(f"JointTable: counts must have a positive, finite sum, got {float(self._total)}")
+            raise Invalid("JointTable").value("counts", f"must have a positive, finite sum, got {float(self._total)}")
 
     @property
     def joint(self) -> Any:
@@ -79,7 +83,7 @@ class JointTable:
                 f = f.expand(self._counts.shape)
             except RuntimeError:
                 rule = f"fit the table {tuple(self._counts.shape)}"
-                raise ValueError(f"JointTable.expectation: values must {rule}, got {tuple(f.shape)}") from None
+                raise Invalid("JointTable.expectation").value("values", f"must {rule}, got {tuple(f.shape)}") from None
         weighted = torch.where(self._counts == 0, 0.0, f.to(self._counts.device) * self._counts)
         if given is None:
             return self._back(weighted.sum() / self._total)
@@ -137,6 +141,6 @@ def bayes(prior: Array, likelihood: Array) -> Any:
     (_, given), back = take("bayes", prior=prior, likelihood=likelihood)
     check_non_negative("bayes", "likelihood", given)
     if p.ndim != 1 or given.ndim not in (1, 2) or given.shape[-1] != len(p):
-        raise ValueError(f"bayes: likelihood must be (y, {len(p)}) or ({len(p)},), got {tuple(given.shape)}")
+        raise Invalid("bayes").value("likelihood", f"must be (y, {len(p)}) or ({len(p)},), got {tuple(given.shape)}")
     joint = given * p
     return back(joint / joint.sum(-1, keepdim=True))

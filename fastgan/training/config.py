@@ -13,6 +13,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan import options
+from fastgan.errors import Invalid
 from fastgan.losses import GENERATOR
 from fastgan.options import (
     DiscriminatorKind,
@@ -30,6 +31,8 @@ from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, R
 from fastgan.training.plain import take_plain_numbers
 from fastgan.training.plugins import Built, OptimizerFactory, OwnLoss, SchedulerFactory
 from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, Schedule, StepDecay
+
+invalid = Invalid("TrainConfig")
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS: dict[str, DiscriminatorKind] = {kind: of_d for kind, (_, _, of_d) in GENERATOR.items()}
@@ -191,19 +194,19 @@ class TrainConfig:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"TrainConfig: {name} must be an integer, got {value!r}")
+                raise invalid.type(name, f"must be an integer, got {value!r}")
             if value < least:
-                raise ValueError(f"TrainConfig: {name} must be at least {least}, got {value}")
+                raise invalid.value(name, f"must be at least {least}, got {value}")
         if self.seed >= 2**63:
-            raise ValueError(f"TrainConfig: seed must be below 2**63, got {self.seed}")
+            raise invalid.value("seed", f"must be below 2**63, got {self.seed}")
         for name in _NUMBERS:
             value = getattr(self, name)
             if not (isinstance(value, int | float) or value is None and name in _OPTIONAL) or isinstance(value, bool):
-                raise TypeError(f"TrainConfig: {name} must be a number, got {value!r}")
+                raise invalid.type(name, f"must be a number, got {value!r}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = ", ".join(map(str, choices))
-                raise ValueError(f"TrainConfig: {name} must be one of {listed}, got {getattr(self, name)!r}")
+                raise invalid.value(name, f"must be one of {listed}, got {getattr(self, name)!r}")
         self._check_optimizers()
         self._check_losses()
         if self.device is not None:
@@ -214,23 +217,23 @@ class TrainConfig:
             value = getattr(self, name)
             optional = value is None and name != "optimizer"
             if not (isinstance(value, Optimizer) or callable(value) or optional) or isinstance(value, Schedule):
-                raise TypeError(
-                    f"TrainConfig: {name} must be fastgan.Adam, AdamW, Momentum, SGD, RMSprop or a function that makes "
-                    f"a torch.optim.Optimizer of given parameters, got {_given(value)}"
+                raise invalid.type(
+                    name,
+                    "must be fastgan.Adam, AdamW, Momentum, SGD, RMSprop or a function that makes a "
+                    f"torch.optim.Optimizer of given parameters, got {_given(value)}",
                 )
         for name in _SCHEDULERS:
             value = getattr(self, name)
             if value is not None and not callable(value):
-                raise TypeError(
-                    f"TrainConfig: {name} must be fastgan.CosineDecay, StepDecay, LinearDecay, ExponentialDecay or a "
-                    f"function that makes a torch.optim.lr_scheduler of a given optimiser, got {_given(value)}"
+                raise invalid.type(
+                    name,
+                    "must be fastgan.CosineDecay, StepDecay, LinearDecay, ExponentialDecay or a function "
+                    f"that makes a torch.optim.lr_scheduler of a given optimiser, got {_given(value)}",
                 )
         for network in ("generator", "discriminator"):
             (field, scheduler), rule = self.scheduler_of(network), self.optimizer_of(network)
             if scheduler is not None and isinstance(rule, Momentum) and not rule.is_constant:
-                raise ValueError(
-                    f"TrainConfig: {field} must be None where Momentum has a schedule of its own, got {rule!r}"
-                )
+                raise invalid.value(field, f"must be None where Momentum has a schedule of its own, got {rule!r}")
 
     def _check_losses(self) -> None:
         own = isinstance(self.loss, tuple | list) and len(self.loss) == 2 and all(map(callable, self.loss))
@@ -238,38 +241,38 @@ class TrainConfig:
             object.__setattr__(self, "loss", tuple(self.loss))
         elif self.loss not in options.names(TrainLoss):
             listed = ", ".join(options.names(TrainLoss))
-            raise ValueError(f"TrainConfig: loss must be one of {listed} or a pair of functions, got {self.loss!r}")
+            raise invalid.value("loss", f"must be one of {listed} or a pair of functions, got {self.loss!r}")
         self._check_penalties()
         if not 0.0 < self.real_label <= 1.0:
-            raise ValueError(f"TrainConfig: real_label must lie in (0, 1], got {self.real_label!r}")
+            raise invalid.value("real_label", f"must lie in (0, 1], got {self.real_label!r}")
         if not 0.0 <= self.fake_label < self.real_label:
             bounds = f"lie in [0, real_label={self.real_label:g})"
-            raise ValueError(f"TrainConfig: fake_label must {bounds}, got {self.fake_label!r}")
+            raise invalid.value("fake_label", f"must {bounds}, got {self.fake_label!r}")
         for name, hard in (("real_label", 1.0), ("fake_label", 0.0)):
             if getattr(self, name) != hard and self.discriminator_loss != "gan":
                 loss = repr(self.loss) if isinstance(self.loss, str) else "of one's own"
-                raise ValueError(f"TrainConfig: {name} must be {hard:g} for loss {loss}, got {getattr(self, name)!r}")
+                raise invalid.value(name, f"must be {hard:g} for loss {loss}, got {getattr(self, name)!r}")
         if not 0.0 <= self.penalty_weight < float("inf"):
-            raise ValueError(f"TrainConfig: penalty_weight must be finite and at least 0, got {self.penalty_weight!r}")
+            raise invalid.value("penalty_weight", f"must be finite and at least 0, got {self.penalty_weight!r}")
         for name in _NOT_NEGATIVE:
             if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"TrainConfig: {name} must be finite and at least 0, got {getattr(self, name)!r}")
+                raise invalid.value(name, f"must be finite and at least 0, got {getattr(self, name)!r}")
         if self.loss == "feature_matching" and (self.mode, self.unroll) != ("alternating", 0):
-            rule, got = "must be 'alternating' and 0 for feature_matching", f"{self.mode!r} and {self.unroll}"
-            raise ValueError(f"TrainConfig: mode and unroll {rule}, got {got}")
+            rule = "must be 'alternating' and 0 for feature_matching"
+            raise invalid.value("mode and unroll", f"{rule}, got {self.mode!r} and {self.unroll}")
         for name in _BOUNDS:
             if (bound := getattr(self, name)) is not None and not 0.0 < bound < float("inf"):
-                raise ValueError(f"TrainConfig: {name} must be above 0 and finite, or None, got {bound!r}")
+                raise invalid.value(name, f"must be above 0 and finite, or None, got {bound!r}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
-            raise ValueError(f"TrainConfig: ema_decay must lie in (0, 1), got {self.ema_decay!r}")
+            raise invalid.value("ema_decay", f"must lie in (0, 1), got {self.ema_decay!r}")
         if self.mode == "simultaneous":
             for name in ("k", "generator_steps"):
                 if getattr(self, name) != 1:
-                    raise ValueError(f"TrainConfig: {name} must be 1 in simultaneous mode, got {getattr(self, name)}")
+                    raise invalid.value(name, f"must be 1 in simultaneous mode, got {getattr(self, name)}")
         if self.inner == "optimum" and self.k < 2:
-            raise ValueError(f"TrainConfig: k must be at least 2 where inner is 'optimum', got {self.k}")
+            raise invalid.value("k", f"must be at least 2 where inner is 'optimum', got {self.k}")
         if not 0.0 < self.inner_tolerance < float("inf"):
-            raise ValueError(f"TrainConfig: inner_tolerance must be above 0 and finite, got {self.inner_tolerance!r}")
+            raise invalid.value("inner_tolerance", f"must be above 0 and finite, got {self.inner_tolerance!r}")
         self._check_micro_batches()
         if self.unroll:
             self._check_unroll()
@@ -284,20 +287,20 @@ class TrainConfig:
         kinds, known = self.gradient_penalty, options.names(PenaltyKind)
         if isinstance(kinds, tuple | list):  # a list from JSON
             if not kinds or len({*kinds}) < len(kinds):
-                raise ValueError(f"TrainConfig: gradient_penalty must name distinct penalties, got {kinds!r}")
+                raise invalid.value("gradient_penalty", f"must name distinct penalties, got {kinds!r}")
             object.__setattr__(self, "gradient_penalty", tuple(kinds) if len(kinds) > 1 else kinds[0])
         for kind in self.penalties:
             if kind not in known:
                 listed = ", ".join(("None", *known))
-                raise ValueError(f"TrainConfig: gradient_penalty must be one of {listed}, got {kind!r}")
+                raise invalid.value("gradient_penalty", f"must be one of {listed}, got {kind!r}")
 
     def _check_micro_batches(self) -> None:
         if self.batch_size % self.micro_batches:
             rule = f"must divide batch_size={self.batch_size}"
-            raise ValueError(f"TrainConfig: micro_batches {rule}, got {self.micro_batches}")
+            raise invalid.value("micro_batches", f"{rule}, got {self.micro_batches}")
         refused = "unroll" if self.unroll else "feature_matching" if self.loss == "feature_matching" else None
         if self.micro_batches > 1 and refused:  # the one looks ahead by a whole batch, the other is of its mean
-            raise ValueError(f"TrainConfig: micro_batches must be 1 with {refused}, got {self.micro_batches}")
+            raise invalid.value("micro_batches", f"must be 1 with {refused}, got {self.micro_batches}")
 
     def _check_unroll(self) -> None:
         # A penalty looks at fakes without G's graph, and a bound on norms is no smooth function: the gradient that
@@ -306,19 +309,19 @@ class TrainConfig:
         plain = ("mode", "alternating"), ("gradient_penalty", None), ("historical_averaging", 0.0)
         for name, needed in (*plain, *unbounded):
             if (value := getattr(self, name)) != needed:
-                raise ValueError(f"TrainConfig: {name} must be {needed!r} where unroll is above 0, got {value!r}")
+                raise invalid.value(name, f"must be {needed!r} where unroll is above 0, got {value!r}")
         # The look-ahead writes D's updates out, as functions that have a gradient.
         (field, scheduler), rule = self.scheduler_of("discriminator"), self.optimizer_of("discriminator")
         if scheduler is not None:
             got = plugins.name_of(scheduler)
-            raise ValueError(f"TrainConfig: {field} must be None where unroll is above 0, got {got}")
+            raise invalid.value(field, f"must be None where unroll is above 0, got {got}")
         written_out = type(rule) is Adam and not rule.weight_decay or isinstance(rule, Momentum)
         if not written_out:
             field = rule.field if isinstance(rule, Built) else "the discriminator's optimizer"
             got = plugins.name_of(rule.factory) if isinstance(rule, Built) else repr(rule)
-            raise ValueError(
-                f"TrainConfig: {field} must be fastgan.Adam without weight decay or fastgan.Momentum where unroll is "
-                f"above 0, got {got}"
+            raise invalid.value(
+                field,
+                f"must be fastgan.Adam without weight decay or fastgan.Momentum where unroll is above 0, got {got}",
             )
 
     @property
@@ -416,14 +419,14 @@ class TrainConfig:
             ValueError, TypeError: an unknown field, or one that breaks its rule.
         """
         if not isinstance(values, dict):
-            raise TypeError(f"TrainConfig: it must be described by an object, got {values!r}")
+            raise invalid.type("it", f"must be described by an object, got {values!r}")
         fields = dataclasses.fields(cls)
         known = {item.name for item in fields}
         needed = [item.name for item in fields if dataclasses.MISSING == item.default == item.default_factory]
         if unknown := sorted(set(values) - known):
-            raise ValueError(f"TrainConfig: unknown field {unknown[0]!r}")
+            raise invalid.value(f"unknown field {unknown[0]!r}")
         if missing := [name for name in needed if name not in values]:
-            raise ValueError(f"TrainConfig: {missing[0]} must be given, got none")
+            raise invalid.value(missing[0], "must be given, got none")
         read: dict[str, Any] = {
             name: _recalled(value) if isinstance(value, dict) else value for name, value in values.items()
         }
@@ -437,7 +440,7 @@ def _recalled(values: dict[str, Any]) -> Any:
     try:
         return DESCRIPTIONS[kind](**{name: value for name, value in values.items() if name != "type"})
     except TypeError as error:  # a field that there is not, or a text for a number
-        raise TypeError(f"TrainConfig: optimizer or scheduler must describe {kind}, got {values} ({error})") from None
+        raise invalid.type("optimizer or scheduler", f"must describe {kind}, got {values} ({error})") from None
 
 
 def _comparable(value: Any) -> Any:
@@ -457,4 +460,4 @@ def _device_name(device: object) -> str:
         return str(torch.device(device))  # type: ignore[call-overload]
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"TrainConfig: device must name a torch device, got {device!r} ({reason})") from None
+        raise invalid.value("device", f"must name a torch device, got {device!r} ({reason})") from None

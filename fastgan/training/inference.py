@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, random
+from fastgan.errors import Invalid
 from fastgan.models.gan import GAN, evaluating
 from fastgan.random import Purpose
 from fastgan.results import Result
@@ -96,14 +97,14 @@ def _check(gan: GAN, encoder: torch.nn.Module, steps: int, batch_size: int) -> N
     caller = "train_encoder"
     for name, value, kind in (("gan", gan, GAN), ("encoder", encoder, torch.nn.Module)):
         if not isinstance(value, kind):
-            raise TypeError(f"{caller}: {name} must be a {kind.__name__}, got {type(value).__name__}")
+            raise Invalid(caller).type(name, f"must be a {kind.__name__}, got {type(value).__name__}")
     for name, number in (("steps", steps), ("batch_size", batch_size)):
         if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{caller}: {name} must be an integer of at least 1, got {number!r}")
+            raise Invalid(caller).value(name, f"must be an integer of at least 1, got {number!r}")
     if gan.classes:
-        raise ValueError(f"{caller}: gan must not be conditional, got one with {gan.classes} classes")
+        raise Invalid(caller).value("gan", f"must not be conditional, got one with {gan.classes} classes")
     with evaluating(gan.generator), evaluating(encoder), torch.no_grad():
         z = gan.noise(2, seed=0)
         shape = tuple(encoder(gan.generator(z)).shape)
     if shape != tuple(z.shape):
-        raise ValueError(f"{caller}: encoder must give z of shape {tuple(z.shape)} for 2 samples, got {shape}")
+        raise Invalid(caller).value("encoder", f"must give z of shape {tuple(z.shape)} for 2 samples, got {shape}")

@@ -7,10 +7,13 @@ import logging
 import torch
 
 from fastgan import nn
+from fastgan.errors import Invalid
 from fastgan.models.gan import GAN, check_labels, evaluating
 from fastgan.training.config import TrainConfig
 from fastgan.training.rows import Minibatches
 from fastgan.training.sampled import SampledRows, body_and_heads
+
+invalid = Invalid("train")
 
 log = logging.getLogger("fastgan")
 
@@ -28,9 +31,9 @@ def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
     elif gan.classes:
         if len(rows.shape) not in (1, 3):
             rule = "have flat rows, or images (channels, height, width), where gan.classes is set"
-            raise ValueError(f"train: data must {rule}, got shape {rows.shape}")
+            raise invalid.value("data", f"must {rule}, got shape {rows.shape}")
         if rows.labels is None:
-            raise ValueError("train: data must be a Dataset with labels where gan.classes is set, got none")
+            raise invalid.value("data", "must be a Dataset with labels where gan.classes is set, got none")
         check_labels("train", rows.labels, rows.n, gan.classes)
         if gan.classes > 1 and bool((rows.labels == rows.labels[0]).all()):
             only = int(rows.labels[0])
@@ -40,10 +43,10 @@ def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
 def _check_sampled(gan: GAN, sampled: SampledRows, config: TrainConfig) -> None:
     labels = sampled.sampler.width
     if gan.classes != labels:
-        raise ValueError(f"train: gan.classes must be the {labels} labels of the data, got {gan.classes}")
+        raise invalid.value("gan.classes", f"must be the {labels} labels of the data, got {gan.classes}")
     if labels and body_and_heads(gan.generator) is None:
         got = type(gan.generator).__name__
-        raise ValueError(f"train: gan.generator must be a Sequential that ends in nn.Heads, got {got}")
+        raise invalid.value("gan.generator", f"must be a Sequential that ends in nn.Heads, got {got}")
     # G's step has labels of its own, so that it has no real rows to look at.
     for name, value, needed in (
         ("generator_sees_real", config.generator_sees_real, False),
@@ -51,7 +54,7 @@ def _check_sampled(gan: GAN, sampled: SampledRows, config: TrainConfig) -> None:
         ("loss", config.loss, config.loss if config.loss != "feature_matching" else "of logits"),
     ):
         if value != needed:
-            raise ValueError(f"train: config.{name} must be {needed!r} where rows are drawn by labels, got {value!r}")
+            raise invalid.value(f"config.{name}", f"must be {needed!r} where rows are drawn by labels, got {value!r}")
 
 
 def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Minibatches, config: TrainConfig) -> None:
@@ -63,10 +66,10 @@ def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Minibat
         ("the discriminator's loss", config.discriminator_loss, "gan"),
     ):
         if value != needed:
-            raise ValueError(f"train: {name} must be {needed!r} for a ClassDiscriminator, got {value!r}")
+            raise invalid.value(name, f"must be {needed!r} for a ClassDiscriminator, got {value!r}")
     if rows.labels is None or not bool((rows.labels >= 0).any()):
         got = "no labels" if rows.labels is None else "-1 everywhere"
-        raise ValueError(f"train: data must be a Dataset with labels for a ClassDiscriminator, got {got}")
+        raise invalid.value("data", f"must be a Dataset with labels for a ClassDiscriminator, got {got}")
     with evaluating(discriminator), torch.no_grad():
         classes = discriminator.class_logits(rows.gather(torch.arange(1))).shape[1]
     known = rows.labels[rows.labels >= 0]

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from fastgan.data.extras import need
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback, Run
@@ -128,7 +129,7 @@ class WandB(Logger):
     def __init__(self, every: int = 100, *, run: Any = None, **settings: Any) -> None:
         super().__init__(every)
         if run is not None and settings:
-            raise ValueError(f"WandB: settings must be left out beside a run, got {', '.join(settings)}")
+            raise Invalid("WandB").value("settings", f"must be left out beside a run, got {', '.join(settings)}")
         self._wandb = need("wandb", what="WandB", package="wandb")
         self._given, self._run, self._settings = run is not None, run, settings
 
@@ -210,7 +211,7 @@ class Best(Callback):
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         if not callable(metric):
-            raise TypeError(f"Best: metric must be a function of a GAN, got {metric!r}")
+            raise Invalid("Best").type("metric", f"must be a function of a GAN, got {metric!r}")
         self.metric, self.every, self.maximize = metric, count_of("Best", "every", every), maximize
         self.patience = None if patience is None else count_of("Best", "patience", patience)
         self.folder = None if folder is None else Path(folder)
@@ -243,5 +244,5 @@ class Best(Callback):
             ValueError: nothing has been measured.
         """
         if not self._weights:
-            raise ValueError("Best: there must be a measurement before restore, got none")
+            raise Invalid("Best").value("there", "must be a measurement before restore, got none")
         gan.load_state_dict(self._weights)

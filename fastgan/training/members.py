@@ -9,8 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastgan.errors import Invalid
 from fastgan.training.config import TrainConfig
 from fastgan.training.plain import leaves
+
+invalid = Invalid("train_population")
 
 Grid = Mapping[str, Iterable[Any]]
 
@@ -50,7 +53,7 @@ def members(
     found = []
     for number, (one, own) in enumerate(zip(configs, overrides, strict=True)):
         if one in known:
-            raise ValueError(f"train_population: members must differ, got one with seed {one.seed} twice")
+            raise invalid.value("members", f"must differ, got one with seed {one.seed} twice")
         known.add(one)
         point = numbers.setdefault(dataclasses.replace(one, seed=0), len(numbers))
         found.append(Member(number, point, own, one))
@@ -61,11 +64,9 @@ def _configs(config: TrainConfig | Sequence[TrainConfig]) -> list[TrainConfig]:
     configs: list[Any] = list(config) if isinstance(config, list | tuple) else [config]
     for one in configs:
         if not isinstance(one, TrainConfig):
-            raise TypeError(
-                f"train_population: config must be a fastgan.TrainConfig or a list of them, got {type(one).__name__}"
-            )
+            raise invalid.type("config", f"must be a fastgan.TrainConfig or a list of them, got {type(one).__name__}")
     if not configs:
-        raise ValueError("train_population: config must not be an empty list")
+        raise invalid.value("config", "must not be an empty list")
     return configs
 
 
@@ -73,11 +74,11 @@ def _seeds(seeds: Iterable[int]) -> list[int]:
     try:
         found = [operator.index(seed) for seed in seeds]
     except TypeError:
-        raise TypeError(f"train_population: seeds must be integers, got {seeds!r}") from None
+        raise invalid.type("seeds", f"must be integers, got {seeds!r}") from None
     if not found:
-        raise ValueError("train_population: seeds must hold at least one seed, got none")
+        raise invalid.value("seeds", "must hold at least one seed, got none")
     if twice := [seed for i, seed in enumerate(found) if seed in found[:i]]:
-        raise ValueError(f"train_population: seeds must be distinct, got {twice[0]} twice")
+        raise invalid.value("seeds", f"must be distinct, got {twice[0]} twice")
     return found
 
 
@@ -99,29 +100,27 @@ def _crossed(base: TrainConfig, grid: Grid | None) -> Iterator[TrainConfig]:
 
 def _values(name: str, values: Iterable[Any]) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"train_population: grid[{name!r}] must be a list of values, got {values!r}")
+        raise invalid.type(f"grid[{name!r}]", f"must be a list of values, got {values!r}")
     found = [value.item() if hasattr(value, "item") else value for value in values]  # numpy's numbers
     if not found:
-        raise ValueError(f"train_population: grid[{name!r}] must hold at least one value, got none")
+        raise invalid.value(f"grid[{name!r}]", "must hold at least one value, got none")
     if twice := [value for i, value in enumerate(found) if value in found[:i]]:
-        raise ValueError(f"train_population: grid[{name!r}] must hold distinct values, got {twice[0]!r} twice")
+        raise invalid.value(f"grid[{name!r}]", f"must hold distinct values, got {twice[0]!r} twice")
     return found
 
 
 def _set(described: dict[str, Any], name: str, value: Any) -> None:
     """Set one entry of a config's description, addressed as "k", "optimizer.lr" or "optimizer.betas.0"."""
     if name == "seed":
-        raise ValueError("train_population: grid must not name the seed, got 'seed': give seeds")
+        raise invalid.value("grid", "must not name the seed, got 'seed': give seeds")
     part: Any = described
     *path, last = name.split(".")
     for step, key in enumerate(path):
         part = _entry(part, key)
         if part is None and step < len(path):
-            raise ValueError(f"train_population: grid must name fields that are set, got {name!r} while {key} is None")
+            raise invalid.value("grid", f"must name fields that are set, got {name!r} while {key} is None")
     if _entry(part, last) is _NOTHING or isinstance(_entry(part, last), dict | list) or last == "type":
-        raise ValueError(
-            f"train_population: grid must name fields of the config, such as 'k' or 'optimizer.lr', got {name!r}"
-        )
+        raise invalid.value("grid", f"must name fields of the config, such as 'k' or 'optimizer.lr', got {name!r}")
     part[int(last) if isinstance(part, list) else last] = value
 
 

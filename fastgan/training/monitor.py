@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fastgan import losses, nn, theory
+from fastgan.errors import Invalid
 from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback, Run
@@ -55,7 +56,7 @@ class Monitor(Callback):
     def __init__(self, every: int = 100, samples: int = 256) -> None:
         for name, value in (("every", every), ("samples", samples)):
             if value < 1:
-                raise ValueError(f"Monitor: {name} must be at least 1, got {value}")
+                raise Invalid("Monitor").value(name, f"must be at least 1, got {value}")
         self.every, self.samples = every, samples
         self.warnings: list[str] = []
         self._rows: list[list[float]] = []

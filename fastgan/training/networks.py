@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.nn import ClassDiscriminator, Linear
 
@@ -37,7 +38,7 @@ def check_unwrapped(gan: GAN) -> None:
         for part in (*network.modules(), *network.parameters()):
             if (found := _wrapper(type(part))) is not None:
                 hint = ": give its .module, train averages gradients itself" if "DataParallel" in found else ""
-                raise ValueError(f"train: gan.{name} must be a plain module on one device, got {found}{hint}")
+                raise Invalid("train").value(f"gan.{name}", f"must be a plain module on one device, got {found}{hint}")
 
 
 def _wrapper(kind: type) -> str | None:

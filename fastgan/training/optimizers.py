@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgan import options
+from fastgan.errors import Invalid
 from fastgan.options import MomentumConvention
 from fastgan.training.plain import take_plain_numbers
 
@@ -58,7 +59,7 @@ class Adam(_OfTorch):
             _at_least(type(self).__name__, name, getattr(self, name), 0.0)
         pair = isinstance(self.betas, tuple) and len(self.betas) == 2
         if not pair or not all(isinstance(beta, int | float) and 0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"{type(self).__name__}: betas must be two numbers in [0, 1), got {self.betas!r}")
+            raise Invalid(type(self).__name__).value("betas", f"must be two numbers in [0, 1), got {self.betas!r}")
 
     def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if isinstance(self, AdamW) else torch.optim.Adam
@@ -101,7 +102,7 @@ class SGD(_OfTorch):
         _at_least("SGD", "weight_decay", self.weight_decay, 0.0)
         _below_one("SGD", "momentum", self.momentum)
         if self.nesterov and self.momentum == 0.0:
-            raise ValueError("SGD: momentum must be above 0 where nesterov is True, got 0.0")
+            raise Invalid("SGD").value("momentum", "must be above 0 where nesterov is True, got 0.0")
 
     def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
         return torch.optim.SGD(
@@ -178,9 +179,11 @@ class Momentum:
         if self.momentum_final is not None:
             _below_one("Momentum", "momentum_final", self.momentum_final)
         if self.convention not in options.names(MomentumConvention):
-            raise ValueError(f"Momentum: convention must be 'torch' or 'pylearn2', got {self.convention!r}")
+            raise Invalid("Momentum").value("convention", f"must be 'torch' or 'pylearn2', got {self.convention!r}")
         if (self.momentum_final is None) != (self.saturate_epochs is None):
-            raise ValueError("Momentum: momentum_final and saturate_epochs must be given together, got one of them")
+            raise Invalid("Momentum").value(
+                "momentum_final and saturate_epochs", "must be given together, got one of them"
+            )
         if self.saturate_epochs is not None:
             _at_least("Momentum", "saturate_epochs", self.saturate_epochs, 1.0)
 
@@ -292,9 +295,9 @@ def _fusable(parameters: list[Tensor]) -> bool:
 
 def _at_least(owner: str, name: str, value: float, least: float) -> None:
     if not isinstance(value, int | float) or not least <= value < float("inf"):
-        raise ValueError(f"{owner}: {name} must be a finite number of at least {least:g}, got {value!r}")
+        raise Invalid(owner).value(name, f"must be a finite number of at least {least:g}, got {value!r}")
 
 
 def _below_one(owner: str, name: str, value: float) -> None:
     if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
-        raise ValueError(f"{owner}: {name} must lie in [0, 1), got {value!r}")
+        raise Invalid(owner).value(name, f"must lie in [0, 1), got {value!r}")

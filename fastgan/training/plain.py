@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from fastgan.errors import Invalid
+
 
 def encode(value: Any) -> Any:
     """As JSON: tuples, counters, dictionaries with other keys than texts and non-finite numbers are tagged.
@@ -78,5 +80,5 @@ def _plain(value: Any) -> Any:
 def count_of(owner: str, name: str, value: int) -> int:
     """A count of an argument, at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")
+        raise Invalid(owner).value(name, f"must be an integer of at least 1, got {value!r}")
     return value

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from fastgan.errors import Invalid
 from fastgan.training import plain
+
+invalid = Invalid("train")
 
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
@@ -40,21 +43,21 @@ class Built:
         """
         optimizer = _call(self.field, self.factory, parameters)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"train: config.{self.field} must give a torch.optim.Optimizer, got {_kind(optimizer)}")
+            raise invalid.type(f"config.{self.field}", f"must give a torch.optim.Optimizer, got {_kind(optimizer)}")
         given = {id(parameter) for parameter in parameters}
         updated = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
         if strangers := len(set(updated) - given):
-            raise ValueError(
-                f"train: config.{self.field} must update the parameters it is given, got {strangers} others"
+            raise invalid.value(
+                f"config.{self.field}", f"must update the parameters it is given, got {strangers} others"
             )
         if left := len(given - set(updated)):
-            raise ValueError(
-                f"train: config.{self.field} must update all {len(given)} parameters it is given, got {left} left out"
+            raise invalid.value(
+                f"config.{self.field}", f"must update all {len(given)} parameters it is given, got {left} left out"
             )
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
-            raise ValueError(
-                f"train: config.{self.field} must give an optimiser whose step needs no closure, got {_kind(optimizer)}"
+            raise invalid.value(
+                f"config.{self.field}", f"must give an optimiser whose step needs no closure, got {_kind(optimizer)}"
             )
         return optimizer
 
@@ -71,12 +74,12 @@ def build_scheduler(field: str, factory: SchedulerFactory, optimizer: torch.opti
     scheduler = _call(field, factory, optimizer)
     if not isinstance(scheduler, LRScheduler):
         got = _kind(scheduler)
-        raise TypeError(f"train: config.{field} must give a torch.optim.lr_scheduler.LRScheduler, got {got}")
+        raise invalid.type(f"config.{field}", f"must give a torch.optim.lr_scheduler.LRScheduler, got {got}")
     if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError(f"train: config.{field} must give a scheduler of the updates alone, got {_kind(scheduler)}")
+        raise invalid.value(f"config.{field}", f"must give a scheduler of the updates alone, got {_kind(scheduler)}")
     if getattr(scheduler, "optimizer", None) is not optimizer:
-        raise ValueError(
-            f"train: config.{field} must schedule the optimiser it is given, got {_kind(scheduler)} of another"
+        raise invalid.value(
+            f"config.{field}", f"must schedule the optimiser it is given, got {_kind(scheduler)} of another"
         )
     return scheduler
 
@@ -88,7 +91,7 @@ def _call(field: str, factory: Callable[[Any], Any], argument: Any) -> Any:
         raise
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"train: config.{field} must build from what it is given, got {why}") from error
+        raise invalid.value(f"config.{field}", f"must build from what it is given, got {why}") from error
 
 
 def all_as_built(players: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,12 +155,16 @@ def recall(described: dict[str, Any]) -> Any:
         ValueError: it is a function, known by its name alone, or there is no such class.
     """
     if "function" in described:
-        raise ValueError(f"TrainConfig: {described['function']} is known by its name alone: give the function itself")
+        raise Invalid("TrainConfig").value(
+            described["function"], "is known by its name alone: give the function itself"
+        )
     module, _, name = str(described.get("type")).rpartition(".")
     maker = getattr(importlib.import_module(module), name, None) if module in _MODULES else None
     if not isinstance(maker, type):
         got = described.get("type")
-        raise ValueError(f"TrainConfig: optimizer type must be one of fastgan's or a class of torch.optim, got {got!r}")
+        raise Invalid("TrainConfig").value(
+            "optimizer type", f"must be one of fastgan's or a class of torch.optim, got {got!r}"
+        )
     keywords = {name: plain.decode(value) for name, value in described.items() if name != "type"}
     return functools.partial(maker, **keywords) if keywords else maker
 
@@ -212,15 +219,15 @@ def check_loss(loss: OwnLoss, logits: Tensor) -> None:
     real, fake = (logits.detach().clone().requires_grad_() for _ in range(2))
     both = (real, fake), (fake, real) if takes_real_logits(loss[1]) else (fake,)
     for name, function, arguments in zip(("discriminator", "generator"), loss, both, strict=True):
-        rule = f"train: config.loss: the {name}'s must"
+        subject = f"config.loss: the {name}'s"
         try:
             with torch.enable_grad():
                 value = function(*arguments)
         except Exception as error:
             why = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{rule} take {len(arguments)} Tensors of logits, got {why}") from error
+            raise invalid.value(subject, f"must take {len(arguments)} Tensors of logits, got {why}") from error
         if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else _kind(value)
-            raise TypeError(f"{rule} give one floating number, as a Tensor of no dimension, got {got}")
+            raise invalid.type(subject, f"must give one floating number, as a Tensor of no dimension, got {got}")
         if not value.requires_grad:
-            raise ValueError(f"{rule} depend on the logits by torch operations, got one that does not")
+            raise invalid.value(subject, "must depend on the logits by torch operations, got one that does not")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.results import Result
 from fastgan.training.callbacks import Callback
@@ -25,6 +26,8 @@ from fastgan.training.members import Grid, Member, members
 from fastgan.training.ranks import Ranks, ranks
 from fastgan.training.scheduler import Outcome, Scheduler
 from fastgan.training.session import place
+
+invalid = Invalid("train_population")
 
 log = logging.getLogger("fastgan")
 
@@ -156,11 +159,11 @@ def train_population(
     for callback in callbacks:
         if callback.one_run:
             name = type(callback).__name__
-            raise ValueError(f"train_population: callbacks must be for many runs, got {name}, which is for train")
+            raise invalid.value("callbacks", f"must be for many runs, got {name}, which is for train")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"train_population: threads must be an integer of at least 1, got {threads!r}")
+        raise invalid.value("threads", f"must be an integer of at least 1, got {threads!r}")
     if change and not resume:
-        raise ValueError(f"train_population: change must be empty where resume is False, got {change!r}")
+        raise invalid.value("change", f"must be empty where resume is False, got {change!r}")
     build = _builder(make_gan)
     table = np.full((len(COLUMNS) - 1, len(planned), max(member.config.steps for member in planned)), np.nan)
     begun = time.perf_counter()
@@ -189,7 +192,7 @@ def train_population(
 def _builder(make_gan: Callable[..., GAN]) -> Callable[[int], GAN]:
     """make_gan as a function of the seed, which it gets where it asks for it."""
     if not callable(make_gan):
-        raise TypeError(f"train_population: make_gan must be callable, got {type(make_gan).__name__}")
+        raise invalid.type("make_gan", f"must be callable, got {type(make_gan).__name__}")
     parameters = inspect.signature(make_gan).parameters.values()
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_name = any(p.name == "seed" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
@@ -201,7 +204,7 @@ def _builder(make_gan: Callable[..., GAN]) -> Callable[[int], GAN]:
             torch.manual_seed(seed)
             gan = make_gan(seed=seed) if by_name else make_gan(seed) if needed else make_gan()
         if not isinstance(gan, GAN):
-            raise TypeError(f"train_population: make_gan must give a fastgan.GAN, got {type(gan).__name__}")
+            raise invalid.type("make_gan", f"must give a fastgan.GAN, got {type(gan).__name__}")
         return gan
 
     return build

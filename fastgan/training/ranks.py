@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastgan.errors import Invalid
+
 T = TypeVar("T")
 
 
@@ -56,7 +58,7 @@ class Ranks:
             raise broken
         for rank, (_, why) in enumerate(told):
             if why is not None:
-                raise RuntimeError(f"{caller}: rank {rank} broke down: {why}")
+                raise Invalid(caller)(RuntimeError, f"rank {rank} broke down: {why}")
         return [part for part, _ in told]
 
     def first(self, value: int) -> int:

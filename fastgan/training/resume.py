@@ -9,12 +9,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import checkpoint
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.config import DESCRIPTIONS, TrainConfig
 from fastgan.training.plain import leaves
 from fastgan.training.rows import Minibatches
+
+invalid = Invalid("train")
 
 log = logging.getLogger("fastgan")
 
@@ -35,7 +38,7 @@ def describe_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> dict[str, 
 def find_source(resume: bool | str | os.PathLike[str] | None, folder: Path | None) -> Checkpoint | None:
     """The checkpoint to go on from; refuses to overwrite a run unless `resume` is given."""
     if resume is True and folder is None:
-        raise ValueError("train: run_dir must be given where resume is True, got None")
+        raise invalid.value("run_dir", "must be given where resume is True, got None")
     source = None
     if resume is not None and resume is not False:
         source = checkpoint.load(folder if resume is True else resume)  # type: ignore[arg-type]
@@ -48,11 +51,11 @@ def check_held(folder: Path, source: Checkpoint | None) -> None:
     """Refuse a folder that holds checkpoints which this run does not go on from."""
     held = checkpoint.steps(folder / "checkpoint")
     if held and source is None:
-        raise ValueError(
-            f"train: run_dir must be new or be resumed (resume=True), got {folder} with checkpoint {held[-1].name}"
+        raise invalid.value(
+            "run_dir", f"must be new or be resumed (resume=True), got {folder} with checkpoint {held[-1].name}"
         )
     if held and source is not None and held[-1].resolve() != source.path.resolve():
-        raise ValueError(f"train: run_dir must not hold other or newer checkpoints than resume, got {held[-1]}")
+        raise invalid.value("run_dir", f"must not hold other or newer checkpoints than resume, got {held[-1]}")
 
 
 def threads_of(source: Checkpoint | None) -> int | None:
@@ -68,13 +71,13 @@ def check_change(change: Collection[str], source: Checkpoint | None, config: Tra
         ValueError: something else, or rates that a scheduler sets.
     """
     if isinstance(change, str) or any(name != "lr" for name in change):
-        raise ValueError(f"train: change must be () or ('lr',), got {change!r}")
+        raise invalid.value("change", f"must be () or ('lr',), got {change!r}")
     if change and source is None:
-        raise ValueError(f"train: change must be empty where no run is resumed, got {change!r}")
+        raise invalid.value("change", f"must be empty where no run is resumed, got {change!r}")
     for network in ("generator", "discriminator"):
         field, scheduler = config.scheduler_of(network)
         if change and scheduler is not None:
-            raise ValueError(f"train: change must be empty where config.{field} sets the rates, got {change!r}")
+            raise invalid.value("change", f"must be empty where config.{field} sets the rates, got {change!r}")
 
 
 def _described(config: dict[str, Any], change: Collection[str]) -> dict[str, Any]:
@@ -117,15 +120,15 @@ def check_same_run(source: Checkpoint, meta: dict[str, Any], change: Collection[
             if _functions(stored.get(name), current.get(name)) and (name != "loss" or stored[name] == current[name]):
                 unknown.append(f"{part}.{name}")
             elif stored.get(name) != current.get(name):
-                raise ValueError(
-                    f"train: {part}.{name} must be {stored.get(name)!r} as in {source.path}, got {current.get(name)!r}"
+                raise invalid.value(
+                    f"{part}.{name}", f"must be {stored.get(name)!r} as in {source.path}, got {current.get(name)!r}"
                 )
     _check_built(source, meta, change)
     if unknown:
         log.warning("train: resume takes %s for what it was: a function has no more than a name", " and ".join(unknown))
     if config["steps"] < source.step:
-        raise ValueError(
-            f"train: config.steps must be at least the {source.step} of {source.path}, got {config['steps']}"
+        raise invalid.value(
+            "config.steps", f"must be at least the {source.step} of {source.path}, got {config['steps']}"
         )
 
 
@@ -146,6 +149,6 @@ def _check_built(source: Checkpoint, meta: dict[str, Any], change: Collection[st
             if "lr" in change and name.rpartition(".")[2] == "lr":
                 continue
             if name in now and before[name] != now[name]:
-                raise ValueError(
-                    f"train: the {network}'s {name} must be {before[name]!r} as in {source.path}, got {now[name]!r}"
+                raise invalid.value(
+                    f"the {network}'s {name}", f"must be {before[name]!r} as in {source.path}, got {now[name]!r}"
                 )

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from fastgan import random
-from fastgan.data import Dataset
+from fastgan.data import DataError, Dataset
 from fastgan.data.checks import check_visible
+from fastgan.errors import Invalid
 from fastgan.options import Impl
 from fastgan.random import Purpose
 from fastgan.training import sources
 from fastgan.training.sampled import SampledRows
+
+invalid = Invalid("train")
 
 _SCAN_BYTES = 1 << 24
 _MOST_CONVERTED = 1 << 33  # bytes of a copy of all rows
@@ -55,27 +58,28 @@ class Minibatches:
     ) -> None:
         data = sources.adapted(data)
         if not isinstance(data, Tensor | np.ndarray) and not (hasattr(data, "rows") and hasattr(data, "__len__")):
-            raise TypeError(
-                f"train: data must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}; of PyTorch also "
-                "its datasets, a DataLoader or an iterable of batches"
+            raise invalid.type(
+                "data",
+                f"must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}; of PyTorch "
+                "also its datasets, a DataLoader or an iterable of batches",
             )
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
-            raise ValueError(f"train: data must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
-        check_visible(data, "train: data")
+            raise invalid.value("data", f"must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
+        check_visible(data, invalid.of(DataError, "data"))
         self.data = data
         self.sampled = data if isinstance(data, SampledRows) else None
         self._known: Tensor | None = None  # numbers of the rows whose label is known
         self.n = len(data)
         self.device, self.dtype, self.impl = device, dtype, impl
         if self.n < 1:
-            raise ValueError("train: data must have at least one row, got none")
+            raise invalid.value("data", "must have at least one row, got none")
         self._order_by(batch_size, seed)
         first = self._raw(torch.zeros(1, dtype=torch.int64))
         if not first.is_floating_point():
-            raise TypeError(f"train: data must be floating point, got {first.dtype}")
+            raise invalid.type("data", f"must be floating point, got {first.dtype}")
         self.shape = tuple(first.shape[1:])
         if 0 in self.shape:
-            raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
+            raise invalid.value("data", f"must have features, got rows of shape {self.shape}")
         self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
         self._labels: dict[torch.device, Tensor] = {}
         if not isinstance(data, sources.ByIndex):  # one row after the other of files, perhaps: too long a wait
@@ -83,7 +87,7 @@ class Minibatches:
 
     def _order_by(self, batch_size: int, seed: int) -> None:
         if batch_size > self.n and self.sampled is None:
-            raise ValueError(f"train: batch_size must be at most the {self.n} rows of data, got {batch_size}")
+            raise invalid.value("batch_size", f"must be at most the {self.n} rows of data, got {batch_size}")
         self.batch_size, self.seed = batch_size, seed
         self.part = slice(None)  # of each minibatch, where several processes share it
         # A minibatch in each epoch; the n % batch_size rows left over wait.
@@ -115,7 +119,7 @@ class Minibatches:
             return None if labels is None else torch.as_tensor(labels)
         except (TypeError, ValueError, RuntimeError):
             got = type(labels).__name__
-            raise TypeError(f"train: data.labels must be a Tensor, an array or a list of integers, got {got}") from None
+            raise invalid.type("data.labels", f"must be a Tensor, an array or a list of integers, got {got}") from None
 
     @property
     def kind(self) -> str:
@@ -243,4 +247,4 @@ class Minibatches:
             bad = ~torch.isfinite(block).flatten(1).all(1)
             if bool(bad.any()):
                 row = start + int(bad.nonzero()[0])
-                raise ValueError(f"train: data must be finite, got a NaN or an infinity in row {row}")
+                raise invalid.value("data", f"must be finite, got a NaN or an infinity in row {row}")

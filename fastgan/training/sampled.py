@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastgan import random
 from fastgan.data.encoded import EncodedTable
+from fastgan.errors import Invalid
 from fastgan.nn import Heads
 from fastgan.random import Purpose
 
@@ -157,8 +158,8 @@ class SampledRows:
             least, most = table.codes.amin(0), table.codes.amax(0)
             if wrong := ((least < 0) | (most >= widths)).nonzero().flatten().tolist():
                 place = wrong[0]
-                rule = f"codes of softmax head {place} must lie in [0, {int(widths[place])})"
-                raise ValueError(f"SampledRows: {rule}, got {int(least[place])} to {int(most[place])}")
+                rule = f"must lie in [0, {int(widths[place])}), got {int(least[place])} to {int(most[place])}"
+                raise Invalid("SampledRows").value(f"codes of softmax head {place}", rule)
         owners = [heads[place] for place in sampler.places]
         self.columns = torch.repeat_interleave(
             torch.arange(len(owners)), torch.tensor(sampler.sizes, dtype=torch.int64)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastgan.errors import Invalid
 from fastgan.files import sweep
 from fastgan.models import GAN
 from fastgan.training import checkpoint, networks
@@ -133,7 +134,7 @@ class Scheduler:
 
     def _check_resume(self) -> None:
         if self.folder is None:
-            raise ValueError("train_population: run_dir must be given where resume is True, got None")
+            raise Invalid("train_population").value("run_dir", "must be given where resume is True, got None")
         if not any(checkpoint.steps(path) for path in self.folder.glob("member-*/checkpoint")):
             raise CheckpointError(f"checkpoint: no member has one in {self.folder}")
 
@@ -142,7 +143,9 @@ class Scheduler:
         gan = self.build(member.config.seed)
         own = {id(p) for p in gan.parameters()}
         if own & self._parameters:
-            raise ValueError("train_population: make_gan must give a new GAN at each call, got shared parameters")
+            raise Invalid("train_population").value(
+                "make_gan", "must give a new GAN at each call, got shared parameters"
+            )
         self._parameters |= own
         place(gan, member.config)
         self.gans[member.number] = gan

@@ -8,6 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastgan.errors import Invalid
 from fastgan.training.plain import count_of, take_plain_numbers
 
 
@@ -29,7 +30,7 @@ class CosineDecay:
         take_plain_numbers(self)
         count_of("CosineDecay", "updates", self.updates)
         if not isinstance(self.least, int | float) or not 0.0 <= self.least < float("inf"):
-            raise ValueError(f"CosineDecay: least must be finite and at least 0, got {self.least!r}")
+            raise Invalid("CosineDecay").value("least", f"must be finite and at least 0, got {self.least!r}")
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
         return lr_scheduler.CosineAnnealingLR(optimizer, self.updates, self.least)
@@ -76,7 +77,7 @@ class LinearDecay:
         numbers = isinstance(self.first, int | float) and isinstance(self.last, int | float)
         if not (numbers and 0.0 < self.first <= 1.0 and 0.0 <= self.last <= 1.0):
             got = f"{self.first!r}, {self.last!r}"
-            raise ValueError(f"LinearDecay: first must lie in (0, 1] and last in [0, 1], got {got}")
+            raise Invalid("LinearDecay").value("first", f"must lie in (0, 1] and last in [0, 1], got {got}")
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
         return lr_scheduler.LinearLR(optimizer, self.first, self.last, self.updates)
@@ -105,4 +106,4 @@ Schedule = CosineDecay | StepDecay | LinearDecay | ExponentialDecay
 
 def _positive(owner: str, name: str, value: float) -> None:
     if not isinstance(value, int | float) or not 0.0 < value < float("inf"):
-        raise ValueError(f"{owner}: {name} must be above 0 and finite, got {value!r}")
+        raise Invalid(owner).value(name, f"must be above 0 and finite, got {value!r}")

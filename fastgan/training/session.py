@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
 from fastgan.files import sweep, write_atomically
 from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
@@ -39,6 +40,8 @@ from fastgan.training.resume import (
 from fastgan.training.rows import Minibatches
 from fastgan.training.stream import Stream
 
+invalid = Invalid("train")
+
 log = logging.getLogger("fastgan")
 
 _CHUNK_SECONDS = (
@@ -54,10 +57,10 @@ def place(gan: GAN, config: TrainConfig) -> None:
     for name in ("generator", "discriminator"):
         parameters = list(getattr(gan, name).parameters())
         if not any(p.requires_grad for p in parameters):
-            raise ValueError(f"train: gan.{name} must have trainable parameters, got none")
+            raise invalid.value(f"gan.{name}", "must have trainable parameters, got none")
         for parameter in parameters:
             if parameter.device != gan.device:
-                raise ValueError(f"train: gan must lie on one device, got {gan.device} and {parameter.device}")
+                raise invalid.value("gan", f"must lie on one device, got {gan.device} and {parameter.device}")
 
 
 def rows_for(data: Any, gan: GAN, config: TrainConfig, ranks: Ranks | None = None) -> Minibatches:
@@ -120,7 +123,7 @@ def prepare(
         engine.
     """
     if config.checkpoint_every and folder is None:
-        raise ValueError("train: run_dir must be given where config.checkpoint_every is set, got None")
+        raise invalid.value("run_dir", "must be given where config.checkpoint_every is set, got None")
     logits_per_batch, no_logits = _dry_run(gan, rows, config)
     if config.ema_decay is not None:
         gan.keep_ema()
@@ -132,7 +135,7 @@ def prepare(
         checkpoint.others(engine.optimizers, engine.schedulers)  # refuses now what it could not write later
     source = find_source(resume, folder)
     if source is not None and isinstance(rows, Stream):
-        raise ValueError(f"train: data must have rows by number to resume, got a {rows.kind}: its batches are gone")
+        raise invalid.value("data", f"must have rows by number to resume, got a {rows.kind}: its batches are gone")
     check_change(change, source, config)
     if source is not None:
         check_same_run(source, meta, change)
@@ -152,28 +155,28 @@ def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
         ValueError: a batch that cannot be divided, a look-ahead, feature matching, or configs that differ.
     """
     if config.batch_size % ranks.size:
-        raise ValueError(
-            f"train: config.batch_size must be a multiple of the {ranks.size} processes, got {config.batch_size}"
+        raise invalid.value(
+            "config.batch_size", f"must be a multiple of the {ranks.size} processes, got {config.batch_size}"
         )
     if (part := config.batch_size // ranks.size) % config.micro_batches:
-        raise ValueError(
-            f"train: config.micro_batches must divide the {part} rows of each process, got {config.micro_batches}"
+        raise invalid.value(
+            "config.micro_batches", f"must divide the {part} rows of each process, got {config.micro_batches}"
         )
     if config.unroll:
-        raise ValueError(f"train: config.unroll must be 0 with {ranks.size} processes, got {config.unroll}")
+        raise invalid.value("config.unroll", f"must be 0 with {ranks.size} processes, got {config.unroll}")
     if config.loss == "feature_matching":
-        raise ValueError(
-            f"train: config.loss must not be 'feature_matching' with {ranks.size} processes: "
-            "it is of the whole batch's mean"
+        raise invalid.value(
+            "config.loss",
+            f"must not be 'feature_matching' with {ranks.size} processes: it is of the whole batch's mean",
         )
     mine = config.as_dict()
     for rank, other in enumerate(ranks.gather(lambda: mine, "train")):
         for name in sorted(mine):
             if name != "device" and mine[name] != other.get(name):
                 got = f"{mine[name]!r} and {other.get(name)!r} of rank {rank}"
-                raise ValueError(
-                    f"train: config.{name} must be the same in all processes, which train one GAN, got {got}; "
-                    "train_population trains many"
+                raise invalid.value(
+                    f"config.{name}",
+                    f"must be the same in all processes, which train one GAN, got {got}; train_population trains many",
                 )
 
 
@@ -336,7 +339,7 @@ class Session:
     def _complain(self, what: str) -> None:
         last = f"last checkpoint: {self.run.checkpoint}" if self.run.checkpoint else "there is no checkpoint"
         if self.run.config.nonfinite == "raise":
-            raise FloatingPointError(f"train: {what}; {last}")
+            raise invalid(FloatingPointError, f"{what}; {last}")
         if not self.warned:
             log.warning("train: %s; %s", what, last)
         self.warned = True
@@ -380,7 +383,7 @@ def _dry_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[int, str
         The logits in a minibatch, and why they are none where they look like probabilities.
     """
     if gan.data_shape is not None and gan.data_shape != rows.shape:
-        raise ValueError(f"train: data must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
+        raise invalid.value("data", f"must have rows of shape {gan.data_shape} (gan.data_shape), got {rows.shape}")
     labels.check(gan, rows, config)
     count = min(2, config.batch_size)
     numbers = torch.arange(count * config.pack)
@@ -390,8 +393,8 @@ def _dry_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[int, str
         z = join(gan.noise(len(real), seed=0, impl=config.impl), condition)
         fake = _try("gan.generator", gan.generator, z, f"must take noise of shape {tuple(z.shape)}")
         if fake.shape != real.shape:
-            raise ValueError(
-                f"train: gan.generator must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
+            raise invalid.value(
+                "gan.generator", f"must give samples of the data's shape {rows.shape}, got {tuple(fake.shape[1:])}"
             )
         beside = None if condition is None else packed(condition, config.pack)
         d_inputs = join(packed(real, config.pack), beside)
@@ -400,9 +403,10 @@ def _dry_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> tuple[int, str
         )
         no_logits = networks.why_no_logits(gan, config.loss, logits, d_inputs, join(packed(fake, config.pack), beside))
     if logits.ndim < 1 or len(logits) != count or not logits.is_floating_point():
-        raise ValueError(
-            f"train: gan.discriminator must give floating logits, one or more a sample, "
-            f"got {logits.dtype} of shape {tuple(logits.shape)} for {count} samples"
+        raise invalid.value(
+            "gan.discriminator",
+            f"must give floating logits, one or more a sample, got {logits.dtype} of shape "
+            f"{tuple(logits.shape)} for {count} samples",
         )
     if not isinstance(config.loss, str):
         plugins.check_loss(config.loss, logits)
@@ -415,9 +419,9 @@ def _try(name: str, network: torch.nn.Module, batch: Tensor, rule: str) -> Tenso
     except torch.OutOfMemoryError:  # not an error of the network
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"train: {name} {rule}, got {' '.join(str(error).split())}") from error
+        raise invalid.value(name, f"{rule}, got {' '.join(str(error).split())}") from error
     if not isinstance(result, Tensor):
-        raise TypeError(f"train: {name} must give a Tensor, got {type(result).__name__}")
+        raise invalid.type(name, f"must give a Tensor, got {type(result).__name__}")
     return result
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from fastgan.errors import Invalid
+
 _AMBIGUOUS = (list, tuple, dict, set, frozenset, str, bytes)  # of rows, of batches, of columns?
 
 
@@ -95,13 +97,13 @@ def as_tensor(part: Any) -> Tensor:
     try:
         return torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"train: data must give Tensors or arrays, got {type(part).__name__}") from None
+        raise Invalid("train").type("data", f"must give Tensors or arrays, got {type(part).__name__}") from None
 
 
 def _numbers(frame: Any) -> np.ndarray:
     """A frame's values; in float64 where they are not all floating-point of one kind."""
     for name, kind in zip(frame.columns, map(str, frame.dtypes), strict=True):
         if not kind.lower().startswith(("float", "int", "uint", "bool")):
-            raise TypeError(f"train: data must have columns of numbers, got column {str(name)!r} of {kind}")
+            raise Invalid("train").type("data", f"must have columns of numbers, got column {str(name)!r} of {kind}")
     table: np.ndarray = frame.to_numpy()
     return table if table.dtype.kind == "f" else frame.to_numpy(dtype=np.float64, na_value=np.nan)

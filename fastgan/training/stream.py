@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.errors import Invalid
 from fastgan.options import Impl
 from fastgan.training import sources
 from fastgan.training.rows import Minibatches
+
+invalid = Invalid("train")
 
 
 class Stream(Minibatches):
@@ -40,7 +43,7 @@ class Stream(Minibatches):
         self._batches: Iterator[Any] = iter(())
         self._waiting: Tensor | None = self._next()
         if 0 in self.shape:
-            raise ValueError(f"train: data must have features, got rows of shape {self.shape}")
+            raise invalid.value("data", f"must have features, got rows of shape {self.shape}")
 
     def close(self) -> None:
         """Let go of the loader and its iterator, whose workers then end at once.
@@ -68,7 +71,9 @@ class Stream(Minibatches):
         return None
 
     def reordered(self, *, batch_size: int, seed: int, impl: Impl = "auto") -> Minibatches:
-        raise ValueError(f"train_population: data must have rows by number, got a {self.kind}: members share no stream")
+        raise Invalid("train_population").value(
+            "data", f"must have rows by number, got a {self.kind}: members share no stream"
+        )
 
     def _next(self) -> Tensor:
         for begins in (False, True):  # the rest of this pass, then a new one
@@ -79,28 +84,29 @@ class Stream(Minibatches):
             for item in self._batches:
                 batch = self._checked(item)
                 if self._short or len(batch) > self.batch_size:
-                    raise ValueError(self._rule(f"one of {self._short or len(batch)}"))
+                    raise self._wrong(f"one of {self._short or len(batch)}")
                 if len(batch) == self.batch_size:
                     self._given += 1
                     return batch
                 self._short = len(batch)  # the last one, or the next says that it is not
         if self._given:
-            raise ValueError(self._rule(f"no more after {self._given}"))
-        raise ValueError(self._rule(f"one of {self._short}" if self._short else "none"))
+            raise self._wrong(f"no more after {self._given}")
+        raise self._wrong(f"one of {self._short}" if self._short else "none")
 
-    def _rule(self, got: str) -> str:
-        return f"train: data must give batches of {self.batch_size} rows for every draw, got {got} from a {self.kind}"
+    def _wrong(self, got: str) -> ValueError:
+        rule = f"must give batches of {self.batch_size} rows for every draw, got {got} from a {self.kind}"
+        return invalid.value("data", rule)
 
     def _checked(self, item: Any) -> Tensor:
         batch = sources.as_tensor(sources.first_of(item))
         if not batch.is_floating_point():
-            raise TypeError(f"train: data must be floating point, got {batch.dtype} from a {self.kind}")
+            raise invalid.type("data", f"must be floating point, got {batch.dtype} from a {self.kind}")
         if batch.dim() < 2:
-            raise ValueError(f"train: data must give batches of shape (m, ...), got {tuple(batch.shape)}")
+            raise invalid.value("data", f"must give batches of shape (m, ...), got {tuple(batch.shape)}")
         shape = tuple(batch.shape[1:])
         if self._given and shape != self.shape:
-            raise ValueError(
-                f"train: data must give rows of shape {self.shape}, got {shape} after {self._given} batches"
+            raise invalid.value(
+                "data", f"must give rows of shape {self.shape}, got {shape} after {self._given} batches"
             )
         self.shape = shape
         return batch.detach()

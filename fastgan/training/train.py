@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback
@@ -77,9 +78,9 @@ def train(
     Source: Goodfellow et al. (2014), Algorithm 1.
     """
     if not isinstance(gan, GAN):
-        raise TypeError(f"train: gan must be a fastgan.GAN, got {type(gan).__name__}")
+        raise Invalid("train").type("gan", f"must be a fastgan.GAN, got {type(gan).__name__}")
     if not isinstance(config, TrainConfig):
-        raise TypeError(f"train: config must be a fastgan.TrainConfig, got {type(config).__name__}")
+        raise Invalid("train").type("config", f"must be a fastgan.TrainConfig, got {type(config).__name__}")
     folder = None if run_dir is None else Path(run_dir)
     place(gan, config)
     with ranks(_PATIENCE, gan.device) as group:

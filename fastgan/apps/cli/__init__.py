@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from fastgan import _interrupt
 from fastgan.apps.cli import bench, compare, completion, evaluate, export, info, plot, reproduce, sample, train
-from fastgan.apps.cli.arguments import Parser, explain
+from fastgan.apps.cli.arguments import Parser, commands_of, explain
 
 _EXAMPLES = """\
 examples:
@@ -47,19 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
+    chosen = top = parser()
     command = "fastgan"
     with _interrupt.once():
         try:
-            arguments = parser().parse_args(argv)
+            arguments = top.parse_args(argv)
             if arguments.version:
                 from fastgan import __version__
 
                 print(f"fastgan {__version__}")
                 return 0
             if arguments.command is None:
-                parser().print_help()
+                top.print_help()
                 return 0
-            command = f"fastgan {arguments.command}"
+            command, chosen = f"fastgan {arguments.command}", commands_of(top)[arguments.command]
             return int(arguments.run(arguments))
         except SystemExit as stop:  # argparse has said what there is to say
             return int(stop.code or 0)
@@ -67,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _interrupt.say(command)
             return _interrupt.CODE
         except FloatingPointError as error:
-            print(f"{command}: {explain(error)}", file=sys.stderr)
+            print(f"{command}: {explain(error, chosen)}", file=sys.stderr)
             return 1
         except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError, RuntimeError) as error:
-            print(f"{command}: {explain(error)}", file=sys.stderr)
+            print(f"{command}: {explain(error, chosen)}", file=sys.stderr)
             return 2

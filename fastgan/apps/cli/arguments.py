@@ -16,8 +16,6 @@ from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 _COLUMNS = 80  # of the narrowest terminal that help fits
-# whose messages begin "Owner: argument ...", where argument is also a flag
-_OWNERS = r"(?:TrainConfig|Networks|Adam|Momentum|GAN|MLP|sample|train|train_population|reproduce)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,16 +25,28 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=textwrap.fill(description, _COLUMNS),
             allow_abbrev=False,
+            exit_on_error=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **options,
         )
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
-        if match := re.match(r"COMMAND invalid choice: '([^']*)' \(choose from (.*)\)", message):
-            message += did_you_mean(match[1], re.findall(r"[\w-]+", match[2]))
         print(f"{self.prog}: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; an error names its argument first."""
+        try:
+            return super().parse_known_args(args, namespace)
+        except argparse.ArgumentError as error:
+            self.error(f"{error.argument_name} {error.message}" if error.argument_name else error.message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), [str(choice) for choice in action.choices or ()])
+            raise
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; of a flag that there is not the one that was meant is named."""
@@ -71,18 +81,22 @@ def wrapped(line: str, indent: int) -> str:
     return textwrap.fill(line, columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
-def explain(error: BaseException) -> str:
-    """An error in one line, with arguments named as flags."""
+def explain(error: BaseException, command: argparse.ArgumentParser | None = None) -> str:
+    """An error or warning in one line, without the function that refused.
+
+    Args:
+        error: of the library (fastgan.errors) or of Python.
+        command: whose flags it names: a config's `batch_size` as --batch-size.
+    """
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = re.sub(rf"^{_OWNERS}: (?:config\.)?([a-z_0-9]+) (?=must)", _as_flag, text)
-    return re.sub(r"^(?!checkpoint)[a-z_]+: (?=\S)", "", text)  # which function said it is no user's concern
-
-
-def _as_flag(match: re.Match[str]) -> str:
-    name = match[1]
-    return f"{name} " if name == "data" else f"--{name.replace('_', '-')} "
+    text = str(error)
+    if (subject := getattr(error, "subject", None)) is not None:
+        name = subject.removeprefix("config.")
+        flag = f"--{name.replace('_', '-')}"
+        known = command._option_string_actions if command else ()
+        text = f"{flag if flag in known else name} {error.rule}"  # type: ignore[attr-defined]
+    return " ".join(text.split()) or type(error).__name__
 
 
 class Deprecated(argparse.Action):

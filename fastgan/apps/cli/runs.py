@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastgan import data, random
 from fastgan.apps.cli import checks
+from fastgan.apps.cli.arguments import explain
 from fastgan.apps.presets import Networks
 from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
@@ -91,7 +92,7 @@ class RunConfig:
             dataset = training_part(self.in_units(self.load(self.n)), self.held_out)
         except FileNotFoundError as error:
             hint = "where the data have moved, give their new path: --data, or SOURCE of train --resume"
-            raise FileNotFoundError(f"{error}; {hint}") from error
+            raise FileNotFoundError(f"{explain(error)}; {hint}") from error
         if (features := dataset.shape[1:].numel()) != self.networks.data_dim:
             raise ValueError(f"{self.source} must have {self.networks.data_dim} features a row, got {features}")
         if self.networks.classes and dataset.labels is None:
@@ -190,8 +191,7 @@ class Trained:
         except CheckpointError:
             raise
         except (OSError, ValueError, TypeError, KeyError) as error:
-            why = re.sub(r"^GAN\.load: ", "", str(error))
-            raise CheckpointError(f"{why}; in Python, fastgan.GAN.load takes it") from None
+            raise CheckpointError(f"{explain(error)}; in Python, fastgan.GAN.load takes it") from None
 
     @property
     def data_dim(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor
 from fastgan import data, nn
 from fastgan.apps.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.data import DataError
+from fastgan.errors import Invalid
 from fastgan.evaluation import ParzenLogLikelihood, parzen_log_likelihood
 from fastgan.models import GAN, goodfellow_mnist, maxout_discriminator
 from fastgan.options import ActivationName, Precision
@@ -247,7 +248,7 @@ def load(name: str, folder: Path | None) -> Split:
         ValueError, OSError, DataError: no folder, or what it lacks.
     """
     if folder is None and name in FILES:
-        raise ValueError(f"reproduce: data must be the folder of {FILES[name]}, got none")
+        raise Invalid("reproduce").value("data", f"must be the folder of {FILES[name]}, got none")
     return _RECIPES[name][0](folder)
 
 

@@ -23,6 +23,7 @@ from fastgan import data, nn
 from fastgan.apps.reproduce import trials
 from fastgan.apps.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.data import Dataset
+from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.options import Precision
@@ -78,10 +79,10 @@ class Study:
             wrong = [one for one in chosen if one not in known]
             if wrong or not chosen or len(set(chosen)) < len(chosen):
                 got = repr(wrong[0]) if wrong else f"{', '.join(chosen) or 'none'}"
-                raise ValueError(f"reproduce: {name} must be distinct and among {', '.join(known)}, got {got}")
+                raise Invalid("reproduce").value(name, f"must be distinct and among {', '.join(known)}, got {got}")
         for name in ("trials", "steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"reproduce: {name} must be at least 1, got {getattr(self, name)}")
+                raise Invalid("reproduce").value(name, f"must be at least 1, got {getattr(self, name)}")
 
     @property
     def cells(self) -> list[tuple[str, str]]:

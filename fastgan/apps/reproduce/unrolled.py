@@ -20,6 +20,7 @@ from fastgan import data, evaluation, nn
 from fastgan.apps.reproduce.table import FASTGAN, Figure, Row
 from fastgan.apps.reproduce.trials import SAMPLES, Recorder
 from fastgan.data import Dataset
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, TrainConfig, train_population
 
@@ -139,7 +140,7 @@ def trials_on_ring(
     """
     for name, value in (("trials", trials), ("looks", looks)):
         if value < 1:
-            raise ValueError(f"reproduce: {name} must be at least 1, got {value}")
+            raise Invalid("reproduce").value(name, f"must be at least 1, got {value}")
     rows = ring()
     history = Recorder(max(1, config.steps // looks), lambda samples: _coverage(samples, rows))
     result = train_population(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import cost_model, cuda_persistent, plan
@@ -101,7 +102,9 @@ def choose(
     """
     if config.engine == "eager":
         if config.precision != "fp32":
-            raise ValueError(f"train: config.precision must be 'fp32' for the eager engine, got {config.precision!r}")
+            raise Invalid("train").value(
+                "config.precision", f"must be 'fp32' for the eager engine, got {config.precision!r}"
+            )
         return EagerEngine(gan, rows, config, logits_per_batch, ranks), "config.engine is 'eager'"
     try:
         if ranks is not None and ranks.size > 1:
@@ -112,9 +115,11 @@ def choose(
             raise why.__cause__ from None
         reason = str(why)
     if config.engine != "auto":
-        raise ValueError(f"train: config.engine must be 'auto' or 'eager' here, got {config.engine!r}: {reason}")
+        raise Invalid("train").value(
+            "config.engine", f"must be 'auto' or 'eager' here, got {config.engine!r}: {reason}"
+        )
     if config.precision != "fp32":
-        raise ValueError(f"train: config.precision must be 'fp32' here, got {config.precision!r}: {reason}")
+        raise Invalid("train").value("config.precision", f"must be 'fp32' here, got {config.precision!r}: {reason}")
     return EagerEngine(gan, rows, config, logits_per_batch, ranks), reason
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backend, cuda
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
@@ -216,8 +217,10 @@ class GraphEngine(SingleMember):
             self.launcher.run(lambda: self._set(iteration, counter, call, updates[0], draws[0]))
             done = self._queue(iteration, count, should_stop)
         except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
-            raise RuntimeError(
-                f"train: the cuda-graph engine cannot continue, because the model changed during training: {why}"
+            raise Invalid("train")(
+                RuntimeError,
+                "the cuda-graph engine",
+                f"cannot continue, because the model changed during training: {why}",
             ) from None
         except BaseException as error:
             self.launcher.join()  # what was queued is still at work on the networks
@@ -263,8 +266,8 @@ class GraphEngine(SingleMember):
             with products_in(self.state.config.precision):
                 self.launcher.run(functools.partial(iteration.run, 1))
         except torch.OutOfMemoryError as error:  # halfway through: it cannot be tried again
-            raise RuntimeError(
-                f"train: the cuda-graph engine ran out of memory within an iteration: {error}"
+            raise Invalid("train")(
+                RuntimeError, f"the cuda-graph engine ran out of memory within an iteration: {error}"
             ) from error
 
     def _graph_of(self, size: int, iteration: Iteration) -> Callable[[], None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import plugins
 from fastgan.training.config import TrainConfig
@@ -182,8 +183,8 @@ def advance_together(
     try:
         plans = [state.compiled() for state in states]
     except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
-        raise RuntimeError(
-            f"train: the {engine} engine cannot continue, because the model changed during training: {why}"
+        raise Invalid("train")(
+            RuntimeError, f"the {engine} engine", f"cannot continue, because the model changed during training: {why}"
         ) from None
     tables, updates = launch(states, plans, firsts, [min(count, _MOST_ITERATIONS) for count in counts])
     for state, first, table, made in zip(states, firsts, tables, updates, strict=True):
