@@ -106,9 +106,12 @@ def _switches_reset() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def emulator_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    """Compiles the CUDA sources for the emulator; all tests of a session share its folder."""
-    folder = os.environ.get("FASTGAN_SIMT_FOLDER")  # for sessions that follow each other
-    return Builder(Path(folder) if folder else tmp_path_factory.mktemp("simt"))
+    """Compiles the CUDA sources for the emulator; all tests of a session share its folder, in all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "simt"
+    folder = Path(os.environ.get("FASTGAN_SIMT_FOLDER", shared))  # for sessions that follow each other
+    folder.mkdir(parents=True, exist_ok=True)
+    return Builder(folder)
 
 
 @pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -16,8 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,28 +77,55 @@ def _run(command: Sequence[object]) -> None:
         raise AssertionError(f"{' '.join(map(str, command))}\n{done.stderr[-6000:]}")
 
 
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _made_once(out: Path) -> Iterator[Path | None]:
+    """The path to write to, which then becomes `out`; None where a thread or process has made `out` before."""
+    import fcntl  # what Windows has not: there is no emulator there
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{out}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if out.exists():
+            yield None
+            return
+        part = out.with_name(f"part-{out.name}")
+        yield part
+        part.replace(out)
+
+
 class Builder:
-    """Objects and programs in one folder, each made once; a compiler runs on every processor."""
+    """Objects and programs in one folder, each made once by all processes that share it; a compiler per processor.
+
+    They are named after what they are made of: flags, the source's text and all headers.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pool = ThreadPoolExecutor(max_workers=max(2, min(8, os.cpu_count() or 2)))
         self.jobs: dict[tuple[object, ...], Future[Path]] = {}
-        self.header_lock = threading.Lock()
+        self._read: dict[Path, str] = {}
+
+    def _digest_of_headers(self, csrc: Path) -> str:
+        if csrc not in self._read:
+            headers = sorted(path for end in ("h", "cuh") for path in csrc.rglob(f"*.{end}"))
+            self._read[csrc] = _digest([(str(path.relative_to(csrc)), path.read_bytes()) for path in headers])
+        return self._read[csrc]
 
     def _headers(self, flags: tuple[str, ...]) -> tuple[object, ...]:
         """Options by which kernels find the headers parsed that all of them begin with: a third less for a fault."""
         if "clang" in str(compiler()):
             return ()
-        digest = hashlib.sha256(repr(flags).encode()).hexdigest()[:16]
-        header = self.folder / f"headers-{digest}" / "all.h"
-        with self.header_lock:
-            if not header.exists():
-                header.parent.mkdir(exist_ok=True)
+        header = self.folder / f"headers-{_digest(flags, self._digest_of_headers(SIMT))}" / "all.h"
+        with _made_once(header.with_suffix(".h.gch")) as part:
+            if part is not None:
                 source = header.with_suffix(".in.h")
                 names = ("cuda_runtime.h", "algorithm", "cmath", "stdexcept", "string", "vector")
                 source.write_text("".join(f"#include <{name}>\n" for name in names))
-                _run((compiler(), *flags, f"-I{SIMT}", "-x", "c++-header", source, "-o", f"{header}.gch"))
+                _run((compiler(), *flags, f"-I{SIMT}", "-x", "c++-header", source, "-o", part))
                 header.touch()
         return "-include", header
 
@@ -108,10 +134,12 @@ class Builder:
 
         `headers`: the flags it shares with others whose headers it shares.
         """
-        digest = hashlib.sha256(repr((str(source), str(csrc), flags)).encode()).hexdigest()[:16]
-        out = self.folder / f"{source.stem}-{digest}.o"
-        first = self._headers(headers) if headers else ()
-        _run((compiler(), *flags, *first, f"-I{SIMT}", f"-I{csrc}", "-x", "c++", "-c", source, "-o", out))
+        read = source.read_bytes(), self._digest_of_headers(csrc), self._digest_of_headers(SIMT)
+        out = self.folder / f"{source.stem}-{_digest(compiler(), flags, headers, *read)}.o"
+        with _made_once(out) as part:
+            if part is not None:
+                first = self._headers(headers) if headers else ()
+                _run((compiler(), *flags, *first, f"-I{SIMT}", f"-I{csrc}", "-x", "c++", "-c", source, "-o", part))
         return out
 
     def begin(
@@ -131,9 +159,10 @@ class Builder:
 
         def finish() -> Emulator:
             objects = sorted(job.result() for job in jobs)
-            out = self.folder / f"serve-{hashlib.sha256(repr(objects).encode()).hexdigest()[:16]}"
-            if not out.exists():
-                _run((compiler(), *LINK, *flavour.link, *objects, "-o", out))
+            out = self.folder / f"serve-{_digest(objects, flavour.link)}"
+            with _made_once(out) as part:
+                if part is not None:
+                    _run((compiler(), *LINK, *flavour.link, *objects, "-o", part))
             return Emulator(out)
 
         return finish
@@ -149,9 +178,11 @@ class Builder:
         harness = [*(SIMT / name for name in (*MACHINE, "calls.cpp", "library.cpp")), *sorted(SIMT.glob("*.cu"))]
         flags = (*COMMON, "-O1", "-fPIC", "-w")
         wanted = (*sources, *harness, CSRC / "cuda" / "none.cpp")  # of two definitions the first one counts
-        jobs = [self.pool.submit(self._compile, source, csrc, flags) for source in wanted]
-        out = csrc / "kernels.so"
-        _run((compiler(), "-shared", "-Wl,-z,muldefs", *(job.result() for job in jobs), "-o", out))
+        objects = [job.result() for job in [self.pool.submit(self._compile, source, csrc, flags) for source in wanted]]
+        out = self.folder / f"kernels-{_digest(objects)}.so"
+        with _made_once(out) as part:
+            if part is not None:
+                _run((compiler(), "-shared", "-Wl,-z,muldefs", *objects, "-o", part))
         return Library(out)
 
     def for_gpu(self, sources: Sequence[Path]) -> Emulator:
