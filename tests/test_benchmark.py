@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import time
@@ -151,6 +152,79 @@ def test_the_check_catches_a_wrong_side(wrong: Callable[..., baselines_torch.Ste
         TOLERANCE.check("", "baseline", replayed(WORKLOADS["tiny"], wrong), truth("tiny"))
 
 
+WIDE = Workload("", MlpSizes((8, 512, 512, 16), "relu", "sigmoid"), MlpSizes((16, 512, 512, 1), "leaky_relu"), 128)
+
+
+def shifted_bias_gradient(generator: nn.Module, discriminator: nn.Module) -> baselines_torch.Step:
+    discriminator[2].bias.register_hook(lambda grad: grad.roll(1))  # type: ignore[index]
+    return EAGER(generator, discriminator)
+
+
+def no_product_of_the_fakes(generator: nn.Module, discriminator: nn.Module) -> baselines_torch.Step:
+    """D's weight gradient lacks the second of two products: that of the fake rows."""
+    layer, calls = discriminator[2], itertools.count()  # type: ignore[index]
+
+    def forward(x: Tensor) -> Tensor:
+        weight = (
+            layer.weight.detach() if next(calls) % 3 == 1 else layer.weight
+        )  # real rows, fake rows, those of G's step
+        return nn.functional.linear(x, weight, layer.bias)
+
+    layer.forward = forward
+    return EAGER(generator, discriminator)
+
+
+@functools.cache
+def wide() -> tuple[dict[str, Tensor], harness.Tolerance]:
+    data = WIDE.data()
+    seen = draws(WIDE, data, measure.CHECKED_ITERATIONS, seed=0)
+    right = baselines_torch.float64_run(WIDE, data, seen)
+    return right, measure.tolerance_of(WIDE, data, seen, right)
+
+
+def test_right_sides_of_a_wide_network_pass() -> None:
+    right, tolerance = wide()
+    for found in (mine(WIDE), replayed(WIDE, EAGER)):
+        tolerance.check("", "side", found, right)
+
+
+@pytest.mark.parametrize(
+    "wrong", [shifted_bias_gradient, no_product_of_the_fakes, other_negative_slope, no_bias_update]
+)
+def test_the_check_of_a_wide_network_catches_a_wrong_side(wrong: Callable[..., baselines_torch.Step]) -> None:
+    right, tolerance = wide()
+    with pytest.raises(harness.ResultsDiffer, match="baseline departs"):
+        tolerance.check("", "baseline", replayed(WIDE, wrong), right)
+
+
+@pytest.mark.parametrize("betas", [(0.6, 0.999), (0.5, 0.9)])
+def test_the_check_of_a_wide_network_catches_other_betas(
+    betas: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, tolerance = wide()
+    monkeypatch.setattr(baselines_torch, "BETAS", betas)
+    with pytest.raises(harness.ResultsDiffer, match="baseline departs"):
+        tolerance.check("", "baseline", replayed(WIDE, EAGER), right)
+
+
+def test_rounding_widens_the_tolerance_only_at_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With errors so large that some units' sums change their sign for certain."""
+    monkeypatch.setattr(baselines_torch, "ROUNDING", 2.0**-13)
+    name, norms = "generator.0.weight", []
+    for activation in ("tanh", "relu"):
+        networks = MlpSizes((8, 256, 16), activation), MlpSizes((16, 256, 1), activation)
+        workload = Workload("", *networks, 128)
+        data = workload.data()
+        seen = draws(workload, data, measure.CHECKED_ITERATIONS, seed=0)
+        right = baselines_torch.float64_run(workload, data, seen)
+        tolerance = measure.tolerance_of(workload, data, seen, right)
+        norms.append(tolerance.norms.get(name, measure.CHANGE_TOLERANCE))
+        tolerance.check("", "side", right | {name: right[name] * (1 + 0.9 * norms[-1])}, right)
+        with pytest.raises(harness.ResultsDiffer, match="of its norm"):
+            tolerance.check("", "side", right | {name: right[name] * (1 + 1.1 * norms[-1])}, right)
+    assert norms[0] == measure.CHANGE_TOLERANCE < norms[1]
+
+
 @pytest.mark.parametrize(
     ("constant", "value"), [("LEARNING_RATE", 2.1e-4), ("BETAS", (0.6, 0.999)), ("BETAS", (0.5, 0.9))]
 )
@@ -199,7 +273,7 @@ def test_torchs_bf16_products_round_and_the_switch_is_put_back(
 def test_a_late_workload_is_timed_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides have made their first iterations, on data whose columns are partly always 0."""
     small = {"generator": MlpSizes((2, 4, 6)), "discriminator": MlpSizes((6, 4, 1)), "zero_columns": 2, "start": 30}
-    late = dataclasses.replace(WORKLOADS["mnist-late"], **small, change=0.1)
+    late = dataclasses.replace(WORKLOADS["mnist-late"], **small)
     assert not late.data()[:, :2].any() and late.data()[:, 2:].all()
     record = measure.measure(late, ["eager"], SETTINGS, say=lambda _: None)
     per_call = {"eager": 1, "fastgan": record["every"]["fastgan"]}

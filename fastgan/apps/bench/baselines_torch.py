@@ -6,11 +6,13 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from fastgan.apps.bench.fastgan_side import change
 from fastgan.apps.bench.products import bf16_products
@@ -20,6 +22,7 @@ T = TypeVar("T")
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BCE = nn.BCEWithLogitsLoss()
 WARM_UP = 3  # calls before a capture: what is compiled or loaded at first use cannot be captured
+ROUNDING = 2.0**-21  # of a float32 product of some thousand terms, as a part of its root mean square: measured
 CALIBRATION = 8  # iterations that tell how many a timed call should have
 
 
@@ -109,6 +112,35 @@ class Torch:
 def float64_run(workload: Workload, data: Tensor, draws: Draws, seed: int = 0) -> dict[str, Tensor]:
     """The truth that every side is held against: the same iterations by the plain loop in float64."""
     return Torch(workload, data.double(), eager, seed=seed).replay(draws)
+
+
+def disturbed_run(workload: Workload, data: Tensor, draws: Draws, seed: int = 0, number: int = 0) -> dict[str, Tensor]:
+    """The float64 run with errors as large as those of float32 in what each layer's product gives.
+
+    How far it departs from the truth is what rounding alone may do to a run. Where a unit's sum is within rounding of
+    0, a ReLU of it has the one derivative or the other; Adam's first steps then turn entries whose gradient is small.
+
+    Args:
+        workload, data, draws, seed: as of the truth.
+        number: of the errors; each draws others.
+    """
+    with _Disturbed(number):
+        return float64_run(workload, data, draws, seed)
+
+
+class _Disturbed(TorchFunctionMode):
+    """Adds random errors to the outputs of every linear map inside."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.random = torch.Generator().manual_seed(number)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        y = func(*args, **(kwargs or {}))
+        if func is not functional.linear:
+            return y
+        size = ROUNDING * y.detach().square().mean().sqrt()
+        return y + size * torch.randn(y.shape, generator=self.random, dtype=y.dtype).to(y.device)
 
 
 def wait_for(device: torch.device) -> None:

@@ -146,11 +146,13 @@ class Tolerance:
         norm: of each tensor, ||side - truth|| <= norm * ||truth||.
         element: name -> of each element, |side - truth| <= element * (|truth| + max|truth|).
         ulp: of each element, in units in the last place of the truth in float32; None: no such limit.
+        norms: name -> of that tensor, instead of `norm`.
     """
 
     norm: float
     element: Mapping[str, float] = field(default_factory=dict)
     ulp: float | None = None
+    norms: Mapping[str, float] = field(default_factory=dict)
 
     def check(self, case: str, side: str, found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:
         """The relative differences, tensor by tensor; raises ResultsDiffer where one is too large."""
@@ -164,7 +166,7 @@ class Tolerance:
         a, b = (x.detach().double().to(truth.device) for x in (found, truth))
         if not (a.isfinite().all() and b.isfinite().all() and b.any()):
             raise ResultsDiffer(f"{what} is not finite, or the truth is all zero")
-        limits = [("of its norm", float((a - b).norm() / b.norm()), self.norm)]
+        limits = [("of its norm", departure(a, b), self.norms.get(name, self.norm))]
         if (limit := self.element.get(name)) is not None:
             limits.append(("at an element", float(((a - b).abs() / (b.abs() + b.abs().max())).max()), limit))
         if self.ulp is not None:
@@ -174,6 +176,11 @@ class Tolerance:
                 told = f"departs from a float64 run by {difference:.2g} {how}; allowed is {allowed:.2g}"
                 raise ResultsDiffer(f"{what} {told}")
         return limits[0][1]
+
+
+def departure(found: Tensor, truth: Tensor) -> float:
+    """The norm of the difference, as a part of the truth's."""
+    return float((found - truth).norm() / truth.norm())
 
 
 def ulps(found: Tensor, truth: Tensor) -> float:

@@ -128,8 +128,6 @@ class Workload:
         batch: m of Algorithm 1.
         threads: how many it is measured with.
         least: baseline -> times faster; "peak" -> share of the FMA peak; "bf16" -> times faster than eager fp32.
-        change: by how much of its norm the change of a parameter may depart from a float64 run's after the check's
-            iterations: Adam divides by a gradient's size, so rounding can turn an entry near 0 around.
         zero_columns: how many columns of the data are always 0, as border pixels are: Adam's moments of their weights
             decay into the subnormal range after some 1,000 iterations.
         start: the iteration at which timing begins.
@@ -141,7 +139,6 @@ class Workload:
     batch: int
     threads: int = 1
     least: Mapping[str, float] = field(default_factory=dict)
-    change: float = 2e-2
     zero_columns: int = 0
     start: int = 0
 
@@ -268,7 +265,6 @@ WORKLOADS = {
             MlpSizes((784, 240, 240, 1), pieces=5),
             100,
             least=_LARGE | {"eager": 1.5, "peak": 0.80, "bf16": 2.5},
-            change=5e-2,
         ),
         Workload(
             "pacgan-ring",
