@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastgan.data.extras import need
 from fastgan.models import GAN
+from fastgan.nn import saved
 from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.plain import count_of
@@ -244,4 +245,4 @@ class Best(Callback):
         """
         if not self._weights:
             raise ValueError("Best: there must be a measurement before restore, got none")
-        gan.load_state_dict(self._weights)
+        saved.load_state(gan, self._weights)
