@@ -124,6 +124,7 @@ def loss_of_d(kind: str, real: Tensor, fake: Tensor, label: float, fake_label: f
     return cross_entropy.mean() + of_fakes.mean()
 
 
+@functools.cache
 def undecided(kind: str, label: float, fake_label: float) -> float:
     """D's best logit where a row is as likely real as made: the minimum of its loss of one of each, by bisection."""
     if kind not in ("gan", "least_squares"):

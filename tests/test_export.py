@@ -170,6 +170,34 @@ def test_networks_of_ones_own_class_are_given_to_load(tmp_path: Path) -> None:
         fastgan.GAN.load(tmp_path / "gan", generator=torch.nn.Linear(3, 4))
 
 
+class Doubled(torch.nn.Linear):
+    """Keeps half its weights in files."""
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = destination[f"{prefix}weight"] / 2
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        state_dict[f"{prefix}weight"] = 2 * state_dict[f"{prefix}weight"]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_a_layer_that_reads_its_tensors_itself_is_asked(tmp_path: Path) -> None:
+    gan = fastgan.GAN(Doubled(3, 4), small().discriminator, latent_dim=3)
+    gan.save(tmp_path / "gan")
+    again = fastgan.GAN.load(tmp_path / "gan", generator=Doubled(3, 4))
+    assert torch.equal(again.sample(3), gan.sample(3))
+
+
+def test_hooks_of_a_state_dict_are_called(tmp_path: Path) -> None:
+    path, called = small().save(tmp_path / "gan"), []
+    generator = small().generator
+    generator.register_load_state_dict_pre_hook(lambda *_: called.append("before"))
+    generator.register_load_state_dict_post_hook(lambda *_: called.append("after"))
+    fastgan.GAN.load(path, generator=generator)
+    assert called == ["before", "after"]
+
+
 def test_what_a_constructor_would_not_make_is_not_described() -> None:
     tied = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     tied[1].weight = tied[0].weight

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +54,21 @@ def test_the_faults_of_a_file_can_be_planted_together(mutate: ModuleType) -> Non
         mutate.planted((ROOT / file).read_text(), [fault for fault in faults if fault.file == file])
 
 
+@pytest.mark.slow
+def test_every_cpp_fault_compiles(mutate: ModuleType, tmp_path: Path) -> None:
+    """Of those that a program for this processor has; one that does not stops the whole campaign."""
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    faults = [fault for fault in mutate.read_table() if fault.native]
+    for file in {fault.file for fault in faults}:
+        text = (ROOT / file).read_text()
+        (tmp_path / file).write_text(mutate.planted(text, [fault for fault in faults if fault.file == file]))
+    (tmp_path / "switch.h").write_text(mutate.SWITCH)
+    command = ["c++", "-std=gnu++20", "-fsyntax-only", "-w", "-march=native", "-DFASTGAN_ISA=portable"]
+    command += ["-include", str(tmp_path / "switch.h")]
+    for unit in sorted((tmp_path / "csrc" / "cpu").glob("*.cpp")):
+        subprocess.run([*command, str(unit)], check=True)
+
+
 @pytest.mark.parametrize("old", ["no such text", "«return»"])
 def test_a_row_without_one_place_is_refused(mutate: ModuleType, old: str) -> None:
     with pytest.raises(SystemExit, match="places in some.py"):
@@ -88,6 +106,13 @@ def test_the_report_counts_what_was_reached(mutate: ModuleType, capsys: pytest.C
     assert mutate.report(list(zip(faults, ["survived", *outcomes[1:]], strict=True)), texts) == 0  # 2 of 41
     assert mutate.report(list(zip(faults, ["survived"] * 2 + outcomes[2:], strict=True)), texts) == 1  # 3 of 41
     assert f"{faults[0].file}:" in capsys.readouterr().out
+
+
+def test_a_fault_that_needs_another_processor_is_not_planted(mutate: ModuleType, tmp_path: Path) -> None:
+    fault = dataclasses.replace(mutate.read_table()[0], needs="no_such_flag")
+    row = mutate.Row()
+    assert not list(mutate.plant([fault], {fault.number: row}, tmp_path, lambda f: pytest.fail("planted")))
+    assert row.outcome == mutate.UNREACHABLE
 
 
 def test_results_are_known_by_place_whatever_the_number(mutate: ModuleType) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +128,15 @@ def test_the_plans_cover_what_there_is() -> None:
     assert max(len(plan.config.penalties) for plan in plans) > 1
     assert {plan.threads for plan in plans} == {1, 2, 3, 4, 5}
     assert {plan.classes for plan in plans} == {0, 1, 2, 10}
+
+
+def test_a_stopped_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = importlib.import_module("many")
+    seen: list[int] = []
+    monkeypatch.setitem(many.KINDS, "plans", lambda number: seen.append(number) or (number == 4 and "a\nb") or None)
+    file = tmp_path / "found"
+    file.write_text("0 \n2 other bits\n3 cut o")
+    assert many.main("plans", file, range(5)) == 1
+    assert seen == [1, 3, 4]
+    assert many.known(file) == {0: "", 2: "other bits", 1: "", 3: "", 4: "a b"}
+    assert many.main("plans", file, range(2)) == 0

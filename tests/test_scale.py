@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import GAN, TrainConfig, backend, data, nn, train
+from fastgan import GAN, Best, TrainConfig, backend, data, nn, train
+from fastgan.data import frames
 
 DATA = torch.linspace(-1, 1, 64).reshape(32, 2)
 
@@ -33,6 +34,25 @@ def trains(engine: str, folder: bool = False) -> Callable[[int, Path], Callable[
 def loads(layers: int, path: Path) -> Callable[[], object]:
     file = deep(layers).save(path / f"{layers}.safetensors")
     return lambda: GAN.load(file)
+
+
+def restores(layers: int, path: Path) -> Callable[[], object]:
+    gan, best = deep(layers), Best(lambda _: 0.0, every=1)
+    train(gan, DATA, TrainConfig(1, 8), callbacks=[best])
+    return lambda: best.restore(gan)
+
+
+def takes_columns(columns: int, path: Path) -> Callable[[], object]:
+    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    file = path / f"{columns}.parquet"
+    pd.DataFrame(np.zeros((2, columns)), columns=[f"name {i}" for i in range(columns)]).to_parquet(file)
+
+    def act() -> None:
+        table = frames.open_table(file)
+        for number in range(columns):
+            table.column(number)
+
+    return act
 
 
 def fuses(layers: int, path: Path) -> Callable[[], object]:
@@ -56,9 +76,11 @@ CASES: dict[str, tuple[Callable[[int, Path], Callable[[], object]], int]] = {
     "train, run folder": (trains("auto", folder=True), 100),
     "save": (lambda layers, path: partial(deep(layers).save, path / "a.safetensors"), 100),
     "load": (loads, 100),
+    "the best weights": (restores, 100),
     "fuse": (fuses, 100),
     "read numbers": (reads(False), 1000),
     "read names": (reads(True), 1000),
+    "columns of Parquet": (takes_columns, 50),
 }
 
 

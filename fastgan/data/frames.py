@@ -69,14 +69,14 @@ class _Frame:
 
 class _Parquet:
     def __init__(self, path: Path) -> None:
-        self._parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow")
+        parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow")
         self._arrow = need("pyarrow", what=_WHAT, package="pyarrow")
         need("pandas", what=_WHAT, package="pandas")
         self._path, self.label = path, str(path)
         try:
-            with self._parquet.ParquetFile(str(path)) as file:
-                names = file.schema_arrow.names
-                self.rows = int(file.metadata.num_rows)
+            self._file = parquet.ParquetFile(str(path))  # open as long as this is: opening reads all names
+            names = self._file.schema_arrow.names
+            self.rows = int(self._file.metadata.num_rows)
         except (self._arrow.ArrowException, OSError) as error:
             raise invalid(DataError, path, f"must be a whole Parquet file, got: {_first_line(error)}") from error
         self.names = tuple(name for name in names if not _INDEX_COLUMN.fullmatch(name))
@@ -84,8 +84,7 @@ class _Parquet:
     def column(self, number: int) -> Any:
         name = self.names[number]
         try:
-            with self._parquet.ParquetFile(str(self._path)) as file:
-                column = file.read(columns=[name], use_pandas_metadata=False).column(0)
+            column = self._file.read(columns=[name], use_pandas_metadata=False).column(0)
         except (self._arrow.ArrowException, OSError) as error:
             raise invalid(
                 DataError, f"{self._path} column {name!r}", f"must be whole, got: {_first_line(error)}"

@@ -357,7 +357,7 @@ class GAN(torch.nn.Module):
         ]
         try:
             gan = cls(*networks, **described["gan"])
-            saved.load_state(gan, tensors, by_name=generator is None and discriminator is None)
+            saved.load_state(gan, tensors)
             frozen = set(described["frozen"])
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:
             got = " ".join(str(error).split())[:300]

@@ -102,20 +102,31 @@ def network(name: str, path: Path, tensors: Mapping[str, Tensor], described: dic
         raise invalid.value(path, f"must describe the {name}: {error}") from None
 
 
-def load_state(gan: Any, tensors: Mapping[str, Tensor], *, by_name: bool) -> None:
+def load_state(gan: Any, tensors: Mapping[str, Tensor]) -> None:
     """Equivalent to `gan.load_state_dict(tensors)`, which looks through all names for each module: hours, where deep.
 
-    Args:
-        by_name: copy each tensor where the names and shapes are those of the GAN: no module reads its tensors itself.
+    The tensors are copied by name where the names and shapes are those of the networks and torch would do no more.
 
     Raises:
-        RuntimeError: names or shapes that are not the GAN's.
+        RuntimeError: names or shapes that are not those of the networks.
     """
-    if any(name.startswith("ema.") for name in tensors):
+    if any(name.startswith("ema.") for name in tensors) and hasattr(gan, "keep_ema"):
         gan.keep_ema()
-    own = gan.state_dict()
-    if not by_name or {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in tensors.items()}:
+    own = gan.state_dict() if all(map(_loads_as_torch_does, gan.modules())) else {}
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in tensors.items()}:
         gan.load_state_dict(tensors)
         return
     for name, value in own.items():
         value.copy_(tensors[name])
+
+
+def _loads_as_torch_does(module: torch.nn.Module) -> bool:
+    """Whether the module neither reads nor writes its tensors itself, nor keeps others' code that would see them."""
+    hooks = (
+        module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks,
+        module._state_dict_pre_hooks, module._state_dict_hooks,
+    )  # fmt: skip
+    return not any(hooks) and all(
+        getattr(type(module), name).__module__.partition(".")[0] in ("torch", "fastgan")
+        for name in ("_load_from_state_dict", "load_state_dict", "_save_to_state_dict", "state_dict", "get_extra_state")
+    )

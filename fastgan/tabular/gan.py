@@ -23,6 +23,7 @@ from fastgan.data.frames import open_table
 from fastgan.errors import Invalid
 from fastgan.files import write_atomically
 from fastgan.models.gan import GAN
+from fastgan.nn import saved
 from fastgan.options import EngineName, HeadName, Precision
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train
@@ -437,9 +438,9 @@ class TabularGAN:
             tensors = safetensors.torch.load((path / WEIGHTS).read_bytes())
             made._build(ConditionSampler.without_rows(body["counts"]))
             assert made.gan is not None
-            made.gan.load_state_dict(
-                {name.removeprefix("gan."): x for name, x in tensors.items() if name.startswith("gan.")}
-            )
+            prefix = saved.PREFIX
+            of_gan = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+            saved.load_state(made.gan, of_gan)
             made.history = {
                 key.removeprefix("history."): x.numpy() for key, x in tensors.items() if key.startswith("history.")
             }

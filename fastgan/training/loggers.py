@@ -16,6 +16,7 @@ from torch import Tensor
 from fastgan.data.extras import need
 from fastgan.errors import Invalid
 from fastgan.models import GAN
+from fastgan.nn import saved
 from fastgan.training import checkpoint
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.plain import count_of
@@ -245,4 +246,4 @@ class Best(Callback):
         """
         if not self._weights:
             raise Invalid("Best").value("there", "must be a measurement before restore, got none")
-        gan.load_state_dict(self._weights)
+        saved.load_state(gan, self._weights)

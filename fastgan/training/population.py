@@ -17,6 +17,7 @@ import torch
 
 from fastgan.errors import Invalid
 from fastgan.models import GAN
+from fastgan.nn import saved
 from fastgan.results import Result
 from fastgan.training.callbacks import Callback
 from fastgan.training.config import TrainConfig
@@ -234,7 +235,7 @@ def _gathered(
             else:
                 gan = build(planned[number].config.seed)
                 place(gan, planned[number].config)
-                gan.load_state_dict(state)
+                saved.load_state(gan, state)
                 table[:, number, : outcome.step] = rows
             found[number] = (outcome, gan)
     ordered = [found[member.number] for member in planned]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import importlib.machinery
 import importlib.util
 import json
@@ -55,6 +56,7 @@ class Fault:
     put: str
     statement: bool
     excuse: str  # why no test can notice it, or ""
+    needs: str = ""  # a feature of the processor
 
     @property
     def native(self) -> bool:
@@ -71,12 +73,16 @@ class Row:
     passed: list[str] = field(default_factory=list)
 
 
+def runs_here(fault: Fault) -> bool:
+    return not fault.needs or fault.needs in Path("/proc/cpuinfo").read_text().split()
+
+
 def read_table() -> list[Fault]:
     """All faults; an error where one does not have exactly one place."""
     faults: list[Fault] = []
     groups: dict[str, tuple[str, ...]] = {}
     file, tests, text = "", (), ""
-    pieces = re.split(r"\n(?=[-!+~=@#])", "\n" + TABLE.read_text())
+    pieces = re.split(r"\n(?=[-!+~=@#%])", "\n" + TABLE.read_text())
     old: str | None = None
     for piece in filter(None, (piece.strip("\n") for piece in pieces)):
         kind, rest = piece[0], piece[1:].strip()
@@ -93,8 +99,8 @@ def read_table() -> list[Fault]:
             assert old is not None
             start, end = locate(text, old, file)
             faults.append(Fault(len(faults) + 1, file, tests, start, end, rest, statement, ""))
-        elif kind == "~":
-            faults[-1] = Fault(**{**vars(faults[-1]), "excuse": rest})
+        elif kind in "~%":
+            faults[-1] = dataclasses.replace(faults[-1], **{"excuse" if kind == "~" else "needs": rest})
     return faults
 
 
@@ -296,7 +302,7 @@ def plant(faults: Sequence[Fault], rows: dict[int, Row], work: Path, prepare: An
             needed[test] = seconds if re.search(r"\d passed", log.read_text()) else 0.0
         return needed[test]
 
-    turns = [(turn, fault) for fault in faults for turn in range(len(fault.tests))]
+    turns = [(turn, fault) for fault in faults for turn in range(len(fault.tests)) if runs_here(fault)]
     for turn, fault in sorted(turns, key=lambda pair: (bool(pair[1].excuse), pair[0])):
         row, test = rows[fault.number], fault.tests[turn]
         if row.outcome not in (SURVIVED, UNREACHABLE) or test in row.passed:
@@ -336,7 +342,7 @@ def main() -> int:
     results = arguments.work / "result.json"
     known_rows = json.loads(results.read_text()) if results.exists() and not arguments.again else {}
     keys = {f.number: key(f, texts[f.file]) for f in faults}
-    rows = {f.number: Row(**known_rows.get(keys[f.number], {})) for f in faults}
+    rows = {f.number: Row(**known_rows.get(keys[f.number], {})) if runs_here(f) else Row() for f in faults}
     for fault in campaign(faults, rows, arguments.work):
         row = rows[fault.number]
         known_rows[keys[fault.number]] = vars(row)
