@@ -1,4 +1,4 @@
-"""The objectives of the two players as functions of logits: thin shells over `fastgan.ops`.
+"""The objectives of the two players as functions of logits, computed by `fastgan.ops`.
 
 A discriminator here returns the logit l; the probability of the paper is D = sigmoid(l). Losses are written through
 softplus(x) = log(1 + exp(x)) and are accurate to 2 units in the last place for every logit, infinities included.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -71,6 +71,16 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
         )
     wide = kernels.accumulator(real.dtype)  # a difference of halves may overflow
     return real.to(wide) - fake.to(wide)
+
+
+def _of_one_batch(
+    caller: str, name: str, x: Tensor, formula: str, target: float, reduction: Reduction, impl: Impl
+) -> Tensor:
+    """A formula of every element of x, the argument `name`, reduced."""
+    if reduction == "none":
+        return ops.pointwise(x, formula, target, impl=impl, caller=caller)
+    formulas, targets, mean = (formula, formula), (target, target), reduction == "mean"
+    return ops.pair_loss(x, None, formulas, targets, mean=mean, impl=impl, caller=caller, names=(name, name))
 
 
 def _discriminator_terms(
@@ -159,18 +169,15 @@ def discriminator_loss(
         raise Invalid(caller).type("fake_logits", "must be a torch.Tensor, got NoneType")
     if kind == "relativistic":
         difference = _paired_difference(caller, real_logits, fake_logits)
-        if reduction == "none":
-            terms = ops.pointwise(difference, formulas[0], impl=impl, caller=caller).to(real_logits.dtype)
-            return terms, torch.zeros_like(terms)
-        return ops.pair_loss(difference, None, formulas, mean=reduction == "mean", impl=impl, caller=caller)
+        loss = _of_one_batch(caller, "real_logits", difference, formulas[0], 0.0, reduction, impl)
+        return (loss.to(real_logits.dtype), torch.zeros_like(real_logits)) if reduction == "none" else loss
     if reduction == "none":
         return (
             ops.pointwise(real_logits, formulas[0], targets[0], impl=impl, caller=caller),
             ops.pointwise(fake_logits, formulas[1], targets[1], impl=impl, caller=caller),
         )
-    return ops.pair_loss(
-        real_logits, fake_logits, formulas, targets, mean=reduction == "mean", impl=impl, caller=caller
-    )
+    mean = reduction == "mean"
+    return ops.pair_loss(real_logits, fake_logits, formulas, targets, mean=mean, impl=impl, caller=caller)
 
 
 def generator_loss(
@@ -210,18 +217,8 @@ def generator_loss(
         raise Invalid(caller).value("kind", f"{kind!r} {rule}, got {'none' if real_logits is None else 'some'}")
     formula, target, _ = GENERATOR[kind]
     x = fake_logits if real_logits is None else -_paired_difference(caller, real_logits, fake_logits)
-    if reduction == "none":
-        return ops.pointwise(x, formula, target, impl=impl, caller=caller).to(fake_logits.dtype)
-    return ops.pair_loss(
-        x,
-        None,
-        (formula, formula),
-        (target, target),
-        mean=reduction == "mean",
-        impl=impl,
-        caller=caller,
-        names=("fake_logits", "fake_logits"),
-    )
+    loss = _of_one_batch(caller, "fake_logits", x, formula, target, reduction, impl)
+    return loss.to(fake_logits.dtype) if reduction == "none" else loss
 
 
 def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tensor:
@@ -262,8 +259,7 @@ def adversarial_loss(
         logits: any shape; float32, float64, float16 or bfloat16.
         is_real: whether the target is 1; else it is 0.
         label: another target, in [0, 1], instead of 1 or 0 (label smoothing).
-        reduction: "mean", "sum" or "none".
-        impl: "auto", "native" or "reference".
+        reduction, impl: as in `discriminator_loss`.
 
     Returns:
         Scalar Tensor, float64 for float64 logits and float32 otherwise; for "none" a Tensor like the logits.
@@ -280,18 +276,7 @@ def adversarial_loss(
         raise Invalid(caller).type("is_real", f"must be a bool, got {type(is_real).__name__}")
     target = float(is_real) if label is None else ops.check_probability(caller, "label", label)
     formula = {1.0: "non_saturating", 0.0: "fake"}.get(target, "soft_target")
-    if reduction == "none":
-        return ops.pointwise(logits, formula, target, impl=impl, caller=caller)
-    return ops.pair_loss(
-        logits,
-        None,
-        (formula, formula),
-        (target, target),
-        mean=reduction == "mean",
-        impl=impl,
-        caller=caller,
-        names=("logits", "logits"),
-    )
+    return _of_one_batch(caller, "logits", logits, formula, target, reduction, impl)
 
 
 def blended_generator_loss(
@@ -337,8 +322,7 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
     Args:
         logits: any shape.
         is_real: bool, same shape and device; the numbers of real and fake examples may differ.
-        reduction: "mean" (of each kind, then summed), "sum" or "none".
-        impl: "auto", "native" or "reference".
+        reduction, impl: as in `discriminator_loss`; "mean" is of each kind, then summed.
 
     Returns:
         Scalar Tensor, or for "none" the terms, shaped like logits.
@@ -362,10 +346,8 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
         )
     # log D(x) of a real example is log(1 - D) of the negated logit: one formula serves both.
     signed = torch.where(is_real, -logits, logits)
-    if reduction == "none":
-        return ops.pointwise(signed, "fake", impl=impl, caller=caller)
-    if reduction == "sum":
-        return ops.pair_loss(signed, None, ("fake", "fake"), mean=False, impl=impl, caller=caller)
+    if reduction != "mean":
+        return _of_one_batch(caller, "logits", signed, "fake", 0.0, reduction, impl)
     if logits.numel() == 0:
         raise Invalid(caller).value("logits", f"must not be empty under 'mean', got shape {tuple(logits.shape)}")
     wide = signed if signed.dtype == torch.float64 else signed.float()
@@ -408,8 +390,7 @@ def probability_discriminator_loss(
         fake_probabilities: D(G(z)) in [0, 1].
         clamp: hold probabilities at the smallest normal number in value and gradient, so that D = 0 or 1 stays finite
             (87.3 in float32, 708.4 in float64); False gives infinity.
-        reduction: "mean" or "sum".
-        impl: "auto", "native" or "reference".
+        reduction, impl: as in `discriminator_loss`, without "none".
 
     Raises:
         ValueError: a probability outside [0, 1], on the CPU; on a GPU, where looking would synchronise, it gives NaN.
@@ -446,19 +427,9 @@ def probability_generator_loss(
     """
     caller = "probability_generator_loss"
     _check_choice(caller, "reduction", reduction, ("mean", "sum"))
-    names = "fake_probabilities", "fake_probabilities"
-    _check_probabilities(caller, (names[0], fake_probabilities))
+    _check_probabilities(caller, ("fake_probabilities", fake_probabilities))
     least = _least_probability(fake_probabilities, clamp)
-    return ops.pair_loss(
-        fake_probabilities,
-        None,
-        ("probability_real", "probability_real"),
-        (least, least),
-        mean=reduction == "mean",
-        impl=impl,
-        caller=caller,
-        names=names,
-    )
+    return _of_one_batch(caller, "fake_probabilities", fake_probabilities, "probability_real", least, reduction, impl)
 
 
 PENALTIES = options.names(PenaltyKind)
@@ -516,19 +487,12 @@ def gradient_penalty(
                 f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}",
             )
         size = (real.shape[0], *(1 for _ in real.shape[1:]))
+        like: dict[str, Any] = {"dtype": real.dtype, "device": real.device}
         if seed is None:
-            mix = torch.rand(size, dtype=real.dtype, device=real.device)
+            mix = torch.rand(size, **like)
         else:
-            mix = random.uniform(
-                size,
-                seed=seed,
-                purpose=random.Purpose.PENALTY,
-                step=step,
-                offset=offset,
-                dtype=real.dtype,
-                device=real.device,
-                impl=impl,
-            )
+            stream: dict[str, Any] = {"seed": seed, "purpose": random.Purpose.PENALTY, "step": step, "offset": offset}
+            mix = random.uniform(size, **stream, **like, impl=impl)
         where = mix * real.detach() + (1 - mix) * fake.detach()
     else:
         where = (real if kind == "r1" else fake).detach()

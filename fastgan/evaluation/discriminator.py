@@ -25,7 +25,7 @@ class DiscriminatorGap:
     Args:
         value_train, value_held_out: V(G, D) in nats, from samples.
         accuracy_train, accuracy_held_out: share of rows on the right side of 1/2, real and fake weighing the same.
-        js_train, js_held_out: the Jensen-Shannon divergence these values stand for. That on held-out rows is at most
+        js_train, js_held_out: the Jensen-Shannon divergence that these values give. That on held-out rows is at most
             the true one, up to chance; that on training rows grows to log 2 as D learns them from memory.
     """
 

@@ -35,11 +35,11 @@ def fuse(model: M) -> M:
       GELU(approximate="none");
     - Sequential subclasses with their own forward, and those of PyTorch itself.
 
-    Where a gradient is wanted, a short chain of small layers runs module by module, because it is faster so.
+    Where a gradient is needed, a short chain of small layers runs module by module, because that is faster.
 
-    Two things differ. Dropout inside a chain takes its mask from a key drawn from torch's generator
-    (`torch.manual_seed` reproduces it) instead of the numbers themselves: the same distribution, other
-    elements. An input of the wrong width raises a ValueError that names the layer.
+    Two things differ. Dropout inside a chain draws one dropout seed from torch's generator (`torch.manual_seed`
+    reproduces it) instead of the mask's numbers: the same distribution, other elements. An input of the wrong width
+    raises a ValueError that names the layer.
 
     Args:
         model: any module.

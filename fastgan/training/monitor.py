@@ -38,7 +38,7 @@ class Monitor(Callback):
         history: by column, one number a measurement: "step";
             "false_positives", share of the fakes that D took for real, and "false_negatives", share of the real rows
             it took for fake, in the iterations since the last one;
-            "js_estimate", JSD(p_data||p_g) in nats that D's loss stands for, a lower bound up to chance where D is
+            "js_estimate", JSD(p_data||p_g) in nats by D's loss, a lower bound up to chance where D is
             not at its optimum; NaN where the loss is not -V(G, D): other losses than those of the paper, smoothed
             labels, a penalty, a ClassDiscriminator;
             "sample_grad_norm", mean length of the gradient of G's loss of a sample with respect to the sample; NaN for

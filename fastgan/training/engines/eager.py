@@ -16,7 +16,6 @@ from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training import plugins, tricks
 from fastgan.training.config import TrainConfig
-from fastgan.training.engines.single import SingleMember
 from fastgan.training.engines.snapshot import Snapshot
 from fastgan.training.optimizers import Adam, Momentum, Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
@@ -30,7 +29,7 @@ _Tensors = TypeVar("_Tensors", bound=tuple[Tensor, ...])
 _METRIC_ELEMENTS = 1 << 21  # logits kept on the device between two transfers to the host
 
 
-class EagerEngine(SingleMember):
+class EagerEngine:
     """Runs iterations and returns their metrics; an iteration does not synchronise with the device."""
 
     name = "eager"
@@ -53,6 +52,11 @@ class EagerEngine(SingleMember):
         self._counts_seeds = not any(may_run_again(module) for module in gan.modules() if module is not gan)
         self._before_heads = torch.empty(0)  # G's outputs
         self._iterate = self._simultaneous if config.mode == "simultaneous" else self._alternating
+
+    @classmethod
+    def members_a_call(cls, threads: int) -> int:
+        """One."""
+        return 1
 
     def write_back(self) -> None:
         """Nothing: an iteration changes parameters and states in place."""
@@ -496,7 +500,7 @@ class Metrics:
 def may_run_again(module: torch.nn.Module) -> bool:
     """Whether its forward pass is the user's own code, which may run a part again in the backward pass.
 
-    `torch.utils.checkpoint` does. It restores torch's generator to meet the same dropout masks, and no counter of ours.
+    `torch.utils.checkpoint` does: it restores torch's generator, so the masks are the same, but no other counter.
     """
     own = type(module).__module__.startswith(("torch.nn.modules.", "fastgan.nn."))
     return not own or "forward" in vars(module)
