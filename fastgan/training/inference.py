@@ -13,7 +13,7 @@ from fastgan.errors import Invalid
 from fastgan.models.gan import GAN, evaluating
 from fastgan.random import Purpose
 from fastgan.results import Result
-from fastgan.training.engines.eager import Player
+from fastgan.training.engines.player import Player
 from fastgan.training.optimizers import Adam, Optimizer
 
 _HELD_OUT = 10_000  # samples that R^2 is measured on
