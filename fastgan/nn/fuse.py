@@ -22,10 +22,10 @@ def fuse(model: M) -> M:
 
     Every `nn.Sequential` in the model that holds such a chain, at any depth, becomes a
     `fastgan.nn.Sequential`, in place: the same objects under the same names, with the same parameters,
-    state_dict, hooks and modes, so that an optimiser made before goes on working. `unfuse` undoes it,
-    `explain` lists what runs fused, and why the rest does not.
+    state_dict, hooks and modes, so that an existing optimiser keeps working. `unfuse` undoes it, `explain` lists what
+    runs fused, and why the rest does not.
 
-    Left exactly as it is, and called as before:
+    Not changed, and called as before:
     - an `nn.Linear` that is not in a Sequential, or has no activation, dropout or other linear layer beside
       it;
     - modules with hooks (pruning, weight_norm and spectral_norm among them) or parametrizations, subclasses
