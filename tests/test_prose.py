@@ -39,7 +39,6 @@ EXCEPT = {
     ("fastgan/training/inference.py", "inferer"),  # a deprecated argument
     ("fastgan/apps/cli/bench.py", "peers"),  # a deprecated flag
     ("fastgan/apps/presets.py", "settled"),  # of the GAN, not of a state
-    ("fastgan/evaluation/discriminator.py", "settled"),
 }
 
 
