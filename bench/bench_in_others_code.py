@@ -54,8 +54,8 @@ def penalty(d: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """WGAN-GP as it is usually written."""
     where = (mix * real + (1 - mix) * fake).requires_grad_()
     logits = d(where)
-    (slope,) = torch.autograd.grad(logits, where, torch.ones_like(logits), create_graph=True, retain_graph=True)
-    return 10 * ((slope.norm(2, dim=1) - 1) ** 2).mean()
+    (grad,) = torch.autograd.grad(logits, where, torch.ones_like(logits), create_graph=True, retain_graph=True)
+    return 10 * ((grad.norm(2, dim=1) - 1) ** 2).mean()
 
 
 # ---------------------------------------------------------------- the table of shapes

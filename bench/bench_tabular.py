@@ -5,7 +5,7 @@
 PYTHON is an interpreter that has ctgan, and sdmetrics for its quality report: pip install ctgan sdmetrics in an
 environment of its own. Both sides have the paper's networks and numbers: batches of 500 (less for small tables), packs
 of 10, Adam at 2e-4. Times are processor seconds of a process with as many threads, which other jobs on the machine
-disturb least; wall time stands beside them in the record. Quality: distances to the rows trained on, and the score of a
+disturb least; the record has wall time too. Quality: distances to the rows trained on, and the score of a
 model trained on synthetic rows and tested on rows that neither side saw.
 """
 
@@ -77,12 +77,12 @@ def one(name: str, args: Any, settings: harness.Settings, folder: Path) -> dict[
     updates = 20 if settings.quick else args.updates
     threads = settings.threads[0]
     harness.progress(f"{name}: {len(real):,} rows, {real.shape[1]} columns, {updates:,} updates")
-    ours = fastgan_side(real, updates, batch, 10, threads, settings.seed)
-    gan = ours.pop("gan")
+    own = fastgan_side(real, updates, batch, 10, threads, settings.seed)
+    gan = own.pop("gan")
     samples = gan.sample(len(real), seed=settings.seed)
     record: dict[str, Any] = {
         "table": name, "rows": len(real), "columns": real.shape[1], "updates": updates, "batch": batch,
-        "fastgan": ours | quality(gan, real, samples, held_out),
+        "fastgan": own | quality(gan, real, samples, held_out),
     }  # fmt: skip
     if args.ctgan is None:
         return record

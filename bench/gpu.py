@@ -49,7 +49,7 @@ PARTS = {
 ROWS = "toy-32 toy-32x132 mnist-1024 original wide-1024 wide-2048 wide-4096 toy-32x1056 pacgan-ringx10".split()
 SETUP_S, ROW_S = 60.0, 120.0  # of a side; of a row, whose kernel may never end
 BASELINES = "eager graph jax vmap autocast compile-autocast".split()
-# PacGAN's table 1: 8 cells of 10 GANs, which train as a population, of which these stand for all, at two short lengths
+# PacGAN's table 1: 8 cells of 10 GANs, which train as a population, of which these represent all, at two short lengths
 # . Whole thousands: the looks at the modes come as often as in a full run, and both lengths capture every graph.
 CELLS, CELL_STEPS, LENGTHS, MINUTES = 8, 400_000, (2000, 5000), 30.0
 LOG_BYTES = 1 << 20  # of each log's end, beside the results

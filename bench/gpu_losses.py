@@ -205,7 +205,7 @@ def penalty_case(features: int, width: int, batch: int, windows: int, window_s: 
     mine = fastgan.fuse(plain)
     real, fake = (torch.randn(batch, features, device="cuda") for _ in range(2))
 
-    def ours() -> tuple[Tensor, ...]:
+    def fastgan_step() -> tuple[Tensor, ...]:
         loss = fastgan.discriminator_loss(mine(real), mine(fake))
         loss = loss + fastgan.gradient_penalty(mine, real, fake, kind="r1")
         return loss, *torch.autograd.grad(loss, list(mine.parameters()))
@@ -217,7 +217,7 @@ def penalty_case(features: int, width: int, batch: int, windows: int, window_s: 
         loss = eager(logits, plain(fake)) + 5 * slope.square().sum(1).mean()
         return loss, *torch.autograd.grad(loss, list(plain.parameters()))
 
-    sides: dict[str, Run] = {"fastgan": ours, "eager": theirs, "fastgan + CUDA graph": captured(ours)}
+    sides: dict[str, Run] = {"fastgan": fastgan_step, "eager": theirs, "fastgan + CUDA graph": captured(fastgan_step)}
     check(f"R1, width {width}", sides, 1e-4)
     record = {"case": "step with R1", "features": features, "width": width, "batch": batch}
     return record | compare(sides, windows, window_s)

@@ -1,4 +1,4 @@
-// Lists the verbs of an iteration (iteration.h): for the engine that replays them, and for all who count what an
+// Lists the verbs of an iteration (iteration.h): for the engine that replays them, and for all code that counts what an
 // iteration does.
 #pragma once
 #include <string>

@@ -105,4 +105,4 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]  # what a user is meant to find; other modules are the house's own
+    return [*__all__, "__version__"]  # the public names; other modules are private

@@ -37,7 +37,7 @@ def scale(x: Tensor, factor: Tensor) -> Tensor:
 
 def random(out: Tensor, normal: bool, seed: int, purpose: int, step: int, substream: int, offset: int) -> Tensor:
     """Fill `out`, float32 or float64, with elements offset, offset + 1, ... of a stream."""
-    stream = seed, purpose, None, 0, step, substream  # no clock: the step is what it says
+    stream = seed, purpose, None, 0, step, substream  # no step counter on the device: the step is the argument
     launch(out, "random_fill", DTYPES[out.dtype], out, out.numel(), normal, *stream, offset)
     return out
 

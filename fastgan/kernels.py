@@ -126,7 +126,7 @@ def unsigned_seed(dropout_seed: Tensor) -> int:
 
 @_named
 def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
-    """x times the replayed mask of (key, substream): the same call computes forward, backward and double backward."""
+    """x times the mask of (dropout_seed, substream): the same call computes forward, backward and double backward."""
     x = dense(x)
     out = torch.empty_like(x)
     if x.is_cuda:
@@ -255,7 +255,7 @@ def mlp_forward(
     *,
     padding: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """x (..., in) -> y (..., out), and the activations that backward reads. Without a key, no dropout.
+    """x (..., in) -> y (..., out), and the activations that backward reads. Without a dropout seed, no dropout.
 
     `params` are the weights, then a bias or None for each; all tensors dense.
     """
@@ -331,11 +331,11 @@ def mlp_backward(
     """
     leading = grad_y.shape[:-1]
     grad_y, rows = dense(grad_y), leading.numel()
-    key_number = 0 if dropout_seed is None else unsigned_seed(dropout_seed)
+    seed = 0 if dropout_seed is None else unsigned_seed(dropout_seed)
     if work.is_cuda:
         x = dense(x)
         flat = x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)
-        found = cuda.mlp_backward(net.shape, *flat, key_number, needs)
+        found = cuda.mlp_backward(net.shape, *flat, seed, needs)
         shapes = net.shapes(grad_y)
         return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
     # Of weights, their own shape is known; of x and biases, that which forward saw: they may be other tensors now.
@@ -353,7 +353,7 @@ def mlp_backward(
         grad_y.data_ptr(),
         [0 if g is None else g.data_ptr() for g in grads],
         0 if kept is None else kept.data_ptr(),
-        key_number,
+        seed,
         torch.get_num_threads(),
     )
     return grads, kept
@@ -379,7 +379,7 @@ def mlp_second_order(
         kept: of a backward pass that computed grad_x.
         tangent: of x's shape.
         outputs_shape: grad_y's.
-        key: of the masks.
+        dropout_seed: of the masks.
         needs: one for each result.
     """
     tangent, rows = dense(tangent), outputs_shape[:-1].numel()

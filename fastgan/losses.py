@@ -1,4 +1,4 @@
-"""The objectives of the two players as functions of logits: thin shells over `fastgan.ops`.
+"""The objectives of the two players as functions of logits, computed by `fastgan.ops`.
 
 A discriminator here returns the logit l; the probability of the paper is D = sigmoid(l). Losses are written through
 softplus(x) = log(1 + exp(x)) and are accurate to 2 units in the last place for every logit, infinities included.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -65,12 +65,20 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
         ops.check_tensor(caller, name, x)
     ops.check_same(caller, "real_logits", real, "fake_logits", fake)
     if real.shape != fake.shape:
-        raise Invalid(caller).value(
-            "the relativistic loss pairs real_logits with fake_logits, so their shapes",
-            f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}",
-        )
+        why = "the relativistic loss pairs real_logits with fake_logits, so their shapes"
+        raise Invalid(caller).value(why, f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}")
     wide = kernels.accumulator(real.dtype)  # a difference of halves may overflow
     return real.to(wide) - fake.to(wide)
+
+
+def _of_one_batch(
+    caller: str, name: str, x: Tensor, formula: str, target: float, reduction: Reduction, impl: Impl
+) -> Tensor:
+    """A formula of every element of x, the argument `name`, reduced."""
+    if reduction == "none":
+        return ops.pointwise(x, formula, target, impl=impl, caller=caller)
+    formulas, targets, mean = (formula, formula), (target, target), reduction == "mean"
+    return ops.pair_loss(x, None, formulas, targets, mean=mean, impl=impl, caller=caller, names=(name, name))
 
 
 def _discriminator_terms(
@@ -129,7 +137,7 @@ def discriminator_loss(
     """The discriminator's loss: descending it ascends log D(x) + log(1 - D(G(z))), D = sigmoid of the logit.
 
     Equivalent to `F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()`: the SUM of the two means, as in
-    the paper; multiply by 0.5 where a library halves it. One pass computes value and gradient.
+    the paper; multiply by 0.5 to compare with a library that halves it. One pass computes value and gradient.
 
     Args:
         real_logits: logits of m real examples, any shape; float32, float64, float16 or bfloat16.
@@ -137,7 +145,7 @@ def discriminator_loss(
         kind: "gan", "hinge" (max(0, 1-l) and max(0, 1+l)), "least_squares" ((l - label)^2 / 2), "wasserstein"
             (-l and l) or "relativistic" (softplus(-(real - fake)), paired, counted once).
         real_label: target of the real term ("gan": 0.9 is one-sided label smoothing).
-        fake_label: target of the fake term; smoothing it too is rarely wanted (Goodfellow 2016, 4.2).
+        fake_label: target of the fake term; rarely smoothed (Goodfellow 2016, 4.2).
         reduction: "mean", "sum" or "none", which gives the pair of unreduced terms.
         impl: "auto", "native" or "reference".
 
@@ -159,18 +167,15 @@ def discriminator_loss(
         raise Invalid(caller).type("fake_logits", "must be a torch.Tensor, got NoneType")
     if kind == "relativistic":
         difference = _paired_difference(caller, real_logits, fake_logits)
-        if reduction == "none":
-            terms = ops.pointwise(difference, formulas[0], impl=impl, caller=caller).to(real_logits.dtype)
-            return terms, torch.zeros_like(terms)
-        return ops.pair_loss(difference, None, formulas, mean=reduction == "mean", impl=impl, caller=caller)
+        loss = _of_one_batch(caller, "real_logits", difference, formulas[0], 0.0, reduction, impl)
+        return (loss.to(real_logits.dtype), torch.zeros_like(real_logits)) if reduction == "none" else loss
     if reduction == "none":
         return (
             ops.pointwise(real_logits, formulas[0], targets[0], impl=impl, caller=caller),
             ops.pointwise(fake_logits, formulas[1], targets[1], impl=impl, caller=caller),
         )
-    return ops.pair_loss(
-        real_logits, fake_logits, formulas, targets, mean=reduction == "mean", impl=impl, caller=caller
-    )
+    mean = reduction == "mean"
+    return ops.pair_loss(real_logits, fake_logits, formulas, targets, mean=mean, impl=impl, caller=caller)
 
 
 def generator_loss(
@@ -188,11 +193,11 @@ def generator_loss(
     Args:
         fake_logits: logits of n generated examples, any shape; float32, float64, float16 or bfloat16.
         kind: "non_saturating"; "minimax"; "mle", -exp(l) / 2, whose expected gradient at the optimal discriminator is
-            half that of maximum likelihood (logits are held at 88, in float64 at 709: value and gradient stay finite);
-            "hinge" and "wasserstein", -l; "least_squares", (l - 1)^2 / 2; "relativistic", softplus(-(fake - real)).
+            half that of maximum likelihood (logits are clamped to 88, in float64 to 709, so that value and gradient
+            stay finite); "hinge" and "wasserstein", -l; "least_squares", (l - 1)^2 / 2; "relativistic",
+            softplus(-(fake - real)).
         real_logits: for "relativistic" only, as many as fake_logits.
-        reduction: "mean", "sum" or "none".
-        impl: "auto", "native" or "reference".
+        reduction, impl: as in `discriminator_loss`.
 
     Returns:
         Scalar Tensor, float64 for float64 logits and float32 otherwise; for "none" a Tensor like the logits.
@@ -210,18 +215,8 @@ def generator_loss(
         raise Invalid(caller).value("kind", f"{kind!r} {rule}, got {'none' if real_logits is None else 'some'}")
     formula, target, _ = GENERATOR[kind]
     x = fake_logits if real_logits is None else -_paired_difference(caller, real_logits, fake_logits)
-    if reduction == "none":
-        return ops.pointwise(x, formula, target, impl=impl, caller=caller).to(fake_logits.dtype)
-    return ops.pair_loss(
-        x,
-        None,
-        (formula, formula),
-        (target, target),
-        mean=reduction == "mean",
-        impl=impl,
-        caller=caller,
-        names=("fake_logits", "fake_logits"),
-    )
+    loss = _of_one_batch(caller, "fake_logits", x, formula, target, reduction, impl)
+    return loss.to(fake_logits.dtype) if reduction == "none" else loss
 
 
 def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tensor:
@@ -253,7 +248,7 @@ def adversarial_loss(
     reduction: Reduction = "mean",
     impl: Impl = "auto",
 ) -> Tensor:
-    """The loss of one batch whose examples all count as real, or all as fake, as most training loops write it.
+    """The loss of one batch of real examples alone, or of fake ones alone, as in most training loops.
 
     Equivalent to `F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))`. D descends
     `adversarial_loss(D(x)) + adversarial_loss(D(G(z)), False)`, often halved; G descends `adversarial_loss(D(G(z)))`.
@@ -261,9 +256,8 @@ def adversarial_loss(
     Args:
         logits: any shape; float32, float64, float16 or bfloat16.
         is_real: whether the target is 1; else it is 0.
-        label: another target, in [0, 1], instead of 1 or 0 (label smoothing).
-        reduction: "mean", "sum" or "none".
-        impl: "auto", "native" or "reference".
+        label: a target in [0, 1] instead of 1 or 0 (label smoothing).
+        reduction, impl: as in `discriminator_loss`.
 
     Returns:
         Scalar Tensor, float64 for float64 logits and float32 otherwise; for "none" a Tensor like the logits.
@@ -280,18 +274,7 @@ def adversarial_loss(
         raise Invalid(caller).type("is_real", f"must be a bool, got {type(is_real).__name__}")
     target = float(is_real) if label is None else ops.check_probability(caller, "label", label)
     formula = {1.0: "non_saturating", 0.0: "fake"}.get(target, "soft_target")
-    if reduction == "none":
-        return ops.pointwise(logits, formula, target, impl=impl, caller=caller)
-    return ops.pair_loss(
-        logits,
-        None,
-        (formula, formula),
-        (target, target),
-        mean=reduction == "mean",
-        impl=impl,
-        caller=caller,
-        names=("logits", "logits"),
-    )
+    return _of_one_batch(caller, "logits", logits, formula, target, reduction, impl)
 
 
 def blended_generator_loss(
@@ -329,7 +312,7 @@ def blended_generator_loss(
 
 
 def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = "mean", impl: Impl = "auto") -> Tensor:
-    """The discriminator's loss of one batch that holds real and fake examples side by side, told apart by a mask.
+    """The discriminator's loss of one batch of real and fake examples, which a mask tells apart.
 
     Equivalent to `discriminator_loss(logits[is_real], logits[~is_real])`, without its synchronisation on a GPU; a batch
     of one kind alone gives that kind's term.
@@ -337,15 +320,13 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
     Args:
         logits: any shape.
         is_real: bool, same shape and device; the numbers of real and fake examples may differ.
-        reduction: "mean" (of each kind, then summed), "sum" or "none".
-        impl: "auto", "native" or "reference".
+        reduction, impl: as in `discriminator_loss`; "mean" is of each kind, then summed.
 
     Returns:
         Scalar Tensor, or for "none" the terms, shaped like logits.
 
     Raises:
-        TypeError: is_real is no bool tensor.
-        ValueError: shapes or devices differ.
+        TypeError: is_real is not a bool tensor. ValueError: shapes or devices differ.
 
     Source: the indicator form of the discriminator's risk; Goodfellow et al. (2014), Algorithm 1.
     """
@@ -355,17 +336,12 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
     if not isinstance(is_real, Tensor) or is_real.dtype != torch.bool:
         raise Invalid(caller).type("is_real", f"must be a bool tensor, got {getattr(is_real, 'dtype', type(is_real))}")
     if is_real.shape != logits.shape or is_real.device != logits.device:
-        raise Invalid(caller).value(
-            "is_real",
-            f"must match logits, got {tuple(is_real.shape)} on {is_real.device} for "
-            f"{tuple(logits.shape)} on {logits.device}",
-        )
+        got = f"{tuple(is_real.shape)} on {is_real.device} for {tuple(logits.shape)} on {logits.device}"
+        raise Invalid(caller).value("is_real", f"must match logits, got {got}")
     # log D(x) of a real example is log(1 - D) of the negated logit: one formula serves both.
     signed = torch.where(is_real, -logits, logits)
-    if reduction == "none":
-        return ops.pointwise(signed, "fake", impl=impl, caller=caller)
-    if reduction == "sum":
-        return ops.pair_loss(signed, None, ("fake", "fake"), mean=False, impl=impl, caller=caller)
+    if reduction != "mean":
+        return _of_one_batch(caller, "logits", signed, "fake", 0.0, reduction, impl)
     if logits.numel() == 0:
         raise Invalid(caller).value("logits", f"must not be empty under 'mean', got shape {tuple(logits.shape)}")
     wide = signed if signed.dtype == torch.float64 else signed.float()
@@ -397,22 +373,19 @@ def probability_discriminator_loss(
     reduction: Literal["mean", "sum"] = "mean",
     impl: Impl = "auto",
 ) -> Tensor:
-    """The discriminator's loss for a network that kept its sigmoid: -log D(x) - log(1 - D(G(z))).
+    """The discriminator's loss for a network that ends in a sigmoid: -log D(x) - log(1 - D(G(z))).
 
-    Equivalent to `F.binary_cross_entropy(real, ones) + F.binary_cross_entropy(fake, zeros)`. What it loses against
-    `discriminator_loss`: a probability rounds to 0 or 1 (in float32 to 1 above a logit of 17) and no longer tells how
-    sure D is.
+    Equivalent to `F.binary_cross_entropy(real, ones) + F.binary_cross_entropy(fake, zeros)`. Less accurate than
+    `discriminator_loss`: a probability rounds to 0 or 1 (in float32 to 1 above a logit of 17).
 
     Args:
-        real_probabilities: D(x) in [0, 1], any shape.
-        fake_probabilities: D(G(z)) in [0, 1].
-        clamp: hold probabilities at the smallest normal number in value and gradient, so that D = 0 or 1 stays finite
+        real_probabilities, fake_probabilities: D(x) and D(G(z)) in [0, 1], any shape.
+        clamp: bound probabilities below by the smallest normal number, so that the loss of D = 0 or 1 stays finite
             (87.3 in float32, 708.4 in float64); False gives infinity.
-        reduction: "mean" or "sum".
-        impl: "auto", "native" or "reference".
+        reduction, impl: as in `discriminator_loss`, without "none".
 
     Raises:
-        ValueError: a probability outside [0, 1], on the CPU; on a GPU, where looking would synchronise, it gives NaN.
+        ValueError: a probability outside [0, 1], on the CPU; on a GPU it gives NaN, because a check would synchronise.
 
     Source: Goodfellow et al. (2014), eq. 1.
     """
@@ -440,25 +413,15 @@ def probability_generator_loss(
     reduction: Literal["mean", "sum"] = "mean",
     impl: Impl = "auto",
 ) -> Tensor:
-    """The non-saturating generator's loss for a network that kept its sigmoid: -log D(G(z)).
+    """The non-saturating generator's loss for a network that ends in a sigmoid: -log D(G(z)).
 
     Equivalent to `F.binary_cross_entropy(fake_probabilities, ones)`; arguments as `probability_discriminator_loss`.
     """
     caller = "probability_generator_loss"
     _check_choice(caller, "reduction", reduction, ("mean", "sum"))
-    names = "fake_probabilities", "fake_probabilities"
-    _check_probabilities(caller, (names[0], fake_probabilities))
+    _check_probabilities(caller, ("fake_probabilities", fake_probabilities))
     least = _least_probability(fake_probabilities, clamp)
-    return ops.pair_loss(
-        fake_probabilities,
-        None,
-        ("probability_real", "probability_real"),
-        (least, least),
-        mean=reduction == "mean",
-        impl=impl,
-        caller=caller,
-        names=names,
-    )
+    return _of_one_batch(caller, "fake_probabilities", fake_probabilities, "probability_real", least, reduction, impl)
 
 
 PENALTIES = options.names(PenaltyKind)
@@ -487,15 +450,14 @@ def gradient_penalty(
         fake: (batch, ...) generated examples; for wgan-gp as many as real.
         kind: "wgan-gp", "r1" or "r2".
         weight: of the penalty: lambda of WGAN-GP (10 in the paper), gamma of R1 and R2.
-        seed: of the mixing numbers of wgan-gp (counter-based, with `step`); None draws them from torch's generator.
-        step: see seed.
-        offset: number of the first example among those of the step, of which this process may have a part.
+        seed, step: of the mixing numbers of wgan-gp (counter-based); seed=None draws them from torch's generator.
+        offset: number of this process's first example among those of the step.
         impl: of the mixing numbers: "auto", "native" or "reference"; D's layers carry their own.
 
     Returns:
         Scalar Tensor, differentiable with respect to the discriminator's parameters; float64 for float64 examples and
-        float32 otherwise (in float16 the square of a norm of 300 would overflow). Where a gradient is exactly zero its
-        norm is given gradient zero, not NaN.
+        float32 otherwise (in float16 the square of a norm of 300 would overflow). The gradient of the norm of a zero
+        gradient is zero, not NaN.
 
     Source: Gulrajani et al. (2017), eq. 3; Mescheder, Geiger, Nowozin (2018), eq. 9 and 10.
     """
@@ -511,24 +473,15 @@ def gradient_penalty(
         )
     if kind == "wgan-gp":
         if real.shape != fake.shape:
-            raise Invalid(caller).value(
-                "wgan-gp pairs real with fake, so their shapes",
-                f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}",
-            )
+            why = "wgan-gp pairs real with fake, so their shapes"
+            raise Invalid(caller).value(why, f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}")
         size = (real.shape[0], *(1 for _ in real.shape[1:]))
+        like: dict[str, Any] = {"dtype": real.dtype, "device": real.device}
         if seed is None:
-            mix = torch.rand(size, dtype=real.dtype, device=real.device)
+            mix = torch.rand(size, **like)
         else:
-            mix = random.uniform(
-                size,
-                seed=seed,
-                purpose=random.Purpose.PENALTY,
-                step=step,
-                offset=offset,
-                dtype=real.dtype,
-                device=real.device,
-                impl=impl,
-            )
+            stream: dict[str, Any] = {"seed": seed, "purpose": random.Purpose.PENALTY, "step": step, "offset": offset}
+            mix = random.uniform(size, **stream, **like, impl=impl)
         where = mix * real.detach() + (1 - mix) * fake.detach()
     else:
         where = (real if kind == "r1" else fake).detach()

@@ -1,6 +1,6 @@
-"""The torch.library twins of the native operations: what `torch.compile` sees (schema, fake, autograd).
+"""The native operations as custom operators of torch.library (schema, fake, autograd), for `torch.compile` alone.
 
-Eager code does not come here: a custom op costs twice an autograd.Function.
+A call of a custom operator takes twice as long as an autograd.Function, so eager code uses the latter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastgan.schema import FORMULAS
 
 
 def _differentiated(*tensors: Tensor | None) -> bool:
-    """Whether a backward may come: a constant of the compiled graph, which is made again should it change."""
+    """Whether a backward pass may follow. A constant of the compiled graph: torch compiles again if it changes."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -26,12 +26,13 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 
 
 @torch.library.custom_op("fastgan::pointwise", mutates_args=())
-def _pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+def pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+    """The custom operator of `kernels.pointwise`."""
     return kernels.pointwise(x, FORMULAS[formula], target, order)
 
 
-@_pointwise.register_fake
-def _(x: Tensor, formula: str, target: float, order: int) -> Tensor:
+@pointwise.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
@@ -44,15 +45,10 @@ def _pointwise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Non
     formula, target, order = ctx.what
     if order == 2:
         raise NotImplementedError("pointwise: third derivatives need impl='reference' under torch.compile")
-    return grad * _pointwise(ctx.saved_tensors[0], formula, target, order + 1), None, None, None
+    return grad * pointwise(ctx.saved_tensors[0], formula, target, order + 1), None, None, None
 
 
-_pointwise.register_autograd(_pointwise_backward, setup_context=_pointwise_context)
-
-
-def pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
-    """The custom operator of `kernels.pointwise`."""
-    return _pointwise(x, formula, target, order)
+pointwise.register_autograd(_pointwise_backward, setup_context=_pointwise_context)
 
 
 @torch.library.custom_op("fastgan::pair_loss", mutates_args=())
@@ -74,18 +70,9 @@ def _pair_loss(
 
 
 @_pair_loss.register_fake
-def _(
-    real: Tensor,
-    fake: Tensor | None,
-    formula_real: str,
-    formula_fake: str,
-    target_real: float,
-    target_fake: float,
-    mean: bool,
-    need_real: bool,
-    need_fake: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(real: Tensor, fake: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     wide = kernels.accumulator(real.dtype)
+    *_, need_real, need_fake = arguments
     grad_real = real.new_empty(real.shape if need_real else (0,), dtype=wide)
     grad_fake = real.new_empty(fake.shape if fake is not None and need_fake else (0,), dtype=wide)
     return real.new_empty((), dtype=wide), grad_real, grad_fake
@@ -111,30 +98,22 @@ def _pair_loss_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | No
 _pair_loss.register_autograd(_pair_loss_backward, setup_context=_pair_loss_context)
 
 
-def pair_loss(
-    real: Tensor,
-    fake: Tensor | None,
-    formula_real: str,
-    formula_fake: str,
-    target_real: float,
-    target_fake: float,
-    mean: bool,
-) -> Tensor:
-    """The custom operator of `kernels.pair_loss`: the value alone."""
-    need = _differentiated(real), _differentiated(fake)
-    return _pair_loss(real, fake, formula_real, formula_fake, target_real, target_fake, mean, *need)[0]
+def pair_loss(real: Tensor, fake: Tensor | None, *arguments: Any) -> Tensor:
+    """The custom operator of `kernels.pair_loss`: the value alone. `arguments`: formulas, targets, mean."""
+    return _pair_loss(real, fake, *arguments, _differentiated(real), _differentiated(fake))[0]
 
 
 # ---------------------------------------------------------------- layers
 
 
 @torch.library.custom_op("fastgan::dropout", mutates_args=())
-def _dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
+def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
+    """The custom operator of `kernels.dropout`."""
     return kernels.dropout(x, p, dropout_seed, substream)
 
 
-@_dropout.register_fake
-def _(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
+@dropout.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
@@ -144,19 +123,14 @@ def _dropout_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-    return _dropout(grad, ctx.p, ctx.saved_tensors[0], ctx.substream), None, None, None
+    return dropout(grad, ctx.p, ctx.saved_tensors[0], ctx.substream), None, None, None
 
 
-_dropout.register_autograd(_dropout_backward, setup_context=_dropout_context)
+dropout.register_autograd(_dropout_backward, setup_context=_dropout_context)
 
 
-def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
-    """The custom operator of `kernels.dropout`."""
-    return _dropout(x, p, dropout_seed, substream)
-
-
-# A schema knows no layers and no lists of optional tensors: absent biases travel as empty tensors, layers as parallel
-# lists of names (joined by commas) and numbers.
+# A schema has no type for layers or for lists of optional tensors: an absent bias is an empty tensor, and layers are
+# parallel lists of names (joined by commas) and numbers.
 
 
 def _network(
@@ -197,17 +171,9 @@ def _mlp(
 
 
 @_mlp.register_fake
-def _(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    activations: str,
-    numbers: Sequence[float],
-    input_dropout: float,
-    dropout_seed: Tensor | None,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
-    net = _network(weights, biases, activations, numbers, input_dropout)
+def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *described, _, save = arguments
+    net = _network(*described)
     rows = math.prod(x.shape[:-1])  # Size.numel() would make a dynamic batch a constant
     return x.new_empty((*x.shape[:-1], net.outputs)), x.new_empty(net.work_size(rows, x) if save else 0)
 
@@ -227,30 +193,13 @@ def _mlp_backward(
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
     kernels.check_saved(net, (x, *params), work, grad_y)
-    grads, _ = kernels.mlp_backward(
-        net,
-        x,
-        params,
-        work,
-        grad_y,
-        dropout_seed,
-        [True, *(p is not None for p in params)],
-    )
+    needs = [True, *(p is not None for p in params)]
+    grads, _ = kernels.mlp_backward(net, x, params, work, grad_y, dropout_seed, needs)
     return [x.new_empty(0) if g is None else g for g in grads]
 
 
 @_mlp_backward.register_fake
-def _(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    activations: str,
-    numbers: Sequence[float],
-    input_dropout: float,
-    dropout_seed: Tensor | None,
-    work: Tensor,
-    grad_y: Tensor,
-) -> list[Tensor]:
+def _(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *_: Any) -> list[Tensor]:
     return [x.new_empty(t.shape) for t in (x, *weights, *biases)]
 
 

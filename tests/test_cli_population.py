@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastgan.apps.cli import population as command
-from fastgan.training.progress import Display, PopulationBar, PopulationLines, population_progress
+from fastgan.training.progress import Bar, Display, Lines, population_progress
 
 pytest.importorskip("matplotlib", reason="a population draws its curves")
 
@@ -125,7 +125,7 @@ def test_a_single_run_is_not_resumed_as_a_population(run: Run) -> None:
 
 
 def test_the_bar_counts_members_and_iterations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    bar = PopulationBar(4, 80)
+    bar = Bar(4, 80)
     monkeypatch.setattr(command, "population_progress", lambda members, steps, quiet: [bar])
     assert run("train", "ring", *TINY, "--seeds", "0:2", "--grid", "optimizer.lr=1e-3,1e30", *FAST)[0] == 0
     (task,) = bar._bar.tasks
@@ -136,9 +136,9 @@ def test_the_bar_counts_members_and_iterations(run: Run, monkeypatch: pytest.Mon
 def test_the_display_fits_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert population_progress(2, 10, quiet=True) == []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    assert isinstance(population_progress(2, 10, quiet=False)[0], PopulationBar)
+    assert isinstance(population_progress(2, 10, quiet=False)[0], Bar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    assert isinstance(population_progress(2, 10, quiet=False)[0], PopulationLines)
+    assert isinstance(population_progress(2, 10, quiet=False)[0], Lines)
 
 
 def test_the_folder_of_many_is_not_taken_for_one_run(run: Run) -> None:

@@ -70,7 +70,7 @@ def test_ctrl_c_leaves_the_table_of_what_is_done(run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(reproduce_ring, "population_progress", lambda members, steps, quiet: bars)
     code, out, err = run(*argv, "--out", "a")
     assert code == 130 and err == ""
-    assert "interrupted: 2 of 3 trials had not ended and stand as last measured, or not at all" in out
+    assert "interrupted: 2 of 3 trials had not ended: the table has what was measured last" in out
     assert "K = 1: measured at iteration 20 10 0" in out
     body = json.loads(Path("a/table.json").read_text())
     assert body["measured at iteration"] == {"K = 1": [20, 10, 0]}

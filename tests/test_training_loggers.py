@@ -140,7 +140,7 @@ def test_progress_says_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) ->
 def test_the_bar_gives_the_terminal_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastgan.training import progress
 
-    bar = progress.Bar()
+    bar = progress.Bar(1, 20)
     closed: list[bool] = []
     # By the module's name: `fastgan.training.train` is the function.
     monkeypatch.setattr(sys.modules["fastgan.training.train"], "display", lambda steps, quiet: [bar])

@@ -56,7 +56,7 @@ struct alignas(sizeof(S) * count < 16 ? sizeof(S) * count : 16) Pack {
 
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// ---------------------------------------------------------------- who does what
+// ---------------------------------------------------------------- indices of threads
 
 constexpr int64_t kMaxBlocks = 1024;  // several blocks for each multiprocessor; threads loop over the rest
 

@@ -27,7 +27,7 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// ---------------------------------------------------------------- who holds what
+// ---------------------------------------------------------------- the layout of fragments
 
 // A warp is eight groups of four lanes. Of the sums group g holds rows g and g + 8, its member m columns 2m and 2m + 1.
 __device__ inline int lane_group() { return int(threadIdx.x) % 32 / 4; }
@@ -147,7 +147,7 @@ __device__ inline void multiply_short_bf16(float (&sum)[4], const LeftTile& a, c
 
 // Of a tile 8 deep a lane brings two depths of rows g and g + 8, and the same two of column g. P::left_of and
 // P::right_of take what has been read: any two, as long as a group's members bring all eight and both factors agree. A
-// product is P::instructions of them, P::multiply(sum, a, b, i), which may stand apart.
+// product is P::instructions of them, P::multiply(sum, a, b, i), which may be issued apart.
 template <class P>
 struct EightDeep {
   static constexpr int depth = 8;
@@ -220,9 +220,9 @@ struct ShortBf16 : EightDeep<ShortBf16> {
   static __device__ float value(const Sum& sum, int i) { return sum.at[i]; }
 };
 
-// x = high + low to 22 bits; of the four products low * low is left out. The sums of high * high stand apart: where an
-// infinity is among the factors they alone have its limit (low is NaN), and small terms do not drown among large ones.
-// Factors above 3.4011e38 round to infinity.
+// x = high + low to 22 bits; of the four products low * low is left out. The sums of high * high are kept apart: where
+// an infinity is among the factors they alone have its limit (low is NaN), and small terms do not drown among large
+// ones. Factors above 3.4011e38 round to infinity.
 struct Tf32x3 : EightDeep<Tf32x3> {
   static constexpr int instructions = 3;
   struct Left {

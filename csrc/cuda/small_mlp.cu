@@ -1,5 +1,5 @@
 // A small MLP as a whole: one launch forward, two backward. Where a layer's product takes less time than its launch,
-// this is what counts; larger networks go layer by layer (mlp.cu), their products to the library.
+// this is what counts; larger networks go layer by layer (mlp.cu), with cuBLAS's products.
 //
 // A block takes 16 rows of the batch, a tile of the tensor cores, through all layers: activations stay in shared
 // memory, weights come from the cache, each read once a block. The gradients of the weights then are one more launch,

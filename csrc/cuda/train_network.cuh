@@ -71,8 +71,8 @@ FASTGAN_CALLED Pack<T, n> derivatives_at(int activation, Pack<T, n> saved, T neg
 
 // f(row, column) for every element of a matrix, neighbouring columns by neighbouring threads.
 template <class Function>
-__device__ void each_element(int rows, int columns, Workers who, Function&& f) {
-  for (int i = who.rank; i < rows * columns; i += who.count) f(i / columns, i % columns);
+__device__ void each_element(int rows, int columns, Workers workers, Function&& f) {
+  for (int i = workers.rank; i < rows * columns; i += workers.count) f(i / columns, i % columns);
 }
 
 // The sum over a sub-batch of the whole batch of f(block, column): each lane of a warp adds every 32nd row, in order,

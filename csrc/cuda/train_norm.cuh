@@ -132,16 +132,16 @@ FASTGAN_CALLED void normalize_backward(const Block<T>& block, const NetworkOf& n
 // back.
 template <class T, class Function>
 __device__ void each_statistic(const Passes<T>& passes, T* snapshot, Function&& f) {
-  const Workers who = passes.block->together();
+  const Workers workers = passes.block->together();
   for (int i = 0; i < passes.net->count; ++i) {
     const LayerOf<T>& l = passes.layers[i];
     if (!l.batch_norm) continue;
     T* saved = snapshot + l.snapshot_statistics;
-    for (int feature = who.rank; l.running_mean && feature < l.outputs; feature += who.count) {
+    for (int feature = workers.rank; l.running_mean && feature < l.outputs; feature += workers.count) {
       f(l.running_mean[feature], saved[4 + 2 * feature]);
       f(l.running_variance[feature], saved[4 + 2 * feature + 1]);
     }
-    if (who.rank == 0 && l.batches) f(*l.batches, *reinterpret_cast<int64_t*>(saved));
+    if (workers.rank == 0 && l.batches) f(*l.batches, *reinterpret_cast<int64_t*>(saved));
   }
 }
 

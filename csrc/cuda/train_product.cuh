@@ -81,9 +81,9 @@ struct OnePair {  // the whole product at once
 // The tiles of a product of `rows` x `columns`. pairs(0), pairs(1), ...: pieces of the depth, in order. sink.open(...)
 // gives a tile's beginning, sink.close(...) takes its sum.
 template <class T, int R, bool a_along, bool b_along, class Pairs, class Sink>
-__device__ void multiply_tiles(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
+__device__ void multiply_tiles(int rows, int columns, const Pairs& pairs, Workers workers, const Sink& sink) {
   const int down = (rows + R - 1) / R, across = (columns + R - 1) / R;
-  for (int tile = who.rank; tile < down * across; tile += who.count) {
+  for (int tile = workers.rank; tile < down * across; tile += workers.count) {
     const TileRows<T, R, a_along> i(tile / across, down);
     const TileRows<T, R, b_along> j(tile % across, across);
     T sum[R][R];
@@ -111,12 +111,12 @@ __device__ void multiply_tiles(int rows, int columns, const Pairs& pairs, Worker
 // The largest tiles that leave work for every thread: a larger tile reads less for each product. In double precision
 // the largest tile would need too many registers.
 template <bool a_along, bool b_along, class T, class Pairs, class Sink>
-__device__ void multiply_plainly(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
+__device__ void multiply_plainly(int rows, int columns, const Pairs& pairs, Workers workers, const Sink& sink) {
   const auto tiles = [&](int r) { return ((rows + r - 1) / r) * ((columns + r - 1) / r); };
   if constexpr (sizeof(T) == 4)
-    if (tiles(4) >= who.count) return multiply_tiles<T, 4, a_along, b_along>(rows, columns, pairs, who, sink);
-  if (tiles(2) >= who.count) return multiply_tiles<T, 2, a_along, b_along>(rows, columns, pairs, who, sink);
-  multiply_tiles<T, 1, a_along, b_along>(rows, columns, pairs, who, sink);
+    if (tiles(4) >= workers.count) return multiply_tiles<T, 4, a_along, b_along>(rows, columns, pairs, workers, sink);
+  if (tiles(2) >= workers.count) return multiply_tiles<T, 2, a_along, b_along>(rows, columns, pairs, workers, sink);
+  multiply_tiles<T, 1, a_along, b_along>(rows, columns, pairs, workers, sink);
 }
 
 }  // namespace FASTGAN_ISA

@@ -79,10 +79,10 @@ __device__ void add_chunk(const float (&a)[2 * down][2], const float (&b)[across
 }
 
 template <class P, int down, int across, bool a_along, bool b_along, class Pairs, class Sink>
-FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
+FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, Workers workers, const Sink& sink) {
   const int tiles_across = (columns + 8 * across - 1) / (8 * across);
   const int tiles = (rows + 16 * down - 1) / (16 * down) * tiles_across;
-  for (int tile = who.rank / 32; tile < tiles; tile += who.count / 32) {
+  for (int tile = workers.rank / 32; tile < tiles; tile += workers.count / 32) {
     __syncwarp();  // reconverge: divergent tail code precedes a warp-wide mma.sync
     const int row0 = tile / tiles_across * 16 * down, column0 = tile % tiles_across * 8 * across;
     int row[down][2], column[across][2];  // of the lane's sums
@@ -146,29 +146,31 @@ FASTGAN_CALLED void multiply_strips(int rows, int columns, const Pairs& pairs, W
 // A warp computes as many tiles as the sink allows, if every warp then has work: more tiles read less for each product.
 // Else one tile.
 template <class P, bool a_along, bool b_along, class Pairs, class Sink>
-__device__ void multiply_on_tensor_cores(int rows, int columns, const Pairs& pairs, Workers who, const Sink& sink) {
+__device__ void multiply_on_tensor_cores(int rows, int columns, const Pairs& pairs, Workers workers, const Sink& sink) {
   constexpr int down = Sink::tiles_down, across = Sink::tiles_across;
   const int warp_tiles = (rows + 16 * down - 1) / (16 * down) * ((columns + 8 * across - 1) / (8 * across));
-  if (warp_tiles >= who.count / 32 && rows > 16 * (down - 1) && columns > 8 * (across - 1))
-    multiply_strips<P, down, across, a_along, b_along>(rows, columns, pairs, who, sink);
+  if (warp_tiles >= workers.count / 32 && rows > 16 * (down - 1) && columns > 8 * (across - 1))
+    multiply_strips<P, down, across, a_along, b_along>(rows, columns, pairs, workers, sink);
   else
-    multiply_strips<P, 1, 1, a_along, b_along>(rows, columns, pairs, who, sink);
+    multiply_strips<P, 1, 1, a_along, b_along>(rows, columns, pairs, workers, sink);
 }
 
 // The product in the plan's precision: plain in double precision and before Ampere.
 template <bool a_along, bool b_along, class T, class Pairs, class Sink>
-__device__ void multiply(Precision precision, int rows, int columns, const Pairs& pairs, Workers who,
+__device__ void multiply(Precision precision, int rows, int columns, const Pairs& pairs, Workers workers,
                          const Sink& sink) {
 #if !defined(__CUDA_ARCH__) || defined(FASTGAN_TENSOR_CORES)
   if constexpr (sizeof(T) == 4) switch (precision) {
-      case Precision::fp32: return multiply_on_tensor_cores<Tf32x3, a_along, b_along>(rows, columns, pairs, who, sink);
-      case Precision::tf32: return multiply_on_tensor_cores<Tf32, a_along, b_along>(rows, columns, pairs, who, sink);
+      case Precision::fp32:
+        return multiply_on_tensor_cores<Tf32x3, a_along, b_along>(rows, columns, pairs, workers, sink);
+      case Precision::tf32:
+        return multiply_on_tensor_cores<Tf32, a_along, b_along>(rows, columns, pairs, workers, sink);
       case Precision::bf16:
-        return multiply_on_tensor_cores<ShortBf16, a_along, b_along>(rows, columns, pairs, who, sink);
+        return multiply_on_tensor_cores<ShortBf16, a_along, b_along>(rows, columns, pairs, workers, sink);
       case Precision::ieee: break;
     }
 #endif
-  multiply_plainly<a_along, b_along, T>(rows, columns, pairs, who, sink);
+  multiply_plainly<a_along, b_along, T>(rows, columns, pairs, workers, sink);
 }
 
 }  // namespace FASTGAN_ISA

@@ -125,9 +125,9 @@ struct Gradients {
 
 // One thread for each element of a vector, whose gradient is gradient(element), to the sink.
 template <class T, class Sink, class Function>
-__device__ void each_element(Workers who, const ParameterOf<T>& p, const Sink& sink, Function&& gradient) {
+__device__ void each_element(Workers workers, const ParameterOf<T>& p, const Sink& sink, Function&& gradient) {
   if (!p.state0) return;
-  for (int64_t e = who.rank; e < p.count(); e += who.count) {
+  for (int64_t e = workers.rank; e < p.count(); e += workers.count) {
     const int row[1] = {int(e / p.columns)}, column[1] = {int(e % p.columns)};
     T sum[1][1];
     auto state = sink.template open<1>(row, column, sum);
@@ -242,12 +242,13 @@ __device__ void update_parameters(const Updating<T>& how, const Passes<T>& passe
 
 // f(parameter, element, its index in `here`), partitioned over the workers.
 template <class T, class Function>
-__device__ void each_parameter(const Passes<T>& passes, Workers who, Function&& f) {
+__device__ void each_parameter(const Passes<T>& passes, Workers workers, Function&& f) {
   for (int i = 0; i < passes.net->count; ++i) {
     const LayerOf<T>& l = passes.layers[i];
     for (const ParameterOf<T>* p : {&l.weight, &l.bias, &l.norm_scale, &l.norm_shift}) {
       if (!p->value) continue;
-      for (int64_t e = who.rank; e < p->count(); e += who.count) f(*p, e, e / p->columns * p->stride + e % p->columns);
+      for (int64_t e = workers.rank; e < p->count(); e += workers.count)
+        f(*p, e, e / p->columns * p->stride + e % p->columns);
     }
   }
 }

@@ -45,7 +45,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 def read_npz(path: Path, name: str | None) -> NDArray[Any]:
     """One array of a .npz file, in memory.
 
-    Arguments:
+    Args:
         name: which array; may be None when there is only one.
 
     Raises:

@@ -13,35 +13,35 @@ from fastgan.errors import Invalid
 
 
 class DataError(ValueError):
-    """A file or array cannot serve as training data; one line says which file, where in it, and why."""
+    """A file or array cannot be training data; one line names the file, the place in it, and the reason."""
 
 
 Fault = Callable[[str], DataError]  # makes the error of a broken rule, about one file or argument
 
 
 class DataWarning(UserWarning):
-    """Something in a file was left out or read in another way than it says; one line tells what."""
+    """A part of a file was left out or read differently; one line names it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Samples of p_data, one per row.
 
-    `data` is kept as it is stored (bytes stay bytes, a memory-mapped file stays mapped); `rows` converts
-    what it gathers. So read through `rows`, `tensor` or `head`, not through `data`.
+    `data` has the stored type (bytes stay bytes, a memory-mapped file stays mapped); `rows` converts the rows that it
+    gathers. So read by `rows`, `tensor` or `head`, not from `data`.
 
-    Arguments:
+    Args:
         data: (n, ...) storage, any real dtype.
-        name: what to call it in titles and file names.
+        name: name in titles and file names.
         image_shape: (height, width) when a row is an image; a flat row holds its channels one after another.
         value_range: (lowest, highest) possible value of a converted row, None when unbounded or unknown.
         centres: (modes, features) means of a mixture whose modes are known.
         std: standard deviation of each mode.
-        labels: (n,) int64 class or mode of each row; -1 where it is not known.
+        labels: (n,) int64 class or mode of each row; -1: unknown.
         divisor: stored values are divided by this (255 for bytes).
         dtype: floating point type of converted rows.
         row_shape: shape of one converted row; that of a stored row by default.
-        column_names: of a table's columns, where they have any.
+        column_names: of a table's columns, if they have names.
 
     Raises:
         DataError: no rows, or parts that do not fit together.
@@ -98,7 +98,7 @@ class Dataset:
 
         Equivalent to `(data[index].to(dtype) / divisor).reshape(len(index), *row_shape)`.
 
-        Arguments:
+        Args:
             index: (batch,) int64 or int32 row numbers from 0 to n - 1.
 
         Returns: (batch, ...) of type `dtype`, on the device of `data`.
@@ -146,11 +146,11 @@ class Dataset:
         return dataclasses.replace(self, data=self.data[index], labels=labels)
 
     def double(self) -> Dataset:
-        """The same rows in float64: from storage of many digits all of them; shares storage."""
+        """The same rows in float64, with all digits of the storage; shares storage."""
         return dataclasses.replace(self, dtype=torch.float64)
 
     def to(self, device: str | torch.device) -> Dataset:
-        """The same rows on another device; bytes travel as bytes."""
+        """The same rows on another device; bytes are copied as bytes."""
         moved = {
             field: value.to(device)
             for field in ("data", "labels", "centres")

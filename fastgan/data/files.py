@@ -64,7 +64,7 @@ def read(
     naming. Values stay as stored and are converted batch by batch; tables stay in float64, see `Standardizer`. A
     missing value is refused. Pickle is never read.
 
-    Arguments:
+    Args:
         path: the file or folder. A CSV row or column is counted from 1 in messages, an array's from 0.
         array: which array of a .npz with several.
         split: "train" or "test", for folders that hold both.

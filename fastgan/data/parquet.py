@@ -28,7 +28,7 @@ _WHAT = "fastgan.data.read of .parquet"
 def read_parquet(path: Path, largest: float) -> Table:
     """The numbers of a .parquet file; a column of lists of one length gives a column for each place in them.
 
-    Arguments:
+    Args:
         largest: magnitude above which a number is refused.
 
     Raises:

@@ -38,11 +38,11 @@ NAMES = ("digits", *SYNTHETIC)  # all that needs no file; USERS_OWN are names of
 def load(source: str | os.PathLike[str], *, n: int | None = None, seed: int = 0, **options: Any) -> Dataset:
     """Data by name ("digits", "ring", "grid", "gaussian", "gaussians", "ring_map", "mixture1200d") or path.
 
-    "mnist" and "fashion-mnist" are names too, of files that the user has: `path`, an option, says where.
+    "mnist" and "fashion-mnist" read the user's files; the option `path` is their folder.
 
     A name wins over a file of that name; write ./ring for the file. FILE.npz:NAME picks one array.
 
-    Arguments:
+    Args:
         n: rows; by default all, or 100,000 of a synthetic distribution. Of digits and files, the first n.
         seed: of the synthetic distributions.
         options: arguments of the function of that name, or of `read` for a path.
@@ -80,8 +80,8 @@ def _read(source: str | os.PathLike[str], options: dict[str, Any]) -> Dataset:
 def as_dataset(data: Any, *, name: str = "data") -> Dataset:
     """A tensor or array (n, ...), or a pandas DataFrame, as a Dataset; a Dataset passes through.
 
-    Memory is shared, but for a DataFrame, whose columns become float64 and keep their names. A one-dimensional input
-    becomes one feature a row. float64 arrays stay float64; everything else comes out as float32. Nothing is scaled.
+    Memory is shared, except with a DataFrame, whose columns become float64 and keep their names. A one-dimensional
+    input becomes one feature a row. float64 arrays stay float64; all others become float32. Nothing is scaled.
 
     Raises:
         TypeError: neither a Dataset, a tensor, an array nor a DataFrame, or complex numbers.

@@ -26,11 +26,11 @@ _ROUNDING = 2.0**-50  # of a mean in float64
 class Standardizer:
     """Mean and standard deviation of each column.
 
-    Everything is computed in float64 and rounded once, after the mean is taken out: Unix times within an hour differ
-    in the last 12 bits of 1.7e9, and float32 keeps 24.
+    Computed in float64 and rounded once, after the mean is subtracted: Unix times within an hour differ only in the
+    last 12 of the 31 bits of 1.7e9, and float32 has 24.
 
-    Equivalent to `sklearn.preprocessing.StandardScaler`, but for a column that never changes: its standard deviation
-    is 0, `transform` gives zeros and `inverse` its value.
+    Equivalent to `sklearn.preprocessing.StandardScaler`, except for a constant column: its standard deviation is 0,
+    `transform` gives zeros and `inverse` gives its value.
 
         scaler = Standardizer.fit(data.read("table.csv"))
         result = train(gan, scaler.transform(table))
@@ -55,10 +55,10 @@ class Standardizer:
 
     @classmethod
     def fit(cls, data: Dataset | Tensor | np.ndarray[Any, Any]) -> Standardizer:
-        """Measure the columns of all rows, in chunks: a mapped file is never copied whole.
+        """Compute mean and standard deviation of all rows, in chunks: a memory-mapped file is never copied whole.
 
         Args:
-            data: (n, columns) of any real dtype. A Dataset is read as it is stored, whatever its rows' type.
+            data: (n, columns) of any real dtype. Of a Dataset, the stored numbers are read, not the converted rows.
 
         Raises:
             DataError: the rows are not finite, or so large that their squares are not.
@@ -124,7 +124,7 @@ class Standardizer:
         return torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
 
     def as_dict(self) -> dict[str, list[float]]:
-        """What JSON can hold; `from_dict` makes the same object of it, to the last bit."""
+        """As plain values for JSON; `from_dict` gives an object with the same bits."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod

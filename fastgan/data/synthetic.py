@@ -52,7 +52,7 @@ def grid(n: int, *, side: int = 5, spacing: float = 2.0, std: float = 0.05, seed
 def gaussian(n: int, mean: float | Sequence[float] = 0.0, std: float = 1.0, dim: int = 1, *, seed: int = 0) -> Dataset:
     """One isotropic Gaussian N(mean, std^2 I).
 
-    Arguments:
+    Args:
         mean: one number for all dimensions, or one for each (then `dim` is their number).
         std: standard deviation.
         dim: dimensions.
@@ -75,7 +75,7 @@ def gaussians(
 ) -> Dataset:
     """Equal mixture of isotropic Gaussians; std 0 gives point masses.
 
-    Arguments:
+    Args:
         centres: (modes, dim) means, or (modes,) for one dimension.
         std: standard deviation of every mode.
 
@@ -128,7 +128,7 @@ def map_to_ring(x: Tensor) -> Tensor:
 
     f has no limit at 0; the direction (1, 0, ...) is chosen there, which keeps the radius.
 
-    Arguments:
+    Args:
         x: (..., dim) floating point.
 
     Returns: same shape and dtype.

@@ -25,7 +25,7 @@ Table = tuple[NDArray[np.float64], tuple[str, ...]]  # (rows, columns), and the 
 def read_csv(path: Path, header: bool | None, largest: float) -> Table:
     """The numbers of a text file, its cells parted by comma, semicolon, tab, bar or blanks; gzipped or not.
 
-    Arguments:
+    Args:
         header: whether row 1 holds names; None: it does when none of its cells is a number, or they are whole
             numbers in even steps (2019, 2020, 2021) unlike the rows below.
         largest: magnitude above which a number is refused.

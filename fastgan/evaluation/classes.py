@@ -21,14 +21,14 @@ _REACHED = 0.2  # of its share among the real rows: below it a class counts as m
 
 @dataclass(frozen=True)
 class ClassBalance:
-    """What `class_balance` found.
+    """The result of `class_balance`.
 
     Args:
         covered: classes whose share of the samples is at least a fifth of their share of the real rows.
         classes: how many labels the real rows have.
         smallest, largest: the extremes of `shares`.
         distance: Frechet distance of the samples' features from those of real rows, in units of these rows' variance.
-        real_distance: the same of other real rows, as many as there are; a perfect generator has about this one.
+        real_distance: the same for other real rows; a perfect generator has about this distance.
         accuracy: of the classifier, on real rows that it was not fitted to.
         shares: (classes,) float64, share of the samples that the classifier gives each label.
         real_shares: (classes,) float64, share of the real rows that have each label.
@@ -57,22 +57,23 @@ def class_balance(samples: Rows, real: Rows, labels: Any = None, *, seed: int = 
 
     A perceptron with two hidden layers (128 and 32 units) is fitted to three fifths of the labelled rows, 1,500 steps
     of Adam. Its 32 last hidden units are the features. The Frechet distance of two sets of them is that of two
-    Gaussians with their means and covariances: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), divided by tr(C) of a fifth
-    of the real rows that was not fitted to. This is not FID, whose features are Inception's: figures compare only where
-    rows, labels and seed are the same.
+    Gaussians with their means and covariances: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), divided by tr(C) of a
+    held-out fifth of the real rows. This is not FID, whose features are Inception's: compare figures only for the same
+    rows, labels and seed.
 
     Args:
         samples: (m, ...) rows of the generator, at least 2.
         real: (n, ...) rows of the data, at least 10.
-        labels: (n,) integers of the real rows; rows with a negative one are left out. None: those of `real`, a Dataset.
+        labels: (n,) integer labels of the real rows; rows with a negative label are left out. None: those of `real`, a
+            Dataset.
         seed: of the classifier and of the choice of its rows.
 
     Returns:
         ClassBalance.
 
     Raises:
-        TypeError, ValueError: rows that are not finite numbers or differ in width, too few of them, labels that are no
-            integers, are not as many as the rows, or do not name two classes at least.
+        TypeError, ValueError: rows that are not finite numbers or differ in width, too few rows, labels that are not
+            integers, one for each row, of at least two classes.
 
     Source: Heusel et al. (2017), section 2, for the Frechet distance of features; Santurkar et al. (2018) for counting
         classes by a classifier.

@@ -13,8 +13,8 @@ def correlation_error(samples: Rows, data: Rows) -> float:
     """Root mean square difference of the pairwise correlations of the features: 0 for equal ones.
 
     Equivalent to `np.sqrt(np.mean((np.corrcoef(samples.T) - np.corrcoef(data.T))[np.triu_indices(d, 1)] ** 2))` over
-    the features that vary in the data; one that does not vary in the samples has no correlation with any other. A GAN
-    models the joint distribution of the pixels, and a sampler of their marginals shows what that is worth.
+    the features that vary in the data; a feature that is constant in the samples has correlation 0 with all others. A
+    sampler of the marginals alone shows what the joint distribution is worth.
 
     Args:
         samples: (n, ...), at least two.

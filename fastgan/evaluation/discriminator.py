@@ -20,13 +20,13 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class DiscriminatorGap:
-    """A discriminator on the data it was trained on and on data held out.
+    """A discriminator's values on its training data and on held-out data.
 
     Args:
         value_train, value_held_out: V(G, D) in nats, from samples.
-        accuracy_train, accuracy_held_out: share of rows on the right side of 1/2, real and fake weighing the same.
-        js_train, js_held_out: the Jensen-Shannon divergence these values stand for. That on held-out rows is at most
-            the true one, up to chance; that on training rows grows to log 2 as D learns them from memory.
+        accuracy_train, accuracy_held_out: share of rows on the right side of 1/2, with equal weights of real and fake.
+        js_train, js_held_out: the Jensen-Shannon divergence that these values give. On held-out rows it is at most the
+            true one, up to chance; on training rows it grows to log 2 as D memorises them.
     """
 
     value_train: float
@@ -60,10 +60,11 @@ def discriminator_gap(
 
     Args:
         discriminator: a GAN, a module (run in eval mode) or a function from float64 rows (m, features) to logits.
-        train: (n, ...) real rows it was trained on.
-        held_out: (m, ...) real rows it was not.
-        fake: (k, ...) generated rows, as it met them in training.
-        held_out_fake: (l, ...) generated rows it did not meet; None: fake, as a generator's are always new.
+        train: (n, ...) real rows that it was trained on.
+        held_out: (m, ...) real rows that it was not trained on.
+        fake: (k, ...) generated rows, as in its training.
+        held_out_fake: (l, ...) generated rows that it was not trained on; None: fake, because a generator's rows are
+            always new.
 
     Returns:
         DiscriminatorGap.
@@ -114,17 +115,17 @@ def fit_discriminator(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> list[float]:
-    """Train a discriminator alone, against samples that do not move: towards D* = p_data / (p_data + p_g).
+    """Train a discriminator against a fixed set of samples, towards D* = p_data / (p_data + p_g).
 
-    Adam, its rate falling to 0 along a cosine, so that the last weights are settled. It answers how far apart two sets
-    of rows are: V(G, D*) = 2 JSD - log 4, to be read off rows that were held out (`discriminator_gap`).
+    By Adam, whose rate falls to 0 along a cosine, so that the last weights are stable. It measures the distance of two
+    sets of rows: V(G, D*) = 2 JSD - log 4, on held-out rows (`discriminator_gap`).
 
     Args:
-        discriminator: module from (m, features) to logits; trained in place, in the mode it is in.
+        discriminator: module from (m, features) to logits; trained in place, in its current mode.
         real: (n, ...) rows of the data.
         fake: (m, ...) rows of the generator.
         epochs: passes over the smaller of the two.
-        batch_size: rows of each kind in a step; all of them where there are fewer.
+        batch_size: rows of each kind in a step; all of them if there are fewer.
         learning_rate: of the first step.
         seed: of the order of the rows.
 

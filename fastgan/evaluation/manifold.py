@@ -18,11 +18,11 @@ class PrecisionRecall:
     """The result of `precision_recall`; a perfect generator of many rows has coverage near 1 - 2^-k and density 1.
 
     Args:
-        precision: share of fake rows that lie in a neighbourhood of some real row.
-        recall: share of real rows that lie in a neighbourhood of some fake row.
-        density: how many neighbourhoods of real rows hold a fake row, on average and over k.
-        coverage: share of real rows whose neighbourhood holds a fake row.
-        neighbours: k, which neighbour sets the radius of a neighbourhood.
+        precision: share of fake rows in a neighbourhood of a real row.
+        recall: share of real rows in a neighbourhood of a fake row.
+        density: mean number of real rows' neighbourhoods that contain a fake row, divided by k.
+        coverage: share of real rows whose neighbourhood contains a fake row.
+        neighbours: k: a neighbourhood reaches to the k-th nearest row.
     """
 
     precision: float
@@ -33,7 +33,7 @@ class PrecisionRecall:
 
 
 def precision_recall(real: Rows, fake: Rows, *, neighbours: int = 5) -> PrecisionRecall:
-    """Precision, recall, density and coverage by neighbourhoods that reach to the k-th nearest row of their own kind.
+    """Precision, recall, density and coverage; a row's neighbourhood reaches to its k-th nearest row of the same kind.
 
     Args:
         real: (n, ...) rows, more than neighbours.

@@ -21,17 +21,17 @@ _CHUNK = 1 << 22  # numbers held at once
 
 @dataclass(frozen=True)
 class ModeCoverage:
-    """How samples spread over the modes of a mixture.
+    """The result of `mode_coverage`.
 
     Args:
         covered: modes with at least one high-quality sample.
         modes: how many there are.
-        high_quality: share of the samples that lie near a mode.
-        reverse_kl: KL(p_g||uniform) over the nearest modes of all samples, in nats. Missed modes cost a finite amount;
-            for n samples of a perfect sampler about (modes - 1) / 2n.
-        forward_kl: KL(uniform||p_g); infinite where a mode has no sample.
+        high_quality: share of the samples near a mode.
+        reverse_kl: KL(p_g||uniform) over the nearest modes of all samples, in nats. Finite also if modes are missed;
+            about (modes - 1) / 2n for n samples of a perfect sampler.
+        forward_kl: KL(uniform||p_g); infinite if a mode has no sample.
         js: Jensen-Shannon divergence of the two.
-        counts: (modes,) int64, the samples whose nearest mode each is.
+        counts: (modes,) int64, samples nearest to each mode.
         convention: "radius" or "box", and the `threshold` in standard deviations.
     """
 
@@ -64,7 +64,7 @@ def mode_coverage(
         std: standard deviation of every mode.
         convention: "radius", Mahalanobis distance below the threshold (VEEGAN, PacGAN): a perfect sampler of the plane
             scores 98.89%; "box", every axis below it (self-conditioned GAN): 99.46%.
-        threshold: how near a high-quality sample lies, in standard deviations.
+        threshold: greatest distance of a high-quality sample, in standard deviations.
 
     Returns:
         ModeCoverage.

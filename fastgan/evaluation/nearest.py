@@ -20,7 +20,7 @@ class Neighbours(Result):
     """The nearest row of the data for each sample.
 
     Args:
-        index: (n,) int64 row numbers; of several at one distance the lowest.
+        index: (n,) int64 row numbers; the lowest if several are equally near.
         distance: (n,) float64 Euclidean distances; 0 is an exact copy.
     """
 
@@ -31,8 +31,8 @@ class Neighbours(Result):
 def nearest_neighbours(samples: Rows, data: Rows) -> Neighbours:
     """For each sample the nearest training row, exactly.
 
-    Equivalent to `((samples[:, None] - data)**2).sum(2).argmin(1)` in float64, without its (n, m, features) numbers:
-    blocks of matrix products find the few rows that can be nearest, and those are compared directly.
+    Equivalent to `((samples[:, None] - data)**2).sum(2).argmin(1)` in float64, without an array (n, m, features):
+    blocks of matrix products find the candidates, which are then compared directly.
 
     Args:
         samples: (n, ...).

@@ -24,10 +24,10 @@ class ParzenLogLikelihood:
     """The result of `parzen_log_likelihood`.
 
     Args:
-        mean: log-likelihood of a row in nats, averaged.
+        mean: mean log-likelihood of a row, in nats.
         standard_error: standard deviation over the rows divided by the root of their number.
         sigma: width of the windows.
-        samples: how many windows.
+        samples: number of windows.
         log_likelihoods: (rows,) float64, of the kind of the arguments.
     """
 
@@ -52,16 +52,16 @@ def parzen_log_likelihood(
     """The log-likelihood of data under a Gaussian window about each of G's samples.
 
     Equivalent to `torch.logsumexp(-torch.cdist(data, samples)**2 / (2*sigma**2), 1)` minus `log(n) + d/2 *
-    log(2*pi*sigma**2)`, in float64 and small blocks: the memory needed does not grow with the product, and a row's bits
-    do not depend on what other rows are asked about. The measure ranks models badly (Theis et al., 2016): k-means
-    centres beat real data.
+    log(2*pi*sigma**2)`, in float64 and in small blocks, so that memory does not grow with n * m, and a row's bits do
+    not depend on other rows. The measure ranks models badly (Theis et al., 2016): k-means centres score better than
+    real data.
 
     Args:
         samples: (n, ...) of the generator; the paper takes 10,000.
         data: (m, ...) held-out rows.
         sigma: width of the windows; None to choose it by `validation`.
-        validation: (rows, ...) neither trained on nor part of data; the first 1,000 are used.
-        sigmas: what to choose from; the paper's code has ten from 0.1 to 1, for pixels in [0, 1].
+        validation: (rows, ...) rows that are neither in the training set nor in data; the first 1,000 are used.
+        sigmas: candidates for sigma; the paper's code has ten from 0.1 to 1, for pixels in [0, 1].
 
     Returns:
         ParzenLogLikelihood.
@@ -92,7 +92,7 @@ def parzen_sigma(samples: Rows, validation: Rows, sigmas: Sequence[float] = SIGM
     Args:
         samples: (n, ...) of the generator.
         validation: (rows, ...) held-out rows.
-        sigmas: what to choose from. The smallest or largest of them winning is warned of: the best may lie beyond.
+        sigmas: candidates. A warning tells if the smallest or largest is best: a better one may be outside of them.
 
     Returns:
         One of sigmas.

@@ -29,8 +29,8 @@ class GAN(torch.nn.Module):
 
     Equivalent to two ordinary modules kept side by side: nothing is wrapped, copied or hooked.
 
-    With `classes` it is the conditional model p(x|c): the label c, as a vector with a one in its place, is appended to
-    the input of both networks, to images as maps of one value each, and the data must have labels.
+    With `classes` it is the conditional model p(x|c): the one-hot label c is appended to the input of both networks,
+    to images as constant maps. The data must then have labels.
 
     Args:
         generator: any module from latent vectors (m, latent_dim), or (m, latent_dim + classes), to samples (m, ...).
@@ -38,12 +38,12 @@ class GAN(torch.nn.Module):
             model from (m, features + classes).
         latent_dim: length of z.
         prior: "normal" N(0, I); "uniform" on [-sqrt 3, sqrt 3] (variance 1); "spherical" (unit length).
-        data_shape: shape of one sample; None where it need not be checked.
+        data_shape: shape of one sample; None: not checked.
         classes: how many labels there are, from 0; 0: no labels.
 
     Raises:
-        TypeError: a network is no module. ValueError: an unknown prior, a bad size, or parameters shared by
-            both networks.
+        TypeError: a network is not a module. ValueError: an unknown prior, a bad size, or parameters shared by both
+            networks.
 
     Source: Goodfellow et al. (2014), section 3, and section 7 for the conditional model; Mirza and Osindero (2014).
     """
@@ -113,7 +113,7 @@ class GAN(torch.nn.Module):
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
     def keep_ema(self) -> torch.nn.Module:
-        """`ema`, made as a copy of G where there is none.
+        """The moving average `ema`; a copy of G if there is none yet.
 
         Raises:
             ValueError: it is the average of another network.
@@ -142,7 +142,8 @@ class GAN(torch.nn.Module):
     def update_ema(self, decay: float) -> None:
         """ema <- decay * ema + (1 - decay) * G for the weights; buffers are copied.
 
-        Whether it is an average of G is for `keep_ema` to say, once a run: the comparison costs more than this.
+        Not checked: whether `ema` is an average of G. `keep_ema` checks it once a run, because that costs more than an
+        update.
         """
         ema = self.keep_ema() if self.ema is None else self.ema
         torch._foreach_lerp_(list(ema.parameters()), list(self.generator.parameters()), 1.0 - decay)
@@ -150,7 +151,7 @@ class GAN(torch.nn.Module):
             mine.copy_(live)
 
     def ema_buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """Each buffer of `ema`, and G's that it takes over as it is: running statistics are not averaged twice."""
+        """Pairs of a buffer of `ema` and the buffer of G that it copies: running statistics are not averaged twice."""
         ema = self.keep_ema() if self.ema is None else self.ema
         return list(zip(ema.buffers(), self.generator.buffers(), strict=True))
 
@@ -159,7 +160,7 @@ class GAN(torch.nn.Module):
         return self.generator(z)
 
     def one_hot(self, labels: Tensor) -> Tensor | None:
-        """Labels (m,) as the networks see them, (m, classes); None where the model is not conditional."""
+        """Labels (m,) as one-hot vectors (m, classes); None if the model is not conditional."""
         if not self.classes:
             return None
         return torch.nn.functional.one_hot(labels.to(self.device), self.classes).to(self.dtype)
@@ -206,24 +207,24 @@ class GAN(torch.nn.Module):
     ) -> Tensor:
         """Samples G(z), z ~ p_z, with G in eval mode; the mode is restored.
 
-        Sample i of a seed is the same to the last bit however the samples are asked for:
-        `sample(9, seed=1)` equals `cat([sample(4, seed=1), sample(5, seed=1, offset=4)])`.
+        Sample i of a seed has the same bits in every call: `sample(9, seed=1)` equals `cat([sample(4, seed=1),
+        sample(5, seed=1, offset=4)])`.
 
         Args:
             n: how many.
             seed: of the stream of latent vectors.
-            batch_size: rows in one forward pass. Part of the identity of the bits: matrix products may round
-                differently for other sizes.
+            batch_size: rows in one forward pass. The last bits depend on it, because matrix products of other sizes
+                may round differently.
             offset: number of the first sample.
-            device: of the result; default: where the networks are.
-            ema: use the moving average of G's weights, where training kept one.
+            device: of the result; default: that of the networks.
+            ema: use the moving average of G's weights, if training kept one.
             labels: of a conditional model: one for all, or int64 (n,); None: sample i has label i modulo `classes`.
 
         Returns:
             Tensor (n, ...).
 
         Raises:
-            ValueError: n or offset negative, batch_size below 1, labels that are none of the classes.
+            ValueError: n or offset negative, batch_size below 1, a label that is not a class.
         """
         for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
             if value < least:
@@ -261,8 +262,8 @@ class GAN(torch.nn.Module):
     def interpolate(self, start: Tensor, end: Tensor, steps: int = 11, *, labels: int | Tensor | None = None) -> Tensor:
         """Samples G(z) along straight lines in the space of the noise, with G in eval mode; the mode is restored.
 
-        The first and the last are G(start) and G(end) to the last bit. Noise within G, as of `nn.Heads`, is the same at
-        each step: that of the first samples of seed 0.
+        The first and the last are G(start) and G(end) to the last bit. Noise within G, such as that of `nn.Heads`, is
+        the same at each step: that of the first samples of seed 0.
 
         Args:
             start, end: (n, latent_dim) noise where the lines begin and end.
@@ -313,10 +314,10 @@ class GAN(torch.nn.Module):
         return logits.reshape(len(x)) if logits.numel() == len(x) else logits
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write both networks, their average and what describes them into one safetensors file; no pickle.
+        """Write both networks, the moving average and a description of them into one safetensors file; no pickle.
 
-        Networks of torch.nn's and fastgan's modules come back by `GAN.load(path)` alone; of one of your own class the
-        weights are kept, and `load` needs the network.
+        `GAN.load(path)` builds networks of torch.nn's and fastgan's modules again. Of a network of your own class the
+        file has the weights alone, and `load` needs the network.
 
         Args:
             path: of the file.
@@ -325,7 +326,7 @@ class GAN(torch.nn.Module):
             Path of the file.
 
         Raises:
-            OSError: it cannot be written. ValueError: the state_dict holds something that is no tensor.
+            OSError: it cannot be written. ValueError: the state_dict has a value that is not a tensor.
         """
         tensors = {f"{saved.PREFIX}{name}": value for name, value in self.state_dict().items()}
         write_atomically(path, [saved.to_bytes(tensors, saved.describe(self))])
@@ -343,7 +344,7 @@ class GAN(torch.nn.Module):
 
         Args:
             path: file of `save`, tensor file of a checkpoint, or a folder of `train(run_dir=...)`.
-            generator, discriminator: networks that get the weights; None: they are made as the file describes them.
+            generator, discriminator: networks that get the weights; None: built as the file describes them.
 
         Raises:
             FileNotFoundError: there is none. ValueError: it is damaged, of another program or of other networks, or a
@@ -369,13 +370,13 @@ class GAN(torch.nn.Module):
     def export(self, path: str | os.PathLike[str], format: ExportFormat = "torch", *, ema: bool = True) -> Path:
         """Write the generator for programs without fastgan, in eval mode, for the CPU.
 
-        Its input is the noise (m, latent_dim), of a conditional model with the label as a vector behind it,
-        (m, latent_dim + classes).
+        Its input is the noise (m, latent_dim); of a conditional model, the noise and the one-hot label, (m, latent_dim
+        + classes).
 
         Args:
             path: file to write.
             format: "torch", "torchscript" or "onnx", as in `nn.export`.
-            ema: write the moving average of G's weights, where training kept one.
+            ema: write the moving average of G's weights, if training kept one.
 
         Returns:
             Path of the file.
@@ -392,7 +393,7 @@ class GAN(torch.nn.Module):
         """The likeliest class of each x (m, ...), int64 (m,), by a `nn.ClassDiscriminator` in eval mode.
 
         Raises:
-            TypeError: the discriminator is none.
+            TypeError: the discriminator is not one.
         """
         if not isinstance(self.discriminator, nn.ClassDiscriminator):
             got = type(self.discriminator).__name__

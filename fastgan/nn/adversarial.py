@@ -40,8 +40,8 @@ class AdversarialLoss(torch.nn.Module):
 
         Args:
             input: logits.
-            target: True or False, a number in [0, 1], or a tensor of input's shape. On the CPU its values are looked
-                at; one that is not constant, or is on a GPU, where looking would wait, takes torch's own loss.
+            target: True or False, a number in [0, 1], or a tensor of input's shape. On the CPU its values are read:
+                one that is not constant takes torch's own loss, as does one on a GPU, where reading would synchronise.
         """
         if isinstance(target, Tensor):
             label = _constant(input, target)

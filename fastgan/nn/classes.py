@@ -11,18 +11,18 @@ from fastgan.errors import Invalid
 class ClassDiscriminator(nn.Module):
     """A discriminator of K + 1 classes: the K of the data, and "fake", whose logit is held at 0.
 
-    Equivalent to a softmax over K + 1 logits (l_1, ..., l_K, 0): the probability that x is real, of whichever class, is
-    sigmoid(log sum exp l_k), so `forward` gives that logit and every loss of D and G is as for any discriminator. Where
-    `fastgan.train` meets one, D's loss also has the cross-entropy of labelled rows, `supervised_loss`: the data are a
-    `Dataset` whose labels are -1 where they are not known.
+    Equivalent to a softmax over K + 1 logits (l_1, ..., l_K, 0): the probability that x is real, of any class, is
+    sigmoid(log sum exp l_k). `forward` gives that logit, so every loss of D and G works as with any discriminator.
+    `fastgan.train` adds the cross-entropy of labelled rows, `supervised_loss`, to D's loss: the data are a `Dataset`
+    whose unknown labels are -1.
 
     Args:
-        features: module from samples (m, ...) to features (m, n); call it for the features that D has learnt.
+        features: module from samples (m, ...) to features (m, n); call it for D's learnt features.
         head: module from features to the logits of the K classes (m, K).
         supervised_weight: of the cross-entropy in D's loss.
 
     Raises:
-        TypeError: features or head is no module. ValueError: a weight that is negative or not finite.
+        TypeError: features or head is not a module. ValueError: a weight that is negative or not finite.
 
     Source: Goodfellow et al. (2014), section 7, item 4; Salimans et al. (2016), section 5.
     """

@@ -13,9 +13,9 @@ class Dropout(torch.nn.Dropout):
     """The dropout of the paper's discriminators: 0 with probability p, else scaled by 1 / (1 - p).
 
     Equivalent to `torch.nn.functional.dropout(input, p, training)` in distribution. The mask is a function of
-    a key drawn at the call (inside `fastgan.random.scope` the same again, from torch's default
-    generator, so `torch.manual_seed` reproduces it); backward computes it again from the key, and no mask is
-    stored. p = 0 and eval mode return the input.
+    a dropout seed, which the call draws from torch's default generator (so `torch.manual_seed` reproduces it) or,
+    inside `fastgan.random.scope`, from that stream. The backward pass computes the mask again; no mask is stored.
+    p = 0 and eval mode return the input.
 
     Args:
         p: probability of a zero, 0 and 1 included.

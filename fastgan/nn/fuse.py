@@ -22,10 +22,10 @@ def fuse(model: M) -> M:
 
     Every `nn.Sequential` in the model that holds such a chain, at any depth, becomes a
     `fastgan.nn.Sequential`, in place: the same objects under the same names, with the same parameters,
-    state_dict, hooks and modes, so that an optimiser made before goes on working. `unfuse` undoes it,
-    `explain` lists what runs fused, and why the rest does not.
+    state_dict, hooks and modes, so that an existing optimiser keeps working. `unfuse` undoes it, `explain` lists what
+    runs fused, and why the rest does not.
 
-    Left exactly as it is, and called as before:
+    Not changed, and called as before:
     - an `nn.Linear` that is not in a Sequential, or has no activation, dropout or other linear layer beside
       it;
     - modules with hooks (pruning, weight_norm and spectral_norm among them) or parametrizations, subclasses
@@ -35,11 +35,11 @@ def fuse(model: M) -> M:
       GELU(approximate="none");
     - Sequential subclasses with their own forward, and those of PyTorch itself.
 
-    Where a gradient is wanted, a short chain of small layers runs module by module, because it is faster so.
+    Where a gradient is needed, a short chain of small layers runs module by module, because that is faster.
 
-    Two things differ. Dropout inside a chain takes its mask from a key drawn from torch's generator
-    (`torch.manual_seed` reproduces it) instead of the numbers themselves: the same distribution, other
-    elements. An input of the wrong width raises a ValueError that names the layer.
+    Two things differ. Dropout inside a chain draws one dropout seed from torch's generator (`torch.manual_seed`
+    reproduces it) instead of the mask's numbers: the same distribution, other elements. An input of the wrong width
+    raises a ValueError that names the layer.
 
     Args:
         model: any module.

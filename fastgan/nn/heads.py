@@ -24,15 +24,15 @@ class Heads(nn.Module):
 
     Equivalent to `torch.cat` of, for each group of neighbouring features x: x itself ("none"), `torch.tanh(x)`
     ("tanh", of each), `torch.softmax(x, -1)` ("softmax"), or `torch.softmax((x + g) / tau, -1)` with g from the Gumbel
-    distribution ("gumbel_softmax"). But infinities give their limits: those of a softmax share the whole.
+    distribution ("gumbel_softmax"). Infinities give their limits: infinite inputs of a softmax get equal parts of 1.
 
-    The noise is a function of a seed drawn at the call, as a dropout mask of `fastgan.nn.Dropout` is, in train mode and
-    in eval mode: the largest of a group is then distributed as `torch.softmax(x, -1)` says. `GAN.sample` draws the same
-    noise for the same sample. As the last layer of a generator it runs in the compiled engine of the CPU.
+    The noise is a function of a seed that each call draws, like a mask of `fastgan.nn.Dropout`, in train and in eval
+    mode: the index of the largest is then distributed as `torch.softmax(x, -1)`. `GAN.sample` draws the same noise for
+    the same sample. As the last layer of a generator it runs in the compiled engine of the CPU.
 
     Args:
         groups: of features, in order: (kind, width) each.
-        tau: temperature of the Gumbel-softmax; the smaller, the nearer a sample is to a one among zeros.
+        tau: temperature of the Gumbel-softmax; a smaller one gives samples nearer to one-hot vectors.
         impl: of the noise: "auto", "native" or "reference".
 
     Raises:

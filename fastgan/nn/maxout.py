@@ -16,8 +16,8 @@ class Maxout(nn.Module):
     """The maxout units of the paper's discriminators: each the largest of `pieces` affine maps of the input.
 
     Equivalent to `torch.nn.functional.linear(input, weight, bias).view(*shape, out_features,
-    pieces).max(-1).values`. The gradient goes to one piece of each unit, to the lowest of those that tie; a
-    NaN in any piece makes the unit NaN.
+    pieces).max(-1).values`. The gradient goes to one piece of each unit, the first of equal ones; a NaN in any piece
+    makes the unit NaN.
 
     Args:
         in_features: width of the input.

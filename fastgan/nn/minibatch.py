@@ -12,12 +12,12 @@ from fastgan.nn.checks import check_size
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Appends to each example how similar it is to the others of its batch, so that D sees a collapse of G.
+    """Appends to each example its similarities to the other examples of its batch, so that D sees a collapse of G.
 
     Equivalent to `torch.cat([x, o], 1)` with `M = (x @ T).view(m, features, kernel)` and
     `o[i, b] = sum over j of exp(-|M[i, b] - M[j, b]|_1)`. The sum includes j = i: a feature lies between 1 and the m of
-    a batch of equal examples. There its gradient is 0, as that of |.| is taken at 0: equal examples are pushed
-    nowhere, whatever the weights.
+    a batch of equal examples. Its gradient there is 0, as the gradient of |.| at 0 is taken as 0: equal examples get
+    no gradient, for any weights.
 
     D must see a batch that is all real or all fake, as training does; its logits then depend on the batch's size, in
     eval mode too. Takes memory for m * m * features * kernel numbers.
@@ -54,7 +54,8 @@ class MinibatchDiscrimination(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """N(0, 1 / in_features): for inputs of order 1 distances are of order `kernel`, where exp still has a slope."""
+        """N(0, 1 / in_features): for inputs of order 1 distances are of order `kernel`, where exp still has a usable
+        gradient."""
         nn.init.normal_(self.weight, 0.0, 1 / math.sqrt(self.in_features))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ class MLP(Sequential):
     """The multilayer perceptron that G and D are in the paper: one native call forward, one backward.
 
     Equivalent to `nn.Sequential(nn.Linear(sizes[0], sizes[1]), activation, nn.Dropout(dropout), ...,
-    nn.Linear(...), output_activation)`; those are its children, so state_dicts load both ways. Children for
-    an activation of None and for a dropout of 0 are left out. The output layer has no dropout.
+    nn.Linear(...), output_activation)`; those are its children, so state_dicts load both ways. An activation of None
+    and a dropout of 0 have no child. The output layer has no dropout.
 
     Args:
         sizes: widths from the input to the output, at least two.

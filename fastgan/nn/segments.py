@@ -177,8 +177,8 @@ class Segment:
             if leaves is False and not torch.compiler.is_compiling():
                 network = self.cache.recall(x, self.params, self.drops)
                 if network is not None:
-                    key = random.next_dropout_seed() if self.drops else None
-                    return ops.known_mlp(network, x, self.params, key)
+                    dropout_seed = random.next_dropout_seed() if self.drops else None
+                    return ops.known_mlp(network, x, self.params, dropout_seed)
         return self._call(x)
 
     def _call(self, x: Tensor) -> Tensor:

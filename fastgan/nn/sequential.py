@@ -16,13 +16,12 @@ from fastgan.options import Impl
 class Sequential(nn.Sequential):
     """A `torch.nn.Sequential` that runs each chain of linear layers, activations and dropout as one call.
 
-    Equivalent to `nn.Sequential(*modules)`, with the same children under the same names: `state_dict`,
-    indexing, hooks and tools that look at the children see what they know. A child that does not fuse (see
-    `fuse`) is called as it is.
+    Equivalent to `nn.Sequential(*modules)`, with the same children under the same names: `state_dict`, indexing, hooks
+    and tools that read the children work as before. A child that does not fuse (see `fuse`) is called by itself.
 
     Args:
         *modules: children in order, or one OrderedDict of them.
-        impl: "auto", "native" or "reference", for children that do not say so themselves.
+        impl: "auto", "native" or "reference", for children without an `impl` of their own.
 
     Raises:
         ValueError: an unknown impl; an input of the wrong width, naming the layer.

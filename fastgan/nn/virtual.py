@@ -12,12 +12,13 @@ invalid = Invalid("ReferenceBatch")
 
 
 class VirtualBatchNorm(nn.Module):
-    """Batch normalisation whose statistics come from a reference batch, so that examples of a batch do not mix.
+    """Batch normalisation whose statistics come from a reference batch, so that the examples of a batch do not affect
+    each other.
 
     Example i is brought to mean 0 and variance 1 by the statistics of the n reference examples and itself: mean
     1/(n+1) of its own and n/(n+1) of the reference's, the variance that of all n + 1 together. Reference examples are
-    normalised by the reference batch alone. For a network inside `ReferenceBatch`, which shows it the reference batch.
-    It does the same in train and in eval mode.
+    normalised by the reference batch alone. For a network inside `ReferenceBatch`, which adds the reference batch.
+    Train and eval mode are the same.
 
     Args:
         num_features: features, or channels of images.
@@ -78,7 +79,7 @@ class VirtualBatchNorm(nn.Module):
 
 
 class ReferenceBatch(nn.Module):
-    """A network that sees a fixed reference batch before every batch of its own, for its `VirtualBatchNorm` layers.
+    """Puts a fixed reference batch before every batch of a network, for its `VirtualBatchNorm` layers.
 
     Equivalent to `network(torch.cat([reference, input]))[len(reference):]`. The output of one example does not depend
     on the others of its batch. A forward pass costs that of both batches.
@@ -89,8 +90,8 @@ class ReferenceBatch(nn.Module):
             buffer, so that it moves and is saved with the network.
 
     Raises:
-        TypeError: network is no module or reference no floating-point tensor. ValueError: fewer than two reference
-            rows, a network without `VirtualBatchNorm`.
+        TypeError: network is not a module or reference is not a floating-point tensor. ValueError: fewer than two
+            reference rows, a network without `VirtualBatchNorm`.
 
     Source: Salimans et al. (2016), section 3.5.
     """

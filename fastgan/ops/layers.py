@@ -13,7 +13,7 @@ from fastgan import cuda, kernels, reference
 from fastgan.ops.masks import native_dropout
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
-What = tuple[LayerSpec, Tensor | None, int]  # the layer, the key of its mask and the stream of that key
+What = tuple[LayerSpec, Tensor | None, int]  # the layer, its dropout seed, and the substream of its mask
 
 
 def _seed(dropout_seed: Tensor | None) -> int:
@@ -65,8 +65,8 @@ def _plain_second_order(grad: Tensor, z: Tensor, what: What, grad_grad: Tensor) 
     y = ACTIVATIONS[layer.activation](z, layer.negative_slope)
     if layer.dropout and dropout_seed is not None:
         y = reference.dropout(y, layer.dropout, dropout_seed, substream)
-    (slope,) = torch.autograd.grad(y, z, grad, create_graph=True)
-    to_grad, to_z = torch.autograd.grad(slope, (grad, z), grad_grad, create_graph=True, materialize_grads=True)
+    (grad_z,) = torch.autograd.grad(y, z, grad, create_graph=True)
+    to_grad, to_z = torch.autograd.grad(grad_z, (grad, z), grad_grad, create_graph=True, materialize_grads=True)
     return to_grad, to_z
 
 

@@ -350,7 +350,7 @@ def mlp(
         dropout_seed: int64 tensor of shape (); None switches dropout off.
         impl: "auto", "native" or "reference".
         caller: the name errors begin with.
-        cache: of a caller who calls again with the same layers, input_dropout and caller.
+        cache: of a caller that calls again with the same layers, input_dropout and caller.
 
     Returns:
         Tensor (..., out_features) of x's dtype.

@@ -67,8 +67,8 @@ def _differentiable_gradients(
         where = x.detach().requires_grad_()
         alias: list[Any] = [None if p is None else p.view_as(p) for p in params]  # as in ops.networks
         y = reference.mlp(where, alias[:depth], alias[depth:], network.layers, network.input_dropout, dropout_seed)
-        (slope,) = torch.autograd.grad(y.sum(), where, create_graph=True)
-        penalty = reference.gradient_penalty(slope, kind, weight)
+        (grad_x,) = torch.autograd.grad(y.sum(), where, create_graph=True)
+        penalty = reference.gradient_penalty(grad_x, kind, weight)
         wanted = [p for p, need in zip(alias, needs, strict=True) if need]
         found = iter(torch.autograd.grad(penalty, wanted, grad, create_graph=graph, allow_unused=True))
     return [next(found) if need else None for need in needs]
@@ -94,11 +94,11 @@ def mlp_penalty(
         weights, biases, layers, input_dropout, caller, cache: as of `mlp`.
         kind: "wgan-gp", "r1" or "r2".
         weight: of the penalty.
-        key: gives the dropout seed; None switches dropout off.
+        key: a function that gives the dropout seed; None switches dropout off.
 
     Returns:
         Scalar Tensor of x's dtype, differentiable in the parameters; None where only several calls can compute it (half
-        precision, autocast, other devices, transforms of torch.func), and then no key is drawn.
+        precision, autocast, other devices, transforms of torch.func), and then no dropout seed is drawn.
     """
     if x.dim() != 2 or x.shape[0] == 0:
         return None

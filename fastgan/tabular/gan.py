@@ -51,7 +51,7 @@ class TabularConfig:
         epochs: passes over the table: `ceil(rows / batch_size)` iterations each.
         steps: iterations, instead of epochs.
         batch_size: rows of a minibatch, a multiple of pack.
-        pack: rows that D judges at once.
+        pack: rows that D sees at once.
         latent_dim: length of z.
         generator_hidden: features that each residual block of G appends.
         discriminator_hidden: widths of D's layers.

@@ -65,7 +65,7 @@ class Modes:
 
     Args:
         means, stds, weights: of the normal distributions, (modes,).
-        reach: what alpha = 1 stands for, (modes,): four standard deviations, more where the data go further.
+        reach: the distance of alpha = 1, (modes,): four standard deviations, more where the data go further.
 
     Source: Xu et al. (2019), section 4.2.
     """

@@ -41,8 +41,8 @@ class Storage:
         ordered: whether these are in order.
         string: storage and missing value of pandas' dtype for text.
         format: of dates in text.
-        date: Python's dates stand in an object column.
-        missing: what stands for a missing value in an object column: "None" or "nan".
+        date: an object column of Python's dates.
+        missing: a missing value in an object column: "None" or "nan".
         arrow: pandas' dtype of Arrow around all this, as text.
     """
 

@@ -137,7 +137,7 @@ def training_criterion(p: Array, q: Array, *, dx: Array | None = None) -> Any:
 
 
 def js_from_value(v: Array) -> Any:
-    """The Jensen-Shannon divergence that a value of the game stands for at the optimal D: (V + log 4) / 2.
+    """The Jensen-Shannon divergence that a value of the game gives at the optimal D: (V + log 4) / 2.
 
     With any other D it is too small: a lower bound. On the rows that D was fitted to it is too large.
     """

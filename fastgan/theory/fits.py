@@ -49,7 +49,7 @@ _KINDS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Te
 def fit_gaussian(p: Array, x: Array, *, kind: FitKind = "kl", start: tuple[float, float] | None = None) -> GaussianFit:
     """The Gaussian q nearest to a density p in the sense of KL(p||q), KL(q||p) or JSD(p||q).
 
-    KL covers all of p, reverse KL settles on one mode. JSD has optima of both sorts, and which is the lower one
+    KL covers all of p, reverse KL ends at one mode. JSD has optima of both sorts, and which is the lower one
     depends on p: a GAN's criterion is not mode-seeking by nature.
 
     Args:

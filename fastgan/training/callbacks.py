@@ -49,14 +49,14 @@ class Run:
 class Callback:
     """Base of the callbacks: override what you need. Calls come between iterations, on the training thread.
 
-    A callback may draw samples or random numbers: training does not depend on it.
+    A callback may draw samples or random numbers: that does not change the training.
 
     Args:
         every: also end a chunk at each multiple of `every` iterations, so that `on_chunk` is called exactly
             there; 0: the engine decides, a few times a second.
-        one_run: True where it keeps what belongs to one run: `train_population` refuses it.
-        reads_networks: False where `on_chunk` neither reads nor changes networks and optimisers: the CPU engine then
-            need not bring them up to date before it, nor read them again after it.
+        one_run: True if it keeps state of one run: `train_population` then refuses it.
+        reads_networks: False if `on_chunk` neither reads nor changes networks and optimisers: the CPU engine then does
+            not update them before the call, nor read them again after it.
     """
 
     every: int = 0

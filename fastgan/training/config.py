@@ -70,7 +70,7 @@ _SCHEDULERS = ("scheduler", "generator_scheduler", "discriminator_scheduler")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train: what is played (steps to pack), what updates the networks (optimizer to ema_decay), how it runs.
+    """The numbers of a training: the game (steps to pack), the updates (optimizer to ema_decay), and how it runs.
 
     Args:
         steps: iterations of Algorithm 1; one iteration is k discriminator steps and then the generator's.
@@ -78,45 +78,43 @@ class TrainConfig:
         k: discriminator steps an iteration; 1 is the paper's choice. A large k keeps D near its optimum.
         generator_steps: generator steps an iteration. More than k invites the "Helvetica scenario" (section 6
             of the paper).
-        inner: how D's loop ends: "steps", after k, each on fresh noise and data; "optimum", when the norm of D's
-            gradient on the iteration's one real and one fake batch is at most `inner_tolerance`, or after k steps
-            on them: the theory's max over D, on samples. For the eager engine.
+        inner: how D's loop ends: "steps", after k steps, each on fresh noise and data; "optimum", when the norm of D's
+            gradient on one real and one fake batch is at most `inner_tolerance`, or after k steps on them (the
+            theory's max over D, on samples). For the eager engine.
         inner_tolerance: norm of D's gradient at which it counts as optimal.
-        unroll: updates of D, by its own optimiser, that each generator step looks ahead and differentiates
-            through: G descends its loss against the D it will meet (unrolled GANs). 0: against D as it is.
-            They see the last minibatch and G's own noise. For the eager engine.
+        unroll: updates of D that each generator step makes in advance, by D's optimiser on the last minibatch and G's
+            noise, and differentiates through: G descends its loss against that later D (unrolled GANs). 0: against the
+            present D. For the eager engine.
         loss: the generator's: "non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein" or
-            "relativistic"; the discriminator's follows from it. "feature_matching", in the eager engine: the squared
-            distance between the means of D's last hidden features of real rows and of fakes.
-            Or, in Python, a pair of functions of D's logits that give one
-            number each: the discriminator's (real_logits, fake_logits), and the generator's (fake_logits), or
-            (fake_logits, real_logits). For the eager engine.
+            "relativistic"; it determines the discriminator's. "feature_matching", in the eager engine: the squared
+            distance between the mean hidden features (D's last) of real rows and of fakes. Or, in Python, a pair of
+            functions of D's logits that give one number each: the discriminator's (real_logits, fake_logits), and the
+            generator's (fake_logits), or (fake_logits, real_logits). For the eager engine.
         real_label: target of D on real data; 0.9 is one-sided label smoothing.
         fake_label: target of D on fakes, below `real_label`; 0.1 beside a real_label of 0.9 is two-sided smoothing.
         gradient_penalty: None, "wgan-gp", "r1" or "r2", added to D's loss; several as
             ("r1", "r2"), or r1,r2 on a command line.
         penalty_weight: weight of the penalty, of each where there are several.
-        instance_noise: standard deviation of Gaussian noise on all that D sees, real and made. For the eager engine.
-        instance_noise_steps: iterations over which it falls linearly to 0; 0: it stays.
-        historical_averaging: weight of the squared distance of each network's parameters from their average over all
-            updates so far, added to its loss. For the eager engine.
+        instance_noise: standard deviation of Gaussian noise on all inputs of D, real and fake. For the eager engine.
+        instance_noise_steps: iterations over which it falls linearly to 0; 0: constant.
+        historical_averaging: weight of a term in each network's loss: the squared distance of its parameters from
+            their average over all updates so far. For the eager engine.
         mode: "alternating", Algorithm 1; "simultaneous", the original code's rule: one real and one fake
             batch for both losses, D's halved, both gradients taken before either update.
         micro_batches: equal parts of each batch that go through the networks one after another, while their gradients
-            add up (gradient accumulation): the memory of a smaller batch. To rounding the update is that of the whole
-            batch, for losses that are means over rows, but for what looks at a batch as a whole, such as batch
-            normalisation, and for dropout, whose masks are others. Above 1 for the eager engine.
-        pack: samples that D gets as one input, side by side (PacGAN's packing; along the first axis
-            of a sample). 1: one at a time. A step draws `batch_size * pack` rows.
-        optimizer: of both networks, unless one has its own: `Adam`, `AdamW`, `Momentum`, `SGD`, `RMSprop`, or a
+            add up (gradient accumulation, to save memory). Up to rounding the update is that of the whole batch, if
+            the losses are means over rows; batch normalisation and dropout masks differ. Above 1 for the eager engine.
+        pack: samples that D gets as one input, concatenated along the first axis of a sample (PacGAN's packing). 1:
+            one at a time. A step draws `batch_size * pack` rows.
+        optimizer: of each network that has none of its own: `Adam`, `AdamW`, `Momentum`, `SGD`, `RMSprop`, or a
             function that makes one of given parameters: a class of `torch.optim`, `functools.partial` of it with its
             arguments, a lambda.
         generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
         scheduler: `CosineDecay`, `StepDecay`, `LinearDecay`, `ExponentialDecay`, or a function that makes a
-            `torch.optim.lr_scheduler` of a given optimiser, for both networks unless one has its own; it steps after
-            each update of its network.
+            `torch.optim.lr_scheduler` of a given optimiser, for each network that has none of its own; it steps
+            after each update of its network.
         generator_scheduler, discriminator_scheduler: of one network.
-        max_grad_norm: greatest norm of all gradients of a network together, which are scaled down to it before an
+        max_grad_norm: greatest norm of all gradients of a network together; larger ones are scaled down before an
             update, as by `torch.nn.utils.clip_grad_norm_`.
         max_grad_value: greatest size of each number of a gradient, clamped before an update and before
             `max_grad_norm`.
@@ -124,22 +122,22 @@ class TrainConfig:
         max_col_norm: greatest norm of a unit's incoming weights, enforced after each update; None: no bound.
         ema_decay: of the moving average of G's weights, kept in `gan.ema` and used by `gan.sample`; None:
             no average. G's first weights keep a share of `ema_decay**steps`: 37% of 1,000 iterations at 0.999.
-        engine: "auto", a compiled one where it can run this, else "eager"; "fused", a compiled one or a refusal with
-            the reason; one of them by name: "eager", "cpu", "cuda-graph" or "cuda-persistent".
-        precision: of products. "fp32", in the networks' type; on a GPU, by tensor cores where they reach its accuracy;
-            "ieee", the same without them; "tf32" and "bf16", factors rounded to 11 and 8 bits, while sums, weights,
-            optimisers and everything else stay in float32. All but "fp32" need a compiled engine, and hardware that has
-            them. On a CPU, "bf16" is by AMX tiles or AVX512-BF16, and "tf32" by AMX alone: each factor is the sum of
-            two of 8 bits, 16 bits in all, where an infinite factor gives NaN and what is below 1e-35 may be lost.
-            Networks that are faster in fp32, as small ones, keep its products; the result's `engine_reason` says so.
-        nonfinite: when a loss or a logit is NaN or infinite: "raise" FloatingPointError at the next look at
-            the metrics; "skip" the update (parameters, buffers and optimiser stay as they were), as also where
-            a number of them would cease to be finite; "log" a warning and go on.
+        engine: "auto", a compiled one if it supports networks and config, else "eager"; "fused", a compiled one or an
+            error with the reason; or one by name: "eager", "cpu", "cuda-graph" or "cuda-persistent".
+        precision: of matrix products. "fp32": in the networks' type; on a GPU, tensor cores are used if they reach its
+            accuracy. "ieee": the same without tensor cores. "tf32" and "bf16": factors rounded to 11 and 8 bits; sums,
+            weights, optimisers and everything else stay in float32. All but "fp32" need a compiled engine and hardware
+            support. On a CPU, "bf16" uses AMX tiles or AVX512-BF16, and "tf32" uses AMX alone: each factor is the sum
+            of two of 8 bits, an infinite factor gives NaN, and numbers below 1e-35 may be lost. Networks that are
+            faster in fp32, such as small ones, keep its products; the result's `engine_reason` says so.
+        nonfinite: what happens when a loss or a logit is NaN or infinite: "raise" FloatingPointError when the metrics
+            are next read; "skip" the update (parameters, buffers and optimiser keep their values), also if it would
+            make one of these not finite; "log" a warning and continue.
         checkpoint_every: iterations between checkpoints; 0: only at the end and on interruption. Needs a run
             folder.
-        keep_checkpoints: how many of a run folder remain, the newest.
+        keep_checkpoints: how many of the newest a run folder keeps.
         seed: of the row order, the noise and the dropout masks.
-        device: moves the networks there first; None: where they are.
+        device: to which the networks are moved first; None: they are not moved.
         impl: "auto", "native" or "reference" for losses and random numbers; layers carry their own.
 
     Raises:
@@ -326,7 +324,7 @@ class TrainConfig:
 
     @property
     def discriminator_loss(self) -> DiscriminatorKind | None:
-        """The discriminator's loss that belongs to the generator's; None where both are functions."""
+        """The discriminator's loss that belongs to the generator's; None if both are functions."""
         if not isinstance(self.loss, str):
             return None
         return DISCRIMINATOR_LOSS.get(self.loss, "gan")  # "feature_matching" is of D's features, not of its logits
@@ -338,7 +336,7 @@ class TrainConfig:
 
     @property
     def threshold(self) -> float:
-        """The logit that divides what D takes for real from what it takes for made: D's optimum where p_g = p_data."""
+        """The logit above which D classifies a row as real: D's optimum where p_g = p_data."""
         middle = (self.real_label + self.fake_label) / 2
         if self.discriminator_loss == "least_squares":
             return middle  # its D gives the target itself
@@ -346,7 +344,7 @@ class TrainConfig:
 
     @property
     def generator_sees_real(self) -> bool:
-        """Whether the generator's loss looks at D's logits of real data."""
+        """Whether the generator's loss depends on D's logits of real data."""
         if isinstance(self.loss, str):
             return self.loss == "relativistic"
         return plugins.takes_real_logits(self.loss[1])
@@ -374,7 +372,7 @@ class TrainConfig:
         return self.optimizer_of("discriminator")
 
     def clip_weights_of(self, network: str) -> float | None:
-        """The bound of each parameter, which the "discriminator" has alone."""
+        """The bound of each parameter; only the "discriminator" has one."""
         return self.clip_weights if network == "discriminator" else None
 
     def scheduler_of(self, network: str) -> tuple[str, SchedulerFactory | None]:
@@ -396,7 +394,7 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON; `from_dict` reads it back.
 
-        A function is described by its name, which `from_dict` refuses: put the function there instead.
+        A function is described by its name. `from_dict` refuses that: replace it by the function first.
         """
         values: dict[str, Any] = {}
         for item in dataclasses.fields(self):

@@ -13,7 +13,7 @@ from fastgan.errors import Invalid
 from fastgan.models.gan import GAN, evaluating
 from fastgan.random import Purpose
 from fastgan.results import Result
-from fastgan.training.engines.eager import Player
+from fastgan.training.engines.player import Player
 from fastgan.training.optimizers import Adam, Optimizer
 
 _HELD_OUT = 10_000  # samples that R^2 is measured on
@@ -25,8 +25,8 @@ class InferenceResult(Result):
 
     Args:
         loss: (steps,) mean squared error of each batch.
-        r_squared: share of the variance of z that the prediction explains, on 10,000 samples it was not fitted to. What
-            is missing to 1 is what G forgets of z, as far as the network can tell.
+        r_squared: share of the variance of z that the prediction explains, on 10,000 samples that it was not fitted
+            to. 1 - r_squared is what the network cannot recover of z.
     """
 
     loss: np.ndarray
@@ -43,15 +43,15 @@ def train_encoder(
     optimizer: Optimizer | None = None,
     seed: int = 0,
 ) -> InferenceResult:
-    """Fit a network E to z = E(G(z)), with G as it is: learned approximate inference.
+    """Fit a network E to z = E(G(z)) with G fixed: learned approximate inference.
 
     Equivalent to regression on an endless stream of pairs (G(z), z), z ~ p_z. G, or the moving average of its weights
-    where training kept one, stays as it is and runs in eval mode.
+    if training kept one, is not changed and runs in eval mode.
 
     Args:
         gan: trained.
         encoder: module from samples (m, ...) to (m, latent_dim), of the networks' type and on their device; trained in
-            place in the mode it is in, measured in eval mode.
+            place in its current mode, measured in eval mode.
         steps: updates.
         batch_size: pairs in each.
         optimizer: Adam or Momentum; None: Adam of rate 1e-3.

@@ -64,7 +64,7 @@ class JSONLines(Logger):
     """A line of JSON every so many iterations, added to a file: the step and the means; null where one is not finite.
 
     Args:
-        path: of the file; it is made where it is missing.
+        path: of the file; created if missing.
         every: iterations between two lines.
     """
 
@@ -120,8 +120,8 @@ class WandB(Logger):
 
     Args:
         every: iterations between two points.
-        run: of `wandb.init`, which stays open; None: one is made, and finished at the end.
-        settings: of `wandb.init` for the one that is made, such as project and name.
+        run: of `wandb.init`, which stays open; None: a run is begun here and finished at the end.
+        settings: of `wandb.init` if a run is begun here, such as project and name.
 
     Raises:
         ImportError: the package wandb is missing. ValueError: settings beside a run.
@@ -151,12 +151,12 @@ class WandB(Logger):
 class MLflow(Logger):
     """Metrics in MLflow, one a column of the history, and the fields of the config as parameters.
 
-    They go to the active run of `mlflow`, which stays open, or else to one that is begun here and ended at the end;
-    after an error, when there is no end, `mlflow.end_run("FAILED")` is the caller's.
+    They go to the active run of `mlflow`, which stays open. If there is none, a run is begun here and ended after
+    training; after an error the caller must call `mlflow.end_run("FAILED")`.
 
     Args:
         every: iterations between two points.
-        settings: of `mlflow.start_run` for the one that is begun here, such as run_name.
+        settings: of `mlflow.start_run` if a run is begun here, such as run_name.
 
     Raises:
         ImportError: the package mlflow is missing.
@@ -183,21 +183,21 @@ class MLflow(Logger):
 
 
 class Best(Callback):
-    """Keeps the weights with the best value of a metric, and ends the run where it does not improve any more.
+    """Keeps the weights with the best value of a metric, and ends the run when the metric no longer improves.
 
     Args:
-        metric: number of a GAN, such as a distance between `gan.sample(...)` and held-out data.
+        metric: function of a GAN that gives a number, such as a distance between `gan.sample(...)` and held-out data.
         every: iterations between two measurements.
         patience: measurements without improvement after which the run ends, as if interrupted; None: never.
-        maximize: whether large is good.
-        folder: where the best networks are also written, as a checkpoint; None: nowhere.
+        maximize: whether a larger value is better.
+        folder: to which the best networks are also written, as a checkpoint; None: not written.
 
     Attributes:
         value, step: of the best measurement; NaN and 0 before the first. A value that is NaN is never the best.
         history: pairs (step, value) of all measurements.
 
     Raises:
-        TypeError: metric is no function. ValueError: every or patience below 1.
+        TypeError: metric is not a function. ValueError: every or patience below 1.
     """
 
     one_run = True
@@ -239,7 +239,7 @@ class Best(Callback):
             checkpoint.keep_only(path)
 
     def restore(self, gan: GAN) -> None:
-        """Put the best weights into the networks they were measured in, or into others of the same shapes.
+        """Copy the best weights into the measured networks, or into others of the same shapes.
 
         Raises:
             ValueError: nothing has been measured.

@@ -27,8 +27,8 @@ class Monitor(Callback):
     """A callback of one run that measures the game every so many iterations and warns of saturation and collapse.
 
     Each warning is logged once a run and kept in `warnings`: saturation, where D takes no fake for real and G's samples
-    get less than 1/1000 of the gradient they have had; collapse, where the spread of G's samples is less than 1/20 of
-    what it has been. A discriminator that gives probabilities where the losses take logits is kept there too.
+    get less than 1/1000 of their largest gradient so far; collapse, where the spread of G's samples is less than 1/20
+    of its largest so far. A discriminator that gives probabilities instead of logits is noted there too.
 
     Args:
         every: iterations between measurements.
@@ -36,13 +36,12 @@ class Monitor(Callback):
 
     Attributes:
         history: by column, one number a measurement: "step";
-            "false_positives", share of the fakes that D took for real, and "false_negatives", share of the real rows
-            it took for fake, in the iterations since the last one;
-            "js_estimate", JSD(p_data||p_g) in nats that D's loss stands for, a lower bound up to chance where D is
-            not at its optimum; NaN where the loss is not -V(G, D): other losses than those of the paper, smoothed
-            labels, a penalty, a ClassDiscriminator;
-            "sample_grad_norm", mean length of the gradient of G's loss of a sample with respect to the sample; NaN for
-            the relativistic loss, which has none of one sample, and for losses of one's own;
+            "false_positives", share of the fakes that D classified as real, and "false_negatives", share of the real
+            rows that it classified as fake, in the iterations since the last measurement; "js_estimate",
+            JSD(p_data||p_g) in nats by D's loss, a lower bound up to chance where D is not at its optimum; NaN where
+            the loss is not -V(G, D): other losses than those of the paper, smoothed labels, a penalty, a
+            ClassDiscriminator; "sample_grad_norm", mean length of the gradient of G's loss of a sample with respect to
+            the sample; NaN for the relativistic loss, which is not defined for one sample, and for losses of your own;
             "spread", root of the total variance of G's samples.
         warnings: sentences.
 

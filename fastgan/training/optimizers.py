@@ -72,7 +72,7 @@ class AdamW(Adam):
 
     Args:
         lr, betas, eps: as in `Adam`.
-        weight_decay: by which lr times this part of a weight is taken off it at each update.
+        weight_decay: each update subtracts lr * weight_decay * p from a parameter p.
 
     Source: Loshchilov and Hutter (2019), Algorithm 2.
     """
@@ -146,7 +146,7 @@ class Momentum:
     """Stochastic gradient descent with momentum and the schedules of the original code.
 
     Two conventions: "torch", v <- m v + g and p <- p - lr v (`torch.optim.SGD`); "pylearn2", v <- m v - lr g
-    and p <- p + v, with the rate inside the velocity. They agree while the rate is constant and part where it
+    and p <- p + v, with the rate inside the velocity. They agree while the rate is constant, and differ when it
     changes.
 
     Args:

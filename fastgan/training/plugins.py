@@ -211,7 +211,7 @@ def takes_real_logits(generator_loss: Callable[..., Tensor]) -> bool:
 
 
 def check_loss(loss: OwnLoss, logits: Tensor) -> None:
-    """Try both functions on logits, which stand for those of real data and of fakes.
+    """Try both functions on logits, in place of those of real data and of fakes.
 
     Raises:
         TypeError, ValueError: one fails, or gives something else than a number that depends on the logits.

@@ -39,14 +39,14 @@ class PopulationMember(Result):
 
     Args:
         seed: of its run, and of its first weights.
-        overrides: what sets its grid point apart: value by dotted field of the config.
+        overrides: the fields of the config that its grid point changes, by dotted name.
         point: number of the grid point.
         gan: the networks after `step` iterations.
         history: its rows by column, as in `TrainResult`.
         step: iterations done.
         engine, engine_reason: which engine ran, and why.
         interrupted: whether the run ended early, or never began.
-        failed: what was not finite and when, where that ended the run; else None.
+        failed: the loss or logit that was not finite, and when, if that ended the run; else None.
     """
 
     seed: int
@@ -67,8 +67,8 @@ class PopulationResult(Result):
 
     Args:
         members: in the order of the configs, the grid and the seeds.
-        points: what sets each grid point apart; one empty dictionary where only seeds differ.
-        history: by column, float64 arrays (members, steps), NaN where a member did not get; "step" is (steps,).
+        points: the fields that each grid point changes; one empty dictionary if only seeds differ.
+        history: by column, float64 arrays (members, steps), NaN after the end of a member; "step" is (steps,).
         steps_per_second: iterations a second of all members together, in this call.
         engine, engine_reason: of the members; where they differ, all engines and the first reason.
         interrupted: whether a member ended early without having failed.
@@ -84,12 +84,12 @@ class PopulationResult(Result):
 
     @property
     def mean(self) -> dict[str, np.ndarray]:
-        """By column, (points, steps): mean over the seeds of each grid point, where they have finite numbers."""
+        """By column, (points, steps): mean over the seeds of each grid point that have finite numbers."""
         return {name: moments[0] for name, moments in self._moments.items()}
 
     @property
     def standard_error(self) -> dict[str, np.ndarray]:
-        """By column, (points, steps): the standard error of `mean`; NaN where fewer than two seeds tell."""
+        """By column, (points, steps): the standard error of `mean`; NaN with fewer than two finite numbers."""
         return {name: moments[1] for name, moments in self._moments.items()}
 
     @functools.cached_property
@@ -125,10 +125,11 @@ def train_population(
     run_dir: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> PopulationResult:
-    """Train many independent GANs; each ends with the bits it has when it is trained alone.
+    """Train many independent GANs; each ends with the same bits as when trained alone.
 
-    Equivalent to `[train(make_gan(c.seed), data, c) for c in configs]`, a member on a thread of the CPU or a
-    multiprocessor of the GPU, or a few on streams of it, as the engine can; one after another in the eager one.
+    Equivalent to `[train(make_gan(c.seed), data, c) for c in configs]`, with a member on each thread of the CPU, on
+    each multiprocessor of the GPU or on a few streams, as the engine allows; the eager engine trains them one after
+    another.
 
     Under torchrun, or in any process group of torch.distributed, every rank must call it: members are dealt to the
     ranks in turn, and every rank returns all of them. Callbacks are called for the rank's own members.
@@ -141,7 +142,7 @@ def train_population(
         seeds: of the members of each config; None: the config's own.
         grid: values by field of the config ("k", "optimizer.lr", "optimizer.betas.0"), all combinations of them.
         callbacks: called for each member as in `train`; `run.member` is its number.
-        resume: go on where each member of `run_dir` is; those without a checkpoint begin.
+        resume: continue each member of `run_dir` from its newest checkpoint; those without one begin.
         change: what the configs may change on a resume, as in `train`: ("lr",), the learning rates.
         run_dir: folder for one run folder a member, member-0000 and so on; None writes nothing.
         threads: of the CPU for the compiled engine; None: `torch.get_num_threads()`.

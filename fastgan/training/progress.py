@@ -1,10 +1,12 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""The progress of training: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,26 +22,41 @@ _TIME_LEFT = 5  # characters of "12:34"
 
 
 def progress(steps: int, *, quiet: bool) -> list[Display]:
-    """The display that fits standard error: none when quiet."""
+    """The display of a run of `steps` iterations that fits standard error: none when quiet."""
+    return population_progress(1, steps, quiet=quiet)
+
+
+def population_progress(members: int, steps: int, *, quiet: bool) -> list[Display]:
+    """As `progress`, of members that have `steps` iterations to do in all."""
     if quiet:
         return []
-    return [Bar()] if sys.stderr.isatty() else [Lines(steps)]
+    return [Bar(members, steps)] if sys.stderr.isatty() else [Lines(members, steps)]
+
+
+@contextlib.contextmanager
+def shown(displays: list[Display]) -> Iterator[list[Display]]:
+    """Closes the displays at the end, also after an error."""
+    try:
+        yield displays
+    finally:
+        for display in displays:
+            display.close()
 
 
 def readout(rows: dict[str, np.ndarray], room: int = 1000) -> str:
-    """The means of some iterations: D's verdicts, and the losses where so many characters have room for them."""
+    """The means of some iterations: D's outputs, and the losses if they fit into `room` characters."""
 
     def mean(name: str) -> float:
         values = rows[name][np.isfinite(rows[name])]
         return float(values.mean()) if len(values) else math.nan
 
-    verdicts = f"D(x) {mean('d_real'):.2f}  D(G(z)) {mean('d_fake'):.2f}"
-    whole = f"{verdicts}  loss_d {mean('loss_d'):.3f}  loss_g {mean('loss_g'):.3f}"
-    return next((text for text in (whole, verdicts) if len(text) <= room), "")
+    outputs = f"D(x) {mean('d_real'):.2f}  D(G(z)) {mean('d_fake'):.2f}"
+    whole = f"{outputs}  loss_d {mean('loss_d'):.3f}  loss_g {mean('loss_g'):.3f}"
+    return next((text for text in (whole, outputs) if len(text) <= room), "")
 
 
 class Display(Callback):
-    """Shows how far a run is."""
+    """Shows the progress of training."""
 
     reads_networks = False
 
@@ -47,62 +64,8 @@ class Display(Callback):
         """Give the terminal back; also after an error, when `on_end` is not called."""
 
 
-class Bar(Display):
-    """A bar with rate, time left and the read-out of the last iterations."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._begun, self._first = 0.0, 0
-
-    def on_start(self, run: Run) -> None:
-        self._bar = _rich_bar()
-        self._task = self._bar.add_task("training", total=run.config.steps, completed=run.step, rate="", readout="")
-        self._begun, self._first = time.perf_counter(), run.step
-        self._bar.start()
-
-    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
-        rate = (run.step - self._first) / max(time.perf_counter() - self._begun, 1e-9)
-        shown = f"{rate:,.0f} it/s"
-        room = _room(self._bar, len("training") + 2 * len(str(run.config.steps)) + 1 + len(shown))
-        self._bar.update(self._task, completed=run.step, rate=shown, readout=readout(rows, room))
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-class Lines(Display):
-    """Ten lines a run, each with the read-out of the iterations since the last."""
-
-    def __init__(self, steps: int) -> None:
-        self.every = max(1, steps // 10)
-        self._since: list[dict[str, np.ndarray]] = []
-        self._begun, self._first = 0.0, 0
-
-    def on_start(self, run: Run) -> None:
-        self._begun, self._first = time.perf_counter(), run.step
-
-    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
-        self._since.append(rows)
-        if run.step % self.every and run.step < run.config.steps:
-            return
-        rate = (run.step - self._first) / max(time.perf_counter() - self._begun, 1e-9)
-        left = (run.config.steps - run.step) / rate
-        merged = {name: np.concatenate([part[name] for part in self._since]) for name in rows}
-        begun = f"{run.step:>{len(str(run.config.steps))}}/{run.config.steps}  {rate:,.0f} it/s  {left:,.0f} s left  "
-        print(f"{begun}{readout(merged, _COLUMNS - len(begun))}".rstrip(), file=sys.stderr, flush=True)
-        self._since = []
-
-
-def population_progress(members: int, steps: int, *, quiet: bool) -> list[Display]:
-    """As `progress`, for members that have `steps` iterations to do in all."""
-    if quiet:
-        return []
-    return [PopulationBar(members, steps)] if sys.stderr.isatty() else [PopulationLines(members, steps)]
-
-
-class PopulationDisplay(Display):
-    """Counts the iterations of all members, those of earlier calls apart, and the members that are done."""
+class Counter(Display):
+    """Counts the iterations of all members, those of earlier calls apart, and the members that have ended."""
 
     def __init__(self, members: int, steps: int) -> None:
         self.members, self.steps = members, steps
@@ -119,6 +82,11 @@ class PopulationDisplay(Display):
         """Iterations a second of all members together."""
         return (self.done - self.resumed) / max(time.perf_counter() - self._begun, 1e-9)
 
+    @property
+    def gans(self) -> str:
+        """How many members have ended; of a single one nothing."""
+        return f"{self.ended} of {self.members} GANs done" if self.members > 1 else ""
+
     def readout(self, room: int = 1000) -> str:
         """Means over the latest iterations of the members under way; when there are none, those of the last ones."""
         if parts := list(self._latest.values()):
@@ -126,6 +94,8 @@ class PopulationDisplay(Display):
         return self._said
 
     def on_start(self, run: Run) -> None:
+        if not self.done:
+            self._begun = time.perf_counter()
         self.done += run.step
         self.resumed += run.step
         self.show()
@@ -147,8 +117,8 @@ class PopulationDisplay(Display):
         self.show()
 
 
-class PopulationBar(PopulationDisplay):
-    """A bar over the iterations of all members, with their total rate."""
+class Bar(Counter):
+    """A bar over the iterations of all members, with their total rate and the time left."""
 
     def __init__(self, members: int, steps: int) -> None:
         super().__init__(members, steps)
@@ -162,11 +132,11 @@ class PopulationBar(PopulationDisplay):
         super().on_start(run)
 
     def show(self) -> None:
-        done, rate = f"{self.ended} of {self.members} GANs done", f"{self.rate:,.0f} it/s"
-        room = _room(self._bar, len(done) + 2 * len(str(self.steps)) + 1 + len(rate))
+        about, rate = self.gans or "training", f"{self.rate:,.0f} it/s"
+        room = _room(self._bar, len(about) + 2 * len(str(self.steps)) + 1 + len(rate))
         self._bar.update(
             self._task,
-            description=done,
+            description=about,
             total=self.steps,
             completed=self.done,
             rate=rate,
@@ -178,26 +148,25 @@ class PopulationBar(PopulationDisplay):
             self._bar.stop()
 
 
-class PopulationLines(PopulationDisplay):
+class Lines(Counter):
     """Ten lines for all members."""
 
     def __init__(self, members: int, steps: int) -> None:
         super().__init__(members, steps)
-        self._next = 0.1
+        self.every = max(1, steps // 10) if members == 1 else 0
+        self._tenths = 0
 
     def show(self) -> None:
-        reached = self.done >= self._next * self.steps
+        tenths = 10 * self.done // max(self.steps, 1)
         if self.done >= self.steps and self.ended < self.members:
             return  # the last line waits for the last member to be saved
-        while self._next < 1.05 and self.done >= self._next * self.steps:
-            self._next += 0.1
-        if not reached or self.done == self.resumed:
+        if tenths <= self._tenths or self.done == self.resumed:
+            self._tenths = max(tenths, self._tenths)
             return
+        self._tenths = tenths
         left = (self.steps - self.done) / max(self.rate, 1e-9)
-        begun = (
-            f"{self.done:>{len(str(self.steps))}}/{self.steps}  {self.ended} of {self.members} GANs done  "
-            f"{self.rate:,.0f} it/s  {left:,.0f} s left  "
-        )
+        parts = (f"{self.done:>{len(str(self.steps))}}/{self.steps}", self.gans, f"{self.rate:,.0f} it/s")
+        begun = "  ".join((*filter(None, parts), f"{left:,.0f} s left", ""))
         print(f"{begun}{self.readout(_COLUMNS - len(begun))}".rstrip(), file=sys.stderr, flush=True)
 
 

@@ -14,10 +14,10 @@ class TrainResult(Result):
     """The result of a run.
 
     Args:
-        history: one row an iteration, by column: step (iterations done, from 1), loss_d and loss_g (what was
-            descended, penalty included), d_real and d_fake (mean of D(x) and of D(G(z)), before the update),
+        history: one row an iteration, by column: step (iterations done, from 1), loss_d and loss_g (the descended
+            losses, penalty included), d_real and d_fake (mean of D(x) and of D(G(z)), before the update),
             accuracy_real and accuracy_fake (fraction of the batch on the right side of `config.threshold`). With k > 1
-            they are those of the last D step.
+            they are of the last D step.
         steps_per_second: iterations a second in this call, checkpoints and callbacks included.
         engine: which engine ran, and why in `engine_reason`.
         step: iterations done in all.

@@ -20,7 +20,7 @@ from fastgan.training import checkpoint, networks
 from fastgan.training.callbacks import Callback
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
-from fastgan.training.engines import Engine
+from fastgan.training.engines import Engine, begin_all
 from fastgan.training.history import COLUMNS
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.members import Member
@@ -217,7 +217,7 @@ class Scheduler:
     def _begin(self, sessions: list[Session], counts: list[int]) -> Callable[[], list[np.ndarray]]:
         engines = [session.engine for session in sessions]
         firsts = [session.run.step for session in sessions]
-        return engines[0].begin_all(engines, firsts, counts, self.threads, lambda: self._interrupt.requested)
+        return begin_all(engines, firsts, counts, self.threads, lambda: self._interrupt.requested)
 
     def _look(self, group: Group) -> list[Session]:
         """Wait for the call that was begun first; gives those of its members that go on."""

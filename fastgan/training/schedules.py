@@ -14,10 +14,10 @@ from fastgan.training.plain import count_of, take_plain_numbers
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """From the rate down to the least one along half a cosine; `torch.optim.lr_scheduler.CosineAnnealingLR`.
+    """The rate falls to a least one along half a cosine; `torch.optim.lr_scheduler.CosineAnnealingLR`.
 
     Args:
-        updates: of the network, after which the rate is the least one; later it rises again.
+        updates: of the network until the least rate; after that the rate rises again.
         least: that rate.
 
     Source: Loshchilov and Hutter (2017), equation 5.
@@ -38,11 +38,11 @@ class CosineDecay:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """The rate times a factor after every so many updates; `torch.optim.lr_scheduler.StepLR`.
+    """The rate is multiplied by a factor after every `updates` updates; `torch.optim.lr_scheduler.StepLR`.
 
     Args:
-        updates: of the network, between two changes.
-        factor: of the rate at each.
+        updates: of the network between two changes.
+        factor: of each change.
     """
 
     updates: int
@@ -59,7 +59,8 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class LinearDecay:
-    """The rate times a factor that changes linearly, then stays; `torch.optim.lr_scheduler.LinearLR`.
+    """The rate is multiplied by a factor that changes linearly, then stays constant;
+    `torch.optim.lr_scheduler.LinearLR`.
 
     Args:
         updates: of the network, until the last factor.
@@ -85,7 +86,7 @@ class LinearDecay:
 
 @dataclass(frozen=True)
 class ExponentialDecay:
-    """The rate times a factor after every update; `torch.optim.lr_scheduler.ExponentialLR`.
+    """The rate is multiplied by a factor after every update; `torch.optim.lr_scheduler.ExponentialLR`.
 
     Args:
         factor: of the rate, such as 0.9999.

@@ -40,30 +40,28 @@ def train(
 ) -> TrainResult:
     """Train both networks in place by Algorithm 1.
 
-    The networks train in the mode they are in (train mode, unless you called `eval`). The same seed gives the
-    same bits, and a resumed run the bits of an uninterrupted one. The bits of the compiled engines depend on no number
-    of threads; those of the eager engine do, as torch's own: a resumed run keeps the number its checkpoint names,
-    whatever `torch.get_num_threads()` says then.
+    The networks keep their mode (train mode, unless you called `eval`). The same seed gives the same bits, and a
+    resumed run gives the bits of an uninterrupted one. The bits of the compiled engines do not depend on the number of
+    threads; those of the eager engine do, as torch's own: a resumed run uses the number of threads in its checkpoint.
 
     Under torchrun, or in another process group of torch.distributed, all processes train one GAN: each has its part of
-    every batch, and their gradients are averaged. The result is that of one process with the whole batch, but for what
-    looks at a batch as a whole, such as batch normalisation: docs/several-processes.md. Rank 0 alone writes `run_dir`,
-    shows progress and calls callbacks.
+    every batch, and their gradients are averaged. The result is that of one process with the whole batch, except for
+    operations on a batch as a whole, such as batch normalisation: docs/several-processes.md. Rank 0 alone writes
+    `run_dir`, shows progress and calls callbacks.
 
     Args:
         gan: the networks and the prior.
         data: floating Tensor or array (n, ...), memory-mapped too, a DataFrame, a `fastgan.data.Dataset` or another
-            object with a length and `rows(index)`, or a map-style dataset of PyTorch; may lie on the CPU while the
-            networks do not. Or a stream, for the eager engine: a `DataLoader`, an `IterableDataset`, an iterable of
-            batches of `config.batch_size * config.pack` rows, in its own order, without resuming.
+            object with a length and `rows(index)`, or a map-style dataset of PyTorch; may be on the CPU while the
+            networks are on a GPU. Or a stream, for the eager engine: a `DataLoader`, an `IterableDataset`, an iterable
+            of batches of `config.batch_size * config.pack` rows, in its own order, without resuming.
         config: how to train.
         callbacks: called after each chunk of iterations, in order.
-        resume: True to go on from the newest checkpoint of `run_dir`; or the path of a run folder or
-            checkpoint.
-        change: what the config may change on a resume: ("lr",), the learning rates of both optimisers, which then have
-            the config's from here on. Anything else that decides a number of the run is refused.
+        resume: True to continue from the newest checkpoint of `run_dir`; or the path of a run folder or checkpoint.
+        change: what the config may change on a resume: ("lr",), the learning rates of both optimisers. Another change
+            that affects the results is refused.
         run_dir: folder for history.csv and checkpoint/; None writes nothing.
-        progress: show on standard error how far the run is: a bar on a terminal, ten lines elsewhere, as in a notebook.
+        progress: show the progress on standard error: a bar on a terminal, ten lines elsewhere, such as in a notebook.
 
     Returns:
         TrainResult. After Ctrl-C (or SIGTERM, with a run folder) the state is saved and `interrupted` is

@@ -23,7 +23,7 @@ def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: i
     Args:
         samples: (m, ...).
         it: iteration, from 0, which says how strong the noise is.
-        step, substream: of its stream: the number of the draw or of the update, and who is shown.
+        step, substream: of its stream: the number of the draw or of the update, and 0 for real rows, 1 and 2 for fakes.
         offset: number of the first of them in the whole batch.
 
     Source: Soenderby et al. (2017); Arjovsky and Bottou (2017).

@@ -1,4 +1,4 @@
-// Stands before CUDA's own header when the kernels are compiled with g++: the language extensions, the device functions
+// Comes before CUDA's own header when the kernels are compiled with g++: the language extensions, the device functions
 // and the part of the runtime that csrc/cuda uses, on top of simt.h. What is not here does not compile, which is the
 // point.
 #pragma once

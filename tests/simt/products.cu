@@ -49,7 +49,7 @@ __global__ void one_instruction(const uint32_t* registers, float* sums) {
   for (int i = 0; i < 4; ++i) sums[4 * int(threadIdx.x) + i] = sum[i];
 }
 
-// (m, k) times (n, k) transposed; beyond the edges stand zeros.
+// (m, k) times (n, k) transposed; beyond the edges are zeros.
 template <class P>
 __global__ void multiply(const float* a, const float* b, float* out, int m, int n, int k) {
   const int row0 = (int(blockIdx.x) * kWarps + int(threadIdx.x) / 32) * 16;

@@ -1,6 +1,6 @@
 // Finds races whatever the schedule: kernels compiled with -fsanitize=thread tell of each access here, to a runtime of
 // our own. Two threads may touch a byte, one of them writing, only with a barrier between. Shared memory that is read
-// before anybody wrote it is found too. Accesses by atomics are left out.
+// before any write is found too. Accesses by atomics are left out.
 #ifdef SIMT_RACES
 #include "races.h"
 

@@ -131,7 +131,7 @@ class Machine {
   void retire(Thread& thread);
   void report_standstill();
 
-  // (tier, key): threads that gave way stand behind all others, so that waiting for a flag ends.
+  // (tier, key): threads that gave way come after all others, so that waiting for a flag ends.
   using Entry = std::tuple<uint64_t, uint64_t, Thread*>;
 
   const Launch& launch_;
@@ -245,7 +245,7 @@ void Machine::start_block(Block& block, int64_t number) {
   }
 }
 
-// Four ways to choose who runs next: anybody, warp by warp, forwards, backwards.
+// Four ways to choose the next thread: at random, warp by warp, forwards, backwards.
 void Machine::make_ready(Thread& thread, bool gave_way) {
   const auto place = uint64_t(thread.home->number) << 10 | uint64_t(thread.index);
   uint64_t dropout_seed = random_();

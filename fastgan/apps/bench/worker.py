@@ -1,8 +1,8 @@
 """The process in which a row is measured: `python -m fastgan.apps.bench.worker REQUEST`.
 
-Each row of the table has a process of its own, held on its processors from the beginning: XLA fixes its threads when it
-is loaded, after a fault nothing more runs in a process, and what never ends holds it for good. All sides of a row run
-interleaved in it. A process answers in lines of JSON: progress, a GPU's lower bounds, records, or a row refused.
+Each row of the table has a process of its own, pinned to its processors from the beginning: XLA fixes its threads when
+it is loaded, after a fault nothing more runs in a process, and work that never ends blocks it forever. All sides of a
+row run interleaved in it. A process answers in JSON lines: progress, a GPU's lower bounds, records, or a refused row.
 """
 
 from __future__ import annotations

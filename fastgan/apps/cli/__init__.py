@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from fastgan import _interrupt
 from fastgan.apps.cli import bench, compare, completion, evaluate, export, info, plot, reproduce, sample, train
-from fastgan.apps.cli.arguments import Parser, commands_of, explain
+from fastgan.apps.cli.arguments import Parser, command_of, explain
 
 _EXAMPLES = """\
 examples:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.command is None:
                 top.print_help()
                 return 0
-            command, chosen = f"fastgan {arguments.command}", commands_of(top)[arguments.command]
+            command, chosen = f"fastgan {arguments.command}", command_of(top, arguments)
             return int(arguments.run(arguments))
         except SystemExit as stop:  # argparse has said what there is to say
             return int(stop.code or 0)

@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         """As argparse's; of a flag that there is not the one that was meant is named."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            command = commands_of(self).get(getattr(found, "command", None) or "", self)
+            command = command_of(self, found)
             flag = next((text for text in unknown if text.startswith("-")), "").partition("=")[0]
             hint = did_you_mean(flag, command._option_string_actions) if flag else ""
             command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
@@ -65,6 +65,15 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, Parser]:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
+
+
+def command_of(parser: Parser, arguments: argparse.Namespace) -> Parser:
+    """The parser of the command that was given, or of the one below it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            name = getattr(arguments, action.dest, None)
+            return command_of(action.choices[name], arguments) if name in action.choices else parser
+    return parser
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import Deprecated, natural, number
 
 QUICK = ("tiny", "toy-32", "mnist-256")
@@ -280,11 +281,9 @@ def _until_it_fails(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any
 def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str], device: str = "") -> Any:
     from fastgan.apps.bench import report
 
-    try:
+    with output.pictures():
         return report.picture(records, notes, device) if records else None
-    except ImportError as error:  # the figures stand without it
-        print(f"no picture: {error}", file=sys.stderr)
-        return None
+    return None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastgan import __version__, data, evaluation
 from fastgan.apps import baselines, presets
 from fastgan.apps.baselines import Baseline
+from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import counting, natural
 from fastgan.apps.cli.evaluate import sigmas_for
 from fastgan.apps.cli.train import add_reading, load, reading, step_threads
@@ -27,7 +28,7 @@ from fastgan.data import Dataset, Standardizer
 from fastgan.data.extras import need
 from fastgan.plots import style
 from fastgan.training import train
-from fastgan.training.progress import progress
+from fastgan.training.progress import progress, shown
 from fastgan.training.threads import torch_threads
 
 _SAMPLES = 10_000
@@ -80,8 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     need("sklearn.mixture", what="fastgan compare", package="scikit-learn")  # before minutes of training
     rows = _rows(arguments)
     folder = arguments.out or Path(f"compare-{Path(arguments.source).stem}")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"--out must be new or empty, got {folder}")
+    output.check_new(folder)
 
     def say(text: str) -> None:
         if not arguments.quiet:
@@ -112,9 +112,10 @@ def run(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     written = table.write(folder, lines, columns, {"source": arguments.source, "seed": arguments.seed})
     if not arguments.no_pictures:
-        with style.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}"):
-            written += _draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder)
-    print("written:  " + "  ".join(map(str, written)))
+        source = style.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}")
+        with output.pictures(), source:
+            written.append(_draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder))
+    output.tell_written(written)
     return 0
 
 
@@ -163,13 +164,8 @@ def _gan(rows: Split, preset: presets.Preset, arguments: argparse.Namespace) -> 
     changes = {"seed": arguments.seed, "checkpoint_every": 0, "steps": arguments.steps or preset.train.steps}
     config = dataclasses.replace(preset.train, **changes)
     gan = preset.networks.build(seed=arguments.seed)
-    bars = progress(config.steps, quiet=arguments.quiet)
-    try:
-        with step_threads(None, gan, config.batch_size):
-            result = train(gan, seen, config, callbacks=bars)
-    finally:
-        for bar in bars:
-            bar.close()
+    with shown(progress(config.steps, quiet=arguments.quiet)) as bars, step_threads(None, gan, config.batch_size):
+        result = train(gan, seen, config, callbacks=bars)
     if result.interrupted:
         raise KeyboardInterrupt
 
@@ -235,18 +231,14 @@ def _own(model: Baseline, test: Tensor) -> dict[str, Figure]:
     return {_OWN: Figure(float(found.mean()), float(found.std() / len(found) ** 0.5))}
 
 
-def _draw(source: str, panels: dict[str, Tensor], dataset: Dataset, folder: Path) -> list[Path]:
-    try:
-        from fastgan.plots import subplots as pictures
+def _draw(source: str, panels: dict[str, Tensor], dataset: Dataset, folder: Path) -> Path:
+    from fastgan.plots import subplots as pictures
 
-        path, title = folder / "samples.png", f"{source}: samples of four models, and real rows"
-        if dataset.image_shape is not None:
-            bounds = dataset.value_range or (float(dataset.data.min()), float(dataset.data.max()))
-            shape, ink = dataset.image_shape, source == "digits"
-            return [pictures.images(panels, path, title=title, image_shape=shape, value_range=bounds, ink=ink)]
-        if dataset.shape[1:].numel() == 2:
-            return [pictures.points(panels, path, title=title, centres=dataset.centres)]
-        return [pictures.histograms(panels, path, title=title)]
-    except ImportError as error:  # the figures stand without it
-        print(f"no picture: {error}", file=sys.stderr)
-        return []
+    path, title = folder / "samples.png", f"{source}: samples of four models, and real rows"
+    if dataset.image_shape is not None:
+        bounds = dataset.value_range or (float(dataset.data.min()), float(dataset.data.max()))
+        shape, ink = dataset.image_shape, source == "digits"
+        return pictures.images(panels, path, title=title, image_shape=shape, value_range=bounds, ink=ink)
+    if dataset.shape[1:].numel() == 2:
+        return pictures.points(panels, path, title=title, centres=dataset.centres)
+    return pictures.histograms(panels, path, title=title)

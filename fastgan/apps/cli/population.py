@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,19 @@ from typing import Any
 import numpy as np
 
 from fastgan import __version__
-from fastgan.apps.cli import optimizers
+from fastgan.apps.cli import optimizers, output
 from fastgan.apps.cli.arguments import grid_field, wholes
 from fastgan.apps.cli.checks import read_object
 from fastgan.apps.cli.modes import modes_found
 from fastgan.apps.cli.pictures import name_of
 from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
+from fastgan.apps.reproduce.table import aligned
 from fastgan.data import Dataset
 from fastgan.files import write_atomically
 from fastgan.training import Callback, PopulationMember, PopulationResult, Run, train_population
 from fastgan.training.members import members
 from fastgan.training.population import mean_and_error
-from fastgan.training.progress import Display, population_progress
+from fastgan.training.progress import population_progress, shown
 from fastgan.training.ranks import ranks
 
 _TAIL = 500  # iterations that the table looks at
@@ -112,32 +112,32 @@ def run(
     with ranks() as group:
         first = group.rank == 0
         quiet = arguments.quiet or not first
-        bars: list[Display] = []
         try:
             here = members(config.train, spec.seeds, spec.grid)[group.rank :: group.size]
-            bars = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
+            displays = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
             goes_on = any(folder.path.glob("member-*/checkpoint/step-*.json"))
-            result = train_population(
-                lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
-                config.training_rows(dataset),
-                config.train,
-                seeds=spec.seeds,
-                grid=spec.grid,
-                callbacks=[*bars, _KeepConfigs(config, spec)],
-                run_dir=folder.path,
-                resume=goes_on,
-                change=("lr",) if goes_on and optimizers.gives_rates(arguments) else (),
-                threads=threads,
-            )
+            with shown(displays) as bars:
+                result = train_population(
+                    lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
+                    config.training_rows(dataset),
+                    config.train,
+                    seeds=spec.seeds,
+                    grid=spec.grid,
+                    callbacks=[*bars, _KeepConfigs(config, spec)],
+                    run_dir=folder.path,
+                    resume=goes_on,
+                    change=("lr",) if goes_on and optimizers.gives_rates(arguments) else (),
+                    threads=threads,
+                )
         except BaseException:
             if first and not any(folder.path.glob("member-*")):
                 folder.discard()
             raise
-        finally:
-            for bar in bars:
-                bar.close()
     if first:
-        pictures = [] if arguments.no_pictures else _draw(config, result, folder.path)
+        pictures: list[Path] = []
+        if not arguments.no_pictures:
+            with output.pictures():
+                pictures = _draw(config, result, folder.path)
         if not quiet:
             print("\n".join(_summary(config, dataset, result, folder.path, pictures)))
     if result.interrupted:
@@ -172,22 +172,17 @@ def _draw(config: RunConfig, result: PopulationResult, path: Path) -> list[Path]
     assert isinstance(config.train.loss, str)  # no flag and no file gives functions
     labels = [_label(point) or f"mean of {len(result.members)} GANs" for point in result.points]
     steps, count = result.mean["loss_d"].shape[1], len(result.members)
-    try:
-        with plots.source(f"{name_of(config)}, {count} GANs, iteration {steps:,}, fastgan {__version__}"):
-            return [
-                plots.population_curves(
-                    result.mean,
-                    result.standard_error,
-                    path / "losses.png",
-                    labels=labels,
-                    loss=config.train.loss,
-                    real_label=config.train.real_label,
-                    fake_label=config.train.fake_label,
-                )
-            ]
-    except ImportError as error:  # the training is done and saved: a missing library must not spoil it
-        print(f"no pictures: {error}", file=sys.stderr)
-        return []
+    with plots.source(f"{name_of(config)}, {count} GANs, iteration {steps:,}, fastgan {__version__}"):
+        picture = plots.population_curves(
+            result.mean,
+            result.standard_error,
+            path / "losses.png",
+            labels=labels,
+            loss=config.train.loss,
+            real_label=config.train.real_label,
+            fake_label=config.train.fake_label,
+        )
+    return [picture]
 
 
 def _summary(
@@ -231,8 +226,7 @@ def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> lis
         if share is not None:
             cells["all modes"] = f"{int(share.sum())} of {len(good)}"
         rows.append([_label(point), str(len(good)), *(cells[name] for name in measures)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def _tail(member: PopulationMember, name: str) -> float:

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "reproduce",
         help="the tables of papers, trained again",
-        description="Train at a paper's published settings, and print its row, ours, and how many standard errors lie "
+        description="Train at a paper's published settings, and print its row, fastgan's row, and the standard errors "
         "between them.",
         epilog="examples:\n"
         "  fastgan reproduce pacgan --dataset ring --trials 3 --steps 20000\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgan import __version__
+from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import counting, natural
 from fastgan.apps.cli.train import step_threads
 from fastgan.apps.reproduce import goodfellow2014 as paper
@@ -15,7 +16,7 @@ from fastgan.apps.reproduce import table
 from fastgan.models import GAN
 from fastgan.plots import style
 from fastgan.training.config import PRECISIONS
-from fastgan.training.progress import progress
+from fastgan.training.progress import progress, shown
 
 
 def add(papers: Any) -> None:
@@ -50,21 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
         rule = f"the folder of {paper.FILES[name]}" if name in paper.FILES else "left out for digits"
         raise ValueError(f"--data must be {rule}, got {arguments.data or 'none'}")
     folder = arguments.out or Path("reproduce") / f"goodfellow2014-{name}"
-    if folder.is_dir() and any(folder.iterdir()) and not arguments.resume:
-        raise ValueError(f"--out must be new or empty, or be resumed with --resume, got {folder}")
+    if not arguments.resume:
+        output.check_new(folder, rule="must be new or empty, or be resumed with --resume")
     split = paper.load(name, arguments.data)
     epochs, seed, precision = arguments.epochs, arguments.seed, arguments.precision
     stages = paper.plan(name, split, folder, epochs=epochs, seed=seed, precision=precision)
     if not arguments.quiet:
         print(_cost(stages, split, arguments.threads), file=sys.stderr, flush=True)
     for stage in stages:
-        bars = progress(stage.config.steps, quiet=arguments.quiet)
-        try:
-            with step_threads(arguments.threads, stage.gan, stage.config.batch_size):
-                result = stage.train(split, bars)
-        finally:
-            for bar in bars:
-                bar.close()
+        threads = step_threads(arguments.threads, stage.gan, stage.config.batch_size)
+        with shown(progress(stage.config.steps, quiet=arguments.quiet)) as bars, threads:
+            result = stage.train(split, bars)
         if result.interrupted:
             print(f"interrupted, saved; go on by --resume --out {folder}")
             return 130
@@ -78,9 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
     about |= {"sigma": found.sigma, "samples": found.samples}
     written = table.write(folder, rows, [paper.COLUMN], about)
     if not arguments.no_pictures:
-        with style.source(f"{name}, iteration {result.step:,}, seed {seed}, fastgan {__version__}"):
-            written += _draw(stage.gan, split, folder)
-    print("written:  " + "  ".join(map(str, written)))
+        source = style.source(f"{name}, iteration {result.step:,}, seed {seed}, fastgan {__version__}")
+        with output.pictures(), source:
+            written.append(_draw(stage.gan, split, folder))
+    output.tell_written(written)
     return 0
 
 
@@ -101,19 +99,14 @@ def _cost(stages: list[paper.Stage], split: paper.Split, threads: int | None) ->
     return f"to train: {'; '.join(parts)}: about {time}, less what --resume finds done"
 
 
-def _draw(gan: GAN, split: paper.Split, folder: Path) -> list[Path]:
+def _draw(gan: GAN, split: paper.Split, folder: Path) -> Path:
     from fastgan import plots
 
-    try:
-        picture = plots.image_grid(
-            gan.sample(64, seed=1, device="cpu"),
-            split.test[:64],
-            folder / "samples.png",
-            image_shape=split.image_shape,
-            value_range=paper.value_range(split),
-            ink=split.image_shape == (8, 8),
-        )
-    except ImportError as error:  # the figures stand without it
-        print(f"no picture: {error}", file=sys.stderr)
-        return []
-    return [picture]
+    return plots.image_grid(
+        gan.sample(64, seed=1, device="cpu"),
+        split.test[:64],
+        folder / "samples.png",
+        image_shape=split.image_shape,
+        value_range=paper.value_range(split),
+        ink=split.image_shape == (8, 8),
+    )

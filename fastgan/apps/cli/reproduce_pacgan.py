@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.cli.runs import usable_device
 from fastgan.apps.reproduce import pacgan, table, trials
 from fastgan.apps.reproduce.pacgan import Study
 from fastgan.training.config import PRECISIONS
-from fastgan.training.progress import Display, population_progress
+from fastgan.training.progress import population_progress, shown
 
 
 def add(papers: Any) -> None:
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Train what is missing, then print and write the table."""
     folder = arguments.out or Path("reproduce") / "pacgan"
     stored = Study.read(folder)
-    if stored is None and folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"--out must be new, empty or a study of PacGAN's table, got {folder}")
+    if stored is None:
+        output.check_new(folder, rule="must be new, empty or a study of PacGAN's table")
     if arguments.at is not None:
         return _at(stored, folder, arguments)
     asked = _asked(arguments)
@@ -102,12 +102,8 @@ def _train(study: Study, folder: Path, arguments: argparse.Namespace) -> bool:
     ]
     members = len(left) * study.trials
     device, threads = usable_device(arguments.device), arguments.threads or torch.get_num_threads()
-    bars: list[Display] = population_progress(members, members * study.steps, quiet=arguments.quiet)
-    try:
+    with shown(population_progress(members, members * study.steps, quiet=arguments.quiet)) as bars:
         return pacgan.run(study, folder, device=str(device), threads=threads, callbacks=bars)
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -> None:
@@ -133,11 +129,9 @@ def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -
         print(f"at these rates the paper's length, {cells}, takes {hours:,.1f} hours of processor time")
     written = table.write(target, rows, pacgan.COLUMNS, dataclasses.asdict(study))
     if pictures:
-        try:
+        with output.pictures():
             written += pacgan.draw(study, folder, target)
-        except ImportError as error:  # the figures stand without them
-            print(f"no pictures: {error}", file=sys.stderr)
-    print("written:  " + "  ".join(map(str, written)))
+    output.tell_written(written)
 
 
 def _trials(study: Study, folder: Path, dataset: str) -> str:
@@ -150,11 +144,11 @@ def _trials(study: Study, folder: Path, dataset: str) -> str:
 
 def _short(study: Study) -> str:
     parts = [
-        f"{ours:,} of the paper's {theirs:,} {what}"
-        for ours, theirs, what in (
+        f"{own:,} of the paper's {theirs:,} {what}"
+        for own, theirs, what in (
             (study.trials, pacgan.TRIALS, "trials"),
             (study.steps, pacgan.STEPS, "iterations"),
         )
-        if ours < theirs
+        if own < theirs
     ]
     return f" ({', '.join(parts)})" if parts else ""

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.reproduce import costs, table, unrolled
 from fastgan.apps.reproduce.unrolled import Trial
-from fastgan.training.progress import Display, population_progress
+from fastgan.training.progress import population_progress, shown
 from fastgan.training.threads import torch_threads
 
 
@@ -57,22 +58,15 @@ def add(papers: Any) -> None:
 def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     """Train, print, write and draw."""
     folder = arguments.out or Path("reproduce") / name
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"--out must be new or empty, got {folder}")
+    output.check_new(folder)
     values = _values(name, flag, arguments.values)
     members = len(values) * arguments.trials
-    bars: list[Display] = population_progress(members, members * arguments.steps, quiet=arguments.quiet)
     threads = arguments.threads or torch.get_num_threads()
     numbers = {"trials": arguments.trials, "steps": arguments.steps, "threads": threads}
-    try:
-        with torch_threads(1):  # the eager engine's steps are small; the fused one has threads of its own
-            if name == "unrolled":
-                found = unrolled.unrolled(values, callbacks=bars, **numbers)
-            else:
-                found = costs.costs(values, callbacks=bars, **numbers)
-    finally:
-        for bar in bars:
-            bar.close()
+    displays = population_progress(members, members * arguments.steps, quiet=arguments.quiet)
+    with shown(displays) as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
+        run_trials = unrolled.unrolled if name == "unrolled" else costs.costs
+        found = run_trials(values, callbacks=bars, **numbers)
     if not any(map(_told, found)):
         print("interrupted: no trial had been measured yet, so there is no table", file=sys.stderr)
         return 130
@@ -103,7 +97,7 @@ def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, fo
     trained = f"{arguments.trials} trial{'s' * (arguments.trials > 1)} of {arguments.steps:,}"
     print(f"ring, radius 2, std 0.02: {trained}{short} iterations")
     if left:
-        print(f"interrupted: {left} of {len(found)} trials had not ended and stand as last measured, or not at all")
+        print(f"interrupted: {left} of {len(found)} trials had not ended: the table has what was measured last")
     print("\n".join(table.lines(rows, unrolled.COLUMNS)))
     everyone = unrolled.groups(found).items()
     by_seed = {label: [trial.modes if _told(trial) else None for trial in trials] for label, trials in everyone}
@@ -119,8 +113,9 @@ def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, fo
     about |= {"measured at iteration": ends} if left else {}
     written = table.write(folder, rows, unrolled.COLUMNS, about)
     if not arguments.no_pictures:
-        written += _draw(groups, folder, f"{trained} iterations")
-    print("written:  " + "  ".join(map(str, written)))
+        with output.pictures():
+            written += _draw(groups, folder, f"{trained} iterations")
+    output.tell_written(written)
     return 130 if left else 0
 
 
@@ -130,23 +125,13 @@ def _told(trial: Trial) -> bool:
 
 
 def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:
-    try:
-        from fastgan.plots import modes, subplots
+    from fastgan.plots import modes, subplots
 
-        histories = {label: [t.history for t in trials if len(t.history)] for label, trials in groups.items()}
-        first = {label: trials[0].samples for label, trials in groups.items()}
-        return [
-            subplots.points(
-                first, folder / "samples.png", title="2,500 samples, seed 0", centres=unrolled.ring(1).centres
-            ),
-            modes.over_time(
-                {label: runs for label, runs in histories.items() if runs},
-                folder / "modes.png",
-                modes=8,
-                paper={},
-                title=f"ring of 8 Gaussians: {length}",
-            ),
-        ]
-    except ImportError as error:  # the figures stand without them
-        print(f"no pictures: {error}", file=sys.stderr)
-        return []
+    histories = {label: [t.history for t in trials if len(t.history)] for label, trials in groups.items()}
+    first = {label: trials[0].samples for label, trials in groups.items()}
+    centres, over_time = unrolled.ring(1).centres, {label: runs for label, runs in histories.items() if runs}
+    title = f"ring of 8 Gaussians: {length}"
+    return [
+        subplots.points(first, folder / "samples.png", title="2,500 samples, seed 0", centres=centres),
+        modes.over_time(over_time, folder / "modes.png", modes=8, paper={}, title=title),
+    ]

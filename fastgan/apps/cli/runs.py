@@ -376,7 +376,7 @@ class Folder:
             with contextlib.suppress(OSError):
                 (self.path / name).unlink()
         for folder in (self.path / "checkpoint", *reversed(self._made)):
-            with contextlib.suppress(OSError):  # not empty: then it is not ours alone
+            with contextlib.suppress(OSError):  # not empty: another program uses it too
                 folder.rmdir()
 
 

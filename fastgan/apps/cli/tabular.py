@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastgan import data
-from fastgan.apps.cli import runs
+from fastgan.apps.cli import output, runs
 from fastgan.apps.cli.arguments import finite, natural
 from fastgan.data import DataError, DataWarning
 from fastgan.data.frames import SUFFIXES, read_frame
@@ -455,10 +455,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     report = Report(gan.transformer, real, synthetic, held_out, target=arguments.target, seed=arguments.seed)
     show = print if not arguments.json else lambda line: None
     show("\n".join(report.lines()))
-    try:
+    with output.pictures():
         show(f"{'picture':<12}{draw_columns(gan, real.head(_SHOWN), synthetic, folder / 'report.png', report)}")
-    except ImportError as error:
-        print(f"no picture: {error}", file=sys.stderr)
     body = {"run": arguments.run_dir, "seed": arguments.seed, **report.values}
     out = Path(arguments.out) if arguments.out is not None else folder / "report.json"
     text = json.dumps(finite(body), indent=1, allow_nan=False)

@@ -18,7 +18,7 @@ import torch
 
 from fastgan import data
 from fastgan.apps import presets
-from fastgan.apps.cli import config_file, labels, optimizers, population, runs, tabular
+from fastgan.apps.cli import config_file, labels, optimizers, output, population, runs, tabular
 from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, share, widths, wrapped
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
@@ -30,7 +30,7 @@ from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.training import Callback, Run, TrainConfig, TrainResult, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.progress import progress, readout
+from fastgan.training.progress import progress, readout, shown
 from fastgan.training.ranks import ranks
 from fastgan.training.threads import torch_threads
 
@@ -130,9 +130,9 @@ def run(arguments: argparse.Namespace) -> int:
     if (spec := population.asked(arguments)) is not None:
         return _population(spec, arguments, config, gan, dataset, folder)
     with ranks() as group:
-        bars = progress(config.train.steps, quiet=arguments.quiet or not group.is_first)
+        displays = progress(config.train.steps, quiet=arguments.quiet or not group.is_first)
         try:
-            with step_threads(arguments.threads, gan, config.train.batch_size):
+            with shown(displays) as bars, step_threads(arguments.threads, gan, config.train.batch_size):
                 result = train(
                     gan,
                     config.training_rows(dataset),
@@ -145,9 +145,6 @@ def run(arguments: argparse.Namespace) -> int:
         except BaseException:
             folder.discard()
             raise
-        finally:
-            for bar in bars:
-                bar.close()
         if group.is_first:
             _show(arguments, config, gan, dataset, result, folder)
     return 130 if result.interrupted else 0
@@ -172,7 +169,10 @@ def _show(
     arguments: argparse.Namespace, config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, folder: Folder
 ) -> None:
     """The pictures, and the lines about the run."""
-    pictures = [] if arguments.no_pictures else _draw(config, gan, dataset, result, folder.path)
+    pictures: list[Path] = []
+    if not arguments.no_pictures:
+        with output.pictures():
+            pictures = draw(config, gan, dataset, result.history, folder.path)
     if arguments.json:
         print(json.dumps(_report(config, gan, dataset, result, folder.path, pictures), indent=1))
     elif not arguments.quiet:
@@ -436,14 +436,6 @@ def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -
 
 
 # ---------------------------------------------------------------- what came of it
-
-
-def _draw(config: RunConfig, gan: GAN, dataset: Dataset, result: TrainResult, path: Path) -> list[Path]:
-    try:
-        return draw(config, gan, dataset, result.history, path)
-    except ImportError as error:  # the training is done and saved: a missing library must not spoil it
-        print(f"no pictures: {error}", file=sys.stderr)
-        return []
 
 
 def _report(

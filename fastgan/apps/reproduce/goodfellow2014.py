@@ -300,7 +300,7 @@ def parzen(windows: Tensor, split: Split) -> ParzenLogLikelihood:
 
 
 def table(name: str, split: Split, found: ParzenLogLikelihood) -> list[Row]:
-    """The paper's rows, ours, and for comparison the same measure of real rows, which need not be the highest."""
+    """The paper's rows, fastgan's, and the same measure of real rows, which need not be the highest."""
     rows = [
         Row(name, method, PAPER, {COLUMN: Figure(*figure, trials=1)}) for method, figure in _PAPER.get(name, {}).items()
     ]

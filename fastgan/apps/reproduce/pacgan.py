@@ -2,9 +2,9 @@
 
 Settings of the authors' code (github.com/fjxmlzn/PacGAN, synthetic_data_experiments), which trains by the rule of ALI's
 (github.com/IshmaelBelghazi/ALI, ali/algorithms.py): both networks from the same minibatch, both gradients before either
-update. Three things differ. With packing its G normalises each of the packed batches by itself, ours all of them
+update. Three things differ. With packing its G normalises each of the packed batches by itself, fastgan's all of them
 together; it packs the rows of the data once for all, we pack them anew in each epoch; and its running averages are of
-the standard deviation, ours of the variance. All trials see the same data; weights, order and noise differ.
+the standard deviation, fastgan's of the variance. All trials see the same data; weights, order and noise differ.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class _KeepStudy(Callback):
 
 
 def table(study: Study, folder: Path) -> list[Row]:
-    """The paper's row, ours and a perfect sampler's; ours of the trials that have come to iteration `study.steps`."""
+    """The paper's row, fastgan's of the trials that have reached iteration `study.steps`, and a perfect sampler's."""
     rows: list[Row] = []
     for dataset in study.datasets:
         for method in study.methods:

@@ -1,4 +1,4 @@
-"""A paper's row, ours and the ceiling under each other, with the distance in standard errors; as text and as files."""
+"""A paper's row, fastgan's and the ceiling, with the distance in standard errors; as text and as files."""
 
 from __future__ import annotations
 
@@ -105,8 +105,13 @@ def lines(rows: Sequence[Row], columns: Sequence[str], *, verdict: bool = True) 
         table.append([row.method, row.kind, *(str(row.figures.get(name, "")) for name in columns)])
         if distances := _distances(row, rows):
             table.append(["", APART, *(far(distances.get(name)) for name in columns)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table]
+    return aligned(table)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells padded to the widths of the columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _distances(row: Row, rows: Sequence[Row]) -> dict[str, float]:
@@ -159,7 +164,7 @@ def _csv(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: None stands for it."""
+    """JSON has no NaN: null takes its place."""
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

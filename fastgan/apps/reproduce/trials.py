@@ -192,7 +192,7 @@ def note_training(cell: Path, result: PopulationResult, threads: int, stopwatch:
         cell: folder of the trials.
         result: of their training, in this go.
         threads: that it had.
-        clock: was among its callbacks.
+        stopwatch: was among its callbacks.
     """
     if stopwatch.iterations == 0:
         return

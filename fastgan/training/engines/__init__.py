@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
-from fastgan.training.engines import cost_model, cuda_persistent, plan
+from fastgan.training.engines import cost_model, cpu, cuda_persistent, plan
 from fastgan.training.engines.cpu import CpuEngine
 from fastgan.training.engines.cuda_graph import GraphEngine
 from fastgan.training.engines.cuda_persistent import PersistentEngine
@@ -68,17 +69,18 @@ class Engine(Protocol):
         """
         ...
 
-    @classmethod
-    def begin_all(
-        cls,
-        engines: Sequence[Self],
-        firsts: list[int],
-        counts: list[int],
-        threads: int,
-        should_stop: Callable[[], bool],
-    ) -> Callable[[], list[np.ndarray]]:
-        """`begin` of several engines of this class in one call, on so many threads of the CPU; gives all metrics."""
-        ...
+
+def begin_all(
+    engines: Sequence[Engine], firsts: list[int], counts: list[int], threads: int, should_stop: Callable[[], bool]
+) -> Callable[[], list[np.ndarray]]:
+    """`begin` of several engines of one class in one call, on so many threads of the CPU; gives all metrics."""
+    if on_cpu := [engine for engine in engines if isinstance(engine, cpu.CpuEngine)]:
+        return functools.partial(cpu.advance_all, on_cpu, firsts, counts, threads)
+    if persistent := [engine for engine in engines if isinstance(engine, cuda_persistent.PersistentEngine)]:
+        return functools.partial(cuda_persistent.advance_all, persistent, firsts, counts)
+    (engine,) = engines
+    finish = engine.begin(firsts[0], counts[0], should_stop)
+    return lambda: [finish()]
 
 
 def choose(

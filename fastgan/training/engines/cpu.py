@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import numpy as np
 import torch
@@ -74,23 +73,13 @@ class CpuEngine:
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count (from 0) on all threads and returns their metrics."""
-        finish = self.begin_all([self], [first], [count], torch.get_num_threads(), should_stop)
-        return lambda: finish()[0]
+        return lambda: advance_all([self], [first], [count], torch.get_num_threads())[0]
 
-    @classmethod
-    def begin_all(
-        cls,
-        engines: Sequence[Self],
-        firsts: list[int],
-        counts: list[int],
-        threads: int,
-        should_stop: Callable[[], bool],
-    ) -> Callable[[], list[np.ndarray]]:
-        """A function that runs iterations of each: one engine alone on all threads, many on a thread each."""
-        states = [engine.state for engine in engines]
-        return functools.partial(
-            advance_together, cls.name, states, firsts, counts, functools.partial(_launch, threads)
-        )
+
+def advance_all(engines: Sequence[CpuEngine], firsts: list[int], counts: list[int], threads: int) -> list[np.ndarray]:
+    """Run iterations of each: one engine alone on all threads, many on a thread each."""
+    states = [engine.state for engine in engines]
+    return advance_together(CpuEngine.name, states, firsts, counts, functools.partial(_launch, threads))
 
 
 def _launch(

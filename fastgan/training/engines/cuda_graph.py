@@ -21,7 +21,6 @@ from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
 from fastgan.training.engines.cuda_graph_iteration import CAPACITY, MOST, Iteration
 from fastgan.training.engines.cuda_graph_layers import KernelLauncher
-from fastgan.training.engines.single import SingleMember
 from fastgan.training.engines.state import METRICS, HostState
 from fastgan.training.rows import Minibatches
 
@@ -133,7 +132,7 @@ def _failure(to: str, reason: str) -> RuntimeError:
     return kind(f"train: the cuda-graph engine could not {to} an iteration: {reason}")
 
 
-class GraphEngine(SingleMember):
+class GraphEngine:
     """Runs a plan as graphs of whole iterations; the host waits for the device when it fetches the metrics of a call.
 
     Such calls of several engines may be under way at once.
@@ -169,6 +168,11 @@ class GraphEngine(SingleMember):
             self.schedulers, self.as_built = self.state.schedulers, self.state.as_built
         except torch.OutOfMemoryError as error:
             raise plan.UnsupportedByEngine(f"the cuda-graph engine's memory does not suffice: {error}") from error
+
+    @classmethod
+    def members_a_call(cls, threads: int) -> int:
+        """One."""
+        return 1
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,22 +111,13 @@ class PersistentEngine:
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count (from 0) in one launch and returns their metrics."""
-        finish = self.begin_all([self], [first], [count], 1, should_stop)
-        return lambda: finish()[0]
+        return lambda: advance_all([self], [first], [count])[0]
 
-    @classmethod
-    def begin_all(
-        cls,
-        engines: Sequence[Self],
-        firsts: list[int],
-        counts: list[int],
-        threads: int,
-        should_stop: Callable[[], bool],
-    ) -> Callable[[], list[np.ndarray]]:
-        """A function that runs iterations of all engines in one launch."""
-        return functools.partial(
-            advance_together, cls.name, [engine.state for engine in engines], firsts, counts, _launch
-        )
+
+def advance_all(engines: Sequence[PersistentEngine], firsts: list[int], counts: list[int]) -> list[np.ndarray]:
+    """Run iterations of all engines in one launch."""
+    states = [engine.state for engine in engines]
+    return advance_together(PersistentEngine.name, states, firsts, counts, _launch)
 
 
 def _launch(

@@ -1,0 +1,28 @@
+"""What the commands share that write a folder of results: its rule, its pictures, and the last line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+def check_new(folder: Path, *, rule: str = "must be new or empty") -> None:
+    """Raise ValueError if there is something in a folder."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--out {rule}, got {folder}")
+
+
+@contextlib.contextmanager
+def pictures() -> Iterator[None]:
+    """Draws if matplotlib is installed, else says so: the numbers are complete without pictures."""
+    try:
+        yield
+    except ImportError as error:
+        print(f"no pictures: {error}", file=sys.stderr)
+
+
+def tell_written(paths: Sequence[Path]) -> None:
+    """Print the paths of all results."""
+    print("written:  " + "  ".join(map(str, paths)))
