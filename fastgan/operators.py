@@ -230,7 +230,7 @@ def _mlp_backward(
     grads, _ = kernels.mlp_backward(
         net,
         x,
-        params,
+        params if work.is_cuda else [p.data_ptr() for p in params[: len(weights)] if p is not None],
         work,
         grad_y,
         dropout_seed,
