@@ -89,48 +89,77 @@ class Scratch {
   void* data_;
 };
 
-// Lists of addresses hold the weights first, then as many biases (0 where a layer has none).
+// Lists of addresses hold the weights first, then as many biases (0 where a layer has none); where a layer has batch
+// normalisation, then the scales, the shifts, the running means and variances, the numbers of batches.
 struct Mlp {
-  using Description = std::tuple<int64_t, int64_t, int, int, double, double, bool>;
+  // inputs, outputs, pieces, activation, negative slope, dropout, whether there is a bias, whether dropout comes before
+  // the activation; batch normalisation: 0 none, 1 by the batch, 2 by the running statistics; its epsilon.
+  using Description = std::tuple<int64_t, int64_t, int, int, double, double, bool, bool, int, double>;
   NetworkPlan shape;
+  bool normalizes = false, by_batch = false;
   MlpSizes sizes;  // elements a row
 
   Mlp(const std::vector<Description>& layers, double input_dropout) {
     shape.input_dropout = input_dropout;
-    for (const auto& [inputs, outputs, pieces, activation, negative_slope, dropout, bias] : layers)
-      shape.layers.push_back({inputs, outputs, pieces, activation, negative_slope, dropout, bias});
+    for (const auto& [inputs, outputs, pieces, activation, slope, dropout, bias, dropout_first, norm, epsilon] :
+         layers) {
+      LayerPlan layer{inputs, outputs, pieces, activation, slope, dropout, bias};
+      layer.dropout_first = dropout_first;
+      layer.batch_norm = norm != 0, layer.running_norm = norm == 2, layer.norm_epsilon = epsilon;
+      normalizes = normalizes || layer.batch_norm, by_batch = by_batch || norm == 1;
+      shape.layers.push_back(layer);
+    }
     sizes = kernels().mlp_sizes(shape);
   }
 
+  // The batch normalisation of each layer; empty where there is none.
+  template <class Fill>
+  std::vector<MlpNorm> norms(Fill&& fill) const {
+    std::vector<MlpNorm> result(normalizes ? shape.layers.size() : 0);
+    for (size_t i = 0; i < result.size(); ++i) fill(result[i] = MlpNorm{}, i);
+    return result;
+  }
+
   // Without `work`, in steps: a row's result does not depend on its neighbours, but where there is dropout, its mask
-  // does on its number in the call.
+  // does on its number in the call, and where there are statistics of the batch. `momenta`: of the running ones.
   void forward(int dtype, uintptr_t x, int64_t rows, const py::list& parameters, uintptr_t y, uintptr_t work,
-               bool dropout, uint64_t dropout_seed, int threads) const {
-    const auto at = pointers<const void>(parameters);
+               bool dropout, uint64_t dropout_seed, int threads, const std::vector<double>& momenta) const {
+    const auto at = pointers<void>(parameters);
+    const size_t depth = shape.layers.size();
+    const std::vector<MlpNorm> norm = norms([&](MlpNorm& n, size_t i) {
+      n.scale = at[2 * depth + i], n.shift = at[3 * depth + i];
+      n.running_mean = at[4 * depth + i], n.running_variance = at[5 * depth + i];
+      n.batches = static_cast<int64_t*>(at[6 * depth + i]), n.momentum = momenta[i];
+    });
     py::gil_scoped_release release;
-    const int64_t step = work || dropout ? rows : std::min(rows, kMostRows);
+    const int64_t step = work || dropout || by_batch ? rows : std::min(rows, kMostRows);
     const Scratch own(dtype, work ? 0 : sizes.work * padded(step));
     const int64_t x_bytes = shape.layers.front().inputs * element_size(dtype);
     const int64_t y_bytes = shape.layers.back().outputs * element_size(dtype);
     for (int64_t first = 0; first < rows; first += step)
       kernels().mlp_forward(dtype, shape,
-                            {pointer(x + first * x_bytes), std::min(step, rows - first), at.data(),
-                             at.data() + shape.layers.size(), pointer(y + first * y_bytes),
-                             work ? pointer(work) : own.data(), dropout_seed, threads});
+                            {pointer(x + first * x_bytes), std::min(step, rows - first), at.data(), at.data() + depth,
+                             pointer(y + first * y_bytes), work ? pointer(work) : own.data(), dropout_seed, threads,
+                             normalizes ? norm.data() : nullptr});
   }
 
-  // The gradients: of x, then of the parameters; 0 where none is wanted. `kept`, sizes.backward elements a row, is what
+  // `weights`: with batch normalisation, then the scales. The gradients: of x, then of the parameters; 0 where none is
+  // wanted. `kept`, sizes.backward elements a row, is what
   // a second-order pass reads, which needs the gradient of x; 0: there will be none.
   void backward(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y,
                 const py::list& grads, uintptr_t kept, uint64_t dropout_seed, int threads) const {
     const auto w = pointers<const void>(weights);
     const auto g = pointers<void>(grads);
+    const size_t depth = shape.layers.size();
+    const std::vector<MlpNorm> norm = norms([&](MlpNorm& n, size_t i) {
+      n.scale = w[depth + i], n.grad_scale = g[1 + 2 * depth + i], n.grad_shift = g[1 + 3 * depth + i];
+    });
     py::gil_scoped_release release;
     const Scratch own(dtype, kept ? 0 : sizes.backward * padded(rows));
     kernels().mlp_backward(dtype, shape,
-                           {rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1,
-                            g.data() + 1 + shape.layers.size(), kept ? pointer(kept) : own.data(), dropout_seed,
-                            threads});
+                           {rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1, g.data() + 1 + depth,
+                            kept ? pointer(kept) : own.data(), dropout_seed, threads,
+                            normalizes ? norm.data() : nullptr});
   }
 
   // From the tangent of grad_x, the gradients of grad_y, of x, then of the parameters; 0 where none is wanted.

@@ -22,9 +22,14 @@ struct LayerPlan {
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
   bool concatenates = false;  // its input is given behind its outputs; then there is no dropout
+  // Of the operation alone (cpu/mlp.cpp). Dropout comes between the affine map and the activation; then there is no
+  // batch normalisation. Batch normalisation is by the running statistics, as in evaluation.
+  bool dropout_first = false, running_norm = false;
   FASTGAN_FIELDS(inputs, outputs, pieces, activation, negative_slope, dropout, dropout_seed_index, dropout_substream,
                  batch_norm, norm_epsilon, norm_momentum, concatenates)
   int64_t width() const { return concatenates ? outputs + inputs : outputs; }  // of what it gives
+  bool drops_before_activation() const { return dropout > 0 && dropout_first; }
+  bool drops_after_activation() const { return dropout > 0 && !dropout_first; }
 };
 
 // Precision of float matrix products. fp32: the accuracy of float, by any instructions; ieee: plain float

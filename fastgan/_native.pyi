@@ -58,7 +58,7 @@ def permutation(out: int, n: int, seed: int, epoch: int, start: int, count: int,
 
 class Mlp:
     def __init__(
-        self, layers: Sequence[tuple[int, int, int, int, float, float, bool]], input_dropout: float, /
+        self, layers: Sequence[tuple[int, int, int, int, float, float, bool, bool, int, float]], input_dropout: float, /
     ) -> None: ...
     @property
     def outputs(self) -> int: ...
@@ -77,6 +77,7 @@ class Mlp:
         dropout: bool,
         dropout_seed: int,
         threads: int,
+        momenta: Sequence[float],
         /,
     ) -> None: ...
     def backward(

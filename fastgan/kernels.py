@@ -22,6 +22,7 @@ from fastgan.schema import ACTIVATIONS, DTYPES
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_NORMS = ("none", "batch", "running")
 _is_profiling = torch.autograd._profiler_enabled
 
 
@@ -188,23 +189,30 @@ class MlpDescription:
     """An MLP without its parameters, and its native description; what every call reads are plain attributes."""
 
     __slots__ = (
-        "bias_sizes",
         "core",
         "input_dropout",
         "inputs",
         "kept_per_row",
         "layers",
+        "normalized",
         "outputs",
         "parameter_shapes",
+        "saved",
         "shape",
+        "undifferentiated",
         "weight_shapes",
         "work_per_row",
     )
 
     def __init__(
-        self, shapes: Sequence[Sequence[int]], layers: Sequence[LayerSpec], input_dropout: float, biases: Sequence[bool]
+        self,
+        shapes: Sequence[Sequence[int]],
+        layers: Sequence[LayerSpec],
+        input_dropout: float,
+        biases: Sequence[bool],
+        affine: Sequence[bool] = (),
     ) -> None:
-        """`shapes` are those of the weights; `biases` says which layers have one."""
+        """`shapes` are those of the weights; `biases`, `affine` say which layers have one, and a scale and shift."""
         description = [
             (
                 inputs,
@@ -214,6 +222,9 @@ class MlpDescription:
                 layer.negative_slope,
                 layer.dropout,
                 has_bias,
+                layer.dropout_first,
+                _NORMS.index(layer.norm),
+                layer.norm_epsilon,
             )
             for (rows, inputs), layer, has_bias in zip(shapes, layers, biases, strict=True)
         ]
@@ -221,9 +232,18 @@ class MlpDescription:
         self.layers, self.input_dropout = layers, input_dropout
         bias_shapes = [(w[0],) if has_bias else None for w, has_bias in zip(shapes, biases, strict=True)]
         self.parameter_shapes: list[Any] = [*map(tuple, shapes), *bias_shapes]
+        # Of the tensors that a call gets: how many backward reads, and None for those that never get a gradient. Behind
+        # the biases there may be scales, shifts, running means, running variances and numbers of batches.
+        self.normalized, self.saved = False, len(self.parameter_shapes)
+        self.undifferentiated: tuple[None, ...] = ()
+        if any(layer.norm != "none" for layer in layers):
+            vectors = [(w[0],) if has else None for w, has in zip(shapes, affine, strict=True)]
+            self.parameter_shapes += 2 * vectors
+            running = any(layer.norm == "running" for layer in layers)
+            self.normalized, self.saved = True, (6 if running else 4) * len(layers)
+            self.undifferentiated = (None,) * (3 * len(layers))
         self.weight_shapes = [torch.Size(shape) for shape in shapes]
         self.shape = cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
-        self.bias_sizes = [w[0] for w in shapes]
         self.inputs, self.outputs = shapes[0][1], self.core.outputs
         self.work_per_row = self.core.work_per_row
         self.kept_per_row = self.core.kept_per_row
@@ -252,12 +272,14 @@ def mlp_forward(
     params: Sequence[Tensor | None],
     dropout_seed: Tensor | None,
     save: bool,
+    momenta: Sequence[float] = (),
     *,
     padding: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """x (..., in) -> y (..., out), and the activations that backward reads. Without a dropout seed, no dropout.
 
-    `params` are the weights, then a bias or None for each; all tensors dense.
+    `params` are the weights, then a bias or None for each; all tensors dense. With batch normalisation, on the CPU,
+    then scales, shifts, running means and variances, which are updated by `momenta`, and numbers of batches, or None.
     """
     leading = x.shape[:-1]
     rows = leading.numel()
@@ -285,6 +307,7 @@ def mlp_forward(
         dropout_seed is not None,
         0 if dropout_seed is None else unsigned_seed(dropout_seed),
         torch.get_num_threads(),
+        momenta,
     )
     return y, work
 
@@ -317,7 +340,7 @@ def check_saved(net: MlpDescription, tensors: Sequence[Tensor | None], work: Ten
 def mlp_backward(
     net: MlpDescription,
     x: Tensor,
-    params: Sequence[Tensor | None],
+    weights: list[Any],
     work: Tensor,
     grad_y: Tensor,
     dropout_seed: Tensor | None,
@@ -325,30 +348,28 @@ def mlp_backward(
     *,
     keep: bool = False,
 ) -> tuple[list[Tensor | None], Tensor | None]:
-    """The gradients that `needs` asks for, of x and `params`, and with `keep` what `mlp_second_order` reads.
+    """The gradients that `needs` asks for, of x and parameters, and with `keep` what `mlp_second_order` reads.
 
-    `params` are dense; on the CPU only the weights among them are read, and x is not.
+    `weights`: addresses of dense ones, with batch normalisation then of the scales. On CUDA, dense tensors of all
+    parameters. The CPU does not read x.
     """
     leading = grad_y.shape[:-1]
     grad_y, rows = dense(grad_y), leading.numel()
     seed = 0 if dropout_seed is None else unsigned_seed(dropout_seed)
     if work.is_cuda:
         x = dense(x)
-        flat = x.view(rows, x.shape[-1]), params, work, grad_y.view(rows, net.outputs)
+        flat = x.view(rows, x.shape[-1]), weights, work, grad_y.view(rows, net.outputs)
         found = cuda.mlp_backward(net.shape, *flat, seed, needs)
         shapes = net.shapes(grad_y)
         return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
-    # Of weights, their own shape is known; of x and biases, that which forward saw: they may be other tensors now.
-    depth = len(net.layers)
-    weights: Sequence[Any] = params[:depth]
-    grads: list[Tensor | None] = [grad_y.new_empty(*leading, net.inputs) if needs[0] else None]
-    grads += [torch.empty_like(w) if need else None for w, need in zip(weights, needs[1:], strict=False)]
-    grads += [grad_y.new_empty(n) if need else None for n, need in zip(net.bias_sizes, needs[1 + depth :], strict=True)]
-    kept = work.new_empty(net.kept_per_row * net.padded(rows)) if keep else None
+    new = work.new_empty
+    grads = [new(*s) if need else None for s, need in zip(net.parameter_shapes, needs[1:], strict=True)]
+    grads.insert(0, new(*leading, net.inputs) if needs[0] else None)
+    kept = new(net.kept_per_row * net.padded(rows)) if keep else None
     net.core.backward(
         DTYPES[work.dtype],
         rows,
-        [w.data_ptr() for w in weights],
+        weights,
         work.data_ptr(),
         grad_y.data_ptr(),
         [0 if g is None else g.data_ptr() for g in grads],
@@ -362,7 +383,7 @@ def mlp_backward(
 @_named
 def mlp_second_order(
     net: MlpDescription,
-    weights: Sequence[Tensor],
+    weights: list[int],
     work: Tensor,
     kept: Tensor,
     tangent: Tensor,
@@ -374,7 +395,7 @@ def mlp_second_order(
 
     Args:
         net: of the CPU.
-        weights: dense.
+        weights: addresses of dense ones.
         work: of the forward pass.
         kept: of a backward pass that computed grad_x.
         tangent: of x's shape.
@@ -388,7 +409,7 @@ def mlp_second_order(
     net.core.second_order(
         DTYPES[work.dtype],
         rows,
-        [w.data_ptr() for w in weights],
+        weights,
         work.data_ptr(),
         kept.data_ptr(),
         tangent.data_ptr(),

@@ -193,8 +193,15 @@ def _mlp_backward(
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
     kernels.check_saved(net, (x, *params), work, grad_y)
-    needs = [True, *(p is not None for p in params)]
-    grads, _ = kernels.mlp_backward(net, x, params, work, grad_y, dropout_seed, needs)
+    grads, _ = kernels.mlp_backward(
+        net,
+        x,
+        params if work.is_cuda else [p.data_ptr() for p in params[: len(weights)] if p is not None],
+        work,
+        grad_y,
+        dropout_seed,
+        [True, *(p is not None for p in params)],
+    )
     return [x.new_empty(0) if g is None else g for g in grads]
 
 

@@ -174,12 +174,19 @@ def gradient_penalty(negative_slope: Tensor, kind: str, weight: float) -> Tensor
 
 
 class LayerSpec(NamedTuple):
-    """One layer of an MLP: `dropout(activation(x @ W.T + b))`, or the largest of `pieces` affine maps (maxout)."""
+    """One layer of an MLP: `dropout(activation(x @ W.T + b))`, or the largest of `pieces` affine maps (maxout).
+
+    dropout_first: the activation comes after dropout. norm: "none", or batch normalisation before the activation, by
+    the statistics of the batch ("batch") or the running ones ("running").
+    """
 
     activation: str = "none"
     negative_slope: float = 0.2
     pieces: int = 1
     dropout: float = 0.0
+    dropout_first: bool = False
+    norm: str = "none"
+    norm_epsilon: float = 1e-5
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -231,8 +238,12 @@ def mlp(
     layers: Sequence[LayerSpec],
     input_dropout: float = 0.0,
     dropout_seed: Tensor | None = None,
+    norms: Sequence[Sequence[Tensor | None]] = (),
 ) -> Tensor:
-    """Layers `dropout(activation(x @ W.T + b))` one after another; `pieces > 1` keeps the largest of the pieces."""
+    """Layers `dropout(activation(x @ W.T + b))` one after another; `pieces > 1` keeps the largest of the pieces.
+
+    norms: (scale, shift, running mean, running variance) of each layer, where some have batch normalisation.
+    """
     if input_dropout and dropout_seed is not None:
         x = dropout(x, input_dropout, dropout_seed, substream=0)
     for i, (weight, bias, layer) in enumerate(zip(weights, biases, layers, strict=True)):
@@ -240,8 +251,16 @@ def mlp(
         if layer.pieces > 1:
             pieces = x.unflatten(-1, (-1, layer.pieces))
             x = torch.gather(pieces, -1, pieces.argmax(-1, keepdim=True)).squeeze(-1)
+        if layer.norm != "none":
+            scale, shift, mean, variance = norms[i]
+            by_batch = layer.norm == "batch"
+            if by_batch:  # else they would be updated
+                mean = variance = None
+            x = F.batch_norm(x, mean, variance, scale, shift, training=by_batch, eps=layer.norm_epsilon)
+        if layer.dropout and layer.dropout_first and dropout_seed is not None:
+            x = dropout(x, layer.dropout, dropout_seed, substream=i + 1)
         x = ACTIVATIONS[layer.activation](x, layer.negative_slope)
-        if layer.dropout and dropout_seed is not None:
+        if layer.dropout and not layer.dropout_first and dropout_seed is not None:
             x = dropout(x, layer.dropout, dropout_seed, substream=i + 1)
     return x
 

@@ -71,6 +71,50 @@ def test_frozen_parameters_are_a_kind_of_their_own(monkeypatch: pytest.MonkeyPat
     assert seen == ["looked"]
 
 
+@pytest.mark.parametrize("inside", (False, True))
+def test_tensors_of_inference_mode_are_a_kind_of_their_own(inside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation under inference mode between training steps; `inside`: x is made there, else before."""
+    need("native", "mlp")
+    plain, fused = made()
+    outside = torch.randn(5, 6)
+
+    def run() -> None:
+        with torch.inference_mode():
+            x = outside + 1 if inside else outside
+            torch.testing.assert_close(fused(x), plain(x))
+        with torch.no_grad():  # x still is a tensor of inference mode
+            torch.testing.assert_close(fused(x), plain(x))
+        assert fused(outside).requires_grad
+
+    run(), run()
+    seen = looks(monkeypatch)
+    run(), run()
+    assert not seen
+
+
+def test_another_dtype_of_the_same_shape_is_seen() -> None:
+    """Whether a chain runs module by module is found out for each type: half precision always does."""
+    need("native", "mlp")
+    plain, fused = made()
+    x = torch.randn(5, 6)
+    fused(x)
+    (chain,) = fused.__dict__["_segmentation"].steps
+    for dtype, leaves in (
+        (torch.bfloat16, True),
+        (torch.float64, False),
+        (torch.float16, True),
+        (torch.float32, False),
+    ):
+        for model in (plain, fused):
+            model.to(dtype)
+        torch.testing.assert_close(fused(x.to(dtype)), plain(x.to(dtype)))
+        (now,) = fused.__dict__["_segmentation"].steps
+        assert now is chain  # whose layers are the same objects
+        assert chain.leaves_at[True][x.shape, dtype] is leaves
+    with pytest.raises(TypeError, match="x and weights"):
+        fused(x.double())
+
+
 def other_memory(m: nn.Sequential) -> None:
     m[3].weight.data = torch.randn(8, 8, generator=torch.Generator().manual_seed(1)).t()
 

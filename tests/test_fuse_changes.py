@@ -223,6 +223,30 @@ def test_weights_swapped_before_the_second_order(which: str) -> None:
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("create_graph", (False, True))
+def test_a_storage_that_gives_its_memory_back_and_takes_other(create_graph: bool) -> None:
+    """As FSDP's between forward and backward. One that stays away is refused; its old address is never read."""
+    found = []
+    for moves in (False, True):
+        model, x = _chain()
+        y, weight = model(x), model[3].weight
+        if type(y.grad_fn).__name__ != "_MlpBackward":
+            pytest.skip("the reference is the backend")
+        if moves:
+            values, storage, kept = weight.detach().clone(), weight.untyped_storage(), []
+            size, before = storage.nbytes(), storage.data_ptr()
+            storage.resize_(0)
+            kept.append(torch.full_like(values, math.nan))  # takes the old memory
+            with pytest.raises(RuntimeError, match="storage of weight 1 must stay as it is until backward, 144 bytes"):
+                torch.autograd.grad(y.square().sum(), x, create_graph=create_graph, retain_graph=True)
+            storage.resize_(size)
+            assert storage.data_ptr() != before
+            weight.data.copy_(values)
+        found.append(torch.autograd.grad(y.square().sum(), [x, *model.parameters()], create_graph=create_graph))
+    for got, want in zip(*found, strict=True):
+        assert torch.equal(got, want)
+
+
 def test_weights_changed_in_place_are_refused() -> None:
     model, x = _chain()
     y = model(x)

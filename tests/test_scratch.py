@@ -27,7 +27,7 @@ def call(inputs: int, outputs: int, rows: int) -> Call:
 
 def backward(made: Call) -> list[torch.Tensor | None]:
     net, x, params, work, grad_y = made
-    return kernels.mlp_backward(net, x, params, work, grad_y, None, [False, False, True])[0]
+    return kernels.mlp_backward(net, x, [params[0].data_ptr()], work, grad_y, None, [False, False, True])[0]
 
 
 def test_a_backward_pass_takes_no_new_memory() -> None:
@@ -72,7 +72,7 @@ def test_gradients_where_tiles_of_a_transposed_weight_are_copied_and_where_not(r
     need("native", "mlp")
     for inputs, outputs in ((70, 130), (37, 65), (1024, 96)):
         net, x, params, work, grad_y = call(inputs, outputs, rows)
-        found = kernels.mlp_backward(net, x, params, work, grad_y, None, [True, True, True])[0]
+        found = kernels.mlp_backward(net, x, [params[0].data_ptr()], work, grad_y, None, [True, True, True])[0]
         leaves = [t.double().requires_grad_() for t in (x, *params)]
         truth = torch.autograd.grad(torch.tanh(leaves[0] @ leaves[1].t() + leaves[2]), leaves, grad_y.double())
         for a, b in zip(found, truth, strict=True):

@@ -20,6 +20,15 @@ struct MlpSizes {                                 // in elements a row
   int64_t work, backward, second_order, penalty;  // the last three: of `scratch`
 };
 
+// Batch normalisation of a layer. Null where it has no such vector, or where no gradient of it is wanted.
+struct MlpNorm {
+  const void *scale, *shift;
+  void *running_mean, *running_variance;  // forward updates them unless they are what it normalises by
+  int64_t* batches;                       // and counts here
+  double momentum;
+  void *grad_scale, *grad_shift;
+};
+
 struct MlpForward {
   const void* x;  // (rows, inputs)
   int64_t rows;
@@ -29,6 +38,7 @@ struct MlpForward {
   void* work;                  // MlpSizes::work elements for every row, rows padded to a multiple of 32
   uint64_t dropout_seed;
   int threads;
+  const MlpNorm* norms = nullptr;  // one for each layer; null where no layer has batch normalisation
 };
 
 struct MlpBackward {
@@ -42,6 +52,7 @@ struct MlpBackward {
   void* scratch;
   uint64_t dropout_seed;
   int threads;
+  const MlpNorm* norms = nullptr;  // of which it reads the scales
 };
 
 // The gradient of <tangent, grad_x> with respect to all that grad_x depends on.

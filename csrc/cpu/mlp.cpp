@@ -31,24 +31,36 @@ struct StoreGradients {
     T* out = static_cast<T*>(weights[part.layer]) + row * inputs + part.column;
     for (int i = 0; i < height; ++i) std::copy_n(tile + i * kBlockRows<T>, part.columns, out + i * inputs);
   }
-  void vector(int layer, const ParameterPlan&, const T* grad, int64_t n) const {
-    std::copy_n(grad, n, static_cast<T*>(biases[layer]));
+  void vector(int, const ParameterPlan& of, const T* grad, int64_t n) const {
+    if (of.state0) std::copy_n(grad, n, static_cast<T*>(of.state0));
   }
 };
 
+// state0 of a vector is where its gradient goes.
 template <class T>
-Network<T> network(const NetworkPlan& plan, const void* const* weights, const void* const* biases) {
+Network<T> network(const NetworkPlan& plan, const void* const* weights, const void* const* biases,
+                   void* const* grad_biases, const MlpNorm* norms = nullptr) {
   std::vector<LayerParameters> parameters(plan.layers.size());
   for (size_t i = 0; i < parameters.size(); ++i) {
-    parameters[i].weight.value = const_cast<void*>(weights[i]);  // neither pass writes to them
-    if (biases) parameters[i].bias.value = const_cast<void*>(biases[i]);
+    LayerParameters& of = parameters[i];
+    of.weight.value = const_cast<void*>(weights[i]);  // neither pass writes to them
+    if (biases) of.bias.value = const_cast<void*>(biases[i]);
+    if (grad_biases) of.bias.state0 = grad_biases[i];
+    if (!norms) continue;
+    of.norm_scale.value = const_cast<void*>(norms[i].scale), of.norm_scale.state0 = norms[i].grad_scale;
+    of.norm_shift.value = const_cast<void*>(norms[i].shift), of.norm_shift.state0 = norms[i].grad_shift;
+    of.running_mean = norms[i].running_mean, of.running_variance = norms[i].running_variance;
+    of.batches = norms[i].batches;
   }
-  return {plan, parameters};
+  Network<T> result(plan, parameters);
+  if (norms)
+    for (size_t i = 0; i < parameters.size(); ++i) result.layers()[i].plan.norm_momentum = norms[i].momentum;
+  return result;
 }
 
 template <class T>
 void forward(const NetworkPlan& plan, const MlpForward& call) {
-  Network<T> net = network<T>(plan, call.weights, call.biases);
+  Network<T> net = network<T>(plan, call.weights, call.biases, nullptr, call.norms);
   Arena<T> arena{static_cast<T*>(call.work)};
   net.place_forward(arena, call.rows);
   const SubBatches sub_batches{{0, call.rows, &call.dropout_seed}};
@@ -64,13 +76,16 @@ void forward(const NetworkPlan& plan, const MlpForward& call) {
 // The lowest layer whose parameters need a gradient; the layers below are skipped unless x needs one.
 size_t lowest_wanted(const MlpBackward& call, size_t depth) {
   size_t i = 0;
-  while (!call.grad_x && i + 1 < depth && !call.grad_weights[i] && !call.grad_biases[i]) ++i;
+  const auto wants_norm = [&](size_t at) {
+    return call.norms && (call.norms[at].grad_scale || call.norms[at].grad_shift);
+  };
+  while (!call.grad_x && i + 1 < depth && !call.grad_weights[i] && !call.grad_biases[i] && !wants_norm(i)) ++i;
   return i;
 }
 
 template <class T>
 void backward(const NetworkPlan& plan, const MlpBackward& call) {
-  Network<T> net = network<T>(plan, call.weights, nullptr);
+  Network<T> net = network<T>(plan, call.weights, nullptr, call.grad_biases, call.norms);
   Arena<T> work{const_cast<T*>(static_cast<const T*>(call.work))}, scratch{static_cast<T*>(call.scratch)};
   net.place_forward(work, call.rows);
   net.place_backward(scratch, call.rows);
@@ -133,7 +148,7 @@ void clear_padding(const Team& team, Network<T>& net, int64_t rows) {
 
 template <class T>
 void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
-  Network<T> done = network<T>(plan, call.weights, nullptr);
+  Network<T> done = network<T>(plan, call.weights, nullptr, call.grad_biases);
   Arena<T> work{const_cast<T*>(static_cast<const T*>(call.work))},
       kept{const_cast<T*>(static_cast<const T*>(call.kept))};
   done.place_forward(work, call.rows);
@@ -186,7 +201,7 @@ struct PenaltyBuffers {
 
 template <class T>
 void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
-  Network<T> net = network<T>(plan, call.weights, call.biases);
+  Network<T> net = network<T>(plan, call.weights, call.biases, call.grad_biases);
   Arena<T> scratch{static_cast<T*>(call.scratch)};
   const int threads = team_size(plan, call.rows, call.threads);
   const PenaltyBuffers<T> buffers(net, scratch, call.rows, threads);

@@ -102,6 +102,14 @@ void maxout_backward(const T* pieces_in, const T* out, const T* grad, T* grad_pi
   });
 }
 
+// The mask of a layer.
+template <class T>
+void drop_layer(const Layer<T>& l, const T* in, T* out, ColumnRange range, const SubBatches& sub_batches) {
+  for (const SubBatch& s : sub_batches)
+    drop(in, out, l.plan.outputs, range, s, l.plan.dropout, s.dropout_seeds[l.plan.dropout_seed_index],
+         uint32_t(l.plan.dropout_substream));
+}
+
 // ---------------------------------------------------------------- the network
 
 template <class T>
@@ -130,7 +138,8 @@ void Network<T>::place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batche
     l.output = arena.allocate(l.plan.outputs * stride);
     l.affine = first ? first : l.output;
     l.normalized = norm ? (second ? second : l.output) : l.affine;
-    l.dropped = l.plan.dropout > 0 || l.plan.concatenates ? arena.allocate(l.plan.width() * stride) : l.output;
+    l.dropped =
+        l.plan.drops_after_activation() || l.plan.concatenates ? arena.allocate(l.plan.width() * stride) : l.output;
     l.mean = norm ? arena.allocate(sub_batches * l.plan.outputs) : nullptr;
     l.inverse_deviation = norm ? arena.allocate(sub_batches * l.plan.outputs) : nullptr;
   }
@@ -190,19 +199,20 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
       drop(input, dropped_input_, inputs(), range, s, plan_.input_dropout, s.dropout_seeds[0], 0);
   const T* in = dropped_input_;
   for (Layer<T>& l : layers_) {
-    const bool norm = l.plan.batch_norm;
-    const Mapped<T> activate{norm ? nullptr : l.activate, l.affine, l.output, l.plan.outputs, T(l.plan.negative_slope)};
-    multiply_by_weight(l, l.bias(), in, l.affine, range, activate);
+    const bool norm = l.plan.batch_norm, drops_before = l.plan.drops_before_activation();
+    const Mapped<T> activate{l.activate, l.affine, l.output, l.plan.outputs, T(l.plan.negative_slope)};
+    multiply_by_weight(l, l.bias(), in, l.affine, range, norm || drops_before ? Mapped<T>{} : activate);
+    if (drops_before) {
+      drop_layer(l, l.affine, l.affine, range, sub_batches);
+      activate.all(range);
+    }
     if (norm) {
       team.barrier();
       normalize(l, team, sub_batches);
       team.barrier();
     }
     if (l.plan.pieces > 1) maxout(l.affine, l.output, l.plan.outputs, l.plan.pieces, range);
-    if (l.plan.dropout > 0)
-      for (const SubBatch& s : sub_batches)
-        drop(l.output, l.dropped, l.plan.outputs, range, s, l.plan.dropout, s.dropout_seeds[l.plan.dropout_seed_index],
-             uint32_t(l.plan.dropout_substream));
+    if (l.plan.drops_after_activation()) drop_layer(l, l.output, l.dropped, range, sub_batches);
     if (l.plan.concatenates) {
       copy_features(l.output, l.plan.outputs, 0, l.dropped, l.plan.width(), 0, l.plan.outputs, range);
       copy_features(in, l.plan.inputs, 0, l.dropped, l.plan.width(), l.plan.outputs, l.plan.inputs, range);
@@ -226,11 +236,9 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
     Layer<T>& l = layers_[i];
     if (l.plan.concatenates)
       copy_features(l.grad_dropped, l.plan.width(), 0, l.grad_output, l.plan.outputs, 0, l.plan.outputs, range);
-    if (l.plan.dropout > 0)
-      for (const SubBatch& s : sub_batches)
-        drop(l.grad_output, l.grad_output, l.plan.outputs, range, s, l.plan.dropout,
-             s.dropout_seeds[l.plan.dropout_seed_index], uint32_t(l.plan.dropout_substream));
+    if (l.plan.drops_after_activation()) drop_layer(l, l.grad_output, l.grad_output, range, sub_batches);
     if (!derivative_applied) activation_backward(l).all(range);
+    if (l.plan.drops_before_activation()) drop_layer(l, l.grad_output, l.grad_output, range, sub_batches);
     if (l.plan.pieces > 1)
       maxout_backward(l.affine, l.output, l.grad_output, l.grad_affine, l.plan.outputs, l.plan.pieces, range);
     if (l.plan.batch_norm) {
@@ -241,7 +249,8 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
     if (i == lowest && !to_input) return;
     Layer<T>* below = i > 0 ? &layers_[i - 1] : nullptr;
     // Else something comes between the product and the derivative.
-    derivative_applied = below && below->plan.dropout == 0 && !below->plan.concatenates && !l.plan.concatenates;
+    derivative_applied =
+        below && !below->plan.drops_after_activation() && !below->plan.concatenates && !l.plan.concatenates;
     const Mapped<T> after = derivative_applied ? activation_backward(*below) : Mapped<T>{};
     T* grad = below ? below->grad_dropped : grad_input;
     multiply_by_transposed(l, l.grad_affine, grad, range, after);
@@ -326,10 +335,16 @@ void Network<T>::normalize(Layer<T>& l, const Team& team, const SubBatches& sub_
   for (int64_t f = n * team.rank / team.size; f < n * (team.rank + 1) / team.size; ++f)
     for (int64_t s = 0; s < sub_batches.size(); ++s) {
       const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows, last = first + rows;
-      const T mean = sum_columns<T>(first, last, n, f, [&](int64_t at) { return l.affine[at]; }) / T(rows);
-      const T variance =
-          sum_columns<T>(first, last, n, f, [&](int64_t at) { return (l.affine[at] - mean) * (l.affine[at] - mean); }) /
-          T(rows);
+      T mean, variance;
+      if (l.plan.running_norm) {
+        mean = static_cast<const T*>(l.parameters.running_mean)[f];
+        variance = static_cast<const T*>(l.parameters.running_variance)[f];
+      } else {
+        mean = sum_columns<T>(first, last, n, f, [&](int64_t at) { return l.affine[at]; }) / T(rows);
+        variance = sum_columns<T>(first, last, n, f,
+                                  [&](int64_t at) { return (l.affine[at] - mean) * (l.affine[at] - mean); }) /
+                   T(rows);
+      }
       const T inverse = T(1) / std::sqrt(variance + T(l.plan.norm_epsilon));
       l.mean[s * n + f] = mean;
       l.inverse_deviation[s * n + f] = inverse;
@@ -339,7 +354,7 @@ void Network<T>::normalize(Layer<T>& l, const Team& team, const SubBatches& sub_
         for (int j = 0; j < lanes; ++j) l.normalized[at + j] = (l.affine[at + j] - mean) * a + b;
         if (l.activate) l.activate(l.normalized + at, l.output + at, kBlockRows<T>, 1, lanes, T(l.plan.negative_slope));
       });
-      update_statistics(l, f, mean, variance, rows);
+      if (!l.plan.running_norm) update_statistics(l, f, mean, variance, rows);
     }
   if (team.rank == 0 && l.parameters.batches) *l.parameters.batches += sub_batches.size();
 }
@@ -367,11 +382,13 @@ void Network<T>::normalize_backward(Layer<T>& l, const Team& team, const SubBatc
         return l.grad_output[at] * ((l.affine[at] - mean) * inverse);
       });
       const T factor = inverse * (scale ? scale[f] : T(1)), of_sum = sum / T(rows), of_product = product / T(rows);
+      const bool fixed = l.plan.running_norm;  // statistics do not depend on the batch
       each_block<T>({first, last}, [&](int64_t p, int lane, int lanes) {
         const int64_t at = (p * n + f) * kBlockRows<T> + lane;
         for (int j = 0; j < lanes; ++j)
           l.grad_output[at + j] =
-              factor * (l.grad_output[at + j] - of_sum - (l.affine[at + j] - mean) * inverse * of_product);
+              fixed ? factor * l.grad_output[at + j]
+                    : factor * (l.grad_output[at + j] - of_sum - (l.affine[at + j] - mean) * inverse * of_product);
       });
       grad_scale += product;
       grad_shift += sum;

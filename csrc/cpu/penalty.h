@@ -87,6 +87,10 @@ class PenaltyPass {
     for (Layer<T>& l : network_.layers()) {
       network_.multiply_by_weight(l, nullptr, t, scratch_at(tangent, l.rows()), tangent, Mapped<T>{});
       keep(l, where);
+      // The activation's derivative depends on what the mask has multiplied already.
+      if (l.plan.drops_before_activation() && find_second_order<T>(l.plan.activation))
+        drop(l.grad_affine, l.grad_affine, l.plan.outputs, where, where_, l.plan.dropout,
+             where_.dropout_seeds[l.plan.dropout_seed_index], uint32_t(l.plan.dropout_substream));
       if (l.plan.dropout > 0)
         drop_tangent(l.dropped, l.plan.outputs, tangent, l.plan.dropout, l.plan.dropout_seed_index,
                      l.plan.dropout_substream);

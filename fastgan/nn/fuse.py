@@ -18,7 +18,7 @@ _fused_classes: dict[type[nn.Sequential], type[Sequential]] = {nn.Sequential: Se
 
 
 def fuse(model: M) -> M:
-    """Make the model run its chains of `nn.Linear`, activation and `nn.Dropout` as one native call each.
+    """Make the model run its chains of `nn.Linear`, `nn.BatchNorm1d`, activation, `nn.Dropout` as one native call each.
 
     Every `nn.Sequential` in the model that holds such a chain, at any depth, becomes a
     `fastgan.nn.Sequential`, in place: the same objects under the same names, with the same parameters,
@@ -30,12 +30,14 @@ def fuse(model: M) -> M:
       it;
     - modules with hooks (pruning, weight_norm and spectral_norm among them) or parametrizations, subclasses
       of the layers, quantised, complex, sharded and meta parameters; lazy layers until their first call;
-    - dropout between a linear layer and an activation that does not commute with it (ReLU and LeakyReLU do);
+    - dropout between `nn.BatchNorm1d` and an activation that does not commute with it (ReLU and LeakyReLU do);
     - activations other than ReLU, LeakyReLU, Tanh, Sigmoid, ELU(alpha=1), Softplus(beta=1),
       GELU(approximate="none");
     - Sequential subclasses with their own forward, and those of PyTorch itself.
 
-    Where a gradient is needed, a short chain of small layers runs module by module, because that is faster.
+    Where a gradient is needed, a short chain of small layers runs module by module, because that is faster. So does
+    one with `nn.BatchNorm1d` on CUDA, in half precision, under `torch.compile`, and for one row in training, which
+    PyTorch refuses; a gradient of its gradient is PyTorch's own.
 
     Two things differ. Dropout inside a chain draws one dropout seed from torch's generator (`torch.manual_seed`
     reproduces it) instead of the mask's numbers: the same distribution, other elements. An input of the wrong width
@@ -91,7 +93,8 @@ def explain(model: nn.Module) -> list[str]:
             for step in _steps(module):
                 if isinstance(step, Segment):
                     fused.update(step.modules)
-                    lines.append(f"{path or 'model'}: {', '.join(step.names)} run as one call")
+                    own = "" if step.norms is None else "; gradients of gradients are PyTorch's own: BatchNorm1d"
+                    lines.append(f"{path or 'model'}: {', '.join(step.names)} run as one call{own}")
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) and module not in fused:
             parent = parents.get(module)

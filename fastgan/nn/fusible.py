@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from fastgan.nn.activation import SETTINGS, of_module
@@ -17,6 +17,7 @@ from fastgan.ops.dispatch import PLAIN
 
 LINEARS: tuple[type, ...] = (nn.Linear, Linear, Maxout)
 DROPOUTS: tuple[type, ...] = (nn.Dropout, Dropout)
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # the buffers of nn.BatchNorm1d
 
 # exact type -> the attributes that decide how a module of it takes part (a subclass may do anything)
 DECIDING: dict[type, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ DECIDING: dict[type, tuple[str, ...]] = {
     Maxout: ("forward", "spec", "impl"),
     nn.Dropout: ("forward", "p", "training", "inplace"),
     Dropout: ("forward", "p", "training", "inplace", "impl"),
+    nn.BatchNorm1d: ("forward", "training", "eps", "momentum", "track_running_stats"),
 }
 
 
@@ -62,6 +64,8 @@ def obstacle(module: nn.Module) -> str | None:
         return "its forward is replaced"
     if kind in LINEARS:
         return parameter_obstacle(module)
+    if kind is nn.BatchNorm1d:
+        return _norm_obstacle(module)
     if kind not in DROPOUTS and of_module(module) is None:
         return "its settings differ from the fused formula"
     return None
@@ -76,6 +80,19 @@ def parameter_obstacle(layer: Any) -> str | None:
         return f"its dtype is {str(weight.dtype).removeprefix('torch.')}"
     if weight.is_meta or weight.layout is not torch.strided:
         return "its weight is not dense memory"
+    return None
+
+
+def _norm_obstacle(norm: Any) -> str | None:
+    """Why batch normalisation needs its own forward."""
+    mean, variance, batches = (getattr(norm, name) for name in RUNNING)
+    if (mean is None) != (variance is None) or (norm.track_running_stats and mean is None):
+        return "its running statistics are not those of an nn.BatchNorm1d as made"
+    if norm.track_running_stats and (type(batches) is not Tensor or batches.dtype is not torch.int64):
+        return "it does not count its batches"
+    for t in (norm.weight, norm.bias, mean, variance):
+        if t is not None and (type(t) not in PLAIN or t.dtype not in FLOATS or t.is_meta):
+            return "its parameters are no plain floating-point tensors"
     return None
 
 

@@ -13,29 +13,37 @@ from torch.nn import functional as F
 from fastgan import ops, random
 from fastgan.backend import instruction_set
 from fastgan.nn.activation import of_module
+from fastgan.nn.dropout import Dropout
 from fastgan.nn.fusible import (
     DECIDING,
     DROPOUTS,
     LINEARS,
+    RUNNING,
     any_global_hook,
     hooks,
     obstacle,
     ordinary,
     parameter_obstacle,
 )
+from fastgan.ops.dispatch import REAL
 from fastgan.options import Impl
 
-# position within a segment `[dropout] (linear [activation] [dropout])...`
-_START, _INPUT_DROPOUT, _LINEAR, _ACTIVATION, _DROPOUT = range(5)
+# position within a segment `[dropout] (linear [batch normalisation] [activation] [dropout])...`
+_START, _INPUT_DROPOUT, _LINEAR, _NORM, _ACTIVATION, _DROPOUT = range(6)
 
 
 class SegmentBuilder:
-    """Neighbours `[dropout] (linear [activation] [dropout])...`, collected one by one."""
+    """Neighbours `[dropout] (linear [batch normalisation] [activation] [dropout])...`, collected one by one.
 
-    def __init__(self, impl: Impl) -> None:
+    Dropout may also come before the activation, where there is no batch normalisation.
+    """
+
+    def __init__(self, impl: Impl, *, normalizes: bool = True) -> None:
         self.impl = self.default_impl = impl
+        self.normalizes = normalizes
         self.children: dict[str, nn.Module] = {}
         self.linears: list[Any] = []
+        self.norms: list[nn.BatchNorm1d | None] = []
         self.layers: list[dict[str, Any]] = []  # the fields of an ops.LayerSpec each
         self.input_dropout = 0.0
         self._stage = _START
@@ -46,6 +54,8 @@ class SegmentBuilder:
         impl = module.__dict__.get("impl", "auto")
         if kind in LINEARS:
             taken = self._take_linear(module, self.default_impl if impl == "auto" else impl)
+        elif kind is nn.BatchNorm1d:
+            taken = self._take_norm(module)
         elif kind in DROPOUTS:
             taken = impl in ("auto", self.impl) and self._take_dropout(module)
         else:
@@ -59,6 +69,7 @@ class SegmentBuilder:
             return False
         self.impl = impl
         self.linears.append(module)
+        self.norms.append(None)
         self.layers.append({})
         self._stage = _LINEAR
         if type(module) is not nn.Linear:
@@ -72,23 +83,44 @@ class SegmentBuilder:
         name, negative_slope = of_module(module) or ("", 0.0)
         if name == "none":  # nn.Identity changes nothing at any position
             return self._stage != _START
-        if self._stage != _LINEAR and not (self._stage == _DROPOUT and self._commutes(name)):
+        layer = self.layers[-1] if self.layers else {}
+        if self._stage == _DROPOUT:
+            if layer.get("activation", "none") != "none" or layer.get("pieces", 1) > 1:
+                return False
+            if not self._commutes(name):
+                if self.norms[-1] is not None:
+                    return False
+                layer["dropout_first"] = True
+        elif self._stage not in (_LINEAR, _NORM):
             return False
-        self.layers[-1] |= {"activation": name, "negative_slope": negative_slope}
-        self._stage = _DROPOUT if self.layers[-1].get("dropout") is not None else _ACTIVATION
+        layer |= {"activation": name, "negative_slope": negative_slope}
+        self._stage = _DROPOUT if layer.get("dropout") is not None else _ACTIVATION
         return True
 
     def _commutes(self, activation: str) -> bool:
         """Whether the activation may as well come before the last dropout, which a layer has behind its activation."""
-        if self.layers[-1].get("activation", "none") != "none" or self.layers[-1].get("pieces", 1) > 1:
-            return False
         return self.layers[-1]["dropout"] == 0.0 or activation in ("relu", "leaky_relu")  # of c x: c times that of x
+
+    def _take_norm(self, module: Any) -> bool:
+        """Its fallback is to run module by module, and so must be that of the whole segment."""
+        linear = self.linears[-1] if self._stage == _LINEAR else None
+        if (
+            linear is None
+            or not self.normalizes
+            or self.impl != "auto"
+            or linear.weight.shape[0] != module.num_features
+        ):
+            return False
+        self.norms[-1], self._stage = module, _NORM
+        by_batch = module.training or module.running_mean is None
+        self.layers[-1] |= {"norm": "batch" if by_batch else "running", "norm_epsilon": float(module.eps)}
+        return True
 
     def _take_dropout(self, module: Any) -> bool:
         p = float(module.p) if module.training else 0.0
         if self._stage == _START and not module.inplace:  # in place, it writes to the caller's tensor
             self.input_dropout, self._stage = p, _INPUT_DROPOUT
-        elif self._stage in (_LINEAR, _ACTIVATION):
+        elif self._stage in (_LINEAR, _NORM, _ACTIVATION):
             self.layers[-1]["dropout"], self._stage = p, _DROPOUT
         else:
             return False
@@ -129,6 +161,13 @@ def _pays_with_narrow_vectors(
     depth, products = len(layers), sum(w.numel() for w in weights)
     units, inputs = weights[0].shape
     widest = max(inputs, *(w.shape[0] for w in weights))
+    if any(layer.norm != "none" for layer in layers):
+        if not backward:
+            return rows < 512 or widest <= 64
+        if rows < 16:
+            return depth >= 2 and widest < 512
+        deep = depth >= 3 and (rows <= 128 or widest <= 512)
+        return rows < 512 and (deep or (depth == 2 and rows <= 128 and widest <= 512))
     if any(layer.pieces > 1 or layer.dropout for layer in layers):
         return rows >= 16 or products <= 10_000
     if backward and depth <= 2:
@@ -160,26 +199,34 @@ class Segment:
         self.drops = self.input_dropout > 0 or any(layer.dropout > 0 for layer in self.layers)
         self.impl = chain.impl
         self.cache = ops.CallCache()
-        self.params = (*self.weights, *self.biases)
+        self.params: tuple[Tensor | None, ...] = (*self.weights, *self.biases)
+        self.norms_of_layers = chain.norms
+        self.norms = _Norms(chain.norms) if any(m is not None for m in chain.norms) else None
+        if self.norms is not None:
+            self.params = (*self.params, *self.norms.tensors)
+        self.seen = tuple([p for p in self.params if p is not None and p.is_floating_point()])
         plain = self.impl == "auto" and not self.input_dropout and all(type(x) is nn.Linear for x in chain.linears)
-        self.may_leave = plain
-        # whether inputs of a shape run module by module: without gradients, with gradients
-        self.leaves_at: tuple[dict[torch.Size, bool], ...] = ({}, {})
+        self.may_leave = plain or self.norms is not None
+        # whether inputs of a shape and type run module by module: without gradients, with gradients
+        self.leaves_at: tuple[dict[tuple[torch.Size, torch.dtype], bool], ...] = ({}, {})
         # what a call of each module would do, without the look-up of its parameters, which takes a microsecond
         self.calls = [(F.linear, (m.weight, m.bias)) if type(m) is nn.Linear else (m.forward, ()) for m in self.modules]
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
 
     def __call__(self, x: Tensor) -> Tensor:
         if type(x) is Tensor and self.impl == "auto":
-            leaves = self.leaves_at[torch.is_grad_enabled()].get(x.shape) if self.may_leave else False
+            leaves = self.leaves_at[torch.is_grad_enabled()].get((x.shape, x.dtype)) if self.may_leave else False
             if leaves:
                 return self._by_modules(x)
             if leaves is False and not torch.compiler.is_compiling():
-                network = self.cache.recall(x, self.params, self.drops)
+                network = self.cache.recall(x, self.seen if self.norms else self.params, self.drops)
                 if network is not None:
-                    dropout_seed = random.next_dropout_seed() if self.drops else None
-                    return ops.known_mlp(network, x, self.params, dropout_seed)
+                    return self._run(network, x)
         return self._call(x)
+
+    def _run(self, network: Any, x: Tensor) -> Tensor:
+        dropout_seed = random.next_dropout_seed() if self.drops else None
+        return ops.known_mlp(network, x, self.params, dropout_seed, self.norms.momenta() if self.norms else ())
 
     def _call(self, x: Tensor) -> Tensor:
         """A call of a kind that is new, or rare."""
@@ -189,6 +236,9 @@ class Segment:
             return x
         if self.may_leave and self._leaves(x):
             return self._by_modules(x)
+        if self.norms is not None:
+            network = self._normalized_network(x)
+            return self._by_modules(x) if network is None else self._run(network, x)
         return ops.mlp(
             x,
             self.weights,
@@ -201,6 +251,12 @@ class Segment:
             cache=self.cache,
         )
 
+    def _normalized_network(self, x: Tensor) -> Any:
+        if torch.compiler.is_compiling() or x.dim() != 2 or x.shape[1] != self.weights[0].shape[1]:
+            return None
+        arguments = self.params, self.seen, self.layers, self.input_dropout, self.drops, self.caller, self.cache
+        return ops.normalized_network(x, *arguments)
+
     def _leaves(self, x: Tensor) -> bool:
         if torch.jit.is_tracing():  # which records what the modules call
             return True
@@ -208,11 +264,17 @@ class Segment:
             return False
         if torch.is_autocast_enabled("cpu"):  # torch decides product by product; the answer holds for this call alone
             return True
-        backward = torch.is_grad_enabled()
-        leaves, found = not pays(self.weights, self.layers, x.shape[:-1].numel(), backward), self.leaves_at[backward]
+        backward, dtype = torch.is_grad_enabled(), self.weights[0].dtype
+        if x.dtype is not dtype:  # an error that names the argument
+            return False
+        rows = x.shape[:-1].numel()
+        native = dtype in REAL and pays(self.weights, self.layers, rows, backward)
+        if self.norms is not None:  # which takes a third dimension otherwise, and refuses a batch of one row
+            native = (native or (self.drops and dtype in REAL)) and x.dim() == 2 and rows > 1
+        leaves, found = not native, self.leaves_at[backward]
         if len(found) >= _MOST_SHAPES:  # rows that differ from call to call
             found.clear()
-        found[x.shape] = leaves
+        found[x.shape, dtype] = leaves
         return leaves
 
     def _by_modules(self, x: Tensor) -> Tensor:
@@ -222,7 +284,7 @@ class Segment:
 
     def gradient_penalty(self, x: Tensor, kind: str, weight: float) -> Tensor | None:
         """The penalty of the sum of the outputs at x (batch, features), by one call; None where that cannot be."""
-        if not ordinary(x) or self.impl == "reference":
+        if not ordinary(x) or self.impl == "reference" or self.norms is not None:
             return None
         return ops.mlp_penalty(
             x,
@@ -238,8 +300,38 @@ class Segment:
         )
 
 
+class _Norms:
+    """The batch normalisation of a segment's layers: what a native call reads and updates."""
+
+    def __init__(self, modules: Sequence[nn.BatchNorm1d | None]) -> None:
+        self.modules = [m for m in modules if m is not None]
+        columns: list[list[Tensor | None]] = [[], [], [], [], []]
+        for m in modules:
+            mean = variance = batches = None
+            if m is not None and (m.track_running_stats or not m.training):
+                mean, variance = m.running_mean, m.running_var
+                batches = m.num_batches_tracked if m.training else None
+            row = (None, None) if m is None else (m.weight, m.bias)
+            for column, value in zip(columns, (*row, mean, variance, batches), strict=True):
+                column.append(value)
+        # scales, shifts, running means, running variances, numbers of batches
+        self.tensors = tuple([value for column in columns for value in column])
+        self._momenta = [0.0 if m is None else m.momentum for m in modules]
+        self._batches = columns[4]
+        self._averages = None in self._momenta
+
+    def momenta(self) -> list[float]:
+        """Of the running statistics at this call; without one, they are averages over all batches."""
+        if not self._averages:
+            return self._momenta  # type: ignore[return-value]
+        pairs = zip(self._momenta, self._batches, strict=True)
+        return [m if m is not None else 0.0 if n is None else 1.0 / (int(n) + 1) for m, n in pairs]
+
+
 def segment(children: Mapping[str, nn.Module], impl: Impl) -> list[Segment | nn.Module]:
     """The steps of a Sequential in order: fused segments, and modules that are called as they are."""
+    # Masks of fastgan's Dropout are numbered by its chain, which ends at batch normalisation: trainings depend on it.
+    numbered = any(type(m) is Dropout and m.training and m.p > 0 for m in children.values())
     chains: list[SegmentBuilder | nn.Module] = []
     chain: SegmentBuilder | None = None
     for name, child in children.items():
@@ -247,7 +339,7 @@ def segment(children: Mapping[str, nn.Module], impl: Impl) -> list[Segment | nn.
             chains.append(child)
             chain = None
         elif chain is None or not chain.take(name, child):
-            chain = SegmentBuilder(impl)
+            chain = SegmentBuilder(impl, normalizes=not numbered)
             chains.append(chain if chain.take(name, child) else child)
             chain = chain if chain.children else None
     steps: list[Segment | nn.Module] = []
@@ -278,15 +370,18 @@ class Segmentation:
         self.empty_hooks, self.full_hooks = [h for h in of_known if not h], [h for h in of_known if h]
         compared: list[Any] = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in DECIDING[type(m)]]
         linears: list[Any] = [m for m in known if type(m) in LINEARS]
-        for layer in linears:
+        norms: list[Any] = [m for m in known if type(m) is nn.BatchNorm1d]
+        for layer in (*linears, *norms):
             compared += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
+        for norm in norms:
+            compared += [(norm._buffers, name, getattr(norm, name)) for name in RUNNING]
         self.places, self.names, self.values = ([row[i] for row in compared] for i in range(3))
         # dtypes and devices change in place, unseen; tensors swapped in for one call are not to be kept alive
         self.reusable = all(
             parameter_obstacle(layer) is None
             and all(p is None or isinstance(p, nn.Parameter) for p in (layer.weight, layer.bias))
             for layer in linears
-        )
+        ) and all(p is None or isinstance(p, nn.Parameter) for norm in norms for p in (norm.weight, norm.bias))
 
     def is_current(self, children: Mapping[str, nn.Module], impl: Impl) -> bool:
         """Whether segmentation would give the same steps. Runs at every call, hence without loops in Python."""

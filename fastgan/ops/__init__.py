@@ -6,11 +6,12 @@ input's gradient; other second and all third derivatives are computed again from
 `torch.compile` meets the custom operators of `fastgan.operators`.
 """
 
+from fastgan.ops.call_cache import CallCache
 from fastgan.ops.checks import check_impl, check_probability, check_same, check_tensor
 from fastgan.ops.dispatch import can_look
 from fastgan.ops.losses import pair_loss, pointwise
 from fastgan.ops.masks import dropout
-from fastgan.ops.networks import CallCache, known_mlp, mlp
+from fastgan.ops.networks import known_mlp, mlp, normalized_network
 from fastgan.ops.penalties import mlp_penalty
 from fastgan.ops.streams import permutation, random
 from fastgan.reference import LayerSpec
@@ -27,6 +28,7 @@ __all__ = [
     "known_mlp",
     "mlp",
     "mlp_penalty",
+    "normalized_network",
     "pair_loss",
     "permutation",
     "pointwise",

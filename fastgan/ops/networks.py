@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +12,9 @@ from torch import Tensor
 from fastgan import kernels, operators, reference
 from fastgan.errors import Invalid
 from fastgan.kernels import MlpDescription
+from fastgan.ops.call_cache import CallCache
 from fastgan.ops.checks import check_dropout_seed, check_probability, check_same, check_tensor
-from fastgan.ops.dispatch import REAL, Likeness, is_batched, is_common, is_compiling, natively
+from fastgan.ops.dispatch import REAL, is_batched, is_common, is_compiling, natively
 from fastgan.ops.layers import mlp_by_layers
 from fastgan.options import Impl
 from fastgan.reference import ACTIVATIONS, LayerSpec
@@ -25,10 +25,15 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: MlpDescription, dropout_seed: Tensor | None, x: Tensor, *params: Tensor | None
+        ctx: Any,
+        network: MlpDescription,
+        dropout_seed: Tensor | None,
+        momenta: Sequence[float],
+        x: Tensor,
+        *params: Tensor | None,
     ) -> Tensor:
-        y, work = kernels.mlp_forward(network, x, params, dropout_seed, True in ctx.needs_input_grad)
-        ctx.save_for_backward(x, work, *params)
+        y, work = kernels.mlp_forward(network, x, params, dropout_seed, True in ctx.needs_input_grad, momenta)
+        ctx.save_for_backward(x, work, *(params[: network.saved] if network.normalized else params))
         ctx.network, ctx.dropout_seed = network, dropout_seed
         ctx.memory = None if work is None else _Memory(network, params, work)
         return y
@@ -36,62 +41,87 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
-        network, dropout_seed, needs = ctx.network, ctx.dropout_seed, ctx.needs_input_grad[2:]
-        if is_batched(grad_y):
-            return None, None, *_differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
-        needs = _wanted(ctx, (x, *params), needs)
-        if not torch.is_grad_enabled():
-            seen = ctx.memory.params(network, x, params, work, grad_y)
-            return None, None, *kernels.mlp_backward(network, x, seen, work, grad_y, dropout_seed, needs)[0]
-        if grad_y.is_cuda:
-            return None, None, *_differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
-        return None, None, *_apply_gradients(network, dropout_seed, needs, ctx.memory, work, grad_y, x, *params)
+        network, dropout_seed, needs = ctx.network, ctx.dropout_seed, ctx.needs_input_grad[3:]
+        rest = network.undifferentiated
+        if rest:
+            needs = needs[: -len(rest)]
+        if needs[0] and not is_batched(grad_y):
+            needs = _wanted(ctx, (x, *params), needs)
+        grads: Sequence[Tensor | None]
+        if is_batched(grad_y) or (torch.is_grad_enabled() and (rest or grad_y.is_cuda)):
+            grads = _differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
+        elif torch.is_grad_enabled():
+            grads = _apply_gradients(network, dropout_seed, needs, ctx.memory, work, grad_y, x, *params)
+        else:
+            weights = ctx.memory.weights(x, params, work, grad_y)
+            grads, _ = kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs)
+        return None, None, None, *grads, *rest
 
 
 class _Memory:
     """The memory that forward read weights from and saved activations in.
 
     `p.data` may be other memory at backward, and no version counter tells of it; hooks of saved tensors may return
-    anything. The storages are held: forward's weights are still there, and no other tensor has their addresses.
+    anything. The storages are held: forward's weights are still there, and no other tensor has their addresses. A
+    storage may be somewhere else meanwhile, as FSDP gives its memory back and takes it again.
     """
 
-    __slots__ = ("addresses", "offsets", "shapes", "size", "storages")
+    __slots__ = ("addresses", "network", "places", "size", "storages")
 
     def __init__(self, network: MlpDescription, params: Sequence[Any], work: Tensor) -> None:
-        weights = params[: len(network.layers)]
-        self.addresses = [w.data_ptr() for w in weights]
-        self.storages = [w.untyped_storage() for w in weights]
-        self.offsets = [w.storage_offset() for w in weights]
-        self.shapes, self.size = network.weight_shapes, work.numel()
+        depth = len(network.layers)
+        weights = params[:depth]
+        if network.normalized:  # a scale may be None
+            weights = *weights, *params[2 * depth : 3 * depth]
+        self.addresses = [0 if w is None else w.data_ptr() for w in weights]
+        self.storages = [w.untyped_storage() for w in weights if w is not None]
+        self.places = [(s.data_ptr(), s.nbytes()) for s in self.storages]
+        self.network, self.size = network, work.numel()
 
-    def params(
-        self, network: MlpDescription, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor
-    ) -> list[Any]:
-        """`params`, the weights among them as forward saw them; raise where `work` is not what forward saved."""
-        result, dtype = list(params), work.dtype
-        weights = result[: len(self.shapes)]
-        same = [w.data_ptr() for w in weights] == self.addresses and [w.shape for w in weights] == self.shapes
-        if not same or False in [w.is_contiguous() and w.dtype is dtype for w in weights]:
-            for i, (storage, offset, shape) in enumerate(zip(self.storages, self.offsets, self.shapes, strict=True)):
-                result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
+    def weights(self, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor) -> list[Any]:
+        """What backward reads: addresses of forward's weights, on CUDA all parameters with these among them.
+
+        Raises:
+            RuntimeError: `work`, or a storage, is not what forward left.
+        """
         if work.is_cuda:  # whose kernels read x, and the addresses of biases
-            kernels.check_saved(network, (x, *result), work, grad_y)
-        elif work.numel() != self.size or dtype is not grad_y.dtype or not work.is_contiguous():
-            kernels.check_saved(network, (), work, grad_y)
+            kernels.check_saved(self.network, (x, *self._params(params, work)), work, grad_y)
+            return self._params(params, work)
+        if work.numel() != self.size or work.dtype is not grad_y.dtype or not work.is_contiguous():
+            kernels.check_saved(self.network, (), work, grad_y)
+        places = [(s.data_ptr(), s.nbytes()) for s in self.storages]
+        if places == self.places:
+            return self.addresses
+        for i, ((_, size), (_, found)) in enumerate(zip(self.places, places, strict=True)):
+            if size != found:
+                raise RuntimeError(
+                    f"mlp: the storage of weight {i} must stay as it is until backward, {size} bytes, got {found}"
+                )
+        moved = iter([now - before for (before, _), (now, _) in zip(self.places, places, strict=True)])
+        return [address and address + next(moved) for address in self.addresses]
+
+    def _params(self, params: Sequence[Any], work: Tensor) -> list[Any]:
+        """`params`, the weights among them as forward saw them."""
+        result, shapes = list(params), self.network.weight_shapes
+        for i, (address, storage, shape) in enumerate(zip(self.addresses, self.storages, shapes, strict=True)):
+            w = result[i]
+            if (w.data_ptr(), w.shape, w.dtype, w.is_contiguous()) != (address, shape, work.dtype, True):
+                offset = (address - self.places[i][0]) // work.element_size()
+                result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
         return result
 
 
 def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
     """Those of the gradients `needs`, of x and parameters, that this walk of the graph asks for.
 
-    `autograd.grad(y, x)` wants nothing of the parameters. Of a leaf that it names itself torch cannot tell without
-    raising, which takes longer than a small network's products: then everything counts as wanted.
+    x's is one of them. `autograd.grad(y, x)` wants nothing of the parameters. Of a leaf that it names itself torch
+    cannot tell without raising, which takes longer than a small network's products: then everything counts as wanted.
     """
-    if not needs[0] or not any(needs[1:]):
+    if not any(needs[1:]):
         return needs
     asks = torch._C._will_engine_execute_node
     edges = iter(ctx.next_functions[ctx.dropout_seed is not None :])  # those of tensors alone
-    nodes: list[Any] = [None if t is None else next(edges)[0] for t in tensors]
+    nodes: list[Any] = [None if t is None else next(edges)[0] for t in tensors[: len(needs)]]
     try:
         params = [need and asks(node) for need, node in zip(needs[1:], nodes[1:], strict=True)]
     except RuntimeError:
@@ -116,8 +146,8 @@ class _MlpGradients(torch.autograd.Function):
         *params: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         keep = needs[0] and True in ctx.needs_input_grad
-        seen = memory.params(network, x, params, work, grad_y)
-        grads, kept = kernels.mlp_backward(network, x, seen, work, grad_y, dropout_seed, needs, keep=keep)
+        weights = memory.weights(x, params, work, grad_y)
+        grads, kept = kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs, keep=keep)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(work, kept, grad_y, x, *params)
         ctx.network, ctx.dropout_seed, ctx.needs, ctx.memory = network, dropout_seed, needs, memory
@@ -136,7 +166,7 @@ class _MlpGradients(torch.autograd.Function):
             return *nothing, *_gradients_of_backward(network, dropout_seed, tensors, ctx.needs, tangents, wanted)
         nonlinear = any(layer.activation != "none" for layer in network.layers)
         wanted = [wanted[0], wanted[1] and nonlinear, *with_a_part(network, wanted[2:])]
-        weights = ctx.memory.params(network, x, params, work, grad_y)[: len(network.layers)]
+        weights = ctx.memory.weights(x, params, work, grad_y)
         found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, dropout_seed, wanted)
         return *nothing, *found
 
@@ -175,10 +205,15 @@ def _differentiable_backward(
     layers, graph = network.layers, torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(grad_y.device.type, enabled=False):
         alias = [_alias(t) for t in tensors]
-        x, weights, biases = alias[0], alias[1 : 1 + len(layers)], alias[1 + len(layers) :]
-        run = mlp_by_layers if grad_y.is_cuda and not is_batched(grad_y) else reference.mlp
-        y = run(x, weights, biases, layers, network.input_dropout, dropout_seed)
-        wanted = [t for t, need in zip(alias, needs, strict=True) if need]
+        x, depth = alias[0], len(layers)
+        weights, biases, *vectors = (alias[i : i + depth] for i in range(1, len(alias), depth))
+        if network.normalized:
+            norms = list(zip(*vectors, *(4 - len(vectors)) * [[None] * depth], strict=True))
+            y = reference.mlp(x, weights, biases, layers, network.input_dropout, dropout_seed, norms)
+        else:
+            run = mlp_by_layers if grad_y.is_cuda and not is_batched(grad_y) else reference.mlp
+            y = run(x, weights, biases, layers, network.input_dropout, dropout_seed)
+        wanted = [t for t, need in zip(alias, needs, strict=False) if need]  # running statistics are behind the last
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=graph))
     return [next(found) if need else None for need in needs]
 
@@ -257,10 +292,11 @@ def _network(
     bias_shapes: tuple[torch.Size | None, ...],
     layers: tuple[LayerSpec, ...],
     input_dropout: float,
+    affine: tuple[bool, ...] = (),
 ) -> MlpDescription:
     """Validate and describe the network; cached per shape."""
     _check_network(caller, features, shapes, bias_shapes, layers)
-    return MlpDescription(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes))
+    return MlpDescription(shapes, layers, input_dropout, tuple(shape is not None for shape in bias_shapes), affine)
 
 
 def _autocasts(x: Tensor) -> bool:
@@ -276,53 +312,6 @@ def _check_params(caller: str, x: Tensor, weights: Sequence[Tensor], biases: Seq
             check_tensor(caller, f"{kind}[{i}]", p)
             if not autocast:
                 check_same(caller, "x", x, f"{kind}[{i}]", p)  # type: ignore[arg-type]
-
-
-class CallCache:
-    """The description that `mlp` found at a caller's last call, valid while the shapes stay the same.
-
-    Looking it up in a shared cache, by a hash of shapes and layers, takes longer than a small network's products. The
-    caller has the same layers at each call, and a bias or None at the same places.
-    """
-
-    __slots__ = ("alike", "last", "learned")
-    most_learned = 64  # a caller whose calls are never alike stops learning
-
-    def __init__(self) -> None:
-        # read once and replaced as a whole, because threads share them
-        self.last: tuple[list[Any], MlpDescription] | None = None
-        self.alike: dict[tuple[bool, ...], tuple[Likeness, MlpDescription]] = {}
-        self.learned = 0
-
-    @staticmethod
-    def _signature(x: Tensor, params: Sequence[Tensor | None], drops: bool) -> list[Any]:
-        return [drops, x.shape[-1], *[p if p is None else p.shape for p in params]]
-
-    @staticmethod
-    def _kind(x: Tensor, params: Sequence[Any], drops: bool) -> tuple[bool, ...]:
-        return drops, x.requires_grad, params[0].requires_grad  # D's calls on real and on fake rows are of two kinds
-
-    def recall(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
-        """The description where this call is common and like an earlier one; None where that takes a closer look.
-
-        Not while torch.compile traces.
-        """
-        known = self.alike.get(self._kind(x, params, drops))
-        return known[1] if known is not None and known[0].holds(x, params) else None
-
-    def find(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
-        """The description of the last call, where this one is common and has its shapes."""
-        last = self.last
-        if last is None or last[0] != self._signature(x, params, drops):
-            return None
-        if self.learned < self.most_learned and x.dim() == 2 and all(p is not None for p in params):
-            self.learned += 1
-            with contextlib.suppress(RuntimeError, TypeError):  # torch's checks are not public
-                self.alike[self._kind(x, params, drops)] = Likeness(x, params), last[1]  # type: ignore[arg-type]
-        return last[1]
-
-    def keep(self, x: Tensor, params: Sequence[Tensor | None], drops: bool, network: MlpDescription) -> None:
-        self.last = self._signature(x, params, drops), network
 
 
 def mlp(
@@ -377,6 +366,8 @@ def mlp(
         if impl == "auto" and _autocasts(x):
             impl = "reference"  # F.linear applies the autocast rules
         native = natively(caller, "mlp", impl, x, *params)
+        if any(layer.dropout_first for layer in layers) and (x.is_cuda or is_compiling()):
+            native = False  # neither CUDA's kernels nor the custom operators know it
         if not native or is_compiling():
             _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
             run = operators.mlp if native else reference.mlp
@@ -415,18 +406,60 @@ def common_network(
 
 
 def known_mlp(
-    network: MlpDescription, x: Tensor, params: Sequence[Tensor | None], dropout_seed: Tensor | None
+    network: MlpDescription,
+    x: Tensor,
+    params: Sequence[Tensor | None],
+    dropout_seed: Tensor | None,
+    momenta: Sequence[float] = (),
 ) -> Tensor:
-    """`mlp` where the call is common and its description at hand."""
+    """`mlp` where the call is common and its description at hand; momenta: of batch normalisation."""
     if torch.is_grad_enabled():
-        result: Tensor = _apply_mlp(network, dropout_seed, x, *params)
+        result: Tensor = _apply_mlp(network, dropout_seed, momenta, x, *params)
         return result
-    return kernels.mlp_forward(network, x, params, dropout_seed, False)[0]
+    return kernels.mlp_forward(network, x, params, dropout_seed, False, momenta)[0]
+
+
+def normalized_network(
+    x: Tensor,
+    params: Sequence[Tensor | None],
+    seen: Sequence[Tensor],
+    layers: tuple[LayerSpec, ...],
+    input_dropout: float,
+    drops: bool,
+    caller: str,
+    cache: CallCache,
+) -> MlpDescription | None:
+    """The description of layers some of which have batch normalisation; None where the call is not the common one.
+
+    Args:
+        x: (rows, in_features).
+        params: weights, biases, scales, shifts, running means, running variances and numbers of batches, one or None a
+            layer each.
+        seen: those among them that are there and of floating point.
+        layers, input_dropout, caller, cache: as of `mlp`; the cache is asked with `seen`.
+        drops: whether there is dropout.
+    """
+    if not is_common(REAL, x, *seen) or torch.is_autocast_enabled("cpu"):
+        return None
+    network = cache.find(x, seen, drops)
+    if network is None:
+        depth = len(layers)
+        weights, biases, scales = (params[i * depth : (i + 1) * depth] for i in range(3))
+        shapes = tuple([w.shape for w in weights if w is not None])
+        bias_shapes = tuple([None if b is None else b.shape for b in biases])
+        layers = layers if drops else _without_dropout(layers)
+        affine = tuple([s is not None for s in scales])
+        network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout if drops else 0.0, affine)
+        cache.keep(x, seen, drops, network)
+    return network
 
 
 def _strip_dropout(layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
     # Not by _replace(), which torch 2.5 cannot compile.
-    return tuple(LayerSpec(layer.activation, layer.negative_slope, layer.pieces) for layer in layers)
+    return tuple(
+        LayerSpec(layer.activation, layer.negative_slope, layer.pieces, 0.0, False, layer.norm, layer.norm_epsilon)
+        for layer in layers
+    )
 
 
 _without_dropout = functools.lru_cache(maxsize=256)(_strip_dropout)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fastgan import kernels, reference
 from fastgan.kernels import MlpDescription
+from fastgan.ops.call_cache import CallCache
 from fastgan.ops.dispatch import is_batched
-from fastgan.ops.networks import CallCache, common_network, with_a_part
+from fastgan.ops.networks import common_network, with_a_part
 from fastgan.reference import LayerSpec
 from fastgan.schema import PENALTIES
 

@@ -179,8 +179,13 @@ def _take_segment(chain: NetworkPlan, segment: Segment) -> None:
     seed_index = chain.dropout_seeds
     chain.dropout_seeds += int(segment.drops)
     chain.dropout(segment.input_dropout, seed_index, 0)
+    norms = segment.norms_of_layers
     for i, (weight, bias, spec) in enumerate(zip(segment.weights, segment.biases, segment.layers, strict=True)):
         chain.affine(weight, bias, spec.pieces)
+        if (norm := norms[i]) is not None:
+            chain.batch_norm(norm)
+        if spec.dropout_first:
+            raise chain.refuse(f"{spec.activation} follows a dropout")
         chain.activation(spec.activation, spec.negative_slope)
         chain.dropout(spec.dropout, seed_index, i + 1)
 
