@@ -48,7 +48,7 @@ void scale(A& a) {
   cuda_scale(dtype, x, n, factor, a.stream());
 }
 
-// ---------------------------------------------------------------- what is drawn
+// ---------------------------------------------------------------- random numbers
 
 template <class A>
 StepCounter* counter(A& a) {

@@ -117,8 +117,8 @@ struct Backward {
   Mask<Compute<S>> mask;
 };
 
-// Order 1: grad_product from grad. Order 2: from grad_grad, the gradient of what order 1 gave, that of its input and
-// that of the product it was computed at.
+// Order 1: grad_product from grad. Order 2: from grad_grad, the gradient of order 1's result, the gradients of its
+// input and of the product.
 template <class F, class S, int V, int order>
 __global__ void __launch_bounds__(kThreads) backward(Backward<S> x, Tiling tiling) {
   using T = Compute<S>;
@@ -260,7 +260,7 @@ void run_backward(const LayerPass& pass, const LayerBackward& call, void* stream
                       T(pass.negative_slope),
                       Mask<T>(pass.dropout, pass.dropout_seed, pass.substream, pass.units)};
   if (pass.rows == 0) {
-    // the sum of nothing is all that is left to write
+    // an empty batch: only its sums, which are 0, are written
   } else if (pass.pieces > 1) {
     const Tiling tiling(pass.rows, columns, 1);
     launch("mlp", maxout_backward<S>, int(tiling.tiles * tiling.chunks), stream, x.grad, call.winner, pass.pieces, x,

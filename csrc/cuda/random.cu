@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// ---------------------------------------------------------------- kernels: what an iteration draws besides
+// ---------------------------------------------------------------- kernels: dropout seeds, rows and labels
 
 // The seeds of the dropout masks of iterations to come; dropout_seeds: (iterations, each).
 __global__ void __launch_bounds__(kThreads) draw_dropout_seeds(StepIndex iteration, int64_t iterations, uint64_t seed,

@@ -1,5 +1,5 @@
-// A small MLP as a whole: one launch forward, two backward. Where a layer's product takes less time than its launch,
-// this is what counts; larger networks go layer by layer (mlp.cu), with cuBLAS's products.
+// A small MLP as a whole: one launch forward, two backward. This pays if a layer's product takes less time than its
+// launch; larger networks run layer by layer (mlp.cu), with cuBLAS's products.
 //
 // A block takes 16 rows of the batch, a tile of the tensor cores, through all layers: activations stay in shared
 // memory, weights come from the cache, each read once a block. The gradients of the weights then are one more launch,
@@ -19,7 +19,7 @@ constexpr int kStrip = 16, kTile = 8;  // rows of a left, columns of a right til
 constexpr int kWarps = kThreads / 32;
 constexpr int kMostLayers = 12;  // that fit into a kernel's arguments
 
-// Factors are stored types: rounding them again changes nothing but float, which is taken apart instead.
+// Factors have the storage type: rounding them again is exact, except for float, which is split instead.
 template <class S>
 struct ProductOf;
 template <>
@@ -39,7 +39,7 @@ struct ProductOf<BFloat16> {
   using type = Bf16;
 };
 
-// A mask that need not be there.
+// An optional mask.
 template <class T>
 union MaybeMask {
   Mask<T> mask;
@@ -76,7 +76,7 @@ struct NetworkArguments {
 
 // ---------------------------------------------------------------- tiles in shared memory
 
-// Rows of `width` elements so far apart that those a tensor core reads at once lie in different banks.
+// The stride of rows of `width` elements: rows that a tensor core reads together are in different banks.
 int stride_for(int64_t width) { return int((width + 7) / 8 * 8 + 4); }
 
 // to (16, columns) = from (16, depth) times weight(i, column). Warps take tiles of columns in turn.
@@ -133,7 +133,7 @@ __device__ void read_input(const NetworkArguments<S>& net, int64_t first, Comput
   });
 }
 
-// From products to what goes on; what is wanted of it is kept. Rows beyond the last become 0.
+// Applies bias, activation and dropout to the products, and stores what is requested. Rows beyond the last become 0.
 template <class S>
 __device__ void through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first,
                               const Compute<S>* product, Compute<S>* next) {
@@ -209,7 +209,7 @@ __device__ void read_grad(const NetworkArguments<S>& net, int64_t first, Compute
   }
 }
 
-// From the gradient of what a layer gave to that of its product, in shared memory and beyond.
+// Computes the gradient of a layer's product from that of its output, in shared and in global memory.
 template <class S>
 __device__ void back_through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first,
                                    const Compute<S>* grad, Compute<S>* product) {

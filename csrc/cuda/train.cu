@@ -203,7 +203,7 @@ class Trainer : Losses<T> {
     return taken;
   }
 
-  // ---------------------------------------------------------------- the launch's first and last moments
+  // ---------------------------------------------------------------- start and end of a launch
 
   __device__ void fetch() const {
     if (block_.rank == 0 && threadIdx.x == 0) *bad_ = 0;
