@@ -205,6 +205,7 @@ class Segment:
         if self.norms is not None:
             self.params = (*self.params, *self.norms.tensors)
         self.seen = tuple([p for p in self.params if p is not None and p.is_floating_point()])
+        self.recalled = self.params if self.norms is None else self.seen
         plain = self.impl == "auto" and not self.input_dropout and all(type(x) is nn.Linear for x in chain.linears)
         self.may_leave = plain or self.norms is not None
         # whether inputs of a shape and type run module by module: without gradients, with gradients
@@ -219,14 +220,15 @@ class Segment:
             if leaves:
                 return self._by_modules(x)
             if leaves is False and not torch.compiler.is_compiling():
-                network = self.cache.recall(x, self.seen if self.norms else self.params, self.drops)
+                network = self.cache.recall(x, self.recalled, self.drops)
                 if network is not None:
                     return self._run(network, x)
         return self._call(x)
 
     def _run(self, network: Any, x: Tensor) -> Tensor:
         dropout_seed = random.next_dropout_seed() if self.drops else None
-        return ops.known_mlp(network, x, self.params, dropout_seed, self.norms.momenta() if self.norms else ())
+        momenta = () if self.norms is None else self.norms.momenta()
+        return ops.known_mlp(network, x, self.params, dropout_seed, momenta)
 
     def _call(self, x: Tensor) -> Tensor:
         """A call of a kind that is new, or rare."""

@@ -42,15 +42,15 @@ class _Mlp(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
         network, dropout_seed, needs = ctx.network, ctx.dropout_seed, ctx.needs_input_grad[3:]
-        rest = network.undifferentiated
+        rest, batched, graph = network.undifferentiated, is_batched(grad_y), torch.is_grad_enabled()
         if rest:
             needs = needs[: -len(rest)]
-        if needs[0] and not is_batched(grad_y):
+        if needs[0] and not batched:
             needs = _wanted(ctx, (x, *params), needs)
         grads: Sequence[Tensor | None]
-        if is_batched(grad_y) or (torch.is_grad_enabled() and (rest or grad_y.is_cuda)):
+        if batched or (graph and (rest or grad_y.is_cuda)):
             grads = _differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
-        elif torch.is_grad_enabled():
+        elif graph:
             grads = _apply_gradients(network, dropout_seed, needs, ctx.memory, work, grad_y, x, *params)
         else:
             weights = ctx.memory.weights(x, params, work, grad_y)
