@@ -15,7 +15,8 @@ FASTGAN_CUDA ?= ON
 TORCH_INDEX ?=
 # Processes of tests. Each runs whole files, so that what a file builds once (the emulated CUDA kernels) is built once.
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# The longest files first (tests/conftest.py). Bytecode is kept, whatever the environment says: many tests start processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 VERIFY = $(BIN)/python -c "import sys; from fastgan.data import mnist_files; mnist_files.verify(*sys.argv[1:])"
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 

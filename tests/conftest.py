@@ -22,6 +22,13 @@ from fastgan.apps.cli import main
 # To run while editing: each part of the library has one file here, and all of them together take less than a minute.
 QUICK = ("architecture", "fused", "init", "losses", "models", "nn", "ops", "penalties", "random")
 
+# What takes longest begins first, so that no process is left alone with it at the end (xdist: --no-loadscope-reorder).
+LONG = (
+    "simt_train", "simt_layers", "fused", "oracles", "instruction_sets", "simt_loss", "random_plans", "graph", "bench",
+    "simt_matrix", "guide", "architecture", "benchmark", "concurrency", "tabular_training", "cli", "baselines",
+    "examples", "ops", "backend", "training_micro_batches", "typing", "packaging", "kills",
+)  # fmt: skip
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the long tests too")
@@ -37,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem.removeprefix("test_") in QUICK:
             item.add_marker(pytest.mark.quick)
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem.removeprefix("test_"), len(LONG)))
     if config.getoption("--slow"):
         return
     for item in items:

@@ -7,10 +7,10 @@ import inspect
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fresh
 import pytest
 from cases import OPERATORS
 
@@ -323,12 +323,12 @@ print(torch.rand(1).item())
 
 def test_import_is_light_and_changes_nothing() -> None:
     """No plotting, tables or terminal libraries; CUDA untouched; torch's settings and generator as they were."""
-    run = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
+    run = fresh.run(IMPORT)
     assert run.returncode == 0, run.stderr
     heavy, state, number = run.stdout.splitlines()
     assert heavy == "[]"
     assert state.startswith("False torch.float32 True")
     bare = IMPORT.replace("import fastgan\n", "import torch\n")
-    plain = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True)
+    plain = fresh.run(bare)
     assert plain.stdout.splitlines()[2] == number
     assert not run.stderr

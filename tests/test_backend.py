@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
-import sys
 
+import fresh
 import pytest
 import torch
 from cases import DTYPES, need
@@ -20,13 +19,7 @@ from fastgan.ops import LayerSpec
 
 def python(code: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    run = fresh.run(code, strict=True, **environment)
     assert not check or run.returncode == 0, run.stderr
     return run
 

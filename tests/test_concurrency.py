@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import fresh
 import pytest
 import torch
 from cases import IMPLS, need
@@ -247,7 +248,7 @@ def test_forked_children_compute(script: str) -> None:
     """torch's own kernels hang here when they have used OpenMP before; these must not."""
     need("native", "mlp")
     try:
-        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+        run = fresh.run(script)
     except subprocess.TimeoutExpired:
         pytest.fail("a forked child hangs")
     assert run.returncode == 0, run.stderr
@@ -259,7 +260,7 @@ EXIT = SETUP + "torch.set_num_threads(4)\nwork()\nprint('done')\n"
 
 def test_the_interpreter_ends_while_workers_wait() -> None:
     need("native", "mlp")
-    run = subprocess.run([sys.executable, "-W", "error", "-c", EXIT], capture_output=True, text=True, timeout=120)
+    run = fresh.run(EXIT, strict=True)
     assert run.returncode == 0 and run.stdout.strip() == "done" and not run.stderr, run.stderr
 
 
@@ -288,5 +289,5 @@ except MemoryError:
 def test_a_worker_out_of_memory_is_an_error_of_the_caller() -> None:
     """And the pool goes on working: nothing waits for the thread that gave up."""
     need("native", "mlp")
-    run = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=120)
+    run = fresh.run(OUT_OF_MEMORY)
     assert run.returncode == 0 and run.stdout.strip() == "True", run.stderr

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 
 from fastgan import backend
@@ -18,11 +19,11 @@ pytestmark = pytest.mark.skipif(backend.native is None, reason="the compiled cor
 def test_the_engines_table_holds_on(isa: str) -> None:
     if backend.native.build_info()["instruction_set"] == isa:
         pytest.skip(f"{isa} is what the other tests ran")
-    environment = os.environ | {"FASTGAN_ISA": isa}
-    probe = subprocess.run([sys.executable, "-c", "import fastgan"], env=environment, capture_output=True, text=True)
+    probe = fresh.run("import fastgan", FASTGAN_ISA=isa)
     if probe.returncode:
         pytest.skip(probe.stderr.strip().splitlines()[-1])
     table = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_fused.py", "-k", "equals_eager"]
+    environment = os.environ | {"FASTGAN_ISA": isa}
     run = subprocess.run(table, env=environment, capture_output=True, text=True, cwd=Path(__file__).parent)
     assert run.returncode == 0, run.stdout[-3000:]
     assert " passed" in run.stdout

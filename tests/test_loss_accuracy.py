@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -298,11 +297,10 @@ def test_other_instruction_sets_are_as_exact(isa: str) -> None:
     need("native", "loss")
     if backend_info()["native"]["instruction_set"] == isa:
         pytest.skip(f"{isa} is what the other tests of this file ran")
-    environment = os.environ | {"FASTGAN_ISA": isa}
-    probe = subprocess.run([sys.executable, "-c", "import fastgan"], env=environment, capture_output=True, text=True)
+    probe = fresh.run("import fastgan", FASTGAN_ISA=isa)
     if probe.returncode:
         pytest.skip(probe.stderr.strip().splitlines()[-1])
-    command = [sys.executable, "-c", "import test_loss_accuracy; test_loss_accuracy.sweep()"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=os.path.dirname(__file__))
+    code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_loss_accuracy as t; t.sweep()"
+    run = fresh.run(code, FASTGAN_ISA=isa)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip() == f"{isa}: {len(LOSSES)} rows"
