@@ -209,7 +209,7 @@ def test_the_check_of_a_wide_network_catches_other_betas(
 
 def test_rounding_widens_the_tolerance_only_at_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
     """With errors so large that some units' sums change their sign for certain."""
-    monkeypatch.setattr(baselines_torch, "ROUNDING", 2.0**-13)
+    monkeypatch.setattr(baselines_torch, "ROUNDING", 2.0**-16)
     name, norms = "generator.0.weight", []
     for activation in ("tanh", "relu"):
         networks = MlpSizes((8, 256, 16), activation), MlpSizes((16, 256, 1), activation)

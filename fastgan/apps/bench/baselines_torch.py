@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ T = TypeVar("T")
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BCE = nn.BCEWithLogitsLoss()
 WARM_UP = 3  # calls before a capture: what is compiled or loaded at first use cannot be captured
-ROUNDING = 2.0**-21  # of a float32 product of some thousand terms, as a part of its root mean square: measured
+ROUNDING = 2.0**-24  # of one step of a float32 sum; those of n random steps add up to sqrt(n) as much
 CALIBRATION = 8  # iterations that tell how many a timed call should have
 
 
@@ -139,7 +140,7 @@ class _Disturbed(TorchFunctionMode):
         y = func(*args, **(kwargs or {}))
         if func is not functional.linear:
             return y
-        size = ROUNDING * y.detach().square().mean().sqrt()
+        size = ROUNDING * math.sqrt(args[0].shape[-1]) * y.detach().square().mean().sqrt()
         return y + size * torch.randn(y.shape, generator=self.random, dtype=y.dtype).to(y.device)
 
 

@@ -21,6 +21,7 @@ from fastgan.apps.bench.measure import (
     CHECKED_ITERATIONS,
     CUDA_BASELINES,
     FASTGAN,
+    FP32_TOLERANCE,
     LEFT_OUT,
     SETUP_LIMIT,
     Say,
@@ -66,9 +67,14 @@ class Row:
         return self.workload.name if self.members == 1 else f"{self.workload.name}x{self.members}"
 
     @property
-    def tolerance(self) -> harness.Tolerance | None:
-        """The tolerance of this precision, where it rounds more than float32 does."""
-        return {"bf16": BF16_TOLERANCE, "tf32": TF32_TOLERANCE}.get(self.precision)
+    def tolerance(self) -> harness.Tolerance:
+        """The tolerance of this precision; in float32, before it is known what rounding does (`tolerance_of`)."""
+        return {"bf16": BF16_TOLERANCE, "tf32": TF32_TOLERANCE}.get(self.precision, FP32_TOLERANCE)
+
+    def tolerance_of(self, data: Tensor, draws: Draws, truth: Mapping[str, Tensor], seed: int) -> harness.Tolerance:
+        """The tolerance of a seed's run."""
+        fp32 = self.tolerance is FP32_TOLERANCE
+        return tolerance_of(self.workload, data, draws, truth, seed) if fp32 else self.tolerance
 
     def baselines(self, wanted: Sequence[str]) -> list[str]:
         """Those of the wanted that do the same work; bf16 is held against eager in float32 too, as on the CPU."""
@@ -166,7 +172,7 @@ def _alone(
             return {"left out": found.left_out}
         add_baselines(baselines, found, found.baseline)
         found.say(f"timing {len(found.sides)} sides")
-        record = found.compare(row.tolerance or found.tolerance)
+        record = found.compare(found.tolerance if row.tolerance is FP32_TOLERANCE else row.tolerance)
         run = found.runs[FASTGAN]
         if device == "cuda" and FASTGAN in record["sides"]:
             try:
@@ -234,13 +240,11 @@ def _members(row: Row, population: Population, found: Sides) -> Callable[[str, C
     """Holds some members of a side against float64 runs of theirs, given what replays a seed's draws."""
     seen = {seed: draws(row.workload, found.data.cpu(), CHECKED_ITERATIONS, seed=seed) for seed in population.some}
     truth = {s: baselines_torch.float64_run(row.workload, found.data, of_seed, s) for s, of_seed in seen.items()}
-    tolerances = {
-        s: row.tolerance or tolerance_of(row.workload, found.data, of_seed, truth[s], s) for s, of_seed in seen.items()
-    }
+    allowed = {s: row.tolerance_of(found.data, of_seed, truth[s], s) for s, of_seed in seen.items()}
 
     def check(name: str, replay: Callable[[dict[int, Draws]], Mapping[int, Mapping[str, Tensor]]]) -> None:
         for seed, results in replay(seen).items():
-            tolerances[seed].check(f"{row.name}, member {seed}", name, results, truth[seed])
+            allowed[seed].check(f"{row.name}, member {seed}", name, results, truth[seed])
 
     return check
 
