@@ -65,6 +65,9 @@ MORE: dict[str, Row] = {
     "two steps of G in an epoch's schedule": Row(
         of(), config={"k": 3, "generator_steps": 2, "optimizer": Momentum(0.05, momentum=0.5, **SCHEDULED)}
     ),
+    "an epoch's schedule, simultaneous": Row(
+        of(), config={"mode": "simultaneous", "optimizer": Momentum(0.05, momentum=0.5, **SCHEDULED)}
+    ),
     "max norm, simultaneous": Row(of(), config={"max_col_norm": 0.4, "mode": "simultaneous"}),
 }
 

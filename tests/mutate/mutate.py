@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import hashlib
 import importlib.machinery
 import importlib.util
 import json
@@ -290,17 +291,20 @@ def campaign(faults: Sequence[Fault], rows: dict[int, Row], work: Path) -> Itera
 
 def plant(faults: Sequence[Fault], rows: dict[int, Row], work: Path, prepare: Any) -> Iterator[Fault]:
     """The first file of tests for all faults, then the second for those left: what is caught is known early."""
-    needed: dict[str, float] = {}  # seconds of each file of tests without a fault; 0 where it skips all
+    found = work / "sound.json"  # seconds of each file of tests, as it is, without a fault; 0 where it skips all
+    needed: dict[str, float] = json.loads(found.read_text()) if found.exists() else {}
 
     def sound(test: str) -> float:
-        if test not in needed:
+        name = f"{test} {hashlib.sha256((ROOT / 'tests' / test).read_bytes()).hexdigest()}"
+        if name not in needed:
             log = work / f"sound-{test}.log"
             log.unlink(missing_ok=True)
             outcome, seconds = forked(log, test, lambda: None, 60 * MINUTE)
             if outcome != SURVIVED and "no tests ran" not in log.read_text():
                 raise SystemExit(f"{test} fails without a fault: see {log}")
-            needed[test] = seconds if re.search(r"\d passed", log.read_text()) else 0.0
-        return needed[test]
+            needed[name] = seconds if re.search(r"\d passed", log.read_text()) else 0.0
+            found.write_text(json.dumps(needed, indent=1))
+        return needed[name]
 
     turns = [(turn, fault) for fault in faults for turn in range(len(fault.tests)) if runs_here(fault)]
     for turn, fault in sorted(turns, key=lambda pair: (bool(pair[1].excuse), pair[0])):
