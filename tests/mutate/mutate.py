@@ -14,7 +14,7 @@ import argparse
 import ctypes
 import dataclasses
 import hashlib
-import importlib.machinery
+import importlib
 import importlib.util
 import json
 import os
@@ -29,8 +29,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+SITE = Path(__file__).with_name("site")
 sys.path.insert(0, str(ROOT / "tests"))
 from places import places  # noqa: E402
+
+sys.modules.pop("sitecustomize", None)  # another one, of the machine
+sys.path.insert(0, str(SITE))
+import sitecustomize  # noqa: E402
+
+sys.path.remove(str(SITE))
 
 TABLE = Path(__file__).with_name("faults.txt")
 MINUTE = 60.0
@@ -179,22 +186,13 @@ def build(faults: Sequence[Fault], work: Path) -> Path:
 
 
 def plant_python(fault: Fault) -> None:
-    """From now on the import of this module of fastgan gives the faulty one."""
-    path = ROOT / fault.file
-    text = path.read_text()
-    code = compile(text[: fault.start] + fault.put + text[fault.end :], str(path), "exec")
-    usual = importlib.machinery.SourceFileLoader.get_code
-    names: list[str] = []
-
-    def get_code(self: Any, name: str) -> Any:
-        if Path(self.path) != path:
-            return usual(self, name)
-        names.append(name)
-        return code
-
-    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    """From now on the import of this module of fastgan gives the faulty one, also in processes that tests start."""
+    file = str(ROOT / fault.file)
+    names = sitecustomize.plant(file, fault.start, fault.end, fault.put)
+    os.environ["FASTGAN_FAULT"] = json.dumps([file, fault.start, fault.end, fault.put])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
     importlib.import_module(fault.file.removesuffix(".py").replace("/", "."))
-    assert names, f"{fault.file} was not imported from {path}"
+    assert names, f"{fault.file} was not imported from {file}"
 
 
 def use_native(module: Path) -> Any:
