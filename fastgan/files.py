@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,10 +19,33 @@ def sweep(folder: Path) -> None:
 def write_atomically(path: str | os.PathLike[str], parts: Iterable[bytes]) -> None:
     """Write a file so that its name shows either the old contents or the new ones, whatever happens.
 
+    A symbolic link stays one: the file it leads to is written. A device or a pipe is written to, not replaced.
+
     Raises:
         OSError: naming the path; the old file is intact and no temporary one is left.
     """
-    path = Path(path)
+    try:
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISREG(mode):
+            _replace(Path(os.path.realpath(path)), parts)
+        else:
+            with open(path, "wb") as file:
+                file.writelines(parts)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(Path(path))) from error
+
+
+def _mode(path: str | os.PathLike[str]) -> int:
+    """Of what the path leads to; that of a file where there is nothing yet."""
+    try:
+        return os.stat(Path(path)).st_mode
+    except FileNotFoundError:
+        return stat.S_IFREG
+
+
+def _replace(path: Path, parts: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -30,8 +55,6 @@ def write_atomically(path: str | os.PathLike[str], parts: Iterable[bytes]) -> No
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -86,6 +86,14 @@ def test_M40_discriminator_loss(kind: str, dtype: torch.dtype, impl: str, device
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_the_hinge_is_flat_at_its_kink_as_torchs_is(impl: str) -> None:
+    real, fake = torch.ones(3, requires_grad=True), -torch.ones(3, requires_grad=True)
+    fake.retain_grad()
+    D(real, fake, kind="hinge", impl=impl).backward()
+    assert real.grad.tolist() == fake.grad.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("kind", PLAIN_G)
 def test_M41_generator_loss(kind: str, dtype: torch.dtype, impl: str, device: str) -> None:

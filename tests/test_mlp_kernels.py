@@ -57,6 +57,12 @@ def test_widths_around_the_tiles(widths: tuple[int, int]) -> None:
         assert_as_exact(case, (rows,), torch.float64)
 
 
+@pytest.mark.parametrize(("inputs", "dtype"), [(1024, torch.float32), (512, torch.float64)], ids=str)
+def test_rows_of_weights_that_lie_4096_bytes_apart(inputs: int, dtype: torch.dtype) -> None:
+    """They share a cache set, so products copy them first."""
+    assert_as_exact(MlpCase("apart", (inputs, 40, 3), (LayerSpec("leaky_relu"), LayerSpec())), (17,), dtype)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_M50_the_sizes_of_apex(activation: str) -> None:
     """[480, 1024, 1024, 512, 256, 1] cut to a quarter, batch 256: deep sums, split among threads."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
+import os
 import re
 import shutil
 import signal
@@ -106,6 +108,17 @@ def test_the_report_counts_what_was_reached(mutate: ModuleType, capsys: pytest.C
     assert mutate.report(list(zip(faults, ["survived", *outcomes[1:]], strict=True)), texts) == 0  # 2 of 41
     assert mutate.report(list(zip(faults, ["survived"] * 2 + outcomes[2:], strict=True)), texts) == 1  # 3 of 41
     assert f"{faults[0].file}:" in capsys.readouterr().out
+
+
+def test_processes_that_a_test_starts_have_the_fault(mutate: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "some_module.py"
+    file.write_text("answer = 42\n")
+    environment = os.environ | {
+        "FASTGAN_FAULT": json.dumps([str(file), 9, 11, "41"]),
+        "PYTHONPATH": os.pathsep.join([str(mutate.SITE), str(tmp_path)]),
+    }
+    command = [sys.executable, "-c", "import some_module; print(some_module.answer)"]
+    assert subprocess.run(command, env=environment, check=True, capture_output=True).stdout == b"41\n"
 
 
 def test_a_fault_that_needs_another_processor_is_not_planted(mutate: ModuleType, tmp_path: Path) -> None:

@@ -147,6 +147,16 @@ def test_nan_goes_through_every_activation(activation: str, impl: str) -> None:
     assert y.isnan().tolist() == [[True] * 3, [False] * 3]
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu"])
+def test_the_derivative_at_zero_is_torchs(activation: str, impl: str) -> None:
+    layer = fnn.Linear(1, 1, bias=False, activation=activation, negative_slope=0.3, impl=impl)
+    x, y = (torch.zeros(5, 1, requires_grad=True) for _ in range(2))
+    layer(x).sum().backward()
+    to_module(activation, 0.3)(y).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad * layer.weight.detach())
+
+
 # ---------------------------------------------------------------- dropout
 
 

@@ -116,6 +116,10 @@ def test_gradients_accumulate_and_graphs_are_kept(impl: str, device: str) -> Non
     loss.backward(retain_graph=True)
     loss.backward(torch.tensor(2.0, device=device))
     torch.testing.assert_close(x.grad, 3 * kept)
+    real = x.detach().requires_grad_()
+    loss = fastgan.discriminator_loss(real, x.detach(), impl=impl)  # whose gradient is the saved one itself
+    once, again = (torch.autograd.grad(3 * loss, real, retain_graph=True)[0].clone() for _ in range(2))
+    assert torch.equal(once, again)
     wide = x.detach().double()
     torch.testing.assert_close(kept.double(), (torch.sigmoid(wide) - torch.sigmoid(-wide)) / 9, rtol=1e-5, atol=1e-9)
 

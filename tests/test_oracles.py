@@ -65,8 +65,16 @@ MORE: dict[str, Row] = {
     "two steps of G in an epoch's schedule": Row(
         of(), config={"k": 3, "generator_steps": 2, "optimizer": Momentum(0.05, momentum=0.5, **SCHEDULED)}
     ),
+    "an epoch's schedule, simultaneous": Row(
+        of(), config={"mode": "simultaneous", "optimizer": Momentum(0.05, momentum=0.5, **SCHEDULED)}
+    ),
     "max norm, simultaneous": Row(of(), config={"max_col_norm": 0.4, "mode": "simultaneous"}),
 }
+
+
+def steps_of(name: str) -> int:
+    """So many that an epoch's schedule ends."""
+    return 30 if "epoch" in name else 8 if name in MORE else STEPS
 
 
 def data_of(row: Row, rows: int = 300) -> torch.Tensor | Dataset:
@@ -96,10 +104,11 @@ def test_the_compiled_engine_equals_algorithm_1_written_out(name: str) -> None:
     row = {**ALL_ROWS, **MORE}[name]
     torch.manual_seed(1)
     gan = row.make(torch.float64)
-    config = config_of(row, "fused", steps=8 if name in MORE else STEPS)
-    game = Game(gan, data_of(row), config)
+    config = config_of(row, "fused", steps=steps_of(name))
+    data = data_of(row, 60 if "epoch" in name else 300)
+    game = Game(gan, data, config)
     game.play(config.steps)
-    found = differences(game, gan, data_of(row), config)
+    found = differences(game, gan, data, config)
     assert max(found.values()) < 1e-10, found
     if name in MORE and config.nonfinite == "skip":
         assert 0 < game.rule_d.count < config.steps * config.k, "some updates are skipped, not all"
@@ -110,7 +119,7 @@ def test_the_eager_engine_equals_algorithm_1_written_out(name: str) -> None:
     row = MORE[name]
     torch.manual_seed(1)
     gan = row.make(torch.float64)
-    config = config_of(row, "eager", steps=30 if "epoch" in name else 8)
+    config = config_of(row, "eager", steps=steps_of(name))
     data = data_of(row, 60 if "epoch" in name else 300)
     game = Game(gan, data, config)
     game.play(config.steps)

@@ -21,6 +21,7 @@ from fastgan.backend import native
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, train_population
 from fastgan.training.engines.snapshot import Snapshot
+from fastgan.training.engines.updater import Updater
 
 DATA = torch.randn(40, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 STEPS, SIZE = 12, 8
@@ -172,6 +173,17 @@ def test_own_optimisers_take_a_scheduler_too(engine: str) -> None:
         result = train(gan, DATA, config(optimizer=rule, scheduler=schedule, engine=engine))
         assert result.engine == engine
         assert distance(gan, plain_torch(make, schedule)) < 1e-10
+
+
+def test_a_scheduler_goes_back_to_the_updates_that_were_made() -> None:
+    """A launch took the rates of five updates, and made two."""
+    fields = config(optimizer=SGD, scheduler=lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.5))
+    updater = Updater.of(fields, "generator", new_gan())
+    rates, _ = updater.take(range(5))
+    updater.commit(2)
+    assert rates[:3] == [rates[0], rates[0] / 2, rates[0] / 4]
+    assert updater.optimizer.param_groups[0]["lr"] == rates[2]
+    assert updater.take(range(2, 5))[0] == rates[2:]
 
 
 def test_each_network_has_its_own() -> None:

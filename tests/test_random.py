@@ -342,3 +342,8 @@ def test_errors_of_permutations_and_priors() -> None:
         random.permutation(5, seed=2**64, epoch=0)
     with pytest.raises(ValueError, match="prior: name must be one of normal, uniform, spherical, got 'gaussian'"):
         random.prior("gaussian", (1, 1), seed=0, purpose=0)
+
+
+def test_seeds_for_torch_have_63_bits() -> None:
+    seeds = [random.torch_seed(7, step) for step in range(64)]
+    assert len(set(seeds)) == 64 and 2**62 <= max(seeds) < 2**63 and min(seeds) < 2**62

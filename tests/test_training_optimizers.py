@@ -254,12 +254,12 @@ def test_a_checkpoint_has_the_rate_and_momentum_of_the_last_update(engine: str, 
         pytest.skip("there is no compiled core")
     spec = Momentum(0.1, 0.5, lr_decay=1.1, momentum_final=0.9, saturate_epochs=4)
     gan = GAN(nn.MLP([2, 4, 3], activation="relu"), nn.MLP([3, 4, 1], activation="relu"), latent_dim=2)
-    config = TrainConfig(7, batch_size=8, k=2, generator_steps=3, optimizer=spec, engine=engine)  # 5 batches an epoch
+    config = TrainConfig(8, batch_size=8, k=2, generator_steps=3, optimizer=spec, engine=engine)  # 5 batches an epoch
     result = train(gan, torch.randn(40, 3), config, run_dir=tmp_path)
     assert (result.engine == "eager") == (engine == "eager")
     groups = checkpoint.load(tmp_path).groups
     found = {name: (group["lr"], group["momentum"]) for name, (group,) in groups.items()}
-    epoch = 3  # of minibatch 13, the last of 2 * 7
-    expected = {"discriminator": 13, "generator": 20}  # the number of the last update
+    epoch = 4  # of minibatch 15, the last of 2 * 8, whose iteration began in epoch 3
+    expected = {"discriminator": 15, "generator": 23}  # the number of the last update
     for name, update in expected.items():
         assert found[name] == pytest.approx((spec.learning_rate(update), spec.momentum_at(epoch))), name

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
-import importlib.machinery
+import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -28,8 +29,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+SITE = Path(__file__).with_name("site")
 sys.path.insert(0, str(ROOT / "tests"))
 from places import places  # noqa: E402
+
+sys.modules.pop("sitecustomize", None)  # another one, of the machine
+sys.path.insert(0, str(SITE))
+import sitecustomize  # noqa: E402
+
+sys.path.remove(str(SITE))
 
 TABLE = Path(__file__).with_name("faults.txt")
 MINUTE = 60.0
@@ -178,22 +186,13 @@ def build(faults: Sequence[Fault], work: Path) -> Path:
 
 
 def plant_python(fault: Fault) -> None:
-    """From now on the import of this module of fastgan gives the faulty one."""
-    path = ROOT / fault.file
-    text = path.read_text()
-    code = compile(text[: fault.start] + fault.put + text[fault.end :], str(path), "exec")
-    usual = importlib.machinery.SourceFileLoader.get_code
-    names: list[str] = []
-
-    def get_code(self: Any, name: str) -> Any:
-        if Path(self.path) != path:
-            return usual(self, name)
-        names.append(name)
-        return code
-
-    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    """From now on the import of this module of fastgan gives the faulty one, also in processes that tests start."""
+    file = str(ROOT / fault.file)
+    names = sitecustomize.plant(file, fault.start, fault.end, fault.put)
+    os.environ["FASTGAN_FAULT"] = json.dumps([file, fault.start, fault.end, fault.put])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SITE), os.environ.get("PYTHONPATH")]))
     importlib.import_module(fault.file.removesuffix(".py").replace("/", "."))
-    assert names, f"{fault.file} was not imported from {path}"
+    assert names, f"{fault.file} was not imported from {file}"
 
 
 def use_native(module: Path) -> Any:
@@ -290,17 +289,20 @@ def campaign(faults: Sequence[Fault], rows: dict[int, Row], work: Path) -> Itera
 
 def plant(faults: Sequence[Fault], rows: dict[int, Row], work: Path, prepare: Any) -> Iterator[Fault]:
     """The first file of tests for all faults, then the second for those left: what is caught is known early."""
-    needed: dict[str, float] = {}  # seconds of each file of tests without a fault; 0 where it skips all
+    found = work / "sound.json"  # seconds of each file of tests, as it is, without a fault; 0 where it skips all
+    needed: dict[str, float] = json.loads(found.read_text()) if found.exists() else {}
 
     def sound(test: str) -> float:
-        if test not in needed:
+        name = f"{test} {hashlib.sha256((ROOT / 'tests' / test).read_bytes()).hexdigest()}"
+        if name not in needed:
             log = work / f"sound-{test}.log"
             log.unlink(missing_ok=True)
             outcome, seconds = forked(log, test, lambda: None, 60 * MINUTE)
             if outcome != SURVIVED and "no tests ran" not in log.read_text():
                 raise SystemExit(f"{test} fails without a fault: see {log}")
-            needed[test] = seconds if re.search(r"\d passed", log.read_text()) else 0.0
-        return needed[test]
+            needed[name] = seconds if re.search(r"\d passed", log.read_text()) else 0.0
+            found.write_text(json.dumps(needed, indent=1))
+        return needed[name]
 
     turns = [(turn, fault) for fault in faults for turn in range(len(fault.tests)) if runs_here(fault)]
     for turn, fault in sorted(turns, key=lambda pair: (bool(pair[1].excuse), pair[0])):
