@@ -19,7 +19,6 @@ import math
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,8 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.apps.bench import harness, pictures
-from fastgan.apps.bench.timing import quantile
+from fastgan.apps.bench import harness, pictures, timing
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_BEHIND = (
@@ -153,10 +151,7 @@ def imports(package: Path | None, count: int) -> dict[str, Any]:
     """Seconds that `import fastgan` adds to `import torch`; the first start, which fills caches, is left out."""
     found = [import_once(package) for _ in range(count + 1)]
     seconds = [f["seconds"] for f in found[1:]]
-    return {
-        "median_s": statistics.median(seconds),
-        "p10_s": quantile(seconds, 0.1),
-        "p90_s": quantile(seconds, 0.9),
+    return timing.quantiles(seconds) | {
         "first_s": found[0]["seconds"],
         "starts": count,
         "imported with it": found[0]["loaded"],

@@ -1,13 +1,24 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and numbers as JSON has them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """The value with null in place of numbers that JSON does not have: NaN and infinities."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sweep(folder: Path) -> None:

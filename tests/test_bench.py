@@ -179,7 +179,7 @@ def test_compare_times_the_first_side_twice() -> None:
 
 def test_quantiles_are_interpolated() -> None:
     values = [5.0, 1.0, 3.0, 2.0, 4.0]
-    assert [timing.quantile(values, q) for q in (0.0, 0.1, 0.5, 1.0)] == pytest.approx([1.0, 1.4, 3.0, 5.0])
+    assert timing.quantiles(values) == {"median_s": 3.0, "p10_s": 1.4, "p90_s": 4.6, "windows": 5}
 
 
 def test_calls_before_the_timed_ones_are_made() -> None:

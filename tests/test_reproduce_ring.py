@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan.apps.reproduce import costs, table, unrolled
+from fastgan.apps.reproduce import table, unrolled
 
 
 def test_the_setting_is_that_of_the_unrolled_papers_ring() -> None:
@@ -43,12 +43,12 @@ def test_M74_ring_K_0_collapses_and_K_5_reaches_all_modes_in_8_of_10_seeds() -> 
 
 
 def test_M75_modes_of_three_costs_by_seed_in_a_generated_table() -> None:
-    found = costs.costs(trials=5, steps=200, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
-    assert [(t.overrides["loss"], t.seed) for t in found] == [(c, s) for c in costs.COSTS for s in range(5)]
+    found = unrolled.costs(trials=5, steps=200, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
+    assert [(t.overrides["loss"], t.seed) for t in found] == [(c, s) for c in unrolled.COSTS for s in range(5)]
     assert all(len(t.history) == 2 and 0 <= t.modes <= 8 for t in found)
     assert len({t.history.tobytes() for t in found}) > 10  # every cost and seed goes its own way
     rows = unrolled.table(found)
-    assert [row.method for row in rows] == list(costs.COSTS)
+    assert [row.method for row in rows] == list(unrolled.COSTS)
     for row, own in zip(rows, unrolled.groups(found).values(), strict=True):
         modes = [t.modes for t in found if t.overrides["loss"] == row.method]
         assert [t.modes for t in own] == modes and row.figures["modes"].mean == statistics.mean(modes)

@@ -8,12 +8,12 @@ average of a virtual machine shows, so each window records whether it was; figur
 from __future__ import annotations
 
 import itertools
-import math
 import random
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from fastgan.backend import native
 
@@ -64,15 +64,6 @@ def interleave(measures: Sequence[Callable[[], float]], windows: int) -> list[li
     return taken
 
 
-def quantile(values: Sequence[float], q: float) -> float:
-    """The q-quantile, linearly interpolated."""
-    ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
 def summary(taken: Mapping[str, Sequence[Window]], first: str) -> dict[str, Any]:
     """The record of a case: medians, ratios to the first side, spread, and both states of the core where they occurred.
 
@@ -80,13 +71,13 @@ def summary(taken: Mapping[str, Sequence[Window]], first: str) -> dict[str, Any]
         taken: the windows of each side, `first + AGAIN` among them.
         first: the side whose time divides the others'.
     """
-    sides = {name: _quantiles([w.seconds for w in windows]) for name, windows in taken.items()}
+    sides = {name: quantiles([w.seconds for w in windows]) for name, windows in taken.items()}
     one, other = sides[first]["median_s"], sides[first + AGAIN]["median_s"]
     states = {}
     for state in (ALONE, SHARED):
         of_state = {name: [w.seconds for w in windows if w.state == state] for name, windows in taken.items()}
         if min(map(len, of_state.values())) >= LEAST_WINDOWS:
-            found = {name: _quantiles(seconds) for name, seconds in of_state.items()}
+            found = {name: quantiles(seconds) for name, seconds in of_state.items()}
             states[state] = {"sides": found, "ratio": _ratios(found, first, "median_s")}
     every = [w.state for windows in taken.values() for w in windows]
     return {
@@ -99,9 +90,10 @@ def summary(taken: Mapping[str, Sequence[Window]], first: str) -> dict[str, Any]
     }
 
 
-def _quantiles(seconds: Sequence[float]) -> dict[str, Any]:
-    found = {"median_s": statistics.median(seconds), "p10_s": quantile(seconds, 0.1), "p90_s": quantile(seconds, 0.9)}
-    return found | {"windows": len(seconds)}
+def quantiles(seconds: Sequence[float]) -> dict[str, Any]:
+    """Median, 10th and 90th percentile, linearly interpolated, and their number."""
+    p10, median, p90 = np.quantile(seconds, (0.1, 0.5, 0.9)).tolist()
+    return {"median_s": median, "p10_s": p10, "p90_s": p90, "windows": len(seconds)}
 
 
 def _ratios(sides: Mapping[str, Mapping[str, float]], first: str, key: str) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import math
 import re
 import shutil
 import sys
@@ -184,15 +183,6 @@ def _plain(text: str) -> Any:
         except ValueError:
             pass
     return None if text.lower() == "none" else text
-
-
-def finite(value: Any) -> Any:
-    """Numbers as JSON has them: those that are not finite are null."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def widths(text: str) -> tuple[int, ...]:

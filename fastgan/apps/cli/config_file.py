@@ -16,22 +16,8 @@ from fastgan.training import TrainConfig
 _TABLES = {"train": TrainConfig, "networks": Networks}
 _FIXED = ("data_dim", "classes")  # of the data, not of a choice
 _FLAGS = (
-    "lr",
-    "generator_lr",
-    "discriminator_lr",
-    "beta1",
-    "beta2",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "schedule_steps",
-    "schedule_factor",
-    "width",
-    "preset",
-    "source",
-    "rows",
-    "hold_out",
-    "data_seed",
+    *"lr generator_lr discriminator_lr beta1 beta2 momentum weight_decay".split(),
+    *"schedule schedule_steps schedule_factor width preset source rows hold_out data_seed".split(),
 )
 
 

@@ -38,7 +38,7 @@ def add(papers: Any) -> None:
     command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the products (fp32)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (one for the digits' small nets)")
     command.add_argument("--out", type=Path, help="folder of the runs (reproduce/goodfellow2014-DATASET)")
-    command.add_argument("--resume", action="store_true", help="go on where the runs in --out are, or print again")
+    command.add_argument("--resume", action="store_true", help="continue the runs in --out, or print the table again")
     command.add_argument("--no-pictures", action="store_true", help="write tables only")
     command.add_argument("--quiet", action="store_true", help="no progress")
     command.set_defaults(run=run)

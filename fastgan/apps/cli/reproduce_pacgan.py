@@ -43,7 +43,7 @@ def add(papers: Any) -> None:
     command.add_argument("--device", default="cpu", metavar="NAME", help="where they train: cpu or cuda (cpu)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (torch's number of them)")
     command.add_argument("--out", type=Path, help="folder of the study (reproduce/pacgan)")
-    command.add_argument("--resume", action="store_true", help="go on where the study in --out is")
+    command.add_argument("--resume", action="store_true", help="continue the study in --out")
     command.add_argument(
         "--at", type=natural, metavar="N", help="the table at iteration N, a multiple of 1000, as far as training is"
     )

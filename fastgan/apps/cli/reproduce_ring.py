@@ -13,7 +13,7 @@ import torch
 
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
-from fastgan.apps.reproduce import costs, table, unrolled
+from fastgan.apps.reproduce import table, unrolled
 from fastgan.apps.reproduce.unrolled import Trial
 from fastgan.training.progress import population_progress, shown
 from fastgan.training.threads import torch_threads
@@ -35,7 +35,7 @@ def add(papers: Any) -> None:
             "modes of the same ring, by the cost of G (Goodfellow 2016, section 3.2.5)",
             "Train one pair of networks on a ring of 8 modes with each cost of G: does the divergence make GANs lose "
             "modes?",
-            costs.COSTS,
+            unrolled.COSTS,
             5,
         ),
     ):
@@ -65,7 +65,7 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     numbers = {"trials": arguments.trials, "steps": arguments.steps, "threads": threads}
     displays = population_progress(members, members * arguments.steps, quiet=arguments.quiet)
     with shown(displays) as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
-        run_trials = unrolled.unrolled if name == "unrolled" else costs.costs
+        run_trials = unrolled.unrolled if name == "unrolled" else unrolled.costs
         found = run_trials(values, callbacks=bars, **numbers)
     if not any(map(_told, found)):
         print("interrupted: no trial had been measured yet, so there is no table", file=sys.stderr)
@@ -74,7 +74,7 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
 
 
 def _values(name: str, flag: str, given: str | None) -> list[Any]:
-    known = unrolled.UNROLLS if name == "unrolled" else costs.COSTS
+    known = unrolled.UNROLLS if name == "unrolled" else unrolled.COSTS
     if given is None:
         return list(known)
     values: list[Any] = given.split(",")
@@ -83,7 +83,7 @@ def _values(name: str, flag: str, given: str | None) -> list[Any]:
             raise ValueError(f"{flag} must be whole numbers of at least 0, joined by commas, got {given!r}")
         values = [int(value) for value in values]
     elif wrong := [value for value in values if value not in known]:
-        raise ValueError(f"{flag} must be among {', '.join(costs.COSTS)}, got {wrong[0]!r}")
+        raise ValueError(f"{flag} must be among {', '.join(unrolled.COSTS)}, got {wrong[0]!r}")
     if len(set(values)) < len(values):
         raise ValueError(f"{flag} must be distinct, got {given!r}")
     return values

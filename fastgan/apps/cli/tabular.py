@@ -19,10 +19,10 @@ import numpy as np
 
 from fastgan import data
 from fastgan.apps.cli import output, runs
-from fastgan.apps.cli.arguments import finite, natural
+from fastgan.apps.cli.arguments import natural
 from fastgan.data import DataError, DataWarning
 from fastgan.data.frames import SUFFIXES, read_frame
-from fastgan.files import write_atomically
+from fastgan.files import finite, write_atomically
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
 from fastgan.tabular.columns import Category, Number
 from fastgan.tabular.constraints import Constraint
@@ -37,22 +37,9 @@ _NUMERIC = 0.5  # of a column's cells: one with as many is numbers with faults i
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
 _TRAINING = ("steps", "batch_size", "pack", "seed", "device", "latent_dim", "generator_hidden", "discriminator_hidden")
 _FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
-    *(
-        "config",
-        "image_shape",
-        "background",
-        "labels",
-        "download",
-        "data",
-        "data_seed",
-        "hold_out",
-        "preset",
-        "conditional",
-        "seeds",
-        "grid",
-    ),
-    *("optimizer_kind", "generator_lr", "discriminator_lr", "beta1", "beta2", "momentum", "weight_decay"),
-    *("schedule", "schedule_steps", "schedule_factor"),
+    *"config image_shape background labels download data data_seed hold_out preset conditional seeds grid".split(),
+    *"optimizer_kind generator_lr discriminator_lr beta1 beta2 momentum weight_decay".split(),
+    *"schedule schedule_steps schedule_factor".split(),
 )
 
 

@@ -73,16 +73,16 @@ def add(commands: Any) -> None:
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
     command.add_argument(
-        "--download", action="store_true", help="fetch those of the files that are not there, by the library pooch"
+        "--download", action="store_true", help="download the files that are missing, by the library pooch"
     )
     command.add_argument("--out", metavar="RUN_DIR", help="run folder, new or empty (runs/<source>-<number>)")
     command.add_argument(
-        "--config", metavar="FILE", help="settings; flags overrule them: .toml, or the config.json of a run to do again"
+        "--config", metavar="FILE", help="settings, which flags override: .toml, or the config.json of another run"
     )
-    command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of --out")
+    command.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of --out")
     command.add_argument("--preset", choices=(*presets.RECIPES,), help="losses and optimisers of a paper")
     command.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    command.add_argument("--json", action="store_true", help="print what came of it as JSON; progress is on stderr")
+    command.add_argument("--json", action="store_true", help="print the results as JSON; progress is on stderr")
     command.add_argument("--no-pictures", action="store_true", help="leave the pictures to fastgan plot")
     command.add_argument(
         "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
@@ -92,8 +92,8 @@ def add(commands: Any) -> None:
         "--hold-out",
         type=share,
         metavar="X",
-        help="share of the rows that training never sees, for fastgan evaluate (0.1; 0 where there are others: with "
-        "--rows, test files or synthetic data)",
+        help="share of the rows that are not trained on, for fastgan evaluate (0.1; 0 with --rows, test files or "
+        "synthetic data)",
     )
     add_reading(command)
     _add_labels(command)
@@ -110,7 +110,7 @@ def add(commands: Any) -> None:
     networks.add_argument(
         "--conditional",
         action="store_true",
-        help="both networks see the label of each row too, and samples are asked for by it: p(x|label)",
+        help="both networks also get the label of each row, and samples are drawn by label: p(x|label)",
     )
     add_fields(networks, presets.Networks, skip=("data_dim", "classes", "image_size"))
     command.set_defaults(run=run)

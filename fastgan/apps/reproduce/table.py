@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.files import write_atomically
+from fastgan.files import finite, write_atomically
 from fastgan.training.population import mean_and_error
 
 PAPER, FASTGAN, APART = "paper", "fastgan", "apart"
@@ -142,7 +142,7 @@ def write(folder: Path, rows: Sequence[Row], columns: Sequence[str], about: Mapp
         figures = {n: {"mean": f.mean, "standard_error": f.error, "trials": f.trials} for n, f in row.figures.items()}
         named = {"group": row.group, "method": row.method, "row": row.kind, "figures": figures}
         distances = _distances(row, rows)
-        return _finite(named | ({"standard_errors_apart": distances} if distances else {}))
+        return finite(named | ({"standard_errors_apart": distances} if distances else {}))
 
     body = json.dumps({**about, "rows": [plain(row) for row in rows]}, indent=1) + "\n"
     parts = {"table.csv": [_csv(rows, columns)], "table.md": markdown(), "table.json": [body.encode()]}
@@ -161,10 +161,3 @@ def _csv(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
         numbers = [number for figure in found for number in (figure.mean, figure.error)]
         writer.writerow([row.group, row.method, row.kind, *numbers, max(figure.trials for figure in found)])
     return file.getvalue().encode()
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null takes its place."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

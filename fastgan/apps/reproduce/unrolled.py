@@ -25,6 +25,7 @@ from fastgan.models import GAN
 from fastgan.training import Adam, Callback, TrainConfig, train_population
 
 UNROLLS = (0, 1, 5, 10)
+COSTS = ("minimax", "non_saturating", "mle")
 STEPS = 25_000
 TRIALS = 10
 COLUMNS = ("modes", "trials with all 8", "% high quality", "reverse KL")
@@ -117,6 +118,33 @@ def unrolled(
     """
     config = TrainConfig(steps=steps, batch_size=batch_size, loss="minimax", optimizer=Adam(learning_rate))
     return trials_on_ring(config, {"unroll": unrolls}, trials=trials, looks=looks, threads=threads, callbacks=callbacks)
+
+
+def costs(
+    losses: Sequence[str] = COSTS,
+    *,
+    trials: int = 5,
+    steps: int = STEPS,
+    batch_size: int = 512,
+    learning_rate: float = 1e-4,
+    looks: int = 10,
+    threads: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> list[Trial]:
+    """Train on the same ring with each cost of G and each seed: does the divergence make a GAN lose modes?
+
+    The maximum-likelihood cost descends KL(p_data||p_g) where D is optimal, which punishes every mode left out; the
+    other two descend divergences that do not. Goodfellow (2016), section 3.2.5, holds that all three choose few modes.
+
+    Args:
+        losses: kinds of `fastgan.generator_loss`.
+        trials, steps, batch_size, learning_rate, looks, threads, callbacks: as for `unrolled`.
+
+    Returns:
+        A Trial for each cost and seed, cost by cost.
+    """
+    config = TrainConfig(steps=steps, batch_size=batch_size, optimizer=Adam(learning_rate))
+    return trials_on_ring(config, {"loss": losses}, trials=trials, looks=looks, threads=threads, callbacks=callbacks)
 
 
 def trials_on_ring(
