@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fastgan.nn as fnn
 from fastgan import kernels, ops
 from fastgan.nn import segments
+from fastgan.ops import networks
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -146,6 +147,53 @@ def test_gradients_of_gradients_are_torchs_own(name: str, training: bool) -> Non
             torch.testing.assert_close(b, a, **EXACT)
     check_equal(*models)  # the running statistics have seen one batch
     assert "gradients of gradients are PyTorch's own: BatchNorm1d" in fnn.explain(models[1])[0]
+
+
+def test_the_graph_of_a_gradient_has_the_masks_of_forward() -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Linear(3, 16),
+        nn.BatchNorm1d(16),
+        nn.Tanh(),
+        nn.Dropout(0.5),
+        nn.Linear(16, 8),
+        nn.Dropout(0.5),
+        nn.Tanh(),
+    ]
+    fused = fnn.fuse(nn.Sequential(*layers).double())
+    x, found = torch.randn(9, 3, dtype=torch.float64, requires_grad=True), []
+    for graph in (False, True):
+        torch.manual_seed(4)
+        found.append(torch.autograd.grad(fused(x).square().sum(), [x, *fused.parameters()], create_graph=graph))
+    assert found[1][0].requires_grad
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, **EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("training", (True, False))
+def test_compiled_and_transformed_chains_run_module_by_module(training: bool, native_calls: list[str]) -> None:
+    plain, fused = (m.train(training) for m in pair("plain"))
+    x = torch.randn(9, 3, dtype=torch.float64)
+    compiled = torch.compile(fused, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), plain(x), **EXACT)
+    if not training:
+        parameters = dict(fused.named_parameters())
+        run = torch.func.vmap(lambda row: torch.func.functional_call(fused, parameters, (row[None],))[0])
+        torch.testing.assert_close(run(x), plain(x), **EXACT)
+        torch.testing.assert_close(torch.jit.trace(fused, (x,), check_trace=False)(x + 1), plain(x + 1), **EXACT)
+    check_equal(plain, fused)
+    assert not native_calls
+
+
+def test_dropout_before_an_activation_is_refused_where_native_code_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = torch.ones(4, 3), [torch.ones(2, 3)], [None], [ops.LayerSpec("tanh", dropout=0.5, dropout_first=True)]
+    key = torch.tensor(3)
+    eager = ops.mlp(*arguments, dropout_seed=key)
+    monkeypatch.setattr(networks, "is_compiling", lambda: True)
+    torch.testing.assert_close(ops.mlp(*arguments, dropout_seed=key), eager)
+    with pytest.raises(RuntimeError, match="mlp: impl='native' is not available: dropout comes before an activation"):
+        ops.mlp(*arguments, dropout_seed=key, impl="native")
 
 
 def test_gradgradcheck() -> None:

@@ -366,7 +366,9 @@ def mlp(
         if impl == "auto" and _autocasts(x):
             impl = "reference"  # F.linear applies the autocast rules
         native = natively(caller, "mlp", impl, x, *params)
-        if any(layer.dropout_first for layer in layers) and (x.is_cuda or is_compiling()):
+        if native and any(layer.dropout_first for layer in layers) and (x.is_cuda or is_compiling()):
+            if impl == "native":
+                raise RuntimeError(f"{caller}: impl='native' is not available: dropout comes before an activation")
             native = False  # neither CUDA's kernels nor the custom operators know it
         if not native or is_compiling():
             _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
