@@ -27,7 +27,20 @@ def test_M98_the_study_of_augmentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "study.json"
-    run(monkeypatch, "augmentation.py", "--labelled", "60", "--seeds", "2", "--steps", "20", "--out", str(out))
+    run(
+        monkeypatch,
+        "augmentation.py",
+        "--labelled",
+        "60",
+        "--generated",
+        "200",
+        "--seeds",
+        "2",
+        "--steps",
+        "20",
+        "--out",
+        str(out),
+    )
     (trials,) = json.loads(out.read_text()).values()
     assert len(trials) == 2 and all(0.1 < t["real"] < 1 for t in trials)  # better than guessing from 60 rows
     printed = [float(x) for x in re.findall(r"[-+]?\d+\.\d+", capsys.readouterr().out)]
