@@ -43,7 +43,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _loaded, _why_not_loaded = _load()
-if TYPE_CHECKING:  # its stub says what there is; that it may be None, `why_not` says
+if TYPE_CHECKING:  # the stub has its types; `why_not` says when it is None
     from fastgan import _native as native
 else:
     native = _loaded

@@ -274,7 +274,7 @@ def mlp_forward(
         x = dropout(x, dropped_input, shape.input_dropout, dropout_seed, 0)
     for i, (layer, keep) in enumerate(zip(shape.layers, kept, strict=True)):
         weight, bias = params[i], params[depth + i]
-        # What goes on: to the next layer a kept buffer, at last the result.
+        # The input of the next layer: a kept buffer, at last the result.
         given = keep.dropped if keep.dropped is not None else keep.output
         if i == depth - 1:
             given = x.new_empty(rows, shape.units[i])

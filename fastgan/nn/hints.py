@@ -85,7 +85,7 @@ class _Reader(ast.NodeVisitor):
 def activations(module: nn.Module) -> dict[str, str]:
     """The layers that `forward` calls as attributes and then gives to one activation: name -> its module.
 
-    Empty where there is no source to read, as in an interpreter, or where it reads as something else.
+    Empty if there is no source to read, as in an interpreter, or if the source has another form.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))

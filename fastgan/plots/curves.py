@@ -192,7 +192,7 @@ def _band(axes: Any, step: NDArray[Any], mean: Array, error: Array, label: str, 
 
 
 def _smooth(values: Array) -> Array:
-    """Centred moving average over a fiftieth of the run; near the ends over what there is."""
+    """Centred moving average over a fiftieth of the run; near the ends over fewer values."""
     window = max(1, len(values) // 50)
     if window == 1:
         return values

@@ -183,7 +183,7 @@ class Trained:
         """Those of a run folder.
 
         Raises:
-            CheckpointError: there is no checkpoint, or it is damaged or of networks of one's own class.
+            CheckpointError: there is no checkpoint, or it is damaged or of networks of the user's own class.
         """
         try:
             shape = checkpoint.load(folder).meta["data"]["shape"]
@@ -362,7 +362,7 @@ class Folder:
         return folder
 
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from; a run killed before its first checkpoint begins again."""
+        """Whether there is a checkpoint to continue from; a run killed before its first checkpoint begins again."""
         return bool(checkpoint.steps(self.path / "checkpoint"))
 
     def discard(self) -> None:

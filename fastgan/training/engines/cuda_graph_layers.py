@@ -97,7 +97,7 @@ class Batch:
     """Rows `first` on of a network's buffers: `sub_batches` of `rows` each, one for each call of the module.
 
     Args:
-        dropout_seeds: int64, of the dropout masks of the first sub-batch; None where there are none.
+        dropout_seeds: int64, of the dropout masks of the first sub-batch; None if there are none.
         stride: from a sub-batch's seeds to the next one's.
         order: the sub-batches as they were called: so batch normalisation moves its running statistics.
     """

@@ -411,7 +411,7 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
 
 
 def updates_of(optimizer: torch.optim.Optimizer) -> Description:
-    """The rule of an optimiser and its numbers, but for its rate and momentum, which a call gives."""
+    """The rule of an optimiser and its numbers, except rate and momentum, which are arguments of a call."""
     (group,) = optimizer.param_groups
     beta1, beta2 = group.get("betas", (0.0, group.get("alpha", 0.0)))
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
