@@ -54,7 +54,7 @@ def dropout(x: Tensor, out: Tensor, p: float, dropout_seed: int, substream: int)
 
 
 class _Kept(NamedTuple):
-    """Of one layer, (rows, units) each; None where backward does not need it."""
+    """Of one layer, (rows, units) each; None if the backward pass does not need it."""
 
     before: Tensor | None  # input of the activation
     output: Tensor | None  # its output

@@ -100,7 +100,7 @@ def activations(module: nn.Module) -> dict[str, str]:
 
 
 def two_lines(module: nn.Module, name: str, layer: nn.Linear) -> str:
-    """The change that would fuse a linear layer held as an attribute with its activation; empty where none is seen."""
+    """The change that would fuse a linear layer held as an attribute with its activation; empty if there is none."""
     activation = activations(module).get(name)
     if activation is None:
         return ""

@@ -303,7 +303,7 @@ class CallCache:
         return drops, x.requires_grad, params[0].requires_grad  # D's calls on real and on fake rows are of two kinds
 
     def recall(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
-        """The description where this call is common and like an earlier one; None where that takes a closer look.
+        """The description if this call is common and like an earlier one; None if that needs a full check.
 
         Not while torch.compile traces.
         """
@@ -398,7 +398,7 @@ def common_network(
     caller: str,
     cache: CallCache,
 ) -> MlpDescription | None:
-    """What `mlp` would run on, where it would be the common native call; None where it would not."""
+    """The description for `mlp`'s native call; None if the call would not be the common native one."""
     params = (*weights, *biases)
     if not is_compiling() and (known := cache.recall(x, params, drops)) is not None:
         return known

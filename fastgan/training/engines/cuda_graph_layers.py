@@ -203,7 +203,7 @@ class Layer:
         return [] if norm is None or norm.running_mean is None else [norm.running_mean, norm.running_var]
 
     def grad_of(self, parameter: Tensor | None) -> Tensor | None:
-        """The gradient's buffer of a parameter; None where it is not trained."""
+        """The gradient's buffer of a parameter; None if it is not trained."""
         return None if parameter is None else self.grads.get(parameter)
 
     def _head(self, batch: Batch, drops: bool) -> tuple[object, ...]:

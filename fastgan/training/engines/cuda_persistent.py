@@ -42,7 +42,7 @@ def with_cluster(limits: DeviceLimits, configs: Sequence[TrainConfig]) -> Device
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Why kernels cannot run there; None where they can."""
+    """Why kernels cannot run there; None if they can."""
     if device.type != "cuda":
         return f"the networks are on {device}; this engine is built for CUDA"
     return backend.cuda_reason()

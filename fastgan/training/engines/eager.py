@@ -326,7 +326,7 @@ class MicroBatch(NamedTuple):
 
     Args:
         real: (n, ...) inputs of D.
-        labels: (n * pack, classes), of the rows, one-hot; None where the model is not conditional.
+        labels: (n * pack, classes), of the rows, one-hot; None if the model is not conditional.
         discriminator: D as a function of samples with these labels.
         offset: number of its first input in the batch of all processes.
     """

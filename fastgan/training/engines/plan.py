@@ -395,7 +395,7 @@ def _heads(chain: NetworkPlan) -> Description:
 
 
 def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
-    """Why a plan cannot describe what an optimiser does; None where it can."""
+    """Why a plan cannot describe what an optimiser does; None if it can."""
     kind = type(optimizer)
     if kind not in STATES:
         return f"is {kind.__name__}, which PyTorch alone computes"
