@@ -43,7 +43,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _loaded, _why_not_loaded = _load()
-if TYPE_CHECKING:  # its stub says what there is; that it may be None, `why_not` says
+if TYPE_CHECKING:  # the stub has its types; `why_not` says when it is None
     from fastgan import _native as native
 else:
     native = _loaded
@@ -70,7 +70,7 @@ _cuda: str | None = None  # what the probe said; None: not asked yet
 
 
 def cuda_reason() -> str | None:
-    """Why the CUDA half of the native core cannot run here; None where it can. Probes the driver once, on request."""
+    """Why the CUDA half of the native core cannot run here; None if it can. Probes the driver once, on request."""
     global _cuda
     if _cuda is None:
         if torch.compiler.is_compiling():  # a probe would break the graph; if the kernels cannot run, they will say so
@@ -80,7 +80,7 @@ def cuda_reason() -> str | None:
 
 
 def why_not(operation: str, device: str, dtype: torch.dtype) -> str | None:
-    """The reason why `operation` cannot run natively on tensors of this device and dtype; None where it can."""
+    """The reason why `operation` cannot run natively on tensors of this device and dtype; None if it can."""
     if native is None:
         return _why_not_loaded
     dtypes = OPERATIONS[operation].get(device)

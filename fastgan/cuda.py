@@ -54,7 +54,7 @@ def dropout(x: Tensor, out: Tensor, p: float, dropout_seed: int, substream: int)
 
 
 class _Kept(NamedTuple):
-    """Of one layer, (rows, units) each; None where backward does not need it."""
+    """Of one layer, (rows, units) each; None if the backward pass does not need it."""
 
     before: Tensor | None  # input of the activation
     output: Tensor | None  # its output
@@ -274,7 +274,7 @@ def mlp_forward(
         x = dropout(x, dropped_input, shape.input_dropout, dropout_seed, 0)
     for i, (layer, keep) in enumerate(zip(shape.layers, kept, strict=True)):
         weight, bias = params[i], params[depth + i]
-        # What goes on: to the next layer a kept buffer, at last the result.
+        # The input of the next layer: a kept buffer, at last the result.
         given = keep.dropped if keep.dropped is not None else keep.output
         if i == depth - 1:
             given = x.new_empty(rows, shape.units[i])

@@ -261,7 +261,7 @@ class MlpDescription:
         return (rows + padding - 1) // padding * padding
 
     def shapes(self, y: Tensor) -> tuple[Any, ...]:
-        """Those of x, the weights and the biases, None where a layer has none; y is of the outputs' shape."""
+        """Those of x, the weights and the biases, None if a layer has none; y is of the outputs' shape."""
         return ((*y.shape[:-1], self.shape.inputs), *self.parameter_shapes)
 
 

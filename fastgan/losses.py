@@ -263,7 +263,7 @@ def adversarial_loss(
         Scalar Tensor, float64 for float64 logits and float32 otherwise; for "none" a Tensor like the logits.
 
     Raises:
-        TypeError: logits that are no floating-point tensor, is_real that is no bool.
+        TypeError: logits that are not a floating-point tensor, is_real that is not a bool.
         ValueError: a label outside [0, 1], an unknown reduction, an empty batch under "mean".
 
     Source: Goodfellow et al. (2014), eq. 1 and section 3.

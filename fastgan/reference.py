@@ -79,7 +79,7 @@ def _log_of_complement(p: Tensor, least: float) -> Tensor:
 
 
 class Formula(NamedTuple):
-    """A loss of one logit l with its first and second derivative; `t` is the target, where there is one."""
+    """A loss of one logit l with its first and second derivative; `t` is the target, if there is one."""
 
     value: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]

@@ -27,7 +27,7 @@ def download(
     Args:
         base_url: of the server's folder, with a slash at its end.
         sha256: of each file, by name.
-        folder: of the files; made where there is none.
+        folder: of the files; created if missing.
         what: the first word of messages.
         progress: a bar on standard error.
 

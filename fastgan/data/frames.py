@@ -35,7 +35,7 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 MOST_COLUMNS = 10_000  # each is fitted by itself: a tenth of a second, so this many take a quarter of an hour
 _SAMPLE_LINES = 200  # looked at to find the layout
 _SAMPLE_TEXT = 1 << 22  # characters of them, where lines are long
-_TYPED_ROWS = 10_000  # looked at to find codes such as 00123, which are no numbers
+_TYPED_ROWS = 10_000  # checked for codes such as 00123, which are not numbers
 _CODE = re.compile(r"[+-]?0\d+")
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__")
 

@@ -75,7 +75,7 @@ def lines_of(file: IO[str], layout: Layout | None = None) -> Iterator[str]:
         next(lines, None)
     if layout.decimal == ".":
         return lines
-    points = str.maketrans({",": ".", ".": ","})  # a point becomes what is no number
+    points = str.maketrans({",": ".", ".": ","})  # a point becomes a sign that is not in a number
     return (line.translate(points) for line in lines)
 
 

@@ -91,7 +91,7 @@ def mnist(
             only if its sha256 is right.
 
     Returns:
-        Dataset of rows in float32, int64 labels 0 to 9; without labels where there is no file of them.
+        Dataset of rows in float32, int64 labels 0 to 9; without labels if there is no file of them.
 
     Raises:
         FileNotFoundError: there are no such files; the message says what to fetch and how to check it.

@@ -19,7 +19,7 @@ from .layout import INDEX_NAMES, Layout, find_layout, lines_of, number, open_tex
 
 invalid = Invalid("read")
 
-Table = tuple[NDArray[np.float64], tuple[str, ...]]  # (rows, columns), and the columns' names, () where there are none
+Table = tuple[NDArray[np.float64], tuple[str, ...]]  # (rows, columns), and the columns' names, () if there are none
 
 
 def read_csv(path: Path, header: bool | None, largest: float) -> Table:

@@ -32,7 +32,7 @@ NAMES = tuple(name for name, _, _ in _MODULES.values())
 
 
 def of_module(module: nn.Module) -> tuple[str, float] | None:
-    """(name, negative slope) of an activation module; None where no fused layer computes just that."""
+    """(name, negative slope) of an activation module; None if no fused layer computes just that."""
     name, same, _ = _MODULES.get(type(module), ("", None, ()))
     if same is None or not same(module):
         return None

@@ -57,7 +57,7 @@ class AdversarialLoss(torch.nn.Module):
 
 
 def _constant(logits: Tensor, target: Tensor) -> float | None:
-    """The value of all elements of target; None where they differ or may not be looked at, or for torch to refuse."""
+    """The value of all elements of target; None if they differ or may not be looked at, or for torch to refuse."""
     if target.device.type != "cpu" or not ops.can_look(target) or target.requires_grad or target.numel() == 0:
         return None
     if target.shape != logits.shape or not target.is_floating_point():

@@ -1,7 +1,7 @@
 """Networks described by plain values, for a file: modules of torch.nn and fastgan with their arguments.
 
-No code is stored and none is run but constructors of these two packages: a network of one's own class is described by
-the name of its class alone, and the reader of the file must provide the class.
+No code is stored and none is run but constructors of these two packages: a network of the user's own class is
+described by the name of its class alone, and the reader of the file must provide the class.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _build(described: dict[str, Any]) -> nn.Module:
         return module
     if not issubclass(kind, nn.Sequential):
         raise TypeError(f"children of a {name}")
-    # A subclass such as MLP makes its children from other arguments, but is no more than they.
+    # A subclass such as MLP makes its children from other arguments, but consists only of them.
     base: Any = next(c for c in kind.__mro__ if c.__name__ == "Sequential")
     network = kind.__new__(kind)
     base.__init__(

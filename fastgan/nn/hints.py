@@ -85,7 +85,7 @@ class _Reader(ast.NodeVisitor):
 def activations(module: nn.Module) -> dict[str, str]:
     """The layers that `forward` calls as attributes and then gives to one activation: name -> its module.
 
-    Empty where there is no source to read, as in an interpreter, or where it reads as something else.
+    Empty if there is no source to read, as in an interpreter, or if the source has another form.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))
@@ -100,7 +100,7 @@ def activations(module: nn.Module) -> dict[str, str]:
 
 
 def two_lines(module: nn.Module, name: str, layer: nn.Linear) -> str:
-    """The change that would fuse a linear layer held as an attribute with its activation; empty where none is seen."""
+    """The change that would fuse a linear layer held as an attribute with its activation; empty if there is none."""
     activation = activations(module).get(name)
     if activation is None:
         return ""

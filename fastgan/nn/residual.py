@@ -20,7 +20,7 @@ class Residual(nn.Module):
         device, dtype: of the parameters.
 
     Raises:
-        TypeError, ValueError: a width that is no int of at least 1.
+        TypeError, ValueError: a width that is not an int of at least 1.
 
     Source: Xu et al. (2019), "Modeling Tabular Data using Conditional GAN", section 4.4, where the input comes first.
     """

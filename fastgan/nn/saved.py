@@ -34,7 +34,7 @@ def to_bytes(tensors: Mapping[str, Tensor], described: dict[str, Any]) -> bytes:
     """The file's contents. Tied weights share memory, which safetensors refuses: every name gets its own copy.
 
     Raises:
-        ValueError: something that is no tensor.
+        ValueError: a value that is not a tensor.
     """
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
@@ -47,7 +47,7 @@ def to_bytes(tensors: Mapping[str, Tensor], described: dict[str, Any]) -> bytes:
 
 
 def describe(gan: Any) -> dict[str, Any]:
-    """What a `GAN` is but for its tensors, ready for JSON."""
+    """A `GAN` without its tensors, as plain values for JSON."""
     arguments = {name: getattr(gan, name) for name in ("latent_dim", "prior", "data_shape", "classes")}
     frozen = [name for name, parameter in gan.named_parameters() if not parameter.requires_grad]
     networks = {name: description.describe(getattr(gan, name)) for name in NETWORKS}
@@ -91,7 +91,7 @@ def network(name: str, path: Path, tensors: Mapping[str, Tensor], described: dic
     """The "generator" or the "discriminator" that a file describes, around its tensors.
 
     Raises:
-        ValueError: it is of one's own class, or the description is damaged.
+        ValueError: it is of the user's own class, or the description is damaged.
     """
     own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     try:

@@ -285,7 +285,7 @@ class Segment:
         return x
 
     def gradient_penalty(self, x: Tensor, kind: str, weight: float) -> Tensor | None:
-        """The penalty of the sum of the outputs at x (batch, features), by one call; None where that cannot be."""
+        """The penalty of the sum of the outputs at x (batch, features), by one call; None if that is not possible."""
         if not ordinary(x) or self.impl == "reference" or self.norms is not None:
             return None
         return ops.mlp_penalty(

@@ -48,7 +48,7 @@ class Sequential(nn.Sequential):
         return plain
 
     def as_one_chain(self) -> Segment | None:
-        """The chain that a call of this module runs and nothing else; None where it does more, or otherwise."""
+        """The chain, if a call of this module runs one chain and nothing else; otherwise None."""
         if "forward" in self.__dict__ or type(self).forward is not Sequential.forward or self._compiled_call_impl:
             return None
         if any(hooks(self)) or any_global_hook() or torch.compiler.is_compiling():

@@ -391,7 +391,7 @@ def common_network(
     caller: str,
     cache: CallCache,
 ) -> MlpDescription | None:
-    """What `mlp` would run on, where it would be the common native call; None where it would not."""
+    """The description for `mlp`'s native call; None if the call would not be the common native one."""
     params = (*weights, *biases)
     if not is_compiling() and (known := cache.recall(x, params, drops)) is not None:
         return known

@@ -98,7 +98,7 @@ def mlp_penalty(
         key: a function that gives the dropout seed; None switches dropout off.
 
     Returns:
-        Scalar Tensor of x's dtype, differentiable in the parameters; None where only several calls can compute it (half
+        Scalar Tensor of x's dtype, differentiable in the parameters; None if only several calls can compute it (half
         precision, autocast, other devices, transforms of torch.func), and then no dropout seed is drawn.
     """
     if x.dim() != 2 or x.shape[0] == 0:

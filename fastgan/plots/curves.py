@@ -20,7 +20,7 @@ _SINGLE = 3000  # iterations that are drawn one by one
 
 
 def equilibrium(loss: TrainLoss, real_label: float = 1.0, fake_label: float = 0.0) -> dict[str, float]:
-    """loss_d, loss_g and D where p_g = p_data and D is optimal; empty where theory says nothing.
+    """loss_d, loss_g and D where p_g = p_data and D is optimal; empty if theory says nothing.
 
     With smoothed labels the optimal D of equal distributions is the mean of both.
     """
@@ -192,7 +192,7 @@ def _band(axes: Any, step: NDArray[Any], mean: Array, error: Array, label: str, 
 
 
 def _smooth(values: Array) -> Array:
-    """Centred moving average over a fiftieth of the run; near the ends over what there is."""
+    """Centred moving average over a fiftieth of the run; near the ends over fewer values."""
     window = max(1, len(values) // 50)
     if window == 1:
         return values

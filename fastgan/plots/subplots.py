@@ -29,7 +29,7 @@ def points(
         panels: by model, samples (n, 2), n at least 1.
         path: of the picture; None: the figure is returned, which a notebook shows.
         title: above all.
-        centres: (modes, 2), drawn as circles; None where modes are not known.
+        centres: (modes, 2), drawn as circles; None if modes are not known.
     """
     frame = (list(panels.values())[-1] if centres is None else centres).double().numpy()
     low, high = frame.min(0), frame.max(0)

@@ -59,7 +59,7 @@ F_DIVERGENCES = {
 
 
 def f_terms(p: Tensor, q: Tensor, logits: Tensor, kind: DivergenceKind) -> Tensor:
-    """p T - q f*(T) of each outcome; what has no mass counts for nothing, also where T is infinite."""
+    """p T - q f*(T) of each outcome; outcomes without mass add nothing, even if T is infinite."""
     game = F_DIVERGENCES[kind]
     gain = torch.where(p == 0, 0.0, p * game.real_term(logits))
     return gain - torch.where(q == 0, 0.0, q * game.fake_term(logits))

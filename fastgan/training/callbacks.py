@@ -30,7 +30,7 @@ class Run:
             make a chunk.
         checkpoint: the last one written or resumed from, or None.
         member: its number in a population, from 0.
-        no_logits: why D's outputs look like probabilities, where the losses take logits; None where they do not.
+        no_logits: why D's outputs look like probabilities although the losses take logits; None if they do not.
     """
 
     gan: GAN

@@ -54,8 +54,8 @@ class Checkpoint:
         tensors: by name: "gan.<name in the state_dict>", "<network>_optimizer.<parameter number>.<state
             name>".
         groups: param_groups of both optimisers, as in `torch.optim`'s state_dict.
-        others: of each network, what is no tensor in its optimiser's state, and its scheduler's state_dict, as
-            `plain.encode` writes them.
+        others: of each network, the values in its optimiser's state that are not tensors, and its scheduler's
+            state_dict, as `plain.encode` writes them.
     """
 
     path: Path
@@ -183,7 +183,7 @@ def save(
         optimizers: "generator" and "discriminator" -> optimiser.
         step: iterations done.
         meta: JSON values to store beside the tensors.
-        schedulers: "generator" and "discriminator" -> scheduler, where there is one.
+        schedulers: "generator" and "discriminator" -> scheduler, if there is one.
         keep: how many checkpoints remain.
 
     Returns:
@@ -191,7 +191,7 @@ def save(
 
     Raises:
         OSError: the disk is full or the folder not writable; the previous checkpoint is intact.
-        ValueError: the state_dict holds something that is no tensor.
+        ValueError: the state_dict has a value that is not a tensor.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def _wrapper(kind: type) -> str | None:
 
 
 def why_no_logits(gan: GAN, loss: object, logits: Tensor, *inputs: Tensor) -> str | None:
-    """Why the discriminator's outputs look like probabilities, where the losses take logits; None where they do not.
+    """Why the discriminator's outputs look like probabilities although the losses take logits; None if they do not.
 
     A loss of a logit in [0, 1] is nearly flat: D can call nothing fake, and G learns a few modes or none.
 

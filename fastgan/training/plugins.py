@@ -173,7 +173,7 @@ _MODULES = ("torch.optim", "torch.optim.lr_scheduler")
 
 
 def _public(maker: Any) -> str | None:
-    """The module of PyTorch that shows a class by its name; None where none of the two does."""
+    """PyTorch's module that has a class by its name; None if neither has it."""
     if not isinstance(maker, type):
         return None
     return next((m for m in _MODULES if getattr(importlib.import_module(m), maker.__name__, None) is maker), None)

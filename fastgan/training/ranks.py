@@ -25,7 +25,7 @@ class Ranks:
     Args:
         rank: number of this process.
         size: how many there are.
-        group: of torch.distributed, for objects and numbers of the CPU; None where this process is alone.
+        group: of torch.distributed, for objects and numbers of the CPU; None if this process is alone.
         tensors: group for tensors of the networks' device.
     """
 

@@ -36,7 +36,7 @@ def describe_run(gan: GAN, rows: Minibatches, config: TrainConfig) -> dict[str, 
 
 
 def find_source(resume: bool | str | os.PathLike[str] | None, folder: Path | None) -> Checkpoint | None:
-    """The checkpoint to go on from; refuses to overwrite a run unless `resume` is given."""
+    """The checkpoint to continue from; refuses to overwrite a run unless `resume` is given."""
     if resume is True and folder is None:
         raise invalid.value("run_dir", "must be given where resume is True, got None")
     source = None
@@ -48,7 +48,7 @@ def find_source(resume: bool | str | os.PathLike[str] | None, folder: Path | Non
 
 
 def check_held(folder: Path, source: Checkpoint | None) -> None:
-    """Refuse a folder that holds checkpoints which this run does not go on from."""
+    """Refuse a folder with checkpoints that this run does not continue from."""
     held = checkpoint.steps(folder / "checkpoint")
     if held and source is None:
         raise invalid.value(
@@ -102,7 +102,7 @@ def _whole(value: Any) -> Any:
 
 
 def check_same_run(source: Checkpoint, meta: dict[str, Any], change: Collection[str] = ()) -> None:
-    """A resumed run must be the same run: every field that decides a number, but for what may change."""
+    """A resumed run must be the same run: every field that affects the results, except those that may change."""
     config, unknown = meta["config"], []
     # A field added after the checkpoint was written takes its default.
     young = {

@@ -194,7 +194,7 @@ class Minibatches:
     def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """All rows, (n, ...) contiguous: on the CPU the data itself if it is contiguous, memory-mapped files included.
 
-        None where rows may change from call to call, or where a converted copy would be too large.
+        None if rows may change from call to call, or where a converted copy would be too large.
         """
         if (dtype, device) not in self._whole:
             data = self._in_memory(dtype, device)

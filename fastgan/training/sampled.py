@@ -196,7 +196,7 @@ class SampledRows:
 
 
 def body_and_heads(generator: nn.Module) -> tuple[nn.Module, Heads] | None:
-    """What gives a generator's outputs, and the `Heads` behind it; None where it does not end in any."""
+    """A generator without its last `Heads`, and these heads; None if it does not end in `Heads`."""
     if not isinstance(generator, nn.Sequential) or len(generator) < 2 or not isinstance(generator[-1], Heads):
         return None
     return generator[:-1], generator[-1]

@@ -220,7 +220,7 @@ class Scheduler:
         return begin_all(engines, firsts, counts, self.threads, lambda: self._interrupt.requested)
 
     def _look(self, group: Group) -> list[Session]:
-        """Wait for the call that was begun first; gives those of its members that go on."""
+        """Wait for the call that was begun first; returns its members that continue."""
         sessions, finish, begun = group.under_way.popleft()
         tables = finish()
         going = [session for session, table in zip(sessions, tables, strict=True) if self._take(session, table)]
@@ -228,7 +228,7 @@ class Scheduler:
         return going
 
     def _next(self, group: Group, memory_is_shared: bool) -> Session | None:
-        """The next session: a paused one, or a new one; None where there is neither, or no memory for it."""
+        """The next session: a paused one, or a new one; None if there is neither, or no memory for it."""
         if group.resting:
             return group.resting.popleft()
         if not group.waiting or self._interrupt.requested:
@@ -246,7 +246,7 @@ class Scheduler:
         return session
 
     def _take(self, session: Session, metrics: np.ndarray) -> bool:
-        """Whether the member goes on."""
+        """Whether the member continues."""
         try:
             session.take(metrics)
         except FloatingPointError as error:

@@ -91,7 +91,7 @@ class Prepared:
         run: what callbacks get.
         engine: of the run.
         meta: what a checkpoint says about it.
-        source: the checkpoint to go on from, or None.
+        source: the checkpoint to continue from, or None.
         change: what the config changes of the checkpoint's run.
         config_json: of its folder.
     """
@@ -114,7 +114,7 @@ def prepare(
     change: Collection[str] = (),
     ranks: Ranks | None = None,
 ) -> Prepared:
-    """Try the networks on the data, choose the engine, find and compare the checkpoint to go on from.
+    """Try the networks on the data, choose the engine, find and compare the checkpoint to continue from.
 
     memory_is_shared: other runs hold memory temporarily; on out-of-memory, re-raise instead of falling back to eager.
 

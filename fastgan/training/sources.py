@@ -34,7 +34,7 @@ class ByIndex:
 
     @property
     def labels(self) -> list[int] | None:
-        """Second parts of all samples, which are asked for one by one; None where samples have one part."""
+        """Second parts of all samples, read one by one; None if samples have one part."""
         second = [sample[1] for sample in map(self.dataset.__getitem__, range(len(self))) if _parts(sample) > 1]
         return [int(label) for label in second] if len(second) == len(self) else None
 

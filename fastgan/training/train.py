@@ -118,7 +118,7 @@ def train(
 
 
 def _together(work: Callable[[], Prepared], group: Ranks) -> Prepared:
-    """Work that must succeed on every rank before one goes on; rank 0 begins to write only then."""
+    """Work that must succeed on every rank before any continues; rank 0 begins to write only then."""
     done: list[Prepared] = []
     group.gather(lambda: done.append(work()), "train")
     return done[0]

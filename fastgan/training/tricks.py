@@ -18,7 +18,7 @@ AVERAGE, COUNT = "historical_average", "historical_count"
 
 
 def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: int, offset: int = 0) -> Tensor:
-    """D's input with the noise of iteration `it` on it; as it is where there is none.
+    """D's input plus the noise of iteration `it`, if there is any.
 
     Args:
         samples: (m, ...).

@@ -30,8 +30,8 @@ CALIBRATION = 8  # iterations that tell how many a timed call should have
 class Torch:
     """One way to write the iteration: `build` makes it for a pair of networks.
 
-    It runs where the data lie. On the CPU a timed call is one iteration. A GPU works on while the host goes on: there a
-    call is as many as last about so long, and a wait for the last of them.
+    It runs on the device of the data. On the CPU a timed call is one iteration. A GPU works while the host continues:
+    there a call is as many as last about so long, and a wait for the last of them.
 
     Args:
         workload, data, build: what is trained, on what, and how.
@@ -92,7 +92,7 @@ class Torch:
         self.step(real, torch.randn(m, latent_dim, device=device), torch.randn(m, latent_dim, device=device))
 
     def replay(self, draws: Draws) -> dict[str, Tensor]:
-        """Begin with these iterations: their losses, and what they changed. What is timed goes on from there.
+        """Run these iterations: their losses, and the changed state. Timing continues from there.
 
         Where a graph is timed, the later ones are replays of one: the first warm up what it captures.
         """
@@ -150,7 +150,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def captured(call: Callable[[], T]) -> Callable[[], T]:
-    """The same call as a CUDA graph, whose replays give the same results anew; its random numbers go on."""
+    """The same call as a CUDA graph, whose replays give the same results again; its random numbers advance."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

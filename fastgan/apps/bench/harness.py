@@ -99,7 +99,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def pinned(threads: int) -> Iterator[list[int] | None]:
     """Run with this many PyTorch threads, every thread of the process held on as many processors.
 
-    Gives the processors, or None where the system cannot pin or has too few.
+    Gives the processors, or None if the system cannot pin or has too few.
     """
     before, cpus = torch.get_num_threads(), machine.allowed_cpus()
     can_pin = hasattr(os, "sched_setaffinity") and len(cpus) >= threads
@@ -458,7 +458,7 @@ class Report:
             print(f"picture: {path.with_suffix('.png')}")
 
     def disturbances(self) -> str:
-        """One line on what makes these figures untrustworthy; empty where nothing does."""
+        """One line on what makes these figures untrustworthy; empty if nothing does."""
         if self.settings.quick:
             return self.quick
         load = self.load_before

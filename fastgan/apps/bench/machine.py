@@ -21,7 +21,7 @@ ENVIRONMENT = ("OMP_", "XLA_", "MKL_", "KMP_", "GOMP_", "TORCH", "FASTGAN_", "LD
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The fields of the first processor in /proc/cpuinfo; empty where there is none."""
+    """The fields of the first processor in /proc/cpuinfo; empty if there is none."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:

@@ -149,7 +149,7 @@ class Sides:
         return self._side(name, run.advance, found, every, tolerance), seconds
 
     def baseline(self, name: str, tolerance: harness.Tolerance | None = None) -> tuple[harness.Side, float]:
-        """A baseline: its results, from which its timed run goes on."""
+        """A baseline: its results, from which its timed run continues."""
         started = time.perf_counter()
         if name in COMPILED and not self._compiles:  # once: it throws away what a side before this one runs
             torch.compiler.reset()  # a size compiled for itself is faster than one for all sizes
@@ -312,7 +312,7 @@ def deadline(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        if left:  # another timer was running: it goes on
+        if left:  # another timer was running: it continues
             left = max(left - (time.monotonic() - started), 1e-3)
         signal.setitimer(signal.ITIMER_REAL, left, interval)
         signal.signal(signal.SIGALRM, handler)

@@ -212,7 +212,7 @@ DISTURBED = 0.9  # of a processor: below, others took turns on it
 
 
 def disturbed(records: Sequence[Record]) -> str:
-    """Which one-thread workloads had to share their processor; empty where none had."""
+    """Which one-thread workloads had to share their processor; empty if none had."""
     shares = {r["workload"]: r["processors got"] for r in records if r["threads"] == 1 and "processors got" in r}
     told = [f"{name} {share:.0%}" for name, share in shares.items() if share < DISTURBED]
     return f"Disturbed: of the processor they were held on, they got: {', '.join(told)}." if told else ""

@@ -31,7 +31,7 @@ class Window(NamedTuple):
 
 
 def core_shared() -> bool | None:
-    """Whether the other hardware thread of this core is busy now; None where that cannot be told."""
+    """Whether the other hardware thread of this core is busy now; None if that cannot be told."""
     rate = native.additions_per_cycle() if native is not None else 0.0
     return None if rate == 0 else rate < ADDERS_ALONE
 

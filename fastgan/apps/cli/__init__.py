@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             command, chosen = f"fastgan {arguments.command}", command_of(top, arguments)
             return int(arguments.run(arguments))
-        except SystemExit as stop:  # argparse has said what there is to say
+        except SystemExit as stop:  # argparse has printed the reason
             return int(stop.code or 0)
         except KeyboardInterrupt:
             _interrupt.say(command)

@@ -213,7 +213,7 @@ _CONVERTERS: dict[Any, tuple[Callable[[str], Any], str]] = {
 def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
     """A flag for each field of a dataclass whose type fits on a command line.
 
-    What is not given stays out of the namespace; "none" means None where the field allows it.
+    What is not given stays out of the namespace; "none" means None if the field allows it.
     """
     hints, helps = typing.get_type_hints(owner), field_help(owner)
     for item in dataclasses.fields(owner):

@@ -269,7 +269,7 @@ def _tell(written: Any, taken: Sequence[str], ended: bool, rows: int, device: st
 
 
 def _until_it_fails(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The answers; where the measuring process cannot go on, that is the last of them."""
+    """The answers; if the measuring process fails, the last answer says so."""
     from fastgan.apps.bench import worker
 
     try:
@@ -288,7 +288,7 @@ def _picture(records: Sequence[dict[str, Any]], notes: Sequence[str], device: st
 
 @contextlib.contextmanager
 def _display(total: int) -> Iterator[Callable[[str | None], None]]:
-    """A bar on a terminal, plain lines elsewhere; told what goes on, or None where a workload is done."""
+    """A bar on a terminal, plain lines elsewhere; called with what is measured now, or with None after a workload."""
     if not sys.stderr.isatty():
         from fastgan.apps.bench import harness
 

@@ -100,7 +100,7 @@ def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_
 
 
 def schedules(arguments: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
-    """The fields of the schedule that was asked for; none, where none was: a run that goes on keeps its own.
+    """The fields of the requested schedule; none if none was requested: a resumed run keeps its own.
 
     Raises:
         ValueError: a part of a schedule without a schedule.

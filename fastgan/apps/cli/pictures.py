@@ -34,7 +34,7 @@ def draw(config: RunConfig, gan: GAN, dataset: Dataset, history: dict[str, np.nd
 
     labels = {"real_label": config.train.real_label, "fake_label": config.train.fake_label}
     assert isinstance(config.train.loss, str)  # no flag and no file gives functions
-    # Of losses of one's own no equilibrium is known, as of Wasserstein's.
+    # No equilibrium is known of the user's own losses, nor of Wasserstein's.
     loss = "wasserstein" if "loss" in config.functions else config.train.loss
     with plots.source(origin(config, int(history["step"][-1]) if len(history["step"]) else 0)):
         return [
@@ -147,7 +147,7 @@ def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
     if config.networks.classes:
         raise ValueError("RUN_DIR must have no labels for the picture discriminator, got a run with --conditional")
     gan, dataset = runs.trained(folder, config), config.load_data()
-    # D plays against G as it is; samples.png shows the average, where there is one.
+    # D plays against the current G; samples.png shows the average, if there is one.
     origin = "G" if config.train.ema_decay is None else "G itself (not of its average)"
     samples = config.restore(gan.sample(_MANY, seed=0, device="cpu", ema=False))
     real = _some_rows(dataset, _MANY)

@@ -44,7 +44,7 @@ class RunConfig:
         read: how a file is read, where that was given: options of `fastgan.data.read`.
         networks: G and D; those of a run that Python began are described by its checkpoint.
         train: how they are trained.
-        columns: mean and standard deviation taken out of the data; None where the data is used as it is.
+        columns: mean and standard deviation taken out of the data; None if the data is used as it is.
         image_shape, value_range: of the data, for pictures.
         column_names: of the data, for pictures and the first line of a .csv.
         held_out: rows kept from training, for `fastgan evaluate`: drawn by chance, always the same ones.
@@ -183,7 +183,7 @@ class Trained:
         """Those of a run folder.
 
         Raises:
-            CheckpointError: there is no checkpoint, or it is damaged or of networks of one's own class.
+            CheckpointError: there is no checkpoint, or it is damaged or of networks of the user's own class.
         """
         try:
             shape = checkpoint.load(folder).meta["data"]["shape"]
@@ -362,7 +362,7 @@ class Folder:
         return folder
 
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from; a run killed before its first checkpoint begins again."""
+        """Whether there is a checkpoint to continue from; a run killed before its first checkpoint begins again."""
         return bool(checkpoint.steps(self.path / "checkpoint"))
 
     def discard(self) -> None:

@@ -287,7 +287,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
     if arguments.config is not None:
         raise ValueError("--config must be left out with --resume: the run has a config.json, got it")
     if arguments.out is None:
-        raise ValueError("--out must be given with --resume: the run folder to go on with")
+        raise ValueError("--out must be given with --resume: the run folder to continue")
     folder = Path(arguments.out)
     stored = runs.read(folder, of_many=True)
     if arguments.preset is not None:

@@ -96,7 +96,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> Study | None:
-        """The contents that `write` left in a folder; None where there are none.
+        """The contents that `write` left in a folder; None if there are none.
 
         Raises:
             ValueError: the file is damaged.

@@ -25,7 +25,7 @@ class Figure:
 
     Args:
         mean: of the trials.
-        error: standard error of it; NaN where nothing is known of it.
+        error: its standard error; NaN if unknown.
         trials: how many there were.
     """
 

@@ -36,7 +36,7 @@ class Iteration:
         described: their plan, of `plan.describe`.
         updaters: of both networks, with allocated states.
         data: (n, features), on the launcher's device.
-        labels: int32 (n,), likewise; None where the model is not conditional.
+        labels: int32 (n,), likewise; None if the model is not conditional.
         launcher: launches the kernels.
     """
 

@@ -97,7 +97,7 @@ class Batch:
     """Rows `first` on of a network's buffers: `sub_batches` of `rows` each, one for each call of the module.
 
     Args:
-        dropout_seeds: int64, of the dropout masks of the first sub-batch; None where there are none.
+        dropout_seeds: int64, of the dropout masks of the first sub-batch; None if there are none.
         stride: from a sub-batch's seeds to the next one's.
         order: the sub-batches as they were called: so batch normalisation moves its running statistics.
     """
@@ -203,7 +203,7 @@ class Layer:
         return [] if norm is None or norm.running_mean is None else [norm.running_mean, norm.running_var]
 
     def grad_of(self, parameter: Tensor | None) -> Tensor | None:
-        """The gradient's buffer of a parameter; None where it is not trained."""
+        """The gradient's buffer of a parameter; None if it is not trained."""
         return None if parameter is None else self.grads.get(parameter)
 
     def _head(self, batch: Batch, drops: bool) -> tuple[object, ...]:

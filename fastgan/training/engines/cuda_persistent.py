@@ -42,7 +42,7 @@ def with_cluster(limits: DeviceLimits, configs: Sequence[TrainConfig]) -> Device
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Why kernels cannot run there; None where they can."""
+    """Why kernels cannot run there; None if they can."""
     if device.type != "cuda":
         return f"the networks are on {device}; this engine is built for CUDA"
     return backend.cuda_reason()
@@ -58,7 +58,7 @@ class PersistentEngine:
 
     One block of threads (or a cluster of them) keeps a GAN's weights in its shared memory for the whole launch;
     activations go to shared memory as far as they fit, the rest to the L2 cache. Products of float32
-    networks run on tensor cores as `config.precision` says; where there are none, and in float64, they are plain.
+    networks run on tensor cores as `config.precision` says; without tensor cores, and in float64, they are plain.
     Metrics come back once a launch, which is the only time the host waits.
 
     Raises:

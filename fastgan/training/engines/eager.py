@@ -59,7 +59,7 @@ class EagerEngine:
         return 1
 
     def write_back(self) -> None:
-        """Nothing: an iteration changes parameters and states in place."""
+        """Does nothing: an iteration changes parameters and states in place."""
 
     def advance(self, first: int, count: int, should_stop: Callable[[], bool]) -> np.ndarray:
         """Run iterations first .. first+count (from 0), fewer if asked to stop.
@@ -95,7 +95,7 @@ class EagerEngine:
                 fakes = [self._fake(Purpose.NOISE_D, it, draw, part, 1) for part in batch]
             for inner_step in range(config.k if optimum else 1):
                 if inner_step > 0:
-                    self._snapshot.save()  # each update is taken back alone
+                    self._snapshot.save()  # each update is rolled back alone
                 loss_d, real_logits, fake_logits = self._differentiate_d(batch, fakes, draw)
                 # The decision depends on the gradient: the only synchronisation within an iteration.
                 if optimum and self.discriminator.grad_norm() <= config.inner_tolerance:
@@ -200,12 +200,12 @@ class EagerEngine:
         return [p._replace(labels=of, discriminator=self._conditioned(of)) for p, of in zip(batch, parts, strict=True)]
 
     def _of_whole(self, loss: Tensor) -> Tensor:
-        """The share of a part's mean in the mean of its batch."""
+        """A part's loss as its part of the mean over the batch."""
         parts = self.config.micro_batches
         return loss if parts == 1 else loss / parts
 
     def _condition(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor | None:
-        """The labels of a draw's rows, which its fakes share; None where the model is not conditional."""
+        """The labels of a draw's rows and of its fakes; None if the model is not conditional."""
         return self.gan.one_hot(self.rows.labels_of(draw, purpose)) if self.gan.classes else None
 
     def _conditioned(self, condition: Tensor | None, network: DiscriminatorFn | None = None) -> DiscriminatorFn:
@@ -230,7 +230,7 @@ class EagerEngine:
         return heads(self._before_heads)
 
     def _cross_entropy(self, labels: Tensor | None) -> Tensor | float:
-        """That of the labels asked for, of the samples generated last, where rows are drawn by their labels."""
+        """The cross-entropy of the last generated samples and their requested labels, if rows are drawn by labels."""
         if self.rows.sampled is None or labels is None:
             return 0.0
         return self.rows.sampled.cross_entropy(self._before_heads, labels.argmax(1))
@@ -326,7 +326,7 @@ class MicroBatch(NamedTuple):
 
     Args:
         real: (n, ...) inputs of D.
-        labels: (n * pack, classes), of the rows, one-hot; None where the model is not conditional.
+        labels: (n * pack, classes), of the rows, one-hot; None if the model is not conditional.
         discriminator: D as a function of samples with these labels.
         offset: number of its first input in the batch of all processes.
     """
@@ -338,7 +338,7 @@ class MicroBatch(NamedTuple):
 
 
 def _whole(parts: list[_Tensors]) -> _Tensors:
-    """Of a batch, what there is of its parts: losses add up, logits follow one another."""
+    """The values of a batch from those of its parts: losses are added, logits are concatenated."""
     if len(parts) == 1:
         return parts[0]
     columns = zip(*parts, strict=True)
@@ -347,7 +347,7 @@ def _whole(parts: list[_Tensors]) -> _Tensors:
 
 
 def _detached(of_part: _Tensors) -> _Tensors:
-    """The values of a part without their graph, which holds activations that no backward pass has freed."""
+    """The values of a part without their graph, which keeps activations that no backward pass has freed."""
     detached: Any = tuple(value.detach() for value in of_part)
     return detached
 
@@ -363,8 +363,8 @@ class Metrics:
     """Losses and logits of up to `rows` iterations, kept on the device until one transfer fetches them.
 
     Args:
-        rows: iterations there is room for.
-        threshold: logit above which D takes a row for real.
+        rows: most iterations.
+        threshold: logit above which D classifies a row as real.
     """
 
     def __init__(self, rows: int, threshold: float) -> None:

@@ -400,7 +400,7 @@ def _heads(chain: NetworkPlan) -> Description:
 
 
 def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
-    """Why a plan cannot describe what an optimiser does; None where it can."""
+    """Why a plan cannot describe what an optimiser does; None if it can."""
     kind = type(optimizer)
     if kind not in STATES:
         return f"is {kind.__name__}, which PyTorch alone computes"
@@ -416,7 +416,7 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
 
 
 def updates_of(optimizer: torch.optim.Optimizer) -> Description:
-    """The rule of an optimiser and its numbers, but for its rate and momentum, which a call gives."""
+    """The rule of an optimiser and its numbers, except rate and momentum, which are arguments of a call."""
     (group,) = optimizer.param_groups
     beta1, beta2 = group.get("betas", (0.0, group.get("alpha", 0.0)))
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):

@@ -18,7 +18,7 @@ from fastgan.training.plugins import Built
 
 
 class Updater:
-    """The optimiser of one network, whose numbers a plan has and whose state it works on.
+    """The optimiser of one network: a plan has its numbers, and the core updates its state.
 
     Args:
         network: "generator" or "discriminator", for messages.
@@ -84,7 +84,7 @@ class Updater:
         return found
 
     def take(self, updates: range) -> tuple[list[float], list[float]]:
-        """The rate and the momentum of these updates; the scheduler goes on past them."""
+        """The rate and the momentum of these updates; the scheduler advances past them."""
         assert self.scheduler is not None
         self.commit(updates[0])
         (group,) = self.optimizer.param_groups
