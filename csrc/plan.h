@@ -22,9 +22,16 @@ struct LayerPlan {
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
   bool concatenates = false;  // its input is given behind its outputs; then there is no dropout
+  // Of the CPU engine alone, which sets them itself (cpu/entries.h): the weight is transposed, for inputs that are
+  // listed row by row. The last ones, `labels` of them, always are, and are in no buffer but for a few features, so
+  // that a block of a buffer is seldom a multiple of a page long, whose lines would share cache sets.
+  bool transposed = false;
+  int64_t labels = 0;
   FASTGAN_FIELDS(inputs, outputs, pieces, activation, negative_slope, dropout, dropout_seed_index, dropout_substream,
                  batch_norm, norm_epsilon, norm_momentum, concatenates)
-  int64_t width() const { return concatenates ? outputs + inputs : outputs; }  // of what it gives
+  int64_t dense() const { return inputs - labels; }
+  int64_t buffered() const { return dense() + (labels < 8 ? labels : 8); }
+  int64_t width() const { return concatenates ? outputs + buffered() : outputs; }  // of what it gives
 };
 
 // Precision of float matrix products. fp32: the accuracy of float, by any instructions; ieee: plain float
