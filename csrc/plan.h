@@ -25,9 +25,16 @@ struct LayerPlan {
   // Of the operation alone (cpu/mlp.cpp). Dropout comes between the affine map and the activation; then there is no
   // batch normalisation. Batch normalisation is by the running statistics, as in evaluation.
   bool dropout_first = false, running_norm = false;
+  // Of the CPU engine alone, which sets them itself (cpu/entries.h): the weight is transposed, for inputs that are
+  // listed row by row. The last ones, `labels` of them, always are, and are in no buffer but for a few features, so
+  // that a block of a buffer is seldom a multiple of a page long, whose lines would share cache sets.
+  bool transposed = false;
+  int64_t labels = 0;
   FASTGAN_FIELDS(inputs, outputs, pieces, activation, negative_slope, dropout, dropout_seed_index, dropout_substream,
                  batch_norm, norm_epsilon, norm_momentum, concatenates)
-  int64_t width() const { return concatenates ? outputs + inputs : outputs; }  // of what it gives
+  int64_t dense() const { return inputs - labels; }
+  int64_t buffered() const { return dense() + (labels < 8 ? labels : 8); }
+  int64_t width() const { return concatenates ? outputs + buffered() : outputs; }  // of what it gives
   bool drops_before_activation() const { return dropout > 0 && dropout_first; }
   bool drops_after_activation() const { return dropout > 0 && !dropout_first; }
 };

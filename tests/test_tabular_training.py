@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from algorithm1 import Game, compare, compiled, eager
@@ -16,7 +17,7 @@ import fastgan
 from fastgan import GAN, TrainConfig, backend, nn, reference
 from fastgan.data.encoded import EncodedTable, Head
 from fastgan.random import Purpose
-from fastgan.tabular import TabularConfig
+from fastgan.tabular import TableTransformer, TabularConfig
 from fastgan.tabular.gan import networks
 from fastgan.training.engines.plan import UnsupportedByEngine, describe
 from fastgan.training.engines.updater import Updater
@@ -40,13 +41,50 @@ def sampled(n: int = 200, kind: torch.dtype = torch.int16, labelled: bool = True
     return SampledRows(rows, ConditionSampler(rows, *((PLACES, SIZES) if labelled else ((), ()))))
 
 
-def made(dtype: torch.dtype = torch.float64, labelled: bool = True, **options: Any) -> tuple[GAN, TrainConfig]:
-    """Networks, and a config of `steps` iterations; fields of TrainConfig that TabularConfig has not are `beside`."""
-    beside = options.pop("beside", {})
+def of_widths(widths: Sequence[int], n: int = 150) -> SampledRows:
+    """A table of a number and a column of labels for each width; the last label of a column is rare or in no row."""
+    rng, heads = np.random.default_rng(0), [Head(0, 1, "tanh")]
+    for width in widths:
+        heads.append(Head(heads[-1].stop, width, "softmax"))
+    codes = np.stack([(width * rng.random(n) ** 2).astype(np.int16) for width in widths], 1)
+    scalars = torch.tensor(rng.uniform(-1, 1, (n, 1)), dtype=torch.float32)
+    rows = EncodedTable(scalars, torch.tensor(codes), tuple(heads))
+    return SampledRows(rows, ConditionSampler(rows, range(len(widths)), widths))
+
+
+def of_a_frame() -> SampledRows:
+    """A table with missing values among numbers and among labels."""
+    rng, n = np.random.default_rng(0), 150
+    frame = pd.DataFrame({
+        "x": np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)),
+        "label": np.where(rng.random(n) < 0.3, None, rng.choice(["a", "b", "c"], n)),
+        "y": rng.gamma(2.0, size=n),
+    })  # fmt: skip
+    transformer = TableTransformer(seed=1, threads=1).fit(frame)
+    rows, categories = transformer.encode(frame), transformer.categories
+    return SampledRows(
+        rows, ConditionSampler(rows, [place for _, place in categories], [c.size for c, _ in categories])
+    )
+
+
+def made(
+    dtype: torch.dtype = torch.float64, labelled: bool = True, rows: SampledRows | None = None, **options: Any
+) -> tuple[GAN, TrainConfig]:
+    """Networks, and a config of `steps` iterations; fields of TrainConfig that TabularConfig has not are `beside`, and
+    `smooth` gives D an activation with a second derivative, `chain` makes G one of plain layers."""
+    beside, smooth, chain = (options.pop(name, {}) for name in ("beside", "smooth", "chain"))
     small = {"latent_dim": 5, "generator_hidden": (8, 7), "discriminator_hidden": (9, 6)}
     config = TabularConfig(**{"batch_size": 40, "pack": 4, "lr": 1e-3, "seed": 3, "steps": 10, **small, **options})
     torch.manual_seed(1)
-    gan = networks(config, HEADS, LABELS if labelled else 0).to(dtype)
+    heads, labels = (HEADS, LABELS) if rows is None else (rows.table.heads, rows.sampler.width)
+    gan = networks(config, heads, labels if labelled else 0).to(dtype)
+    if chain:  # the labels are inputs of its first layer alone
+        kinds = [("tanh" if head.kind == "tanh" else "gumbel_softmax", head.width) for head in heads]
+        features = heads[-1].stop
+        chained = (nn.Linear(5 + labels, 6), torch.nn.ReLU(), nn.Linear(6, features), nn.Heads(kinds, tau=0.5))
+        gan = GAN(torch.nn.Sequential(*chained), gan.discriminator, latent_dim=5, classes=labels).to(dtype)
+    if smooth:
+        gan.discriminator[1] = torch.nn.Tanh()
     return gan, dataclasses.replace(config.training(200), **beside)
 
 
@@ -74,21 +112,22 @@ class TableGame(Game):
 
     def ask(self, purpose: Purpose, step: int) -> list[int]:
         """Ask for a label in each row of the batch; rows of the table that have them."""
-        m, codes = self.config.batch_size * self.config.pack, self.table.table.codes
+        m, codes, sampler = self.config.batch_size * self.config.pack, self.table.table.codes, self.table.sampler
+        places, sizes, starts = sampler.places, sampler.sizes, np.cumsum([0, *sampler.sizes])
         stream = {"seed": self.config.seed, "purpose": int(purpose), "step": step}
         which, weight, row = (reference.random_uniform(m, substream=k, **stream).tolist() for k in (1, 2, 3))
         if not self.labelled:
             self.condition = torch.zeros(m, 0, dtype=self.dtype)
             return [int(u * len(codes)) for u in row]
-        self.condition, self.asked, found = torch.zeros(m, LABELS, dtype=self.dtype), [], []
+        self.condition, self.asked, found = torch.zeros(m, sum(sizes), dtype=self.dtype), [], []
+        sums = [np.cumsum(np.log1p(np.bincount(codes[:, p], minlength=n))) for p, n in zip(places, sizes, strict=True)]
         for i in range(m):
-            column = int(which[i] * len(SIZES))
-            own = codes[:, PLACES[column]]
-            logs = [np.log(1 + int((own == code).sum())) for code in range(SIZES[column])]
-            code = next(c for c in range(SIZES[column]) if sum(logs[: c + 1]) >= weight[i] * sum(logs))
+            column = int(which[i] * len(sizes))
+            own = codes[:, places[column]]
+            code = int((sums[column] >= weight[i] * sums[column][-1]).argmax())
             having = (own == code).nonzero()[:, 0]
             found.append(int(having[int(row[i] * len(having))]))
-            self.condition[i, (0, 4)[column] + code] = 1.0
+            self.condition[i, starts[column] + code] = 1.0
             self.asked.append((column, code))
         return found
 
@@ -102,8 +141,9 @@ class TableGame(Game):
 
     def beside_loss_of_g(self) -> Tensor | float:
         entropy: Tensor | float = 0.0
+        heads = [head for head in self.table.table.heads if head.kind == "softmax"]
         for row, (column, code) in zip(self.logits_of_g, self.asked, strict=False):
-            head = (HEADS[2], HEADS[4])[column]
+            head = heads[self.table.sampler.places[column]]
             x = row[head.start : head.stop]
             entropy = entropy - torch.log(torch.exp(x[code]) / torch.exp(x).sum()) / len(self.asked)
         return entropy
@@ -124,14 +164,29 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "a table smaller than its batch": {"rows": 23},
     "codes of 32 bits": {"kind": torch.int32},
-}
+    "two penalties": {"beside": {"gradient_penalty": ("wgan-gp", "r1")}},
+    "no penalty": {"beside": {"gradient_penalty": None, "loss": "non_saturating"}},
+    "no penalty, a row a pack, without labels": {
+        "labelled": False, "pack": 1, "beside": {"gradient_penalty": None, "loss": "non_saturating"},
+    },
+    "D with a second derivative": {"smooth": True},
+    "units of bounded norm": {"beside": {"max_col_norm": 0.4}},
+    "one column of one label": {"table": lambda: of_widths([1])},
+    "columns of 1, 33 and 16 labels": {"table": lambda: of_widths([1, 33, 16]), "discriminator_hidden": (35, 6)},
+    "40 columns of 20 labels": {"table": lambda: of_widths([20] * 40), "steps": 3},
+    "a column of 10,000 labels": {"table": lambda: of_widths([10_000, 3]), "steps": 3, "chain": True},
+    "missing values": {"table": of_a_frame},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("train", ENGINES, ids=["cpu", "eager"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_an_iteration_is_the_algorithm_written_out(case: dict[str, Any], train: Any) -> None:
     options = dict(case)
-    rows = sampled(options.pop("rows", 200), options.pop("kind", torch.int16), options.get("labelled", True))
+    if "table" in options:
+        options["rows"] = rows = options.pop("table")()
+    else:
+        rows = sampled(options.pop("rows", 200), options.pop("kind", torch.int16), options.get("labelled", True))
     gan, config = made(**options)
     game = TableGame(gan, rows, config)
     game.play(config.steps)
@@ -161,13 +216,15 @@ def force() -> Iterator[Any]:
     backend.native.force_team(0)
 
 
+@pytest.mark.parametrize("beside", [{}, {"mode": "simultaneous"}], ids=["in turn", "simultaneous"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_R16_teams_have_the_bits_of_one_thread(dtype: torch.dtype, force: Any) -> None:
-    found = []
-    for size in (1, 2, 3, 5):
+def test_R16_teams_have_the_bits_of_one_thread(dtype: torch.dtype, beside: dict[str, Any], force: Any) -> None:
+    found, rows = [], of_widths([5, 70, 2])
+    options: dict[str, Any] = {"batch_size": 120, "generator_hidden": (40, 33), "discriminator_hidden": (50, 20)}
+    for size in (1, 2, 3, 4, 5):
         force(size)
-        gan, config = made(dtype, batch_size=120, generator_hidden=(40, 33), discriminator_hidden=(50, 20))
-        _, metrics = compiled(gan, sampled(), config)
+        gan, config = made(dtype, rows=rows, beside=beside, **options)
+        _, metrics = compiled(gan, rows, config)
         found.append((gan.state_dict(), metrics))
     for state, metrics in found[1:]:
         assert all(torch.equal(x, found[0][0][name]) for name, x in state.items())

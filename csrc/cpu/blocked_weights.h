@@ -10,6 +10,7 @@
 #include "amx.h"
 #include "parallel.h"
 #include "products.h"
+#include "sampled.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -24,6 +25,9 @@ class BlockedPlan {
     for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator}) {
       player->network.blocked_weights = true;
       player->network.products = choose_products(player->network, sizeof(T) == 4);
+    }
+    list_inputs(plan_);
+    for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator})
       for (size_t i = 0; i < player->parameters.size(); ++i) {
         const LayerPlan& l = player->network.layers[i];
 #if defined(__AVX512F__)
@@ -33,15 +37,14 @@ class BlockedPlan {
             total += amx_of(player->network).rounded_size(l.outputs * l.pieces, l.inputs) / 2 + kApart;
           }
 #endif
-        if (l.inputs <= kBlockRows<T>) continue;
+        if (l.inputs <= kBlockRows<T> && !l.transposed) continue;
         ParameterPlan& weight = player->parameters[i].weight;
         for (void** address : {&weight.value, &weight.state0, &weight.state1, &weight.ema}) {
           if (!*address) continue;
-          moved_.push_back({static_cast<T*>(*address), address, total, l.outputs * l.pieces, l.inputs});
+          moved_.push_back({static_cast<T*>(*address), address, total, l.outputs * l.pieces, l.inputs, l.transposed});
           total += padded(l.outputs * l.pieces * l.inputs) + kApart;
         }
       }
-    }
     T* memory = static_cast<T*>(workspace.weights.reserve(size_t(total) * sizeof(T)));
     for (const Moved& m : moved_) *m.address = memory + m.offset;
     for (const auto& [address, offset] : copies_) *address = memory + offset;
@@ -85,9 +88,11 @@ class BlockedPlan {
     T* rows;  // (outputs, inputs), where the plan has it
     void** address;
     int64_t offset, outputs, inputs;
+    bool transposed;
   };
 
-  // copy(inputs of a row, the same in their block, how many), for all rows and blocks.
+  // copy(inputs of a row, the same in their block, how many), for all rows and blocks; of a transposed weight one by
+  // one.
   template <class Copy>
   void each_row(Copy&& copy) const {
     constexpr int64_t some = 64;  // rows of a task
@@ -97,8 +102,17 @@ class BlockedPlan {
     parallel_for(threads_, int64_t(tasks.size()), [&](int64_t task) {
       const auto& [m, first] = tasks[size_t(task)];
       T* data = static_cast<T*>(*m->address);
+      const int64_t last = std::min(first + some, m->outputs);
+      if (m->transposed) {
+        const BlockedWeight<T> blocked{data, m->inputs, m->outputs};
+        for (int64_t block = first; block < last; block += kBlockRows<T>)
+          for (int64_t input = 0, units = blocked.width(block); input < m->inputs; ++input)
+            for (int64_t i = 0; i < units; ++i)
+              copy(m->rows + (block + i) * m->inputs + input, data + block * m->inputs + input * units + i, 1);
+        return;
+      }
       const BlockedWeight<T> blocked{data, m->outputs, m->inputs};
-      for (int64_t row = first; row < std::min(first + some, m->outputs); ++row)
+      for (int64_t row = first; row < last; ++row)
         for (int64_t column = 0; column < m->inputs; column += kBlockRows<T>) {
           const int64_t width = blocked.width(column);
           copy(m->rows + row * m->inputs + column, data + column * m->outputs + row * width, width);

@@ -26,14 +26,15 @@ template <class T, class V, int rows, int vectors, class Each>
 // rows x `vectors` vectors V of C in registers, over the whole depth. The block of B is kBlockRows wide whatever
 // `vectors` is.
 template <class T, Layout layout, class V, int rows, int vectors>
-void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict b_block, const T* bias, T* __restrict c,
-                   int64_t c_row, Ahead* ahead) {
+void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict b_block, const T* bias, bool add,
+                   T* __restrict c, int64_t c_row, Ahead* ahead) {
   constexpr int width = int(sizeof(V) / sizeof(T)), line = 64 / int(sizeof(T));
   V sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) sum[i][v] = V{} + (bias ? bias[i] : T(0));
+    for (int v = 0; v < vectors; ++v)
+      sum[i][v] = add ? Simd<T>::template load<V>(c + i * c_row + v * width) : V{} + (bias ? bias[i] : T(0));
   const T* x = a.data;
   const auto prefetch = [](uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); };
   if constexpr (layout == Layout::blocked) {

@@ -122,11 +122,11 @@ inline int rows_a_block(int rows, int64_t depth, int64_t block) {
   return blocks > 0 ? (rows + blocks - 1) / blocks : rows;
 }
 
-// C = A B + bias for a few rows of A and one block of B, in registers over the whole depth. `ahead`: for
+// C = A B + bias, or C += A B, for a few rows of A and one block of B, in registers over the whole depth. `ahead`: for
 // Layout::blocked.
 template <class T>
-using TileFunction = void (*)(int64_t depth, const Matrix<T>& a, const T* b_block, const T* bias, T* c, int64_t c_row,
-                              Ahead* ahead);
+using TileFunction = void (*)(int64_t depth, const Matrix<T>& a, const T* b_block, const T* bias, bool add, T* c,
+                              int64_t c_row, Ahead* ahead);
 
 // The instance for this many rows, and for one vector or half of one where the columns left need no more.
 template <class T>
@@ -232,14 +232,21 @@ void each_group(int64_t depth, ColumnRange range, Function&& f) {
 // features. `after(p, row, lane, rows, columns)` is called for each tile while it is in the L1 cache; the tile starts
 // at row `row` and column `lane` of block p of C.
 
+// Some of the features of B and of C: the first `inputs` of `of_b`, and the first `outputs` of `of_c`. add: C += A B.
+struct Extent {
+  int64_t inputs, of_b, outputs, of_c;
+  bool add = false;
+};
+
 // Rows row .. row + rows of C.
 template <class T, class After>
-void multiply_rows(int64_t n, int64_t depth, Layout layout, const Matrix<T>& a, int64_t row, int rows, const T* bias,
+void multiply_rows(const Extent& extent, Layout layout, const Matrix<T>& a, int64_t row, int rows, const T* bias,
                    const T* b, T* c, ColumnRange columns, Ahead* ahead, After&& after) {
   constexpr int width = kBlockRows<T>;
   each_block<T>(columns, [&](int64_t p, int lane, int lanes) {
-    tile_function<T>(layout, rows, lanes)(depth, a, b + p * depth * width + lane, bias ? bias + row : nullptr,
-                                          c + (p * n + row) * width + lane, width, ahead);
+    tile_function<T>(layout, rows, lanes)(extent.inputs, a, b + p * extent.of_b * width + lane,
+                                          bias ? bias + row : nullptr, extent.add,
+                                          c + (p * extent.of_c + row) * width + lane, width, ahead);
     after(p, row, lane, rows, lanes);
   });
 }
@@ -256,16 +263,17 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
       for (int i = 0; i <= count; ++i) edges[i] = n * (t + i) / tiles;
       const Slice<T> slice(a, edges, count, depth, columns.last - columns.first);
       for (int i = 0; i < count; ++i)
-        multiply_rows(n, depth, slice.layout, slice.tile[i], edges[i], int(edges[i + 1] - edges[i]), bias, b, c,
-                      columns, nullptr, after);
+        multiply_rows({depth, depth, n, n}, slice.layout, slice.tile[i], edges[i], int(edges[i + 1] - edges[i]), bias,
+                      b, c, columns, nullptr, after);
     }
   });
 }
 
 // A is a blocked weight.
 template <class T, class After>
-void multiply_weight(const BlockedWeight<T>& a, const T* bias, const T* b, T* c, ColumnRange range, After&& after) {
-  const int64_t n = a.outputs, tiles = (n + kTileRows - 1) / kTileRows;
+void multiply_weight(const BlockedWeight<T>& a, const Extent& extent, const T* bias, const T* b, T* c,
+                     ColumnRange range, After&& after) {
+  const int64_t n = extent.outputs, tiles = (n + kTileRows - 1) / kTileRows;
   const int64_t blocks = (a.inputs + kBlockRows<T> - 1) / kBlockRows<T>;
   const int few = a.inputs % 4 == 0 && n >= kTileRows ? short_columns<T>(range) : 0;
   if constexpr (sizeof(T) == 4 && kShortColumns > 0)
@@ -275,7 +283,7 @@ void multiply_weight(const BlockedWeight<T>& a, const T* bias, const T* b, T* c,
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t row = n * t / tiles, rows = n * (t + 1) / tiles - row;
         short_tile(int(rows), few)(a.inputs, a.rows(row), packed, bias ? bias + row : nullptr,
-                                   c + (p * n + row) * kBlockRows<T> + lane, kBlockRows<T>);
+                                   c + (p * extent.of_c + row) * kBlockRows<T> + lane, kBlockRows<T>);
         after(p, row, int(lane), int(rows), few);
       }
       range.last -= few;
@@ -285,37 +293,40 @@ void multiply_weight(const BlockedWeight<T>& a, const T* bias, const T* b, T* c,
       const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, last = n * std::min(t + 2, tiles) / tiles;
       constexpr int64_t bytes = kBlockRows<T> * int64_t(sizeof(T));
       Ahead ahead{{reinterpret_cast<const char*>(a.rows(next).data)},
-                  n * bytes,
+                  a.outputs * bytes,
                   (last - next) * bytes,  // the next tile
                   int(last > next ? blocks : 0),
                   1};
-      multiply_rows(n, a.inputs, Layout::blocked, a.rows(row), row, int(next - row), bias, b, c, columns, &ahead,
-                    after);
+      multiply_rows(extent, Layout::blocked, a.rows(row), row, int(next - row), bias, b, c, columns, &ahead, after);
     }
   });
 }
 
-// A is a blocked weight, transposed.
+// A is a blocked weight, transposed. extent: of its outputs, which are the depth, and of its inputs.
 template <class T, class After>
-void multiply_transposed_weight(const BlockedWeight<T>& a, const T* b, T* c, ColumnRange range, After&& after) {
-  const int few = a.inputs % Simd<T>::width == 0 ? short_columns<T>(range) : 0;
+void multiply_transposed_weight(const BlockedWeight<T>& a, const Extent& extent, const T* b, T* c, ColumnRange range,
+                                After&& after) {
+  const bool whole = extent.outputs == a.inputs && !extent.add;
+  const int few = whole && a.inputs % Simd<T>::width == 0 ? short_columns<T>(range) : 0;
   if constexpr (sizeof(T) == 4 && kShortColumns > 0)
     if (few) {
       const int64_t p = range.last / kBlockRows<T>, lane = range.last % kBlockRows<T> - few;
       for (int64_t column = 0; column < a.inputs; column += kBlockRows<T>) {
-        multiply_short_transposed(a.outputs, a.width(column), a.block(column), b + p * a.outputs * kBlockRows<T> + lane,
-                                  c + (p * a.inputs + column) * kBlockRows<T> + lane, few);
+        multiply_short_transposed(extent.inputs, a.width(column), a.block(column),
+                                  b + p * extent.of_b * kBlockRows<T> + lane,
+                                  c + (p * extent.of_c + column) * kBlockRows<T> + lane, few);
         after(p, column, int(lane), int(a.width(column)), few);
       }
       range.last -= few;
     }
-  each_group<T>(a.outputs, range, [&](ColumnRange columns) {
-    for (int64_t column = 0; column < a.inputs; column += kBlockRows<T>) {
-      const int64_t width = a.width(column), tiles = (width + kTileRows - 1) / kTileRows;
+  each_group<T>(extent.inputs, range, [&](ColumnRange columns) {
+    for (int64_t column = 0; column < extent.outputs; column += kBlockRows<T>) {
+      const int64_t width = a.width(column), some = std::min(width, extent.outputs - column);
+      const int64_t tiles = (some + kTileRows - 1) / kTileRows;
       for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t row = width * t / tiles, next = width * (t + 1) / tiles;
-        multiply_rows<T>(a.inputs, a.outputs, Layout::adjacent, {a.block(column) + row, 1, width}, column + row,
-                         int(next - row), nullptr, b, c, columns, nullptr, after);
+        const int64_t row = some * t / tiles, next = some * (t + 1) / tiles;
+        multiply_rows<T>(extent, Layout::adjacent, {a.block(column) + row, 1, width}, column + row, int(next - row),
+                         nullptr, b, c, columns, nullptr, after);
       }
     }
   });
@@ -330,14 +341,24 @@ void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int c
 // rows, tile)` is called for each tile, whose rows are kBlockRows apart; `needs(column, columns, row, rows)` returns
 // the memory that this call will read, which is prefetched one tile ahead. Of the packed X and of E, as much is
 // taken at a time as stays in the L2 cache; `some` tiles of E then follow one another in one block of the weight.
-template <class T, class Needs, class Apply>
-void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, const T* x, int64_t first, int64_t last,
-                       Needs&& needs, Apply&& apply) {
+//
+// The product is that of the first `dense` outputs, and of the rows of a range, whose first one begins a block.
+// `complete(row, rows, packed, tile)` adds what else the gradient is; packed: the block of X, row by row from row 0 on.
+struct GradientShape {
+  int64_t n, dense, of_e, inputs;  // of_e: features of E
+};
+template <class T, class Needs, class Complete, class Apply>
+void multiply_gradient(const GradientShape& shape, ColumnRange range, const T* e, const T* x, int64_t first,
+                       int64_t last, Needs&& needs, Complete&& complete, Apply&& apply) {
+  const int64_t n = shape.n, dense = shape.dense, of_e = shape.of_e, inputs = shape.inputs;
   constexpr int width = kBlockRows<T>;
-  const int64_t packed_block = padded(rows) * width, tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t rows = range.last - range.first, packed_block = padded(range.last) * width;
+  const int64_t dense_tiles = (dense + kTileRows - 1) / kTileRows;
+  const int64_t other_tiles = (n - dense + kTileRows - 1) / kTileRows, tiles = dense_tiles + other_tiles;
   const int64_t group =
       width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
-  const BlockedWeight<T> by_rows{e, n, rows};  // E is blocked like a weight, but its last block is padded
+  e += range.first * of_e;
+  const BlockedWeight<T> by_rows{e, of_e, rows};  // E is blocked like a weight, but its last block is padded
   const int64_t tile_bytes = kTileRows * padded(rows) * int64_t(sizeof(T)),
                 some = std::max<int64_t>(1, kGradientBytes / std::max<int64_t>(1, tile_bytes));
   alignas(64) T tile[kTileRows * width];
@@ -346,22 +367,32 @@ void multiply_gradient(int64_t n, int64_t inputs, int64_t rows, const T* e, cons
     const int64_t end = std::min(last, begin + group);
     T* packed = scratch<T, Scratch::packed>((end - begin + width - 1) / width * packed_block);
     for (int64_t column = begin; column < end; column += width)
-      pack_inputs(inputs, rows, x, column, columns_at(column), packed + (column - begin) / width * packed_block);
-    const auto edge = [&](int64_t t) { return n * std::min(t, tiles) / tiles; };
+      pack_inputs(inputs, range.last, x, column, columns_at(column), packed + (column - begin) / width * packed_block);
+    const auto edge = [&](int64_t t) {
+      return t < dense_tiles
+                 ? dense * t / dense_tiles
+                 : dense + (n - dense) * std::min(t - dense_tiles, other_tiles) / std::max<int64_t>(1, other_tiles);
+    };
     for (int64_t first_tile = 0; first_tile < tiles; first_tile += some) {
       const int64_t last_tile = std::min(tiles, first_tile + some);
       for (int64_t column = begin; column < end; column += width)
         for (int64_t t = first_tile; t < last_tile; ++t) {
           const int64_t row = edge(t), next = edge(t + 1);
-          Matrix<T> of_e = by_rows.rows(row);
-          of_e.rest = e + (rows / width * n + row) * width, of_e.row = width;
           const bool below = t + 1 < last_tile, beside = !below && column + width < end;
           const int64_t soon = below ? t + 1 : beside ? first_tile : last_tile;  // the tile after this one
           const int64_t where = below ? column : beside ? column + width : begin;
-          Ahead ahead = needs(where, columns_at(where), edge(soon), int(edge(soon + 1) - edge(soon)));
-          tile_function<T>(Layout::blocked, int(next - row),
-                           columns_at(column))(rows, of_e, packed + (column - begin) / width * packed_block, nullptr,
-                                               tile, width, &ahead);
+          const T* block = packed + (column - begin) / width * packed_block;
+          if (t < dense_tiles) {
+            Matrix<T> left = by_rows.rows(row);
+            left.rest = e + (rows / width * of_e + row) * width, left.row = width;
+            Ahead ahead = needs(where, columns_at(where), edge(soon), int(edge(soon + 1) - edge(soon)));
+            tile_function<T>(Layout::blocked, int(next - row), columns_at(column))(rows, left,
+                                                                                   block + range.first * width, nullptr,
+                                                                                   false, tile, width, &ahead);
+          } else {
+            std::fill_n(tile, (next - row) * width, T(0));
+          }
+          complete(row, int(next - row), block, tile);
           apply(column, columns_at(column), row, int(next - row), tile);
         }
     }

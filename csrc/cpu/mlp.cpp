@@ -176,7 +176,7 @@ void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
       std::fill_n(static_cast<T*>(call.grad_x) + range.first * net.inputs(), (last - range.first) * net.inputs(), T(0));
     if (call.grad_x && needs_second_order) {
       const Layer<T>& l = net.layers().front();
-      net.multiply_by_transposed(l, l.grad_affine, net.grad_input, there, Mapped<T>{});
+      net.multiply_by_transposed(l, l.plan.inputs, l.grad_affine, net.grad_input, there, Mapped<T>{});
       if (plan.input_dropout > 0)
         drop(net.grad_input, net.grad_input, net.inputs(), there, where, plan.input_dropout, call.dropout_seed, 0);
       from_blocked(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), where.first, range.first, last);

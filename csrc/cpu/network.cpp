@@ -132,7 +132,9 @@ void Network<T>::place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batche
   dropped_input_ = plan_.input_dropout > 0 ? arena.allocate(inputs() * stride) : input;
   for (Layer<T>& l : layers_) {
     const bool heads = &l == &layers_.back() && !plan_.heads.empty();
-    const bool norm = l.plan.batch_norm, before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation) || heads;
+    const bool products = &l == &layers_.front() && l.plan.transposed;  // which may be mixed (Given::product)
+    const bool norm = l.plan.batch_norm,
+               before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation) || heads || products;
     T* first = norm || before ? arena.allocate(l.rows() * stride) : nullptr;
     T* second = norm && before ? arena.allocate(l.rows() * stride) : nullptr;
     l.output = arena.allocate(l.plan.outputs * stride);
@@ -201,7 +203,7 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
   for (Layer<T>& l : layers_) {
     const bool norm = l.plan.batch_norm, drops_before = l.plan.drops_before_activation();
     const Mapped<T> activate{l.activate, l.affine, l.output, l.plan.outputs, T(l.plan.negative_slope)};
-    multiply_by_weight(l, l.bias(), in, l.affine, range, norm || drops_before ? Mapped<T>{} : activate);
+    start(l, in, range, sub_batches, norm || drops_before ? Mapped<T>{} : activate);
     if (drops_before) {
       drop_layer(l, l.affine, l.affine, range, sub_batches);
       activate.all(range);
@@ -215,12 +217,26 @@ void Network<T>::forward(const Team& team, ColumnRange range, const SubBatches& 
     if (l.plan.drops_after_activation()) drop_layer(l, l.output, l.dropped, range, sub_batches);
     if (l.plan.concatenates) {
       copy_features(l.output, l.plan.outputs, 0, l.dropped, l.plan.width(), 0, l.plan.outputs, range);
-      copy_features(in, l.plan.inputs, 0, l.dropped, l.plan.width(), l.plan.outputs, l.plan.inputs, range);
+      copy_features(in, l.plan.buffered(), 0, l.dropped, l.plan.width(), l.plan.outputs, l.plan.dense(), range);
     }
     in = l.dropped;
   }
   if (!plan_.heads.empty())
     for (const SubBatch& s : sub_batches) apply_heads(plan_, layers_.back().normalized, output(), range, s);
+}
+
+template <class T>
+void Network<T>::start(const Layer<T>& l, const T* in, ColumnRange range, const SubBatches& sub_batches,
+                       const Mapped<T>& activate) const {
+  if (!l.plan.transposed) return multiply_by_weight(l, l.bias(), in, l.affine, range, activate);
+  const SubBatch* s = sub_batches.begin();
+  while (s + 1 < sub_batches.end() && range.first >= s[1].first) ++s;
+  if (s->given != Given::product)
+    entries.start(l.blocked_weight(), l.bias(), {s->first, s->rows, s->entries}, range, l.affine);
+  if (s->given == Given::input)
+    multiply_by_weight(l, nullptr, in, l.affine, range, activate, true);
+  else
+    activate.all(range);
 }
 
 template <class T>
@@ -232,6 +248,11 @@ template <class T>
 void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest,
                           bool to_input) {
   bool derivative_applied = false;  // whether the product that computed grad_output has multiplied by the derivative
+  // Inputs of a layer that are those of the lowest one, at their end: their gradient may not be needed.
+  const auto of_lowest = [&](size_t i) {
+    while (i > lowest && layers_[i - 1].plan.concatenates) --i;
+    return i == lowest ? layers_[lowest].plan.dense() : 0;
+  };
   for (size_t i = layers_.size(); i-- > lowest;) {
     Layer<T>& l = layers_[i];
     if (l.plan.concatenates)
@@ -253,9 +274,10 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
         below && !below->plan.drops_after_activation() && !below->plan.concatenates && !l.plan.concatenates;
     const Mapped<T> after = derivative_applied ? activation_backward(*below) : Mapped<T>{};
     T* grad = below ? below->grad_dropped : grad_input;
-    multiply_by_transposed(l, l.grad_affine, grad, range, after);
+    const int64_t needed = l.plan.dense() - (to_input ? 0 : of_lowest(i));
+    multiply_by_transposed(l, needed, l.grad_affine, grad, range, after);
     if (l.plan.concatenates)
-      copy_features<true>(l.grad_dropped, l.plan.width(), l.plan.outputs, grad, l.plan.inputs, 0, l.plan.inputs, range);
+      copy_features<true>(l.grad_dropped, l.plan.width(), l.plan.outputs, grad, l.plan.buffered(), 0, needed, range);
   }
   if (lowest == 0 && plan_.input_dropout > 0)
     for (const SubBatch& s : sub_batches)
@@ -264,7 +286,11 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
 
 template <class T>
 void Network<T>::multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range,
-                                    const Mapped<T>& after) const {
+                                    const Mapped<T>& after, bool add) const {
+  if (l.plan.transposed) {
+    const Extent extent{l.plan.dense(), l.plan.buffered(), l.rows(), l.rows(), add};
+    return multiply_transposed_weight(l.blocked_weight(), extent, in, out, range, after);
+  }
   if (!plan_.blocked_weights)
     return multiply<T>(l.rows(), l.plan.inputs, {l.weight(), l.plan.inputs, 1}, bias, in, out, range, after);
 #if defined(__AVX512F__)
@@ -276,12 +302,15 @@ void Network<T>::multiply_by_weight(const Layer<T>& l, const T* bias, const T* i
                                       out, range, after);
     }
 #endif
-  multiply_weight(l.blocked_weight(), bias, in, out, range, after);
+  multiply_weight(l.blocked_weight(), {l.plan.inputs, l.plan.inputs, l.rows(), l.rows()}, bias, in, out, range, after);
 }
 
 template <class T>
-void Network<T>::multiply_by_transposed(const Layer<T>& l, const T* in, T* out, ColumnRange range,
+void Network<T>::multiply_by_transposed(const Layer<T>& l, int64_t inputs, const T* in, T* out, ColumnRange range,
                                         const Mapped<T>& after) const {
+  if (l.plan.transposed)
+    return multiply_weight(l.blocked_weight(), {l.rows(), l.rows(), inputs, l.plan.buffered()},
+                           static_cast<const T*>(nullptr), in, out, range, after);
   if (!plan_.blocked_weights)
     return multiply<T>(l.plan.inputs, l.rows(), {l.weight(), 1, l.plan.inputs}, nullptr, in, out, range, after);
 #if defined(__AVX512F__)
@@ -294,20 +323,20 @@ void Network<T>::multiply_by_transposed(const Layer<T>& l, const T* in, T* out, 
                                       range, after);
     }
 #endif
-  multiply_transposed_weight(l.blocked_weight(), in, out, range, after);
+  multiply_transposed_weight(l.blocked_weight(), {l.rows(), l.rows(), inputs, l.plan.inputs}, in, out, range, after);
 }
 
 template <class T>
 std::vector<GradientPart> Network<T>::gradient_parts() const {
   std::vector<GradientPart> parts;
   for (size_t i = layers_.size(); i-- > 0;) {
-    const LayerPlan& plan = layers_[i].plan;
+    const BlockedWeight<T> weight = layers_[i].blocked_weight();
     int64_t column = 0;
     do {  // a layer without inputs has a part too: its vectors
-      const int columns = int(std::min<int64_t>(kBlockRows<T>, plan.inputs - column));
+      const int columns = int(weight.width(column));
       const double vectors = columns > Simd<T>::width ? 2 : 1;
-      parts.push_back({int(i), column, columns, (double(plan.outputs * plan.pieces) + 16) * vectors});
-    } while ((column += kBlockRows<T>) < plan.inputs);
+      parts.push_back({int(i), column, columns, (double(weight.outputs) + 16) * vectors});
+    } while ((column += kBlockRows<T>) < weight.inputs);
   }
   return parts;
 }

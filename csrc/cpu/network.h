@@ -8,6 +8,7 @@
 #include "amx.h"
 #include "gemm_bf16.h"
 #include "blocked.h"
+#include "entries.h"
 #include "parallel.h"
 
 namespace fastgan {
@@ -25,10 +26,16 @@ struct Arena {
   }
 };
 
+// Where a first layer with a transposed weight finds a row: in the input buffer but for its last inputs, which are
+// listed; in the list alone; or its product is there already.
+enum class Given { input, listed, product };
+
 // The rows of one call of the module; each sub-batch has its own dropout masks and batch statistics.
 struct SubBatch {
   int64_t first, rows;
   const uint64_t* dropout_seeds;  // of its dropout masks
+  Given given = Given::input;
+  int64_t entries = 0;  // of each row, that are listed
 };
 
 // The sub-batches of a batch (real half and fake half), one after another.
@@ -70,7 +77,10 @@ struct Layer {
 
   int64_t rows() const { return plan.outputs * plan.pieces; }  // of the weight
   const T* weight() const { return static_cast<const T*>(parameters.weight.value); }
-  BlockedWeight<T> blocked_weight() const { return {weight(), rows(), plan.inputs}; }
+  BlockedWeight<T> blocked_weight() const {
+    return plan.transposed ? BlockedWeight<T>{weight(), plan.inputs, rows()}
+                           : BlockedWeight<T>{weight(), rows(), plan.inputs};
+  }
   const T* bias() const { return static_cast<const T*>(parameters.bias.value); }
   const T* saved() const { return backward_needs_input(plan.activation) ? normalized : output; }
 };
@@ -85,8 +95,8 @@ int taken_piece(const Layer<T>& l, int64_t piece, int64_t out) {
   return taken;
 }
 
-// A part of a layer's weight gradient: some inputs, all outputs. The first part includes the bias and normalisation
-// vectors.
+// A part of a layer's weight gradient: some inputs and all outputs, or of a transposed weight the other way round. The
+// first part includes the bias and normalisation vectors.
 struct GradientPart {
   int layer;
   int64_t column;
@@ -94,9 +104,10 @@ struct GradientPart {
   double cost;
 };
 
-// Which columns of a batch count in gradients: all up to `last` in those of weights, two ranges in those of biases.
+// Which columns of a batch count in gradients: all up to `last` in those of weights, two ranges in those of biases. In
+// the product of a transposed weight only those from `first_given` on; the others are listed.
 struct Columns {
-  int64_t last;
+  int64_t last, first_given = 0;
   ColumnRange of_bias[2];
   explicit Columns(int64_t rows) : last(rows), of_bias{{0, rows}, {rows, rows}} {}
   Columns(int64_t all, ColumnRange first, ColumnRange second) : last(all), of_bias{first, second} {}
@@ -126,6 +137,7 @@ template <class T>
 class Network {
  public:
   T *input = nullptr, *grad_input = nullptr;
+  Entries<T> entries;  // that are listed instead of being in the input buffer
 
   Network(const NetworkPlan& plan, const std::vector<LayerParameters>& parameters);
 
@@ -146,11 +158,13 @@ class Network {
     grad_input = grad;
   }
 
-  int64_t inputs() const { return plan_.layers.front().inputs; }
+  int64_t inputs() const { return plan_.layers.front().buffered(); }
   int64_t outputs() const { return plan_.layers.back().width(); }
   T* dropped_input() const { return dropped_input_; }
   double input_dropout() const { return plan_.input_dropout; }
   T* output() const { return layers_.back().dropped; }
+  // Whether rows may be listed, all or their last inputs.
+  bool lists() const { return plan_.layers.front().transposed; }
   const T* heads_input() const { return layers_.back().normalized; }
   T* grad_output() const { return layers_.back().grad_dropped; }
   std::vector<Layer<T>>& layers() { return layers_; }
@@ -167,9 +181,12 @@ class Network {
   void backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input);
 
   // out = W in + bias, and out = W^T in, of a layer's weight, at the plan's precision.
+  // A transposed weight only for the inputs that are not listed; `add`: out += W in.
   void multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range,
-                          const Mapped<T>& after) const;
-  void multiply_by_transposed(const Layer<T>& l, const T* in, T* out, ColumnRange range, const Mapped<T>& after) const;
+                          const Mapped<T>& after, bool add = false) const;
+  // At least the first `inputs` of out.
+  void multiply_by_transposed(const Layer<T>& l, int64_t inputs, const T* in, T* out, ColumnRange range,
+                              const Mapped<T>& after) const;
 
   // How the parameters' gradients are split: parts in a fixed order.
   std::vector<GradientPart> gradient_parts() const;
@@ -179,7 +196,7 @@ class Network {
   void parameter_gradients(PartRange parts, const Columns& columns, Sink&& sink) {
     for (const GradientPart *part = parts.first, *next; part < parts.last; part = next) {
       for (next = part; next < parts.last && next->layer == part->layer;) ++next;
-      if (part->columns > 0 && sink.wants_weight(part->layer)) weight_gradients({part, next}, columns.last, sink);
+      if (part->columns > 0 && sink.wants_weight(part->layer)) weight_gradients({part, next}, columns, sink);
       if (part->column == 0) vector_gradients(part->layer, columns, sink);
     }
   }
@@ -187,7 +204,8 @@ class Network {
  private:
   // Of neighbouring parts of one layer.
   template <class Sink>
-  void weight_gradients(PartRange parts, int64_t rows, Sink&& sink) {
+  void weight_gradients(PartRange parts, const Columns& columns_of_batch, Sink&& sink) {
+    const int64_t rows = columns_of_batch.last;
     Layer<T>& l = layers_[size_t(parts.first->layer)];
     const T* x = parts.first->layer ? layers_[size_t(parts.first->layer) - 1].dropped : dropped_input_;
     const GradientPart &first = *parts.first, &last = *(parts.last - 1);
@@ -214,7 +232,16 @@ class Network {
       }
     }
 #endif
-    multiply_gradient<T>(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needs, apply);
+    if (!l.plan.transposed)
+      return multiply_gradient<T>(
+          {l.rows(), l.rows(), l.rows(), l.plan.inputs}, {0, rows}, l.grad_affine, x, first.column, end, needs,
+          [](int64_t, int, const T*, T*) {}, apply);
+    const auto listed = [&](int64_t row, int height, const T* packed, T* tile) {
+      entries.add_gradient(l.plan.inputs, row, height, packed, tile);
+    };
+    multiply_gradient<T>({l.plan.inputs, l.plan.dense(), l.plan.buffered(), l.rows()},
+                         {columns_of_batch.first_given, rows}, x, l.grad_affine, first.column, end, needs, listed,
+                         apply);
   }
 
   template <class Sink>
@@ -226,6 +253,10 @@ class Network {
       sink.vector(layer, l.parameters.norm_shift, l.grad_shift, l.plan.outputs);
     }
   }
+
+  // affine = W in + bias, then the activation, for a column range of one sub-batch.
+  void start(const Layer<T>& l, const T* in, ColumnRange range, const SubBatches& sub_batches,
+             const Mapped<T>& activate) const;
 
   const T* bias_gradient(const Layer<T>& l, const Columns& columns) const;
   Mapped<T> activation_backward(const Layer<T>& l) const;

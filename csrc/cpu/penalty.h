@@ -55,7 +55,7 @@ class PenaltyPass {
   // Features of the widest buffer a pass needs.
   static int64_t widest(const Network<T>& network) {
     int64_t features = 0;
-    for (const Layer<T>& l : network.layers()) features = std::max({features, l.rows(), l.plan.inputs});
+    for (const Layer<T>& l : network.layers()) features = std::max({features, l.rows(), l.plan.buffered()});
     return features;
   }
 
@@ -174,7 +174,7 @@ class PenaltyPass {
       Layer<T>&l = layers[i], &below = layers[i - 1];
       const int64_t n = below.plan.outputs;
       T* add = scratch_at(where, n);
-      network_.multiply_by_transposed(l, l.grad_affine, add, where, Mapped<T>{});
+      network_.multiply_by_transposed(l, n, l.grad_affine, add, where, Mapped<T>{});
       if (below.plan.dropout > 0)
         drop(add, add, n, where, where_, below.plan.dropout, where_.dropout_seeds[below.plan.dropout_seed_index],
              uint32_t(below.plan.dropout_substream));

@@ -11,6 +11,26 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
+// Networks whose first layers list their inputs (entries.h): those that know a table, and so have transposed weights.
+// Layers of G list the labels, that of D the rows of the table too. Not where a product rounds its factors, where an
+// input is dropped, where the penalty's second-order pass needs the interpolates, or where a unit's norm is bounded.
+inline void list_inputs(TrainPlan& plan) {
+  const auto can = [](const PlayerPlan& player) {
+    return player.network.products == Products::fp32 && player.network.input_dropout == 0 &&
+           player.optimizer.max_col_norm == 0;
+  };
+  if (!plan.table.sampled) return;
+  std::vector<LayerPlan>&of_g = plan.generator.network.layers, &of_d = plan.discriminator.network.layers;
+  bool known = can(plan.generator) && plan.classes > 0;
+  for (size_t i = 0; i < of_g.size() && known; known = of_g[i++].concatenates)
+    of_g[i].transposed = true, of_g[i].labels = plan.classes;
+  bool twice = false;
+  for (const LayerPlan& l : of_d)
+    with_activation(l.activation, [&](auto f) { twice = twice || decltype(f)::has_second_derivative; });
+  if (can(plan.discriminator) && !of_d[0].concatenates && (plan.penalties.empty() || !twice))
+    of_d[0].transposed = true, of_d[0].labels = plan.classes * plan.pack;
+}
+
 template <class T>
 class SampledTable {
  public:
@@ -52,17 +72,19 @@ class SampledTable {
     });
   }
 
-  // A row of the data in a lane of a block, whose features are zero.
-  void show(int64_t number, T* block) const {
+  // Calls f(feature, value) for what a row of the data has beside zeros, `entries()` times.
+  template <class Function>
+  void each_entry(int64_t number, Function&& f) const {
     const T* scalars = data_ + number * table_.scalars;
-    for (int64_t i = 0; i < table_.scalars; ++i) block[table_.scalar_at[i] * kBlockRows<T>] = scalars[i];
+    for (int64_t i = 0; i < table_.scalars; ++i) f(table_.scalar_at[i], scalars[i]);
     for (int64_t i = 0; i < table_.groups; ++i) {
       const int64_t at = number * table_.groups + i;
       const int64_t code = table_.wide ? int64_t(static_cast<const int32_t*>(table_.codes)[at])
                                        : int64_t(static_cast<const int16_t*>(table_.codes)[at]);
-      block[(table_.group_at[i] + code) * kBlockRows<T>] = T(1);
+      f(table_.group_at[i] + code, T(1));
     }
   }
+  int64_t entries() const { return table_.scalars + table_.groups; }
 
   // -log p(label) of the logits in a lane of a block; its gradient, times scale, is added to that of the logits.
   T cross_entropy(int32_t label, const T* logits, T* grad, T scale) const {

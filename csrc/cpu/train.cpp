@@ -155,7 +155,7 @@ class Trainer<T>::Executor {
   }
 
   void forward_g() {
-    of_g_ = {{0, rows_of_g(), take_dropout_seeds(plan_.generator)}};
+    of_g_ = {{0, rows_of_g(), take_dropout_seeds(plan_.generator), Given::input, 1}};
     g_.forward(team_, part_of_g(), of_g_);
     team_.barrier();  // also: D's update before this step is done
   }
@@ -165,6 +165,10 @@ class Trainer<T>::Executor {
     of_d_.count = batch == BatchOfD::fake ? 1 : 2;
     if (of_d_.count == 2) take_dropout_seeds(plan_.discriminator);
     fake_ = batch == BatchOfD::real_fake ? 1 : 0;
+    of_d_.all[fake_].entries = all_.entries_of_fake();
+    if (all_.d_.lists() && of_d_.count == 2)
+      of_d_.all[1 - fake_].given = Given::listed, of_d_.all[1 - fake_].entries = all_.entries_of_real();
+    if (team_.rank == 0) all_.sort_entries(of_d_.count == 2);
     in_place_ = batch == BatchOfD::fake && plan_.pack == 1 && plan_.classes == 0;
     for (const ColumnRange& range : ranges()) {
       if (of_d_.count == 2) all_.show_real(of_d_[1 - fake_], range);
@@ -258,7 +262,7 @@ class Trainer<T>::Executor {
   void penalize(int64_t number, int64_t draw) {
     const int64_t m = plan_.batch;
     const Penalty kind = plan_.penalties[size_t(number)];
-    const SubBatch where{all_.where(number), m, take_dropout_seeds(plan_.discriminator)};
+    const SubBatch where{all_.where(number), m, take_dropout_seeds(plan_.discriminator), Given::product};
     const ColumnRange rows = partition<T>(m, team_.rank, team_.size);
     const ColumnRange columns{where.first + rows.first, where.first + rows.last};
     all_.show_interpolates(kind, draw, where, rows);

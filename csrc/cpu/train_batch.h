@@ -21,10 +21,11 @@ class Batches {
         d_(plan.discriminator.network, plan.discriminator.parameters),
         penalized_(int64_t(plan.penalties.size())),
         second_derivative_(penalized_ > 0 && has_second_derivative(d_)),
-        second_(penalized_ > 0 ? padded(plan.batch) : plan.batch) {}
+        apart_(penalized_ > 0 || d_.lists()),
+        second_(apart_ ? padded(plan.batch) : plan.batch) {}
 
   void place(Arena<T>& arena) {
-    const int64_t m = plan_.batch, rows_of_d = penalized_ > 0 ? where(penalized_) : 2 * m;
+    const int64_t m = plan_.batch, rows_of_d = apart_ ? where(penalized_) : 2 * m;
     g_.place_forward(arena, m * plan_.pack);
     g_.place_backward(arena, m * plan_.pack);
     d_.place_forward(arena, rows_of_d, 2);
@@ -32,6 +33,9 @@ class Batches {
     noise_ = arena.allocate(m * plan_.pack * plan_.latent);
     staging_ = arena.allocate(2 * m * sample_width());
     if (plan_.table.sampled) labels_ = reinterpret_cast<int32_t*>(arena.allocate(m * plan_.pack));
+    if (g_.lists()) g_.entries.place(arena, plan_.latent + plan_.classes, m * plan_.pack, 1);
+    if (d_.lists())
+      d_.entries.place(arena, sample_width() + plan_.classes * plan_.pack, second_ + m, entries_of_real());
     numbers_ = reinterpret_cast<int64_t*>(arena.allocate(m * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float))));
   }
 
@@ -40,9 +44,9 @@ class Batches {
 
   // ---------------------------------------------------------------- the parts of D's batch
 
-  // Real and fake side by side. With penalties each starts at a multiple of kBlockRows, and two more follow for each
-  // penalty, see penalty.h: first all tangents, then the rows where each is evaluated. These are the columns where they
-  // begin.
+  // Real and fake side by side. With penalties, or where real rows are listed, each starts at a multiple of kBlockRows,
+  // and two more follow for each penalty, see penalty.h: first all tangents, then the rows where each is evaluated.
+  // These are the columns where they begin.
   int64_t tangent(int64_t penalty) const { return (2 + penalty) * second_; }
   int64_t where(int64_t penalty) const { return (2 + penalized_ + penalty) * second_; }
 
@@ -53,8 +57,12 @@ class Batches {
 
   Columns columns_of_d() const {
     const int64_t m = plan_.batch;
-    if (penalized_ == 0) return Columns(2 * m);
-    if (!second_derivative_) return {where(0), {0, second_ + m}, {where(0), where(0)}};
+    if (!apart_) return Columns(2 * m);
+    if (!second_derivative_) {
+      Columns columns{where(0), {0, second_ + m}, {where(0), where(0)}};
+      columns.first_given = d_.lists() ? second_ : 0;
+      return columns;
+    }
     const int64_t last = where(penalized_ - 1) + m;
     return {last, {0, second_ + m}, {where(0), last}};
   }
@@ -67,7 +75,7 @@ class Batches {
     const ColumnRange* end() const { return all + count; }
   };
   ColumnRanges ranges(const Team& team, const SubBatches& sub_batches) const {
-    if (penalized_ == 0) return {{partition<T>(plan_.batch * sub_batches.size(), team.rank, team.size), {}}, 1};
+    if (!apart_) return {{partition<T>(plan_.batch * sub_batches.size(), team.rank, team.size), {}}, 1};
     const ColumnRange rows = partition<T>(plan_.batch, team.rank, team.size);
     return {{rows, {second_ + rows.first, second_ + rows.last}}, int(sub_batches.size())};
   }
@@ -76,8 +84,9 @@ class Batches {
 
   // Where rows are drawn by their labels, those of G's step are asked for here, and those of D's by choose_rows().
   void draw_noise(const Stream& stream, int64_t first, int64_t last) {
-    if (plan_.table.sampled && stream.purpose == purpose::noise_g)
-      table_.draw_labels(stream.purpose, int64_t(stream.step), first, last, labels_);
+    const bool of_g = stream.purpose == purpose::noise_g;
+    if (plan_.table.sampled && of_g) table_.draw_labels(stream.purpose, int64_t(stream.step), first, last, labels_);
+    list_labels(of_g ? 0 : second_, first, last);
     const int64_t n = plan_.latent;
     T* z = noise_ + first * n;
     fill_random(z, (last - first) * n, plan_.prior != Prior::uniform, stream, first * n);
@@ -91,14 +100,16 @@ class Batches {
       }
     }
     to_blocked(noise_, n, g_.input, g_.inputs(), 0, first, last);
-    if (plan_.classes > 0) show_labels(g_, n, 1, 0, {first, last});
+    if (plan_.classes > 0 && !g_.lists()) show_labels(g_, n, 1, 0, {first, last});
   }
 
   // Draws the numbers of a minibatch's rows first .. last, in the order of the epoch's shuffle, or by their labels.
   void choose_rows(int64_t draw, int64_t first, int64_t last) {
     if (plan_.table.sampled) {
       table_.draw_labels(purpose::noise_d, draw, first, last, labels_);
-      return table_.draw_rows(purpose::noise_d, draw, first, last, labels_, numbers_);
+      table_.draw_rows(purpose::noise_d, draw, first, last, labels_, numbers_);
+      if (d_.lists()) list_real(first, last);
+      return;
     }
     const int64_t each = plan_.batch * plan_.pack, batches = plan_.rows / each, position = draw % batches * each;
     const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
@@ -108,6 +119,43 @@ class Batches {
       shuffle.several<lanes>(uint64_t(position + i), row);
       for (int64_t j = 0; j < std::min<int64_t>(lanes, last - i); ++j) numbers_[i + j] = int64_t(row[j]);
     }
+  }
+
+  // ---------------------------------------------------------------- what is listed (entries.h)
+
+  // Of a row of D: those of `pack` rows of the data, of which each ends with its label.
+  int64_t entries_of_real() const { return plan_.pack * (table_.entries() + (plan_.classes > 0 ? 1 : 0)); }
+  int64_t entries_of_fake() const { return plan_.classes > 0 ? plan_.pack : 0; }
+  int64_t label_input(int64_t row) const {  // of D
+    return sample_width() + row % plan_.pack * plan_.classes + label_of(row);
+  }
+
+  void list_real(int64_t first, int64_t last) {
+    const int64_t each = entries_of_real() / plan_.pack;
+    for (int64_t row = first; row < last; ++row) {
+      int64_t entry = row % plan_.pack * each;
+      table_.each_entry(numbers_[row], [&](int64_t feature, T value) {
+        d_.entries.set(row / plan_.pack, entry++, row % plan_.pack * plan_.features + feature, value);
+      });
+      if (plan_.classes > 0) d_.entries.set(row / plan_.pack, entry, label_input(row), T(1));
+    }
+  }
+
+  // Of G's batch, and of the fakes that it makes for D, whose first column is given.
+  void list_labels(int64_t fakes, int64_t first, int64_t last) {
+    if (plan_.classes == 0) return;
+    for (int64_t row = first; row < last; ++row) {
+      if (g_.lists()) g_.entries.set(row, 0, plan_.latent + label_of(row), T(1));
+      if (d_.lists()) d_.entries.set(fakes + row / plan_.pack, row % plan_.pack, label_input(row), T(1));
+    }
+  }
+
+  // For the gradients; one thread calls it when all rows are listed. of_d: with those of D's batch.
+  void sort_entries(bool of_d) {
+    using List = std::initializer_list<typename Entries<T>::Rows>;
+    const int64_t m = plan_.batch;
+    if (g_.lists()) g_.entries.sort(List{{0, m * plan_.pack, 1}});
+    if (of_d && d_.lists()) d_.entries.sort(List{{0, m, entries_of_real()}, {second_, m, entries_of_fake()}});
   }
 
   // The labels of some rows of the chosen minibatch, `each` a row of the network, as its inputs `from` on.
@@ -133,6 +181,7 @@ class Batches {
   // Copies the real rows of the chosen minibatch; one row of D is `pack` rows of the data.
   void show_real(const SubBatch& sub_batch, ColumnRange range) {
     const ColumnRange rows = rows_in(sub_batch, range);
+    if (sub_batch.given == Given::listed) return;
     if (plan_.table.sampled) return show_encoded(sub_batch, rows);
     const int64_t each = plan_.features;
     for (int64_t i = rows.first * plan_.pack; i < rows.last * plan_.pack; ++i)
@@ -147,7 +196,9 @@ class Batches {
       for (int64_t f = 0; f < width; ++f) std::fill_n(input + f * kBlockRows<T>, lanes, T(0));
       const int64_t first = (p * kBlockRows<T> + lane - sub_batch.first) * plan_.pack;
       for (int64_t i = 0; i < lanes * plan_.pack; ++i)
-        table_.show(numbers_[first + i], input + i % plan_.pack * plan_.features * kBlockRows<T> + i / plan_.pack);
+        table_.each_entry(numbers_[first + i], [&](int64_t feature, T value) {
+          input[(i % plan_.pack * plan_.features + feature) * kBlockRows<T> + i / plan_.pack] = value;
+        });
     });
     if (plan_.classes > 0) show_labels(d_, width, plan_.pack, sub_batch.first, rows);
   }
@@ -161,7 +212,7 @@ class Batches {
   void show(const T* samples, const SubBatch& sub_batch, ColumnRange rows) {
     const int64_t width = sample_width();
     to_blocked(samples, width, d_.input, d_.inputs(), sub_batch.first, rows.first, rows.last);
-    if (plan_.classes > 0) show_labels(d_, width, plan_.pack, sub_batch.first, rows);
+    if (plan_.classes > 0 && !d_.lists()) show_labels(d_, width, plan_.pack, sub_batch.first, rows);
   }
 
   // Copies the gradient at D's fake inputs to the gradient of G's output.
@@ -177,21 +228,24 @@ class Batches {
   }
 
   // The rows where a penalty is evaluated: random interpolates of real and fake rows (WGAN-GP), or real (R1) or fake
-  // (R2) rows.
+  // (R2) rows. Where real rows are listed, not the rows but their products in the first layer are interpolated.
   void show_interpolates(Penalty kind, int64_t draw, const SubBatch& where, ColumnRange rows) {
-    const int64_t n = d_.inputs(), last = std::min(rows.last, where.rows);
+    const bool products = d_.lists();
+    T* const data = products ? d_.layers().front().affine : d_.input;
+    const int64_t n = products ? d_.layers().front().rows() : d_.inputs(), last = std::min(rows.last, where.rows);
+    const int64_t mixed = products ? n : sample_width();
     T mix[kBlockRows<T>];
     each_block<T>({rows.first, last}, [&](int64_t p, int lane, int lanes) {
       if (kind == Penalty::wgan_gp)
         fill_random(mix, lanes, false, {plan_.seed, purpose::penalty, 0, uint64_t(draw)}, p * kBlockRows<T> + lane);
       else
         std::fill_n(mix, lanes, kind == Penalty::r1 ? T(1) : T(0));
-      const T* real = d_.input + p * n * kBlockRows<T> + lane;
+      const T* real = data + p * n * kBlockRows<T> + lane;
       const T* fake = real + second_ * n;
-      T* out = d_.input + p * n * kBlockRows<T> + lane + where.first * n;
+      T* out = data + p * n * kBlockRows<T> + lane + where.first * n;
       for (int64_t f = 0; f < n; ++f, real += kBlockRows<T>, fake += kBlockRows<T>, out += kBlockRows<T>)
         for (int j = 0; j < lanes; ++j)  // both have the same label
-          out[j] = f < sample_width() ? interpolated(mix[j], real[j], fake[j]) : real[j];
+          out[j] = f < mixed ? interpolated(mix[j], real[j], fake[j]) : real[j];
     });
   }
 
@@ -203,6 +257,7 @@ class Batches {
   Network<T> g_, d_;
   const int64_t penalized_;       // how many penalties there are
   const bool second_derivative_;  // an activation of D has a nonzero second derivative, and there is a penalty
+  const bool apart_;              // the parts of D's batch begin with a block of their own
   const int64_t second_;          // the column at which the second sub-batch of D's batch begins
 
  private:

@@ -44,7 +44,8 @@ struct Update {
   // The rows of a blocked weight that a tile covers, which are contiguous.
   Pointers<T> place(const GradientPart& part, int64_t row) const {
     const LayerPlan& l = player.network.layers[size_t(part.layer)];
-    return Pointers<T>(of(part.layer).weight, part.column * l.outputs * l.pieces + row * part.columns);
+    const int64_t height = l.transposed ? l.inputs : l.outputs * l.pieces;
+    return Pointers<T>(of(part.layer).weight, part.column * height + row * part.columns);
   }
 
   Ahead needs(const GradientPart& part, int64_t row, int height) const {
