@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import fastgan
+from fastgan.apps import presets
 from fastgan.apps.cli import main, runs
 from fastgan.apps.cli import train as train_command
 from fastgan.apps.cli.arguments import Parser, add_fields, field_help
@@ -273,6 +274,23 @@ def test_rates_replace_those_of_the_preset(run: Run) -> None:
     assert rates("b", "--lr", "2e-4") == [2e-4, None]
     assert rates("c", "--generator-lr", "0.5") == [1e-3, 0.5]
     assert rates("d", "--beta1", "0.1", "--discriminator-lr", "0.5") == [0.5, 3e-4]
+
+
+def test_the_average_of_a_short_training_has_forgotten_the_first_weights(run: Run) -> None:
+    """At the preset's 0.999 their share was 61% after 500 iterations: none or one of the 8 modes was covered."""
+    code, out, err = run("train", "ring", "--steps", "500", "--no-pictures", "--json", "--out", "short")
+    assert code == 0, err
+    assert json.loads(out)["modes"]["covered"] == 8
+    assert runs.read(Path("short")).train.ema_decay == 0.98
+
+
+def test_a_given_decay_and_a_long_training_keep_theirs(run: Run) -> None:
+    tiny = ("--rows", "100", "--batch-size", "10", "--width", "4", *FAST)
+    assert run("train", "ring", *tiny, "--steps", "5", "--ema-decay", "0.9", "--out", "given")[0] == 0
+    assert runs.read(Path("given")).train.ema_decay == 0.9
+    preset = presets.for_source("ring", fastgan.data.load("ring", n=10))
+    assert presets.for_length(preset, preset.train.steps) == preset
+    assert presets.for_length(preset, 0).train.ema_decay == 0.5
 
 
 def test_another_loss_drops_the_smoothing_of_the_preset(run: Run) -> None:

@@ -220,6 +220,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         if arguments.preset not in presets.RECIPES:  # of a file
             raise ValueError(f"--preset must be one of {', '.join(presets.RECIPES)}, got {arguments.preset!r}")
         preset = presets.with_recipe(preset, arguments.preset)
+    preset = presets.for_length(preset, getattr(arguments, "steps", settings.train_config(preset.train).steps))
     preset = dataclasses.replace(
         preset, train=settings.train_config(preset.train), networks=settings.network_fields(preset.networks)
     )
