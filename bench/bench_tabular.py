@@ -1,181 +1,233 @@
 """How fast and how good is TabularGAN beside ctgan, at equal numbers of updates?
 
-    python bench/bench_tabular.py --ctgan PYTHON [--updates N] [--rows N] [--only NAME ...] [--threads 1] [--quick]
+    python bench/bench_tabular.py [--only NAME ...] [--updates N] [--rounds N] [--threads 1 2] [--quick]
+    python bench/bench_tabular.py --quality [--updates N] [--seeds 0 1 2] [--only NAME ...]
 
-PYTHON is an interpreter that has ctgan, and sdmetrics for its quality report: pip install ctgan sdmetrics in an
-environment of its own. Both sides have the paper's networks and numbers: batches of 500 (less for small tables), packs
-of 10, Adam at 2e-4. Times are processor seconds of a process with as many threads, which other jobs on the machine
-disturb least; the record has wall time too. Quality: distances to the rows trained on, and the score of a
-model trained on synthetic rows and tested on rows that neither side saw.
+Both sides run in turn in this process, which needs `pip install ctgan sdmetrics`; without them fastgan is measured
+alone. Both have the paper's networks and numbers: batches of 500 (100 for small tables), packs of 10, Adam at 2e-4.
+Times are processor seconds, which other jobs on the machine disturb least; wall time stands beside them in the record.
+ctgan's time of an update is the difference of two trainings, so that its preparation is not in it.
+
+Quality: SDMetrics' score, distances to the rows trained on, and the score of a model trained on synthetic rows and
+tested on rows that neither side saw; mean and standard error over the seeds.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
-import time
+import importlib.metadata
+import importlib.util
+import statistics
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+import tabular_sides as sides
 from tabular_tables import DISCRETE, TABLES
 
 from fastgan.apps.bench import harness, pictures
 from fastgan.data import DataWarning
-from fastgan.tabular import Report, TabularGAN
 
-CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
-SIDE = Path(__file__).with_name("ctgan_side.py")
-HELD_OUT = 0.2  # of the rows
-
-
-def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows to train on, and rows that neither side sees."""
-    mixed = frame.sample(frac=1.0, random_state=seed).reset_index(drop=True)
-    cut = int(len(mixed) * HELD_OUT)
-    return mixed.iloc[cut:].reset_index(drop=True), mixed.iloc[:cut].reset_index(drop=True)
+# Updates that are timed, where the default would take minutes.
+FEWER = {"adult, 30,000 rows": 60, "wide": 1}
+NAMES = {"fastgan": pictures.COLOURS[0], "ctgan": pictures.COLOURS[1]}
 
 
-def fastgan_side(frame: pd.DataFrame, updates: int, batch: int, pack: int, threads: int, seed: int) -> dict[str, Any]:
-    """Times, and the trained GAN."""
-    options = {"batch_size": batch, "pack": pack, "seed": seed, "threads": threads}
-    TabularGAN(steps=2, **options).fit(frame)  # first calls of all libraries
-    gan = TabularGAN(steps=updates, **options)
-    begun = {name: clock() for name, clock in CLOCKS.items()}
-    gan.prepare(frame)
-    preparation = {name: clock() - begun[name] for name, clock in CLOCKS.items()}
-    begun = {name: clock() for name, clock in CLOCKS.items()}
-    gan.fit(frame)
-    whole = {name: clock() - begun[name] for name, clock in CLOCKS.items()}
-    per_100 = {name: 100 * (whole[name] - preparation[name]) / updates for name in CLOCKS}
-    times = {"preparation": preparation, "per 100 updates": per_100, "engine": gan.engine}
-    return times | {"gan": gan}
+def has_ctgan() -> bool:
+    """Whether the other side can be measured."""
+    found = all(importlib.util.find_spec(name) for name in ("ctgan", "sdmetrics"))
+    if not found:
+        harness.progress("No module named 'ctgan' or 'sdmetrics': fastgan is measured alone")
+    return found
 
 
-def outside(python: str, *arguments: str) -> dict[str, Any] | None:
-    """What the other interpreter prints; None, with its last line of complaint, where it fails."""
-    found = subprocess.run([python, str(SIDE), *arguments], capture_output=True, text=True)
-    if found.returncode:
-        harness.progress((found.stderr.strip().splitlines() or ["failed"])[-1])
-        return None
-    return json.loads(found.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+def versions() -> dict[str, str]:
+    """Of what is compared with, and of what scores."""
+    return {name: importlib.metadata.version(name) for name in ("ctgan", "sdmetrics")}
 
 
-def quality(gan: TabularGAN, real: pd.DataFrame, synthetic: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, Any]:
-    """The numbers of fastgan's report that the table shows, and the rest beside them."""
-    values = Report(gan.transformer, real, synthetic, held_out).values
-    return {name: values[name] for name in ("mean_ks", "mean_tv", "pairs", "detection", "efficacy", "privacy")}
+def task_of(name: str, seed: int) -> sides.Task:
+    """A table, with batches that it fills."""
+    frame = TABLES[name]()
+    return sides.Task(frame, DISCRETE[name.split(",")[0]], 500 if len(frame) >= 500 else 100, seed=seed)
 
 
-def one(name: str, args: Any, settings: harness.Settings, folder: Path) -> dict[str, Any]:
-    """Both sides on one table."""
-    real, held_out = split(TABLES[name](args.rows), settings.seed)
-    batch = 500 if len(real) >= 500 else 100
-    updates = 20 if settings.quick else args.updates
-    threads = settings.threads[0]
-    harness.progress(f"{name}: {len(real):,} rows, {real.shape[1]} columns, {updates:,} updates")
-    own = fastgan_side(real, updates, batch, 10, threads, settings.seed)
-    gan = own.pop("gan")
-    samples = gan.sample(len(real), seed=settings.seed)
+# ---------------------------------------------------------------- times
+
+
+def timed(name: str, threads: int, args: Any, settings: harness.Settings, both: bool) -> dict[str, Any]:
+    """Medians over some rounds of both sides on one table."""
+    task = task_of(name, settings.seed)
+    updates = 2 if settings.quick else min(args.updates, FEWER.get(name, args.updates))
+    rounds = 1 if settings.quick or name in FEWER else args.rounds
+    harness.progress(f"{name}: {len(task.frame):,} rows, {task.frame.shape[1]} columns, {harness.threads(threads)}")
+    found: dict[str, list[dict[str, dict[str, float]]]] = {"fastgan": [], "ctgan": []}
+    with harness.pinned(threads) as cpus:
+        for _ in range(rounds):
+            found["fastgan"].append(sides.times_of_fastgan(task, max(updates, 2), threads))
+            if both:
+                found["ctgan"].append(sides.times_of_ctgan(task, updates))
     record: dict[str, Any] = {
-        "table": name, "rows": len(real), "columns": real.shape[1], "updates": updates, "batch": batch,
-        "fastgan": own | quality(gan, real, samples, held_out),
+        "table": name, "rows": len(task.frame), "columns": task.frame.shape[1], "batch": task.batch,
+        "updates": updates, "rounds": rounds, "threads": threads, "cpus": cpus,
     }  # fmt: skip
-    if args.ctgan is None:
-        return record
-    source, theirs, mine = (folder / f"{name}-{part}.csv" for part in ("real", "ctgan", "fastgan"))
-    real.to_csv(source, index=False)
-    samples.to_csv(mine, index=False)
-    steps = max(len(real) // batch, 1)  # of an epoch of ctgan
-    options = {
-        "epochs": -(-updates // steps), "batch_size": batch, "pack": 10, "threads": threads, "seed": settings.seed,
-        "rows": len(real), "discrete": DISCRETE[name],
-    }  # fmt: skip
-    found = outside(args.ctgan, "train", str(source), str(theirs), json.dumps(options))
-    if found is not None:
-        rows = pd.read_csv(theirs)
-        per_100 = {clock: 100 * seconds / steps for clock, seconds in found["per_epoch"].items()}
-        times = {"version": found["version"], "preparation": found["preparation"], "per 100 updates": per_100}
-        record["ctgan"] = times | quality(gan, real, rows, held_out)
-    for side, path in (("fastgan", mine), ("ctgan", theirs)):
-        if side in record:
-            scored = outside(args.ctgan, "score", str(source), str(path), json.dumps({"discrete": DISCRETE[name]}))
-            record[side]["sdmetrics"] = None if scored is None else scored["quality"]
+    for side, rounds_of_side in found.items():
+        if rounds_of_side:
+            record[side] = {
+                what: {clock: statistics.median(r[what][clock] for r in rounds_of_side) for clock in sides.CLOCKS}
+                for what in ("preparation", "per 100 updates")
+            }
     return record
 
 
-ROWS = (
-    ("s / 100 updates", lambda side: side["per 100 updates"]["cpu"], "{:.2f}"),
-    ("preparation, s", lambda side: side["preparation"]["cpu"], "{:.2f}"),
-    ("mean KS", lambda side: side["mean_ks"], "{:.3f}"),
-    ("mean TV", lambda side: side["mean_tv"], "{:.3f}"),
-    ("pairs, TV", lambda side: side["pairs"]["mean_tv"], "{:.3f}"),
-    ("detection AUC", lambda side: (side["detection"] or {}).get("auc"), "{:.3f}"),
-    ("efficacy", lambda side: (side["efficacy"] or {}).get("synthetic"), "{:.3f}"),
-    ("efficacy of real rows", lambda side: (side["efficacy"] or {}).get("real"), "{:.3f}"),
-    ("SDMetrics quality", lambda side: side.get("sdmetrics"), "{:.3f}"),
-)
-
-
-def shown(records: Sequence[dict[str, Any]]) -> str:
-    """All figures as text."""
-    lines = [["table", "figure", "fastgan", "ctgan"]]
-    for record in records:
-        for text, value, form in ROWS:
-            cells = [value(record[side]) if side in record else None for side in ("fastgan", "ctgan")]
-            lines.append([record["table"], text, *("-" if cell is None else form.format(cell) for cell in cells)])
+def shown_times(records: Sequence[Mapping[str, Any]]) -> str:
+    """Processor seconds as text."""
+    lines = [["table", "threads", "updates", "fastgan", "ctgan", "ratio", "preparation", "ctgan", "ratio"]]
+    for r in records:
+        cells = []
+        for what in ("per 100 updates", "preparation"):
+            ours, theirs = (r[side][what]["cpu"] if side in r else None for side in NAMES)
+            cells += [f"{ours:.2f}", "-" if theirs is None else f"{theirs:.2f}"]
+            cells.append("-" if theirs is None else f"{theirs / ours:.1f}x")
+        lines.append([r["table"], str(r["threads"]), str(r["updates"]), *cells])
     return harness.table(lines)
 
 
-def drawn(records: Sequence[dict[str, Any]], notes: Sequence[str]) -> Any:
-    """Times on a logarithmic axis, and distances, of both sides."""
-    fig, axes = pictures.figure(11, 4.4, 1, 3)
-    panels = (
-        ("processor seconds for 100 updates", ROWS[0][1], True),
-        ("mean KS of numbers (0 is best)", ROWS[2][1], False),
-        ("mean TV of labels (0 is best)", ROWS[3][1], False),
-    )
-    for ax, (text, value, logarithmic) in zip(axes[0], panels, strict=True):
-        for offset, side, colour in ((-0.2, "fastgan", pictures.COLOURS[0]), (0.2, "ctgan", pictures.COLOURS[1])):
-            heights = [value(record[side]) if side in record else None for record in records]
-            places = [place + offset for place, height in enumerate(heights) if height is not None]
-            bars = ax.bar(places, [h for h in heights if h is not None], 0.38, color=colour, label=side)
-            ax.bar_label(bars, fmt="%.2f" if logarithmic else "%.3f", fontsize=7.5, padding=2)
-        ax.set_xticks(range(len(records)), [record["table"] for record in records])
-        ax.set_title(text)
-        ax.margins(y=0.15)
+def drawn_times(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
+    """Times on logarithmic axes."""
+    fig, axes = pictures.figure(11, 4.4, 1, 2)
+    first = [r for r in records if r["threads"] == records[0]["threads"]]
+    for ax, what in zip(axes[0], ("per 100 updates", "preparation"), strict=True):
+        bars(
+            ax,
+            [r["table"] for r in first],
+            [{side: r[side][what]["cpu"] for side in NAMES if side in r} for r in first],
+        )
+        ax.set_yscale("log")
+        ax.set_title(f"processor seconds, {what}")
     axes[0][0].legend(frameon=False, fontsize=8)
     pictures.title(fig, "Tables: TabularGAN beside ctgan", notes)
     return fig
 
 
-def bench(args: Any, settings: harness.Settings) -> None:
-    """All tables."""
-    report = harness.Report("tabular", settings, "tables")
-    names = [name for name in TABLES if not args.only or name in args.only]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
+def bars(ax: Any, labels: Sequence[str], heights: Sequence[Mapping[str, float]], form: str = "%.2f") -> None:
+    """A pair of bars for each label; heights: by side."""
+    for offset, (side, colour) in zip((-0.2, 0.2), NAMES.items(), strict=True):
+        there = [(i + offset, h[side]) for i, h in enumerate(heights) if side in h]
+        drawn = ax.bar([x for x, _ in there], [h for _, h in there], 0.38, color=colour, label=side)
+        ax.bar_label(drawn, fmt=form, fontsize=7.5, padding=2)
+    ax.set_xticks(range(len(labels)), [label.replace(", ", "\n") for label in labels], fontsize=7.5)
+    ax.margins(y=0.15)
+
+
+def bench_times(args: Any, settings: harness.Settings, names: Sequence[str]) -> None:
+    """The times of all tables."""
+    report, both = harness.Report("tabular", settings, "tables"), has_ctgan()
+    if both:
+        report.content["versions"] = versions()
+    with harness.pinned(settings.threads[0]):  # first calls of all libraries
+        sides.times_of_fastgan(task_of("wine", settings.seed), 2, settings.threads[0])
+        if both:
+            sides.ctgan_model(task_of("wine", settings.seed), 1)
+    for threads in settings.threads:
         for name in names:
-            report.add(one(name, args, settings, Path(folder)))
-    records = report.records
-    print(shown(records))
-    notes = [f"{settings.threads[0]} thread, the same networks, batches and updates.", report.disturbances()]
-    report.write({}, drawn(records, notes))
+            report.add(timed(name, threads, args, settings, both))
+    print("Processor seconds: 100 updates of each network, and the preparation")
+    print(shown_times(report.records))
+    notes = [f"{harness.threads(settings.threads[0])}, equal batches and networks", report.disturbances()]
+    report.write({}, drawn_times(report.records, notes))
+
+
+# ---------------------------------------------------------------- quality
+
+FIGURES: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None]], ...] = (
+    ("SDMetrics quality", lambda side: side["sdmetrics"]),
+    ("efficacy", lambda side: (side["efficacy"] or {}).get("synthetic")),
+    ("efficacy of real rows", lambda side: (side["efficacy"] or {}).get("real")),
+    ("mean KS", lambda side: side["mean_ks"]),
+    ("mean TV", lambda side: side["mean_tv"]),
+    ("pairs, TV", lambda side: side["pairs"]["mean_tv"]),
+    ("detection AUC", lambda side: (side["detection"] or {}).get("auc")),
+    ("closer than 5%", lambda side: side["privacy"]["closer_than_5_percent"]),
+)
+
+
+def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
+    """Mean and standard error over seeds: by table, figure and side."""
+    found: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
+    for table in dict.fromkeys(r["table"] for r in records):
+        for text, value in FIGURES:
+            for side in NAMES:
+                values = [value(r[side]) for r in records if r["table"] == table]
+                numbers = [v for v in values if v is not None]
+                if numbers:
+                    error = statistics.stdev(numbers) / len(numbers) ** 0.5 if len(numbers) > 1 else float("nan")
+                    found.setdefault(table, {}).setdefault(text, {})[side] = statistics.fmean(numbers), error
+    return found
+
+
+def bench_quality(args: Any, settings: harness.Settings, names: Sequence[str]) -> None:
+    """The quality of all tables over some seeds."""
+    report = harness.Report("tabular-quality", settings, "tables")
+    if not has_ctgan():
+        raise SystemExit("bench_tabular: --quality needs pip install ctgan sdmetrics")
+    report.content["versions"] = versions()
+    updates = 4 if settings.quick else args.updates
+    with harness.pinned(settings.threads[0]):
+        for seed in args.seeds:
+            for name in names:
+                whole = task_of(name, seed)
+                real, held_out = sides.split(whole.frame, seed)
+                task = sides.Task(real, whole.discrete, 500 if len(real) >= 500 else 100, seed=seed)
+                harness.progress(f"{name}, seed {seed}: {len(real):,} rows, {updates:,} updates")
+                about = {"table": name, "rows": len(real), "updates": updates, "batch": task.batch, "seed": seed}
+                report.add(about | sides.qualities(task, held_out, updates))
+    write_quality(report)
+
+
+def write_quality(report: harness.Report) -> None:
+    """The table, and the picture beside the records."""
+    found = summary(report.records)
+    lines = [["table", "figure", "fastgan", "ctgan"]]
+    for table, figures in found.items():
+        for text, values in figures.items():
+            lines.append([table, text, *("{:.3f} +- {:.3f}".format(*values[side]) for side in NAMES)])
+    print(harness.table(lines))
+    fig, axes = pictures.figure(11, 4.4, 1, 3)
+    for ax, text in zip(axes[0], ("SDMetrics quality", "efficacy", "pairs, TV"), strict=True):
+        tables = [table for table in found if text in found[table]]
+        bars(ax, tables, [{side: found[table][text][side][0] for side in NAMES} for table in tables], "%.3f")
+        for offset, side in zip((-0.2, 0.2), NAMES, strict=True):
+            means, errors = zip(*(found[table][text][side] for table in tables), strict=True)
+            ax.errorbar([i + offset for i in range(len(tables))], means, errors, fmt="none", ecolor="black", capsize=3)
+        ax.set_title(text + (" (0 is best)" if text == "pairs, TV" else " (1 is best)"))
+    axes[0][0].legend(frameon=False, fontsize=8)
+    counts = ", ".join(
+        f"{name}: {updates:,}" for name, updates in {r["table"]: r["updates"] for r in report.records}.items()
+    )
+    notes = [f"updates of each network: {counts}; mean and standard error over seeds", report.disturbances()]
+    pictures.title(fig, "Tables: TabularGAN beside ctgan at equal updates", notes)
+    report.write({}, fig)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     p = harness.parser("TabularGAN beside ctgan")
-    p.add_argument("--ctgan", metavar="PYTHON", help="an interpreter that has ctgan and sdmetrics; None: fastgan alone")
-    p.add_argument("--updates", type=int, default=2000, help="of each network")
-    p.add_argument("--rows", type=int, default=5000, help="of the Adult-shaped table, a fifth of them held out")
+    p.add_argument("--updates", type=int, default=100, help="of each network")
+    p.add_argument("--rounds", type=int, default=3, help="of both sides in turn; the median counts")
+    p.add_argument("--quality", action="store_true", help="score samples instead of measuring times")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of --quality")
     p.add_argument("--only", nargs="+", choices=list(TABLES), help="tables")
     p.set_defaults(threads=[1])
     args = p.parse_args(argv)
-    return harness.guarded("bench_tabular", lambda: bench(args, harness.settings_from(args)))
+    names = [name for name in TABLES if not args.only or name in args.only]
+    run = bench_quality if args.quality else bench_times
+
+    def quietly() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)
+            run(args, harness.settings_from(args), names)
+
+    return harness.guarded("bench_tabular", quietly)
 
 
 if __name__ == "__main__":

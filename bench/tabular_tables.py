@@ -65,11 +65,12 @@ def wide(rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 TABLES = {
-    "adult": lambda rows: adult(rows),
-    "breast_cancer": lambda rows: of_sklearn("breast_cancer"),
-    "wine": lambda rows: of_sklearn("wine"),
-    "diabetes": lambda rows: of_sklearn("diabetes"),
-    "wide": lambda rows: wide(rows),
+    "adult": lambda: adult(5_000),
+    "adult, 30,000 rows": lambda: adult(30_000),
+    "breast_cancer": lambda: of_sklearn("breast_cancer"),
+    "wine": lambda: of_sklearn("wine"),
+    "diabetes": lambda: of_sklearn("diabetes"),
+    "wide": lambda: wide(500),
 }
 DISCRETE = {  # what ctgan has to be told
     "adult": ["workclass", "education", "marital", "occupation", "relationship", "race", "sex", "country", "income"],

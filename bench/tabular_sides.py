@@ -1,0 +1,125 @@
+"""What bench_tabular.py does on each side: fit, update, sample and score. ctgan and sdmetrics are for it alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import fastgan
+from fastgan.tabular import Report, TabularGAN
+
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
+HELD_OUT = 0.2  # of the rows, for the quality
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A table and how both sides learn it.
+
+    Args:
+        frame: the rows to learn.
+        discrete: columns of labels, which ctgan has to be told.
+        batch, pack: rows of a minibatch, and of an input of D.
+        seed: of both.
+    """
+
+    frame: pd.DataFrame
+    discrete: list[str]
+    batch: int
+    pack: int = 10
+    seed: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """Updates of ctgan in one."""
+        return max(len(self.frame) // self.batch, 1)
+
+
+def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows to train on, and rows that neither side sees."""
+    mixed = frame.sample(frac=1.0, random_state=seed).reset_index(drop=True)
+    cut = int(len(mixed) * HELD_OUT)
+    return mixed.iloc[cut:].reset_index(drop=True), mixed.iloc[:cut].reset_index(drop=True)
+
+
+def taken(run: Callable[[], object]) -> dict[str, float]:
+    """The times of a call, by clock."""
+    begun = {name: clock() for name, clock in CLOCKS.items()}
+    run()
+    return {name: clock() - begun[name] for name, clock in CLOCKS.items()}
+
+
+# ---------------------------------------------------------------- times
+
+
+def times_of_fastgan(task: Task, updates: int, threads: int) -> dict[str, dict[str, float]]:
+    """Of the preparation, and of 100 updates of each network."""
+    gan = TabularGAN(steps=updates, batch_size=task.batch, pack=task.pack, seed=task.seed, threads=threads)
+    found: list[Any] = []
+    preparation = taken(lambda: found.append(gan.prepare(task.frame)))
+    (rows,) = found
+    assert gan.gan is not None
+    config = gan.config.training(len(rows))
+    fastgan.train(gan.gan, rows, dataclasses.replace(config, steps=1))
+    whole = taken(lambda: fastgan.train(gan.gan, rows, config))  # type: ignore[arg-type]
+    return {
+        "preparation": preparation,
+        "per 100 updates": {name: 100 * seconds / updates for name, seconds in whole.items()},
+    }
+
+
+def times_of_ctgan(task: Task, updates: int) -> dict[str, dict[str, float]]:
+    """The same, of two trainings that differ by some epochs."""
+    more = -(-updates // task.epoch)
+    short = taken(lambda: ctgan_model(task, 1))
+    long = taken(lambda: ctgan_model(task, 1 + more))
+    epoch = {name: (long[name] - short[name]) / more for name in CLOCKS}
+    return {
+        "preparation": {name: short[name] - epoch[name] for name in CLOCKS},
+        "per 100 updates": {name: 100 * epoch[name] / task.epoch for name in CLOCKS},
+    }
+
+
+def ctgan_model(task: Task, epochs: int) -> Any:
+    """A trained CTGAN."""
+    import ctgan
+
+    torch.manual_seed(task.seed)
+    np.random.seed(task.seed)
+    model = ctgan.CTGAN(epochs=epochs, enable_gpu=False, batch_size=task.batch, pac=task.pack)
+    model.fit(task.frame, task.discrete)
+    return model
+
+
+# ---------------------------------------------------------------- quality
+
+
+def qualities(task: Task, held_out: pd.DataFrame, updates: int) -> dict[str, Any]:
+    """Both sides' samples, as many as there are rows, scored after as many updates."""
+    options = {"batch_size": task.batch, "pack": task.pack, "seed": task.seed, "threads": torch.get_num_threads()}
+    gan = TabularGAN(steps=updates, **options).fit(task.frame)
+    epochs = -(-updates // task.epoch)
+    samples = {
+        "fastgan": gan.sample(len(task.frame), seed=task.seed),
+        "ctgan": ctgan_model(task, epochs).sample(len(task.frame)),
+    }
+    return {side: score(gan, task, rows, held_out) for side, rows in samples.items()}
+
+
+def score(gan: TabularGAN, task: Task, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, Any]:
+    """fastgan's report, and SDMetrics' quality score."""
+    from sdmetrics.reports.single_table import QualityReport
+
+    values = Report(gan.transformer, task.frame, rows, held_out).values
+    kinds = {name: "categorical" if name in task.discrete else "numerical" for name in task.frame}
+    report = QualityReport()
+    metadata = {"columns": {name: {"sdtype": kind} for name, kind in kinds.items()}}
+    report.generate(task.frame, rows[list(task.frame)], metadata, verbose=False)
+    kept = {name: values[name] for name in ("mean_ks", "mean_tv", "pairs", "detection", "efficacy", "privacy")}
+    return {"sdmetrics": float(report.get_score())} | kept
