@@ -38,7 +38,7 @@ class BlockedPlan {
         for (void** address : {&weight.value, &weight.state0, &weight.state1, &weight.ema}) {
           if (!*address) continue;
           moved_.push_back({static_cast<T*>(*address), address, total, l.outputs * l.pieces, l.inputs});
-          total += padded(l.outputs * l.pieces * l.inputs) + kApart;
+          total += padded(BlockedWeight<T>{nullptr, l.outputs * l.pieces, l.inputs}.size()) + kApart;
         }
       }
     }
@@ -101,7 +101,7 @@ class BlockedPlan {
       for (int64_t row = first; row < std::min(first + some, m->outputs); ++row)
         for (int64_t column = 0; column < m->inputs; column += kBlockRows<T>) {
           const int64_t width = blocked.width(column);
-          copy(m->rows + row * m->inputs + column, data + column * m->outputs + row * width, width);
+          copy(m->rows + row * m->inputs + column, data + blocked.offset(column) + row * width, width);
         }
     });
   }
