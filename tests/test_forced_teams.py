@@ -63,6 +63,30 @@ def test_R16_a_penalty_over_layers_of_very_different_width(activation: str, pena
         assert_same_bits(found[0], other)
 
 
+@pytest.mark.parametrize("rows", [4, 20, 33, 52])
+def test_R16_rows_behind_whole_vectors_are_the_same_whichever_thread_has_them(rows: int, force: Force) -> None:
+    """The last rows of a batch have products of their own; a thread may have only those."""
+    torch.manual_seed(0)
+    layers = nn.MLP([36, 48, 40, 8], activation="leaky_relu")
+    truth = nn.MLP([36, 48, 40, 8], activation="leaky_relu", dtype=torch.float64, impl="reference")
+    truth.load_state_dict(layers.state_dict())
+    x = torch.randn(rows, 36, dtype=torch.float64)
+
+    def results(network: torch.nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
+        at = x.to(dtype).requires_grad_()
+        y = network(at)
+        return [y.detach(), *torch.autograd.grad(y.square().sum(), [at, *network.parameters()])]
+
+    found = []
+    for size in (1, *SIZES):
+        force(size)
+        found.append(results(layers, torch.float32))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    for a, b in zip(found[0], results(truth, torch.float64), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_R16_populations_of_forced_teams(threads: int, force: Force) -> None:
     """A member's team is forced too; where another member has the threads, it goes alone."""

@@ -79,6 +79,38 @@ T sum_columns(int64_t first, int64_t last, int64_t features, int64_t feature, Va
   return sum_lanes<lanes>(sum);
 }
 
+// The same sums of S::width neighbouring features side by side.
+template <class T>
+void sum_columns_of_some(int64_t first, int64_t last, int64_t features, int64_t feature, const T* in, T* out) {
+  using S = Simd<T>;
+  constexpr int64_t lanes = kBlockRows<T>, width = S::width;
+  static_assert(lanes == 2 * width);
+  const int64_t whole = std::min(last, rounded_up(first, lanes)), end = std::max(whole, last / lanes * lanes);
+  alignas(64) T sums[width * width], by_lane[width * width];
+  for (int64_t f = 0; f < width; ++f) {
+    const T* x = in + (feature + f) * lanes;
+    alignas(64) T sum[lanes] = {};
+    const auto add = [&](int64_t column, int64_t to) {  // inside a block
+      for (; column < to; ++column) sum[column % lanes] += x[column / lanes * features * lanes + column % lanes];
+    };
+    if (first < whole) add(first, whole);
+    auto left = S::load(sum), right = S::load(sum + width);
+    for (int64_t p = whole / lanes; p < end / lanes; ++p)
+      left += S::load(x + p * features * lanes), right += S::load(x + p * features * lanes + width);
+    if (end < last) {
+      S::store(sum, left), S::store(sum + width, right);
+      add(end, last);
+      left = S::load(sum), right = S::load(sum + width);
+    }
+    S::store(sums + f * width, left + right);
+  }
+  transpose_square(sums, width, by_lane, width);
+  for (int64_t half = width / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i)
+      S::store(by_lane + i * width, S::load(by_lane + i * width) + S::load(by_lane + (i + half) * width));
+  S::store(out, S::load(by_lane));
+}
+
 template <class T>
 using TileMap = void (*)(const T* in, T* out, int64_t stride, int rows, int columns, T negative_slope);
 

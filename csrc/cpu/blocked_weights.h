@@ -42,7 +42,7 @@ class BlockedPlan {
         for (void** address : {&weight.value, &weight.state0, &weight.state1, &weight.ema}) {
           if (!*address) continue;
           moved_.push_back({static_cast<T*>(*address), address, total, l.outputs * l.pieces, l.inputs, l.transposed});
-          total += padded(l.outputs * l.pieces * l.inputs) + kApart;
+          total += padded(moved_.back().blocked(nullptr).size()) + kApart;
         }
       }
     T* memory = static_cast<T*>(workspace.weights.reserve(size_t(total) * sizeof(T)));
@@ -89,6 +89,8 @@ class BlockedPlan {
     void** address;
     int64_t offset, outputs, inputs;
     bool transposed;
+
+    BlockedWeight<T> blocked(const T* data) const { return BlockedWeight<T>::of(data, outputs, inputs, transposed); }
   };
 
   // copy(inputs of a row, the same in their block, how many), for all rows and blocks; of a transposed weight one by
@@ -103,19 +105,18 @@ class BlockedPlan {
       const auto& [m, first] = tasks[size_t(task)];
       T* data = static_cast<T*>(*m->address);
       const int64_t last = std::min(first + some, m->outputs);
+      const BlockedWeight<T> blocked = m->blocked(data);
       if (m->transposed) {
-        const BlockedWeight<T> blocked{data, m->inputs, m->outputs};
         for (int64_t block = first; block < last; block += kBlockRows<T>)
           for (int64_t input = 0, units = blocked.width(block); input < m->inputs; ++input)
             for (int64_t i = 0; i < units; ++i)
-              copy(m->rows + (block + i) * m->inputs + input, data + block * m->inputs + input * units + i, 1);
+              copy(m->rows + (block + i) * m->inputs + input, data + blocked.offset(block) + input * units + i, 1);
         return;
       }
-      const BlockedWeight<T> blocked{data, m->outputs, m->inputs};
       for (int64_t row = first; row < last; ++row)
         for (int64_t column = 0; column < m->inputs; column += kBlockRows<T>) {
           const int64_t width = blocked.width(column);
-          copy(m->rows + row * m->inputs + column, data + column * m->outputs + row * width, width);
+          copy(m->rows + row * m->inputs + column, data + blocked.offset(column) + row * width, width);
         }
     });
   }

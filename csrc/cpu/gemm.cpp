@@ -91,26 +91,43 @@ auto gather_function(int rows, std::integer_sequence<int, row...>) {
   return table[rows - 1];
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 
-// rows x 4 * groups columns; each accumulator has 4 columns by 4 sums over every fourth depth.
+// The same kShortDepths floats, four times.
+inline Simd<float>::Vector four_times(const float* x) {
+  Simd<float>::Vector four;
+#if defined(__AVX512F__)
+  asm("vbroadcastf32x4 %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const float (*)[4]>(x)));
+#else
+  asm("vbroadcastsd %1, %0" : "=x"(four) : "m"(*reinterpret_cast<const float (*)[2]>(x)));
+#endif
+  return four;
+}
+
+// rows x 4 * groups columns; each accumulator has 4 columns by sums over every kShortDepths-th depth, those of narrow
+// tiles over every other of these: fewer accumulators would wait for one another.
 template <int rows, int groups>
 void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c,
                     int64_t c_row) {
-  __m512 sum[rows][groups];
+  using S = Simd<float>;
+  constexpr int chains = 4 / kShortDepths, step = kShortDepths * chains;
+  S::Vector sum[rows][groups][chains];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int g = 0; g < groups; ++g) sum[i][g] = _mm512_setzero_ps();
-  const auto some = [&](const float* x, int64_t a_row, int64_t count) __attribute__((always_inline)) {
-    for (; count > 0; count -= 4, x += 4, packed += 16 * groups)
-#pragma GCC unroll 16
-      for (int i = 0; i < rows; ++i) {
-        __m512 four;
-        asm("vbroadcastf32x4 %1, %0" : "=v"(four) : "m"(*reinterpret_cast<const float (*)[4]>(x + i * a_row)));
+    for (int g = 0; g < groups; ++g)
 #pragma GCC unroll 2
-        for (int g = 0; g < groups; ++g) sum[i][g] += four * _mm512_loadu_ps(packed + 16 * g);
-      }
+      for (int s = 0; s < chains; ++s) sum[i][g][s] = S::Vector{};
+  const auto some = [&](const float* x, int64_t a_row, int64_t count) __attribute__((always_inline)) {
+    for (; count > 0; count -= step, x += step, packed += 4 * step * groups)
+#pragma GCC unroll 2
+      for (int s = 0; s < chains; ++s)
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; ++i) {
+          const S::Vector four = four_times(x + i * a_row + s * kShortDepths);
+#pragma GCC unroll 2
+          for (int g = 0; g < groups; ++g) sum[i][g][s] += four * S::load(packed + S::width * (s * groups + g));
+        }
   };
   const float* x = a.data;
   int64_t left = depth;
@@ -121,42 +138,52 @@ void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, 
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int g = 0; g < groups; ++g) {
-      float parts[16];
-      _mm512_storeu_ps(parts, sum[i][g]);
-      for (int j = 0; j < 4; ++j)
+      float parts[S::width];
+      S::store(parts, chains == 2 ? sum[i][g][0] + sum[i][g][chains - 1] : sum[i][g][0]);
+      for (int j = 0; j < 4; ++j) {
+        const float* p = parts + j * kShortDepths;
         c[i * c_row + 4 * g + j] =
-            (bias ? bias[i] : 0.0f) + ((parts[4 * j] + parts[4 * j + 1]) + (parts[4 * j + 2] + parts[4 * j + 3]));
+            (bias ? bias[i] : 0.0f) + (kShortDepths == 4 ? (p[0] + p[1]) + (p[2] + p[3]) : p[0] + p[1]);
+      }
     }
 }
 
 template <int... row>
-ShortTile short_tile(int rows, int columns, std::integer_sequence<int, row...>) {
+ShortTile short_tile(int rows, [[maybe_unused]] int columns, std::integer_sequence<int, row...>) {
   static constexpr ShortTile four[] = {multiply_short<row + 1, 1>...};
+#if defined(__AVX512F__)
   static constexpr ShortTile eight[] = {multiply_short<row + 1, 2>...};
-  return (columns > 4 ? eight : four)[rows - 1];
+  if (columns > 4) return eight[rows - 1];
+#endif
+  return four[rows - 1];
 }
 
 // Vectors of inputs, each with a number of B: the sums are those of a tile.
 template <int columns, int vectors>
-void multiply_short_transposed(int64_t outputs, const float* a, const float* b, float* c) {
-  __m512 sum[columns][vectors];
+void multiply_short_transposed(int64_t outputs, const float* a, int64_t a_row, const float* b, float* c) {
+  using S = Simd<float>;
+  S::Vector sum[columns][vectors];
 #pragma GCC unroll 8
   for (int j = 0; j < columns; ++j)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) sum[j][v] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < outputs; ++k, a += 16 * vectors, b += kBlockRows<float>)
+    for (int v = 0; v < vectors; ++v) sum[j][v] = S::Vector{};
+  for (int64_t k = 0; k < outputs; ++k, a += a_row, b += kBlockRows<float>)
 #pragma GCC unroll 8
     for (int j = 0; j < columns; ++j)
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sum[j][v] += b[j] * _mm512_loadu_ps(a + 16 * v);
-  float parts[columns][16 * vectors];
+      for (int v = 0; v < vectors; ++v) sum[j][v] += b[j] * S::load(a + S::width * v);
+  float parts[columns][S::width * vectors];
 #pragma GCC unroll 8
   for (int j = 0; j < columns; ++j)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(parts[j] + 16 * v, sum[j][v]);
-  for (int i = 0; i < 16 * vectors; ++i)
+    for (int v = 0; v < vectors; ++v) S::store(parts[j] + S::width * v, sum[j][v]);
+  for (int i = 0; i < S::width * vectors; ++i)
     for (int j = 0; j < columns; ++j) c[i * kBlockRows<float> + j] = parts[j][i];
 }
+
+#endif
+
+#if defined(__AVX512F__)
 
 template <int rows, int vectors>
 FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* b_block,
@@ -230,12 +257,15 @@ template GatherFunction<double> gather_function(int);
 template void pack_inputs(int64_t, int64_t, const float*, int64_t, int, float*);
 template void pack_inputs(int64_t, int64_t, const double*, int64_t, int, double*);
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 const float* pack_short(int64_t depth, const float* b, int columns) {
-  float* packed = scratch<float, Scratch::packed>(depth * columns);
-  for (int64_t k = 0; k < depth; ++k)
-    for (int j = 0; j < columns; ++j)
-      packed[k / 4 * 4 * columns + j / 4 * 16 + j % 4 * 4 + k % 4] = b[k * kBlockRows<float> + j];
+  float *packed = scratch<float, Scratch::packed>(depth * columns), *to = packed;
+  for (int64_t k = 0; k < depth; k += kShortDepths, b += kShortDepths * kBlockRows<float>)
+    for (int first = 0; first < columns; first += 4)
+#pragma GCC unroll 4
+      for (int j = first; j < first + 4; ++j)
+#pragma GCC unroll 4
+        for (int d = 0; d < kShortDepths; ++d) *to++ = b[d * kBlockRows<float> + j];
   return packed;
 }
 
@@ -243,13 +273,18 @@ ShortTile short_tile(int rows, int columns) {
   return short_tile(rows, columns, std::make_integer_sequence<int, kTileRows>{});
 }
 
-void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, const float* b, float* c, int columns) {
-  if (columns > 4)
-    (inputs > 16 ? multiply_short_transposed<8, 2> : multiply_short_transposed<8, 1>)(outputs, a, b, c);
-  else
-    (inputs > 16 ? multiply_short_transposed<4, 2> : multiply_short_transposed<4, 1>)(outputs, a, b, c);
+void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, int64_t a_row, const float* b, float* c,
+                               int columns) {
+  const bool two = inputs > Simd<float>::width;
+  if (columns <= 4)
+    return (two ? multiply_short_transposed<4, 2> : multiply_short_transposed<4, 1>)(outputs, a, a_row, b, c);
+#if defined(__AVX512F__)
+  (two ? multiply_short_transposed<8, 2> : multiply_short_transposed<8, 1>)(outputs, a, a_row, b, c);
+#endif
 }
+#endif
 
+#if defined(__AVX512F__)
 TileFunctionBf16 tile_function_bf16(int rows, int columns) {
   return tile_function_bf16(rows, columns, std::make_integer_sequence<int, kTileRows>{});
 }

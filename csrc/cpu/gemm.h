@@ -62,22 +62,38 @@ struct Matrix {
   const T* rest = nullptr;
 };
 
-// A weight in blocks of its inputs, [inputs / kBlockRows][outputs][kBlockRows]. The last block is as narrow as the
-// inputs that are left: there is no padding, and a weight of at most kBlockRows inputs is a plain (outputs, inputs)
-// matrix.
+// A weight in blocks of its inputs, [inputs / kBlockRows][outputs][kBlockRows], an odd number of cache lines apart:
+// where the distance is a power of two, the same rows of all blocks map to the same sets of a cache. The last block is
+// as narrow as the inputs that are left; a weight of at most kBlockRows inputs is a plain (outputs, inputs) matrix.
 template <class T>
 struct BlockedWeight {
   const T* data;
   int64_t outputs, inputs;
 
-  // Inputs in the block that begins at input `column`, and the block's first row.
+  // Of a matrix (rows, inputs), or of its transpose.
+  static BlockedWeight of(const T* data, int64_t rows, int64_t inputs, bool transposed) {
+    return transposed ? BlockedWeight{data, inputs, rows} : BlockedWeight{data, rows, inputs};
+  }
+
+  // Elements from block to block, and those of the whole weight with the gaps between blocks.
+  int64_t stride() const {
+    constexpr int64_t line = 64 / int64_t(sizeof(T));
+    return ((outputs * kBlockRows<T> + line - 1) / line | 1) * line;
+  }
+  int64_t size() const {
+    const int64_t last = inputs > 0 ? (inputs - 1) / kBlockRows<T> * kBlockRows<T> : 0;
+    return offset(last) + outputs * width(last);
+  }
+
+  // Of the block that begins at input `column`: its inputs, its first row's place.
   int64_t width(int64_t column) const { return std::min<int64_t>(kBlockRows<T>, inputs - column); }
-  const T* block(int64_t column) const { return data + column * outputs; }
+  int64_t offset(int64_t column) const { return column / kBlockRows<T> * stride(); }
+  const T* block(int64_t column) const { return data + offset(column); }
 
   // Rows from `row` on.
   Matrix<T> rows(int64_t row) const {
     const int64_t whole = inputs / kBlockRows<T> * kBlockRows<T>, left = inputs - whole;
-    return {data + row * kBlockRows<T>, left, outputs * kBlockRows<T>, block(whole) + row * left};
+    return {data + row * kBlockRows<T>, left, stride(), block(whole) + row * left};
   }
 };
 
@@ -187,11 +203,13 @@ struct Slice {
   }
 };
 
-// The last columns of a batch fill less than half a vector of columns: there a vector of columns would cost as much as
-// a full one. These products of blocked weights have vectors of other things instead: a vector of 4 depths by 4
-// columns, and one of inputs. On AVX-512; elsewhere a vector is short enough.
+// The last columns of a batch may fill at most half a vector of columns: there a vector of columns would cost as much
+// as a full one. These products have vectors of other things instead: one of some depths by 4 columns, and one of
+// inputs.
 #if defined(__AVX512F__)
 constexpr int kShortColumns = 8;  // at most
+#elif defined(__AVX2__)
+constexpr int kShortColumns = 4;
 #else
 constexpr int kShortColumns = 0;
 #endif
@@ -204,14 +222,18 @@ int short_columns(ColumnRange range) {
   return sizeof(T) == 4 && left <= kShortColumns ? int(std::min(left, range.last - range.first)) : 0;
 }
 
-// B at `columns` (4 or 8) columns of a block as vectors of 4 depths by 4 columns, [depth / 4][columns / 4][16].
+// The product of a matrix and the last 4 or 8 columns of a range, its sums in vectors of kShortDepths depths by 4
+// columns.
+constexpr int kShortDepths = Simd<float>::width / 4;
+// B at so many columns of a block, [depth / kShortDepths][columns / 4][4 * kShortDepths].
 const float* pack_short(int64_t depth, const float* b, int columns);
 // As TileFunction for Layout::blocked, with B from pack_short().
 using ShortTile = void (*)(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c,
                            int64_t c_row);
 ShortTile short_tile(int rows, int columns);
-// C = A^T B for the `inputs` (16 or 32) of one block of a weight, at 4 or 8 columns.
-void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, const float* b, float* c, int columns);
+// C = A^T B for the `inputs` (one or two vectors) of rows of A that are a_row apart, at 4 or 8 columns.
+void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, int64_t a_row, const float* b, float* c,
+                               int columns);
 
 constexpr int64_t kGroupBytes = 640 << 10;  // blocks of B that stay in the L2 cache during a loop over tiles of A
 
@@ -238,6 +260,58 @@ struct Extent {
   bool add = false;
 };
 
+// The last columns of a product where they are few.
+template <class T>
+class ShortColumns {
+ public:
+  // Takes them out of the range, if the shape of A allows that.
+  ShortColumns(bool allowed, const Extent& extent, const T* b, T* c, ColumnRange& range) {
+    if (kShortColumns == 0 || !allowed || extent.add || !(few_ = short_columns<T>(range))) return;
+    depth_ = extent.inputs, block_ = range.last / kBlockRows<T>, lane_ = int(range.last % kBlockRows<T>) - few_;
+    b_ = b + block_ * extent.of_b * kBlockRows<T> + lane_, c_ = c + block_ * extent.of_c * kBlockRows<T> + lane_;
+    range.last -= few_;
+  }
+
+  // Calls f(columns) as each_group(), also where no columns are left: the last call ends at range.last.
+  template <class Function>
+  void each_range(int64_t depth, ColumnRange range, Function&& f) const {
+    if (few_ && range.first == range.last) return f(range);
+    each_group<T>(depth, range, f);
+  }
+
+  void pack() {
+    if constexpr (kPossible)
+      if (few_) packed_ = pack_short(depth_, b_, few_);
+  }
+
+  // Rows row .. row + rows of C, after pack(): A has Layout::blocked.
+  template <class After>
+  void multiply_rows([[maybe_unused]] const Matrix<T>& a, int64_t row, int rows, [[maybe_unused]] const T* bias,
+                     After&& after) const {
+    if (!few_) return;
+    if constexpr (kPossible)
+      short_tile(rows, few_)(depth_, a, packed_, bias ? bias + row : nullptr, c_ + row * kBlockRows<T>, kBlockRows<T>);
+    after(block_, row, lane_, rows, few_);
+  }
+
+  // The same where A is transposed: its rows are a_row apart.
+  template <class After>
+  void multiply_transposed([[maybe_unused]] const T* a, [[maybe_unused]] int64_t a_row, int64_t row, int64_t rows,
+                           After&& after) const {
+    if (!few_) return;
+    if constexpr (kPossible) multiply_short_transposed(depth_, rows, a, a_row, b_, c_ + row * kBlockRows<T>, few_);
+    after(block_, row, lane_, int(rows), few_);
+  }
+
+ private:
+  static constexpr bool kPossible = sizeof(T) == 4 && kShortColumns > 0;
+  int few_ = 0;
+  int64_t depth_ = 0, block_ = 0;
+  int lane_ = 0;
+  const T *b_ = nullptr, *packed_ = nullptr;
+  T* c_ = nullptr;
+};
+
 // Rows row .. row + rows of C.
 template <class T, class After>
 void multiply_rows(const Extent& extent, Layout layout, const Matrix<T>& a, int64_t row, int rows, const T* bias,
@@ -256,16 +330,23 @@ template <class T, class After>
 void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range,
               After&& after) {
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
-  each_group<T>(depth, range, [&](ColumnRange columns) {
+  const Extent extent{depth, depth, n, n};
+  // Only the product whose sums are those of a tile: here a row's bits do not depend on its place in the batch.
+  const ShortColumns<T> last(kNarrowTiles && a.column != 1 && n % Simd<T>::width == 0, extent, b, c, range);
+  last.each_range(depth, range, [&](ColumnRange columns) {
     for (int64_t t = 0; t < tiles; t += kSliceTiles) {
       const int count = int(std::min<int64_t>(kSliceTiles, tiles - t));
       int64_t edges[kSliceTiles + 1];
       for (int i = 0; i <= count; ++i) edges[i] = n * (t + i) / tiles;
       const Slice<T> slice(a, edges, count, depth, columns.last - columns.first);
-      for (int i = 0; i < count; ++i)
-        multiply_rows({depth, depth, n, n}, slice.layout, slice.tile[i], edges[i], int(edges[i + 1] - edges[i]), bias,
-                      b, c, columns, nullptr, after);
+      for (int i = 0; i < count; ++i) {
+        const int rows = int(edges[i + 1] - edges[i]);
+        multiply_rows(extent, slice.layout, slice.tile[i], edges[i], rows, bias, b, c, columns, nullptr, after);
+      }
     }
+    if (columns.last == range.last)
+      for (int64_t row = 0; row < n; row += kBlockRows<T>)
+        last.multiply_transposed(a.data + row, a.column, row, std::min<int64_t>(kBlockRows<T>, n - row), after);
   });
 }
 
@@ -275,29 +356,20 @@ void multiply_weight(const BlockedWeight<T>& a, const Extent& extent, const T* b
                      ColumnRange range, After&& after) {
   const int64_t n = extent.outputs, tiles = (n + kTileRows - 1) / kTileRows;
   const int64_t blocks = (a.inputs + kBlockRows<T> - 1) / kBlockRows<T>;
-  const int few = a.inputs % 4 == 0 && n >= kTileRows ? short_columns<T>(range) : 0;
-  if constexpr (sizeof(T) == 4 && kShortColumns > 0)
-    if (few) {
-      const int64_t p = range.last / kBlockRows<T>, lane = range.last % kBlockRows<T> - few;
-      const float* packed = pack_short(a.inputs, b + p * a.inputs * kBlockRows<T> + lane, few);
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t row = n * t / tiles, rows = n * (t + 1) / tiles - row;
-        short_tile(int(rows), few)(a.inputs, a.rows(row), packed, bias ? bias + row : nullptr,
-                                   c + (p * extent.of_c + row) * kBlockRows<T> + lane, kBlockRows<T>);
-        after(p, row, int(lane), int(rows), few);
-      }
-      range.last -= few;
-    }
-  each_group<T>(a.inputs, range, [&](ColumnRange columns) {
+  ShortColumns<T> last(a.inputs % 4 == 0 && n >= kTileRows, extent, b, c, range);
+  last.pack();
+  last.each_range(a.inputs, range, [&](ColumnRange columns) {
     for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, last = n * std::min(t + 2, tiles) / tiles;
+      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, end = n * std::min(t + 2, tiles) / tiles;
       constexpr int64_t bytes = kBlockRows<T> * int64_t(sizeof(T));
       Ahead ahead{{reinterpret_cast<const char*>(a.rows(next).data)},
-                  a.outputs * bytes,
-                  (last - next) * bytes,  // the next tile
-                  int(last > next ? blocks : 0),
+                  a.stride() * int64_t(sizeof(T)),
+                  (end - next) * bytes,  // the next tile
+                  int(end > next ? blocks : 0),
                   1};
       multiply_rows(extent, Layout::blocked, a.rows(row), row, int(next - row), bias, b, c, columns, &ahead, after);
+      if (columns.last == range.last)  // while the rows are in the L1 cache
+        last.multiply_rows(a.rows(row), row, int(next - row), bias, after);
     }
   });
 }
@@ -306,20 +378,9 @@ void multiply_weight(const BlockedWeight<T>& a, const Extent& extent, const T* b
 template <class T, class After>
 void multiply_transposed_weight(const BlockedWeight<T>& a, const Extent& extent, const T* b, T* c, ColumnRange range,
                                 After&& after) {
-  const bool whole = extent.outputs == a.inputs && !extent.add;
-  const int few = whole && a.inputs % Simd<T>::width == 0 ? short_columns<T>(range) : 0;
-  if constexpr (sizeof(T) == 4 && kShortColumns > 0)
-    if (few) {
-      const int64_t p = range.last / kBlockRows<T>, lane = range.last % kBlockRows<T> - few;
-      for (int64_t column = 0; column < a.inputs; column += kBlockRows<T>) {
-        multiply_short_transposed(extent.inputs, a.width(column), a.block(column),
-                                  b + p * extent.of_b * kBlockRows<T> + lane,
-                                  c + (p * extent.of_c + column) * kBlockRows<T> + lane, few);
-        after(p, column, int(lane), int(a.width(column)), few);
-      }
-      range.last -= few;
-    }
-  each_group<T>(extent.inputs, range, [&](ColumnRange columns) {
+  const bool whole = extent.outputs == a.inputs && a.inputs % Simd<T>::width == 0;
+  const ShortColumns<T> last(whole, extent, b, c, range);
+  last.each_range(extent.inputs, range, [&](ColumnRange columns) {
     for (int64_t column = 0; column < extent.outputs; column += kBlockRows<T>) {
       const int64_t width = a.width(column), some = std::min(width, extent.outputs - column);
       const int64_t tiles = (some + kTileRows - 1) / kTileRows;
@@ -328,6 +389,7 @@ void multiply_transposed_weight(const BlockedWeight<T>& a, const Extent& extent,
         multiply_rows<T>(extent, Layout::adjacent, {a.block(column) + row, 1, width}, column + row, int(next - row),
                          nullptr, b, c, columns, nullptr, after);
       }
+      if (columns.last == range.last) last.multiply_transposed(a.block(column), width, column, width, after);
     }
   });
 }
@@ -358,7 +420,6 @@ void multiply_gradient(const GradientShape& shape, ColumnRange range, const T* e
   const int64_t group =
       width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
   e += range.first * of_e;
-  const BlockedWeight<T> by_rows{e, of_e, rows};  // E is blocked like a weight, but its last block is padded
   const int64_t tile_bytes = kTileRows * padded(rows) * int64_t(sizeof(T)),
                 some = std::max<int64_t>(1, kGradientBytes / std::max<int64_t>(1, tile_bytes));
   alignas(64) T tile[kTileRows * width];
@@ -383,8 +444,7 @@ void multiply_gradient(const GradientShape& shape, ColumnRange range, const T* e
           const int64_t where = below ? column : beside ? column + width : begin;
           const T* block = packed + (column - begin) / width * packed_block;
           if (t < dense_tiles) {
-            Matrix<T> left = by_rows.rows(row);
-            left.rest = e + (rows / width * of_e + row) * width, left.row = width;
+            const Matrix<T> left{e + row * width, width, of_e * width, e + (rows / width * of_e + row) * width};
             Ahead ahead = needs(where, columns_at(where), edge(soon), int(edge(soon + 1) - edge(soon)));
             tile_function<T>(Layout::blocked, int(next - row), columns_at(column))(rows, left,
                                                                                    block + range.first * width, nullptr,

@@ -343,11 +343,20 @@ std::vector<GradientPart> Network<T>::gradient_parts() const {
 
 template <class T>
 const T* Network<T>::bias_gradient(const Layer<T>& l, const Columns& columns) const {
-  T* sums = scratch<T, Scratch::packed>(l.rows());
-  for (int64_t f = 0; f < l.rows(); ++f)
-    for (const ColumnRange& some : columns.of_bias)
-      sums[f] = (some.first ? sums[f] : T(0)) +
-                sum_columns<T>(some.first, some.last, l.rows(), f, [&](int64_t at) { return l.grad_affine[at]; });
+  constexpr int64_t some = Simd<T>::width;
+  T *sums = scratch<T, Scratch::packed>(l.rows() + some), *more = sums + l.rows();
+  for (const ColumnRange& range : columns.of_bias) {
+    const bool adds = &range != &columns.of_bias[0];
+    if (adds && range.first == range.last) continue;
+    int64_t f = 0;
+    for (; f + some <= l.rows(); f += some) {
+      sum_columns_of_some<T>(range.first, range.last, l.rows(), f, l.grad_affine, adds ? more : sums + f);
+      for (int64_t i = 0; adds && i < some; ++i) sums[f + i] += more[i];
+    }
+    for (; f < l.rows(); ++f)
+      sums[f] = (adds ? sums[f] : T(0)) +
+                sum_columns<T>(range.first, range.last, l.rows(), f, [&](int64_t at) { return l.grad_affine[at]; });
+  }
   return sums;
 }
 

@@ -78,8 +78,7 @@ struct Layer {
   int64_t rows() const { return plan.outputs * plan.pieces; }  // of the weight
   const T* weight() const { return static_cast<const T*>(parameters.weight.value); }
   BlockedWeight<T> blocked_weight() const {
-    return plan.transposed ? BlockedWeight<T>{weight(), plan.inputs, rows()}
-                           : BlockedWeight<T>{weight(), rows(), plan.inputs};
+    return BlockedWeight<T>::of(weight(), rows(), plan.inputs, plan.transposed);
   }
   const T* bias() const { return static_cast<const T*>(parameters.bias.value); }
   const T* saved() const { return backward_needs_input(plan.activation) ? normalized : output; }

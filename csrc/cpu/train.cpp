@@ -238,7 +238,7 @@ class Trainer<T>::Executor {
   // The moving average of G, parameter by parameter.
   void update_ema() {
     const Ema<T> follow(plan_.ema_decay);
-    each_parameter(plan_.generator, [&](const ParameterPlan& parameter, int64_t n) {
+    each_parameter<T>(plan_.generator, [&](const ParameterPlan& parameter, int64_t n) {
       if (!parameter.ema) return;
       const T* p = static_cast<const T*>(parameter.value);
       T* mean = static_cast<T*>(parameter.ema);

@@ -124,9 +124,11 @@ class Losses : protected Batches<T> {
       loss += mean_value(sub_batch);
       double probability = 0, right = 0;
       each_logit(sub_batch, {0, INT64_MAX}, [&](int64_t at, int lanes) {
+        T sigmoids[kBlockRows<T>];  // a loop of vectors
+        for (int j = 0; j < lanes; ++j) sigmoids[j] = sigmoid(d_.output()[at + j]);
         for (int j = 0; j < lanes; ++j) {
           const T l = d_.output()[at + j];
-          probability += double(sigmoid(l));
+          probability += double(sigmoids[j]);
           right += double(i == 0 ? l > threshold : l < threshold);  // a NaN is neither
         }
       });

@@ -63,7 +63,7 @@ class Snapshot {
   };
 
   void add(const PlayerPlan& player) {
-    each_parameter(player, [&](const ParameterPlan& p, int64_t n) {
+    each_parameter<T>(player, [&](const ParameterPlan& p, int64_t n) {
       for (void* data : {p.value, p.state0, p.state1}) add({data, size_t(n) * sizeof(T), true});
     });
     for (size_t i = 0; i < player.parameters.size(); ++i) {

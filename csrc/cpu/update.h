@@ -44,8 +44,8 @@ struct Update {
   // The rows of a blocked weight that a tile covers, which are contiguous.
   Pointers<T> place(const GradientPart& part, int64_t row) const {
     const LayerPlan& l = player.network.layers[size_t(part.layer)];
-    const int64_t height = l.transposed ? l.inputs : l.outputs * l.pieces;
-    return Pointers<T>(of(part.layer).weight, part.column * height + row * part.columns);
+    const auto blocked = BlockedWeight<T>::of(nullptr, l.outputs * l.pieces, l.inputs, l.transposed);
+    return Pointers<T>(of(part.layer).weight, blocked.offset(part.column) + row * part.columns);
   }
 
   Ahead needs(const GradientPart& part, int64_t row, int height) const {
@@ -130,14 +130,14 @@ struct Squares {
   }
 };
 
-// Calls f(parameter, its elements) for each that a player may have.
-template <class Function>
+// Calls f(parameter, its elements in memory) for each that a player may have, whose weights are in blocks.
+template <class T, class Function>
 void each_parameter(const PlayerPlan& player, Function&& f) {
   for (size_t i = 0; i < player.parameters.size(); ++i) {
     const LayerPlan& l = player.network.layers[i];
     const LayerParameters& p = player.parameters[i];
     const int64_t rows = l.outputs * l.pieces;
-    f(p.weight, rows * l.inputs);
+    f(p.weight, BlockedWeight<T>::of(nullptr, rows, l.inputs, l.transposed).size());
     f(p.bias, rows);
     f(p.norm_scale, l.outputs);
     f(p.norm_shift, l.outputs);
@@ -147,7 +147,7 @@ void each_parameter(const PlayerPlan& player, Function&& f) {
 // Holds this thread's part of each trained parameter within a bound.
 template <class T>
 void hold(const PlayerPlan& player, const Team& team, T bound) {
-  each_parameter(player, [&](const ParameterPlan& parameter, int64_t n) {
+  each_parameter<T>(player, [&](const ParameterPlan& parameter, int64_t n) {
     if (!parameter.state0) return;
     T* p = static_cast<T*>(parameter.value);
     for (int64_t i = n * team.rank / team.size; i < n * (team.rank + 1) / team.size; ++i) p[i] = held(p[i], bound);
@@ -162,7 +162,7 @@ void bound_norms(T* weight, int64_t rows, int64_t inputs, int64_t first, int64_t
     const auto each = [&](auto&& f) {
       for (int64_t column = 0; column < inputs; column += kBlockRows<T>) {
         const int64_t width = blocked.width(column);
-        T* w = weight + (blocked.block(column) - blocked.data) + row * width;
+        T* w = weight + blocked.offset(column) + row * width;
         for (int64_t i = 0; i < width; ++i) f(w[i]);
       }
     };
