@@ -142,6 +142,15 @@ def test_M70_sigma_is_chosen_by_the_validation_rows_and_by_no_others() -> None:
     assert evaluation.parzen_log_likelihood(samples, x, validation=validation, sigmas=sigmas).sigma == chosen
 
 
+def test_M70_sigma_is_chosen_by_the_first_1000_validation_rows() -> None:
+    samples, near, far = (gaussian_rows(1000, 2, i, scale=scale) for i, scale in enumerate((1.0, 1.0, 20.0)))
+    sigmas = np.logspace(-1, 2, 12)
+    of_near, of_far = (evaluation.parzen_sigma(samples, rows, sigmas) for rows in (near, far))
+    assert of_near != of_far
+    assert evaluation.parzen_sigma(samples, torch.cat([near, far]), sigmas) == of_near
+    assert evaluation.parzen_sigma(samples, torch.cat([far, near]), sigmas) == of_far
+
+
 def test_M70_a_best_sigma_at_the_end_of_the_list_is_warned_of() -> None:
     samples, validation = gaussian_rows(300, 2, scale=1e-3), gaussian_rows(100, 2, 1, scale=1e-3)
     with pytest.warns(UserWarning, match="sigma 0.1 is the smallest of sigmas"):
@@ -246,7 +255,7 @@ def test_M72_R17_a_collapsed_generator() -> None:
 # ---------------------------------------------------------------- neighbours
 
 
-@pytest.mark.parametrize(("n", "m", "dim"), [(1, 1, 1), (300, 2000, 5), (241, 961, 64), (20, 1200, 784)])
+@pytest.mark.parametrize(("n", "m", "dim"), [(1, 1, 1), (300, 2000, 5), (9, 1920, 3), (241, 961, 64), (20, 1200, 784)])
 def test_M36_nearest_neighbours_are_the_brute_force_argmin(n: int, m: int, dim: int) -> None:
     samples, data = gaussian_rows(n, dim).float(), gaussian_rows(m, dim, 1).float()
     found = evaluation.nearest_neighbours(samples, data)

@@ -97,16 +97,17 @@ def test_the_penalty_is_differentiable_in_the_parameters(kind: str) -> None:
     assert torch.autograd.gradcheck(lambda *v: penalty(*v, parameters["2.bias"].detach()), values)
 
 
-@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("kind", PENALTIES)
-def test_a_derivative_of_zero_gives_numbers(kind: str, impl: str) -> None:
+def test_a_derivative_of_zero_gives_numbers(kind: str, plain: bool) -> None:
     """A dead discriminator, or one saturated at a batch's row: the norm's own gradient would be infinite there."""
-    model = fastgan.nn.MLP([4, 8, 1], activation="relu")
+    layers = torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)
+    model = torch.nn.Sequential(*layers) if plain else fastgan.nn.MLP([4, 8, 1], activation="relu")
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
     x = torch.randn(6, 4)
-    penalty = gradient_penalty(model, x, x, kind=kind, seed=0, impl=impl)
+    penalty = gradient_penalty(model, x, x, kind=kind, seed=0)
     assert penalty.item() == (10.0 if kind == "wgan-gp" else 0.0)
     penalty.backward()
     grads = {name: p.grad for name, p in model.named_parameters()}

@@ -69,11 +69,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("drops", ["both", "generator", "discriminator"])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_eager_engine_draws_as_many_dropout_seeds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_eager_engine_draws_as_many_dropout_seeds(name: str, drops: str, monkeypatch: pytest.MonkeyPatch) -> None:
     linear, dropout = torch_nn.Linear, nn.Dropout
-    generator = nn.Sequential(linear(3, 8), dropout(0.5), linear(8, 2))
-    discriminator = nn.Sequential(linear(2, 6), dropout(0.5), linear(6, 6), dropout(0.1), linear(6, 1))
+    of_g, of_d = (0.5 * (drops in ("both", player)) for player in ("generator", "discriminator"))
+    generator = nn.Sequential(linear(3, 8), dropout(of_g), linear(8, 2))
+    discriminator = nn.Sequential(linear(2, 6), dropout(of_d), linear(6, 6), dropout(of_d / 5), linear(6, 1))
 
     drawn = [0]
     counted = random._counted

@@ -351,6 +351,19 @@ def test_a_callback_can_end_the_run(how: str, tmp_path: Path) -> None:
     assert result.interrupted and result.step == 5 and checkpoint.load(tmp_path).step == 5
 
 
+def test_a_callback_may_look_at_every_iteration() -> None:
+    seen: list[int] = []
+
+    class Each(Callback):
+        every = 1
+
+        def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+            seen.append(run.step)
+
+    result = train(new_gan(), DATA, replace(CONFIG, steps=5), callbacks=[Each()])
+    assert seen == [1, 2, 3, 4, 5] and not result.interrupted
+
+
 def test_training_works_on_another_thread(tmp_path: Path) -> None:
     results: list[TrainResult] = []
     thread = threading.Thread(target=lambda: results.append(train(new_gan(), DATA, CONFIG, run_dir=tmp_path)))

@@ -332,6 +332,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "mutate", help="folder of the build and the logs")
     parser.add_argument("--list", action="store_true", help="only show the faults")
     parser.add_argument("--again", action="store_true", help="plant also what the folder has a result of")
+    parser.add_argument("--report", action="store_true", help="only print what the folder has results of")
     arguments = parser.parse_args()
     known = {f.number: f for f in read_table()}
     faults = [known[number] for number in arguments.numbers or known]
@@ -345,7 +346,7 @@ def main() -> int:
     known_rows = json.loads(results.read_text()) if results.exists() and not arguments.again else {}
     keys = {f.number: key(f, texts[f.file]) for f in faults}
     rows = {f.number: Row(**known_rows.get(keys[f.number], {})) if runs_here(f) else Row() for f in faults}
-    for fault in campaign(faults, rows, arguments.work):
+    for fault in () if arguments.report else campaign(faults, rows, arguments.work):
         row = rows[fault.number]
         known_rows[keys[fault.number]] = vars(row)
         print(f"{place(fault, texts)}  {row.outcome}  {row.seconds:.0f} s  {row.by}", flush=True)
