@@ -5,7 +5,7 @@
 
 Both sides run in turn in this process, which needs `pip install ctgan sdmetrics`; without them fastgan is measured
 alone. Both have the paper's networks and numbers: batches of 500 (100 for small tables), packs of 10, Adam at 2e-4.
-Times are processor seconds, which other jobs on the machine disturb least; wall time stands beside them in the record.
+Times are processor seconds, which other jobs on the machine disturb least; the record also has wall time.
 ctgan's time of an update is the difference of two trainings, so that its preparation is not in it.
 
 Quality: SDMetrics' score, distances to the rows trained on, and the score of a model trained on synthetic rows and
@@ -85,9 +85,9 @@ def shown_times(records: Sequence[Mapping[str, Any]]) -> str:
     for r in records:
         cells = []
         for what in ("per 100 updates", "preparation"):
-            ours, theirs = (r[side][what]["cpu"] if side in r else None for side in NAMES)
-            cells += [f"{ours:.2f}", "-" if theirs is None else f"{theirs:.2f}"]
-            cells.append("-" if theirs is None else f"{theirs / ours:.1f}x")
+            fastgans, ctgans = (r[side][what]["cpu"] if side in r else None for side in NAMES)
+            cells += [f"{fastgans:.2f}", "-" if ctgans is None else f"{ctgans:.2f}"]
+            cells.append("-" if ctgans is None else f"{ctgans / fastgans:.1f}x")
         lines.append([r["table"], str(r["threads"]), str(r["updates"]), *cells])
     return harness.table(lines)
 

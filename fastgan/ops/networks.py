@@ -94,9 +94,8 @@ class _Memory:
             return self.addresses
         for i, ((_, size), (_, found)) in enumerate(zip(self.places, places, strict=True)):
             if size != found:
-                raise RuntimeError(
-                    f"mlp: the storage of weight {i} must stay as it is until backward, {size} bytes, got {found}"
-                )
+                rule = f"must stay as it is until backward, {size} bytes, got {found}"
+                raise Invalid("mlp")(RuntimeError, f"the storage of weight {i}", rule)
         moved = iter([now - before for (before, _), (now, _) in zip(self.places, places, strict=True)])
         return [address and address + next(moved) for address in self.addresses]
 
@@ -368,7 +367,8 @@ def mlp(
         native = natively(caller, "mlp", impl, x, *params)
         if native and any(layer.dropout_first for layer in layers) and (x.is_cuda or is_compiling()):
             if impl == "native":
-                raise RuntimeError(f"{caller}: impl='native' is not available: dropout comes before an activation")
+                rule = "is not available: dropout comes before an activation"
+                raise Invalid(caller)(RuntimeError, "impl='native'", rule)
             native = False  # neither CUDA's kernels nor the custom operators know it
         if not native or is_compiling():
             _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
