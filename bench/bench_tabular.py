@@ -103,17 +103,28 @@ def drawn_times(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> A
             [{side: r[side][what]["cpu"] for side in NAMES if side in r} for r in first],
         )
         ax.set_yscale("log")
+        ax.yaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
         ax.set_title(f"processor seconds, {what}")
     axes[0][0].legend(frameon=False, fontsize=8)
     pictures.title(fig, "Tables: TabularGAN beside ctgan", notes)
     return fig
 
 
-def bars(ax: Any, labels: Sequence[str], heights: Sequence[Mapping[str, float]], form: str = "%.2f") -> None:
-    """A pair of bars for each label; heights: by side."""
+def bars(
+    ax: Any,
+    labels: Sequence[str],
+    heights: Sequence[Mapping[str, float]],
+    errors: Sequence[Mapping[str, float]] = (),
+    form: str = "%.2f",
+) -> None:
+    """A pair of bars for each label; heights, and errors if there are any: by side."""
     for offset, (side, colour) in zip((-0.2, 0.2), NAMES.items(), strict=True):
-        there = [(i + offset, h[side]) for i, h in enumerate(heights) if side in h]
-        drawn = ax.bar([x for x, _ in there], [h for _, h in there], 0.38, color=colour, label=side)
+        there = [i for i, h in enumerate(heights) if side in h]
+        whiskers = {"yerr": [errors[i][side] for i in there], "capsize": 3} if errors else {}
+        places, values = [i + offset for i in there], [heights[i][side] for i in there]
+        drawn = ax.bar(places, values, 0.38, color=colour, label=side, **whiskers)
         ax.bar_label(drawn, fmt=form, fontsize=7.5, padding=2)
     ax.set_xticks(range(len(labels)), [label.replace(", ", "\n") for label in labels], fontsize=7.5)
     ax.margins(y=0.15)
@@ -195,10 +206,8 @@ def write_quality(report: harness.Report) -> None:
     fig, axes = pictures.figure(11, 4.4, 1, 3)
     for ax, text in zip(axes[0], ("SDMetrics quality", "efficacy", "pairs, TV"), strict=True):
         tables = [table for table in found if text in found[table]]
-        bars(ax, tables, [{side: found[table][text][side][0] for side in NAMES} for table in tables], "%.3f")
-        for offset, side in zip((-0.2, 0.2), NAMES, strict=True):
-            means, errors = zip(*(found[table][text][side] for table in tables), strict=True)
-            ax.errorbar([i + offset for i in range(len(tables))], means, errors, fmt="none", ecolor="black", capsize=3)
+        means, errors = ([{side: found[table][text][side][i] for side in NAMES} for table in tables] for i in (0, 1))
+        bars(ax, tables, means, errors, "%.3f")
         ax.set_title(text + (" (0 is best)" if text == "pairs, TV" else " (1 is best)"))
     axes[0][0].legend(frameon=False, fontsize=8)
     counts = ", ".join(
