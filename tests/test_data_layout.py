@@ -330,7 +330,7 @@ def test_flattened_pictures_are_declared_on_the_command_line(run: Run, tmp_path:
     code, _, err = run("train", "x.npy", "--image-shape", "30", *quick)
     assert code == 2 and err == "fastgan train: --image-shape must be height,width, got 30\n"
     code, _, err = run("train", "x.npy", "--image-shape", "5,5", *quick)
-    assert code == 2 and "image_shape must fit the rows of x.npy, got (5, 5) for (40, 30)" in err
+    assert code == 2 and "--image-shape must fit the rows of x.npy, got (5, 5) for (40, 30)" in err
 
 
 def test_data_that_lost_a_column_since_are_refused(run: Run, tmp_path: Path) -> None:

@@ -219,16 +219,16 @@ def test_fewer_go_on_where_memory_is_short(engine: str, device: Device, monkeypa
 
 
 def test_who_has_no_memory_to_try_the_networks_waits(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, refused = torch.nn.Linear.forward, []
+    usual, refused = nn.Sequential.forward, []
 
-    def forward(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    def forward(layer: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
         """Of the dry run alone: a plan's passes do not call it."""
         if sum(engine._iteration is not None for engine in device.engines) >= 2:
             refused.append(layer)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return usual(layer, x)
 
-    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    monkeypatch.setattr(nn.Sequential, "forward", forward)
     device.check(fastgan.train_population(make, DATA, CONFIG, seeds=range(4)), seeded(4))
     assert refused and device.streams.most == 2
 
