@@ -202,7 +202,7 @@ def test_without_network_or_pooch_one_line_says_so(
         assert main(["train", "mnist", "--download", "--quiet"]) == 2
     err = capsys.readouterr().err
     assert err == (
-        f"fastgan train: download must get {url}{NAMES[0]} whole, got ConnectionError: is there a network?\n"
+        f"fastgan train: --download must get {url}{NAMES[0]} whole, got ConnectionError: is there a network?\n"
     )
     assert left(Path("data/mnist")) == [] and not Path("runs").exists()
     monkeypatch.setitem(sys.modules, "pooch", None)
