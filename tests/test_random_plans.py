@@ -27,7 +27,9 @@ from fastgan import (
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
 
-QUICK, MANY, EACH = range(40), range(40, 10_040), 100
+# The last numbers once showed faults of the oracle: a threshold of 1e-16, an update that left an infinite running
+# variance, batch normalisation in float32.
+QUICK, MANY, EACH = [*range(40), 212, 302, 426, 945, 1225], range(40, 10_040), 100
 
 
 @contextlib.contextmanager
