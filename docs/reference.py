@@ -26,9 +26,15 @@ def pages() -> dict[str, str]:
             found = getattr(importlib.import_module(module), name)
             if id(found) not in explained:
                 explained.add(id(found))
-                text += f"\n::: {module}.{name}\n"
+                text += f"\n::: {module}.{name}\n{_options(found)}"
         written[f"api/{module.removeprefix('fastgan.')}.md"] = text
     return written | {"api/index.md": _index()}
+
+
+def _options(found: Any) -> str:
+    """A base class that is private says nothing to a reader."""
+    private = isinstance(found, type) and any(base.__name__.startswith("_") for base in found.__bases__)
+    return "    options: {show_bases: false}\n" if private else ""
 
 
 def _index() -> str:

@@ -69,6 +69,12 @@ def test_every_public_name_is_in_the_api_reference() -> None:
         assert f"[{where}]" in pages["api/index.md"], name
 
 
+def test_the_api_reference_names_no_private_base() -> None:
+    text = reference().pages()["api/training.md"]
+    assert re.search(r"^::: fastgan.training.Adam\n    options: \{show_bases: false\}$", text, re.M)
+    assert re.search(r"^::: fastgan.training.Momentum\n\n", text, re.M)  # others keep theirs
+
+
 def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
