@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import fastgan
 import fastgan.nn as fnn
 from fastgan.ops import networks
 
@@ -229,3 +230,31 @@ def test_a_dropout_seed_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fnn.segments.random, "next_dropout_seed", lambda: drawn.append(draw()) or drawn[-1])
     fused(torch.randn(5, 6)), fused(torch.randn(6, 5).t()), fused(torch.randn(2, 5, 6))
     assert len(drawn) == 3
+
+
+CHAINS: dict[str, Callable[[], list[nn.Module]]] = {
+    "dropout behind an activation": lambda: [nn.Linear(6, 8), nn.Tanh(), fnn.Dropout(0.3), nn.Linear(8, 2)],
+    "dropout before an activation": lambda: [nn.Linear(6, 8), nn.Dropout(0.5), nn.Sigmoid(), nn.Linear(8, 2)],
+    "dropout of the input": lambda: [nn.Dropout(0.2), nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)],
+    "dropout at the end": lambda: [nn.Linear(6, 8), nn.Dropout(0.9), nn.Linear(8, 9), nn.GELU(), fnn.Dropout(0.1)],
+    "batch normalisation": lambda: [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)],
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("rows", [2, 40])
+def test_masks_do_not_depend_on_whether_native_calls_pay(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pays depends on the processor and on the number of rows: a training's masks must not."""
+    torch.manual_seed(0)
+    model = fnn.Sequential(*CHAINS[name]()).double()
+    x = torch.randn(rows, 6, dtype=torch.float64)
+    found = []
+    for pays in (True, False):
+        monkeypatch.setattr("fastgan.nn.segments.pays", lambda *_, pays=pays: pays)
+        one, given = copy.deepcopy(model), x.clone().requires_grad_()
+        with fastgan.random.scope(seed=3, step=0):
+            results = [one(given) for _ in range(3)]
+        found.append((results, torch.autograd.grad(sum(y.square().sum() for y in results), [given, *one.parameters()])))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(*found[0][0][:2])  # a call draws a mask of its own

@@ -211,8 +211,16 @@ class Segment:
         # whether inputs of a shape and type run module by module: without gradients, with gradients
         self.leaves_at: tuple[dict[tuple[torch.Size, torch.dtype], bool], ...] = ({}, {})
         # what a call of each module would do, without the look-up of its parameters, which takes a microsecond
-        self.calls = [(F.linear, (m.weight, m.bias)) if type(m) is nn.Linear else (m.forward, ()) for m in self.modules]
+        self.calls = [self._plain_call(module, place) for place, module in enumerate(self.modules)]
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
+
+    def _plain_call(self, module: nn.Module, place: int) -> tuple[Any, tuple[Any, ...], int | None]:
+        """What a call of the module would do, its arguments behind x, and of a mask the substream of its seed."""
+        if type(module) is nn.Linear:
+            return F.linear, (module.weight, module.bias), None
+        if type(module) in DROPOUTS and module.training and module.p:
+            return ops.dropout, (float(module.p),), sum(type(m) in LINEARS for m in self.modules[:place])
+        return module.forward, (), None
 
     def __call__(self, x: Tensor) -> Tensor:
         if type(x) is Tensor and self.impl == "auto":
@@ -232,7 +240,7 @@ class Segment:
 
     def _call(self, x: Tensor) -> Tensor:
         """A call of a kind that is new, or rare."""
-        if not ordinary(x):
+        if not ordinary(x) or (self.may_leave and torch.jit.is_tracing()):  # which records what the modules call
             for module in self.modules:
                 x = module(x)
             return x
@@ -260,8 +268,6 @@ class Segment:
         return ops.normalized_network(x, *arguments)
 
     def _leaves(self, x: Tensor) -> bool:
-        if torch.jit.is_tracing():  # which records what the modules call
-            return True
         if not x.is_cpu or x.dim() == 0 or x.shape[-1] != self.weights[0].shape[-1] or torch.compiler.is_compiling():
             return False
         if torch.is_autocast_enabled("cpu"):  # torch decides product by product; the answer holds for this call alone
@@ -280,8 +286,10 @@ class Segment:
         return leaves
 
     def _by_modules(self, x: Tensor) -> Tensor:
-        for call, parameters in self.calls:  # without hooks, as planning found: what a call would do is forward alone
-            x = call(x, *parameters)
+        """Module by module, with the masks of a native call: which of both is faster must not decide about them."""
+        seed = random.next_dropout_seed() if self.drops else None
+        for call, arguments, substream in self.calls:  # without hooks, as planning found: a call would be forward alone
+            x = call(x, *arguments) if substream is None else call(x, *arguments, seed, substream)
         return x
 
     def gradient_penalty(self, x: Tensor, kind: str, weight: float) -> Tensor | None:
