@@ -171,6 +171,7 @@ class Game:
         self.condition = self.conditions[:0]  # of the minibatch
         self.latent, self.prior = gan.latent_dim, gan.prior
         self.g, self.d = Network(gan.generator, dtype), Network(gan.discriminator, dtype)
+        self.d.penalised = bool(config.penalties)
         self.rule_g, self.rule_d = (
             Rule(config.optimizer_of(name), config.scheduler_of(name)[1], network.parameters())
             for name, network in (("generator", self.g), ("discriminator", self.d))
@@ -428,8 +429,8 @@ def compare(game: Game, gan: GAN, optimizers: dict[str, torch.optim.Optimizer], 
                 found[f"{player}.{name}: step"] = abs(float(state["step"]) - rule.count)
             elif "square_avg" in state:
                 note(f"{player}.{name}: square", state["square_avg"].sqrt(), first.sqrt(), 1e-2)
-                if "momentum_buffer" in state:
-                    note(f"{player}.{name}: velocity", state["momentum_buffer"], second, 1e-2)
+                if "momentum_buffer" in state:  # of quotients, which an epsilon of 1e-2 makes a hundred gradients
+                    note(f"{player}.{name}: velocity", state["momentum_buffer"], second, 1.0)
             elif "momentum_buffer" in state:
                 note(f"{player}.{name}: velocity", state["momentum_buffer"], first, 1e-2)
     if game.config.ema_decay is not None:

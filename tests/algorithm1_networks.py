@@ -82,6 +82,7 @@ class Network:
         for name in self.trained:
             self.values[name].requires_grad_()
         self.kink = math.inf  # the least distance of any number from a place where a slope jumps
+        self.penalised = False  # then also from a place where a second derivative jumps
 
     def get(self, module: nn.Module, what: str) -> Any:
         path = self.names[id(module)]
@@ -127,7 +128,7 @@ class Network:
         return x
 
     def activate(self, name: str, x: Tensor, derivative: float) -> Tensor:
-        if name in ("relu", "leaky_relu"):
+        if name in ("relu", "leaky_relu") or (name == "elu" and self.penalised):
             self.note(x)
         return ACTIVATIONS[name](x, derivative)
 

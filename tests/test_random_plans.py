@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is co
 
 # The last numbers once showed faults of the oracle: a threshold of 1e-16, an update that left an infinite running
 # variance, batch normalisation in float32.
+UNDECIDED = "undecided: "
 QUICK, MANY, EACH = [*range(40), 212, 302, 426, 945, 1225], range(40, 10_040), 100
 
 
@@ -51,7 +52,10 @@ def worst(found: dict[str, float]) -> tuple[float, str]:
 
 
 def differ(plan: Plan) -> str | None:
-    """What differs between an engine and the oracle, or between numbers of threads; None where nothing does."""
+    """What differs between an engine and the oracle, or between numbers of threads; None where nothing does.
+
+    It begins with UNDECIDED where rounding decides, and nothing can be concluded.
+    """
     game = Game(plan.gan(), plan.data, plan.config)
     game.play(plan.config.steps)
     gan = plan.gan()
@@ -68,9 +72,13 @@ def differ(plan: Plan) -> str | None:
         rough = Game(plan.gan(), plan.data, plan.config, torch.float32)
         rough.play(plan.config.steps)
         bound = 1e-4 + 30 * worst(between(rough, game))[0]
-    # In float32 rounding may decide on which side of a kink a number is.
-    if not value < bound and not (game.kink < 1e-6 and plan.dtype == torch.float32):
-        return f"{name} by {value:.1e}, bound {bound:.1e}, kink {game.kink:.1e}"
+    found = None
+    if not value < bound:
+        found = f"{name} by {value:.1e}, bound {bound:.1e}, kink {game.kink:.1e}"
+        # Rounding may decide on which side of a kink a number is.
+        if game.kink >= (1e-14 if plan.dtype == torch.float64 else 1e-6):
+            return found
+        found = UNDECIDED + found
     if plan.threads > 1:
         alone = plan.gan()
         with team(1):
@@ -80,7 +88,7 @@ def differ(plan: Plan) -> str | None:
                 return f"{name} has other bits with {plan.threads} threads"
         if metrics.tobytes() != again.tobytes():
             return f"the metrics have other bits with {plan.threads} threads"
-    return None
+    return found
 
 
 def between(game: Game, other: Game) -> dict[str, float]:
@@ -103,15 +111,17 @@ def between(game: Game, other: Game) -> dict[str, float]:
 @pytest.mark.parametrize("number", QUICK)
 def test_a_random_plan(number: int) -> None:
     plan = random_plan(number)
-    assert (found := differ(plan)) is None, f"{found}\n{plan}"
+    found = differ(plan)
+    assert found is None or found.startswith(UNDECIDED), f"{found}\n{plan}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", MANY[::EACH])
 def test_many_random_plans(start: int) -> None:
-    numbers = range(start, start + EACH)
-    failed = {number: found for number in numbers if (found := differ(random_plan(number))) is not None}
-    assert not failed, failed
+    found = {number: differ(random_plan(number)) for number in range(start, start + EACH)}
+    undecided = [number for number, what in found.items() if what is not None and what.startswith(UNDECIDED)]
+    failed = {number: what for number, what in found.items() if what is not None and number not in undecided}
+    assert not failed and len(undecided) <= EACH // 10, (failed, undecided)
 
 
 def test_the_plans_cover_what_there_is() -> None:
@@ -142,3 +152,5 @@ def test_a_stopped_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert seen == [1, 3, 4]
     assert many.known(file) == {0: "", 2: "other bits", 1: "", 3: "", 4: "a b"}
     assert many.main("plans", file, range(2)) == 0
+    monkeypatch.setitem(many.KINDS, "plans", lambda number: f"{UNDECIDED}a kink")
+    assert many.main("plans", tmp_path / "others", range(2)) == 0
