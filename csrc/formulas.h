@@ -406,8 +406,9 @@ struct Gelu {  // x Phi(x), the exact form
     return normal_cdf(x) + x * inverse_sqrt_two_pi * exp(T(-0.5) * x * x);
   }
   template <class T> FASTGAN_HD static T second_derivative(T x, T) {
-    const T inverse_sqrt_two_pi = T(0.398942280401432677940);
-    return inverse_sqrt_two_pi * exp(T(-0.5) * x * x) * (T(2) - x * x);
+    const T inverse_sqrt_two_pi = T(0.398942280401432677940), square = x * x;
+    const T bounded = square < T(1e4) ? square : T(1e4);  // the exponential is 0 there: 0 * infinity would be NaN
+    return inverse_sqrt_two_pi * exp(T(-0.5) * x * x) * (T(2) - bounded);
   }
   template <class T> FASTGAN_HD static T normal_cdf(T x) { return T(0.5) * std::erfc(x * T(-0.707106781186547524401)); }
 };

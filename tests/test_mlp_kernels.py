@@ -152,6 +152,20 @@ def test_activations_at_the_extremes(activation: str, dtype: torch.dtype, impl: 
     )
 
 
+@pytest.mark.parametrize("dtype", REAL, ids=name_of)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_second_derivatives_of_huge_numbers(activation: str, dtype: torch.dtype) -> None:
+    """They are 0, not the NaN of 0 times an overflow: one huge row must not spoil a gradient penalty."""
+    need("native", "mlp", dtype=dtype)
+    huge = torch.finfo(dtype).max ** 0.6
+    x = torch.tensor([huge, -huge, huge**0.5, -(huge**0.5)], dtype=dtype).view(-1, 1).requires_grad_()
+    identity = torch.ones(1, 1, dtype=dtype, requires_grad=True)
+    y = ops.mlp(x, [identity], [None], [LayerSpec(activation)], impl="native")
+    (derivative,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(derivative.sum(), x, materialize_grads=True)
+    assert not second.any(), second
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("pieces", (2, 3, 5))
 def test_M51_maxout_takes_one_piece(pieces: int, impl: str) -> None:
