@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from algorithm1_networks import Network
+from algorithm1_networks import PlainNetwork
 from torch import Tensor
 
 from fastgan import (
@@ -170,7 +170,7 @@ class Game:
             self.conditions[torch.arange(len(rows)), labels.long()] = 1.0
         self.condition = self.conditions[:0]  # of the minibatch
         self.latent, self.prior = gan.latent_dim, gan.prior
-        self.g, self.d = Network(gan.generator, dtype), Network(gan.discriminator, dtype)
+        self.g, self.d = PlainNetwork(gan.generator, dtype), PlainNetwork(gan.discriminator, dtype)
         self.rule_g, self.rule_d = (
             Rule(config.optimizer_of(name), config.scheduler_of(name)[1], network.parameters())
             for name, network in (("generator", self.g), ("discriminator", self.d))
@@ -248,7 +248,9 @@ class Game:
 
     # ------------------------------------------------------------ one iteration
 
-    def update(self, player: Network, rule: Rule, loss: Tensor, number: int, epoch: int, keep: bool = False) -> bool:
+    def update(
+        self, player: PlainNetwork, rule: Rule, loss: Tensor, number: int, epoch: int, keep: bool = False
+    ) -> bool:
         """Descend the loss; False where it or a gradient is not finite."""
         grads = self.clipped(torch.autograd.grad(loss, player.parameters(), retain_graph=keep, materialize_grads=True))
         finite = all(bool(torch.isfinite(value).all()) for value in (loss, *grads))
@@ -266,7 +268,7 @@ class Game:
         return list(grads)
 
     @torch.no_grad()
-    def bound(self, player: Network) -> None:
+    def bound(self, player: PlainNetwork) -> None:
         if self.config.clip_weights is not None and player is self.d:
             for p in player.parameters():
                 p.copy_(p.clamp(-self.config.clip_weights, self.config.clip_weights))

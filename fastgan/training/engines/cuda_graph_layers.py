@@ -129,7 +129,7 @@ class Batch:
         return 0, at, self.rows, self.stride, substream
 
 
-class Layer:
+class LayerBuffers:
     """One layer's buffers: the tensors that forward saves for backward, and the gradients.
 
     Products read its input, its weight and the gradient of its product (`x`, `w`, `back`), which its network sets up.
@@ -316,7 +316,7 @@ class NetworkBuffers:
         grad_result: Tensor | None = None,
     ) -> None:
         self.launcher, self.dropout_seeds, self.input_dropout = launcher, chain.dropout_seeds, chain.input_dropout
-        self.layers = [Layer(spec, trained, rows, launcher, sub_batches) for spec in chain.layers]
+        self.layers = [LayerBuffers(spec, trained, rows, launcher, sub_batches) for spec in chain.layers]
         first, last = self.layers[0], self.layers[-1]
         self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.units
         self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=launcher.device)
@@ -437,7 +437,7 @@ class PenaltyPass:
 
     def _second_order_backward(self, batch: Batch) -> None:
         """Propagates q from each layer to the one below, and adds its sums to the bias gradients."""
-        layers: Sequence[Layer] = self.network.layers
+        layers: Sequence[LayerBuffers] = self.network.layers
         for i, (layer, sums) in reversed(list(enumerate(zip(layers, self.sums, strict=True)))):
             grad_bias = layer.grad_of(layer.spec["bias"])
             if grad_bias is not None:
