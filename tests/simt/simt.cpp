@@ -433,7 +433,7 @@ void barrier(Scope scope, Place place) { gpu->barrier(scope, place); }
 const Lanes& exchange(unsigned mask, uint64_t value, const char* operation, Place place) {
   return gpu->exchange(mask, value, operation, place);
 }
-bool running() { return machine != nullptr; }
+bool running() { return gpu != nullptr; }
 Moment moment() { return gpu->moment(); }
 int lane() { return gpu->current().lane(); }
 void* shared(int id, size_t size, size_t alignment) { return gpu->shared(id, size, alignment); }
