@@ -95,7 +95,7 @@ class GAN(torch.nn.Module):
         super().__setattr__(name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a pickle, which may be of a version that called the moving average `averaged`."""
+        """Unpickle, also from a version that called the moving average `averaged`."""
         for part in (state, state.get("_modules", {})):
             if "averaged" in part:
                 part["ema"] = part.pop("averaged")

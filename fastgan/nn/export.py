@@ -76,7 +76,7 @@ def _replaced(module: nn.Module, made: dict[nn.Module, nn.Module], strict: bool)
 
 
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """With their repetitions, which `named_children` leaves out."""
+    """The children, with repetitions, which `named_children` leaves out."""
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
