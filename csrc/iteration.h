@@ -3,8 +3,8 @@
 // recorder.h lists.
 //
 // All threads of an executor run these functions, each on its part of the batch or of the parameters. A verb ends with
-// the barrier that the next reader of its results needs, so there is none here. An executor takes dropout seeds in the
-// order of the calls. On a device, only the steps are calls: with a longer chain, the kernel spills registers.
+// the barrier that the readers of its results need, so there is none here. An executor takes dropout seeds in the order
+// of the calls. On a device, only the steps are function calls: with more, the kernel spills registers.
 #pragma once
 #include "philox.h"
 #include "schema.h"
@@ -73,7 +73,7 @@ FASTGAN_CALLED void generator_step(Executor& run, int64_t it, int64_t number) {
   if (run.plan().ema_decay > 0) run.update_ema();
 }
 
-// The original code's rule: one real and one fake batch for both losses, both gradients taken before either update.
+// The original code's rule: both losses use one real and one fake batch, and both gradients precede both updates.
 template <class Executor>
 FASTGAN_CALLED void simultaneous_step(Executor& run, int64_t it) {
   run.prepare_g(it);

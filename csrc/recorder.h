@@ -1,5 +1,4 @@
-// Lists the verbs of an iteration (iteration.h): for the engine that replays them, and for all code that counts what an
-// iteration does.
+// Lists the verbs of an iteration (iteration.h), for the engine that replays them and for code that counts operations.
 #pragma once
 #include <string>
 #include <utility>
@@ -15,47 +14,47 @@ using StepNumber = std::pair<int64_t, int64_t>;  // times, plus: times * iterati
 using Argument = std::variant<StepNumber, double, std::string, std::vector<std::string>>;
 using Verb = std::pair<std::string, std::vector<Argument>>;
 
-// The executor that notes each verb with its arguments: numbers of steps as they are in this iteration.
+// The executor that lists each verb with its arguments.
 class Recorder {
  public:
   explicit Recorder(const IterationPlan& plan) : plan_(plan) {}
 
   const IterationPlan& plan() const { return plan_; }
 
-  void begin(int64_t it) { note("begin", {step(it)}); }
-  void prepare_d(int64_t draw) { note("prepare_d", {step(draw)}); }
-  void prepare_g(int64_t number) { note("prepare_g", {step(number)}); }
-  void save() { note("save", {}); }
-  void sample_data(int64_t draw) { note("sample_data", {step(draw)}); }
+  void begin(int64_t it) { add("begin", {step(it)}); }
+  void prepare_d(int64_t draw) { add("prepare_d", {step(draw)}); }
+  void prepare_g(int64_t number) { add("prepare_g", {step(number)}); }
+  void save() { add("save", {}); }
+  void sample_data(int64_t draw) { add("sample_data", {step(draw)}); }
   void sample_noise(uint32_t purpose, int64_t number) {
-    note("sample_noise", {split(names_of(purpose::Purpose()))[purpose], step(number)});
+    add("sample_noise", {split(names_of(purpose::Purpose()))[purpose], step(number)});
   }
-  void forward_g() { note("forward_g", {}); }
-  void show(BatchOfD batch) { note("show", {split(names_of(batch))[size_t(batch)]}); }
-  void forward_d() { note("forward_d", {}); }
-  void loss_of_d(double weight) { note("loss_of_d", {weight}); }
-  void loss_of_g() { note("loss_of_g", {}); }
-  void backward_d() { note("backward_d", {}); }
-  void backward_through_d() { note("backward_through_d", {}); }
-  void backward_g() { note("backward_g", {}); }
-  void penalty(int64_t draw) { note("penalty", {step(draw)}); }
-  void record_d(int64_t it, double weight) { note("record_d", {step(it), weight}); }
-  void record_g(int64_t it) { note("record_g", {step(it)}); }
-  void update_d() { note("update_d", {}); }
-  void update_g() { note("update_g", {}); }
+  void forward_g() { add("forward_g", {}); }
+  void show(BatchOfD batch) { add("show", {split(names_of(batch))[size_t(batch)]}); }
+  void forward_d() { add("forward_d", {}); }
+  void loss_of_d(double weight) { add("loss_of_d", {weight}); }
+  void loss_of_g() { add("loss_of_g", {}); }
+  void backward_d() { add("backward_d", {}); }
+  void backward_through_d() { add("backward_through_d", {}); }
+  void backward_g() { add("backward_g", {}); }
+  void penalty(int64_t draw) { add("penalty", {step(draw)}); }
+  void record_d(int64_t it, double weight) { add("record_d", {step(it), weight}); }
+  void record_g(int64_t it) { add("record_g", {step(it)}); }
+  void update_d() { add("update_d", {}); }
+  void update_g() { add("update_g", {}); }
   void commit_or_roll_back(Updated updated) {
     std::vector<std::string> players;
     if (updated.g) players.push_back("generator");
     if (updated.d) players.push_back("discriminator");
-    note("commit_or_roll_back", {players});
+    add("commit_or_roll_back", {players});
   }
-  void update_ema() { note("update_ema", {}); }
+  void update_ema() { add("update_ema", {}); }
 
   std::vector<Verb> verbs;
 
  private:
   static StepNumber step(int64_t number) { return {0, number}; }
-  void note(const char* name, std::vector<Argument> arguments) { verbs.emplace_back(name, std::move(arguments)); }
+  void add(const char* name, std::vector<Argument> arguments) { verbs.emplace_back(name, std::move(arguments)); }
 
   const IterationPlan& plan_;
 };

@@ -1,12 +1,12 @@
-// Enumerations and structs that know the names of what they hold. Each is listed once, where it is declared; bindings,
-// tests and Python read and write plans by these names.
+// Enumerations and structs that know the names of their values and fields. Bindings, tests and Python read and write
+// plans by these names.
 #pragma once
 #include <algorithm>
 #include <string>
 #include <type_traits>
 #include <vector>
 
-// Declares an enumeration of this kind (enum or enum class), with its name and those of its values: "a, b, c".
+// Declares an enumeration (Kind: enum or enum class), its name, and the names of its values as "a, b, c".
 #define FASTGAN_ENUM(Kind, Name, ...)                   \
   Kind Name : int{__VA_ARGS__};                         \
   constexpr const char* name_of(Name) { return #Name; } \

@@ -13,17 +13,16 @@ struct StepCounter {
   int bad, unused;     // whether the current update has a number that is not finite
 };
 
-// times * iteration + plus: the number of a minibatch, an update or a stream's step in the current iteration. Without a
-// step counter: plus.
+// times * iteration + plus, the index of a minibatch, an update or a step of a stream. Without a step counter: plus.
 struct StepIndex {
   const StepCounter* counter = nullptr;
   int64_t times = 0, plus = 0;
   FASTGAN_HD int64_t get() const { return counter ? times * counter->iteration + plus : plus; }
 };
 
-// A dropout seed: a number, or its address on the device. A batch may hold sub-batches of `rows` rows each, one for
-// each call of the module: the seed of the next sub-batch is `stride` further on, and its rows count from 0. rows = 0:
-// one sub-batch.
+// A dropout seed: a number, or its address on the device. A batch may have sub-batches of `rows` rows each, one for
+// each call of the module: each has a seed, `stride` after the one before, and its rows count from 0. rows = 0: one
+// sub-batch.
 struct DropoutSeed {
   uint64_t number = 0;
   const uint64_t* at = nullptr;

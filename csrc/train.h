@@ -1,4 +1,4 @@
-// One call of the training engine: which iterations of a plan, and what comes back.
+// A call of the training engine: the iterations, and their results.
 #pragma once
 #include <chrono>
 #include <cstring>
@@ -13,9 +13,9 @@
 
 namespace fastgan {
 
-// Chooses between one thread and all threads while training runs, by measuring both. A team is as fast as its slowest
-// thread: on a busy machine it may wait for the scheduler longer than one thread needs for all the work, and tiny
-// networks never gain. Results do not depend on the choice.
+// Chooses between one thread and all threads during training, by measuring both. A team is as fast as its slowest
+// thread: on a busy machine it may wait for the scheduler longer than one thread needs for the whole work, and tiny
+// networks gain nothing. Results do not depend on the choice.
 class AdaptiveThreads {
  public:
   // The size of the next team.
@@ -26,7 +26,7 @@ class AdaptiveThreads {
     return alone_ ? 1 : threads;
   }
 
-  // After an iteration: whether this team shall go on.
+  // After an iteration: whether this team goes on.
   bool go_on() {
     const double time = now(), spent = time - last_, mean = (time - started_) / double(++iterations_);
     last_ = time;
@@ -54,15 +54,15 @@ class AdaptiveThreads {
   int64_t iterations_ = 0;
 };
 
-// Memory that grows and is never given back before its end. Where there is much of it, it asks for huge pages: the rows
-// of a tile of a blocked weight lie on a page each, more pages than a processor knows the addresses of.
+// Memory that grows, and is freed at the end only. Large amounts request huge pages: the rows of a tile of a blocked
+// weight are on a page each, which are more pages than a TLB has entries.
 class Memory {
  public:
-  void* reserve(size_t bytes) {  // zero where it is new
+  void* reserve(size_t bytes) {  // new memory is zero
     if (bytes > bytes_) {
       memory_.reset(::operator new(bytes, std::align_val_t(kPage)));
 #if defined(__linux__)
-      if (bytes >= kHugePage) madvise(memory_.get(), bytes, MADV_HUGEPAGE);  // a wish: small pages do as well
+      if (bytes >= kHugePage) madvise(memory_.get(), bytes, MADV_HUGEPAGE);  // may fail: small pages work too
 #endif
       std::memset(memory_.get(), 0, bytes);
       bytes_ = bytes;
@@ -82,7 +82,7 @@ class Memory {
 // What a run keeps from one call to the next.
 struct Workspace {
   Memory buffers, weights;
-  bool holds_weights = false;  // `weights`, and not the plan's addresses, has what the last iteration left
+  bool holds_weights = false;  // whether `weights` is newer than the memory at the plan's addresses
   AdaptiveThreads adaptive_threads;
 };
 
@@ -91,7 +91,7 @@ constexpr int kMetrics = 6;  // loss_d, loss_g, D(x), D(G(z)), accuracy on real,
 struct TrainCall {
   int64_t first, count;  // iterations, from 0
   Schedule generator_schedule, discriminator_schedule;
-  int64_t generator_updates, discriminator_updates;  // updates the optimisers have made: before the call, then after it
+  int64_t generator_updates, discriminator_updates;  // updates of the optimisers: in: before the call, out: after it
   double* metrics;                                   // (count, kMetrics)
   Workspace* workspace;
   int threads;

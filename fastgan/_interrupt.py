@@ -18,7 +18,7 @@ _said = False
 
 
 def say(command: str) -> None:
-    """The one line."""
+    """Print the line that says it."""
     global _said
     _said = True
     print(f"{command}: interrupted", file=sys.stderr)

@@ -54,7 +54,7 @@ def dropout(x: Tensor, out: Tensor, p: float, dropout_seed: int, substream: int)
 
 
 class _Kept(NamedTuple):
-    """Of one layer, (rows, units) each; None if the backward pass does not need it."""
+    """What the backward pass needs of a layer, (rows, units) each, or None."""
 
     before: Tensor | None  # input of the activation
     output: Tensor | None  # its output
@@ -162,7 +162,7 @@ def _head(
 
 
 def activate(layer: LayerSpec, z: Tensor, dropout_seed: int, substream: int) -> tuple[Tensor, Tensor]:
-    """Activation and dropout of z (rows, units), no maxout; and what `activate_backward` wants of it."""
+    """Activation and dropout of z (rows, units), no maxout; and what `activate_backward` reads."""
     given, saved = torch.empty_like(z), torch.empty_like(z)
     before, output = (saved, None) if layer.activation in FROM_INPUT else (None, saved)
     head = _head(layer, z.shape[0], z.shape[1], layer.dropout, dropout_seed, substream)
@@ -173,7 +173,7 @@ def activate(layer: LayerSpec, z: Tensor, dropout_seed: int, substream: int) -> 
 def activate_backward(
     layer: LayerSpec, grad: Tensor, saved: Tensor, dropout_seed: int, substream: int, grad_grad: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradient of z. With `grad_grad`, the gradient of that: what belongs to z, and what belongs to `grad`."""
+    """The gradient of z; with `grad_grad`, the gradients of z and of `grad` in double backward."""
     grad_z, to_grad = torch.empty_like(grad), None if grad_grad is None else torch.empty_like(grad)
     head = _head(layer, grad.shape[0], grad.shape[1], layer.dropout, dropout_seed, substream)
     launch(grad, "layer_backward", DTYPES[grad.dtype], *head, grad, saved, None, grad_z, None, None, grad_grad, to_grad)
@@ -197,7 +197,7 @@ def _launch_small_mlp(
     grad_x: Tensor | None = None,
     grads: Sequence[tuple[Tensor | None, ...]] = (),
 ) -> None:
-    """The arguments of `network_call` (csrc/cuda/entries.h); `grads` are of each layer's product, weight, bias."""
+    """Launch with the fields of SmallMlpCall (csrc/cuda/launchers.h). grads: of each layer's product, weight, bias."""
     depth = len(shape.layers)
     head = x.shape[0], shape.inputs, shape.input_dropout, dropout_seed, lowest, x, kept[0], y, grad_y, grad_x, depth
     layers: list[object] = []
@@ -257,7 +257,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None
 def mlp_forward(
     shape: Shape, x: Tensor, params: Sequence[Tensor | None], dropout_seed: int, work: Tensor | None
 ) -> Tensor:
-    """x (rows, in) -> (rows, out); `work` keeps what backward reads, `dropout_seed` is that of the masks.
+    """x (rows, in) -> (rows, out). `work` gets what backward reads.
 
     `params` are the weights, then a bias or None for each; all tensors dense.
     """
@@ -274,7 +274,7 @@ def mlp_forward(
         x = dropout(x, dropped_input, shape.input_dropout, dropout_seed, 0)
     for i, (layer, keep) in enumerate(zip(shape.layers, kept, strict=True)):
         weight, bias = params[i], params[depth + i]
-        # The input of the next layer: a kept buffer, at last the result.
+        # The input of the next layer: a stored buffer, or for the last layer the result.
         given = keep.dropped if keep.dropped is not None else keep.output
         if i == depth - 1:
             given = x.new_empty(rows, shape.units[i])
@@ -299,7 +299,7 @@ def mlp_forward(
 def _through_layer(
     shape: Shape, i: int, keep: _Kept, grad: Tensor, columns: int, dropout_seed: int, need_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """From the gradient of what layer i gave to those of its matrix product and, where wanted, its bias."""
+    """The gradients of layer i's product and, if needed, of its bias, from that of its result."""
     layer, drops, rows = shape.layers[i], shape.layers[i].dropout, grad.shape[0]
     if layer.pieces > 1 and drops:
         grad, drops = dropout(grad, torch.empty_like(grad), drops, dropout_seed, i + 1), 0.0
@@ -326,9 +326,9 @@ def mlp_backward(
     dropout_seed: int,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients of x and `params` that `needs` asks for; x (rows, in), grad_y (rows, out), all dense.
+    """The gradients of x and `params` that `needs` selects; x (rows, in), grad_y (rows, out), all dense.
 
-    Below the lowest layer that wants one, nothing is done.
+    Layers below the lowest one with a needed gradient are skipped.
     """
     depth = len(shape.layers)
     dropped_input, kept = _Parts(x.shape[0], x.dtype, work).all(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 Error = TypeVar("Error", bound=Exception)
@@ -42,3 +42,17 @@ class Invalid:
     def type(self, subject: object, rule: str = "") -> TypeError:
         """A TypeError."""
         return self(TypeError, subject, rule)
+
+
+def check_choice(operation: str, subject: str, value: object, choices: Collection[str]) -> None:
+    """Raise a ValueError unless the value is one of these words."""
+    if not isinstance(value, str) or value not in choices:
+        raise Invalid(operation).value(subject, f"must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_count(operation: str, subject: str, value: object) -> None:
+    """Raise a TypeError or a ValueError unless the value is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Invalid(operation).type(subject, f"must be an integer, got {value!r}")
+    if value < 1:
+        raise Invalid(operation).value(subject, f"must be at least 1, got {value}")

@@ -49,7 +49,7 @@ def write_atomically(path: str | os.PathLike[str], parts: Iterable[bytes]) -> No
 
 
 def _mode(path: str | os.PathLike[str]) -> int:
-    """Of what the path leads to; that of a file where there is nothing yet."""
+    """The mode of an existing file, or of a new one."""
     try:
         return os.stat(Path(path)).st_mode
     except FileNotFoundError:

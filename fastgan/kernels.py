@@ -256,12 +256,12 @@ class MlpDescription:
 
     @staticmethod
     def padded(rows: int) -> int:
-        """Rows of the buffers of the CPU."""
+        """The padded number of rows of the CPU's buffers."""
         padding = native.row_padding
         return (rows + padding - 1) // padding * padding
 
     def shapes(self, y: Tensor) -> tuple[Any, ...]:
-        """Those of x, the weights and the biases, None if a layer has none; y is of the outputs' shape."""
+        """The shapes of x, the weights and the biases (or None). y has the shape of the outputs."""
         return ((*y.shape[:-1], self.shape.inputs), *self.parameter_shapes)
 
 

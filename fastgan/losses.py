@@ -7,14 +7,14 @@ softplus(x) = log(1 + exp(x)) and are accurate to 2 units in the last place for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from fastgan import kernels, ops, options, random, reference
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import DiscriminatorKind, GeneratorKind, Impl, PenaltyKind, Reduction
 
 __all__ = [
@@ -55,11 +55,6 @@ GENERATOR: dict[GeneratorKind, tuple[str, float, DiscriminatorKind]] = {
 REDUCTIONS = options.names(Reduction)
 
 
-def _check_choice(caller: str, name: str, value: str, choices: Collection[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise Invalid(caller).value(name, f"must be one of {', '.join(choices)}, got {value!r}")
-
-
 def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
     for name, x in (("real_logits", real), ("fake_logits", fake)):
         ops.check_tensor(caller, name, x)
@@ -84,7 +79,7 @@ def _of_one_batch(
 def _discriminator_terms(
     caller: str, kind: DiscriminatorKind, real_label: float, fake_label: float
 ) -> tuple[tuple[str, str], tuple[float, float]]:
-    _check_choice(caller, "kind", kind, DISCRIMINATOR)
+    check_choice(caller, "kind", kind, DISCRIMINATOR)
     formulas = DISCRIMINATOR[kind]
     if kind == "gan":
         for name, label in (("real_label", real_label), ("fake_label", fake_label)):
@@ -162,7 +157,7 @@ def discriminator_loss(
     """
     caller = "discriminator_loss"
     formulas, targets = _discriminator_terms(caller, kind, real_label, fake_label)
-    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
     if fake_logits is None:  # which to ops.pair_loss would mean a loss of one batch
         raise Invalid(caller).type("fake_logits", "must be a torch.Tensor, got NoneType")
     if kind == "relativistic":
@@ -208,8 +203,8 @@ def generator_loss(
     Source: Goodfellow et al. (2014), section 3 and Algorithm 1; Goodfellow (2016), section 3.2.
     """
     caller = "generator_loss"
-    _check_choice(caller, "kind", kind, GENERATOR)
-    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    check_choice(caller, "kind", kind, GENERATOR)
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
     if (real_logits is not None) != (kind == "relativistic"):
         rule = "needs real_logits" if kind == "relativistic" else "takes no real_logits"
         raise Invalid(caller).value("kind", f"{kind!r} {rule}, got {'none' if real_logits is None else 'some'}")
@@ -269,7 +264,7 @@ def adversarial_loss(
     Source: Goodfellow et al. (2014), eq. 1 and section 3.
     """
     caller = "adversarial_loss"
-    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
     if not isinstance(is_real, bool):
         raise Invalid(caller).type("is_real", f"must be a bool, got {type(is_real).__name__}")
     target = float(is_real) if label is None else ops.check_probability(caller, "label", label)
@@ -331,7 +326,7 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
     Source: the indicator form of the discriminator's risk; Goodfellow et al. (2014), Algorithm 1.
     """
     caller = "mixed_batch_loss"
-    _check_choice(caller, "reduction", reduction, REDUCTIONS)
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
     ops.check_tensor(caller, "logits", logits)
     if not isinstance(is_real, Tensor) or is_real.dtype != torch.bool:
         raise Invalid(caller).type("is_real", f"must be a bool tensor, got {getattr(is_real, 'dtype', type(is_real))}")
@@ -390,7 +385,7 @@ def probability_discriminator_loss(
     Source: Goodfellow et al. (2014), eq. 1.
     """
     caller = "probability_discriminator_loss"
-    _check_choice(caller, "reduction", reduction, ("mean", "sum"))
+    check_choice(caller, "reduction", reduction, ("mean", "sum"))
     names = "real_probabilities", "fake_probabilities"
     _check_probabilities(caller, (names[0], real_probabilities), (names[1], fake_probabilities))
     least = _least_probability(real_probabilities, clamp)
@@ -418,7 +413,7 @@ def probability_generator_loss(
     Equivalent to `F.binary_cross_entropy(fake_probabilities, ones)`; arguments as `probability_discriminator_loss`.
     """
     caller = "probability_generator_loss"
-    _check_choice(caller, "reduction", reduction, ("mean", "sum"))
+    check_choice(caller, "reduction", reduction, ("mean", "sum"))
     _check_probabilities(caller, ("fake_probabilities", fake_probabilities))
     least = _least_probability(fake_probabilities, clamp)
     return _of_one_batch(caller, "fake_probabilities", fake_probabilities, "probability_real", least, reduction, impl)
@@ -462,7 +457,7 @@ def gradient_penalty(
     Source: Gulrajani et al. (2017), eq. 3; Mescheder, Geiger, Nowozin (2018), eq. 9 and 10.
     """
     caller = "gradient_penalty"
-    _check_choice(caller, "kind", kind, PENALTIES)
+    check_choice(caller, "kind", kind, PENALTIES)
     for name, x in (("real", real), ("fake", fake)):
         ops.check_tensor(caller, name, x)
     ops.check_same(caller, "real", real, "fake", fake)

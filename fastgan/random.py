@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, ops, options, reference
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import Impl, PriorName
 
 __all__ = [
@@ -147,8 +147,7 @@ def prior(
 
     Source: Goodfellow et al. (2014), Algorithm 1, and the noise of its original code.
     """
-    if name not in PRIORS:
-        raise Invalid("prior").value("name", f"must be one of {', '.join(PRIORS)}, got {name!r}")
+    check_choice("prior", "name", name, PRIORS)
     z = (uniform if name == "uniform" else normal)(
         shape,
         seed=seed,

@@ -41,7 +41,7 @@ class _Hold(torch.autograd.Function):
 
 
 class _HoldForward(_Hold):
-    """With a forward-mode derivative, which torch.compile cannot trace."""
+    """The same with a forward-mode derivative, which torch.compile cannot trace."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:

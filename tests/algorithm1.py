@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from algorithm1_networks import Network
+from algorithm1_networks import PlainNetwork
 from torch import Tensor
 
 from fastgan import (
@@ -170,7 +170,7 @@ class Game:
             self.conditions[torch.arange(len(rows)), labels.long()] = 1.0
         self.condition = self.conditions[:0]  # of the minibatch
         self.latent, self.prior = gan.latent_dim, gan.prior
-        self.g, self.d = Network(gan.generator, dtype), Network(gan.discriminator, dtype)
+        self.g, self.d = PlainNetwork(gan.generator, dtype), PlainNetwork(gan.discriminator, dtype)
         self.d.penalised = bool(config.penalties)
         self.rule_g, self.rule_d = (
             Rule(config.optimizer_of(name), config.scheduler_of(name)[1], network.parameters())
@@ -249,7 +249,7 @@ class Game:
 
     # ------------------------------------------------------------ one iteration
 
-    def update(self, player: Network, rule: Rule, loss: Tensor, number: int, epoch: int) -> list[Tensor]:
+    def update(self, player: PlainNetwork, rule: Rule, loss: Tensor, number: int, epoch: int) -> list[Tensor]:
         """Descend the loss; it and its gradients, which `restore_unless_finite` wants."""
         grads = self.clipped(torch.autograd.grad(loss, player.parameters(), materialize_grads=True))
         rule.step(player.parameters(), list(grads), number, epoch)
@@ -266,7 +266,7 @@ class Game:
         return list(grads)
 
     @torch.no_grad()
-    def bound(self, player: Network) -> None:
+    def bound(self, player: PlainNetwork) -> None:
         if self.config.clip_weights is not None and player is self.d:
             for p in player.parameters():
                 p.copy_(p.clamp(-self.config.clip_weights, self.config.clip_weights))

@@ -70,7 +70,7 @@ def stretches(network: nn.Module) -> Iterator[list[nn.Module]]:
     yield from filter(None, [chain])
 
 
-class Network:
+class PlainNetwork:
     """A network as formulas over copies of its parameters and running statistics."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:

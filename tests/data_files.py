@@ -33,7 +33,7 @@ def refused(path: Path, rule: str, **options: object) -> None:
 
 
 def mapped(dataset: Dataset, path: Path) -> bool:
-    """Whether the storage lies in the file's own pages."""
+    """Whether the storage is in the file's own pages."""
     if sys.platform != "linux":
         pytest.skip("needs /proc/self/maps to see what is mapped")
     address = dataset.data.untyped_storage().data_ptr()

@@ -1,6 +1,6 @@
 """Builds the CUDA sources against the SIMT emulator (tests/simt) and calls their kernels with CPU tensors.
 
-A build looks for one of two kinds of mistakes. MEMORY: AddressSanitizer stands at the last byte of each tensor and
+A build looks for one of two kinds of mistakes. MEMORY: AddressSanitizer guards the last byte of each tensor and
 around each shared object, UndefinedBehaviorSanitizer watches arithmetic and alignment; a call runs under many
 schedules, which must agree to the bit. RACES: each access is noted, and two threads that touch a byte, one of them
 writing, must have had a barrier between; that does not depend on the schedule.
@@ -54,7 +54,7 @@ ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=0:redzone=512:max_redzone=2048:allocator_may_return_null=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
-STREAM = object()  # stands for the caller's stream
+STREAM = object()  # the caller's stream
 
 
 class Violation(AssertionError):
@@ -237,7 +237,7 @@ def begin_narrow(builder: Builder, source: str, flavour: Flavour, *fault: str) -
 
 
 def begin_faulty(builder: Builder, source: Path, flavour: Flavour, *fault: str) -> Callable[[], Emulator]:
-    """Start building `source`, which stands outside csrc, with a fault (file, old, new) planted into csrc."""
+    """Start building `source`, a file outside csrc, with a fault (file, old, new) planted into csrc."""
     return builder.begin([source], flavour, _copy(builder, *fault), "-w")
 
 

@@ -188,7 +188,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], list[int]]] = {
     "lone": (lambda: nn.Linear(6, 6), []),
     "lone in a Sequential": (lambda: nn.Sequential(nn.LayerNorm(6), L(), nn.LayerNorm(6)), []),
     "empty": (nn.Sequential, []),
-    "ours": (
+    "fastgan": (
         lambda: nn.Sequential(fnn.Linear(6, 6, activation="relu"), nn.Tanh(), fnn.Maxout(6, 6, 2), L()),
         [1, 2],
     ),

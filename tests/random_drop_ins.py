@@ -1,4 +1,4 @@
-"""Random uses of what stands in for PyTorch's own: layers, fused models, dropout, losses; each beside plain PyTorch."""
+"""Random uses of the drop-in layers, fused models, dropout and losses, each beside plain PyTorch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Use:
     """What is called, plain PyTorch for it, and the tensors that both are given; gradients are those of `wanted`."""
 
     text: str
-    ours: Callable[..., Tensor]
+    drop_in: Callable[..., Tensor]
     plain: Callable[..., Tensor]
     inputs: list[Tensor]
     wanted: list[bool]
@@ -84,10 +84,10 @@ class Maker:
         x = self.tensor(*self.leading(), fan_in, dtype=dtype)
         parameters = [p.detach() for p in (layer.weight, layer.bias) if p is not None]
 
-        def ours(x: Tensor, *given: Tensor) -> Tensor:
+        def drop_in(x: Tensor, *given: Tensor) -> Tensor:
             return torch.func.functional_call(layer, dict(zip(("weight", "bias"), given, strict=False)), (x,))
 
-        return Use(text, ours, plain, [x, *parameters], self.flags(1 + len(parameters)), name not in ("relu",))
+        return Use(text, drop_in, plain, [x, *parameters], self.flags(1 + len(parameters)), name not in ("relu",))
 
     def fused(self, dtype: torch.dtype) -> Use:
         """A Sequential of torch's layers through fuse(), or an MLP, beside a copy that stays as it is."""
@@ -130,7 +130,7 @@ class Maker:
         seed = self.r.randrange(2**31)
         shape = (*self.leading(), *self.r.choice([(), (self.width(),)]))
 
-        def ours(x: Tensor) -> Tensor:
+        def drop_in(x: Tensor) -> Tensor:
             torch.manual_seed(seed)
             return layer(x)
 
@@ -141,7 +141,7 @@ class Maker:
             mask = reference.dropout(torch.ones(x.shape, dtype=torch.float64), p, key)
             return x * mask.to(x.dtype)
 
-        return Use(f"Dropout({p}) of {shape}", ours, plain, [self.tensor(*shape, dtype=dtype)], self.flags(1), True)
+        return Use(f"Dropout({p}) of {shape}", drop_in, plain, [self.tensor(*shape, dtype=dtype)], self.flags(1), True)
 
     def loss(self, dtype: torch.dtype) -> Use:
         kind = self.r.choice(["gan", "hinge", "least_squares", "wasserstein", "relativistic"])
@@ -170,14 +170,14 @@ class Maker:
                 "wasserstein": lambda: reduce(-a) + reduce(b),
             }[kind]()
 
-        def ours(a: Tensor, b: Tensor) -> Tensor:
+        def drop_in(a: Tensor, b: Tensor) -> Tensor:
             return fastgan.discriminator_loss(
                 a, b, kind=kind, real_label=real_label, fake_label=fake_label, reduction=reduction
             )
 
         inputs = [self.tensor(*size, dtype=dtype, scale=3.0) for size in (shape, other)]
         text = f"discriminator_loss {kind} {reduction} {real_label} {fake_label} of {shape} and {other}"
-        return Use(text, ours, plain, inputs, self.flags(2), True)
+        return Use(text, drop_in, plain, inputs, self.flags(2), True)
 
     def generator_loss(self, dtype: torch.dtype) -> Use:
         kind = self.r.choice(["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein"])
@@ -193,9 +193,9 @@ class Maker:
             }[kind]()  # fmt: skip
             return terms.to(x.dtype) if reduction == "none" else terms.mean() if reduction == "mean" else terms.sum()
 
-        ours = lambda x: fastgan.generator_loss(x, kind=kind, reduction=reduction)  # noqa: E731
+        drop_in = lambda x: fastgan.generator_loss(x, kind=kind, reduction=reduction)  # noqa: E731
         text = f"generator_loss {kind} {reduction} of {shape}"
-        return Use(text, ours, plain, [self.tensor(*shape, dtype=dtype, scale=2.0)], self.flags(1), True)
+        return Use(text, drop_in, plain, [self.tensor(*shape, dtype=dtype, scale=2.0)], self.flags(1), True)
 
     def width(self) -> int:
         return self.r.choice([1, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 130])

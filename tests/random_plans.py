@@ -34,7 +34,7 @@ LOSSES = ("non_saturating", "minimax", "mle", "hinge", "least_squares", "wassers
 
 
 @dataclass(frozen=True)
-class Plan:
+class RandomPlan:
     """A run: the same networks each time `gan()` is called."""
 
     number: int
@@ -186,8 +186,8 @@ class Maker:
         return fastgan.nn.Heads(groups, tau=self.r.choice([0.2, 0.7, 1.0]))
 
 
-def random_plan(number: int) -> Plan:
-    """Plan `number`; the same on every machine."""
+def random_plan(number: int) -> RandomPlan:
+    """RandomPlan `number`; the same on every machine."""
     m, more = Maker(f"plan {number}"), Maker(f"more of plan {number}")
     r = m.r
     torch.manual_seed(number)
@@ -263,7 +263,7 @@ def random_plan(number: int) -> Plan:
     pieces = any(isinstance(m, fastgan.nn.Maxout) and m.pieces > 1 for m in discriminator.modules())
     if config.clip_weights is not None and (pieces or "wgan-gp" in config.penalties):
         config = dataclasses.replace(config, clip_weights=None)
-    return Plan(
+    return RandomPlan(
         number, dtype, (generator.to(dtype), discriminator.to(dtype)), latent,
         r.choice(["normal", "uniform", "spherical"]), classes,
         data if labels is None else Dataset(data, labels=labels, dtype=dtype), config,

@@ -1,4 +1,4 @@
-"""The house rules a reader would otherwise have to check: who imports whom, where formulas stand, what import costs."""
+"""The project's rules: which module imports which, where formulas are written, what `import fastgan` costs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_imports_run_downwards(path: Path) -> None:
         if name == "fastgan.__version__":
             continue
         layer = layer_of(name)
-        assert layer is not None, f"{path.name} imports {name}: not a module of the house"
+        assert layer is not None, f"{path.name} imports {name}: not a module of fastgan"
         assert layer < LAYERS[own], f"{path.name} (layer {LAYERS[own]}) imports {name} (layer {layer})"
 
 

@@ -97,13 +97,13 @@ def test_where_every_side_is_wrong_nothing_is_timed() -> None:
 
 
 def test_check_looks_at_single_elements() -> None:
-    ours, theirs = torch.ones(10_000), torch.ones(10_000)
+    found, theirs = torch.ones(10_000), torch.ones(10_000)
     theirs[7] = 1.01
     loose = harness.Tolerance(norm=1e-3)
-    assert loose.check("case", "baseline", {"y": theirs}, {"y": ours})["y"] < 1e-3
+    assert loose.check("case", "baseline", {"y": theirs}, {"y": found})["y"] < 1e-3
     for strict in ({"element": {"y": 1e-4}}, {"ulp": 100.0}):
         with pytest.raises(harness.ResultsDiffer, match="element"):
-            dataclasses.replace(loose, **strict).check("case", "baseline", {"y": theirs}, {"y": ours})
+            dataclasses.replace(loose, **strict).check("case", "baseline", {"y": theirs}, {"y": found})
 
 
 def test_ulps_are_those_of_float32() -> None:

@@ -169,7 +169,7 @@ LOADER = (
     + """
 import multiprocessing
 
-class Rows(torch.utils.data.Dataset):
+class Computed(torch.utils.data.Dataset):
     def __len__(self):
         return 8
 
@@ -178,7 +178,8 @@ class Rows(torch.utils.data.Dataset):
         return torch.tensor(work()[:3], dtype=torch.float64)
 
 expected = torch.tensor(work()[:3], dtype=torch.float64)
-loader = torch.utils.data.DataLoader(Rows(), batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60)
+settings = {"batch_size": 2, "num_workers": 2, "multiprocessing_context": "fork", "timeout": 60}
+loader = torch.utils.data.DataLoader(Computed(), **settings)
 rows = torch.cat(list(loader))
 assert rows.shape == (8, 3) and (rows == expected).all(), rows
 print("done")

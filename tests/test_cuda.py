@@ -98,9 +98,9 @@ def test_bfloat16_is_no_worse_than_twice_plain_pytorch() -> None:
     need("native", "mlp", "cuda", torch.bfloat16)
     case = MlpCase("wide", (256, 512, 512, 64), (LayerSpec("softplus"), LayerSpec("tanh"), LayerSpec()))
     want = value_and_gradients(case, 512, torch.float64, "cuda", "reference")
-    ours = value_and_gradients(case, 512, torch.bfloat16, "cuda", "native")
+    fused = value_and_gradients(case, 512, torch.bfloat16, "cuda", "native")
     plain = value_and_gradients(case, 512, torch.bfloat16, "cuda", "reference")
-    for a, b, exact in zip(ours, plain, want, strict=True):
+    for a, b, exact in zip(fused, plain, want, strict=True):
         assert (a - exact).norm() <= 2 * (b - exact).norm() + 1e-6
 
 
@@ -120,7 +120,7 @@ def test_same_bits_again_on_any_stream() -> None:
 
 
 def step_of_a_gan() -> tuple[Callable[[], None], list[Tensor]]:
-    """Losses and gradients of D and G, without an optimiser; and where the gradients stand."""
+    """Losses and gradients of D and G, without an optimiser; and where the gradients are stored."""
     torch.manual_seed(0)
     generator = fastgan.nn.MLP([8, 64, 16], activation="relu", device="cuda")
     discriminator = fastgan.nn.MLP([16, 64, 1], activation="leaky_relu", device="cuda")

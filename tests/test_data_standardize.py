@@ -50,10 +50,10 @@ def test_unix_times_within_an_hour_stay_apart(tmp_path: Path, name: str, column:
 def test_it_agrees_with_scikit_learn() -> None:
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     rows = np.random.default_rng(1).normal(size=(500, 3)) * [1e3, 1e-3, 1.0] + [1e6, 0.0, -5.0]
-    theirs, ours = preprocessing.StandardScaler().fit(rows), Standardizer.fit(rows)
-    np.testing.assert_allclose(ours.mean, theirs.mean_, rtol=1e-12)
-    np.testing.assert_allclose(ours.std, theirs.scale_, rtol=1e-12)
-    np.testing.assert_allclose(ours.transform(torch.from_numpy(rows)), theirs.transform(rows), atol=1e-6)
+    theirs, found = preprocessing.StandardScaler().fit(rows), Standardizer.fit(rows)
+    np.testing.assert_allclose(found.mean, theirs.mean_, rtol=1e-12)
+    np.testing.assert_allclose(found.std, theirs.scale_, rtol=1e-12)
+    np.testing.assert_allclose(found.transform(torch.from_numpy(rows)), theirs.transform(rows), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e9 + 0.1, -1.7e18])

@@ -163,9 +163,9 @@ def test_M25_parzen_is_kernel_density() -> None:
     neighbors = pytest.importorskip("sklearn.neighbors", reason="scikit-learn has kernel density")
     samples, x = gaussian_rows(400, 3).numpy(), gaussian_rows(60, 3, 1).numpy()
     model = neighbors.KernelDensity(bandwidth=0.4, rtol=0.0, atol=0.0).fit(samples)
-    ours = parzen_rows(samples, x, 0.4)
-    assert isinstance(ours, np.ndarray)
-    np.testing.assert_allclose(ours, model.score_samples(x), rtol=1e-9)
+    found = parzen_rows(samples, x, 0.4)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(found, model.score_samples(x), rtol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:KMeans")

@@ -250,7 +250,7 @@ def test_a_member_that_has_no_memory_even_alone_ends_the_run(device: Device, mon
 
 
 class Played:
-    """Stands for torch.cuda: which stream is the current one, and what was put on which."""
+    """In the place of torch.cuda: which stream is the current one, and what was put on which."""
 
     def __init__(self) -> None:
         self.current: Any = "the caller's"

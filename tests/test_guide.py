@@ -89,7 +89,7 @@ class Reading:
 def run_command(command: str) -> None:
     words = shlex.split(command, comments=True)
     if words:
-        assert words[0] == "fastgan", f"not a command of ours: {command}"
+        assert words[0] == "fastgan", f"not a command of fastgan: {command}"
         assert main(words[1:]) == 0, command
 
 

@@ -1,4 +1,4 @@
-"""The layers against the plain torch.nn modules they stand for: values, gradients, dtypes, errors."""
+"""The layers against the plain torch.nn modules that they replace: values, gradients, dtypes, errors."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_half_precision_errs_at_most_twice_as_much_as_torch(dtype: torch.dtype) 
     model = fnn.MLP([64, 128, 128, 8], activation="leaky_relu", output_activation="tanh").to(dtype)
     x = torch.randn(64, 64).to(dtype)
     exact = value_and_grads(plain(model).double(), x.double())
-    ours, torchs = value_and_grads(model, x), value_and_grads(plain(model), x)
-    for a, b, e in zip(ours, torchs, exact, strict=True):
+    fused, torchs = value_and_grads(model, x), value_and_grads(plain(model), x)
+    for a, b, e in zip(fused, torchs, exact, strict=True):
         assert a.dtype == dtype
         assert (a - e).abs().max() <= 2 * (b - e).abs().max() + torch.finfo(dtype).tiny
 
@@ -360,7 +360,7 @@ def test_frozen_layers_get_no_gradient(impl: str) -> None:
 
 
 def test_state_dicts_load_both_ways() -> None:
-    ours = fnn.MLP([6, 5, 4, 1], activation="relu", output_activation="sigmoid", dropout=0.5, input_dropout=0.2)
+    fused = fnn.MLP([6, 5, 4, 1], activation="relu", output_activation="sigmoid", dropout=0.5, input_dropout=0.2)
     torchs = nn.Sequential(
         nn.Dropout(0.2),
         nn.Linear(6, 5),
@@ -373,9 +373,9 @@ def test_state_dicts_load_both_ways() -> None:
         nn.Sigmoid(),
     )
     x = torch.randn(3, 6)
-    assert list(ours.state_dict()) == list(torchs.state_dict())
-    torchs.load_state_dict(ours.state_dict())
-    torch.testing.assert_close(ours.eval()(x), torchs.eval()(x), **TOLERANCE)
+    assert list(fused.state_dict()) == list(torchs.state_dict())
+    torchs.load_state_dict(fused.state_dict())
+    torch.testing.assert_close(fused.eval()(x), torchs.eval()(x), **TOLERANCE)
     other = fnn.MLP([6, 5, 4, 1], activation="relu", output_activation="sigmoid", dropout=0.5, input_dropout=0.2)
     other.load_state_dict(torchs.state_dict())
     torch.testing.assert_close(other.eval()(x), torchs(x), **TOLERANCE)

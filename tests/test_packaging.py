@@ -29,8 +29,8 @@ print("trained")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    ours = ("PYTHONPATH", "FASTGAN_DISABLE_NATIVE")
-    outside = {name: value for name, value in os.environ.items() if name not in ours}
+    own = ("PYTHONPATH", "FASTGAN_DISABLE_NATIVE")
+    outside = {name: value for name, value in os.environ.items() if name not in own}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=outside | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -164,7 +164,7 @@ NO_CUDA = ("-C", "cmake.define.FASTGAN_CUDA=OFF")
 
 
 def install_and_train(folder: Path, cuda: str) -> None:
-    """The wheel that lies in the folder, in an environment of its own."""
+    """The wheel in the folder, installed in an environment of its own."""
     (wheel,) = folder.glob("*.whl")
     python = environment_of(folder / "venv")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)

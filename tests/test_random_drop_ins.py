@@ -38,10 +38,10 @@ def differ(number: int) -> str | None:
     """What differs from plain PyTorch; None where nothing does."""
     use, dtype = random_use(number)
     second = use.smooth and dtype in (torch.float64, torch.float32) and number % 2 == 0
-    ours, plain = results(use.ours, use, second), results(use.plain, use, second)
-    if len(ours) != len(plain):
-        return f"{use.text}: {len(ours)} results for {len(plain)}"
-    for i, (a, b) in enumerate(zip(ours, plain, strict=True)):
+    found, plain = results(use.drop_in, use, second), results(use.plain, use, second)
+    if len(found) != len(plain):
+        return f"{use.text}: {len(found)} results for {len(plain)}"
+    for i, (a, b) in enumerate(zip(found, plain, strict=True)):
         if a is None or b is None:  # unused: as good as zero
             if (a is not None and a.any()) or (b is not None and b.any()):
                 return f"{use.text}, {dtype}: result {i} is None on one side only"
@@ -62,7 +62,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def rounding(use: Use, second: bool, plain: list[Tensor | None]) -> list[float]:
     """Thirty times the error of plain PyTorch itself, against float64: large where numbers cancel."""
-    wide = Use(use.text, use.ours, use.plain, [x.double() for x in use.inputs], use.wanted, use.smooth)
+    wide = Use(use.text, use.drop_in, use.plain, [x.double() for x in use.inputs], use.wanted, use.smooth)
     truth = results(use.plain, wide, second)
     return [0.0 if a is None or b is None else 30 * distance(a, b) for a, b in zip(plain, truth, strict=True)]
 
@@ -103,6 +103,6 @@ def test_a_fault_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     faulty, dtype = next((u, t) for u, t in uses if t is torch.float32 and u.inputs[0].numel() > 3)
     monkeypatch.setitem(globals(), "random_use", lambda _: (faulty, dtype))
     assert differ(0) is None
-    right = faulty.ours
-    faulty.ours = lambda *x: right(*x) * 1.001
+    right = faulty.drop_in
+    faulty.drop_in = lambda *x: right(*x) * 1.001
     assert differ(0) is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from algorithm1 import Game, compare, compiled, eager
-from random_plans import Plan, random_plan
+from random_plans import RandomPlan, random_plan
 
 from fastgan import (
     SGD,
@@ -51,7 +51,7 @@ def worst(found: dict[str, float]) -> tuple[float, str]:
     return max((value, name) for name, value in found.items())
 
 
-def differ(plan: Plan) -> str | None:
+def differ(plan: RandomPlan) -> str | None:
     """What differs between an engine and the oracle, or between numbers of threads; None where nothing does.
 
     It begins with UNDECIDED where rounding decides, and nothing can be concluded.

@@ -46,7 +46,7 @@ def test_M80_every_command_of_the_readme_runs(
 
 
 def test_M80_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands, from the first block on: nothing is there but what the blocks make."""
+    """The blocks as they are, from the first one on, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for text in PYTHON:

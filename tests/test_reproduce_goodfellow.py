@@ -99,8 +99,8 @@ def test_M70_the_measure_is_that_of_the_evaluation(run: Run) -> None:
     assert "digits, SHORTENED: train 1 of 1,700 epochs: " in out.splitlines()[0] and not err
     samples = stage.gan.sample(200, seed=1)
     figures = json.loads(Path("a/table.json").read_text())
-    ours = fastgan.evaluation.parzen_log_likelihood(samples, split.test, sigma=figures["sigma"])
-    assert figures["rows"][0]["figures"][paper.COLUMN]["mean"] == pytest.approx(ours.mean, abs=1e-9)
+    own = fastgan.evaluation.parzen_log_likelihood(samples, split.test, sigma=figures["sigma"])
+    assert figures["rows"][0]["figures"][paper.COLUMN]["mean"] == pytest.approx(own.mean, abs=1e-9)
     assert (Path("a") / "samples.png").stat().st_size > 1000
 
 
@@ -184,5 +184,5 @@ def test_M71_digits_come_near_the_likelihood_of_real_rows(run: Run, monkeypatch:
     monkeypatch.setattr(paper, "SAMPLES", 10_000)
     code, _, err = run("--quiet", "--no-pictures", "--out", "a")
     assert code == 0, err
-    ours, real = json.loads(Path("a/table.json").read_text())["rows"]
-    assert ours["figures"][paper.COLUMN]["mean"] > real["figures"][paper.COLUMN]["mean"] - 4
+    own, real = json.loads(Path("a/table.json").read_text())["rows"]
+    assert own["figures"][paper.COLUMN]["mean"] > real["figures"][paper.COLUMN]["mean"] - 4

@@ -1,4 +1,4 @@
-"""The tensor cores of csrc/cuda/mma.cuh: where each lane holds what, how factors are rounded, and what comes out.
+"""The tensor cores of csrc/cuda/mma.cuh: which elements each lane holds, how factors are rounded, and what comes out.
 
 The layouts are written down here a second time, from the tables of the PTX manual ("Matrix Fragments for mma.m16n8k8"
 and "mma.m16n8k16"), so that a mapping that is wrong in a consistent way is found too.
@@ -84,7 +84,7 @@ def check_tiles(machine: Emulator, kind: str) -> None:
     registers = torch.zeros(32, 6 * parts, dtype=torch.int32)
     positions = torch.zeros(32, 4, 2, dtype=torch.int32)
     machine.call("tiles", KINDS[kind], left, right, registers, positions, STREAM, schedules=SCHEDULES)
-    assert positions.tolist() == [[list(place) for place in lane] for lane in SUM_PLACES], "sums stand elsewhere"
+    assert positions.tolist() == [[list(place) for place in lane] for lane in SUM_PLACES], "sums are elsewhere"
     base = "bf16" if kind == "bf16" else "tf32"
     highs = [rounded(left, base), rounded(right, base)]
     lows = [rounded(x - high, base) for x, high in zip((left, right), highs, strict=True)]
@@ -220,7 +220,7 @@ def bf16(machine: Emulator) -> None:
     check_instruction(machine, "bf16")
 
 
-WRONG = "wrong sums|holds other elements|stand elsewhere"
+WRONG = "wrong sums|holds other elements|are elsewhere"
 FAULTS: dict[str, tuple[str, str, Check, str]] = {
     "rows_interleaved": ("lane_group() + i / 2 * 8", "2 * lane_group() + i / 2", tf32, WRONG),
     "columns_apart": ("2 * lane_member() + i % 2", "lane_member() + i % 2 * 4", tf32, WRONG),

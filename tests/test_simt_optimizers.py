@@ -79,6 +79,6 @@ def test_an_optimiser_steps_as_torch_does(rule: str, dtype: torch.dtype, machine
         check_rule(machine, rule, (1, 7, 4097, 0, 12), dtype, shift)
 
 
-@pytest.mark.skipif(backend.native is None, reason="the plan's fields are told by the compiled core")
+@pytest.mark.skipif(backend.native is None, reason="the compiled core lists the plan's fields")
 def test_more_parameters_than_a_launch_takes(machine: Emulator) -> None:
     check_rule(machine, "adam", (3,) * 64 + (0, 5, 2), torch.float32)

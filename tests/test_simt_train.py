@@ -138,7 +138,7 @@ UNITS = ("fp32", "tf32", "bf16")
 
 
 def odd(linear: Callable[[int, int], torch.nn.Module] = torch.nn.Linear) -> GAN:
-    """Of no round size anywhere, with all that may stand between two products."""
+    """Of no round size anywhere, with all that can come between two products."""
     t = torch.nn
     generator = t.Sequential(linear(3, 17), t.BatchNorm1d(17), t.ReLU(), linear(17, 33), t.Tanh(), linear(33, 2))
     discriminator = t.Sequential(

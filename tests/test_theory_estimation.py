@@ -138,7 +138,7 @@ def test_M24_maximum_likelihood_is_the_argmin_of_kl() -> None:
 
 
 def test_M24_gaussian_mixture_by_expectation_maximisation() -> None:
-    """scikit-learn does the work; its likelihood rises at every step, is ours, and its means are found."""
+    """scikit-learn does the work; its likelihood is fastgan's and rises at every step; it finds the means."""
     mixture = pytest.importorskip("sklearn.mixture", reason="scikit-learn fits mixtures")
     means, stds, weights = np.array([-4.0, 0.0, 5.0]), np.array([0.5, 1.0, 0.8]), np.array([0.3, 0.3, 0.4])
     rng = np.random.default_rng(0)
@@ -151,8 +151,8 @@ def test_M24_gaussian_mixture_by_expectation_maximisation() -> None:
             warnings.simplefilter("ignore")  # one step at a time never converges
             model.fit(data[:, None])
         found = (model.means_[:, 0], np.sqrt(model.covariances_[:, 0, 0]), model.weights_)
-        ours = np.log(theory.gaussian_density(data, *found))
-        trajectory.append(ours.mean())
+        found = np.log(theory.gaussian_density(data, *found))
+        trajectory.append(found.mean())
         np.testing.assert_allclose(trajectory[-1], model.score(data[:, None]), rtol=1e-6)
     assert (np.diff(trajectory) >= -1e-9).all() and trajectory[-1] > trajectory[0] + 0.01
     np.testing.assert_allclose(np.sort(model.means_[:, 0]), means, atol=0.05)

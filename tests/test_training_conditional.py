@@ -31,7 +31,7 @@ def small_gan(pack: int = 1) -> GAN:
 
 
 def test_M57_equals_the_conditional_game_written_out_in_plain_torch() -> None:
-    """k = 2; fakes have the labels of the real rows they stand beside, in D's step and in G's."""
+    """k = 2; fakes have the labels of the real rows beside them, in D's step and in G's."""
     gan, other = small_gan(), small_gan()
     train(gan, DATA, replace(BASE, k=2))
     optimizers = {

@@ -60,7 +60,7 @@ def kolmogorov_smirnov(u: Tensor) -> float:
 def test_M78_a_generator_learns_three_point_masses() -> None:
     """A degenerate distribution, without a density: at least 99% of the samples within 0.05 of a point, all three met.
 
-    G is continuous, so what lies between the points is what its gradient takes to cross from one to the next: a deep G
+    G is continuous, so what is between the points is what its gradient takes to cross from one to the next: a deep G
     and a z of one dimension make the crossings few and steep; R1 keeps D's gradient, and so G's updates, finite at the
     points.
     """

@@ -28,7 +28,7 @@ def affine_gan(bias: float = 0.0) -> GAN:
 
 
 def test_M67_measures_are_what_their_names_say() -> None:
-    """Of two networks that stand still, every two iterations."""
+    """Of two networks that do not change, every two iterations."""
     monitor, gan = Monitor(every=2, samples=100), affine_gan()
     history = train(gan, DATA, STILL, callbacks=[monitor]).history
     assert monitor.history["step"].tolist() == [2, 4]

@@ -100,10 +100,10 @@ def test_adam_is_torch_adam_and_its_state_loads_both_ways() -> None:
         (torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) * p.square()).sum().backward()
         optimizer.step()
     assert torch.allclose(descend(spec, [0] * 20), p.detach(), rtol=0, atol=1e-12)
-    ours = spec.build([p])
-    ours.load_state_dict(optimizer.state_dict())
-    assert torch.equal(ours.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
-    optimizer.load_state_dict(ours.state_dict())
+    made = spec.build([p])
+    made.load_state_dict(optimizer.state_dict())
+    assert torch.equal(made.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
+    optimizer.load_state_dict(made.state_dict())
     assert optimizer.state[p]["step"] == 20
 
 

@@ -293,7 +293,7 @@ def test_R32_a_run_whose_threads_are_not_known_goes_on_with_those_there_are(stop
 @pytest.mark.parametrize("engine", ["eager", "auto"])
 @pytest.mark.parametrize("rule", [Adam(0.01), Momentum(0.05), functools.partial(torch.optim.AdamW, lr=0.01)])
 def test_the_rate_changes_on_request_alone(rule: Any, engine: str, tmp_path: Path) -> None:
-    """Two rates one after the other, as the engine has them that is told of the second one by its optimiser."""
+    """Two rates one after the other; the engine reads the second one from its optimiser."""
     new = replace(rule, lr=0.03) if isinstance(rule, Adam | Momentum) else functools.partial(rule, lr=0.03)
     first = TrainConfig(5, 4, optimizer=rule, engine=engine)
     second = replace(first, steps=9, optimizer=new)

@@ -1,4 +1,4 @@
-// Products on AMX tiles (amx.h), on the hardware's or on the stand-in's.
+// Products on AMX tiles (amx.h), of the hardware or in software.
 #include "amx.h"
 
 #if defined(__AVX512F__)
@@ -10,25 +10,25 @@ namespace {
 
 using Pair = uint32_t;  // two neighbours along the depth, the first one in the low half
 
-// The first `left` of 16 lanes, of those from `from` on.
+// The mask of the lanes i of 16 with from + i < left.
 inline __mmask16 lanes(int64_t left, int64_t from = 0) {
   return __mmask16(left - from >= 16 ? 0xffff : left > from ? (1 << (left - from)) - 1 : 0);
 }
 
-// Two tiles of A, `next` apart, at each of the blocks; rows are 64 bytes. In elements; the second part is `part`
-// further on.
+// Two tiles of A at each block of the depth; rows have 64 bytes. Distances in elements: `next` from tile to tile,
+// `block` from block to block, `part` to the second part of bf16x3.
 struct FactorA {
   const Bf16* data;
   int64_t next, block, part;
 };
-// Blocks of 16 rows of pairs, of the left 16 columns, then of the right.
+// For each block of the depth: 16 rows of pairs of the left 16 columns, then 16 of the right ones.
 struct FactorB {
   const Pair* data;
   int64_t part;
 };
 
-// C (32 rows, or the first 16; 32 columns, or 16) over the depth. start: 32 rows of 16 equal numbers, or null; c: rows
-// of 32 floats.
+// C over the whole depth: 32 rows (or the first 16) and 32 columns (or 16). start: the initial values, 32 rows of 16
+// equal numbers, or null; c: rows of 32 floats.
 template <class Tiles, bool lower, bool right>
 void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const FactorB& factor_b, const float* start,
                    float* c, Ahead& ahead, int rows_ahead) {
@@ -44,13 +44,13 @@ void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const Fac
     if (lower) Tiles::template zero<2>();
     if (lower && right) Tiles::template zero<3>();
   }
-  // Of two parts, the small products first: the low part of A, then that of B; the product of both is too small to
-  // count.
+  // With two parts, the small products come first: the low part of A, then that of B. The product of both low parts is
+  // below the precision.
   for (int product = parts == 2 ? 0 : 2; product < 3; ++product) {
     const Bf16* a = factor_a.data + (product == 0 ? factor_a.part : 0);
     const Pair* b = factor_b.data + (product == 1 ? factor_b.part : 0);
     for (int64_t k = 0; k < blocks; ++k, a += factor_a.block, b += 512) {
-      // the next block of B: hardware prefetchers do not follow tile loads
+      // The next block of B: hardware prefetchers do not follow tile loads.
       const auto prefetch = [&](int from) {
 #pragma GCC unroll 8
         for (int i = from; i < from + 8; ++i) __builtin_prefetch(b + 512 + 16 * i);
@@ -80,7 +80,7 @@ void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const Fac
   if (lower && right) Tiles::template store<3>(c + 16 * kTileEdge + 16, of_c);
 }
 
-// What rounding leaves of x; nothing of an infinity or a NaN.
+// x minus its rounded value; 0 for an infinity or a NaN.
 template <class Tiles>
 inline __m512 residual(__m512 x, __m512i rounded, int half) {
   typedef uint16_t Rounded __attribute__((vector_size(32)));
@@ -92,7 +92,7 @@ inline __m512 residual(__m512 x, __m512i rounded, int half) {
   return (__m512)((bits & 0x7f800000) == 0x7f800000 ? Bits{} : left);
 }
 
-// Part 0 of 32 floats, or part 1.
+// 32 floats, rounded (part 0), or what their rounding left, rounded (part 1).
 template <class Tiles>
 inline __m512i round_part(int part, __m512 low, __m512 high) {
   const __m512i rounded = Tiles::round(low, high);
@@ -107,7 +107,7 @@ inline __m512i pairs_of_rows(int part, __m512 first, __m512 second) {
   return _mm512_permutexvar_epi16(_mm512_load_si512(order), round_part<Tiles>(part, first, second));
 }
 
-// The columns of B that a range holds, `depth` features, as blocks of pairs; zeros beyond the depth.
+// The columns of B in a range, `depth` features, as blocks of pairs; zeros beyond the depth.
 template <class Tiles>
 FactorB pair_features(int parts, int64_t depth, const float* b, ColumnRange columns) {
   const int64_t blocks = tile_blocks(depth), origin = columns.first / kTileEdge;

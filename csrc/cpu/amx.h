@@ -1,9 +1,9 @@
-// Products on AMX tiles: both factors rounded to bfloat16, or each split into the sum of two, of which three products
-// are formed (bf16x3: about 16 bits of each factor, an infinite one gives NaN); sums in float. Weights are kept rounded
-// twice, for the forward and the backward pass, in blocks of 16 rows by 32 along the depth; the optimiser writes both
-// copies as each tile of a gradient leaves it (update.h), so no product rounds weights.
+// Products on AMX tiles, with sums in float. Both factors are rounded to bfloat16; or each is split into the sum of
+// two, and three of the four products are added (bf16x3: about 16 bits of each factor; an infinite factor gives NaN).
+// There are two rounded copies of each weight, for the forward and the backward pass, in blocks of 16 rows by 32 along
+// the depth. The optimiser updates both copies with each tile of the gradient (update.h), so no product rounds weights.
 //
-// The same products run on a stand-in of the tile instructions (tiles.h), bit for bit, for tests on other processors.
+// For tests, the same products run on a software version of the tile instructions (tiles.h), with the same bits.
 #pragma once
 #include <memory>
 
@@ -20,7 +20,7 @@ constexpr int64_t kTileEdge = 32;    // of C: 2 x 2 tiles of 16 x 16
 constexpr int64_t kTileBlock = 512;  // of bf16 in a block of a rounded copy: 16 rows of 32
 
 inline int64_t tile_blocks(int64_t count) { return (count + kTileEdge - 1) / kTileEdge; }
-// Elements of one part of a rounded copy; both orientations have as many.
+// Elements of one part of a rounded copy; the same for both orientations.
 inline int64_t part_size(int64_t outputs, int64_t inputs) {
   return 2 * tile_blocks(outputs) * tile_blocks(inputs) * kTileBlock;
 }
@@ -42,13 +42,12 @@ class FunctionRef<void(Arguments...)> {
   void (*call_)(void*, Arguments...);
 };
 
-// A thread calls begin() before its first product and end() after its last: the tiles' shapes are part of its state.
+// A thread calls begin() before its first product and end() after its last: the shapes of tiles are thread state.
 struct AmxProducts {
   bool software;
   int parts;  // of a factor: 1, or 2
-  int64_t rounded_size(int64_t outputs, int64_t inputs) const {
-    return parts * part_size(outputs, inputs);
-  }  // of a copy
+  // Elements of a copy.
+  int64_t rounded_size(int64_t outputs, int64_t inputs) const { return parts * part_size(outputs, inputs); }
   void begin() const;
   void end() const;
 

@@ -5,8 +5,8 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// Rows first .. last of a (rows, features) matrix into the columns of blocks from `column` on: the first of the `of`
-// features that a block has.
+// Copies rows first .. last of a (rows, features) matrix to the columns from `column` on, as the first of the `of`
+// features of a blocked buffer.
 template <class T>
 void to_blocked(const T* rows, int64_t features, T* blocked, int64_t of, int64_t column, int64_t first, int64_t last) {
   for (int64_t row = first; row < last;) {
@@ -36,8 +36,8 @@ void from_blocked(const T* blocked, int64_t features, T* rows, int64_t column, i
   from_blocked(blocked, features, rows, features, column, first, last);
 }
 
-// Copies `count` features of a blocked buffer to another one, or adds them there: features `from` on of `of` to those
-// from `to` on of `out_of`.
+// Copies, or adds, `count` features of a blocked buffer with `of` features, from `from` on, to a buffer with `out_of`
+// features, from `to` on.
 template <bool add = false, class T>
 void copy_features(const T* in, int64_t of, int64_t from, T* out, int64_t out_of, int64_t to, int64_t count,
                    ColumnRange range) {
@@ -49,7 +49,7 @@ void copy_features(const T* in, int64_t of, int64_t from, T* out, int64_t out_of
   });
 }
 
-// A tree sum: halves are added as vectors, until one element is left.
+// A tree sum: adds halves as vectors until one element is left.
 template <int count, class T>
 T sum_lanes(const T* x) {
   if constexpr (count == 1) {
@@ -74,12 +74,12 @@ T sum_columns(int64_t first, int64_t last, int64_t features, int64_t feature, Va
   };
   for (; first < last && first % lanes; first = std::min(last, (first / lanes + 1) * lanes))
     add(first, std::min(last, (first / lanes + 1) * lanes) - first);
-  for (; first + lanes <= last; first += lanes) add(first, lanes);  // a constant: whole vectors
+  for (; first + lanes <= last; first += lanes) add(first, lanes);  // a constant count gives whole vectors
   if (first < last) add(first, last - first);
   return sum_lanes<lanes>(sum);
 }
 
-// The same sums of S::width neighbouring features side by side.
+// The same sums, of S::width neighbouring features at once.
 template <class T>
 void sum_columns_of_some(int64_t first, int64_t last, int64_t features, int64_t feature, const T* in, T* out) {
   using S = Simd<T>;

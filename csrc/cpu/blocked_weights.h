@@ -1,8 +1,7 @@
-// Weights of both networks in blocks (BlockedWeight) while a run lasts, with the optimisers' state and the moving
-// average.
+// Weights of both networks in blocks (BlockedWeight) during a run, with the optimisers' state and the moving average.
 //
-// They are read from the plan's addresses at the first call of a run, and written back where Python is about to look:
-// at a checkpoint, before a callback, at the end. Between two chunks nothing is converted.
+// The first call of a run reads them from the plan's addresses. They are written back before Python reads them: at a
+// checkpoint, before a callback, at the end. Nothing is converted between two chunks.
 #pragma once
 #include <vector>
 
@@ -15,7 +14,7 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// A plan whose weights are in a workspace. A weight of at most kBlockRows inputs has one layout and stays where it is.
+// A plan with its weights in a workspace. A weight of at most kBlockRows inputs has the same layout and is not moved.
 template <class T>
 class BlockedPlan {
  public:
@@ -85,7 +84,7 @@ class BlockedPlan {
   static constexpr int64_t kApart = 1040;  // so that a weight and its state do not map to the same cache sets
 
   struct Moved {
-    T* rows;  // (outputs, inputs), where the plan has it
+    T* rows;  // (outputs, inputs), at the plan's address
     void** address;
     int64_t offset, outputs, inputs;
     bool transposed;
@@ -93,8 +92,8 @@ class BlockedPlan {
     BlockedWeight<T> blocked(const T* data) const { return BlockedWeight<T>::of(data, outputs, inputs, transposed); }
   };
 
-  // copy(inputs of a row, the same in their block, how many), for all rows and blocks; of a transposed weight one by
-  // one.
+  // Calls copy(inputs of a row, the same in their block, count) for all rows and blocks; with count 1 for a transposed
+  // weight.
   template <class Copy>
   void each_row(Copy&& copy) const {
     constexpr int64_t some = 64;  // rows of a task
@@ -125,7 +124,7 @@ class BlockedPlan {
   Workspace& workspace_;
   const int threads_;
   std::vector<Moved> moved_;
-  std::vector<std::pair<void**, int64_t>> copies_;  // the rounded ones: the address to set, the offset
+  std::vector<std::pair<void**, int64_t>> copies_;  // rounded copies: the address to set, the offset
 };
 
 }  // namespace FASTGAN_ISA

@@ -1,5 +1,5 @@
 // The functions of one build of the CPU kernels. The sources of this folder are compiled once per instruction set, and
-// `kernels()` picks the best build this processor can run; FASTGAN_ISA=v2|v3|v4 (x86) asks for another.
+// `kernels()` picks the best build this processor can run; FASTGAN_ISA=v2|v3|v4 (x86) selects another.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -12,19 +12,19 @@ struct LossTerm {
   const void* logits;
   int64_t n;
   int formula;
-  double target, scale;  // the derivative is multiplied by scale, and so is the sum of the values
-  void* grad;            // float, double for double logits; null where no gradient is wanted
+  double target, scale;  // scale multiplies the derivative and the sum of the values
+  void* grad;            // float, double for double logits; null: not computed
 };
 
-struct MlpSizes {                                 // in elements a row
-  int64_t work, backward, second_order, penalty;  // the last three: of `scratch`
+struct MlpSizes {                                 // in elements for each row
+  int64_t work, backward, second_order, penalty;  // the last three are sizes of `scratch`
 };
 
-// Batch normalisation of a layer. Null where it has no such vector, or where no gradient of it is wanted.
+// Batch normalisation of a layer. Null: the layer has no such vector, or its gradient is not computed.
 struct MlpNorm {
   const void *scale, *shift;
-  void *running_mean, *running_variance;  // forward updates them unless they are what it normalises by
-  int64_t* batches;                       // and counts here
+  void *running_mean, *running_variance;  // forward updates them, unless it normalises by them
+  int64_t* batches;                       // and increments this
   double momentum;
   void *grad_scale, *grad_shift;
 };
@@ -33,12 +33,12 @@ struct MlpForward {
   const void* x;  // (rows, inputs)
   int64_t rows;
   const void* const* weights;  // (outputs * pieces, inputs) each
-  const void* const* biases;   // null where a layer has none
+  const void* const* biases;   // null for a layer without bias
   void* y;                     // (rows, outputs)
   void* work;                  // MlpSizes::work elements for every row, rows padded to a multiple of 32
   uint64_t dropout_seed;
   int threads;
-  const MlpNorm* norms = nullptr;  // one for each layer; null where no layer has batch normalisation
+  const MlpNorm* norms = nullptr;  // one for each layer; null if no layer has batch normalisation
 };
 
 struct MlpBackward {
@@ -46,22 +46,22 @@ struct MlpBackward {
   const void* const* weights;
   const void* work;
   const void* grad_y;
-  void* grad_x;  // null: not wanted; likewise below
+  void* grad_x;  // null: not computed; likewise below
   void* const* grad_weights;
   void* const* grad_biases;
   void* scratch;
   uint64_t dropout_seed;
   int threads;
-  const MlpNorm* norms = nullptr;  // of which it reads the scales
+  const MlpNorm* norms = nullptr;  // it reads the scales
 };
 
-// The gradient of <tangent, grad_x> with respect to all that grad_x depends on.
+// The gradients of <tangent, grad_x> with respect to all inputs of the backward pass.
 struct MlpSecondOrder {
   int64_t rows;
   const void* const* weights;
-  const void *work, *kept;  // of the forward pass; the scratch of the backward pass down to the input
+  const void *work, *kept;  // `work` of the forward pass; `scratch` of a backward pass down to the input
   const void* tangent;      // of grad_x
-  void* grad_grad_y;        // null: not wanted; likewise below
+  void* grad_grad_y;        // null: not computed; likewise below
   void* grad_x;
   void* const* grad_weights;
   void* const* grad_biases;
@@ -78,8 +78,8 @@ struct MlpPenalty {
   const void* const* biases;
   Penalty kind;
   double weight;
-  void* values;               // one for each row; the caller adds them up; padded as scratch is
-  void* const* grad_weights;  // null: none is wanted
+  void* values;               // one for each row, padded as scratch is; the caller adds them up
+  void* const* grad_weights;  // null: none is computed
   void* const* grad_biases;
   void* scratch;
   uint64_t dropout_seed;
@@ -102,9 +102,9 @@ struct Kernels {
   bool has_bf16_kernels;      // whether this build has products of bfloat16
   bool (*multiplies_bf16)();  // whether this processor has AVX512-BF16 too
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
-  // Brings the plan's addresses up to date; the next call reads them.
+  // Writes the weights to the plan's addresses; the next call reads them from there.
   void (*write_back)(int dtype, const TrainPlan& plan, Workspace& workspace, int threads);
-  double (*fma_peak)(double seconds, bool bf16);  // operations a second of one core; 0: no such instruction
+  double (*fma_peak)(double seconds, bool bf16);  // operations per second of one core; 0: no such instruction
   // For tests, as in amx.h: c (16, 16) += a b for pairs a (16, 16) and b (16, 16); 32 floats rounded.
   void (*tile_dot)(bool software, float* c, const uint16_t* a, const uint16_t* b);
   void (*tile_round)(bool software, const float* in, uint16_t* out);

@@ -1,21 +1,21 @@
-// Inputs of a network that are mostly zeros: one-hot labels, and rows of a table with a one for each label and mode.
-// Each row lists its entries, and the first layer reads a row of its transposed weight for each, instead of a product
-// with zeros.
+// Inputs of a network that are mostly zeros: one-hot labels, and rows of a table with one-hot labels and modes. Each
+// row lists its nonzero entries. The first layer adds a row of its transposed weight for each entry, instead of
+// multiplying zeros.
 #pragma once
 #include "blocked.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// An input and its value, for each entry of each row (column of the batch), and the same sorted by input.
+// The input and the value of each entry of each row (column of the batch), and the same sorted by input.
 template <class T>
 class Entries {
  public:
-  struct Rows {
+  struct ListedRows {
     int64_t first, rows, count;  // columns of the batch, entries of each
   };
 
-  // At most `most` entries in each of `columns` rows of `inputs` inputs.
+  // For at most `most` entries in each of `columns` rows, of `inputs` inputs.
   template <class Arena>
   void place(Arena& arena, int64_t inputs, int64_t columns, int64_t most) {
     const auto integers = [&](int64_t count) { return reinterpret_cast<int32_t*>(arena.allocate(count)); };
@@ -28,12 +28,12 @@ class Entries {
     places_[column * most_ + entry] = int32_t(input), values_[column * most_ + entry] = value;
   }
 
-  // Sorts the entries of some rows by input; those of an input stay in the order of the rows.
+  // Sorts the entries of some rows by input, and those of an input by row.
   template <class List>
   void sort(const List& list) {
     std::fill_n(begin_, inputs_ + 1, 0);
     const auto each = [&](auto&& f) {
-      for (const Rows& some : list)
+      for (const ListedRows& some : list)
         for (int64_t column = some.first; column < some.first + some.rows; ++column)
           for (int64_t at = column * most_; at < column * most_ + some.count; ++at) f(column, at);
     };
@@ -48,9 +48,9 @@ class Entries {
         }
   }
 
-  // C = bias + W x of the listed entries, for a column range of the batch. W: transposed, blocked; its last rows are
-  // those of the network's inputs.
-  void start(const BlockedWeight<T>& weight, const T* bias, const Rows& some, ColumnRange range, T* c) const {
+  // C = bias + W x of the listed entries, for a column range of the batch. W: transposed, blocked. Its last rows
+  // belong to the inputs that may be listed.
+  void start(const BlockedWeight<T>& weight, const T* bias, const ListedRows& some, ColumnRange range, T* c) const {
     constexpr int width = kBlockRows<T>;
     const int64_t n = weight.inputs, shift = weight.outputs - inputs_;
     each_block<T>(range, [&](int64_t p, int lane, int lanes) {
@@ -75,7 +75,7 @@ class Entries {
     });
   }
 
-  // Adds what the sorted entries give to rows row .. row + rows of the gradient of a transposed weight of `inputs`
+  // Adds the part of the sorted entries to rows row .. row + rows of the gradient of a transposed weight with `inputs`
   // inputs. packed: the gradient of a block of units, (columns of the batch, kBlockRows).
   void add_gradient(int64_t inputs, int64_t row, int rows, const T* packed, T* tile) const {
     constexpr int width = kBlockRows<T>;

@@ -1,7 +1,7 @@
-// What a thread does with subnormal numbers (below 1.2e-38 in float): computes with them, or flushes them to zero.
+// Whether a thread computes with subnormal numbers (below 1.2e-38 in float) or flushes them to zero.
 //
-// Arithmetic on them may be several times slower. Training produces them: where an input is always zero, Adam's first
-// moments of its weights decay into that range and stay there.
+// Arithmetic with them may be several times slower. Training produces them: if an input is always zero, Adam's first
+// moments of its weights decay into that range.
 #pragma once
 #include <cstdint>
 
@@ -11,7 +11,7 @@
 
 namespace fastgan {
 
-// The bits of the processor's control register that flush: results and operands on x86, both by one bit on ARM.
+// The flush bits of the processor's control register: for results and for operands on x86, one for both on ARM.
 struct FloatMode {
   uint64_t flush = 0;
 

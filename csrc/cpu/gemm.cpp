@@ -48,14 +48,14 @@ void multiply_tile(int64_t depth, const Matrix<T>& a, const T* __restrict b_bloc
     ahead->some(rows_ahead);
     accumulate(sum, a.rest, a.row, 1, b_block, left, [] {});
   } else if constexpr (layout == Layout::contiguous) {
-    // A block of the depth is one cache line of a row: during it, the rows' lines of the block after the next are
-    // prefetched, one a depth. The addresses may lie beyond A.
-    constexpr int asked = (rows + line - 1) / line;
+    // A block of the depth is one cache line of a row. During a block, the lines of all rows two blocks ahead are
+    // prefetched, one or two per depth. The addresses may be beyond A.
+    constexpr int lines = (rows + line - 1) / line;
     for (int64_t left = depth; left > 0; left -= line, x += line, b_block += line * kBlockRows<T>) {
       uintptr_t soon = uintptr_t(x) + 2 * 64;
       accumulate(sum, x, a.row, 1, b_block, std::min<int64_t>(left, line), [&] {
 #pragma GCC unroll 2
-        for (int i = 0; i < asked; ++i, soon += uintptr_t(a.row) * sizeof(T)) prefetch(soon);
+        for (int i = 0; i < lines; ++i, soon += uintptr_t(a.row) * sizeof(T)) prefetch(soon);
       });
     }
   } else {
@@ -93,7 +93,7 @@ auto gather_function(int rows, std::integer_sequence<int, row...>) {
 
 #if defined(__AVX2__)
 
-// The same kShortDepths floats, four times.
+// kShortDepths floats, repeated four times.
 inline Simd<float>::Vector four_times(const float* x) {
   Simd<float>::Vector four;
 #if defined(__AVX512F__)
@@ -104,8 +104,8 @@ inline Simd<float>::Vector four_times(const float* x) {
   return four;
 }
 
-// rows x 4 * groups columns; each accumulator has 4 columns by sums over every kShortDepths-th depth, those of narrow
-// tiles over every other of these: fewer accumulators would wait for one another.
+// rows x 4 * groups columns. Each accumulator has 4 columns by kShortDepths partial sums over the depth. With narrow
+// vectors there are two accumulators for each: fewer would wait for one another.
 template <int rows, int groups>
 void multiply_short(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c,
                     int64_t c_row) {
@@ -158,7 +158,7 @@ ShortTile short_tile(int rows, [[maybe_unused]] int columns, std::integer_sequen
   return four[rows - 1];
 }
 
-// Vectors of inputs, each with a number of B: the sums are those of a tile.
+// Vectors of inputs times broadcast numbers of B, summed in the order of a tile.
 template <int columns, int vectors>
 void multiply_short_transposed(int64_t outputs, const float* a, int64_t a_row, const float* b, float* c) {
   using S = Simd<float>;
@@ -245,8 +245,7 @@ void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int c
     transpose(x + (p * inputs + column) * width, width, columns,
               std::min<int64_t>(width, rounded_up(rows - p * width, Simd<T>::width)), packed + p * width * width,
               width);
-  if (columns %
-      Simd<T>::width)  // lanes beyond the last input: any number but NaN or a subnormal, which would cost time
+  if (columns % Simd<T>::width)  // lanes beyond the last input: zeros, as a NaN or a subnormal number would cost time
     for (int64_t m = 0; m < rows; ++m) std::fill(packed + m * width + columns, packed + (m + 1) * width, T(0));
 }
 

@@ -1,5 +1,5 @@
-// The matrix product behind all layers. Activations have a blocked layout [rows / kBlockRows][features][kBlockRows]:
-// the batch is the vector dimension, weights are broadcast in place, and one layer's output is the next one's input
+// The matrix products of all layers. Activations have a blocked layout [rows / kBlockRows][features][kBlockRows]: the
+// batch is the vector dimension, weights are broadcast in place, and the output of a layer is the input of the next one
 // without packing. One thread sums each element over the whole depth in one order, so the bits do not depend on the
 // work partition.
 #pragma once
@@ -16,12 +16,12 @@ constexpr int kTileVectors = 2;
 template <class T>
 constexpr int kBlockRows = kTileVectors * Simd<T>::width;  // rows of the batch in a block
 
-// The smallest part of a batch a thread takes: a cache line, so that no two threads write to one.
+// The smallest part of a batch for a thread: a cache line, so that no two threads write to the same one.
 template <class T>
 constexpr int kPartitionRows = std::max<int>(64 / int(sizeof(T)), Simd<T>::width);
 
-// Columns first .. last of a blocked buffer. Both are multiples of kPartitionRows, or `last` is a multiple of kLastRows
-// (it may reach into the padding).
+// Columns first .. last of a blocked buffer. Both are multiples of kPartitionRows, except that `last` may be a multiple
+// of kLastRows, in the padding.
 template <class T>
 constexpr int kLastRows = std::min(4, Simd<T>::width / 2);
 
@@ -37,8 +37,8 @@ ColumnRange partition(int64_t rows, int rank, int size) {
           std::min(end, parts * (rank + 1) / size * kPartitionRows<T>)};
 }
 
-// Calls f(offset of the first column in blocks of one feature, columns) for each piece of a column range that lies in
-// one block.
+// Calls f(offset of the first column in blocks of one feature, columns) for the part of a column range in each
+// block.
 template <class T, class Function>
 void each_block(ColumnRange range, Function&& f) {
   for (int64_t column = range.first; column < range.last;) {
@@ -62,20 +62,20 @@ struct Matrix {
   const T* rest = nullptr;
 };
 
-// A weight in blocks of its inputs, [inputs / kBlockRows][outputs][kBlockRows], an odd number of cache lines apart:
-// where the distance is a power of two, the same rows of all blocks map to the same sets of a cache. The last block is
-// as narrow as the inputs that are left; a weight of at most kBlockRows inputs is a plain (outputs, inputs) matrix.
+// A weight in blocks of its inputs, [inputs / kBlockRows][outputs][kBlockRows]. Blocks are an odd number of cache lines
+// apart: at a distance of a power of two, the same rows of all blocks would map to the same cache sets. The last block
+// has the width of the remaining inputs. A weight of at most kBlockRows inputs is a plain (outputs, inputs) matrix.
 template <class T>
 struct BlockedWeight {
   const T* data;
   int64_t outputs, inputs;
 
-  // Of a matrix (rows, inputs), or of its transpose.
+  // A matrix (rows, inputs), or its transpose.
   static BlockedWeight of(const T* data, int64_t rows, int64_t inputs, bool transposed) {
     return transposed ? BlockedWeight{data, inputs, rows} : BlockedWeight{data, rows, inputs};
   }
 
-  // Elements from block to block, and those of the whole weight with the gaps between blocks.
+  // The distance of two blocks, and the size of the whole weight with the gaps between blocks, in elements.
   int64_t stride() const {
     constexpr int64_t line = 64 / int64_t(sizeof(T));
     return ((outputs * kBlockRows<T> + line - 1) / line | 1) * line;
@@ -85,7 +85,7 @@ struct BlockedWeight {
     return offset(last) + outputs * width(last);
   }
 
-  // Of the block that begins at input `column`: its inputs, its first row's place.
+  // The number of inputs and the offset of the block that begins at input `column`.
   int64_t width(int64_t column) const { return std::min<int64_t>(kBlockRows<T>, inputs - column); }
   int64_t offset(int64_t column) const { return column / kBlockRows<T> * stride(); }
   const T* block(int64_t column) const { return data + offset(column); }
@@ -99,7 +99,7 @@ struct BlockedWeight {
 
 enum class Scratch { slice_of_a, packed, paired };
 
-// Scratch memory a thread keeps between calls: it grows to the largest product seen and is never cleared.
+// Scratch memory that a thread keeps between calls. It grows to the size of the largest product and is not cleared.
 template <class T, Scratch use>
 T* scratch(int64_t count) {
   struct Free {
@@ -117,8 +117,8 @@ T* scratch(int64_t count) {
   return static_cast<T*>(memory.get());
 }
 
-// Prefetches the same rows of some arrays, row by row during a computation: a processor has about 20 outstanding line
-// fills, and more of them would stall its other loads.
+// Prefetches the same rows of up to three arrays, a few rows at a time during a computation: a processor has about 20
+// line fills, and more requests would stall its other loads.
 struct Ahead {
   const char* arrays[3];
   int64_t stride, bytes;  // from row to row, of a row
@@ -144,28 +144,27 @@ template <class T>
 using TileFunction = void (*)(int64_t depth, const Matrix<T>& a, const T* b_block, const T* bias, bool add, T* c,
                               int64_t c_row, Ahead* ahead);
 
-// The instance for this many rows, and for one vector or half of one where the columns left need no more.
+// The instance for this number of rows; for two vectors of columns, one, or half of one.
 template <class T>
 TileFunction<T> tile_function(Layout layout, int rows, int columns);
 
-// Copies the rows of a tile at every depth, contiguous. The number of rows is a constant so that copying them is two
-// moves.
+// Copies the rows of a tile at every depth to contiguous memory. The number of rows is a constant, so that the copy of
+// a depth is two moves.
 template <class T>
 using GatherFunction = void (*)(const T* a, int64_t a_depth, int64_t depth, T* out);
 template <class T>
 GatherFunction<T> gather_function(int rows);
 
-// Addresses that differ by a multiple of this map to one cache set: more of them than the cache has ways evict one
-// another.
+// Addresses that differ by a multiple of this map to the same cache set.
 constexpr int64_t kAliasBytes = 4096;
-// A tile of few rows uses less than half of each line of a transposed A, and would read all lines once a block of B:
-// a copy is faster for at least this many columns of B.
+// A tile of few rows uses less than half of each line of a transposed A, and reads all lines for each block of B. From
+// this many columns of B on, a copy is faster.
 constexpr bool kNarrowTiles = kTileRows < 8;
 constexpr int64_t kManyColumns = 48;
-// Tiles of A that are gathered together: of a transposed A, each line is then used almost whole.
+// Tiles of A that are gathered together, so that almost the whole of each line of a transposed A is used.
 constexpr int kSliceTiles = kNarrowTiles ? 8 : 4;
 
-// Tiles of A in place, or copies with another stride where their rows (or, transposed, columns) map to one cache set.
+// Tiles of A in place; or copies with another stride, if their rows (columns, if transposed) map to one cache set.
 template <class T>
 struct Slice {
   Matrix<T> tile[kSliceTiles];
@@ -191,8 +190,8 @@ struct Slice {
       }
     }
     if (!copies || a.column == 1) return;
-    // Depths whose lines stay in the L1 cache until all tiles are gathered; of narrow tiles, even if they map to one
-    // set.
+    // So many depths that their lines stay in the L1 cache until all tiles are gathered; for narrow tiles, even if they
+    // map to one set.
     constexpr int64_t some = kNarrowTiles ? 4 : 64;
     for (int64_t k = 0; k < depth; k += some)
       for (int i = 0; i < tiles; ++i) {
@@ -203,9 +202,8 @@ struct Slice {
   }
 };
 
-// The last columns of a batch may fill at most half a vector of columns: there a vector of columns would cost as much
-// as a full one. These products have vectors of other things instead: one of some depths by 4 columns, and one of
-// inputs.
+// The last columns of a batch may fill half a vector or less, at the cost of a full vector. For them, two products have
+// other vectors: one of some depths by 4 columns, and one of inputs.
 #if defined(__AVX512F__)
 constexpr int kShortColumns = 8;  // at most
 #elif defined(__AVX2__)
@@ -214,24 +212,23 @@ constexpr int kShortColumns = 4;
 constexpr int kShortColumns = 0;
 #endif
 
-// The columns of a range that are left behind whole vectors, if they are few: a partition of the batch does not show in
-// it.
+// The columns of a range after the last whole vector, if they are few. Independent of the partition of the batch.
 template <class T>
 int short_columns(ColumnRange range) {
   const int64_t left = range.last % Simd<T>::width;
   return sizeof(T) == 4 && left <= kShortColumns ? int(std::min(left, range.last - range.first)) : 0;
 }
 
-// The product of a matrix and the last 4 or 8 columns of a range, its sums in vectors of kShortDepths depths by 4
+// The product of a matrix and the last 4 or 8 columns of a range, with sums in vectors of kShortDepths depths by 4
 // columns.
 constexpr int kShortDepths = Simd<float>::width / 4;
-// B at so many columns of a block, [depth / kShortDepths][columns / 4][4 * kShortDepths].
+// `columns` columns of a block of B, packed as [depth / kShortDepths][columns / 4][4 * kShortDepths].
 const float* pack_short(int64_t depth, const float* b, int columns);
 // As TileFunction for Layout::blocked, with B from pack_short().
 using ShortTile = void (*)(int64_t depth, const Matrix<float>& a, const float* packed, const float* bias, float* c,
                            int64_t c_row);
 ShortTile short_tile(int rows, int columns);
-// C = A^T B for the `inputs` (one or two vectors) of rows of A that are a_row apart, at 4 or 8 columns.
+// C = A^T B at 4 or 8 columns, for `inputs` columns of A (one or two vectors), whose rows are a_row apart.
 void multiply_short_transposed(int64_t outputs, int64_t inputs, const float* a, int64_t a_row, const float* b, float* c,
                                int columns);
 
@@ -254,17 +251,18 @@ void each_group(int64_t depth, ColumnRange range, Function&& f) {
 // features. `after(p, row, lane, rows, columns)` is called for each tile while it is in the L1 cache; the tile starts
 // at row `row` and column `lane` of block p of C.
 
-// Some of the features of B and of C: the first `inputs` of `of_b`, and the first `outputs` of `of_c`. add: C += A B.
+// The product uses the first `inputs` of the `of_b` features of B, and the first `outputs` of the `of_c` features of C.
+// add: C += A B.
 struct Extent {
   int64_t inputs, of_b, outputs, of_c;
   bool add = false;
 };
 
-// The last columns of a product where they are few.
+// The last columns of a product, if they are few.
 template <class T>
 class ShortColumns {
  public:
-  // Takes them out of the range, if the shape of A allows that.
+  // Removes them from the range, if the shape of A is `allowed`.
   ShortColumns(bool allowed, const Extent& extent, const T* b, T* c, ColumnRange& range) {
     if (kShortColumns == 0 || !allowed || extent.add || !(few_ = short_columns<T>(range))) return;
     depth_ = extent.inputs, block_ = range.last / kBlockRows<T>, lane_ = int(range.last % kBlockRows<T>) - few_;
@@ -272,7 +270,7 @@ class ShortColumns {
     range.last -= few_;
   }
 
-  // Calls f(columns) as each_group(), also where no columns are left: the last call ends at range.last.
+  // Calls f(columns) as each_group(), once even if no columns are left. The last call ends at range.last.
   template <class Function>
   void each_range(int64_t depth, ColumnRange range, Function&& f) const {
     if (few_ && range.first == range.last) return f(range);
@@ -294,7 +292,7 @@ class ShortColumns {
     after(block_, row, lane_, rows, few_);
   }
 
-  // The same where A is transposed: its rows are a_row apart.
+  // The same for a transposed A, whose rows are a_row apart.
   template <class After>
   void multiply_transposed([[maybe_unused]] const T* a, [[maybe_unused]] int64_t a_row, int64_t row, int64_t rows,
                            After&& after) const {
@@ -331,7 +329,7 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
               After&& after) {
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
   const Extent extent{depth, depth, n, n};
-  // Only the product whose sums are those of a tile: here a row's bits do not depend on its place in the batch.
+  // Only the product with the same order of sums as a tile, so that the bits of a row do not depend on its place.
   const ShortColumns<T> last(kNarrowTiles && a.column != 1 && n % Simd<T>::width == 0, extent, b, c, range);
   last.each_range(depth, range, [&](ColumnRange columns) {
     for (int64_t t = 0; t < tiles; t += kSliceTiles) {
@@ -394,18 +392,18 @@ void multiply_transposed_weight(const BlockedWeight<T>& a, const Extent& extent,
   });
 }
 
-// Some columns of X^T, (rows, kBlockRows) contiguous: the inputs become the vector dimension.
+// Some columns of X^T as a contiguous (rows, kBlockRows) matrix: the inputs become the vector dimension.
 template <class T>
 void pack_inputs(int64_t inputs, int64_t rows, const T* x, int64_t column, int columns, T* packed);
 
-// The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for the inputs first .. last, where
-// `first` begins a block. E (gradient of n outputs) and X (`inputs` features) are blocked. `apply(column, columns, row,
-// rows, tile)` is called for each tile, whose rows are kBlockRows apart; `needs(column, columns, row, rows)` returns
-// the memory that this call will read, which is prefetched one tile ahead. Of the packed X and of E, as much is
-// taken at a time as stays in the L2 cache; `some` tiles of E then follow one another in one block of the weight.
+// The gradient of a weight matrix, G = E X^T summed over the rows of a batch, for the inputs first .. last; `first`
+// begins a block. E (gradient of n outputs) and X (`inputs` features) are blocked. `apply(column, columns, row, rows,
+// tile)` is called for each tile, whose rows are kBlockRows apart; `needs(column, columns, row, rows)` returns the
+// memory that this call will read, which is prefetched one tile ahead. Loops are blocked so that the parts of the
+// packed X and of E stay in the L2 cache; `some` tiles of E follow one another in one block of the weight.
 //
-// The product is that of the first `dense` outputs, and of the rows of a range, whose first one begins a block.
-// `complete(row, rows, packed, tile)` adds what else the gradient is; packed: the block of X, row by row from row 0 on.
+// The product covers the first `dense` outputs, and the rows of a range, which begins with a block. `complete(row,
+// rows, packed, tile)` adds the rest of the gradient; packed: the block of X, row by row from row 0 on.
 struct GradientShape {
   int64_t n, dense, of_e, inputs;  // of_e: features of E
 };

@@ -1,6 +1,5 @@
-// The products of gemm.h with blocked weights, with both factors rounded to bfloat16 and sums in float: two
-// multiplications a lane and instruction, on processors with AVX512-BF16. Factors are rounded as they are packed, in
-// pairs of neighbours along the depth.
+// The products of gemm.h with blocked weights for AVX512-BF16: both factors rounded to bfloat16, sums in float, two
+// multiplications per lane and instruction. Packing rounds a factor, in pairs of neighbours along the depth.
 #pragma once
 #include "gemm.h"
 
@@ -21,7 +20,7 @@ inline bool has_bf16() {
   return has;
 }
 
-// `count` floats in a row become count / 2 pairs, rounded up with a zero.
+// Rounds `count` neighbouring floats to pairs; an odd last one is paired with zero.
 FASTGAN_BF16 inline void pair_neighbours(const float* in, int64_t count, Pair* out) {
   for (int64_t i = 0; i < count; i += 32) {
     const int64_t left = count - i;
@@ -32,7 +31,7 @@ FASTGAN_BF16 inline void pair_neighbours(const float* in, int64_t count, Pair* o
   }
 }
 
-// count pairs of an element of one row and the one below it; no row below: zeros.
+// `count` pairs of an element of one row and of the next row; zeros if there is no next row.
 FASTGAN_BF16 inline void pair_rows(const float* first, const float* second, int count, Pair* out) {
   for (int i = 0; i < count; i += 16) {
     const __mmask16 mask = __mmask16(count - i >= 16 ? 0xffff : (1 << (count - i)) - 1);
@@ -52,15 +51,15 @@ TileFunctionBf16 tile_function_bf16(int rows, int columns);
 inline int64_t pairs_of(int64_t depth) { return (depth + 1) / 2; }
 inline int64_t pair_stride(int64_t depth) { return pairs_of(depth) + 16; }  // of rows that must not share a cache set
 
-// The blocks of B that a column range holds, in pairs of features; its first block comes first.
+// The blocks of B in a column range, in pairs of features.
 inline const Pair* pair_features(int64_t depth, const float* b, ColumnRange columns) {
   constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(depth), origin = columns.first / width;
   Pair* packed = reinterpret_cast<Pair*>(
       scratch<float, Scratch::packed>(((columns.last + width - 1) / width - origin) * pairs * width));
   each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
-    // Whole vectors, as a tile writes whole ones: a gradient's sum may include the padding between two sub-batches,
-    // where the gradients of B are zero.
+    // Whole vectors, because a tile writes whole ones: a gradient's sum may include the padding between two
+    // sub-batches, where the gradients of B are zero.
     const int vectors = int(rounded_up(lanes, Simd<float>::width));
     for (int64_t k = 0; k < pairs; ++k) {
       const float* row = b + (p * depth + 2 * k) * width + lane;

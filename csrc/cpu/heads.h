@@ -1,4 +1,4 @@
-// The heads of a network: what becomes of each group of its outputs (Xu et al., 2019, section 4.4). Blocked layout.
+// The heads of a network: a function of each group of its outputs (Xu et al., 2019, section 4.4). Blocked layout.
 #pragma once
 #include "network.h"
 
@@ -19,7 +19,7 @@ void add_gumbel(T* x, const HeadPlan& head, int64_t features, int64_t row, int l
   }
 }
 
-// In place. Infinite values share the whole; a NaN makes its group NaN.
+// Softmax in place. Infinite values have equal probabilities; a NaN makes its group NaN.
 template <class T>
 void softmax(T* x, int64_t width, int lanes, T inverse_temperature) {
   T most[kBlockRows<T>], sum[kBlockRows<T>] = {};
@@ -36,13 +36,11 @@ void softmax(T* x, int64_t width, int lanes, T inverse_temperature) {
     for (int j = 0; j < lanes; ++j) x[f * kBlockRows<T> + j] /= sum[j];
 }
 
-// out = heads(in), for the columns of a sub-batch that a column range holds.
+// out = heads(in), for the columns of a sub-batch in a column range.
 template <class T>
 void apply_heads(const NetworkPlan& plan, const T* in, T* out, ColumnRange range, const SubBatch& sub_batch) {
   const int64_t features = plan.layers.back().outputs;
-  const ColumnRange mine{std::max(range.first, sub_batch.first),
-                         std::min(range.last, sub_batch.first + sub_batch.rows)};
-  each_block<T>(mine, [&](int64_t p, int lane, int lanes) {
+  each_block<T>(sub_batch.columns(range), [&](int64_t p, int lane, int lanes) {
     const int64_t at = p * features * kBlockRows<T> + lane, row = p * kBlockRows<T> + lane - sub_batch.first;
     for (const HeadPlan& head : plan.heads) {
       T* x = out + at + head.first * kBlockRows<T>;
@@ -59,7 +57,7 @@ void apply_heads(const NetworkPlan& plan, const T* in, T* out, ColumnRange range
   });
 }
 
-// From the gradient of the outputs to that of the heads' inputs, in place.
+// The gradient of the heads' inputs from that of the outputs, in place.
 template <class T>
 void heads_backward(const NetworkPlan& plan, const T* out, T* grad, ColumnRange range) {
   const int64_t features = plan.layers.back().outputs;
@@ -73,7 +71,7 @@ void heads_backward(const NetworkPlan& plan, const T* out, T* grad, ColumnRange 
         continue;
       }
       const T scale = head.kind == Head::softmax ? T(1) : T(1 / plan.temperature);
-      T mean[kBlockRows<T>] = {};  // of the gradient, by the probabilities
+      T mean[kBlockRows<T>] = {};  // of the gradient, weighted by the probabilities
       for (int64_t f = at; f < end; f += kBlockRows<T>)
         for (int j = 0; j < lanes; ++j) mean[j] += out[f + j] * grad[f + j];
       for (int64_t f = at; f < end; f += kBlockRows<T>)

@@ -1,6 +1,6 @@
-// Losses on the CPU: one pass over the logits gives value and derivative. A plain loop, which the compiler vectorises,
-// evaluates a chunk that fits in the L1 cache; the values are summed in double in a fixed order, so any number of
-// threads gives the same bits.
+// Losses on the CPU: one pass over the logits computes values and derivatives. A plain loop, vectorised by the
+// compiler, evaluates a chunk in the L1 cache. Values are summed in double in a fixed order, so the bits do not depend
+// on the number of threads.
 #include <algorithm>
 #include <memory>
 
@@ -31,11 +31,11 @@ void value_and_grad(const T* __restrict logits, int n, T target, T scale, T* __r
 }
 
 constexpr int kChunk = 256;      // elements evaluated at a time
-constexpr int64_t kTask = 8192;  // elements summed by one task: the unit of the fixed order
+constexpr int64_t kTask = 8192;  // elements summed by one task, which the order of sums depends on
 constexpr int kLanes = 16;
-constexpr int64_t kParallelThreshold = 4 * kTask;  // elements from which on splitting the work pays
+constexpr int64_t kParallelThreshold = 4 * kTask;  // elements from which on threads are faster
 
-// The logits of a chunk in the type they are computed in: the tensor itself, or a converted copy for halves.
+// The logits of a chunk in the type of the computation: the tensor itself, or a converted copy for half precision.
 template <class S>
 const Compute<S>* widen(const S* x, int n, Compute<S>* buffer) {
   for (int i = 0; i < n; ++i) buffer[i] = load(x[i]);

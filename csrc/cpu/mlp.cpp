@@ -1,5 +1,5 @@
-// A whole MLP as an operation on the CPU: forward in one call, backward in another, the derivatives of backward in a
-// third, a gradient penalty in one for all of these; the batch is split among threads.
+// A whole MLP as an operation on the CPU: forward, backward, the derivatives of backward, and a gradient penalty, each
+// in one call. Threads share the batch.
 #include "../dtypes.h"
 #include "dispatch.h"
 #include "penalty.h"
@@ -8,7 +8,7 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-constexpr double kParallelThreshold = 2e6;  // multiplications, about 40 us: below, splitting them would hardly pay
+constexpr double kParallelThreshold = 2e6;  // multiplications, about 40 us; below, one thread is as fast
 
 int team_size(const NetworkPlan& plan, int64_t rows, int threads) {
   if (const int forced = forced_team()) return forced;
@@ -36,7 +36,7 @@ struct StoreGradients {
   }
 };
 
-// state0 of a vector is where its gradient goes.
+// state0 of a vector is the address of its gradient.
 template <class T>
 Network<T> network(const NetworkPlan& plan, const void* const* weights, const void* const* biases,
                    void* const* grad_biases, const MlpNorm* norms = nullptr) {
@@ -73,7 +73,7 @@ void forward(const NetworkPlan& plan, const MlpForward& call) {
   });
 }
 
-// The lowest layer whose parameters need a gradient; the layers below are skipped unless x needs one.
+// The lowest layer with a parameter that needs a gradient. The layers below are skipped unless x needs one.
 size_t lowest_wanted(const MlpBackward& call, size_t depth) {
   size_t i = 0;
   const auto wants_norm = [&](size_t at) {
@@ -109,7 +109,7 @@ bool wants_any(void* const* gradients, size_t count) {
   return std::any_of(gradients, gradients + count, [](void* p) { return p != nullptr; });
 }
 
-// Tangents are in columns 0 .. rows, the results of the two passes in the columns after them
+// Columns 0 .. rows are for tangents, the columns after them for the results of the two passes
 // (Network::place_second_order).
 template <class T>
 struct SecondOrder {
@@ -122,14 +122,14 @@ struct SecondOrder {
   }
 };
 
-// The columns that count in gradients: tangents alone if all activations are piecewise linear.
+// The columns over which gradients sum: only the tangents, if all activations are piecewise linear.
 inline Columns columns_of_second_order(bool has_second_derivative, int64_t rows) {
   const int64_t where = padded(rows);
   if (!has_second_derivative) return {rows, {0, 0}, {0, 0}};
   return {where + rows, {0, 0}, {where, where + rows}};
 }
 
-// The columns of tangents between the last row and the padded number of rows add nothing to a product.
+// Zeros between the last row of tangents and the padded number of rows, so that they add nothing to a product.
 template <class T>
 void clear_padding(const Team& team, Network<T>& net, int64_t rows) {
   if (team.rank != team.size - 1) return;  // the last thread computed the last rows

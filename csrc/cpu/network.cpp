@@ -40,8 +40,6 @@ TileMap<T> find_activation_backward(int number) {
 
 // ---------------------------------------------------------------- dropout, maxout
 
-// out = in * mask for the columns of a sub-batch that a column range holds; four neighbouring features share a random
-// block.
 template <class T>
 void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p,
           uint64_t dropout_seed, uint32_t substream) {
@@ -49,9 +47,7 @@ void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBat
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t quads = (features + 3) / 4;
-  const ColumnRange mine{std::max(range.first, sub_batch.first),
-                         std::min(range.last, sub_batch.first + sub_batch.rows)};
-  each_block<T>(mine, [&](int64_t block, int lane, int lanes) {
+  each_block<T>(sub_batch.columns(range), [&](int64_t block, int lane, int lanes) {
     const int64_t row = block * kBlockRows<T> + lane - sub_batch.first;
     for (int64_t q = 0; q < quads; ++q) {
       uint32_t words[4][kBlockRows<T>];
@@ -81,15 +77,14 @@ void maxout(const T* pieces_in, T* out, int64_t units, int pieces, ColumnRange r
   });
 }
 
-// The gradient goes to the largest piece, the lowest on a tie, which is the first that equals the maximum (or is NaN
-// with it).
+// The gradient goes to the largest piece, or to the first of equal ones: the first that equals the maximum, or is NaN.
 template <class T>
 void maxout_backward(const T* pieces_in, const T* out, const T* grad, T* grad_pieces, int64_t units, int pieces,
                      ColumnRange range) {
   each_block<T>(range, [&](int64_t p, int lane, int lanes) {
     for (int64_t u = 0; u < units; ++u) {
       const int64_t from = (p * units + u) * pieces * kBlockRows<T> + lane, at = (p * units + u) * kBlockRows<T> + lane;
-      T left[kBlockRows<T>];  // the gradient, until one piece gets it
+      T left[kBlockRows<T>];  // the gradient, until a piece has taken it
       std::copy_n(grad + at, lanes, left);
       for (int i = 0; i < pieces; ++i)
         for (int j = 0; j < lanes; ++j) {
@@ -132,7 +127,7 @@ void Network<T>::place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batche
   dropped_input_ = plan_.input_dropout > 0 ? arena.allocate(inputs() * stride) : input;
   for (Layer<T>& l : layers_) {
     const bool heads = &l == &layers_.back() && !plan_.heads.empty();
-    const bool products = &l == &layers_.front() && l.plan.transposed;  // which may be mixed (Given::product)
+    const bool products = &l == &layers_.front() && l.plan.transposed;  // interpolated for a penalty (Given::product)
     const bool norm = l.plan.batch_norm,
                before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation) || heads || products;
     T* first = norm || before ? arena.allocate(l.rows() * stride) : nullptr;
@@ -248,7 +243,7 @@ template <class T>
 void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest,
                           bool to_input) {
   bool derivative_applied = false;  // whether the product that computed grad_output has multiplied by the derivative
-  // Inputs of a layer that are those of the lowest one, at their end: their gradient may not be needed.
+  // The last inputs of a layer that are inputs of the lowest one: their gradient may not be needed.
   const auto of_lowest = [&](size_t i) {
     while (i > lowest && layers_[i - 1].plan.concatenates) --i;
     return i == lowest ? layers_[lowest].plan.dense() : 0;
@@ -269,7 +264,7 @@ void Network<T>::backward(const Team& team, ColumnRange range, const SubBatches&
     }
     if (i == lowest && !to_input) return;
     Layer<T>* below = i > 0 ? &layers_[i - 1] : nullptr;
-    // Else something comes between the product and the derivative.
+    // False if another step comes between the product and the derivative.
     derivative_applied =
         below && !below->plan.drops_after_activation() && !below->plan.concatenates && !l.plan.concatenates;
     const Mapped<T> after = derivative_applied ? activation_backward(*below) : Mapped<T>{};

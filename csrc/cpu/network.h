@@ -14,7 +14,7 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// Arena allocator in one block of memory; without memory it only counts.
+// Arena allocator in one block of memory; only counts if `base` is null.
 template <class T>
 struct Arena {
   T* base = nullptr;
@@ -26,16 +26,21 @@ struct Arena {
   }
 };
 
-// Where a first layer with a transposed weight finds a row: in the input buffer but for its last inputs, which are
-// listed; in the list alone; or its product is there already.
+// Where a first layer with a transposed weight finds a row: in the input buffer, except for its last inputs, which are
+// listed; only in the list; or its product with the weight is already computed.
 enum class Given { input, listed, product };
 
 // The rows of one call of the module; each sub-batch has its own dropout masks and batch statistics.
 struct SubBatch {
   int64_t first, rows;
-  const uint64_t* dropout_seeds;  // of its dropout masks
+  const uint64_t* dropout_seeds;
   Given given = Given::input;
-  int64_t entries = 0;  // of each row, that are listed
+  int64_t entries = 0;  // listed ones of each row
+
+  // Its columns in a range.
+  ColumnRange columns(ColumnRange range) const {
+    return {std::max(range.first, first), std::min(range.last, first + rows)};
+  }
 };
 
 // The sub-batches of a batch (real half and fake half), one after another.
@@ -51,8 +56,7 @@ struct SubBatches {
   int64_t size() const { return count; }
 };
 
-// out = in * mask for the columns of a sub-batch that a column range holds; four neighbouring features share a random
-// block.
+// out = in * mask, for the columns of a sub-batch in a column range. Four neighbouring features share a random block.
 template <class T>
 void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p,
           uint64_t dropout_seed, uint32_t substream);
@@ -67,10 +71,10 @@ template <class T>
 struct Layer {
   LayerPlan plan;
   LayerParameters parameters;
-  // Forward; equal where a step is left out. `dropped` is what the layer gives: that of a layer which concatenates also
-  // has the input.
+  // Forward: the results of the steps; a step that the layer lacks has the buffer of the one before. `dropped` is the
+  // layer's result, and ends with its input if the layer concatenates.
   T *affine, *normalized, *output, *dropped;
-  T *grad_dropped, *grad_output, *grad_affine;  // backward, likewise
+  T *grad_dropped, *grad_output, *grad_affine;  // backward: the gradients of these
   T *mean, *inverse_deviation;                  // of batch normalisation, sub-batch by sub-batch
   T *grad_scale, *grad_shift;
   TileMap<T> activate, activate_backward;
@@ -84,8 +88,8 @@ struct Layer {
   const T* saved() const { return backward_needs_input(plan.activation) ? normalized : output; }
 };
 
-// Which piece maxout took: the first that equals the maximum, or is NaN with it. piece, out: offsets of the unit's
-// first piece and of its maximum.
+// The piece that maxout took: the first that equals the maximum, or is NaN. piece, out: offsets of the unit's first
+// piece and of its maximum.
 template <class T>
 int taken_piece(const Layer<T>& l, int64_t piece, int64_t out) {
   int taken = 0;
@@ -94,8 +98,8 @@ int taken_piece(const Layer<T>& l, int64_t piece, int64_t out) {
   return taken;
 }
 
-// A part of a layer's weight gradient: some inputs and all outputs, or of a transposed weight the other way round. The
-// first part includes the bias and normalisation vectors.
+// A part of a layer's weight gradient: some inputs and all outputs; some outputs and all inputs of a transposed weight.
+// The first part includes the bias and normalisation vectors.
 struct GradientPart {
   int layer;
   int64_t column;
@@ -103,8 +107,8 @@ struct GradientPart {
   double cost;
 };
 
-// Which columns of a batch count in gradients: all up to `last` in those of weights, two ranges in those of biases. In
-// the product of a transposed weight only those from `first_given` on; the others are listed.
+// The columns of a batch over which gradients sum: all up to `last` for weights, two ranges for biases. The product of
+// a transposed weight begins at `first_given`; the columns before it are listed.
 struct Columns {
   int64_t last, first_given = 0;
   ColumnRange of_bias[2];
@@ -112,7 +116,7 @@ struct Columns {
   Columns(int64_t all, ColumnRange first, ColumnRange second) : last(all), of_bias{first, second} {}
 };
 
-// A thread's parts: adjacent ones of about equal cost, so that the weights it updates stay in its cache.
+// A thread's parts: adjacent ones, so that the weights stay in its cache; about the same cost for each thread.
 struct PartRange {
   const GradientPart *first, *last;
   const GradientPart* begin() const { return first; }
@@ -136,7 +140,7 @@ template <class T>
 class Network {
  public:
   T *input = nullptr, *grad_input = nullptr;
-  Entries<T> entries;  // that are listed instead of being in the input buffer
+  Entries<T> entries;  // the listed inputs
 
   Network(const NetworkPlan& plan, const std::vector<LayerParameters>& parameters);
 
@@ -144,13 +148,13 @@ class Network {
   void place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batches = 1);
   void place_backward(Arena<T>& arena, int64_t rows);
 
-  // Buffers for a second-order pass (penalty.h) of a network whose two passes over `rows` are done: columns 0 .. rows,
-  // padded, are for tangents, and those behind them alias the results of the two passes, which may be overwritten.
+  // Buffers for a second-order pass (penalty.h) after both passes of `done` over `rows`. Columns 0 .. rows, padded, are
+  // for tangents. The columns after them alias the results of the two passes, which may be overwritten.
   void place_second_order(Arena<T>& arena, const Network& done, int64_t rows);
-  // Copies there what the gradients' products read: for the rows of a column range.
+  // Copies there what the products of the gradients read, for the rows of a column range.
   void take_passes(const Network& done, int64_t rows, ColumnRange range, bool with_outputs);
 
-  // Reads the input from another network's buffer, and writes the input's gradient to one.
+  // Makes the network read its input from, and write its gradient to, buffers of another network.
   void read(T* from, T* grad) {
     if (dropped_input_ == input) dropped_input_ = from;
     input = from;
@@ -162,32 +166,32 @@ class Network {
   T* dropped_input() const { return dropped_input_; }
   double input_dropout() const { return plan_.input_dropout; }
   T* output() const { return layers_.back().dropped; }
-  // Whether rows may be listed, all or their last inputs.
+  // Whether rows, or their last inputs, may be listed.
   bool lists() const { return plan_.layers.front().transposed; }
   const T* heads_input() const { return layers_.back().normalized; }
   T* grad_output() const { return layers_.back().grad_dropped; }
   std::vector<Layer<T>>& layers() { return layers_; }
   const std::vector<Layer<T>>& layers() const { return layers_; }
 
-  // Each thread calls this with its part of the batch; with batch normalisation in the network, all must.
+  // Each thread calls this with its part of the batch. If there is batch normalisation, all threads must call it.
   void forward(const Team& team, ColumnRange range, const SubBatches& sub_batches);
 
-  // From the gradient of the heads' outputs to that of their inputs, in place; does nothing without heads.
+  // The gradient of the heads' inputs from that of their outputs, in place; does nothing without heads.
   void backward_heads(ColumnRange range);
 
-  // From grad_output(), with heads that of their inputs, down to layer `lowest`, or to the input; parameters are left
-  // alone.
+  // From grad_output() (with heads: the gradient of their inputs) down to layer `lowest`, or to the input. Computes no
+  // gradients of parameters.
   void backward(const Team& team, ColumnRange range, const SubBatches& sub_batches, size_t lowest, bool to_input);
 
-  // out = W in + bias, and out = W^T in, of a layer's weight, at the plan's precision.
-  // A transposed weight only for the inputs that are not listed; `add`: out += W in.
+  // out = W in + bias, and out = W^T in, at the plan's precision. A transposed weight is multiplied only by the inputs
+  // that are not listed. `add`: out += W in.
   void multiply_by_weight(const Layer<T>& l, const T* bias, const T* in, T* out, ColumnRange range,
                           const Mapped<T>& after, bool add = false) const;
-  // At least the first `inputs` of out.
+  // Computes at least the first `inputs` features of out.
   void multiply_by_transposed(const Layer<T>& l, int64_t inputs, const T* in, T* out, ColumnRange range,
                               const Mapped<T>& after) const;
 
-  // How the parameters' gradients are split: parts in a fixed order.
+  // The parts of the parameters' gradients, in a fixed order.
   std::vector<GradientPart> gradient_parts() const;
 
   // Computes the gradients of some parts: sink.weight gets tiles of weights, sink.vector whole vectors.
@@ -201,7 +205,7 @@ class Network {
   }
 
  private:
-  // Of neighbouring parts of one layer.
+  // For neighbouring parts of one layer.
   template <class Sink>
   void weight_gradients(PartRange parts, const Columns& columns_of_batch, Sink&& sink) {
     const int64_t rows = columns_of_batch.last;

@@ -1,4 +1,4 @@
-// Numbers of a stream in bulk.
+// Random numbers of a stream.
 #pragma once
 #include <cstdint>
 

@@ -9,7 +9,7 @@ namespace fastgan {
 
 // Runs task(0) .. task(count - 1) on at most `threads` threads, the caller among them; returns when all are done.
 // A call during another thread's call runs serially. The first exception of a task is rethrown. All threads treat
-// subnormal numbers as the caller does, so torch.set_flush_denormal() holds for them too.
+// subnormal numbers as the caller does, so torch.set_flush_denormal() applies to them too.
 void parallel_for(int threads, int64_t count, const std::function<void(int64_t)>& task);
 
 // A barrier: waiting threads spin briefly, then yield the processor between polls.
@@ -29,7 +29,7 @@ class Barrier {
   alignas(64) std::atomic<uint32_t> phase_{0};
 };
 
-// One of several threads that run the same function at the same time, each on its part of the data.
+// A thread's place in a team: all threads of the team run the same function, each on its part of the data.
 struct Team {
   int rank = 0, size = 1;
   Barrier* shared = nullptr;
@@ -38,7 +38,7 @@ struct Team {
   }
 };
 
-// For tests: training and networks use teams of this size. 0, the default: they choose by cost.
+// For tests: the team size of training and networks. 0, the default: chosen by cost.
 int forced_team();
 void force_team(int size);
 

@@ -15,12 +15,13 @@ namespace {
 
 using Vector = Simd<float>::Vector;
 constexpr int kWidth = Simd<float>::width;
-constexpr int kSteps = 2000;  // of one round, about 20 us: short against a time slice, long against the clock's call
+constexpr int kSteps =
+    2000;  // of a round, about 20 us: shorter than a time slice, much longer than a call of the clock
 
 volatile float factors[2] = {0.5f, 0.25f};  // unknown to the compiler, so that nothing is folded
 volatile float kept;
 
-// The tile of gemm.h: as many independent chains, so that the latency of one hides behind the others.
+// As many independent chains as a tile of gemm.h has, so that their latency is hidden.
 double fp32_round() {
   const Vector x = Vector{} + factors[0], y = Vector{} + factors[1];
   Vector sum[kTileRows][2];

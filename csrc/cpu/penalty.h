@@ -59,8 +59,8 @@ class PenaltyPass {
     return features;
   }
 
-  // Elements of the scratch of a whole team, and the part of a thread that has these rows. A region a thread, for
-  // threads at different layers use different strides. A block that two threads share is in both.
+  // The size of a team's scratch, and the region of a thread with these rows. Each thread has a region, because threads
+  // at different layers use different strides. A block that two threads share is in both regions.
   static int64_t scratch_size(const Network<T>& network, int64_t rows, int threads) {
     return widest(network) * (rows + threads * kBlockRows<T>);
   }
@@ -69,15 +69,15 @@ class PenaltyPass {
   }
 
   // Rows first .. last (multiples of kPartitionRows), after forward() and backward() over them down to the input, with
-  // a gradient of 1 at the logits. The penalty is one of the first `features` inputs: labels are behind them. Values
-  // go to values[row], scaled by `weight` as t_0 is.
+  // a gradient of 1 at the logits. The penalty concerns the first `features` inputs, which labels follow. Its values,
+  // scaled by `weight` as t_0 is, go to values[row].
   void run(ColumnRange rows, Penalty kind, T weight, int64_t features, T* values) {
     penalty_grad(rows, kind, weight, features, values);
     follow(rows);
   }
 
-  // The same for any t_0 without its mask, which is in dropped_input() at the columns of the sub-batch `tangent`.
-  // Afterwards output() holds t of the last layer there.
+  // The same for any t_0 without its mask: dropped_input() has it at the columns of the sub-batch `tangent`. Afterwards
+  // these columns of output() are t of the last layer.
   void follow(ColumnRange rows) {
     const ColumnRange where{where_.first + rows.first, where_.first + rows.last};
     const ColumnRange tangent{tangent_ + rows.first, tangent_ + rows.last};
@@ -87,7 +87,7 @@ class PenaltyPass {
     for (Layer<T>& l : network_.layers()) {
       network_.multiply_by_weight(l, nullptr, t, scratch_at(tangent, l.rows()), tangent, Mapped<T>{});
       keep(l, where);
-      // The activation's derivative depends on what the mask has multiplied already.
+      // The activation's derivative was evaluated after the mask.
       if (l.plan.drops_before_activation() && find_second_order<T>(l.plan.activation))
         drop(l.grad_affine, l.grad_affine, l.plan.outputs, where, where_, l.plan.dropout,
              where_.dropout_seeds[l.plan.dropout_seed_index], uint32_t(l.plan.dropout_substream));

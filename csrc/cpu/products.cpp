@@ -16,7 +16,7 @@
 namespace fastgan {
 namespace {
 
-// Asks the kernel for the tiles' state, for all threads of the process; it saves them at a context switch from then on.
+// Requests permission for tiles from the kernel, for all threads of the process. Returns why there are none, or "".
 std::string why_no_amx() {
   if (!kernels().has_bf16_kernels) return "this instruction set's build has none";
 #if defined(__x86_64__) && defined(__linux__)
@@ -32,19 +32,17 @@ std::string why_no_amx() {
 #endif
 }
 
-// Far from 1 on every processor known, so that a busy machine does not turn it around.
+// The ratio is far from 1 on every known processor, so a busy machine does not change the result.
 bool dot_is_fast() {
   constexpr double seconds = 0.003, margin = 1.2;
   return kernels().multiplies_bf16() && kernels().fma_peak(seconds, true) > margin * kernels().fma_peak(seconds, false);
 }
 
-// Multiplications a row of the batch: below, rounding the factors costs more than faster products gain. A network of
-// 1-16-16-1 has 288 and is 1.2 times slower with AVX512-BF16 than with fp32; one of 2-128-128-1 has 16,768 and is 1.1
-// times faster.
+// Multiplications per row of the batch. Below, rounding the factors costs more than faster products save: 1-16-16-1 has
+// 288 and is 1.2 times slower with AVX512-BF16 than with fp32; 2-128-128-1 has 16,768 and is 1.1 times faster.
 constexpr double kLeastBf16 = 4096;
 
-// The same of products in three parts, which are about twice as fast as fp32 in large networks; not measured at the
-// border.
+// The same for bf16x3, which is about twice as fast as fp32 in large networks; the limit itself is not measured.
 constexpr double kLeastTf32 = 65536;
 
 std::atomic<int> forced{-1};

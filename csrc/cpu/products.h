@@ -1,4 +1,4 @@
-// Which instructions multiply float matrices in the training engine: chosen once a network, by what the processor has.
+// Which instructions multiply float matrices in the training engine: chosen once for each network.
 #pragma once
 #include <string>
 
@@ -6,7 +6,7 @@
 
 namespace fastgan {
 
-// What this processor, its kernel and this build offer beside fp32.
+// What this processor, its operating system and this build have beside fp32.
 struct Bf16Products {
   bool amx, dot;           // AMX tiles; AVX512-BF16
   bool dot_is_fast;        // than fp32: AMD's are twice as fast, Intel's half
@@ -14,14 +14,13 @@ struct Bf16Products {
 };
 const Bf16Products& bf16_products();
 
-// Of a network of this type. The choice depends on the plan and the processor alone, never on a measurement of the run:
-// the bits depend on it.
+// Depends on the plan and the processor only, not on a measurement of the run, because the bits depend on it.
 Products choose_products(const NetworkPlan& plan, bool is_float);
 
 const char* name_of(Products products);
 
-// For tests: every network that asks for bf16 uses these, the software stand-in among them. An empty name: the usual
-// choice.
+// For tests: the products of every network that requests bf16, the software version included. An empty name restores
+// the choice.
 void force_products(const std::string& name);
 bool products_are_forced();
 

@@ -11,7 +11,7 @@ inline namespace FASTGAN_ISA {
 namespace {
 
 constexpr int64_t kBlocks = 1024;                    // Philox blocks of one task
-constexpr int64_t kParallelThreshold = 4 * kBlocks;  // blocks from which on splitting the work pays
+constexpr int64_t kParallelThreshold = 4 * kBlocks;  // blocks from which on threads are faster
 
 template <class T>
 void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, int threads) {
@@ -43,7 +43,7 @@ void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const St
 
 }  // namespace
 
-// Blocks lie side by side, so that the compiler draws in vectors.
+// `lanes` blocks at once, so that the compiler vectorises.
 template <class T>
 void fill_random(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset) {
   constexpr int lanes = 16;

@@ -1,5 +1,5 @@
-// Training-by-sampling (Xu et al., 2019, section 4.3): the labels that a batch asks for, rows that have them, and the
-// cross-entropy of G's answer. fastgan/training/sampled.py draws the same.
+// Training-by-sampling (Xu et al., 2019, section 4.3): the conditions (labels) of a batch, rows that have them, and the
+// cross-entropy of G's outputs. fastgan/training/sampled.py draws the same numbers.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -11,9 +11,9 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-// Networks whose first layers list their inputs (entries.h): those that know a table, and so have transposed weights.
-// Layers of G list the labels, that of D the rows of the table too. Not where a product rounds its factors, where an
-// input is dropped, where the penalty's second-order pass needs the interpolates, or where a unit's norm is bounded.
+// Makes the first layers of a table's networks list their inputs (entries.h), with transposed weights: G's the labels,
+// D's the labels and the rows of the table. Not if products round their factors, inputs are dropped, the second-order
+// pass of a penalty needs the interpolates, or norms of units are bounded.
 inline void list_inputs(TrainPlan& plan) {
   const auto can = [](const PlayerPlan& player) {
     return player.network.products == Products::fp32 && player.network.input_dropout == 0 &&
@@ -54,7 +54,7 @@ class SampledTable {
     });
   }
 
-  // Rows that have these labels, of those any as likely.
+  // Rows that have these labels, uniformly among them.
   void draw_rows(uint32_t purpose, int64_t step, int64_t first, int64_t last, const int32_t* labels,
                  int64_t* numbers) const {
     each_chunk(first, last, [&](int64_t at, int64_t n) {
@@ -72,7 +72,7 @@ class SampledTable {
     });
   }
 
-  // Calls f(feature, value) for what a row of the data has beside zeros, `entries()` times.
+  // Calls f(feature, value) for the entries of a row of the data, `entries()` of them; the rest is zero.
   template <class Function>
   void each_entry(int64_t number, Function&& f) const {
     const T* scalars = data_ + number * table_.scalars;
@@ -86,7 +86,7 @@ class SampledTable {
   }
   int64_t entries() const { return table_.scalars + table_.groups; }
 
-  // -log p(label) of the logits in a lane of a block; its gradient, times scale, is added to that of the logits.
+  // -log p(label) of the logits in a lane of a block. Adds its gradient, times scale, to grad.
   T cross_entropy(int32_t label, const T* logits, T* grad, T scale) const {
     const int64_t column = column_of(label), code = label - table_.starts[column];
     const int64_t width = table_.starts[column + 1] - table_.starts[column];

@@ -26,7 +26,7 @@ extern const Kernels table;
 
 namespace {
 
-// FASTGAN_ISA asks for a build that is not the best one, to compare them. A build that does not exist or that this
+// FASTGAN_ISA selects another build, to compare them. A build that does not exist or that this
 // processor cannot run is an error, so that a comparison never runs another build silently.
 const Kernels& choose() {
   const char* asked = std::getenv("FASTGAN_ISA");

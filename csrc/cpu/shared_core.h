@@ -1,5 +1,5 @@
-// Tells whether something else runs on the other hardware thread of this core. A benchmark records the answer beside
-// each window: such a neighbour takes a third of the rate of a matrix product and is invisible in a virtual machine.
+// Measures whether other work runs on the second hardware thread of this core. A benchmark records it beside each
+// window: such work slows a matrix product by a third, and a virtual machine does not report it.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 namespace fastgan {
 
-// Integer additions a nanosecond in so many independent chains; the best round, since an interruption only slows one.
+// Integer additions per nanosecond, in `chains` independent chains; the best round, as interruptions only slow one.
 template <int chains>
 double addition_rate() {
   using Clock = std::chrono::steady_clock;
@@ -30,9 +30,9 @@ double addition_rate() {
   return best;
 }
 
-// Additions a clock cycle of this core now: one chain gives the clock rate, which a neighbour does not change, and six
-// the rate of the adders, which the two hardware threads share. At least 4 alone, at most 3 beside a busy thread, on
-// the x86 processors with 4 to 6 adders; 0: another architecture, not known.
+// Additions per clock cycle of this core now. One chain measures the clock rate, which does not depend on the second
+// thread; six measure the rate of the adders, which both threads share. On x86 processors with 4 to 6 adders: at least
+// 4 alone, at most 3 beside a busy thread. 0 on other architectures.
 inline double additions_per_cycle() {
 #if defined(__x86_64__)
   const double clock = addition_rate<1>();

@@ -1,4 +1,4 @@
-// Vectors of one register's width by the compilers' vector extensions: the same source for every instruction set.
+// Vectors as wide as a register, by the compilers' vector extensions: one source for every instruction set.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -19,9 +19,8 @@ constexpr int kVectorBytes = 16, kTileRows = 12;  // 12 x 2 of 32
 constexpr int kVectorBytes = 16, kTileRows = 6;
 #endif
 
-// What was measured for an instruction set: the bytes of a layer's gradient that stay in the L2 cache while its
-// weight's gradient is computed (0: those of one tile), and whether the next tile is prefetched to the L1 cache (3) or
-// L2 (2).
+// Measured for each instruction set: how many bytes of a layer's gradient stay in the L2 cache while the gradient of
+// its weight is computed (0: one tile), and whether the next tile is prefetched to the L1 cache (3) or L2 (2).
 #if defined(__AVX512F__)
 constexpr int64_t kGradientBytes = 0;
 constexpr int kPrefetchTo = 2;
@@ -63,7 +62,7 @@ typename Simd<T>::Vector interleave(typename Simd<T>::Vector a, typename Simd<T>
 }
 
 // out[j][i] = in[i][j] for a square of the vectors' width. Interleaving row i with row i + width / 2 moves the highest
-// bit of the row number behind the column number; done once per bit, rows and columns have changed places.
+// bit of the row number to the end of the column number. Once for each bit, this exchanges rows and columns.
 template <class T>
 inline void transpose_square(const T* in, int64_t in_row, T* out, int64_t out_row) {
   using S = Simd<T>;

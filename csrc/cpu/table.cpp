@@ -1,4 +1,4 @@
-// The table of one instruction set's build; compiled beside the kernels, once each.
+// The table of functions of one instruction set's build.
 #include "../formulas.h"
 #include "dispatch.h"
 

@@ -1,7 +1,7 @@
-// The instructions of AMX-BF16 that amx.cpp uses, and a stand-in for processors without them.
+// The AMX-BF16 instructions that amx.cpp uses, and a software version for processors without them.
 //
-// Eight tiles of 16 rows by 64 bytes. In inline assembly, so that a build needs no compiler flags: the code runs only
-// after bf16_products() has found the instructions.
+// Eight tiles of 16 rows by 64 bytes. Inline assembly needs no compiler flags; the code runs only after bf16_products()
+// has found the instructions.
 #pragma once
 #include <immintrin.h>
 
@@ -50,7 +50,7 @@ struct HardwareTiles {
 
 // TDPBF16PS as documented: for each row of A and column of B, two sums of fused multiply-adds over the pairs, one of
 // their first elements and one of their second; then these two are added, and their sum to C. Every step rounds to
-// nearest even, takes subnormal operands for zero and flushes subnormal results, whatever the mode of the thread.
+// nearest even, treats subnormal operands as zero and flushes subnormal results, in any mode of the thread.
 struct SoftwareTiles {
   static void begin() {}
   static void end() {}
@@ -84,7 +84,7 @@ struct SoftwareTiles {
       _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), _mm512_add_ps(even, odd)));
     }
   }
-  // As VCVTNE2PS2BF16: to nearest even; subnormal numbers become zero; a NaN stays one, and becomes quiet.
+  // As VCVTNE2PS2BF16: to nearest even; a subnormal number becomes zero, a NaN a quiet NaN.
   static __m512i round(__m512 low, __m512 high) {
     typedef uint16_t Rounded __attribute__((vector_size(32)));
     const Rounded halves[2] = {__builtin_convertvector(round(low) >> 16, Rounded),

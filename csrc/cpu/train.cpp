@@ -1,8 +1,8 @@
-// The CPU engine: whole iterations of Algorithm 1 (../iteration.h), nothing in between.
+// The CPU engine: whole iterations of Algorithm 1 (../iteration.h).
 //
-// All threads run the same function. A step has two phases: in the forward and backward passes, each thread has a part
-// of the batch and passes all layers without a barrier; for the parameters' gradients, it has a part of the weights and
-// applies each gradient tile from registers. An iteration allocates nothing and stores no weight gradient.
+// All threads run the same function. A step has two phases. In the forward and backward passes, each thread has a part
+// of the batch and needs no barrier between layers. For the parameters' gradients, it has a part of the weights and
+// applies each tile of a gradient at once. An iteration allocates nothing and stores no weight gradient.
 #include "../train.h"
 
 #include "../dtypes.h"
@@ -17,7 +17,7 @@ namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
 
-// The shapes of AMX tiles, part of a thread's state while it multiplies on them.
+// The shapes of AMX tiles, as thread state while the object lives.
 class TileState {
  public:
 #if defined(__AVX512F__)
@@ -118,12 +118,12 @@ class Trainer : Losses<T> {
   Player of_g_, of_d_;
   Snapshot<T> snapshot_;
   std::vector<uint64_t> dropout_seeds_;  // of an iteration
-  T* second_order_scratch_ = nullptr;    // scratch of the second-order pass: a region a thread
+  T* second_order_scratch_ = nullptr;    // a region for each thread
   int64_t done_ = 0;
   bool go_on_ = true;
 };
 
-// The verbs of an iteration, of one thread.
+// The verbs of an iteration, for one thread.
 template <class T>
 class Trainer<T>::Executor {
  public:
@@ -197,7 +197,7 @@ class Trainer<T>::Executor {
 
   void backward_g() {
     g_.backward_heads(part_of_g());
-    if (all_.asks_for_labels()) all_.cross_entropy(part_of_g());
+    if (all_.has_conditions()) all_.cross_entropy(part_of_g());
     g_.backward(team_, part_of_g(), of_g_, 0, false);
     team_.barrier();
   }
@@ -222,7 +222,7 @@ class Trainer<T>::Executor {
   void update_d() { apply(all_.of_d_, all_.columns_of_d(), update_of_d_); }
   void update_g() { apply(all_.of_g_, Columns(rows_of_g()), update_of_g_); }
 
-  // Bounds the norms first: the update that may be rolled back includes that.
+  // Bounds the norms first, so that a roll-back includes that.
   void commit_or_roll_back(Updated updated) {
     if (updated.g) bound(all_.of_g_);
     if (updated.d) bound(all_.of_d_);
@@ -235,7 +235,7 @@ class Trainer<T>::Executor {
     if (updated.g && plan_.ema_decay > 0) team_.barrier();
   }
 
-  // The moving average of G, parameter by parameter.
+  // The moving average of G's parameters.
   void update_ema() {
     const Ema<T> follow(plan_.ema_decay);
     each_parameter<T>(plan_.generator, [&](const ParameterPlan& parameter, int64_t n) {
@@ -281,7 +281,7 @@ class Trainer<T>::Executor {
     if (!std::isfinite(loss)) all_.snapshot_.flag_nonfinite();
   }
 
-  // Of the gradients that apply() computes. Their norm takes a pass over them of its own, for none is stored.
+  // For the gradients that apply() computes. Their norm needs a pass of its own, because gradients are not stored.
   Clipping<T> clipping(Player& player, const Columns& columns) {
     Clipping<T> clip(player.plan.optimizer);
     const double limit = player.plan.optimizer.max_grad_norm;
@@ -302,7 +302,7 @@ class Trainer<T>::Executor {
     return clip;
   }
 
-  // Computes and applies the gradients of this thread's part of the parameters. update: of this call, from 0.
+  // Computes and applies the gradients of this thread's part of the parameters. update: counted from 0 in this call.
   void apply(Player& player, const Columns& columns, int64_t update) {
     const Clipping<T> clip = clipping(player, columns);
     const int64_t step = player.made + update + 1 - player.skipped;
@@ -314,7 +314,7 @@ class Trainer<T>::Executor {
     with_rule<T>(player.plan.optimizer, schedule.rate_at(update), schedule.momentum_at(update), step, apply_rule);
   }
 
-  // Bounds the norms of whole units, so the update must be complete.
+  // Bounds the norms of whole units, after all threads have updated their parts.
   void bound(const Player& player) {
     const double limit = player.plan.optimizer.max_col_norm, size = player.plan.optimizer.clip_weights;
     if (size > 0) {
@@ -350,7 +350,7 @@ class Trainer<T>::Executor {
   size_t fake_ = 0;             // the fakes' sub-batch of D's
   bool in_place_ = false;       // D reads the fakes where G writes them
   int64_t update_of_g_ = 0, update_of_d_ = 0;
-  const uint64_t* dropout_seeds_ = nullptr;  // those not yet taken
+  const uint64_t* dropout_seeds_ = nullptr;  // the next ones
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Inputs of the two networks: noise for G; the real half and the fake half for D and, with a penalty, the rows where it
-// is evaluated. In a conditional GAN the labels of the minibatch's rows, one-hot, are the last inputs of both; the
-// fakes have the labels of the real rows.
+// Inputs of both networks: noise for G; the real half and the fake half for D and, with a penalty, the rows where it is
+// evaluated. In a conditional GAN, one-hot labels of the minibatch's rows are the last inputs of both networks; fakes
+// have the labels of the real rows.
 #pragma once
 #include "../train.h"
 #include "network.h"
@@ -39,14 +39,14 @@ class Batches {
     numbers_ = reinterpret_cast<int64_t*>(arena.allocate(m * plan_.pack * int64_t(sizeof(int64_t) / sizeof(float))));
   }
 
-  // The inputs of D that are samples; labels come behind them.
+  // The inputs of D before the labels.
   int64_t sample_width() const { return plan_.features * plan_.pack; }
 
   // ---------------------------------------------------------------- the parts of D's batch
 
-  // Real and fake side by side. With penalties, or where real rows are listed, each starts at a multiple of kBlockRows,
-  // and two more follow for each penalty, see penalty.h: first all tangents, then the rows where each is evaluated.
-  // These are the columns where they begin.
+  // Real and fake rows are adjacent. With penalties, or if real rows are listed, each starts at a multiple of
+  // kBlockRows. Two more sub-batches follow for each penalty (penalty.h): first all tangents, then the rows where each
+  // is evaluated. These functions return their first columns.
   int64_t tangent(int64_t penalty) const { return (2 + penalty) * second_; }
   int64_t where(int64_t penalty) const { return (2 + penalized_ + penalty) * second_; }
 
@@ -67,7 +67,7 @@ class Batches {
     return {last, {0, second_ + m}, {where(0), last}};
   }
 
-  // This thread's columns: of all sub-batches together, or of each, if they are not adjacent.
+  // This thread's columns: of all sub-batches together if they are adjacent, else of each one.
   struct ColumnRanges {
     ColumnRange all[2];
     int count;
@@ -82,7 +82,7 @@ class Batches {
 
   // ---------------------------------------------------------------- what is shown
 
-  // Where rows are drawn by their labels, those of G's step are asked for here, and those of D's by choose_rows().
+  // If rows are drawn by their labels, this draws the labels of G's step, and choose_rows() those of D's.
   void draw_noise(const Stream& stream, int64_t first, int64_t last) {
     const bool of_g = stream.purpose == purpose::noise_g;
     if (plan_.table.sampled && of_g) table_.draw_labels(stream.purpose, int64_t(stream.step), first, last, labels_);
@@ -103,7 +103,7 @@ class Batches {
     if (plan_.classes > 0 && !g_.lists()) show_labels(g_, n, 1, 0, {first, last});
   }
 
-  // Draws the numbers of a minibatch's rows first .. last, in the order of the epoch's shuffle, or by their labels.
+  // Draws the indices of a minibatch's rows first .. last: from the epoch's shuffle, or by their labels.
   void choose_rows(int64_t draw, int64_t first, int64_t last) {
     if (plan_.table.sampled) {
       table_.draw_labels(purpose::noise_d, draw, first, last, labels_);
@@ -123,7 +123,7 @@ class Batches {
 
   // ---------------------------------------------------------------- what is listed (entries.h)
 
-  // Of a row of D: those of `pack` rows of the data, of which each ends with its label.
+  // Entries of a row of D: those of `pack` rows of the data, each with its label last.
   int64_t entries_of_real() const { return plan_.pack * (table_.entries() + (plan_.classes > 0 ? 1 : 0)); }
   int64_t entries_of_fake() const { return plan_.classes > 0 ? plan_.pack : 0; }
   int64_t label_input(int64_t row) const {  // of D
@@ -141,7 +141,7 @@ class Batches {
     }
   }
 
-  // Of G's batch, and of the fakes that it makes for D, whose first column is given.
+  // The labels of G's batch, and of its fakes in D's batch, from column `fakes` on.
   void list_labels(int64_t fakes, int64_t first, int64_t last) {
     if (plan_.classes == 0) return;
     for (int64_t row = first; row < last; ++row) {
@@ -150,15 +150,15 @@ class Batches {
     }
   }
 
-  // For the gradients; one thread calls it when all rows are listed. of_d: with those of D's batch.
+  // For the gradients. One thread calls it, after all rows are listed. of_d: whether D's batch is listed.
   void sort_entries(bool of_d) {
-    using List = std::initializer_list<typename Entries<T>::Rows>;
+    using List = std::initializer_list<typename Entries<T>::ListedRows>;
     const int64_t m = plan_.batch;
     if (g_.lists()) g_.entries.sort(List{{0, m * plan_.pack, 1}});
     if (of_d && d_.lists()) d_.entries.sort(List{{0, m, entries_of_real()}, {second_, m, entries_of_fake()}});
   }
 
-  // The labels of some rows of the chosen minibatch, `each` a row of the network, as its inputs `from` on.
+  // Writes labels of the chosen minibatch, `each` for a row of the network, as its inputs from `from` on.
   void show_labels(Network<T>& network, int64_t from, int64_t each, int64_t column, ColumnRange rows) {
     const int64_t n = network.inputs();
     each_block<T>({column + rows.first, column + rows.last}, [&](int64_t p, int lane, int lanes) {
@@ -178,7 +178,7 @@ class Batches {
             std::clamp<int64_t>(range.last - sub_batch.first, 0, sub_batch.rows)};
   }
 
-  // Copies the real rows of the chosen minibatch; one row of D is `pack` rows of the data.
+  // Copies the real rows of the chosen minibatch. A row of D is `pack` rows of the data.
   void show_real(const SubBatch& sub_batch, ColumnRange range) {
     const ColumnRange rows = rows_in(sub_batch, range);
     if (sub_batch.given == Given::listed) return;
@@ -228,7 +228,7 @@ class Batches {
   }
 
   // The rows where a penalty is evaluated: random interpolates of real and fake rows (WGAN-GP), or real (R1) or fake
-  // (R2) rows. Where real rows are listed, not the rows but their products in the first layer are interpolated.
+  // (R2) rows. If real rows are listed, their products in the first layer are interpolated instead.
   void show_interpolates(Penalty kind, int64_t draw, const SubBatch& where, ColumnRange rows) {
     const bool products = d_.lists();
     T* const data = products ? d_.layers().front().affine : d_.input;
@@ -249,23 +249,23 @@ class Batches {
     });
   }
 
-  // Of a row of the batch.
+  // The label of a row of the batch.
   int32_t label_of(int64_t row) const { return plan_.table.sampled ? labels_[row] : plan_.labels[numbers_[row]]; }
 
   const TrainPlan& plan_;
   const SampledTable<T> table_;
   Network<T> g_, d_;
-  const int64_t penalized_;       // how many penalties there are
-  const bool second_derivative_;  // an activation of D has a nonzero second derivative, and there is a penalty
-  const bool apart_;              // the parts of D's batch begin with a block of their own
-  const int64_t second_;          // the column at which the second sub-batch of D's batch begins
+  const int64_t penalized_;       // number of penalties
+  const bool second_derivative_;  // there is a penalty, and an activation of D has a nonzero second derivative
+  const bool apart_;              // each part of D's batch begins a block
+  const int64_t second_;          // the first column of the second sub-batch of D
 
  private:
   T* fakes() const { return staging_ + plan_.batch * sample_width(); }
 
-  T *noise_ = nullptr, *staging_ = nullptr;  // staging_: samples of D's batch, real and fake, row by row
-  int64_t* numbers_ = nullptr;               // of the data rows in the minibatch
-  int32_t* labels_ = nullptr;                // of the batch's rows, where these are drawn by them
+  T *noise_ = nullptr, *staging_ = nullptr;  // staging_: D's real and fake rows, row by row
+  int64_t* numbers_ = nullptr;               // indices of the minibatch's rows
+  int32_t* labels_ = nullptr;                // of the rows, if rows are drawn by labels
 };
 
 }  // namespace FASTGAN_ISA

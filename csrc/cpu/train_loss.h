@@ -1,5 +1,5 @@
-// Losses of D's logits, their derivatives, and the metrics of an iteration. They compute with subnormal numbers, which
-// the rest of training flushes to zero: a loss of 1e-40 is reported as such.
+// Losses of D's logits, their derivatives, and the metrics of an iteration. Unlike the rest of training, they compute
+// with subnormal numbers, so that a loss of 1e-40 is reported.
 #pragma once
 #include "float_mode.h"
 #include "loss.h"
@@ -19,7 +19,7 @@ class Losses : protected Batches<T> {
   void place(Arena<T>& arena) {
     Batches<T>::place(arena);
     values_ = arena.allocate(padded(2 * second_) * d_.outputs());
-    if (asks_for_labels()) entropies_ = arena.allocate(plan_.batch * plan_.pack);
+    if (has_conditions()) entropies_ = arena.allocate(plan_.batch * plan_.pack);
     if (penalized_ > 0) penalties_ = arena.allocate(penalized_ * second_);
   }
 
@@ -34,14 +34,12 @@ class Losses : protected Batches<T> {
 
   template <class Function>
   void each_logit(const SubBatch& sub_batch, ColumnRange range, Function&& f) {
-    const ColumnRange mine{std::max(range.first, sub_batch.first),
-                           std::min(range.last, sub_batch.first + sub_batch.rows)};
-    each_block<T>(mine, [&](int64_t p, int lane, int lanes) {
+    each_block<T>(sub_batch.columns(range), [&](int64_t p, int lane, int lanes) {
       for (int64_t q = 0; q < d_.outputs(); ++q) f((p * d_.outputs() + q) * kBlockRows<T> + lane, lanes);
     });
   }
 
-  // The loss of the difference (a - b) of two sub-batches, row by row; b gets the negative gradient, or none.
+  // The loss of the differences a - b of two sub-batches. b gets the negative gradient, or zero.
   void paired_loss_and_grad(const LossPlan& loss, const SubBatch& a, const SubBatch& b, ColumnRange range,
                             double weight, bool b_has_grad) {
     const ChunkLoops<T> loops = find_loops<T>(loss.formula);
@@ -93,10 +91,10 @@ class Losses : protected Batches<T> {
     }
   }
 
-  // Whether G's loss has the cross-entropy of labels that were asked for.
-  bool asks_for_labels() const { return plan_.table.columns > 0; }
+  // Whether G's loss includes the cross-entropy of the conditions.
+  bool has_conditions() const { return plan_.table.columns > 0; }
 
-  // Of some rows of G's batch; to be called when the gradient is that of the heads' inputs.
+  // The cross-entropy of some rows of G's batch, after backward_heads().
   void cross_entropy(ColumnRange range) {
     const int64_t n = g_.outputs(), rows = plan_.batch * plan_.pack;
     const T scale = T(1.0 / double(rows));
@@ -145,7 +143,7 @@ class Losses : protected Batches<T> {
     const ScopedFloatMode mode(FloatMode::exact());
     double entropy = 0;
     const int64_t rows = plan_.batch * plan_.pack;
-    if (asks_for_labels())
+    if (has_conditions())
       for (int64_t row = 0; row < rows; ++row) entropy += double(entropies_[row]);
     return metrics[1] = mean_value(fake) + entropy / double(rows);
   }

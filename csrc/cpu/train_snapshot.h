@@ -1,4 +1,4 @@
-// Snapshot of all that an update may change, to roll back an update that is not finite.
+// A snapshot of everything that an update may change, to roll back an update that is not finite.
 #pragma once
 #include <atomic>
 #include <cmath>
@@ -38,8 +38,8 @@ class Snapshot {
   // Called by any thread before commit_or_roll_back(): a loss of this update is not finite.
   void flag_nonfinite() { finite_ = false; }
 
-  // Rolls the updates of these players back, and counts each as skipped, if one is flagged, or if a parameter, an
-  // optimiser's state or a running statistic was finite and no longer is.
+  // Rolls back the updates of these players and counts them as skipped, if one is flagged, or if a number of a
+  // parameter, an optimiser's state or a running statistic was finite and is not any more.
   template <class Player>
   void commit_or_roll_back(const Team& team, std::initializer_list<Player*> players) {
     if (spans_.empty()) return;
@@ -84,7 +84,7 @@ class Snapshot {
     if (span.data) spans_.push_back(span);
   }
 
-  // f(span, where it is saved) for this thread's spans.
+  // Calls f(span, its copy) for this thread's spans.
   template <class Function>
   void each_span(const Team& team, Function&& f) {
     char* saved = reinterpret_cast<char*>(saved_);
@@ -102,7 +102,7 @@ class Snapshot {
     each_span(team, [&](const Span& span, const char* saved) {
       if (!span.numbers) return;
       const T *after = static_cast<const T*>(span.data), *before = reinterpret_cast<const T*>(saved);
-      int lost = 0;  // an integer, so that the loop is one of vectors
+      int lost = 0;  // an integer, so that the compiler vectorises the loop
       for (size_t i = 0; i < span.bytes / sizeof(T); ++i) lost |= is_finite(before[i]) & !is_finite(after[i]);
       if (lost) flag_nonfinite();
     });

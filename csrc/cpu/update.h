@@ -1,5 +1,4 @@
-// Optimisers on the CPU: the gradient of a weight is never stored; each tile of it is applied to the weights from
-// registers.
+// Optimisers on the CPU. The gradient of a weight is not stored: each tile of it is applied to the weight at once.
 #pragma once
 #include <cmath>
 #include <vector>
@@ -10,7 +9,7 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-constexpr int kMostTileRows = 32;  // of a gradient: those of AMX, or kTileRows
+constexpr int kMostTileRows = 32;  // of a gradient's tile: 32 on AMX, else kTileRows
 
 template <class RuleOf, class T>
 void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __restrict s1, const T* __restrict g,
@@ -74,7 +73,7 @@ struct Update {
     if (uses_amx(player.network)) round(part, row);
   }
 
-  // The copies of the rows of a tile, for the next products.
+  // Updates the rounded copies of the rows of a tile.
   void round([[maybe_unused]] const GradientPart& part, [[maybe_unused]] int64_t row) const {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) {
@@ -98,8 +97,8 @@ struct Update {
   }
 };
 
-// A sink that adds up the squares of the gradients, by layer: a sum for each part of the weight, then one of the
-// vectors. One thread computes each sum, whatever the size of the team.
+// A sink that adds up the squares of the gradients: in each layer a sum for each part of the weight, then one for the
+// vectors. One thread computes each sum, so the bits do not depend on the size of the team.
 template <class T>
 struct Squares {
   const PlayerPlan& player;
@@ -130,7 +129,7 @@ struct Squares {
   }
 };
 
-// Calls f(parameter, its elements in memory) for each that a player may have, whose weights are in blocks.
+// Calls f(parameter, its size in memory, with blocked weights) for each possible parameter of a player.
 template <class T, class Function>
 void each_parameter(const PlayerPlan& player, Function&& f) {
   for (size_t i = 0; i < player.parameters.size(); ++i) {
@@ -144,7 +143,7 @@ void each_parameter(const PlayerPlan& player, Function&& f) {
   }
 }
 
-// Holds this thread's part of each trained parameter within a bound.
+// Clips this thread's part of each trained parameter to [-bound, bound].
 template <class T>
 void hold(const PlayerPlan& player, const Team& team, T bound) {
   each_parameter<T>(player, [&](const ParameterPlan& parameter, int64_t n) {
@@ -154,7 +153,7 @@ void hold(const PlayerPlan& player, const Team& team, T bound) {
   });
 }
 
-// Scales down the incoming weights of rows first .. last of a blocked weight whose norm exceeds the limit.
+// Scales down each of the rows first .. last of a blocked weight whose norm exceeds the limit.
 template <class T>
 void bound_norms(T* weight, int64_t rows, int64_t inputs, int64_t first, int64_t last, double limit) {
   const BlockedWeight<T> blocked{weight, rows, inputs};

@@ -12,7 +12,7 @@ import torch
 
 from fastgan import nn, options, random
 from fastgan.data import Dataset
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.models import GAN, dcgan, join
 from fastgan.nn.activation import NAMES as ACTIVATIONS
 from fastgan.nn.activation import to_module
@@ -76,20 +76,17 @@ class Networks:
             for size in value if isinstance(value, tuple) else (value,):
                 if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                     raise invalid.value(name, f"must be at least 1, got {size!r}")
-        if self.prior not in PRIORS:
-            raise invalid.value("prior", f"must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+        check_choice(invalid.operation, "prior", self.prior, PRIORS)
         if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout <= 1.0:
             raise invalid.value("dropout", f"must lie in [0, 1], got {self.dropout!r}")
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
-            if (value := getattr(self, name)) not in ACTIVATIONS:
-                raise invalid.value(name, f"must be one of {', '.join(ACTIVATIONS)}, got {value!r}")
+            check_choice(invalid.operation, name, getattr(self, name), ACTIVATIONS)
         for name, least in (("classes", 0), ("minibatch_features", 0), ("feature_maps", 1), ("image_size", 0)):
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise invalid.value(name, f"must be at least {least}, got {size!r}")
         for name, choice in (("network", NetworkName), ("generator_norm", GeneratorNorm)):
-            if getattr(self, name) not in (names := options.names(choice)):
-                raise invalid.value(name, f"must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+            check_choice(invalid.operation, name, getattr(self, name), options.names(choice))
         if self.network == "dcgan" and (self.image_size < 1 or self.data_dim % self.image_size**2):
             raise invalid.value("image_size", f"must fit {self.data_dim} features, got {self.image_size}")
 
@@ -198,8 +195,7 @@ def with_recipe(preset: Preset, recipe: str) -> Preset:
     Raises:
         ValueError: there is no recipe of this name.
     """
-    if recipe not in RECIPES:
-        raise Invalid("presets").value("recipe", f"must be one of {', '.join(RECIPES)}, got {recipe!r}")
+    check_choice("presets", "recipe", recipe, RECIPES)
     networks = dataclasses.replace(preset.networks, dropout=0.0)
     return dataclasses.replace(preset, networks=networks, train=dataclasses.replace(preset.train, **RECIPES[recipe]))
 

@@ -136,7 +136,7 @@ class Dataset:
         return dataclasses.replace(self, data=self.data[:n], labels=labels)
 
     def take(self, index: Tensor) -> Dataset:
-        """The rows of these numbers, (n,) int64; a copy of them.
+        """A copy of the rows at these indices, (n,) int64.
 
         Raises:
             DataError: no numbers. IndexError: a number is out of range.

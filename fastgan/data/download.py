@@ -1,4 +1,4 @@
-"""Files from the network by pooch: each whole and with the sha256 that it must have, or not there at all."""
+"""Downloads by pooch: a file appears only when it is complete and its sha256 is right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUT = 30  # seconds without a byte
 def download(
     base_url: str, sha256: Mapping[str, str], folder: str | os.PathLike[str], *, what: str, progress: bool = True
 ) -> list[Path]:
-    """Fetch what a folder has not yet; what is there is left as it is.
+    """Download the files that a folder lacks; existing files are not changed.
 
     A file has a temporary name until it is whole and its hash is right. A failed transfer is tried a second time.
 

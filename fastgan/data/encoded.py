@@ -1,4 +1,4 @@
-"""The rows of a table as networks see them, kept small: a float for a scalar, a number for a one of a softmax."""
+"""Encoded rows of a table in compact form: a float for a scalar, an index for a one-hot code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class EncodedTable:
-    """Rows of float32, made of less when they are asked for.
+    """Rows of float32, expanded from a compact form when they are gathered.
 
     A table of a million rows with thirty mixtures of ten modes takes 180 MB so, and 1.3 GB as float32.
 
@@ -59,22 +59,22 @@ class EncodedTable:
 
     @property
     def width(self) -> int:
-        """Numbers of a row."""
+        """The length of a row."""
         return self.heads[-1].stop if self.heads else 0
 
     def places(self) -> dict[str, Tensor]:
-        """The feature of each scalar, and the first of each group with a one; int64."""
+        """The index of each scalar, and of the first feature of each group; int64."""
         return {"scalar_at": self._tanh, "group_at": self._softmax}  # type: ignore[attr-defined]
 
     def rows(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The rows of these numbers, (len(index), width). index: int64."""
+        """The rows at these indices, (len(index), width). index: int64."""
         out = torch.zeros(len(index), self.width, dtype=dtype)
         out[:, self._tanh] = self.scalars[index].to(dtype)  # type: ignore[attr-defined]
         return out.scatter_(1, self.codes[index].long() + self._softmax, 1.0)  # type: ignore[attr-defined]
 
 
 def pack(rows: NDArray[np.floating] | Tensor, heads: tuple[Head, ...]) -> EncodedTable:
-    """Rows (n, width) of a generator: the largest of a softmax is the one."""
+    """The compact form of a generator's rows (n, width): the largest output of each softmax."""
     x = torch.as_tensor(rows)
     scalars = [x[:, head.start] for head in heads if head.kind == "tanh"]
     codes = [x[:, head.start : head.stop].argmax(1) for head in heads if head.kind == "softmax"]

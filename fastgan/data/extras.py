@@ -1,4 +1,4 @@
-"""Libraries that only some data needs, imported when it is asked for."""
+"""Optional libraries, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def need(module: str, *, what: str, package: str) -> Any:
-    """Import a module of an optional package, or say what to install."""
+    """Import a module of an optional package; the error says what to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

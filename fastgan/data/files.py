@@ -170,7 +170,7 @@ def _read_file(path: Path, array: str | None, header: bool | None, dtype: torch.
 
 
 def _table(table: NDArray[np.float64], names: tuple[str, ...]) -> _Content:
-    """In float64, whatever the rows' type: a column may need its digits until it is standardised."""
+    """The content of a table, in float64: a column may need its digits until it is standardised."""
     return _Content(table, names=names)
 
 
@@ -212,7 +212,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether a file that begins so can be a table in text: a digit, and nothing that text has not."""
+    """Whether the first bytes can be those of a table in text: a digit, and no byte that text lacks."""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return True
     return bool(re.search(rb"\d", start)) and not re.search(rb"[\x00-\x08\x0e-\x1f]", start)
@@ -305,7 +305,7 @@ def _dataset(found: _Content, path: Path, dtype: torch.dtype, flatten: bool) -> 
 
 
 def _channels_first(stored: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int] | None]:
-    """(n, height, width) and (n, channels, height, width) are images; channels last is turned to first."""
+    """(n, height, width) and (n, channels, height, width) are images; channels are moved from last to first."""
     if stored.ndim == 3:
         return stored, (stored.shape[1], stored.shape[2])
     if stored.ndim != 4:

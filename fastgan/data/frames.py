@@ -1,4 +1,4 @@
-"""Tables with columns of any kind: DataFrames, text and .parquet, the last one column at a time."""
+"""Tables with columns of any kind: DataFrames, text, and .parquet, which is read column by column."""
 
 from __future__ import annotations
 

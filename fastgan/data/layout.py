@@ -1,4 +1,4 @@
-"""How a text file lays out its table: encoding, delimiter, decimal mark, titles, names."""
+"""The layout of a table in a text file: encoding, delimiter, decimal mark, titles, names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Line = tuple[int, list[str]]  # number of the last line of a row, counted from 1
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the numbers of a text file are.
+    """The layout of the numbers in a text file.
 
     Args:
         delimiter: between cells; None: blanks.
@@ -105,7 +105,7 @@ def number(cell: str, decimal: str = ".") -> float | None:
 
 
 def find_layout(path: Path, header: bool | None) -> Layout:
-    """Look at the first lines: the delimiter is the one that makes most rows all numbers.
+    """Infer the layout from the first lines: the delimiter is the one with which most rows are all numbers.
 
     Raises:
         DataError: no rows.
@@ -180,7 +180,7 @@ def _head(layout: Layout, rows: list[Line], width: int, header: bool | None) -> 
 
 
 def _uncommented(cells: list[str], width: int) -> list[str]:
-    """numpy.savetxt puts a mark before the names; where blanks part cells, it is a cell."""
+    """The names without the mark of numpy.savetxt, which is a cell if blanks separate cells."""
     if not cells[0].lstrip().startswith("#"):
         return cells
     first = cells[0].lstrip().lstrip("#").strip()

@@ -190,7 +190,7 @@ def locate(name: str, path: str | os.PathLike[str] | None = None, split: str = "
 
 
 def verify(name: str, folder: str | os.PathLike[str]) -> None:
-    """Compare the four files of a folder with those that everybody has.
+    """Compare the four files of a folder with the published ones.
 
     Raises:
         FileNotFoundError: one is not there. DataError: one has another size or sha256.

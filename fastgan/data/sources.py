@@ -1,4 +1,4 @@
-"""A word, a path, a tensor or an array to a Dataset: what the command line and training call."""
+"""A Dataset from a name, a path, a tensor or an array, for the command line and training."""
 
 from __future__ import annotations
 

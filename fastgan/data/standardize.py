@@ -1,4 +1,4 @@
-"""Columns of a table brought to mean 0 and standard deviation 1, and back."""
+"""Standardisation of a table's columns to mean 0 and standard deviation 1, and back."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Standardizer:
         )
 
     def inverse(self, x: Tensor) -> Tensor:
-        """x * std + mean. x: (m, columns). Returns: float64, since float32 may not hold a column's digits."""
+        """x * std + mean. x: (m, columns). Returns: float64, because float32 may lose digits of a column."""
         mean, std = self._tensors
         return x.double() * std + mean
 
@@ -124,12 +124,12 @@ class Standardizer:
         return torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
 
     def as_dict(self) -> dict[str, list[float]]:
-        """As plain values for JSON; `from_dict` gives an object with the same bits."""
+        """Plain values for JSON; `from_dict` gives an object with the same bits."""
         return {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Standardizer:
-        """Of `as_dict`.
+        """The Standardizer that `as_dict` described.
 
         Raises:
             KeyError, TypeError, ValueError: it is not such a dictionary.
@@ -149,5 +149,5 @@ class StandardizedRows:
         return len(self._dataset)
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows of these numbers, (len(index), columns) float32. index: int64."""
+        """The rows at these indices, (len(index), columns) float32. index: int64."""
         return self._standardizer.transform(self._dataset.rows(index).flatten(1))

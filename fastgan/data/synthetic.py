@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_count
 
 from .. import random
 from .dataset import Dataset
@@ -28,7 +28,7 @@ def ring(n: int, *, modes: int = 8, radius: float = 1.0, std: float = 0.01, seed
 
     Returns: rows (n, 2), centres (modes, 2), labels (n,) the mode of each row.
     """
-    _check_count("ring", "modes", modes)
+    check_count("ring", "modes", modes)
     _check_scale("ring", "radius", radius)
     angles = [2 * math.pi * i / modes for i in range(modes)]
     centres = torch.tensor([[radius * math.cos(a), radius * math.sin(a)] for a in angles])
@@ -42,7 +42,7 @@ def grid(n: int, *, side: int = 5, spacing: float = 2.0, std: float = 0.05, seed
 
     Returns: rows (n, 2), centres (side * side, 2), labels (n,) the mode of each row.
     """
-    _check_count("grid", "side", side)
+    check_count("grid", "side", side)
     _check_scale("grid", "spacing", spacing)
     ticks = [(i - (side - 1) / 2) * spacing for i in range(side)]
     centres = torch.tensor([[x, y] for x in ticks for y in ticks])
@@ -59,7 +59,7 @@ def gaussian(n: int, mean: float | Sequence[float] = 0.0, std: float = 1.0, dim:
 
     Returns: rows (n, dim), centres (1, dim).
     """
-    _check_count("gaussian", "dim", dim)
+    check_count("gaussian", "dim", dim)
     means = torch.as_tensor(mean, dtype=torch.float32)
     if means.ndim > 1 or (means.ndim == 1 and dim not in (1, len(means))):
         raise Invalid("gaussian").value("mean", f"must be a number or one for each of {dim} dimensions, got {mean}")
@@ -99,7 +99,7 @@ def mixture1200d(
     Returns: rows (n, dim), centres (modes, dim), labels (n,) the mode of each row.
     """
     for name, value in (("modes", modes), ("latent_dim", latent_dim), ("dim", dim)):
-        _check_count("mixture1200d", name, value)
+        check_count("mixture1200d", name, value)
     if latent_dim > dim:
         raise Invalid("mixture1200d").value("latent_dim", f"must be at most dim {dim}, got {latent_dim}")
     square = _normal((dim, latent_dim), 0, _EMBEDDING).double()
@@ -119,7 +119,7 @@ def ring_map(n: int = 300, *, seed: int = 0) -> Dataset:
 
     Returns: rows (n, 2).
     """
-    _check_count("ring_map", "n", n)
+    check_count("ring_map", "n", n)
     return Dataset(map_to_ring(_normal((n, 2), seed, _NOISE)), name="ring_map")
 
 
@@ -147,7 +147,7 @@ def map_to_ring(x: Tensor) -> Tensor:
 
 def _mixture(name: str, n: int, centres: Tensor, std: float, seed: int) -> Dataset:
     """n rows: an equally likely mode, plus isotropic noise."""
-    _check_count(name, "n", n)
+    check_count(name, "n", n)
     _check_scale(name, "std", std)
     if centres.ndim != 2 or centres.numel() == 0:
         raise Invalid(name).value("centres", f"must be (modes, dim), got shape {tuple(centres.shape)}")
@@ -162,13 +162,6 @@ def _mixture(name: str, n: int, centres: Tensor, std: float, seed: int) -> Datas
 
 def _normal(shape: tuple[int, ...], seed: int, substream: int) -> Tensor:
     return random.normal(shape, seed=seed, purpose=random.Purpose.DATA, substream=substream)
-
-
-def _check_count(operation: str, name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Invalid(operation).type(name, f"must be an integer, got {value!r}")
-    if value < 1:
-        raise Invalid(operation).value(name, f"must be at least 1, got {value}")
 
 
 def _check_scale(operation: str, name: str, value: float) -> None:

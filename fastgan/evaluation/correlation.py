@@ -41,7 +41,7 @@ def correlation_error(samples: Rows, data: Rows) -> float:
 
 
 def _correlations(x: Tensor) -> Tensor:
-    """With zeros in place of the ones on the diagonal."""
+    """The correlations of the columns, with zeros on the diagonal."""
     centred = x - x.mean(0)
     norm = centred.norm(dim=0)
     unit = centred / norm.where(norm > 0, 1.0)

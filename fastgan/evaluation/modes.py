@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import options, theory
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import ModeConvention
 
 from .rows import Rows, take_rows
@@ -76,8 +76,7 @@ def mode_coverage(
     Source: Srivastava et al. (2017), section 4.1; Lin et al. (2018), section 4.1; Liu et al. (2020).
     """
     caller = "mode_coverage"
-    if convention not in CONVENTIONS:
-        raise Invalid(caller).value("convention", f"must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    check_choice(caller, "convention", convention, CONVENTIONS)
     for name, value in (("std", std), ("threshold", threshold)):
         if not 0 < value < math.inf:
             raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")

@@ -23,7 +23,7 @@ _LARGEST = 1e150  # whose square is still finite
 
 
 def take_rows(caller: str, **named: Rows) -> tuple[list[Tensor], Back]:
-    """Rows as float64 tensors (n, features) on one device, and the backward pass to the kind they came in.
+    """Rows as float64 tensors (n, features) on one device, and a function that converts results back.
 
     A row of several axes is flattened; a one-dimensional array holds one feature a row. Results are tensors if any
     argument is a tensor or a Dataset.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, nn, random
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.files import write_atomically
 from fastgan.nn import saved
 from fastgan.options import ExportFormat, Impl, PriorName
@@ -64,8 +64,7 @@ class GAN(torch.nn.Module):
                 raise invalid.type(name, f"must be a torch.nn.Module, got {type(network).__name__}")
         if not isinstance(latent_dim, int) or latent_dim < 1:
             raise invalid.value("latent_dim", f"must be an integer of at least 1, got {latent_dim!r}")
-        if prior not in random.PRIORS:
-            raise invalid.value("prior", f"must be one of {', '.join(random.PRIORS)}, got {prior!r}")
+        check_choice("GAN", "prior", prior, random.PRIORS)
         if not isinstance(classes, int) or classes < 0:
             raise invalid.value("classes", f"must be an integer of at least 0, got {classes!r}")
         # A shared parameter would be pulled both ways by two optimisers that know nothing of each other.
@@ -96,7 +95,7 @@ class GAN(torch.nn.Module):
         super().__setattr__(name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a pickle, which may be of a version that called the moving average `averaged`."""
+        """Unpickle, also from a version that called the moving average `averaged`."""
         for part in (state, state.get("_modules", {})):
             if "averaged" in part:
                 part["ema"] = part.pop("averaged")

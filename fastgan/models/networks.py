@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import nn
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.models.gan import GAN, join
 from fastgan.options import ActivationName, Impl, PriorName
 
@@ -240,10 +240,7 @@ def dcgan(
         rule = "4 to 7 times a power of two of at least 2"
         raise Invalid("dcgan").value("image_size", f"must be {rule}, as 28, 32 or 64, got {image_size}")
     outputs: dict[str, list[torch.nn.Module]] = {"tanh": [torch.nn.Tanh()], "sigmoid": [torch.nn.Sigmoid()], "none": []}
-    if output_activation not in outputs:
-        raise Invalid("dcgan").value(
-            "output_activation", f"must be one of {', '.join(outputs)}, got {output_activation!r}"
-        )
+    check_choice("dcgan", "output_activation", output_activation, outputs)
     smallest, maps = image_size >> halvings, [width << level for level in range(halvings)]
     down: list[torch.nn.Module] = [AsImages(channels * pack, image_size, classes * pack)] if flat else []
     for level, (before, after) in enumerate(zip([(channels + classes) * pack, *maps], maps, strict=False)):

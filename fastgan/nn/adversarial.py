@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, ops
-from fastgan.errors import Invalid
+from fastgan.errors import check_choice
 from fastgan.options import Impl, Reduction
 
 
@@ -28,10 +28,7 @@ class AdversarialLoss(torch.nn.Module):
 
     def __init__(self, reduction: Reduction = "mean", *, impl: Impl = "auto") -> None:
         super().__init__()
-        if reduction not in losses.REDUCTIONS:
-            raise Invalid("AdversarialLoss").value(
-                "reduction", f"must be one of {', '.join(losses.REDUCTIONS)}, got {reduction!r}"
-            )
+        check_choice("AdversarialLoss", "reduction", reduction, losses.REDUCTIONS)
         self.reduction = reduction
         self.impl = ops.check_impl("AdversarialLoss", impl)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.files import write_atomically
 from fastgan.nn.activation import to_module
 from fastgan.nn.dropout import Dropout
@@ -76,7 +76,7 @@ def _replaced(module: nn.Module, made: dict[nn.Module, nn.Module], strict: bool)
 
 
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """With their repetitions, which `named_children` leaves out."""
+    """The children, with repetitions, which `named_children` leaves out."""
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
@@ -122,8 +122,7 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], fo
         ValueError: an unknown format; a network that has no equivalent in torch.nn ("torch"), or that cannot be traced.
         ImportError: a package for ONNX is missing. OSError: the file cannot be written.
     """
-    if format not in _WRITERS:
-        raise Invalid("export").value("format", f"must be one of {', '.join(_WRITERS)}, got {format!r}")
+    check_choice("export", "format", format, _WRITERS)
     original = copy.deepcopy(network).cpu().eval()
     try:
         model = _plain(copy.deepcopy(original), {}, strict=format == "torch").eval()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import ops, options, random, reference
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.nn.checks import check_size
 from fastgan.options import HeadName, Impl
 from fastgan.random import Purpose
@@ -55,8 +55,7 @@ class Heads(nn.Module):
         if not self.groups:
             raise invalid.value("groups", "must have at least one group, got none")
         for kind, _ in self.groups:
-            if kind not in HEADS:
-                raise invalid.value("a group's kind", f"must be one of {', '.join(HEADS)}, got {kind!r}")
+            check_choice("Heads", "a group's kind", kind, HEADS)
         if not 0.0 < tau < math.inf:
             raise invalid.value("tau", f"must be positive and finite, got {tau!r}")
         self.tau, self.impl = float(tau), ops.check_impl("Heads", impl)

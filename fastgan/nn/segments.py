@@ -98,11 +98,11 @@ class SegmentBuilder:
         return True
 
     def _commutes(self, activation: str) -> bool:
-        """Whether the activation may as well come before the last dropout, which a layer has behind its activation."""
+        """Whether the activation commutes with the last dropout, which a fused layer applies after the activation."""
         return self.layers[-1]["dropout"] == 0.0 or activation in ("relu", "leaky_relu")  # of c x: c times that of x
 
     def _take_norm(self, module: Any) -> bool:
-        """Its fallback is to run module by module, and so must be that of the whole segment."""
+        """Add batch normalisation, if possible. The segment can then only fall back to running module by module."""
         linear = self.linears[-1] if self._stage == _LINEAR else None
         if (
             linear is None
@@ -141,7 +141,7 @@ def pays(weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int, 
 def _pays_with_wide_vectors(
     weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int, backward: bool
 ) -> bool:
-    """With AVX-512, native products win where a batch fills the vectors and a layer is wide."""
+    """The rule for AVX-512: native products are faster if the batch fills the vectors and a layer is wide."""
     depth, products = len(layers), sum(w.numel() for w in weights)
     if not backward or any(layer.pieces > 1 or layer.dropout for layer in layers):
         return True
@@ -331,7 +331,7 @@ class _Norms:
         self._averages = None in self._momenta
 
     def momenta(self) -> list[float]:
-        """Of the running statistics at this call; without one, they are averages over all batches."""
+        """The momenta of the running statistics at this call; without a momentum, statistics average all batches."""
         if not self._averages:
             return self._momenta  # type: ignore[return-value]
         pairs = zip(self._momenta, self._batches, strict=True)

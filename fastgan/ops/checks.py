@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import options
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import Impl
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -48,8 +48,7 @@ def check_probability(caller: str, name: str, p: float) -> float:
 
 def check_impl(caller: str, impl: Impl) -> Impl:
     """impl, or raise unless it is "auto", "native" or "reference"."""
-    if impl not in IMPLEMENTATIONS:
-        raise Invalid(caller).value("impl", f"must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    check_choice(caller, "impl", impl, IMPLEMENTATIONS)
     return impl
 
 

@@ -92,7 +92,7 @@ class Likeness:
     __slots__ = ("_check",)
 
     def __init__(self, x: Tensor, params: Sequence[Tensor]) -> None:
-        """Of a call that `is_common` and whose x is (rows, features). RuntimeError: this torch has no such checks."""
+        """Remember a call that `is_common`, with x (rows, features). RuntimeError: this torch has no such checks."""
         if _TensorGuards is None:
             raise RuntimeError("this version of torch has no TensorGuards")
         sizes = [[None, x.shape[1]], *(list(p.shape) for p in params)]

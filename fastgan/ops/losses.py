@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, operators, reference
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.ops.checks import FLOATS, check_same, check_tensor
 from fastgan.ops.dispatch import is_batched, is_common, is_compiling, natively
 from fastgan.options import Impl
@@ -58,8 +58,7 @@ def pointwise(
         Tensor of x's shape and dtype, differentiable.
     """
     check_tensor(caller, "x", x)
-    if formula not in FORMULAS:
-        raise Invalid(caller).value("formula", f"must be one of {', '.join(FORMULAS)}, got {formula!r}")
+    check_choice(caller, "formula", formula, FORMULAS)
     if order not in (0, 1, 2):
         raise Invalid(caller).value("order", f"must be 0, 1 or 2, got {order}")
     if not natively(caller, "loss", impl, x):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, operators, reference
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.kernels import MlpDescription
 from fastgan.ops.call_cache import CallCache
 from fastgan.ops.checks import check_dropout_seed, check_probability, check_same, check_tensor
@@ -265,10 +265,7 @@ def _check_network(
             raise Invalid(caller).value(
                 f"layer {i}", f"takes {shape[1]} features (weight of shape {tuple(shape)}), but {what} gives {features}"
             )
-        if layer.activation not in ACTIVATIONS:
-            raise Invalid(caller).value(
-                "activation", f"must be one of {', '.join(ACTIVATIONS)}, got {layer.activation!r}"
-            )
+        check_choice(caller, "activation", layer.activation, ACTIVATIONS)
         if not (layer.activation != "leaky_relu" or layer.negative_slope > 0):
             raise Invalid(caller).value("negative_slope", f"must be positive, got {layer.negative_slope}")
         if layer.pieces < 1 or shape[0] % layer.pieces:

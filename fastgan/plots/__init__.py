@@ -1,7 +1,7 @@
-"""Every picture: the costs, a training over its iterations, samples beside real rows, and the theory drawn.
+"""Pictures: losses, curves of a training, samples beside real rows, and illustrations of the theory.
 
-Blue is always the real data and what D takes for it, orange what G made. Matplotlib is imported late and used
-through its object interface, so no global state of pyplot is touched; files appear complete or not at all.
+Real data are blue, samples of G orange. Matplotlib is imported at the first picture; pyplot is not used. Files are
+written atomically.
 """
 
 from .animation import animation

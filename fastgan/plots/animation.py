@@ -1,4 +1,4 @@
-"""Samples over training, as a moving picture."""
+"""Samples during training, as an animation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .images import mosaic
 from .plane import DARK, frame
 from .points import bin_edges
 
-_MILLISECONDS = 100  # a frame
-_PAUSE = 2000  # on the last
+_MILLISECONDS = 100  # of a frame
+_PAUSE = 2000  # milliseconds of the last frame
 _COLOURS = 48
 _DPI = 80
 
@@ -38,11 +38,11 @@ def animation(
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
 ) -> Path:
-    """G's samples of one noise during training: points over the data, a histogram over its, or a grid of images.
+    """Samples of G from the same noise during training: points, a histogram over that of the data, or images.
 
     Args:
-        steps: iterations done at each frame.
-        samples: (n, features) for each frame, always of the same noise; one feature, two, or images.
+        steps: iteration of each frame.
+        samples: (n, features) for each frame, of the same noise; one feature, two, or images.
         real: (m, features) rows of the data.
         path: of the picture, a .gif.
         image_shape, value_range, ink: as for `image_grid`; None: not images.
@@ -69,7 +69,7 @@ def animation(
     figure.set_dpi(_DPI)
     canvas = style.matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
     canvas.draw()
-    figure.set_layout_engine("none")  # or the frame would jump with the width of its labels
+    figure.set_layout_engine("none")  # a layout of each frame would move the axes
     frames = []
     for step, rows in zip(steps, samples, strict=True):
         paint(rows)

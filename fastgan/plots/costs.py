@@ -1,4 +1,4 @@
-"""The generator's three costs and their derivatives, as numbers and as a picture."""
+"""The generator's three losses and their derivatives, as a table and as a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training over its iterations: losses, D(x) and D(G(z)), beside their values at equilibrium."""
+"""Curves of a training: losses, D(x) and D(G(z)), with their values at equilibrium."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import style
 from .style import Array
 
 _LOG4, _LOG2 = math.log(4.0), math.log(2.0)
-_SINGLE = 3000  # iterations that are drawn one by one
+_SINGLE = 3000  # most iterations whose values are drawn one by one
 
 
 def equilibrium(loss: TrainLoss, real_label: float = 1.0, fake_label: float = 0.0) -> dict[str, float]:
@@ -72,7 +72,7 @@ def d_curves(
 ) -> Any:
     """D(x), D(G(z)) and D's accuracy over the iterations.
 
-    At equilibrium both outputs are the mean of the two labels, and D can but guess on which side of it a row lies.
+    At equilibrium both outputs are the mean of the two labels, and D's accuracy is that of guessing.
 
     Args:
         history: columns "step", "d_real", "d_fake", "accuracy_real", "accuracy_fake".
@@ -140,12 +140,12 @@ def population_curves(
 
 
 def _smoothed(real_label: float, fake_label: float) -> str:
-    """For a title: which labels D was taught, where they are not 1 and 0."""
+    """For a title: D's labels, unless they are 1 and 0."""
     return "" if (real_label, fake_label) == (1.0, 0.0) else f"; labels smoothed to {real_label:g} and {fake_label:g}"
 
 
 def _behind(count: int) -> list[Any]:
-    """For a legend: what is behind the lines, and over how much they average."""
+    """For a legend: what the background shows, and the window of the moving average."""
     if count < 2:
         return []
     look = {"color": style.GREY, "alpha": 0.3, "lw": 0.7}
@@ -158,7 +158,7 @@ def _behind(count: int) -> list[Any]:
 
 
 def _limits(axes: Any, step: NDArray[Any], curves: Sequence[NDArray[Any]], goals: Any) -> None:
-    """The frame of nearly all values: the wild first iterations must not flatten the rest."""
+    """Limits that contain 99.6% of the values, so that the first iterations do not set the scale."""
     values = np.concatenate([_smooth(np.asarray(curve, np.float64)) for curve in curves])
     values = values[np.isfinite(values)]
     marks = [float(goal) for goal in goals]
@@ -171,7 +171,7 @@ def _limits(axes: Any, step: NDArray[Any], curves: Sequence[NDArray[Any]], goals
 
 
 def _curve(axes: Any, step: NDArray[Any], values: NDArray[Any], label: str, colour: str) -> None:
-    """The values in light and their moving average in full colour; many of them as the band they fill."""
+    """The values in a light colour (a band if there are many), and their moving average."""
     values = np.asarray(values, np.float64)
     if len(values) > _SINGLE:
         edges = np.linspace(0, len(values), 601).astype(int)
@@ -184,7 +184,7 @@ def _curve(axes: Any, step: NDArray[Any], values: NDArray[Any], label: str, colo
 
 
 def _band(axes: Any, step: NDArray[Any], mean: Array, error: Array, label: str, colour: str, dash: str) -> None:
-    """A moving average of the mean with its standard error around it, at as many iterations as a picture can show."""
+    """A moving average of the mean with a band of its standard error, at 2,000 iterations or a little more."""
     shown = slice(None, None, max(1, len(step) // 2000))
     x, y, spread = step[shown], _smooth(mean)[shown], _smooth(error)[shown]
     axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.2, lw=0)

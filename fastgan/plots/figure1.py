@@ -1,4 +1,4 @@
-"""The paper's Figure 1 from a live run: two small networks on the line, caught at the four stages it draws."""
+"""The paper's figure 1 from a real run: two small networks, at the four stages that it shows."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Stage:
     """One panel of the figure.
 
     Args:
-        title: what has just been done.
-        x: (points,) the line.
+        title: what was trained last.
+        x: (points,) the x axis.
         p_data, p_g, d: (points,) the densities of the data and of G, and D(x).
         d_star: (points,) the optimal discriminator p_data / (p_data + p_g).
-        z, g: (arrows,) noise, evenly spaced, and where G takes it.
+        z, g: (arrows,) noise, evenly spaced, and G(z).
     """
 
     title: str
@@ -45,9 +45,9 @@ class Stage:
 def figure1_stages(seed: int = 0) -> list[Stage]:
     """The four stages of the paper's Figure 1, from a run of Algorithm 1 on N(0.5, 0.6^2).
 
-    (a) D is only partly right; (b) D is trained to its optimum while G waits; (c) G follows D's gradient while D waits;
-    (d) both have gone on, in turns, until D cannot tell. G is one linear unit of z ~ N(0, 1), so that p_g is known
-    exactly; D is a perceptron.
+    (a) D is only partly right. (b) D was trained to its optimum, G fixed. (c) G followed D's gradient, D fixed.
+    (d) Both were trained in turns until D is 1/2. G is one linear unit of z ~ N(0, 1), so that p_g is known exactly; D
+    is a multilayer perceptron.
 
     Args:
         seed: of the weights, the data and the noise.
@@ -72,7 +72,7 @@ def figure1_stages(seed: int = 0) -> list[Stage]:
 
 
 def _alternate(gan: GAN, rows: data.Dataset, rates: tuple[float, ...], *, steps: int, k: int, seed: int) -> None:
-    """Algorithm 1, at rates that fall so that it comes to rest."""
+    """Algorithm 1 with falling learning rates, so that it converges."""
     for number, rate in enumerate(rates):
         optimizer = Adam(rate, betas=(0.5, 0.9))
         config = TrainConfig(steps=steps, batch_size=512, k=k, optimizer=optimizer, seed=seed + number)
@@ -80,7 +80,7 @@ def _alternate(gan: GAN, rows: data.Dataset, rates: tuple[float, ...], *, steps:
 
 
 def _generator_alone(gan: GAN, *, steps: int, seed: int) -> None:
-    """G descends -log D(G(z)); D waits."""
+    """G descends -log D(G(z)) with D fixed."""
     optimizer = torch.optim.Adam(gan.generator.parameters(), 1e-2)
     for step in range(steps):
         optimizer.zero_grad()
@@ -90,7 +90,7 @@ def _generator_alone(gan: GAN, *, steps: int, seed: int) -> None:
 
 @torch.no_grad()
 def _look(gan: GAN, title: str) -> Stage:
-    """Both networks as they are."""
+    """The current state of both networks."""
     scale, mean = (float(parameter) for parameter in gan.generator.parameters())
     x = torch.linspace(*_AXIS, 521, dtype=torch.float64)
     p_data, p_g = theory.gaussian_density(x, MEAN, STD), theory.gaussian_density(x, mean, abs(scale))

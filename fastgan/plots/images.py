@@ -1,4 +1,4 @@
-"""Samples that are images: beside real ones, beside their nearest training images, and on the way between two."""
+"""Images: samples beside real ones, their nearest training images, and interpolations."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def image_grid(
     """Generated images beside real ones, every pixel a square block.
 
     Args:
-        samples, real: (n, pixels) or (n, channels * pixels); as many as fill a square are shown.
+        samples, real: (n, pixels) or (n, channels * pixels); the largest square of them, at most 8 x 8, is shown.
         path: of the picture; None: the figure is returned, which a notebook shows.
         image_shape: (height, width).
-        value_range: what is black and what is white.
-        ink: dark on white, as handwriting.
-        names: the label at the left of each row of images, of which all are shown then, in as many rows.
+        value_range: the values of black and of white.
+        ink: draw dark on white, as handwriting.
+        names: labels at the left of the rows of images; all images are then shown, in as many rows.
     """
     down = len(names) or max(1, min(8, math.isqrt(len(samples))))
     across = len(samples) // down if names else down
@@ -63,10 +63,10 @@ def interpolation(
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
 ) -> Any:
-    """Samples along lines in z, a line a row: what G makes of the way between two samples.
+    """Interpolations: in each row, samples along a line in z.
 
     Args:
-        paths: (lines, steps, pixels) as `GAN.interpolate` gives them.
+        paths: (lines, steps, pixels), of `GAN.interpolate`.
         path: of the picture; None: the figure is returned, which a notebook shows.
         image_shape, value_range, ink: as for `image_grid`.
 
@@ -92,7 +92,7 @@ def neighbours(
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
 ) -> Any:
-    """Samples of G and under each the training image that lies nearest, with their distance.
+    """Samples of G, and below each one the nearest training image, with their distance.
 
     Args:
         samples, nearest: (n, pixels); up to 16 pairs are shown.
@@ -171,7 +171,7 @@ def _cells(
 def mosaic(
     rows: Tensor, shape: tuple[int, int], image_shape: tuple[int, int], value_range: tuple[float, float], ink: bool
 ) -> NDArray[np.uint8]:
-    """So many images down and across as one (height, width, 3) array; missing ones are white."""
+    """A grid of images of shape (down, across), as one (height, width, 3) array. Missing images are white."""
     down, across = shape
     cells = _cells(rows[: down * across], image_shape, value_range, ink)
     missing = np.full((down * across - len(cells), *cells.shape[1:]), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""Learning drawn: the game as theory plays it, D as a density ratio, NCE, auto-encoders, and a collapse."""
+"""Illustrations of learning: convergence, D as a density ratio, NCE, auto-encoders, mode collapse."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .images import mosaic
 from .plane import frame
 from .probability import COUNTS
 
-_SHOWN = (0, 10, 30, 100)  # updates of p_g in function space that are drawn
-_OUTER = (0, 5, 15, 40)  # steps of the outer loop
+_SHOWN = (0, 10, 30, 100)  # updates at which p_g in function space is drawn
+_OUTER = (0, 5, 15, 40)  # steps of G at which its Gaussian is drawn
 
 
-@torch_threads(1)  # its steps are small
+@torch_threads(1)  # small steps are faster on one thread
 def convergence(path: style.PathLike | None = None, *, steps: int = 200) -> Any:
-    """The game with the best D at every step: p_g itself moves, and then a Gaussian, as G0, D0*, G1, D1*, ...
+    """The game with the optimal D at every step: in function space, and for a Gaussian G.
 
     Args:
         path: of the picture; None: the figure is returned, which a notebook shows.
@@ -69,16 +69,16 @@ def convergence(path: style.PathLike | None = None, *, steps: int = 200) -> Any:
     return style.save(figure, path)
 
 
-@torch_threads(1)  # its steps are small
+@torch_threads(1)  # small steps are faster on one thread
 def trained_ratio(*, n: int = 100_000, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """A density ratio learned by telling samples apart: D / (1 - D) of N(0, 1) and N(1, 1).
+    """A density ratio learned by a classifier: D / (1 - D) of N(0, 1) and N(1, 1).
 
     Args:
         n: samples of each.
         seed: of samples and weights.
 
     Returns:
-        x, the ratio p / q as a trained D has it, and as it is, each (401,) float64.
+        x, the ratio p / q of the trained D, and the exact ratio; each (401,) float64.
     """
     real, fake = data.gaussian(n, seed=seed), data.gaussian(n, 1.0, seed=seed + 1)
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +93,7 @@ def trained_ratio(*, n: int = 100_000, seed: int = 0) -> tuple[Tensor, Tensor, T
 
 
 def density_ratio(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
-    """The picture of `trained_ratio`: supervised learning gives p(x) / q(x), without either density."""
+    """The picture of `trained_ratio`: supervised learning estimates p(x) / q(x) from samples."""
     x, learned, exact = trained_ratio(seed=seed)
     figure = style.figure(11, 4.4)
     left, right = figure.subplots(1, 2)
@@ -112,11 +112,11 @@ def density_ratio(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
     return style.save(figure, path)
 
 
-@torch_threads(1)  # its steps are small
+@torch_threads(1)  # small steps are faster on one thread
 def nce_fit(*, n: int = 20_000, steps: int = 300, seed: int = 0) -> list[tuple[float, float, float]]:
-    """A Gaussian fitted by noise-contrastive estimation: its mean, standard deviation and log Z learn together.
+    """A Gaussian fitted by noise-contrastive estimation: mean, standard deviation and log Z are learned together.
 
-    The model is exp(-(x - mean)^2 / (2 std^2)) / Z with a Z of its own, which likelihood could not leave free. The data
+    The model is exp(-(x - mean)^2 / (2 std^2)) / Z with a free Z; maximum likelihood could not leave Z free. The data
     are N(1, 0.7^2), the noise N(0, 2^2).
 
     Args:
@@ -172,9 +172,9 @@ def nce(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
     return style.save(figure, path)
 
 
-@torch_threads(1)  # its steps are small
+@torch_threads(1)  # small steps are faster on one thread
 def codes(path: style.PathLike | None = None, *, steps: int = 800, seed: int = 0) -> Any:
-    """An auto-encoder and a variational one of the 8x8 digits: codes, reconstructions, and what a code of noise gives.
+    """An auto-encoder and a variational one of the 8x8 digits: codes, reconstructions, decoded noise.
 
     Args:
         path: of the picture; None: the figure is returned, which a notebook shows.
@@ -228,9 +228,9 @@ def codes(path: style.PathLike | None = None, *, steps: int = 800, seed: int = 0
     return style.save(figure, path)
 
 
-@torch_threads(1)  # its steps are small
+@torch_threads(1)  # small steps are faster on one thread
 def collapse(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
-    """A collapsed run beside a good one: the ring of 8 Gaussians, with twenty steps of G to one of D and the other way.
+    """A collapsed run, with 20 steps of G for each of D, beside a good one, with 2 steps of D for each of G.
 
     Args:
         path: of the picture; None: the figure is returned, which a notebook shows.
@@ -252,7 +252,7 @@ def collapse(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
             torch.manual_seed(seed)
             gan = mlp_gan(2, latent_dim=2, hidden=(64, 64))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a G far ahead: that is what is to be seen
+            warnings.simplefilter("ignore")  # the warning of a collapse, which is intended
             config = TrainConfig(batch_size=128, optimizer=Adam(1e-3), seed=seed, **options)  # type: ignore[arg-type]
         result = train(gan, ring, config)
         samples = gan.sample(2500, seed=1)

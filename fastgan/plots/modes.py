@@ -18,7 +18,7 @@ def over_time(
     paper: Mapping[str, float],
     title: str,
 ) -> Any:
-    """How many modes G holds and how many samples lie near one, over the iterations; a thin line a trial.
+    """Modes that G covers and samples near a mode, over the iterations; a thin line for each trial.
 
     Args:
         trials: by method, for each trial an array (evaluations, 3 or more): iteration, modes, share near a mode.
@@ -31,7 +31,7 @@ def over_time(
     top, bottom = figure.subplots(2, 1, sharex=True)
     for (method, runs), colour in zip(trials.items(), style.PALETTE, strict=False):
         _bundle(top, [(run[:, 0], run[:, 1]) for run in runs], method, colour)
-        _bundle(bottom, [(run[:, 0], 100 * run[:, 2]) for run in runs], f"_{method}", colour)  # told above
+        _bundle(bottom, [(run[:, 0], 100 * run[:, 2]) for run in runs], f"_{method}", colour)  # labelled above
         if method in paper:
             style.reference(top, paper[method], f"the paper's: {paper[method]:g}", colour)
     top.set_ylim(0, modes * 1.06)
@@ -45,7 +45,7 @@ def over_time(
 
 
 def _bundle(axes: Any, curves: Sequence[tuple[np.ndarray, np.ndarray]], label: str, colour: str) -> None:
-    """Every trial thin, their mean thick."""
+    """A thin line for each trial, a thick one for their mean."""
     for x, y in curves:
         axes.plot(x, y, color=colour, lw=0.6, alpha=0.35)
     shortest = min(len(x) for x, _ in curves)

@@ -1,4 +1,4 @@
-"""Samples in the plane, and D's surface: behind them, and beside the one that would be optimal."""
+"""Two-dimensional samples, D's surface, and the optimal one beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .style import Array
 Discriminator = Callable[[Tensor], Tensor]
 _CELLS = 200  # of a surface, on each side
 _BLUR = 1.5  # cells
-DARK = "#8A2F00"  # generated points, on a surface that is orange itself
+DARK = "#8A2F00"  # generated points on a surface that has orange
 
 
 def scatter(
@@ -64,8 +64,7 @@ def verdicts(
 ) -> Any:
     """D(x) over the plane beside the optimal D*(x) = p_data / (p_data + p_g) of the same samples.
 
-    The densities of D* are counts on a fine grid, both smoothed alike; where hardly anything fell, D* is left out, as
-    V does not depend on D there.
+    The densities of D* are smoothed counts on a fine grid. Cells with too few points are grey.
 
     Args:
         samples, real: (n, 2), many.
@@ -95,13 +94,13 @@ def verdicts(
 
 
 def frame(shown: Array) -> tuple[Array, float]:
-    """Centre and half width: the data set the frame, as one stray sample must not shrink the picture."""
+    """Centre and half width of the data, not of samples, which may have outliers."""
     low, high = shown.min(0), shown.max(0)
     return (low + high) / 2, max(float((high - low).max()) * 0.65, 1e-6)
 
 
 def _grid(centre: Array, half: float) -> Tensor:
-    """(cells^2, 2): the middles of the cells of a frame, x1 slowest."""
+    """(cells^2, 2): the centres of the cells of a frame, x1 slowest."""
     ticks = (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS * 2 * half - half
     return torch.cartesian_prod(ticks + float(centre[0]), ticks + float(centre[1]))
 
@@ -119,7 +118,7 @@ def _density(x: Tensor, centre: Array, half: float) -> Tensor:
 
 
 def _show(axes: Any, surface: Tensor, centre: Array, half: float) -> Any:
-    """A surface (x1, x2) of probabilities: orange what D takes for made, blue for real."""
+    """A surface (x1, x2) of probabilities: orange for fake, blue for real."""
     colours = ["#F0A868", "#FFFFFF", "#7FB8E0"]
     palette = style.matplotlib("colors").LinearSegmentedColormap.from_list("verdict", colours)
     palette = palette.with_extremes(bad="#EEEEEE")

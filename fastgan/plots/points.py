@@ -1,4 +1,4 @@
-"""Samples on the line or in a table over the real ones, as histograms, and D beside what it should learn."""
+"""Histograms of samples over those of real rows, and D beside its optimum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def line(
     discriminator: Callable[[Tensor], Tensor] | None = None,
     origin: str = "G",
 ) -> Any:
-    """One-dimensional samples: both histograms, and below them D(x) beside the ratio that it should learn.
+    """One-dimensional samples: both histograms, and below them D(x) beside the optimal one.
 
     Args:
         samples, real: (n, 1).
@@ -90,10 +90,7 @@ def _title(name: str) -> str:
 
 
 def bin_edges(x: Array, y: Array, bins: int) -> Array:
-    """Bins over nearly all of the data and of the samples; wide enough where every value is the same.
-
-    Of whole numbers x, about whole numbers: each bin holds equally many of them, or a picture would look like a comb.
-    """
+    """Bins over 99.8% of the values. For whole numbers x, each bin contains equally many of them."""
     values = np.concatenate([x, y])
     low, high = np.percentile(values[np.isfinite(values)], [0.1, 99.9])
     if (x == np.round(x)).all() and high - low < 1e9:

@@ -1,4 +1,4 @@
-"""Probability drawn: a table of two variables with all that follows from it, and the entropies of coins."""
+"""Illustrations of probability: a joint table with its conditionals, and the entropy of coins."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def joint(path: style.PathLike | None = None, *, counts: Any = COUNTS) -> Any:
 
 
 def _cells(axes: Any, values: Array, title: str, extra: tuple[str, str] | None = None) -> None:
-    """A table whose cells are as blue as they are likely; the margins of `extra` stay white."""
+    """A table with cells coloured by probability; the margins of `extra` are white."""
     rows, columns = values.shape
     shown = values.copy()
     if extra is not None:
@@ -65,7 +65,7 @@ def _cells(axes: Any, values: Array, title: str, extra: tuple[str, str] | None =
 
 
 def coins(path: style.PathLike | None = None, *, q: float = 0.05) -> Any:
-    """Entropy of a coin over its probability of heads, and what it costs to take one coin for another.
+    """The entropy of a coin over its probability of heads, and its cross-entropy to another coin.
 
     Args:
         path: of the picture; None: the figure is returned, which a notebook shows.

@@ -1,4 +1,4 @@
-"""The common style of all pictures: colours for all kinds of colour vision, frames, labels, and atomic files."""
+"""The common style of all pictures: colours, labels, legends, files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastgan.files import write_atomically
 Array = NDArray[np.float64]
 PathLike = str | os.PathLike[str]
 
-# Okabe and Ito's palette: told apart by everyone, also in grey.
+# Okabe and Ito's palette, for all kinds of colour vision.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -30,7 +30,7 @@ DPI = 150
 
 
 def matplotlib(module: str) -> Any:
-    """A module of matplotlib, or what to install."""
+    """A module of matplotlib; an error that says what to install if it is missing."""
     return need(f"matplotlib.{module}", what="fastgan.plots", package="matplotlib")
 
 
@@ -40,7 +40,7 @@ def figure(width: float, height: float) -> Any:
 
 @functools.cache
 def _figure_class() -> Any:
-    """matplotlib's Figure, which a notebook shows by itself, without pyplot."""
+    """matplotlib's Figure, with the method by which a notebook shows it."""
 
     def png(figure: Any) -> bytes:
         return _rendered(figure, "png")
@@ -53,7 +53,7 @@ _SOURCE: contextvars.ContextVar[str] = contextvars.ContextVar("source", default=
 
 @contextlib.contextmanager
 def source(text: str) -> Iterator[None]:
-    """Pictures made inside say in small type where they come from, as "digits, iteration 2,000, seed 0".
+    """A context whose pictures name their source in small type, such as "digits, iteration 2,000, seed 0".
 
     Args:
         text: one line.
@@ -72,7 +72,7 @@ def save(figure: Any, path: PathLike | None) -> Any:
         Path; without a path the figure itself, which a notebook shows.
     """
     if text := _SOURCE.get():
-        if figure.get_layout_engine() is None:  # images, whose every pixel has its place
+        if figure.get_layout_engine() is None:  # images in exact pixels
             figure.text(0.99, 0.004, plain(text), fontsize=6, color=GREY, ha="right", va="bottom")
         else:
             figure.supxlabel(plain(text), x=0.99, fontsize=7, color=GREY, ha="right")
@@ -93,7 +93,7 @@ def _rendered(figure: Any, kind: str) -> bytes:
 
 
 def plain(text: str) -> str:
-    """Text as it is: two dollars would begin a formula."""
+    """Text with $ escaped, which would begin a formula."""
     return text.replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""Several models' samples beside each other, each in a panel of its own and all in the same frame."""
+"""Samples of several models: a panel for each, all with the same axes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def points(
     title: str,
     centres: Tensor | None = None,
 ) -> Any:
-    """Points of the plane, a panel a model; the frame is that of the modes, or else of the last panel.
+    """Two-dimensional points. The axes cover the modes, or the last panel if modes are not known.
 
     Args:
         panels: by model, samples (n, 2), n at least 1.
         path: of the picture; None: the figure is returned, which a notebook shows.
-        title: above all.
-        centres: (modes, 2), drawn as circles; None if modes are not known.
+        title: above the picture.
+        centres: (modes, 2), drawn as circles, or None.
     """
     frame = (list(panels.values())[-1] if centres is None else centres).double().numpy()
     low, high = frame.min(0), frame.max(0)

@@ -1,4 +1,4 @@
-"""The columns of a table: real rows beside synthetic ones."""
+"""Marginals of a table's columns, real and synthetic."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from . import style
 from .points import bin_edges
 
-_LABELS = 8  # bars of a column of labels; the rest is one more
+_LABELS = 8  # bars of a column of labels, and one for the rest
 _BINS = 40
 
 
 @dataclass(frozen=True)
 class Marginal:
-    """A column to be drawn.
+    """A column of the picture.
 
     Args:
         name: of the column.
         real, synthetic: numbers or text, (n,), without missing values.
-        note: below the name, as "KS 0.031".
-        is_time: numbers are seconds since 1970.
+        note: after the name, such as "KS 0.031".
+        is_time: whether numbers are seconds since 1970.
     """
 
     name: str
@@ -42,8 +42,8 @@ def table_marginals(columns: Sequence[Marginal], path: style.PathLike, *, title:
     Args:
         columns: in order.
         path: of the picture.
-        title: above all.
-        limit: columns shown.
+        title: above the picture.
+        limit: most columns that are shown.
     """
     shown = list(columns[:limit])
     across = min(4, len(shown))
@@ -54,7 +54,7 @@ def table_marginals(columns: Sequence[Marginal], path: style.PathLike, *, title:
         axes.set_axis_off()
     for axes, column in zip(panels, shown, strict=False):
         (_bars if column.real.dtype.kind in "OU" else _histogram)(axes, column)
-        name = column.name.strip()[:24].replace("$", r"\$")
+        name = style.plain(column.name.strip()[:24])
         style.label(axes, f"{name}   {column.note}", "", "")
         axes.set_title(axes.get_title(loc="left"), fontsize=10, loc="left", color=style.INK)
         axes.tick_params(labelsize=8)
@@ -99,5 +99,5 @@ def _bars(axes: Any, column: Marginal) -> None:
     places = np.arange(len(names))
     axes.barh(places - 0.2, shares[0], 0.4, color=style.BLUE, alpha=0.5)
     axes.barh(places + 0.2, shares[1], 0.4, color=style.ORANGE)
-    axes.set_yticks(places, [name[:14].replace("$", r"\$") for name in names])
+    axes.set_yticks(places, [style.plain(name[:14]) for name in names])
     axes.invert_yaxis()

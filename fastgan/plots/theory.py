@@ -1,4 +1,4 @@
-"""The theory drawn: the ring map, one Gaussian fitted to two by three divergences, and the bilinear game."""
+"""Illustrations of the theory: Gaussian fits by three divergences, the ring map, the bilinear game."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TARGET = ((-2.0, 2.0), 0.5)  # means and standard deviation of the two Gaussian
 
 
 def fits(path: style.PathLike | None = None) -> Any:
-    """One Gaussian fitted to two by KL(p||q), KL(q||p) and JSD: which kinds of optimum each divergence has.
+    """One Gaussian fitted to a mixture of two by KL(p||q), KL(q||p) and JSD, with the optima of each.
 
     Source: Goodfellow (2016), NIPS tutorial, figure 14; the third panel is not in it.
     """
@@ -34,7 +34,7 @@ def fits(path: style.PathLike | None = None) -> Any:
         best = min(fit.divergence for fit in found)
         for number, fit in enumerate(found):
             lowest = fit.divergence < best + 1e-6
-            line = "--" if not lowest else ":" if number else "-"  # beside the first, its mirror image
+            line = "--" if not lowest else ":" if number else "-"  # the mirror image of the first
             q = theory.gaussian_density(x, fit.mean, fit.std)
             axes.plot(x, q, line, color=style.ORANGE, lw=2.2 if lowest else 1.5)
         axes.text(-5.3, 1.13, "\n".join(_describe(found, best)), fontsize=9, color=style.ORANGE, va="top")
@@ -59,7 +59,7 @@ def _describe(found: list[theory.GaussianFit], best: float) -> list[str]:
 
 
 def ring_map(path: style.PathLike | None = None, *, n: int = 300, seed: int = 0) -> Any:
-    """The ring example: n isotropic Gaussians z, and where f(z) = z/10 + z/||z|| takes them.
+    """The ring example: n isotropic Gaussians z, and f(z) = z/10 + z/||z||.
 
     Args:
         path: of the picture; None: the figure is returned, which a notebook shows.

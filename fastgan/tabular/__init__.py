@@ -1,4 +1,4 @@
-"""Tables with columns of any kind: numbers, labels, dates, missing values; the conditional GAN for them (CTGAN).
+"""CTGAN, a conditional GAN for tables: columns of numbers, labels and dates, with missing values.
 
 Source: Xu, Skoularidou, Cuesta-Infante, Veeramachaneni (2019), "Modeling Tabular Data using Conditional GAN".
 """

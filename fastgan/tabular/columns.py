@@ -1,7 +1,8 @@
-"""The columns of a table: what a generator has to make for each, and the column again from what it made."""
+"""The kinds of columns. Each one encodes its values for a generator, and decodes what the generator made."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -21,16 +22,16 @@ from .storage import Storage, Values
 Kind = Literal["continuous", "integer", "count", "boolean", "categorical", "datetime", "constant", "identifier"]
 Normalization = Literal["modes", "quantile"]
 
-_FEW = 10  # whole numbers with so few values, each often, are labels
-_OFTEN = 5  # rows for each of them
-_LEAST_IDENTIFIERS = 20  # rows before values that are all different are taken for identifiers
+_FEW = 10  # whole numbers with at most so many different values are labels
+_OFTEN = 5  # if each has so many rows on average
+_LEAST_IDENTIFIERS = 20  # rows, all different, that make identifiers of a column
 _SPIKE = 0.05  # share of rows above which one number is a mode of its own
-_LEAST_SPIKE = 10  # and its rows
+_LEAST_SPIKE = 10  # rows with that number, at least
 _ID_NAME = re.compile(r"(^|[ _-])(id|uuid|guid|key|index|rowid)$", re.IGNORECASE)
 
 
 class Encoded(NamedTuple):
-    """A column as a generator makes it: scalars (n,) in [-1, 1] or None, and codes (n,) of its softmax or None."""
+    """An encoded column: scalars (n,) in [-1, 1] or None; codes (n,), the index into its softmax, or None."""
 
     scalar: Array | None
     codes: Codes | None
@@ -38,12 +39,12 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """The base of all kinds.
+    """Base class of the kinds of columns.
 
     Args:
         name: of the column.
-        kind: what it holds.
-        storage: how it is stored.
+        kind: one of `Kind`.
+        storage: dtype of the column, to restore it.
     """
 
     name: Hashable
@@ -54,11 +55,11 @@ class Column:
     size: ClassVar[int] = 0  # of the softmax; 0: there is none
 
     def encode(self, values: Values, uniform: Array) -> Encoded:
-        """values: of n rows. uniform: (n,) numbers in (0, 1), for modes that are drawn."""
+        """Encode n values. uniform: (n,) numbers in (0, 1) that draw the modes."""
         raise NotImplementedError
 
     def decode(self, encoded: Encoded, rows: int, first: int) -> Any:
-        """A Series of `rows` rows; `first` is the number of the first one."""
+        """A Series of `rows` rows. first: index of the first row, for identifiers."""
         raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,14 +68,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Number(Column):
-    """Numbers and times: a scalar within a mode; numbers that many rows have, and missing ones, are further modes.
+    """Numbers and times: a scalar within a mode. A frequent number has a mode of its own, and so has a missing value.
 
     Args:
-        grid: the values that there can be.
-        squash: of heavy tails.
+        grid: the values that are possible.
+        squash: the transform of heavy tails.
         body: modes of the numbers that are not in `spikes`; None where all are.
         spikes: numbers with a mode of their own, on the grid.
-        has_missing: the last mode means that there is no value.
+        has_missing: whether the last mode is the missing value.
     """
 
     grid: Grid
@@ -107,7 +108,7 @@ class Number(Column):
         if self.body is not None:
             own = uniform[~values.missing][rest]
             scalar[rest], codes[rest] = self.body.encode(self.squash.apply(x[rest]), own)
-        elif rest.any():  # numbers that were not there at fit: the nearest spike
+        elif rest.any():  # numbers that `fit` did not see: the nearest spike
             codes[rest] = np.abs(x[rest][:, None] - self.spikes).argmin(1)
         all_codes, all_scalars = np.full(n, self.size - 1, dtype=np.int64), np.zeros(n)
         all_codes[~values.missing], all_scalars[~values.missing] = codes, scalar
@@ -138,11 +139,11 @@ class Number(Column):
 
 @dataclass(frozen=True)
 class Category(Column):
-    """Labels, one of a softmax for each; the last one may be that there is none.
+    """Labels, an output of a softmax for each. The last output may be the missing value.
 
     Args:
-        labels: in the order of their first rows.
-        has_missing: whether rows may have no label.
+        labels: in the order in which they first occur.
+        has_missing: whether a label may be missing.
     """
 
     labels: tuple[Any, ...]
@@ -173,7 +174,7 @@ class Category(Column):
         return Encoded(None, codes)
 
     def code(self, label: Any) -> int:
-        """The code of a label, None for a missing one; text is taken for the label that it writes.
+        """The code of a label (None: missing). A text also finds the label that prints as this text.
 
         Raises:
             ValueError: there is no such label.
@@ -204,10 +205,7 @@ class Category(Column):
             return self.storage.restore(values[encoded.codes], missing)
         if missing.any():
             values[-1] = self.labels[0]
-        kind = {"whole": np.int64, "time": np.int64, "real": np.float64}[self.storage.family]
-        if self.storage.dtype.lower() == "uint64":
-            kind = np.uint64
-        return self.storage.restore(values.astype(kind)[encoded.codes], missing)
+        return self.storage.restore(values.astype(self.storage.number())[encoded.codes], missing)
 
     def as_dict(self) -> dict[str, Any]:
         labels = [stored.tag(label, self.name) for label in self.labels]
@@ -216,7 +214,7 @@ class Category(Column):
 
 @dataclass(frozen=True)
 class Constant(Column):
-    """One value in all rows, or none in any: nothing is learnt.
+    """The same value in all rows, or none in any. Nothing is learnt.
 
     Args:
         label: the value; None: all are missing.
@@ -229,11 +227,9 @@ class Constant(Column):
 
     def decode(self, encoded: Encoded, rows: int, first: int) -> Any:
         missing = np.full(rows, self.label is None)
-        if self.storage.family in ("whole", "time", "real"):
-            kind: Any = np.float64 if self.storage.family == "real" else np.int64
-            if self.storage.dtype.lower() == "uint64":
-                kind = np.uint64
-            return self.storage.restore(np.full(rows, 0 if self.label is None else self.label, dtype=kind), missing)
+        if self.storage.family != "label":
+            label = 0 if self.label is None else self.label
+            return self.storage.restore(np.full(rows, label, dtype=self.storage.number()), missing)
         values = np.empty(rows, dtype=object)
         values[:] = self.label
         return self.storage.restore(values, missing)
@@ -244,14 +240,14 @@ class Constant(Column):
 
 @dataclass(frozen=True)
 class Identifier(Column):
-    """A value of its own in each row: made anew, never learnt.
+    """A different value in each row. Identifiers are generated, not learnt.
 
-    Numbers go on behind the highest. Text keeps the length and, place by place, what kind of character there is.
+    New numbers follow the highest one. New texts have the same length, and the same kind of character at each position.
 
     Args:
         begin: the first number.
-        step: to the next one.
-        places: of text: the characters that each place can have, "" where texts differ in length.
+        step: the distance to the next one.
+        places: for text, the possible characters of each position; () where texts differ in length.
     """
 
     begin: int
@@ -263,22 +259,17 @@ class Identifier(Column):
 
     def decode(self, encoded: Encoded, rows: int, first: int) -> Any:
         missing = np.zeros(rows, dtype=bool)
-        if self.storage.family in ("whole", "time", "real"):
-            kind: Any = {"real": np.float64}.get(self.storage.family, np.int64)
-            if self.storage.dtype.lower() == "uint64":
-                kind = np.uint64
+        if self.storage.family != "label":
             numbers = [self.begin + self.step * (first + row) for row in range(rows)]
-            return self.storage.restore(np.array(numbers, dtype=kind), missing)
+            return self.storage.restore(np.array(numbers, dtype=self.storage.number()), missing)
         values = np.array([self._text(first + row) for row in range(rows)], dtype=object)
         return self.storage.restore(values, missing)
 
     def _text(self, number: int) -> str:
-        """A text for each number, no two the same until all that there can be are used up."""
+        """A text for each number. Texts repeat only after all possible ones are used."""
         if not self.places:
             return f"{self.name}-{number + 1:06}"
-        total = 1
-        for place in self.places:
-            total *= len(place)
+        total = math.prod(map(len, self.places))
         left = (number * _stride(total) + total // 3) % total
         made = []
         for place in self.places:
@@ -291,9 +282,9 @@ class Identifier(Column):
 
 
 def _stride(total: int) -> int:
-    """A number without common divisor, so that its multiples visit every number below `total` once."""
+    """A number coprime to `total`: its multiples modulo `total` visit every number once."""
     stride = int(total * 0.6180339887) | 1
-    while np.gcd.reduce(np.array([stride, total], dtype=object)) != 1:
+    while math.gcd(stride, total) != 1:
         stride += 2
     return stride
 
@@ -303,32 +294,25 @@ _CLASSES = ("0123456789", "0123456789abcdef", "0123456789ABCDEF", "abcdefghijklm
 
 
 def _places(texts: NDArray[Any]) -> tuple[str, ...]:
-    """What each place of texts of one length can hold; () where there is no such pattern or too few of it."""
+    """The possible characters of each position; () if texts differ in length or the pattern has too few texts."""
     if len({len(text) for text in texts}) != 1 or not len(texts[0]):
         return ()
     places = []
     for characters in zip(*texts, strict=True):
         seen = set(characters)
-        fixed = len(seen) == 1 and not seen <= set(_CLASSES[0])  # a digit may change in rows to come
+        fixed = len(seen) == 1 and not seen <= set(_CLASSES[0])  # a digit may differ in new rows
         found = "".join(seen) if fixed else next((c for c in _CLASSES if seen <= set(c)), None)
         if found is None:
             return ()
         places.append(found)
-    capacity = 1
-    for place in places:
-        capacity *= len(place)
-    return tuple(places) if capacity >= 10 * len(texts) else ()
+    return tuple(places) if math.prod(map(len, places)) >= 10 * len(texts) else ()
 
 
 # ---------------------------------------------------------------- from the values
 
 
-def infer(name: Hashable, values: Values, max_categories: int) -> Kind:
-    """What a column holds.
-
-    Raises:
-        DataError: labels of too many kinds.
-    """
+def infer(name: Hashable, values: Values) -> Kind:
+    """The kind of a column, from its values."""
     present, n = values.present, len(values.missing)
     whole = values.storage.family == "whole"
     if not len(present):
@@ -356,15 +340,9 @@ def infer(name: Hashable, values: Values, max_categories: int) -> Kind:
 
 
 def fit(
-    name: Hashable,
-    values: Values,
-    kind: Kind,
-    *,
-    normalization: Normalization,
-    max_categories: int,
-    seed: int,
+    name: Hashable, values: Values, kind: Kind, *, normalization: Normalization, max_categories: int, seed: int
 ) -> Column:
-    """A column of this kind.
+    """Fit a column of this kind to its values.
 
     Raises:
         DataError: the values are of another kind.
@@ -451,7 +429,7 @@ def _number(name: Hashable, values: Values, kind: Kind, normalization: Normaliza
     counts = pd.Series(x).value_counts()
     common = counts[counts >= max(_SPIKE * len(x), _LEAST_SPIKE)].index.to_numpy(dtype=np.float64)
     rest = x[~np.isin(x, common)]
-    if len(rest) and len(np.unique(rest)) == 1:  # one number more: it is no density
+    if len(rest) and len(np.unique(rest)) == 1:  # a single number is a spike, not a density
         common, rest = np.append(common, rest[0]), rest[:0]
     squash, body = Squash(), None
     if len(rest):
@@ -466,10 +444,10 @@ def _number(name: Hashable, values: Values, kind: Kind, normalization: Normaliza
 
 
 def from_dict(values: dict[str, Any]) -> Column:
-    """Of `Column.as_dict`.
+    """The column that `as_dict` described.
 
     Raises:
-        KeyError, TypeError, ValueError: it is none.
+        KeyError, TypeError, ValueError: `values` is not such a dictionary.
     """
     name, kind = values["name"], values["kind"]
     storage = Storage.from_dict(values["storage"])

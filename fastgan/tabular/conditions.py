@@ -1,4 +1,4 @@
-"""What `sample` is asked for: labels, ranges of numbers."""
+"""Conditions of `TabularGAN.sample`: labels and ranges of numbers."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ invalid = Invalid("sample")
 
 
 class Wanted:
-    """Conditions on columns, checked against the table that was fitted.
+    """Conditions on columns, checked against the fitted table.
 
     Args:
-        conditions: by name of the column: a label (None: missing), or of numbers and dates a value or a pair
-            (lowest, highest), one of which may be None.
+        conditions: as of `TabularGAN.sample`.
         transformer: of the table.
 
     Raises:
-        ValueError: no such column, a label that the table has not, a range of labels, a column that is not learnt.
+        ValueError: an unknown column or label, a range of labels, or a column that is not learnt.
     """
 
     def __init__(self, conditions: Mapping[Hashable, Any], transformer: TableTransformer) -> None:
@@ -70,11 +69,11 @@ class Wanted:
         return low, high
 
     def holds(self, frame: Any, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each row meets all of them.
+        """Whether each row meets all conditions, (n,) bool.
 
         Args:
-            frame: n rows; only the columns of ranges are looked at.
-            codes: of the columns of labels, (n, columns).
+            frame: n rows; only the columns with ranges are read.
+            codes: (n, columns), of the columns of labels.
         """
         kept = np.ones(len(codes), dtype=bool)
         for place, code in self.labels.items():
@@ -100,7 +99,7 @@ class Wanted:
 
 
 def _time(format: str | None, value: Any) -> Any:
-    """A bound: text as the column has it, or else as pandas reads it."""
+    """A bound of dates: text in the column's format, else what pandas can read."""
     pd = pandas()
     if format is not None and isinstance(value, str):
         try:

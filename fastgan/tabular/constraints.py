@@ -18,22 +18,22 @@ from .storage import pandas, read
 
 @dataclass(frozen=True)
 class Constraint:
-    """The base of all rules."""
+    """Base class of the rules."""
 
     @property
     def columns(self) -> tuple[Hashable, ...]:
-        """Those that the rule looks at."""
+        """The columns that the rule concerns."""
         raise NotImplementedError
 
     def holds(self, frame: Any) -> NDArray[np.bool_]:
-        """Whether each row of a DataFrame keeps the rule, (n,). A missing value breaks none."""
+        """Whether each row of a DataFrame keeps the rule, (n,) bool. A row with a missing value keeps it."""
         raise NotImplementedError
 
     def fit(self, frame: Any) -> Constraint:
-        """The rule with what it takes from the data, which must keep it.
+        """The rule fitted to the data, which must keep it.
 
         Raises:
-            DataError: a row breaks it.
+            DataError: a row breaks the rule.
         """
         kept = self.holds(frame)
         if not kept.all():
@@ -55,8 +55,8 @@ class Inequality(Constraint):
 
     Args:
         low, high: names of columns of numbers or dates.
-        strict: they must differ.
-        formats: of the two columns' dates in text; `fit` fills them in.
+        strict: whether equal values break the rule.
+        formats: formats of dates in text, set by `fit`.
     """
 
     low: Hashable
@@ -91,7 +91,7 @@ class Positive(Constraint):
 
     Args:
         column: its name.
-        strict: 0 is none.
+        strict: whether 0 breaks the rule.
     """
 
     column: Hashable
@@ -111,11 +111,11 @@ class Positive(Constraint):
 
 @dataclass(frozen=True)
 class FixedCombinations(Constraint):
-    """Columns have together only values that they have together in the data, as city and country.
+    """Columns have only combinations of values that occur in the data, such as city and country.
 
     Args:
-        names: of the columns, two or more.
-        seen: the combinations of the data; `fit` fills them in.
+        names: of two or more columns.
+        seen: the combinations in the data, set by `fit`.
     """
 
     names: tuple[Hashable, ...]
@@ -140,7 +140,7 @@ class FixedCombinations(Constraint):
         return np.array([found in self.seen for found in self._tuples(frame)], dtype=bool)
 
     def _tuples(self, frame: Any) -> list[tuple[str, ...]]:
-        """As text, so that a combination is the same after it was saved, and a gap equals a gap."""
+        """As text, so that saved combinations compare equal, and missing values too."""
         pd = pandas()
         text = [[None if pd.isna(value) else str(value) for value in frame[name]] for name in self.names]
         return list(zip(*text, strict=True))
@@ -150,10 +150,10 @@ class FixedCombinations(Constraint):
 
 
 def _format(series: Any, name: Hashable) -> str | None:
-    """Of dates in text; None of other columns.
+    """The format of dates in text; None for other columns.
 
     Raises:
-        DataError: text that is no date.
+        DataError: a text is not a date.
     """
     present = series.dropna().astype(object)
     if pandas().api.types.infer_dtype(present) != "string":
@@ -170,7 +170,7 @@ def _missing(frame: Any, names: Sequence[Hashable]) -> NDArray[np.bool_]:
 
 
 def fit_all(constraints: Sequence[Constraint], table: Table) -> tuple[Constraint, ...]:
-    """The rules, with what they take from a table.
+    """The rules fitted to a table.
 
     Raises:
         DataError: a column is missing, cannot be compared, or a row breaks a rule.
@@ -195,15 +195,14 @@ def fit_all(constraints: Sequence[Constraint], table: Table) -> tuple[Constraint
 
 
 def from_dict(values: dict[str, Any]) -> Constraint:
-    """Of `Constraint.as_dict`.
+    """The constraint that `as_dict` described.
 
     Raises:
-        KeyError, TypeError: it is none.
+        KeyError, TypeError: `values` is not such a dictionary.
     """
     fields = {name: value for name, value in values.items() if name != "type"}
     if values["type"] == "FixedCombinations":
         return FixedCombinations(tuple(fields["names"]), frozenset(map(tuple, fields["seen"])))
     if "formats" in fields:
-        low, high = fields["formats"]
-        fields["formats"] = low, high
+        fields["formats"] = tuple(fields["formats"])
     return {"Inequality": Inequality, "Positive": Positive}[values["type"]](**fields)

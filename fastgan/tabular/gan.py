@@ -1,4 +1,4 @@
-"""TabularGAN: the conditional GAN for tables, from a DataFrame to synthetic rows."""
+"""TabularGAN: a conditional GAN for tables, from a DataFrame to synthetic rows."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fastgan import nn, random
+from fastgan.data import DataError
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
 from fastgan.errors import Invalid
@@ -38,8 +39,8 @@ from .transformer import TableTransformer
 
 FORMAT = 1
 MODEL, WEIGHTS = "table.json", "weights.safetensors"
-_BLOCK = 1000  # rows of a forward pass of `sample`: part of the identity of the bits
-_TRIES = 200  # rows generated for each one asked for, before `sample` gives up
+_BLOCK = 1000  # rows of a forward pass of `sample`; the bits depend on it
+_TRIES = 200  # rows generated for each requested one, before `sample` gives up
 _LEAST_TRIES = 20_000
 
 
@@ -51,19 +52,18 @@ class TabularConfig:
         epochs: passes over the table: `ceil(rows / batch_size)` iterations each.
         steps: iterations, instead of epochs.
         batch_size: rows of a minibatch, a multiple of pack.
-        pack: rows that D sees at once.
+        pack: rows that D sees together (PacGAN).
         latent_dim: length of z.
         generator_hidden: features that each residual block of G appends.
         discriminator_hidden: widths of D's layers.
-        dropout: of D's units.
-        lr, betas: of both Adams.
-        weight_decay: of G's.
+        dropout: probability that a unit of D is dropped.
+        lr, betas: of Adam, for both networks.
+        weight_decay: of Adam, for G.
         temperature: of the Gumbel-softmax.
-        penalty_weight: of the gradient penalty.
+        penalty_weight: of the gradient penalty (WGAN-GP).
         discriminator_steps: updates of D for each of G.
-        engine: "auto", a compiled one where it can run this, else the eager one; "eager", "cpu", as in `TrainConfig`.
-        precision: of products, as in `TrainConfig`.
-        seed: of weights and all random numbers.
+        engine, precision: as in `TrainConfig`.
+        seed: for the weights and all random numbers.
 
     Raises:
         ValueError: a number that breaks its rule.
@@ -111,7 +111,7 @@ class TabularConfig:
         check("seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
 
     def training(self, rows: int, device: torch.device | str = "cpu") -> TrainConfig:
-        """How `fastgan.train` trains on a table of so many rows."""
+        """The config of `fastgan.train` for a table of `rows` rows."""
         adam = Adam(lr=self.lr, betas=self.betas)
         return TrainConfig(
             steps=self.steps or self.epochs * -(-rows // self.batch_size),
@@ -131,9 +131,9 @@ class TabularConfig:
 
 
 def networks(config: TabularConfig, heads: Sequence[Head], classes: int) -> GAN:
-    """Both networks of the paper's section 4.4, of a table with these heads and so many labels in all.
+    """The networks of Xu et al. (2019), section 4.4, for a table with these heads and `classes` labels in all.
 
-    G: residual blocks, then tanh of scalars and Gumbel-softmax of groups. D: of packs, leaky rectifiers with dropout.
+    G: residual blocks, then tanh for scalars and Gumbel-softmax for groups. D sees packs: leaky ReLU and dropout.
     """
     width = config.latent_dim + classes
     layers: list[torch.nn.Module] = []
@@ -153,27 +153,27 @@ def networks(config: TabularConfig, heads: Sequence[Head], classes: int) -> GAN:
 
 
 class TabularGAN:
-    """A conditional GAN for tables of any columns: CTGAN.
+    """CTGAN: a conditional GAN for tables with columns of any kind.
 
-    Equivalent to the networks, losses and training-by-sampling of the paper, in float32, trained by `fastgan.train`: on
-    a CPU whole iterations run in the compiled engine. What the paper leaves open: a
-    label is drawn by the logarithm of one more than its frequency, the cross-entropy is that of G's logits, a number
-    that 5% of the rows share is a mode of its own, and heavy tails are squashed by asinh.
+    Equivalent to the networks, losses and training-by-sampling of the paper, in float32, trained by `fastgan.train`.
+    Where the paper is not specific: the probability of a label is proportional to log(1 + frequency), the
+    cross-entropy is that of G's logits, a number in 5% of the rows has a mode of its own, and asinh compresses heavy
+    tails.
 
     Args:
         kinds, normalization, max_categories: of the columns, as in `TableTransformer`.
-        constraints: rules that rows keep, as `Inequality("start", "end")`: rows that do not are drawn again.
-        device: where the networks train.
-        threads: of the CPU; None: as torch is set.
-        options: fields of `TabularConfig`, as epochs, steps, batch_size, seed.
+        constraints: rules for rows, such as `Inequality("start", "end")`. A sample that breaks one is drawn again.
+        device: on which the networks train.
+        threads: on a CPU; None: torch's number.
+        options: fields of `TabularConfig`, such as epochs, steps, batch_size, seed.
 
     Attributes:
         transformer: the fitted TableTransformer.
         gan: the networks, a `fastgan.GAN`; None before `fit`.
-        history: by name (loss_d, loss_g and the others of `TrainResult`) a number for each iteration. The penalty is
-            part of loss_d, the cross-entropy of the conditions of loss_g.
-        engine, engine_reason: which engine `fit` ran in, and why.
-        rejected: rows that the last `sample` drew again, by constraint, and "conditions".
+        history: metrics of `TrainResult` (loss_d, loss_g, ...) by name, a number for each iteration. loss_d includes
+            the penalty, loss_g the cross-entropy of the conditions.
+        engine, engine_reason: the engine that `fit` used, and why.
+        rejected: how many rows the last `sample` drew again, by constraint, and "conditions".
 
     Raises:
         TypeError, ValueError: an option that breaks its rule.
@@ -233,20 +233,20 @@ class TabularGAN:
         progress: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> TabularGAN:
-        """Fit the columns, then train both networks from new weights, by `fastgan.train`.
+        """Fit the columns, then train both networks from new weights with `fastgan.train`.
 
         Args:
             table: a DataFrame, or the path of a .csv, .tsv or .parquet file.
-            progress: show on standard error how far it is.
-            callbacks: as those of `fastgan.train`.
+            progress: show progress on standard error.
+            callbacks: as of `fastgan.train`.
 
         Returns:
-            Itself. After Ctrl-C training ends early, and `interrupted` is True.
+            Itself. Ctrl-C ends the training early and sets `interrupted`.
 
         Raises:
             DataError: as `TableTransformer.fit`; nothing in the table varies; a row breaks a constraint.
             FloatingPointError: a loss or a logit is not finite.
-            ValueError: the engine asked for cannot run this.
+            ValueError: the requested engine cannot run this.
         """
         rows = self.prepare(table)
         assert self.gan is not None
@@ -260,21 +260,19 @@ class TabularGAN:
         return self
 
     def prepare(self, table: Any) -> SampledRows:
-        """Fit the columns and build the networks; what `fit` does before its first iteration.
+        """Fit the columns and build the networks, as `fit` does before training.
 
         Args:
             table: as for `fit`.
 
         Returns:
-            SampledRows: what `fastgan.train` trains `gan` on.
+            SampledRows: the data for `fastgan.train`.
         """
         source = open_table(table)
         self.transformer.fit(source)
         self.constraints = rules.fit_all(self.constraints, source)
         if not self.transformer.width:
             kinds = ", ".join(f"{column.name} is {column.kind}" for column in self.transformer.columns[:4])
-            from fastgan.data import DataError
-
             raise Invalid("fit")(DataError, "at least one column", f"must have something to learn, got none ({kinds})")
         encoded = self.transformer.encode(source)
         categories = self.transformer.categories
@@ -302,18 +300,18 @@ class TabularGAN:
     ) -> Any:
         """Synthetic rows, with G in eval mode.
 
-        Row i of a seed is the same however many are drawn together. Rows that do not meet the conditions, or break a
-        constraint, are drawn again; `rejected` counts them.
+        Row i of a seed does not depend on n. Rows that do not meet the conditions, or break a constraint, are drawn
+        again; `rejected` counts them.
 
         Args:
-            n: how many.
-            conditions: by name of a column: a label (None: a missing one), or of numbers and dates a value or a pair
-                (lowest, highest), of which one may be None.
-            seed: of the noise.
-            offset: number of the first row; without conditions and constraints.
+            n: number of rows.
+            conditions: by column name: a label (None: missing); for numbers and dates a value or a pair (lowest,
+                highest), of which one may be None.
+            seed: for the noise.
+            offset: index of the first row; only without conditions and constraints.
 
         Returns:
-            DataFrame of n rows: columns, order and dtypes of the table.
+            DataFrame of n rows, with the columns, order and dtypes of the table.
 
         Raises:
             ValueError: an unknown column or label; conditions and constraints that hardly any row meets.
@@ -355,12 +353,12 @@ class TabularGAN:
         return self.transformer.decode(EncodedTable(scalars, codes, heads), first=offset)
 
     def _block(self, block: int, seed: int, wanted: Wanted) -> EncodedTable:
-        """Rows block * 1000 and following: all of a block are made together, however few are wanted."""
+        """The 1000 rows from block * 1000 on. A block is always generated whole."""
         assert self.gan is not None and self._sampler is not None
         start, labels = block * _BLOCK, None
         if self.gan.classes:
             drawn = self._sampler.draw(_BLOCK, seed=seed, purpose=Purpose.SAMPLE, step=0, offset=start, real=True)
-            if wanted.labels:  # the rarest of them; the others by rejection
+            if wanted.labels:  # G gets the rarest label; rejection does the others
                 counts = self._sampler.counts
                 place = min(wanted.labels, key=lambda place: counts[place][wanted.labels[place]])
                 drawn = Conditions(torch.full((_BLOCK,), place), torch.full((_BLOCK,), wanted.labels[place]))
@@ -383,10 +381,10 @@ class TabularGAN:
     # ---------------------------------------------------------------- kept
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write table.json and weights.safetensors; pickle is not used.
+        """Write table.json and weights.safetensors, without pickle.
 
         Args:
-            folder: made where there is none.
+            folder: created if it does not exist.
 
         Raises:
             RuntimeError: the GAN is not fitted. OSError: a file cannot be written.
@@ -412,17 +410,17 @@ class TabularGAN:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> TabularGAN:
-        """Of a folder of `save`.
+        """Read a folder of `save`.
 
         Args:
-            folder: where `save` wrote.
+            folder: of `save`.
             device: of the networks.
 
         Returns:
-            TabularGAN, which samples the same rows.
+            TabularGAN: it samples the same rows.
 
         Raises:
-            FileNotFoundError: there is none. ValueError: it is damaged.
+            FileNotFoundError: the folder has no TabularGAN. ValueError: a file is damaged.
         """
         path = Path(folder)
         if not (path / MODEL).is_file():

@@ -1,4 +1,4 @@
-"""Numbers as a generator can make them: a scalar in [-1, 1], and the mode of the column's density it belongs to."""
+"""Encodes numbers for a generator: a scalar in [-1, 1] within a mode of the column's density, and the mode."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 FIT_ROWS = 2_000  # order statistics of a column that its mixture is fitted to
-_ITERATIONS = 50  # of that fit: it places the modes, the GAN learns the rest
-MODES = 10  # of a mixture, at most; those of no weight are left out
+_ITERATIONS = 50  # of that fit, which only places the modes; the GAN learns the density
+MODES = 10  # of a mixture, at most
+_LEAST_WEIGHT = 0.005  # of a mode that is kept
 KNOTS = 1_025  # of a quantile function
-_LEAST_WEIGHT = 0.005
-_HEAVY = 10.0  # kurtosis above which a column is squashed; a normal one has 3
+_HEAVY = 10.0  # kurtosis above which a column is squashed; that of a normal distribution is 3
 _CHUNK = 1 << 16  # rows whose responsibilities are in memory at once
 
 
 @dataclass(frozen=True)
 class Squash:
-    """asinh((x - centre) / width): tails become logarithms, the middle stays as it is. width 0: nothing is changed."""
+    """asinh((x - centre) / width): logarithmic in the tails, linear in the middle. Width 0 is the identity."""
 
     centre: float = 0.0
     width: float = 0.0
 
     @classmethod
     def fit(cls, x: Array, *, count: bool) -> Squash:
-        """For heavy tails only. x: (n,). count: numbers that begin at zero, which stays the centre."""
+        """The identity unless x (n,) has heavy tails. count: numbers from zero on, with zero as the centre."""
         spread = x - x.mean()
         largest = float(np.abs(spread).max())
         if largest == 0.0:
@@ -61,11 +61,12 @@ class Squash:
 
 @dataclass(frozen=True)
 class Modes:
-    """Mode-specific normalisation: a mode drawn by its responsibility for x, and (x - mean) / reach within it.
+    """Mode-specific normalisation: a mode, drawn by its responsibility for x, and (x - mean) / reach.
 
     Args:
-        means, stds, weights: of the normal distributions, (modes,).
-        reach: the distance of alpha = 1, (modes,): four standard deviations, more where the data go further.
+        means, stds, weights: (modes,), of the normal distributions.
+        reach: (modes,), the distance from the mean that is encoded as 1: four standard deviations, or more at the
+            ends of the data.
 
     Source: Xu et al. (2019), section 4.2.
     """
@@ -77,12 +78,12 @@ class Modes:
 
     @classmethod
     def fit(cls, x: Array, *, seed: int, rows: int = FIT_ROWS, modes: int = MODES) -> Modes:
-        """A Bayesian mixture of at most `modes` normal distributions.
+        """Fit a Bayesian mixture of at most `modes` normal distributions.
 
         Args:
-            x: (n,); of more than `rows` numbers, as many order statistics at even distances.
-            seed: of the first places of the modes.
-            rows, modes: at most.
+            x: (n,). Of more than `rows` numbers, `rows` evenly spaced order statistics are used.
+            seed: for the initial modes.
+            rows, modes: the most of each.
         """
         mixture = need("sklearn.mixture", what="fastgan.tabular", package="scikit-learn")
         sample = np.sort(x)[np.linspace(0, len(x) - 1, min(rows, len(x))).round().astype(np.int64)]
@@ -106,7 +107,7 @@ class Modes:
         return cls(means, stds, weights, 4 * stds).reaching(x)
 
     def reaching(self, x: Array) -> Modes:
-        """The same with the lowest and the highest of x within reach of the modes nearest to them."""
+        """These modes with the reach extended to the lowest and the highest of x."""
         reach = self.reach.copy()
         for value in (float(x.min()), float(x.max())):
             ratio = np.abs(value - self.means) / reach
@@ -118,7 +119,7 @@ class Modes:
         return len(self.means)
 
     def encode(self, x: Array, uniform: Array) -> tuple[Array, Codes]:
-        """alpha in [-1, 1] and the mode of each x (n,). uniform: (n,) numbers in (0, 1) that draw the modes."""
+        """alpha in [-1, 1] and the mode, for each x (n,). uniform: (n,) numbers in (0, 1) that draw the modes."""
         alpha, codes = np.empty(len(x)), np.empty(len(x), dtype=np.int64)
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -129,7 +130,7 @@ class Modes:
         log = np.log(self.weights) - np.log(self.stds) - 0.5 * ((x[:, None] - self.means) / self.stds) ** 2
         share = np.exp(log - log.max(1, keepdims=True))
         ratio = (x[:, None] - self.means) / self.reach
-        share[np.abs(ratio) > 1] = 0.0  # a mode that would have to cut x off
+        share[np.abs(ratio) > 1] = 0.0  # modes that do not reach x
         total = share.cumsum(1)
         codes = (total < uniform[:, None] * total[:, -1:]).sum(1)
         none = total[:, -1] == 0
@@ -150,11 +151,11 @@ class Modes:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """The rank of x among the data, from -1 to 1: the column becomes uniform. One mode.
+    """The rank of x among the data, scaled to [-1, 1], so that the column becomes uniform. One mode.
 
     Args:
-        knots: values in rising order, (k,).
-        levels: their ranks, (k,).
+        knots: (k,), values in rising order.
+        levels: (k,), their ranks.
     """
 
     knots: Array
@@ -162,7 +163,7 @@ class Quantiles:
 
     @classmethod
     def fit(cls, x: Array) -> Quantiles:
-        """Of the numbers x (n,)."""
+        """Quantiles of x (n,)."""
         levels = np.linspace(-1, 1, min(KNOTS, len(x)))
         knots, first, counts = np.unique(np.quantile(x, (levels + 1) / 2), return_index=True, return_counts=True)
         middle = (levels[first] + levels[first + counts - 1]) / 2
@@ -187,18 +188,18 @@ class Quantiles:
         return cls(np.array(values["knots"], dtype=np.float64), np.array(values["levels"], dtype=np.float64))
 
 
-# ---------------------------------------------------------------- what values a column can have
+# ---------------------------------------------------------------- grids: the possible values of a column
 
 
 @dataclass(frozen=True)
 class Whole:
-    """Whole numbers, exactly: origin + step * k. float64 holds k, so that no digit of a large number is lost.
+    """Whole numbers origin + step * k. k is encoded as float64, so that large numbers keep all digits.
 
     Args:
-        origin: the lowest.
-        step: the greatest common divisor of the differences: days, cents or thousands.
-        count: k of the highest.
-        dtype: of numpy, "int64" or "uint64".
+        origin: the lowest number.
+        step: the greatest common divisor of the differences (days, cents, thousands).
+        count: k of the highest number.
+        dtype: "int64" or "uint64".
     """
 
     origin: int
@@ -208,14 +209,14 @@ class Whole:
 
     @classmethod
     def fit(cls, values: NDArray[Any]) -> Whole:
-        """Of (n,) int64 or uint64."""
+        """The grid of (n,) int64 or uint64."""
         low, high = int(values.min()), int(values.max())
         differences = values.astype(np.uint64) - np.uint64(low % 2**64)  # modulo 2**64, hence exact
         step = int(np.gcd.reduce(differences)) or 1
         return cls(low, step, (high - low) // step, str(values.dtype))
 
     def to_float(self, values: NDArray[Any]) -> Array:
-        """(n,) -> k, also of numbers outside the range that was fitted."""
+        """(n,) -> k; numbers outside the fitted range are allowed."""
         low = np.uint64(self.origin % 2**64)
         above = values >= values.dtype.type(self.origin)
         up = values.astype(np.uint64) - low
@@ -223,9 +224,9 @@ class Whole:
         return np.where(above, up.astype(np.float64), -down.astype(np.float64)) / self.step
 
     def from_float(self, x: Array) -> NDArray[Any]:
-        """k -> the number, within the range."""
+        """k -> the number, clipped to the range."""
         k = np.rint(np.clip(x, 0.0, float(self.count)))
-        top = k >= float(self.count)  # which may be more than `count`, even more than uint64 holds
+        top = k >= float(self.count)  # a float above `count` may be beyond uint64
         k = np.where(top, np.uint64(self.count), np.where(top, 0.0, k).astype(np.uint64))
         return (k * np.uint64(self.step) + np.uint64(self.origin % 2**64)).astype(np.dtype(self.dtype))
 
@@ -235,12 +236,12 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """Floating numbers: within the range of the data, with as many decimals.
+    """Floating-point numbers within the range of the data, with its number of decimals.
 
     Args:
-        low, high: of the data.
-        decimals: that all values have at most; None: as many as float64 has.
-        dtype: of numpy: the type's own digits are kept, not more.
+        low, high: range of the data.
+        decimals: the most of any value; None: not limited.
+        dtype: of the data.
     """
 
     low: float
@@ -250,7 +251,7 @@ class Real:
 
     @classmethod
     def fit(cls, values: NDArray[Any]) -> Real:
-        """Of (n,) finite numbers."""
+        """The grid of (n,) finite numbers."""
         wide = values.astype(np.float64)
         found = next((d for d in range(16) if _has_decimals(values, wide, d)), None)
         return cls(float(wide.min()), float(wide.max()), found, str(values.dtype))
@@ -273,8 +274,10 @@ Grid = Whole | Real
 
 @contextlib.contextmanager
 def quiet_fits() -> Iterator[None]:
-    """Inside, mixtures can be fitted by several threads: each has one thread in its matrix products, and no warning
-    says that a fit was stopped early. Both are settings of the whole process; torch's own threads keep their number."""
+    """A context in which several threads may fit mixtures: one BLAS thread for each, no ConvergenceWarning.
+
+    Both settings concern the whole process. torch's threads are not changed.
+    """
     pools = need("threadpoolctl", what="fastgan.tabular", package="scikit-learn")
     exceptions = need("sklearn.exceptions", what="fastgan.tabular", package="scikit-learn")
     with pools.threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
@@ -283,7 +286,7 @@ def quiet_fits() -> Iterator[None]:
 
 
 def _has_decimals(values: NDArray[Any], wide: Array, decimals: int) -> bool:
-    """Whether rounding changes no value; a look at some first."""
+    """Whether rounding changes no value. The first 1000 are checked before the rest."""
     with np.errstate(over="ignore", invalid="ignore"):  # 1e300 cannot be rounded to decimals
         return all(
             bool((np.round(wide[part], decimals).astype(values.dtype) == values[part]).all())
@@ -292,6 +295,6 @@ def _has_decimals(values: NDArray[Any], wide: Array, decimals: int) -> bool:
 
 
 def grid_from_dict(values: dict[str, Any]) -> Grid:
-    """Of `as_dict`."""
+    """The grid that `as_dict` described."""
     fields = {name: value for name, value in values.items() if name != "grid"}
     return Whole(**fields) if values["grid"] == "whole" else Real(**fields)

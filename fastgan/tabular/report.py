@@ -1,4 +1,4 @@
-"""How good synthetic rows are: columns, pairs, a test that tells them apart, models trained on them, privacy."""
+"""Quality of synthetic rows: columns, pairs, a two-sample test, models trained on them, privacy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from . import storage
 from .columns import Category, Column, Number
 from .transformer import TableTransformer
 
-_ROWS = 5_000  # looked at by the models and by the search for neighbours
+_ROWS = 5_000  # most rows for the models and the search for neighbours
 _BINS = 10  # of a number, for pairs
-_LABELS = 20  # of a column, for pairs; the rest is one
+_LABELS = 20  # of a column, for pairs; the rest is merged
 _FOLDS = 3
-_TARGET_LABELS = 10  # that a column to be predicted may have
+_TARGET_LABELS = 10  # most labels of a target
 
 
 class Report:
@@ -32,14 +32,14 @@ class Report:
         transformer: fitted to the real rows.
         real: DataFrame that the GAN was trained on.
         synthetic: DataFrame of samples.
-        held_out: DataFrame of rows that the GAN did not see; None: there are none.
-        target: column that models predict; None: the last one of 2 to 10 labels, or else of numbers.
-        seed: of the rows that are looked at, and of the models.
+        held_out: DataFrame of rows that the GAN did not see, or None.
+        target: column that the models predict; None: the last one with at most 10 labels, else the last of numbers.
+        seed: for the choice of rows and for the models.
 
     Attributes:
         columns: a dictionary for each learnt column: name, kind, measure ("KS" or "TV"), distance, and the shares of
             missing values.
-        values: all numbers, as JSON can hold them.
+        values: all results, as JSON values.
 
     Source: Kolmogorov-Smirnov; total variation; Lopez-Paz and Oquab (2017) for the test; Esteban et al. (2017) for
         models trained on synthetic rows and tested on real ones.
@@ -78,7 +78,7 @@ class Report:
     # ---------------------------------------------------------------- columns
 
     def _numbers(self, frame: Any) -> NDArray[np.float64]:
-        """(n, columns): numbers, NaN where missing; labels as codes, -1 for one that the fitted table had not."""
+        """(n, columns): numbers, NaN where missing; codes of labels, -1 for a label that is not in the fitted table."""
         made = np.full((len(frame), len(self._learnt)), np.nan)
         for place, column in enumerate(self._learnt):
             values = storage.read(frame[column.name], column.name, as_time=column.storage.family == "time")
@@ -122,7 +122,7 @@ class Report:
         }
 
     def _binned(self, table: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Each column as few whole numbers: deciles of the real rows, the commonest labels."""
+        """Each column binned: by deciles of the real rows, or to the most frequent labels."""
         made = np.zeros(table.shape, dtype=np.int64)
         for place, column in enumerate(self._learnt):
             x, real = table[:, place], self._real[:, place]
@@ -146,7 +146,7 @@ class Report:
         return table[rng.permutation(len(table))[:_ROWS]]
 
     def _detection(self) -> dict[str, Any] | None:
-        """How well a classifier tells synthetic rows from real ones, on rows it was not trained on."""
+        """AUC of a classifier between synthetic and real rows, on held-out rows."""
         real, synthetic = self._some(self._real), self._some(self._synthetic)
         n = min(len(real), len(synthetic))
         if n < 10 * _FOLDS:
@@ -206,7 +206,7 @@ class Report:
             return "R2", float(metrics.r2_score(y_test, regressor.predict(x_test)))
         if len(np.unique(y_test)) < 2:
             return None
-        if len(np.unique(y)) < 2:  # such synthetic rows teach a model nothing
+        if len(np.unique(y)) < 2:  # a model cannot be trained on one class
             return "AUC", 0.5
         model = ensemble.HistGradientBoostingClassifier(random_state=self._seed, max_iter=100).fit(x, y)
         known = [label for label in np.unique(y_test) if label in model.classes_]
@@ -222,10 +222,10 @@ class Report:
     # ---------------------------------------------------------------- privacy
 
     def _privacy(self) -> dict[str, Any]:
-        """Distances to the nearest training row: of samples, and of real rows that were not trained on."""
+        """Distances to the nearest training row, of samples and of real rows that are not among the training rows."""
         train = self._places(self._some(self._real))
         samples = self._places(self._some(self._synthetic))
-        if self._held_out is None:  # real rows of one half from those of the other
+        if self._held_out is None:  # one half of the real rows against the other
             half = len(train) // 2
             train, others = train[:half], train[half:]
         else:
@@ -245,7 +245,7 @@ class Report:
         }
 
     def _places(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rows as points: numbers in standard deviations, labels one apart from each other."""
+        """Rows as points: numbers in standard deviations; two labels have distance one."""
         parts = []
         for place, column in enumerate(self._learnt):
             x, real = table[:, place], self._real[:, place]
@@ -311,8 +311,8 @@ class Report:
 
 
 def _on_one_thread(work: Callable[[], Any]) -> Any:
-    """Trees this small take longer on threads that wait for each other than on one; the setting is put back."""
-    torch.get_num_threads()  # torch looks at the setting once, and must not find this one
+    """Run on one thread, because several are slower for trees this small."""
+    torch.get_num_threads()  # torch reads the setting at its first use, which must not be this one
     with need("threadpoolctl", what="fastgan evaluate", package="scikit-learn").threadpool_limits(1):
         return work()
 
@@ -326,7 +326,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _ks(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """The largest difference of the distribution functions; 1 where one has no numbers at all."""
+    """The largest difference of the distribution functions; 1 if only one of the samples is empty."""
     if not len(x) or not len(y):
         return float(len(x) != len(y))
     both = np.concatenate([x, y])
@@ -335,13 +335,13 @@ def _ks(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _total_variation(x: NDArray[Any], y: NDArray[Any], size: int) -> float:
-    """Half the sum of differences of frequencies of whole numbers from -1 to size - 1."""
+    """Total variation distance between samples of whole numbers from -1 to size - 1."""
     p, q = (np.bincount(part.astype(np.int64) + 1, minlength=size + 1) / max(len(part), 1) for part in (x, y))
     return float(np.abs(p - q).sum() / 2)
 
 
 def _correlation_error(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
-    """The mean difference of the pairwise rank correlations, of rows without missing values."""
+    """The mean absolute difference of the pairwise rank correlations, over rows without missing values."""
     x, y = (rows[~np.isnan(rows).any(1)] for rows in (x, y))
     if x.shape[1] < 2 or len(x) < 2 or len(y) < 2:
         return None

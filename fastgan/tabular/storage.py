@@ -1,4 +1,4 @@
-"""How a column of a DataFrame is stored: its values out of any dtype, and back into exactly that dtype."""
+"""The dtype of a DataFrame's column: read its values, and restore exactly this dtype."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from fastgan.errors import Invalid
 LARGEST = 1e150  # whose square is still finite
 Family = Literal["whole", "real", "time", "label"]
 
-# Of text that may be a date. A format is taken only if it writes every cell as it was.
+# Formats of dates in text. A format fits only if it writes every cell exactly.
 FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y",
            "%d.%m.%Y", "%d-%m-%Y", "%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%Y%m%dT%H%M%S", "%H:%M:%S",
            "%H:%M")  # fmt: skip
-_LEAST_DATES = 3  # different dates that a column of text must have before it is taken for dates
+_LEAST_DATES = 3  # different dates in a column of text, for it to be taken for dates
 
 
 def pandas() -> Any:
-    """pandas, or what to install."""
+    """The module pandas; an error that says what to install if it is missing."""
     return need("pandas", what="fastgan.tabular", package="pandas")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What is needed to write a column as it was read.
+    """How a column was stored, to write it the same way.
 
     Args:
-        dtype: of pandas, as text; "category" with its categories in `categories`.
-        family: of the values: whole numbers, real numbers, times as whole numbers, labels.
-        categories: of a categorical dtype, tagged for JSON; their own dtype comes first.
-        ordered: whether these are in order.
-        string: storage and missing value of pandas' dtype for text.
-        format: of dates in text.
-        date: an object column of Python's dates.
-        missing: a missing value in an object column: "None" or "nan".
-        arrow: pandas' dtype of Arrow around all this, as text.
+        dtype: name of the pandas dtype.
+        family: whole numbers, real numbers, times (as whole numbers) or labels.
+        categories: of a categorical dtype: the dtype of the categories, then the categories, tagged for JSON.
+        ordered: whether the categories are ordered.
+        string: storage and missing value of a pandas string dtype.
+        format: strftime format of dates in text.
+        date: whether an object column has Python dates.
+        missing: the missing value of an object column: "None" or "nan".
+        arrow: name of the pandas Arrow dtype, if the column has one.
     """
 
     dtype: str
@@ -66,12 +66,17 @@ class Storage:
         }
         return cls(**plain)
 
+    def number(self) -> Any:
+        """The numpy type of the values, unless they are labels."""
+        wide = np.uint64 if self.dtype.lower() == "uint64" else np.int64
+        return np.float64 if self.family == "real" else wide
+
     def restore(self, values: NDArray[Any], missing: NDArray[np.bool_]) -> Any:
         """A Series of this dtype.
 
         Args:
-            values: (n,) int64, uint64, floating or objects, as `Values.present`; anything where `missing`.
-            missing: (n,).
+            values: (n,) int64, uint64, floating or objects, as `Values.present`; ignored where `missing`.
+            missing: (n,) bool.
         """
         series = self._restore(values, missing)
         return series if self.arrow is None else series.astype(pandas().api.types.pandas_dtype(self.arrow))
@@ -130,7 +135,7 @@ class Values:
 
     Args:
         present: (n - missing,) int64 or uint64 (whole, time), floating (real) or objects (label).
-        missing: (n,) where there is none.
+        missing: (n,) bool.
         storage: how they were stored.
     """
 
@@ -139,7 +144,7 @@ class Values:
     storage: Storage
 
     def row(self, position: int) -> int:
-        """The row of the present value at a position."""
+        """The row of `present[position]`."""
         return int(np.flatnonzero(~self.missing)[position])
 
 
@@ -150,10 +155,10 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
         series: of pandas.
         name: of the column, for messages.
         caller: for messages.
-        as_time: whether text holds dates; None: found out.
+        as_time: whether text holds dates; None: inferred.
 
     Raises:
-        DataError: an infinite value, values of several types in one column, or a dtype that is no data.
+        DataError: an infinite value, values of several types in one column, or an unknown dtype.
     """
     pd = pandas()
     dtype = series.dtype
@@ -249,28 +254,26 @@ def _encodes(text: str) -> bool:
 
 
 def _dates(text: Any, *, required: bool) -> tuple[str, NDArray[np.int64]] | None:
-    """The format of dates in text, and the seconds since 1970; None where no format writes every cell as it is."""
-    pd = pandas()
+    """The format of dates in text and the seconds since 1970; None if no format writes every cell exactly."""
     if not len(text):
         return None
     first = str(text.iloc[0])
     if not first[:1].isdigit() or len(first) > 19:
         return None
     for format in FORMATS:
-        some = text.iloc[:50]
-        if not _fits(pd, some, format):
+        if _parsed(text.iloc[:50], format) is None:
             continue
-        parsed = pd.to_datetime(text, format=format, errors="coerce")
-        if parsed.isna().any() or not (parsed.dt.strftime(format).to_numpy() == text.to_numpy()).all():
-            continue
-        if required or parsed.nunique() >= _LEAST_DATES:
-            return format, parsed.to_numpy().astype("datetime64[s]").astype("int64")
+        dates = _parsed(text, format)
+        if dates is not None and (required or dates.nunique() >= _LEAST_DATES):
+            return format, dates.to_numpy().astype("datetime64[s]").astype("int64")
     return None
 
 
-def _fits(pd: Any, text: Any, format: str) -> bool:
-    parsed = pd.to_datetime(text, format=format, errors="coerce")
-    return not parsed.isna().any() and bool((parsed.dt.strftime(format).to_numpy() == text.to_numpy()).all())
+def _parsed(text: Any, format: str) -> Any:
+    """The dates; None unless the format writes every cell exactly."""
+    dates = pandas().to_datetime(text, format=format, errors="coerce")
+    fits = not dates.isna().any() and (dates.dt.strftime(format).to_numpy() == text.to_numpy()).all()
+    return dates if fits else None
 
 
 def _check_finite(values: Values, fault: Fault) -> None:
@@ -297,10 +300,10 @@ def _unit(dtype: str) -> tuple[str, str | None]:
 
 
 def tag(value: Any, name: Hashable, caller: str = "save") -> Any:
-    """A label of the column `name`, as JSON has it.
+    """A label of the column `name` as a JSON value.
 
     Raises:
-        DataError: it is no text, number, boolean or date.
+        DataError: the label is not a text, number, boolean or date.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -317,7 +320,7 @@ def tag(value: Any, name: Hashable, caller: str = "save") -> Any:
 
 
 def untag(value: Any) -> Any:
-    """The label again."""
+    """The label that `tag` wrote."""
     if not isinstance(value, dict):
         return value
     if "timestamp" in value:

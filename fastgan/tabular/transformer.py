@@ -20,7 +20,7 @@ from fastgan.data import DataError, DataWarning
 from fastgan.data.dataset import Fault
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import check_width, open_table
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.files import write_atomically
 
 from . import columns as column_kinds
@@ -32,28 +32,27 @@ invalid = Invalid("fit")
 
 FORMAT = 1
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_SMALL = 2**15  # categories that int16 can count
+_SMALL = 2**15  # categories that int16 can number
 
 
 class TableTransformer:
-    """What a generator has to make for each column of a table, found from the table.
+    """Encodes the columns of a table for a generator, and decodes generated rows.
 
     A column is
 
-    - continuous, integer (whole), count (whole, from 0, heavy tail) or datetime: a scalar in [-1, 1] and a one for the
-      mode that it lies in. Numbers that many rows have are modes of their own. Range, decimals, step and type come
-      back exactly;
-    - categorical or boolean: a one for each label, rare ones too;
-    - constant or identifier: nothing is learnt. The value, or new identifiers, come back.
+    - continuous, integer (whole), count (whole, from 0, heavy tail) or datetime: a scalar in [-1, 1] and a one-hot
+      code of its mode. A frequent number has a mode of its own. Range, decimals, step and type are restored exactly;
+    - categorical or boolean: a one-hot code of its label, rare labels included;
+    - constant or identifier: not learnt. `inverse` writes the value, or new identifiers.
 
-    A missing value is a mode or label of its own. Names, order and dtypes of the columns come back exactly.
+    A missing value has a mode or label of its own. Names, order and dtypes of the columns are restored exactly.
 
     Args:
-        kinds: of columns by name, where they are not to be found out.
-        normalization: of numbers: "modes" (of a Bayesian mixture of normal distributions) or "quantile" (ranks).
-        max_categories: labels that a column may have.
-        seed: of the rows that a mixture is fitted to, and of the modes that are drawn.
-        threads: that fit columns at the same time; None: as many as torch uses.
+        kinds: kind by column name, for columns whose kind is not to be inferred.
+        normalization: "modes" (of a Bayesian mixture of normal distributions) or "quantile" (ranks), for numbers.
+        max_categories: most labels of a column.
+        seed: for the fit of the mixtures, and for the draws of the modes.
+        threads: how many columns are fitted at the same time; None: as many as torch has threads.
 
     Raises:
         ValueError: an unknown kind or normalization.
@@ -72,13 +71,8 @@ class TableTransformer:
     ) -> None:
         self.kinds = dict(kinds or {})
         for name, kind in self.kinds.items():
-            if kind not in KINDS:
-                raise Invalid("TableTransformer").value(
-                    f"kinds[{name!r}]", f"must be one of {', '.join(KINDS)}, got {kind!r}"
-                )
-        if normalization not in get_args(Normalization):
-            allowed = ", ".join(get_args(Normalization))
-            raise Invalid("TableTransformer").value("normalization", f"must be one of {allowed}, got {normalization!r}")
+            check_choice("TableTransformer", f"kinds[{name!r}]", kind, KINDS)
+        check_choice("TableTransformer", "normalization", normalization, get_args(Normalization))
         if max_categories < 2:
             raise Invalid("TableTransformer").value("max_categories", f"must be at least 2, got {max_categories}")
         self.normalization: Normalization = normalization
@@ -97,19 +91,20 @@ class TableTransformer:
     # ---------------------------------------------------------------- fit
 
     def fit(self, table: Any) -> TableTransformer:
-        """Find kinds, ranges, labels and modes of the columns.
+        """Infer kinds, ranges, labels and modes of the columns.
 
         Args:
-            table: a DataFrame, or the path of a .csv, .tsv or .parquet file; of the last, one column at a time is in
-                memory.
+            table: a DataFrame, or the path of a .csv, .tsv or .parquet file. A .parquet file is read column by column.
 
         Returns:
             Itself.
 
         Raises:
             DataError: no rows or columns, duplicate names, infinite values, too many categories, values of several
-                types in one column; the sentence names column and row.
-            DataWarning: (a warning) a column is taken for identifiers, or has no value.
+                types in one column. The message names column and row.
+
+        Warns:
+            DataWarning: a column is taken for identifiers, or has no value.
         """
         source = open_table(table)
         self._check_names(source.names)
@@ -121,7 +116,7 @@ class TableTransformer:
             asked = self.kinds.get(name)
             as_time = None if asked is None else asked == "datetime"
             values = storage.read(source.column(number), name, as_time=as_time)
-            kind = asked or column_kinds.infer(name, values, self.max_categories)
+            kind = asked or column_kinds.infer(name, values)
             return column_kinds.fit(
                 name,
                 values,
@@ -163,7 +158,7 @@ class TableTransformer:
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """What the outputs of a generator of this table are."""
+        """The output heads of a generator of this table."""
         found: list[Head] = []
         for column in self._fitted():
             for width, kind in ((int(column.has_scalar), "tanh"), (column.size, "softmax")):
@@ -173,13 +168,13 @@ class TableTransformer:
 
     @property
     def width(self) -> int:
-        """Numbers of a row."""
+        """The length of an encoded row."""
         heads = self.heads
         return heads[-1].stop if heads else 0
 
     @property
     def categories(self) -> tuple[tuple[Category, int], ...]:
-        """The columns of labels, and the place of each among the softmax heads."""
+        """The columns of labels, each with the index of its softmax head."""
         places: list[tuple[Category, int]] = []
         place = 0
         for column in self._fitted():
@@ -189,7 +184,7 @@ class TableTransformer:
         return tuple(places)
 
     def encode(self, table: Any) -> EncodedTable:
-        """The rows of a table in little memory; `rows` of it gives those of `transform`.
+        """The encoded rows in compact form: scalars and codes. Its `rows` gives the rows of `transform`.
 
         Args:
             table: as for `fit`, with the columns of the fitted one in any order.
@@ -236,7 +231,7 @@ class TableTransformer:
         return values
 
     def _places(self) -> Iterator[tuple[Column, int | None, int | None]]:
-        """Each column with its place among the scalars and among the codes."""
+        """Each column with its index among the scalars and its index among the codes."""
         scalar = code = 0
         for column in self._fitted():
             yield column, scalar if column.has_scalar else None, code if column.size else None
@@ -244,7 +239,7 @@ class TableTransformer:
             code += column.size > 0
 
     def transform(self, table: Any) -> NDArray[np.float32]:
-        """The rows of a table as a GAN sees them.
+        """The encoded rows of a table: the real rows that D sees.
 
         Args:
             table: as for `encode`.
@@ -261,11 +256,11 @@ class TableTransformer:
     # ---------------------------------------------------------------- back
 
     def inverse(self, rows: NDArray[Any] | Tensor, *, first: int = 0) -> Any:
-        """A DataFrame of rows that a generator made.
+        """Decode generated rows.
 
         Args:
-            rows: (n, width); of a softmax the largest counts.
-            first: number of the first row, for identifiers.
+            rows: (n, width). The largest output of a softmax is taken.
+            first: index of the first row, for identifiers.
 
         Returns:
             DataFrame of n rows with the columns of the fitted one.
@@ -278,7 +273,7 @@ class TableTransformer:
         return self.decode(pack(rows, self.heads), first=first)
 
     def decode(self, encoded: EncodedTable, *, first: int = 0) -> Any:
-        """A DataFrame of an EncodedTable; `inverse` of its rows."""
+        """Decode an EncodedTable. Equivalent to `inverse(encoded.rows(...))`."""
         pd = storage.pandas()
         n, made = len(encoded), []
         scalars, codes = encoded.scalars.double().cpu().numpy(), encoded.codes.cpu().numpy().astype(np.int64)
@@ -299,7 +294,7 @@ class TableTransformer:
     # ---------------------------------------------------------------- kept
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold; `from_dict` makes the same object of it, to the last bit."""
+        """The fitted transformer as JSON values. `from_dict` restores it exactly."""
         return {
             "format": FORMAT,
             "normalization": self.normalization,
@@ -311,10 +306,10 @@ class TableTransformer:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TableTransformer:
-        """Of `as_dict`.
+        """The transformer that `as_dict` described.
 
         Raises:
-            ValueError: it is not such a dictionary.
+            ValueError: `values` is not such a dictionary.
         """
         try:
             if values["format"] != FORMAT:
@@ -331,7 +326,7 @@ class TableTransformer:
         return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON.
+        """Write a JSON file.
 
         Raises:
             OSError: the file cannot be written.
@@ -340,10 +335,10 @@ class TableTransformer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TableTransformer:
-        """Of a file of `save`.
+        """Read a file of `save`.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: the file is damaged.
         """
         try:
             values = json.loads(Path(path).read_bytes())

@@ -1,6 +1,6 @@
-"""The theory of the game as functions one can call: numpy arrays and torch tensors go in, and the same kind comes out.
+"""The theory of the game: exact expectations over tables and grids, in float64.
 
-Nothing here knows of the native core: these are exact expectations over tables and grids, computed in float64.
+Functions take numpy arrays or torch tensors and return the same kind.
 """
 
 from .densities import gaussian_density

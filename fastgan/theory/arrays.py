@@ -1,4 +1,4 @@
-"""Arrays in, the same kind out: numpy or torch, computed in float64; and the rules that distributions keep."""
+"""Conversion of numpy and torch arrays to float64 and back, and checks of distributions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fastgan.errors import Invalid
 Array = Tensor | NDArray[Any] | Sequence[Any] | float
 Back = Callable[[Tensor], Any]
 
-# How far a sum of probabilities may lie from one, by the type they came in; quadrature also cuts tails off.
+# Tolerance of a sum of probabilities, by their type. A grid cuts off tails, so its integral gets more.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 _GRID_TOLERANCE = 1e-3
 
 
 def take(caller: str, **named: Array) -> tuple[list[Tensor], Back]:
-    """The arrays as float64 tensors on one device, and the backward pass to the kind they came in.
+    """The arrays as float64 tensors on one device, and a function that converts results back.
 
     Results are tensors if any argument is one, numpy otherwise; float32 if every array is of at most that precision
-    (plain numbers and lists do not decide). A tensor keeps its graph: what is computed from it can be differentiated.
+    (numbers and lists do not count). Tensors keep their graph, so that results can be differentiated.
 
     Raises:
         TypeError: an argument that does not hold real numbers.
@@ -44,7 +44,7 @@ def take(caller: str, **named: Array) -> tuple[list[Tensor], Back]:
 
 
 def precision(x: Array) -> torch.dtype:
-    """The floating type that x was given in; float64 for whole numbers and lists."""
+    """The floating type of x; float64 for whole numbers and lists."""
     if isinstance(x, Tensor):
         return x.dtype if x.is_floating_point() else torch.float64
     narrow = {np.dtype(np.float32): torch.float32, np.dtype(np.float16): torch.float16}
@@ -75,7 +75,7 @@ def check_non_negative(caller: str, name: str, x: Tensor) -> None:
 
 
 def take_distributions(caller: str, dx: Array | None, **named: Array) -> tuple[list[Tensor], Tensor, Back]:
-    """Distributions over the last axis, checked; the weight of each outcome (1, or dx of a grid); the backward pass.
+    """Checked distributions over the last axis, the weight of each outcome (1, or dx of a grid), and `back` of `take`.
 
     Raises:
         ValueError: negative or infinite numbers, a sum that is not one, or different numbers of outcomes.
@@ -107,21 +107,7 @@ def _check_total(caller: str, name: str, total: Tensor, grid: bool, dtype: torch
         raise Invalid(caller).value(name, f"must {rule}, got {worst:.10g}")
 
 
-def check_choice(caller: str, name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise unless the value is one of the words."""
-    if value not in choices:
-        raise Invalid(caller).value(name, f"must be one of {', '.join(choices)}, got {value!r}")
-
-
 def check_positive(caller: str, name: str, value: float) -> None:
     """Raise unless the number is above 0 and finite."""
     if not 0 < value < float("inf"):
         raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")
-
-
-def check_steps(caller: str, steps: object) -> None:
-    """Raise unless it is a whole number of at least 1."""
-    if not isinstance(steps, int) or isinstance(steps, bool):
-        raise Invalid(caller).type("steps", f"must be an integer, got {steps!r}")
-    if steps < 1:
-        raise Invalid(caller).value("steps", f"must be at least 1, got {steps}")

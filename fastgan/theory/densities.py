@@ -1,4 +1,4 @@
-"""Densities to try the theory on."""
+"""Densities for examples of the theory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .arrays import Array, check_non_negative, take, take_distributions
 
 
 def gaussian_density(x: Array, mean: Array = 0.0, std: Array = 1.0, weights: Array | None = None) -> Any:
-    """The density of N(mean, std^2), or of a mixture of several, at the points x of the line.
+    """The density of N(mean, std^2), or of a mixture of several, at x.
 
     Args:
         x: points, any shape.

@@ -1,6 +1,6 @@
-"""The value of the game, the discriminator that maximises it, and what the generator then descends.
+"""The value of the game, the optimal discriminator, and the generator's criterion.
 
-Proposition 1 and Theorem 1 of Goodfellow et al. (2014) as functions of distributions; p is p_data and q is p_g.
+Proposition 1 and theorem 1 of Goodfellow et al. (2014), as functions of p = p_data and q = p_g.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fastgan import options, reference
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import TheoryGeneratorKind
 
-from .arrays import Array, check_choice, check_non_negative, precision, take, take_distributions
+from .arrays import Array, check_non_negative, precision, take, take_distributions
 from .divergences import LOG2, js_terms
 
 LOG4 = math.log(4.0)
@@ -25,8 +25,8 @@ GENERATOR_KINDS = options.names(TheoryGeneratorKind)
 def optimal_discriminator(p: Array, q: Array, *, real_label: float = 1.0, fake_label: float = 0.0) -> Any:
     """The discriminator that maximises V(G, D) for a fixed G: D*(x) = p(x) / (p(x) + q(x)).
 
-    Equivalent to `(real_label * p + fake_label * q) / (p + q)`, which smoothed labels lead to. Where neither p nor q
-    has mass V does not depend on D, and D* is NaN.
+    Equivalent to `(real_label * p + fake_label * q) / (p + q)`. Where p = q = 0, V does not depend on D, and D* is
+    NaN.
 
     Args:
         p, q: probabilities or densities of the data and of G's samples at the same points, any shape.
@@ -57,16 +57,15 @@ def optimal_discriminator(p: Array, q: Array, *, real_label: float = 1.0, fake_l
 def value(p: Array, q: Array, d: Array, *, clamp: bool = False, dx: Array | None = None) -> Any:
     """The value of the two-player game V(G, D) = E_p log D(x) + E_q log(1 - D(x)).
 
-    0 log 0 is 0, and V is -inf where D is sure and wrong. D = 1 beside a q too small to be seen in p + q is neither: so
-    D* itself is rounded, and there log(1 - D) is taken half a unit in the last place below 1; likewise for D = 0.
+    0 log 0 is 0. V is -inf where D is 0 or 1 and wrong. Where q is too small to change p + q, D* is rounded to 1; there
+    log(1 - D) is computed for D half a unit in the last place below 1. Likewise for D = 0.
 
     Args:
         p: (..., outcomes) p_data: probabilities, or densities on a grid.
         q: (..., outcomes) p_g, likewise.
-        d: (..., outcomes) D(x) in [0, 1]; where neither p nor q has mass it may be anything. A probability loses what
-            logits keep: one that is nearly 1 has been rounded to 1.
-        clamp: take D = 1 everywhere for the half unit in the last place below 1 that it may have been rounded from, and
-            D = 0 for the smallest normal number: V is finite.
+        d: (..., outcomes) D(x) in [0, 1]; ignored where p = q = 0.
+        clamp: replace D = 1 by half a unit in the last place below 1, and D = 0 by the smallest normal number, at all
+            outcomes, so that V is finite.
         dx: None, or the widths of the grid's cells: one number or (outcomes,).
 
     Returns:
@@ -137,16 +136,16 @@ def training_criterion(p: Array, q: Array, *, dx: Array | None = None) -> Any:
 
 
 def js_from_value(v: Array) -> Any:
-    """The Jensen-Shannon divergence that a value of the game gives at the optimal D: (V + log 4) / 2.
+    """The Jensen-Shannon divergence from the value of the game at the optimal D: (V + log 4) / 2.
 
-    With any other D it is too small: a lower bound. On the rows that D was fitted to it is too large.
+    For any other D it is a lower bound. On the rows that D was fitted to it is too large.
     """
     (v_,), back = take("js_from_value", v=v)
     return back((v_ + LOG4) / 2)
 
 
 def generator_gradient(p: Array, q: Array, grad_q: Array, *, kind: TheoryGeneratorKind, dx: Array | None = None) -> Any:
-    """The expected gradient of a generator's objective while D is held at its optimum.
+    """The expected gradient of a generator's objective with D fixed at its optimum.
 
     Equivalent to the derivative of `sum q_theta * loss(l)` at fixed logits l = log p - log q of D*. It is the gradient
     of 2 JSD(p||q) for "minimax", of KL(q||p) - 2 JSD(p||q) for "non_saturating" and of KL(p||q) / 2 for "mle".
@@ -172,7 +171,7 @@ def generator_gradient(p: Array, q: Array, grad_q: Array, *, kind: TheoryGenerat
     if grad.shape[-1:] != q_.shape[-1:]:
         raise Invalid(caller).value("grad_q", f"must have {q_.shape[-1]} outcomes, got shape {tuple(grad.shape)}")
     loss = reference.pointwise(_log_ratio(p_, q_), kind)
-    # Where q and its derivative underflow together D* is sure and the cost may be infinite: nothing moves there.
+    # Where q and its derivative underflow, the loss may be infinite; the product is then 0.
     return back((torch.where(grad == 0, 0.0, loss * grad) * weight).sum(-1))
 
 

@@ -1,8 +1,8 @@
 """Entropy and the divergences between distributions, in nats or bits, with exact values at the edges.
 
 A distribution is an array of probabilities over its last axis; leading axes are a batch. With `dx`, its numbers are
-densities on a grid whose cells have these widths. 0 log 0 is 0; whatever p gives mass and q does not is infinitely
-far. Every function takes numpy arrays, torch tensors (then it is differentiable in the interior) or lists.
+densities on a grid whose cells have these widths. 0 log 0 is 0. Every function takes numpy arrays, lists, or torch
+tensors, and is differentiable for the last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .arrays import Array, take_distributions
 
 LOG2 = math.log(2.0)
 
-# ---------------------------------------------------------------- one outcome's share
+# ---------------------------------------------------------------- terms of one outcome
 
 
 def kl_terms(p: Tensor, q: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def _unit(caller: str, base: float) -> float:
 
 
 def entropy(p: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
-    """Entropy H(p) = -sum p log p: the expected surprise; of a density, the differential entropy.
+    """Entropy H(p) = -sum p log p: the expected surprise; the differential entropy for a density.
 
     Args:
         p: (..., outcomes) probabilities that sum to one, or densities on a grid.
@@ -66,7 +66,7 @@ def entropy(p: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
 
 
 def cross_entropy(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
-    """Cross-entropy H(p, q) = -sum p log q: the expected surprise under p if one believes q.
+    """Cross-entropy H(p, q) = -sum p log q: the expected surprise under p of a model q.
 
     Equivalent to `entropy(p) + kl_divergence(p, q)`. Infinite where q = 0 and p > 0.
 
@@ -88,7 +88,7 @@ def cross_entropy(p: Array, q: Array, *, base: float = math.e, dx: Array | None 
 def kl_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
     """Kullback-Leibler divergence KL(p||q) = sum p log(p/q), at least 0; infinite where q = 0 and p > 0.
 
-    With p the data and q the model it is what maximum likelihood descends. Not symmetric.
+    Maximum likelihood minimises it, with p the data and q the model. Not symmetric.
 
     Args:
         p, q: (..., outcomes) probabilities, or densities on a grid.
@@ -106,7 +106,7 @@ def kl_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None 
 
 
 def reverse_kl_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
-    """Reverse Kullback-Leibler divergence KL(q||p): infinite where the model q puts mass that p has not.
+    """Reverse Kullback-Leibler divergence KL(q||p): infinite where p = 0 and q > 0.
 
     Equivalent to `kl_divergence(q, p)`; arguments as for `kl_divergence`.
     """

@@ -1,4 +1,4 @@
-"""Noise-contrastive and self-contrastive estimation: models with a density, learned by telling data from noise."""
+"""Noise-contrastive and self-contrastive estimation of models with a density."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .objectives import f_terms
 
 
 def nce_loss(real_log_model: Array, real_log_noise: Array, fake_log_model: Array, fake_log_noise: Array) -> Any:
-    """Noise-contrastive estimation's loss: a discriminator whose logit is log p_model(x) - log p_noise(x).
+    """The loss of noise-contrastive estimation: D's logit is log p_model(x) - log p_noise(x).
 
     Equivalent to `fastgan.discriminator_loss(real_log_model - real_log_noise, fake_log_model - fake_log_noise)`. In a
-    GAN D is free and the noise learns; here the noise is fixed and the model is inside D.
+    GAN, D is free and the generator learns; here the noise is fixed and D contains the model.
 
     Args:
         real_log_model, real_log_noise: log-densities of the data under the model and under the noise, any one shape.
-        fake_log_model, fake_log_noise: those of samples of the noise, as many or not.
+        fake_log_model, fake_log_noise: those of samples of the noise; their number may differ.
 
     Returns:
         Scalar of the kind of the arguments, in nats; differentiable with respect to the model.
@@ -42,9 +42,9 @@ def nce_loss(real_log_model: Array, real_log_noise: Array, fake_log_model: Array
 def nce_objective(p_data: Array, log_model: Array, noise: Array | None = None, *, dx: Array | None = None) -> Any:
     """The expectation of `nce_loss` over p_data and the noise; without noise, that of self-contrastive estimation.
 
-    Self-contrastive estimation takes a copy of the model itself for the noise, renewed at every step. Then D is 1/2
-    everywhere and the loss always log 4; but its gradient is half that of the expected negative log-likelihood. The
-    GAN's generator has no such gradient in this game, whatever D is: there the noise learns, the model does not.
+    In self-contrastive estimation the noise is a copy of the model, renewed at every step. D is then 1/2 everywhere and
+    the loss is log 4, but the gradient is half that of the expected negative log-likelihood. A GAN's generator has no
+    such gradient: there the noise learns, and the model does not.
 
     Args:
         p_data: (outcomes,) probabilities, or densities on a grid.

@@ -1,4 +1,4 @@
-"""One Gaussian fitted to any density by KL, reverse KL or JSD: a model that is too small for the data."""
+"""Fit of one Gaussian to any density by KL, reverse KL or JSD."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import FitKind
 
-from .arrays import Array, check_choice, check_positive, take, take_distributions
+from .arrays import Array, check_positive, take, take_distributions
 from .densities import gaussian_density
 from .divergences import LOG2, js_terms, kl_terms
 
@@ -34,11 +34,11 @@ class GaussianFit:
 
 
 def _reverse_kl_terms(p: Tensor, q: Tensor) -> Tensor:
-    """Where a density has underflowed to 0 the wall of log p ~ -700 before it keeps q away: nothing is added there."""
+    """0 where p underflowed to 0: the terms next to it, with log p about -700, already keep q away."""
     return torch.where(p > 0, kl_terms(q, p), 0.0)
 
 
-# kind -> (share of one point, its derivative with respect to log q up to terms that integrate to nothing)
+# kind -> (term of one point, its derivative with respect to log q up to terms whose integral is 0)
 _KINDS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "kl": (kl_terms, lambda p, q: -p),
     "reverse_kl": (_reverse_kl_terms, _reverse_kl_terms),
@@ -49,15 +49,15 @@ _KINDS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Te
 def fit_gaussian(p: Array, x: Array, *, kind: FitKind = "kl", start: tuple[float, float] | None = None) -> GaussianFit:
     """The Gaussian q nearest to a density p in the sense of KL(p||q), KL(q||p) or JSD(p||q).
 
-    KL covers all of p, reverse KL ends at one mode. JSD has optima of both sorts, and which is the lower one
-    depends on p: a GAN's criterion is not mode-seeking by nature.
+    KL covers all of p, reverse KL one mode. JSD has optima of both kinds, and p decides which one is lower: a GAN's
+    criterion is not mode-seeking by nature.
 
     Args:
         p: (points,) density on the grid x, integrating to one.
         x: (points,) increasing; wide and fine enough for q as well.
         kind: "kl", "reverse_kl" or "js".
-        start: (mean, std) to descend from, to the local minimum there. None: the lowest of those reached from the
-            moments of p and from its modes (the 16 highest).
+        start: (mean, std), where descent to a local minimum starts. None: the lowest of the minima reached from the
+            moments of p and from its 16 highest modes.
 
     Returns:
         GaussianFit.
@@ -88,14 +88,14 @@ def fit_gaussian(p: Array, x: Array, *, kind: FitKind = "kl", start: tuple[float
 
 
 def _mass(p: Tensor, share: Tensor, kind: str) -> float:
-    """How much of the Gaussian the grid sees."""
+    """The part of the Gaussian that is on the grid."""
     return float(share[p > 0].sum() if kind == "reverse_kl" else share.sum())
 
 
 def _starts(p: Tensor, x: Tensor, dx: Tensor) -> list[tuple[float, float]]:
-    """The moments, and a Gaussian as high as each mode."""
+    """The moments of p, and for each mode a Gaussian of its height."""
     mean = float((p * x * dx).sum())
-    inner = (p[1:-1] > p[:-2]) & (p[1:-1] >= p[2:]) & (p[1:-1] > p.max() / 1000)  # not the ripples of its tails
+    inner = (p[1:-1] > p[:-2]) & (p[1:-1] >= p[2:]) & (p[1:-1] > p.max() / 1000)  # without ripples in the tails
     modes = 1 + inner.nonzero().flatten()
     modes = modes[p[modes].argsort(descending=True)][:16]
     heights = [(float(x[i]), 1 / (float(p[i]) * math.sqrt(2 * math.pi))) for i in modes.tolist()]
@@ -105,13 +105,13 @@ def _starts(p: Tensor, x: Tensor, dx: Tensor) -> list[tuple[float, float]]:
 def _descend(p: Tensor, x: Tensor, dx: Tensor, kind: str, start: tuple[float, float]) -> GaussianFit:
     """Natural gradient descent: the Fisher information of (mean, log std) is (1 / std^2, 2).
 
-    A step is halved until it descends; where none does, the minimum is reached to rounding.
+    A step is halved until the divergence falls. If no step lowers it, the minimum is exact up to rounding.
     """
     terms, grad = _KINDS[kind]
 
     def divergence(mean: float, std: float) -> float:
         q = gaussian_density(x, mean, std)
-        if _mass(p, q * dx, kind) < 0.9:  # what has left the grid costs nothing: a descent must not go there
+        if _mass(p, q * dx, kind) < 0.9:  # mass outside the grid would cost nothing
             return math.inf
         return float((terms(p, q) * dx).sum())
 

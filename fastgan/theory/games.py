@@ -1,4 +1,4 @@
-"""Games small enough to be followed exactly: in function space, between two Gaussians, and the bilinear one."""
+"""Games that can be solved exactly: in function space, between two Gaussians, and the bilinear one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from fastgan import options
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice, check_count
 from fastgan.options import TheoryGeneratorKind, UpdateMode
 from fastgan.results import Result
 
-from .arrays import Array, check_choice, check_positive, check_steps, take, take_distributions
+from .arrays import Array, check_positive, take, take_distributions
 from .densities import gaussian_density
 from .discriminator import generator_gradient, training_criterion
 from .divergences import js_terms
@@ -32,20 +32,20 @@ class FunctionalGame(Result):
 
 
 def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float = 0.1) -> FunctionalGame:
-    """The game without networks: D is optimal at each step, and p_g itself moves down its gradient log(1 - D*).
+    """The game in function space: D is optimal at each step, and p_g descends its gradient log(1 - D*).
 
-    The update is mirror descent on the simplex, p_g <- p_g exp(-step_size log(1 - D*)) / Z, which by 1 - D* =
-    p_g / (p_data + p_g) is p_g^(1-step_size) (p_data + p_g)^step_size / Z. The criterion is convex in p_g, and its
-    second derivative at most that of the negative entropy, so for step sizes up to 1 it never rises.
+    The update is mirror descent on the simplex, p_g <- p_g exp(-step_size log(1 - D*)) / Z. As 1 - D* = p_g / (p_data +
+    p_g), it equals p_g^(1-step_size) (p_data + p_g)^step_size / Z. The criterion is convex in p_g, and its second
+    derivative is at most that of the negative entropy, so it never rises for step sizes up to 1.
 
     Args:
         p_data: (outcomes,) probabilities.
-        p_g0: (outcomes,) where G starts; positive wherever p_data is, as what has no mass never gets any.
-        steps: updates.
+        p_g0: (outcomes,) G's distribution at the start; positive wherever p_data is, because a zero stays zero.
+        steps: number of updates.
         step_size: in (0, 1]; at 1 each update goes half the way to p_data.
 
     Returns:
-        FunctionalGame of arrays of the kind that came in.
+        FunctionalGame, with arrays of the kind of the arguments.
 
     Raises:
         ValueError: no distributions, a p_g0 that lacks outcomes of p_data, steps or step_size out of range.
@@ -53,7 +53,7 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
     Source: Goodfellow et al. (2014), proposition 2.
     """
     caller = "functional_game"
-    check_steps(caller, steps)
+    check_count(caller, "steps", steps)
     if not 0 < step_size <= 1:
         raise Invalid(caller).value("step_size", f"must lie in (0, 1], got {step_size}")
     (p, q), _, back = take_distributions(caller, None, p_data=p_data, p_g0=p_g0)
@@ -87,13 +87,13 @@ class GaussianGame(Result):
 def gaussian_game(
     mean: float = 3.0, *, steps: int = 200, learning_rate: float = 0.07, kind: TheoryGeneratorKind = "minimax"
 ) -> GaussianGame:
-    """The outer loop in its textbook form: find D*, step G, find D* again, for N(mean, 1) against the data N(0, 1).
+    """Alternate between the optimal D* and a step of G, for G's N(mean, 1) and the data N(0, 1).
 
     G has one parameter, its mean. D* is exact, and the expectations are sums over a fine grid.
 
     Args:
-        mean: where G starts, from -20 to 20.
-        steps: of G.
+        mean: G's mean at the start, from -20 to 20.
+        steps: steps of G.
         learning_rate: of gradient descent on G's objective.
         kind: "minimax", "non_saturating" or "mle", as in `fastgan.generator_loss`.
 
@@ -106,7 +106,7 @@ def gaussian_game(
     Source: Goodfellow et al. (2014), theorem 1 and section 4.2.
     """
     caller = "gaussian_game"
-    check_steps(caller, steps)
+    check_count(caller, "steps", steps)
     check_positive(caller, "learning_rate", learning_rate)
     x = torch.linspace(-30.0, 30.0, 6001, dtype=torch.float64)
     dx = float(x[1] - x[0])
@@ -127,13 +127,13 @@ def gaussian_game(
 def bilinear_game(eta: float, mode: UpdateMode, *, steps: int = 100, start: tuple[float, float] = (1.0, 0.0)) -> Any:
     """Gradient descent of x and ascent of y on V(x, y) = x y, whose only equilibrium is (0, 0).
 
-    Simultaneous steps x - eta y, y + eta x multiply the distance from it by sqrt(1 + eta^2): they diverge at any rate.
-    Alternating ones, where y answers the new x, keep x^2 + y^2 - eta x y and circle for ever if eta < 2.
+    Simultaneous steps x - eta y, y + eta x multiply the distance from it by sqrt(1 + eta^2), so they diverge at any
+    rate. Alternating steps, in which y uses the new x, keep x^2 + y^2 - eta x y constant, and circle if eta < 2.
 
     Args:
         eta: step size of both players.
         mode: "simultaneous" or "alternating".
-        steps: how many.
+        steps: number of steps.
         start: (x, y).
 
     Returns:
@@ -147,7 +147,7 @@ def bilinear_game(eta: float, mode: UpdateMode, *, steps: int = 100, start: tupl
     caller = "bilinear_game"
     check_choice(caller, "mode", mode, options.names(UpdateMode))
     check_positive(caller, "eta", eta)
-    check_steps(caller, steps)
+    check_count(caller, "steps", steps)
     x, y = (float(v) for v in start)
     trajectory = [(x, y)]
     for _ in range(steps):

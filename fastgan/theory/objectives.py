@@ -1,9 +1,9 @@
-"""f-divergences as games: the same two networks, with an objective whose optimum is KL, Pearson, ... instead of JSD.
+"""f-divergences as games: the optimum of the objective is KL, Pearson, ... instead of JSD.
 
 Any f-divergence is the supremum over functions T of E_p T(x) - E_q f*(T(x)), reached at T = f'(p/q) (Nguyen et al.,
-2010). Here T is written as a function of one logit l, T = f'(exp l), so that under every divergence the discriminator's
-best logit is the same: log p(x) - log q(x). Objectives that hold exp(l) overflow for float32 logits above 88 (Pearson:
-44); they are written in plain PyTorch, twice differentiable.
+2010). Here T is a function of the logit l, T = f'(exp l), so that the optimal logit is log p(x) - log q(x) for every
+divergence. Objectives with exp(l) overflow for float32 logits above 88 (Pearson: 44). All are plain PyTorch, twice
+differentiable.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import DivergenceKind
 from fastgan.reference import softplus
 
-from .arrays import Array, check_choice, take, take_distributions
+from .arrays import Array, take, take_distributions
 from .discriminator import LOG4
 from .divergences import (
     LOG2,
@@ -34,8 +34,8 @@ class FDivergence(NamedTuple):
     """One divergence D_f(p||q) = sum q f(p/q) and its game, as functions of the logit l."""
 
     divergence: Callable[..., Any]
-    real_term: Callable[[Tensor], Tensor]  # T = f'(exp l): what D gains on data
-    fake_term: Callable[[Tensor], Tensor]  # f*(T): what it pays on samples
+    real_term: Callable[[Tensor], Tensor]  # T = f'(exp l): D's gain on data
+    fake_term: Callable[[Tensor], Tensor]  # f*(T): D's cost on samples
 
 
 def _gan_divergence(p: Array, q: Array, *, dx: Array | None = None) -> Any:
@@ -59,14 +59,14 @@ F_DIVERGENCES = {
 
 
 def f_terms(p: Tensor, q: Tensor, logits: Tensor, kind: DivergenceKind) -> Tensor:
-    """p T - q f*(T) of each outcome; outcomes without mass add nothing, even if T is infinite."""
+    """p T - q f*(T) of each outcome; 0 for an outcome without mass, even if T is infinite."""
     game = F_DIVERGENCES[kind]
     gain = torch.where(p == 0, 0.0, p * game.real_term(logits))
     return gain - torch.where(q == 0, 0.0, q * game.fake_term(logits))
 
 
 def f_divergence(p: Array, q: Array, *, kind: DivergenceKind, dx: Array | None = None) -> Any:
-    """The divergence D_f(p||q) that the game of this kind descends, in nats where it has a unit.
+    """The divergence D_f(p||q) that G minimises in the game of this kind, in nats where it has a unit.
 
     Args:
         p, q: (..., outcomes) probabilities, or densities on a grid.
@@ -128,14 +128,14 @@ def f_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, kind: Dive
 
 
 def f_generator_loss(fake_logits: Tensor, *, kind: DivergenceKind, saturating: bool = False) -> Tensor:
-    """The generator's loss of the f-GAN: -mean T(G(z)), the analogue of -log D; or the game's own -mean f*(T(G(z))).
+    """The generator's loss of the f-GAN: -mean T(G(z)), the analogue of -log D, or -mean f*(T(G(z))).
 
     For "gan" these are the kinds "non_saturating" and "minimax" of `fastgan.generator_loss`.
 
     Args:
         fake_logits: of G's samples, any shape.
         kind: as for `f_divergence`.
-        saturating: the game's own term instead.
+        saturating: use the second, the term of the game itself.
 
     Returns:
         Scalar Tensor.

@@ -1,4 +1,4 @@
-"""Two discrete variables in a table: joint, marginal and conditional probabilities, expectation, entropy, Bayes."""
+"""Two discrete variables: joint, marginal and conditional probabilities, expectation, entropy, Bayes' rule."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, check_choice
 
-from .arrays import Array, Back, check_choice, check_non_negative, take, take_distributions
+from .arrays import Array, Back, check_non_negative, take, take_distributions
 from .divergences import entropy
 
-# variable -> the axis that is summed over to be left with it
+# variable -> the axis of the other one, over which its marginal sums
 _OTHER_AXIS = {"x": 0, "y": 1}
 
 
@@ -21,8 +21,8 @@ class JointTable:
     """The joint distribution of two discrete variables, from a table of counts or probabilities.
 
     Args:
-        counts: (y, x) table, not negative: one row for each value of y, one column for each of x. A tensor or an array;
-            everything that comes out is of its kind.
+        counts: (y, x) table, not negative: one row for each value of y, one column for each of x. Results are of its
+            kind, tensors or arrays.
 
     Raises:
         ValueError: not a table, a negative or infinite count, or nothing but zeros.
@@ -102,7 +102,7 @@ class JointTable:
         return self._back(entropy(counts / self._total, base=base))
 
     def conditional_entropy(self, variable: str, *, base: float = math.e) -> Any:
-        """H(X|Y) or H(Y|X): what is left of a variable's entropy once the other is known.
+        """H(X|Y) or H(Y|X): a variable's entropy when the other one is known.
 
         Args:
             variable: "x" for H(X|Y), "y" for H(Y|X).
@@ -112,7 +112,7 @@ class JointTable:
         return self.entropy("xy", base=base) - self.entropy("y" if variable == "x" else "x", base=base)
 
     def mutual_information(self, *, base: float = math.e) -> Any:
-        """I(X; Y) = H(X) + H(Y) - H(X, Y): what each variable tells of the other.
+        """I(X; Y) = H(X) + H(Y) - H(X, Y): the information of each variable about the other.
 
         Args:
             base: as for `entropy`.
@@ -132,7 +132,7 @@ def bayes(prior: Array, likelihood: Array) -> Any:
         likelihood: (y, x) P(y|x), each column summing to one; or (x,) for one observed y.
 
     Returns:
-        Array like likelihood: P(x|y), each row summing to one; NaN for a y that cannot be.
+        Array like likelihood: P(x|y), each row summing to one; NaN for a y of probability 0.
 
     Raises:
         ValueError: prior is no distribution, a negative likelihood, or shapes that do not fit.

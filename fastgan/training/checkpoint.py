@@ -135,7 +135,7 @@ class Checkpoint:
                 scheduler.load_state_dict(plain.decode(self.others[network]["scheduler"]))
 
     def _load(self, network: str, optimizer: torch.optim.Optimizer) -> None:
-        """By `load_state_dict`, which decides where state lies; types as they were, which it changes."""
+        """Load by `load_state_dict`, which chooses the device of the state, and keep the types, which it changes."""
         before = [dict(group) for group in optimizer.param_groups]
         stored = self.optimizer_state(network)
         optimizer.load_state_dict(stored)

@@ -351,12 +351,12 @@ class TrainConfig:
 
     @property
     def penalties(self) -> tuple[PenaltyKind, ...]:
-        """All that are added to D's loss."""
+        """All penalties in D's loss."""
         kinds = self.gradient_penalty
         return kinds if isinstance(kinds, tuple) else () if kinds is None else (kinds,)
 
     def optimizer_of(self, network: str) -> Optimizer | Built:
-        """What updates the "generator" or the "discriminator"."""
+        """The optimiser of the "generator" or the "discriminator"."""
         name = f"{network}_optimizer" if getattr(self, f"{network}_optimizer") is not None else "optimizer"
         rule = getattr(self, name)
         return rule if isinstance(rule, Optimizer) else Built(rule, name)

@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""A lock: one process at a time trains in a run folder."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FolderLock:
             os.close(handle)  # it was released and removed between our open and our lock
 
     def release(self) -> None:
-        """Remove the file and give the lock back; a second call does nothing."""
+        """Remove the file and release the lock; a second call does nothing."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
             self._path.unlink(

@@ -1,4 +1,4 @@
-"""Callbacks that keep what happens: a file, TensorBoard, Weights & Biases, MLflow, the best weights."""
+"""Callbacks that log metrics (a file, TensorBoard, Weights & Biases, MLflow) or keep the best weights."""
 
 from __future__ import annotations
 

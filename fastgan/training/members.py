@@ -136,7 +136,7 @@ def _entry(part: Any, key: str) -> Any:
 
 
 def _overrides(configs: list[TrainConfig], named: list[str]) -> list[dict[str, Any]]:
-    """For each config, the fields of the grid and all others that are not the same everywhere."""
+    """For each config, the fields of the grid and those in which configs differ."""
     flat = [dict(leaves(config.as_dict())) for config in configs]
     names = [*named, *dict.fromkeys(name for one in flat for name in one)]
     varying = [name for name in dict.fromkeys(names) if name in named or len({repr(one.get(name)) for one in flat}) > 1]

@@ -17,7 +17,7 @@ from fastgan.training.plain import take_plain_numbers
 
 
 class _OfTorch:
-    """What these descriptions have in common: they are an optimiser of torch.optim, whose rate is constant."""
+    """Base class: an optimiser of torch.optim with a constant rate."""
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimiser of these parameters, its state allocated (step 0, moments 0)."""
@@ -30,7 +30,7 @@ class _OfTorch:
         raise NotImplementedError
 
     def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
-        """The rate is constant, or a scheduler's: nothing to set."""
+        """Does nothing: the rate is constant, or a scheduler sets it."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Momentum:
 
     @property
     def is_constant(self) -> bool:
-        """Whether rate and momentum stay what they are."""
+        """Whether rate and momentum are constant."""
         return self.lr_decay == 1.0 and self.momentum_final is None
 
     def learning_rate(self, update: int) -> float:
@@ -274,7 +274,7 @@ STATES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 
 
 def allocate(optimizer: torch.optim.Optimizer) -> None:
-    """Make what is missing of the state of each trained parameter, as before its first update: zeros."""
+    """Create missing state of each trained parameter, as before its first update: zeros."""
     kind = type(optimizer)
     for group in optimizer.param_groups:
         wanted = [n for n in STATES[kind] if n != "momentum_buffer" or group["momentum"] or kind is VelocitySGD]
@@ -289,7 +289,7 @@ def allocate(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _fusable(parameters: list[Tensor]) -> bool:
-    """Whether torch's fused update can take them: an update then costs one call, not a dozen a tensor."""
+    """Whether torch's fused update supports these parameters: one call instead of a dozen for each tensor."""
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
 
 

@@ -1,4 +1,4 @@
-"""Values as plain JSON, and state of other people's objects back: numbers keep their bits, containers their types."""
+"""Values as plain JSON and back: numbers keep their bits, containers their types."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """What `encode` was given."""
+    """The value that `encode` encoded."""
     if isinstance(value, list):
         return [decode(part) for part in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What users bring along: optimisers, schedulers and losses of PyTorch, given as functions."""
+"""Users' own optimisers, schedulers and losses of PyTorch, given as functions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Built:
         return optimizer
 
     def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
-        """Its rate is its own, or a scheduler's: nothing to set."""
+        """Does nothing: the optimiser or a scheduler sets the rate."""
 
 
 def build_scheduler(field: str, factory: SchedulerFactory, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -95,7 +95,7 @@ def _call(field: str, factory: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def all_as_built(players: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config cannot tell for certain, in numbers, of each network's `description`, `optimizer`, `scheduler`."""
+    """What functions in the config made: each network's `description`, `optimizer`, `scheduler`."""
     return {
         name: as_built(player.optimizer, player.scheduler)
         for name, player in players.items()
@@ -104,7 +104,7 @@ def all_as_built(players: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def schedulers_of(players: Mapping[str, Any]) -> dict[str, LRScheduler]:
-    """By network, of those that have one."""
+    """The schedulers by network, without networks that have none."""
     return {name: player.scheduler for name, player in players.items() if player.scheduler is not None}
 
 
@@ -149,7 +149,7 @@ def describe(value: Any) -> dict[str, Any]:
 
 
 def recall(described: dict[str, Any]) -> Any:
-    """The class of PyTorch, with its arguments, that `describe` was given.
+    """The class of PyTorch, with its arguments, that `describe` described.
 
     Raises:
         ValueError: it is a function, known by its name alone, or there is no such class.
@@ -173,14 +173,14 @@ _MODULES = ("torch.optim", "torch.optim.lr_scheduler")
 
 
 def _public(maker: Any) -> str | None:
-    """PyTorch's module that has a class by its name; None if neither has it."""
+    """The module of PyTorch with a class of this name, or None."""
     if not isinstance(maker, type):
         return None
     return next((m for m in _MODULES if getattr(importlib.import_module(m), maker.__name__, None) is maker), None)
 
 
 def name_of(value: Any) -> str:
-    """A function's or a class's name, or those of several, for a reader."""
+    """The name of a function or class, or of several, for messages."""
     if isinstance(value, tuple):
         return ", ".join(map(name_of, value))
     if isinstance(value, functools.partial):
@@ -197,7 +197,7 @@ def _kind(value: object) -> str:
 
 
 def takes_real_logits(generator_loss: Callable[..., Tensor]) -> bool:
-    """Whether a generator's loss looks at D's logits of real data: a second argument without default, or of that name.
+    """Whether a generator's loss takes D's logits of real data: a second argument without default, or of that name.
 
     A function that tells no signature takes the fakes' logits alone.
     """
@@ -211,7 +211,7 @@ def takes_real_logits(generator_loss: Callable[..., Tensor]) -> bool:
 
 
 def check_loss(loss: OwnLoss, logits: Tensor) -> None:
-    """Try both functions on logits, in place of those of real data and of fakes.
+    """Call both functions with made-up logits.
 
     Raises:
         TypeError, ValueError: one fails, or gives something else than a number that depends on the logits.

@@ -84,12 +84,12 @@ class PopulationResult(Result):
 
     @property
     def mean(self) -> dict[str, np.ndarray]:
-        """By column, (points, steps): mean over the seeds of each grid point that have finite numbers."""
+        """For each column, the mean over the seeds with finite numbers at each grid point, (points, steps)."""
         return {name: moments[0] for name, moments in self._moments.items()}
 
     @property
     def standard_error(self) -> dict[str, np.ndarray]:
-        """By column, (points, steps): the standard error of `mean`; NaN with fewer than two finite numbers."""
+        """For each column, the standard error of `mean`, (points, steps); NaN with fewer than two finite numbers."""
         return {name: moments[1] for name, moments in self._moments.items()}
 
     @functools.cached_property
@@ -192,7 +192,7 @@ def train_population(
 
 
 def _builder(make_gan: Callable[..., GAN]) -> Callable[[int], GAN]:
-    """make_gan as a function of the seed, which it gets where it asks for it."""
+    """make_gan as a function of the seed, whether or not it takes one."""
     if not callable(make_gan):
         raise invalid.type("make_gan", f"must be callable, got {type(make_gan).__name__}")
     parameters = inspect.signature(make_gan).parameters.values()

@@ -27,7 +27,7 @@ def progress(steps: int, *, quiet: bool) -> list[Display]:
 
 
 def population_progress(members: int, steps: int, *, quiet: bool) -> list[Display]:
-    """As `progress`, of members that have `steps` iterations to do in all."""
+    """The displays for members with `steps` iterations in all, as `progress`."""
     if quiet:
         return []
     return [Bar(members, steps)] if sys.stderr.isatty() else [Lines(members, steps)]
@@ -61,7 +61,7 @@ class Display(Callback):
     reads_networks = False
 
     def close(self) -> None:
-        """Give the terminal back; also after an error, when `on_end` is not called."""
+        """Restore the terminal; also after an error, when `on_end` is not called."""
 
 
 class Counter(Display):

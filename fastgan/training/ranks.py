@@ -1,4 +1,4 @@
-"""The processes that work together: those of torch.distributed where there are some, this process alone elsewhere."""
+"""The processes of a run: those of torch.distributed, or this process alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all: it writes and shows."""
+        """Whether this is rank 0, which writes files and shows progress."""
         return self.rank == 0
 
     def gather(self, work: Callable[[], T], caller: str = "train_population") -> list[T]:
@@ -68,7 +68,7 @@ class Ranks:
         return int(self._of_all([value if self.is_first else 0], dist.ReduceOp.SUM)[0])
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on one rank at least."""
+        """Whether the flag is set on any rank."""
         return flag if self.group is None else bool(self._of_all([int(flag)], dist.ReduceOp.MAX)[0])
 
     def _of_all(self, values: list[int], how: Any) -> Tensor:
@@ -86,7 +86,7 @@ class Ranks:
             self._write(alike, flat.div_(self.size))
 
     def copy_from_first_(self, tensors: Sequence[Tensor]) -> None:
-        """Each tensor becomes that of rank 0."""
+        """Broadcast the tensors of rank 0."""
         if self.group is None:
             return
         for alike in self._by_type(tensors):

@@ -123,11 +123,11 @@ class Minibatches:
 
     @property
     def kind(self) -> str:
-        """What the data are, for a reader."""
+        """The kind of the data, for messages."""
         return type(self.data.dataset if isinstance(self.data, sources.ByIndex) else self.data).__name__
 
     def close(self) -> None:
-        """Give back what only a run needs: a stream's workers."""
+        """Release what only a run needs: a stream's workers."""
 
     def minibatch(self, draw: int) -> Tensor:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
@@ -187,7 +187,7 @@ class Minibatches:
         return draw // self.batches + 1
 
     def gather(self, index: Tensor) -> Tensor:
-        """The rows of these numbers, on the networks' device. index: int64 (m,), on the CPU."""
+        """The rows at these indices, on the networks' device. index: int64 (m,), on the CPU."""
         rows = self._raw(index)
         return self._placed(rows)
 

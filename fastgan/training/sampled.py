@@ -1,4 +1,4 @@
-"""Training-by-sampling: conditions that name every label of every column often enough, and rows that meet them.
+"""Training-by-sampling: conditions, in which every label of every column is frequent enough, and rows that meet them.
 
 A condition is a label among those of all columns, so that a conditional GAN sees it as one of its classes.
 
@@ -56,7 +56,7 @@ class ConditionSampler:
 
     @classmethod
     def without_rows(cls, counts: Sequence[Sequence[int]]) -> ConditionSampler:
-        """Of saved counts of the labels, column by column: draws conditions, no rows."""
+        """A sampler from saved counts of the labels, column by column. It draws conditions, but no rows."""
         made = cls.__new__(cls)
         made.places, made.sizes = (), tuple(map(len, counts))
         made.starts = torch.tensor(np.concatenate([[0], np.cumsum(made.sizes)])[:-1], dtype=torch.int64)
@@ -79,7 +79,7 @@ class ConditionSampler:
 
     @property
     def width(self) -> int:
-        """Numbers of a condition as the networks see it."""
+        """The length of a condition as an input of the networks."""
         return sum(self.sizes)
 
     @property
@@ -108,7 +108,7 @@ class ConditionSampler:
         return Conditions(column, torch.minimum(found, self._last(column)) - self.starts[column])
 
     def tables(self) -> dict[str, Tensor]:
-        """What the compiled core reads, by its names."""
+        """The arrays that the compiled core reads, by name."""
         ends = self.starts.new_tensor([self.width])
         if not hasattr(self, "_edges"):
             self._edges = torch.cat([self.starts, ends]), torch.tensor(self.places, dtype=torch.int64)
@@ -119,7 +119,7 @@ class ConditionSampler:
         }  # fmt: skip
 
     def _last(self, column: Tensor) -> Tensor:
-        """Rounding must not lead into the next column."""
+        """Clip to the last label of the column, which rounding might exceed."""
         return self.starts[column] + torch.tensor(self.sizes, dtype=torch.int64)[column] - 1
 
     def matching(self, conditions: Conditions, *, seed: int, purpose: Purpose, step: int) -> Tensor:
@@ -174,11 +174,11 @@ class SampledRows:
         return len(self.table)
 
     def rows(self, index: Tensor) -> Tensor:
-        """The rows of these numbers, (len(index), width) float32."""
+        """The rows at these indices, (len(index), width) float32."""
         return self.table.rows(index)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean of -log p(label asked for).
+        """The mean of -log p(requested label).
 
         Args:
             logits: G's outputs before its heads, (m, width).

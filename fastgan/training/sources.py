@@ -1,4 +1,4 @@
-"""Data as users of PyTorch have them: rows by number, or streams of batches whose order is their own."""
+"""Data of PyTorch's kinds: rows by index, or streams of batches in their own order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ByIndex:
         return len(self.dataset)
 
     def rows(self, index: Tensor) -> Tensor:
-        """Samples of these numbers, stacked."""
+        """The samples at these indices, stacked."""
         return torch.stack([as_tensor(first_of(self.dataset[i])) for i in index.tolist()])
 
     @property
@@ -53,7 +53,7 @@ class Labelled:
 
 
 def adapted(data: Any) -> Any:
-    """Data of a kind that `Minibatches` takes; what it does not know is given back."""
+    """Data in a form that `Minibatches` takes; unknown data are returned unchanged."""
     if isinstance(data, Tensor | np.ndarray) or hasattr(data, "rows"):
         return data
     if type(data) is TensorDataset:
@@ -67,7 +67,7 @@ def adapted(data: Any) -> Any:
 
 
 def is_stream(data: Any) -> bool:
-    """Whether data come in batches, or as an iterable dataset, in an order of their own."""
+    """Whether data are batches or an iterable dataset, with an order of their own."""
     if isinstance(data, DataLoader | IterableDataset):
         return True
     numbered = isinstance(data, _AMBIGUOUS) or hasattr(data, "__getitem__") or hasattr(data, "rows")
@@ -75,12 +75,12 @@ def is_stream(data: Any) -> bool:
 
 
 def batches_of(data: Any, size: int) -> Iterable[Any]:
-    """Batches of this many samples; those that a loader or a generator makes are taken as they are."""
+    """Batches of this size; those of a loader or a generator are unchanged."""
     return DataLoader(data, size, drop_last=True) if isinstance(data, IterableDataset) else data
 
 
 def first_of(sample: Any) -> Any:
-    """The row of a sample, or the rows of a batch: of several parts the first."""
+    """The first part of a sample or batch with several parts: its rows."""
     return sample[0] if _parts(sample) else sample
 
 

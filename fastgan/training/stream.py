@@ -1,4 +1,4 @@
-"""Minibatches in the order in which a loader or a generator gives them."""
+"""Minibatches in the order of a loader or a generator."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ class Stream(Minibatches):
             raise invalid.value("data", f"must have features, got rows of shape {self.shape}")
 
     def close(self) -> None:
-        """Let go of the loader and its iterator, whose workers then end at once.
+        """Release the loader and its iterator, so that its workers end at once.
 
         In the cycles of references that an engine is part of, torch takes ten seconds to end persistent ones.
         """
         self.data = self._source = self._batches = iter(())
 
     def minibatch(self, draw: int) -> Tensor:
-        """The next batch; draws are asked for once, in their order."""
+        """The next batch. Each draw is requested once, in order."""
         batch, self._waiting = self._waiting, None
         return self._placed(self._next() if batch is None else batch)
 
     def epoch(self, draw: int) -> int:
-        """The pass over the iterable that gave the last batch, from 1."""
+        """The epoch of the last batch, from 1."""
         return self._epoch
 
     def gather(self, index: Tensor) -> Tensor:
-        """Rows of the batch that comes next, to try the networks on."""
+        """Rows of the next batch, for the dry run of the networks."""
         assert self._waiting is not None
         return self._placed(self._waiting[index])
 
@@ -114,7 +114,7 @@ class Stream(Minibatches):
 
 @contextlib.contextmanager
 def _deaf_to_ctrl_c(workers: bool) -> Iterator[None]:
-    """Processes that begin inside never see Ctrl-C, which a terminal sends to all.
+    """A context in which new processes ignore Ctrl-C, which a terminal sends to all.
 
     A run finishes its iteration first, for which it needs its loader's workers. Where the system has no masks of
     signals they see it, and the loader raises an error.

@@ -1,4 +1,4 @@
-"""PyTorch's threads of the CPU."""
+"""PyTorch's number of CPU threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """This many of PyTorch's threads inside; their number is put back."""
+    """A context in which PyTorch has this number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""What the eager engine can play beside Algorithm 1: feature matching, historical averaging, noise on D's input."""
+"""Options of the eager engine beyond Algorithm 1: feature matching, historical averaging, noise on D's input."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: i
 
 
 def features(discriminator: torch.nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What goes into D's last layer with parameters, (m, ...): the features by which it tells real from made.
+    """The input of D's last layer with parameters, (m, ...): its features.
 
     Args:
         discriminator: D.
@@ -70,7 +70,7 @@ def features(discriminator: torch.nn.Module, function: Callable[[Tensor], Tensor
 
 
 def begin_average(optimizer: torch.optim.Optimizer) -> None:
-    """Make room for the averages where the optimiser has made its own state: a checkpoint is read into it."""
+    """Create the averages beside the optimiser's own state, so that a checkpoint can be read into them."""
     for parameter, state in optimizer.state.items():
         if state:
             _begin(parameter, state)
@@ -94,7 +94,7 @@ def distance_from_average(optimizer: torch.optim.Optimizer, parameters: list[Ten
 
 @torch.no_grad()
 def update_average(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
-    """After update t (from 1): average <- average + (parameter - average) / t. Updates taken back do not count."""
+    """After update t (from 1): average <- average + (parameter - average) / t. Rolled-back updates do not count."""
     for parameter in parameters:
         state = optimizer.state[parameter]
         if COUNT not in state:

@@ -1,4 +1,4 @@
-"""D some updates of its own optimiser ahead, as a differentiable function of what those updates are made from."""
+"""D after some more updates of its own optimiser, as a differentiable function."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def look_ahead(
 
 
 def _adam(rule: Adam, state: dict[str, Any], grad: Tensor) -> Tensor:
-    """Adam's change of the parameters; the state moves on."""
+    """Adam's change of the parameters; updates the state."""
     beta1, beta2 = rule.betas
     state["step"] = state["step"] + 1
     state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * grad
@@ -85,7 +85,7 @@ def _adam(rule: Adam, state: dict[str, Any], grad: Tensor) -> Tensor:
 
 
 def _momentum(rule: Momentum, state: dict[str, Any], grad: Tensor, update: int, epoch: float) -> Tensor:
-    """The change of the parameters in either convention; the state moves on."""
+    """The change of the parameters in either convention; updates the state."""
     rate, momentum, velocity = rule.learning_rate(update), rule.momentum_at(epoch), state["momentum_buffer"]
     if rule.convention == "pylearn2":
         velocity = change = momentum * velocity - rate * grad

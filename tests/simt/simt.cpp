@@ -104,10 +104,10 @@ struct Slot {
   size_t offset, size;
 };
 
-class Machine {
+class EmulatedGpu {
  public:
-  explicit Machine(const Launch& launch);
-  ~Machine();
+  explicit EmulatedGpu(const Launch& launch);
+  ~EmulatedGpu();
   void go();
 
   void barrier(Scope scope, Place place);
@@ -148,10 +148,10 @@ class Machine {
   Thread* current_ = nullptr;
 };
 
-Machine* machine;
+EmulatedGpu* gpu;
 int launches;  // so far
 
-Machine::Machine(const Launch& launch)
+EmulatedGpu::EmulatedGpu(const Launch& launch)
     : launch_(launch), random_(options.seed * 0x9E3779B97F4A7C15u + 1), policy_(int(options.seed % 4)) {
   blockDim = launch.block;
   gridDim = launch.grid;
@@ -162,7 +162,7 @@ Machine::Machine(const Launch& launch)
   }
 }
 
-Machine::~Machine() {
+EmulatedGpu::~EmulatedGpu() {
   for (unsigned char* arena : arenas_) {
     for (const auto& [id, slot] : slots_) forget(arena + slot.offset);
     __asan_unpoison_memory_region(arena, kArena);
@@ -170,7 +170,7 @@ Machine::~Machine() {
   }
 }
 
-Moment Machine::moment() const {
+Moment EmulatedGpu::moment() const {
   const Thread& t = *current_;
   const Block& block = *t.home;
   Moment m;
@@ -188,7 +188,7 @@ Moment Machine::moment() const {
 
 // Blocks start in random order, a few at a time; those of a cluster together, those of a cooperative launch all at
 // once.
-void Machine::go() {
+void EmulatedGpu::go() {
   const int64_t size = launch_.cluster.count(), count = launch_.grid.count() / size;
   std::vector<int64_t> order;
   for (int64_t i = 0; i < count; ++i)
@@ -204,7 +204,7 @@ void Machine::go() {
   }
 }
 
-void Machine::start_cluster(int64_t number) {
+void EmulatedGpu::start_cluster(int64_t number) {
   const int64_t size = launch_.cluster.count();
   clusters_.push_back(std::make_unique<Cluster>());
   Cluster& cluster = *clusters_.back();
@@ -219,7 +219,7 @@ void Machine::start_cluster(int64_t number) {
   }
 }
 
-void Machine::start_block(Block& block, int64_t number) {
+void EmulatedGpu::start_block(Block& block, int64_t number) {
   const Extent grid = launch_.grid, extent = launch_.block;
   if (free_arenas_.empty()) {
     arenas_.push_back(static_cast<unsigned char*>(std::aligned_alloc(256, kArena)));
@@ -246,7 +246,7 @@ void Machine::start_block(Block& block, int64_t number) {
 }
 
 // Four ways to choose the next thread: at random, warp by warp, forwards, backwards.
-void Machine::make_ready(Thread& thread, bool gave_way) {
+void EmulatedGpu::make_ready(Thread& thread, bool gave_way) {
   const auto place = uint64_t(thread.home->number) << 10 | uint64_t(thread.index);
   uint64_t dropout_seed = random_();
   if (policy_ == 1)
@@ -256,7 +256,7 @@ void Machine::make_ready(Thread& thread, bool gave_way) {
   ready_.emplace(gave_way ? ++clock_ : 0, dropout_seed, &thread);
 }
 
-void Machine::resume(Thread& thread) {
+void EmulatedGpu::resume(Thread& thread) {
   current_ = &thread;
   threadIdx = thread.position;
   blockIdx = thread.block;
@@ -264,16 +264,16 @@ void Machine::resume(Thread& thread) {
   if (thread.ended) retire(thread);
 }
 
-void Machine::enter() {
-  Fibre& scheduler = machine->scheduler_;
+void EmulatedGpu::enter() {
+  Fibre& scheduler = gpu->scheduler_;
   __sanitizer_finish_switch_fiber(nullptr, &scheduler.bottom, &scheduler.size);
-  machine->launch_.body();
-  Thread& thread = *machine->current_;
+  gpu->launch_.body();
+  Thread& thread = *gpu->current_;
   thread.ended = true;
   switch_fibre(thread.fibre, scheduler, true);
 }
 
-void Machine::retire(Thread& thread) {
+void EmulatedGpu::retire(Thread& thread) {
   free_fibre(thread.fibre);
   Block& block = *thread.home;
   Cluster* cluster = block.cluster;
@@ -285,7 +285,7 @@ void Machine::retire(Thread& thread) {
   clusters_.erase(std::find_if(clusters_.begin(), clusters_.end(), [&](auto& c) { return c.get() == cluster; }));
 }
 
-void Machine::wait(const char* what, Place place) {
+void EmulatedGpu::wait(const char* what, Place place) {
   Thread& thread = *current_;
   thread.waits_for = what;
   thread.place = place;
@@ -293,13 +293,13 @@ void Machine::wait(const char* what, Place place) {
   thread.waits_for = nullptr;
 }
 
-void Machine::give_way() {
+void EmulatedGpu::give_way() {
   if (random_() % 2) return;
   make_ready(*current_, true);
   switch_fibre(current_->fibre, scheduler_);
 }
 
-void Machine::barrier(Scope scope, Place place) {
+void EmulatedGpu::barrier(Scope scope, Place place) {
   Block& block = *current_->home;
   if (scope == Scope::grid && !launch_.cooperative)
     fail("grid barrier at %s:%d outside a cooperative launch", stem(place.file), place.line);
@@ -319,7 +319,7 @@ void Machine::barrier(Scope scope, Place place) {
   wait("a barrier", place);
 }
 
-const Lanes& Machine::exchange(unsigned mask, uint64_t value, const char* operation, Place place) {
+const Lanes& EmulatedGpu::exchange(unsigned mask, uint64_t value, const char* operation, Place place) {
   Thread& t = *current_;
   auto& gatherings = t.home->warps[size_t(t.index / 32)];
   const size_t first = size_t(t.index / 32 * 32), width = std::min<size_t>(32, t.home->threads.size() - first);
@@ -353,7 +353,7 @@ const Lanes& Machine::exchange(unsigned mask, uint64_t value, const char* operat
 
 // ---------------------------------------------------------------- shared memory
 
-void* Machine::locate(Block& block, int id, const Slot& slot) {
+void* EmulatedGpu::locate(Block& block, int id, const Slot& slot) {
   unsigned char* at = block.arena + slot.offset;
   if (block.unpoisoned.insert(id).second) {
     __asan_unpoison_memory_region(at, slot.size);
@@ -363,7 +363,7 @@ void* Machine::locate(Block& block, int id, const Slot& slot) {
   return at;
 }
 
-void* Machine::shared(int id, size_t size, size_t alignment) {
+void* EmulatedGpu::shared(int id, size_t size, size_t alignment) {
   auto found = slots_.find(id);
   if (found == slots_.end()) {
     static_used_ = (static_used_ + alignment - 1) / alignment * alignment + size;
@@ -375,7 +375,7 @@ void* Machine::shared(int id, size_t size, size_t alignment) {
   return locate(*current_->home, id, found->second);
 }
 
-void* Machine::map_shared_rank(void* object, int rank) {
+void* EmulatedGpu::map_shared_rank(void* object, int rank) {
   Block& own = *current_->home;
   const size_t offset = size_t(static_cast<unsigned char*>(object) - own.arena);
   if (offset >= kArena || rank < 0 || size_t(rank) >= own.cluster->blocks.size())
@@ -388,14 +388,14 @@ void* Machine::map_shared_rank(void* object, int rank) {
 }
 
 // Once all blocks of a cluster have met, all are known to run; before, what others hold may not be touched.
-void Machine::open_shared(Cluster& cluster) {
+void EmulatedGpu::open_shared(Cluster& cluster) {
   for (auto& block : cluster.blocks)
     for (const auto& [id, slot] : slots_) locate(*block, id, slot);
 }
 
 // ---------------------------------------------------------------- what never goes on
 
-void Machine::report_standstill() {
+void EmulatedGpu::report_standstill() {
   std::map<std::string, std::map<int64_t, int64_t>> groups;  // where -> block -> threads
   for (const auto& cluster : clusters_)
     for (const auto& block : cluster->blocks)
@@ -421,30 +421,30 @@ void Machine::report_standstill() {
 // ---------------------------------------------------------------- the face
 
 void run(const Launch& launch) {
-  Machine here(launch);
-  machine = &here;
+  EmulatedGpu here(launch);
+  gpu = &here;
   ++launches;
   here.go();
-  machine = nullptr;
+  gpu = nullptr;
 }
 
-void give_way() { machine->give_way(); }
-void barrier(Scope scope, Place place) { machine->barrier(scope, place); }
+void give_way() { gpu->give_way(); }
+void barrier(Scope scope, Place place) { gpu->barrier(scope, place); }
 const Lanes& exchange(unsigned mask, uint64_t value, const char* operation, Place place) {
-  return machine->exchange(mask, value, operation, place);
+  return gpu->exchange(mask, value, operation, place);
 }
-bool running() { return machine != nullptr; }
-Moment moment() { return machine->moment(); }
-int lane() { return machine->current().lane(); }
-void* shared(int id, size_t size, size_t alignment) { return machine->shared(id, size, alignment); }
-void* dynamic_shared() { return machine->dynamic_shared(); }
+bool running() { return gpu != nullptr; }
+Moment moment() { return gpu->moment(); }
+int lane() { return gpu->current().lane(); }
+void* shared(int id, size_t size, size_t alignment) { return gpu->shared(id, size, alignment); }
+void* dynamic_shared() { return gpu->dynamic_shared(); }
 int next_shared_id() {
   static int next = 0;
   return next++;
 }
-int cluster_rank() { return machine->current().home->rank; }
-int cluster_size() { return int(machine->current().home->cluster->blocks.size()); }
-void* map_shared_rank(void* object, int rank) { return machine->map_shared_rank(object, rank); }
+int cluster_rank() { return gpu->current().home->rank; }
+int cluster_size() { return int(gpu->current().home->cluster->blocks.size()); }
+void* map_shared_rank(void* object, int rank) { return gpu->map_shared_rank(object, rank); }
 
 cudaError_t report(cudaError_t status) {
   if (status != cudaSuccess) runtime.last = status;

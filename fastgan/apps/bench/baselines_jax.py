@@ -62,7 +62,7 @@ class Jax:
         self._call(self.per_call)
 
     def replay(self, draws: Draws) -> dict[str, Tensor]:
-        """These iterations from the first weights: their losses, and what they changed."""
+        """Run these iterations from the first weights; the losses, and the changes of the parameters."""
         state, losses = self.jax.jit(self._replay)(self._first(), _arrays(draws))
         return _results(self.workload, 0, state, losses)
 

@@ -174,7 +174,7 @@ def graph_of(call: Callable[[], T]) -> Callable[[], T]:
 
 
 def eager(generator: nn.Module, discriminator: nn.Module, *, fused: bool | None = None, autocast: bool = False) -> Step:
-    """As in every tutorial. fused: `torch.optim.Adam`'s option of that name; autocast: to bf16, by `torch.autocast`."""
+    """The step of every tutorial. fused: the option of `torch.optim.Adam`; autocast: to bf16, by `torch.autocast`."""
     place = next(generator.parameters()).device.type
     forward = functools.partial(torch.autocast, place, torch.bfloat16) if autocast else contextlib.nullcontext
     adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE, betas=BETAS, eps=EPS, fused=fused)
@@ -216,7 +216,7 @@ def eager_matmul(generator: nn.Module, discriminator: nn.Module) -> Step:
 
 
 def compiled_matmul(generator: nn.Module, discriminator: nn.Module) -> Step:
-    """That with the whole step compiled."""
+    """`eager_matmul` with the whole step compiled."""
     return _with_bf16_products(compiled(generator, discriminator))
 
 
@@ -229,7 +229,7 @@ def _with_bf16_products(step: Step) -> Step:
 
 
 def compiled_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
-    """That with both networks compiled, as users of large ones do."""
+    """The step under autocast with both networks compiled, as users of large networks do."""
     for network in (generator, discriminator):
         network.compile(dynamic=False)
     return eager(generator, discriminator, fused=True, autocast=True)

@@ -77,7 +77,7 @@ class Row:
         return tolerance_of(self.workload, data, draws, truth, seed) if fp32 else self.tolerance
 
     def baselines(self, wanted: Sequence[str]) -> list[str]:
-        """Those of the wanted that do the same work; bf16 is held against eager in float32 too, as on the CPU."""
+        """The wanted baselines that do the same work. bf16 is compared with eager in float32 too, as on the CPU."""
         if self.members > 1:
             mine: set[str] = {"eager"} if self.precision == "bf16" else {"eager", "vmap"}
         elif self.precision == "bf16":

@@ -329,7 +329,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def microseconds(seconds: float) -> str:
-    """A time in microseconds with three digits that count."""
+    """A time in microseconds with three significant digits."""
     value = seconds * 1e6
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
 
@@ -340,13 +340,13 @@ def median(record: Mapping[str, Any], side: str) -> str:
 
 
 def ratio(record: Mapping[str, Any], side: str, base: str) -> float:
-    """How many times the base side's time the other's is, of a compared case or of one state of the core in it."""
+    """The ratio of a side's time to the base side's, in a compared case or in one state of the core."""
     found: float = record["sides"][side]["median_s"] / record["sides"][base]["median_s"]
     return found
 
 
 def times(record: Mapping[str, Any], side: str, base: str) -> str:
-    """That ratio with three digits that count; a dash where a side has no time."""
+    """`ratio` with three significant digits; a dash if a side has no time."""
     if not {side, base} <= set(record["sides"]):
         return "-"
     found = ratio(record, side, base)
@@ -403,7 +403,7 @@ class Report:
 
     @property
     def path(self) -> Path:
-        """Where the JSON lies."""
+        """The path of the JSON file."""
         return self.stem.with_name(self.stem.name + ".json")
 
     @property

@@ -78,7 +78,7 @@ class Cuda:
 
 
 def seconds(run: Callable[[], object], wait: Callable[[], object]) -> float:
-    """Of one run from an idle device to its end."""
+    """The seconds of one run, from an idle device to its end."""
     wait()
     started = time.perf_counter()
     run()

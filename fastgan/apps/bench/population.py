@@ -40,7 +40,7 @@ class Population:
         )
 
     def seconds(self, steps: int) -> float:
-        """How long that takes."""
+        """The seconds of so many iterations of all members."""
         started = time.perf_counter()
         self.train(steps)
         return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""In what precision the baselines multiply."""
+"""The precision of the baselines' products."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def bf16_products() -> Iterator[None]:
 
 
 def _newer() -> tuple[Any, ...]:
-    """All that the older switch sets along."""
+    """The settings that the older switch also sets."""
     return torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
 
 

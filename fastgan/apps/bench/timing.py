@@ -37,7 +37,7 @@ def core_shared() -> bool | None:
 
 
 def timed(run: Callable[[], object], calls: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds a call."""
+    """Seconds per call."""
     start = clock()
     for _ in itertools.repeat(None, calls):
         run()

@@ -74,7 +74,7 @@ class MlpSizes:
         ]
 
     def describe(self) -> str:
-        """As in 2-128-128-1."""
+        """The widths as text, such as 2-128-128-1."""
         hidden = f" maxout {self.pieces}" if self.pieces > 1 else ""
         return "-".join(map(str, self.sizes)) + hidden + (" batch norm" if self.batch_norm else "")
 
@@ -109,7 +109,7 @@ def _modules(network: MlpSizes, maxout: type[nn.Module]) -> list[nn.Module]:
 
 
 def plain_network(network: MlpSizes) -> nn.Sequential:
-    """As users of PyTorch write it."""
+    """The network in plain PyTorch."""
     return nn.Sequential(*_modules(network, PlainMaxout))
 
 
@@ -170,7 +170,7 @@ class Workload:
             return {name: plain_network(network).state_dict() for name, network in networks.items()}
 
     def gan(self, seed: int = 0) -> GAN:
-        """fastgan's side of it."""
+        """The workload's fastgan side."""
         weights = self.weights(seed)
         gan = GAN(fastgan_network(self.generator), fastgan_network(self.discriminator), latent_dim=self.latent_dim)
         gan.generator.load_state_dict(weights["generator"])

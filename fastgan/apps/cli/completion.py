@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the shell's script."""
     from fastgan.apps.cli import parser
 
     if arguments.shell not in _SCRIPTS:

@@ -214,7 +214,7 @@ def _modes(subject: _Subject) -> Iterator[Measure]:
 
 
 def _log_likelihood(subject: _Subject, held_out: Tensor, sigma: float | None) -> Iterator[Measure]:
-    """Of the samples, and of as many training rows in their place: what a generator that only repeats would score."""
+    """The log-likelihood by the samples, and by as many training rows: what repeating the data scores."""
     cut = min(_VALIDATION_ROWS, len(held_out) // 2)
     for name, samples in (("log_likelihood", subject.samples), ("of_real_rows", subject.train)):
         samples = samples[: len(subject.samples)]

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print it."""
+    """Print versions, the build, and the backend of each operation."""
     from fastgan.backend import backend_info
 
     facts = backend_info()

@@ -11,7 +11,7 @@ SAMPLES = 2500
 
 
 def modes_found(config: RunConfig, gan: GAN, dataset: Dataset) -> evaluation.ModeCoverage | None:
-    """Of 2,500 samples; None if the data have no known modes, or G gives numbers that are not finite."""
+    """The mode coverage of 2,500 samples; None if modes are not known, or samples are not finite."""
     if dataset.centres is None or not dataset.std or len(dataset.centres) < 2:
         return None
     samples = config.restore(gan.sample(SAMPLES, seed=0, device="cpu"))

@@ -127,7 +127,7 @@ def schedules(arguments: argparse.Namespace, config: TrainConfig) -> dict[str, A
 def _schedule(
     kind: str, config: TrainConfig, network: str, updates: int, steps: int | None, factor: float | None
 ) -> Schedule:
-    """Of a network that has so many updates an iteration."""
+    """The schedule of a network with so many updates per iteration."""
     every = max(1, config.steps // 3) if kind == "step" else max(1, config.steps)
     length = (every if steps is None else steps) * updates
     if kind == "step":

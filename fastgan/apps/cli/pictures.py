@@ -45,7 +45,7 @@ def draw(config: RunConfig, gan: GAN, dataset: Dataset, history: dict[str, np.nd
 
 
 def name_of(config: RunConfig) -> str:
-    """Of the data: a file's without its folders."""
+    """The name of the data: of a file, without its folders."""
     return config.source if config.source in data.sources.NAMES else Path(config.source).name
 
 

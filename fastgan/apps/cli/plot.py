@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw, and say where."""
+    """Draw the pictures and print their paths."""
     what, folder, out = arguments.what, arguments.run_dir, arguments.out
     if what in _OF_A_RUN:
         if folder is None:

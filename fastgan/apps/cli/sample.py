@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw them."""
+    """Draw samples into a file."""
     if tabular.is_run(arguments.run_dir):
         return tabular.sample(arguments)
     if arguments.where:

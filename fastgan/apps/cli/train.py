@@ -347,7 +347,7 @@ def _check_memory(config: RunConfig) -> None:
 
 
 def _memory() -> int:
-    """Bytes of this machine."""
+    """The memory of this machine in bytes."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # a system that does not say
@@ -376,7 +376,7 @@ def _add_labels(command: Any) -> None:
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was given of them."""
+    """The reading options that were given."""
     values = {name: getattr(arguments, name) for name in ("header", "image_shape", "background")}
     if getattr(arguments, "labels", None) is not None:  # of train alone
         values["labels"] = runs.absolute(arguments.labels)

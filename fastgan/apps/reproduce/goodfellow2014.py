@@ -118,14 +118,14 @@ def _digits(folder: Path | None) -> Split:
 
 
 def _mnist(folder: Path | None) -> Split:
-    """As the paper's code: of the 60,000 training rows the last sixth is for validation."""
+    """The split of the paper's code: the last sixth of the 60,000 training rows is for validation."""
     rows, test = (_read(folder, "mnist", split, 784) for split in ("train", "test"))
     held = len(rows) // 6
     return Split(rows[: len(rows) - held], rows[len(rows) - held :], test, (28, 28))
 
 
 def _cifar10(folder: Path | None) -> Split:
-    """As the paper's code: the last fifth for validation, and each image's contrast normalised to a norm of 55."""
+    """The split of the paper's code: the last fifth for validation; images contrast-normalised to a norm of 55."""
     rows, test = (_contrast_normalised(_read(folder, "cifar10", split, 3072)) for split in ("train", "test"))
     held = len(rows) // 5
     return Split(rows[: len(rows) - held], rows[len(rows) - held :], test, (32, 32))

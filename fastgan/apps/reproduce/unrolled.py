@@ -58,7 +58,7 @@ class Trial:
 
     @property
     def modes(self) -> int:
-        """Of 8, at the last evaluation; 0 for a GAN that broke down before the first."""
+        """Modes found, of 8, at the last evaluation; 0 for a GAN that broke down before the first."""
         return int(self.history[-1, 1]) if len(self.history) else 0
 
     @property

@@ -59,7 +59,7 @@ class ChangeDetector:
         )
 
     def _all_objects(self) -> list[Any]:
-        """All that modules and optimisers hold, the names, and the methods of their classes."""
+        """The objects and names in modules and optimisers, and the methods of their classes."""
         states: list[dict[Any, Any]] = list(map(_STATE, self._optimizers))
         dicts = [*_flat(map(_PARTS, self._modules)), *states, *_flat(map(dict.values, states))]
         of_classes = chain(map(type, self._modules), _flat(map(_CALLED, self._kinds)))

@@ -54,7 +54,7 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, gan: GAN, config: TrainConfig) -> Work:
-        """Of all verbs. Work of only one engine is left out, and work that is small in both."""
+        """The work of all verbs, without work of one engine only and without work that is small in both."""
         of_verbs, shown = _by_verb(gan, config), 0
         found = cls(0, 0, 1)  # the launch that records the metrics
         for verb, arguments in recording.record(recording.iteration_plan(config)):
@@ -108,7 +108,7 @@ class Weighed(NamedTuple):
 
     @classmethod
     def of(cls, work: Work, limits: DeviceLimits, rows: int, rates: tuple[int, int]) -> Weighed:
-        """On the cluster of a GAN trained alone, and on all of the device."""
+        """The times on the cluster of a GAN trained alone, and on the whole device."""
         blocks = limits.blocks(rows, 1)
         in_kernel, in_library = (rate * _FREQUENCY for rate in rates)
         kernel = work.products / (blocks * in_kernel) + work.passes * _PASS / _FREQUENCY

@@ -50,12 +50,12 @@ class CpuEngine:
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:
-        """A few for each thread."""
+        """A few members for each thread."""
         return _A_THREAD * threads
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls."""
+        """The optimisers, up to date; they may be read and changed between two calls."""
         return self.state.optimizers
 
     @property

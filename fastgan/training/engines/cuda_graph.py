@@ -73,7 +73,7 @@ class CudaLauncher(KernelLauncher):
         cuda.launch(self._anything, entry, *arguments)
 
     def size(self, entry: str, *numbers: int) -> int:
-        """How much scratch an entry needs."""
+        """The size of an entry's scratch."""
         return int(getattr(cuda.native, f"cuda_{entry}")(*numbers))
 
     def fork(self) -> None:
@@ -85,7 +85,7 @@ class CudaLauncher(KernelLauncher):
         torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
     def run(self, body: Callable[[], object]) -> None:
-        """Make the calls of `body` now."""
+        """Run the calls of `body` now."""
         with torch.cuda.stream(self._stream):
             body()
 
@@ -171,16 +171,16 @@ class GraphEngine:
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:
-        """One."""
+        """One: each engine has its own graphs."""
         return 1
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls."""
+        """The optimisers, up to date; they may be read and changed between two calls."""
         return self.state.optimizers
 
     def write_back(self) -> None:
-        """Nothing: an iteration changes parameters and states in place."""
+        """Does nothing: an iteration changes parameters and states in place."""
 
     def prepare(self) -> Iteration:
         """The iteration and its buffers. Modes, parameters and their places may have changed since the last call."""
@@ -235,7 +235,7 @@ class GraphEngine:
 
     @staticmethod
     def _set(iteration: Iteration, counter: Tensor, call: dict[str, Any], update: int, draw: int) -> None:
-        """Write to the device what differs from call to call."""
+        """Write the values of this call to the device."""
         iteration.counter.copy_(counter)
         iteration.set_schedule("generator", update, call["generator_schedule"])
         iteration.set_schedule("discriminator", draw, call["discriminator_schedule"])

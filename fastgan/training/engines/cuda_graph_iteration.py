@@ -119,18 +119,18 @@ class Iteration:
 
     @property
     def logits(self) -> int:
-        """In a batch of D."""
+        """The number of logits in a batch of D."""
         return self.rows * self.d.units
 
     def _parameters(self, name: str, updater: Updater) -> list[tuple[Tensor, ...]]:
-        """Of each trained parameter: itself, its state, its gradient."""
+        """For each trained parameter: the parameter, its state, its gradient."""
         found = []
         for parameter, grad in self._network(name).grads.items():
             found.append((parameter.detach(), *updater.states(parameter), grad))
         return found
 
     def _copies(self) -> dict[tuple[str, ...], list[tuple[Tensor, Tensor]]]:
-        """What a step of these players may change, and where it is saved."""
+        """Everything that a step of these players may change, with its copy."""
 
         def pairs(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
             return [(t, torch.zeros_like(t)) for t in tensors]
@@ -170,20 +170,20 @@ class Iteration:
     # ------------------------------------------------------------ the verbs: the batch and its logits
 
     def begin(self, it: Step) -> None:
-        """Nothing: the step counter tells the launches which iteration it is."""
+        """Does nothing: launches read the iteration from the step counter."""
 
     def prepare_g(self, number: Step) -> None:
-        """A step that updates G."""
+        """Begin a step that updates G."""
         self._number_of_g = number
         self._players.append("generator")
 
     def prepare_d(self, draw: Step) -> None:
-        """A step that updates D."""
+        """Begin a step that updates D."""
         self._number_of_d = draw
         self._players.append("discriminator")
 
     def save(self) -> None:
-        """Before a step, its forward passes included: they move running statistics."""
+        """Copy what the step may change, before its forward passes, which change running statistics."""
         if self.skips:
             self._copy(tuple(self._players), "always")
 
@@ -236,7 +236,7 @@ class Iteration:
     # ------------------------------------------------------------ the verbs: losses and gradients
 
     def loss_of_d(self, weight: float) -> None:
-        """Its sums for the metrics, and its derivatives by the logits."""
+        """The sums of D's loss for the metrics, and its derivatives with respect to the logits."""
         plan, threshold = self.described, self.described["threshold"]
         (real, fake), (grad, grad_of_fake) = self._halves(self.d.output), self._halves(self.d.grad_output)
         if plan["relativistic"]:
@@ -251,18 +251,18 @@ class Iteration:
         self.launcher.launch("loss_metrics", *head, *sub_batches)
 
     def loss_of_g(self) -> None:
-        """Likewise."""
+        """The sums of G's loss for the metrics, and its derivatives with respect to the logits."""
         real, fake = self._halves(self.d.output)
         other = real if self.described["relativistic"] else None
         sub_batch = fake, other, self._halves(self.d.grad_output)[1], None, *self.described["generated"], False, 0.0
         self.launcher.launch("loss_metrics", self.dtype, self.logits, 1.0 / self.logits, self.sums_of_g, 1, *sub_batch)
 
     def backward_d(self) -> None:
-        """From the derivatives by the logits down to each layer's product."""
+        """Backward from the logits to each layer's product."""
         self.d.backward(self._of_d, to_input=False, of_vectors=True)
 
     def backward_through_d(self) -> None:
-        """Down to G's output, without gradients of D's parameters."""
+        """Backward to G's output, without gradients of D's parameters."""
         fakes = Batch(0, self.rows, 1, self._of_d.dropout_seeds)
         self.d.backward(fakes, to_input=True, of_vectors=False)
         if self.labels is not None:
@@ -298,11 +298,11 @@ class Iteration:
     # ------------------------------------------------------------ the verbs: metrics and updates
 
     def record_d(self, it: Step, weight: float) -> None:
-        """The last launch of the iteration does it."""
+        """Does nothing: the last launch of the iteration records the metrics."""
         self._weight_of_d = weight
 
     def record_g(self, it: Step) -> None:
-        """Likewise."""
+        """Does nothing, as `record_d`."""
 
     def update_d(self) -> None:
         """Apply D's gradients."""
@@ -333,12 +333,12 @@ class Iteration:
 
     @property
     def real_half(self) -> slice:
-        """Of D's batch."""
+        """The real half of D's batch."""
         return slice(self.rows, 2 * self.rows)
 
     @property
     def fake_half(self) -> slice:
-        """Of D's batch."""
+        """The fake half of D's batch."""
         return slice(0, self.rows)
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -382,13 +382,13 @@ class Iteration:
                     launcher.launch("bound_norms", self.dtype, layer.weight, *numbers)
 
     def _round_weights(self, *networks: NetworkBuffers) -> None:
-        """For the products until the next update."""
+        """Round the weights for the products until the next update."""
         factors = [layer.w for network in networks for layer in network.layers if layer.w.rounds]
         if factors:
             self.launcher.copy_all([f.taken for f in factors], [f.exact for f in factors])
 
     def _copy(self, players: tuple[str, ...], predicate: str) -> None:
-        """What their step may change: to where it is saved, or back."""
+        """Copy what a step of these players may change, to the snapshot or back."""
         back = predicate == "bad"
         pairs = [(live, saved) if back else (saved, live) for live, saved in self.snapshot[players]]
         for wide in (False, True):  # a counter moves as a double: the copy moves its eight bytes unchanged

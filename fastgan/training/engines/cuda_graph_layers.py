@@ -83,12 +83,12 @@ class Factor(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, kind: torch.dtype) -> Factor:
-        """Of a buffer, for products that take factors of this type."""
+        """A factor in a buffer, for products with factors of this type."""
         return cls(x, x if x.dtype == kind else torch.zeros_like(x, dtype=kind))
 
     @property
     def rounds(self) -> bool:
-        """Whether there is a copy."""
+        """Whether there is a rounded copy."""
         return self.taken is not self.exact
 
 
@@ -111,12 +111,12 @@ class Batch:
 
     @property
     def span(self) -> slice:
-        """All its rows."""
+        """The rows of all sub-batches."""
         return slice(self.first, self.first + self.sub_batches * self.rows)
 
     @property
     def number(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return self.sub_batches * self.rows
 
     def sub_batch(self, i: int) -> slice:
@@ -129,7 +129,7 @@ class Batch:
         return 0, at, self.rows, self.stride, substream
 
 
-class Layer:
+class LayerBuffers:
     """One layer's buffers: the tensors that forward saves for backward, and the gradients.
 
     Products read its input, its weight and the gradient of its product (`x`, `w`, `back`), which its network sets up.
@@ -181,12 +181,12 @@ class Layer:
 
     @property
     def columns(self) -> int:
-        """Of its product."""
+        """The columns of the layer's product."""
         return int(self.units * self.pieces)
 
     @property
     def plain(self) -> bool:
-        """Whether it is a product and a bias and nothing else."""
+        """Whether the layer is only a product and a bias."""
         return self.activation == "none" and self.pieces == 1 and not self.drops and self.norm is None
 
     @property
@@ -213,19 +213,19 @@ class Layer:
         return self.dtype, batch.number, self.units, self.pieces, number, spec["negative_slope"], dropout, *mask
 
     def rounded(self, factor: Factor, rows: slice) -> Tensor:
-        """Rows of a factor as products take them: called once when they are complete, then `taken` has them."""
+        """Round rows of a factor to `taken`; call it once when they are complete."""
         if factor.rounds:
             self.launcher.copy(factor.taken[rows], factor.exact[rows])
         return factor.taken[rows]
 
     def drop(self, batch: Batch, x: Tensor, out: Tensor) -> None:
-        """Its mask over x of its units."""
+        """Apply the layer's dropout mask to x."""
         spec = self.spec
         mask = batch.mask(spec["dropout_seed_index"], spec["dropout_substream"])
         self.launcher.launch("dropout", self.dtype, x, out, batch.number, self.units, spec["dropout"], *mask)
 
     def forward(self, batch: Batch) -> None:
-        """From its input to `given`."""
+        """The forward pass, from the input to `given`."""
         launcher, span = self.launcher, batch.span
         x = self.rounded(self.x, span)
         if self.plain:
@@ -248,7 +248,7 @@ class Layer:
         return None
 
     def backward(self, batch: Batch, grad: Tensor, e: Tensor, grad_bias: Tensor | None = None) -> None:
-        """From the gradient of what it gave to that of its product, and the bias's: the rows of the batch alone."""
+        """The gradients of the product and of the bias, from that of the layer's result; only rows of the batch."""
         launcher, span = self.launcher, batch.span
         if self.drops and self.pieces > 1:
             self.drop(batch, grad, grad)
@@ -316,7 +316,7 @@ class NetworkBuffers:
         grad_result: Tensor | None = None,
     ) -> None:
         self.launcher, self.dropout_seeds, self.input_dropout = launcher, chain.dropout_seeds, chain.input_dropout
-        self.layers = [Layer(spec, trained, rows, launcher, sub_batches) for spec in chain.layers]
+        self.layers = [LayerBuffers(spec, trained, rows, launcher, sub_batches) for spec in chain.layers]
         first, last = self.layers[0], self.layers[-1]
         self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.units
         self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=launcher.device)
@@ -354,19 +354,19 @@ class NetworkBuffers:
         return {p: grad for layer in self.layers for p, grad in layer.grads.items()}
 
     def drop_input(self, batch: Batch, x: Tensor, out: Tensor) -> None:
-        """The mask of the input."""
+        """Apply the dropout mask of the input."""
         numbers = batch.number, self.inputs, self.input_dropout
         self.launcher.launch("dropout", self.dtype, x, out, *numbers, *batch.mask(0, 0))
 
     def forward(self, batch: Batch) -> None:
-        """From `input` to `output`."""
+        """The forward pass, from `input` to `output`."""
         if self.input_dropout:
             self.drop_input(batch, self.input[batch.span], self.dropped_input[batch.span])
         for layer in self.layers:
             layer.forward(batch)
 
     def backward(self, batch: Batch, *, to_input: bool, of_vectors: bool) -> None:
-        """From `grad_output` down to each layer's product, and to `grad_input`; the gradients of biases on the way."""
+        """The backward pass, from `grad_output` to each product and `grad_input`, with the gradients of biases."""
         span = batch.span
         for i, layer in reversed(list(enumerate(self.layers))):
             grad_bias = layer.grad_of(layer.spec["bias"]) if of_vectors else None
@@ -408,7 +408,7 @@ class PenaltyPass:
         return self.scratch[which][: self.rows * columns].view(self.rows, columns)
 
     def run(self, batch: Batch, kind: int, weight: float) -> None:
-        """Puts e and t beside the rest of the batch, and q in the place of e; adds to the gradients of biases."""
+        """Write e and t to the tangent's rows, and q over e; add to the gradients of biases."""
         network, launcher, tangent = self.network, self.network.launcher, self.tangent
         g, t = network.grad_input[self.where], network.dropped_input[tangent]
         shape = self.rows, network.inputs
@@ -437,7 +437,7 @@ class PenaltyPass:
 
     def _second_order_backward(self, batch: Batch) -> None:
         """Propagates q from each layer to the one below, and adds its sums to the bias gradients."""
-        layers: Sequence[Layer] = self.network.layers
+        layers: Sequence[LayerBuffers] = self.network.layers
         for i, (layer, sums) in reversed(list(enumerate(zip(layers, self.sums, strict=True)))):
             grad_bias = layer.grad_of(layer.spec["bias"])
             if grad_bias is not None:

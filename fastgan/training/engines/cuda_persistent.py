@@ -42,7 +42,7 @@ def with_cluster(limits: DeviceLimits, configs: Sequence[TrainConfig]) -> Device
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Why kernels cannot run there; None if they can."""
+    """Why kernels cannot run on the device; None if they can."""
     if device.type != "cuda":
         return f"the networks are on {device}; this engine is built for CUDA"
     return backend.cuda_reason()
@@ -85,16 +85,16 @@ class PersistentEngine:
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:
-        """As many as one launch takes."""
+        """The most members of one launch."""
         return _MOST_MEMBERS
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls."""
+        """The optimisers, up to date; they may be read and changed between two calls."""
         return self.state.optimizers
 
     def write_back(self) -> None:
-        """Nothing: an iteration changes parameters and states in place."""
+        """Does nothing: an iteration changes parameters and states in place."""
 
     @property
     def details(self) -> str:
@@ -156,7 +156,7 @@ def train(
     limits: DeviceLimits,
     found: Tensor,
 ) -> None:
-    """Queue the launch on the current stream. `found`: where the calls want their metrics."""
+    """Queue the launch on the current stream. found: the buffer for the metrics of the calls."""
     held: list[Tensor] = []
 
     def allocate(size: int) -> int:

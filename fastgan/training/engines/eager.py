@@ -55,7 +55,7 @@ class EagerEngine:
 
     @classmethod
     def members_a_call(cls, threads: int) -> int:
-        """One."""
+        """One: members train one after another."""
         return 1
 
     def write_back(self) -> None:

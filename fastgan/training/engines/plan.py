@@ -439,7 +439,7 @@ def updates_of(optimizer: torch.optim.Optimizer) -> Description:
 
 def _layer(layer: dict[str, Any], updater: Updater, ema_of: dict[Tensor, Tensor]) -> Description:
     def addresses(parameter: Tensor | None) -> tuple[int, int, int, int]:
-        """Of a parameter, of its optimiser's state (`STATES`), of its moving average."""
+        """The addresses of a parameter, of its optimiser's state (`STATES`), and of its moving average."""
         if parameter is None:
             return 0, 0, 0, 0
         moments = updater.states(parameter)

@@ -81,7 +81,7 @@ class Player:
             self.ranks.mean_([p.grad for p in self.parameters if p.grad is not None])
 
     def pull(self) -> Tensor | float:
-        """What historical averaging adds to the loss of an update; before the first there is none."""
+        """The term of historical averaging in the loss of an update; None before the first."""
         if not self.historical_averaging:
             return 0.0
         return self.historical_averaging * tricks.distance_from_average(self.optimizer, self.parameters)

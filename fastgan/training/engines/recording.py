@@ -13,7 +13,7 @@ Verb = tuple[str, list[Any]]
 
 
 def iteration_plan(config: TrainConfig) -> dict[str, Any]:
-    """What the order of an iteration's steps depends on."""
+    """The fields on which the order of an iteration's steps depends."""
     return schema.of_config("IterationPlan", config) | {
         "simultaneous": config.mode == "simultaneous",
         "relativistic": config.loss == "relativistic",
@@ -28,12 +28,12 @@ def record(plan: Mapping[str, Any]) -> list[Verb]:
 
 
 def sub_batches(batch: str) -> list[str]:
-    """Of the argument of `show`, in order: "real" and "fake"."""
+    """The sub-batches in the argument of `show`, in order: "real" and "fake"."""
     return batch.split("_")
 
 
 def dropout_seeds(config: TrainConfig, of_g: int, of_d: int) -> int:
-    """How many an iteration draws, where a forward pass of G or of D draws so many."""
+    """How many dropout seeds an iteration draws, from the numbers for a forward pass of G and of D."""
     count = 0
     for name, arguments in record(iteration_plan(config)):
         if name == "forward_g":

@@ -1,4 +1,4 @@
-"""Updates that are taken back where they are not finite, in the eager engine."""
+"""Roll-back of non-finite updates in the eager engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastgan.training.ranks import Ranks
 
 
 class Snapshot:
-    """A copy of all that an update may change, to take a non-finite one back without asking the host.
+    """A copy of everything that an update may change, to roll a non-finite one back without a synchronisation.
 
     Args:
         active: False makes both methods do nothing.
@@ -35,7 +35,7 @@ class Snapshot:
 
     @torch.no_grad()
     def save(self) -> None:
-        """Before an update, its forward passes included: they move running statistics."""
+        """Call it before an update and its forward passes, which change running statistics."""
         if not self.active:
             return
         self._states = self._now()
@@ -44,7 +44,7 @@ class Snapshot:
 
     @torch.no_grad()
     def restore_unless_finite(self, loss: Tensor) -> None:
-        """After an update: put everything back if its loss is not finite, or a number that was finite no longer is.
+        """After an update: roll back if its loss is not finite, or if a number was finite and is not any more.
 
         A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
         """

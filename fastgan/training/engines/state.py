@@ -1,4 +1,4 @@
-"""What every compiled engine keeps of a GAN on the host: its data, optimisers, plan, and numbers of updates."""
+"""The host's state of a GAN in a compiled engine: data, optimisers, plan, numbers of updates."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class HostState:
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """For reading and writing between two calls: all is up to date, and the next call reads it."""
+        """The optimisers, up to date; they may be read and changed between two calls."""
         self.write_back()
         for name, made in self._made.items():
             for step in self._steps(name):

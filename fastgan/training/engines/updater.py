@@ -1,4 +1,4 @@
-"""What updates a network in a compiled engine: its optimiser, and a scheduler's rates, taken ahead for a whole call."""
+"""The optimiser of a network in a compiled engine, and a scheduler's rates, taken ahead for a whole call."""
 
 from __future__ import annotations
 
