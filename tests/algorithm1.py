@@ -133,6 +133,8 @@ def undecided(kind: str, label: float, fake_label: float) -> float:
     for _ in range(200):
         middle = torch.tensor((low + high) / 2, dtype=torch.float64, requires_grad=True)
         (rises,) = torch.autograd.grad(loss_of_d(kind, middle, middle, label, fake_label), middle)
+        if rises == 0:  # without this, 1e-17 where it is 0: a logit of 0 would lie below
+            return middle.item()
         low, high = (low, middle.item()) if rises > 0 else (middle.item(), high)
     return (low + high) / 2
 
@@ -281,8 +283,8 @@ class Game:
             fake = self.fake(Purpose.NOISE_D, draw).detach()
             on_real, on_fake = self.logits(real), self.logits(fake)
             loss_d = loss_of_d(kind, on_real, on_fake, *self.labels) + self.penalty(real, fake, draw)
-            if not self.update(self.d, self.rule_d, loss_d, draw, self.epoch(draw)[0] + 1):
-                self.restore(before)
+            finite = self.update(self.d, self.rule_d, loss_d, draw, self.epoch(draw)[0] + 1)
+            self.restore_unless(finite, before)
         if kind == "hinge":
             self.d.note(torch.cat([1 - on_real, 1 + on_fake]))
         for update in range(it * config.generator_steps, (it + 1) * config.generator_steps):
@@ -290,8 +292,8 @@ class Game:
             logits = self.logits(self.fake(Purpose.NOISE_G, update))
             against = self.logits(real) if kind == "relativistic" else None
             loss_g = loss_of_g(config.loss, logits, against) + self.beside_loss_of_g()
-            if not self.update(self.g, self.rule_g, loss_g, update, self.epoch(draw)[0] + 1):
-                self.restore(before)
+            finite = self.update(self.g, self.rule_g, loss_g, update, self.epoch(draw)[0] + 1)
+            self.restore_unless(finite, before)
             self.take_average()
         return self.metrics(loss_d, loss_g, on_real, on_fake)
 
@@ -314,8 +316,8 @@ class Game:
         self.rule_g.step(parameters[n:], of_g, it, epoch)
         self.bound(self.d)
         self.bound(self.g)
-        if not all(bool(torch.isfinite(value).all()) for value in (loss_d, loss_g, *of_d, *of_g)):
-            self.restore(before)
+        finite = all(bool(torch.isfinite(value).all()) for value in (loss_d, loss_g, *of_d, *of_g))
+        self.restore_unless(finite, before)
         self.take_average()
         return self.metrics(loss_d, loss_g, on_real, on_fake)
 
@@ -345,9 +347,13 @@ class Game:
         return None
 
     @torch.no_grad()
-    def restore(self, saved: Any) -> None:
-        if saved is not None:
-            for value, old in zip(self.state(), saved[0], strict=True):
+    def restore_unless(self, finite: bool, saved: Any) -> None:
+        """Finite are the losses and gradients, and all that was so before: parameters, states, running statistics."""
+        if saved is None:
+            return
+        pairs = list(zip(self.state(), saved[0], strict=True))
+        if not finite or any((old.isfinite() & ~value.isfinite()).any() for value, old in pairs):
+            for value, old in pairs:
                 value.copy_(old)
             self.rule_g.count, self.rule_d.count = saved[1:]
 
