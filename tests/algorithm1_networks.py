@@ -145,9 +145,7 @@ class PlainNetwork:
             running = self.get(module, "running_var")
             running.mul_(1 - module.momentum).add_(module.momentum * variance.detach() * len(x) / (len(x) - 1))
             self.get(module, "num_batches_tracked").add_(1)
-        if (
-            x.dtype == torch.float32
-        ):  # asked how far rounding leads: by the derivative's closed form, as torch and the engines
+        if x.dtype == torch.float32:  # how far rounding leads: by the closed form of torch and the engines
             return nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=module.eps)
         x = (x - mean) / (variance + module.eps).sqrt()
         return x * (1.0 if weight is None else weight) + (0.0 if bias is None else bias)

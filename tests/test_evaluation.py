@@ -115,6 +115,14 @@ def test_M70_parzen_with_far_too_narrow_windows_stays_finite() -> None:
     torch.testing.assert_close(alone.log_likelihoods, torch.full((5,), peak, dtype=torch.float64), rtol=1e-3, atol=0)
 
 
+def test_M70_parzen_of_a_copy_is_at_most_a_windows_peak() -> None:
+    """Rounding must not make the squared distance of a copy negative, which a narrow window would multiply."""
+    samples = gaussian_rows(1000, 20)
+    peak = -math.log(1000) - 20 / 2 * math.log(2 * math.pi) - 20 * math.log(1e-8)
+    found = parzen_rows(samples, samples, 1e-8)
+    assert found.max() <= peak * (1 + 1e-14) and found.min() < peak
+
+
 def test_M70_sigma_by_cross_validation() -> None:
     samples, validation = gaussian_rows(3000, 2), gaussian_rows(1500, 2, 1)
     sigmas = np.logspace(-2, 0.5, 12)

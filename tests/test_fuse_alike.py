@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastgan
 import fastgan.nn as fnn
+from fastgan import ops
 from fastgan.ops import networks
 
 
@@ -91,6 +92,17 @@ def test_tensors_of_inference_mode_are_a_kind_of_their_own(inside: bool, monkeyp
     seen = looks(monkeypatch)
     run(), run()
     assert not seen
+
+
+def test_one_cache_serves_calls_with_and_without_dropout() -> None:
+    """A description without dropout, found by shapes alone, would leave it out of the next call."""
+    need("native", "mlp")
+    cache, layers, x = ops.CallCache(), (ops.LayerSpec("relu", dropout=0.5),), torch.ones(64, 8)
+    arguments = x, [torch.ones(16, 8)], [torch.ones(16)], layers
+    for seed in (None, torch.tensor(3)) * 3:
+        y = ops.mlp(*arguments, dropout_seed=seed, cache=cache)
+        assert bool((y == 0).any()) is (seed is not None)
+        assert torch.equal(y, ops.mlp(*arguments, dropout_seed=seed))
 
 
 def test_another_dtype_of_the_same_shape_is_seen() -> None:
