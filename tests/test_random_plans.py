@@ -66,13 +66,13 @@ def differ(plan: RandomPlan) -> str | None:
         other = plan.gan()
         engine, table = eager(other, plan.data, plan.config, plan.chunks)
         value, name = max((value, name), worst(compare(game, other, engine.optimizers, table)))
-    if plan.dtype == torch.float64:
-        bound = 1e-10
-    else:  # the same formulas in float32 say how far rounding leads
+    bound, found = 1e-10 if plan.dtype == torch.float64 else 1e-4, None
+    if not value < bound:
+        # The same formulas in float32 say how far rounding leads.
         rough = Game(plan.gan(), plan.data, plan.config, torch.float32)
         rough.play(plan.config.steps)
-        bound = 1e-4 + 30 * worst(between(rough, game))[0]
-    found = None
+        led = 30 * worst(between(rough, game))[0]
+        bound += led * 2**-29 if plan.dtype == torch.float64 else led
     if not value < bound:
         found = f"{name} by {value:.1e}, bound {bound:.1e}, kink {game.kink:.1e}"
         # Rounding may decide on which side of a kink a number is.
@@ -97,7 +97,7 @@ def between(game: Game, other: Game) -> dict[str, float]:
     for player in ("g", "d"):
         for name, value in getattr(game, player).values.items():
             want = getattr(other, player).values[name].detach()
-            found[f"{player}.{name}"] = float((value.detach() - want).abs().max() / (want.abs().max() + 1e-300))
+            found[f"{player}.{name}"] = float((value.detach() - want).abs().max() / want.abs().max().clamp(min=1e-6))
         rules = [getattr(g, f"rule_{player}") for g in (game, other)]
         for which in ("first", "second"):
             pairs = zip(getattr(rules[0], which), getattr(rules[1], which), strict=True)
