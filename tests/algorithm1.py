@@ -134,7 +134,7 @@ def undecided(kind: str, label: float, fake_label: float) -> float:
         middle = torch.tensor((low + high) / 2, dtype=torch.float64, requires_grad=True)
         (rises,) = torch.autograd.grad(loss_of_d(kind, middle, middle, label, fake_label), middle)
         low, high = (low, middle.item()) if rises > 0 else (middle.item(), high)
-    return round((low + high) / 2, 12)  # a logit of exactly 0 stands on the threshold, which is 0 without smoothing
+    return round((low + high) / 2, 12)  # without smoothing the threshold is 0
 
 
 def loss_of_g(kind: str, fake: Tensor, real: Tensor | None) -> Tensor:
