@@ -33,32 +33,20 @@ std::vector<T*> pointers(const py::list& addresses) {
 }
 
 constexpr int64_t kRowPadding = 32;  // of `work` and `scratch` (cpu/dispatch.h)
-constexpr int64_t kMostRows =
-    4096;  // of a call without backward go through one buffer at a time, which stays in the cache
+constexpr int64_t kMostRows = 4096;  // at a time in a call without backward, so that their buffer stays in the cache
 
 int64_t element_size(int dtype) { return DType(dtype) == DType::f64 ? sizeof(double) : sizeof(float); }
 
 int64_t padded(int64_t rows) { return (rows + kRowPadding - 1) / kRowPadding * kRowPadding; }
 
-// Rows of scratch where each thread of a team has a region of its own.
+// Rows of scratch in which each thread of a team has a region.
 int64_t padded_for_a_team(int64_t rows, int threads) {
   return padded(rows) + kRowPadding * std::max(threads, forced_team());
 }
 
-struct Terms {
-  LossTerm real, fake;
-};
-
-Terms loss_terms(uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formula_real, int formula_fake,
-                 double target_real, double target_fake, double scale_real, double scale_fake, uintptr_t grad_real,
-                 uintptr_t grad_fake) {
-  return {{pointer(real), m, formula_real, target_real, scale_real, pointer(grad_real)},
-          {pointer(fake), n, formula_fake, target_fake, scale_fake, pointer(grad_fake)}};
-}
-
-// Scratch memory of one call, aligned to cache lines; one at a time in a thread. A thread keeps it for its next call:
-// memory that is given back and taken again comes with page faults, which took more time than the products of a wide
-// layer. Only a large one is given back, which glibc would map anew each time in any case.
+// Scratch memory of one call, aligned to cache lines; a thread has one at a time. The thread keeps it for its next
+// call, because new memory comes with page faults, which took more time than the products of a wide layer. Only large
+// memory is freed, which glibc would map anew each time.
 class Scratch {
  public:
   Scratch(int dtype, int64_t elements) {
@@ -89,8 +77,8 @@ class Scratch {
   void* data_;
 };
 
-// Lists of addresses hold the weights first, then as many biases (0 where a layer has none); where a layer has batch
-// normalisation, then the scales, the shifts, the running means and variances, the numbers of batches.
+// A list of addresses has the weights, then as many biases (0 for a layer without). If a layer has batch normalisation,
+// it continues with the scales, the shifts, the running means and variances, and the numbers of batches.
 struct Mlp {
   // inputs, outputs, pieces, activation, negative slope, dropout, whether there is a bias, whether dropout comes before
   // the activation; batch normalisation: 0 none, 1 by the batch, 2 by the running statistics; its epsilon.
@@ -112,7 +100,7 @@ struct Mlp {
     sizes = kernels().mlp_sizes(shape);
   }
 
-  // The batch normalisation of each layer; empty where there is none.
+  // The batch normalisation of each layer; empty if no layer has any.
   template <class Fill>
   std::vector<MlpNorm> norms(Fill&& fill) const {
     std::vector<MlpNorm> result(normalizes ? shape.layers.size() : 0);
@@ -120,8 +108,8 @@ struct Mlp {
     return result;
   }
 
-  // Without `work`, in steps: a row's result does not depend on its neighbours, but where there is dropout, its mask
-  // does on its number in the call, and where there are statistics of the batch. `momenta`: of the running ones.
+  // Without `work`, in steps, unless there is dropout (a mask depends on the row's index in the call) or batch
+  // normalisation by the batch. `momenta`: of the running statistics.
   void forward(int dtype, uintptr_t x, int64_t rows, const py::list& parameters, uintptr_t y, uintptr_t work,
                bool dropout, uint64_t dropout_seed, int threads, const std::vector<double>& momenta) const {
     const auto at = pointers<void>(parameters);
@@ -143,9 +131,9 @@ struct Mlp {
                              normalizes ? norm.data() : nullptr});
   }
 
-  // `weights`: with batch normalisation, then the scales. The gradients: of x, then of the parameters; 0 where none is
-  // wanted. `kept`, sizes.backward elements a row, is what
-  // a second-order pass reads, which needs the gradient of x; 0: there will be none.
+  // `weights`: with batch normalisation, followed by the scales. `grads`: of x, then of the parameters; 0: not
+  // computed. `kept`: sizes.backward elements for each row, which a second-order pass reads (it needs the gradient of
+  // x); or 0.
   void backward(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t grad_y,
                 const py::list& grads, uintptr_t kept, uint64_t dropout_seed, int threads) const {
     const auto w = pointers<const void>(weights);
@@ -162,7 +150,7 @@ struct Mlp {
                             normalizes ? norm.data() : nullptr});
   }
 
-  // From the tangent of grad_x, the gradients of grad_y, of x, then of the parameters; 0 where none is wanted.
+  // From the tangent of grad_x: the gradients of grad_y, of x, then of the parameters; 0: not computed.
   void second_order(int dtype, int64_t rows, const py::list& weights, uintptr_t work, uintptr_t kept, uintptr_t tangent,
                     const py::list& grads, uint64_t dropout_seed, int threads) const {
     const auto w = pointers<const void>(weights);
@@ -175,7 +163,7 @@ struct Mlp {
                                 threads});
   }
 
-  // The penalty, and where `grads` is not empty the gradients of the parameters.
+  // The penalty, and the gradients of the parameters unless `grads` is empty.
   double penalty(int dtype, uintptr_t x, int64_t rows, const py::list& parameters, int kind, double weight,
                  const py::list& grads, uint64_t dropout_seed, int threads) const {
     const auto at = pointers<const void>(parameters);
@@ -220,10 +208,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("pair_loss", [](int dtype, uintptr_t real, int64_t m, uintptr_t fake, int64_t n, int formula_real,
                         int formula_fake, double target_real, double target_fake, double scale_real, double scale_fake,
                         uintptr_t value, uintptr_t grad_real, uintptr_t grad_fake, int threads) {
-    const Terms t = loss_terms(real, m, fake, n, formula_real, formula_fake, target_real, target_fake, scale_real,
-                               scale_fake, grad_real, grad_fake);
+    const LossTerm of_real{pointer(real), m, formula_real, target_real, scale_real, pointer(grad_real)},
+        of_fake{pointer(fake), n, formula_fake, target_fake, scale_fake, pointer(grad_fake)};
     py::gil_scoped_release release;
-    kernels().pair_loss(dtype, t.real, t.fake, pointer(value), threads);
+    kernels().pair_loss(dtype, of_real, of_fake, pointer(value), threads);
   });
   m.def("pointwise",
         [](int dtype, uintptr_t x, uintptr_t out, int64_t n, int formula, double target, int order, int threads) {

@@ -1,6 +1,6 @@
-// A training plan in plain numbers and addresses: networks, losses, optimisers, iterations. Every compiled engine reads
-// it. A field is read by its name in FASTGAN_FIELDS, from what fastgan/training/engines/plan.py describes; a field that
-// has the name of one of TrainConfig is that one, 0 for None.
+// A training plan in numbers and addresses: networks, losses, optimisers, iterations. All compiled engines read it.
+// Fields are read by their names in FASTGAN_FIELDS, from the dictionary of fastgan/training/engines/plan.py. A field
+// with the name of one of TrainConfig has its value, 0 for None.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -9,7 +9,7 @@
 
 namespace fastgan {
 
-// dropout(activation(batch_norm(x W^T + b))), or the largest of `pieces` rows a unit (maxout).
+// dropout(activation(batch_norm(x W^T + b))), or for each unit the largest of `pieces` rows (maxout).
 struct LayerPlan {
   int64_t inputs, outputs;
   int pieces;
@@ -21,7 +21,7 @@ struct LayerPlan {
   int dropout_seed_index = -1, dropout_substream = 0;
   bool batch_norm = false;
   double norm_epsilon = 1e-5, norm_momentum = 0.1;
-  bool concatenates = false;  // its input is given behind its outputs; then there is no dropout
+  bool concatenates = false;  // its result is its outputs, then its input; if so, there is no dropout
   // Of the operation alone (cpu/mlp.cpp). Dropout comes between the affine map and the activation; then there is no
   // batch normalisation. Batch normalisation is by the running statistics, as in evaluation.
   bool dropout_first = false, running_norm = false;
@@ -43,7 +43,7 @@ struct LayerPlan {
 // multiplications; tf32, bf16: factors are rounded first, sums are in float.
 FASTGAN_ENUM(enum class, Precision, fp32, ieee, tf32, bf16)
 
-// What becomes of some outputs of a network: nothing, tanh of each, softmax(x), softmax((x + Gumbel noise) /
+// The head of some outputs of a network: the identity, tanh, softmax(x), or softmax((x + Gumbel noise) /
 // temperature).
 FASTGAN_ENUM(enum class, Head, none, tanh, softmax, gumbel_softmax)
 
@@ -53,7 +53,7 @@ struct HeadPlan {
   FASTGAN_FIELDS(kind, first, width)
 };
 
-// What multiplies float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by their stand-in for
+// The products of float matrices on a CPU: fp32 by FMA; bf16 by AVX512-BF16, by AMX tiles, or by AMX in software for
 // tests.
 enum class Products { fp32, dot_bf16, amx, amx_software };
 
@@ -71,7 +71,7 @@ struct NetworkPlan {
   FASTGAN_FIELDS(input_dropout, dropout_seeds, precision, heads, temperature, heads_seed_index)
 };
 
-// A parameter in place, with the state its optimiser keeps: both moments, or the velocity alone. Null: there is none.
+// A parameter in place, with its optimiser's state: both moments, or only the velocity. Null: absent.
 struct ParameterPlan {
   void *value = nullptr, *state0 = nullptr, *state1 = nullptr;
   void* ema = nullptr;  // the moving average of the value
@@ -81,7 +81,7 @@ struct ParameterPlan {
 struct LayerParameters {
   ParameterPlan weight, bias, norm_scale, norm_shift;
   void *running_mean = nullptr, *running_variance = nullptr;
-  int64_t* batches = nullptr;                              // how many batches the running statistics have seen
+  int64_t* batches = nullptr;                              // the number of batches in the running statistics
   void *rounded = nullptr, *rounded_transposed = nullptr;  // the CPU engine's copies of the weight (cpu/amx.h)
   FASTGAN_FIELDS(weight, bias, norm_scale, norm_shift, running_mean, running_variance, batches)
 };
@@ -91,7 +91,7 @@ FASTGAN_ENUM(enum class, Rule, adam, momentum_torch, momentum_pylearn2, rmsprop)
 struct OptimizerPlan {
   Rule rule;
   double beta1, beta2, epsilon;  // Adam's; beta2 and epsilon are RMSprop's too
-  double weight_decay;           // times the weight: added to the gradient, or (decoupled) a step of its own
+  double weight_decay;           // times the weight: added to the gradient, or (decoupled) a separate step
   bool decoupled, nesterov;
   // Bounds, 0 for none: of each number of a gradient, then of the norm of all gradients of the network; of each weight
   // and of the norm of a unit's incoming weights after the update.
@@ -102,7 +102,7 @@ struct OptimizerPlan {
 
 FASTGAN_HD bool clips(const OptimizerPlan& plan) { return plan.max_grad_value > 0 || plan.max_grad_norm > 0; }
 
-// The rate and the momentum of each update of a call, or one of each for all.
+// The rate and the momentum of each update of a call, or one value for all.
 struct Schedule {
   std::vector<double> rate, momentum;
   FASTGAN_FIELDS(rate, momentum)
@@ -140,7 +140,7 @@ struct PlayerPlan {
   }
 };
 
-// What the order of an iteration's steps depends on (iteration.h).
+// The fields on which the order of an iteration's steps depends (iteration.h).
 struct IterationPlan {
   int64_t k, generator_steps;
   bool simultaneous;
@@ -153,13 +153,13 @@ struct IterationPlan {
 // A table whose rows are drawn by their labels (training-by-sampling: Xu et al., 2019, section 4.3), for a conditional
 // GAN that has a class for each label of each column. TrainPlan::data are then the scalars of all rows.
 struct TablePlan {
-  bool sampled = false;  // false: there is none
-  // A row: scalars, and a one among zeros in each group of features.
+  bool sampled = false;  // false: no such table
+  // A row: scalars, and a one-hot code in each group of features.
   int64_t scalars = 0, groups = 0;
   const int64_t *scalar_at = nullptr, *group_at = nullptr;  // the feature of each scalar, the first one of each group
   const void* codes = nullptr;                              // (rows, groups) where the ones are, of 16 bits or ...
   bool wide = false;                                        // ... of 32
-  // Labels: a column, any as likely, then one of its labels by weight, then one of the rows that have it.
+  // Draws: a column, uniformly; then a label of it, by weight; then one of the rows with this label.
   int64_t columns = 0;
   const int64_t *starts = nullptr, *places = nullptr;  // (columns + 1,) the first label, (columns,) the group
   const double* cumulative = nullptr;  // (labels,) weights of a column's labels up to each, plus the column's number
@@ -181,7 +181,7 @@ struct TrainPlan : IterationPlan {
   LossPlan real, fake, generated;
   std::vector<Penalty> penalties;  // each with this weight
   double penalty_weight;
-  double threshold;  // logit above which D takes a row for real, for the metrics
+  double threshold;  // for the metrics: the logit above which D classifies a row as real
   // A conditional GAN: each row of the data has a label, from 0 to classes - 1. Both networks also see it, one-hot,
   // behind the noise or the samples. 0: there is none.
   int64_t classes = 0;

@@ -22,7 +22,7 @@ OPERATIONS: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
     "dropout": {"cpu": _REAL, "cuda": _ALL},
     "random": {"cpu": _REAL, "cuda": _REAL},
 }
-# What pip says at that time, it shows only with -v.
+# pip shows the message of that time only with -v.
 _NOT_INSTALLED = (
     "fastgan was installed without its compiled core, which needs g++ 11 or clang 14 or newer; "
     "pip install -v says why it was not built"
@@ -38,7 +38,7 @@ def _load() -> tuple[ModuleType | None, str]:
         if isinstance(error, ModuleNotFoundError) and error.name == "fastgan._native":
             return None, _NOT_INSTALLED
         return None, f"the compiled module does not load ({error})"
-    module.build_info()  # chooses the instruction set: a ValueError where FASTGAN_ISA names none of this processor's
+    module.build_info()  # chooses the instruction set: a ValueError if the one in FASTGAN_ISA is missing here
     return module, ""
 
 
@@ -51,7 +51,7 @@ else:
 
 @functools.cache
 def instruction_set() -> str:
-    """That of the compiled core's build for this processor: "v2", "v3" (AVX2) or "v4" (AVX-512) on x86; "" without."""
+    """The instruction set of the compiled core on this processor: "v2", "v3" (AVX2) or "v4" (AVX-512) on x86; or ""."""
     return "" if native is None else str(native.build_info()["instruction_set"])
 
 

@@ -41,12 +41,12 @@ def _named(run: F) -> F:
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The type losses are computed, accumulated and returned in: float for everything but double."""
+    """The type in which losses are computed and returned: double for double, else float."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def dense(x: Tensor) -> Tensor:
-    """x row by row in memory: copied where it is strided otherwise, or holds its numbers negated (torch's lazy -x)."""
+    """x contiguous in memory: a copy if it has other strides, or is negated lazily (torch's -x)."""
     x = x.contiguous()
     return x.resolve_neg() if x.is_neg() else x
 
@@ -61,7 +61,7 @@ def pair_loss(
     need_real: bool,
     need_fake: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """One pass over both batches: the value and, where asked, the derivatives, scaled as the reduction says."""
+    """One pass over both batches: the value and, on request, the derivatives, scaled for the reduction."""
     dtype = real.dtype
     wide = accumulator(dtype)
     real = dense(real)
@@ -186,7 +186,7 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
 
 
 class MlpDescription:
-    """An MLP without its parameters, and its native description; what every call reads are plain attributes."""
+    """An MLP without its parameters, and its native description; every call reads plain attributes only."""
 
     __slots__ = (
         "core",
@@ -315,7 +315,7 @@ def mlp_forward(
 def check_saved(net: MlpDescription, tensors: Sequence[Tensor | None], work: Tensor, grad_y: Tensor) -> None:
     """Raise unless x and parameters, which backward reads by their addresses, are of the size that forward saw.
 
-    No version counter tells of `p.data = other`, and hooks of saved tensors may return anything.
+    `p.data = other` changes no version counter, and hooks of saved tensors may return anything.
     """
     dtype, device = work.dtype, work.device
     for i, (t, shape) in enumerate(zip(tensors, net.shapes(grad_y), strict=False)):

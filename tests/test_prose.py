@@ -40,7 +40,6 @@ EXCEPT = {
     ("fastgan/training/inference.py", "inferer"),  # a deprecated argument
     ("tests/test_deprecation.py", "inferer"),
     ("fastgan/apps/cli/bench.py", "peers"),  # a deprecated flag
-    ("fastgan/apps/presets.py", "settled"),  # of the GAN, not of a state
 }
 
 

@@ -1,4 +1,6 @@
 // The table of functions of one instruction set's build.
+#include <type_traits>
+
 #include "../formulas.h"
 #include "dispatch.h"
 
@@ -8,27 +10,28 @@
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
-void pair_loss(int, const LossTerm&, const LossTerm&, void*, int);
-void pointwise(int, const void*, void*, int64_t, int, double, int, int);
-void dropout(int, const void*, void*, int64_t, int64_t, double, uint64_t, uint32_t, int);
-void random_fill(int, void*, int64_t, bool, uint64_t, uint32_t, uint64_t, uint32_t, int64_t, int);
-void mlp_forward(int, const NetworkPlan&, const MlpForward&);
-void mlp_backward(int, const NetworkPlan&, const MlpBackward&);
-void mlp_second_order(int, const NetworkPlan&, const MlpSecondOrder&);
-void mlp_penalty(int, const NetworkPlan&, const MlpPenalty&);
-MlpSizes mlp_sizes(const NetworkPlan&);
-bool multiplies_bf16();
-void train(int, const TrainPlan&, TrainCall&);
-void write_back(int, const TrainPlan&, Workspace&, int);
-double fma_peak(double, bool);
+#define FASTGAN_DECLARE(name) std::remove_pointer_t<decltype(Kernels::name)> name
+FASTGAN_DECLARE(pair_loss);
+FASTGAN_DECLARE(pointwise);
+FASTGAN_DECLARE(dropout);
+FASTGAN_DECLARE(random_fill);
+FASTGAN_DECLARE(mlp_forward);
+FASTGAN_DECLARE(mlp_backward);
+FASTGAN_DECLARE(mlp_second_order);
+FASTGAN_DECLARE(mlp_penalty);
+FASTGAN_DECLARE(mlp_sizes);
+FASTGAN_DECLARE(multiplies_bf16);
+FASTGAN_DECLARE(train);
+FASTGAN_DECLARE(write_back);
+FASTGAN_DECLARE(fma_peak);
 #if defined(__AVX512F__)
 constexpr bool has_bf16_kernels = true;
-void tile_dot(bool, float*, const uint16_t*, const uint16_t*);
-void tile_round(bool, const float*, uint16_t*);
+FASTGAN_DECLARE(tile_dot);
+FASTGAN_DECLARE(tile_round);
 #else
 constexpr bool has_bf16_kernels = false;
-constexpr void (*tile_dot)(bool, float*, const uint16_t*, const uint16_t*) = nullptr;
-constexpr void (*tile_round)(bool, const float*, uint16_t*) = nullptr;
+constexpr decltype(Kernels::tile_dot) tile_dot = nullptr;
+constexpr decltype(Kernels::tile_round) tile_round = nullptr;
 #endif
 
 extern const Kernels table;

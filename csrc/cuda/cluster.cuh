@@ -1,4 +1,4 @@
-// Thread block clusters, whose blocks access each other's shared memory (from Hopper on; elsewhere a cluster is one
+// Thread block clusters: blocks that access each other's shared memory (from Hopper on; before, a cluster is one
 // block).
 #pragma once
 #include <cooperative_groups.h>

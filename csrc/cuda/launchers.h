@@ -27,8 +27,8 @@ void cuda_random_fill(int dtype, void* out, int64_t n, Distribution distribution
 void cuda_to_sphere(int dtype, void* z, int64_t rows, int64_t features, void* stream);  // scales rows to unit length
 void cuda_dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p,
                   DropoutSeed dropout_seed, uint32_t substream, void* stream);
-// Draws the dropout seeds, `each` an iteration; gathers the rows of a minibatch from `data` (rows, features), shuffled,
-// and their labels, one-hot.
+// Draws dropout seeds, `each` for every iteration. Gathers the rows of a shuffled minibatch from `data` (rows,
+// features), and their one-hot labels.
 void cuda_draw_dropout_seeds(StepIndex iteration, int iterations, uint64_t seed, uint64_t* dropout_seeds, int each,
                              void* stream);
 void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, void* out, int64_t wanted, uint64_t seed,
@@ -36,7 +36,8 @@ void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, vo
 void cuda_gather_labels(int dtype, const int32_t* labels, int64_t rows, int64_t classes, void* out, int64_t wanted,
                         uint64_t seed, StepIndex draw, void* stream);
 
-// The operations between the matrix products of an MLP; matrices are row-major. Null addresses: not wanted, or absent.
+// The operations between the matrix products of an MLP. Matrices are row-major. Null addresses: not computed, or
+// absent.
 struct LayerPass {
   int64_t rows, units;
   int pieces, activation;
@@ -46,17 +47,17 @@ struct LayerPass {
 };
 struct LayerForward {
   const void *product, *bias;  // (rows, units * pieces), (units * pieces,)
-  void* before;                // product + bias, where the derivative needs it; may be `product`
-  void* output;                // (rows, units); may be `product` where there is one piece
-  int32_t* winner;             // (rows, units), of maxout: which piece was the largest
-  void* dropped;               // output under the mask; maxout has none
+  void* before;                // product + bias, if the derivative needs it; may be `product`
+  void* output;                // (rows, units); may be `product` if there is one piece
+  int32_t* winner;             // (rows, units): the largest piece of maxout
+  void* dropped;               // output times the mask; maxout has none
 };
 struct LayerBackward {
-  const void *grad,
-      *saved;  // (rows, units): gradient of the layer's result; its output, or the activation's input (`before`)
+  // (rows, units): the gradient of the layer's result; its output, or the activation's input (`before`).
+  const void *grad, *saved;
   const int32_t* winner;
   void *grad_product, *grad_bias;
-  double* partial;  // cuda_layer_partials of them, where grad_bias is wanted
+  double* partial;  // cuda_layer_partials of them, if grad_bias is computed
   // For double backward: the gradient of grad_product, and the resulting gradient of `grad`. grad_product and grad_bias
   // are then the gradients through the activation's derivative.
   const void* grad_grad;
@@ -66,8 +67,8 @@ int64_t cuda_layer_partials(int64_t rows, int64_t columns);
 void cuda_layer_forward(int dtype, const LayerPass& pass, const LayerForward& call, void* stream);
 void cuda_layer_backward(int dtype, const LayerPass& pass, const LayerBackward& call, void* stream);
 
-// A small MLP as a whole, in one launch forward and two backward. Null addresses: not wanted, or absent. Backward reads
-// what forward kept.
+// A small MLP as a whole, in one launch forward and two backward. Null addresses: not computed, or absent. Backward
+// reads what forward stored.
 struct SmallMlpLayer {
   int64_t units;
   int pieces, activation;
@@ -82,9 +83,9 @@ struct SmallMlpCall {
   int64_t rows, inputs;
   double input_dropout;
   uint64_t dropout_seed;
-  int lowest;  // the last layer of the backward pass
+  int lowest;  // the last layer that the backward pass reaches
   const void* x;
-  void* dropped_input;  // x under the mask
+  void* dropped_input;  // x times the mask
   void* y;
   const void* grad_y;
   void* grad_x;
@@ -100,13 +101,13 @@ struct NormPass {
   const void *bias, *scale, *shift;
   void *running_mean, *running_variance;
   int64_t* batches;
-  void *mean, *inverse;  // (features,) of this batch: forward writes, backward reads
+  void *mean, *inverse;  // (features,) of this batch: forward writes them, backward reads them
 };
 void cuda_norm_forward(int dtype, const NormPass& pass, const void* product, void* out, void* stream);
 void cuda_norm_backward(int dtype, const NormPass& pass, const void* product, void* grad, void* grad_scale,
                         void* grad_shift, bool adds, void* stream);
 
-// D's logits of real rows or of fakes, n of each. With `other`, the loss is a function of logits - other.
+// n logits of D, of real rows or of fakes. With `other`, the loss is a function of logits - other.
 struct LossInput {
   const void *logits, *other;
   void *grad, *grad_of_other;
@@ -115,7 +116,7 @@ struct LossInput {
   bool real;
   double threshold;  // logit above which D takes a row for real
 };
-int64_t cuda_loss_metrics_sums(int64_t n);  // doubles of `sums` a sub-batch
+int64_t cuda_loss_metrics_sums(int64_t n);  // doubles of `sums` for each sub-batch
 void cuda_loss_metrics(int dtype, const std::vector<LossInput>& sub_batches, int64_t n, double scale, double* sums,
                        void* stream);
 // Writes an iteration's metrics from the sums of D's step (real, fake) and of G's step, and increments the step
@@ -144,29 +145,29 @@ struct ParameterUpdate {
   const void* grad;
   int64_t n;
 };
-// When a launch has an effect: always, or if the current update is to be rolled back.
+// When a launch has an effect: always, or if the current update is rolled back.
 FASTGAN_ENUM(enum class, Predicate, always, bad)
 struct UpdatePlan {
   OptimizerPlan optimizer;
-  const double *rates, *momenta;  // on the device: update u has number u % count
+  const double *rates, *momenta;  // on the device: those of update u are at u % count
   int64_t rate_count, momentum_count;
   StepIndex update;  // from 0, of a step counter
-  int player;        // 0: G, 1: D; whose skipped updates Adam must not count
+  int player;        // 0: G, 1: D; Adam does not count its skipped updates
 };
 void cuda_update(int dtype, const UpdatePlan& plan, const std::vector<ParameterUpdate>& parameters, void* stream);
-// value += (1 - decay) (grad - value); value = grad; and: sets the step counter's flag if a sum is not finite, or a
-// grad is not finite whose value (null: ignored) is.
+// ema: value += (1 - decay) (grad - value). copy: value = grad. inspect: sets the step counter's flag if a sum is not
+// finite, or if a number of `grad` is not finite but that of `value` (null: ignored) is.
 void cuda_ema(int dtype, double decay, const std::vector<ParameterUpdate>& parameters, void* stream);
 void cuda_copy(int dtype, Predicate predicate, const StepCounter* counter,
                const std::vector<ParameterUpdate>& parameters, void* stream);
 void cuda_inspect(int dtype, StepCounter* counter, const double* sums, int64_t count, int64_t stride,
                   const std::vector<ParameterUpdate>& parameters, void* stream);
-void cuda_count_skipped(StepCounter* counter, bool generator, bool discriminator,
-                        void* stream);  // counts a skipped update and clears the flag
+// Counts a skipped update and clears the flag.
+void cuda_count_skipped(StepCounter* counter, bool generator, bool discriminator, void* stream);
 void cuda_bound_norms(int dtype, void* weight, int64_t rows, int64_t inputs, double limit, void* stream);
 
-// For the benchmark: a sequence of empty kernels; at least one barrier of a cluster of blocks (of one block if blocks
-// is 0), after which `received` has a number from each thread's neighbour.
+// For the benchmark: a sequence of empty kernels; barriers, at least one, of a cluster of blocks (of one block if
+// blocks is 0), after which `received` has a number from each thread's neighbour.
 void cuda_empty(int launches, void* stream);
 void cuda_barrier_loop(int blocks, int64_t barriers, int32_t* received, void* stream);
 

@@ -1,4 +1,4 @@
-// One unit between two matrix products: activation or maxout, then dropout; and the backward pass. Each step is rounded
+// A unit between two matrix products: activation or maxout, then dropout; and its backward pass. Each step is rounded
 // to its storage type, because backward reads the stored value.
 #pragma once
 #include "../dtypes.h"

@@ -1,9 +1,9 @@
-// A small MLP as a whole: one launch forward, two backward. This pays if a layer's product takes less time than its
-// launch; larger networks run layer by layer (mlp.cu), with cuBLAS's products.
+// A small MLP as a whole: one launch forward, two backward. This is faster if a layer's product takes less time than
+// its launch. Larger networks run layer by layer (mlp.cu), with cuBLAS's products.
 //
-// A block takes 16 rows of the batch, a tile of the tensor cores, through all layers: activations stay in shared
-// memory, weights come from the cache, each read once a block. The gradients of the weights then are one more launch,
-// in which each block owns some of them and adds up all rows in a fixed order.
+// A block computes all layers for 16 rows of the batch, a tile of the tensor cores: activations stay in shared memory,
+// and each block reads each weight once, from the cache. The gradients of the weights are one more launch, in which
+// each block sums some of them over all rows in a fixed order.
 #include <algorithm>
 
 #include "launchers.h"
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kStrip = 16, kTile = 8;  // rows of a left, columns of a right tile
 constexpr int kWarps = kThreads / 32;
-constexpr int kMostLayers = 12;  // that fit into a kernel's arguments
+constexpr int kMostLayers = 12;  // as many as fit into a kernel's arguments
 
 // Factors have the storage type: rounding them again is exact, except for float, which is split instead.
 template <class S>
@@ -52,9 +52,9 @@ struct LayerArguments {
   S *before, *output, *dropped;
   int32_t* winner;
   S *grad_product, *grad_weight, *grad_bias;
-  const S* input;  // what it multiplied
+  const S* input;
   int inputs, units, pieces, activation;
-  int first_block;  // of those that own its weights
+  int first_block;  // of the blocks for its weights
   bool drops;
   Compute<S> negative_slope;
   MaybeMask<Compute<S>> random;
@@ -133,7 +133,7 @@ __device__ void read_input(const NetworkArguments<S>& net, int64_t first, Comput
   });
 }
 
-// Applies bias, activation and dropout to the products, and stores what is requested. Rows beyond the last become 0.
+// Applies bias, activation and dropout to the products, and stores what backward needs. Rows beyond the last become 0.
 template <class S>
 __device__ void through_layer(const NetworkArguments<S>& net, const LayerArguments<S>& layer, int64_t first,
                               const Compute<S>* product, Compute<S>* next) {
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kThreads) forward(const __grid_constant__ Netw
     read_input(net, first, input);
     for (int i = 0; i < net.depth; ++i) {
       const LayerArguments<S>& layer = net.layers[i];
-      __syncthreads();  // `input` is there
+      __syncthreads();  // `input` is complete
       multiply<typename ProductOf<S>::type>(input, net.wide, layer.inputs, product, net.wider, layer.columns(),
                                             [&](int k, int column) {
                                               return load(layer.weight[column * layer.inputs + k]);
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ Net
     read_grad(net, first, grad);
     for (int i = net.depth - 1; i >= net.lowest; --i) {
       const LayerArguments<S>& layer = net.layers[i];
-      __syncthreads();  // `grad` is there
+      __syncthreads();  // `grad` is complete
       back_through_layer(net, layer, first, grad, product);
       __syncthreads();  // `grad` was read
       if (i == net.lowest && !net.grad_x) break;
@@ -288,8 +288,8 @@ __global__ void __launch_bounds__(kThreads) backward(const __grid_constant__ Net
   }
 }
 
-// 16 x 8 weights of a layer: their gradients are products of gradient and input over all rows. The bias is the weight
-// of one more input, which is 1. Warps take rows in turn; their sums are added in order.
+// The gradients of 16 x 8 weights of a layer: products of gradient and input over all rows. The bias is the weight of
+// an additional input, 1. Warps take rows in turn; their sums are added in order.
 template <class S>
 __global__ void __launch_bounds__(kThreads) weights(const __grid_constant__ NetworkArguments<S> net) {
   using T = Compute<S>;
@@ -329,7 +329,7 @@ __global__ void __launch_bounds__(kThreads) weights(const __grid_constant__ Netw
 
 // ---------------------------------------------------------------- launchers
 
-// Blocks that own the weights of a layer, and the bias as one more column, where they are wanted.
+// Blocks for the gradients of a layer's weights, and of the bias as one more column.
 int weight_blocks(const SmallMlpLayer& layer, int64_t inputs) {
   if (!layer.grad_weight && !layer.grad_bias) return 0;
   const int64_t first = layer.grad_weight ? 0 : inputs / kTile * kTile, last = inputs + (layer.grad_bias ? 1 : 0);

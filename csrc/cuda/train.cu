@@ -1,9 +1,9 @@
 // The persistent engine: one launch runs many iterations of Algorithm 1 (../iteration.h) for one GAN or for thousands.
 //
-// A cluster of blocks (usually one) trains a GAN and keeps its weights in shared memory for the whole launch. Each
-// block computes both networks on its rows of the batch, independently of the other blocks; then the threads of the
-// cluster share the weight gradients. One thread (or one warp) computes each sum in one order, so the bits depend
-// neither on the size of the cluster nor on the other GANs of the launch. See docs/the-persistent-kernel.md.
+// A cluster of blocks (usually one block) trains a GAN, with its weights in shared memory for the whole launch. Each
+// block computes both networks on its rows of the batch. Then the threads of the cluster share the weight gradients.
+// One thread (or warp) computes each sum in one order, so the bits depend neither on the size of the cluster nor on the
+// other GANs of the launch. See docs/the-persistent-kernel.md.
 #include <cmath>
 #include <vector>
 
@@ -21,11 +21,11 @@ template <class T>
 struct Launch {
   const char* plans;  // starts with the offset of each member's plan, in bytes
   int members;
-  T* scratch;         // for each cluster: what its blocks share, then a part for each block
+  T* scratch;         // for each cluster: a common part, then a part for each block
   MemoryNeeds needs;  // for the most demanding member
 };
 
-// The verbs of an iteration, of one thread of one block.
+// The verbs of an iteration, for one thread of one block.
 template <class T>
 class Trainer : Losses<T> {
   using B = Batches<T>;
@@ -129,7 +129,7 @@ class Trainer : Losses<T> {
     update_parameters(updating(state_.rule_g, plan_.optimizer_g), g_, sub_batches_of_g_);
   }
 
-  // Bounds the norms first: the update that may be rolled back includes that.
+  // Bounds the norms first, so that a roll-back includes that.
   FASTGAN_CALLED void commit_or_roll_back(Updated updated) {
     if (plan_.skip_nonfinite)
       each_statistic_of_both([&](auto& statistic, auto& saved) {
@@ -229,11 +229,11 @@ class Trainer : Losses<T> {
   T* common_;
   SubBatches sub_batches_{};                 // of D's batch; sub_batches_of_g_: of G's
   int fake_ = 0;                             // the fakes' sub-batch of D's
-  const uint64_t* dropout_seeds_ = nullptr;  // those not yet taken
+  const uint64_t* dropout_seeds_ = nullptr;  // the next ones
   int64_t skipped_g_ = 0, skipped_d_ = 0;
 };
 
-// Copies a member's plan to shared memory and clears the rest. Padding is read, but not used, so it must be
+// Copies a member's plan to shared memory and clears the rest: padding is read, though not used, so it must be
 // initialised.
 template <class T>
 __device__ void begin(const Launch<T>& launch, const char* plan, T* common, unsigned char* memory) {
@@ -292,8 +292,8 @@ void need_more(MemoryNeeds& needs, const MemoryNeeds& other) {
   needs.plan_bytes = std::max(needs.plan_bytes, other.plan_bytes);
 }
 
-// How many clusters can run at once. All blocks of a cluster run in one GPC (a group of multiprocessors), and a GPC's
-// remaining multiprocessors stay unused: a cluster beyond this number would start after others have ended.
+// The number of clusters that can run at once. All blocks of a cluster run in one GPC (a group of multiprocessors),
+// whose remaining multiprocessors stay idle. A cluster beyond this number would start after others have ended.
 template <class T>
 int most_clusters(const cudaLaunchConfig_t& config, const CudaLimits& device) {
   const int size = device.cluster, most = std::max(1, device.multiprocessors / size);

@@ -1,7 +1,7 @@
 // One network on a block's part of a batch: forward, and back down to the gradients of all affine maps.
 //
-// Matrices of activations hold a feature a row and the batch along it. Each pass ends with a barrier, because the next
-// one reads what other threads of the block have written. Only batch normalisation reads another block.
+// A row of a matrix of activations is a feature, with the batch along it. Each pass ends with a barrier, because the
+// next one reads what other threads of the block wrote. Only batch normalisation reads another block.
 #pragma once
 #include "cluster.cuh"
 #include "mask.cuh"
@@ -12,15 +12,15 @@ inline namespace FASTGAN_ISA {
 
 // The columns of one call of the module, with its own dropout masks.
 struct SubBatch {
-  int column, rows;               // first column; rows of the batch in this block
-  int64_t first;                  // number in the whole batch of the first of them
-  const uint64_t* dropout_seeds;  // of its masks
+  int column, rows;  // first column; rows of the batch in this block
+  int64_t first;     // index of the first one in the whole batch
+  const uint64_t* dropout_seeds;
 };
 
 struct SubBatches {
   SubBatch all[2];
   int count;
-  int batch, each;  // of the whole batch, over all blocks: rows of D's, and columns that each of them has here
+  int batch, each;  // rows of D in the whole batch, over all blocks; columns for each of them here
   FASTGAN_HD int columns() const { return all[count - 1].column + all[count - 1].rows; }
 };
 
@@ -33,7 +33,7 @@ struct Block {
   Precision precision;                     // of products
 
   __device__ T* at(Offset offset) const { return offset.at >= 0 ? shared + offset.at : scratch + ~offset.at; }
-  // The same place of another block.
+  // The same buffer of another block.
   __device__ T* at(Offset offset, int other) const {
     if (size == 1) return at(offset);
     return offset.at >= 0 ? of_block(shared, other) + offset.at
@@ -41,7 +41,7 @@ struct Block {
   }
   __device__ Workers alone() const { return {int(threadIdx.x), kThreads}; }
   __device__ Workers together() const { return {rank * kThreads + int(threadIdx.x), size * kThreads}; }
-  // Columns of a sub-batch that blocks before that one have.
+  // Columns of a sub-batch in the blocks before `other`.
   __device__ int before(const SubBatches& s, int other) const {
     return int(rows_before(s.batch, precision, other, size)) * s.each;
   }
@@ -49,7 +49,7 @@ struct Block {
   __device__ void barrier_of_all() const { size == 1 ? __syncthreads() : cluster_barrier(); }
 };
 
-// A pack of neighbours, so that the activation is chosen once for all of them. Not inlined: each call has eight
+// A pack of neighbours, so that the activation is chosen once for all of them. Not inlined, because each call has all
 // activations.
 template <class T, int n>
 FASTGAN_CALLED Pack<T, n> activated(int activation, Pack<T, n> x, T negative_slope) {
@@ -75,8 +75,8 @@ __device__ void each_element(int rows, int columns, Workers workers, Function&& 
   for (int i = workers.rank; i < rows * columns; i += workers.count) f(i / columns, i % columns);
 }
 
-// The sum over a sub-batch of the whole batch of f(block, column): each lane of a warp adds every 32nd row, in order,
-// whatever the number of blocks. All lanes get it.
+// The sum of f(block, column) over a sub-batch of the whole batch. Each lane of a warp adds every 32nd row, in order,
+// for any number of blocks. All lanes get the sum.
 template <class Sum, class T, class Function>
 __device__ Sum sum_of_batch(const Block<T>& block, const SubBatches& sub_batches, int sub_batch, Function&& f) {
   Sum sum = Sum(0);
@@ -89,17 +89,17 @@ __device__ Sum sum_of_batch(const Block<T>& block, const SubBatches& sub_batches
   return sum;
 }
 
-// ---------------------------------------------------------------- what becomes of a tile
+// ---------------------------------------------------------------- sinks of tiles
 //
-// close stores sums and applies the element-wise tail at once (finish_too), or leaves the tail to finish, pair by pair:
-// with tensor cores, a warp's tiles have too many sums to keep in registers during a call. tiles_down, tiles_across:
-// tiles of a warp.
+// close() stores sums, and applies the element-wise tail at once (finish_too) or leaves it to finish(), pair by pair:
+// with tensor cores, a warp's tiles have too many sums to stay in registers during a call. tiles_down, tiles_across:
+// the tiles of a warp.
 
-// x W^T + b, and the activation of it.
+// x W^T + b, and its activation.
 template <class T>
 struct Forwards {
   const T* bias;
-  T *affine, *output;  // equal if the activation's input is not needed; output null: maxout or normalisation follows
+  T *affine, *output;  // equal if backward does not need `affine`; output null: maxout or normalisation follows
   int rows, stride, activation;
   T negative_slope;
   static constexpr int tiles_down = 2, tiles_across = 2;
@@ -144,7 +144,7 @@ __device__ void set_to_zero(T (&sum)[R][R]) {
     for (int c = 0; c < R; ++c) sum[r][c] = T(0);
 }
 
-// W^T e: the gradient of the output of the layer below, times that layer's derivative unless dropout comes between.
+// W^T e: the gradient of the output of the layer below, times that layer's derivative unless dropout is in between.
 template <class T>
 struct Backwards {
   T* grad;
@@ -282,7 +282,7 @@ struct Passes {
     block->barrier();
   }
 
-  // NaN wins, and the first piece that is largest takes all of the gradient.
+  // NaN wins. The first of the largest pieces takes the gradient.
   FASTGAN_CALLED void maxout(const LayerOf<T>& l, int columns) const {
     const T* pieces = block->at(l.affine);
     T* out = block->at(l.output);
@@ -303,7 +303,7 @@ struct Passes {
     T* grad_pieces = block->at(l.grad_affine);
     each_element(l.outputs, columns, block->alone(), [&](int unit, int column) {
       const int64_t at = int64_t(unit) * net->stride + column;
-      T left = grad[at];  // until one piece gets it
+      T left = grad[at];  // until a piece takes it
       for (int p = 0; p < l.pieces; ++p) {
         const int64_t piece = int64_t(unit * l.pieces + p) * net->stride + column;
         const bool takes = pieces[piece] == out[at] || pieces[piece] != pieces[piece];

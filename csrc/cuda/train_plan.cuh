@@ -1,7 +1,7 @@
 // The plan for the persistent kernel: plain numbers and addresses, contiguous for each member, copied to shared memory.
 //
 // Every buffer of a block has an Offset: in its shared memory while that has space, else in its part of the scratch
-// memory, which the L2 cache holds. Matrices are row-major; a row's stride is an odd number of 16-byte packs (in single
+// memory, which is in the L2 cache. Matrices are row-major; a row's stride is an odd number of 16-byte packs (in single
 // precision), so that eight adjacent rows are in different banks.
 #pragma once
 #include <algorithm>
@@ -34,7 +34,7 @@ constexpr int kChunk = 8;
 // cluster size.
 FASTGAN_HD int together(Precision p) { return p == Precision::ieee ? 1 : kChunk; }
 
-// Rows of a batch in the blocks before this one, and in the block that has most.
+// Rows of a batch in the blocks before this one; the most rows of a block.
 FASTGAN_HD int64_t rows_before(int64_t batch, Precision p, int block, int blocks) {
   const int64_t rows = (batch + together(p) - 1) / together(p) * block / blocks * together(p);
   return rows < batch ? rows : batch;
@@ -47,14 +47,14 @@ FASTGAN_HD int64_t most_rows(int64_t batch, Precision p, int blocks) {
 // Limit of a matrix: loops count its elements in 32 bits, in steps of the threads of a block.
 constexpr int64_t kMostElements = (int64_t(1) << 31) - 4096;
 
-// A weight or a bias, as rows and columns. `here` is the copy that a launch works on; the caller's is read when the
-// launch begins and written when it ends. The optimiser's state and the moving average are used in place.
+// A weight or a bias, as rows and columns. A launch works on the copy `here`; it reads the caller's at its begin and
+// writes it at its end. The optimiser's state and the moving average are used in place.
 template <class T>
 struct ParameterOf {
-  T *value, *state0, *state1, *ema;  // null: there is none
+  T *value, *state0, *state1, *ema;  // null: absent
   Offset here;
-  int64_t snapshot;  // elements into the cluster's scratch: value and both states before an update
-  int64_t gradient;  // likewise, where gradients are clipped
+  int64_t snapshot;  // offset in the cluster's scratch, in elements: value and both states before an update
+  int64_t gradient;  // likewise: the gradient, if gradients are clipped
   int rows, columns, stride;
   FASTGAN_HD int64_t count() const { return int64_t(rows) * columns; }
 };
@@ -68,14 +68,14 @@ struct LayerOf {
   uint32_t substream;
   bool needs_input;                 // backward needs the activation's input
   ParameterOf<T> weight, bias;      // (outputs * pieces, inputs), (outputs * pieces, 1)
-  Offset affine, output, dropped;   // (features, columns of the batch); equal where a step is left out
+  Offset affine, output, dropped;   // (features, columns of the batch); equal if the layer lacks the step
   Offset grad_output, grad_affine;  // likewise
   bool batch_norm;                  // if so:
   T norm_epsilon, norm_momentum;
   ParameterOf<T> norm_scale, norm_shift;  // (outputs, 1)
   T *running_mean, *running_variance;     // the caller's, or null
   int64_t* batches;
-  int64_t snapshot_statistics;  // elements into the cluster's scratch
+  int64_t snapshot_statistics;  // offset in the cluster's scratch, in elements
   Offset normalized;            // input of the activation
   Offset statistics;            // (4 a sub-batch + 2, outputs): see train_norm.cuh
   FASTGAN_HD int rows() const { return outputs * pieces; }
@@ -87,8 +87,8 @@ struct NetworkOf {
   int dropout_seeds, stride;  // stride: of all its matrices of activations
   double input_dropout;
   Offset input, dropped_input, grad_input;
-  int64_t squares;  // bytes into the cluster's scratch: of each trained parameter's rows, a sum of squares of gradients
-  int rows;         // of them
+  int64_t squares;  // offset in the cluster's scratch, in bytes: the sum of squares of each row of a gradient
+  int rows;         // how many
 };
 
 struct ScheduleOf {
@@ -101,7 +101,7 @@ struct MemberOf {
   NetworkOf generator, discriminator;
   OptimizerPlan optimizer_g, optimizer_d;
   ScheduleOf schedule_g, schedule_d;
-  Precision precision;  // of products of the type T: that of double is always ieee
+  Precision precision;  // of products of the type T; always ieee for double
   Prior prior;
   uint64_t seed;
   const T* data;
@@ -119,7 +119,7 @@ struct MemberOf {
   // Byte offsets in the cluster's scratch: the dropout seeds of kSeedsAhead iterations; the flag of a number that is
   // not finite.
   int64_t dropout_seeds, bad;
-  Offset values, numbers;  // a loss an element of D's logits; the number of each real row
+  Offset values, numbers;  // the loss at each logit of D; the index of each real row
   int64_t bytes;           // of all this, the layers and the schedules
 
   FASTGAN_HD const LayerOf<T>* layers() const { return reinterpret_cast<const LayerOf<T>*>(this + 1); }
@@ -127,7 +127,7 @@ struct MemberOf {
 
 constexpr int kSeedsAhead = 32;  // iterations whose dropout seeds are drawn at a time
 
-// Memory that one launch needs for a block and for a cluster, in elements of T.
+// Memory that a launch needs for a block and for a cluster, in elements of T.
 struct MemoryNeeds {
   int64_t shared = 0, block = 0, cluster = 0;
   size_t plan_bytes = 0;
@@ -153,7 +153,7 @@ class SharedArena {
 
 // ---------------------------------------------------------------- from the plan to the kernel's
 
-// Builds the kernel's plan of one member, whose batch `blocks` blocks share.
+// Builds the kernel's plan of one member. `blocks` blocks share its batch.
 template <class T>
 class Builder {
  public:

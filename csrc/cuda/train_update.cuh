@@ -1,6 +1,6 @@
-// Gradients of the parameters, applied at once: the thread that has summed a gradient element updates the weight; no
-// weight gradient is stored. The threads of all blocks of a cluster share the work and write each new weight to every
-// block.
+// Gradients of the parameters, applied at once: the thread that sums an element of a gradient updates the weight, and
+// no weight gradient is stored. The threads of all blocks of a cluster share the work, and write each new weight to
+// every block.
 #pragma once
 #include "../optimizer.h"
 #include "train_norm.cuh"
@@ -14,18 +14,19 @@ struct Updating {
   const Block<T>& block;
   const DeviceRule<T>& rule;
   T* snapshot;  // scratch memory of the cluster
-  int* bad;     // becomes 1 when a number that was finite no longer is
+  int* bad;     // set to 1 if a number was finite and is not any more
   const OptimizerPlan& plan;
   T* gradients;  // scratch memory of the cluster
 };
 
-// Whether a number was finite and no longer is.
+// Whether a number was finite and is not any more.
 template <class N>
 __device__ bool ceased(N before, N after) {
   return before * N(0) == N(0) && after * N(0) != N(0);
 }
 
-// Tiles of a weight's gradient. The optimiser's state is loaded before the products are summed, to hide the latency.
+// Applies tiles of a weight's gradient. Loads the optimiser's state before the products are summed, to hide the
+// latency.
 template <class T>
 struct Updates {
   const Updating<T>& how;
@@ -38,7 +39,7 @@ struct Updates {
     T s0[R][R], s1[R][R];
   };
 
-  // f(r, c, element of the parameter) for the elements of a tile that there are.
+  // Calls f(r, c, element of the parameter) for the elements of a tile that are inside the parameter.
   template <int R, class Function>
   __device__ void each(const int (&row)[R], const int (&column)[R], Function&& f) const {
 #pragma unroll
@@ -79,7 +80,7 @@ struct Updates {
   }
 };
 
-// The columns of a whole batch, in order: piece by piece, sub-batch after sub-batch, block after block.
+// The columns of a whole batch in order, as pieces: for each sub-batch, those of each block.
 template <class T>
 struct BatchPieces {
   const Block<T>& block;
@@ -98,7 +99,7 @@ struct BatchPieces {
   }
 };
 
-// The same tiles, stored in the cluster's scratch instead of applied.
+// Stores the same tiles in the cluster's scratch.
 template <class T>
 struct Gradients {
   T* common;
@@ -123,7 +124,7 @@ struct Gradients {
   }
 };
 
-// One thread for each element of a vector, whose gradient is gradient(element), to the sink.
+// Passes gradient(element) of each element of a vector to the sink, one thread for each.
 template <class T, class Sink, class Function>
 __device__ void each_element(Workers workers, const ParameterOf<T>& p, const Sink& sink, Function&& gradient) {
   if (!p.state0) return;
@@ -136,7 +137,8 @@ __device__ void each_element(Workers workers, const ParameterOf<T>& p, const Sin
   }
 }
 
-// The gradients of every parameter of a network, from grad_affine and the layers' inputs: to sink_of(parameter).
+// Computes the gradients of every parameter of a network, from grad_affine and the layers' inputs, for
+// sink_of(parameter).
 template <class T, class SinkOf>
 FASTGAN_CALLED void each_gradient(const Passes<T>& passes, const SubBatches& sub_batches, const SinkOf& sink_of) {
   const Block<T>& block = *passes.block;
@@ -147,7 +149,7 @@ FASTGAN_CALLED void each_gradient(const Passes<T>& passes, const SubBatches& sub
     if (l.weight.state0)
       multiply<true, true, T>(block.precision, l.rows(), l.inputs, pieces, block.together(), sink_of(l.weight));
     each_element(block.together(), l.bias, sink_of(l.bias), [&](int64_t unit) {
-      T sum = T(0), of_sub_batch = T(0);  // then opposite gradients of real and fake rows cancel to the last bit
+      T sum = T(0), of_sub_batch = T(0);  // so opposite gradients of real and fake rows cancel exactly
       for (int p = 0; p < pieces.count; ++p) {
         const Factors<T> f = pieces(p);
         for (int d = 0; d < f.depth; ++d) of_sub_batch += f.a.at[unit * f.a.stride + d];
@@ -185,8 +187,8 @@ __device__ void each_trained(const Passes<T>& passes, Function&& f) {
   }
 }
 
-// The sum of the squares of all gradients in `common`: a warp sums a row, then the sums of all rows. So its bits depend
-// on no partition.
+// The sum of the squares of all gradients in `common`. A warp sums each row, then the sums of all rows, so the bits do
+// not depend on the partition.
 template <class T>
 FASTGAN_CALLED double sum_of_squares(const Passes<T>& passes, const Clipping<T>& clip, T* common) {
   const Block<T>& block = *passes.block;
@@ -215,7 +217,7 @@ FASTGAN_CALLED double sum_of_squares(const Passes<T>& passes, const Clipping<T>&
   return add_lanes(sum);
 }
 
-// An update by stored gradients, clipped.
+// An update with stored, clipped gradients.
 template <class T>
 FASTGAN_CALLED void update_clipped(const Updating<T>& how, const Passes<T>& passes) {
   const OptimizerPlan& plan = how.plan;
@@ -231,7 +233,7 @@ FASTGAN_CALLED void update_clipped(const Updating<T>& how, const Passes<T>& pass
 // Updates every parameter of a network.
 template <class T>
 __device__ void update_parameters(const Updating<T>& how, const Passes<T>& passes, const SubBatches& sub_batches) {
-  // One call after the other: calls inside a call made the kernel spill registers.
+  // Two calls in sequence: nested ones made the kernel spill registers.
   if (!clips(how.plan)) return each_gradient(passes, sub_batches, UpdatesOf<T>{how});
   each_gradient(passes, sub_batches, GradientsOf<T>{how.gradients});
   how.block.barrier_of_all();
@@ -240,7 +242,7 @@ __device__ void update_parameters(const Updating<T>& how, const Passes<T>& passe
 
 // ---------------------------------------------------------------- all parameters of a network
 
-// f(parameter, element, its index in `here`), partitioned over the workers.
+// Calls f(parameter, element, its index in `here`), partitioned over the workers.
 template <class T, class Function>
 __device__ void each_parameter(const Passes<T>& passes, Workers workers, Function&& f) {
   for (int i = 0; i < passes.net->count; ++i) {
@@ -266,7 +268,7 @@ FASTGAN_CALLED void restore(const Passes<T>& passes, const T* snapshot) {
   });
 }
 
-// Scales down the incoming weights of units whose norm exceeds the limit: a warp a unit, of all blocks' warps.
+// Scales down the incoming weights of units whose norm exceeds the limit; a warp of any block for each unit.
 template <class T>
 FASTGAN_CALLED void bound_norms(const Passes<T>& passes, double limit) {
   const Block<T>& block = *passes.block;
@@ -289,7 +291,7 @@ FASTGAN_CALLED void bound_norms(const Passes<T>& passes, double limit) {
   }
 }
 
-// Holds each trained parameter within a bound.
+// Clips each trained parameter to [-bound, bound].
 template <class T>
 FASTGAN_CALLED void hold_parameters(const Passes<T>& passes, T bound) {
   const Block<T>& block = *passes.block;

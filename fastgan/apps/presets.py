@@ -22,7 +22,7 @@ from fastgan.training import Adam, TrainConfig
 
 invalid = Invalid("Networks")
 
-_REFERENCE = 64  # rows of noise by which virtual batch normalisation goes
+_REFERENCE = 64  # rows of noise whose statistics virtual batch normalisation uses
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class Networks:
     def build(self, *, seed: int = 0, impl: Impl = "auto", pack: int = 1) -> GAN:
         """The pair, its first weights drawn from `seed`; torch's own generator stays as it was.
 
-        D sees `pack` samples side by side, each with its label where there are classes.
+        D sees `pack` samples side by side, each with its label if there are classes.
 
         Raises:
-            ValueError: an activation, a prior or a probability that breaks its rule.
+            ValueError: an unknown activation or prior, or a probability outside [0, 1].
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -164,7 +164,7 @@ class Preset:
         networks: G and D.
         train: Algorithm 1's numbers.
         standardize: whether each column is brought to mean 0 and standard deviation 1 before training, and
-            samples back. For columns without known bounds, whose units would else set the learning rate.
+            samples are converted back. For columns without known bounds: their units must not set the learning rate.
     """
 
     networks: Networks
@@ -172,7 +172,7 @@ class Preset:
     standardize: bool = False
 
 
-# Losses and rules by the name of a paper, in place of the preset's.
+# Losses and rules by the name of a paper; they replace the preset's.
 RECIPES: dict[str, dict[str, Any]] = {
     # Huang et al. (2024), "The GAN is dead; long live the GAN!": the relativistic pairing loss with R1 and R2, no
     # momentum in Adam, an average of G.
@@ -190,10 +190,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def with_recipe(preset: Preset, recipe: str) -> Preset:
-    """The preset with the losses and rules of a recipe; D without dropout, whose gradients its penalties look at.
+    """The preset with the losses and rules of a recipe, and D without dropout, because the penalties differentiate D.
 
     Raises:
-        ValueError: there is no recipe of this name.
+        ValueError: an unknown recipe.
     """
     check_choice("presets", "recipe", recipe, RECIPES)
     networks = dataclasses.replace(preset.networks, dropout=0.0)
@@ -203,8 +203,8 @@ def with_recipe(preset: Preset, recipe: str) -> Preset:
 def for_length(preset: Preset, steps: int) -> Preset:
     """The preset for a training of this many iterations.
 
-    A moving average begins at G's first weights, whose share is `ema_decay**steps` at the end: 14% of 2,000 iterations
-    at 0.999, which pictures show as a grey veil. A short training gets a decay at which the share is below e^-10.
+    A moving average begins at G's first weights, whose share at the end is `ema_decay**steps`: 14% after 2,000
+    iterations at 0.999, a grey veil in pictures. A short training gets a decay at which this share is below e^-10.
     """
     if preset.train.ema_decay is None:
         return preset
@@ -242,8 +242,8 @@ def _digits(dim: int) -> Preset:
 def _mnist(dim: int, rows: int) -> Preset:
     """Images of 28 x 28 pixels: MNIST, Fashion-MNIST and their like.
 
-    The R1 penalty keeps D gentle where the data are; without it G made some digits more than twice as often as others.
-    The guide has the table of what was tried.
+    The R1 penalty bounds D's gradient at the data; without it G made some digits more than twice as often as others.
+    The guide has a table of the alternatives.
     """
     networks = Networks(dim, generator_hidden=(256, 512), discriminator_hidden=(512, 256), output_activation="sigmoid")
     return Preset(
@@ -291,8 +291,8 @@ def _convolutional(source: str, dataset: Dataset, dim: int) -> Preset:
 def _modes(dim: int) -> Preset:
     """Many thin modes in the plane.
 
-    Standardised, so that D sees the gaps between them; two D steps an iteration, so that it finds the modes that G
-    leaves out; G's weights averaged, because at a constant rate G itself never comes to rest.
+    Standardised, so that D sees the gaps between the modes; two D steps an iteration, so that D finds the modes that G
+    misses; a moving average of G, because at a constant learning rate G itself does not converge.
     """
     networks = Networks(dim, latent_dim=2, generator_hidden=(128, 128), discriminator_hidden=(128, 128))
     train = TrainConfig(steps=10_000, batch_size=256, k=2, optimizer=Adam(1e-3), ema_decay=0.999, checkpoint_every=1000)
@@ -300,7 +300,7 @@ def _modes(dim: int) -> Preset:
 
 
 def _small(dim: int) -> Preset:
-    """Distributions in few dimensions without thin modes: a D ahead of G keeps them from circling each other."""
+    """Distributions in few dimensions without thin modes: D learns faster than G, so that the two do not oscillate."""
     networks = Networks(dim, latent_dim=max(2, dim), generator_hidden=(64, 64), discriminator_hidden=(128, 128))
     return Preset(
         networks,
@@ -353,7 +353,7 @@ def _image_training() -> TrainConfig:
 
 
 def _table_training() -> TrainConfig:
-    """R1 keeps D gentle where a column takes few values; without it G settled on one of two."""
+    """R1 bounds D's gradient where a column has few values; without it G produced only one of two."""
     return TrainConfig(
         steps=5_000,
         batch_size=128,

@@ -20,7 +20,7 @@ _CHUNK = 1 << 20  # elements looked at once: a memory-mapped file is never copie
 def real_array(array: NDArray[Any], fault: Fault) -> NDArray[Any]:
     """An array of plain real numbers that torch can hold, or DataError.
 
-    `fault` makes the error of a broken rule. Foreign byte order or misalignment costs a copy.
+    `fault` makes the error. A foreign byte order or misalignment costs a copy.
     """
     check_dtype(array.dtype, fault)
     if not array.dtype.isnative or not array.flags.aligned:
@@ -39,7 +39,7 @@ def check_dtype(dtype: np.dtype[Any], fault: Fault) -> None:
 
 
 def check_shape(shape: tuple[int, ...], fault: Fault) -> None:
-    """At least one row of at least one number, in a sane number of dimensions."""
+    """Raise unless there are at least one row, at least one number in a row, and a possible number of dimensions."""
     if not shape:
         raise fault("must have rows, got a single number")
     if len(shape) > MAX_DIMS:
@@ -53,7 +53,7 @@ def check_shape(shape: tuple[int, ...], fault: Fault) -> None:
 
 
 def check_length(claimed: int, present: int, fault: Fault) -> None:
-    """The numbers a header promises must be there, no fewer, no more; checked before allocating."""
+    """Raise unless a file has exactly the numbers that its header promises; called before allocation."""
     if claimed > present:
         raise fault(f"is truncated: its header needs {claimed} bytes of numbers, got {present}")
     if claimed < present:
@@ -61,7 +61,7 @@ def check_length(claimed: int, present: int, fault: Fault) -> None:
 
 
 def check_visible(data: Tensor | NDArray[Any], fault: Fault) -> None:
-    """Refuse values that a mask hides: code that reads the memory below the mask sees them."""
+    """Raise if a mask hides values, which code that reads the memory would see."""
     hidden = 0
     if isinstance(data, np.ma.MaskedArray):
         hidden = int(np.ma.getmaskarray(data).sum())
@@ -72,7 +72,7 @@ def check_visible(data: Tensor | NDArray[Any], fault: Fault) -> None:
 
 
 def check_claim(claimed: int, present: int, fault: Fault) -> None:
-    """Bytes that a compressed file says it holds: refused before allocation where it cannot be an honest one."""
+    """Raise, before allocation, if a compressed file claims more bytes than compression can explain."""
     if claimed > MAX_CLAIM and claimed > MAX_RATIO * present:
         raise fault(f"claims {claimed} bytes of numbers, more than its {present} bytes can hold")
 
@@ -86,7 +86,7 @@ def check_values(stored: Tensor, fault: Fault, dtype: torch.dtype) -> tuple[floa
     step = max(1, _CHUNK // max(1, stored[0].numel()))
     for start in range(0, len(stored), step):
         chunk = stored[start : start + step]
-        # In the output type a number too large for it shows as an infinity. Python floats hold the extremes.
+        # A number too large for the output type becomes an infinity there. Python floats hold the extremes.
         values = chunk.to(dtype)
         smallest, largest = (float(v) for v in torch.aminmax(values))
         if not (math.isfinite(smallest) and math.isfinite(largest)):

@@ -18,10 +18,10 @@ _RECORD = 1 + _PIXELS
 
 
 def find_batches(folder: Path, split: str) -> list[Path]:
-    """The files of CIFAR-10's binary version in a folder, in order; empty when there are none.
+    """The files of CIFAR-10's binary version in a folder, in order; may be empty.
 
     Raises:
-        DataError: the folder holds the Python version, which is pickle and never read.
+        DataError: the folder has the Python version: pickles, which are never read.
     """
     pattern = "data_batch_*" if split == "train" else "test_batch*"
     batches = sorted(folder.glob(f"{pattern}.bin"))

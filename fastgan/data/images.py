@@ -31,11 +31,11 @@ def find_images(folder: Path) -> list[Path]:
 def read_images(paths: list[Path], background: Colour = "white") -> NDArray[Any]:
     """(n, height, width) of grey images, (n, 3, height, width) of colour ones; uint8, uint16 for 16-bit grey.
 
-    Each page of a TIFF and each frame of a GIF, WebP or PNG is an image. They are oriented as their EXIF orientation
-    says, and laid over `background` where they are transparent; CMYK and palettes become RGB.
+    Each page of a TIFF and each frame of a GIF, WebP or PNG is an image. The EXIF orientation is applied, transparent
+    pixels show `background`, and CMYK and palettes become RGB.
 
     Raises:
-        DataError: an image that cannot be read, or is not of the first one's size or kind (by file and page).
+        DataError: an image that cannot be read or differs from the first in size or kind (by file and page).
         ImportError: Pillow is not installed.
     """
     pillow = need("PIL.Image", what="fastgan.data.read of images", package="pillow")
@@ -79,7 +79,7 @@ def _rgb(background: Colour) -> tuple[int, ...]:
 
 
 def _open(pillow: Any, path: Path, use: Any) -> Any:
-    """Apply `use` to an open image; any damage is one sentence."""
+    """Apply `use` to an open image; a damaged image is a DataError of one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata
@@ -96,7 +96,7 @@ def _open(pillow: Any, path: Path, use: Any) -> Any:
 
 
 def _count(pillow: Any, path: Path) -> int:
-    """Images in a file; the further ones of a telephone's JPEG are previews and depth maps of the first."""
+    """Number of images in a file; 1 for a JPEG, where a phone adds previews and depth maps."""
 
     def count(image: Any) -> int:
         frames = 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
@@ -108,7 +108,7 @@ def _count(pillow: Any, path: Path) -> int:
 
 
 def _frames(pillow: Any, path: Path, count: int, colour: tuple[int, ...]) -> Iterator[tuple[NDArray[Any], bool]]:
-    """Each image of a file, and whether 16-bit colour lost its lower half."""
+    """Each image of a file, and whether 16-bit colour was cut to 8 bits."""
     grey = False
     for page in range(count):
 

@@ -1,4 +1,4 @@
-"""Distributions with known density: what a GAN can be measured against.
+"""Distributions with known density, to measure a GAN against.
 
 Every number comes from fastgan.random (purpose DATA), so a seed means the same rows everywhere.
 """

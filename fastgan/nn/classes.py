@@ -1,4 +1,4 @@
-"""A discriminator that also tells the classes of the data apart: semi-supervised learning with K + 1 classes."""
+"""A discriminator that also classifies the data: semi-supervised learning with K + 1 classes."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from fastgan.nn.maxout import Maxout
 from fastgan.nn.sequential import Sequential
 from fastgan.options import ExportFormat
 
-_TRACED, _TRIED = 3, (5, 1)  # rows that a tracer sees, and those that the result is tried on
+_TRACED, _TRIED = 3, (5, 1)  # rows for the tracer, and rows to test the result with
 _FAR = 1e-3  # of the largest output: rounding is a thousand times smaller, a wrong trace is not
 
 
@@ -40,13 +40,13 @@ def to_torch(network: nn.Module) -> nn.Module:
     layer with an `nn.MaxPool1d`, which takes inputs (m, features) and (m, n, features).
 
     Args:
-        network: any module; what is not fastgan's is copied as it is.
+        network: any module; other libraries' modules are copied unchanged.
 
     Returns:
-        The copy, with parameters of its own; those of fused layers have other names in its state_dict.
+        The copy, with its own parameters; those of fused layers have other names in its state_dict.
 
     Raises:
-        ValueError: it has a module that is neither fastgan's nor of torch.nn, or has no equivalent there.
+        ValueError: a module is neither fastgan's nor of torch.nn, or has no equivalent in torch.nn.
     """
     return _plain(copy.deepcopy(network), {}, strict=True).eval()
 
@@ -54,7 +54,7 @@ def to_torch(network: nn.Module) -> nn.Module:
 def _plain(module: nn.Module, made: dict[nn.Module, nn.Module], *, strict: bool) -> nn.Module:
     """A copy with torch's layers for fastgan's; strict: refuse a module that is not of torch.nn then.
 
-    made: what has become of modules so far; a module that is held in several places stays one.
+    made: module -> its copy, so that a shared module stays shared.
     """
     if module not in made:
         made[module] = _replaced(module, made, strict)
@@ -76,7 +76,7 @@ def _replaced(module: nn.Module, made: dict[nn.Module, nn.Module], strict: bool)
 
 
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The children, with repetitions, which `named_children` leaves out."""
+    """The children, including repeated ones, which `named_children` omits."""
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
@@ -133,14 +133,14 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], fo
         ) from None
     z = example.detach().cpu()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracers, about what is compared below
+        warnings.simplefilter("ignore")  # tracers' warnings of what the comparison below checks
         try:
             written, run = _WRITERS[format](model, z[:_TRACED])
             for rows in _TRIED:
                 _check(run(z[:rows]), original(z[:rows]))
         except (ImportError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # tracers have classes of their own for what they cannot do
+        except Exception as error:  # tracers raise classes of their own
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise Invalid("export").value("network", f"must be one that {format} can express, got {why}") from error
     path = Path(path)
@@ -177,7 +177,7 @@ def _onnx(model: nn.Module, z: Tensor) -> tuple[bytes, Runner]:
     names = {"input_names": ["z"], "output_names": ["x"], "dynamic_shapes": ({0: torch.export.Dim("rows")},)}
     log = logging.getLogger("torch.onnx")
     level = log.level
-    log.setLevel(logging.ERROR)  # it lists what it does not know of packages that are not there
+    log.setLevel(logging.ERROR)  # it logs packages that are not installed
     try:
         program = torch.onnx.export(model, (z,), dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
     finally:
@@ -185,7 +185,7 @@ def _onnx(model: nn.Module, z: Tensor) -> tuple[bytes, Runner]:
     assert program is not None
     written: bytes = program.model_proto.SerializeToString()
     if importlib.util.find_spec("onnxruntime") is None:
-        return written, model  # nothing here can run it
+        return written, model  # no runtime here to compare with
     import onnxruntime
 
     session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])

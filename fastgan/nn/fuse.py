@@ -1,4 +1,4 @@
-"""Fused layers for models that exist already, and back."""
+"""Fuse the layers of an existing model, and undo it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _alone(parent: nn.Module | None) -> str:
 
 
 def _sequential_obstacle(module: nn.Module) -> str | None:
-    """Why a module cannot be given the fused forward."""
+    """The reason why a module cannot have the fused forward, or None."""
     kind: Any = type(module)
     if not isinstance(module, nn.Sequential) or isinstance(module, Sequential):
         return "it is no plain nn.Sequential"
@@ -138,7 +138,7 @@ def _has_segment(module: nn.Module) -> bool:
 
 
 def _will_have_run(module: nn.Module) -> bool:
-    """Whether a lazy layer may make a chain of its neighbours at its first call."""
+    """Whether a lazy layer may become part of a chain at its first call."""
     return len(module._modules) > 1 and any(type(child) is nn.LazyLinear for child in module.children())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,6 +42,13 @@ def _check_scale(operation: str, argument: str, value: float, *, positive: bool 
         raise Invalid(operation).value(argument, f"must be {rule}, got {value}")
 
 
+def _fill(operation: str, argument: str, scale: float, module: M, bias: float | None, fill: Callable[[Any], Any]) -> M:
+    _check_scale(operation, argument, scale)
+    for layer in _layers(operation, module):
+        fill(layer.weight)
+    return module if bias is None else constant_bias_(module, bias)
+
+
 @torch.no_grad()
 def uniform_(module: M, irange: float, *, bias: float | None = 0.0, generator: torch.Generator | None = None) -> M:
     """Weights from U(-irange, irange), the original code's initialiser; biases to a constant.
@@ -60,10 +67,7 @@ def uniform_(module: M, irange: float, *, bias: float | None = 0.0, generator: t
 
     Source: the code of Goodfellow et al. (2014): irange 0.005 for D, 0.05 for G.
     """
-    _check_scale("uniform_", "irange", irange)
-    for layer in _layers("uniform_", module):
-        layer.weight.uniform_(-irange, irange, generator=generator)
-    return module if bias is None else constant_bias_(module, bias)
+    return _fill("uniform_", "irange", irange, module, bias, lambda w: w.uniform_(-irange, irange, generator=generator))
 
 
 @torch.no_grad()
@@ -84,10 +88,7 @@ def normal_(module: M, std: float = 0.02, *, bias: float | None = 0.0, generator
 
     Source: Radford et al. (2015), section 4.
     """
-    _check_scale("normal_", "std", std)
-    for layer in _layers("normal_", module):
-        layer.weight.normal_(0.0, std, generator=generator)
-    return module if bias is None else constant_bias_(module, bias)
+    return _fill("normal_", "std", std, module, bias, lambda w: w.normal_(0.0, std, generator=generator))
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ def animation(
     figure.set_dpi(_DPI)
     canvas = style.matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
     canvas.draw()
-    figure.set_layout_engine("none")  # a layout of each frame would move the axes
+    figure.set_layout_engine("none")  # a layout for each frame would move the axes
     frames = []
     for step, rows in zip(steps, samples, strict=True):
         paint(rows)

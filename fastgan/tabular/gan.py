@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train
 from fastgan.training.callbacks import Callback
 from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
+from fastgan.training.threads import torch_threads
 
 from . import constraints as rules
 from .columns import Kind, Normalization
@@ -250,7 +250,7 @@ class TabularGAN:
         """
         rows = self.prepare(table)
         assert self.gan is not None
-        with _threads(self.threads):
+        with torch_threads(self.threads or torch.get_num_threads()):
             result = train(
                 self.gan, rows, self.config.training(len(rows), self.device), callbacks=callbacks, progress=progress
             )
@@ -446,13 +446,3 @@ class TabularGAN:
             reason = " ".join(str(error).split())[:200]
             raise Invalid("load").value(path, f"must hold a whole TabularGAN, got: {reason}") from error
         return made
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

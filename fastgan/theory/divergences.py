@@ -8,6 +8,7 @@ tensors, and is differentiable for the last.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,10 +41,22 @@ def js_terms(p: Tensor, q: Tensor) -> Tensor:
 # ---------------------------------------------------------------- entropy
 
 
-def _unit(caller: str, base: float) -> float:
+def _total(
+    caller: str,
+    terms: Callable[..., Tensor],
+    *,
+    base: float = math.e,
+    dx: Array | None,
+    low: float | None = 0.0,
+    high: float | None = None,
+    **distributions: Array,
+) -> Any:
+    """The sum of the terms of all outcomes, which rounding must not take out of [low, high], in units of log(base)."""
     if not 1 < base < math.inf:
         raise Invalid(caller).value("base", f"must be above 1 (math.e for nats, 2 for bits), got {base}")
-    return math.log(base)
+    tensors, weight, back = take_distributions(caller, dx, **distributions)
+    total = (terms(*tensors) * weight).sum(-1)
+    return back((total if low is None else total.clamp(low, high)) / math.log(base))
 
 
 def entropy(p: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
@@ -60,9 +73,7 @@ def entropy(p: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
     Raises:
         ValueError: p is negative somewhere or does not sum to one.
     """
-    unit = _unit("entropy", base)
-    (p_,), weight, back = take_distributions("entropy", dx, p=p)
-    return back((-torch.special.xlogy(p_, p_) * weight).sum(-1).add(0.0) / unit)  # + 0.0: never -0.0
+    return _total("entropy", lambda p: 0.0 - torch.special.xlogy(p, p), base=base, dx=dx, low=None, p=p)
 
 
 def cross_entropy(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
@@ -77,9 +88,7 @@ def cross_entropy(p: Array, q: Array, *, base: float = math.e, dx: Array | None 
     Returns:
         (...) of the kind of p and q.
     """
-    unit = _unit("cross_entropy", base)
-    (p_, q_), weight, back = take_distributions("cross_entropy", dx, p=p, q=q)
-    return back((-torch.special.xlogy(p_, q_) * weight).sum(-1).add(0.0) / unit)
+    return _total("cross_entropy", lambda p, q: 0.0 - torch.special.xlogy(p, q), base=base, dx=dx, low=None, p=p, q=q)
 
 
 # ---------------------------------------------------------------- divergences
@@ -100,9 +109,7 @@ def kl_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None 
     Raises:
         ValueError: as `entropy`, or different outcomes.
     """
-    unit = _unit("kl_divergence", base)
-    (p_, q_), weight, back = take_distributions("kl_divergence", dx, p=p, q=q)
-    return back((kl_terms(p_, q_) * weight).sum(-1).clamp(min=0.0) / unit)  # rounding may fall below 0
+    return _total("kl_divergence", kl_terms, base=base, dx=dx, p=p, q=q)
 
 
 def reverse_kl_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
@@ -110,9 +117,7 @@ def reverse_kl_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array
 
     Equivalent to `kl_divergence(q, p)`; arguments as for `kl_divergence`.
     """
-    unit = _unit("reverse_kl_divergence", base)
-    (p_, q_), weight, back = take_distributions("reverse_kl_divergence", dx, p=p, q=q)
-    return back((kl_terms(q_, p_) * weight).sum(-1).clamp(min=0.0) / unit)
+    return _total("reverse_kl_divergence", lambda p, q: kl_terms(q, p), base=base, dx=dx, p=p, q=q)
 
 
 def js_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None = None) -> Any:
@@ -129,9 +134,7 @@ def js_divergence(p: Array, q: Array, *, base: float = math.e, dx: Array | None 
 
     Source: Goodfellow et al. (2014), eq. 6.
     """
-    unit = _unit("js_divergence", base)
-    (p_, q_), weight, back = take_distributions("js_divergence", dx, p=p, q=q)
-    return back((js_terms(p_, q_) * weight).sum(-1).clamp(0.0, LOG2) / unit)
+    return _total("js_divergence", js_terms, base=base, dx=dx, high=LOG2, p=p, q=q)
 
 
 def pearson_divergence(p: Array, q: Array, *, dx: Array | None = None) -> Any:
@@ -144,10 +147,12 @@ def pearson_divergence(p: Array, q: Array, *, dx: Array | None = None) -> Any:
     Returns:
         (...) of the kind of p and q.
     """
-    (p_, q_), weight, back = take_distributions("pearson_divergence", dx, p=p, q=q)
-    difference = p_ - q_
-    terms = torch.where(difference == 0, 0.0, difference.square() / torch.where(difference == 0, 1.0, q_))
-    return back((terms * weight).sum(-1))
+
+    def terms(p: Tensor, q: Tensor) -> Tensor:
+        difference = p - q
+        return torch.where(difference == 0, 0.0, difference.square() / torch.where(difference == 0, 1.0, q))
+
+    return _total("pearson_divergence", terms, dx=dx, p=p, q=q)
 
 
 def hellinger_divergence(p: Array, q: Array, *, dx: Array | None = None) -> Any:
@@ -160,5 +165,4 @@ def hellinger_divergence(p: Array, q: Array, *, dx: Array | None = None) -> Any:
     Returns:
         (...) of the kind of p and q.
     """
-    (p_, q_), weight, back = take_distributions("hellinger_divergence", dx, p=p, q=q)
-    return back(((p_.sqrt() - q_.sqrt()).square() * weight).sum(-1))
+    return _total("hellinger_divergence", lambda p, q: (p.sqrt() - q.sqrt()).square(), dx=dx, p=p, q=q)

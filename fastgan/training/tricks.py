@@ -18,11 +18,11 @@ AVERAGE, COUNT = "historical_average", "historical_count"
 
 
 def noisy(samples: Tensor, config: TrainConfig, it: int, step: int, substream: int, offset: int = 0) -> Tensor:
-    """D's input plus the noise of iteration `it`, if there is any.
+    """D's input plus the noise of iteration `it`, if the config has any.
 
     Args:
         samples: (m, ...).
-        it: iteration, from 0, which says how strong the noise is.
+        it: iteration, from 0, which determines the strength of the noise.
         step, substream: of its stream: the number of the draw or of the update, and 0 for real rows, 1 and 2 for fakes.
         offset: number of the first of them in the whole batch.
 
@@ -56,7 +56,7 @@ def features(discriminator: torch.nn.Module, function: Callable[[Tensor], Tensor
     owners = [
         module
         for name, module in discriminator.named_modules()
-        # A parametrised layer has its parameters in modules below it, which are given no features.
+        # A parametrised layer has its parameters in submodules, which do not see the features.
         if "parametrizations" not in name.split(".")
         and (parametrize.is_parametrized(module) or any(True for _ in module.parameters(recurse=False)))
     ]

@@ -1,4 +1,4 @@
-"""PyTorch's side: the training loop as its users write it, and compiled whole."""
+"""PyTorch's side: the training loop as its users write it, and compiled as a whole."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from fastgan.apps.bench.workloads import BETAS, EPS, LEARNING_RATE, Draws, Workl
 T = TypeVar("T")
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BCE = nn.BCEWithLogitsLoss()
-WARM_UP = 3  # calls before a capture: what is compiled or loaded at first use cannot be captured
+WARM_UP = 3  # calls before a capture, because compiling and loading at the first use cannot be captured
 ROUNDING = 2.0**-24  # of one step of a float32 sum; those of n random steps add up to sqrt(n) as much
-CALIBRATION = 8  # iterations that tell how many a timed call should have
+CALIBRATION = 8  # iterations that are timed to choose the number for a timed call
 
 
 class Torch:
     """One way to write the iteration: `build` makes it for a pair of networks.
 
-    It runs on the device of the data. On the CPU a timed call is one iteration. A GPU works while the host continues:
-    there a call is as many as last about so long, and a wait for the last of them.
+    It runs on the device of the data. On the CPU a timed call is one iteration. On a GPU it is as many iterations as
+    take about `seconds`, and one wait for all of them, because launches are asynchronous.
 
     Args:
         workload, data, build: what is trained, on what, and how.
@@ -92,12 +92,12 @@ class Torch:
         self.step(real, torch.randn(m, latent_dim, device=device), torch.randn(m, latent_dim, device=device))
 
     def replay(self, draws: Draws) -> dict[str, Tensor]:
-        """Run these iterations: their losses, and the changed state. Timing continues from there.
+        """Run these iterations: their losses, and the state after them, from which timing continues.
 
-        Where a graph is timed, the later ones are replays of one: the first warm up what it captures.
+        If a graph is timed, the first iterations warm up and the later ones are its replays.
         """
         inputs = [x.to(self.data) for x in (draws.real, draws.noise_d, draws.noise_g)]
-        places = [torch.empty_like(x[0]) for x in inputs]  # where a graph finds its batch
+        places = [torch.empty_like(x[0]) for x in inputs]  # the graph reads its batch here
         losses, step = [], functools.partial(self.step, *places)
         for i in range(len(draws)):
             if self.capture and i == WARM_UP:
@@ -111,19 +111,19 @@ class Torch:
 
 
 def float64_run(workload: Workload, data: Tensor, draws: Draws, seed: int = 0) -> dict[str, Tensor]:
-    """The truth that every side is held against: the same iterations by the plain loop in float64."""
+    """The reference that every side is compared with: the same iterations by the plain loop in float64."""
     return Torch(workload, data.double(), eager, seed=seed).replay(draws)
 
 
 def disturbed_run(workload: Workload, data: Tensor, draws: Draws, seed: int = 0, number: int = 0) -> dict[str, Tensor]:
-    """The float64 run with errors as large as those of float32 in what each layer's product gives.
+    """The float64 run with errors as large as those of float32 in the result of each layer's product.
 
-    How far it departs from the truth is what rounding alone may do to a run. Where a unit's sum is within rounding of
-    0, a ReLU of it has the one derivative or the other; Adam's first steps then turn entries whose gradient is small.
+    Its distance from the reference is what rounding alone may do to a run. If a unit's sum is within rounding of 0, its
+    ReLU has either derivative; Adam's first steps then change sign where the gradient is small.
 
     Args:
-        workload, data, draws, seed: as of the truth.
-        number: of the errors; each draws others.
+        workload, data, draws, seed: as for the reference.
+        number: seed of the errors.
     """
     with _Disturbed(number):
         return float64_run(workload, data, draws, seed)
@@ -145,12 +145,12 @@ class _Disturbed(TorchFunctionMode):
 
 
 def wait_for(device: torch.device) -> None:
-    """Until what has been queued there is done."""
+    """Wait until all work queued on the device is done."""
     torch.cuda.synchronize(device)
 
 
 def captured(call: Callable[[], T]) -> Callable[[], T]:
-    """The same call as a CUDA graph, whose replays give the same results again; its random numbers advance."""
+    """The same call as a CUDA graph; a replay overwrites the results, with new random numbers."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -161,9 +161,9 @@ def captured(call: Callable[[], T]) -> Callable[[], T]:
 
 
 def graph_of(call: Callable[[], T]) -> Callable[[], T]:
-    """The graph of a call that has warmed up; the call is not made."""
+    """The CUDA graph of a call that has warmed up; capturing does not execute it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # JAX has threads of its own in this process
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # JAX has its own threads in this process
         out = call()
 
     def replay() -> T:
@@ -201,17 +201,17 @@ def eager(generator: nn.Module, discriminator: nn.Module, *, fused: bool | None 
 
 
 def eager_fused_adam(generator: nn.Module, discriminator: nn.Module) -> Step:
-    """The same with Adam's fused update."""
+    """`eager` with Adam's fused update."""
     return eager(generator, discriminator, fused=True)
 
 
 def eager_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
-    """The same with products in bf16, weights and their updates in float32."""
+    """`eager` with products in bf16, weights and their updates in float32."""
     return eager(generator, discriminator, autocast=True)
 
 
 def eager_matmul(generator: nn.Module, discriminator: nn.Module) -> Step:
-    """The same with one line before it: `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`."""
+    """`eager` after one line: `torch.backends.mkldnn.matmul.fp32_precision = "bf16"`."""
     return _with_bf16_products(eager(generator, discriminator))
 
 
@@ -236,9 +236,9 @@ def compiled_autocast(generator: nn.Module, discriminator: nn.Module) -> Step:
 
 
 def compiled(generator: nn.Module, discriminator: nn.Module) -> Step:
-    """torch.compile at its best: both steps, gradients and Adam in one graph, nothing redundant asked for.
+    """torch.compile at its best: both steps, gradients and Adam in one graph, without redundant work.
 
-    The loop above breaks into six graphs where it calls `backward` and `zero_grad`, and is then no faster than eager.
+    The loop above breaks into six graphs at `backward` and `zero_grad`, and is then no faster than eager.
     """
     optimizer_g, optimizer_d = CompiledAdam(generator), CompiledAdam(discriminator)
 

@@ -1,4 +1,4 @@
-"""The GANs that are timed, each once as plain numbers; every side builds its networks from the same list of layers."""
+"""The GANs that are timed, each as plain numbers; every side builds its networks from the same list of layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training.rows import Minibatches
 
-ROWS = 10_000  # of the data: too many for the inner caches, as real data are
+ROWS = 10_000  # of the data: too many for the inner caches, like real data
 NEGATIVE_SLOPE = 0.2
 LEARNING_RATE, BETAS, EPS = 2e-4, (0.5, 0.999), 1e-8
 
@@ -41,7 +41,7 @@ class MlpSizes:
         activation: of the hidden layers; unused where pieces > 1.
         output: activation of the last layer, or None.
         pieces: affine maps of a hidden unit; above 1: maxout.
-        batch_norm: whether hidden layers are normalised over the batch; their own bias would then do nothing.
+        batch_norm: whether hidden layers are normalised over the batch; they then have no bias, which would do nothing.
     """
 
     sizes: tuple[int, ...]
@@ -114,23 +114,23 @@ def plain_network(network: MlpSizes) -> nn.Sequential:
 
 
 def fastgan_network(network: MlpSizes) -> nn.Module:
-    """The same with fastgan's layers; `state_dict` keys are those of `plain_network`."""
+    """The network in fastgan's layers, with the `state_dict` keys of `plain_network`."""
     return fastgan.nn.Sequential(*_modules(network, fastgan.nn.Maxout))
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One GAN, its batch and the least it must reach.
+    """One GAN, its batch size and the speeds that it must reach.
 
     Args:
         name: on the command line.
         generator, discriminator: the networks.
         batch: m of Algorithm 1.
-        threads: how many it is measured with.
+        threads: numbers of threads to measure with.
         least: baseline -> times faster; "peak" -> share of the FMA peak; "bf16" -> times faster than eager fp32.
         zero_columns: how many columns of the data are always 0, as border pixels are: Adam's moments of their weights
             decay into the subnormal range after some 1,000 iterations.
-        start: the iteration at which timing begins.
+        start: first timed iteration.
     """
 
     name: str
@@ -222,7 +222,7 @@ def _mlp_gan(
 
 _TOY = (2, 128, 128, 2), (2, 128, 128, 1)
 _MNIST_1200 = (100, 1200, 1200, 784), (784, 1200, 1200, 1)
-_LARGE = {"fused-adam": 1.1, "jax": 1.1}  # of every network beyond the toys
+_LARGE = {"fused-adam": 1.1, "jax": 1.1}  # of every network but the toys
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -259,7 +259,7 @@ WORKLOADS = {
             zero_columns=67,  # as many of MNIST's 784 are the same in all 60,000 rows
             start=5000,
         ),
-        Workload(  # without its dropout: no two libraries draw the same masks, so results could not be compared
+        Workload(  # without dropout: libraries draw different masks, so results could not be compared
             "original",
             MlpSizes((100, 1200, 1200, 784), "relu", "sigmoid"),
             MlpSizes((784, 240, 240, 1), pieces=5),
@@ -285,7 +285,7 @@ WORKLOADS = {
     )
 }
 
-# On a GPU: those that ask for no threads, and some that a CPU would take minutes for.
+# On a GPU: those without thread counts, and some that would take minutes on a CPU.
 CUDA_WORKLOADS = {n: workload for n, workload in WORKLOADS.items() if workload.threads == 1 and not workload.start} | {
     f"wide-{width}": _mlp_gan(f"wide-{width}", (128, *(width,) * 3), (*(width,) * 3, 1), 4096, None, {})
     for width in (1024, 2048, 4096)

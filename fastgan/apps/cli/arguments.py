@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's; an error names its argument first."""
+        """Like argparse's, but an error names its argument first."""
         try:
             return super().parse_known_args(args, namespace)
         except argparse.ArgumentError as error:
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             raise
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's; of a flag that there is not the one that was meant is named."""
+        """Like argparse's, but the error of an unknown flag suggests a known one."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             command = command_of(self, found)
@@ -125,18 +125,16 @@ def whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be an integer, got {text!r}") from None
 
 
+def counting(text: str, least: int = 0) -> int:
+    """An integer of at least 0."""
+    if (value := whole(text)) < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+    return value
+
+
 def natural(text: str) -> int:
     """An integer of at least 1."""
-    if (value := whole(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def counting(text: str) -> int:
-    """An integer of at least 0."""
-    if (value := whole(text)) < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
-    return value
+    return counting(text, 1)
 
 
 def number(text: str) -> float:
@@ -244,7 +242,7 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
 
 
 def _as_text(default: Any) -> str:
-    """As it would be written on a command line."""
+    """The default as text on a command line."""
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default).replace("None", "none")
 
 

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write.
 
     Returns:
-        1 where a side or a row has no time because its check failed or it broke down, 130 where rows are missing.
+        1 if a side or a row has no time because its check or its process failed, 130 if rows are missing.
     """
     if arguments.device == "cuda":
         return _bench_device(*_device_request(arguments), arguments.resume)
@@ -218,7 +218,7 @@ def _bench(requests: Sequence[dict[str, Any]], settings: Any, resume: bool) -> i
 def _measure(
     requests: Sequence[dict[str, Any]], settings: Any, content: dict[str, Any], resume: bool
 ) -> tuple[Any, bool]:
-    """The report with all rows, which is written after each, and whether no Ctrl-C came before the end."""
+    """The report, written after each row, and whether it is complete (no Ctrl-C)."""
     from fastgan.apps.bench import harness, report, worker
 
     written = harness.Report("train", settings, "workloads")
@@ -269,7 +269,7 @@ def _tell(written: Any, taken: Sequence[str], ended: bool, rows: int, device: st
 
 
 def _until_it_fails(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The answers; if the measuring process fails, the last answer says so."""
+    """The answers; if the measuring process fails, the last answer has its error."""
     from fastgan.apps.bench import worker
 
     try:

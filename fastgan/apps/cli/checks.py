@@ -1,4 +1,4 @@
-"""Checks of a config.json, field by field: users edit it, and copy it from run to run."""
+"""Checks of a config.json, field by field: users edit it and copy it between runs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def _check_finite(value: Any, name: str) -> None:
 
 
 def text(body: dict[str, Any], name: str) -> str:
-    """A field that is a text, and not an empty one."""
+    """A field that is a non-empty text."""
     if not isinstance(value := body[name], str) or not value:
         raise ValueError(f"{name} must be a text, got {_short(value)}")
     return value
 
 
 def whole(body: dict[str, Any], name: str, least: int) -> int:
-    """A field that is an integer of at least so much."""
+    """A field that is an integer of at least `least`."""
     return _whole(body[name], name, least)
 
 
@@ -96,8 +96,8 @@ def value_range(body: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def column_names(body: dict[str, Any], data_dim: int) -> tuple[str, ...]:
-    """A name for each column, or none at all."""
-    values = body.get("column_names", [])  # younger than the format
+    """A name for each column, or no names."""
+    values = body.get("column_names", [])  # not in the first files of this format
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"column_names must be a list of texts, got {_short(values)}")
     if values and len(values) != data_dim:
@@ -107,7 +107,7 @@ def column_names(body: dict[str, Any], data_dim: int) -> tuple[str, ...]:
 
 def reading(body: dict[str, Any]) -> dict[str, Any]:
     """How the file is read: header, image_shape, background, labels, each where it was given."""
-    values = body.get("read", {})  # younger than the format
+    values = body.get("read", {})  # not in the first files of this format
     if not isinstance(values, dict):
         raise ValueError(f"read must be an object, got {_short(values)}")
     if unknown := values.keys() - {"header", "image_shape", "background", "labels"}:

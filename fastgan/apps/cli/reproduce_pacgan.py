@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _at(stored: Study | None, folder: Path, arguments: argparse.Namespace) -> int:
-    """The table of a study as it was at an earlier iteration."""
+    """The table of a study at an earlier iteration."""
     if stored is None:
         raise ValueError(f"--at must be given with the folder of a study in --out, got {folder}")
     study = dataclasses.replace(stored, steps=arguments.at)
@@ -89,7 +89,7 @@ def _at(stored: Study | None, folder: Path, arguments: argparse.Namespace) -> in
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a study that were given."""
+    """The fields of the study that the command line sets."""
     asked = {name: getattr(arguments, name) for name in ("trials", "steps", "precision")}
     asked["datasets"] = None if arguments.dataset is None else (arguments.dataset,)
     asked["methods"] = None if arguments.methods is None else tuple(arguments.methods.split(","))
@@ -135,7 +135,7 @@ def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -
 
 
 def _trials(study: Study, folder: Path, dataset: str) -> str:
-    """How many trials of each method the table tells of."""
+    """The number of trials of each method."""
     cells = [pacgan.cell_folder(folder, dataset, method) for method in study.methods]
     counts = sorted({len(trials.members(cell, study.trials, study.steps)) for cell in cells})
     asked = f"{study.trials} trial{'s' * (study.trials > 1)}"

@@ -19,11 +19,11 @@ _IMAGES, _POINTS = 36, 1000  # samples in a frame
 
 
 class Snapshots(Callback):
-    """Keeps samples at evenly spaced iterations, as G gives them: snapshots/<iteration>.npy.
+    """Writes G's samples at evenly spaced iterations: snapshots/<iteration>.npy.
 
     Args:
-        config: of the run. Nothing is kept of tables that no picture can show.
-        frames: about how many over the whole run; 0: none.
+        config: of the run. Tables that no picture can show have no snapshots.
+        frames: approximate number over the whole run; 0: none.
     """
 
     def __init__(self, config: RunConfig, frames: int = FRAMES) -> None:
@@ -41,15 +41,15 @@ class Snapshots(Callback):
 
 
 def size(config: RunConfig) -> int:
-    """Samples in a frame; 0 where they could not be shown."""
+    """Samples in a frame; 0 if no picture can show them."""
     return _IMAGES if config.image_shape is not None else _POINTS if config.networks.data_dim <= 2 else 0
 
 
 def read(folder: Path, config: RunConfig) -> tuple[list[int], list[Tensor]]:
-    """Iterations and samples, in the data's own units, from the untrained G on where it is known.
+    """Iterations and samples in the units of the data; begins with the untrained G if its weights are known.
 
     Raises:
-        FileNotFoundError: the run kept none.
+        FileNotFoundError: the run has no snapshots.
     """
     paths = sorted((folder / "snapshots").glob("*.npy"))
     if not paths:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import io
 import json
@@ -27,6 +26,7 @@ from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, Tab
 from fastgan.tabular.columns import Category, Number
 from fastgan.tabular.constraints import Constraint
 from fastgan.tabular.gan import MODEL
+from fastgan.training.history import COLUMNS, History
 
 SOURCE = "source.json"  # of a run folder: what the table was
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
@@ -242,12 +242,8 @@ def constraint(text: str) -> Constraint:
 
 
 def _write_history(gan: TabularGAN, folder: Path) -> None:
-    names = list(gan.history)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", *names])
-    writer.writerows([step, *row] for step, row in enumerate(zip(*gan.history.values(), strict=True), start=1))
-    write_atomically(folder / "history.csv", [text.getvalue().encode()])
+    columns = {"step": np.arange(1, len(gan.history["loss_d"]) + 1), **gan.history}
+    History(folder / "history.csv", np.column_stack([columns[name] for name in COLUMNS])).close()
 
 
 def _report(

@@ -46,7 +46,7 @@ class Snapshot:
     def restore_unless_finite(self, loss: Tensor) -> None:
         """After an update: roll back if its loss is not finite, or if a number was finite and is not any more.
 
-        A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
+        Gradients need no check: if one is not finite, neither is the optimiser's state after it.
         """
         if not self.active:
             return
@@ -61,7 +61,7 @@ class Snapshot:
             finite = share == 1.0
         for saved, live in pairs:
             live.copy_(torch.where(finite.to(live.device), live, saved))
-        # Optimisers of others may make their state in the first update, or keep it in numbers of Python: only then is
+        # Other optimisers may create state in the first update, or keep it in Python numbers: only then is
         # the host asked.
         if not _same(now, self._states) and not bool(finite):
             for optimizer, state in zip(self.optimizers, self._states, strict=True):
