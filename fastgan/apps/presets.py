@@ -12,7 +12,7 @@ import torch
 
 from fastgan import nn, options, random
 from fastgan.data import Dataset
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, is_number
 from fastgan.models import GAN, dcgan, join
 from fastgan.nn.activation import NAMES as ACTIVATIONS
 from fastgan.nn.activation import to_module
@@ -78,7 +78,7 @@ class Networks:
                     raise invalid.value(name, f"must be at least 1, got {size!r}")
         if self.prior not in PRIORS:
             raise invalid.value("prior", f"must be one of {', '.join(PRIORS)}, got {self.prior!r}")
-        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout <= 1.0:
+        if not is_number(self.dropout) or not 0.0 <= self.dropout <= 1.0:
             raise invalid.value("dropout", f"must lie in [0, 1], got {self.dropout!r}")
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
             if (value := getattr(self, name)) not in ACTIVATIONS:

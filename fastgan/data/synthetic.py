@@ -172,5 +172,6 @@ def _check_count(operation: str, name: str, value: int) -> None:
 
 
 def _check_scale(operation: str, name: str, value: float) -> None:
+    Invalid(operation).check_number(name, value)
     if not 0 <= value < math.inf:
         raise Invalid(operation).value(name, f"must be finite and not negative, got {value}")

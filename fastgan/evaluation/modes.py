@@ -79,6 +79,7 @@ def mode_coverage(
     if convention not in CONVENTIONS:
         raise Invalid(caller).value("convention", f"must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
     for name, value in (("std", std), ("threshold", threshold)):
+        Invalid(caller).check_number(name, value)
         if not 0 < value < math.inf:
             raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")
     (means, x), back = take_rows(caller, centres=centres, samples=samples)

@@ -57,6 +57,7 @@ class Heads(nn.Module):
         for kind, _ in self.groups:
             if kind not in HEADS:
                 raise invalid.value("a group's kind", f"must be one of {', '.join(HEADS)}, got {kind!r}")
+        invalid.check_number("tau", tau)
         if not 0.0 < tau < math.inf:
             raise invalid.value("tau", f"must be positive and finite, got {tau!r}")
         self.tau, self.impl = float(tau), ops.check_impl("Heads", impl)

@@ -79,8 +79,10 @@ class TableTransformer:
         if normalization not in get_args(Normalization):
             allowed = ", ".join(get_args(Normalization))
             raise Invalid("TableTransformer").value("normalization", f"must be one of {allowed}, got {normalization!r}")
-        if max_categories < 2:
-            raise Invalid("TableTransformer").value("max_categories", f"must be at least 2, got {max_categories}")
+        Invalid("TableTransformer").check_integer("max_categories", max_categories, 2)
+        Invalid("TableTransformer").check_integer("seed", seed, 0)
+        if threads is not None:
+            Invalid("TableTransformer").check_integer("threads", threads, 1)
         self.normalization: Normalization = normalization
         self.max_categories = max_categories
         self.seed = seed

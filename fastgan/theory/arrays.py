@@ -115,6 +115,7 @@ def check_choice(caller: str, name: str, value: object, choices: Sequence[str]) 
 
 def check_positive(caller: str, name: str, value: float) -> None:
     """Raise unless the number is above 0 and finite."""
+    Invalid(caller).check_number(name, value)
     if not 0 < value < float("inf"):
         raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")
 

@@ -41,6 +41,7 @@ def js_terms(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _unit(caller: str, base: float) -> float:
+    Invalid(caller).check_number("base", base)
     if not 1 < base < math.inf:
         raise Invalid(caller).value("base", f"must be above 1 (math.e for nats, 2 for bits), got {base}")
     return math.log(base)

@@ -54,6 +54,7 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
     """
     caller = "functional_game"
     check_steps(caller, steps)
+    Invalid(caller).check_number("step_size", step_size)
     if not 0 < step_size <= 1:
         raise Invalid(caller).value("step_size", f"must lie in (0, 1], got {step_size}")
     (p, q), _, back = take_distributions(caller, None, p_data=p_data, p_g0=p_g0)
@@ -108,6 +109,7 @@ def gaussian_game(
     caller = "gaussian_game"
     check_steps(caller, steps)
     check_positive(caller, "learning_rate", learning_rate)
+    Invalid(caller).check_number("mean", mean)
     x = torch.linspace(-30.0, 30.0, 6001, dtype=torch.float64)
     dx = float(x[1] - x[0])
     p = gaussian_density(x)
