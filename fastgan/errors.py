@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
@@ -43,6 +44,18 @@ class Invalid:
         """A TypeError."""
         return self(TypeError, subject, rule)
 
+    def check_number(self, subject: object, value: object) -> None:
+        """Raise a TypeError unless the value is a number."""
+        if not is_number(value):
+            raise self.type(subject, f"must be a number, got {value!r}")
+
+    def check_integer(self, subject: object, value: object, least: int) -> None:
+        """Raise a TypeError unless the value is an integer, and a ValueError where it is below the least one."""
+        if not is_integer(value):
+            raise self.type(subject, f"must be an integer, got {value!r}")
+        if value < least:  # type: ignore[operator]
+            raise self.value(subject, f"must be at least {least}, got {value}")
+
 
 def check_choice(operation: str, subject: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError unless the value is one of these words."""
@@ -50,9 +63,23 @@ def check_choice(operation: str, subject: str, value: object, choices: Collectio
         raise Invalid(operation).value(subject, f"must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_count(operation: str, subject: str, value: object) -> None:
-    """Raise a TypeError or a ValueError unless the value is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise Invalid(operation).type(subject, f"must be an integer, got {value!r}")
-    if value < 1:
-        raise Invalid(operation).value(subject, f"must be at least 1, got {value}")
+def is_number(value: object) -> bool:
+    """Whether a value is one real number, of Python, NumPy or a tensor. A bool is none, and neither is a text."""
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    return hasattr(value, "__float__") and getattr(value, "shape", ()) == () and not _of_bools(value)
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is one integer, of Python, NumPy or a tensor. A bool is none."""
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return not _of_bools(value)
+
+
+def _of_bools(value: object) -> bool:
+    return "bool" in str(getattr(value, "dtype", ""))

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fastgan.errors import Invalid
+
 
 def finite(value: Any) -> Any:
     """The value with null in place of numbers that JSON does not have: NaN and infinities."""
@@ -78,3 +80,16 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def folder_at(invalid: Invalid, name: str, path: str | os.PathLike[str]) -> Path:
+    """The path of a folder that is there or can be made.
+
+    Raises:
+        NotADirectoryError: a file has its place, or that of a folder above it.
+    """
+    folder = Path(path)
+    there = next((part for part in (folder, *folder.parents) if part.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise invalid(NotADirectoryError, name, f"must be a folder, got the file {there}")
+    return folder

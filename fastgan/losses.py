@@ -83,7 +83,7 @@ def _discriminator_terms(
     formulas = DISCRIMINATOR[kind]
     if kind == "gan":
         for name, label in (("real_label", real_label), ("fake_label", fake_label)):
-            if not 0.0 <= label <= 1.0:
+            if isinstance(label, bool) or not 0.0 <= label <= 1.0:
                 raise Invalid(caller).value(name, f"must lie in [0, 1], got {label}")
         if real_label != 1.0:
             formulas = ("soft_target", formulas[1])
@@ -293,6 +293,8 @@ def blended_generator_loss(
     Source: the scaled cost of the code published with Goodfellow et al. (2014).
     """
     a, b = non_saturating_weight, minimax_weight
+    for name, value in (("non_saturating_weight", a), ("minimax_weight", b)):
+        Invalid("blended_generator_loss").check_number(name, value)
     if a < 0 or b < 0 or not 0 < a + b < math.inf:
         raise Invalid("blended_generator_loss").value(
             "weights", f"must be non-negative, their sum positive and finite, got {a} and {b}"
@@ -458,6 +460,7 @@ def gradient_penalty(
     """
     caller = "gradient_penalty"
     check_choice(caller, "kind", kind, PENALTIES)
+    Invalid(caller).check_number("weight", weight)
     for name, x in (("real", real), ("fake", fake)):
         ops.check_tensor(caller, name, x)
     ops.check_same(caller, "real", real, "fake", fake)

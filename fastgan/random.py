@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, ops, options, reference
-from fastgan.errors import Invalid, check_choice
+from fastgan.errors import Invalid, check_choice, is_integer
 from fastgan.options import Impl, PriorName
 
 __all__ = [
@@ -191,6 +191,9 @@ def permutation(
         int64 Tensor (count,).
     """
     count = n - start if count is None else count
+    for name, value in (("n", n), ("epoch", epoch), ("start", start), ("count", count)):
+        if not is_integer(value):
+            raise Invalid("permutation").type(name, f"must be an integer, got {value!r}")
     if n < 1 or start < 0 or count < 0 or start + count > n:
         raise Invalid("permutation").value(f"positions {start} to {start + count}", f"must lie within 0 to n = {n}")
     order = ops.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=Purpose.ROWS, impl=impl)

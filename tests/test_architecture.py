@@ -28,7 +28,7 @@ LAYERS = {
     "errors": -3,
     "results": -3,
     "deprecation": -3,
-    "files": -3,
+    "files": -2,
     "reference": -2,
     "backend": -2,
     "schema": -1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -201,6 +202,13 @@ def test_the_config_of_a_run_makes_the_same_run(run: Command) -> None:
         ("a.toml", "train = 3", "--config must have a table train, got 3"),
         ("a.toml", "k = 0", "--k must be at least 1, got 0"),
         ("a.toml", "generator_hidden = 3", "--generator-hidden must be widths, got 3"),
+        ("a.toml", "preset = ['r3gan']", "--preset must be one of r3gan, got ['r3gan']"),
+        ("a.toml", "source = 3", "--config must name its source in text, got 3"),
+        (
+            "a.toml",
+            "gradient_penalty = [['r1']]",
+            "--gradient-penalty must be one of None, wgan-gp, r1, r2, got ['r1']",
+        ),
     ],
 )
 def test_a_bad_file_of_settings_is_one_sentence(run: Command, name: str, text: str | None, said: str) -> None:
@@ -250,3 +258,19 @@ def test_long_lines_break_at_the_width_of_a_terminal_alone(terminal: bool, monke
         assert all(part.startswith(" " * 16) for part in lines[1:])
     else:
         assert lines == [line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "lines"),
+    [("info", 141, 0), ("--version", 141, 0), ("completion bash", 141, 0), ("evaluate nowhere", 2, 1)],
+)
+def test_a_closed_pipe_ends_a_command_quietly(arguments: str, code: int, lines: int) -> None:
+    """As `fastgan info | head -1` closes it: 141, as shells say of SIGPIPE. Errors stay errors."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, "-m", "fastgan", *arguments.split()]
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr.count("\n")) == (code, lines), done.stderr

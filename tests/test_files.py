@@ -8,7 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
+import fastgan
 from fastgan.files import write_atomically
 
 
@@ -52,3 +54,22 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot write: Too many levels"):
         write_atomically(loop, [b""])
     assert loop.is_symlink()
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_run_folder_that_is_a_file_is_refused_by_name(below: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    gan = fastgan.GAN(fastgan.nn.MLP([2, 2]), fastgan.nn.MLP([2, 1]), latent_dim=2)
+    data, config = torch.randn(32, 2), fastgan.TrainConfig(1, 8)
+    for name, call in (
+        ("train", lambda: fastgan.train(gan, data, config, run_dir=file / below)),
+        (
+            "train_population",
+            lambda: fastgan.train_population(lambda: gan, data, config, seeds=(1,), run_dir=file / below),
+        ),
+    ):
+        with pytest.raises(NotADirectoryError) as raised:
+            call()
+        assert str(raised.value) == f"{name}: run_dir must be a folder, got the file {file}"
+    assert file.read_text() == "mine"

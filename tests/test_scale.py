@@ -112,3 +112,12 @@ def test_a_table_that_is_too_wide_is_refused_before_it_is_read(tmp_path: Path) -
     frame = pd.DataFrame(np.zeros((1, len(names))), columns=names)
     with pytest.raises(data.DataError, match="the table must have at most 10,000 columns, got 10,001"):
         fastgan.TableTransformer().fit(frame)
+
+
+def test_a_network_of_too_many_layers_is_refused_before_anything_runs() -> None:
+    """Its description and its checkpoint would take minutes."""
+    network = torch.nn.Linear(2, 2)
+    network.more = torch.nn.ParameterList(torch.zeros(1) for _ in range(100_000))
+    rule = r"gan\.generator must have at most 100,000 weights and biases, each of a layer, got 100,002"
+    with pytest.raises(ValueError, match=rule):
+        train(GAN(network, nn.MLP([2, 1]), latent_dim=2), DATA, TrainConfig(1, 8))

@@ -12,7 +12,7 @@ import torch
 
 from fastgan import nn, options, random
 from fastgan.data import Dataset
-from fastgan.errors import Invalid, check_choice
+from fastgan.errors import Invalid, check_choice, is_number
 from fastgan.models import GAN, dcgan, join
 from fastgan.nn.activation import NAMES as ACTIVATIONS
 from fastgan.nn.activation import to_module
@@ -77,7 +77,7 @@ class Networks:
                 if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                     raise invalid.value(name, f"must be at least 1, got {size!r}")
         check_choice(invalid.operation, "prior", self.prior, PRIORS)
-        if not isinstance(self.dropout, int | float) or not 0.0 <= self.dropout <= 1.0:
+        if not is_number(self.dropout) or not 0.0 <= self.dropout <= 1.0:
             raise invalid.value("dropout", f"must lie in [0, 1], got {self.dropout!r}")
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
             check_choice(invalid.operation, name, getattr(self, name), ACTIVATIONS)

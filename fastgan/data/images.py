@@ -69,7 +69,7 @@ def _rgb(background: Colour) -> tuple[int, ...]:
             found = colours.getrgb(background)[:3]
         except ValueError:
             found = None
-    elif isinstance(background, int):
+    elif isinstance(background, int) and not isinstance(background, bool):
         found = (background,) * 3
     if not isinstance(found, tuple) or len(found) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in found):
         raise invalid.value(

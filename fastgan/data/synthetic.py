@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid, check_count
+from fastgan.errors import Invalid
 
 from .. import random
 from .dataset import Dataset
@@ -28,7 +28,7 @@ def ring(n: int, *, modes: int = 8, radius: float = 1.0, std: float = 0.01, seed
 
     Returns: rows (n, 2), centres (modes, 2), labels (n,) the mode of each row.
     """
-    check_count("ring", "modes", modes)
+    Invalid("ring").check_integer("modes", modes, 1)
     _check_scale("ring", "radius", radius)
     angles = [2 * math.pi * i / modes for i in range(modes)]
     centres = torch.tensor([[radius * math.cos(a), radius * math.sin(a)] for a in angles])
@@ -42,7 +42,7 @@ def grid(n: int, *, side: int = 5, spacing: float = 2.0, std: float = 0.05, seed
 
     Returns: rows (n, 2), centres (side * side, 2), labels (n,) the mode of each row.
     """
-    check_count("grid", "side", side)
+    Invalid("grid").check_integer("side", side, 1)
     _check_scale("grid", "spacing", spacing)
     ticks = [(i - (side - 1) / 2) * spacing for i in range(side)]
     centres = torch.tensor([[x, y] for x in ticks for y in ticks])
@@ -59,7 +59,7 @@ def gaussian(n: int, mean: float | Sequence[float] = 0.0, std: float = 1.0, dim:
 
     Returns: rows (n, dim), centres (1, dim).
     """
-    check_count("gaussian", "dim", dim)
+    Invalid("gaussian").check_integer("dim", dim, 1)
     means = torch.as_tensor(mean, dtype=torch.float32)
     if means.ndim > 1 or (means.ndim == 1 and dim not in (1, len(means))):
         raise Invalid("gaussian").value("mean", f"must be a number or one for each of {dim} dimensions, got {mean}")
@@ -99,7 +99,7 @@ def mixture1200d(
     Returns: rows (n, dim), centres (modes, dim), labels (n,) the mode of each row.
     """
     for name, value in (("modes", modes), ("latent_dim", latent_dim), ("dim", dim)):
-        check_count("mixture1200d", name, value)
+        Invalid("mixture1200d").check_integer(name, value, 1)
     if latent_dim > dim:
         raise Invalid("mixture1200d").value("latent_dim", f"must be at most dim {dim}, got {latent_dim}")
     square = _normal((dim, latent_dim), 0, _EMBEDDING).double()
@@ -119,7 +119,7 @@ def ring_map(n: int = 300, *, seed: int = 0) -> Dataset:
 
     Returns: rows (n, 2).
     """
-    check_count("ring_map", "n", n)
+    Invalid("ring_map").check_integer("n", n, 1)
     return Dataset(map_to_ring(_normal((n, 2), seed, _NOISE)), name="ring_map")
 
 
@@ -147,7 +147,7 @@ def map_to_ring(x: Tensor) -> Tensor:
 
 def _mixture(name: str, n: int, centres: Tensor, std: float, seed: int) -> Dataset:
     """n rows: an equally likely mode, plus isotropic noise."""
-    check_count(name, "n", n)
+    Invalid(name).check_integer("n", n, 1)
     _check_scale(name, "std", std)
     if centres.ndim != 2 or centres.numel() == 0:
         raise Invalid(name).value("centres", f"must be (modes, dim), got shape {tuple(centres.shape)}")
@@ -165,5 +165,6 @@ def _normal(shape: tuple[int, ...], seed: int, substream: int) -> Tensor:
 
 
 def _check_scale(operation: str, name: str, value: float) -> None:
+    Invalid(operation).check_number(name, value)
     if not 0 <= value < math.inf:
         raise Invalid(operation).value(name, f"must be finite and not negative, got {value}")

@@ -141,6 +141,7 @@ def fit_discriminator(
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise Invalid(caller).value(name, f"must be an integer of at least 1, got {number!r}")
+    Invalid(caller).check_number("learning_rate", learning_rate)
     if not 0 < learning_rate < float("inf"):
         raise Invalid(caller).value("learning_rate", f"must be above 0 and finite, got {learning_rate}")
     rows, _ = take_rows(caller, real=real, fake=fake)

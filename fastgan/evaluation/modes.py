@@ -78,6 +78,7 @@ def mode_coverage(
     caller = "mode_coverage"
     check_choice(caller, "convention", convention, CONVENTIONS)
     for name, value in (("std", std), ("threshold", threshold)):
+        Invalid(caller).check_number(name, value)
         if not 0 < value < math.inf:
             raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")
     (means, x), back = take_rows(caller, centres=centres, samples=samples)

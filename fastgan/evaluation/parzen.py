@@ -115,6 +115,7 @@ def parzen_sigma(samples: Rows, validation: Rows, sigmas: Sequence[float] = SIGM
 
 
 def _check_sigma(caller: str, name: str, sigma: float) -> None:
+    Invalid(caller).check_number(name, sigma)
     if not 1e-150 <= sigma <= 1e150:  # its square must be a number
         raise Invalid(caller).value(name, f"must be above 0 and finite, got {sigma}")
 

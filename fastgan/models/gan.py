@@ -62,10 +62,10 @@ class GAN(torch.nn.Module):
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             if not isinstance(network, torch.nn.Module):
                 raise invalid.type(name, f"must be a torch.nn.Module, got {type(network).__name__}")
-        if not isinstance(latent_dim, int) or latent_dim < 1:
+        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or latent_dim < 1:
             raise invalid.value("latent_dim", f"must be an integer of at least 1, got {latent_dim!r}")
         check_choice("GAN", "prior", prior, random.PRIORS)
-        if not isinstance(classes, int) or classes < 0:
+        if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
             raise invalid.value("classes", f"must be an integer of at least 0, got {classes!r}")
         # A shared parameter would be pulled both ways by two optimisers that know nothing of each other.
         if {id(p) for p in generator.parameters()} & {id(p) for p in discriminator.parameters()}:
@@ -74,6 +74,8 @@ class GAN(torch.nn.Module):
         self.discriminator = discriminator
         self.latent_dim = latent_dim
         self.prior = prior
+        for i, size in enumerate(data_shape or ()):
+            invalid.check_integer(f"data_shape[{i}]", size, 1)
         self.data_shape = None if data_shape is None else tuple(int(size) for size in data_shape)
         self.classes = classes
         self.ema: torch.nn.Module | None = None  # G with the moving average of its weights, if training keeps one
@@ -179,6 +181,7 @@ class GAN(torch.nn.Module):
         Returns:
             Tensor (n, latent_dim) of the networks' type, on their device.
         """
+        Invalid("noise").check_integer("offset", offset, 0)
         return random.prior(
             self.prior,
             (n, self.latent_dim),
@@ -226,8 +229,7 @@ class GAN(torch.nn.Module):
             ValueError: n or offset negative, batch_size below 1, a label that is not a class.
         """
         for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise Invalid("sample").value(name, f"must be at least {least}, got {value}")
+            Invalid("sample").check_integer(name, value, least)
         chosen = self._labels(labels, n, offset)
         # Every forward pass runs a whole block, aligned to the absolute row number, also where fewer rows are
         # wanted: a product of another size would take another kernel and round differently.
@@ -280,8 +282,7 @@ class GAN(torch.nn.Module):
         for name, z in (("start", start), ("end", end)):
             if z.ndim != 2 or z.shape != (len(start), self.latent_dim):
                 raise Invalid("interpolate").value(name, f"must be (n, {self.latent_dim}), got {tuple(z.shape)}")
-        if steps < 2:
-            raise Invalid("interpolate").value("steps", f"must be at least 2, got {steps}")
+        Invalid("interpolate").check_integer("steps", steps, 2)
         generator = self.generator if self.ema is None else self.ema
         condition = self.one_hot(self._labels(labels, len(start), 0))
         with evaluating(generator):  # a batch a step, so that the ends are products of the size of G(start)

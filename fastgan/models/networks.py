@@ -45,8 +45,8 @@ def mlp_gan(
     Raises:
         ValueError: a size below 1.
     """
-    if data_dim < 1:
-        raise Invalid("mlp_gan").value("data_dim", f"must be at least 1, got {data_dim}")
+    for name, value, least in (("data_dim", data_dim, 1), ("latent_dim", latent_dim, 1), ("classes", classes, 0)):
+        Invalid("mlp_gan").check_integer(name, value, least)
     generator = nn.MLP(
         [latent_dim + classes, *hidden, data_dim],
         activation=generator_activation,
@@ -192,6 +192,8 @@ class AsImages(torch.nn.Module):
 
     def __init__(self, channels: int, size: int, classes: int = 0) -> None:
         super().__init__()
+        for name, value, least in (("channels", channels, 1), ("size", size, 1), ("classes", classes, 0)):
+            Invalid("AsImages").check_integer(name, value, least)
         self.channels, self.size, self.classes = channels, size, classes
 
     def forward(self, x: Tensor) -> Tensor:
@@ -235,6 +237,9 @@ def dcgan(
 
     Source: Radford, Metz, Chintala (2016), section 3; weights N(0, 0.02).
     """
+    counts = (("image_size", image_size, 1), ("channels", channels, 1), ("latent_dim", latent_dim, 1))
+    for name, value, least in (*counts, ("width", width, 1), ("classes", classes, 0), ("pack", pack, 1)):
+        Invalid("dcgan").check_integer(name, value, least)
     halvings = image_size.bit_length() - 3  # from image_size to 4 to 7 pixels
     if halvings < 1 or image_size % (1 << halvings):
         rule = "4 to 7 times a power of two of at least 2"

@@ -42,6 +42,7 @@ def of_module(module: nn.Module) -> tuple[str, float] | None:
 def resolve(owner: str, argument: str, activation: Activation, negative_slope: float) -> tuple[str, float]:
     """(name, negative slope) of what a caller passed as an activation: a name, None, a torch module or its
     class."""
+    Invalid(owner).check_number("negative_slope", negative_slope)
     if activation is None:
         return "none", negative_slope
     if isinstance(activation, str) and activation in NAMES:

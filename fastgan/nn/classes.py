@@ -34,6 +34,7 @@ class ClassDiscriminator(nn.Module):
                 raise Invalid("ClassDiscriminator").type(
                     name, f"must be a torch.nn.Module, got {type(module).__name__}"
                 )
+        Invalid("ClassDiscriminator").check_number("supervised_weight", supervised_weight)
         if not 0.0 <= supervised_weight < float("inf"):
             raise Invalid("ClassDiscriminator").value(
                 "supervised_weight", f"must be finite and at least 0, got {supervised_weight!r}"

@@ -56,6 +56,7 @@ class Heads(nn.Module):
             raise invalid.value("groups", "must have at least one group, got none")
         for kind, _ in self.groups:
             check_choice("Heads", "a group's kind", kind, HEADS)
+        invalid.check_number("tau", tau)
         if not 0.0 < tau < math.inf:
             raise invalid.value("tau", f"must be positive and finite, got {tau!r}")
         self.tau, self.impl = float(tau), ops.check_impl("Heads", impl)

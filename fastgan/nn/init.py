@@ -37,6 +37,7 @@ def _layers(operation: str, module: nn.Module) -> Iterator[Any]:
 
 
 def _check_scale(operation: str, argument: str, value: float, *, positive: bool = False) -> None:
+    Invalid(operation).check_number(argument, value)
     if not 0.0 <= value < float("inf") or positive and value == 0.0:
         rule = "positive and finite" if positive else "finite and not negative"
         raise Invalid(operation).value(argument, f"must be {rule}, got {value}")
@@ -44,6 +45,8 @@ def _check_scale(operation: str, argument: str, value: float, *, positive: bool 
 
 def _fill(operation: str, argument: str, scale: float, module: M, bias: float | None, fill: Callable[[Any], Any]) -> M:
     _check_scale(operation, argument, scale)
+    if bias is not None:
+        Invalid(operation).check_number("bias", bias)
     for layer in _layers(operation, module):
         fill(layer.weight)
     return module if bias is None else constant_bias_(module, bias)
@@ -95,6 +98,7 @@ def normal_(module: M, std: float = 0.02, *, bias: float | None = 0.0, generator
 def constant_bias_(module: M, value: float) -> M:
     """Every bias of the module's linear, maxout and convolution layers to one value (the original code also
     uses -2)."""
+    Invalid("constant_bias_").check_number("value", value)
     for layer in _layers("constant_bias_", module):
         if layer.bias is not None:
             layer.bias.fill_(value)
@@ -124,7 +128,8 @@ def sparse_(
     if weight.dim() != 2:
         raise Invalid("sparse_").value("weight", f"must have shape (units, in_features), got {tuple(weight.shape)}")
     units, features = weight.shape
-    if not 0 <= nonzeros <= features:
+    Invalid("sparse_").check_integer("nonzeros", nonzeros, 0)
+    if nonzeros > features:
         raise Invalid("sparse_").value("nonzeros", f"must be between 0 and in_features={features}, got {nonzeros}")
     _check_scale("sparse_", "std", std, positive=True)
     numbers: dict[str, Any] = {"device": weight.device, "generator": generator}

@@ -45,6 +45,7 @@ class VirtualBatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = check_size("VirtualBatchNorm", "num_features", num_features)
+        Invalid("VirtualBatchNorm").check_number("eps", eps)
         if not 0.0 < eps < float("inf"):
             raise Invalid("VirtualBatchNorm").value("eps", f"must be above 0 and finite, got {eps!r}")
         self.eps = eps

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import options
-from fastgan.errors import Invalid, check_choice
+from fastgan.errors import Invalid, check_choice, is_integer, is_number
 from fastgan.options import Impl
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -41,6 +41,8 @@ def check_dropout_seed(caller: str, dropout_seed: Tensor | None) -> None:
 
 def check_probability(caller: str, name: str, p: float) -> float:
     """p, or raise unless 0 <= p <= 1."""
+    if not is_number(p):
+        raise Invalid(caller).type(name, f"must be a number, got {p!r}")
     if not 0.0 <= p <= 1.0:
         raise Invalid(caller).value(name, f"must lie in [0, 1], got {p}")
     return float(p)
@@ -53,7 +55,7 @@ def check_impl(caller: str, impl: Impl) -> Impl:
 
 
 def check_integer(caller: str, name: str, number: int, low: int, limit: int) -> None:
-    if not hasattr(number, "__index__"):
+    if not is_integer(number):
         raise Invalid(caller).type(name, f"must be an integer, got {number!r}")
     if not low <= number < limit:
         raise Invalid(caller).value(name, f"must lie in [{low}, {limit}), got {number}")

@@ -20,7 +20,7 @@ from fastgan import nn, random
 from fastgan.data import DataError
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, is_integer, is_number
 from fastgan.files import write_atomically
 from fastgan.models.gan import GAN
 from fastgan.nn import saved
@@ -93,22 +93,22 @@ class TabularConfig:
                 raise Invalid("TabularGAN").value(name, f"must be {rule}, got {getattr(self, name)!r}")
 
         for name in ("epochs", "batch_size", "pack", "latent_dim", "discriminator_steps"):
-            check(
-                name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1, "a whole number of at least 1"
-            )
-        check("steps", self.steps is None or self.steps >= 1, "None or at least 1")
+            check(name, is_integer(getattr(self, name)) and getattr(self, name) >= 1, "a whole number of at least 1")
+        check("steps", self.steps is None or is_integer(self.steps) and self.steps >= 1, "None or at least 1")
         check("batch_size", self.batch_size % self.pack == 0, f"a multiple of pack ({self.pack})")
         check("batch_size", self.batch_size > 1, "at least 2, which batch normalisation needs")
         for name in ("generator_hidden", "discriminator_hidden"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-            check(name, all(width >= 1 for width in getattr(self, name)), "widths of at least 1")
+            check(name, all(is_integer(w) and w >= 1 for w in getattr(self, name)), "widths of at least 1")
+        for name in ("dropout", "lr", "temperature", "weight_decay", "penalty_weight"):
+            check(name, is_number(getattr(self, name)), "a number")
         object.__setattr__(self, "betas", tuple(self.betas))
         check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         for name in ("lr", "temperature"):
             check(name, getattr(self, name) > 0, "above 0")
         for name in ("weight_decay", "penalty_weight"):
             check(name, getattr(self, name) >= 0, "at least 0")
-        check("seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63")
+        check("seed", is_integer(self.seed) and 0 <= self.seed < 2**63, "at least 0 and below 2**63")
 
     def training(self, rows: int, device: torch.device | str = "cpu") -> TrainConfig:
         """The config of `fastgan.train` for a table of `rows` rows."""

@@ -73,8 +73,10 @@ class TableTransformer:
         for name, kind in self.kinds.items():
             check_choice("TableTransformer", f"kinds[{name!r}]", kind, KINDS)
         check_choice("TableTransformer", "normalization", normalization, get_args(Normalization))
-        if max_categories < 2:
-            raise Invalid("TableTransformer").value("max_categories", f"must be at least 2, got {max_categories}")
+        Invalid("TableTransformer").check_integer("max_categories", max_categories, 2)
+        Invalid("TableTransformer").check_integer("seed", seed, 0)
+        if threads is not None:
+            Invalid("TableTransformer").check_integer("threads", threads, 1)
         self.normalization: Normalization = normalization
         self.max_categories = max_categories
         self.seed = seed

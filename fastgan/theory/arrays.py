@@ -109,5 +109,6 @@ def _check_total(caller: str, name: str, total: Tensor, grid: bool, dtype: torch
 
 def check_positive(caller: str, name: str, value: float) -> None:
     """Raise unless the number is above 0 and finite."""
+    Invalid(caller).check_number(name, value)
     if not 0 < value < float("inf"):
         raise Invalid(caller).value(name, f"must be above 0 and finite, got {value}")

@@ -42,6 +42,7 @@ def optimal_discriminator(p: Array, q: Array, *, real_label: float = 1.0, fake_l
     """
     caller = "optimal_discriminator"
     for name, label in (("real_label", real_label), ("fake_label", fake_label)):
+        Invalid(caller).check_number(name, label)
         if not 0.0 <= label <= 1.0:
             raise Invalid(caller).value(name, f"must lie in [0, 1], got {label}")
     (p_, q_), back = take(caller, p=p, q=q)

@@ -52,6 +52,7 @@ def _total(
     **distributions: Array,
 ) -> Any:
     """The sum of the terms of all outcomes, which rounding must not take out of [low, high], in units of log(base)."""
+    Invalid(caller).check_number("base", base)
     if not 1 < base < math.inf:
         raise Invalid(caller).value("base", f"must be above 1 (math.e for nats, 2 for bits), got {base}")
     tensors, weight, back = take_distributions(caller, dx, **distributions)

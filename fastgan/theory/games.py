@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastgan import options
-from fastgan.errors import Invalid, check_choice, check_count
+from fastgan.errors import Invalid, check_choice
 from fastgan.options import TheoryGeneratorKind, UpdateMode
 from fastgan.results import Result
 
@@ -53,7 +53,8 @@ def functional_game(p_data: Array, p_g0: Array, steps: int, *, step_size: float 
     Source: Goodfellow et al. (2014), proposition 2.
     """
     caller = "functional_game"
-    check_count(caller, "steps", steps)
+    Invalid(caller).check_integer("steps", steps, 1)
+    Invalid(caller).check_number("step_size", step_size)
     if not 0 < step_size <= 1:
         raise Invalid(caller).value("step_size", f"must lie in (0, 1], got {step_size}")
     (p, q), _, back = take_distributions(caller, None, p_data=p_data, p_g0=p_g0)
@@ -106,8 +107,9 @@ def gaussian_game(
     Source: Goodfellow et al. (2014), theorem 1 and section 4.2.
     """
     caller = "gaussian_game"
-    check_count(caller, "steps", steps)
+    Invalid(caller).check_integer("steps", steps, 1)
     check_positive(caller, "learning_rate", learning_rate)
+    Invalid(caller).check_number("mean", mean)
     x = torch.linspace(-30.0, 30.0, 6001, dtype=torch.float64)
     dx = float(x[1] - x[0])
     p = gaussian_density(x)
@@ -147,7 +149,7 @@ def bilinear_game(eta: float, mode: UpdateMode, *, steps: int = 100, start: tupl
     caller = "bilinear_game"
     check_choice(caller, "mode", mode, options.names(UpdateMode))
     check_positive(caller, "eta", eta)
-    check_count(caller, "steps", steps)
+    Invalid(caller).check_integer("steps", steps, 1)
     x, y = (float(v) for v in start)
     trajectory = [(x, y)]
     for _ in range(steps):

@@ -284,7 +284,7 @@ class TrainConfig:
     def _check_penalties(self) -> None:
         kinds, known = self.gradient_penalty, options.names(PenaltyKind)
         if isinstance(kinds, tuple | list):  # a list from JSON
-            if not kinds or len({*kinds}) < len(kinds):
+            if not kinds or any(kind in kinds[:i] for i, kind in enumerate(kinds)):
                 raise invalid.value("gradient_penalty", f"must name distinct penalties, got {kinds!r}")
             object.__setattr__(self, "gradient_penalty", tuple(kinds) if len(kinds) > 1 else kinds[0])
         for kind in self.penalties:

@@ -15,6 +15,7 @@ from fastgan.random import Purpose
 from fastgan.results import Result
 from fastgan.training.engines.player import Player
 from fastgan.training.optimizers import Adam, Optimizer
+from fastgan.training.plain import count_of
 
 _HELD_OUT = 10_000  # samples that R^2 is measured on
 
@@ -99,8 +100,7 @@ def _check(gan: GAN, encoder: torch.nn.Module, steps: int, batch_size: int) -> N
         if not isinstance(value, kind):
             raise Invalid(caller).type(name, f"must be a {kind.__name__}, got {type(value).__name__}")
     for name, number in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(number, int) or number < 1:
-            raise Invalid(caller).value(name, f"must be an integer of at least 1, got {number!r}")
+        count_of(caller, name, number)
     if gan.classes:
         raise Invalid(caller).value("gan", f"must not be conditional, got one with {gan.classes} classes")
     with evaluating(gan.generator), evaluating(encoder), torch.no_grad():

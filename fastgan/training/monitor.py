@@ -54,8 +54,7 @@ class Monitor(Callback):
 
     def __init__(self, every: int = 100, samples: int = 256) -> None:
         for name, value in (("every", every), ("samples", samples)):
-            if value < 1:
-                raise Invalid("Monitor").value(name, f"must be at least 1, got {value}")
+            Invalid("Monitor").check_integer(name, value, 1)
         self.every, self.samples = every, samples
         self.warnings: list[str] = []
         self._rows: list[list[float]] = []

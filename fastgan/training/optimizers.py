@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgan import options
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, is_number
 from fastgan.options import MomentumConvention
 from fastgan.training.plain import take_plain_numbers
 
@@ -58,7 +58,7 @@ class Adam(_OfTorch):
         for name in ("lr", "eps", "weight_decay"):
             _at_least(type(self).__name__, name, getattr(self, name), 0.0)
         pair = isinstance(self.betas, tuple) and len(self.betas) == 2
-        if not pair or not all(isinstance(beta, int | float) and 0.0 <= beta < 1.0 for beta in self.betas):
+        if not pair or not all(is_number(beta) and 0.0 <= beta < 1.0 for beta in self.betas):
             raise Invalid(type(self).__name__).value("betas", f"must be two numbers in [0, 1), got {self.betas!r}")
 
     def _make(self, parameters: list[Tensor], fused: bool | None) -> torch.optim.Optimizer:
@@ -294,10 +294,10 @@ def _fusable(parameters: list[Tensor]) -> bool:
 
 
 def _at_least(owner: str, name: str, value: float, least: float) -> None:
-    if not isinstance(value, int | float) or not least <= value < float("inf"):
+    if not is_number(value) or not least <= value < float("inf"):
         raise Invalid(owner).value(name, f"must be a finite number of at least {least:g}, got {value!r}")
 
 
 def _below_one(owner: str, name: str, value: float) -> None:
-    if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+    if not is_number(value) or not 0.0 <= value < 1.0:
         raise Invalid(owner).value(name, f"must lie in [0, 1), got {value!r}")

@@ -9,13 +9,13 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from fastgan.errors import Invalid
+from fastgan.files import folder_at
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.results import Result
@@ -162,7 +162,7 @@ def train_population(
         if callback.one_run:
             name = type(callback).__name__
             raise invalid.value("callbacks", f"must be for many runs, got {name}, which is for train")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise invalid.value("threads", f"must be an integer of at least 1, got {threads!r}")
     if change and not resume:
         raise invalid.value("change", f"must be empty where resume is False, got {change!r}")
@@ -171,7 +171,7 @@ def train_population(
     begun = time.perf_counter()
     with ranks() as group:
         own = planned[group.rank :: group.size]
-        folder = None if run_dir is None else Path(run_dir)
+        folder = None if run_dir is None else folder_at(invalid, "run_dir", run_dir)
         count = threads or torch.get_num_threads()
         scheduler = Scheduler(own, build, data, callbacks, folder, resume, change, count, table)
         outcomes, gans = _gathered(group, scheduler, planned, build, table)

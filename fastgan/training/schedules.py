@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, is_number
 from fastgan.training.plain import count_of, take_plain_numbers
 
 
@@ -29,7 +29,7 @@ class CosineDecay:
     def __post_init__(self) -> None:
         take_plain_numbers(self)
         count_of("CosineDecay", "updates", self.updates)
-        if not isinstance(self.least, int | float) or not 0.0 <= self.least < float("inf"):
+        if not is_number(self.least) or not 0.0 <= self.least < float("inf"):
             raise Invalid("CosineDecay").value("least", f"must be finite and at least 0, got {self.least!r}")
 
     def __call__(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -75,7 +75,7 @@ class LinearDecay:
     def __post_init__(self) -> None:
         take_plain_numbers(self)
         count_of("LinearDecay", "updates", self.updates)
-        numbers = isinstance(self.first, int | float) and isinstance(self.last, int | float)
+        numbers = is_number(self.first) and is_number(self.last)
         if not (numbers and 0.0 < self.first <= 1.0 and 0.0 <= self.last <= 1.0):
             got = f"{self.first!r}, {self.last!r}"
             raise Invalid("LinearDecay").value("first", f"must lie in (0, 1] and last in [0, 1], got {got}")
@@ -106,5 +106,5 @@ Schedule = CosineDecay | StepDecay | LinearDecay | ExponentialDecay
 
 
 def _positive(owner: str, name: str, value: float) -> None:
-    if not isinstance(value, int | float) or not 0.0 < value < float("inf"):
+    if not is_number(value) or not 0.0 < value < float("inf"):
         raise Invalid(owner).value(name, f"must be above 0 and finite, got {value!r}")

@@ -48,6 +48,9 @@ _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
 
+# Tensors. Each takes a millisecond to describe and save: more would seem to hang, long before the first iteration.
+_MOST_PARAMETERS = 100_000
+
 
 def place(gan: GAN, config: TrainConfig) -> None:
     """Bring the networks where they train, and check their parameters."""
@@ -56,6 +59,11 @@ def place(gan: GAN, config: TrainConfig) -> None:
         gan.to(device)
     for name in ("generator", "discriminator"):
         parameters = list(getattr(gan, name).parameters())
+        if len(parameters) > _MOST_PARAMETERS:
+            rule = (
+                f"must have at most {_MOST_PARAMETERS:,} weights and biases, each of a layer, got {len(parameters):,}"
+            )
+            raise invalid.value(f"gan.{name}", rule)
         if not any(p.requires_grad for p in parameters):
             raise invalid.value(f"gan.{name}", "must have trainable parameters, got none")
         for parameter in parameters:

@@ -8,10 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from fastgan.errors import Invalid
+from fastgan.files import folder_at
 from fastgan.models import GAN
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback
@@ -79,7 +79,7 @@ def train(
         raise Invalid("train").type("gan", f"must be a fastgan.GAN, got {type(gan).__name__}")
     if not isinstance(config, TrainConfig):
         raise Invalid("train").type("config", f"must be a fastgan.TrainConfig, got {type(config).__name__}")
-    folder = None if run_dir is None else Path(run_dir)
+    folder = None if run_dir is None else folder_at(Invalid("train"), "run_dir", run_dir)
     place(gan, config)
     with ranks(_PATIENCE, gan.device) as group:
         if group.size > 1:

@@ -6,6 +6,7 @@ Whatever a user can get wrong ends in exit code 2 and one line on stderr.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +28,7 @@ examples:
   fastgan info                                     what runs each operation here
   source <(fastgan completion bash)                complete with the tab key
 """
+_PIPE_CLOSED = 128 + 13  # as a shell says it of a process that SIGPIPE ended
 
 
 def parser() -> Parser:
@@ -43,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` without the program's name, default those of the process.
 
     Returns:
-        Exit code: 0; 1 where training itself broke down; 2 for a bad argument or file; 130 after Ctrl-C.
+        Exit code: 0; 1 where training itself broke down; 2 for a bad argument or file; 130 after Ctrl-C; 141 where the
+        reader of the output is gone, as of `fastgan info | head -1`.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -51,17 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = "fastgan"
     with _interrupt.once():
         try:
-            arguments = top.parse_args(argv)
-            if arguments.version:
-                from fastgan import __version__
+            try:
+                arguments = top.parse_args(argv)
+                if arguments.version:
+                    from fastgan import __version__
 
-                print(f"fastgan {__version__}")
-                return 0
-            if arguments.command is None:
-                top.print_help()
-                return 0
-            command, chosen = f"fastgan {arguments.command}", command_of(top, arguments)
-            return int(arguments.run(arguments))
+                    print(f"fastgan {__version__}")
+                    return 0
+                if arguments.command is None:
+                    top.print_help()
+                    return 0
+                command, chosen = f"fastgan {arguments.command}", command_of(top, arguments)
+                return int(arguments.run(arguments))
+            finally:
+                if sys.stdout is not None:  # what is written at the end of the process can raise an error no more
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            return _leave_pipe()
         except SystemExit as stop:  # argparse has printed the reason
             return int(stop.code or 0)
         except KeyboardInterrupt:
@@ -73,3 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError, TypeError, OverflowError, ImportError, MemoryError, RuntimeError) as error:
             print(f"{command}: {explain(error, chosen)}", file=sys.stderr)
             return 2
+
+
+def _leave_pipe() -> int:
+    """The exit code of a process that a closed pipe ends; Python must not try again to write what is left."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
+    return _PIPE_CLOSED

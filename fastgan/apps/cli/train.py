@@ -217,7 +217,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     dataset = runs.training_part(dataset, held_out)
     preset = presets.for_source(arguments.source, dataset, getattr(arguments, "network", "mlp"))
     if arguments.preset is not None:
-        if arguments.preset not in presets.RECIPES:  # of a file
+        if arguments.preset not in tuple(presets.RECIPES):  # of a file, which may be a list
             raise ValueError(f"--preset must be one of {', '.join(presets.RECIPES)}, got {arguments.preset!r}")
         preset = presets.with_recipe(preset, arguments.preset)
     preset = presets.for_length(preset, getattr(arguments, "steps", settings.train_config(preset.train).steps))
