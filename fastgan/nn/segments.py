@@ -214,7 +214,7 @@ class Segment:
         self.calls = [self._plain_call(module, place) for place, module in enumerate(self.modules)]
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
 
-    def _plain_call(self, module: nn.Module, place: int) -> tuple[Any, tuple[Any, ...], int | None]:
+    def _plain_call(self, module: Any, place: int) -> tuple[Any, tuple[Any, ...], int | None]:
         """What a call of the module would do, its arguments behind x, and of a mask the substream of its seed."""
         if type(module) is nn.Linear:
             return F.linear, (module.weight, module.bias), None
