@@ -118,6 +118,6 @@ def test_a_network_of_too_many_layers_is_refused_before_anything_runs() -> None:
     """Its description and its checkpoint would take minutes."""
     network = torch.nn.Linear(2, 2)
     network.more = torch.nn.ParameterList(torch.zeros(1) for _ in range(100_000))
-    rule = r"gan\.generator must have at most 100,000 weights and biases, each of a layer, got 100,002"
+    rule = r"gan\.generator must have at most 100,000 parameter tensors, got 100,002"
     with pytest.raises(ValueError, match=rule):
         train(GAN(network, nn.MLP([2, 1]), latent_dim=2), DATA, TrainConfig(1, 8))

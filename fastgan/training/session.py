@@ -48,7 +48,7 @@ _CHUNK_SECONDS = (
     0.25  # between two looks at the metrics: a progress bar moves, and the device is hardly ever waited for
 )
 
-# Tensors. Each takes a millisecond to describe and save: more would seem to hang, long before the first iteration.
+# Tensors. Each takes a millisecond to describe and save: with more, nothing would seem to happen for minutes.
 _MOST_PARAMETERS = 100_000
 
 
@@ -60,9 +60,7 @@ def place(gan: GAN, config: TrainConfig) -> None:
     for name in ("generator", "discriminator"):
         parameters = list(getattr(gan, name).parameters())
         if len(parameters) > _MOST_PARAMETERS:
-            rule = (
-                f"must have at most {_MOST_PARAMETERS:,} weights and biases, each of a layer, got {len(parameters):,}"
-            )
+            rule = f"must have at most {_MOST_PARAMETERS:,} parameter tensors, got {len(parameters):,}"
             raise invalid.value(f"gan.{name}", rule)
         if not any(p.requires_grad for p in parameters):
             raise invalid.value(f"gan.{name}", "must have trainable parameters, got none")
