@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FASTGAN_CUDA ?= ON
 TORCH_INDEX ?=
+FASTGAN_WERROR := OFF
 # Processes of tests. Each runs whole files, so that what a file builds once (the emulated CUDA kernels) is built once.
 JOBS ?= 2
 # The longest files first (tests/conftest.py). Bytecode is kept, whatever the environment says: many tests start processes.
@@ -44,8 +45,11 @@ data/fashion-mnist: | install
 	$(VERIFY) fashion-mnist $@.part
 	mv $@.part $@
 
-test: install lint
-	$(PYTEST)
+# What is built for it takes warnings of compilers, and registers that a CUDA kernel spills, as errors.
+test: FASTGAN_WERROR := ON
+# The linters run beside the tests: the check of types alone takes half a minute of a processor.
+test: install
+	($(LINT)) & lint=$$!; $(PYTEST); tests=$$?; wait $$lint && exit $$tests
 
 quick: install
 	$(PYTEST) -m quick
@@ -84,11 +88,11 @@ wheel: install
 # ruff and clang-format also decide the layout: make format writes what make lint checks.
 NATIVE = csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . \
+  && find $(NATIVE) | xargs $(BIN)/clang-format --dry-run --Werror && $(BIN)/mypy
+
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --quiet .
-	find $(NATIVE) | xargs $(BIN)/clang-format --dry-run --Werror
-	$(BIN)/mypy
+	$(LINT)
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -112,7 +116,7 @@ $(VENV)/.dependencies: constraints.txt pyproject.toml
 # Editable, so that Python sources are read from here; C++ sources are built again when one of them changed.
 $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -c constraints.txt \
-	  -C cmake.define.FASTGAN_CUDA=$(FASTGAN_CUDA) -e '.[test]'
+	  -C cmake.define.FASTGAN_CUDA=$(FASTGAN_CUDA) -C cmake.define.FASTGAN_WERROR=$(FASTGAN_WERROR) -e '.[test]'
 	touch $@
 
 clean:
