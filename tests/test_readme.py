@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fastgan.apps.cli import main
+from fastgan.apps import baselines
+from fastgan.apps.cli import compare, main
 
 README = Path(__file__).parent.parent / "README.md"
 if not README.is_file():
@@ -35,11 +37,16 @@ def test_M80_every_command_of_the_readme_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert {shlex.split(command)[1] for command in COMMANDS} >= {"train", "sample", "plot", "info"}
+    short = functools.partial(baselines.variational_autoencoder, steps=5)
+    monkeypatch.setattr(baselines, "variational_autoencoder", short)
+    monkeypatch.setattr(compare, "_SAMPLES", 200)
     for command in COMMANDS:
         words = shlex.split(command)
         assert words[0] == "fastgan", command
         if words[1] == "train":
             words += ["--steps", "5", "--batch-size", "8", "--rows", "200", "--width", "8", "--quiet"]
+        if words[1] == "compare":
+            words += ["--steps", "5", "--rows", "200", "--quiet"]
         if "--seeds" in words:
             words[words.index("--seeds") + 1] = "0:2"
         assert main(words[1:]) == 0, (command, capsys.readouterr().err)
