@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import switches
 import torch
-from emulator import CSRC, SIMT, Builder, Emulator, begin_narrow
+from command_line import TINY
+from emulator import CSRC, SIMT, Builder, Emulator, Flavour, begin_faults
 from torch import Tensor
 
 from fastgan import ops
@@ -24,9 +25,9 @@ QUICK = ("architecture", "fused", "init", "losses", "models", "nn", "ops", "pena
 
 # What takes longest begins first, so that no process is left alone with it at the end (xdist: --no-loadscope-reorder).
 LONG = (
-    "simt_train", "simt_layers", "fused", "oracles", "instruction_sets", "simt_loss", "random_plans", "graph", "bench",
-    "simt_matrix", "guide", "architecture", "benchmark", "concurrency", "tabular_training", "cli", "baselines",
-    "examples", "ops", "backend", "training_micro_batches", "typing", "packaging", "kills",
+    "simt_train", "simt_layers", "fused", "simt_layers_faults", "oracles", "instruction_sets", "simt_loss", "random_plans",
+    "graph", "bench", "simt_matrix", "guide", "architecture", "benchmark", "concurrency", "tabular_training", "cli",
+    "baselines", "examples", "ops", "backend", "training_micro_batches", "typing", "packaging", "kills",
 )  # fmt: skip
 
 
@@ -99,6 +100,14 @@ def run(
     return call
 
 
+@pytest.fixture(scope="session")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 iterations that tests only read."""
+    folder = tmp_path_factory.mktemp("ring") / "run"
+    assert main(["train", "ring", *TINY, "--out", str(folder), "--quiet"]) == 0
+    return folder
+
+
 @pytest.fixture
 def nothing_waits() -> Callable[[], contextlib.AbstractContextManager[None]]:
     """A context in which whatever makes the host wait for a GPU is an error."""
@@ -138,10 +147,11 @@ def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterat
 @pytest.fixture(scope="module")
 def faulty(request: pytest.FixtureRequest, emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
     """The faults of the module, built: FAULTS, by name source, the old text, the new text, flavour."""
-    return {
-        name: begin_narrow(emulator_builder, source, flavour, f"cuda/{source}", old, new)
-        for name, (source, old, new, flavour, *_) in request.module.FAULTS.items()
-    }
+    builds: dict[tuple[str, Flavour], dict[str, tuple[str, str, str]]] = {}
+    for name, (source, old, new, flavour, *_) in request.module.FAULTS.items():
+        builds.setdefault((source, flavour), {})[name] = f"cuda/{source}", old, new
+    begun = [begin_faults(emulator_builder, *build, faults) for build, faults in builds.items()]
+    return {name: begin for build in begun for name, begin in build.items()}
 
 
 @pytest.fixture(autouse=True)

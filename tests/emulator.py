@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import re
@@ -146,8 +147,10 @@ class Builder:
 
     def begin(
         self, sources: Sequence[Path], flavour: Flavour = MEMORY, csrc: Path = CSRC, *more: str
-    ) -> Callable[[], Emulator]:
+    ) -> Callable[..., Emulator]:
         """Start compiling the kernels of `sources`; what is returned waits for them. The harness is this checkout's.
+
+        The number of a planted fault may be given to it (`begin_faults`).
 
         Entries whose kernels are not among the sources are missing in the program: calling them crashes it.
         """
@@ -159,13 +162,13 @@ class Builder:
                 self.jobs[job] = self.pool.submit(self._compile, *job)
         jobs = [self.jobs[job] for job in wanted]
 
-        def finish() -> Emulator:
+        def finish(fault: int = 0) -> Emulator:
             objects = sorted(job.result() for job in jobs)
             out = self.folder / f"serve-{_digest(objects, flavour.link)}"
             with _made_once(out) as part:
                 if part is not None:
                     _run((compiler(), *LINK, *flavour.link, *objects, "-o", part))
-            return Emulator(out)
+            return Emulator(out, fault=fault)
 
         return finish
 
@@ -229,24 +232,41 @@ def narrow(csrc: Path, cases: Sequence[tuple[str, str]] = NARROWED) -> None:
         path.write_text(text)
 
 
-def begin_narrow(builder: Builder, source: str, flavour: Flavour, *fault: str) -> Callable[[], Emulator]:
-    """Start building the narrowed kernels of csrc/cuda/`source`, with a fault (file, old, new) or none."""
-    csrc = _copy(builder, *fault)
+def begin_narrow(
+    builder: Builder, source: str | Path, flavour: Flavour, *faults: tuple[str, str, str]
+) -> Callable[..., Emulator]:
+    """Start building the narrowed kernels of csrc/cuda/`source` with faults (file, old, new).
+
+    A path instead of a name: a source of the emulator's, in whose headers from csrc the faults are.
+    """
+    csrc = Path(tempfile.mkdtemp(dir=builder.folder)) / "csrc"
+    shutil.copytree(CSRC, csrc)
+    for fault in faults:
+        plant(csrc, *fault)
+    if isinstance(source, Path):
+        return builder.begin([source], flavour, csrc, "-w")
     narrow(csrc)
     return builder.begin([csrc / "cuda" / source], flavour, csrc, "-w")
 
 
-def begin_faulty(builder: Builder, source: Path, flavour: Flavour, *fault: str) -> Callable[[], Emulator]:
-    """Start building `source`, which stands outside csrc, with a fault (file, old, new) planted into csrc."""
-    return builder.begin([source], flavour, _copy(builder, *fault), "-w")
+def begin_faults(
+    builder: Builder, source: str | Path, flavour: Flavour, faults: dict[str, tuple[str, str, str]]
+) -> dict[str, Callable[[], Emulator]]:
+    """Start building faults (file, old, new) by name, as `begin_narrow` does one.
 
-
-def _copy(builder: Builder, *fault: str) -> Path:
-    csrc = Path(tempfile.mkdtemp(dir=builder.folder)) / "csrc"
-    shutil.copytree(CSRC, csrc)
-    if fault:
-        plant(csrc, *fault)
-    return csrc
+    Where the new text asks FAULT, whether the fault is on, those that do share one build, planted in this order.
+    """
+    switched = [name for name, (*_, new) in faults.items() if "FAULT" in new]
+    numbered = {name: number for number, name in enumerate(switched, 1)}
+    texts = {name: (file, old, new.replace("FAULT", f"::simt::fault_is({numbered.get(name)})"))
+             for name, (file, old, new) in faults.items()}  # fmt: skip
+    together = begin_narrow(builder, source, flavour, *(texts[name] for name in switched)) if switched else None
+    return {
+        name: functools.partial(together, numbered[name])
+        if together and name in numbered
+        else begin_narrow(builder, source, flavour, fault)
+        for name, fault in texts.items()
+    }
 
 
 # ---------------------------------------------------------------- calling
@@ -280,8 +300,9 @@ def _line(argument: object, shift: int) -> bytes:
 class Emulator:
     """A running server; `call` sends tensors there and writes what comes back into them. On a GPU it is no emulator."""
 
-    def __init__(self, program: Path, on_gpu: bool = False) -> None:
+    def __init__(self, program: Path, on_gpu: bool = False, fault: int = 0) -> None:
         self.on_gpu = on_gpu
+        self.environment = os.environ | ENVIRONMENT | {"SIMT_FAULT": str(fault)}
         self.command = [*(os.environ.get("FASTGAN_GPU_TOOL", "").split() if on_gpu else ()), str(program)]
         self.answer = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -291,7 +312,7 @@ class Emulator:
             self.errors = tempfile.TemporaryFile()
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(
-                self.command, stdin=pipe, stdout=pipe, stderr=self.errors, env=os.environ | ENVIRONMENT
+                self.command, stdin=pipe, stdout=pipe, stderr=self.errors, env=self.environment
             )
         return self.process
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import DTYPES, MLPS, NAN, MlpCase, name_of, need
-from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Flavour, Huge, Refused, begin_narrow, compiler
+from emulator import CSRC, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_narrow, compiler
 from test_simt_optimizers import check_rule
 from torch import Tensor
 
@@ -412,75 +412,5 @@ def test_no_race(source: str, racing: dict[str, Callable[[], Emulator]]) -> None
             check_sums(emulator, 300, 4, torch.float32, 0, 2)
         else:
             CHECKS[source](emulator)
-    finally:
-        emulator.close()
-
-
-# ---------------------------------------------------------------- planted faults
-
-OVERFLOW = "heap-buffer-overflow"
-NOISE_GUARD = "at + j >= 0 && at + j < n"
-BARRIER = "  __syncthreads();\n"
-SUMMED = "leaves other bits|not close|off by"
-RACE = r"race in shared memory: .* at \w+\.cu:\d+|never written"
-INSIDE = "if (first + row < net.rows) {\n        const int64_t at = (first + row) * inputs"
-SUMS = "P::value(sum, i);\n"
-
-# name -> source, the old text, the new text, the build, and what it says
-FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
-    "noise_tail": ("random.cu", NOISE_GUARD, "at + j >= 0", MEMORY, OVERFLOW),
-    "noise_head": ("random.cu", NOISE_GUARD, "at + j < n", MEMORY, OVERFLOW),
-    "mask_tail": ("random.cu", "if (column + j < features)", "", MEMORY, OVERFLOW),
-    "rows_tail": ("mlp.cu", "end < t.rows ? end : t.rows", "end", MEMORY, OVERFLOW),
-    "column_guard": ("mlp.cu", "if (here.column >= tiling.columns) return;", "", MEMORY, f"{OVERFLOW}|off by"),
-    "shared_too_small": ("mlp.cu", "T[V][kThreads])", "T[V][kThreads / 2])", MEMORY, "out of bounds"),
-    "no_barrier": ("mlp.cu", BARRIER, "", RACES, RACE),
-    "no_barrier_by_schedule": ("mlp.cu", BARRIER, "", MEMORY, SUMMED),
-    "barrier_for_some": (
-        *("mlp.cu", BARRIER, "  if (threadIdx.x < 40) __syncthreads();\n", MEMORY),
-        "not all threads arrive",
-    ),
-    "sums_lost": ("mlp.cu", "int row = 1; row < kRows", "int row = 2; row < kRows", MEMORY, SUMMED),
-    "winner_forgotten": ("mlp.cu", "winner[i] = largest.winner", "winner[i] = 0", MEMORY, "off by"),
-    "orders_exchanged": ("mlp.cu", "second.z, to_grad.at[j] = second.grad", "second.grad", MEMORY, SUMMED),
-    "first_for_second": ("mlp.cu", "again = read<S, V>(x.grad_grad, at)", "again = grad", MEMORY, SUMMED),
-    "strip_tail": ("small_mlp.cu", "if (inside) layer.grad_product", "layer.grad_product", MEMORY, OVERFLOW),
-    "input_tail": ("small_mlp.cu", INSIDE, INSIDE.replace("first + row < net.rows", "true"), MEMORY, OVERFLOW),
-    "depth_tail": ("small_mlp.cu", "k0 + k < depth ? from", "true ? from", MEMORY, "off by"),
-    "columns_shared": ("small_mlp.cu", "int(threadIdx.x) / 32 * kTile; column0", "0; column0", RACES, RACE),
-    "input_not_there": ("small_mlp.cu", "      __syncthreads();  // `input` is there\n", "", RACES, RACE),
-    "input_still_read": ("small_mlp.cu", "      __syncthreads();  // `input` was read\n", "", RACES, RACE),
-    "grad_not_there": ("small_mlp.cu", "      __syncthreads();  // `grad` is there\n", "", RACES, RACE),
-    "sums_not_there": ("small_mlp.cu", SUMS + BARRIER, SUMS, RACES, RACE),
-    "sums_not_there_by_schedule": ("small_mlp.cu", SUMS + BARRIER, SUMS, MEMORY, SUMMED),
-    "a_warp_forgotten": ("small_mlp.cu", "int w = 0; w < kWarps; ++w", "int w = 1; w < kWarps; ++w", MEMORY, SUMMED),
-    "bias_of_another": (
-        "small_mlp.cu",
-        "store(layer.grad_bias[column]",
-        "store(layer.grad_bias[i % 3]",
-        MEMORY,
-        SUMMED,
-    ),
-    "step_tail": (
-        "optimizer.cu",
-        "first + kBlockElements < m.n ? first + kBlockElements : m.n",
-        "first + kBlockElements",
-        MEMORY,
-        OVERFLOW,
-    ),
-    "step_alignment": (
-        *("optimizer.cu", "aligned = is_aligned(u.value) &&", "aligned = true ||", MEMORY),
-        "misaligned address",
-    ),
-    "step_remainder": ("optimizer.cu", "done = last / size * size;", "done = last;", MEMORY, "not close"),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = faulty[name]()
-    try:
-        with pytest.raises(AssertionError, match=FAULTS[name][-1]):
-            CHECKS[FAULTS[name][0]](emulator)
     finally:
         emulator.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import DTYPES, LOSSES, NAN, PAIRS, LossCase, name_of, row, ulp_error
-from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_narrow, compiler
+from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_faults, begin_narrow, compiler
 from torch import Tensor
 
 from fastgan import kernels, reference, schema
@@ -178,15 +178,29 @@ def points(machine: Emulator) -> None:
 
 GUARD, LOOP = "i < size && first + i < n", "int64_t p = global_thread(); p < packs; p += grid_threads()) {\n    const"
 EACH = "int64_t i = global_thread(); i < n;"
+LAUNCHED = "cudaLaunchKernelEx(&config, kernel, arguments...)"
+UNCHECKED = f"FAULT ? (void){LAUNCHED} : check({LAUNCHED}, operation)"
 FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
-    "no_tail_guard": ("cuda/loss.cu", GUARD, "i < size", pair(2085, 70), "heap-buffer-overflow"),
-    "one_too_many": ("cuda/loss.cu", EACH, EACH.replace("<", "<="), points, "heap-buffer-overflow"),
-    "one_too_few": ("cuda/loss.cu", EACH, EACH.replace("n;", "n - 1;"), points, "units at"),
+    "no_tail_guard": (
+        "cuda/loss.cu",
+        GUARD,
+        "i < size && (FAULT || first + i < n)",
+        pair(2085, 70),
+        "heap-buffer-overflow",
+    ),
+    "one_too_many": ("cuda/loss.cu", EACH, EACH.replace("n;", "n + int(FAULT);"), points, "heap-buffer-overflow"),
+    "one_too_few": ("cuda/loss.cu", EACH[:-1], EACH[:-1] + " - int(FAULT)", points, "units at"),
     "beyond_the_scratch": (
-        *("cuda/loss.cu", "partial[blockIdx.x] = sum", "partial[blockIdx.x + 1] = sum"),
+        *("cuda/loss.cu", "partial[blockIdx.x] = sum", "partial[blockIdx.x + int(FAULT)] = sum"),
         *(pair(2085, 70), "heap-buffer-overflow|Tensor-likes are not close|Scalars are not close"),
     ),
-    "alignment_not_asked": ("cuda/loss.cu", "if (aligned && ", "if (", pair(2085, 70, 1), "misaligned address"),
+    "alignment_not_asked": (
+        "cuda/loss.cu",
+        "if (aligned && ",
+        "if ((FAULT || aligned) && ",
+        pair(2085, 70, 1),
+        "misaligned address",
+    ),
     "index_of_32_bits": (
         *("cuda/loss.cu", LOOP, LOOP.replace("int64_t p = global_thread()", "int p = int(global_thread())")),
         *(lambda machine: check_huge(machine, 2**34 + 512), "the end was not reached"),
@@ -196,11 +210,15 @@ FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
         *(pair(5, 3), "out of bounds"),
     ),
     "no_barrier_before": (
-        *("cuda/device.cuh", "__syncthreads();  // `warps` may still be read by a previous call", ""),
+        *(
+            "cuda/device.cuh",
+            "__syncthreads();  // `warps` may still",
+            "if (!FAULT) __syncthreads();  // `warps` may still",
+        ),
         *(pair(2048 * 40, 5), "leaves other bits|not close"),
     ),
     "no_barrier_between": (
-        *("cuda/device.cuh", "= x;\n  __syncthreads();", "= x;"),
+        *("cuda/device.cuh", "= x;\n  __syncthreads();", "= x;\n  if (!FAULT) __syncthreads();"),
         *(pair(5, 3), "leaves other bits|not close"),
     ),
     "barrier_for_some": (
@@ -208,21 +226,27 @@ FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
         *(pair(5, 3), "not all threads arrive|others of its group wait"),
     ),
     "every_lane_writes": (
-        *("cuda/device.cuh", "if (threadIdx.x % 32 == 0) warps", "warps"),
+        *("cuda/device.cuh", "if (threadIdx.x % 32 == 0) warps", "if (FAULT || threadIdx.x % 32 == 0) warps"),
         *(pair(500, 3), "leaves other bits|not close"),
     ),
-    "sum_cut_short": ("cuda/device.cuh", "int distance = 16;", "int distance = 8;", pair(500, 3), "not close"),
+    "sum_cut_short": (
+        "cuda/device.cuh",
+        "int distance = 16;",
+        "int distance = FAULT ? 8 : 16;",
+        pair(500, 3),
+        "not close",
+    ),
     "another_stream": ("cuda/device.cuh", "  config.stream =", "  (void)", pair(5, 3), "not the caller's"),
     "launch_not_checked": (
         *("cuda/device.cuh", "check(cudaLaunchKernelEx(&config, kernel, arguments...), operation)"),
-        *("cudaLaunchKernelEx(&config, kernel, arguments...), (void)operation", check_refusal, "DID NOT RAISE"),
+        *(UNCHECKED, check_refusal, "DID NOT RAISE"),
     ),
 }
 
 
 @pytest.fixture(scope="module")
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    return {name: begin_narrow(emulator_builder, "loss.cu", MEMORY, *fault[:3]) for name, fault in FAULTS.items()}
+    return begin_faults(emulator_builder, "loss.cu", MEMORY, {name: fault[:3] for name, fault in FAULTS.items()})
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -236,9 +260,19 @@ def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], 
         emulator.close()
 
 
-@pytest.mark.parametrize("name", ("no_barrier_before", "no_barrier_between", "every_lane_writes"))
-def test_R23_a_removed_barrier_is_a_race_under_every_schedule(name: str, emulator_builder: Builder) -> None:
-    emulator = begin_narrow(emulator_builder, "loss.cu", RACES, *FAULTS[name][:3])()
+RACING = ("no_barrier_before", "no_barrier_between", "every_lane_writes")
+
+
+@pytest.fixture(scope="module")
+def racing(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
+    return begin_faults(emulator_builder, "loss.cu", RACES, {name: FAULTS[name][:3] for name in RACING})
+
+
+@pytest.mark.parametrize("name", RACING)
+def test_R23_a_removed_barrier_is_a_race_under_every_schedule(
+    name: str, racing: dict[str, Callable[[], Emulator]]
+) -> None:
+    emulator = racing[name]()
     try:
         with pytest.raises(AssertionError, match=r"race in shared memory: .* at device\.cuh:\d+|never written"):
             check_pair(emulator, 0, torch.float32, 5, 3)

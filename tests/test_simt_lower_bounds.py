@@ -58,7 +58,7 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
     return {
-        name: begin_narrow(emulator_builder, "lower_bounds.cu", flavour, "cuda/lower_bounds.cu", old, new)
+        name: begin_narrow(emulator_builder, "lower_bounds.cu", flavour, ("cuda/lower_bounds.cu", old, new))
         for name, (old, new, flavour, _) in FAULTS.items()
     }
 

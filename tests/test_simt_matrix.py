@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from emulator import CSRC, MEMORY, SIMT, STREAM, Builder, Emulator, begin_faulty, compiler
+from emulator import CSRC, MEMORY, SIMT, STREAM, Builder, Emulator, begin_faults, compiler
 from torch import Tensor
 
 pytestmark = [
@@ -222,28 +222,47 @@ def bf16(machine: Emulator) -> None:
 
 WRONG = "wrong sums|holds other elements|stand elsewhere"
 FAULTS: dict[str, tuple[str, str, Check, str]] = {
-    "rows_interleaved": ("lane_group() + i / 2 * 8", "2 * lane_group() + i / 2", tf32, WRONG),
-    "columns_apart": ("2 * lane_member() + i % 2", "lane_member() + i % 2 * 4", tf32, WRONG),
+    "rows_interleaved": (
+        "lane_group() + i / 2 * 8",
+        "(FAULT ? 2 * lane_group() + i / 2 : lane_group() + i / 2 * 8)",
+        tf32,
+        WRONG,
+    ),
+    "columns_apart": (
+        "2 * lane_member() + i % 2",
+        "(FAULT ? lane_member() + i % 2 * 4 : 2 * lane_member() + i % 2)",
+        tf32,
+        WRONG,
+    ),
     # Depth may be shared out in any way that is the same for both factors, as far as the product goes:
-    "depth_interleaved_in_a": ("{at(row, k), at(row, k + 4)}", "{at(row, k), at(row, k ^ 1)}", tf32, WRONG),
-    "halves_exchanged": ("return {{pair(k), pair(k + 8)}};", "return {{pair(k + 8), pair(k)}};", bf16, WRONG),
-    "wrong_lane": ("column, 8 * lane_member() + 4 + member", "column, 8 * lane_member() + member", tf32, WRONG),
-    "low_times_high": ("float_of(b << 16)", "float_of(b & 0xffff0000u)", bf16, WRONG),
-    "cut_instead_of_rounded": ("(u + 0x1000u) & 0xffffe000u", "u & 0xffffe000u", tf32, WRONG),
-    "no_cross_term": ("    if (i == 1) multiply_tf32(sum.rest, a.high, b.low);\n", "", tf32x3, "off by"),
+    "depth_interleaved_in_a": (
+        "{at(row, k), at(row, k + 4)}",
+        "{at(row, k), at(row, FAULT ? k ^ 1 : k + 4)}",
+        tf32,
+        WRONG,
+    ),
+    "halves_exchanged": (
+        *("return {{pair(k), pair(k + 8)}};", "return {{pair(FAULT ? k + 8 : k), pair(FAULT ? k : k + 8)}};"),
+        *(bf16, WRONG),
+    ),
+    "wrong_lane": (
+        *("column, 8 * lane_member() + 4 + member", "column, 8 * lane_member() + (FAULT ? 0 : 4) + member"),
+        *(tf32, WRONG),
+    ),
+    "low_times_high": ("float_of(b << 16)", "float_of(FAULT ? b & 0xffff0000u : b << 16)", bf16, WRONG),
+    "cut_instead_of_rounded": ("(u + 0x1000u) & 0xffffe000u", "(FAULT ? u : u + 0x1000u) & 0xffffe000u", tf32, WRONG),
+    "no_cross_term": ("if (i == 1) multiply_tf32", "if (!FAULT && i == 1) multiply_tf32", tf32x3, "off by"),
     "low_part_of_infinity": (
-        *("magnitude(high) < infinity<float>() ? high + sum.rest[i] : high", "high + sum.rest[i]", tf32x3),
-        "assert",
+        *("magnitude(high) < infinity<float>() ? high", "FAULT || magnitude(high) < infinity<float>() ? high"),
+        *(tf32x3, "assert"),
     ),
 }
 
 
 @pytest.fixture(scope="module")
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    return {
-        name: begin_faulty(emulator_builder, SIMT / "products.cu", MEMORY, "cuda/mma.cuh", old, new)
-        for name, (old, new, *_) in FAULTS.items()
-    }
+    faults = {name: ("cuda/mma.cuh", old, new) for name, (old, new, *_) in FAULTS.items()}
+    return begin_faults(emulator_builder, SIMT / "products.cu", MEMORY, faults)
 
 
 @pytest.mark.parametrize("name", FAULTS)

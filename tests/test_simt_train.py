@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_narrow, compiler
+from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_faults, begin_narrow, compiler
 from fused_rows import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
 from fused_rows import run as run_usual
 from simt_train import LIMITS, emulated
@@ -380,30 +380,37 @@ RACE = "race in (shared|global) memory"
 # name -> file, the old text, the new text, the build, the memory, and what it says
 FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.DeviceLimits, str]] = {
     "no barrier after a layer": (
-        "train_network.cuh", AFTER_FORWARD, AFTER_FORWARD.replace("    block->barrier();\n", ""), RACES, LIMITS, RACE,
+        *("train_network.cuh", AFTER_FORWARD, AFTER_FORWARD.replace("block->barrier", "if (!FAULT) block->barrier")),
+        *(RACES, LIMITS, RACE),
     ),
     "no barrier of the cluster before an update": (
-        "train.cu", BEFORE_UPDATE, BEFORE_UPDATE.replace("barrier_of_all", "barrier"), RACES, CLUSTER, RACE,
+        *("train.cu", BEFORE_UPDATE, BEFORE_UPDATE.replace("block_.b", "FAULT ? block_.barrier() : block_.b")),
+        *(RACES, CLUSTER, RACE),
     ),
     "metrics beyond the table": (
-        *("train_loss.cuh", "plan_.metrics[(it - plan_.first)", "plan_.metrics[(it + 2)", MEMORY, LIMITS),
-        "heap-buffer-overflow",
+        *("train_loss.cuh", "plan_.metrics[(it - plan_.first)", "plan_.metrics[(FAULT ? it + 2 : it - plan_.first)"),
+        *(MEMORY, LIMITS, "heap-buffer-overflow"),
     ),
     "rows of the wrong block": (
-        "train_update.cuh", "block.at(b, other) + at", "block.at(b) + at", MEMORY, CLUSTER, "assert 0.* < 0.0002",
+        *("train_update.cuh", "block.at(b, other) + at", "(FAULT ? block.at(b) : block.at(b, other)) + at"),
+        *(MEMORY, CLUSTER, "assert 0.* < 0.0002"),
     ),
     "no zeros beyond the depth": (
-        "train_tensor_cores.cuh", "      if (!first) x[r][0] = 0.f;\n", "", MEMORY, LIMITS, r"assert \d.* < 0.0002",
+        *("train_tensor_cores.cuh", "if (!first) x[r][0] = 0.f;", "if (!FAULT && !first) x[r][0] = 0.f;"),
+        *(MEMORY, LIMITS, r"assert \d.* < 0.0002"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    return {
-        name: begin_narrow(emulator_builder, "train.cu", flavour, f"cuda/{source}", old, new)
-        for name, (source, old, new, flavour, _, _) in FAULTS.items()
-    }
+    begun = {}
+    for build in (RACES, MEMORY):
+        faults = {
+            name: (f"cuda/{file}", old, new) for name, (file, old, new, wanted, *_) in FAULTS.items() if wanted is build
+        }
+        begun |= begin_faults(emulator_builder, "train.cu", build, faults)
+    return begun
 
 
 @pytest.mark.parametrize("name", FAULTS)

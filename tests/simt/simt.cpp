@@ -27,6 +27,12 @@ Index threadIdx, blockIdx;
 Extent blockDim, gridDim;
 Runtime runtime;
 
+bool fault_is(int number) {
+  static const char* const on = std::getenv("SIMT_FAULT");
+  static const int found = on ? std::atoi(on) : 0;
+  return found == number;
+}
+
 const char* stem(const char* path) {
   const char* slash = std::strrchr(path, '/');
   return slash ? slash + 1 : path;

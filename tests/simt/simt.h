@@ -53,6 +53,8 @@ void run(const Launch& launch);
 
 void give_way();  // perhaps another thread goes first
 
+bool fault_is(int number);  // whether this one of several planted faults is on (SIMT_FAULT)
+
 enum class Scope { block, cluster, grid };
 void barrier(Scope scope, Place place);
 
