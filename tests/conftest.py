@@ -25,9 +25,10 @@ QUICK = ("architecture", "fused", "init", "losses", "models", "nn", "ops", "pena
 
 # What takes longest begins first, so that no process is left alone with it at the end (xdist: --no-loadscope-reorder).
 LONG = (
-    "simt_train", "simt_layers", "fused", "simt_layers_faults", "oracles", "instruction_sets", "simt_loss", "random_plans",
-    "graph", "bench", "simt_matrix", "guide", "architecture", "benchmark", "concurrency", "tabular_training", "cli",
-    "baselines", "examples", "ops", "backend", "training_micro_batches", "typing", "packaging", "kills",
+    "simt_train", "simt_layers", "fused", "simt_layers_faults", "oracles", "instruction_sets", "simt_loss",
+    "random_plans", "graph", "bench", "simt_matrix", "guide", "architecture", "benchmark", "concurrency",
+    "tabular_training", "cli", "baselines", "examples", "ops", "backend", "training_micro_batches", "typing",
+    "packaging", "kills",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import test_plugin_losses as losses
 import test_plugins as plugins
 import test_sources as sources
 from test_plugins import DATA, SGD, config, distance, new_gan, plain_torch
@@ -37,9 +38,9 @@ def rows() -> Iterator[Row]:
             lambda loop=loop: plain_torch(SGD, **loop),
         )
     wgan = {"loss": (plugins.wasserstein_d, plugins.wasserstein_g), "optimizer": plugins.OPTIMIZERS["RMSprop"]}
-    yield "loss: WGAN with clipping", {**wgan, "clip_weights": 0.01, "k": 5}, tensor, plugins.plain_wgan
+    yield "loss: WGAN with clipping", {**wgan, "clip_weights": 0.01, "k": 5}, tensor, losses.plain_wgan
     recipe = {"loss": "relativistic", "gradient_penalty": ("r1", "r2"), "penalty_weight": 1.0}
-    yield "loss: R3GAN", {**recipe, "optimizer": Momentum(0.1)}, tensor, plugins.plain_r3gan
+    yield "loss: R3GAN", {**recipe, "optimizer": Momentum(0.1)}, tensor, losses.plain_r3gan
     folder = Path(tempfile.mkdtemp())
     own = {"optimizer": Momentum(0.1)}
     for name, (data, _) in sources.BY_NUMBER.items():

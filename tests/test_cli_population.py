@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import FAST, TINY, Run
 
 from fastgan.apps.cli import population as command
 from fastgan.training.progress import Bar, Display, Lines, population_progress
 
 pytest.importorskip("matplotlib", reason="a population draws its curves")
-
-FAST = ("--quiet", "--no-pictures")
-TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--steps", "20")
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_a_population_leaves_a_run_folder_for_each_member(run: Run) -> None:
