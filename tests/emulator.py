@@ -269,6 +269,13 @@ def begin_faults(
     }
 
 
+def without_faults(begun: Callable[[], Emulator]) -> Emulator:
+    """The build that a fault of `begin_faults` shares, with none on."""
+    assert isinstance(begun, functools.partial), "the fault has a build of its own"
+    emulator: Emulator = begun.func()
+    return emulator
+
+
 # ---------------------------------------------------------------- calling
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from emulator import CSRC, MEMORY, RACES, Emulator, Flavour, compiler
+from emulator import CSRC, MEMORY, RACES, Emulator, Flavour, compiler, without_faults
 from test_simt_layers import CHECKS
 
 pytestmark = [
@@ -92,6 +92,15 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
         "not close",
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["noise_tail", "rows_tail", "strip_tail", "columns_shared", "step_tail"])
+def test_where_no_fault_is_on_none_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = without_faults(faulty[name])
+    try:
+        CHECKS[FAULTS[name][0]](emulator)
+    finally:
+        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -8,7 +8,20 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import DTYPES, LOSSES, NAN, PAIRS, LossCase, name_of, row, ulp_error
-from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_faults, begin_narrow, compiler
+from emulator import (
+    CSRC,
+    MEMORY,
+    RACES,
+    STREAM,
+    Builder,
+    Emulator,
+    Huge,
+    Refused,
+    begin_faults,
+    begin_narrow,
+    compiler,
+    without_faults,
+)
 from torch import Tensor
 
 from fastgan import kernels, reference, schema
@@ -247,6 +260,15 @@ FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
 @pytest.fixture(scope="module")
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
     return begin_faults(emulator_builder, "loss.cu", MEMORY, {name: fault[:3] for name, fault in FAULTS.items()})
+
+
+def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = without_faults(faulty["no_tail_guard"])
+    try:
+        for check in (pair(2085, 70), pair(2085, 70, 1), points, check_refusal):
+            check(emulator)
+    finally:
+        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)

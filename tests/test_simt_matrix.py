@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from emulator import CSRC, MEMORY, SIMT, STREAM, Builder, Emulator, begin_faults, compiler
+from emulator import CSRC, MEMORY, SIMT, STREAM, Builder, Emulator, begin_faults, compiler, without_faults
 from torch import Tensor
 
 pytestmark = [
@@ -263,6 +263,15 @@ FAULTS: dict[str, tuple[str, str, Check, str]] = {
 def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
     faults = {name: ("cuda/mma.cuh", old, new) for name, (old, new, *_) in FAULTS.items()}
     return begin_faults(emulator_builder, SIMT / "products.cu", MEMORY, faults)
+
+
+def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = without_faults(faulty["rows_interleaved"])
+    try:
+        for check in (tf32, tf32x3, bf16):
+            check(emulator)
+    finally:
+        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_faults, begin_narrow, compiler
+from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_faults, compiler, without_faults
 from fused_rows import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
 from fused_rows import run as run_usual
 from simt_train import LIMITS, emulated
@@ -353,8 +353,8 @@ def tiny_run(machine: Emulator, limits: persistent.DeviceLimits, steps: int = 2)
 
 
 @pytest.fixture(scope="module")
-def racing(emulator_builder: Builder) -> Iterator[Emulator]:
-    emulator = begin_narrow(emulator_builder, "train.cu", RACES)()
+def racing(faulty: dict[str, Callable[[], Emulator]]) -> Iterator[Emulator]:
+    emulator = without_faults(faulty["no barrier after a layer"])
     yield emulator
     emulator.close()
 
@@ -411,6 +411,15 @@ def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
         }
         begun |= begin_faults(emulator_builder, "train.cu", build, faults)
     return begun
+
+
+def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:
+    emulator = without_faults(faulty["metrics beyond the table"])
+    try:
+        for limits in (LIMITS, CLUSTER):
+            tiny_run(emulator, limits)
+    finally:
+        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)
