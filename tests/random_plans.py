@@ -257,6 +257,12 @@ def random_plan(number: int) -> Plan:
         if more.maybe(0.4) and not (isinstance(rule, Momentum) and not rule.is_constant):
             own[f"{name}_scheduler"] = more.scheduler()
         config = dataclasses.replace(config, **own)
+    # Clipped weights are equal numbers: pieces of a maxout become equal, and products cancel. Rounding would decide
+    # between the pieces, and whether a derivative is 0 and the penalty (norm - 1)^2 pushes it. The plan is changed
+    # last: no draw depends on it.
+    pieces = any(isinstance(m, fastgan.nn.Maxout) and m.pieces > 1 for m in discriminator.modules())
+    if config.clip_weights is not None and (pieces or "wgan-gp" in config.penalties):
+        config = dataclasses.replace(config, clip_weights=None)
     return Plan(
         number, dtype, (generator.to(dtype), discriminator.to(dtype)), latent,
         r.choice(["normal", "uniform", "spherical"]), classes,

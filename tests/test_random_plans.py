@@ -27,7 +27,9 @@ from fastgan import (
 
 pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
 
-QUICK, MANY, EACH = range(40), range(40, 10_040), 100
+# The last numbers once showed faults of the oracle: a threshold of 1e-16, an update that left an infinite running
+# variance, batch normalisation in float32.
+QUICK, MANY, EACH = [*range(40), 212, 302, 426, 945, 1225], range(40, 10_040), 100
 
 
 @contextlib.contextmanager
@@ -63,11 +65,11 @@ def differ(plan: Plan) -> str | None:
     if plan.dtype == torch.float64:
         bound = 1e-10
     else:  # the same formulas in float32 say how far rounding leads
-        bound = 1e-4 + 30 * max(rounding(plan, game, torch_norm) for torch_norm in (False, True))
-    # Rounding may decide on which side of a kink a number is: in float32, and where weights that are all at their bound
-    # make a sum zero or the pieces of a maxout equal.
-    tied = 1e-6 if plan.dtype == torch.float32 else 1e-15 if plan.config.clip_weights is not None else 0.0
-    if not value < bound and not game.kink < tied:
+        rough = Game(plan.gan(), plan.data, plan.config, torch.float32)
+        rough.play(plan.config.steps)
+        bound = 1e-4 + 30 * worst(between(rough, game))[0]
+    # In float32 rounding may decide on which side of a kink a number is.
+    if not value < bound and not (game.kink < 1e-6 and plan.dtype == torch.float32):
         return f"{name} by {value:.1e}, bound {bound:.1e}, kink {game.kink:.1e}"
     if plan.threads > 1:
         alone = plan.gan()
@@ -79,16 +81,6 @@ def differ(plan: Plan) -> str | None:
         if metrics.tobytes() != again.tobytes():
             return f"the metrics have other bits with {plan.threads} threads"
     return None
-
-
-def rounding(plan: Plan, game: Game, torch_norm: bool) -> float:
-    """What the oracle differs by in float32; with torch's batch normalisation, if there is one."""
-    rough = Game(plan.gan(), plan.data, plan.config, torch.float32)
-    rough.g.torch_norm = rough.d.torch_norm = torch_norm
-    if torch_norm and not (rough.g.norms or rough.d.norms):
-        return 0.0
-    rough.play(plan.config.steps)
-    return worst(between(rough, game))[0]
 
 
 def between(game: Game, other: Game) -> dict[str, float]:
