@@ -337,3 +337,17 @@ def test_linear_dropout_tanh_is_one_chain(native_calls: list[str]) -> None:
     fused(x).sum().backward()
     assert native_calls == ["mlp_forward", "mlp_forward", "mlp_backward"]
     torch.testing.assert_close(fused.eval()(x), plain.eval()(x))
+
+
+def test_a_norm_above_frozen_layers_is_trained(native_calls: list[str]) -> None:
+    """The layers below the lowest wanted gradient are skipped: its scale and shift count, not its weights alone."""
+    plain, fused = pair("plain")
+    for model in (plain, fused):
+        model[0].requires_grad_(False)
+        model[1].requires_grad_(True)
+        model(torch.linspace(-1, 1, 24, dtype=torch.float64).view(8, 3)).square().sum().backward()
+    assert native_calls == ["mlp_forward", "mlp_backward"]
+    for (name, a), b in zip(plain.named_parameters(), fused.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None) == name.startswith("0."), name
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, **EXACT, msg=name)

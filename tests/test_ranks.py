@@ -118,11 +118,11 @@ for refused in (
         fastgan.train(t.gan_of("wgan-gp"), t.DATA, t.config_of("wgan-gp", **refused))
     except ValueError as error:
         said.append(str(error))
-try:
-    data = t.DATA if rank == 0 else t.DATA[:, :3]
-    fastgan.train(t.gan_of("wgan-gp"), data, t.config_of("wgan-gp"))
-except (ValueError, RuntimeError) as error:
-    said.append(f"{type(error).__name__} {error}")
+for other in (t.DATA[:, :3], t.DATA[:40]):
+    try:
+        fastgan.train(t.gan_of("wgan-gp"), t.DATA if rank == 0 else other, t.config_of("wgan-gp"))
+    except (ValueError, RuntimeError) as error:
+        said.append(f"{type(error).__name__} {error}")
 found["refused"] = said
 torch.save(found, folder / f"rank-{rank}.pt")
 torch.distributed.destroy_process_group()
@@ -214,7 +214,7 @@ def test_a_stream_is_of_parts(ranks_found: Any) -> None:
 
 def test_what_cannot_be_shared_is_one_sentence_on_both(ranks_found: Any) -> None:
     for rank, found in enumerate(ranks_found[0]):
-        size, seed, unroll, matching, engine, parts, data = found["refused"]
+        size, seed, unroll, matching, engine, parts, data, fewer = found["refused"]
         assert size == "train: config.batch_size must be a multiple of the 2 processes, got 7"
         assert "config.seed must be the same in all processes, which train one GAN, got" in seed
         assert unroll == "train: config.unroll must be 0 with 2 processes, got 2"
@@ -222,6 +222,8 @@ def test_what_cannot_be_shared_is_one_sentence_on_both(ranks_found: Any) -> None
         assert engine.endswith("got 'fused': 2 processes share each batch")
         assert parts == "train: config.micro_batches must divide the 4 rows of each process, got 8"
         assert data.startswith("ValueError train: " if rank else "RuntimeError train: rank 1 broke down: train: "), data
+        counts = "40 rows and 60 of rank 0" if rank else "60 rows and 40 of rank 1"
+        assert fewer == f"ValueError train: data must be the same in all processes, got {counts}"
 
 
 @pytest.mark.parametrize("wrapped", ["generator", "discriminator"])

@@ -91,6 +91,7 @@ def train(
                 prepared = _together(
                     lambda: prepare(gan, rows, config, folder, resume, change=change, ranks=group), group
                 )
+                _check_rows(rows.n, group)
                 group.copy_from_first_([*gan.parameters(), *gan.buffers()])  # else each would train a model of its own
             else:
                 prepared = prepare(gan, rows, config, folder, resume, change=change)
@@ -115,6 +116,14 @@ def train(
             result = session.finish()
         session.announce(result)
         return result
+
+
+def _check_rows(mine: int, group: Ranks) -> None:
+    """Each rank takes its part of the same order of the rows: of other rows, some would come twice and some never."""
+    for rank, other in enumerate(group.gather(lambda: mine, "train")):
+        if other != mine:
+            got = f"{mine:,} rows and {other:,} of rank {rank}"
+            raise Invalid("train").value("data", f"must be the same in all processes, got {got}")
 
 
 def _together(work: Callable[[], Prepared], group: Ranks) -> Prepared:
