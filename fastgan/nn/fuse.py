@@ -143,8 +143,7 @@ def _will_have_run(module: nn.Module) -> bool:
 
 
 def _fused_class(kind: type[Any]) -> type[Sequential]:
-    """The class with the fused forward in front of a Sequential subclass; pickled and copied by way of that
-    subclass."""
+    """A subclass of Sequential and `kind` with the fused forward; pickled and copied as `kind`."""
     if kind not in _fused_classes:
         body = {"_before_fuse": kind, "__reduce_ex__": _reduce, "__module__": kind.__module__}
         _fused_classes[kind] = type(f"Fused{kind.__name__}", (Sequential, kind), body)

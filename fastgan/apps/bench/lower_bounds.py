@@ -49,7 +49,7 @@ class Device(Protocol):
 
 
 class Cuda:
-    """The current GPU, by way of csrc/cuda/lower_bounds.cu."""
+    """The current GPU, through csrc/cuda/lower_bounds.cu."""
 
     def __init__(self) -> None:
         self.clusters: tuple[int, ...] = CLUSTERS if torch.cuda.get_device_capability()[0] >= 9 else ()

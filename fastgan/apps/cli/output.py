@@ -16,7 +16,7 @@ def check_new(folder: Path, *, rule: str = "must be new or empty") -> None:
 
 @contextlib.contextmanager
 def pictures() -> Iterator[None]:
-    """Draws if matplotlib is installed, else says so: the numbers are complete without pictures."""
+    """Draws if matplotlib is installed, else says that pictures need it: the numbers are complete without them."""
     try:
         yield
     except ImportError as error:

@@ -177,7 +177,7 @@ def run(
         folder: for study.json and a folder a cell.
         device: where the networks train; None: the CPU.
         threads: of the CPU.
-        callbacks: told about each trial, as in `train_population`.
+        callbacks: called for each trial, as in `train_population`.
 
     Raises:
         ValueError, CheckpointError: the folder holds another study. OSError: it cannot be written.

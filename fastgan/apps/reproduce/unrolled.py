@@ -106,7 +106,7 @@ def unrolled(
         learning_rate: of both players.
         looks: evaluations of each, evenly spread.
         threads: of the CPU.
-        callbacks: told about each trial, as in `train_population`.
+        callbacks: called for each trial, as in `train_population`.
 
     Returns:
         A Trial for each K and seed, K by K.
@@ -134,7 +134,7 @@ def costs(
     """Train on the same ring with each cost of G and each seed: does the divergence make a GAN lose modes?
 
     The maximum-likelihood cost descends KL(p_data||p_g) where D is optimal, which punishes every mode left out; the
-    other two descend divergences that do not. Goodfellow (2016), section 3.2.5, holds that all three choose few modes.
+    other two descend divergences that do not. Goodfellow (2016), section 3.2.5, says that all three choose few modes.
 
     Args:
         losses: kinds of `fastgan.generator_loss`.

@@ -126,7 +126,7 @@ class CudaLauncher(KernelLauncher):
 
 
 def _failure(to: str, reason: str) -> RuntimeError:
-    """A torch.OutOfMemoryError for want of memory, whether torch or CUDA says so."""
+    """The error to raise: torch.OutOfMemoryError if memory was too small, as torch or CUDA reports it."""
     reason = reason.splitlines()[0]
     kind = torch.OutOfMemoryError if "out of memory" in reason else RuntimeError
     return kind(f"train: the cuda-graph engine could not {to} an iteration: {reason}")
@@ -297,7 +297,7 @@ def products_in(precision: str) -> Iterator[None]:
     Afterwards the switch is as it was. Products of bfloat16 do not go by it.
     """
     switch: Any = torch.backends.cuda.matmul
-    # The older of the switches, where it is the only one; elsewhere cuBLAS goes by the newer, which both of them set.
+    # Older versions of torch have only `allow_tf32`. cuBLAS obeys `fp32_precision` in newer ones; both switches set it.
     newer = hasattr(switch, "fp32_precision")
     name, tf32, exact = ("fp32_precision", "tf32", "ieee") if newer else ("allow_tf32", True, False)
     before = getattr(switch, name)

@@ -180,7 +180,7 @@ class EagerEngine:
         metrics.record_g(loss_g)
 
     def _batch(self, it: int, draw: int) -> list[MicroBatch]:
-        """The real rows of a draw, with D as a function of samples with their labels; in parts where config says so."""
+        """The real rows of a draw in micro-batches, each with D as a function of samples, given their labels."""
         condition, rows = self._condition(draw), self._packed(self.rows.minibatch(draw))
         size, pack = len(rows) // self.config.micro_batches, self.config.pack
         found = []
