@@ -262,8 +262,8 @@ __device__ void write_grad_x(const NetworkArguments<S>& net, int64_t first, cons
   });
 }
 
-// The gradients of all products, and of x. Of three blocks a multiprocessor: left to itself, nvcc takes 64 registers for
-// sm_75, and spills two.
+// The gradients of all products, and of x. The bound leaves registers for three blocks a multiprocessor: without it,
+// nvcc takes 64 for sm_75, and spills two.
 template <class S>
 __global__ void __launch_bounds__(kThreads, 3) backward(const __grid_constant__ NetworkArguments<S> net) {
   using T = Compute<S>;
