@@ -48,7 +48,7 @@ def test_kernels_compile_and_spill_nothing(source: Path, tmp_path: Path) -> None
 
 
 UNUSED = "__global__ void k(float* x) { int unused; x[0] = 1; }\n"
-# 64 values that stay in use, in 32 registers
+# 64 values that stay in use, in 64 registers
 SPILLS = """
 __device__ __noinline__ float f(const float* x, int n) {
   float a[64], sum = 0;
@@ -58,7 +58,7 @@ __device__ __noinline__ float f(const float* x, int n) {
   for (int i = 0; i < 128; ++i) sum = sum * a[i % 64] + a[i * 7 % 64];
   return sum;
 }
-__global__ void __launch_bounds__(1024, 2) k(float* x, int n) { x[0] = f(x, n); }
+__global__ void __launch_bounds__(1024) k(float* x, int n) { x[0] = f(x, n); }
 """
 
 

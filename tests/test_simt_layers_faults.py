@@ -64,9 +64,9 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
         *("small_mlp.cu", "int(threadIdx.x) / 32 * kTile; column0"),
         *("FAULT ? 0 : int(threadIdx.x) / 32 * kTile; column0", RACES, RACE),
     ),
-    "input_not_there": ("small_mlp.cu", HERE + "  // `input` is there", f"if (!FAULT) {HERE}", RACES, RACE),
+    "input_not_there": ("small_mlp.cu", HERE + "  // `input` is complete", f"if (!FAULT) {HERE}", RACES, RACE),
     "input_still_read": ("small_mlp.cu", HERE + "  // `input` was read", f"if (!FAULT) {HERE}", RACES, RACE),
-    "grad_not_there": ("small_mlp.cu", HERE + "  // `grad` is there", f"if (!FAULT) {HERE}", RACES, RACE),
+    "grad_not_there": ("small_mlp.cu", HERE + "  // `grad` is complete", f"if (!FAULT) {HERE}", RACES, RACE),
     "sums_not_there": ("small_mlp.cu", SUMS + BARRIER, SUMS + UNLESS, RACES, RACE),
     "sums_not_there_by_schedule": ("small_mlp.cu", SUMS + BARRIER, SUMS + UNLESS, MEMORY, SUMMED),
     "a_warp_forgotten": (

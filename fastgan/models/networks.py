@@ -237,7 +237,7 @@ def dcgan(
 
     Source: Radford, Metz, Chintala (2016), section 3; weights N(0, 0.02).
     """
-    counts = (("image_size", image_size, 1), ("channels", channels, 1), ("latent_dim", latent_dim, 1))
+    counts = (("image_size", image_size, 0), ("channels", channels, 1), ("latent_dim", latent_dim, 1))
     for name, value, least in (*counts, ("width", width, 1), ("classes", classes, 0), ("pack", pack, 1)):
         Invalid("dcgan").check_integer(name, value, least)
     halvings = image_size.bit_length() - 3  # from image_size to 4 to 7 pixels

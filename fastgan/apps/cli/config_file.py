@@ -67,11 +67,11 @@ def read(path: str, arguments: argparse.Namespace) -> Settings:
         if isinstance(place, dict) and isinstance(place.get("optimizer"), str):
             kind = place.pop("optimizer")
             arguments.optimizer_kind = arguments.optimizer_kind or kind
+    if not isinstance(body.get("source"), str | None):
+        raise ValueError(f"--config must name its source in text, got {body['source']!r}")
     for name in _FLAGS:
         if (value := body.get(name)) is not None and getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if not isinstance(arguments.source, str | None):
-        raise ValueError(f"--config must name its source in text, got {arguments.source!r}")
     of_a_run = "format" in body
     if of_a_run:
         if not isinstance(body.get("networks"), dict):
