@@ -15,7 +15,13 @@ from fastgan.apps.bench.workloads import WORKLOADS
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER.parents[1] / "bench" / "results"
-FAMILIES = {"zen4": "AMD Zen 4", "zen4avx2": "AMD Zen 4, AVX2 only", "zen5": "AMD Zen 5", "intel": "Intel with AMX"}
+FAMILIES = {
+    "zen4": "AMD Zen 4",
+    "zen4avx2": "AMD Zen 4, AVX2 only",
+    "zen3": "AMD Zen 3",
+    "zen5": "AMD Zen 5",
+    "intel": "Intel with AMX",
+}
 BEGIN, END = "<!-- tables: written by make.py -->\n", "<!-- end of tables -->\n"
 BASELINES = ("eager", "fused-adam", "compile", "jax")
 
