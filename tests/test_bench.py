@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import need
 from torch.nn import functional as F
 
 import fastgan
@@ -81,6 +82,7 @@ def test_losses_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_mlp_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need("native", "mlp")
     assert run(bench_mlp, tmp_path) == 0
     cases = written(tmp_path)["cases"]
     assert {(c["name"], c["with_input"]) for c in cases} == {
@@ -203,6 +205,7 @@ def test_the_worst_of_a_grid_need_one(tmp_path: Path) -> None:
 
 
 def test_the_grid_times_native_calls_where_the_rule_leaves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("native", "mlp")
     monkeypatch.setattr("fastgan.nn.segments.pays", lambda *_: False)
     plain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LeakyReLU(0.2))
     for native_calls, name in ((False, "LeakyReluBackward0"), (True, "_MlpBackward")):
