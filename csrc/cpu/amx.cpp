@@ -27,17 +27,24 @@ struct FactorB {
   int64_t part;
 };
 
-// C over the whole depth: 32 rows (or the first 16) and 32 columns (or 16). start: the initial values, 32 rows of 16
-// equal numbers, or null; c: rows of 32 floats.
+// Initial values of a tile of C: rows of 16 floats for each half of its columns, or zeros if null.
+struct Start {
+  const float *left, *right;
+  int64_t row;  // bytes from row to row
+};
+
+// C over some blocks of the depth: 32 rows (or the first 16) and 32 columns (or 16). c: rows of 32 floats. fetch: B is
+// not in the L1 cache yet; hardware prefetchers do not follow tile loads.
 template <class Tiles, bool lower, bool right>
-void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const FactorB& factor_b, const float* start,
-                   float* c, Ahead& ahead, int rows_ahead) {
+void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const FactorB& factor_b, const Start& start,
+                   float* c, bool fetch) {
   constexpr int64_t row = 64, of_c = kTileEdge * sizeof(float);
-  if (start) {
-    Tiles::template load<0>(start, row);
-    if (right) Tiles::template load<1>(start, row);
-    if (lower) Tiles::template load<2>(start + 256, row);
-    if (lower && right) Tiles::template load<3>(start + 256, row);
+  if (start.left) {
+    const int64_t half = 16 * start.row / int64_t(sizeof(float));
+    Tiles::template load<0>(start.left, start.row);
+    if (right) Tiles::template load<1>(start.right, start.row);
+    if (lower) Tiles::template load<2>(start.left + half, start.row);
+    if (lower && right) Tiles::template load<3>(start.right + half, start.row);
   } else {
     Tiles::template zero<0>();
     if (right) Tiles::template zero<1>();
@@ -50,8 +57,8 @@ void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const Fac
     const Bf16* a = factor_a.data + (product == 0 ? factor_a.part : 0);
     const Pair* b = factor_b.data + (product == 1 ? factor_b.part : 0);
     for (int64_t k = 0; k < blocks; ++k, a += factor_a.block, b += 512) {
-      // The next block of B: hardware prefetchers do not follow tile loads.
-      const auto prefetch = [&](int from) {
+      const auto prefetch = [&](int from) {  // some lines of the next block of B
+        if (!fetch) return;
 #pragma GCC unroll 8
         for (int i = from; i < from + 8; ++i) __builtin_prefetch(b + 512 + 16 * i);
       };
@@ -70,7 +77,6 @@ void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const Fac
         if (right) prefetch(24);
         Tiles::template dot<2, 5, 6>();
       }
-      ahead.some(rows_ahead);
       if (lower && right) Tiles::template dot<3, 5, 7>();
     }
   }
@@ -78,6 +84,13 @@ void multiply_tile(int parts, int64_t blocks, const FactorA& factor_a, const Fac
   if (right) Tiles::template store<1>(c + 16, of_c);
   if (lower) Tiles::template store<2>(c + 16 * kTileEdge, of_c);
   if (lower && right) Tiles::template store<3>(c + 16 * kTileEdge + 16, of_c);
+}
+
+template <class Tiles>
+auto tile_of(bool lower, bool right) {
+  return lower   ? right ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, true, false>
+         : right ? multiply_tile<Tiles, false, true>
+                 : multiply_tile<Tiles, false, false>;
 }
 
 // x minus its rounded value; 0 for an infinity or a NaN.
@@ -130,43 +143,52 @@ FactorB pair_features(int parts, int64_t depth, const float* b, ColumnRange colu
   return {packed, size};
 }
 
+// So much of A stays in the L1 cache while all columns of B pass: strips of 32 rows, and blocks of 32 along the depth.
+constexpr int64_t kStrips = 2, kSpanBlocks = 7;
+
 template <class Tiles>
 void multiply_on(int parts, int64_t n, int64_t depth, const Bf16* a, const float* bias, const float* b, float* c,
                  ColumnRange range, const Mapped<float>& after) {
-  const int64_t blocks = tile_blocks(depth);
-  alignas(64) float start[kTileEdge * 16], rest[kTileEdge * kTileEdge];
+  const int64_t blocks = tile_blocks(depth), next = blocks * kTileBlock;  // from 16 rows of A to the next 16
+  const int64_t spans = (blocks + kSpanBlocks - 1) / kSpanBlocks;
+  alignas(64) float biases[kStrips][kTileEdge * 16], rest[kTileEdge * kTileEdge];
   each_group<float>(blocks * 16 * parts, range, [&](ColumnRange columns) {
     const FactorB pairs = pair_features<Tiles>(parts, depth, b, columns);
     const int64_t origin = columns.first / kTileEdge;
-    for (int64_t row = 0; row < n; row += kTileEdge) {
-      const int rows = int(std::min(kTileEdge, n - row));
+    // A strip of C in one block of columns, over the blocks first .. last of the depth. Until the last ones, C has the
+    // sums so far; a strip of fewer rows has no place for them in C.
+    const auto strip = [&](int64_t p, int lane, int count, int64_t row, int64_t first, int64_t last, bool fetch) {
+      const int rows = int(std::min(kTileEdge, n - row)), skipped = lane < 16 ? 0 : 16;
+      float* out = c + (p * n + row) * kTileEdge;
+      float* to = rows == kTileEdge ? out : rest;
+      const float* bias_of_rows = bias ? biases[row / kTileEdge % kStrips] : nullptr;
+      const Start start = first > 0 ? Start{to + skipped, to + 16, kTileEdge * int64_t(sizeof(float))}
+                                    : Start{bias_of_rows, bias_of_rows, 16 * sizeof(float)};
+      tile_of<Tiles>(rows > 16,
+                     lane < 16 &&
+                         lane + count >
+                             16)(parts, last - first,
+                                 {a + row / 16 * next + first * kTileBlock, next, kTileBlock, part_size(n, depth)},
+                                 {pairs.data + ((p - origin) * blocks + first) * 512 + skipped * 16, pairs.part}, start,
+                                 to + skipped, fetch);
+      if (last < blocks) return;
+      if (to == rest)
+        for (int i = 0; i < rows; ++i) std::copy_n(rest + kTileEdge * i + lane, count, out + kTileEdge * i + lane);
+      after(p, row, lane, rows, count);
+    };
+    for (int64_t row = 0; row < n; row += kStrips * kTileEdge) {
       if (bias)
-        for (int i = 0; i < kTileEdge; ++i)
-          _mm512_store_ps(start + 16 * i, _mm512_set1_ps(i < rows ? bias[row + i] : 0.0f));
-      const Bf16* at = a + row / 16 * blocks * kTileBlock;
-      Ahead ahead{{reinterpret_cast<const char*>(at + 2 * blocks * kTileBlock), nullptr, nullptr},
-                  1024,
-                  1024,
-                  row + kTileEdge < n ? int(2 * blocks) : 0,
-                  1};
-      each_block<float>(columns, [&](int64_t p, int lane, int count) {
-        float* out = c + (p * n + row) * kTileEdge;
-        float* to = rows == kTileEdge ? out : rest;
-        const bool left = lane < 16, right = lane + count > 16;
-        const auto tile = left ? right
-                                     ? rows > 16 ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, false, true>
-                                 : rows > 16 ? multiply_tile<Tiles, true, false>
-                                             : multiply_tile<Tiles, false, false>
-                          : rows > 16 ? multiply_tile<Tiles, true, false>
-                                      : multiply_tile<Tiles, false, false>;
-        const int skipped = left ? 0 : 16;
-        tile(parts, blocks, {at, blocks * kTileBlock, kTileBlock, part_size(n, depth)},
-             {pairs.data + (p - origin) * blocks * 512 + skipped * 16, pairs.part}, bias ? start : nullptr,
-             to + skipped, ahead, 2);
-        if (to == rest)
-          for (int i = 0; i < rows; ++i) std::copy_n(rest + kTileEdge * i + lane, count, out + kTileEdge * i + lane);
-        after(p, row, lane, rows, count);
-      });
+        for (int64_t i = 0; i < kStrips * kTileEdge; ++i)
+          _mm512_store_ps(biases[0] + 16 * i, _mm512_set1_ps(row + i < n ? bias[row + i] : 0.0f));
+      const int64_t whole = std::min(kStrips, (n - row) / kTileEdge), end = row + whole * kTileEdge;
+      for (int64_t span = 0; span < spans; ++span)
+        each_block<float>(columns, [&](int64_t p, int lane, int count) {
+          for (int64_t at = row; at < end; at += kTileEdge)
+            strip(p, lane, count, at, blocks * span / spans, blocks * (span + 1) / spans, at == row);
+        });
+      if (whole < kStrips && end < n)
+        each_block<float>(columns,
+                          [&](int64_t p, int lane, int count) { strip(p, lane, count, end, 0, blocks, true); });
     }
   });
 }
@@ -208,41 +230,29 @@ void pair_inputs(int part, int64_t inputs, int64_t rows, const float* x, int64_t
   }
 }
 
-template <class Tiles, class Needs, class Apply>
+// One block of the weight after the other, so that weights, moments and rounded copies are read and written in order:
+// the processor's own prefetchers follow, and the optimiser prefetches the next tile (update.h).
+template <class Tiles, class Apply>
 void gradient_on(int parts, int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first,
-                 int64_t last, Needs&& needs, Apply&& apply) {
+                 int64_t last, Apply&& apply) {
   const Bf16* rounded = round_gradient<Tiles>(parts, n, rows, e);
-  const int64_t panels = tile_blocks(rows), packed_part = panels * 512, packed_block = parts * packed_part;
-  const int64_t group = kTileEdge * std::max<int64_t>(1, kGroupBytes / (packed_block * 4));
+  const int64_t panels = tile_blocks(rows), part = panels * 512;
+  const int64_t group = kTileEdge * std::max<int64_t>(1, kGroupBytes / (parts * panels * kTileBlock * 4));
+  Pair* packed = reinterpret_cast<Pair*>(scratch<float, Scratch::packed>(parts * part));
   alignas(64) float tile[kTileEdge * kTileEdge];
-  const auto columns_at = [&](int64_t column) { return int(std::min(kTileEdge, last - column)); };
-  for (int64_t begin = first; begin < last; begin += group) {
-    const int64_t end = std::min(last, begin + group);
-    Pair* packed = reinterpret_cast<Pair*>(scratch<float, Scratch::packed>(tile_blocks(end - begin) * packed_block));
-    for (int64_t column = begin; column < end; column += kTileEdge)
-      for (int part = 0; part < parts; ++part)
-        pair_inputs<Tiles>(part, inputs, rows, x, column, columns_at(column),
-                           packed + (column - begin) / kTileEdge * packed_block + part * packed_part);
-    for (int64_t row = 0; row < n; row += kTileEdge) {
-      const int height = int(std::min(kTileEdge, n - row));
-      for (int64_t column = begin; column < end; column += kTileEdge) {
-        const int64_t beside = column + kTileEdge, below = row + kTileEdge;
-        Ahead ahead{{nullptr, nullptr, nullptr}, 0, 0, 0};
-        if (beside < end)
-          needs(ahead, beside, columns_at(beside), row, height);
-        else if (below < n)
-          needs(ahead, begin, columns_at(begin), below, int(std::min(kTileEdge, n - below)));
-        const auto product =
-            height > 16 ? columns_at(column) > 16 ? multiply_tile<Tiles, true, true> : multiply_tile<Tiles, true, false>
-            : columns_at(column) > 16 ? multiply_tile<Tiles, false, true>
-                                      : multiply_tile<Tiles, false, false>;
-        product(parts, panels, {rounded + row * kTileEdge, 16 * kTileEdge, n * kTileEdge, panels * n * kTileEdge},
-                {packed + (column - begin) / kTileEdge * packed_block, packed_part}, nullptr, tile, ahead,
-                rows_a_block(ahead.rows, panels, 1));
-        apply(column, columns_at(column), row, height, tile);
+  for (int64_t begin = 0; begin < n; begin += group)  // so many rows of E stay in the L2 cache
+    for (int64_t column = first; column < last; column += kTileEdge) {
+      const int columns = int(std::min(kTileEdge, last - column));
+      for (int i = 0; i < parts; ++i) pair_inputs<Tiles>(i, inputs, rows, x, column, columns, packed + i * part);
+      for (int64_t row = begin; row < std::min(n, begin + group); row += kTileEdge) {
+        const int height = int(std::min(kTileEdge, n - row));
+        tile_of<Tiles>(height > 16,
+                       columns > 16)(parts, panels,
+                                     {rounded + row * kTileEdge, 16 * kTileEdge, n * kTileEdge, panels * n * kTileEdge},
+                                     {packed, part}, {}, tile, true);
+        apply(column, columns, row, height, tile);
       }
     }
-  }
 }
 
 template <class Tiles>
@@ -295,10 +305,9 @@ void AmxProducts::multiply(int64_t n, int64_t depth, const Bf16* a, const float*
 }
 
 void AmxProducts::gradient(int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first,
-                           int64_t last, FunctionRef<void(Ahead&, int64_t, int, int64_t, int)> needs,
-                           FunctionRef<void(int64_t, int, int64_t, int, const float*)> apply) const {
-  software ? gradient_on<SoftwareTiles>(parts, n, inputs, rows, e, x, first, last, needs, apply)
-           : gradient_on<HardwareTiles>(parts, n, inputs, rows, e, x, first, last, needs, apply);
+                           int64_t last, FunctionRef<void(int64_t, int, int64_t, int, const float*)> apply) const {
+  (software ? gradient_on<SoftwareTiles, decltype(apply)&>
+            : gradient_on<HardwareTiles, decltype(apply)&>)(parts, n, inputs, rows, e, x, first, last, apply);
 }
 
 void AmxProducts::round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded,

@@ -57,7 +57,6 @@ struct AmxProducts {
 
   // As multiply_gradient(), in tiles of up to 32 rows.
   void gradient(int64_t n, int64_t inputs, int64_t rows, const float* e, const float* x, int64_t first, int64_t last,
-                FunctionRef<void(Ahead&, int64_t column, int columns, int64_t row, int rows)> needs,
                 FunctionRef<void(int64_t column, int columns, int64_t row, int rows, const float* tile)> apply) const;
 
   // Rounds up to 32 x 32 elements of a blocked weight, from output `row` and input `column` on, into both copies.

@@ -330,7 +330,7 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
   const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
   const Extent extent{depth, depth, n, n};
   // Only the product with the same order of sums as a tile, so that the bits of a row do not depend on its place.
-  const ShortColumns<T> last(kNarrowTiles && a.column != 1 && n % Simd<T>::width == 0, extent, b, c, range);
+  const ShortColumns<T> last(a.column != 1 && n % Simd<T>::width == 0, extent, b, c, range);
   last.each_range(depth, range, [&](ColumnRange columns) {
     for (int64_t t = 0; t < tiles; t += kSliceTiles) {
       const int count = int(std::min<int64_t>(kSliceTiles, tiles - t));

@@ -226,13 +226,8 @@ class Network {
         const Pair* e = pair_gradient(l.rows(), rows, l.grad_affine);
         return multiply_gradient_bf16(l.rows(), l.plan.inputs, rows, e, x, first.column, end, needs, apply);
       }
-      if (uses_amx(plan_)) {
-        const auto needed = [&](Ahead& ahead, int64_t column, int columns, int64_t row, int height) {
-          ahead = needs(column, columns, row, height);
-        };
-        return amx_of(plan_).gradient(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, needed,
-                                      apply);
-      }
+      if (uses_amx(plan_))
+        return amx_of(plan_).gradient(l.rows(), l.plan.inputs, rows, l.grad_affine, x, first.column, end, apply);
     }
 #endif
     if (!l.plan.transposed)

@@ -20,6 +20,16 @@ void update_run(const RuleOf& rule, T* __restrict p, T* __restrict s0, T* __rest
     for (int64_t i = 0; i < n; ++i) rule.rule(p[i], s0[i], s1[i], g[i]);
 }
 
+// The same; the next run of n follows in memory, and is prefetched at the rate of this one.
+template <class RuleOf, class T>
+void update_next(const RuleOf& rule, T* p, T* s0, T* s1, const T* g, int64_t n) {
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  for (int64_t i = 0; i < n; i += line) {
+    for (const T* x : {p, s0, s1}) __builtin_prefetch(x + i + n, 1);
+    update_run(rule, p + i, s0 + i, s1 + i, g + i, line);
+  }
+}
+
 template <class T>
 struct Pointers {
   T *p, *s0, *s1;
@@ -63,7 +73,8 @@ struct Update {
     }
     const Pointers<T> at = place(part, row);
     if (part.columns == kBlockRows<T>) {
-      update_run(rule, at.p, at.s0, at.s1, tile, height * kBlockRows<T>);
+      (uses_amx(player.network) ? update_next<RuleOf, T> : update_run<RuleOf, T>)(rule, at.p, at.s0, at.s1, tile,
+                                                                                  height * kBlockRows<T>);
     } else {
       T run[kMostTileRows * kBlockRows<T>];
       for (int i = 0, to = 0; i < height; ++i)
