@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -77,3 +78,32 @@ def test_gradients_where_tiles_of_a_transposed_weight_are_copied_and_where_not(r
         truth = torch.autograd.grad(torch.tanh(leaves[0] @ leaves[1].t() + leaves[2]), leaves, grad_y.double())
         for a, b in zip(found, truth, strict=True):
             assert a is not None and (a - b).norm() < 1e-6 * b.norm()
+
+
+@pytest.fixture
+def filled() -> Iterator[None]:
+    """New tensors are filled with NaN, as memory of any content."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+@pytest.mark.parametrize("rows", (20, 27, 50, 61))  # columns of the last block, which has 16 in double
+@pytest.mark.parametrize(
+    "spec", (LayerSpec("leaky_relu"), LayerSpec("gelu"), LayerSpec(pieces=3), LayerSpec(dropout=0.5))
+)
+def test_products_read_nothing_that_was_never_written(
+    spec: LayerSpec, rows: int, dtype: torch.dtype, filled: None
+) -> None:
+    """A product reads whole vectors of columns; subnormal numbers behind the last row made it three times as slow."""
+    need("native", "mlp")
+    sizes, layers = [(8 * spec.pieces, 6), (5, 8)], [spec, LayerSpec()]
+    net = kernels.MlpDescription(sizes, layers, 0.0, [True, True])
+    weights, biases = [torch.randn(s, dtype=dtype) for s in sizes], [torch.randn(s[0], dtype=dtype) for s in sizes]
+    x, seed = torch.randn(rows, 6, dtype=dtype), torch.tensor(3)
+    y, work = kernels.mlp_forward(net, x, [*weights, *biases], seed, True)
+    assert work is not None and not work.isnan().any()
+    addresses = [w.data_ptr() for w in weights]
+    _, kept = kernels.mlp_backward(net, x, addresses, work, torch.ones_like(y), seed, [True] * 5, keep=True)
+    assert kept is not None and not kept.isnan().any()

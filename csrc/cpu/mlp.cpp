@@ -58,6 +58,15 @@ Network<T> network(const NetworkPlan& plan, const void* const* weights, const vo
   return result;
 }
 
+// Zeros the columns behind the last row, before anything is written. Products read whole vectors of them, and memory
+// that was never written may hold subnormal numbers: a batch of 20 rows then took 3 times as long.
+template <class T>
+void zero_last_columns(const Team& team, const Network<T>& net, int64_t rows, ColumnRange range) {
+  if (team.rank != team.size - 1 || rows % Simd<T>::width == 0) return;
+  const int64_t end = rounded_up(range.last, kBlockRows<T>);
+  net.zero({std::max(range.first, end - kBlockRows<T>), end});  // other threads may own the block's first columns
+}
+
 template <class T>
 void forward(const NetworkPlan& plan, const MlpForward& call) {
   Network<T> net = network<T>(plan, call.weights, call.biases, nullptr, call.norms);
@@ -67,6 +76,7 @@ void forward(const NetworkPlan& plan, const MlpForward& call) {
   with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
     const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
     const int64_t last = std::min(range.last, call.rows);
+    zero_last_columns(team, net, call.rows, range);
     to_blocked(static_cast<const T*>(call.x), net.inputs(), net.input, 0, range.first, last);
     net.forward(team, range, sub_batches);
     from_blocked(net.output(), net.outputs(), static_cast<T*>(call.y), 0, range.first, last);
@@ -88,6 +98,7 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
   Network<T> net = network<T>(plan, call.weights, nullptr, call.grad_biases, call.norms);
   Arena<T> work{const_cast<T*>(static_cast<const T*>(call.work))}, scratch{static_cast<T*>(call.scratch)};
   net.place_forward(work, call.rows);
+  net.keep_buffers();
   net.place_backward(scratch, call.rows);
   const SubBatches sub_batches{{0, call.rows, &call.dropout_seed}};
   const size_t lowest = lowest_wanted(call, plan.layers.size());
@@ -96,6 +107,7 @@ void backward(const NetworkPlan& plan, const MlpBackward& call) {
   with_team(team_size(plan, call.rows, call.threads), [&](const Team& team) {
     const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
     const int64_t last = std::min(range.last, call.rows);
+    zero_last_columns(team, net, call.rows, range);
     to_blocked(static_cast<const T*>(call.grad_y), net.outputs(), net.grad_output(), 0, range.first, last);
     net.backward(team, range, sub_batches, lowest, call.grad_x != nullptr);
     if (call.grad_x) from_blocked(net.grad_input, net.inputs(), static_cast<T*>(call.grad_x), 0, range.first, last);
@@ -117,6 +129,7 @@ struct SecondOrder {
   T* second_order_scratch;
 
   SecondOrder(const Network<T>& done, Arena<T>& arena, int64_t rows, int threads) : net(done) {
+    net.keep_buffers();
     net.place_second_order(arena, done, rows);
     second_order_scratch = arena.allocate(PenaltyPass<T>::scratch_size(net, padded(rows), threads));
   }
@@ -166,6 +179,8 @@ void second_order(const NetworkPlan& plan, const MlpSecondOrder& call) {
     const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
     const ColumnRange there{where.first + range.first, where.first + range.last};
     const int64_t last = std::min(range.last, call.rows);
+    zero_last_columns(team, net, call.rows, range);
+    zero_last_columns(team, net, call.rows, there);
     net.take_passes(done, call.rows, range, needs_second_order && products);
     to_blocked(static_cast<const T*>(call.tangent), net.inputs(), net.dropped_input(), 0, range.first, last);
     PenaltyPass<T>(net, where, 0, PenaltyPass<T>::scratch_of(second.second_order_scratch, net, range, team.rank))
@@ -211,6 +226,8 @@ void penalty(const NetworkPlan& plan, const MlpPenalty& call) {
   with_team(threads, [&](const Team& team) {
     const ColumnRange range = partition<T>(call.rows, team.rank, team.size);
     const ColumnRange there{where.first + range.first, where.first + range.last};
+    zero_last_columns(team, net, call.rows, range);
+    zero_last_columns(team, net, call.rows, there);
     to_blocked(static_cast<const T*>(call.x), net.inputs(), net.input, where.first, range.first,
                std::min(range.last, call.rows));
     net.forward(team, there, {where});

@@ -109,6 +109,7 @@ void drop_layer(const Layer<T>& l, const T* in, T* out, ColumnRange range, const
 
 template <class T>
 Network<T>::Network(const NetworkPlan& plan, const std::vector<LayerParameters>& parameters) : plan_(plan) {
+  placed_.reserve(4 * plan.layers.size() + 4);
   for (size_t i = 0; i < plan.layers.size(); ++i) {
     Layer<T> layer{};
     layer.plan = plan.layers[i];
@@ -123,20 +124,20 @@ Network<T>::Network(const NetworkPlan& plan, const std::vector<LayerParameters>&
 template <class T>
 void Network<T>::place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batches) {
   const int64_t stride = padded(rows);
-  input = arena.allocate(inputs() * stride);
-  dropped_input_ = plan_.input_dropout > 0 ? arena.allocate(inputs() * stride) : input;
+  input = place(arena, inputs(), stride);
+  dropped_input_ = plan_.input_dropout > 0 ? place(arena, inputs(), stride) : input;
   for (Layer<T>& l : layers_) {
     const bool heads = &l == &layers_.back() && !plan_.heads.empty();
     const bool products = &l == &layers_.front() && l.plan.transposed;  // interpolated for a penalty (Given::product)
     const bool norm = l.plan.batch_norm,
                before = l.plan.pieces > 1 || backward_needs_input(l.plan.activation) || heads || products;
-    T* first = norm || before ? arena.allocate(l.rows() * stride) : nullptr;
-    T* second = norm && before ? arena.allocate(l.rows() * stride) : nullptr;
-    l.output = arena.allocate(l.plan.outputs * stride);
+    T* first = norm || before ? place(arena, l.rows(), stride) : nullptr;
+    T* second = norm && before ? place(arena, l.rows(), stride) : nullptr;
+    l.output = place(arena, l.plan.outputs, stride);
     l.affine = first ? first : l.output;
     l.normalized = norm ? (second ? second : l.output) : l.affine;
     l.dropped =
-        l.plan.drops_after_activation() || l.plan.concatenates ? arena.allocate(l.plan.width() * stride) : l.output;
+        l.plan.drops_after_activation() || l.plan.concatenates ? place(arena, l.plan.width(), stride) : l.output;
     l.mean = norm ? arena.allocate(sub_batches * l.plan.outputs) : nullptr;
     l.inverse_deviation = norm ? arena.allocate(sub_batches * l.plan.outputs) : nullptr;
   }
@@ -145,11 +146,11 @@ void Network<T>::place_forward(Arena<T>& arena, int64_t rows, int64_t sub_batche
 template <class T>
 void Network<T>::place_backward(Arena<T>& arena, int64_t rows) {
   const int64_t stride = padded(rows);
-  grad_input = arena.allocate(inputs() * stride);
+  grad_input = place(arena, inputs(), stride);
   for (Layer<T>& l : layers_) {
-    l.grad_output = arena.allocate(l.plan.outputs * stride);
-    l.grad_dropped = l.plan.concatenates ? arena.allocate(l.plan.width() * stride) : l.grad_output;
-    l.grad_affine = l.plan.pieces > 1 ? arena.allocate(l.rows() * stride) : l.grad_output;
+    l.grad_output = place(arena, l.plan.outputs, stride);
+    l.grad_dropped = l.plan.concatenates ? place(arena, l.plan.width(), stride) : l.grad_output;
+    l.grad_affine = l.plan.pieces > 1 ? place(arena, l.rows(), stride) : l.grad_output;
     l.grad_scale = l.plan.batch_norm ? arena.allocate(l.plan.outputs) : nullptr;
     l.grad_shift = l.plan.batch_norm ? arena.allocate(l.plan.outputs) : nullptr;
   }
@@ -158,18 +159,27 @@ void Network<T>::place_backward(Arena<T>& arena, int64_t rows) {
 template <class T>
 void Network<T>::place_second_order(Arena<T>& arena, const Network& done, int64_t rows) {
   const int64_t first = padded(rows), stride = 2 * first;
-  grad_input = arena.allocate(inputs() * stride);
-  dropped_input_ = arena.allocate(inputs() * stride);
+  grad_input = place(arena, inputs(), stride);
+  dropped_input_ = place(arena, inputs(), stride);
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer<T>& l = layers_[i];
     const Layer<T>& from = done.layers_[i];
-    l.dropped = arena.allocate(l.plan.outputs * stride);
-    l.grad_affine = arena.allocate(l.rows() * stride);
+    l.dropped = place(arena, l.plan.outputs, stride);
+    l.grad_affine = place(arena, l.rows(), stride);
     if (!arena.base) continue;  // the arena only counts
     l.affine = from.affine - first * l.rows();
     l.normalized = from.normalized - first * l.rows();
     l.output = from.output - first * l.plan.outputs;
   }
+}
+
+template <class T>
+void Network<T>::zero(ColumnRange columns) const {
+  const int64_t block = columns.first / kBlockRows<T>, lane = columns.first % kBlockRows<T>;
+  for (const Placed& placed : placed_)
+    for (int64_t f = 0; f < placed.features; ++f)
+      std::fill_n(placed.buffer + (block * placed.features + f) * kBlockRows<T> + lane, columns.last - columns.first,
+                  T(0));
 }
 
 template <class T>

@@ -151,6 +151,9 @@ class Network {
   // Buffers for a second-order pass (penalty.h) after both passes of `done` over `rows`. Columns 0 .. rows, padded, are
   // for tangents. The columns after them alias the results of the two passes, which may be overwritten.
   void place_second_order(Arena<T>& arena, const Network& done, int64_t rows);
+  // Zeros some columns of one block, in all buffers placed since keep_buffers().
+  void zero(ColumnRange columns) const;
+  void keep_buffers() { placed_.clear(); }
   // Copies there what the products of the gradients read, for the rows of a column range.
   void take_passes(const Network& done, int64_t rows, ColumnRange range, bool with_outputs);
 
@@ -264,8 +267,19 @@ class Network {
   void normalize_backward(Layer<T>& l, const Team& team, const SubBatches& sub_batches);
   void update_statistics(Layer<T>& l, int64_t f, T mean, T variance, int64_t rows);
 
+  struct Placed {
+    T* buffer;
+    int64_t features;
+  };
+  // A buffer of `features` features for `stride` rows.
+  T* place(Arena<T>& arena, int64_t features, int64_t stride) {
+    placed_.push_back({arena.allocate(features * stride), features});
+    return placed_.back().buffer;
+  }
+
   NetworkPlan plan_;
   std::vector<Layer<T>> layers_;
+  std::vector<Placed> placed_;
   T* dropped_input_ = nullptr;
 };
 
