@@ -3,8 +3,9 @@
     python bench/bench_tabular.py [--only NAME ...] [--updates N] [--rounds N] [--threads 1 2] [--quick]
     python bench/bench_tabular.py --quality [--updates N] [--seeds 0 1 2] [--only NAME ...]
 
-Both sides run in turn in this process, which needs `pip install ctgan sdmetrics`; without them fastgan is measured
-alone. Both have the paper's networks and numbers: batches of 500 (100 for small tables), packs of 10, Adam at 2e-4.
+All sides run in turn in this process: fastgan, ctgan, and fastgan in bf16 where the processor has AMX. ctgan needs
+`pip install ctgan sdmetrics`; without them fastgan is measured alone. All have the same networks and numbers: batches
+of 500 (100 for small tables), packs of 10, Adam at 2e-4.
 Times are processor seconds, which other jobs on the machine disturb least; the record also has wall time.
 ctgan's time of an update is the difference of two trainings, so that its preparation is not in it.
 
@@ -29,7 +30,7 @@ from fastgan.data import DataWarning
 
 # Updates that are timed, where the default would take minutes.
 FEWER = {"adult, 30,000 rows": 60, "wide": 1}
-NAMES = {"fastgan": pictures.COLOURS[0], "ctgan": pictures.COLOURS[1]}
+NAMES = dict(zip((sides.FASTGAN, sides.CTGAN, sides.BF16), pictures.COLOURS, strict=False))  # and their colours
 
 
 def has_ctgan() -> bool:
@@ -60,12 +61,13 @@ def timed(name: str, threads: int, args: Any, settings: harness.Settings, both: 
     updates = 2 if settings.quick else min(args.updates, FEWER.get(name, args.updates))
     rounds = 1 if settings.quick or name in FEWER else args.rounds
     harness.progress(f"{name}: {len(task.frame):,} rows, {task.frame.shape[1]} columns, {harness.threads(threads)}")
-    found: dict[str, list[dict[str, dict[str, float]]]] = {"fastgan": [], "ctgan": []}
+    found: dict[str, list[dict[str, dict[str, float]]]] = {side: [] for side in NAMES}
     with harness.pinned(threads) as cpus:
         for _ in range(rounds):
-            found["fastgan"].append(sides.times_of_fastgan(task, max(updates, 2), threads))
+            for side, precision in sides.precisions().items():
+                found[side].append(sides.times_of_fastgan(task, max(updates, 2), threads, precision))
             if both:
-                found["ctgan"].append(sides.times_of_ctgan(task, updates))
+                found[sides.CTGAN].append(sides.times_of_ctgan(task, updates))
     record: dict[str, Any] = {
         "table": name, "rows": len(task.frame), "columns": task.frame.shape[1], "batch": task.batch,
         "updates": updates, "rounds": rounds, "threads": threads, "cpus": cpus,
@@ -81,14 +83,15 @@ def timed(name: str, threads: int, args: Any, settings: harness.Settings, both: 
 
 def shown_times(records: Sequence[Mapping[str, Any]]) -> str:
     """Processor seconds as text."""
-    lines = [["table", "threads", "updates", "fastgan", "ctgan", "ratio", "preparation", "ctgan", "ratio"]]
+    lines = [["table", "threads", "updates", "side", "100 updates", "ctgan", "ratio", "preparation", "ctgan", "ratio"]]
     for r in records:
-        cells = []
-        for what in ("per 100 updates", "preparation"):
-            fastgans, ctgans = (r[side][what]["cpu"] if side in r else None for side in NAMES)
-            cells += [f"{fastgans:.2f}", "-" if ctgans is None else f"{ctgans:.2f}"]
-            cells.append("-" if ctgans is None else f"{ctgans / fastgans:.1f}x")
-        lines.append([r["table"], str(r["threads"]), str(r["updates"]), *cells])
+        for side in (side for side in NAMES if side in r and side != sides.CTGAN):
+            cells = []
+            for what in ("per 100 updates", "preparation"):
+                ours, ctgans = (r[name][what]["cpu"] if name in r else None for name in (side, sides.CTGAN))
+                cells += [f"{ours:.2f}", "-" if ctgans is None else f"{ctgans:.2f}"]
+                cells.append("-" if ctgans is None else f"{ctgans / ours:.1f}x")
+            lines.append([r["table"], str(r["threads"]), str(r["updates"]), side, *cells])
     return harness.table(lines)
 
 
@@ -119,12 +122,15 @@ def bars(
     errors: Sequence[Mapping[str, float]] = (),
     form: str = "%.2f",
 ) -> None:
-    """A pair of bars for each label; heights, and errors if there are any: by side."""
-    for offset, (side, colour) in zip((-0.2, 0.2), NAMES.items(), strict=True):
+    """Bars for each label; heights, and errors if there are any: by side."""
+    drawn_sides = [side for side in NAMES if any(side in h for h in heights)]
+    width = 0.8 / len(drawn_sides)
+    for place, side in enumerate(drawn_sides):
+        offset = (place - (len(drawn_sides) - 1) / 2) * width
         there = [i for i, h in enumerate(heights) if side in h]
         whiskers = {"yerr": [errors[i][side] for i in there], "capsize": 3} if errors else {}
         places, values = [i + offset for i in there], [heights[i][side] for i in there]
-        drawn = ax.bar(places, values, 0.38, color=colour, label=side, **whiskers)
+        drawn = ax.bar(places, values, 0.95 * width, color=NAMES[side], label=side, **whiskers)
         ax.bar_label(drawn, fmt=form, fontsize=7.5, padding=2)
     ax.set_xticks(range(len(labels)), [label.replace(", ", "\n") for label in labels], fontsize=7.5)
     ax.margins(y=0.15)
@@ -168,7 +174,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
     for table in dict.fromkeys(r["table"] for r in records):
         for text, value in FIGURES:
             for side in NAMES:
-                values = [value(r[side]) for r in records if r["table"] == table]
+                values = [value(r[side]) for r in records if r["table"] == table and side in r]
                 numbers = [v for v in values if v is not None]
                 if numbers:
                     error = statistics.stdev(numbers) / len(numbers) ** 0.5 if len(numbers) > 1 else float("nan")
@@ -198,15 +204,16 @@ def bench_quality(args: Any, settings: harness.Settings, names: Sequence[str]) -
 def write_quality(report: harness.Report) -> None:
     """The table, and the picture beside the records."""
     found = summary(report.records)
-    lines = [["table", "figure", "fastgan", "ctgan"]]
+    measured = [side for side in NAMES if any(side in r for r in report.records)]
+    lines = [["table", "figure", *measured]]
     for table, figures in found.items():
         for text, values in figures.items():
-            lines.append([table, text, *("{:.3f} +- {:.3f}".format(*values[side]) for side in NAMES)])
+            lines.append([table, text, *("{:.3f} +- {:.3f}".format(*values[side]) for side in measured)])
     print(harness.table(lines))
     fig, axes = pictures.figure(11, 4.4, 1, 3)
     for ax, text in zip(axes[0], ("SDMetrics quality", "efficacy", "pairs, TV"), strict=True):
         tables = [table for table in found if text in found[table]]
-        means, errors = ([{side: found[table][text][side][i] for side in NAMES} for table in tables] for i in (0, 1))
+        means, errors = ([{side: found[table][text][side][i] for side in measured} for table in tables] for i in (0, 1))
         bars(ax, tables, means, errors, "%.3f")
         ax.set_title(text + (" (0 is best)" if text == "pairs, TV" else " (1 is best)"))
     axes[0][0].legend(frameon=False, fontsize=8)
@@ -222,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     p = harness.parser("TabularGAN beside ctgan")
     p.add_argument("--updates", type=int, default=100, help="of each network")
-    p.add_argument("--rounds", type=int, default=3, help="of both sides in turn; the median counts")
+    p.add_argument("--rounds", type=int, default=3, help="of the sides in turn; the median counts")
     p.add_argument("--quality", action="store_true", help="score samples instead of measuring times")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of --quality")
     p.add_argument("--only", nargs="+", choices=list(TABLES), help="tables")

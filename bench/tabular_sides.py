@@ -12,8 +12,10 @@ import pandas as pd
 import torch
 
 import fastgan
+from fastgan.backend import native
 from fastgan.tabular import Report, TabularGAN
 
+FASTGAN, BF16, CTGAN = "fastgan", "fastgan, bf16", "ctgan"
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 HELD_OUT = 0.2  # of the rows, for the quality
 
@@ -41,6 +43,12 @@ class Task:
         return max(len(self.frame) // self.batch, 1)
 
 
+def precisions() -> dict[str, str]:
+    """fastgan's sides: also bf16 where the processor multiplies in it by AMX."""
+    amx = native is not None and native.bf16_products()["amx"] == "yes"
+    return {FASTGAN: "fp32"} | ({BF16: "bf16"} if amx else {})
+
+
 def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows to train on, and rows that neither side sees."""
     mixed = frame.sample(frac=1.0, random_state=seed).reset_index(drop=True)
@@ -58,9 +66,10 @@ def taken(run: Callable[[], object]) -> dict[str, float]:
 # ---------------------------------------------------------------- times
 
 
-def times_of_fastgan(task: Task, updates: int, threads: int) -> dict[str, dict[str, float]]:
+def times_of_fastgan(task: Task, updates: int, threads: int, precision: Any = "fp32") -> dict[str, dict[str, float]]:
     """Of the preparation, and of 100 updates of each network."""
-    gan = TabularGAN(steps=updates, batch_size=task.batch, pack=task.pack, seed=task.seed, threads=threads)
+    options = {"batch_size": task.batch, "pack": task.pack, "seed": task.seed, "threads": threads}
+    gan = TabularGAN(steps=updates, precision=precision, **options)
     found: list[Any] = []
     preparation = taken(lambda: found.append(gan.prepare(task.frame)))
     (rows,) = found
@@ -103,12 +112,12 @@ def ctgan_model(task: Task, epochs: int) -> Any:
 def qualities(task: Task, held_out: pd.DataFrame, updates: int) -> dict[str, Any]:
     """Both sides' samples, as many as there are rows, scored after as many updates."""
     options = {"batch_size": task.batch, "pack": task.pack, "seed": task.seed, "threads": torch.get_num_threads()}
-    gan = TabularGAN(steps=updates, **options).fit(task.frame)
+    samples = {}
+    for side, precision in precisions().items():
+        gan = TabularGAN(steps=updates, precision=precision, **options).fit(task.frame)
+        samples[side] = gan.sample(len(task.frame), seed=task.seed)
     epochs = -(-updates // task.epoch)
-    samples = {
-        "fastgan": gan.sample(len(task.frame), seed=task.seed),
-        "ctgan": ctgan_model(task, epochs).sample(len(task.frame)),
-    }
+    samples[CTGAN] = ctgan_model(task, epochs).sample(len(task.frame))
     return {side: score(gan, task, rows, held_out) for side, rows in samples.items()}
 
 
