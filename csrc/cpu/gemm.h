@@ -123,10 +123,15 @@ struct Ahead {
   const char* arrays[3];
   int64_t stride, bytes;  // from row to row, of a row
   int rows, arrays_used = 3;
+  bool to_l1 = tuning().next_tile == 3;
   void some(int count) {
     for (; count > 0 && rows > 0; --count, --rows)
       for (int i = 0; i < arrays_used; ++i) {
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(arrays[i] + at, 0, kPrefetchTo);
+        for (int64_t at = 0; at < bytes; at += 64)
+          if (to_l1)
+            __builtin_prefetch(arrays[i] + at, 0, 3);
+          else
+            __builtin_prefetch(arrays[i] + at, 0, 2);
         arrays[i] += stride;
       }
   }
@@ -419,7 +424,7 @@ void multiply_gradient(const GradientShape& shape, ColumnRange range, const T* e
       width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
   e += range.first * of_e;
   const int64_t tile_bytes = kTileRows * padded(rows) * int64_t(sizeof(T)),
-                some = std::max<int64_t>(1, kGradientBytes / std::max<int64_t>(1, tile_bytes));
+                some = std::max<int64_t>(1, tuning().gradient_bytes / std::max<int64_t>(1, tile_bytes));
   alignas(64) T tile[kTileRows * width];
   const auto columns_at = [&](int64_t column) { return int(std::min<int64_t>(width, last - column)); };
   for (int64_t begin = first; begin < last; begin += group) {

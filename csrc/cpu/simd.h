@@ -19,15 +19,23 @@ constexpr int kVectorBytes = 16, kTileRows = 12;  // 12 x 2 of 32
 constexpr int kVectorBytes = 16, kTileRows = 6;
 #endif
 
-// Measured for each instruction set: how many bytes of a layer's gradient stay in the L2 cache while the gradient of
-// its weight is computed (0: one tile), and whether the next tile is prefetched to the L1 cache (3) or L2 (2).
+// What is best where a weight is updated, by measurement. gradient_bytes: of a layer's gradient, so much stays in the
+// L2 cache while tiles of one block of the weight follow one another (0: one tile). next_tile: who prefetches the next
+// tile of weights and moments: the product, to the L1 cache (3) or L2 (2), or the optimiser at its own rate (0).
+struct Tuning {
+  int64_t gradient_bytes;
+  int next_tile;
+};
+
+inline const Tuning& tuning() {
 #if defined(__AVX512F__)
-constexpr int64_t kGradientBytes = 0;
-constexpr int kPrefetchTo = 2;
+  // Intel's own prefetchers follow a block of the weight; a burst of prefetches stops everything else.
+  static const Tuning found = __builtin_cpu_is("intel") ? Tuning{320 << 10, 0} : Tuning{0, 2};
 #else
-constexpr int64_t kGradientBytes = 320 << 10;
-constexpr int kPrefetchTo = 3;
+  static const Tuning found{320 << 10, 3};
 #endif
+  return found;
+}
 
 template <class T>
 struct Simd {

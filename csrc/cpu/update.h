@@ -57,7 +57,11 @@ struct Update {
     return Pointers<T>(of(part.layer).weight, blocked.offset(part.column) + row * part.columns);
   }
 
+  // Whether the optimiser prefetches the next tile: tiles of one block follow one another, and the product does not.
+  bool prefetches() const { return uses_amx(player.network) || tuning().next_tile == 0; }
+
   Ahead needs(const GradientPart& part, int64_t row, int height) const {
+    if (prefetches()) return {};
     const Pointers<T> at = place(part, row);
     const auto bytes = [](const T* p) { return reinterpret_cast<const char*>(p); };
     const int64_t row_bytes = part.columns * int64_t(sizeof(T));
@@ -73,8 +77,8 @@ struct Update {
     }
     const Pointers<T> at = place(part, row);
     if (part.columns == kBlockRows<T>) {
-      (uses_amx(player.network) ? update_next<RuleOf, T> : update_run<RuleOf, T>)(rule, at.p, at.s0, at.s1, tile,
-                                                                                  height * kBlockRows<T>);
+      (prefetches() ? update_next<RuleOf, T> : update_run<RuleOf, T>)(rule, at.p, at.s0, at.s1, tile,
+                                                                      height * kBlockRows<T>);
     } else {
       T run[kMostTileRows * kBlockRows<T>];
       for (int i = 0, to = 0; i < height; ++i)
