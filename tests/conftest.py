@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # torch's many objects, which each collection in a test would go through: a twentieth of all tests' time
+    gc.freeze()  # torch's many objects, which each collection in a test would visit: a twentieth of all tests' time
 
 
 def _cuda_is_there() -> bool:
