@@ -47,6 +47,15 @@ def test_kernels_compile_and_spill_nothing(source: Path, tmp_path: Path) -> None
     assert run.returncode == 0, run.stderr[-4000:]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("source", sorted((CSRC / "cuda").glob("*.cu")), ids=lambda p: p.name)
+def test_kernels_spill_nothing_where_make_test_does_not_compile_them(source: Path, tmp_path: Path) -> None:
+    """Without a GPU its build leaves sm_80 out (Makefile)."""
+    if not any("compute_80" in option for flags in strict_build.flags(source) for option in flags):
+        run = build(source, tmp_path / "kernel.o", (*FLAGS, AMPERE))
+        assert run.returncode == 0, run.stderr[-4000:]
+
+
 UNUSED = "__global__ void k(float* x) { int unused; x[0] = 1; }\n"
 # 64 values that stay in use, in 64 registers
 SPILLS = """

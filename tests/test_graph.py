@@ -126,9 +126,9 @@ SCHEDULED = Momentum(0.05, momentum=0.5, lr_decay=1.01, min_lr=0.03, momentum_fi
     ids=["everything", "adam, schedules, penalty"],
 )
 def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs of 20, 5 and 1 iterations against calls made anew: nothing of the host's is baked in."""
-    monkeypatch.setattr(graph, "_SIZES", (20, 5, 1))
-    steps, gans, tables = 53, [], []
+    """Graphs of 10, 3 and 1 iterations against calls made anew: nothing of the host's is baked in."""
+    monkeypatch.setattr(graph, "_SIZES", (10, 3, 1))
+    steps, gans, tables = 28, [], []
     launchers = Processor(library), Recorder(library)
     config = config_of(row, "fused")
     for launcher in launchers:
@@ -138,8 +138,8 @@ def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pyt
         engine = GraphEngine(gan, session.rows_for(data, gan, config), config, launcher)
         tables.append(engine.begin(0, steps, lambda: False)())
         gans.append(gan)
-    twenty, _, one = launchers[1].captures
-    assert twenty - 1 == 20 * (one - 1)  # the dropout seeds are drawn for all of them at once
+    ten, _, one = launchers[1].captures
+    assert ten - 1 == 10 * (one - 1)  # the dropout seeds are drawn for all of them at once
     assert np.array_equal(*tables) and len(np.unique(tables[0][:, 0])) == steps
     assert same_bits(*gans)
 
@@ -171,9 +171,9 @@ def test_G4_a_call_has_whole_graphs_unless_a_mark_cuts_it(
 def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, library: Library, on: On) -> None:
     row = Row(of(dropout=0.3), config={"ema_decay": 0.9, "k": 2})
     on(Recorder(library))
-    whole, expected = run(row, torch.float32, "fused", steps=37)
+    whole, expected = run(row, torch.float32, "fused", steps=23)
     data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
-    for steps in (11, 12, 37):
+    for steps in (11, 12, 23):
         on(Recorder(library))
         torch.manual_seed(1)
         gan = row.make(torch.float32)
@@ -182,7 +182,7 @@ def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, li
     assert all(np.array_equal(values, result.history[name]) for name, values in expected.history.items())
     counted = checkpoint.load(tmp_path)
     steps_made = {int(value) for name, value in counted.tensors.items() if name.endswith("step")}
-    assert steps_made == {37, 74}
+    assert steps_made == {23, 46}
 
 
 def test_an_engine_goes_on_where_another_stopped(tmp_path: Path, library: Library, on: On) -> None:

@@ -170,7 +170,8 @@ TYPED = (*((case, t) for case in WIDE for t in DTYPES[:2]), *((case, t) for case
 @pytest.mark.parametrize("small", (True, False), ids=("whole", "by_layer"))
 @pytest.mark.parametrize(("case", "dtype"), TYPED, ids=[f"{c.name}-{name_of(t)}" for c, t in TYPED])
 def test_widths_and_types(case: MlpCase, dtype: torch.dtype, small: bool, machine: Emulator) -> None:
-    check_network(machine, case, 37, dtype, small)
+    # Two of each way to choose a thread: planted faults show with one of each.
+    check_network(machine, case, 37, dtype, small, schedules=8)
 
 
 def second_order(

@@ -60,10 +60,11 @@ def same(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> bool:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_persistent_equals_the_cpu_engine(name: str, machine: Emulator) -> None:
+    steps = 2 if "wide" in name else 3  # the second begins with what the first left, momentum included
     for dtype, limits in ((torch.float64, SPILLED), (torch.float32, CLUSTER)):
-        cpu, expected = run(TABLE[name], dtype, "fused", steps=3)
+        cpu, expected = run(TABLE[name], dtype, "fused", steps=steps)
         with emulated(machine, limits):
-            gan, got = run(TABLE[name], dtype, "fused", steps=3)
+            gan, got = run(TABLE[name], dtype, "fused", steps=steps)
         assert (expected.engine, got.engine) == ("cpu", "cuda-persistent")
         tolerance = 1e-10 if dtype == torch.float64 else 2e-4
         assert distance(cpu, gan) < tolerance
