@@ -47,7 +47,7 @@ data/fashion-mnist: | install
 
 # What is built for it takes warnings of compilers, and registers that a CUDA kernel spills, as errors. Where there is no GPU,
 # nvcc leaves sm_80 out, a third of its time: its kernels have sm_90's source, and sm_75's have another one for tensor cores.
-# All other builds, wheels among them, are for all three; make test-slow compiles for sm_80.
+# All other builds are for all three; make test-slow compiles for sm_80.
 WITHOUT_GPU := -C 'cmake.define.CMAKE_CUDA_ARCHITECTURES=75-real;90'
 test: CHECKED := -C cmake.define.FASTGAN_WERROR=ON $(if $(wildcard /dev/nvidia* /dev/dxg),,$(WITHOUT_GPU))
 # The linters run beside the tests: the check of types alone takes half a minute of a processor.
