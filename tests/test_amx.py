@@ -157,7 +157,8 @@ def test_the_instruction_equals_its_stand_in() -> None:
 
 # ---------------------------------------------------------------- the engine
 
-SHAPES = [(24, 2, 20), (130, 70, 100), (17, 5, 1), (64, 33, 133), (40, 48, 17)]
+# The last one has depths of several spans (csrc/cpu/amx.cpp), and rows that fill no strip.
+SHAPES = [(24, 2, 20), (130, 70, 100), (17, 5, 1), (64, 33, 133), (40, 48, 17), (250, 470, 50)]
 
 
 @pytest.mark.parametrize(("width", "features", "batch"), SHAPES)
@@ -183,6 +184,20 @@ FEATURES = (
     "batch normalisation, skip, average", "one row a batch", "a batch of blocks and a rest", "clip weights",
     "clip by norm, wide", "conditional, wide",
 )  # fmt: skip
+
+
+@needs_amx
+def test_deep_products_have_the_stand_ins_bits() -> None:
+    data = torch.randn(300, 470, generator=torch.Generator().manual_seed(2))
+    for precision in ("bf16", "tf32"):
+        found = []
+        for kind in (SOFTWARE, AMX):
+            torch.manual_seed(1)
+            gan = of_linears(torch.nn.Linear, 250, 470)
+            with products(kind):
+                train(gan, data, TrainConfig(2, 50, optimizer=SLOW, engine="fused", precision=precision))
+            found.append(gan.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, found), strict=True)), precision
 
 
 @needs_dot
