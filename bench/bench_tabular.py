@@ -113,7 +113,7 @@ def drawn_times(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> A
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("")
         ax.set_title(f"processor seconds, {what}")
-    axes[0][0].legend(frameon=False, fontsize=8)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="upper right", frameon=False, fontsize=8)
     pictures.title(fig, "Tables: TabularGAN beside ctgan", notes)
     return fig
 
@@ -219,7 +219,7 @@ def write_quality(report: harness.Report) -> None:
         means, errors = ([{side: found[table][text][side][i] for side in measured} for table in tables] for i in (0, 1))
         bars(ax, tables, means, errors, "%.3f")
         ax.set_title(text + (" (0 is best)" if text == "pairs, TV" else " (1 is best)"))
-    axes[0][0].legend(frameon=False, fontsize=8)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="upper right", frameon=False, fontsize=8)
     counts = ", ".join(
         f"{name}: {updates:,}" for name, updates in {r["table"]: r["updates"] for r in report.records}.items()
     )
