@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import need
 
 import fastgan
 from fastgan.apps.cli import main
@@ -77,6 +78,7 @@ def test_M71_the_wide_recipes_are_the_original_codes(monkeypatch: pytest.MonkeyP
 
 
 def test_M71_mnist_files_give_the_papers_rows_and_ours(run: Run) -> None:
+    need("native", "mlp")  # whose engine is named
     folder = idx_files(Path("mine"))
     code, out, err = run("--dataset", "mnist", "--data", str(folder), *FAST, "--out", "a")
     assert code == 0, err

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import need
 
 import fastgan
 from fastgan.apps.cli import main, reproduce_pacgan
@@ -58,6 +59,7 @@ def test_M73_the_networks_and_the_training_are_the_papers() -> None:
 
 
 def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> None:
+    need("native", "mlp")
     argv = ("--dataset", "ring", "--methods", "GAN,PacGAN2", "--trials", "2", "--steps", "3", "--quiet")
     code, out, err = run(*argv, "--threads", "1", "--out", "a")
     assert code == 0, err
@@ -79,6 +81,7 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> N
 
 
 def test_M73_every_cell_of_the_table_runs(run: Run) -> None:
+    need("native", "mlp")
     code, out, err = run("--trials", "1", "--steps", "1", "--out", "a", "--quiet", "--no-pictures", "--threads", "1")
     assert code == 0, err
     assert sum("engine cpu" in line for line in out.splitlines()) == 8
@@ -109,6 +112,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_numbers(run: Run) -> None:
 
 
 def test_a_study_that_cannot_run_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("native", "mlp")
     native = pytest.importorskip("fastgan._native", reason="only the compiled core multiplies in bfloat16")
     monkeypatch.setattr(native, "multiplies_bf16", lambda: False)
     short = ("--trials", "1", "--steps", "1", "--out", "a")
@@ -126,6 +130,7 @@ class _CtrlC(Display):
 
 
 def test_an_interrupted_study_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("native", "mlp")
     with monkeypatch.context() as patch:
         patch.setattr(reproduce_pacgan, "population_progress", lambda members, steps, quiet: [_CtrlC()])
         code, out, _ = run(*ONE, "--trials", "2", "--steps", "5", "--out", "a")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from cases import need
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -166,6 +167,7 @@ def test_batch_normalisation_sees_the_part_alone() -> None:
 
 
 def test_the_eager_engine_runs_and_says_why() -> None:
+    need("native", "mlp")
     gan = fastgan.models.mlp_gan(4, hidden=(8,))
     config = fastgan.TrainConfig(2, BATCH, micro_batches=2)
     result = fastgan.train(gan, ROWS.float(), config)
