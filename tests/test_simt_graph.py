@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import need
 from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, begin_narrow, compiler
 from torch import Tensor
 from torch.nn import functional
@@ -227,6 +228,7 @@ def check_second_order(machine: Emulator, schedules: int = 4) -> None:
 
 def check_schedules(machine: Emulator, schedules: int = 4) -> None:
     """The rate and the momentum of each update, as fastgan.Momentum has them."""
+    need("native", "mlp")  # whose schema orders the plan
     rule = Momentum(0.5, momentum=0.5, lr_decay=1.01, min_lr=0.4, momentum_final=0.7, saturate_epochs=3.0)
     plan = dict.fromkeys(FIELDS["OptimizerPlan"], 0.0) | {"rule": "momentum_torch"}
     # Of 100 updates, two an iteration and five an epoch; number u is at u % 30, where the last of that number stays.

@@ -189,6 +189,8 @@ def second_order(
 
 def check_second_order(machine: Emulator, case: MlpCase, dtype: torch.dtype, schedules: int = SCHEDULES) -> None:
     """As in a gradient penalty; by kernels at every order."""
+    if case.input_dropout:
+        need("native", "dropout")  # of the layers' input
     x, weights, biases, _ = case.make(9, dtype=torch.float64, seed=5)
     grad_y = torch.cos(torch.arange(9.0 * case.sizes[-1], dtype=torch.float64)).view(9, -1)
     tensors = [x, *weights, *biases]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import name_of
+from cases import name_of, need
 from emulator import CSRC, STREAM, Emulator, compiler
 from torch import Tensor
 
@@ -49,6 +49,7 @@ def check_rule(
     def normal(n: int) -> Tensor:
         return torch.randn(n, generator=generator, dtype=torch.float64).to(dtype)
 
+    need("native", "mlp")  # whose schema orders the plan
     start = [normal(n) for n in sizes]
     values = [p.clone() for p in start]
     states = [[torch.zeros(n, dtype=dtype) for n in sizes] for _ in range(2)]
