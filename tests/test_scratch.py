@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -81,11 +80,9 @@ def test_gradients_where_tiles_of_a_transposed_weight_are_copied_and_where_not(r
 
 
 @pytest.fixture
-def filled() -> Iterator[None]:
-    """New tensors are filled with NaN, as memory of any content."""
+def filled() -> None:
+    """New tensors are filled with NaN, as memory of any content. conftest.py puts the setting back."""
     torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))

@@ -164,13 +164,9 @@ void multiply_on(int parts, int64_t n, int64_t depth, const Bf16* a, const float
       const float* bias_of_rows = bias ? biases[row / kTileEdge % kStrips] : nullptr;
       const Start start = first > 0 ? Start{to + skipped, to + 16, kTileEdge * int64_t(sizeof(float))}
                                     : Start{bias_of_rows, bias_of_rows, 16 * sizeof(float)};
-      tile_of<Tiles>(rows > 16,
-                     lane < 16 &&
-                         lane + count >
-                             16)(parts, last - first,
-                                 {a + row / 16 * next + first * kTileBlock, next, kTileBlock, part_size(n, depth)},
-                                 {pairs.data + ((p - origin) * blocks + first) * 512 + skipped * 16, pairs.part}, start,
-                                 to + skipped, fetch);
+      const auto tile = tile_of<Tiles>(rows > 16, lane < 16 && lane + count > 16);
+      tile(parts, last - first, {a + row / 16 * next + first * kTileBlock, next, kTileBlock, part_size(n, depth)},
+           {pairs.data + ((p - origin) * blocks + first) * 512 + skipped * 16, pairs.part}, start, to + skipped, fetch);
       if (last < blocks) return;
       if (to == rest)
         for (int i = 0; i < rows; ++i) std::copy_n(rest + kTileEdge * i + lane, count, out + kTileEdge * i + lane);
