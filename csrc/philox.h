@@ -118,45 +118,47 @@ struct Permutation {
 
   FASTGAN_HD uint64_t operator()(uint64_t x) const {
     do {
-      encrypt<1>(&x);
+      uint32_t left = uint32_t(x >> half), right = uint32_t(x) & mask();
+      encrypt(left, right);
+      x = (uint64_t(left) << half) | right;
     } while (x >= n);
     return x;
   }
 
-  // Positions x, x + 1, ... side by side; beyond the last one, that again.
-  template <int count>
+  // Positions x, x + 1, ... side by side, in a vector; beyond the last one, that again.
+  static constexpr int count = 16;
   void several(uint64_t x, uint64_t (&rows)[count]) const {
+    typedef uint32_t Vector __attribute__((vector_size(4 * count)));
     bool inside = false;
     for (int j = 0; j < count; ++j) rows[j] = x + uint64_t(j) < n ? x + uint64_t(j) : n - 1;
     for (bool first = true; !inside; first = false) {
-      uint64_t next[count];
-      for (int j = 0; j < count; ++j) next[j] = rows[j];
-      encrypt<count>(next);
+      Vector left, right;
+      for (int j = 0; j < count; ++j) left[j] = uint32_t(rows[j] >> half), right[j] = uint32_t(rows[j]) & mask();
+      encrypt(left, right);
       inside = true;
       for (int j = 0; j < count; ++j) {
-        rows[j] = first || rows[j] >= n ? next[j] : rows[j];  // positions already below n keep their value
+        const uint64_t next = (uint64_t(left[j]) << half) | right[j];
+        rows[j] = first || rows[j] >= n ? next : rows[j];  // positions already below n keep their value
         inside = inside && rows[j] < n;
       }
     }
   }
 
  private:
-  template <int count>
-  FASTGAN_HD void encrypt(uint64_t* x) const {
-    const uint32_t mask = uint32_t((uint64_t(1) << half) - 1);
-    uint32_t left[count], right[count];
-    for (int j = 0; j < count; ++j) left[j] = uint32_t(x[j] >> half), right[j] = uint32_t(x[j]) & mask;
-    for (int i = 0; i < 8; ++i)
-      for (int j = 0; j < count; ++j) {
-        uint32_t f = right[j] ^ keys[i];  // the finaliser of MurmurHash3
-        f = (f ^ (f >> 16)) * 0x85EBCA6Bu;
-        f = (f ^ (f >> 13)) * 0xC2B2AE35u;
-        f = (f ^ (f >> 16)) & mask;
-        const uint32_t next = left[j] ^ f;
-        left[j] = right[j];
-        right[j] = next;
-      }
-    for (int j = 0; j < count; ++j) x[j] = (uint64_t(left[j]) << half) | right[j];
+  FASTGAN_HD uint32_t mask() const { return uint32_t((uint64_t(1) << half) - 1); }
+
+  // Word: uint32_t, or a vector of it.
+  template <class Word>
+  FASTGAN_HD void encrypt(Word& left, Word& right) const {
+    for (int i = 0; i < 8; ++i) {
+      Word f = right ^ keys[i];  // the finaliser of MurmurHash3
+      f = (f ^ (f >> 16)) * 0x85EBCA6Bu;
+      f = (f ^ (f >> 13)) * 0xC2B2AE35u;
+      f = (f ^ (f >> 16)) & mask();
+      const Word next = left ^ f;
+      left = right;
+      right = next;
+    }
   }
 };
 

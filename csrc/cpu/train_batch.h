@@ -113,10 +113,10 @@ class Batches {
     }
     const int64_t each = plan_.batch * plan_.pack, batches = plan_.rows / each, position = draw % batches * each;
     const Permutation shuffle(uint64_t(plan_.rows), plan_.seed, purpose::rows, uint64_t(draw / batches));
-    constexpr int lanes = 16;
+    constexpr int lanes = Permutation::count;
     uint64_t row[lanes];
     for (int64_t i = first; i < last; i += lanes) {
-      shuffle.several<lanes>(uint64_t(position + i), row);
+      shuffle.several(uint64_t(position + i), row);
       for (int64_t j = 0; j < std::min<int64_t>(lanes, last - i); ++j) numbers_[i + j] = int64_t(row[j]);
     }
   }

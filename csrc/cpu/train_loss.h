@@ -119,19 +119,21 @@ class Losses : protected Batches<T> {
     double loss = 0;
     for (int i = 0; i < 2; ++i) {
       const SubBatch& sub_batch = sub_batches[size_t(i)];
-      loss += mean_value(sub_batch);
-      double probability = 0, right = 0;
+      double value = 0, probability = 0;
+      int64_t right = 0;
       each_logit(sub_batch, {0, INT64_MAX}, [&](int64_t at, int lanes) {
+        const T* logits = d_.output() + at;
         T sigmoids[kBlockRows<T>];  // a loop of vectors
-        for (int j = 0; j < lanes; ++j) sigmoids[j] = sigmoid(d_.output()[at + j]);
-        for (int j = 0; j < lanes; ++j) {
-          const T l = d_.output()[at + j];
-          probability += double(sigmoids[j]);
-          right += double(i == 0 ? l > threshold : l < threshold);  // a NaN is neither
-        }
+        for (int j = 0; j < lanes; ++j) sigmoids[j] = sigmoid(logits[j]);
+        for (int j = 0; j < lanes; ++j)
+          right += i == 0 ? logits[j] > threshold : logits[j] < threshold;  // a NaN: never
+        for (int j = 0; j < lanes; ++j)                                     // neither sum waits for the other
+          value += double(values_[at + j]), probability += double(sigmoids[j]);
       });
-      metrics[2 + i] = probability / double(sub_batch.rows * d_.outputs());
-      metrics[4 + i] = right / double(sub_batch.rows * d_.outputs());
+      const double logits = double(sub_batch.rows * d_.outputs());
+      loss += value / logits;
+      metrics[2 + i] = probability / logits;
+      metrics[4 + i] = double(right) / logits;
     }
     metrics[0] = weight * loss;
     for (int64_t p = 0; p < penalized_; ++p)
