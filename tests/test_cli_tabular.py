@@ -49,6 +49,8 @@ def test_a_mixed_table_from_file_to_synthetic_rows(run: Run, trained: Path, tmp_
         "weights.safetensors",
         "source.json",
         "history.csv",
+        "config.json",
+        "checkpoint",
     }
     code, out, error = run(
         "sample", "r", "--n", "90", "--out", "s.csv", "--where", "income=>50K", "--where", "age=30..50"
@@ -132,7 +134,6 @@ def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> 
     (tmp_path / "fault.csv").write_text("a,b\n" + "1,2\n" * 30 + "x,3\n")
     for argv, rule in (
         (("train", "c.csv", "--loss", "hinge"), "--loss must be left out for a TabularGAN"),
-        (("train", "c.csv", "--resume", "--out", "r", "--tabular"), "--resume must be left out for a TabularGAN"),
         (("train", "c.csv", "--config", "x.toml", "--tabular"), "--config must be left out for a TabularGAN"),
         (("train", "c.csv", "--hold-out", "0.2"), "--hold-out must be left out for a TabularGAN"),
         (("train", "c.csv", "--preset", "r3gan"), "--preset must be left out for a TabularGAN"),
@@ -171,3 +172,61 @@ def test_rules_of_the_command_line() -> None:
     assert constraint("a <= b") == Inequality("a", "b") and constraint("a>b") == Inequality("b", "a", strict=True)
     assert constraint("x>0") == Positive("x", strict=True) and constraint("x >= 0") == Positive("x")
     assert constraint("city, country") == FixedCombinations(("city", "country"))
+
+
+# ---------------------------------------------------------------- resume
+
+
+def test_a_resumed_run_gives_the_rows_of_an_uninterrupted_one(run: Run, trained: Path, tmp_path: Path) -> None:
+    same = (*FAST[2:], "--rows", "200", "--quiet", "--no-pictures")
+    assert run("train", "c.csv", "--steps", "6", *same, "--out", "whole")[0] == 0
+    resume = ("train", "--resume", "--out", "r", "--steps", "6", "--quiet", "--no-pictures")
+    assert run(*resume) == (0, "", "")
+    whole, resumed = (TabularGAN.load(tmp_path / name) for name in ("whole", "r"))
+    pd.testing.assert_frame_equal(whole.sample(50), resumed.sample(50))
+    assert len(resumed.history["loss_d"]) == 6 and not resumed.interrupted
+    assert (tmp_path / "whole" / "history.csv").read_bytes() == (trained / "history.csv").read_bytes()
+
+
+def test_a_resumed_run_finds_its_table_where_it_is_now(run: Run, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").rename(tmp_path / "moved.csv")
+    resume = ("train", "--resume", "--out", "r", "--steps", "4", "--quiet", "--no-pictures")
+    code, _, error = run(*resume)
+    assert code == 2 and "no such file" in error and "SOURCE of train --resume" in error
+    assert run("train", "moved.csv", *resume[1:])[0] == 0
+    assert len(TabularGAN.load(trained).history["loss_d"]) == 4
+
+
+def test_a_run_that_was_killed_has_its_newest_checkpoint(run: Run, trained: Path, tmp_path: Path) -> None:
+    rows = TabularGAN.load(trained).sample(30)
+    (trained / "weights.safetensors").unlink()  # written when training ends
+    killed = TabularGAN.load(trained)
+    pd.testing.assert_frame_equal(killed.sample(30), rows)
+    assert len(killed.history["loss_d"]) == 3
+    assert run("sample", "r", "--n", "30", "--out", "s.csv")[0] == 0
+
+
+def test_what_a_resume_refuses(run: Run, trained: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    table = customers()
+    table.loc[0, "age"] += 1
+    table.to_csv(tmp_path / "other.csv", index=False)
+    resume = ("train", "--resume", "--steps", "4", "--quiet")
+    for arguments, message in (
+        ((*resume, "--out", "r", "other.csv"), "table must hold the rows that"),
+        ((*resume, "--out", "r", "--seed", "5"), "seed must be 0 as in"),
+        ((*resume, "--out", "r", "--lr", "0.1"), "lr must be 0.0002 as in"),
+        ((*resume, "--out", "r", "--width", "32"), "must be [16, 16] as in"),
+        ((*resume, "--out", "r", "--rows", "100"), "--rows must be left out with --resume"),
+        ((*resume, "--out", "r", "--constraint", "age>0"), "--constraint must be left out with --resume"),
+        ((*resume, "--out", "none", "--tabular"), "--out must be the run of a TabularGAN"),
+        ((*resume, "--tabular"), "--out must be given with --resume"),
+        (("train", "--resume", "--steps", "2", "--quiet", "--out", "r"), "--steps must be at least the 3"),
+    ):
+        code, _, error = run(*arguments)
+        assert code == 2 and message in error and error.count("\n") == 1, (arguments, error)
+    assert before == {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    for path in (trained / "checkpoint").iterdir():
+        path.unlink()
+    code, _, error = run(*resume, "--out", "r")
+    assert code == 2 and "must have a checkpoint to be resumed" in error

@@ -94,6 +94,51 @@ def test_a_saved_gan_samples_the_same_rows(gan: TabularGAN, tmp_path: Path) -> N
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"table.json", "weights.safetensors"}
 
 
+class _Stop(fastgan.Callback):
+    """Fails at iteration 4, as a machine does."""
+
+    every = 4
+
+    def on_chunk(self, run: Any, rows: Any) -> None:
+        if run.step >= 4:
+            raise KeyError("stopped")
+
+
+def test_a_training_that_failed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole = fitted(steps=6, checkpoint_every=0)
+    options: dict[str, Any] = {**SMALL, "kinds": {"person": "identifier"}, "steps": 6, "checkpoint_every": 3}
+    gan = TabularGAN(**options)
+    with pytest.raises(KeyError, match="stopped"):
+        gan.fit(people(), run_dir=tmp_path, callbacks=[_Stop()])
+    stopped = TabularGAN.load(tmp_path)
+    assert stopped.interrupted and len(stopped.history["loss_d"]) == 3
+    assert len(stopped.sample(10)) == 10
+    resumed = TabularGAN(**options).fit(people(), run_dir=tmp_path, resume=True)
+    pd.testing.assert_frame_equal(resumed.sample(60), whole.sample(60))
+    for name, values in whole.history.items():
+        np.testing.assert_array_equal(resumed.history[name], values)
+    pd.testing.assert_frame_equal(TabularGAN.load(tmp_path).sample(60), whole.sample(60))
+
+
+def test_a_resume_of_something_else_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**SMALL, "kinds": {"person": "identifier"}, "steps": 3, "checkpoint_every": 3}
+    gan = TabularGAN(**options)
+    with pytest.raises(FileNotFoundError, match="run_dir must have a table.json to be resumed"):
+        gan.fit(people(), run_dir=tmp_path, resume=True)
+    gan.fit(people(), run_dir=tmp_path)
+    with pytest.raises(ValueError, match="table must hold the rows that"):
+        TabularGAN(**options).fit(people(seed=1), run_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"pack must be \d+ as in"):
+        TabularGAN(**{**options, "pack": 1}).fit(people(), run_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="run_dir must be new or be resumed"):
+        TabularGAN(**options).fit(people(), run_dir=tmp_path)
+    (tmp_path / "table.json").write_text("{")
+    with pytest.raises(ValueError, match="run_dir must have a whole table.json"):
+        TabularGAN(**options).fit(people(), run_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="checkpoint_every must be a whole number"):
+        TabularGAN(checkpoint_every=-1)
+
+
 def test_damaged_files_are_refused(gan: TabularGAN, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no TabularGAN in .*: it has no table.json"):
         TabularGAN.load(tmp_path)

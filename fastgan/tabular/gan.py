@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor
 
 from fastgan import nn, random
 from fastgan.data import DataError
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
 from fastgan.errors import Invalid, is_integer, is_number
-from fastgan.files import write_atomically
+from fastgan.files import folder_at
 from fastgan.models.gan import GAN
-from fastgan.nn import saved
 from fastgan.options import EngineName, HeadName, Precision
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train
@@ -32,13 +29,13 @@ from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
 from fastgan.training.threads import torch_threads
 
 from . import constraints as rules
+from . import model_folder
 from .columns import Kind, Normalization
 from .conditions import Wanted
 from .constraints import Constraint
+from .model_folder import FORMAT, MODEL
 from .transformer import TableTransformer
 
-FORMAT = 1
-MODEL, WEIGHTS = "table.json", "weights.safetensors"
 _BLOCK = 1000  # rows of a forward pass of `sample`; the bits depend on it
 _TRIES = 200  # rows generated for each requested one, before `sample` gives up
 _LEAST_TRIES = 20_000
@@ -62,7 +59,7 @@ class TabularConfig:
         temperature: of the Gumbel-softmax.
         penalty_weight: of the gradient penalty (WGAN-GP).
         discriminator_steps: updates of D for each of G.
-        engine, precision: as in `TrainConfig`.
+        engine, precision, checkpoint_every: as in `TrainConfig`.
         seed: for the weights and all random numbers.
 
     Raises:
@@ -85,6 +82,7 @@ class TabularConfig:
     discriminator_steps: int = 1
     engine: EngineName = "auto"
     precision: Precision = "fp32"
+    checkpoint_every: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -108,6 +106,8 @@ class TabularConfig:
             check(name, getattr(self, name) > 0, "above 0")
         for name in ("weight_decay", "penalty_weight"):
             check(name, getattr(self, name) >= 0, "at least 0")
+        every = self.checkpoint_every
+        check("checkpoint_every", is_integer(every) and every >= 0, "a whole number of at least 0")
         check("seed", is_integer(self.seed) and 0 <= self.seed < 2**63, "at least 0 and below 2**63")
 
     def training(self, rows: int, device: torch.device | str = "cpu") -> TrainConfig:
@@ -125,6 +125,7 @@ class TabularConfig:
             discriminator_optimizer=adam,
             engine=self.engine,
             precision=self.precision,
+            checkpoint_every=self.checkpoint_every,
             seed=self.seed,
             device=str(device),
         )
@@ -218,6 +219,7 @@ class TabularGAN:
         self.rejected: dict[str, int] = {}
         self.interrupted = False
         self._sampler: ConditionSampler | None = None
+        self._fingerprint: str | None = None  # of the rows, where they have a run folder
 
     def __repr__(self) -> str:
         steps = len(self.history.get("loss_d", ()))
@@ -232,6 +234,8 @@ class TabularGAN:
         *,
         progress: bool = False,
         callbacks: Sequence[Callback] = (),
+        run_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
     ) -> TabularGAN:
         """Fit the columns, then train both networks from new weights with `fastgan.train`.
 
@@ -239,6 +243,9 @@ class TabularGAN:
             table: a DataFrame, or the path of a .csv, .tsv or .parquet file.
             progress: show progress on standard error.
             callbacks: as of `fastgan.train`.
+            run_dir: folder for what `save` writes, history.csv and checkpoint/; None writes nothing.
+            resume: continue from the newest checkpoint of `run_dir`, with the same table and the same options but
+                epochs, steps, checkpoint_every and engine. It gives the bits of an uninterrupted training.
 
         Returns:
             Itself. Ctrl-C ends the training early and sets `interrupted`.
@@ -246,17 +253,34 @@ class TabularGAN:
         Raises:
             DataError: as `TableTransformer.fit`; nothing in the table varies; a row breaks a constraint.
             FloatingPointError: a loss or a logit is not finite.
-            ValueError: the requested engine cannot run this.
+            ValueError: the requested engine cannot run this; a resume of another table, or with other options.
+            CheckpointError: nothing to resume from, or a damaged checkpoint.
+            OSError: the run folder cannot be written.
         """
+        folder = None if run_dir is None else folder_at(Invalid("fit"), "run_dir", run_dir)
         rows = self.prepare(table)
         assert self.gan is not None
+        if folder is not None:
+            self._fingerprint = model_folder.fingerprint(rows)
+            body = model_folder.describe(self, rows.sampler.counts, self._fingerprint, interrupted=True)
+            if resume:
+                model_folder.check_same_table(folder, body)
+            callbacks = [*callbacks, model_folder.KeepModel(body)]
         with torch_threads(self.threads or torch.get_num_threads()):
             result = train(
-                self.gan, rows, self.config.training(len(rows), self.device), callbacks=callbacks, progress=progress
+                self.gan,
+                rows,
+                self.config.training(len(rows), self.device),
+                callbacks=callbacks,
+                progress=progress,
+                run_dir=folder,
+                resume=resume,
             )
         self.interrupted, self.engine, self.engine_reason = result.interrupted, result.engine, result.engine_reason
         self.history = {name: values for name, values in result.history.items() if name != "step"}
         self._sampler = ConditionSampler.without_rows(rows.sampler.counts)
+        if folder is not None:
+            self.save(folder)
         return self
 
     def prepare(self, table: Any) -> SampledRows:
@@ -391,29 +415,15 @@ class TabularGAN:
         """
         if self.gan is None or self._sampler is None:
             raise RuntimeError("TabularGAN must be fitted first: fit(table)")
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, Tensor] = {
-            f"gan.{name}": value.detach().cpu().contiguous() for name, value in self.gan.state_dict().items()
-        }
-        tensors |= {f"history.{name}": torch.from_numpy(np.ascontiguousarray(x)) for name, x in self.history.items()}
-        body = {
-            "format": FORMAT,
-            "config": dataclasses.asdict(self.config),
-            "transformer": self.transformer.as_dict(),
-            "constraints": [rule.as_dict() for rule in self.constraints],
-            "counts": self._sampler.counts,
-            "interrupted": self.interrupted,
-        }
-        write_atomically(path / WEIGHTS, [safetensors.torch.save(tensors)])
-        write_atomically(path / MODEL, [json.dumps(body, indent=1).encode()])
+        body = model_folder.describe(self, self._sampler.counts, self._fingerprint, self.interrupted)
+        model_folder.write(self, Path(folder), body)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> TabularGAN:
-        """Read a folder of `save`.
+        """Read a folder of `save`, or of `fit(run_dir=...)`, also if that has not ended: at its newest checkpoint.
 
         Args:
-            folder: of `save`.
+            folder: of `save` or `fit`.
             device: of the networks.
 
         Returns:
@@ -432,16 +442,10 @@ class TabularGAN:
             made = cls(device=device, **body["config"])
             made.transformer = TableTransformer.from_dict(body["transformer"])
             made.constraints = tuple(rules.from_dict(rule) for rule in body["constraints"])
-            made.interrupted = bool(body["interrupted"])
-            tensors = safetensors.torch.load((path / WEIGHTS).read_bytes())
+            made.interrupted, made._fingerprint = bool(body["interrupted"]), body.get("fingerprint")
             made._build(ConditionSampler.without_rows(body["counts"]))
             assert made.gan is not None
-            prefix = saved.PREFIX
-            of_gan = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-            saved.load_state(made.gan, of_gan)
-            made.history = {
-                key.removeprefix("history."): x.numpy() for key, x in tensors.items() if key.startswith("history.")
-            }
+            made.history = model_folder.read_state(made.gan, path)
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise Invalid("load").value(path, f"must hold a whole TabularGAN, got: {reason}") from error

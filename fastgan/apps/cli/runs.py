@@ -372,7 +372,7 @@ class Folder:
         history = self.path / "history.csv"
         if not self._is_new or (history.is_file() and history.read_bytes().count(b"\n") > 1):
             return
-        for name in ("config.json", "history.csv"):
+        for name in ("config.json", "history.csv", "table.json", "source.json"):
             with contextlib.suppress(OSError):
                 (self.path / name).unlink()
         for folder in (self.path / "checkpoint", *reversed(self._made)):

@@ -17,25 +17,28 @@ from typing import Any
 import numpy as np
 
 from fastgan import data
-from fastgan.apps.cli import output, runs
+from fastgan.apps.cli import output, runs, table_source
 from fastgan.apps.cli.arguments import natural
+from fastgan.apps.cli.table_source import KeepSource, TableSource
 from fastgan.data import DataError, DataWarning
 from fastgan.data.frames import SUFFIXES, read_frame
 from fastgan.files import finite, write_atomically
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
 from fastgan.tabular.columns import Category, Number
 from fastgan.tabular.constraints import Constraint
-from fastgan.tabular.gan import MODEL
-from fastgan.training.history import COLUMNS, History
+from fastgan.tabular.model_folder import MODEL, WEIGHTS
 
-SOURCE = "source.json"  # of a run folder: what the table was
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
 _ROWS = 1000  # of a file, unless --n says otherwise
 _TAIL = 500  # iterations that the means of --json are of
 _SHOWN = 10_000  # rows in a picture and in a report
 _NUMERIC = 0.5  # of a column's cells: one with as many is numbers with faults in it, not text
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
-_TRAINING = ("steps", "batch_size", "pack", "seed", "device", "latent_dim", "generator_hidden", "discriminator_hidden")
+_TRAINING = (
+    *("steps", "batch_size", "pack", "seed", "device", "precision", "checkpoint_every"),
+    *("latent_dim", "generator_hidden", "discriminator_hidden"),
+)
+_CHECKPOINT_EVERY = 1000  # iterations
 _FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
     *"config image_shape background labels download data data_seed hold_out preset conditional seeds grid".split(),
     *"optimizer_kind generator_lr discriminator_lr beta1 beta2 momentum weight_decay".split(),
@@ -132,30 +135,39 @@ def _is_other(series: Any) -> bool:
     return bool(numbers.notna().mean() < _NUMERIC)
 
 
+def is_resumed(arguments: argparse.Namespace) -> bool:
+    """Whether --resume is of the run of a TabularGAN."""
+    return bool(arguments.resume and arguments.out is not None and (Path(arguments.out) / table_source.NAME).is_file())
+
+
 def train(arguments: argparse.Namespace) -> int:
-    """Train a TabularGAN, draw, and say where everything is."""
-    gan = _gan(arguments)
-    source = Path(arguments.source or "")
-    if not source.is_file():
-        raise FileNotFoundError(f"SOURCE must be a table's file for a TabularGAN, got {arguments.source!r}")
-    table: Any = source
-    if arguments.rows is not None or arguments.header is not None or source.suffix.lower() != ".parquet":
-        table = read_frame(source, header=arguments.header)
-        if arguments.rows is not None:
-            table = table.head(arguments.rows)
-    folder = runs.Folder.new(arguments.out, arguments.source)
+    """Train a TabularGAN, or train it further; draw, and say where everything is."""
+    if arguments.resume:
+        folder, kept = _kept(arguments)
+    else:
+        if not Path(arguments.source or "").is_file():
+            raise FileNotFoundError(f"SOURCE must be a table's file for a TabularGAN, got {arguments.source!r}")
+        source, header = runs.absolute(arguments.source), arguments.header
+        kept = TableSource(source, arguments.rows, header, tuple(arguments.kind), tuple(arguments.constraint))
+    gan = _gan(arguments, kept)
+    kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
+    table = kept.table()
+    if not arguments.resume:
+        folder = runs.Folder.new(arguments.out, arguments.source)
     said: list[str] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DataWarning)
             begun = time.perf_counter()
-            gan.fit(table, progress=not arguments.quiet)
+            gan.fit(
+                table,
+                progress=not arguments.quiet,
+                callbacks=[KeepSource(kept)],
+                run_dir=folder.path,
+                resume=folder.has_checkpoint(),
+            )
             seconds = time.perf_counter() - begun
         said = [str(warning.message).removeprefix("fit: ") for warning in caught]
-        gan.save(folder.path)
-        body = {"source": runs.absolute(arguments.source), "n": arguments.rows, "header": arguments.header}
-        write_atomically(folder.path / SOURCE, [(json.dumps(body, indent=1) + "\n").encode()])
-        _write_history(gan, folder.path)
     except BaseException:
         folder.discard()
         raise
@@ -168,16 +180,39 @@ def train(arguments: argparse.Namespace) -> int:
         except (ImportError, ValueError) as error:
             print(f"no pictures: {error}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(finite(_report(gan, arguments.source, folder.path, seconds, said, pictures)), indent=1))
+        print(
+            json.dumps(
+                finite(_report(gan, arguments.source or kept.source, folder.path, seconds, said, pictures)), indent=1
+            )
+        )
     elif not arguments.quiet:
-        print("\n".join(_summary(gan, arguments.source, folder.path, seconds, said, pictures)))
+        print("\n".join(_summary(gan, arguments.source or kept.source, folder.path, seconds, said, pictures)))
     return 130 if gan.interrupted else 0
 
 
-def _gan(arguments: argparse.Namespace) -> TabularGAN:
+def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
+    """The run to continue.
+
+    Raises:
+        ValueError: there is none, or the table would be read in another way.
+    """
+    if arguments.out is None:
+        raise ValueError("--out must be given with --resume: the run folder to continue")
+    for flag in ("rows", "header", "kind", "constraint"):
+        if (value := getattr(arguments, flag)) not in (None, []):
+            raise ValueError(f"--{flag} must be left out with --resume: the run has it, got {value}")
+    path = Path(arguments.out)
+    if not is_run(path):
+        raise FileNotFoundError(f"--out must be the run of a TabularGAN with --resume, got {path}")
+    folder = runs.Folder(path)
+    if (path / WEIGHTS).is_file() and not folder.has_checkpoint():
+        raise ValueError(f"--out must have a checkpoint to be resumed, got {path}, whose training has ended")
+    return folder, TableSource.read(path, arguments.source)
+
+
+def _gan(arguments: argparse.Namespace, kept: TableSource) -> TabularGAN:
+    """What the flags ask for, with the options of a run that is resumed."""
     given = vars(arguments)
-    if arguments.resume:
-        raise ValueError("--resume must be left out for a TabularGAN, which trains in one go")
     foreign = [
         name
         for name in (*_FOREIGN, *_of_train_config())
@@ -194,17 +229,17 @@ def _gan(arguments: argparse.Namespace) -> TabularGAN:
     if arguments.epochs is not None:
         if "steps" in options:
             raise ValueError(f"--epochs must be given without --steps, got {arguments.epochs} and {options['steps']}")
-        options["epochs"] = arguments.epochs
+        options |= {"epochs": arguments.epochs, "steps": None}
     if arguments.lr is not None:
         options["lr"] = arguments.lr
     device = given.get("device") or "cpu"
     runs.usable_device(device)
     return TabularGAN(
-        kinds=dict(map(_kind, arguments.kind)),
-        constraints=[constraint(text) for text in arguments.constraint],
+        kinds=dict(map(_kind, kept.kinds)),
+        constraints=[constraint(text) for text in kept.constraints],
         threads=arguments.threads,
         device=device,
-        **options,
+        **{"checkpoint_every": _CHECKPOINT_EVERY, **kept.options, **options},
     )
 
 
@@ -241,11 +276,6 @@ def constraint(text: str) -> Constraint:
     return FixedCombinations(tuple(names))
 
 
-def _write_history(gan: TabularGAN, folder: Path) -> None:
-    columns = {"step": np.arange(1, len(gan.history["loss_d"]) + 1), **gan.history}
-    History(folder / "history.csv", np.column_stack([columns[name] for name in COLUMNS])).close()
-
-
 def _report(
     gan: TabularGAN, source: str, path: Path, seconds: float, said: list[str], pictures: list[Path]
 ) -> dict[str, Any]:
@@ -270,6 +300,8 @@ def _summary(
     state = "interrupted, saved" if gan.interrupted else "trained"
     kinds = repr(gan.transformer).removeprefix("TableTransformer(").removesuffix(")")
     lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}", *said]
+    if gan.interrupted:
+        lines.append(f"go on:    fastgan train --resume --out {path}")
     if pictures:
         lines.append("pictures: " + "  ".join(map(str, pictures)))
     lines.append(f"measure:  fastgan evaluate {path}")
@@ -291,17 +323,11 @@ def _real(folder: Path, moved: str | None) -> tuple[Any, Any]:
     Raises:
         FileNotFoundError: they are not where they were.
     """
-    try:
-        body = json.loads((folder / SOURCE).read_bytes())
-        source, rows, header = Path(moved or body["source"]), body["n"], body["header"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / SOURCE} must say what the run was trained on, got: {error}") from error
-    if not source.is_file():
-        raise FileNotFoundError(f"no such file: {source}; where the table has moved, give its new path: --data")
+    kept = TableSource.read(folder, moved)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        frame = read_frame(source, header=header)
-    return (frame, None) if rows is None else (frame.head(rows), frame.iloc[rows:].reset_index(drop=True))
+        frame, n = read_frame(Path(kept.source), header=kept.header), kept.n
+    return (frame, None) if n is None else (frame.head(n), frame.iloc[n:].reset_index(drop=True))
 
 
 def draw(gan: TabularGAN, folder: Path, out: Path, moved: str | None = None) -> list[Path]:

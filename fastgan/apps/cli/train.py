@@ -118,7 +118,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, draw, and say where everything is; of several processes that train a GAN the first one alone does."""
-    if arguments.tabular:
+    if arguments.tabular or tabular.is_resumed(arguments):
         return tabular.train(arguments)
     try:
         config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)

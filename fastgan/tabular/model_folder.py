@@ -1,0 +1,135 @@
+"""The folder of a TabularGAN: table.json and weights.safetensors, or checkpoints until the training has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fastgan.errors import Invalid
+from fastgan.files import write_atomically
+from fastgan.models.gan import GAN
+from fastgan.nn import saved
+from fastgan.training import checkpoint
+from fastgan.training.callbacks import Callback, Run
+from fastgan.training.history import Columns, as_columns, read_rows
+from fastgan.training.sampled import SampledRows
+
+if TYPE_CHECKING:
+    from .gan import TabularGAN
+
+FORMAT = 1
+MODEL, WEIGHTS = "table.json", "weights.safetensors"
+_FREE_FIELDS = ("epochs", "steps", "checkpoint_every", "engine")  # what a resume may change
+
+
+def describe(gan: TabularGAN, counts: list[list[int]], fingerprint: str | None, interrupted: bool) -> dict[str, Any]:
+    """The contents of table.json: all that a TabularGAN is, but its weights and its history."""
+    return {
+        "format": FORMAT,
+        "config": dataclasses.asdict(gan.config),
+        "transformer": gan.transformer.as_dict(),
+        "constraints": [rule.as_dict() for rule in gan.constraints],
+        "counts": counts,
+        "fingerprint": fingerprint,
+        "interrupted": interrupted,
+    }
+
+
+def write(gan: TabularGAN, folder: Path, body: dict[str, Any]) -> None:
+    """Both files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    assert gan.gan is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {
+        f"gan.{name}": value.detach().cpu().contiguous() for name, value in gan.gan.state_dict().items()
+    }
+    tensors |= {f"history.{name}": torch.from_numpy(np.ascontiguousarray(x)) for name, x in gan.history.items()}
+    write_atomically(folder / WEIGHTS, [safetensors.torch.save(tensors)])
+    _write_model(folder, body)
+
+
+def _write_model(folder: Path, body: dict[str, Any]) -> None:
+    write_atomically(folder / MODEL, [json.dumps(body, indent=1).encode()])
+
+
+def read_state(gan: GAN, folder: Path) -> Columns:
+    """Take over the weights, or those of the newest checkpoint of a training that has not ended; gives the history.
+
+    Raises:
+        KeyError, ValueError, RuntimeError, OSError, SafetensorError: a file is missing or damaged.
+    """
+    if (folder / WEIGHTS).is_file():
+        tensors = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+        prefix = saved.PREFIX
+        of_gan = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+        saved.load_state(gan, of_gan)
+        prefix = "history."
+        return {name.removeprefix(prefix): x.numpy() for name, x in tensors.items() if name.startswith(prefix)}
+    newest = checkpoint.load(folder)
+    newest.restore(gan)
+    history = as_columns(read_rows(folder / "history.csv", newest.step))
+    del history["step"]
+    return history
+
+
+def fingerprint(rows: SampledRows) -> str:
+    """A sha256 of the encoded table."""
+    digest = hashlib.sha256()
+    for tensor in (rows.table.scalars, rows.table.codes):
+        digest.update(np.ascontiguousarray(tensor.numpy()).data)
+    return digest.hexdigest()
+
+
+def check_same_table(folder: Path, body: dict[str, Any]) -> None:
+    """A resumed training must be of the same table, with the same options.
+
+    Args:
+        folder: of the training that is resumed.
+        body: of table.json as it would be written now.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder has none, or that of another table, or other options.
+    """
+    invalid = Invalid("fit")
+    try:
+        stored = json.loads((folder / MODEL).read_bytes())
+        old, same = stored["config"], stored["fingerprint"] == body["fingerprint"]
+    except FileNotFoundError:
+        raise invalid(FileNotFoundError, "run_dir", f"must have a {MODEL} to be resumed, got {folder}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise invalid.value("run_dir", f"must have a whole {MODEL} to be resumed, got {folder} ({error})") from error
+    new = json.loads(json.dumps(body["config"]))  # with lists for tuples
+    for name in sorted(new.keys() - _FREE_FIELDS):
+        if old.get(name, new[name]) != new[name]:
+            raise invalid.value(name, f"must be {old[name]!r} as in {folder / MODEL}, got {new[name]!r}")
+    if not same:
+        raise invalid.value("table", f"must hold the rows that {folder} was trained on, got others")
+
+
+class KeepModel(Callback):
+    """Writes table.json once `fastgan.train` has accepted everything; the checkpoints are the weights from then on.
+
+    Args:
+        body: of table.json.
+    """
+
+    reads_networks = False
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._body = body
+
+    def on_start(self, run: Run) -> None:
+        assert run.run_dir is not None
+        _write_model(run.run_dir, self._body)
+        (run.run_dir / WEIGHTS).unlink(missing_ok=True)
