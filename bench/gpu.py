@@ -5,7 +5,7 @@
 Needed: nvcc, PyTorch with CUDA, cmake, ninja, pybind11, scikit-build-core, pytest, hypothesis, and what fastgan itself
 needs (numpy, safetensors, rich). Nothing is fetched, and nothing outside `build/gpu` is written but the results, which
 are written again after each step; the training times have a file of their own beside them. Where $OUT names a folder,
-the results lie there, and all logs in one file with them. Each step has a limit of its own, and all together have one
+the results are there, and all logs in one file with them. Each step has a limit of its own, and all together have one
 deadline, under 9 minutes (--quick: 3); what there is no time for is reported and counts as failed. --only runs that
 afterwards, on what was built before, and --rows those rows of the bench that are missing: steps whose limits leave
 something of the time share it. The exit code is 0 when every step that could run passed.

@@ -125,8 +125,8 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
             assert parts[0] != "fastgan" or parts[1] not in forbidden, f"{path.name} imports {imported}"
 
 
-# Who may ask what the native core can compute. An operation is dispatched in ops.dispatch alone; the engines ask once,
-# when they are made, for the words of their refusal, and dispatch nothing by it.
+# The modules that may ask what the native core can compute. An operation is dispatched in ops.dispatch alone; the
+# engines ask once, when they are made, for the words of their refusal, and dispatch nothing by it.
 ASKERS = {"ops.dispatch": "dispatch", "training.engines.cpu": "refusal", "training.engines.cuda_graph": "refusal"}
 
 

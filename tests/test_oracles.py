@@ -185,7 +185,7 @@ def test_the_stub_sees_native_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_impl_reaches_every_random_number_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What config.impl promises, at the level of operations: none is asked for otherwise."""
+    """What config.impl promises, at the level of operations: none is called otherwise."""
     seen: dict[str, set[Any]] = {}
     for name in ("random", "permutation", "pair_loss", "pointwise"):
         usual = getattr(ops, name)

@@ -14,7 +14,7 @@ from fastgan.ops import LayerSpec
 
 WIDE = (
     MlpCase("wide", (130, 258, 33, 1), (LayerSpec("leaky_relu"), LayerSpec("leaky_relu"), LayerSpec())),
-    MlpCase("wide_curved", (130, 258, 33, 2), (LayerSpec("tanh", dropout=0.3), LayerSpec("gelu"), LayerSpec())),
+    MlpCase("wide_smooth", (130, 258, 33, 2), (LayerSpec("tanh", dropout=0.3), LayerSpec("gelu"), LayerSpec())),
     MlpCase("wide_maxout", (96, 65, 9, 1), (LayerSpec(pieces=4), LayerSpec("softplus"), LayerSpec()), False, 0.2),
 )
 EXACT = {"rtol": 1e-10, "atol": 1e-11}

@@ -64,7 +64,7 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def test_M57_each_mode_of_the_ring_is_reached_by_its_label() -> None:
-    """At least 99% of 8 x 1,000 samples are nearest to the mode they were asked for, and all modes are well hit."""
+    """At least 99% of 8 x 1,000 samples are nearest to the mode of their label, and all modes are well hit."""
     ring = data.ring(20_000)
     torch.manual_seed(0)
     gan = models.mlp_gan(2, latent_dim=2, hidden=(64, 64), classes=8)

@@ -194,13 +194,13 @@ def test_M60_no_redundant_gradient_is_computed() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [Adam(1e-2), Momentum(0.1), Momentum(0.1, convention="pylearn2")])
-def test_a_gradient_that_lies_otherwise_than_its_parameter_is_spent_rightly(optimizer: Adam | Momentum) -> None:
-    class Turned(nn.Linear):
+def test_a_gradient_of_another_layout_than_its_parameter_is_applied_rightly(optimizer: Adam | Momentum) -> None:
+    class Transposed(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return x @ self.weight.t().contiguous() + self.bias
 
     found = []
-    for linear in (nn.Linear, Turned):
+    for linear in (nn.Linear, Transposed):
         torch.manual_seed(1)
         gan = GAN(linear(3, 2), nn.Sequential(linear(2, 5), nn.Tanh(), nn.Linear(5, 1)), latent_dim=3)
         train(gan, torch.randn(40, 2), TrainConfig(3, 10, optimizer=optimizer, engine="eager"))

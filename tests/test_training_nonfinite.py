@@ -59,7 +59,7 @@ def all_finite(tensors: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize(("dtype", "large"), [(torch.float32, 1e24), (torch.float64, 1e165)], ids=["float", "double"])
 @engines
-def test_adam_stands_still_where_a_squared_gradient_overflows(
+def test_adam_moves_nothing_whose_squared_gradient_overflows(
     engine: str, dtype: torch.dtype, large: float, tmp_path: Path
 ) -> None:
     """torch's second moment is then infinite, and what it divides does not move."""

@@ -189,7 +189,7 @@ def with_a_part(network: MlpDescription, wanted: Sequence[bool]) -> list[bool]:
 
 def _alias(t: Tensor | None) -> Any:
     """t itself, of which the derivative is taken: that of t would run on through its history, and count a weight twice
-    that serves two layers."""
+    that two layers share."""
     return None if t is None else t.view_as(t)
 
 

@@ -136,7 +136,7 @@ class Minibatches:
     def labels_of(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor:
         """Labels of the rows of draw q, int64 (batch_size,), or of this process's part of them.
 
-        purpose: of sampled rows, NOISE_G for the labels that G's update q is asked for.
+        purpose: of sampled rows, NOISE_G for the labels of G's update q.
         """
         if self.sampled is not None:
             drawn = self.sampled.sampler.draw(self.batch_size, seed=self.seed, purpose=purpose, step=draw)

@@ -13,7 +13,7 @@ from fastgan.training.engines.cuda_graph import put_back
 
 @contextlib.contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Factors of torch's and JAX's float32 products are rounded to tf32 inside where that is asked for, else not.
+    """Factors of torch's and JAX's float32 products are rounded to tf32 inside on request, else not.
 
     By itself torch would not, JAX would on a GPU. Both of torch's switches say so: its products go by the newer,
     torch.compile by the older, unlike the CUDA-graph engine, which sets the newer alone. Afterwards both are as

@@ -165,7 +165,7 @@ def in_words(records: Sequence[Record]) -> Iterator[str]:
         yield from _sentence(of, BF16, "fastgan in bf16", side)
 
 
-def _sentence(records: Sequence[Record], base: str, who: str, side: str) -> Iterator[str]:
+def _sentence(records: Sequence[Record], base: str, subject: str, side: str) -> Iterator[str]:
     if not records:
         return
     other = "its own float32" if side == FASTGAN else BASELINE_NAMES[side]
@@ -173,16 +173,16 @@ def _sentence(records: Sequence[Record], base: str, who: str, side: str) -> Iter
     faster = {name: ratio for name, (ratio, spread) in ratios.items() if ratio > 1 + spread}
     slower = {name: ratio for name, (ratio, spread) in ratios.items() if ratio < 1 - spread}
     equal = [name for name in ratios if name not in faster and name not in slower]
-    told = []
+    parts = []
     if faster:
         low, high = min(faster.values()), max(faster.values())
         span = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-        told.append(f"{span} times as fast as {other} at {_count(len(faster), len(ratios))}")
+        parts.append(f"{span} times as fast as {other} at {_count(len(faster), len(ratios))}")
     if equal:
-        told.append(f"as fast as {other} at {', '.join(equal)}")
+        parts.append(f"as fast as {other} at {', '.join(equal)}")
     if slower:
-        told.append(f"slower than {other} at {', '.join(f'{name} ({ratio:.2f})' for name, ratio in slower.items())}")
-    yield f"{who} is {'; '.join(told)}."
+        parts.append(f"slower than {other} at {', '.join(f'{name} ({ratio:.2f})' for name, ratio in slower.items())}")
+    yield f"{subject} is {'; '.join(parts)}."
 
 
 def _count(some: int, every: int) -> str:

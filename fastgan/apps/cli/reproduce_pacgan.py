@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = _asked(arguments)
     study = dataclasses.replace(stored or Study(), **asked)
     if stored is not None and not arguments.resume and not (study == stored and pacgan.finished(study, folder)):
-        raise ValueError(f"--out must be new, hold the finished study asked for, or be resumed, got {folder}")
+        raise ValueError(f"--out must be new, hold the requested study, finished, or be resumed, got {folder}")
     if stored is not None and study.precision != stored.precision:
         raise ValueError(f"--precision must be {stored.precision} as in {folder}, got {study.precision}")
     done = pacgan.finished(study, folder) or _train(study, folder, arguments)
