@@ -74,7 +74,7 @@ PROMISES = {
     "M65": "virtual batch normalisation",
     "M66": "minibatch discrimination",
     "M67": "monitors are what their names say",
-    "M68": "D sees as many real rows as made ones; any numbers go",
+    "M68": "D sees as many real rows as made ones",
     "M69": "samples do not depend on how they are requested",
     "M70": "Parzen log-likelihood, exact and stable",
     "M71": "the paper's Parzen table",
