@@ -82,7 +82,7 @@ class Minibatches:
             raise invalid.value("data", f"must have features, got rows of shape {self.shape}")
         self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
         self._labels: dict[torch.device, Tensor] = {}
-        if not isinstance(data, sources.ByIndex):  # one row after the other of files, perhaps: too long a wait
+        if not isinstance(data, sources.ByIndex):  # perhaps read from files one by one, which would take too long
             self._check_finite(first)
 
     def _order_by(self, batch_size: int, seed: int) -> None:
