@@ -66,7 +66,7 @@ Take = Callable[[int, torch.dtype | None], Tensor]  # (units, dtype) -> (rows, u
 
 
 def _keep(take: Take, layer: LayerSpec, units: int, drops: bool, last: bool) -> _Kept:
-    """The buffers of a layer. The output of the last layer is the result, which the caller may change, so it is not kept."""
+    """The buffers of a layer. The last layer's output is the result, which the caller may change, so it is not kept."""
     if layer.pieces > 1:
         # Units with the winners they belong to; `output` is only the next layer's input.
         return _Kept(

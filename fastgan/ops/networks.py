@@ -111,7 +111,7 @@ class _Memory:
 
 
 def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
-    """Which of the gradients in `needs`, of x and the parameters, this backward call requires; that of x is one of them.
+    """Which of the gradients in `needs`, of x and the parameters, this backward call requires; it requires that of x.
 
     `autograd.grad(y, x)` requires none of the parameters'. If the call names a leaf, torch can only say so by an
     exception, which takes longer than the products of a small network: then all are computed.
