@@ -38,7 +38,7 @@ SHORT = (
     "(float32 and (pair or noise or masks or optimiser)) or sums or (every_network and (relu or maxout)) or lane"
     " or (kernel and check) or (persistent_equals and plain and not torch)"
 )
-SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: a GPU session may be limited to 600 s
+SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: a lent GPU may be there for ten minutes only
 GRACE_S = 8.0  # between the end of a step's time and force
 # Seconds of each part, in full and with --quick; 0: it is not run.
 PARTS = {
