@@ -176,8 +176,8 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     with _open(path) as file:
-        lines, said = sample(path, file)
-    delimiter, decimal, rows = _layout(lines, said)
+        lines, named = sample(path, file)
+    delimiter, decimal, rows = _layout(lines, named)
     check_width(invalid.of(DataError, path), len(rows[0]))
     if header is None:
         header = all(number(cell, decimal) is None for cell in rows[0])
@@ -189,7 +189,7 @@ def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     options = {
         "sep": delimiter,
         "decimal": decimal,
-        "skiprows": 1 if said else 0,
+        "skiprows": 1 if named else 0,
         "header": 0 if header else None,
         "skipinitialspace": True,
         "low_memory": False,
@@ -216,10 +216,10 @@ def _without_index(path: Path, frame: Any) -> Any:
     return frame.iloc[:, 1:]
 
 
-def _layout(lines: list[str], said: str | None) -> tuple[str, str, list[list[str]]]:
+def _layout(lines: list[str], named: str | None) -> tuple[str, str, list[list[str]]]:
     """Delimiter, decimal mark and rows: those with rows of one width, most numbers and most columns."""
     best: tuple[tuple[float, int, int], str, str, list[list[str]]] | None = None
-    for delimiter in (said,) if said else DELIMITERS:
+    for delimiter in (named,) if named else DELIMITERS:
         try:
             rows = [cells for _, cells in rows_of(lines, delimiter)]
         except csv.Error:
@@ -227,7 +227,7 @@ def _layout(lines: list[str], said: str | None) -> tuple[str, str, list[list[str
         if not rows:
             continue
         width, agreeing = Counter(map(len, rows)).most_common(1)[0]
-        regular = agreeing >= 0.9 * len(rows) and (width > 1 or said is not None)
+        regular = agreeing >= 0.9 * len(rows) and (width > 1 or named is not None)
         for decimal in (".",) if delimiter == "," else (".", ","):
             numbers = sum(number(cell, decimal) is not None for cells in rows for cell in cells)
             score = (float(regular), numbers, width)

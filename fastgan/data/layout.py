@@ -121,8 +121,8 @@ def sample(path: Path, file: IO[str]) -> tuple[list[str], str | None]:
             break
     if not any(line.strip() for line in lines):
         raise Invalid("read")(DataError, path, "must have at least one row, got an empty file")
-    said = _SEPARATOR.fullmatch(lines[0].strip())
-    return (lines[1:], said[1]) if said else (lines, None)
+    named = _SEPARATOR.fullmatch(lines[0].strip())
+    return (lines[1:], named[1]) if named else (lines, None)
 
 
 def find_layout(path: Path, header: bool | None) -> Layout:
@@ -132,10 +132,10 @@ def find_layout(path: Path, header: bool | None) -> Layout:
         DataError: no rows.
     """
     with open_text(path) as file:
-        lines, said = sample(path, file)
-    begin = 1 if said else 0
+        lines, named = sample(path, file)
+    begin = 1 if named else 0
     best, score = None, (-1, -1, -1)
-    for delimiter in (said,) if said else (*DELIMITERS, None):
+    for delimiter in (named,) if named else (*DELIMITERS, None):
         try:
             rows = list(rows_of(lines, delimiter, before=begin))
         except csv.Error:
@@ -187,8 +187,8 @@ def _head(layout: Layout, rows: list[Line], width: int, header: bool | None) -> 
         return Layout(layout.delimiter, decimal, lines[0], tuple(cells[0])) if is_header else plain
     begin = len(titles) + bool(names)
     skipped = lines[begin - 1] if begin else plain.skipped
-    said = (lines[0], lines[len(titles) - 1]) if titles else None
-    return Layout(layout.delimiter, decimal, skipped, names or None, said)
+    title_lines = (lines[0], lines[len(titles) - 1]) if titles else None
+    return Layout(layout.delimiter, decimal, skipped, names or None, title_lines)
 
 
 def _uncommented(cells: list[str], width: int) -> list[str]:

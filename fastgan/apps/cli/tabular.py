@@ -144,14 +144,14 @@ def train(arguments: argparse.Namespace) -> int:
         if arguments.rows is not None:
             table = table.head(arguments.rows)
     folder = runs.Folder.new(arguments.out, arguments.source)
-    said: list[str] = []
+    notes: list[str] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DataWarning)
             begun = time.perf_counter()
             gan.fit(table, progress=not arguments.quiet)
             seconds = time.perf_counter() - begun
-        said = [str(warning.message).removeprefix("fit: ") for warning in caught]
+        notes = [str(warning.message).removeprefix("fit: ") for warning in caught]
         gan.save(folder.path)
         body = {"source": runs.absolute(arguments.source), "n": arguments.rows, "header": arguments.header}
         write_atomically(folder.path / SOURCE, [(json.dumps(body, indent=1) + "\n").encode()])
@@ -168,9 +168,9 @@ def train(arguments: argparse.Namespace) -> int:
         except (ImportError, ValueError) as error:
             print(f"no pictures: {error}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(finite(_report(gan, arguments.source, folder.path, seconds, said, pictures)), indent=1))
+        print(json.dumps(finite(_report(gan, arguments.source, folder.path, seconds, notes, pictures)), indent=1))
     elif not arguments.quiet:
-        print("\n".join(_summary(gan, arguments.source, folder.path, seconds, said, pictures)))
+        print("\n".join(_summary(gan, arguments.source, folder.path, seconds, notes, pictures)))
     return 130 if gan.interrupted else 0
 
 
@@ -247,7 +247,7 @@ def _write_history(gan: TabularGAN, folder: Path) -> None:
 
 
 def _report(
-    gan: TabularGAN, source: str, path: Path, seconds: float, said: list[str], pictures: list[Path]
+    gan: TabularGAN, source: str, path: Path, seconds: float, notes: list[str], pictures: list[Path]
 ) -> dict[str, Any]:
     """`_summary` for a program."""
     steps = len(gan.history["loss_d"])
@@ -258,18 +258,18 @@ def _report(
         "interrupted": gan.interrupted,
         "steps_per_second": steps / max(seconds, 1e-9),
         "means": {name: float(values[-_TAIL:].mean()) for name, values in gan.history.items() if len(values)},
-        "notes": said,
+        "notes": notes,
         "pictures": [str(picture) for picture in pictures],
     }
 
 
 def _summary(
-    gan: TabularGAN, source: str, path: Path, seconds: float, said: list[str], pictures: list[Path]
+    gan: TabularGAN, source: str, path: Path, seconds: float, notes: list[str], pictures: list[Path]
 ) -> list[str]:
     steps = len(gan.history["loss_d"])
     state = "interrupted, saved" if gan.interrupted else "trained"
     kinds = repr(gan.transformer).removeprefix("TableTransformer(").removesuffix(")")
-    lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}", *said]
+    lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}", *notes]
     if pictures:
         lines.append("pictures: " + "  ".join(map(str, pictures)))
     lines.append(f"measure:  fastgan evaluate {path}")
