@@ -70,7 +70,7 @@ test-slow: install
 mutate: install
 	nice -n 19 $(BIN)/python tests/mutate/mutate.py
 
-# On a machine with a GPU, nvcc and PyTorch with CUDA, without a network and without an environment of our own: build, test,
+# On a machine with a GPU, nvcc and PyTorch with CUDA, without a network and without an environment of its own: build, test,
 # sanitise, measure; a short table comes last, JSON goes to bench/results. Under 9 minutes, and under 3.
 gpu:
 	$(PYTHON) bench/gpu.py

@@ -1,19 +1,16 @@
 """A convolutional pair: fastgan's eager engine beside the same loop written out in plain PyTorch.
 
-Both train DCGAN's networks on the same images, in torch's own memory format as tutorials have them, and fastgan in
-channels-last. They take turns, a few iterations each, in one process; the table has the least and the median time of a
-turn, wall clock and processor, per iteration.
+Both train DCGAN's networks on the same images: the plain loop in torch's own memory format, as tutorials have it, and
+fastgan in channels-last. Images and outputs of both are held against a float64 run before they train.
 
-    python bench/bench_dcgan.py [--size 28] [--width 32] [--turns 10] [--threads 1]
+    python bench/bench_dcgan.py [--size 28] [--width 32] [--batch 64] [--threads 1 2]
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,16 +18,20 @@ from torch.nn import functional as F
 
 import fastgan
 from fastgan import models
+from fastgan.apps.bench import harness
 from fastgan.models import GAN
 
+PLAIN, FASTGAN = "plain PyTorch", "fastgan"
+ITERATIONS = 4  # of a call: what a call costs before its first iteration is shared by them
+TOLERANCE = harness.Tolerance(1e-5)
 
-def plain_loop(gan: GAN, rows: Tensor, batch: int) -> Callable[[int], None]:
+
+def plain_loop(gan: GAN, rows: Tensor, batch: int) -> Callable[[], None]:
     """Algorithm 1 for these networks, as a tutorial writes it."""
-    gan = copy.deepcopy(gan).to(memory_format=torch.contiguous_format)
     of_g, of_d = (torch.optim.Adam(n.parameters(), 2e-4, (0.5, 0.999)) for n in (gan.generator, gan.discriminator))
 
-    def run(iterations: int) -> None:
-        for _ in range(iterations):
+    def run() -> None:
+        for _ in range(ITERATIONS):
             real = rows[torch.randint(len(rows), (batch,))]
             fake = gan.generator(torch.randn(batch, gan.latent_dim)).detach()
             on_real, on_fake = gan.discriminator(real), gan.discriminator(fake)
@@ -47,35 +48,55 @@ def plain_loop(gan: GAN, rows: Tensor, batch: int) -> Callable[[int], None]:
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("size", 28), ("width", 32), ("batch", 64), ("turns", 10), ("iterations", 4), ("threads", 1)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    gan = models.dcgan(image_size=arguments.size, channels=1, width=arguments.width)
-    rows = torch.rand(1000, 1, arguments.size, arguments.size) * 2 - 1
-    adam = fastgan.Adam(2e-4, betas=(0.5, 0.999))
-    config = fastgan.TrainConfig(arguments.iterations, arguments.batch, optimizer=adam)
-    sides: dict[str, Callable[[int], object]] = {
-        "plain PyTorch": plain_loop(gan, rows, arguments.batch),
-        "fastgan": lambda _: fastgan.train(gan, rows, config),
-    }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for turn in range(arguments.turns + 1):
-        for name, run in sides.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            run(arguments.iterations)
-            spent = time.perf_counter() - wall, time.process_time() - processor
-            if turn:  # the first warms up
-                times[name].append((1e3 * spent[0] / arguments.iterations, 1e3 * spent[1] / arguments.iterations))
-    print(f"{'ms an iteration':<16} {'wall: least':>12} {'median':>8} {'processor: least':>18} {'median':>8}")
-    for name, spent in times.items():
-        walls, processors = zip(*spent, strict=True)
-        numbers = min(walls), statistics.median(walls), min(processors), statistics.median(processors)
-        print("{:<16} {:>12.1f} {:>8.1f} {:>18.1f} {:>8.1f}".format(name, *numbers))
+def outputs(gan: GAN, rows: Tensor) -> dict[str, Tensor]:
+    """What the networks give before they are trained."""
+    with torch.no_grad():
+        z = torch.linspace(-2, 2, 8 * gan.latent_dim).view(8, -1).to(rows.dtype)
+        return {"images": gan.generator(z), "logits": gan.discriminator(rows[:8])}
+
+
+def measure(threads: int, settings: harness.Settings, size: int, width: int, batch: int) -> dict[str, Any]:
+    """Check and time one number of threads."""
+    torch.manual_seed(settings.seed)
+    gan = models.dcgan(image_size=size, channels=1, width=width)
+    rows = torch.rand(1000, 1, size, size) * 2 - 1
+    config = fastgan.TrainConfig(ITERATIONS, batch, optimizer=fastgan.Adam(2e-4, betas=(0.5, 0.999)))
+    plain = copy.deepcopy(gan).to(memory_format=torch.contiguous_format)
+    truth = outputs(copy.deepcopy(gan).double(), rows.double())
+    sides = [
+        harness.Side(FASTGAN, lambda: fastgan.train(gan, rows, config), lambda: outputs(gan, rows), ITERATIONS),
+        harness.Side(PLAIN, plain_loop(plain, rows, batch), lambda: outputs(plain, rows), ITERATIONS),
+    ]
+    with harness.pinned(threads) as cpus:
+        record = harness.compare(harness.threads(threads), sides, truth, TOLERANCE, settings, threads)
+    return record | {"threads": threads, "cpus": cpus, "size": size, "width": width, "batch": batch}
+
+
+def bench(settings: harness.Settings, size: int, width: int, batch: int) -> harness.Report:
+    """Measure, print, write."""
+    report = harness.Report("dcgan", settings)
+    body = [["threads", PLAIN, FASTGAN, "ratio", "spread"]]
+    for threads in settings.threads:
+        record = measure(threads, settings, size, width, batch)
+        report.add(record)
+        times = [harness.median(record, side) for side in (PLAIN, FASTGAN)]
+        body.append([str(threads), *times, harness.times(record, PLAIN, FASTGAN), f"{record['spread']:.1%}"])
+    print(f"DCGAN, images of {size} x {size}, width {width}, batch {batch}: microseconds an iteration (median)")
+    print(harness.table(body))
+    print(report.disturbances())
+    report.write({"unit": "seconds an iteration"}, None)
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = harness.parser("fastgan's eager engine beside the same loop in plain PyTorch, a convolutional pair")
+    for name, default in (("size", 28), ("width", 32), ("batch", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="of the images, networks and iterations")
+    args = parser.parse_args(argv)
+    settings = harness.settings_from(args)
+    return harness.guarded("bench_dcgan", lambda: bench(settings, args.size, args.width, args.batch))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

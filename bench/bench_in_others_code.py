@@ -202,7 +202,7 @@ def alad_networks() -> nn.ModuleDict:
 def alad_step(nets: nn.ModuleDict) -> Step:
     criterion, x, z = nn.BCEWithLogitsLoss(), torch.randn(32, 32), torch.randn(32, 5)
     discriminators, others = [nets[k] for k in ("xz", "xx", "zz")], [nets["decoder"], nets["encoder"]]
-    of_judges, of_makers = (
+    of_discriminators, of_makers = (
         torch.optim.Adam([p for n in many for p in n.parameters()], 1e-4) for many in (discriminators, others)
     )
     ones, zeros = torch.ones(32, 1), torch.zeros(32, 1)
@@ -226,9 +226,9 @@ def alad_step(nets: nn.ModuleDict) -> Step:
         return torch.stack(terms).sum()
 
     def step() -> None:
-        of_judges.zero_grad()
+        of_discriminators.zero_grad()
         loss(ones, zeros, True).backward()
-        of_judges.step()
+        of_discriminators.step()
         of_makers.zero_grad()
         loss(zeros, ones, False).backward()
         of_makers.step()

@@ -6,7 +6,7 @@
 Copies the sources to a temporary folder and does there what a user does: an sdist, a wheel from it in pip's isolated
 build (fetching the build requirements included, so a slow network shows), the installation, the import from another
 folder. "cpu" builds with FASTGAN_CUDA=OFF; "cuda" with ON, by the nvcc of CUDACXX or of the path; where there is none,
-it is left out, or refused if it was asked for. Before a time counts, the installed package must load its native core
+it is left out, or refused if it was requested. Before a time counts, the installed package must load its native core
 and give the discriminator's loss. Import times are those of `import fastgan` in a fresh interpreter that has imported
 torch before. --quick builds nothing.
 """

@@ -68,7 +68,7 @@ def names(case: Case) -> tuple[str, ...]:
 
 
 def logits(case: Case, seed: int) -> list[Tensor]:
-    """Random leaf logits, one batch for each argument of the loss; fakes lie lower, as a discriminator puts them."""
+    """Random leaf logits, one batch for each argument of the loss; those of fakes are lower, as in training."""
     generator = torch.Generator().manual_seed(seed)
     shifts = {"grad_real": 1.0, "grad_fake": -1.0}
     return [

@@ -21,7 +21,7 @@ import torch
 
 from fastgan import GAN, Adam, TrainConfig, nn, train
 from fastgan.apps.bench import harness, machine
-from fastgan.training.callbacks import Callback, Run
+from fastgan.training import Callback, Run
 
 WINDOW = 200
 DEAD_PIXELS = 67  # of MNIST's 784 columns, over the 60,000 training rows

@@ -5,7 +5,7 @@
 Needed: nvcc, PyTorch with CUDA, cmake, ninja, pybind11, scikit-build-core, pytest, hypothesis, and what fastgan itself
 needs (numpy, safetensors, rich). Nothing is fetched, and nothing outside `build/gpu` is written but the results, which
 are written again after each step; the training times have a file of their own beside them. Where $OUT names a folder,
-the results lie there, and all logs in one file with them. Each step has a limit of its own, and all together have one
+the results are there, and all logs in one file with them. Each step has a limit of its own, and all together have one
 deadline, under 9 minutes (--quick: 3); what there is no time for is reported and counts as failed. --only runs that
 afterwards, on what was built before, and --rows those rows of the bench that are missing: steps whose limits leave
 something of the time share it. The exit code is 0 when every step that could run passed.
@@ -38,7 +38,7 @@ SHORT = (
     "(float32 and (pair or noise or masks or optimiser)) or sums or (every_network and (relu or maxout)) or lane"
     " or (kernel and check) or (persistent_equals and plain and not torch)"
 )
-SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: a GPU session may be limited to 600 s
+SECONDS, QUICK_SECONDS = 520.0, 170.0  # for everything: a lent GPU may be there for ten minutes only
 GRACE_S = 8.0  # between the end of a step's time and force
 # Seconds of each part, in full and with --quick; 0: it is not run.
 PARTS = {

@@ -213,8 +213,8 @@ def penalty_case(features: int, width: int, batch: int, windows: int, window_s: 
     def theirs() -> tuple[Tensor, ...]:
         x = real.clone().requires_grad_()
         logits = plain(x)
-        (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-        loss = eager(logits, plain(fake)) + 5 * slope.square().sum(1).mean()
+        (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        loss = eager(logits, plain(fake)) + 5 * grad.square().sum(1).mean()
         return loss, *torch.autograd.grad(loss, list(plain.parameters()))
 
     sides: dict[str, Run] = {"fastgan": fastgan_step, "eager": theirs, "fastgan + CUDA graph": captured(fastgan_step)}

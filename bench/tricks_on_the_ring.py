@@ -4,13 +4,12 @@ Each alone beside the plain game, over several seeds.
 The networks are small and the training is short, so that modes are still being lost: a trick that helps has room to
 show it. All run in the eager engine, at the same settings but for the trick.
 
-    nice -n 19 python bench/tricks_on_the_ring.py [--seeds 5] [--steps 2000] [--out FILE.json]
+    nice -n 19 python bench/tricks_on_the_ring.py [--seeds 5] [--steps 2000] [--out FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 import fastgan
 from fastgan import data, evaluation
 from fastgan.apps import presets
+from fastgan.apps.bench import harness, machine
 
 BASE = presets.Networks(2, latent_dim=8, generator_hidden=(64, 64), discriminator_hidden=(64, 64))
 # name: (fields of TrainConfig, fields of Networks)
@@ -60,13 +60,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
+    parser.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, list[dict[str, float]]] = {}
+    settings = harness.Settings(threads=(1,), out=arguments.out, machine=arguments.machine)
+    report = harness.Report("tricks-ring", settings, "tricks")
+    report.content = {"steps": arguments.steps, "seeds": arguments.seeds}
     print(f"{'trick':<28} {'modes of 8, by seed':<22} {'mean':>5}  {'% near a mode, by seed':<28} {'mean':>5} {'s':>5}")
     for name in TRICKS:
-        found = results[name] = [trial(name, seed, arguments.steps) for seed in range(arguments.seeds)]
+        found = [trial(name, seed, arguments.steps) for seed in range(arguments.seeds)]
         modes, near = [int(t["modes"]) for t in found], [100 * t["high_quality"] for t in found]
         seconds = sum(t["processor_seconds"] for t in found) / len(found)
         print(
@@ -74,9 +77,7 @@ def main() -> None:
             f"{' '.join(f'{x:.0f}' for x in near):<28} {sum(near) / len(near):>5.1f} {seconds:>5.1f}",
             flush=True,
         )
-        if arguments.out is not None:
-            body = {"steps": arguments.steps, "seeds": arguments.seeds, "tricks": results}
-            arguments.out.write_text(json.dumps(body, indent=1) + "\n")
+        report.add({"trick": name, "trials": found})
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ Take = Callable[[int, torch.dtype | None], Tensor]  # (units, dtype) -> (rows, u
 
 
 def _keep(take: Take, layer: LayerSpec, units: int, drops: bool, last: bool) -> _Kept:
-    """The buffers of a layer. What the last one gives is the result, which the caller may change: it is not kept."""
+    """The buffers of a layer. The last layer's output is the result, which the caller may change, so it is not kept."""
     if layer.pieces > 1:
         # Units with the winners they belong to; `output` is only the next layer's input.
         return _Kept(
@@ -122,7 +122,7 @@ def _has_tensor_cores(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Shape:
-    """An MLP without its numbers."""
+    """The shape of an MLP, without its parameters."""
 
     inputs: int
     units: tuple[int, ...]
@@ -156,7 +156,7 @@ class Shape:
 def _head(
     layer: LayerSpec, rows: int, units: int, dropout: float, dropout_seed: int, substream: int
 ) -> tuple[object, ...]:
-    """The arguments that all passes of a layer begin with."""
+    """The first arguments of every pass of a layer."""
     number = ACTIVATIONS[layer.activation]
     return rows, units, layer.pieces, number, layer.negative_slope, dropout, dropout_seed, None, 0, 0, substream
 

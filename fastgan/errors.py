@@ -57,6 +57,11 @@ class Invalid:
             raise self.value(subject, f"must be at least {least}, got {value}")
 
 
+def first_line(error: BaseException) -> str:
+    """What the error of another library says, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def check_choice(operation: str, subject: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError unless the value is one of these words."""
     if not isinstance(value, str) or value not in choices:

@@ -335,7 +335,7 @@ def mixed_batch_loss(logits: Tensor, is_real: Tensor, *, reduction: Reduction = 
     if is_real.shape != logits.shape or is_real.device != logits.device:
         got = f"{tuple(is_real.shape)} on {is_real.device} for {tuple(logits.shape)} on {logits.device}"
         raise Invalid(caller).value("is_real", f"must match logits, got {got}")
-    # log D(x) of a real example is log(1 - D) of the negated logit: one formula serves both.
+    # log D(x) of a real example is log(1 - D) of the negated logit: one formula computes both.
     signed = torch.where(is_real, -logits, logits)
     if reduction != "mean":
         return _of_one_batch(caller, "logits", signed, "fake", 0.0, reduction, impl)

@@ -81,7 +81,7 @@ class PlainNetwork:
         self.trained = [name for name, p in module.named_parameters() if p.requires_grad]
         for name in self.trained:
             self.values[name].requires_grad_()
-        self.kink = math.inf  # the least distance of any number from a place where a slope jumps
+        self.kink = math.inf  # the least distance of any number from a place where a derivative jumps
         self.penalised = False  # then also from a place where a second derivative jumps
 
     def get(self, module: nn.Module, what: str) -> Any:

@@ -1,7 +1,7 @@
 """THE table: one row a loss formula, a network, an operation. A new loss needs one row here (and one in reference.py).
 
-The rows serve values against the float64 reference, limits, finite differences of both orders, and opcheck. Tolerances
-travel with the row and the dtype; the same rows run on every device.
+The rows are for values against the float64 reference, limits, finite differences of both orders, and opcheck.
+Tolerances belong to the row and the dtype; the same rows run on every device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def name_of(x: object) -> str:
 
 
 def need(impl: str, operation: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-    """Skip, visibly and with the reason, where `impl` cannot serve the operation."""
+    """Skip, visibly and with the reason, where `impl` cannot run the operation."""
     reason = why_not(operation, device, dtype) if impl == "native" else None
     if reason:
         pytest.skip(f"no native {operation}: {reason}")

@@ -190,6 +190,7 @@ ROWS_OF_TABLE: dict[str, Row] = {
     },
     "loss relativistic, three logits": row(of(logits=3), loss="relativistic", optimizer=MOMENTUM),
     "label smoothing": row(real_label=0.9),
+    "both labels": row(real_label=0.8, fake_label=0.1),
     "three logits": row(of(logits=3)),
     "k = 3, two steps of G": row(k=3, generator_steps=2),
     "two time scales": row(

@@ -16,7 +16,7 @@ import strict_build
 from cases import OPERATORS
 
 import fastgan
-from fastgan import evaluation, losses, nn, random, theory
+from fastgan import data, evaluation, losses, models, nn, plots, random, tabular, theory, training
 from fastgan.backend import OPERATIONS
 
 PACKAGE = Path(fastgan.__file__).parent
@@ -62,7 +62,7 @@ def dotted(path: Path) -> str:
 
 def imports(path: Path, *, static: bool = False) -> Iterator[str]:
     """What a file imports at run time, inside functions too; blocks under TYPE_CHECKING only if `static`."""
-    package = ["fastgan", *path.relative_to(PACKAGE).parts[:-1]]
+    package = ["fastgan", *path.relative_to(PACKAGE).parts[:-1]] if path.is_relative_to(PACKAGE) else []
 
     def walk(tree: ast.AST) -> Iterator[str]:
         for node in ast.iter_child_nodes(tree):
@@ -97,7 +97,7 @@ def test_imports_run_downwards(path: Path) -> None:
     for name in imports(path):
         if name.split(".")[0] != "fastgan" or name.split(".")[1:2] == [own]:
             continue
-        if name == "fastgan.__version__":
+        if name == "fastgan.__version__" or own == "apps" and name.removeprefix("fastgan.") in fastgan.__all__:
             continue
         layer = layer_of(name)
         assert layer is not None, f"{path.name} imports {name}: not a module of fastgan"
@@ -125,8 +125,43 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
             assert parts[0] != "fastgan" or parts[1] not in forbidden, f"{path.name} imports {imported}"
 
 
-# Who may ask what the native core can compute. An operation is dispatched in ops.dispatch alone; the engines ask once,
-# when they are made, for the words of their refusal, and dispatch nothing by it.
+# What the applications and bench/ use beside the public names, by reason. The list may become shorter.
+BESIDE_PUBLIC = {
+    "errors, options and files as the library's": ("errors", "options", "files", "data.extras", "_interrupt"),
+    "run folders": ("training.checkpoint", "training.history", "training.lock", "training.run_file", "tabular.gan"),
+    "flags of all optimisers and schedules": ("training.config", "training.optimizers", "training.schedules"),
+    "configs with functions": ("training.plugins",),
+    "displays, processes and threads": ("training.progress", "training.ranks", "training.threads"),
+    "members of a population, and their mean": ("training.members", "training.population"),
+    "tables of any columns": ("data.frames", "tabular.columns", "tabular.constraints"),
+    "networks by the names of activations and priors": ("nn.activation", "random"),
+    "pictures that no other user needs": ("plots.style", "plots.modes", "plots.subplots"),
+    "measuring the core and the engines themselves": (
+        *("backend", "cuda", "nn.segments", "training.rows", "training.session", "training.engines"),
+        *(f"training.engines.{name}" for name in ("cpu", "cuda_graph", "cuda_persistent", "plan")),
+    ),
+}  # fmt: skip
+
+
+@needs_sources
+def test_applications_use_public_names() -> None:
+    modules = (fastgan, data, evaluation, losses, models, nn, nn.init, plots, random, tabular, theory, training)
+    public = {f"{module.__name__}.{name}" for module in modules for name in ("__version__", *module.__all__)}
+    public |= {module.__name__ for module in modules}
+    used = set()
+    for path in (*(PACKAGE / "apps").rglob("*.py"), *(PACKAGE.parent / "bench").glob("*.py")):
+        for name in set(imports(path)) - public:
+            parts = name.split(".")
+            if parts[0] == "fastgan" and parts[1:2] not in ([], ["apps"]):
+                found = PACKAGE.joinpath(*parts[1:])
+                is_module = found.is_dir() or found.with_suffix(".py").is_file()
+                used.add(".".join(parts[1:] if is_module else parts[1:-1]))
+    listed = {module for modules in BESIDE_PUBLIC.values() for module in modules}
+    assert used == listed, f"not listed: {sorted(used - listed)}; no longer used: {sorted(listed - used)}"
+
+
+# The modules that may ask what the native core can compute. An operation is dispatched in ops.dispatch alone; the
+# engines ask once, when they are made, for the words of their refusal, and dispatch nothing by it.
 ASKERS = {"ops.dispatch": "dispatch", "training.engines.cpu": "refusal", "training.engines.cuda_graph": "refusal"}
 
 

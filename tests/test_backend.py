@@ -1,4 +1,4 @@
-"""Which backend runs an operation, and why: with the compiled core, without it, and when asked for the impossible."""
+"""Which backend runs an operation, and why: with the compiled core, without it, and for an impossible request."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_info_tells_versions_and_who_runs_what() -> None:
     json.dumps(info)  # plain values only
     for operation in OPERATIONS:
         for device in ("cpu", "cuda"):
-            served = info["backends"][f"{operation} on {device}"]
+            backend_of = info["backends"][f"{operation} on {device}"]
             reason = why_not(operation, device, torch.float32)
-            assert served == ("native" if reason is None else f"reference: {reason}")
+            assert backend_of == ("native" if reason is None else f"reference: {reason}")
     if backend.native is None:
         assert info["native"].startswith("not loaded: ")
     else:
@@ -73,7 +73,7 @@ for call in (
 ):
     try:
         call()
-        print("served")
+        print("computed")
     except RuntimeError as error:
         print(error)
 """
@@ -89,9 +89,9 @@ for call in (
 )
 def test_without_the_core_everything_runs_and_says_why(before: str, environment: dict[str, str], reason: str) -> None:
     run = python(WITHOUT.format(before=before), **environment)
-    info, served, *refused = run.stdout.splitlines()
+    info, runs, *refused = run.stdout.splitlines()
     assert info.startswith(f"not loaded: {reason}")
-    assert served.startswith(f"reference: {reason}")
+    assert runs.startswith(f"reference: {reason}")
     assert len(refused) == 5
     for line, caller in zip(
         refused, ("discriminator_loss", "generator_loss", "mlp", "dropout", "random.uniform"), strict=True

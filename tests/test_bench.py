@@ -20,6 +20,7 @@ from fastgan.apps.bench import harness
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
+import bench_dcgan  # noqa: E402
 import bench_drop_in_grid  # noqa: E402
 import bench_in_others_code  # noqa: E402
 import bench_install  # noqa: E402
@@ -34,6 +35,7 @@ OPTIONS = {
     bench_in_others_code: ["--quick", "--threads", "1", "--only", "6-32-32-1, 64: grad", "ALAD"],
     bench_drop_in_grid: ["--quick"],
     bench_install: ["--quick"],
+    bench_dcgan: ["--quick", "--threads", "1", "--size", "8", "--width", "4", "--batch", "8"],
     loss_table: [],
 }
 
@@ -61,6 +63,13 @@ def constant(name: str, values: list[float], calls: list[str] | None = None) -> 
 
 
 # ---------------------------------------------------------------- the scripts
+
+
+def test_dcgan_times_both_sides_of_the_same_networks(tmp_path: Path) -> None:
+    assert run(bench_dcgan, tmp_path) == 0
+    (case,) = json.loads((tmp_path / "dcgan-here-quick.json").read_text())["cases"]
+    assert {bench_dcgan.FASTGAN, bench_dcgan.PLAIN} <= set(case["sides"])
+    assert case["tolerance"]["relative difference from float64"][bench_dcgan.FASTGAN].keys() == {"images", "logits"}
 
 
 def test_losses_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

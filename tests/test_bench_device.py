@@ -175,7 +175,7 @@ def test_vmap_trains_every_member_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
     assert len({str(baseline.jax.random.key_data(key)) for key in baseline.key}) == 3  # draws of their own
 
 
-def test_the_length_of_a_call_is_found_by_a_derivative() -> None:
+def test_the_length_of_a_call_is_found_from_two_times() -> None:
     """132 members took longer to build than to train, and each window stayed at 20 iterations."""
     lengths: list[int] = []
 
@@ -293,7 +293,7 @@ class Played:
         self.queued += 3e-6 + barriers * (2e-8 + blocks * 1e-7)
 
 
-def test_latencies_are_derivatives_without_what_begins_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latencies_leave_out_what_begins_a_series(monkeypatch: pytest.MonkeyPatch) -> None:
     played = Played()
     monkeypatch.setattr(lower_bounds, "time", played)
     found = lower_bounds.latencies(played)

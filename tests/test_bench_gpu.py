@@ -73,7 +73,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_the_gpu_benchmark_compares_times_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_benchmark_compares_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "losses.json"
     monkeypatch.setattr(sys, "argv", ["gpu_losses.py", str(out), "--quick"])
     gpu_losses.main()
@@ -114,7 +114,7 @@ def test_a_foreign_side_waits_once_a_window_and_is_converted_for_the_comparison_
     assert did == ["call", "wait", "convert"]
 
 
-def test_the_copy_bandwidth_is_judged_at_the_largest_size() -> None:
+def test_the_copy_bandwidth_is_that_of_the_largest_size() -> None:
     record = {"case": "discriminator_loss", "n": 2**24, "share of the copy bandwidth": 0.9}
     assert gpu_losses.verdicts(record) == "losses: 90% of the copy bandwidth, met"
 

@@ -50,7 +50,7 @@ def test_maxout_counts_every_piece_and_batch_norm_nothing() -> None:
 
 @pytest.mark.parametrize(("name", "microseconds"), [("toy-32", 110), ("mnist-256", 4863), ("mnist-1024", 10351)])
 def test_the_lower_bound_is_that_of_the_targets(name: str, microseconds: float) -> None:
-    """PERFORMANCE's lower bounds were counted on their own, at 116 to 118 GFLOP/s."""
+    """They were counted apart from this code, at 116 to 118 GFLOP/s."""
     assert flops.iteration(WORKLOADS[name]) / 117e9 * 1e6 == pytest.approx(microseconds, rel=0.03)
 
 

@@ -127,7 +127,7 @@ def test_M57_the_other_pictures_are_drawn(run: Run, folders: Path, name: str) ->
 def test_M57_evaluate_says_whether_samples_have_their_labels(run: Run, folders: Path) -> None:
     code, out, err = run("evaluate", str(folders / "ring"), "--n", "500", "--out", "x.json")
     assert code == 0, err
-    assert "of samples are nearest to a row of the label asked for" in out and "\ndiscriminator" not in out
+    assert "of samples are nearest to a row of the requested label" in out and "\ndiscriminator" not in out
     ring = runs.read(folders / "ring").load_data()
     assert ring.labels is not None and ring.centres is not None
     config = runs.read(folders / "ring")

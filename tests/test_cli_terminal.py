@@ -171,7 +171,7 @@ def config_of(folder: str) -> dict[str, object]:
     return found
 
 
-def test_a_toml_file_stands_for_flags_and_flags_win(run: Command) -> None:
+def test_flags_win_over_those_of_a_toml_file(run: Command) -> None:
     Path("fast.toml").write_text(TOML)
     code, _, err = run("train", "ring", "--config", "fast.toml", "--batch-size", "10", "--out", "r", *QUICK)
     assert code == 0, err

@@ -146,7 +146,7 @@ def test_a_checkpoint_has_what_its_iteration_left(tmp_path: Path) -> None:
     assert same(run(9).state_dict(), gan.state_dict())
 
 
-def test_a_parameter_that_is_replaced_unannounced_harms_nobody() -> None:
+def test_a_parameter_may_be_replaced_without_notice() -> None:
     """Its old memory gets what the engine has of it; the next call reads the new one."""
     gan = make()
     engine = engine_of(gan)

@@ -215,7 +215,7 @@ def test_without_network_or_pooch_one_line_says_so(
     [
         ("train digits --download", "--download must be used with mnist or fashion-mnist, got digits"),
         ("train --resume --out r --download", "--download must be used with mnist or fashion-mnist, got no SOURCE"),
-        ("train mnist --download --data file", "path must be a folder where download is asked for, got the file file"),
+        ("train mnist --download --data file", "path must be a folder for a download, got the file file"),
     ],
 )
 def test_a_mistake_ends_in_one_line(

@@ -215,10 +215,10 @@ def test_weights_swapped_before_the_second_order(which: str) -> None:
     found = []
     for swap in (False, True):
         model, x = _chain()
-        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        (grad,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
         if swap:
             model.get_parameter(which).data = torch.full((9, 1), math.nan)
-        found.append(torch.autograd.grad(slope.square().sum(), [model[0].weight, model[3].bias]))
+        found.append(torch.autograd.grad(grad.square().sum(), [model[0].weight, model[3].bias]))
     for got, want in zip(*found, strict=True):
         assert torch.equal(got, want)
 
@@ -251,10 +251,10 @@ def test_a_storage_that_gives_its_memory_back_and_takes_other(create_graph: bool
 def test_weights_changed_in_place_are_refused() -> None:
     model, x = _chain()
     y = model(x)
-    (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
     with torch.no_grad():
         model[3].weight.mul_(2.0)
-    for root in (y, slope):
+    for root in (y, grad):
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             torch.autograd.grad(root.sum(), model[0].weight)
 

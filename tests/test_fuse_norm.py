@@ -138,9 +138,9 @@ def test_gradients_of_gradients_are_torchs_own(name: str, training: bool) -> Non
     x = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
     models = [m.train(training) for m in pair(name)]
     for model in models:
-        (slope,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        (grad,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
         wanted = [x, *model.parameters()]
-        found.append(torch.autograd.grad((slope.norm(dim=1) - 1).square().sum(), wanted, allow_unused=True))
+        found.append(torch.autograd.grad((grad.norm(dim=1) - 1).square().sum(), wanted, allow_unused=True))
     for a, b in zip(*found, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -285,8 +285,8 @@ def dropped(impl: Any, rows: int, inputs: float = 0.1) -> list[Tensor]:
     x = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
     y = ops.mlp(x, made, biases, LAYERS, input_dropout=inputs, dropout_seed=torch.tensor(11), impl=impl)
     first = torch.autograd.grad(y.square().sum(), [x, *made, *biases], retain_graph=True)
-    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    second = torch.autograd.grad((slope.norm(dim=1) - 1).square().sum(), [x, *made, *biases], allow_unused=True)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    second = torch.autograd.grad((grad.norm(dim=1) - 1).square().sum(), [x, *made, *biases], allow_unused=True)
     return [y, *first, *(t for t in second if t is not None)]
 
 
@@ -318,8 +318,8 @@ def test_a_penalty_with_dropout_before_an_activation() -> None:
     found = torch.autograd.grad(value, only.weights)
     where = x.clone().requires_grad_()
     y = ops.mlp(where, *arguments, dropout_seed=key, impl="reference")
-    (slope,) = torch.autograd.grad(y.sum(), where, create_graph=True)
-    truth = 10.0 * (slope.norm(dim=1) - 1).square().mean()
+    (grad,) = torch.autograd.grad(y.sum(), where, create_graph=True)
+    truth = 10.0 * (grad.norm(dim=1) - 1).square().mean()
     torch.testing.assert_close(value, truth, **EXACT)
     for a, b in zip(found, torch.autograd.grad(truth, only.weights), strict=True):
         torch.testing.assert_close(a, b, **EXACT)

@@ -98,7 +98,7 @@ def test_the_optimizers_states_are_the_eager_loops(tmp_path: Any) -> None:
 def test_the_optimizers_numbers_are_read_once_and_written_where_they_are_wanted(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU they lie on the device: each look at one waits for it, each number written is a launch."""
+    """On a GPU they are on the device: each look at one waits for it, each number written is a launch."""
     looks: list[str] = []
     for name in ("__int__", "item", "fill_"):
         usual = getattr(torch.Tensor, name)

@@ -464,7 +464,7 @@ def test_R33_not_finite_is_named_with_its_iteration(library: Library, on: On) ->
         train(mlp(torch.float32), torch.randn(ROWS, 2), config)
 
 
-# ---------------------------------------------------------------- who runs, and why not
+# ---------------------------------------------------------------- which engine runs, and why not
 
 
 def test_without_a_gpu_the_reason_is_said() -> None:

@@ -117,7 +117,7 @@ def test_members_enter_as_others_end(device: Device) -> None:
     configs = [replace(CONFIG, seed=seed, steps=steps) for seed, steps in enumerate((3, 14, 1, 9, 14, 0))]
     there: list[int] = []
     device.check(fastgan.train_population(make, DATA, configs, callbacks=[Listener()]), configs)
-    assert there == [1, 2, 3, 3, 3, 3] and not device.streams.busy  # the memory of those who have ended is free
+    assert there == [1, 2, 3, 3, 3, 3] and not device.streams.busy  # the memory of those that have ended is free
 
 
 def test_a_member_that_breaks_down_ends_alone(device: Device) -> None:
@@ -154,7 +154,7 @@ def test_resume_after_a_stop_is_exact(device: Device, tmp_path: Path) -> None:
     device.check(fastgan.train_population(make, DATA, CONFIG, resume=True, **options), seeded(5))
 
 
-def test_after_an_error_nobody_trains_on(device: Device) -> None:
+def test_after_an_error_no_member_trains_on(device: Device) -> None:
     class Full(Callback):
         def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
             if run.step > 3:

@@ -166,38 +166,6 @@ def test_second_derivatives_of_huge_numbers(activation: str, dtype: torch.dtype)
     assert not second.any(), second
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("pieces", (2, 3, 5))
-def test_M51_maxout_takes_one_piece(pieces: int, impl: str) -> None:
-    """The values of view(...).max(-1) to the bit; the gradient to the lowest of equal pieces; NaN wins."""
-    need(impl, "mlp")
-    units = 6
-    pre = torch.randint(-2, 3, (50, units * pieces), generator=torch.Generator().manual_seed(pieces)).float()
-    pre[3, 4] = NAN
-    pre[7, :] = -INF
-    x = pre.clone().requires_grad_()
-    bias = torch.zeros(units * pieces)
-    # A bias of zero and the identity as weights would turn NaN and infinities of one feature into NaN everywhere.
-    finite = x.detach().nan_to_num(0.0, neginf=-3.0).requires_grad_()
-    eye = torch.eye(units * pieces)
-    y = ops.mlp(finite, [eye], [bias], [LayerSpec(pieces=pieces)], impl=impl)
-    values, first = finite.detach().view(50, units, pieces).max(-1)
-    assert torch.equal(y, values)
-    upstream = torch.arange(1.0, 1 + y.numel()).view_as(y)
-    (derivative,) = torch.autograd.grad(y, finite, upstream)
-    taken = derivative.view(50, units, pieces)
-    lowest = (finite.detach().view(50, units, pieces) == values[..., None]).int().argmax(-1)
-    expected = torch.zeros_like(taken).scatter_(-1, lowest[..., None], upstream[..., None])
-    assert torch.equal(taken, expected)
-    for place in range(pieces):
-        noisy = torch.zeros(1, pieces)
-        noisy[0, place] = NAN
-        diagonal = [torch.ones(pieces, 1)]
-        out = ops.mlp(torch.ones(1, 1), diagonal, [noisy[0]], [LayerSpec(pieces=pieces)], impl=impl)
-        assert out.isnan().all(), place
-    assert first.shape == lowest.shape
-
-
 # ---------------------------------------------------------------- dropout
 
 
@@ -233,26 +201,6 @@ def test_M52_dropout_keeps_its_share(p: float, impl: str) -> None:
     other = ops.dropout(x, p, KEY, 1, impl=impl)
     agree = ((kept != 0) == (other != 0)).double().mean().item()
     assert abs(agree - (p * p + (1 - p) ** 2)) < 0.005
-
-
-@pytest.mark.slow
-def test_M52_dropout_keeps_its_share_of_ten_million() -> None:
-    need("native", "dropout")
-    x = torch.ones(10_000, 1000)
-    for p in (0.2, 0.5):
-        kept = (ops.dropout(x, p, KEY) != 0).double().mean().item()
-        assert abs(kept - (1 - p)) < 4 * (p * (1 - p) / x.numel()) ** 0.5
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-def test_M52_backward_replays_the_mask(impl: str) -> None:
-    need(impl, "dropout")
-    x = torch.rand(40, 30, requires_grad=True)
-    y = ops.dropout(x, 0.4, KEY, 7, impl=impl)
-    (derivative,) = torch.autograd.grad(y.sum(), x)
-    assert torch.equal(derivative == 0, y == 0)
-    torch.testing.assert_close(derivative[y != 0], torch.full_like(derivative[y != 0], 1 / 0.6))
-    assert torch.equal(ops.dropout(x, 0.4, KEY, 7, impl=impl), y)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

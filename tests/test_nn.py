@@ -82,21 +82,6 @@ def test_linear_takes_any_leading_shape(shape: tuple[int, ...], impl: str) -> No
     assert_same(value_and_grads(layer, x), value_and_grads(reference, x), **TOLERANCE)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-def test_layouts_give_the_same_bits(impl: str) -> None:
-    torch.manual_seed(0)
-    model = fnn.MLP([6, 9, 3], activation="elu", impl=impl)
-    base = torch.randn(4, 12)
-    layouts = [base[:, ::2], base[:, 3:9], base.t()[:6].t(), base[:1, :6].expand(4, 6)]
-    upstreams = [torch.randn(3, 4).t(), torch.ones(1, 3).expand(4, 3)]
-    for x in layouts:
-        for upstream in upstreams:
-            model.zero_grad()
-            got = value_and_grads(model, x, upstream)
-            model.zero_grad()
-            assert_same(got, value_and_grads(model, x.contiguous(), upstream.contiguous()), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_errs_at_most_twice_as_much_as_torch(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -138,13 +123,6 @@ def test_M51_maxout_passes_a_nan_of_any_piece(impl: str) -> None:
             layer.bias[row] = math.nan
         y = layer(torch.randn(5, 2))
         assert torch.equal(y.isnan(), (torch.arange(3) == row // 4).expand(5, 3))
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("activation", NAMES)
-def test_nan_goes_through_every_activation(activation: str, impl: str) -> None:
-    y = fnn.Linear(2, 3, activation=activation, impl=impl)(torch.tensor([[math.nan, 1.0], [1.0, 1.0]]))
-    assert y.isnan().tolist() == [[True] * 3, [False] * 3]
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -225,83 +203,7 @@ def test_dropout_lies_where_the_sequential_has_it(impl: str) -> None:
     assert abs((y != 0).double().mean() - 0.375) < 4 * math.sqrt(0.375 * 0.625 / 64_000)
 
 
-@pytest.mark.skipif(_no_native is not None, reason=f"no native core: {_no_native}")
-def test_native_and_reference_draw_the_same_masks() -> None:
-    native = fnn.MLP([20, 31, 7], activation="tanh", dropout=0.5, input_dropout=0.2, impl="native")
-    reference = copy.deepcopy(native)
-    reference.impl = "reference"
-    x = torch.randn(9, 20)
-    results = []
-    for model in (native, reference):
-        with random.scope(seed=1, step=2):
-            results.append(value_and_grads(model, x))
-    assert_same(*results, **TOLERANCE)
-
-
 # ---------------------------------------------------------------- derivatives
-
-
-def _layers(impl: str) -> dict[str, nn.Module]:
-    options = {"dtype": torch.float64, "impl": impl}
-    layers: dict[str, nn.Module] = {f"linear-{a}": fnn.Linear(3, 4, activation=a, **options) for a in NAMES}
-    layers["maxout"] = fnn.Maxout(3, 2, 3, **options)
-    layers["mlp"] = fnn.MLP([3, 4, 3, 2], activation="tanh", output_activation="sigmoid", **options)
-    layers["no bias"] = fnn.MLP([3, 4, 2], activation="leaky_relu", bias=False, **options)
-    layers["dropout"] = fnn.MLP([3, 4, 2], activation="softplus", dropout=0.5, input_dropout=0.2, **options)
-    return layers
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("name", _layers("auto"))
-def test_both_derivatives_by_finite_differences(name: str, impl: str) -> None:
-    torch.manual_seed(0)
-    layer = _layers(impl)[name]
-    names = [n for n, _ in layer.named_parameters()]
-
-    def call(x: Tensor, *parameters: Tensor) -> Tensor:
-        with random.scope(seed=0, step=0):  # the same mask at each evaluation
-            return functional_call(layer, dict(zip(names, parameters, strict=True)), x)
-
-    inputs = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True), *layer.parameters())
-    assert torch.autograd.gradcheck(call, inputs)
-    assert torch.autograd.gradgradcheck(call, inputs)
-
-
-def _discriminators() -> dict[str, tuple[nn.Module, nn.Module]]:
-    torch.manual_seed(0)
-    mlp = fnn.MLP([6, 32, 32, 1], activation="leaky_relu")
-    smooth = fnn.MLP([6, 32, 1], activation="softplus")
-    maxout = fnn.Sequential(fnn.Maxout(6, 16, 3), fnn.Maxout(16, 8, 3), fnn.Linear(8, 1))
-
-    class PlainMaxout(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            for layer in list(maxout)[:2]:
-                affine = nn.functional.linear(x, layer.weight, layer.bias)
-                x = affine.view(len(x), -1, 3).max(-1).values
-            return nn.functional.linear(x, maxout[2].weight, maxout[2].bias)
-
-    both = {name: (m, nn.Sequential(*m)) for name, m in (("leaky_relu", mlp), ("softplus", smooth))}
-    return {**both, "maxout": (maxout, PlainMaxout())}
-
-
-@pytest.mark.parametrize("kind", ["r1", "wgan-gp"])
-@pytest.mark.parametrize("name", ["leaky_relu", "softplus", "maxout"])
-def test_gradient_penalties_go_through(name: str, kind: str) -> None:
-    fused, unfused = _discriminators()[name]
-    x = torch.randn(16, 6)
-    results = []
-    for model in (fused, unfused):
-        at = x.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(model(at).sum(), at, create_graph=True)
-        squared = grad.square().sum(1)
-        penalty = squared.mean() if kind == "r1" else (squared.sqrt() - 1).square().mean()
-        grads = torch.autograd.grad(penalty, list(fused.parameters()), allow_unused=True)
-        results.append(
-            [torch.zeros_like(p) if g is None else g for g, p in zip(grads, fused.parameters(), strict=True)]
-        )
-    assert any(g.abs().max() > 1e-4 for g in results[0])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
 
 
 # ---------------------------------------------------------------- PyTorch's machinery
@@ -319,14 +221,6 @@ def test_compiles_without_a_break() -> None:
         assert_same(value_and_grads(compiled, x), expected, **TOLERANCE)
 
 
-def test_compiled_dropout_replays_its_mask() -> None:
-    drop = torch.compile(fnn.Dropout(0.5), fullgraph=True, backend="aot_eager")
-    x = torch.rand(50, 40).add_(0.5).requires_grad_()
-    y = drop(x)
-    y.sum().backward()
-    assert torch.equal(x.grad != 0, y != 0) and 0.4 < (y != 0).double().mean() < 0.6
-
-
 def test_vmap_over_inputs_and_over_models() -> None:
     torch.manual_seed(0)
     models = [fnn.MLP([4, 8, 2], activation="relu") for _ in range(3)]
@@ -337,23 +231,6 @@ def test_vmap_over_inputs_and_over_models() -> None:
     torch.testing.assert_close(together, torch.stack([m(b) for m, b in zip(models, x, strict=True)]))
     y = models[0](x)  # the swapped-in tensors are gone
     torch.testing.assert_close(y, plain(models[0])(x), **TOLERANCE)
-
-
-def test_autocast_computes_as_torch_does() -> None:
-    model = fnn.MLP([4, 8, 2], activation="relu")
-    x = torch.randn(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, expected = model(x), plain(model)(x)
-    assert y.dtype == torch.bfloat16 and torch.equal(y, expected)
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-def test_frozen_layers_get_no_gradient(impl: str) -> None:
-    model = fnn.MLP([4, 8, 8, 2], activation="tanh", impl=impl)
-    model[2].requires_grad_(False)
-    x = torch.randn(5, 4)
-    assert_same(value_and_grads(model, x), value_and_grads(plain(model), x), **TOLERANCE)
-    assert model[2].weight.grad is None and model[0].weight.grad is not None
 
 
 # ---------------------------------------------------------------- containers and arguments

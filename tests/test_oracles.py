@@ -1,8 +1,7 @@
-"""The compiled engine against two oracles that share no native code with it.
+"""Both engines against Algorithm 1 written out in tests/algorithm1.py, which calls no native code.
 
-The table of tests/fused_rows.py compares it with the eager engine, whose layers and losses run in the same core: a
-fault in a loop that both use cancels. Here the eager engine runs on `fastgan.reference` alone, and Algorithm 1 is
-written out once more in tests/algorithm1.py.
+test_fused.py compares the compiled engine with the eager one, whose layers and losses run in the same core: a fault in
+a loop that both use cancels. Here the eager engine runs on `fastgan.reference` alone.
 """
 
 from __future__ import annotations
@@ -10,18 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from algorithm1 import Game, compare, compiled, differences, eager
-from fused_rows import ALL_ROWS, MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, distance, mlp, of, run
+from fused_rows import ALL_ROWS, MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, mlp, of
 
 import fastgan
 from fastgan import GAN, Momentum, backend, losses, nn, ops, train
 from fastgan.data import Dataset
-from fastgan.training import TrainResult
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
+needs_core = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
 
 STEPS = 3
 
@@ -66,7 +63,7 @@ MORE: dict[str, Row] = {
         of(), config={"k": 3, "generator_steps": 2, "optimizer": Momentum(0.05, momentum=0.5, **SCHEDULED)}
     ),
     "an epoch's schedule, simultaneous": Row(
-        of(), config={"mode": "simultaneous", "optimizer": Momentum(0.05, momentum=0.5, **SCHEDULED)}
+        of(), config={"mode": "simultaneous", "optimizer": Momentum(0.05, 0.5, "pylearn2", **SCHEDULED)}
     ),
     "max norm, simultaneous": Row(of(), config={"max_col_norm": 0.4, "mode": "simultaneous"}),
 }
@@ -84,6 +81,7 @@ def data_of(row: Row, rows: int = 300) -> torch.Tensor | Dataset:
     return data
 
 
+@needs_core
 def test_a_wrong_velocity_of_rmsprop_is_found() -> None:
     row = Row(of(), config={"optimizer": fastgan.RMSprop(1e-3, momentum=0.5)})
     gan, config, data = row.make(torch.float64), config_of(row, "fused", steps=2), row.data(torch.float64)
@@ -99,6 +97,7 @@ def test_a_wrong_velocity_of_rmsprop_is_found() -> None:
                      for name, _ in getattr(gan, player).named_parameters()}  # fmt: skip
 
 
+@needs_core
 @pytest.mark.parametrize("name", [*ALL_ROWS, *MORE])
 def test_the_compiled_engine_equals_algorithm_1_written_out(name: str) -> None:
     row = {**ALL_ROWS, **MORE}[name]
@@ -114,20 +113,38 @@ def test_the_compiled_engine_equals_algorithm_1_written_out(name: str) -> None:
         assert 0 < game.rule_d.count < config.steps * config.k, "some updates are skipped, not all"
 
 
-@pytest.mark.parametrize("name", MORE)
-def test_the_eager_engine_equals_algorithm_1_written_out(name: str) -> None:
-    row = MORE[name]
+@pytest.mark.parametrize("name", [*ALL_ROWS, *MORE])
+def test_the_eager_engine_equals_algorithm_1_written_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the reference: no function of the native core is called."""
+    row = {**ALL_ROWS, **MORE}[name]
     torch.manual_seed(1)
     gan = row.make(torch.float64)
-    config = config_of(row, "eager", steps=steps_of(name))
+    config = config_of(row, "eager", impl="reference", steps=steps_of(name))
     data = data_of(row, 60 if "epoch" in name else 300)
     game = Game(gan, data, config)
     game.play(config.steps)
+    for module in gan.modules():
+        if hasattr(type(module), "impl") or "impl" in module.__dict__:
+            module.impl = "reference"
+    called = native_calls(monkeypatch)
     engine, metrics = eager(gan, data, config)
+    assert called == []
     found = compare(game, gan, engine.optimizers, metrics)
     assert max(found.values()) < 1e-10, found
 
 
+def native_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the core's functions, as they are called from here on."""
+    called: list[str] = []
+    for name, entry in vars(backend.native).items() if backend.native is not None else ():
+        if callable(entry):
+            monkeypatch.setattr(
+                backend.native, name, lambda *_, name=name, entry=entry: (called.append(name), entry(*_))[1]
+            )
+    return called
+
+
+@needs_core
 def test_another_seed_is_far_away() -> None:
     """What the tolerance above would have to miss."""
     for name in ("plain", "wgan-gp maxout", "dropout"):
@@ -139,43 +156,10 @@ def test_another_seed_is_far_away() -> None:
         assert max(differences(game, gan, data_of(row), config_of(row, "fused", steps=STEPS, seed=6)).values()) > 1e-3
 
 
-def without_native_code(row: Row, monkeypatch: pytest.MonkeyPatch) -> tuple[GAN, TrainResult, list[str]]:
-    """The eager engine on the reference; the last are the names of native functions that were called all the same."""
-    called: list[str] = []
-    torch.manual_seed(1)
-    gan = row.make(torch.float64)
-    for module in gan.modules():
-        if hasattr(type(module), "impl") or "impl" in module.__dict__:
-            module.impl = "reference"
-    with monkeypatch.context() as patch:
-        for name, entry in vars(backend.native).items():
-            if callable(entry):
-                patch.setattr(
-                    backend.native, name, lambda *_, name=name, entry=entry: (called.append(name), entry(*_))[1]
-                )
-        result = train(gan, data_of(row), config_of(row, "eager", impl="reference", steps=STEPS))
-    return gan, result, called
-
-
-@pytest.mark.parametrize("name", ALL_ROWS)
-def test_the_compiled_engine_equals_the_eager_one_on_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference, expected, called = without_native_code(ALL_ROWS[name], monkeypatch)
-    compiled, got = run(ALL_ROWS[name], torch.float64, "fused", steps=STEPS)
-    assert called == []
-    assert (expected.engine, got.engine) == ("eager", "cpu")
-    assert distance(reference, compiled) < 1e-10
-    for column, values in expected.history.items():
-        assert np.abs(values - got.history[column]).max() < 1e-10, column
-
-
+@needs_core
 def test_the_stub_sees_native_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The counterpart of `called == []`: with impl="auto" the core's entries that an iteration uses are noted."""
-    called: list[str] = []
-    for name, entry in vars(backend.native).items():
-        if callable(entry):
-            monkeypatch.setattr(
-                backend.native, name, lambda *_, name=name, entry=entry: (called.append(name), entry(*_))[1]
-            )
+    called = native_calls(monkeypatch)
     row = ROWS_OF_TABLE["dropout"]
     torch.manual_seed(1)
     # Of a width that no other test has: the core's description of a network is cached for all of its shape.
@@ -184,8 +168,9 @@ def test_the_stub_sees_native_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"Mlp", "pair_loss", "random_fill", "permutation"} <= set(called)
 
 
+@needs_core
 def test_impl_reaches_every_random_number_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What config.impl promises, at the level of operations: none is asked for otherwise."""
+    """What config.impl promises, at the level of operations: none is called otherwise."""
     seen: dict[str, set[Any]] = {}
     for name in ("random", "permutation", "pair_loss", "pointwise"):
         usual = getattr(ops, name)

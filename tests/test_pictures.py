@@ -1,4 +1,4 @@
-"""The pictures of the theory and those of a run asked for by name."""
+"""The pictures of the theory and those of a run by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Populations: every member has the bits of its solo run, wherever, beside whom and in how many goes it is trained."""
+"""Populations: every member has the bits of its solo run, wherever and beside whatever it is trained."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def reference() -> ModuleType:
     return module
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_the_version_is_written_once() -> None:
     assert "version" in PROJECT["dynamic"] and "version" not in PROJECT
     assert f"\nversion: {fastgan.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {fastgan.__version__}" in (ROOT / "CHANGELOG.md").read_text()

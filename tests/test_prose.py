@@ -31,13 +31,16 @@ WORDS = {
     r"inferer": "encoder",
     r"slips|by heart": "misconceptions, memorised",
     r"nobody|somebody|whoever|anybody": "no caller, another thread, the consumer",
+    r"asked for": "requested",
     r"stands|is had|are had|is told|are told": "is, is stored, is computed, is documented",
     r"(?-i:THE) place": "nothing",
     r"for good|the house": "forever, the project",
     CODES: "nothing: codes of plans mean nothing to a reader",
 }
 EXCEPT = {
-    ("fastgan/training/inference.py", "inferer"),  # a deprecated argument
+    ("fastgan/__init__.py", "inferer"),  # deprecated names
+    ("fastgan/training/__init__.py", "inferer"),
+    ("fastgan/training/inference.py", "inferer"),
     ("tests/test_deprecation.py", "inferer"),
     ("fastgan/apps/cli/bench.py", "peers"),  # a deprecated flag
 }
@@ -53,7 +56,7 @@ def pages() -> Iterator[Path]:
 def found(text: str) -> Iterator[tuple[int, str, str]]:
     """(line, word, what to write) of each word of the list."""
     for word, instead in WORDS.items():
-        for match in re.finditer(rf"(?<![\w/])(?:{word})(?!\w)", text, re.IGNORECASE):
+        for match in re.finditer(rf"(?<![A-Za-z0-9/])(?:{word})(?![A-Za-z0-9])", text, re.IGNORECASE):
             yield text.count("\n", 0, match.start()) + 1, match.group(), instead
 
 

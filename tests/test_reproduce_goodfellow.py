@@ -77,7 +77,7 @@ def test_M71_the_wide_recipes_are_the_original_codes(monkeypatch: pytest.MonkeyP
     assert of_cifar.optimizer.learning_rate(0) == 0.025 and cifar.prior == "normal"
 
 
-def test_M71_mnist_files_give_the_papers_rows_and_ours(run: Run) -> None:
+def test_M71_mnist_files_give_the_papers_rows_and_fastgans(run: Run) -> None:
     need("native", "mlp")  # whose engine is named
     folder = idx_files(Path("mine"))
     code, out, err = run("--dataset", "mnist", "--data", str(folder), *FAST, "--out", "a")

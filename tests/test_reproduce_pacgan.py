@@ -170,7 +170,7 @@ def test_a_study_under_way_can_be_looked_at(run: Run, monkeypatch: pytest.Monkey
         (("--trials", "0"), "--trials must be at least 1, got 0"),
         (("--dataset", "mnist"), "--dataset"),
         (("--out", "full"), "--out must be new, empty or a study of PacGAN's table, got full"),
-        (("--out", "done", "--trials", "2"), "--out must be new, hold the finished study asked for, or be resumed"),
+        (("--out", "done", "--trials", "2"), "--out must be new, hold the requested study, finished, or be resumed"),
         (("--out", "done", "--precision", "bf16", "--resume"), "--precision must be fp32 as in done, got bf16"),
         (("--out", "nowhere", "--at", "5"), "--at must be given with the folder of a study in --out, got nowhere"),
         (("--out", "broken"), "must describe a study of PacGAN's table 1"),

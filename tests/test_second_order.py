@@ -6,7 +6,6 @@ import pytest
 import torch
 from cases import MLPS, MlpCase, name_of, need
 from torch import Tensor
-from torch.autograd import gradgradcheck
 
 import fastgan
 from fastgan import kernels
@@ -14,7 +13,7 @@ from fastgan.ops import LayerSpec
 
 WIDE = (
     MlpCase("wide", (130, 258, 33, 1), (LayerSpec("leaky_relu"), LayerSpec("leaky_relu"), LayerSpec())),
-    MlpCase("wide_curved", (130, 258, 33, 2), (LayerSpec("tanh", dropout=0.3), LayerSpec("gelu"), LayerSpec())),
+    MlpCase("wide_smooth", (130, 258, 33, 2), (LayerSpec("tanh", dropout=0.3), LayerSpec("gelu"), LayerSpec())),
     MlpCase("wide_maxout", (96, 65, 9, 1), (LayerSpec(pieces=4), LayerSpec("softplus"), LayerSpec()), False, 0.2),
 )
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
@@ -62,17 +61,6 @@ def test_the_second_order_pass_in_float32(case: MlpCase) -> None:
     for a, b in zip(got, want, strict=True):
         if b is not None:
             assert a is not None and (a.double() - b).norm() < 1e-5 * b.norm() + 1e-12
-
-
-@pytest.mark.parametrize("case", MLPS, ids=name_of)
-def test_the_input_gradient_by_finite_differences(case: MlpCase, native_calls: list[str]) -> None:
-    """gradgradcheck with grad_x alone: the native pass, not the reference's."""
-    need("native", "mlp", dtype=torch.float64)
-    x, weights, biases, key = case.make(3, grad=True)
-    frozen = [w.detach() for w in weights]
-    fixed = [None if b is None else b.detach() for b in biases]
-    assert gradgradcheck(lambda x: case.run(x, frozen, fixed, key, "auto"), x, nondet_tol=0.0)
-    assert "mlp_second_order" in native_calls
 
 
 @pytest.mark.parametrize("which", ("x", "weights", "biases", "one weight"))

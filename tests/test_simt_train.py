@@ -42,7 +42,7 @@ TABLE = {name: row for name, row in ROWS_OF_TABLE.items() if computed(row) and n
 
 
 def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN, TrainResult]:
-    """By plain products, if nothing else is asked for: emulated tensor cores take ten times as long."""
+    """By plain products, if nothing else is requested: emulated tensor cores take ten times as long."""
     return run_usual(row, dtype, engine, **{"precision": "ieee"} | changes)
 
 

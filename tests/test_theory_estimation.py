@@ -86,7 +86,7 @@ def test_M12_kl_covers_both_modes() -> None:
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-def test_M12_reverse_kl_settles_on_one_mode(side: int) -> None:
+def test_M12_reverse_kl_takes_one_mode(side: int) -> None:
     fit = theory.fit_gaussian(torch.from_numpy(TWO), X, kind="reverse_kl", start=(side * 1.0, 1.0))
     assert fit.mean == pytest.approx(side * 1.9998, abs=1e-4)
     assert fit.std == pytest.approx(0.5004, abs=1e-4)

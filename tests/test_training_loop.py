@@ -1,7 +1,6 @@
-"""Both engines against Algorithm 1 and the original code's update, written out by hand."""
+"""Both engines against Algorithm 1 written out by hand, and what the eager engine computes and draws."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-import fastgan.nn
-from fastgan import backend, losses, models, random
+from fastgan import backend, models, random
 from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, train
@@ -20,8 +18,8 @@ from fastgan.training import Adam, Momentum, TrainConfig, train
 N, WIDTH, LATENT, SEED = 37, 3, 2, 11
 
 
-def small_gan(seed: int = 0, dropout: float = 0.0, norm: bool = False, dtype: torch.dtype = torch.float64) -> GAN:
-    torch.manual_seed(seed)
+def small_gan(dropout: float = 0.0, norm: bool = False, dtype: torch.dtype = torch.float64) -> GAN:
+    torch.manual_seed(0)
     normalise = [nn.BatchNorm1d(8)] if norm else []
     generator = nn.Sequential(nn.Linear(LATENT, 8, bias=not norm), *normalise, nn.Tanh(), nn.Linear(8, WIDTH))
     drop = [nn.Dropout(dropout)] if dropout else []
@@ -194,13 +192,13 @@ def test_M60_no_redundant_gradient_is_computed() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [Adam(1e-2), Momentum(0.1), Momentum(0.1, convention="pylearn2")])
-def test_a_gradient_that_lies_otherwise_than_its_parameter_is_spent_rightly(optimizer: Adam | Momentum) -> None:
-    class Turned(nn.Linear):
+def test_a_gradient_of_another_layout_than_its_parameter_is_applied_rightly(optimizer: Adam | Momentum) -> None:
+    class Transposed(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return x @ self.weight.t().contiguous() + self.bias
 
     found = []
-    for linear in (nn.Linear, Turned):
+    for linear in (nn.Linear, Transposed):
         torch.manual_seed(1)
         gan = GAN(linear(3, 2), nn.Sequential(linear(2, 5), nn.Tanh(), nn.Linear(5, 1)), latent_dim=3)
         train(gan, torch.randn(40, 2), TrainConfig(3, 10, optimizer=optimizer, engine="eager"))
@@ -218,58 +216,7 @@ def test_frozen_parameters_stay_frozen() -> None:
     assert not gan.discriminator[0].weight.requires_grad
 
 
-@pytest.mark.parametrize(("dropout", "engine"), [(0.5, "eager"), *((0.0, engine) for engine in ("eager", "fused"))])
-def test_M61_equals_the_original_update_written_out(dropout: float, engine: str) -> None:
-    if engine == "fused" and backend.native is None:
-        pytest.skip("the engine is compiled")
-    batch, data = 6, some_data()
-    gan, other = small_gan(dropout=dropout), small_gan(dropout=dropout)
-    rule = Momentum(0.1, 0.5, "pylearn2", lr_decay=1.01, min_lr=1e-6, momentum_final=0.7, saturate_epochs=3)
-    masks = record_masks(gan)
-    config = TrainConfig(steps=15, batch_size=batch, mode="simultaneous", optimizer=rule, seed=SEED, engine=engine)
-    result = train(gan, data, config)
-    assert result.engine == engine.replace("fused", "cpu")
-    history = result.history
-
-    replayed = replay_masks(other, masks)
-    velocity = [torch.zeros_like(p) for p in other.parameters()]
-    for it in range(15):
-        real_logits = other.discriminator(drawn_rows(data, it, batch))
-        fake_logits = other.discriminator(other.generator(drawn_noise(Purpose.NOISE_D, it, batch)))
-        loss_d = 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
-        loss_g = F.softplus(-fake_logits).mean()
-        grads_g = torch.autograd.grad(loss_g, list(other.generator.parameters()), retain_graph=True)
-        grads_d = torch.autograd.grad(loss_d, list(other.discriminator.parameters()))
-        epoch = it // (N // batch) + 1
-        alpha = min((epoch - 1) / 2, 1.0)
-        momentum, lr = (1 - alpha) * 0.5 + alpha * 0.7, 0.1 / 1.01**it
-        with torch.no_grad():
-            for p, v, grad in zip(other.parameters(), velocity, (*grads_g, *grads_d), strict=True):
-                v.mul_(momentum).sub_(lr * grad)
-                p.add_(v)
-        assert history["loss_d"][it] == pytest.approx(loss_d.item(), abs=1e-12)
-        assert history["loss_g"][it] == pytest.approx(loss_g.item(), abs=1e-12)
-    assert replayed() == 0
-    assert_same(gan, other, 1e-12)
-
-
-def record_masks(gan: GAN) -> list[Tensor]:
-    """Masks of D's dropout in the order of their use: one for the real and one for the fake batch."""
-    masks: list[Tensor] = []
-    for module in gan.discriminator.modules():
-        if isinstance(module, nn.Dropout):
-            module.register_forward_hook(lambda m, x, y: masks.append((y / x[0]).detach()) if m.training else None)
-    return masks
-
-
-def replay_masks(gan: GAN, masks: list[Tensor]) -> Callable[[], int]:
-    for module in gan.discriminator.modules():
-        if isinstance(module, nn.Dropout):
-            module.forward = lambda x: x * masks.pop(0)
-    return lambda: len(masks)
-
-
-def test_simultaneous_mode_computes_both_gradients_before_either_update() -> None:
+def test_M61_both_gradients_are_computed_before_either_update() -> None:
     gan = small_gan()
     start = {name: p.detach().clone() for name, p in gan.named_parameters()}
     seen: list[bool] = []
@@ -284,54 +231,6 @@ def test_simultaneous_mode_computes_both_gradients_before_either_update() -> Non
     finally:
         hook.remove()
     assert seen == [True, True, True, False]  # the second update finds the first network changed
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(
-    "loss", ["non_saturating", "minimax", "mle", "hinge", "least_squares", "wasserstein", "relativistic"]
-)
-def test_M60_each_generator_loss_brings_its_discriminator_loss(loss: str, engine: str) -> None:
-    batch, data, gan = 5, some_data(), small_gan()
-    kind = {"non_saturating": "gan", "minimax": "gan", "mle": "gan"}.get(loss, loss)
-    real, z = drawn_rows(data, 0, batch), drawn_noise(Purpose.NOISE_D, 0, batch)
-    with torch.no_grad():
-        real_logits, fake_logits = gan.discriminator(real), gan.discriminator(gan.generator(z))
-        expected_d = losses.discriminator_loss(real_logits, fake_logits, kind=kind)
-    # Rate 0: the networks stay, so that G's loss can be recomputed as well.
-    config = TrainConfig(steps=1, batch_size=batch, loss=loss, optimizer=Adam(0.0), seed=SEED, engine=engine)
-    result = train(gan, data, config)
-    assert result.engine == engine.replace("fused", "cpu")
-    history = result.history
-    with torch.no_grad():
-        fake_logits = gan.discriminator(gan.generator(drawn_noise(Purpose.NOISE_G, 0, batch)))
-        pair = {"real_logits": real_logits} if loss == "relativistic" else {}
-        expected_g = losses.generator_loss(fake_logits, kind=loss, **pair)
-    assert history["loss_d"][0] == pytest.approx(expected_d.item(), abs=1e-12)
-    assert history["loss_g"][0] == pytest.approx(expected_g.item(), abs=1e-12)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_real_label_and_penalty_reach_the_discriminators_loss(engine: str) -> None:
-    batch, data, gan = 5, some_data(), small_gan()
-    real, z = drawn_rows(data, 0, batch), drawn_noise(Purpose.NOISE_D, 0, batch)
-    fake = gan.generator(z).detach()
-    smoothed = losses.discriminator_loss(gan.discriminator(real), gan.discriminator(fake), real_label=0.9)
-    for kind in ("wgan-gp", "r1", "r2"):
-        penalty = losses.gradient_penalty(gan.discriminator, real, fake, kind=kind, weight=3.0, seed=SEED, step=0)
-        config = TrainConfig(
-            steps=1,
-            batch_size=batch,
-            real_label=0.9,
-            gradient_penalty=kind,
-            penalty_weight=3.0,
-            optimizer=Adam(0.0),
-            seed=SEED,
-            engine=engine,
-        )
-        assert penalty > 1e-3
-        result = train(gan, data, config)
-        assert result.engine == engine.replace("fused", "cpu")
-        assert result.history["loss_d"][0] == pytest.approx((smoothed + penalty).item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -359,57 +258,6 @@ def test_accuracy_is_cut_where_the_best_discriminator_is_undecided(
     assert result.engine == engine.replace("fused", "cpu")
     history = result.history
     assert (history["accuracy_real"][0], history["accuracy_fake"][0]) == expected
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_both_labels_reach_the_discriminators_loss(engine: str) -> None:
-    data, gan = some_data(), small_gan()
-    real = gan.discriminator(drawn_rows(data, 0, 5))
-    fake = gan.discriminator(gan.generator(drawn_noise(Purpose.NOISE_D, 0, 5)))
-    of_real = -0.8 * F.logsigmoid(real) - 0.2 * F.logsigmoid(-real)
-    of_fake = -0.1 * F.logsigmoid(fake) - 0.9 * F.logsigmoid(-fake)
-    config = TrainConfig(1, 5, real_label=0.8, fake_label=0.1, optimizer=Adam(0.0), seed=SEED, engine=engine)
-    result = train(gan, data, config)
-    assert result.engine == engine.replace("fused", "cpu")
-    assert result.history["loss_d"][0] == pytest.approx((of_real.mean() + of_fake.mean()).item(), abs=1e-12)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_penalty_adds_its_own_gradient_to_the_discriminators(engine: str) -> None:
-    gan, other, start = small_gan(), small_gan(), small_gan()
-    options = {"steps": 1, "batch_size": 4, "optimizer": Momentum(0.1), "seed": SEED, "engine": engine}
-    assert train(gan, some_data(), TrainConfig(gradient_penalty="r1", **options)).engine == engine.replace(
-        "fused", "cpu"
-    )
-    train(other, some_data(), TrainConfig(**options))
-    real = drawn_rows(some_data(), 0, 4)
-    penalty = losses.gradient_penalty(start.discriminator, real, real, kind="r1", weight=10.0)
-    parameters = dict(start.discriminator.named_parameters())
-    grads = torch.autograd.grad(penalty, list(parameters.values()), allow_unused=True)
-    for (name, p), q, grad in zip(
-        gan.discriminator.named_parameters(), other.discriminator.parameters(), grads, strict=True
-    ):
-        moved = torch.zeros_like(p) if grad is None else -0.1 * grad
-        assert torch.allclose(p - q, moved, rtol=0, atol=1e-12), name
-    assert max(float(grad.abs().max()) for grad in grads if grad is not None) > 1e-2
-
-
-@pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
-def test_M54_max_col_norm_holds_after_every_update(mode: str) -> None:
-    generator = fastgan.nn.MLP([LATENT, 8, WIDTH], activation="relu")
-    discriminator = fastgan.nn.Sequential(fastgan.nn.Maxout(WIDTH, 4, 3), fastgan.nn.Linear(4, 1))
-    gan = GAN(generator, discriminator, latent_dim=LATENT)
-    limit, norms = 0.3, []
-
-    class Watch(fastgan.training.Callback):
-        every = 1
-
-        def on_chunk(self, run: object, rows: object) -> None:
-            norms.append(max(p.norm(dim=1).max().item() for p in gan.parameters() if p.ndim == 2))
-
-    config = TrainConfig(steps=5, batch_size=4, max_col_norm=limit, optimizer=Momentum(0.5), mode=mode)
-    train(gan, some_data(torch.float32), config, callbacks=[Watch()])
-    assert len(norms) == 5 and all(0.29 < norm <= limit * (1 + 1e-6) for norm in norms)
 
 
 def test_M60_dcgan_with_batch_normalisation_trains() -> None:

@@ -59,7 +59,7 @@ def all_finite(tensors: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize(("dtype", "large"), [(torch.float32, 1e24), (torch.float64, 1e165)], ids=["float", "double"])
 @engines
-def test_adam_stands_still_where_a_squared_gradient_overflows(
+def test_adam_moves_nothing_whose_squared_gradient_overflows(
     engine: str, dtype: torch.dtype, large: float, tmp_path: Path
 ) -> None:
     """torch's second moment is then infinite, and what it divides does not move."""
@@ -136,19 +136,6 @@ def test_adams_count_leaves_out_what_was_skipped(engine: str, tmp_path: Path) ->
         steps = [float(value) for key, value in tensors.items() if key.startswith(name) and key.endswith("step")]
         assert steps == [count] * 4
     assert all_finite(tensors)
-
-
-@pytest.mark.skipif(backend.native is None, reason="two engines are compared")
-@modes
-def test_both_engines_go_on_alike_after_a_skipped_update(mode: str, tmp_path: Path) -> None:
-    found = []
-    for engine in ("eager", "fused"):
-        data = points()
-        data[7] = 1e200
-        options = {"loss": "least_squares", "nonfinite": "skip", "mode": mode, "ema_decay": 0.9, "max_col_norm": 1.0}
-        found.append(trained(tmp_path, engine, make(), data, 12, **options)[0])
-    for name, value in found[0].items():
-        torch.testing.assert_close(value, found[1][name], rtol=1e-9, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("convention", MOMENTA)

@@ -151,7 +151,7 @@ def loss_g(kind: str, fake: Tensor, real: Tensor) -> Tensor:
     return F.softplus(-fake if kind == "non_saturating" else real - fake).mean()
 
 
-def test_M74_no_unrolling_is_plain_training_and_a_d_that_stands_still_looks_nowhere() -> None:
+def test_M74_no_unrolling_is_plain_training_and_a_fixed_d_changes_nothing() -> None:
     still = replace(BASE, engine="eager", discriminator_optimizer=Momentum(0.0, 0.0))
     states = []
     for config in (still, replace(still, unroll=3), replace(still, discriminator_optimizer=None, unroll=3)):

@@ -242,10 +242,9 @@ void gradient_on(int parts, int64_t n, int64_t inputs, int64_t rows, const float
       for (int i = 0; i < parts; ++i) pair_inputs<Tiles>(i, inputs, rows, x, column, columns, packed + i * part);
       for (int64_t row = begin; row < std::min(n, begin + group); row += kTileEdge) {
         const int height = int(std::min(kTileEdge, n - row));
-        tile_of<Tiles>(height > 16,
-                       columns > 16)(parts, panels,
-                                     {rounded + row * kTileEdge, 16 * kTileEdge, n * kTileEdge, panels * n * kTileEdge},
-                                     {packed, part}, {}, tile, true);
+        const auto multiply = tile_of<Tiles>(height > 16, columns > 16);
+        multiply(parts, panels, {rounded + row * kTileEdge, 16 * kTileEdge, n * kTileEdge, panels * n * kTileEdge},
+                 {packed, part}, {}, tile, true);
         apply(column, columns, row, height, tile);
       }
     }

@@ -20,7 +20,7 @@ constexpr int kVectorBytes = 16, kTileRows = 6;
 #endif
 
 // What is best where a weight is updated, by measurement. gradient_bytes: of a layer's gradient, so much stays in the
-// L2 cache while tiles of one block of the weight follow one another (0: one tile). next_tile: who prefetches the next
+// L2 cache while tiles of one block of the weight follow one another (0: one tile). next_tile: what prefetches the next
 // tile of weights and moments: the product, to the L1 cache (3) or L2 (2), or the optimiser at its own rate (0).
 struct Tuning {
   int64_t gradient_bytes;

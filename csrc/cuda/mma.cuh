@@ -15,7 +15,7 @@
 //   for (int i = 0; i < 4; ++i) y[sum_row(i) * n + sum_column(i)] = P::value(sum, i);
 //
 // All 32 lanes must take part. From shared memory, rows 4 mod 32 words apart are read without bank conflicts (8 where
-// columns are neighbours). Before sm_80, and under the emulator, shuffles bring the same factors together.
+// columns are neighbours). Before sm_80, and under the emulator, shuffles exchange the same factors.
 #pragma once
 #include "../dtypes.h"
 #include "device.cuh"
@@ -145,9 +145,10 @@ __device__ inline void multiply_short_bf16(float (&sum)[4], const LeftTile& a, c
 // left(at): at(row, depth) is a float, row below 16; right(at): at(depth, column), column below 8; depth below
 // P::depth.
 
-// Of a tile 8 deep a lane brings two depths of rows g and g + 8, and the same two of column g. P::left_of and
-// P::right_of take what has been read: any two, as long as a group's members bring all eight and both factors agree. A
-// product is P::instructions of them, P::multiply(sum, a, b, i), which may be issued apart.
+// For a tile of depth 8, a lane supplies two depths of rows g and g + 8, and the same two of column g. P::left_of and
+// P::right_of take elements that have been read. Any two depths are right, if the lanes of a group supply all eight and
+// both factors use the same ones. A product is P::instructions calls of P::multiply(sum, a, b, i), which need not be
+// adjacent.
 template <class P>
 struct EightDeep {
   static constexpr int depth = 8;
@@ -220,9 +221,9 @@ struct ShortBf16 : EightDeep<ShortBf16> {
   static __device__ float value(const Sum& sum, int i) { return sum.at[i]; }
 };
 
-// x = high + low to 22 bits; of the four products low * low is left out. The sums of high * high are kept apart: where
-// an infinity is among the factors they alone have its limit (low is NaN), and small terms do not drown among large
-// ones. Factors above 3.4011e38 round to infinity.
+// x = high + low to 22 bits; of the four products low * low is left out. The sums of high * high are kept apart, for
+// two reasons: with an infinite factor they alone have the right limit (low is NaN), and small terms are not lost in
+// large sums. Factors above 3.4011e38 round to infinity.
 struct Tf32x3 : EightDeep<Tf32x3> {
   static constexpr int instructions = 3;
   struct Left {
@@ -267,7 +268,7 @@ struct Tf32x3 : EightDeep<Tf32x3> {
   }
 };
 
-// Factors and sums as they are, by the multipliers every device has: 16 x 8 x 1.
+// Factors and sums without rounding, by plain multiplications, which every device has: 16 x 8 x 1.
 template <class T>
 struct Plain {
   static constexpr int depth = 1;

@@ -21,7 +21,7 @@ struct Workers {
 };
 
 // R rows of a factor, as a tile sees them. Depth along the rows: the tile takes every tiles-th row, so that
-// neighbouring threads read neighbouring rows, which lie in different banks. Depth across: R neighbouring rows, one
+// neighbouring threads read neighbouring rows, which are in different banks. Depth across: R neighbouring rows, one
 // pack a depth.
 template <class T, int R, bool along>
 struct TileRows {

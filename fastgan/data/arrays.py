@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, first_line
 
 from .checks import check_dtype, check_length, check_shape
 from .dataset import DataError, Fault
@@ -117,6 +117,5 @@ def _parse_header(stream: BinaryIO, version: tuple[int, ...], fault: Fault) -> H
                 shape, fortran, dtype = npy.read_array_header_2_0(stream)
     # NumPy evaluates the header as a Python literal: damaged ones raise SyntaxError, TypeError, ...
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise fault(f"must have a readable .npy header from byte 8, got: {reason}") from error
+        raise fault(f"must have a readable .npy header from byte 8, got: {first_line(error)}") from error
     return tuple(int(size) for size in shape), bool(fortran), dtype

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import csv
-import gzip
 import io
 import lzma
 import os
@@ -14,30 +13,25 @@ import zlib
 from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, first_line
 
 from .dataset import DataError, DataWarning, Fault
 from .extras import need
-from .layout import INDEX_NAMES, number, rows_of
+from .layout import DELIMITERS, ENCODINGS, GZIPPED, INDEX_NAMES, number, open_text, rows_of, sample
+from .parquet import INDEX_COLUMN, MAGIC
 
 invalid = Invalid("read")
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet")
 _WHAT = "fastgan.data.open_table"
-_MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by byte order mark
-_DELIMITERS = (",", ";", "\t", "|")
-_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_PACKED: dict[bytes, Any] = {**GZIPPED, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 MOST_COLUMNS = 10_000  # each is fitted by itself: a tenth of a second, so this many take a quarter of an hour
-_SAMPLE_LINES = 200  # looked at to find the layout
-_SAMPLE_TEXT = 1 << 22  # characters of them, where lines are long
 _TYPED_ROWS = 10_000  # checked for codes such as 00123, which are not numbers
 _CODE = re.compile(r"[+-]?0\d+")
-_INDEX_COLUMN = re.compile(r"__index_level_\d+__")
 
 
 class Table(Protocol):
@@ -78,8 +72,8 @@ class _Parquet:
             names = self._file.schema_arrow.names
             self.rows = int(self._file.metadata.num_rows)
         except (self._arrow.ArrowException, OSError) as error:
-            raise invalid(DataError, path, f"must be a whole Parquet file, got: {_first_line(error)}") from error
-        self.names = tuple(name for name in names if not _INDEX_COLUMN.fullmatch(name))
+            raise invalid(DataError, path, f"must be a whole Parquet file, got: {first_line(error)}") from error
+        self.names = tuple(name for name in names if not INDEX_COLUMN.fullmatch(name))
 
     def column(self, number: int) -> Any:
         name = self.names[number]
@@ -87,7 +81,7 @@ class _Parquet:
             column = self._file.read(columns=[name], use_pandas_metadata=False).column(0)
         except (self._arrow.ArrowException, OSError) as error:
             raise invalid(
-                DataError, f"{self._path} column {name!r}", f"must be whole, got: {_first_line(error)}"
+                DataError, f"{self._path} column {name!r}", f"must be whole, got: {first_line(error)}"
             ) from error
         types = self._arrow.types
         if types.is_decimal(column.type):
@@ -101,10 +95,6 @@ class _Parquet:
             numbers = column.fill_null(0).to_numpy().astype(kind.lower())
             return pd.Series(pd.arrays.IntegerArray(numbers, missing), dtype=kind)
         return column.to_pandas()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def open_table(table: Any, *, header: bool | None = None) -> Table:
@@ -128,7 +118,7 @@ def open_table(table: Any, *, header: bool | None = None) -> Table:
         if not path.is_file():
             raise invalid(FileNotFoundError, f"no such file: {path}")
         with path.open("rb") as file:
-            is_parquet = file.read(4) == b"PAR1"
+            is_parquet = file.read(4) == MAGIC
         return _Parquet(path) if is_parquet else _Frame(read_frame(path, header=header), str(path))
     pd = need("pandas", what="fastgan.tabular", package="pandas")
     if isinstance(table, pd.DataFrame):
@@ -158,7 +148,7 @@ def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> A
     pd = need("pandas", what=_WHAT, package="pandas")
     path = Path(path)
     with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
+        is_parquet = file.read(4) == MAGIC
     if is_parquet:
         source = _Parquet(path)
         columns = [source.column(number) for number in range(len(source.names))]
@@ -170,7 +160,7 @@ def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> A
     except UnicodeError as error:
         raise invalid(DataError, path, f"must be UTF-8 text, or UTF-16 with a byte order mark, got: {error}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
-        raise invalid(DataError, path, f"must be a table, got: {_first_line(error)}") from error
+        raise invalid(DataError, path, f"must be a table, got: {first_line(error)}") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise invalid(DataError, path, f"must be a whole file, got: {error}") from error
 
@@ -178,27 +168,16 @@ def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> A
 def _open(path: Path) -> io.TextIOWrapper:
     with path.open("rb") as file:
         begin = file.read(6)
-    opener = next((found for magic, found in _MAGIC.items() if begin.startswith(magic)), None)
-    is_text = opener is not None or begin[:2] in _ENCODINGS or b"\x00" not in begin
+    is_text = begin.startswith(tuple(_PACKED)) or begin[:2] in ENCODINGS or b"\x00" not in begin
     if begin.startswith(b"PK\x03\x04") or not is_text:
         raise invalid(DataError, path, "must be text or .parquet, got an archive or binary file: unpack or convert it")
-    stream: IO[bytes] = path.open("rb") if opener is None else opener(path, "rb")
-    encoding = _ENCODINGS.get(stream.read(2), "utf-8-sig")
-    stream.seek(0)
-    return io.TextIOWrapper(stream, encoding=encoding, newline="")
+    return open_text(path, _PACKED)
 
 
 def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     with _open(path) as file:
-        lines: list[str] = []
-        for line in file:
-            lines.append(line)
-            if len(lines) == _SAMPLE_LINES or len(lines) > 2 and sum(map(len, lines)) > _SAMPLE_TEXT:
-                break
-    if not any(line.strip() for line in lines):
-        raise invalid(DataError, path, "must have at least one row, got an empty file")
-    said = _SEPARATOR.fullmatch(lines[0].strip())
-    delimiter, decimal, rows = _layout(lines[1:] if said else lines, said[1] if said else None)
+        lines, named = sample(path, file)
+    delimiter, decimal, rows = _layout(lines, named)
     check_width(invalid.of(DataError, path), len(rows[0]))
     if header is None:
         header = all(number(cell, decimal) is None for cell in rows[0])
@@ -210,7 +189,7 @@ def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     options = {
         "sep": delimiter,
         "decimal": decimal,
-        "skiprows": 1 if said else 0,
+        "skiprows": 1 if named else 0,
         "header": 0 if header else None,
         "skipinitialspace": True,
         "low_memory": False,
@@ -237,10 +216,10 @@ def _without_index(path: Path, frame: Any) -> Any:
     return frame.iloc[:, 1:]
 
 
-def _layout(lines: list[str], said: str | None) -> tuple[str, str, list[list[str]]]:
+def _layout(lines: list[str], named: str | None) -> tuple[str, str, list[list[str]]]:
     """Delimiter, decimal mark and rows: those with rows of one width, most numbers and most columns."""
     best: tuple[tuple[float, int, int], str, str, list[list[str]]] | None = None
-    for delimiter in (said,) if said else _DELIMITERS:
+    for delimiter in (named,) if named else DELIMITERS:
         try:
             rows = [cells for _, cells in rows_of(lines, delimiter)]
         except csv.Error:
@@ -248,7 +227,7 @@ def _layout(lines: list[str], said: str | None) -> tuple[str, str, list[list[str
         if not rows:
             continue
         width, agreeing = Counter(map(len, rows)).most_common(1)[0]
-        regular = agreeing >= 0.9 * len(rows) and (width > 1 or said is not None)
+        regular = agreeing >= 0.9 * len(rows) and (width > 1 or named is not None)
         for decimal in (".",) if delimiter == "," else (".", ","):
             numbers = sum(number(cell, decimal) is not None for cells in rows for cell in cells)
             score = (float(regular), numbers, width)

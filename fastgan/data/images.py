@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, first_line
 
 from .checks import check_claim
 from .dataset import DataError, DataWarning
@@ -91,8 +91,7 @@ def _open(pillow: Any, path: Path, use: Any) -> Any:
         raise
     # Decoders of damaged images raise almost anything: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise invalid(DataError, path, f"must be a whole image, got: {reason}") from error
+        raise invalid(DataError, path, f"must be a whole image, got: {first_line(error)}") from error
 
 
 def _count(pillow: Any, path: Path) -> int:

@@ -8,21 +8,22 @@ import gzip
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fastgan.errors import Invalid
 
 from .dataset import DataError
 
 GZIP = b"\x1f\x8b"
-_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by byte order mark
+GZIPPED = {GZIP: gzip.open}
+ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by byte order mark
 _UTF8 = "utf-8-sig"  # spreadsheets begin UTF-8 with a byte order mark
 _LONGEST = 1 << 26  # characters of a line; a small gzip file can hold a line that no memory does
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 200, 1 << 22  # looked at to find the layout
-_DELIMITERS: tuple[str | None, ...] = (",", ";", "\t", "|", None)  # None: blanks
+DELIMITERS = (",", ";", "\t", "|")
 _SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # the first line of a spreadsheet's own making
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"\d+")
@@ -52,13 +53,14 @@ class Layout:
     numeric_names: bool = False
 
 
-def open_text(path: Path) -> io.TextIOWrapper:
-    """The text of a file, gzipped or not; UTF-8, or UTF-16 with a byte order mark."""
+def open_text(path: Path, openers: Mapping[bytes, Any] = GZIPPED) -> io.TextIOWrapper:
+    """The text of a file in UTF-8, or UTF-16 with a byte order mark. openers: of packed files, by their first bytes."""
     with path.open("rb") as file:
-        packed = file.read(2) == GZIP
-    stream: IO[bytes] = gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[assignment]
+        begin = file.read(6)
+    opener = next((found for magic, found in openers.items() if begin.startswith(magic)), None)
+    stream: IO[bytes] = path.open("rb") if opener is None else opener(path, "rb")
     try:
-        encoding = _ENCODINGS.get(stream.read(2), _UTF8)
+        encoding = ENCODINGS.get(stream.read(2), _UTF8)
         stream.seek(0)
     except BaseException:
         stream.close()
@@ -104,28 +106,38 @@ def number(cell: str, decimal: str = ".") -> float | None:
         return None
 
 
+def sample(path: Path, file: IO[str]) -> tuple[list[str], str | None]:
+    """The first lines of a text, and the delimiter of a line `sep=;` above them, if there is one.
+
+    Raises:
+        DataError: no rows.
+    """
+    lines: list[str] = []
+    characters = 0
+    for line in lines_of(file):
+        lines.append(line)
+        characters += len(line)
+        if len(lines) >= _SAMPLE_LINES or (characters > _SAMPLE_CHARACTERS and len(lines) > 2):
+            break
+    if not any(line.strip() for line in lines):
+        raise Invalid("read")(DataError, path, "must have at least one row, got an empty file")
+    named = _SEPARATOR.fullmatch(lines[0].strip())
+    return (lines[1:], named[1]) if named else (lines, None)
+
+
 def find_layout(path: Path, header: bool | None) -> Layout:
     """Infer the layout from the first lines: the delimiter is the one with which most rows are all numbers.
 
     Raises:
         DataError: no rows.
     """
-    lines: list[str] = []
     with open_text(path) as file:
-        characters = 0
-        for line in lines_of(file):
-            lines.append(line)
-            characters += len(line)
-            if len(lines) >= _SAMPLE_LINES or (characters > _SAMPLE_CHARACTERS and len(lines) > 2):
-                break
-    if not any(line.strip() for line in lines):
-        raise Invalid("read")(DataError, path, "must have at least one row, got an empty file")
-    said = _SEPARATOR.fullmatch(lines[0].strip())
-    begin = 1 if said else 0
+        lines, named = sample(path, file)
+    begin = 1 if named else 0
     best, score = None, (-1, -1, -1)
-    for delimiter in (said[1],) if said else _DELIMITERS:
+    for delimiter in (named,) if named else (*DELIMITERS, None):
         try:
-            rows = list(rows_of(lines[begin:], delimiter, before=begin))
+            rows = list(rows_of(lines, delimiter, before=begin))
         except csv.Error:
             continue
         for decimal in (".",) if delimiter == "," else (".", ","):
@@ -175,8 +187,8 @@ def _head(layout: Layout, rows: list[Line], width: int, header: bool | None) -> 
         return Layout(layout.delimiter, decimal, lines[0], tuple(cells[0])) if is_header else plain
     begin = len(titles) + bool(names)
     skipped = lines[begin - 1] if begin else plain.skipped
-    said = (lines[0], lines[len(titles) - 1]) if titles else None
-    return Layout(layout.delimiter, decimal, skipped, names or None, said)
+    title_lines = (lines[0], lines[len(titles) - 1]) if titles else None
+    return Layout(layout.delimiter, decimal, skipped, names or None, title_lines)
 
 
 def _uncommented(cells: list[str], width: int) -> list[str]:

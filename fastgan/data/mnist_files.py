@@ -155,7 +155,7 @@ def fetch(name: str, path: str | os.PathLike[str] | None = None, *, progress: bo
     folder, origin = _place(name, path), _ORIGINS[name]
     caller = name.replace("-", "_")
     if folder.is_file():
-        raise Invalid(caller).value("path", f"must be a folder where download is asked for, got the file {folder}")
+        raise Invalid(caller).value("path", f"must be a folder for a download, got the file {folder}")
     files = {f"{file}.gz": sha256 for (file, _), sha256 in zip(_FILES, origin.packed, strict=True)}
     missing = {file: sha256 for file, sha256 in files.items() if not (folder / file.removesuffix(".gz")).exists()}
     fetch_files(origin.url, missing, folder, what=caller, progress=progress)

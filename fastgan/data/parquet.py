@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan.errors import Invalid, first_line
 
 from .checks import check_claim
 from .dataset import DataError, DataWarning
@@ -21,7 +21,7 @@ from .tables import Table, rule, without_index
 invalid = Invalid("read")
 
 MAGIC = b"PAR1"
-_INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # pandas stores a frame's index so; it is no feature
+INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # pandas stores a frame's index so; it is no feature
 _WHAT = "fastgan.data.read of .parquet"
 
 
@@ -40,7 +40,7 @@ def read_parquet(path: Path, largest: float) -> Table:
     try:
         with parquet.ParquetFile(str(path)) as file:
             schema = file.schema_arrow
-            columns = [name for name in schema.names if not _INDEX_COLUMN.fullmatch(name)]
+            columns = [name for name in schema.names if not INDEX_COLUMN.fullmatch(name)]
             _check_schema(path, arrow, schema, columns)
             rows = file.metadata.num_rows
             check_claim(rows * len(columns) * 8, path.stat().st_size, invalid.of(DataError, path))
@@ -49,8 +49,7 @@ def read_parquet(path: Path, largest: float) -> Table:
         raise
     # Arrow answers damage with its own exceptions, and with some of Python's.
     except (arrow.ArrowException, OSError, OverflowError, LookupError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise invalid(DataError, path, f"must be a whole Parquet file, got: {reason}") from error
+        raise invalid(DataError, path, f"must be a whole Parquet file, got: {first_line(error)}") from error
     if table.num_rows == 0:
         raise invalid(DataError, path, "must have at least one row, got none")
     parts, names = [], []

@@ -103,9 +103,9 @@ def class_balance(samples: Rows, real: Rows, labels: Any = None, *, seed: int = 
     body, head = _fit(((x[known] - mean) / scale).float(), target[known], len(names), seed)
     with torch.no_grad():
         of_fake, of_kept, of_other = (body(((part - mean) / scale).float()) for part in (fake, x[kept], x[other]))
-        said = head(of_fake).argmax(1)
+        predicted = head(of_fake).argmax(1)
         right = head(torch.cat([of_kept, of_other])).argmax(1) == target[torch.cat([kept, other])]
-    shares, real_shares = (part.bincount(minlength=len(names)).double() / len(part) for part in (said, target))
+    shares, real_shares = (part.bincount(minlength=len(names)).double() / len(part) for part in (predicted, target))
     unit = max(float(of_kept.double().var(0).sum()), 1e-300)
     return ClassBalance(
         covered=int((shares >= _REACHED * real_shares).sum()),

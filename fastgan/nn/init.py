@@ -197,7 +197,7 @@ def max_col_norm_(weight: T, limit: float = 1.9365) -> T:
     Raises:
         ValueError: limit not positive and finite, weight without units and inputs.
 
-    Source: the original code's `max_col_norm` of 1.9365 (its columns are our rows); Hinton et al. (2012).
+    Source: the original code's `max_col_norm` of 1.9365 (its columns are the rows here); Hinton et al. (2012).
     """
     _check_scale("max_col_norm_", "limit", limit, positive=True)
     if isinstance(weight, nn.Module):

@@ -1,4 +1,4 @@
-"""A layer whose input is given on behind its outputs."""
+"""A layer that appends its input to its outputs."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ class Segment:
         return leaves
 
     def _by_modules(self, x: Tensor) -> Tensor:
-        """Module by module, with the masks of a native call: which of both is faster must not decide about them."""
+        """Module by module, with the masks of a native call: they do not depend on which of the two is faster."""
         seed = random.next_dropout_seed() if self.drops else None
         for call, arguments, substream in self.calls:  # without hooks, as planning found: a call would be forward alone
             x = call(x, *arguments) if substream is None else call(x, *arguments, seed, substream)

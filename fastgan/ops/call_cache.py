@@ -45,7 +45,7 @@ class CallCache:
         Not while torch.compile traces.
         """
         known = self.alike.get(self._kind(x, params, drops))
-        return known[1] if known is not None and known[0].holds(x, params) else None
+        return known[1] if known is not None and known[0].matches(x, params) else None
 
     def find(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
         """The description of the last call, where this one is common and has its shapes."""

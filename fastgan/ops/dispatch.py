@@ -99,7 +99,7 @@ class Likeness:
         strides = [[x.shape[1], 1], *(list(p.stride()) for p in params)]
         self._check = _TensorGuards(x, *params, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
 
-    def holds(self, x: Tensor, params: Sequence[Tensor | None]) -> bool:
+    def matches(self, x: Tensor, params: Sequence[Tensor | None]) -> bool:
         """Whether a call with these tensors is common too, and like the first one; not while torch.compile traces."""
         if _functorch_stack() is not None or forward_ad._current_level >= 0 or _tracing():
             return False

@@ -63,7 +63,7 @@ class _Memory:
 
     `p.data` may be other memory at backward, and no version counter tells of it; hooks of saved tensors may return
     anything. The storages are held: forward's weights are still there, and no other tensor has their addresses. A
-    storage may be somewhere else meanwhile, as FSDP gives its memory back and takes it again.
+    storage may be somewhere else meanwhile, as FSDP frees its memory and allocates it again.
     """
 
     __slots__ = ("addresses", "network", "places", "size", "storages")
@@ -111,15 +111,15 @@ class _Memory:
 
 
 def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
-    """Those of the gradients `needs`, of x and parameters, that this walk of the graph asks for.
+    """Which of the gradients in `needs`, of x and the parameters, this backward call requires; it requires that of x.
 
-    x's is one of them. `autograd.grad(y, x)` wants nothing of the parameters. Of a leaf that it names itself torch
-    cannot tell without raising, which takes longer than a small network's products: then everything counts as wanted.
+    `autograd.grad(y, x)` requires none of the parameters'. If the call names a leaf, torch can only say so by an
+    exception, which takes longer than the products of a small network: then all are computed.
     """
     if not any(needs[1:]):
         return needs
     asks = torch._C._will_engine_execute_node
-    edges = iter(ctx.next_functions[ctx.dropout_seed is not None :])  # those of tensors alone
+    edges = iter(ctx.next_functions[ctx.dropout_seed is not None :])  # of the tensors alone
     nodes: list[Any] = [None if t is None else next(edges)[0] for t in tensors[: len(needs)]]
     try:
         params = [need and asks(node) for need, node in zip(needs[1:], nodes[1:], strict=True)]
@@ -188,8 +188,8 @@ def with_a_part(network: MlpDescription, wanted: Sequence[bool]) -> list[bool]:
 
 
 def _alias(t: Tensor | None) -> Any:
-    """t itself, of which the derivative is taken: that of t would run on through its history, and count a weight twice
-    that serves two layers."""
+    """An alias of t, to differentiate by. A derivative by t itself would continue through the history of t, and count a
+    weight that two layers share twice."""
     return None if t is None else t.view_as(t)
 
 

@@ -260,8 +260,8 @@ def collapse(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
         axes.scatter(*ring.tensor()[:1500].T.numpy(), s=14, color=style.BLUE, alpha=0.25, lw=0, label="real")
         axes.scatter(*samples[:1500].T.numpy(), s=6, color=style.ORANGE, alpha=0.7, lw=0, label="generated")
         axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half), aspect="equal")
-        told = f"{found.covered} of {found.modes} modes, {100 * found.high_quality:.0f}% of samples near one"
-        style.label(axes, f"{title}\n{told}", f"$x_1$; iteration {result.step:,}", "$x_2$")
+        measured = f"{found.covered} of {found.modes} modes, {100 * found.high_quality:.0f}% of samples near one"
+        style.label(axes, f"{title}\n{measured}", f"$x_1$; iteration {result.step:,}", "$x_2$")
         axes.set_title(axes.get_title("left"), fontsize=11, loc="left")
         axes.legend(loc="center", frameon=False, fontsize=10, markerscale=2)
     return style.save(figure, path)

@@ -35,9 +35,9 @@ def joint(path: style.PathLike | None = None, *, counts: Any = COUNTS) -> Any:
     _cells(right, given_y, "P(x | y): rows sum to 1")
     bits = {"I(X;Y)": table.mutual_information(base=2)}
     bits |= {f"H({name})": table.entropy(v, base=2) for name, v in (("X", "x"), ("Y", "y"), ("X,Y", "xy"))}
-    told = "   ".join(f"{name} = {float(value):.4f} bits" for name, value in bits.items())
+    measured = "   ".join(f"{name} = {float(value):.4f} bits" for name, value in bits.items())
     rule = "Bayes: P(x | y) = P(y | x) P(x) / $\\sum_x$ P(y | x) P(x)"
-    figure.suptitle(f"{rule}: the middle table and P(x) give the right one, to {off:.0e}\n{told}", fontsize=11)
+    figure.suptitle(f"{rule}: the middle table and P(x) give the right one, to {off:.0e}\n{measured}", fontsize=11)
     return style.save(figure, path)
 
 

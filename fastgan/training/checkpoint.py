@@ -305,7 +305,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _expected_of(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What may belong to an optimiser that has no state yet: state of a parameter that it has."""
+    """The part of a checkpoint's state that an optimiser without state can take: that of its own parameters."""
     count = len(_parameters(optimizer))
     return {name: value for name, value in found.items() if int(name.partition(".")[0]) < count}
 

@@ -60,7 +60,7 @@ class FolderLock:
                 os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
                 self._handle = handle
                 return
-            os.close(handle)  # it was released and removed between our open and our lock
+            os.close(handle)  # it was released and removed between the opening and the locking
 
     def release(self) -> None:
         """Remove the file and release the lock; a second call does nothing."""

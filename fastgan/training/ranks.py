@@ -52,14 +52,14 @@ class Ranks:
             part = work()
         except Exception as error:  # the other ranks wait for this one: send them the error
             broken = error
-        told: list[Any] = [None] * self.size
-        dist.all_gather_object(told, (part, None if broken is None else str(broken)), group=self.group)
+        answers: list[Any] = [None] * self.size
+        dist.all_gather_object(answers, (part, None if broken is None else str(broken)), group=self.group)
         if broken is not None:
             raise broken
-        for rank, (_, why) in enumerate(told):
+        for rank, (_, why) in enumerate(answers):
             if why is not None:
                 raise Invalid(caller)(RuntimeError, f"rank {rank} broke down: {why}")
-        return [part for part, _ in told]
+        return [part for part, _ in answers]
 
     def first(self, value: int) -> int:
         """The number of rank 0, on every rank."""

@@ -82,7 +82,7 @@ class Minibatches:
             raise invalid.value("data", f"must have features, got rows of shape {self.shape}")
         self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
         self._labels: dict[torch.device, Tensor] = {}
-        if not isinstance(data, sources.ByIndex):  # one row after the other of files, perhaps: too long a wait
+        if not isinstance(data, sources.ByIndex):  # perhaps read from files one by one, which would take too long
             self._check_finite(first)
 
     def _order_by(self, batch_size: int, seed: int) -> None:
@@ -136,7 +136,7 @@ class Minibatches:
     def labels_of(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor:
         """Labels of the rows of draw q, int64 (batch_size,), or of this process's part of them.
 
-        purpose: of sampled rows, NOISE_G for the labels that G's update q is asked for.
+        purpose: of sampled rows, NOISE_G for the labels of G's update q.
         """
         if self.sampled is not None:
             drawn = self.sampled.sampler.draw(self.batch_size, seed=self.seed, purpose=purpose, step=draw)

@@ -140,7 +140,7 @@ class ConditionSampler:
 class SampledRows:
     """A table for `train`, whose rows are drawn by their labels: `gan.classes` is how many labels there are.
 
-    G's loss gets the cross-entropy of the labels asked for, of G's outputs before their `nn.Heads`.
+    G's loss gets the cross-entropy of the requested labels, of G's outputs before their `nn.Heads`.
 
     Args:
         table: the rows.

@@ -70,9 +70,9 @@ def place(gan: GAN, config: TrainConfig) -> None:
 
 
 def rows_for(data: Any, gan: GAN, config: TrainConfig, ranks: Ranks | None = None) -> Minibatches:
-    """The data as this run's minibatches; Rows of another run lend what they have checked. A stream is begun.
+    """The data as this run's minibatches. The Minibatches of another run are neither checked nor converted again.
 
-    Of several ranks each has its part of every minibatch; of a stream each has one of its own.
+    A stream is started. With several ranks, each has its part of every minibatch, or a stream of its own.
     """
     size = config.batch_size * config.pack
     if ranks is not None and ranks.size > 1:

@@ -128,11 +128,11 @@ __global__ void wrong(int fault, int* x, int n) {
       x[i] = cluster.map_shared_rank(&tile[0], cluster.block_rank() ^ 1u)[i];
       break;
     }
-    case 13:  // lanes disagree about who takes part
+    case 13:  // lanes disagree about which take part
       x[i] = __shfl_sync(i % 32 < 8 ? 0xffu : kAll, i, 0);
       break;
     case 14: x[0] = 2147483647 + x[1] + 1; break;  // an overflow of int
-    case 15: x[0] = i; break;                      // who wrote last?
+    case 15: x[0] = i; break;                      // which write is last?
   }
 }
 

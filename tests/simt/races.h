@@ -8,7 +8,7 @@
 
 namespace simt {
 
-// Who is at work, and how many barriers each group of his has passed.
+// The running thread, and how many barriers each of its groups has passed.
 struct Moment {
   int launch = -1, thread = -1, warp = -1, block = -1, cluster = -1;
   int warp_step = 0, block_step = 0, cluster_step = 0, grid_step = 0;

@@ -1,5 +1,4 @@
-// The scheduler: threads, barriers, exchanges within a warp, shared memory between red zones, and the runtime's small
-// change.
+// The scheduler of a launch: which thread runs next, barriers, exchanges within a warp.
 #include "simt.h"
 
 #include <algorithm>
@@ -7,25 +6,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <map>
-#include <memory>
-#include <queue>
-#include <random>
-#include <set>
-#include <tuple>
-#include <vector>
+#include <string>
 
 #include "asan.h"
-#include "cuda_runtime.h"
-#include "fibres.h"
-#include "races.h"
+#include "emulated_gpu.h"
 
 namespace simt {
 
 Options options;
 Index threadIdx, blockIdx;
 Extent blockDim, gridDim;
-Runtime runtime;
 
 bool fault_is(int number) {
   static const char* const on = std::getenv("SIMT_FAULT");
@@ -50,112 +40,14 @@ void fail(const char* format, ...) {
 
 namespace {
 
-constexpr size_t kZone = 1024, kArena = 1 << 20;
-
-// ---------------------------------------------------------------- threads, warps, blocks
-
-struct Block;
-
-struct Thread {
-  Index position, block;
-  Fibre fibre;
-  Block* home = nullptr;
-  int index = 0;  // in the block
-  bool ended = false;
-  const char* waits_for = nullptr;
-  Place place{"", 0};
-  Lanes lanes{};  // what the last exchange brought
-
-  int lane() const { return index % 32; }
-};
-
-struct Barrier {
-  int64_t expected = 0;
-  int passed = 0;
-  std::vector<Thread*> waiting;
-};
-
-struct Gathering {
-  unsigned mask, arrived;
-  const char* operation;
-  Place place;
-  Lanes lanes;
-};
-
-struct Cluster {
-  std::vector<std::unique_ptr<Block>> blocks;
-  Barrier barrier;
-  int64_t number = 0, live = 0;  // live threads
-};
-
-struct Block {
-  int64_t number = 0;
-  int rank = 0;
-  Cluster* cluster = nullptr;
-  std::vector<Thread> threads;
-  std::vector<std::vector<Gathering>> warps;
-  std::vector<int> warp_steps;  // __syncwarp by all lanes
-  Barrier barrier;
-  int64_t live = 0;
-  unsigned char* arena = nullptr;
-  std::set<int> unpoisoned;
-};
-
 bool same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
 bool same(Place a, Place b) { return a.line == b.line && same(a.file, b.file); }
 
-// ---------------------------------------------------------------- one launch
+int launches;  // so far
 
-struct Slot {
-  size_t offset, size;
-};
-
-class EmulatedGpu {
- public:
-  explicit EmulatedGpu(const Launch& launch);
-  ~EmulatedGpu();
-  void go();
-
-  void barrier(Scope scope, Place place);
-  const Lanes& exchange(unsigned mask, uint64_t value, const char* operation, Place place);
-  void give_way();
-  void* shared(int id, size_t size, size_t alignment);
-  void* locate(Block& block, int id, const Slot& slot);
-  void open_shared(Cluster& cluster);
-  void* dynamic_shared() { return locate(*current_->home, -1, slots_.at(-1)); }
-  void* map_shared_rank(void* object, int rank);
-  Thread& current() { return *current_; }
-  Moment moment() const;
-  static void enter();
-
- private:
-  void start_cluster(int64_t number);
-  void start_block(Block& block, int64_t number);
-  void make_ready(Thread& thread, bool gave_way = false);
-  void wait(const char* what, Place place);
-  void resume(Thread& thread);
-  void retire(Thread& thread);
-  void report_standstill();
-
-  // (tier, key): threads that gave way come after all others, so that waiting for a flag ends.
-  using Entry = std::tuple<uint64_t, uint64_t, Thread*>;
-
-  const Launch& launch_;
-  std::mt19937_64 random_;
-  int policy_;
-  uint64_t clock_ = 0;
-  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> ready_;
-  std::vector<std::unique_ptr<Cluster>> clusters_;
-  std::vector<unsigned char*> arenas_, free_arenas_;
-  std::map<int, Slot> slots_;
-  size_t static_used_ = 0, arena_used_ = kZone;
-  Barrier grid_barrier_;
-  Fibre scheduler_;
-  Thread* current_ = nullptr;
-};
+}  // namespace
 
 EmulatedGpu* gpu;
-int launches;  // so far
 
 EmulatedGpu::EmulatedGpu(const Launch& launch)
     : launch_(launch), random_(options.seed * 0x9E3779B97F4A7C15u + 1), policy_(int(options.seed % 4)) {
@@ -254,12 +146,11 @@ void EmulatedGpu::start_block(Block& block, int64_t number) {
 // Four ways to choose the next thread: at random, warp by warp, forwards, backwards.
 void EmulatedGpu::make_ready(Thread& thread, bool gave_way) {
   const auto place = uint64_t(thread.home->number) << 10 | uint64_t(thread.index);
-  uint64_t dropout_seed = random_();
-  if (policy_ == 1)
-    dropout_seed = ((place >> 5) * 0x9E3779B97F4A7C15u + options.seed) % 0xFFFFFFFBu << 32 | dropout_seed >> 32;
-  if (policy_ == 2) dropout_seed = place;
-  if (policy_ == 3) dropout_seed = ~place;
-  ready_.emplace(gave_way ? ++clock_ : 0, dropout_seed, &thread);
+  uint64_t key = random_();
+  if (policy_ == 1) key = ((place >> 5) * 0x9E3779B97F4A7C15u + options.seed) % 0xFFFFFFFBu << 32 | key >> 32;
+  if (policy_ == 2) key = place;
+  if (policy_ == 3) key = ~place;
+  ready_.emplace(gave_way ? ++gave_way_ : 0, key, &thread);
 }
 
 void EmulatedGpu::resume(Thread& thread) {
@@ -357,49 +248,7 @@ const Lanes& EmulatedGpu::exchange(unsigned mask, uint64_t value, const char* op
   return t.lanes;
 }
 
-// ---------------------------------------------------------------- shared memory
-
-void* EmulatedGpu::locate(Block& block, int id, const Slot& slot) {
-  unsigned char* at = block.arena + slot.offset;
-  if (block.unpoisoned.insert(id).second) {
-    __asan_unpoison_memory_region(at, slot.size);
-    std::memset(at, 0xff, slot.size);  // NaN and -1: what is read before it is written shows
-    watch(at, slot.size, true);
-  }
-  return at;
-}
-
-void* EmulatedGpu::shared(int id, size_t size, size_t alignment) {
-  auto found = slots_.find(id);
-  if (found == slots_.end()) {
-    static_used_ = (static_used_ + alignment - 1) / alignment * alignment + size;
-    if (static_used_ > kStaticShared) fail("a block may have %zu bytes of static shared memory", kStaticShared);
-    found = slots_.emplace(id, Slot{arena_used_, size}).first;
-    arena_used_ += (size + kZone + 255) / 256 * 256;
-    if (arena_used_ > kArena) fail("too many shared objects for the emulator");
-  }
-  return locate(*current_->home, id, found->second);
-}
-
-void* EmulatedGpu::map_shared_rank(void* object, int rank) {
-  Block& own = *current_->home;
-  const size_t offset = size_t(static_cast<unsigned char*>(object) - own.arena);
-  if (offset >= kArena || rank < 0 || size_t(rank) >= own.cluster->blocks.size())
-    fail("map_shared_rank: no such block or object");
-  Block& other = *own.cluster->blocks[size_t(rank)];
-  if (other.live == 0) fail("map_shared_rank: block %d of the cluster has ended", rank);
-  for (const auto& [id, slot] : slots_)
-    if (own.cluster->barrier.passed > 0 && offset - slot.offset < slot.size) locate(other, id, slot);
-  return other.arena + offset;
-}
-
-// Once all blocks of a cluster have met, all are known to run; before, what others hold may not be touched.
-void EmulatedGpu::open_shared(Cluster& cluster) {
-  for (auto& block : cluster.blocks)
-    for (const auto& [id, slot] : slots_) locate(*block, id, slot);
-}
-
-// ---------------------------------------------------------------- what never goes on
+// ---------------------------------------------------------------- a standstill
 
 void EmulatedGpu::report_standstill() {
   std::map<std::string, std::map<int64_t, int64_t>> groups;  // where -> block -> threads
@@ -422,9 +271,7 @@ void EmulatedGpu::report_standstill() {
   fail("no thread can go on; not all threads arrive%s", text.c_str());
 }
 
-}  // namespace
-
-// ---------------------------------------------------------------- the face
+// ---------------------------------------------------------------- what simt.h declares
 
 void run(const Launch& launch) {
   EmulatedGpu here(launch);
@@ -452,75 +299,4 @@ int cluster_rank() { return gpu->current().home->rank; }
 int cluster_size() { return int(gpu->current().home->cluster->blocks.size()); }
 void* map_shared_rank(void* object, int rank) { return gpu->map_shared_rank(object, rank); }
 
-cudaError_t report(cudaError_t status) {
-  if (status != cudaSuccess) runtime.last = status;
-  return status;
-}
-
-static std::map<const void*, int> allowed_dynamic;
-void allow_dynamic_shared(const void* kernel, int bytes) { allowed_dynamic[kernel] = bytes; }
-
-static cudaError_t examine(const cudaLaunchConfig_t& config, const void* kernel, Launch& launch) {
-  if (runtime.inject != cudaSuccess) return runtime.inject;
-  if (config.stream != runtime.stream) fail("a launch on a stream that is not the caller's");
-  launch.grid = config.gridDim;
-  launch.block = config.blockDim;
-  launch.dynamic_shared = config.dynamicSmemBytes;
-  for (unsigned i = 0; i < config.numAttrs; ++i) {
-    const cudaLaunchAttribute& a = config.attrs[i];
-    if (a.id == cudaLaunchAttributeCooperative) launch.cooperative = a.val.cooperative != 0;
-    if (a.id == cudaLaunchAttributeClusterDimension)
-      launch.cluster = {a.val.clusterDim.x, a.val.clusterDim.y, a.val.clusterDim.z};
-  }
-  const Extent &g = launch.grid, &b = launch.block, &c = launch.cluster;
-  const bool grid = g.x >= 1 && g.y >= 1 && g.z >= 1 && g.x <= 2147483647u && g.y <= 65535 && g.z <= 65535;
-  const bool block = b.count() >= 1 && b.count() <= 1024 && b.z <= 64;
-  const bool cluster = c.count() >= 1 && c.count() <= 8 && c.y == 1 && c.z == 1 && g.x % std::max(1u, c.x) == 0;
-  // All blocks of a cooperative launch must be on the device at once: of Hopper's 132 multiprocessors.
-  const int64_t resident = std::min(int64_t(2048) / std::max<int64_t>(b.count(), 1),
-                                    int64_t(kShared + 1024) / int64_t(launch.dynamic_shared + 1024));
-  const auto found = allowed_dynamic.find(kernel);
-  const size_t most = found == allowed_dynamic.end() ? kStaticShared : size_t(found->second);
-  if (!grid || !block || !cluster || launch.dynamic_shared > most || most > kShared)
-    return cudaErrorInvalidConfiguration;
-  if (launch.cooperative && g.count() > 132 * resident) return cudaErrorCooperativeLaunchTooLarge;
-  return cudaSuccess;
-}
-
-cudaError_t prepare(const cudaLaunchConfig_t& config, const void* kernel, Launch& launch) {
-  const cudaError_t status = examine(config, kernel, launch);
-  if (status != cudaSuccess) return status;
-  const int64_t size = launch.cluster.count(), clusters = launch.grid.count() / size;
-  if (size > 1 && clusters > runtime.clusters)
-    fail("a launch of %d clusters, of which %d can run at once", int(clusters), runtime.clusters);
-  ++runtime.launches;
-  return cudaSuccess;
-}
-
-// As CUDA does, only for a launch that could be made, and of clusters.
-cudaError_t clusters_at_once(int* clusters, const cudaLaunchConfig_t& config, const void* kernel) {
-  Launch launch;
-  const cudaError_t status = examine(config, kernel, launch);
-  if (status != cudaSuccess) return status;
-  *clusters = runtime.clusters;
-  return launch.cluster.count() > 1 ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 }  // namespace simt
-
-const char* cudaGetErrorString(cudaError_t status) {
-  switch (status) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorCooperativeLaunchTooLarge: return "too many blocks in cooperative launch";
-    case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
-  }
-  return "unknown error";
-}
-
-cudaError_t cudaGetLastError() {
-  const cudaError_t last = simt::runtime.last;
-  simt::runtime.last = cudaSuccess;
-  return last;
-}

@@ -1,4 +1,4 @@
-// The machine the emulated kernels run on: every thread of a block is a fibre, and a seed decides who runs when.
+// The machine the emulated kernels run on: every thread of a block is a fibre, and a seed decides which one runs next.
 // A fibre runs until it waits (barrier, shuffle, vote) or gives way (atomics); what waits for ever is reported with its
 // place.
 #pragma once
@@ -44,7 +44,7 @@ extern Options options;
 
 constexpr size_t kStaticShared = 48 << 10, kShared = 227 << 10;  // bytes a block may have, as on Hopper
 
-// Who the running thread is; set whenever another one takes over.
+// The position of the running thread; set whenever another one takes over.
 extern Index threadIdx, blockIdx;
 extern Extent blockDim, gridDim;
 

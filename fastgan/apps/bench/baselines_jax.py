@@ -40,7 +40,7 @@ class Jax:
         self.workload = workload
         self.jax, jnp = _import()
         if (backend := self.jax.default_backend()) != {"cuda": "gpu"}.get(data.device.type, data.device.type):
-            raise RuntimeError(f"JAX runs on {backend}, the data lie on {data.device.type}")
+            raise RuntimeError(f"JAX runs on {backend}, the data are on {data.device.type}")
         self.seconds, self.data = seconds, jnp.asarray(data.cpu().numpy())
         self.iteration = iteration(workload)
         self.scan = self.jax.jit(self._calls, static_argnums=2, donate_argnums=0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgan.backend import backend_info
+from fastgan import backend_info
 
 FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve", "bf16")
 _TREE = Path(__file__).resolve().parents[3]

@@ -13,11 +13,11 @@ from fastgan.training.engines.cuda_graph import put_back
 
 @contextlib.contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Factors of torch's and JAX's float32 products are rounded to tf32 inside where that is asked for, else not.
+    """Round the factors of torch's and JAX's float32 products to tf32 inside if `precision` is "tf32", else not.
 
-    By itself torch would not, JAX would on a GPU. Both of torch's switches say so: its products go by the newer,
-    torch.compile by the older, unlike the CUDA-graph engine, which sets the newer alone. Afterwards both are as
-    they were.
+    By default torch does not, and JAX does on a GPU. torch has two switches, and both are set: its products read the
+    newer one, torch.compile the older one. The CUDA-graph engine needs the newer one alone. Afterwards both are as
+    before.
     """
     newer = [switch for switch in _newer() if hasattr(switch, "fp32_precision")]
     before = [switch.fp32_precision for switch in newer]

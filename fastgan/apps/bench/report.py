@@ -145,8 +145,8 @@ def _table(records: Sequence[Record], base: str, sides: Sequence[str], precision
         rows.append([label(record).removesuffix(f" {precision}"), *_cells(record, base, sides), *end])
         if len(record["states"]) > 1:
             rows += [[f"  {s}", *_cells(of, base, sides), *[""] * len(end)] for s, of in record["states"].items()]
-    told = "; ".join(_LEGEND[side] for side in sides if side in _LEGEND)
-    return "\n".join([harness.table(rows), *textwrap.wrap(told, WIDTH)])
+    legend = "; ".join(_LEGEND[side] for side in sides if side in _LEGEND)
+    return "\n".join([harness.table(rows), *textwrap.wrap(legend, WIDTH)])
 
 
 def _cells(record: Record, base: str, sides: Sequence[str]) -> list[str]:
@@ -165,7 +165,7 @@ def in_words(records: Sequence[Record]) -> Iterator[str]:
         yield from _sentence(of, BF16, "fastgan in bf16", side)
 
 
-def _sentence(records: Sequence[Record], base: str, who: str, side: str) -> Iterator[str]:
+def _sentence(records: Sequence[Record], base: str, subject: str, side: str) -> Iterator[str]:
     if not records:
         return
     other = "its own float32" if side == FASTGAN else BASELINE_NAMES[side]
@@ -173,16 +173,16 @@ def _sentence(records: Sequence[Record], base: str, who: str, side: str) -> Iter
     faster = {name: ratio for name, (ratio, spread) in ratios.items() if ratio > 1 + spread}
     slower = {name: ratio for name, (ratio, spread) in ratios.items() if ratio < 1 - spread}
     equal = [name for name in ratios if name not in faster and name not in slower]
-    told = []
+    parts = []
     if faster:
         low, high = min(faster.values()), max(faster.values())
         span = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-        told.append(f"{span} times as fast as {other} at {_count(len(faster), len(ratios))}")
+        parts.append(f"{span} times as fast as {other} at {_count(len(faster), len(ratios))}")
     if equal:
-        told.append(f"as fast as {other} at {', '.join(equal)}")
+        parts.append(f"as fast as {other} at {', '.join(equal)}")
     if slower:
-        told.append(f"slower than {other} at {', '.join(f'{name} ({ratio:.2f})' for name, ratio in slower.items())}")
-    yield f"{who} is {'; '.join(told)}."
+        parts.append(f"slower than {other} at {', '.join(f'{name} ({ratio:.2f})' for name, ratio in slower.items())}")
+    yield f"{subject} is {'; '.join(parts)}."
 
 
 def _count(some: int, every: int) -> str:
@@ -199,9 +199,9 @@ def bound_lines(found: Record) -> Iterator[str]:
 
     if "launch_s" in found:
         yield f"launch of an empty kernel: {us(found['launch_s'])} in a stream, {us(found['graph_node_s'])} in a graph"
-        told = [f"{us(found['block_barrier_s'])} of a block of {lower_bounds.THREADS} threads"]
-        told += [f"{us(s)} of a cluster of {blocks}" for blocks, s in found["cluster_barrier_s"].items()]
-        yield f"barrier: {', '.join(told)}"
+        listed = [f"{us(found['block_barrier_s'])} of a block of {lower_bounds.THREADS} threads"]
+        listed += [f"{us(s)} of a cluster of {blocks}" for blocks, s in found["cluster_barrier_s"].items()]
+        yield f"barrier: {', '.join(listed)}"
         yield f"host: {us(found['launch_and_wait_s'])} for a launch and a wait, {us(found['fetch_s'])} for a number"
     yield f"copy: {found['copy_bytes_per_s'] / 1e9:,.0f} GB/s, read and written"
     rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in found["products_per_s"].items())
@@ -214,8 +214,8 @@ DISTURBED = 0.9  # of a processor: below, others took turns on it
 def disturbed(records: Sequence[Record]) -> str:
     """Which one-thread workloads had to share their processor; empty if none had."""
     shares = {r["workload"]: r["processors got"] for r in records if r["threads"] == 1 and "processors got" in r}
-    told = [f"{name} {share:.0%}" for name, share in shares.items() if share < DISTURBED]
-    return f"Disturbed: of the processor they were held on, they got: {', '.join(told)}." if told else ""
+    listed = [f"{name} {share:.0%}" for name, share in shares.items() if share < DISTURBED]
+    return f"Disturbed: of the processor they were held on, they got: {', '.join(listed)}." if listed else ""
 
 
 def lines(records: Sequence[Record], members: Record | None = None) -> Iterator[str]:
@@ -244,8 +244,8 @@ def lines(records: Sequence[Record], members: Record | None = None) -> Iterator[
     firsts = {p: [s[p]["first_call_s"] for s in measured if p in s] for p in BASELINE_NAMES}
     setup = {p: max(seconds) for p, seconds in firsts.items() if seconds}
     if setup:
-        told = ", ".join(f"{BASELINE_NAMES[p]} {seconds:.1f} s" for p, seconds in setup.items())
-        yield f"set-up and compilation, not in the times above, at most: {told}"
+        listed = ", ".join(f"{BASELINE_NAMES[p]} {seconds:.1f} s" for p, seconds in setup.items())
+        yield f"set-up and compilation, not in the times above, at most: {listed}"
     yield from sorted({f"left out: {label(r)}: {n}: {why}" for r in records for n, why in r["left out"].items()})
     engines = {f"{label(r)}: {r['engine'][FASTGAN]}" for r in records if FASTGAN in r.get("engine", {})}
     yield from sorted(f"engine: {engine}" for engine in engines if not engine.partition(": ")[2].startswith("cpu "))
@@ -284,8 +284,8 @@ def picture(records: Sequence[Record], notes: Sequence[str], device: str = "") -
         if points:
             x, y = zip(*points, strict=True)
             size = 70 if name in (FASTGAN, BF16) else 32
-            told = {FASTGAN: "fastgan", BF16: "fastgan, bf16"}.get(name) or BASELINE_NAMES[name]
-            time_axis.scatter(x, y, size, color=pictures.COLOURS[colour], marker=marker, label=told, zorder=3)
+            shown = {FASTGAN: "fastgan", BF16: "fastgan, bf16"}.get(name) or BASELINE_NAMES[name]
+            time_axis.scatter(x, y, size, color=pictures.COLOURS[colour], marker=marker, label=shown, zorder=3)
     bounds = [(r["lower_bound_s"] * 1e6, y) for y, r in enumerate(records) if r["lower_bound_s"]]
     if bounds:
         x, y = zip(*bounds, strict=True)
@@ -313,8 +313,8 @@ def _peak_bars(ax: Any, records: Sequence[Record]) -> None:
             ("best baseline", theirs, 0.19, 1),
         ):
             if share is not None:
-                told = name if i == 0 else None
-                ax.barh(i + offset, 100 * share, 0.34, color=pictures.COLOURS[colour], label=told)
+                shown = name if i == 0 else None
+                ax.barh(i + offset, 100 * share, 0.34, color=pictures.COLOURS[colour], label=shown)
                 ax.annotate(f"{100 * share:.0f}", (100 * share + 1, i + offset), va="center", fontsize=7)
     ax.set(xlim=(0, 110))
     ax.tick_params(labelleft=False)

@@ -32,9 +32,9 @@ class WorkerFailed(RuntimeError):
 
     @property
     def brief(self) -> str:
-        """How it ended and the last line that it said."""
-        told = str(self).strip().splitlines()
-        return " ... ".join(line.strip()[-300:] for line in dict.fromkeys((told[0], told[-1])))
+        """How it ended and the last line of its output."""
+        lines = str(self).strip().splitlines()
+        return " ... ".join(line.strip()[-300:] for line in dict.fromkeys((lines[0], lines[-1])))
 
 
 def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
@@ -110,12 +110,12 @@ def ask(request: dict[str, Any], limit_s: float | None = None) -> Iterator[dict[
         limit_s: seconds after which the process is ended; None: it may take its time.
 
     Raises:
-        WorkerFailed: the process broke down or was ended; the last it said is in the message.
+        WorkerFailed: the process broke down or was ended; the end of its output is in the message.
     """
     command = [sys.executable, "-m", "fastgan.apps.bench.worker", json.dumps(request)]
     with (
-        tempfile.TemporaryFile() as said,
-        _held(machine.allowed_cpus()[: request.get("threads")], command, said) as process,
+        tempfile.TemporaryFile() as output,
+        _held(machine.allowed_cpus()[: request.get("threads")], command, output) as process,
         _ended_after(process, limit_s) as late,
     ):
         try:
@@ -125,14 +125,14 @@ def ask(request: dict[str, Any], limit_s: float | None = None) -> Iterator[dict[
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.kill()
         if process.wait() != 0:
-            said.seek(0)
+            output.seek(0)
             how = f"was ended after {limit_s:g} s" if late.is_set() else f"ended with {process.returncode}"
-            raise WorkerFailed(f"the measuring process {how}: {said.read()[-3000:].decode(errors='replace')}")
+            raise WorkerFailed(f"the measuring process {how}: {output.read()[-3000:].decode(errors='replace')}")
 
 
 @contextlib.contextmanager
 def _ended_after(process: subprocess.Popen[bytes], limit_s: float | None) -> Iterator[threading.Event]:
-    """Kill the process when the time is up, which is then told: no signal reaches it while it waits for a kernel."""
+    """Kill the process when the time is up, and set the event: no signal reaches it while it waits for a kernel."""
     late = threading.Event()
 
     def end() -> None:

@@ -63,7 +63,7 @@ class _Subject:
     """Samples, training rows and held-out rows, in the data's own units.
 
     Of a table, whose columns have units of their own, in standard deviations of each: a distance between rows would see
-    little more than the column of the largest numbers. Labels are asked for as often as the data have them, so that the
+    little more than the column of the largest numbers. Labels are requested as often as the data have them, so that the
     samples of a conditional run are p_g as a whole.
     """
 
@@ -270,10 +270,10 @@ def _labels_of_train(subject: _Subject) -> Tensor:
 
 
 def _labels(subject: _Subject, asked: Tensor, nearest: Tensor) -> Measure:
-    """How often the nearest training row has the label that the sample was asked for by."""
+    """How often the nearest training row has the label that was requested for the sample."""
     known = _labels_of_train(subject)
     right = float((known[nearest] == asked).double().mean())
-    return "labels", f"{100 * right:.1f}% of samples are nearest to a row of the label asked for", {"right": right}
+    return "labels", f"{100 * right:.1f}% of samples are nearest to a row of the requested label", {"right": right}
 
 
 def _precision(subject: _Subject) -> Measure:

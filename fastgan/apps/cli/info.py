@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print versions, the build, and the backend of each operation."""
-    from fastgan.backend import backend_info
+    from fastgan import backend_info
 
     facts = backend_info()
     print(json.dumps(facts, indent=1, default=str) if arguments.json else "\n".join(_lines(facts)))

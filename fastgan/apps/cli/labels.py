@@ -1,4 +1,4 @@
-"""Labels on the command line: how many classes the data have, and which class each sample is asked for."""
+"""Labels on the command line: how many classes the data have, and of which class each sample shall be."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def classes_of(dataset: Dataset, source: str) -> int:
 
 
 def check(config: RunConfig, labels: Sequence[int] | None) -> None:
-    """Raise unless the samples of this run can be asked for by these labels."""
+    """Raise unless the samples of this run can have these labels."""
     classes = config.networks.classes
     if labels is None:
         return
@@ -46,7 +46,7 @@ def check(config: RunConfig, labels: Sequence[int] | None) -> None:
 
 
 def in_turn(config: RunConfig, labels: Sequence[int] | None, n: int, offset: int = 0) -> Tensor | None:
-    """The labels of samples offset .. offset+n: those asked for, or all, one after another; None without classes."""
+    """The labels of samples offset .. offset+n: the requested ones, or all, one after another; None without classes."""
     classes = config.networks.classes
     if not classes:
         return None

@@ -1,4 +1,4 @@
-"""The pictures of a run: its samples in the form that fits the data, its curves, and those asked for by name."""
+"""The pictures of a run: its samples in the form that fits the data, its curves, and those with a name."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def draw_samples(
 ) -> Path:
     """Generated beside real: a grid of images, points in the plane, or histograms.
 
-    Of a conditional run the labels asked for, by default all in turn, beside real rows of theirs, or of all where
+    Of a conditional run the requested labels, by default all in turn, beside real rows of theirs, or of all where
     there are none; images of each class in a row of their own.
     """
     from fastgan import plots

@@ -31,7 +31,7 @@ _OF_THEORY = {
     "collapse": "a collapsed run beside a good one",
 }
 _OF_A_RUN: dict[str, tuple[str, Callable[[runs.RunConfig, Path, Path], Path]]] = {
-    "interpolation": ("images: what lies between two samples, as the paper's figure 3", pictures.draw_interpolation),
+    "interpolation": ("images: what is between two samples, as the paper's figure 3", pictures.draw_interpolation),
     "neighbours": ("images: samples and their nearest training images", pictures.draw_nearest),
     "discriminator": ("one or two columns: D(x) beside the optimal D*(x)", pictures.draw_discriminator),
     "animation": ("samples over the iterations of the run, a .gif", pictures.draw_animation),

@@ -71,7 +71,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 
 def asked(arguments: argparse.Namespace) -> PopulationSpec | None:
-    """The population that was asked for, or is resumed; None for a single GAN."""
+    """The population that is requested, or resumed; None for a single GAN."""
     grid = dict(arguments.grid or [])
     if len(grid) < len(arguments.grid or []):
         raise ValueError("--grid must name each field once, got one twice")

@@ -24,8 +24,8 @@ def add(papers: Any) -> None:
         "pacgan",
         help="modes found on the 2-D ring and grid (Lin et al. 2018, table 1)",
         description="How many modes of the 2-D ring and grid GAN and PacGAN find, at the paper's settings: 10 trials "
-        "of 400,000 iterations each, unless told otherwise. Given a folder that holds a finished study, it prints that "
-        "study's table again.",
+        "of 400,000 iterations each, unless options say otherwise. Given a folder that holds a finished study, "
+        "it prints that study's table again.",
         epilog="examples:\n"
         "  fastgan reproduce pacgan --dataset ring --trials 3 --steps 20000    a look\n"
         "  fastgan reproduce pacgan --out full --precision bf16    the whole table\n"
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = _asked(arguments)
     study = dataclasses.replace(stored or Study(), **asked)
     if stored is not None and not arguments.resume and not (study == stored and pacgan.finished(study, folder)):
-        raise ValueError(f"--out must be new, hold the finished study asked for, or be resumed, got {folder}")
+        raise ValueError(f"--out must be new, hold the requested study, finished, or be resumed, got {folder}")
     if stored is not None and study.precision != stored.precision:
         raise ValueError(f"--precision must be {stored.precision} as in {folder}, got {study.precision}")
     done = pacgan.finished(study, folder) or _train(study, folder, arguments)
@@ -112,8 +112,8 @@ def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -
     for dataset in study.datasets:
         trained = f"{_trials(study, folder, dataset)} of {study.steps:,} iterations"
         print(f"{dataset}: {trained}, {study.precision}{_short(study)}")
-        told = study.steps >= pacgan.STEPS  # a shorter run is another experiment: no verdict on it
-        print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS, verdict=told)))
+        judged = study.steps >= pacgan.STEPS  # a shorter run is another experiment: no verdict on it
+        print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS, verdict=judged)))
         print("reverse KL, near: over the samples within three standard deviations of a mode, as in the paper's code")
         print()
     for cell in study.cells:

@@ -67,7 +67,7 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     with shown(displays) as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
         run_trials = unrolled.unrolled if name == "unrolled" else unrolled.costs
         found = run_trials(values, callbacks=bars, **numbers)
-    if not any(map(_told, found)):
+    if not any(map(_measured, found)):
         print("interrupted: no trial had been measured yet, so there is no table", file=sys.stderr)
         return 130
     return _report(name, found, arguments, folder)
@@ -90,8 +90,8 @@ def _values(name: str, flag: str, given: str | None) -> list[Any]:
 
 
 def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, folder: Path) -> int:
-    told = [trial for trial in found if _told(trial)]
-    rows, groups = unrolled.table(told), unrolled.groups(told)
+    measured = [trial for trial in found if _measured(trial)]
+    rows, groups = unrolled.table(measured), unrolled.groups(measured)
     left = sum(trial.failed is None and trial.step < arguments.steps for trial in found)
     short = "" if arguments.steps >= unrolled.STEPS else f" of the full {unrolled.STEPS:,}"
     trained = f"{arguments.trials} trial{'s' * (arguments.trials > 1)} of {arguments.steps:,}"
@@ -100,7 +100,7 @@ def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, fo
         print(f"interrupted: {left} of {len(found)} trials had not ended: the table has what was measured last")
     print("\n".join(table.lines(rows, unrolled.COLUMNS)))
     everyone = unrolled.groups(found).items()
-    by_seed = {label: [trial.modes if _told(trial) else None for trial in trials] for label, trials in everyone}
+    by_seed = {label: [trial.modes if _measured(trial) else None for trial in trials] for label, trials in everyone}
     ends = {label: [trial.step for trial in trials] for label, trials in everyone}
     for label, trials in groups.items():
         print(f"{label}: modes by seed {' '.join('-' if n is None else str(n) for n in by_seed[label])}")
@@ -119,7 +119,7 @@ def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, fo
     return 130 if left else 0
 
 
-def _told(trial: Trial) -> bool:
+def _measured(trial: Trial) -> bool:
     """Whether there is something to say of a trial: of those that an interruption left out there is not."""
     return trial.failed is not None or trial.step > 0
 

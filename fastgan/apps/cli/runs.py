@@ -39,7 +39,7 @@ class RunConfig:
 
     Args:
         source: name of a data set, or absolute path.
-        n: rows asked for; None: all.
+        n: requested rows; None: all.
         data_seed: of synthetic data.
         read: how a file is read, where that was given: options of `fastgan.data.read`.
         networks: G and D; those of a run that Python began are described by its checkpoint.

@@ -154,7 +154,7 @@ def train(arguments: argparse.Namespace) -> int:
     table = kept.table()
     if not arguments.resume:
         folder = runs.Folder.new(arguments.out, arguments.source)
-    said: list[str] = []
+    notes: list[str] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DataWarning)
@@ -167,11 +167,11 @@ def train(arguments: argparse.Namespace) -> int:
                 resume=folder.has_checkpoint(),
             )
             seconds = time.perf_counter() - begun
-        said = [str(warning.message).removeprefix("fit: ") for warning in caught]
+        notes = [str(warning.message).removeprefix("fit: ") for warning in caught]
     except BaseException:
         folder.discard()
         raise
-    pictures = []
+    pictures, named = [], arguments.source or kept.source
     if not arguments.no_pictures:
         try:
             pictures = draw(gan, folder.path, folder.path)
@@ -180,13 +180,9 @@ def train(arguments: argparse.Namespace) -> int:
         except (ImportError, ValueError) as error:
             print(f"no pictures: {error}", file=sys.stderr)
     if arguments.json:
-        print(
-            json.dumps(
-                finite(_report(gan, arguments.source or kept.source, folder.path, seconds, said, pictures)), indent=1
-            )
-        )
+        print(json.dumps(finite(_report(gan, named, folder.path, seconds, notes, pictures)), indent=1))
     elif not arguments.quiet:
-        print("\n".join(_summary(gan, arguments.source or kept.source, folder.path, seconds, said, pictures)))
+        print("\n".join(_summary(gan, named, folder.path, seconds, notes, pictures)))
     return 130 if gan.interrupted else 0
 
 
@@ -277,7 +273,7 @@ def constraint(text: str) -> Constraint:
 
 
 def _report(
-    gan: TabularGAN, source: str, path: Path, seconds: float, said: list[str], pictures: list[Path]
+    gan: TabularGAN, source: str, path: Path, seconds: float, notes: list[str], pictures: list[Path]
 ) -> dict[str, Any]:
     """`_summary` for a program."""
     steps = len(gan.history["loss_d"])
@@ -288,18 +284,18 @@ def _report(
         "interrupted": gan.interrupted,
         "steps_per_second": steps / max(seconds, 1e-9),
         "means": {name: float(values[-_TAIL:].mean()) for name, values in gan.history.items() if len(values)},
-        "notes": said,
+        "notes": notes,
         "pictures": [str(picture) for picture in pictures],
     }
 
 
 def _summary(
-    gan: TabularGAN, source: str, path: Path, seconds: float, said: list[str], pictures: list[Path]
+    gan: TabularGAN, source: str, path: Path, seconds: float, notes: list[str], pictures: list[Path]
 ) -> list[str]:
     steps = len(gan.history["loss_d"])
     state = "interrupted, saved" if gan.interrupted else "trained"
     kinds = repr(gan.transformer).removeprefix("TableTransformer(").removesuffix(")")
-    lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}", *said]
+    lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}", *notes]
     if gan.interrupted:
         lines.append(f"go on:    fastgan train --resume --out {path}")
     if pictures:

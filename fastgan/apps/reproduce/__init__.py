@@ -1,1 +1,1 @@
-"""The papers' tables as commands: train at the published settings, and set our row beside the paper's."""
+"""The papers' tables as commands: train at the published settings, and set fastgan's row beside the paper's."""

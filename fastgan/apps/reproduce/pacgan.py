@@ -3,7 +3,7 @@
 Settings of the authors' code (github.com/fjxmlzn/PacGAN, synthetic_data_experiments), which trains by the rule of ALI's
 (github.com/IshmaelBelghazi/ALI, ali/algorithms.py): both networks from the same minibatch, both gradients before either
 update. Three things differ. With packing its G normalises each of the packed batches by itself, fastgan's all of them
-together; it packs the rows of the data once for all, we pack them anew in each epoch; and its running averages are of
+together; it packs the rows of the data once, fastgan packs them anew in each epoch; and its running averages are of
 the standard deviation, fastgan's of the variance. All trials see the same data; weights, order and noise differ.
 """
 

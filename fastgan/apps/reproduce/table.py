@@ -54,9 +54,9 @@ class Figure:
 
 
 def apart(measured: Figure, paper: Figure) -> float:
-    """How many standard errors of their difference our mean lies above the paper's.
+    """How many standard errors of the difference fastgan's mean is above the paper's.
 
-    Where our trials show no spread, because there is one or all are equal, it is taken to be that of the paper's.
+    If fastgan's trials have no spread, because there is one or all are equal, the paper's spread is used.
     """
     own = (
         measured.error
@@ -86,7 +86,7 @@ class Row:
 
 
 def lines(rows: Sequence[Row], columns: Sequence[str], *, verdict: bool = True) -> list[str]:
-    """The table in columns, and after each of our rows how far it lies from the paper's.
+    """The table in columns, and after each of fastgan's rows how far it is from the paper's.
 
     Args:
         rows: of one group.
@@ -115,7 +115,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _distances(row: Row, rows: Sequence[Row]) -> dict[str, float]:
-    """`apart` by column, of one of our rows whose paper's row is there too."""
+    """`apart` by column, of a row of fastgan's whose paper's row is there too."""
     same = [other for other in rows if other.kind == PAPER and (other.group, other.method) == (row.group, row.method)]
     if row.kind != FASTGAN or not same:
         return {}

@@ -19,6 +19,7 @@ from fastgan.training.engines.cuda_graph import GraphEngine
 from fastgan.training.engines.cuda_persistent import PersistentEngine
 from fastgan.training.engines.eager import EagerEngine
 from fastgan.training.engines.plan import UnsupportedByEngine
+from fastgan.training.engines.state import advance_together
 from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
 
@@ -74,10 +75,10 @@ def begin_all(
     engines: Sequence[Engine], firsts: list[int], counts: list[int], threads: int, should_stop: Callable[[], bool]
 ) -> Callable[[], list[np.ndarray]]:
     """`begin` of several engines of one class in one call, on so many threads of the CPU; gives all metrics."""
-    if on_cpu := [engine for engine in engines if isinstance(engine, cpu.CpuEngine)]:
-        return functools.partial(cpu.advance_all, on_cpu, firsts, counts, threads)
-    if persistent := [engine for engine in engines if isinstance(engine, cuda_persistent.PersistentEngine)]:
-        return functools.partial(cuda_persistent.advance_all, persistent, firsts, counts)
+    if on_cpu := [engine for engine in engines if isinstance(engine, CpuEngine)]:
+        return functools.partial(advance_together, on_cpu, firsts, counts, functools.partial(cpu.launch, threads))
+    if persistent := [engine for engine in engines if isinstance(engine, PersistentEngine)]:
+        return functools.partial(advance_together, persistent, firsts, counts, cuda_persistent.launch)
     (engine,) = engines
     finish = engine.begin(firsts[0], counts[0], should_stop)
     return lambda: [finish()]

@@ -73,22 +73,18 @@ class CpuEngine:
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count (from 0) on all threads and returns their metrics."""
-        return lambda: advance_all([self], [first], [count], torch.get_num_threads())[0]
+        run = functools.partial(launch, torch.get_num_threads())
+        return lambda: advance_together([self], [first], [count], run)[0]
 
 
-def advance_all(engines: Sequence[CpuEngine], firsts: list[int], counts: list[int], threads: int) -> list[np.ndarray]:
-    """Run iterations of each: one engine alone on all threads, many on a thread each."""
-    states = [engine.state for engine in engines]
-    return advance_together(CpuEngine.name, states, firsts, counts, functools.partial(_launch, threads))
-
-
-def _launch(
+def launch(
     threads: int,
     states: Sequence[HostState],
     plans: list[kernels.native.CompiledPlan],
     firsts: list[int],
     counts: list[int],
 ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """Iterations of each GAN, of one alone on all threads, of many on a thread each."""
     tables = [np.empty((count, METRICS)) for count in counts]
     jobs = zip(states, firsts, tables, strict=True)
     calls = [state.call(first, len(table), table.ctypes.data) for state, first, table in jobs]

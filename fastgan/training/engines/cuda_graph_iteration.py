@@ -32,7 +32,7 @@ class Iteration:
 
     Args:
         gan: the networks, whose parameters are worked on in place.
-        dtype: their number of it.
+        dtype: the number of their type.
         described: their plan, of `plan.describe`.
         updaters: of both networks, with allocated states.
         data: (n, features), on the launcher's device.
@@ -313,7 +313,7 @@ class Iteration:
         self._update("generator", self._number_of_g)
 
     def commit_or_roll_back(self, updated: list[str]) -> None:
-        """Hold the weights within their bounds, then roll back what is not finite, where that is to be skipped."""
+        """Bound the weights, then roll back an update that is not finite, if such updates are skipped."""
         for player in updated:
             self._bound(player)
         if self.skips:
@@ -401,7 +401,7 @@ class Iteration:
         """Set the step counter's flag if a loss is not finite, or a number that was finite before the step no longer
         is.
 
-        A gradient need not be looked at: if it is not finite, neither is the optimiser's state that took it up.
+        Gradients need no check: one that is not finite makes the optimiser's state not finite too.
         """
         numbers: list[tuple[Tensor | None, None, None, Tensor]] = [
             (saved, None, None, live) for live, saved in self.snapshot[players] if live.is_floating_point()

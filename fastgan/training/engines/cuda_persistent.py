@@ -111,16 +111,10 @@ class PersistentEngine:
 
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count (from 0) in one launch and returns their metrics."""
-        return lambda: advance_all([self], [first], [count])[0]
+        return lambda: advance_together([self], [first], [count], launch)[0]
 
 
-def advance_all(engines: Sequence[PersistentEngine], firsts: list[int], counts: list[int]) -> list[np.ndarray]:
-    """Run iterations of all engines in one launch."""
-    states = [engine.state for engine in engines]
-    return advance_together(PersistentEngine.name, states, firsts, counts, _launch)
-
-
-def _launch(
+def launch(
     states: Sequence[HostState], plans: list[kernels.native.CompiledPlan], firsts: list[int], counts: list[int]
 ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     """One launch for all GANs; the host synchronises once, for the metrics."""

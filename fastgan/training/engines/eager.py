@@ -391,7 +391,7 @@ class Metrics:
         losses, logits = self.losses[: self.done], self.logits[: self.done]
         # A row at a time: in one call for all, a row's last bit would depend on how many there are.
         probability = torch.stack([torch.sigmoid(row).mean(-1) for row in logits])
-        # Right is: above the threshold on real data, below on fakes. A NaN logit is neither.
+        # A logit is right above the threshold on real data, and below it on fakes. NaN is neither.
         sign = torch.tensor([1.0, -1.0], dtype=logits.dtype).to(logits.device)
         threshold = torch.tensor(self.threshold, dtype=logits.dtype).to(logits.device)
         right = (logits * sign[:, None] > threshold * sign[:, None]).to(logits.dtype).mean(-1)

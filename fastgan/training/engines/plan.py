@@ -89,7 +89,7 @@ class NetworkPlan:
         return parameter
 
     def open_layer(self, what: str) -> dict[str, Any]:
-        """The last layer, which must not have come further than its affine map and normalisation."""
+        """The last layer, which so far may have only an affine map and normalisation; refuse if it has more."""
         last = self.layers[-1] if self.layers and self.heads is None else None
         if last is None or last["activation"] != "none" or last["pieces"] > 1 or last["dropout"] > 0:
             raise self.refuse(f"{what} does not follow a linear layer")
@@ -332,7 +332,7 @@ def _table(sampled: SampledRows | None) -> tuple[Any, ...]:
 
 
 def check_config(gan: GAN, config: TrainConfig) -> None:
-    """Checks that need no network."""
+    """Refuse a config that no compiled engine runs, whatever the networks are."""
     if config.impl == "reference":
         raise UnsupportedByEngine("config.impl is 'reference'")
     if config.inner == "optimum":

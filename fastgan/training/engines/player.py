@@ -75,7 +75,7 @@ class Player:
         for parameter in self.parameters if first else ():
             parameter.grad = None
         # Not `autograd.grad`: it calls no hooks for accumulated gradients, and lays gradients out as it likes, while
-        # torch's fused updates pair the elements of a parameter and its gradient by where they lie.
+        # torch's fused updates pair the elements of a parameter and its gradient by their offsets in memory.
         torch.autograd.backward(loss, inputs=self.parameters, retain_graph=keep_graph)
         if last:
             self.ranks.mean_([p.grad for p in self.parameters if p.grad is not None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -169,22 +169,30 @@ class HostState:
         return [state["step"] for state in self.torch_optimizers[name].state.values() if "step" in state]
 
 
-def advance_together(
-    engine: str, states: Sequence[HostState], firsts: list[int], counts: list[int], launch: Launch
-) -> list[np.ndarray]:
-    """Run iterations first .. first+count of each GAN in one launch of compiled plans.
+class Compiled(Protocol):
+    """An engine that runs a compiled plan."""
 
-    engine: its name, for messages.
+    name: str
+    state: HostState
+
+
+def advance_together(
+    engines: Sequence[Compiled], firsts: list[int], counts: list[int], launch: Launch
+) -> list[np.ndarray]:
+    """Run iterations first .. first+count of each engine's GAN in one launch of compiled plans.
 
     Returns:
         The metrics of each, float64 (iterations, 6): loss_d, loss_g, d_real, d_fake, accuracy_real, accuracy_fake.
         Fewer rows than its count where the table would be too large.
     """
+    states = [engine.state for engine in engines]
     try:
         plans = [state.compiled() for state in states]
     except plan.UnsupportedByEngine as why:  # a mode, a hook or a tensor that changed between two calls
         raise Invalid("train")(
-            RuntimeError, f"the {engine} engine", f"cannot continue, because the model changed during training: {why}"
+            RuntimeError,
+            f"the {engines[0].name} engine",
+            f"cannot continue, because the model changed during training: {why}",
         ) from None
     tables, updates = launch(states, plans, firsts, [min(count, _MOST_ITERATIONS) for count in counts])
     for state, first, table, made in zip(states, firsts, tables, updates, strict=True):
