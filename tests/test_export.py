@@ -140,7 +140,8 @@ def test_a_saved_gan_is_the_same_one(tmp_path: Path) -> None:
     gan.discriminator[0].weight.requires_grad_(False)
     assert gan.save(tmp_path / "gan.safetensors") == tmp_path / "gan.safetensors"
     again = fastgan.GAN.load(tmp_path / "gan.safetensors")
-    assert str(again) == str(gan) and again.data_shape == (4,)
+    assert str(again) == str(gan) and [str(part) for part in again.children()] == [str(part) for part in gan.children()]
+    assert again.data_shape == (4,)
     for (name, value), (known, other) in zip(gan.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == known and torch.equal(value, other)
     frozen = [name for name, parameter in again.named_parameters() if not parameter.requires_grad]
