@@ -157,6 +157,13 @@ def test_float64_stays(tmp_path: Path) -> None:
     assert again.dtype == torch.float64 and torch.equal(again.sample(3), gan.sample(3))
 
 
+def test_a_path_without_a_gan_is_one_sentence(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.safetensors"):
+        rule = f"GAN.load: path must be a file or a run folder with a checkpoint, got {path}"
+        with pytest.raises(FileNotFoundError, match=f"^{rule}$"):
+            fastgan.GAN.load(path)
+
+
 def test_networks_of_ones_own_class_are_given_to_load(tmp_path: Path) -> None:
     gan = fastgan.GAN(Own(), small().discriminator, latent_dim=3)
     stirred(gan)
