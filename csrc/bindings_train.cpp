@@ -127,9 +127,9 @@ using Updates = std::vector<std::pair<int64_t, int64_t>>;
 // Some iterations of a call: begin .. end of its `count`.
 TrainCall part_of(const TrainCall& call, int64_t begin, int64_t end) {
   const auto part = [&](const std::vector<double>& values) {
-    if (values.size() <= 1) return values;
-    const auto an_iteration = int64_t(values.size()) / call.count;
-    return std::vector<double>(values.begin() + begin * an_iteration, values.begin() + end * an_iteration);
+    const auto size = int64_t(values.size()), an_iteration = size > 1 ? size / call.count : 0;  // 0: one number for all
+    const auto last = an_iteration ? end * an_iteration : size;
+    return std::vector<double>(values.begin() + begin * an_iteration, values.begin() + last);
   };
   TrainCall some = call;
   some.first += begin, some.count = end - begin, some.metrics += begin * kMetrics;

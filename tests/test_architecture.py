@@ -128,7 +128,7 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 # What the applications and bench/ use beside the public names, by reason. The list may become shorter.
 BESIDE_PUBLIC = {
     "errors, options and files as the library's": ("errors", "options", "files", "data.extras", "_interrupt"),
-    "run folders": ("training.checkpoint", "training.history", "training.lock", "training.run_file", "tabular.gan"),
+    "run folders": ("training.checkpoint", "training.history", "training.lock", "training.run_file", "tabular.model_folder"),
     "flags of all optimisers and schedules": ("training.config", "training.optimizers", "training.schedules"),
     "configs with functions": ("training.plugins",),
     "displays, processes and threads": ("training.progress", "training.ranks", "training.threads"),

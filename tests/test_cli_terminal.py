@@ -183,6 +183,17 @@ def test_flags_win_over_those_of_a_toml_file(run: Command) -> None:
     assert networks["generator_hidden"] == [4, 6] and networks["discriminator_hidden"] == [128, 128]
 
 
+def test_a_table_of_an_optimiser_changes_that_of_the_preset(run: Command) -> None:
+    Path("a.toml").write_text("steps = 1\n[optimizer]\nlr = 0.25\n[generator_optimizer]\nweight_decay = 0.5\n")
+    code, _, err = run("train", "ring", "--config", "a.toml", "--out", "r", *QUICK)
+    assert code == 0, err
+    trained = config_of("r")["train"]
+    assert isinstance(trained, dict)
+    of_both, of_g = trained["optimizer"], trained["generator_optimizer"]
+    assert (of_both["type"], of_both["lr"], of_both["betas"]) == ("Adam", 0.25, [0.5, 0.999])
+    assert of_g == {**of_both, "lr": 0.001, "weight_decay": 0.5}
+
+
 def test_the_config_of_a_run_makes_the_same_run(run: Command) -> None:
     flags = ("--width", "4", "--steps", "4", "--conditional", "--seed", "5", "--data-seed", "2")
     assert run("train", "ring", *flags, "--out", "a", *QUICK)[0] == 0
@@ -204,6 +215,7 @@ def test_the_config_of_a_run_makes_the_same_run(run: Command) -> None:
         ("a.toml", "generator_hidden = 3", "--generator-hidden must be widths, got 3"),
         ("a.toml", "preset = ['r3gan']", "--preset must be one of r3gan, got ['r3gan']"),
         ("a.toml", "source = 3", "--config must name its source in text, got 3"),
+        ("a.toml", "[optimizer]\nrate = 0.1", "unexpected keyword argument 'rate'"),
         (
             "a.toml",
             "gradient_penalty = [['r1']]",

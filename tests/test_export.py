@@ -140,7 +140,8 @@ def test_a_saved_gan_is_the_same_one(tmp_path: Path) -> None:
     gan.discriminator[0].weight.requires_grad_(False)
     assert gan.save(tmp_path / "gan.safetensors") == tmp_path / "gan.safetensors"
     again = fastgan.GAN.load(tmp_path / "gan.safetensors")
-    assert str(again) == str(gan) and again.data_shape == (4,)
+    assert str(again) == str(gan) and [str(part) for part in again.children()] == [str(part) for part in gan.children()]
+    assert again.data_shape == (4,)
     for (name, value), (known, other) in zip(gan.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == known and torch.equal(value, other)
     frozen = [name for name, parameter in again.named_parameters() if not parameter.requires_grad]
@@ -154,6 +155,13 @@ def test_float64_stays(tmp_path: Path) -> None:
     gan.save(tmp_path / "gan")
     again = fastgan.GAN.load(tmp_path / "gan")
     assert again.dtype == torch.float64 and torch.equal(again.sample(3), gan.sample(3))
+
+
+def test_a_path_without_a_gan_is_one_sentence(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.safetensors"):
+        rule = f"GAN.load: path must be a file or a run folder with a checkpoint, got {path}"
+        with pytest.raises(FileNotFoundError, match=f"^{rule}$"):
+            fastgan.GAN.load(path)
 
 
 def test_networks_of_ones_own_class_are_given_to_load(tmp_path: Path) -> None:

@@ -20,12 +20,16 @@ if not (ROOT / "mkdocs.yml").is_file():
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_reference", ROOT / "docs" / "reference.py")
+def module_at(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def reference() -> ModuleType:
+    return module_at(ROOT / "docs" / "reference.py")
 
 
 def test_the_version_is_written_once() -> None:
@@ -37,6 +41,17 @@ def test_the_version_is_written_once() -> None:
 def test_the_licence_is_told_alike() -> None:
     assert PROJECT["license"] == "Apache-2.0" and "\nlicense: Apache-2.0\n" in (ROOT / "CITATION.cff").read_text()
     assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
+
+
+def test_the_readme_of_an_index_leads_into_the_repository() -> None:
+    tool, readme = module_at(ROOT / "tools" / "absolute_links.py"), (ROOT / "README.md").read_text()
+    text = tool.absolute(readme, "https://h/o/r", "v1")
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert all(link.startswith("https://") for link in links)
+    ours = [re.fullmatch(r"https://h/o/r/(blob|raw)/v1/([^#]+)(#.*)?", link) for link in links if "/h/" in link]
+    assert len(ours) > 15 and all(found is not None for found in ours)
+    for kind, path, _ in (found.groups() for found in ours if found is not None):
+        assert (ROOT / path).exists() and (kind == "raw") == path.endswith(".png")
 
 
 def test_what_tests_and_documentation_need_is_pinned() -> None:

@@ -60,8 +60,13 @@ def test_a_result_is_one_short_line_and_compares(begin: str, make: Callable[[], 
 
 
 def test_a_gan_says_what_joins_its_networks() -> None:
-    text = repr(fastgan.models.mlp_gan(2, latent_dim=3, hidden=(4,), classes=5, prior="spherical"))
-    assert text.splitlines()[1].strip() == "latent_dim=3, prior='spherical', data_shape=(2,), classes=5"
+    gan = fastgan.models.mlp_gan(2, latent_dim=3, hidden=(4,), classes=5, prior="spherical")
+    networks = "generator=<MLP, 46 parameters>, discriminator=<MLP, 37 parameters>"
+    rest = "latent_dim=3, prior='spherical', data_shape=(2,), classes=5)"
+    assert repr(gan) == f"GAN({networks}, {rest}"
+    gan.keep_ema()
+    assert repr(gan) == f"GAN({networks}, ema=<MLP, 46 parameters>, {rest}"
+    assert "(0): GAN(generator=<MLP" in repr(torch.nn.Sequential(gan))
 
 
 def modules() -> Iterator[str]:

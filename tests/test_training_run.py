@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastgan import backend, data
 from fastgan.models import GAN
-from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train
+from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train, train_population
 from fastgan.training.history import COLUMNS, read_rows
 from fastgan.training.session import ChunkSizer
 
@@ -146,6 +146,15 @@ def test_other_bad_arguments_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         train(new_gan(), DATA, CONFIG, run_dir=tmp_path / "file")
+    for given, got in (
+        ([print], "hold fastgan.Callback objects, got builtin_function_or_method"),
+        ([Callback], "hold fastgan.Callback objects, got the class Callback"),
+        (Callback(), "be a list of fastgan.Callback objects, got Callback"),
+    ):
+        with pytest.raises(TypeError, match=f"train: callbacks must {got}"):
+            train(new_gan(), DATA, CONFIG, callbacks=given)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=f"train_population: callbacks must {got}"):
+            train_population(new_gan, DATA, CONFIG, callbacks=given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("folder", [False, True])

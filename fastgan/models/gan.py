@@ -80,10 +80,15 @@ class GAN(torch.nn.Module):
         self.classes = classes
         self.ema: torch.nn.Module | None = None  # G with the moving average of its weights, if training keeps one
 
-    def extra_repr(self) -> str:
+    def __repr__(self) -> str:
+        """One line; `gan.generator` and `gan.discriminator` show their layers."""
+        networks = ", ".join(
+            f"{name}=<{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters>"
+            for name, network in self.named_children()
+        )
         shape = "" if self.data_shape is None else f", data_shape={self.data_shape}"
         classes = f", classes={self.classes}" if self.classes else ""
-        return f"latent_dim={self.latent_dim}, prior={self.prior!r}{shape}{classes}"
+        return f"GAN({networks}, latent_dim={self.latent_dim}, prior={self.prior!r}{shape}{classes})"
 
     averaged = deprecation.Attribute("GAN.averaged", "ema")
     keep_average = deprecation.Attribute("GAN.keep_average", "keep_ema")

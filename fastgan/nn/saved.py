@@ -61,11 +61,11 @@ def read(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tensor], dict[st
         FileNotFoundError: there is none. ValueError: it is damaged, or of another program.
     """
     path = Path(path)
-    if path.is_dir():
-        found = [file for folder in (path / "checkpoint", path) for file in _checkpoints(folder)]
-        if not found:
-            raise invalid(FileNotFoundError, "path", f"must be a file or a run folder with a checkpoint, got {path}")
-        path = max(found, key=lambda file: file.name)
+    folders = (path / "checkpoint", path) if path.is_dir() else ()
+    found = [file for folder in folders for file in _checkpoints(folder)] if folders else [path]
+    if not found or not path.exists():
+        raise invalid(FileNotFoundError, "path", f"must be a file or a run folder with a checkpoint, got {path}")
+    path = max(found, key=lambda file: file.name)
     blob = path.read_bytes()
     named = _CHECKPOINT.fullmatch(path.name)
     try:

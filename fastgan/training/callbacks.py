@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 
@@ -77,3 +79,19 @@ class Callback:
 
     def on_failure(self, run: Run, why: str) -> None:
         """After a loss or a logit that is not finite has ended a member of a population."""
+
+
+def check_callbacks(invalid: Invalid, callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    """The callbacks of a call.
+
+    Raises:
+        TypeError: one is none, such as a function or a class.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise invalid.type("callbacks", f"must be a list of fastgan.Callback objects, got {type(callbacks).__name__}")
+    found = tuple(callbacks)
+    for one in found:
+        if not isinstance(one, Callback):
+            got = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
+            raise invalid.type("callbacks", f"must hold fastgan.Callback objects, got {got}")
+    return found

@@ -19,7 +19,7 @@ from fastgan.files import folder_at
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.results import Result
-from fastgan.training.callbacks import Callback
+from fastgan.training.callbacks import Callback, check_callbacks
 from fastgan.training.config import TrainConfig
 from fastgan.training.history import COLUMNS
 from fastgan.training.lock import locked
@@ -158,6 +158,7 @@ def train_population(
         RuntimeError: another rank broke down.
     """
     planned = members(config, seeds, grid)
+    callbacks = check_callbacks(invalid, callbacks)
     for callback in callbacks:
         if callback.one_run:
             name = type(callback).__name__

@@ -14,7 +14,7 @@ from fastgan.errors import Invalid
 from fastgan.files import folder_at
 from fastgan.models import GAN
 from fastgan.training import networks
-from fastgan.training.callbacks import Callback
+from fastgan.training.callbacks import Callback, check_callbacks
 from fastgan.training.config import TrainConfig
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.progress import progress as display
@@ -79,6 +79,7 @@ def train(
         raise Invalid("train").type("gan", f"must be a fastgan.GAN, got {type(gan).__name__}")
     if not isinstance(config, TrainConfig):
         raise Invalid("train").type("config", f"must be a fastgan.TrainConfig, got {type(config).__name__}")
+    callbacks = check_callbacks(Invalid("train"), callbacks)
     folder = None if run_dir is None else folder_at(Invalid("train"), "run_dir", run_dir)
     place(gan, config)
     with ranks(_PATIENCE, gan.device) as group:

@@ -14,6 +14,7 @@ from fastgan.apps.presets import Networks
 from fastgan.training import TrainConfig
 
 _TABLES = {"train": TrainConfig, "networks": Networks}
+_OPTIMIZERS = ("optimizer", "generator_optimizer", "discriminator_optimizer")
 _FIXED = ("data_dim", "classes")  # of the data, not of a choice
 _FLAGS = (
     *"lr generator_lr discriminator_lr beta1 beta2 momentum weight_decay".split(),
@@ -34,12 +35,17 @@ class Settings:
     networks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def train_config(self, base: TrainConfig) -> TrainConfig:
-        """The preset's with the file's fields.
+        """The preset's with the file's fields; a table of an optimiser without its type changes the preset's optimiser.
 
         Raises:
             ValueError, TypeError: a field breaks its rule.
         """
-        return TrainConfig.from_dict({**base.as_dict(), **self.train}) if self.train else base
+        known = base.as_dict()
+        fields = {**known, **self.train}
+        for name in _OPTIMIZERS:
+            if isinstance(given := fields[name], dict) and "type" not in given:
+                fields[name] = {**(known[name] or known["optimizer"]), **given}
+        return TrainConfig.from_dict(fields) if self.train else base
 
     def network_fields(self, base: Networks) -> Networks:
         """The preset's with the file's fields."""
