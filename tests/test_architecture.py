@@ -128,12 +128,12 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 # What the applications and bench/ use beside the public names, by reason. The list may become shorter.
 BESIDE_PUBLIC = {
     "errors, options and files as the library's": ("errors", "options", "files", "data.extras", "_interrupt"),
-    "run folders": ("training.checkpoint", "training.history", "training.lock", "training.run_file", "tabular.model_folder"),
+    "run folders": ("training.checkpoint", "training.history", "training.lock", "training.run_file"),
     "flags of all optimisers and schedules": ("training.config", "training.optimizers", "training.schedules"),
     "configs with functions": ("training.plugins",),
     "displays, processes and threads": ("training.progress", "training.ranks", "training.threads"),
     "members of a population, and their mean": ("training.members", "training.population"),
-    "tables of any columns": ("data.frames", "tabular.columns", "tabular.constraints"),
+    "tables of any columns": ("data.frames", "tabular.columns", "tabular.constraints", "tabular.model_folder"),
     "networks by the names of activations and priors": ("nn.activation", "random"),
     "pictures that no other user needs": ("plots.style", "plots.modes", "plots.subplots"),
     "measuring the core and the engines themselves": (

@@ -1,4 +1,4 @@
-"""source.json in the run folder of a TabularGAN: the table, and how its training was asked for."""
+"""source.json in the run folder of a TabularGAN: the table, and the options of its training."""
 
 from __future__ import annotations
 
