@@ -77,6 +77,24 @@ def test_R16_any_number_of_threads_gives_the_same_bits(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 12), (torch.float64, 27)], ids=str)
+def test_R16_products_are_fused_whatever_the_batch(dtype: torch.dtype, digits: int) -> None:
+    """(1 + e)^2 - (1 + 2 e) is e^2 where the square is not rounded before the sum, and else 0. From version 14 on, g++
+    left to itself rounds it in a lone sum of 256 bits or less, and so in the tiles of few rows alone."""
+    e = 2.0**-digits
+    rows = torch.tensor([[1.0, 1.0 + e]], dtype=dtype).repeat(20, 1)
+    losses = set()
+    for m in range(1, 21):
+        generator, discriminator = (nn.Linear(*sizes, bias=False, dtype=dtype) for sizes in ((1, 2), (2, 1)))
+        with torch.no_grad():
+            generator.weight.zero_()
+            discriminator.weight.copy_(torch.tensor([[-1.0 - 2.0 * e, 1.0 + e]], dtype=dtype))
+        config = TrainConfig(1, m, loss="wasserstein", engine="cpu")
+        losses.add(train(GAN(generator, discriminator, latent_dim=1), rows, config).history["loss_d"].item())
+    fuses = backend.native.build_info()["instruction_set"] != "v2"
+    assert losses == {-e * e if fuses else 0.0}
+
+
 def test_the_optimizers_states_are_the_eager_loops(tmp_path: Any) -> None:
     found = {}
     for engine in ("eager", "fused"):
