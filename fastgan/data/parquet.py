@@ -65,7 +65,7 @@ def read_parquet(path: Path, largest: float) -> Table:
 
 
 def row_count(path: Path) -> int:
-    """Rows that a file says it has; 1 where it says nothing, so that reading it finds the fault."""
+    """The number of rows in a file's metadata; 1 without it, so that reading the file finds the fault."""
     parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow")
     try:
         return int(parquet.read_metadata(str(path)).num_rows)
