@@ -117,7 +117,7 @@ def _column(path: Path, arrow: Any, column: Any, name: str, largest: float) -> N
     if arrow.types.is_decimal(column.type):
         column = column.cast(arrow.float64())
     values: NDArray[Any] = column.to_numpy()
-    wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= largest))  # NaN is not at most anything
+    wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= largest))  # NaN too
     if len(wrong):
         row = int(wrong[0]) // (width or 1)
         found = values[int(wrong[0])]
