@@ -51,10 +51,9 @@ FASTGAN_HD T infinity() {
   return T(__builtin_huge_val());
 }
 
-// a * b, rounded before something is added to it. A compiler may fuse a product and an addition; of a sum of two
-// products it may take either for that, and a kernel that has such a sum in several places must take the same
-// everywhere. The others are fused in the one way there is. (g++ takes the first product, in vectors and in what is
-// left over.)
+// a * b, rounded before it is added to something. A compiler may fuse a product with an addition. In a sum of two
+// products it may fuse either one, but all places that compute the sum must fuse the same one: this one is rounded, so
+// the other is fused. (g++ fuses the first product of a sum, in vectors and in the remainder of a loop.)
 template <class T>
 FASTGAN_HD T rounded_product(T a, T b) {
 #ifdef __CUDA_ARCH__
@@ -457,7 +456,7 @@ FASTGAN_HD T running(T before, T of_batch, T momentum) {
   return (T(1) - momentum) * before + momentum * of_batch;
 }
 
-// The variance that runs is the unbiased one.
+// The running variance averages the unbiased one.
 template <class T>
 FASTGAN_HD T unbiased(T variance, T rows) {
   return variance * rows / (rows - T(1));

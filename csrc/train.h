@@ -54,8 +54,8 @@ class AdaptiveThreads {
   int64_t iterations_ = 0;
 };
 
-// Memory that grows, and is freed at the end only. Large amounts request huge pages: the rows of a tile of a blocked
-// weight are on a page each, which are more pages than a TLB has entries.
+// Memory that grows, and is freed at the end only. Large amounts request huge pages: each row of a tile of a blocked
+// weight is on another page, and these are more pages than a TLB has entries.
 class Memory {
  public:
   void* reserve(size_t bytes) {  // new memory is zero

@@ -32,7 +32,7 @@ def pages() -> dict[str, str]:
 
 
 def _options(found: Any) -> str:
-    """A base class that is private says nothing to a reader."""
+    """Leave out the base classes of a class if one is private."""
     private = isinstance(found, type) and any(base.__name__.startswith("_") for base in found.__bases__)
     return "    options: {show_bases: false}\n" if private else ""
 

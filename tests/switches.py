@@ -1,4 +1,4 @@
-"""torch's two switches for the precision of float32 products: what a user may have set, and what both say."""
+"""torch's two switches for the precision of float32 products: what a user may have set, and how torch answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def newer(value: str) -> None:
 
 
 def of_all(value: str) -> None:
-    """What the newer one follows where it says nothing."""
+    """The default of the newer switch."""
     BACKENDS.fp32_precision = value
 
 
@@ -38,7 +38,7 @@ ASKS: dict[str, Callable[[], object]] = {
 }
 
 
-def said() -> list[Any]:
+def answers() -> list[Any]:
     """What torch answers; the older switch refuses to where the newer contradicts it."""
     asked: list[Callable[[], Any]] = [
         torch.get_float32_matmul_precision,
@@ -58,7 +58,7 @@ def _answer(ask: Callable[[], Any]) -> Any:
 
 
 def reset() -> None:
-    """As torch begins."""
+    """As in a new process."""
     of_all("none")
     older("highest")
     newer("none")

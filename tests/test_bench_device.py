@@ -232,14 +232,14 @@ def test_products_are_exact_but_where_tf32_is_asked_for(precision: str, ask: str
     """Also for the CUDA-graph engine, which leaves the older switch alone; what was set before is set afterwards."""
     rounds = precision == "tf32"
     switches.ASKS[ask]()
-    before = switches.said()
+    before = switches.answers()
     with products_in(precision):
-        older, allowed, newer, *_ = switches.said()
+        older, allowed, newer, *_ = switches.answers()
         assert (older, allowed, newer == "tf32") == ("high" if rounds else "highest", rounds, rounds)
-    assert switches.said() == before
+    assert switches.answers() == before
     with graph.products_in(precision):
-        assert (switches.said()[2] == "tf32") == rounds
-    assert switches.said() == before
+        assert (switches.answers()[2] == "tf32") == rounds
+    assert switches.answers() == before
     if ask == "the newer of all":
         switches.of_all("ieee")
         assert switches.MATMUL.fp32_precision == "ieee"  # which it still follows
@@ -251,12 +251,12 @@ def test_products_are_put_back_where_torch_refuses_to_answer(monkeypatch: pytest
         raise RuntimeError("mix of the legacy and new APIs")
 
     switches.ASKS["the newer"]()
-    before = switches.said()
+    before = switches.answers()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "get_float32_matmul_precision", contradicted)
         with pytest.raises(RuntimeError, match="mix of"), products_in("fp32"):
             pytest.fail("entered")
-    assert switches.said() == before
+    assert switches.answers() == before
 
 
 # ---------------------------------------------------------------- lower bounds

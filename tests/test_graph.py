@@ -395,11 +395,11 @@ def test_products_are_what_was_asked_for_whatever_the_switch_says(
     gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Watching(library)
     engine = GraphEngine(gan, session.rows_for(torch.randn(ROWS, 2), gan, config), config, launcher)
     switches.ASKS[ask]()
-    asked = switches.said()
+    asked = switches.answers()
     with pytest.raises(RuntimeError, match="no capture today") if fails else contextlib.nullcontext():
         engine.begin(0, 3, lambda: False)()  # one by itself, one captured
     assert launcher.found == {"tf32" if precision == "tf32" else "exact"} and len(launcher.captures) == 1
-    assert switches.said() == asked
+    assert switches.answers() == asked
 
 
 # ---------------------------------------------------------------- what is not finite

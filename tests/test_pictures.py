@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_plots import close_to, pixels
 
 import fastgan
 from fastgan import evaluation, plots
@@ -19,17 +20,6 @@ pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
 
 TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--quiet", "--no-pictures")
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB")).astype(np.float64)
-
-
-def close_to(image: np.ndarray, colour: str) -> int:
-    """Pixels of nearly that colour."""
-    target = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    return int((np.abs(image - target).max(-1) < 24).sum())
 
 
 @pytest.fixture(scope="module")

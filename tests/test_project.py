@@ -125,6 +125,16 @@ def test_pages_about_the_code_name_what_there_is(page: str) -> None:
         assert is_module or re.search(rf"\b{name}\b", text), f"{page}: {name} is in none of the files it names"
 
 
+def test_steps_of_an_extension_name_what_is_in_their_files() -> None:
+    steps = re.findall(r"^\| \d+ \| .*$", (ROOT / "docs" / "extending.md").read_text(), re.M)
+    assert len(steps) > 30
+    for step in steps:
+        quoted = re.findall(r"`([\w./]+)`", step)
+        text = "".join((ROOT / name).read_text() for name in quoted if "/" in name)
+        missing = [name for name in quoted if "/" not in name and not re.search(rf"\b{name}\b", text)]
+        assert not missing, f"{missing} in none of the files of: {step}"
+
+
 def test_the_walks_of_the_architecture_go_through_functions_of_their_files() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\|(?: *(\d+) \|)? `((?:fastgan|csrc)/[^`]+)` \| `(\w+)` \|", text, re.M)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from emulator import CSRC, MEMORY, SIMT, STREAM, Builder, Emulator, begin_faults, compiler, without_faults
+from rounded import rounded
 from torch import Tensor
 
 pytestmark = [
@@ -46,16 +47,6 @@ def right_places(kind: str) -> list[list[tuple[int, int]]]:
 
 
 SUM_PLACES = [[(lane // 4 + 8 * (i >= 2), lane % 4 * 2 + (i & 1)) for i in range(4)] for lane in range(32)]
-
-
-def rounded(x: Tensor, kind: str) -> Tensor:
-    """float32 to the factors' type, by integers: to nearest; ties away from 0 (tf32) or to even (bfloat16)."""
-    if kind.endswith("bf16"):
-        return x.to(torch.bfloat16).float()
-    bits = x.view(torch.int32)
-    finite = (bits & 0x7F800000) != 0x7F800000
-    up = torch.where(finite, (bits.long() + 0x1000).to(torch.int32), bits)
-    return torch.where(x.isnan(), x, (up & ~0x1FFF).view(torch.float32))
 
 
 def words(values: list[float], kind: str) -> list[int]:

@@ -12,8 +12,8 @@ import torch
 from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_faults, compiler, without_faults
 from fused_rows import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
 from fused_rows import run as run_usual
+from rounded import RoundedLinear
 from simt_train import LIMITS, emulated
-from test_simt_matrix import rounded
 from torch import Tensor
 
 from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
@@ -164,31 +164,6 @@ def test_three_products_of_tf32_do_what_plain_ones_do(name: str, machine: Emulat
     assert distance(cpu, gan) < 2e-4
     for column, values in expected.history.items():
         assert np.abs(values - got.history[column]).max() < 2e-4, column
-
-
-class RoundedProduct(torch.autograd.Function):
-    """x W^T with both factors of each product rounded, forward and backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, kind: str) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.kind = kind
-        return rounded(x.detach(), kind) @ rounded(weight.detach(), kind).T
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        of_output = rounded(grad.contiguous(), ctx.kind)
-        return of_output @ rounded(weight, ctx.kind), of_output.T @ rounded(x, ctx.kind), None
-
-
-class RoundedLinear(torch.nn.Linear):
-    def __init__(self, inputs: int, outputs: int, kind: str) -> None:
-        super().__init__(inputs, outputs)
-        self.kind = kind
-
-    def forward(self, x: Tensor) -> Tensor:
-        return RoundedProduct.apply(x, self.weight, self.kind) + self.bias
 
 
 @pytest.mark.parametrize("kind", ["tf32", "bf16"])

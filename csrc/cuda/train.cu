@@ -228,7 +228,7 @@ class Trainer : Losses<T> {
   const char* plan_memory_;
   T* common_;
   SubBatches sub_batches_{};                 // of D's batch; sub_batches_of_g_: of G's
-  int fake_ = 0;                             // the fakes' sub-batch of D's
+  int fake_ = 0;                             // index of the fakes in it
   const uint64_t* dropout_seeds_ = nullptr;  // the next ones
   int64_t skipped_g_ = 0, skipped_d_ = 0;
 };

@@ -28,7 +28,7 @@ class Batches {
   // The first column of D's second sub-batch: the same in every block, and a multiple of 4.
   __device__ int second() const { return int(whole_packs(most_rows(plan_.batch, plan_.precision, block_.size))); }
 
-  // Of columns whose rows are `each` of the batch's.
+  // This block's columns of a network that takes `each` columns for one row of the batch.
   __device__ SubBatch sub_batch(int column, int each, const uint64_t* dropout_seeds) const {
     return {column, rows() * each, int64_t(before(block_.rank)) * each, dropout_seeds};
   }

@@ -77,7 +77,7 @@ class Losses : protected Batches<T> {
 
   __device__ int outputs() const { return d_.last().outputs; }
 
-  // ---------------------------------------------------------------- metrics: the first block's last warp has them
+  // ---------------------------------------------------------------- metrics: the first block's last warp computes them
 
   __device__ bool keeps_records() const { return block_.rank == 0 && int(threadIdx.x) >= kThreads - 32; }
 

@@ -27,7 +27,7 @@ struct NormOf {
   __device__ T* grad_shift() const { return at + 9 * outputs; }
 };
 
-// f(feature) by every lane of the warp whose feature it is, of all blocks' warps.
+// Calls f(feature) once for each feature, by all lanes of one warp; the warps of all blocks share the features.
 template <class T, class Function>
 __device__ void each_feature(const Block<T>& block, int features, Function&& f) {
   for (int i = block.together().rank / 32; i < features; i += block.together().count / 32) f(i);

@@ -110,7 +110,7 @@ def _read_header(stream: BinaryIO, fault: Fault) -> Header:
 def _parse_header(stream: BinaryIO, version: tuple[int, ...], fault: Fault) -> Header:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # files of Python 2 are read, without NumPy's remark about them
+            warnings.simplefilter("ignore")  # files of Python 2 are read, without NumPy's warning
             if version == (1, 0):
                 shape, fortran, dtype = npy.read_array_header_1_0(stream)
             else:

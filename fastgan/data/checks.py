@@ -13,7 +13,7 @@ from torch import Tensor
 from .dataset import DataError, Fault
 
 MAX_DIMS = 8
-MAX_CLAIM, MAX_RATIO = 1 << 28, 5000  # 256 MiB are always believed; above them this compression
+MAX_CLAIM, MAX_RATIO = 1 << 28, 5000  # a file may claim 256 MiB, or more up to this compression
 _CHUNK = 1 << 20  # elements looked at once: a memory-mapped file is never copied whole
 
 

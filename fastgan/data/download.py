@@ -40,7 +40,7 @@ def download(
     pooch = need("pooch", what="download", package="pooch")
     from requests.exceptions import RequestException  # pooch needs it
 
-    pooch.get_logger().setLevel(logging.ERROR)  # the messages below say it
+    pooch.get_logger().setLevel(logging.ERROR)  # fastgan has messages of its own
     folder, fetched = Path(folder), []
     registry = {name: f"sha256:{value}" for name, value in sha256.items()}
     store = pooch.create(path=folder, base_url=base_url, registry=registry, retry_if_failed=1, allow_updates=False)
@@ -57,7 +57,7 @@ def download(
                 raise Invalid(what)(
                     ConnectionError, "download", f"must get {base_url}{name} whole, got {got}: is there a network?"
                 ) from error
-            except ValueError as error:  # pooch's word for another hash
+            except ValueError as error:  # pooch raises it for a wrong hash
                 raise Invalid(what)(
                     DataError,
                     f"download of {base_url}{name}",

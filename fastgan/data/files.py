@@ -321,7 +321,7 @@ def _channels_first(stored: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]
 def _value_range(low: float, high: float, content: NDArray[Any], image: bool) -> tuple[float, float] | None:
     """Bounds that the generator's output unit may rely on: sigmoid for [0, 1], tanh for [-1, 1]."""
     if not image and content.dtype.kind == "f":
-        return None  # the extremes of a sample say nothing of the distribution's
+        return None  # the extremes of a sample are not those of the distribution
     if 0 <= low and high <= 1:
         return (0.0, 1.0)
     return (-1.0, 1.0) if -1 <= low and high <= 1 else None

@@ -68,7 +68,7 @@ class _Parquet:
         need("pandas", what=_WHAT, package="pandas")
         self._path, self.label = path, str(path)
         try:
-            self._file = parquet.ParquetFile(str(path))  # open as long as this is: opening reads all names
+            self._file = parquet.ParquetFile(str(path))  # stays open with this object: opening reads all names
             names = self._file.schema_arrow.names
             self.rows = int(self._file.metadata.num_rows)
         except (self._arrow.ArrowException, OSError) as error:

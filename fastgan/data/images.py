@@ -82,7 +82,7 @@ def _open(pillow: Any, path: Path, use: Any) -> Any:
     """Apply `use` to an open image; a damaged image is a DataError of one sentence."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on metadata
+            warnings.simplefilter("ignore")  # about metadata
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             # By path Pillow would map an uncompressed TIFF, and scramble it where its orientation swaps the sides.
             with path.open("rb") as file, pillow.open(file) as image:

@@ -21,13 +21,13 @@ GZIP = b"\x1f\x8b"
 GZIPPED = {GZIP: gzip.open}
 ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by byte order mark
 _UTF8 = "utf-8-sig"  # spreadsheets begin UTF-8 with a byte order mark
-_LONGEST = 1 << 26  # characters of a line; a small gzip file can hold a line that no memory does
+_LONGEST = 1 << 26  # characters of a line; a small gzip file can contain a line larger than the memory
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 200, 1 << 22  # looked at to find the layout
 DELIMITERS = (",", ";", "\t", "|")
-_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # the first line of a spreadsheet's own making
+_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # the first line that some spreadsheets write
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"\d+")
-INDEX_NAMES = ("", "Unnamed: 0")  # pandas writes an index without a name so, and reads it back so
+INDEX_NAMES = ("", "Unnamed: 0")  # of an index without a name, as pandas writes and reads it
 
 Line = tuple[int, list[str]]  # number of the last line of a row, counted from 1, and its cells
 
@@ -142,7 +142,7 @@ def find_layout(path: Path, header: bool | None) -> Layout:
             continue
         for decimal in (".",) if delimiter == "," else (".", ","):
             widths = Counter(len(cells) for _, cells in rows if _all_numbers(cells, decimal))
-            if decimal == ",":  # a column alone is two of a comma's
+            if decimal == ",":  # "1,5" alone is two columns between commas, rather than one number
                 del widths[1]
             width, agreeing = max(widths.items(), key=lambda item: item[::-1], default=(0, 0))
             usual = Counter(len(cells) for _, cells in rows).most_common(1)

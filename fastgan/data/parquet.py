@@ -65,7 +65,7 @@ def read_parquet(path: Path, largest: float) -> Table:
 
 
 def row_count(path: Path) -> int:
-    """Rows that a file says it has; 1 where it says nothing, so that reading it finds the fault."""
+    """The number of rows in a file's metadata; 1 without it, so that reading the file finds the fault."""
     parquet = need("pyarrow.parquet", what=_WHAT, package="pyarrow")
     try:
         return int(parquet.read_metadata(str(path)).num_rows)
@@ -117,7 +117,7 @@ def _column(path: Path, arrow: Any, column: Any, name: str, largest: float) -> N
     if arrow.types.is_decimal(column.type):
         column = column.cast(arrow.float64())
     values: NDArray[Any] = column.to_numpy()
-    wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= largest))  # NaN is not at most anything
+    wrong = np.flatnonzero(~(np.abs(values.astype(np.float64)) <= largest))  # NaN too
     if len(wrong):
         row = int(wrong[0]) // (width or 1)
         found = values[int(wrong[0])]

@@ -121,6 +121,6 @@ def _share(array: np.ndarray[Any, Any]) -> Tensor:
     if any(stride < 0 for stride in array.strides):
         array = array.copy()
     with warnings.catch_warnings():
-        # torch remarks on read-only arrays (a memory map, say); nothing here writes to them.
+        # torch warns of read-only arrays (a memory map, say); nothing here writes to them.
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)

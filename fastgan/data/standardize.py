@@ -70,7 +70,7 @@ class Standardizer:
         def chunk(start: int) -> Tensor:
             return rows.rows(torch.arange(start, min(start + step, n))).flatten(1)
 
-        # About the first row: the sum of many large numbers would round away what they differ by.
+        # Relative to the first row: in a sum of many large numbers, rounding would lose their differences.
         first = chunk(0)[0].clone()
         mean = first + torch.stack([(chunk(start) - first).sum(0) for start in starts]).sum(0) / n
         variance = torch.stack([(chunk(start) - mean).square().sum(0) for start in starts]).sum(0) / n

@@ -210,12 +210,12 @@ class Segment:
         self.may_leave = plain or self.norms is not None
         # whether inputs of a shape and type run module by module: without gradients, with gradients
         self.leaves_at: tuple[dict[tuple[torch.Size, torch.dtype], bool], ...] = ({}, {})
-        # what a call of each module would do, without the look-up of its parameters, which takes a microsecond
+        # what a call of each module does, without looking its parameters up, which takes a microsecond
         self.calls = [self._plain_call(module, place) for place, module in enumerate(self.modules)]
         self.caller = f"Sequential ({self.names[0]} to {self.names[-1]})"
 
     def _plain_call(self, module: Any, place: int) -> tuple[Any, tuple[Any, ...], int | None]:
-        """What a call of the module would do, its arguments behind x, and of a mask the substream of its seed."""
+        """What a call of the module does: a function, its other arguments, for dropout the substream of its seed."""
         if type(module) is nn.Linear:
             return F.linear, (module.weight, module.bias), None
         if type(module) in DROPOUTS and module.training and module.p:
@@ -277,10 +277,10 @@ class Segment:
             return False
         rows = x.shape[:-1].numel()
         native = dtype in REAL and pays(self.weights, self.layers, rows, backward)
-        if self.norms is not None:  # which takes a third dimension otherwise, and refuses a batch of one row
+        if self.norms is not None:  # torch's module refuses one row, and reads a third dimension differently
             native = (native or (self.drops and dtype in REAL)) and x.dim() == 2 and rows > 1
         leaves, found = not native, self.leaves_at[backward]
-        if len(found) >= _MOST_SHAPES:  # rows that differ from call to call
+        if len(found) >= _MOST_SHAPES:  # the number of rows differs from call to call
             found.clear()
         found[x.shape, dtype] = leaves
         return leaves
@@ -288,7 +288,7 @@ class Segment:
     def _by_modules(self, x: Tensor) -> Tensor:
         """Module by module, with the masks of a native call: they do not depend on which of the two is faster."""
         seed = random.next_dropout_seed() if self.drops else None
-        for call, arguments, substream in self.calls:  # without hooks, as planning found: a call would be forward alone
+        for call, arguments, substream in self.calls:  # a call would do the same: no module has hooks
             x = call(x, *arguments) if substream is None else call(x, *arguments, seed, substream)
         return x
 

@@ -85,7 +85,7 @@ def mlp_by_layers(
         x = native_dropout(x, input_dropout, dropout_seed, 0)
     for i, (weight, bias, layer) in enumerate(zip(weights, biases, layers, strict=True)):
         x = F.linear(x, weight, bias)
-        if layer.pieces > 1:  # the winners are no matter of derivatives
+        if layer.pieces > 1:  # the indices of the largest pieces have no derivatives
             pieces = x.unflatten(-1, (-1, layer.pieces))
             x = torch.gather(pieces, -1, pieces.argmax(-1, keepdim=True)).squeeze(-1)
             if layer.dropout and dropout_seed is not None:

@@ -42,7 +42,7 @@ class _MlpPenalty(torch.autograd.Function):
         nothing = (None,) * 5
         if torch.is_grad_enabled() or is_batched(grad):  # a graph of the gradient, or many: by the reference
             return *nothing, *_differentiable_gradients(ctx.what, x, params, ctx.needs, grad)
-        # They are given away, scaled in place. Should a retained graph be walked again, they are computed again.
+        # The gradients are scaled in place and given away. A second backward through the graph computes them again.
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             network, dropout_seed, kind, weight = ctx.what

@@ -1,4 +1,4 @@
-"""Random numbers and permutations with addresses."""
+"""Random numbers by stream and index, and permutations by seed and epoch."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _SINGLE = 3000  # most iterations whose values are drawn one by one
 
 
 def equilibrium(loss: TrainLoss, real_label: float = 1.0, fake_label: float = 0.0) -> dict[str, float]:
-    """loss_d, loss_g and D where p_g = p_data and D is optimal; empty if theory says nothing.
+    """loss_d, loss_g and D where p_g = p_data and D is optimal; empty for losses without such values.
 
     With smoothed labels the optimal D of equal distributions is the mean of both.
     """

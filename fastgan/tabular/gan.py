@@ -402,7 +402,7 @@ class TabularGAN:
             kept = kept & holds
         return kept
 
-    # ---------------------------------------------------------------- kept
+    # ---------------------------------------------------------------- saving
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write table.json and weights.safetensors, without pickle.

@@ -69,7 +69,7 @@ def why_no_logits(gan: GAN, loss: object, logits: Tensor, *inputs: Tensor) -> st
             return None
         d_inputs.append(gan.discriminator(x * factor))
     outputs = torch.cat([output.flatten() for output in d_inputs])
-    if not _in_unit_interval(outputs) or bool((outputs == outputs[0]).all()):  # one that is dead says nothing
+    if not _in_unit_interval(outputs) or bool((outputs == outputs[0]).all()):  # a dead network: no evidence
         return None
     return "all outputs of gan.discriminator lie in [0, 1], far from the data too"
 

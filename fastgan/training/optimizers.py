@@ -214,7 +214,7 @@ class Momentum:
         parameters = list(parameters)
         optimizer: torch.optim.Optimizer
         inside = self.convention == "pylearn2"
-        if inside or 0.0 in (self.momentum, self.momentum_final):  # at momentum 0 torch's keeps no velocity
+        if inside or 0.0 in (self.momentum, self.momentum_final):  # at momentum 0 torch's SGD keeps no velocity
             optimizer = VelocitySGD(parameters, lr=self.lr, momentum=self.momentum, rate_inside=inside)
         else:
             optimizer = torch.optim.SGD(
@@ -242,7 +242,7 @@ class VelocitySGD(torch.optim.Optimizer):
         self.rate_inside = rate_inside
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rate_inside": self.rate_inside}  # torch's own names three attributes
+        return {**super().__getstate__(), "rate_inside": self.rate_inside}  # torch's method leaves it out
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

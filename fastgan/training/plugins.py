@@ -127,7 +127,7 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-# ---------------------------------------------------------------- how a config says it
+# ---------------------------------------------------------------- factories and losses as JSON
 
 
 def describe(value: Any) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _kind(value: object) -> str:
 def takes_real_logits(generator_loss: Callable[..., Tensor]) -> bool:
     """Whether a generator's loss takes D's logits of real data: a second argument without default, or of that name.
 
-    A function that tells no signature takes the fakes' logits alone.
+    A function without a signature takes the fakes' logits alone.
     """
     try:
         parameters = list(inspect.signature(generator_loss).parameters.values())

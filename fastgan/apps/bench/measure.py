@@ -32,7 +32,7 @@ GRAPH = 100  # iterations of the CUDA-graph engine's largest graph
 CHECKED_ITERATIONS = 5
 LOSS_TOLERANCE = 1e-3  # of the check, for each iteration's losses
 CHANGE_TOLERANCE = 2e-2  # for the change of a parameter, as a part of its norm
-DISTURBED_RUNS, TIMES_ROUNDING = 2, 1.5  # runs that tell what rounding may do; how many times that is allowed
+DISTURBED_RUNS, TIMES_ROUNDING = 2, 1.5  # runs that estimate the effect of rounding; its multiple that is allowed
 FP32_TOLERANCE = harness.Tolerance(CHANGE_TOLERANCE, {"loss_d": LOSS_TOLERANCE, "loss_g": LOSS_TOLERANCE})
 # bf16 has 8 bits: many entries of a gradient are lost in rounding, and Adam moves them all by the same length
 BF16_TOLERANCE = harness.Tolerance(0.5, {"loss_d": 3e-2, "loss_g": 3e-2})
@@ -42,7 +42,7 @@ LEFT_OUT = (*PLAIN, LookupError, AssertionError)
 
 
 def in_short(error: Exception) -> str:
-    """Why something is left out, in one line; with the error's type where its message says little without."""
+    """Why something is left out, in one line; with the error's type where the message alone is unclear."""
     text = " ".join(str(error).split())[:300]
     plain = text and isinstance(error, (*PLAIN, harness.ResultsDiffer))
     return text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
@@ -151,7 +151,7 @@ class Sides:
     def baseline(self, name: str, tolerance: harness.Tolerance | None = None) -> tuple[harness.Side, float]:
         """A baseline: its results, from which its timed run continues."""
         started = time.perf_counter()
-        if name in COMPILED and not self._compiles:  # once: it throws away what a side before this one runs
+        if name in COMPILED and not self._compiles:  # once: it discards the compiled code of earlier sides
             torch.compiler.reset()  # a size compiled for itself is faster than one for all sizes
             self._compiles = True
         contender = build(name, self.workload, self.data, self.settings)
@@ -285,7 +285,7 @@ def best(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def busy(cpu: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that never rests, held on one processor."""
+    """Another process that is always busy, held on one processor."""
     code = f"import os\nos.sched_setaffinity(0, [{cpu}])\nprint(flush=True)\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE) as process:
         try:
@@ -298,7 +298,7 @@ def busy(cpu: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """TimeoutError inside after so long, where signals can be had."""
+    """Raise TimeoutError in the body after so many seconds, where the main thread has signals."""
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return

@@ -28,7 +28,7 @@ examples:
   fastgan info                                     what runs each operation here
   source <(fastgan completion bash)                complete with the tab key
 """
-_PIPE_CLOSED = 128 + 13  # as a shell says it of a process that SIGPIPE ended
+_PIPE_CLOSED = 128 + 13  # a shell's exit code for a process that SIGPIPE ended
 
 
 def parser() -> Parser:

@@ -76,7 +76,7 @@ def command_of(parser: Parser, arguments: argparse.Namespace) -> Parser:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """A question to put behind an error: the word that is nearest to one that is not known, if any is near."""
+    """A question to append to an error: the known word nearest to an unknown one; empty if none is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -108,7 +108,7 @@ def explain(error: BaseException, command: argparse.ArgumentParser | None = None
 
 
 class Deprecated(argparse.Action):
-    """A flag that has changed its name: it works, and says the new one."""
+    """A renamed flag: it still works, and prints its new name."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None

@@ -195,7 +195,7 @@ def _vae(rows: Split, preset: presets.Preset, arguments: argparse.Namespace) -> 
 
 
 def _marginals(rows: Tensor, seed: int) -> Tensor:
-    """Every column shuffled by itself: right one by one, and independent."""
+    """Every column shuffled by itself: each keeps its distribution, and all become independent."""
     generator = torch.Generator().manual_seed(seed)
     chosen = rows[:_SAMPLES]
     columns = [column[torch.randperm(len(chosen), generator=generator)] for column in chosen.T]

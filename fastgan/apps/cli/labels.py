@@ -26,9 +26,9 @@ def classes_of(dataset: Dataset, source: str) -> int:
     low, high = int(dataset.labels.min()), int(dataset.labels.max())
     if low < 0:
         raise ValueError(f"--conditional must be used with labels from 0 up, one a class, got {low} to {high}")
-    # Few rows need not show every class that there is.
+    # A few rows need not contain every class.
     known = len(dataset.centres) if dataset.centres is not None else _DIGITS if source in _OF_DIGITS else 0
-    if high >= max(known, len(dataset)):  # a network of so many inputs would be no classifier's
+    if high >= max(known, len(dataset)):  # so large a number is no class: a network would get so many inputs
         got = f"{len(dataset)} rows for labels up to {high}"
         raise ValueError(f"--conditional must be used with a row or more for each class, got {got}")
     return max(known, high + 1)

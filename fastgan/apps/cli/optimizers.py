@@ -67,7 +67,7 @@ def optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Op
     generator = _optimizer(arguments, base.optimizer_of_generator, arguments.generator_lr)
     discriminator = _optimizer(arguments, base.optimizer_of_discriminator, arguments.discriminator_lr)
     if (generator, discriminator) == (base.optimizer_of_generator, base.optimizer_of_discriminator):
-        return {}  # a resumed run keeps the fields that it had them in
+        return {}  # a resumed run keeps the fields of its own config
     return {
         "optimizer": discriminator,
         "generator_optimizer": None if generator == discriminator else generator,

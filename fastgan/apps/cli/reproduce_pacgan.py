@@ -112,8 +112,8 @@ def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -
     for dataset in study.datasets:
         trained = f"{_trials(study, folder, dataset)} of {study.steps:,} iterations"
         print(f"{dataset}: {trained}, {study.precision}{_short(study)}")
-        whole = study.steps >= pacgan.STEPS  # a shorter run is another experiment: no verdict on it
-        print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS, verdict=whole)))
+        complete = study.steps >= pacgan.STEPS  # a shorter run is another experiment: no verdict on it
+        print("\n".join(table.lines([row for row in rows if row.group == dataset], pacgan.COLUMNS, verdict=complete)))
         print("reverse KL, near: over the samples within three standard deviations of a mode, as in the paper's code")
         print()
     for cell in study.cells:

@@ -32,7 +32,7 @@ FORMATS = (".csv", ".tsv", ".parquet", ".png")
 _ROWS = 1000  # of a file, unless --n says otherwise
 _TAIL = 500  # iterations that the means of --json are of
 _SHOWN = 10_000  # rows in a picture and in a report
-_NUMERIC = 0.5  # of a column's cells: one with as many is numbers with faults in it, not text
+_NUMERIC = 0.5  # of a column's cells: with fewer numbers than that, a column is text, not numbers with faults
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
 _TRAINING = (
     *("steps", "batch_size", "pack", "seed", "device", "precision", "checkpoint_every"),

@@ -261,7 +261,7 @@ def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
     if part is None:
         others = arguments.rows is not None or source in data.sources.SYNTHETIC or runs.has_test_files(source)
         part = 0.0 if others else _HELD_OUT
-        return held if (held := int(part * rows)) > 1 else 0  # one row tells no likelihood
+        return held if (held := int(part * rows)) > 1 else 0  # a likelihood needs two rows
     if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part < 1:  # of a file
         raise ValueError(f"--hold-out must lie in [0, 1), got {part!r}")
     if part and int(part * rows) < 2:

@@ -75,9 +75,9 @@ def begin_all(
     engines: Sequence[Engine], firsts: list[int], counts: list[int], threads: int, should_stop: Callable[[], bool]
 ) -> Callable[[], list[np.ndarray]]:
     """`begin` of several engines of one class in one call, on so many threads of the CPU; gives all metrics."""
-    if on_cpu := [engine for engine in engines if isinstance(engine, CpuEngine)]:
+    if on_cpu := [engine for engine in engines if isinstance(engine, cpu.CpuEngine)]:
         return functools.partial(advance_together, on_cpu, firsts, counts, functools.partial(cpu.launch, threads))
-    if persistent := [engine for engine in engines if isinstance(engine, PersistentEngine)]:
+    if persistent := [engine for engine in engines if isinstance(engine, cuda_persistent.PersistentEngine)]:
         return functools.partial(advance_together, persistent, firsts, counts, cuda_persistent.launch)
     (engine,) = engines
     finish = engine.begin(firsts[0], counts[0], should_stop)

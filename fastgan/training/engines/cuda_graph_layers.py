@@ -164,8 +164,8 @@ class LayerBuffers:
         self.product = buffer(self.columns) if self.pieces > 1 or self.norm is not None else None
         self.winner = buffer(self.units, torch.int32) if self.pieces > 1 else None
         self.given = buffer(self.units) if self.drops else self.output
-        self.grad = buffer(self.units)  # of what is given
-        self.e = buffer(self.columns) if self.pieces > 1 else self.grad  # of the product
+        self.grad = buffer(self.units)  # of `given`
+        self.e = buffer(self.columns) if self.pieces > 1 else self.grad  # of `product`
         # Gradients of the parameters that are trained
         self.grads: dict[Tensor, Tensor] = {
             p: torch.zeros_like(p, requires_grad=False)
