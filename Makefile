@@ -89,7 +89,7 @@ wheel: install
 	sh tools/wheel.sh $(BIN)
 
 # ruff and clang-format also decide the layout: make format writes what make lint checks.
-NATIVE = csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
+NATIVE = csrc tests/simt bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . \
   && find $(NATIVE) | xargs $(BIN)/clang-format --dry-run --Werror && $(BIN)/mypy

@@ -287,6 +287,15 @@ def test_the_core_compiles_without_a_warning() -> None:
         assert found.returncode == 0, found.stderr[:2000]
 
 
+@needs_sources
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_benchmark_of_the_parts_compiles() -> None:
+    flags = ("-std=gnu++20", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-DFASTGAN_ISA=portable")
+    source = CSRC.parent / "bench" / "parts.cpp"
+    found = subprocess.run(["g++", "-fsyntax-only", *flags, str(source)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[:2000]
+
+
 # ---------------------------------------------------------------- the face
 
 
