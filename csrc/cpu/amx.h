@@ -1,7 +1,6 @@
 // Products on AMX tiles, with sums in float. Both factors are rounded to bfloat16; or each is split into the sum of
 // two, and three of the four products are added (bf16x3: about 16 bits of each factor; an infinite factor gives NaN).
-// There are two rounded copies of each weight, for the forward and the backward pass, in blocks of 16 rows by 32 along
-// the depth. The optimiser updates both copies with each tile of the gradient (update.h), so no product rounds weights.
+// The rounded copies of a weight (rounded.h) have blocks of 16 rows by 32 along the depth.
 //
 // For tests, the same products run on a software version of the tile instructions (tiles.h), with the same bits.
 #pragma once
@@ -62,12 +61,6 @@ struct AmxProducts {
   // Rounds up to 32 x 32 elements of a blocked weight, from output `row` and input `column` on, into both copies.
   void round_weight(const BlockedWeight<float>& weight, int64_t row, int64_t column, Bf16* rounded,
                     Bf16* transposed) const;
-  void round_weight(const BlockedWeight<float>& weight, Bf16* rounded, Bf16* transposed, int rank = 0,
-                    int size = 1) const {
-    for (int64_t row = 0, i = 0; row < weight.outputs; row += kTileEdge)
-      for (int64_t column = 0; column < weight.inputs; column += kTileEdge, ++i)
-        if (i % size == rank) round_weight(weight, row, column, rounded, transposed);
-  }
 };
 
 inline bool uses_amx(const NetworkPlan& plan) {

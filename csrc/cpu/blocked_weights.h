@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "../train.h"
-#include "amx.h"
 #include "parallel.h"
 #include "products.h"
+#include "rounded.h"
 #include "sampled.h"
 
 namespace fastgan {
@@ -30,10 +30,10 @@ class BlockedPlan {
       for (size_t i = 0; i < player->parameters.size(); ++i) {
         const LayerPlan& l = player->network.layers[i];
 #if defined(__AVX512F__)
-        if (uses_amx(player->network))
+        if (keeps_rounded(player->network))
           for (void** copy : {&player->parameters[i].rounded, &player->parameters[i].rounded_transposed}) {
             copies_.push_back({copy, total});
-            total += amx_of(player->network).rounded_size(l.outputs * l.pieces, l.inputs) / 2 + kApart;
+            total += rounded_bytes(player->network, l) / int64_t(sizeof(T)) + kApart;
           }
 #endif
         if (l.inputs <= kBlockRows<T> && !l.transposed) continue;
@@ -56,13 +56,8 @@ class BlockedPlan {
   static void round([[maybe_unused]] const PlayerPlan& player, [[maybe_unused]] int rank, [[maybe_unused]] int size) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
-      for (size_t i = 0; i < player.parameters.size(); ++i) {
-        const LayerPlan& l = player.network.layers[i];
-        const LayerParameters& p = player.parameters[i];
-        amx_of(player.network)
-            .round_weight({static_cast<const T*>(p.weight.value), l.outputs * l.pieces, l.inputs},
-                          static_cast<Bf16*>(p.rounded), static_cast<Bf16*>(p.rounded_transposed), rank, size);
-      }
+      for (size_t i = 0; i < player.parameters.size(); ++i)
+        round_weight(player.network, player.network.layers[i], player.parameters[i], rank, size);
 #endif
   }
 
@@ -70,7 +65,7 @@ class BlockedPlan {
     if (workspace_.holds_weights) return;
     each_row([](T* row, T* block, int64_t count) { std::copy_n(row, count, block); });
     for (const PlayerPlan* player : {&plan_.generator, &plan_.discriminator})
-      if (uses_amx(player->network))
+      if (keeps_rounded(player->network))
         parallel_for(threads_, threads_, [&](int64_t rank) { round(*player, int(rank), threads_); });
     workspace_.holds_weights = true;
   }

@@ -186,25 +186,27 @@ void multiply_short_transposed(int64_t outputs, const float* a, int64_t a_row, c
 #if defined(__AVX512F__)
 
 template <int rows, int vectors>
-FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* b_block,
-                                     const float* bias, float* c, int64_t c_row, Ahead* ahead) {
+FASTGAN_BF16 void multiply_tile_bf16(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, int64_t a_block,
+                                     const Pair* b_block, const float* bias, float* c, int64_t c_row, Ahead* ahead) {
   __m512 sum[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_set1_ps(bias ? bias[i] : 0.0f);
-  constexpr int64_t block = 16;
-  const int rows_ahead = ahead ? rows_a_block(ahead->rows, pairs, block) : 0;
-  for (int64_t k = 0; k < pairs; ++k, b_block += kBlockRows<float>, a += a_pair) {
-    if (ahead && k % block == 0) ahead->some(rows_ahead);
-    __m512i b[vectors];
+  const int rows_ahead = ahead ? rows_a_block(ahead->rows, pairs, kBlockPairs) : 0;
+  for (; pairs > 0; pairs -= kBlockPairs, a += a_block) {
+    if (ahead) ahead->some(rows_ahead);
+    const Pair* x = a;
+    for (int64_t k = std::min(pairs, kBlockPairs); k > 0; --k, b_block += kBlockRows<float>, x += a_pair) {
+      __m512i b[vectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(b_block + 16 * v);
+      for (int v = 0; v < vectors; ++v) b[v] = _mm512_loadu_si512(b_block + 16 * v);
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) {
-      const __m512i x = _mm512_set1_epi32(int(a[i * a_row]));
+      for (int i = 0; i < rows; ++i) {
+        const __m512i broadcast = _mm512_set1_epi32(int(x[i * a_row]));
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)x, (__m512bh)b[v]);
+        for (int v = 0; v < vectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)broadcast, (__m512bh)b[v]);
+      }
     }
   }
 #pragma GCC unroll 16

@@ -1,5 +1,6 @@
-// The products of gemm.h with blocked weights for AVX512-BF16: both factors rounded to bfloat16, sums in float, two
-// multiplications per lane and instruction. Packing rounds a factor, in pairs of neighbours along the depth.
+// The products of gemm.h for AVX512-BF16: both factors rounded to bfloat16, sums in float, two multiplications per lane
+// and instruction. Weights have rounded copies (rounded.h); packing rounds the other factors, in pairs of neighbours
+// along the depth.
 #pragma once
 #include "gemm.h"
 
@@ -43,9 +44,12 @@ FASTGAN_BF16 inline void pair_rows(const float* first, const float* second, int 
   }
 }
 
-// As TileFunction, with pairs; a_pair: from pair to pair of a row of A.
-using TileFunctionBf16 = void (*)(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, const Pair* b_block,
-                                  const float* bias, float* c, int64_t c_row, Ahead* ahead);
+constexpr int64_t kBlockPairs = 16;  // of a row of A, a cache line
+
+// As TileFunction, with pairs. a_row: from row to row of A; a_pair: from pair to pair of a row; a_block: from a block
+// of kBlockPairs pairs to the next one.
+using TileFunctionBf16 = void (*)(int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, int64_t a_block,
+                                  const Pair* b_block, const float* bias, float* c, int64_t c_row, Ahead* ahead);
 TileFunctionBf16 tile_function_bf16(int rows, int columns);
 
 inline int64_t pairs_of(int64_t depth) { return (depth + 1) / 2; }
@@ -70,59 +74,85 @@ inline const Pair* pair_features(int64_t depth, const float* b, ColumnRange colu
   return packed;
 }
 
-// As multiply_rows(), of A and B in pairs; A's are a_row apart from row to row, and a_pair along the depth.
+// As multiply_rows(), of A and B in pairs.
+struct PairedRows {
+  const Pair* data;
+  int64_t row, pair, block;  // distances, as in TileFunctionBf16
+};
 template <class After>
-void multiply_rows_bf16(int64_t n, int64_t pairs, const Pair* a, int64_t a_row, int64_t a_pair, int64_t row, int rows,
-                        const float* bias, const Pair* b, float* c, ColumnRange columns, After&& after) {
+void multiply_rows_bf16(int64_t n, int64_t pairs, const PairedRows& a, int64_t row, int rows, const float* bias,
+                        const Pair* b, float* c, ColumnRange columns, Ahead* ahead, After&& after) {
   constexpr int width = kBlockRows<float>;
   each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
-    tile_function_bf16(rows, lanes)(pairs, a, a_row, a_pair, b + (p - columns.first / width) * pairs * width + lane,
-                                    bias ? bias + row : nullptr, c + (p * n + row) * width + lane, width, nullptr);
+    tile_function_bf16(rows, lanes)(pairs, a.data, a.row, a.pair, a.block,
+                                    b + (p - columns.first / width) * pairs * width + lane, bias ? bias + row : nullptr,
+                                    c + (p * n + row) * width + lane, width, ahead);
     after(p, row, lane, rows, lanes);
   });
 }
 
-// As multiply_weight().
+// The rounded copies of a weight: pairs of inputs in blocks [inputs / 32][outputs][16], an odd number of cache lines
+// apart; and pairs of outputs in blocks [inputs / 32][outputs / 2][32].
+struct PairedWeight {
+  int64_t outputs, inputs;
+
+  int64_t blocks() const { return (inputs + kBlockRows<float> - 1) / kBlockRows<float>; }
+  int64_t block() const { return (outputs | 1) * kBlockPairs; }
+  int64_t transposed_block() const { return pairs_of(outputs) * kBlockRows<float>; }
+  int64_t size() const { return blocks() * std::max(block(), transposed_block()); }  // of either copy, in pairs
+
+  // Rounds the rows of one block. A pair of outputs may have one row in these and one in the next rows: it is rounded
+  // with both.
+  void round(const BlockedWeight<float>& weight, int64_t row, int64_t rows, int64_t column, Pair* copy,
+             Pair* transposed) const {
+    constexpr int width = kBlockRows<float>;
+    const int64_t columns = weight.width(column), last = row + rows;
+    const float* w = weight.block(column);
+    copy += column / width * block();
+    for (int64_t i = row; i < last; ++i) pair_neighbours(w + i * columns, columns, copy + i * kBlockPairs);
+    transposed += column / width * transposed_block();
+    for (int64_t k = row / 2; 2 * k < last; ++k)
+      pair_rows(w + 2 * k * columns, 2 * k + 1 < outputs ? w + (2 * k + 1) * columns : nullptr, int(columns),
+                transposed + k * width);
+  }
+};
+
+// As multiply_weight(), by the first copy of the weight.
 template <class After>
-void multiply_weight_bf16(const BlockedWeight<float>& a, const float* bias, const float* b, float* c, ColumnRange range,
-                          After&& after) {
-  constexpr int width = kBlockRows<float>;
-  const int64_t n = a.outputs, pairs = pairs_of(a.inputs), stride = pair_stride(a.inputs);
-  const int64_t tiles = (n + kTileRows - 1) / kTileRows;
-  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(kTileRows * stride));
+void multiply_weight_bf16(const PairedWeight& a, const Pair* copy, const float* bias, const float* b, float* c,
+                          ColumnRange range, After&& after) {
+  const int64_t n = a.outputs, pairs = pairs_of(a.inputs), tiles = (n + kTileRows - 1) / kTileRows;
   each_group<float>(pairs, range, [&](ColumnRange columns) {
     const Pair* right = pair_features(a.inputs, b, columns);
     for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles;
-      for (int64_t column = 0; column < a.inputs; column += width) {
-        const int64_t inputs = a.width(column);
-        const float* rows = a.block(column) + row * inputs;
-        for (int64_t i = 0; i < next - row; ++i)
-          pair_neighbours(rows + i * inputs, inputs, left + i * stride + column / 2);
-      }
-      multiply_rows_bf16(n, pairs, left, stride, 1, row, int(next - row), bias, right, c, columns, after);
+      const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, end = n * std::min(t + 2, tiles) / tiles;
+      constexpr int64_t line = kBlockPairs * int64_t(sizeof(Pair));
+      Ahead ahead{{reinterpret_cast<const char*>(copy + next * kBlockPairs)},
+                  a.block() * int64_t(sizeof(Pair)),
+                  (end - next) * line,  // the next tile
+                  int(end > next ? a.blocks() : 0),
+                  1};
+      multiply_rows_bf16(n, pairs, {copy + row * kBlockPairs, kBlockPairs, 1, a.block()}, row, int(next - row), bias,
+                         right, c, columns, &ahead, after);
     }
   });
 }
 
-// As multiply_transposed_weight().
+// As multiply_transposed_weight(), by the second copy.
 template <class After>
-void multiply_transposed_weight_bf16(const BlockedWeight<float>& a, const float* b, float* c, ColumnRange range,
-                                     After&& after) {
+void multiply_transposed_weight_bf16(const PairedWeight& a, const Pair* copy, const float* b, float* c,
+                                     ColumnRange range, After&& after) {
   constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(a.outputs);
-  Pair* left = reinterpret_cast<Pair*>(scratch<float, Scratch::slice_of_a>(width * pairs));
   each_group<float>(pairs, range, [&](ColumnRange columns) {
     const Pair* right = pair_features(a.outputs, b, columns);
     for (int64_t column = 0; column < a.inputs; column += width) {
-      const int64_t inputs = a.width(column), tiles = (inputs + kTileRows - 1) / kTileRows;
-      const float* rows = a.block(column);
-      for (int64_t k = 0; k < pairs; ++k, rows += 2 * inputs)
-        pair_rows(rows, 2 * k + 1 < a.outputs ? rows + inputs : nullptr, int(inputs), left + k * width);
+      const int64_t inputs = std::min<int64_t>(width, a.inputs - column), tiles = (inputs + kTileRows - 1) / kTileRows;
+      const Pair* block = copy + column / width * a.transposed_block();
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t row = inputs * t / tiles, next = inputs * (t + 1) / tiles;
-        multiply_rows_bf16(a.inputs, pairs, left + row, 1, width, column + row, int(next - row), nullptr, right, c,
-                           columns, after);
+        multiply_rows_bf16(a.inputs, pairs, {block + row, 1, width, width * kBlockPairs}, column + row, int(next - row),
+                           nullptr, right, c, columns, nullptr, after);
       }
     }
   });
@@ -148,8 +178,8 @@ void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair*
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t row = n * t / tiles, next = n * (t + 1) / tiles, after = n * std::min(t + 2, tiles) / tiles;
       Ahead ahead = needs(column, columns, next, int(after - next));
-      tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, right, nullptr, tile, width,
-                                                   &ahead);
+      tile_function_bf16(int(next - row), columns)(pairs, e + row * stride, stride, 1, kBlockPairs, right, nullptr,
+                                                   tile, width, &ahead);
       apply(column, columns, row, int(next - row), tile);
     }
   }

@@ -301,7 +301,9 @@ void Network<T>::multiply_by_weight(const Layer<T>& l, const T* bias, const T* i
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) switch (plan_.products) {
       case Products::fp32: break;
-      case Products::dot_bf16: return multiply_weight_bf16(l.blocked_weight(), bias, in, out, range, after);
+      case Products::dot_bf16:
+        return multiply_weight_bf16({l.rows(), l.plan.inputs}, static_cast<const Pair*>(l.parameters.rounded), bias, in,
+                                    out, range, after);
       default:
         return amx_of(plan_).multiply(l.rows(), l.plan.inputs, static_cast<const Bf16*>(l.parameters.rounded), bias, in,
                                       out, range, after);
@@ -321,7 +323,10 @@ void Network<T>::multiply_by_transposed(const Layer<T>& l, int64_t inputs, const
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) switch (plan_.products) {
       case Products::fp32: break;
-      case Products::dot_bf16: return multiply_transposed_weight_bf16(l.blocked_weight(), in, out, range, after);
+      case Products::dot_bf16:
+        return multiply_transposed_weight_bf16({l.rows(), l.plan.inputs},
+                                               static_cast<const Pair*>(l.parameters.rounded_transposed), in, out,
+                                               range, after);
       default:
         return amx_of(plan_).multiply(l.plan.inputs, l.rows(),
                                       static_cast<const Bf16*>(l.parameters.rounded_transposed), nullptr, in, out,

@@ -325,7 +325,7 @@ class Trainer<T>::Executor {
       team_.barrier();
       bound_columns(player.plan, limit);
     }
-    if ((size > 0 || limit > 0) && uses_amx(player.plan.network)) {
+    if ((size > 0 || limit > 0) && keeps_rounded(player.plan.network)) {
       team_.barrier();
       BlockedPlan<T>::round(player.plan, team_.rank, team_.size);
     }

@@ -74,8 +74,7 @@ class Snapshot {
       add({p.batches, sizeof(int64_t), false});
 #if defined(__AVX512F__)
       const LayerPlan& l = player.network.layers[i];
-      for (void* copy : {p.rounded, p.rounded_transposed})
-        add({copy, size_t(amx_of(player.network).rounded_size(l.outputs * l.pieces, l.inputs)) * sizeof(Bf16), false});
+      for (void* copy : {p.rounded, p.rounded_transposed}) add({copy, size_t(rounded_bytes(player.network, l)), false});
 #endif
     }
   }

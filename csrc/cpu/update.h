@@ -5,6 +5,7 @@
 
 #include "../optimizer.h"
 #include "network.h"
+#include "rounded.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -85,19 +86,15 @@ struct Update {
         for (int j = 0; j < part.columns; ++j) run[to++] = tile[i * kBlockRows<T> + j];
       update_run(rule, at.p, at.s0, at.s1, run, height * part.columns);
     }
-    if (uses_amx(player.network)) round(part, row);
+    if (keeps_rounded(player.network)) round(part, row, height);
   }
 
   // Updates the rounded copies of the rows of a tile.
-  void round([[maybe_unused]] const GradientPart& part, [[maybe_unused]] int64_t row) const {
+  void round([[maybe_unused]] const GradientPart& part, [[maybe_unused]] int64_t row,
+             [[maybe_unused]] int height) const {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) {
-      const LayerPlan& l = player.network.layers[size_t(part.layer)];
-      const LayerParameters& p = of(part.layer);
-      amx_of(player.network)
-          .round_weight({static_cast<const T*>(p.weight.value), l.outputs * l.pieces, l.inputs}, row, part.column,
-                        static_cast<Bf16*>(p.rounded), static_cast<Bf16*>(p.rounded_transposed));
-    }
+    if constexpr (sizeof(T) == 4)
+      round_weight(player.network, player.network.layers[size_t(part.layer)], of(part.layer), row, height, part.column);
 #endif
   }
 
