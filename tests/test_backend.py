@@ -100,7 +100,7 @@ def test_without_the_core_everything_runs_and_says_why(before: str, environment:
     assert not run.stderr  # nothing is printed about it
 
 
-def test_another_instruction_set_can_be_asked_for() -> None:
+def test_another_instruction_set_can_be_requested() -> None:
     need("native", "loss")
     code = "import fastgan; print(fastgan.backend_info()['native']['instruction_set'])"
     for isa in "v2" if platform.machine() == "x86_64" else "portable", "":

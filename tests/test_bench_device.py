@@ -98,7 +98,7 @@ def test_where_fastgan_is_wrong_the_baselines_keep_their_times(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_what_fastgan_cannot_train_is_told(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fastgan_cannot_train_is_reported(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if native is not None:  # as on a processor without AMX
         monkeypatch.setattr(native, "multiplies_tf32", lambda: False)
     record = measured(device.Row(CUDA_WORKLOADS["tiny"], members, "tf32"), "eager")
@@ -228,7 +228,7 @@ def test_autocast_is_held_against_bf16(build: Callable[..., Any], monkeypatch: p
 @pytest.mark.usefixtures("_switches_reset")
 @pytest.mark.parametrize("ask", switches.ASKS)
 @pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
-def test_products_are_exact_but_where_tf32_is_asked_for(precision: str, ask: str) -> None:
+def test_products_are_exact_unless_tf32_is_requested(precision: str, ask: str) -> None:
     """Also for the CUDA-graph engine, which leaves the older switch alone; what was set before is set afterwards."""
     rounds = precision == "tf32"
     switches.ASKS[ask]()

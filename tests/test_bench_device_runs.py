@@ -193,7 +193,7 @@ def test_each_row_has_a_process_and_one_that_dies_takes_nothing_with_it(
     assert content["no time"] == [told.removeprefix("no time: ")]
 
 
-def test_without_lower_bounds_nothing_is_measured_and_why_is_told(
+def test_without_lower_bounds_nothing_is_measured_and_the_reason_is_reported(
     stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def throughputs(*_: object) -> Iterator[dict[str, Any]]:
@@ -225,7 +225,7 @@ def test_rows_go_on_where_latencies_could_not_be_measured(
     assert record["lower_bound_s"] > 0
 
 
-def test_what_was_measured_before_a_ctrl_c_is_told(
+def test_what_was_measured_before_a_ctrl_c_is_reported(
     stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = worker.ask

@@ -125,7 +125,7 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert gpu.main() == 1 and "no CUDA device" in capsys.readouterr().err
 
 
-def test_a_step_that_fails_or_takes_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_or_takes_too_long_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "BUILD", tmp_path)
     assert gpu.run("good", [sys.executable, "-c", "print('fine')"], 60).outcome == "passed"
     bad = gpu.run("bad", [sys.executable, "-c", "raise SystemExit('no')"], 60)
@@ -209,7 +209,7 @@ def test_looking_for_waits_survives_the_warning_and_ends(
 # ---------------------------------------------------------------- what is made of the commands' files
 
 
-def test_what_the_bench_has_written_is_told(
+def test_what_the_bench_has_written_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where it was stopped: the file is that of the rows before."""

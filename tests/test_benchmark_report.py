@@ -221,7 +221,7 @@ def test_bf16_is_held_against_its_own_peak() -> None:
     assert RECORDS[2]["share_of_peak"]["fastgan, 1 thread"] == pytest.approx(RECORDS[2]["share_of_peak"]["fastgan"])
 
 
-def test_a_shared_processor_is_told() -> None:
+def test_a_shared_processor_is_reported() -> None:
     assert report.disturbed(RECORDS) == ""
     assert report.disturbed([RECORDS[0] | {"processors got": 0.3}, *RECORDS[1:]]).endswith("they got: tiny 30%.")
 

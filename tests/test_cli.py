@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import typing
 from pathlib import Path
 from typing import Any
@@ -398,6 +400,13 @@ def test_field_help_reads_shared_and_wrapped_entries() -> None:
     assert found["generator_optimizer"] == found["discriminator_optimizer"]
     assert found["penalty_weight"] == "weight of the penalty, of each where there are several."
     assert "Raises" not in found["impl"]
+
+
+def test_field_help_reads_a_docstring_with_and_without_indentation() -> None:
+    """From version 3.13 on, Python removes that of the source."""
+    dedented = type("Dedented", (), {"__doc__": inspect.cleandoc(TrainConfig.__doc__ or "")})
+    indented = type("Indented", (), {"__doc__": "First.\n" + textwrap.indent(dedented.__doc__ or "", "    ")})
+    assert field_help(dedented) == field_help(indented) == field_help(TrainConfig)
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate", "plot", "info"])

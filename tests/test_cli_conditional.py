@@ -57,7 +57,7 @@ def test_M57_labels_survive_standardisation_and_a_resumed_run_has_the_same_bits(
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
 
 
-def test_M57_samples_have_the_labels_asked_for_in_turn(run: Run, folders: Path) -> None:
+def test_M57_samples_have_the_requested_labels_in_turn(run: Run, folders: Path) -> None:
     digits = folders / "digits"
     gan = runs.trained(digits, runs.read(digits))
     every = gan.sample(9, seed=1, labels=torch.tensor([3, 7, 3, 7, 3, 7, 3, 7, 3])).numpy()

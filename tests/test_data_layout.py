@@ -121,7 +121,7 @@ def test_a_line_that_no_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("x.feather", r"save it as \.parquet"),
     ],
 )
-def test_other_formats_are_told_what_to_do(tmp_path: Path, name: str, advice: str) -> None:
+def test_other_formats_are_refused_with_advice(tmp_path: Path, name: str, advice: str) -> None:
     (tmp_path / name).write_bytes(b"\x01\x02 binary 7")
     refused(tmp_path / name, rf"cannot be read: {advice}$")
 

@@ -327,7 +327,7 @@ def test_maxout_keeps_nan_and_takes_a_sequence() -> None:
 
 
 @pytest.mark.parametrize("name", ("layers", "deconv", "virtual"))
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_torchscript_takes_any_batch(tmp_path: Path, name: str) -> None:
     network = stirred(NETWORKS[name]()).eval()
     nn.export(network, torch.randn(8, 3), tmp_path / "g.ts", "torchscript")

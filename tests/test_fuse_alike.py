@@ -169,7 +169,7 @@ def test_another_kind_of_input_is_seen(kind: str) -> None:
     torch.testing.assert_close(fused(torch.randn(2, 6)).shape, torch.Size((2, 2)))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_transforms_are_seen() -> None:
     plain, fused = made()
     x, v = torch.randn(5, 6), torch.randn(5, 6)

@@ -170,7 +170,7 @@ def test_the_graph_of_a_gradient_has_the_masks_of_forward() -> None:
         torch.testing.assert_close(b, a, **EXACT)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 @pytest.mark.parametrize("training", (True, False))
 def test_compiled_and_transformed_chains_run_module_by_module(training: bool, native_calls: list[str]) -> None:
     plain, fused = (m.train(training) for m in pair("plain"))

@@ -362,7 +362,7 @@ def test_bf16_takes_up_weights_that_were_changed_in_place(library: Library) -> N
 
 
 @pytest.mark.parametrize("precision", ("tf32", "bf16"))
-def test_rounded_factors_are_refused_where_there_are_no_matrix_units(precision: str, library: Library) -> None:
+def test_rounded_factors_are_refused_without_tensor_cores(precision: str, library: Library) -> None:
     gan, config, launcher = mlp(torch.float32), TrainConfig(1, 20, precision=precision), Processor(library)
     launcher.tensor_cores = False
     with pytest.raises(
@@ -376,7 +376,7 @@ def test_rounded_factors_are_refused_where_there_are_no_matrix_units(precision: 
 @pytest.mark.parametrize("fails", (False, True), ids=("captures", "fails"))
 @pytest.mark.parametrize("ask", ["nothing", "medium", "the newer"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_products_are_what_was_asked_for_whatever_the_switch_says(
+def test_products_have_the_requested_precision_whatever_the_switch_says(
     precision: str, ask: str, fails: bool, library: Library
 ) -> None:
     class Watching(Recorder):

@@ -18,7 +18,7 @@ def plain_gan(latent_dim: int = 3, width: int = 2, **keywords: object) -> GAN:
     return GAN(generator, discriminator, latent_dim=latent_dim, **keywords)
 
 
-def test_M69_R17_a_sample_keeps_its_bits_however_it_is_asked_for() -> None:
+def test_M69_R17_a_sample_keeps_its_bits_however_it_is_requested() -> None:
     gan = plain_gan()
     whole = gan.sample(41, seed=5, batch_size=8)
     assert torch.equal(
@@ -141,7 +141,7 @@ def test_M55_dcgan_shapes(size: int, channels: int) -> None:
         models.dcgan(image_size=9)
 
 
-def test_mlp_gan_builds_what_it_is_asked_for() -> None:
+def test_mlp_gan_builds_what_is_requested() -> None:
     gan = models.mlp_gan(5, latent_dim=3, hidden=(7, 6), output_activation="sigmoid", dtype=torch.float64)
     shapes = [tuple(p.shape) for p in gan.parameters() if p.ndim == 2]
     assert shapes == [(7, 3), (6, 7), (5, 6), (6, 5), (7, 6), (1, 7)]

@@ -98,7 +98,7 @@ def test_a_line_has_one_noise() -> None:
     assert torch.equal(gan.interpolate(start, end, 2)[:, 0], line[:, 0])
 
 
-def test_samples_have_the_same_bits_however_they_are_asked_for() -> None:
+def test_samples_have_the_same_bits_however_they_are_requested() -> None:
     gan = GAN(nn.Sequential(nn.Linear(2, 11), Heads(GROUPS)), nn.Linear(11, 1), latent_dim=2)
     whole = gan.sample(11, seed=1, batch_size=4)
     torch.rand(3)  # another state of torch's generator

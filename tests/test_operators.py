@@ -15,7 +15,7 @@ from fastgan import operators, ops, random
 from fastgan.losses import DISCRIMINATOR, GENERATOR
 
 pytestmark = [  # of torch against itself, while it traces
-    pytest.mark.filterwarnings("ignore:`torch.jit.script.* is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script"),
     pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"),
 ]
 KEY = torch.tensor(0xC0DE)

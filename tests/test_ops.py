@@ -17,7 +17,7 @@ from fastgan.backend import why_not
 from fastgan.ops import LayerSpec
 
 # torch compiles its own forward-mode rules by the torch.jit.script it deprecates, when they are first used.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script.* is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 
 KEY = torch.tensor(0x5EED)
 CHECKED = ("auto", "reference")  # "auto" is native where it can be, and the reference under transforms

@@ -205,7 +205,7 @@ def test_the_mean_passes_over_what_is_not_finite() -> None:
     assert np.isnan(mean[2]) and np.isnan(error[1:]).all()
 
 
-def test_members_are_told_apart_in_callbacks() -> None:
+def test_callbacks_get_the_number_of_the_member() -> None:
     seen: dict[int, list[str]] = {}
 
     class Listener(Callback):

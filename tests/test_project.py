@@ -38,7 +38,7 @@ def test_the_version_is_written_once() -> None:
     assert f"\n## {fastgan.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_licence_is_told_alike() -> None:
+def test_the_licence_is_the_same_everywhere() -> None:
     assert PROJECT["license"] == "Apache-2.0" and "\nlicense: Apache-2.0\n" in (ROOT / "CITATION.cff").read_text()
     assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
 

@@ -56,7 +56,8 @@ def pages() -> Iterator[Path]:
 def found(text: str) -> Iterator[tuple[int, str, str]]:
     """(line, word, what to write) of each word of the list."""
     for word, instead in WORDS.items():
-        for match in re.finditer(rf"(?<![A-Za-z0-9/])(?:{word})(?![A-Za-z0-9])", text, re.IGNORECASE):
+        words = word.replace(" ", "[ _]")  # in names too
+        for match in re.finditer(rf"(?<![A-Za-z0-9/])(?:{words})(?![A-Za-z0-9])", text, re.IGNORECASE):
             yield text.count("\n", 0, match.start()) + 1, match.group(), instead
 
 

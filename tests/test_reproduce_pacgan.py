@@ -244,7 +244,7 @@ def test_M73_the_recorded_study_is_sane() -> None:
     assert body["processor_seconds"] / 2 < 15 * 60
 
 
-def test_a_study_trains_where_it_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_trains_on_the_given_device(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 
     def train(make: object, rows: object, config: fastgan.TrainConfig, **rest: object) -> None:

@@ -88,7 +88,7 @@ def test_frozen_parts(which: str) -> None:
             torch.testing.assert_close(got, want, **EXACT)
 
 
-def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_requested_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     need("native", "mlp")
     asked: list[list[bool]] = []
     run = kernels.mlp_backward

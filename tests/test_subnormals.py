@@ -62,7 +62,7 @@ def test_an_error_leaves_the_callers_mode_as_it_was() -> None:
     assert not flushes()
 
 
-def test_a_loss_that_is_subnormal_is_told_exactly() -> None:
+def test_a_subnormal_loss_is_exact() -> None:
     """D(x) = 1 - 1e-43: the loss of the fakes is log(1 + exp(-100))."""
     gan, data = gan_with_dead_inputs()
     with torch.no_grad():

@@ -229,7 +229,7 @@ def test_bad_conditions_are_refused_in_a_sentence(gan: TabularGAN) -> None:
         gan.sample(-1)
 
 
-def test_a_missing_value_can_be_asked_for() -> None:
+def test_a_missing_value_can_be_requested() -> None:
     table = pd.DataFrame({"a": ["x", None, "y", "x"] * 30, "b": np.arange(120) % 17 / 3})
     one = TabularGAN(steps=2, **SMALL).fit(table)
     assert one.sample(20, conditions={"a": None})["a"].isna().all()

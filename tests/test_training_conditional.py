@@ -43,7 +43,7 @@ def test_M57_each_mode_of_the_ring_is_reached_by_its_label() -> None:
     assert (shifted == asked).double().mean() <= 0.01  # the label decides, not the noise
 
 
-def test_M57_sample_i_has_the_same_bits_however_samples_and_labels_are_asked_for() -> None:
+def test_M57_sample_i_has_the_same_bits_however_samples_and_labels_are_requested() -> None:
     gan = small_gan()
     whole = gan.sample(11, seed=1, batch_size=4)
     assert torch.equal(whole, gan.sample(11, seed=1, batch_size=4, labels=torch.arange(11) % CLASSES))

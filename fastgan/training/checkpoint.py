@@ -36,7 +36,6 @@ from fastgan.training import plain
 FORMAT = 1
 KEEP = 2
 _JSON_LIMIT = 1 << 24
-_NETWORKS = ("generator", "discriminator")
 
 
 class CheckpointError(ValueError):

@@ -154,7 +154,7 @@ def prepare(
     return Prepared(run, engine, meta, source, config_json, change)
 
 
-def check_together(gan: GAN, config: TrainConfig, ranks: Ranks) -> None:
+def check_together(config: TrainConfig, ranks: Ranks) -> None:
     """Raise unless these processes can share each batch of this run.
 
     Raises:

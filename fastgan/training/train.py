@@ -84,7 +84,7 @@ def train(
     place(gan, config)
     with ranks(_PATIENCE, gan.device) as group:
         if group.size > 1:
-            check_together(gan, config, group)
+            check_together(config, group)
         callbacks = callbacks if group.is_first else ()
         displays = display(config.steps, quiet=not (progress and group.is_first))
         with contextlib.closing(rows_for(data, gan, config, group)) as rows, contextlib.ExitStack() as at_end:

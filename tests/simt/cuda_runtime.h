@@ -2,7 +2,6 @@
 // and the part of the runtime that csrc/cuda uses, on top of simt.h. What is not here does not compile, which is the
 // point.
 #pragma once
-#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -30,7 +29,6 @@ using simt::blockDim, simt::blockIdx, simt::gridDim, simt::threadIdx;
 inline void __syncthreads(SIMT_PLACE) { simt::barrier(simt::Scope::block, {file, line}); }
 inline void __syncwarp(unsigned mask = 0xffffffffu, SIMT_PLACE) { simt::exchange(mask, 0, "__syncwarp", {file, line}); }
 inline void __threadfence() { simt::give_way(); }
-inline void __threadfence_block() { simt::give_way(); }
 
 namespace simt {
 
@@ -113,16 +111,8 @@ T atomicAdd(T* at, T x) {
   return simt::atomic(at, [x](T old) { return T(old + x); });
 }
 template <class T>
-T atomicMax(T* at, T x) {
-  return simt::atomic(at, [x](T old) { return std::max(old, x); });
-}
-template <class T>
 T atomicExch(T* at, T x) {
   return simt::atomic(at, [x](T) { return x; });
-}
-template <class T>
-T atomicCAS(T* at, T expected, T x) {
-  return simt::atomic(at, [=](T old) { return old == expected ? x : old; });
 }
 
 // ---------------------------------------------------------------- the runtime

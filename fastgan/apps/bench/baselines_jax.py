@@ -145,7 +145,7 @@ def _arrays(draws: Draws) -> tuple[np.ndarray, ...]:
 def _results(workload: Workload, seed: int, state: Any, losses: Any) -> dict[str, Tensor]:
     """Losses, and what the iterations since the first weights have changed."""
     after = {
-        network: {name: _tensor(value, name) for name, value in state[network]["parameters"].items()}
+        network: {name: _tensor(value) for name, value in state[network]["parameters"].items()}
         for network in ("generator", "discriminator")
     }
     loss_d, loss_g = (_tensor(column) for column in losses)
@@ -164,7 +164,7 @@ def _state(weights: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _tensor(value: Array, name: str = "") -> Tensor:
+def _tensor(value: Array) -> Tensor:
     array = np.array(value)
     return torch.from_numpy(np.ascontiguousarray(array.T if array.ndim == 2 else array))
 

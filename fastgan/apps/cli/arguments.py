@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import inspect
 import re
 import shutil
 import sys
@@ -260,12 +261,13 @@ def field_help(owner: type) -> dict[str, str]:
     """The sentence of each field in the Args section of a docstring."""
     found: dict[str, str] = {}
     names: list[str] = []
-    section = (owner.__doc__ or "").partition("Args:\n")[2]
+    # Without the indentation of the source, which Python itself removes from version 3.13 on.
+    section = inspect.cleandoc(owner.__doc__ or "").partition("Args:\n")[2]
     for raw in section.splitlines():
         indent = len(raw) - len(raw.lstrip())
-        if raw.strip() and indent <= 4:
+        if raw.strip() and indent == 0:
             break
-        if match := re.match(r" {8}([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", raw):
+        if match := re.match(r" {4}([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", raw):
             names = match[1].split(", ")
             found |= dict.fromkeys(names, match[2].strip())
         elif raw.strip():
