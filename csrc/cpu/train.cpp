@@ -357,17 +357,14 @@ class Trainer<T>::Executor {
 
 bool multiplies_bf16() { return has_bf16(); }
 
-namespace {
-template <class T>
-void train(const TrainPlan& plan, TrainCall& call) {
-  const BlockedPlan<T> blocked(plan, *call.workspace, call.threads);
-  blocked.read();
-  Trainer<T>(blocked.plan(), call).run();
-}
-}  // namespace
-
 void train(int dtype, const TrainPlan& plan, TrainCall& call) {
-  DType(dtype) == DType::f64 ? train<double>(plan, call) : train<float>(plan, call);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const BlockedPlan<T> blocked(plan, *call.workspace, call.threads);
+    blocked.read();
+    Trainer<T>(blocked.plan(), call).run();
+  };
+  DType(dtype) == DType::f64 ? run(0.0) : run(0.0f);
 }
 
 void write_back(int dtype, const TrainPlan& plan, Workspace& workspace, int threads) {
