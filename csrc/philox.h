@@ -125,6 +125,7 @@ struct Permutation {
     return x;
   }
 
+#if !defined(__CUDACC__)  // which has no vectors
   // Positions x, x + 1, ... side by side, in a vector; beyond the last one, that again.
   static constexpr int count = 16;
   void several(uint64_t x, uint64_t (&rows)[count]) const {
@@ -143,6 +144,7 @@ struct Permutation {
       }
     }
   }
+#endif
 
  private:
   FASTGAN_HD uint32_t mask() const { return uint32_t((uint64_t(1) << half) - 1); }
