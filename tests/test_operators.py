@@ -17,6 +17,7 @@ from fastgan.losses import DISCRIMINATOR, GENERATOR
 pytestmark = [  # of torch against itself, while it traces
     pytest.mark.filterwarnings("ignore:`torch.jit.script"),
     pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
 KEY = torch.tensor(0xC0DE)
 SAMPLES = [(name, i) for name, makers in OPERATORS.items() for i in range(len(makers))]

@@ -48,9 +48,9 @@ def test_the_readme_of_an_index_leads_into_the_repository() -> None:
     text = tool.absolute(readme, "https://h/o/r", "v1")
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     assert all(link.startswith("https://") for link in links)
-    local = [re.fullmatch(r"https://h/o/r/(blob|raw)/v1/([^#]+)(#.*)?", link) for link in links if "/h/" in link]
-    assert len(local) > 15 and all(found is not None for found in local)
-    for kind, path, _ in (found.groups() for found in local if found is not None):
+    inside = [re.fullmatch(r"https://h/o/r/(blob|raw)/v1/([^#]+)(#.*)?", link) for link in links if "/h/" in link]
+    assert len(inside) > 15 and all(found is not None for found in inside)
+    for kind, path, _ in (found.groups() for found in inside if found is not None):
         assert (ROOT / path).exists() and (kind == "raw") == path.endswith(".png")
 
 
