@@ -133,7 +133,7 @@ struct Permutation {
     bool inside = false;
     for (int j = 0; j < count; ++j) rows[j] = x + uint64_t(j) < n ? x + uint64_t(j) : n - 1;
     for (bool first = true; !inside; first = false) {
-      Vector left, right;
+      Vector left{}, right{};
       for (int j = 0; j < count; ++j) left[j] = uint32_t(rows[j] >> half), right[j] = uint32_t(rows[j]) & mask();
       encrypt(left, right);
       inside = true;
