@@ -133,12 +133,16 @@ struct Permutation {
     bool inside = false;
     for (int j = 0; j < count; ++j) rows[j] = x + uint64_t(j) < n ? x + uint64_t(j) : n - 1;
     for (bool first = true; !inside; first = false) {
-      Vector left{}, right{};
-      for (int j = 0; j < count; ++j) left[j] = uint32_t(rows[j] >> half), right[j] = uint32_t(rows[j]) & mask();
+      uint32_t halves[2][count];
+      for (int j = 0; j < count; ++j)
+        halves[0][j] = uint32_t(rows[j] >> half), halves[1][j] = uint32_t(rows[j]) & mask();
+      Vector left, right;
+      __builtin_memcpy(&left, halves[0], sizeof left), __builtin_memcpy(&right, halves[1], sizeof right);
       encrypt(left, right);
+      __builtin_memcpy(halves[0], &left, sizeof left), __builtin_memcpy(halves[1], &right, sizeof right);
       inside = true;
       for (int j = 0; j < count; ++j) {
-        const uint64_t next = (uint64_t(left[j]) << half) | right[j];
+        const uint64_t next = (uint64_t(halves[0][j]) << half) | halves[1][j];
         rows[j] = first || rows[j] >= n ? next : rows[j];  // positions already below n keep their value
         inside = inside && rows[j] < n;
       }
