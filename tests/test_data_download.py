@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import http.server
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -100,6 +102,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
         monkeypatch.setitem(mnist_files._ORIGINS, name, origin)
     yield running
     running.close()
+    with warnings.catch_warnings():  # of connections that pooch leaves to the collector where a download fails
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def left(folder: Path) -> list[str]:
