@@ -8,14 +8,12 @@
 #include <cstdio>
 
 #include "../csrc/cpu/gemm.cpp"
+#include "../csrc/cpu/peak.cpp"
 #include "../csrc/cpu/update.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 namespace {
-
-constexpr int kWidth = Simd<float>::width;
-volatile float kept;
 
 // The best time of `f()` in nanoseconds.
 template <class Function>
@@ -38,22 +36,6 @@ struct Buffer {
   Buffer(const Buffer&) = delete;
   float* data;
 };
-
-// Independent chains of multiply-adds in registers.
-double peak() {
-  constexpr int chains = 2 * kTileRows, steps = 20000;
-  Simd<float>::Vector sum[chains], x{}, y{};
-  x += 0.5f + kept * 0, y += 0.25f + kept * 0;
-#pragma GCC unroll 32
-  for (int i = 0; i < chains; ++i) sum[i] = y + float(i);
-  const double time = best_ns([&] {
-    for (int step = 0; step < steps; ++step)
-#pragma GCC unroll 32
-      for (int i = 0; i < chains; ++i) sum[i] = sum[i] * x + y;
-  });
-  for (const auto& s : sum) kept = kept + s[0];
-  return 2.0 * kWidth * chains * steps / time;
-}
 
 double tile(Layout layout, int64_t depth) {
   constexpr int64_t rows = kTileRows, columns = kBlockRows<float>;
@@ -127,7 +109,7 @@ double reading(int64_t bytes) {
 }
 
 void report() {
-  std::printf("FMA peak %.0f GFLOP/s\n", peak());
+  std::printf("FMA peak %.0f GFLOP/s\n", fma_peak(0.1, false) / 1e9);
   for (const int64_t depth : {64, 256})
     std::printf("tile in the L1 cache, depth %3ld: %.0f, transposed %.0f GFLOP/s\n", long(depth),
                 tile(Layout::blocked, depth), tile(Layout::adjacent, depth));

@@ -7,7 +7,7 @@
 #endif
 
 #include "dispatch.h"
-#include "simd.h"
+#include "gemm_bf16.h"
 
 namespace fastgan {
 inline namespace FASTGAN_ISA {
@@ -57,11 +57,8 @@ __attribute__((target("avx512bf16"))) double bf16_round() {
   kept = _mm512_cvtss_f32(total);
   return 4.0 * kWidth * 2 * kTileRows * kSteps;
 }
-
-bool has_bf16() { return __builtin_cpu_supports("avx512bf16"); }
 #else
 double bf16_round() { return 0; }
-bool has_bf16() { return false; }
 #endif
 
 }  // namespace
