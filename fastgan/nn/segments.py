@@ -141,13 +141,18 @@ def pays(weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int, 
 def _pays_with_wide_vectors(
     weights: Sequence[Tensor], layers: Sequence[ops.LayerSpec], rows: int, backward: bool
 ) -> bool:
-    """The rule for AVX-512: native products are faster if the batch fills the vectors and a layer is wide."""
+    """The rule for AVX-512: native products are faster if the batch fills the vectors and a layer is wide.
+
+    Or if there are few inputs, where torch's products are far from the processor's rate, and the output is large.
+    """
     depth, products = len(layers), sum(w.numel() for w in weights)
     if not backward or any(layer.pieces > 1 or layer.dropout for layer in layers):
         return True
     if rows < 16:
         return rows >= 4 and depth >= 3 and products <= 20_000
-    units = weights[0].shape[0]
+    units, inputs = weights[0].shape
+    if depth <= 2 and inputs <= 8 and rows * units >= 32_000:
+        return True
     return depth >= 3 or (rows * products >= 1_000_000 and units >= 16) or (rows * units >= 60_000 and units >= 256)
 
 
