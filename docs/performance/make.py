@@ -93,7 +93,7 @@ def subnormals() -> str:
         content = results("subnormals", family)
         engines = content["engines"] if content else {}
         listed = engines.items() if isinstance(engines, dict) else ((e["engine"], e) for e in engines)
-        names = {"fused": "cpu engine"}  # its name when that was measured
+        names = {"fused": "cpu engine", "pytorch": "plain PyTorch"}
         rows += [
             [names.get(engine, engine), name, f"{e['first']:.2f} ms", f"{e['last']:.2f} ms"] for engine, e in listed
         ]
@@ -105,7 +105,12 @@ def tables() -> str:
     parts = [
         ("Whole iterations", "Microseconds an iteration; then how many times as fast fastgan is.", training()),
         ("One changed line", "`fastgan.fuse(model)` in training loops written from published code.", drop_in()),
-        ("Late in training", "MNIST, 64-512-512-784 / 784-512-512-1, dropout 0.3, batch 64, one thread.", subnormals()),
+        (
+            "Late in training",
+            "MNIST, 64-512-512-784 / 784-512-512-1, dropout 0.3, batch 64, one thread"
+            " (`python bench/bench_subnormals.py --data FOLDER`).",
+            subnormals(),
+        ),
     ]
     return "\n".join(f"## {title}\n\n{text}\n\n{body}" for title, text, body in parts)
 
