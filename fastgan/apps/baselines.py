@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fastgan import evaluation, nn, random
-from fastgan.data.extras import need
-from fastgan.errors import Invalid
-from fastgan.options import ActivationName
+from fastgan._errors import Invalid
+from fastgan._extras import need
+from fastgan._options import ActivationName
 from fastgan.random import Purpose
 
 _MIXTURE_ROWS = 10_000

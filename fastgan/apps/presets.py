@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from fastgan import nn, options, random
+from fastgan import _options, nn, random
+from fastgan._errors import Invalid, check_choice, is_number
+from fastgan._options import ActivationName, GeneratorNorm, Impl, NetworkName, PriorName
 from fastgan.data import Dataset
-from fastgan.errors import Invalid, check_choice, is_number
 from fastgan.models import GAN, dcgan, join
 from fastgan.nn.activation import NAMES as ACTIVATIONS
 from fastgan.nn.activation import to_module
-from fastgan.options import ActivationName, GeneratorNorm, Impl, NetworkName, PriorName
 from fastgan.random import PRIORS, Purpose
 from fastgan.training import Adam, TrainConfig
 
@@ -86,7 +86,7 @@ class Networks:
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise invalid.value(name, f"must be at least {least}, got {size!r}")
         for name, choice in (("network", NetworkName), ("generator_norm", GeneratorNorm)):
-            check_choice(invalid.operation, name, getattr(self, name), options.names(choice))
+            check_choice(invalid.operation, name, getattr(self, name), _options.names(choice))
         if self.network == "dcgan" and (self.image_size < 1 or self.data_dim % self.image_size**2):
             raise invalid.value("image_size", f"must fit {self.data_dim} features, got {self.image_size}")
 

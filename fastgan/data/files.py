@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from . import arrays, cifar, idx, images, parquet, tables
 from .checks import check_shape, check_values, real_array

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastgan.errors import Invalid, first_line
+from fastgan._errors import Invalid, first_line
+from fastgan._extras import need
 
 from .dataset import DataError, DataWarning, Fault
-from .extras import need
 from .layout import DELIMITERS, ENCODINGS, GZIPPED, INDEX_NAMES, number, open_text, rows_of, sample
 from .parquet import INDEX_COLUMN, MAGIC
 

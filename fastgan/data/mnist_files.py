@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from . import idx
 from .dataset import DataError, Dataset

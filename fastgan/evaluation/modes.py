@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import options, theory
-from fastgan.errors import Invalid, check_choice
-from fastgan.options import ModeConvention
+from fastgan import _options, theory
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import ModeConvention
 
 from .rows import Rows, take_rows
 
-CONVENTIONS: tuple[ModeConvention, ...] = options.names(ModeConvention)
+CONVENTIONS: tuple[ModeConvention, ...] = _options.names(ModeConvention)
 _CHUNK = 1 << 22  # numbers held at once
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from fastgan.errors import Invalid
-from fastgan.options import ActivationName
+from fastgan._errors import Invalid
+from fastgan._options import ActivationName
 
 Activation = ActivationName | nn.Module | type[nn.Module] | None
 

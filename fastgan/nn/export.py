@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import Invalid, check_choice
-from fastgan.files import write_atomically
+from fastgan._errors import Invalid, check_choice
+from fastgan._files import write_atomically
+from fastgan._options import ExportFormat
 from fastgan.nn.activation import to_module
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.fusible import hooks
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
 from fastgan.nn.sequential import Sequential
-from fastgan.options import ExportFormat
 
 _TRACED, _TRIED = 3, (5, 1)  # rows for the tracer, and rows to test the result with
 _FAR = 1e-3  # of the largest output: rounding is a thousand times smaller, a wrong trace is not

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from fastgan import ops
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
+from fastgan._options import Impl
 from fastgan.nn.activation import Activation, resolve, to_module
 from fastgan.nn.checks import check_size
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.sequential import Sequential
-from fastgan.options import Impl
 
 
 class MLP(Sequential):

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.files import sweep, write_atomically
+from fastgan._files import sweep, write_atomically
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.training import plain

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastgan.files import write_atomically
+from fastgan._files import write_atomically
 
 COLUMNS = ("step", "loss_d", "loss_g", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
 Columns = dict[str, np.ndarray]

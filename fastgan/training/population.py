@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgan.errors import Invalid
-from fastgan.files import folder_at
+from fastgan._errors import Invalid
+from fastgan._files import folder_at
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.results import Result

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
-from fastgan.files import sweep, write_atomically
+from fastgan._errors import Invalid
+from fastgan._files import sweep, write_atomically
 from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
 from fastgan.training.callbacks import Callback, Run

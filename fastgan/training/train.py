@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from fastgan.errors import Invalid
-from fastgan.files import folder_at
+from fastgan._errors import Invalid
+from fastgan._files import folder_at
 from fastgan.models import GAN
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback, check_callbacks

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastgan._threads import torch_threads
 from fastgan.apps.bench import baselines_jax, baselines_torch, fastgan_side, flops, harness
 from fastgan.apps.bench.workloads import Draws, Workload, draws
 from fastgan.backend import native
-from fastgan.training.threads import torch_threads
 
 FASTGAN, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
 MATMUL, AUTOCAST = ("matmul", "compile-matmul"), ("autocast", "compile-autocast")  # torch's products in bf16

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from fastgan import __version__, data, evaluation
+from fastgan._extras import need
+from fastgan._threads import torch_threads
 from fastgan.apps import baselines, presets
 from fastgan.apps.baselines import Baseline
 from fastgan.apps.cli import output
@@ -25,11 +27,9 @@ from fastgan.apps.cli.train import add_reading, load, reading, step_threads
 from fastgan.apps.reproduce import table
 from fastgan.apps.reproduce.table import Figure, Row
 from fastgan.data import Dataset, Standardizer
-from fastgan.data.extras import need
 from fastgan.plots import style
 from fastgan.training import train
 from fastgan.training.progress import progress, shown
-from fastgan.training.threads import torch_threads
 
 _SAMPLES = 10_000
 _ROWS = 20_000  # of synthetic data to train on

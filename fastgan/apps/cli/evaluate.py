@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fastgan import data, evaluation
+from fastgan._files import finite, write_atomically
 from fastgan.apps.cli import runs, tabular
 from fastgan.apps.cli.arguments import counting, natural, number, wrapped
 from fastgan.apps.cli.pictures import draw_neighbours, origin
 from fastgan.data import Dataset
-from fastgan.files import finite, write_atomically
 from fastgan.models import GAN
 from fastgan.plots import style
 from fastgan.training import checkpoint

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastgan._files import write_atomically
 from fastgan.apps.cli import pictures, runs, tabular
-from fastgan.files import write_atomically
 from fastgan.plots import style
 from fastgan.training import checkpoint
 from fastgan.training.history import as_columns, read_rows

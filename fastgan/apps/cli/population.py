@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastgan import __version__
+from fastgan._files import write_atomically
 from fastgan.apps.cli import optimizers, output
 from fastgan.apps.cli.arguments import grid_field, wholes
 from fastgan.apps.cli.checks import read_object
@@ -22,7 +23,6 @@ from fastgan.apps.cli.pictures import name_of
 from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.apps.reproduce.table import aligned
 from fastgan.data import Dataset
-from fastgan.files import write_atomically
 from fastgan.training import Callback, PopulationMember, PopulationResult, Run, train_population
 from fastgan.training.members import members
 from fastgan.training.population import mean_and_error

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from fastgan._threads import torch_threads
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.reproduce import table, unrolled
 from fastgan.apps.reproduce.unrolled import Trial
 from fastgan.training.progress import population_progress, shown
-from fastgan.training.threads import torch_threads
 
 
 def add(papers: Any) -> None:

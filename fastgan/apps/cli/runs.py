@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from fastgan import data, random
+from fastgan._options import Impl
 from fastgan.apps.cli import checks
 from fastgan.apps.cli.arguments import explain
 from fastgan.apps.presets import Networks
 from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
-from fastgan.options import Impl
 from fastgan.training import CheckpointError, TrainConfig, checkpoint, lock, run_file
 
 POPULATION = "population.json"  # in the folder of many runs

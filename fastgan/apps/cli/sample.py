@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fastgan._files import write_atomically
 from fastgan.apps.cli import labels, runs, tabular
 from fastgan.apps.cli.arguments import counting, natural, wholes
 from fastgan.apps.cli.pictures import draw_samples, origin
-from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.plots import style
 from fastgan.training import checkpoint

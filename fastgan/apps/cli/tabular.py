@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from fastgan import data
+from fastgan._extras import need
+from fastgan._files import finite, write_atomically
 from fastgan.apps.cli import output, runs, table_source
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.cli.table_source import KeepSource, TableSource
 from fastgan.data import DataError, DataWarning
 from fastgan.data.frames import SUFFIXES, read_frame
-from fastgan.files import finite, write_atomically
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
 from fastgan.tabular.columns import Category, Number
 from fastgan.tabular.constraints import Constraint
@@ -109,8 +109,8 @@ def _not_all_numbers(path: Path, header: bool | None) -> bool:
 
 
 def _of_parquet(path: Path) -> bool:
-    parquet = data.extras.need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow")
-    types = data.extras.need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow").types
+    parquet = need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow")
+    types = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow").types
     with parquet.ParquetFile(str(path)) as file:
         kinds = [field.type for field in file.schema_arrow]
         if any(types.is_nested(kind) for kind in kinds):
@@ -130,7 +130,7 @@ def _is_other(series: Any) -> bool:
         return bool(series.isna().any())
     if series.dtype.kind == "b":
         return True
-    pd = data.extras.need("pandas", what="fastgan train", package="pandas")
+    pd = need("pandas", what="fastgan train", package="pandas")
     numbers = pd.to_numeric(series, errors="coerce")
     return bool(numbers.notna().mean() < _NUMERIC)
 
@@ -367,7 +367,7 @@ def _plain(series: Any, column: Any, is_time: bool) -> np.ndarray:
     present = series.dropna()
     if not is_time:
         return np.asarray(present.to_numpy(dtype=np.float64))
-    pd = data.extras.need("pandas", what="fastgan", package="pandas")
+    pd = need("pandas", what="fastgan", package="pandas")
     if present.dtype.kind == "m":
         return np.asarray(present.dt.total_seconds())
     if column.storage.format is not None:
@@ -420,7 +420,7 @@ def sample(arguments: argparse.Namespace) -> int:
     else:
         buffer = io.BytesIO()
         if kind == ".parquet":
-            data.extras.need("pyarrow", what="fastgan sample to .parquet", package="pyarrow")
+            need("pyarrow", what="fastgan sample to .parquet", package="pyarrow")
             rows.to_parquet(buffer, index=False)
         else:
             packed = "gzip" if out.suffix.lower() == ".gz" else None

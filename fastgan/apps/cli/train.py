@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from fastgan import data
+from fastgan._files import write_atomically
+from fastgan._threads import torch_threads
 from fastgan.apps import presets
 from fastgan.apps.cli import config_file, labels, optimizers, output, population, runs, tabular
 from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, share, widths, wrapped
@@ -26,13 +28,11 @@ from fastgan.apps.cli.pictures import draw
 from fastgan.apps.cli.runs import Folder, RunConfig, Trained
 from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
-from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.training import Callback, Run, TrainConfig, TrainResult, train
 from fastgan.training.config import DISCRIMINATOR_LOSS
 from fastgan.training.progress import progress, readout, shown
 from fastgan.training.ranks import ranks
-from fastgan.training.threads import torch_threads
 
 _TAIL = 500  # iterations that the summary's means are of
 # fields of networks that convolutional ones do not have

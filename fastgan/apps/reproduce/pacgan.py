@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from fastgan import data, nn
+from fastgan._errors import Invalid
+from fastgan._files import write_atomically
+from fastgan._options import Precision
 from fastgan.apps.reproduce import trials
 from fastgan.apps.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.data import Dataset
-from fastgan.errors import Invalid
-from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.options import Precision
 from fastgan.training import Adam, Callback, Run, TrainConfig, train_population
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"ring": data.ring, "grid": data.grid}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgan import backend, cuda
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, nn, random
+from fastgan._threads import torch_threads
 from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training import plugins, tricks
@@ -22,7 +23,6 @@ from fastgan.training.optimizers import Adam, Momentum
 from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
 from fastgan.training.sampled import body_and_heads
-from fastgan.training.threads import torch_threads
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
 _Tensors = TypeVar("_Tensors", bound=tuple[Tensor, ...])
