@@ -136,9 +136,8 @@ BESIDE_PUBLIC = {
     "configs with functions": ("training.plugins",),
     "displays and processes": ("training.progress", "training.ranks"),
     "members of a population, and their mean": ("training.members", "training.population"),
-    "tables of any columns": ("data.frames", "tabular.columns", "tabular.constraints", "tabular.model_folder"),
+    "tables of any columns": ("tabular.columns", "tabular.constraints", "tabular.model_folder"),
     "networks by the names of activations and priors": ("nn.activation", "random"),
-    "names and files of data sets": ("data.files", "data.idx", "data.mnist_files", "data.sources"),
     "choices of measures": ("evaluation.modes", "evaluation.parzen"),
     "pictures that no other user needs": ("plots.style", "plots.modes", "plots.subplots"),
     "measuring the core and the engines themselves": (

@@ -136,7 +136,7 @@ def _fits(rows: Split, arguments: argparse.Namespace) -> dict[str, Callable[[], 
 def _rows(arguments: argparse.Namespace) -> Split:
     source, n, seed = arguments.source, arguments.rows, arguments.seed
     options = reading(arguments)
-    if source in data.sources.SYNTHETIC:
+    if source in data.SYNTHETIC:
         draws = [data.load(source, n=size, seed=seed + i) for i, size in enumerate((n or _ROWS, 1000, _TEST))]
         return Split(draws[0], *(draw.tensor().flatten(1) for draw in draws))
     dataset = load(source, n, 0, options, quiet=arguments.quiet)

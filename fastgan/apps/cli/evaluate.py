@@ -141,7 +141,7 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
     """Rows that were not trained on, if there are any."""
     if source is not None:
         return _spread(config.in_units(data.load(source, **_options(source, config))), _REAL_ROWS)
-    if config.source in data.sources.SYNTHETIC:
+    if config.source in data.SYNTHETIC:
         fresh = data.load(config.source, n=min(trained_on, _REAL_ROWS), seed=config.data_seed + 1)
         return fresh.tensor().flatten(1)
     rest = config.held_out_part()
@@ -152,7 +152,7 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
 
 def _options(source: str, config: runs.RunConfig) -> dict[str, Any]:
     """Held-out files are read as the run's own was; labels of a file are those of its rows alone."""
-    options = {} if source in data.sources.NAMES else config.read
+    options = {} if source in data.NAMES else config.read
     return {name: value for name, value in options.items() if name != "labels"}
 
 

@@ -72,9 +72,9 @@ class RunConfig:
         Raises:
             ValueError: the data were no file.
         """
-        if self.source == UNKNOWN and path in data.sources.NAMES:
+        if self.source == UNKNOWN and path in data.NAMES:
             return dataclasses.replace(self, source=path)
-        if self.source in data.sources.NAMES:
+        if self.source in data.NAMES:
             raise ValueError(f"--data must be left out for a run on {self.source}, which is no file, got {path}")
         return dataclasses.replace(self, source=absolute(path))
 
@@ -214,7 +214,10 @@ def training_part(dataset: Dataset, held_out: int) -> Dataset:
 
 def has_test_files(source: str) -> bool:
     """Whether a folder has MNIST's test images beside those to train on."""
-    return Path(source).is_dir() and data.idx.find_images(Path(source), "test") is not None
+    try:
+        return Path(source).is_dir() and data.locate("mnist", source, "test").is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _held_out_numbers(rows: int, count: int) -> Tensor:

@@ -21,13 +21,13 @@ from fastgan._files import finite, write_atomically
 from fastgan.apps.cli import output, runs, table_source
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.cli.table_source import KeepSource, TableSource
-from fastgan.data import DataError, DataWarning
-from fastgan.data.frames import SUFFIXES, read_frame
+from fastgan.data import DataError, DataWarning, read_frame
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
 from fastgan.tabular.columns import Category, Number
 from fastgan.tabular.constraints import Constraint
 from fastgan.tabular.model_folder import MODEL, WEIGHTS
 
+_TABLES = {".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet"}
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
 _ROWS = 1000  # of a file, unless --n says otherwise
 _TAIL = 500  # iterations that the means of --json are of
@@ -71,7 +71,7 @@ def add_flags(command: Any) -> None:
 def is_mixed(arguments: argparse.Namespace) -> bool:
     """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns."""
     path = Path(arguments.source or "")
-    if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & set(SUFFIXES):
+    if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & _TABLES:
         return False
     return _not_all_numbers(path, arguments.header)
 

@@ -68,8 +68,8 @@ def add(commands: Any) -> None:
         "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from a preset, see config.json.",
         epilog=_EXAMPLES,
     )
-    owned = " or ".join(data.sources.USERS_OWN)
-    sources = f"{', '.join(data.sources.NAMES)}, {owned}, or a path: {data.files.FORMATS}"
+    owned = " or ".join(data.USERS_OWN)
+    sources = f"{', '.join(data.NAMES)}, {owned}, or a path: {data.FORMATS}"
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
     command.add_argument(
@@ -210,7 +210,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     seed = arguments.data_seed or 0
     options = reading(arguments)
     source = _path(arguments)
-    read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
+    read = {"path": source} if arguments.source in data.USERS_OWN else options
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
     tabular.check_unused(arguments)
     everything, held_out = dataset, _held_out(arguments, source, len(dataset))
@@ -230,7 +230,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         assert isinstance(networks, presets.Networks)
         networks = dataclasses.replace(networks, classes=labels.classes_of(everything, arguments.source))
     config = RunConfig(
-        source=source if source in data.sources.NAMES else runs.absolute(source),
+        source=source if source in data.NAMES else runs.absolute(source),
         n=arguments.rows,
         data_seed=seed,
         networks=networks,
@@ -240,7 +240,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         value_range=dataset.value_range,
         column_names=dataset.column_names,
         held_out=held_out,
-        fingerprint=None if source in data.sources.NAMES else runs.fingerprint(dataset),
+        fingerprint=None if source in data.NAMES else runs.fingerprint(dataset),
         read=options,
     )
     if config.train.steps < 1:
@@ -259,7 +259,7 @@ def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
             raise ValueError(f"--hold-out must be given where --config is of a run on more than {rows} rows, got none")
         return int(held)
     if part is None:
-        others = arguments.rows is not None or source in data.sources.SYNTHETIC or runs.has_test_files(source)
+        others = arguments.rows is not None or source in data.SYNTHETIC or runs.has_test_files(source)
         part = 0.0 if others else _HELD_OUT
         return held if (held := int(part * rows)) > 1 else 0  # a likelihood needs two rows
     if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part < 1:  # of a file
@@ -272,13 +272,12 @@ def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
 def _path(arguments: argparse.Namespace) -> str:
     """SOURCE, or where its files are: a run on mnist is a run on the user's folder."""
     source: str = arguments.source or "no SOURCE"
-    if source in data.sources.USERS_OWN:
-        if arguments.download:
-            data.mnist_files.fetch(source, arguments.data, progress=not arguments.quiet)
-        return str(data.mnist_files.locate(source, arguments.data))
+    if source in data.USERS_OWN:
+        options = {"download": arguments.download, "progress": not arguments.quiet}
+        return str(data.locate(source, arguments.data, **options))
     for flag in ("data", "download"):
         if getattr(arguments, flag):
-            raise ValueError(f"--{flag} must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
+            raise ValueError(f"--{flag} must be used with {' or '.join(data.USERS_OWN)}, got {source}")
     return source
 
 
@@ -300,7 +299,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         moved = stored.moved(source)
         stored = dataclasses.replace(moved, n=arguments.rows, data_seed=arguments.data_seed or 0)
         source = None
-    elif source is not None and not {source, stored.source} & set(data.sources.NAMES):
+    elif source is not None and not {source, stored.source} & set(data.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
     if arguments.labels is not None:  # the same labels, perhaps at another path: `load_data` compares them
         if "labels" not in stored.read:
@@ -381,7 +380,7 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     if getattr(arguments, "labels", None) is not None:  # of train alone
         values["labels"] = runs.absolute(arguments.labels)
     options = {name: value for name, value in values.items() if value is not None}
-    if options and arguments.source in (*data.sources.NAMES, *data.sources.USERS_OWN):
+    if options and arguments.source in (*data.NAMES, *data.USERS_OWN):
         flag = next(iter(options)).replace("_", "-")
         raise ValueError(f"--{flag} must be used with a file, got {arguments.source}")
     if len(options.get("image_shape", (1, 1))) != 2:
