@@ -136,10 +136,6 @@ BESIDE_PUBLIC = {
     "configs with functions": ("training.plugins",),
     "displays and processes": ("training.progress", "training.ranks"),
     "members of a population, and their mean": ("training.members", "training.population"),
-    "tables of any columns": ("tabular.columns", "tabular.constraints", "tabular.model_folder"),
-    "networks by the names of activations and priors": ("nn.activation", "random"),
-    "choices of measures": ("evaluation.modes", "evaluation.parzen"),
-    "pictures that no other user needs": ("plots.style", "plots.modes", "plots.subplots"),
     "measuring the core and the engines themselves": (
         *("backend", "cuda", "nn.segments", "ops", "training.rows", "training.session", "training.engines"),
         *(f"training.engines.{name}" for name in ("cpu", "cuda_graph", "cuda_persistent", "plan")),

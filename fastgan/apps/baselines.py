@@ -89,7 +89,7 @@ def gaussian_mixture(
 
 
 def kernel_density(
-    train: Tensor, validation: Tensor, *, sigmas: Sequence[float] = evaluation.parzen.SIGMAS
+    train: Tensor, validation: Tensor, *, sigmas: Sequence[float] = evaluation.PARZEN_SIGMAS
 ) -> Baseline:
     """A Gaussian about every training row, of the width under which the validation rows are likeliest.
 

@@ -15,7 +15,6 @@ from fastgan._options import ModeConvention
 
 from .rows import Rows, take_rows
 
-CONVENTIONS: tuple[ModeConvention, ...] = _options.names(ModeConvention)
 _CHUNK = 1 << 22  # numbers held at once
 
 
@@ -76,7 +75,7 @@ def mode_coverage(
     Source: Srivastava et al. (2017), section 4.1; Lin et al. (2018), section 4.1; Liu et al. (2020).
     """
     caller = "mode_coverage"
-    check_choice(caller, "convention", convention, CONVENTIONS)
+    check_choice(caller, "convention", convention, _options.names(ModeConvention))
     for name, value in (("std", std), ("threshold", threshold)):
         Invalid(caller).check_number(name, value)
         if not 0 < value < math.inf:

@@ -36,12 +36,11 @@ invalid = Invalid("TrainConfig")
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS: dict[str, DiscriminatorKind] = {kind: of_d for kind, (_, _, of_d) in GENERATOR.items()}
-PRECISIONS = _options.names(Precision)
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "mode": _options.names(UpdateMode),
     "inner": _options.names(InnerLoop),
     "engine": _options.names(EngineName),
-    "precision": PRECISIONS,
+    "precision": _options.names(Precision),
     "nonfinite": _options.names(Nonfinite),
     "impl": _options.names(Impl),
 }

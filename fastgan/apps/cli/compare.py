@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import __version__, data, evaluation
+from fastgan import __version__, data, evaluation, plots
 from fastgan._extras import need
 from fastgan._threads import torch_threads
 from fastgan.apps import baselines, presets
@@ -27,7 +27,6 @@ from fastgan.apps.cli.train import add_reading, load, reading, step_threads
 from fastgan.apps.reproduce import table
 from fastgan.apps.reproduce.table import Figure, Row
 from fastgan.data import Dataset, Standardizer
-from fastgan.plots import style
 from fastgan.training import train
 from fastgan.training.progress import progress, shown
 
@@ -112,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     written = table.write(folder, lines, columns, {"source": arguments.source, "seed": arguments.seed})
     if not arguments.no_pictures:
-        source = style.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}")
+        source = plots.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}")
         with output.pictures(), source:
             written.append(_draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder))
     output.tell_written(written)
@@ -232,13 +231,11 @@ def _own(model: Baseline, test: Tensor) -> dict[str, Figure]:
 
 
 def _draw(source: str, panels: dict[str, Tensor], dataset: Dataset, folder: Path) -> Path:
-    from fastgan.plots import subplots as pictures
-
     path, title = folder / "samples.png", f"{source}: samples of four models, and real rows"
     if dataset.image_shape is not None:
         bounds = dataset.value_range or (float(dataset.data.min()), float(dataset.data.max()))
         shape, ink = dataset.image_shape, source == "digits"
-        return pictures.images(panels, path, title=title, image_shape=shape, value_range=bounds, ink=ink)
+        return plots.compare_images(panels, path, title=title, image_shape=shape, value_range=bounds, ink=ink)
     if dataset.shape[1:].numel() == 2:
-        return pictures.points(panels, path, title=title, centres=dataset.centres)
-    return pictures.histograms(panels, path, title=title)
+        return plots.compare_points(panels, path, title=title, centres=dataset.centres)
+    return plots.compare_histograms(panels, path, title=title)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fastgan import plots
 from fastgan._files import write_atomically
 from fastgan.apps.cli import pictures, runs, tabular
-from fastgan.plots import style
 from fastgan.training import checkpoint
 from fastgan.training.history import as_columns, read_rows
 
@@ -101,7 +101,7 @@ def _one_of_run(name: str, folder: Path, out: str | None, moved: str | None) -> 
     suffix = "gif" if name == "animation" else "png"
     path = folder / f"{name}.{suffix}" if out is None else Path(out)
     config = runs.read(folder, moved=moved)
-    with style.source(pictures.origin(config, checkpoint.load(folder).step)):
+    with plots.source(pictures.origin(config, checkpoint.load(folder).step)):
         return _OF_A_RUN[name][1](config, folder, path)
 
 

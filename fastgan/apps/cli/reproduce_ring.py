@@ -125,13 +125,13 @@ def _measured(trial: Trial) -> bool:
 
 
 def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:
-    from fastgan.plots import modes, subplots
+    from fastgan import plots
 
     histories = {label: [t.history for t in trials if len(t.history)] for label, trials in groups.items()}
     first = {label: trials[0].samples for label, trials in groups.items()}
     centres, over_time = unrolled.ring(1).centres, {label: runs for label, runs in histories.items() if runs}
     title = f"ring of 8 Gaussians: {length}"
     return [
-        subplots.points(first, folder / "samples.png", title="2,500 samples, seed 0", centres=centres),
-        modes.over_time(over_time, folder / "modes.png", modes=8, paper={}, title=title),
+        plots.compare_points(first, folder / "samples.png", title="2,500 samples, seed 0", centres=centres),
+        plots.modes_over_time(over_time, folder / "modes.png", modes=8, paper={}, title=title),
     ]
