@@ -27,6 +27,7 @@ LAYERS = {
     "_errors": -3,
     "_extras": -3,
     "_options": -3,
+    "_ranks": -2,
     "_threads": -3,
     "results": -3,
     "deprecation": -3,
@@ -134,8 +135,6 @@ BESIDE_PUBLIC = {
     "run folders": ("training.checkpoint", "training.history", "training.lock", "training.run_file"),
     "flags of all optimisers and schedules": ("training.config", "training.optimizers", "training.schedules"),
     "configs with functions": ("training.plugins",),
-    "displays and processes": ("training.progress", "training.ranks"),
-    "members of a population, and their mean": ("training.members", "training.population"),
     "measuring the core and the engines themselves": (
         *("backend", "cuda", "nn.segments", "ops", "training.rows", "training.session", "training.engines"),
         *(f"training.engines.{name}" for name in ("cpu", "cuda_graph", "cuda_persistent", "plan")),

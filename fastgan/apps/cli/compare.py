@@ -27,8 +27,7 @@ from fastgan.apps.cli.train import add_reading, load, reading, step_threads
 from fastgan.apps.reproduce import table
 from fastgan.apps.reproduce.table import Figure, Row
 from fastgan.data import Dataset, Standardizer
-from fastgan.training import train
-from fastgan.training.progress import progress, shown
+from fastgan.training import progress, train
 
 _SAMPLES = 10_000
 _ROWS = 20_000  # of synthetic data to train on
@@ -163,7 +162,7 @@ def _gan(rows: Split, preset: presets.Preset, arguments: argparse.Namespace) -> 
     changes = {"seed": arguments.seed, "checkpoint_every": 0, "steps": arguments.steps or preset.train.steps}
     config = dataclasses.replace(preset.train, **changes)
     gan = preset.networks.build(seed=arguments.seed)
-    with shown(progress(config.steps, quiet=arguments.quiet)) as bars, step_threads(None, gan, config.batch_size):
+    with progress(config.steps, quiet=arguments.quiet) as bars, step_threads(None, gan, config.batch_size):
         result = train(gan, seen, config, callbacks=bars)
     if result.interrupted:
         raise KeyboardInterrupt

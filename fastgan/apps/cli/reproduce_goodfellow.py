@@ -15,7 +15,7 @@ from fastgan.apps.cli.train import step_threads
 from fastgan.apps.reproduce import goodfellow2014 as paper
 from fastgan.apps.reproduce import table
 from fastgan.models import GAN
-from fastgan.training.progress import progress, shown
+from fastgan.training import progress
 
 
 def add(papers: Any) -> None:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_cost(stages, split, arguments.threads), file=sys.stderr, flush=True)
     for stage in stages:
         threads = step_threads(arguments.threads, stage.gan, stage.config.batch_size)
-        with shown(progress(stage.config.steps, quiet=arguments.quiet)) as bars, threads:
+        with progress(stage.config.steps, quiet=arguments.quiet) as bars, threads:
             result = stage.train(split, bars)
         if result.interrupted:
             print(f"interrupted, saved; go on by --resume --out {folder}")

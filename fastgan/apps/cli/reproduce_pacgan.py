@@ -15,7 +15,7 @@ from fastgan.apps.cli.arguments import natural
 from fastgan.apps.cli.runs import usable_device
 from fastgan.apps.reproduce import pacgan, table, trials
 from fastgan.apps.reproduce.pacgan import Study
-from fastgan.training.progress import population_progress, shown
+from fastgan.training import progress
 
 
 def add(papers: Any) -> None:
@@ -104,7 +104,7 @@ def _train(study: Study, folder: Path, arguments: argparse.Namespace) -> bool:
     ]
     members = len(left) * study.trials
     device, threads = usable_device(arguments.device), arguments.threads or torch.get_num_threads()
-    with shown(population_progress(members, members * study.steps, quiet=arguments.quiet)) as bars:
+    with progress(members * study.steps, members=members, quiet=arguments.quiet) as bars:
         return pacgan.run(study, folder, device=str(device), threads=threads, callbacks=bars)
 
 

@@ -16,7 +16,7 @@ from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.reproduce import table, unrolled
 from fastgan.apps.reproduce.unrolled import Trial
-from fastgan.training.progress import population_progress, shown
+from fastgan.training import progress
 
 
 def add(papers: Any) -> None:
@@ -63,8 +63,8 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     members = len(values) * arguments.trials
     threads = arguments.threads or torch.get_num_threads()
     numbers = {"trials": arguments.trials, "steps": arguments.steps, "threads": threads}
-    displays = population_progress(members, members * arguments.steps, quiet=arguments.quiet)
-    with shown(displays) as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
+    displays = progress(members * arguments.steps, members=members, quiet=arguments.quiet)
+    with displays as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
         run_trials = unrolled.unrolled if name == "unrolled" else unrolled.costs
         found = run_trials(values, callbacks=bars, **numbers)
     if not any(map(_measured, found)):

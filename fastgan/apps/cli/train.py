@@ -18,6 +18,7 @@ import torch
 
 from fastgan import data
 from fastgan._files import write_atomically
+from fastgan._ranks import ranks
 from fastgan._threads import torch_threads
 from fastgan.apps import presets
 from fastgan.apps.cli import config_file, labels, optimizers, output, population, runs, tabular
@@ -29,10 +30,7 @@ from fastgan.apps.cli.runs import Folder, RunConfig, Trained
 from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
-from fastgan.training import Callback, Run, TrainConfig, TrainResult, train
-from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.progress import progress, readout, shown
-from fastgan.training.ranks import ranks
+from fastgan.training import Callback, Run, TrainConfig, TrainResult, mean_and_error, progress, train
 
 _TAIL = 500  # iterations that the summary's means are of
 # fields of networks that convolutional ones do not have
@@ -132,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ranks() as group:
         displays = progress(config.train.steps, quiet=arguments.quiet or not group.is_first)
         try:
-            with shown(displays) as bars, step_threads(arguments.threads, gan, config.train.batch_size):
+            with displays as bars, step_threads(arguments.threads, gan, config.train.batch_size):
                 result = train(
                     gan,
                     config.training_rows(dataset),
@@ -422,7 +420,8 @@ def _networks(arguments: argparse.Namespace, base: presets.Networks | Trained) -
 
 def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -> TrainConfig:
     changes = given(arguments, TrainConfig)
-    if DISCRIMINATOR_LOSS.get(changes.get("loss", base.loss), "gan") != "gan":
+    loss = changes.get("loss", base.loss)
+    if TrainConfig(1, 1, loss=loss).discriminator_loss != "gan":
         changes.setdefault("real_label", 1.0)  # smoothing, which a preset may have, belongs to the paper's loss
     changes |= optimizers.optimizers(arguments, base)
     config = dataclasses.replace(base, **changes)
@@ -467,8 +466,10 @@ def _summary(
         f"engine {result.engine} ({result.engine_reason})"
     ]
     if len(result.history["step"]):
-        tail = {name: values[-_TAIL:] for name, values in result.history.items()}
-        lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
+        tail = {name: mean_and_error(values[-_TAIL:])[0] for name, values in result.history.items()}
+        means = f"D(x) {tail['d_real']:.2f}  D(G(z)) {tail['d_fake']:.2f}"
+        means += f"  loss_d {tail['loss_d']:.3f}  loss_g {tail['loss_g']:.3f}"
+        lines.append(f"{means}  (means of the last {min(_TAIL, len(result.history['step']))})")
     if (found := modes_found(config, gan, dataset)) is not None:
         lines.append(
             f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of {SAMPLES:,} samples "
