@@ -132,9 +132,6 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 # modules with an underscore are not in it: they are helpers of the whole distribution, which the applications are part
 # of (errors that keep their parts, types of options, files written whole, optional libraries, threads, Ctrl-C).
 BESIDE_PUBLIC = {
-    "run folders": ("training.checkpoint", "training.history", "training.lock", "training.run_file"),
-    "flags of all optimisers and schedules": ("training.config", "training.optimizers", "training.schedules"),
-    "configs with functions": ("training.plugins",),
     "measuring the core and the engines themselves": (
         *("backend", "cuda", "nn.segments", "ops", "training.rows", "training.session", "training.engines"),
         *(f"training.engines.{name}" for name in ("cpu", "cuda_graph", "cuda_persistent", "plan")),

@@ -59,6 +59,18 @@ class History:
         return as_columns(self._tables[0])
 
 
+def read_history(run_dir: str | os.PathLike[str]) -> Columns:
+    """The history of a run folder, also of a run that is under way.
+
+    Args:
+        run_dir: as of `train`.
+
+    Returns:
+        Array by column, as `TrainResult.history`; empty ones where nothing was recorded.
+    """
+    return as_columns(read_rows(Path(run_dir) / "history.csv", up_to=2**62))
+
+
 def read_rows(path: Path, up_to: int) -> np.ndarray:
     """The rows of steps <= up_to in a history file, up to the first line that is none (cut off by a kill)."""
     rows: list[list[float]] = []

@@ -22,7 +22,7 @@ from fastgan.apps.cli.arguments import counting, natural, number, wrapped
 from fastgan.apps.cli.pictures import draw_neighbours, origin
 from fastgan.data import Dataset
 from fastgan.models import GAN
-from fastgan.training import checkpoint
+from fastgan.training import load_checkpoint
 
 _VALIDATION_ROWS = 1000  # for sigma, as in the paper; of fewer held-out rows, half
 _REAL_ROWS = 10_000  # training and held-out rows looked at
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         show(wrapped(f"{name.replace('_', ' '):<15} {text}", 16))
         report[name] = numbers
     if arguments.neighbours is not None:
-        step = checkpoint.load(Path(arguments.run_dir)).step
+        step = load_checkpoint(Path(arguments.run_dir)).step
         with plots.source(origin(config, step)):
             picture = draw_neighbours(config, subject.samples, subject.train, Path(arguments.neighbours))
         show(f"{'picture':<15} {picture}")
