@@ -28,7 +28,8 @@ LAYERS = {
     "_extras": -3,
     "_options": -3,
     "_ranks": -2,
-    "_threads": -3,
+    "_torch_settings": -3,
+    "_probes": 9,
     "results": -3,
     "deprecation": -3,
     "_files": -2,
@@ -132,10 +133,8 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 # modules with an underscore are not in it: they are helpers of the whole distribution, which the applications are part
 # of (errors that keep their parts, types of options, files written whole, optional libraries, threads, Ctrl-C).
 BESIDE_PUBLIC = {
-    "measuring the core and the engines themselves": (
-        *("backend", "cuda", "nn.segments", "ops", "training.rows", "training.session", "training.engines"),
-        *(f"training.engines.{name}" for name in ("cpu", "cuda_graph", "cuda_persistent", "plan")),
-    ),
+    "bench_drop_in_grid, which times native calls against the rule that chooses them": ("nn.segments", "ops"),
+    "soak, which runs the CPU's engine without the history of `train`": ("training.engines.cpu", "training.rows"),
 }  # fmt: skip
 
 

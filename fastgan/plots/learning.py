@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgan import data, evaluation, nn, random, theory
-from fastgan._threads import torch_threads
+from fastgan._torch_settings import torch_threads
 from fastgan.models import mlp_gan
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train

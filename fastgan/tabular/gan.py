@@ -18,7 +18,7 @@ from fastgan import nn, random
 from fastgan._errors import Invalid, is_integer, is_number
 from fastgan._files import folder_at
 from fastgan._options import EngineName, HeadName, Precision
-from fastgan._threads import torch_threads
+from fastgan._torch_settings import torch_threads
 from fastgan.data import DataError
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastgan import training
-from fastgan._threads import torch_threads
+from fastgan._torch_settings import torch_threads
 from fastgan.apps.bench import fastgan_side, harness, timing
 from fastgan.apps.bench.workloads import WORKLOADS, Workload
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastgan import __version__, data, evaluation, plots
 from fastgan._extras import need
-from fastgan._threads import torch_threads
+from fastgan._torch_settings import torch_threads
 from fastgan.apps import baselines, presets
 from fastgan.apps.baselines import Baseline
 from fastgan.apps.cli import output

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fastgan._threads import torch_threads
+from fastgan._torch_settings import torch_threads
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.reproduce import table, unrolled

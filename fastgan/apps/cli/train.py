@@ -19,7 +19,7 @@ import torch
 from fastgan import data
 from fastgan._files import write_atomically
 from fastgan._ranks import ranks
-from fastgan._threads import torch_threads
+from fastgan._torch_settings import torch_threads
 from fastgan.apps import presets
 from fastgan.apps.cli import config_file, labels, optimizers, output, population, runs, tabular
 from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, share, widths, wrapped

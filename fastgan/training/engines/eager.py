@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgan import losses, nn, random
 from fastgan._ranks import Ranks
-from fastgan._threads import torch_threads
+from fastgan._torch_settings import torch_threads
 from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training import plugins, tricks
