@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
+from fastgan._probes import fma_peak
 from fastgan.apps.bench import flops, harness, pictures
-from fastgan.apps.bench.measure import fma_peak
 from fastgan.apps.bench.workloads import MlpSizes, fastgan_network, plain_network
 
 MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
+from fastgan._files import write_atomically
 from fastgan.apps.bench import timing
 from fastgan.apps.bench.baselines_torch import captured
-from fastgan.files import write_atomically
 
 Run = Callable[[], tuple[Tensor, ...]]
 BCE = nn.BCEWithLogitsLoss()

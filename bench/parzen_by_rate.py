@@ -22,7 +22,7 @@ import torch
 from fastgan import train
 from fastgan.apps.bench import harness, machine
 from fastgan.apps.reproduce import goodfellow2014 as paper
-from fastgan.training import Momentum, checkpoint
+from fastgan.training import Momentum, load_checkpoint
 
 DECAY = 1.000004
 
@@ -47,8 +47,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(arguments.run, Path(folder) / "run"))
         stage = paper.plan("mnist", split, copy)[0]
-        done = checkpoint.load(stage.folder).step
-        checkpoint.load(stage.folder).restore(stage.gan)
+        done = load_checkpoint(stage.folder).step
+        load_checkpoint(stage.folder).restore(stage.gan)
         optimizer = stage.config.optimizer
         assert isinstance(optimizer, Momentum)
         for rate in (optimizer.lr, *arguments.rates):

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 import fastgan
-from fastgan.backend import native
 from fastgan.tabular import Report, TabularGAN
 
 FASTGAN, BF16, CTGAN = "fastgan", "fastgan, bf16", "ctgan"
@@ -45,8 +44,8 @@ class Task:
 
 def precisions() -> dict[str, str]:
     """fastgan's sides: also bf16 where the processor multiplies in it by AMX."""
-    amx = native is not None and native.bf16_products()["amx"] == "yes"
-    return {FASTGAN: "fp32"} | ({BF16: "bf16"} if amx else {})
+    core = fastgan.backend_info()["native"]  # a text where it is not loaded
+    return {FASTGAN: "fp32"} | ({BF16: "bf16"} if isinstance(core, dict) and core["amx"] == "yes" else {})
 
 
 def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

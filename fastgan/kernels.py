@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fastgan import cuda
+from fastgan._errors import Invalid
 from fastgan.backend import native  # callers ask backend.why_not first, so it is there
-from fastgan.errors import Invalid
 from fastgan.reference import LayerSpec
 from fastgan.schema import ACTIVATIONS, DTYPES
 

@@ -13,9 +13,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastgan import kernels, ops, options, random, reference
-from fastgan.errors import Invalid, check_choice
-from fastgan.options import DiscriminatorKind, GeneratorKind, Impl, PenaltyKind, Reduction
+from fastgan import _options, kernels, ops, random, reference
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import DiscriminatorKind, GeneratorKind, Impl, PenaltyKind, Reduction
 
 __all__ = [
     "adversarial_loss",
@@ -52,7 +52,7 @@ GENERATOR: dict[GeneratorKind, tuple[str, float, DiscriminatorKind]] = {
     "wasserstein": ("wasserstein_real", 0.0, "wasserstein"),
     "relativistic": ("non_saturating", 0.0, "relativistic"),
 }
-REDUCTIONS = options.names(Reduction)
+REDUCTIONS = _options.names(Reduction)
 
 
 def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
@@ -421,7 +421,7 @@ def probability_generator_loss(
     return _of_one_batch(caller, "fake_probabilities", fake_probabilities, "probability_real", least, reduction, impl)
 
 
-PENALTIES = options.names(PenaltyKind)
+PENALTIES = _options.names(PenaltyKind)
 
 
 def gradient_penalty(

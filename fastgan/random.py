@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import deprecation, ops, options, reference
-from fastgan.errors import Invalid, check_choice, is_integer
-from fastgan.options import Impl, PriorName
+from fastgan import _options, deprecation, ops, reference
+from fastgan._errors import Invalid, check_choice, is_integer
+from fastgan._options import Impl, PriorName
 
 __all__ = [
     "Purpose",
@@ -116,7 +116,7 @@ def _numbers(distribution: str, shape: int | Sequence[int], **stream: Any) -> Te
     return ops.random(distribution, math.prod(size), **stream).view(size)
 
 
-PRIORS = options.names(PriorName)
+PRIORS = _options.names(PriorName)
 
 
 def prior(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fastgan import options, reference
+from fastgan import _options, reference
 from fastgan.backend import native
 
 _DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -16,10 +16,10 @@ NAMED: dict[str, tuple[str, ...]] = {
     "DType": tuple(_DTYPES),
     "Formula": tuple(reference.FORMULAS),
     "Activation": tuple(reference.ACTIVATIONS),
-    "Prior": options.names(options.PriorName),
-    "Precision": options.names(options.Precision),
-    "Head": options.names(options.HeadName),
-    "Penalty": ("none", *(name.replace("-", "_") for name in options.names(options.PenaltyKind))),
+    "Prior": _options.names(_options.PriorName),
+    "Precision": _options.names(_options.Precision),
+    "Head": _options.names(_options.HeadName),
+    "Penalty": ("none", *(name.replace("-", "_") for name in _options.names(_options.PenaltyKind))),
 }
 ENUMS: Mapping[str, tuple[str, ...]] = NAMED if native is None else native.ENUMS
 # Of each struct of csrc/plan.h and csrc/train.h: a field's name, and what it is.

@@ -13,6 +13,7 @@ import switches
 import torch
 from torch import nn
 
+from fastgan import _probes
 from fastgan.apps.bench import (
     baselines_jax,
     baselines_torch,
@@ -30,8 +31,7 @@ from fastgan.apps.bench.products import products_in
 from fastgan.apps.bench.workloads import CUDA_WORKLOADS, MlpSizes, Workload, draws
 from fastgan.backend import native
 from fastgan.training.engines import cuda_graph as graph
-from fastgan.training.engines.cuda_persistent import DeviceLimits, PersistentEngine
-from fastgan.training.engines.plan import UnsupportedByEngine
+from fastgan.training.engines.cost_model import DeviceLimits
 
 SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
 TINY = device.Row(CUDA_WORKLOADS["tiny"])
@@ -315,33 +315,21 @@ def test_the_gpu_is_asked_by_the_entries_of_the_core(monkeypatch: pytest.MonkeyP
     numbers = torch.zeros(1)
     gpu = object.__new__(lower_bounds.Cuda)
     gpu._numbers = numbers
-    monkeypatch.setattr(lower_bounds.cuda, "launch", lambda x, *call: made.append(call))
+    monkeypatch.setattr(_probes.cuda, "launch", lambda x, *call: made.append(call))
     gpu.launch(7)
     gpu.barriers(8, 1000)
     assert made == [("empty", 7), ("barrier_loop", 8, 1000, numbers)]
 
 
 def test_the_lower_bound_is_that_of_the_multiprocessors_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = DeviceLimits(132, 8, 227 << 10)
+    monkeypatch.setattr(_probes, "limits_of", lambda where: DeviceLimits(132, 8, 227 << 10))
     row = device.row("toy-32", "fp32")
     gpu = SimpleNamespace(type="cuda")
-    gan = SimpleNamespace(to=lambda where: None)
-    workload = SimpleNamespace(gan=lambda: gan, data=lambda: None, batch=32, name="toy-32")
-    monkeypatch.setattr(device, "limits_of", lambda where: limits)
-    monkeypatch.setattr(device, "rows_for", lambda *_: None)
-    engine = object.__new__(PersistentEngine)
-    monkeypatch.setattr(device, "cuda_engine", lambda *_: (engine, ""))
     for members, used in ((1, 4), (10, 40), (40, 80), (132, 132), (1056, 132)):  # clusters of 4, then 2, then 1
-        small = device.Row(workload, members)  # type: ignore[arg-type]
-        assert device.multiprocessors(small, gpu) == (used, 132)  # type: ignore[arg-type]
-    monkeypatch.setattr(device, "cuda_engine", lambda *_: (object(), ""))  # the CUDA-graph engine uses all
-    assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
-
-    def refuse(*_: object) -> None:
-        raise UnsupportedByEngine("why")
-
-    monkeypatch.setattr(device, "cuda_engine", refuse)
-    assert device.multiprocessors(small, gpu) == (132, 132)  # type: ignore[arg-type]
+        of_many = dataclasses.replace(row, members=members)
+        assert device.multiprocessors(of_many, "cuda-persistent", gpu) == (used, 132)  # type: ignore[arg-type]
+        for engine in ("cuda-graph", "eager"):  # use all
+            assert device.multiprocessors(of_many, engine, gpu) == (132, 132)  # type: ignore[arg-type]
     found = device.against_lower_bound(row, {"fastgan": {"median_s": 1e-5}}, 1.32e14, 4, 132)
     assert found["lower_bound_s"] == pytest.approx(flops.iteration(row.workload) / 4e12)
     assert found["share_of_peak"]["fastgan"] == pytest.approx(found["lower_bound_s"] / 1e-5)

@@ -7,7 +7,6 @@ import json
 import platform
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,7 +92,7 @@ def test_windows_are_interleaved_in_changing_order() -> None:
 )
 def test_a_window_knows_the_state_of_its_core(seen: list[float], state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter(seen)
-    monkeypatch.setattr(timing, "native", SimpleNamespace(additions_per_cycle=lambda: next(rates)))
+    monkeypatch.setattr(timing, "additions_per_cycle", lambda: next(rates))
     assert timing.interleave([lambda: 1.0], windows=1) == [[timing.Window(1.0, state)]]
 
 

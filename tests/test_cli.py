@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -26,7 +27,7 @@ from fastgan.apps.cli import train as train_command
 from fastgan.apps.cli.arguments import Parser, add_fields, field_help
 from fastgan.apps.presets import Networks
 from fastgan.training import TrainConfig
-from fastgan.training.progress import Display
+from fastgan.training.display import Display
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")
 Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
@@ -183,7 +184,7 @@ class _CtrlC(Display):
 
 def test_ctrl_c_saves_and_exits_with_130(run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train_command, "progress", lambda steps, quiet: [_CtrlC()])
+        patch.setattr(train_command, "progress", lambda *_, **__: contextlib.nullcontext([_CtrlC()]))
         code, out, _ = run("train", "ring", *TINY, "--out", "stopped")
     assert code == 130 and "interrupted, saved" in out and "--resume --out stopped" in out
     assert Path("stopped/samples.png").is_file()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from command_line import TINY, Run, check_refusal
 
+from fastgan._errors import Invalid
 from fastgan.apps.cli import train as train_command
 from fastgan.apps.cli.arguments import Parser, explain
-from fastgan.errors import Invalid
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from command_line import FAST, TINY, Run
 
-from fastgan.apps.cli import population as command
-from fastgan.training.progress import Bar, Display, Lines, population_progress
+from fastgan.training import population
+from fastgan.training.display import Bar, Display, Lines, progress
 
 pytest.importorskip("matplotlib", reason="a population draws its curves")
 
@@ -59,7 +60,7 @@ class _CtrlC(Display):
 def test_a_stopped_population_is_resumed_and_extended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("train", "ring", *TINY, "--seeds", "0:4", "--out", "through", *FAST)[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(command, "population_progress", lambda members, steps, quiet: [_CtrlC()])
+        patch.setattr(population, "display", lambda *_, **__: contextlib.nullcontext([_CtrlC()]))
         code, out, _ = run("train", "ring", *TINY, "--seeds", "0:3", "--out", "part")
     assert code == 130 and out.startswith("interrupted, saved ring: ") and "3 of 3 GANs" not in out
     assert "fastgan train --resume --out part" in out
@@ -122,7 +123,7 @@ def test_a_single_run_is_not_resumed_as_a_population(run: Run) -> None:
 
 def test_the_bar_counts_members_and_iterations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     bar = Bar(4, 80)
-    monkeypatch.setattr(command, "population_progress", lambda members, steps, quiet: [bar])
+    monkeypatch.setattr(population, "display", lambda *_, **__: contextlib.nullcontext([bar]))
     assert run("train", "ring", *TINY, "--seeds", "0:2", "--grid", "optimizer.lr=1e-3,1e30", *FAST)[0] == 0
     (task,) = bar._bar.tasks
     assert task.description == "4 of 4 GANs done" and task.completed == task.total == bar.done
@@ -130,11 +131,12 @@ def test_the_bar_counts_members_and_iterations(run: Run, monkeypatch: pytest.Mon
 
 
 def test_the_display_fits_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert population_progress(2, 10, quiet=True) == []
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    assert isinstance(population_progress(2, 10, quiet=False)[0], Bar)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    assert isinstance(population_progress(2, 10, quiet=False)[0], Lines)
+    with progress(10, members=2, quiet=True) as none:
+        assert none == []
+    for is_terminal, kind in ((True, Bar), (False, Lines)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)  # noqa: B023  # called at once
+        with progress(10, members=2) as displays:
+            assert [type(one) for one in displays] == [kind] and displays[0].members == 2
 
 
 def test_the_folder_of_many_is_not_taken_for_one_run(run: Run) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from fastgan.apps.cli import parser
 from fastgan.apps.cli.arguments import Parser, commands_of, wrapped
-from fastgan.training import progress
+from fastgan.training import display
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -64,17 +64,17 @@ ROWS = {name: np.array([0.5]) for name in ("d_real", "d_fake", "loss_d", "loss_g
 def test_the_bar_gives_up_losses_first(monkeypatch: pytest.MonkeyPatch, columns: int, losses: bool) -> None:
     pytest.importorskip("rich")
     monkeypatch.setenv("COLUMNS", str(columns))
-    bar = progress._rich_bar()
+    bar = display._rich_bar()
     rate = "12,345 it/s"
-    room = progress._room(bar, len("training") + len("10000/10000") + len(rate))
-    shown = progress.readout(ROWS, room)
+    room = display._room(bar, len("training") + len("10000/10000") + len(rate))
+    shown = display.readout(ROWS, room)
     assert "D(G(z)) 0.50" in shown and ("loss_d" in shown) == losses
     bar.add_task("training", total=10_000, completed=10_000, rate=rate, readout=shown)
     with bar.console.capture() as captured:
         bar.console.print(bar.get_renderable())
     (line,) = captured.get().splitlines()
     assert len(line.rstrip()) <= columns and shown in line and "…" not in line
-    assert progress.readout(ROWS, 10) == ""
+    assert display.readout(ROWS, 10) == ""
 
 
 def test_lines_of_progress_fit_80_columns(run: Command) -> None:

@@ -15,8 +15,8 @@ import torch
 from fused_rows import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
 
 from fastgan import GAN, backend, train, train_population
+from fastgan._options import Precision, names
 from fastgan.training import TrainResult, engines, session
-from fastgan.training.config import PRECISIONS
 from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
 
 pytestmark = [
@@ -69,7 +69,7 @@ def test_graph_equals_the_cpu(name: str, dtype: torch.dtype) -> None:
 
 def test_precisions_differ_by_their_rounding() -> None:
     row, options = ROWS_OF_TABLE["wide, wgan-gp"], {"steps": 4, "optimizer": MOMENTUM}
-    gans = {p: run(row, torch.float32, "cuda", precision=p, **options)[0] for p in PRECISIONS}
+    gans = {p: run(row, torch.float32, "cuda", precision=p, **options)[0] for p in names(Precision)}
     tf32, bf16 = (distance(gans["fp32"], gans[p]) for p in ("tf32", "bf16"))
     assert same_bits(gans["fp32"], gans["ieee"])
     assert 0.0 < tf32 < 0.5 * bf16

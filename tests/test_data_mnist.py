@@ -247,3 +247,12 @@ def test_the_real_files_are_those_that_everybody_has(name: str) -> None:
     rows, test = (LOADERS[name](folder, split=split) for split in ("train", "test"))
     assert len(rows) == 60_000 and len(test) == 10_000
     assert rows.labels is not None and rows.labels.bincount().min() > 5000
+
+
+def test_locate_finds_the_files_of_a_split_and_knows_two_names(tmp_path: Path) -> None:
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(b"")
+    assert data.locate("mnist", tmp_path, "test") == tmp_path
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
+        data.locate("mnist", tmp_path)
+    with pytest.raises(ValueError, match="locate: name must be one of mnist, fashion-mnist, got 'cifar'"):
+        data.locate("cifar", tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan.files import write_atomically
+from fastgan._files import write_atomically
 
 
 def names(folder: Path) -> list[str]:

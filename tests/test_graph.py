@@ -36,9 +36,9 @@ from graph_launcher import Processor, Recorder
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
+from fastgan._options import Precision, names
 from fastgan.training import TrainResult, checkpoint, engines, session
 from fastgan.training.callbacks import Callback
-from fastgan.training.config import PRECISIONS
 from fastgan.training.engines import cuda_engine, plan
 from fastgan.training.engines import cuda_graph as graph
 from fastgan.training.engines.cost_model import Work
@@ -375,7 +375,7 @@ def test_rounded_factors_are_refused_without_tensor_cores(precision: str, librar
 @pytest.mark.usefixtures("_switches_reset")
 @pytest.mark.parametrize("fails", (False, True), ids=("captures", "fails"))
 @pytest.mark.parametrize("ask", ["nothing", "medium", "the newer"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", names(Precision))
 def test_products_have_the_requested_precision_whatever_the_switch_says(
     precision: str, ask: str, fails: bool, library: Library
 ) -> None:

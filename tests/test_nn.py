@@ -14,7 +14,7 @@ from torch.func import functional_call
 import fastgan.nn as fnn
 from fastgan import random
 from fastgan.backend import why_not
-from fastgan.nn.activation import NAMES, to_module
+from fastgan.nn.activation import NAMES, activation_module
 
 _no_native = why_not("mlp", "cpu", torch.float32)
 IMPLS = [
@@ -131,7 +131,7 @@ def test_the_derivative_at_zero_is_torchs(activation: str, impl: str) -> None:
     layer = fnn.Linear(1, 1, bias=False, activation=activation, negative_slope=0.3, impl=impl)
     x, y = (torch.zeros(5, 1, requires_grad=True) for _ in range(2))
     layer(x).sum().backward()
-    to_module(activation, 0.3)(y).sum().backward()
+    activation_module(activation, 0.3)(y).sum().backward()
     torch.testing.assert_close(x.grad, y.grad * layer.weight.detach())
 
 
@@ -297,7 +297,7 @@ def test_activations_by_name_module_or_class() -> None:
     assert fnn.Linear(2, 2).activation == fnn.Linear(2, 2, activation=nn.Identity()).activation == "none"
     assert fnn.MLP([2, 2, 2], activation=nn.LeakyReLU(0.3))[1].negative_slope == 0.3
     for name in NAMES:
-        assert fnn.Linear(2, 2, activation=to_module(name, 0.2)).activation == name
+        assert fnn.Linear(2, 2, activation=activation_module(name, 0.2)).activation == name
 
 
 BAD = {
@@ -335,3 +335,9 @@ def test_bad_arguments_get_one_clear_sentence(message: str) -> None:
 
 def test_an_mlp_without_an_activation_has_relu() -> None:
     assert [type(layer) for layer in fnn.MLP([2, 32, 2])] == [nn.Linear, nn.ReLU, nn.Linear]
+
+
+def test_an_unknown_activation_is_refused_by_name() -> None:
+    assert fnn.activation_module("leaky_relu").negative_slope == 0.2
+    with pytest.raises(ValueError, match="activation_module: name must be one of none, relu, .*, got 'swish'"):
+        fnn.activation_module("swish")

@@ -16,13 +16,13 @@ import torch
 
 import fastgan
 from fastgan import GAN, Adam, Callback, Momentum, PopulationResult, TrainConfig
+from fastgan._ranks import ranks
 from fastgan.backend import native
 from fastgan.models import mlp_gan
 from fastgan.training import Run, TrainResult, checkpoint, population, scheduler
 from fastgan.training.engines import cpu
 from fastgan.training.history import COLUMNS
 from fastgan.training.population import mean_and_error
-from fastgan.training.ranks import ranks
 from fastgan.training.session import ChunkSizer
 
 DATA = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import fastgan
 from fastgan import nn
+from fastgan._ranks import Ranks, local_device
 from fastgan.training import checkpoint
-from fastgan.training.ranks import Ranks, local_device
 
 DATA = torch.rand(60, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 2 - 1
 LABELLED = fastgan.data.dataset.Dataset(DATA, labels=torch.arange(60) % 3, dtype=torch.float64)

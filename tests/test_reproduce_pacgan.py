@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -21,7 +22,7 @@ import fastgan
 from fastgan.apps.cli import main, reproduce_pacgan
 from fastgan.apps.reproduce import pacgan, table, trials
 from fastgan.apps.reproduce.table import Figure, Row
-from fastgan.training.progress import Display
+from fastgan.training.display import Display
 
 pytest.importorskip("matplotlib", reason="a study draws its pictures")
 
@@ -132,7 +133,7 @@ class _CtrlC(Display):
 def test_an_interrupted_study_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     need("native", "mlp")
     with monkeypatch.context() as patch:
-        patch.setattr(reproduce_pacgan, "population_progress", lambda members, steps, quiet: [_CtrlC()])
+        patch.setattr(reproduce_pacgan, "progress", lambda *_, **__: contextlib.nullcontext([_CtrlC()]))
         code, out, _ = run(*ONE, "--trials", "2", "--steps", "5", "--out", "a")
     assert code == 130 and out.startswith("ring: 0 of 2 trials") and "pacgan --out a --resume" in out
     code, _, err = run("--out", "a")

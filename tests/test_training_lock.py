@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan.apps.cli import runs
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, checkpoint, lock, train, train_population
 
@@ -179,3 +180,14 @@ def test_temporary_files_of_killed_processes_go_at_the_next_start(begun: Path) -
     (population / ".population.json.4.tmp").write_bytes(b"half")
     train_population(new_gan, DATA, CONFIG, seeds=[0], run_dir=population)
     assert [path.name for path in population.iterdir()] == ["member-0000"]
+
+
+def test_the_command_line_leaves_a_folder_in_which_another_process_has_begun(tmp_path: Path) -> None:
+    folder = runs.Folder.new(str(tmp_path / "run"), "ring")
+    (folder.path / "config.json").write_text("{}")
+    held = lock.FolderLock(folder.path)
+    folder.discard()
+    assert (folder.path / "config.json").is_file()
+    held.release()
+    folder.discard()
+    assert not folder.path.exists()

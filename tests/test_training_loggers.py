@@ -138,12 +138,12 @@ def test_progress_says_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_bar_gives_the_terminal_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastgan.training import progress
+    from fastgan.training import display
 
-    bar = progress.Bar(1, 20)
+    bar = display.Bar(1, 20)
     closed: list[bool] = []
-    # By the module's name: `fastgan.training.train` is the function.
-    monkeypatch.setattr(sys.modules["fastgan.training.train"], "display", lambda steps, quiet: [bar])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(display, "Bar", lambda members, steps: bar)
     monkeypatch.setattr(bar, "close", lambda: closed.append(True))
     gan = new_gan()
     with torch.no_grad():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastgan import backend, data
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train, train_population
-from fastgan.training.history import COLUMNS, read_rows
+from fastgan.training.history import COLUMNS, read_history, read_rows
 from fastgan.training.session import ChunkSizer
 
 DATA = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
@@ -240,6 +240,9 @@ def test_the_history_is_complete_and_reads_back_exactly(tmp_path: Path) -> None:
     assert lines[0] == ",".join(COLUMNS) and len(lines) == 13
     assert np.array_equal(read_rows(tmp_path / "history.csv", 12), np.stack(list(result.history.values()), 1))
     assert len(read_rows(tmp_path / "history.csv", 5)) == 5
+    found = read_history(tmp_path)
+    assert found.keys() == result.history.keys()
+    assert all(np.array_equal(found[name], result.history[name]) for name in found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "config.json", "history.csv"]
 
 

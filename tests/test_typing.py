@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastgan
-from fastgan import backend, losses, options, reference
+from fastgan import _options, backend, losses, reference
 
 PACKAGE = Path(fastgan.__file__).parent
 SCRIPTS = Path(__file__).parent / "type_checks"
@@ -72,13 +72,13 @@ def test_every_option_of_the_scripts_is_used_right_and_wrong() -> None:
 
 
 def test_options_are_what_the_tables_hold() -> None:
-    assert set(options.names(options.DiscriminatorKind)) == set(losses.DISCRIMINATOR)
-    assert set(options.names(options.GeneratorKind)) == set(losses.GENERATOR)
-    assert options.names(options.ActivationName) == tuple(reference.ACTIVATIONS)
+    assert set(_options.names(_options.DiscriminatorKind)) == set(losses.DISCRIMINATOR)
+    assert set(_options.names(_options.GeneratorKind)) == set(losses.GENERATOR)
+    assert _options.names(_options.ActivationName) == tuple(reference.ACTIVATIONS)
     from fastgan.theory import fits, objectives
 
-    assert set(options.names(options.DivergenceKind)) == set(objectives.F_DIVERGENCES)
-    assert set(options.names(options.FitKind)) == set(fits._KINDS)
+    assert set(_options.names(_options.DivergenceKind)) == set(objectives.F_DIVERGENCES)
+    assert set(_options.names(_options.FitKind)) == set(fits._KINDS)
 
 
 def test_the_package_says_that_it_is_typed() -> None:

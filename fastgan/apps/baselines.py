@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fastgan import evaluation, nn, random
-from fastgan.data.extras import need
-from fastgan.errors import Invalid
-from fastgan.options import ActivationName
+from fastgan._errors import Invalid
+from fastgan._extras import need
+from fastgan._options import ActivationName
 from fastgan.random import Purpose
 
 _MIXTURE_ROWS = 10_000
@@ -89,7 +89,7 @@ def gaussian_mixture(
 
 
 def kernel_density(
-    train: Tensor, validation: Tensor, *, sigmas: Sequence[float] = evaluation.parzen.SIGMAS
+    train: Tensor, validation: Tensor, *, sigmas: Sequence[float] = evaluation.PARZEN_SIGMAS
 ) -> Baseline:
     """A Gaussian about every training row, of the width under which the validation rows are likeliest.
 

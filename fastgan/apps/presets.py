@@ -10,14 +10,12 @@ from typing import Any
 
 import torch
 
-from fastgan import nn, options, random
+from fastgan import _options, nn, random
+from fastgan._errors import Invalid, check_choice, is_number
+from fastgan._options import ActivationName, GeneratorNorm, Impl, NetworkName, PriorName
 from fastgan.data import Dataset
-from fastgan.errors import Invalid, check_choice, is_number
 from fastgan.models import GAN, dcgan, join
-from fastgan.nn.activation import NAMES as ACTIVATIONS
-from fastgan.nn.activation import to_module
-from fastgan.options import ActivationName, GeneratorNorm, Impl, NetworkName, PriorName
-from fastgan.random import PRIORS, Purpose
+from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig
 
 invalid = Invalid("Networks")
@@ -76,17 +74,17 @@ class Networks:
             for size in value if isinstance(value, tuple) else (value,):
                 if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                     raise invalid.value(name, f"must be at least 1, got {size!r}")
-        check_choice(invalid.operation, "prior", self.prior, PRIORS)
+        check_choice(invalid.operation, "prior", self.prior, _options.names(PriorName))
         if not is_number(self.dropout) or not 0.0 <= self.dropout <= 1.0:
             raise invalid.value("dropout", f"must lie in [0, 1], got {self.dropout!r}")
         for name in ("generator_activation", "discriminator_activation", "output_activation"):
-            check_choice(invalid.operation, name, getattr(self, name), ACTIVATIONS)
+            check_choice(invalid.operation, name, getattr(self, name), _options.names(ActivationName))
         for name, least in (("classes", 0), ("minibatch_features", 0), ("feature_maps", 1), ("image_size", 0)):
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < least:
                 raise invalid.value(name, f"must be at least {least}, got {size!r}")
         for name, choice in (("network", NetworkName), ("generator_norm", GeneratorNorm)):
-            check_choice(invalid.operation, name, getattr(self, name), options.names(choice))
+            check_choice(invalid.operation, name, getattr(self, name), _options.names(choice))
         if self.network == "dcgan" and (self.image_size < 1 or self.data_dim % self.image_size**2):
             raise invalid.value("image_size", f"must fit {self.data_dim} features, got {self.image_size}")
 
@@ -122,7 +120,7 @@ class Networks:
         normalise = torch.nn.BatchNorm1d if self.generator_norm == "batch" else nn.VirtualBatchNorm
         layers: list[torch.nn.Module] = []
         for before, after in itertools.pairwise(sizes[:-1]):
-            layers += [torch.nn.Linear(before, after, bias=False), normalise(after), to_module(hidden, 0.2)]
+            layers += [torch.nn.Linear(before, after, bias=False), normalise(after), nn.activation_module(hidden)]
         network = nn.Sequential(*layers, *nn.MLP(sizes[-2:], output_activation=output), impl=impl)
         if self.generator_norm == "batch":
             return network

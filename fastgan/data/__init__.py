@@ -1,11 +1,11 @@
 """Training data: synthetic distributions, bundled digits, and the user's own files."""
 
-from . import files
 from .bundled import digits
 from .dataset import DataError, Dataset, DataWarning
-from .files import read
-from .mnist_files import fashion_mnist, mnist
-from .sources import as_dataset, load
+from .files import FORMATS, read
+from .frames import read_frame
+from .mnist_files import fashion_mnist, locate, mnist
+from .sources import NAMES, SYNTHETIC, USERS_OWN, as_dataset, load
 from .standardize import Standardizer
 from .synthetic import (
     gaussian,
@@ -18,6 +18,10 @@ from .synthetic import (
 )
 
 __all__ = [
+    "FORMATS",
+    "NAMES",
+    "SYNTHETIC",
+    "USERS_OWN",
     "DataError",
     "DataWarning",
     "Dataset",
@@ -25,15 +29,16 @@ __all__ = [
     "as_dataset",
     "digits",
     "fashion_mnist",
-    "files",
     "gaussian",
     "gaussians",
     "grid",
     "load",
+    "locate",
     "map_to_ring",
     "mixture1200d",
     "mnist",
     "read",
+    "read_frame",
     "ring",
     "ring_map",
 ]

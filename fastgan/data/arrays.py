@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid, first_line
+from fastgan._errors import Invalid, first_line
 
 from .checks import check_dtype, check_length, check_shape
 from .dataset import DataError, Fault

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fastgan._extras import need
+
 from .dataset import Dataset
-from .extras import need
 
 
 def digits() -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .dataset import DataError
 from .mapping import map_array

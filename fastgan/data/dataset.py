@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 
 class DataError(ValueError):

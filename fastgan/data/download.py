@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
+from fastgan._extras import need
 
 from .dataset import DataError
-from .extras import need
 
 _TIMEOUT = 30  # seconds without a byte
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from . import arrays, cifar, idx, images, parquet, tables
 from .checks import check_shape, check_values, real_array
@@ -23,6 +23,7 @@ from .layout import GZIP
 invalid = Invalid("read")
 
 FORMATS = ".npy, .npz, .csv or .tsv (also .gz), .parquet, IDX (also .gz), CIFAR-10 .bin, or a folder of images"
+"""The formats of files that `read` knows, in words."""
 _TEXT = frozenset({".csv", ".tsv", ".txt", ".dat", ".tab"})
 _PACKED, _SHEET, _PICKLE = "unpack it", "save it as .csv", "save it as .npy (pickle is never read)"
 _HDF, _ARROW, _PICTURE = "save its array as .npy", "save it as .parquet", "convert it to .png"

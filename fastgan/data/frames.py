@@ -17,16 +17,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastgan.errors import Invalid, first_line
+from fastgan._errors import Invalid, first_line
+from fastgan._extras import need
 
 from .dataset import DataError, DataWarning, Fault
-from .extras import need
 from .layout import DELIMITERS, ENCODINGS, GZIPPED, INDEX_NAMES, number, open_text, rows_of, sample
 from .parquet import INDEX_COLUMN, MAGIC
 
 invalid = Invalid("read")
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet")
 _WHAT = "fastgan.data.open_table"
 _PACKED: dict[bytes, Any] = {**GZIPPED, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 MOST_COLUMNS = 10_000  # each is fitted by itself: a tenth of a second, so this many take a quarter of an hour
@@ -135,15 +134,20 @@ def check_width(fault: Fault, columns: int) -> None:
 
 
 def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> Any:
-    """The DataFrame of a text file or .parquet; arguments as for `open_table`.
+    """The table of a text file or .parquet as `fastgan.TabularGAN` reads it.
 
     Cells with leading zeros stay text. Dates stay text, too.
+
+    Args:
+        path: of the file; text may be gzipped, bz2 or xz, its cells parted by commas, semicolons, tabs or bars.
+        header: whether row 1 of text holds names; None: it does unless one of its cells is a number.
 
     Returns:
         DataFrame.
 
     Raises:
-        DataError, FileNotFoundError, ImportError: as `open_table`.
+        FileNotFoundError: there is no such file. ImportError: pandas or pyarrow is missing.
+        DataError: the file cannot be read as a table.
     """
     pd = need("pandas", what=_WHAT, package="pandas")
     path = Path(path)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .arrays import MAX_EXPANSION
 from .checks import check_length, check_shape

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .dataset import DataError
 

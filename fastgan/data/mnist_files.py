@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid, check_choice
 
 from . import idx
 from .dataset import DataError, Dataset
@@ -69,6 +69,7 @@ _ORIGINS = {
     ),
 }
 NAMES = tuple(_ORIGINS)
+"""The data sets whose files are the user's own."""
 
 
 def mnist(
@@ -129,9 +130,7 @@ def load(
     download: bool = False,
 ) -> Dataset:
     """The data set of that name, as `mnist`."""
-    if download:
-        fetch(name, path)
-    source = locate(name, path, split)
+    source = locate(name, path, split, download=download)
     dataset = read(source, split=split, flatten=flatten)
     caller = name.replace("-", "_")
     if dataset.image_shape != (_SIDE, _SIDE):
@@ -146,12 +145,8 @@ def load(
     return dataclasses.replace(dataset, name=name)
 
 
-def fetch(name: str, path: str | os.PathLike[str] | None = None, *, progress: bool = True) -> None:
-    """Download those of the four files, gzipped, that the folder has not in either form.
-
-    Args, Raises: as `mnist`.
-        progress: a bar on standard error.
-    """
+def _fetch(name: str, path: str | os.PathLike[str] | None, progress: bool) -> None:
+    """Download those of the four files, gzipped, that the folder has not in either form."""
     folder, origin = _place(name, path), _ORIGINS[name]
     caller = name.replace("-", "_")
     if folder.is_file():
@@ -170,12 +165,31 @@ def _variable(name: str) -> str:
     return f"FASTGAN_{name.upper().replace('-', '_')}"
 
 
-def locate(name: str, path: str | os.PathLike[str] | None = None, split: str = "train") -> Path:
-    """The folder, or the file of the images, that holds the data set.
+def locate(
+    name: str,
+    path: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    *,
+    download: bool = False,
+    progress: bool = True,
+) -> Path:
+    """The folder, or the file of the images, that holds MNIST or Fashion-MNIST.
+
+    Args:
+        name: "mnist" or "fashion-mnist".
+        path, split, download: as in `mnist`.
+        progress: of a download, a bar on standard error.
+
+    Returns:
+        Path, which `mnist` and `load` take.
 
     Raises:
         FileNotFoundError: neither is there; the message says what to fetch and how to check it.
+        ValueError, DataError, ConnectionError, ImportError: an unknown name; as `mnist` with download.
     """
+    check_choice("locate", "name", name, NAMES)
+    if download:
+        _fetch(name, path, progress)
     found = _place(name, path)
     if found.is_file() or (found.is_dir() and idx.find_images(found, split) is not None):
         return found

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid, first_line
+from fastgan._errors import Invalid, first_line
+from fastgan._extras import need
 
 from .checks import check_claim
 from .dataset import DataError, DataWarning
-from .extras import need
 from .tables import Table, rule, without_index
 
 invalid = Invalid("read")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .bundled import digits
 from .checks import check_values, check_visible, real_array
@@ -23,7 +23,6 @@ from .mnist_files import NAMES as USERS_OWN
 from .mnist_files import load as load_mnist
 from .synthetic import gaussian, gaussians, grid, mixture1200d, ring, ring_map
 
-# name: (function of n, rows when n is not given)
 SYNTHETIC: dict[str, tuple[Callable[..., Dataset], int]] = {
     "ring": (ring, 100_000),
     "grid": (grid, 100_000),
@@ -32,7 +31,9 @@ SYNTHETIC: dict[str, tuple[Callable[..., Dataset], int]] = {
     "ring_map": (ring_map, 100_000),
     "mixture1200d": (mixture1200d, 10_000),
 }
-NAMES = ("digits", *SYNTHETIC)  # all that needs no file; USERS_OWN are names of files that the user has
+"""The distributions by name: the function of n and seed, and the rows when n is not given."""
+NAMES = ("digits", *SYNTHETIC)
+"""The data sets that need no file; those of `USERS_OWN` need the user's."""
 
 
 def load(source: str | os.PathLike[str], *, n: int | None = None, seed: int = 0, **options: Any) -> Dataset:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .. import random
 from .dataset import Dataset

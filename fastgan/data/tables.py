@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .dataset import DataError, DataWarning
 from .layout import INDEX_NAMES, Layout, find_layout, lines_of, number, open_text, rows_of

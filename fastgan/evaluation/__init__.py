@@ -9,9 +9,10 @@ from .discriminator import DiscriminatorGap, discriminator_gap, fit_discriminato
 from .manifold import PrecisionRecall, precision_recall
 from .modes import ModeCoverage, mode_coverage
 from .nearest import Neighbours, nearest_neighbours
-from .parzen import ParzenLogLikelihood, parzen_log_likelihood, parzen_sigma
+from .parzen import PARZEN_SIGMAS, ParzenLogLikelihood, parzen_log_likelihood, parzen_sigma
 
 __all__ = [
+    "PARZEN_SIGMAS",
     "ClassBalance",
     "DiscriminatorGap",
     "ModeCoverage",

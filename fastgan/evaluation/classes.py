@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastgan import random
+from fastgan._errors import Invalid
 from fastgan.data import Dataset
-from fastgan.errors import Invalid
 
 from .rows import Rows, take_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .rows import Rows, take_rows
 

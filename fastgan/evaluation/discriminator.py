@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, random, theory
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models.gan import GAN, evaluating
 
 from .rows import Rows, take_rows

@@ -8,7 +8,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .rows import Blocks, Rows, map_distances, take_rows
 

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import options, theory
-from fastgan.errors import Invalid, check_choice
-from fastgan.options import ModeConvention
+from fastgan import _options, theory
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import ModeConvention
 
 from .rows import Rows, take_rows
 
-CONVENTIONS: tuple[ModeConvention, ...] = options.names(ModeConvention)
 _CHUNK = 1 << 22  # numbers held at once
 
 
@@ -76,7 +75,7 @@ def mode_coverage(
     Source: Srivastava et al. (2017), section 4.1; Lin et al. (2018), section 4.1; Liu et al. (2020).
     """
     caller = "mode_coverage"
-    check_choice(caller, "convention", convention, CONVENTIONS)
+    check_choice(caller, "convention", convention, _options.names(ModeConvention))
     for name, value in (("std", std), ("threshold", threshold)):
         Invalid(caller).check_number(name, value)
         if not 0 < value < math.inf:

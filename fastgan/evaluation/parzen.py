@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .rows import Blocks, Rows, map_distances, take_rows
 
-SIGMAS = tuple(10.0 ** (k / 9 - 1) for k in range(10))  # the paper's code: logspace(-1, 0, 10)
+PARZEN_SIGMAS = tuple(10.0 ** (k / 9 - 1) for k in range(10))
+"""The widths among which the paper's code chooses, for pixels in [0, 1]: logspace(-1, 0, 10)."""
 _VALIDATION_ROWS = 1000
 
 
@@ -47,7 +48,7 @@ def parzen_log_likelihood(
     *,
     sigma: float | None = None,
     validation: Rows | None = None,
-    sigmas: Sequence[float] = SIGMAS,
+    sigmas: Sequence[float] = PARZEN_SIGMAS,
 ) -> ParzenLogLikelihood:
     """The log-likelihood of data under a Gaussian window about each of G's samples.
 
@@ -86,7 +87,7 @@ def parzen_log_likelihood(
     return ParzenLogLikelihood(mean, spread / math.sqrt(len(rows)), float(sigma), len(samples_), back(rows))
 
 
-def parzen_sigma(samples: Rows, validation: Rows, sigmas: Sequence[float] = SIGMAS) -> float:
+def parzen_sigma(samples: Rows, validation: Rows, sigmas: Sequence[float] = PARZEN_SIGMAS) -> float:
     """The width under which the first 1,000 validation rows are likeliest.
 
     Args:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastgan._errors import Invalid
 from fastgan.data import Dataset
-from fastgan.errors import Invalid
 
 Rows = Tensor | NDArray[Any] | Dataset
 Back = Callable[[Tensor], Any]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, nn, random
-from fastgan.errors import Invalid, check_choice
-from fastgan.files import write_atomically
+from fastgan._errors import Invalid, check_choice
+from fastgan._files import write_atomically
+from fastgan._options import ExportFormat, Impl, PriorName
 from fastgan.nn import saved
-from fastgan.options import ExportFormat, Impl, PriorName
 from fastgan.random import Purpose
 
 invalid = Invalid("GAN")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fastgan import nn
-from fastgan.errors import Invalid, check_choice
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import ActivationName, Impl, PriorName
 from fastgan.models.gan import GAN, join
-from fastgan.options import ActivationName, Impl, PriorName
 
 
 def mlp_gan(

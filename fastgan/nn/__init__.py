@@ -1,6 +1,7 @@
 """Layers: each a thin shell over one call of `fastgan.ops.mlp`; `fuse` gives them to existing models."""
 
 from fastgan.nn import init
+from fastgan.nn.activation import activation_module
 from fastgan.nn.adversarial import AdversarialLoss
 from fastgan.nn.autoencoder import VAE, AutoEncoder
 from fastgan.nn.classes import ClassDiscriminator
@@ -31,6 +32,7 @@ __all__ = [
     "Residual",
     "Sequential",
     "VirtualBatchNorm",
+    "activation_module",
     "explain",
     "export",
     "fuse",

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from fastgan.errors import Invalid
-from fastgan.options import ActivationName
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import ActivationName
 
 Activation = ActivationName | nn.Module | type[nn.Module] | None
 
@@ -62,7 +62,19 @@ def resolve(owner: str, argument: str, activation: Activation, negative_slope: f
     return known
 
 
-def to_module(name: str, negative_slope: float) -> nn.Module:
-    """The torch module for a name, as in an `nn.Sequential`."""
+def activation_module(name: str, negative_slope: float = 0.2) -> nn.Module:
+    """The module of torch for an activation's name, for an `nn.Sequential`.
+
+    Args:
+        name: as in `nn.MLP`.
+        negative_slope: of "leaky_relu".
+
+    Returns:
+        Module of `torch.nn`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    check_choice("activation_module", "name", name, NAMES)
     kind = next(kind for kind, (known, _, _) in _MODULES.items() if known == name)
     return nn.LeakyReLU(negative_slope) if kind is nn.LeakyReLU else kind()

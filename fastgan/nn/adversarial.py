@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, ops
-from fastgan.errors import check_choice
-from fastgan.options import Impl, Reduction
+from fastgan._errors import check_choice
+from fastgan._options import Impl, Reduction
 
 
 class AdversarialLoss(torch.nn.Module):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastgan._options import Impl
 from fastgan.nn.activation import Activation
 from fastgan.nn.mlp import MLP
-from fastgan.options import Impl
 
 
 class AutoEncoder(nn.Module):

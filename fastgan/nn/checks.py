@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 
 def check_size(owner: str, argument: str, value: int) -> int:

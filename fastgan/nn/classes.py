@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 
 class ClassDiscriminator(nn.Module):

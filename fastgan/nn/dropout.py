@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import ops, random
-from fastgan.options import Impl
+from fastgan._options import Impl
 
 
 class Dropout(torch.nn.Dropout):

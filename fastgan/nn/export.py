@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import Invalid, check_choice
-from fastgan.files import write_atomically
-from fastgan.nn.activation import to_module
+from fastgan._errors import Invalid, check_choice
+from fastgan._files import write_atomically
+from fastgan._options import ExportFormat
+from fastgan.nn.activation import activation_module
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.fusible import hooks
 from fastgan.nn.linear import Linear
 from fastgan.nn.maxout import Maxout
 from fastgan.nn.sequential import Sequential
-from fastgan.options import ExportFormat
 
 _TRACED, _TRIED = 3, (5, 1)  # rows for the tracer, and rows to test the result with
 _FAR = 1e-3  # of the largest output: rounding is a thousand times smaller, a wrong trace is not
@@ -87,7 +87,7 @@ def _equivalent(module: nn.Module, made: dict[nn.Module, nn.Module], strict: boo
     if isinstance(module, Linear) and kind is Linear:
         layer, spec = _linear(module.weight, module.bias), module.spec
         plain = spec.activation == "none"
-        return layer if plain else nn.Sequential(layer, to_module(spec.activation, spec.negative_slope))
+        return layer if plain else nn.Sequential(layer, activation_module(spec.activation, spec.negative_slope))
     if isinstance(module, Maxout) and kind is Maxout:
         return nn.Sequential(_linear(module.weight, module.bias), nn.MaxPool1d(module.pieces))
     if isinstance(module, Sequential) and kind.forward is Sequential.forward:

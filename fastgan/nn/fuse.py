@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.nn.fusible import obstacle
 from fastgan.nn.hints import two_lines
 from fastgan.nn.segments import Segment, segment

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastgan import ops, options, random, reference
-from fastgan.errors import Invalid, check_choice
+from fastgan import _options, ops, random, reference
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import HeadName, Impl
 from fastgan.nn.checks import check_size
-from fastgan.options import HeadName, Impl
 from fastgan.random import Purpose
 
 invalid = Invalid("Heads")
 
-HEADS = options.names(HeadName)
+HEADS = _options.names(HeadName)
 
 
 class Heads(nn.Module):

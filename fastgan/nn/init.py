@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.nn.maxout import Maxout
 
 __all__ = ["constant_bias_", "max_col_norm_", "normal_", "output_bias_from_data", "sparse_", "uniform_"]

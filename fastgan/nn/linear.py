@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fastgan import ops
+from fastgan._options import Impl
 from fastgan.nn.activation import Activation, resolve
 from fastgan.nn.checks import check_size
-from fastgan.options import Impl
 
 
 class Linear(torch.nn.Linear):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import ops
+from fastgan._options import Impl
 from fastgan.nn.checks import check_size
-from fastgan.options import Impl
 
 
 class Maxout(nn.Module):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.nn.checks import check_size
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from fastgan import ops
-from fastgan.errors import Invalid
-from fastgan.nn.activation import Activation, resolve, to_module
+from fastgan._errors import Invalid
+from fastgan._options import Impl
+from fastgan.nn.activation import Activation, activation_module, resolve
 from fastgan.nn.checks import check_size
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.sequential import Sequential
-from fastgan.options import Impl
 
 
 class MLP(Sequential):
@@ -72,7 +72,7 @@ class MLP(Sequential):
             last = i == len(sizes) - 2
             children.append(nn.Linear(sizes[i], sizes[i + 1], bias=bias, device=device, dtype=dtype))
             if (output if last else hidden)[0] != "none":
-                children.append(to_module(*(output if last else hidden)))
+                children.append(activation_module(*(output if last else hidden)))
             if dropout and not last:
                 children.append(Dropout(dropout))
         super().__init__(*children, impl=impl)

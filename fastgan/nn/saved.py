@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.nn import description
 
 invalid = Invalid("GAN.load")

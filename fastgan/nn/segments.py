@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import ops, random
+from fastgan._options import Impl
 from fastgan.backend import instruction_set
 from fastgan.nn.activation import of_module
 from fastgan.nn.dropout import Dropout
@@ -26,7 +27,6 @@ from fastgan.nn.fusible import (
     parameter_obstacle,
 )
 from fastgan.ops.dispatch import REAL
-from fastgan.options import Impl
 
 # position within a segment `[dropout] (linear [batch normalisation] [activation] [dropout])...`
 _START, _INPUT_DROPOUT, _LINEAR, _NORM, _ACTIVATION, _DROPOUT = range(6)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from fastgan import ops
+from fastgan._options import Impl
 from fastgan.nn.fusible import any_global_hook, hooks
 from fastgan.nn.segments import Segment, steps_of
-from fastgan.options import Impl
 
 
 class Sequential(nn.Sequential):

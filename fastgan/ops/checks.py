@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan import options
-from fastgan.errors import Invalid, check_choice, is_integer, is_number
-from fastgan.options import Impl
+from fastgan import _options
+from fastgan._errors import Invalid, check_choice, is_integer, is_number
+from fastgan._options import Impl
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-IMPLEMENTATIONS = options.names(Impl)
+IMPLEMENTATIONS = _options.names(Impl)
 
 
 def check_tensor(caller: str, name: str, x: object) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from fastgan._errors import Invalid
+from fastgan._options import Impl
 from fastgan.backend import native as _native
 from fastgan.backend import why_not
-from fastgan.errors import Invalid
 from fastgan.ops.checks import check_impl
-from fastgan.options import Impl
 
 _TensorGuards: Any
 try:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, operators, reference
-from fastgan.errors import Invalid, check_choice
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import Impl
 from fastgan.ops.checks import FLOATS, check_same, check_tensor
 from fastgan.ops.dispatch import is_batched, is_common, is_compiling, natively
-from fastgan.options import Impl
 from fastgan.schema import FORMULAS
 
 

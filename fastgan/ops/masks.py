@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, operators, reference
+from fastgan._options import Impl
 from fastgan.ops.checks import check_dropout_seed, check_integer, check_probability, check_tensor
 from fastgan.ops.dispatch import is_batched, is_compiling, natively
-from fastgan.options import Impl
 
 
 class _Dropout(torch.autograd.Function):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, operators, reference
-from fastgan.errors import Invalid, check_choice
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import Impl
 from fastgan.kernels import MlpDescription
 from fastgan.ops.call_cache import CallCache
 from fastgan.ops.checks import check_dropout_seed, check_probability, check_same, check_tensor
 from fastgan.ops.dispatch import REAL, is_batched, is_common, is_compiling, natively
 from fastgan.ops.layers import mlp_by_layers
-from fastgan.options import Impl
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels, reference
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
+from fastgan._options import Impl
 from fastgan.ops.checks import check_integer
 from fastgan.ops.dispatch import natively
-from fastgan.options import Impl
 
 
 def _check_stream(caller: str, seed: int, purpose: int, step: int) -> None:

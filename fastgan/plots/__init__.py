@@ -10,10 +10,12 @@ from .curves import d_curves, equilibrium, loss_curves, population_curves
 from .figure1 import figure1, figure1_stages
 from .images import image_grid, interpolation, neighbours
 from .learning import codes, collapse, convergence, density_ratio, nce, nce_fit, trained_ratio
+from .modes import modes_over_time
 from .plane import scatter, verdicts
 from .points import line, marginals
 from .probability import coins, joint
 from .style import source
+from .subplots import compare_histograms, compare_images, compare_points
 from .tables import Marginal, table_marginals
 from .theory import bilinear, fits, ring_map
 
@@ -24,6 +26,9 @@ __all__ = [
     "codes",
     "coins",
     "collapse",
+    "compare_histograms",
+    "compare_images",
+    "compare_points",
     "convergence",
     "d_curves",
     "density_ratio",
@@ -39,6 +44,7 @@ __all__ = [
     "loss_table",
     "losses",
     "marginals",
+    "modes_over_time",
     "nce",
     "nce_fit",
     "neighbours",

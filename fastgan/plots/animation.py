@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgan.data.extras import need
-from fastgan.errors import Invalid
-from fastgan.files import write_atomically
+from fastgan._errors import Invalid
+from fastgan._extras import need
+from fastgan._files import write_atomically
 
 from . import style
 from .images import mosaic

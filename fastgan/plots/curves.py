@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.options import TrainLoss
+from fastgan._options import TrainLoss
 
 from . import style
 from .style import Array

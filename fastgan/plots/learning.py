@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fastgan import data, evaluation, nn, random, theory
+from fastgan._torch_settings import torch_threads
 from fastgan.models import mlp_gan
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train
-from fastgan.training.threads import torch_threads
 
 from . import style
 from .images import mosaic

@@ -10,7 +10,7 @@ import numpy as np
 from . import style
 
 
-def over_time(
+def modes_over_time(
     trials: Mapping[str, Sequence[np.ndarray]],
     path: style.PathLike | None = None,
     *,

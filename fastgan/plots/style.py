@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.data.extras import need
-from fastgan.errors import Invalid
-from fastgan.files import write_atomically
+from fastgan._errors import Invalid
+from fastgan._extras import need
+from fastgan._files import write_atomically
 
 Array = NDArray[np.float64]
 PathLike = str | os.PathLike[str]

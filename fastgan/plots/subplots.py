@@ -16,14 +16,16 @@ _SHOWN = 2500
 _ACROSS = 5  # images in a row of a panel
 
 
-def points(
+def compare_points(
     panels: Mapping[str, Tensor],
     path: style.PathLike | None = None,
     *,
     title: str,
     centres: Tensor | None = None,
 ) -> Any:
-    """Two-dimensional points. The axes cover the modes, or the last panel if modes are not known.
+    """Two-dimensional samples of several models side by side.
+
+    The axes cover the modes, or the last panel if modes are not known.
 
     Args:
         panels: by model, samples (n, 2), n at least 1.
@@ -51,7 +53,7 @@ def points(
     return style.save(figure, path)
 
 
-def images(
+def compare_images(
     panels: Mapping[str, Tensor],
     path: style.PathLike | None = None,
     *,
@@ -60,7 +62,7 @@ def images(
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
 ) -> Any:
-    """Images, 25 a panel; arguments as for `points` and `image_grid`."""
+    """Images of several models side by side, 25 a panel; arguments as for `compare_points` and `image_grid`."""
     figure, row = _row(len(panels), 3.9, title)
     for axes, (name, samples) in zip(row, panels.items(), strict=True):
         side = min(_ACROSS, math.isqrt(len(samples)))
@@ -70,8 +72,8 @@ def images(
     return style.save(figure, path)
 
 
-def histograms(panels: Mapping[str, Tensor], path: style.PathLike | None = None, *, title: str) -> Any:
-    """The first column of each model's samples over that of the last panel's; arguments as for `points`."""
+def compare_histograms(panels: Mapping[str, Tensor], path: style.PathLike | None = None, *, title: str) -> Any:
+    """The first column of each model's samples over the last panel's; arguments as for `compare_points`."""
     real = list(panels.values())[-1][:, 0].double().numpy()
     edges = bin_edges(real, real, 60)
     figure, row = _row(len(panels), 3.4, title)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgan import data, theory
-from fastgan.options import FitKind, UpdateMode
+from fastgan._options import FitKind, UpdateMode
 
 from . import style
 

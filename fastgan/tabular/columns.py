@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan._errors import Invalid
 from fastgan.data import DataError
 from fastgan.data.dataset import Fault
-from fastgan.errors import Invalid
 
 from . import storage as stored
 from .numeric import Array, Codes, Grid, Modes, Quantiles, Real, Squash, Whole, grid_from_dict

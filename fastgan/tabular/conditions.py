@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .columns import Category, Number
 from .storage import pandas

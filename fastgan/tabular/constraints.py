@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan._errors import Invalid
 from fastgan.data import DataError
 from fastgan.data.frames import Table
-from fastgan.errors import Invalid
 
 from .storage import pandas, read
 

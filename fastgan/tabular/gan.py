@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from fastgan import nn, random
+from fastgan._errors import Invalid, is_integer, is_number
+from fastgan._files import folder_at
+from fastgan._options import EngineName, HeadName, Precision
+from fastgan._torch_settings import torch_threads
 from fastgan.data import DataError
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
-from fastgan.errors import Invalid, is_integer, is_number
-from fastgan.files import folder_at
 from fastgan.models.gan import GAN
-from fastgan.options import EngineName, HeadName, Precision
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig, train
 from fastgan.training.callbacks import Callback
 from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
-from fastgan.training.threads import torch_threads
 
 from . import constraints as rules
 from . import model_folder

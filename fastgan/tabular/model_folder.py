@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
-from fastgan.files import write_atomically
+from fastgan._errors import Invalid
+from fastgan._files import write_atomically
 from fastgan.models.gan import GAN
 from fastgan.nn import saved
 from fastgan.training import checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgan.data.extras import need
+from fastgan._extras import need
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]

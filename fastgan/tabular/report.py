@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgan.data.extras import need
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
+from fastgan._extras import need
 from fastgan.evaluation import nearest_neighbours
 
 from . import storage

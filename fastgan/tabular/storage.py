@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan._errors import Invalid
+from fastgan._extras import need
 from fastgan.data import DataError
 from fastgan.data.dataset import Fault
-from fastgan.data.extras import need
-from fastgan.errors import Invalid
 
 LARGEST = 1e150  # whose square is still finite
 Family = Literal["whole", "real", "time", "label"]

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastgan._errors import Invalid, check_choice
+from fastgan._files import write_atomically
 from fastgan.data import DataError, DataWarning
 from fastgan.data.dataset import Fault
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import check_width, open_table
-from fastgan.errors import Invalid, check_choice
-from fastgan.files import write_atomically
 
 from . import columns as column_kinds
 from . import storage

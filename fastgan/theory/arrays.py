@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 Array = Tensor | NDArray[Any] | Sequence[Any] | float
 Back = Callable[[Tensor], Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .arrays import Array, check_non_negative, take, take_distributions
 

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import options, reference
-from fastgan.errors import Invalid, check_choice
-from fastgan.options import TheoryGeneratorKind
+from fastgan import _options, reference
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import TheoryGeneratorKind
 
 from .arrays import Array, check_non_negative, precision, take, take_distributions
 from .divergences import LOG2, js_terms
 
 LOG4 = math.log(4.0)
-GENERATOR_KINDS = options.names(TheoryGeneratorKind)
+GENERATOR_KINDS = _options.names(TheoryGeneratorKind)
 
 
 def optimal_discriminator(p: Array, q: Array, *, real_label: float = 1.0, fake_label: float = 0.0) -> Any:

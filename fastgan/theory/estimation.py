@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 from .arrays import Array, take, take_distributions
 from .discriminator import sample_value

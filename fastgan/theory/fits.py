@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid, check_choice
-from fastgan.options import FitKind
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import FitKind
 
 from .arrays import Array, check_positive, take, take_distributions
 from .densities import gaussian_density

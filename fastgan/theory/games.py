@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fastgan import options
-from fastgan.errors import Invalid, check_choice
-from fastgan.options import TheoryGeneratorKind, UpdateMode
+from fastgan import _options
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import TheoryGeneratorKind, UpdateMode
 from fastgan.results import Result
 
 from .arrays import Array, check_positive, take, take_distributions
@@ -147,7 +147,7 @@ def bilinear_game(eta: float, mode: UpdateMode, *, steps: int = 100, start: tupl
     Source: Goodfellow (2016), NIPS tutorial, exercise 7.2.
     """
     caller = "bilinear_game"
-    check_choice(caller, "mode", mode, options.names(UpdateMode))
+    check_choice(caller, "mode", mode, _options.names(UpdateMode))
     check_positive(caller, "eta", eta)
     Invalid(caller).check_integer("steps", steps, 1)
     x, y = (float(v) for v in start)

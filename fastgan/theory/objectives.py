@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid, check_choice
-from fastgan.options import DivergenceKind
+from fastgan._errors import Invalid, check_choice
+from fastgan._options import DivergenceKind
 from fastgan.reference import softplus
 
 from .arrays import Array, take, take_distributions

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid, check_choice
+from fastgan._errors import Invalid, check_choice
 
 from .arrays import Array, Back, check_non_negative, take, take_distributions
 from .divergences import entropy

@@ -2,13 +2,16 @@
 
 from fastgan import deprecation
 from fastgan.training.callbacks import Callback, Run
-from fastgan.training.checkpoint import CheckpointError
+from fastgan.training.checkpoint import Checkpoint, CheckpointError
+from fastgan.training.checkpoint import load as load_checkpoint
 from fastgan.training.config import TrainConfig
+from fastgan.training.display import progress
+from fastgan.training.history import read_history
 from fastgan.training.inference import InferenceResult, train_encoder
 from fastgan.training.loggers import Best, JSONLines, Logger, MLflow, TensorBoard, WandB
 from fastgan.training.monitor import Monitor
 from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
-from fastgan.training.population import PopulationMember, PopulationResult, train_population
+from fastgan.training.population import PopulationMember, PopulationResult, mean_and_error, train_population
 from fastgan.training.result import TrainResult
 from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay
 from fastgan.training.train import train
@@ -21,6 +24,7 @@ __all__ = [
     "AdamW",
     "Best",
     "Callback",
+    "Checkpoint",
     "CheckpointError",
     "CosineDecay",
     "ExponentialDecay",
@@ -40,6 +44,10 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "WandB",
+    "load_checkpoint",
+    "mean_and_error",
+    "progress",
+    "read_history",
     "train",
     "train_encoder",
     "train_population",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 

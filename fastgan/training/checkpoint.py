@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.files import sweep, write_atomically
+from fastgan._files import sweep, write_atomically
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.training import plain
@@ -44,7 +44,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and verified.
+    """A checkpoint that was read and verified, as `load_checkpoint` gives it.
 
     Args:
         path: of the JSON file.
@@ -221,6 +221,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: a run folder, its checkpoint folder (the newest one is read), or one JSON file.
+
+    Returns:
+        Checkpoint, whose `restore` gives a GAN its weights.
 
     Raises:
         CheckpointError: there is none, or it is damaged, cut short or of another format; one line says which

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan import options
-from fastgan.errors import Invalid
-from fastgan.losses import GENERATOR
-from fastgan.options import (
+from fastgan import _options
+from fastgan._errors import Invalid
+from fastgan._options import (
     DiscriminatorKind,
     EngineName,
     Impl,
@@ -26,6 +25,7 @@ from fastgan.options import (
     TrainLoss,
     UpdateMode,
 )
+from fastgan.losses import GENERATOR
 from fastgan.training import plugins
 from fastgan.training.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop
 from fastgan.training.plain import take_plain_numbers
@@ -36,14 +36,13 @@ invalid = Invalid("TrainConfig")
 
 # generator's loss -> the discriminator's loss it belongs to
 DISCRIMINATOR_LOSS: dict[str, DiscriminatorKind] = {kind: of_d for kind, (_, _, of_d) in GENERATOR.items()}
-PRECISIONS = options.names(Precision)
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "mode": options.names(UpdateMode),
-    "inner": options.names(InnerLoop),
-    "engine": options.names(EngineName),
-    "precision": PRECISIONS,
-    "nonfinite": options.names(Nonfinite),
-    "impl": options.names(Impl),
+    "mode": _options.names(UpdateMode),
+    "inner": _options.names(InnerLoop),
+    "engine": _options.names(EngineName),
+    "precision": _options.names(Precision),
+    "nonfinite": _options.names(Nonfinite),
+    "impl": _options.names(Impl),
 }
 _LEAST = {
     "steps": 0,
@@ -237,8 +236,8 @@ class TrainConfig:
         own = isinstance(self.loss, tuple | list) and len(self.loss) == 2 and all(map(callable, self.loss))
         if own:
             object.__setattr__(self, "loss", tuple(self.loss))
-        elif self.loss not in options.names(TrainLoss):
-            listed = ", ".join(options.names(TrainLoss))
+        elif self.loss not in _options.names(TrainLoss):
+            listed = ", ".join(_options.names(TrainLoss))
             raise invalid.value("loss", f"must be one of {listed} or a pair of functions, got {self.loss!r}")
         self._check_penalties()
         if not 0.0 < self.real_label <= 1.0:
@@ -282,7 +281,7 @@ class TrainConfig:
             )
 
     def _check_penalties(self) -> None:
-        kinds, known = self.gradient_penalty, options.names(PenaltyKind)
+        kinds, known = self.gradient_penalty, _options.names(PenaltyKind)
         if isinstance(kinds, tuple | list):  # a list from JSON
             if not kinds or any(kind in kinds[:i] for i, kind in enumerate(kinds)):
                 raise invalid.value("gradient_penalty", f"must name distinct penalties, got {kinds!r}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastgan.files import write_atomically
+from fastgan._files import write_atomically
 
 COLUMNS = ("step", "loss_d", "loss_g", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
 Columns = dict[str, np.ndarray]
@@ -57,6 +57,18 @@ class History:
         """Everything as named columns."""
         self._tables = [np.concatenate(self._tables)]
         return as_columns(self._tables[0])
+
+
+def read_history(run_dir: str | os.PathLike[str]) -> Columns:
+    """The history of a run folder, also of a run that is under way.
+
+    Args:
+        run_dir: as of `train`.
+
+    Returns:
+        Array by column, as `TrainResult.history`; empty ones where nothing was recorded.
+    """
+    return as_columns(read_rows(Path(run_dir) / "history.csv", up_to=2**62))
 
 
 def read_rows(path: Path, up_to: int) -> np.ndarray:

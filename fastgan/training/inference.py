@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgan import deprecation, random
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models.gan import GAN, evaluating
 from fastgan.random import Purpose
 from fastgan.results import Result

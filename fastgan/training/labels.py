@@ -7,7 +7,7 @@ import logging
 import torch
 
 from fastgan import nn
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models.gan import GAN, check_labels, evaluating
 from fastgan.training.config import TrainConfig
 from fastgan.training.rows import Minibatches

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from fastgan.data.extras import need
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
+from fastgan._extras import need
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.training import checkpoint

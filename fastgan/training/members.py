@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.training.config import TrainConfig
 from fastgan.training.plain import leaves
 

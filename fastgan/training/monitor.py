@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastgan import losses, nn, theory
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback, Run

@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models import GAN
 from fastgan.nn import ClassDiscriminator, Linear
 

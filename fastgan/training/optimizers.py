@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import options
-from fastgan.errors import Invalid, is_number
-from fastgan.options import MomentumConvention
+from fastgan import _options
+from fastgan._errors import Invalid, is_number
+from fastgan._options import MomentumConvention
 from fastgan.training.plain import take_plain_numbers
 
 
@@ -178,7 +178,7 @@ class Momentum:
         _below_one("Momentum", "momentum", self.momentum)
         if self.momentum_final is not None:
             _below_one("Momentum", "momentum_final", self.momentum_final)
-        if self.convention not in options.names(MomentumConvention):
+        if self.convention not in _options.names(MomentumConvention):
             raise Invalid("Momentum").value("convention", f"must be 'torch' or 'pylearn2', got {self.convention!r}")
         if (self.momentum_final is None) != (self.saturate_epochs is None):
             raise Invalid("Momentum").value(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 
 def encode(value: Any) -> Any:

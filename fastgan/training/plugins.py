@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.training import plain
 
 invalid = Invalid("train")

@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgan.errors import Invalid
-from fastgan.files import folder_at
+from fastgan._errors import Invalid
+from fastgan._files import folder_at
+from fastgan._ranks import Ranks, ranks
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.results import Result
 from fastgan.training.callbacks import Callback, check_callbacks
 from fastgan.training.config import TrainConfig
+from fastgan.training.display import progress as display
 from fastgan.training.history import COLUMNS
 from fastgan.training.lock import locked
 from fastgan.training.members import Grid, Member, members
-from fastgan.training.ranks import Ranks, ranks
 from fastgan.training.scheduler import Outcome, Scheduler
 from fastgan.training.session import place
 
@@ -103,7 +104,14 @@ class PopulationResult(Result):
 
 
 def mean_and_error(values: np.ndarray) -> np.ndarray:
-    """The mean of the finite values along the first axis, and its standard error, stacked: (2, ...)."""
+    """The mean over seeds, and its standard error: of the finite values along the first axis.
+
+    Args:
+        values: (seeds, ...).
+
+    Returns:
+        Array (2, ...): the means; their standard errors, NaN with fewer than two finite values.
+    """
     finite = np.isfinite(values)
     n = finite.sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -124,6 +132,7 @@ def train_population(
     change: Collection[str] = (),
     run_dir: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    progress: bool = False,
 ) -> PopulationResult:
     """Train many independent GANs; each ends with the same bits as when trained alone.
 
@@ -146,6 +155,7 @@ def train_population(
         change: what the configs may change on a resume, as in `train`: ("lr",), the learning rates.
         run_dir: folder for one run folder a member, member-0000 and so on; None writes nothing.
         threads: of the CPU for the compiled engine; None: `torch.get_num_threads()`.
+        progress: show the progress of rank 0's members on standard error, as `train` does.
 
     Returns:
         PopulationResult. A member whose losses are not finite ends alone, marked as failed. After Ctrl-C (or SIGTERM,
@@ -174,8 +184,11 @@ def train_population(
         own = planned[group.rank :: group.size]
         folder = None if run_dir is None else folder_at(invalid, "run_dir", run_dir)
         count = threads or torch.get_num_threads()
-        scheduler = Scheduler(own, build, data, callbacks, folder, resume, change, count, table)
-        outcomes, gans = _gathered(group, scheduler, planned, build, table)
+        iterations = sum(member.config.steps for member in own)
+        with display(iterations, members=len(own), quiet=not (progress and group.is_first)) as displays:
+            seen = [*displays, *callbacks]
+            scheduler = Scheduler(own, build, data, seen, folder, resume, change, count, table)
+            outcomes, gans = _gathered(group, scheduler, planned, build, table)
     iterations = sum(outcome.step - outcome.first for outcome in outcomes)
     rate = iterations / max(time.perf_counter() - begun, 1e-9)
     history = dict(zip(COLUMNS[1:], table, strict=True))

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fastgan import random
+from fastgan._errors import Invalid
+from fastgan._options import Impl
 from fastgan.data import DataError, Dataset
 from fastgan.data.checks import check_visible
-from fastgan.errors import Invalid
-from fastgan.options import Impl
 from fastgan.random import Purpose
 from fastgan.training import sources
 from fastgan.training.sampled import SampledRows

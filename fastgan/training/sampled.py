@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import random
+from fastgan._errors import Invalid
 from fastgan.data.encoded import EncodedTable
-from fastgan.errors import Invalid
 from fastgan.nn import Heads
 from fastgan.random import Purpose
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastgan.errors import Invalid
-from fastgan.files import sweep
+from fastgan._errors import Invalid
+from fastgan._files import sweep
 from fastgan.models import GAN
 from fastgan.training import checkpoint, networks
 from fastgan.training.callbacks import Callback

@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.errors import Invalid, is_number
+from fastgan._errors import Invalid, is_number
 from fastgan.training.plain import count_of, take_plain_numbers
 
 

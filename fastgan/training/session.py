@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
-from fastgan.files import sweep, write_atomically
+from fastgan._errors import Invalid
+from fastgan._files import sweep, write_atomically
+from fastgan._ranks import Ranks, local_device
 from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
 from fastgan.training.callbacks import Callback, Run
@@ -27,7 +28,6 @@ from fastgan.training.engines.eager import packed
 from fastgan.training.history import COLUMNS, History, as_columns, read_rows
 from fastgan.training.interrupt import Interrupt
 from fastgan.training.lock import FolderLock
-from fastgan.training.ranks import Ranks, local_device
 from fastgan.training.result import TrainResult
 from fastgan.training.resume import (
     check_change,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 _AMBIGUOUS = (list, tuple, dict, set, frozenset, str, bytes)  # of rows, of batches, of columns?
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.errors import Invalid
-from fastgan.options import Impl
+from fastgan._errors import Invalid
+from fastgan._options import Impl
 from fastgan.training import sources
 from fastgan.training.rows import Minibatches
 

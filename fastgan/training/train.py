@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from fastgan.errors import Invalid
-from fastgan.files import folder_at
+from fastgan._errors import Invalid
+from fastgan._files import folder_at
+from fastgan._ranks import Ranks, ranks
 from fastgan.models import GAN
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback, check_callbacks
 from fastgan.training.config import TrainConfig
+from fastgan.training.display import progress as display
 from fastgan.training.interrupt import Interrupt
-from fastgan.training.progress import progress as display
-from fastgan.training.ranks import Ranks, ranks
 from fastgan.training.result import TrainResult
 from fastgan.training.session import ChunkSizer, Prepared, Session, check_together, place, prepare, rows_for
 
@@ -86,7 +86,6 @@ def train(
         if group.size > 1:
             check_together(config, group)
         callbacks = callbacks if group.is_first else ()
-        displays = display(config.steps, quiet=not (progress and group.is_first))
         with contextlib.closing(rows_for(data, gan, config, group)) as rows, contextlib.ExitStack() as at_end:
             if group.size > 1:
                 prepared = _together(
@@ -100,11 +99,10 @@ def train(
                 log.info("train: the eager engine runs: %s", prepared.run.engine_reason)
             if prepared.run.no_logits is not None:
                 log.warning("train: %s", networks.advice(prepared.run.no_logits))
+            displays = at_end.enter_context(display(config.steps, quiet=not (progress and group.is_first)))
             interrupt = at_end.enter_context(Interrupt(terminate=folder is not None))
             session = _begin(prepared, [*callbacks, *displays], interrupt, group)
             at_end.callback(session.close)
-            for one in displays:
-                at_end.callback(one.close)
             session.start()
             sizer = ChunkSizer()
             while not group.any(not session.goes_on):

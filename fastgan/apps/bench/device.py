@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan._probes import blocks_of_the_persistent_kernel
 from fastgan.apps.bench import baselines_jax, baselines_torch, counts, fastgan_side, flops, harness, lower_bounds
 from fastgan.apps.bench.measure import (
     BF16_TOLERANCE,
@@ -32,10 +33,6 @@ from fastgan.apps.bench.measure import (
 from fastgan.apps.bench.population import Population, in_turn
 from fastgan.apps.bench.products import products_in
 from fastgan.apps.bench.workloads import CUDA_WORKLOADS, Draws, Workload, draws
-from fastgan.training.engines import cuda_engine
-from fastgan.training.engines.cuda_persistent import PersistentEngine, limits_of, with_cluster
-from fastgan.training.engines.plan import UnsupportedByEngine
-from fastgan.training.session import rows_for
 
 POPULATIONS = {f"toy-32x{members}": ("toy-32", members) for members in (132, 1056)}
 POPULATIONS |= {"pacgan-ringx10": ("pacgan-ring", 10)}  # a cell of PacGAN's table 1: graphs, side by side
@@ -121,7 +118,7 @@ def measure(
     with products_in(row.precision):
         measured = _alone(row, *how) if row.members == 1 else _together(row, *how)
     if "sides" in measured:
-        used, there = multiprocessors(row, torch.device(device))
+        used, there = multiprocessors(row, measured["engine name"], torch.device(device))
         measured |= against_lower_bound(
             row, measured["sides"], lower_bounds.rate(found_bounds, row.precision), used, there
         )
@@ -146,20 +143,12 @@ def against_lower_bound(row: Row, sides: Mapping[str, Any], rate: float, used: i
     }
 
 
-def multiprocessors(row: Row, device: torch.device) -> tuple[int, int]:
-    """How many of the device's multiprocessors the engine that fastgan chooses may use, and how many there are."""
+def multiprocessors(row: Row, engine: str, device: torch.device) -> tuple[int, int]:
+    """How many of the device's multiprocessors an engine may use, and how many there are."""
     if device.type != "cuda":
         return 1, 1
-    limits = limits_of(device)
-    gan, config = row.workload.gan().to(device), fastgan_side.config(row.workload, 1, precision=row.precision)
-    try:
-        engine, _ = cuda_engine(gan, rows_for(row.workload.data(), gan, config), config)
-    except UnsupportedByEngine:
-        return limits.multiprocessors, limits.multiprocessors
-    used = limits.multiprocessors
-    if isinstance(engine, PersistentEngine):
-        used = min(used, row.members * with_cluster(limits, [config] * row.members).cluster)
-    return used, limits.multiprocessors
+    used, there = blocks_of_the_persistent_kernel(device, row.workload.batch, row.members)
+    return (used if engine == "cuda-persistent" else there), there
 
 
 def _alone(

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan._files import write_atomically
 from fastgan.apps.bench import machine
 from fastgan.apps.bench.timing import AGAIN, interleave, summary, timed
-from fastgan.files import write_atomically
 
 RESULTS = (machine.CHECKOUT or Path()) / "bench" / "results"
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastgan import cuda
+from fastgan import _probes
 from fastgan.apps.bench.products import products_in
 
 REPEATS = 9
@@ -62,7 +62,7 @@ class Cuda:
         self._numbers[:1].cpu()
 
     def launch(self, count: int) -> None:
-        cuda.launch(self._numbers, "empty", count)
+        _probes.launch_empty(self._numbers, count)
 
     def captured(self, count: int) -> Callable[[], None]:
         self.launch(1)  # what is loaded at first use cannot be captured
@@ -74,7 +74,7 @@ class Cuda:
         return replay
 
     def barriers(self, blocks: int, barriers: int) -> None:
-        cuda.launch(self._numbers, "barrier_loop", blocks, barriers, self._numbers)
+        _probes.launch_barriers(self._numbers, blocks, barriers)
 
 
 def seconds(run: Callable[[], object], wait: Callable[[], object]) -> float:

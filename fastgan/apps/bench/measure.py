@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastgan._probes import fma_peak
+from fastgan._torch_settings import torch_threads
 from fastgan.apps.bench import baselines_jax, baselines_torch, fastgan_side, flops, harness
 from fastgan.apps.bench.workloads import Draws, Workload, draws
-from fastgan.backend import native
-from fastgan.training.threads import torch_threads
 
 FASTGAN, BF16, ONE_THREAD = "fastgan", "bf16", "fastgan, 1 thread"
 MATMUL, AUTOCAST = ("matmul", "compile-matmul"), ("autocast", "compile-autocast")  # torch's products in bf16
@@ -268,14 +268,6 @@ def beside_a_busy_process(found: Sides, cpus: Sequence[int]) -> dict[str, Any]:
     with busy(cpus[-1]):
         case = f"{found.workload.name} beside a busy process"
         return harness.compare(case, mine, found.truth, found.tolerance, found.settings, found.workload.threads)
-
-
-def fma_peak(threads: int, seconds: float = 0.1) -> dict[str, float]:
-    """GFLOP/s a core while all of `threads` work: "fp32", "bf16" where the processor has it; none without the core."""
-    if native is None:
-        return {}
-    found = zip(("fp32", "bf16"), native.fma_peak(seconds, threads), strict=True)
-    return {name: min(rates) / 1e9 for name, rates in found if min(rates) > 0}
 
 
 def best(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:

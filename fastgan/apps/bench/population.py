@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from fastgan import training
+from fastgan._torch_settings import torch_threads
 from fastgan.apps.bench import fastgan_side, harness, timing
 from fastgan.apps.bench.workloads import WORKLOADS, Workload
-from fastgan.training.threads import torch_threads
 
 NAME = "population-2t"
 MEMBERS, THREADS, LEAST = 64, 2, 1.9

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastgan.training.engines.cuda_graph import put_back
+from fastgan._torch_settings import put_back
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgan.backend import native
+from fastgan._probes import additions_per_cycle
 
 AGAIN = " again"
 ALONE, SHARED, MIXED = "core alone", "core shared", "core's state changed"
@@ -32,7 +32,7 @@ class Window(NamedTuple):
 
 def core_shared() -> bool | None:
     """Whether the other hardware thread of this core is busy now; None if that cannot be told."""
-    rate = native.additions_per_cycle() if native is not None else 0.0
+    rate = additions_per_cycle()
     return None if rate == 0 else rate < ADDERS_ALONE
 
 

@@ -94,7 +94,7 @@ def explain(error: BaseException, command: argparse.ArgumentParser | None = None
     """An error or warning in one line, without the function that refused.
 
     Args:
-        error: of the library (fastgan.errors) or of Python.
+        error: of the library (fastgan._errors) or of Python.
         command: whose flags it names: a config's `batch_size` as --batch-size.
     """
     if isinstance(error, OSError) and error.strerror and error.filename:

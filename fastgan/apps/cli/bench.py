@@ -153,9 +153,8 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
     """The request of the measuring process, the settings, and the GPU."""
     import torch
 
-    from fastgan import backend
+    from fastgan import _options, backend_info
     from fastgan.apps.bench import device, machine, measure
-    from fastgan.training.config import PRECISIONS
 
     quick = arguments.quick
     rest = [name for name in device.NAMES if name not in device.ORDER]
@@ -169,13 +168,13 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
     )
     _check("--workload", names, device.NAMES)
     _check("--baselines", baselines, measure.CUDA_BASELINES)
-    _check("--precision", arguments.precision or (), PRECISIONS)
+    _check("--precision", arguments.precision or (), _options.names(_options.Precision))
     if arguments.threads:
         raise ValueError("--threads must go with --device cpu")
     if not torch.cuda.is_available():
         raise ValueError("--device must be cpu here, got cuda: PyTorch sees no CUDA device")
-    if (why := backend.cuda_reason()) is not None:
-        raise ValueError(f"--device must be cpu here, got cuda: {why}")
+    if (kernels := backend_info()["backends"]["mlp on cuda"]) != "native":
+        raise ValueError(f"--device must be cpu here, got cuda: {kernels.removeprefix('reference: ')}")
     gpu = machine.device()
     settings = _settings(arguments, machine.file_name(gpu["name"]))
     own = {name: ["bf16" if name.startswith("wide") else "fp32"] for name in names}

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import __version__, data, evaluation
+from fastgan import __version__, data, evaluation, plots
+from fastgan._extras import need
+from fastgan._torch_settings import torch_threads
 from fastgan.apps import baselines, presets
 from fastgan.apps.baselines import Baseline
 from fastgan.apps.cli import output
@@ -25,11 +27,7 @@ from fastgan.apps.cli.train import add_reading, load, reading, step_threads
 from fastgan.apps.reproduce import table
 from fastgan.apps.reproduce.table import Figure, Row
 from fastgan.data import Dataset, Standardizer
-from fastgan.data.extras import need
-from fastgan.plots import style
-from fastgan.training import train
-from fastgan.training.progress import progress, shown
-from fastgan.training.threads import torch_threads
+from fastgan.training import progress, train
 
 _SAMPLES = 10_000
 _ROWS = 20_000  # of synthetic data to train on
@@ -112,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     written = table.write(folder, lines, columns, {"source": arguments.source, "seed": arguments.seed})
     if not arguments.no_pictures:
-        source = style.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}")
+        source = plots.source(f"{Path(arguments.source).name}, seed {arguments.seed}, fastgan {__version__}")
         with output.pictures(), source:
             written.append(_draw(arguments.source, drawn | {"real rows": rows.test}, rows.dataset, folder))
     output.tell_written(written)
@@ -136,7 +134,7 @@ def _fits(rows: Split, arguments: argparse.Namespace) -> dict[str, Callable[[], 
 def _rows(arguments: argparse.Namespace) -> Split:
     source, n, seed = arguments.source, arguments.rows, arguments.seed
     options = reading(arguments)
-    if source in data.sources.SYNTHETIC:
+    if source in data.SYNTHETIC:
         draws = [data.load(source, n=size, seed=seed + i) for i, size in enumerate((n or _ROWS, 1000, _TEST))]
         return Split(draws[0], *(draw.tensor().flatten(1) for draw in draws))
     dataset = load(source, n, 0, options, quiet=arguments.quiet)
@@ -164,7 +162,7 @@ def _gan(rows: Split, preset: presets.Preset, arguments: argparse.Namespace) -> 
     changes = {"seed": arguments.seed, "checkpoint_every": 0, "steps": arguments.steps or preset.train.steps}
     config = dataclasses.replace(preset.train, **changes)
     gan = preset.networks.build(seed=arguments.seed)
-    with shown(progress(config.steps, quiet=arguments.quiet)) as bars, step_threads(None, gan, config.batch_size):
+    with progress(config.steps, quiet=arguments.quiet) as bars, step_threads(None, gan, config.batch_size):
         result = train(gan, seen, config, callbacks=bars)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -232,13 +230,11 @@ def _own(model: Baseline, test: Tensor) -> dict[str, Figure]:
 
 
 def _draw(source: str, panels: dict[str, Tensor], dataset: Dataset, folder: Path) -> Path:
-    from fastgan.plots import subplots as pictures
-
     path, title = folder / "samples.png", f"{source}: samples of four models, and real rows"
     if dataset.image_shape is not None:
         bounds = dataset.value_range or (float(dataset.data.min()), float(dataset.data.max()))
         shape, ink = dataset.image_shape, source == "digits"
-        return pictures.images(panels, path, title=title, image_shape=shape, value_range=bounds, ink=ink)
+        return plots.compare_images(panels, path, title=title, image_shape=shape, value_range=bounds, ink=ink)
     if dataset.shape[1:].numel() == 2:
-        return pictures.points(panels, path, title=title, centres=dataset.centres)
-    return pictures.histograms(panels, path, title=title)
+        return plots.compare_points(panels, path, title=title, centres=dataset.centres)
+    return plots.compare_histograms(panels, path, title=title)

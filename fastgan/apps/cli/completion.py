@@ -47,7 +47,7 @@ def _words(top: Parser) -> dict[str, list[str]]:
     for name, command in commands.items():
         flags = sorted(flag for flag in command._option_string_actions if flag.startswith("--"))
         inner = sorted(commands_of(command))
-        sources = [*data.sources.NAMES, *data.sources.USERS_OWN] if name in ("train", "compare") else []
+        sources = [*data.NAMES, *data.USERS_OWN] if name in ("train", "compare") else []
         found[name] = [*inner, *sources, *flags]
     return found
 

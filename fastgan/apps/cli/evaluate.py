@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import data, evaluation
+from fastgan import data, evaluation, plots
+from fastgan._files import finite, write_atomically
+from fastgan._options import ModeConvention, names
 from fastgan.apps.cli import runs, tabular
 from fastgan.apps.cli.arguments import counting, natural, number, wrapped
 from fastgan.apps.cli.pictures import draw_neighbours, origin
 from fastgan.data import Dataset
-from fastgan.files import finite, write_atomically
 from fastgan.models import GAN
-from fastgan.plots import style
-from fastgan.training import checkpoint
+from fastgan.training import load_checkpoint
 
 _VALIDATION_ROWS = 1000  # for sigma, as in the paper; of fewer held-out rows, half
 _REAL_ROWS = 10_000  # training and held-out rows looked at
@@ -106,8 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
         show(wrapped(f"{name.replace('_', ' '):<15} {text}", 16))
         report[name] = numbers
     if arguments.neighbours is not None:
-        step = checkpoint.load(Path(arguments.run_dir)).step
-        with style.source(origin(config, step)):
+        step = load_checkpoint(Path(arguments.run_dir)).step
+        with plots.source(origin(config, step)):
             picture = draw_neighbours(config, subject.samples, subject.train, Path(arguments.neighbours))
         show(f"{'picture':<15} {picture}")
     text = json.dumps(finite(report), indent=1, allow_nan=False)
@@ -141,7 +141,7 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
     """Rows that were not trained on, if there are any."""
     if source is not None:
         return _spread(config.in_units(data.load(source, **_options(source, config))), _REAL_ROWS)
-    if config.source in data.sources.SYNTHETIC:
+    if config.source in data.SYNTHETIC:
         fresh = data.load(config.source, n=min(trained_on, _REAL_ROWS), seed=config.data_seed + 1)
         return fresh.tensor().flatten(1)
     rest = config.held_out_part()
@@ -152,7 +152,7 @@ def _held_out(source: str | None, config: runs.RunConfig, trained_on: int) -> Te
 
 def _options(source: str, config: runs.RunConfig) -> dict[str, Any]:
     """Held-out files are read as the run's own was; labels of a file are those of its rows alone."""
-    options = {} if source in data.sources.NAMES else config.read
+    options = {} if source in data.NAMES else config.read
     return {name: value for name, value in options.items() if name != "labels"}
 
 
@@ -207,7 +207,7 @@ def _modes(subject: _Subject) -> Iterator[Measure]:
     if len(subject.samples) < len(centres):
         yield "modes", f"needs a sample for each of the {len(centres)} modes: --n {len(centres)} or more", None
         return
-    for convention in evaluation.modes.CONVENTIONS:
+    for convention in names(ModeConvention):
         found = evaluation.mode_coverage(subject.samples, centres, std, convention=convention)
         numbers = {name: getattr(found, name) for name in ("covered", "modes", "high_quality", "reverse_kl", "js")}
         yield f"modes_{convention}", str(found), {**numbers, "counts": found.counts.tolist()}
@@ -235,7 +235,7 @@ def _log_likelihood(subject: _Subject, held_out: Tensor, sigma: float | None) ->
 def sigmas_for(rows: Tensor, value_range: tuple[float, float] | None) -> tuple[float, ...]:
     """The paper's for pixels in [0, 1]; other data have their own scale, and modes may be thin in it."""
     if value_range == (0.0, 1.0):
-        return evaluation.parzen.SIGMAS
+        return evaluation.PARZEN_SIGMAS
     scale = math.sqrt(float(rows.double().var(0, correction=0).mean())) or 1.0
     return tuple(scale * 10.0 ** (k / 5 - 3) for k in range(17))  # a thousandth of it to one and a half of it
 

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fastgan import options
+from fastgan import _options
+from fastgan._options import ExportFormat
 from fastgan.apps.cli import runs
-from fastgan.options import ExportFormat
 
-_FORMATS = options.names(ExportFormat)
+_FORMATS = _options.names(ExportFormat)
 _USE = {
     "torch": "torch.load({name!r}, weights_only=False)(z)",
     "torchscript": "torch.jit.load({name!r})(z)",

@@ -11,7 +11,7 @@ from fastgan import data
 from fastgan.apps.cli.runs import RunConfig
 from fastgan.data import Dataset
 
-_OF_DIGITS, _DIGITS = ("digits", *data.sources.USERS_OWN), 10
+_OF_DIGITS, _DIGITS = ("digits", *data.USERS_OWN), 10
 
 
 def classes_of(dataset: Dataset, source: str) -> int:

@@ -8,10 +8,8 @@ from typing import Any
 
 from fastgan.apps.cli.arguments import natural, number, share
 from fastgan.training import SGD, Adam, AdamW, CosineDecay, LinearDecay, Momentum, RMSprop, StepDecay, TrainConfig
-from fastgan.training.optimizers import Optimizer
-from fastgan.training.plugins import Built
-from fastgan.training.schedules import Schedule
 
+Optimizer = Adam | AdamW | Momentum | SGD | RMSprop
 _SCHEDULES = ("cosine", "linear", "step")
 
 _OPTIMIZERS: dict[str, Optimizer] = {
@@ -75,8 +73,8 @@ def optimizers(arguments: argparse.Namespace, base: TrainConfig) -> dict[str, Op
     }
 
 
-def _optimizer(arguments: argparse.Namespace, optimizer: Optimizer | Built, own_rate: float | None) -> Optimizer:
-    if isinstance(optimizer, Built):
+def _optimizer(arguments: argparse.Namespace, optimizer: object, own_rate: float | None) -> Optimizer:
+    if not isinstance(optimizer, Optimizer):
         raise ValueError("config.json's optimizer must be one of fastgan's here; continue such a run by fastgan.train")
     kind = arguments.optimizer_kind
     if kind is not None and kind not in _OPTIMIZERS:  # of a file
@@ -126,7 +124,7 @@ def schedules(arguments: argparse.Namespace, config: TrainConfig) -> dict[str, A
 
 def _schedule(
     kind: str, config: TrainConfig, network: str, updates: int, steps: int | None, factor: float | None
-) -> Schedule:
+) -> CosineDecay | LinearDecay | StepDecay:
     """The schedule of a network with so many updates per iteration."""
     every = max(1, config.steps // 3) if kind == "step" else max(1, config.steps)
     length = (every if steps is None else steps) * updates
@@ -135,5 +133,5 @@ def _schedule(
     if kind == "linear":
         return LinearDecay(length, last=factor or 0.0)
     rule = config.optimizer_of(network)
-    assert not isinstance(rule, Built)  # `optimizers` has refused it
+    assert isinstance(rule, Optimizer)  # `optimizers` has refused it
     return CosineDecay(length, least=(factor or 0.0) * rule.lr)

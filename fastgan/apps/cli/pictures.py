@@ -46,7 +46,7 @@ def draw(config: RunConfig, gan: GAN, dataset: Dataset, history: dict[str, np.nd
 
 def name_of(config: RunConfig) -> str:
     """The name of the data: of a file, without its folders."""
-    return config.source if config.source in data.sources.NAMES else Path(config.source).name
+    return config.source if config.source in data.NAMES else Path(config.source).name
 
 
 def origin(config: RunConfig, step: int) -> str:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from fastgan import plots
+from fastgan._files import write_atomically
 from fastgan.apps.cli import pictures, runs, tabular
-from fastgan.files import write_atomically
-from fastgan.plots import style
-from fastgan.training import checkpoint
-from fastgan.training.history import as_columns, read_rows
+from fastgan.training import load_checkpoint, read_history
 
 # name: what it shows
 _OF_THEORY = {
@@ -101,7 +100,7 @@ def _one_of_run(name: str, folder: Path, out: str | None, moved: str | None) -> 
     suffix = "gif" if name == "animation" else "png"
     path = folder / f"{name}.{suffix}" if out is None else Path(out)
     config = runs.read(folder, moved=moved)
-    with style.source(pictures.origin(config, checkpoint.load(folder).step)):
+    with plots.source(pictures.origin(config, load_checkpoint(folder).step)):
         return _OF_A_RUN[name][1](config, folder, path)
 
 
@@ -114,7 +113,7 @@ def _all_of_run(what: str, out: str | None, moved: str | None) -> list[Path]:
         return tabular.plot(folder, None if out is None else Path(out), moved)
     config = runs.read(folder, moved=moved)
     gan = runs.trained(folder, config)
-    history = as_columns(read_rows(folder / "history.csv", up_to=2**62))
+    history = read_history(folder)
     target = folder if out is None else Path(out)
     target.mkdir(parents=True, exist_ok=True)
     return pictures.draw(config, gan, config.load_data(), history, target)

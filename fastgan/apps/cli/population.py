@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastgan import __version__
+from fastgan._files import write_atomically
+from fastgan._ranks import ranks
 from fastgan.apps.cli import optimizers, output
 from fastgan.apps.cli.arguments import grid_field, wholes
 from fastgan.apps.cli.checks import read_object
@@ -22,12 +24,7 @@ from fastgan.apps.cli.pictures import name_of
 from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.apps.reproduce.table import aligned
 from fastgan.data import Dataset
-from fastgan.files import write_atomically
-from fastgan.training import Callback, PopulationMember, PopulationResult, Run, train_population
-from fastgan.training.members import members
-from fastgan.training.population import mean_and_error
-from fastgan.training.progress import population_progress, shown
-from fastgan.training.ranks import ranks
+from fastgan.training import Callback, PopulationMember, PopulationResult, Run, mean_and_error, train_population
 
 _TAIL = 500  # iterations that the table looks at
 
@@ -111,24 +108,21 @@ def run(
     """Train, and on the first rank draw, and say what became of the members."""
     with ranks() as group:
         first = group.rank == 0
-        quiet = arguments.quiet or not first
         try:
-            here = members(config.train, spec.seeds, spec.grid)[group.rank :: group.size]
-            displays = population_progress(len(here), sum(member.config.steps for member in here), quiet=quiet)
             goes_on = any(folder.path.glob("member-*/checkpoint/step-*.json"))
-            with shown(displays) as bars:
-                result = train_population(
-                    lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
-                    config.training_rows(dataset),
-                    config.train,
-                    seeds=spec.seeds,
-                    grid=spec.grid,
-                    callbacks=[*bars, _KeepConfigs(config, spec)],
-                    run_dir=folder.path,
-                    resume=goes_on,
-                    change=("lr",) if goes_on and optimizers.gives_rates(arguments) else (),
-                    threads=threads,
-                )
+            result = train_population(
+                lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
+                config.training_rows(dataset),
+                config.train,
+                seeds=spec.seeds,
+                grid=spec.grid,
+                callbacks=[_KeepConfigs(config, spec)],
+                run_dir=folder.path,
+                resume=goes_on,
+                change=("lr",) if goes_on and optimizers.gives_rates(arguments) else (),
+                threads=threads,
+                progress=not arguments.quiet,
+            )
         except BaseException:
             if first and not any(folder.path.glob("member-*")):
                 folder.discard()
@@ -138,7 +132,7 @@ def run(
         if not arguments.no_pictures:
             with output.pictures():
                 pictures = _draw(config, result, folder.path)
-        if not quiet:
+        if not arguments.quiet:
             print("\n".join(_summary(config, dataset, result, folder.path, pictures)))
     if result.interrupted:
         return 130

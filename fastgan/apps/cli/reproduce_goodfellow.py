@@ -7,16 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastgan import __version__
+from fastgan import __version__, plots
+from fastgan._options import Precision, names
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import counting, natural
 from fastgan.apps.cli.train import step_threads
 from fastgan.apps.reproduce import goodfellow2014 as paper
 from fastgan.apps.reproduce import table
 from fastgan.models import GAN
-from fastgan.plots import style
-from fastgan.training.config import PRECISIONS
-from fastgan.training.progress import progress, shown
+from fastgan.training import progress
 
 
 def add(papers: Any) -> None:
@@ -35,7 +34,7 @@ def add(papers: Any) -> None:
     command.add_argument("--data", type=Path, metavar="DIR", help="folder of your MNIST, TFD or CIFAR-10 files")
     command.add_argument("--epochs", type=natural, metavar="N", help="of each stage (the recipe's)")
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of weights, noise and order (0)")
-    command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the products (fp32)")
+    command.add_argument("--precision", choices=names(Precision), default="fp32", help="of the products (fp32)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (one for the digits' small nets)")
     command.add_argument("--out", type=Path, help="folder of the runs (reproduce/goodfellow2014-DATASET)")
     command.add_argument("--resume", action="store_true", help="continue the runs in --out, or print the table again")
@@ -60,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_cost(stages, split, arguments.threads), file=sys.stderr, flush=True)
     for stage in stages:
         threads = step_threads(arguments.threads, stage.gan, stage.config.batch_size)
-        with shown(progress(stage.config.steps, quiet=arguments.quiet)) as bars, threads:
+        with progress(stage.config.steps, quiet=arguments.quiet) as bars, threads:
             result = stage.train(split, bars)
         if result.interrupted:
             print(f"interrupted, saved; go on by --resume --out {folder}")
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     about |= {"sigma": found.sigma, "samples": found.samples}
     written = table.write(folder, rows, [paper.COLUMN], about)
     if not arguments.no_pictures:
-        source = style.source(f"{name}, iteration {result.step:,}, seed {seed}, fastgan {__version__}")
+        source = plots.source(f"{name}, iteration {result.step:,}, seed {seed}, fastgan {__version__}")
         with output.pictures(), source:
             written.append(_draw(stage.gan, split, folder))
     output.tell_written(written)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from fastgan._options import Precision, names
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.cli.runs import usable_device
 from fastgan.apps.reproduce import pacgan, table, trials
 from fastgan.apps.reproduce.pacgan import Study
-from fastgan.training.config import PRECISIONS
-from fastgan.training.progress import population_progress, shown
+from fastgan.training import progress
 
 
 def add(papers: Any) -> None:
@@ -38,7 +38,9 @@ def add(papers: Any) -> None:
     command.add_argument("--trials", type=natural, metavar="N", help="GANs a method (10), with the seeds 0 to N-1")
     command.add_argument("--steps", type=natural, metavar="N", help="iterations of each (400000)")
     command.add_argument(
-        "--precision", choices=PRECISIONS, help="of the products (fp32); bf16 is faster where a processor has it"
+        "--precision",
+        choices=names(Precision),
+        help="of the products (fp32); bf16 is faster where a processor has it",
     )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where they train: cpu or cuda (cpu)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (torch's number of them)")
@@ -102,7 +104,7 @@ def _train(study: Study, folder: Path, arguments: argparse.Namespace) -> bool:
     ]
     members = len(left) * study.trials
     device, threads = usable_device(arguments.device), arguments.threads or torch.get_num_threads()
-    with shown(population_progress(members, members * study.steps, quiet=arguments.quiet)) as bars:
+    with progress(members * study.steps, members=members, quiet=arguments.quiet) as bars:
         return pacgan.run(study, folder, device=str(device), threads=threads, callbacks=bars)
 
 

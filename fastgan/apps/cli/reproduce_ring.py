@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from fastgan._torch_settings import torch_threads
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.reproduce import table, unrolled
 from fastgan.apps.reproduce.unrolled import Trial
-from fastgan.training.progress import population_progress, shown
-from fastgan.training.threads import torch_threads
+from fastgan.training import progress
 
 
 def add(papers: Any) -> None:
@@ -63,8 +63,8 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     members = len(values) * arguments.trials
     threads = arguments.threads or torch.get_num_threads()
     numbers = {"trials": arguments.trials, "steps": arguments.steps, "threads": threads}
-    displays = population_progress(members, members * arguments.steps, quiet=arguments.quiet)
-    with shown(displays) as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
+    displays = progress(members * arguments.steps, members=members, quiet=arguments.quiet)
+    with displays as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
         run_trials = unrolled.unrolled if name == "unrolled" else unrolled.costs
         found = run_trials(values, callbacks=bars, **numbers)
     if not any(map(_measured, found)):
@@ -125,13 +125,13 @@ def _measured(trial: Trial) -> bool:
 
 
 def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:
-    from fastgan.plots import modes, subplots
+    from fastgan import plots
 
     histories = {label: [t.history for t in trials if len(t.history)] for label, trials in groups.items()}
     first = {label: trials[0].samples for label, trials in groups.items()}
     centres, over_time = unrolled.ring(1).centres, {label: runs for label, runs in histories.items() if runs}
     title = f"ring of 8 Gaussians: {length}"
     return [
-        subplots.points(first, folder / "samples.png", title="2,500 samples, seed 0", centres=centres),
-        modes.over_time(over_time, folder / "modes.png", modes=8, paper={}, title=title),
+        plots.compare_points(first, folder / "samples.png", title="2,500 samples, seed 0", centres=centres),
+        plots.modes_over_time(over_time, folder / "modes.png", modes=8, paper={}, title=title),
     ]

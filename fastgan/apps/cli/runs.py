@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from fastgan import data, random
+from fastgan._options import Impl
 from fastgan.apps.cli import checks
 from fastgan.apps.cli.arguments import explain
 from fastgan.apps.presets import Networks
 from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
-from fastgan.options import Impl
-from fastgan.training import CheckpointError, TrainConfig, checkpoint, lock, run_file
+from fastgan.training import CheckpointError, TrainConfig, load_checkpoint
 
+FORMAT = 1  # of config.json, as of those that `fastgan.train` writes
 POPULATION = "population.json"  # in the folder of many runs
 UNKNOWN = "data given in Python"  # the source of a run that `fastgan.train` began with data that have no name
 _FINGERPRINT = 1 << 26  # numbers of the data that a fingerprint looks at
@@ -72,9 +73,9 @@ class RunConfig:
         Raises:
             ValueError: the data were no file.
         """
-        if self.source == UNKNOWN and path in data.sources.NAMES:
+        if self.source == UNKNOWN and path in data.NAMES:
             return dataclasses.replace(self, source=path)
-        if self.source in data.sources.NAMES:
+        if self.source in data.NAMES:
             raise ValueError(f"--data must be left out for a run on {self.source}, which is no file, got {path}")
         return dataclasses.replace(self, source=absolute(path))
 
@@ -146,7 +147,7 @@ class RunConfig:
         from fastgan import __version__
 
         body = {
-            "format": run_file.FORMAT,
+            "format": FORMAT,
             "fastgan": __version__,
             "source": None if self.source == UNKNOWN else self.source,
             "n": self.n,
@@ -186,7 +187,7 @@ class Trained:
             CheckpointError: there is no checkpoint, or it is damaged or of networks of the user's own class.
         """
         try:
-            shape = checkpoint.load(folder).meta["data"]["shape"]
+            shape = load_checkpoint(folder).meta["data"]["shape"]
             return cls(folder, tuple(map(int, shape)), GAN.load(folder).classes)
         except CheckpointError:
             raise
@@ -214,7 +215,10 @@ def training_part(dataset: Dataset, held_out: int) -> Dataset:
 
 def has_test_files(source: str) -> bool:
     """Whether a folder has MNIST's test images beside those to train on."""
-    return Path(source).is_dir() and data.idx.find_images(Path(source), "test") is not None
+    try:
+        return Path(source).is_dir() and data.locate("mnist", source, "test").is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _held_out_numbers(rows: int, count: int) -> Tensor:
@@ -260,8 +264,8 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     try:
         body = checks.read_object(path)
-        if body["format"] != run_file.FORMAT:
-            raise ValueError(f"format must be {run_file.FORMAT}, got {body['format']!r}")
+        if body["format"] != FORMAT:
+            raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
         networks = Trained.of(folder) if body["networks"] is None else _networks(body["networks"])
         checks.columns(body, networks.data_dim)
         known, functions = _without_functions(body["train"])
@@ -295,7 +299,7 @@ def trained(folder: Path, config: RunConfig) -> GAN:
         CheckpointError: there is none, or it is damaged.
     """
     gan = config.build()
-    checkpoint.load(folder).restore(gan)
+    load_checkpoint(folder).restore(gan)
     if not isinstance(config.networks, Trained) or len(config.networks.shape) == 1:
         return gan
     shape = config.networks.shape  # the commands know rows alone
@@ -363,11 +367,11 @@ class Folder:
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to continue from; a run killed before its first checkpoint begins again."""
-        return bool(checkpoint.steps(self.path / "checkpoint"))
+        return any(self.path.glob("checkpoint/step-*.json"))
 
     def discard(self) -> None:
         """Take back what was made, unless the folder is another run's or iterations have been recorded."""
-        if (self.path / lock.NAME).exists():  # another process has begun here meanwhile
+        if (self.path / ".lock").exists():  # another process has begun here meanwhile
             return
         history = self.path / "history.csv"
         if not self._is_new or (history.is_file() and history.read_bytes().count(b"\n") > 1):

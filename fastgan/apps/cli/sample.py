@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from fastgan import plots
+from fastgan._files import write_atomically
 from fastgan.apps.cli import labels, runs, tabular
 from fastgan.apps.cli.arguments import counting, natural, wholes
 from fastgan.apps.cli.pictures import draw_samples, origin
-from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.plots import style
-from fastgan.training import checkpoint
+from fastgan.training import load_checkpoint
 
 _CHUNK = 4096  # rows in memory at a time
 _SAMPLES = 64  # in a file of numbers
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     labels.check(config, arguments.labels)
     gan = runs.trained(Path(arguments.run_dir), config).to(runs.usable_device(arguments.device))
     if kind == ".png":
-        with style.source(origin(config, checkpoint.load(Path(arguments.run_dir)).step)):
+        with plots.source(origin(config, load_checkpoint(Path(arguments.run_dir)).step)):
             draw_samples(
                 config,
                 gan,

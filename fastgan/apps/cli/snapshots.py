@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan._files import write_atomically
 from fastgan.apps.cli.runs import RunConfig, Trained
-from fastgan.files import write_atomically
 from fastgan.models import GAN
 from fastgan.training import Callback, Run
 

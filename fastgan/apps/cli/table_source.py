@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastgan._files import write_atomically
 from fastgan.apps.cli import runs
-from fastgan.data.frames import read_frame
-from fastgan.files import write_atomically
+from fastgan.data import read_frame
 from fastgan.training import Callback, Run
 
 NAME = "source.json"

@@ -16,19 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from fastgan import data
+from fastgan._extras import need
+from fastgan._files import finite, write_atomically
 from fastgan.apps.cli import output, runs, table_source
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.cli.table_source import KeepSource, TableSource
-from fastgan.data import DataError, DataWarning
-from fastgan.data.frames import SUFFIXES, read_frame
-from fastgan.files import finite, write_atomically
+from fastgan.data import DataError, DataWarning, read_frame
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
-from fastgan.tabular.columns import Category, Number
-from fastgan.tabular.constraints import Constraint
-from fastgan.tabular.model_folder import MODEL, WEIGHTS
 
+_TABLES = {".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet"}
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
+_NUMBERS, _LABELS = {"continuous", "integer", "count", "datetime"}, {"categorical", "boolean"}  # kinds of columns
 _ROWS = 1000  # of a file, unless --n says otherwise
 _TAIL = 500  # iterations that the means of --json are of
 _SHOWN = 10_000  # rows in a picture and in a report
@@ -71,7 +69,7 @@ def add_flags(command: Any) -> None:
 def is_mixed(arguments: argparse.Namespace) -> bool:
     """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns."""
     path = Path(arguments.source or "")
-    if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & set(SUFFIXES):
+    if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & _TABLES:
         return False
     return _not_all_numbers(path, arguments.header)
 
@@ -109,8 +107,8 @@ def _not_all_numbers(path: Path, header: bool | None) -> bool:
 
 
 def _of_parquet(path: Path) -> bool:
-    parquet = data.extras.need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow")
-    types = data.extras.need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow").types
+    parquet = need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow")
+    types = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow").types
     with parquet.ParquetFile(str(path)) as file:
         kinds = [field.type for field in file.schema_arrow]
         if any(types.is_nested(kind) for kind in kinds):
@@ -130,7 +128,7 @@ def _is_other(series: Any) -> bool:
         return bool(series.isna().any())
     if series.dtype.kind == "b":
         return True
-    pd = data.extras.need("pandas", what="fastgan train", package="pandas")
+    pd = need("pandas", what="fastgan train", package="pandas")
     numbers = pd.to_numeric(series, errors="coerce")
     return bool(numbers.notna().mean() < _NUMERIC)
 
@@ -201,7 +199,7 @@ def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
     if not is_run(path):
         raise FileNotFoundError(f"--out must be the run of a TabularGAN with --resume, got {path}")
     folder = runs.Folder(path)
-    if (path / WEIGHTS).is_file() and not folder.has_checkpoint():
+    if (path / "weights.safetensors").is_file() and not folder.has_checkpoint():
         raise ValueError(f"--out must have a checkpoint to be resumed, got {path}, whose training has ended")
     return folder, TableSource.read(path, arguments.source)
 
@@ -254,7 +252,7 @@ def _kind(text: str) -> tuple[Hashable, Any]:
     return name, kind
 
 
-def constraint(text: str) -> Constraint:
+def constraint(text: str) -> FixedCombinations | Inequality | Positive:
     """Of the command line.
 
     Raises:
@@ -310,7 +308,7 @@ def _summary(
 
 def is_run(folder: str | Path) -> bool:
     """Whether a folder is the run of a TabularGAN."""
-    return (Path(folder) / MODEL).is_file()
+    return (Path(folder) / "table.json").is_file()
 
 
 def _real(folder: Path, moved: str | None) -> tuple[Any, Any]:
@@ -328,21 +326,13 @@ def _real(folder: Path, moved: str | None) -> tuple[Any, Any]:
 
 def draw(gan: TabularGAN, folder: Path, out: Path, moved: str | None = None) -> list[Path]:
     """The pictures of a run: samples.png and losses.png."""
-    from fastgan.plots import style
+    from fastgan import plots
 
     real, _ = _real(folder, moved)
     real = real.head(_SHOWN)
     made = [draw_columns(gan, real, gan.sample(min(len(real), _SHOWN)), out / "samples.png")]
-    figure = style.figure(8.5, 4.4)
-    axes = figure.subplots()
-    for name, colour in (("loss_d", style.BLUE), ("loss_g", style.ORANGE)):
-        values = gan.history[name]
-        width = max(1, len(values) // 200)
-        means = [values[i : i + width].mean() for i in range(0, len(values), width)]
-        axes.plot(np.arange(len(means)) * width + 1, means, color=colour, lw=1.6, label=name.replace("_", " "))
-    style.label(axes, "Losses of both networks", "iteration", "loss")
-    style.legend_below(axes, ncols=4)
-    return [*made, style.save(figure, out / "losses.png")]
+    history = {"step": np.arange(1, len(gan.history["loss_d"]) + 1), **gan.history}
+    return [*made, plots.loss_curves(history, out / "losses.png", loss="wasserstein")]
 
 
 def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report: Report | None = None) -> Path:
@@ -352,7 +342,7 @@ def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report:
     notes = {c["name"]: f"{c['measure']} {c['distance']:.3f}" for c in report.columns} if report is not None else {}
     columns = []
     for column in gan.transformer.columns:
-        if not isinstance(column, Number | Category):
+        if column.kind not in _NUMBERS | _LABELS:
             continue
         is_time = column.kind == "datetime"
         x, y = (_plain(frame[column.name], column, is_time) for frame in (real, synthetic))
@@ -362,12 +352,12 @@ def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report:
 
 def _plain(series: Any, column: Any, is_time: bool) -> np.ndarray:
     """Numbers, seconds or text, without missing numbers."""
-    if isinstance(column, Category):
+    if column.kind in _LABELS:
         return np.asarray(series.astype(object).where(series.notna(), "(none)").astype(str), dtype=object)
     present = series.dropna()
     if not is_time:
         return np.asarray(present.to_numpy(dtype=np.float64))
-    pd = data.extras.need("pandas", what="fastgan", package="pandas")
+    pd = need("pandas", what="fastgan", package="pandas")
     if present.dtype.kind == "m":
         return np.asarray(present.dt.total_seconds())
     if column.storage.format is not None:
@@ -393,7 +383,7 @@ def where(texts: list[str], gan: TabularGAN) -> dict[Hashable, Any]:
             raise ValueError(f"--where must be as 'income=>50K' or 'age=30..40', got {text!r}")
         column = columns.get(name)
         key = name if column is None else column.name
-        if isinstance(column, Number):
+        if column is not None and column.kind in _NUMBERS:
             low, dots, high = value.partition("..")
             found[key] = (low or None, high or None) if dots else value
         else:
@@ -420,7 +410,7 @@ def sample(arguments: argparse.Namespace) -> int:
     else:
         buffer = io.BytesIO()
         if kind == ".parquet":
-            data.extras.need("pyarrow", what="fastgan sample to .parquet", package="pyarrow")
+            need("pyarrow", what="fastgan sample to .parquet", package="pyarrow")
             rows.to_parquet(buffer, index=False)
         else:
             packed = "gzip" if out.suffix.lower() == ".gz" else None

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 
 from fastgan import data
+from fastgan._files import write_atomically
+from fastgan._ranks import ranks
+from fastgan._torch_settings import torch_threads
 from fastgan.apps import presets
 from fastgan.apps.cli import config_file, labels, optimizers, output, population, runs, tabular
 from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, share, widths, wrapped
@@ -26,13 +29,8 @@ from fastgan.apps.cli.pictures import draw
 from fastgan.apps.cli.runs import Folder, RunConfig, Trained
 from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
-from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.training import Callback, Run, TrainConfig, TrainResult, train
-from fastgan.training.config import DISCRIMINATOR_LOSS
-from fastgan.training.progress import progress, readout, shown
-from fastgan.training.ranks import ranks
-from fastgan.training.threads import torch_threads
+from fastgan.training import Callback, Run, TrainConfig, TrainResult, mean_and_error, progress, train
 
 _TAIL = 500  # iterations that the summary's means are of
 # fields of networks that convolutional ones do not have
@@ -68,8 +66,8 @@ def add(commands: Any) -> None:
         "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from a preset, see config.json.",
         epilog=_EXAMPLES,
     )
-    owned = " or ".join(data.sources.USERS_OWN)
-    sources = f"{', '.join(data.sources.NAMES)}, {owned}, or a path: {data.files.FORMATS}"
+    owned = " or ".join(data.USERS_OWN)
+    sources = f"{', '.join(data.NAMES)}, {owned}, or a path: {data.FORMATS}"
     command.add_argument("source", metavar="SOURCE", nargs="?", help=sources)
     command.add_argument("--data", metavar="DIR", help=f"where the IDX files of {owned} are (data/NAME, see make data)")
     command.add_argument(
@@ -132,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ranks() as group:
         displays = progress(config.train.steps, quiet=arguments.quiet or not group.is_first)
         try:
-            with shown(displays) as bars, step_threads(arguments.threads, gan, config.train.batch_size):
+            with displays as bars, step_threads(arguments.threads, gan, config.train.batch_size):
                 result = train(
                     gan,
                     config.training_rows(dataset),
@@ -210,7 +208,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
     seed = arguments.data_seed or 0
     options = reading(arguments)
     source = _path(arguments)
-    read = {"path": source} if arguments.source in data.sources.USERS_OWN else options
+    read = {"path": source} if arguments.source in data.USERS_OWN else options
     dataset = load(arguments.source, arguments.rows, seed, read, quiet=arguments.quiet)
     tabular.check_unused(arguments)
     everything, held_out = dataset, _held_out(arguments, source, len(dataset))
@@ -230,7 +228,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         assert isinstance(networks, presets.Networks)
         networks = dataclasses.replace(networks, classes=labels.classes_of(everything, arguments.source))
     config = RunConfig(
-        source=source if source in data.sources.NAMES else runs.absolute(source),
+        source=source if source in data.NAMES else runs.absolute(source),
         n=arguments.rows,
         data_seed=seed,
         networks=networks,
@@ -240,7 +238,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         value_range=dataset.value_range,
         column_names=dataset.column_names,
         held_out=held_out,
-        fingerprint=None if source in data.sources.NAMES else runs.fingerprint(dataset),
+        fingerprint=None if source in data.NAMES else runs.fingerprint(dataset),
         read=options,
     )
     if config.train.steps < 1:
@@ -259,7 +257,7 @@ def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
             raise ValueError(f"--hold-out must be given where --config is of a run on more than {rows} rows, got none")
         return int(held)
     if part is None:
-        others = arguments.rows is not None or source in data.sources.SYNTHETIC or runs.has_test_files(source)
+        others = arguments.rows is not None or source in data.SYNTHETIC or runs.has_test_files(source)
         part = 0.0 if others else _HELD_OUT
         return held if (held := int(part * rows)) > 1 else 0  # a likelihood needs two rows
     if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part < 1:  # of a file
@@ -272,13 +270,12 @@ def _held_out(arguments: argparse.Namespace, source: str, rows: int) -> int:
 def _path(arguments: argparse.Namespace) -> str:
     """SOURCE, or where its files are: a run on mnist is a run on the user's folder."""
     source: str = arguments.source or "no SOURCE"
-    if source in data.sources.USERS_OWN:
-        if arguments.download:
-            data.mnist_files.fetch(source, arguments.data, progress=not arguments.quiet)
-        return str(data.mnist_files.locate(source, arguments.data))
+    if source in data.USERS_OWN:
+        options = {"download": arguments.download, "progress": not arguments.quiet}
+        return str(data.locate(source, arguments.data, **options))
     for flag in ("data", "download"):
         if getattr(arguments, flag):
-            raise ValueError(f"--{flag} must be used with {' or '.join(data.sources.USERS_OWN)}, got {source}")
+            raise ValueError(f"--{flag} must be used with {' or '.join(data.USERS_OWN)}, got {source}")
     return source
 
 
@@ -300,7 +297,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]
         moved = stored.moved(source)
         stored = dataclasses.replace(moved, n=arguments.rows, data_seed=arguments.data_seed or 0)
         source = None
-    elif source is not None and not {source, stored.source} & set(data.sources.NAMES):
+    elif source is not None and not {source, stored.source} & set(data.NAMES):
         stored, source = stored.moved(source), None  # the same data, perhaps at another path
     if arguments.labels is not None:  # the same labels, perhaps at another path: `load_data` compares them
         if "labels" not in stored.read:
@@ -381,7 +378,7 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     if getattr(arguments, "labels", None) is not None:  # of train alone
         values["labels"] = runs.absolute(arguments.labels)
     options = {name: value for name, value in values.items() if value is not None}
-    if options and arguments.source in (*data.sources.NAMES, *data.sources.USERS_OWN):
+    if options and arguments.source in (*data.NAMES, *data.USERS_OWN):
         flag = next(iter(options)).replace("_", "-")
         raise ValueError(f"--{flag} must be used with a file, got {arguments.source}")
     if len(options.get("image_shape", (1, 1))) != 2:
@@ -423,7 +420,8 @@ def _networks(arguments: argparse.Namespace, base: presets.Networks | Trained) -
 
 def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -> TrainConfig:
     changes = given(arguments, TrainConfig)
-    if DISCRIMINATOR_LOSS.get(changes.get("loss", base.loss), "gan") != "gan":
+    loss = changes.get("loss", base.loss)
+    if TrainConfig(1, 1, loss=loss).discriminator_loss != "gan":
         changes.setdefault("real_label", 1.0)  # smoothing, which a preset may have, belongs to the paper's loss
     changes |= optimizers.optimizers(arguments, base)
     config = dataclasses.replace(base, **changes)
@@ -468,8 +466,10 @@ def _summary(
         f"engine {result.engine} ({result.engine_reason})"
     ]
     if len(result.history["step"]):
-        tail = {name: values[-_TAIL:] for name, values in result.history.items()}
-        lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
+        tail = {name: mean_and_error(values[-_TAIL:])[0] for name, values in result.history.items()}
+        means = f"D(x) {tail['d_real']:.2f}  D(G(z)) {tail['d_fake']:.2f}"
+        means += f"  loss_d {tail['loss_d']:.3f}  loss_g {tail['loss_g']:.3f}"
+        lines.append(f"{means}  (means of the last {min(_TAIL, len(result.history['step']))})")
     if (found := modes_found(config, gan, dataset)) is not None:
         lines.append(
             f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of {SAMPLES:,} samples "

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from fastgan import data, nn
+from fastgan._errors import Invalid
+from fastgan._options import ActivationName, Precision
 from fastgan.apps.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.data import DataError
-from fastgan.errors import Invalid
 from fastgan.evaluation import ParzenLogLikelihood, parzen_log_likelihood
 from fastgan.models import GAN, goodfellow_mnist, maxout_discriminator
-from fastgan.options import ActivationName, Precision
 from fastgan.training import Callback, Momentum, TrainConfig, TrainResult, train
 
 COLUMN = "log-likelihood, nats"

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from fastgan import data, nn
+from fastgan._errors import Invalid
+from fastgan._files import write_atomically
+from fastgan._options import Precision
 from fastgan.apps.reproduce import trials
 from fastgan.apps.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.data import Dataset
-from fastgan.errors import Invalid
-from fastgan.files import write_atomically
 from fastgan.models import GAN
-from fastgan.options import Precision
 from fastgan.training import Adam, Callback, Run, TrainConfig, train_population
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"ring": data.ring, "grid": data.grid}
@@ -268,7 +268,7 @@ def draw(study: Study, folder: Path, target: Path) -> list[Path]:
     Raises:
         ImportError: matplotlib is missing.
     """
-    from fastgan.plots import modes, subplots
+    from fastgan import plots
 
     written: list[Path] = []
     for dataset in study.datasets:
@@ -281,7 +281,7 @@ def draw(study: Study, folder: Path, target: Path) -> list[Path]:
         length = f"{study.steps:,} iterations"
         if all(trials.has_samples(paths[0], study.steps) for paths in ended.values()):
             written.append(
-                subplots.points(
+                plots.compare_points(
                     {method: trials.samples_of(paths[0]) for method, paths in ended.items()},
                     target / f"{dataset}-samples.png",
                     title=f"2,500 samples after {length}",
@@ -289,7 +289,7 @@ def draw(study: Study, folder: Path, target: Path) -> list[Path]:
                 )
             )
         written.append(
-            modes.over_time(
+            plots.modes_over_time(
                 {method: [trials.rows_of(path) for path in paths] for method, paths in ended.items()},
                 target / f"{dataset}-modes.png",
                 modes=len(centres),

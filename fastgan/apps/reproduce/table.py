@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.files import finite, write_atomically
-from fastgan.training.population import mean_and_error
+from fastgan._files import finite, write_atomically
+from fastgan.training import mean_and_error
 
 PAPER, FASTGAN, APART = "paper", "fastgan", "apart"
 

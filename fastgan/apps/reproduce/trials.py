@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fastgan import evaluation, theory
+from fastgan._files import write_atomically
 from fastgan.data import Dataset
-from fastgan.files import write_atomically
 from fastgan.training import Callback, PopulationResult, Run, TrainResult
 
 SAMPLES = 2500  # of one evaluation

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from fastgan import data, evaluation, nn
+from fastgan._errors import Invalid
 from fastgan.apps.reproduce.table import FASTGAN, Figure, Row
 from fastgan.apps.reproduce.trials import SAMPLES, Recorder
 from fastgan.data import Dataset
-from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, TrainConfig, train_population
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
+from fastgan._ranks import Ranks
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import cost_model, cpu, cuda_persistent, plan
@@ -20,7 +21,6 @@ from fastgan.training.engines.cuda_persistent import PersistentEngine
 from fastgan.training.engines.eager import EagerEngine
 from fastgan.training.engines.plan import UnsupportedByEngine
 from fastgan.training.engines.state import advance_together
-from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
 
 _SUPPORTED = "it supports these networks and this config"

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fastgan import backend, cuda
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
+from fastgan._torch_settings import put_back
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
@@ -309,10 +310,3 @@ def products_in(precision: str) -> Iterator[None]:
         yield
     finally:
         put_back(switch, before) if newer else setattr(switch, name, before)
-
-
-def put_back(switch: Any, before: str) -> None:
-    """Set one of torch's switches for float32 to what it was: to follow the one above it, where that says the same."""
-    switch.fp32_precision = "none"
-    if switch.fp32_precision != before:
-        switch.fp32_precision = before

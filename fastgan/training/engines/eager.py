@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, nn, random
+from fastgan._ranks import Ranks
+from fastgan._torch_settings import torch_threads
 from fastgan.models import GAN, join
 from fastgan.random import Purpose
 from fastgan.training import plugins, tricks
@@ -19,10 +21,8 @@ from fastgan.training.config import TrainConfig
 from fastgan.training.engines.player import Player
 from fastgan.training.engines.snapshot import Snapshot
 from fastgan.training.optimizers import Adam, Momentum
-from fastgan.training.ranks import Ranks
 from fastgan.training.rows import Minibatches
 from fastgan.training.sampled import body_and_heads
-from fastgan.training.threads import torch_threads
 from fastgan.training.unroll import DiscriminatorFn, look_ahead
 
 _Tensors = TypeVar("_Tensors", bound=tuple[Tensor, ...])

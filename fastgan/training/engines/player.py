@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fastgan import nn
+from fastgan._ranks import Ranks
 from fastgan.models import GAN
 from fastgan.training import plugins, tricks
 from fastgan.training.config import TrainConfig
 from fastgan.training.optimizers import Optimizer
 from fastgan.training.plugins import Built, SchedulerFactory
-from fastgan.training.ranks import Ranks
 
 
 class Player:

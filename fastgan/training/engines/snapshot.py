@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan._ranks import Ranks
 from fastgan.models import GAN
-from fastgan.training.ranks import Ranks
 
 
 class Snapshot:

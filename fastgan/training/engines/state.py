@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import kernels
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import plugins
 from fastgan.training.config import TrainConfig

@@ -21,21 +21,24 @@ _COLUMNS = 80  # of a line that is no bar's
 _TIME_LEFT = 5  # characters of "12:34"
 
 
-def progress(steps: int, *, quiet: bool) -> list[Display]:
-    """The display of a run of `steps` iterations that fits standard error: none when quiet."""
-    return population_progress(1, steps, quiet=quiet)
-
-
-def population_progress(members: int, steps: int, *, quiet: bool) -> list[Display]:
-    """The displays for members with `steps` iterations in all, as `progress`."""
-    if quiet:
-        return []
-    return [Bar(members, steps)] if sys.stderr.isatty() else [Lines(members, steps)]
-
-
 @contextlib.contextmanager
-def shown(displays: list[Display]) -> Iterator[list[Display]]:
-    """Closes the displays at the end, also after an error."""
+def progress(steps: int, *, members: int = 1, quiet: bool = False) -> Iterator[list[Display]]:
+    """Callbacks that show the progress on standard error: a bar on a terminal, ten lines elsewhere.
+
+    For one display over several calls; of one call `train(..., progress=True)` does the same.
+
+    Args:
+        steps: iterations of all GANs together.
+        members: how many GANs are trained.
+        quiet: gives no callbacks.
+
+    Returns:
+        Context of a list of callbacks, for `train` and `train_population`; its end restores the terminal, also after an
+        error.
+    """
+    displays: list[Display] = []
+    if not quiet:
+        displays.append(Bar(members, steps) if sys.stderr.isatty() else Lines(members, steps))
     try:
         yield displays
     finally:

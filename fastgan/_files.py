@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 
 
 def finite(value: Any) -> Any:
