@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import importlib.util
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -32,10 +34,67 @@ def reference() -> ModuleType:
     return module_at(ROOT / "docs" / "reference.py")
 
 
+def release() -> ModuleType:
+    return module_at(ROOT / "tools" / "release.py")
+
+
 def test_the_version_is_written_once() -> None:
     assert "version" in PROJECT["dynamic"] and "version" not in PROJECT
-    assert f"\nversion: {fastgan.__version__}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f"\n## {fastgan.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    tags = subprocess.run(["git", "tag", "--points-at", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    for tag in (None, *(tag for tag in tags.split() if tag.startswith("v"))):
+        assert release().disagreement(ROOT, tag) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "CITATION.cff",
+            "\nversion: ",
+            "\nversion: 9",
+            "CITATION.cff must give version 1000.0.0 as .* does, got 9",
+        ),
+        (
+            "CHANGELOG.md",
+            "## 1000.0.0",
+            "## 999.0.0",
+            "heading of CHANGELOG.md must be 1000.0.0, got 999.0.0",
+        ),
+        ("CHANGELOG.md", "## 1000", "## Unreleased\n\n## 1000", "CHANGELOG.md must be 1000.0.0, got Unreleased"),
+        ("fastgan/__init__.py", "", "", "the tag must be v1000.0.0, got v1"),
+    ],
+)
+def test_a_release_dates_the_changes_and_its_tag_is_checked(
+    file: str, old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    tool = release()
+    (tmp_path / "fastgan").mkdir()
+    for name in ("CITATION.cff", "CHANGELOG.md", "fastgan/__init__.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    changes = tmp_path / "CHANGELOG.md"
+    changes.write_text(re.sub("## .*", "## Unreleased", changes.read_text(), count=1))
+    for _ in range(2):  # as after a release, and as after the next
+        tool.prepare(tmp_path, "1000.0.0", datetime.date(2030, 1, 2))
+        assert tool.disagreement(tmp_path) is None is tool.disagreement(tmp_path, "v1000.0.0")
+        changes.write_text(changes.read_text().replace("## 1000.0.0 (2030-01-02)", "## Unreleased", 1))
+    tool.prepare(tmp_path, "1000.0.0", datetime.date(2030, 1, 2))
+    assert (tmp_path / "CITATION.cff").read_text().count("\nversion: 1000.0.0\ndate-released: 2030-01-02\n") == 1
+    with pytest.raises(SystemExit, match="must have a heading Unreleased"):
+        tool.prepare(tmp_path, "1000.0.1", datetime.date(2030, 1, 2))
+    for version in ("999.0.0", "v1001.0.0", "1001.0"):
+        with pytest.raises(SystemExit, match=f"three numbers X.Y.Z from 1000.0.0 on, got {version}"):
+            tool.prepare(tmp_path, version, datetime.date(2030, 1, 2))
+    (tmp_path / file).write_text((tmp_path / file).read_text().replace(old, new, 1))
+    assert re.search(message, tool.disagreement(tmp_path, "v1000.0.0" if old else "v1"))
+
+
+def test_wheels_are_built_of_what_their_tag_names() -> None:
+    jobs = (ROOT / ".github" / "workflows" / "wheels.yml").read_text().split("actions/checkout")[1:]
+    assert len(jobs) == 2
+    for job in jobs:
+        assert re.search(
+            r"if: github.ref_type == 'tag'\n +run: python3? tools/release.py --check \"\$GITHUB_REF_NAME\"", job
+        )
 
 
 def test_the_licence_is_the_same_everywhere() -> None:
