@@ -21,7 +21,6 @@ from fused_rows import (
     of,
     residuals_alone,
     run,
-    with_heads,
 )
 
 from fastgan import (
@@ -292,7 +291,7 @@ def test_what_a_plan_cannot_say_runs_eagerly_with_the_reason(name: str) -> None:
     assert result.engine_reason in str(caught.value)
 
 
-@pytest.mark.parametrize(("make", "what"), [(with_heads, "Heads"), (residuals_alone, "Residual")])
+@pytest.mark.parametrize(("make", "what"), [(residuals_alone, "Residual")])
 def test_a_gpu_has_no_plan_for(make: Callable[[torch.dtype], GAN], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gan = make(torch.float32)
     config, data = TrainConfig(1, 20), torch.randn(ROWS, gan.generator(torch.zeros(2, gan.latent_dim)).shape[1])

@@ -22,6 +22,7 @@ from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
     ROWS,
+    ROWS_OF_GRAPH,
     ROWS_OF_TABLE,
     Row,
     config_of,
@@ -55,7 +56,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def library(emulator_builder: Builder) -> Library:
-    stems = "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
+    stems = "heads", "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
     return emulator_builder.library([CSRC / "cuda" / f"{stem}.cu" for stem in stems])
 
 
@@ -91,22 +92,26 @@ def compare(row: Row, dtype: torch.dtype, launcher: Processor, on: On, **changes
     return graph, got
 
 
-@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+ROWS_ON_A_GPU = ROWS_OF_TABLE | ROWS_OF_GRAPH
+
+
+@pytest.mark.parametrize("name", ROWS_ON_A_GPU)
 def test_graph_equals_fused(name: str, library: Library, on: On) -> None:
     launcher = Recorder(library)
-    compare(ROWS_OF_TABLE[name], torch.float64, launcher, on, steps=STEPS)
+    compare(ROWS_ON_A_GPU[name], torch.float64, launcher, on, steps=STEPS)
     assert len(launcher.captures) == 1  # six iterations: one alone, then a graph of one, replayed
 
 
 IN_FLOAT = (
     "activation gelu", "dropout", "maxout, simultaneous", "batch normalisation, skip, average", "momentum, pylearn2",
     "pack 2, simultaneous, wgan-gp", "prior spherical", "r1 sigmoid", "loss relativistic", "loss hinge", "wgan-gp",
+    "heads",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", IN_FLOAT)
 def test_graph_equals_fused_in_float(name: str, library: Library, on: On) -> None:
-    compare(ROWS_OF_TABLE[name], torch.float32, Recorder(library), on, steps=STEPS)
+    compare(ROWS_ON_A_GPU[name], torch.float32, Recorder(library), on, steps=STEPS)
 
 
 # ---------------------------------------------------------------- captured once, replayed

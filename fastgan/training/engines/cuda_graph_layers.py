@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT, PIECEWISE_LINEAR
+from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT, PIECEWISE_LINEAR, number
 from fastgan.training.engines.plan import NetworkPlan
 
 
@@ -208,9 +208,9 @@ class LayerBuffers:
 
     def _head(self, batch: Batch, drops: bool) -> tuple[object, ...]:
         spec, dropout = self.spec, self.spec["dropout"] if drops else 0.0
-        number = ACTIVATIONS[self.activation]
+        activation = ACTIVATIONS[self.activation]
         mask = batch.mask(spec["dropout_seed_index"], spec["dropout_substream"])
-        return self.dtype, batch.number, self.units, self.pieces, number, spec["negative_slope"], dropout, *mask
+        return self.dtype, batch.number, self.units, self.pieces, activation, spec["negative_slope"], dropout, *mask
 
     def rounded(self, factor: Factor, rows: slice) -> Tensor:
         """Round rows of a factor to `taken`; call it once when they are complete."""
@@ -292,6 +292,35 @@ class LayerBuffers:
             self.launcher.launch("norm_backward", *head, self.product[rows], own, *grads, i > 0)
 
 
+class OutputHeads:
+    """The heads of a network, behind its last layer.
+
+    Args:
+        chain: of the plan, which has heads.
+        dtype: the number of the network's type.
+        launcher: runs the passes.
+    """
+
+    def __init__(self, chain: NetworkPlan, dtype: int, launcher: KernelLauncher) -> None:
+        assert chain.heads is not None
+        self.launcher, self.dtype, self.seed_index = launcher, dtype, chain.heads_seed_index
+        self.width, self.temperature = chain.heads.width, chain.heads.tau
+        groups = [(number("Head", kind), first, width) for kind, first, width in chain.groups]  # as HeadPlan has them
+        self.groups = torch.tensor(groups, dtype=torch.int64, device=launcher.device)
+
+    def _head(self, batch: Batch) -> tuple[object, ...]:
+        *seed, _ = batch.mask(self.seed_index, 0)
+        return self.dtype, batch.number, self.width, self.groups, len(self.groups), self.temperature, *seed
+
+    def forward(self, batch: Batch, x: Tensor, out: Tensor) -> None:
+        """out = heads(x), of the rows of the batch."""
+        self.launcher.launch("heads_forward", *self._head(batch), x, out)
+
+    def backward(self, batch: Batch, out: Tensor, grad: Tensor) -> None:
+        """In place: from the gradient of the outputs to that of the last layer's result."""
+        self.launcher.launch("heads_backward", *self._head(batch), out, grad)
+
+
 class NetworkBuffers:
     """A player's network on a batch of up to `rows` rows.
 
@@ -301,7 +330,7 @@ class NetworkBuffers:
         rows: of all sub-batches together.
         machine: runs the passes.
         factors: type of the factors of products, its own or one that they are rounded to.
-        result: buffer of the last layer's output, instead of its own; likewise its gradient.
+        result: buffer of the network's output, instead of its own; likewise its gradient.
     """
 
     def __init__(
@@ -322,7 +351,10 @@ class NetworkBuffers:
         self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=launcher.device)
         self.dropped_input = torch.zeros_like(self.input) if self.input_dropout else self.input
         self.grad_input = torch.zeros_like(self.input)
-        if result is not None:
+        self.heads = None if chain.heads is None else OutputHeads(chain, self.dtype, launcher)
+        if self.heads is not None:
+            self.output = torch.zeros_like(last.given) if result is None else result
+        elif result is not None:
             last.given = result
             last.output = last.output if last.drops else result
         if grad_result is not None:
@@ -332,11 +364,8 @@ class NetworkBuffers:
         for layer in self.layers:
             layer.x, layer.w, layer.back = (Factor.of(t, factors) for t in (x, layer.weight, layer.e))
             x = layer.given
-
-    @property
-    def output(self) -> Tensor:
-        """(rows, units)"""
-        return self.layers[-1].given
+        if self.heads is None:
+            self.output = last.given  # (rows, units)
 
     @property
     def grad_output(self) -> Tensor:
@@ -364,6 +393,13 @@ class NetworkBuffers:
             self.drop_input(batch, self.input[batch.span], self.dropped_input[batch.span])
         for layer in self.layers:
             layer.forward(batch)
+        if self.heads is not None:
+            self.heads.forward(batch, self.layers[-1].given[batch.span], self.output[batch.span])
+
+    def backward_heads(self, batch: Batch) -> None:
+        """From the gradient of `output` to that of the last layer's result, in `grad_output`."""
+        if self.heads is not None:
+            self.heads.backward(batch, self.output[batch.span], self.grad_output[batch.span])
 
     def backward(self, batch: Batch, *, to_input: bool, of_vectors: bool) -> None:
         """The backward pass, from `grad_output` to each product and `grad_input`, with the gradients of biases."""
