@@ -302,9 +302,6 @@ ROWS_OF_GRAPH: dict[str, Row] = {
         {"loss": "wasserstein", "gradient_penalty": "wgan-gp", "optimizer": SLOW}, classes=3,
     ),
     "heads, batch normalisation": row(functools.partial(with_heads, norm=True), 14, optimizer=MOMENTUM, batch_size=133),
-}  # fmt: skip
-# What no CUDA engine computes.
-ROWS_ON_CPU: dict[str, Row] = {
     # Each step makes a difference of rounding 1.3 times as large, and the 20th 14 times.
     "residual blocks": row(residual, 7, optimizer=MOMENTUM, k=2, ema_decay=0.9, steps=12),
     "residual blocks, simultaneous, pack 2": row(
@@ -315,7 +312,7 @@ ROWS_ON_CPU: dict[str, Row] = {
         residuals_alone, 8, optimizer=MOMENTUM, gradient_penalty="wgan-gp", nonfinite="skip"
     ),
 }  # fmt: skip
-ALL_ROWS = ROWS_OF_TABLE | ROWS_OF_GRAPH | ROWS_ON_CPU
+ALL_ROWS = ROWS_OF_TABLE | ROWS_OF_GRAPH
 
 
 def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:

@@ -105,7 +105,7 @@ def test_graph_equals_fused(name: str, library: Library, on: On) -> None:
 IN_FLOAT = (
     "activation gelu", "dropout", "maxout, simultaneous", "batch normalisation, skip, average", "momentum, pylearn2",
     "pack 2, simultaneous, wgan-gp", "prior spherical", "r1 sigmoid", "loss relativistic", "loss hinge", "wgan-gp",
-    "heads",
+    "heads", "residual blocks",
 )  # fmt: skip
 
 
@@ -307,7 +307,7 @@ def by_reference(make: Callable[[torch.dtype], GAN]) -> Callable[[torch.dtype], 
 IN_BF16 = (
     "activation gelu", "dropout", "maxout", "maxout, simultaneous", "batch normalisation, skip, average", "max norm",
     "k = 3, two steps of G", "pack 2, simultaneous, wgan-gp", "plain torch, frozen parameters", "r1 sigmoid",
-    "r1 dropout, simultaneous", "wgan-gp", "wgan-gp maxout", "wide", "wide, wgan-gp",
+    "r1 dropout, simultaneous", "wgan-gp", "wgan-gp maxout", "wide", "wide, wgan-gp", "residual blocks",
 )  # fmt: skip
 
 
@@ -315,7 +315,7 @@ IN_BF16 = (
 def test_bf16_rounds_the_factors_of_products_and_nothing_else(
     name: str, library: Library, on: On, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row, found = ROWS_OF_TABLE[name], {}
+    row, found = ROWS_ON_A_GPU[name], {}
     options: dict[str, Any] = {"steps": 4, "optimizer": MOMENTUM, "generator_optimizer": None}
     for precision in ("fp32", "bf16"):
         on(Recorder(library))

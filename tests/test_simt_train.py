@@ -22,6 +22,7 @@ from fused_rows import (
     mlp,
     normalized,
     of,
+    residuals_alone,
     row,
 )
 from fused_rows import run as run_usual
@@ -304,8 +305,9 @@ def test_what_the_kernel_does_not_compute_runs_eagerly_with_the_reason(machine: 
         result = train(mlp(torch.float32), data, TrainConfig(1, 20, gradient_penalty="r1"))
         assert result.engine == "eager"
         assert result.engine_reason == "config.gradient_penalty is not computed by the persistent kernel"
-        for name, reason in (("heads", "gan.generator: Heads is not computed by the persistent kernel"),):
-            result = run(ROWS_OF_GRAPH[name], torch.float32, "auto", steps=1, precision="fp32")[1]
+        for other, what in ((ROWS_OF_GRAPH["heads"], "Heads"), (Row(residuals_alone, 8), "Residual")):
+            reason = f"gan.generator: {what} is not computed by the persistent kernel"
+            result = run(other, torch.float32, "auto", steps=1, precision="fp32")[1]
             assert (result.engine, result.engine_reason) == ("eager", reason)
         with pytest.MonkeyPatch.context() as older, pytest.raises(ValueError, match="'bf16', which takes tensor cores"):
             older.setattr(persistent, "has_tensor_cores", lambda device: False)

@@ -149,7 +149,8 @@ class LayerBuffers:
     ) -> None:
         self.launcher, self.spec = launcher, spec
         self.units, self.pieces, self.norm = spec["outputs"], spec["pieces"], spec["norm"]
-        self.drops, self.inputs = spec["dropout"] > 0, spec["inputs"]
+        self.drops, self.inputs, self.concatenates = spec["dropout"] > 0, spec["inputs"], spec["concatenates"]
+        self.width = self.units + self.inputs * self.concatenates  # of `given`, which may end in the layer's input
         self.weight = spec["weight"].detach()
         self.bias = None if spec["bias"] is None else spec["bias"].detach()
         self.activation = spec["activation"]
@@ -163,9 +164,9 @@ class LayerBuffers:
         self.before = buffer(self.units) if from_input else None  # the activation's input
         self.product = buffer(self.columns) if self.pieces > 1 or self.norm is not None else None
         self.winner = buffer(self.units, torch.int32) if self.pieces > 1 else None
-        self.given = buffer(self.units) if self.drops else self.output
-        self.grad = buffer(self.units)  # of `given`
-        self.e = buffer(self.columns) if self.pieces > 1 else self.grad  # of `product`
+        self.given = buffer(self.width) if self.drops or self.concatenates else self.output
+        self.grad = buffer(self.width)  # of `given`
+        self.e = buffer(self.columns) if self.pieces > 1 or self.concatenates else self.grad  # of `product`
         # Gradients of the parameters that are trained
         self.grads: dict[Tensor, Tensor] = {
             p: torch.zeros_like(p, requires_grad=False)
@@ -245,6 +246,9 @@ class LayerBuffers:
         launcher.launch("layer_forward", *self._head(batch, drops), source[span], bias, *tail)
         if self.drops and not drops:
             self.drop(batch, self.output[span], self.given[span])
+        if self.concatenates:
+            launcher.copy(self.given[span, : self.units], self.output[span])
+            launcher.copy(self.given[span, self.units :], self.x.exact[span])
         return None
 
     def backward(self, batch: Batch, grad: Tensor, e: Tensor, grad_bias: Tensor | None = None) -> None:
@@ -347,7 +351,7 @@ class NetworkBuffers:
         self.launcher, self.dropout_seeds, self.input_dropout = launcher, chain.dropout_seeds, chain.input_dropout
         self.layers = [LayerBuffers(spec, trained, rows, launcher, sub_batches) for spec in chain.layers]
         first, last = self.layers[0], self.layers[-1]
-        self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.units
+        self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.width
         self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=launcher.device)
         self.dropped_input = torch.zeros_like(self.input) if self.input_dropout else self.input
         self.grad_input = torch.zeros_like(self.input)
@@ -355,10 +359,10 @@ class NetworkBuffers:
         if self.heads is not None:
             self.output = torch.zeros_like(last.given) if result is None else result
         elif result is not None:
+            last.output = result if last.output is last.given else last.output
             last.given = result
-            last.output = last.output if last.drops else result
         if grad_result is not None:
-            last.e = grad_result if last.pieces == 1 else last.e
+            last.e = grad_result if last.e is last.grad else last.e
             last.grad = grad_result
         x = self.dropped_input
         for layer in self.layers:
@@ -406,11 +410,17 @@ class NetworkBuffers:
         span = batch.span
         for i, layer in reversed(list(enumerate(self.layers))):
             grad_bias = layer.grad_of(layer.spec["bias"]) if of_vectors else None
-            layer.backward(batch, layer.grad[span], layer.e[span], grad_bias)
+            grad = layer.grad[span]
+            if layer.concatenates:
+                self.launcher.copy(layer.e[span], grad[:, : layer.units])
+                grad = layer.e[span]
+            layer.backward(batch, grad, layer.e[span], grad_bias)
             e = layer.rounded(layer.back, span)
             if i > 0 or to_input:
                 below = self.layers[i - 1].grad if i > 0 else self.grad_input
                 self.launcher.product(below[span], e, layer.w.taken)
+                if layer.concatenates:
+                    self.launcher.add(below[span], layer.grad[span, layer.units :])
         if to_input and self.input_dropout:
             self.drop_input(batch, self.grad_input[span], self.grad_input[span])
 

@@ -116,8 +116,11 @@ class PersistentEngine:
 
 def _check(described: plan.Description) -> None:
     """Refuse the parts of a plan that the kernel does not compute."""
-    if described["generator"]["heads"]:
-        raise plan.UnsupportedByEngine("gan.generator: Heads is not computed by the persistent kernel")
+    for name in ("generator", "discriminator"):
+        heads, layers = (described[name][part] for part in ("heads", "layers"))
+        what = "Heads" if heads else "Residual" if any(layer["concatenates"] for layer in layers) else None
+        if what is not None:
+            raise plan.UnsupportedByEngine(f"gan.{name}: {what} is not computed by the persistent kernel")
 
 
 def launch(

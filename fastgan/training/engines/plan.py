@@ -271,9 +271,6 @@ def describe(
         raise UnsupportedByEngine("rows drawn by their labels are compiled for the CPU alone")
     if discriminator.heads is not None:
         raise discriminator.refuse("Heads is for the output of a generator")
-    for chain in players.values():
-        if any(layer["concatenates"] for layer in chain.layers) and gan.device.type != "cpu":
-            raise chain.refuse("Residual is compiled for the CPU alone")
     inputs_of_g, inputs_of_d = gan.latent_dim + gan.classes, (features + gan.classes) * config.pack
     if generator.layers[0]["inputs"] != inputs_of_g or generator.width != features:
         raise UnsupportedByEngine(f"gan.generator: does not map {inputs_of_g} to {features} features")
