@@ -438,6 +438,12 @@ FASTGAN_HD T softmax_weight(T x, T largest, T inverse_temperature) {
   return exp(x == largest ? T(0) : (x - largest) * inverse_temperature);
 }
 
+// The gradient of a number before a softmax, from that of its share. mean: of all gradients, weighted by the shares.
+template <class T>
+FASTGAN_HD T softmax_backward(T share, T grad, T mean, T inverse_temperature) {
+  return share * (grad - mean) * inverse_temperature;
+}
+
 // -log of the share that softmax_weight(x, largest, 1) has in a sum of such weights.
 template <class T>
 FASTGAN_HD T softmax_entropy(T x, T largest, T sum) {

@@ -293,8 +293,8 @@ ROWS_OF_TABLE: dict[str, Row] = {
 }  # fmt: skip
 
 
-# What no CUDA engine computes.
-ROWS_ON_CPU: dict[str, Row] = {
+# What the persistent kernel does not compute.
+ROWS_OF_GRAPH: dict[str, Row] = {
     "heads": row(with_heads, 14, k=2, generator_steps=2, ema_decay=0.9),
     "heads, simultaneous": row(with_heads, 14, mode="simultaneous", batch_size=37),
     "heads, conditional, wgan-gp": Row(
@@ -302,8 +302,6 @@ ROWS_ON_CPU: dict[str, Row] = {
         {"loss": "wasserstein", "gradient_penalty": "wgan-gp", "optimizer": SLOW}, classes=3,
     ),
     "heads, batch normalisation": row(functools.partial(with_heads, norm=True), 14, optimizer=MOMENTUM, batch_size=133),
-}  # fmt: skip
-ROWS_ON_CPU |= {
     # Each step makes a difference of rounding 1.3 times as large, and the 20th 14 times.
     "residual blocks": row(residual, 7, optimizer=MOMENTUM, k=2, ema_decay=0.9, steps=12),
     "residual blocks, simultaneous, pack 2": row(
@@ -314,7 +312,7 @@ ROWS_ON_CPU |= {
         residuals_alone, 8, optimizer=MOMENTUM, gradient_penalty="wgan-gp", nonfinite="skip"
     ),
 }  # fmt: skip
-ALL_ROWS = ROWS_OF_TABLE | ROWS_ON_CPU
+ALL_ROWS = ROWS_OF_TABLE | ROWS_OF_GRAPH
 
 
 def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fused_rows import MOMENTUM, ROWS, ROWS_OF_TABLE, Row, config_of, distance, of, row
+from fused_rows import MOMENTUM, ROWS, ROWS_OF_GRAPH, ROWS_OF_TABLE, Row, config_of, distance, of, row
 
 from fastgan import GAN, backend, train, train_population
 from fastgan._options import Precision, names
@@ -56,10 +56,11 @@ def same_bits(one: GAN, other: GAN) -> bool:
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=("double", "float"))
-@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+@pytest.mark.parametrize("name", [*ROWS_OF_TABLE, *ROWS_OF_GRAPH])
 def test_graph_equals_the_cpu(name: str, dtype: torch.dtype) -> None:
-    on_cpu, expected = run(ROWS_OF_TABLE[name], dtype, "cpu", steps=6)
-    on_gpu, got = run(ROWS_OF_TABLE[name], dtype, "cuda", steps=6)
+    row = (ROWS_OF_TABLE | ROWS_OF_GRAPH)[name]
+    on_cpu, expected = run(row, dtype, "cpu", steps=6)
+    on_gpu, got = run(row, dtype, "cuda", steps=6)
     assert (expected.engine, got.engine) == ("cpu", "cuda-graph")
     tolerance = 1e-9 if dtype == torch.float64 else 5e-4
     assert distance(on_cpu, on_gpu) < tolerance
@@ -101,7 +102,7 @@ def test_G4_a_launch_a_hundred_iterations_and_nothing_waits(
         monkeypatch.setitem(engine._graphs, size, lambda s=size, r=replay: (launches.append(s), r()))
     with nothing_waits():
         assert engine._queue(iteration, 1000, lambda: False) == 1000
-    engine.launcher.fetch(iteration.clock)
+    engine.launcher.fetch(iteration.counter)
     assert launches == [100] * 10
 
 

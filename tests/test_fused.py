@@ -19,9 +19,7 @@ from fused_rows import (
     distance,
     mlp,
     of,
-    residuals_alone,
     run,
-    with_heads,
 )
 
 from fastgan import (
@@ -290,16 +288,6 @@ def test_what_a_plan_cannot_say_runs_eagerly_with_the_reason(name: str) -> None:
     with pytest.raises(ValueError, match="got 'fused'") as caught:
         train(make(torch.float32), data, TrainConfig(2, 20, engine="fused", **changes))
     assert result.engine_reason in str(caught.value)
-
-
-@pytest.mark.parametrize(("make", "what"), [(with_heads, "Heads"), (residuals_alone, "Residual")])
-def test_a_gpu_has_no_plan_for(make: Callable[[torch.dtype], GAN], what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    gan = make(torch.float32)
-    config, data = TrainConfig(1, 20), torch.randn(ROWS, gan.generator(torch.zeros(2, gan.latent_dim)).shape[1])
-    engine = cpu.CpuEngine(gan, session.rows_for(data, gan, config), config)
-    monkeypatch.setattr(GAN, "device", torch.device("cuda"))
-    with pytest.raises(plan.UnsupportedByEngine, match=f"gan.generator: {what} is compiled for the CPU alone"):
-        plan.describe(gan, config, engine.state.torch_optimizers, engine.state.data)
 
 
 def test_a_residual_block_whose_parts_are_exchanged_is_refused() -> None:

@@ -22,6 +22,7 @@ from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
     ROWS,
+    ROWS_OF_GRAPH,
     ROWS_OF_TABLE,
     Row,
     config_of,
@@ -55,7 +56,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def library(emulator_builder: Builder) -> Library:
-    stems = "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
+    stems = "heads", "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
     return emulator_builder.library([CSRC / "cuda" / f"{stem}.cu" for stem in stems])
 
 
@@ -91,22 +92,26 @@ def compare(row: Row, dtype: torch.dtype, launcher: Processor, on: On, **changes
     return graph, got
 
 
-@pytest.mark.parametrize("name", ROWS_OF_TABLE)
+ROWS_ON_A_GPU = ROWS_OF_TABLE | ROWS_OF_GRAPH
+
+
+@pytest.mark.parametrize("name", ROWS_ON_A_GPU)
 def test_graph_equals_fused(name: str, library: Library, on: On) -> None:
     launcher = Recorder(library)
-    compare(ROWS_OF_TABLE[name], torch.float64, launcher, on, steps=STEPS)
+    compare(ROWS_ON_A_GPU[name], torch.float64, launcher, on, steps=STEPS)
     assert len(launcher.captures) == 1  # six iterations: one alone, then a graph of one, replayed
 
 
 IN_FLOAT = (
     "activation gelu", "dropout", "maxout, simultaneous", "batch normalisation, skip, average", "momentum, pylearn2",
     "pack 2, simultaneous, wgan-gp", "prior spherical", "r1 sigmoid", "loss relativistic", "loss hinge", "wgan-gp",
+    "heads", "residual blocks",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", IN_FLOAT)
 def test_graph_equals_fused_in_float(name: str, library: Library, on: On) -> None:
-    compare(ROWS_OF_TABLE[name], torch.float32, Recorder(library), on, steps=STEPS)
+    compare(ROWS_ON_A_GPU[name], torch.float32, Recorder(library), on, steps=STEPS)
 
 
 # ---------------------------------------------------------------- captured once, replayed
@@ -302,7 +307,7 @@ def by_reference(make: Callable[[torch.dtype], GAN]) -> Callable[[torch.dtype], 
 IN_BF16 = (
     "activation gelu", "dropout", "maxout", "maxout, simultaneous", "batch normalisation, skip, average", "max norm",
     "k = 3, two steps of G", "pack 2, simultaneous, wgan-gp", "plain torch, frozen parameters", "r1 sigmoid",
-    "r1 dropout, simultaneous", "wgan-gp", "wgan-gp maxout", "wide", "wide, wgan-gp",
+    "r1 dropout, simultaneous", "wgan-gp", "wgan-gp maxout", "wide", "wide, wgan-gp", "residual blocks",
 )  # fmt: skip
 
 
@@ -310,7 +315,7 @@ IN_BF16 = (
 def test_bf16_rounds_the_factors_of_products_and_nothing_else(
     name: str, library: Library, on: On, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row, found = ROWS_OF_TABLE[name], {}
+    row, found = ROWS_ON_A_GPU[name], {}
     options: dict[str, Any] = {"steps": 4, "optimizer": MOMENTUM, "generator_optimizer": None}
     for precision in ("fp32", "bf16"):
         on(Recorder(library))

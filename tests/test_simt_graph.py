@@ -12,7 +12,7 @@ from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, begin_narro
 from torch import Tensor
 from torch.nn import functional
 
-from fastgan import random, reference
+from fastgan import nn, random, reference
 from fastgan.random import Purpose
 from fastgan.reference import ACTIVATIONS
 from fastgan.schema import DTYPES, FIELDS, FORMULAS, in_order, number
@@ -177,6 +177,43 @@ def check_norm(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLOAT
     close(of_shift, grads[2], dtype)
 
 
+# ---------------------------------------------------------------- heads
+
+
+HEADS = (("tanh", 2), ("gumbel_softmax", 3), ("none", 1), ("softmax", 4), ("gumbel_softmax", 70), ("softmax", 1))
+
+
+def check_heads(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLOAT) -> None:
+    """Against nn.Heads, with the noise of a seed on the device; no group begins where a random block does."""
+    rows, features, tau = 9, 81, 0.3
+    firsts = [sum(width for _, width in HEADS[:i]) for i in range(len(HEADS))]
+    groups = [(number("Head", kind), first, width) for (kind, width), first in zip(HEADS, firsts, strict=True)]
+    x, out, grad = (normal(rows, features, dtype=dtype), garbage(rows, features, dtype=dtype),
+                    normal(rows, features, dtype=dtype, seed=2))  # fmt: skip
+    with random.dropout_seeds(SEED, 7):
+        seed = torch.tensor([5, int(random.next_dropout_seed())])[1:].clone()
+    given = x.double().requires_grad_()
+    with random.dropout_seeds(SEED, 7):
+        want = nn.Heads(HEADS, tau=tau, impl="reference")(given)
+    (want_grad,) = torch.autograd.grad(want, given, grad.double())
+    head = DTYPES[dtype], rows, features, torch.tensor(groups), len(groups), tau, 0, seed, rows, 0
+    machine.call("heads_forward", *head, x, out, STREAM, schedules=schedules)
+    close(out, want.detach(), dtype)
+    machine.call("heads_backward", *head, out, grad, STREAM, schedules=schedules)
+    close(grad, want_grad, dtype)
+
+
+def check_heads_of_what_is_not_finite(machine: Emulator, schedules: int = 4) -> None:
+    """A NaN spreads over its group alone; infinite numbers have equal shares."""
+    inf, nan = torch.inf, torch.nan
+    x = torch.tensor([[nan, 0.0, 1.0, 2.0], [inf, 0.0, inf, nan], [-inf, 0.0, 0.0, inf], [-inf, -inf, -inf, -inf]])
+    groups, out = torch.tensor([[number("Head", "softmax"), 0, 3], [number("Head", "tanh"), 3, 1]]), garbage(4, 4)
+    machine.call("heads_forward", 0, 4, 4, groups, 2, 1.0, 0, None, 0, 0, x, out, STREAM, schedules=schedules)
+    third = 1 / 3
+    shares = torch.tensor([[nan] * 3, [0.5, 0.0, 0.5], [0.0, 0.5, 0.5], [third] * 3])
+    close(out, torch.cat([shares, torch.tanh(x[:, 3:])], 1))
+
+
 # ---------------------------------------------------------------- penalties
 
 
@@ -276,6 +313,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "random.cu": (check_noise, check_many_dropout_seeds, check_rows, check_labels, check_masks),
     "loss_metrics.cu": (check_losses, check_relativistic),
     "norm.cu": (check_norm,),
+    "heads.cu": (check_heads, check_heads_of_what_is_not_finite),
     "penalty.cu": (check_penalty, check_second_order),
     "optimizer.cu": (check_schedules, check_finite),
 }
@@ -286,7 +324,7 @@ def test_kernel(check: Check, machine: Emulator) -> None:
     check(machine)
 
 
-@pytest.mark.parametrize("check", [check_losses, check_norm])
+@pytest.mark.parametrize("check", [check_losses, check_norm, check_heads])
 def test_kernel_in_double(check: Callable[..., None], machine: Emulator) -> None:
     check(machine, dtype=DOUBLE)
 
@@ -295,6 +333,7 @@ RACING: dict[str, tuple[Check, ...]] = {  # what the narrowed sources hold
     "random.cu": (check_dropout_seeds, check_rows, check_labels, check_masks),
     "loss_metrics.cu": (check_losses,),
     "norm.cu": (check_norm,),
+    "heads.cu": (check_heads,),
     "optimizer.cu": (check_finite,),
 }
 
@@ -320,6 +359,8 @@ FAULTS = {
     "rows_tail": ("random.cu", WANTED, "i <= wanted;", MEMORY, "overflow"),
     "no_barrier": ("norm.cu", SUMMED + "  __syncthreads();\n", SUMMED, RACES, "race|never written"),
     "features_tail": ("norm.cu", "inside(feature < features)", "inside(true)", MEMORY, "overflow"),
+    "features_of_heads": ("heads.cu", "i < head.width;", "i <= head.width;", MEMORY, "overflow|not close"),
+    "lanes_of_heads": ("heads.cu", "i = threadIdx.x % 32;", "i = threadIdx.x % 31;", RACES, "race"),
     "all_record": ("loss_metrics.cu", "if (threadIdx.x > 0) return;", "", RACES, "race"),
 }
 

@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 import torch
 from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_faults, compiler, without_faults
-from fused_rows import MOMENTUM, OVERFLOWING, ROWS_OF_TABLE, Row, config_of, distance, maxout, mlp, normalized, of, row
+from fused_rows import (
+    MOMENTUM,
+    OVERFLOWING,
+    ROWS_OF_GRAPH,
+    ROWS_OF_TABLE,
+    Row,
+    config_of,
+    distance,
+    maxout,
+    mlp,
+    normalized,
+    of,
+    residuals_alone,
+    row,
+)
 from fused_rows import run as run_usual
 from rounded import RoundedLinear
 from simt_train import LIMITS, emulated
@@ -291,6 +305,10 @@ def test_what_the_kernel_does_not_compute_runs_eagerly_with_the_reason(machine: 
         result = train(mlp(torch.float32), data, TrainConfig(1, 20, gradient_penalty="r1"))
         assert result.engine == "eager"
         assert result.engine_reason == "config.gradient_penalty is not computed by the persistent kernel"
+        for other, what in ((ROWS_OF_GRAPH["heads"], "Heads"), (Row(residuals_alone, 8), "Residual")):
+            reason = f"gan.generator: {what} is not computed by the persistent kernel"
+            result = run(other, torch.float32, "auto", steps=1, precision="fp32")[1]
+            assert (result.engine, result.engine_reason) == ("eager", reason)
         with pytest.MonkeyPatch.context() as older, pytest.raises(ValueError, match="'bf16', which takes tensor cores"):
             older.setattr(persistent, "has_tensor_cores", lambda device: False)
             train(mlp(torch.float32), data, TrainConfig(1, 20, precision="bf16"))

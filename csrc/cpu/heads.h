@@ -75,7 +75,7 @@ void heads_backward(const NetworkPlan& plan, const T* out, T* grad, ColumnRange 
       for (int64_t f = at; f < end; f += kBlockRows<T>)
         for (int j = 0; j < lanes; ++j) mean[j] += out[f + j] * grad[f + j];
       for (int64_t f = at; f < end; f += kBlockRows<T>)
-        for (int j = 0; j < lanes; ++j) grad[f + j] = out[f + j] * (grad[f + j] - mean[j]) * scale;
+        for (int j = 0; j < lanes; ++j) grad[f + j] = softmax_backward(out[f + j], grad[f + j], mean[j], scale);
     }
   });
 }

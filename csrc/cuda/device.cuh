@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "../formulas.h"
+
 namespace fastgan {
 inline namespace FASTGAN_ISA {
 
@@ -70,6 +72,13 @@ __device__ inline int64_t grid_threads() { return int64_t(gridDim.x) * kThreads;
 template <class T>
 __device__ T warp_sum(T x) {
   for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(0xffffffffu, x, bits);
+  return x;
+}
+
+// The largest number of a warp likewise; NaN if one is.
+template <class T>
+__device__ T warp_largest(T x) {
+  for (int bits = 16; bits > 0; bits /= 2) x = larger(x, __shfl_xor_sync(0xffffffffu, x, bits));
   return x;
 }
 

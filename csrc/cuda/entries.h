@@ -70,6 +70,11 @@ void read(A& a, NormPass& x) {
 }
 
 template <class A>
+void read(A& a, HeadsPass& x) {
+  read_all(a, x.rows, x.features, x.heads, x.count, x.temperature, x.seed);
+}
+
+template <class A>
 void read(A& a, LossInput& x) {
   read_all(a, x.logits, x.other, x.grad, x.grad_of_other, x.formula, x.target, x.real, x.threshold);
 }
@@ -161,6 +166,8 @@ void each(Function&& f) {
   f("small_mlp_backward", entry<A, cuda_small_mlp_backward>);
   f("norm_forward", entry<A, cuda_norm_forward>);
   f("norm_backward", entry<A, cuda_norm_backward>);
+  f("heads_forward", entry<A, cuda_heads_forward>);
+  f("heads_backward", entry<A, cuda_heads_backward>);
   f("loss_metrics", loss_metrics<A>);
   f("record", entry<A, cuda_record>);
   f("interpolate", entry<A, cuda_interpolate>);

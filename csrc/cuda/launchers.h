@@ -107,6 +107,18 @@ void cuda_norm_forward(int dtype, const NormPass& pass, const void* product, voi
 void cuda_norm_backward(int dtype, const NormPass& pass, const void* product, void* grad, void* grad_scale,
                         void* grad_shift, bool adds, void* stream);
 
+// The heads of a network, one behind the other, of (rows, features). The seed is of the Gumbel noise.
+struct HeadsPass {
+  int64_t rows, features;
+  const HeadPlan* heads;  // on the device
+  int64_t count;
+  double temperature;
+  DropoutSeed seed;
+};
+static_assert(sizeof(HeadPlan) == 3 * sizeof(int64_t));  // as Python writes them
+void cuda_heads_forward(int dtype, const HeadsPass& pass, const void* in, void* out, void* stream);
+void cuda_heads_backward(int dtype, const HeadsPass& pass, const void* out, void* grad, void* stream);
+
 // n logits of D, of real rows or of fakes. With `other`, the loss is a function of logits - other.
 struct LossInput {
   const void *logits, *other;

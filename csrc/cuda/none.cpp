@@ -32,6 +32,8 @@ void cuda_small_mlp_forward(int, const SmallMlpCall&, void*) { refuse(); }
 void cuda_small_mlp_backward(int, const SmallMlpCall&, void*) { refuse(); }
 void cuda_norm_forward(int, const NormPass&, const void*, void*, void*) { refuse(); }
 void cuda_norm_backward(int, const NormPass&, const void*, void*, void*, void*, bool, void*) { refuse(); }
+void cuda_heads_forward(int, const HeadsPass&, const void*, void*, void*) { refuse(); }
+void cuda_heads_backward(int, const HeadsPass&, const void*, void*, void*) { refuse(); }
 void cuda_loss_metrics(int, const std::vector<LossInput>&, int64_t, double, double*, void*) { refuse(); }
 void cuda_record(int, StepCounter*, double*, int64_t, const double*, const double*, int64_t, double, const void*,
                  int64_t, void*) {

@@ -28,7 +28,7 @@ class Heads(nn.Module):
 
     The noise is a function of a seed that each call draws, like a mask of `fastgan.nn.Dropout`, in train and in eval
     mode: the index of the largest is then distributed as `torch.softmax(x, -1)`. `GAN.sample` draws the same noise for
-    the same sample. As the last layer of a generator it runs in the compiled engine of the CPU.
+    the same sample. As the last layer of a generator it runs in the CPU engine and in the CUDA-graph engine.
 
     Args:
         groups: of features, in order: (kind, width) each.

@@ -12,7 +12,7 @@ class Residual(nn.Module):
     """A residual block of CTGAN's generator: appends the input to new features of it.
 
     Equivalent to `torch.cat([torch.relu(norm(linear(input))), input], 1)` with `linear` a `torch.nn.Linear` and `norm`
-    a `torch.nn.BatchNorm1d`. In a generator it runs in the compiled engine of the CPU.
+    a `torch.nn.BatchNorm1d`. It runs in the CPU engine and in the CUDA-graph engine.
 
     Args:
         in_features: width of the input.

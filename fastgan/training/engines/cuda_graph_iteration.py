@@ -270,6 +270,7 @@ class Iteration:
 
     def backward_g(self) -> None:
         """The gradients of G."""
+        self.g.backward_heads(self._of_g)
         self.g.backward(self._of_g, to_input=False, of_vectors=True)
         self.g.weight_gradients(self._of_g.rows)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT, PIECEWISE_LINEAR
+from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT, PIECEWISE_LINEAR, number
 from fastgan.training.engines.plan import NetworkPlan
 
 
@@ -149,7 +149,8 @@ class LayerBuffers:
     ) -> None:
         self.launcher, self.spec = launcher, spec
         self.units, self.pieces, self.norm = spec["outputs"], spec["pieces"], spec["norm"]
-        self.drops, self.inputs = spec["dropout"] > 0, spec["inputs"]
+        self.drops, self.inputs, self.concatenates = spec["dropout"] > 0, spec["inputs"], spec["concatenates"]
+        self.width = self.units + self.inputs * self.concatenates  # of `given`, which may end in the layer's input
         self.weight = spec["weight"].detach()
         self.bias = None if spec["bias"] is None else spec["bias"].detach()
         self.activation = spec["activation"]
@@ -163,9 +164,9 @@ class LayerBuffers:
         self.before = buffer(self.units) if from_input else None  # the activation's input
         self.product = buffer(self.columns) if self.pieces > 1 or self.norm is not None else None
         self.winner = buffer(self.units, torch.int32) if self.pieces > 1 else None
-        self.given = buffer(self.units) if self.drops else self.output
-        self.grad = buffer(self.units)  # of `given`
-        self.e = buffer(self.columns) if self.pieces > 1 else self.grad  # of `product`
+        self.given = buffer(self.width) if self.drops or self.concatenates else self.output
+        self.grad = buffer(self.width)  # of `given`
+        self.e = buffer(self.columns) if self.pieces > 1 or self.concatenates else self.grad  # of `product`
         # Gradients of the parameters that are trained
         self.grads: dict[Tensor, Tensor] = {
             p: torch.zeros_like(p, requires_grad=False)
@@ -208,9 +209,9 @@ class LayerBuffers:
 
     def _head(self, batch: Batch, drops: bool) -> tuple[object, ...]:
         spec, dropout = self.spec, self.spec["dropout"] if drops else 0.0
-        number = ACTIVATIONS[self.activation]
+        activation = ACTIVATIONS[self.activation]
         mask = batch.mask(spec["dropout_seed_index"], spec["dropout_substream"])
-        return self.dtype, batch.number, self.units, self.pieces, number, spec["negative_slope"], dropout, *mask
+        return self.dtype, batch.number, self.units, self.pieces, activation, spec["negative_slope"], dropout, *mask
 
     def rounded(self, factor: Factor, rows: slice) -> Tensor:
         """Round rows of a factor to `taken`; call it once when they are complete."""
@@ -245,6 +246,9 @@ class LayerBuffers:
         launcher.launch("layer_forward", *self._head(batch, drops), source[span], bias, *tail)
         if self.drops and not drops:
             self.drop(batch, self.output[span], self.given[span])
+        if self.concatenates:
+            launcher.copy(self.given[span, : self.units], self.output[span])
+            launcher.copy(self.given[span, self.units :], self.x.exact[span])
         return None
 
     def backward(self, batch: Batch, grad: Tensor, e: Tensor, grad_bias: Tensor | None = None) -> None:
@@ -292,6 +296,35 @@ class LayerBuffers:
             self.launcher.launch("norm_backward", *head, self.product[rows], own, *grads, i > 0)
 
 
+class OutputHeads:
+    """The heads of a network, behind its last layer.
+
+    Args:
+        chain: of the plan, which has heads.
+        dtype: the number of the network's type.
+        launcher: runs the passes.
+    """
+
+    def __init__(self, chain: NetworkPlan, dtype: int, launcher: KernelLauncher) -> None:
+        assert chain.heads is not None
+        self.launcher, self.dtype, self.seed_index = launcher, dtype, chain.heads_seed_index
+        self.width, self.temperature = chain.heads.width, chain.heads.tau
+        groups = [(number("Head", kind), first, width) for kind, first, width in chain.groups]  # as HeadPlan has them
+        self.groups = torch.tensor(groups, dtype=torch.int64, device=launcher.device)
+
+    def _head(self, batch: Batch) -> tuple[object, ...]:
+        *seed, _ = batch.mask(self.seed_index, 0)
+        return self.dtype, batch.number, self.width, self.groups, len(self.groups), self.temperature, *seed
+
+    def forward(self, batch: Batch, x: Tensor, out: Tensor) -> None:
+        """out = heads(x), of the rows of the batch."""
+        self.launcher.launch("heads_forward", *self._head(batch), x, out)
+
+    def backward(self, batch: Batch, out: Tensor, grad: Tensor) -> None:
+        """In place: from the gradient of the outputs to that of the last layer's result."""
+        self.launcher.launch("heads_backward", *self._head(batch), out, grad)
+
+
 class NetworkBuffers:
     """A player's network on a batch of up to `rows` rows.
 
@@ -301,7 +334,7 @@ class NetworkBuffers:
         rows: of all sub-batches together.
         machine: runs the passes.
         factors: type of the factors of products, its own or one that they are rounded to.
-        result: buffer of the last layer's output, instead of its own; likewise its gradient.
+        result: buffer of the network's output, instead of its own; likewise its gradient.
     """
 
     def __init__(
@@ -318,25 +351,25 @@ class NetworkBuffers:
         self.launcher, self.dropout_seeds, self.input_dropout = launcher, chain.dropout_seeds, chain.input_dropout
         self.layers = [LayerBuffers(spec, trained, rows, launcher, sub_batches) for spec in chain.layers]
         first, last = self.layers[0], self.layers[-1]
-        self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.units
+        self.dtype, self.inputs, self.units = first.dtype, first.inputs, last.width
         self.input = torch.zeros(rows, self.inputs, dtype=first.weight.dtype, device=launcher.device)
         self.dropped_input = torch.zeros_like(self.input) if self.input_dropout else self.input
         self.grad_input = torch.zeros_like(self.input)
-        if result is not None:
+        self.heads = None if chain.heads is None else OutputHeads(chain, self.dtype, launcher)
+        if self.heads is not None:
+            self.output = torch.zeros_like(last.given) if result is None else result
+        elif result is not None:
+            last.output = result if last.output is last.given else last.output
             last.given = result
-            last.output = last.output if last.drops else result
         if grad_result is not None:
-            last.e = grad_result if last.pieces == 1 else last.e
+            last.e = grad_result if last.e is last.grad else last.e
             last.grad = grad_result
         x = self.dropped_input
         for layer in self.layers:
             layer.x, layer.w, layer.back = (Factor.of(t, factors) for t in (x, layer.weight, layer.e))
             x = layer.given
-
-    @property
-    def output(self) -> Tensor:
-        """(rows, units)"""
-        return self.layers[-1].given
+        if self.heads is None:
+            self.output = last.given  # (rows, units)
 
     @property
     def grad_output(self) -> Tensor:
@@ -364,17 +397,30 @@ class NetworkBuffers:
             self.drop_input(batch, self.input[batch.span], self.dropped_input[batch.span])
         for layer in self.layers:
             layer.forward(batch)
+        if self.heads is not None:
+            self.heads.forward(batch, self.layers[-1].given[batch.span], self.output[batch.span])
+
+    def backward_heads(self, batch: Batch) -> None:
+        """From the gradient of `output` to that of the last layer's result, in `grad_output`."""
+        if self.heads is not None:
+            self.heads.backward(batch, self.output[batch.span], self.grad_output[batch.span])
 
     def backward(self, batch: Batch, *, to_input: bool, of_vectors: bool) -> None:
         """The backward pass, from `grad_output` to each product and `grad_input`, with the gradients of biases."""
         span = batch.span
         for i, layer in reversed(list(enumerate(self.layers))):
             grad_bias = layer.grad_of(layer.spec["bias"]) if of_vectors else None
-            layer.backward(batch, layer.grad[span], layer.e[span], grad_bias)
+            grad = layer.grad[span]
+            if layer.concatenates:
+                self.launcher.copy(layer.e[span], grad[:, : layer.units])
+                grad = layer.e[span]
+            layer.backward(batch, grad, layer.e[span], grad_bias)
             e = layer.rounded(layer.back, span)
             if i > 0 or to_input:
                 below = self.layers[i - 1].grad if i > 0 else self.grad_input
                 self.launcher.product(below[span], e, layer.w.taken)
+                if layer.concatenates:
+                    self.launcher.add(below[span], layer.grad[span, layer.units :])
         if to_input and self.input_dropout:
             self.drop_input(batch, self.grad_input[span], self.grad_input[span])
 

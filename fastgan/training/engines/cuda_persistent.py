@@ -79,7 +79,7 @@ class PersistentEngine:
             )
         if config.gradient_penalty is not None:
             raise plan.UnsupportedByEngine("config.gradient_penalty is not computed by the persistent kernel")
-        self.state = HostState(gan, rows, config)
+        self.state = HostState(gan, rows, config, _check)
         self.state.compiled()
         self.schedulers, self.as_built = self.state.schedulers, self.state.as_built
 
@@ -112,6 +112,15 @@ class PersistentEngine:
     def begin(self, first: int, count: int, should_stop: Callable[[], bool]) -> Callable[[], np.ndarray]:
         """A function that runs iterations first .. first+count (from 0) in one launch and returns their metrics."""
         return lambda: advance_together([self], [first], [count], launch)[0]
+
+
+def _check(described: plan.Description) -> None:
+    """Refuse the parts of a plan that the kernel does not compute."""
+    for name in ("generator", "discriminator"):
+        heads, layers = (described[name][part] for part in ("heads", "layers"))
+        what = "Heads" if heads else "Residual" if any(layer["concatenates"] for layer in layers) else None
+        if what is not None:
+            raise plan.UnsupportedByEngine(f"gan.{name}: {what} is not computed by the persistent kernel")
 
 
 def launch(

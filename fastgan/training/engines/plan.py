@@ -77,6 +77,15 @@ class NetworkPlan:
         last = self.layers[-1]
         return int(last["outputs"] + last["concatenates"] * last["inputs"])
 
+    @property
+    def groups(self) -> list[tuple[str, int, int]]:
+        """The groups of outputs (kind, first, width); none without heads."""
+        groups, first = [], 0
+        for kind, width in () if self.heads is None else self.heads.groups:
+            groups.append((str(kind), first, width))
+            first += width
+        return groups
+
     def own(self, parameter: Tensor) -> Tensor:
         if id(parameter) in self._known:
             raise self.refuse("two layers share a parameter")
@@ -262,11 +271,6 @@ def describe(
         raise UnsupportedByEngine("rows drawn by their labels are compiled for the CPU alone")
     if discriminator.heads is not None:
         raise discriminator.refuse("Heads is for the output of a generator")
-    if generator.heads is not None and gan.device.type != "cpu":
-        raise generator.refuse("Heads is compiled for the CPU alone")
-    for chain in players.values():
-        if any(layer["concatenates"] for layer in chain.layers) and gan.device.type != "cpu":
-            raise chain.refuse("Residual is compiled for the CPU alone")
     inputs_of_g, inputs_of_d = gan.latent_dim + gan.classes, (features + gan.classes) * config.pack
     if generator.layers[0]["inputs"] != inputs_of_g or generator.width != features:
         raise UnsupportedByEngine(f"gan.generator: does not map {inputs_of_g} to {features} features")
@@ -390,13 +394,9 @@ def _player(chain: NetworkPlan, updater: Updater, ema_of: dict[Tensor, Tensor], 
 
 
 def _heads(chain: NetworkPlan) -> Description:
-    """The groups of outputs (kind, first, width), if any, with the temperature and the index of the noise's seed."""
-    groups, first = [], 0
-    for kind, width in () if chain.heads is None else chain.heads.groups:
-        groups.append((kind, first, width))
-        first += width
+    """The groups of outputs, with the temperature and the index of the noise's seed."""
     temperature = 1.0 if chain.heads is None else chain.heads.tau
-    return {"heads": groups, "temperature": temperature, "heads_seed_index": chain.heads_seed_index}
+    return {"heads": chain.groups, "temperature": temperature, "heads_seed_index": chain.heads_seed_index}
 
 
 def reason_against(optimizer: torch.optim.Optimizer) -> str | None:

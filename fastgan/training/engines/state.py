@@ -32,12 +32,22 @@ Launch = Callable[
 class HostState:
     """The host's part of the training of one GAN; the engine that has it updates parameters and states in place.
 
+    Args:
+        gan, rows, config: of the run.
+        check: refuses what the engine leaves out of a plan; it gets the fields of TrainPlan.
+
     Raises:
         plan.UnsupportedByEngine: the data are not held in memory.
     """
 
-    def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
-        self.gan, self.rows, self.config = gan, rows, config
+    def __init__(
+        self,
+        gan: GAN,
+        rows: Minibatches,
+        config: TrainConfig,
+        check: Callable[[plan.Description], None] = lambda described: None,
+    ) -> None:
+        self.gan, self.rows, self.config, self._check = gan, rows, config, check
         # Of sampled rows, the scalars: the rest is in `rows.sampled`.
         sampled = rows.sampled
         if sampled is None:
@@ -99,6 +109,7 @@ class HostState:
             updater.check()  # and makes the state that another engine's checkpoint lacks
         sampled = self.rows.sampled
         self.description = plan.describe(self.gan, self.config, self.updaters, self.data, self.labels, sampled)
+        self._check(self.description["plan"])
         self.changes = ChangeDetector(self.gan, self.torch_optimizers, self.data)
         self._numbers = self._all_numbers()
         entries = (state for optimizer in self.torch_optimizers.values() for state in optimizer.state.values())
