@@ -62,7 +62,7 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
     if real.shape != fake.shape:
         why = "the relativistic loss pairs real_logits with fake_logits, so their shapes"
         raise Invalid(caller).value(why, f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}")
-    wide = kernels.accumulator(real.dtype)  # a difference of halves may overflow
+    wide = kernels.ACCUMULATORS[real.dtype]  # a difference of halves may overflow
     return real.to(wide) - fake.to(wide)
 
 
@@ -79,7 +79,8 @@ def _of_one_batch(
 def _discriminator_terms(
     caller: str, kind: DiscriminatorKind, real_label: float, fake_label: float
 ) -> tuple[tuple[str, str], tuple[float, float]]:
-    check_choice(caller, "kind", kind, DISCRIMINATOR)
+    if kind != "gan":
+        check_choice(caller, "kind", kind, DISCRIMINATOR)
     formulas = DISCRIMINATOR[kind]
     if kind == "gan":
         for name, label in (("real_label", real_label), ("fake_label", fake_label)):
@@ -157,7 +158,8 @@ def discriminator_loss(
     """
     caller = "discriminator_loss"
     formulas, targets = _discriminator_terms(caller, kind, real_label, fake_label)
-    check_choice(caller, "reduction", reduction, REDUCTIONS)
+    if reduction != "mean":
+        check_choice(caller, "reduction", reduction, REDUCTIONS)
     if fake_logits is None:  # which to ops.pair_loss would mean a loss of one batch
         raise Invalid(caller).type("fake_logits", "must be a torch.Tensor, got NoneType")
     if kind == "relativistic":
@@ -359,7 +361,7 @@ def _check_probabilities(caller: str, *named: tuple[str, Tensor]) -> None:
 
 
 def _least_probability(p: Tensor, clamp: bool) -> float:
-    return torch.finfo(kernels.accumulator(p.dtype)).tiny if clamp else 0.0
+    return torch.finfo(kernels.ACCUMULATORS[p.dtype]).tiny if clamp else 0.0
 
 
 def probability_discriminator_loss(

@@ -72,7 +72,7 @@ def check_pair(
 ) -> None:
     """The sum of both means and its gradients."""
     formulas, targets = PAIRS[pair]
-    wide = kernels.accumulator(dtype)
+    wide = kernels.ACCUMULATORS[dtype]
     x = [row(f).points(k, dtype=dtype, seed=i) for i, (f, k) in enumerate(zip(formulas, (m, n), strict=True))]
     scales = [1.0 / k if k else 1.0 for k in (m, n)]
     value = garbage(1, dtype=wide)
