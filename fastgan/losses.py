@@ -28,11 +28,7 @@ __all__ = [
     "probability_discriminator_loss",
     "probability_generator_loss",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+__dir__ = __all__.copy  # what completion shows
 
 # kind -> formulas of the real and of the fake term of the discriminator's loss
 DISCRIMINATOR: dict[DiscriminatorKind, tuple[str, str]] = {
