@@ -322,7 +322,7 @@ FASTGAN_ENUM(enum class, Formula, non_saturating, fake, minimax, mle, soft_targe
 // Calls f with the type of the formula of this number.
 FASTGAN_CALLS_BACK
 template <class Function>
-FASTGAN_HD bool with_formula(int number, Function&& f) {
+FASTGAN_HD constexpr bool with_formula(int number, Function&& f) {
   switch (Formula(number)) {
     case Formula::non_saturating: f(NonSaturating{}); return true;
     case Formula::fake: f(Fake{}); return true;

@@ -40,15 +40,13 @@ def _named(run: F) -> F:
     return call  # type: ignore[return-value]
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The type in which losses are computed and returned: double for double, else float."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+# The types in which losses are computed and returned.
+ACCUMULATORS = {dtype: torch.float64 if dtype is torch.float64 else torch.float32 for dtype in DTYPES}
 
 
 def dense(x: Tensor) -> Tensor:
     """x contiguous in memory: a copy if it has other strides, or is negated lazily (torch's -x)."""
-    x = x.contiguous()
-    return x.resolve_neg() if x.is_neg() else x
+    return x.contiguous().resolve_neg()
 
 
 @_named
@@ -63,15 +61,15 @@ def pair_loss(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """One pass over both batches: the value and, on request, the derivatives, scaled for the reduction."""
     dtype = real.dtype
-    wide = accumulator(dtype)
-    real = dense(real)
+    wide = ACCUMULATORS[dtype]
+    real = real.contiguous().resolve_neg()
     m, n, fake_at = real.numel(), 0, 0
     value = real.new_empty((), dtype=wide)
     empty_like = torch.empty_like if wide is dtype else functools.partial(torch.empty_like, dtype=wide)
     grad_real = empty_like(real) if need_real else None
     grad_fake = None
     if fake is not None:
-        fake = dense(fake)
+        fake = fake.contiguous().resolve_neg()
         n, fake_at = fake.numel(), fake.data_ptr()
         grad_fake = empty_like(fake) if need_fake else None
     arguments = (

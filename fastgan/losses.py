@@ -28,11 +28,7 @@ __all__ = [
     "probability_discriminator_loss",
     "probability_generator_loss",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+__dir__ = __all__.copy  # what completion shows
 
 # kind -> formulas of the real and of the fake term of the discriminator's loss
 DISCRIMINATOR: dict[DiscriminatorKind, tuple[str, str]] = {
@@ -62,7 +58,7 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
     if real.shape != fake.shape:
         why = "the relativistic loss pairs real_logits with fake_logits, so their shapes"
         raise Invalid(caller).value(why, f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}")
-    wide = kernels.accumulator(real.dtype)  # a difference of halves may overflow
+    wide = kernels.ACCUMULATORS[real.dtype]  # a difference of halves may overflow
     return real.to(wide) - fake.to(wide)
 
 
@@ -79,7 +75,8 @@ def _of_one_batch(
 def _discriminator_terms(
     caller: str, kind: DiscriminatorKind, real_label: float, fake_label: float
 ) -> tuple[tuple[str, str], tuple[float, float]]:
-    check_choice(caller, "kind", kind, DISCRIMINATOR)
+    if kind != "gan":
+        check_choice(caller, "kind", kind, DISCRIMINATOR)
     formulas = DISCRIMINATOR[kind]
     if kind == "gan":
         for name, label in (("real_label", real_label), ("fake_label", fake_label)):
@@ -157,7 +154,8 @@ def discriminator_loss(
     """
     caller = "discriminator_loss"
     formulas, targets = _discriminator_terms(caller, kind, real_label, fake_label)
-    check_choice(caller, "reduction", reduction, REDUCTIONS)
+    if reduction != "mean":
+        check_choice(caller, "reduction", reduction, REDUCTIONS)
     if fake_logits is None:  # which to ops.pair_loss would mean a loss of one batch
         raise Invalid(caller).type("fake_logits", "must be a torch.Tensor, got NoneType")
     if kind == "relativistic":
@@ -359,7 +357,7 @@ def _check_probabilities(caller: str, *named: tuple[str, Tensor]) -> None:
 
 
 def _least_probability(p: Tensor, clamp: bool) -> float:
-    return torch.finfo(kernels.accumulator(p.dtype)).tiny if clamp else 0.0
+    return torch.finfo(kernels.ACCUMULATORS[p.dtype]).tiny if clamp else 0.0
 
 
 def probability_discriminator_loss(

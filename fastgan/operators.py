@@ -71,7 +71,7 @@ def _pair_loss(
 
 @_pair_loss.register_fake
 def _(real: Tensor, fake: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    wide = kernels.accumulator(real.dtype)
+    wide = kernels.ACCUMULATORS[real.dtype]
     *_, need_real, need_fake = arguments
     grad_real = real.new_empty(real.shape if need_real else (0,), dtype=wide)
     grad_fake = real.new_empty(fake.shape if fake is not None and need_fake else (0,), dtype=wide)

@@ -32,11 +32,7 @@ __all__ = [
     "torch_seed",
     "uniform",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+__dir__ = __all__.copy  # what completion shows
 
 __getattr__ = deprecation.names(__name__, {"next_key": "next_dropout_seed"})
 
@@ -148,17 +144,9 @@ def prior(
     Source: Goodfellow et al. (2014), Algorithm 1, and the noise of its original code.
     """
     check_choice("prior", "name", name, PRIORS)
-    z = (uniform if name == "uniform" else normal)(
-        shape,
-        seed=seed,
-        purpose=purpose,
-        step=step,
-        substream=substream,
-        offset=offset,
-        dtype=dtype,
-        device=device,
-        impl=impl,
-    )
+    stream = {"seed": seed, "purpose": purpose, "step": step, "substream": substream, "offset": offset}
+    draw = uniform if name == "uniform" else normal
+    z = draw(shape, **stream, dtype=dtype, device=device, impl=impl)
     if name == "uniform":
         return z.mul_(2).sub_(1).mul_(math.sqrt(3.0))
     return z if name == "normal" else z.div_(z.norm(dim=-1, keepdim=True))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable
+from typing import Any
+
+from fastgan.training.display import Display
 
 FAST = ("--quiet", "--no-pictures")
 TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--steps", "20")
@@ -15,3 +20,19 @@ def check_refusal(result: tuple[int, str, str], says: str) -> None:
     assert out == ""
     assert err.count("\n") == 1 and err.endswith("\n"), err
     assert says in err and "Traceback" not in err, err
+
+
+class CtrlC(Display):
+    """Ctrl-C at an iteration of a member."""
+
+    def __init__(self, step: int, member: int = 0) -> None:
+        self.every, self._member = step, member
+
+    def on_chunk(self, run: Any, rows: object) -> None:
+        if (run.member, run.step) == (self._member, self.every):
+            signal.raise_signal(signal.SIGINT)
+
+
+def showing(*displays: Display) -> Callable[..., contextlib.AbstractContextManager[list[Display]]]:
+    """What a test puts in the place of `fastgan.training.progress`."""
+    return lambda *_, **__: contextlib.nullcontext(list(displays))

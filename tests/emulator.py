@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from places import places
 from torch import Tensor
@@ -73,6 +74,12 @@ class Refused(RuntimeError):
 def compiler() -> str | None:
     """g++, or clang++ under another name: whatever CXX says, else g++."""
     return shutil.which(os.environ.get("CXX", "g++"))
+
+
+NEEDS = [  # the marks of tests that compile kernels for the CPU
+    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
+]
 
 
 def _run(command: Sequence[object]) -> None:

@@ -133,7 +133,6 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 # modules with an underscore are not in it: they are helpers of the whole distribution, which the applications are part
 # of (errors that keep their parts, types of options, files written whole, optional libraries, threads, Ctrl-C).
 BESIDE_PUBLIC = {
-    "bench_drop_in_grid, which times native calls against the rule that chooses them": ("nn.segments", "ops"),
     "soak, which runs the CPU's engine without the history of `train`": ("training.engines.cpu", "training.rows"),
 }  # fmt: skip
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 
 import fastgan
 from fastgan import evaluation, nn
 from fastgan.apps import baselines, presets
-from fastgan.apps.cli import compare, main
-
-Run = Callable[..., tuple[int, str, str]]
+from fastgan.apps.cli import compare
 
 
 def normal(shape: tuple[int, ...], seed: int) -> torch.Tensor:
@@ -156,14 +155,8 @@ def test_M27_a_gan_models_the_joint_of_the_pixels() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = main(["compare", *argv])
-        return code, *capsys.readouterr()
-
-    return call
+def run(run: Run) -> Run:
+    return functools.partial(run, "compare")
 
 
 @pytest.mark.parametrize("source", ["ring", "digits", "gaussian"])

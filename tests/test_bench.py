@@ -217,9 +217,9 @@ def test_the_grid_times_native_calls_where_the_rule_leaves_them(monkeypatch: pyt
     need("native", "mlp")
     monkeypatch.setattr("fastgan.nn.segments.pays", lambda *_: False)
     plain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LeakyReLU(0.2))
-    for native_calls, name in ((False, "LeakyReluBackward0"), (True, "_MlpBackward")):
-        model = fastgan.fuse(copy.deepcopy(plain))
-        y = bench_drop_in_grid.side("", model, (3, 4, 5), native_calls).run()
+    fused, native_calls = fastgan.fuse(copy.deepcopy(plain)), bench_drop_in_grid.with_native_calls(plain)
+    for model, name in ((fused, "LeakyReluBackward0"), (native_calls, "_MlpBackward")):
+        y = bench_drop_in_grid.side("", model, (3, 4, 5)).run()
         assert y.grad_fn.name() == name
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
 import typing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command_line import FAST, TINY, Run, check_refusal
+from command_line import FAST, TINY, CtrlC, Run, check_refusal, showing
 
 import fastgan
 from fastgan.apps import presets
@@ -27,7 +24,6 @@ from fastgan.apps.cli import train as train_command
 from fastgan.apps.cli.arguments import Parser, add_fields, field_help
 from fastgan.apps.presets import Networks
 from fastgan.training import TrainConfig
-from fastgan.training.display import Display
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")
 Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
@@ -174,17 +170,9 @@ def test_resume_before_the_first_checkpoint_starts_again(run: Run, ring: Path) -
     assert json.loads(Path("early/config.json").read_text())["train"]["optimizer"]["lr"] == 3e-3
 
 
-class _CtrlC(Display):
-    every = 5
-
-    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
-        if run.step == 5:
-            signal.raise_signal(signal.SIGINT)
-
-
 def test_ctrl_c_saves_and_exits_with_130(run: Run, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train_command, "progress", lambda *_, **__: contextlib.nullcontext([_CtrlC()]))
+        patch.setattr(train_command, "progress", showing(CtrlC(5)))
         code, out, _ = run("train", "ring", *TINY, "--out", "stopped")
     assert code == 130 and "interrupted, saved" in out and "--resume --out stopped" in out
     assert Path("stopped/samples.png").is_file()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 
 from fastgan import data, plots
 from fastgan.apps.cli import labels, main, runs
@@ -18,7 +18,6 @@ pytest.importorskip("matplotlib", reason="a run draws pictures")
 pytest.importorskip("sklearn", reason="digits come with scikit-learn")
 
 TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--quiet", "--no-pictures", "--threads", "1")
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

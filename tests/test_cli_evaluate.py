@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -11,25 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 
 import fastgan
 from fastgan import evaluation
 from fastgan.apps.cli import main, runs
 
 FAST = ("--batch-size", "20", "--width", "8", "--steps", "20", "--quiet", "--no-pictures")
-Evaluate = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Evaluate:
-    """evaluate(argv) in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = main(["evaluate", *argv])
-        return code, *capsys.readouterr()
-
-    return call
+def evaluate(run: Run) -> Run:
+    return functools.partial(run, "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +46,7 @@ def samples_of(path: str, n: int, seed: int = 0) -> torch.Tensor:
     return config.restore(runs.trained(Path(path), config).sample(n, seed=seed))
 
 
-def test_a_mixture_gets_every_measure_and_fresh_rows(evaluate: Evaluate, folder: Callable[..., str]) -> None:
+def test_a_mixture_gets_every_measure_and_fresh_rows(evaluate: Run, folder: Callable[..., str]) -> None:
     path = folder("ring", "--rows", "400")
     code, out, err = evaluate(path, "--n", "300", "--seed", "5", "--out", "report.json")
     assert code == 0 and err == ""
@@ -75,7 +69,7 @@ def test_a_mixture_gets_every_measure_and_fresh_rows(evaluate: Evaluate, folder:
     assert report["support"]["neighbours"] == 5 and 0 <= report["support"]["precision"] <= 1
 
 
-def test_digits_trained_on_some_rows_hold_out_the_rest(evaluate: Evaluate, folder: Callable[..., str]) -> None:
+def test_digits_trained_on_some_rows_hold_out_the_rest(evaluate: Run, folder: Callable[..., str]) -> None:
     pytest.importorskip("sklearn", reason="digits come with scikit-learn")
     Image = pytest.importorskip("PIL.Image", reason="decoding pictures needs pillow")
     path = folder("digits", "--rows", "1500")
@@ -94,7 +88,7 @@ def test_digits_trained_on_some_rows_hold_out_the_rest(evaluate: Evaluate, folde
         assert float(np.asarray(image.convert("L")).std()) > 5
 
 
-def test_rows_are_held_out_by_default(evaluate: Evaluate, folder: Callable[..., str], tmp_path: Path) -> None:
+def test_rows_are_held_out_by_default(evaluate: Run, folder: Callable[..., str], tmp_path: Path) -> None:
     rows = np.arange(180.0).reshape(60, 3) / 180
     np.save(tmp_path / "mine.npy", rows)
     path = folder(str(tmp_path / "mine.npy"))
@@ -138,7 +132,7 @@ def test_a_share_of_one_row(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_held_out_rows_there_is_no_likelihood(
-    evaluate: Evaluate, folder: Callable[..., str], tmp_path: Path
+    evaluate: Run, folder: Callable[..., str], tmp_path: Path
 ) -> None:
     for name in ("mine", "other"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(60, 3)))
@@ -150,9 +144,7 @@ def test_without_held_out_rows_there_is_no_likelihood(
     assert evaluate(path, "--n", "3")[0] == 0  # too few rows for precision and recall
 
 
-def test_a_table_is_measured_in_standard_deviations(
-    evaluate: Evaluate, folder: Callable[..., str], tmp_path: Path
-) -> None:
+def test_a_table_is_measured_in_standard_deviations(evaluate: Run, folder: Callable[..., str], tmp_path: Path) -> None:
     """Metres or millimetres: the same figures, in which every column counts."""
     reports = []
     for unit in (1.0, 1000.0):
@@ -180,12 +172,12 @@ def test_a_table_is_measured_in_standard_deviations(
     assert reports[0]["discriminator"]["gap"] == pytest.approx(reports[1]["discriminator"]["gap"], abs=1e-4)
 
 
-def test_fewer_samples_than_modes_is_said(evaluate: Evaluate, folder: Callable[..., str]) -> None:
+def test_fewer_samples_than_modes_is_said(evaluate: Run, folder: Callable[..., str]) -> None:
     code, out, _ = evaluate(folder("ring", "--rows", "400"), "--n", "5")
     assert code == 0 and "needs a sample for each of the 8 modes: --n 8 or more" in out
 
 
-def test_the_sigmas_reach_the_scale_of_the_modes(evaluate: Evaluate, folder: Callable[..., str]) -> None:
+def test_the_sigmas_reach_the_scale_of_the_modes(evaluate: Run, folder: Callable[..., str]) -> None:
     path = folder("ring", "--rows", "400")
     evaluate(path, "--n", "300", "--out", "r.json")
     sigma = json.loads(Path("r.json").read_text())["of_real_rows"]["sigma"]
@@ -205,7 +197,7 @@ def test_the_sigmas_reach_the_scale_of_the_modes(evaluate: Evaluate, folder: Cal
     ],
 )
 def test_a_mistake_ends_in_one_line(
-    evaluate: Evaluate, folder: Callable[..., str], flags: tuple[str, ...], message: str
+    evaluate: Run, folder: Callable[..., str], flags: tuple[str, ...], message: str
 ) -> None:
     if "digits" in flags:
         pytest.importorskip("sklearn", reason="digits come with scikit-learn")
@@ -214,5 +206,5 @@ def test_a_mistake_ends_in_one_line(
     assert not Path("x.png").exists()
 
 
-def test_a_folder_that_is_no_run(evaluate: Evaluate) -> None:
+def test_a_folder_that_is_no_run(evaluate: Run) -> None:
     assert evaluate("nowhere") == (2, "", "fastgan evaluate: nowhere is no run folder: it has no config.json\n")

@@ -8,19 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run
 
 from fastgan.apps.cli import main
 from fastgan.training import lock
 
 pytest.importorskip("matplotlib", reason="a run draws pictures")
 
-Run = Callable[..., tuple[int, str, str]]
 TINY = ("--batch-size", "16", "--width", "4", "--steps", "4", "--quiet", "--no-pictures")
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import signal
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from command_line import FAST, TINY, Run
+from command_line import FAST, TINY, CtrlC, Run, showing
 
 from fastgan.training import population
-from fastgan.training.display import Bar, Display, Lines, progress
+from fastgan.training.display import Bar, Lines, progress
 
 pytest.importorskip("matplotlib", reason="a population draws its curves")
 
@@ -49,18 +45,10 @@ def test_seeds_alone_need_no_grid_and_a_grid_no_seeds(run: Run) -> None:
     assert config["seed"] == 4 and config["optimizer"]["lr"] == 2e-3
 
 
-class _CtrlC(Display):
-    every = 5
-
-    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
-        if run.member == 1 and run.step == 5:
-            signal.raise_signal(signal.SIGINT)
-
-
 def test_a_stopped_population_is_resumed_and_extended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("train", "ring", *TINY, "--seeds", "0:4", "--out", "through", *FAST)[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(population, "display", lambda *_, **__: contextlib.nullcontext([_CtrlC()]))
+        patch.setattr(population, "display", showing(CtrlC(5, member=1)))
         code, out, _ = run("train", "ring", *TINY, "--seeds", "0:3", "--out", "part")
     assert code == 130 and out.startswith("interrupted, saved ring: ") and "3 of 3 GANs" not in out
     assert "fastgan train --resume --out part" in out
@@ -123,7 +111,7 @@ def test_a_single_run_is_not_resumed_as_a_population(run: Run) -> None:
 
 def test_the_bar_counts_members_and_iterations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     bar = Bar(4, 80)
-    monkeypatch.setattr(population, "display", lambda *_, **__: contextlib.nullcontext([bar]))
+    monkeypatch.setattr(population, "display", showing(bar))
     assert run("train", "ring", *TINY, "--seeds", "0:2", "--grid", "optimizer.lr=1e-3,1e30", *FAST)[0] == 0
     (task,) = bar._bar.tasks
     assert task.description == "4 of 4 GANs done" and task.completed == task.total == bar.done

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import json
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from command_line import CtrlC, Run, showing
 
 from fastgan.apps.cli import reproduce_ring
 from fastgan.apps.reproduce import unrolled
-from fastgan.training.display import Display
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -51,24 +44,10 @@ def test_M75_a_row_for_each_cost(run: Run) -> None:
     assert [row["method"] for row in body["rows"]] == ["minimax", "non_saturating", "mle"] and body["steps"] == 2
 
 
-class _CtrlC(Display):
-    """At an iteration of a member."""
-
-    every = 1
-
-    def __init__(self, member: int, step: int) -> None:
-        self._at = member, step
-
-    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
-        if (run.member, run.step) == self._at:
-            signal.raise_signal(signal.SIGINT)
-
-
 def test_ctrl_c_leaves_the_table_of_what_is_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """K = 1 trains one after another: seed 0 has ended, seed 1 comes to 11 of 20 iterations, seed 2 never begins."""
     argv = ("unrolled", "--unroll", "1", "--trials", "3", "--steps", "20", "--no-pictures", "--quiet")
-    bars = [_CtrlC(1, 11)]
-    monkeypatch.setattr(reproduce_ring, "progress", lambda *_, **__: contextlib.nullcontext(bars))
+    monkeypatch.setattr(reproduce_ring, "progress", showing(CtrlC(11, member=1)))
     code, out, err = run(*argv, "--out", "a")
     assert code == 130 and err == ""
     assert "interrupted: 2 of 3 trials had not ended: the table has what was measured last" in out
@@ -78,7 +57,7 @@ def test_ctrl_c_leaves_the_table_of_what_is_done(run: Run, monkeypatch: pytest.M
     first, second, third = body["modes by seed"]["K = 1"]
     assert third is None and f"K = 1: modes by seed {first} {second} -\n" in out
     assert body["rows"][0]["figures"]["modes"]["mean"] == (first + second) / 2
-    bars[:] = [_CtrlC(0, 1)]
+    monkeypatch.setattr(reproduce_ring, "progress", showing(CtrlC(1)))
     code, out, err = run(*argv, "--out", "b")
     assert code == 130 and out == "" and err.startswith("interrupted: no trial had been measured yet")
     assert not Path("b").exists()

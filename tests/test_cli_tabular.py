@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run
 
 from fastgan.apps.cli.tabular import constraint
 from fastgan.tabular import FixedCombinations, Inequality, Positive, TabularGAN
@@ -17,7 +17,6 @@ from fastgan.tabular import FixedCombinations, Inequality, Positive, TabularGAN
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
 
-Run = Callable[..., tuple[int, str, str]]
 FAST = ("--steps", "3", "--batch-size", "60", "--width", "16", "--latent-dim", "8", "--threads", "1")
 
 

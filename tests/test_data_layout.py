@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import gzip
 import warnings
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 from data_files import refused
 
 from fastgan.data import DataError, Dataset, DataWarning, as_dataset, layout, read
 
-Run = Callable[..., tuple[int, str, str]]
 RNG = np.random.default_rng(0)
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 from data_files import idx_bytes
 
 from fastgan import data, evaluation
 from fastgan.apps import presets
-from fastgan.apps.cli import main, runs
+from fastgan.apps.cli import runs
 from fastgan.data import mnist_files
 from fastgan.training import train
 
@@ -25,7 +26,6 @@ PIXELS = RNG.integers(0, 256, size=(30, 28, 28), dtype=np.uint8)
 LABELS = (np.arange(30) % 10).astype(np.uint8)
 LOADERS = {"mnist": data.mnist, "fashion-mnist": data.fashion_mnist}
 Write = Callable[..., Path]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -49,17 +49,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
                 path = tmp_path / folder / f"{split}-{kind}-ubyte{'.gz' if packed else ''}"
                 path.write_bytes(gzip.compress(idx_bytes(array)) if packed else idx_bytes(array))
         return tmp_path / folder
-
-    return call
-
-
-@pytest.fixture
-def run(write: Write, capsys: pytest.CaptureFixture[str]) -> Run:
-    """run(argv): exit code, stdout, stderr."""
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = main(list(argv))
-        return code, *capsys.readouterr()
 
     return call
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 
 from fastgan import data
 from fastgan.data import DataError, Dataset, Standardizer, standardize
 
-Run = Callable[..., tuple[int, str, str]]
 HOUR = 1_700_000_000 + np.random.default_rng(0).integers(3600, size=2000)  # Unix times within an hour: 1,508 different
 
 

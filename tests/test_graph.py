@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import switches
 import torch
-from emulator import CSRC, Builder, Library, compiler
+from emulator import CSRC, NEEDS, Builder, Library
 from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
@@ -46,11 +46,7 @@ from fastgan.training.engines.cost_model import Work
 from fastgan.training.engines.cuda_graph import GraphEngine
 from fastgan.training.rows import Minibatches
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-    pytest.mark.skipif(backend.native is None, reason="the engine it is compared with is compiled"),
-]
+pytestmark = [*NEEDS, pytest.mark.skipif(backend.native is None, reason="the engine it is compared with is compiled")]
 STEPS = 6
 
 

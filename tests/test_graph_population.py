@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import CSRC, Builder, Library, compiler
+from emulator import CSRC, NEEDS, Builder, Library
 from graph_launcher import Recorder, Stream, Streams
 
 import fastgan
@@ -23,11 +23,7 @@ from fastgan.training.engines import cuda_graph as graph
 from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
 from fastgan.training.rows import Minibatches
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-    pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core"),
-]
+pytestmark = [*NEEDS, pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core")]
 DATA = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
 # Chunks of 1, 4 and 11 iterations: graphs of ten and of one, and a call that has both.
 CONFIG = TrainConfig(16, 20, k=2, optimizer=Adam(1e-2), nonfinite="skip", ema_decay=0.9, engine="fused")

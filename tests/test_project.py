@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import pytest
+import torch
 
 import fastgan
+from fastgan import backend
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "mkdocs.yml").is_file():
@@ -205,3 +207,25 @@ def test_the_walks_of_the_architecture_go_through_functions_of_their_files() -> 
         last = int(rows[end][0])
         assert int(count) == last - 1
         assert int(of_files) == len({file for _, file, _ in rows[end - last + 1 : end + 1]})
+
+
+@pytest.mark.skipif(backend.native is None, reason="the walk goes through the compiled core")
+def test_the_walk_of_a_loss_has_no_call_that_is_not_in_its_table() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().split("## From `fastgan.discriminator_loss`")[1]
+    rows = re.findall(r"^\| \d+ \| `(fastgan/[^`]+)` \| `(\w+)` \|", text.split("\n## ")[0], re.M)
+    real, fake = torch.zeros(2, 64, requires_grad=True)
+    fastgan.discriminator_loss(real, fake)  # what a first call does once is not counted
+    walked: list[tuple[str, str]] = []
+
+    def see(frame: FrameType, event: str, _: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(ROOT / "fastgan"):
+            walked.append((path.relative_to(ROOT).as_posix(), frame.f_code.co_name))
+
+    before = sys.getprofile()
+    sys.setprofile(see)
+    try:
+        fastgan.discriminator_loss(real, fake)
+    finally:
+        sys.setprofile(before)
+    assert walked == rows

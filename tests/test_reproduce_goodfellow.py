@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from cases import need
+from command_line import Run
 
 import fastgan
 from fastgan.apps.cli import main
 from fastgan.apps.reproduce import goodfellow2014 as paper
 
-Run = Callable[..., tuple[int, str, str]]
 FAST = ("--quiet", "--no-pictures", "--epochs", "1")
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(tmp_path)
+def run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(paper, "SAMPLES", 200)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = main(["reproduce", "goodfellow2014", *argv])
-        return code, *capsys.readouterr()
-
-    return call
+    return functools.partial(run, "reproduce", "goodfellow2014")
 
 
 def idx_files(folder: Path, train: int = 720, test: int = 100) -> Path:

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import math
 import re
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cases import need
+from command_line import CtrlC, Run, showing
 
 import fastgan
-from fastgan.apps.cli import main, reproduce_pacgan
+from fastgan.apps.cli import reproduce_pacgan
 from fastgan.apps.reproduce import pacgan, table, trials
 from fastgan.apps.reproduce.table import Figure, Row
-from fastgan.training.display import Display
 
 pytest.importorskip("matplotlib", reason="a study draws its pictures")
 
-Run = Callable[..., tuple[int, str, str]]
 ONE = ("--dataset", "ring", "--methods", "GAN", "--quiet", "--no-pictures", "--threads", "1")
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        code = main(["reproduce", "pacgan", *argv])
-        return code, *capsys.readouterr()
-
-    return call
+def run(run: Run) -> Run:
+    return functools.partial(run, "reproduce", "pacgan")
 
 
 def test_M73_the_networks_and_the_training_are_the_papers() -> None:
@@ -122,18 +112,10 @@ def test_a_study_that_cannot_run_leaves_nothing(run: Run, monkeypatch: pytest.Mo
     assert run(*ONE, *short)[0] == 0
 
 
-class _CtrlC(Display):
-    every = 2
-
-    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
-        if run.member == 1 and run.step == 2:
-            signal.raise_signal(signal.SIGINT)
-
-
 def test_an_interrupted_study_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     need("native", "mlp")
     with monkeypatch.context() as patch:
-        patch.setattr(reproduce_pacgan, "progress", lambda *_, **__: contextlib.nullcontext([_CtrlC()]))
+        patch.setattr(reproduce_pacgan, "progress", showing(CtrlC(2, member=1)))
         code, out, _ = run(*ONE, "--trials", "2", "--steps", "5", "--out", "a")
     assert code == 130 and out.startswith("ring: 0 of 2 trials") and "pacgan --out a --resume" in out
     code, _, err = run("--out", "a")

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from emulator import CSRC, RACES, SIMT, STREAM, Builder, Emulator, Refused, Violation, compiler
+from emulator import NEEDS, RACES, SIMT, STREAM, Builder, Emulator, Refused, Violation
 from torch import Tensor
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 SCHEDULES = 20
 THREADS = 256
 

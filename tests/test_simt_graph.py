@@ -3,12 +3,13 @@ updates."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 import torch
 from cases import need
-from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, begin_narrow, compiler
+from emulator import MEMORY, NEEDS, RACES, STREAM, Builder, Emulator, begin_narrow
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,10 +19,7 @@ from fastgan.reference import ACTIVATIONS
 from fastgan.schema import DTYPES, FIELDS, FORMULAS, in_order, number
 from fastgan.training.optimizers import Momentum
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 FLOAT, DOUBLE = torch.float32, torch.float64
 SEED = 2**63 - 25
 
@@ -345,12 +343,9 @@ def racing(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 
 @pytest.mark.parametrize("source", RACING)
 def test_no_race(source: str, racing: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = racing[source]()
-    try:
+    with contextlib.closing(racing[source]()) as emulator:
         for check in RACING[source]:
             check(emulator)
-    finally:
-        emulator.close()
 
 
 WANTED, SUMMED = "i < wanted;", "  all[threadIdx.x] = sum;\n"
@@ -368,10 +363,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
     source, *_, says = FAULTS[name]
-    emulator = faulty[name]()
-    try:
+    with contextlib.closing(faulty[name]()) as emulator:
         with pytest.raises(AssertionError, match=says):
             for check in RACING[source]:
                 check(emulator)
-    finally:
-        emulator.close()

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import DTYPES, MLPS, NAN, MlpCase, name_of, need
-from emulator import CSRC, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_narrow, compiler
+from emulator import NEEDS, RACES, STREAM, Builder, Emulator, Huge, Refused, begin_narrow
 from test_simt_optimizers import check_rule
 from torch import Tensor
 
@@ -19,10 +19,7 @@ from fastgan import cuda, kernels, reference, schema
 from fastgan.ops import LayerSpec
 from fastgan.ops.layers import mlp_by_layers
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 SCHEDULES = 20
 KEY = 0x9E3779B97F4A7C15  # more than 63 bits
 KEY_TENSOR = torch.tensor(KEY - 2**64)
@@ -408,12 +405,9 @@ def racing(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 
 @pytest.mark.parametrize("source", CHECKS)
 def test_no_race(source: str, racing: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = racing[source]()
-    try:
+    with contextlib.closing(racing[source]()) as emulator:
         if source == "mlp.cu":  # its networks use dropout only through random.cu
             check_network(emulator, RELU, 33, torch.float32, False, schedules=2)
             check_sums(emulator, 300, 4, torch.float32, 0, 2)
         else:
             CHECKS[source](emulator)
-    finally:
-        emulator.close()

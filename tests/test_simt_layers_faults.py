@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
-from emulator import CSRC, MEMORY, RACES, Emulator, Flavour, compiler, without_faults
+from emulator import MEMORY, NEEDS, RACES, Emulator, Flavour, without_faults
 from test_simt_layers import CHECKS
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 OVERFLOW = "heap-buffer-overflow"
 NOISE_GUARD = "at + j >= 0 && at + j < n"
 HERE = "__syncthreads();"
@@ -96,18 +94,12 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, str]] = {
 
 @pytest.mark.parametrize("name", ["noise_tail", "rows_tail", "strip_tail", "columns_shared", "step_tail"])
 def test_where_no_fault_is_on_none_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = without_faults(faulty[name])
-    try:
+    with contextlib.closing(without_faults(faulty[name])) as emulator:
         CHECKS[FAULTS[name][0]](emulator)
-    finally:
-        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = faulty[name]()
-    try:
+    with contextlib.closing(faulty[name]()) as emulator:
         with pytest.raises(AssertionError, match=FAULTS[name][-1]):
             CHECKS[FAULTS[name][0]](emulator)
-    finally:
-        emulator.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 from cases import DTYPES, LOSSES, NAN, PAIRS, LossCase, name_of, row, ulp_error
 from emulator import (
-    CSRC,
     MEMORY,
+    NEEDS,
     RACES,
     STREAM,
     Builder,
@@ -19,17 +20,13 @@ from emulator import (
     Refused,
     begin_faults,
     begin_narrow,
-    compiler,
     without_faults,
 )
 from torch import Tensor
 
 from fastgan import kernels, reference, schema
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 SCHEDULES = 20
 NUMBERS = schema.FORMULAS
 # Units in the last place: halves are rounded once; double is compared with another double.
@@ -72,7 +69,7 @@ def check_pair(
 ) -> None:
     """The sum of both means and its gradients."""
     formulas, targets = PAIRS[pair]
-    wide = kernels.accumulator(dtype)
+    wide = kernels.ACCUMULATORS[dtype]
     x = [row(f).points(k, dtype=dtype, seed=i) for i, (f, k) in enumerate(zip(formulas, (m, n), strict=True))]
     scales = [1.0 / k if k else 1.0 for k in (m, n)]
     value = garbage(1, dtype=wide)
@@ -168,12 +165,9 @@ def test_R39_a_launch_that_fails_is_reported(machine: Emulator) -> None:
 
 
 def test_no_race(emulator_builder: Builder) -> None:
-    emulator = begin_narrow(emulator_builder, "loss.cu", RACES)()
-    try:
+    with contextlib.closing(begin_narrow(emulator_builder, "loss.cu", RACES)()) as emulator:
         check_pair(emulator, 0, torch.float32, 2085, 5000, schedules=4)
         check_pointwise(emulator, row("fake"), torch.float32, 0, schedules=4)
-    finally:
-        emulator.close()
 
 
 # ---------------------------------------------------------------- planted faults
@@ -263,23 +257,17 @@ def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 
 
 def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = without_faults(faulty["no_tail_guard"])
-    try:
+    with contextlib.closing(without_faults(faulty["no_tail_guard"])) as emulator:
         for check in (pair(2085, 70), pair(2085, 70, 1), points, check_refusal):
             check(emulator)
-    finally:
-        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
     check, report = FAULTS[name][3:]
-    emulator = faulty[name]()
-    try:
+    with contextlib.closing(faulty[name]()) as emulator:
         with pytest.raises((AssertionError, pytest.fail.Exception), match=report):
             check(emulator)
-    finally:
-        emulator.close()
 
 
 RACING = ("no_barrier_before", "no_barrier_between", "every_lane_writes")
@@ -294,9 +282,6 @@ def racing(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 def test_R23_a_removed_barrier_is_a_race_under_every_schedule(
     name: str, racing: dict[str, Callable[[], Emulator]]
 ) -> None:
-    emulator = racing[name]()
-    try:
+    with contextlib.closing(racing[name]()) as emulator:
         with pytest.raises(AssertionError, match=r"race in shared memory: .* at device\.cuh:\d+|never written"):
             check_pair(emulator, 0, torch.float32, 5, 3)
-    finally:
-        emulator.close()

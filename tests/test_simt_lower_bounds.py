@@ -3,16 +3,14 @@ more."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from emulator import CSRC, MEMORY, RACES, STREAM, Builder, Emulator, begin_narrow, compiler
+from emulator import MEMORY, NEEDS, RACES, STREAM, Builder, Emulator, begin_narrow
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 THREADS = 256
 CLUSTERS = (0, 1, 2, 8)  # 0: one block, with the barriers of a block
 
@@ -66,10 +64,7 @@ def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_R23_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
     *_, says = FAULTS[name]
-    emulator = faulty[name]()
-    try:
+    with contextlib.closing(faulty[name]()) as emulator:
         with pytest.raises(AssertionError, match=says):
             for _ in range(5):
                 check_meeting(emulator, 8)
-    finally:
-        emulator.close()

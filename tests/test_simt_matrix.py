@@ -6,18 +6,16 @@ and "mma.m16n8k16"), so that a mapping that is wrong in a consistent way is foun
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 import torch
-from emulator import CSRC, MEMORY, SIMT, STREAM, Builder, Emulator, begin_faults, compiler, without_faults
+from emulator import MEMORY, NEEDS, SIMT, STREAM, Builder, Emulator, begin_faults, without_faults
 from rounded import rounded
 from torch import Tensor
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 SCHEDULES = 20
 KINDS = {"tf32": 0, "tf32x3": 1, "bf16": 2, "short bf16": 3}
 DEPTH = {"tf32": 8, "tf32x3": 8, "bf16": 16}
@@ -257,20 +255,14 @@ def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 
 
 def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = without_faults(faulty["rows_interleaved"])
-    try:
+    with contextlib.closing(without_faults(faulty["rows_interleaved"])) as emulator:
         for check in (tf32, tf32x3, bf16):
             check(emulator)
-    finally:
-        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
     check, report = FAULTS[name][2:]
-    emulator = faulty[name]()
-    try:
+    with contextlib.closing(faulty[name]()) as emulator:
         with pytest.raises(AssertionError, match=report):
             check(emulator)
-    finally:
-        emulator.close()

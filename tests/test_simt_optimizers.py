@@ -5,15 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import name_of, need
-from emulator import CSRC, STREAM, Emulator, compiler
+from emulator import NEEDS, STREAM, Emulator
 from torch import Tensor
 
 from fastgan import backend, schema
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-]
+pytestmark = NEEDS
 SCHEDULES = 20
 RULES = schema.ENUMS.get("Rule", ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import CSRC, MEMORY, RACES, Builder, Emulator, Flavour, Refused, begin_faults, compiler, without_faults
+from emulator import MEMORY, NEEDS, RACES, Builder, Emulator, Flavour, Refused, begin_faults, without_faults
 from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
@@ -36,11 +37,7 @@ from fastgan.training.engines import cuda_persistent as persistent
 from fastgan.training.engines import eager, state
 from fastgan.training.rows import Minibatches
 
-pytestmark = [
-    pytest.mark.skipif(not CSRC.is_dir(), reason="an installed package has no csrc folder"),
-    pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
-    pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core"),
-]
+pytestmark = [*NEEDS, pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core")]
 SPILLED = LIMITS._replace(shared_bytes=9000)  # the weights' first layers, and nothing else
 CLUSTER = LIMITS._replace(cluster=2)
 UNEVEN = LIMITS._replace(cluster=3, multiprocessors=3)
@@ -408,23 +405,17 @@ def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
 
 
 def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = without_faults(faulty["metrics beyond the table"])
-    try:
+    with contextlib.closing(without_faults(faulty["metrics beyond the table"])) as emulator:
         for limits in (LIMITS, CLUSTER):
             tiny_run(emulator, limits)
-    finally:
-        emulator.close()
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(name: str, faulty: dict[str, Callable[[], Emulator]]) -> None:
-    emulator = faulty[name]()
     *_, limits, report = FAULTS[name]
-    try:
+    with contextlib.closing(faulty[name]()) as emulator:
         with pytest.raises(AssertionError, match=report):
             tiny_run(emulator, limits)
-    finally:
-        emulator.close()
 
 
 # ---------------------------------------------------------------- on a GPU

@@ -88,6 +88,7 @@ struct MlpPenalty {
 
 struct Kernels {
   const char* name;
+  bool has_bf16_kernels;  // whether this build has products of bfloat16
   void (*pair_loss)(int dtype, const LossTerm& real, const LossTerm& fake, void* value, int threads);
   void (*pointwise)(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, int threads);
   void (*dropout)(int dtype, const void* x, void* out, int64_t rows, int64_t features, double p, uint64_t dropout_seed,
@@ -99,7 +100,6 @@ struct Kernels {
   void (*mlp_second_order)(int dtype, const NetworkPlan& plan, const MlpSecondOrder& call);
   void (*mlp_penalty)(int dtype, const NetworkPlan& plan, const MlpPenalty& call);
   MlpSizes (*mlp_sizes)(const NetworkPlan& plan);
-  bool has_bf16_kernels;      // whether this build has products of bfloat16
   bool (*multiplies_bf16)();  // whether this processor has AVX512-BF16 too
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
   // Writes the weights to the plan's addresses; the next call reads them from there.

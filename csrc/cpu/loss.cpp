@@ -2,6 +2,7 @@
 // compiler, evaluates a chunk in the L1 cache. Values are summed in double in a fixed order, so the bits do not depend
 // on the number of threads.
 #include <algorithm>
+#include <array>
 #include <memory>
 
 #include "../dtypes.h"
@@ -48,7 +49,7 @@ inline const double* widen(const double* x, int, double*) { return x; }
 template <class S>
 double sum_task(const LossTerm& term, int64_t first, int64_t n) {
   using T = Compute<S>;
-  const ChunkLoops<T> loops = find_loops<T>(term.formula);
+  const ChunkLoops<T>& loops = Loops<T>::by_formula[term.formula];
   const S* x = static_cast<const S*>(term.logits) + first;
   T* grad = term.grad ? static_cast<T*>(term.grad) + first : nullptr;
   alignas(64) T wide[kChunk], values[kChunk];
@@ -71,26 +72,9 @@ double sum_task(const LossTerm& term, int64_t first, int64_t n) {
 }
 
 template <class S>
-void pair_loss_of(const LossTerm& real, const LossTerm& fake, Compute<S>* value, int threads) {
-  const int64_t first_of_fake = (real.n + kTask - 1) / kTask;
-  const int64_t count = first_of_fake + (fake.n + kTask - 1) / kTask;
-  double few[16];
-  std::unique_ptr<double[]> many(count > 16 ? new double[size_t(count)] : nullptr);
-  double* partial = many ? many.get() : few;
-  parallel_for(real.n + fake.n < kParallelThreshold ? 1 : threads, count, [&](int64_t i) {
-    const LossTerm& term = i < first_of_fake ? real : fake;
-    const int64_t first = (i < first_of_fake ? i : i - first_of_fake) * kTask;
-    partial[i] = sum_task<S>(term, first, std::min(kTask, term.n - first));
-  });
-  double sum_real = 0.0, sum_fake = 0.0;
-  for (int64_t i = 0; i < count; ++i) (i < first_of_fake ? sum_real : sum_fake) += partial[i];
-  *value = Compute<S>(sum_real * real.scale + (fake.n ? sum_fake * fake.scale : 0.0));
-}
-
-template <class S>
 void pointwise_of(const S* x, S* out, int64_t n, int formula, double target, int order, int threads) {
   using T = Compute<S>;
-  const auto loop = find_loops<T>(formula).derivative[order];
+  const auto loop = Loops<T>::by_formula[formula].derivative[order];
   parallel_for(n < kParallelThreshold ? 1 : threads, (n + kTask - 1) / kTask, [&](int64_t task) {
     alignas(64) T wide[kChunk], values[kChunk];
     const int64_t end = std::min((task + 1) * kTask, n);
@@ -102,26 +86,44 @@ void pointwise_of(const S* x, S* out, int64_t n, int formula, double target, int
   });
 }
 
-}  // namespace
-
 template <class T>
-ChunkLoops<T> find_loops(int formula) {
-  ChunkLoops<T> found{};
-  with_formula(formula, [&](auto f) {
-    using F = decltype(f);
-    found = {{derivative<F, T, 0>, derivative<F, T, 1>, derivative<F, T, 2>}, value_and_grad<F, T>};
-  });
+constexpr auto all_loops() {
+  std::array<ChunkLoops<T>, kFormulas> found{};
+  for (int formula = 0; formula < kFormulas; ++formula)
+    with_formula(formula, [&](auto f) {
+      using F = decltype(f);
+      found[size_t(formula)] = {{derivative<F, T, 0>, derivative<F, T, 1>, derivative<F, T, 2>}, value_and_grad<F, T>};
+    });
   return found;
 }
 
-template ChunkLoops<float> find_loops(int);
-template ChunkLoops<double> find_loops(int);
+}  // namespace
+
+template <>
+constinit const std::array<ChunkLoops<float>, kFormulas> Loops<float>::by_formula = all_loops<float>();
+template <>
+constinit const std::array<ChunkLoops<double>, kFormulas> Loops<double>::by_formula = all_loops<double>();
 
 void pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* value, int threads) {
-  with_dtype(dtype, [&](auto storage) {
-    using S = decltype(storage);
-    pair_loss_of<S>(real, fake, static_cast<Compute<S>*>(value), threads);
+  constexpr decltype(&sum_task<float>) of_dtype[] = {sum_task<float>, sum_task<double>, sum_task<Half>,
+                                                     sum_task<BFloat16>};
+  const int64_t first_of_fake = (real.n + kTask - 1) / kTask;
+  const int64_t count = first_of_fake + (fake.n + kTask - 1) / kTask;
+  double few[16];
+  std::unique_ptr<double[]> many(count > 16 ? new double[size_t(count)] : nullptr);
+  double* partial = many ? many.get() : few;
+  parallel_for(real.n + fake.n < kParallelThreshold ? 1 : threads, count, [&](int64_t i) {
+    const LossTerm& term = i < first_of_fake ? real : fake;
+    const int64_t first = (i < first_of_fake ? i : i - first_of_fake) * kTask;
+    partial[i] = of_dtype[dtype](term, first, std::min(kTask, term.n - first));
   });
+  double sum_real = 0.0, sum_fake = 0.0;
+  for (int64_t i = 0; i < count; ++i) (i < first_of_fake ? sum_real : sum_fake) += partial[i];
+  const double sum = sum_real * real.scale + (fake.n ? sum_fake * fake.scale : 0.0);
+  if (DType(dtype) == DType::f64)
+    *static_cast<double*>(value) = sum;
+  else
+    *static_cast<float*>(value) = float(sum);
 }
 
 void pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, int threads) {

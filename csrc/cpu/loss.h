@@ -1,5 +1,7 @@
 // Loops over logits, one of each kind for every loss formula (loss.cpp).
 #pragma once
+#include <array>
+
 #include "../formulas.h"
 
 namespace fastgan {
@@ -11,8 +13,12 @@ struct ChunkLoops {
   void (*value_and_grad)(const T* logits, int n, T target, T scale, T* values, T* grad);
 };
 
+inline constexpr int kFormulas = int(Formula::probability_fake) + 1;
+
 template <class T>
-ChunkLoops<T> find_loops(int formula);
+struct Loops {
+  static const std::array<ChunkLoops<T>, kFormulas> by_formula;
+};
 
 }  // namespace FASTGAN_ISA
 }  // namespace fastgan

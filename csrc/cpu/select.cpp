@@ -26,6 +26,11 @@ extern const Kernels table;
 
 namespace {
 
+struct Build {
+  const Kernels& table;
+  bool runs;
+};
+
 // FASTGAN_ISA selects another build, to compare them. A build that does not exist or that this
 // processor cannot run is an error, so that a comparison never runs another build silently.
 const Kernels& choose() {
@@ -36,15 +41,9 @@ const Kernels& choose() {
   const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512cd");
-  const struct {
-    const Kernels& table;
-    bool runs;
-  } builds[] = {{v4::table, has_v4}, {v3::table, has_v3}, {v2::table, true}};
+  const Build builds[] = {{v4::table, has_v4}, {v3::table, has_v3}, {v2::table, true}};
 #else
-  const struct {
-    const Kernels& table;
-    bool runs;
-  } builds[] = {{portable::table, true}};
+  const Build builds[] = {{portable::table, true}};
 #endif
   std::string names;
   for (const auto& build : builds) {

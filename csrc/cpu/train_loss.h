@@ -25,7 +25,7 @@ class Losses : protected Batches<T> {
 
   // Values and gradients of a mean loss over a sub-batch of D's logits; the gradients are scaled by the mean's factor.
   void loss_and_grad(const LossPlan& loss, const SubBatch& sub_batch, ColumnRange range, double weight) {
-    const ChunkLoops<T> loops = find_loops<T>(loss.formula);
+    const ChunkLoops<T>& loops = Loops<T>::by_formula[loss.formula];
     const T scale = T(weight / double(sub_batch.rows * d_.outputs()));
     each_logit(sub_batch, range, [&](int64_t at, int lanes) {
       loops.value_and_grad(d_.output() + at, lanes, T(loss.target), scale, values_ + at, d_.grad_output() + at);
@@ -42,7 +42,7 @@ class Losses : protected Batches<T> {
   // The loss of the differences a - b of two sub-batches. b gets the negative gradient, or zero.
   void paired_loss_and_grad(const LossPlan& loss, const SubBatch& a, const SubBatch& b, ColumnRange range,
                             double weight, bool b_has_grad) {
-    const ChunkLoops<T> loops = find_loops<T>(loss.formula);
+    const ChunkLoops<T>& loops = Loops<T>::by_formula[loss.formula];
     const T scale = T(weight / double(a.rows * d_.outputs()));
     for (const SubBatch* sub_batch : {&a, &b})
       each_logit(*sub_batch, range, [&](int64_t at, int lanes) {

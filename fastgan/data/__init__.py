@@ -42,7 +42,4 @@ __all__ = [
     "ring",
     "ring_map",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy  # what completion shows

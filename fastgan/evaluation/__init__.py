@@ -29,7 +29,4 @@ __all__ = [
     "parzen_sigma",
     "precision_recall",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy  # what completion shows

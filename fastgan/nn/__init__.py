@@ -40,7 +40,4 @@ __all__ = [
     "to_torch",
     "unfuse",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy  # what completion shows

@@ -14,11 +14,7 @@ from fastgan._errors import Invalid
 from fastgan.nn.maxout import Maxout
 
 __all__ = ["constant_bias_", "max_col_norm_", "normal_", "output_bias_from_data", "sparse_", "uniform_"]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+__dir__ = __all__.copy  # what completion shows
 
 T = TypeVar("T", bound="Tensor | nn.Module")
 M = TypeVar("M", bound=nn.Module)

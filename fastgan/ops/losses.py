@@ -114,18 +114,8 @@ class _PairLoss(torch.autograd.Function):
 _apply_pair_loss = super(torch.autograd.Function, _PairLoss).apply
 
 
-def _native_pair_loss(
-    real: Tensor, fake: Tensor | None, formulas: tuple[str, str], targets: tuple[float, float], mean: bool
-) -> Tensor:
-    if torch.is_grad_enabled() and (real.requires_grad or (fake is not None and fake.requires_grad)):
-        result: Tensor = _apply_pair_loss(real, fake, formulas, targets, mean)
-        return result
-    numbers = FORMULAS[formulas[0]], FORMULAS[formulas[1]]
-    return kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]
-
-
 def _pointwise_grad(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
-    wide = x.to(kernels.accumulator(x.dtype))
+    wide = x.to(kernels.ACCUMULATORS[x.dtype])
     scaled = grad / x.numel() if mean else grad
     run = reference.pointwise if is_batched(grad) else _native_pointwise
     return (scaled * run(wide, formula, target, 1)).to(x.dtype)
@@ -157,18 +147,19 @@ def pair_loss(
     Returns:
         Scalar Tensor: float64 for float64 logits, else float32 (a float16 sum would overflow).
     """
-    if impl == "auto" and is_common(FLOATS, real, fake) and real.numel() and (fake is None or fake.numel()):
-        return _native_pair_loss(real, fake, formulas, targets, mean)
-    check_tensor(caller, names[0], real)
-    if mean and real.numel() == 0:
-        raise Invalid(caller).value(names[0], f"must not be empty under 'mean', got shape {tuple(real.shape)}")
-    if fake is not None:
-        check_tensor(caller, names[1], fake)
-        check_same(caller, names[0], real, names[1], fake)
-        if mean and fake.numel() == 0:
-            raise Invalid(caller).value(names[1], f"must not be empty under 'mean', got shape {tuple(fake.shape)}")
-    if not natively(caller, "loss", impl, real, fake):
-        return reference.pair_loss(real, fake, *formulas, *targets, mean)
-    if is_compiling():
-        return operators.pair_loss(real, fake, *formulas, *targets, mean)
-    return _native_pair_loss(real, fake, formulas, targets, mean)
+    common = impl == "auto" and is_common(FLOATS, real, fake)
+    if not common or not real.numel() or (fake is not None and not fake.numel()):
+        for name, x in zip(names, (real,) if fake is None else (real, fake), strict=False):
+            check_tensor(caller, name, x)
+            check_same(caller, names[0], real, name, x)
+            if mean and x.numel() == 0:
+                raise Invalid(caller).value(name, f"must not be empty under 'mean', got shape {tuple(x.shape)}")
+        if not natively(caller, "loss", impl, real, fake):
+            return reference.pair_loss(real, fake, *formulas, *targets, mean)
+        if is_compiling():
+            return operators.pair_loss(real, fake, *formulas, *targets, mean)
+    if torch.is_grad_enabled() and (real.requires_grad or (fake is not None and fake.requires_grad)):
+        result: Tensor = _apply_pair_loss(real, fake, formulas, targets, mean)
+        return result
+    numbers = FORMULAS[formulas[0]], FORMULAS[formulas[1]]
+    return kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]

@@ -56,7 +56,4 @@ __all__ = [
     "trained_ratio",
     "verdicts",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy  # what completion shows

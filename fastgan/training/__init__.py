@@ -52,7 +52,4 @@ __all__ = [
     "train_encoder",
     "train_population",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy  # what completion shows
