@@ -51,18 +51,16 @@ FASTGAN_HD T infinity() {
   return T(__builtin_huge_val());
 }
 
-// a * b, rounded before it is added to something. A compiler may fuse a product with an addition. In a sum of two
-// products it may fuse either one, but all places that compute the sum must fuse the same one: this one is rounded, so
-// the other is fused. (g++ fuses the first product of a sum, in vectors and in the remainder of a loop.)
+// a * b + c, rounded once where the processor has an instruction for that. A compiler fuses a product with a sum. In a
+// sum of two products it may fuse either one, and g++ from version 14 on chooses anew for the vectors and for the
+// remainder of a loop. Bits would then depend on an element's position, and so on the number of threads. A sum of two
+// products must therefore say which one is fused.
 template <class T>
-FASTGAN_HD T rounded_product(T a, T b) {
-#ifdef __CUDA_ARCH__
-  if constexpr (sizeof(T) == sizeof(double))
-    return __dmul_rn(a, b);
-  else
-    return __fmul_rn(a, b);
+FASTGAN_HD T fused(T a, T b, T c) {
+#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMAF)
+  return std::fma(a, b, c);
 #else
-  return a * b;
+  return a * b + c;
 #endif
 }
 
@@ -96,14 +94,16 @@ struct Exponential {
 
 FASTGAN_HD float power_of_two(int n) { return float_of(unsigned(n + 127) << 23); }  // -126 <= n <= 127
 
-FASTGAN_HD float exp(float x) {
-  x = x < -104.5f ? -104.5f : x;  // exp is 0 below and infinite above; NaN passes both comparisons
-  x = x > 89.0f ? 89.0f : x;
+// exp(x) for x <= 89.
+FASTGAN_HD float exp_bounded(float x) {
+  x = x < -104.5f ? -104.5f : x;  // exp is 0 below; NaN passes the comparison
   Exponential e = Exponential::reduce(x);
   int n = int(e.n), half = n >> 1;  // two steps, so that subnormal results are rounded once
   float sum = 1.0f + e.r, lost = (1.0f - sum) + e.r;
   return (sum + (lost + e.tail)) * power_of_two(half) * power_of_two(n - half);
 }
+
+FASTGAN_HD float exp(float x) { return exp_bounded(x > 89.0f ? 89.0f : x); }  // infinite from there on
 
 // exp(x) - 1 for x <= 0, without cancellation near 0.
 FASTGAN_HD float expm1_negative(float x) {
@@ -113,26 +113,26 @@ FASTGAN_HD float expm1_negative(float x) {
   return scale * (e.r + e.tail) + (scale - 1.0f);
 }
 
-// log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), for |s| <= 1/3. The correction is small against
-// f, so its rounding hardly shows (the form of fdlibm, with R refitted to this wider interval).
+// log(1 + f) = f - (f^2/2 - s (f^2/2 + R(s^2))) with s = f / (2 + f), for |s| <= 1/3. The correction, s times `factor`,
+// is small against f, so its rounding hardly shows (the form of fdlibm, with R refitted to this wider interval).
 struct Logarithm {
-  float f, half_square, correction;
+  float f, half, s, factor;  // half: f / 2
 
   FASTGAN_HD static Logarithm of_one_plus(float f) {
-    float s = f / (2.0f + f), z = s * s, half_square = 0.5f * f * f;
+    float s = f / (2.0f + f), z = s * s, half = 0.5f * f;
     float r = 0x1.dba25ep-3f;
     r = r * z + 0x1.bc8cf8p-3f;
     r = r * z + 0x1.24c926p-2f;
     r = r * z + 0x1.9998d4p-2f;
     r = r * z + 0x1.555556p-1f;
-    return {f, half_square, s * (half_square + r * z)};
+    return {f, half, s, fused(half, f, r * z)};
   }
 };
 
 // log(1 + e) for 0 <= e <= 1.
 FASTGAN_HD float log1p_unit(float e) {
   Logarithm l = Logarithm::of_one_plus(e);
-  return l.f - (l.half_square - l.correction);
+  return l.f + fused(-l.half, l.f, l.s * l.factor);
 }
 
 FASTGAN_HD float log(float x) {
@@ -141,13 +141,15 @@ FASTGAN_HD float log(float x) {
   unsigned u = bits_of(scaled) + (0x3f800000u - 0x3f3504f3u);  // mantissa into [sqrt(1/2), sqrt(2))
   float k = float(int(u >> 23) - 127) - (tiny ? 25.0f : 0.0f);
   Logarithm l = Logarithm::of_one_plus(float_of((u & 0x007fffffu) + 0x3f3504f3u) - 1.0f);
-  float result = l.correction + k * 9.05800061e-6f - l.half_square + l.f + k * 0.693138123f;
+  float small = fused(-l.half, l.f, fused(k, 9.05800061e-6f, l.s * l.factor));
+  float result = fused(k, 0.693138123f, small + l.f);
   result = x == infinity<float>() ? x : result;
   result = x == 0.0f ? -infinity<float>() : result;
   return x >= 0.0f ? result : x - x + float_of(0x7fc00000u);  // NaN for negative x and NaN
 }
 
 FASTGAN_HD double exp(double x) { return std::exp(x); }
+FASTGAN_HD double exp_bounded(double x) { return std::exp(x); }
 FASTGAN_HD double log(double x) { return std::log(x); }
 FASTGAN_HD double log1p_unit(double e) { return std::log1p(e); }
 FASTGAN_HD double expm1_negative(double x) { return std::expm1(x); }
@@ -163,7 +165,7 @@ FASTGAN_HD double log_complement(double p) { return std::log1p(-p); }
 FASTGAN_HD void cos_sin_turns(float v, float& cosine, float& sine) {
   float quarter = float(int(4.0f * v + 0.5f));
   float r = v - 0.25f * quarter;
-  float t = r * 6.28318548f + r * -1.74845553e-7f, z = t * t;
+  float t = fused(r, 6.28318548f, r * -1.74845553e-7f), z = t * t;
   float s = t + t * z * ((-0x1.9ac9b0p-13f * z + 0x1.110c28p-7f) * z - 0x1.555552p-3f);
   float c = 1.0f + z * (((0x1.9bd89cp-16f * z - 0x1.6c12d2p-10f) * z + 0x1.555554p-5f) * z - 0.5f);
   int q = int(quarter) & 3;
@@ -183,7 +185,7 @@ FASTGAN_HD void cos_sin_turns(double v, double& cosine, double& sine) {
 // correction the result is off by up to 2.4 units in the last place, with it by less than 2.
 template <class T>
 FASTGAN_HD T sigmoid(T x) {
-  T e = exp(-magnitude(x)), d = T(1) + e, lost = (T(1) - d) + e;
+  T e = exp_bounded(-magnitude(x)), d = T(1) + e, lost = (T(1) - d) + e;
   bool negative = x < T(0);
   T q = (negative ? e : T(1)) / d;
   return q - q * (negative ? T(1) - q : q) * lost;
@@ -191,12 +193,12 @@ FASTGAN_HD T sigmoid(T x) {
 
 template <class T>
 FASTGAN_HD T softplus(T x) {
-  return positive_part(x) + log1p_unit(exp(-magnitude(x)));
+  return positive_part(x) + log1p_unit(exp_bounded(-magnitude(x)));
 }
 
 template <class T>
 FASTGAN_HD T logistic_second_derivative(T x) {
-  T e = exp(-magnitude(x)), d = T(1) + e;
+  T e = exp_bounded(-magnitude(x)), d = T(1) + e;
   return e / (d * d);
 }
 
@@ -233,8 +235,8 @@ struct MaximumLikelihood {  // -exp(l) / 2; held at 88 (709 in double), so that 
 struct SoftTarget {  // -t log D - (1 - t) log(1 - D), 0 <= t <= 1
   template <class T> FASTGAN_HD static T value(T l, T t) {
     T weight = l < T(0) ? t : T(1) - t;
-    T linear = weight == T(0) ? T(0) : weight * magnitude(l);  // 0 * infinity would be NaN
-    return linear + log1p_unit(exp(-magnitude(l)));
+    T factor = weight == T(0) ? T(0) : magnitude(l);  // 0 * infinity would be NaN
+    return fused(weight, factor, log1p_unit(exp_bounded(-magnitude(l))));
   }
   template <class T> FASTGAN_HD static T derivative(T l,
                                                     T t) {  // sigmoid(l) - t, from the side on which sigmoid is small
@@ -459,7 +461,7 @@ FASTGAN_HD T larger(T x, T y) {
 // A running statistic of batch normalisation after one more batch.
 template <class T>
 FASTGAN_HD T running(T before, T of_batch, T momentum) {
-  return (T(1) - momentum) * before + momentum * of_batch;
+  return fused(T(1) - momentum, before, momentum * of_batch);
 }
 
 // The running variance averages the unbiased one.

@@ -65,7 +65,7 @@ struct Adam {
 
   FASTGAN_HD void operator()(T& p, T& mean, T& square, T g) const {
     mean += keep1 * (g - mean);
-    square = beta2 * square + keep2 * g * g;  // infinite, and not infinity - infinity, where g * g overflows
+    square = fused(beta2, square, keep2 * g * g);  // infinite, and not infinity - infinity, where g * g overflows
     p -= rate * mean / (std::sqrt(square) * root + epsilon);
   }
 };
@@ -80,8 +80,8 @@ struct MomentumTorch {
       : rate(T(learning_rate)), momentum(T(of_velocity)), nesterov(plan.nesterov) {}
 
   FASTGAN_HD void operator()(T& p, T& velocity, T&, T g) const {
-    velocity = momentum * velocity + g;
-    p -= rate * (nesterov ? g + momentum * velocity : velocity);
+    velocity = fused(momentum, velocity, g);
+    p = fused(-rate, nesterov ? fused(momentum, velocity, g) : velocity, p);
   }
 };
 
@@ -94,7 +94,7 @@ struct MomentumPylearn2 {
       : rate(T(learning_rate)), momentum(T(of_velocity)) {}
 
   FASTGAN_HD void operator()(T& p, T& velocity, T&, T g) const {
-    velocity = momentum * velocity - rounded_product(rate, g);
+    velocity = fused(momentum, velocity, -(rate * g));
     p += velocity;
   }
 };
@@ -113,9 +113,9 @@ struct RMSprop {
         epsilon(T(plan.epsilon)) {}
 
   FASTGAN_HD void operator()(T& p, T& square, T& velocity, T g) const {
-    square = alpha * square + keep * g * g;
-    velocity = momentum * velocity + g / (std::sqrt(square) + epsilon);
-    p -= rate * velocity;
+    square = fused(alpha, square, keep * g * g);
+    velocity = fused(momentum, velocity, g / (std::sqrt(square) + epsilon));
+    p = fused(-rate, velocity, p);
   }
 };
 
@@ -135,7 +135,7 @@ struct Decayed {
 
   FASTGAN_HD void operator()(T& p, T& s0, T& s1, T g) const {
     p *= shrunk;
-    rule(p, s0, s1, g + part * p);
+    rule(p, s0, s1, fused(part, p, g));
   }
 };
 

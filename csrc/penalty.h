@@ -11,7 +11,7 @@ inline namespace FASTGAN_ISA {
 // The row where a penalty is evaluated: mix in (0, 1) for WGAN-GP, 1 for R1, 0 for R2.
 template <class T>
 FASTGAN_HD T interpolated(T mix, T real, T fake) {
-  return mix * real + (T(1) - mix) * fake;
+  return fused(mix, real, (T(1) - mix) * fake);
 }
 
 // P(g) of a row's gradient g, and dP/dg = factor * g.
