@@ -224,8 +224,8 @@ def test_float32_follows_float64(train_by: Any) -> None:
     assert max(compare(game, gan, engine.optimizers, metrics).values()) < 3e-3
 
 
-def test_R33_an_infinite_cross_entropy_skips_the_update_of_g(train_by: Any) -> None:
-    """A label that G never gives, however it is asked for it: D's logits and all gradients stay finite."""
+def test_an_infinite_cross_entropy_skips_the_update_of_g(train_by: Any) -> None:
+    """A label that G never gives, although its condition requests it: D's logits and all gradients stay finite."""
     gan, config = made(torch.float32, beside={"nonfinite": "skip"}, steps=3, weight_decay=0.0)
     with torch.no_grad():
         gan.generator[-2].bias[5:7] = torch.tensor([-3e38, 1e38])  # one label against another: 4e38
