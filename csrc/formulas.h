@@ -452,6 +452,12 @@ FASTGAN_HD T softmax_entropy(T x, T largest, T sum) {
   return largest - x + log(sum);
 }
 
+// Its derivative by a number whose weight this is; `own`: by x.
+template <class T>
+FASTGAN_HD T softmax_entropy_derivative(T weight, T sum, bool own) {
+  return weight / sum - T(own);
+}
+
 // The larger one; NaN if one of them is.
 template <class T>
 FASTGAN_HD T larger(T x, T y) {

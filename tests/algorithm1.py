@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -370,12 +370,16 @@ def trained(engine: Any, config: TrainConfig, chunks: tuple[int, ...] = ()) -> A
 
 
 def compiled(
-    gan: GAN, data: Tensor | Dataset, config: TrainConfig, chunks: tuple[int, ...] = ()
-) -> tuple[CpuEngine, Any]:
-    """The compiled engine after config.steps iterations, and its metrics."""
+    gan: GAN,
+    data: Tensor | Dataset,
+    config: TrainConfig,
+    chunks: tuple[int, ...] = (),
+    make: Callable[..., Any] = CpuEngine,
+) -> tuple[Any, Any]:
+    """A compiled engine after config.steps iterations, and its metrics."""
     if config.ema_decay is not None:
         gan.keep_ema()
-    engine = CpuEngine(gan, rows_for(data, gan, config), config)
+    engine = make(gan, rows_for(data, gan, config), config)
     return engine, trained(engine, config, chunks)
 
 

@@ -15,7 +15,7 @@ import pytest
 import switches
 import torch
 from command_line import TINY
-from emulator import CSRC, SIMT, Builder, Emulator, Flavour, begin_faults
+from emulator import CSRC, SIMT, Builder, Emulator, Flavour, Library, begin_faults
 from torch import Tensor
 
 from fastgan import ops
@@ -137,6 +137,13 @@ def emulator_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     folder = Path(os.environ.get("FASTGAN_SIMT_FOLDER", shared))  # for sessions that follow each other
     folder.mkdir(parents=True, exist_ok=True)
     return Builder(folder)
+
+
+@pytest.fixture(scope="session")
+def library(emulator_builder: Builder) -> Library:
+    """The kernels of the CUDA-graph engine in this process, for tests/graph_launcher.py."""
+    stems = "heads", "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random", "sampled"
+    return emulator_builder.library([CSRC / "cuda" / f"{stem}.cu" for stem in stems])
 
 
 @pytest.fixture(scope="session", params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])

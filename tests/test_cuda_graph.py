@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fused_rows import MOMENTUM, ROWS, ROWS_OF_GRAPH, ROWS_OF_TABLE, Row, config_of, distance, of, row
+from fused_rows import MOMENTUM, ROWS_OF_GRAPH, ROWS_OF_TABLE, Row, config_of, distance, of, row
+from test_tabular_training import CASES, made, sampled
 
 from fastgan import GAN, backend, train, train_population
 from fastgan._options import Precision, names
@@ -33,14 +34,10 @@ def _graph_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "cuda_engine", lambda *of: (GraphEngine(*of), ""))
 
 
-def data_of(row: Row, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(ROWS, row.features, dtype=dtype, generator=torch.Generator().manual_seed(2))
-
-
 def run(row: Row, dtype: torch.dtype, device: str, **changes: Any) -> tuple[GAN, TrainResult]:
     torch.manual_seed(1)
     gan = row.make(dtype)
-    result = train(gan, data_of(row, dtype), config_of(row, "fused", device=device, **changes))
+    result = train(gan, row.data(dtype), config_of(row, "fused", device=device, **changes))
     return gan.to("cpu"), result
 
 
@@ -48,7 +45,7 @@ def engine_of(row: Row, launcher: CudaLauncher | None = None, device: str = "cud
     torch.manual_seed(1)
     gan = row.make(torch.float32).to(device)
     config = config_of(row, "fused")
-    return gan, GraphEngine(gan, session.rows_for(data_of(row), gan, config), config, launcher)
+    return gan, GraphEngine(gan, session.rows_for(row.data(torch.float32), gan, config), config, launcher)
 
 
 def same_bits(one: GAN, other: GAN) -> bool:
@@ -66,6 +63,20 @@ def test_graph_equals_the_cpu(name: str, dtype: torch.dtype) -> None:
     assert distance(on_cpu, on_gpu) < tolerance
     for column, values in expected.history.items():
         assert np.abs(values - got.history[column]).max() < tolerance, column
+
+
+@pytest.mark.parametrize("name", ["plain", "two steps of G", "without labels", "columns of 1, 33 and 16 labels"])
+def test_a_table_trains_as_on_the_cpu(name: str) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        options = dict(CASES[name])
+        rows = options.pop("table")() if "table" in options else sampled(labelled=options.get("labelled", True))
+        gan, config = made(rows=rows, **options)
+        result = train(gan, rows, replace(config, device=device))
+        assert result.engine == {"cpu": "cpu", "cuda": "cuda-graph"}[device]
+        found.append((gan.to("cpu"), result.history))
+    assert distance(found[0][0], found[1][0]) < 1e-7  # of biases under batch normalisation
+    assert all(np.abs(values - found[1][1][column]).max() < 1e-8 for column, values in found[0][1].items())
 
 
 def test_precisions_differ_by_their_rounding() -> None:
@@ -109,7 +120,7 @@ def test_G4_a_launch_a_hundred_iterations_and_nothing_waits(
 @pytest.mark.parametrize("name", ["batch normalisation, skip, average", "wide"])
 def test_members_side_by_side_are_their_solo_runs(name: str) -> None:
     row = ROWS_OF_TABLE[name]
-    config, data = config_of(row, "fused", steps=730, device="cuda"), data_of(row)
+    config, data = config_of(row, "fused", steps=730, device="cuda"), row.data(torch.float32)
     result = train_population(lambda seed: row.make(torch.float32), data, config, seeds=range(11))
     for member in result.members[::5]:
         torch.manual_seed(member.seed)
@@ -155,14 +166,14 @@ def test_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
         torch.manual_seed(1)
         gan = BUSY.make(torch.float32)
         config = config_of(BUSY, "fused", steps=steps, device="cuda")
-        train(gan, data_of(BUSY), config, run_dir=tmp_path, resume=steps > 11)
+        train(gan, BUSY.data(torch.float32), config, run_dir=tmp_path, resume=steps > 11)
     assert same_bits(whole, gan.to("cpu"))
 
 
 def test_data_on_the_device_stays_where_it_lies() -> None:
     torch.manual_seed(1)
     gan, config = BUSY.make(torch.float32).to("cuda"), config_of(BUSY, "fused")
-    data = data_of(BUSY).to("cuda")
+    data = BUSY.data(torch.float32).to("cuda")
     engine = GraphEngine(gan, session.rows_for(data, gan, config), config)
     assert engine.state.data.data_ptr() == data.data_ptr()
     other, expected = engine_of(BUSY)

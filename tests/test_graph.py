@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import switches
 import torch
-from emulator import CSRC, NEEDS, Builder, Library
+from emulator import NEEDS, Library
 from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
@@ -48,12 +48,6 @@ from fastgan.training.rows import Minibatches
 
 pytestmark = [*NEEDS, pytest.mark.skipif(backend.native is None, reason="the engine it is compared with is compiled")]
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def library(emulator_builder: Builder) -> Library:
-    stems = "heads", "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
-    return emulator_builder.library([CSRC / "cuda" / f"{stem}.cu" for stem in stems])
 
 
 @pytest.fixture

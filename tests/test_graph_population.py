@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import CSRC, NEEDS, Builder, Library
+from emulator import NEEDS, Library
 from graph_launcher import Recorder, Stream, Streams
 
 import fastgan
@@ -28,12 +28,6 @@ DATA = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
 # Chunks of 1, 4 and 11 iterations: graphs of ten and of one, and a call that has both.
 CONFIG = TrainConfig(16, 20, k=2, optimizer=Adam(1e-2), nonfinite="skip", ema_decay=0.9, engine="fused")
 SOLO: dict[TrainConfig, tuple[GAN, TrainResult]] = {}
-
-
-@pytest.fixture(scope="module")
-def library(emulator_builder: Builder) -> Library:
-    stems = "loss_metrics", "mlp", "norm", "optimizer", "penalty", "random"
-    return emulator_builder.library([CSRC / "cuda" / f"{stem}.cu" for stem in stems])
 
 
 def make(seed: int) -> GAN:

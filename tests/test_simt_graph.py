@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from cases import need
 from emulator import MEMORY, NEEDS, RACES, STREAM, Builder, Emulator, begin_narrow
+from test_tabular_training import made, sampled
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +19,9 @@ from fastgan import nn, random, reference
 from fastgan.random import Purpose
 from fastgan.reference import ACTIVATIONS
 from fastgan.schema import DTYPES, FIELDS, FORMULAS, in_order, number
+from fastgan.training.engines.plan import table_of
 from fastgan.training.optimizers import Momentum
+from fastgan.training.sampled import SampledRows
 
 pytestmark = NEEDS
 FLOAT, DOUBLE = torch.float32, torch.float64
@@ -113,7 +117,8 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
     one = fake, real, grads[2], None, formulas[0], 0.0, False, 0.0
     machine.call("loss_metrics", *head, of_g, 1, *one, STREAM, schedules=schedules)
     counter, metrics, penalties = counter_at(13), garbage(5, 6, dtype=DOUBLE), normal(9, dtype=dtype)
-    tail = counter, metrics, 5, of_d, of_g, n, 0.5, penalties, 9
+    entropies = normal(700, dtype=dtype, seed=3)
+    tail = counter, metrics, 5, of_d, of_g, n, 0.5, penalties, 9, entropies, 700
     machine.call("record", DTYPES[dtype], *tail, STREAM, schedules=schedules)
     assert counter[0] == 14 and torch.isnan(metrics[[0, 1, 2, 4]]).all()
     a, b = real.double().clone().requires_grad_(), fake.double().clone().requires_grad_()
@@ -126,7 +131,11 @@ def check_losses(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLO
     loss_d = 0.5 * halves.detach() + penalties.double().sum()
     right = (a > threshold).double().mean(), (b < threshold).double().mean()
     opinions = [a.sigmoid().mean(), b.sigmoid().mean(), *right]
-    close(metrics[3], torch.stack([loss_d, paired, *opinions]).detach(), dtype)
+    loss_g = paired + entropies.double().mean()
+    close(metrics[3], torch.stack([loss_d, loss_g, *opinions]).detach(), dtype)
+    counter[0] = 14
+    machine.call("record", DTYPES[dtype], *tail[:-4], None, 0, None, 0, STREAM, schedules=schedules)
+    close(metrics[4, :2], torch.stack([0.5 * halves, paired]).detach(), dtype)
 
 
 def check_relativistic(machine: Emulator, schedules: int = 4) -> None:
@@ -210,6 +219,48 @@ def check_heads_of_what_is_not_finite(machine: Emulator, schedules: int = 4) -> 
     third = 1 / 3
     shares = torch.tensor([[nan] * 3, [0.5, 0.0, 0.5], [0.0, 0.5, 0.5], [third] * 3])
     close(out, torch.cat([shares, torch.tanh(x[:, 3:])], 1))
+
+
+# ---------------------------------------------------------------- rows drawn by their labels
+
+
+def check_sampled(machine: Emulator, schedules: int = 4, dtype: torch.dtype = FLOAT) -> None:
+    """Labels, rows that have them, and their cross-entropy, against the eager engine's; the second table has none."""
+    need("native", "mlp")  # whose schema orders the table
+    gan, m, step = made(dtype)[0], 37, 2**33
+    stream = m, SEED, number("Purpose", "noise_g"), counter_at(2**32), 2, 0
+    asked: dict[str, Any] = {"seed": SEED, "purpose": Purpose.NOISE_G, "step": step}
+    for rows in (sampled(), sampled(kind=torch.int32), sampled(labelled=False)):
+        table, sampler = table_of(gan, rows), rows.sampler
+        labels, condition = torch.full((m,), -1, dtype=torch.int32), garbage(m, sampler.width, dtype=dtype)
+        conditions = sampler.draw(m, **asked)
+        want = sampler.labels(conditions)
+        head = DTYPES[dtype], *table
+        if sampler.width:
+            tail = labels, sampler.width, condition, *stream
+            machine.call("draw_labels", *head, *tail, STREAM, schedules=schedules)
+            assert torch.equal(labels.long(), want)
+            assert torch.equal(condition, functional.one_hot(want, sampler.width).to(dtype))
+        out = garbage(m, rows.table.width, dtype=dtype)
+        shape = rows.table.scalars.to(dtype), len(rows), rows.table.width
+        tail = *shape, labels if sampler.width else None, out, *stream
+        machine.call("gather_sampled", *head, *tail, STREAM, schedules=schedules)
+        assert torch.equal(out, rows.rows(sampler.matching(conditions, **asked)).to(dtype))
+        if sampler.width:
+            check_cross_entropy(machine, rows, head, labels, schedules)
+
+
+def check_cross_entropy(
+    machine: Emulator, rows: SampledRows, head: tuple[Any, ...], labels: Tensor, schedules: int
+) -> None:
+    m, width, dtype = len(labels), rows.table.width, DOUBLE if head[0] else FLOAT
+    logits, grad, entropies = 5 * normal(m, width, dtype=dtype), normal(m, width, dtype=dtype, seed=2), garbage(m)
+    given, before, entropies = logits.double().clone().requires_grad_(), grad.double().clone(), entropies.to(dtype)
+    entropy = rows.cross_entropy(given, labels.long())
+    tail = labels, logits, grad, entropies, m, width, 0.5 / m
+    machine.call("cross_entropy", *head, *tail, STREAM, schedules=schedules)
+    close(entropies.double().mean(), entropy.detach(), dtype)
+    close(grad, before + 0.5 * torch.autograd.grad(entropy, given)[0], dtype)
 
 
 # ---------------------------------------------------------------- penalties
@@ -312,6 +363,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "loss_metrics.cu": (check_losses, check_relativistic),
     "norm.cu": (check_norm,),
     "heads.cu": (check_heads, check_heads_of_what_is_not_finite),
+    "sampled.cu": (check_sampled,),
     "penalty.cu": (check_penalty, check_second_order),
     "optimizer.cu": (check_schedules, check_finite),
 }
@@ -322,7 +374,7 @@ def test_kernel(check: Check, machine: Emulator) -> None:
     check(machine)
 
 
-@pytest.mark.parametrize("check", [check_losses, check_norm, check_heads])
+@pytest.mark.parametrize("check", [check_losses, check_norm, check_heads, check_sampled])
 def test_kernel_in_double(check: Callable[..., None], machine: Emulator) -> None:
     check(machine, dtype=DOUBLE)
 
@@ -332,6 +384,7 @@ RACING: dict[str, tuple[Check, ...]] = {  # what the narrowed sources hold
     "loss_metrics.cu": (check_losses,),
     "norm.cu": (check_norm,),
     "heads.cu": (check_heads,),
+    "sampled.cu": (check_sampled,),
     "optimizer.cu": (check_finite,),
 }
 
@@ -356,6 +409,8 @@ FAULTS = {
     "features_tail": ("norm.cu", "inside(feature < features)", "inside(true)", MEMORY, "overflow"),
     "features_of_heads": ("heads.cu", "i < head.width;", "i <= head.width;", MEMORY, "overflow|not close"),
     "lanes_of_heads": ("heads.cu", "i = threadIdx.x % 32;", "i = threadIdx.x % 31;", RACES, "race"),
+    "zeros_of_lanes": ("sampled.cu", "__syncwarp();", "", RACES, "race|never written|not equal"),
+    "all_entropies": ("sampled.cu", "if (threadIdx.x % 32 == 0) entropies[row] =", "entropies[row] =", RACES, "race"),
     "all_record": ("loss_metrics.cu", "if (threadIdx.x > 0) return;", "", RACES, "race"),
 }
 

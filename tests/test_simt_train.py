@@ -29,6 +29,7 @@ from fused_rows import (
 from fused_rows import run as run_usual
 from rounded import RoundedLinear
 from simt_train import LIMITS, emulated
+from test_tabular_training import made, sampled
 from torch import Tensor
 
 from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
@@ -306,6 +307,10 @@ def test_what_the_kernel_does_not_compute_runs_eagerly_with_the_reason(machine: 
             reason = f"gan.generator: {what} is not computed by the persistent kernel"
             result = run(other, torch.float32, "auto", steps=1, precision="fp32")[1]
             assert (result.engine, result.engine_reason) == ("eager", reason)
+        gan, config = made(torch.float32, beside={"gradient_penalty": None, "loss": "non_saturating"}, steps=1)
+        result = train(gan, sampled(), config)
+        reason = "rows are drawn by their labels, which the persistent kernel does not do"
+        assert (result.engine, result.engine_reason) == ("eager", reason)
         with pytest.MonkeyPatch.context() as older, pytest.raises(ValueError, match="'bf16', which takes tensor cores"):
             older.setattr(persistent, "has_tensor_cores", lambda device: False)
             train(mlp(torch.float32), data, TrainConfig(1, 20, precision="bf16"))

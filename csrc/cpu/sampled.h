@@ -1,10 +1,10 @@
-// Training-by-sampling (Xu et al., 2019, section 4.3): the conditions (labels) of a batch, rows that have them, and the
-// cross-entropy of G's outputs. fastgan/training/sampled.py draws the same numbers.
+// Training-by-sampling (../sampled.h) for a batch: its conditions (labels), rows that have them, and the cross-entropy
+// of G's outputs.
 #pragma once
 #include <algorithm>
 #include <cmath>
 
-#include "../plan.h"
+#include "../sampled.h"
 #include "blocked.h"
 #include "noise.h"
 
@@ -44,13 +44,7 @@ class SampledTable {
       double which[kChunk], weight[kChunk];
       uniform(which, n, purpose, 1, step, at);
       uniform(weight, n, purpose, 2, step, at);
-      for (int64_t i = 0; i < n; ++i) {
-        const auto column = int64_t(which[i] * double(table_.columns));
-        const double *begin = table_.cumulative + table_.starts[column],
-                     *end = table_.cumulative + table_.starts[column + 1];
-        const double* found = std::lower_bound(begin, end, double(column) + weight[i]);
-        labels[at + i] = int32_t(std::min(found, end - 1) - table_.cumulative);
-      }
+      for (int64_t i = 0; i < n; ++i) labels[at + i] = chosen_label(table_, which[i], weight[i]);
     });
   }
 
@@ -60,15 +54,7 @@ class SampledTable {
     each_chunk(first, last, [&](int64_t at, int64_t n) {
       double u[kChunk];
       uniform(u, n, purpose, 3, step, at);
-      for (int64_t i = 0; i < n; ++i) {
-        if (table_.columns == 0) {
-          numbers[at + i] = int64_t(u[i] * double(rows_));
-          continue;
-        }
-        const int32_t label = labels[at + i];
-        const int64_t position = table_.first[label] + int64_t(u[i] * double(table_.counts[label]));
-        numbers[at + i] = table_.order[column_of(label) * rows_ + position];
-      }
+      for (int64_t i = 0; i < n; ++i) numbers[at + i] = chosen_row(table_, rows_, labels[at + i], u[i]);
     });
   }
 
@@ -77,27 +63,21 @@ class SampledTable {
   void each_entry(int64_t number, Function&& f) const {
     const T* scalars = data_ + number * table_.scalars;
     for (int64_t i = 0; i < table_.scalars; ++i) f(table_.scalar_at[i], scalars[i]);
-    for (int64_t i = 0; i < table_.groups; ++i) {
-      const int64_t at = number * table_.groups + i;
-      const int64_t code = table_.wide ? int64_t(static_cast<const int32_t*>(table_.codes)[at])
-                                       : int64_t(static_cast<const int16_t*>(table_.codes)[at]);
-      f(table_.group_at[i] + code, T(1));
-    }
+    for (int64_t i = 0; i < table_.groups; ++i) f(feature_of(table_, number, i), T(1));
   }
   int64_t entries() const { return table_.scalars + table_.groups; }
 
   // -log p(label) of the logits in a lane of a block. Adds its gradient, times scale, to grad.
   T cross_entropy(int32_t label, const T* logits, T* grad, T scale) const {
-    const int64_t column = column_of(label), code = label - table_.starts[column];
-    const int64_t width = table_.starts[column + 1] - table_.starts[column];
-    const int64_t from = table_.group_at[table_.places[column]] * kBlockRows<T>;
-    const T *x = logits + from, wanted = x[code * kBlockRows<T>];
-    T* g = grad + from;
+    const Labelled of(table_, label);
+    const T *x = logits + of.first * kBlockRows<T>, wanted = x[of.code * kBlockRows<T>];
+    T* g = grad + of.first * kBlockRows<T>;
     T most = x[0], sum = 0;
-    for (int64_t f = 1; f < width; ++f) most = larger(x[f * kBlockRows<T>], most);
-    for (int64_t f = 0; f < width; ++f) sum += softmax_weight(x[f * kBlockRows<T>], most, T(1));
-    for (int64_t f = 0; f < width; ++f)
-      g[f * kBlockRows<T>] += scale * (softmax_weight(x[f * kBlockRows<T>], most, T(1)) / sum - T(f == code));
+    for (int64_t f = 1; f < of.width; ++f) most = larger(x[f * kBlockRows<T>], most);
+    for (int64_t f = 0; f < of.width; ++f) sum += softmax_weight(x[f * kBlockRows<T>], most, T(1));
+    for (int64_t f = 0; f < of.width; ++f)
+      g[f * kBlockRows<T>] +=
+          scale * softmax_entropy_derivative(softmax_weight(x[f * kBlockRows<T>], most, T(1)), sum, f == of.code);
     return softmax_entropy(wanted, most, sum);
   }
 
@@ -111,10 +91,6 @@ class SampledTable {
 
   void uniform(double* out, int64_t n, uint32_t purpose, uint32_t substream, int64_t step, int64_t offset) const {
     fill_random(out, n, false, {seed_, purpose, substream, uint64_t(step)}, offset);
-  }
-
-  int64_t column_of(int32_t label) const {
-    return std::upper_bound(table_.starts, table_.starts + table_.columns, int64_t(label)) - table_.starts - 1;
   }
 
   const TablePlan& table_;

@@ -75,6 +75,11 @@ void read(A& a, HeadsPass& x) {
 }
 
 template <class A>
+void read(A& a, TablePlan& x) {
+  x.fields(InOrder<A>{a});
+}
+
+template <class A>
 void read(A& a, LossInput& x) {
   read_all(a, x.logits, x.other, x.grad, x.grad_of_other, x.formula, x.target, x.real, x.threshold);
 }
@@ -160,6 +165,9 @@ void each(Function&& f) {
   f("draw_dropout_seeds", entry<A, cuda_draw_dropout_seeds>);
   f("gather", entry<A, cuda_gather>);
   f("gather_labels", entry<A, cuda_gather_labels>);
+  f("draw_labels", entry<A, cuda_draw_labels>);
+  f("gather_sampled", entry<A, cuda_gather_sampled>);
+  f("cross_entropy", entry<A, cuda_cross_entropy>);
   f("layer_forward", entry<A, cuda_layer_forward>);
   f("layer_backward", entry<A, cuda_layer_backward>);
   f("small_mlp_forward", entry<A, cuda_small_mlp_forward>);

@@ -36,6 +36,15 @@ void cuda_gather(int dtype, const void* data, int64_t rows, int64_t features, vo
 void cuda_gather_labels(int dtype, const int32_t* labels, int64_t rows, int64_t classes, void* out, int64_t wanted,
                         uint64_t seed, StepIndex draw, void* stream);
 
+// Training-by-sampling. `scalars` are those of all rows of the table; purpose and step name the stream of a draw.
+void cuda_draw_labels(int dtype, const TablePlan& table, int32_t* labels, int64_t classes, void* condition,
+                      int64_t wanted, uint64_t seed, uint32_t purpose, StepIndex step, void* stream);
+void cuda_gather_sampled(int dtype, const TablePlan& table, const void* scalars, int64_t rows, int64_t features,
+                         const int32_t* labels, void* out, int64_t wanted, uint64_t seed, uint32_t purpose,
+                         StepIndex step, void* stream);
+void cuda_cross_entropy(int dtype, const TablePlan& table, const int32_t* labels, const void* logits, void* grad,
+                        void* entropies, int64_t rows, int64_t features, double scale, void* stream);
+
 // The operations between the matrix products of an MLP. Matrices are row-major. Null addresses: not computed, or
 // absent.
 struct LayerPass {
@@ -132,9 +141,10 @@ int64_t cuda_loss_metrics_sums(int64_t n);  // doubles of `sums` for each sub-ba
 void cuda_loss_metrics(int dtype, const std::vector<LossInput>& sub_batches, int64_t n, double scale, double* sums,
                        void* stream);
 // Writes an iteration's metrics from the sums of D's step (real, fake) and of G's step, and increments the step
-// counter.
+// counter. Penalties are added to D's loss, the mean of `conditions` entropies to G's.
 void cuda_record(int dtype, StepCounter* counter, double* metrics, int64_t capacity, const double* d, const double* g,
-                 int64_t n, double weight, const void* penalties, int64_t penalized, void* stream);
+                 int64_t n, double weight, const void* penalties, int64_t penalized, const void* entropies,
+                 int64_t conditions, void* stream);
 
 // Gradient penalties, of the kinds of Penalty in csrc/plan.h; letters as in csrc/cpu/penalty.h.
 void cuda_interpolate(int dtype, const void* real, const void* fake, void* out, int64_t rows, int64_t features,

@@ -72,17 +72,23 @@ __device__ double total(const double* partial, int first, int last, int which) {
   return block_sum(sum);
 }
 
+template <class T>
+__device__ double sum_of(const T* numbers, int64_t count) {
+  double sum = 0.0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += double(numbers[i]);
+  return block_sum(sum);
+}
+
 // Writes the metrics of this iteration and increments the step counter.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     record(StepCounter* counter, double* __restrict__ metrics, int64_t capacity, const double* d, const double* g,
-           int blocks, double n, double weight, const T* __restrict__ penalties, int64_t penalized) {
-  double penalty = 0.0;
-  for (int64_t i = threadIdx.x; i < penalized; i += kThreads) penalty += double(penalties[i]);
-  penalty = block_sum(penalty);
+           int blocks, double n, double weight, const T* __restrict__ penalties, int64_t penalized,
+           const T* __restrict__ entropies, int64_t conditions) {
   double row[kMetrics];
-  row[0] = weight * total(d, 0, 2 * blocks, 0) / n + penalty;
+  row[0] = weight * total(d, 0, 2 * blocks, 0) / n + sum_of(penalties, penalized);
   row[1] = total(g, 0, blocks, 0) / n;
+  if (conditions > 0) row[1] += sum_of(entropies, conditions) / double(conditions);
   for (int i = 0; i < 4; ++i) row[2 + i] = total(d, i % 2 * blocks, (i % 2 + 1) * blocks, 1 + i / 2) / n;
   if (threadIdx.x > 0) return;
   for (int i = 0; i < kMetrics; ++i) metrics[counter->iteration % capacity * kMetrics + i] = row[i];
@@ -121,12 +127,13 @@ void cuda_loss_metrics(int dtype, const std::vector<LossInput>& inputs, int64_t 
 }
 
 void cuda_record(int dtype, StepCounter* counter, double* metrics, int64_t capacity, const double* d, const double* g,
-                 int64_t n, double weight, const void* penalties, int64_t penalized, void* stream) {
+                 int64_t n, double weight, const void* penalties, int64_t penalized, const void* entropies,
+                 int64_t conditions, void* stream) {
   const int blocks = int(blocks_of(n));
   const auto run = [&](auto type) {
     using T = decltype(type);
     launch("record", record<T>, 1, stream, counter, metrics, capacity, d, g, blocks, double(n), weight,
-           static_cast<const T*>(penalties), penalized);
+           static_cast<const T*>(penalties), penalized, static_cast<const T*>(entropies), conditions);
   };
   DType(dtype) == DType::f64 ? run(double{}) : run(float{});
 }

@@ -26,6 +26,17 @@ void cuda_dropout(int, const void*, void*, int64_t, int64_t, double, DropoutSeed
 void cuda_draw_dropout_seeds(StepIndex, int, uint64_t, uint64_t*, int, void*) { refuse(); }
 void cuda_gather(int, const void*, int64_t, int64_t, void*, int64_t, uint64_t, StepIndex, void*) { refuse(); }
 void cuda_gather_labels(int, const int32_t*, int64_t, int64_t, void*, int64_t, uint64_t, StepIndex, void*) { refuse(); }
+void cuda_draw_labels(int, const TablePlan&, int32_t*, int64_t, void*, int64_t, uint64_t, uint32_t, StepIndex, void*) {
+  refuse();
+}
+void cuda_gather_sampled(int, const TablePlan&, const void*, int64_t, int64_t, const int32_t*, void*, int64_t, uint64_t,
+                         uint32_t, StepIndex, void*) {
+  refuse();
+}
+void cuda_cross_entropy(int, const TablePlan&, const int32_t*, const void*, void*, void*, int64_t, int64_t, double,
+                        void*) {
+  refuse();
+}
 void cuda_layer_forward(int, const LayerPass&, const LayerForward&, void*) { refuse(); }
 void cuda_layer_backward(int, const LayerPass&, const LayerBackward&, void*) { refuse(); }
 void cuda_small_mlp_forward(int, const SmallMlpCall&, void*) { refuse(); }
@@ -36,7 +47,7 @@ void cuda_heads_forward(int, const HeadsPass&, const void*, void*, void*) { refu
 void cuda_heads_backward(int, const HeadsPass&, const void*, void*, void*) { refuse(); }
 void cuda_loss_metrics(int, const std::vector<LossInput>&, int64_t, double, double*, void*) { refuse(); }
 void cuda_record(int, StepCounter*, double*, int64_t, const double*, const double*, int64_t, double, const void*,
-                 int64_t, void*) {
+                 int64_t, const void*, int64_t, void*) {
   refuse();
 }
 void cuda_interpolate(int, const void*, const void*, void*, int64_t, int64_t, int, uint64_t, StepIndex, void*) {

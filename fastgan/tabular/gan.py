@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
 from fastgan.models.gan import GAN
 from fastgan.random import Purpose
-from fastgan.training import Adam, TrainConfig, train
+from fastgan.training import Adam, PopulationMember, TrainConfig, TrainResult, display, train, train_population
 from fastgan.training.callbacks import Callback
 from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
 
 from . import constraints as rules
-from . import model_folder
+from . import model_folder, population
 from .columns import Kind, Normalization
 from .conditions import Wanted
 from .constraints import Constraint
@@ -174,6 +175,7 @@ class TabularGAN:
         history: metrics of `TrainResult` (loss_d, loss_g, ...) by name, a number for each iteration. loss_d includes
             the penalty, loss_g the cross-entropy of the conditions.
         engine, engine_reason: the engine that `fit` used, and why.
+        failed: of a member of `fit_population`, the loss or logit that was not finite, and when; else None.
         rejected: how many rows the last `sample` drew again, by constraint, and "conditions".
 
     Raises:
@@ -218,6 +220,7 @@ class TabularGAN:
         self.history: dict[str, NDArray[np.float64]] = {}
         self.rejected: dict[str, int] = {}
         self.interrupted = False
+        self.failed: str | None = None
         self._sampler: ConditionSampler | None = None
         self._fingerprint: str | None = None  # of the rows, where they have a run folder
 
@@ -276,12 +279,76 @@ class TabularGAN:
                 run_dir=folder,
                 resume=resume,
             )
-        self.interrupted, self.engine, self.engine_reason = result.interrupted, result.engine, result.engine_reason
-        self.history = {name: values for name, values in result.history.items() if name != "step"}
-        self._sampler = ConditionSampler.without_rows(rows.sampler.counts)
+        self._take(result, rows)
         if folder is not None:
             self.save(folder)
         return self
+
+    def fit_population(
+        self,
+        table: Any,
+        *,
+        seeds: Iterable[int] | None = None,
+        grid: Mapping[str, Iterable[Any]] | None = None,
+        progress: bool = False,
+        callbacks: Sequence[Callback] = (),
+        run_dir: str | os.PathLike[str] | None = None,
+    ) -> list[TabularGAN]:
+        """Fit the columns once, then train a GAN for each seed and each combination of options by `train_population`.
+
+        Equivalent to `fit` of a TabularGAN with each seed and combination, to the same bits, with columns as the own
+        seed fits them. Members whose networks have the same form train at once.
+
+        Args:
+            table: as for `fit`.
+            seeds: of the members; None: the own seed.
+            grid: values by option (a field of `TabularConfig`), all combinations of them.
+            progress: show progress on standard error.
+            callbacks: as of `train_population`.
+            run_dir: folder for what `save` writes of each member at its end, in member-0000 and so on; None writes
+                nothing. There are no checkpoints.
+
+        Returns:
+            The members: for each combination, those of all seeds. A member whose losses are not finite ends alone, with
+            `failed` set, and is not saved. After Ctrl-C, those that began, with `interrupted` set.
+
+        Raises:
+            DataError, ValueError, OSError: as `fit`. TypeError, ValueError: seeds or a grid that break their rule.
+        """
+        planned = population.configs(self.config, seeds, grid)
+        folder = None if run_dir is None else folder_at(Invalid("fit_population"), "run_dir", run_dir)
+        rows = self.prepare(table)
+        self.gan = None
+        self._fingerprint = None if folder is None else model_folder.fingerprint(rows)
+        found: dict[int, TabularGAN] = {}
+        for numbers in population.alike(planned):
+            like = planned[numbers[0]]
+            trainings = [planned[number].training(len(rows), self.device) for number in numbers]
+            steps = sum(each.steps for each in trainings)
+            displays = display.progress(steps, members=len(numbers), quiet=not progress)
+            with torch_threads(self.threads or torch.get_num_threads()), displays as bars:
+                result = train_population(
+                    lambda seed, like=like: self._networks(dataclasses.replace(like, seed=seed), rows.sampler.width),
+                    rows,
+                    [dataclasses.replace(each, checkpoint_every=0) for each in trainings],
+                    callbacks=[*bars, *callbacks],
+                    threads=self.threads,
+                )
+            for number, trained in zip(numbers, result.members, strict=True):
+                found[number] = member = copy.copy(self)
+                member.config, member.gan, member.failed = planned[number], trained.gan, trained.failed
+                member._take(trained, rows)
+                if folder is not None and not member.failed:
+                    member.save(folder / f"member-{number:04d}")
+            if result.interrupted:
+                break
+        return [found[number] for number in sorted(found)]
+
+    def _take(self, result: TrainResult | PopulationMember, rows: SampledRows) -> None:
+        """What a training on these rows gave, beside the networks."""
+        self.interrupted, self.engine, self.engine_reason = result.interrupted, result.engine, result.engine_reason
+        self.history = {name: values for name, values in result.history.items() if name != "step"}
+        self._sampler = ConditionSampler.without_rows(rows.sampler.counts)
 
     def prepare(self, table: Any) -> SampledRows:
         """Fit the columns and build the networks, as `fit` does before training.
@@ -307,10 +374,13 @@ class TabularGAN:
         return SampledRows(encoded, sampler)
 
     def _build(self, sampler: ConditionSampler) -> None:
-        self._sampler = sampler
+        self._sampler, self.gan = sampler, self._networks(self.config, sampler.width)
+
+    def _networks(self, config: TabularConfig, classes: int) -> GAN:
+        """Networks of a config with first weights, for the fitted columns and so many labels."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random.torch_seed(self.config.seed, 0))
-            self.gan = networks(self.config, self.transformer.heads, sampler.width).to(self.device)
+            torch.manual_seed(random.torch_seed(config.seed, 0))
+            return networks(config, self.transformer.heads, classes).to(self.device)
 
     # ---------------------------------------------------------------- samples
 

@@ -166,6 +166,7 @@ class SampledRows:
         )
         features = [head.start + code for head in owners for code in range(head.width)]
         self.features = torch.tensor(features, dtype=torch.int64)  # G's output for each label
+        self._placed: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         self.inside = torch.zeros(len(owners), table.width, dtype=torch.bool)  # outputs for the labels of a column
         for row, head in zip(self.inside, owners, strict=True):
             row[head.start : head.stop] = True
@@ -176,6 +177,18 @@ class SampledRows:
     def rows(self, index: Tensor) -> Tensor:
         """The rows at these indices, (len(index), width) float32."""
         return self.table.rows(index)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The arrays that compiled engines read, on a device, by their names in a plan; "data" are the scalars.
+
+        Where they had to be copied, runs share the copy.
+        """
+        if (device, dtype) not in self._placed:
+            arrays = {"codes": self.table.codes, **self.sampler.tables(), **self.table.places()}
+            placed = {name: array.to(device) for name, array in arrays.items()}
+            data = self.table.scalars.to(device, dtype).contiguous()
+            self._placed[device, dtype] = placed | {"data": data}
+        return self._placed[device, dtype]
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean of -log p(requested label).

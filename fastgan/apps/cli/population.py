@@ -63,7 +63,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
         type=grid_field,
         action="append",
         metavar="FIELD=X,X",
-        help="and for each value of a TrainConfig field, as optimizer.lr=1e-4,2e-4; several are crossed",
+        help="and for each value of a TrainConfig field, as optimizer.lr=1e-4,2e-4, or of an option of a TabularGAN, "
+        "as lr=1e-4,2e-4; several are crossed",
     )
 
 
@@ -216,7 +217,7 @@ def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> lis
         good = [member for member in result.members if member.point == number and not member.failed]
         values = {name: np.array([measure(member) for member in good], float) for name, measure in measures.items()}
         share = values.pop("all modes", None)
-        cells = {name: _plus_minus(column) for name, column in values.items()}
+        cells = {name: plus_minus(column) for name, column in values.items()}
         if share is not None:
             cells["all modes"] = f"{int(share.sum())} of {len(good)}"
         rows.append([_label(point), str(len(good)), *(cells[name] for name in measures)])
@@ -228,7 +229,8 @@ def _tail(member: PopulationMember, name: str) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _plus_minus(values: np.ndarray) -> str:
+def plus_minus(values: np.ndarray) -> str:
+    """The mean of the finite ones, with its standard error."""
     mean, error = mean_and_error(values)
     if not np.isfinite(mean):
         return "-"

@@ -66,6 +66,10 @@ class TableSource:
         frame = read_frame(path, header=self.header)
         return frame if self.n is None else frame.head(self.n)
 
+    def write(self, folder: Path) -> None:
+        """Into a run folder."""
+        write_atomically(folder / NAME, [(json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()])
+
 
 class KeepSource(Callback):
     """Writes source.json once training has accepted everything."""
@@ -73,8 +77,8 @@ class KeepSource(Callback):
     reads_networks = False
 
     def __init__(self, source: TableSource) -> None:
-        self._bytes = (json.dumps(dataclasses.asdict(source), indent=1) + "\n").encode()
+        self._source = source
 
     def on_start(self, run: Run) -> None:
         assert run.run_dir is not None
-        write_atomically(run.run_dir / NAME, [self._bytes])
+        self._source.write(run.run_dir)

@@ -49,6 +49,7 @@ examples:
   fastgan train fashion-mnist --data DIR --network dcgan
   fastgan train measurements.csv --width 256 --lr 5e-4
   fastgan train customers.csv --epochs 100 --kind zip=categorical
+  fastgan train customers.csv --seeds 0:8 --grid lr=1e-4,2e-4
   fastgan train ring --config fast.toml --json
   fastgan train --config runs/ring/config.json --seed 2 --out runs/again
   fastgan train images.npy --labels classes.csv --conditional

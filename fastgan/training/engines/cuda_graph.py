@@ -188,7 +188,8 @@ class GraphEngine:
         state = self.state
         if state.described_anew() or self._iteration is None:
             self._give_back()
-            parts = state.updaters, state.data, state.labels, self.launcher
+            table = None if state.rows.sampled is None else plan.table_of(state.gan, state.rows.sampled)
+            parts = state.updaters, state.data, state.labels, table, self.launcher
             described = state.description
             self._iteration = Iteration(state.gan, described["dtype"], described["plan"], *parts)
         return self._iteration

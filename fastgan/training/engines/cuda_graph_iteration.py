@@ -35,8 +35,9 @@ class Iteration:
         dtype: the number of their type.
         described: their plan, of `plan.describe`.
         updaters: of both networks, with allocated states.
-        data: (n, features), on the launcher's device.
-        labels: int32 (n,), likewise; None if the model is not conditional.
+        data: (n, features), on the launcher's device; of a table, its scalars.
+        labels: int32 (n,), likewise; None if the model is not conditional, or where there is a table.
+        table: the fields of TablePlan with tensors on that device, where rows are drawn by their labels.
         launcher: launches the kernels.
     """
 
@@ -48,9 +49,11 @@ class Iteration:
         updaters: Mapping[str, Updater],
         data: Tensor,
         labels: Tensor | None,
+        table: tuple[Any, ...] | None,
         launcher: KernelLauncher,
     ) -> None:
         self.gan, self.described, self.launcher, self.data, self.labels = gan, described, launcher, data, labels
+        self.table, self.conditional = table, described["classes"] > 0
         self.dtype, self.rows, self.pack = dtype, described["batch"], described["pack"]
         self.verbs = recording.record(described)
         self.penalties = [schema.number("Penalty", kind) for kind in described["penalties"]]
@@ -82,7 +85,7 @@ class Iteration:
         self.d = NetworkBuffers(of_d, trained("discriminator"), rows, launcher, factors, sub_batches=2)
         shape = m * self.pack, self.described["features"]
         of_g = network_plan("gan.generator", gan.generator), trained("generator"), m * self.pack, launcher, factors, 1
-        if self.labels is None:
+        if not self.conditional:
             result, grad = self.d.input[:m].view(shape), self.d.grad_input[:m].view(shape)
             self.g = NetworkBuffers(*of_g, result, grad)
             self.noise, self.real_rows = self.g.input, self.d.input[m : 2 * m].view(shape)
@@ -91,6 +94,12 @@ class Iteration:
             self.noise, self.real_rows = (self.d.input.new_zeros(s) for s in ((m * self.pack, gan.latent_dim), shape))
             self.condition = self.noise.new_zeros(m * self.pack, gan.classes)
             self.no_grad = self.noise.new_zeros(m, gan.classes * self.pack)
+        # Of a table, the labels of the condition, and what G's loss has for them.
+        self.drawn: Tensor | None = None
+        self.entropies: Tensor | None = None
+        if self.conditional and self.table is not None:
+            self.drawn = self.condition.new_zeros(m * self.pack, dtype=torch.int32)
+            self.entropies = self.noise.new_zeros(m * self.pack)
         count = len(self.penalties)
         self.penalty_values = self.d.input.new_zeros(count * m)
         self.penalty_passes = [
@@ -163,9 +172,10 @@ class Iteration:
             self._players: list[str] = []  # of the step
             for verb, arguments in self.verbs:
                 getattr(self, verb)(*arguments)
-            penalties = (self.penalty_values, len(self.penalty_values)) if self.penalties else (None, 0)
+            parts = self.penalty_values if self.penalties else None, self.entropies
+            beside = [argument for part in parts for argument in (part, 0 if part is None else len(part))]
             head = self.dtype, self.counter, self.metrics, CAPACITY, self.sums_of_d, self.sums_of_g
-            self.launcher.launch("record", *head, self.logits, self._weight_of_d, *penalties)
+            self.launcher.launch("record", *head, self.logits, self._weight_of_d, *beside)
 
     # ------------------------------------------------------------ the verbs: the batch and its logits
 
@@ -190,27 +200,36 @@ class Iteration:
     def sample_data(self, draw: Step) -> None:
         """The real half of D's batch, and the labels, for G and for both halves of D's batch, until the next draw."""
         plan, launcher = self.described, self.launcher
-        wanted = self.rows * self.pack, plan["seed"], self.counter, *draw
+        wanted = self.rows * self.pack, plan["seed"]
         shape = len(self.data), plan["features"]
-        launcher.launch("gather", self.dtype, self.data, *shape, self.real_rows, *wanted)
-        if self.labels is None:
-            return
-        shape = len(self.labels), self.condition.shape[1]
-        launcher.launch("gather_labels", self.dtype, self.labels, *shape, self.condition, *wanted)
-        launcher.copy(self.g.input[:, self.noise.shape[1] :], self.condition)
-        launcher.copy(self._samples(self.real_half), self.real_rows.view(self.rows, -1))
-        for half in (self.real_half, self.fake_half):
-            launcher.copy(self._labels(half), self.condition.view(self.rows, -1))
+        if self.table is None:
+            stream = *wanted, self.counter, *draw
+            launcher.launch("gather", self.dtype, self.data, *shape, self.real_rows, *stream)
+            if self.labels is not None:
+                of_labels = self.labels, len(self.labels), self.condition.shape[1], self.condition
+                launcher.launch("gather_labels", self.dtype, *of_labels, *stream)
+        else:
+            if self.conditional:
+                self._draw_labels("noise_d", draw)
+            purpose = schema.number("Purpose", "noise_d")
+            head = self.dtype, *self.table, self.data, *shape, self.drawn
+            launcher.launch("gather_sampled", *head, self.real_rows, *wanted, purpose, self.counter, *draw)
+        if self.conditional:
+            launcher.copy(self._samples(self.real_half), self.real_rows.view(self.rows, -1))
+            self._show_labels(self.real_half, self.fake_half)
 
     def sample_noise(self, purpose: str, number: Step) -> None:
-        """G's input."""
+        """G's input. Of a table, a step of G alone has labels of its own."""
+        if self.drawn is not None and purpose == "noise_g":
+            self._draw_labels(purpose, number)
+            self._show_labels(self.fake_half)
         z, plan = self.noise, self.described
         stream = plan["seed"], schema.number("Purpose", purpose), self.counter, *number, 0, 0
         draw = schema.number("Distribution", "centred" if plan["prior"] == "uniform" else "normal")
         self.launcher.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
         if plan["prior"] == "spherical":
             self.launcher.launch("to_sphere", self.dtype, z, *z.shape)
-        if self.labels is not None:
+        if self.conditional:
             self.launcher.copy(self.g.input[:, : z.shape[1]], z)
 
     def forward_g(self) -> None:
@@ -226,7 +245,7 @@ class Iteration:
             self._of_d = Batch(0, self.rows, len(order), seeds, stride, (0, 1)[: len(order)])
         else:
             self._of_d = Batch(0, self.rows, 2, seeds[stride:], -stride, (1, 0))
-        if self.labels is not None:
+        if self.conditional:
             self.launcher.copy(self._samples(self.fake_half), self.g.output.view(self.rows, -1))
 
     def forward_d(self) -> None:
@@ -265,12 +284,17 @@ class Iteration:
         """Backward to G's output, without gradients of D's parameters."""
         fakes = Batch(0, self.rows, 1, self._of_d.dropout_seeds)
         self.d.backward(fakes, to_input=True, of_vectors=False)
-        if self.labels is not None:
+        if self.conditional:
             self.launcher.copy(self.g.grad_output.view(self.rows, -1), self._samples(self.fake_half, grad=True))
 
     def backward_g(self) -> None:
         """The gradients of G."""
         self.g.backward_heads(self._of_g)
+        if self.drawn is not None:
+            assert self.table is not None
+            shape = len(self.drawn), self.g.units
+            tail = self.g.layers[-1].given, self.g.grad_output, self.entropies, *shape, 1.0 / len(self.drawn)
+            self.launcher.launch("cross_entropy", self.dtype, *self.table, self.drawn, *tail)
         self.g.backward(self._of_g, to_input=False, of_vectors=True)
         self.g.weight_gradients(self._of_g.rows)
 
@@ -287,12 +311,12 @@ class Iteration:
         batch = Batch((2 + len(self.penalties) + which) * self.rows, self.rows, 1, self._take_seeds(d))
         numbers = self.rows, d.inputs, kind, plan["seed"], self.counter, *draw
         self.launcher.launch("interpolate", self.dtype, real, fake, d.input[batch.span], *numbers)
-        if self.labels is not None:  # interpolates of labels would be rounded
+        if self.conditional:  # interpolates of labels would be rounded
             self.launcher.copy(self._labels(batch.span), self.condition.view(self.rows, -1))
         d.forward(batch)
         self.launcher.copy(d.grad_output[batch.span], self.ones)
         d.backward(batch, to_input=True, of_vectors=False)
-        if self.labels is not None:  # the penalty is one of the samples' gradient
+        if self.conditional:  # the penalty is one of the samples' gradient
             self.launcher.copy(self._labels(batch.span, grad=True), self.no_grad)
         self.penalty_passes[which].run(batch, kind, plan["penalty_weight"] / self.rows)
 
@@ -362,6 +386,20 @@ class Iteration:
         """The labels of a part of D's input, or the gradient there."""
         return (self.d.grad_input if grad else self.d.input)[rows, self.described["features"] * self.pack :]
 
+    def _draw_labels(self, purpose: str, number: Step) -> None:
+        """The labels of a batch."""
+        assert self.table is not None
+        stream = self.described["seed"], schema.number("Purpose", purpose), self.counter, *number
+        rows, classes = self.condition.shape
+        head = self.dtype, *self.table, self.drawn, classes
+        self.launcher.launch("draw_labels", *head, self.condition, rows, *stream)
+
+    def _show_labels(self, *halves: slice) -> None:
+        """The condition as input of G, and of these halves of D's batch."""
+        self.launcher.copy(self.g.input[:, self.noise.shape[1] :], self.condition)
+        for half in halves:
+            self.launcher.copy(self._labels(half), self.condition.view(self.rows, -1))
+
     def _update(self, name: str, number: Step) -> None:
         plan, launcher = self.described[name], self.launcher
         head = self.dtype, *schema.in_order("OptimizerPlan", plan)
@@ -409,6 +447,8 @@ class Iteration:
         ]
         if self.penalties and "discriminator" in players:
             numbers.append((None, None, None, self.penalty_values))
+        if self.entropies is not None and "generator" in players:
+            numbers.append((None, None, None, self.entropies))
         for name in players:
             sums = self.sums_of_g if name == "generator" else self.sums_of_d
             members = _listed(numbers if name == players[0] else [])

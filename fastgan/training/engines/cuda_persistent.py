@@ -116,6 +116,8 @@ class PersistentEngine:
 
 def _check(described: plan.Description) -> None:
     """Refuse the parts of a plan that the kernel does not compute."""
+    if any(described["table"]):
+        raise plan.UnsupportedByEngine("rows are drawn by their labels, which the persistent kernel does not do")
     for name in ("generator", "discriminator"):
         heads, layers = (described[name][part] for part in ("heads", "layers"))
         what = "Heads" if heads else "Residual" if any(layer["concatenates"] for layer in layers) else None

@@ -267,8 +267,6 @@ def describe(
     if data.dtype != gan.dtype:
         raise UnsupportedByEngine("the networks have changed their dtype")
     features = data[0].numel() if sampled is None else sampled.table.width
-    if sampled is not None and gan.device.type != "cpu":
-        raise UnsupportedByEngine("rows drawn by their labels are compiled for the CPU alone")
     if discriminator.heads is not None:
         raise discriminator.refuse("Heads is for the output of a generator")
     inputs_of_g, inputs_of_d = gan.latent_dim + gan.classes, (features + gan.classes) * config.pack
@@ -305,7 +303,7 @@ def describe(
         "threshold": config.threshold,
         "classes": gan.classes,
         "labels": _address(labels),
-        "table": _table(sampled),
+        "table": tuple(_address(x) if isinstance(x, Tensor) else x for x in table_of(gan, sampled)),
         "dropout_seeds_per_iteration": recording.dropout_seeds(
             config, generator.dropout_seeds, discriminator.dropout_seeds
         ),
@@ -314,8 +312,8 @@ def describe(
     return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
 
 
-def _table(sampled: SampledRows | None) -> tuple[Any, ...]:
-    """The fields of TablePlan in order."""
+def table_of(gan: GAN, sampled: SampledRows | None) -> tuple[Any, ...]:
+    """The fields of TablePlan in order, arrays as tensors on the networks' device."""
     values: dict[str, Any] = {}
     if sampled is not None:
         table, sampler = sampled.table, sampled.sampler
@@ -328,10 +326,10 @@ def _table(sampled: SampledRows | None) -> tuple[Any, ...]:
             "wide": table.codes.dtype == torch.int32,
             "columns": len(sampler.sizes),
         }
-        for name, tensor in (("codes", table.codes), *sampler.tables().items(), *table.places().items()):
-            if not tensor.is_contiguous():
+        values |= sampled.on(gan.device, gan.dtype)
+        for name, array in values.items():
+            if isinstance(array, Tensor) and not array.is_contiguous():
                 raise UnsupportedByEngine(f"{name} of the data is not contiguous")
-            values[name] = tensor.data_ptr()
     return tuple(values.get(name, 0) for name in schema.FIELDS["TablePlan"])
 
 

@@ -53,7 +53,7 @@ class HostState:
         if sampled is None:
             data = rows.in_memory(gan.dtype, gan.device)
         else:
-            data = sampled.table.scalars.to(gan.dtype).contiguous()
+            data = sampled.on(gan.device, gan.dtype)["data"]
         if data is None:
             raise plan.UnsupportedByEngine(f"data is a {rows.kind} whose rows must be read one batch at a time")
         self.data = data
