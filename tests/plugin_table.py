@@ -1,4 +1,8 @@
-"""The table of docs/bring-your-own.md: `python tests/plugin_table.py` trains each row and prints it."""
+"""The table of docs/bring-your-own.md: `python tests/plugin_table.py` trains each row and prints it.
+
+The rows of loggers need `pip install tensorboard wandb mlflow`; MLFLOW_ALLOW_FILE_STORE=true and MLFLOW_TRACKING_URI,
+such as file:/tmp/store, let MLflow write files.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,16 @@ from test_plugins import DATA, SGD, config, distance, new_gan, plain_torch
 from torch import Tensor
 
 from fastgan import GAN
-from fastgan.training import Momentum, train
+from fastgan.training import Best, Callback, JSONLines, MLflow, Momentum, TensorBoard, WandB, train
 
 Row = tuple[str, dict[str, Any], Callable[[], Any], Callable[[], GAN]]  # name, fields of the config, data, plain loop
+LOGGERS: dict[str, Callable[[Path], Callback]] = {
+    "JSONLines": lambda folder: JSONLines(folder / "log.jsonl", every=5),
+    "TensorBoard": lambda folder: TensorBoard(folder, every=5),
+    "WandB": lambda folder: WandB(5, mode="offline", dir=folder),
+    "MLflow": lambda folder: MLflow(5),
+    "Best": lambda folder: Best(lambda gan: float(gan.sample(8, seed=1).mean()), every=5, folder=folder),
+}
 
 
 def tensor() -> Tensor:
@@ -47,12 +58,18 @@ def rows() -> Iterator[Row]:
         yield f"data: {name}", own, lambda data=data: data(folder), lambda: plain_torch(SGD)
     for name, data in sources.STREAMS.items():
         yield f"data: {name}", own, data, lambda name=name: sources.plain_stream(name)
+    for name in ("history.csv", *LOGGERS):
+        yield f"logger: {name}", own, tensor, lambda: plain_torch(SGD)
 
 
 def main() -> None:
     print("| what | engine | largest difference of a weight |\n|---|---|---|")
     for name, fields, data, loop in rows():
-        result = train(gan := new_gan(), data(), config(**fields))
+        folder = Path(tempfile.mkdtemp())
+        make = LOGGERS.get(name.removeprefix("logger: "))
+        callbacks = [make(folder)] if make else []
+        run_dir = folder if name.endswith(".csv") else None
+        result = train(gan := new_gan(), data(), config(**fields), callbacks=callbacks, run_dir=run_dir)
         print(f"| {name} | {result.engine} | {distance(gan, loop()):.0e} |", flush=True)
 
 

@@ -149,6 +149,14 @@ SCHEDULERS: dict[str, Any] = {
         [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4), lr_scheduler.CosineAnnealingLR(optimizer, 8)],
         milestones=[4],
     ),
+    "constant": functools.partial(lr_scheduler.ConstantLR, factor=0.5, total_iters=6),
+    "multiplicative": lambda optimizer: lr_scheduler.MultiplicativeLR(optimizer, lambda t: 0.9),
+    "polynomial": functools.partial(lr_scheduler.PolynomialLR, total_iters=20, power=2.0),
+    "warm restarts": lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 5),
+    "cyclic": functools.partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=4),
+    "chained": lambda optimizer: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(optimizer, 0.5, 6), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+    ),
 }
 
 

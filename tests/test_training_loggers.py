@@ -175,7 +175,7 @@ def test_bad_arguments_are_one_sentence(make: Any, message: str) -> None:
 
 
 class Recorder:
-    """A package that keeps what is called: neither of the real ones works without an account or a server."""
+    """A package that keeps what is called. Tests beside run the real ones where they are installed."""
 
     def __init__(self, active: object = None) -> None:
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
@@ -226,6 +226,28 @@ def test_mlflow_gets_parameters_and_metrics(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "mlflow", within)
     train(new_gan(), DATA, config(), callbacks=[MLflow()])
     assert within.named("log_metrics") and not within.named("start_run") and not within.named("end_run")
+
+
+def test_weights_and_biases_itself_keeps_the_means(tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    with wandb.init(mode="offline", dir=tmp_path) as run:
+        result = train(new_gan(), DATA, config(), callbacks=[WandB(every=10, run=run)])
+        assert run.config["batch_size"] == 8
+    assert run.summary["loss_g"] == pytest.approx(result.history["loss_g"][20:].mean(), rel=1e-12)
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_mlflow_itself_keeps_the_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the store that needs no other package
+    mlflow.set_tracking_uri((tmp_path / "store").as_uri())
+    result = train(new_gan(), DATA, config(), callbacks=[MLflow(every=10, run_name="one")])
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs(["0"])
+    points = client.get_metric_history(run.info.run_id, "loss_g")
+    assert (run.info.run_name, run.info.status, run.data.params["seed"]) == ("one", "FINISHED", "3")
+    assert [point.step for point in points] == [10, 20, 25]
+    assert points[-1].value == pytest.approx(result.history["loss_g"][20:].mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("logger", "name"), [(WandB, "wandb"), (MLflow, "mlflow")])

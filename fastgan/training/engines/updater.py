@@ -34,8 +34,8 @@ class Updater:
         scheduler: LRScheduler | None,
     ) -> None:
         self.network, self.description, self.optimizer, self.scheduler = network, description, optimizer, scheduler
-        # Before the updates that were taken: the number of the first, the scheduler, and the numbers of its group.
-        self._before: tuple[int, dict[str, Any], dict[str, Any]] | None = None
+        # The updates that were taken, and what was before them: the scheduler, and the numbers of its group.
+        self._before: tuple[range, dict[str, Any], dict[str, Any]] | None = None
         self._own: set[int] = set()  # the optimiser's parameters, by identity, as `check` found them
         self.spare: dict[Tensor, Tensor] = {}  # velocities at momentum 0, which torch does not keep
         optimizer._opt_called = True  # type: ignore[attr-defined]  # the core steps: torch would warn that nothing did
@@ -89,7 +89,7 @@ class Updater:
         self.commit(updates[0])
         (group,) = self.optimizer.param_groups
         numbers = {name: value for name, value in group.items() if name != "params"}
-        self._before = updates[0], copy.deepcopy(self.scheduler.state_dict()), numbers
+        self._before = updates, copy.deepcopy(self.scheduler.state_dict()), numbers
         rates, momenta = [], []
         for _ in updates:
             rates.append(float(group["lr"]))
@@ -101,16 +101,12 @@ class Updater:
         """Put the scheduler where it is after so many updates, of those that were taken."""
         if self._before is None or self.scheduler is None:
             return
-        first, state, numbers = self._before
+        taken, state, numbers = self._before
         self._before = None
-        if made - first == self._taken(state):
+        if made == taken.stop:
             return
         self.scheduler.load_state_dict(state)
         (group,) = self.optimizer.param_groups
         group.update(numbers)
-        for _ in range(made - first):
+        for _ in range(made - taken.start):
             self.scheduler.step()
-
-    def _taken(self, before: dict[str, Any]) -> int:
-        assert self.scheduler is not None
-        return int(self.scheduler.last_epoch - before["last_epoch"])
