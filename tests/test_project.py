@@ -159,10 +159,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_the_performance_tables_are_those_of_the_results() -> None:
     folder = ROOT / "docs" / "performance"
-    spec = importlib.util.spec_from_file_location("docs_performance", folder / "make.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(folder / "make.py")
     assert (folder / "results.md").read_text() == module.page(), "run docs/performance/make.py"
     assert {name for name, _ in module.draw()} == {path.name for path in folder.glob("*.png")}
 

@@ -4,8 +4,7 @@
 #if defined(__AVX512F__)
 #include "tiles.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
 using Pair = uint32_t;  // two neighbours along the depth, the first one in the low half
@@ -321,6 +320,5 @@ void tile_round(bool software, const float* in, Bf16* out) {
   _mm512_storeu_si512(out, (software ? SoftwareTiles::round(low, high) : HardwareTiles::round(low, high)));
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA
 #endif

@@ -2,8 +2,7 @@
 #pragma once
 #include "gemm.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // Copies rows first .. last of a (rows, features) matrix to the columns from `column` on, as the first of the `of`
 // features of a blocked buffer.
@@ -132,5 +131,4 @@ struct Mapped {
   }
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -11,8 +11,7 @@
 #include "rounded.h"
 #include "sampled.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // A plan with its weights in a workspace. A weight of at most kBlockRows inputs has the same layout and is not moved.
 template <class T>
@@ -122,5 +121,4 @@ class BlockedPlan {
   std::vector<std::pair<void**, int64_t>> copies_;  // rounded copies: the address to set, the offset
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -4,8 +4,7 @@
 #pragma once
 #include "blocked.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // The input and the value of each entry of each row (column of the batch), and the same sorted by input.
 template <class T>
@@ -103,5 +102,4 @@ class Entries {
   T *values_ = nullptr, *sorted_values_ = nullptr;
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -1,8 +1,7 @@
 // The register tiles of the products in gemm.h and gemm_bf16.h.
 #include "gemm_bf16.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
 // Adds `count` depths to rows x `vectors` vectors V of C in registers; `each` runs before each depth.
@@ -315,5 +314,4 @@ const Pair* pair_inputs(int64_t inputs, int64_t rows, const float* x, int64_t co
 
 #endif
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -9,8 +9,7 @@
 
 #include "simd.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 constexpr int kTileVectors = 2;
 template <class T>
@@ -462,5 +461,4 @@ void multiply_gradient(const GradientShape& shape, ColumnRange range, const T* e
   }
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

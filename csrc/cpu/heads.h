@@ -2,8 +2,7 @@
 #pragma once
 #include "network.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // x += Gumbel noise, for the outputs of a head, in some lanes of a block. Four neighbouring outputs share a random
 // block, as in a dropout mask.
@@ -80,5 +79,4 @@ void heads_backward(const NetworkPlan& plan, const T* out, T* grad, ColumnRange 
   });
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

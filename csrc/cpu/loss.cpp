@@ -10,8 +10,7 @@
 #include "loss.h"
 #include "parallel.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
 template <class F, class T, int order>
@@ -133,5 +132,4 @@ void pointwise(int dtype, const void* x, void* out, int64_t n, int formula, doub
   });
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -4,8 +4,7 @@
 
 #include "../formulas.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 template <class T>
 struct ChunkLoops {
@@ -20,5 +19,4 @@ struct Loops {
   static const std::array<ChunkLoops<T>, kFormulas> by_formula;
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

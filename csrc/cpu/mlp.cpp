@@ -4,8 +4,7 @@
 #include "dispatch.h"
 #include "penalty.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
 constexpr double kParallelThreshold = 2e6;  // multiplications, about 40 us; below, one thread is as fast
@@ -280,5 +279,4 @@ MlpSizes mlp_sizes(const NetworkPlan& plan) {
           per_row(plan, [](auto& net, auto& arena) { PenaltyBuffers<float>(net, arena, kPad, 0); })};
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

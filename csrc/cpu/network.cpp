@@ -7,8 +7,7 @@
 #include "gemm_bf16.h"
 #include "heads.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // ---------------------------------------------------------------- maps over tiles of blocks
 
@@ -451,5 +450,4 @@ template class Network<double>;
 template void drop(const float*, float*, int64_t, ColumnRange, const SubBatch&, double, uint64_t, uint32_t);
 template void drop(const double*, double*, int64_t, ColumnRange, const SubBatch&, double, uint64_t, uint32_t);
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

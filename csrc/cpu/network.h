@@ -11,8 +11,7 @@
 #include "entries.h"
 #include "parallel.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // Arena allocator in one block of memory; only counts if `base` is null.
 template <class T>
@@ -283,5 +282,4 @@ class Network {
   T* dropped_input_ = nullptr;
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

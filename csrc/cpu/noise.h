@@ -4,12 +4,10 @@
 
 #include "../philox.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // Elements offset .. offset + n of a stream: uniform in (0, 1), or standard normal.
 template <class T>
 void fill_random(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset);
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

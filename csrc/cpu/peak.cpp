@@ -9,8 +9,7 @@
 #include "dispatch.h"
 #include "gemm_bf16.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
 using Vector = Simd<float>::Vector;
@@ -78,5 +77,4 @@ double fma_peak(double seconds, bool bf16) {
   return best;
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

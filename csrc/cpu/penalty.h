@@ -11,8 +11,7 @@
 #include "../penalty.h"
 #include "network.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 template <class F, class T>
 void second_order_tile(const T* saved, const T* e, const T* s, T* q, int n, T negative_slope) {
@@ -207,5 +206,4 @@ class PenaltyPass {
   const bool second_derivative_;
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -6,8 +6,7 @@
 #include "noise.h"
 #include "parallel.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
 constexpr int64_t kBlocks = 1024;                    // Philox blocks of one task
@@ -86,5 +85,4 @@ void dropout(int dtype, const void* x, void* out, int64_t rows, int64_t features
     drop(static_cast<const float*>(x), static_cast<float*>(out), rows, features, p, stream, threads);
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

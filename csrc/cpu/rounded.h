@@ -5,8 +5,7 @@
 #include "amx.h"
 #include "gemm_bf16.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 inline bool keeps_rounded(const NetworkPlan& plan) { return plan.products != Products::fp32; }
 
@@ -41,5 +40,4 @@ inline void round_weight(const NetworkPlan& plan, const LayerPlan& l, const Laye
 
 #endif
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -8,8 +8,7 @@
 #include "blocked.h"
 #include "noise.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // Makes the first layers of a table's networks list their inputs (entries.h), with transposed weights: G's the labels,
 // D's the labels and the rows of the table. Not if products round their factors, inputs are dropped, the second-order
@@ -99,5 +98,4 @@ class SampledTable {
   const uint64_t seed_;
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -6,8 +6,7 @@
 
 #include "../formulas.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kTileRows = 14;  // 14 x 2 accumulators of 32 registers
@@ -113,5 +112,4 @@ constexpr int64_t kPad = 32;
 inline int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 inline int64_t padded(int64_t rows) { return rounded_up(rows, kPad); }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

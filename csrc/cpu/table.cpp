@@ -7,8 +7,7 @@
 #define FASTGAN_STRING_(x) #x
 #define FASTGAN_STRING(x) FASTGAN_STRING_(x)
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // The functions of every build, in the order of `Kernels`.
 #define FASTGAN_KERNELS(each)                                                                                     \
@@ -34,5 +33,4 @@ const Kernels table = {.name = FASTGAN_STRING(FASTGAN_ISA),
                        FASTGAN_ENTRY(has_bf16_kernels) FASTGAN_KERNELS(FASTGAN_ENTRY) FASTGAN_ENTRY(tile_dot)
                            FASTGAN_ENTRY(tile_round)};
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

@@ -13,8 +13,7 @@
 #include "train_snapshot.h"
 #include "update.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
 // The shapes of AMX tiles, as thread state while the object lives.
@@ -373,5 +372,4 @@ void write_back(int dtype, const TrainPlan& plan, Workspace& workspace, int thre
                              : BlockedPlan<float>(plan, workspace, threads).write_back();
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

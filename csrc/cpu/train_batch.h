@@ -8,8 +8,7 @@
 #include "penalty.h"
 #include "sampled.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 template <class T>
 class Batches {
@@ -268,5 +267,4 @@ class Batches {
   int32_t* labels_ = nullptr;                // of the rows, if rows are drawn by labels
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

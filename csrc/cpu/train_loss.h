@@ -5,8 +5,7 @@
 #include "loss.h"
 #include "train_batch.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 template <class T>
 class Losses : protected Batches<T> {
@@ -153,5 +152,4 @@ class Losses : protected Batches<T> {
   T *values_ = nullptr, *penalties_ = nullptr, *entropies_ = nullptr;
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

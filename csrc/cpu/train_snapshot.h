@@ -10,8 +10,7 @@
 #include "network.h"
 #include "update.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 // With skip_nonfinite, all threads call save() before a step and commit_or_roll_back() after its updates; otherwise
 // nothing is copied. Gradients are not checked: a gradient that is not finite makes the optimiser's state not finite.
@@ -114,5 +113,4 @@ class Snapshot {
   std::atomic<bool> finite_{true};
 };
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA

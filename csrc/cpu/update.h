@@ -7,8 +7,7 @@
 #include "network.h"
 #include "rounded.h"
 
-namespace fastgan {
-inline namespace FASTGAN_ISA {
+namespace fastgan::inline FASTGAN_ISA {
 
 constexpr int kMostTileRows = 32;  // of a gradient's tile: 32 on AMX, else kTileRows
 
@@ -184,5 +183,4 @@ void bound_norms(T* weight, int64_t rows, int64_t inputs, int64_t first, int64_t
   }
 }
 
-}  // namespace FASTGAN_ISA
-}  // namespace fastgan
+}  // namespace fastgan::inline FASTGAN_ISA
