@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any, Self
 
@@ -9,12 +10,21 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastgan.errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import plugins
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
 from fastgan.training.optimizers import STATES, Optimizer, allocate
 from fastgan.training.plugins import Built
+
+TAKEN = ("lr", "momentum", "initial_lr")  # numbers of a group that a scheduler may change between the updates of a call
+
+
+def _cycles_momentum(scheduler: Any) -> bool:
+    """Whether it, or a scheduler within it, changes the momentum, which is Adam's first beta."""
+    within = getattr(scheduler, "_schedulers", ())
+    return bool(getattr(scheduler, "cycle_momentum", False)) or any(map(_cycles_momentum, within))
 
 
 class Updater:
@@ -36,6 +46,7 @@ class Updater:
         self.network, self.description, self.optimizer, self.scheduler = network, description, optimizer, scheduler
         # The updates that were taken, and what was before them: the scheduler, and the numbers of its group.
         self._before: tuple[range, dict[str, Any], dict[str, Any]] | None = None
+        self._tried = False  # whether `check` has tried the scheduler
         self._own: set[int] = set()  # the optimiser's parameters, by identity, as `check` found them
         self.spare: dict[Tensor, Tensor] = {}  # velocities at momentum 0, which torch does not keep
         optimizer._opt_called = True  # type: ignore[attr-defined]  # the core steps: torch would warn that nothing did
@@ -61,11 +72,31 @@ class Updater:
                 raise plan.UnsupportedByEngine(f"config.{rule.field} {why}")
             raise plan.UnsupportedByEngine(f"the {self.network}'s optimizer {why}")
         (group,) = self.optimizer.param_groups
-        if getattr(self.scheduler, "cycle_momentum", False) and "betas" in group:
+        if (changed := self._will_change(group)) is not None:
             name = type(self.scheduler).__name__
-            raise plan.UnsupportedByEngine(f"config.scheduler is {name}, which changes Adam's betas")
+            raise plan.UnsupportedByEngine(f"config.scheduler is {name}, which changes the optimiser's {changed}")
         allocate(self.optimizer)
         self._own = set(map(id, group["params"]))
+
+    def _will_change(self, group: dict[str, Any]) -> str | None:
+        """A number of the optimiser, besides what `take` takes ahead, that the scheduler is seen to change."""
+        if self.scheduler is None:
+            return None
+        if "betas" in group and _cycles_momentum(self.scheduler):
+            return "betas"
+        if self._tried:
+            return None
+        self._tried = True  # while it is new: later it may be near its last step
+        with contextlib.suppress(ValueError):  # it has one step
+            self._advance(range(2))  # the first change may come after the first step
+        changed = self._changed(group)
+        self.commit(0)
+        return changed
+
+    def _changed(self, group: dict[str, Any]) -> str | None:
+        assert self._before is not None
+        numbers = self._before[2]
+        return next((name for name in numbers if name not in TAKEN and group[name] != numbers[name]), None)
 
     def states(self, parameter: Tensor) -> list[Tensor]:
         """What the rule reads and writes beside a parameter, as `STATES` names it; nothing where it is not trained."""
@@ -84,9 +115,20 @@ class Updater:
         return found
 
     def take(self, updates: range) -> tuple[list[float], list[float]]:
-        """The rate and the momentum of these updates; the scheduler advances past them."""
-        assert self.scheduler is not None
+        """The rate and the momentum of these updates; the scheduler advances past them.
+
+        Raises:
+            ValueError: the scheduler changes another number, and did not when `check` tried it.
+        """
         self.commit(updates[0])
+        taken = self._advance(updates)
+        if (changed := self._changed(self.optimizer.param_groups[0])) is not None:
+            rule = f"must change the rate and the momentum alone, but with engine='eager', got another {changed}"
+            raise Invalid("train").value("config.scheduler", rule)
+        return taken
+
+    def _advance(self, updates: range) -> tuple[list[float], list[float]]:
+        assert self.scheduler is not None
         (group,) = self.optimizer.param_groups
         numbers = {name: value for name, value in group.items() if name != "params"}
         self._before = updates, copy.deepcopy(self.scheduler.state_dict()), numbers
