@@ -131,7 +131,8 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 
 # What the applications and bench/ use beside the public names, by reason. The list may become shorter. Top-level
 # modules with an underscore are not in it: they are helpers of the whole distribution, which the applications are part
-# of (errors that keep their parts, types of options, files written whole, optional libraries, threads, Ctrl-C).
+# of: errors that keep their parts, types of options, files written whole, optional libraries, PyTorch's settings,
+# ranks, limits of the hardware, Ctrl-C.
 BESIDE_PUBLIC = {
     "soak, which runs the CPU's engine without the history of `train`": ("training.engines.cpu", "training.rows"),
 }  # fmt: skip
