@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastgan.errors import Invalid
+from fastgan._errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import plugins
 from fastgan.training.config import TrainConfig
