@@ -107,6 +107,8 @@ def test_seeds_and_a_grid_on_the_command_line(run: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(line.count("+-") == 2 for line in table[1:])
     assert json.loads((tmp_path / "many/population.json").read_text())["seeds"] == [0, 1]
+    code, _, error = run("train", "c.csv", "--resume", "--out", "many")
+    assert code == 2 and "a population of TabularGANs must be trained again, it has no checkpoints, got " in error
     assert run("sample", "many/member-0003", "--n", "20", "--out", "s.csv")[0] == 0
     options = ("--lr", "1e-3", "--out", "alone", "--no-pictures", "--quiet")
     assert run("train", "c.csv", *FAST, *options)[0] == 0

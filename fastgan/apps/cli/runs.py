@@ -260,6 +260,8 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
     path = folder / "config.json"
     if (folder / "table.json").is_file():
         raise ValueError(f"RUN_DIR must be of a GAN of numbers here, got {folder} of a TabularGAN")
+    if not path.is_file() and (folder / POPULATION).is_file():
+        raise ValueError(f"a population of TabularGANs must be trained again, it has no checkpoints, got {folder}")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     try:
