@@ -209,7 +209,7 @@ CHANGES: dict[str, Any] = {
     "SequentialLR betas": lambda optimizer: lr_scheduler.SequentialLR(
         optimizer, [lr_scheduler.StepLR(optimizer, 3), one_cycle(optimizer)], milestones=[4]
     ),
-    "Decay weight_decay": Decay,
+    "Decay weight_decay": functools.partial(Decay, after=1),
 }
 
 
