@@ -299,7 +299,10 @@ void bind_training(py::module_& m) {
     const Bf16Products& found = bf16_products();
     py::dict info;
     info["amx"] = found.amx ? "yes" : found.why_no_amx;
-    info["avx512_bf16"] = !found.dot ? "the processor has none" : found.dot_is_fast ? "yes" : "yes, slower than fp32";
+    info["avx512_bf16"] = found.dot_is_fast             ? "yes"
+                          : found.dot                   ? "yes, slower than fp32"
+                          : !kernels().has_bf16_kernels ? "this instruction set's build has none"
+                                                        : "the processor has none";
     return info;
   });
   m.def("force_products", force_products);  // for tests: cpu/products.h

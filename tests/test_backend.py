@@ -102,10 +102,11 @@ def test_without_the_core_everything_runs_and_says_why(before: str, environment:
 
 def test_another_instruction_set_can_be_requested() -> None:
     need("native", "loss")
-    code = "import fastgan; print(fastgan.backend_info()['native']['instruction_set'])"
+    code = "import fastgan; a = fastgan.backend_info()['native']; print(a['instruction_set'], a['avx512_bf16'])"
     for isa in "v2" if platform.machine() == "x86_64" else "portable", "":
-        found = python(code, FASTGAN_ISA=isa).stdout.strip()
+        found, bf16 = python(code, FASTGAN_ISA=isa).stdout.strip().split(" ", 1)
         assert found == (isa or backend_info()["native"]["instruction_set"])
+        assert not isa or bf16 == "this instruction set's build has none"  # whatever the processor has
 
 
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:

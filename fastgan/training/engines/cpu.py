@@ -42,7 +42,8 @@ class CpuEngine:
             )
         if config.precision == "bf16" and not kernels.native.multiplies_bf16():
             raise plan.UnsupportedByEngine(
-                "config.precision is 'bf16', which this processor does not multiply (AMX or AVX512-BF16)"
+                "config.precision is 'bf16', which is for AMX and AVX512-BF16: "
+                + kernels.native.bf16_products()["avx512_bf16"]
             )
         self.state = HostState(gan, rows, config)
         self.state.compiled()
