@@ -291,6 +291,14 @@ def test_packing_widens_the_discriminator(run: Run) -> None:
     assert run("train", "ring", *TINY, "--pack", "2", "--seeds", "0:2", "--out", "spec", *FAST)[0] == 0
 
 
+def test_a_discriminator_that_compares_rows_draws_no_surface(run: Run) -> None:
+    """It once drew one of 40,000 points, each compared with each: 128 GB for four features."""
+    assert run("train", "ring", *TINY, "--minibatch-features", "4", "--out", "compares", "--quiet") == (0, "", "")
+    assert Path("compares/samples.png").is_file()
+    code, _, says = run("plot", "discriminator", "compares", "--out", "d.png")
+    assert code == 2 and "RUN_DIR must have a D of single rows for the picture discriminator" in says
+
+
 def test_momentum(run: Run) -> None:
     args = ("--optimizer", "momentum", "--momentum", "0.6", "--lr", "0.05")
     assert run("train", "ring", *TINY, "--out", "r", *FAST, *args)[0] == 0

@@ -150,6 +150,24 @@ class Squashed(nn.Module):
         return torch.sigmoid(self.inner(x))
 
 
+class SquashedSequential(nn.Sequential):
+    """Its last module is affine, and its output is not."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.sigmoid(super().forward(input))
+
+
+def positive_maxout() -> nn.Module:
+    """Outputs in [0, 1] for all inputs up to 10,000 times the data: a maximum of both signs, and small weights."""
+    network = nn.Sequential(fastgan.nn.Maxout(2, 4, pieces=2), nn.Linear(4, 1))
+    with torch.no_grad():
+        maxout, linear = network
+        maxout.weight[1::2] = -maxout.weight[::2]
+        linear.weight.fill_(1e-7)
+        linear.bias.fill_(0.1)
+    return network
+
+
 class Small(nn.Module):
     """Logits that lie in [0, 1] on the data, and elsewhere do not."""
 
@@ -177,11 +195,13 @@ SIGMOIDS: dict[str, Callable[[], nn.Module]] = {
     "Linear": lambda: nn.Sequential(nn.Linear(2, 8), fastgan.nn.Linear(8, 1, activation="sigmoid")),
     "MLP": lambda: fastgan.nn.MLP([2, 8, 1], activation="relu", output_activation="sigmoid"),
     "functional": Squashed,
+    "own Sequential": lambda: SquashedSequential(*discriminator()),
 }
 LOGITS: dict[str, Callable[[], nn.Module]] = {
     "plain": discriminator,
     "hidden": lambda: fastgan.nn.MLP([2, 8, 1], activation="sigmoid"),
     "small": Small,
+    "maxout": positive_maxout,
     "dead": lambda: nn.Sequential(nn.Linear(2, 1), nn.Hardtanh(-1e9, -1.0), nn.ReLU(), Bias(0.5)),
 }
 SIGN = "but the losses take logits: leave the sigmoid out"
@@ -197,7 +217,7 @@ def test_a_sigmoid_at_the_end_of_d_is_warned_of_once(name: str, engine: str, cap
     gan, monitor = new_gan(SIGMOIDS[name]()), Monitor(every=1)
     with caplog.at_level(logging.WARNING, "fastgan"):
         result = train(gan, DATA, replace(CONFIG, engine=engine), callbacks=[monitor])
-    compiled = engine == "auto" and name != "functional" and backend.native is not None
+    compiled = engine == "auto" and name not in ("functional", "own Sequential") and backend.native is not None
     assert result.engine == ("cpu" if compiled else "eager")
     assert len(said(caplog)) == 1 and said(caplog)[0].startswith("train: ")
     assert [line for line in monitor.warnings if SIGN in line] == [said(caplog)[0].removeprefix("train: ")]

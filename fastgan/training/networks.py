@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +62,12 @@ def why_no_logits(gan: GAN, loss: object, logits: Tensor, *inputs: Tensor) -> st
     """
     if loss == "least_squares" or not isinstance(loss, str):
         return None
-    if _ends_in_sigmoid(gan.discriminator):
+    *outer, last = _ends(gan.discriminator)
+    if isinstance(last, nn.Sigmoid) or _activation(last) == "sigmoid":
         return "gan.discriminator ends in a sigmoid"
+    own = any(type(module).__module__.partition(".")[0] not in ("torch", "fastgan") for module in outer)
+    if (type(last) is nn.Linear or _activation(last) == "none") and not own:
+        return None  # with maxout and small weights, the outputs may lie in [0, 1] for all the inputs below
     d_inputs = [logits]
     for factor, x in itertools.product(_FACTORS, inputs):
         if not _in_unit_interval(d_inputs[-1]):
@@ -83,14 +88,17 @@ def _in_unit_interval(logits: Tensor) -> bool:
     return not logits.is_meta and bool(((logits >= 0) & (logits <= 1)).all())
 
 
-def _ends_in_sigmoid(network: nn.Module) -> bool:
-    """Whether the last module that changes numbers is a sigmoid, at any depth."""
+def _ends(network: nn.Module) -> Iterator[nn.Module]:
+    """The network, the last module in it that changes numbers, the last one in that, and so on."""
+    yield network
     if isinstance(network, ClassDiscriminator):
-        return _ends_in_sigmoid(network.head)
-    if isinstance(network, nn.Sequential):
+        yield from _ends(network.head)
+    elif isinstance(network, nn.Sequential):
         children = [child for child in network.children() if not isinstance(child, _SHAPES)]
-        return bool(children) and _ends_in_sigmoid(children[-1])
-    if isinstance(network, Linear):
-        return network.spec.activation == "sigmoid"
-    compiled = getattr(network, "_orig_mod", None)  # of torch.compile
-    return isinstance(network, nn.Sigmoid) or (isinstance(compiled, nn.Module) and _ends_in_sigmoid(compiled))
+        yield from _ends(children[-1]) if children else ()
+    elif isinstance(compiled := getattr(network, "_orig_mod", None), nn.Module):  # of torch.compile
+        yield from _ends(compiled)
+
+
+def _activation(layer: nn.Module) -> str | None:
+    return layer.spec.activation if isinstance(layer, Linear) else None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import __version__, data, evaluation
+from fastgan import __version__, data, evaluation, nn
 from fastgan.apps.cli import labels, runs, snapshots
 from fastgan.apps.cli.runs import RunConfig
 from fastgan.data import Dataset
@@ -84,8 +84,10 @@ def draw_samples(
     if image:  # beside an empty half, where no row has the label
         return plots.image_grid(samples, real, path, **_look(config, _some_rows(dataset, _ACROSS**2)))
     real = real if len(real) else _some_rows(dataset, rows)
-    # A packed D has nothing to say of one sample, nor a conditional one of a point without its label.
-    d = config.probability(gan) if config.train.pack == 1 and wanted is None else None
+    # A packed D has nothing to say of one sample, nor a conditional one of a point without its label, nor one that
+    # compares the samples of a batch.
+    alone = config.train.pack == 1 and wanted is None and not _compares(gan)
+    d = config.probability(gan) if alone else None
     if real.shape[1] == 1:
         return plots.line(samples, real, path, discriminator=d)
     if real.shape[1] == 2:
@@ -135,6 +137,11 @@ def draw_interpolation(config: RunConfig, folder: Path, path: Path, *, lines: in
     return plots.interpolation(paths, path, **_look(config, _some_rows(config.load_data(), 64)))
 
 
+def _compares(gan: GAN) -> bool:
+    """Whether D compares the rows of a batch, so that its outputs, time and memory depend on the other rows."""
+    return any(isinstance(module, nn.MinibatchDiscrimination) for module in gan.discriminator.modules())
+
+
 def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
     """D beside the optimal discriminator of the data and G's samples."""
     from fastgan import plots
@@ -147,6 +154,8 @@ def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
     if config.networks.classes:
         raise ValueError("RUN_DIR must have no labels for the picture discriminator, got a run with --conditional")
     gan, dataset = runs.trained(folder, config), config.load_data()
+    if _compares(gan):
+        raise ValueError("RUN_DIR must have a D of single rows for the picture discriminator, got --minibatch-features")
     # D plays against the current G; samples.png shows the average, if there is one.
     origin = "G" if config.train.ema_decay is None else "G itself (not of its average)"
     samples = config.restore(gan.sample(_MANY, seed=0, device="cpu", ema=False))
