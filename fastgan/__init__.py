@@ -51,7 +51,8 @@ from fastgan.training import (
     train_population,
 )
 
-__getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
+# Few programs draw: `fastgan.plots` is loaded at its first use.
+__getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"}, at_first_use=("plots",))
 
 __all__ = [
     "GAN",

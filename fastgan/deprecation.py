@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -17,10 +18,12 @@ def warn(old: str, new: str, stacklevel: int = 3) -> None:
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
-def names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` for names that have changed: old -> new."""
+def names(module: str, renamed: Mapping[str, str], at_first_use: Sequence[str] = ()) -> Callable[[str], Any]:
+    """A module's `__getattr__` for names that have changed, old -> new, and for submodules that load at first use."""
 
     def get(name: str) -> Any:
+        if name in at_first_use:
+            return importlib.import_module(f"{module}.{name}")
         if name not in renamed:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warn(f"{module}.{name}", f"{module}.{renamed[name]}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,3 +141,11 @@ def test_a_warning_says_old_and_new() -> None:
     message = "a is deprecated and will be removed in the release after next; use b"
     with pytest.warns(DeprecationWarning, match=f"^{message}$"):
         deprecation.warn("a", "b", stacklevel=2)
+
+
+def test_plots_are_loaded_at_their_first_use() -> None:
+    code = "import sys, fastgan; print('fastgan.plots' in sys.modules, fastgan.plots.loss_curves.__name__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "loss_curves"]
+    with pytest.raises(AttributeError, match="module 'fastgan' has no attribute 'nothing'"):
+        fastgan.nothing  # noqa: B018

@@ -134,8 +134,10 @@ def population_curves(
         shown = ("loss_d", "loss_g") if one else (name,)
         _limits(axes, step, [curve for each in shown for curve in mean[each]], [goal[n] for n in shown if goal])
         style.label(axes, f"Losses: {labels[0]}" if one else f"Loss of the {player}", "iteration", "loss (nats)")
+    means = f"; lines: means over {window:,}" if (window := len(step) // 50) > 1 else ""
+    band = style.matplotlib("patches").Patch(label=f"one standard error{means}", color=style.GREY, alpha=0.2, lw=0)
     for axes in panels[:1] if one else panels:
-        style.legend_below(axes, ncols=2)
+        style.legend_below(axes, ncols=2, more=[band])
     return style.save(figure, path)
 
 
