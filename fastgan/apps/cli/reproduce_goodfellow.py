@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastgan import __version__, plots
+from fastgan import __version__, evaluation, plots
 from fastgan._options import Precision, names
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import counting, natural
@@ -28,7 +28,7 @@ def add(papers: Any) -> None:
         "your own files.",
         epilog="examples:\n"
         "  fastgan reproduce goodfellow2014                  digits, a minute\n"
-        "  fastgan reproduce goodfellow2014 --dataset mnist --data DIR   1.5 hours\n",
+        "  fastgan reproduce goodfellow2014 --dataset mnist --data DIR   1 hour\n",
     )
     command.add_argument("--dataset", choices=paper.DATASETS, default="digits", help="what to learn (digits)")
     command.add_argument("--data", type=Path, metavar="DIR", help="folder of your MNIST, TFD or CIFAR-10 files")
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.no_pictures:
         source = plots.source(f"{name}, iteration {result.step:,}, seed {seed}, fastgan {__version__}")
         with output.pictures(), source:
-            written.append(_draw(stage.gan, split, folder))
+            written += _draw(stage.gan, split, folder)
     output.tell_written(written)
     return 0
 
@@ -98,14 +98,17 @@ def _cost(stages: list[paper.Stage], split: paper.Split, threads: int | None) ->
     return f"to train: {'; '.join(parts)}: about {time}, less what --resume finds done"
 
 
-def _draw(gan: GAN, split: paper.Split, folder: Path) -> Path:
-    from fastgan import plots
-
-    return plots.image_grid(
-        gan.sample(64, seed=1, device="cpu"),
-        split.test[:64],
-        folder / "samples.png",
-        image_shape=split.image_shape,
-        value_range=paper.value_range(split),
-        ink=split.image_shape == (8, 8),
-    )
+def _draw(gan: GAN, split: paper.Split, folder: Path) -> list[Path]:
+    """Samples beside test rows, and, as the paper's figure 2, samples above the training rows nearest to them."""
+    samples = gan.sample(64, seed=1, device="cpu")
+    shown = samples[:16]
+    found = evaluation.nearest_neighbours(shown, split.train)
+    look: dict[str, Any] = {
+        "image_shape": split.image_shape,
+        "value_range": paper.value_range(split),
+        "ink": split.image_shape == (8, 8),
+    }
+    return [
+        plots.image_grid(samples, split.test[:64], folder / "samples.png", **look),
+        plots.neighbours(shown, split.train[found.index], found.distance, folder / "nearest.png", **look),
+    ]
