@@ -267,6 +267,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence(
     told = "fastgan bench: --device must be cpu here, got cuda: PyTorch sees no CUDA device\n"
     assert capsys.readouterr().err == told
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a stand-in")
     monkeypatch.setattr(backend, "cuda_reason", lambda: "fastgan was built without CUDA")
     assert run(tmp_path) == 2
     assert "built without CUDA" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_M78_a_generator_learns_three_point_masses() -> None:
     discriminator = nn.MLP([2, 64, 64, 1], activation="leaky_relu")
     gan = GAN(generator, discriminator, latent_dim=1)
     config = TrainConfig(
-        steps=4000,
+        steps=6000,
         batch_size=128,
         optimizer=Adam(3e-3),
         gradient_penalty="r1",

@@ -173,8 +173,8 @@ def _device_request(arguments: argparse.Namespace) -> tuple[dict[str, Any], Any,
         raise ValueError("--threads must go with --device cpu")
     if not torch.cuda.is_available():
         raise ValueError("--device must be cpu here, got cuda: PyTorch sees no CUDA device")
-    if (kernels := backend_info()["backends"]["mlp on cuda"]) != "native":
-        raise ValueError(f"--device must be cpu here, got cuda: {kernels.removeprefix('reference: ')}")
+    if (found := backend_info()["cuda"]) != torch.cuda.get_device_name():  # else the reason
+        raise ValueError(f"--device must be cpu here, got cuda: {found}")
     gpu = machine.device()
     settings = _settings(arguments, machine.file_name(gpu["name"]))
     own = {name: ["bf16" if name.startswith("wide") else "fp32"] for name in names}
