@@ -92,7 +92,7 @@ class Faults(Counter[str]):
     def look(self, kind: str, folder: Path, kept: Path) -> None:
         """After a kill: the newest checkpoint is whole, and has the bits of the uninterrupted run."""
         for number, path in enumerate(members(kind, folder)):
-            if not checkpoint.steps(path / "checkpoint"):
+            if not checkpoint.checkpoints(path / "checkpoint"):
                 continue
             try:
                 found = checkpoint.load(path)

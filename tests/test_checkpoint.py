@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan._run_folder import checkpoints
 from fastgan.models import GAN
 from fastgan.training import Adam, CheckpointError, Momentum, checkpoint
-from fastgan.training.checkpoint import clean, load, save, steps
+from fastgan.training.checkpoint import clean, load, save
 
 
 def small_gan(seed: int = 0, width: int = 4) -> GAN:
@@ -102,7 +103,7 @@ def test_the_last_two_are_kept_and_leftovers_are_cleaned(tmp_path: Path) -> None
     for step in (1, 2, 30):
         gan.generator[0].weight.data.add_(1)
         save(tmp_path, gan, {}, step=step)
-    assert [p.name for p in steps(tmp_path)] == ["step-000000000002.json", "step-000000000030.json"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-000000000002.json", "step-000000000030.json"]
     assert len(list(tmp_path.iterdir())) == 4
     (tmp_path / ".step-000000000031.json.99.tmp").write_bytes(b"half")
     (tmp_path / "step-000000000031-0123456789abcdef.safetensors").write_bytes(b"half")

@@ -140,7 +140,7 @@ def test_resume_after_a_stop_is_exact(device: Device, tmp_path: Path) -> None:
     stopped = fastgan.train_population(make, DATA, CONFIG, callbacks=[Stop()], **options)
     steps = [member.step for member in stopped.members]
     assert stopped.interrupted and 0 < min(steps[:3]) < CONFIG.steps and steps[4] == 0
-    assert all(checkpoint.steps(tmp_path / f"member-{number:04d}/checkpoint") for number in range(3))
+    assert all(checkpoint.checkpoints(tmp_path / f"member-{number:04d}/checkpoint") for number in range(3))
     device.check(fastgan.train_population(make, DATA, CONFIG, resume=True, **options), seeded(5))
 
 

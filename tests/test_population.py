@@ -265,8 +265,8 @@ def test_a_member_that_breaks_down_ends_alone(engine: str, tmp_path: Path) -> No
         assert_same_rows(member.history, fastgan.train(gan, DATA, replace(config, seed=member.seed)).history)
         assert_same_bits(member.gan, gan)
     assert np.isfinite(result.mean["loss_d"]).all()
-    assert not checkpoint.steps(tmp_path / "member-0001/checkpoint")
-    assert len(checkpoint.steps(tmp_path / "member-0002/checkpoint")) == 1
+    assert not checkpoint.checkpoints(tmp_path / "member-0001/checkpoint")
+    assert len(checkpoint.checkpoints(tmp_path / "member-0002/checkpoint")) == 1
 
 
 @pytest.mark.parametrize(

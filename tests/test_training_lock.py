@@ -77,9 +77,9 @@ def test_the_second_process_in_a_run_folder_is_refused(begun: Path, hold: Callab
     assert contents(begun) == before
     other.send_signal(signal.SIGKILL)
     other.wait()
-    assert (begun / lock.NAME).exists()  # stale: it locks nothing
+    assert (begun / lock.LOCK).exists()  # stale: it locks nothing
     assert train(new_gan(), DATA, CONFIG, run_dir=begun, resume=True).step == 6
-    assert not (begun / lock.NAME).exists()
+    assert not (begun / lock.LOCK).exists()
 
 
 def test_the_second_run_of_one_process_is_refused_too(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_second_process_in_a_population_is_refused(
     hold(tmp_path)
     with pytest.raises(lock.FolderInUse, match="must be used by one process at a time"):
         train_population(new_gan, DATA, CONFIG, seeds=range(2), run_dir=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [lock.LOCK]
 
 
 def test_a_refused_population_leaves_no_folder(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_lock_goes_with_an_error(begun: Path) -> None:
     for gan, callbacks in ((broken, []), (new_gan(), [Fails()])):
         with pytest.raises((ValueError, RuntimeError)):
             train(gan, DATA, CONFIG, run_dir=begun, resume=True, callbacks=callbacks)
-        assert not (begun / lock.NAME).exists()
+        assert not (begun / lock.LOCK).exists()
     assert train(new_gan(), DATA, CONFIG, run_dir=begun, resume=True).step == 6
 
 
@@ -163,7 +163,7 @@ def test_a_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
     assert train(new_gan(), DATA, CONFIG, run_dir=tmp_path / "run").step == 6
-    assert not (tmp_path / "run" / lock.NAME).exists()
+    assert not (tmp_path / "run" / lock.LOCK).exists()
 
 
 def test_temporary_files_of_killed_processes_go_at_the_next_start(begun: Path) -> None:

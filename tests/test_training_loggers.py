@@ -97,7 +97,7 @@ def test_the_best_weights_are_kept_and_the_run_ends_in_time(maximize: bool, tmp_
     best.restore(gan)
     assert torch.equal(next(gan.parameters()), weights[2]) and not torch.equal(weights[2], weights[4])
     kept = checkpoint.load(tmp_path)
-    assert kept.step == 9 and kept.meta["metric"] == best.value and len(checkpoint.steps(tmp_path)) == 1
+    assert kept.step == 9 and kept.meta["metric"] == best.value and len(checkpoint.checkpoints(tmp_path)) == 1
     other = new_gan()
     kept.restore(other)
     assert torch.equal(next(other.parameters()), weights[2])
@@ -122,11 +122,11 @@ def test_an_infinite_metric_is_written_as_text(value: float, tmp_path: Path) -> 
 def test_as_many_checkpoints_remain_as_are_wanted(keep: int, tmp_path: Path) -> None:
     one = config(checkpoint_every=5, keep_checkpoints=keep)
     train(new_gan(), DATA, one, run_dir=tmp_path)
-    numbers = [int(path.stem.removeprefix("step-")) for path in checkpoint.steps(tmp_path / "checkpoint")]
+    numbers = [int(path.stem.removeprefix("step-")) for path in checkpoint.checkpoints(tmp_path / "checkpoint")]
     assert numbers == [5, 10, 15, 20, 25][-keep:]
     assert len(list((tmp_path / "checkpoint").glob("*.safetensors"))) == keep
     train(new_gan(), DATA, config(steps=26, keep_checkpoints=1), run_dir=tmp_path, resume=True)
-    assert len(checkpoint.steps(tmp_path / "checkpoint")) == 1
+    assert len(checkpoint.checkpoints(tmp_path / "checkpoint")) == 1
 
 
 def test_progress_says_how_far_the_run_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -345,7 +345,7 @@ def test_the_second_interrupt_aborts_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(raising(signal.SIGINT, 2, at=6), DATA, CONFIG, run_dir=tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert checkpoint.steps(tmp_path / "checkpoint") == []
+    assert checkpoint.checkpoints(tmp_path / "checkpoint") == []
 
 
 @pytest.mark.parametrize("how", ["stop", "KeyboardInterrupt"])
@@ -432,7 +432,7 @@ def test_R33_a_last_update_that_is_not_finite_is_never_saved(tmp_path: Path) -> 
     gan.generator[0].weight.register_hook(lambda grad: grad * torch.nan)
     with pytest.raises(FloatingPointError, match="generator.0.weight is not finite after iteration 1"):
         train(gan, DATA, replace(CONFIG, steps=1), run_dir=tmp_path)
-    assert checkpoint.steps(tmp_path / "checkpoint") == []
+    assert checkpoint.checkpoints(tmp_path / "checkpoint") == []
 
 
 @pytest.mark.parametrize("mode", ["alternating", "simultaneous"])

@@ -19,6 +19,7 @@ from fastgan import nn, random
 from fastgan._errors import Invalid, is_integer, is_number
 from fastgan._files import folder_at
 from fastgan._options import EngineName, HeadName, Precision
+from fastgan._run_folder import TABLE
 from fastgan._torch_settings import torch_threads
 from fastgan.data import DataError
 from fastgan.data.encoded import EncodedTable, Head, pack
@@ -34,7 +35,7 @@ from . import model_folder, population
 from .columns import Kind, Normalization
 from .conditions import Wanted
 from .constraints import Constraint
-from .model_folder import FORMAT, MODEL
+from .model_folder import FORMAT
 from .transformer import TableTransformer
 
 _BLOCK = 1000  # rows of a forward pass of `sample`; the bits depend on it
@@ -503,10 +504,10 @@ class TabularGAN:
             FileNotFoundError: the folder has no TabularGAN. ValueError: a file is damaged.
         """
         path = Path(folder)
-        if not (path / MODEL).is_file():
-            raise Invalid("load")(FileNotFoundError, f"no TabularGAN in {path}: it has no {MODEL}")
+        if not (path / TABLE).is_file():
+            raise Invalid("load")(FileNotFoundError, f"no TabularGAN in {path}: it has no {TABLE}")
         try:
-            body = json.loads((path / MODEL).read_bytes())
+            body = json.loads((path / TABLE).read_bytes())
             if body["format"] != FORMAT:
                 raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
             made = cls(device=device, **body["config"])

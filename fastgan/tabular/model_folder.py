@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastgan._errors import Invalid
 from fastgan._files import write_atomically
+from fastgan._run_folder import TABLE, WEIGHTS
 from fastgan.models.gan import GAN
 from fastgan.nn import saved
 from fastgan.training import checkpoint
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .gan import TabularGAN
 
 FORMAT = 1
-MODEL, WEIGHTS = "table.json", "weights.safetensors"
 _FREE_FIELDS = ("epochs", "steps", "checkpoint_every", "engine")  # what a resume may change
 
 
@@ -60,7 +60,7 @@ def write(gan: TabularGAN, folder: Path, body: dict[str, Any]) -> None:
 
 
 def _write_model(folder: Path, body: dict[str, Any]) -> None:
-    write_atomically(folder / MODEL, [json.dumps(body, indent=1).encode()])
+    write_atomically(folder / TABLE, [json.dumps(body, indent=1).encode()])
 
 
 def read_state(gan: GAN, folder: Path) -> Columns:
@@ -103,16 +103,16 @@ def check_same_table(folder: Path, body: dict[str, Any]) -> None:
     """
     invalid = Invalid("fit")
     try:
-        stored = json.loads((folder / MODEL).read_bytes())
+        stored = json.loads((folder / TABLE).read_bytes())
         old, same = stored["config"], stored["fingerprint"] == body["fingerprint"]
     except FileNotFoundError:
-        raise invalid(FileNotFoundError, "run_dir", f"must have a {MODEL} to be resumed, got {folder}") from None
+        raise invalid(FileNotFoundError, "run_dir", f"must have a {TABLE} to be resumed, got {folder}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise invalid.value("run_dir", f"must have a whole {MODEL} to be resumed, got {folder} ({error})") from error
+        raise invalid.value("run_dir", f"must have a whole {TABLE} to be resumed, got {folder} ({error})") from error
     new = json.loads(json.dumps(body["config"]))  # with lists for tuples
     for name in sorted(new.keys() - _FREE_FIELDS):
         if old.get(name, new[name]) != new[name]:
-            raise invalid.value(name, f"must be {old[name]!r} as in {folder / MODEL}, got {new[name]!r}")
+            raise invalid.value(name, f"must be {old[name]!r} as in {folder / TABLE}, got {new[name]!r}")
     if not same:
         raise invalid.value("table", f"must hold the rows that {folder} was trained on, got others")
 

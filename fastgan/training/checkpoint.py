@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan._files import sweep, write_atomically
+from fastgan._run_folder import checkpoints
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.training import plain
@@ -257,21 +258,16 @@ def newest(path: str | os.PathLike[str]) -> Path:
     if not path.is_dir() and path.exists():
         return path
     for folder in (path / "checkpoint", path):
-        if found := steps(folder):
+        if found := checkpoints(folder):
             return found[-1]
     raise CheckpointError(f"checkpoint: there is none in {path}")
-
-
-def steps(folder: Path) -> list[Path]:
-    """The JSON files of a checkpoint folder, oldest first."""
-    return sorted(folder.glob("step-" + "[0-9]" * 12 + ".json"))
 
 
 def clean(folder: Path, keep: int = KEEP) -> None:
     """Remove what a killed process left: temporary files, old pairs, tensor files that no JSON file names."""
     _prune(folder, keep)
     sweep(folder)
-    named = b"".join(path.read_bytes() for path in steps(folder))
+    named = b"".join(path.read_bytes() for path in checkpoints(folder))
     for tensors in folder.glob("step-*.safetensors"):
         if tensors.name.encode() not in named:
             tensors.unlink(missing_ok=True)
@@ -279,7 +275,7 @@ def clean(folder: Path, keep: int = KEEP) -> None:
 
 def keep_only(path: Path) -> None:
     """Remove all checkpoints of a folder but this one, also newer ones, as those of an earlier run."""
-    for other in steps(path.parent):
+    for other in checkpoints(path.parent):
         if other != path:  # the JSON file goes first, as in `_prune`
             other.unlink(missing_ok=True)
     clean(path.parent)
@@ -424,7 +420,7 @@ def _check_body(path: Path, body: dict[str, Any]) -> None:
 
 def _prune(folder: Path, keep: int) -> None:
     """Keep the last checkpoints. The JSON file goes first: no JSON file may name tensors that are gone."""
-    for old in steps(folder)[:-keep]:
+    for old in checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
         for tensors in folder.glob(f"{old.stem}-*.safetensors"):
             tensors.unlink(missing_ok=True)

@@ -9,14 +9,14 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastgan._run_folder import LOCK
+
 try:
     import fcntl
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("fastgan")
-
-NAME = ".lock"
 
 
 class FolderInUse(ValueError):
@@ -37,7 +37,7 @@ class FolderLock:
         FolderInUse: another process holds the lock. OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str = NAME) -> None:
+    def __init__(self, folder: Path, name: str = LOCK) -> None:
         self._path = folder / name
         self._handle: int | None = None
         while fcntl is not None:
@@ -91,7 +91,7 @@ def locked(folder: Path | None, rank: int) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FolderLock(folder, f"{NAME}-{rank}" if rank else NAME)
+        lock = FolderLock(folder, f"{LOCK}-{rank}" if rank else LOCK)
         try:
             yield
         finally:

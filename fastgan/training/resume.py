@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgan._errors import Invalid
+from fastgan._run_folder import checkpoints
 from fastgan.models import GAN
 from fastgan.training import checkpoint
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
@@ -49,7 +50,7 @@ def find_source(resume: bool | str | os.PathLike[str] | None, folder: Path | Non
 
 def check_held(folder: Path, source: Checkpoint | None) -> None:
     """Refuse a folder with checkpoints that this run does not continue from."""
-    held = checkpoint.steps(folder / "checkpoint")
+    held = checkpoints(folder / "checkpoint")
     if held and source is None:
         raise invalid.value(
             "run_dir", f"must be new or be resumed (resume=True), got {folder} with checkpoint {held[-1].name}"

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from fastgan import data
+from fastgan._run_folder import CONFIG, CONFIG_FORMAT
 from fastgan.data import Dataset
 from fastgan.training.config import TrainConfig
 from fastgan.training.rows import Minibatches
 
-NAME = "config.json"
-FORMAT = 1
 _FIXED = ("digits",)  # data that their name and the number of rows give
 
 
@@ -46,7 +45,7 @@ def to_bytes(config: TrainConfig, rows: Minibatches) -> bytes:
         known = {name: getattr(dataset, name) for name in known if name != "source"}
         known["source"] = _source(dataset)
     body = {
-        "format": FORMAT,
+        "format": CONFIG_FORMAT,
         "fastgan": __version__,
         "n": rows.n if known["source"] is not None else None,
         "data_seed": 0,
@@ -68,5 +67,5 @@ def with_train(old: bytes, config: TrainConfig) -> bytes:
     """
     body = json.loads(old)
     if not isinstance(body, dict):
-        raise ValueError(f"{NAME} must hold an object, got {type(body).__name__}")
+        raise ValueError(f"{CONFIG} must hold an object, got {type(body).__name__}")
     return (json.dumps(body | {"train": config.as_dict()}, indent=1) + "\n").encode()

@@ -15,8 +15,9 @@ import torch
 
 from fastgan._errors import Invalid
 from fastgan._files import sweep
+from fastgan._run_folder import checkpoints
 from fastgan.models import GAN
-from fastgan.training import checkpoint, networks
+from fastgan.training import networks
 from fastgan.training.callbacks import Callback
 from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import TrainConfig
@@ -135,7 +136,7 @@ class Scheduler:
     def _check_resume(self) -> None:
         if self.folder is None:
             raise Invalid("train_population").value("run_dir", "must be given where resume is True, got None")
-        if not any(checkpoint.steps(path) for path in self.folder.glob("member-*/checkpoint")):
+        if not any(map(checkpoints, self.folder.glob("member-*/checkpoint"))):
             raise CheckpointError(f"checkpoint: no member has one in {self.folder}")
 
     def _first_look(self, member: Member) -> GroupKey:
@@ -155,7 +156,7 @@ class Scheduler:
 
     def _prepare(self, member: Member, memory_is_shared: bool = False) -> Prepared:
         gan, folder = self.gans[member.number], self._folder_of(member)
-        resumes = bool(self.resume and folder is not None and checkpoint.steps(folder / "checkpoint"))
+        resumes = bool(self.resume and folder is not None and checkpoints(folder / "checkpoint"))
         rows = self._rows_for(gan, member.config)
         change = self.change if resumes else ()
         prepared = prepare(gan, rows, member.config, folder, resumes, memory_is_shared, change)

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastgan._errors import Invalid
 from fastgan._files import sweep, write_atomically
 from fastgan._ranks import Ranks, local_device
+from fastgan._run_folder import CONFIG
 from fastgan.models.gan import GAN, evaluating, join
 from fastgan.training import checkpoint, labels, networks, plugins, run_file, sources
 from fastgan.training.callbacks import Callback, Run
@@ -282,7 +283,7 @@ class Session:
         is of a run that ended there.
         """
         if self.run.run_dir is not None:
-            file = self.run.run_dir / run_file.NAME
+            file = self.run.run_dir / CONFIG
             if self.run.checkpoint is None or not file.exists():
                 write_atomically(file, [self._config_json])
             elif self._change:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import fastgan.nn
 from fastgan.models import GAN
-from fastgan.random import Purpose, permutation
+from fastgan.random import Purpose
+from fastgan.training.rows import Minibatches
 
 ROWS = 10_000  # of the data: too many for the inner caches, like real data
 NEGATIVE_SLOPE = 0.2
@@ -197,16 +198,13 @@ class Draws:
 
 def draws(workload: Workload, data: Tensor, iterations: int, seed: int) -> Draws:
     """The minibatches and the noise of iterations 0 .. `iterations` of a run with this seed (k = 1)."""
-    gan, steps, batch = workload.gan(), range(iterations), workload.batch
-
-    def minibatch(step: int) -> Tensor:
-        epoch, place = divmod(step, len(data) // batch)
-        return data[permutation(len(data), seed=seed, epoch=epoch, start=place * batch, count=batch).to(data.device)]
+    rows = Minibatches(data, batch_size=workload.batch, seed=seed, device=data.device, dtype=data.dtype)
+    gan, steps = workload.gan(), range(iterations)
 
     def noise(purpose: Purpose) -> Tensor:
         return torch.stack([gan.noise(workload.batch, seed=seed, purpose=purpose, step=step) for step in steps])
 
-    return Draws(torch.stack([minibatch(step) for step in steps]), noise(Purpose.NOISE_D), noise(Purpose.NOISE_G))
+    return Draws(torch.stack([rows.minibatch(step) for step in steps]), noise(Purpose.NOISE_D), noise(Purpose.NOISE_G))
 
 
 def _mlp_gan(

@@ -16,6 +16,7 @@ import numpy as np
 from fastgan import __version__
 from fastgan._files import write_atomically
 from fastgan._ranks import ranks
+from fastgan._run_folder import checkpoints
 from fastgan.apps.cli import optimizers, output
 from fastgan.apps.cli.arguments import grid_field, wholes
 from fastgan.apps.cli.checks import read_object
@@ -110,7 +111,7 @@ def run(
     with ranks() as group:
         first = group.rank == 0
         try:
-            goes_on = any(folder.path.glob("member-*/checkpoint/step-*.json"))
+            goes_on = any(map(checkpoints, folder.path.glob("member-*/checkpoint")))
             result = train_population(
                 lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
                 config.training_rows(dataset),

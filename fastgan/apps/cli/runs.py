@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastgan import data, random
 from fastgan._options import Impl
+from fastgan._run_folder import CONFIG, CONFIG_FORMAT, LOCK, TABLE, checkpoints
 from fastgan.apps.cli import checks
 from fastgan.apps.cli.arguments import explain
 from fastgan.apps.presets import Networks
@@ -27,7 +28,6 @@ from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
 from fastgan.training import CheckpointError, TrainConfig, load_checkpoint
 
-FORMAT = 1  # of config.json, as of those that `fastgan.train` writes
 POPULATION = "population.json"  # in the folder of many runs
 UNKNOWN = "data given in Python"  # the source of a run that `fastgan.train` began with data that have no name
 _FINGERPRINT = 1 << 26  # numbers of the data that a fingerprint looks at
@@ -147,7 +147,7 @@ class RunConfig:
         from fastgan import __version__
 
         body = {
-            "format": FORMAT,
+            "format": CONFIG_FORMAT,
             "fastgan": __version__,
             "source": None if self.source == UNKNOWN else self.source,
             "n": self.n,
@@ -257,8 +257,8 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
     """
     if not of_many and (folder / POPULATION).is_file():
         raise ValueError(f"RUN_DIR must be of one GAN, as {folder / 'member-0000'}, got {folder} with many")
-    path = folder / "config.json"
-    if (folder / "table.json").is_file():
+    path = folder / CONFIG
+    if (folder / TABLE).is_file():
         raise ValueError(f"RUN_DIR must be of a GAN of numbers here, got {folder} of a TabularGAN")
     if not path.is_file() and (folder / POPULATION).is_file():
         raise ValueError(f"a population of TabularGANs must be trained again, it has no checkpoints, got {folder}")
@@ -266,8 +266,8 @@ def read(folder: Path, *, of_many: bool = False, moved: str | None = None) -> Ru
         raise FileNotFoundError(f"{folder} is no run folder: it has no config.json")
     try:
         body = checks.read_object(path)
-        if body["format"] != FORMAT:
-            raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
+        if body["format"] != CONFIG_FORMAT:
+            raise ValueError(f"format must be {CONFIG_FORMAT}, got {body['format']!r}")
         networks = Trained.of(folder) if body["networks"] is None else _networks(body["networks"])
         checks.columns(body, networks.data_dim)
         known, functions = _without_functions(body["train"])
@@ -369,16 +369,16 @@ class Folder:
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to continue from; a run killed before its first checkpoint begins again."""
-        return any(self.path.glob("checkpoint/step-*.json"))
+        return bool(checkpoints(self.path / "checkpoint"))
 
     def discard(self) -> None:
         """Take back what was made, unless the folder is another run's or iterations have been recorded."""
-        if (self.path / ".lock").exists():  # another process has begun here meanwhile
+        if (self.path / LOCK).exists():  # another process has begun here meanwhile
             return
         history = self.path / "history.csv"
         if not self._is_new or (history.is_file() and history.read_bytes().count(b"\n") > 1):
             return
-        for name in ("config.json", "history.csv", "table.json", "source.json"):
+        for name in (CONFIG, "history.csv", TABLE, "source.json"):
             with contextlib.suppress(OSError):
                 (self.path / name).unlink()
         for folder in (self.path / "checkpoint", *reversed(self._made)):

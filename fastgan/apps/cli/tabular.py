@@ -18,6 +18,7 @@ import numpy as np
 
 from fastgan._extras import need
 from fastgan._files import finite, write_atomically
+from fastgan._run_folder import TABLE, WEIGHTS
 from fastgan.apps.cli import output, population, runs, table_source
 from fastgan.apps.cli.arguments import natural
 from fastgan.apps.cli.population import PopulationSpec, plus_minus
@@ -25,10 +26,10 @@ from fastgan.apps.cli.table_source import KeepSource, TableSource
 from fastgan.apps.reproduce.table import aligned
 from fastgan.data import DataError, DataWarning, read_frame
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
+from fastgan.tabular.columns import Category, Number
 
 _TABLES = {".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet"}
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
-_NUMBERS, _LABELS = {"continuous", "integer", "count", "datetime"}, {"categorical", "boolean"}  # kinds of columns
 _ROWS = 1000  # of a file, unless --n says otherwise
 _TAIL = 500  # iterations that the means of --json are of
 _SHOWN = 10_000  # rows in a picture and in a report
@@ -252,7 +253,7 @@ def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
     if not is_run(path):
         raise FileNotFoundError(f"--out must be the run of a TabularGAN with --resume, got {path}")
     folder = runs.Folder(path)
-    if (path / "weights.safetensors").is_file() and not folder.has_checkpoint():
+    if (path / WEIGHTS).is_file() and not folder.has_checkpoint():
         raise ValueError(f"--out must have a checkpoint to be resumed, got {path}, whose training has ended")
     return folder, TableSource.read(path, arguments.source)
 
@@ -361,7 +362,7 @@ def _summary(
 
 def is_run(folder: str | Path) -> bool:
     """Whether a folder is the run of a TabularGAN."""
-    return (Path(folder) / "table.json").is_file()
+    return (Path(folder) / TABLE).is_file()
 
 
 def _real(folder: Path, moved: str | None) -> tuple[Any, Any]:
@@ -395,7 +396,7 @@ def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report:
     notes = {c["name"]: f"{c['measure']} {c['distance']:.3f}" for c in report.columns} if report is not None else {}
     columns = []
     for column in gan.transformer.columns:
-        if column.kind not in _NUMBERS | _LABELS:
+        if not isinstance(column, Number | Category):
             continue
         is_time = column.kind == "datetime"
         x, y = (_plain(frame[column.name], column, is_time) for frame in (real, synthetic))
@@ -405,7 +406,7 @@ def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report:
 
 def _plain(series: Any, column: Any, is_time: bool) -> np.ndarray:
     """Numbers, seconds or text, without missing numbers."""
-    if column.kind in _LABELS:
+    if isinstance(column, Category):
         return np.asarray(series.astype(object).where(series.notna(), "(none)").astype(str), dtype=object)
     present = series.dropna()
     if not is_time:
@@ -436,7 +437,7 @@ def where(texts: list[str], gan: TabularGAN) -> dict[Hashable, Any]:
             raise ValueError(f"--where must be as 'income=>50K' or 'age=30..40', got {text!r}")
         column = columns.get(name)
         key = name if column is None else column.name
-        if column is not None and column.kind in _NUMBERS:
+        if isinstance(column, Number):
             low, dots, high = value.partition("..")
             found[key] = (low or None, high or None) if dots else value
         else:

@@ -30,7 +30,8 @@ from fastgan.apps.cli.runs import Folder, RunConfig, Trained
 from fastgan.apps.cli.snapshots import FRAMES, Snapshots
 from fastgan.data import Dataset, Standardizer
 from fastgan.models import GAN
-from fastgan.training import Callback, Run, TrainConfig, TrainResult, mean_and_error, progress, train
+from fastgan.training import Callback, Run, TrainConfig, TrainResult, progress, train
+from fastgan.training.display import readout
 
 _TAIL = 500  # iterations that the summary's means are of
 # fields of networks that convolutional ones do not have
@@ -467,10 +468,8 @@ def _summary(
         f"engine {result.engine} ({result.engine_reason})"
     ]
     if len(result.history["step"]):
-        tail = {name: mean_and_error(values[-_TAIL:])[0] for name, values in result.history.items()}
-        means = f"D(x) {tail['d_real']:.2f}  D(G(z)) {tail['d_fake']:.2f}"
-        means += f"  loss_d {tail['loss_d']:.3f}  loss_g {tail['loss_g']:.3f}"
-        lines.append(f"{means}  (means of the last {min(_TAIL, len(result.history['step']))})")
+        tail = {name: values[-_TAIL:] for name, values in result.history.items()}
+        lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
     if (found := modes_found(config, gan, dataset)) is not None:
         lines.append(
             f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of {SAMPLES:,} samples "

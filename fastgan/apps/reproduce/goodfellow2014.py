@@ -21,6 +21,7 @@ from torch import Tensor
 from fastgan import data, nn
 from fastgan._errors import Invalid
 from fastgan._options import ActivationName, Precision
+from fastgan._run_folder import checkpoints
 from fastgan.apps.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.data import DataError
 from fastgan.evaluation import ParzenLogLikelihood, parzen_log_likelihood
@@ -101,7 +102,7 @@ class Stage:
 
     def train(self, split: Split, callbacks: Sequence[Callback] = ()) -> TrainResult:
         """Train from where it is; nothing where it has ended."""
-        begun = any((self.folder / "checkpoint").glob("step-*.json"))
+        begun = bool(checkpoints(self.folder / "checkpoint"))
         return train(self.gan, split.train, self.config, callbacks=callbacks, run_dir=self.folder, resume=begun)
 
 

@@ -23,6 +23,7 @@ from fastgan import data, nn
 from fastgan._errors import Invalid
 from fastgan._files import write_atomically
 from fastgan._options import Precision
+from fastgan._run_folder import checkpoints
 from fastgan.apps.reproduce import trials
 from fastgan.apps.reproduce.table import FASTGAN, PAPER, Figure, Row
 from fastgan.data import Dataset
@@ -195,7 +196,7 @@ def run(
             seeds=range(study.trials),
             callbacks=[*callbacks, stopwatch, _KeepStudy(study, folder), trials.Coverage(rows, study.steps)],
             run_dir=path,
-            resume=any(path.glob("member-*/checkpoint/step-*.json")),
+            resume=any(map(checkpoints, path.glob("member-*/checkpoint"))),
             threads=threads,
         )
         trials.note_training(path, result, threads or torch.get_num_threads(), stopwatch)
