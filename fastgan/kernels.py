@@ -62,14 +62,14 @@ def pair_loss(
     """One pass over both batches: the value and, on request, the derivatives, scaled for the reduction."""
     dtype = real.dtype
     wide = ACCUMULATORS[dtype]
-    real = real.contiguous().resolve_neg()
+    real = dense(real)
     m, n, fake_at = real.numel(), 0, 0
     value = real.new_empty((), dtype=wide)
     empty_like = torch.empty_like if wide is dtype else functools.partial(torch.empty_like, dtype=wide)
     grad_real = empty_like(real) if need_real else None
     grad_fake = None
     if fake is not None:
-        fake = fake.contiguous().resolve_neg()
+        fake = dense(fake)
         n, fake_at = fake.numel(), fake.data_ptr()
         grad_fake = empty_like(fake) if need_fake else None
     arguments = (

@@ -75,8 +75,7 @@ def _of_one_batch(
 def _discriminator_terms(
     caller: str, kind: DiscriminatorKind, real_label: float, fake_label: float
 ) -> tuple[tuple[str, str], tuple[float, float]]:
-    if kind != "gan":
-        check_choice(caller, "kind", kind, DISCRIMINATOR)
+    check_choice(caller, "kind", kind, DISCRIMINATOR)
     formulas = DISCRIMINATOR[kind]
     if kind == "gan":
         for name, label in (("real_label", real_label), ("fake_label", fake_label)):
@@ -154,8 +153,7 @@ def discriminator_loss(
     """
     caller = "discriminator_loss"
     formulas, targets = _discriminator_terms(caller, kind, real_label, fake_label)
-    if reduction != "mean":
-        check_choice(caller, "reduction", reduction, REDUCTIONS)
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
     if fake_logits is None:  # which to ops.pair_loss would mean a loss of one batch
         raise Invalid(caller).type("fake_logits", "must be a torch.Tensor, got NoneType")
     if kind == "relativistic":

@@ -28,15 +28,17 @@ is_compiling = torch.compiler.is_compiling
 _functorch_stack = torch._C._functorch.peek_interpreter_stack
 
 
-# Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) is active: neither can record a native call.
-_trace, _dispatch_modes = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack
+def _tracing() -> bool:
+    """Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) is active: neither can record a native
+    call."""
+    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _special(*tensors: Tensor | None) -> str | None:
     """Why these tensors need plain PyTorch whatever their dtype and device."""
     if _functorch_stack() is not None:
         return "a torch.func transform is active"
-    if _trace() is not None or _dispatch_modes():
+    if _tracing():
         return "a tracer records the operations"
     if forward_ad._current_level >= 0 and any(
         x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors
@@ -62,7 +64,7 @@ def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None
     """
     if _native is None or is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
         return False
-    if type(x) not in PLAIN or x.dtype not in dtypes or x._is_zerotensor() or _trace() is not None or _dispatch_modes():
+    if type(x) not in PLAIN or x.dtype not in dtypes or x._is_zerotensor() or _tracing():
         return False
     dtype, strided = x.dtype, torch.strided
     for t in (x, *others):
@@ -99,8 +101,7 @@ class Likeness:
 
     def matches(self, x: Tensor, params: Sequence[Tensor | None]) -> bool:
         """Whether a call with these tensors is common too, and like the first one; not while torch.compile traces."""
-        transformed = _functorch_stack() is not None or forward_ad._current_level >= 0
-        if transformed or _trace() is not None or _dispatch_modes():
+        if _functorch_stack() is not None or forward_ad._current_level >= 0 or _tracing():
             return False
         same: bool = self._check(x, *params)
         return same
