@@ -18,5 +18,10 @@ template <class T>
 struct Loops {
   static const std::array<ChunkLoops<T>, kFormulas> by_formula;
 };
+// Defined in loss.cpp; without these lines other files could instantiate them.
+template <>
+const std::array<ChunkLoops<float>, kFormulas> Loops<float>::by_formula;
+template <>
+const std::array<ChunkLoops<double>, kFormulas> Loops<double>::by_formula;
 
 }  // namespace fastgan::inline FASTGAN_ISA
