@@ -34,5 +34,5 @@ class CtrlC(Display):
 
 
 def showing(*displays: Display) -> Callable[..., contextlib.AbstractContextManager[list[Display]]]:
-    """What a test puts in the place of `fastgan.training.progress`."""
+    """A replacement for `fastgan.training.progress` that shows these displays."""
     return lambda *_, **__: contextlib.nullcontext(list(displays))

@@ -304,3 +304,19 @@ def test_other_instruction_sets_are_as_exact(isa: str) -> None:
     run = fresh.run(code, FASTGAN_ISA=isa)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip() == f"{isa}: {len(LOSSES)} rows"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("formula", reference.FORMULAS)
+def test_the_place_of_a_number_does_not_show(formula: str, dtype: torch.dtype) -> None:
+    """A loop has vectors and a remainder: a compiler that fuses one product in the one and another in the other gives
+    a number two values."""
+    need("native", "loss", "cpu", dtype)
+    x = torch.randn(2048, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    x = x.sigmoid() if formula.startswith("probability") else x
+    for order in (0, 1, 2):
+        target = 0.0 if formula.startswith("probability") else 0.3
+        whole = ops.pointwise(x, formula, target, order=order, impl="native")
+        for size in (1, 7, 13, 31):
+            parts = [ops.pointwise(part, formula, target, order=order, impl="native") for part in x.split(size)]
+            assert torch.equal(torch.cat(parts), whole), (order, size)

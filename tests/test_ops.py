@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import fastgan
-from fastgan import ops, random, reference
+from fastgan import ops, random
 from fastgan.backend import why_not
 from fastgan.ops import LayerSpec
 
@@ -364,22 +364,6 @@ def test_the_number_of_threads_does_not_show() -> None:
         torch.set_num_threads(threads)
         for i, (a, b) in enumerate(zip(alone, everything("native"), strict=True)):
             assert torch.equal(a, b), f"result {i} with {threads} threads"
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("formula", reference.FORMULAS)
-def test_the_place_of_a_number_does_not_show(formula: str, dtype: torch.dtype) -> None:
-    """A loop has vectors and a remainder: a compiler that fuses one product in the one and another in the other gives
-    a number two values."""
-    x = torch.randn(2048, dtype=dtype, generator=torch.Generator().manual_seed(1))
-    x = x.sigmoid() if formula.startswith("probability") else x
-    for order in (0, 1, 2):
-        target = 0.0 if formula.startswith("probability") else 0.3
-        whole = ops.pointwise(x, formula, target, order=order, impl="native")
-        for size in (1, 7, 13, 31):
-            parts = [ops.pointwise(part, formula, target, order=order, impl="native") for part in x.split(size)]
-            assert torch.equal(torch.cat(parts), whole), (order, size)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

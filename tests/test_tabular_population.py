@@ -116,6 +116,13 @@ def test_seeds_and_a_grid_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert samples[0].equals(samples[1])
 
 
+def test_the_next_command_names_a_member_that_was_saved(run: Run, tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    code, out, error = run("train", "c.csv", *FAST, "--grid", "lr=1e30,1e-3", "--out", "many")
+    assert code == 0, error
+    assert f"measure:  fastgan evaluate {Path('many/member-0001')}" in out
+
+
 def test_what_cannot_be_is_one_line(run: Run, tmp_path: Path) -> None:
     people().to_csv(tmp_path / "c.csv", index=False)
     for argv, rule in (

@@ -19,7 +19,7 @@ _HEADING = re.compile(r"^## (\S+).*$", re.M)
 
 
 def disagreement(root: Path, tag: str | None = None) -> str | None:
-    """What is wrong with the versions that the sources give, in one sentence. A tag also wants the changes dated."""
+    """What is wrong with the versions in the sources, in one sentence. A tag needs dated changes."""
     version = _only(_IN_MODULE, root / _MODULE)
     if (cited := _only(_IN_CITATION, root / _CITATION)) != version:
         return f"{_CITATION} must give version {version} as {_MODULE} does, got {cited}"

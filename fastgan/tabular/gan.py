@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -26,7 +25,7 @@ from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
 from fastgan.models.gan import GAN
 from fastgan.random import Purpose
-from fastgan.training import Adam, PopulationMember, TrainConfig, TrainResult, display, train, train_population
+from fastgan.training import Adam, PopulationMember, TrainConfig, TrainResult, train
 from fastgan.training.callbacks import Callback
 from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
 
@@ -321,29 +320,7 @@ class TabularGAN:
         rows = self.prepare(table)
         self.gan = None
         self._fingerprint = None if folder is None else model_folder.fingerprint(rows)
-        found: dict[int, TabularGAN] = {}
-        for numbers in population.alike(planned):
-            like = planned[numbers[0]]
-            trainings = [planned[number].training(len(rows), self.device) for number in numbers]
-            steps = sum(each.steps for each in trainings)
-            displays = display.progress(steps, members=len(numbers), quiet=not progress)
-            with torch_threads(self.threads or torch.get_num_threads()), displays as bars:
-                result = train_population(
-                    lambda seed, like=like: self._networks(dataclasses.replace(like, seed=seed), rows.sampler.width),
-                    rows,
-                    [dataclasses.replace(each, checkpoint_every=0) for each in trainings],
-                    callbacks=[*bars, *callbacks],
-                    threads=self.threads,
-                )
-            for number, trained in zip(numbers, result.members, strict=True):
-                found[number] = member = copy.copy(self)
-                member.config, member.gan, member.failed = planned[number], trained.gan, trained.failed
-                member._take(trained, rows)
-                if folder is not None and not member.failed:
-                    member.save(folder / f"member-{number:04d}")
-            if result.interrupted:
-                break
-        return [found[number] for number in sorted(found)]
+        return population.train(self, planned, rows, progress=progress, callbacks=callbacks, folder=folder)
 
     def _take(self, result: TrainResult | PopulationMember, rows: SampledRows) -> None:
         """What a training on these rows gave, beside the networks."""

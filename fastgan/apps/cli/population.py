@@ -25,6 +25,7 @@ from fastgan.apps.cli.pictures import name_of
 from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.apps.reproduce.table import aligned
 from fastgan.data import Dataset
+from fastgan.tabular import TabularGAN
 from fastgan.training import Callback, PopulationMember, PopulationResult, Run, mean_and_error, train_population
 
 _TAIL = 500  # iterations that the table looks at
@@ -203,8 +204,8 @@ def _summary(
 def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> list[str]:
     """A line for each grid point: means over its seeds, with their standard errors."""
     measures: dict[str, Callable[[PopulationMember], float]] = {
-        "D(x)": lambda member: _tail(member, "d_real"),
-        "D(G(z))": lambda member: _tail(member, "d_fake"),
+        "D(x)": lambda member: tail(member, "d_real"),
+        "D(G(z))": lambda member: tail(member, "d_fake"),
     }
     if dataset.centres is not None and dataset.std and (modes := len(dataset.centres)) > 1:
         found = {id(member): modes_found(config, member.gan, dataset) for member in result.members if not member.failed}
@@ -225,7 +226,8 @@ def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> lis
     return aligned(rows)
 
 
-def _tail(member: PopulationMember, name: str) -> float:
+def tail(member: PopulationMember | TabularGAN, name: str) -> float:
+    """The mean of a column of the history over its last iterations; NaN if there are none."""
     values = member.history[name][-_TAIL:]
     return float(values.mean()) if len(values) else math.nan
 

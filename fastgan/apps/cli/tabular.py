@@ -19,11 +19,9 @@ import numpy as np
 from fastgan._extras import need
 from fastgan._files import finite, write_atomically
 from fastgan._run_folder import TABLE, WEIGHTS
-from fastgan.apps.cli import output, population, runs, table_source
+from fastgan.apps.cli import output, population, runs, table_source, tabular_population
 from fastgan.apps.cli.arguments import natural
-from fastgan.apps.cli.population import PopulationSpec, plus_minus
 from fastgan.apps.cli.table_source import KeepSource, TableSource
-from fastgan.apps.reproduce.table import aligned
 from fastgan.data import DataError, DataWarning, read_frame
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
 from fastgan.tabular.columns import Category, Number
@@ -152,7 +150,7 @@ def train(arguments: argparse.Namespace) -> int:
         kept = TableSource(source, arguments.rows, header, tuple(arguments.kind), tuple(arguments.constraint))
     gan = _gan(arguments, kept)
     if (spec := population.asked(arguments)) is not None:
-        return _train_population(gan, spec, arguments, kept)
+        return tabular_population.train(gan, spec, arguments, kept)
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
     table = kept.table()
     if not arguments.resume:
@@ -187,55 +185,6 @@ def train(arguments: argparse.Namespace) -> int:
     elif not arguments.quiet:
         print("\n".join(_summary(gan, named, folder.path, seconds, notes, pictures)))
     return 130 if gan.interrupted else 0
-
-
-def _train_population(gan: TabularGAN, spec: PopulationSpec, arguments: argparse.Namespace, kept: TableSource) -> int:
-    """Train a TabularGAN for each seed and grid point, each saved in a folder of its own, and say what came of it."""
-    if arguments.json:
-        raise ValueError("--json must be used with one GAN, got --seeds or --grid")
-    table, folder = kept.table(), runs.Folder.new(arguments.out, arguments.source)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DataWarning)
-            found = gan.fit_population(
-                table, seeds=spec.seeds, grid=spec.grid, progress=not arguments.quiet, run_dir=folder.path
-            )
-    except BaseException:
-        folder.discard()
-        raise
-    for number, member in enumerate(found):
-        if not member.failed:
-            options = dataclasses.asdict(member.config)
-            dataclasses.replace(kept, options=options).write(folder.path / f"member-{number:04d}")
-    write_atomically(folder.path / runs.POPULATION, [spec.to_json()])
-    if not arguments.quiet:
-        for warning in caught:
-            print(str(warning.message).removeprefix("fit: "))
-        print("\n".join(_summary_of_many(spec, found, arguments.source, folder.path)))
-    if any(member.interrupted for member in found):
-        return 130
-    return 1 if all(member.failed for member in found) else 0
-
-
-def _summary_of_many(spec: PopulationSpec, found: list[TabularGAN], source: str, path: Path) -> list[str]:
-    """A line for each grid point: means of the losses over its seeds, with their standard errors."""
-    done = sum(not (member.interrupted or member.failed) for member in found)
-    state = "interrupted, saved" if any(member.interrupted for member in found) else "trained"
-    points: dict[str, list[TabularGAN]] = {}
-    for member in found:
-        label = ", ".join(f"{name} {getattr(member.config, name)}" for name in spec.grid)
-        points.setdefault(label, []).append(member)
-    rows = [["grid point" if len(points) > 1 else "", "GANs", "loss_d", "loss_g"]]
-    for label, members in points.items():
-        good = [member for member in members if not member.failed and len(member.history["loss_d"])]
-        means = ([m.history[name][-_TAIL:].mean() for m in good] for name in ("loss_d", "loss_g"))
-        rows.append([label, str(len(good)), *(plus_minus(np.array(values)) for values in means)])
-    return [
-        f"{state} {source}: {done} of {len(found)} GANs done, engine {found[0].engine} ({found[0].engine_reason})",
-        *aligned(rows),
-        f"measure:  fastgan evaluate {path / 'member-0000'}",
-        f"samples:  fastgan sample {path / 'member-0000'} --n 1000 --out synthetic.csv",
-    ]
 
 
 def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
