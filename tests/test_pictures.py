@@ -60,7 +60,9 @@ def test_M33_stage_d_of_figure_1_has_d_at_one_half(tmp_path: Path, monkeypatch: 
     slope, middle = np.polyfit(d.z, d.g, 1)
     assert (abs(slope), middle) == pytest.approx((0.6, 0.5), abs=0.03)  # where the arrows point
     monkeypatch.setattr(sys.modules["fastgan.plots.figure1"], "figure1_stages", lambda seed: [a, b, c, d])
-    image = pixels(plots.figure1(tmp_path / "figure1.png"))
+    figure = plots.figure1(seed=0)
+    assert "(a) iteration 25, " in figure.get_supxlabel() and "(d) iteration 1,625; seed 0" in figure.get_supxlabel()
+    image = pixels(style.save(figure, tmp_path / "figure1.png"))
     assert close_to(image, style.ORANGE) > 5000 and close_to(image, style.PURPLE) > 3000
 
 
@@ -100,6 +102,26 @@ def test_plot_draws_theory_by_name(
     assert main(["plot", name]) == 0
     assert capsys.readouterr().out.split()[0] == f"{name}.png"
     assert pixels(tmp_path / f"{name}.png").std() > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("losses", "computed in float64"),
+        ("fits", "computed on 20,001 points, no samples"),
+        ("ring_map", "300 draws, seed 0"),
+        ("bilinear", "computed, no samples"),
+        ("joint", "computed from the table"),
+        ("coins", "computed, no samples"),
+        ("convergence", "computed, no samples: 200 steps each"),
+        ("nce", "20,000 rows, as many of the noise, 300 steps, seed 0"),
+    ],
+)
+def test_a_picture_of_the_theory_says_where_it_comes_from(name: str, says: str) -> None:
+    assert getattr(plots, name)().get_supxlabel() == f"{says}, fastgan {fastgan.__version__}"
+    if name == "losses":
+        with plots.source("lecture 3"):
+            assert plots.losses().get_supxlabel() == "lecture 3"
 
 
 # ---------------------------------------------------------------- D against D*
@@ -249,6 +271,11 @@ def test_animation_of_one_column(tmp_path: Path) -> None:
     path = plots.animation([0, 10], frames, frames[1], tmp_path / "a.gif")
     with Image.open(path) as image:
         assert image.n_frames == 2 and np.asarray(image.convert("L")).std() > 5
+        unsigned = np.asarray(image.convert("L"))
+    with plots.source("x.csv, seed 0"), Image.open(plots.animation([0, 10], frames, frames[1], path)) as image:
+        signed = np.asarray(image.convert("L"))
+    at = np.s_[-14:, -120:]  # the lower right corner
+    assert (signed[at] < 200).sum() > (unsigned[at] < 200).sum() + 20
 
 
 @pytest.mark.parametrize(
@@ -329,7 +356,9 @@ def test_M96_a_trained_d_gives_the_ratio_of_densities() -> None:
     x, learned, exact = plots.trained_ratio()
     inside = (x >= -2) & (x <= 3)
     assert float((learned / exact - 1).abs()[inside].max()) < 0.1
-    right = plots.density_ratio().axes[1]
+    figure = plots.density_ratio()
+    assert figure.get_supxlabel().startswith("100,000 samples of each, 4 epochs, seed 0")
+    right = figure.axes[1]
     assert "its odds are their ratio: off by at most" in right.get_title("left")
 
 
@@ -343,12 +372,15 @@ def test_M96_nce_finds_mean_spread_and_normaliser_of_a_gaussian() -> None:
 def test_M97_codes_and_reconstructions_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     figure = plots.codes(steps=40)
+    assert figure.get_supxlabel().startswith("digits, 40 steps of 128 rows, seed 0")
     clouds, pictures = figure.axes[:2], figure.axes[2:4]
     assert [len(axes.collections[0].get_offsets()) for axes in clouds] == [1797, 1797]
     assert all("mean squared error 0.0" in axes.get_title("left") for axes in pictures)
 
 
 def test_M96_a_collapsed_run_is_beside_a_good_one() -> None:
-    collapsed, good = plots.collapse().axes
+    figure = plots.collapse()
+    assert figure.get_supxlabel().startswith("ring of 8 Gaussians, 20,000 rows; iteration 150 and iteration 3,000")
+    collapsed, good = figure.axes
     assert int(collapsed.get_title("left").splitlines()[1][0]) <= 2
     assert good.get_title("left").splitlines()[1].startswith("8 of 8 modes")

@@ -66,6 +66,7 @@ def animation(
     else:
         paint = (_line if real.shape[1] == 1 else _plane)(axes, samples[-1], real)
     title = axes.set_title(" ", fontsize=13, loc="left", color=style.INK)
+    style.sign(figure)
     figure.set_dpi(_DPI)
     canvas = style.matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
     canvas.draw()

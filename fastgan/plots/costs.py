@@ -56,4 +56,4 @@ def losses(path: style.PathLike | None = None) -> Any:
     derivatives.axvline(0, color=style.LIGHT, lw=1, zorder=0)
     style.note(derivatives, "D rejects the sample:\nonly $-\\ln D$ still teaches", (-5.8, -0.55), style.INK)
     style.note(derivatives, "D is fooled", (3.3, 0.1), style.GREY)
-    return style.save(figure, path)
+    return style.save(figure, path, "computed in float64")

@@ -18,6 +18,8 @@ MEAN, STD = 0.5, 0.6  # of the data
 _START = -0.6, 0.8  # of G's Gaussian
 _AXIS = -2.6, 2.6
 _ROWS = 20_000
+_ITERATIONS, _ALONE, _EPOCHS = (25, 400), 25, 5  # of each rate, first and last; steps of G alone; of D alone
+_RATES = (3e-3, 1e-3, 3e-4, 1e-4)  # of the last iterations
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,14 @@ def figure1_stages(seed: int = 0) -> list[Stage]:
         gan = GAN(nn.Linear(1, 1), nn.MLP([1, 32, 32, 1], activation="tanh"), latent_dim=1)
     for parameter, value in zip(gan.generator.parameters(), reversed(_START), strict=True):
         torch.nn.init.constant_(parameter, value)
-    _alternate(gan, rows, (1e-3,), steps=25, k=1, seed=seed)
+    _alternate(gan, rows, (1e-3,), steps=_ITERATIONS[0], k=1, seed=seed)
     stages = [_look(gan, "(a) D is partly right")]
     fakes = gan.sample(_ROWS, seed=seed + 1)
-    evaluation.fit_discriminator(gan.discriminator, rows, fakes, epochs=5, learning_rate=3e-3, seed=seed)
+    evaluation.fit_discriminator(gan.discriminator, rows, fakes, epochs=_EPOCHS, learning_rate=3e-3, seed=seed)
     stages.append(_look(gan, "(b) D learns, G waits"))
-    _generator_alone(gan, steps=25, seed=seed)
+    _generator_alone(gan, steps=_ALONE, seed=seed)
     stages.append(_look(gan, "(c) G follows D's gradient"))
-    _alternate(gan, rows, (3e-3, 1e-3, 3e-4, 1e-4), steps=400, k=5, seed=seed)
+    _alternate(gan, rows, _RATES, steps=_ITERATIONS[1], k=5, seed=seed)
     return [*stages, _look(gan, "(d) in the end D is 1/2")]
 
 
@@ -120,7 +122,9 @@ def figure1(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
     where = "within $3\\sigma$ of the data's mean"
     text = f"off by at most {furthest:.3f}\n{where}"
     tops[3].text(-2.5, 0.86, text, fontsize=10, color=style.PURPLE)
-    return style.save(figure, path)
+    begun, ended = _ITERATIONS[0], _ITERATIONS[0] + len(_RATES) * _ITERATIONS[1]
+    told = f"(a) iteration {begun}, (b) {_EPOCHS} epochs of D, (c) {_ALONE} steps of G, (d) iteration {ended:,}"
+    return style.save(figure, path, f"{_ROWS:,} rows of mean {MEAN} and std {STD}: {told}; seed {seed}")
 
 
 def _densities(axes: Any, stage: Stage) -> None:

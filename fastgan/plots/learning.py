@@ -23,6 +23,8 @@ from .probability import COUNTS
 
 _SHOWN = (0, 10, 30, 100)  # updates at which p_g in function space is drawn
 _OUTER = (0, 5, 15, 40)  # steps of G at which its Gaussian is drawn
+_SAMPLES, _EPOCHS = 100_000, 4  # of each density, and of D's training, for a ratio
+_FITTED = 20_000  # rows, and samples of the noise, for noise-contrastive estimation
 
 
 @torch_threads(1)  # small steps are faster on one thread
@@ -66,11 +68,11 @@ def convergence(path: style.PathLike | None = None, *, steps: int = 200) -> Any:
     style.reference(value, -math.log(4.0), "-log 4", style.GREY)
     style.label(value, "$V(G_t, D_t^*)$ falls to -log 4", "step of G", "nats")
     value.legend(frameon=False, fontsize=10)
-    return style.save(figure, path)
+    return style.save(figure, path, f"computed, no samples: {steps} steps each")
 
 
 @torch_threads(1)  # small steps are faster on one thread
-def trained_ratio(*, n: int = 100_000, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def trained_ratio(*, n: int = _SAMPLES, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """A density ratio learned by a classifier: D / (1 - D) of N(0, 1) and N(1, 1).
 
     Args:
@@ -84,7 +86,7 @@ def trained_ratio(*, n: int = 100_000, seed: int = 0) -> tuple[Tensor, Tensor, T
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nn.MLP([1, 32, 32, 1], activation="tanh")
-    evaluation.fit_discriminator(network, real, fake, epochs=4, batch_size=512, learning_rate=5e-3, seed=seed)
+    evaluation.fit_discriminator(network, real, fake, epochs=_EPOCHS, batch_size=512, learning_rate=5e-3, seed=seed)
     x = torch.linspace(-3.0, 4.0, 401, dtype=torch.float64)
     with torch.no_grad():
         learned = network(x[:, None].float()).flatten().double().exp()  # the logit is the ratio's logarithm
@@ -109,11 +111,11 @@ def density_ratio(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
     style.label(right, f"its odds are their ratio: off by at most {100 * off:.0f}% in [-2, 3]", "x", "ratio")
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=10)
-    return style.save(figure, path)
+    return style.save(figure, path, f"{_SAMPLES:,} samples of each, {_EPOCHS} epochs, seed {seed}")
 
 
 @torch_threads(1)  # small steps are faster on one thread
-def nce_fit(*, n: int = 20_000, steps: int = 300, seed: int = 0) -> list[tuple[float, float, float]]:
+def nce_fit(*, n: int = _FITTED, steps: int = 300, seed: int = 0) -> list[tuple[float, float, float]]:
     """A Gaussian fitted by noise-contrastive estimation: mean, standard deviation and log Z are learned together.
 
     The model is exp(-(x - mean)^2 / (2 std^2)) / Z with a free Z; maximum likelihood could not leave Z free. The data
@@ -169,7 +171,7 @@ def nce(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
     style.label(right, "Its parameters", "step", "")
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=9)
-    return style.save(figure, path)
+    return style.save(figure, path, f"{_FITTED:,} rows, as many of the noise, {len(trajectory) - 1} steps, seed {seed}")
 
 
 @torch_threads(1)  # small steps are faster on one thread
@@ -225,7 +227,7 @@ def codes(path: style.PathLike | None = None, *, steps: int = 800, seed: int = 0
             fontsize=10, loc="left", color=style.INK,
         )  # fmt: skip
     figure.colorbar(cloud, ax=list(axes[0]), ticks=range(10), label="digit", shrink=0.9)
-    return style.save(figure, path)
+    return style.save(figure, path, f"digits, {steps} steps of 128 rows, seed {seed}")
 
 
 @torch_threads(1)  # small steps are faster on one thread
@@ -254,14 +256,15 @@ def collapse(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the warning of a collapse, which is intended
             config = TrainConfig(batch_size=128, optimizer=Adam(1e-3), seed=seed, **options)  # type: ignore[arg-type]
-        result = train(gan, ring, config)
+        train(gan, ring, config)
         samples = gan.sample(2500, seed=1)
         found = evaluation.mode_coverage(samples, ring.centres, ring.std)
         axes.scatter(*ring.tensor()[:1500].T.numpy(), s=14, color=style.BLUE, alpha=0.25, lw=0, label="real")
         axes.scatter(*samples[:1500].T.numpy(), s=6, color=style.ORANGE, alpha=0.7, lw=0, label="generated")
         axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half), aspect="equal")
         measured = f"{found.covered} of {found.modes} modes, {100 * found.high_quality:.0f}% of samples near one"
-        style.label(axes, f"{title}\n{measured}", f"$x_1$; iteration {result.step:,}", "$x_2$")
+        style.label(axes, f"{title}\n{measured}", "$x_1$", "$x_2$")
         axes.set_title(axes.get_title("left"), fontsize=11, loc="left")
         axes.legend(loc="center", frameon=False, fontsize=10, markerscale=2)
-    return style.save(figure, path)
+    told = " and ".join(f"iteration {options['steps']:,}" for _, options in runs)
+    return style.save(figure, path, f"ring of 8 Gaussians, {len(ring):,} rows; {told}; seed {seed}")

@@ -38,7 +38,7 @@ def joint(path: style.PathLike | None = None, *, counts: Any = COUNTS) -> Any:
     measured = "   ".join(f"{name} = {float(value):.4f} bits" for name, value in bits.items())
     rule = "Bayes: P(x | y) = P(y | x) P(x) / $\\sum_x$ P(y | x) P(x)"
     figure.suptitle(f"{rule}: the middle table and P(x) give the right one, to {off:.0e}\n{measured}", fontsize=11)
-    return style.save(figure, path)
+    return style.save(figure, path, "computed from the table")
 
 
 def _cells(axes: Any, values: Array, title: str, extra: tuple[str, str] | None = None) -> None:
@@ -93,4 +93,4 @@ def coins(path: style.PathLike | None = None, *, q: float = 0.05) -> Any:
     right.plot([0.5, 0.5], [1.0, 1.0 + gap], color=style.INK, lw=1)
     style.label(right, "Cross-entropy: what it costs to assume q", "probability of heads p", "bits")
     style.legend_below(right, ncols=2)
-    return style.save(figure, path)
+    return style.save(figure, path, "computed, no samples")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan import __version__
 from fastgan._errors import Invalid
 from fastgan._extras import need
 from fastgan._files import write_atomically
@@ -65,17 +66,27 @@ def source(text: str) -> Iterator[None]:
         _SOURCE.reset(token)
 
 
-def save(figure: Any, path: PathLike | None) -> Any:
-    """Write a picture, in the format of its suffix: png, svg or pdf.
-
-    Returns:
-        Path; without a path the figure itself, which a notebook shows.
-    """
-    if text := _SOURCE.get():
+def sign(figure: Any, about: str = "") -> None:
+    """Write in small type where a picture comes from: the text of `source`, else `about` and the version."""
+    if text := _SOURCE.get() or (about and f"{about}, fastgan {__version__}"):
         if figure.get_layout_engine() is None:  # images in exact pixels
             figure.text(0.99, 0.004, plain(text), fontsize=6, color=GREY, ha="right", va="bottom")
         else:
             figure.supxlabel(plain(text), x=0.99, fontsize=7, color=GREY, ha="right")
+
+
+def save(figure: Any, path: PathLike | None, about: str = "") -> Any:
+    """Write a picture, in the format of its suffix: png, svg or pdf.
+
+    Args:
+        figure: what is drawn.
+        path: None: nothing is written.
+        about: what a picture of no run shows: rows, iterations, seed. `source` goes before it.
+
+    Returns:
+        Path; without a path the figure itself, which a notebook shows.
+    """
+    sign(figure, about)
     if path is None:
         return figure
     path = Path(path)

@@ -42,7 +42,7 @@ def fits(path: style.PathLike | None = None) -> Any:
         axes.set(xlim=(-5.6, 5.6), ylim=(0, 1.16))
         height = 0.42 if kind == "kl" else 0.02
         axes.text(-2.0, height, "data p", fontsize=9, color=style.BLUE, ha="center", va="bottom")
-    return style.save(figure, path)
+    return style.save(figure, path, f"computed on {len(x):,} points, no samples")
 
 
 def _describe(found: list[theory.GaussianFit], best: float) -> list[str]:
@@ -86,7 +86,7 @@ def ring_map(path: style.PathLike | None = None, *, n: int = 300, seed: int = 0)
         axes.set(xlim=(-half, half), ylim=(-half, half))
         axes.set_aspect("equal")
     figure.suptitle("Each point keeps its direction (its colour), and nearly loses its length", fontsize=12)
-    return style.save(figure, path)
+    return style.save(figure, path, f"{n} draws, seed {seed}")
 
 
 def _circle(radius: float) -> Any:
@@ -116,4 +116,4 @@ def bilinear(path: style.PathLike | None = None, *, eta: float = 0.1, steps: int
     style.label(axes, f"Descent in x, ascent in y on V = x y: {steps} steps, rate {eta:g}", "x", "y")
     axes.set_aspect("equal")
     axes.margins(0.12, 0.2)
-    return style.save(figure, path)
+    return style.save(figure, path, "computed, no samples")
