@@ -7,6 +7,9 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from fastgan.plots import style
 from fastgan.training.display import Display
 
 FAST = ("--quiet", "--no-pictures")
@@ -20,6 +23,19 @@ def check_refusal(result: tuple[int, str, str], says: str) -> None:
     assert out == ""
     assert err.count("\n") == 1 and err.endswith("\n"), err
     assert says in err and "Traceback" not in err, err
+
+
+def signatures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the pictures drawn from now on say in small type, one after another."""
+    found: list[str] = []
+    sign = style.sign
+
+    def kept(figure: Any, about: str = "") -> None:
+        found.append(style._SOURCE.get() or about)
+        sign(figure, about)
+
+    monkeypatch.setattr(style, "sign", kept)
+    return found
 
 
 class CtrlC(Display):

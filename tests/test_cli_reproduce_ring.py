@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import CtrlC, Run, showing
+from command_line import CtrlC, Run, showing, signatures
 
 from fastgan.apps.cli import reproduce_ring
 from fastgan.apps.reproduce import unrolled
@@ -19,8 +19,9 @@ def run(run: Run) -> Run:
     return functools.partial(run, "reproduce")
 
 
-def test_M74_a_row_for_each_k(run: Run) -> None:
+def test_M74_a_row_for_each_k(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="the study draws its pictures")
+    signed = signatures(monkeypatch)
     code, out, err = run("unrolled", "--unroll", "0,1", "--trials", "2", "--steps", "3", "--out", "a", "--quiet")
     assert code == 0, err
     assert "2 trials of 3 of the full 25,000 iterations" in out.splitlines()[0]
@@ -32,6 +33,8 @@ def test_M74_a_row_for_each_k(run: Run) -> None:
     assert rows[2][1] == "K = 1" and float(rows[2][3]) == sum(modes) / 2
     assert f"K = 1: modes by seed {modes[0]} {modes[1]}" in out
     assert json.loads(Path("a/table.json").read_text())["modes by seed"]["K = 1"] == modes
+    about = "fastgan reproduce unrolled, 2 trials of 3 iterations, seeds from 0"
+    assert [text.rpartition(", fastgan ")[0] for text in signed] == [about] * 2
     for name in ("samples.png", "modes.png", "table.md"):
         assert (Path("a") / name).stat().st_size > 100
 

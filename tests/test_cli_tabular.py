@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Run
+from command_line import Run, signatures
 
 from fastgan.apps.cli.tabular import constraint
 from fastgan.tabular import FixedCombinations, Inequality, Positive, TabularGAN
@@ -82,10 +82,16 @@ def test_evaluate_reports_columns_pairs_models_and_privacy(run: Run, trained: Pa
     assert values["privacy"]["rows_unseen_by_the_gan"] and (trained / "report.png").stat().st_size > 10_000
 
 
-def test_pictures_of_a_run(run: Run, trained: Path) -> None:
+def test_pictures_of_a_run(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = signatures(monkeypatch)
     assert run("sample", "r", "--out", "p.png")[0] == 0
     code, out, error = run("plot", "r")
     assert (code, error) == (0, "") and (trained / "samples.png").is_file() and (trained / "losses.png").is_file()
+    assert run("evaluate", "r", "--n", "100", "--out", "e.json")[0] == 0
+    steps = len(TabularGAN.load(trained).history["loss_d"])
+    assert len(signed) == 4 and {text.rpartition(", fastgan")[0] for text in signed} == {
+        f"c.csv, iteration {steps}, seed 0"
+    }
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cases import need
-from command_line import CtrlC, Run, showing
+from command_line import CtrlC, Run, showing, signatures
 
 import fastgan
 from fastgan.apps.cli import reproduce_pacgan
@@ -49,8 +49,9 @@ def test_M73_the_networks_and_the_training_are_the_papers() -> None:
     assert ring.centres[1].tolist() == pytest.approx([math.sqrt(0.5)] * 2) and grid.centres.abs().max() == 4
 
 
-def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> None:
+def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     need("native", "mlp")
+    signed = signatures(monkeypatch)
     argv = ("--dataset", "ring", "--methods", "GAN,PacGAN2", "--trials", "2", "--steps", "3", "--quiet")
     code, out, err = run(*argv, "--threads", "1", "--out", "a")
     assert code == 0, err
@@ -62,6 +63,8 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run) -> N
     assert " SE" in lines[4] and "within 2" not in out  # three iterations are not the paper's experiment
     for name in ("table.csv", "table.md", "table.json", "ring-samples.png", "ring-modes.png"):
         assert (Path("a") / name).stat().st_size > 200
+    about = "fastgan reproduce pacgan, 2 trials of 3 iterations, seeds from 0"
+    assert [text.rpartition(", fastgan ")[0] for text in signed] == [about] * 2
     with open("a/table.csv") as file:
         rows = list(csv.reader(file))
     assert rows[1][:5] == ["ring", "GAN", "paper", "6.3", "0.5"] and len(rows) == 6

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastgan import __version__, plots
 from fastgan._options import Precision, names
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
@@ -131,7 +132,8 @@ def report(study: Study, folder: Path, target: Path, *, pictures: bool = True) -
         print(f"at these rates the paper's length, {cells}, takes {hours:,.1f} hours of processor time")
     written = table.write(target, rows, pacgan.COLUMNS, dataclasses.asdict(study))
     if pictures:
-        with output.pictures():
+        about = f"fastgan reproduce pacgan, {study.trials} trials of {study.steps:,} iterations, seeds from 0"
+        with output.pictures(), plots.source(f"{about}, fastgan {__version__}"):
             written += pacgan.draw(study, folder, target)
     output.tell_written(written)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fastgan import __version__
 from fastgan._torch_settings import torch_threads
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
@@ -114,7 +115,7 @@ def _report(name: str, found: Sequence[Trial], arguments: argparse.Namespace, fo
     written = table.write(folder, rows, unrolled.COLUMNS, about)
     if not arguments.no_pictures:
         with output.pictures():
-            written += _draw(groups, folder, f"{trained} iterations")
+            written += _draw(name, groups, folder, f"{trained} iterations")
     output.tell_written(written)
     return 130 if left else 0
 
@@ -124,14 +125,15 @@ def _measured(trial: Trial) -> bool:
     return trial.failed is not None or trial.step > 0
 
 
-def _draw(groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:
+def _draw(name: str, groups: dict[str, list[Trial]], folder: Path, length: str) -> list[Path]:
     from fastgan import plots
 
     histories = {label: [t.history for t in trials if len(t.history)] for label, trials in groups.items()}
     first = {label: trials[0].samples for label, trials in groups.items()}
     centres, over_time = unrolled.ring(1).centres, {label: runs for label, runs in histories.items() if runs}
     title = f"ring of 8 Gaussians: {length}"
-    return [
-        plots.compare_points(first, folder / "samples.png", title="2,500 samples, seed 0", centres=centres),
-        plots.modes_over_time(over_time, folder / "modes.png", modes=8, paper={}, title=title),
-    ]
+    with plots.source(f"fastgan reproduce {name}, {length}, seeds from 0, fastgan {__version__}"):
+        return [
+            plots.compare_points(first, folder / "samples.png", title="2,500 samples, seed 0", centres=centres),
+            plots.modes_over_time(over_time, folder / "modes.png", modes=8, paper={}, title=title),
+        ]

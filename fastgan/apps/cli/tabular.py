@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgan import __version__
 from fastgan._extras import need
 from fastgan._files import finite, write_atomically
 from fastgan._run_folder import TABLE, WEIGHTS
@@ -333,9 +335,22 @@ def draw(gan: TabularGAN, folder: Path, out: Path, moved: str | None = None) -> 
 
     real, _ = _real(folder, moved)
     real = real.head(_SHOWN)
-    made = [draw_columns(gan, real, gan.sample(min(len(real), _SHOWN)), out / "samples.png")]
-    history = {"step": np.arange(1, len(gan.history["loss_d"]) + 1), **gan.history}
-    return [*made, plots.loss_curves(history, out / "losses.png", loss="wasserstein")]
+    history = {"step": np.arange(1, _iteration(gan) + 1), **gan.history}
+    with _origin(gan, folder, moved):
+        made = [draw_columns(gan, real, gan.sample(min(len(real), _SHOWN)), out / "samples.png")]
+        return [*made, plots.loss_curves(history, out / "losses.png", loss="wasserstein")]
+
+
+def _iteration(gan: TabularGAN) -> int:
+    return len(gan.history["loss_d"])
+
+
+def _origin(gan: TabularGAN, folder: Path, moved: str | None) -> contextlib.AbstractContextManager[None]:
+    """A context whose pictures name the run that they are of."""
+    from fastgan import plots
+
+    name = Path(TableSource.read(folder, moved).source).name
+    return plots.source(f"{name}, iteration {_iteration(gan):,}, seed {gan.config.seed}, fastgan {__version__}")
 
 
 def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report: Report | None = None) -> Path:
@@ -409,7 +424,9 @@ def sample(arguments: argparse.Namespace) -> int:
     n = arguments.n or (_ROWS if kind != ".png" else _SHOWN)
     rows = gan.sample(n, conditions=where(arguments.where, gan) or None, seed=arguments.seed, offset=arguments.offset)
     if kind == ".png":
-        draw_columns(gan, _real(Path(arguments.run_dir), arguments.data)[0].head(_SHOWN), rows, out)
+        folder, moved = Path(arguments.run_dir), arguments.data
+        with _origin(gan, folder, moved):
+            draw_columns(gan, _real(folder, moved)[0].head(_SHOWN), rows, out)
     else:
         buffer = io.BytesIO()
         if kind == ".parquet":
@@ -453,7 +470,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     report = Report(gan.transformer, real, synthetic, held_out, target=arguments.target, seed=arguments.seed)
     show = print if not arguments.json else lambda line: None
     show("\n".join(report.lines()))
-    with output.pictures():
+    with output.pictures(), _origin(gan, folder, arguments.data):
         show(f"{'picture':<12}{draw_columns(gan, real.head(_SHOWN), synthetic, folder / 'report.png', report)}")
     body = {"run": arguments.run_dir, "seed": arguments.seed, **report.values}
     out = Path(arguments.out) if arguments.out is not None else folder / "report.json"
