@@ -230,6 +230,29 @@ def test_discriminator_of_a_run(ring: Path, tmp_path: Path) -> None:
     assert pixels(out).std() > 5
 
 
+@pytest.mark.parametrize("columns", [("height",), ("height", "$ spent")])
+def test_axes_have_the_names_of_a_tables_columns(
+    columns: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(60, len(columns)))
+    np.savetxt("t.csv", rows, delimiter=",", header=",".join(columns), comments="")
+    drawn: list[Any] = []
+    monkeypatch.setattr(style, "sign", lambda figure, about="": drawn.append(figure))
+    flags = ("--batch-size", "20", "--width", "8", "--steps", "4", "--snapshots", "2", "--quiet")
+    assert main(["train", "t.csv", *flags, "--out", "run"]) == 0
+    for name in ("discriminator", "animation"):
+        assert main(["plot", name, "run"]) == 0
+    samples, _, _, discriminator, animation = drawn
+    up = ["density"] if len(columns) == 1 else [r"\$ spent"]
+    for figure in (samples, discriminator, animation):
+        labels = {axes.get_xlabel() for axes in figure.axes} | {axes.get_ylabel() for axes in figure.axes}
+        assert labels >= {"height", *up}, labels
+    panels = {"GAN": torch.from_numpy(rows), "real": torch.from_numpy(rows)}
+    compare = plots.compare_histograms if len(columns) == 1 else plots.compare_points
+    assert compare(panels, title="", names=columns).axes[0].get_xlabel() == "height"
+
+
 # ---------------------------------------------------------------- animation
 
 

@@ -37,6 +37,7 @@ def animation(
     image_shape: tuple[int, int] | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
     ink: bool = False,
+    names: Sequence[str] = (),
 ) -> Path:
     """Samples of G from the same noise during training: points, a histogram over that of the data, or images.
 
@@ -46,6 +47,7 @@ def animation(
         real: (m, features) rows of the data.
         path: of the picture, a .gif.
         image_shape, value_range, ink: as for `image_grid`; None: not images.
+        names: of the columns, for the axes.
 
     Raises:
         ValueError: no frames, another suffix, or rows that are neither images nor of one or two features.
@@ -64,7 +66,7 @@ def animation(
     if image_shape is not None:
         paint = _images(axes, samples[0], image_shape, value_range, ink)
     else:
-        paint = (_line if real.shape[1] == 1 else _plane)(axes, samples[-1], real)
+        paint = (_line if real.shape[1] == 1 else _plane)(axes, samples[-1], real, names)
     title = axes.set_title(" ", fontsize=13, loc="left", color=style.INK)
     style.sign(figure)
     figure.set_dpi(_DPI)
@@ -90,25 +92,26 @@ def _gif(frames: list[NDArray[np.uint8]]) -> bytes:
     return buffer.getvalue()
 
 
-def _plane(axes: Any, last: Tensor, real: Tensor) -> Paint:
+def _plane(axes: Any, last: Tensor, real: Tensor, names: Sequence[str]) -> Paint:
     shown = real[:1000].double().numpy()
     centre, half = frame(shown)
     axes.scatter(*shown.T, s=14, color=style.BLUE, alpha=0.35, lw=0, label="real")
     points = axes.scatter([], [], s=6, color=DARK, alpha=0.8, lw=0, label="generated")
     axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
     axes.set_aspect("equal")
-    style.label(axes, "", "$x_1$", "$x_2$")
+    style.label(axes, "", *style.axis_names(names, 2))
     axes.legend(loc="upper right", fontsize=10, markerscale=2, framealpha=0.9)
     return lambda rows: points.set_offsets(rows.double().numpy())
 
 
-def _line(axes: Any, last: Tensor, real: Tensor) -> Paint:
+def _line(axes: Any, last: Tensor, real: Tensor, names: Sequence[str]) -> Paint:
     x = real[:, 0].double().numpy()
     bins = bin_edges(x, last[:, 0].double().numpy(), 50)
     p, _, _ = axes.hist(x, bins, density=True, color=style.BLUE, alpha=0.35, label="real")
     outline = axes.stairs(np.zeros(len(bins) - 1), bins, color=style.ORANGE, lw=2, label="generated")
     axes.set(ylim=(0, 2 * p.max()), xlim=(bins[0], bins[-1]))
-    style.label(axes, "", "x", "density")
+    (name,) = style.axis_names(names, 1)
+    style.label(axes, "", name, "density")
     axes.legend(loc="upper right", fontsize=10, frameon=False)
     width = bins[1] - bins[0]
 

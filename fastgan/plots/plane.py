@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ def scatter(
     *,
     discriminator: Discriminator | None = None,
     title: str = "",
+    names: Sequence[str] = (),
 ) -> Any:
     """Two-dimensional samples over the real points, with D's surface behind them.
 
@@ -35,6 +36,7 @@ def scatter(
         path: of the picture; None: the figure is returned, which a notebook shows.
         discriminator: from points (m, 2) to D's probabilities (m,); None leaves the surface out.
         title: above the picture.
+        names: of the two columns, for the axes.
     """
     shown_real, shown = real[:2500].double().numpy(), samples[:2500].double().numpy()
     centre, half = frame(shown_real)
@@ -47,7 +49,7 @@ def scatter(
     axes.scatter(*shown.T, s=5, color=DARK, alpha=0.75, lw=0, label="generated", rasterized=True)
     axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
     axes.set_aspect("equal")
-    style.label(axes, title or "Samples of G over real points", r"$x_1$", r"$x_2$")
+    style.label(axes, title or "Samples of G over real points", *style.axis_names(names, 2))
     legend = axes.legend(loc="upper right", fontsize=11, markerscale=2, framealpha=0.9)
     for handle in legend.legend_handles:
         handle.set_alpha(1.0)
@@ -61,6 +63,7 @@ def verdicts(
     *,
     discriminator: Discriminator,
     origin: str = "G",
+    names: Sequence[str] = (),
 ) -> Any:
     """D(x) over the plane beside the optimal D*(x) = p_data / (p_data + p_g) of the same samples.
 
@@ -71,6 +74,7 @@ def verdicts(
         path: of the picture; None: the figure is returned, which a notebook shows.
         discriminator: from points (m, 2) to D's probabilities (m,).
         origin: of the samples, for the title.
+        names: of the two columns, for the axes.
 
     Source: Goodfellow et al. (2014), proposition 1.
     """
@@ -85,8 +89,9 @@ def verdicts(
     left, right = figure.subplots(1, 2, sharey=True)
     image = _show(left, learned, centre, half)
     _show(right, optimal, centre, half)
-    style.label(left, "D(x), as it was learned", "$x_1$", "$x_2$")
-    style.label(right, "$D^*(x)$, optimal against G; grey where nothing fell", "$x_1$", "")
+    across, up = style.axis_names(names, 2)
+    style.label(left, "D(x), as it was learned", across, up)
+    style.label(right, "$D^*(x)$, optimal against G; grey where nothing fell", across, "")
     over = f"over the data and the samples of {origin}"
     figure.suptitle(f"mean $|D-D^*|$ {over}: {off:.3f}", fontsize=12, color=style.INK)
     _bar(figure, image, [left, right])

@@ -21,6 +21,7 @@ def line(
     *,
     discriminator: Callable[[Tensor], Tensor] | None = None,
     origin: str = "G",
+    names: Sequence[str] = (),
 ) -> Any:
     """One-dimensional samples: both histograms, and below them D(x) beside the optimal one.
 
@@ -29,6 +30,7 @@ def line(
         path: of the picture; None: the figure is returned, which a notebook shows.
         discriminator: from points (m, 1) to D's probabilities (m,).
         origin: of the samples, for the title.
+        names: of the column, for the axis.
     """
     x, y = real[:, 0].double().numpy(), samples[:, 0].double().numpy()
     edges = bin_edges(x, y, 60)
@@ -47,7 +49,8 @@ def line(
         bottom.plot(grid.numpy(), discriminator(grid[:, None]), color=style.PURPLE, lw=2.2, label=r"$D(x)$")
     style.reference(bottom, 0.5, "equilibrium: 1/2", style.GREY)
     bottom.set(ylim=(-0.03, 1.03), xlim=(edges[0], edges[-1]))
-    style.label(bottom, "The discriminator", "x", "probability of being real")
+    (name,) = style.axis_names(names, 1)
+    style.label(bottom, "The discriminator", name, "probability of being real")
     style.legend_below(bottom, offset=-0.28)
     return style.save(figure, path)
 

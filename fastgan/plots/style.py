@@ -103,6 +103,13 @@ def _rendered(figure: Any, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def axis_names(names: Sequence[str], features: int) -> list[str]:
+    """What the axes of rows in the plane or on a line are called: the columns' names, or x."""
+    if names:
+        return [plain(name.strip()[:40]) for name in names]
+    return ["x"] if features == 1 else [f"$x_{i + 1}$" for i in range(features)]
+
+
 def plain(text: str) -> str:
     """Text with $ escaped, which would begin a formula."""
     return text.replace("$", r"\$")

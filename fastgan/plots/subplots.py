@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +22,7 @@ def compare_points(
     *,
     title: str,
     centres: Tensor | None = None,
+    names: Sequence[str] = (),
 ) -> Any:
     """Two-dimensional samples of several models side by side.
 
@@ -32,10 +33,12 @@ def compare_points(
         path: of the picture; None: the figure is returned, which a notebook shows.
         title: above the picture.
         centres: (modes, 2), drawn as circles, or None.
+        names: of the two columns, for the axes.
     """
     frame = (list(panels.values())[-1] if centres is None else centres).double().numpy()
     low, high = frame.min(0), frame.max(0)
     pad = (0.25 if centres is not None else 0.1) * max(float((high - low).max()), 1e-6)
+    across, up = style.axis_names(names, 2)
     figure, row = _row(len(panels), 4.2, title)
     for axes, (name, samples) in zip(row, panels.items(), strict=True):
         if centres is not None:
@@ -44,7 +47,7 @@ def compare_points(
             *samples[:_SHOWN].T.numpy(), s=4, color=style.ORANGE, alpha=0.4, lw=0, label="samples", rasterized=True
         )
         axes.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), aspect="equal")
-        style.label(axes, name, r"$x_1$", r"$x_2$" if axes is row[0] else "")
+        style.label(axes, name, across, up if axes is row[0] else "")
     if centres is not None:
         legend = figure.legend(
             *row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=10
@@ -72,15 +75,18 @@ def compare_images(
     return style.save(figure, path)
 
 
-def compare_histograms(panels: Mapping[str, Tensor], path: style.PathLike | None = None, *, title: str) -> Any:
+def compare_histograms(
+    panels: Mapping[str, Tensor], path: style.PathLike | None = None, *, title: str, names: Sequence[str] = ()
+) -> Any:
     """The first column of each model's samples over the last panel's; arguments as for `compare_points`."""
     real = list(panels.values())[-1][:, 0].double().numpy()
     edges = bin_edges(real, real, 60)
+    across, *_ = style.axis_names(names, 2)
     figure, row = _row(len(panels), 3.4, title)
     for axes, (name, samples) in zip(row, panels.items(), strict=True):
         axes.hist(real, edges, density=True, color=style.BLUE, alpha=0.35)
         axes.hist(samples[:, 0].double().numpy(), edges, density=True, color=style.ORANGE, histtype="step", lw=1.6)
-        style.label(axes, name, r"$x_1$", "density" if axes is row[0] else "")
+        style.label(axes, name, across, "density" if axes is row[0] else "")
     return style.save(figure, path)
 
 

@@ -235,6 +235,7 @@ def _draw(source: str, panels: dict[str, Tensor], dataset: Dataset, folder: Path
         bounds = dataset.value_range or (float(dataset.data.min()), float(dataset.data.max()))
         shape, ink = dataset.image_shape, source == "digits"
         return plots.compare_images(panels, path, title=title, image_shape=shape, value_range=bounds, ink=ink)
+    names = dataset.column_names
     if dataset.shape[1:].numel() == 2:
-        return plots.compare_points(panels, path, title=title, centres=dataset.centres)
-    return plots.compare_histograms(panels, path, title=title)
+        return plots.compare_points(panels, path, title=title, centres=dataset.centres, names=names)
+    return plots.compare_histograms(panels, path, title=title, names=names)

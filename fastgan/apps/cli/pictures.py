@@ -88,11 +88,10 @@ def draw_samples(
     # compares the samples of a batch.
     alone = config.train.pack == 1 and wanted is None and not _compares(gan)
     d = config.probability(gan) if alone else None
-    if real.shape[1] == 1:
-        return plots.line(samples, real, path, discriminator=d)
-    if real.shape[1] == 2:
-        return plots.scatter(samples, real, path, discriminator=d)
-    return plots.marginals(samples, real, path, names=config.column_names)
+    names = config.column_names
+    if real.shape[1] <= 2:
+        return (plots.line if real.shape[1] == 1 else plots.scatter)(samples, real, path, discriminator=d, names=names)
+    return plots.marginals(samples, real, path, names=names)
 
 
 def _draw_classes(config: RunConfig, samples: Tensor, wanted: Tensor, dataset: Dataset, path: Path) -> Path:
@@ -161,7 +160,8 @@ def draw_discriminator(config: RunConfig, folder: Path, path: Path) -> Path:
     samples = config.restore(gan.sample(_MANY, seed=0, device="cpu", ema=False))
     real = _some_rows(dataset, _MANY)
     picture = plots.line if config.networks.data_dim == 1 else plots.verdicts
-    return picture(samples, real, path, discriminator=config.probability(gan), origin=origin)
+    d = config.probability(gan)
+    return picture(samples, real, path, discriminator=d, origin=origin, names=config.column_names)
 
 
 def draw_animation(config: RunConfig, folder: Path, path: Path) -> Path:
@@ -171,7 +171,7 @@ def draw_animation(config: RunConfig, folder: Path, path: Path) -> Path:
     steps, frames = snapshots.read(folder, config)
     real = _some_rows(config.load_data(), _ROWS)
     look = _look(config, real) if config.image_shape is not None else {}
-    return plots.animation(steps, frames, real, path, **look)
+    return plots.animation(steps, frames, real, path, names=config.column_names, **look)
 
 
 # ---------------------------------------------------------------- parts
