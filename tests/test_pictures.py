@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_files import idx_bytes
 from test_plots import close_to, pixels
 
 import fastgan
@@ -395,10 +397,40 @@ def test_M96_nce_finds_mean_spread_and_normaliser_of_a_gaussian() -> None:
 def test_M97_codes_and_reconstructions_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     figure = plots.codes(steps=40)
-    assert figure.get_supxlabel().startswith("digits, 40 steps of 128 rows, seed 0")
+    assert figure.get_supxlabel().startswith("digits, 40 steps of 128 rows each, seed 0")
     clouds, pictures = figure.axes[:2], figure.axes[2:4]
     assert [len(axes.collections[0].get_offsets()) for axes in clouds] == [1797, 1797]
     assert all("mean squared error 0.0" in axes.get_title("left") for axes in pictures)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list("0123456789")
+
+
+def test_M97_codes_of_a_users_own_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (200, 6, 5), dtype=np.uint8)
+    labels = np.arange(200, dtype=np.uint8) % 4 + 3
+    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+        Path(f"train-{kind}-ubyte").write_bytes(idx_bytes(array))
+    figure = plots.codes(dataset=fastgan.data.read("."), steps=3)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list("3456")
+    colours = figure.axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(colours, labels - 3)
+    monkeypatch.setattr(plots, "codes", functools.partial(plots.codes, steps=2))
+    assert main(["plot", "codes", ".", "--out", "c.png"]) == 0 and pixels(tmp_path / "c.png").std() > 5
+    Path("train-labels-idx1-ubyte").unlink()
+    for source, says in ((".", "dataset must be images with labels"), ("ring", "got ring"), ("absent", "no data set")):
+        capsys.readouterr()
+        assert main(["plot", "codes", source]) == 2
+        err = capsys.readouterr().err
+        assert says in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(("rows", "labels", "says"), [(99, 3, "at least 128 images, got 99"), (200, 21, "got 21")])
+def test_M97_codes_name_data_that_they_cannot_show(rows: int, labels: int, says: str) -> None:
+    dataset = fastgan.data.Dataset(torch.rand(rows, 4), image_shape=(2, 2), labels=torch.arange(rows) % labels)
+    with pytest.raises(ValueError, match=f"codes: dataset must have .*{says}"):
+        plots.codes(dataset=dataset, steps=1)
 
 
 def test_M96_a_collapsed_run_is_beside_a_good_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgan import data, evaluation, nn, random, theory
+from fastgan._errors import Invalid
 from fastgan._torch_settings import torch_threads
 from fastgan.models import mlp_gan
 from fastgan.random import Purpose
@@ -24,6 +26,8 @@ from .probability import COUNTS
 _SHOWN = (0, 10, 30, 100)  # updates at which p_g in function space is drawn
 _OUTER = (0, 5, 15, 40)  # steps of G at which its Gaussian is drawn
 _SAMPLES, _EPOCHS = 100_000, 4  # of each density, and of D's training, for a ratio
+_CODES, _BATCH = 5000, 128  # of auto-encoders: codes drawn; rows of a step
+_SIDE, _MOST = 10, 20  # images side by side; classes that colours tell apart
 _FITTED = 20_000  # rows, and samples of the noise, for noise-contrastive estimation
 
 
@@ -175,59 +179,99 @@ def nce(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
 
 
 @torch_threads(1)  # small steps are faster on one thread
-def codes(path: style.PathLike | None = None, *, steps: int = 800, seed: int = 0) -> Any:
-    """An auto-encoder and a variational one of the 8x8 digits: codes, reconstructions, decoded noise.
+def codes(
+    path: style.PathLike | None = None, *, dataset: data.Dataset | None = None, steps: int = 2000, seed: int = 0
+) -> Any:
+    """An auto-encoder and a variational one of images with labels: codes, reconstructions, decoded noise.
 
     Args:
         path: of the picture; None: the figure is returned, which a notebook shows.
+        dataset: images of at most 20 labels, such as `data.mnist()`; None: the 8x8 digits.
         steps: of training for each.
         seed: of weights, order and noise.
 
     Raises:
         ImportError: scikit-learn, which has the digits, is missing.
+        ValueError: the rows are no images, or have no labels or more than 20.
     """
-    digits = data.digits()
-    rows, labels = digits.tensor().flatten(1), digits.labels
-    assert labels is not None
+    ink = dataset is None
+    dataset = data.digits() if dataset is None else dataset
+    shape, all_labels = _labelled_images(dataset)
+    known = (all_labels >= 0).nonzero().flatten()
+    classes = all_labels[known].unique()
+    low, high = dataset.value_range or (float(dataset.data.min()), float(dataset.data.max()))
+
+    def scaled(index: Tensor) -> Tensor:
+        return (dataset.rows(index).flatten(1).float() - low) / (high - low)
+
+    models = _auto_encoders(scaled, dataset, steps, seed)
+    count = min(_CODES, len(known))
+    index = known[torch.arange(count) * len(known) // count]  # spread evenly over the data, which may be sorted
+    rows, labels = scaled(index), all_labels[index]
+    first = torch.stack([(labels == label).nonzero()[0, 0] for label in classes[:_SIDE] if (labels == label).any()])
+    figure = style.figure(12.5, 7.4)
+    axes = figure.subplots(2, 2, height_ratios=(3, 2))
+    colour = torch.searchsorted(classes, labels)
+    many = len(classes) > 10
+    look = {"cmap": "tab20" if many else "tab10", "vmin": -0.5, "vmax": 19.5 if many else 9.5, "s": 8, "lw": 0}
+    for j, (name, (encode, decode)) in enumerate(models.items()):
+        with torch.no_grad():
+            code = encode(rows)
+            noise = random.normal((len(first), 2), seed=seed, purpose=Purpose.SAMPLE)
+            drawn = noise if j else code.std(0) * noise + code.mean(0)  # only the variational codes are N(0, I)
+            whole, made = decode(code), decode(drawn)
+        cloud = axes[0, j].scatter(*code.T.numpy(), c=colour.numpy(), **look)
+        style.label(axes[0, j], f"{name}: codes of {count:,} rows", "code 1", "code 2" if j == 0 else "")
+        shown = torch.cat([rows[first], whole[first], made])
+        grid = mosaic(shown, (3, len(first)), shape, (0.0, 1.0), ink)
+        axes[1, j].imshow(grid, interpolation="nearest", aspect="equal")
+        axes[1, j].set_axis_off()
+        error = float((whole - rows).square().mean())
+        text = f"rows, their reconstructions (mean squared error {error:.4f}), decoded noise"
+        axes[1, j].set_title(text, fontsize=10, loc="left", color=style.INK)
+    handles, _ = cloud.legend_elements(num=None)
+    names = [str(label) for label in classes[colour.unique()].tolist()]
+    legend = {"loc": "outside right upper", "title": "label", "frameon": False, "fontsize": 10, "markerscale": 1.4}
+    figure.legend(handles, names, **legend)
+    return style.save(figure, path, f"{dataset.name}, {steps:,} steps of {_BATCH} rows each, seed {seed}")
+
+
+def _labelled_images(dataset: data.Dataset) -> tuple[tuple[int, int], Tensor]:
+    """Height and width of the images, and their labels."""
+    invalid = Invalid("codes")
+    if dataset.image_shape is None or dataset.labels is None:
+        raise invalid.value("dataset", f"must be images with labels, got {dataset.name}")
+    if len(dataset) < _BATCH:
+        raise invalid.value("dataset", f"must have at least {_BATCH} images, got {len(dataset)}")
+    count = len(dataset.labels[dataset.labels >= 0].unique())
+    if not 0 < count <= _MOST:
+        raise invalid.value("dataset", f"must have 1 to {_MOST} different labels, got {count}")
+    return dataset.image_shape, dataset.labels
+
+
+def _auto_encoders(
+    rows: Callable[[Tensor], Tensor], dataset: data.Dataset, steps: int, seed: int
+) -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
+    """Both models trained: (encoder, decoder) by name, with two numbers between them."""
+    sizes = [dataset.shape[1:].numel(), 256, 64, 2]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        plain = nn.AutoEncoder([64, 128, 2], output_activation="sigmoid")
-        variational = nn.VAE([64, 128, 2], output_activation="sigmoid")
+        plain = nn.AutoEncoder(sizes, output_activation="sigmoid")
+        variational = nn.VAE(sizes, output_activation="sigmoid")
     torch.nn.init.constant_(variational.log_sigma, math.log(0.2))
-
     for model in (plain, variational):
-        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
         for step in range(steps):
-            epoch, number = divmod(step, len(rows) // 128)
-            order = random.permutation(len(rows), seed=seed, epoch=epoch, start=128 * number, count=128)
-            batch = rows[order]
-            noise = random.normal((128, 2), seed=seed, purpose=Purpose.NOISE_G, step=step)
+            epoch, number = divmod(step, len(dataset) // _BATCH)
+            batch = rows(random.permutation(len(dataset), seed=seed, epoch=epoch, start=_BATCH * number, count=_BATCH))
+            noise = random.normal((_BATCH, 2), seed=seed, purpose=Purpose.NOISE_G, step=step)
             optimizer.zero_grad()
             (plain.loss(batch) if model is plain else variational.loss(batch, noise)).backward()
             optimizer.step()
-    with torch.no_grad():
-        flat, soft = plain.encoder(rows), variational.encoder(rows)[:, :2]
-        shown = rows[:10]
-        noise = random.normal((10, 2), seed=seed, purpose=Purpose.SAMPLE)
-        spread = flat.std(0) * noise + flat.mean(0)
-        made = [plain.decoder(spread), variational.decoder(noise)]
-        whole = plain.decoder(flat), variational.decoder(soft)
-        error = [float((reconstruction - rows).square().mean()) for reconstruction in whole]
-    figure = style.figure(12.5, 7.4)
-    axes = figure.subplots(2, 2, height_ratios=(3, 2))
-    names = ("auto-encoder", "variational auto-encoder")
-    for j, (name, code) in enumerate(zip(names, (flat, soft), strict=True)):
-        cloud = axes[0, j].scatter(*code.T.numpy(), c=labels.numpy(), cmap="tab10", s=8, lw=0)
-        style.label(axes[0, j], f"{name}: codes of the digits", "code 1", "code 2" if j == 0 else "")
-        images = torch.cat([shown, whole[j][:10], made[j]])
-        axes[1, j].imshow(mosaic(images, (3, 10), (8, 8), (0.0, 1.0), True), interpolation="nearest", aspect="equal")
-        axes[1, j].set_axis_off()
-        axes[1, j].set_title(
-            f"rows, their reconstructions (mean squared error {error[j]:.4f}), decoded noise",
-            fontsize=10, loc="left", color=style.INK,
-        )  # fmt: skip
-    figure.colorbar(cloud, ax=list(axes[0]), ticks=range(10), label="digit", shrink=0.9)
-    return style.save(figure, path, f"digits, {steps} steps of 128 rows, seed {seed}")
+    return {
+        "auto-encoder": (plain.encoder, plain.decoder),
+        "variational auto-encoder": (lambda x: variational.encoder(x)[:, :2], variational.decoder),
+    }
 
 
 @torch_threads(1)  # small steps are faster on one thread

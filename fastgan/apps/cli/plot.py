@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan import plots
+from fastgan import data, plots
 from fastgan._files import write_atomically
 from fastgan.apps.cli import pictures, runs, tabular
 from fastgan.training import load_checkpoint, read_history
@@ -26,7 +26,7 @@ _OF_THEORY = {
     "convergence": "the game in function space, and G0, D0*, G1, D1*, ...",
     "density_ratio": "p(x)/q(x) from a trained D",
     "nce": "a Gaussian fitted by noise-contrastive estimation",
-    "codes": "auto-encoder and VAE of digits: codes, rebuilt rows, samples",
+    "codes": "auto-encoder and VAE of labelled images: codes, rebuilt rows, samples",
     "collapse": "a collapsed run beside a good one",
 }
 _OF_A_RUN: dict[str, tuple[str, Callable[[runs.RunConfig, Path, Path], Path]]] = {
@@ -41,6 +41,7 @@ examples:
   fastgan plot losses --out costs.png
   fastgan plot interpolation runs/digits-1
   fastgan plot animation runs/ring-1 --out ring.gif
+  fastgan plot codes mnist --data DIR
 """
 
 
@@ -55,9 +56,12 @@ def add(commands: Any) -> None:
         epilog=f"pictures:\n{listed}\n\n{_EXAMPLES}",
     )
     command.add_argument("what", metavar="RUN_DIR|PICTURE", help="a run folder, or the name of a picture below")
-    command.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help=f"for {', '.join(_OF_A_RUN)}")
+    of_run = f"for {', '.join(_OF_A_RUN)}; for codes SOURCE, as for train (digits)"
+    command.add_argument("run_dir", metavar="RUN_DIR|SOURCE", nargs="?", help=of_run)
     command.add_argument("--out", help="the picture (PICTURE.png; of a run, in its folder); of a RUN_DIR, a folder")
-    command.add_argument("--data", metavar="PATH", help="where the data of the run are now, if they have moved")
+    command.add_argument(
+        "--data", metavar="PATH", help="where the data of the run are now, if they have moved; of SOURCE, as for train"
+    )
     command.set_defaults(run=run)
 
 
@@ -68,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         if folder is None:
             raise ValueError(f"RUN_DIR must be given for the picture {what}, got none")
         written = [_one_of_run(what, Path(folder), out, arguments.data)]
+    elif what == "codes":
+        written = [_codes(folder, arguments.data, Path(out or "codes.png"))]
     elif folder is not None:
         raise ValueError(f"RUN_DIR must be given for {', '.join(_OF_A_RUN)} alone, got {folder!r} with {what!r}")
     elif what in _OF_THEORY:
@@ -79,9 +85,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _of_theory(name: str, path: Path) -> list[Path]:
-    from fastgan import plots
+def _codes(source: str | None, files: str | None, path: Path) -> Path:
+    dataset = None
+    if source is not None and source in data.USERS_OWN:
+        dataset = data.load(source, path=str(data.locate(source, files)))
+    elif files is not None:
+        raise ValueError(f"--data must be used with {' or '.join(data.USERS_OWN)}, got {source or 'no SOURCE'}")
+    elif source is not None and source != "digits":
+        dataset = data.load(source)
+    return plots.codes(path, dataset=dataset)
 
+
+def _of_theory(name: str, path: Path) -> list[Path]:
     picture = getattr(plots, name)(path)
     return [picture, _write_table(path.with_suffix(".csv"), plots.loss_table())] if name == "losses" else [picture]
 
