@@ -198,6 +198,8 @@ def test_M37_the_strip_shows_every_image(digits: Path, tmp_path: Path) -> None:
     assert main(["plot", "interpolation", str(digits), "--out", str(out)]) == 0
     image = pixels(out)
     assert image.shape[1] > image.shape[0] and image.std() > 20
+    assert (image[-20:] < 200).any()  # the source, below the last row
+    assert (image[-26:-22] > 250).all()  # and white between them
     gan = runs.trained(digits, runs.read(digits))
     start, end = gan.noise(12, seed=0).chunk(2)
     first = gan.interpolate(start, end, 11)[0, 0].reshape(8, 8)

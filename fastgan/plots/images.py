@@ -131,13 +131,13 @@ def _above(axes: Any, x: float, text: str, colour: str, side: str) -> None:
 
 
 def _canvas(image: NDArray[np.uint8]) -> tuple[Any, Any]:
-    """A figure that shows an array pixel by pixel, with room for a line above it."""
+    """A figure that shows an array pixel by pixel, with room for a line above it, and for its source below."""
     height, width = image.shape[:2]
-    margin, title = 12, 44
-    pixels = (width + 2 * margin, height + title + margin)
+    margin, title, foot = 12, 44, 24
+    pixels = (width + 2 * margin, height + title + foot)
     figure = style.figure(pixels[0] / style.DPI, pixels[1] / style.DPI)
     figure.set_layout_engine("none")
-    place = (margin / pixels[0], margin / pixels[1], width / pixels[0], height / pixels[1])
+    place = (margin / pixels[0], foot / pixels[1], width / pixels[0], height / pixels[1])
     axes = figure.add_axes(place)
     axes.imshow(image, interpolation="nearest", aspect="auto")
     axes.set_axis_off()

@@ -82,7 +82,8 @@ def coins(path: style.PathLike | None = None, *, q: float = 0.05) -> Any:
     for at in (0.05, 0.3, 0.5):
         bits = float(theory.entropy([at, 1 - at], base=2))
         left.plot(at, bits, "o", color=style.BLUE, ms=6)
-        left.text(at + 0.02, bits - 0.03, f"{at:g}: {bits:.3f}", fontsize=9, color=style.INK, va="top")
+        where = {"x": at, "y": bits - 0.06, "ha": "center"} if at == 0.5 else {"x": at + 0.02, "y": bits - 0.03}
+        left.text(**where, s=f"{at:g}: {bits:.3f}", fontsize=9, color=style.INK, va="top")
     style.label(left, "Entropy: the fairer the coin, the more a throw tells", "probability of heads p", "H(p), bits")
     right.plot(p, cross, color=style.ORANGE, lw=2.2, label=f"cross-entropy H(p, q), q = {q:g}")
     right.plot(p, entropy, color=style.BLUE, lw=2.2, label="entropy H(p)")
