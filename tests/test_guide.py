@@ -151,6 +151,33 @@ def test_pages_are_linked_from_the_first() -> None:
     assert all(f"({page}.md)" in first for page in PAGES if page != "README")
 
 
+def claims(blocks: list[Block]) -> dict[int, list[str]]:
+    """The lines that show each claim: those from its comment to the next one or the end of its block."""
+    found: dict[int, list[str]] = {}
+    for block in blocks:
+        number = None
+        for line in block.text.splitlines():
+            if match := re.match(r"# claim (\d+): \S", line):
+                number = int(match[1])
+                assert number not in found, f"{block.name}: claim {number} twice"
+                found[number] = []
+            elif number is not None and line.strip() and not line.startswith("#"):
+                found[number].append(line)
+    return found
+
+
+def test_each_of_the_54_claims_is_shown_once() -> None:
+    found = claims([block for block in BLOCKS if block.page == "10-claims"])
+    assert list(found) == list(range(1, 55)) and all(found.values()), [n for n, lines in found.items() if not lines]
+
+
+def test_a_claim_that_is_twice_there_or_shown_by_nothing_is_noticed() -> None:
+    blocks = [Block("page", 0, 1, "python", "# claim 1: a\nx\n# claim 2: b\n# why\n")]
+    assert claims(blocks) == {1: ["x"], 2: []}
+    with pytest.raises(AssertionError, match="claim 1 twice"):
+        claims([*blocks, *blocks])
+
+
 # ---------------------------------------------------------------- the test itself can fail
 
 
