@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fastgan.apps.cli import parser
-from fastgan.apps.cli.arguments import Parser, commands_of, wrapped
+from fastgan.apps.cli.arguments import Parser, commands_of, folded, wrapped
 from fastgan.training import display
 
 Command = Callable[..., tuple[int, str, str]]
@@ -266,7 +266,10 @@ def test_long_lines_break_at_the_width_of_the_terminal_and_elsewhere_at_80(
     if columns:
         monkeypatch.setenv("COLUMNS", str(columns))
     line = f"{'discriminator':<15} {'V -1.2174 on training rows, ' * 5}".rstrip()
-    lines = wrapped(line, 16).split("\n")
+    lines = folded(line, 16).split("\n")
+    assert wrapped(line, 16) == line, "a program reads it"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert wrapped(line, 16) == folded(line, 16)
     assert " ".join(part.strip() for part in lines) == line
     assert len(lines) > 2 and all(len(part) <= (columns or 80) for part in lines)
     assert all(part.startswith(" " * 16) for part in lines[1:])
