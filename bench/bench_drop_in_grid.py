@@ -150,6 +150,9 @@ def bench(settings: harness.Settings, shapes: Sequence[Shape], resume: bool) -> 
         f"native calls would be faster than what the rule chose at {len(wasted)}"
     )
     notes = [f"median of {settings.windows} windows, {report.records[0].get('clock', 'wall')} time, one thread"]
+    if differing := report.revisions():
+        print(differing)
+        notes.append(differing)
     first = [r for r in timed if r["threads"] == settings.threads[0]]
     report.write({"unit": "seconds a call"}, picture(first, [*notes, report.disturbances()]))
     return report

@@ -306,6 +306,7 @@ void bind_training(py::module_& m) {
     return info;
   });
   m.def("force_products", force_products);  // for tests: cpu/products.h
+  m.def("announce_amx", announce_amx);      // for tests: cpu/products.h
   m.def("tile_dot", [](bool software, uintptr_t c, uintptr_t a, uintptr_t b) {
     kernels().tile_dot(software, reinterpret_cast<float*>(c), reinterpret_cast<uint16_t*>(a),
                        reinterpret_cast<uint16_t*>(b));

@@ -4,11 +4,10 @@ __version__ = "0.1.0"  # the one place; pyproject.toml and CMake read it
 
 from fastgan import _interrupt
 
-if _interrupt.is_command():
-    _interrupt.leave_at_once()  # the imports below take seconds
+with _interrupt.imports():
+    from fastgan.backend import backend_info
 
 from fastgan import data, deprecation, evaluation, losses, models, nn, random, tabular, theory
-from fastgan.backend import backend_info
 from fastgan.data import DataError
 from fastgan.losses import (
     blended_generator_loss,

@@ -1,4 +1,5 @@
 """Ctrl-C on the command line: one line and exit code 130, also while the heavy imports run and while all is given up.
+One line, too, if they refuse.
 
 Imported before anything else of the package, hence without torch.
 """
@@ -42,6 +43,23 @@ def _leave(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(OSError):  # the reader has closed it
             os.write(2, b"fastgan: interrupted\n")  # print could be what is interrupted
     os._exit(CODE)
+
+
+@contextlib.contextmanager
+def imports() -> Iterator[None]:
+    """The first ones of the package: from here on, Ctrl-C ends a command at once, because they take seconds.
+
+    If one of them refuses, as torch's where there is none, a command ends with one line and exit code 2.
+    """
+    if not is_command():
+        yield
+        return
+    leave_at_once()
+    try:
+        yield
+    except ImportError as error:
+        print(f"fastgan: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 @contextlib.contextmanager

@@ -38,7 +38,10 @@ def _load() -> tuple[ModuleType | None, str]:
         if isinstance(error, ModuleNotFoundError) and error.name == "fastgan._native":
             return None, _NOT_INSTALLED
         return None, f"the compiled module does not load ({error})"
-    module.build_info()  # chooses the instruction set: a ValueError if the one in FASTGAN_ISA is missing here
+    try:
+        module.build_info()  # chooses the instruction set
+    except ValueError as error:  # FASTGAN_ISA has none of this processor's; the reference would be no answer to that
+        raise ImportError(str(error)) from None
     return module, ""
 
 

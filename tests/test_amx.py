@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -336,3 +339,54 @@ def test_what_is_not_there_cannot_be_forced() -> None:
         with pytest.raises(ValueError, match="this machine has no AMX"):
             native.force_products(AMX)
         assert native.bf16_products()["amx"] not in ("", "yes")
+
+
+# One filter of system calls: arch_prctl(ARCH_REQ_XCOMP_PERM, ...) fails with EPERM, all others pass.
+REFUSED = f"""
+import ctypes, json, struct, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+steps = [(0x20, 0, 0, 0), (0x15, 0, 3, 158), (0x20, 0, 0, 16), (0x15, 0, 1, 0x1023)]
+steps += [(0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]  # SECCOMP_RET_ERRNO | EPERM; SECCOMP_RET_ALLOW
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+zeros = ctypes.c_ulong(0), ctypes.c_ulong(0)
+assert libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), ctypes.c_ulong(0), *zeros) == 0
+if libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(program), *zeros) != 0:
+    sys.exit("no filter of system calls can be set here")
+import torch
+from fused_rows import ROWS_OF_TABLE, run
+from fastgan import backend
+from fastgan.apps.cli import main
+backend.native.announce_amx()
+main(["info"])
+print(json.dumps([backend.native.bf16_products()["amx"], backend.native.bf16_products()["avx512_bf16"]]))
+gan, result = run(ROWS_OF_TABLE["wide"], torch.float32, "fused", steps=5, precision="bf16")
+print(json.dumps([result.engine_reason, [value.double().sum().item() for value in gan.state_dict().values()]]))
+try:
+    run(ROWS_OF_TABLE["wide"], torch.float32, "fused", steps=5, precision="tf32")
+except ValueError as error:
+    print(error)
+"""
+
+
+@needs_dot
+@pytest.mark.skipif(sys.platform != "linux", reason="permission is Linux's to give")
+def test_a_kernel_that_refuses_the_tiles_costs_them_alone() -> None:
+    process = fresh.run(REFUSED)
+    if "no filter" in process.stderr:
+        pytest.skip(process.stderr.strip())
+    assert process.returncode == 0, process.stderr
+    *info, products_line, trained, refused = process.stdout.splitlines()
+    why = "the kernel refuses them (Operation not permitted)"
+    assert any(line.split(None, 1) == ["amx", why] for line in info)
+    amx, dot = json.loads(products_line)
+    assert amx == why
+    reason, sums = json.loads(trained)
+    instead = DOT if dot == "yes" else "fp32"
+    assert f"; products of G by {instead}, of D by {instead}" in reason
+    with products(instead):
+        expected = run(ROWS_OF_TABLE["wide"], torch.float32, "fused", steps=5, precision="bf16")[0]
+    assert sums == [value.double().sum().item() for value in expected.state_dict().values()]
+    assert "'tf32'" in refused and refused.endswith(why)

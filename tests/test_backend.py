@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
+import sys
 
 import fresh
 import pytest
@@ -112,11 +114,15 @@ def test_another_instruction_set_can_be_requested() -> None:
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:
     """A comparison of builds that silently ran another one would mislead."""
     need("native", "loss")
+    says = "FASTGAN_ISA must be an instruction set that this processor has ("
     run = python("import fastgan", check=False, FASTGAN_ISA="no such set")
     assert run.returncode == 1
     said = run.stderr.strip().splitlines()[-1]
-    assert said.startswith("ValueError: FASTGAN_ISA must be an instruction set that this processor has (")
-    assert said.endswith("), got 'no such set'")
+    assert said.startswith(f"ImportError: {says}") and said.endswith("), got 'no such set'")
+    command = [sys.executable, "-m", "fastgan", "info"]
+    refused = subprocess.run(command, env=os.environ | {"FASTGAN_ISA": "no such set"}, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith(f"fastgan: {says}") and refused.stderr.endswith("), got 'no such set'\n")
 
 
 def test_auto_falls_back_and_native_does_not() -> None:

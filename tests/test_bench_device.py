@@ -92,7 +92,7 @@ def test_where_fastgan_is_wrong_the_baselines_keep_their_times(monkeypatch: pyte
     record = measured(TINY, "eager")
     assert "loss_d of fastgan departs" in record["wrong"]["fastgan"] and record["ratio"] == {}
     assert set(record["share_of_peak"]) >= {"eager"} and "fastgan" not in record["sides"]
-    assert report.tables([record]) and not list(report.verdicts([record], None))
+    assert report.tables([record]) and not list(report.verdicts([record], None, {}))
     with pytest.raises(harness.ResultsDiffer, match="member 0: loss_d of fastgan departs"):  # all members are fastgan's
         measured(dataclasses.replace(TINY, members=2), "eager")
 
@@ -103,7 +103,7 @@ def test_what_fastgan_cannot_train_is_reported(members: int, monkeypatch: pytest
         monkeypatch.setattr(native, "multiplies_tf32", lambda: False)
     record = measured(device.Row(CUDA_WORKLOADS["tiny"], members, "tf32"), "eager")
     assert "sides" not in record and "tf32" in record["left out"]["fastgan"]
-    assert not list(report.verdicts([record], None))
+    assert not list(report.verdicts([record], None, {}))
 
 
 def test_baselines_do_the_same_work() -> None:

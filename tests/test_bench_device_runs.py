@@ -18,6 +18,7 @@ from fastgan.apps.bench import (
     machine,
     measure,
     report,
+    targets,
     worker,
 )
 from fastgan.apps.bench.workloads import CUDA_WORKLOADS
@@ -58,7 +59,7 @@ RECORDS = [
 
 
 def test_verdicts_are_those_of_the_targets() -> None:
-    found = [(v["workload"], "most" in v, v["verdict"]) for v in report.verdicts(RECORDS, None)]
+    found = [(v["workload"], "most" in v, v["verdict"]) for v in report.verdicts(RECORDS, None, {})]
     assert found == [
         ("toy-32", False, "met"),
         ("toy-32", False, "missed"),
@@ -75,7 +76,7 @@ def test_verdicts_are_those_of_the_targets() -> None:
 
 
 def test_every_row_of_the_targets_is_measured_first() -> None:
-    assert {name for name, _ in report.CUDA_LEAST} == set(device.ORDER) <= set(device.NAMES)
+    assert {name for name, _ in targets.CUDA} == set(device.ORDER) <= set(device.NAMES)
     assert set(report.BASELINE_NAMES) == {*measure.CUDA_BASELINES, *measure.BASELINES} < set(report.MARKERS)
 
 
@@ -84,7 +85,7 @@ def test_the_report_tells_all(tmp_path: Path) -> None:
     text = report.tables([*RECORDS, every | {"engine name": "cuda-persistent"}])
     assert "90.0x" in text and "0.4" in text and "toy-32x132" in text and "\nbf16" in text
     assert max(map(len, text.splitlines())) <= report.WIDTH
-    lines = list(report.lines(RECORDS))
+    lines = list(report.lines(RECORDS, None, {}))
     assert "left out: tiny tf32: fastgan: it cannot" in lines and "engine: toy-32: cuda-graph (why)" in lines
     assert "missed: toy-32: waits of the host in 100 iterations: 2, at most 1 asked" in lines
     told = "\n".join(report.bound_lines(BOUNDS | LATENCIES))

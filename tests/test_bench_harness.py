@@ -156,6 +156,28 @@ def test_every_record_is_on_disk_at_once_and_can_be_taken_over(tmp_path: Path) -
     assert third.content == {"population": {"members": 2}}
 
 
+def test_a_table_that_is_finished_at_another_revision_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = dataclasses.replace(QUICK, out=tmp_path, machine="here")
+    monkeypatch.setattr(harness.machine, "revision", lambda: "1234567")
+    first = harness.Report("case", settings)
+    first.started = "2026-01-01T00:00:00Z"
+    first.add({"case": "a"})
+    first.add({"case": "b"})
+    assert first.revisions() == ""
+    monkeypatch.setattr(harness.machine, "revision", lambda: "89abcde with changes")
+    second = harness.Report("case", settings)
+    second.resume()
+    second.add({"case": "c"})
+    rows = json.loads(second.path.read_text())["cases"]
+    assert [row["revision"] for row in rows] == ["1234567", "1234567", "89abcde with changes"]
+    assert [row["started"] for row in rows] == [first.started, first.started, second.started]
+    assert second.revisions() == "The rows are of different revisions: 1234567 (2), 89abcde with changes (1)."
+    second.add({"case": "a", "revision": "0000000"}, instead_of=0)
+    assert [(row["case"], row["revision"][:7]) for row in second.records] == [
+        ("a", "0000000"), ("b", "1234567"), ("c", "89abcde"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("ratio", "spread", "word"), [(2.0, 0.01, "met"), (1.4, 0.01, "missed"), (1.49, 0.05, "within the spread")]
 )

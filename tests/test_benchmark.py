@@ -233,7 +233,7 @@ def test_a_wrong_fastgan_has_no_time_and_the_baselines_have(monkeypatch: pytest.
     takes_part = {"fastgan", "bf16"} - set(record["left out"])  # not every processor multiplies in bfloat16
     assert "fastgan" in takes_part and takes_part <= set(record["wrong"]) and record["ratio"] == {}
     assert record["sides"]["eager"]["median_s"] > 0 and "fastgan" not in record["sides"]
-    assert "tiny        -" in report.tables([record]) and list(report.lines([record]))
+    assert "tiny        -" in report.tables([record]) and list(report.lines([record], None, harness.machine.describe()))
 
 
 @pytest.mark.parametrize("build", [baselines_torch.eager_matmul, baselines_torch.compiled_matmul])

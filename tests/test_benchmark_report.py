@@ -15,6 +15,7 @@ from fastgan.apps.bench import (
     flops,
     measure,
     report,
+    targets,
     timing,
     worker,
 )
@@ -123,11 +124,38 @@ def test_a_row_that_breaks_down_costs_no_other_row_and_can_be_measured_again(
     asked.clear()
     path = tmp_path / "train-here-quick.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lower_bounds": {"copy": 1.0}}))
-    assert run(tmp_path, "--workload", "tiny", "toy-32", "mnist-256", "--resume") == 1
+    rows = ("--workload", "tiny", "toy-32", "mnist-256", "--resume", "--baselines", "eager")
+    assert run(tmp_path, *rows) == 1
     assert asked == ["toy-32"]
     content = json.loads(path.read_text())
     assert content["lower_bounds"] == {"copy": 1.0}  # measured before, and not again
     assert [r["workload"] for r in content["workloads"]] == ["tiny", "mnist-256"]
+    assert "different revisions" not in capsys.readouterr().out
+    content["workloads"][0]["revision"] = "1234567"
+    path.write_text(json.dumps(content))
+    assert run(tmp_path, *rows) == 1
+    assert "The rows are of different revisions: 1234567 (1), " in capsys.readouterr().out
+
+
+def test_a_row_that_lacks_a_side_is_measured_again_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    microseconds = {"fastgan": 10.0, "eager": 1000.0}
+    left_out: dict[str, str] = {}
+    asked: list[str] = []
+
+    def ask(request: dict[str, Any], limit_s: float) -> Any:
+        asked.extend(request["rows"])
+        yield {"record": made_up(request["rows"][0], microseconds) | {"left out": left_out}}
+
+    monkeypatch.setattr(worker, "ask", ask)
+    rows = ("--workload", "tiny", "toy-32", "--baselines", "eager")
+    assert run(tmp_path, *rows) == run(tmp_path, *rows, "--resume") == 0
+    assert asked == ["tiny", "toy-32"]
+    microseconds["matmul"], left_out = 2000.0, {"jax": "it is not installed"}
+    for _ in range(2):
+        assert run(tmp_path, "--workload", "tiny", "--baselines", "eager", "matmul", "jax", "--resume") == 0
+    assert asked == ["tiny", "toy-32", "tiny"]
+    records = json.loads((tmp_path / "train-here-quick.json").read_text())["workloads"]
+    assert [(r["workload"], "matmul" in r["sides"]) for r in records] == [("tiny", True), ("toy-32", False)]
 
 
 @pytest.mark.parametrize(
@@ -195,24 +223,68 @@ MEMBERS = {
     "iterations/s": {"population": 1.95e4, "one": 1e4},
     "times one": 1.95,
     "spread": 0.01,
-    "least": 1.9,
 }
+ZEN = {
+    "processor": {"model": "AMD EPYC"},
+    "fastgan": {"native": {"amx": "the processor has none", "avx512_bf16": "yes"}},
+}
+SAPPHIRE = {
+    "processor": {"model": "Intel(R) Xeon(R) Processor"},
+    "fastgan": {"native": {"amx": "yes", "avx512_bf16": "yes, slower than fp32"}},
+}
+OTHER = {"processor": {"model": "Neoverse-N1"}, "fastgan": {"native": "not loaded: no compiler"}}
 
 
 def test_verdicts_are_those_of_the_targets() -> None:
-    found = [(v["workload"], v["rule"].split(" as ")[-1], v["verdict"]) for v in report.verdicts(RECORDS, MEMBERS)]
+    found = [(v["workload"], v["rule"].split(" as ")[-1], v["verdict"]) for v in report.verdicts(RECORDS, MEMBERS, ZEN)]
     assert found == [
         ("tiny", "eager PyTorch", "met"),
         ("tiny", "JAX scan", "missed"),
         ("mnist-256", "eager PyTorch", "within the spread"),
         ("mnist-256", "share of the FMA peak", "met"),
-        ("mnist-256", "eager float32", "met"),
+        ("mnist-256", "fastgan's float32", "met"),
+        ("mnist-256", "eager PyTorch in float32", "met"),
         ("ring-2t", "one", "met"),
         ("ring-2t", "a share of one thread's", "missed"),
         ("population-2t", "64 members on 2 threads: times one GAN on one thread", "met"),
     ]
     other_threads = dataclasses.replace(WORKLOADS["tiny"], threads=2).threads
-    assert report.verdicts([RECORDS[0] | {"threads": other_threads}], None) == []
+    assert report.verdicts([RECORDS[0] | {"threads": other_threads}], None, ZEN) == []
+
+
+def test_each_family_of_processors_has_its_targets() -> None:
+    """Those of mnist-256 (batch 100), mnist-1024 (64) and wide-2048 (512)."""
+    fp32 = {"fused-adam": 1.1, "jax": 1.1}
+    assert targets.of("mnist-256", ZEN) == {
+        "eager": 1.7, **fp32, "peak": 0.8, "bf16 to fp32": 1.0, "bf16 to eager": 2.5,
+    }  # fmt: skip
+    assert targets.of("mnist-1024", ZEN)["peak"] == targets.of("wide-2048", ZEN)["peak"] == 0.85
+    assert targets.of("mnist-256", SAPPHIRE) == {
+        "eager": 1.7, **fp32, "peak": 0.72, "bf16 to fp32": 2.4, "bf16 to torch": 2.5,
+    }  # fmt: skip
+    assert targets.of("wide-2048", SAPPHIRE) == {
+        "eager": 1.2, **fp32, "peak": 0.8, "bf16 to fp32": 4, "bf16 to torch": 1.5,
+    }  # fmt: skip
+    assert targets.of("mnist-1200", SAPPHIRE)["bf16 to fp32"] == 2.8 and targets.of("tiny", ZEN)["jax"] == 2.5
+    assert targets.of("mnist-1200", OTHER) == {"eager": 1.5, **fp32, "bf16 to fp32": 1.0}
+    assert targets.of("mnist-1200-2t", ZEN) == targets.of("mnist-1200-2t", SAPPHIRE) == {"jax": 1.4}
+
+
+def test_every_target_is_of_a_workload() -> None:
+    named = {*targets.BASELINES, *targets.OF_PEAK, *(n for _, n in targets.PEAK_OF), *(n for _, n in targets.BF16_OF)}
+    assert named <= set(WORKLOADS)
+    assert {name for name, _ in targets.PEAK_OF} | {*targets.PEAK_OF_BLOCKS} <= set(targets.PEAK)
+    for name in WORKLOADS:
+        for machine in (ZEN, SAPPHIRE, OTHER):
+            assert set(targets.of(name, machine)) <= set(report.RULES)
+
+
+def test_bf16_is_compared_with_the_fastest_of_torch() -> None:
+    sides = {"fastgan": 52_000, "bf16": 14_000, "matmul": 49_000, "compile-matmul": 41_000, "autocast": 33_600}
+    found = {v["rule"]: v for v in report.verdicts([made_up("mnist-1200", sides)], None, SAPPHIRE)}
+    assert found["bf16: times as fast as fastgan's float32"]["value"] == pytest.approx(52 / 14)
+    best = found["bf16: times as fast as the fastest of PyTorch in bf16"]
+    assert best["value"] == pytest.approx(2.4) and best["verdict"] == "missed"
 
 
 def test_bf16_is_held_against_its_own_peak() -> None:
@@ -234,12 +306,12 @@ def test_the_report_tells_all(tmp_path: Path) -> None:
         assert row.split()[:4] in [cells[:4] for cells in rows]
     assert ["mnist-256", "4000", "1.75x", "2.97x"] in rows
     left = RECORDS[0] | {"left out": {"jax": "it is not installed"}, "engine": {"fastgan": "eager (why)"}}
-    lines = list(report.lines([left, *RECORDS[1:]], MEMBERS | {"left out": "nothing"}))
+    lines = list(report.lines([left, *RECORDS[1:]], MEMBERS | {"left out": "nothing"}, ZEN))
     assert "left out: tiny: jax: it is not installed" in lines
     assert "engine: tiny: eager (why)" in lines
     assert "fastgan is 1.7 to 150 times as fast as eager PyTorch at both workloads." in lines
     assert "missed: tiny: times as fast as JAX scan: 2, at least 2.5 asked" in lines
-    assert [line[:2] for line in report.lines([], MEMBERS)] == ["po", "ta"]  # a run of the population alone
+    assert [line[:2] for line in report.lines([], MEMBERS, ZEN)] == ["po", "ta"]  # a run of the population alone
     fig = report.picture(RECORDS, ["a note"])
     fig.savefig(tmp_path / "picture.png")
     assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()][0] == "tiny, batch 32"

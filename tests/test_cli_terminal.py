@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fastgan.apps.cli import parser
-from fastgan.apps.cli.arguments import Parser, commands_of, wrapped
+from fastgan.apps.cli.arguments import Parser, commands_of, folded, wrapped
 from fastgan.training import display
 
 Command = Callable[..., tuple[int, str, str]]
@@ -258,18 +258,28 @@ def test_samples_on_stdout_are_the_file_and_nothing_else(run: Command) -> None:
     assert code == 0 and err == "" and out == Path("x.csv").read_text() and out.count("\n") == 5
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_long_lines_break_at_the_width_of_a_terminal_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+@pytest.mark.parametrize("columns", [40, 80, None])
+def test_long_lines_break_at_the_width_of_the_terminal_and_elsewhere_at_80(
+    columns: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
     line = f"{'discriminator':<15} {'V -1.2174 on training rows, ' * 5}".rstrip()
-    lines = wrapped(line, 16).split("\n")
+    lines = folded(line, 16).split("\n")
+    assert wrapped(line, 16) == line, "a program reads it"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert wrapped(line, 16) == folded(line, 16)
     assert " ".join(part.strip() for part in lines) == line
-    if terminal:
-        assert len(lines) == 3 and all(len(part) <= 80 for part in lines)
-        assert all(part.startswith(" " * 16) for part in lines[1:])
-    else:
-        assert lines == [line]
+    assert len(lines) > 2 and all(len(part) <= (columns or 80) for part in lines)
+    assert all(part.startswith(" " * 16) for part in lines[1:])
+
+
+@pytest.mark.parametrize("of_many", [(), ("--seeds", "0:2")])
+def test_a_piped_run_keeps_to_80_columns(run: Command, of_many: tuple[str, ...]) -> None:
+    code, out, err = run("train", "ring", "--rows", "300", "--steps", "20", "--width", "8", "--out", "r", *of_many)
+    assert code == 0 and "engine" in out and "pictures:" in out
+    assert [line for line in (out + err).splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(

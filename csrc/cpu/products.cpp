@@ -16,13 +16,15 @@
 namespace fastgan {
 namespace {
 
+std::atomic<bool> announced{false};
+
 // Requests permission for tiles from the kernel, for all threads of the process. Returns why there are none, or "".
 std::string why_no_amx() {
   if (!kernels().has_bf16_kernels) return "this instruction set's build has none";
 #if defined(__x86_64__) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);  // AMX-BF16, AMX-TILE
-  if (!tiles || !kernels().multiplies_bf16()) return "the processor has none";
+  if (!(tiles || announced.load()) || !kernels().multiplies_bf16()) return "the processor has none";
   constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
   if (syscall(SYS_arch_prctl, request_permission, tile_data) != 0)
     return std::string("the kernel refuses them (") + std::strerror(errno) + ")";
@@ -78,6 +80,8 @@ const char* name_of(Products products) {
     default: return "AMX in software";
   }
 }
+
+void announce_amx() { announced.store(true); }
 
 bool products_are_forced() { return forced.load() >= 0; }
 

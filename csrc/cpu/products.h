@@ -24,4 +24,8 @@ const char* name_of(Products products);
 void force_products(const std::string& name);
 bool products_are_forced();
 
+// For tests, before the first call of bf16_products(): as if CPUID announced AMX. The kernel then refuses permission
+// where the processor has none.
+void announce_amx();
+
 }  // namespace fastgan

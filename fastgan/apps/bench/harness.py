@@ -16,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -390,11 +391,17 @@ class Report:
     def __init__(self, name: str, settings: Settings, key: str = "cases") -> None:
         self.name, self.settings, self.key = name, settings, key
         self.load_before = machine.load_average()
-        self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.started = machine.moment()["started"]
         self.content: dict[str, Any] = {}
         self.records: list[dict[str, Any]] = []
         self.refused: list[str] = []
         self._machine: dict[str, Any] = {}
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What the figures depend on, described once."""
+        self._machine = self._machine or machine.describe()
+        return self._machine
 
     @property
     def stem(self) -> Path:
@@ -419,21 +426,27 @@ class Report:
             self.records = earlier.get(self.key, [])
             self.content |= {key: earlier[key] for key in keys if key in earlier}
 
-    def add(self, record: dict[str, Any]) -> None:
-        """A finished case, which is written at once."""
-        self.records.append(record)
+    def add(self, record: dict[str, Any], instead_of: int | None = None) -> None:
+        """A finished case, which is written at once.
+
+        Args:
+            record: with the moment it was begun, or else it is given that of the run.
+            instead_of: the number of the record that it replaces.
+        """
+        record = {"started": self.started, "revision": machine.revision()} | record
+        place = len(self.records) if instead_of is None else instead_of
+        self.records[place : place + 1] = [record]
         self.save()
 
     def save(self) -> Path:
         """Write the JSON, also of what is not finished; where it is."""
-        self._machine = self._machine or machine.describe()
         settings = {k: v for k, v in asdict(self.settings).items() if k != "out"}
         record = {
             "benchmark": self.name,
             "started": self.started,
             "command": Path(sys.argv[0]).name,
             "settings": settings,
-            "machine": self._machine,
+            "machine": self.machine,
             "load average": {"before": self.load_before, "after": machine.load_average()},
             **self.content,
             self.key: self.records,
@@ -456,6 +469,12 @@ class Report:
             figure.savefig(picture, format="png", dpi=150)
             write_atomically(path.with_suffix(".png"), [picture.getvalue()])
             print(f"picture: {path.with_suffix('.png')}")
+
+    def revisions(self) -> str:
+        """One line on records that were measured at different revisions; empty if all are of one."""
+        counts = Counter(str(record.get("revision") or "an unknown one") for record in self.records)
+        listed = ", ".join(f"{revision} ({count})" for revision, count in counts.items())
+        return f"The rows are of different revisions: {listed}." if len(counts) > 1 else ""
 
     def disturbances(self) -> str:
         """One line on what makes these figures untrustworthy; empty if nothing does."""

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def processor() -> dict[str, Any]:
     }
 
 
-def _revision() -> str | None:
+def revision() -> str | None:
     """The commit of the checkout, marked where files differ from it; None outside of one."""
     if CHECKOUT is None:
         return None
@@ -86,6 +87,11 @@ def _revision() -> str | None:
     return commit.stdout.strip() + (" with changes" if changed else "")
 
 
+def moment() -> dict[str, Any]:
+    """What a row keeps of when it was measured: a file that was finished later has rows of several revisions."""
+    return {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "revision": revision()}
+
+
 def describe() -> dict[str, Any]:
     """Everything about this machine and its software that a figure depends on."""
     parallel = torch.__config__.parallel_info().splitlines()
@@ -93,7 +99,7 @@ def describe() -> dict[str, Any]:
         "processor": processor(),
         "system": f"{platform.system()} {platform.release()}",
         "fastgan": backend_info(),
-        "revision": _revision(),
+        "revision": revision(),
         "numpy": np.__version__,
         "torch parallel": [line.strip() for line in parallel if re.search(r"OpenMP|MKL|backend", line)],
         "float32 matmul precision": torch.get_float32_matmul_precision(),

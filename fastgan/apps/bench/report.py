@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fastgan.apps.bench import harness, lower_bounds, pictures, population
+from fastgan.apps.bench import harness, lower_bounds, pictures, population, targets
 from fastgan.apps.bench.measure import AUTOCAST, BF16, CUDA_BASELINES, FASTGAN, IN_BF16, MATMUL, ONE_THREAD
 from fastgan.apps.bench.workloads import WORKLOADS
 
@@ -41,57 +41,51 @@ _LEGEND = {
     "compile-matmul": "c-: compiled",
 }
 WIDTH = 80
-IDLE, BUSY = 1.8, 1.1  # times faster on two threads; times slower than one thread beside a busy process
-# Row and precision on a GPU -> how many times each baseline's iterations a second are asked of fastgan.
-CUDA_LEAST: dict[tuple[str, str], dict[str, float]] = {
-    ("toy-32", "fp32"): {"eager": 60.0, "graph": 6.0, "jax": 3.0},
-    ("toy-32x132", "fp32"): {"eager": 2000.0, "vmap": 5.0},
-    ("mnist-1024", "fp32"): {"eager": 20.0, "graph": 3.0},
-    ("original", "fp32"): {"eager": 20.0, "graph": 3.0},
-    **{(f"wide-{width}", "bf16"): {"autocast": 1.0, "compile-autocast": 1.0} for width in (1024, 2048, 4096)},
+RULES = {
+    "peak": "share of the FMA peak",
+    "bf16 to fp32": "bf16: times as fast as fastgan's float32",
+    "bf16 to eager": "bf16: times as fast as eager PyTorch in float32",
+    "bf16 to torch": "bf16: times as fast as the fastest of PyTorch in bf16",
+    **{baseline: f"times as fast as {name}" for baseline, name in BASELINE_NAMES.items()},
 }
-# At most 1 of each: what the host does, in which unit, and how that is said.
-HOST = (
-    ("launches in 100", 1.0, "launches in 100 iterations"),
-    ("waits in 100", 1.0, "waits of the host in 100 iterations"),
-    ("host_s", 1e-6, "microseconds of the host in an iteration"),
-)
 
 
-def verdicts(records: Sequence[Record], members: Record | None) -> list[dict[str, Any]]:
-    """Each target that these figures answer: what was asked, what was found, whether it is met."""
+def verdicts(records: Sequence[Record], members: Record | None, on: Record) -> list[dict[str, Any]]:
+    """Each target that these figures answer: what was asked, what was found, whether it is met.
+
+    Args:
+        records: of rows.
+        members: of the population.
+        on: `machine.describe()` of the machine that they were measured on; its family has targets of its own.
+    """
     measured = [record for record in records if record.get("sides")]
-    found = [v for record in measured for v in (_of_row(record) if "device" in record else _of_workload(record))]
+    found = [v for record in measured for v in (_of_row(record) if "device" in record else _of_workload(record, on))]
     if members is not None and "times one" in members:
         rule = f"{members['members']} members on {members['threads']} threads: times one GAN on one thread"
-        found.append(_verdict(population.NAME, rule, members["times one"], members["least"], members["spread"]))
+        found.append(_verdict(population.NAME, rule, members["times one"], targets.POPULATION, members["spread"]))
     return found
 
 
-def _of_workload(record: Record) -> Iterator[dict[str, Any]]:
-    workload = WORKLOADS[record["workload"]]
-    if record["threads"] == workload.threads:
-        for what, least in workload.least.items():
+def _of_workload(record: Record, on: Record) -> Iterator[dict[str, Any]]:
+    name, spread = record["workload"], record["spread"]
+    if record["threads"] == WORKLOADS[name].threads:
+        for what, least in targets.of(name, on).items():
             if (value := _value(record, what)) is not None:
-                rule = {"peak": "share of the FMA peak", "bf16": "bf16: times as fast as eager float32"}.get(
-                    what, f"times as fast as {BASELINE_NAMES.get(what, what)}"
-                )
-                yield _verdict(workload.name, rule, value, least, record["spread"])
+                yield _verdict(name, RULES[what], value, least, spread)
     if ONE_THREAD in record["ratio"]:
         rule = f"{record['threads']} threads: times as fast as one"
-        yield _verdict(workload.name, rule, record["ratio"][ONE_THREAD], IDLE, record["spread"])
+        yield _verdict(name, rule, record["ratio"][ONE_THREAD], targets.TWO_THREADS, spread)
     if ONE_THREAD in record.get("busy", {}).get("ratio", {}):
-        beside = record["busy"]
-        rule = "beside a busy process: speed as a share of one thread's"
-        yield _verdict(workload.name, rule, beside["ratio"][ONE_THREAD], 1 / BUSY, beside["spread"])
+        rule, beside = "beside a busy process: speed as a share of one thread's", record["busy"]
+        yield _verdict(name, rule, beside["ratio"][ONE_THREAD], targets.BESIDE_A_BUSY_PROCESS, beside["spread"])
 
 
 def _of_row(record: Record) -> Iterator[dict[str, Any]]:
     name = label(record)
-    for baseline, times in CUDA_LEAST.get((record["workload"], record["precision"]), {}).items():
+    for baseline, times in targets.CUDA.get((record["workload"], record["precision"]), {}).items():
         if (value := record["ratio"].get(baseline)) is not None:
-            yield _verdict(name, f"times as fast as {BASELINE_NAMES[baseline]}", value, times, record["spread"])
-    for key, unit, rule in HOST if "host" in record else ():
+            yield _verdict(name, RULES[baseline], value, times, record["spread"])
+    for key, unit, rule in targets.CUDA_HOST if "host" in record else ():
         value = record["host"][key] / unit
         verdict = "met" if value <= 1.0 else "missed"
         yield {"workload": name, "rule": rule, "most": 1.0, "value": value, "verdict": verdict}
@@ -105,12 +99,14 @@ def label(record: Record) -> str:
 
 
 def _value(record: Record, what: str) -> float | None:
+    """What was found for a target (targets.py); None if a side of it has no time."""
     if what == "peak":
         return record["share_of_peak"].get(FASTGAN)
-    if what == "bf16":
-        times = record["sides"]
-        return times["eager"]["median_s"] / times[BF16]["median_s"] if {"eager", BF16} <= set(times) else None
-    return record["ratio"].get(what)
+    if not what.startswith(BF16):
+        return record["ratio"].get(what)
+    sides = {"fp32": (FASTGAN,), "eager": ("eager",), "torch": (*MATMUL, *AUTOCAST)}[what.removeprefix(f"{BF16} to ")]
+    ratios = [harness.ratio(record, side, BF16) for side in sides if {side, BF16} <= set(record["sides"])]
+    return min(ratios, default=None)
 
 
 def _verdict(workload: str, rule: str, value: float, least: float, spread: float) -> dict[str, Any]:
@@ -218,8 +214,11 @@ def disturbed(records: Sequence[Record]) -> str:
     return f"Disturbed: of the processor they were held on, they got: {', '.join(listed)}." if listed else ""
 
 
-def lines(records: Sequence[Record], members: Record | None = None) -> Iterator[str]:
-    """Lines below the tables: what is faster than what, peak, population, targets, set-up times, omissions."""
+def lines(records: Sequence[Record], members: Record | None, on: Record) -> Iterator[str]:
+    """Lines below the tables: what is faster than what, peak, population, targets, set-up times, omissions.
+
+    Arguments as of `verdicts`.
+    """
     yield from in_words(records)
     peaks = [r["peak GFLOP/s a core"] for r in records if "peak GFLOP/s a core" in r]
     peak = {name: max((p.get(name, 0.0) for p in peaks), default=0.0) for name in ("fp32", "bf16")}
@@ -232,11 +231,11 @@ def lines(records: Sequence[Record], members: Record | None = None) -> Iterator[
             f"population of {members['members']} on {members['threads']} threads: {rates['population']:,.0f} "
             f"iterations/s; one GAN on one thread: {rates['one']:,.0f}"
         )
-    targets = verdicts(records, members)
-    if targets:
-        counts = Counter(found["verdict"] for found in targets)
+    asked = verdicts(records, members, on)
+    if asked:
+        counts = Counter(found["verdict"] for found in asked)
         yield "targets: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    for found in targets:
+    for found in asked:
         if found["verdict"] != "met":
             bound = f"at most {found['most']:.3g}" if "most" in found else f"at least {found['least']:.3g}"
             yield f"{found['verdict']}: {found['workload']}: {found['rule']}: {found['value']:.3g}, {bound} asked"

@@ -48,12 +48,14 @@ def serve(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> 
         answer({"progress": what})
 
     for name in request["rows"]:
+        began = machine.moment()
         try:
             if name == population.NAME:
-                answer({"population": population.measure(settings, say=say)})
+                answer({"population": began | population.measure(settings, say=say)})
                 continue
             workload = dataclasses.replace(WORKLOADS[name], threads=threads)
-            answer({"record": measure(workload, request["baselines"], settings, request["setup_limit"], say)})
+            found = measure(workload, request["baselines"], settings, request["setup_limit"], say)
+            answer({"record": began | found})
         except (*LEFT_OUT, harness.ResultsDiffer) as failure:
             answer({"refused": f"{name}: {in_short(failure)}"})
 
@@ -71,10 +73,11 @@ def serve_device(request: dict[str, Any], answer: Callable[[dict[str, Any]], Non
             answer({"lower_bounds": found})
     settings = harness.Settings(**{**request["settings"], "out": Path(), "threads": (1,)})
     for name, precision in request["rows"]:
+        began = machine.moment()
         try:
             row = device.row(name, precision)
             asked = request["baselines"], settings, found, request["setup_limit"], say, request["device"]
-            answer({"record": device.measure(row, *asked)})
+            answer({"record": began | device.measure(row, *asked)})
         except Exception as failure:
             answer({"refused": f"{name}, {precision}: {in_short(failure)}"})
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -120,14 +120,13 @@ def fastgan_network(network: MlpSizes) -> nn.Module:
 
 @dataclass(frozen=True)
 class Workload:
-    """One GAN, its batch size and the speeds that it must reach.
+    """One GAN and its batch size; `targets` has the speeds that it should reach.
 
     Args:
         name: on the command line.
         generator, discriminator: the networks.
         batch: m of Algorithm 1.
         threads: numbers of threads to measure with.
-        least: baseline -> times faster; "peak" -> share of the FMA peak; "bf16" -> times faster than eager fp32.
         zero_columns: how many columns of the data are always 0, as border pixels are: Adam's moments of their weights
             decay into the subnormal range after some 1,000 iterations.
         start: first timed iteration.
@@ -138,7 +137,6 @@ class Workload:
     discriminator: MlpSizes
     batch: int
     threads: int = 1
-    least: Mapping[str, float] = field(default_factory=dict)
     zero_columns: int = 0
     start: int = 0
 
@@ -213,49 +211,25 @@ def _mlp_gan(
     discriminator: tuple[int, ...],
     batch: int,
     output: str | None,
-    least: Mapping[str, float],
     threads: int = 1,
 ) -> Workload:
-    networks = MlpSizes(generator, "relu", output), MlpSizes(discriminator, "leaky_relu")
-    return Workload(name, *networks, batch, threads, least)
+    return Workload(name, MlpSizes(generator, "relu", output), MlpSizes(discriminator, "leaky_relu"), batch, threads)
 
 
 _TOY = (2, 128, 128, 2), (2, 128, 128, 1)
 _MNIST_1200 = (100, 1200, 1200, 784), (784, 1200, 1200, 1)
-_LARGE = {"fused-adam": 1.1, "jax": 1.1}  # of every network but the toys
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        _mlp_gan("tiny", (1, 16, 16, 1), (1, 16, 16, 1), 32, None, {"eager": 100, "jax": 2.5}),
-        _mlp_gan("toy-32", *_TOY, 32, None, {"eager": 9, "jax": 1.4}),
-        _mlp_gan("toy-128", *_TOY, 128, None, {"eager": 3.6}),
-        _mlp_gan(
-            "mnist-256",
-            (64, 256, 256, 784),
-            (784, 256, 256, 1),
-            100,
-            "sigmoid",
-            _LARGE | {"eager": 1.7, "peak": 0.80, "bf16": 2.5},
-        ),
-        _mlp_gan(
-            "mnist-1024",
-            (100, 128, 256, 512, 1024, 784),
-            (784, 512, 256, 1),
-            64,
-            "tanh",
-            _LARGE | {"eager": 1.8, "peak": 0.85, "bf16": 2.5},
-        ),
-        _mlp_gan("mnist-1200", *_MNIST_1200, 100, "sigmoid", _LARGE | {"eager": 1.5, "bf16": 2.5}),
-        _mlp_gan(
-            "wide-2048",
-            (100, 2048, 2048, 784),
-            (784, 2048, 2048, 1),
-            512,
-            "sigmoid",
-            _LARGE | {"eager": 1.2},
-        ),
+        _mlp_gan("tiny", (1, 16, 16, 1), (1, 16, 16, 1), 32, None),
+        _mlp_gan("toy-32", *_TOY, 32, None),
+        _mlp_gan("toy-128", *_TOY, 128, None),
+        _mlp_gan("mnist-256", (64, 256, 256, 784), (784, 256, 256, 1), 100, "sigmoid"),
+        _mlp_gan("mnist-1024", (100, 128, 256, 512, 1024, 784), (784, 512, 256, 1), 64, "tanh"),
+        _mlp_gan("mnist-1200", *_MNIST_1200, 100, "sigmoid"),
+        _mlp_gan("wide-2048", (100, 2048, 2048, 784), (784, 2048, 2048, 1), 512, "sigmoid"),
         replace(
-            _mlp_gan("mnist-late", (64, 512, 512, 784), (784, 512, 512, 1), 64, "sigmoid", {"eager": 3}),
+            _mlp_gan("mnist-late", (64, 512, 512, 784), (784, 512, 512, 1), 64, "sigmoid"),
             zero_columns=67,  # as many of MNIST's 784 are the same in all 60,000 rows
             start=5000,
         ),
@@ -264,7 +238,6 @@ WORKLOADS = {
             MlpSizes((100, 1200, 1200, 784), "relu", "sigmoid"),
             MlpSizes((784, 240, 240, 1), pieces=5),
             100,
-            least=_LARGE | {"eager": 1.5, "peak": 0.80, "bf16": 2.5},
         ),
         Workload(
             "pacgan-ring",
@@ -272,21 +245,14 @@ WORKLOADS = {
             MlpSizes((2, 200, 200, 200, 1), pieces=5),
             100,
         ),
-        _mlp_gan("ring-2t", *_TOY, 256, None, {"jax": 2.5}, threads=2),
-        _mlp_gan("digits-2t", (32, 256, 256, 64), (64, 256, 256, 1), 128, "sigmoid", {"jax": 1.8}, threads=2),
-        _mlp_gan(
-            "mnist-1200-2t",
-            *_MNIST_1200,
-            100,
-            "sigmoid",
-            {"jax": 1.4},
-            threads=2,
-        ),
+        _mlp_gan("ring-2t", *_TOY, 256, None, threads=2),
+        _mlp_gan("digits-2t", (32, 256, 256, 64), (64, 256, 256, 1), 128, "sigmoid", threads=2),
+        _mlp_gan("mnist-1200-2t", *_MNIST_1200, 100, "sigmoid", threads=2),
     )
 }
 
 # On a GPU: those without thread counts, and some that would take minutes on a CPU.
 CUDA_WORKLOADS = {n: workload for n, workload in WORKLOADS.items() if workload.threads == 1 and not workload.start} | {
-    f"wide-{width}": _mlp_gan(f"wide-{width}", (128, *(width,) * 3), (*(width,) * 3, 1), 4096, None, {})
+    f"wide-{width}": _mlp_gan(f"wide-{width}", (128, *(width,) * 3), (*(width,) * 3, 1), 4096, None)
     for width in (1024, 2048, 4096)
 }

@@ -83,9 +83,12 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 
 
 def wrapped(line: str, indent: int) -> str:
-    """A line of output, broken at the width of a terminal; one line where it is written to a file or a pipe."""
-    if not sys.stdout.isatty():
-        return line
+    """A line of a list of measures: folded on a terminal, whole in a file or a pipe, where programs look for names."""
+    return folded(line, indent) if sys.stdout.isatty() else line
+
+
+def folded(line: str, indent: int) -> str:
+    """A line of output, broken at the width of the terminal; in a file or a pipe at 80 columns."""
     columns = shutil.get_terminal_size().columns
     return textwrap.fill(line, columns, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 

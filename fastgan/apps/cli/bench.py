@@ -69,7 +69,9 @@ def add(commands: Any) -> None:
         "--row-limit", type=number, metavar="S", help="seconds a row may take in all (1800; on a GPU 900)"
     )
     command.add_argument(
-        "--resume", action="store_true", help="keep the rows that the file of results has, and measure the others"
+        "--resume",
+        action="store_true",
+        help="keep the rows that the file of results has with all requested baselines, and measure the others",
     )
     command.add_argument("--out", type=Path, help="folder of the results (bench/results; quick: a temporary one)")
     command.add_argument("--machine", help="name of this machine in file names")
@@ -226,15 +228,16 @@ def _measure(
         written.resume(*_MEASURED)
     written.content |= {"unit": "seconds an iteration", **content}
     ended = False
-    done = {(r["workload"], r["threads"], r.get("precision", "fp32")) for r in written.records}
     with _display(sum(len(r["rows"]) for r in requests)) as show, contextlib.suppress(KeyboardInterrupt):
         for request in requests:
-            rows = [row for row in request["rows"] if _row(row, request) not in done]
+            rows = [row for row in request["rows"] if not _has(written, _row(row, request), request["baselines"])]
             for found in _until_it_fails(worker.ask_rows(request | {"rows": rows})):
                 written.content |= {key: found[key] for key in _MEASURED if key in found}
-                written.records += [found[key] for key in ("record",) if key in found]
                 written.refused += [found[key] for key in ("refused",) if key in found]
-                written.content["targets"] = report.verdicts(written.records, written.content.get("population"))
+                if "record" in found:
+                    written.add(found["record"], _place(written, _of_record(found["record"])))
+                members = written.content.get("population")
+                written.content["targets"] = report.verdicts(written.records, members, written.machine)
                 if "progress" not in found:
                     written.save()
                 show(found.get("progress"))
@@ -247,17 +250,37 @@ def _row(row: Any, request: dict[str, Any]) -> tuple[str, int, str]:
     return (row, request["threads"], "fp32") if isinstance(row, str) else (row[0], 1, row[1])
 
 
+def _of_record(record: dict[str, Any]) -> tuple[str, int, str]:
+    """The same of a record."""
+    return record["workload"], record["threads"], record.get("precision", "fp32")
+
+
+def _place(written: Any, row: tuple[str, int, str]) -> int | None:
+    """The number of the record of a row; None if there is none yet."""
+    return next((i for i, record in enumerate(written.records) if _of_record(record) == row), None)
+
+
+def _has(written: Any, row: tuple[str, int, str], baselines: Sequence[str]) -> bool:
+    """Whether the row is measured, and each of these baselines has a time there or a reason why it has none."""
+    if (place := _place(written, row)) is None:
+        return False
+    record = written.records[place]
+    tried = {*record.get("sides", ()), *record["left out"], *record.get("wrong", ())}
+    return not record.get("sides") or set(baselines) <= tried
+
+
 def _tell(written: Any, taken: Sequence[str], ended: bool, rows: int, device: str = "") -> int:
     """Print the tables and write the files; the exit code."""
     from fastgan.apps.bench import report
 
-    records, notes = written.records, [*taken, written.disturbances(), report.disturbed(written.records)]
+    records = written.records
+    notes = [*taken, written.revisions(), written.disturbances(), report.disturbed(records)]
     measured = [record for record in records if record.get("sides")]
     if measured:
         print("microseconds an iteration (median); NNx: how many times as fast fastgan is")
         print(report.tables(measured))
     failures = [f"no time: {why}" for why in written.failures]
-    lines = [*report.lines(records, written.content.get("population")), *failures, *notes]
+    lines = [*report.lines(records, written.content.get("population"), written.machine), *failures, *notes]
     for line in lines:
         print(*textwrap.wrap(line, report.WIDTH, subsequent_indent="  "), sep="\n", end="\n" if line else "")
     written.write({}, _picture([r for r in measured if report.FASTGAN in r["sides"]], notes, device))

@@ -18,7 +18,7 @@ from fastgan._files import write_atomically
 from fastgan._ranks import ranks
 from fastgan._run_folder import checkpoints
 from fastgan.apps.cli import optimizers, output
-from fastgan.apps.cli.arguments import grid_field, wholes
+from fastgan.apps.cli.arguments import folded, grid_field, wholes
 from fastgan.apps.cli.checks import read_object
 from fastgan.apps.cli.modes import modes_found
 from fastgan.apps.cli.pictures import name_of
@@ -188,9 +188,12 @@ def _summary(
     ended = [member for member in result.members if not (member.interrupted or member.failed)]
     failed = sum(member.failed is not None for member in result.members)
     lines = [
-        f"{'interrupted, saved' if result.interrupted else 'trained'} {config.source}: {len(ended)} of "
-        f"{len(result.members)} GANs done{f', {failed} failed' if failed else ''}, "
-        f"{result.steps_per_second:,.0f} iterations/s in all, engine {result.engine} ({result.engine_reason})",
+        folded(
+            f"{'interrupted, saved' if result.interrupted else 'trained'} {config.source}: {len(ended)} of "
+            f"{len(result.members)} GANs done{f', {failed} failed' if failed else ''}, "
+            f"{result.steps_per_second:,.0f} iterations/s in all, engine {result.engine} ({result.engine_reason})",
+            10,
+        ),
         *_table(config, dataset, result),
     ]
     if pictures:

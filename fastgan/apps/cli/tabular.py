@@ -22,7 +22,7 @@ from fastgan._extras import need
 from fastgan._files import finite, write_atomically
 from fastgan._run_folder import TABLE, WEIGHTS
 from fastgan.apps.cli import output, population, runs, table_source, tabular_population
-from fastgan.apps.cli.arguments import natural
+from fastgan.apps.cli.arguments import folded, natural
 from fastgan.apps.cli.table_source import KeepSource, TableSource
 from fastgan.data import DataError, DataWarning, read_frame
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
@@ -185,7 +185,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(finite(_report(gan, named, folder.path, seconds, notes, pictures)), indent=1))
     elif not arguments.quiet:
-        print("\n".join(_summary(gan, named, folder.path, seconds, notes, pictures)))
+        print("\n".join(folded(line, 10) for line in _summary(gan, named, folder.path, seconds, notes, pictures)))
     return 130 if gan.interrupted else 0
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastgan._files import write_atomically
 from fastgan.apps.cli import runs
+from fastgan.apps.cli.arguments import folded
 from fastgan.apps.cli.population import PopulationSpec, plus_minus, tail
 from fastgan.apps.cli.table_source import TableSource
 from fastgan.apps.reproduce.table import aligned
@@ -39,7 +40,7 @@ def train(gan: TabularGAN, spec: PopulationSpec, arguments: argparse.Namespace, 
     write_atomically(folder.path / runs.POPULATION, [spec.to_json()])
     if not arguments.quiet:
         for warning in caught:
-            print(str(warning.message).removeprefix("fit: "))
+            print(folded(str(warning.message).removeprefix("fit: "), 10))
         print("\n".join(_summary(spec, found, arguments.source, folder.path)))
     if any(member.interrupted for member in found):
         return 130
@@ -60,10 +61,8 @@ def _summary(spec: PopulationSpec, found: list[TabularGAN], source: str, path: P
         means = (np.array([tail(member, name) for member in good]) for name in ("loss_d", "loss_g"))
         rows.append([label, str(len(good)), *map(plus_minus, means)])
     saved = next((i for i, member in enumerate(found) if not member.failed), None)
-    lines = [
-        f"{state} {source}: {done} of {len(found)} GANs done, engine {found[0].engine} ({found[0].engine_reason})",
-        *aligned(rows),
-    ]
+    engine = f"engine {found[0].engine} ({found[0].engine_reason})"
+    lines = [folded(f"{state} {source}: {done} of {len(found)} GANs done, {engine}", 10), *aligned(rows)]
     if saved is not None:
         member_folder = path / f"member-{saved:04d}"
         lines += [f"measure:  fastgan evaluate {member_folder}"]

@@ -22,7 +22,7 @@ from fastgan._ranks import ranks
 from fastgan._torch_settings import torch_threads
 from fastgan.apps import presets
 from fastgan.apps.cli import config_file, labels, optimizers, output, population, runs, tabular
-from fastgan.apps.cli.arguments import add_fields, counting, explain, given, natural, share, widths, wrapped
+from fastgan.apps.cli.arguments import add_fields, counting, explain, folded, given, natural, share, widths
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
 from fastgan.apps.cli.pictures import draw
@@ -176,7 +176,7 @@ def _show(
     if arguments.json:
         print(json.dumps(_report(config, gan, dataset, result, folder.path, pictures), indent=1))
     elif not arguments.quiet:
-        print("\n".join(wrapped(line, 10) for line in _summary(config, gan, dataset, result, folder.path, pictures)))
+        print("\n".join(folded(line, 10) for line in _summary(config, gan, dataset, result, folder.path, pictures)))
 
 
 def step_threads(asked: int | None, gan: GAN, batch_size: int) -> contextlib.AbstractContextManager[None]:
