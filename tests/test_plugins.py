@@ -69,7 +69,7 @@ def pairing_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
 
 
 def plain_torch(
-    make: Callable[[list[Tensor]], torch.optim.Optimizer],
+    make: Callable[[list[Tensor]], Any],
     schedule: Callable[[Any], Any] | None = None,
     *,
     before: Callable[[list[Tensor]], Any] = lambda parameters: None,
@@ -85,17 +85,18 @@ def plain_torch(
     gan = new_gan()
     players = []
     for network in (gan.discriminator, gan.generator):
-        optimizer = make(list(network.parameters()))
-        players.append((list(network.parameters()), optimizer, schedule and schedule(optimizer)))
+        made = make(list(network.parameters()))
+        optimizers = made if isinstance(made, list) else [made]
+        schedulers = [schedule and schedule(optimizer) for optimizer in optimizers]
+        players.append((list(network.parameters()), optimizers, schedulers))
 
     def update(player: Any, loss: Tensor) -> None:
-        parameters, optimizer, scheduler = player
+        parameters, optimizers, schedulers = player
         gan.zero_grad()
         loss.backward()
         before(parameters)
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
+        for each in (*optimizers, *filter(None, schedulers)):
+            each.step()
 
     for it in range(steps):
         for draw in range(it * k, (it + 1) * k):
@@ -134,7 +135,13 @@ OPTIMIZERS: dict[str, Any] = {
     "Rprop": functools.partial(torch.optim.Rprop, lr=1e-3),
     "Adafactor": torch.optim.Adafactor,
     "two groups": lambda params: torch.optim.SGD([{"params": params[:2], "lr": 0.2}, {"params": params[2:]}], lr=0.05),
+    "Adagrad and SGD": lambda params: [torch.optim.Adagrad(params[:1]), torch.optim.SGD(params[1:], 0.1, 0.9)],
 }
+if hasattr(torch.optim, "Muon"):  # from PyTorch 2.9 on
+    OPTIMIZERS["Muon and AdamW"] = lambda params: [
+        torch.optim.Muon([p for p in params if p.ndim == 2], lr=0.02),
+        torch.optim.AdamW([p for p in params if p.ndim != 2]),
+    ]
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.5)
 SCHEDULERS: dict[str, Any] = {
     "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 10),
@@ -208,6 +215,13 @@ def test_a_scheduler_goes_back_to_the_updates_that_were_made() -> None:
     assert rates[:3] == [rates[0], rates[0] / 2, rates[0] / 4]
     assert updater.optimizer.param_groups[0]["lr"] == rates[2]
     assert updater.take(range(2, 5))[0] == rates[2:]
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "chained"])
+def test_a_scheduler_is_of_all_optimisers_that_share_a_network(name: str) -> None:
+    gan, make, schedule = new_gan(), OPTIMIZERS["Adagrad and SGD"], SCHEDULERS[name]
+    train(gan, DATA, config(optimizer=make, scheduler=schedule))
+    assert distance(gan, plain_torch(make, schedule)) < 1e-10 < 1e-4 < distance(gan, plain_torch(make))
 
 
 def test_each_network_has_its_own() -> None:
@@ -389,7 +403,17 @@ BAD: dict[str, dict[str, Any]] = {
     "config.generator_optimizer must build from what it is given, got no": {
         "generator_optimizer": lambda params: (_ for _ in ()).throw(RuntimeError("no"))
     },
-    "step needs no closure, got LBFGS": {"optimizer": torch.optim.LBFGS},
+    "must give an optimiser whose step needs no closure, got LBFGS": {"optimizer": torch.optim.LBFGS},
+    "must give an optimiser of dense gradients, got SparseAdam": {"optimizer": torch.optim.SparseAdam},
+    "must update all 4 parameters it is given, got 1 left out": {
+        "optimizer": lambda params: (torch.optim.Adam(params[:2]), torch.optim.SGD(params[2:3]))
+    },
+    "got some parameters appear in more than one parameter group": {
+        "optimizer": lambda params: (torch.optim.Adam(params), torch.optim.SGD(params[2:]))
+    },
+    "got 'fused': config.optimizer is Adagrad and SGD, which PyTorch alone computes": {
+        "optimizer": OPTIMIZERS["Adagrad and SGD"], "engine": "fused"
+    },
     "config.scheduler must give a torch.optim.lr_scheduler.LRScheduler, got SGD": {"scheduler": other},
     "config.scheduler must schedule the optimiser it is given, got StepLR of another": {
         "scheduler": lambda _: lr_scheduler.StepLR(other(None), 3)
@@ -439,6 +463,10 @@ BAD: dict[str, dict[str, Any]] = {
     "here, got 'cpu': config.impl is 'reference'": {"engine": "cpu", "impl": "reference"},
     "engine must be one of auto, eager, fused, cpu, cuda-graph, cuda-persistent, got 'gpu'": {"engine": "gpu"},
 }  # fmt: skip
+
+
+if hasattr(torch.optim, "Muon"):
+    BAD["got Muon, which takes matrices alone: give a list of optimisers, as [Muon("] = {"optimizer": torch.optim.Muon}
 
 
 @pytest.mark.parametrize("message", BAD)

@@ -19,7 +19,7 @@ from fastgan.nn.segments import Segment, steps_of
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import recording
 from fastgan.training.optimizers import STATES, VelocitySGD
-from fastgan.training.plugins import name_of
+from fastgan.training.plugins import kind_of, name_of
 from fastgan.training.sampled import SampledRows
 
 if TYPE_CHECKING:
@@ -401,7 +401,7 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
     """Why a plan cannot describe what an optimiser does; None if it can."""
     kind = type(optimizer)
     if kind not in STATES:
-        return f"is {kind.__name__}, which PyTorch alone computes"
+        return f"is {kind_of(optimizer)}, which PyTorch alone computes"
     if len(optimizer.param_groups) > 1:
         return f"has {len(optimizer.param_groups)} groups of parameters, and compiled engines take one"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
