@@ -89,8 +89,9 @@ class Built:
     def _make(self, parameters: list[Tensor]) -> Any:
         """What the factory makes; several optimisers as one."""
         made = self.factory(parameters)
-        several = isinstance(made, list | tuple) and made and all(isinstance(m, torch.optim.Optimizer) for m in made)
-        return Several(made) if several else made
+        if isinstance(made, list | tuple) and made and all(isinstance(part, torch.optim.Optimizer) for part in made):
+            return Several(made)
+        return made
 
     def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
         """Does nothing: the optimiser or a scheduler sets the rate."""
