@@ -157,7 +157,11 @@ def test_a_device_that_is_not_here_is_named() -> None:
         train(new_gan(), DATA, replace(CONFIG, device="cuda"))
 
 
-def test_networks_without_memory_are_named() -> None:
+def test_networks_without_memory_or_gradients_are_named() -> None:
+    with torch.inference_mode():
+        frozen = new_gan()
+    with pytest.raises(ValueError, match="train: gan.generator must be made outside torch.inference_mode, got param"):
+        train(frozen, DATA, CONFIG)
     with pytest.raises(ValueError, match="train: gan must lie on a device with memory, got meta: gan.to_empty"):
         train(new_gan().to("meta"), DATA, CONFIG)
 

@@ -72,6 +72,8 @@ def place(gan: GAN, config: TrainConfig) -> None:
         if not any(p.requires_grad for p in parameters):
             raise invalid.value(f"gan.{name}", "must have trainable parameters, got none")
         for parameter in parameters:
+            if parameter.is_inference():
+                raise invalid.value(f"gan.{name}", "must be made outside torch.inference_mode, got parameters made there")
             if parameter.device != gan.device:
                 raise invalid.value("gan", f"must lie on one device, got {gan.device} and {parameter.device}")
 
