@@ -73,7 +73,9 @@ def place(gan: GAN, config: TrainConfig) -> None:
             raise invalid.value(f"gan.{name}", "must have trainable parameters, got none")
         for parameter in parameters:
             if parameter.is_inference():
-                raise invalid.value(f"gan.{name}", "must be made outside torch.inference_mode, got parameters made there")
+                raise invalid.value(
+                    f"gan.{name}", "must be made outside torch.inference_mode, got parameters made there"
+                )
             if parameter.device != gan.device:
                 raise invalid.value("gan", f"must lie on one device, got {gan.device} and {parameter.device}")
 
