@@ -52,7 +52,7 @@ def _flags(preset: Preset) -> list[str]:
     networks, train = preset.networks, preset.train
     common, of_g = train.optimizer_of_discriminator, train.optimizer_of_generator
     assert isinstance(common, Adam) and isinstance(of_g, Adam)
-    found = {"steps": train.steps, "batch-size": train.batch_size, "lr": common.lr}
+    found: dict[str, Any] = {"steps": train.steps, "batch-size": train.batch_size, "lr": common.lr}
     if of_g.lr != common.lr:
         found["generator-lr"] = of_g.lr
     for number, beta in enumerate(common.betas):

@@ -65,8 +65,8 @@ def add(commands: Any) -> None:
         "train",
         help="train a GAN on a data set or on your own file",
         description="Train a GAN by Algorithm 1. The run folder gets config.json, history.csv, checkpoint/, "
-        "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from the preset of the data, below, "
-        "and then from the numbers in brackets.",
+        "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from the preset of the data, "
+        "below, and then from the numbers in brackets.",
         epilog=f"{preset_help.text()}\n\n{_EXAMPLES}",
     )
     owned = " or ".join(data.USERS_OWN)
