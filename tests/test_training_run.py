@@ -151,6 +151,28 @@ def test_the_callers_mode_of_gradients_changes_nothing(engine: str, mode: Callab
     assert not same(found[0][0], state(new_gan()))
 
 
+def test_under_autocast_pytorch_trains() -> None:
+    """Compiled engines would leave it out, and say nothing."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = train(gan := new_gan(), DATA, CONFIG)
+        with pytest.raises(ValueError, match="must be 'auto' or 'eager' here, got 'fused'"):
+            train(new_gan(), DATA, replace(CONFIG, engine="fused"))
+    if backend.native is not None:
+        assert result.engine_reason == "torch.autocast is on; compiled engines have config.precision"
+    train(other := new_gan(), DATA, replace(CONFIG, engine="eager"))
+    assert result.engine == "eager" and not same(state(gan), state(other))
+
+
+def test_a_hook_of_another_library_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    class Keras(Callback):
+        def on_epoch_end(self, run: Run) -> None:
+            raise AssertionError
+
+    train(new_gan(), DATA, CONFIG, callbacks=[Keras(), Callback()])
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.startswith("train: Keras.on_epoch_end is never called: the hooks of a Callback are on_start, on_ch")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it is here")
 def test_a_device_that_is_not_here_is_named() -> None:
     with pytest.raises(ValueError, match=r"train: config.device must be one that torch can use here, got cuda \("):

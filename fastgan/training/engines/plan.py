@@ -354,6 +354,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
         raise UnsupportedByEngine("torch has global optimizer hooks")
+    if torch.is_autocast_enabled(gan.device.type):
+        raise UnsupportedByEngine("torch.autocast is on; compiled engines have config.precision")
     if gan.dtype not in (torch.float32, torch.float64):
         raise UnsupportedByEngine(
             f"the networks are {str(gan.dtype).removeprefix('torch.')}, neither float32 nor float64"
