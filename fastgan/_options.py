@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal, get_args
 
 Impl = Literal["auto", "native", "reference"]
@@ -27,6 +28,11 @@ FitKind = Literal["kl", "reverse_kl", "js"]
 TheoryGeneratorKind = Literal["minimax", "non_saturating", "mle"]
 ModeConvention = Literal["radius", "box"]
 ExportFormat = Literal["torch", "torchscript", "onnx"]
+
+
+def format_of(path: str | os.PathLike[str]) -> ExportFormat:
+    """The format of an export to this file where none is given."""
+    return "onnx" if os.fspath(path).lower().endswith(".onnx") else "torch"
 
 
 def names(option: object) -> tuple[Any, ...]:

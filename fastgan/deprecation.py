@@ -1,4 +1,4 @@
-"""Old names of the public face: each works for one release, with a DeprecationWarning that gives the new one."""
+"""Old names of the public face: each works until `REMOVED_IN`, with a DeprecationWarning that gives the new one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+REMOVED_IN = "0.3.0"
 
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn that `old` is deprecated. stacklevel: 3 is the caller of the function that calls this one."""
-    message = f"{old} is deprecated and will be removed in the release after next; use {new}"
+    message = f"{old} is deprecated and will be removed in {REMOVED_IN}; use {new}"
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 

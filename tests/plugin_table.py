@@ -41,6 +41,8 @@ def rows() -> Iterator[Row]:
     for name, schedule in plugins.SCHEDULERS.items():
         fields = {"optimizer": SGD, "scheduler": schedule}
         yield f"scheduler: {name}", fields, tensor, lambda schedule=schedule: plain_torch(SGD, schedule)
+    for name, (fields, make, schedule) in plugins.OWN.items():
+        yield f"own: {name}", fields, tensor, lambda make=make, schedule=schedule: plain_torch(make, schedule)
     for name, (fields, loop) in plugins.BOUNDS.items():
         yield (
             f"bound: {name}",
@@ -48,6 +50,8 @@ def rows() -> Iterator[Row]:
             tensor,
             lambda loop=loop: plain_torch(SGD, **loop),
         )
+    parts = {"optimizer": Momentum(0.1), "micro_batches": 4}
+    yield "accumulation: 4 micro-batches", parts, tensor, lambda: plain_torch(SGD)
     wgan = {"loss": (plugins.wasserstein_d, plugins.wasserstein_g), "optimizer": plugins.OPTIMIZERS["RMSprop"]}
     yield "loss: WGAN with clipping", {**wgan, "clip_weights": 0.01, "k": 5}, tensor, losses.plain_wgan
     recipe = {"loss": "relativistic", "gradient_penalty": ("r1", "r2"), "penalty_weight": 1.0}

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastgan.apps.cli import parser
+from fastgan import data
+from fastgan.apps.cli import parser, train
 from fastgan.apps.cli.arguments import Parser, commands_of, folded, wrapped
 from fastgan.training import display
 
@@ -53,6 +54,26 @@ def test_help_of_train_tells_defaults_and_choices(monkeypatch: pytest.MonkeyPatc
     ):
         part = re.split(r" --[a-z]", text.partition(f" {flag} ")[2])[0]
         assert said in part, f"{flag}: {part}"
+
+
+def test_help_of_train_tells_what_each_preset_replaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The flags that it prints make the config that a preset makes."""
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = commands_of(parser())["train"].format_help().partition("presets, in place of the numbers in brackets:\n")[2]
+    tried = 0
+    for names, flags in re.findall(r"^  (\S.*)\n((?:    .*\n)+)", text, re.M):
+        assert all(len(line) <= 80 for line in flags.splitlines())
+        for name in set(names.split(", ")) & {"digits", *data.SYNTHETIC}:
+            configs = [
+                train._fresh(parser().parse_args(["train", name, *more]))[0].to_json()
+                for more in ([], [*flags.split(), "--optimizer", "adam"])
+            ]
+            assert configs[0] == configs[1], name
+            tried += 1
+    assert tried == 1 + len(data.SYNTHETIC)
+    assert "  mnist or fashion-mnist\n    --steps 25000" in text
 
 
 # ---------------------------------------------------------------- progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,10 +138,18 @@ def test_an_old_checkpoint_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(fastgan.GAN.load(tmp_path).sample(3), gan.sample(3))
 
 
-def test_a_warning_says_old_and_new() -> None:
-    message = "a is deprecated and will be removed in the release after next; use b"
+def test_a_warning_says_old_and_new_and_until_when() -> None:
+    message = f"a is deprecated and will be removed in {re.escape(deprecation.REMOVED_IN)}; use b"
     with pytest.warns(DeprecationWarning, match=f"^{message}$"):
         deprecation.warn("a", "b", stacklevel=2)
+
+
+def test_old_names_are_gone_in_the_version_that_removes_them() -> None:
+    """Preparing that version fails here until they are."""
+    version, last = (tuple(map(int, text.split("."))) for text in (fastgan.__version__, deprecation.REMOVED_IN))
+    assert version < last
+    if (changes := Path(__file__).parents[1] / "CHANGELOG.md").is_file():
+        assert f"\nRenamed (the old name works until {deprecation.REMOVED_IN}, with" in changes.read_text()
 
 
 def test_plots_are_loaded_at_their_first_use() -> None:

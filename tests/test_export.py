@@ -355,7 +355,7 @@ def test_onnxruntime_gives_what_fastgan_gives(tmp_path: Path, name: str) -> None
 def test_onnx_without_its_packages_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs the packages onnx and onnxscript: pip install onnx onnxscript"):
-        small().export(tmp_path / "g.onnx", "onnx")
+        small().export(tmp_path / "g.onnx")  # the name tells the format, or a file of another kind would have it
     assert not (tmp_path / "g.onnx").exists()
 
 
@@ -392,6 +392,10 @@ def test_a_run_that_python_began_works_with_the_commands(run: Command, tmp_path:
     assert run("plot", "mine")[0] == 0 and Path("mine/samples.png").exists()
     code, said, _ = run("export", "mine", "--out", "g.pt")
     assert code == 0 and "torch.load('g.pt', weights_only=False)(z)" in said and "(n, 5) float32, normal" in said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        code, _, said = run("export", "mine", "--out", "g.onnx")
+    assert code == 2 and "format 'onnx' needs the packages onnx and onnxscript" in said and not Path("g.onnx").exists()
     z = torch.randn(6, 5)
     assert equals(torch.load("g.pt", weights_only=False)(z), gan.generator.eval()(z))
 
@@ -421,6 +425,7 @@ def test_what_the_commands_cannot_read_is_one_sentence(run: Command) -> None:
         (("own", "--out", "g.pt"), "generator must be given, as"),
         (("empty", "--out", "g.pt"), "empty is no run folder: it has no config.json"),
         (("own", "--format", "flax", "--out", "g.pt"), "--format must be one of torch, torchscript, onnx, got 'flax'"),
+        (("own", "--format", "onxn", "--out", "g.pt"), "got 'onxn'; did you mean onnx?"),
         (("own", "--out", "no/g.pt"), "--out must lie in an existing folder"),
     ):
         code, _, said = run("export", *arguments)

@@ -19,7 +19,21 @@ from torch.optim import lr_scheduler
 from fastgan import GAN, reference
 from fastgan.backend import native
 from fastgan.random import Purpose
-from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, train_population
+from fastgan.training import SGD as Sgd
+from fastgan.training import (
+    Adam,
+    AdamW,
+    CosineDecay,
+    ExponentialDecay,
+    LinearDecay,
+    Momentum,
+    RMSprop,
+    StepDecay,
+    TrainConfig,
+    checkpoint,
+    train,
+    train_population,
+)
 from fastgan.training.engines.snapshot import Snapshot
 from fastgan.training.engines.updater import Updater
 
@@ -69,7 +83,7 @@ def pairing_g(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
 
 
 def plain_torch(
-    make: Callable[[list[Tensor]], torch.optim.Optimizer],
+    make: Callable[[list[Tensor]], Any],
     schedule: Callable[[Any], Any] | None = None,
     *,
     before: Callable[[list[Tensor]], Any] = lambda parameters: None,
@@ -85,17 +99,18 @@ def plain_torch(
     gan = new_gan()
     players = []
     for network in (gan.discriminator, gan.generator):
-        optimizer = make(list(network.parameters()))
-        players.append((list(network.parameters()), optimizer, schedule and schedule(optimizer)))
+        made = make(list(network.parameters()))
+        optimizers = made if isinstance(made, list) else [made]
+        schedulers = [schedule and schedule(optimizer) for optimizer in optimizers]
+        players.append((list(network.parameters()), optimizers, schedulers))
 
     def update(player: Any, loss: Tensor) -> None:
-        parameters, optimizer, scheduler = player
+        parameters, optimizers, schedulers = player
         gan.zero_grad()
         loss.backward()
         before(parameters)
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
+        for each in (*optimizers, *filter(None, schedulers)):
+            each.step()
 
     for it in range(steps):
         for draw in range(it * k, (it + 1) * k):
@@ -134,7 +149,13 @@ OPTIMIZERS: dict[str, Any] = {
     "Rprop": functools.partial(torch.optim.Rprop, lr=1e-3),
     "Adafactor": torch.optim.Adafactor,
     "two groups": lambda params: torch.optim.SGD([{"params": params[:2], "lr": 0.2}, {"params": params[2:]}], lr=0.05),
+    "Adagrad and SGD": lambda params: [torch.optim.Adagrad(params[:1]), torch.optim.SGD(params[1:], 0.1, 0.9)],
 }
+if hasattr(torch.optim, "Muon"):  # from PyTorch 2.9 on
+    OPTIMIZERS["Muon and AdamW"] = lambda params: [
+        torch.optim.Muon([p for p in params if p.ndim == 2], lr=0.02),
+        torch.optim.AdamW([p for p in params if p.ndim != 2]),
+    ]
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.5)
 SCHEDULERS: dict[str, Any] = {
     "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 10),
@@ -186,17 +207,49 @@ def test_a_scheduler_steps_after_each_update(name: str, engine: str) -> None:
     assert distance(gan, plain_torch(SGD, k=2)) > 1e-4  # the schedule tells
 
 
+OWN: dict[str, tuple[dict[str, Any], Any, Any]] = {  # fields of the config, and what PyTorch calls the same
+    "fastgan.Adam": ({"optimizer": Adam(1e-2)}, functools.partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.999)), None),
+    "fastgan.AdamW": (
+        {"optimizer": AdamW(1e-2, weight_decay=0.1)},
+        functools.partial(torch.optim.AdamW, lr=1e-2, betas=(0.5, 0.999), weight_decay=0.1),
+        None,
+    ),
+    "fastgan.Momentum": ({"optimizer": Momentum(0.1)}, SGD, None),
+    "fastgan.SGD": (
+        {"optimizer": Sgd(0.1, 0.9, nesterov=True)},
+        functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True),
+        None,
+    ),
+    "fastgan.RMSprop": ({"optimizer": RMSprop(1e-2)}, functools.partial(torch.optim.RMSprop, lr=1e-2), None),
+    "fastgan.CosineDecay": (
+        {"optimizer": Adam(1e-2), "scheduler": CosineDecay(10)},
+        functools.partial(torch.optim.Adam, lr=1e-2, betas=(0.5, 0.999)),
+        SCHEDULERS["cosine"],
+    ),
+    "fastgan.StepDecay": (
+        {"optimizer": Momentum(0.1), "scheduler": StepDecay(3, 0.5)}, SGD, SCHEDULERS["step"]
+    ),
+    "fastgan.LinearDecay": (
+        {"optimizer": Momentum(0.1), "scheduler": LinearDecay(5, 1 / 3, 1.0)}, SGD, SCHEDULERS["linear"]
+    ),
+    "fastgan.ExponentialDecay": (
+        {"optimizer": Momentum(0.1), "scheduler": ExponentialDecay(0.9)}, SGD, SCHEDULERS["exponential"]
+    ),
+    "a scheduler of torch": (
+        {"optimizer": Momentum(0.1), "scheduler": SCHEDULERS["cosine"]}, SGD, SCHEDULERS["cosine"]
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_own_optimisers_take_a_scheduler_too(engine: str) -> None:
-    schedule = SCHEDULERS["cosine"]
-    for rule, make in (
-        (Adam(1e-2), lambda params: torch.optim.Adam(params, 1e-2, (0.5, 0.999))),
-        (Momentum(0.1), SGD),
-    ):
-        gan = new_gan()
-        result = train(gan, DATA, config(optimizer=rule, scheduler=schedule, engine=engine))
-        assert result.engine == engine
-        assert distance(gan, plain_torch(make, schedule)) < 1e-10
+@pytest.mark.parametrize("name", OWN)
+def test_own_optimisers_and_schedules_are_those_of_torch(name: str, engine: str) -> None:
+    fields, make, schedule = OWN[name]
+    gan = new_gan()
+    assert train(gan, DATA, config(engine=engine, **fields)).engine == engine
+    assert distance(gan, plain_torch(make, schedule)) < 1e-10 < 1e-4 < moved(gan)
+    if schedule is not None:
+        assert distance(gan, plain_torch(make)) > 1e-4  # the schedule tells
 
 
 def test_a_scheduler_goes_back_to_the_updates_that_were_made() -> None:
@@ -208,6 +261,13 @@ def test_a_scheduler_goes_back_to_the_updates_that_were_made() -> None:
     assert rates[:3] == [rates[0], rates[0] / 2, rates[0] / 4]
     assert updater.optimizer.param_groups[0]["lr"] == rates[2]
     assert updater.take(range(2, 5))[0] == rates[2:]
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "chained"])
+def test_a_scheduler_is_of_all_optimisers_that_share_a_network(name: str) -> None:
+    gan, make, schedule = new_gan(), OPTIMIZERS["Adagrad and SGD"], SCHEDULERS[name]
+    train(gan, DATA, config(optimizer=make, scheduler=schedule))
+    assert distance(gan, plain_torch(make, schedule)) < 1e-10 < 1e-4 < distance(gan, plain_torch(make))
 
 
 def test_each_network_has_its_own() -> None:
@@ -389,7 +449,17 @@ BAD: dict[str, dict[str, Any]] = {
     "config.generator_optimizer must build from what it is given, got no": {
         "generator_optimizer": lambda params: (_ for _ in ()).throw(RuntimeError("no"))
     },
-    "step needs no closure, got LBFGS": {"optimizer": torch.optim.LBFGS},
+    "must give an optimiser whose step needs no closure, got LBFGS": {"optimizer": torch.optim.LBFGS},
+    "must give an optimiser of dense gradients, got SparseAdam": {"optimizer": torch.optim.SparseAdam},
+    "must update all 4 parameters it is given, got 1 left out": {
+        "optimizer": lambda params: (torch.optim.Adam(params[:2]), torch.optim.SGD(params[2:3]))
+    },
+    "got some parameters appear in more than one parameter group": {
+        "optimizer": lambda params: (torch.optim.Adam(params), torch.optim.SGD(params[2:]))
+    },
+    "got 'fused': config.optimizer is Adagrad and SGD, which PyTorch alone computes": {
+        "optimizer": OPTIMIZERS["Adagrad and SGD"], "engine": "fused"
+    },
     "config.scheduler must give a torch.optim.lr_scheduler.LRScheduler, got SGD": {"scheduler": other},
     "config.scheduler must schedule the optimiser it is given, got StepLR of another": {
         "scheduler": lambda _: lr_scheduler.StepLR(other(None), 3)
@@ -441,6 +511,10 @@ BAD: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+if hasattr(torch.optim, "Muon"):
+    BAD["got Muon, which takes matrices alone: give a list of optimisers, as [Muon("] = {"optimizer": torch.optim.Muon}
+
+
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_one_sentence(message: str, tmp_path: Path) -> None:
     gan = new_gan()
@@ -474,7 +548,8 @@ def test_the_table_of_the_page_has_every_row() -> None:
     from plugin_table import rows
 
     found = dict(re.findall(r"^\| (\w+: .*?) \| (?:eager|cpu) \| (.*?) \|$", PAGE.read_text(), re.M))
-    assert list(found) == [name for name, *_ in rows()]
+    newer = () if hasattr(torch.optim, "Muon") else ("optimiser: Muon and AdamW",)
+    assert [name for name in found if name not in newer] == [name for name, *_ in rows()]
     assert all(float(difference) < 1e-10 for difference in found.values())
 
 

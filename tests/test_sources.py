@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_plugins import DATA, SGD, SIZE, STEPS, config, distance, moved, new_gan, plain_torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from fastgan import GAN, backend, models
 from fastgan.training import Momentum, TrainConfig, train, train_population
@@ -56,6 +56,11 @@ class Stored:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter(DATA.numpy())
+
+
+class ScalarRows(Samples):
+    def __getitem__(self, i: int) -> Any:
+        return DATA[i, 0]
 
 
 class Endless(IterableDataset[Any]):
@@ -210,7 +215,17 @@ BAD: dict[str, Any] = {
     "data must give Tensors or arrays, got dict": lambda: ({"x": x} for x in in_order()),
     "data must give batches of shape (m, ...), got (8,)": lambda: (x[:, 0] for x in in_order()),
     "data must have at least one row": lambda: TensorDataset(DATA[:0]),
-    "data must be a Tensor, a numpy array or a Dataset, got list": lambda: [DATA[:8]],
+    "data must give Tensors or arrays, got dict of 'x', 'y': give the rows alone": lambda: DataLoader(
+        [{"x": x, "y": 1} for x in DATA], SIZE
+    ),
+    "data must be a Tensor, a numpy array, a dataset, a DataLoader or a generator of batches, got list: torch.stack": (
+        lambda: [DATA[:8]]
+    ),
+    "or a generator of batches, got function: call it": lambda: in_order,
+    "or a generator of batches, got str: fastgan.data.read reads a file": lambda: "ring",
+    "data must be dense, got a Tensor of torch.sparse_coo: to_dense() gives one": lambda: DATA.to_sparse(),
+    "data must be numbers, got an array of <U1": lambda: np.array([["a", "b", "c"]] * 40),
+    "data must have features, got rows of shape ()": lambda: ScalarRows(),
 }
 
 
@@ -227,6 +242,29 @@ def test_a_frame_with_words_is_named() -> None:
     table["b"] = "word"
     with pytest.raises(TypeError, match="data must have columns of numbers, got column 'b' of"):
         train(new_gan(), table, config())
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_row_that_came_unchecked_and_is_not_finite_is_named(size: int | None, value: str) -> None:
+    """With the number of its draw; `nonfinite` decides what happens, as for every other loss."""
+    flawed = DATA.clone()
+    flawed[20] = float(value)  # in order, of the third batch
+    data = [(row, 0) for row in flawed]
+    loader: Any = DataLoader(data, size) if size else Subset(data, range(40))  # type: ignore[arg-type]
+    with pytest.raises(FloatingPointError, match=r"a NaN or an infinity came with draw [1-5] of the data; there"):
+        train(new_gan(), loader, config())
+    if size:
+        with pytest.raises(FloatingPointError, match="at iteration 3; a NaN or an infinity came with draw 3 of the"):
+            train(new_gan(), loader, config())
+    train(gan := new_gan(), loader, config(nonfinite="skip"))
+    assert all(bool(torch.isfinite(p).all()) for p in gan.parameters()) and moved(gan) > 0.0
+
+
+def test_a_conditional_gan_asks_for_the_dataset_of_a_loader() -> None:
+    rule = "must have rows by number where labels are needed: a dataset of (row, label), such as loader.dataset"
+    with pytest.raises(ValueError, match=re.escape(f"data {rule}, got a DataLoader")):
+        train(models.mlp_gan(3, latent_dim=2, hidden=(4,), classes=2).double(), loader(), config())
 
 
 def test_a_generator_that_ends_or_changes_its_width_says_when() -> None:

@@ -115,8 +115,11 @@ def test_M57_labels_that_change_while_the_compiled_engine_trains_change_nothing(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (ROWS, "data must be a Dataset with labels where gan.classes is set, got none"),
-        (replace(DATA, labels=None), "data must be a Dataset with labels where gan.classes is set, got none"),
+        (ROWS, "data must have labels, one whole number a row, where gan.classes is set, got none"),
+        (
+            replace(DATA, labels=None),
+            "data must have labels, one whole number a row, where gan.classes is set, got none",
+        ),
         (replace(DATA, labels=LABELS + 1), "labels must lie in 0 to 2, got 1 to 3"),
         (replace(DATA, row_shape=(2, 2)), r"data must have flat rows, or images .* where .* got shape \(2, 2\)"),
     ],

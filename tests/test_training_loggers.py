@@ -165,6 +165,14 @@ def test_members_of_a_population_cannot_share_what_is_for_one_run(tmp_path: Path
         (lambda: JSONLines("x", every=0), "JSONLines: every must be an integer of at least 1, got 0"),
         (lambda: Best(lambda gan: 0.0, every=10, patience=0), "Best: patience must be an integer of at least 1, got 0"),
         (lambda: Best("fid", every=10), "Best: metric must be a function of a GAN, got 'fid'"),
+        (
+            lambda: train(new_gan(), DATA, config(), callbacks=[Best(lambda gan: "low", every=10)]),  # type: ignore
+            "Best: metric must give one number, got 'low'",
+        ),
+        (
+            lambda: train(new_gan(), DATA, config(), callbacks=[Best(lambda gan: torch.ones(2), every=10)]),  # type: ignore
+            r"Best: metric must give one number, got tensor\(\[1., 1.\]\)",
+        ),
         (lambda: Best(lambda gan: 0.0, every=10).restore(new_gan()), "Best: there must be a measurement"),
         (lambda: config(keep_checkpoints=0), "TrainConfig: keep_checkpoints must be at least 1, got 0"),
     ],

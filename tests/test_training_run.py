@@ -1,5 +1,6 @@
 """train(): its checks, callbacks, interruptions, the guard against non-finite numbers, the history."""
 
+import contextlib
 import json
 import logging
 import signal
@@ -69,7 +70,11 @@ class Nan:
         ),
         (DATA / 0, ValueError, "train: data must be finite, got a NaN or an infinity in row 0"),
         (Nan(), ValueError, "train: data must be finite, got a NaN or an infinity in row 17"),
-        ([[1.0, 2.0]], TypeError, "train: data must be a Tensor, a numpy array or a Dataset, got list"),
+        (
+            [[1.0, 2.0]],
+            TypeError,
+            "train: data must be a Tensor, a numpy array, a dataset, a DataLoader or a generator of batches, got list",
+        ),
     ],
 )
 def test_bad_data_are_named_before_anything_runs(data: object, error: type, message: str, tmp_path: Path) -> None:
@@ -129,6 +134,58 @@ class Summed(nn.Linear):
 class Pair(Summed):
     def forward(self, x: Tensor) -> tuple:  # type: ignore[override]
         return x, x
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("engine", ["eager", "auto"])
+def test_the_callers_mode_of_gradients_changes_nothing(engine: str, mode: Callable[[], Any]) -> None:
+    """As in an evaluation of Lightning, or under `torch.inference_mode()` in a script."""
+    found = []
+    for around in (contextlib.nullcontext, mode):
+        gan = new_gan()
+        with around():
+            train(gan, DATA.clone(), replace(CONFIG, engine=engine, optimizer=torch.optim.Adagrad))
+            many = train_population(lambda seed: new_gan(), DATA, replace(CONFIG, engine=engine), seeds=[3])
+        found.append((state(gan), state(many.members[0].gan)))
+    assert same(found[0][0], found[1][0]) and same(found[0][1], found[1][1])
+    assert not same(found[0][0], state(new_gan()))
+
+
+def test_under_autocast_pytorch_trains() -> None:
+    """Compiled engines would leave it out, and say nothing."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = train(gan := new_gan(), DATA, CONFIG)
+        with pytest.raises(ValueError, match="must be 'auto' or 'eager' here, got 'fused'"):
+            train(new_gan(), DATA, replace(CONFIG, engine="fused"))
+    if backend.native is not None:
+        assert result.engine_reason == "torch.autocast is on; compiled engines have config.precision"
+    train(other := new_gan(), DATA, replace(CONFIG, engine="eager"))
+    assert result.engine == "eager" and not same(state(gan), state(other))
+
+
+def test_a_hook_of_another_library_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    class Keras(Callback):
+        def on_epoch_end(self, run: Run) -> None:
+            raise AssertionError
+
+    train(new_gan(), DATA, CONFIG, callbacks=[Keras(), Callback()])
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.startswith("train: Keras.on_epoch_end is never called: the hooks of a Callback are on_start, on_ch")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it is here")
+def test_a_device_that_is_not_here_is_named() -> None:
+    with pytest.raises(ValueError, match=r"train: config.device must be one that torch can use here, got cuda \("):
+        train(new_gan(), DATA, replace(CONFIG, device="cuda"))
+
+
+def test_networks_without_memory_or_gradients_are_named() -> None:
+    with torch.inference_mode():
+        frozen = new_gan()
+    with pytest.raises(ValueError, match="train: gan.generator must be made outside torch.inference_mode, got param"):
+        train(frozen, DATA, CONFIG)
+    with pytest.raises(ValueError, match="train: gan must lie on a device with memory, got meta: gan.to_empty"):
+        train(new_gan().to("meta"), DATA, CONFIG)
 
 
 def test_other_bad_arguments_are_named(tmp_path: Path) -> None:

@@ -143,8 +143,12 @@ def test_M59_runs_in_the_eager_engine_and_resumes_to_the_bit(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "rows", "message"),
     [
-        ({}, ROWS, "data must be a Dataset with labels for a ClassDiscriminator, got no labels"),
-        ({}, replace(DATA, labels=LABELS * 0 - 1), "data must be .* for a ClassDiscriminator, got -1 everywhere"),
+        ({}, ROWS, "data must have labels, one whole number a row, for a ClassDiscriminator, got no labels"),
+        (
+            {},
+            replace(DATA, labels=LABELS * 0 - 1),
+            "data must have labels, .* for a ClassDiscriminator, got -1 everywhere",
+        ),
         ({}, replace(DATA, labels=LABELS + 1), "labels must lie in 0 to 4, got 0 to 5"),
         ({"pack": 2}, DATA, "config.pack must be 1 for a ClassDiscriminator, got 2"),
         ({"unroll": 1}, DATA, "config.unroll must be 0 for a ClassDiscriminator, got 1"),

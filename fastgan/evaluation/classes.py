@@ -120,6 +120,7 @@ def class_balance(samples: Rows, real: Rows, labels: Any = None, *, seed: int = 
     )
 
 
+@torch.inference_mode(False)
 def _fit(x: Tensor, target: Tensor, classes: int, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     """The classifier's body, whose outputs are the features, and its last layer."""
     with torch.random.fork_rng(devices=[]):

@@ -105,6 +105,7 @@ def logits_of(discriminator: GAN | torch.nn.Module | Callable[[Tensor], Tensor],
         return torch.cat([network(part.to(like)).flatten() for part in x.split(_BATCH)]).double()
 
 
+@torch.inference_mode(False)
 def fit_discriminator(
     discriminator: torch.nn.Module,
     real: Rows,

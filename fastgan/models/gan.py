@@ -372,7 +372,7 @@ class GAN(torch.nn.Module):
             parameter.requires_grad_(name not in frozen)
         return gan
 
-    def export(self, path: str | os.PathLike[str], format: ExportFormat = "torch", *, ema: bool = True) -> Path:
+    def export(self, path: str | os.PathLike[str], format: ExportFormat | None = None, *, ema: bool = True) -> Path:
         """Write the generator for programs without fastgan, in eval mode, for the CPU.
 
         Its input is the noise (m, latent_dim); of a conditional model, the noise and the one-hot label, (m, latent_dim
@@ -380,7 +380,7 @@ class GAN(torch.nn.Module):
 
         Args:
             path: file to write.
-            format: "torch", "torchscript" or "onnx", as in `nn.export`.
+            format: "torch", "torchscript" or "onnx", as in `nn.export`; None: by the path's end.
             ema: write the moving average of G's weights, if training kept one.
 
         Returns:

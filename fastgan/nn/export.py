@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastgan._errors import Invalid, check_choice
 from fastgan._files import write_atomically
-from fastgan._options import ExportFormat
+from fastgan._options import ExportFormat, format_of
 from fastgan.nn.activation import activation_module
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.fusible import hooks
@@ -105,7 +105,9 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], format: ExportFormat = "torch") -> Path:
+def export(
+    network: nn.Module, example: Tensor, path: str | os.PathLike[str], format: ExportFormat | None = None
+) -> Path:
     """Write a network for programs without fastgan, in eval mode, for the CPU.
 
     Args:
@@ -114,6 +116,7 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], fo
         path: file to write.
         format: "torch", modules of torch.nn for `torch.load(path, weights_only=False)`; "torchscript", for
             `torch.jit.load`; "onnx", with the input "z" (m, features) and the output "x", for ONNX Runtime and others.
+            None: "onnx" where the path ends in .onnx, else "torch".
 
     Returns:
         Path of the file.
@@ -122,6 +125,7 @@ def export(network: nn.Module, example: Tensor, path: str | os.PathLike[str], fo
         ValueError: an unknown format; a network that has no equivalent in torch.nn ("torch"), or that cannot be traced.
         ImportError: a package for ONNX is missing. OSError: the file cannot be written.
     """
+    format = format_of(path) if format is None else format
     check_choice("export", "format", format, _WRITERS)
     original = copy.deepcopy(network).cpu().eval()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from fastgan.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from fastgan.training.result import TrainResult
+
+log = logging.getLogger("fastgan")
 
 
 @dataclass
@@ -81,8 +84,11 @@ class Callback:
         """After a loss or a logit that is not finite has ended a member of a population."""
 
 
+_HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
+
+
 def check_callbacks(invalid: Invalid, callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
-    """The callbacks of a call.
+    """The callbacks of a call; those with a method like a hook of another library, which nothing calls, are warned of.
 
     Raises:
         TypeError: one is none, such as a function or a class.
@@ -94,4 +100,7 @@ def check_callbacks(invalid: Invalid, callbacks: Iterable[Callback]) -> tuple[Ca
         if not isinstance(one, Callback):
             got = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise invalid.type("callbacks", f"must hold fastgan.Callback objects, got {got}")
+        if strange := sorted(name for name in dir(one) if name.startswith("on_") and name not in _HOOKS):
+            text = "%s: %s.%s is never called: the hooks of a Callback are %s"
+            log.warning(text, invalid.operation, type(one).__name__, strange[0], ", ".join(_HOOKS))
     return found

@@ -110,12 +110,12 @@ class Checkpoint:
         schedulers: Mapping[str, LRScheduler],
     ) -> None:
         _compare(self.path, gan.state_dict(), self.gan_state())
-        fresh = {network for network, optimizer in optimizers.items() if not optimizer.state}
+        fresh = {network for network, optimizer in optimizers.items() if _without_state(optimizer)}
         for network, optimizer in optimizers.items():
             found = _below(self.tensors, f"{network}_optimizer.")
             if not found and network not in fresh:  # before the first update, by an engine that makes state at that one
                 continue
-            expected = _expected_of(optimizer, found) if network in fresh else _flat_state(optimizer)
+            expected = _flat_state(optimizer) | _taken_as_found(optimizer, found)
             _compare(self.path, _named(network, expected), _named(network, found))
         for network in schedulers:
             if "scheduler" not in self.others.get(network, {}):
@@ -302,10 +302,15 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _expected_of(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a checkpoint's state that an optimiser without state can take: that of its own parameters."""
-    count = len(_parameters(optimizer))
-    return {name: value for name, value in found.items() if int(name.partition(".")[0]) < count}
+def _without_state(optimizer: torch.optim.Optimizer) -> set[str]:
+    """The numbers of the parameters whose state is made at the first update: that of several optimisers, of some."""
+    return {str(number) for number, p in enumerate(_parameters(optimizer)) if p not in optimizer.state}
+
+
+def _taken_as_found(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a checkpoint's state that belongs to parameters without state here."""
+    without = _without_state(optimizer)
+    return {name: value for name, value in found.items() if name.partition(".")[0] in without}
 
 
 def _named(network: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

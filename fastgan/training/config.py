@@ -107,7 +107,7 @@ class TrainConfig:
             one at a time. A step draws `batch_size * pack` rows.
         optimizer: of each network that has none of its own: `Adam`, `AdamW`, `Momentum`, `SGD`, `RMSprop`, or a
             function that makes one of given parameters: a class of `torch.optim`, `functools.partial` of it with its
-            arguments, a lambda.
+            arguments, a lambda. It may make a list of optimisers that share them.
         generator_optimizer, discriminator_optimizer: of one network; two rates make the two time-scale rule.
         scheduler: `CosineDecay`, `StepDecay`, `LinearDecay`, `ExponentialDecay`, or a function that makes a
             `torch.optim.lr_scheduler` of a given optimiser, for each network that has none of its own; it steps

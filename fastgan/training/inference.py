@@ -34,6 +34,7 @@ class InferenceResult(Result):
     r_squared: float
 
 
+@torch.inference_mode(False)
 @deprecation.argument("train_encoder", "inferer", "encoder")
 def train_encoder(
     gan: GAN,

@@ -33,7 +33,7 @@ def check(gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
             rule = "have flat rows, or images (channels, height, width), where gan.classes is set"
             raise invalid.value("data", f"must {rule}, got shape {rows.shape}")
         if rows.labels is None:
-            raise invalid.value("data", "must be a Dataset with labels where gan.classes is set, got none")
+            raise invalid.value("data", "must have labels, one whole number a row, where gan.classes is set, got none")
         check_labels("train", rows.labels, rows.n, gan.classes)
         if gan.classes > 1 and bool((rows.labels == rows.labels[0]).all()):
             only = int(rows.labels[0])
@@ -69,7 +69,7 @@ def _check_classes(gan: GAN, discriminator: nn.ClassDiscriminator, rows: Minibat
             raise invalid.value(name, f"must be {needed!r} for a ClassDiscriminator, got {value!r}")
     if rows.labels is None or not bool((rows.labels >= 0).any()):
         got = "no labels" if rows.labels is None else "-1 everywhere"
-        raise invalid.value("data", f"must be a Dataset with labels for a ClassDiscriminator, got {got}")
+        raise invalid.value("data", f"must have labels, one whole number a row, for a ClassDiscriminator, got {got}")
     with evaluating(discriminator), torch.no_grad():
         classes = discriminator.class_logits(rows.gather(torch.arange(1))).shape[1]
     known = rows.labels[rows.labels >= 0]

@@ -224,7 +224,7 @@ class Best(Callback):
     def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
         if run.step % self.every:
             return
-        value = float(self.metric(run.gan))
+        value = self._measured(run.gan)
         self.history.append((run.step, value))
         sign = -1.0 if self.maximize else 1.0
         if math.isnan(value) or not (math.isnan(self.value) or sign * value < sign * self.value):
@@ -237,6 +237,13 @@ class Best(Callback):
             meta = {"metric": value if math.isfinite(value) else str(value)}  # JSON has no infinity
             path = checkpoint.save(self.folder, run.gan, {}, step=run.step, meta=meta, keep=sys.maxsize)
             checkpoint.keep_only(path)
+
+    def _measured(self, gan: GAN) -> float:
+        value = self.metric(gan)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise Invalid("Best").type("metric", f"must give one number, got {value!r:.80}") from None
 
     def restore(self, gan: GAN) -> None:
         """Copy the best weights into the measured networks, or into others of the same shapes.

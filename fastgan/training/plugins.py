@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,32 @@ from fastgan.training import plain
 
 invalid = Invalid("train")
 
-OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
+OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]]
 SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 OwnLoss = tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., Tensor]]
+
+
+_MUON = (
+    "must build from what it is given, got Muon, which takes matrices alone: give a list of optimisers, as "
+    "[Muon([p for p in params if p.ndim == 2]), AdamW([p for p in params if p.ndim != 2])]"
+)
+
+
+class Several(torch.optim.Optimizer):
+    """Optimisers that share the parameters of a network, as one: their groups, their states, one step of each."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = list(parts)
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        for part in parts:
+            self.state.update(part.state)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of each part; of its own groups and states, which loading a checkpoint replaces."""
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
+            part.step()
 
 
 @dataclass(frozen=True)
@@ -28,7 +51,8 @@ class Built:
     """An optimiser that a factory makes, with the interface of `fastgan.Adam`.
 
     Args:
-        factory: a class of `torch.optim`, one with arguments (`functools.partial`), or a function of the parameters.
+        factory: a class of `torch.optim`, one with arguments (`functools.partial`), or a function of the parameters,
+            which may give several optimisers that share them.
         field: of the config, for messages.
     """
 
@@ -41,9 +65,9 @@ class Built:
         Raises:
             TypeError, ValueError: the factory fails, or gives something else.
         """
-        optimizer = _call(self.field, self.factory, parameters)
+        optimizer = _call(self.field, self._make, parameters)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise invalid.type(f"config.{self.field}", f"must give a torch.optim.Optimizer, got {_kind(optimizer)}")
+            raise invalid.type(f"config.{self.field}", f"must give a torch.optim.Optimizer, got {kind_of(optimizer)}")
         given = {id(parameter) for parameter in parameters}
         updated = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
         if strangers := len(set(updated) - given):
@@ -54,12 +78,20 @@ class Built:
             raise invalid.value(
                 f"config.{self.field}", f"must update all {len(given)} parameters it is given, got {left} left out"
             )
-        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
-            raise invalid.value(
-                f"config.{self.field}", f"must give an optimiser whose step needs no closure, got {_kind(optimizer)}"
-            )
+        for part in optimizer.parts if isinstance(optimizer, Several) else (optimizer,):
+            closure = inspect.signature(type(part).step).parameters.get("closure")
+            needed = closure is not None and closure.default is inspect.Parameter.empty
+            if needed or isinstance(part, torch.optim.SparseAdam):
+                what = "whose step needs no closure" if needed else "of dense gradients"
+                raise invalid.value(f"config.{self.field}", f"must give an optimiser {what}, got {kind_of(part)}")
         return optimizer
+
+    def _make(self, parameters: list[Tensor]) -> Any:
+        """What the factory makes; several optimisers as one."""
+        made = self.factory(parameters)
+        if isinstance(made, list | tuple) and made and all(isinstance(part, torch.optim.Optimizer) for part in made):
+            return Several(made)
+        return made
 
     def schedule(self, optimizer: torch.optim.Optimizer, *, update: int, epoch: float) -> None:
         """Does nothing: the optimiser or a scheduler sets the rate."""
@@ -73,13 +105,13 @@ def build_scheduler(field: str, factory: SchedulerFactory, optimizer: torch.opti
     """
     scheduler = _call(field, factory, optimizer)
     if not isinstance(scheduler, LRScheduler):
-        got = _kind(scheduler)
+        got = kind_of(scheduler)
         raise invalid.type(f"config.{field}", f"must give a torch.optim.lr_scheduler.LRScheduler, got {got}")
     if isinstance(scheduler, ReduceLROnPlateau):
-        raise invalid.value(f"config.{field}", f"must give a scheduler of the updates alone, got {_kind(scheduler)}")
+        raise invalid.value(f"config.{field}", f"must give a scheduler of the updates alone, got {kind_of(scheduler)}")
     if getattr(scheduler, "optimizer", None) is not optimizer:
         raise invalid.value(
-            f"config.{field}", f"must schedule the optimiser it is given, got {_kind(scheduler)} of another"
+            f"config.{field}", f"must schedule the optimiser it is given, got {kind_of(scheduler)} of another"
         )
     return scheduler
 
@@ -91,7 +123,8 @@ def _call(field: str, factory: Callable[[Any], Any], argument: Any) -> Any:
         raise
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise invalid.value(f"config.{field}", f"must build from what it is given, got {why}") from error
+        rule = _MUON if why.startswith("Muon only supports 2D") else f"must build from what it is given, got {why}"
+        raise invalid.value(f"config.{field}", rule) from error
 
 
 def all_as_built(players: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,9 +144,9 @@ def schedulers_of(players: Mapping[str, Any]) -> dict[str, LRScheduler]:
 def as_built(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
     """Classes and numbers before the first update, which a resume compares: JSON, functions left out."""
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    described: dict[str, Any] = {"optimizer": _kind(optimizer), "groups": [_known(group) for group in groups]}
+    described: dict[str, Any] = {"optimizer": kind_of(optimizer), "groups": [_known(group) for group in groups]}
     if scheduler is not None:
-        described |= {"scheduler": _kind(scheduler), "schedule": _known(scheduler.state_dict())}
+        described |= {"scheduler": kind_of(scheduler), "schedule": _known(scheduler.state_dict())}
     return described
 
 
@@ -189,8 +222,9 @@ def name_of(value: Any) -> str:
     return str(named.__qualname__)
 
 
-def _kind(value: object) -> str:
-    return type(value).__name__
+def kind_of(value: object) -> str:
+    """The name of its class; of several optimisers, the names of theirs."""
+    return " and ".join(map(kind_of, value.parts)) if isinstance(value, Several) else type(value).__name__
 
 
 # ---------------------------------------------------------------- losses
@@ -227,7 +261,7 @@ def check_loss(loss: OwnLoss, logits: Tensor) -> None:
             why = " ".join(str(error).split()) or type(error).__name__
             raise invalid.value(subject, f"must take {len(arguments)} Tensors of logits, got {why}") from error
         if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else _kind(value)
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind_of(value)
             raise invalid.type(subject, f"must give one floating number, as a Tensor of no dimension, got {got}")
         if not value.requires_grad:
             raise invalid.value(subject, "must depend on the logits by torch operations, got one that does not")

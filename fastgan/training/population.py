@@ -120,6 +120,7 @@ def mean_and_error(values: np.ndarray) -> np.ndarray:
         return np.stack([mean, np.sqrt(squares.sum(0) / (n - 1) / n)])
 
 
+@torch.inference_mode(False)
 def train_population(
     make_gan: Callable[..., GAN],
     data: Any,

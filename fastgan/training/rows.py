@@ -23,6 +23,7 @@ from fastgan.training.sampled import SampledRows
 
 invalid = Invalid("train")
 
+_KINDS = "must be a Tensor, a numpy array, a dataset, a DataLoader or a generator of batches"
 _SCAN_BYTES = 1 << 24
 _MOST_CONVERTED = 1 << 33  # bytes of a copy of all rows
 _NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -57,12 +58,13 @@ class Minibatches:
         impl: Impl = "auto",
     ) -> None:
         data = sources.adapted(data)
+        self.flawed: int | None = None
         if not isinstance(data, Tensor | np.ndarray) and not (hasattr(data, "rows") and hasattr(data, "__len__")):
-            raise invalid.type(
-                "data",
-                f"must be a Tensor, a numpy array or a Dataset, got {type(data).__name__}; of PyTorch "
-                "also its datasets, a DataLoader or an iterable of batches",
-            )
+            raise invalid.type("data", f"{_KINDS}, got {type(data).__name__}{sources.hint(data)}")
+        if isinstance(data, Tensor) and data.layout is not torch.strided:
+            raise invalid.type("data", f"must be dense, got a Tensor of {data.layout}: to_dense() gives one")
+        if isinstance(data, np.ndarray) and data.dtype.kind not in "fiubc":
+            raise invalid.type("data", f"must be numbers, got an array of {data.dtype}")
         if isinstance(data, Tensor | np.ndarray) and data.ndim < 2:
             raise invalid.value("data", f"must have shape (n, ...), a row for each sample, got {tuple(data.shape)}")
         check_visible(data, invalid.of(DataError, "data"))
@@ -78,7 +80,7 @@ class Minibatches:
         if not first.is_floating_point():
             raise invalid.type("data", f"must be floating point, got {first.dtype}")
         self.shape = tuple(first.shape[1:])
-        if 0 in self.shape:
+        if not self.shape or 0 in self.shape:
             raise invalid.value("data", f"must have features, got rows of shape {self.shape}")
         self._whole: dict[tuple[torch.dtype, torch.device], Tensor | None] = {}
         self._labels: dict[torch.device, Tensor] = {}
@@ -131,7 +133,9 @@ class Minibatches:
 
     def minibatch(self, draw: int) -> Tensor:
         """Rows of draw q (from 0): batch q % batches of the shuffle of epoch q // batches; none twice."""
-        return self.gather(self._numbers(draw))
+        if not isinstance(self.data, sources.ByIndex):  # all were looked at before the first draw
+            return self.gather(self._numbers(draw))
+        return self._placed(self._watched(self._raw(self._numbers(draw)), draw))
 
     def labels_of(self, draw: int, purpose: Purpose = Purpose.NOISE_D) -> Tensor:
         """Labels of the rows of draw q, int64 (batch_size,), or of this process's part of them.
@@ -164,6 +168,12 @@ class Minibatches:
         )
         numbers = self._known[order]
         return self.gather(numbers), self.labels[numbers.to(self.labels.device)].to(self.device, torch.int64)
+
+    def _watched(self, rows: Tensor, draw: int) -> Tensor:
+        """Rows, which no check has seen before; of those on the CPU, the first draw that is not finite is kept."""
+        if self.flawed is None and rows.device.type == "cpu" and not bool(torch.isfinite(rows).all()):
+            self.flawed = draw
+        return rows
 
     def _numbers(self, draw: int) -> Tensor:
         if self.sampled is not None:

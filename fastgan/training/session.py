@@ -57,7 +57,13 @@ def place(gan: GAN, config: TrainConfig) -> None:
     """Bring the networks where they train, and check their parameters."""
     networks.check_unwrapped(gan)
     if (device := local_device(config.device)) is not None:
-        gan.to(device)
+        try:
+            gan.to(device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            why = " ".join(str(error).split())
+            raise invalid.value("config.device", f"must be one that torch can use here, got {device} ({why})") from None
+    if gan.device.type == "meta":
+        raise invalid.value("gan", "must lie on a device with memory, got meta: gan.to_empty(device=...) gives it some")
     for name in ("generator", "discriminator"):
         parameters = list(getattr(gan, name).parameters())
         if len(parameters) > _MOST_PARAMETERS:
@@ -66,6 +72,10 @@ def place(gan: GAN, config: TrainConfig) -> None:
         if not any(p.requires_grad for p in parameters):
             raise invalid.value(f"gan.{name}", "must have trainable parameters, got none")
         for parameter in parameters:
+            if parameter.is_inference():
+                raise invalid.value(
+                    f"gan.{name}", "must be made outside torch.inference_mode, got parameters made there"
+                )
             if parameter.device != gan.device:
                 raise invalid.value("gan", f"must lie on one device, got {gan.device} and {parameter.device}")
 
@@ -101,6 +111,7 @@ class Prepared:
         source: the checkpoint to continue from, or None.
         change: what the config changes of the checkpoint's run.
         config_json: of its folder.
+        rows: its data.
     """
 
     run: Run
@@ -108,6 +119,7 @@ class Prepared:
     meta: dict[str, Any]
     source: Checkpoint | None
     config_json: bytes
+    rows: Minibatches
     change: Collection[str] = ()
 
 
@@ -152,7 +164,7 @@ def prepare(
     writes = ranks is None or ranks.is_first
     run = Run(gan, config, folder if writes else None, engine.name, reason, no_logits=no_logits)
     config_json = b"" if folder is None else run_file.to_bytes(config, rows)
-    return Prepared(run, engine, meta, source, config_json, change)
+    return Prepared(run, engine, meta, source, config_json, rows, change)
 
 
 def check_together(config: TrainConfig, ranks: Ranks) -> None:
@@ -229,7 +241,7 @@ class Session:
 
     def __init__(self, prepared: Prepared, callbacks: Sequence[Callback], interrupt: Interrupt) -> None:
         self.run, self.engine, self.meta = prepared.run, prepared.engine, prepared.meta
-        self._config_json, self._change = prepared.config_json, prepared.change
+        self._config_json, self._change, self._rows = prepared.config_json, prepared.change, prepared.rows
         self.callbacks, self.interrupt = callbacks, interrupt
         run = prepared.run
         self._lock: FolderLock | None = None
@@ -345,6 +357,8 @@ class Session:
 
     def _complain(self, what: str) -> None:
         last = f"last checkpoint: {self.run.checkpoint}" if self.run.checkpoint else "there is no checkpoint"
+        if self._rows.flawed is not None:
+            last = f"a NaN or an infinity came with draw {self._rows.flawed + 1} of the data; {last}"
         if self.run.config.nonfinite == "raise":
             raise invalid(FloatingPointError, f"{what}; {last}")
         if not self.warned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,6 +75,15 @@ def is_stream(data: Any) -> bool:
     return isinstance(data, Iterable) and not numbered
 
 
+def hint(data: Any) -> str:
+    """What makes data of a kind that is refused, or nothing."""
+    if isinstance(data, list | tuple):
+        return ": torch.stack makes a Tensor of rows, itertools.cycle a stream of batches"
+    if isinstance(data, str):
+        return ": fastgan.data.read reads a file, fastgan.data.load a data set"
+    return ": call it" if inspect.isfunction(data) else ""
+
+
 def batches_of(data: Any, size: int) -> Iterable[Any]:
     """Batches of this size; those of a loader or a generator are unchanged."""
     return DataLoader(data, size, drop_last=True) if isinstance(data, IterableDataset) else data
@@ -97,7 +107,12 @@ def as_tensor(part: Any) -> Tensor:
     try:
         return torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError):
-        raise Invalid("train").type("data", f"must give Tensors or arrays, got {type(part).__name__}") from None
+        got = (
+            f"dict of {', '.join(map(repr, part))}: give the rows alone"
+            if isinstance(part, dict)
+            else type(part).__name__
+        )
+        raise Invalid("train").type("data", f"must give Tensors or arrays, got {got}") from None
 
 
 def _numbers(frame: Any) -> np.ndarray:

@@ -36,6 +36,7 @@ class Stream(Minibatches):
     def __init__(self, data: Any, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
         self.data, self.batch_size, self.device, self.dtype = data, batch_size, device, dtype
         self.n = 0
+        self.flawed = None
         self.sampled = None  # rows come as they are
         self.shape: tuple[int, ...] = ()
         self._source: Iterable[Any] = sources.batches_of(data, batch_size)
@@ -55,7 +56,7 @@ class Stream(Minibatches):
     def minibatch(self, draw: int) -> Tensor:
         """The next batch. Each draw is requested once, in order."""
         batch, self._waiting = self._waiting, None
-        return self._placed(self._next() if batch is None else batch)
+        return self._placed(self._watched(self._next() if batch is None else batch, draw))
 
     def epoch(self, draw: int) -> int:
         """The epoch of the last batch, from 1."""
@@ -69,6 +70,12 @@ class Stream(Minibatches):
     def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """None: the rows come one batch at a time."""
         return None
+
+    @property
+    def labels(self) -> None:
+        """Refused: a draw has rows alone."""
+        rule = "must have rows by number where labels are needed: a dataset of (row, label), such as loader.dataset"
+        raise invalid.value("data", f"{rule}, got a {self.kind}")
 
     def reordered(self, *, batch_size: int, seed: int, impl: Impl = "auto") -> Minibatches:
         raise Invalid("train_population").value(

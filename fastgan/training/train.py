@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import torch
+
 from fastgan._errors import Invalid
 from fastgan._files import folder_at
 from fastgan._ranks import Ranks, ranks
@@ -27,6 +29,7 @@ log = logging.getLogger("fastgan")
 _PATIENCE = datetime.timedelta(minutes=30)  # of a process that waits for another one, as torch's own
 
 
+@torch.inference_mode(False)  # also under no_grad: the caller's mode is not that of an update
 def train(
     gan: GAN,
     data: Any,

@@ -58,6 +58,7 @@ fastgan.TrainConfig(10, 8, generator_scheduler=fastgan.ExponentialDecay(0.99), e
 fastgan.TrainConfig(10, 8, loss=(lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()))
 fastgan.TrainConfig(10, 8, optimizer=functools.partial(torch.optim.RMSprop, lr=5e-5))
 fastgan.TrainConfig(10, 8, discriminator_optimizer=lambda params: torch.optim.AdamW(params, lr=1e-4))
+fastgan.TrainConfig(10, 8, optimizer=lambda params: [torch.optim.SGD(params[:1], 0.1), torch.optim.Adam(params[1:])])
 gan: fastgan.GAN = models.mlp_gan(
     2,
     latent_dim=4,

@@ -236,6 +236,8 @@ def add_fields(group: Any, owner: type, *, skip: Collection[str] = ()) -> None:
         convert, metavar = (_names, "NAME,NAME") if several and hint is str else _CONVERTERS[hint]
         if item.default is not dataclasses.MISSING:
             text += f" ({_as_text(item.default)})"
+        else:
+            text += " (the preset's)"
         group.add_argument(
             f"--{item.name.replace('_', '-')}",
             type=_or_none(convert) if optional else convert,

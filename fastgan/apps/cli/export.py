@@ -9,6 +9,7 @@ from typing import Any
 from fastgan import _options
 from fastgan._options import ExportFormat
 from fastgan.apps.cli import runs
+from fastgan.apps.cli.arguments import did_you_mean
 
 _FORMATS = _options.names(ExportFormat)
 _USE = {
@@ -19,7 +20,7 @@ _USE = {
 _EXAMPLES = """\
 examples:
   fastgan export runs/digits-1 --out generator.pt
-  fastgan export runs/digits-1 --format onnx --out generator.onnx
+  fastgan export runs/digits-1 --out generator.onnx
 """
 
 
@@ -36,9 +37,9 @@ def add(commands: Any) -> None:
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument(
         "--format",
-        default="torch",
         metavar="FORMAT",
-        help="torch, modules of torch.nn; torchscript; onnx, which needs the packages onnx and onnxscript (torch)",
+        help="torch, modules of torch.nn; torchscript; onnx, which needs the packages onnx and onnxscript (onnx where "
+        "FILE ends in .onnx, else torch)",
     )
     command.add_argument("--out", required=True, metavar="FILE", help="file to write")
     command.set_defaults(run=run)
@@ -46,16 +47,17 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write it, and say how it is used."""
-    if arguments.format not in _FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(_FORMATS)}, got {arguments.format!r}")
+    kind = arguments.format or _options.format_of(arguments.out)
+    if kind not in _FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(_FORMATS)}, got {kind!r}{did_you_mean(kind, _FORMATS)}")
     out = Path(arguments.out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out must lie in an existing folder, got {arguments.out!r}")
     folder = Path(arguments.run_dir)
     gan = runs.trained(folder, runs.read(folder))
-    gan.export(out, arguments.format)
+    gan.export(out, kind)
     print(f"generator: {out}")
     behind = f", and behind it the label as a vector of {gan.classes}" if gan.classes else ""
-    print(f"use:       {_USE[arguments.format].format(name=out.name)}")
+    print(f"use:       {_USE[kind].format(name=out.name)}")
     print(f"z:         (n, {gan.latent_dim}) {str(gan.dtype).removeprefix('torch.')}, {gan.prior}{behind}")
     return 0

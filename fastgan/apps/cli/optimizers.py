@@ -25,15 +25,15 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     """The flags of optimisers and of their schedules."""
     group = command.add_argument_group("optimiser")
     # Not "optimizer": that is a field of TrainConfig, and holds more than a name.
-    group.add_argument("--optimizer", dest="optimizer_kind", choices=(*_OPTIMIZERS,), help="of both networks")
+    group.add_argument("--optimizer", dest="optimizer_kind", choices=(*_OPTIMIZERS,), help="of both networks (adam)")
     for flag, kind, text in (
-        ("--lr", number, "learning rate"),
-        ("--generator-lr", number, "of G alone"),
-        ("--discriminator-lr", number, "of D alone"),
-        ("--beta1", share, "Adam's decay of the first moment"),
-        ("--beta2", share, "Adam's decay of the second moment"),
-        ("--momentum", number, "of momentum, sgd or rmsprop"),
-        ("--weight-decay", number, "of adam, adamw, sgd or rmsprop"),
+        ("--lr", number, "learning rate (the preset's)"),
+        ("--generator-lr", number, "of G alone (--lr, else the preset's)"),
+        ("--discriminator-lr", number, "of D alone (--lr, else the preset's)"),
+        ("--beta1", share, "Adam's decay of the first moment (0.5)"),
+        ("--beta2", share, "Adam's decay of the second moment (0.999)"),
+        ("--momentum", number, "of momentum (0.5), sgd (0) or rmsprop (0)"),
+        ("--weight-decay", number, "of adamw (0.01), adam, sgd or rmsprop (0)"),
     ):
         group.add_argument(flag, type=kind, metavar="X", help=text)
     group.add_argument(

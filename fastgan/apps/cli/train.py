@@ -21,7 +21,7 @@ from fastgan._files import write_atomically
 from fastgan._ranks import ranks
 from fastgan._torch_settings import torch_threads
 from fastgan.apps import presets
-from fastgan.apps.cli import config_file, labels, optimizers, output, population, runs, tabular
+from fastgan.apps.cli import config_file, labels, optimizers, output, population, preset_help, runs, tabular
 from fastgan.apps.cli.arguments import add_fields, counting, explain, folded, given, natural, share, widths
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.modes import SAMPLES, modes_found
@@ -65,8 +65,9 @@ def add(commands: Any) -> None:
         "train",
         help="train a GAN on a data set or on your own file",
         description="Train a GAN by Algorithm 1. The run folder gets config.json, history.csv, checkpoint/, "
-        "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from a preset, see config.json.",
-        epilog=_EXAMPLES,
+        "snapshots/, samples.png, losses.png and d_curves.png. What is not given comes from the preset of the data, "
+        "below, and then from the numbers in brackets.",
+        epilog=f"{preset_help.text()}\n\n{_EXAMPLES}",
     )
     owned = " or ".join(data.USERS_OWN)
     sources = f"{', '.join(data.NAMES)}, {owned}, or a path: {data.FORMATS}"

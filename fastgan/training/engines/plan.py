@@ -19,7 +19,7 @@ from fastgan.nn.segments import Segment, steps_of
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import recording
 from fastgan.training.optimizers import STATES, VelocitySGD
-from fastgan.training.plugins import name_of
+from fastgan.training.plugins import kind_of, name_of
 from fastgan.training.sampled import SampledRows
 
 if TYPE_CHECKING:
@@ -354,6 +354,8 @@ def check_config(gan: GAN, config: TrainConfig) -> None:
         raise UnsupportedByEngine(f"config.precision is {config.precision!r}, which is for float32 networks")
     if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
         raise UnsupportedByEngine("torch has global optimizer hooks")
+    if torch.is_autocast_enabled(gan.device.type):
+        raise UnsupportedByEngine("torch.autocast is on; compiled engines have config.precision")
     if gan.dtype not in (torch.float32, torch.float64):
         raise UnsupportedByEngine(
             f"the networks are {str(gan.dtype).removeprefix('torch.')}, neither float32 nor float64"
@@ -401,7 +403,7 @@ def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
     """Why a plan cannot describe what an optimiser does; None if it can."""
     kind = type(optimizer)
     if kind not in STATES:
-        return f"is {kind.__name__}, which PyTorch alone computes"
+        return f"is {kind_of(optimizer)}, which PyTorch alone computes"
     if len(optimizer.param_groups) > 1:
         return f"has {len(optimizer.param_groups)} groups of parameters, and compiled engines take one"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
