@@ -3,14 +3,14 @@
     python bench/bench_tabular.py [--only NAME ...] [--updates N] [--rounds N] [--threads 1 2] [--quick]
     python bench/bench_tabular.py --quality [--updates N] [--seeds 0 1 2] [--only NAME ...]
 
-All sides run in turn in this process: fastgan, ctgan, and fastgan in bf16 where the processor has AMX. ctgan needs
-`pip install ctgan sdmetrics`; without them fastgan is measured alone. All have the same networks and numbers: batches
-of 500 (100 for small tables), packs of 10, Adam at 2e-4.
+All sides run in turn in this process: fastgan, ctgan, and fastgan in bf16 where the processor multiplies in it. ctgan
+needs `pip install ctgan sdmetrics`; without them fastgan is measured alone. All have the same networks and numbers:
+batches of 500 (100 for small tables), packs of 10, Adam at 2e-4.
 Times are processor seconds, which other jobs on the machine disturb least; the record also has wall time.
 ctgan's time of an update is the difference of two trainings, so that its preparation is not in it.
 
 Quality: SDMetrics' score, distances to the rows trained on, and the score of a model trained on synthetic rows and
-tested on rows that neither side saw; mean and standard error over the seeds.
+tested on rows that neither side saw; mean and standard error over the seeds. The time of the whole training is in it.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ FIGURES: tuple[tuple[str, Callable[[Mapping[str, Any]], float | None]], ...] = (
     ("pairs, TV", lambda side: side["pairs"]["mean_tv"]),
     ("detection AUC", lambda side: (side["detection"] or {}).get("auc")),
     ("closer than 5%", lambda side: side["privacy"]["closer_than_5_percent"]),
+    ("training, processor s", lambda side: side["training"]["cpu"]),
 )
 
 

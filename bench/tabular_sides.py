@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,9 +44,10 @@ class Task:
 
 
 def precisions() -> dict[str, str]:
-    """fastgan's sides: also bf16 where the processor multiplies in it by AMX."""
+    """fastgan's sides: also bf16 where the processor multiplies in it, by AMX or AVX512-BF16."""
     core = fastgan.backend_info()["native"]  # a text where it is not loaded
-    return {FASTGAN: "fp32"} | ({BF16: "bf16"} if isinstance(core, dict) and core["amx"] == "yes" else {})
+    has_bf16 = isinstance(core, dict) and "yes" in (core["amx"], core["avx512_bf16"])
+    return {FASTGAN: "fp32"} | ({BF16: "bf16"} if has_bf16 else {})
 
 
 def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -109,15 +111,17 @@ def ctgan_model(task: Task, epochs: int) -> Any:
 
 
 def qualities(task: Task, held_out: pd.DataFrame, updates: int) -> dict[str, Any]:
-    """Both sides' samples, as many as there are rows, scored after as many updates."""
+    """Both sides' samples, as many as there are rows, scored after as many updates, and the times of the training."""
     options = {"batch_size": task.batch, "pack": task.pack, "seed": task.seed, "threads": torch.get_num_threads()}
-    samples = {}
+    samples, times, found = {}, {}, []
     for side, precision in precisions().items():
-        gan = TabularGAN(steps=updates, precision=precision, **options).fit(task.frame)
-        samples[side] = gan.sample(len(task.frame), seed=task.seed)
+        model = TabularGAN(steps=updates, precision=precision, **options)  # type: ignore[arg-type]
+        times[side] = taken(functools.partial(model.fit, task.frame))
+        samples[side] = model.sample(len(task.frame), seed=task.seed)
     epochs = -(-updates // task.epoch)
-    samples[CTGAN] = ctgan_model(task, epochs).sample(len(task.frame))
-    return {side: score(gan, task, rows, held_out) for side, rows in samples.items()}
+    times[CTGAN] = taken(lambda: found.append(ctgan_model(task, epochs)))
+    samples[CTGAN] = found[0].sample(len(task.frame))
+    return {side: score(model, task, rows, held_out) | {"training": times[side]} for side, rows in samples.items()}
 
 
 def score(gan: TabularGAN, task: Task, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, Any]:

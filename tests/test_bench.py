@@ -186,12 +186,12 @@ def test_qualities_have_a_mean_and_an_error() -> None:
 
     side = {
         "sdmetrics": 0.5, "efficacy": None, "mean_ks": 0.1, "mean_tv": None, "pairs": {"mean_tv": 0.2},
-        "detection": {"auc": 0.9}, "privacy": {"closer_than_5_percent": 0.05},
+        "detection": {"auc": 0.9}, "privacy": {"closer_than_5_percent": 0.05}, "training": {"cpu": 2.0},
     }  # fmt: skip
     records = [{"table": "wine", side_: side | {"sdmetrics": x}} for x in (0.5, 0.7) for side_ in ("fastgan",)]
     found = bench_tabular.summary([record | {"ctgan": side} for record in records])["wine"]
     assert found["SDMetrics quality"] == {"fastgan": pytest.approx((0.6, 0.1)), "ctgan": pytest.approx((0.5, 0.0))}
-    assert "efficacy" not in found
+    assert "efficacy" not in found and found["training, processor s"]["ctgan"] == pytest.approx((2.0, 0.0))
 
 
 def test_loops_of_others_run_on_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
