@@ -75,24 +75,29 @@ def times_of_fastgan(task: Task, updates: int, threads: int, precision: Any = "f
     preparation = taken(lambda: found.append(gan.prepare(task.frame)))
     (rows,) = found
     assert gan.gan is not None
-    config = gan.config.training(len(rows))
-    fastgan.train(gan.gan, rows, dataclasses.replace(config, steps=1))
-    whole = taken(lambda: fastgan.train(gan.gan, rows, config))  # type: ignore[arg-type]
-    return {
-        "preparation": preparation,
-        "per 100 updates": {name: 100 * seconds / updates for name, seconds in whole.items()},
-    }
+    network, config = gan.gan, gan.config.training(len(rows))
+
+    def training(steps: int) -> dict[str, float]:
+        return taken(lambda: fastgan.train(network, rows, dataclasses.replace(config, steps=steps)))  # type: ignore[arg-type]
+
+    times = apart(training(1), training(1 + updates), 1, updates)
+    preparation = {name: preparation[name] + times["preparation"][name] for name in CLOCKS}
+    return times | {"preparation": preparation}
 
 
 def times_of_ctgan(task: Task, updates: int) -> dict[str, dict[str, float]]:
-    """The same, of two trainings that differ by some epochs."""
+    """The same."""
     more = -(-updates // task.epoch)
     short = taken(lambda: ctgan_model(task, 1))
-    long = taken(lambda: ctgan_model(task, 1 + more))
-    epoch = {name: (long[name] - short[name]) / more for name in CLOCKS}
+    return apart(short, taken(lambda: ctgan_model(task, 1 + more)), task.epoch, more * task.epoch)
+
+
+def apart(short: dict[str, float], long: dict[str, float], updates: int, more: int) -> dict[str, dict[str, float]]:
+    """The times of two trainings, of some updates and of `more` than that, as preparation and updates."""
+    update = {name: (long[name] - short[name]) / more for name in CLOCKS}
     return {
-        "preparation": {name: short[name] - epoch[name] for name in CLOCKS},
-        "per 100 updates": {name: 100 * epoch[name] / task.epoch for name in CLOCKS},
+        "preparation": {name: max(short[name] - updates * update[name], 0.0) for name in CLOCKS},
+        "per 100 updates": {name: 100 * update[name] for name in CLOCKS},
     }
 
 

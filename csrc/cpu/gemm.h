@@ -47,6 +47,13 @@ void each_block(ColumnRange range, Function&& f) {
   }
 }
 
+// Whole vectors for a map: a loop that stops at the last column takes the rest one by one, at the cost of some vectors.
+// A range of columns ends in the padding, so that the other lanes may have any value that is no NaN.
+template <class T>
+int whole_vectors(int columns) {
+  return int(rounded_up(columns, Simd<T>::width));
+}
+
 // Layout of the rows of a tile of A: contiguous; adjacent (a transposed matrix); or blocked, kBlockRows of the depth in
 // a row. Software prefetch: hardware prefetchers track fewer streams than a tile has rows, and stop at page ends, so
 // the first two layouts prefetch the tile's own lines.
@@ -331,7 +338,7 @@ void multiply_rows(const Extent& extent, Layout layout, const Matrix<T>& a, int6
 template <class T, class After>
 void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const T* b, T* c, ColumnRange range,
               After&& after) {
-  const int64_t tiles = (n + kTileRows - 1) / kTileRows;  // of nearly equal height: 128 rows are 8 x 13 + 2 x 12
+  const int64_t tiles = tiles_of(n);
   const Extent extent{depth, depth, n, n};
   // Only the product with the same order of sums as a tile, so that the bits of a row do not depend on its place.
   const ShortColumns<T> last(a.column != 1 && n % Simd<T>::width == 0, extent, b, c, range);
@@ -356,7 +363,7 @@ void multiply(int64_t n, int64_t depth, const Matrix<T>& a, const T* bias, const
 template <class T, class After>
 void multiply_weight(const BlockedWeight<T>& a, const Extent& extent, const T* bias, const T* b, T* c,
                      ColumnRange range, After&& after) {
-  const int64_t n = extent.outputs, tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t n = extent.outputs, tiles = tiles_of(n);
   const int64_t blocks = (a.inputs + kBlockRows<T> - 1) / kBlockRows<T>;
   ShortColumns<T> last(a.inputs % 4 == 0 && n >= kTileRows, extent, b, c, range);
   last.pack();
@@ -385,7 +392,7 @@ void multiply_transposed_weight(const BlockedWeight<T>& a, const Extent& extent,
   last.each_range(extent.inputs, range, [&](ColumnRange columns) {
     for (int64_t column = 0; column < extent.outputs; column += kBlockRows<T>) {
       const int64_t width = a.width(column), some = std::min(width, extent.outputs - column);
-      const int64_t tiles = (some + kTileRows - 1) / kTileRows;
+      const int64_t tiles = tiles_of(some);
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t row = some * t / tiles, next = some * (t + 1) / tiles;
         multiply_rows<T>(extent, Layout::adjacent, {a.block(column) + row, 1, width}, column + row, int(next - row),
@@ -417,8 +424,8 @@ void multiply_gradient(const GradientShape& shape, ColumnRange range, const T* e
   const int64_t n = shape.n, dense = shape.dense, of_e = shape.of_e, inputs = shape.inputs;
   constexpr int width = kBlockRows<T>;
   const int64_t rows = range.last - range.first, packed_block = padded(range.last) * width;
-  const int64_t dense_tiles = (dense + kTileRows - 1) / kTileRows;
-  const int64_t other_tiles = (n - dense + kTileRows - 1) / kTileRows, tiles = dense_tiles + other_tiles;
+  const int64_t dense_tiles = tiles_of(dense);
+  const int64_t other_tiles = tiles_of(n - dense), tiles = dense_tiles + other_tiles;
   const int64_t group =
       width * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, packed_block * int64_t(sizeof(T))));
   e += range.first * of_e;

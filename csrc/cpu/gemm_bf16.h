@@ -121,7 +121,7 @@ struct PairedWeight {
 template <class After>
 void multiply_weight_bf16(const PairedWeight& a, const Pair* copy, const float* bias, const float* b, float* c,
                           ColumnRange range, After&& after) {
-  const int64_t n = a.outputs, pairs = pairs_of(a.inputs), tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t n = a.outputs, pairs = pairs_of(a.inputs), tiles = tiles_of(n);
   each_group<float>(pairs, range, [&](ColumnRange columns) {
     const Pair* right = pair_features(a.inputs, b, columns);
     for (int64_t t = 0; t < tiles; ++t) {
@@ -147,7 +147,7 @@ void multiply_transposed_weight_bf16(const PairedWeight& a, const Pair* copy, co
   each_group<float>(pairs, range, [&](ColumnRange columns) {
     const Pair* right = pair_features(a.outputs, b, columns);
     for (int64_t column = 0; column < a.inputs; column += width) {
-      const int64_t inputs = std::min<int64_t>(width, a.inputs - column), tiles = (inputs + kTileRows - 1) / kTileRows;
+      const int64_t inputs = std::min<int64_t>(width, a.inputs - column), tiles = tiles_of(inputs);
       const Pair* block = copy + column / width * a.transposed_block();
       for (int64_t t = 0; t < tiles; ++t) {
         const int64_t row = inputs * t / tiles, next = inputs * (t + 1) / tiles;
@@ -171,7 +171,7 @@ void multiply_gradient_bf16(int64_t n, int64_t inputs, int64_t rows, const Pair*
   constexpr int width = kBlockRows<float>;
   const int64_t pairs = pairs_of(rows), stride = pair_stride(rows);
   alignas(64) float tile[kTileRows * width];
-  const int64_t tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t tiles = tiles_of(n);
   for (int64_t column = first; column < last; column += width) {
     const int columns = int(std::min<int64_t>(width, last - column));
     const Pair* right = pair_inputs(inputs, rows, x, column, columns);

@@ -13,12 +13,14 @@ namespace fastgan::inline FASTGAN_ISA {
 
 template <class F, class T>
 void activate_tile(const T* in, T* out, int64_t stride, int rows, int columns, T negative_slope) {
+  columns = whole_vectors<T>(columns);
   for (int i = 0; i < rows; ++i, in += stride, out += stride)
     for (int j = 0; j < columns; ++j) out[j] = F::value(in[j], negative_slope);
 }
 
 template <class F, class T>
 void activate_backward_tile(const T* saved, T* grad, int64_t stride, int rows, int columns, T negative_slope) {
+  columns = whole_vectors<T>(columns);
   for (int i = 0; i < rows; ++i, saved += stride, grad += stride)
     for (int j = 0; j < columns; ++j) grad[j] *= F::derivative(saved[j], negative_slope);
 }
@@ -62,7 +64,8 @@ void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBat
 
 template <class T>
 void maxout(const T* pieces_in, T* out, int64_t units, int pieces, ColumnRange range) {
-  each_block<T>(range, [&](int64_t p, int lane, int lanes) {
+  each_block<T>(range, [&](int64_t p, int lane, int columns) {
+    const int lanes = whole_vectors<T>(columns);
     for (int64_t u = 0; u < units; ++u) {
       const T* in = pieces_in + (p * units + u) * pieces * kBlockRows<T> + lane;
       T* best = out + (p * units + u) * kBlockRows<T> + lane;
@@ -80,7 +83,8 @@ void maxout(const T* pieces_in, T* out, int64_t units, int pieces, ColumnRange r
 template <class T>
 void maxout_backward(const T* pieces_in, const T* out, const T* grad, T* grad_pieces, int64_t units, int pieces,
                      ColumnRange range) {
-  each_block<T>(range, [&](int64_t p, int lane, int lanes) {
+  each_block<T>(range, [&](int64_t p, int lane, int columns) {
+    const int lanes = whole_vectors<T>(columns);
     for (int64_t u = 0; u < units; ++u) {
       const int64_t from = (p * units + u) * pieces * kBlockRows<T> + lane, at = (p * units + u) * kBlockRows<T> + lane;
       T left[kBlockRows<T>];  // the gradient, until a piece has taken it
