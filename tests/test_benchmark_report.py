@@ -13,6 +13,7 @@ from test_benchmark import halved_loss
 from fastgan.apps.bench import (
     baselines_torch,
     flops,
+    harness,
     measure,
     report,
     targets,
@@ -135,6 +136,20 @@ def test_a_row_that_breaks_down_costs_no_other_row_and_can_be_measured_again(
     path.write_text(json.dumps(content))
     assert run(tmp_path, *rows) == 1
     assert "The rows are of different revisions: 1234567 (1), " in capsys.readouterr().out
+
+
+def test_a_population_is_not_measured_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ask(request: dict[str, Any], limit_s: float) -> Any:
+        asked.extend(request["rows"])
+        yield {"population": MEMBERS}
+
+    monkeypatch.setattr(worker, "ask", ask)
+    monkeypatch.setattr(harness.machine, "allowed_cpus", lambda: [0, 1])
+    for _ in range(2):
+        assert run(tmp_path, "--workload", "population-2t", "--resume") == 0
+    assert asked == ["population-2t"]
 
 
 def test_a_row_that_lacks_a_side_is_measured_again_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
