@@ -78,7 +78,7 @@ def fit(images: Tensor, *, adversarial: float, l1: float, steps: int, width: int
     torch.manual_seed(seed)
     g, d = UNet(width), patches(width)
     of_g, of_d = (torch.optim.Adam(network.parameters(), 5e-4, (0.5, 0.999)) for network in (g, d))
-    ema = torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
+    ema = torch.optim.swa_utils.get_ema_multi_avg_fn(0.95)
     average = torch.optim.swa_utils.AveragedModel(g, multi_avg_fn=ema, use_buffers=True)
     for _ in range(steps):
         real = images[torch.randint(len(images), (BATCH,))]
