@@ -4,13 +4,12 @@ For each seed some labelled 8x8 digits are drawn. A conditional GAN learns p(x |
 rows as asked are drawn from it. A logistic regression is fitted to the real rows, to the generated ones, and to both,
 and is tested on all other digits.
 
-    python examples/augmentation.py [--labelled 100,300] [--seeds 5] [--out FILE.json]
+    python examples/augmentation.py [--labelled 100,300] [--seeds 5] [--out FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 import fastgan
 from fastgan import data, models
+from fastgan.apps.bench import harness, machine
 from fastgan.data import Dataset
 
 
@@ -62,9 +62,12 @@ def main() -> None:
     parser.add_argument("--generated", type=int, default=1000, help="rows drawn from the GAN (1000)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3000, help="iterations of the GAN (3000)")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the figures, with machine and revision")
+    parser.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
     arguments = parser.parse_args()
-    studies = {}
+    settings = harness.Settings(threads=(torch.get_num_threads(),), out=arguments.out, machine=arguments.machine)
+    report = harness.Report("augmentation-digits", settings, "studies")
+    report.content = {"generated": arguments.generated, "steps": arguments.steps, "seeds": arguments.seeds}
     print(f"{'labelled':>8}  {'real alone':>16}  {'generated alone':>16}  {'both':>16}  {'both - real':>18}")
     for labelled in map(int, arguments.labelled.split(",")):
         found = [trial(labelled, arguments.generated, seed, arguments.steps) for seed in range(arguments.seeds)]
@@ -77,9 +80,8 @@ def main() -> None:
         names = "real", "generated", "both"
         numbers = [told(torch.tensor([t[name] for t in found], dtype=torch.float64)) for name in names]
         print(f"{labelled:>8}  {'  '.join(f'{n:>16}' for n in numbers)}  {told(gains, '+.3f'):>18}", flush=True)
-        studies[labelled] = found
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(studies, indent=1) + "\n")
+        if arguments.out is not None:
+            report.add({"labelled": labelled, "trials": found})
 
 
 if __name__ == "__main__":

@@ -70,19 +70,7 @@ def test_dcgan_times_both_sides_of_the_same_networks(tmp_path: Path) -> None:
     assert run(bench_dcgan, tmp_path) == 0
     (case,) = json.loads((tmp_path / "dcgan-here-quick.json").read_text())["cases"]
     assert {bench_dcgan.FASTGAN, bench_dcgan.PLAIN} <= set(case["sides"])
-    assert case["tolerance"]["relative difference from float64"][bench_dcgan.FASTGAN].keys() == {"G", "D"}
-
-
-def test_dcgan_notices_a_side_that_trains_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = bench_dcgan.plain_loop
-
-    def on_other_rows(gan: fastgan.GAN, rows: torch.Tensor, *rest: Any) -> Any:
-        return loop(gan, -rows if rows.dtype == torch.float32 else rows, *rest)
-
-    monkeypatch.setattr(bench_dcgan, "plain_loop", on_other_rows)
-    assert run(bench_dcgan, tmp_path) == 1
-    (case,) = json.loads((tmp_path / "dcgan-here-quick.json").read_text())["cases"]
-    assert set(case["wrong"]) == {bench_dcgan.PLAIN} and bench_dcgan.PLAIN not in case["sides"]
+    assert case["tolerance"]["relative difference from float64"][bench_dcgan.FASTGAN].keys() == {"images", "logits"}
 
 
 def test_losses_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,10 @@ def draw(page: Path) -> None:
                 if (words := shlex.split(command, comments=True)) and main(words[1:]):
                     raise SystemExit(f"{page.name}: {command}")
         for name in shown:
-            store(Path(name), FOLDER / "pictures" / name)
+            if Path(name).exists():
+                store(Path(name), FOLDER / "pictures" / name)
+            else:
+                print(f"{name} is drawn by a command in a block of plain text: run it, then store(path, target)")
 
 
 if __name__ == "__main__":
