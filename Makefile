@@ -19,7 +19,8 @@ JOBS ?= 2
 # The longest files first (tests/conftest.py). Bytecode is kept, whatever the environment says: many tests start processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 VERIFY = $(BIN)/python -c "import sys; from fastgan.data import mnist_files; mnist_files.verify(*sys.argv[1:])"
-SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# What the core is built from; the version is in __init__.py.
+SOURCES := CMakeLists.txt pyproject.toml fastgan/__init__.py $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo data test quick test-reference test-slow mutate gpu gpu-quick lint format tidy docs wheel install clean
 

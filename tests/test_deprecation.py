@@ -94,6 +94,9 @@ def test_the_warning_names_the_line_of_the_caller() -> None:
     with pytest.warns(DeprecationWarning) as caught:
         _ = GAN.averaged
     assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning) as caught:
+        fastgan.train_encoder(GAN, inferer=torch.nn.Linear(2, 3), steps=1)  # type: ignore[call-arg]
+    assert caught[0].filename == __file__
 
 
 # ---------------------------------------------------------------- what version 0.1 wrote

@@ -47,6 +47,12 @@ def test_the_version_is_written_once() -> None:
         assert release().disagreement(ROOT, tag) is None
 
 
+def test_a_new_version_builds_the_core_again() -> None:
+    """Or `make test` would find a core of the version before the release."""
+    sources = re.search(r"^SOURCES := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert sources is not None and release()._MODULE in sources[1].split()
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [

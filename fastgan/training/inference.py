@@ -34,8 +34,8 @@ class InferenceResult(Result):
     r_squared: float
 
 
-@torch.inference_mode(False)
 @deprecation.argument("train_encoder", "inferer", "encoder")
+@torch.inference_mode(False)
 def train_encoder(
     gan: GAN,
     encoder: torch.nn.Module,
