@@ -1,6 +1,6 @@
 """Image to image: pictures from their edges, by an adversarial loss and L1 (pix2pix), beside L1 alone.
 
-G is a small U-Net that takes the edges, and noise in its middle; D sees edges and image together and judges patches.
+G is a small U-Net that takes the edges, and noise in its middle; D sees edges and image together, a logit a patch.
 With L1 alone G gives the median of all that the edges allow, which is blurred. The adversarial loss makes it choose.
 Printed for both: the L1 error on rows that were held out, and how sharp the images are, as the mean difference of
 neighbouring pixels over that of real ones.
