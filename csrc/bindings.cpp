@@ -1,4 +1,4 @@
-// pybind11 only: names, arguments, build_info. Addresses come from fastgan/kernels.py, which has validated everything.
+// pybind11 only: names, arguments, build_info. Addresses come from fastgan/_kernels.py, which has validated everything.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -201,7 +201,7 @@ void bind_cuda(py::module_& m);      // bindings_cuda.cpp
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.doc() =
-      "The compiled core of fastgan: pointers, sizes, threads or a stream. fastgan.kernels calls it with tensors.";
+      "The compiled core of fastgan: pointers, sizes, threads or a stream. fastgan._kernels calls it with tensors.";
   m.def("build_info", build_info);
   m.attr("row_padding") = kRowPadding;
 

@@ -5,9 +5,9 @@ __version__ = "0.1.0"  # the one place; pyproject.toml and CMake read it
 from fastgan import _interrupt
 
 with _interrupt.imports():
-    from fastgan.backend import backend_info
+    from fastgan._backend import backend_info
 
-from fastgan import data, deprecation, evaluation, losses, models, nn, random, tabular, theory
+from fastgan import _deprecation, data, evaluation, losses, models, nn, random, tabular, theory
 from fastgan.data import DataError
 from fastgan.losses import (
     blended_generator_loss,
@@ -51,7 +51,7 @@ from fastgan.training import (
 )
 
 # Few programs draw: `fastgan.plots` is loaded at its first use.
-__getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"}, at_first_use=("plots",))
+__getattr__ = _deprecation.names(__name__, {"train_inferer": "train_encoder"}, at_first_use=("plots",))
 
 __all__ = [
     "GAN",

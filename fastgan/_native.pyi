@@ -1,6 +1,6 @@
-"""The compiled core: addresses, sizes, threads or a stream. `fastgan.backend` loads it, `fastgan.kernels` calls it.
+"""The compiled core: addresses, sizes, threads or a stream. `fastgan._backend` loads it, `fastgan._kernels` calls it.
 
-An address is an int, 0 for null. `dtype` is a number of `fastgan.schema.DTYPES`, `formula` and `activation` are those
+An address is an int, 0 for null. `dtype` is a number of `fastgan._schema.DTYPES`, `formula` and `activation` are those
 of its `FORMULAS` and `ACTIVATIONS`.
 """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan import cuda
-from fastgan.backend import native
+from fastgan import _cuda
+from fastgan._backend import native
 from fastgan.training.engines.cuda_persistent import limits_of
 
 
@@ -25,7 +25,7 @@ def additions_per_cycle() -> float:
 
 def launch_empty(device_tensor: Tensor, count: int) -> None:
     """Queue so many empty kernels, one after another."""
-    cuda.launch(device_tensor, "empty", count)
+    _cuda.launch(device_tensor, "empty", count)
 
 
 def launch_barriers(numbers: Tensor, blocks: int, barriers: int) -> None:
@@ -34,7 +34,7 @@ def launch_barriers(numbers: Tensor, blocks: int, barriers: int) -> None:
     Args:
         numbers: int32, one for each thread.
     """
-    cuda.launch(numbers, "barrier_loop", blocks, barriers, numbers)
+    _cuda.launch(numbers, "barrier_loop", blocks, barriers, numbers)
 
 
 def blocks_of_the_persistent_kernel(device: torch.device, rows: int, members: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastgan import _options, kernels, ops, random, reference
+from fastgan import _kernels, _options, ops, random, reference
 from fastgan._errors import Invalid, check_choice
 from fastgan._options import DiscriminatorKind, GeneratorKind, Impl, PenaltyKind, Reduction
 
@@ -58,7 +58,7 @@ def _paired_difference(caller: str, real: Tensor, fake: Tensor) -> Tensor:
     if real.shape != fake.shape:
         why = "the relativistic loss pairs real_logits with fake_logits, so their shapes"
         raise Invalid(caller).value(why, f"must be equal, got {tuple(real.shape)} and {tuple(fake.shape)}")
-    wide = kernels.ACCUMULATORS[real.dtype]  # a difference of halves may overflow
+    wide = _kernels.ACCUMULATORS[real.dtype]  # a difference of halves may overflow
     return real.to(wide) - fake.to(wide)
 
 
@@ -355,7 +355,7 @@ def _check_probabilities(caller: str, *named: tuple[str, Tensor]) -> None:
 
 
 def _least_probability(p: Tensor, clamp: bool) -> float:
-    return torch.finfo(kernels.ACCUMULATORS[p.dtype]).tiny if clamp else 0.0
+    return torch.finfo(_kernels.ACCUMULATORS[p.dtype]).tiny if clamp else 0.0
 
 
 def probability_discriminator_loss(

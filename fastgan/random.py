@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import _options, deprecation, ops, reference
+from fastgan import _deprecation, _options, ops, reference
 from fastgan._errors import Invalid, check_choice, is_integer
 from fastgan._options import Impl, PriorName
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 __dir__ = __all__.copy  # what completion shows
 
-__getattr__ = deprecation.names(__name__, {"next_key": "next_dropout_seed"})
+__getattr__ = _deprecation.names(__name__, {"next_key": "next_dropout_seed"})
 
 
 class Purpose(enum.IntEnum):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgan import ops, reference
-from fastgan.backend import why_not
+from fastgan._backend import why_not
 from fastgan.ops import LayerSpec
 
 IMPLS = ("native", "reference")
@@ -231,10 +231,10 @@ def _mlp_arguments(case: MlpCase, grad: bool = True, save: bool = True) -> tuple
 
 
 def _mlp_backward_arguments(case: MlpCase) -> tuple[object, ...]:
-    from fastgan import operators
+    from fastgan import _operators
 
     arguments = _mlp_arguments(case, grad=False)
-    y, work = operators._mlp(*arguments)
+    y, work = _operators._mlp(*arguments)
     return *arguments[:-1], work, torch.ones_like(y)
 
 

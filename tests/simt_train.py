@@ -10,7 +10,7 @@ import pytest
 from emulator import STREAM, Emulator
 from torch import Tensor
 
-from fastgan import schema
+from fastgan import _schema
 from fastgan.training.engines import cuda_persistent as persistent
 from fastgan.training.engines.cuda_persistent import DeviceLimits
 from fastgan.training.engines.state import HostState
@@ -31,11 +31,11 @@ class Written:
             self.arguments.append(len(values["layers"]))
             for layer in values["layers"]:
                 self.struct("LayerPlan", layer)
-        for i, (field, kind) in enumerate(schema.FIELDS[name].items()):
+        for i, (field, kind) in enumerate(_schema.FIELDS[name].items()):
             self.field(kind, values[i if isinstance(values, tuple) else field])
 
     def field(self, kind: str, value: Any) -> None:
-        if kind in schema.FIELDS:
+        if kind in _schema.FIELDS:
             self.struct(kind, value)
         elif kind == "address":
             self.arguments.append(self.at[value] if value else None)
@@ -43,8 +43,8 @@ class Written:
             self.arguments.append(len(value))
             for item in value:
                 self.field(kind[1:-1], item)
-        elif kind in schema.ENUMS:
-            self.arguments.append(schema.number(kind, value))
+        elif kind in _schema.ENUMS:
+            self.arguments.append(_schema.number(kind, value))
         else:
             self.arguments.append(float(value) if kind == "real" else int(value))
 

@@ -17,10 +17,10 @@ import torch
 from fused_rows import MOMENTUM, ROWS_OF_TABLE, SLOW, STEPS, config_of, distance, run
 from rounded import RoundedLinear
 
-from fastgan import GAN, TrainConfig, backend, train
+from fastgan import GAN, TrainConfig, _backend, train
 from fastgan.training import Callback
 
-native = backend.native
+native = _backend.native
 SOFTWARE, AMX, DOT = "AMX in software", "AMX", "AVX512-BF16"
 
 
@@ -357,11 +357,11 @@ if libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(
     sys.exit("no filter of system calls can be set here")
 import torch
 from fused_rows import ROWS_OF_TABLE, run
-from fastgan import backend
+from fastgan import _backend
 from fastgan.apps.cli import main
-backend.native.announce_amx()
+_backend.native.announce_amx()
 main(["info"])
-print(json.dumps([backend.native.bf16_products()["amx"], backend.native.bf16_products()["avx512_bf16"]]))
+print(json.dumps([_backend.native.bf16_products()["amx"], _backend.native.bf16_products()["avx512_bf16"]]))
 gan, result = run(ROWS_OF_TABLE["wide"], torch.float32, "fused", steps=5, precision="bf16")
 print(json.dumps([result.engine_reason, [value.double().sum().item() for value in gan.state_dict().values()]]))
 try:

@@ -17,7 +17,7 @@ from cases import OPERATORS
 
 import fastgan
 from fastgan import evaluation, losses, nn, random, theory
-from fastgan.backend import OPERATIONS
+from fastgan._backend import OPERATIONS
 
 PACKAGE = Path(fastgan.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
@@ -31,15 +31,15 @@ LAYERS = {
     "_run_folder": -3,
     "_torch_settings": -3,
     "_probes": 9,
-    "results": -3,
-    "deprecation": -3,
+    "_results": -3,
+    "_deprecation": -3,
     "_files": -2,
     "reference": -2,
-    "backend": -2,
-    "schema": -1,
-    "cuda": 0,
-    "kernels": 1,
-    "operators": 2,
+    "_backend": -2,
+    "_schema": -1,
+    "_cuda": 0,
+    "_kernels": 1,
+    "_operators": 2,
     "ops": 3,
     "random": 4,
     "data": 5,
@@ -116,14 +116,14 @@ def test_only_the_backend_loads_the_native_module() -> None:
             isinstance(node, ast.Constant) and node.value == "fastgan._native"
             for node in ast.walk(ast.parse(path.read_text()))
         )
-        assert not (named or written) or dotted(path) == "backend", f"{path.name} loads the native module"
+        assert not (named or written) or dotted(path) == "_backend", f"{path.name} loads the native module"
 
 
 @pytest.mark.parametrize("name", ("reference", "theory"))
 def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
     paths = [p for p in modules() if dotted(p).split(".")[0] == name]
     assert paths, f"there is no fastgan.{name}"
-    forbidden = {"backend", "kernels", "operators", "ops"}
+    forbidden = {"_backend", "_kernels", "_operators", "ops"}
     for path in paths:
         for imported in imports(path):
             parts = imported.split(".")
@@ -131,9 +131,10 @@ def test_the_oracles_know_nothing_of_native_code(name: str) -> None:
 
 
 # What the applications and bench/ use beside the public names, by reason. The list may become shorter, but not by
-# writing a fact again. Top-level modules with an underscore are not in it: they are helpers of the whole distribution,
-# which the applications are part of: errors that keep their parts, types of options, files written whole, the files of
-# a run folder, optional libraries, PyTorch's settings, ranks, limits of the hardware, Ctrl-C.
+# writing a fact again. Other top-level modules with an underscore than those of CORE are not in it: they are helpers of
+# the whole distribution, which the applications are part of: errors that keep their parts, types of options, files
+# written whole, a run folder's files, optional libraries, PyTorch's settings, ranks, limits of the hardware, Ctrl-C.
+CORE = ("_backend", "_schema", "_cuda", "_kernels", "_operators", "_results", "_deprecation")
 BESIDE_PUBLIC = {
     "soak, which runs the CPU's engine without the history of `train`": ("training.engines.cpu",),
     "the minibatches of a run": ("training.rows",),
@@ -167,7 +168,7 @@ def inner_module(name: str) -> str | None:
     if parts[0] in ("apps", "training", "plots"):  # public, but no names of the top level
         parts = [] if parts[0] == "apps" else parts
     if not parts or parts[0].startswith("_"):
-        return None
+        return parts[0] if parts and parts[0] in CORE else None
     for place, part in enumerate(parts):
         top_level = ("training", "plots") if found is fastgan else ()
         if part not in (*getattr(found, "__all__", ()), *top_level, "__version__"):
@@ -204,6 +205,8 @@ def test_no_use_of_an_inner_module_is_overlooked(text: str, tmp_path: Path) -> N
     file = tmp_path / "program.py"
     file.write_text(text)
     assert {inner_module(name) for name in names_used(file)} - {None} == {"data.sources"}
+    file.write_text("from fastgan._backend import native")
+    assert {inner_module(name) for name in names_used(file)} - {None} == {"_backend"}
     file.write_text("from fastgan import data, _errors\n_errors.Invalid\ndata.load\ndata = data.ring(3)\ndata.x")
     assert not {inner_module(name) for name in names_used(file)} - {None}
 
@@ -214,7 +217,7 @@ ASKERS = {"ops.dispatch": "dispatch", "training.engines.cpu": "refusal", "traini
 
 
 def asks_why_not(text: str) -> bool:
-    """Whether code names `backend.why_not` in any way: imported, as an attribute, or by a string."""
+    """Whether code names `_backend.why_not` in any way: imported, as an attribute, or by a string."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("backend"):
             if any(alias.name in ("why_not", "*") for alias in node.names):
@@ -228,7 +231,7 @@ def asks_why_not(text: str) -> bool:
 
 def test_native_is_chosen_in_one_place() -> None:
     """`why_not` decides; only the dispatch asks it, and the engines that may have to refuse."""
-    askers = {dotted(path) for path in modules() if asks_why_not(path.read_text())} - {"backend"}
+    askers = {dotted(path) for path in modules() if asks_why_not(path.read_text())} - {"_backend"}
     assert askers == set(ASKERS), f"{askers ^ set(ASKERS)} choose a backend of their own, or no longer ask"
     for name, use in ASKERS.items():
         text = (PACKAGE / f"{name.replace('.', '/')}.py").read_text()
@@ -246,17 +249,17 @@ def test_native_is_chosen_in_one_place() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "from fastgan.backend import why_not",
-        "from fastgan.backend import why_not as reason",
-        "from fastgan.backend import *",
-        "from fastgan import backend\nbackend.why_not('mlp', 'cpu', None)",
-        "import fastgan\nask = fastgan.backend.why_not",
-        "from fastgan import backend as b\ngetattr(b, 'why_not')",
+        "from fastgan._backend import why_not",
+        "from fastgan._backend import why_not as reason",
+        "from fastgan._backend import *",
+        "from fastgan import _backend\n_backend.why_not('mlp', 'cpu', None)",
+        "import fastgan\nask = fastgan._backend.why_not",
+        "from fastgan import _backend as b\ngetattr(b, 'why_not')",
     ],
 )
 def test_no_way_of_asking_is_overlooked(text: str) -> None:
     assert asks_why_not(text)
-    assert not asks_why_not("from fastgan.backend import native\nfrom fastgan.training.engines import cuda_engine")
+    assert not asks_why_not("from fastgan._backend import native\nfrom fastgan.training.engines import cuda_engine")
 
 
 PLAIN = ("CheckpointError", "UnsupportedByEngine")  # begin with a path, or with what the engine cannot run
@@ -274,7 +277,7 @@ def prefixed(text: str) -> Iterator[int]:
 def test_errors_keep_their_parts() -> None:
     """The command line spells an argument as a flag by `error.subject`; no code takes a sentence apart."""
     assert list(prefixed("raise ValueError(f'{caller}: {name} must be 1')\n\nraise TypeError('train: no')")) == [1, 3]
-    own = {"deprecation", "operators", "nn.saved", "training.checkpoint"}  # not seen, or of a file
+    own = {"_deprecation", "_operators", "nn.saved", "training.checkpoint"}  # not seen, or of a file
     found = {dotted(path): list(prefixed(path.read_text())) for path in modules()}
     wrong = {name: lines for name, lines in found.items() if lines and name not in own and name[:5] != "apps."}
     assert not wrong, f"make these with fastgan._errors.Invalid: {wrong}"
@@ -390,7 +393,7 @@ def test_every_registered_operator_has_a_row_of_arguments() -> None:
     """What fastgan registers with torch is checked by opcheck on the rows of tests/cases.py: all of it and no more."""
     import torch
 
-    from fastgan import operators  # noqa: F401  # registers
+    from fastgan import _operators  # noqa: F401  # registers
 
     registered = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names()
                   if name.startswith("fastgan::")}  # fmt: skip

@@ -14,8 +14,8 @@ import torch
 from cases import DTYPES, need
 
 import fastgan
-from fastgan import backend, ops
-from fastgan.backend import OPERATIONS, backend_info, why_not
+from fastgan import _backend, ops
+from fastgan._backend import OPERATIONS, backend_info, why_not
 from fastgan.ops import LayerSpec
 
 
@@ -35,7 +35,7 @@ def test_info_tells_versions_and_who_runs_what() -> None:
             backend_of = info["backends"][f"{operation} on {device}"]
             reason = why_not(operation, device, torch.float32)
             assert backend_of == ("native" if reason is None else f"reference: {reason}")
-    if backend.native is None:
+    if _backend.native is None:
         assert info["native"].startswith("not loaded: ")
     else:
         assert info["native"]["version"] == fastgan.__version__
@@ -48,7 +48,7 @@ def test_reasons_are_sentences() -> None:
             for dtype in (*DTYPES, torch.int64):
                 reason = why_not(operation, device, dtype)
                 assert reason is None or len(reason) > 10
-        if backend.native is not None:
+        if _backend.native is not None:
             assert "kernel" in str(why_not(operation, "mps", torch.float32))
             assert "int64" in str(why_not(operation, "cpu", torch.int64))
 
@@ -142,9 +142,9 @@ def test_the_reference_is_what_it_says() -> None:
     """An explicit 'reference' never reaches the kernels."""
     code = """
 import torch, fastgan
-from fastgan import kernels, ops, random
+from fastgan import _kernels, ops, random
 from fastgan.ops import LayerSpec
-kernels.native = None  # any use raises
+_kernels.native = None  # any use raises
 x = torch.randn(5, requires_grad=True)
 fastgan.discriminator_loss(x, x, impl="reference").backward()
 fastgan.generator_loss(x, reduction="none", impl="reference").sum().backward()

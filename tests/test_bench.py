@@ -16,8 +16,8 @@ from cases import need
 from torch.nn import functional as F
 
 import fastgan
+from fastgan._backend import native
 from fastgan.apps.bench import harness
-from fastgan.backend import native
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))

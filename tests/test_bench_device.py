@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fastgan import _probes
+from fastgan._backend import native
 from fastgan.apps.bench import (
     baselines_jax,
     baselines_torch,
@@ -29,7 +30,6 @@ from fastgan.apps.bench import (
 )
 from fastgan.apps.bench.products import products_in
 from fastgan.apps.bench.workloads import CUDA_WORKLOADS, MlpSizes, Workload, draws
-from fastgan.backend import native
 from fastgan.training.engines import cuda_graph as graph
 from fastgan.training.engines.cost_model import DeviceLimits
 

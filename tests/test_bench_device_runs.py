@@ -11,7 +11,8 @@ import pytest
 import torch
 from test_bench_device import BOUNDS, twice_the_loss
 
-from fastgan import backend
+from fastgan import _backend
+from fastgan._backend import native
 from fastgan.apps.bench import (
     device,
     harness,
@@ -23,7 +24,6 @@ from fastgan.apps.bench import (
 )
 from fastgan.apps.bench.workloads import CUDA_WORKLOADS
 from fastgan.apps.cli import main
-from fastgan.backend import native
 
 LATENCIES = {
     "launch_s": 2.1e-6, "graph_node_s": 1.3e-6, "block_barrier_s": 2e-8, "cluster_barrier_s": {"8": 5e-7},
@@ -103,7 +103,7 @@ def test_the_report_tells_all(tmp_path: Path) -> None:
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[int]]:
     """A GPU played by the CPU; gives how many rows the file had when each was finished."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(backend, "cuda_reason", lambda: None)
+    monkeypatch.setattr(_backend, "cuda_reason", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a stand-in")
     monkeypatch.setattr(machine, "device", lambda: {"name": "NVIDIA H200"})
     seen: list[int] = []
@@ -269,7 +269,7 @@ def test_without_a_gpu_it_says_so_in_one_sentence(
     assert capsys.readouterr().err == told
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a stand-in")
-    monkeypatch.setattr(backend, "cuda_reason", lambda: "fastgan was built without CUDA")
+    monkeypatch.setattr(_backend, "cuda_reason", lambda: "fastgan was built without CUDA")
     assert run(tmp_path) == 2
     assert "built without CUDA" in capsys.readouterr().err
 

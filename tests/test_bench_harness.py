@@ -12,8 +12,8 @@ import pytest
 import torch
 from test_bench import QUICK, constant
 
+from fastgan._backend import native
 from fastgan.apps.bench import harness, timing
-from fastgan.backend import native
 
 TRUTH = {"y": torch.tensor([1.0, 2.0], dtype=torch.float64)}
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from test_benchmark import halved_loss
 
+from fastgan._backend import native
 from fastgan.apps.bench import (
     baselines_torch,
     flops,
@@ -22,7 +23,6 @@ from fastgan.apps.bench import (
 )
 from fastgan.apps.bench.workloads import WORKLOADS, MlpSizes, Workload
 from fastgan.apps.cli import main
-from fastgan.backend import native
 from fastgan.training import TrainConfig
 from fastgan.training.engines.cost_model import Work
 

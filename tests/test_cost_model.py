@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fastgan import GAN, TrainConfig, backend, nn
+from fastgan import GAN, TrainConfig, _backend, nn
 from fastgan.training import engines
 from fastgan.training.engines import cuda_persistent, plan
 from fastgan.training.engines.cost_model import Choice, DeviceLimits, Work, choose
 from fastgan.training.rows import Minibatches
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the core lists the verbs that are counted")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the core lists the verbs that are counted")
 HOPPER, AMPERE = DeviceLimits(132, 8, 227 << 10), DeviceLimits(108, 1, 163 << 10)
 NETWORKS = {
     "tiny": (1, [1, 16, 16, 1], [1, 16, 16, 1]),

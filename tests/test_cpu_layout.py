@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan import GAN, Adam, TrainConfig, backend, nn, train
+from fastgan import GAN, Adam, TrainConfig, _backend, nn, train
 from fastgan.training import Callback, Run, session
 from fastgan.training.engines.cpu import CpuEngine
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the CPU engine is compiled")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the CPU engine is compiled")
 
 DATA = torch.randn(200, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 DTYPES = (torch.float32, torch.float64)

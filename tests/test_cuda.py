@@ -14,7 +14,7 @@ from cases import MLPS, PAIRS, MlpCase, name_of, need, row
 from torch import Tensor
 
 import fastgan
-from fastgan import cuda, ops, random
+from fastgan import _cuda, ops, random
 from fastgan.ops import LayerSpec
 
 pytestmark = [
@@ -86,10 +86,10 @@ def test_small_and_large_networks_agree(width: int, monkeypatch: pytest.MonkeyPa
     """The same network whole and layer by layer; by size the middle one is the last to go whole."""
     need("native", "mlp", "cuda")
     case = MlpCase("both", (width, width, width, 8), (LayerSpec("relu", dropout=0.2), LayerSpec("tanh"), LayerSpec()))
-    shape = cuda.Shape(width, (width, width, 8), case.layers)
+    shape = _cuda.Shape(width, (width, width, 8), case.layers)
     assert shape.is_small(torch.empty(200, width, device="cuda")) == (width < 320)
     whole = value_and_gradients(case, 200, torch.float32, "cuda", "native")
-    monkeypatch.setattr(cuda, "_has_tensor_cores", lambda device: False)
+    monkeypatch.setattr(_cuda, "_has_tensor_cores", lambda device: False)
     for a, b in zip(whole, value_and_gradients(case, 200, torch.float32, "cuda", "native"), strict=True):
         assert (a - b).abs().max().item() <= TOLERANCE[torch.float32] * max(1.0, b.abs().max().item())
 

@@ -15,7 +15,7 @@ import torch
 from fused_rows import MOMENTUM, ROWS_OF_GRAPH, ROWS_OF_TABLE, Row, config_of, distance, of, row
 from test_tabular_training import CASES, made, sampled
 
-from fastgan import GAN, backend, train, train_population
+from fastgan import GAN, _backend, train, train_population
 from fastgan._options import Precision, names
 from fastgan.training import TrainResult, engines, session
 from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
@@ -29,7 +29,7 @@ BUSY = row(of(dropout=0.3, input_dropout=0.2), gradient_penalty="r1", ema_decay=
 
 @pytest.fixture(autouse=True)
 def _graph_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    if (why := backend.why_not("mlp", "cuda", torch.float32)) is not None:
+    if (why := _backend.why_not("mlp", "cuda", torch.float32)) is not None:
         pytest.skip(why)
     monkeypatch.setattr(engines, "cuda_engine", lambda *of: (GraphEngine(*of), ""))
 

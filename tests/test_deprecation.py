@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 import fastgan
-from fastgan import deprecation
+from fastgan import _deprecation
 from fastgan.training import checkpoint
 
 
@@ -142,17 +142,17 @@ def test_an_old_checkpoint_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_warning_says_old_and_new_and_until_when() -> None:
-    message = f"a is deprecated and will be removed in {re.escape(deprecation.REMOVED_IN)}; use b"
+    message = f"a is deprecated and will be removed in {re.escape(_deprecation.REMOVED_IN)}; use b"
     with pytest.warns(DeprecationWarning, match=f"^{message}$"):
-        deprecation.warn("a", "b", stacklevel=2)
+        _deprecation.warn("a", "b", stacklevel=2)
 
 
 def test_old_names_are_gone_in_the_version_that_removes_them() -> None:
     """Preparing that version fails here until they are."""
-    version, last = (tuple(map(int, text.split("."))) for text in (fastgan.__version__, deprecation.REMOVED_IN))
+    version, last = (tuple(map(int, text.split("."))) for text in (fastgan.__version__, _deprecation.REMOVED_IN))
     assert version < last
     if (changes := Path(__file__).parents[1] / "CHANGELOG.md").is_file():
-        assert f"\nRenamed (the old name works until {deprecation.REMOVED_IN}, with" in changes.read_text()
+        assert f"\nRenamed (the old name works until {_deprecation.REMOVED_IN}, with" in changes.read_text()
 
 
 def test_plots_are_loaded_at_their_first_use() -> None:

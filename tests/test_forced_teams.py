@@ -13,9 +13,9 @@ import torch
 from fused_rows import ROWS_OF_TABLE, Row, run
 
 import fastgan
-from fastgan import GAN, Adam, TrainConfig, TrainResult, backend, nn
+from fastgan import GAN, Adam, TrainConfig, TrainResult, _backend, nn
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")
 
 SIZES = 2, 3, 5
 Force = Callable[[int], None]
@@ -24,8 +24,8 @@ Force = Callable[[int], None]
 @pytest.fixture
 def force() -> Iterator[Force]:
     """Sets the size of all teams; 0: as the engine decides."""
-    yield backend.native.force_team
-    backend.native.force_team(0)
+    yield _backend.native.force_team
+    _backend.native.force_team(0)
 
 
 def assert_same_bits(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 import fastgan
 import fastgan.nn as fnn
 from fastgan import ops
-from fastgan.backend import why_not
+from fastgan._backend import why_not
 from fastgan.nn.segments import pays as fuse_rule  # before conftest's fixture replaces it
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import fastgan.nn as fnn
-from fastgan import backend
+from fastgan import _backend
 
 
 class Twice(nn.Module):
@@ -263,7 +263,7 @@ def test_what_hooks_of_saved_tensors_return_is_checked() -> None:
     model, x = _chain()
     expected = torch.autograd.grad(model(x).sum(), model[0].weight)[0]
     hooks = torch.autograd.graph.saved_tensors_hooks
-    if backend.native is not None:  # which alone reads them by their address
+    if _backend.native is not None:  # which alone reads them by their address
         with hooks(lambda t: t.detach().clone(), lambda t: t.flatten()[: t.numel() // 2]):
             y = model(x)
         with pytest.raises(RuntimeError, match="mlp: the saved activations must come back as forward left them, 640"):

@@ -12,7 +12,7 @@ from cases import need
 from torch import Tensor, nn
 
 import fastgan.nn as fnn
-from fastgan import kernels, ops
+from fastgan import _kernels, ops
 from fastgan.nn import segments
 from fastgan.ops import networks
 
@@ -26,8 +26,8 @@ def native_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(segments, "pays", lambda *a, **k: True)
     called: list[str] = []
     for name in ("mlp_forward", "mlp_backward"):
-        run = getattr(kernels, name)
-        monkeypatch.setattr(kernels, name, lambda *a, n=name, r=run, **k: called.append(n) or r(*a, **k))
+        run = getattr(_kernels, name)
+        monkeypatch.setattr(_kernels, name, lambda *a, n=name, r=run, **k: called.append(n) or r(*a, **k))
     return called
 
 

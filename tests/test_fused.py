@@ -27,17 +27,17 @@ from fastgan import (
     Adam,
     Momentum,
     TrainConfig,
-    backend,
+    _backend,
     nn,
     random,
     train,
 )
-from fastgan.backend import native
+from fastgan._backend import native
 from fastgan.training import checkpoint, session
 from fastgan.training.callbacks import Callback
 from fastgan.training.engines import cpu, plan
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["double", "float"])
@@ -88,7 +88,7 @@ def test_R16_products_are_fused_whatever_the_batch(dtype: torch.dtype, digits: i
             discriminator.weight.copy_(torch.tensor([[-1.0 - 2.0 * e, 1.0 + e]], dtype=dtype))
         config = TrainConfig(1, m, loss="wasserstein", engine="cpu")
         losses.add(train(GAN(generator, discriminator, latent_dim=1), rows, config).history["loss_d"].item())
-    fuses = backend.native.build_info()["instruction_set"] != "v2"
+    fuses = _backend.native.build_info()["instruction_set"] != "v2"
     assert losses == {-e * e if fuses else 0.0}
 
 

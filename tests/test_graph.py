@@ -36,7 +36,7 @@ from fused_rows import (
 from graph_launcher import Processor, Recorder
 from torch import Tensor
 
-from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
+from fastgan import GAN, Adam, Momentum, TrainConfig, _backend, nn, train
 from fastgan._options import Precision, names
 from fastgan.training import TrainResult, checkpoint, engines, session
 from fastgan.training.callbacks import Callback
@@ -46,7 +46,7 @@ from fastgan.training.engines.cost_model import Work
 from fastgan.training.engines.cuda_graph import GraphEngine
 from fastgan.training.rows import Minibatches
 
-pytestmark = [*NEEDS, pytest.mark.skipif(backend.native is None, reason="the engine it is compared with is compiled")]
+pytestmark = [*NEEDS, pytest.mark.skipif(_backend.native is None, reason="the engine it is compared with is compiled")]
 STEPS = 6
 
 
@@ -463,7 +463,7 @@ def test_R33_not_finite_is_named_with_its_iteration(library: Library, on: On) ->
 
 
 def test_without_a_gpu_the_reason_is_said() -> None:
-    if backend.cuda_reason() is None:
+    if _backend.cuda_reason() is None:
         pytest.skip("there is a GPU")
     gan, config = mlp(torch.float32), TrainConfig(1, 20)
     with pytest.raises(plan.UnsupportedByEngine, match="built without CUDA|no CUDA device"):

@@ -17,13 +17,13 @@ from emulator import NEEDS, Library
 from graph_launcher import Recorder, Stream, Streams
 
 import fastgan
-from fastgan import GAN, Adam, Callback, PopulationResult, TrainConfig, backend, cuda, nn, train
+from fastgan import GAN, Adam, Callback, PopulationResult, TrainConfig, _backend, _cuda, nn, train
 from fastgan.training import Run, TrainResult, checkpoint, engines, session
 from fastgan.training.engines import cuda_graph as graph
 from fastgan.training.engines.cuda_graph import CudaLauncher, GraphEngine
 from fastgan.training.rows import Minibatches
 
-pytestmark = [*NEEDS, pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core")]
+pytestmark = [*NEEDS, pytest.mark.skipif(_backend.native is None, reason="plans are read by the compiled core")]
 DATA = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
 # Chunks of 1, 4 and 11 iterations: graphs of ten and of one, and a call that has both.
 CONFIG = TrainConfig(16, 20, k=2, optimizer=Adam(1e-2), nonfinite="skip", ema_decay=0.9, engine="fused")
@@ -298,7 +298,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
                 raise RuntimeError(played.replays)
             played.note("replay")
 
-    monkeypatch.setattr(cuda, "_has_tensor_cores", lambda device: True)
+    monkeypatch.setattr(_cuda, "_has_tensor_cores", lambda device: True)
     monkeypatch.setattr(torch.cuda, "Stream", Own)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "stream", played.stream)

@@ -7,9 +7,9 @@ from pathlib import Path
 import fresh
 import pytest
 
-from fastgan import backend
+from fastgan import _backend
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the compiled core is what has instruction sets")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the compiled core is what has instruction sets")
 
 # As test_fused.py compares the two engines, in one process that has imported torch before.
 TABLE = f"""
@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 import torch
-from fastgan import backend
+from fastgan import _backend
 from fastgan.nn import segments
 from fused_rows import ALL_ROWS, distance, run
 logging.getLogger("fastgan").setLevel("ERROR")
@@ -33,13 +33,13 @@ for name, row in ALL_ROWS.items():
         assert distance(eager, fused) < tolerance, (name, dtype, distance(eager, fused))
         for column, values in expected.history.items():
             assert np.abs(values - got.history[column]).max() < tolerance, (name, dtype, column)
-print(backend.native.build_info()["instruction_set"], len(ALL_ROWS))
+print(_backend.native.build_info()["instruction_set"], len(ALL_ROWS))
 """
 
 
 @pytest.mark.parametrize("isa", ("v2", "v3", "v4"))
 def test_the_engines_table_holds_on(isa: str) -> None:
-    if backend.native.build_info()["instruction_set"] == isa:
+    if _backend.native.build_info()["instruction_set"] == isa:
         pytest.skip(f"{isa} is what the other tests ran")
     probe = fresh.run("import fastgan", FASTGAN_ISA=isa)
     if probe.returncode:

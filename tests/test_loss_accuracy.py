@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fastgan
 from fastgan import ops, reference
-from fastgan.backend import backend_info
+from fastgan._backend import backend_info
 
 ORDERS = (0, 1, 2)
 HALVES = (torch.float16, torch.bfloat16)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 import fastgan.nn as fnn
 from fastgan import random
-from fastgan.backend import why_not
+from fastgan._backend import why_not
 from fastgan.nn.activation import NAMES, activation_module
 
 _no_native = why_not("mlp", "cpu", torch.float32)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan.nn
-from fastgan import backend
+from fastgan import _backend
 from fastgan.models import GAN
 from fastgan.nn import MinibatchDiscrimination, ReferenceBatch, VirtualBatchNorm
 from fastgan.training import Adam, TrainConfig, checkpoint, train
@@ -173,7 +173,7 @@ def gan_with(kind: str) -> GAN:
 def test_M65_M66_train_eagerly_with_the_reason_and_resume_to_the_bit(kind: str, tmp_path: Path) -> None:
     result = train(gan_with(kind), DATA, BASE, run_dir=tmp_path / "whole")
     assert result.engine == "eager"
-    if backend.native is not None:
+    if _backend.native is not None:
         layer = "ReferenceBatch" if kind == "VirtualBatchNorm" else kind
         assert result.engine_reason.endswith(f"{layer} is no layer that fuses")
         with pytest.raises(ValueError, match=f"{layer} is no layer that fuses"):

@@ -33,7 +33,7 @@ def test_each_group_is_torchs_function() -> None:
 
 @pytest.mark.parametrize("impl", ["native", "reference"])
 def test_the_noise_is_that_of_its_seed(impl: Any) -> None:
-    if impl == "native" and fastgan.backend.native is None:
+    if impl == "native" and fastgan._backend.native is None:
         pytest.skip("the core is not built")
     x, heads = normal(6, 11), Heads(GROUPS, tau=0.3, impl=impl)
     with random.dropout_seeds(3, 7):

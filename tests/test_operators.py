@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import fastgan
-from fastgan import operators, ops, random
+from fastgan import _operators, ops, random
 from fastgan.losses import DISCRIMINATOR, GENERATOR
 
 pytestmark = [  # of torch against itself, while it traces
@@ -34,7 +34,7 @@ def test_opcheck(operator: str, sample: int) -> None:
     """Schema, registration of autograd, fake tensors and AOT dispatch with dynamic shapes."""
     need("native", {"mlp": "mlp", "mlp_backward": "mlp", "dropout": "dropout"}.get(operator, "loss"))
     arguments = OPERATORS[operator][sample]()
-    found = getattr(operators, f"_{operator}", None) or getattr(operators, operator)
+    found = getattr(_operators, f"_{operator}", None) or getattr(_operators, operator)
     result = torch.library.opcheck(found, arguments)
     assert set(result.values()) == {"SUCCESS"} and len(result) == 4
 
@@ -97,16 +97,16 @@ def test_losses_compile_without_a_break(name: str) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 def test_an_explicit_impl_is_obeyed_while_compiling(impl: str) -> None:
     need(impl, "loss")
-    operators: list[str] = []
+    _operators: list[str] = []
 
     def look(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
-        operators.extend(str(node.target) for node in graph.graph.nodes)
+        _operators.extend(str(node.target) for node in graph.graph.nodes)
         return graph.forward
 
     run = torch.compile(lambda x: fastgan.generator_loss(x, impl=impl), fullgraph=True, backend=look)
     x = torch.randn(5)
     torch.testing.assert_close(run(x), fastgan.generator_loss(x, impl=impl))
-    assert any("fastgan" in name for name in operators) == (impl == "native"), operators
+    assert any("fastgan" in name for name in _operators) == (impl == "native"), _operators
 
 
 @pytest.mark.parametrize("case", MLPS, ids=name_of)

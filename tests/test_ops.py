@@ -13,7 +13,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import fastgan
 from fastgan import ops, random
-from fastgan.backend import why_not
+from fastgan._backend import why_not
 from fastgan.ops import LayerSpec
 
 # torch compiles its own forward-mode rules by the torch.jit.script it deprecates, when they are first used.

@@ -15,10 +15,10 @@ from algorithm1 import Game, compare, compiled, differences, eager
 from fused_rows import ALL_ROWS, MOMENTUM, ROWS_OF_TABLE, SCHEDULED, Row, config_of, mlp, of
 
 import fastgan
-from fastgan import GAN, Momentum, backend, losses, nn, ops, train
+from fastgan import GAN, Momentum, _backend, losses, nn, ops, train
 from fastgan.data import Dataset
 
-needs_core = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
+needs_core = pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")
 
 STEPS = 3
 
@@ -136,10 +136,10 @@ def test_the_eager_engine_equals_algorithm_1_written_out(name: str, monkeypatch:
 def native_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the core's functions, as they are called from here on."""
     called: list[str] = []
-    for name, entry in vars(backend.native).items() if backend.native is not None else ():
+    for name, entry in vars(_backend.native).items() if _backend.native is not None else ():
         if callable(entry):
             monkeypatch.setattr(
-                backend.native, name, lambda *_, name=name, entry=entry: (called.append(name), entry(*_))[1]
+                _backend.native, name, lambda *_, name=name, entry=entry: (called.append(name), entry(*_))[1]
             )
     return called
 

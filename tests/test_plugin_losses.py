@@ -27,7 +27,7 @@ from test_plugins import (
 from torch import Tensor, nn
 
 from fastgan import GAN
-from fastgan.backend import native
+from fastgan._backend import native
 from fastgan.training import Momentum, TrainConfig, train
 
 

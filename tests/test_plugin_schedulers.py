@@ -10,7 +10,7 @@ import torch
 from test_plugins import DATA, OPTIMIZERS, SGD, config, distance, new_gan, plain_torch
 from torch.optim import lr_scheduler
 
-from fastgan.backend import native
+from fastgan._backend import native
 from fastgan.training import train
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from fastgan import GAN, reference
-from fastgan.backend import native
+from fastgan._backend import native
 from fastgan.random import Purpose
 from fastgan.training import SGD as Sgd
 from fastgan.training import (

@@ -16,8 +16,8 @@ import torch
 
 import fastgan
 from fastgan import GAN, Adam, Callback, Momentum, PopulationResult, TrainConfig
+from fastgan._backend import native
 from fastgan._ranks import ranks
-from fastgan.backend import native
 from fastgan.models import mlp_gan
 from fastgan.training import Run, TrainResult, checkpoint, population, scheduler
 from fastgan.training.engines import cpu

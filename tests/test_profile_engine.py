@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastgan.backend import native
+from fastgan._backend import native
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import profile_engine  # noqa: E402

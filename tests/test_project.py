@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import backend
+from fastgan import _backend
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "mkdocs.yml").is_file():
@@ -212,7 +212,7 @@ def test_the_walks_of_the_architecture_go_through_functions_of_their_files() -> 
         assert int(of_files) == len({file for _, file in numbered[start:end]})
 
 
-@pytest.mark.skipif(backend.native is None, reason="the walk goes through the compiled core")
+@pytest.mark.skipif(_backend.native is None, reason="the walk goes through the compiled core")
 def test_the_walk_of_a_loss_has_no_call_that_is_not_in_its_table() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text().split("## From `fastgan.discriminator_loss`")[1]
     rows = re.findall(r"^\|(?: \d+)? \| `(fastgan/[^`]+)` \| `(\w+)` \|", text.split("\n## ")[0], re.M)

@@ -11,7 +11,7 @@ from cases import IMPLS, need
 from scipy import stats
 
 from fastgan import ops, random, reference
-from fastgan.backend import why_not
+from fastgan._backend import why_not
 from fastgan.ops import LayerSpec
 from fastgan.random import Purpose
 

@@ -9,7 +9,7 @@ import torch
 from random_drop_ins import Use, random_use
 from torch import Tensor
 
-from fastgan import backend, kernels
+from fastgan import _backend, _kernels
 
 QUICK, MANY, EACH = range(250), range(250, 10_250), 1000
 # Of the largest element. Values of halves are rounded after each layer, those of plain PyTorch at other places.
@@ -80,17 +80,17 @@ def test_many_random_uses(start: int) -> None:
     assert not failed, failed
 
 
-@pytest.mark.skipif(backend.native is None, reason="there is no native core")
+@pytest.mark.skipif(_backend.native is None, reason="there is no native core")
 def test_the_uses_reach_the_native_core(monkeypatch: pytest.MonkeyPatch) -> None:
     called: dict[str, int] = {}
     for name in ("mlp_forward", "mlp_backward", "dropout", "pair_loss", "pointwise"):
-        usual = vars(kernels)[name]
+        usual = vars(_kernels)[name]
 
         def spy(*arguments: Any, name: str = name, usual: Any = usual, **options: Any) -> Any:
             called[name] = called.get(name, 0) + 1
             return usual(*arguments, **options)
 
-        monkeypatch.setattr(kernels, name, spy)
+        monkeypatch.setattr(_kernels, name, spy)
     for number in range(100):
         differ(number)
     assert set(called) == {"mlp_forward", "mlp_backward", "dropout", "pair_loss", "pointwise"}

@@ -22,10 +22,10 @@ from fastgan import (
     Momentum,
     RMSprop,
     StepDecay,
-    backend,
+    _backend,
 )
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the engine is compiled")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")
 
 # The last numbers once showed faults of the oracle: a threshold of 1e-16, an update that left an infinite running
 # variance, batch normalisation in float32.
@@ -37,7 +37,7 @@ QUICK, MANY, EACH = [*range(40), 212, 302, 426, 945, 1225], range(40, 10_040), 1
 def team(threads: int) -> Iterator[None]:
     """So many threads in every iteration: by itself the engine gives tiny networks to one."""
     before = torch.get_num_threads()
-    force = getattr(backend.native, "force_team", lambda size: None)
+    force = getattr(_backend.native, "force_team", lambda size: None)
     torch.set_num_threads(threads)
     force(threads)
     try:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn as torch_nn
 
-from fastgan import GAN, TrainConfig, backend, nn, random, train
+from fastgan import GAN, TrainConfig, _backend, nn, random, train
 from fastgan.training import session
 from fastgan.training.engines import recording
 from fastgan.training.engines.cpu import CpuEngine
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the core lists the verbs")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the core lists the verbs")
 
 
 def recorded(**options: Any) -> list[recording.Verb]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fastgan
-from fastgan import GAN, Best, TrainConfig, backend, data, nn, train
+from fastgan import GAN, Best, TrainConfig, _backend, data, nn, train
 from fastgan.data import frames
 
 DATA = torch.linspace(-1, 1, 64).reshape(32, 2)
@@ -92,7 +92,7 @@ def calls(act: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("name", CASES)
 def test_work_grows_with_the_size(name: str, tmp_path: Path) -> None:
-    if "compiled" in name and backend.native is None:
+    if "compiled" in name and _backend.native is None:
         pytest.skip("the compiled engine is compiled")
     make, size = CASES[name]
     make(10, tmp_path)()  # imports

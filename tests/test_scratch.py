@@ -8,26 +8,26 @@ import pytest
 import torch
 from cases import need
 
-from fastgan import kernels
+from fastgan import _kernels
 from fastgan.ops import LayerSpec
 
 resource = pytest.importorskip("resource")
 
-Call = tuple[kernels.MlpDescription, torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor]
+Call = tuple[_kernels.MlpDescription, torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor]
 
 
 def call(inputs: int, outputs: int, rows: int) -> Call:
     """(network, x, parameters, saved activations, grad_y) of one layer."""
-    net = kernels.MlpDescription([(outputs, inputs)], [LayerSpec("tanh")], 0.0, [True])
+    net = _kernels.MlpDescription([(outputs, inputs)], [LayerSpec("tanh")], 0.0, [True])
     x, params = torch.randn(rows, inputs), [torch.randn(outputs, inputs) / inputs, torch.randn(outputs)]
-    y, work = kernels.mlp_forward(net, x, params, None, True)
+    y, work = _kernels.mlp_forward(net, x, params, None, True)
     assert work is not None
     return net, x, params, work, torch.randn_like(y)
 
 
 def backward(made: Call) -> list[torch.Tensor | None]:
     net, x, params, work, grad_y = made
-    return kernels.mlp_backward(net, x, [params[0].data_ptr()], work, grad_y, None, [False, False, True])[0]
+    return _kernels.mlp_backward(net, x, [params[0].data_ptr()], work, grad_y, None, [False, False, True])[0]
 
 
 def test_a_backward_pass_takes_no_new_memory() -> None:
@@ -53,7 +53,7 @@ def test_calls_of_all_sizes_in_any_order_and_thread(threads: int) -> None:
     def run() -> None:
         for i, made in enumerate(calls):
             _, _, _, _, grad_y = made
-            y = kernels.mlp_forward(made[0], made[1], made[2], None, False)[0]
+            y = _kernels.mlp_forward(made[0], made[1], made[2], None, False)[0]
             (found,) = [g for g in backward(made) if g is not None]
             if (found - (grad_y * (1 - y * y)).sum(0)).norm() > 1e-4 * found.norm():
                 wrong.append(i)
@@ -72,7 +72,7 @@ def test_gradients_where_tiles_of_a_transposed_weight_are_copied_and_where_not(r
     need("native", "mlp")
     for inputs, outputs in ((70, 130), (37, 65), (1024, 96)):
         net, x, params, work, grad_y = call(inputs, outputs, rows)
-        found = kernels.mlp_backward(net, x, [params[0].data_ptr()], work, grad_y, None, [True, True, True])[0]
+        found = _kernels.mlp_backward(net, x, [params[0].data_ptr()], work, grad_y, None, [True, True, True])[0]
         leaves = [t.double().requires_grad_() for t in (x, *params)]
         truth = torch.autograd.grad(torch.tanh(leaves[0] @ leaves[1].t() + leaves[2]), leaves, grad_y.double())
         for a, b in zip(found, truth, strict=True):
@@ -96,11 +96,11 @@ def test_products_read_nothing_that_was_never_written(
     """A product reads whole vectors of columns; subnormal numbers behind the last row made it three times as slow."""
     need("native", "mlp")
     sizes, layers = [(8 * spec.pieces, 6), (5, 8)], [spec, LayerSpec()]
-    net = kernels.MlpDescription(sizes, layers, 0.0, [True, True])
+    net = _kernels.MlpDescription(sizes, layers, 0.0, [True, True])
     weights, biases = [torch.randn(s, dtype=dtype) for s in sizes], [torch.randn(s[0], dtype=dtype) for s in sizes]
     x, seed = torch.randn(rows, 6, dtype=dtype), torch.tensor(3)
-    y, work = kernels.mlp_forward(net, x, [*weights, *biases], seed, True)
+    y, work = _kernels.mlp_forward(net, x, [*weights, *biases], seed, True)
     assert work is not None and not work.isnan().any()
     addresses = [w.data_ptr() for w in weights]
-    _, kept = kernels.mlp_backward(net, x, addresses, work, torch.ones_like(y), seed, [True] * 5, keep=True)
+    _, kept = _kernels.mlp_backward(net, x, addresses, work, torch.ones_like(y), seed, [True] * 5, keep=True)
     assert kept is not None and not kept.isnan().any()

@@ -8,7 +8,7 @@ from cases import MLPS, MlpCase, name_of, need
 from torch import Tensor
 
 import fastgan
-from fastgan import kernels
+from fastgan import _kernels
 from fastgan.ops import LayerSpec
 
 WIDE = (
@@ -24,8 +24,8 @@ def native_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The native second-order calls made so far."""
     made: list[str] = []
     for name in ("mlp_second_order", "mlp_penalty"):
-        run = getattr(kernels, name)
-        monkeypatch.setattr(kernels, name, lambda *a, run=run, name=name, **k: made.append(name) or run(*a, **k))
+        run = getattr(_kernels, name)
+        monkeypatch.setattr(_kernels, name, lambda *a, run=run, name=name, **k: made.append(name) or run(*a, **k))
     return made
 
 
@@ -91,8 +91,8 @@ def test_frozen_parts(which: str) -> None:
 def test_only_what_is_requested_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     need("native", "mlp")
     asked: list[list[bool]] = []
-    run = kernels.mlp_backward
-    monkeypatch.setattr(kernels, "mlp_backward", lambda *a, **k: asked.append(list(a[6])) or run(*a, **k))
+    run = _kernels.mlp_backward
+    monkeypatch.setattr(_kernels, "mlp_backward", lambda *a, **k: asked.append(list(a[6])) or run(*a, **k))
     model = fastgan.nn.MLP([3, 8, 1], activation="tanh")
     x = torch.randn(5, 3, requires_grad=True)
     torch.autograd.grad(model(x).sum(), x, create_graph=True)

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastgan import nn, random, reference
+from fastgan._schema import DTYPES, FIELDS, FORMULAS, in_order, number
 from fastgan.random import Purpose
 from fastgan.reference import ACTIVATIONS
-from fastgan.schema import DTYPES, FIELDS, FORMULAS, in_order, number
 from fastgan.training.engines.plan import table_of
 from fastgan.training.optimizers import Momentum
 from fastgan.training.sampled import SampledRows

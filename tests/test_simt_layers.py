@@ -15,7 +15,7 @@ from emulator import NEEDS, RACES, STREAM, Builder, Emulator, Huge, Refused, beg
 from test_simt_optimizers import check_rule
 from torch import Tensor
 
-from fastgan import cuda, kernels, reference, schema
+from fastgan import _cuda, _kernels, _schema, reference
 from fastgan.ops import LayerSpec
 from fastgan.ops.layers import mlp_by_layers
 
@@ -27,16 +27,16 @@ KEY_TENSOR = torch.tensor(KEY - 2**64)
 
 @contextlib.contextmanager
 def emulated(machine: Emulator, schedules: int = SCHEDULES, small: bool = True) -> Iterator[None]:
-    """`fastgan.cuda` works on CPU tensors, by way of the emulator; `small`: on a device with tensor cores."""
+    """`fastgan._cuda` works on CPU tensors, by way of the emulator; `small`: on a device with tensor cores."""
 
     def launch(x: Tensor, entry: str, *arguments: object) -> None:
         machine.call(entry, *arguments, STREAM, schedules=schedules)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "launch", launch)
+        patch.setattr(_cuda, "launch", launch)
         partials = functools.partial(machine.ask, "layer_partials")
-        patch.setattr(cuda, "native", SimpleNamespace(cuda_layer_partials=partials))
-        patch.setattr(cuda, "_has_tensor_cores", lambda device: small)
+        patch.setattr(_cuda, "native", SimpleNamespace(cuda_layer_partials=partials))
+        patch.setattr(_cuda, "_has_tensor_cores", lambda device: small)
         yield
 
 
@@ -54,7 +54,7 @@ def check_noise(
     out = garbage(n, dtype=dtype)
     stream = {"seed": KEY, "purpose": 3, "step": 2**40 + 7, "substream": 9, "offset": offset}
     numbers = KEY, 3, None, 0, 2**40 + 7, 9, offset
-    head = schema.DTYPES[dtype], out, n, kind == "normal"
+    head = _schema.DTYPES[dtype], out, n, kind == "normal"
     machine.call("random_fill", *head, *numbers, STREAM, schedules=schedules, shift=shift)
     if kind == "uniform":
         assert torch.equal(out.double(), reference.random_uniform(n, **stream)), "uniform bits differ"
@@ -80,7 +80,7 @@ def check_dropout(
     x.view(-1)[0] = NAN
     out = garbage(*shape, dtype=dtype)
     rows, features = x.numel() // shape[-1], shape[-1]
-    head = (schema.DTYPES[dtype], x, out, rows, features)
+    head = (_schema.DTYPES[dtype], x, out, rows, features)
     machine.call("dropout", *head, p, KEY, None, 0, 0, 3, STREAM, schedules=schedules, shift=shift)
     wide = x if dtype == torch.float64 else x.float()
     signed = torch.tensor(KEY - 2**64)
@@ -105,16 +105,16 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13, torch.float16: 2e-2, tor
 
 
 def mine(case: MlpCase, x: Tensor, weights: list[Tensor], biases: list[Tensor | None], grad_y: Tensor) -> list[Tensor]:
-    """Value and gradients as `fastgan.cuda` computes them."""
+    """Value and gradients as `fastgan._cuda` computes them."""
     units = tuple(case.sizes[1:])
-    shape = cuda.Shape(case.sizes[0], units, case.layers, case.input_dropout)
+    shape = _cuda.Shape(case.sizes[0], units, case.layers, case.input_dropout)
     work = garbage(shape.work_size(x.shape[0], x.dtype), dtype=x.dtype)
     params = [*weights, *biases]
-    y = cuda.mlp_forward(shape, x, params, KEY, work)
+    y = _cuda.mlp_forward(shape, x, params, KEY, work)
     kept = y.clone()
     y.fill_(NAN)  # the caller may do what he likes with it
     needs = [True] * (1 + len(weights)) + [b is not None for b in biases]
-    grads = cuda.mlp_backward(shape, x, params, work, grad_y.clone(), KEY, needs)
+    grads = _cuda.mlp_backward(shape, x, params, work, grad_y.clone(), KEY, needs)
     return [kept, *(g for g in grads if g is not None)]
 
 
@@ -229,21 +229,21 @@ def test_what_is_not_wanted_is_not_computed(small: bool, machine: Emulator) -> N
     """Gradients of some parameters, of x or of none; no rows at all."""
     case = MlpCase("some", (5, 7, 3), (LayerSpec("softplus", dropout=0.3), LayerSpec("tanh")), input_dropout=0.2)
     check_network(machine, case, 0, torch.float32, small)
-    shape = cuda.Shape(5, (7, 3), case.layers, case.input_dropout)
+    shape = _cuda.Shape(5, (7, 3), case.layers, case.input_dropout)
     x, weights, biases, _ = case.make(9, dtype=torch.float32)
     grad_y, params = torch.ones(9, 3), [*weights, *biases]
     want = exact(case, x, weights, biases, grad_y)
     launched: list[str] = []
     with emulated(machine, small=small), pytest.MonkeyPatch.context() as patch:
         work = garbage(shape.work_size(9, x.dtype), dtype=x.dtype)
-        y = cuda.mlp_forward(shape, x, params, KEY, work)
-        assert torch.equal(cuda.mlp_forward(shape, x, params, KEY, None), y)
-        found = cuda.launch
-        patch.setattr(cuda, "launch", lambda x, entry, *rest: (launched.append(entry), found(x, entry, *rest)))
+        y = _cuda.mlp_forward(shape, x, params, KEY, work)
+        assert torch.equal(_cuda.mlp_forward(shape, x, params, KEY, None), y)
+        found = _cuda.launch
+        patch.setattr(_cuda, "launch", lambda x, entry, *rest: (launched.append(entry), found(x, entry, *rest)))
         for wanted in ((), (0,), (2,), (3,), (4,), (1, 4), (0, 2, 3)):
             needs = [i in wanted for i in range(5)]
             launched.clear()
-            got = cuda.mlp_backward(shape, x, params, work, grad_y.clone(), KEY, needs)
+            got = _cuda.mlp_backward(shape, x, params, work, grad_y.clone(), KEY, needs)
             assert [g is not None for g in got] == needs
             for i in wanted:
                 torch.testing.assert_close(got[i].double(), want[1 + i], rtol=1e-5, atol=1e-5)  # type: ignore[union-attr]
@@ -257,7 +257,7 @@ def test_large_networks_and_old_devices_go_layer_by_layer() -> None:
     """What is small is a matter of rows, weights, widths and layers."""
     layer = LayerSpec("relu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_has_tensor_cores", lambda device: True)
+        patch.setattr(_cuda, "_has_tensor_cores", lambda device: True)
         for sizes, rows, small in (
             ((2, 128, 128, 1), 512, True),
             ((2, 128, 128, 1), 100_000, False),  # cuBLAS's products win
@@ -265,10 +265,10 @@ def test_large_networks_and_old_devices_go_layer_by_layer() -> None:
             ((2, 1000, 2), 16, False),  # activations that fit no shared memory
             ((4,) * 14, 16, False),  # arguments that fit no launch
         ):
-            shape = cuda.Shape(sizes[0], sizes[1:], (layer,) * (len(sizes) - 1))
+            shape = _cuda.Shape(sizes[0], sizes[1:], (layer,) * (len(sizes) - 1))
             assert shape.is_small(torch.empty(rows, sizes[0])) is small, sizes
-        patch.setattr(cuda, "_has_tensor_cores", lambda device: False)
-        assert not cuda.Shape(2, (3,), (layer,)).is_small(torch.empty(4, 2))
+        patch.setattr(_cuda, "_has_tensor_cores", lambda device: False)
+        assert not _cuda.Shape(2, (3,), (layer,)).is_small(torch.empty(4, 2))
 
 
 def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, shift: int, schedules: int) -> Tensor:
@@ -276,7 +276,7 @@ def check_sums(machine: Emulator, rows: int, columns: int, dtype: torch.dtype, s
     grad = torch.randn(rows, columns, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
     out = garbage(columns, dtype=dtype)
     partial = garbage(machine.ask("layer_partials", rows, columns), dtype=torch.float64)
-    head = (schema.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, None, 0, 0, 0)
+    head = (_schema.DTYPES[dtype], rows, columns, 1, 0, 0.2, 0.0, 0, None, 0, 0, 0)
     tail = (grad, None, None, None, out, partial, None, None)
     machine.call("layer_backward", *head, *tail, STREAM, schedules=schedules, shift=shift)
     torch.testing.assert_close(out.double(), grad.double().sum(0), rtol=1e-5, atol=1e-5 * rows**0.5)
@@ -296,7 +296,7 @@ class OnCuda(Tensor):
 
 
 def test_kernels_hand_tensors_of_cuda_on(machine: Emulator) -> None:
-    """The way from `fastgan.kernels` down, the packing of results included."""
+    """The way from `fastgan._kernels` down, the packing of results included."""
     need("native", "mlp")
     case = next(c for c in MLPS if c.name == "original")
     tensors = case.make(2, 7, dtype=torch.float32, seed=5)
@@ -305,15 +305,15 @@ def test_kernels_hand_tensors_of_cuda_on(machine: Emulator) -> None:
     biases = [None if b is None else b.as_subclass(OnCuda) for b in tensors[2]]
     grad_y = torch.ones(2, 7, 1).as_subclass(OnCuda)
     shapes = [tuple(w.shape) for w in weights]
-    net = kernels.MlpDescription(shapes, case.layers, case.input_dropout, [True] * len(weights))
+    net = _kernels.MlpDescription(shapes, case.layers, case.input_dropout, [True] * len(weights))
     params, key = [*weights, *biases], torch.tensor(KEY - 2**64)
     with emulated(machine, schedules=2):
-        y, work = kernels.mlp_forward(net, x, params, key, True)
+        y, work = _kernels.mlp_forward(net, x, params, key, True)
         assert work is not None and work.numel() == net.work_size(14, x)
-        grads, _ = kernels.mlp_backward(net, x, params, work, grad_y, key, [True] * 7)
-        dropped = kernels.dropout(x, 0.5, torch.tensor(5), 1)
+        grads, _ = _kernels.mlp_backward(net, x, params, work, grad_y, key, [True] * 7)
+        dropped = _kernels.dropout(x, 0.5, torch.tensor(5), 1)
         grad = x.clone()
-        kernels.scale((grad, None), torch.tensor(2.0).as_subclass(OnCuda))
+        _kernels.scale((grad, None), torch.tensor(2.0).as_subclass(OnCuda))
     flat = [t.reshape(14, -1) for t in (tensors[0], torch.ones(14, 1))]
     want = exact(case, flat[0], tensors[1], tensors[2], flat[1])
     for found, b in zip((y, *grads), want, strict=True):
@@ -334,7 +334,7 @@ def test_R13_more_than_two_billion_elements(machine: Emulator) -> None:
     want = reference.random_uniform(4, seed=1, purpose=0, step=0, substream=0, offset=n - 4)
     assert list(struct.unpack("4f", noise.tail[-16:])) == want.tolist()
     x, out = Huge(2 * n), Huge(2 * n)
-    bf16 = schema.DTYPES[torch.bfloat16]
+    bf16 = _schema.DTYPES[torch.bfloat16]
     rows, features = n // 512, 512
     # sigmoid of 0 without bias: a half in the very last element
     pass_ = (rows, features, 1, 4, 0.2, 0.0, 0, None, 0, 0, 0)

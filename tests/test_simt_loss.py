@@ -24,11 +24,11 @@ from emulator import (
 )
 from torch import Tensor
 
-from fastgan import kernels, reference, schema
+from fastgan import _kernels, _schema, reference
 
 pytestmark = NEEDS
 SCHEDULES = 20
-NUMBERS = schema.FORMULAS
+NUMBERS = _schema.FORMULAS
 # Units in the last place: halves are rounded once; double is compared with another double.
 ALLOWED = {torch.float16: 0.51, torch.bfloat16: 0.51, torch.float64: 16.0}
 
@@ -49,7 +49,7 @@ def check_pointwise(
     x = torch.cat((case.points(n - len(ends), seed=order), ends)).to(dtype)
     out = garbage(n, dtype=dtype)
     number = NUMBERS[case.formula]
-    machine.call("pointwise", schema.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules)
+    machine.call("pointwise", _schema.DTYPES[dtype], x, out, n, number, case.target, order, STREAM, schedules=schedules)
     error = ulp_error(out, case.want(x, order), case.derivative_unit if order == 1 else 0.0)
     at = int(error.argmax())
     allowed = ALLOWED.get(dtype, case.ulp[order])
@@ -69,14 +69,14 @@ def check_pair(
 ) -> None:
     """The sum of both means and its gradients."""
     formulas, targets = PAIRS[pair]
-    wide = kernels.ACCUMULATORS[dtype]
+    wide = _kernels.ACCUMULATORS[dtype]
     x = [row(f).points(k, dtype=dtype, seed=i) for i, (f, k) in enumerate(zip(formulas, (m, n), strict=True))]
     scales = [1.0 / k if k else 1.0 for k in (m, n)]
     value = garbage(1, dtype=wide)
     grads = [garbage(k, dtype=wide) if grads else None for k in (m, n)]
     partial = garbage(machine.ask("partials", m, n), dtype=torch.float64)
     arguments = (x[0], m, x[1], n, *(NUMBERS[f] for f in formulas), *targets, *scales, value, *grads, partial)
-    machine.call("pair_loss", schema.DTYPES[dtype], *arguments, STREAM, schedules=schedules, shift=shift)
+    machine.call("pair_loss", _schema.DTYPES[dtype], *arguments, STREAM, schedules=schedules, shift=shift)
     tolerance = {"rtol": 1e-14 if dtype == torch.float64 else 5e-7, "atol": 0.0}
     want = torch.zeros((), dtype=torch.float64)
     for formula, target, logits, grad, scale in zip(formulas, targets, x, grads, scales, strict=True):
@@ -93,12 +93,12 @@ def check_huge(machine: Emulator, n: int) -> None:
     partial = garbage(1025, dtype=torch.float64)
     block = ((n + 7) // 8 - 1) // 256 % 1024
     arguments = (x, n, None, 0, 0, 1, 0.0, 0.0, 1.0, 1.0, value, grad, None, partial, STREAM)
-    machine.call("pair_loss", schema.DTYPES[torch.bfloat16], *arguments, block=block)
+    machine.call("pair_loss", _schema.DTYPES[torch.bfloat16], *arguments, block=block)
     last = n % 8 or 8  # elements of the last pack
     assert struct.unpack("16f", grad.tail)[-last:] == (-0.5,) * last, "the end was not reached"
     out = Huge(2 * n)
     block = (n - 1) // 256 % 1024
-    machine.call("pointwise", schema.DTYPES[torch.bfloat16], x, out, n, 1, 0.0, 1, STREAM, block=block)
+    machine.call("pointwise", _schema.DTYPES[torch.bfloat16], x, out, n, 1, 0.0, 1, STREAM, block=block)
     assert out.tail[-2:] == torch.tensor([0.5], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
 
 
@@ -140,7 +140,7 @@ def test_a_derivative_times_a_factor_only_the_device_knows(dtype: torch.dtype, m
         for factor in (1.0, -2.5, NAN):
             x = torch.arange(n, dtype=dtype)
             scalar = torch.tensor(factor, dtype=dtype)
-            head = schema.DTYPES[dtype], x, n, scalar
+            head = _schema.DTYPES[dtype], x, n, scalar
             machine.call("scale", *head, STREAM, schedules=SCHEDULES, shift=shift)
             want = torch.arange(n, dtype=dtype) * scalar
             assert torch.equal(x.nan_to_num(7), want.nan_to_num(7))

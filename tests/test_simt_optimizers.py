@@ -8,11 +8,11 @@ from cases import name_of, need
 from emulator import NEEDS, STREAM, Emulator
 from torch import Tensor
 
-from fastgan import backend, schema
+from fastgan import _backend, _schema
 
 pytestmark = NEEDS
 SCHEDULES = 20
-RULES = schema.ENUMS.get("Rule", ())
+RULES = _schema.ENUMS.get("Rule", ())
 
 
 def torch_step(rule: str, p: Tensor, grads: list[Tensor]) -> Tensor:
@@ -58,11 +58,11 @@ def check_rule(
         for p, s0, s1, g, n in zip(values, *states, grad, sizes, strict=True):
             parameters += [p, s0, s1 if rule in ("adam", "rmsprop") else None, g, n]
         counter[0] = step
-        plan = dict.fromkeys(schema.FIELDS["OptimizerPlan"], 0.0)
+        plan = dict.fromkeys(_schema.FIELDS["OptimizerPlan"], 0.0)
         plan |= {"rule": rule, "beta1": 0.5, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1}
         plan["decoupled"] = rule == "adam"
         tables = rate, 1, momentum, 1
-        head = schema.DTYPES[dtype], *schema.in_order("OptimizerPlan", plan), *tables, counter, 1, 0, 0
+        head = _schema.DTYPES[dtype], *_schema.in_order("OptimizerPlan", plan), *tables, counter, 1, 0, 0
         machine.call("update", *head, len(sizes), *parameters, STREAM, schedules=schedules, shift=shift)
     for i, p in enumerate(values):
         want = torch_step(rule, start[i].double(), [g[i].double() for g in grads])
@@ -77,6 +77,6 @@ def test_an_optimiser_steps_as_torch_does(rule: str, dtype: torch.dtype, machine
         check_rule(machine, rule, (1, 7, 4097, 0, 12), dtype, shift)
 
 
-@pytest.mark.skipif(backend.native is None, reason="the compiled core lists the plan's fields")
+@pytest.mark.skipif(_backend.native is None, reason="the compiled core lists the plan's fields")
 def test_more_parameters_than_a_launch_takes(machine: Emulator) -> None:
     check_rule(machine, "adam", (3,) * 64 + (0, 5, 2), torch.float32)

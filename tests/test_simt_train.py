@@ -32,13 +32,13 @@ from simt_train import LIMITS, emulated
 from test_tabular_training import made, sampled
 from torch import Tensor
 
-from fastgan import GAN, Momentum, TrainConfig, backend, nn, train, train_population
+from fastgan import GAN, Momentum, TrainConfig, _backend, nn, train, train_population
 from fastgan.training import TrainResult, engines
 from fastgan.training.engines import cuda_persistent as persistent
 from fastgan.training.engines import eager, state
 from fastgan.training.rows import Minibatches
 
-pytestmark = [*NEEDS, pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core")]
+pytestmark = [*NEEDS, pytest.mark.skipif(_backend.native is None, reason="plans are read by the compiled core")]
 SPILLED = LIMITS._replace(shared_bytes=9000)  # the weights' first layers, and nothing else
 CLUSTER = LIMITS._replace(cluster=2)
 UNEVEN = LIMITS._replace(cluster=3, multiprocessors=3)

@@ -17,7 +17,7 @@ from test_plugins import DATA, SGD, SIZE, STEPS, config, distance, moved, new_ga
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from fastgan import GAN, backend, models
+from fastgan import GAN, _backend, models
 from fastgan.training import Momentum, TrainConfig, train, train_population
 
 LABELS = torch.arange(40) % 2
@@ -97,7 +97,7 @@ def test_data_by_number_train_what_a_tensor_trains(name: str, tmp_path: Path) ->
     make, engine = BY_NUMBER[name]
     gan, one = new_gan(), config(optimizer=Momentum(0.1))
     result = train(gan, make(tmp_path), one)
-    assert result.engine == (engine if backend.native else "eager")
+    assert result.engine == (engine if _backend.native else "eager")
     assert distance(gan, plain_torch(SGD)) < 1e-10 < moved(gan)
     train(again := new_gan(), make(tmp_path), config(optimizer=Momentum(0.1), steps=5), run_dir=tmp_path / "run")
     train(again, make(tmp_path), one, run_dir=tmp_path / "run", resume=True)
@@ -141,7 +141,7 @@ def plain_stream(name: str) -> GAN:
 def test_a_stream_trains_in_its_own_order(name: str) -> None:
     gan = new_gan()
     result = train(gan, STREAMS[name](), config(optimizer=Momentum(0.1)))
-    reason = "rows must be read one batch at a time" if backend.native else "FASTGAN_DISABLE_NATIVE is set"
+    reason = "rows must be read one batch at a time" if _backend.native else "FASTGAN_DISABLE_NATIVE is set"
     assert result.engine == "eager" and reason in result.engine_reason
     assert distance(gan, plain_stream(name)) < 1e-10 < moved(gan)
 

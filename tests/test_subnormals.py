@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
+from fastgan import GAN, Adam, Momentum, TrainConfig, _backend, nn, train
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="the compiled core is what flushes")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="the compiled core is what flushes")
 
 TINY = 1e-40  # subnormal in float32
 

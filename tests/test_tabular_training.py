@@ -17,7 +17,7 @@ from graph_launcher import Recorder
 from torch import Tensor
 
 import fastgan
-from fastgan import GAN, TrainConfig, backend, nn, reference
+from fastgan import GAN, TrainConfig, _backend, nn, reference
 from fastgan.data.encoded import EncodedTable, Head
 from fastgan.random import Purpose
 from fastgan.tabular import TableTransformer, TabularConfig
@@ -36,7 +36,7 @@ def train_by(request: pytest.FixtureRequest) -> Any:
     """Trains by an engine; the CUDA-graph engine's kernels are emulated."""
     if request.param == "eager":
         return eager
-    if backend.native is None:
+    if _backend.native is None:
         pytest.skip("not built")
     if request.param == "cpu":
         return compiled
@@ -239,10 +239,10 @@ def test_an_infinite_cross_entropy_skips_the_update_of_g(train_by: Any) -> None:
 @pytest.fixture
 def force() -> Iterator[Any]:
     """Sets the size of all teams; 0: as the engine decides."""
-    if backend.native is None:
+    if _backend.native is None:
         pytest.skip("not built")
-    yield backend.native.force_team
-    backend.native.force_team(0)
+    yield _backend.native.force_team
+    _backend.native.force_team(0)
 
 
 @pytest.mark.parametrize("beside", [{}, {"mode": "simultaneous"}], ids=["in turn", "simultaneous"])
@@ -307,7 +307,7 @@ def test_codes_that_a_head_has_not_are_refused() -> None:
             SampledRows(rows, ConditionSampler(rows, PLACES, SIZES))
 
 
-@pytest.mark.skipif(backend.native is None, reason="not built")
+@pytest.mark.skipif(_backend.native is None, reason="not built")
 def test_any_layout_of_a_table_gives_the_same_numbers() -> None:
     rows, (gan, config) = table(kind=torch.int16), made()
     _, expected = compiled(gan, sampled(), config)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fastgan.nn
-from fastgan import backend, random
+from fastgan import _backend, random
 from fastgan.models import GAN
 from fastgan.training import Momentum, TrainConfig, train
 
@@ -21,7 +21,7 @@ def test_R15_the_same_seed_gives_the_same_bits(mode: str) -> None:
         train(gan, some_data(), TrainConfig(steps=steps, batch_size=3, mode=mode, seed=seed))
         return gan.state_dict()
 
-    steps = 1000 if mode == "alternating" and backend.native is not None else 100  # the reference is slow
+    steps = 1000 if mode == "alternating" and _backend.native is not None else 100  # the reference is slow
     torch.manual_seed(1)
     first = run(5, steps)
     torch.manual_seed(2)
@@ -89,7 +89,7 @@ def test_M60_the_kind_of_data_does_not_matter(kind: str, tmp_path: object) -> No
     config = TrainConfig(steps=10, batch_size=4)
     results = [train(gan, data, config), train(other, given, config)]
     # Rows that must be read one batch at a time keep the eager loop.
-    fused = "cpu" if backend.native is not None else "eager"
+    fused = "cpu" if _backend.native is not None else "eager"
     assert [result.engine for result in results] == [fused, "eager" if kind == "dataset" else fused]
     assert_same(gan, other, 1e-5 if kind == "dataset" else 0.0)
 

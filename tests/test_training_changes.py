@@ -13,12 +13,12 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from fastgan import GAN, Adam, Momentum, TrainConfig, backend, kernels, nn
+from fastgan import GAN, Adam, Momentum, TrainConfig, _backend, _kernels, nn
 from fastgan.training.engines import plan
 from fastgan.training.engines.cpu import CpuEngine
 from fastgan.training.session import rows_for
 
-pytestmark = pytest.mark.skipif(backend.native is None, reason="plans are read by the compiled core")
+pytestmark = pytest.mark.skipif(_backend.native is None, reason="plans are read by the compiled core")
 CONFIG = TrainConfig(
     100, 10, generator_optimizer=Momentum(0.1), discriminator_optimizer=Adam(1e-3), ema_decay=0.9, engine="fused"
 )
@@ -213,7 +213,7 @@ def test_a_description_that_the_core_refuses_is_not_run(engine: CpuEngine, monke
         def __init__(self, described: object) -> None:
             raise RuntimeError("not this one")
 
-    monkeypatch.setattr(kernels, "native", type("Native", (), {"CompiledPlan": Refusing}))
+    monkeypatch.setattr(_kernels, "native", type("Native", (), {"CompiledPlan": Refusing}))
     d(engine, 1).p = 0.3
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not this one"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan import backend, data, models
+from fastgan import _backend, data, models
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.training import Adam, TrainConfig, checkpoint, train
@@ -87,14 +87,14 @@ def test_M57_labels_reach_d_under_every_rule(change: dict, tmp_path: Path) -> No
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
 
 
-@pytest.mark.skipif(backend.native is None, reason="without the compiled core everything is eager")
+@pytest.mark.skipif(_backend.native is None, reason="without the compiled core everything is eager")
 def test_M57_conditional_models_run_in_the_compiled_engine() -> None:
     result = train(small_gan(), DATA, BASE)
     assert (result.engine, result.engine_reason) == ("cpu", "it supports these networks and this config")
     assert train(small_gan(), DATA, replace(BASE, unroll=2)).engine == "eager"
 
 
-@pytest.mark.skipif(backend.native is None, reason="the compiled engine is compiled")
+@pytest.mark.skipif(_backend.native is None, reason="the compiled engine is compiled")
 def test_M57_labels_that_change_while_the_compiled_engine_trains_change_nothing() -> None:
     """The core indexes by them: it has its own copy, which was checked."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan import backend, data, theory
+from fastgan import _backend, data, theory
 from fastgan.models import GAN
 from fastgan.training import (
     Callback,
@@ -124,7 +124,7 @@ def test_M07_bad_settings_are_named_and_the_fused_engine_says_why() -> None:
     ):
         with pytest.raises(ValueError, match=f"^TrainConfig: {message}"):
             replace(CONFIG, **change)  # type: ignore[arg-type]
-    if backend.native is not None:
+    if _backend.native is not None:
         with pytest.raises(ValueError, match="config.inner is 'optimum': D's gradient decides how many steps it takes"):
             train(gaussian_gan(), torch.zeros(9000, 1, dtype=torch.float64), replace(CONFIG, engine="fused"))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from fastgan import backend, models, random
+from fastgan import _backend, models, random
 from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, train
@@ -52,7 +52,7 @@ def assert_same(gan: GAN, other: GAN, tolerance: float) -> None:
 
 ENGINES = [
     "eager",
-    pytest.param("fused", marks=pytest.mark.skipif(backend.native is None, reason="the engine is compiled")),
+    pytest.param("fused", marks=pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")),
 ]
 
 

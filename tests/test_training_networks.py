@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgan
-from fastgan import backend
+from fastgan import _backend
 from fastgan.models import GAN
 from fastgan.training import Adam, CheckpointError, Monitor, TrainConfig, checkpoint, train, train_population
 
@@ -217,7 +217,7 @@ def test_a_sigmoid_at_the_end_of_d_is_warned_of_once(name: str, engine: str, cap
     gan, monitor = new_gan(SIGMOIDS[name]()), Monitor(every=1)
     with caplog.at_level(logging.WARNING, "fastgan"):
         result = train(gan, DATA, replace(CONFIG, engine=engine), callbacks=[monitor])
-    compiled = engine == "auto" and name not in ("functional", "own Sequential") and backend.native is not None
+    compiled = engine == "auto" and name not in ("functional", "own Sequential") and _backend.native is not None
     assert result.engine == ("cpu" if compiled else "eager")
     assert len(said(caplog)) == 1 and said(caplog)[0].startswith("train: ")
     assert [line for line in monitor.warnings if SIGN in line] == [said(caplog)[0].removeprefix("train: ")]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan import GAN, Adam, Momentum, TrainConfig, backend, nn, train
+from fastgan import GAN, Adam, Momentum, TrainConfig, _backend, nn, train
 from fastgan.training import checkpoint
 from fastgan.training.optimizers import Optimizer
 
-ENGINES = ["eager", pytest.param("fused", marks=pytest.mark.skipif(backend.native is None, reason="no compiled core"))]
+ENGINES = ["eager", pytest.param("fused", marks=pytest.mark.skipif(_backend.native is None, reason="no compiled core"))]
 engines = pytest.mark.parametrize("engine", ENGINES)
 modes = pytest.mark.parametrize("mode", ["alternating", "simultaneous"])
 MOMENTA = {c: Momentum(0.05, momentum=0.5, convention=c) for c in ("torch", "pylearn2")}
@@ -76,7 +76,7 @@ def test_adam_moves_nothing_whose_squared_gradient_overflows(
     assert overflown > 5
 
 
-@pytest.mark.skipif(backend.native is None, reason="two engines are compared")
+@pytest.mark.skipif(_backend.native is None, reason="two engines are compared")
 @pytest.mark.parametrize("large", [1e18, 1e19, 1e20, 1e21, 1e22])
 def test_squares_overflow_in_both_engines_alike(large: float, tmp_path: Path) -> None:
     found = []
@@ -87,7 +87,7 @@ def test_squares_overflow_in_both_engines_alike(large: float, tmp_path: Path) ->
         torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-@pytest.mark.skipif(backend.native is None, reason="two engines are compared")
+@pytest.mark.skipif(_backend.native is None, reason="two engines are compared")
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan, 1e30], ids=str)
 @pytest.mark.parametrize("rule", RULES)
 def test_both_engines_take_the_same_numbers_for_not_finite(rule: str, bad: float, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan import GAN, backend, nn
+from fastgan import GAN, _backend, nn
 from fastgan.training import (
     SGD,
     Adam,
@@ -250,7 +250,7 @@ def test_the_config_survives_json() -> None:
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 def test_a_checkpoint_has_the_rate_and_momentum_of_the_last_update(engine: str, tmp_path: Path) -> None:
     """Whichever engine wrote them: a script that loads them into torch.optim goes on from there."""
-    if engine == "fused" and backend.native is None:
+    if engine == "fused" and _backend.native is None:
         pytest.skip("there is no compiled core")
     spec = Momentum(0.1, 0.5, lr_decay=1.1, momentum_final=0.9, saturate_epochs=4)
     gan = GAN(nn.MLP([2, 4, 3], activation="relu"), nn.MLP([3, 4, 1], activation="relu"), latent_dim=2)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan import backend, data
+from fastgan import _backend, data
 from fastgan.models import GAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, TrainResult, checkpoint, train, train_population
 from fastgan.training.history import COLUMNS, read_history, read_rows
@@ -157,7 +157,7 @@ def test_under_autocast_pytorch_trains() -> None:
         result = train(gan := new_gan(), DATA, CONFIG)
         with pytest.raises(ValueError, match="must be 'auto' or 'eager' here, got 'fused'"):
             train(new_gan(), DATA, replace(CONFIG, engine="fused"))
-    if backend.native is not None:
+    if _backend.native is not None:
         assert result.engine_reason == "torch.autocast is on; compiled engines have config.precision"
     train(other := new_gan(), DATA, replace(CONFIG, engine="eager"))
     assert result.engine == "eager" and not same(state(gan), state(other))
@@ -195,7 +195,7 @@ def test_other_bad_arguments_are_named(tmp_path: Path) -> None:
         train(new_gan(), DATA, {"steps": 1})
     hooked = new_gan()
     hooked.generator[0].register_forward_hook(lambda *_: None)
-    reason = "gan.generator: it has hooks" if backend.native is not None else "FASTGAN_DISABLE_NATIVE is set"
+    reason = "gan.generator: it has hooks" if _backend.native is not None else "FASTGAN_DISABLE_NATIVE is set"
     with pytest.raises(ValueError, match=f"got 'fused': {reason}"):
         train(hooked, DATA, replace(CONFIG, engine="fused"))
     with pytest.raises(ValueError, match="train: run_dir must be given where config.checkpoint_every is set"):
@@ -276,7 +276,7 @@ class Log(Callback):
 def test_callbacks_hear_everything_in_order(tmp_path: Path) -> None:
     log = Log(every=4)
     result = train(new_gan(), DATA, replace(CONFIG, checkpoint_every=6), callbacks=[log], run_dir=tmp_path)
-    engine = "cpu" if backend.native is not None else "eager"
+    engine = "cpu" if _backend.native is not None else "eager"
     assert log.calls[0] == ("start", 0, engine) and log.calls[-1] == ("end", 12, 12)
     chunks = [call for call in log.calls if call[0] == "chunk"]
     assert [step for _, _, rows in chunks for step in rows] == list(range(1, 13))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan.nn
-from fastgan import backend, data, models, random
+from fastgan import _backend, data, models, random
 from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.nn import ClassDiscriminator
@@ -132,7 +132,7 @@ def error(gan: GAN, x: Tensor, y: Tensor) -> float:
 
 def test_M59_runs_in_the_eager_engine_and_resumes_to_the_bit(tmp_path: Path) -> None:
     result = train(small_gan(), DATA, BASE, run_dir=tmp_path / "whole")
-    if backend.native is not None:
+    if _backend.native is not None:
         assert result.engine_reason == "gan.discriminator: ClassDiscriminator is no layer that fuses"
     train(small_gan(), DATA, replace(BASE, steps=2), run_dir=tmp_path / "parts")
     train(small_gan(), DATA, BASE, run_dir=tmp_path / "parts", resume=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan.nn
-from fastgan import backend, random
+from fastgan import _backend, random
 from fastgan.models import GAN
 from fastgan.random import Purpose
 from fastgan.training import Adam, Momentum, TrainConfig, checkpoint, train, unroll
@@ -162,7 +162,7 @@ def test_M74_no_unrolling_is_plain_training_and_a_fixed_d_changes_nothing() -> N
     assert (states[2] - states[0]).abs().max() > 1e-3
 
 
-@pytest.mark.skipif(backend.native is None, reason="without the compiled core everything is eager")
+@pytest.mark.skipif(_backend.native is None, reason="without the compiled core everything is eager")
 def test_M74_unrolling_runs_in_the_eager_engine_and_says_why() -> None:
     config = replace(BASE, unroll=1)
     result = train(small_gan(), DATA, config)
@@ -191,7 +191,7 @@ def test_M74_a_resumed_unrolled_run_has_the_bits_of_an_uninterrupted_one(rule: O
 @pytest.mark.parametrize("layers", ["native", "reference"])
 def test_M74_fastgans_layers_unroll_like_torchs(layers: str) -> None:
     """A discriminator of fused layers, through its second derivatives."""
-    if layers == "native" and backend.native is None:
+    if layers == "native" and _backend.native is None:
         pytest.skip("there is no compiled core")
     gan = small_gan()
     first, _, last = gan.discriminator

@@ -228,7 +228,7 @@ def test_M93_instance_noise_falls_linearly_and_is_on_all_that_d_sees() -> None:
     ],
 )
 def test_the_reason_for_the_eager_engine(options: dict[str, Any], reason: str) -> None:
-    if fastgan.backend.native is None:
+    if fastgan._backend.native is None:
         pytest.skip("without a core every run is eager")
     gan = gan_of((fastgan.nn.MLP([2, 4, 3]).double(), networks()[1]))
     assert train(gan, data(), TrainConfig(1, BATCH, **options)).engine_reason == reason

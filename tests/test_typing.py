@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import fastgan
-from fastgan import _options, backend, losses, reference
+from fastgan import _backend, _options, losses, reference
 
 PACKAGE = Path(fastgan.__file__).parent
 SCRIPTS = Path(__file__).parent / "type_checks"
@@ -115,7 +115,7 @@ def core() -> Iterator[tuple[str, int | None]]:
             return None
         return 0 if "()" in signature else len(re.findall(r"(?:\(|, )(?:self|arg\d+): ", signature))
 
-    for name, found in vars(backend.native).items():
+    for name, found in vars(_backend.native).items():
         if name.startswith("__"):
             continue
         yield name, None if isinstance(found, type) else parameters(found)
@@ -124,6 +124,6 @@ def core() -> Iterator[tuple[str, int | None]]:
                 yield f"{name}.{method}", parameters(inner)
 
 
-@pytest.mark.skipif(backend.why_not("loss", "cpu", __import__("torch").float32) is not None, reason="no native core")
+@pytest.mark.skipif(_backend.why_not("loss", "cpu", __import__("torch").float32) is not None, reason="no native core")
 def test_the_stub_of_the_core_is_true() -> None:
     assert dict(stub()) == dict(core())

@@ -1,4 +1,4 @@
-// The CUDA functions in a build without nvcc: they throw. fastgan/backend.py never calls them.
+// The CUDA functions in a build without nvcc: they throw. fastgan/_backend.py never calls them.
 #include <stdexcept>
 
 #include "launchers.h"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.results import Result
+from fastgan._results import Result
 
 from .rows import Blocks, Rows, centre, map_distances, take_rows
 

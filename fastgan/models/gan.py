@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import deprecation, nn, random
+from fastgan import _deprecation, nn, random
 from fastgan._errors import Invalid, check_choice
 from fastgan._files import write_atomically
 from fastgan._options import ExportFormat, Impl, PriorName
@@ -90,14 +90,14 @@ class GAN(torch.nn.Module):
         classes = f", classes={self.classes}" if self.classes else ""
         return f"GAN({networks}, latent_dim={self.latent_dim}, prior={self.prior!r}{shape}{classes})"
 
-    averaged = deprecation.Attribute("GAN.averaged", "ema")
-    keep_average = deprecation.Attribute("GAN.keep_average", "keep_ema")
-    update_average = deprecation.Attribute("GAN.update_average", "update_ema")
-    buffers_of_average = deprecation.Attribute("GAN.buffers_of_average", "ema_buffers")
+    averaged = _deprecation.Attribute("GAN.averaged", "ema")
+    keep_average = _deprecation.Attribute("GAN.keep_average", "keep_ema")
+    update_average = _deprecation.Attribute("GAN.update_average", "update_ema")
+    buffers_of_average = _deprecation.Attribute("GAN.buffers_of_average", "ema_buffers")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "averaged":  # torch would register a module under the old name
-            deprecation.warn("GAN.averaged", "GAN.ema")
+            _deprecation.warn("GAN.averaged", "GAN.ema")
             name = "ema"
         super().__setattr__(name, value)
 
@@ -199,7 +199,7 @@ class GAN(torch.nn.Module):
             impl=impl,
         )
 
-    @deprecation.argument("sample", "averaged", "ema")
+    @_deprecation.argument("sample", "averaged", "ema")
     @torch.no_grad()
     def sample(
         self,

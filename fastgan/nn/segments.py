@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import ops, random
+from fastgan._backend import instruction_set
 from fastgan._options import Impl
-from fastgan.backend import instruction_set
 from fastgan.nn.activation import of_module
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.fusible import (

@@ -3,7 +3,7 @@
 Every operation is twice differentiable. Networks on the CPU have a native second-order pass for gradients of their
 input's gradient; other second and all third derivatives are computed again from the saved inputs. Transforms of
 `torch.func`, forward-mode derivatives, tensor subclasses and autocast go to the reference, which is plain PyTorch;
-`torch.compile` meets the custom operators of `fastgan.operators`.
+`torch.compile` meets the custom operators of `fastgan._operators`.
 """
 
 from fastgan.ops.call_cache import CallCache

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.kernels import MlpDescription
+from fastgan._kernels import MlpDescription
 from fastgan.ops.dispatch import Likeness
 
 

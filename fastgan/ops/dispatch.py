@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from fastgan._backend import native as _native
+from fastgan._backend import why_not
 from fastgan._errors import Invalid
 from fastgan._options import Impl
-from fastgan.backend import native as _native
-from fastgan.backend import why_not
 from fastgan.ops.checks import check_impl
 
 _TensorGuards: Any

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgan import cuda, kernels, reference
+from fastgan import _cuda, _kernels, reference
 from fastgan.ops.masks import native_dropout
 from fastgan.reference import ACTIVATIONS, LayerSpec
 
@@ -17,7 +17,7 @@ What = tuple[LayerSpec, Tensor | None, int]  # the layer, its dropout seed, and 
 
 
 def _seed(dropout_seed: Tensor | None) -> int:
-    return 0 if dropout_seed is None else kernels.unsigned_seed(dropout_seed)
+    return 0 if dropout_seed is None else _kernels.unsigned_seed(dropout_seed)
 
 
 class _Activation(torch.autograd.Function):
@@ -26,13 +26,13 @@ class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, what: What) -> Tensor:
         layer, dropout_seed, substream = ctx.what = what
-        given, saved = cuda.activate(layer, z, _seed(dropout_seed), substream)
+        given, saved = _cuda.activate(layer, z, _seed(dropout_seed), substream)
         ctx.save_for_backward(z, saved)
         return given
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        result: Tensor = _ActivationBackward.apply(kernels.dense(grad), *ctx.saved_tensors, ctx.what)
+        result: Tensor = _ActivationBackward.apply(_kernels.dense(grad), *ctx.saved_tensors, ctx.what)
         return result, None
 
 
@@ -43,7 +43,7 @@ class _ActivationBackward(torch.autograd.Function):
     def forward(ctx: Any, grad: Tensor, z: Tensor, saved: Tensor, what: What) -> Tensor:
         layer, dropout_seed, substream = ctx.what = what
         ctx.save_for_backward(grad, z, saved)
-        return cuda.activate_backward(layer, grad, saved, _seed(dropout_seed), substream)[0]
+        return _cuda.activate_backward(layer, grad, saved, _seed(dropout_seed), substream)[0]
 
     @staticmethod
     def backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -51,8 +51,8 @@ class _ActivationBackward(torch.autograd.Function):
         layer, dropout_seed, substream = ctx.what
         if torch.is_grad_enabled():  # a third derivative is needed
             return *_plain_second_order(grad, z, ctx.what, grad_grad), None, None
-        to_z, to_grad = cuda.activate_backward(
-            layer, grad, saved, _seed(dropout_seed), substream, kernels.dense(grad_grad)
+        to_z, to_grad = _cuda.activate_backward(
+            layer, grad, saved, _seed(dropout_seed), substream, _kernels.dense(grad_grad)
         )
         assert to_grad is not None
         return to_grad, to_z, None, None

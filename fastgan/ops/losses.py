@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import kernels, operators, reference
+from fastgan import _kernels, _operators, reference
 from fastgan._errors import Invalid, check_choice
 from fastgan._options import Impl
+from fastgan._schema import FORMULAS
 from fastgan.ops.checks import FLOATS, check_same, check_tensor
 from fastgan.ops.dispatch import is_batched, is_common, is_compiling, natively
-from fastgan.schema import FORMULAS
 
 
 class _Pointwise(torch.autograd.Function):
@@ -22,7 +22,7 @@ class _Pointwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, formula: str, target: float, order: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.what = formula, target, order
-        return kernels.pointwise(x, FORMULAS[formula], target, order)
+        return _kernels.pointwise(x, FORMULAS[formula], target, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -64,7 +64,7 @@ def pointwise(
     if not natively(caller, "loss", impl, x):
         return reference.pointwise(x, formula, target, order)
     if is_compiling():
-        return operators.pointwise(x, formula, target, order)
+        return _operators.pointwise(x, formula, target, order)
     return _native_pointwise(x, formula, target, order)
 
 
@@ -82,7 +82,7 @@ class _PairLoss(torch.autograd.Function):
     ) -> Tensor:
         need_real, need_fake = ctx.needs_input_grad[:2]
         numbers = FORMULAS[formulas[0]], FORMULAS[formulas[1]]
-        value, *ctx.loss_grads = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)
+        value, *ctx.loss_grads = _kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)
         ctx.save_for_backward(real, fake)
         ctx.what = numbers, formulas, targets, mean
         return value
@@ -100,10 +100,10 @@ class _PairLoss(torch.autograd.Function):
         # Should a retained graph be walked again, they are computed again.
         loss_grads, ctx.loss_grads = ctx.loss_grads, None
         if loss_grads is None:
-            loss_grads = kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)[1:]
+            loss_grads = _kernels.pair_loss(real, fake, numbers, targets, mean, need_real, need_fake)[1:]
         grad_real, grad_fake = loss_grads
         loss_grads = None
-        kernels.scale((grad_real, grad_fake), grad)
+        _kernels.scale((grad_real, grad_fake), grad)
         if real.dtype is not grad.dtype:  # halves: scaled in float32, rounded once
             grad_real = None if grad_real is None else grad_real.to(real.dtype)
             grad_fake = None if grad_fake is None else grad_fake.to(real.dtype)
@@ -115,7 +115,7 @@ _apply_pair_loss = super(torch.autograd.Function, _PairLoss).apply
 
 
 def _pointwise_grad(x: Tensor, grad: Tensor, formula: str, target: float, mean: bool) -> Tensor:
-    wide = x.to(kernels.ACCUMULATORS[x.dtype])
+    wide = x.to(_kernels.ACCUMULATORS[x.dtype])
     scaled = grad / x.numel() if mean else grad
     run = reference.pointwise if is_batched(grad) else _native_pointwise
     return (scaled * run(wide, formula, target, 1)).to(x.dtype)
@@ -157,9 +157,9 @@ def pair_loss(
         if not natively(caller, "loss", impl, real, fake):
             return reference.pair_loss(real, fake, *formulas, *targets, mean)
         if is_compiling():
-            return operators.pair_loss(real, fake, *formulas, *targets, mean)
+            return _operators.pair_loss(real, fake, *formulas, *targets, mean)
     if torch.is_grad_enabled() and (real.requires_grad or (fake is not None and fake.requires_grad)):
         result: Tensor = _apply_pair_loss(real, fake, formulas, targets, mean)
         return result
     numbers = FORMULAS[formulas[0]], FORMULAS[formulas[1]]
-    return kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]
+    return _kernels.pair_loss(real, fake, numbers, targets, mean, False, False)[0]

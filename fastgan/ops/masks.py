@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import kernels, operators, reference
+from fastgan import _kernels, _operators, reference
 from fastgan._options import Impl
 from fastgan.ops.checks import check_dropout_seed, check_integer, check_probability, check_tensor
 from fastgan.ops.dispatch import is_batched, is_compiling, natively
@@ -19,7 +19,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
         ctx.what = p, dropout_seed, substream
-        return kernels.dropout(x, p, dropout_seed, substream)
+        return _kernels.dropout(x, p, dropout_seed, substream)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -53,5 +53,5 @@ def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int = 0, *, im
     if not natively("dropout", "dropout", impl, x):
         return reference.dropout(x, p, dropout_seed, substream)
     if is_compiling():
-        return operators.dropout(x, p, dropout_seed, substream)
+        return _operators.dropout(x, p, dropout_seed, substream)
     return native_dropout(x, p, dropout_seed, substream)

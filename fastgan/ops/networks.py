@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import kernels, operators, reference
+from fastgan import _kernels, _operators, reference
 from fastgan._errors import Invalid, check_choice
+from fastgan._kernels import MlpDescription
 from fastgan._options import Impl
-from fastgan.kernels import MlpDescription
 from fastgan.ops.call_cache import CallCache
 from fastgan.ops.checks import check_dropout_seed, check_probability, check_same, check_tensor
 from fastgan.ops.dispatch import REAL, is_batched, is_common, is_compiling, natively
@@ -32,7 +32,7 @@ class _Mlp(torch.autograd.Function):
         x: Tensor,
         *params: Tensor | None,
     ) -> Tensor:
-        y, work = kernels.mlp_forward(network, x, params, dropout_seed, True in ctx.needs_input_grad, momenta)
+        y, work = _kernels.mlp_forward(network, x, params, dropout_seed, True in ctx.needs_input_grad, momenta)
         ctx.save_for_backward(x, work, *(params[: network.saved] if network.normalized else params))
         ctx.network, ctx.dropout_seed = network, dropout_seed
         ctx.memory = None if work is None else _Memory(network, params, work)
@@ -54,7 +54,7 @@ class _Mlp(torch.autograd.Function):
             grads = _apply_gradients(network, dropout_seed, needs, ctx.memory, work, grad_y, x, *params)
         else:
             weights = ctx.memory.weights(x, params, work, grad_y)
-            grads, _ = kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs)
+            grads, _ = _kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs)
         return None, None, None, *grads, *rest
 
 
@@ -85,10 +85,10 @@ class _Memory:
             RuntimeError: `work`, or a storage, is not what forward left.
         """
         if work.is_cuda:  # whose kernels read x, and the addresses of biases
-            kernels.check_saved(self.network, (x, *self._params(params, work)), work, grad_y)
+            _kernels.check_saved(self.network, (x, *self._params(params, work)), work, grad_y)
             return self._params(params, work)
         if work.numel() != self.size or work.dtype is not grad_y.dtype or not work.is_contiguous():
-            kernels.check_saved(self.network, (), work, grad_y)
+            _kernels.check_saved(self.network, (), work, grad_y)
         places = [(s.data_ptr(), s.nbytes()) for s in self.storages]
         if places == self.places:
             return self.addresses
@@ -146,7 +146,7 @@ class _MlpGradients(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         keep = needs[0] and True in ctx.needs_input_grad
         weights = memory.weights(x, params, work, grad_y)
-        grads, kept = kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs, keep=keep)
+        grads, kept = _kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs, keep=keep)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(work, kept, grad_y, x, *params)
         ctx.network, ctx.dropout_seed, ctx.needs, ctx.memory = network, dropout_seed, needs, memory
@@ -166,7 +166,7 @@ class _MlpGradients(torch.autograd.Function):
         nonlinear = any(layer.activation != "none" for layer in network.layers)
         wanted = [wanted[0], wanted[1] and nonlinear, *with_a_part(network, wanted[2:])]
         weights = ctx.memory.weights(x, params, work, grad_y)
-        found = kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, dropout_seed, wanted)
+        found = _kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, dropout_seed, wanted)
         return *nothing, *found
 
 
@@ -369,9 +369,9 @@ def mlp(
             native = False  # neither CUDA's kernels nor the custom operators know it
         if not native or is_compiling():
             _check_network(caller, x.shape[-1], shapes, bias_shapes, layers)
-            run = operators.mlp if native else reference.mlp
+            run = _operators.mlp if native else reference.mlp
             return run(x, weights, biases, layers, input_dropout, dropout_seed)
-        x, params = kernels.dense(x), [p if p is None else kernels.dense(p) for p in params]
+        x, params = _kernels.dense(x), [p if p is None else _kernels.dense(p) for p in params]
     network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
     if common and cache is not None:
         cache.keep(x, params, dropout_seed is not None, network)
@@ -415,7 +415,7 @@ def known_mlp(
     if torch.is_grad_enabled():
         result: Tensor = _apply_mlp(network, dropout_seed, momenta, x, *params)
         return result
-    return kernels.mlp_forward(network, x, params, dropout_seed, False, momenta)[0]
+    return _kernels.mlp_forward(network, x, params, dropout_seed, False, momenta)[0]
 
 
 def normalized_network(

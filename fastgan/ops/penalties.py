@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import kernels, reference
-from fastgan.kernels import MlpDescription
+from fastgan import _kernels, reference
+from fastgan._kernels import MlpDescription
+from fastgan._schema import PENALTIES
 from fastgan.ops.call_cache import CallCache
 from fastgan.ops.dispatch import is_batched
 from fastgan.ops.networks import common_network, with_a_part
 from fastgan.reference import LayerSpec
-from fastgan.schema import PENALTIES
 
 
 class _MlpPenalty(torch.autograd.Function):
@@ -31,7 +31,7 @@ class _MlpPenalty(torch.autograd.Function):
         *params: Tensor | None,
     ) -> Tensor:
         ctx.needs = with_a_part(network, ctx.needs_input_grad[5:])
-        value, ctx.grads = kernels.mlp_penalty(network, x, params, dropout_seed, PENALTIES[kind], weight, ctx.needs)
+        value, ctx.grads = _kernels.mlp_penalty(network, x, params, dropout_seed, PENALTIES[kind], weight, ctx.needs)
         ctx.save_for_backward(x, *params)
         ctx.what = network, dropout_seed, kind, weight
         return x.new_tensor(value)
@@ -46,8 +46,8 @@ class _MlpPenalty(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             network, dropout_seed, kind, weight = ctx.what
-            grads = kernels.mlp_penalty(network, x, params, dropout_seed, PENALTIES[kind], weight, ctx.needs)[1]
-        kernels.scale(grads, grad)
+            grads = _kernels.mlp_penalty(network, x, params, dropout_seed, PENALTIES[kind], weight, ctx.needs)[1]
+        _kernels.scale(grads, grad)
         return *nothing, *grads
 
 
@@ -111,5 +111,5 @@ def mlp_penalty(
     if torch.is_grad_enabled():
         result: Tensor = _apply_penalty(network, masks, kind, weight, x, *params)
         return result
-    value, _ = kernels.mlp_penalty(network, x, params, masks, PENALTIES[kind], weight, [False] * len(params))
+    value, _ = _kernels.mlp_penalty(network, x, params, masks, PENALTIES[kind], weight, [False] * len(params))
     return x.new_tensor(value)

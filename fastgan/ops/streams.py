@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan import kernels, reference
+from fastgan import _kernels, reference
 from fastgan._errors import Invalid
 from fastgan._options import Impl
 from fastgan.ops.checks import check_integer
@@ -43,7 +43,7 @@ def random(
     if impl == "reference" or not natively(caller, "random", "auto", probe):
         probe = torch.empty(0, dtype=narrow, device="cpu")  # drawn there and moved, where the device has no kernel
     if natively(caller, "random", impl, probe):
-        flat = kernels.random(kind, n, seed, purpose, step, substream, offset, narrow, probe.device)
+        flat = _kernels.random(kind, n, seed, purpose, step, substream, offset, narrow, probe.device)
     else:
         draw = reference.random_normal if kind == "normal" else reference.random_uniform
         flat = draw(n, seed=seed, purpose=purpose, step=step, substream=substream, offset=offset)
@@ -57,5 +57,5 @@ def permutation(n: int, *, seed: int, epoch: int, start: int, count: int, purpos
     """Positions start .. start+count of the keyed permutation of range(n); int64 Tensor (count,) on the CPU."""
     _check_stream("permutation", seed, purpose, epoch)
     if natively("permutation", "random", impl, torch.empty(0, device="cpu")):
-        return kernels.permutation(n, seed, epoch, start, count, purpose)
+        return _kernels.permutation(n, seed, epoch, start, count, purpose)
     return reference.permutation(n, seed=seed, epoch=epoch, start=start, count=count, purpose=purpose)

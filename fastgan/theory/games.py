@@ -10,7 +10,7 @@ import torch
 from fastgan import _options
 from fastgan._errors import Invalid, check_choice
 from fastgan._options import TheoryGeneratorKind, UpdateMode
-from fastgan.results import Result
+from fastgan._results import Result
 
 from .arrays import Array, check_positive, take, take_distributions
 from .densities import gaussian_density

@@ -1,6 +1,6 @@
 """Training: Algorithm 1, its optimisers, metrics, callbacks and checkpoints."""
 
-from fastgan import deprecation
+from fastgan import _deprecation
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.checkpoint import Checkpoint, CheckpointError
 from fastgan.training.checkpoint import load as load_checkpoint
@@ -16,7 +16,7 @@ from fastgan.training.result import TrainResult
 from fastgan.training.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay
 from fastgan.training.train import train
 
-__getattr__ = deprecation.names(__name__, {"train_inferer": "train_encoder"})
+__getattr__ = _deprecation.names(__name__, {"train_inferer": "train_encoder"})
 
 __all__ = [
     "SGD",

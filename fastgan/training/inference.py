@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import deprecation, random
+from fastgan import _deprecation, random
 from fastgan._errors import Invalid
+from fastgan._results import Result
 from fastgan.models.gan import GAN, evaluating
 from fastgan.random import Purpose
-from fastgan.results import Result
 from fastgan.training.engines.player import Player
 from fastgan.training.optimizers import Adam, Optimizer
 from fastgan.training.plain import count_of
@@ -34,7 +34,7 @@ class InferenceResult(Result):
     r_squared: float
 
 
-@deprecation.argument("train_encoder", "inferer", "encoder")
+@_deprecation.argument("train_encoder", "inferer", "encoder")
 @torch.inference_mode(False)
 def train_encoder(
     gan: GAN,

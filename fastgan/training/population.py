@@ -17,9 +17,9 @@ import torch
 from fastgan._errors import Invalid
 from fastgan._files import folder_at
 from fastgan._ranks import Ranks, ranks
+from fastgan._results import Result
 from fastgan.models import GAN
 from fastgan.nn import saved
-from fastgan.results import Result
 from fastgan.training.callbacks import Callback, check_callbacks
 from fastgan.training.config import TrainConfig
 from fastgan.training.display import progress as display

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastgan.results import Result
+from fastgan._results import Result
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from fastgan import backend, kernels
+from fastgan import _backend, _kernels
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
@@ -30,20 +30,20 @@ class CpuEngine:
     threads: int | None = None
 
     def __init__(self, gan: GAN, rows: Minibatches, config: TrainConfig) -> None:
-        if backend.native is None:
-            raise plan.UnsupportedByEngine(backend.why_not("mlp", "cpu", gan.dtype) or "")
+        if _backend.native is None:
+            raise plan.UnsupportedByEngine(_backend.why_not("mlp", "cpu", gan.dtype) or "")
         plan.check_config(gan, config)
         if gan.device.type != "cpu":
             raise plan.UnsupportedByEngine(f"the networks are on {gan.device}; this engine is built for the CPU")
-        if config.precision == "tf32" and not kernels.native.multiplies_tf32():
+        if config.precision == "tf32" and not _kernels.native.multiplies_tf32():
             raise plan.UnsupportedByEngine(
                 "config.precision is 'tf32', which is for CUDA and, on a CPU, for AMX: "
-                + kernels.native.bf16_products()["amx"]
+                + _kernels.native.bf16_products()["amx"]
             )
-        if config.precision == "bf16" and not kernels.native.multiplies_bf16():
+        if config.precision == "bf16" and not _kernels.native.multiplies_bf16():
             raise plan.UnsupportedByEngine(
                 "config.precision is 'bf16', which is for AMX and AVX512-BF16: "
-                + kernels.native.bf16_products()["avx512_bf16"]
+                + _kernels.native.bf16_products()["avx512_bf16"]
             )
         self.state = HostState(gan, rows, config)
         self.state.compiled()
@@ -81,7 +81,7 @@ class CpuEngine:
 def launch(
     threads: int,
     states: Sequence[HostState],
-    plans: list[kernels.native.CompiledPlan],
+    plans: list[_kernels.native.CompiledPlan],
     firsts: list[int],
     counts: list[int],
 ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
@@ -89,4 +89,4 @@ def launch(
     tables = [np.empty((count, METRICS)) for count in counts]
     jobs = zip(states, firsts, tables, strict=True)
     calls = [state.call(first, len(table), table.ctypes.data) for state, first, table in jobs]
-    return tables, kernels.native.advance(plans, calls, threads)
+    return tables, _kernels.native.advance(plans, calls, threads)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import backend, cuda
+from fastgan import _backend, _cuda
 from fastgan._errors import Invalid
 from fastgan._torch_settings import put_back
 from fastgan.models import GAN
@@ -47,7 +47,7 @@ class CudaLauncher(KernelLauncher):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.tensor_cores = cuda._has_tensor_cores(device)
+        self.tensor_cores = _cuda._has_tensor_cores(device)
         self._anything = torch.empty(0, device=device)
         # torch reuses its pool of 32 streams; two launchers on one stream would serialise. It never frees a stream's
         # workspaces, so a stream that a launcher has used is preferred.
@@ -71,11 +71,11 @@ class CudaLauncher(KernelLauncher):
 
     def launch(self, entry: str, *arguments: object) -> None:
         """An entry of csrc/cuda/entries.h."""
-        cuda.launch(self._anything, entry, *arguments)
+        _cuda.launch(self._anything, entry, *arguments)
 
     def size(self, entry: str, *numbers: int) -> int:
         """The size of an entry's scratch."""
-        return int(getattr(cuda.native, f"cuda_{entry}")(*numbers))
+        return int(getattr(_cuda.native, f"cuda_{entry}")(*numbers))
 
     def fork(self) -> None:
         """Later calls run after the work queued on the current stream, and concurrently with work queued after this."""
@@ -153,7 +153,7 @@ class GraphEngine:
     def __init__(
         self, gan: GAN, rows: Minibatches, config: TrainConfig, launcher: KernelLauncher | None = None
     ) -> None:
-        if launcher is None and (why := backend.why_not("mlp", "cuda", gan.dtype)) is not None:
+        if launcher is None and (why := _backend.why_not("mlp", "cuda", gan.dtype)) is not None:
             raise plan.UnsupportedByEngine(why)
         if launcher is None and gan.device.type != "cuda":
             raise plan.UnsupportedByEngine(f"the networks are on {gan.device}; this engine is built for CUDA")

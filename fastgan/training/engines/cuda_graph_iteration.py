@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import schema
+from fastgan import _schema
 from fastgan.models import GAN
 from fastgan.training.engines import recording
 from fastgan.training.engines.cuda_graph_layers import Batch, KernelLauncher, NetworkBuffers, PenaltyPass
@@ -56,7 +56,7 @@ class Iteration:
         self.table, self.conditional = table, described["classes"] > 0
         self.dtype, self.rows, self.pack = dtype, described["batch"], described["pack"]
         self.verbs = recording.record(described)
-        self.penalties = [schema.number("Penalty", kind) for kind in described["penalties"]]
+        self.penalties = [_schema.number("Penalty", kind) for kind in described["penalties"]]
         self.skips = described["skip_nonfinite"]
         self._place_networks(updaters)
         self._place_state()
@@ -211,7 +211,7 @@ class Iteration:
         else:
             if self.conditional:
                 self._draw_labels("noise_d", draw)
-            purpose = schema.number("Purpose", "noise_d")
+            purpose = _schema.number("Purpose", "noise_d")
             head = self.dtype, *self.table, self.data, *shape, self.drawn
             launcher.launch("gather_sampled", *head, self.real_rows, *wanted, purpose, self.counter, *draw)
         if self.conditional:
@@ -224,8 +224,8 @@ class Iteration:
             self._draw_labels(purpose, number)
             self._show_labels(self.fake_half)
         z, plan = self.noise, self.described
-        stream = plan["seed"], schema.number("Purpose", purpose), self.counter, *number, 0, 0
-        draw = schema.number("Distribution", "centred" if plan["prior"] == "uniform" else "normal")
+        stream = plan["seed"], _schema.number("Purpose", purpose), self.counter, *number, 0, 0
+        draw = _schema.number("Distribution", "centred" if plan["prior"] == "uniform" else "normal")
         self.launcher.launch("random_fill", self.dtype, z, z.numel(), draw, *stream)
         if plan["prior"] == "spherical":
             self.launcher.launch("to_sphere", self.dtype, z, *z.shape)
@@ -389,7 +389,7 @@ class Iteration:
     def _draw_labels(self, purpose: str, number: Step) -> None:
         """The labels of a batch."""
         assert self.table is not None
-        stream = self.described["seed"], schema.number("Purpose", purpose), self.counter, *number
+        stream = self.described["seed"], _schema.number("Purpose", purpose), self.counter, *number
         rows, classes = self.condition.shape
         head = self.dtype, *self.table, self.drawn, classes
         self.launcher.launch("draw_labels", *head, self.condition, rows, *stream)
@@ -402,7 +402,7 @@ class Iteration:
 
     def _update(self, name: str, number: Step) -> None:
         plan, launcher = self.described[name], self.launcher
-        head = self.dtype, *schema.in_order("OptimizerPlan", plan)
+        head = self.dtype, *_schema.in_order("OptimizerPlan", plan)
         schedule = [part for numbers in self.schedules[name] for part in (numbers, len(numbers))]
         counts = *schedule, self.counter, *number, _PLAYERS.index(name)
         members = [(p, s[0], s[1] if len(s) > 1 else None, grad) for p, *s, grad in self.steps[name]]
@@ -433,7 +433,7 @@ class Iteration:
         for wide in (False, True):  # a counter moves as a double: the copy moves its eight bytes unchanged
             chosen = [(a, None, None, b) for a, b in pairs if (a.itemsize == 8) == wide]
             if chosen:
-                when = schema.number("Predicate", predicate)
+                when = _schema.number("Predicate", predicate)
                 self.launcher.launch("copy", int(wide), when, self.counter, *_listed(chosen))
 
     def _inspect(self, players: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT, PIECEWISE_LINEAR, number
+from fastgan._schema import ACTIVATIONS, DTYPES, FROM_INPUT, PIECEWISE_LINEAR, number
 from fastgan.training.engines.plan import NetworkPlan
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import backend, kernels
+from fastgan import _backend, _kernels
 from fastgan.models import GAN
 from fastgan.training.config import TrainConfig
 from fastgan.training.engines import plan
@@ -45,7 +45,7 @@ def obstacle(device: torch.device) -> str | None:
     """Why kernels cannot run on the device; None if they can."""
     if device.type != "cuda":
         return f"the networks are on {device}; this engine is built for CUDA"
-    return backend.cuda_reason()
+    return _backend.cuda_reason()
 
 
 def has_tensor_cores(device: torch.device) -> bool:
@@ -126,7 +126,7 @@ def _check(described: plan.Description) -> None:
 
 
 def launch(
-    states: Sequence[HostState], plans: list[kernels.native.CompiledPlan], firsts: list[int], counts: list[int]
+    states: Sequence[HostState], plans: list[_kernels.native.CompiledPlan], firsts: list[int], counts: list[int]
 ) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
     """One launch for all GANs; the host synchronises once, for the metrics."""
     device = states[0].gan.device
@@ -150,13 +150,13 @@ def launch(
 
 def needs(state: HostState, limits: DeviceLimits) -> tuple[int, int]:
     """Bytes of a block's shared memory that a run takes, and bytes that do not fit."""
-    shared, spilled = kernels.native.cuda_train_needs(state.compiled(), *limits)
+    shared, spilled = _kernels.native.cuda_train_needs(state.compiled(), *limits)
     return shared, spilled
 
 
 def train(
     states: Sequence[HostState],
-    plans: list[kernels.native.CompiledPlan],
+    plans: list[_kernels.native.CompiledPlan],
     calls: list[dict[str, Any]],
     limits: DeviceLimits,
     found: Tensor,
@@ -169,4 +169,4 @@ def train(
         return held[-1].data_ptr()
 
     with torch.cuda.device(found.device):
-        kernels.native.cuda_train(plans, calls, *limits, allocate, torch.cuda.current_stream().cuda_stream)
+        _kernels.native.cuda_train(plans, calls, *limits, allocate, torch.cuda.current_stream().cuda_stream)

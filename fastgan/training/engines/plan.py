@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fastgan import schema
+from fastgan import _schema
 from fastgan.losses import GENERATOR, _discriminator_terms
 from fastgan.models import GAN
 from fastgan.nn import Dropout, Heads, Linear, Maxout, Residual, Sequential
@@ -297,9 +297,9 @@ def describe(
         "rows": len(data),
         "features": features,
         "batch": config.batch_size,
-        "real": (schema.FORMULAS[real], real_target),
-        "fake": (schema.FORMULAS[fake], fake_target),
-        "generated": (schema.FORMULAS[formula], target),
+        "real": (_schema.FORMULAS[real], real_target),
+        "fake": (_schema.FORMULAS[fake], fake_target),
+        "generated": (_schema.FORMULAS[formula], target),
         "threshold": config.threshold,
         "classes": gan.classes,
         "labels": _address(labels),
@@ -309,7 +309,7 @@ def describe(
         ),
         **recording.iteration_plan(config),
     }
-    return {"dtype": schema.DTYPES[gan.dtype], "plan": schema.of_config("TrainPlan", config) | described}
+    return {"dtype": _schema.DTYPES[gan.dtype], "plan": _schema.of_config("TrainPlan", config) | described}
 
 
 def table_of(gan: GAN, sampled: SampledRows | None) -> tuple[Any, ...]:
@@ -330,7 +330,7 @@ def table_of(gan: GAN, sampled: SampledRows | None) -> tuple[Any, ...]:
         for name, array in values.items():
             if isinstance(array, Tensor) and not array.is_contiguous():
                 raise UnsupportedByEngine(f"{name} of the data is not contiguous")
-    return tuple(values.get(name, 0) for name in schema.FIELDS["TablePlan"])
+    return tuple(values.get(name, 0) for name in _schema.FIELDS["TablePlan"])
 
 
 def check_config(gan: GAN, config: TrainConfig) -> None:
@@ -387,7 +387,7 @@ def _player(chain: NetworkPlan, updater: Updater, ema_of: dict[Tensor, Tensor], 
         "dropout_seeds": chain.dropout_seeds,
         "precision": config.precision,
         **_heads(chain),
-        **schema.of_config("OptimizerPlan", config),
+        **_schema.of_config("OptimizerPlan", config),
         **updates_of(updater.optimizer),
         "clip_weights": config.clip_weights_of(chain.name.removeprefix("gan.")) or 0.0,
     }
@@ -466,7 +466,7 @@ def _layer(layer: dict[str, Any], updater: Updater, ema_of: dict[Tensor, Tensor]
         )
     }
     return plain | {
-        "activation": schema.ACTIVATIONS[layer["activation"]],
+        "activation": _schema.ACTIVATIONS[layer["activation"]],
         "weight": addresses(layer["weight"]),
         "bias": addresses(layer["bias"]),
         "batch_norm": norm is not None,

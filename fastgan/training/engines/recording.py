@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastgan import backend, schema
+from fastgan import _backend, _schema
 from fastgan.training.config import TrainConfig
 
 # A verb of csrc/iteration.h and its arguments; the number of a step is (times, plus): times * iteration + plus.
@@ -14,7 +14,7 @@ Verb = tuple[str, list[Any]]
 
 def iteration_plan(config: TrainConfig) -> dict[str, Any]:
     """The fields on which the order of an iteration's steps depends."""
-    return schema.of_config("IterationPlan", config) | {
+    return _schema.of_config("IterationPlan", config) | {
         "simultaneous": config.mode == "simultaneous",
         "relativistic": config.loss == "relativistic",
         "skip_nonfinite": config.nonfinite == "skip",
@@ -23,7 +23,7 @@ def iteration_plan(config: TrainConfig) -> dict[str, Any]:
 
 def record(plan: Mapping[str, Any]) -> list[Verb]:
     """The verbs of an iteration of a plan, which has the fields of `iteration_plan`."""
-    verbs: list[Verb] = backend.native.record({name: plan[name] for name in schema.FIELDS["IterationPlan"]})
+    verbs: list[Verb] = _backend.native.record({name: plan[name] for name in _schema.FIELDS["IterationPlan"]})
     return verbs
 
 

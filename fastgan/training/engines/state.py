@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan import kernels
+from fastgan import _kernels
 from fastgan._errors import Invalid
 from fastgan.models import GAN
 from fastgan.training import plugins
@@ -24,7 +24,7 @@ METRICS = 6
 _MOST_ITERATIONS = 1 << 18  # of one call: the metrics of a call are one table
 # Runs iterations first .. first+count of each GAN by its compiled plan; gives the metrics, and the updates of G and D.
 Launch = Callable[
-    ["Sequence[HostState]", "list[kernels.native.CompiledPlan]", list[int], list[int]],
+    ["Sequence[HostState]", "list[_kernels.native.CompiledPlan]", list[int], list[int]],
     tuple[list[np.ndarray], list[tuple[int, int]]],
 ]
 
@@ -71,7 +71,7 @@ class HostState:
         self._buffers: list[tuple[Tensor, Tensor]] = []  # of the moving average, and what each takes over
         self._numbers: list[plan.Description] = []  # of the optimisers, as described
         self._kept: list[Tensor] = []  # the memory of the plan's addresses, whatever becomes of the modules
-        self._compiled: kernels.native.CompiledPlan | None = None
+        self._compiled: _kernels.native.CompiledPlan | None = None
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -88,7 +88,7 @@ class HostState:
         if self._compiled is not None:
             self._compiled.write_back(torch.get_num_threads())
 
-    def compiled(self) -> kernels.native.CompiledPlan:
+    def compiled(self) -> _kernels.native.CompiledPlan:
         """The core's plan. Modes, parameters and their places may have changed since the last call.
 
         Raises:
@@ -96,7 +96,7 @@ class HostState:
         """
         if self.described_anew():
             self._compiled = None  # the core may refuse the new one
-        self._compiled = self._compiled or kernels.native.CompiledPlan(self.description)
+        self._compiled = self._compiled or _kernels.native.CompiledPlan(self.description)
         return self._compiled
 
     def described_anew(self) -> bool:

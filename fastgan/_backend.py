@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastgan import deprecation
+from fastgan import _deprecation
 
 # operation -> device -> dtypes the native core takes
 _ALL = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -117,4 +117,4 @@ def backend_info() -> dict[str, Any]:
         for device in ("cpu", "cuda"):
             reason = why_not(operation, device, torch.float32)
             backends[f"{operation} on {device}"] = f"reference: {reason}" if reason else "native"
-    return deprecation.Keys(info | {"backends": backends}, "backend_info", {"serves": "backends"})
+    return _deprecation.Keys(info | {"backends": backends}, "backend_info", {"serves": "backends"})

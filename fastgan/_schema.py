@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastgan import _options, reference
-from fastgan.backend import native
+from fastgan._backend import native
 
 _DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 # What users and the reference name; a test compares it with the core.

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fastgan import cuda
+from fastgan import _cuda
+from fastgan._backend import native  # callers ask backend.why_not first, so it is there
 from fastgan._errors import Invalid
-from fastgan.backend import native  # callers ask backend.why_not first, so it is there
+from fastgan._schema import ACTIVATIONS, DTYPES
 from fastgan.reference import LayerSpec
-from fastgan.schema import ACTIVATIONS, DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -88,7 +88,7 @@ def pair_loss(
     )
     if real.is_cuda:
         partial = real.new_empty(native.cuda_partials(m, n), dtype=torch.float64)
-        cuda.launch(real, "pair_loss", *arguments, partial)
+        _cuda.launch(real, "pair_loss", *arguments, partial)
     else:
         native.pair_loss(*arguments, torch.get_num_threads())
     return value, grad_real, grad_fake
@@ -99,7 +99,7 @@ def scale(loss_grads: Sequence[Tensor | None], grad: Tensor) -> None:
     present = [loss_grad for loss_grad in loss_grads if loss_grad is not None]
     if grad.is_cuda:  # reading its value would synchronise with the device
         for loss_grad in present:
-            cuda.scale(loss_grad, dense(grad))
+            _cuda.scale(loss_grad, dense(grad))
     elif grad.item() != 1.0:
         for loss_grad in present:
             loss_grad.mul_(grad)
@@ -112,7 +112,7 @@ def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), number, target, order)
     if x.device.type == "cuda":
-        cuda.launch(x, "pointwise", *arguments)
+        _cuda.launch(x, "pointwise", *arguments)
     else:
         native.pointwise(*arguments, torch.get_num_threads())
     return out
@@ -129,7 +129,7 @@ def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor
     x = dense(x)
     out = torch.empty_like(x)
     if x.is_cuda:
-        return cuda.dropout(x, out, p, unsigned_seed(dropout_seed), substream)
+        return _cuda.dropout(x, out, p, unsigned_seed(dropout_seed), substream)
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
     native.dropout(
@@ -160,7 +160,7 @@ def random(
     """Elements offset .. offset+n of a stream of uniform or normal numbers."""
     out = torch.empty(n, dtype=dtype, device=device)
     if out.is_cuda:
-        return cuda.random(out, kind == "normal", seed & (2**64 - 1), purpose, step, substream, offset)
+        return _cuda.random(out, kind == "normal", seed & (2**64 - 1), purpose, step, substream, offset)
     native.random_fill(
         DTYPES[dtype],
         out.data_ptr(),
@@ -241,7 +241,7 @@ class MlpDescription:
             self.normalized, self.saved = True, (6 if running else 4) * len(layers)
             self.undifferentiated = (None,) * (3 * len(layers))
         self.weight_shapes = [torch.Size(shape) for shape in shapes]
-        self.shape = cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
+        self.shape = _cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
         self.inputs, self.outputs = shapes[0][1], self.core.outputs
         self.work_per_row = self.core.work_per_row
         self.kept_per_row = self.core.kept_per_row
@@ -283,7 +283,7 @@ def mlp_forward(
     rows = leading.numel()
     if x.is_cuda:
         kept = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x)) if save else None
-        y = cuda.mlp_forward(
+        y = _cuda.mlp_forward(
             net.shape,
             x.view(rows, x.shape[-1]),
             params,
@@ -357,7 +357,7 @@ def mlp_backward(
     if work.is_cuda:
         x = dense(x)
         flat = x.view(rows, x.shape[-1]), weights, work, grad_y.view(rows, net.outputs)
-        found = cuda.mlp_backward(net.shape, *flat, seed, needs)
+        found = _cuda.mlp_backward(net.shape, *flat, seed, needs)
         shapes = net.shapes(grad_y)
         return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
     new = work.new_empty

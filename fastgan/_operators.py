@@ -12,9 +12,9 @@ from typing import Any, List  # noqa: UP035
 import torch
 from torch import Tensor
 
-from fastgan import kernels
+from fastgan import _kernels
+from fastgan._schema import FORMULAS
 from fastgan.reference import LayerSpec
-from fastgan.schema import FORMULAS
 
 
 def _differentiated(*tensors: Tensor | None) -> bool:
@@ -28,7 +28,7 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 @torch.library.custom_op("fastgan::pointwise", mutates_args=())
 def pointwise(x: Tensor, formula: str, target: float, order: int) -> Tensor:
     """The custom operator of `kernels.pointwise`."""
-    return kernels.pointwise(x, FORMULAS[formula], target, order)
+    return _kernels.pointwise(x, FORMULAS[formula], target, order)
 
 
 @pointwise.register_fake
@@ -64,14 +64,14 @@ def _pair_loss(
     need_fake: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     numbers = FORMULAS[formula_real], FORMULAS[formula_fake]
-    value, *loss_grads = kernels.pair_loss(real, fake, numbers, (target_real, target_fake), mean, need_real, need_fake)
+    value, *loss_grads = _kernels.pair_loss(real, fake, numbers, (target_real, target_fake), mean, need_real, need_fake)
     grad_real, grad_fake = (value.new_empty(0) if loss_grad is None else loss_grad for loss_grad in loss_grads)
     return value, grad_real, grad_fake
 
 
 @_pair_loss.register_fake
 def _(real: Tensor, fake: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    wide = kernels.ACCUMULATORS[real.dtype]
+    wide = _kernels.ACCUMULATORS[real.dtype]
     *_, need_real, need_fake = arguments
     grad_real = real.new_empty(real.shape if need_real else (0,), dtype=wide)
     grad_fake = real.new_empty(fake.shape if fake is not None and need_fake else (0,), dtype=wide)
@@ -109,7 +109,7 @@ def pair_loss(real: Tensor, fake: Tensor | None, *arguments: Any) -> Tensor:
 @torch.library.custom_op("fastgan::dropout", mutates_args=())
 def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
     """The custom operator of `kernels.dropout`."""
-    return kernels.dropout(x, p, dropout_seed, substream)
+    return _kernels.dropout(x, p, dropout_seed, substream)
 
 
 @dropout.register_fake
@@ -146,11 +146,11 @@ def _network(
     ]
     # int and bool pin symbolic sizes: the layers' widths are constants of a compiled graph, only the batch is not.
     shapes = [(int(w.shape[0]), int(w.shape[1])) for w in weights]
-    return kernels.MlpDescription(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
+    return _kernels.MlpDescription(shapes, layers, input_dropout, [bool(b.numel() > 0) for b in biases])
 
 
 def _dense(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor | None]:
-    return [*map(kernels.dense, weights), *(kernels.dense(b) if b.numel() else None for b in biases)]
+    return [*map(_kernels.dense, weights), *(_kernels.dense(b) if b.numel() else None for b in biases)]
 
 
 @torch.library.custom_op("fastgan::mlp", mutates_args=())
@@ -166,7 +166,7 @@ def _mlp(
 ) -> tuple[Tensor, Tensor]:
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
-    y, work = kernels.mlp_forward(net, kernels.dense(x), params, dropout_seed, save, padding=True)
+    y, work = _kernels.mlp_forward(net, _kernels.dense(x), params, dropout_seed, save, padding=True)
     return y, x.new_empty(0) if work is None else work
 
 
@@ -192,8 +192,8 @@ def _mlp_backward(
 ) -> List[Tensor]:  # noqa: UP006 - torch 2.5 knows no other
     net = _network(weights, biases, activations, numbers, input_dropout)
     params = _dense(weights, biases)
-    kernels.check_saved(net, (x, *params), work, grad_y)
-    grads, _ = kernels.mlp_backward(
+    _kernels.check_saved(net, (x, *params), work, grad_y)
+    grads, _ = _kernels.mlp_backward(
         net,
         x,
         params if work.is_cuda else [p.data_ptr() for p in params[: len(weights)] if p is not None],

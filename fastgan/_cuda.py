@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.backend import native  # callers ask backend.why_not first, so it is there
+from fastgan._backend import native  # callers ask backend.why_not first, so it is there
+from fastgan._schema import ACTIVATIONS, DTYPES, FROM_INPUT
 from fastgan.reference import LayerSpec
-from fastgan.schema import ACTIVATIONS, DTYPES, FROM_INPUT
 
 
 def launch(x: Tensor, entry: str, *arguments: object) -> None:
