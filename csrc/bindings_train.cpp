@@ -106,10 +106,9 @@ struct CompiledPlan {
 
   // What multiplies in G and in D on a CPU.
   std::pair<std::string, std::string> products() const {
-    const auto of = [&](const PlayerPlan& p) {
-      return name_of(choose_products(p.network, DType(dtype) == DType::f32));
-    };
-    return {of(plan.generator), of(plan.discriminator)};
+    TrainPlan chosen = plan;
+    kernels().products_of(dtype, chosen);
+    return {name_of(chosen.generator.network.products), name_of(chosen.discriminator.network.products)};
   }
 
   TrainCall call(const py::dict& d, int threads) {

@@ -260,6 +260,18 @@ def test_R16_teams_have_the_bits_of_one_thread(dtype: torch.dtype, beside: dict[
         assert np.array_equal(metrics, found[0][1])
 
 
+@pytest.mark.parametrize("widths, multiplies_in_bf16", [([300, 200], False), ([3, 2], True)], ids=["many", "few"])
+def test_bf16_is_not_taken_where_listed_labels_save_more(widths: list[int], multiplies_in_bf16: bool) -> None:
+    have = {} if _backend.native is None else _backend.native.bf16_products()
+    if "yes" not in have.values():
+        pytest.skip("this machine multiplies in bf16 no faster than in float32")
+    rows = of_widths(widths)
+    sizes: dict[str, Any] = {"generator_hidden": (64, 64), "discriminator_hidden": (64, 64)}
+    gan, config = made(torch.float32, rows=rows, beside={"precision": "bf16"}, latent_dim=64, **sizes)
+    reason = fastgan.train(gan, rows, config).engine_reason
+    assert "products of G by" in reason and ("by fp32" not in reason) is multiplies_in_bf16, reason
+
+
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path: Any) -> None:
     results = []
     for parts in ((10,), (4, 10)):

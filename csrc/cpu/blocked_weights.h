@@ -7,7 +7,6 @@
 
 #include "../train.h"
 #include "parallel.h"
-#include "products.h"
 #include "rounded.h"
 #include "sampled.h"
 
@@ -20,11 +19,8 @@ class BlockedPlan {
   BlockedPlan(const TrainPlan& plan, Workspace& workspace, int threads)
       : plan_(plan), workspace_(workspace), threads_(threads) {
     int64_t total = 0;
-    for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator}) {
-      player->network.blocked_weights = true;
-      player->network.products = choose_products(player->network, sizeof(T) == 4);
-    }
-    list_inputs(plan_);
+    for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator}) player->network.blocked_weights = true;
+    choose_products_and_lists(plan_, sizeof(T) == 4);
     for (PlayerPlan* player : {&plan_.generator, &plan_.discriminator})
       for (size_t i = 0; i < player->parameters.size(); ++i) {
         const LayerPlan& l = player->network.layers[i];

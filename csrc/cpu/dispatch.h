@@ -104,7 +104,8 @@ struct Kernels {
   void (*train)(int dtype, const TrainPlan& plan, TrainCall& call);
   // Writes the weights to the plan's addresses; the next call reads them from there.
   void (*write_back)(int dtype, const TrainPlan& plan, Workspace& workspace, int threads);
-  double (*fma_peak)(double seconds, bool bf16);  // operations per second of one core; 0: no such instruction
+  void (*products_of)(int dtype, TrainPlan& plan);  // chooses those of both networks
+  double (*fma_peak)(double seconds, bool bf16);    // operations per second of one core; 0: no such instruction
   // For tests, as in amx.h: c (16, 16) += a b for pairs a (16, 16) and b (16, 16); 32 floats rounded.
   void (*tile_dot)(bool software, float* c, const uint16_t* a, const uint16_t* b);
   void (*tile_round)(bool software, const float* in, uint16_t* out);

@@ -7,27 +7,60 @@
 #include "../sampled.h"
 #include "blocked.h"
 #include "noise.h"
+#include "products.h"
 
 namespace fastgan::inline FASTGAN_ISA {
 
-// Makes the first layers of a table's networks list their inputs (entries.h), with transposed weights: G's the labels,
-// D's the labels and the rows of the table. Not if products round their factors, inputs are dropped, the second-order
-// pass of a penalty needs the interpolates, or norms of units are bounded.
-inline void list_inputs(TrainPlan& plan) {
-  const auto can = [](const PlayerPlan& player) {
-    return player.network.products == Products::fp32 && player.network.input_dropout == 0 &&
-           player.optimizer.max_col_norm == 0;
-  };
+// How many times as fast as float32 whole networks are with these products, by measurement.
+inline double gain_of(Products products) {
+  return products == Products::fp32 ? 1.0 : products == Products::dot_bf16 ? 1.6 : 3.0;
+}
+
+// Whether listing pays for a network that can list: it has float32 products, or loses less by them than listing saves.
+// They become float32 products then. left: the share of its multiplications that listing leaves.
+inline bool pays_to_list(PlayerPlan& player, double left) {
+  Products& products = player.network.products;
+  if (!products_are_forced() && left * gain_of(products) < 1.0) products = Products::fp32;
+  return products == Products::fp32;
+}
+
+// Chooses the products of both networks, and makes the first layers of a table's networks list their inputs
+// (entries.h), with transposed weights: G's the labels, D's the labels and the rows of the table. Not if other products
+// pay more, inputs are dropped, the second-order pass of a penalty needs the interpolates, or norms of units are
+// bounded.
+inline void choose_products_and_lists(TrainPlan& plan, bool is_float) {
+  for (PlayerPlan* player : {&plan.generator, &plan.discriminator})
+    player->network.products = choose_products(player->network, is_float);
   if (!plan.table.sampled) return;
+  const auto can = [](const PlayerPlan& player) {
+    return player.network.input_dropout == 0 && player.optimizer.max_col_norm == 0;
+  };
+  const auto products_of = [](const LayerPlan& l, int64_t inputs) { return double(inputs * l.outputs * l.pieces); };
   std::vector<LayerPlan>&of_g = plan.generator.network.layers, &of_d = plan.discriminator.network.layers;
-  bool known = can(plan.generator) && plan.classes > 0;
-  for (size_t i = 0; i < of_g.size() && known; known = of_g[i++].concatenates)
-    of_g[i].transposed = true, of_g[i].labels = plan.classes;
+  if (can(plan.generator) && plan.classes > 0) {
+    double all = 0, of_labels = 0;
+    bool known = true;
+    for (const LayerPlan& l : of_g) {
+      all += products_of(l, l.inputs), of_labels += known ? products_of(l, plan.classes) : 0;
+      known = known && l.concatenates;
+    }
+    known = pays_to_list(plan.generator, 1 - of_labels / all);
+    for (size_t i = 0; i < of_g.size() && known; known = of_g[i++].concatenates)
+      of_g[i].transposed = true, of_g[i].labels = plan.classes;
+  }
   bool twice = false;
   for (const LayerPlan& l : of_d)
     with_activation(l.activation, [&](auto f) { twice = twice || decltype(f)::has_second_derivative; });
-  if (can(plan.discriminator) && !of_d[0].concatenates && (plan.penalties.empty() || !twice))
-    of_d[0].transposed = true, of_d[0].labels = plan.classes * plan.pack;
+  if (can(plan.discriminator) && !of_d[0].concatenates && (plan.penalties.empty() || !twice)) {
+    double others = 0;
+    for (size_t i = 1; i < of_d.size(); ++i) others += products_of(of_d[i], of_d[i].inputs);
+    // Real rows are listed, and the interpolates of a penalty follow from the other two: of about 9 products with the
+    // data's inputs, 7 are left.
+    const int64_t labels = plan.classes * plan.pack;
+    const double first = products_of(of_d[0], of_d[0].inputs), left = products_of(of_d[0], of_d[0].inputs - labels);
+    if (pays_to_list(plan.discriminator, (others + 0.75 * left) / (others + first)))
+      of_d[0].transposed = true, of_d[0].labels = labels;
+  }
 }
 
 template <class T>

@@ -13,7 +13,7 @@ namespace fastgan::inline FASTGAN_ISA {
 #define FASTGAN_KERNELS(each)                                                                                     \
   each(pair_loss) each(pointwise) each(dropout) each(random_fill) each(mlp_forward) each(mlp_backward)            \
       each(mlp_second_order) each(mlp_penalty) each(mlp_sizes) each(multiplies_bf16) each(train) each(write_back) \
-          each(fma_peak)
+          each(products_of) each(fma_peak)
 #define FASTGAN_DECLARE(name) std::remove_pointer_t<decltype(Kernels::name)> name;
 #define FASTGAN_ENTRY(name) .name = name,
 

@@ -366,6 +366,8 @@ void train(int dtype, const TrainPlan& plan, TrainCall& call) {
   DType(dtype) == DType::f64 ? run(0.0) : run(0.0f);
 }
 
+void products_of(int dtype, TrainPlan& plan) { choose_products_and_lists(plan, DType(dtype) == DType::f32); }
+
 void write_back(int dtype, const TrainPlan& plan, Workspace& workspace, int threads) {
   if (!workspace.holds_weights) return;
   DType(dtype) == DType::f64 ? BlockedPlan<double>(plan, workspace, threads).write_back()
