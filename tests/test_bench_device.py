@@ -315,7 +315,7 @@ def test_the_gpu_is_asked_by_the_entries_of_the_core(monkeypatch: pytest.MonkeyP
     numbers = torch.zeros(1)
     gpu = object.__new__(lower_bounds.Cuda)
     gpu._numbers = numbers
-    monkeypatch.setattr(_probes.cuda, "launch", lambda x, *call: made.append(call))
+    monkeypatch.setattr(_probes._cuda, "launch", lambda x, *call: made.append(call))
     gpu.launch(7)
     gpu.barriers(8, 1000)
     assert made == [("empty", 7), ("barrier_loop", 8, 1000, numbers)]

@@ -100,8 +100,10 @@ def test_seeds_and_a_grid_on_the_command_line(run: Run, tmp_path: Path) -> None:
     code, out, error = run("train", "c.csv", *FAST, *grid, "--out", "many")
     assert code == 0, error
     assert out.startswith("trained c.csv: 8 of 8 GANs done, engine ")
-    table = out.splitlines()[1:6]
-    assert table[0].split() == "grid point GANs loss_d loss_g".split()
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (begin,) = (i for i, line in enumerate(lines) if line.split() == "grid point GANs loss_d loss_g".split())
+    table = lines[begin : begin + 5]
     assert [line.split()[:5] for line in table[1:3]] == [
         ["lr", "0.001,", "temperature", "0.2", "2"], ["lr", "0.001,", "temperature", "0.5", "2"],
     ]  # fmt: skip

@@ -26,7 +26,7 @@ _OF_THEORY = {
     "convergence": "the game in function space, and G0, D0*, G1, D1*, ...",
     "density_ratio": "p(x)/q(x) from a trained D",
     "nce": "a Gaussian fitted by noise-contrastive estimation",
-    "codes": "auto-encoder and VAE of labelled images: codes, rebuilt rows, samples",
+    "codes": "auto-encoder and VAE of labelled images: codes and samples",
     "collapse": "a collapsed run beside a good one",
 }
 _OF_A_RUN: dict[str, tuple[str, Callable[[runs.RunConfig, Path, Path], Path]]] = {
