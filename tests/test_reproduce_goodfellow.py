@@ -15,7 +15,7 @@ from cases import need
 from command_line import Run
 
 import fastgan
-from fastgan.apps.cli import main
+from fastgan.apps.cli import main, reproduce_goodfellow
 from fastgan.apps.reproduce import goodfellow2014 as paper
 
 FAST = ("--quiet", "--no-pictures", "--epochs", "1")
@@ -132,6 +132,12 @@ def test_the_cost_of_the_whole_is_said_before_it_begins(run: Run, monkeypatch: p
         "less what --resume finds done", first
     ), first  # fmt: skip
     assert "before training" in last
+
+
+@pytest.mark.parametrize("epochs, text", [(1, "1 of 1,700"), (1700, "1,700 of 1,700"), (2000, "2,000")])
+def test_the_length_of_a_longer_run_is_no_part_of_the_recipe(epochs: int, text: str, tmp_path: Path) -> None:
+    (stage,) = paper.plan("digits", paper.load("digits", None), tmp_path, epochs=epochs)
+    assert reproduce_goodfellow._length(stage) == f"train {text} epochs"
 
 
 def test_the_papers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _length(stage: paper.Stage) -> str:
     done, whole = stage.epochs
-    return f"{stage.name} {done:,} of {whole:,} epochs"
+    return f"{stage.name} {done:,} {f'of {whole:,} ' if done <= whole else ''}epochs"
 
 
 def _cost(stages: list[paper.Stage], split: paper.Split, threads: int | None) -> str:
