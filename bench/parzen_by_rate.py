@@ -1,7 +1,8 @@
 """What does the learning rate do to the Parzen log-likelihood of the paper's Table 1?
 
     fastgan reproduce goodfellow2014 --dataset mnist --data DIR --epochs 175 --threads 1
-    python bench/parzen_by_rate.py --data DIR [--run FOLDER] [--rates 0.02 0.005 0.001] [--epochs 25] [--out FOLDER]
+    python bench/parzen_by_rate.py --data DIR [--run FOLDER] [--rates 0.02 0.005 0.001] [--epochs 25]
+                                   [--precision fp32] [--out FOLDER]
 
 Continues a copy of that run, for some epochs at each rate, and measures 10,000 samples after each. The recipe divides
 its rate of 0.1 by 1.000004 at each update; the rates here are divided in the same way, and the rate that an update
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 
 from fastgan import train
+from fastgan._options import Precision, names
 from fastgan.apps.bench import harness, machine
 from fastgan.apps.reproduce import goodfellow2014 as paper
 from fastgan.training import Momentum, load_checkpoint
@@ -36,6 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.005, 0.001], metavar="X")
     parser.add_argument("--epochs", type=int, default=25, metavar="N", help="at each rate (25)")
+    parser.add_argument("--precision", choices=names(Precision), default="fp32", help="of the run (fp32)")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
     parser.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
     arguments = parser.parse_args()
@@ -46,7 +49,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(arguments.run, Path(folder) / "run"))
-        stage = paper.plan("mnist", split, copy)[0]
+        stage = paper.plan("mnist", split, copy, precision=arguments.precision)[0]
         done = load_checkpoint(stage.folder).step
         load_checkpoint(stage.folder).restore(stage.gan)
         optimizer = stage.config.optimizer
