@@ -3,12 +3,13 @@
 Both train DCGAN's networks on the same images: the plain loop in torch's own memory format, as tutorials have it, and
 fastgan in channels-last. Images and outputs of both are held against a float64 run before they train.
 
-    python bench/bench_dcgan.py [--size 28] [--width 32] [--batch 64] [--threads 1 2]
+    python bench/bench_dcgan.py [--sizes 28 64] [--width 32] [--batch 64] [--threads 1 2]
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,16 +73,17 @@ def measure(threads: int, settings: harness.Settings, size: int, width: int, bat
     return record | {"threads": threads, "cpus": cpus, "size": size, "width": width, "batch": batch}
 
 
-def bench(settings: harness.Settings, size: int, width: int, batch: int) -> harness.Report:
+def bench(settings: harness.Settings, sizes: Sequence[int], width: int, batch: int) -> harness.Report:
     """Measure, print, write."""
     report = harness.Report("dcgan", settings)
-    body = [["threads", PLAIN, FASTGAN, "ratio", "spread"]]
-    for threads in settings.threads:
+    body = [["size", "threads", PLAIN, FASTGAN, "ratio", "spread"]]
+    for size, threads in itertools.product(sizes, settings.threads):
         record = measure(threads, settings, size, width, batch)
         report.add(record)
         times = [harness.median(record, side) for side in (PLAIN, FASTGAN)]
-        body.append([str(threads), *times, harness.times(record, PLAIN, FASTGAN), f"{record['spread']:.1%}"])
-    print(f"DCGAN, images of {size} x {size}, width {width}, batch {batch}: microseconds an iteration (median)")
+        ratio = harness.times(record, PLAIN, FASTGAN)
+        body.append([str(size), str(threads), *times, ratio, f"{record['spread']:.1%}"])
+    print(f"DCGAN, square images, width {width}, batch {batch}: microseconds an iteration (median)")
     print(harness.table(body))
     print(report.disturbances())
     report.write({"unit": "seconds an iteration"}, None)
@@ -91,11 +93,12 @@ def bench(settings: harness.Settings, size: int, width: int, batch: int) -> harn
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = harness.parser("fastgan's eager engine beside the same loop in plain PyTorch, a convolutional pair")
-    for name, default in (("size", 28), ("width", 32), ("batch", 64)):
-        parser.add_argument(f"--{name}", type=int, default=default, help="of the images, networks and iterations")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[28, 64], help="of the images (28 64)")
+    for name, default in (("width", 32), ("batch", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="of the networks and iterations")
     args = parser.parse_args(argv)
     settings = harness.settings_from(args)
-    return harness.guarded("bench_dcgan", lambda: bench(settings, args.size, args.width, args.batch))
+    return harness.guarded("bench_dcgan", lambda: bench(settings, args.sizes, args.width, args.batch))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ OPTIONS = {
     bench_in_others_code: ["--quick", "--threads", "1", "--only", "6-32-32-1, 64: grad", "ALAD"],
     bench_drop_in_grid: ["--quick"],
     bench_install: ["--quick"],
-    bench_dcgan: ["--quick", "--threads", "1", "--size", "8", "--width", "4", "--batch", "8"],
+    bench_dcgan: ["--quick", "--threads", "1", "--sizes", "8", "--width", "4", "--batch", "8"],
     loss_table: [],
 }
 
