@@ -48,7 +48,7 @@ void each_block(ColumnRange range, Function&& f) {
 }
 
 // Whole vectors for a map: a loop that stops at the last column takes the rest one by one, at the cost of some vectors.
-// A range of columns ends in the padding, so that the other lanes may have any value that is no NaN.
+// A range of columns ends in the padding, so the other lanes may have any value but NaN.
 template <class T>
 int whole_vectors(int columns) {
   return int(rounded_up(columns, Simd<T>::width));

@@ -35,13 +35,13 @@ inline void choose_products_and_lists(TrainPlan& plan, bool is_float) {
   const auto can = [](const PlayerPlan& player) {
     return player.network.input_dropout == 0 && player.optimizer.max_col_norm == 0;
   };
-  const auto products_of = [](const LayerPlan& l, int64_t inputs) { return double(inputs * l.outputs * l.pieces); };
+  const auto multiplications = [](const LayerPlan& l, int64_t inputs) { return double(inputs * l.outputs * l.pieces); };
   std::vector<LayerPlan>&of_g = plan.generator.network.layers, &of_d = plan.discriminator.network.layers;
   if (can(plan.generator) && plan.classes > 0) {
     double all = 0, of_labels = 0;
     bool known = true;
     for (const LayerPlan& l : of_g) {
-      all += products_of(l, l.inputs), of_labels += known ? products_of(l, plan.classes) : 0;
+      all += multiplications(l, l.inputs), of_labels += known ? multiplications(l, plan.classes) : 0;
       known = known && l.concatenates;
     }
     known = pays_to_list(plan.generator, 1 - of_labels / all);
@@ -53,11 +53,12 @@ inline void choose_products_and_lists(TrainPlan& plan, bool is_float) {
     with_activation(l.activation, [&](auto f) { twice = twice || decltype(f)::has_second_derivative; });
   if (can(plan.discriminator) && !of_d[0].concatenates && (plan.penalties.empty() || !twice)) {
     double others = 0;
-    for (size_t i = 1; i < of_d.size(); ++i) others += products_of(of_d[i], of_d[i].inputs);
+    for (size_t i = 1; i < of_d.size(); ++i) others += multiplications(of_d[i], of_d[i].inputs);
     // Real rows are listed, and the interpolates of a penalty follow from the other two: of about 9 products with the
     // data's inputs, 7 are left.
     const int64_t labels = plan.classes * plan.pack;
-    const double first = products_of(of_d[0], of_d[0].inputs), left = products_of(of_d[0], of_d[0].inputs - labels);
+    const double first = multiplications(of_d[0], of_d[0].inputs),
+                 left = multiplications(of_d[0], of_d[0].inputs - labels);
     if (pays_to_list(plan.discriminator, (others + 0.75 * left) / (others + first)))
       of_d[0].transposed = true, of_d[0].labels = labels;
   }
