@@ -1,6 +1,6 @@
 """fastgan: the GAN of Goodfellow et al. (2014) at the speed of the hardware."""
 
-__version__ = "0.1.0"  # the one place; pyproject.toml and CMake read it
+__version__ = "0.2.0"  # the one place; pyproject.toml and CMake read it
 
 from fastgan import _interrupt
 
