@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,21 @@ def test_every_record_is_on_disk_at_once_and_can_be_taken_over(tmp_path: Path) -
     third = harness.Report("case", settings)
     third.resume("population", "lower_bounds")
     assert third.content == {"population": {"members": 2}}
+
+
+def test_results_that_a_run_writes_do_not_change_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(harness.machine, "CHECKOUT", tmp_path)
+    commit = harness.machine.revision()
+    assert commit and " " not in commit
+    results = tmp_path / "bench" / "results"
+    results.mkdir(parents=True)
+    (results / "train.json").write_text("{}")
+    assert harness.machine.revision() == commit
+    (tmp_path / "kernel.cpp").write_text("")
+    assert harness.machine.revision() == f"{commit} with changes"
 
 
 def test_a_table_that_is_finished_at_another_revision_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,9 @@ def revision() -> str | None:
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
         if commit.returncode:
             return None
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
+        # Results do not count: a run writes them, row by row.
+        status = [*git, "status", "--porcelain", "--", ".", ":!bench/results"]
+        changed = subprocess.run(status, capture_output=True, text=True).stdout.strip()
     except OSError:
         return None
     return commit.stdout.strip() + (" with changes" if changed else "")
