@@ -94,6 +94,28 @@ def test_a_saved_gan_samples_the_same_rows(gan: TabularGAN, tmp_path: Path) -> N
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"table.json", "weights.safetensors"}
 
 
+def test_samples_are_of_the_moving_average() -> None:
+    averaged, last = fitted(), fitted(ema_decay=None)
+    assert averaged.gan is not None and averaged.gan.ema is not None
+    assert last.gan is not None and last.gan.ema is None
+    pd.testing.assert_frame_equal(fitted(ema_decay=1e-9).sample(60), last.sample(60))  # the last weights alone
+    assert not averaged.sample(60).equals(last.sample(60))
+    for name, weights in last.gan.generator.state_dict().items():
+        assert torch.equal(averaged.gan.generator.state_dict()[name], weights), name
+
+
+def test_a_folder_of_an_earlier_version_can_be_sampled_and_not_resumed(tmp_path: Path) -> None:
+    """Format 1 had no moving average, and fitted other modes."""
+    options: dict[str, Any] = {**SMALL, "kinds": {"person": "identifier"}, "steps": 3, "checkpoint_every": 3}
+    last = TabularGAN(**options, ema_decay=None).fit(people(), run_dir=tmp_path)
+    body = json.loads((tmp_path / "table.json").read_bytes())
+    del body["config"]["ema_decay"]
+    (tmp_path / "table.json").write_text(json.dumps(body | {"format": 1}))
+    pd.testing.assert_frame_equal(TabularGAN.load(tmp_path).sample(60), last.sample(60))
+    with pytest.raises(ValueError, match="run_dir must be of format 2 to be resumed, got format 1, which"):
+        TabularGAN(**options).fit(people(), run_dir=tmp_path, resume=True)
+
+
 class _Stop(fastgan.Callback):
     """Fails at iteration 4, as a machine does."""
 
@@ -283,6 +305,7 @@ def test_bad_options_are_refused() -> None:
         ({"steps": 0}, "steps must be None or at least 1"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
         ({"lr": 0.0}, "lr must be above 0"),
+        ({"ema_decay": 1.0}, "ema_decay must be None or above 0 and below 1, got 1.0"),
         ({"generator_hidden": (0,)}, "generator_hidden must be widths"),
     ):
         with pytest.raises(ValueError, match=f"TabularGAN: {rule}"):

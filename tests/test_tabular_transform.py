@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import special
 
 from fastgan.data import DataError, DataWarning
 from fastgan.tabular import TableTransformer
@@ -259,6 +261,21 @@ def test_a_mixture_finds_its_modes() -> None:
     assert ((modes.means[codes] < 0) == (x < 0)).mean() > 0.999
 
 
+def modes_of(x: Any) -> int:
+    with quiet_fits():
+        return max(len(Modes.fit(x, seed=seed)) for seed in range(3))
+
+
+@pytest.mark.parametrize("rows", [150, 1000, 5000])
+def test_modes_are_those_that_rows_can_be_told_apart_by(rows: int) -> None:
+    """A mode for each cluster, and one for a skewed column. A mode more is a label that says nothing of its row."""
+    rng = np.random.default_rng(rows)
+    assert modes_of(rng.normal(size=rows)) == 1
+    assert modes_of(rng.gamma(4, size=rows)) <= 2
+    for clusters in (2, 3, 4):
+        assert modes_of(10.0 * rng.integers(0, clusters, rows) + rng.normal(size=rows)) == clusters
+
+
 def test_every_number_is_within_reach_of_a_mode() -> None:
     x = np.concatenate([np.random.default_rng(0).normal(size=1000), [400.0, -900.0]])
     with quiet_fits():
@@ -267,10 +284,30 @@ def test_every_number_is_within_reach_of_a_mode() -> None:
     assert np.abs(modes.decode(alpha, codes) - x).max() < 1e-9
 
 
-def test_quantiles_make_a_column_uniform() -> None:
+def test_quantiles_make_a_column_normal() -> None:
     x = np.random.default_rng(0).lognormal(size=20_000)
-    alpha, _ = Quantiles.fit(x).encode(x, x)
-    assert np.abs(np.histogram(alpha, 10, (-1, 1))[0] / len(x) - 0.1).max() < 0.002
+    fitted = Quantiles.fit(x)
+    alpha, codes = fitted.encode(x, x)
+    assert alpha.min() == -1 and alpha.max() == 1 and not codes.any()
+    assert np.abs(fitted.decode(alpha, codes) - x).max() < 1e-9
+    ranks = special.ndtr(torch.from_numpy(alpha / alpha.std())).numpy()
+    assert np.abs(np.histogram(ranks, 10, (0, 1))[0] / len(x) - 0.1).max() < 0.002
+
+
+@pytest.mark.parametrize("skewed", [lambda x: np.exp(x / 2), np.square, lambda x: x], ids=["exp", "square", "none"])
+def test_a_column_of_one_mode_has_no_labels_and_is_normal(skewed: Any) -> None:
+    """Whatever its skewness, as ranks do not depend on it."""
+    x = skewed(np.abs(np.random.default_rng(0).normal(5, 1, 800)))
+    fitted = quietly(pd.DataFrame({"x": x}))
+    assert [head.kind for head in fitted.heads] == ["tanh"]
+    alpha = fitted.transform(pd.DataFrame({"x": x}))[:, 0].astype(np.float64)
+    assert abs(float(((alpha / alpha.std()) ** 3).mean())) < 0.01 and abs(float(alpha.mean())) < 0.01
+
+
+def test_a_column_of_clusters_has_a_label_for_each() -> None:
+    rng = np.random.default_rng(0)
+    fitted = quietly(pd.DataFrame({"x": 10.0 * rng.integers(0, 3, 800) + rng.normal(size=800)}))
+    assert [(head.kind, head.width) for head in fitted.heads] == [("tanh", 1), ("softmax", 3)]
 
 
 def test_heavy_tails_are_squashed_and_others_are_not() -> None:

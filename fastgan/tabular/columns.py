@@ -436,7 +436,8 @@ def _number(name: Hashable, values: Values, kind: Kind, normalization: Normaliza
         origin_is_zero = kind == "count" and (float(grid.origin) if isinstance(grid, Whole) else 0.0) == 0.0
         squash = Squash.fit(rest, count=origin_is_zero) if normalization == "modes" else squash
         y = squash.apply(rest)
-        body = Modes.fit(y, seed=seed) if normalization == "modes" else Quantiles.fit(y)
+        modes = Modes.fit(y, seed=seed) if normalization == "modes" else None
+        body = modes if modes is not None and len(modes) > 1 else Quantiles.fit(y)
     return Number(name, kind, values.storage, grid, squash, body, np.sort(common), bool(values.missing.any()))
 
 

@@ -60,6 +60,7 @@ class TabularConfig:
         temperature: of the Gumbel-softmax.
         penalty_weight: of the gradient penalty (WGAN-GP).
         discriminator_steps: updates of D for each of G.
+        ema_decay: of the moving average of G's weights, from which `sample` draws; None: no average.
         engine, precision, checkpoint_every: as in `TrainConfig`.
         seed: for the weights and all random numbers.
 
@@ -81,6 +82,7 @@ class TabularConfig:
     temperature: float = 0.2
     penalty_weight: float = 10.0
     discriminator_steps: int = 1
+    ema_decay: float | None = 0.99
     engine: EngineName = "auto"
     precision: Precision = "fp32"
     checkpoint_every: int = 0
@@ -107,6 +109,8 @@ class TabularConfig:
             check(name, getattr(self, name) > 0, "above 0")
         for name in ("weight_decay", "penalty_weight"):
             check(name, getattr(self, name) >= 0, "at least 0")
+        decay = self.ema_decay
+        check("ema_decay", decay is None or is_number(decay) and 0 < decay < 1, "None or above 0 and below 1")
         every = self.checkpoint_every
         check("checkpoint_every", is_integer(every) and every >= 0, "a whole number of at least 0")
         check("seed", is_integer(self.seed) and 0 <= self.seed < 2**63, "at least 0 and below 2**63")
@@ -124,6 +128,7 @@ class TabularConfig:
             penalty_weight=self.penalty_weight,
             generator_optimizer=dataclasses.replace(adam, weight_decay=self.weight_decay),
             discriminator_optimizer=adam,
+            ema_decay=self.ema_decay,
             engine=self.engine,
             precision=self.precision,
             checkpoint_every=self.checkpoint_every,
@@ -485,9 +490,9 @@ class TabularGAN:
             raise Invalid("load")(FileNotFoundError, f"no TabularGAN in {path}: it has no {TABLE}")
         try:
             body = json.loads((path / TABLE).read_bytes())
-            if body["format"] != FORMAT:
-                raise ValueError(f"format must be {FORMAT}, got {body['format']!r}")
-            made = cls(device=device, **body["config"])
+            if body["format"] not in (1, FORMAT):
+                raise ValueError(f"format must be at most {FORMAT}, got {body['format']!r}")
+            made = cls(device=device, **{"ema_decay": None, **body["config"]})  # format 1 had no average
             made.transformer = TableTransformer.from_dict(body["transformer"])
             made.constraints = tuple(rules.from_dict(rule) for rule in body["constraints"])
             made.interrupted, made._fingerprint = bool(body["interrupted"]), body.get("fingerprint")

@@ -26,7 +26,7 @@ from fastgan.training.sampled import SampledRows
 if TYPE_CHECKING:
     from .gan import TabularGAN
 
-FORMAT = 1
+FORMAT = 2  # 1, up to fastgan 0.2.0: other modes of numbers, and no moving average
 _FREE_FIELDS = ("epochs", "steps", "checkpoint_every", "engine")  # what a resume may change
 
 
@@ -104,11 +104,14 @@ def check_same_table(folder: Path, body: dict[str, Any]) -> None:
     invalid = Invalid("fit")
     try:
         stored = json.loads((folder / TABLE).read_bytes())
-        old, same = stored["config"], stored["fingerprint"] == body["fingerprint"]
+        old, same, format = stored["config"], stored["fingerprint"] == body["fingerprint"], stored["format"]
     except FileNotFoundError:
         raise invalid(FileNotFoundError, "run_dir", f"must have a {TABLE} to be resumed, got {folder}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise invalid.value("run_dir", f"must have a whole {TABLE} to be resumed, got {folder} ({error})") from error
+    if format != FORMAT:
+        rule = f"must be of format {FORMAT} to be resumed, got format {format!r}, which other versions of fastgan write"
+        raise invalid.value("run_dir", rule)
     new = json.loads(json.dumps(body["config"]))  # with lists for tuples
     for name in sorted(new.keys() - _FREE_FIELDS):
         if old.get(name, new[name]) != new[name]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fastgan._extras import need
@@ -20,7 +21,7 @@ Codes = NDArray[np.int64]
 FIT_ROWS = 2_000  # order statistics of a column that its mixture is fitted to
 _ITERATIONS = 50  # of that fit, which only places the modes; the GAN learns the density
 MODES = 10  # of a mixture, at most
-_LEAST_WEIGHT = 0.005  # of a mode that is kept
+_PATIENCE = 2  # mixtures of ever more modes that are worse than the best, before the search ends
 KNOTS = 1_025  # of a quantile function
 _HEAVY = 10.0  # kurtosis above which a column is squashed; that of a normal distribution is 3
 _CHUNK = 1 << 16  # rows whose responsibilities are in memory at once
@@ -68,7 +69,7 @@ class Modes:
         reach: (modes,), the distance from the mean that is encoded as 1: four standard deviations, or more at the
             ends of the data.
 
-    Source: Xu et al. (2019), section 4.2.
+    Source: Xu et al. (2019), section 4.2; `fit` chooses the number of modes by another criterion.
     """
 
     means: Array
@@ -78,33 +79,43 @@ class Modes:
 
     @classmethod
     def fit(cls, x: Array, *, seed: int, rows: int = FIT_ROWS, modes: int = MODES) -> Modes:
-        """Fit a Bayesian mixture of at most `modes` normal distributions.
+        """Fit the mixture of normal distributions, of at most `modes`, with the best integrated completed likelihood.
+
+        This criterion counts the modes that the rows can be told apart by. Xu et al. (2019) keep all modes that the
+        density has. Where modes overlap, G must learn which of them each row happened to be drawn for: with few rows
+        it does not, and the columns become less dependent on one another.
 
         Args:
             x: (n,). Of more than `rows` numbers, `rows` evenly spaced order statistics are used.
             seed: for the initial modes.
             rows, modes: the most of each.
+
+        Source: Biernacki, Celeux and Govaert (2000), "Assessing a mixture model for clustering with the integrated
+            completed likelihood".
         """
         mixture = need("sklearn.mixture", what="fastgan.tabular", package="scikit-learn")
         sample = np.sort(x)[np.linspace(0, len(x) - 1, min(rows, len(x))).round().astype(np.int64)]
         centre, spread = float(sample.mean()), float(sample.std()) or 1.0
         standard = ((sample - centre) / spread)[:, None]
-        components = min(modes, len(np.unique(standard)))
-        if components < 2:
-            return cls(*(np.array([value]) for value in (centre, spread, 1.0, 4 * spread))).reaching(x)
-        model = mixture.BayesianGaussianMixture(
-            n_components=components,
-            covariance_type="spherical",
-            weight_concentration_prior=1e-3,
-            max_iter=_ITERATIONS,
-            init_params="k-means++",
-            random_state=seed,
-        ).fit(standard)
-        kept = model.weights_ > _LEAST_WEIGHT
-        stds = np.sqrt(model.covariances_.reshape(-1)[kept]) * spread
-        means = model.means_.reshape(-1)[kept] * spread + centre
-        weights = model.weights_[kept] / model.weights_[kept].sum()
-        return cls(means, stds, weights, 4 * stds).reaching(x)
+        best, least, worse = None, math.inf, 0
+        for components in range(1, min(modes, len(np.unique(standard))) + 1):
+            model = mixture.GaussianMixture(
+                n_components=components,
+                covariance_type="spherical",
+                max_iter=_ITERATIONS,
+                init_params="k-means++",
+                random_state=seed,
+            ).fit(standard)
+            shares = model.predict_proba(standard)
+            entropy = -float((shares * np.log(np.maximum(shares, np.finfo(float).tiny))).sum())
+            criterion = model.bic(standard) + 2 * entropy
+            if criterion < least:
+                best, least, worse = model, criterion, 0
+            elif (worse := worse + 1) == _PATIENCE:
+                break
+        assert best is not None
+        stds = np.sqrt(best.covariances_) * spread
+        return cls(best.means_[:, 0] * spread + centre, stds, best.weights_, 4 * stds).reaching(x)
 
     def reaching(self, x: Array) -> Modes:
         """These modes with the reach extended to the lowest and the highest of x."""
@@ -151,11 +162,13 @@ class Modes:
 
 @dataclass(frozen=True)
 class Quantiles:
-    """The rank of x among the data, scaled to [-1, 1], so that the column becomes uniform. One mode.
+    """The rank of x among the data, as the quantile of a normal distribution that is cut off at -1 and 1. One mode.
+
+    The column becomes normal, whatever its skewness.
 
     Args:
         knots: (k,), values in rising order.
-        levels: (k,), their ranks.
+        levels: (k,), their places in [-1, 1].
     """
 
     knots: Array
@@ -163,11 +176,13 @@ class Quantiles:
 
     @classmethod
     def fit(cls, x: Array) -> Quantiles:
-        """Quantiles of x (n,)."""
-        levels = np.linspace(-1, 1, min(KNOTS, len(x)))
-        knots, first, counts = np.unique(np.quantile(x, (levels + 1) / 2), return_index=True, return_counts=True)
-        middle = (levels[first] + levels[first + counts - 1]) / 2
-        return cls(knots, middle)
+        """Quantiles of x (n,), at least two different numbers."""
+        count = min(KNOTS, len(x))
+        levels = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count).numpy()
+        levels /= levels[-1]
+        quantiles = np.quantile(x, np.linspace(0, 1, count))
+        knots, first, counts = np.unique(quantiles, return_index=True, return_counts=True)
+        return cls(knots, (levels[first] + levels[first + counts - 1]) / 2)
 
     def __len__(self) -> int:
         return 1

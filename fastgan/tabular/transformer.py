@@ -49,7 +49,8 @@ class TableTransformer:
 
     Args:
         kinds: kind by column name, for columns whose kind is not to be inferred.
-        normalization: "modes" (of a Bayesian mixture of normal distributions) or "quantile" (ranks), for numbers.
+        normalization: of numbers. "modes": a mode of a mixture of normal distributions and a position within it, or
+            quantiles where the mixture has one mode; "quantile": quantiles always.
         max_categories: most labels of a column.
         seed: for the fit of the mixtures, and for the draws of the modes.
         threads: how many columns are fitted at the same time; None: as many as torch has threads.

@@ -37,7 +37,7 @@ _NUMERIC = 0.5  # of a column's cells: with fewer numbers than that, a column is
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
 _TRAINING = (
     *("steps", "batch_size", "pack", "seed", "device", "precision", "checkpoint_every"),
-    *("latent_dim", "generator_hidden", "discriminator_hidden"),
+    *("latent_dim", "generator_hidden", "discriminator_hidden", "ema_decay"),
 )
 _CHECKPOINT_EVERY = 1000  # iterations
 _FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
