@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastgan import CheckpointError
 from fastgan.tabular import TableTransformer, TabularGAN
 from fastgan.training.callbacks import Callback
+from fastgan.training.engines import cpu
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
@@ -60,21 +63,113 @@ def test_a_member_that_fails_ends_alone(tmp_path: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "fastgan"):
         found = TabularGAN(**SMALL).fit_population(people(), grid={"lr": [1e30, 1e-3]}, run_dir=tmp_path)
     assert [bool(member.failed) for member in found] == [True, False]
-    assert [path.name for path in tmp_path.iterdir()] == ["member-0001"]
+    assert [path.parent.name for path in tmp_path.glob("*/weights.safetensors")] == ["member-0001"]
+    with pytest.raises(ValueError, match="a whole TabularGAN, got: checkpoint: there is none in .*member-0000"):
+        TabularGAN.load(tmp_path / "member-0000")
 
 
-def test_ctrl_c_keeps_what_began(tmp_path: Path) -> None:
-    class CtrlC(Callback):
-        every = 2
+class CtrlC(Callback):
+    every = 2
 
-        def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
-            if run.step == 2:
-                signal.raise_signal(signal.SIGINT)
+    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
+        if run.step == 2:
+            signal.raise_signal(signal.SIGINT)
 
-    grid = {"latent_dim": [8, 9]}  # one after another
+
+def test_ctrl_c_keeps_what_began_and_a_resume_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_A_THREAD", 1)  # one after another
+    grid = {"latent_dim": [8, 9]}
     found = TabularGAN(**SMALL).fit_population(people(), grid=grid, callbacks=[CtrlC()], run_dir=tmp_path)
-    assert len(found) == 1 and found[0].interrupted and 2 <= len(found[0].history["loss_d"]) < 4
-    assert TabularGAN.load(tmp_path / "member-0000").interrupted
+    assert all(member.interrupted for member in found)
+    assert [len(member.history["loss_d"]) for member in found] in ([2, 0], [3, 0])
+    assert TabularGAN.load(tmp_path / "member-0000").interrupted and not (tmp_path / "member-0001").exists()
+    resumed = TabularGAN(**SMALL).fit_population(people(), grid=grid, run_dir=tmp_path, resume=True)
+    through = TabularGAN(**SMALL).fit_population(people(), grid=grid)
+    assert all(map(same, resumed, through)) and not any(member.interrupted for member in resumed)
+    loaded = [TabularGAN.load(tmp_path / f"member-{number:04d}") for number in range(2)]
+    assert all(map(same, loaded, through)) and not any(member.interrupted for member in loaded)
+
+
+class Copy(Callback):
+    """Copies the folder of a population at an iteration of a member: what a kill at that instant leaves."""
+
+    def __init__(self, member: int, step: int) -> None:
+        self.member, self.every = member, step
+
+    def on_chunk(self, run: Any, rows: dict[str, np.ndarray]) -> None:
+        if (run.member, run.step) == (self.member, self.every):
+            shutil.copytree(run.run_dir.parent, run.run_dir.parent.with_name("killed"))
+
+
+GRID = {"generator_hidden": [(16,), (9, 8)]}
+CHECKED = SMALL | {"seed": 7, "steps": 6, "checkpoint_every": 2}
+
+
+@pytest.mark.parametrize("instant", [(0, 1), (1, 3), (3, 5), (2, 6)])
+def test_a_killed_population_is_sampled_and_resumed_to_the_bits_of_a_whole_one(
+    instant: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The members differ in their networks and are at different iterations; the columns are of the population's seed,
+    which a resume takes from the folder."""
+    monkeypatch.setattr(cpu, "_A_THREAD", 3)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options: dict[str, Any] = {"seeds": [3, 5], "grid": GRID}
+    through = TabularGAN(**CHECKED).fit_population(people(), **options, run_dir=whole, callbacks=[Copy(*instant)])
+    for folder in killed.glob("member-*"):
+        if any(folder.glob("checkpoint/*.json")):
+            left = TabularGAN.load(folder)
+            count = len(left.history["loss_d"])
+            assert left.interrupted and count in (2, 4, 6) and len(left.sample(20)) == 20
+            alone = TabularGAN(**CHECKED | {"steps": count, "checkpoint_every": 0}).fit_population(people(), **options)
+            assert same(left, alone[int(folder.name[-4:])])
+    resume = any(killed.glob("*/checkpoint/*.json"))
+    assert resume == (instant != (0, 1))
+    resumed = TabularGAN(**CHECKED | {"seed": 8 if resume else 7}).fit_population(
+        people(), **options, run_dir=killed, resume=resume
+    )
+    assert all(map(same, resumed, through))
+    assert {p.relative_to(killed) for p in killed.rglob("*")} == {p.relative_to(whole) for p in whole.rglob("*")}
+    for name in ("history.csv", "table.json", "weights.safetensors"):
+        for one in whole.glob(f"*/{name}"):
+            assert one.read_bytes() == (killed / one.relative_to(whole)).read_bytes(), one
+
+
+def test_a_resume_may_be_longer_and_have_more_seeds_and_a_member_goes_on_alone(tmp_path: Path) -> None:
+    TabularGAN(**CHECKED).fit_population(people(), seeds=[3, 5], run_dir=tmp_path)
+    alone = TabularGAN(**CHECKED | {"seed": 5, "steps": 9}).fit(people(), run_dir=tmp_path / "member-0001", resume=True)
+    longer = CHECKED | {"steps": 9, "checkpoint_every": 4}
+    found = TabularGAN(**longer).fit_population(people(), seeds=[3, 5, 2], run_dir=tmp_path, resume=True)
+    through = TabularGAN(**longer | {"checkpoint_every": 0}).fit_population(people(), seeds=[3, 5, 2])
+    assert all(map(same, found, through)) and same(alone, through[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"n": 150}, "table must hold the rows that .*member-0000 was trained on, got others"),
+        ({"seeds": [3, 6]}, "fit_population: seed must be 5 as in .*member-0001.table.json, got 6"),
+        ({"grid": {"lr": [1e-3, 2e-3]}}, "lr must be 0.0002 as in .*member-0000.table.json, got 0.001"),
+        ({"grid": {"latent_dim": [9]}}, "latent_dim must be 8 as in .*, got 9"),
+        ({"dropout": 0.1}, "dropout must be 0.5 as in .*, got 0.1"),
+        ({"steps": 3}, "config.steps must be at least the 6 of .*, got 3"),
+        ({"resume": False}, r"run_dir must be new or be resumed \(resume=True\), got .*member-0000"),
+        ({"run_dir": None}, "fit_population: run_dir must be given where resume is True, got None"),
+        ({"run_dir": "other"}, "checkpoint: no member has one in .*other"),
+        ({"run_dir": None, "resume": False}, "run_dir must be given where config.checkpoint_every is set, got None"),
+    ],
+)
+def test_a_resume_of_another_population_is_refused(change: dict[str, Any], rule: str, tmp_path: Path) -> None:
+    TabularGAN(**CHECKED).fit_population(people(), seeds=[3, 5], run_dir=tmp_path / "many")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments: dict[str, Any] = {"seeds": [3, 5], "run_dir": "many", "resume": True}
+    arguments |= {name: change[name] for name in ("seeds", "grid", "run_dir", "resume") if name in change}
+    if arguments["run_dir"] is not None:
+        arguments["run_dir"] = tmp_path / arguments["run_dir"]
+    options = {name: value for name, value in change.items() if name in ("dropout", "steps")}
+    with pytest.raises((ValueError, CheckpointError), match=rule) as caught:
+        TabularGAN(**CHECKED | options).fit_population(people(change.get("n", 200)), **arguments)
+    assert "\n" not in str(caught.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -109,8 +204,6 @@ def test_seeds_and_a_grid_on_the_command_line(run: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(line.count("+-") == 2 for line in table[1:])
     assert json.loads((tmp_path / "many/population.json").read_text())["seeds"] == [0, 1]
-    code, _, error = run("train", "c.csv", "--resume", "--out", "many")
-    assert code == 2 and "a population of TabularGANs must be trained again, it has no checkpoints, got " in error
     assert run("sample", "many/member-0003", "--n", "20", "--out", "s.csv")[0] == 0
     options = ("--lr", "1e-3", "--out", "alone", "--no-pictures", "--quiet")
     assert run("train", "c.csv", *FAST, *options)[0] == 0
