@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import showing
 
 from fastgan import CheckpointError
 from fastgan.tabular import TableTransformer, TabularGAN
+from fastgan.training import population as training_population
 from fastgan.training.callbacks import Callback
 from fastgan.training.engines import cpu
 
@@ -194,8 +196,9 @@ def test_seeds_and_a_grid_on_the_command_line(run: Run, tmp_path: Path) -> None:
     grid = ("--seeds", "0:2", "--grid", "lr=1e-3,1e-2", "--grid", "temperature=0.2,0.5")
     code, out, error = run("train", "c.csv", *FAST, *grid, "--out", "many")
     assert code == 0, error
-    assert out.startswith("trained c.csv: 8 of 8 GANs done, engine ")
+    assert out.startswith("trained c.csv: 8 of 8 GANs done, ") and " iterations/s in all, engine " in out
     lines = out.splitlines()
+    assert f"pictures: {Path('many/losses.png')}" in lines and (tmp_path / "many/losses.png").is_file()
     assert max(map(len, lines)) <= 80
     (begin,) = (i for i, line in enumerate(lines) if line.split() == "grid point GANs loss_d loss_g".split())
     table = lines[begin : begin + 5]
@@ -211,18 +214,111 @@ def test_seeds_and_a_grid_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert samples[0].equals(samples[1])
 
 
+def test_grid_points_with_long_names_have_lines_of_their_own(run: Run, tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    grid = ("--grid", "discriminator_steps=1,2", "--grid", "temperature=0.25", "--grid", "penalty_weight=12.5")
+    code, out, error = run("train", "c.csv", *FAST, *grid, "--seeds", "0:2", "--no-pictures")
+    assert code == 0, error
+    lines = out.splitlines()
+    (begin,) = (i for i, line in enumerate(lines) if line.split() == "GANs loss_d loss_g".split())
+    assert lines[begin + 3] == "discriminator_steps 2, temperature 0.25, penalty_weight 12.5"
+    assert lines[begin + 4].startswith("  2 ") and lines[begin + 4].count("+-") == 2 and max(map(len, lines)) <= 80
+
+
 def test_the_next_command_names_a_member_that_was_saved(run: Run, tmp_path: Path) -> None:
     people().to_csv(tmp_path / "c.csv", index=False)
     code, out, error = run("train", "c.csv", *FAST, "--grid", "lr=1e30,1e-3", "--out", "many")
     assert code == 0, error
+    assert "1 of 2 GANs done, 1 failed" in out
     assert f"measure:  fastgan evaluate {Path('many/member-0001')}" in out
+    assert run("train", "c.csv", *FAST, "--lr", "1e30", "--seeds", "0:2", "--out", "none", "--quiet")[0] == 1
+
+
+def test_the_commands_go_on_after_a_kill(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    many = ("--seeds", "0:2", "--grid", "lr=1e-3,1e-2", "--steps", "6", "--checkpoint-every", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(training_population, "display", showing(Copy(2, 5)))
+        assert run("train", "c.csv", *FAST, *many, "--rows", "150", "--out", "whole", "--no-pictures")[0] == 0
+    assert run("sample", "killed/member-0002", "--n", "20", "--out", "s.csv")[0] == 0
+    assert run("evaluate", "killed/member-0002", "--n", "100")[0] == 0
+    for argv, says in (
+        (("--seeds", "0,3"), "seed must be 1 as in "),
+        (("--grid", "lr=1e-3,2e-2"), "--lr must be 0.01 as in "),
+        (("--temperature", "1"), "unrecognized arguments"),
+        (("--rows", "9"), "--rows must be left out with --resume"),
+        (("--steps", "3"), "--steps must be at least the "),
+    ):
+        code, out, error = run("train", "--resume", "--out", "killed", *argv)
+        assert (code, out) == (2, "") and says in error, error
+    (tmp_path / "c.csv").rename(tmp_path / "d.csv")
+    code, _, error = run("train", "--resume", "--out", "killed")
+    assert code == 2 and "c.csv; where the table has moved, give its new path: " in error
+    assert run("train", "d.csv", "--resume", "--out", "killed/member-0001", "--quiet", "--no-pictures")[0] == 0
+    code, out, error = run("train", "d.csv", "--resume", "--out", "killed", "--no-pictures")
+    assert code == 0 and "4 of 4 GANs done" in " ".join(out.split()), error
+    for number in range(4):
+        folders = [tmp_path / f"{name}/member-{number:04d}" for name in ("whole", "killed")]
+        assert same(*map(TabularGAN.load, folders))
+    assert run("train", "d.csv", "--resume", "--out", "killed", "--steps", "8", "--seeds", "0:2", *FAST[-2:])[0] == 0
+    assert len(TabularGAN.load(tmp_path / "killed/member-0003").history["loss_d"]) == 8
+
+
+def test_one_that_was_killed_before_a_checkpoint_begins_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_population, "display", showing(Copy(0, 2)))
+        assert run("train", "c.csv", *FAST, "--seeds", "0:2", "--out", "whole", "--no-pictures")[0] == 0
+    code, out, error = run("train", "--resume", "--out", "killed", "--no-pictures")
+    assert code == 0 and "2 of 2 GANs done" in " ".join(out.split()), error
+    assert same(*(TabularGAN.load(tmp_path / f"{name}/member-0001") for name in ("whole", "killed")))
+
+
+def test_ctrl_c_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_population, "display", showing(CtrlC()))
+        code, out, _ = run("train", "c.csv", *FAST, "--seeds", "0:2", "--out", "many")
+    assert code == 130 and out.startswith("interrupted, saved c.csv: 0 of 2 GANs done, ")
+    assert "go on:    fastgan train --resume --out many" in out
+    code, out, _ = run("train", "--resume", "--out", "many")
+    assert code == 0 and out.startswith(f"trained {tmp_path / 'c.csv'}: ")
+
+
+def test_a_record_of_each_member_in_json(run: Run, tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    many = ("--seeds", "0,5", "--grid", "lr=1e-3,1e30", "--json", "--out", "many")
+    code, out, error = run("train", "c.csv", *FAST, *many)
+    assert code == 0 and "it/s" in error, error
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert (found["run_dir"], found["source"], found["interrupted"]) == ("many", "c.csv", False)
+    assert found["pictures"] == [str(Path("many/losses.png"))] and found["notes"] == []
+    assert found["steps_per_second"] > 0 and found["engine"] in ("cpu", "eager")
+    members = found["members"]
+    assert [(one["seed"], one["options"]) for one in members] == [
+        (0, {"lr": 1e-3}), (5, {"lr": 1e-3}), (0, {"lr": 1e30}), (5, {"lr": 1e30}),
+    ]  # fmt: skip
+    assert [one["run_dir"] for one in members] == [str(Path(f"many/member-{number:04d}")) for number in range(4)]
+    assert [bool(one["failed"]) for one in members] == [False, False, True, True]
+    assert "not finite" in members[2]["failed"] and [one["step"] for one in members[:2]] == [3, 3]
+    assert all(one["seconds"] > 0 and not one["interrupted"] for one in members)
+    history = TabularGAN.load(tmp_path / "many/member-0001").history
+    assert members[1]["means"] == {name: values.mean() for name, values in history.items()}
+
+
+def test_a_population_of_version_0_2_0_must_be_trained_again(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/population.json").write_text('{"seeds": [0], "grid": {}}')
+    code, _, error = run("train", "--resume", "--out", "old")
+    assert code == 2 and "a population of TabularGANs must be trained again, it has no checkpoints, got old" in error
 
 
 def test_what_cannot_be_is_one_line(run: Run, tmp_path: Path) -> None:
     people().to_csv(tmp_path / "c.csv", index=False)
     for argv, rule in (
         (("--seeds", "0:2", "--seed", "1"), "--seed must not be given with --seeds"),
-        (("--seeds", "0:2", "--json"), "--json must be used with one GAN, got --seeds or --grid"),
         (("--grid", "k=1,2"), "grid must name options (epochs, "),
         (("--grid", "lr=1", "--grid", "lr=2"), "--grid must name each field once"),
     ):

@@ -143,6 +143,7 @@ def is_resumed(arguments: argparse.Namespace) -> bool:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a TabularGAN, or train it further; draw, and say where everything is."""
+    folder = None
     if arguments.resume:
         folder, kept = _kept(arguments)
     else:
@@ -152,15 +153,13 @@ def train(arguments: argparse.Namespace) -> int:
         kept = TableSource(source, arguments.rows, header, tuple(arguments.kind), tuple(arguments.constraint))
     gan = _gan(arguments, kept)
     if (spec := population.asked(arguments)) is not None:
-        return tabular_population.train(gan, spec, arguments, kept)
+        return tabular_population.train(gan, spec, arguments, kept, folder)
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
     table = kept.table()
-    if not arguments.resume:
+    if folder is None:
         folder = runs.Folder.new(arguments.out, arguments.source)
-    notes: list[str] = []
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DataWarning)
+        with output.notes() as notes:
             begun = time.perf_counter()
             gan.fit(
                 table,
@@ -170,7 +169,6 @@ def train(arguments: argparse.Namespace) -> int:
                 resume=folder.has_checkpoint(),
             )
             seconds = time.perf_counter() - begun
-        notes = [str(warning.message).removeprefix("fit: ") for warning in caught]
     except BaseException:
         folder.discard()
         raise
@@ -201,7 +199,7 @@ def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
         if (value := getattr(arguments, flag)) not in (None, []):
             raise ValueError(f"--{flag} must be left out with --resume: the run has it, got {value}")
     path = Path(arguments.out)
-    if not is_run(path):
+    if not is_run(path) and not (path / runs.POPULATION).is_file():
         raise FileNotFoundError(f"--out must be the run of a TabularGAN with --resume, got {path}")
     folder = runs.Folder(path)
     if (path / WEIGHTS).is_file() and not folder.has_checkpoint():
