@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -306,6 +310,44 @@ def test_a_record_of_each_member_in_json(run: Run, tmp_path: Path) -> None:
     assert all(one["seconds"] > 0 and not one["interrupted"] for one in members)
     history = TabularGAN.load(tmp_path / "many/member-0001").history
     assert members[1]["means"] == {name: values.mean() for name, values in history.items()}
+
+
+def by_two_processes(folder: Path, *argv: str) -> list[str]:
+    """What each says of the command."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}  # what it sets
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fastgan", *argv],
+            env={**os.environ, **torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return [out for out, _ in said]
+
+
+def test_two_processes_share_the_members_and_the_first_speaks(run: Run, tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    many = ("train", "c.csv", *FAST, "--seeds", "0:3", "--quiet", "--json", "--no-pictures", "--out")
+    first, second = by_two_processes(tmp_path, *many, "two")
+    assert second == "" and len(json.loads(first)["members"]) == 3
+    assert run(*many, "one")[0] == 0
+    for number in range(3):
+        assert same(*(TabularGAN.load(tmp_path / f"{name}/member-{number:04d}") for name in ("one", "two")))
+
+
+def test_two_processes_that_train_one_speak_once(tmp_path: Path) -> None:
+    people().to_csv(tmp_path / "c.csv", index=False)
+    first, second = by_two_processes(tmp_path, "train", "c.csv", *FAST, "--no-pictures", "--out", "two")
+    assert second == "" and first.startswith("trained c.csv: iteration 3, ")
 
 
 def test_a_population_of_version_0_2_0_must_be_trained_again(run: Run, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from fastgan import __version__
 from fastgan._extras import need
 from fastgan._files import finite, write_atomically
+from fastgan._ranks import ranks
 from fastgan._run_folder import TABLE, WEIGHTS
 from fastgan.apps.cli import output, population, runs, table_source, tabular_population
 from fastgan.apps.cli.arguments import folded, natural
@@ -157,9 +158,9 @@ def train(arguments: argparse.Namespace) -> int:
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
     table = kept.table()
     if folder is None:
-        folder = runs.Folder.new(arguments.out, arguments.source)
-    try:
-        with output.notes() as notes:
+        folder = population.shared_folder(arguments.out, arguments.source)
+    with ranks() as group, output.notes() as notes:
+        try:
             begun = time.perf_counter()
             gan.fit(
                 table,
@@ -169,22 +170,30 @@ def train(arguments: argparse.Namespace) -> int:
                 resume=folder.has_checkpoint(),
             )
             seconds = time.perf_counter() - begun
-    except BaseException:
-        folder.discard()
-        raise
-    pictures, named = [], arguments.source or kept.source
+        except BaseException:
+            folder.discard()
+            raise
+    if group.is_first:
+        _show(arguments, gan, arguments.source or kept.source, folder.path, seconds, notes)
+    return 130 if gan.interrupted else 0
+
+
+def _show(
+    arguments: argparse.Namespace, gan: TabularGAN, source: str, path: Path, seconds: float, notes: list[str]
+) -> None:
+    """The pictures, and the lines about the run."""
+    pictures: list[Path] = []
     if not arguments.no_pictures:
         try:
-            pictures = draw(gan, folder.path, folder.path)
+            pictures = draw(gan, path, path)
         # The training is done and saved: a missing library, or a G whose rows hardly keep the constraints, must not
         # spoil it.
         except (ImportError, ValueError) as error:
             print(f"no pictures: {error}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(finite(_report(gan, named, folder.path, seconds, notes, pictures)), indent=1))
+        print(json.dumps(finite(_report(gan, source, path, seconds, notes, pictures)), indent=1))
     elif not arguments.quiet:
-        print("\n".join(folded(line, 10) for line in _summary(gan, named, folder.path, seconds, notes, pictures)))
-    return 130 if gan.interrupted else 0
+        print("\n".join(folded(line, 10) for line in _summary(gan, source, path, seconds, notes, pictures)))
 
 
 def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
