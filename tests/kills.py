@@ -25,12 +25,22 @@ from torch import nn
 
 from fastgan.models import GAN
 from fastgan.nn import MLP
+from fastgan.tabular import TabularGAN
 from fastgan.training import Adam, Callback, Run, TrainConfig, checkpoint, train, train_population
 
 DATA = torch.randn(96, 3, generator=torch.Generator().manual_seed(1))
 CONFIG = TrainConfig(steps=30, batch_size=16, k=2, optimizer=Adam(0.01), ema_decay=0.9, checkpoint_every=5, seed=3)
 SEEDS = range(3)
 KINDS = ("eager", "compiled", "eager population", "compiled population")
+try:
+    import pandas as pd
+    import sklearn.mixture  # noqa: F401  # once here, as torch._dynamo
+except ImportError:
+    pass
+else:
+    KINDS += ("table population",)
+    TABLE = pd.DataFrame({"x": DATA[:, 0].numpy(), "city": ["Rome", "Oslo", "Bonn"] * 32})
+OPTIONS = {"steps": 30, "batch_size": 32, "pack": 4, "latent_dim": 4, "generator_hidden": (16,), "threads": 1}
 
 
 def new_gan() -> GAN:
@@ -57,7 +67,10 @@ def work(kind: str, folder: Path, callbacks: tuple[Callback, ...] = ()) -> None:
     engine = "eager" if kind.startswith("eager") else "fused"
     config = TrainConfig.from_dict({**CONFIG.as_dict(), "engine": engine})
     resume = any(folder.rglob("checkpoint/step-*.json"))
-    if kind.endswith("population"):
+    if kind.startswith("table"):
+        gan = TabularGAN(**OPTIONS, checkpoint_every=5)
+        gan.fit_population(TABLE, seeds=SEEDS, run_dir=folder, resume=resume, callbacks=callbacks)
+    elif kind.endswith("population"):
         train_population(
             new_gan, DATA, config, seeds=SEEDS, run_dir=folder, resume=resume, callbacks=callbacks, threads=1
         )
@@ -100,6 +113,8 @@ class Faults(Counter[str]):
                 print(error, file=sys.stderr)
                 self["corrupt"] += 1
                 continue
+            if kind.startswith("table"):
+                self["other rows"] += len(TabularGAN.load(path).sample(5)) != 5
             self["other bits"] += not same(found, kept / str(number) / found.path.name)
 
     def look_at_end(self, kind: str, folder: Path, whole: Path) -> None:

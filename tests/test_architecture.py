@@ -140,6 +140,7 @@ BESIDE_PUBLIC = {
     "the minibatches of a run": ("training.rows",),
     "the line of means that a display shows": ("training.display",),
     "numbers and labels among the columns of a table": ("tabular.columns",),
+    "the options of each member of a population of tables": ("tabular.population",),
 }  # fmt: skip
 
 

@@ -15,6 +15,12 @@ from fastgan.training.display import Bar, Lines, progress
 pytest.importorskip("matplotlib", reason="a population draws its curves")
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in which each row of a table is one line."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def table_of(out: str) -> list[list[str]]:
     """The words of each line from the head of the table on."""
     lines = [line.split() for line in out.splitlines()]
@@ -40,6 +46,17 @@ def test_a_population_leaves_a_run_folder_for_each_member(run: Run) -> None:
     for run_folder, to in ((folder / "member-0005", "a.npy"), (Path("alone"), "b.npy")):
         assert run("sample", str(run_folder), "--n", "9", "--out", to)[0] == 0
     assert Path("a.npy").read_bytes() == Path("b.npy").read_bytes()
+
+
+def test_a_table_that_is_too_wide_has_its_grid_points_on_lines_of_their_own(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("train", "ring", *TINY, "--seeds", "0:2", "--grid", "k=1,2", "--no-pictures")
+    lines = out.splitlines()
+    begin = lines.index("k 1")
+    assert code == 0 and lines[begin + 2] == "k 2" and max(map(len, lines)) <= 80
+    assert lines[begin - 1].split()[:3] == ["GANs", "D(x)", "D(G(z))"] and lines[begin + 3].startswith("  2 ")
 
 
 def test_seeds_alone_need_no_grid_and_a_grid_no_seeds(run: Run) -> None:
@@ -76,6 +93,25 @@ def test_a_failed_member_is_counted_and_named(run: Run, caplog: pytest.LogCaptur
     assert "train_population: 2 of 4 members failed: train: " in caplog.text and "not finite" in caplog.text
     assert err.splitlines()[-1].split("/")[0].strip() == err.splitlines()[-1].split("/")[1].split()[0]
     assert run(*arguments, "--seeds", "0:2", "--lr", "1e30", "--quiet")[0] == 1
+
+
+def test_a_record_of_each_member_in_json(run: Run) -> None:
+    grid = ("--seeds", "0,7", "--grid", "optimizer.lr=1e-3,1e30", "--out", "many", "--json")
+    code, out, err = run("train", "ring", *TINY, *grid)
+    assert code == 0, err
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert (found["run_dir"], found["source"], found["interrupted"]) == ("many", "ring", False)
+    assert found["pictures"] == [str(Path("many/losses.png"))] and found["steps_per_second"] > 0
+    members = found["members"]
+    points = [(one["seed"], one["options"]["optimizer.lr"]) for one in members]
+    assert points == [(0, 1e-3), (7, 1e-3), (0, 1e30), (7, 1e30)]
+    assert [one["run_dir"] for one in members] == [str(Path(f"many/member-{number:04d}")) for number in range(4)]
+    assert [one["step"] for one in members[:2]] == [20, 20] and members[1]["modes"]["of"] == 8
+    assert "not finite" in members[2]["failed"] and members[2]["modes"] is None and members[0]["failed"] is None
+    assert all(one["seconds"] > 0 and not one["interrupted"] for one in members)
+    code, out, _ = run("train", "ring", *TINY, "--seed", "7", "--lr", "1e-3", "--out", "alone", *FAST, "--json")
+    assert code == 0 and json.loads(out)["means"] == members[1]["means"]
+    assert json.loads(out)["modes"] == members[1]["modes"]
 
 
 def test_numbers_that_are_not_finite_do_not_spoil_the_summary(run: Run) -> None:

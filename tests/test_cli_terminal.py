@@ -268,8 +268,6 @@ def test_results_in_json(run: Command) -> None:
     assert found["modes"]["of"] == 8 and set(found["means"]) >= {"loss_d", "d_real"} and "it/s" in err
     code, out, _ = run("evaluate", "r", "--n", "50", "--json", "--out", "e.json")
     assert code == 0 and json.loads(out) == json.loads(Path("e.json").read_text()) and "modes_radius" in json.loads(out)
-    code, _, err = run("train", "ring", "--seeds", "0:2", "--json", "--out", "many", *QUICK)
-    assert code == 2 and "--json must be used with one GAN" in err
 
 
 def test_samples_on_stdout_are_the_file_and_nothing_else(run: Command) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ def killed(folder: Path, count: int, seed: int) -> dict[str, object]:
 
 def test_R28_kill_9_at_random_instants(tmp_path: Path) -> None:
     need("native", "mlp")  # some of the runs are compiled
-    found = killed(tmp_path, 6, 1)
-    assert found["kills"] >= 6 and found["faults"] == {}
+    found = killed(tmp_path, 7, 1)
+    assert found["kills"] >= 7 and found["faults"] == {}
 
 
 @pytest.mark.slow
@@ -35,4 +36,6 @@ def test_R28_kill_9_at_300_random_instants(tmp_path: Path) -> None:
     found = killed(tmp_path, 300, 2)
     assert found["kills"] >= 300 and found["faults"] == {}
     kinds = found["of each kind"]
-    assert isinstance(kinds, dict) and len(kinds) == 8 and min(kinds.values()) >= 10  # runs and resumes of each
+    tables = find_spec("pandas") is not None and find_spec("sklearn") is not None
+    assert isinstance(kinds, dict) and len(kinds) == (10 if tables else 8)
+    assert min(kinds.values()) >= 10  # runs and resumes of each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,31 @@ def test_population_curves_show_each_mean_and_its_band(tmp_path: Path, points: i
     without = pixels(plots.population_curves(mean, narrow, tmp_path / "b.png", labels=labels))
     if steps > 1:
         assert (image != 255).any(-1).sum() > 1.02 * (without != 255).any(-1).sum()  # the band is there
+
+
+def test_long_labels_of_a_population_leave_room_for_its_curves(tmp_path: Path) -> None:
+    labels = [f"lr 0.001, temperature {point / 10}, discriminator_steps {point}" for point in range(12)]
+    mean = {name: np.random.default_rng(0).normal(size=(12, 50)) for name in ("loss_d", "loss_g")}
+    figure = plots.population_curves(mean, mean, labels=labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a layout that does not fit
+        plots.population_curves(mean, mean, tmp_path / "a.png", labels=labels)
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[:12] == labels and len(texts) == 15  # each equilibrium, and the band
+    drawn, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= drawn.x0 and drawn.x1 <= whole.x1 and whole.y0 <= drawn.y0
+    for axes in figure.axes:
+        assert axes.bbox.width > 0.4 * whole.width and axes.bbox.y0 > drawn.y1 - 1
+
+
+def test_losses_have_a_unit_where_they_are_log_likelihoods() -> None:
+    mean = {name: np.zeros((2, 5)) for name in ("loss_d", "loss_g")}
+    for loss, unit in (("mle", "loss (nats)"), ("wasserstein", "loss")):
+        found = plots.population_curves(mean, mean, labels=["a", "b"], loss=loss).axes
+        found += plots.loss_curves(history(20), loss=loss).axes
+        assert [axes.get_ylabel() for axes in found] == [unit] * 3
 
 
 def test_smoothing_keeps_a_constant_and_bridges_nan() -> None:

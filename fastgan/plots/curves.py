@@ -16,6 +16,7 @@ from . import style
 from .style import Array
 
 _LOG4, _LOG2 = math.log(4.0), math.log(2.0)
+_ACROSS = 125  # characters of a legend under two panels
 _SINGLE = 3000  # most iterations whose values are drawn one by one
 
 
@@ -57,7 +58,7 @@ def loss_curves(
         if goal:
             value = {_LOG4: "log 4", _LOG2: "log 2"}.get(goal[name], f"{goal[name]:.3f}")
             style.reference(axes, goal[name], f"{label} at equilibrium: {value}", colour)
-    style.label(axes, "Losses" + _smoothed(real_label, fake_label), "iteration", "loss (nats)")
+    style.label(axes, "Losses" + _smoothed(real_label, fake_label), "iteration", _unit(goal))
     _limits(axes, history["step"], [history["loss_d"], history["loss_g"]], goal.values())
     style.legend_below(axes, ncols=2, more=_behind(len(history["step"])))
     return style.save(figure, path)
@@ -117,7 +118,8 @@ def population_curves(
         loss, real_label, fake_label: as in `TrainConfig`; they set the reference lines.
     """
     one = len(labels) == 1
-    figure = style.figure(8.5, 4.6) if one else style.figure(11, 5)
+    across = max(1, min(4, _ACROSS // (max(map(len, labels)) + 8)))  # labels beside each other in the legend
+    figure = style.figure(8.5, 4.6) if one else style.figure(11, 4.6 + 0.22 * -(-(len(labels) + 3) // across))
     panels = [figure.subplots()] * 2 if one else figure.subplots(1, 2)
     goal = equilibrium(loss, real_label, fake_label)
     step = np.arange(1, mean["loss_d"].shape[1] + 1)
@@ -129,16 +131,25 @@ def population_curves(
             _band(axes, step, mean[name][point], standard_error[name][point], player if one else label, colour, dash)
         if goal:
             value = {_LOG4: "log 4", _LOG2: "log 2"}.get(goal[name], f"{goal[name]:.3f}")
-            text = f"{player + ' ' if one else ''}at equilibrium: {value}"
-            style.reference(axes, goal[name], text, own if one else style.GREY)
+            style.reference(axes, goal[name], f"{player} at equilibrium: {value}", own if one else style.GREY)
         shown = ("loss_d", "loss_g") if one else (name,)
         _limits(axes, step, [curve for each in shown for curve in mean[each]], [goal[n] for n in shown if goal])
-        style.label(axes, f"Losses: {labels[0]}" if one else f"Loss of the {player}", "iteration", "loss (nats)")
+        style.label(axes, f"Losses: {labels[0]}" if one else f"Loss of the {player}", "iteration", _unit(goal))
     means = f"; lines: means over {window:,}" if (window := len(step) // 50) > 1 else ""
     band = style.matplotlib("patches").Patch(label=f"one standard error{means}", color=style.GREY, alpha=0.2, lw=0)
-    for axes in panels[:1] if one else panels:
-        style.legend_below(axes, ncols=2, more=[band])
+    if one:
+        style.legend_below(panels[0], ncols=2, more=[band])
+    else:  # a line of one look has one label in both panels
+        found = [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]
+        handles = list({handle.get_label(): handle for handle in found}.values())
+        look = {"loc": "outside lower center", "frameon": False, "fontsize": 10}
+        figure.legend(handles=[*handles, band], ncols=across, **look)
     return style.save(figure, path)
+
+
+def _unit(goal: Mapping[str, float]) -> str:
+    """Of the axis: losses with an equilibrium are log-likelihoods; others, as those of a WGAN, have no unit."""
+    return "loss (nats)" if goal else "loss"
 
 
 def _smoothed(real_label: float, fake_label: float) -> str:
@@ -182,7 +193,7 @@ def _curve(axes: Any, step: NDArray[Any], values: NDArray[Any], label: str, colo
         axes.fill_between(step[edges[:-1]], low, high, color=colour, alpha=0.18, lw=0)
     else:
         axes.plot(step, values, color=colour, alpha=0.3, lw=0.7)
-    axes.plot(step, _smooth(values), color=colour, lw=2, label=label)
+    axes.plot(step, _smooth(values), color=colour, lw=2, label=label, marker=_marker(step))
 
 
 def _band(axes: Any, step: NDArray[Any], mean: Array, error: Array, label: str, colour: str, dash: str) -> None:
@@ -190,7 +201,12 @@ def _band(axes: Any, step: NDArray[Any], mean: Array, error: Array, label: str, 
     shown = slice(None, None, max(1, len(step) // 2000))
     x, y, spread = step[shown], _smooth(mean)[shown], _smooth(error)[shown]
     axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.2, lw=0)
-    axes.plot(x, y, dash, color=colour, lw=2, label=label)
+    axes.plot(x, y, dash, color=colour, lw=2, label=label, marker=_marker(x))
+
+
+def _marker(step: NDArray[Any]) -> str:
+    """One iteration is a point: a line of one is not seen."""
+    return "o" if len(step) == 1 else ""
 
 
 def _smooth(values: Array) -> Array:

@@ -266,14 +266,16 @@ class TabularGAN:
             OSError: the run folder cannot be written.
         """
         folder = None if run_dir is None else folder_at(Invalid("fit"), "run_dir", run_dir)
+        if folder is not None and resume:
+            self.transformer.seed = model_folder.seed_of_columns(folder, self.transformer.seed)
         rows = self.prepare(table)
         assert self.gan is not None
         if folder is not None:
             self._fingerprint = model_folder.fingerprint(rows)
             body = model_folder.describe(self, rows.sampler.counts, self._fingerprint, interrupted=True)
             if resume:
-                model_folder.check_same_table(folder, body)
-            callbacks = [*callbacks, model_folder.KeepModel(body)]
+                model_folder.check_same_table(folder, body, Invalid("fit"))
+            callbacks = [*callbacks, model_folder.KeepModel(lambda _: body)]
         with torch_threads(self.threads or torch.get_num_threads()):
             result = train(
                 self.gan,
@@ -298,11 +300,12 @@ class TabularGAN:
         progress: bool = False,
         callbacks: Sequence[Callback] = (),
         run_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
     ) -> list[TabularGAN]:
         """Fit the columns once, then train a GAN for each seed and each combination of options by `train_population`.
 
         Equivalent to `fit` of a TabularGAN with each seed and combination, to the same bits, with columns as the own
-        seed fits them. Members whose networks have the same form train at once.
+        seed fits them.
 
         Args:
             table: as for `fit`.
@@ -310,22 +313,29 @@ class TabularGAN:
             grid: values by option (a field of `TabularConfig`), all combinations of them.
             progress: show progress on standard error.
             callbacks: as of `train_population`.
-            run_dir: folder for what `save` writes of each member at its end, in member-0000 and so on; None writes
-                nothing. There are no checkpoints.
+            run_dir: folder for what `fit` writes of each member, in member-0000 and so on; None writes nothing.
+            resume: continue each member of `run_dir` from its newest checkpoint, as `fit` does; those without one
+                begin.
 
         Returns:
             The members: for each combination, those of all seeds. A member whose losses are not finite ends alone, with
-            `failed` set, and is not saved. After Ctrl-C, those that began, with `interrupted` set.
+            `failed` set, and its folder stays at its newest checkpoint. After Ctrl-C the state of all is saved, and
+            `interrupted` is set in those that have iterations left.
 
         Raises:
-            DataError, ValueError, OSError: as `fit`. TypeError, ValueError: seeds or a grid that break their rule.
+            DataError, ValueError, CheckpointError, OSError: as `fit`. TypeError, ValueError: seeds or a grid that break
+            their rule.
         """
         planned = population.configs(self.config, seeds, grid)
-        folder = None if run_dir is None else folder_at(Invalid("fit_population"), "run_dir", run_dir)
+        folder = None if run_dir is None else folder_at(population.invalid, "run_dir", run_dir)
+        if resume:
+            self.transformer.seed = population.seed_of_columns(folder, len(planned), self.transformer.seed)
         rows = self.prepare(table)
         self.gan = None
         self._fingerprint = None if folder is None else model_folder.fingerprint(rows)
-        return population.train(self, planned, rows, progress=progress, callbacks=callbacks, folder=folder)
+        return population.train(
+            self, planned, rows, progress=progress, callbacks=callbacks, folder=folder, resume=resume
+        )
 
     def _take(self, result: TrainResult | PopulationMember, rows: SampledRows) -> None:
         """What a training on these rows gave, beside the networks."""

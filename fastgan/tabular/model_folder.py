@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,17 +92,30 @@ def fingerprint(rows: SampledRows) -> str:
     return digest.hexdigest()
 
 
-def check_same_table(folder: Path, body: dict[str, Any]) -> None:
+def seed_of_columns(folder: Path, otherwise: int) -> int:
+    """The seed that fitted the columns of a training, which in a population is not that of its networks.
+
+    Args:
+        folder: of the training.
+        otherwise: what is given where no table.json says it.
+    """
+    try:
+        return int(json.loads((folder / TABLE).read_bytes())["transformer"]["seed"])
+    except (OSError, ValueError, KeyError, TypeError):  # `check_same_table` says what is wrong
+        return otherwise
+
+
+def check_same_table(folder: Path, body: dict[str, Any], invalid: Invalid) -> None:
     """A resumed training must be of the same table, with the same options.
 
     Args:
         folder: of the training that is resumed.
         body: of table.json as it would be written now.
+        invalid: makes the errors.
 
     Raises:
         FileNotFoundError, ValueError: the folder has none, or that of another table, or other options.
     """
-    invalid = Invalid("fit")
     try:
         stored = json.loads((folder / TABLE).read_bytes())
         old, same, format = stored["config"], stored["fingerprint"] == body["fingerprint"], stored["format"]
@@ -124,15 +138,15 @@ class KeepModel(Callback):
     """Writes table.json once `fastgan.train` has accepted everything; the checkpoints are the weights from then on.
 
     Args:
-        body: of table.json.
+        body: gives that of table.json for the number of a member, 0 of a GAN alone.
     """
 
     reads_networks = False
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, body: Callable[[int], dict[str, Any]]) -> None:
         self._body = body
 
     def on_start(self, run: Run) -> None:
         assert run.run_dir is not None
-        _write_model(run.run_dir, self._body)
+        _write_model(run.run_dir, self._body(run.member))
         (run.run_dir / WEIGHTS).unlink(missing_ok=True)

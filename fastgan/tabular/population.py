@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastgan._errors import Invalid
+from fastgan._run_folder import TABLE, of_member
 from fastgan._torch_settings import torch_threads
-from fastgan.training import display, train_population
 from fastgan.training.callbacks import Callback
+from fastgan.training.members import Member
+from fastgan.training.population import train_members
 from fastgan.training.sampled import SampledRows
+
+from . import model_folder
 
 if TYPE_CHECKING:
     from .gan import TabularConfig, TabularGAN
-
-# Options on which the networks depend: members that differ in one train one after another.
-_OF_NETWORKS = ("latent_dim", "generator_hidden", "discriminator_hidden", "dropout", "temperature", "pack")
 
 invalid = Invalid("fit_population")
 
@@ -32,7 +33,8 @@ def configs(
     """All members: every combination of the grid's values, the last option fastest, with every seed.
 
     Raises:
-        TypeError, ValueError: an option that is none, a value that breaks its rule, nothing to train.
+        TypeError, ValueError: an option that is none, a value that breaks its rule, nothing to train, the same GAN
+            twice.
     """
     known = [item.name for item in dataclasses.fields(base) if item.name != "seed"]
     values: dict[str, list[Any]] = {}
@@ -46,15 +48,22 @@ def configs(
     if not own:
         raise invalid.value("seeds", "must hold at least one seed, got none")
     points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
-    return [dataclasses.replace(base, **point, seed=seed) for point in points for seed in own]
+    found = [dataclasses.replace(base, **point, seed=seed) for point in points for seed in own]
+    if twice := [config for number, config in enumerate(found) if config in found[:number]]:
+        raise invalid.value("members", f"must differ, got one with seed {twice[0].seed} twice")
+    return found
 
 
-def alike(planned: Sequence[TabularConfig]) -> list[list[int]]:
-    """The numbers of members whose networks have the same form."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, config in enumerate(planned):
-        groups.setdefault(tuple(getattr(config, name) for name in _OF_NETWORKS), []).append(number)
-    return list(groups.values())
+def seed_of_columns(folder: Path | None, members: int, otherwise: int) -> int:
+    """The seed that fitted the columns of the population that is resumed; otherwise: as in `model_folder`.
+
+    Raises:
+        ValueError: there is no folder.
+    """
+    if folder is None:
+        raise invalid.value("run_dir", "must be given where resume is True, got None")
+    begun = (path for number in range(members) if (path := of_member(folder, number) / TABLE).is_file())
+    return model_folder.seed_of_columns(next(begun, folder / TABLE).parent, otherwise)
 
 
 def train(
@@ -65,28 +74,35 @@ def train(
     progress: bool,
     callbacks: Sequence[Callback],
     folder: Path | None,
+    resume: bool,
 ) -> list[TabularGAN]:
     """Copies of a TabularGAN with fitted columns, each trained with its own config; arguments as `fit_population`'s."""
-    found: dict[int, TabularGAN] = {}
-    for numbers in alike(planned):
-        like = planned[numbers[0]]
-        trainings = [planned[number].training(len(rows), fitted.device) for number in numbers]
-        steps = sum(each.steps for each in trainings)
-        displays = display.progress(steps, members=len(numbers), quiet=not progress)
-        with torch_threads(fitted.threads or torch.get_num_threads()), displays as bars:
-            result = train_population(
-                lambda seed, like=like: fitted._networks(dataclasses.replace(like, seed=seed), rows.sampler.width),
-                rows,
-                [dataclasses.replace(each, checkpoint_every=0) for each in trainings],
-                callbacks=[*bars, *callbacks],
-                threads=fitted.threads,
-            )
-        for number, trained in zip(numbers, result.members, strict=True):
-            found[number] = member = copy.copy(fitted)
-            member.config, member.gan, member.failed = planned[number], trained.gan, trained.failed
-            member._take(trained, rows)
-            if folder is not None and not member.failed:
-                member.save(folder / f"member-{number:04d}")
-        if result.interrupted:
-            break
-    return [found[number] for number in sorted(found)]
+    members = [copy.copy(fitted) for _ in planned]
+    for member, config in zip(members, planned, strict=True):
+        member.config = config
+
+    def body(number: int) -> dict[str, Any]:
+        return model_folder.describe(members[number], rows.sampler.counts, fitted._fingerprint, interrupted=True)
+
+    if folder is not None:
+        callbacks = [*callbacks, model_folder.KeepModel(body)]
+    for number in range(len(planned)):
+        if resume and folder is not None and (own := of_member(folder, number) / TABLE).is_file():
+            model_folder.check_same_table(own.parent, body(number), invalid)
+    with torch_threads(fitted.threads or torch.get_num_threads()):
+        result = train_members(
+            [Member(i, i, {}, one.training(len(rows), fitted.device)) for i, one in enumerate(planned)],
+            lambda member: fitted._networks(planned[member.number], rows.sampler.width),
+            rows,
+            callbacks=callbacks,
+            resume=resume,
+            run_dir=folder,
+            threads=fitted.threads,
+            progress=progress,
+        )
+    for number, (member, trained) in enumerate(zip(members, result.members, strict=True)):
+        member.gan, member.failed = trained.gan, trained.failed
+        member._take(trained, rows)
+        if folder is not None and trained.step and not trained.failed:
+            member.save(of_member(folder, number))
+    return members

@@ -168,7 +168,43 @@ def train_population(
         OSError: the run folder cannot be written.
         RuntimeError: another rank broke down.
     """
-    planned = members(config, seeds, grid)
+    planned, build = members(config, seeds, grid), _builder(make_gan)
+    return train_members(
+        planned,
+        lambda member: build(member.config.seed),
+        data,
+        callbacks=callbacks,
+        resume=resume,
+        change=change,
+        run_dir=run_dir,
+        threads=threads,
+        progress=progress,
+    )
+
+
+@torch.inference_mode(False)
+def train_members(
+    planned: list[Member],
+    build: Callable[[Member], GAN],
+    data: Any,
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+    change: Collection[str] = (),
+    run_dir: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+) -> PopulationResult:
+    """`train_population` of members whose networks may differ.
+
+    Args:
+        planned: the members, in the order of their numbers.
+        build: gives the new networks of one of them.
+        data, callbacks, resume, change, run_dir, threads, progress: as for `train_population`.
+
+    Raises:
+        As `train_population`.
+    """
     callbacks = check_callbacks(invalid, callbacks)
     for callback in callbacks:
         if callback.one_run:
@@ -178,7 +214,6 @@ def train_population(
         raise invalid.value("threads", f"must be an integer of at least 1, got {threads!r}")
     if change and not resume:
         raise invalid.value("change", f"must be empty where resume is False, got {change!r}")
-    build = _builder(make_gan)
     table = np.full((len(COLUMNS) - 1, len(planned), max(member.config.steps for member in planned)), np.nan)
     begun = time.perf_counter()
     with ranks() as group:
@@ -228,7 +263,7 @@ def _builder(make_gan: Callable[..., GAN]) -> Callable[[int], GAN]:
 
 
 def _gathered(
-    group: Ranks, scheduler: Scheduler, planned: list[Member], build: Callable[[int], GAN], table: np.ndarray
+    group: Ranks, scheduler: Scheduler, planned: list[Member], build: Callable[[Member], GAN], table: np.ndarray
 ) -> tuple[list[Outcome], list[GAN]]:
     """Gather results, metrics and weights of all models from all ranks."""
 
@@ -249,7 +284,7 @@ def _gathered(
             if rank == group.rank:
                 gan = scheduler.gans[number]
             else:
-                gan = build(planned[number].config.seed)
+                gan = build(planned[number])
                 place(gan, planned[number].config)
                 saved.load_state(gan, state)
                 table[:, number, : outcome.step] = rows

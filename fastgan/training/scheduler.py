@@ -15,7 +15,7 @@ import torch
 
 from fastgan._errors import Invalid
 from fastgan._files import sweep
-from fastgan._run_folder import checkpoints
+from fastgan._run_folder import checkpoints, has_checkpoints, of_member
 from fastgan.models import GAN
 from fastgan.training import networks
 from fastgan.training.callbacks import Callback
@@ -83,7 +83,7 @@ class Scheduler:
 
     Args:
         members: to be trained here.
-        build: gives the networks of a seed.
+        build: gives the networks of a member.
         data, callbacks, resume, change, threads: as for `train_population`.
         folder: its run_dir.
         table: (columns, all members, steps), gets the history of each member.
@@ -92,7 +92,7 @@ class Scheduler:
     def __init__(
         self,
         members: list[Member],
-        build: Callable[[int], GAN],
+        build: Callable[[Member], GAN],
         data: Any,
         callbacks: Sequence[Callback],
         folder: Path | None,
@@ -136,12 +136,12 @@ class Scheduler:
     def _check_resume(self) -> None:
         if self.folder is None:
             raise Invalid("train_population").value("run_dir", "must be given where resume is True, got None")
-        if not any(map(checkpoints, self.folder.glob("member-*/checkpoint"))):
+        if not has_checkpoints(self.folder):
             raise CheckpointError(f"checkpoint: no member has one in {self.folder}")
 
     def _first_look(self, member: Member) -> GroupKey:
         """Build the networks and run every check; the engine is discarded."""
-        gan = self.build(member.config.seed)
+        gan = self.build(member)
         own = {id(p) for p in gan.parameters()}
         if own & self._parameters:
             raise Invalid("train_population").value(
@@ -164,7 +164,7 @@ class Scheduler:
         return prepared
 
     def _folder_of(self, member: Member) -> Path | None:
-        return None if self.folder is None else self.folder / f"member-{member.number:04d}"
+        return None if self.folder is None else of_member(self.folder, member.number)
 
     def _rows_for(self, gan: GAN, config: TrainConfig) -> Minibatches:
         """The data, checked and held once for all members that compute alike."""

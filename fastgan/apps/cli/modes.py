@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastgan import evaluation
 from fastgan.apps.cli.runs import RunConfig
 from fastgan.data import Dataset
@@ -16,3 +18,8 @@ def modes_found(config: RunConfig, gan: GAN, dataset: Dataset) -> evaluation.Mod
         return None
     samples = config.restore(gan.sample(SAMPLES, seed=0, device="cpu"))
     return evaluation.mode_coverage(samples, dataset.centres, dataset.std) if bool(samples.isfinite().all()) else None
+
+
+def as_dict(found: evaluation.ModeCoverage | None) -> dict[str, Any] | None:
+    """For --json."""
+    return None if found is None else {"covered": found.covered, "of": found.modes, "near": found.high_quality}

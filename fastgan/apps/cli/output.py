@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from fastgan.data import DataWarning
 
 
 def check_new(folder: Path, *, rule: str = "must be new or empty") -> None:
@@ -21,6 +24,16 @@ def pictures() -> Iterator[None]:
         yield
     except ImportError as error:
         print(f"no pictures: {error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def notes() -> Iterator[list[str]]:
+    """Gives a list that gets, at the end, what was remarked of the table that a TabularGAN was fitted to."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        yield found
+    found += [str(warning.message).removeprefix("fit: ") for warning in caught]
 
 
 def tell_written(paths: Sequence[Path]) -> None:

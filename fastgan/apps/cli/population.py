@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,27 @@ from typing import Any
 import numpy as np
 
 from fastgan import __version__
-from fastgan._files import write_atomically
+from fastgan._files import finite, write_atomically
 from fastgan._ranks import ranks
-from fastgan._run_folder import checkpoints
-from fastgan.apps.cli import optimizers, output
+from fastgan._run_folder import has_checkpoints, of_member
+from fastgan.apps.cli import modes, optimizers, output
 from fastgan.apps.cli.arguments import folded, grid_field, wholes
 from fastgan.apps.cli.checks import read_object
-from fastgan.apps.cli.modes import modes_found
 from fastgan.apps.cli.pictures import name_of
 from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
 from fastgan.apps.reproduce.table import aligned
 from fastgan.data import Dataset
+from fastgan.evaluation import ModeCoverage
 from fastgan.tabular import TabularGAN
-from fastgan.training import Callback, PopulationMember, PopulationResult, Run, mean_and_error, train_population
+from fastgan.training import (
+    Callback,
+    PopulationMember,
+    PopulationResult,
+    Run,
+    TrainResult,
+    mean_and_error,
+    train_population,
+)
 
 _TAIL = 500  # iterations that the table looks at
 
@@ -109,17 +119,18 @@ def run(
     threads: int,
 ) -> int:
     """Train, and on the first rank draw, and say what became of the members."""
+    watch = Stopwatch()
     with ranks() as group:
         first = group.rank == 0
         try:
-            goes_on = any(map(checkpoints, folder.path.glob("member-*/checkpoint")))
+            goes_on = has_checkpoints(folder.path)
             result = train_population(
                 lambda seed: config.networks.build(seed=seed, impl=config.train.impl, pack=config.train.pack),
                 config.training_rows(dataset),
                 config.train,
                 seeds=spec.seeds,
                 grid=spec.grid,
-                callbacks=[_KeepConfigs(config, spec)],
+                callbacks=[_KeepConfigs(config, spec), watch],
                 run_dir=folder.path,
                 resume=goes_on,
                 change=("lr",) if goes_on and optimizers.gives_rates(arguments) else (),
@@ -135,11 +146,69 @@ def run(
         if not arguments.no_pictures:
             with output.pictures():
                 pictures = _draw(config, result, folder.path)
-        if not arguments.quiet:
-            print("\n".join(_summary(config, dataset, result, folder.path, pictures)))
-    if result.interrupted:
+        if arguments.json or not arguments.quiet:
+            _tell(arguments, config, dataset, result, Facts.of(config.source, folder.path, result, pictures), watch)
+    return code(result.members)
+
+
+def _tell(
+    arguments: argparse.Namespace,
+    config: RunConfig,
+    dataset: Dataset,
+    result: PopulationResult,
+    facts: Facts,
+    watch: Stopwatch,
+) -> None:
+    found = [None if member.failed else modes.modes_found(config, member.gan, dataset) for member in result.members]
+    if arguments.json:
+        print(facts.to_json(watch, [{"modes": modes.as_dict(one)} for one in found]))
+    else:
+        print("\n".join(facts.lines(_table(dataset, result, found), "samples.npy")))
+
+
+def code(members: Sequence[PopulationMember | TabularGAN]) -> int:
+    """The exit code of a population."""
+    if any(member.interrupted for member in members):
         return 130
-    return 1 if all(member.failed for member in result.members) else 0
+    return 1 if all(member.failed for member in members) else 0
+
+
+class Stopwatch(Callback):
+    """How long each member of a population takes, beside those that train at the same time.
+
+    Attributes:
+        seconds: from its first iteration in this call to its end, by the number of the member.
+        rate: iterations a second of all members, from the first one's start.
+    """
+
+    reads_networks = False
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, float] = {}
+        self._steps = 0
+        self._begun: dict[int, float] = {}
+        self._now = 0.0
+
+    def on_start(self, run: Run) -> None:
+        self._begun[run.member] = time.perf_counter()
+
+    def on_chunk(self, run: Run, rows: dict[str, np.ndarray]) -> None:
+        self._steps += len(rows["step"])
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        self._end(run)
+
+    def on_failure(self, run: Run, why: str) -> None:
+        self._end(run)
+
+    def _end(self, run: Run) -> None:
+        self._now = time.perf_counter()
+        self.seconds[run.member] = self._now - self._begun[run.member]
+
+    @property
+    def rate(self) -> float:
+        first = min(self._begun.values(), default=self._now)
+        return self._steps / max(self._now - first, 1e-9)
 
 
 class _KeepConfigs(Callback):
@@ -161,72 +230,156 @@ class _KeepConfigs(Callback):
 # ---------------------------------------------------------------- what came of it
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What became of a population, for its summary and for a program.
+
+    Args:
+        source: of the data, as it was given.
+        path: of the run folder.
+        members: trained.
+        made: the seed of each, and what its grid point changes.
+        rate: iterations a second of all together.
+        engine: and why it ran.
+        pictures: that were drawn.
+    """
+
+    source: str
+    path: Path
+    members: Sequence[PopulationMember | TabularGAN]
+    made: Sequence[tuple[int, Mapping[str, Any]]]
+    rate: float
+    engine: tuple[str, str]
+    pictures: list[Path]
+
+    @classmethod
+    def of(cls, source: str, path: Path, result: PopulationResult, pictures: list[Path]) -> Facts:
+        """Of plain GANs."""
+        made = [(member.seed, member.overrides) for member in result.members]
+        engine = result.engine, result.engine_reason
+        return cls(source, path, result.members, made, result.steps_per_second, engine, pictures)
+
+    def lines(self, table: list[str], samples: str) -> list[str]:
+        """The summary, with a table inside. samples: a file's name for the next command."""
+        failed = sum(member.failed is not None for member in self.members)
+        done = sum(not (member.interrupted or member.failed) for member in self.members)
+        lines = [
+            folded(
+                f"{'interrupted, saved' if self._interrupted else 'trained'} {self.source}: {done} of "
+                f"{len(self.members)} GANs done{f', {failed} failed' if failed else ''}, "
+                f"{self.rate:,.0f} iterations/s in all, engine {self.engine[0]} ({self.engine[1]})",
+                10,
+            ),
+            *table,
+        ]
+        if self.pictures:
+            lines.append("pictures: " + "  ".join(map(str, self.pictures)))
+        if self._interrupted:
+            lines.append(f"go on:    fastgan train --resume --out {self.path}")
+        if saved := [i for i, member in enumerate(self.members) if steps(member) and not member.failed]:
+            lines.append(f"measure:  fastgan evaluate {of_member(self.path, saved[0])}")
+            lines.append(f"samples:  fastgan sample {of_member(self.path, saved[0])} --n 1000 --out {samples}")
+        return lines
+
+    def to_json(self, watch: Stopwatch, more: Sequence[Mapping[str, Any]] = (), **beside: Any) -> str:
+        """The text of --json: what the summary says, and a record for each member. more: of each member."""
+        members = []
+        for number, (member, (seed, options)) in enumerate(zip(self.members, self.made, strict=True)):
+            own = of_member(self.path, number)
+            members.append(
+                {
+                    "run_dir": str(own) if own.is_dir() else None,
+                    "seed": seed,
+                    "options": dict(options),
+                    "step": steps(member),
+                    "interrupted": member.interrupted,
+                    "failed": member.failed,
+                    "seconds": watch.seconds.get(number),
+                    "means": {name: tail(member, name) for name in member.history if name != "step"},
+                    **(more[number] if more else {}),
+                }
+            )
+        body = {
+            "run_dir": str(self.path),
+            "source": self.source,
+            "interrupted": self._interrupted,
+            "steps_per_second": self.rate,
+            "engine": self.engine[0],
+            "engine_reason": self.engine[1],
+            "members": members,
+            **beside,
+            "pictures": [str(picture) for picture in self.pictures],
+        }
+        return json.dumps(finite(body), indent=1)
+
+    @property
+    def _interrupted(self) -> bool:
+        return any(member.interrupted for member in self.members)
+
+
 def _draw(config: RunConfig, result: PopulationResult, path: Path) -> list[Path]:
+    assert isinstance(config.train.loss, str)  # no flag and no file gives functions
+    labels = [label(point) or f"mean of {len(result.members)} GANs" for point in result.points]
+    look = {"labels": labels, "real_label": config.train.real_label, "fake_label": config.train.fake_label}
+    name = f"{name_of(config)}, {len(result.members)} GANs"
+    return draw(result.mean, result.standard_error, path, name, loss=config.train.loss, **look)
+
+
+def draw(
+    mean: Mapping[str, np.ndarray], standard_error: Mapping[str, np.ndarray], path: Path, name: str, **look: Any
+) -> list[Path]:
+    """losses.png of a population in its folder.
+
+    Args:
+        mean, standard_error: of the losses, (grid points, steps).
+        path: of the folder.
+        name: of the data, and how many GANs there are.
+        look: further arguments of `plots.population_curves`.
+    """
     from fastgan import plots
 
-    if not result.history["step"].size:
+    if not (count := mean["loss_d"].shape[1]):
         return []
-    assert isinstance(config.train.loss, str)  # no flag and no file gives functions
-    labels = [_label(point) or f"mean of {len(result.members)} GANs" for point in result.points]
-    steps, count = result.mean["loss_d"].shape[1], len(result.members)
-    with plots.source(f"{name_of(config)}, {count} GANs, iteration {steps:,}, fastgan {__version__}"):
-        picture = plots.population_curves(
-            result.mean,
-            result.standard_error,
-            path / "losses.png",
-            labels=labels,
-            loss=config.train.loss,
-            real_label=config.train.real_label,
-            fake_label=config.train.fake_label,
-        )
-    return [picture]
+    with plots.source(f"{name}, iteration {count:,}, fastgan {__version__}"):
+        return [plots.population_curves(mean, standard_error, path / "losses.png", **look)]
 
 
-def _summary(
-    config: RunConfig, dataset: Dataset, result: PopulationResult, path: Path, pictures: list[Path]
-) -> list[str]:
-    ended = [member for member in result.members if not (member.interrupted or member.failed)]
-    failed = sum(member.failed is not None for member in result.members)
-    lines = [
-        folded(
-            f"{'interrupted, saved' if result.interrupted else 'trained'} {config.source}: {len(ended)} of "
-            f"{len(result.members)} GANs done{f', {failed} failed' if failed else ''}, "
-            f"{result.steps_per_second:,.0f} iterations/s in all, engine {result.engine} ({result.engine_reason})",
-            10,
-        ),
-        *_table(config, dataset, result),
-    ]
-    if pictures:
-        lines.append("pictures: " + "  ".join(map(str, pictures)))
-    if result.interrupted:
-        lines.append(f"go on:    fastgan train --resume --out {path}")
-    lines.append(f"samples:  fastgan sample {path / 'member-0000'} --n 1000 --out samples.npy")
-    return lines
-
-
-def _table(config: RunConfig, dataset: Dataset, result: PopulationResult) -> list[str]:
-    """A line for each grid point: means over its seeds, with their standard errors."""
-    measures: dict[str, Callable[[PopulationMember], float]] = {
-        "D(x)": lambda member: tail(member, "d_real"),
-        "D(G(z))": lambda member: tail(member, "d_fake"),
+def _table(dataset: Dataset, result: PopulationResult, found: list[ModeCoverage | None]) -> list[str]:
+    """A line for each grid point: means over its seeds, with their standard errors. found: the modes of each member."""
+    measures: dict[str, Callable[[int], float]] = {
+        "D(x)": lambda number: tail(result.members[number], "d_real"),
+        "D(G(z))": lambda number: tail(result.members[number], "d_fake"),
     }
-    if dataset.centres is not None and dataset.std and (modes := len(dataset.centres)) > 1:
-        found = {id(member): modes_found(config, member.gan, dataset) for member in result.members if not member.failed}
-        covered = {number: math.nan if one is None else one.covered for number, one in found.items()}
-        near = {number: math.nan if one is None else 100 * one.high_quality for number, one in found.items()}
-        measures[f"modes of {modes}"] = lambda member: covered[id(member)]
-        measures["all modes"] = lambda member: covered[id(member)] == modes
-        measures["% near a mode"] = lambda member: near[id(member)]
+    if dataset.centres is not None and dataset.std and (count := len(dataset.centres)) > 1:
+        covered = [math.nan if one is None else one.covered for one in found]
+        near = [math.nan if one is None else 100 * one.high_quality for one in found]
+        measures[f"modes of {count}"] = lambda number: covered[number]
+        measures["all modes"] = lambda number: covered[number] == count
+        measures["% near a mode"] = lambda number: near[number]
     rows = [["grid point" if len(result.points) > 1 else "", "GANs", *measures]]
     for number, point in enumerate(result.points):
-        good = [member for member in result.members if member.point == number and not member.failed]
-        values = {name: np.array([measure(member) for member in good], float) for name, measure in measures.items()}
+        good = [i for i, member in enumerate(result.members) if member.point == number and not member.failed]
+        values = {name: np.array([measure(i) for i in good], float) for name, measure in measures.items()}
         share = values.pop("all modes", None)
         cells = {name: plus_minus(column) for name, column in values.items()}
         if share is not None:
             cells["all modes"] = f"{int(share.sum())} of {len(good)}"
-        rows.append([_label(point), str(len(good)), *(cells[name] for name in measures)])
-    return aligned(rows)
+        rows.append([label(point), str(len(good)), *(cells[name] for name in measures)])
+    return by_point(rows)
+
+
+def by_point(rows: list[list[str]]) -> list[str]:
+    """The lines of a table whose rows begin with a grid point, which are lines of their own if a row is too long."""
+    lines = aligned(rows)
+    if max(map(len, lines)) <= shutil.get_terminal_size().columns:
+        return lines
+    head, *values = aligned([["", *row[1:]] for row in rows])
+    return [head, *(line for row, value in zip(rows[1:], values, strict=True) for line in (folded(row[0], 2), value))]
+
+
+def steps(member: PopulationMember | TabularGAN) -> int:
+    """Iterations done."""
+    return len(member.history["loss_d"])
 
 
 def tail(member: PopulationMember | TabularGAN, name: str) -> float:
@@ -243,5 +396,6 @@ def plus_minus(values: np.ndarray) -> str:
     return f"{mean:.3g}" if not np.isfinite(error) else f"{mean:.3g} +- {error:.2g}"
 
 
-def _label(point: dict[str, Any]) -> str:
+def label(point: Mapping[str, Any]) -> str:
+    """Of a grid point."""
     return ", ".join(f"{name} {value}" for name, value in point.items())

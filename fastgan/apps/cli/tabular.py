@@ -20,6 +20,7 @@ import numpy as np
 from fastgan import __version__
 from fastgan._extras import need
 from fastgan._files import finite, write_atomically
+from fastgan._ranks import ranks
 from fastgan._run_folder import TABLE, WEIGHTS
 from fastgan.apps.cli import output, population, runs, table_source, tabular_population
 from fastgan.apps.cli.arguments import folded, natural
@@ -143,6 +144,7 @@ def is_resumed(arguments: argparse.Namespace) -> bool:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train a TabularGAN, or train it further; draw, and say where everything is."""
+    folder = None
     if arguments.resume:
         folder, kept = _kept(arguments)
     else:
@@ -152,15 +154,13 @@ def train(arguments: argparse.Namespace) -> int:
         kept = TableSource(source, arguments.rows, header, tuple(arguments.kind), tuple(arguments.constraint))
     gan = _gan(arguments, kept)
     if (spec := population.asked(arguments)) is not None:
-        return tabular_population.train(gan, spec, arguments, kept)
+        return tabular_population.train(gan, spec, arguments, kept, folder)
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
     table = kept.table()
-    if not arguments.resume:
-        folder = runs.Folder.new(arguments.out, arguments.source)
-    notes: list[str] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DataWarning)
+    if folder is None:
+        folder = population.shared_folder(arguments.out, arguments.source)
+    with ranks() as group, output.notes() as notes:
+        try:
             begun = time.perf_counter()
             gan.fit(
                 table,
@@ -170,23 +170,30 @@ def train(arguments: argparse.Namespace) -> int:
                 resume=folder.has_checkpoint(),
             )
             seconds = time.perf_counter() - begun
-        notes = [str(warning.message).removeprefix("fit: ") for warning in caught]
-    except BaseException:
-        folder.discard()
-        raise
-    pictures, named = [], arguments.source or kept.source
+        except BaseException:
+            folder.discard()
+            raise
+    if group.is_first:
+        _show(arguments, gan, arguments.source or kept.source, folder.path, seconds, notes)
+    return 130 if gan.interrupted else 0
+
+
+def _show(
+    arguments: argparse.Namespace, gan: TabularGAN, source: str, path: Path, seconds: float, notes: list[str]
+) -> None:
+    """The pictures, and the lines about the run."""
+    pictures: list[Path] = []
     if not arguments.no_pictures:
         try:
-            pictures = draw(gan, folder.path, folder.path)
+            pictures = draw(gan, path, path)
         # The training is done and saved: a missing library, or a G whose rows hardly keep the constraints, must not
         # spoil it.
         except (ImportError, ValueError) as error:
             print(f"no pictures: {error}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(finite(_report(gan, named, folder.path, seconds, notes, pictures)), indent=1))
+        print(json.dumps(finite(_report(gan, source, path, seconds, notes, pictures)), indent=1))
     elif not arguments.quiet:
-        print("\n".join(folded(line, 10) for line in _summary(gan, named, folder.path, seconds, notes, pictures)))
-    return 130 if gan.interrupted else 0
+        print("\n".join(folded(line, 10) for line in _summary(gan, source, path, seconds, notes, pictures)))
 
 
 def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
@@ -201,7 +208,7 @@ def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
         if (value := getattr(arguments, flag)) not in (None, []):
             raise ValueError(f"--{flag} must be left out with --resume: the run has it, got {value}")
     path = Path(arguments.out)
-    if not is_run(path):
+    if not is_run(path) and not (path / runs.POPULATION).is_file():
         raise FileNotFoundError(f"--out must be the run of a TabularGAN with --resume, got {path}")
     folder = runs.Folder(path)
     if (path / WEIGHTS).is_file() and not folder.has_checkpoint():

@@ -4,67 +4,141 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fastgan._files import write_atomically
-from fastgan.apps.cli import runs
+from fastgan._ranks import ranks
+from fastgan._run_folder import has_checkpoints
+from fastgan.apps.cli import output, population, runs
 from fastgan.apps.cli.arguments import folded
-from fastgan.apps.cli.population import PopulationSpec, plus_minus, tail
+from fastgan.apps.cli.population import PopulationSpec, plus_minus, steps, tail
 from fastgan.apps.cli.table_source import TableSource
-from fastgan.apps.reproduce.table import aligned
-from fastgan.data import DataWarning
-from fastgan.tabular import TabularGAN
+from fastgan.tabular import TabularConfig, TabularGAN
+from fastgan.tabular.population import configs
+from fastgan.training import Callback, Run, mean_and_error
+
+_LOSSES = ("loss_d", "loss_g")
 
 
-def train(gan: TabularGAN, spec: PopulationSpec, arguments: argparse.Namespace, kept: TableSource) -> int:
-    """Train a TabularGAN for each seed and grid point, each saved in a folder of its own, and say what came of it."""
-    if arguments.json:
-        raise ValueError("--json must be used with one GAN, got --seeds or --grid")
-    table, folder = kept.table(), runs.Folder.new(arguments.out, arguments.source)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DataWarning)
+def train(
+    gan: TabularGAN,
+    spec: PopulationSpec,
+    arguments: argparse.Namespace,
+    kept: TableSource,
+    resumed: runs.Folder | None,
+) -> int:
+    """Train a TabularGAN for each seed and grid point, each in a folder of its own, draw, and say what came of it."""
+    planned = configs(gan.config, spec.seeds, spec.grid)
+    table, source = kept.table(), arguments.source or kept.source
+    folder = population.shared_folder(arguments.out, source) if resumed is None else resumed
+    kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
+    watch = population.Stopwatch()
+    with ranks() as group, output.notes() as notes:
+        try:
             found = gan.fit_population(
-                table, seeds=spec.seeds, grid=spec.grid, progress=not arguments.quiet, run_dir=folder.path
+                table,
+                seeds=spec.seeds,
+                grid=spec.grid,
+                progress=not arguments.quiet,
+                callbacks=[_KeepSources(kept, spec, planned), watch],
+                run_dir=folder.path,
+                resume=has_checkpoints(folder.path),
             )
-    except BaseException:
-        folder.discard()
-        raise
-    for number, member in enumerate(found):
-        if not member.failed:
-            options = dataclasses.asdict(member.config)
-            dataclasses.replace(kept, options=options).write(folder.path / f"member-{number:04d}")
-    write_atomically(folder.path / runs.POPULATION, [spec.to_json()])
-    if not arguments.quiet:
-        for warning in caught:
-            print(folded(str(warning.message).removeprefix("fit: "), 10))
-        print("\n".join(_summary(spec, found, arguments.source, folder.path)))
-    if any(member.interrupted for member in found):
-        return 130
-    return 1 if all(member.failed for member in found) else 0
+        except BaseException:
+            if not any(folder.path.glob("member-*")):
+                folder.discard()
+            raise
+    if group.is_first:
+        _tell(arguments, source, folder.path, spec, found, watch, notes)
+    return population.code(found)
 
 
-def _summary(spec: PopulationSpec, found: list[TabularGAN], source: str, path: Path) -> list[str]:
-    """A line for each grid point: means of the losses over its seeds, with their standard errors."""
-    done = sum(not (member.interrupted or member.failed) for member in found)
-    state = "interrupted, saved" if any(member.interrupted for member in found) else "trained"
+class _KeepSources(Callback):
+    """Writes what a resume needs, of the population and of each member, once training has accepted everything."""
+
+    reads_networks = False
+
+    def __init__(self, kept: TableSource, spec: PopulationSpec, planned: Sequence[TabularConfig]) -> None:
+        self._kept, self._spec, self._planned, self._written = kept, spec, planned, False
+
+    def on_start(self, run: Run) -> None:
+        assert run.run_dir is not None
+        if not self._written:
+            self._kept.write(run.run_dir.parent)
+            write_atomically(run.run_dir.parent / runs.POPULATION, [self._spec.to_json()])
+            self._written = True
+        dataclasses.replace(self._kept, options=dataclasses.asdict(self._planned[run.member])).write(run.run_dir)
+
+
+# ---------------------------------------------------------------- what came of it
+
+
+def _tell(
+    arguments: argparse.Namespace,
+    source: str,
+    path: Path,
+    spec: PopulationSpec,
+    found: list[TabularGAN],
+    watch: population.Stopwatch,
+    notes: list[str],
+) -> None:
+    points, pictures = _points(spec, found), []
+    if not arguments.no_pictures:
+        with output.pictures():
+            pictures = _draw(points, path, f"{Path(source).name}, {len(found)} GANs")
+    made = [(member.config.seed, _options(spec, member)) for member in found]
+    engine = found[0].engine, found[0].engine_reason
+    facts = population.Facts(source, path, found, made, watch.rate, engine, pictures)
+    if arguments.json:
+        print(facts.to_json(watch, notes=notes))
+    elif not arguments.quiet:
+        for note in notes:
+            print(folded(note, 10))
+        print("\n".join(facts.lines(_table(points), "synthetic.csv")))
+
+
+def _options(spec: PopulationSpec, member: TabularGAN) -> dict[str, Any]:
+    """What its grid point changes."""
+    return {name: getattr(member.config, name) for name in spec.grid}
+
+
+def _points(spec: PopulationSpec, found: list[TabularGAN]) -> dict[str, list[TabularGAN]]:
+    """The members of each grid point, by its label."""
     points: dict[str, list[TabularGAN]] = {}
     for member in found:
-        label = ", ".join(f"{name} {getattr(member.config, name)}" for name in spec.grid)
-        points.setdefault(label, []).append(member)
-    rows = [["grid point" if len(points) > 1 else "", "GANs", "loss_d", "loss_g"]]
+        points.setdefault(population.label(_options(spec, member)), []).append(member)
+    return points
+
+
+def _table(points: dict[str, list[TabularGAN]]) -> list[str]:
+    """A line for each grid point: means of the losses over its seeds, with their standard errors."""
+    rows = [["grid point" if len(points) > 1 else "", "GANs", *_LOSSES]]
     for label, members in points.items():
         good = [member for member in members if not member.failed]
-        means = (np.array([tail(member, name) for member in good]) for name in ("loss_d", "loss_g"))
+        means = (np.array([tail(member, name) for member in good]) for name in _LOSSES)
         rows.append([label, str(len(good)), *map(plus_minus, means)])
-    saved = next((i for i, member in enumerate(found) if not member.failed), None)
-    engine = f"engine {found[0].engine} ({found[0].engine_reason})"
-    lines = [folded(f"{state} {source}: {done} of {len(found)} GANs done, {engine}", 10), *aligned(rows)]
-    if saved is not None:
-        member_folder = path / f"member-{saved:04d}"
-        lines += [f"measure:  fastgan evaluate {member_folder}"]
-        lines += [f"samples:  fastgan sample {member_folder} --n 1000 --out synthetic.csv"]
-    return lines
+    return population.by_point(rows)
+
+
+def _draw(points: dict[str, list[TabularGAN]], path: Path, name: str) -> list[Path]:
+    count = max(steps(member) for members in points.values() for member in members)
+
+    def moments(loss: str) -> np.ndarray:
+        """Mean and standard error, (2, grid points, steps)."""
+        found = []
+        for members in points.values():
+            curves = np.full((len(members), count), np.nan)
+            for curve, member in zip(curves, members, strict=True):
+                curve[: steps(member)] = member.history[loss]
+            found.append(mean_and_error(curves))
+        return np.stack(found, 1)
+
+    losses = {loss: moments(loss) for loss in _LOSSES}
+    mean, error = ({loss: both[i] for loss, both in losses.items()} for i in range(2))
+    total = sum(map(len, points.values()))
+    labels = [label or f"mean of {total} GANs" for label in points]
+    return population.draw(mean, error, path, name, labels=labels, loss="wasserstein")

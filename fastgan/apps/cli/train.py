@@ -21,10 +21,9 @@ from fastgan._files import write_atomically
 from fastgan._ranks import ranks
 from fastgan._torch_settings import torch_threads
 from fastgan.apps import presets
-from fastgan.apps.cli import config_file, labels, optimizers, output, population, preset_help, runs, tabular
+from fastgan.apps.cli import config_file, labels, modes, optimizers, output, population, preset_help, runs, tabular
 from fastgan.apps.cli.arguments import add_fields, counting, explain, folded, given, natural, share, widths
 from fastgan.apps.cli.config_file import Settings
-from fastgan.apps.cli.modes import SAMPLES, modes_found
 from fastgan.apps.cli.pictures import draw
 from fastgan.apps.cli.runs import Folder, RunConfig, Trained
 from fastgan.apps.cli.snapshots import FRAMES, Snapshots
@@ -159,8 +158,6 @@ def _population(
     dataset: Dataset,
     folder: Folder,
 ) -> int:
-    if arguments.json:
-        raise ValueError("--json must be used with one GAN, got --seeds or --grid")
     threads = arguments.threads or torch.get_num_threads()  # a member each; those below are of one step
     with step_threads(arguments.threads, gan, config.train.batch_size):
         return population.run(spec, arguments, config, dataset, folder, threads)
@@ -444,8 +441,7 @@ def _report(
 ) -> dict[str, Any]:
     """`_summary` for a program; the means are null where they are not finite."""
     tail = {name: float(values[-_TAIL:].mean()) for name, values in result.history.items() if len(values)}
-    found = modes_found(config, gan, dataset)
-    modes = None if found is None else {"covered": found.covered, "of": found.modes, "near": found.high_quality}
+    found = modes.modes_found(config, gan, dataset)
     return {
         "run_dir": str(path),
         "source": config.source,
@@ -455,7 +451,7 @@ def _report(
         "engine": result.engine,
         "engine_reason": result.engine_reason,
         "means": {name: value if math.isfinite(value) else None for name, value in tail.items() if name != "step"},
-        "modes": modes,
+        "modes": modes.as_dict(found),
         "pictures": [str(picture) for picture in pictures],
     }
 
@@ -471,10 +467,10 @@ def _summary(
     if len(result.history["step"]):
         tail = {name: values[-_TAIL:] for name, values in result.history.items()}
         lines.append(f"{readout(tail)}  (means of the last {len(tail['step'])})")
-    if (found := modes_found(config, gan, dataset)) is not None:
+    if (found := modes.modes_found(config, gan, dataset)) is not None:
         lines.append(
-            f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of {SAMPLES:,} samples "
-            "lie within 3 standard deviations of a mode"
+            f"modes covered: {found.covered} of {found.modes}; {100 * found.high_quality:.1f}% of {modes.SAMPLES:,} "
+            "samples lie within 3 standard deviations of a mode"
         )
     if pictures:
         lines.append("pictures: " + "  ".join(map(str, pictures)))
