@@ -255,6 +255,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     py::gil_scoped_release release;
     return additions_per_cycle();
   });
+  m.def("line_transfer_ns", [] {
+    py::gil_scoped_release release;
+    return line_transfer_ns();
+  });
 
   py::class_<Mlp>(m, "Mlp")
       .def(py::init<const std::vector<Mlp::Description>&, double>())

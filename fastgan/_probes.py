@@ -23,6 +23,11 @@ def additions_per_cycle() -> float:
     return native.additions_per_cycle() if native is not None else 0.0
 
 
+def line_transfer_ns() -> float:
+    """Nanoseconds in which a cache line passes from one thread to another, at this moment; 0 where it is not known."""
+    return native.line_transfer_ns() if native is not None else 0.0
+
+
 def launch_empty(device_tensor: Tensor, count: int) -> None:
     """Queue so many empty kernels, one after another."""
     _cuda.launch(device_tensor, "empty", count)

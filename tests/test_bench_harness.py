@@ -97,11 +97,31 @@ def test_a_window_knows_the_state_of_its_core(seen: list[float], state: str, mon
     assert timing.interleave([lambda: 1.0], windows=1) == [[timing.Window(1.0, state)]]
 
 
+@pytest.mark.parametrize(
+    ("seen", "state"),
+    [([48.0, 52.0], timing.NEAR), ([205.0, 190.0], timing.FAR), ([48.0, 205.0], timing.MIXED), ([0.0, 0.0], "")],
+)
+def test_a_window_of_two_threads_knows_how_far_they_are(
+    seen: list[float], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfers = iter(seen)
+    monkeypatch.setattr(timing, "line_transfer_ns", lambda: next(transfers))
+    assert timing.interleave([lambda: 1.0], windows=1, threads=2) == [[timing.Window(1.0, state)]]
+
+
 @pytest.mark.skipif(native is None, reason="the core's state is measured by compiled code")
 def test_additions_are_counted_by_the_cycle() -> None:
     """Two to six: a processor has as many adders, or half of them where the other thread of the core is busy."""
     rate = native.additions_per_cycle()
     assert rate == 0 if platform.machine() != "x86_64" else 1.5 < rate < 8
+
+
+@pytest.mark.skipif(native is None, reason="the transfer is measured by compiled code")
+def test_a_cache_line_passes_between_threads() -> None:
+    found = [native.line_transfer_ns() for _ in range(5)]
+    assert all(ns == 0 or 1 < ns < 5e6 / 2000 for ns in found), (
+        found
+    )  # 0: beside other work a thread waits for its turn
 
 
 def test_both_states_have_figures_where_both_occurred() -> None:

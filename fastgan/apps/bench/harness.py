@@ -283,7 +283,7 @@ def _time(
         return lambda: timed(side.run, calls[name], clock) / side.per_call
 
     before, started, cpu = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), time.process_time()
-    taken = interleave([measure(name, side) for name, side in contenders.items()], settings.windows)
+    taken = interleave([measure(name, side) for name, side in contenders.items()], settings.windows, threads)
     after = resource.getrusage(resource.RUSAGE_SELF)
     share = (time.process_time() - cpu) / (time.perf_counter() - started)
     record = summary(dict(zip(contenders, taken, strict=True)), sides[0].name)
