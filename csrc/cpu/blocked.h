@@ -110,6 +110,14 @@ void sum_columns_of_some(int64_t first, int64_t last, int64_t features, int64_t 
   S::store(out, S::load(by_lane));
 }
 
+inline void prefetch_to_write(const void* at) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" ::"m"(*static_cast<const char*>(at)));  // the builtin emits it for a few targets only
+#else
+  __builtin_prefetch(at, 1);
+#endif
+}
+
 template <class T>
 using TileMap = void (*)(const T* in, T* out, int64_t stride, int rows, int columns, T negative_slope);
 
@@ -125,6 +133,13 @@ struct Mapped {
   void operator()(int64_t p, int64_t row, int lane, int rows, int columns) const {
     const int64_t at = (p * features + row) * kBlockRows<T> + lane;
     if (map) map(in + at, out + at, kBlockRows<T>, rows, columns, negative_slope);
+  }
+  // Requests the cache lines that a tile will write: the map's results, or those of the product if there is no map.
+  // Other threads have read them since, for a weight's gradient: a core that shares no cache with them waits for each.
+  void claim(T* product, int64_t of_product, int64_t p, int64_t row, int lane, int rows, int columns) const {
+    T* at = (map ? out : product) + (p * of_product + row) * kBlockRows<T> + lane;
+    for (int i = 0; i < rows; ++i, at += kBlockRows<T>)
+      for (int j = 0; j < columns; j += 64 / int(sizeof(T))) prefetch_to_write(at + j);
   }
   void all(ColumnRange range) const {
     each_block<T>(range, [&](int64_t p, int lane, int lanes) { (*this)(p, 0, lane, int(features), lanes); });

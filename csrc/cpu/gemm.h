@@ -327,6 +327,7 @@ void multiply_rows(const Extent& extent, Layout layout, const Matrix<T>& a, int6
                    const T* b, T* c, ColumnRange columns, Ahead* ahead, After&& after) {
   constexpr int width = kBlockRows<T>;
   each_block<T>(columns, [&](int64_t p, int lane, int lanes) {
+    after.claim(c, extent.of_c, p, row, lane, rows, lanes);
     tile_function<T>(layout, rows, lanes)(extent.inputs, a, b + p * extent.of_b * width + lane,
                                           bias ? bias + row : nullptr, extent.add,
                                           c + (p * extent.of_c + row) * width + lane, width, ahead);

@@ -84,6 +84,7 @@ void multiply_rows_bf16(int64_t n, int64_t pairs, const PairedRows& a, int64_t r
                         const Pair* b, float* c, ColumnRange columns, Ahead* ahead, After&& after) {
   constexpr int width = kBlockRows<float>;
   each_block<float>(columns, [&](int64_t p, int lane, int lanes) {
+    after.claim(c, n, p, row, lane, rows, lanes);
     tile_function_bf16(rows, lanes)(pairs, a.data, a.row, a.pair, a.block,
                                     b + (p - columns.first / width) * pairs * width + lane, bias ? bias + row : nullptr,
                                     c + (p * n + row) * width + lane, width, ahead);
