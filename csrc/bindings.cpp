@@ -184,6 +184,29 @@ struct Mlp {
   }
 };
 
+// Whether `children` still has these values in this order, of these kinds, whether each dict of the third and fourth
+// tuple is still empty and not empty, and whether each of `dicts` still has its value (or None) under its name. Python
+// asks that at every call of a chain, where its own loops took longer than a product.
+bool unchanged(const py::dict& children, const py::tuple& values, const py::tuple& kinds, const py::tuple& empty,
+               const py::tuple& full, const py::tuple& dicts, const py::tuple& names, const py::tuple& expected) {
+  if (children.size() != values.size()) return false;
+  PyObject *name, *child;
+  Py_ssize_t position = 0;
+  for (size_t i = 0; PyDict_Next(children.ptr(), &position, &name, &child); ++i)
+    if (child != PyTuple_GET_ITEM(values.ptr(), i) ||
+        reinterpret_cast<PyObject*>(Py_TYPE(child)) != PyTuple_GET_ITEM(kinds.ptr(), i))
+      return false;
+  for (py::handle d : empty)
+    if (PyDict_Size(d.ptr()) != 0) return false;
+  for (py::handle d : full)
+    if (PyDict_Size(d.ptr()) == 0) return false;
+  for (size_t i = 0; i < dicts.size(); ++i) {
+    PyObject* found = PyDict_GetItemWithError(PyTuple_GET_ITEM(dicts.ptr(), i), PyTuple_GET_ITEM(names.ptr(), i));
+    if ((found ? found : Py_None) != PyTuple_GET_ITEM(expected.ptr(), i)) return false;
+  }
+  return true;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = FASTGAN_VERSION;
@@ -251,6 +274,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     return std::make_pair(fp32, bf16);
   });
 
+  m.def("unchanged", &unchanged);
   m.def("additions_per_cycle", [] {
     py::gil_scoped_release release;
     return additions_per_cycle();

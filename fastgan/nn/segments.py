@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import ops, random
-from fastgan._backend import instruction_set
+from fastgan._backend import instruction_set, native
 from fastgan._options import Impl
 from fastgan.nn.activation import of_module
 from fastgan.nn.dropout import Dropout
@@ -241,7 +241,7 @@ class Segment:
     def _run(self, network: Any, x: Tensor) -> Tensor:
         dropout_seed = random.next_dropout_seed() if self.drops else None
         momenta = () if self.norms is None else self.norms.momenta()
-        return ops.known_mlp(network, x, self.params, dropout_seed, momenta)
+        return ops.known_mlp(network, x, self.params, dropout_seed, momenta, self.cache)
 
     def _call(self, x: Tensor) -> Tensor:
         """A call of a kind that is new, or rare."""
@@ -368,6 +368,29 @@ def segment(children: Mapping[str, nn.Module], impl: Impl) -> list[Segment | nn.
     return steps
 
 
+def _unchanged(
+    children: dict[str, Any],
+    values: tuple[nn.Module, ...],
+    kinds: tuple[type, ...],
+    empty: tuple[Mapping[Any, Any], ...],
+    full: tuple[Mapping[Any, Any], ...],
+    dicts: tuple[dict[str, Any], ...],
+    names: tuple[str, ...],
+    expected: tuple[Any, ...],
+) -> bool:
+    """Whether the children, the number of hooks and all that is in dicts under names are still the same objects."""
+    return (
+        tuple(children.values()) == values
+        and tuple(map(type, values)) == kinds
+        and not any(empty)
+        and all(full)
+        and all(map(is_, map(dict.get, dicts, names), expected))
+    )
+
+
+unchanged = _unchanged if native is None else native.unchanged
+
+
 class Segmentation:
     """The steps of a Sequential and all that they were derived from; valid until any of that changes.
 
@@ -378,11 +401,9 @@ class Segmentation:
     def __init__(self, children: Mapping[str, nn.Module], impl: Impl) -> None:
         self.steps = segment(children, impl)
         self.impl = impl
-        self.children = tuple(children.values())
-        self.kinds = tuple(map(type, self.children))
-        known = [child for child in self.children if type(child) in DECIDING]
+        values = tuple(children.values())
+        known = [child for child in values if type(child) in DECIDING]
         of_known = [h for child in known for h in hooks(child)]
-        self.empty_hooks, self.full_hooks = [h for h in of_known if not h], [h for h in of_known if h]
         compared: list[Any] = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in DECIDING[type(m)]]
         linears: list[Any] = [m for m in known if type(m) in LINEARS]
         norms: list[Any] = [m for m in known if type(m) is nn.BatchNorm1d]
@@ -390,7 +411,13 @@ class Segmentation:
             compared += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
         for norm in norms:
             compared += [(norm._buffers, name, getattr(norm, name)) for name in RUNNING]
-        self.places, self.names, self.values = ([row[i] for row in compared] for i in range(3))
+        self.seen = (
+            values,
+            tuple(map(type, values)),
+            tuple([h for h in of_known if not h]),
+            tuple([h for h in of_known if h]),
+            *(tuple([row[i] for row in compared]) for i in range(3)),
+        )
         # dtypes and devices change in place, unseen; tensors swapped in for one call are not to be kept alive
         self.reusable = all(
             parameter_obstacle(layer) is None
@@ -398,16 +425,9 @@ class Segmentation:
             for layer in linears
         ) and all(p is None or isinstance(p, nn.Parameter) for norm in norms for p in (norm.weight, norm.bias))
 
-    def is_current(self, children: Mapping[str, nn.Module], impl: Impl) -> bool:
-        """Whether segmentation would give the same steps. Runs at every call, hence without loops in Python."""
-        return (
-            impl is self.impl
-            and tuple(children.values()) == self.children
-            and tuple(map(type, self.children)) == self.kinds
-            and not any(self.empty_hooks)
-            and all(self.full_hooks)
-            and all(map(is_, map(dict.get, self.places, self.names), self.values))
-        )
+    def is_current(self, children: dict[str, Any], impl: Impl) -> bool:
+        """Whether segmentation would give the same steps. Runs at every call."""
+        return impl is self.impl and unchanged(children, *self.seen)
 
 
 def steps_of(module: Any) -> list[Segment | nn.Module]:

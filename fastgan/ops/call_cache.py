@@ -20,7 +20,7 @@ class CallCache:
     caller has the same layers at each call, and a bias or None at the same places.
     """
 
-    __slots__ = ("alike", "last", "learned")
+    __slots__ = ("alike", "last", "learned", "memory")
     most_learned = 64  # a caller whose calls are never alike stops learning
 
     def __init__(self) -> None:
@@ -28,6 +28,7 @@ class CallCache:
         self.last: tuple[list[Any], MlpDescription] | None = None
         self.alike: dict[tuple[bool, ...], tuple[Likeness, MlpDescription]] = {}
         self.learned = 0
+        self.memory: Any = None  # of the weights, at the last call with a gradient (ops/networks.py)
 
     @staticmethod
     def _signature(x: Tensor, params: Sequence[Tensor | None], drops: bool) -> list[Any]:

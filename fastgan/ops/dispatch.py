@@ -26,12 +26,13 @@ REAL = (torch.float32, torch.float64)
 PLAIN: tuple[type, ...] = (Tensor, Parameter)
 is_compiling = torch.compiler.is_compiling
 _functorch_stack = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 def _tracing() -> bool:
     """Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) is active: neither can record a native
     call."""
-    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+    return torch._C._get_tracing_state() is not None or _dispatch_modes() > 0
 
 
 def _special(*tensors: Tensor | None) -> str | None:
@@ -85,8 +86,8 @@ class Likeness:
 
     `is_common` looks at every tensor from Python, which takes as long as the products of a small network. Here torch
     compares them in C++, with the checks that torch.compile makes before it reuses what it compiled: types, dtypes,
-    sizes, strides, devices, and the keys of dispatch, in which autocast, torch.func, and tensors negated or of
-    symbolic zeros show.
+    sizes, strides, devices, and the keys of dispatch, in which autocast, torch.func, torch.jit's tracer, and tensors
+    negated or of symbolic zeros show.
     """
 
     __slots__ = ("_check",)
@@ -101,9 +102,7 @@ class Likeness:
 
     def matches(self, x: Tensor, params: Sequence[Tensor | None]) -> bool:
         """Whether a call with these tensors is common too, and like the first one; not while torch.compile traces."""
-        if _functorch_stack() is not None or forward_ad._current_level >= 0 or _tracing():
-            return False
-        same: bool = self._check(x, *params)
+        same: bool = forward_ad._current_level < 0 and not _dispatch_modes() and self._check(x, *params)
         return same
 
 
