@@ -257,13 +257,7 @@ class MlpDescription:
         """Elements of the buffer that holds what backward reads: on the CPU feature-major, rows padded."""
         if x.is_cuda:
             return self.shape.work_size(rows, x.dtype)
-        return self.work_per_row * self.padded(rows)
-
-    @staticmethod
-    def padded(rows: int) -> int:
-        """The padded number of rows of the CPU's buffers."""
-        padding = native.row_padding
-        return (rows + padding - 1) // padding * padding
+        return self.work_per_row * (rows + -rows % native.row_padding)
 
     def shapes(self, y: Tensor) -> tuple[Any, ...]:
         """The shapes of x, the weights and the biases (or None). y has the shape of the outputs."""

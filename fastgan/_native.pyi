@@ -55,17 +55,7 @@ def random_fill(
     /,
 ) -> None: ...
 def permutation(out: int, n: int, seed: int, epoch: int, start: int, count: int, purpose: int, /) -> None: ...
-def unchanged(
-    children: dict[str, Any],
-    values: tuple[Any, ...],
-    kinds: tuple[type, ...],
-    empty: tuple[Any, ...],
-    full: tuple[Any, ...],
-    dicts: tuple[Any, ...],
-    names: tuple[str, ...],
-    expected: tuple[Any, ...],
-    /,
-) -> bool: ...
+def unchanged(children: dict[str, Any], seen: tuple[tuple[Any, ...], ...], /) -> bool: ...
 
 class Mlp:
     def __init__(

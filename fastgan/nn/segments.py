@@ -18,9 +18,9 @@ from fastgan.nn.dropout import Dropout
 from fastgan.nn.fusible import (
     DECIDING,
     DROPOUTS,
+    GLOBAL_HOOKS,
     LINEARS,
     RUNNING,
-    any_global_hook,
     hooks,
     obstacle,
     ordinary,
@@ -232,7 +232,7 @@ class Segment:
             leaves = self.leaves_at[torch.is_grad_enabled()].get((x.shape, x.dtype)) if self.may_leave else False
             if leaves:
                 return self._by_modules(x)
-            if leaves is False and not torch.compiler.is_compiling():
+            if leaves is False and self.cache.alike:  # torch.compile traces segments that no call has used
                 network = self.cache.recall(x, self.recalled, self.drops)
                 if network is not None:
                     return self._run(network, x)
@@ -368,22 +368,14 @@ def segment(children: Mapping[str, nn.Module], impl: Impl) -> list[Segment | nn.
     return steps
 
 
-def _unchanged(
-    children: dict[str, Any],
-    values: tuple[nn.Module, ...],
-    kinds: tuple[type, ...],
-    empty: tuple[Mapping[Any, Any], ...],
-    full: tuple[Mapping[Any, Any], ...],
-    dicts: tuple[dict[str, Any], ...],
-    names: tuple[str, ...],
-    expected: tuple[Any, ...],
-) -> bool:
-    """Whether the children, the number of hooks and all that is in dicts under names are still the same objects."""
+def _unchanged(children: dict[str, Any], seen: tuple[tuple[Any, ...], ...]) -> bool:
+    """Whether all that `seen` holds (`Segmentation.seen`) is unchanged."""
+    values, kinds, empty, filled, dicts, names, expected = seen
     return (
         tuple(children.values()) == values
         and tuple(map(type, values)) == kinds
         and not any(empty)
-        and all(full)
+        and all(filled)
         and all(map(is_, map(dict.get, dicts, names), expected))
     )
 
@@ -411,10 +403,11 @@ class Segmentation:
             compared += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
         for norm in norms:
             compared += [(norm._buffers, name, getattr(norm, name)) for name in RUNNING]
-        self.seen = (
+        # children, their kinds, the hooks that are empty and those that are not; dicts, names, and what is under them
+        self.seen: tuple[tuple[Any, ...], ...] = (
             values,
             tuple(map(type, values)),
-            tuple([h for h in of_known if not h]),
+            (*GLOBAL_HOOKS, *(h for h in of_known if not h)),
             tuple([h for h in of_known if h]),
             *(tuple([row[i] for row in compared]) for i in range(3)),
         )
@@ -425,20 +418,17 @@ class Segmentation:
             for layer in linears
         ) and all(p is None or isinstance(p, nn.Parameter) for norm in norms for p in (norm.weight, norm.bias))
 
-    def is_current(self, children: dict[str, Any], impl: Impl) -> bool:
-        """Whether segmentation would give the same steps. Runs at every call."""
-        return impl is self.impl and unchanged(children, *self.seen)
-
 
 def steps_of(module: Any) -> list[Segment | nn.Module]:
     """The current steps of a Sequential, cached while its segmentation is current."""
     children = module._modules
     if torch.compiler.is_compiling():
         return segment(children, module.impl)
-    if any_global_hook():
-        return list(children.values())
     last: Segmentation | None = module.__dict__.get("_segmentation")
-    if last is None or not last.is_current(children, module.impl):
-        last = Segmentation(children, module.impl)
-        module.__dict__["_segmentation"] = last if last.reusable else None
+    if last is not None and last.impl is module.impl and unchanged(children, last.seen):
+        return last.steps
+    if any(GLOBAL_HOOKS):
+        return list(children.values())
+    last = Segmentation(children, module.impl)
+    module.__dict__["_segmentation"] = last if last.reusable else None
     return last.steps

@@ -25,7 +25,9 @@ except ImportError:
 REAL = (torch.float32, torch.float64)
 PLAIN: tuple[type, ...] = (Tensor, Parameter)
 is_compiling = torch.compiler.is_compiling
-_functorch_stack = torch._C._functorch.peek_interpreter_stack
+# Whether a transform of torch.func is active. A look at the stack of transforms would create it, and from then on
+# autograd would copy it for each node that it runs.
+_transforms = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
@@ -37,7 +39,7 @@ def _tracing() -> bool:
 
 def _special(*tensors: Tensor | None) -> str | None:
     """Why these tensors need plain PyTorch whatever their dtype and device."""
-    if _functorch_stack() is not None:
+    if _transforms():
         return "a torch.func transform is active"
     if _tracing():
         return "a tracer records the operations"
@@ -55,7 +57,7 @@ def _special(*tensors: Tensor | None) -> str | None:
 
 def is_batched(grad: Tensor) -> bool:
     """Whether vmap runs a backward: torch.func's, or autograd's own for is_grads_batched."""
-    return _functorch_stack() is not None or torch._C._functorch.is_legacy_batchedtensor(grad)
+    return _transforms() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
@@ -63,7 +65,7 @@ def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None
 
     All other calls take the slow path, which finds the reasons and raises the errors.
     """
-    if _native is None or is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
+    if _native is None or is_compiling() or _transforms() or forward_ad._current_level >= 0:
         return False
     if type(x) not in PLAIN or x.dtype not in dtypes or x._is_zerotensor() or _tracing():
         return False

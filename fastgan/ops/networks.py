@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from operator import and_
+from operator import and_, itemgetter
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class _Mlp(torch.autograd.Function):
         if rest:
             needs = needs[: -len(rest)]
         if needs[0] and not batched:
-            needs = _wanted(ctx, x, params, needs)
+            needs = _wanted(ctx, x, needs)
         grads: Sequence[Tensor | None]
         if batched or (graph and (rest or grad_y.is_cuda)):
             grads = _differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
@@ -62,16 +62,16 @@ class _Memory:
     frees its memory and allocates it again.
     """
 
-    __slots__ = ("addresses", "places", "storages")
+    __slots__ = ("addresses", "sizes", "starts", "storages")
 
     def __init__(self, addresses: list[int], weights: Sequence[Any]) -> None:
         self.addresses = addresses
         self.storages = [w.untyped_storage() for w in weights if w is not None]
-        self.places = self.places_now()
+        self.starts, self.sizes = list(map(_start, self.storages)), list(map(_size, self.storages))
 
-    def places_now(self) -> list[tuple[int, int]]:
-        """Addresses and bytes of the storages."""
-        return [(s.data_ptr(), s.nbytes()) for s in self.storages]
+    def is_at(self, addresses: list[int]) -> bool:
+        """Whether weights at these addresses are in this memory: if it is where it was, no other tensor is there."""
+        return self.addresses == addresses and list(map(_start, self.storages)) == self.starts
 
     def addresses_now(self) -> list[int]:
         """The addresses of forward's weights.
@@ -79,16 +79,18 @@ class _Memory:
         Raises:
             RuntimeError: a storage has another size.
         """
-        places = self.places_now()
-        if places == self.places:
+        starts, sizes = list(map(_start, self.storages)), list(map(_size, self.storages))
+        if sizes != self.sizes:
+            i = [size == found for size, found in zip(self.sizes, sizes, strict=True)].index(False)
+            rule = f"must stay as it is until backward, {self.sizes[i]} bytes, got {sizes[i]}"
+            raise Invalid("mlp")(RuntimeError, f"the storage of weight {i}", rule)
+        if starts == self.starts:
             return self.addresses
-        for i, ((_, size), (_, found)) in enumerate(zip(self.places, places, strict=True)):
-            if size != found:
-                rule = f"must stay as it is until backward, {size} bytes, got {found}"
-                raise Invalid("mlp")(RuntimeError, f"the storage of weight {i}", rule)
-        moved = iter([now - before for (before, _), (now, _) in zip(self.places, places, strict=True)])
+        moved = iter([now - before for before, now in zip(self.starts, starts, strict=True)])
         return [address and address + next(moved) for address in self.addresses]
 
+
+_start, _size = torch.UntypedStorage.data_ptr, torch.UntypedStorage.nbytes
 
 # What a call passes to its backward passes: the elements of the saved activations are the last.
 _Passed = tuple[MlpDescription, Tensor | None, _Memory, int]
@@ -97,17 +99,14 @@ _Call = tuple[MlpDescription, Tensor | None, Sequence[float], CallCache | None]
 
 
 def _memory(network: MlpDescription, params: Sequence[Any], cache: CallCache | None) -> _Memory:
-    """The memory of the weights: that of the caller's last call, if they are where they were then.
-
-    That memory is held, so the addresses can be no other tensor's, unless a storage was resized; backward sees that.
-    """
+    """The memory of the weights: that of the caller's last call, if they are still there."""
     depth = len(network.layers)
     weights = params[:depth]
     if network.normalized:  # a scale may be None
         weights = *weights, *params[2 * depth : 3 * depth]
     addresses = [0 if w is None else w.data_ptr() for w in weights]
     last = None if cache is None else cache.memory
-    if last is None or last.addresses != addresses:
+    if last is None or not last.is_at(addresses):
         last = _Memory(addresses, weights)
         if cache is not None:
             cache.memory = last
@@ -138,30 +137,32 @@ def _params_of(memory: _Memory, network: MlpDescription, params: Sequence[Any], 
     ):
         w = result[i]
         if (w.data_ptr(), w.shape, w.dtype, w.is_contiguous()) != (address, shape, work.dtype, True):
-            offset = (address - memory.places[i][0]) // work.element_size()
+            offset = (address - memory.starts[i]) // work.element_size()
             result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
     return result
 
 
-def _wanted(ctx: Any, x: Tensor, params: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
+def _wanted(ctx: Any, x: Tensor, needs: Sequence[bool]) -> Sequence[bool]:
     """Which of the gradients in `needs`, of x and the parameters, this backward call requires; it requires that of x.
 
     `autograd.grad(y, x)` requires none of the parameters'. If the call names a leaf, torch can only say so by an
     exception, which takes longer than the products of a small network: then all are computed.
     """
-    if not any(needs[1:]):
+    if True not in needs[1:]:
         return needs
     asks = torch._C._will_engine_execute_node
-    (to_x, _), *edges = ctx.next_functions  # of the tensors alone
-    if len(edges) != len(params):
-        following = iter(edges)
-        edges = [(None, 0) if p is None else next(following) for p in params]
+    to_x, *others = filter(None, map(_first, ctx.next_functions))  # of the tensors that require a gradient
     try:
-        # with batch normalisation, running statistics are behind the last
-        asked = [need and asks(node) for need, (node, _) in zip(needs[1:], edges, strict=False)]
+        asked = list(map(asks, others))
     except RuntimeError:
         return needs
-    return [x.is_leaf or True not in asked or asks(to_x), *asked]
+    if True not in asked:
+        return True, *(False for _ in needs[1:])
+    of_those = iter(asked)
+    return x.is_leaf or asks(to_x), *(need and next(of_those) for need in needs[1:])
+
+
+_first = itemgetter(0)
 
 
 class _MlpGradients(torch.autograd.Function):
@@ -191,8 +192,11 @@ class _MlpGradients(torch.autograd.Function):
         network, dropout_seed = passed[:2]
         wanted = ctx.needs_input_grad[1:]
         to_x, *others = tangents
-        if to_x is None or kept is None or others.count(None) < len(others) or _by_reference(to_x):
-            if tangents.count(None) == len(tangents):
+        alone = True not in needs[1:] or all(t is None for t in others)
+        # else a third derivative, or many second ones at once
+        native = alone and to_x is not None and not torch.is_grad_enabled() and not is_batched(to_x)
+        if not native or kept is None or to_x is None:
+            if all(t is None for t in tangents):
                 return None, *(None for _ in wanted)
             tensors = (grad_y, x, *params)
             return None, *_gradients_of_backward(network, dropout_seed, tensors, needs, tangents, wanted)
@@ -200,11 +204,6 @@ class _MlpGradients(torch.autograd.Function):
         weights = _weights(passed, x, params, work, grad_y)
         found = _kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, dropout_seed, wanted)
         return None, *found
-
-
-def _by_reference(tangent: Tensor) -> bool:
-    """Whether a third derivative is wanted, or many second ones at once."""
-    return torch.is_grad_enabled() or is_batched(tangent)
 
 
 def _alias(t: Tensor | None) -> Any:
