@@ -143,7 +143,8 @@ def _pays_with_wide_vectors(
 ) -> bool:
     """The rule for AVX-512: native products are faster if the batch fills the vectors and a layer is wide.
 
-    Or if there are few inputs, where torch's products are far from the processor's rate, and the output is large.
+    Or if there are few inputs, where torch's products are far from the processor's rate, and the output is large. Where
+    neither rows nor inputs are many, converting the output takes as long as the product.
     """
     depth, products = len(layers), sum(w.numel() for w in weights)
     if not backward or any(layer.pieces > 1 or layer.dropout for layer in layers):
@@ -153,7 +154,8 @@ def _pays_with_wide_vectors(
     units, inputs = weights[0].shape
     if depth <= 2 and inputs <= 8 and rows * units >= 32_000:
         return True
-    return depth >= 3 or (rows * products >= 1_000_000 and units >= 16) or (rows * units >= 60_000 and units >= 256)
+    many = rows >= 32 or inputs >= 64
+    return depth >= 3 or (rows * products >= 1_000_000 and units >= 16 and many) or (rows * units >= 60_000 and units >= 256)
 
 
 def _pays_with_narrow_vectors(
