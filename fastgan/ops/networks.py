@@ -47,7 +47,8 @@ class _Mlp(torch.autograd.Function):
         if batched or (graph and (rest or grad_y.is_cuda)):
             grads = _differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
         elif graph:
-            grads = _apply_gradients((passed, needs, work), grad_y, x, *params)
+            found = iter(_apply_gradients((passed, needs, work), grad_y, x, *params))
+            grads = [next(found) if need else None for need in needs]
         else:
             weights = _weights(passed, x, params, work, grad_y)
             grads, _ = _kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs)
@@ -166,7 +167,10 @@ _first = itemgetter(0)
 
 
 class _MlpGradients(torch.autograd.Function):
-    """The backward pass of an MLP as a function of grad_y, x and parameters; its backward is the second-order pass."""
+    """The backward pass of an MLP as a function of grad_y, x and parameters; its backward is the second-order pass.
+
+    It returns the gradients that are needed, without None for the others: each costs time.
+    """
 
     @staticmethod
     def forward(
@@ -183,21 +187,23 @@ class _MlpGradients(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(work, kept, grad_y, x, *params)
         ctx.passed = passed, needs
-        return tuple(grads)
+        return tuple([g for g in grads if g is not None])
 
     @staticmethod
-    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         work, kept, grad_y, x, *params = ctx.saved_tensors
         passed, needs = ctx.passed
         network, dropout_seed = passed[:2]
         wanted = ctx.needs_input_grad[1:]
-        to_x, *others = tangents
-        alone = True not in needs[1:] or all(t is None for t in others)
+        to_x, others = (given[0], given[1:]) if needs[0] else (None, given)
+        alone = not others or all(t is None for t in others)
         # else a third derivative, or many second ones at once
         native = alone and to_x is not None and not torch.is_grad_enabled() and not is_batched(to_x)
         if not native or kept is None or to_x is None:
-            if all(t is None for t in tangents):
+            if all(t is None for t in given):
                 return None, *(None for _ in wanted)
+            rest = iter(given)
+            tangents = [next(rest) if need else None for need in needs]
             tensors = (grad_y, x, *params)
             return None, *_gradients_of_backward(network, dropout_seed, tensors, needs, tangents, wanted)
         wanted = list(map(and_, wanted, network.second_order_parts))
