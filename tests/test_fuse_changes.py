@@ -23,6 +23,11 @@ class Twice(nn.Module):
         return 2 * w
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x)
+
+
 def _replace_weight(m: nn.Sequential) -> None:
     m[3].weight = nn.Parameter(torch.eye(8))
 
@@ -99,7 +104,7 @@ def test_changes_after_fuse_count(change: str) -> None:
 
 
 @pytest.mark.skipif(_backend.native is None, reason="there is no native core")
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, "class"])
 def test_both_comparisons_see_the_same_changes(change: str) -> None:
     """The compiled core's, and that in Python where there is none; the model's own hooks are not among its layers'."""
     model = fnn.fuse(wide())
@@ -107,7 +112,7 @@ def test_both_comparisons_see_the_same_changes(change: str) -> None:
     seen = model.__dict__["_segmentation"].seen
     comparisons = segments._unchanged, _backend.native.unchanged
     assert [same(model._modules, seen) for same in comparisons] == [True, True]
-    CHANGES[change](model)
+    CHANGES.get(change, lambda m: setattr(m[3], "__class__", Doubled))(model)
     first, second = (same(model._modules, seen) for same in comparisons)
     unseen = ("hook on the whole", "weight data", "frozen", "apply", "double", "bfloat16", "to_empty")
     assert first is second is (change in unseen)

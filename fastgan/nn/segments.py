@@ -155,7 +155,11 @@ def _pays_with_wide_vectors(
     if depth <= 2 and inputs <= 8 and rows * units >= 32_000:
         return True
     many = rows >= 32 or inputs >= 64
-    return depth >= 3 or (rows * products >= 1_000_000 and units >= 16 and many) or (rows * units >= 60_000 and units >= 256)
+    return (
+        depth >= 3
+        or (rows * products >= 1_000_000 and units >= 16 and many)
+        or (rows * units >= 60_000 and units >= 256)
+    )
 
 
 def _pays_with_narrow_vectors(
