@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -267,6 +268,20 @@ def test_a_storage_that_gives_its_memory_back_and_takes_other(create_graph: bool
         found.append(torch.autograd.grad(y.square().sum(), [x, *model.parameters()], create_graph=create_graph))
     for got, want in zip(*found, strict=True):
         assert torch.equal(got, want)
+
+
+def test_a_converted_model_does_not_hold_its_former_memory() -> None:
+    model, x = _chain()
+    y = model(x)
+    if type(y.grad_fn).__name__ != "_MlpBackward":
+        pytest.skip("the reference is the backend")
+    (step,) = model.__dict__["_segmentation"].steps
+    former = weakref.ref(step.cache.memory)
+    model.bfloat16()
+    assert former() is not None  # backward reads it
+    y.sum().backward()
+    del y
+    assert former() is None
 
 
 def test_two_storages_that_take_turns_at_one_address() -> None:

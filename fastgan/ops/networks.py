@@ -63,7 +63,7 @@ class _Memory:
     frees its memory and allocates it again.
     """
 
-    __slots__ = ("addresses", "sizes", "starts", "storages")
+    __slots__ = ("__weakref__", "addresses", "sizes", "starts", "storages")
 
     def __init__(self, addresses: list[int], weights: Sequence[Any]) -> None:
         self.addresses = addresses
