@@ -184,6 +184,29 @@ struct Mlp {
   }
 };
 
+// Whether all that `seen` holds is unchanged: the values of `children` in their order, their kinds, which dicts are
+// empty and which are not, and of some dicts the value (or None) under a name. Python asks at every call of a chain,
+// where its own loops took longer than a product of a small network.
+bool unchanged(const py::dict& children, const py::tuple& seen) {
+  const auto at = [&](size_t i) { return PyTuple_GET_ITEM(seen.ptr(), i); };
+  PyObject *const values = at(0), *const kinds = at(1), *const dicts = at(4), *const names = at(5);
+  if (PyDict_Size(children.ptr()) != PyTuple_GET_SIZE(values)) return false;
+  PyObject *name, *child;
+  Py_ssize_t position = 0;
+  for (Py_ssize_t i = 0; PyDict_Next(children.ptr(), &position, &name, &child); ++i)
+    if (child != PyTuple_GET_ITEM(values, i) ||
+        reinterpret_cast<PyObject*>(Py_TYPE(child)) != PyTuple_GET_ITEM(kinds, i))
+      return false;
+  for (const bool filled : {false, true})
+    for (py::handle d : py::reinterpret_borrow<py::tuple>(at(2 + filled)))
+      if ((PyDict_Size(d.ptr()) > 0) != filled) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(dicts); ++i) {
+    PyObject* const found = PyDict_GetItemWithError(PyTuple_GET_ITEM(dicts, i), PyTuple_GET_ITEM(names, i));
+    if ((found ? found : Py_None) != PyTuple_GET_ITEM(at(6), i)) return false;
+  }
+  return true;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = FASTGAN_VERSION;
@@ -251,6 +274,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     return std::make_pair(fp32, bf16);
   });
 
+  m.def("unchanged", &unchanged);
   m.def("additions_per_cycle", [] {
     py::gil_scoped_release release;
     return additions_per_cycle();

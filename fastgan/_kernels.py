@@ -26,18 +26,17 @@ _NORMS = ("none", "batch", "running")
 _is_profiling = torch.autograd._profiler_enabled
 
 
-def _named(run: F) -> F:
-    """`run`, which torch.profiler shows as fastgan::<its name>."""
-    name = f"fastgan::{run.__name__}"
+def _shown(name: str, call: F) -> F:
+    """`call`, which torch.profiler shows as fastgan::<name>."""
+    return _recorded(name, call) if _is_profiling() else call
 
-    @functools.wraps(run)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not _is_profiling():
-            return run(*args, **kwargs)
-        with torch.profiler.record_function(name):
-            return run(*args, **kwargs)
 
-    return call  # type: ignore[return-value]
+def _recorded(name: str, call: F) -> F:
+    def run(*arguments: Any) -> Any:
+        with torch.profiler.record_function(f"fastgan::{name}"):
+            return call(*arguments)
+
+    return run  # type: ignore[return-value]
 
 
 # The types in which losses are computed and returned.
@@ -49,7 +48,6 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous().resolve_neg()
 
 
-@_named
 def pair_loss(
     real: Tensor,
     fake: Tensor | None,
@@ -88,9 +86,9 @@ def pair_loss(
     )
     if real.is_cuda:
         partial = real.new_empty(native.cuda_partials(m, n), dtype=torch.float64)
-        _cuda.launch(real, "pair_loss", *arguments, partial)
+        _shown("pair_loss", _cuda.launch)(real, "pair_loss", *arguments, partial)
     else:
-        native.pair_loss(*arguments, torch.get_num_threads())
+        _shown("pair_loss", native.pair_loss)(*arguments, torch.get_num_threads())
     return value, grad_real, grad_fake
 
 
@@ -105,16 +103,15 @@ def scale(loss_grads: Sequence[Tensor | None], grad: Tensor) -> None:
             loss_grad.mul_(grad)
 
 
-@_named
 def pointwise(x: Tensor, number: int, target: float, order: int) -> Tensor:
     """Value (order 0), derivative (1) or second derivative (2) of a loss formula at every element, in x's dtype."""
     x = dense(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.numel(), number, target, order)
     if x.device.type == "cuda":
-        _cuda.launch(x, "pointwise", *arguments)
+        _shown("pointwise", _cuda.launch)(x, "pointwise", *arguments)
     else:
-        native.pointwise(*arguments, torch.get_num_threads())
+        _shown("pointwise", native.pointwise)(*arguments, torch.get_num_threads())
     return out
 
 
@@ -123,16 +120,15 @@ def unsigned_seed(dropout_seed: Tensor) -> int:
     return int(dropout_seed) & (2**64 - 1)
 
 
-@_named
 def dropout(x: Tensor, p: float, dropout_seed: Tensor, substream: int) -> Tensor:
     """x times the mask of (dropout_seed, substream): the same call computes forward, backward and double backward."""
     x = dense(x)
     out = torch.empty_like(x)
     if x.is_cuda:
-        return _cuda.dropout(x, out, p, unsigned_seed(dropout_seed), substream)
+        return _shown("dropout", _cuda.dropout)(x, out, p, unsigned_seed(dropout_seed), substream)
     features = x.shape[-1] if x.dim() else 1
     rows = x.numel() // features if features else 0
-    native.dropout(
+    _shown("dropout", native.dropout)(
         DTYPES[x.dtype],
         x.data_ptr(),
         out.data_ptr(),
@@ -183,6 +179,15 @@ def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: 
     return out
 
 
+def _second_order_parts(layers: Sequence[LayerSpec]) -> list[bool]:
+    """Whether grad_x depends on grad_y, x, each weight and each bias.
+
+    On a bias it does where there is an activation above, whose second derivative may be zero.
+    """
+    activated = [layer.activation != "none" for layer in layers]
+    return [True, any(activated), *(True for _ in layers), *(any(activated[i:]) for i in range(len(layers)))]
+
+
 class MlpDescription:
     """An MLP without its parameters, and its native description; every call reads plain attributes only."""
 
@@ -196,6 +201,7 @@ class MlpDescription:
         "outputs",
         "parameter_shapes",
         "saved",
+        "second_order_parts",
         "shape",
         "undifferentiated",
         "weight_shapes",
@@ -240,6 +246,7 @@ class MlpDescription:
             running = any(layer.norm == "running" for layer in layers)
             self.normalized, self.saved = True, (6 if running else 4) * len(layers)
             self.undifferentiated = (None,) * (3 * len(layers))
+        self.second_order_parts = _second_order_parts(layers)
         self.weight_shapes = [torch.Size(shape) for shape in shapes]
         self.shape = _cuda.Shape(shapes[0][1], tuple(d[1] for d in description), tuple(layers), input_dropout)
         self.inputs, self.outputs = shapes[0][1], self.core.outputs
@@ -250,20 +257,13 @@ class MlpDescription:
         """Elements of the buffer that holds what backward reads: on the CPU feature-major, rows padded."""
         if x.is_cuda:
             return self.shape.work_size(rows, x.dtype)
-        return self.work_per_row * self.padded(rows)
-
-    @staticmethod
-    def padded(rows: int) -> int:
-        """The padded number of rows of the CPU's buffers."""
-        padding = native.row_padding
-        return (rows + padding - 1) // padding * padding
+        return self.work_per_row * (rows + -rows % native.row_padding)
 
     def shapes(self, y: Tensor) -> tuple[Any, ...]:
         """The shapes of x, the weights and the biases (or None). y has the shape of the outputs."""
         return ((*y.shape[:-1], self.shape.inputs), *self.parameter_shapes)
 
 
-@_named
 def mlp_forward(
     net: MlpDescription,
     x: Tensor,
@@ -283,7 +283,7 @@ def mlp_forward(
     rows = leading.numel()
     if x.is_cuda:
         kept = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x)) if save else None
-        y = _cuda.mlp_forward(
+        y = _shown("mlp_forward", _cuda.mlp_forward)(
             net.shape,
             x.view(rows, x.shape[-1]),
             params,
@@ -295,7 +295,7 @@ def mlp_forward(
     work = None
     if save:  # padding rows are undefined; they are zeroed when outputs are compared
         work = (x.new_zeros if padding else x.new_empty)(net.work_size(rows, x))
-    net.core.forward(
+    _shown("mlp_forward", net.core.forward)(
         DTYPES[x.dtype],
         x.data_ptr(),
         rows,
@@ -334,7 +334,6 @@ def check_saved(net: MlpDescription, tensors: Sequence[Tensor | None], work: Ten
         )
 
 
-@_named
 def mlp_backward(
     net: MlpDescription,
     x: Tensor,
@@ -357,14 +356,14 @@ def mlp_backward(
     if work.is_cuda:
         x = dense(x)
         flat = x.view(rows, x.shape[-1]), weights, work, grad_y.view(rows, net.outputs)
-        found = _cuda.mlp_backward(net.shape, *flat, seed, needs)
+        found = _shown("mlp_backward", _cuda.mlp_backward)(net.shape, *flat, seed, needs)
         shapes = net.shapes(grad_y)
         return [None if g is None else g.view(shape) for g, shape in zip(found, shapes, strict=True)], None
     new = work.new_empty
-    grads = [new(*s) if need else None for s, need in zip(net.parameter_shapes, needs[1:], strict=True)]
-    grads.insert(0, new(*leading, net.inputs) if needs[0] else None)
-    kept = new(net.kept_per_row * net.padded(rows)) if keep else None
-    net.core.backward(
+    shapes = ((*leading, net.inputs), *net.parameter_shapes)
+    grads = [new(*shape) if need else None for shape, need in zip(shapes, needs, strict=True)]  # numbers: as above
+    kept = new(work.numel() // net.work_per_row * net.kept_per_row) if keep else None
+    _shown("mlp_backward", net.core.backward)(
         DTYPES[work.dtype],
         rows,
         weights,
@@ -378,7 +377,6 @@ def mlp_backward(
     return grads, kept
 
 
-@_named
 def mlp_second_order(
     net: MlpDescription,
     weights: list[int],
@@ -401,10 +399,10 @@ def mlp_second_order(
         dropout_seed: of the masks.
         needs: one for each result.
     """
-    tangent, rows = dense(tangent), outputs_shape[:-1].numel()
+    tangent, rows, new = dense(tangent), outputs_shape[:-1].numel(), work.new_empty
     shapes = (outputs_shape, tangent.shape, *net.parameter_shapes)
-    grads = [work.new_empty(*shape) if need else None for shape, need in zip(shapes, needs, strict=True)]
-    net.core.second_order(
+    grads = [new(*shape) if need else None for shape, need in zip(shapes, needs, strict=True)]
+    _shown("mlp_second_order", net.core.second_order)(
         DTYPES[work.dtype],
         rows,
         weights,
@@ -418,7 +416,6 @@ def mlp_second_order(
     return grads
 
 
-@_named
 def mlp_penalty(
     net: MlpDescription,
     x: Tensor,
@@ -430,7 +427,7 @@ def mlp_penalty(
 ) -> tuple[float, list[Tensor | None]]:
     """A gradient penalty (`native.PENALTIES`) at x and the gradients of `params` that `needs` asks for; all dense."""
     grads = [p.new_empty(p.shape) if p is not None and need else None for p, need in zip(params, needs, strict=True)]
-    value: float = net.core.penalty(
+    value: float = _shown("mlp_penalty", net.core.penalty)(
         DTYPES[x.dtype],
         x.data_ptr(),
         x.shape[:-1].numel(),

@@ -213,7 +213,7 @@ def test_calls_that_are_never_alike_stop_learning() -> None:
     need("native", "mlp")
     _, fused = made()
     (chain,) = fused.__dict__["_segmentation"].steps
-    for i in range(2 * chain.cache.most_learned):
+    for i in range(4 * chain.cache.most_learned):
         fused[0].weight.data = (
             torch.randn(8, 6) if i % 2 else torch.randn(8, 12)[:, ::2].clone(memory_format=torch.contiguous_format)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -15,11 +16,17 @@ from torch.nn.utils import prune
 
 import fastgan.nn as fnn
 from fastgan import _backend
+from fastgan.nn import segments
 
 
 class Twice(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         return 2 * w
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x)
 
 
 def _replace_weight(m: nn.Sequential) -> None:
@@ -95,6 +102,21 @@ def test_changes_after_fuse_count(change: str) -> None:
     got = value_and_grads(model, x)
     assert_same(got, value_and_grads(expected, x), **(TOLERANCE if change != "bfloat16" else {}))
     assert change in ("frozen", "backward hook", "double", "bfloat16") or not torch.equal(got[0], before)
+
+
+@pytest.mark.skipif(_backend.native is None, reason="there is no native core")
+@pytest.mark.parametrize("change", [*CHANGES, "class"])
+def test_both_comparisons_see_the_same_changes(change: str) -> None:
+    """The compiled core's, and that in Python where there is none; the model's own hooks are not among its layers'."""
+    model = fnn.fuse(wide())
+    model(torch.randn(5, 6))
+    seen = model.__dict__["_segmentation"].seen
+    comparisons = segments._unchanged, _backend.native.unchanged
+    assert [same(model._modules, seen) for same in comparisons] == [True, True]
+    CHANGES.get(change, lambda m: setattr(m[3], "__class__", Doubled))(model)
+    first, second = (same(model._modules, seen) for same in comparisons)
+    unseen = ("hook on the whole", "weight data", "frozen", "apply", "double", "bfloat16", "to_empty")
+    assert first is second is (change in unseen)
 
 
 def test_hooks_see_each_call_and_a_removed_hook_restores_the_fused_call(calls: list[int]) -> None:
@@ -246,6 +268,41 @@ def test_a_storage_that_gives_its_memory_back_and_takes_other(create_graph: bool
         found.append(torch.autograd.grad(y.square().sum(), [x, *model.parameters()], create_graph=create_graph))
     for got, want in zip(*found, strict=True):
         assert torch.equal(got, want)
+
+
+def test_a_converted_model_does_not_hold_its_former_memory() -> None:
+    model, x = _chain()
+    y = model(x)
+    if type(y.grad_fn).__name__ != "_MlpBackward":
+        pytest.skip("the reference is the backend")
+    (step,) = model.__dict__["_segmentation"].steps
+    former = weakref.ref(step.cache.memory)
+    model.bfloat16()
+    assert former() is not None  # backward reads it
+    y.sum().backward()
+    del y
+    assert former() is None
+
+
+def test_two_storages_that_take_turns_at_one_address() -> None:
+    """What a call remembers of the weights' memory is no use when it has moved, and other weights are where it was."""
+    model, x = _chain()
+    weight = model[3].weight
+    memory = bytearray(weight.untyped_storage().nbytes())
+
+    def there() -> Tensor:
+        return torch.frombuffer(memory, dtype=weight.dtype).view(weight.shape)
+
+    weight.data = there().copy_(weight.detach())
+    y = model(x)
+    if type(y.grad_fn).__name__ != "_MlpBackward":
+        pytest.skip("the reference is the backend")
+    expected, address = torch.autograd.grad(y.sum(), x)[0], weight.data_ptr()
+    weight.untyped_storage().share_memory_()  # moves it
+    weight.detach().fill_(math.nan)
+    weight.data = there()
+    assert weight.data_ptr() == address
+    assert torch.equal(torch.autograd.grad(model(x).sum(), x)[0], expected)
 
 
 def test_weights_changed_in_place_are_refused() -> None:

@@ -41,14 +41,18 @@ def hooks(module: nn.Module) -> tuple[Any, ...]:
     )
 
 
+# Those of all modules. Newer versions of torch have a function that looks, which 2.5 has not.
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_forward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_module._global_backward_hooks,
+)
+
+
 def any_global_hook() -> bool:
-    """Whether there is a hook of all modules. Newer versions of torch have such a function, which 2.5 has not."""
-    return bool(
-        torch_module._global_forward_pre_hooks
-        or torch_module._global_forward_hooks
-        or torch_module._global_backward_pre_hooks
-        or torch_module._global_backward_hooks
-    )
+    """Whether there is a hook of all modules."""
+    return any(GLOBAL_HOOKS)
 
 
 def obstacle(module: nn.Module) -> str | None:

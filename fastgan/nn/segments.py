@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import ops, random
-from fastgan._backend import instruction_set
+from fastgan._backend import instruction_set, native
 from fastgan._options import Impl
 from fastgan.nn.activation import of_module
 from fastgan.nn.dropout import Dropout
 from fastgan.nn.fusible import (
     DECIDING,
     DROPOUTS,
+    GLOBAL_HOOKS,
     LINEARS,
     RUNNING,
-    any_global_hook,
     hooks,
     obstacle,
     ordinary,
@@ -143,7 +143,8 @@ def _pays_with_wide_vectors(
 ) -> bool:
     """The rule for AVX-512: native products are faster if the batch fills the vectors and a layer is wide.
 
-    Or if there are few inputs, where torch's products are far from the processor's rate, and the output is large.
+    Or if there are few inputs, where torch's products are far from the processor's rate, and the output is large. Where
+    neither rows nor inputs are many, converting the output takes as long as the product.
     """
     depth, products = len(layers), sum(w.numel() for w in weights)
     if not backward or any(layer.pieces > 1 or layer.dropout for layer in layers):
@@ -153,7 +154,12 @@ def _pays_with_wide_vectors(
     units, inputs = weights[0].shape
     if depth <= 2 and inputs <= 8 and rows * units >= 32_000:
         return True
-    return depth >= 3 or (rows * products >= 1_000_000 and units >= 16) or (rows * units >= 60_000 and units >= 256)
+    many = rows >= 32 or inputs >= 64
+    return (
+        depth >= 3
+        or (rows * products >= 1_000_000 and units >= 16 and many)
+        or (rows * units >= 60_000 and units >= 256)
+    )
 
 
 def _pays_with_narrow_vectors(
@@ -232,7 +238,7 @@ class Segment:
             leaves = self.leaves_at[torch.is_grad_enabled()].get((x.shape, x.dtype)) if self.may_leave else False
             if leaves:
                 return self._by_modules(x)
-            if leaves is False and not torch.compiler.is_compiling():
+            if leaves is False and self.cache.alike:  # torch.compile traces segments that no call has used
                 network = self.cache.recall(x, self.recalled, self.drops)
                 if network is not None:
                     return self._run(network, x)
@@ -241,7 +247,7 @@ class Segment:
     def _run(self, network: Any, x: Tensor) -> Tensor:
         dropout_seed = random.next_dropout_seed() if self.drops else None
         momenta = () if self.norms is None else self.norms.momenta()
-        return ops.known_mlp(network, x, self.params, dropout_seed, momenta)
+        return ops.known_mlp(network, x, self.params, dropout_seed, momenta, self.cache)
 
     def _call(self, x: Tensor) -> Tensor:
         """A call of a kind that is new, or rare."""
@@ -368,6 +374,21 @@ def segment(children: Mapping[str, nn.Module], impl: Impl) -> list[Segment | nn.
     return steps
 
 
+def _unchanged(children: dict[str, Any], seen: tuple[tuple[Any, ...], ...]) -> bool:
+    """Whether all that `seen` holds (`Segmentation.seen`) is unchanged."""
+    values, kinds, empty, filled, dicts, names, expected = seen
+    return (
+        tuple(children.values()) == values
+        and tuple(map(type, values)) == kinds
+        and not any(empty)
+        and all(filled)
+        and all(map(is_, map(dict.get, dicts, names), expected))
+    )
+
+
+unchanged = _unchanged if native is None else native.unchanged
+
+
 class Segmentation:
     """The steps of a Sequential and all that they were derived from; valid until any of that changes.
 
@@ -378,11 +399,9 @@ class Segmentation:
     def __init__(self, children: Mapping[str, nn.Module], impl: Impl) -> None:
         self.steps = segment(children, impl)
         self.impl = impl
-        self.children = tuple(children.values())
-        self.kinds = tuple(map(type, self.children))
-        known = [child for child in self.children if type(child) in DECIDING]
+        values = tuple(children.values())
+        known = [child for child in values if type(child) in DECIDING]
         of_known = [h for child in known for h in hooks(child)]
-        self.empty_hooks, self.full_hooks = [h for h in of_known if not h], [h for h in of_known if h]
         compared: list[Any] = [(m.__dict__, name, m.__dict__.get(name)) for m in known for name in DECIDING[type(m)]]
         linears: list[Any] = [m for m in known if type(m) in LINEARS]
         norms: list[Any] = [m for m in known if type(m) is nn.BatchNorm1d]
@@ -390,7 +409,14 @@ class Segmentation:
             compared += [(layer._parameters, name, getattr(layer, name)) for name in ("weight", "bias")]
         for norm in norms:
             compared += [(norm._buffers, name, getattr(norm, name)) for name in RUNNING]
-        self.places, self.names, self.values = ([row[i] for row in compared] for i in range(3))
+        # children, their kinds, the hooks that are empty and those that are not; dicts, names, and what is under them
+        self.seen: tuple[tuple[Any, ...], ...] = (
+            values,
+            tuple(map(type, values)),
+            (*GLOBAL_HOOKS, *(h for h in of_known if not h)),
+            tuple([h for h in of_known if h]),
+            *(tuple([row[i] for row in compared]) for i in range(3)),
+        )
         # dtypes and devices change in place, unseen; tensors swapped in for one call are not to be kept alive
         self.reusable = all(
             parameter_obstacle(layer) is None
@@ -398,27 +424,17 @@ class Segmentation:
             for layer in linears
         ) and all(p is None or isinstance(p, nn.Parameter) for norm in norms for p in (norm.weight, norm.bias))
 
-    def is_current(self, children: Mapping[str, nn.Module], impl: Impl) -> bool:
-        """Whether segmentation would give the same steps. Runs at every call, hence without loops in Python."""
-        return (
-            impl is self.impl
-            and tuple(children.values()) == self.children
-            and tuple(map(type, self.children)) == self.kinds
-            and not any(self.empty_hooks)
-            and all(self.full_hooks)
-            and all(map(is_, map(dict.get, self.places, self.names), self.values))
-        )
-
 
 def steps_of(module: Any) -> list[Segment | nn.Module]:
     """The current steps of a Sequential, cached while its segmentation is current."""
     children = module._modules
     if torch.compiler.is_compiling():
         return segment(children, module.impl)
-    if any_global_hook():
-        return list(children.values())
     last: Segmentation | None = module.__dict__.get("_segmentation")
-    if last is None or not last.is_current(children, module.impl):
-        last = Segmentation(children, module.impl)
-        module.__dict__["_segmentation"] = last if last.reusable else None
+    if last is not None and last.impl is module.impl and unchanged(children, last.seen):
+        return last.steps
+    if any(GLOBAL_HOOKS):
+        return list(children.values())
+    last = Segmentation(children, module.impl)
+    module.__dict__["_segmentation"] = last if last.reusable else None
     return last.steps

@@ -56,6 +56,13 @@ class Sequential(nn.Sequential):
         steps = steps_of(self)
         return steps[0] if len(steps) == 1 and isinstance(steps[0], Segment) else None
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        last = self.__dict__.get("_segmentation")
+        for step in () if last is None else last.steps:
+            if isinstance(step, Segment):
+                step.cache.memory = None  # of the weights before a move or conversion, which nothing else holds
+        return super()._apply(fn, recurse)
+
     def __getitem__(self, index: Any) -> Any:
         part: Any = super().__getitem__(index)
         if isinstance(index, slice):

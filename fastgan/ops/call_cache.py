@@ -20,14 +20,17 @@ class CallCache:
     caller has the same layers at each call, and a bias or None at the same places.
     """
 
-    __slots__ = ("alike", "last", "learned")
+    __slots__ = ("alike", "last", "latest", "learned", "memory")
     most_learned = 64  # a caller whose calls are never alike stops learning
 
     def __init__(self) -> None:
         # read once and replaced as a whole, because threads share them
         self.last: tuple[list[Any], MlpDescription] | None = None
         self.alike: dict[tuple[bool, ...], tuple[Likeness, MlpDescription]] = {}
+        # of these, that of the last call without and with dropout
+        self.latest: list[tuple[Likeness, MlpDescription] | None] = [None, None]
         self.learned = 0
+        self.memory: Any = None  # of the weights, at the last call with a gradient (ops/networks.py)
 
     @staticmethod
     def _signature(x: Tensor, params: Sequence[Tensor | None], drops: bool) -> list[Any]:
@@ -44,8 +47,13 @@ class CallCache:
 
         Not while torch.compile traces.
         """
-        known = self.alike.get(self._kind(x, params, drops))
-        return known[1] if known is not None and known[0].matches(x, params) else None
+        known = self.latest[drops]
+        if known is None or not known[0].matches(x, params):
+            known = self.alike.get(self._kind(x, params, drops))
+            if known is None or not known[0].matches(x, params):
+                return None
+            self.latest[drops] = known
+        return known[1]
 
     def find(self, x: Tensor, params: Sequence[Tensor | None], drops: bool) -> MlpDescription | None:
         """The description of the last call, where this one is common and has its shapes."""

@@ -25,18 +25,21 @@ except ImportError:
 REAL = (torch.float32, torch.float64)
 PLAIN: tuple[type, ...] = (Tensor, Parameter)
 is_compiling = torch.compiler.is_compiling
-_functorch_stack = torch._C._functorch.peek_interpreter_stack
+# Whether a transform of torch.func is active. A look at the stack of transforms would create it, and from then on
+# autograd would copy it for each node that it runs.
+_transforms = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 def _tracing() -> bool:
     """Whether torch.jit.trace or a dispatch mode (make_fx, FakeTensorMode) is active: neither can record a native
     call."""
-    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+    return torch._C._get_tracing_state() is not None or _dispatch_modes() > 0
 
 
 def _special(*tensors: Tensor | None) -> str | None:
     """Why these tensors need plain PyTorch whatever their dtype and device."""
-    if _functorch_stack() is not None:
+    if _transforms():
         return "a torch.func transform is active"
     if _tracing():
         return "a tracer records the operations"
@@ -54,7 +57,7 @@ def _special(*tensors: Tensor | None) -> str | None:
 
 def is_batched(grad: Tensor) -> bool:
     """Whether vmap runs a backward: torch.func's, or autograd's own for is_grads_batched."""
-    return _functorch_stack() is not None or torch._C._functorch.is_legacy_batchedtensor(grad)
+    return _transforms() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
@@ -62,7 +65,7 @@ def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None
 
     All other calls take the slow path, which finds the reasons and raises the errors.
     """
-    if _native is None or is_compiling() or _functorch_stack() is not None or forward_ad._current_level >= 0:
+    if _native is None or is_compiling() or _transforms() or forward_ad._current_level >= 0:
         return False
     if type(x) not in PLAIN or x.dtype not in dtypes or x._is_zerotensor() or _tracing():
         return False
@@ -85,8 +88,8 @@ class Likeness:
 
     `is_common` looks at every tensor from Python, which takes as long as the products of a small network. Here torch
     compares them in C++, with the checks that torch.compile makes before it reuses what it compiled: types, dtypes,
-    sizes, strides, devices, and the keys of dispatch, in which autocast, torch.func, and tensors negated or of
-    symbolic zeros show.
+    sizes, strides, devices, and the keys of dispatch, in which autocast, torch.func, torch.jit's tracer, and tensors
+    negated or of symbolic zeros show.
     """
 
     __slots__ = ("_check",)
@@ -101,9 +104,7 @@ class Likeness:
 
     def matches(self, x: Tensor, params: Sequence[Tensor | None]) -> bool:
         """Whether a call with these tensors is common too, and like the first one; not while torch.compile traces."""
-        if _functorch_stack() is not None or forward_ad._current_level >= 0 or _tracing():
-            return False
-        same: bool = self._check(x, *params)
+        same: bool = forward_ad._current_level < 0 and not _dispatch_modes() and self._check(x, *params)
         return same
 
 

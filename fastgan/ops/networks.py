@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from operator import and_, itemgetter
 from typing import Any
 
 import torch
@@ -24,167 +25,191 @@ class _Mlp(torch.autograd.Function):
     """A whole MLP: one native call forward, one backward, one for the derivatives of backward. All tensors dense."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        network: MlpDescription,
-        dropout_seed: Tensor | None,
-        momenta: Sequence[float],
-        x: Tensor,
-        *params: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, call: _Call, x: Tensor, *params: Tensor | None) -> Tensor:
+        network, dropout_seed, momenta, cache = call
         y, work = _kernels.mlp_forward(network, x, params, dropout_seed, True in ctx.needs_input_grad, momenta)
         ctx.save_for_backward(x, work, *(params[: network.saved] if network.normalized else params))
-        ctx.network, ctx.dropout_seed = network, dropout_seed
-        ctx.memory = None if work is None else _Memory(network, params, work)
+        if work is not None:
+            ctx.passed = network, dropout_seed, _memory(network, params, cache), work.numel()
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, work, *params = ctx.saved_tensors
-        network, dropout_seed, needs = ctx.network, ctx.dropout_seed, ctx.needs_input_grad[3:]
+        passed, needs = ctx.passed, ctx.needs_input_grad[1:]
+        network, dropout_seed = passed[:2]
         rest, batched, graph = network.undifferentiated, is_batched(grad_y), torch.is_grad_enabled()
         if rest:
             needs = needs[: -len(rest)]
         if needs[0] and not batched:
-            needs = _wanted(ctx, (x, *params), needs)
+            needs = _wanted(ctx, x, needs)
         grads: Sequence[Tensor | None]
         if batched or (graph and (rest or grad_y.is_cuda)):
             grads = _differentiable_backward(network, dropout_seed, (x, *params), grad_y, needs)
         elif graph:
-            grads = _apply_gradients(network, dropout_seed, needs, ctx.memory, work, grad_y, x, *params)
+            found = iter(_apply_gradients((passed, needs, work), grad_y, x, *params))
+            grads = [next(found) if need else None for need in needs]
         else:
-            weights = ctx.memory.weights(x, params, work, grad_y)
+            weights = _weights(passed, x, params, work, grad_y)
             grads, _ = _kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs)
-        return None, None, None, *grads, *rest
+        return None, *grads, *rest
 
 
 class _Memory:
-    """The memory that forward read weights from and saved activations in.
+    """The memory that forward read weights from.
 
-    `p.data` may be other memory at backward, and no version counter tells of it; hooks of saved tensors may return
-    anything. The storages are held: forward's weights are still there, and no other tensor has their addresses. A
-    storage may be somewhere else meanwhile, as FSDP frees its memory and allocates it again.
+    `p.data` may be other memory at backward, and no version counter tells of it. The storages are held: forward's
+    weights are still there, and no other tensor has their addresses. A storage may be somewhere else meanwhile, as FSDP
+    frees its memory and allocates it again.
     """
 
-    __slots__ = ("addresses", "network", "places", "size", "storages")
+    __slots__ = ("__weakref__", "addresses", "sizes", "starts", "storages")
 
-    def __init__(self, network: MlpDescription, params: Sequence[Any], work: Tensor) -> None:
-        depth = len(network.layers)
-        weights = params[:depth]
-        if network.normalized:  # a scale may be None
-            weights = *weights, *params[2 * depth : 3 * depth]
-        self.addresses = [0 if w is None else w.data_ptr() for w in weights]
+    def __init__(self, addresses: list[int], weights: Sequence[Any]) -> None:
+        self.addresses = addresses
         self.storages = [w.untyped_storage() for w in weights if w is not None]
-        self.places = [(s.data_ptr(), s.nbytes()) for s in self.storages]
-        self.network, self.size = network, work.numel()
+        self.starts, self.sizes = list(map(_start, self.storages)), list(map(_size, self.storages))
 
-    def weights(self, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor) -> list[Any]:
-        """What backward reads: addresses of forward's weights, on CUDA all parameters with these among them.
+    def is_at(self, addresses: list[int]) -> bool:
+        """Whether weights at these addresses are in this memory: if it is where it was, no other tensor is there."""
+        return self.addresses == addresses and list(map(_start, self.storages)) == self.starts
+
+    def addresses_now(self) -> list[int]:
+        """The addresses of forward's weights.
 
         Raises:
-            RuntimeError: `work`, or a storage, is not what forward left.
+            RuntimeError: a storage has another size.
         """
-        if work.is_cuda:  # whose kernels read x, and the addresses of biases
-            _kernels.check_saved(self.network, (x, *self._params(params, work)), work, grad_y)
-            return self._params(params, work)
-        if work.numel() != self.size or work.dtype is not grad_y.dtype or not work.is_contiguous():
-            _kernels.check_saved(self.network, (), work, grad_y)
-        places = [(s.data_ptr(), s.nbytes()) for s in self.storages]
-        if places == self.places:
+        starts, sizes = list(map(_start, self.storages)), list(map(_size, self.storages))
+        if sizes != self.sizes:
+            i = [size == found for size, found in zip(self.sizes, sizes, strict=True)].index(False)
+            rule = f"must stay as it is until backward, {self.sizes[i]} bytes, got {sizes[i]}"
+            raise Invalid("mlp")(RuntimeError, f"the storage of weight {i}", rule)
+        if starts == self.starts:
             return self.addresses
-        for i, ((_, size), (_, found)) in enumerate(zip(self.places, places, strict=True)):
-            if size != found:
-                rule = f"must stay as it is until backward, {size} bytes, got {found}"
-                raise Invalid("mlp")(RuntimeError, f"the storage of weight {i}", rule)
-        moved = iter([now - before for (before, _), (now, _) in zip(self.places, places, strict=True)])
+        moved = iter([now - before for before, now in zip(self.starts, starts, strict=True)])
         return [address and address + next(moved) for address in self.addresses]
 
-    def _params(self, params: Sequence[Any], work: Tensor) -> list[Any]:
-        """`params`, the weights among them as forward saw them."""
-        result, shapes = list(params), self.network.weight_shapes
-        for i, (address, storage, shape) in enumerate(zip(self.addresses, self.storages, shapes, strict=True)):
-            w = result[i]
-            if (w.data_ptr(), w.shape, w.dtype, w.is_contiguous()) != (address, shape, work.dtype, True):
-                offset = (address - self.places[i][0]) // work.element_size()
-                result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
-        return result
+
+_start, _size = torch.UntypedStorage.data_ptr, torch.UntypedStorage.nbytes
+
+# What a call passes to its backward passes: the elements of the saved activations are the last.
+_Passed = tuple[MlpDescription, Tensor | None, _Memory, int]
+# Network, dropout seed, momenta of batch normalisation, the caller's cache: one argument, because each costs time.
+_Call = tuple[MlpDescription, Tensor | None, Sequence[float], CallCache | None]
 
 
-def _wanted(ctx: Any, tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> Sequence[bool]:
+def _memory(network: MlpDescription, params: Sequence[Any], cache: CallCache | None) -> _Memory:
+    """The memory of the weights: that of the caller's last call, if they are still there."""
+    depth = len(network.layers)
+    weights = params[:depth]
+    if network.normalized:  # a scale may be None
+        weights = *weights, *params[2 * depth : 3 * depth]
+    addresses = [0 if w is None else w.data_ptr() for w in weights]
+    last = None if cache is None else cache.memory
+    if last is None or not last.is_at(addresses):
+        last = _Memory(addresses, weights)
+        if cache is not None:
+            cache.memory = last
+    return last
+
+
+def _weights(passed: _Passed, x: Tensor, params: Sequence[Any], work: Tensor, grad_y: Tensor) -> list[Any]:
+    """What backward reads: addresses of forward's weights, on CUDA all parameters with these among them.
+
+    Raises:
+        RuntimeError: `work`, or a storage, is not what forward left. Hooks of saved tensors may return anything.
+    """
+    network, _, memory, size = passed
+    if work.is_cuda:  # whose kernels read x, and the addresses of biases
+        params = _params_of(memory, network, params, work)
+        _kernels.check_saved(network, (x, *params), work, grad_y)
+        return params
+    if work.numel() != size or work.dtype is not grad_y.dtype or not work.is_contiguous():
+        _kernels.check_saved(network, (), work, grad_y)
+    return memory.addresses_now()
+
+
+def _params_of(memory: _Memory, network: MlpDescription, params: Sequence[Any], work: Tensor) -> list[Any]:
+    """`params`, the weights among them as forward saw them."""
+    result = list(params)
+    for i, (address, storage, shape) in enumerate(
+        zip(memory.addresses, memory.storages, network.weight_shapes, strict=True)
+    ):
+        w = result[i]
+        if (w.data_ptr(), w.shape, w.dtype, w.is_contiguous()) != (address, shape, work.dtype, True):
+            offset = (address - memory.starts[i]) // work.element_size()
+            result[i] = work.new_empty(0).set_(storage, offset, shape, (shape[1], 1))
+    return result
+
+
+def _wanted(ctx: Any, x: Tensor, needs: Sequence[bool]) -> Sequence[bool]:
     """Which of the gradients in `needs`, of x and the parameters, this backward call requires; it requires that of x.
 
     `autograd.grad(y, x)` requires none of the parameters'. If the call names a leaf, torch can only say so by an
     exception, which takes longer than the products of a small network: then all are computed.
     """
-    if not any(needs[1:]):
+    if True not in needs[1:]:
         return needs
     asks = torch._C._will_engine_execute_node
-    edges = iter(ctx.next_functions[ctx.dropout_seed is not None :])  # of the tensors alone
-    nodes: list[Any] = [None if t is None else next(edges)[0] for t in tensors[: len(needs)]]
+    to_x, *others = filter(None, map(_first, ctx.next_functions))  # of the tensors that require a gradient
     try:
-        params = [need and asks(node) for need, node in zip(needs[1:], nodes[1:], strict=True)]
+        asked = list(map(asks, others))
     except RuntimeError:
         return needs
-    x: Any = tensors[0]
-    return [x.is_leaf or not any(params) or asks(nodes[0]), *params]
+    if True not in asked:
+        return True, *(False for _ in needs[1:])
+    of_those = iter(asked)
+    return x.is_leaf or asks(to_x), *(need and next(of_those) for need in needs[1:])
+
+
+_first = itemgetter(0)
 
 
 class _MlpGradients(torch.autograd.Function):
-    """The backward pass of an MLP as a function of grad_y, x and parameters; its backward is the second-order pass."""
+    """The backward pass of an MLP as a function of grad_y, x and parameters; its backward is the second-order pass.
+
+    It returns the gradients that are needed, without None for the others: each costs time.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
-        network: MlpDescription,
-        dropout_seed: Tensor | None,
-        needs: Sequence[bool],
-        memory: _Memory,
-        work: Tensor,
+        of: tuple[_Passed, Sequence[bool], Tensor],
         grad_y: Tensor,
         x: Tensor,
         *params: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
+        passed, needs, work = of
         keep = needs[0] and True in ctx.needs_input_grad
-        weights = memory.weights(x, params, work, grad_y)
-        grads, kept = _kernels.mlp_backward(network, x, weights, work, grad_y, dropout_seed, needs, keep=keep)
+        weights = _weights(passed, x, params, work, grad_y)
+        grads, kept = _kernels.mlp_backward(passed[0], x, weights, work, grad_y, passed[1], needs, keep=keep)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(work, kept, grad_y, x, *params)
-        ctx.network, ctx.dropout_seed, ctx.needs, ctx.memory = network, dropout_seed, needs, memory
-        return tuple(grads)
+        ctx.passed = passed, needs
+        return tuple([g for g in grads if g is not None])
 
     @staticmethod
-    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         work, kept, grad_y, x, *params = ctx.saved_tensors
-        network, dropout_seed, wanted = ctx.network, ctx.dropout_seed, ctx.needs_input_grad[5:]
-        nothing = (None,) * 5
-        if all(t is None for t in tangents):
-            return *nothing, *(None for _ in wanted)
-        to_x, *others = tangents
-        if kept is None or to_x is None or any(t is not None for t in others) or _by_reference(to_x):
+        passed, needs = ctx.passed
+        network, dropout_seed = passed[:2]
+        wanted = ctx.needs_input_grad[1:]
+        to_x, others = (given[0], given[1:]) if needs[0] else (None, given)
+        alone = not others or all(t is None for t in others)
+        # else a third derivative, or many second ones at once
+        native = alone and to_x is not None and not torch.is_grad_enabled() and not is_batched(to_x)
+        if not native or kept is None or to_x is None:
+            if all(t is None for t in given):
+                return None, *(None for _ in wanted)
+            rest = iter(given)
+            tangents = [next(rest) if need else None for need in needs]
             tensors = (grad_y, x, *params)
-            return *nothing, *_gradients_of_backward(network, dropout_seed, tensors, ctx.needs, tangents, wanted)
-        nonlinear = any(layer.activation != "none" for layer in network.layers)
-        wanted = [wanted[0], wanted[1] and nonlinear, *with_a_part(network, wanted[2:])]
-        weights = ctx.memory.weights(x, params, work, grad_y)
+            return None, *_gradients_of_backward(network, dropout_seed, tensors, needs, tangents, wanted)
+        wanted = list(map(and_, wanted, network.second_order_parts))
+        weights = _weights(passed, x, params, work, grad_y)
         found = _kernels.mlp_second_order(network, weights, work, kept, to_x, grad_y.shape, dropout_seed, wanted)
-        return *nothing, *found
-
-
-def _by_reference(tangent: Tensor) -> bool:
-    """Whether a third derivative is wanted, or many second ones at once."""
-    return torch.is_grad_enabled() or is_batched(tangent)
-
-
-def with_a_part(network: MlpDescription, wanted: Sequence[bool]) -> list[bool]:
-    """`wanted`, of weights and biases, without those on which grad_x does not depend.
-
-    A bias has a part where there is an activation above it, whose second derivative may be zero.
-    """
-    depth, result, above = len(network.layers), list(wanted), False
-    for i in range(depth - 1, -1, -1):
-        above = above or network.layers[i].activation != "none"
-        result[depth + i] = result[depth + i] and above
-    return result
+        return None, *found
 
 
 def _alias(t: Tensor | None) -> Any:
@@ -242,6 +267,8 @@ def _gradients_of_backward(
 
 _apply_gradients = super(torch.autograd.Function, _MlpGradients).apply
 _apply_mlp = super(torch.autograd.Function, _Mlp).apply  # as _apply_pair_loss
+for _function in (_Mlp, _MlpGradients):  # whose own look backward up at each call
+    _function._backward_cls.apply = _function.backward
 
 
 def _check_network(
@@ -343,7 +370,7 @@ def mlp(
     params: Sequence[Tensor | None] = (*weights, *biases)
     common = impl == "auto" and is_common(REAL, x, *params) and not torch.is_autocast_enabled("cpu") and x.dim() > 0
     if common and cache is not None and (known := cache.find(x, params, dropout_seed is not None)) is not None:
-        return known_mlp(known, x, params, dropout_seed)
+        return known_mlp(known, x, params, dropout_seed, cache=cache)
     if not common:
         check_tensor(caller, "x", x)
         if x.dim() == 0:
@@ -375,7 +402,7 @@ def mlp(
     network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout)
     if common and cache is not None:
         cache.keep(x, params, dropout_seed is not None, network)
-    return known_mlp(network, x, params, dropout_seed)
+    return known_mlp(network, x, params, dropout_seed, cache=cache)
 
 
 def common_network(
@@ -410,10 +437,11 @@ def known_mlp(
     params: Sequence[Tensor | None],
     dropout_seed: Tensor | None,
     momenta: Sequence[float] = (),
+    cache: CallCache | None = None,
 ) -> Tensor:
     """`mlp` where the call is common and its description at hand; momenta: of batch normalisation."""
     if torch.is_grad_enabled():
-        result: Tensor = _apply_mlp(network, dropout_seed, momenta, x, *params)
+        result: Tensor = _apply_mlp((network, dropout_seed, momenta, cache), x, *params)
         return result
     return _kernels.mlp_forward(network, x, params, dropout_seed, False, momenta)[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import and_
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fastgan._kernels import MlpDescription
 from fastgan._schema import PENALTIES
 from fastgan.ops.call_cache import CallCache
 from fastgan.ops.dispatch import is_batched
-from fastgan.ops.networks import common_network, with_a_part
+from fastgan.ops.networks import common_network
 from fastgan.reference import LayerSpec
 
 
@@ -30,7 +31,7 @@ class _MlpPenalty(torch.autograd.Function):
         x: Tensor,
         *params: Tensor | None,
     ) -> Tensor:
-        ctx.needs = with_a_part(network, ctx.needs_input_grad[5:])
+        ctx.needs = list(map(and_, ctx.needs_input_grad[5:], network.second_order_parts[2:]))
         value, ctx.grads = _kernels.mlp_penalty(network, x, params, dropout_seed, PENALTIES[kind], weight, ctx.needs)
         ctx.save_for_backward(x, *params)
         ctx.what = network, dropout_seed, kind, weight
