@@ -15,10 +15,10 @@ from fastgan import _backend
 from fastgan._backend import native
 from fastgan.apps.bench import (
     device,
-    harness,
     machine,
     measure,
     report,
+    results,
     targets,
     worker,
 )
@@ -113,7 +113,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[i
         sizes = {"copy_bytes": 1 << 16, "side": 64}
         worker.serve(request | {"device": "cpu", "sizes": sizes}, answers.append)
         for answer in answers:
-            yield json.loads(json.dumps(harness.plain(answer)))
+            yield json.loads(json.dumps(results.plain(answer)))
             if "record" in answer:
                 (file,) = tmp_path.glob("*.json")
                 seen.append(len(json.loads(file.read_text())["workloads"]))
