@@ -34,6 +34,7 @@ from fused_rows import (
     run,
 )
 from graph_launcher import Processor, Recorder
+from rounded import RoundedProduct
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, _backend, nn, train
@@ -262,22 +263,8 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
 # ---------------------------------------------------------------- precisions
 
 
-class RoundedProduct(torch.autograd.Function):
-    """x W^T of factors rounded to bfloat16, and so for the products of its derivatives of any order."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return x.bfloat16().float() @ weight.bfloat16().float().T
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        return RoundedProduct.apply(grad, weight.T), RoundedProduct.apply(grad.T, x.T)
-
-
 def rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = RoundedProduct.apply(x, weight)
+    product: Tensor = RoundedProduct.apply(x, weight, "bf16")
     return product if bias is None else product + bias
 
 
