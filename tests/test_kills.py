@@ -23,7 +23,7 @@ def killed(folder: Path, count: int, seed: int) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
-def test_R28_kill_9_at_random_instants(tmp_path: Path) -> None:
+def test_R28_R30_kill_9_at_random_instants(tmp_path: Path) -> None:
     need("native", "mlp")  # some of the runs are compiled
     found = killed(tmp_path, 6, 1)
     assert found["kills"] >= 6 and found["faults"] == {}
@@ -31,7 +31,7 @@ def test_R28_kill_9_at_random_instants(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_R28_kill_9_at_300_random_instants(tmp_path: Path) -> None:
+def test_R28_R30_kill_9_at_300_random_instants(tmp_path: Path) -> None:
     found = killed(tmp_path, 300, 2)
     assert found["kills"] >= 300 and found["faults"] == {}
     kinds = found["of each kind"]
