@@ -25,7 +25,7 @@ def test_M74_a_row_for_each_k(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     out = check_success(run("unrolled", "--unroll", "0,1", "--trials", "2", "--steps", "3", "--out", "a", "--quiet"))
     assert "2 trials of 3 of the full 25,000 iterations" in out.splitlines()[0]
     assert [line.split()[:4] for line in out.splitlines()[2:4]] == [["K", "=", str(k), "fastgan"] for k in (0, 1)]
-    found = unrolled.unrolled((1,), trials=2, steps=3)
+    found = unrolled.trials_on_ring({"unroll": (1,)}, trials=2, steps=3)
     with open("a/table.csv") as file:
         rows = list(csv.reader(file))
     modes = [trial.modes for trial in found]
