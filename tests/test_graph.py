@@ -32,6 +32,8 @@ from fused_rows import (
     of,
     row,
     run,
+    same_bits,
+    same_runs,
 )
 from graph_launcher import Processor, Recorder
 from rounded import RoundedProduct
@@ -108,10 +110,6 @@ def test_graph_equals_fused_in_float(name: str, library: Library, on: On) -> Non
 # ---------------------------------------------------------------- captured once, replayed
 
 
-def same_bits(one: GAN, other: GAN) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
-
-
 EVERYTHING = Row(normalized, config={"optimizer": MOMENTUM, "nonfinite": "skip", "ema_decay": 0.8, "max_col_norm": 2.0})
 SCHEDULED = Momentum(0.05, momentum=0.5, lr_decay=1.01, min_lr=0.03, momentum_final=0.7, saturate_epochs=3.0)
 
@@ -130,8 +128,7 @@ def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pyt
     for launcher in launchers:
         torch.manual_seed(1)
         gan = row.make(torch.float32)
-        data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
-        engine = GraphEngine(gan, session.rows_for(data, gan, config), config, launcher)
+        engine = GraphEngine(gan, session.rows_for(row.data(torch.float32), gan, config), config, launcher)
         tables.append(engine.begin(0, steps, lambda: False)())
         gans.append(gan)
     ten, _, one = launchers[1].captures
@@ -167,15 +164,11 @@ def test_G4_a_call_has_whole_graphs_unless_a_mark_cuts_it(
 def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, library: Library, on: On) -> None:
     row = Row(of(dropout=0.3), config={"ema_decay": 0.9, "k": 2})
     on(Recorder(library))
-    whole, expected = run(row, torch.float32, "fused", steps=23)
-    data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+    whole = run(row, torch.float32, "fused", steps=23)
     for steps in (11, 12, 23):
         on(Recorder(library))
-        torch.manual_seed(1)
-        gan = row.make(torch.float32)
-        result = train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path, resume=steps > 11)
-    assert same_bits(whole, gan)
-    assert all(np.array_equal(values, result.history[name]) for name, values in expected.history.items())
+        resumed = run(row, torch.float32, "fused", steps=steps, run_dir=tmp_path, resume=steps > 11)
+    assert same_runs(whole, resumed)
     counted = checkpoint.load(tmp_path)
     steps_made = {int(value) for name, value in counted.tensors.items() if name.endswith("step")}
     assert steps_made == {23, 46}
@@ -184,13 +177,11 @@ def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, li
 def test_an_engine_goes_on_where_another_stopped(tmp_path: Path, library: Library, on: On) -> None:
     """A checkpoint of the CPU's engine, taken up by the CUDA-graph engine, is the CPU engine's run to rounding."""
     row, found = ROWS_OF_TABLE["momentum, pylearn2"], []
-    data = torch.randn(ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for launcher in (None, Recorder(library)):
         for steps, engine in ((9, None), (20, launcher)):
             on(engine)
-            torch.manual_seed(1)
-            gan = row.make(torch.float64)
-            train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path / str(launcher), resume=steps > 9)
+            folder = tmp_path / str(launcher)
+            gan, _ = run(row, torch.float64, "fused", steps=steps, run_dir=folder, resume=steps > 9)
         found.append(gan)
     assert 0.0 < distance(*found) < 1e-10
 

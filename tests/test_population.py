@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fused_rows import same_bits
 
 import fastgan
 from fastgan import GAN, Adam, Callback, Momentum, PopulationResult, TrainConfig
@@ -43,11 +44,6 @@ def make_diverging(seed: int) -> GAN:
     return gan
 
 
-def assert_same_bits(a: GAN, b: GAN) -> None:
-    for name, value in a.state_dict().items():
-        assert torch.equal(value, b.state_dict()[name]), name
-
-
 def assert_same_rows(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
     assert a.keys() == b.keys()
     for name, column in a.items():
@@ -62,7 +58,7 @@ def assert_as_alone(
         gan = make(config.seed)
         solo = fastgan.train(gan, data, config)
         assert (member.seed, member.step, member.engine) == (config.seed, solo.step, solo.engine)
-        assert_same_bits(member.gan, gan)
+        assert same_bits(member.gan, gan)
         assert_same_rows(member.history, solo.history)
 
 
@@ -158,7 +154,7 @@ def test_makers_with_and_without_a_seed() -> None:
     for maker in (by_torch, by_name, lambda number: make_gan(number)):
         result = fastgan.train_population(maker, DATA, replace(CONFIG, steps=0), seeds=[2, 5])
         for member in result.members:
-            assert_same_bits(member.gan, make_gan(member.seed))
+            assert same_bits(member.gan, make_gan(member.seed))
         torch.set_rng_state(before)
         fastgan.train_population(by_torch, DATA, replace(CONFIG, steps=0), seeds=[2])
         assert torch.equal(torch.get_rng_state(), before)
@@ -263,7 +259,7 @@ def test_a_member_that_breaks_down_ends_alone(engine: str, tmp_path: Path) -> No
     for member in (good, other):
         gan = make_gan(member.seed)
         assert_same_rows(member.history, fastgan.train(gan, DATA, replace(config, seed=member.seed)).history)
-        assert_same_bits(member.gan, gan)
+        assert same_bits(member.gan, gan)
     assert np.isfinite(result.mean["loss_d"]).all()
     assert not checkpoint.checkpoints(tmp_path / "member-0001/checkpoint")
     assert len(checkpoint.checkpoints(tmp_path / "member-0002/checkpoint")) == 1
@@ -370,7 +366,7 @@ result = fastgan.train_population(make_diverging, DATA, CONFIG, seeds=range(5), 
 assert seen == set(range(rank, 5, 2)), seen
 assert result.members[1].failed and "at iteration 1;" in result.members[1].failed
 for number, (gan, solo) in solos.items():
-    assert_same_bits(result.members[number].gan, gan)
+    assert same_bits(result.members[number].gan, gan)
     assert_same_rows(result.members[number].history, solo.history)
 
 def refused(seed):

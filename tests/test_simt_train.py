@@ -25,6 +25,8 @@ from fused_rows import (
     of,
     residuals_alone,
     row,
+    same_bits,
+    same_runs,
 )
 from fused_rows import run as run_usual
 from rounded import RoundedLinear
@@ -58,15 +60,6 @@ def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN,
     return run_usual(row, dtype, engine, **{"precision": "ieee"} | changes)
 
 
-def same(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> bool:
-    """Whether two runs have the same bits."""
-    states = (result[0].state_dict().values() for result in (one, other))
-    history = one[1].history.items()
-    return all(torch.equal(a, b) for a, b in zip(*states, strict=True)) and all(
-        np.array_equal(values, other[1].history[column]) for column, values in history
-    )
-
-
 # ---------------------------------------------------------------- the same numbers
 
 
@@ -93,7 +86,7 @@ def test_the_bits_do_not_depend_on_clusters_or_memory(name: str, machine: Emulat
     for limits in (LIMITS, CLUSTER, UNEVEN, SPILLED):
         with emulated(machine, limits):
             results.append(run(TABLE[name], torch.float32, "fused", steps=2))
-    assert all(same(results[0], other) for other in results[1:])
+    assert all(same_runs(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize("limits", [LIMITS, UNEVEN], ids=["a block", "a cluster"])
@@ -122,8 +115,7 @@ def test_an_update_whose_result_is_not_finite_is_taken_back(mode: str, machine: 
             gan, got = run(OVERFLOWING, torch.float32, "fused", steps=2, mode=mode)
         assert np.isfinite(got.history["loss_d"]).all() and np.isfinite(got.history["loss_g"]).all()
         torch.manual_seed(1)
-        states = (g.state_dict().values() for g in (OVERFLOWING.make(torch.float32), gan))
-        assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+        assert same_bits(OVERFLOWING.make(torch.float32), gan)
 
 
 def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +193,7 @@ def test_the_bits_of_units_do_not_depend_on_clusters_or_memory(precision: str, m
     for blocks, shared_bytes in ((1, 227 << 10), (2, 9000), (4, 227 << 10), (8, 227 << 10)):
         with emulated(machine, persistent.DeviceLimits(blocks, blocks, shared_bytes)):
             results.append(run(uneven, torch.float32, "fused", steps=1, precision=precision))
-    assert all(same(results[0], other) for other in results[1:])
+    assert all(same_runs(results[0], other) for other in results[1:])
 
 
 # ---------------------------------------------------------------- populations
