@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resuming import check_resumed
 from torch import Tensor, nn
 
 import fastgan.nn
@@ -67,19 +68,8 @@ def assert_same_history(a: TrainResult, b: TrainResult) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("stop", [1, 8])  # an epoch has 5 batches: both in mid-epoch
 def test_R30_resumed_equals_uninterrupted_to_the_bit(name: str, stop: int, tmp_path: Path) -> None:
-    config = CONFIGS[name]
-    through = train(new_gan(), DATA, config, run_dir=tmp_path / "a")
-    train(new_gan(), DATA, replace(config, steps=stop), run_dir=tmp_path / "b")
-    torch.manual_seed(99)  # the state of torch's generator must not matter
-    gan = new_gan()
-    nn.init.zeros_(gan.generator[0].weight)
-    resumed = train(gan, DATA, config, run_dir=tmp_path / "b", resume=True)
-    assert resumed.step == 14 and not resumed.interrupted
-    assert_same_bits(whole_state(tmp_path / "a"), whole_state(tmp_path / "b"))
-    assert_same_history(through, resumed)
-    assert (tmp_path / "a/history.csv").read_bytes() == (tmp_path / "b/history.csv").read_bytes()
-    stored = checkpoint.load(tmp_path / "a").gan_state()
-    assert all(torch.equal(value, stored[name]) for name, value in gan.state_dict().items())
+    check_resumed(new_gan, DATA, CONFIGS[name], stop, tmp_path)
+    assert len(checkpoint.load(tmp_path / "whole").tensors) > 20
 
 
 def test_R30_a_run_can_be_forked_from_a_checkpoint(tmp_path: Path) -> None:
