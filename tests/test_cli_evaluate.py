@@ -124,10 +124,10 @@ def test_a_folder_with_test_files_holds_nothing_back(tmp_path: Path) -> None:
     assert runs.read(Path(out)).held_out == 0
 
 
-def test_a_share_of_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_share_of_one_row(run: Run) -> None:
     pytest.importorskip("sklearn")
-    assert main(["train", "digits", "--hold-out", "0.001", *FAST]) == 2
-    assert "--hold-out must be 0, or 2 or more of the 1797 rows, got 0.001" in capsys.readouterr().err
+    says = "--hold-out must be 0, or 2 or more of the 1797 rows, got 0.001"
+    check_refusal(run("train", "digits", "--hold-out", "0.001", *FAST), says)
 
 
 def test_without_held_out_rows_there_is_no_likelihood(
