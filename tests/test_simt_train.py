@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import MEMORY, NEEDS, RACES, Builder, Emulator, Flavour, Refused, begin_faults, without_faults
+from emulator import MEMORY, NEEDS, RACES, Emulator, Flavour, Refused, without_faults
 from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
@@ -365,6 +365,7 @@ AFTER_FORWARD = "block->alone(), sink);\n    block->barrier();\n  }\n\n  FASTGAN
 BEFORE_UPDATE = "g_.backward(sub_batches_of_g_, false);\n    block_.barrier_of_all();"
 RACE = "race in (shared|global) memory"
 
+SOURCE = "train.cu"
 # name -> file, the old text, the new text, the build, the memory, and what it says
 FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.DeviceLimits, str]] = {
     "no barrier after a layer": (
@@ -388,17 +389,6 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.DeviceLimits, str]] =
         *(MEMORY, LIMITS, r"assert \d.* < 0.0002"),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    begun = {}
-    for build in (RACES, MEMORY):
-        faults = {
-            name: (f"cuda/{file}", old, new) for name, (file, old, new, wanted, *_) in FAULTS.items() if wanted is build
-        }
-        begun |= begin_faults(emulator_builder, "train.cu", build, faults)
-    return begun
 
 
 def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:
