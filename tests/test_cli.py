@@ -151,10 +151,12 @@ def test_other_optimisers_by_their_names(run: Run) -> None:
     args = ("--rows", "200", "--steps", "2", "--batch-size", "20", "--width", "8", *FAST)
     for kind, flags in (
         ("adamw", ("--weight-decay", "0.1", "--beta1", "0.3")), ("rmsprop", ("--momentum", "0.2")), ("sgd", ()),
+        ("momentum", ("--momentum", "0.6", "--lr", "0.05")),
     ):  # fmt: skip
         assert run("train", "ring", "--out", kind, "--optimizer", kind, *flags, *args)[0] == 0
         kept = json.loads(Path(kind, "config.json").read_text())["train"]["optimizer"]
         assert kept["type"].lower() == kind
+    assert (kept["lr"], kept["momentum"]) == (0.05, 0.6)
     bad = run("train", "ring", "--optimizer", "momentum", "--weight-decay", "1")
     check_refusal(bad, "--weight-decay must come with")
 
@@ -299,13 +301,6 @@ def test_a_discriminator_that_compares_rows_draws_no_surface(run: Run) -> None:
         run("plot", "discriminator", "compares", "--out", "d.png"),
         "RUN_DIR must have a D of single rows for the picture discriminator",
     )
-
-
-def test_momentum(run: Run) -> None:
-    args = ("--optimizer", "momentum", "--momentum", "0.6", "--lr", "0.05")
-    assert run("train", "ring", *TINY, "--out", "r", *FAST, *args)[0] == 0
-    optimizer = json.loads(Path("r/config.json").read_text())["train"]["optimizer"]
-    assert (optimizer["type"], optimizer["lr"], optimizer["momentum"]) == ("Momentum", 0.05, 0.6)
 
 
 # ---------------------------------------------------------------- sample, plot, info
