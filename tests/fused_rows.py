@@ -334,11 +334,11 @@ def same_bits(one: GAN, other: GAN) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def same_runs(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> bool:
-    """Whether two runs have the same bits, their histories too."""
-    return same_bits(one[0], other[0]) and all(
-        np.array_equal(values, other[1].history[column]) for column, values in one[1].history.items()
-    )
+def same_runs(one: tuple[GAN, Any], other: tuple[GAN, Any]) -> bool:
+    """Whether two runs have the same bits, their histories too: of results, or of members."""
+    a, b = one[1].history, other[1].history
+    same_history = all(np.array_equal(values, b[column], equal_nan=True) for column, values in a.items())
+    return same_bits(one[0], other[0]) and a.keys() == b.keys() and same_history
 
 
 def distance(gan: GAN, other: GAN) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fused_rows import same_bits
+from fused_rows import same_bits, same_runs
 
 import fastgan
 from fastgan import GAN, Adam, Callback, Momentum, PopulationResult, TrainConfig
@@ -44,12 +44,6 @@ def make_diverging(seed: int) -> GAN:
     return gan
 
 
-def assert_same_rows(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    assert a.keys() == b.keys()
-    for name, column in a.items():
-        assert np.array_equal(column, b[name], equal_nan=True), name
-
-
 def assert_as_alone(
     result: PopulationResult, configs: list[TrainConfig], data: Any = DATA, make: Callable[[int], GAN] = make_gan
 ) -> None:
@@ -58,8 +52,7 @@ def assert_as_alone(
         gan = make(config.seed)
         solo = fastgan.train(gan, data, config)
         assert (member.seed, member.step, member.engine) == (config.seed, solo.step, solo.engine)
-        assert same_bits(member.gan, gan)
-        assert_same_rows(member.history, solo.history)
+        assert same_runs((member.gan, member), (gan, solo))
 
 
 # ------------------------------------------------------------ the bits
@@ -258,8 +251,8 @@ def test_a_member_that_breaks_down_ends_alone(engine: str, tmp_path: Path) -> No
     assert good.failed is None and other.failed is None and not result.interrupted
     for member in (good, other):
         gan = make_gan(member.seed)
-        assert_same_rows(member.history, fastgan.train(gan, DATA, replace(config, seed=member.seed)).history)
-        assert same_bits(member.gan, gan)
+        solo = fastgan.train(gan, DATA, replace(config, seed=member.seed))
+        assert same_runs((member.gan, member), (gan, solo))
     assert np.isfinite(result.mean["loss_d"]).all()
     assert not checkpoint.checkpoints(tmp_path / "member-0001/checkpoint")
     assert len(checkpoint.checkpoints(tmp_path / "member-0002/checkpoint")) == 1
@@ -366,8 +359,7 @@ result = fastgan.train_population(make_diverging, DATA, CONFIG, seeds=range(5), 
 assert seen == set(range(rank, 5, 2)), seen
 assert result.members[1].failed and "at iteration 1;" in result.members[1].failed
 for number, (gan, solo) in solos.items():
-    assert same_bits(result.members[number].gan, gan)
-    assert_same_rows(result.members[number].history, solo.history)
+    assert same_runs((result.members[number].gan, result.members[number]), (gan, solo))
 
 def refused(seed):
     if seed == 3:

@@ -216,10 +216,7 @@ def test_members_of_a_population_have_the_bits_of_their_solo_runs(precision: str
         solo_config = replace(config, seed=member.seed, optimizer=replace(config.optimizer, **lr_of(member.overrides)))
         with emulated(machine, CLUSTER):
             result = train(gan, data, solo_config)
-        for name, values in result.history.items():
-            assert np.array_equal(values, member.history[name]), name
-        for a, b in zip(gan.parameters(), member.gan.parameters(), strict=True):
-            assert torch.equal(a, b)
+        assert same_runs((gan, result), (member.gan, member))
 
 
 @pytest.fixture
@@ -243,9 +240,7 @@ def test_members_share_the_clusters_that_run_at_once(machine: Emulator, allow: C
         assert set(launches) == {1}
     assert len({member.history["loss_d"].tobytes() for member in found[0].members}) == 5
     for one, *others in zip(*(result.members for result in found), strict=True):
-        for other in others:
-            assert all(map(torch.equal, one.gan.parameters(), other.gan.parameters()))
-            assert all(np.array_equal(values, other.history[name]) for name, values in one.history.items())
+        assert all(same_runs((one.gan, one), (other.gan, other)) for other in others)
 
 
 def test_no_cluster_that_fits_is_an_error(machine: Emulator, allow: Callable[[int], None]) -> None:
