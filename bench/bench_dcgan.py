@@ -20,6 +20,7 @@ from torch.nn import functional as F
 import fastgan
 from fastgan import models
 from fastgan.apps.bench import harness
+from fastgan.apps.bench.results import Report, guarded
 from fastgan.models import GAN
 
 PLAIN, FASTGAN = "plain PyTorch", "fastgan"
@@ -73,9 +74,9 @@ def measure(threads: int, settings: harness.Settings, size: int, width: int, bat
     return record | {"threads": threads, "cpus": cpus, "size": size, "width": width, "batch": batch}
 
 
-def bench(settings: harness.Settings, sizes: Sequence[int], width: int, batch: int) -> harness.Report:
+def bench(settings: harness.Settings, sizes: Sequence[int], width: int, batch: int) -> Report:
     """Measure, print, write."""
-    report = harness.Report("dcgan", settings)
+    report = Report("dcgan", settings)
     body = [["size", "threads", PLAIN, FASTGAN, "ratio", "spread"]]
     for size, threads in itertools.product(sizes, settings.threads):
         record = measure(threads, settings, size, width, batch)
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=default, help="of the networks and iterations")
     args = parser.parse_args(argv)
     settings = harness.settings_from(args)
-    return harness.guarded("bench_dcgan", lambda: bench(settings, args.sizes, args.width, args.batch))
+    return guarded("bench_dcgan", lambda: bench(settings, args.sizes, args.width, args.batch))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.apps.bench import harness, pictures
+from fastgan.apps.bench.results import Report, guarded
 
 WIDTHS = (2, 6, 32, 64, 100, 128, 256, 512, 784, 1024, 1200, 2048)
 BATCHES = (1, 16, 32, 50, 64, 100, 128, 256, 500, 1024)
@@ -123,9 +124,9 @@ def slower(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [r for r in records if r["ratio"].get(PLAIN, 1.0) < 1.0 - r["spread"]]
 
 
-def bench(settings: harness.Settings, shapes: Sequence[Shape], resume: bool) -> harness.Report:
+def bench(settings: harness.Settings, shapes: Sequence[Shape], resume: bool) -> Report:
     """Measure, print, write."""
-    report = harness.Report("drop-in-grid", settings)
+    report = Report("drop-in-grid", settings)
     if resume:
         report.resume()
     done = {(r["inputs"], r["outputs"], r["batch"], r["threads"]) for r in report.records}
@@ -158,9 +159,9 @@ def bench(settings: harness.Settings, shapes: Sequence[Shape], resume: bool) -> 
     return report
 
 
-def bench_again(settings: harness.Settings, count: int) -> harness.Report:
+def bench_again(settings: harness.Settings, count: int) -> Report:
     """Measure the shapes with the lowest ratios in the file of results again, and print; the file stays as it is."""
-    report = harness.Report("drop-in-grid", settings)
+    report = Report("drop-in-grid", settings)
     report.resume()
     timed = [r for r in report.records if PLAIN in r["ratio"] and r["threads"] in settings.threads]
     if not timed:
@@ -196,8 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes = QUICK if args.quick else list(itertools.product(widths, widths, args.batch or batches))
     settings = harness.settings_from(args)
     if args.worst:
-        return harness.guarded("bench_drop_in_grid", lambda: bench_again(settings, args.worst))
-    return harness.guarded("bench_drop_in_grid", lambda: bench(settings, shapes, args.resume))
+        return guarded("bench_drop_in_grid", lambda: bench_again(settings, args.worst))
+    return guarded("bench_drop_in_grid", lambda: bench(settings, shapes, args.resume))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import fastgan
 from fastgan.apps.bench import harness, pictures
+from fastgan.apps.bench.results import Report, guarded
 
 Step = Callable[[], object]
 PLAIN, FUSED = "plain PyTorch", "fastgan.fuse"
@@ -313,9 +314,9 @@ def picture(records: Sequence[dict[str, Any]], notes: Sequence[str]) -> Any:
     return fig
 
 
-def bench(settings: harness.Settings, loops: Sequence[Loop]) -> harness.Report:
+def bench(settings: harness.Settings, loops: Sequence[Loop]) -> Report:
     """Measure, print, write."""
-    report = harness.Report("in-others-code", settings)
+    report = Report("in-others-code", settings)
     for threads in settings.threads:
         for loop in loops:
             harness.progress(f"{loop.name}, {harness.threads(threads)}")
@@ -342,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loops = [x for x in SHAPES + LOOPS if not args.only or any(word in x.name for word in args.only)]
     if not loops:
         p.error(f"--only: no loop's name holds {' or '.join(args.only)}")
-    return harness.guarded("bench_in_others_code", lambda: bench(harness.settings_from(args), loops))
+    return guarded("bench_in_others_code", lambda: bench(harness.settings_from(args), loops))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgan.apps.bench import harness, pictures, timing
+from fastgan.apps.bench.results import Report, guarded
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_BEHIND = (
@@ -231,7 +232,7 @@ def _limit_bars(ax: Any, bars: Sequence[tuple[str, float, float]], label: str) -
 def bench(settings: harness.Settings, variants: Sequence[str], count: int, source: Path) -> None:
     """Measure, print, write."""
     name = "install" if set(variants) == set(VARIANTS) else "-".join(["install", *sorted(variants)])
-    report = harness.Report(name, settings)
+    report = Report(name, settings)
     result = measure(settings, variants, count, source)
     if result["builds"]:
         print(f"Installation from source on {os.cpu_count()} processors (wall seconds; processor: of all cores)\n")
@@ -267,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = 1 if args.quick else args.imports
     settings = harness.settings_from(args)
     try:
-        return harness.guarded("bench_install", lambda: bench(settings, variants, count, args.source))
+        return guarded("bench_install", lambda: bench(settings, variants, count, args.source))
     except StepFailed as failure:
         print(f"bench_install: {failure}", file=sys.stderr)
         return 1

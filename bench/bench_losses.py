@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import fastgan
 from fastgan.apps.bench import harness, pictures
+from fastgan.apps.bench.results import Report, guarded
 
 SIZES = (64, 512, 4096, 65536, 2**20)
 QUICK_SIZES = (64, 4096)
@@ -133,7 +134,7 @@ def cases(settings: harness.Settings) -> list[Case]:
     ]
 
 
-def measure(settings: harness.Settings, compiled: bool, report: harness.Report) -> None:
+def measure(settings: harness.Settings, compiled: bool, report: Report) -> None:
     """All cases, each written as it is finished."""
     todo = cases(settings)
     for i, case in enumerate(todo):
@@ -209,9 +210,9 @@ def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
     return fig
 
 
-def bench(settings: harness.Settings, compiled: bool) -> harness.Report:
+def bench(settings: harness.Settings, compiled: bool) -> Report:
     """Measure, print, write."""
-    report = harness.Report("losses", settings)
+    report = Report("losses", settings)
     measure(settings, compiled, report)
     records = report.records
     print(
@@ -240,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--no-compile", action="store_true", help="leave torch.compile out (it needs a C++ compiler)")
     args = p.parse_args(argv)
     with harness.cold_compiler():
-        return harness.guarded("bench_losses", lambda: bench(harness.settings_from(args), not args.no_compile))
+        return guarded("bench_losses", lambda: bench(harness.settings_from(args), not args.no_compile))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import fastgan
 from fastgan._probes import fma_peak
 from fastgan.apps.bench import flops, harness, pictures
+from fastgan.apps.bench.results import Report, guarded
 from fastgan.apps.bench.workloads import MlpSizes, fastgan_network, plain_network
 
 MLP, FUSED, EAGER, COMPILED = "fastgan.nn", "fuse", "nn.Sequential", "torch.compile"
@@ -126,7 +127,7 @@ def operations(shape: Shape, with_input: bool) -> float:
     return 3 * forward - (0.0 if with_input else first)
 
 
-def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool, report: harness.Report) -> None:
+def measure(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool, report: Report) -> None:
     """All cases, each written as it is finished."""
     peaks = report.content.setdefault("peak GFLOP/s a core", {})
     todo = [(t, shape, w) for t in settings.threads for shape in shapes for w in (False, True)]
@@ -226,9 +227,9 @@ def picture(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
     return fig
 
 
-def bench(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> harness.Report:
+def bench(settings: harness.Settings, shapes: Sequence[Shape], compiled: bool) -> Report:
     """Measure, print, write."""
-    report = harness.Report("mlp", settings)
+    report = Report("mlp", settings)
     measure(settings, shapes, compiled, report)
     records = report.records
     print("Forward and backward of a module in user code, float32: microseconds a call (median).")
@@ -258,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = args.only or (QUICK if args.quick else [s.name for s in SHAPES])
     shapes = [s for s in SHAPES if s.name in chosen]
     with harness.cold_compiler():
-        return harness.guarded("bench_mlp", lambda: bench(harness.settings_from(args), shapes, args.compile))
+        return guarded("bench_mlp", lambda: bench(harness.settings_from(args), shapes, args.compile))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import torch
 
 from fastgan import GAN, Adam, TrainConfig, nn, train
 from fastgan.apps.bench import baselines_torch, harness, machine
+from fastgan.apps.bench.results import Report
 from fastgan.apps.bench.workloads import BETAS, EPS, LEARNING_RATE
 from fastgan.training import Callback, Run
 
@@ -99,7 +100,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, kind = data(arguments.data)
     settings = harness.Settings(threads=(1,), out=arguments.out, machine=arguments.machine)
-    report = harness.Report("subnormals", settings, "engines")
+    report = Report("subnormals", settings, "engines")
     report.content["data"] = kind
     for engine in arguments.engines:
         milliseconds = measure(rows, engine, arguments.steps)

@@ -27,6 +27,7 @@ import tabular_sides as sides
 from tabular_tables import DISCRETE, TABLES
 
 from fastgan.apps.bench import harness, pictures
+from fastgan.apps.bench.results import Report, guarded
 from fastgan.data import DataWarning
 
 # Updates that are timed, where the default would take minutes.
@@ -147,7 +148,7 @@ def bars(
 
 def bench_times(args: Any, settings: harness.Settings, names: Sequence[str]) -> None:
     """The times of all tables."""
-    report, both = harness.Report("tabular", settings, "tables"), has_ctgan()
+    report, both = Report("tabular", settings, "tables"), has_ctgan()
     if both:
         report.content["versions"] = versions()
     with harness.pinned(settings.threads[0]):  # first calls of all libraries
@@ -194,7 +195,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
 
 def bench_quality(args: Any, settings: harness.Settings, names: Sequence[str]) -> None:
     """The quality of all tables over some seeds."""
-    report = harness.Report("tabular-quality", settings, "tables")
+    report = Report("tabular-quality", settings, "tables")
     if not has_ctgan():
         raise SystemExit("bench_tabular: --quality needs pip install ctgan sdmetrics")
     report.content["versions"] = versions()
@@ -211,7 +212,7 @@ def bench_quality(args: Any, settings: harness.Settings, names: Sequence[str]) -
     write_quality(report)
 
 
-def write_quality(report: harness.Report) -> None:
+def write_quality(report: Report) -> None:
     """The table, and the picture beside the records."""
     found = summary(report.records)
     measured = [side for side in NAMES if any(side in r for r in report.records)]
@@ -253,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore", DataWarning)
             run(args, harness.settings_from(args), names)
 
-    return harness.guarded("bench_tabular", quietly)
+    return guarded("bench_tabular", quietly)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 import fastgan
 from fastgan.apps.bench import harness, machine, pictures
+from fastgan.apps.bench.results import Report, guarded
 
 LOGITS = (-math.inf, -1e4, -100.0, -22.18, -10.0, 0.0, 10.0, 100.0, 1e4, math.inf)
 SWEEP = np.linspace(-40.0, 40.0, 8001)
@@ -164,7 +165,7 @@ def picture(errors: Mapping[str, np.ndarray]) -> Any:
 
 def bench(settings: harness.Settings) -> None:
     """Compute, print, write; ResultsDiffer where fastgan is more than 2 ULP off."""
-    report = harness.Report("loss-table", settings)
+    report = Report("loss-table", settings)
     records, errors = entries(), sweep()
     worst = {k: float(np.max(v)) for k, v in errors.items()}
     print(f"fastgan {IMPL} and torch {torch.__version__}, float32; errors in units of the last place of the truth.\n")
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     IMPL = "native" if fastgan.backend_info()["backends"]["loss on cpu"] == "native" else "reference"
     settings = dataclasses.replace(harness.Settings(), out=args.out, machine=args.machine)
-    return harness.guarded("loss_table", lambda: bench(settings))
+    return guarded("loss_table", lambda: bench(settings))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 from fastgan import Adam, TrainConfig, data, evaluation, train
 from fastgan.apps import presets
 from fastgan.apps.bench import harness, machine
+from fastgan.apps.bench.results import Report
 from fastgan.apps.presets import Networks
 from fastgan.models import GAN
 
@@ -98,7 +99,7 @@ def main() -> None:
     table = variants(rows)
     plain = TrainConfig(steps=1, batch_size=64, ema_decay=0.999)
     settings = harness.Settings(threads=(1,), out=arguments.out, machine=arguments.machine)
-    report = harness.Report("mnist-presets", settings, "rows")
+    report = Report("mnist-presets", settings, "rows")
     for name in arguments.only or table:
         networks, changes, steps = table[name]
         for seed in arguments.seeds:

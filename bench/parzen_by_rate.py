@@ -23,6 +23,7 @@ import torch
 from fastgan import train
 from fastgan._options import Precision, names
 from fastgan.apps.bench import harness, machine
+from fastgan.apps.bench.results import Report
 from fastgan.apps.reproduce import goodfellow2014 as paper
 from fastgan.training import Momentum, load_checkpoint
 
@@ -44,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     split = paper.load("mnist", arguments.data)
-    report = harness.Report(
+    report = Report(
         "parzen-by-rate", harness.Settings(threads=(1,), out=arguments.out, machine=arguments.machine), "rates"
     )
     with tempfile.TemporaryDirectory() as folder:

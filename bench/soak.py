@@ -14,6 +14,7 @@ import torch
 
 from fastgan import TrainConfig, data, models
 from fastgan.apps.bench import harness
+from fastgan.apps.bench.results import Report
 from fastgan.training.engines.cpu import CpuEngine
 from fastgan.training.rows import Minibatches
 
@@ -32,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = harness.settings_from(arguments)
     torch.set_num_threads(settings.threads[0])
-    report = harness.Report("soak", settings)
+    report = Report("soak", settings)
     gan = models.mlp_gan(2, latent_dim=2, hidden=(128, 128))
     config = TrainConfig(arguments.iterations, 32, seed=settings.seed)
     rows = Minibatches(data.ring(100_000), batch_size=32, seed=settings.seed, device=gan.device, dtype=gan.dtype)

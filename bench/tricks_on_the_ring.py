@@ -20,6 +20,7 @@ import fastgan
 from fastgan import data, evaluation
 from fastgan.apps import presets
 from fastgan.apps.bench import harness, machine
+from fastgan.apps.bench.results import Report
 
 BASE = presets.Networks(2, latent_dim=8, generator_hidden=(64, 64), discriminator_hidden=(64, 64))
 # name: (fields of TrainConfig, fields of Networks)
@@ -65,7 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = harness.Settings(threads=(1,), out=arguments.out, machine=arguments.machine)
-    report = harness.Report("tricks-ring", settings, "tricks")
+    report = Report("tricks-ring", settings, "tricks")
     report.content = {"steps": arguments.steps, "seeds": arguments.seeds}
     print(f"{'trick':<28} {'modes of 8, by seed':<22} {'mean':>5}  {'% near a mode, by seed':<28} {'mean':>5} {'s':>5}")
     for name in TRICKS:

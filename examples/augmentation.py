@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 import fastgan
 from fastgan import data, models
 from fastgan.apps.bench import harness, machine
+from fastgan.apps.bench.results import Report
 from fastgan.data import Dataset
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--machine", default=machine.name(), help="name of this machine in file names")
     arguments = parser.parse_args()
     settings = harness.Settings(threads=(torch.get_num_threads(),), out=arguments.out, machine=arguments.machine)
-    report = harness.Report("augmentation-digits", settings, "studies")
+    report = Report("augmentation-digits", settings, "studies")
     report.content = {"generated": arguments.generated, "steps": arguments.steps, "seeds": arguments.seeds}
     print(f"{'labelled':>8}  {'real alone':>16}  {'generated alone':>16}  {'both':>16}  {'both - real':>18}")
     for labelled in map(int, arguments.labelled.split(",")):

@@ -159,9 +159,9 @@ def pair_loss(
     return total.to(real.device, torch.float64 if real.dtype == torch.float64 else torch.float32)
 
 
-def gradient_penalty(negative_slope: Tensor, kind: str, weight: float) -> Tensor:
+def gradient_penalty(gradient: Tensor, kind: str, weight: float) -> Tensor:
     """The penalty "wgan-gp", "r1" or "r2" of a gradient (batch, ...) of logits; accumulates in float or better."""
-    wide = negative_slope if negative_slope.dtype == torch.float64 else negative_slope.float()
+    wide = gradient if gradient.dtype == torch.float64 else gradient.float()
     square = wide.flatten(1).square().sum(1)
     if kind != "wgan-gp":
         return weight / 2 * square.mean()

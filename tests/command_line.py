@@ -17,12 +17,20 @@ TINY = ("--rows", "200", "--batch-size", "20", "--width", "8", "--steps", "20")
 Run = Callable[..., tuple[int, str, str]]  # conftest.run
 
 
-def check_refusal(result: tuple[int, str, str], says: str) -> None:
+def check_refusal(result: tuple[int, str, str], *says: str) -> None:
+    """It ended by one line, with these words."""
     code, out, err = result
     assert code == 2, (code, out, err)
     assert out == ""
     assert err.count("\n") == 1 and err.endswith("\n"), err
-    assert says in err and "Traceback" not in err, err
+    assert all(words in err for words in says) and "Traceback" not in err, err
+
+
+def check_success(result: tuple[int, str, str]) -> str:
+    """What it printed."""
+    code, out, err = result
+    assert code == 0, err
+    return out
 
 
 def signatures(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -159,10 +159,14 @@ def machine(request: pytest.FixtureRequest, emulator_builder: Builder) -> Iterat
 
 @pytest.fixture(scope="module")
 def faulty(request: pytest.FixtureRequest, emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    """The faults of the module, built: FAULTS, by name source, the old text, the new text, flavour."""
+    """The faults of the module, built: FAULTS, by name file, the old text, the new text, flavour.
+
+    A file is compiled itself, if the module has no SOURCE that includes it.
+    """
+    source = getattr(request.module, "SOURCE", None)
     builds: dict[tuple[str, Flavour], dict[str, tuple[str, str, str]]] = {}
-    for name, (source, old, new, flavour, *_) in request.module.FAULTS.items():
-        builds.setdefault((source, flavour), {})[name] = f"cuda/{source}", old, new
+    for name, (file, old, new, flavour, *_) in request.module.FAULTS.items():
+        builds.setdefault((source or file, flavour), {})[name] = f"cuda/{file}", old, new
     begun = [begin_faults(emulator_builder, *build, faults) for build, faults in builds.items()]
     return {name: begin for build in begun for name, begin in build.items()}
 

@@ -6,8 +6,10 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastgan import (
@@ -320,10 +322,23 @@ def config_of(row: Row, engine: str, **changes: Any) -> TrainConfig:
     return TrainConfig(**(usual | row.config | {"engine": engine} | changes))
 
 
-def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN, TrainResult]:
+def run(
+    row: Row, dtype: torch.dtype, engine: str, run_dir: Path | None = None, resume: bool = False, **changes: Any
+) -> tuple[GAN, TrainResult]:
     torch.manual_seed(1)
     gan = row.make(dtype)
-    return gan, train(gan, row.data(dtype), config_of(row, engine, **changes))
+    return gan, train(gan, row.data(dtype), config_of(row, engine, **changes), run_dir=run_dir, resume=resume)
+
+
+def same_bits(one: GAN, other: GAN) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def same_runs(one: tuple[GAN, Any], other: tuple[GAN, Any]) -> bool:
+    """Whether two runs have the same bits, their histories too: of results, or of members."""
+    a, b = one[1].history, other[1].history
+    same_history = all(np.array_equal(values, b[column], equal_nan=True) for column, values in a.items())
+    return same_bits(one[0], other[0]) and a.keys() == b.keys() and same_history
 
 
 def distance(gan: GAN, other: GAN) -> float:

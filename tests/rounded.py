@@ -12,14 +12,14 @@ def rounded(x: Tensor, kind: str) -> Tensor:
     """float32 to the factors' type, by integers: to nearest; ties away from 0 (tf32) or to even (bfloat16)."""
     if kind.endswith("bf16"):
         return x.to(torch.bfloat16).float()
-    bits = x.view(torch.int32)
+    bits = x.contiguous().view(torch.int32)
     finite = (bits & 0x7F800000) != 0x7F800000
     up = torch.where(finite, (bits.long() + 0x1000).to(torch.int32), bits)
     return torch.where(x.isnan(), x, (up & ~0x1FFF).view(torch.float32))
 
 
 class RoundedProduct(torch.autograd.Function):
-    """x W^T with both factors of each product rounded, forward and backward."""
+    """x W^T with both factors of each product rounded, and so for the products of its derivatives of any order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, kind: str) -> Tensor:
@@ -30,8 +30,8 @@ class RoundedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        of_output = rounded(grad.contiguous(), ctx.kind)
-        return of_output @ rounded(weight, ctx.kind), of_output.T @ rounded(x, ctx.kind), None
+        of_x = RoundedProduct.apply(grad, weight.T, ctx.kind)
+        return of_x, RoundedProduct.apply(grad.T, x.T, ctx.kind), None
 
 
 class RoundedLinear(torch.nn.Linear):

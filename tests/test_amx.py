@@ -14,7 +14,7 @@ import fresh
 import numpy as np
 import pytest
 import torch
-from fused_rows import MOMENTUM, ROWS_OF_TABLE, SLOW, STEPS, config_of, distance, run
+from fused_rows import MOMENTUM, ROWS_OF_TABLE, SLOW, STEPS, config_of, distance, run, same_bits, same_runs
 from rounded import RoundedLinear
 
 from fastgan import GAN, TrainConfig, _backend, train
@@ -213,8 +213,8 @@ def test_deep_products_have_the_stand_ins_bits() -> None:
             gan = of_linears(torch.nn.Linear, 250, 470)
             with products(kind):
                 train(gan, data, TrainConfig(2, 50, optimizer=SLOW, engine="fused", precision=precision))
-            found.append(gan.state_dict())
-        assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, found), strict=True)), precision
+            found.append(gan)
+        assert same_bits(*found), precision
 
 
 @needs_dot
@@ -259,20 +259,15 @@ def test_tf32_is_near_float(features: int) -> None:
     ],
 )
 def test_bits_depend_neither_on_threads_nor_on_resuming(kind: str, name: str, precision: str, tmp_path: Path) -> None:
-    row, states = ROWS_OF_TABLE[name], []
+    of = functools.partial(run, ROWS_OF_TABLE[name], torch.float32, "fused", precision=precision)
+    found = []
     for team in (1, 2, 3, 8):
         with products(kind, team):
-            states.append(run(row, torch.float32, "fused", steps=STEPS, precision=precision)[0].state_dict())
+            found.append(of())
     with products(kind):
-        torch.manual_seed(1)
-        gan = row.make(torch.float32)
-        data = torch.randn(row.rows, row.features, generator=torch.Generator().manual_seed(2))
-        for steps in (7, STEPS):
-            train(
-                gan, data, config_of(row, "fused", steps=steps, precision=precision), run_dir=tmp_path, resume=steps > 7
-            )
-    for state in (*states[1:], gan.state_dict()):
-        assert all(torch.equal(a, b) for a, b in zip(states[0].values(), state.values(), strict=True))
+        of(steps=7, run_dir=tmp_path)
+        found.append(of(run_dir=tmp_path, resume=True))
+    assert all(same_runs(found[0], other) for other in found[1:])
 
 
 @needs_amx
@@ -282,9 +277,8 @@ def test_the_engine_on_amx_has_the_stand_ins_bits(name: str) -> None:
         found = []
         for kind in (SOFTWARE, AMX):
             with products(kind):
-                gan, _ = run(ROWS_OF_TABLE[name], torch.float32, "fused", steps=STEPS, precision=precision)
-                found.append(gan.state_dict())
-        assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, found), strict=True)), precision
+                found.append(run(ROWS_OF_TABLE[name], torch.float32, "fused", precision=precision))
+        assert same_runs(*found), precision
 
 
 class Look(Callback):
@@ -298,7 +292,7 @@ class Look(Callback):
 )
 def test_the_rounded_copies_follow_every_change_of_weights(name: str) -> None:
     row = ROWS_OF_TABLE[name if name != "rolled back" else "plain"]
-    data = torch.randn(row.rows, row.features, generator=torch.Generator().manual_seed(2))
+    data = row.data(torch.float32)
     changes = {}
     if name == "rolled back":  # some minibatches have an infinite loss
         data[::40] = 1e30
@@ -309,9 +303,9 @@ def test_the_rounded_copies_follow_every_change_of_weights(name: str) -> None:
         gan = row.make(torch.float32)
         with products(SOFTWARE):
             result = train(gan, data, config_of(row, "fused", precision="bf16", **changes), callbacks=callbacks)
-        found.append(gan.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(*map(dict.values, found), strict=True))
-    assert all(bool(torch.isfinite(value).all()) for value in found[0].values())
+        found.append(gan)
+    assert same_bits(*found)
+    assert all(bool(torch.isfinite(value).all()) for value in gan.state_dict().values())
     assert (np.isinf(result.history["loss_d"]).sum() in range(1, STEPS)) == (name == "rolled back")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import Run
+from command_line import Run, check_refusal, check_success
 
 import fastgan
 from fastgan import evaluation, nn
@@ -169,8 +169,7 @@ def test_compare_measures_and_draws_all_models(run: Run, source: str, monkeypatc
     vae = baselines.variational_autoencoder
     monkeypatch.setattr(baselines, "variational_autoencoder", lambda *a, **k: vae(*a, **k, steps=5))
     monkeypatch.setattr(baselines, "_COMPONENTS", (2,))
-    code, out, err = run(source, "--steps", "3", "--out", "a", "--quiet", *few)
-    assert code == 0, err
+    out = check_success(run(source, "--steps", "3", "--out", "a", "--quiet", *few))
     assert [line.split()[0] for line in out.splitlines()[1:7]] == ["GAN", "GMM", "KDE", "VAE", "marginals", "real"]
     head = out.splitlines()[0]
     assert ("modes" in head) == (source == "ring") and ("correlation" in head) == (source == "digits")
@@ -197,8 +196,7 @@ def test_compare_takes_the_columns_of_a_table_as_equals(run: Run, monkeypatch: p
     monkeypatch.setattr(baselines, "variational_autoencoder", lambda *a, **k: vae(*a, **k, steps=50))
     monkeypatch.setattr(baselines, "_COMPONENTS", (2,))
     np.save("people.npy", np.random.default_rng(0).normal(size=(120, 3)) * (1, 1e4, 1) + (40, 3e4, 1))
-    code, out, err = run("people.npy", "--steps", "3", "--out", "a", "--quiet", "--no-pictures")
-    assert code == 0, err
+    out = check_success(run("people.npy", "--steps", "3", "--out", "a", "--quiet", "--no-pictures"))
     assert out.splitlines()[-2] == "units: standard deviations of each column, from its mean"
     width = next(line for line in out.splitlines() if line.startswith("KDE")).split()[2]
     assert 0.05 < float(width) < 2
@@ -216,5 +214,4 @@ def test_a_mistake_ends_in_one_line(run: Run, argv: tuple[str, ...], message: st
     np.save("short.npy", np.random.default_rng(0).normal(size=(5, 3)))
     Path("full").mkdir()
     Path("full/x").touch()
-    code, out, err = run(*argv)
-    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+    check_refusal(run(*argv), message)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import switches
 import torch
+from test_benchmark import EAGER, SETTINGS, halved_loss
 from torch import nn
 
 from fastgan import _probes
@@ -33,24 +34,12 @@ from fastgan.apps.bench.workloads import CUDA_WORKLOADS, MlpSizes, Workload, dra
 from fastgan.training.engines import cuda_graph as graph
 from fastgan.training.engines.cost_model import DeviceLimits
 
-SETTINGS = harness.Settings(threads=(1,), windows=2, window_s=1e-3, warmup_s=1e-3, quick=True)
 TINY = device.Row(CUDA_WORKLOADS["tiny"])
 BOUNDS = {"copy_bytes_per_s": 4e12, "products_per_s": {"ieee": 5e13, "tf32": 4e14, "bf16": 8e14}}
-EAGER = baselines_torch.eager
 
 
 def measured(row: device.Row, *baselines: str) -> dict[str, Any]:
     return device.measure(row, baselines, SETTINGS, BOUNDS, say=lambda what: None, device="cpu")
-
-
-def halved_loss(generator: nn.Module, discriminator: nn.Module) -> baselines_torch.Step:
-    step = EAGER(generator, discriminator)
-
-    def wrong(*batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        loss_d, loss_g = step(*batch)
-        return loss_d / 2, loss_g
-
-    return wrong
 
 
 # ---------------------------------------------------------------- rows

@@ -9,22 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Run, check_refusal
 from test_bench_device import BOUNDS, twice_the_loss
 
 from fastgan import _backend
 from fastgan._backend import native
 from fastgan.apps.bench import (
     device,
-    harness,
     machine,
     measure,
     report,
+    results,
     targets,
     worker,
 )
 from fastgan.apps.bench.workloads import CUDA_WORKLOADS
-from fastgan.apps.cli import main
 
+ON_CUDA = ("--device", "cuda", "--quick", "--out", ".", "--window-ms", "1")
 LATENCIES = {
     "launch_s": 2.1e-6, "graph_node_s": 1.3e-6, "block_barrier_s": 2e-8, "cluster_barrier_s": {"8": 5e-7},
     "launch_and_wait_s": 8e-6, "fetch_s": 1.2e-5,
@@ -113,7 +114,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[i
         sizes = {"copy_bytes": 1 << 16, "side": 64}
         worker.serve(request | {"device": "cpu", "sizes": sizes}, answers.append)
         for answer in answers:
-            yield json.loads(json.dumps(harness.plain(answer)))
+            yield json.loads(json.dumps(results.plain(answer)))
             if "record" in answer:
                 (file,) = tmp_path.glob("*.json")
                 seen.append(len(json.loads(file.read_text())["workloads"]))
@@ -122,58 +123,62 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[i
     yield seen
 
 
-def run(folder: Path, *options: str) -> int:
-    return main(["bench", "--device", "cuda", "--quick", "--out", str(folder), "--window-ms", "1", *options])
+@pytest.fixture
+def bench(run: Run, stand_in: list[int]) -> Run:
+    """The command on the stand-in; the lines of its output are not folded."""
+
+    def call(*options: str) -> tuple[int, str, str]:
+        code, out, err = run("bench", *ON_CUDA, "--baselines", "eager", "--windows", "2", *options)
+        return code, out.replace("\n  ", " "), err
+
+    return call
 
 
-def test_a_run_on_a_stand_in_comes_out_whole(
-    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def written() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path("train-nvidia-h200-quick.json").read_text())
+    return content
+
+
+def test_a_run_on_a_stand_in_comes_out_whole(bench: Run, stand_in: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(device.POPULATIONS, "tinyx2", ("tiny", 2))
     monkeypatch.setattr(device, "NAMES", (*device.NAMES, "tinyx2"))
     if native is not None:  # as on a processor without AMX
         monkeypatch.setattr(native, "multiplies_tf32", lambda: False)
-    options = ["--workload", "tiny", "tinyx2", "--baselines", "eager", "--windows", "2", "--precision", "fp32", "tf32"]
-    assert run(tmp_path, *options) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {f"train-nvidia-h200-quick.{end}" for end in ("json", "png")}
-    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
+    code, out, err = bench("--workload", "tiny", "tinyx2", "--precision", "fp32", "tf32")
+    assert code == 0 and {p.name for p in Path().iterdir()} == {
+        f"train-nvidia-h200-quick.{end}" for end in ("json", "png")
+    }
+    content = written()
     rows = [(r["workload"], r["precision"], "sides" in r) for r in content["workloads"]]
     assert rows == [(name, p, p == "fp32") for name in ("tiny", "tinyx2") for p in ("fp32", "tf32")]
     assert content["lower_bounds"]["products_per_s"]["bf16"] > 0 and stand_in == [1, 2, 3, 4]
-    out, err = capsys.readouterr()
     assert "lower bounds of NVIDIA H200" in out and "QUICK CHECK" in out and "each ends with a wait" in out
-    assert "left out: tiny tf32: fastgan: " in out.replace("\n  ", " ") and "tiny: timing" in err
+    assert "left out: tiny tf32: fastgan: " in out and "tiny: timing" in err
 
 
-def test_a_row_whose_check_fails_has_no_time_and_the_others_go_on(
-    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_whose_check_fails_has_no_time_and_the_others_go_on(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     twice_the_loss(monkeypatch, "tiny")
-    assert run(tmp_path, "--workload", "tiny", "toy-32", "--baselines", "eager", "--windows", "2") == 1
-    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
+    code, out, _ = bench("--workload", "tiny", "toy-32")
+    assert code == 1 and "batch 32: loss_d of fastgan departs from a float64 run" in out
+    content = written()
     assert [("fastgan" in r["sides"]) for r in content["workloads"]] == [False, True] and len(content["no time"]) == 1
-    assert "batch 32: loss_d of fastgan departs from a float64 run" in capsys.readouterr().out.replace("\n  ", " ")
 
 
-def test_a_row_that_breaks_down_does_not_end_the_others(
-    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_that_breaks_down_does_not_end_the_others(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = iter([torch.OutOfMemoryError("none left"), KeyError("key"), FloatingPointError("loss_d is not finite")])
 
     def broken(*_: object) -> None:
         raise next(errors)
 
     monkeypatch.setattr(device, "multiprocessors", broken)
-    names = ("tiny", "toy-32", "original")
     monkeypatch.setitem(device.CUDA_WORKLOADS, "original", CUDA_WORKLOADS["tiny"])
-    assert run(tmp_path, "--workload", *names, "--baselines", "eager", "--windows", "2") == 1
-    out = capsys.readouterr().out
-    assert "no time: tiny, fp32: none left" in out and "no time: toy-32, fp32: KeyError: 'key'" in out
+    code, out, _ = bench("--workload", "tiny", "toy-32", "original")
+    assert code == 1 and "no time: tiny, fp32: none left" in out and "no time: toy-32, fp32: KeyError: 'key'" in out
     assert "no time: original, fp32: loss_d is not finite" in out
 
 
 def test_each_row_has_a_process_and_one_that_dies_takes_nothing_with_it(
-    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, asked = worker.ask, []
 
@@ -184,31 +189,28 @@ def test_each_row_has_a_process_and_one_that_dies_takes_nothing_with_it(
         yield from whole(request, limit_s)
 
     monkeypatch.setattr(worker, "ask", ask)
-    options = ("--workload", "tiny", "toy-32", "--baselines", "eager", "--windows", "2", "--row-limit", "77")
-    assert run(tmp_path, *options) == 1
+    code, out, _ = bench("--workload", "tiny", "toy-32", "--row-limit", "77")
     assert asked == [([], False, 77), ([("tiny", "fp32")], True, 77), ([("toy-32", "fp32")], True, 77)]
-    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
+    content = written()
     assert [r["workload"] for r in content["workloads"]] == ["toy-32"]
     told = "no time: tiny, fp32: the measuring process ended with -6: Traceback ... an illegal memory access"
-    assert told in capsys.readouterr().out.replace("\n  ", " ")
+    assert code == 1 and told in out
     assert content["no time"] == [told.removeprefix("no time: ")]
 
 
 def test_without_lower_bounds_nothing_is_measured_and_the_reason_is_reported(
-    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def throughputs(*_: object) -> Iterator[dict[str, Any]]:
         raise worker.WorkerFailed("the measuring process was ended after 77 s: nothing")
         yield
 
     monkeypatch.setattr(worker, "ask", throughputs)
-    assert run(tmp_path, "--workload", "tiny") == 1
-    assert "no time: the measuring process was ended after 77 s: nothing" in capsys.readouterr().err
+    code, _, err = bench("--workload", "tiny")
+    assert code == 1 and "no time: the measuring process was ended after 77 s: nothing" in err
 
 
-def test_rows_go_on_where_latencies_could_not_be_measured(
-    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_go_on_where_latencies_could_not_be_measured(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = worker.ask
 
     def ask(request: dict[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
@@ -217,18 +219,14 @@ def test_rows_go_on_where_latencies_could_not_be_measured(
             raise worker.WorkerFailed("the measuring process ended with -6: a fault")
 
     monkeypatch.setattr(worker, "ask", ask)
-    assert run(tmp_path, "--workload", "tiny", "--baselines", "eager", "--windows", "2") == 1
-    out = capsys.readouterr().out.replace("\n  ", " ")
-    assert (
-        "no time: some lower bounds: the measuring process ended with -6: a fault" in out and "interrupted" not in out
-    )
-    (record,) = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())["workloads"]
+    code, out, _ = bench("--workload", "tiny")
+    assert code == 1 and "interrupted" not in out
+    assert "no time: some lower bounds: the measuring process ended with -6: a fault" in out
+    (record,) = written()["workloads"]
     assert record["lower_bound_s"] > 0
 
 
-def test_what_was_measured_before_a_ctrl_c_is_reported(
-    stand_in: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_measured_before_a_ctrl_c_is_reported(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = worker.ask
 
     def ask(request: dict[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
@@ -238,10 +236,9 @@ def test_what_was_measured_before_a_ctrl_c_is_reported(
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(worker, "ask", ask)
-    assert run(tmp_path, "--workload", "tiny", "toy-32", "--baselines", "eager", "--windows", "2") == 130
-    assert "interrupted: 1 of 2 rows" in capsys.readouterr().out
-    content = json.loads((tmp_path / "train-nvidia-h200-quick.json").read_text())
-    assert [r["workload"] for r in content["workloads"]] == ["tiny"]
+    code, out, _ = bench("--workload", "tiny", "toy-32")
+    assert code == 130 and "interrupted: 1 of 2 rows" in out
+    assert [r["workload"] for r in written()["workloads"]] == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -251,29 +248,18 @@ def test_what_was_measured_before_a_ctrl_c_is_reported(
         (["--baselines", "tensorflow"], "--baselines must be among eager"),
         (["--precision", "fp16"], "--precision must be among fp32"),
         (["--threads", "2"], "--threads must go with --device cpu"),
+        (["--device", "cpu", "--precision", "bf16"], "--precision must go with --device cuda"),
     ],
 )
-def test_wrong_arguments_end_in_one_line(
-    options: list[str], rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path, *options) == 2
-    assert rule in capsys.readouterr().err
+def test_wrong_arguments_end_in_one_line(run: Run, options: list[str], rule: str) -> None:
+    check_refusal(run("bench", *ON_CUDA, *options), rule)
 
 
-def test_without_a_gpu_it_says_so_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_gpu_it_says_so_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run(tmp_path) == 2
     told = "fastgan bench: --device must be cpu here, got cuda: PyTorch sees no CUDA device\n"
-    assert capsys.readouterr().err == told
+    check_refusal(run("bench", *ON_CUDA), told)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a stand-in")
     monkeypatch.setattr(_backend, "cuda_reason", lambda: "fastgan was built without CUDA")
-    assert run(tmp_path) == 2
-    assert "built without CUDA" in capsys.readouterr().err
-
-
-def test_precisions_are_the_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--precision", "bf16", "--out", str(tmp_path)]) == 2
-    assert "--precision must go with --device cuda" in capsys.readouterr().err
+    check_refusal(run("bench", *ON_CUDA), "built without CUDA")

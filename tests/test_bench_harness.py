@@ -15,6 +15,7 @@ from test_bench import QUICK, constant
 
 from fastgan._backend import native
 from fastgan.apps.bench import harness, timing
+from fastgan.apps.bench.results import Report
 
 TRUTH = {"y": torch.tensor([1.0, 2.0], dtype=torch.float64)}
 
@@ -162,17 +163,17 @@ def test_calls_before_the_timed_ones_are_made() -> None:
 
 def test_every_record_is_on_disk_at_once_and_can_be_taken_over(tmp_path: Path) -> None:
     settings = dataclasses.replace(QUICK, out=tmp_path, machine="here")
-    report = harness.Report("case", settings)
+    report = Report("case", settings)
     for i in range(2):
         report.add({"case": f"{i}", "wrong": {"eager": "departs"} if i else {}})
         assert len(json.loads(report.path.read_text())["cases"]) == i + 1
     assert report.failures == ["1: departs"]
-    again = harness.Report("case", settings)
+    again = Report("case", settings)
     again.resume()
     assert [r["case"] for r in again.records] == ["0", "1"] and again.content == {}
     again.content["population"] = {"members": 2}
     again.save()
-    third = harness.Report("case", settings)
+    third = Report("case", settings)
     third.resume("population", "lower_bounds")
     assert third.content == {"population": {"members": 2}}
 
@@ -195,13 +196,13 @@ def test_results_that_a_run_writes_do_not_change_its_revision(tmp_path: Path, mo
 def test_a_table_that_is_finished_at_another_revision_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = dataclasses.replace(QUICK, out=tmp_path, machine="here")
     monkeypatch.setattr(harness.machine, "revision", lambda: "1234567")
-    first = harness.Report("case", settings)
+    first = Report("case", settings)
     first.started = "2026-01-01T00:00:00Z"
     first.add({"case": "a"})
     first.add({"case": "b"})
     assert first.revisions() == ""
     monkeypatch.setattr(harness.machine, "revision", lambda: "89abcde with changes")
-    second = harness.Report("case", settings)
+    second = Report("case", settings)
     second.resume()
     second.add({"case": "c"})
     rows = json.loads(second.path.read_text())["cases"]

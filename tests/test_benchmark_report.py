@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Run, check_refusal, check_success
 from test_benchmark import halved_loss
 
 from fastgan._backend import native
@@ -22,7 +24,6 @@ from fastgan.apps.bench import (
     worker,
 )
 from fastgan.apps.bench.workloads import WORKLOADS, MlpSizes, Workload
-from fastgan.apps.cli import main
 from fastgan.training import TrainConfig
 from fastgan.training.engines.cost_model import Work
 
@@ -68,29 +69,32 @@ def test_peak_is_a_rate_of_every_thread() -> None:
 # ---------------------------------------------------------------- the whole
 
 
-def run(folder: Path, *options: str) -> int:
-    return main(["bench", "--quick", "--out", str(folder), "--machine", "here", "--window-ms", "1", *options])
+@pytest.fixture
+def bench(run: Run) -> Run:
+    return functools.partial(run, "bench", "--quick", "--out", ".", "--machine", "here", "--window-ms", "1")
+
+
+def written() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path("train-here-quick.json").read_text())
+    return content
 
 
 @pytest.mark.skipif(native is None, reason="the plain layers are not as fast as eager PyTorch")
-def test_a_quick_run_comes_out_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path, "--workload", "tiny", "--baselines", "eager", "--windows", "2") == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"train-here-quick.json", "train-here-quick.png"}
-    (record,) = json.loads((tmp_path / "train-here-quick.json").read_text())["workloads"]
+def test_a_quick_run_comes_out_whole(bench: Run) -> None:
+    code, out, err = bench("--workload", "tiny", "--baselines", "eager", "--windows", "2")
+    assert code == 0 and {p.name for p in Path().iterdir()} == {"train-here-quick.json", "train-here-quick.png"}
+    (record,) = written()["workloads"]
     assert record["workload"] == "tiny" and record["sides"]["eager"]["windows"] == 2
     assert record["operations"] == flops.iteration(WORKLOADS["tiny"])
     assert record["tolerance"]["relative difference from float64"]["eager"]["loss_d"] < measure.LOSS_TOLERANCE
     assert record["gflops"]["fastgan"] > 0
-    out, err = capsys.readouterr()
     assert "QUICK CHECK" in out and "times as fast as eager PyTorch at the one workload" in out
     assert "microseconds an iteration" in out
     assert max(map(len, out.partition("\nwritten")[0].splitlines())) <= report.WIDTH
     assert "tiny: timing" in err
 
 
-def test_a_failed_check_gives_no_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_check_gives_no_time(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(request: dict[str, Any], limit_s: float) -> Any:
         answers: list[dict[str, Any]] = []
         monkeypatch.setattr(baselines_torch, "eager_fused_adam", halved_loss)
@@ -98,15 +102,15 @@ def test_a_failed_check_gives_no_time(
         return answers
 
     monkeypatch.setattr(worker, "ask", failing)
-    assert run(tmp_path, "--workload", "tiny", "--baselines", "fused-adam") == 1
-    told = capsys.readouterr().out.replace("\n  ", " ")
-    assert "no time: G 1-16-16-1, D 1-16-16-1, batch 32: loss_d of fused-adam departs from" in told
-    (record,) = json.loads((tmp_path / "train-here-quick.json").read_text())["workloads"]
+    code, out, _ = bench("--workload", "tiny", "--baselines", "fused-adam")
+    told = "no time: G 1-16-16-1, D 1-16-16-1, batch 32: loss_d of fused-adam departs from"
+    assert code == 1 and told in out.replace("\n  ", " ")
+    (record,) = written()["workloads"]
     assert "fused-adam" not in record["sides"] and record["sides"]["fastgan"]["median_s"] > 0
 
 
 def test_a_row_that_breaks_down_costs_no_other_row_and_can_be_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -116,29 +120,28 @@ def test_a_row_that_breaks_down_costs_no_other_row_and_can_be_measured_again(
         if name == "toy-32":
             raise worker.WorkerFailed("the measuring process ended with -9: ")
         yield {"record": made_up(name, {"fastgan": 10, "eager": 1000})}
-        file = json.loads((tmp_path / "train-here-quick.json").read_text())
-        assert file["workloads"][-1]["workload"] == name, "it must be on disk before the next row begins"
+        assert written()["workloads"][-1]["workload"] == name, "it must be on disk before the next row begins"
 
     monkeypatch.setattr(worker, "ask", ask)
-    assert run(tmp_path, "--workload", "tiny", "toy-32", "mnist-256") == 1
-    assert "no time: toy-32: the measuring process ended with -9" in capsys.readouterr().out
+    rows = ("--workload", "tiny", "toy-32", "mnist-256")
+    code, out, _ = bench(*rows)
+    assert code == 1 and "no time: toy-32: the measuring process ended with -9" in out
     asked.clear()
-    path = tmp_path / "train-here-quick.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"lower_bounds": {"copy": 1.0}}))
-    rows = ("--workload", "tiny", "toy-32", "mnist-256", "--resume", "--baselines", "eager")
-    assert run(tmp_path, *rows) == 1
-    assert asked == ["toy-32"]
-    content = json.loads(path.read_text())
+    path = Path("train-here-quick.json")
+    path.write_text(json.dumps(written() | {"lower_bounds": {"copy": 1.0}}))
+    again = (*rows, "--resume", "--baselines", "eager")
+    code, out, _ = bench(*again)
+    assert code == 1 and asked == ["toy-32"] and "different revisions" not in out
+    content = written()
     assert content["lower_bounds"] == {"copy": 1.0}  # measured before, and not again
     assert [r["workload"] for r in content["workloads"]] == ["tiny", "mnist-256"]
-    assert "different revisions" not in capsys.readouterr().out
     content["workloads"][0]["revision"] = "1234567"
     path.write_text(json.dumps(content))
-    assert run(tmp_path, *rows) == 1
-    assert "The rows are of different revisions: 1234567 (1), " in capsys.readouterr().out
+    code, out, _ = bench(*again)
+    assert code == 1 and "The rows are of different revisions: 1234567 (1), " in out
 
 
-def test_a_population_is_not_measured_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_population_is_not_measured_twice(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def ask(request: dict[str, Any], limit_s: float) -> Any:
@@ -148,11 +151,11 @@ def test_a_population_is_not_measured_twice(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(worker, "ask", ask)
     monkeypatch.setattr(harness.machine, "allowed_cpus", lambda: [0, 1])
     for _ in range(2):
-        assert run(tmp_path, "--workload", "population-2t", "--resume") == 0
+        check_success(bench("--workload", "population-2t", "--resume"))
     assert asked == ["population-2t"]
 
 
-def test_a_row_that_lacks_a_side_is_measured_again_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_lacks_a_side_is_measured_again_where_it_is(bench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     microseconds = {"fastgan": 10.0, "eager": 1000.0}
     left_out: dict[str, str] = {}
     asked: list[str] = []
@@ -163,13 +166,14 @@ def test_a_row_that_lacks_a_side_is_measured_again_where_it_is(tmp_path: Path, m
 
     monkeypatch.setattr(worker, "ask", ask)
     rows = ("--workload", "tiny", "toy-32", "--baselines", "eager")
-    assert run(tmp_path, *rows) == run(tmp_path, *rows, "--resume") == 0
+    for options in (rows, (*rows, "--resume")):
+        check_success(bench(*options))
     assert asked == ["tiny", "toy-32"]
     microseconds["matmul"], left_out = 2000.0, {"jax": "it is not installed"}
     for _ in range(2):
-        assert run(tmp_path, "--workload", "tiny", "--baselines", "eager", "matmul", "jax", "--resume") == 0
+        check_success(bench("--workload", "tiny", "--baselines", "eager", "matmul", "jax", "--resume"))
     assert asked == ["tiny", "toy-32", "tiny"]
-    records = json.loads((tmp_path / "train-here-quick.json").read_text())["workloads"]
+    records = written()["workloads"]
     assert [(r["workload"], "matmul" in r["sides"]) for r in records] == [("tiny", True), ("toy-32", False)]
 
 
@@ -182,11 +186,8 @@ def test_a_row_that_lacks_a_side_is_measured_again_where_it_is(tmp_path: Path, m
         (["--windows", "1"], "--windows must be at least 2"),
     ],
 )
-def test_wrong_arguments_end_in_one_line(
-    options: list[str], rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path, *options) == 2
-    assert rule in capsys.readouterr().err
+def test_wrong_arguments_end_in_one_line(bench: Run, options: list[str], rule: str) -> None:
+    check_refusal(bench(*options), rule)
 
 
 def test_a_worker_that_breaks_down_says_why() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import FAST, TINY, CtrlC, Run, check_refusal, showing
+from command_line import FAST, TINY, CtrlC, Run, check_refusal, check_success, showing
 
 import fastgan
 from fastgan.apps import presets
@@ -151,10 +151,12 @@ def test_other_optimisers_by_their_names(run: Run) -> None:
     args = ("--rows", "200", "--steps", "2", "--batch-size", "20", "--width", "8", *FAST)
     for kind, flags in (
         ("adamw", ("--weight-decay", "0.1", "--beta1", "0.3")), ("rmsprop", ("--momentum", "0.2")), ("sgd", ()),
+        ("momentum", ("--momentum", "0.6", "--lr", "0.05")),
     ):  # fmt: skip
         assert run("train", "ring", "--out", kind, "--optimizer", kind, *flags, *args)[0] == 0
         kept = json.loads(Path(kind, "config.json").read_text())["train"]["optimizer"]
         assert kept["type"].lower() == kind
+    assert (kept["lr"], kept["momentum"]) == (0.05, 0.6)
     bad = run("train", "ring", "--optimizer", "momentum", "--weight-decay", "1")
     check_refusal(bad, "--weight-decay must come with")
 
@@ -230,8 +232,7 @@ def test_image_files_keep_their_shape(run: Run) -> None:
 def test_flags_reach_the_config(run: Run) -> None:
     flags = "--k 2 --loss minimax --gradient-penalty r1 --penalty-weight 0.5 --max-col-norm none"
     more = "--lr 0.01 --beta1 0.4 --generator-lr 0.02 --prior uniform --latent-dim 3 --generator-hidden 5,6,7"
-    code, _, err = run("train", "ring", *TINY, "--out", "r", *FAST, *flags.split(), *more.split())
-    assert code == 0, err
+    check_success(run("train", "ring", *TINY, "--out", "r", *FAST, *flags.split(), *more.split()))
     config = json.loads(Path("r/config.json").read_text())
     train, networks = config["train"], config["networks"]
     assert (train["k"], train["loss"]) == (2, "minimax")
@@ -257,8 +258,7 @@ def test_rates_replace_those_of_the_preset(run: Run) -> None:
 
 def test_the_average_of_a_short_training_has_forgotten_the_first_weights(run: Run) -> None:
     """At the preset's 0.999 their share was 61% after 500 iterations: none or one of the 8 modes was covered."""
-    code, out, err = run("train", "ring", "--steps", "500", "--no-pictures", "--json", "--out", "short")
-    assert code == 0, err
+    out = check_success(run("train", "ring", "--steps", "500", "--no-pictures", "--json", "--out", "short"))
     assert json.loads(out)["modes"]["covered"] == 8
     assert runs.read(Path("short")).train.ema_decay == 0.98
 
@@ -286,8 +286,10 @@ def test_packing_widens_the_discriminator(run: Run) -> None:
     assert run("plot", "packed", "--out", "again.png")[0] == 0
     np.save("new.npy", fastgan.data.ring(50, seed=9).tensor().numpy())
     assert run("evaluate", "packed", "--n", "100", "--held-out", "new.npy")[0] == 0
-    code, _, says = run("plot", "discriminator", "packed", "--out", "d.png")
-    assert code == 2 and "RUN_DIR must have pack=1 for the picture discriminator, got 2" in says
+    check_refusal(
+        run("plot", "discriminator", "packed", "--out", "d.png"),
+        "RUN_DIR must have pack=1 for the picture discriminator, got 2",
+    )
     assert run("train", "ring", *TINY, "--pack", "2", "--seeds", "0:2", "--out", "spec", *FAST)[0] == 0
 
 
@@ -295,15 +297,10 @@ def test_a_discriminator_that_compares_rows_draws_no_surface(run: Run) -> None:
     """It once drew one of 40,000 points, each compared with each: 128 GB for four features."""
     assert run("train", "ring", *TINY, "--minibatch-features", "4", "--out", "compares", "--quiet") == (0, "", "")
     assert Path("compares/samples.png").is_file()
-    code, _, says = run("plot", "discriminator", "compares", "--out", "d.png")
-    assert code == 2 and "RUN_DIR must have a D of single rows for the picture discriminator" in says
-
-
-def test_momentum(run: Run) -> None:
-    args = ("--optimizer", "momentum", "--momentum", "0.6", "--lr", "0.05")
-    assert run("train", "ring", *TINY, "--out", "r", *FAST, *args)[0] == 0
-    optimizer = json.loads(Path("r/config.json").read_text())["train"]["optimizer"]
-    assert (optimizer["type"], optimizer["lr"], optimizer["momentum"]) == ("Momentum", 0.05, 0.6)
+    check_refusal(
+        run("plot", "discriminator", "compares", "--out", "d.png"),
+        "RUN_DIR must have a D of single rows for the picture discriminator",
+    )
 
 
 # ---------------------------------------------------------------- sample, plot, info

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import Run
+from command_line import Run, check_refusal, check_success
 
 from fastgan import data, plots
 from fastgan.apps.cli import labels, main, runs
@@ -32,8 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(run: Run, folder: Path, *argv: str) -> np.ndarray:
-    code, _, err = run("sample", str(folder), "--out", "x.npy", *argv)
-    assert code == 0, err
+    check_success(run("sample", str(folder), "--out", "x.npy", *argv))
     return np.load("x.npy")
 
 
@@ -105,27 +104,23 @@ def mnist(labels: list[int]) -> None:
 def test_M57_a_class_of_few_rows_or_none_leaves_blanks(run: Run) -> None:
     mnist([0, 2, 2, 4, 4, 4])
     argv = ("--steps", "1", "--batch-size", "2", "--width", "4", "--quiet", "--out", "few")
-    code, _, err = run("train", "grey", "--conditional", *argv)
-    assert code == 0, err
+    check_success(run("train", "grey", "--conditional", *argv))
     assert runs.read(Path("few")).networks.classes == 5
     assert Path("few/samples.png").stat().st_size > 1000
-    code, _, err = run("sample", "few", "--labels", "1", "--out", "y.png")
-    assert code == 0 and Path("y.png").stat().st_size > 1000, err
+    check_success(run("sample", "few", "--labels", "1", "--out", "y.png"))
+    assert Path("y.png").stat().st_size > 1000
     Path("grey/train-labels-idx1-ubyte").unlink()
     for command in ("evaluate few", "plot few", "sample few --out x.png", "train --resume --out few --steps 2"):
-        code, _, err = run(*command.split())
-        assert code == 2 and "grey must have the labels that the run was trained with, got none" in err
+        check_refusal(run(*command.split()), "grey must have the labels that the run was trained with, got none")
 
 
 @pytest.mark.parametrize("name", ["neighbours", "interpolation", "animation"])
 def test_M57_the_other_pictures_are_drawn(run: Run, folders: Path, name: str) -> None:
-    code, _, err = run("plot", name, str(folders / "digits"), "--out", "x.gif" if name == "animation" else "x.png")
-    assert code == 0, err
+    check_success(run("plot", name, str(folders / "digits"), "--out", "x.gif" if name == "animation" else "x.png"))
 
 
 def test_M57_evaluate_says_whether_samples_have_their_labels(run: Run, folders: Path) -> None:
-    code, out, err = run("evaluate", str(folders / "ring"), "--n", "500", "--out", "x.json")
-    assert code == 0, err
+    out = check_success(run("evaluate", str(folders / "ring"), "--n", "500", "--out", "x.json"))
     assert "of samples are nearest to a row of the requested label" in out and "\ndiscriminator" not in out
     ring = runs.read(folders / "ring").load_data()
     assert ring.labels is not None and ring.centres is not None
@@ -159,16 +154,14 @@ def test_M57_a_population_may_be_conditional(run: Run) -> None:
 )
 def test_M57_a_mistake_ends_in_one_line(run: Run, folders: Path, argv: str, message: str) -> None:
     Path("table.csv").write_text("1,2\n3,4\n")
-    code, out, err = run(*argv.format(folders).split())
-    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+    check_refusal(run(*argv.format(folders).split()), message)
     assert not Path("runs").exists() and not Path("x.npy").exists()
 
 
 def test_M57_labels_that_do_not_count_from_0_are_refused(run: Run) -> None:
     mnist(list(range(1, 21)))
-    code, _, err = run("train", "grey", "--conditional")
     rule = "--conditional must be used with a row or more for each class, got 20 rows for labels up to 20"
-    assert code == 2 and rule in err
+    check_refusal(run("train", "grey", "--conditional"), rule)
     with pytest.raises(ValueError, match="labels from 0 up, one a class, got -1 to 3"):
         labels.classes_of(data.Dataset(torch.zeros(5, 2), labels=torch.arange(-1, 4)), "a test")
 
@@ -178,11 +171,9 @@ def test_M57_few_rows_have_all_the_classes_there_are_and_each_can_be_drawn(run: 
     argv = ("--width", "4", "--steps", "1", "--quiet", "--threads", "1", "--no-pictures")
     for rows in ("4", "6"):
         argv_of = ("train", "ring", "--conditional", "--rows", rows, "--batch-size", "4", "--out", rows, *argv)
-        code, _, err = run(*argv_of)
-        assert code == 0, err
+        check_success(run(*argv_of))
         assert runs.read(Path(rows)).networks.classes == 8
     assert set(data.ring(6).labels.tolist()) == {0, 1, 2, 4, 5}  # type: ignore[union-attr]
     for label in ("3", "7", "2,3"):
-        code, _, err = run("sample", "6", "--labels", label, "--out", "x.png")
-        assert code == 0, err
+        check_success(run("sample", "6", "--labels", label, "--out", "x.png"))
     assert labels.classes_of(data.digits().head(4), "digits") == 10

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from command_line import FAST, TINY, CtrlC, Run, showing
+from command_line import FAST, TINY, CtrlC, Run, check_refusal, showing
 
 from fastgan.training import population
 from fastgan.training.display import Bar, Lines, progress
@@ -138,15 +138,16 @@ def test_numbers_that_are_not_finite_do_not_spoil_the_summary(run: Run) -> None:
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(run: Run, argv: str, says: str) -> None:
-    code, out, err = run("train", "ring", *TINY, *argv.split())
-    assert (code, out, err.count("\n")) == (2, "", 1) and says in err, err
+    check_refusal(run("train", "ring", *TINY, *argv.split()), says)
     assert not list(Path().iterdir())
 
 
 def test_a_single_run_is_not_resumed_as_a_population(run: Run) -> None:
     assert run("train", "ring", *TINY, "--out", "one", *FAST)[0] == 0
-    code, _, err = run("train", "--resume", "--out", "one", "--seeds", "0:2")
-    assert code == 2 and "must resume a population, got one without population.json" in err
+    check_refusal(
+        run("train", "--resume", "--out", "one", "--seeds", "0:2"),
+        "must resume a population, got one without population.json",
+    )
     Path("one/population.json").write_text("{")
     assert "one/population.json must describe a population" in run("train", "--resume", "--out", "one")[2]
 
@@ -172,5 +173,4 @@ def test_the_display_fits_standard_error(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_folder_of_many_is_not_taken_for_one_run(run: Run) -> None:
     assert run("train", "ring", *TINY, "--seeds", "0:2", "--out", "many", "--no-pictures", "--quiet")[0] == 0
     for argv in ("sample many --out x.npy", "evaluate many", "plot many", "plot animation many"):
-        code, out, err = run(*argv.split())
-        assert code == 2 and "RUN_DIR must be of one GAN, as many/member-0000, got many with many" in err, err
+        check_refusal(run(*argv.split()), "RUN_DIR must be of one GAN, as many/member-0000, got many with many")

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import CtrlC, Run, showing, signatures
+from command_line import CtrlC, Run, check_refusal, check_success, showing, signatures
 
 from fastgan.apps.cli import reproduce_ring
 from fastgan.apps.reproduce import unrolled
@@ -22,11 +22,10 @@ def run(run: Run) -> Run:
 def test_M74_a_row_for_each_k(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="the study draws its pictures")
     signed = signatures(monkeypatch)
-    code, out, err = run("unrolled", "--unroll", "0,1", "--trials", "2", "--steps", "3", "--out", "a", "--quiet")
-    assert code == 0, err
+    out = check_success(run("unrolled", "--unroll", "0,1", "--trials", "2", "--steps", "3", "--out", "a", "--quiet"))
     assert "2 trials of 3 of the full 25,000 iterations" in out.splitlines()[0]
     assert [line.split()[:4] for line in out.splitlines()[2:4]] == [["K", "=", str(k), "fastgan"] for k in (0, 1)]
-    found = unrolled.unrolled((1,), trials=2, steps=3)
+    found = unrolled.trials_on_ring({"unroll": (1,)}, trials=2, steps=3)
     with open("a/table.csv") as file:
         rows = list(csv.reader(file))
     modes = [trial.modes for trial in found]
@@ -41,8 +40,7 @@ def test_M74_a_row_for_each_k(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_M75_a_row_for_each_cost(run: Run) -> None:
     argv = ("--trials", "1", "--steps", "2", "--no-pictures", "--quiet")
-    code, _, err = run("costs", *argv, "--out", "a")
-    assert code == 0, err
+    check_success(run("costs", *argv, "--out", "a"))
     body = json.loads(Path("a/table.json").read_text())
     assert [row["method"] for row in body["rows"]] == ["minimax", "non_saturating", "mle"] and body["steps"] == 2
 
@@ -79,5 +77,4 @@ def test_ctrl_c_leaves_the_table_of_what_is_done(run: Run, monkeypatch: pytest.M
 def test_a_mistake_ends_in_one_line(run: Run, argv: tuple[str, ...], message: str) -> None:
     Path("full").mkdir()
     Path("full/x").touch()
-    code, out, err = run(*argv)
-    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+    check_refusal(run(*argv), message)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import Run, check_refusal, check_success
 
 import fastgan
 from fastgan.apps.cli import main, runs
@@ -84,15 +85,13 @@ def test_a_file_has_the_flags_and_a_run_is_done_again() -> None:
     assert trained("--config", "c.toml", "--schedule-steps", "2", out="over").generator_scheduler == StepDecay(2, 0.5)
 
 
-def test_a_resume_keeps_the_schedule_and_refuses_another(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_keeps_the_schedule_and_refuses_another(run: Run) -> None:
     config = trained("--steps", "12", "--schedule", "linear", "--k", "1")
-    resume = ["train", "--resume", "--out", "r", "--steps", "14", "--quiet", "--no-pictures"]
-    assert main([*resume, "--schedule", "cosine"]) == 2
-    assert main([*resume, "--lr", "1e-3"]) == 2
-    assert main(resume) == 0
+    resume = ("train", "--resume", "--out", "r", "--steps", "14", "--quiet", "--no-pictures")
+    check_refusal(run(*resume, "--schedule", "cosine"), ": scheduler must be")
+    check_refusal(run(*resume, "--lr", "1e-3"), "change must be empty where")
+    check_success(run(*resume))
     assert runs.read(Path("r")).train.scheduler == config.scheduler == LinearDecay(12)
-    err = capsys.readouterr().err.splitlines()
-    assert len(err) == 2 and ": scheduler must be" in err[0] and "change must be empty where" in err[1], err
 
 
 @pytest.mark.parametrize(
@@ -106,11 +105,9 @@ def test_a_resume_keeps_the_schedule_and_refuses_another(capsys: pytest.CaptureF
         ("--config c.toml", "--schedule must be one of none, cosine, linear, step, got 'cosin'"),
     ],
 )
-def test_a_mistake_ends_in_one_line(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_ends_in_one_line(run: Run, flags: str, message: str) -> None:
     Path("c.toml").write_text('schedule = "cosin"\n')
-    assert main(["train", "gaussian", *FAST, *flags.split()]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and message in err, err
+    check_refusal(run("train", "gaussian", *FAST, *flags.split()), message)
     assert not Path("runs").exists()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resuming import check_resumed
 from torch import Tensor
 
 from fastgan import GAN, Adam, TrainConfig, _backend, nn, train
@@ -34,9 +35,8 @@ def config_of(steps: int, **changes: Any) -> TrainConfig:
 
 
 def run(steps: int, *callbacks: Callback, dtype: torch.dtype = torch.float32, **options: Any) -> GAN:
-    folder = options.pop("run_dir", None)
     gan = make(dtype)
-    train(gan, DATA.to(dtype), config_of(steps, **options), callbacks=callbacks, run_dir=folder)
+    train(gan, DATA.to(dtype), config_of(steps, **options), callbacks=callbacks)
     return gan
 
 
@@ -139,11 +139,7 @@ def test_a_loss_that_is_not_finite_leaves_the_networks_of_the_last_iteration() -
 
 
 def test_a_checkpoint_has_what_its_iteration_left(tmp_path: Path) -> None:
-    run(9, run_dir=tmp_path / "whole", checkpoint_every=4)
-    gan = make()
-    train(gan, DATA.float(), config_of(4), run_dir=tmp_path / "parts")
-    train(gan, DATA.float(), config_of(9), run_dir=tmp_path / "parts", resume=True)
-    assert same(run(9).state_dict(), gan.state_dict())
+    check_resumed(make, DATA.float(), config_of(9, checkpoint_every=4), 4, tmp_path)
 
 
 def test_a_parameter_may_be_replaced_without_notice() -> None:

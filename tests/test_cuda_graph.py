@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fused_rows import MOMENTUM, ROWS_OF_GRAPH, ROWS_OF_TABLE, Row, config_of, distance, of, row
+from fused_rows import MOMENTUM, ROWS_OF_GRAPH, ROWS_OF_TABLE, Row, config_of, distance, of, row, same_bits
 from test_tabular_training import CASES, made, sampled
 
 from fastgan import GAN, _backend, train, train_population
@@ -46,10 +46,6 @@ def engine_of(row: Row, launcher: CudaLauncher | None = None, device: str = "cud
     gan = row.make(torch.float32).to(device)
     config = config_of(row, "fused")
     return gan, GraphEngine(gan, session.rows_for(row.data(torch.float32), gan, config), config, launcher)
-
-
-def same_bits(one: GAN, other: GAN) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32), ids=("double", "float"))

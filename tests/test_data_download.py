@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run, check_refusal, check_success
 from data_files import idx_bytes
 
 from fastgan import data
-from fastgan.apps.cli import main
 from fastgan.data import mnist_files
 
 pytest.importorskip("pooch", reason="needs pooch: pip install pooch")
@@ -188,31 +188,25 @@ def test_an_interrupted_download_leaves_no_part_of_a_file(server: Server, tmp_pa
     assert left(folder) == []
 
 
-def test_the_command_downloads_trains_and_shows_a_bar(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_downloads_trains_and_shows_a_bar(run: Run, server: Server) -> None:
     tiny = ("--steps", "2", "--batch-size", "4", "--width", "8", "--no-pictures", "--threads", "1", "--out", "r")
-    assert main(["train", "mnist", "--download", *tiny]) == 0
-    out, err = capsys.readouterr()
-    assert all(name in err for name in NAMES) and left(Path("data/mnist")) == sorted(NAMES), err
-    assert main(["train", "fashion-mnist", "--download", "--quiet", *tiny[:-1], "q"]) == 0
-    assert capsys.readouterr().err == "" and left(Path("data/fashion-mnist")) == sorted(NAMES)
+    code, _, err = run("train", "mnist", "--download", *tiny)
+    assert code == 0 and all(name in err for name in NAMES) and left(Path("data/mnist")) == sorted(NAMES), err
+    assert run("train", "fashion-mnist", "--download", "--quiet", *tiny[:-1], "q") == (0, "", "")
+    assert left(Path("data/fashion-mnist")) == sorted(NAMES)
 
 
-def test_without_network_or_pooch_one_line_says_so(
-    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_network_or_pooch_one_line_says_so(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:  # a port where nothing listens
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
         monkeypatch.setitem(mnist_files._ORIGINS, "mnist", mnist_files._ORIGINS["mnist"]._replace(url=url))
-        assert main(["train", "mnist", "--download", "--quiet"]) == 2
-    err = capsys.readouterr().err
-    assert err == (
-        f"fastgan train: --download must get {url}{NAMES[0]} whole, got ConnectionError: is there a network?\n"
-    )
+        says = f"fastgan train: --download must get {url}{NAMES[0]} whole, got ConnectionError: is there a network?\n"
+        check_refusal(run("train", "mnist", "--download", "--quiet"), says)
     assert left(Path("data/mnist")) == [] and not Path("runs").exists()
     monkeypatch.setitem(sys.modules, "pooch", None)
-    assert main(["train", "mnist", "--download"]) == 2
-    assert capsys.readouterr().err == "fastgan train: download needs pooch: pip install pooch\n"
+    says = "fastgan train: download needs pooch: pip install pooch\n"
+    check_refusal(run("train", "mnist", "--download"), says)
 
 
 @pytest.mark.parametrize(
@@ -223,15 +217,12 @@ def test_without_network_or_pooch_one_line_says_so(
         ("train mnist --download --data file", "path must be a folder for a download, got the file file"),
     ],
 )
-def test_a_mistake_ends_in_one_line(
-    server: Server, capsys: pytest.CaptureFixture[str], argv: str, message: str
-) -> None:
+def test_a_mistake_ends_in_one_line(run: Run, server: Server, argv: str, message: str) -> None:
     Path("file").write_bytes(b"")
     if "--resume" in argv:
-        assert main("train digits --steps 1 --out r --quiet --no-pictures".split()) == 0
-    assert main(argv.split()) == 2
-    err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1 and server.asked == []
+        check_success(run(*"train digits --steps 1 --out r --quiet --no-pictures".split()))
+    check_refusal(run(*argv.split()), message)
+    assert server.asked == []
 
 
 def test_the_pinned_files_have_names_and_hashes() -> None:

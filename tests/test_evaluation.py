@@ -132,8 +132,6 @@ def test_M70_sigma_by_cross_validation() -> None:
     x = gaussian_rows(100, 2, 2)
     result = evaluation.parzen_log_likelihood(samples, x, validation=validation, sigmas=sigmas)
     assert result == evaluation.parzen_log_likelihood(samples, x, sigma=best)
-    poisoned = torch.cat([validation[:1000], 1e6 + validation[:500]])  # only the first 1,000 rows count
-    assert evaluation.parzen_sigma(samples, poisoned, sigmas) == best
     np.testing.assert_allclose(evaluation.PARZEN_SIGMAS, np.logspace(-1, 0, 10), rtol=1e-15)
 
 

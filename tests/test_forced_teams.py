@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
 import torch
-from fused_rows import ROWS_OF_TABLE, Row, run
+from fused_rows import ROWS_OF_TABLE, Row, run, same_runs
 
 import fastgan
-from fastgan import GAN, Adam, TrainConfig, TrainResult, _backend, nn
+from fastgan import GAN, Adam, TrainConfig, _backend, nn
 
 pytestmark = pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")
 
@@ -28,21 +27,13 @@ def force() -> Iterator[Force]:
     _backend.native.force_team(0)
 
 
-def assert_same_bits(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> None:
-    for (name, a), b in zip(one[0].state_dict().items(), other[0].state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    for column, values in one[1].history.items():
-        assert np.array_equal(values, other[1].history[column]), column
-
-
 @pytest.mark.parametrize("name", ROWS_OF_TABLE)
 def test_R16_forced_teams_have_the_bits_of_one_thread(name: str, force: Force) -> None:
     found = []
     for size in (1, *SIZES):
         force(size)
         found.append(run(ROWS_OF_TABLE[name], torch.float32, "fused", steps=3))
-    for other in found[1:]:
-        assert_same_bits(found[0], other)
+    assert all(same_runs(found[0], other) for other in found[1:])
 
 
 @pytest.mark.parametrize("penalty", ["r1", "r2", "wgan-gp"])
@@ -59,8 +50,7 @@ def test_R16_a_penalty_over_layers_of_very_different_width(activation: str, pena
     for size in (1, *SIZES):
         force(size)
         found.append(run(wide, torch.float32, "fused", steps=8))
-    for other in found[1:]:
-        assert_same_bits(found[0], other)
+    assert all(same_runs(found[0], other) for other in found[1:])
 
 
 @pytest.mark.parametrize("rows", [4, 20, 33, 52])
@@ -103,7 +93,7 @@ def test_R16_populations_of_forced_teams(threads: int, force: Force) -> None:
         found.append(fastgan.train_population(make, data, config, seeds=range(3), threads=threads).members)
     for members in found[1:]:
         for one, other in zip(found[0], members, strict=True):
-            assert_same_bits((one.gan, one), (other.gan, other))
+            assert same_runs((one.gan, one), (other.gan, other))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float", "double"])

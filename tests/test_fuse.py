@@ -233,14 +233,6 @@ def test_wrong_inputs_name_the_layers() -> None:
         fnn.fuse([nn.Linear(2, 2)])
 
 
-def test_autocast_is_bit_for_bit_torchs() -> None:
-    model, expected = fnn.fuse(wide()), wide()
-    expected.load_state_dict(model.state_dict())
-    x = torch.randn(5, 6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(model(x), expected(x)) and model(x).dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("name", ["all activations", "module tree", "hooks"])
 def test_fused_models_compile_without_a_break(name: str) -> None:
     model, expected = make(name)

@@ -325,20 +325,6 @@ def test_a_penalty_with_dropout_before_an_activation() -> None:
         torch.testing.assert_close(a, b, **EXACT)
 
 
-def test_linear_dropout_tanh_is_one_chain(native_calls: list[str]) -> None:
-    torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(6, 64), nn.Dropout(0.5), nn.Tanh(), nn.Linear(64, 4))
-    fused, x = fnn.fuse(copy.deepcopy(plain)), torch.randn(40, 6)
-    assert len(segments.steps_of(fused)) == 1
-    hidden = fused[:3](x)
-    hit = hidden != 0
-    assert 0.4 < hit.float().mean() < 0.6
-    torch.testing.assert_close(hidden[hit], torch.tanh(2 * plain[0](x))[hit])
-    fused(x).sum().backward()
-    assert native_calls == ["mlp_forward", "mlp_forward", "mlp_backward"]
-    torch.testing.assert_close(fused.eval()(x), plain.eval()(x))
-
-
 def test_a_norm_above_frozen_layers_is_trained(native_calls: list[str]) -> None:
     """The layers below the lowest wanted gradient are skipped: its scale and shift count, not its weights alone."""
     plain, fused = pair("plain")

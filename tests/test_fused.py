@@ -20,6 +20,7 @@ from fused_rows import (
     mlp,
     of,
     run,
+    same_runs,
 )
 
 from fastgan import (
@@ -67,11 +68,7 @@ def test_R16_any_number_of_threads_gives_the_same_bits(name: str) -> None:
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
         results.append(run(ALL_ROWS[name], torch.float32, "fused", steps=400))
-    for gan, result in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0][0].parameters(), gan.parameters(), strict=True))
-        assert all(
-            np.array_equal(a, b) for a, b in zip(results[0][1].history.values(), result.history.values(), strict=True)
-        )
+    assert all(same_runs(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 12), (torch.float64, 27)], ids=str)
@@ -123,9 +120,8 @@ def test_the_optimizers_numbers_are_read_once_and_written_where_they_are_wanted(
     row = Row(config={"k": 2})
     for steps in (8, 16):  # the second goes on from a checkpoint: what that says counts
         torch.manual_seed(1)
-        gan, data = row.make(torch.float32), torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
-        config = config_of(row, "fused", steps=steps)
-        engine = cpu.CpuEngine(gan, session.rows_for(data, gan, config), config)
+        gan, config = row.make(torch.float32), config_of(row, "fused", steps=steps)
+        engine = cpu.CpuEngine(gan, session.rows_for(row.data(torch.float32), gan, config), config)
         if steps > 8:
             checkpoint.load(tmp_path).restore(gan, engine.optimizers)
         looks.clear()
@@ -141,14 +137,10 @@ def test_the_optimizers_numbers_are_read_once_and_written_where_they_are_wanted(
 
 def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Any) -> None:
     row = Row(of(dropout=0.3), config={"ema_decay": 0.9, "k": 2})
-    whole, expected = run(row, torch.float32, "fused", steps=37)
-    data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+    whole = run(row, torch.float32, "fused", steps=37)
     for steps in (11, 12, 37):
-        torch.manual_seed(1)
-        gan = row.make(torch.float32)
-        train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path, resume=steps > 11)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), gan.state_dict().values(), strict=True))
-    assert expected.history["step"][-1] == 37
+        resumed = run(row, torch.float32, "fused", steps=steps, run_dir=tmp_path, resume=steps > 11)
+    assert same_runs(whole, resumed) and whole[1].history["step"][-1] == 37
 
 
 def test_both_engines_count_the_seeds_of_dropout_masks() -> None:

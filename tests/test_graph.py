@@ -32,8 +32,11 @@ from fused_rows import (
     of,
     row,
     run,
+    same_bits,
+    same_runs,
 )
 from graph_launcher import Processor, Recorder
+from rounded import RoundedProduct
 from torch import Tensor
 
 from fastgan import GAN, Adam, Momentum, TrainConfig, _backend, nn, train
@@ -107,10 +110,6 @@ def test_graph_equals_fused_in_float(name: str, library: Library, on: On) -> Non
 # ---------------------------------------------------------------- captured once, replayed
 
 
-def same_bits(one: GAN, other: GAN) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
-
-
 EVERYTHING = Row(normalized, config={"optimizer": MOMENTUM, "nonfinite": "skip", "ema_decay": 0.8, "max_col_norm": 2.0})
 SCHEDULED = Momentum(0.05, momentum=0.5, lr_decay=1.01, min_lr=0.03, momentum_final=0.7, saturate_epochs=3.0)
 
@@ -129,8 +128,7 @@ def test_R24_replays_are_iterations(row: Row, library: Library, monkeypatch: pyt
     for launcher in launchers:
         torch.manual_seed(1)
         gan = row.make(torch.float32)
-        data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
-        engine = GraphEngine(gan, session.rows_for(data, gan, config), config, launcher)
+        engine = GraphEngine(gan, session.rows_for(row.data(torch.float32), gan, config), config, launcher)
         tables.append(engine.begin(0, steps, lambda: False)())
         gans.append(gan)
     ten, _, one = launchers[1].captures
@@ -166,15 +164,11 @@ def test_G4_a_call_has_whole_graphs_unless_a_mark_cuts_it(
 def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, library: Library, on: On) -> None:
     row = Row(of(dropout=0.3), config={"ema_decay": 0.9, "k": 2})
     on(Recorder(library))
-    whole, expected = run(row, torch.float32, "fused", steps=23)
-    data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(2))
+    whole = run(row, torch.float32, "fused", steps=23)
     for steps in (11, 12, 23):
         on(Recorder(library))
-        torch.manual_seed(1)
-        gan = row.make(torch.float32)
-        result = train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path, resume=steps > 11)
-    assert same_bits(whole, gan)
-    assert all(np.array_equal(values, result.history[name]) for name, values in expected.history.items())
+        resumed = run(row, torch.float32, "fused", steps=steps, run_dir=tmp_path, resume=steps > 11)
+    assert same_runs(whole, resumed)
     counted = checkpoint.load(tmp_path)
     steps_made = {int(value) for name, value in counted.tensors.items() if name.endswith("step")}
     assert steps_made == {23, 46}
@@ -183,13 +177,11 @@ def test_resume_goes_on_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path, li
 def test_an_engine_goes_on_where_another_stopped(tmp_path: Path, library: Library, on: On) -> None:
     """A checkpoint of the CPU's engine, taken up by the CUDA-graph engine, is the CPU engine's run to rounding."""
     row, found = ROWS_OF_TABLE["momentum, pylearn2"], []
-    data = torch.randn(ROWS, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for launcher in (None, Recorder(library)):
         for steps, engine in ((9, None), (20, launcher)):
             on(engine)
-            torch.manual_seed(1)
-            gan = row.make(torch.float64)
-            train(gan, data, config_of(row, "fused", steps=steps), run_dir=tmp_path / str(launcher), resume=steps > 9)
+            folder = tmp_path / str(launcher)
+            gan, _ = run(row, torch.float64, "fused", steps=steps, run_dir=folder, resume=steps > 9)
         found.append(gan)
     assert 0.0 < distance(*found) < 1e-10
 
@@ -262,22 +254,8 @@ def test_the_step_of_g_computes_no_gradient_of_ds_weights(library: Library) -> N
 # ---------------------------------------------------------------- precisions
 
 
-class RoundedProduct(torch.autograd.Function):
-    """x W^T of factors rounded to bfloat16, and so for the products of its derivatives of any order."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return x.bfloat16().float() @ weight.bfloat16().float().T
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        return RoundedProduct.apply(grad, weight.T), RoundedProduct.apply(grad.T, x.T)
-
-
 def rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = RoundedProduct.apply(x, weight)
+    product: Tensor = RoundedProduct.apply(x, weight, "bf16")
     return product if bias is None else product + bias
 
 

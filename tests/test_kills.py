@@ -24,7 +24,7 @@ def killed(folder: Path, count: int, seed: int) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
-def test_R28_kill_9_at_random_instants(tmp_path: Path) -> None:
+def test_R28_R30_kill_9_at_random_instants(tmp_path: Path) -> None:
     need("native", "mlp")  # some of the runs are compiled
     found = killed(tmp_path, 7, 1)
     assert found["kills"] >= 7 and found["faults"] == {}
@@ -32,7 +32,7 @@ def test_R28_kill_9_at_random_instants(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_R28_kill_9_at_300_random_instants(tmp_path: Path) -> None:
+def test_R28_R30_kill_9_at_300_random_instants(tmp_path: Path) -> None:
     found = killed(tmp_path, 300, 2)
     assert found["kills"] >= 300 and found["faults"] == {}
     kinds = found["of each kind"]

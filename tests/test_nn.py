@@ -203,9 +203,6 @@ def test_dropout_lies_where_the_sequential_has_it(impl: str) -> None:
     assert abs((y != 0).double().mean() - 0.375) < 4 * math.sqrt(0.375 * 0.625 / 64_000)
 
 
-# ---------------------------------------------------------------- derivatives
-
-
 # ---------------------------------------------------------------- PyTorch's machinery
 
 

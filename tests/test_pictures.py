@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import Run, check_refusal, check_success
 from data_files import idx_bytes
 from test_plots import close_to, pixels
 
@@ -319,27 +320,14 @@ def test_animation_of_one_column(tmp_path: Path) -> None:
         ("animatoin", "RUN_DIR must be a run folder, or a picture: losses, fits"),
     ],
 )
-def test_mistakes_get_one_line(
-    argv: str,
-    says: str,
-    ring: Path,
-    digits: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["plot", *argv.format(ring=ring, digits=digits).split()]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and says in err, err
-    assert list(tmp_path.iterdir()) == []
+def test_mistakes_get_one_line(run: Run, argv: str, says: str, ring: Path, digits: Path) -> None:
+    check_refusal(run("plot", *argv.format(ring=ring, digits=digits).split()), says)
+    assert list(Path().iterdir()) == []
 
 
-def test_a_run_without_snapshots_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "run"
-    assert main(["train", "ring", *TINY, "--steps", "2", "--snapshots", "0", "--out", str(folder)]) == 0
-    assert main(["plot", "animation", str(folder)]) == 2
-    assert "has no snapshots" in capsys.readouterr().err
+def test_a_run_without_snapshots_says_so(run: Run) -> None:
+    check_success(run("train", "ring", *TINY, "--steps", "2", "--snapshots", "0", "--out", "r"))
+    check_refusal(run("plot", "animation", "r"), "has no snapshots")
 
 
 # ---------------------------------------------------------------- probability and learning
@@ -406,10 +394,7 @@ def test_M97_codes_and_reconstructions_are_drawn(tmp_path: Path) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list("0123456789")
 
 
-def test_M97_codes_of_a_users_own_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_M97_codes_of_a_users_own_images(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (200, 6, 5), dtype=np.uint8)
     labels = np.arange(200, dtype=np.uint8) % 4 + 3
     for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
@@ -419,13 +404,11 @@ def test_M97_codes_of_a_users_own_images(
     colours = figure.axes[0].collections[0].get_array()
     np.testing.assert_array_equal(colours, labels - 3)
     monkeypatch.setattr(plots, "codes", functools.partial(plots.codes, steps=2))
-    assert main(["plot", "codes", ".", "--out", "c.png"]) == 0 and pixels(tmp_path / "c.png").std() > 5
+    check_success(run("plot", "codes", ".", "--out", "c.png"))
+    assert pixels(Path("c.png")).std() > 5
     Path("train-labels-idx1-ubyte").unlink()
     for source, says in ((".", "dataset must be images with labels"), ("ring", "got ring"), ("absent", "no data set")):
-        capsys.readouterr()
-        assert main(["plot", "codes", source]) == 2
-        err = capsys.readouterr().err
-        assert says in err and err.count("\n") == 1, err
+        check_refusal(run("plot", "codes", source), says)
 
 
 @pytest.mark.parametrize(("rows", "labels", "says"), [(99, 3, "at least 128 images, got 99"), (200, 21, "got 21")])

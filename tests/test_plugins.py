@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from resuming import check_resumed
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
@@ -30,7 +30,6 @@ from fastgan.training import (
     RMSprop,
     StepDecay,
     TrainConfig,
-    checkpoint,
     train,
     train_population,
 )
@@ -323,18 +322,7 @@ RESUMED = [(name, engine) for name in (*OPTIMIZERS, *SCHEDULERS) for engine in (
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(name: str, engine: str, tmp_path: Path) -> None:
     dtype = torch.float32 if name in ("ASGD", "cosine") else torch.float64
     one = config(optimizer=OPTIMIZERS.get(name, SGD), scheduler=SCHEDULERS.get(name), engine=engine)
-    through, first, again = new_gan(dtype), new_gan(dtype), new_gan(dtype)
-    whole = train(through, DATA, one, run_dir=tmp_path / "a")
-    train(first, DATA, replace(one, steps=5), run_dir=tmp_path / "b")
-    for p in again.parameters():
-        nn.init.zeros_(p)
-    resumed = train(again, DATA, one, run_dir=tmp_path / "b", resume=True)
-    assert distance(through, again) == 0.0 < distance(first, again)
-    assert np.array_equal(whole.history["loss_g"], resumed.history["loss_g"])
-    a, b = (checkpoint.load(tmp_path / folder) for folder in "ab")
-    assert a.tensors.keys() == b.tensors.keys() and a.others == b.others and a.groups == b.groups
-    assert all(torch.equal(value, b.tensors[key]) and value.dtype == b.tensors[key].dtype
-               for key, value in a.tensors.items())  # fmt: skip
+    check_resumed(lambda: new_gan(dtype), DATA, one, 5, tmp_path)
 
 
 def test_a_class_that_torch_keeps_elsewhere_is_known_by_its_name(tmp_path: Path) -> None:
@@ -353,10 +341,7 @@ def test_a_schedule_goes_on_where_it_was_with_an_optimiser_that_has_state_from_t
     if rule is torch.optim.Adagrad and schedule == "one cycle":
         rule = functools.partial(torch.optim.NAdam, lr=1e-2)  # Adagrad has no momentum for it to change
     one = config(optimizer=rule, scheduler=SCHEDULERS[schedule])
-    train(through := new_gan(), DATA, one)
-    train(new_gan(), DATA, replace(one, steps=5), run_dir=tmp_path)
-    train(resumed := new_gan(), DATA, one, run_dir=tmp_path, resume=True)
-    assert distance(through, resumed) == 0.0
+    check_resumed(new_gan, DATA, one, 5, tmp_path)
 
 
 def test_what_functions_build_is_compared_on_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

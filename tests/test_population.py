@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fused_rows import same_bits, same_runs
 
 import fastgan
 from fastgan import GAN, Adam, Callback, Momentum, PopulationResult, TrainConfig
@@ -43,17 +44,6 @@ def make_diverging(seed: int) -> GAN:
     return gan
 
 
-def assert_same_bits(a: GAN, b: GAN) -> None:
-    for name, value in a.state_dict().items():
-        assert torch.equal(value, b.state_dict()[name]), name
-
-
-def assert_same_rows(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    assert a.keys() == b.keys()
-    for name, column in a.items():
-        assert np.array_equal(column, b[name], equal_nan=True), name
-
-
 def assert_as_alone(
     result: PopulationResult, configs: list[TrainConfig], data: Any = DATA, make: Callable[[int], GAN] = make_gan
 ) -> None:
@@ -62,8 +52,7 @@ def assert_as_alone(
         gan = make(config.seed)
         solo = fastgan.train(gan, data, config)
         assert (member.seed, member.step, member.engine) == (config.seed, solo.step, solo.engine)
-        assert_same_bits(member.gan, gan)
-        assert_same_rows(member.history, solo.history)
+        assert same_runs((member.gan, member), (gan, solo))
 
 
 # ------------------------------------------------------------ the bits
@@ -158,7 +147,7 @@ def test_makers_with_and_without_a_seed() -> None:
     for maker in (by_torch, by_name, lambda number: make_gan(number)):
         result = fastgan.train_population(maker, DATA, replace(CONFIG, steps=0), seeds=[2, 5])
         for member in result.members:
-            assert_same_bits(member.gan, make_gan(member.seed))
+            assert same_bits(member.gan, make_gan(member.seed))
         torch.set_rng_state(before)
         fastgan.train_population(by_torch, DATA, replace(CONFIG, steps=0), seeds=[2])
         assert torch.equal(torch.get_rng_state(), before)
@@ -262,8 +251,8 @@ def test_a_member_that_breaks_down_ends_alone(engine: str, tmp_path: Path) -> No
     assert good.failed is None and other.failed is None and not result.interrupted
     for member in (good, other):
         gan = make_gan(member.seed)
-        assert_same_rows(member.history, fastgan.train(gan, DATA, replace(config, seed=member.seed)).history)
-        assert_same_bits(member.gan, gan)
+        solo = fastgan.train(gan, DATA, replace(config, seed=member.seed))
+        assert same_runs((member.gan, member), (gan, solo))
     assert np.isfinite(result.mean["loss_d"]).all()
     assert not checkpoint.checkpoints(tmp_path / "member-0001/checkpoint")
     assert len(checkpoint.checkpoints(tmp_path / "member-0002/checkpoint")) == 1
@@ -370,8 +359,7 @@ result = fastgan.train_population(make_diverging, DATA, CONFIG, seeds=range(5), 
 assert seen == set(range(rank, 5, 2)), seen
 assert result.members[1].failed and "at iteration 1;" in result.members[1].failed
 for number, (gan, solo) in solos.items():
-    assert_same_bits(result.members[number].gan, gan)
-    assert_same_rows(result.members[number].history, solo.history)
+    assert same_runs((result.members[number].gan, result.members[number]), (gan, solo))
 
 def refused(seed):
     if seed == 3:

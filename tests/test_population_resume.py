@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_population import CONFIG, DATA, assert_as_alone, assert_same_bits, assert_same_rows, make_gan, needs_native
+from fused_rows import same_bits, same_runs
+from test_population import CONFIG, DATA, assert_as_alone, make_gan, needs_native
 from torch import Tensor
 
 import fastgan
@@ -58,8 +59,7 @@ def test_resume_after_a_stop_is_exact(
     resumed = run("stopped", resume=True)
     assert not resumed.interrupted
     for number, (a, b) in enumerate(zip(through.members, resumed.members, strict=True)):
-        assert_same_bits(a.gan, b.gan)
-        assert_same_rows(a.history, b.history)
+        assert same_runs((a.gan, a), (b.gan, b))
         folders = [tmp_path / name / f"member-{number:04d}" for name in ("through", "stopped")]
         one, two = (tensors(folder) for folder in folders)
         assert one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
@@ -84,8 +84,7 @@ def test_a_stop_leaves_members_that_had_no_turn_at_their_checkpoints(
     assert [member.step for member in stopped.members] == [7, 5, 5] and stopped.interrupted
     for a, b in zip(before.members[1:], stopped.members[1:], strict=True):
         assert b.interrupted
-        assert_same_bits(a.gan, b.gan)
-        assert_same_rows(a.history, b.history)
+        assert same_runs((a.gan, a), (b.gan, b))
 
 
 def test_a_member_resumes_alone_and_more_seeds_join(tmp_path: Path) -> None:
@@ -97,7 +96,7 @@ def test_a_member_resumes_alone_and_more_seeds_join(tmp_path: Path) -> None:
     result = fastgan.train_population(
         make_gan, DATA, replace(config, steps=20), seeds=range(3), run_dir=tmp_path, resume=True
     )
-    assert_same_bits(result.members[1].gan, gan)
+    assert same_bits(result.members[1].gan, gan)
     assert_as_alone(result, [replace(longer, seed=seed, checkpoint_every=0) for seed in range(3)])
 
 
@@ -118,13 +117,13 @@ def test_a_resume_may_change_the_rate(engine: str, tmp_path: Path) -> None:
         fastgan.train(make_gan(seed), DATA, replace(first, seed=seed), run_dir=folder)
         solo = make_gan(seed)
         fastgan.train(solo, DATA, replace(second, seed=seed), run_dir=folder, resume=True, change=("lr",))
-        assert_same_bits(result.members[seed].gan, solo)
+        assert same_bits(result.members[seed].gan, solo)
         other = make_gan(seed)
         fastgan.train(other, DATA, replace(second, seed=seed, optimizer=first.optimizer))
         assert not torch.equal(next(other.parameters()), next(solo.parameters()))
     new = make_gan(2)
     fastgan.train(new, DATA, replace(second, seed=2))
-    assert_same_bits(result.members[2].gan, new)
+    assert same_bits(result.members[2].gan, new)
 
 
 def test_resume_refuses_other_members_and_empty_folders(tmp_path: Path) -> None:

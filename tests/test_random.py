@@ -37,29 +37,6 @@ def test_known_answers(counter: tuple[int, ...], key: tuple[int, int], words: tu
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
-def test_known_answers_through_the_streams(
-    counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...], impl: str
-) -> None:
-    """Counter: (block, block | substream << 16, step, step | purpose << 24); a uniform shows 23 bits of its word."""
-    need(impl, "random")
-    block = counter[0] | (counter[1] & 0xFFFF) << 32
-    if 4 * block >= 2**50:
-        pytest.skip("no element of a stream has this counter")
-    numbers = random.uniform(
-        4,
-        seed=key[0] | key[1] << 32,
-        purpose=counter[3] >> 24,
-        step=counter[2] | (counter[3] & 0xFFFFFF) << 32,
-        substream=counter[1] >> 16,
-        offset=4 * block,
-        dtype=torch.float64,
-        impl=impl,
-    )
-    assert ((numbers * 2**23 - 0.5).long()).tolist() == [w >> 9 for w in words]
-
-
-@pytest.mark.parametrize("impl", IMPLS)
 def test_every_part_of_a_counter_enters(impl: str) -> None:
     """Against Philox computed on Python integers, far from the origin in every part."""
     need(impl, "random")

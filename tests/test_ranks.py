@@ -226,18 +226,6 @@ def test_what_cannot_be_shared_is_one_sentence_on_both(ranks_found: Any) -> None
         assert fewer == f"ValueError train: data must be the same in all processes, got {counts}"
 
 
-@pytest.mark.parametrize("wrapped", ["generator", "discriminator"])
-def test_a_wrapped_network_is_refused_with_the_way_out(tmp_path: Path, wrapped: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'one'}", rank=0, world_size=1)
-    try:
-        gan = gan_of("wgan-gp")
-        setattr(gan, wrapped, torch.nn.parallel.DistributedDataParallel(getattr(gan, wrapped)))
-        with pytest.raises(ValueError, match=f"gan.{wrapped} must be a plain module .* give its .module"):
-            fastgan.train(gan, DATA, config_of("wgan-gp"))
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, x = Ranks(), torch.ones(3)
     alone.mean_([x])

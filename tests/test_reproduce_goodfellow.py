@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import need
-from command_line import Run
+from command_line import Run, check_refusal, check_success
 
 import fastgan
 from fastgan.apps.cli import main, reproduce_goodfellow
@@ -74,8 +74,7 @@ def test_M71_the_wide_recipes_are_the_original_codes(monkeypatch: pytest.MonkeyP
 def test_M71_mnist_files_give_the_papers_rows_and_fastgans(run: Run) -> None:
     need("native", "mlp")  # whose engine is named
     folder = idx_files(Path("mine"))
-    code, out, err = run("--dataset", "mnist", "--data", str(folder), *FAST, "--out", "a")
-    assert code == 0, err
+    out = check_success(run("--dataset", "mnist", "--data", str(folder), *FAST, "--out", "a"))
     assert [line.split()[0] for line in out.splitlines()[2:5]] == ["DBN", "Stacked", "Deep"]
     assert "225.0 +- 2.0" in out and " SE" in out and "within 2" not in out  # one epoch is not the paper's experiment
     assert "engine cpu" in out and "6 iterations" in out
@@ -177,14 +176,12 @@ def test_a_mistake_ends_in_one_line(run: Run, argv: tuple[str, ...], message: st
         Path(name).mkdir()
     Path("full/x").touch()
     np.save("large/train.npy", np.full((700, 784), 7.0, np.float32))
-    code, out, err = run(*argv)
-    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+    check_refusal(run(*argv), message)
 
 
 @pytest.mark.slow
 def test_M71_digits_come_near_the_likelihood_of_real_rows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "SAMPLES", 10_000)
-    code, _, err = run("--quiet", "--no-pictures", "--out", "a")
-    assert code == 0, err
+    check_success(run("--quiet", "--no-pictures", "--out", "a"))
     own, real = json.loads(Path("a/table.json").read_text())["rows"]
     assert own["figures"][paper.COLUMN]["mean"] > real["figures"][paper.COLUMN]["mean"] - 4

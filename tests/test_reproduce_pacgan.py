@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cases import need
-from command_line import CtrlC, Run, showing, signatures
+from command_line import CtrlC, Run, check_refusal, check_success, showing, signatures
 
 import fastgan
 from fastgan.apps.cli import reproduce_pacgan
@@ -53,8 +53,7 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run, monk
     need("native", "mlp")
     signed = signatures(monkeypatch)
     argv = ("--dataset", "ring", "--methods", "GAN,PacGAN2", "--trials", "2", "--steps", "3", "--quiet")
-    code, out, err = run(*argv, "--threads", "1", "--out", "a")
-    assert code == 0, err
+    out = check_success(run(*argv, "--threads", "1", "--out", "a"))
     assert "ring GAN:" in out and "engine cpu" in out and "hours of processor time" in out
     lines = out.splitlines()
     assert lines[2].split()[:5] == ["GAN", "paper", "6.30", "+-", "0.50"]
@@ -76,8 +75,9 @@ def test_M73_a_study_is_run_by_the_fused_engine_and_printed_again(run: Run, monk
 
 def test_M73_every_cell_of_the_table_runs(run: Run) -> None:
     need("native", "mlp")
-    code, out, err = run("--trials", "1", "--steps", "1", "--out", "a", "--quiet", "--no-pictures", "--threads", "1")
-    assert code == 0, err
+    out = check_success(
+        run("--trials", "1", "--steps", "1", "--out", "a", "--quiet", "--no-pictures", "--threads", "1")
+    )
     assert sum("engine cpu" in line for line in out.splitlines()) == 8
     for dataset, paper in (("ring", "7.80 +- 0.10"), ("grid", "24.80 +- 0.20")):
         part = out[out.index(f"{dataset}: 1 trial of") :]
@@ -110,8 +110,7 @@ def test_a_study_that_cannot_run_leaves_nothing(run: Run, monkeypatch: pytest.Mo
     native = pytest.importorskip("fastgan._native", reason="only the compiled core multiplies in bfloat16")
     monkeypatch.setattr(native, "multiplies_bf16", lambda: False)
     short = ("--trials", "1", "--steps", "1", "--out", "a")
-    code, out, err = run(*ONE, *short, "--precision", "bf16")
-    assert code == 2 and out == "" and "which is for AMX and AVX512-BF16: " in err
+    check_refusal(run(*ONE, *short, "--precision", "bf16"), "which is for AMX and AVX512-BF16: ")
     assert run(*ONE, *short)[0] == 0
 
 
@@ -121,8 +120,7 @@ def test_an_interrupted_study_says_how_to_go_on(run: Run, monkeypatch: pytest.Mo
         patch.setattr(reproduce_pacgan, "progress", showing(CtrlC(2, member=1)))
         code, out, _ = run(*ONE, "--trials", "2", "--steps", "5", "--out", "a")
     assert code == 130 and out.startswith("ring: 0 of 2 trials") and "pacgan --out a --resume" in out
-    code, _, err = run("--out", "a")
-    assert code == 2 and "or be resumed, got a" in err
+    check_refusal(run("--out", "a"), "or be resumed, got a")
     assert run(*ONE, "--out", "a", "--resume")[0] == 0
     assert run(*ONE, "--trials", "2", "--steps", "5", "--out", "b")[0] == 0
     for member in ("member-0000", "member-0001"):
@@ -136,13 +134,12 @@ def test_a_study_under_way_can_be_looked_at(run: Run, monkeypatch: pytest.Monkey
     study = pacgan.Study.read(Path("a"))
     assert study is not None
     dataclasses.replace(study, trials=3, steps=100).write(Path("a"))
-    code, out, err = run("--out", "a", "--at", "2", "--no-pictures")
-    assert code == 0, err
+    out = check_success(run("--out", "a", "--at", "2", "--no-pictures"))
     assert out.startswith("ring: 1 of 3 trials of 2 iterations")
     early = json.loads(Path("a/at-2/table.json").read_text())["rows"][1]["figures"]["modes"]["mean"]
     assert early == trials.rows_of(Path("a/ring-GAN/member-0000"))[0, 1]
-    code, _, err = run("--out", "a", "--at", "7")
-    assert code == 2 and "that a trial has come to, got 7" in err and not Path("a/at-7").exists()
+    check_refusal(run("--out", "a", "--at", "7"), "that a trial has come to, got 7")
+    assert not Path("a/at-7").exists()
 
 
 @pytest.mark.parametrize(
@@ -168,8 +165,7 @@ def test_a_mistake_ends_in_one_line(run: Run, argv: tuple[str, ...], message: st
     Path("full/x").touch()
     Path("broken/study.json").write_text('{"format": 1, "reproduce": "pacgan", "trials": "many"}')
     pacgan.Study(("ring",), ("GAN",), 1, 1).write(Path("done"))
-    code, out, err = run(*argv)
-    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+    check_refusal(run(*argv), message)
 
 
 def test_measures_are_those_of_the_original_code() -> None:
@@ -211,8 +207,7 @@ def test_distances_are_in_standard_errors_of_the_difference() -> None:
 @pytest.mark.timeout(1800)
 def test_M73_the_shortened_length_is_sane(run: Run) -> None:
     """In bench/results three trials of 20,000 iterations; modes and quality have their floors at 8,000 already."""
-    code, out, err = run(*ONE, "--trials", "1", "--steps", "8000", "--out", "a")
-    assert code == 0, err
+    out = check_success(run(*ONE, "--trials", "1", "--steps", "8000", "--out", "a"))
     found = json.loads(Path("a/table.json").read_text())["rows"][1]["figures"]
     assert found["modes"]["mean"] >= 4 and found["% high quality"]["mean"] >= 60, out
     assert re.search(r"takes [\d,.]+ hours", out)

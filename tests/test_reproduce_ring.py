@@ -1,5 +1,6 @@
 """The unrolled GANs' ring and the table of costs: the paper's setting, and trials short enough to run here."""
 
+import functools
 import statistics
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from cases import need
 
 from fastgan.apps.reproduce import table, unrolled
+
+trials = functools.partial(unrolled.trials_on_ring, learning_rate=1e-3, threads=1)
 
 
 def test_the_setting_is_that_of_the_unrolled_papers_ring() -> None:
@@ -27,7 +30,7 @@ def test_the_setting_is_that_of_the_unrolled_papers_ring() -> None:
 def test_M74_looking_ahead_keeps_the_modes_that_plain_training_loses() -> None:
     """One seed, 250 iterations with batches of 64: the beginning of what the slow test sees through."""
     need("native", "mlp")  # its rounding decides how many modes this seed has
-    plain, ahead = unrolled.unrolled((0, 5), trials=1, steps=250, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
+    plain, ahead = trials({"unroll": (0, 5)}, trials=1, steps=250, batch_size=64, looks=2)
     assert (plain.overrides, ahead.overrides) == ({"unroll": 0}, {"unroll": 5})
     assert plain.history[:, 0].tolist() == ahead.history[:, 0].tolist() == [125, 250]
     assert plain.samples.shape == (2500, 2) and plain.failed is None
@@ -37,7 +40,7 @@ def test_M74_looking_ahead_keeps_the_modes_that_plain_training_loses() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_M74_ring_K_0_collapses_and_K_5_reaches_all_modes_in_8_of_10_seeds() -> None:
-    found = unrolled.unrolled((0, 5), trials=10, steps=2500, batch_size=128, learning_rate=1e-3, threads=1)
+    found = trials({"unroll": (0, 5)}, trials=10, steps=2500, batch_size=128)
     print("\n".join(table.lines(unrolled.table(found), unrolled.COLUMNS)))
     modes = {k: [trial.modes for trial in found if trial.overrides["unroll"] == k] for k in (0, 5)}
     assert statistics.median(modes[0]) <= 4
@@ -45,7 +48,7 @@ def test_M74_ring_K_0_collapses_and_K_5_reaches_all_modes_in_8_of_10_seeds() -> 
 
 
 def test_M75_modes_of_three_costs_by_seed_in_a_generated_table() -> None:
-    found = unrolled.costs(trials=5, steps=200, batch_size=64, learning_rate=1e-3, looks=2, threads=1)
+    found = trials({"loss": unrolled.COSTS}, trials=5, steps=200, batch_size=64, looks=2)
     assert [(t.overrides["loss"], t.seed) for t in found] == [(c, s) for c in unrolled.COSTS for s in range(5)]
     assert all(len(t.history) == 2 and 0 <= t.modes <= 8 for t in found)
     assert len({t.history.tobytes() for t in found}) > 10  # every cost and seed goes its own way
@@ -67,4 +70,4 @@ def test_a_trial_that_broke_down_is_counted_as_such() -> None:
 @pytest.mark.parametrize("name", ["trials", "looks"])
 def test_bad_numbers_are_named(name: str) -> None:
     with pytest.raises(ValueError, match=f"^reproduce: {name} must be at least 1, got 0"):
-        unrolled.unrolled((0,), **{"steps": 1, name: 0})
+        trials({"unroll": (0,)}, **{"steps": 1, name: 0})

@@ -88,7 +88,6 @@ SANITIZERS = {
             "test_forced_teams.py",
             "test_amx.py::test_bits_depend_neither_on_threads_nor_on_resuming",
             "test_fused.py::test_R16_any_number_of_threads_gives_the_same_bits",
-            "test_fused.py::test_bf16_trains_with_any_number_of_threads_to_the_same_bits",
         ),
     ),
 }

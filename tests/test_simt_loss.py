@@ -82,8 +82,8 @@ def check_pair(
     for formula, target, logits, grad, scale in zip(formulas, targets, x, grads, scales, strict=True):
         want = want + reference.pointwise(logits.double(), formula, target, 0).sum() * scale
         if grad is not None:
-            grad = reference.pointwise(logits.double(), formula, target, 1) * scale
-            torch.testing.assert_close(grad.double(), grad, rtol=tolerance["rtol"] * 4, atol=scale * 1e-7)
+            want_grad = reference.pointwise(logits.double(), formula, target, 1) * scale
+            torch.testing.assert_close(grad.double(), want_grad, rtol=tolerance["rtol"] * 4, atol=scale * 1e-7)
     torch.testing.assert_close(value[0].double(), want, **tolerance)
 
 
@@ -242,6 +242,9 @@ FAULTS: dict[str, tuple[str, str, str, Check, str]] = {
         "int distance = FAULT ? 8 : 16;",
         pair(500, 3),
         "not close",
+    ),
+    "grad_not_scaled": (
+        *("cuda/loss.cu", "out.at[i] = scale *", "out.at[i] = (FAULT ? T(1) : scale) *", pair(2085, 70), "not close"),
     ),
     "another_stream": ("cuda/device.cuh", "  config.stream =", "  (void)", pair(5, 3), "not the caller's"),
     "launch_not_checked": (

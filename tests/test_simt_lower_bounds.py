@@ -46,19 +46,11 @@ def test_no_race(blocks: int, racing: Emulator) -> None:
 
 
 LEAVING = "  if (cluster) cluster_barrier();  // no block exits while another reads its shared memory\n"
-# name -> the old text, the new text, the build's flavour, and what it says
+# name -> file, the old text, the new text, the build's flavour, and what it says
 FAULTS = {
-    "no_barrier": ("i < barriers;", "i < barriers - 3;", RACES, "race|never written"),
-    "early_leave": (LEAVING, "", MEMORY, "has ended"),
+    "no_barrier": ("lower_bounds.cu", "i < barriers;", "i < barriers - 3;", RACES, "race|never written"),
+    "early_leave": ("lower_bounds.cu", LEAVING, "", MEMORY, "has ended"),
 }
-
-
-@pytest.fixture(scope="module")
-def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    return {
-        name: begin_narrow(emulator_builder, "lower_bounds.cu", flavour, ("cuda/lower_bounds.cu", old, new))
-        for name, (old, new, flavour, _) in FAULTS.items()
-    }
 
 
 @pytest.mark.parametrize("name", FAULTS)

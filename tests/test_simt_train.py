@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulator import MEMORY, NEEDS, RACES, Builder, Emulator, Flavour, Refused, begin_faults, without_faults
+from emulator import MEMORY, NEEDS, RACES, Emulator, Flavour, Refused, without_faults
 from fused_rows import (
     MOMENTUM,
     OVERFLOWING,
@@ -25,6 +25,8 @@ from fused_rows import (
     of,
     residuals_alone,
     row,
+    same_bits,
+    same_runs,
 )
 from fused_rows import run as run_usual
 from rounded import RoundedLinear
@@ -58,15 +60,6 @@ def run(row: Row, dtype: torch.dtype, engine: str, **changes: Any) -> tuple[GAN,
     return run_usual(row, dtype, engine, **{"precision": "ieee"} | changes)
 
 
-def same(one: tuple[GAN, TrainResult], other: tuple[GAN, TrainResult]) -> bool:
-    """Whether two runs have the same bits."""
-    states = (result[0].state_dict().values() for result in (one, other))
-    history = one[1].history.items()
-    return all(torch.equal(a, b) for a, b in zip(*states, strict=True)) and all(
-        np.array_equal(values, other[1].history[column]) for column, values in history
-    )
-
-
 # ---------------------------------------------------------------- the same numbers
 
 
@@ -93,7 +86,7 @@ def test_the_bits_do_not_depend_on_clusters_or_memory(name: str, machine: Emulat
     for limits in (LIMITS, CLUSTER, UNEVEN, SPILLED):
         with emulated(machine, limits):
             results.append(run(TABLE[name], torch.float32, "fused", steps=2))
-    assert all(same(results[0], other) for other in results[1:])
+    assert all(same_runs(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize("limits", [LIMITS, UNEVEN], ids=["a block", "a cluster"])
@@ -122,8 +115,7 @@ def test_an_update_whose_result_is_not_finite_is_taken_back(mode: str, machine: 
             gan, got = run(OVERFLOWING, torch.float32, "fused", steps=2, mode=mode)
         assert np.isfinite(got.history["loss_d"]).all() and np.isfinite(got.history["loss_g"]).all()
         torch.manual_seed(1)
-        states = (g.state_dict().values() for g in (OVERFLOWING.make(torch.float32), gan))
-        assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+        assert same_bits(OVERFLOWING.make(torch.float32), gan)
 
 
 def test_hundred_iterations_are_one_launch_and_one_wait(machine: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +193,7 @@ def test_the_bits_of_units_do_not_depend_on_clusters_or_memory(precision: str, m
     for blocks, shared_bytes in ((1, 227 << 10), (2, 9000), (4, 227 << 10), (8, 227 << 10)):
         with emulated(machine, persistent.DeviceLimits(blocks, blocks, shared_bytes)):
             results.append(run(uneven, torch.float32, "fused", steps=1, precision=precision))
-    assert all(same(results[0], other) for other in results[1:])
+    assert all(same_runs(results[0], other) for other in results[1:])
 
 
 # ---------------------------------------------------------------- populations
@@ -224,10 +216,7 @@ def test_members_of_a_population_have_the_bits_of_their_solo_runs(precision: str
         solo_config = replace(config, seed=member.seed, optimizer=replace(config.optimizer, **lr_of(member.overrides)))
         with emulated(machine, CLUSTER):
             result = train(gan, data, solo_config)
-        for name, values in result.history.items():
-            assert np.array_equal(values, member.history[name]), name
-        for a, b in zip(gan.parameters(), member.gan.parameters(), strict=True):
-            assert torch.equal(a, b)
+        assert same_runs((gan, result), (member.gan, member))
 
 
 @pytest.fixture
@@ -251,9 +240,7 @@ def test_members_share_the_clusters_that_run_at_once(machine: Emulator, allow: C
         assert set(launches) == {1}
     assert len({member.history["loss_d"].tobytes() for member in found[0].members}) == 5
     for one, *others in zip(*(result.members for result in found), strict=True):
-        for other in others:
-            assert all(map(torch.equal, one.gan.parameters(), other.gan.parameters()))
-            assert all(np.array_equal(values, other.history[name]) for name, values in one.history.items())
+        assert all(same_runs((one.gan, one), (other.gan, other)) for other in others)
 
 
 def test_no_cluster_that_fits_is_an_error(machine: Emulator, allow: Callable[[int], None]) -> None:
@@ -373,6 +360,7 @@ AFTER_FORWARD = "block->alone(), sink);\n    block->barrier();\n  }\n\n  FASTGAN
 BEFORE_UPDATE = "g_.backward(sub_batches_of_g_, false);\n    block_.barrier_of_all();"
 RACE = "race in (shared|global) memory"
 
+SOURCE = "train.cu"
 # name -> file, the old text, the new text, the build, the memory, and what it says
 FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.DeviceLimits, str]] = {
     "no barrier after a layer": (
@@ -396,17 +384,6 @@ FAULTS: dict[str, tuple[str, str, str, Flavour, persistent.DeviceLimits, str]] =
         *(MEMORY, LIMITS, r"assert \d.* < 0.0002"),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def faulty(emulator_builder: Builder) -> dict[str, Callable[[], Emulator]]:
-    begun = {}
-    for build in (RACES, MEMORY):
-        faults = {
-            name: (f"cuda/{file}", old, new) for name, (file, old, new, wanted, *_) in FAULTS.items() if wanted is build
-        }
-        begun |= begin_faults(emulator_builder, "train.cu", build, faults)
-    return begun
 
 
 def test_where_no_fault_is_on_none_is_found(faulty: dict[str, Callable[[], Emulator]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from resuming import check_resumed
 from torch import Tensor, nn
 
 from fastgan import _backend, data, theory
@@ -15,7 +16,6 @@ from fastgan.training import (
     Momentum,
     Run,
     TrainConfig,
-    checkpoint,
     train,
 )
 from fastgan.training.engines.eager import EagerEngine
@@ -107,12 +107,7 @@ def test_M07_the_inner_loop_stops_at_the_tolerance_or_after_k_steps() -> None:
 
 def test_M07_a_resumed_run_has_the_bits_of_a_whole_one(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=6, batch_size=32, k=20)
-    rows = data.gaussian(100).data.double()
-    train(gaussian_gan(), rows, config, run_dir=tmp_path / "whole")
-    train(gaussian_gan(), rows, replace(config, steps=2), run_dir=tmp_path / "parts")
-    train(gaussian_gan(), rows, config, run_dir=tmp_path / "parts", resume=True)
-    whole, parts = (checkpoint.load(tmp_path / name).tensors for name in ("whole", "parts"))
-    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+    check_resumed(gaussian_gan, data.gaussian(100).data.double(), config, 2, tmp_path)
 
 
 def test_M07_bad_settings_are_named_and_the_fused_engine_says_why() -> None:

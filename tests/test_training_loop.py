@@ -1,6 +1,5 @@
-"""Both engines against Algorithm 1 written out by hand, and what the eager engine computes and draws."""
+"""What the eager engine computes and draws, when, and nothing beside it."""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -31,20 +30,6 @@ def some_data(dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(N, WIDTH, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
-@functools.cache
-def shuffled(epoch: int) -> Tensor:
-    return random.permutation(N, seed=SEED, epoch=epoch)
-
-
-def drawn_rows(data: Tensor, draw: int, batch: int) -> Tensor:
-    epoch, position = divmod(draw, len(data) // batch)
-    return data[shuffled(epoch)[position * batch :][:batch]]
-
-
-def drawn_noise(purpose: Purpose, step: int, batch: int) -> Tensor:
-    return random.prior("normal", (batch, LATENT), seed=SEED, purpose=purpose, step=step, dtype=torch.float64)
-
-
 def assert_same(gan: GAN, other: GAN, tolerance: float) -> None:
     for (name, a), b in zip(gan.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.allclose(a, b, rtol=0, atol=tolerance), f"{name}: {(a - b).abs().max()}"
@@ -54,47 +39,6 @@ ENGINES = [
     "eager",
     pytest.param("fused", marks=pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")),
 ]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("norm", [False, True])
-def test_M60_equals_algorithm_1_written_out_in_plain_torch(k: int, norm: bool, engine: str) -> None:
-    batch, data = 5, some_data()
-    gan, other = small_gan(norm=norm), small_gan(norm=norm)
-    config = TrainConfig(steps=100, batch_size=batch, k=k, optimizer=Adam(0.01), seed=SEED, engine=engine)
-    result = train(gan, data, config)
-    assert result.engine == engine.replace("fused", "cpu")
-    history = result.history
-
-    optimizer_g = torch.optim.Adam(other.generator.parameters(), lr=0.01, betas=(0.5, 0.999), fused=False)
-    optimizer_d = torch.optim.Adam(other.discriminator.parameters(), lr=0.01, betas=(0.5, 0.999), fused=False)
-    for it in range(100):
-        for draw in range(it * k, it * k + k):
-            real_logits = other.discriminator(drawn_rows(data, draw, batch))
-            fake = other.generator(drawn_noise(Purpose.NOISE_D, draw, batch)).detach()
-            fake_logits = other.discriminator(fake)
-            loss_d = -F.logsigmoid(real_logits).mean() - F.logsigmoid(-fake_logits).mean()
-            optimizer_d.zero_grad()
-            loss_d.backward()
-            optimizer_d.step()
-        loss_g = -F.logsigmoid(other.discriminator(other.generator(drawn_noise(Purpose.NOISE_G, it, batch)))).mean()
-        optimizer_g.zero_grad()
-        loss_g.backward()
-        optimizer_g.step()
-        expected = {
-            "step": it + 1,
-            "loss_d": loss_d,
-            "loss_g": loss_g,
-            "d_real": torch.sigmoid(real_logits).mean(),
-            "d_fake": torch.sigmoid(fake_logits).mean(),
-            "accuracy_real": (real_logits > 0).double().mean(),
-            "accuracy_fake": (fake_logits < 0).double().mean(),
-        }
-        assert {name: column[it] for name, column in history.items()} == pytest.approx(
-            {name: torch.as_tensor(value).item() for name, value in expected.items()}, abs=1e-9
-        )
-    assert_same(gan, other, 1e-9)
 
 
 class Recorder:
@@ -269,13 +213,6 @@ def test_M60_dcgan_with_batch_normalisation_trains() -> None:
     assert all(not torch.equal(before[name], value) for name, value in gan.state_dict().items())
     # G sees 2 batches an iteration in train mode, as a plain loop would show it
     assert gan.generator[2].num_batches_tracked == 4
-
-
-def test_a_fastgan_dataset_trains() -> None:
-    from fastgan import data
-
-    gan = models.mlp_gan(2, latent_dim=2, hidden=(8,))
-    assert train(gan, data.ring(64), TrainConfig(steps=2, batch_size=8)).step == 2
 
 
 def test_R33_an_iteration_never_asks_the_host() -> None:

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from cases import need
+from command_line import Run, check_refusal, check_success
 from torch import Tensor
 from torch.nn import functional as F
 
 import fastgan
 from fastgan import nn
-from fastgan.apps.cli import main, runs
+from fastgan.apps.cli import runs
 from fastgan.data import Dataset
 
 ROWS = torch.rand(60, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 2 - 1
@@ -189,15 +190,11 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
         fastgan.TrainConfig(10, BATCH, **options)
 
 
-def test_the_command_line_and_a_resume_keep_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_command_line_and_a_resume_keep_it(run: Run) -> None:
     tiny = "--steps 3 --batch-size 8 --width 8 --quiet --no-pictures --threads 1".split()
-    assert main(["train", "ring", "--rows", "64", "--micro-batches", "4", *tiny, "--out", "r"]) == 0
+    check_success(run("train", "ring", "--rows", "64", "--micro-batches", "4", *tiny, "--out", "r"))
     assert runs.read(Path("r")).train.micro_batches == 4
-    assert main(["train", "--resume", "--out", "r", "--steps", "4", "--quiet", "--no-pictures"]) == 0
-    assert main(["train", "--resume", "--out", "r", "--steps", "5", "--micro-batches", "2", "--quiet"]) == 2
-    assert "--micro-batches must be 4 as in" in capsys.readouterr().err
-    assert main(["train", "ring", "--micro-batches", "3", *tiny]) == 2
-    assert "--micro-batches must divide batch_size=8, got 3" in capsys.readouterr().err
+    resume = ("train", "--resume", "--out", "r", "--quiet", "--no-pictures")
+    check_success(run(*resume, "--steps", "4"))
+    check_refusal(run(*resume, "--steps", "5", "--micro-batches", "2"), "--micro-batches must be 4 as in")
+    check_refusal(run("train", "ring", "--micro-batches", "3", *tiny), "must divide batch_size=8, got 3")

@@ -61,11 +61,12 @@ def sharded(module: nn.Module) -> nn.Module:
 def test_networks_of_several_processes_are_refused(
     process_group: None, wrap: Callable[[nn.Module], nn.Module], name: str, network: str, tmp_path: Path
 ) -> None:
+    hint = ": give its .module" if "DataParallel" in name else ""
     gan = new_gan()
     setattr(gan, network, wrap(getattr(gan, network)))
     calls: list[int] = []
     gan.generator.register_forward_hook(lambda *_: calls.append(1))
-    rule = f"train: gan.{network} must be a plain module on one device, got {name}"
+    rule = f"train: gan.{network} must be a plain module on one device, got {name}{hint}"
     with pytest.raises(ValueError, match=rule):
         train(gan, DATA, CONFIG, run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match=rule):

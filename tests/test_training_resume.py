@@ -1,11 +1,7 @@
 """Resume: the bits of an uninterrupted run, wherever and however the first one ended."""
 
 import functools
-import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resuming import check_resumed
 from torch import Tensor, nn
 
 import fastgan.nn
@@ -71,91 +68,8 @@ def assert_same_history(a: TrainResult, b: TrainResult) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("stop", [1, 8])  # an epoch has 5 batches: both in mid-epoch
 def test_R30_resumed_equals_uninterrupted_to_the_bit(name: str, stop: int, tmp_path: Path) -> None:
-    config = CONFIGS[name]
-    through = train(new_gan(), DATA, config, run_dir=tmp_path / "a")
-    train(new_gan(), DATA, replace(config, steps=stop), run_dir=tmp_path / "b")
-    torch.manual_seed(99)  # the state of torch's generator must not matter
-    gan = new_gan()
-    nn.init.zeros_(gan.generator[0].weight)
-    resumed = train(gan, DATA, config, run_dir=tmp_path / "b", resume=True)
-    assert resumed.step == 14 and not resumed.interrupted
-    assert_same_bits(whole_state(tmp_path / "a"), whole_state(tmp_path / "b"))
-    assert_same_history(through, resumed)
-    assert (tmp_path / "a/history.csv").read_bytes() == (tmp_path / "b/history.csv").read_bytes()
-    stored = checkpoint.load(tmp_path / "a").gan_state()
-    assert all(torch.equal(value, stored[name]) for name, value in gan.state_dict().items())
-
-
-KILLED = '''
-import json, os, pathlib, random, signal, sys
-import torch
-import torch._dynamo  # torch.optim does so at its first step: once here, not in every child
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-from dataclasses import replace
-from fastgan.training import Callback, train
-from test_training_resume import CONFIGS, DATA, new_gan, whole_state
-
-
-class KillAt(Callback):
-    """Kills the process inside a forward pass, at iteration number `at`."""
-    def __init__(self, at):
-        self.at, self.calls = at, 0
-    def on_start(self, run):
-        run.gan.generator.register_forward_hook(self.hook)
-    def hook(self, *_):
-        self.calls += 1
-        if self.calls == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def in_child(work):
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as error:
-            print("child:", repr(error), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-
-root = pathlib.Path(sys.argv[2])
-config = replace(CONFIGS["adam, k=2"], checkpoint_every=3)
-assert in_child(lambda: train(new_gan(), DATA, config, run_dir=root / "a")) == 0
-kills = 0
-for number, at in enumerate(random.Random(7).sample(range(10, 40), int(sys.argv[3]))):
-    folder = root / str(number)
-    killed = in_child(lambda: train(new_gan(), DATA, config, run_dir=folder, callbacks=[KillAt(at)]))
-    assert killed == signal.SIGKILL, killed
-    assert in_child(lambda: train(new_gan(), DATA, config, run_dir=folder, resume=True)) == 0
-    expected, got = whole_state(root / "a"), whole_state(folder)
-    assert all(torch.equal(value, got[name]) for name, value in expected.items()), at
-    assert (root / "a/history.csv").read_bytes() == (folder / "history.csv").read_bytes(), at
-    kills += 1
-print(json.dumps(kills))
-'''
-
-
-def kill_runs(root: Path, count: int) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(root), str(count)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_R30_resumed_after_kill_9_equals_uninterrupted(tmp_path: Path) -> None:
-    assert kill_runs(tmp_path, 4) == 4
-
-
-@pytest.mark.slow
-def test_R30_resumed_after_kill_9_at_20_points(tmp_path: Path) -> None:
-    assert kill_runs(tmp_path, 20) == 20
+    check_resumed(new_gan, DATA, CONFIGS[name], stop, tmp_path)
+    assert len(checkpoint.load(tmp_path / "whole").tensors) > 20
 
 
 def test_R30_a_run_can_be_forked_from_a_checkpoint(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from resuming import check_resumed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN
 from fastgan.nn import ClassDiscriminator
 from fastgan.random import Purpose
-from fastgan.training import Adam, TrainConfig, checkpoint, train
+from fastgan.training import Adam, TrainConfig, train
 
 SEED = 7
 ROWS = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -131,13 +132,9 @@ def error(gan: GAN, x: Tensor, y: Tensor) -> float:
 
 
 def test_M59_runs_in_the_eager_engine_and_resumes_to_the_bit(tmp_path: Path) -> None:
-    result = train(small_gan(), DATA, BASE, run_dir=tmp_path / "whole")
+    _, result = check_resumed(small_gan, DATA, BASE, 2, tmp_path)
     if _backend.native is not None:
         assert result.engine_reason == "gan.discriminator: ClassDiscriminator is no layer that fuses"
-    train(small_gan(), DATA, replace(BASE, steps=2), run_dir=tmp_path / "parts")
-    train(small_gan(), DATA, BASE, run_dir=tmp_path / "parts", resume=True)
-    whole, parts = (checkpoint.load(tmp_path / name).tensors for name in ("whole", "parts"))
-    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -96,14 +96,13 @@ class _Parquet:
         return column.to_pandas()
 
 
-def open_table(table: Any, *, header: bool | None = None) -> Table:
+def open_table(table: Any) -> Table:
     """A table of columns of any kind.
 
     Args:
         table: a DataFrame; or the path of a .parquet file, or of text whose cells commas, semicolons, tabs or bars
             part: gzipped too, bz2 or xz. Decimal commas, a first line `sep=;` and the index that pandas writes are
-            recognised.
-        header: whether row 1 of text holds names; None: it does unless one of its cells is a number.
+            recognised. Row 1 of text holds names unless one of its cells is a number.
 
     Returns:
         Table; of a .parquet file a column at a time is in memory.
@@ -118,7 +117,7 @@ def open_table(table: Any, *, header: bool | None = None) -> Table:
             raise invalid(FileNotFoundError, f"no such file: {path}")
         with path.open("rb") as file:
             is_parquet = file.read(4) == MAGIC
-        return _Parquet(path) if is_parquet else _Frame(read_frame(path, header=header), str(path))
+        return _Parquet(path) if is_parquet else _Frame(read_frame(path), str(path))
     pd = need("pandas", what="fastgan.tabular", package="pandas")
     if isinstance(table, pd.DataFrame):
         return _Frame(table)

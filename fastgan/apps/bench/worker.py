@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.apps.bench import device, harness, lower_bounds, machine, population
+from fastgan.apps.bench import device, harness, lower_bounds, machine, population, results
 from fastgan.apps.bench.measure import LEFT_OUT, in_short, measure
 from fastgan.apps.bench.workloads import WORKLOADS
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
         os.environ["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), ONE_XLA_THREAD]))
     with os.fdopen(os.dup(1), "w", buffering=1) as out, harness.cold_compiler():
         os.dup2(2, 1)
-        serve(request, lambda found: print(json.dumps(harness.plain(found)), file=out, flush=True))
+        serve(request, lambda found: print(json.dumps(results.plain(found)), file=out, flush=True))
     return 0
 
 

@@ -220,9 +220,9 @@ def _measure(
     requests: Sequence[dict[str, Any]], settings: Any, content: dict[str, Any], resume: bool
 ) -> tuple[Any, bool]:
     """The report, written after each row, and whether it is complete (no Ctrl-C)."""
-    from fastgan.apps.bench import harness, report, worker
+    from fastgan.apps.bench import report, results, worker
 
-    written = harness.Report("train", settings, "workloads")
+    written = results.Report("train", settings, "workloads")
     written.quick = "QUICK CHECK: a look, no measurement."
     if resume:
         written.resume(*_MEASURED)

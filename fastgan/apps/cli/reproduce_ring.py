@@ -66,8 +66,8 @@ def run(name: str, flag: str, arguments: argparse.Namespace) -> int:
     numbers = {"trials": arguments.trials, "steps": arguments.steps, "threads": threads}
     displays = progress(members * arguments.steps, members=members, quiet=arguments.quiet)
     with displays as bars, torch_threads(1):  # eager steps are small; a compiled engine has threads of its own
-        run_trials = unrolled.unrolled if name == "unrolled" else unrolled.costs
-        found = run_trials(values, callbacks=bars, **numbers)
+        grid = {"unroll" if name == "unrolled" else "loss": values}
+        found = unrolled.trials_on_ring(grid, callbacks=bars, **numbers)
     if not any(map(_measured, found)):
         print("interrupted: no trial had been measured yet, so there is no table", file=sys.stderr)
         return 130

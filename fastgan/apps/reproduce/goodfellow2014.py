@@ -169,10 +169,10 @@ def _read(folder: Path | None, name: str, split: str, width: int) -> Tensor:
     return rows
 
 
-def _contrast_normalised(rows: Tensor, scale: float = 55.0) -> Tensor:
-    """Each row with mean 0 and norm `scale`, as pylearn2's global_contrast_normalize; a constant row stays 0."""
+def _contrast_normalised(rows: Tensor) -> Tensor:
+    """Each row with mean 0 and norm 55, as pylearn2's global_contrast_normalize; a constant row stays 0."""
     centred = rows - rows.mean(1, keepdim=True)
-    norm = centred.norm(dim=1, keepdim=True) / scale
+    norm = centred.norm(dim=1, keepdim=True) / 55
     return centred / torch.where(norm < 1e-8, 1.0, norm)
 
 

@@ -85,8 +85,8 @@ def networks() -> GAN:
     return GAN(generator, discriminator, latent_dim=256, data_shape=(2,))
 
 
-def unrolled(
-    unrolls: Sequence[int] = UNROLLS,
+def trials_on_ring(
+    grid: Mapping[str, Sequence[Any]],
     *,
     trials: int = TRIALS,
     steps: int = STEPS,
@@ -96,11 +96,16 @@ def unrolled(
     threads: int | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> list[Trial]:
-    """Train on the ring with each K and each seed. K = 0 runs in a compiled engine, the others in the eager one.
+    """Train the networks above on the ring with every value of the grid and every seed.
+
+    {"unroll": UNROLLS} is the table of Metz et al. (2017), section 3.1: K = 0 runs in a compiled engine, the others in
+    the eager one. {"loss": COSTS} asks whether the divergence makes a GAN lose modes: the maximum-likelihood cost
+    descends KL(p_data||p_g) where D is optimal, which punishes every mode left out; the other two descend divergences
+    that do not. Goodfellow (2016), section 3.2.5, says that all three choose few modes.
 
     Args:
-        unrolls: values of K.
-        trials: GANs for each K, with the seeds 0, 1, ...
+        grid: values by field of the config, as for `train_population`; the loss is minimax if it sets none.
+        trials: GANs for each value, with the seeds 0, 1, ...
         steps: iterations of each, one step of D and one of G.
         batch_size: rows of data and of noise in a step.
         learning_rate: of both players.
@@ -109,68 +114,17 @@ def unrolled(
         callbacks: called for each trial, as in `train_population`.
 
     Returns:
-        A Trial for each K and seed, K by K.
+        A Trial for each grid point and seed, point by point.
 
     Raises:
         ValueError: a number that breaks its rule.
-
-    Source: Metz et al. (2017), section 3.1 and appendix A.
-    """
-    config = TrainConfig(steps=steps, batch_size=batch_size, loss="minimax", optimizer=Adam(learning_rate))
-    return trials_on_ring(config, {"unroll": unrolls}, trials=trials, looks=looks, threads=threads, callbacks=callbacks)
-
-
-def costs(
-    losses: Sequence[str] = COSTS,
-    *,
-    trials: int = 5,
-    steps: int = STEPS,
-    batch_size: int = 512,
-    learning_rate: float = 1e-4,
-    looks: int = 10,
-    threads: int | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> list[Trial]:
-    """Train on the same ring with each cost of G and each seed: does the divergence make a GAN lose modes?
-
-    The maximum-likelihood cost descends KL(p_data||p_g) where D is optimal, which punishes every mode left out; the
-    other two descend divergences that do not. Goodfellow (2016), section 3.2.5, says that all three choose few modes.
-
-    Args:
-        losses: kinds of `fastgan.generator_loss`.
-        trials, steps, batch_size, learning_rate, looks, threads, callbacks: as for `unrolled`.
-
-    Returns:
-        A Trial for each cost and seed, cost by cost.
-    """
-    config = TrainConfig(steps=steps, batch_size=batch_size, optimizer=Adam(learning_rate))
-    return trials_on_ring(config, {"loss": losses}, trials=trials, looks=looks, threads=threads, callbacks=callbacks)
-
-
-def trials_on_ring(
-    config: TrainConfig,
-    grid: Mapping[str, Sequence[Any]],
-    *,
-    trials: int,
-    looks: int,
-    threads: int | None = None,
-    callbacks: Sequence[Callback] = (),
-) -> list[Trial]:
-    """The networks above, trained on the ring with every value of the grid and every seed.
-
-    Args:
-        config: of all trials.
-        grid: values by field of the config, as for `train_population`.
-        trials, looks, threads, callbacks: as for `unrolled`.
-
-    Returns:
-        A Trial for each grid point and seed.
     """
     for name, value in (("trials", trials), ("looks", looks)):
         if value < 1:
             raise Invalid("reproduce").value(name, f"must be at least 1, got {value}")
     rows = ring()
-    history = Recorder(max(1, config.steps // looks), lambda samples: _coverage(samples, rows))
+    config = TrainConfig(steps=steps, batch_size=batch_size, loss="minimax", optimizer=Adam(learning_rate))
+    history = Recorder(max(1, steps // looks), lambda samples: _coverage(samples, rows))
     result = train_population(
         networks, rows, config, seeds=range(trials), grid=grid, callbacks=[*callbacks, history], threads=threads
     )
