@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "../csrc/cpu/blocked.h"
 #include "../csrc/cpu/gemm.cpp"
 #include "../csrc/cpu/peak.cpp"
 #include "../csrc/cpu/update.h"
@@ -68,7 +69,7 @@ void products(const Shape& s, int64_t weights = 1) {
   const auto nothing = [](auto...) {};
   const double forward = best_ns([&] {
     multiply_weight(next(), {s.inputs, s.inputs, s.outputs, s.outputs}, static_cast<const float*>(nullptr), x.data,
-                    y.data, all, nothing);
+                    y.data, all, Mapped<float>{});
   });
   const double gradient = best_ns([&] {
     multiply_gradient(
@@ -76,7 +77,7 @@ void products(const Shape& s, int64_t weights = 1) {
         nothing, nothing);
   });
   const double backward = best_ns([&] {
-    multiply_transposed_weight(next(), {s.outputs, s.outputs, s.inputs, s.inputs}, e.data, x.data, all, nothing);
+    multiply_transposed_weight(next(), {s.outputs, s.outputs, s.inputs, s.inputs}, e.data, x.data, all, Mapped<float>{});
   });
   const double work = 2.0 * double(s.outputs * s.inputs * s.rows);
   if (weights > 1) std::printf("from memory, ");

@@ -259,8 +259,8 @@ void each_group(int64_t depth, ColumnRange range, Function&& f) {
 }
 
 // The products below compute C = A B + bias for the columns of a column range; A has n rows, B `depth` features, C n
-// features. `after(p, row, lane, rows, columns)` is called for each tile while it is in the L1 cache; the tile starts
-// at row `row` and column `lane` of block p of C.
+// features. `after` (Mapped in blocked.h): `after.claim()` is called before each tile, and `after(p, row, lane, rows,
+// columns)` after it, while it is in the L1 cache; the tile starts at row `row` and column `lane` of block p of C.
 
 // The product uses the first `inputs` of the `of_b` features of B, and the first `outputs` of the `of_c` features of C.
 // add: C += A B.
