@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -185,6 +186,22 @@ def test_transforms_are_seen() -> None:
     with forward_ad.dual_level():
         tangents = [forward_ad.unpack_dual(m(forward_ad.make_dual(x, v))).tangent for m in (fused, plain)]
     torch.testing.assert_close(*tangents)
+
+
+def test_compiled_autograd_traces_the_reference() -> None:
+    from torch._dynamo import compiled_autograd
+
+    enable = getattr(compiled_autograd, "_enable", None) or compiled_autograd.enable  # torch 2.5 has no other
+    plain, fused = made()
+    x, found = torch.randn(5, 6), []
+    with warnings.catch_warnings(record=True) as seen:  # torch itself warns, and must not be stopped by that
+        warnings.simplefilter("always")
+        for model in (plain, fused):
+            with enable(torch.compile(backend="eager")):
+                model(x).sum().backward()
+            found.append(model[0].weight.grad)
+    torch.testing.assert_close(*found)
+    assert not [w for w in seen if "Dynamo does not know" in str(w.message)]
 
 
 def test_autocast_runs_torchs_own_calls() -> None:

@@ -56,8 +56,9 @@ def _special(*tensors: Tensor | None) -> str | None:
 
 
 def is_batched(grad: Tensor) -> bool:
-    """Whether vmap runs a backward: torch.func's, or autograd's own for is_grads_batched."""
-    return _transforms() or torch._C._functorch.is_legacy_batchedtensor(grad)
+    """Whether vmap runs a backward (torch.func's, or autograd's own for is_grads_batched), or compiled autograd traces
+    it."""
+    return is_compiling() or _transforms() or torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def is_common(dtypes: tuple[torch.dtype, ...], x: Tensor, *others: Tensor | None) -> bool:
