@@ -18,6 +18,7 @@ def modes(gan: GAN, dataset: Dataset) -> int:
     return evaluation.mode_coverage(gan.sample(2500, seed=9), dataset.centres, dataset.std).covered
 
 
+@pytest.mark.timeout(900)  # 50,000 steps: without the compiled core half a minute, and minutes on a busy machine
 def test_M14_a_generator_trained_far_ahead_of_d_captures_fewer_modes() -> None:
     """Ring of 8, median over 5 seeds: the default schedule, and 20 steps of G a step of D, of which it warns."""
     ring = data.ring(20_000)

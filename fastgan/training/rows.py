@@ -198,8 +198,7 @@ class Minibatches:
 
     def gather(self, index: Tensor) -> Tensor:
         """The rows at these indices, on the networks' device. index: int64 (m,), on the CPU."""
-        rows = self._raw(index)
-        return self._placed(rows)
+        return self._placed(self._raw(index))
 
     def in_memory(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """All rows, (n, ...) contiguous: on the CPU the data itself if it is contiguous, memory-mapped files included.
@@ -241,12 +240,11 @@ class Minibatches:
         return torch.as_tensor(self.data.rows(index))
 
     def _placed(self, rows: Tensor) -> Tensor:
-        return self._move(rows) if rows.device != self.device else rows.to(self.dtype)
-
-    def _move(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self.dtype)
+        if rows.device == self.device:
+            return rows
         # From pinned memory the copy is queued behind the kernels; from pageable memory the host would wait
         # for it.
-        rows = rows.to(self.dtype)
         return (rows.pin_memory() if self.device.type == "cuda" else rows).to(self.device, non_blocking=True)
 
     def _check_finite(self, first: Tensor) -> None:

@@ -155,16 +155,14 @@ class Scheduler:
         return type(prepared.engine), gan.device, gan.dtype
 
     def _prepare(self, member: Member, memory_is_shared: bool = False) -> Prepared:
-        gan, folder = self.gans[member.number], self._folder_of(member)
+        gan = self.gans[member.number]
+        folder = None if self.folder is None else of_member(self.folder, member.number)
         resumes = bool(self.resume and folder is not None and checkpoints(folder / "checkpoint"))
         rows = self._rows_for(gan, member.config)
         change = self.change if resumes else ()
         prepared = prepare(gan, rows, member.config, folder, resumes, memory_is_shared, change)
         prepared.run.member = member.number
         return prepared
-
-    def _folder_of(self, member: Member) -> Path | None:
-        return None if self.folder is None else of_member(self.folder, member.number)
 
     def _rows_for(self, gan: GAN, config: TrainConfig) -> Minibatches:
         """The data, checked and held once for all members that compute alike."""

@@ -96,7 +96,11 @@ def add(commands: Any) -> None:
         "synthetic data)",
     )
     add_reading(command)
-    _add_labels(command)
+    command.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="of the rows of a file, for --conditional: .npy, IDX or a table of one column, one whole number a row",
+    )
     command.add_argument("--data-seed", type=counting, metavar="N", help="seed of synthetic data (0)")
     command.add_argument("--threads", type=natural, metavar="N", help="of the CPU (1 for small networks, else all)")
     population.add_flags(command)
@@ -362,14 +366,6 @@ def add_reading(command: Any) -> None:
         "--image-shape", type=widths, metavar="H,W", help="of images that a file holds as rows of numbers"
     )
     command.add_argument("--background", metavar="COLOUR", help="under transparent pixels of image files (white)")
-
-
-def _add_labels(command: Any) -> None:
-    command.add_argument(
-        "--labels",
-        metavar="FILE",
-        help="of the rows of a file, for --conditional: .npy, IDX or a table of one column, one whole number a row",
-    )
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:

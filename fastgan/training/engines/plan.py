@@ -386,17 +386,13 @@ def _player(chain: NetworkPlan, updater: Updater, ema_of: dict[Tensor, Tensor], 
         "input_dropout": chain.input_dropout,
         "dropout_seeds": chain.dropout_seeds,
         "precision": config.precision,
-        **_heads(chain),
+        "heads": chain.groups,
+        "temperature": 1.0 if chain.heads is None else chain.heads.tau,
+        "heads_seed_index": chain.heads_seed_index,
         **_schema.of_config("OptimizerPlan", config),
         **updates_of(updater.optimizer),
         "clip_weights": config.clip_weights_of(chain.name.removeprefix("gan.")) or 0.0,
     }
-
-
-def _heads(chain: NetworkPlan) -> Description:
-    """The groups of outputs, with the temperature and the index of the noise's seed."""
-    temperature = 1.0 if chain.heads is None else chain.heads.tau
-    return {"heads": chain.groups, "temperature": temperature, "heads_seed_index": chain.heads_seed_index}
 
 
 def reason_against(optimizer: torch.optim.Optimizer) -> str | None:
