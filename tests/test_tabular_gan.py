@@ -116,6 +116,18 @@ def test_a_folder_of_an_earlier_version_can_be_sampled_and_not_resumed(tmp_path:
         TabularGAN(**options).fit(people(), run_dir=tmp_path, resume=True)
 
 
+def test_first_weights_do_not_count_in_the_average_of_a_short_training(tmp_path: Path) -> None:
+    """A resume of other length keeps the decay that the run began with."""
+    options: dict[str, Any] = {**SMALL, "kinds": {"person": "identifier"}, "checkpoint_every": 30}
+    assert TabularGAN(**options, steps=100).config.training(400).ema_decay == 0.9
+    assert TabularGAN(**options, steps=5000).config.training(400).ema_decay == 0.99
+    assert TabularGAN(**options, steps=5000, ema_decay=0.5).config.training(400).ema_decay == 0.5
+    TabularGAN(**options, steps=30).fit(people(), run_dir=tmp_path)
+    longer = TabularGAN(**options, steps=60).fit(people(), run_dir=tmp_path, resume=True)
+    whole = TabularGAN(**options, steps=60, ema_decay=1 - 10 / 30).fit(people())
+    pd.testing.assert_frame_equal(longer.sample(60), whole.sample(60))
+
+
 class _Stop(fastgan.Callback):
     """Fails at iteration 4, as a machine does."""
 

@@ -17,6 +17,7 @@ from fastgan.data import Dataset
 from fastgan.models import GAN, dcgan, join
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig
+from fastgan.training.config import ema_decay_for
 
 invalid = Invalid("Networks")
 
@@ -199,14 +200,8 @@ def with_recipe(preset: Preset, recipe: str) -> Preset:
 
 
 def for_length(preset: Preset, steps: int) -> Preset:
-    """The preset for a training of this many iterations.
-
-    A moving average begins at G's first weights, whose share at the end is `ema_decay**steps`: 14% after 2,000
-    iterations at 0.999, a grey veil in pictures. A short training gets a decay at which this share is below e^-10.
-    """
-    if preset.train.ema_decay is None:
-        return preset
-    decay = min(preset.train.ema_decay, 1.0 - 10.0 / max(steps, 20))
+    """The preset for a training of this many iterations."""
+    decay = ema_decay_for(preset.train.ema_decay, steps)
     return dataclasses.replace(preset, train=dataclasses.replace(preset.train, ema_decay=decay))
 
 

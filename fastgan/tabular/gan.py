@@ -27,6 +27,7 @@ from fastgan.models.gan import GAN
 from fastgan.random import Purpose
 from fastgan.training import Adam, PopulationMember, TrainConfig, TrainResult, train
 from fastgan.training.callbacks import Callback
+from fastgan.training.config import ema_decay_for
 from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
 
 from . import constraints as rules
@@ -60,7 +61,8 @@ class TabularConfig:
         temperature: of the Gumbel-softmax.
         penalty_weight: of the gradient penalty (WGAN-GP).
         discriminator_steps: updates of D for each of G.
-        ema_decay: of the moving average of G's weights, from which `sample` draws; None: no average.
+        ema_decay: of the moving average of G's weights, from which `sample` draws; None: no average. A training of few
+            iterations gets a lower one, `1 - 10 / steps`, so that G's first weights do not count; a resume keeps it.
         engine, precision, checkpoint_every: as in `TrainConfig`.
         seed: for the weights and all random numbers.
 
@@ -117,9 +119,9 @@ class TabularConfig:
 
     def training(self, rows: int, device: torch.device | str = "cpu") -> TrainConfig:
         """The config of `fastgan.train` for a table of `rows` rows."""
-        adam = Adam(lr=self.lr, betas=self.betas)
+        adam, steps = Adam(lr=self.lr, betas=self.betas), self.steps or self.epochs * -(-rows // self.batch_size)
         return TrainConfig(
-            steps=self.steps or self.epochs * -(-rows // self.batch_size),
+            steps=steps,
             batch_size=self.batch_size // self.pack,
             pack=self.pack,
             k=self.discriminator_steps,
@@ -128,7 +130,7 @@ class TabularConfig:
             penalty_weight=self.penalty_weight,
             generator_optimizer=dataclasses.replace(adam, weight_decay=self.weight_decay),
             discriminator_optimizer=adam,
-            ema_decay=self.ema_decay,
+            ema_decay=ema_decay_for(self.ema_decay, steps),
             engine=self.engine,
             precision=self.precision,
             checkpoint_every=self.checkpoint_every,
@@ -280,7 +282,7 @@ class TabularGAN:
             result = train(
                 self.gan,
                 rows,
-                self.config.training(len(rows), self.device),
+                model_folder.as_begun(folder if resume else None, self.config.training(len(rows), self.device)),
                 callbacks=callbacks,
                 progress=progress,
                 run_dir=folder,

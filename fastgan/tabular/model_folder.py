@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fastgan._errors import Invalid
 from fastgan._files import write_atomically
-from fastgan._run_folder import TABLE, WEIGHTS
+from fastgan._run_folder import TABLE, WEIGHTS, checkpoints
 from fastgan.models.gan import GAN
 from fastgan.nn import saved
-from fastgan.training import checkpoint
+from fastgan.training import TrainConfig, checkpoint
 from fastgan.training.callbacks import Callback, Run
 from fastgan.training.history import Columns, as_columns, read_rows
 from fastgan.training.sampled import SampledRows
@@ -132,6 +132,17 @@ def check_same_table(folder: Path, body: dict[str, Any], invalid: Invalid) -> No
             raise invalid.value(name, f"must be {old[name]!r} as in {folder / TABLE}, got {new[name]!r}")
     if not same:
         raise invalid.value("table", f"must hold the rows that {folder} was trained on, got others")
+
+
+def as_begun(folder: Path | None, config: TrainConfig) -> TrainConfig:
+    """The config with the moving average of the run in a folder, whose length chose its decay; as it is where none is.
+
+    Raises:
+        CheckpointError: a damaged checkpoint.
+    """
+    if folder is None or not checkpoints(folder / "checkpoint"):
+        return config
+    return dataclasses.replace(config, ema_decay=checkpoint.load(folder).meta["config"].get("ema_decay"))
 
 
 class KeepModel(Callback):

@@ -14,6 +14,7 @@ import torch
 from fastgan._errors import Invalid
 from fastgan._run_folder import TABLE, of_member
 from fastgan._torch_settings import torch_threads
+from fastgan.training import TrainConfig
 from fastgan.training.callbacks import Callback
 from fastgan.training.members import Member
 from fastgan.training.population import train_members
@@ -89,9 +90,14 @@ def train(
     for number in range(len(planned)):
         if resume and folder is not None and (own := of_member(folder, number) / TABLE).is_file():
             model_folder.check_same_table(own.parent, body(number), invalid)
+
+    def training(number: int) -> TrainConfig:
+        own = of_member(folder, number) if folder is not None and resume else None
+        return model_folder.as_begun(own, planned[number].training(len(rows), fitted.device))
+
     with torch_threads(fitted.threads or torch.get_num_threads()):
         result = train_members(
-            [Member(i, i, {}, one.training(len(rows), fitted.device)) for i, one in enumerate(planned)],
+            [Member(i, i, {}, training(i)) for i in range(len(planned))],
             lambda member: fitted._networks(planned[member.number], rows.sampler.width),
             rows,
             callbacks=callbacks,
