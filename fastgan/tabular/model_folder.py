@@ -139,7 +139,7 @@ def check_same_table(folder: Path, body: dict[str, Any], invalid: Invalid) -> No
 
 
 def _identity(body: dict[str, Any]) -> tuple[Any, ...]:
-    """What the table of a table.json is known by: its encoded rows and its columns, but for the fit of their numbers."""
+    """What the table of a table.json is known by: its encoded rows, and its columns but for the fit of numbers."""
     columns = body["transformer"]["columns"]
     return body["fingerprint"], [{name: x for name, x in one.items() if name not in _FITTED} for one in columns]
 
