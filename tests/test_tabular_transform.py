@@ -276,6 +276,15 @@ def test_modes_are_those_that_rows_can_be_told_apart_by(rows: int) -> None:
         assert modes_of(10.0 * rng.integers(0, clusters, rows) + rng.normal(size=rows)) == clusters
 
 
+@pytest.mark.parametrize("rows", [2, 3, 5, 8, 12])
+def test_a_few_rows_are_not_a_mode_each(rows: int) -> None:
+    """Such modes would hold the real numbers themselves, also in a long column of which nearly all is missing."""
+    x = np.random.default_rng(1).normal(size=rows)
+    assert modes_of(x) == 1
+    column = quietly(pd.DataFrame({"x": np.append(x, np.full(1000, np.nan))})).columns[0]
+    assert column.size == 2 and column.has_scalar  # a number, or none
+
+
 def test_every_number_is_within_reach_of_a_mode() -> None:
     x = np.concatenate([np.random.default_rng(0).normal(size=1000), [400.0, -900.0]])
     with quiet_fits():

@@ -21,6 +21,7 @@ Codes = NDArray[np.int64]
 FIT_ROWS = 2_000  # order statistics of a column that its mixture is fitted to
 _ITERATIONS = 50  # of that fit, which only places the modes; the GAN learns the density
 MODES = 10  # of a mixture, at most
+_ROWS = 10  # for each mode of a mixture, at least; with fewer, each row would become a mode
 _PATIENCE = 2  # mixtures of ever more modes that are worse than the best, before the search ends
 KNOTS = 1_025  # of a quantile function
 _FARTHEST = 1e300  # widths from the centre of a squash; its sinh is finite
@@ -89,7 +90,7 @@ class Modes:
         Args:
             x: (n,). Of more than `rows` numbers, `rows` evenly spaced order statistics are used.
             seed: for the initial modes.
-            rows, modes: the most of each.
+            rows, modes: the most of each. A mode needs ten rows on average.
 
         Source: Biernacki, Celeux and Govaert (2000), "Assessing a mixture model for clustering with the integrated
             completed likelihood".
@@ -99,7 +100,8 @@ class Modes:
         centre, spread = float(sample.mean()), float(sample.std()) or 1.0
         standard = ((sample - centre) / spread)[:, None]
         best, least, worse = None, math.inf, 0
-        for components in range(1, min(modes, len(np.unique(standard))) + 1):
+        most = min(modes, len(np.unique(standard)), max(len(sample) // _ROWS, 1))
+        for components in range(1, most + 1):
             model = mixture.GaussianMixture(
                 n_components=components,
                 covariance_type="spherical",
