@@ -179,6 +179,33 @@ def test_a_resume_of_another_population_is_refused(change: dict[str, Any], rule:
 
 
 @pytest.mark.parametrize(
+    "other",
+    [
+        lambda table: table.rename(columns={"age": "years"}),
+        lambda table: table[["city", "age", "spent"]],
+        lambda table: table.replace("Rome", "Roma"),
+        lambda table: table.astype({"age": "int32"}),
+    ],
+    ids=["name", "order", "label", "dtype"],
+)
+def test_a_resume_of_a_table_with_the_same_bits_and_other_columns_is_refused(other: Any, tmp_path: Path) -> None:
+    """The networks' outputs would be taken for other columns, or the samples named otherwise."""
+    TabularGAN(**CHECKED).fit_population(people(), seeds=[3, 5], run_dir=tmp_path)
+    rule = "table must hold the rows that .*member-0000 was trained on, got others"
+    with pytest.raises(ValueError, match=rule):
+        TabularGAN(**CHECKED).fit_population(other(people()), seeds=[3, 5], run_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=rule):
+        TabularGAN(**CHECKED | {"seed": 3}).fit(other(people()), run_dir=tmp_path / "member-0000", resume=True)
+
+
+def test_a_member_with_a_checkpoint_must_say_what_it_was_trained_on(tmp_path: Path) -> None:
+    TabularGAN(**CHECKED).fit_population(people(), seeds=[3, 5], run_dir=tmp_path)
+    (tmp_path / "member-0001" / "table.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"run_dir must have a table.json to be resumed, got .*member-0001"):
+        TabularGAN(**CHECKED).fit_population(people(), seeds=[3, 5], run_dir=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
     ("arguments", "rule"),
     [
         ({"grid": {"width": [3]}}, r"grid must name options \(epochs, .*\), got 'width'"),

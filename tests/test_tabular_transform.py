@@ -276,12 +276,68 @@ def test_modes_are_those_that_rows_can_be_told_apart_by(rows: int) -> None:
         assert modes_of(10.0 * rng.integers(0, clusters, rows) + rng.normal(size=rows)) == clusters
 
 
+@pytest.mark.parametrize("rows", [2, 3, 5, 8, 12])
+def test_a_few_rows_are_not_a_mode_each(rows: int) -> None:
+    """Such modes would hold the real numbers themselves, also in a long column of which nearly all is missing."""
+    x = np.random.default_rng(1).normal(size=rows)
+    assert modes_of(x) == 1
+    column = quietly(pd.DataFrame({"x": np.append(x, np.full(1000, np.nan))})).columns[0]
+    assert column.size == 2 and column.has_scalar  # a number, or none
+
+
 def test_every_number_is_within_reach_of_a_mode() -> None:
     x = np.concatenate([np.random.default_rng(0).normal(size=1000), [400.0, -900.0]])
     with quiet_fits():
         modes = Modes.fit(x, seed=0)
     alpha, codes = modes.encode(x, np.full(len(x), 0.5))
     assert np.abs(modes.decode(alpha, codes) - x).max() < 1e-9
+
+
+def test_so_is_a_number_between_modes() -> None:
+    x = np.concatenate([np.random.default_rng(0).normal(size=(2, 1000)) + [[0.0], [100.0]], [[40.0, 70.0]]], axis=None)
+    with quiet_fits():
+        modes = Modes.fit(x, seed=0, modes=2)
+    alpha, codes = modes.encode(x, np.full(len(x), 0.5))
+    assert np.abs(modes.decode(alpha, codes) - x).max() < 1e-9
+
+
+def test_the_ends_of_quantiles_come_back() -> None:
+    for rows in (2, 183, 284, 531, 742, 20_000):
+        x = np.random.default_rng(rows).normal(size=rows)
+        fitted = Quantiles.fit(x)
+        assert fitted.levels[0] == -1 and fitted.levels[-1] == 1
+        low, high = fitted.decode(np.array([-1.0, 1.0]), np.zeros(2, dtype=np.int64))
+        assert low == x.min() and high == x.max()
+
+
+def test_numbers_of_all_magnitudes_in_one_column_come_back() -> None:
+    rng = np.random.default_rng(0)
+    for scale in (1e-200, 1e-290, 1e-310):
+        x = np.append(rng.normal(size=300) * scale, [1e149, -1e149])
+        fitted = quietly(pd.DataFrame({"x": x}))
+        back = fitted.inverse(fitted.transform(pd.DataFrame({"x": x})))["x"].to_numpy()
+        assert np.abs(back - x).max() < 1e-4 * np.abs(x).max()
+        assert np.sign(back[-2:]).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("fitted", "other", "expected"),
+    [
+        (np.arange(300, dtype=np.uint64) % 150 + 100, np.array([-1, 150, 500]), [100, 150, 249]),
+        (np.arange(300) % 150 - 100, np.array([2**64 - 1, 7, 0], dtype=np.uint64), [49, 7, 0]),
+        (np.arange(300) % 150 - 100, np.array([1e20, -1e20, -3.0]), [49, -100, -3]),
+        (np.repeat([1.5, 2.5], 100), np.array([-1e150, 1e150, 2.4]), [1.5, 2.5, 2.5]),
+        (np.repeat([0.0, 1e-6], 100) + np.arange(200) * 1e-9, np.array([-1e150, 1e150]), [0.0, 1.199e-6]),
+    ],
+    ids=["below uint64", "above int64", "real", "spikes", "tiny"],
+)
+def test_numbers_beyond_those_of_fit_become_the_nearest(fitted: Any, other: Any, expected: list[float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        table = quietly(pd.DataFrame({"x": fitted}))
+        back = table.inverse(table.transform(pd.DataFrame({"x": other})))["x"]
+    assert back.dtype == fitted.dtype
+    assert np.allclose(back.to_numpy(), expected, rtol=1e-6, atol=0)
 
 
 def test_quantiles_make_a_column_normal() -> None:

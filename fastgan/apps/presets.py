@@ -17,7 +17,6 @@ from fastgan.data import Dataset
 from fastgan.models import GAN, dcgan, join
 from fastgan.random import Purpose
 from fastgan.training import Adam, TrainConfig
-from fastgan.training.config import ema_decay_for
 
 invalid = Invalid("Networks")
 
@@ -201,7 +200,7 @@ def with_recipe(preset: Preset, recipe: str) -> Preset:
 
 def for_length(preset: Preset, steps: int) -> Preset:
     """The preset for a training of this many iterations."""
-    decay = ema_decay_for(preset.train.ema_decay, steps)
+    decay = dataclasses.replace(preset.train, steps=steps).with_ema_for_its_length().ema_decay
     return dataclasses.replace(preset, train=dataclasses.replace(preset.train, ema_decay=decay))
 
 

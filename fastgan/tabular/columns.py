@@ -99,7 +99,7 @@ class Number(Column):
 
     def encode(self, values: Values, uniform: Array) -> Encoded:
         n = len(values.missing)
-        x = self.grid.to_float(values.present)
+        x = np.clip(self.grid.to_float(values.present), *self.grid.bounds)
         codes = np.full(len(x), -1, dtype=np.int64)
         for position, spike in enumerate(self.spikes):
             codes[x == spike] = self._modes + position

@@ -27,7 +27,6 @@ from fastgan.models.gan import GAN
 from fastgan.random import Purpose
 from fastgan.training import Adam, PopulationMember, TrainConfig, TrainResult, train
 from fastgan.training.callbacks import Callback
-from fastgan.training.config import ema_decay_for
 from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
 
 from . import constraints as rules
@@ -119,9 +118,9 @@ class TabularConfig:
 
     def training(self, rows: int, device: torch.device | str = "cpu") -> TrainConfig:
         """The config of `fastgan.train` for a table of `rows` rows."""
-        adam, steps = Adam(lr=self.lr, betas=self.betas), self.steps or self.epochs * -(-rows // self.batch_size)
-        return TrainConfig(
-            steps=steps,
+        adam = Adam(lr=self.lr, betas=self.betas)
+        config = TrainConfig(
+            steps=self.steps or self.epochs * -(-rows // self.batch_size),
             batch_size=self.batch_size // self.pack,
             pack=self.pack,
             k=self.discriminator_steps,
@@ -130,13 +129,14 @@ class TabularConfig:
             penalty_weight=self.penalty_weight,
             generator_optimizer=dataclasses.replace(adam, weight_decay=self.weight_decay),
             discriminator_optimizer=adam,
-            ema_decay=ema_decay_for(self.ema_decay, steps),
+            ema_decay=self.ema_decay,
             engine=self.engine,
             precision=self.precision,
             checkpoint_every=self.checkpoint_every,
             seed=self.seed,
             device=str(device),
         )
+        return config.with_ema_for_its_length()
 
 
 def networks(config: TabularConfig, heads: Sequence[Head], classes: int) -> GAN:

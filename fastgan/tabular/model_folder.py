@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .gan import TabularGAN
 
 FORMAT = 2  # 1, up to fastgan 0.2.0: other modes of numbers, and no moving average
+_FITTED = ("squash", "body")  # of a column of numbers; another computer may fit them to other last bits
 _FREE_FIELDS = ("epochs", "steps", "checkpoint_every", "engine")  # what a resume may change
 
 
@@ -108,6 +109,8 @@ def seed_of_columns(folder: Path, otherwise: int) -> int:
 def check_same_table(folder: Path, body: dict[str, Any], invalid: Invalid) -> None:
     """A resumed training must be of the same table, with the same options.
 
+    The rows of two tables whose columns have other names, places or labels can be encoded to the same bits.
+
     Args:
         folder: of the training that is resumed.
         body: of table.json as it would be written now.
@@ -118,10 +121,11 @@ def check_same_table(folder: Path, body: dict[str, Any], invalid: Invalid) -> No
     """
     try:
         stored = json.loads((folder / TABLE).read_bytes())
-        old, same, format = stored["config"], stored["fingerprint"] == body["fingerprint"], stored["format"]
+        old, format = stored["config"], stored["format"]
+        same = [_identity(one) for one in (stored, json.loads(json.dumps(body)))]
     except FileNotFoundError:
         raise invalid(FileNotFoundError, "run_dir", f"must have a {TABLE} to be resumed, got {folder}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise invalid.value("run_dir", f"must have a whole {TABLE} to be resumed, got {folder} ({error})") from error
     if format != FORMAT:
         rule = f"must be of format {FORMAT} to be resumed, got format {format!r}, which other versions of fastgan write"
@@ -130,7 +134,7 @@ def check_same_table(folder: Path, body: dict[str, Any], invalid: Invalid) -> No
     for name in sorted(new.keys() - _FREE_FIELDS):
         if old.get(name, new[name]) != new[name]:
             raise invalid.value(name, f"must be {old[name]!r} as in {folder / TABLE}, got {new[name]!r}")
-    if not same:
+    if same[0] != same[1]:
         raise invalid.value("table", f"must hold the rows that {folder} was trained on, got others")
 
 
@@ -143,6 +147,12 @@ def as_begun(folder: Path | None, config: TrainConfig) -> TrainConfig:
     if folder is None or not checkpoints(folder / "checkpoint"):
         return config
     return dataclasses.replace(config, ema_decay=checkpoint.load(folder).meta["config"].get("ema_decay"))
+
+
+def _identity(body: dict[str, Any]) -> tuple[Any, ...]:
+    """What the table of a table.json is known by: its encoded rows, and its columns but for the fit of numbers."""
+    columns = body["transformer"]["columns"]
+    return body["fingerprint"], [{name: x for name, x in one.items() if name not in _FITTED} for one in columns]
 
 
 class KeepModel(Callback):

@@ -21,8 +21,10 @@ Codes = NDArray[np.int64]
 FIT_ROWS = 2_000  # order statistics of a column that its mixture is fitted to
 _ITERATIONS = 50  # of that fit, which only places the modes; the GAN learns the density
 MODES = 10  # of a mixture, at most
+_ROWS = 10  # for each mode of a mixture, at least; with fewer, each row would become a mode
 _PATIENCE = 2  # mixtures of ever more modes that are worse than the best, before the search ends
 KNOTS = 1_025  # of a quantile function
+_FARTHEST = 1e300  # widths from the centre of a squash; its sinh is finite
 _HEAVY = 10.0  # kurtosis above which a column is squashed; that of a normal distribution is 3
 _CHUNK = 1 << 16  # rows whose responsibilities are in memory at once
 
@@ -49,7 +51,7 @@ class Squash:
         centre = 0.0 if count else float(np.median(x))
         away = np.abs(x - centre)
         width = float(np.median(away[away > 0])) if (away > 0).any() else 0.0
-        return cls(centre, width)
+        return cls(centre, max(width, float(away.max()) / _FARTHEST))
 
     def apply(self, x: Array) -> Array:
         """x -> squashed."""
@@ -66,8 +68,8 @@ class Modes:
 
     Args:
         means, stds, weights: (modes,), of the normal distributions.
-        reach: (modes,), the distance from the mean that is encoded as 1: four standard deviations, or more at the
-            ends of the data.
+        reach: (modes,), the distance from the mean that is encoded as 1: four standard deviations, or more where
+            numbers are farther from all modes.
 
     Source: Xu et al. (2019), section 4.2; `fit` chooses the number of modes by another criterion.
     """
@@ -88,7 +90,7 @@ class Modes:
         Args:
             x: (n,). Of more than `rows` numbers, `rows` evenly spaced order statistics are used.
             seed: for the initial modes.
-            rows, modes: the most of each.
+            rows, modes: the most of each. A mode needs ten rows on average.
 
         Source: Biernacki, Celeux and Govaert (2000), "Assessing a mixture model for clustering with the integrated
             completed likelihood".
@@ -98,7 +100,8 @@ class Modes:
         centre, spread = float(sample.mean()), float(sample.std()) or 1.0
         standard = ((sample - centre) / spread)[:, None]
         best, least, worse = None, math.inf, 0
-        for components in range(1, min(modes, len(np.unique(standard))) + 1):
+        most = min(modes, len(np.unique(standard)), max(len(sample) // _ROWS, 1))
+        for components in range(1, most + 1):
             model = mixture.GaussianMixture(
                 n_components=components,
                 covariance_type="spherical",
@@ -118,12 +121,14 @@ class Modes:
         return cls(best.means_[:, 0] * spread + centre, stds, best.weights_, 4 * stds).reaching(x)
 
     def reaching(self, x: Array) -> Modes:
-        """These modes with the reach extended to the lowest and the highest of x."""
+        """These modes with the reach extended to each of x (n,) that none of them reaches."""
         reach = self.reach.copy()
-        for value in (float(x.min()), float(x.max())):
-            ratio = np.abs(value - self.means) / reach
-            nearest = int(ratio.argmin())
-            reach[nearest] *= max(1.0, float(ratio[nearest]))
+        for start in range(0, len(x), _CHUNK):
+            ratio = np.abs(x[start : start + _CHUNK, None] - self.means) / reach
+            ratio = ratio[ratio.min(1) > 1]
+            farthest = np.ones(len(reach))
+            np.maximum.at(farthest, ratio.argmin(1), ratio.min(1))
+            reach *= farthest
         return Modes(self.means, self.stds, self.weights, reach)
 
     def __len__(self) -> int:
@@ -179,7 +184,7 @@ class Quantiles:
         """Quantiles of x (n,), at least two different numbers."""
         count = min(KNOTS, len(x))
         levels = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count).numpy()
-        levels /= levels[-1]
+        levels = (levels - levels[::-1]) / (levels[-1] - levels[0])  # symmetric: the ends are -1 and 1 exactly
         quantiles = np.quantile(x, np.linspace(0, 1, count))
         knots, first, counts = np.unique(quantiles, return_index=True, return_counts=True)
         return cls(knots, (levels[first] + levels[first + counts - 1]) / 2)
@@ -230,13 +235,19 @@ class Whole:
         step = int(np.gcd.reduce(differences)) or 1
         return cls(low, step, (high - low) // step, str(values.dtype))
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest that `to_float` gives of the data."""
+        return 0.0, float(self.count)
+
     def to_float(self, values: NDArray[Any]) -> Array:
-        """(n,) -> k; numbers outside the fitted range are allowed."""
-        low = np.uint64(self.origin % 2**64)
-        above = values >= values.dtype.type(self.origin)
-        up = values.astype(np.uint64) - low
-        down = low - values.astype(np.uint64)
-        return np.where(above, up.astype(np.float64), -down.astype(np.float64)) / self.step
+        """(n,) of any type of numbers -> k; numbers outside the fitted range, or off the grid, are allowed."""
+        rough = values.astype(np.float64) - float(self.origin)
+        if values.dtype.kind == "f":
+            return rough / self.step
+        low, own = np.uint64(self.origin % 2**64), values.astype(np.uint64)
+        exact = np.where(values >= self.origin, (own - low).astype(np.float64), -(low - own).astype(np.float64))
+        return np.where(np.abs(rough) < 2.0**64, exact, rough) / self.step  # beyond, int64 minus uint64 overflows
 
     def from_float(self, x: Array) -> NDArray[Any]:
         """k -> the number, clipped to the range."""
@@ -270,6 +281,11 @@ class Real:
         wide = values.astype(np.float64)
         found = next((d for d in range(16) if _has_decimals(values, wide, d)), None)
         return cls(float(wide.min()), float(wide.max()), found, str(values.dtype))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest that `to_float` gives of the data."""
+        return self.low, self.high
 
     def to_float(self, values: NDArray[Any]) -> Array:
         """(n,) -> float64."""

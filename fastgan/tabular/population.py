@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastgan._errors import Invalid
-from fastgan._run_folder import TABLE, of_member
+from fastgan._run_folder import TABLE, checkpoints, of_member
 from fastgan._torch_settings import torch_threads
 from fastgan.training import TrainConfig
 from fastgan.training.callbacks import Callback
@@ -88,8 +88,10 @@ def train(
     if folder is not None:
         callbacks = [*callbacks, model_folder.KeepModel(body)]
     for number in range(len(planned)):
-        if resume and folder is not None and (own := of_member(folder, number) / TABLE).is_file():
-            model_folder.check_same_table(own.parent, body(number), invalid)
+        if resume and folder is not None:
+            own = of_member(folder, number)
+            if (own / TABLE).is_file() or checkpoints(own / "checkpoint"):
+                model_folder.check_same_table(own, body(number), invalid)
 
     def training(number: int) -> TrainConfig:
         own = of_member(folder, number) if folder is not None and resume else None

@@ -90,8 +90,7 @@ class Report:
     @staticmethod
     def _of_column(column: Column, values: storage.Values) -> NDArray[Any]:
         if isinstance(column, Number):
-            whole = values.present.astype(column.grid.dtype) if values.present.dtype.kind in "iu" else values.present
-            return column.grid.to_float(whole)
+            return column.grid.to_float(values.present)
         assert isinstance(column, Category)
         return storage.pandas().Index(column.labels, dtype=object).get_indexer(values.present.astype(object))
 

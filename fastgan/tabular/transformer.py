@@ -229,8 +229,6 @@ class TableTransformer:
             if values.missing.any() and not column.has_missing:
                 row = int(np.flatnonzero(values.missing)[0])
                 raise fault(f"row {row} must have a value as all had at fit, got none")
-            if isinstance(column.grid, column_kinds.Whole):
-                return storage.Values(values.present.astype(column.grid.dtype), values.missing, column.storage)
         return values
 
     def _places(self) -> Iterator[tuple[Column, int | None, int | None]]:

@@ -67,15 +67,6 @@ DESCRIPTIONS: dict[str, Any] = {kind.__name__: kind for kind in _DESCRIBED}
 _SCHEDULERS = ("scheduler", "generator_scheduler", "discriminator_scheduler")
 
 
-def ema_decay_for(decay: float | None, steps: int) -> float | None:
-    """A decay of the moving average of G's weights, at most `decay`, for a training of so many iterations.
-
-    The average begins at G's first weights, whose share at the end is `decay**steps`: 14% after 2,000 iterations at
-    0.999, a grey veil in pictures. A short training gets a decay at which this share is below e^-10.
-    """
-    return None if decay is None else min(decay, 1.0 - 10.0 / max(steps, 20))
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """The numbers of a training: the game (steps to pack), the updates (optimizer to ema_decay), and how it runs.
@@ -362,6 +353,16 @@ class TrainConfig:
         """All penalties in D's loss."""
         kinds = self.gradient_penalty
         return kinds if isinstance(kinds, tuple) else () if kinds is None else (kinds,)
+
+    def with_ema_for_its_length(self) -> TrainConfig:
+        """This config with a decay of the moving average, at most its own, that suits its number of iterations.
+
+        The average begins at G's first weights, whose share at the end is `ema_decay**steps`: 14% after 2,000
+        iterations at 0.999, a grey veil in pictures. In a short training this share is below e^-10 then.
+        """
+        if self.ema_decay is None:
+            return self
+        return dataclasses.replace(self, ema_decay=min(self.ema_decay, 1.0 - 10.0 / max(self.steps, 20)))
 
     def optimizer_of(self, network: str) -> Optimizer | Built:
         """The optimiser of the "generator" or the "discriminator"."""
