@@ -156,13 +156,13 @@ def random(
     """Elements offset .. offset+n of a stream of uniform or normal numbers."""
     out = torch.empty(n, dtype=dtype, device=device)
     if out.is_cuda:
-        return _cuda.random(out, kind == "normal", seed & (2**64 - 1), purpose, step, substream, offset)
+        return _cuda.random(out, kind == "normal", int(seed) & (2**64 - 1), purpose, step, substream, offset)
     native.random_fill(
         DTYPES[dtype],
         out.data_ptr(),
         n,
         kind == "normal",
-        seed & (2**64 - 1),
+        int(seed) & (2**64 - 1),
         purpose,
         step,
         substream,
@@ -175,7 +175,7 @@ def random(
 def permutation(n: int, seed: int, epoch: int, start: int, count: int, purpose: int) -> Tensor:
     """Positions start .. start+count of the keyed permutation of range(n)."""
     out = torch.empty(count, dtype=torch.int64, device="cpu")
-    native.permutation(out.data_ptr(), n, seed & (2**64 - 1), epoch, start, count, purpose)
+    native.permutation(out.data_ptr(), n, int(seed) & (2**64 - 1), epoch, start, count, purpose)
     return out
 
 

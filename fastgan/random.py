@@ -245,6 +245,7 @@ def _counted(seed: int, step: int, substream: int) -> Iterator[int]:
 
 def _halves(number: int) -> tuple[int, int]:
     """The low and the high 32 bits."""
+    number = int(number)  # of NumPy, it would overflow
     return number & 0xFFFFFFFF, (number >> 32) & 0xFFFFFFFF
 
 

@@ -316,3 +316,15 @@ def test_errors_of_permutations_and_priors() -> None:
 def test_seeds_for_torch_have_63_bits() -> None:
     seeds = [random.torch_seed(7, step) for step in range(64)]
     assert len(set(seeds)) == 64 and 2**62 <= max(seeds) < 2**63 and min(seeds) < 2**62
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_seed_of_numpy_is_that_of_python(impl: str) -> None:
+    need(impl, "random")
+    for seed in (5, 2**40 + 3):
+        for draw in (
+            lambda seed: random.normal(9, seed=seed, purpose=Purpose.SAMPLE, impl=impl),
+            lambda seed: random.permutation(9, seed=seed, epoch=2, impl=impl),
+            lambda seed: torch.tensor(random.torch_seed(seed, 3)),
+        ):
+            assert torch.equal(draw(np.int64(seed)), draw(seed))

@@ -72,6 +72,23 @@ def test_a_member_that_fails_ends_alone(tmp_path: Path, caplog: pytest.LogCaptur
     assert [path.parent.name for path in tmp_path.glob("*/weights.safetensors")] == ["member-0001"]
     with pytest.raises(ValueError, match="a whole TabularGAN, got: checkpoint: there is none in .*member-0000"):
         TabularGAN.load(tmp_path / "member-0000")
+    with pytest.raises(FloatingPointError, match="sample: G must give finite numbers, got others: it failed"):
+        found[0].sample(3)
+    assert len(found[1].sample(3)) == 3
+
+
+def test_numbers_of_numpy_give_the_members_of_those_of_python(tmp_path: Path) -> None:
+    decay = float(np.float32(0.9))
+    plain = {"seeds": [0, 1], "grid": {"ema_decay": [decay, 0.5], "generator_hidden": [(16,)]}}
+    other = {
+        "seeds": np.arange(2),
+        "grid": {"ema_decay": np.array([decay, 0.5], "f4"), "generator_hidden": [np.array([16])]},
+    }
+    options = SMALL | {"batch_size": np.int64(60), "betas": np.array([0.5, 0.75], "f4")}
+    found = TabularGAN(**options).fit_population(people(), **other, run_dir=tmp_path)
+    through = TabularGAN(**options | {"batch_size": 60, "betas": (0.5, 0.75)}).fit_population(people(), **plain)
+    assert all(map(same, found, through)) and [one.config for one in found] == [one.config for one in through]
+    assert same(TabularGAN.load(tmp_path / "member-0003"), through[3])
 
 
 class CtrlC(Callback):

@@ -100,11 +100,11 @@ class TabularConfig:
         check("batch_size", self.batch_size % self.pack == 0, f"a multiple of pack ({self.pack})")
         check("batch_size", self.batch_size > 1, "at least 2, which batch normalisation needs")
         for name in ("generator_hidden", "discriminator_hidden"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(map(_plain, getattr(self, name))))
             check(name, all(is_integer(w) and w >= 1 for w in getattr(self, name)), "widths of at least 1")
         for name in ("dropout", "lr", "temperature", "weight_decay", "penalty_weight"):
             check(name, is_number(getattr(self, name)), "a number")
-        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "betas", tuple(map(_plain, self.betas)))
         check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         for name in ("lr", "temperature"):
             check(name, getattr(self, name) > 0, "above 0")
@@ -115,6 +115,8 @@ class TabularConfig:
         every = self.checkpoint_every
         check("checkpoint_every", is_integer(every) and every >= 0, "a whole number of at least 0")
         check("seed", is_integer(self.seed) and 0 <= self.seed < 2**63, "at least 0 and below 2**63")
+        for item in dataclasses.fields(self):
+            object.__setattr__(self, item.name, _plain(getattr(self, item.name)))
 
     def training(self, rows: int, device: torch.device | str = "cpu") -> TrainConfig:
         """The config of `fastgan.train` for a table of `rows` rows."""
@@ -137,6 +139,11 @@ class TabularConfig:
             device=str(device),
         )
         return config.with_ema_for_its_length()
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or a tensor as one of Python, which JSON can hold."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def networks(config: TabularConfig, heads: Sequence[Head], classes: int) -> GAN:
@@ -404,6 +411,7 @@ class TabularGAN:
 
         Raises:
             ValueError: an unknown column or label; conditions and constraints that hardly any row meets.
+            FloatingPointError: G gives numbers that are not finite.
             RuntimeError: the GAN is not fitted.
         """
         for name, value in (("n", n), ("offset", offset), ("seed", seed)):
@@ -453,6 +461,8 @@ class TabularGAN:
                 drawn = Conditions(torch.full((_BLOCK,), place), torch.full((_BLOCK,), wanted.labels[place]))
             labels = self._sampler.labels(drawn)
         rows = self.gan.sample(_BLOCK, seed=seed, batch_size=_BLOCK, offset=start, device="cpu", labels=labels)
+        if not rows.isfinite().all():
+            raise Invalid("sample")(FloatingPointError, "G", "must give finite numbers, got others: it failed")
         return pack(rows, self.transformer.heads)
 
     def _kept(self, encoded: EncodedTable, wanted: Wanted) -> NDArray[np.bool_]:
