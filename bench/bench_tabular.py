@@ -3,6 +3,8 @@
     python bench/bench_tabular.py [--only NAME ...] [--updates N] [--rounds N] [--threads 1 2] [--quick]
     python bench/bench_tabular.py --quality [--updates N] [--seeds 0 1 2] [--only NAME ...]
 
+With --resume the files of an earlier run keep its other tables.
+
 All sides run in turn in this process: fastgan, ctgan, and fastgan in bf16 where the processor multiplies in it. ctgan
 needs `pip install ctgan sdmetrics`; without them fastgan is measured alone. All have the same networks and numbers:
 batches of 500 (100 for small tables), packs of 10, Adam at 2e-4.
@@ -146,9 +148,24 @@ def bars(
     ax.margins(y=0.15)
 
 
+def begun(name: str, args: Any, settings: harness.Settings) -> Report:
+    """The report of these figures, with the records of an earlier run if it is continued."""
+    report = Report(name, settings, "tables")
+    if args.resume:
+        report.resume("versions")
+    return report
+
+
+def add(report: Report, record: dict[str, Any], *keys: str) -> None:
+    """A record, in the place of an earlier one of the same table and `keys`."""
+    same = [[old[key] for key in ("table", *keys)] for old in report.records]
+    key = [record[key] for key in ("table", *keys)]
+    report.add(record, instead_of=same.index(key) if key in same else None)
+
+
 def bench_times(args: Any, settings: harness.Settings, names: Sequence[str]) -> None:
     """The times of all tables."""
-    report, both = Report("tabular", settings, "tables"), has_ctgan()
+    report, both = begun("tabular", args, settings), has_ctgan()
     if both:
         report.content["versions"] = versions()
     with harness.pinned(settings.threads[0]):  # first calls of all libraries
@@ -157,7 +174,7 @@ def bench_times(args: Any, settings: harness.Settings, names: Sequence[str]) -> 
             sides.ctgan_model(task_of("wine", settings.seed), 1)
     for threads in settings.threads:
         for name in names:
-            report.add(timed(name, threads, args, settings, both))
+            add(report, timed(name, threads, args, settings, both), "threads")
     print("Seconds: 100 updates of each network, and the preparation")
     print(shown_times(report.records))
     notes = [f"{harness.threads(settings.threads[0])}, equal batches and networks", report.disturbances()]
@@ -195,7 +212,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
 
 def bench_quality(args: Any, settings: harness.Settings, names: Sequence[str]) -> None:
     """The quality of all tables over some seeds."""
-    report = Report("tabular-quality", settings, "tables")
+    report = begun("tabular-quality", args, settings)
     if not has_ctgan():
         raise SystemExit("bench_tabular: --quality needs pip install ctgan sdmetrics")
     report.content["versions"] = versions()
@@ -208,7 +225,7 @@ def bench_quality(args: Any, settings: harness.Settings, names: Sequence[str]) -
                 task = sides.Task(real, whole.discrete, 500 if len(real) >= 500 else 100, seed=seed)
                 harness.progress(f"{name}, seed {seed}: {len(real):,} rows, {updates:,} updates")
                 about = {"table": name, "rows": len(real), "updates": updates, "batch": task.batch, "seed": seed}
-                report.add(about | sides.qualities(task, held_out, updates))
+                add(report, about | sides.qualities(task, held_out, updates), "seed")
     write_quality(report)
 
 
@@ -244,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--quality", action="store_true", help="score samples instead of measuring times")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of --quality")
     p.add_argument("--only", nargs="+", choices=list(TABLES), help="tables")
+    p.add_argument("--resume", action="store_true", help="keep other tables of the file that is written")
     p.set_defaults(threads=[1])
     args = p.parse_args(argv)
     names = [name for name in TABLES if not args.only or name in args.only]

@@ -166,6 +166,9 @@ def test_tables_are_timed_and_measured(
     (table,) = written(tmp_path)["tables"]
     assert table["rows"] == 178 and table["fastgan"]["per 100 updates"]["cpu"] > 0 and "ctgan" not in table
     assert "ratio" in capsys.readouterr().out
+    for only in ("diabetes", "wine"):
+        assert bench_tabular.main(["--quick", "--only", only, *options[3:], "--resume"]) == 0
+    assert [table["table"] for table in written(tmp_path)["tables"]] == ["wine", "diabetes"]
 
 
 def test_qualities_have_a_mean_and_an_error() -> None:
