@@ -238,17 +238,18 @@ def write_quality(report: Report) -> None:
         for text, values in figures.items():
             lines.append([table, text, *("{:.3f} +- {:.3f}".format(*values[side]) for side in measured)])
     print(harness.table(lines))
-    fig, axes = pictures.figure(11, 4.4, 1, 3)
-    for ax, text in zip(axes[0], ("SDMetrics quality", "efficacy", "pairs, TV"), strict=True):
+    fig, axes = pictures.figure(11, 10, 3, 1)
+    for ax, text in zip(axes[:, 0], ("SDMetrics quality", "efficacy", "pairs, TV"), strict=True):
         tables = [table for table in found if text in found[table]]
         means, errors = ([{side: found[table][text][side][i] for side in measured} for table in tables] for i in (0, 1))
         bars(ax, tables, means, errors, "%.3f")
         ax.set_title(text + (" (0 is best)" if text == "pairs, TV" else " (1 is best)"))
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="upper right", frameon=False, fontsize=8)
-    counts = ", ".join(
-        f"{name}: {updates:,}" for name, updates in {r["table"]: r["updates"] for r in report.records}.items()
-    )
-    notes = [f"updates of each network: {counts}; mean and standard error over seeds", report.disturbances()]
+    of: dict[int, list[str]] = {}
+    for table, updates in {r["table"]: r["updates"] for r in report.records}.items():
+        of.setdefault(updates, []).append(table)
+    counts = "; ".join(f"{updates:,} updates: {', '.join(tables)}" for updates, tables in of.items())
+    notes = [counts, f"mean and standard error over seeds. {report.disturbances()}"]
     pictures.title(fig, "Tables: TabularGAN beside ctgan at equal updates", notes)
     report.write({}, fig)
 
