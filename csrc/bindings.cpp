@@ -10,6 +10,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "cpu/shared_core.h"
+#include "cpu/team_choice.h"
 #include "cuda/launchers.h"
 #include "dtypes.h"
 #include "philox.h"
@@ -86,6 +87,7 @@ struct Mlp {
   NetworkPlan shape;
   bool normalizes = false, by_batch = false;
   MlpSizes sizes;  // elements a row
+  mutable TeamChoice of_forward, of_backward, of_second_order, of_penalty;
 
   Mlp(const std::vector<Description>& layers, double input_dropout) {
     shape.input_dropout = input_dropout;
@@ -125,10 +127,12 @@ struct Mlp {
     const int64_t x_bytes = shape.layers.front().inputs * element_size(dtype);
     const int64_t y_bytes = shape.layers.back().outputs * element_size(dtype);
     for (int64_t first = 0; first < rows; first += step)
-      kernels().mlp_forward(dtype, shape,
-                            {pointer(x + first * x_bytes), std::min(step, rows - first), at.data(), at.data() + depth,
-                             pointer(y + first * y_bytes), work ? pointer(work) : own.data(), dropout_seed, threads,
-                             normalizes ? norm.data() : nullptr});
+      of_forward.run(threads, std::min(step, rows - first), [&](int chosen) {
+        kernels().mlp_forward(dtype, shape,
+                              {pointer(x + first * x_bytes), std::min(step, rows - first), at.data(), at.data() + depth,
+                               pointer(y + first * y_bytes), work ? pointer(work) : own.data(), dropout_seed, chosen,
+                               normalizes ? norm.data() : nullptr});
+      });
   }
 
   // `weights`: with batch normalisation, followed by the scales. `grads`: of x, then of the parameters; 0: not
@@ -144,10 +148,12 @@ struct Mlp {
     });
     py::gil_scoped_release release;
     const Scratch own(dtype, kept ? 0 : sizes.backward * padded(rows));
-    kernels().mlp_backward(dtype, shape,
-                           {rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1, g.data() + 1 + depth,
-                            kept ? pointer(kept) : own.data(), dropout_seed, threads,
-                            normalizes ? norm.data() : nullptr});
+    of_backward.run(threads, rows, [&](int chosen) {
+      kernels().mlp_backward(dtype, shape,
+                             {rows, w.data(), pointer(work), pointer(grad_y), g[0], g.data() + 1, g.data() + 1 + depth,
+                              kept ? pointer(kept) : own.data(), dropout_seed, chosen,
+                              normalizes ? norm.data() : nullptr});
+    });
   }
 
   // From the tangent of grad_x: the gradients of grad_y, of x, then of the parameters; 0: not computed.
@@ -157,10 +163,12 @@ struct Mlp {
     const auto g = pointers<void>(grads);
     py::gil_scoped_release release;
     const Scratch scratch(dtype, sizes.second_order * padded_for_a_team(rows, threads));
-    kernels().mlp_second_order(dtype, shape,
-                               {rows, w.data(), pointer(work), pointer(kept), pointer(tangent), g[0], g[1],
-                                g.data() + 2, g.data() + 2 + shape.layers.size(), scratch.data(), dropout_seed,
-                                threads});
+    of_second_order.run(threads, rows, [&](int chosen) {
+      kernels().mlp_second_order(dtype, shape,
+                                 {rows, w.data(), pointer(work), pointer(kept), pointer(tangent), g[0], g[1],
+                                  g.data() + 2, g.data() + 2 + shape.layers.size(), scratch.data(), dropout_seed,
+                                  chosen});
+    });
   }
 
   // The penalty, and the gradients of the parameters unless `grads` is empty.
@@ -173,10 +181,12 @@ struct Mlp {
     const int64_t size = sizes.penalty * padded_for_a_team(rows, threads);
     const Scratch scratch(dtype, size + padded(rows));
     void* const values = static_cast<char*>(scratch.data()) + size * element_size(dtype);
-    kernels().mlp_penalty(dtype, shape,
-                          {pointer(x), rows, at.data(), at.data() + depth, Penalty(kind), weight / double(rows), values,
-                           g.empty() ? nullptr : g.data(), g.empty() ? nullptr : g.data() + depth, scratch.data(),
-                           dropout_seed, threads});
+    of_penalty.run(threads, rows, [&](int chosen) {
+      kernels().mlp_penalty(dtype, shape,
+                            {pointer(x), rows, at.data(), at.data() + depth, Penalty(kind), weight / double(rows),
+                             values, g.empty() ? nullptr : g.data(), g.empty() ? nullptr : g.data() + depth,
+                             scratch.data(), dropout_seed, chosen});
+    });
     double sum = 0;
     for (int64_t i = 0; i < rows; ++i)
       sum += DType(dtype) == DType::f64 ? static_cast<double*>(values)[i] : static_cast<float*>(values)[i];
