@@ -77,7 +77,8 @@ void products(const Shape& s, int64_t weights = 1) {
         nothing, nothing);
   });
   const double backward = best_ns([&] {
-    multiply_transposed_weight(next(), {s.outputs, s.outputs, s.inputs, s.inputs}, e.data, x.data, all, Mapped<float>{});
+    multiply_transposed_weight(next(), {s.outputs, s.outputs, s.inputs, s.inputs}, e.data, x.data, all,
+                               Mapped<float>{});
   });
   const double work = 2.0 * double(s.outputs * s.inputs * s.rows);
   if (weights > 1) std::printf("from memory, ");
