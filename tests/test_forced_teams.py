@@ -13,6 +13,7 @@ from fused_rows import ROWS_OF_TABLE, Row, run, same_runs
 
 import fastgan
 from fastgan import GAN, Adam, TrainConfig, _backend, nn
+from fastgan._torch_settings import torch_threads
 
 pytestmark = pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")
 
@@ -137,3 +138,21 @@ def test_second_derivatives_of_forced_teams(activation: str, dtype: torch.dtype,
                 force(size)
                 for one, other in zip(expected, gradients(penalty), strict=True):
                     assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_bits_do_not_depend_on_the_threads_that_a_call_chooses() -> None:
+    """Calls measure one thread and all, keep the faster, and try the other again: 130 calls do all of that."""
+    torch.manual_seed(0)
+    x, net = torch.randn(256, 64), nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 32))
+
+    def results() -> list[torch.Tensor]:
+        y = net(x)
+        return [y, *torch.autograd.grad(y.square().sum(), list(net.parameters()))]
+
+    with torch_threads(1):
+        alone = results()
+    with torch_threads(2):
+        for rows in (256, 256, 128, 256):  # another number of rows begins again
+            net(x[:rows])
+        for _ in range(130):
+            assert all(map(torch.equal, results(), alone))

@@ -11,7 +11,7 @@
 namespace fastgan {
 
 // Of one kind of call. Between two calls torch's own threads wait for its next operation in a busy loop, for some
-// milliseconds. Where it has as many threads as there are processors, ours then share theirs with them, and a team
+// milliseconds. Where it has as many threads as there are processors, fastgan's share these with them, and a team
 // waits for its last thread longer than one thread needs for the whole work. Results do not depend on the choice.
 // Concurrent calls may lose measurements of one another.
 class TeamChoice {
