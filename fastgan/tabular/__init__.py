@@ -3,8 +3,9 @@
 Source: Xu, Skoularidou, Cuesta-Infante, Veeramachaneni (2019), "Modeling Tabular Data using Conditional GAN".
 """
 
+from .config import TabularConfig
 from .constraints import FixedCombinations, Inequality, Positive
-from .gan import TabularConfig, TabularGAN
+from .gan import TabularGAN
 from .report import Report
 from .transformer import TableTransformer
 

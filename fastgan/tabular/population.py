@@ -23,7 +23,8 @@ from fastgan.training.sampled import SampledRows
 from . import model_folder
 
 if TYPE_CHECKING:
-    from .gan import TabularConfig, TabularGAN
+    from .config import TabularConfig
+    from .gan import TabularGAN
 
 invalid = Invalid("fit_population")
 
