@@ -5,7 +5,10 @@ Left to itself the engine takes a team only where one is faster, which small net
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,3 +159,16 @@ def test_bits_do_not_depend_on_the_threads_that_a_call_chooses() -> None:
             net(x[:rows])
         for _ in range(130):
             assert all(map(torch.equal, results(), alone))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_calls_keep_what_is_faster_and_try_the_other_seldom(tmp_path: Path) -> None:
+    """Of 200 calls that are slow in one way: three while both are measured, and one trial, whichever way it is."""
+    here, program = Path(__file__).parent, tmp_path / "choice"
+    core = here.parent / "csrc" / "cpu" / "parallel.cpp"
+    if not core.is_file():
+        pytest.skip("an installed package has no csrc folder")
+    command = ["g++", "-std=gnu++20", "-O1", "-pthread", str(here / "team_choice.cpp"), str(core), "-o", str(program)]
+    subprocess.run(command, check=True)
+    slow = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
+    assert all(4 <= int(count) <= 10 for count in slow) and len(slow) == 2, slow
