@@ -17,6 +17,7 @@ from fused_rows import ROWS_OF_TABLE, Row, run, same_runs
 import fastgan
 from fastgan import GAN, Adam, TrainConfig, _backend, nn
 from fastgan._torch_settings import torch_threads
+from fastgan.ops.masks import dropout
 
 pytestmark = pytest.mark.skipif(_backend.native is None, reason="the engine is compiled")
 
@@ -147,15 +148,20 @@ def test_bits_do_not_depend_on_the_threads_that_a_call_chooses() -> None:
     """Calls measure one thread and all, keep the faster, and try the other again: 130 calls do all of that."""
     torch.manual_seed(0)
     x, net = torch.randn(256, 64), nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 32))
+    logits, key = torch.randn(2, 40_000, requires_grad=True), torch.tensor(3)
 
     def results() -> list[torch.Tensor]:
         y = net(x)
-        return [y, *torch.autograd.grad(y.square().sum(), list(net.parameters()))]
+        loss = fastgan.losses.discriminator_loss(*logits)
+        of_fake = fastgan.losses.generator_loss(logits[1], reduction="none")
+        noise, kept = fastgan.random.normal(20_000, seed=1, purpose=1), dropout(logits.detach(), 0.5, key)
+        grads = torch.autograd.grad(y.square().sum(), list(net.parameters()))
+        return [y, *grads, loss, *torch.autograd.grad(loss, [logits]), of_fake, noise, kept]
 
     with torch_threads(1):
         alone = results()
     with torch_threads(2):
-        for rows in (256, 256, 128, 256):  # another number of rows begins again
+        for rows in (256, 256, 128, 256):  # each number of rows has a choice of its own
             net(x[:rows])
         for _ in range(130):
             assert all(map(torch.equal, results(), alone))
@@ -163,7 +169,8 @@ def test_bits_do_not_depend_on_the_threads_that_a_call_chooses() -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_calls_keep_what_is_faster_and_try_the_other_seldom(tmp_path: Path) -> None:
-    """Of 200 calls that are slow in one way: three while both are measured, and one trial, whichever way it is."""
+    """Of 200 calls that are slow in one way: three while both are measured, and one trial, whichever way it is, and
+    whatever calls of another size come between them."""
     here, program = Path(__file__).parent, tmp_path / "choice"
     core = here.parent / "csrc" / "cpu" / "parallel.cpp"
     if not core.is_file():
@@ -171,4 +178,4 @@ def test_calls_keep_what_is_faster_and_try_the_other_seldom(tmp_path: Path) -> N
     command = ["g++", "-std=gnu++20", "-O1", "-pthread", str(here / "team_choice.cpp"), str(core), "-o", str(program)]
     subprocess.run(command, check=True)
     slow = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
-    assert all(4 <= int(count) <= 10 for count in slow) and len(slow) == 2, slow
+    assert all(4 <= int(count) <= 10 for count in slow) and len(slow) == 4, slow

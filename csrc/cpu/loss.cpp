@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "loss.h"
 #include "parallel.h"
+#include "team_choice.h"
 
 namespace fastgan::inline FASTGAN_ISA {
 namespace {
@@ -34,6 +35,14 @@ constexpr int kChunk = 256;      // elements evaluated at a time
 constexpr int64_t kTask = 8192;  // elements summed by one task, which the order of sums depends on
 constexpr int kLanes = 16;
 constexpr int64_t kParallelThreshold = 4 * kTask;  // elements from which on threads are faster
+
+// What the time of an element depends on has a choice of its own. `what`: the order of a derivative; kSum, or kSum + 1
+// with gradients, for a sum.
+constexpr int kSum = 3;
+TeamChoice& choice_of(int dtype, int formula, int what) {
+  static constinit TeamChoice choices[4][kFormulas][kSum + 2];
+  return choices[dtype][formula][what];
+}
 
 // The logits of a chunk in the type of the computation: the tensor itself, or a converted copy for half precision.
 template <class S>
@@ -74,7 +83,7 @@ template <class S>
 void pointwise_of(const S* x, S* out, int64_t n, int formula, double target, int order, int threads) {
   using T = Compute<S>;
   const auto loop = Loops<T>::by_formula[formula].derivative[order];
-  parallel_for(n < kParallelThreshold ? 1 : threads, (n + kTask - 1) / kTask, [&](int64_t task) {
+  parallel_for(threads, (n + kTask - 1) / kTask, [&](int64_t task) {
     alignas(64) T wide[kChunk], values[kChunk];
     const int64_t end = std::min((task + 1) * kTask, n);
     for (int64_t start = task * kTask; start < end; start += kChunk) {
@@ -111,11 +120,14 @@ void pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* valu
   double few[16];
   std::unique_ptr<double[]> many(count > 16 ? new double[size_t(count)] : nullptr);
   double* partial = many ? many.get() : few;
-  parallel_for(real.n + fake.n < kParallelThreshold ? 1 : threads, count, [&](int64_t i) {
+  const auto sum_one = [&](int64_t i) {
     const LossTerm& term = i < first_of_fake ? real : fake;
     const int64_t first = (i < first_of_fake ? i : i - first_of_fake) * kTask;
     partial[i] = of_dtype[dtype](term, first, std::min(kTask, term.n - first));
-  });
+  };
+  const int64_t n = real.n + fake.n;
+  choice_of(dtype, real.formula, kSum + (real.grad || fake.grad))
+      .run(n < kParallelThreshold ? 1 : threads, n, [&](int chosen) { parallel_for(chosen, count, sum_one); });
   double sum_real = 0.0, sum_fake = 0.0;
   for (int64_t i = 0; i < count; ++i) (i < first_of_fake ? sum_real : sum_fake) += partial[i];
   const double sum = sum_real * real.scale + (fake.n ? sum_fake * fake.scale : 0.0);
@@ -126,9 +138,11 @@ void pair_loss(int dtype, const LossTerm& real, const LossTerm& fake, void* valu
 }
 
 void pointwise(int dtype, const void* x, void* out, int64_t n, int formula, double target, int order, int threads) {
-  with_dtype(dtype, [&](auto storage) {
-    using S = decltype(storage);
-    pointwise_of(static_cast<const S*>(x), static_cast<S*>(out), n, formula, target, order, threads);
+  choice_of(dtype, formula, order).run(n < kParallelThreshold ? 1 : threads, n, [&](int chosen) {
+    with_dtype(dtype, [&](auto storage) {
+      using S = decltype(storage);
+      pointwise_of(static_cast<const S*>(x), static_cast<S*>(out), n, formula, target, order, chosen);
+    });
   });
 }
 

@@ -5,6 +5,7 @@
 #include "dispatch.h"
 #include "noise.h"
 #include "parallel.h"
+#include "team_choice.h"
 
 namespace fastgan::inline FASTGAN_ISA {
 namespace {
@@ -14,10 +15,13 @@ constexpr int64_t kParallelThreshold = 4 * kBlocks;  // blocks from which on thr
 
 template <class T>
 void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, int threads) {
+  static constinit TeamChoice choices[2];
   const int64_t numbers = 4 * kBlocks;
-  parallel_for(n < 4 * kParallelThreshold ? 1 : threads, (n + numbers - 1) / numbers, [&](int64_t task) {
-    const int64_t first = task * numbers;
-    fill_random(out + first, std::min(numbers, n - first), normal, stream, offset + first);
+  choices[normal].run(n < 4 * kParallelThreshold ? 1 : threads, n, [&](int chosen) {
+    parallel_for(chosen, (n + numbers - 1) / numbers, [&](int64_t task) {
+      const int64_t first = task * numbers;
+      fill_random(out + first, std::min(numbers, n - first), normal, stream, offset + first);
+    });
   });
 }
 
@@ -27,17 +31,18 @@ void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const St
   const uint64_t threshold = dropout_threshold(p);
   const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
   const int64_t rows_a_task = std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, quads));
-  parallel_for(rows * quads < kParallelThreshold ? 1 : threads, (rows + rows_a_task - 1) / rows_a_task,
-               [&](int64_t task) {
-                 const int64_t end = std::min((task + 1) * rows_a_task, rows);
-                 for (int64_t row = task * rows_a_task; row < end; ++row)
-                   for (int64_t q = 0; q < quads; ++q) {
-                     const Words words = stream.block(uint64_t(row * quads + q));
-                     const int64_t at = row * features + 4 * q, count = std::min<int64_t>(4, features - 4 * q);
-                     for (int64_t i = 0; i < count; ++i)
-                       out[at + i] = x[at + i] * (words.w[i] >= threshold ? scale : T(0));
-                   }
-               });
+  const auto drop_rows = [&](int64_t task) {
+    const int64_t end = std::min((task + 1) * rows_a_task, rows);
+    for (int64_t row = task * rows_a_task; row < end; ++row)
+      for (int64_t q = 0; q < quads; ++q) {
+        const Words words = stream.block(uint64_t(row * quads + q));
+        const int64_t at = row * features + 4 * q, count = std::min<int64_t>(4, features - 4 * q);
+        for (int64_t i = 0; i < count; ++i) out[at + i] = x[at + i] * (words.w[i] >= threshold ? scale : T(0));
+      }
+  };
+  static constinit TeamChoice choice;
+  choice.run(rows * quads < kParallelThreshold ? 1 : threads, rows * quads,
+             [&](int chosen) { parallel_for(chosen, (rows + rows_a_task - 1) / rows_a_task, drop_rows); });
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstdint>
 
@@ -16,31 +18,40 @@ namespace fastgan {
 // Concurrent calls may lose measurements of one another.
 class TeamChoice {
  public:
-  // Calls call(threads), or call(1).
+  // Calls call(threads), or call(1). Calls of about the same size (rows or elements, at least 1) share measurements.
   template <class Call>
-  void run(int threads, int64_t rows, Call&& call) {
+  void run(int threads, int64_t size, Call&& call) {
     if (threads <= 1 || forced_team() > 0) return call(threads);
-    if (rows_.exchange(rows) != rows) calls_ = 0, trial_ = kLeastInterval, alone_ = team_ = 0;
-    const uint32_t number = calls_.fetch_add(1);
-    const bool learns = number < kFirst, is_trial = !learns && number >= trial_;
-    const bool alone = learns ? number % 2 == 1 : (alone_ < team_) != is_trial;
-    const auto begun = Clock::now();
-    call(alone ? 1 : threads);
-    const float seconds = std::chrono::duration<float>(Clock::now() - begun).count();
-    std::atomic<float>& mean = alone ? alone_ : team_;
-    if (number >= kWarm) mean = mean == 0 ? seconds : mean + 0.25f * (seconds - mean);
-    if (is_trial) {  // its cost stays about a hundredth of the time
-      const float best = std::min<float>(alone_, team_), worst = std::max<float>(alone_, team_);
-      trial_ = number + std::max(kLeastInterval, uint32_t(std::min(1e6f, 100 * worst / std::max(best, 1e-9f))));
-    }
+    of_size_[std::min(size_t(std::bit_width(uint64_t(size))), kSizes - 1)].run(threads, float(size), call);
   }
 
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr uint32_t kWarm = 2, kFirst = 6, kLeastInterval = 64;  // calls
-  std::atomic<int64_t> rows_{0};
-  std::atomic<uint32_t> calls_{0}, trial_{kLeastInterval};
-  std::atomic<float> alone_{0}, team_{0};  // seconds, moving averages
+  static constexpr size_t kSizes = 28;                                   // powers of two
+
+  struct OneSize {
+    std::atomic<uint32_t> calls{0}, next_trial{kLeastInterval};
+    std::atomic<float> alone_time{0}, team_time{0};  // seconds a unit of size, moving averages
+
+    template <class Call>
+    void run(int threads, float size, Call& call) {
+      const uint32_t number = calls.fetch_add(1);
+      const bool learns = number < kFirst, is_trial = !learns && number >= next_trial;
+      const bool alone = learns ? number % 2 == 1 : (alone_time < team_time) != is_trial;
+      const auto begun = Clock::now();
+      call(alone ? 1 : threads);
+      const float time = std::chrono::duration<float>(Clock::now() - begun).count() / size;
+      std::atomic<float>& mean = alone ? alone_time : team_time;
+      if (number >= kWarm) mean = mean == 0 ? time : mean + 0.25f * (time - mean);
+      if (is_trial) {  // its cost stays about a hundredth of the time
+        const float best = std::min<float>(alone_time, team_time), worst = std::max<float>(alone_time, team_time);
+        const auto interval = uint32_t(std::min(1e6f, 100 * worst / std::max(best, 1e-15f)));
+        next_trial = number + std::max(kLeastInterval, interval);
+      }
+    }
+  };
+  std::array<OneSize, kSizes> of_size_;
 };
 
 }  // namespace fastgan
