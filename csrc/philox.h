@@ -24,33 +24,18 @@ struct Stream {
   uint32_t purpose, substream;
   uint64_t step;
 
-  FASTGAN_HD Words block(uint64_t b) const {
-    uint32_t words[4][1];
-    blocks<1>(b, 0, words);
-    return {{words[0][0], words[1][0], words[2][0], words[3][0]}};
-  }
+  static constexpr int kRounds = 10;
+  static constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u, kStep0 = 0x9E3779B9u, kStep1 = 0xBB67AE85u;
 
-  // Blocks b, b + stride, ... side by side, so that the compiler computes them in vectors: words[i][j] is word i of the
-  // j-th.
-  template <int count>
-  FASTGAN_HD void blocks(uint64_t b, uint64_t stride, uint32_t (&words)[4][count]) const {
-    uint32_t (&c0)[count] = words[0], (&c1)[count] = words[1], (&c2)[count] = words[2], (&c3)[count] = words[3];
-    for (int j = 0; j < count; ++j) {
-      const uint64_t index = b + uint64_t(j) * stride;
-      c0[j] = uint32_t(index);
-      c1[j] = uint32_t(index >> 32) | (substream << 16);
-      c2[j] = uint32_t(step);
-      c3[j] = uint32_t(step >> 32) | (purpose << 24);
-    }
+  FASTGAN_HD Words block(uint64_t b) const {
+    Words c{
+        {uint32_t(b), uint32_t(b >> 32) | (substream << 16), uint32_t(step), uint32_t(step >> 32) | (purpose << 24)}};
     uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-      for (int j = 0; j < count; ++j) {
-        const uint64_t p0 = uint64_t(0xD2511F53u) * c0[j], p1 = uint64_t(0xCD9E8D57u) * c2[j];
-        c0[j] = uint32_t(p1 >> 32) ^ c1[j] ^ k0;
-        c1[j] = uint32_t(p1);
-        c2[j] = uint32_t(p0 >> 32) ^ c3[j] ^ k1;
-        c3[j] = uint32_t(p0);
-      }
+    for (int round = 0; round < kRounds; ++round, k0 += kStep0, k1 += kStep1) {
+      const uint64_t p0 = uint64_t(kFactor0) * c.w[0], p1 = uint64_t(kFactor1) * c.w[2];
+      c = {{uint32_t(p1 >> 32) ^ c.w[1] ^ k0, uint32_t(p1), uint32_t(p0 >> 32) ^ c.w[3] ^ k1, uint32_t(p0)}};
+    }
+    return c;
   }
 };
 

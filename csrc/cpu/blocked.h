@@ -63,13 +63,13 @@ T sum_lanes(const T* x) {
 }
 
 // The sum of a feature over columns first .. last, in one fixed order.
-template <class T, class Value>
-T sum_columns(int64_t first, int64_t last, int64_t features, int64_t feature, Value&& value) {
+template <class T>
+T sum_columns(int64_t first, int64_t last, int64_t features, int64_t feature, const T* in) {
   constexpr int lanes = kBlockRows<T>;
   alignas(64) T sum[lanes] = {};
   const auto add = [&](int64_t column, int64_t count) {  // inside a block
     const int64_t at = (column / lanes * features + feature) * lanes + column % lanes;
-    for (int64_t j = 0; j < count; ++j) sum[j] += value(at + j);
+    for (int64_t j = 0; j < count; ++j) sum[j] += in[at + j];
   };
   for (; first < last && first % lanes; first = std::min(last, (first / lanes + 1) * lanes))
     add(first, std::min(last, (first / lanes + 1) * lanes) - first);

@@ -1,6 +1,7 @@
 // The heads of a network: a function of each group of its outputs (Xu et al., 2019, section 4.4). Blocked layout.
 #pragma once
 #include "network.h"
+#include "philox_vectors.h"
 
 namespace fastgan::inline FASTGAN_ISA {
 
@@ -12,7 +13,7 @@ void add_gumbel(T* x, const HeadPlan& head, int64_t features, int64_t row, int l
   const int64_t quads = (features + 3) / 4, last = head.first + head.width;
   for (int64_t q = head.first / 4; 4 * q < last; ++q) {
     uint32_t words[4][kBlockRows<T>];
-    stream.blocks<kBlockRows<T>>(uint64_t(row * quads + q), uint64_t(quads), words);
+    blocks<kBlockRows<T>>(stream, uint64_t(row * quads + q), uint64_t(quads), words);
     for (int64_t f = std::max(4 * q, head.first); f < std::min(4 * q + 4, last); ++f)
       for (int j = 0; j < lanes; ++j) x[f * kBlockRows<T> + j] += gumbel<T>(words[f % 4][j]);
   }

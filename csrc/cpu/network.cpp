@@ -6,6 +6,7 @@
 #include "../philox.h"
 #include "gemm_bf16.h"
 #include "heads.h"
+#include "philox_vectors.h"
 
 namespace fastgan::inline FASTGAN_ISA {
 
@@ -45,18 +46,25 @@ template <class T>
 void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p,
           uint64_t dropout_seed, uint32_t substream) {
   const Stream stream{dropout_seed, purpose::dropout, substream, 0};
-  const uint64_t threshold = dropout_threshold(p);
-  const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
+  const bool none = dropout_threshold(p) >> 32;  // is kept
+  const auto threshold = uint32_t(dropout_threshold(p));
+  const T scale = none ? T(0) : T(1.0 / (1.0 - p));
   const int64_t quads = (features + 3) / 4;
+  constexpr int width = kBlockRows<T>;
   each_block<T>(sub_batch.columns(range), [&](int64_t block, int lane, int lanes) {
-    const int64_t row = block * kBlockRows<T> + lane - sub_batch.first;
+    const int64_t row = block * width - sub_batch.first;  // of the block's first lane
     for (int64_t q = 0; q < quads; ++q) {
-      uint32_t words[4][kBlockRows<T>];
-      stream.blocks<kBlockRows<T>>(uint64_t(row * quads + q), uint64_t(quads), words);
+      uint32_t words[4][width];
+      blocks<width>(stream, uint64_t(row * quads + q), uint64_t(quads), words);
       const int count = int(std::min<int64_t>(4, features - 4 * q));
       for (int i = 0; i < count; ++i) {
-        const int64_t at = (block * features + 4 * q + i) * kBlockRows<T> + lane;
-        for (int j = 0; j < lanes; ++j) out[at + j] = in[at + j] * (words[i][j] >= threshold ? scale : T(0));
+        const int64_t at = (block * features + 4 * q + i) * width;
+        T mask[width];
+        for (int j = 0; j < width; ++j) mask[j] = words[i][j] >= threshold ? scale : T(0);
+        if (lanes == width)  // a constant count gives whole vectors
+          for (int j = 0; j < width; ++j) out[at + j] = in[at + j] * mask[j];
+        else
+          for (int j = lane; j < lane + lanes; ++j) out[at + j] = in[at + j] * mask[j];
       }
     }
   });
@@ -367,8 +375,7 @@ const T* Network<T>::bias_gradient(const Layer<T>& l, const Columns& columns) co
       for (int64_t i = 0; adds && i < some; ++i) sums[f + i] += more[i];
     }
     for (; f < l.rows(); ++f)
-      sums[f] = (adds ? sums[f] : T(0)) +
-                sum_columns<T>(range.first, range.last, l.rows(), f, [&](int64_t at) { return l.grad_affine[at]; });
+      sums[f] = (adds ? sums[f] : T(0)) + sum_columns(range.first, range.last, l.rows(), f, l.grad_affine);
   }
   return sums;
 }
@@ -378,35 +385,99 @@ Mapped<T> Network<T>::activation_backward(const Layer<T>& l) const {
   return {l.activate_backward, l.saved(), l.grad_output, l.plan.outputs, T(l.plan.negative_slope)};
 }
 
+namespace {
+
+// One feature of a range of columns, side by side; zeros fill the first and the last block. In a buffer the same
+// feature of all blocks falls into a few sets of the L1 cache, which do not hold it from one pass to the next.
+template <class T>
+struct OneFeature {
+  using S = Simd<T>;
+  static constexpr int64_t width = kBlockRows<T>;
+  int64_t features;
+  ColumnRange range;
+  std::vector<T> values;
+
+  OneFeature(int64_t features, int64_t first, int64_t last)
+      : features(features), range{first, last}, values(size_t(rounded_up(last, width) - first / width * width)) {}
+
+  void read(const T* buffer, int64_t feature) {
+    each(buffer, feature, [](const T* at, T* here) { *here = *at; });
+    clear_ends();
+  }
+  void write(T* buffer, int64_t feature) {
+    each(buffer, feature, [](T* at, const T* here) { *at = *here; });
+  }
+  void center(T mean) {
+    for (T& v : values) v -= mean;
+    clear_ends();
+  }
+
+  // The sum of value(i), of a vector at i, in the order of sum_columns().
+  template <class Value>
+  T sum(Value&& value) const {
+    typename S::Vector left{}, right{};
+    for (size_t i = 0; i < values.size(); i += size_t(width)) left += value(i), right += value(i + S::width);
+    alignas(64) T sums[size_t(width)];
+    S::store(sums, left), S::store(sums + S::width, right);
+    return sum_lanes<width>(sums);
+  }
+  typename S::Vector operator[](size_t i) const { return S::load(&values[i]); }
+
+ private:
+  void clear_ends() {
+    std::fill_n(values.begin(), range.first % width, T(0));
+    std::fill(values.end() - (rounded_up(range.last, width) - range.last), values.end(), T(0));
+  }
+
+  template <class Buffer, class Function>
+  void each(Buffer* buffer, int64_t feature, Function&& f) {
+    T* here = values.data();
+    each_block<T>(range, [&](int64_t p, int lane, int lanes) {
+      Buffer* const at = buffer + (p * features + feature) * width;
+      T* const to = here + (p - range.first / width) * width;
+      if (lanes == width)  // a constant count gives whole vectors
+        for (int j = 0; j < width; ++j) f(at + j, to + j);
+      else
+        for (int j = lane; j < lane + lanes; ++j) f(at + j, to + j);
+    });
+  }
+};
+
+}  // namespace
+
 template <class T>
 void Network<T>::normalize(Layer<T>& l, const Team& team, const SubBatches& sub_batches) {
   const int64_t n = l.plan.outputs;
   const T* scale = static_cast<const T*>(l.parameters.norm_scale.value);
   const T* shift = static_cast<const T*>(l.parameters.norm_shift.value);
-  for (int64_t f = n * team.rank / team.size; f < n * (team.rank + 1) / team.size; ++f)
-    for (int64_t s = 0; s < sub_batches.size(); ++s) {
-      const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows, last = first + rows;
+  for (int64_t s = 0; s < sub_batches.size(); ++s) {
+    const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows;
+    OneFeature<T> x(n, first, first + rows), result = x;
+    for (int64_t f = n * team.rank / team.size; f < n * (team.rank + 1) / team.size; ++f) {
       T mean, variance;
+      x.read(l.affine, f);
       if (l.plan.running_norm) {
         mean = static_cast<const T*>(l.parameters.running_mean)[f];
         variance = static_cast<const T*>(l.parameters.running_variance)[f];
       } else {
-        mean = sum_columns<T>(first, last, n, f, [&](int64_t at) { return l.affine[at]; }) / T(rows);
-        variance = sum_columns<T>(first, last, n, f,
-                                  [&](int64_t at) { return (l.affine[at] - mean) * (l.affine[at] - mean); }) /
-                   T(rows);
+        mean = x.sum([&](size_t i) { return x[i]; }) / T(rows);
       }
+      x.center(mean);
+      if (!l.plan.running_norm) variance = x.sum([&](size_t i) { return x[i] * x[i]; }) / T(rows);
       const T inverse = T(1) / std::sqrt(variance + T(l.plan.norm_epsilon));
       l.mean[s * n + f] = mean;
       l.inverse_deviation[s * n + f] = inverse;
       const T a = inverse * (scale ? scale[f] : T(1)), b = shift ? shift[f] : T(0);
-      each_block<T>({first, last}, [&](int64_t p, int lane, int lanes) {
-        const int64_t at = (p * n + f) * kBlockRows<T> + lane;
-        for (int j = 0; j < lanes; ++j) l.normalized[at + j] = (l.affine[at + j] - mean) * a + b;
-        if (l.activate) l.activate(l.normalized + at, l.output + at, kBlockRows<T>, 1, lanes, T(l.plan.negative_slope));
-      });
+      for (size_t i = 0; i < x.values.size(); ++i) result.values[i] = x.values[i] * a + b;
+      if (l.normalized != l.output) result.write(l.normalized, f);
+      if (l.activate) {
+        const int columns = int(x.values.size());
+        l.activate(result.values.data(), result.values.data(), columns, 1, columns, T(l.plan.negative_slope));
+      }
+      if (l.activate || l.normalized == l.output) result.write(l.output, f);
       if (!l.plan.running_norm) update_statistics(l, f, mean, variance, rows);
     }
+  }
   if (team.rank == 0 && l.parameters.batches) *l.parameters.batches += sub_batches.size();
 }
 
@@ -421,31 +492,30 @@ void Network<T>::update_statistics(Layer<T>& l, int64_t f, T mean, T variance, i
 
 template <class T>
 void Network<T>::normalize_backward(Layer<T>& l, const Team& team, const SubBatches& sub_batches) {
-  const int64_t n = l.plan.outputs;
+  const int64_t n = l.plan.outputs, first_feature = n * team.rank / team.size, last = n * (team.rank + 1) / team.size;
   const T* scale = static_cast<const T*>(l.parameters.norm_scale.value);
-  for (int64_t f = n * team.rank / team.size; f < n * (team.rank + 1) / team.size; ++f) {
-    T grad_scale = 0, grad_shift = 0;
-    for (int64_t s = 0; s < sub_batches.size(); ++s) {
-      const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows, last = first + rows;
+  std::fill(l.grad_scale + first_feature, l.grad_scale + last, T(0));
+  std::fill(l.grad_shift + first_feature, l.grad_shift + last, T(0));
+  for (int64_t s = 0; s < sub_batches.size(); ++s) {
+    const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows;
+    OneFeature<T> x(n, first, first + rows), grad = x;
+    for (int64_t f = first_feature; f < last; ++f) {
       const T mean = l.mean[s * n + f], inverse = l.inverse_deviation[s * n + f];
-      const T sum = sum_columns<T>(first, last, n, f, [&](int64_t at) { return l.grad_output[at]; });
-      const T product = sum_columns<T>(first, last, n, f, [&](int64_t at) {
-        return l.grad_output[at] * ((l.affine[at] - mean) * inverse);
-      });
+      x.read(l.affine, f), grad.read(l.grad_output, f);
+      x.center(mean);
+      for (T& v : x.values) v *= inverse;
+      const T sum = grad.sum([&](size_t i) { return grad[i]; }),
+              product = grad.sum([&](size_t i) { return grad[i] * x[i]; });
       const T factor = inverse * (scale ? scale[f] : T(1)), of_sum = sum / T(rows), of_product = product / T(rows);
-      const bool fixed = l.plan.running_norm;  // statistics do not depend on the batch
-      each_block<T>({first, last}, [&](int64_t p, int lane, int lanes) {
-        const int64_t at = (p * n + f) * kBlockRows<T> + lane;
-        for (int j = 0; j < lanes; ++j)
-          l.grad_output[at + j] =
-              fixed ? factor * l.grad_output[at + j]
-                    : factor * (l.grad_output[at + j] - of_sum - (l.affine[at + j] - mean) * inverse * of_product);
-      });
-      grad_scale += product;
-      grad_shift += sum;
+      if (l.plan.running_norm)  // statistics do not depend on the batch
+        for (T& g : grad.values) g *= factor;
+      else
+        for (size_t i = 0; i < x.values.size(); ++i)
+          grad.values[i] = factor * (grad.values[i] - of_sum - x.values[i] * of_product);
+      grad.write(l.grad_output, f);
+      l.grad_scale[f] += product;
+      l.grad_shift[f] += sum;
     }
-    l.grad_scale[f] = grad_scale;
-    l.grad_shift[f] = grad_shift;
   }
 }
 

@@ -5,6 +5,7 @@
 #include "dispatch.h"
 #include "noise.h"
 #include "parallel.h"
+#include "philox_vectors.h"
 #include "team_choice.h"
 
 namespace fastgan::inline FASTGAN_ISA {
@@ -54,7 +55,7 @@ void fill_random(T* out, int64_t n, bool normal, const Stream& stream, int64_t o
   T values[4][lanes], numbers[lanes][4];
   uint32_t words[4][lanes];
   for (int64_t block = offset / 4; 4 * block < offset + n; block += lanes) {
-    stream.blocks<lanes>(uint64_t(block), 1, words);
+    blocks<lanes>(stream, uint64_t(block), 1, words);
     if (normal)
       for (int pair = 0; pair < 4; pair += 2)
         for (int j = 0; j < lanes; ++j)

@@ -1,0 +1,66 @@
+// Random blocks side by side in vectors.
+#pragma once
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "../philox.h"
+#include "simd.h"
+
+namespace fastgan::inline FASTGAN_ISA {
+
+// Blocks b, b + stride, ... of a stream: words[i][j] is word i of the j-th.
+template <int count>
+void blocks(const Stream& stream, uint64_t b, uint64_t stride, uint32_t (&words)[4][count]) {
+#if defined(__x86_64__)
+  // A block in each lane of 64 bits, in its low half: a product reads only that, so that the high one needs no
+  // clearing. Compilers multiply all 64 bits instead, or move halves between registers in every round: twice as slow.
+  constexpr int width = Simd<uint64_t>::width;
+  using Vector = Simd<uint64_t>::Vector;
+  const auto product = [](Vector x, uint32_t y) {
+    const Vector factor = Vector{} + y;
+#if defined(__AVX512F__)
+    return Vector(_mm512_mul_epu32(__m512i(x), __m512i(factor)));
+#elif defined(__AVX2__)
+    return Vector(_mm256_mul_epu32(__m256i(x), __m256i(factor)));
+#else
+    return Vector(_mm_mul_epu32(__m128i(x), __m128i(factor)));
+#endif
+  };
+  constexpr int together = 2;  // vectors, which have the keys of a round in common
+  static_assert(count % (together * width) == 0);
+  for (int first = 0; first < count; first += together * width) {
+    Vector c[4][together];
+    for (int v = 0; v < together; ++v) {
+      for (int j = 0; j < width; ++j) c[0][v][j] = b + uint64_t(first + v * width + j) * stride;
+      c[1][v] = (c[0][v] >> 32) | (stream.substream << 16);
+      c[2][v] = Vector{} + stream.step;
+      c[3][v] = Vector{} + (uint32_t(stream.step >> 32) | (stream.purpose << 24));
+    }
+    uint32_t k0 = uint32_t(stream.seed), k1 = uint32_t(stream.seed >> 32);
+#pragma GCC unroll 10
+    for (int round = 0; round < Stream::kRounds; ++round, k0 += Stream::kStep0, k1 += Stream::kStep1)
+#pragma GCC unroll 2
+      for (int v = 0; v < together; ++v) {
+        const Vector p0 = product(c[0][v], Stream::kFactor0), p1 = product(c[2][v], Stream::kFactor1);
+        c[0][v] = (p1 >> 32) ^ c[1][v] ^ k0;
+        c[1][v] = p1;
+        c[2][v] = (p0 >> 32) ^ c[3][v] ^ k1;
+        c[3][v] = p0;
+      }
+    for (int i = 0; i < 4; ++i)
+      for (int v = 0; v < together; ++v) {
+        typedef uint32_t Narrow __attribute__((vector_size(4 * width)));
+        const Narrow narrow = __builtin_convertvector(c[i][v], Narrow);
+        __builtin_memcpy(&words[i][first + v * width], &narrow, sizeof narrow);
+      }
+  }
+#else
+  for (int j = 0; j < count; ++j) {
+    const Words block = stream.block(b + uint64_t(j) * stride);
+    for (int i = 0; i < 4; ++i) words[i][j] = block.w[i];
+  }
+#endif
+}
+
+}  // namespace fastgan::inline FASTGAN_ISA
