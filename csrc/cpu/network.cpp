@@ -46,10 +46,9 @@ template <class T>
 void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBatch& sub_batch, double p,
           uint64_t dropout_seed, uint32_t substream) {
   const Stream stream{dropout_seed, purpose::dropout, substream, 0};
-  const bool none = dropout_threshold(p) >> 32;  // is kept
-  const auto threshold = uint32_t(dropout_threshold(p));
-  const T scale = none ? T(0) : T(1.0 / (1.0 - p));
+  const MaskFactors<T> factors(p);
   const int64_t quads = (features + 3) / 4;
+  using S = Simd<T>;
   constexpr int width = kBlockRows<T>;
   each_block<T>(sub_batch.columns(range), [&](int64_t block, int lane, int lanes) {
     const int64_t row = block * width - sub_batch.first;  // of the block's first lane
@@ -59,10 +58,10 @@ void drop(const T* in, T* out, int64_t features, ColumnRange range, const SubBat
       const int count = int(std::min<int64_t>(4, features - 4 * q));
       for (int i = 0; i < count; ++i) {
         const int64_t at = (block * features + 4 * q + i) * width;
-        T mask[width];
-        for (int j = 0; j < width; ++j) mask[j] = words[i][j] >= threshold ? scale : T(0);
-        if (lanes == width)  // a constant count gives whole vectors
-          for (int j = 0; j < width; ++j) out[at + j] = in[at + j] * mask[j];
+        alignas(64) T mask[width];
+        for (int j = 0; j < width; j += S::width) S::store(mask + j, factors(&words[i][j]));
+        if (lanes == width)
+          for (int j = 0; j < width; j += S::width) S::store(out + at + j, S::load(in + at + j) * S::load(mask + j));
         else
           for (int j = lane; j < lane + lanes; ++j) out[at + j] = in[at + j] * mask[j];
       }

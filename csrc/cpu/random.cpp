@@ -11,7 +11,8 @@
 namespace fastgan::inline FASTGAN_ISA {
 namespace {
 
-constexpr int64_t kBlocks = 1024;                    // Philox blocks of one task
+constexpr int kLanes = 16;                           // Philox blocks computed at once, in vectors
+constexpr int64_t kBlocks = 1024;                    // of one task
 constexpr int64_t kParallelThreshold = 4 * kBlocks;  // blocks from which on threads are faster
 
 template <class T>
@@ -29,16 +30,21 @@ void fill(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset, 
 template <class T>
 void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const Stream& stream, int threads) {
   const int64_t quads = (features + 3) / 4;
-  const uint64_t threshold = dropout_threshold(p);
-  const T scale = p < 1.0 ? T(1.0 / (1.0 - p)) : T(0);
+  const MaskFactors<T> factors(p);
   const int64_t rows_a_task = std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, quads));
   const auto drop_rows = [&](int64_t task) {
+    using S = Simd<T>;
+    uint32_t words[4][kLanes];
+    T values[4][kLanes], mask[kLanes][4];
     const int64_t end = std::min((task + 1) * rows_a_task, rows);
     for (int64_t row = task * rows_a_task; row < end; ++row)
-      for (int64_t q = 0; q < quads; ++q) {
-        const Words words = stream.block(uint64_t(row * quads + q));
-        const int64_t at = row * features + 4 * q, count = std::min<int64_t>(4, features - 4 * q);
-        for (int64_t i = 0; i < count; ++i) out[at + i] = x[at + i] * (words.w[i] >= threshold ? scale : T(0));
+      for (int64_t q = 0; q < quads; q += kLanes) {
+        blocks<kLanes>(stream, uint64_t(row * quads + q), 1, words);
+        for (int i = 0; i < 4; ++i)
+          for (int j = 0; j < kLanes; j += S::width) S::store(&values[i][j], factors(&words[i][j]));
+        transpose(&values[0][0], kLanes, 4, kLanes, &mask[0][0], 4);
+        const int64_t at = row * features + 4 * q, count = std::min<int64_t>(4 * kLanes, features - 4 * q);
+        for (int64_t i = 0; i < count; ++i) out[at + i] = x[at + i] * (&mask[0][0])[i];
       }
   };
   static constinit TeamChoice choice;
@@ -48,10 +54,9 @@ void drop(const T* x, T* out, int64_t rows, int64_t features, double p, const St
 
 }  // namespace
 
-// `lanes` blocks at once, so that the compiler vectorises.
 template <class T>
 void fill_random(T* out, int64_t n, bool normal, const Stream& stream, int64_t offset) {
-  constexpr int lanes = 16;
+  constexpr int lanes = kLanes;
   T values[4][lanes], numbers[lanes][4];
   uint32_t words[4][lanes];
   for (int64_t block = offset / 4; 4 * block < offset + n; block += lanes) {

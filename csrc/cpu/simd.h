@@ -62,17 +62,31 @@ struct Simd {
   }
 };
 
+// The lanes of a, then of b, that a list names.
+template <class T, int... lanes>
+typename Simd<T>::Vector shuffle(typename Simd<T>::Vector a, typename Simd<T>::Vector b,
+                                 std::integer_sequence<int, lanes...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, lanes...);
+#else  // g++ 11 has only the older builtin, whose indices are a vector of integers as wide as T
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+  return __builtin_shuffle(a, b, Indices{lanes...});
+#endif
+}
+
 // Interleaves the low (first = 0) or high (first = width / 2) halves of a and b.
 template <class T, int first, int... i>
 typename Simd<T>::Vector interleave(typename Simd<T>::Vector a, typename Simd<T>::Vector b,
                                     std::integer_sequence<int, i...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, (first + i / 2 + (i % 2) * Simd<T>::width)...);
-#else  // g++ 11 has only the older builtin, whose indices are a vector of integers as wide as T
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
-  return __builtin_shuffle(a, b, Indices{(first + i / 2 + (i % 2) * Simd<T>::width)...});
-#endif
+  return shuffle<T>(a, b, std::integer_sequence<int, (first + i / 2 + (i % 2) * Simd<T>::width)...>{});
+}
+
+// The lanes 0, 2, 4, ... of a, then of b.
+template <class T, int... i>
+typename Simd<T>::Vector even_lanes(typename Simd<T>::Vector a, typename Simd<T>::Vector b,
+                                    std::integer_sequence<int, i...>) {
+  return shuffle<T>(a, b, std::integer_sequence<int, 2 * i...>{});
 }
 
 // out[j][i] = in[i][j] for a square of the vectors' width. Interleaving row i with row i + width / 2 moves the highest
