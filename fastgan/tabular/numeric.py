@@ -99,9 +99,15 @@ class Modes:
         sample = np.sort(x)[np.linspace(0, len(x) - 1, min(rows, len(x))).round().astype(np.int64)]
         centre, spread = float(sample.mean()), float(sample.std()) or 1.0
         standard = ((sample - centre) / spread)[:, None]
-        best, least, worse = None, math.inf, 0
         most = min(modes, len(np.unique(standard)), max(len(sample) // _ROWS, 1))
-        for components in range(1, most + 1):
+        # One mode needs no search: zero, and the deviation with what scikit-learn adds to every variance.
+        variance = standard.var() + 1e-6
+        means, variances, weights = np.zeros(1), np.array([variance]), np.ones(1)
+        least = len(standard) * (math.log(2 * math.pi * variance) + standard.var() / variance) + 2 * math.log(
+            len(standard)
+        )
+        worse = 0
+        for components in range(2, most + 1):
             model = mixture.GaussianMixture(
                 n_components=components,
                 covariance_type="spherical",
@@ -113,12 +119,12 @@ class Modes:
             entropy = -float((shares * np.log(np.maximum(shares, np.finfo(float).tiny))).sum())
             criterion = model.bic(standard) + 2 * entropy
             if criterion < least:
-                best, least, worse = model, criterion, 0
+                means, variances, weights = model.means_[:, 0], model.covariances_, model.weights_
+                least, worse = criterion, 0
             elif (worse := worse + 1) == _PATIENCE:
                 break
-        assert best is not None
-        stds = np.sqrt(best.covariances_) * spread
-        return cls(best.means_[:, 0] * spread + centre, stds, best.weights_, 4 * stds).reaching(x)
+        stds = np.sqrt(variances) * spread
+        return cls(means * spread + centre, stds, weights, 4 * stds).reaching(x)
 
     def reaching(self, x: Array) -> Modes:
         """These modes with the reach extended to each of x (n,) that none of them reaches."""

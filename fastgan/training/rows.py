@@ -30,6 +30,11 @@ _NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float6
 _WINDOW_ROWS = 1 << 14
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether x has no NaN and no infinity. It is read once: isfinite(x) takes 20 times as long."""
+    return not x.numel() or bool(torch.stack(x.aminmax()).isfinite().all())
+
+
 class Minibatches:
     """The data as training sees it: n rows of one shape, gathered by number, moved to the networks' device.
 
@@ -171,7 +176,7 @@ class Minibatches:
 
     def _watched(self, rows: Tensor, draw: int) -> Tensor:
         """Rows, which no check has seen before; of those on the CPU, the first draw that is not finite is kept."""
-        if self.flawed is None and rows.device.type == "cpu" and not bool(torch.isfinite(rows).all()):
+        if self.flawed is None and rows.device.type == "cpu" and not is_finite(rows):
             self.flawed = draw
         return rows
 
@@ -252,7 +257,6 @@ class Minibatches:
         step = max(1, _SCAN_BYTES // (first.element_size() * math.prod(self.shape)))
         for start in range(0, self.n, step):
             block = self._raw(torch.arange(start, min(start + step, self.n)))
-            bad = ~torch.isfinite(block).flatten(1).all(1)
-            if bool(bad.any()):
-                row = start + int(bad.nonzero()[0])
+            if not is_finite(block):
+                row = start + int((~torch.isfinite(block)).flatten(1).any(1).nonzero()[0])
                 raise invalid.value("data", f"must be finite, got a NaN or an infinity in row {row}")

@@ -38,7 +38,7 @@ from fastgan.training.resume import (
     find_source,
     threads_of,
 )
-from fastgan.training.rows import Minibatches
+from fastgan.training.rows import Minibatches, is_finite
 from fastgan.training.stream import Stream
 
 invalid = Invalid("train")
@@ -372,7 +372,7 @@ class Session:
         if run.config.nonfinite == "raise":
             # The metrics of the last iteration were taken before its update, so the parameters must be checked too.
             for name, value in run.gan.state_dict().items():
-                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                if value.is_floating_point() and not is_finite(value):
                     self._complain(f"{name} is not finite after iteration {run.step}")
         if run.run_dir is None or run.step == self.saved_step:
             return
