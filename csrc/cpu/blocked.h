@@ -78,6 +78,18 @@ T sum_columns(int64_t first, int64_t last, int64_t features, int64_t feature, co
   return sum_lanes<lanes>(sum);
 }
 
+// out[i] = the sum of row i of a square of the vectors' width, in the order of sum_lanes().
+template <class T>
+void sum_rows(const T* square, T* out) {
+  using S = Simd<T>;
+  alignas(64) T by_lane[S::width * S::width];
+  transpose_square(square, S::width, by_lane, S::width);
+  for (int half = S::width / 2; half > 0; half /= 2)
+    for (int i = 0; i < half * S::width; i += S::width)
+      S::store(by_lane + i, S::load(by_lane + i) + S::load(by_lane + i + half * S::width));
+  S::store(out, S::load(by_lane));
+}
+
 // The same sums, of S::width neighbouring features at once.
 template <class T>
 void sum_columns_of_some(int64_t first, int64_t last, int64_t features, int64_t feature, const T* in, T* out) {
@@ -85,7 +97,7 @@ void sum_columns_of_some(int64_t first, int64_t last, int64_t features, int64_t 
   constexpr int64_t lanes = kBlockRows<T>, width = S::width;
   static_assert(lanes == 2 * width);
   const int64_t whole = std::min(last, rounded_up(first, lanes)), end = std::max(whole, last / lanes * lanes);
-  alignas(64) T sums[width * width], by_lane[width * width];
+  alignas(64) T sums[width * width];
   for (int64_t f = 0; f < width; ++f) {
     const T* x = in + (feature + f) * lanes;
     alignas(64) T sum[lanes] = {};
@@ -103,11 +115,7 @@ void sum_columns_of_some(int64_t first, int64_t last, int64_t features, int64_t 
     }
     S::store(sums + f * width, left + right);
   }
-  transpose_square(sums, width, by_lane, width);
-  for (int64_t half = width / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i)
-      S::store(by_lane + i * width, S::load(by_lane + i * width) + S::load(by_lane + (i + half) * width));
-  S::store(out, S::load(by_lane));
+  sum_rows(sums, out);
 }
 
 inline void prefetch_to_write(const void* at) {

@@ -386,95 +386,122 @@ Mapped<T> Network<T>::activation_backward(const Layer<T>& l) const {
 
 namespace {
 
-// One feature of a range of columns, side by side; zeros fill the first and the last block. In a buffer the same
-// feature of all blocks falls into a few sets of the L1 cache, which do not hold it from one pass to the next.
+// Neighbouring features of a range of columns, as many as a vector has lanes, in a blocked buffer of their own, with
+// zeros beside them. Three passes over one feature alone would miss the L1 cache: its blocks fall into a few sets.
 template <class T>
-struct OneFeature {
+class SomeFeatures {
+ public:
   using S = Simd<T>;
-  static constexpr int64_t width = kBlockRows<T>;
-  int64_t features;
-  ColumnRange range;
-  std::vector<T> values;
+  static constexpr int64_t width = kBlockRows<T>, most = S::width;
 
-  OneFeature(int64_t features, int64_t first, int64_t last)
-      : features(features), range{first, last}, values(size_t(rounded_up(last, width) - first / width * width)) {}
+  // Of `features` in the whole buffer.
+  SomeFeatures(int64_t features, int64_t first, int64_t last)
+      : features_(features),
+        range_{first, last},
+        blocks_((last - 1) / width - first / width + 1),
+        values_(size_t(blocks_ * most * width)) {}
 
-  void read(const T* buffer, int64_t feature) {
-    each(buffer, feature, [](const T* at, T* here) { *here = *at; });
-    clear_ends();
+  void read(const T* buffer, int64_t feature, int64_t count) {
+    copy(feature, count,
+         [&](int64_t from, int64_t to, int64_t n) { std::copy_n(buffer + from, n, &values_[size_t(to)]); });
   }
-  void write(T* buffer, int64_t feature) {
-    each(buffer, feature, [](T* at, const T* here) { *at = *here; });
-  }
-  void center(T mean) {
-    for (T& v : values) v -= mean;
-    clear_ends();
+  void write(T* buffer, int64_t feature, int64_t count) const {
+    copy(feature, count,
+         [&](int64_t to, int64_t from, int64_t n) { std::copy_n(&values_[size_t(from)], n, buffer + to); });
   }
 
-  // The sum of value(i), of a vector at i, in the order of sum_columns().
+  // Every value = f(feature, where), by vectors.
+  template <class Function>
+  void set(Function&& f) {
+    T* at = values_.data();
+    for (int64_t p = 0; p < blocks_; ++p)
+      for (int64_t i = 0; i < most; ++i)
+        for (int j = 0; j < kTileVectors; ++j, at += S::width) S::store(at, f(i, size_t(at - values_.data())));
+  }
+  void center(const T* mean) {
+    set([&](int64_t i, size_t at) { return (*this)[at] - mean[i]; });
+    const int64_t before = range_.first % width, behind = blocks_ * width - before - (range_.last - range_.first);
+    for (int64_t i = 0; i < most; ++i) {
+      std::fill_n(&values_[size_t(i * width)], before, T(0));
+      std::fill_n(&values_[size_t(((blocks_ - 1) * most + i + 1) * width - behind)], behind, T(0));
+    }
+  }
+  void activate(TileMap<T> map, T negative_slope) {
+    map(values_.data(), values_.data(), width, int(blocks_ * most), width, negative_slope);
+  }
+
+  typename S::Vector operator[](size_t at) const { return S::load(&values_[at]); }
+  // out[i] = the sum of value(where), of vectors, over feature i, in the order of sum_columns().
   template <class Value>
-  T sum(Value&& value) const {
-    typename S::Vector left{}, right{};
-    for (size_t i = 0; i < values.size(); i += size_t(width)) left += value(i), right += value(i + S::width);
-    alignas(64) T sums[size_t(width)];
-    S::store(sums, left), S::store(sums + S::width, right);
-    return sum_lanes<width>(sums);
+  void sums(T* out, Value&& value) const {
+    alignas(64) T of_lanes[most * most];
+    for (int64_t i = 0; i < most; ++i) {
+      typename S::Vector left{}, right{};
+      for (int64_t p = 0; p < blocks_; ++p) {
+        const auto at = size_t((p * most + i) * width);
+        left += value(at), right += value(at + size_t(S::width));
+      }
+      S::store(of_lanes + i * most, left + right);
+    }
+    sum_rows(of_lanes, out);
   }
-  typename S::Vector operator[](size_t i) const { return S::load(&values[i]); }
 
  private:
-  void clear_ends() {
-    std::fill_n(values.begin(), range.first % width, T(0));
-    std::fill(values.end() - (rounded_up(range.last, width) - range.last), values.end(), T(0));
-  }
-
-  template <class Buffer, class Function>
-  void each(Buffer* buffer, int64_t feature, Function&& f) {
-    T* here = values.data();
-    each_block<T>(range, [&](int64_t p, int lane, int lanes) {
-      Buffer* const at = buffer + (p * features + feature) * width;
-      T* const to = here + (p - range.first / width) * width;
-      if (lanes == width)  // a constant count gives whole vectors
-        for (int j = 0; j < width; ++j) f(at + j, to + j);
-      else
-        for (int j = lane; j < lane + lanes; ++j) f(at + j, to + j);
+  // Calls f(place in the whole buffer, place here, values), for what is side by side in both.
+  template <class Function>
+  void copy(int64_t feature, int64_t count, Function&& f) const {
+    each_block<T>(range_, [&](int64_t p, int lane, int lanes) {
+      const int64_t there = (p * features_ + feature) * width + lane;
+      const int64_t here = (p - range_.first / width) * most * width + lane;
+      if (lanes == width) return f(there, here, count * width);
+      for (int64_t i = 0; i < count; ++i) f(there + i * width, here + i * width, int64_t(lanes));
     });
   }
+
+  int64_t features_;
+  ColumnRange range_;
+  int64_t blocks_;
+  std::vector<T> values_;
 };
 
 }  // namespace
 
 template <class T>
 void Network<T>::normalize(Layer<T>& l, const Team& team, const SubBatches& sub_batches) {
-  const int64_t n = l.plan.outputs;
+  constexpr int64_t most = SomeFeatures<T>::most;
+  const int64_t n = l.plan.outputs, end = n * (team.rank + 1) / team.size;
   const T* scale = static_cast<const T*>(l.parameters.norm_scale.value);
   const T* shift = static_cast<const T*>(l.parameters.norm_shift.value);
   for (int64_t s = 0; s < sub_batches.size(); ++s) {
     const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows;
-    OneFeature<T> x(n, first, first + rows), result = x;
-    for (int64_t f = n * team.rank / team.size; f < n * (team.rank + 1) / team.size; ++f) {
-      T mean, variance;
-      x.read(l.affine, f);
+    SomeFeatures<T> x(n, first, first + rows), result = x;
+    for (int64_t f = n * team.rank / team.size; f < end; f += most) {
+      const int64_t count = std::min(most, end - f);
+      alignas(64) T mean[most] = {}, variance[most] = {}, a[most] = {}, b[most] = {};
+      x.read(l.affine, f, count);
       if (l.plan.running_norm) {
-        mean = static_cast<const T*>(l.parameters.running_mean)[f];
-        variance = static_cast<const T*>(l.parameters.running_variance)[f];
+        std::copy_n(static_cast<const T*>(l.parameters.running_mean) + f, count, mean);
+        std::copy_n(static_cast<const T*>(l.parameters.running_variance) + f, count, variance);
       } else {
-        mean = x.sum([&](size_t i) { return x[i]; }) / T(rows);
+        x.sums(mean, [&](size_t at) { return x[at]; });
+        for (T& m : mean) m /= T(rows);
       }
       x.center(mean);
-      if (!l.plan.running_norm) variance = x.sum([&](size_t i) { return x[i] * x[i]; }) / T(rows);
-      const T inverse = T(1) / std::sqrt(variance + T(l.plan.norm_epsilon));
-      l.mean[s * n + f] = mean;
-      l.inverse_deviation[s * n + f] = inverse;
-      const T a = inverse * (scale ? scale[f] : T(1)), b = shift ? shift[f] : T(0);
-      for (size_t i = 0; i < x.values.size(); ++i) result.values[i] = x.values[i] * a + b;
-      if (l.normalized != l.output) result.write(l.normalized, f);
-      if (l.activate) {
-        const int columns = int(x.values.size());
-        l.activate(result.values.data(), result.values.data(), columns, 1, columns, T(l.plan.negative_slope));
+      if (!l.plan.running_norm) {
+        x.sums(variance, [&](size_t at) { return x[at] * x[at]; });
+        for (T& v : variance) v /= T(rows);
       }
-      if (l.activate || l.normalized == l.output) result.write(l.output, f);
-      if (!l.plan.running_norm) update_statistics(l, f, mean, variance, rows);
+      for (int64_t i = 0; i < count; ++i) {
+        const T inverse = T(1) / std::sqrt(variance[i] + T(l.plan.norm_epsilon));
+        l.mean[s * n + f + i] = mean[i];
+        l.inverse_deviation[s * n + f + i] = inverse;
+        a[i] = inverse * (scale ? scale[f + i] : T(1)), b[i] = shift ? shift[f + i] : T(0);
+        if (!l.plan.running_norm) update_statistics(l, f + i, mean[i], variance[i], rows);
+      }
+      result.set([&](int64_t i, size_t at) { return x[at] * a[i] + b[i]; });
+      if (l.normalized != l.output) result.write(l.normalized, f, count);
+      if (l.activate) result.activate(l.activate, T(l.plan.negative_slope));
+      if (l.activate || l.normalized == l.output) result.write(l.output, f, count);
     }
   }
   if (team.rank == 0 && l.parameters.batches) *l.parameters.batches += sub_batches.size();
@@ -491,29 +518,32 @@ void Network<T>::update_statistics(Layer<T>& l, int64_t f, T mean, T variance, i
 
 template <class T>
 void Network<T>::normalize_backward(Layer<T>& l, const Team& team, const SubBatches& sub_batches) {
-  const int64_t n = l.plan.outputs, first_feature = n * team.rank / team.size, last = n * (team.rank + 1) / team.size;
+  constexpr int64_t most = SomeFeatures<T>::most;
+  const int64_t n = l.plan.outputs, begin = n * team.rank / team.size, end = n * (team.rank + 1) / team.size;
   const T* scale = static_cast<const T*>(l.parameters.norm_scale.value);
-  std::fill(l.grad_scale + first_feature, l.grad_scale + last, T(0));
-  std::fill(l.grad_shift + first_feature, l.grad_shift + last, T(0));
+  std::fill(l.grad_scale + begin, l.grad_scale + end, T(0));
+  std::fill(l.grad_shift + begin, l.grad_shift + end, T(0));
   for (int64_t s = 0; s < sub_batches.size(); ++s) {
     const int64_t first = sub_batches[size_t(s)].first, rows = sub_batches[size_t(s)].rows;
-    OneFeature<T> x(n, first, first + rows), grad = x;
-    for (int64_t f = first_feature; f < last; ++f) {
-      const T mean = l.mean[s * n + f], inverse = l.inverse_deviation[s * n + f];
-      x.read(l.affine, f), grad.read(l.grad_output, f);
+    SomeFeatures<T> x(n, first, first + rows), grad = x, result = x;
+    for (int64_t f = begin; f < end; f += most) {
+      const int64_t count = std::min(most, end - f);
+      alignas(64) T mean[most] = {}, inverse[most] = {}, factor[most] = {}, sum[most], product[most];
+      std::copy_n(l.mean + s * n + f, count, mean);
+      std::copy_n(l.inverse_deviation + s * n + f, count, inverse);
+      for (int64_t i = 0; i < count; ++i) factor[i] = inverse[i] * (scale ? scale[f + i] : T(1));
+      x.read(l.affine, f, count), grad.read(l.grad_output, f, count);
       x.center(mean);
-      for (T& v : x.values) v *= inverse;
-      const T sum = grad.sum([&](size_t i) { return grad[i]; }),
-              product = grad.sum([&](size_t i) { return grad[i] * x[i]; });
-      const T factor = inverse * (scale ? scale[f] : T(1)), of_sum = sum / T(rows), of_product = product / T(rows);
+      x.set([&](int64_t i, size_t at) { return x[at] * inverse[i]; });
+      grad.sums(sum, [&](size_t at) { return grad[at]; });
+      x.sums(product, [&](size_t at) { return grad[at] * x[at]; });
+      for (int64_t i = 0; i < count; ++i) l.grad_scale[f + i] += product[i], l.grad_shift[f + i] += sum[i];
+      for (int64_t i = 0; i < most; ++i) sum[i] /= T(rows), product[i] /= T(rows);
       if (l.plan.running_norm)  // statistics do not depend on the batch
-        for (T& g : grad.values) g *= factor;
+        result.set([&](int64_t i, size_t at) { return factor[i] * grad[at]; });
       else
-        for (size_t i = 0; i < x.values.size(); ++i)
-          grad.values[i] = factor * (grad.values[i] - of_sum - x.values[i] * of_product);
-      grad.write(l.grad_output, f);
-      l.grad_scale[f] += product;
-      l.grad_shift[f] += sum;
+        result.set([&](int64_t i, size_t at) { return factor[i] * (grad[at] - sum[i] - x[at] * product[i]); });
+      result.write(l.grad_output, f, count);
     }
   }
 }
