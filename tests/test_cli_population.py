@@ -132,13 +132,26 @@ def test_numbers_that_are_not_finite_do_not_spoil_the_summary(run: Run) -> None:
         ("--seeds 0:2 --grid k", "--grid must be as optimizer.lr=1e-4,2e-4, got 'k'"),
         ("--grid lr=1e-4", "--grid must name fields of the config, such as 'k' or 'optimizer.lr', got 'lr'"),
         ("--grid k=1,2 --grid k=3", "--grid must name each field once, got one twice"),
+        ("--grid k=1,2 --k 2", "--k must not be given with --grid k"),
+        ("--grid steps=1,2", "--steps must not be given with --grid steps"),
+        ("--grid optimizer.lr=1e-3,2e-3 --lr 1e-3", "--lr must not be given with --grid optimizer.lr"),
+        ("--grid optimizer.lr=1e-3 --discriminator-lr 1e-3", "--discriminator-lr must not be given with --grid"),
+        ("--grid optimizer.betas.1=0.9 --beta2 0.9", "--beta2 must not be given with --grid optimizer.betas.1"),
+        ("--grid optimizer.weight_decay=0,1 --weight-decay 1", "--weight-decay must not be given with --grid"),
+        ("--grid ema_decay=0.5,none --ema-decay none", "--ema-decay must not be given with --grid ema_decay"),
         ("--grid k=0", "--k must be at least 1, got 0"),
-        ("--grid batch_size=20,201", "--batch-size must be at most the 200 rows of data, got 201"),
+        ("--grid batch_size=20,30", "--batch-size must not be given with --grid batch_size"),
         ("--grid k=1 --engine fused --impl reference", "--engine must be 'auto' or 'eager' here, got 'fused': "),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(run: Run, argv: str, says: str) -> None:
     check_refusal(run("train", "ring", *TINY, *argv.split()), says)
+    assert not list(Path().iterdir())
+
+
+def test_a_batch_of_the_grid_that_is_too_large_leaves_nothing(run: Run) -> None:
+    code, _, error = run("train", "ring", "--rows", "300", "--steps", "2", "--grid", "batch_size=20,301", *FAST)
+    assert code == 2 and "--batch-size must be at most the 300 rows of data, got 301" in error
     assert not list(Path().iterdir())
 
 
@@ -150,6 +163,23 @@ def test_a_single_run_is_not_resumed_as_a_population(run: Run) -> None:
     )
     Path("one/population.json").write_text("{")
     assert "one/population.json must describe a population" in run("train", "--resume", "--out", "one")[2]
+
+
+def test_a_resume_refuses_the_flags_that_its_members_differ_in(run: Run) -> None:
+    many = ("--seeds", "0:2", "--grid", "optimizer.lr=1e-3,2e-3", "--out", "many", *FAST)
+    assert run("train", "ring", *TINY, *many)[0] == 0
+    resume = ("train", "--resume", "--out", "many")
+    check_refusal(run(*resume, "--seed", "1"), "--seed must not be given with --seeds, as in many/population.json")
+    says = "--lr must not be given with --grid optimizer.lr, as in many/population.json"
+    check_refusal(run(*resume, "--lr", "1e-3"), says)
+
+
+def test_a_grid_replaces_what_a_file_of_settings_says(run: Run) -> None:
+    Path("s.toml").write_text("lr = 0.5\nk = 3\n")
+    grid = ("--config", "s.toml", "--grid", "k=1,2", "--grid", "optimizer.lr=1e-3", "--out", "many")
+    assert run("train", "ring", *TINY, *grid, *FAST)[0] == 0
+    config = json.loads(Path("many/member-0001/config.json").read_text())["train"]
+    assert (config["k"], config["optimizer"]["lr"]) == (2, 1e-3)
 
 
 def test_the_bar_counts_members_and_iterations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

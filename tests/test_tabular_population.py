@@ -230,6 +230,7 @@ def test_a_member_with_a_checkpoint_must_say_what_it_was_trained_on(tmp_path: Pa
         ({"grid": {"lr": 3}}, r"grid\['lr'\] must be a list of values, got 3"),
         ({"grid": {"lr": []}}, r"grid\['lr'\] must be a list of values, got \[\]"),
         ({"grid": {"lr": [-1.0]}}, "lr must be above 0, got -1.0"),
+        ({"grid": {"epochs": [1, 2]}}, r"grid must not have epochs where steps are given, .* got steps \[\d+\]"),
         ({"seeds": []}, "seeds must hold at least one seed, got none"),
         ({"seeds": [1, 1]}, "must differ, got one with seed 1 twice"),
     ],
@@ -407,6 +408,8 @@ def test_what_cannot_be_is_one_line(run: Run, tmp_path: Path) -> None:
         (("--seeds", "0:2", "--seed", "1"), "--seed must not be given with --seeds"),
         (("--grid", "k=1,2"), "grid must name options (epochs, "),
         (("--grid", "lr=1", "--grid", "lr=2"), "--grid must name each field once"),
+        (("--grid", "ema_decay=0.5,0.9", "--ema-decay", "0.9"), "--ema-decay must not be given with --grid ema_decay"),
+        (("--grid", "epochs=1,2"), "--steps must not be given with --grid epochs"),
     ):
         code, _, error = run("train", "c.csv", *FAST, *argv)
         assert code == 2 and error.count("\n") == 1 and rule in error, (argv, error)

@@ -46,6 +46,11 @@ def configs(
         if isinstance(given, str) or not isinstance(given, Iterable) or not (listed := list(given)):
             raise invalid.value(f"grid[{name!r}]", f"must be a list of values, got {given!r}")
         values[name] = listed
+    steps = values.get("steps", [base.steps])
+    if "epochs" in values and steps != [None]:
+        raise invalid.value(
+            "grid", f"must not have epochs where steps are given, which replace them, got steps {steps}"
+        )
     own = [base.seed] if seeds is None else list(seeds)
     if not own:
         raise invalid.value("seeds", "must hold at least one seed, got none")

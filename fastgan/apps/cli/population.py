@@ -20,7 +20,7 @@ from fastgan._files import finite, write_atomically
 from fastgan._ranks import ranks
 from fastgan._run_folder import has_checkpoints, of_member
 from fastgan.apps.cli import modes, optimizers, output
-from fastgan.apps.cli.arguments import folded, grid_field, wholes
+from fastgan.apps.cli.arguments import folded, given, grid_field, wholes
 from fastgan.apps.cli.checks import read_object
 from fastgan.apps.cli.pictures import name_of
 from fastgan.apps.cli.runs import POPULATION, Folder, RunConfig
@@ -33,12 +33,21 @@ from fastgan.training import (
     PopulationMember,
     PopulationResult,
     Run,
+    TrainConfig,
     TrainResult,
     mean_and_error,
     train_population,
 )
 
 _TAIL = 500  # iterations that the table looks at
+_FLAGS = {  # that set a field of the grid, where they are not its name, or overrule it
+    "steps": ("steps", "epochs"),
+    "epochs": ("epochs", "steps"),
+    "optimizer.lr": ("lr", "discriminator_lr"),
+    "optimizer.betas.0": ("beta1",),
+    "optimizer.betas.1": ("beta2",),
+    "generator_optimizer.lr": ("generator_lr",),
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,6 @@ def asked(arguments: argparse.Namespace) -> PopulationSpec | None:
     grid = dict(arguments.grid or [])
     if len(grid) < len(arguments.grid or []):
         raise ValueError("--grid must name each field once, got one twice")
-    if arguments.seeds is not None and "seed" in arguments:
-        raise ValueError("--seed must not be given with --seeds")
     path = Path(arguments.out or "") / POPULATION
     if not arguments.resume:
         return PopulationSpec(arguments.seeds, grid) if arguments.seeds is not None or grid else None
@@ -100,6 +107,27 @@ def asked(arguments: argparse.Namespace) -> PopulationSpec | None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must describe a population, got: {error}") from error
     return PopulationSpec(arguments.seeds or stored.seeds, grid or stored.grid)
+
+
+def check_flags(arguments: argparse.Namespace) -> None:
+    """Refuse a flag that the members' own seeds or values overrule; a file of --config is overruled as by flags.
+
+    Raises:
+        ValueError: there is one, or the members are described wrongly.
+    """
+    if arguments.resume and (arguments.out is None or not Path(arguments.out).is_dir()):
+        return  # there is nothing to continue, which is said later
+    if (spec := asked(arguments)) is None:
+        return
+    of_run = f", as in {Path(arguments.out) / POPULATION}" if arguments.resume else ""
+    fields = given(arguments, TrainConfig)  # some of which may be None
+    names = {name for name, value in vars(arguments).items() if value is not None or name in fields}
+    if spec.seeds is not None and "seed" in names:
+        raise ValueError(f"--seed must not be given with --seeds{of_run}")
+    for field in spec.grid:
+        for name in _FLAGS.get(field, (field.removeprefix("optimizer."),)):
+            if name in names:
+                raise ValueError(f"--{name.replace('_', '-')} must not be given with --grid {field}{of_run}")
 
 
 def shared_folder(out: str | None, source: str) -> Folder:

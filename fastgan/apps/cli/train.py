@@ -122,6 +122,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, draw, and say where everything is; of several processes that train a GAN the first one alone does."""
+    population.check_flags(arguments)
     if arguments.tabular or tabular.is_resumed(arguments):
         return tabular.train(arguments)
     try:
@@ -249,7 +250,6 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunConfig, Dataset, Folder]:
         raise ValueError(f"--steps must be at least 1, got {config.train.steps}")
     _check_memory(config)
     config.build()  # a bad size speaks up before a folder is made
-    population.asked(arguments)  # so do bad members
     return config, dataset, population.shared_folder(arguments.out, arguments.source)
 
 
