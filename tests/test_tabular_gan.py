@@ -19,6 +19,7 @@ from fastgan.tabular import FixedCombinations, Inequality, Positive, TableTransf
 from fastgan.tabular import gan as gan_module
 from fastgan.tabular.conditions import Wanted
 from fastgan.tabular.constraints import fit_all, from_dict
+from fastgan.training import checkpoint
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("sklearn")
@@ -152,6 +153,31 @@ def test_a_training_that_failed_goes_on_from_its_checkpoint(tmp_path: Path) -> N
     for name, values in whole.history.items():
         np.testing.assert_array_equal(resumed.history[name], values)
     pd.testing.assert_frame_equal(TabularGAN.load(tmp_path).sample(60), whole.sample(60))
+
+
+def test_a_lost_history_leaves_the_iterations_their_numbers(tmp_path: Path) -> None:
+    options = SMALL | {"kinds": {"person": "identifier"}, "checkpoint_every": 2}
+    TabularGAN(**options | {"steps": 4}).fit(people(), run_dir=tmp_path)
+    (tmp_path / "history.csv").unlink()
+    for resumed in (
+        TabularGAN(**options | {"steps": 6}).fit(people(), run_dir=tmp_path, resume=True),
+        TabularGAN.load(tmp_path),
+    ):
+        loss = resumed.history["loss_d"]
+        assert np.isnan(loss[:4]).all() and np.isfinite(loss[4:]).all() and len(loss) == 6
+    for name in ("history.csv", "weights.safetensors"):  # as if it were killed, too
+        (tmp_path / name).unlink()
+    assert len(TabularGAN.load(tmp_path).history["loss_d"]) == 6
+
+
+def test_a_resume_reads_its_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = SMALL | {"kinds": {"person": "identifier"}, "steps": 2}
+    TabularGAN(**options).fit(people(), run_dir=tmp_path)
+    read: list[Path] = []
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: [read.append(path), load(path)][1])
+    TabularGAN(**options).fit(people(), run_dir=tmp_path, resume=True)
+    assert read == [tmp_path]
 
 
 def test_a_resume_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -222,6 +222,18 @@ def test_a_member_with_a_checkpoint_must_say_what_it_was_trained_on(tmp_path: Pa
         TabularGAN(**CHECKED).fit_population(people(), seeds=[3, 5], run_dir=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("place", ["member-0001", "member-0001/checkpoint"])
+def test_a_file_in_the_place_of_a_member_is_refused_before_anything_is_written(place: str, tmp_path: Path) -> None:
+    TabularGAN(**CHECKED).fit_population(people(), seeds=[3], run_dir=tmp_path)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    longer = CHECKED | {"steps": 8, "checkpoint_every": 4}
+    with pytest.raises(NotADirectoryError, match=f"run_dir must be a folder, got the file .*{place}"):
+        TabularGAN(**longer).fit_population(people(), seeds=[3, 5], run_dir=tmp_path, resume=True)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [

@@ -95,6 +95,16 @@ def test_R30_rows_behind_the_checkpoint_do_not_appear_twice(tmp_path: Path) -> N
     assert (tmp_path / "a/history.csv").read_bytes() == (tmp_path / "b/history.csv").read_bytes()
 
 
+def test_a_lost_history_is_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(new_gan(), DATA, replace(BASE, steps=6), run_dir=tmp_path)
+    lines = (tmp_path / "history.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "history.csv").write_text("".join(lines[:5]))
+    resumed = train(new_gan(), DATA, BASE, run_dir=tmp_path, resume=True)
+    assert list(resumed.history["step"]) == [1, 2, 3, 4, *range(7, 15)]
+    says = f"train: {tmp_path / 'history.csv'} lacks 2 of the 6 iterations done: their metrics are lost"
+    assert [record.getMessage() for record in caplog.records] == [says]
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")

@@ -246,7 +246,7 @@ class TabularGAN:
     def _take(self, result: TrainResult | PopulationMember, rows: SampledRows) -> None:
         """What a training on these rows gave, beside the networks."""
         self.interrupted, self.engine, self.engine_reason = result.interrupted, result.engine, result.engine_reason
-        self.history = {name: values for name, values in result.history.items() if name != "step"}
+        self.history = model_folder.of_every_step(result.history, result.step)
         self._sampler = ConditionSampler.without_rows(rows.sampler.counts)
 
     def prepare(self, table: Any) -> SampledRows:

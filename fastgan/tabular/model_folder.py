@@ -80,9 +80,15 @@ def read_state(gan: GAN, folder: Path) -> Columns:
         return {name.removeprefix(prefix): x.numpy() for name, x in tensors.items() if name.startswith(prefix)}
     newest = checkpoint.load(folder)
     newest.restore(gan)
-    history = as_columns(read_rows(folder / "history.csv", newest.step))
-    del history["step"]
-    return history
+    return of_every_step(as_columns(read_rows(folder / "history.csv", newest.step)), newest.step)
+
+
+def of_every_step(history: Columns, steps: int) -> Columns:
+    """A number for each of so many iterations and each column but the step; NaN where the history lost its row."""
+    found = {name: np.full(steps, np.nan) for name in history if name != "step"}
+    for name, values in found.items():
+        values[history["step"] - 1] = history[name]
+    return found
 
 
 def fingerprint(rows: SampledRows) -> str:
@@ -146,7 +152,7 @@ def as_begun(folder: Path | None, config: TrainConfig) -> TrainConfig:
     """
     if folder is None or not checkpoints(folder / "checkpoint"):
         return config
-    return dataclasses.replace(config, ema_decay=checkpoint.load(folder).meta["config"].get("ema_decay"))
+    return dataclasses.replace(config, ema_decay=checkpoint.load_meta(folder)["config"].get("ema_decay"))
 
 
 def _identity(body: dict[str, Any]) -> tuple[Any, ...]:

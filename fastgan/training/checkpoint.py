@@ -248,6 +248,12 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(path, body["step"], body["meta"], tensors, body["groups"], body.get("others", {}))
 
 
+def load_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """`load(path).meta`, without reading the tensors."""
+    meta: dict[str, Any] = _open_seal(newest(path))["meta"]
+    return meta
+
+
 def newest(path: str | os.PathLike[str]) -> Path:
     """The newest checkpoint's JSON file in a run folder or checkpoint folder; a JSON file is returned as it is.
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastgan._errors import Invalid
-from fastgan._files import sweep
+from fastgan._files import folder_at, sweep
 from fastgan._run_folder import checkpoints, has_checkpoints, of_member
 from fastgan.models import GAN
 from fastgan.training import networks
@@ -156,13 +156,19 @@ class Scheduler:
 
     def _prepare(self, member: Member, memory_is_shared: bool = False) -> Prepared:
         gan = self.gans[member.number]
-        folder = None if self.folder is None else of_member(self.folder, member.number)
+        folder = None if self.folder is None else self._folder_of(member)
         resumes = bool(self.resume and folder is not None and checkpoints(folder / "checkpoint"))
         rows = self._rows_for(gan, member.config)
         change = self.change if resumes else ()
         prepared = prepare(gan, rows, member.config, folder, resumes, memory_is_shared, change)
         prepared.run.member = member.number
         return prepared
+
+    def _folder_of(self, member: Member) -> Path:
+        assert self.folder is not None
+        folder = of_member(self.folder, member.number)
+        folder_at(Invalid("train_population"), "run_dir", folder / "checkpoint")
+        return folder
 
     def _rows_for(self, gan: GAN, config: TrainConfig) -> Minibatches:
         """The data, checked and held once for all members that compute alike."""

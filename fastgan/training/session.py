@@ -275,7 +275,12 @@ class Session:
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate
             run.step, run.checkpoint = source.step, source.path
-            earlier = read_rows(source.path.parent.parent / "history.csv", source.step)
+            file = source.path.parent.parent / "history.csv"
+            earlier = read_rows(file, source.step)
+            if (lost := source.step - len(earlier)) > 0:
+                log.warning(
+                    "train: %s lacks %d of the %d iterations done: their metrics are lost", file, lost, source.step
+                )
         return History(None if run.run_dir is None else run.run_dir / "history.csv", earlier)
 
     def close(self) -> None:
