@@ -278,6 +278,8 @@ def test_bad_tables_are_refused_in_a_sentence() -> None:
     refused(pd.DataFrame({"a": [1.0, 2.5]}), "column 'a' row 1", "whole", kinds={"a": "integer"})
     refused(pd.DataFrame({"a": [3, -1]}), "column 'a' row 1", "at least 0", kinds={"a": "count"})
     refused(pd.DataFrame({"a": [3, 4]}), "column 'a' row 1", kinds={"a": "constant"})
+    refused(pd.DataFrame({"a": [0.5, 4.0]}), "must be 0.5 as the first", "got 4.0", kinds={"a": "constant"})
+    refused(pd.DataFrame({"a": [2.0, 4.5]}), "column 'a' row 1 must be whole or text", kinds={"a": "identifier"})
     refused(pd.DataFrame({"a": [None, "x"]}), "column 'a' row 0", kinds={"a": "identifier"})
     refused(pd.DataFrame({"a": ["x", "y", "z"]}), "column 'a' row 2", "two values", kinds={"a": "boolean"})
     refused(pd.DataFrame({(1, 2): [3]}), "column names must be text")
@@ -285,6 +287,8 @@ def test_bad_tables_are_refused_in_a_sentence() -> None:
         TableTransformer().fit([[1, 2]])
     with pytest.raises(ValueError, match=r"kinds\['a'\] must be one of continuous"):
         TableTransformer(kinds={"a": "numeric"})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"kinds must be a kind by column name, got \['a'\]"):
+        TableTransformer(kinds=["a"])  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="fitted first"):
         TableTransformer().transform(pd.DataFrame({"a": [1]}))
 
@@ -348,6 +352,16 @@ def test_dtypes_of_arrow_come_back(dtype: str, gaps: bool) -> None:
     assert back["x"].isna().equals(table["x"].isna())
     if transformer.columns[0].kind != "identifier" and "double" not in dtype:
         pd.testing.assert_frame_equal(back, table)
+
+
+def test_text_of_arrow_comes_back_and_a_type_without_a_name_is_refused() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    text = pd.Series(["a", None, "b"] * 8)
+    table = pd.DataFrame({"x": text.astype(pd.ArrowDtype(arrow.string()))})
+    transformer = quietly(table)
+    pd.testing.assert_frame_equal(transformer.inverse(transformer.transform(table)), table)
+    labels = text.astype(pd.ArrowDtype(arrow.dictionary(arrow.int32(), arrow.string())))
+    refused(pd.DataFrame({"x": labels}), "column 'x' must be of an Arrow type that pandas knows by name", "dictionary")
 
 
 @pytest.mark.parametrize(("values", "message"), [

@@ -174,23 +174,28 @@ class Category(Column):
         return Encoded(None, codes)
 
     def code(self, label: Any) -> int:
-        """The code of a label (None: missing). A text also finds the label that prints as this text.
+        """The code of a label (None, NaN: missing). A text also finds the label that prints as this text.
 
         Raises:
             ValueError: there is no such label.
         """
-        if label is None and self.has_missing:
+        missing = stored.is_missing(label)
+        if missing and self.has_missing:
             return len(self.labels)
         for same in (self._is, self._is_written):
             for code, own in enumerate(self.labels):
-                if same(own, label):
+                if not missing and same(own, label):
                     return code
         known = ", ".join(repr(own) for own in self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
         raise Invalid("sample").value(f"conditions[{self.name!r}]", f"must be one of {known}, got {label!r}")
 
     @staticmethod
     def _is(own: Any, label: Any) -> bool:
-        return bool(own == label) and isinstance(own, bool) == isinstance(label, bool)
+        return (
+            not isinstance(label, np.ndarray)
+            and bool(own == label)
+            and isinstance(own, bool) == isinstance(label, bool | np.bool_)
+        )
 
     @staticmethod
     def _is_written(own: Any, label: Any) -> bool:
@@ -377,10 +382,9 @@ def _constant(name: Hashable, values: Values, fault: Fault) -> Constant:
     other = np.flatnonzero(present != present[0])
     if len(other) or len(present) < len(values.missing):
         row = values.row(int(other[0])) if len(other) else int(np.flatnonzero(values.missing)[0])
-        got = repr(present[other[0]]) if len(other) else "none"
-        raise fault(f"row {row} must be {present[0]!r} as the first to be of kind 'constant', got {got}")
-    label = present[0]
-    return Constant(name, "constant", values.storage, label.item() if isinstance(label, np.generic) else label)
+        got = repr(present[other].tolist()[0]) if len(other) else "none"
+        raise fault(f"row {row} must be {present.tolist()[0]!r} as the first to be of kind 'constant', got {got}")
+    return Constant(name, "constant", values.storage, present.tolist()[0])
 
 
 def _category(name: Hashable, values: Values, kind: Kind, limit: int, fault: Fault) -> Category:
@@ -411,6 +415,9 @@ def _identifier(name: Hashable, values: Values, fault: Fault) -> Identifier:
         if values.storage.categories is not None:
             raise fault("must be text to be of kind 'identifier', got pandas' dtype category")
         return Identifier(name, "identifier", values.storage, 0, 1, _places(present))
+    if values.storage.family == "real" and (broken := present != np.round(present)).any():
+        row, got = values.row(int(np.flatnonzero(broken)[0])), present[broken][0]
+        raise fault(f"row {row} must be whole or text to be of kind 'identifier', got {got}")
     whole = present.astype(np.int64) if values.storage.family == "real" else present
     low, high = int(whole.min()), int(whole.max())
     step = Whole.fit(whole).step

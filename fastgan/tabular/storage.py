@@ -30,6 +30,11 @@ def pandas() -> Any:
     return need("pandas", what="fastgan.tabular", package="pandas")
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, NaT or NA."""
+    return bool(pandas().api.types.is_scalar(value) and pandas().isna(value))
+
+
 @dataclass(frozen=True)
 class Storage:
     """How a column was stored, to write it the same way.
@@ -79,7 +84,7 @@ class Storage:
             missing: (n,) bool.
         """
         series = self._restore(values, missing)
-        return series if self.arrow is None else series.astype(pandas().api.types.pandas_dtype(self.arrow))
+        return series if self.arrow is None else series.astype(_arrow_dtype(self.arrow))
 
     def _restore(self, values: NDArray[Any], missing: NDArray[np.bool_]) -> Any:
         pd = pandas()
@@ -165,6 +170,8 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
     fault: Fault = Invalid(caller).of(DataError, f"column {name!r}")
     if isinstance(dtype, pd.ArrowDtype):
         plain = read(_out_of_arrow(series), name, caller=caller, as_time=as_time)
+        if _arrow_dtype(str(dtype)) != dtype:
+            raise fault(f"must be of an Arrow type that pandas knows by name, got {dtype}")
         return Values(plain.present, plain.missing, replace(plain.storage, arrow=str(dtype)))
     if isinstance(dtype, pd.SparseDtype):
         raise fault(f"must be dense (series.sparse.to_dense()), got {dtype}")
@@ -290,6 +297,17 @@ def _out_of_arrow(series: Any) -> Any:
     if array.null_count and arrow.types.is_integer(array.type):
         return series.astype("UInt64" if str(array.type) == "uint64" else "Int64")
     return array.to_pandas()
+
+
+def _arrow_dtype(name: str) -> Any:
+    """The Arrow dtype that prints as this name; None where pandas knows none."""
+    pd = pandas()
+    if name == "string[pyarrow]":  # which pandas takes for its own strings
+        return pd.ArrowDtype(need("pyarrow", what="fastgan.tabular", package="pyarrow").string())
+    try:
+        return pd.api.types.pandas_dtype(name)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _unit(dtype: str) -> tuple[str, str | None]:

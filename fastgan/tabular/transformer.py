@@ -70,6 +70,8 @@ class TableTransformer:
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
+        if not isinstance(kinds, Mapping | None):
+            raise Invalid("TableTransformer").type("kinds", f"must be a kind by column name, got {kinds!r}")
         self.kinds = dict(kinds or {})
         for name, kind in self.kinds.items():
             check_choice("TableTransformer", f"kinds[{name!r}]", kind, KINDS)
