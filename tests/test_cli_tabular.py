@@ -82,6 +82,12 @@ def test_evaluate_reports_columns_pairs_models_and_privacy(run: Run, trained: Pa
     assert values["privacy"]["rows_unseen_by_the_gan"] and (trained / "report.png").stat().st_size > 10_000
 
 
+def test_no_value_asks_for_a_missing_one(run: Run, trained: Path, tmp_path: Path) -> None:
+    assert run("sample", "r", "--n", "20", "--out", "s.csv", "--where", "spent=")[0] == 0
+    assert pd.read_csv(tmp_path / "s.csv")["spent"].isna().all()
+    check_refusal(run("sample", "r", "--out", "s.csv", "--where", "age="), "conditions['age'] must not be a missing")
+
+
 def test_pictures_of_a_run(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signed = signatures(monkeypatch)
     assert run("sample", "r", "--out", "p.png")[0] == 0

@@ -274,25 +274,48 @@ def test_bad_conditions_are_refused_in_a_sentence(gan: TabularGAN) -> None:
         ({"town": "Rome"}, r"must name columns of the table \(person, age, .*\), got 'town'"),
         ({"city": "Paris"}, r"conditions\['city'\] must be one of .*'Rome'.*, got 'Paris'"),
         ({"city": None}, r"conditions\['city'\] must be one of"),
-        ({"person": "P0001"}, r"conditions\['person'\] must be of a column that is learnt, got a identifier"),
+        (
+            {"person": "P0001"},
+            r"conditions\['person'\] must be of a column that is learnt, got one of kind 'identifier'",
+        ),
         ({"age": "old"}, r"conditions\['age'\] must be a number"),
         ({"age": (1, 2, 3)}, r"conditions\['age'\] must be a value or a pair"),
         ({"born": "soon"}, r"conditions\['born'\] must be a date"),
+        ({"born": ""}, r"conditions\['born'\] must be a date"),
+        ({"age": True}, r"conditions\['age'\] must be a number or a pair of them, got True"),
+        ({"age": (np.nan, 3)}, r"conditions\['age'\] must be a number or a pair of them"),
+        ({"age": None}, r"conditions\['age'\] must not be a missing value, as no row lacks one, got None"),
+        ({"age": (50, 30)}, r"conditions\['age'\] must have the lower value first, got \(50, 30\)"),
+        ({"age": (200, 300)}, r"conditions\['age'\] must reach into the column's range, \d+ to \d+, got"),
+        ({"born": (None, "1850-01-01")}, r"must reach into the column's range, .* to .*, got \(None, '1850-01-01'\)"),
     ):
         with pytest.raises(ValueError, match=rule):
             gan.sample(5, conditions=conditions)
+    age = people()["age"]
     with pytest.raises(ValueError, match=r"met by one row in 200 at least, got 0 of 20,000 .*20,000 by conditions"):
-        gan.sample(5, conditions={"age": (200, 300)})
+        gan.sample(5, conditions={"age": (age.min() + 0.25, age.min() + 0.5)})
+    with pytest.raises(TypeError, match="sample: conditions must be a value or a pair by column name, got 'city'"):
+        gan.sample(5, conditions="city")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="offset must be 0 with conditions"):
         gan.sample(5, offset=3, conditions={"city": "Rome"})
     with pytest.raises(ValueError, match="n must be at least 0, got -1"):
         gan.sample(-1)
+    for numbers in ({"n": 2.5}, {"n": True}, {"n": "3"}, {"n": 3, "seed": 1.5}, {"n": 3, "seed": None}):
+        with pytest.raises(TypeError, match="sample: (n|seed) must be an integer, got"):
+            gan.sample(**numbers)  # type: ignore[arg-type]
 
 
 def test_a_missing_value_can_be_requested() -> None:
-    table = pd.DataFrame({"a": ["x", None, "y", "x"] * 30, "b": np.arange(120) % 17 / 3})
+    number = np.where(np.arange(120) % 3, np.arange(120) % 17 / 3, np.nan)
+    table = pd.DataFrame({"a": ["x", None, "y", "x"] * 30, "b": number})
     one = TabularGAN(steps=2, **SMALL).fit(table)
-    assert one.sample(20, conditions={"a": None})["a"].isna().all()
+    for missing in (None, np.nan, pd.NA):
+        for name in ("a", "b"):
+            assert one.sample(20, conditions={name: missing})[name].isna().all()
+
+
+def test_a_bool_of_numpy_is_a_label(gan: TabularGAN) -> None:
+    assert gan.sample(20, conditions={"member": np.bool_(True)})["member"].all()
 
 
 # ---------------------------------------------------------------- constraints
@@ -331,6 +354,8 @@ def test_data_must_keep_the_constraints() -> None:
         FixedCombinations(("city",))
     with pytest.raises(TypeError, match="constraints must be of fastgan.tabular, got str"):
         TabularGAN(constraints=["a < b"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="constraints must be a list of rules, got Positive"):
+        TabularGAN(constraints=Positive("a"))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- what a user can get wrong
@@ -345,6 +370,8 @@ def test_bad_options_are_refused() -> None:
         ({"lr": 0.0}, "lr must be above 0"),
         ({"ema_decay": 1.0}, "ema_decay must be None or above 0 and below 1, got 1.0"),
         ({"generator_hidden": (0,)}, "generator_hidden must be widths"),
+        ({"generator_hidden": 256}, "generator_hidden must be a list of widths, got 256"),
+        ({"betas": 0.5}, "betas must be two numbers, got 0.5"),
     ):
         with pytest.raises(ValueError, match=f"TabularGAN: {rule}"):
             TabularGAN(**options)  # type: ignore[arg-type]

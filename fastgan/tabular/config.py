@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -69,6 +70,12 @@ class TabularConfig:
         check("steps", self.steps is None or is_integer(self.steps) and self.steps >= 1, "None or at least 1")
         check("batch_size", self.batch_size % self.pack == 0, f"a multiple of pack ({self.pack})")
         check("batch_size", self.batch_size > 1, "at least 2, which batch normalisation needs")
+        for name, rule in (
+            ("generator_hidden", "a list of widths"),
+            ("discriminator_hidden", "a list of widths"),
+            ("betas", "two numbers"),
+        ):
+            check(name, isinstance(getattr(self, name), Iterable), rule)
         for name in ("generator_hidden", "discriminator_hidden"):
             object.__setattr__(self, name, tuple(map(_plain, getattr(self, name))))
             check(name, all(is_integer(w) and w >= 1 for w in getattr(self, name)), "widths of at least 1")

@@ -118,6 +118,8 @@ class TabularGAN:
             seed=self.config.seed,
             threads=threads,
         )
+        if isinstance(constraints, Constraint):
+            raise Invalid("TabularGAN").type("constraints", f"must be a list of rules, got {constraints!r}")
         for rule in constraints:
             if not isinstance(rule, Constraint):
                 raise Invalid("TabularGAN").type(
@@ -298,8 +300,8 @@ class TabularGAN:
 
         Args:
             n: number of rows.
-            conditions: by column name: a label (None: missing); for numbers and dates a value or a pair (lowest,
-                highest), of which one may be None.
+            conditions: by column name: a label; for numbers and dates a value or a pair (lowest, highest), of which one
+                may be None; None alone: a missing value.
             seed: for the noise.
             offset: index of the first row; only without conditions and constraints.
 
@@ -312,8 +314,7 @@ class TabularGAN:
             RuntimeError: the GAN is not fitted.
         """
         for name, value in (("n", n), ("offset", offset), ("seed", seed)):
-            if value < 0:
-                raise Invalid("sample").value(name, f"must be at least 0, got {value}")
+            Invalid("sample").check_integer(name, value, 0)
         if self.gan is None:
             raise RuntimeError("TabularGAN must be fitted first: fit(table)")
         wanted = Wanted(conditions or {}, self.transformer)

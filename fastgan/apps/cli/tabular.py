@@ -410,7 +410,7 @@ def where(texts: list[str], gan: TabularGAN) -> dict[Hashable, Any]:
         key = name if column is None else column.name
         if isinstance(column, Number):
             low, dots, high = value.partition("..")
-            found[key] = (low or None, high or None) if dots else value
+            found[key] = (low or None, high or None) if dots else value or None
         else:
             found[key] = value or None
     return found
