@@ -89,6 +89,26 @@ def test_labels_that_the_fitted_table_has_not_count_as_others() -> None:
     assert report(table(seed=2), other).values["privacy"]["copies"] == 0
 
 
+def test_tables_that_cannot_be_compared_are_refused_in_a_sentence() -> None:
+    rows = table(60)
+    transformer = TableTransformer().fit(rows)
+    name = transformer.columns[0].name
+    for argument, frame, rule in (
+        ("real", rows.head(0), "must have at least one row, got none"),
+        ("synthetic", rows.head(0), "must have at least one row, got none"),
+        ("synthetic", rows.drop(columns=[name]), f"must have the column {name!r}, got none"),
+        ("held_out", rows.drop(columns=[name]), f"must have the column {name!r}, got none"),
+        ("real", rows.to_numpy(), "must be a DataFrame of pandas, got ndarray"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"Report: {argument} {rule}"):
+            Report(transformer, **{"real": rows, "synthetic": rows, argument: frame})
+    number = next(column.name for column in transformer.columns if column.kind == "continuous")
+    with pytest.raises(ValueError, match=f"column '{number}' must hold float64 as at fit, got str"):
+        Report(transformer, rows, rows.assign(**{number: "much"}))
+    with pytest.raises(RuntimeError, match="TableTransformer must be fitted first"):
+        Report(TableTransformer(), rows, rows)
+
+
 def test_a_picture_of_any_columns(tmp_path: Path) -> None:
     columns = [
         plots.Marginal("numbers $x$", np.arange(9.0), np.arange(5.0), "KS 0.1"),

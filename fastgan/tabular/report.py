@@ -18,6 +18,8 @@ from . import storage
 from .columns import Category, Column, Number
 from .transformer import TableTransformer
 
+invalid = Invalid("Report")
+
 _ROWS = 5_000  # most rows for the models and the search for neighbours
 _BINS = 10  # of a number, for pairs
 _LABELS = 20  # of a column, for pairs; the rest is merged
@@ -41,6 +43,10 @@ class Report:
             missing values.
         values: all results, as JSON values.
 
+    Raises:
+        TypeError, ValueError: a table that is no DataFrame, has no rows, or lacks a column; an unknown target.
+        RuntimeError: the transformer is not fitted.
+
     Source: Kolmogorov-Smirnov; total variation; Lopez-Paz and Oquab (2017) for the test; Esteban et al. (2017) for
         models trained on synthetic rows and tested on real ones.
     """
@@ -55,10 +61,12 @@ class Report:
         target: Hashable | None = None,
         seed: int = 0,
     ) -> None:
+        if not transformer.columns:
+            raise RuntimeError("TableTransformer must be fitted first: fit(table)")
         self._learnt = [c for c in transformer.columns if isinstance(c, Number | Category)]
         self._seed = seed
-        self._real, self._synthetic = self._numbers(real), self._numbers(synthetic)
-        self._held_out = None if held_out is None or not len(held_out) else self._numbers(held_out)
+        self._real, self._synthetic = self._numbers(real, "real"), self._numbers(synthetic, "synthetic")
+        self._held_out = None if held_out is None or not len(held_out) else self._numbers(held_out, "held_out")
         self.columns = [self._column(place) for place in range(len(self._learnt))]
         self.values: dict[str, Any] = {
             "rows": {
@@ -77,8 +85,15 @@ class Report:
 
     # ---------------------------------------------------------------- columns
 
-    def _numbers(self, frame: Any) -> NDArray[np.float64]:
+    def _numbers(self, frame: Any, argument: str) -> NDArray[np.float64]:
         """(n, columns): numbers, NaN where missing; codes of labels, -1 for a label that is not in the fitted table."""
+        if not isinstance(frame, storage.pandas().DataFrame):
+            raise invalid.type(argument, f"must be a DataFrame of pandas, got {type(frame).__name__}")
+        if not len(frame):
+            raise invalid.value(argument, "must have at least one row, got none")
+        for column in self._learnt:
+            if column.name not in frame.columns:
+                raise invalid.value(argument, f"must have the column {column.name!r}, got none")
         made = np.full((len(frame), len(self._learnt)), np.nan)
         for place, column in enumerate(self._learnt):
             values = storage.read(frame[column.name], column.name, as_time=column.storage.family == "time")
@@ -90,6 +105,9 @@ class Report:
     @staticmethod
     def _of_column(column: Column, values: storage.Values) -> NDArray[Any]:
         if isinstance(column, Number):
+            families, got = {values.storage.family, column.storage.family}, values.storage.dtype
+            if len(values.present) and len(families) > 1 and families != {"whole", "real"}:
+                raise invalid.value(f"column {column.name!r}", f"must hold {column.storage.dtype} as at fit, got {got}")
             return column.grid.to_float(values.present)
         assert isinstance(column, Category)
         return storage.pandas().Index(column.labels, dtype=object).get_indexer(values.present.astype(object))
@@ -183,9 +201,7 @@ class Report:
         names = [column.name for column in self._learnt]
         if target is not None:
             if target not in names:
-                raise Invalid("evaluate").value(
-                    "target", f"must be a learnt column ({', '.join(map(str, names))}), got {target!r}"
-                )
+                raise invalid.value("target", f"must be a learnt column ({', '.join(map(str, names))}), got {target!r}")
             return names.index(target)
         labels = [place for place, c in enumerate(self._learnt) if isinstance(c, Category) and c.size <= _TARGET_LABELS]
         numbers = [place for place, c in enumerate(self._learnt) if isinstance(c, Number)]
