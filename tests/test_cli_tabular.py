@@ -173,8 +173,34 @@ def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> 
     ):
         check_refusal(run(*argv), rule)
     assert not (tmp_path / "runs").exists()  # nothing is left of what never trained
+    (tmp_path / "fault.csv").write_text("a,b\n" + "1,2\n" * 30)
+    for argv in (("evaluate", "r"), ("plot", "r"), ("sample", "r", "--out", "s.png")):
+        check_refusal(run(*argv, "--data", "fault.csv"), "fault.csv must have the columns of the table, got none named")
+    check_refusal(run("evaluate", "r", "--held-out", "fault.csv"), "--held-out must have the column 'age', got none")
     (tmp_path / "c.csv").unlink()
     check_refusal(run("evaluate", "r"), "where the table has moved, give its new path: --data")
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("a,b\n1,x\n2,y,z\n3,x\n", "t.csv must be a table, got: Expected 2 fields in line 3, saw 3"),
+        ('a,b\n1,x\n2,"y\n3,x\n', "t.csv must be a table, got: EOF inside string"),
+        ("a,a\n1,x\n2,y\n3,x\n", "t.csv column names must differ, got 'a' twice"),
+        ("a,b\n1,2\n3,4,5\n6,7\n", "t.csv row 3 must have 2 cells, got 3"),
+    ],
+    ids=["cells", "quote", "names", "numbers"],
+)
+def test_a_text_that_is_no_table_is_refused_for_what_it_is(run: Run, tmp_path: Path, text: str, rule: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    check_refusal(run("train", "t.csv"), rule)
+
+
+def test_a_parquet_file_that_is_cut_short_is_named(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    customers().to_parquet(tmp_path / "c.parquet")
+    (tmp_path / "c.parquet").write_bytes((tmp_path / "c.parquet").read_bytes()[:-100])
+    check_refusal(run("train", "c.parquet"), "c.parquet must be a whole Parquet file")
 
 
 def test_rules_of_the_command_line() -> None:

@@ -163,7 +163,8 @@ def read_frame(path: str | os.PathLike[str], *, header: bool | None = None) -> A
     except UnicodeError as error:
         raise invalid(DataError, path, f"must be UTF-8 text, or UTF-16 with a byte order mark, got: {error}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
-        raise invalid(DataError, path, f"must be a table, got: {first_line(error)}") from error
+        why = first_line(error).removeprefix("Error tokenizing data. C error: ")
+        raise invalid(DataError, path, f"must be a table, got: {why}") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise invalid(DataError, path, f"must be a whole file, got: {error}") from error
 

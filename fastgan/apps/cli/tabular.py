@@ -70,12 +70,16 @@ def add_flags(command: Any) -> None:
 # ---------------------------------------------------------------- train
 
 
-def is_mixed(arguments: argparse.Namespace) -> bool:
-    """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns."""
+def is_mixed(arguments: argparse.Namespace, refusal: DataError) -> bool:
+    """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns.
+
+    Raises:
+        DataError: no table can be read from it, which is why the reader of numbers met a text.
+    """
     path = Path(arguments.source or "")
     if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & _TABLES:
         return False
-    return _not_all_numbers(path, arguments.header)
+    return _not_all_numbers(path, arguments.header, met_text="must be a number" in str(refusal))
 
 
 def _suffixes(path: Path) -> set[str]:
@@ -97,15 +101,22 @@ def check_unused(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{flag} must come with a table of text, dates or empty cells, or with --tabular")
 
 
-def _not_all_numbers(path: Path, header: bool | None) -> bool:
+def _not_all_numbers(path: Path, header: bool | None, met_text: bool) -> bool:
     """Whether a table has text, dates or empty cells. A file that cannot be read is left to the reader of numbers."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)
             if path.suffix.lower() == ".parquet":
-                return _of_parquet(path)
+                arrow = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow")
+                with contextlib.suppress(arrow.ArrowException):  # of a damaged file
+                    return _of_parquet(path)
+                return False
             frame = read_frame(path, header=header)
-    except (DataError, ImportError):
+    except DataError:
+        if met_text:
+            raise
+        return False
+    except ImportError:
         return False
     return any(_is_other(frame[name]) for name in frame.columns)
 
@@ -323,16 +334,19 @@ def is_run(folder: str | Path) -> bool:
     return (Path(folder) / TABLE).is_file()
 
 
-def _real(folder: Path, moved: str | None) -> tuple[Any, Any]:
+def _real(gan: TabularGAN, folder: Path, moved: str | None) -> tuple[Any, Any]:
     """The rows that were trained on, and those that were not or None.
 
     Raises:
-        FileNotFoundError: they are not where they were.
+        FileNotFoundError: they are not where they were. ValueError: the table lacks a column.
     """
     kept = TableSource.read(folder, moved)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         frame, n = read_frame(Path(kept.source), header=kept.header), kept.n
+    absent = [column.name for column in gan.transformer.columns if column.name not in frame.columns]
+    if absent:
+        raise ValueError(f"{kept.source} must have the columns of the table, got none named {absent[0]!r}")
     return (frame, None) if n is None else (frame.head(n), frame.iloc[n:].reset_index(drop=True))
 
 
@@ -340,7 +354,7 @@ def draw(gan: TabularGAN, folder: Path, out: Path, moved: str | None = None) -> 
     """The pictures of a run: samples.png and losses.png."""
     from fastgan import plots
 
-    real, _ = _real(folder, moved)
+    real, _ = _real(gan, folder, moved)
     real = real.head(_SHOWN)
     history = {"step": np.arange(1, _iteration(gan) + 1), **gan.history}
     with _origin(gan, folder, moved):
@@ -433,7 +447,7 @@ def sample(arguments: argparse.Namespace) -> int:
     if kind == ".png":
         folder, moved = Path(arguments.run_dir), arguments.data
         with _origin(gan, folder, moved):
-            draw_columns(gan, _real(folder, moved)[0].head(_SHOWN), rows, out)
+            draw_columns(gan, _real(gan, folder, moved)[0].head(_SHOWN), rows, out)
     else:
         buffer = io.BytesIO()
         if kind == ".parquet":
@@ -467,12 +481,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
         if value is not None:
             raise ValueError(f"{flag} must be left out for a TabularGAN, got {value}")
     gan = TabularGAN.load(folder)
-    real, held_out = _real(folder, arguments.data)
+    real, held_out = _real(gan, folder, arguments.data)
     if arguments.held_out is not None:
         held_out = read_frame(arguments.held_out)
-        absent = [column.name for column in gan.transformer.columns if column.name not in held_out.columns]
-        if absent:
-            raise ValueError(f"--held-out must have the columns of the table, got none named {absent[0]!r}")
     synthetic = gan.sample(arguments.n, seed=arguments.seed)
     report = Report(gan.transformer, real, synthetic, held_out, target=arguments.target, seed=arguments.seed)
     show = print if not arguments.json else lambda line: None

@@ -127,8 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
         return tabular.train(arguments)
     try:
         config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
-    except data.DataError:
-        if tabular.is_mixed(arguments):
+    except data.DataError as refusal:
+        if tabular.is_mixed(arguments, refusal):
             return tabular.train(arguments)
         raise
     gan = config.build()
