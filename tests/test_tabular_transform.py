@@ -192,6 +192,9 @@ def test_rare_labels_are_kept_and_gaps_are_learnt() -> None:
         ([f"2020-01-{i % 28 + 1:02}" for i in range(60)], "datetime"),
         ([f"{i % 28 + 1:02}/02/2020" for i in range(60)], "datetime"),
         ([f"{i % 24:02}:{i % 60:02}" for i in range(60)], "datetime"),
+        ([f"2020-01-{i % 28 + 1:02}T12:00:{i % 60:02}Z" for i in range(60)], "datetime"),
+        (pd.date_range("2020-01-01", periods=60, freq="7h", tz="UTC").astype(str), "datetime"),
+        ([f"2020-01-{i % 28 + 1:02}T12:{i % 60:02}" for i in range(60)], "datetime"),
         ([7] * 30, "constant"),
         ([None] * 30, "constant"),
     ],
@@ -316,6 +319,26 @@ def test_what_is_not_learnt_is_said() -> None:
         TableTransformer().fit(pd.DataFrame({"code": [f"k{i}" for i in range(30)], "gone": [None] * 30}))
     assert "column 'code' is taken for an identifier" in str(caught[0].message)
     assert "column 'gone' has no value" in str(caught[1].message)
+
+
+def test_numbers_among_which_is_a_text_are_named() -> None:
+    texts = ["?" if i % 9 == 7 else str(i % 40 / 4) for i in range(200)]
+    with pytest.warns(DataWarning) as caught:
+        TableTransformer().fit(pd.DataFrame({"x": texts}))
+    says = [str(warning.message) for warning in caught]
+    assert says == ["fit: column 'x' is learnt as labels: most of the 41 are numbers, but not '?'"]
+    refused(pd.DataFrame({"x": texts}), "row 7 must hold a number", "got the str '?'", kinds={"x": "continuous"})
+    refused(pd.DataFrame({"x": texts[:7]}), "row 0 must hold a number", "got the str '0.0'", kinds={"x": "continuous"})
+    many = ["?" if i == 5 else str(i % 2000) for i in range(9000)]
+    refused(pd.DataFrame({"x": many}), "at most 1,000 categories, got 2,001", "most are numbers, but not '?'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TableTransformer().fit(
+            pd.DataFrame(
+                {"x": ["0", "1", "2", "3+"] * 20, "zip": [f"{i % 40:05}" if i % 7 else "none" for i in range(80)]}
+            )
+        )
+        TableTransformer(kinds={"x": "categorical"}).fit(pd.DataFrame({"x": texts}))
 
 
 def test_saved_tables_are_whole_or_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _OFTEN = 5  # if each has so many rows on average
 _LEAST_IDENTIFIERS = 20  # rows, all different, that make identifiers of a column
 _SPIKE = 0.05  # share of rows above which one number is a mode of its own
 _LEAST_SPIKE = 10  # rows with that number, at least
+_CODE = re.compile(r"0\d+")  # as of zip codes
 _ID_NAME = re.compile(r"(^|[ _-])(id|uuid|guid|key|index|rowid)$", re.IGNORECASE)
 
 
@@ -355,8 +356,9 @@ def fit(
     present, storage = values.present, values.storage
     fault: Fault = Invalid("fit").of(DataError, f"column {name!r}")
     if kind in ("continuous", "integer", "count", "datetime") and storage.family == "label":
-        got = f"{values.present[0]!r:.40}" if len(present) else "none"
-        row = values.row(0) if len(present) else 0
+        first = int((~_are_numbers(present)).argmax()) if len(present) else 0
+        got = f"the {type(present[first]).__name__} {present[first]!r:.40}" if len(present) else "none"
+        row = values.row(first) if len(present) else 0
         raise fault(f"row {row} must hold a number to be of kind {kind!r}, got {got}")
     if kind == "datetime" and storage.family != "time":
         raise fault(f"must hold dates to be of kind 'datetime', got {storage.dtype}")
@@ -375,6 +377,21 @@ def fit(
     return _number(name, values, kind, normalization, seed)
 
 
+def odd_label(labels: tuple[Any, ...]) -> str | None:
+    """The first text that is no number, of labels that are numbers as text for the most part; None otherwise."""
+    if not all(isinstance(label, str) and not _CODE.fullmatch(label) for label in labels):
+        return None
+    numbers = _are_numbers(np.array(labels, dtype=object))
+    mostly = _FEW < numbers.sum() < len(labels) < 2 * numbers.sum()
+    return labels[int((~numbers).argmax())] if mostly else None
+
+
+def _are_numbers(values: NDArray[Any]) -> NDArray[np.bool_]:
+    pd = stored.pandas()
+    found: NDArray[np.bool_] = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").notna().to_numpy()
+    return found
+
+
 def _constant(name: Hashable, values: Values, fault: Fault) -> Constant:
     present = values.present
     if not len(present):
@@ -391,9 +408,13 @@ def _category(name: Hashable, values: Values, kind: Kind, limit: int, fault: Fau
     codes, labels = stored.pandas().factorize(values.present)
     if len(labels) > limit:
         row = values.row(int((codes >= limit).argmax()))
+        is_text = values.storage.family == "label"
+        advice = f"raise max_categories, group the rare ones, or give it kind 'identifier'{'' if is_text else ' or '}"
+        advice += "" if is_text else "'continuous'"
+        if (odd := odd_label(tuple(labels))) is not None:
+            advice = f"most are numbers, but not {odd!r:.40}"
         raise fault(
-            f"must have at most {limit:,} categories, got {len(labels):,} (row {row} is the first too many): "
-            f"raise max_categories, group the rare ones, or give it kind 'identifier' or 'continuous'"
+            f"must have at most {limit:,} categories, got {len(labels):,} (row {row} is the first too many): {advice}"
         )
     if kind == "boolean" and len(labels) > 2:
         row = values.row(int((codes >= 2).argmax()))

@@ -21,7 +21,8 @@ Family = Literal["whole", "real", "time", "label"]
 # Formats of dates in text. A format fits only if it writes every cell exactly.
 FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y",
            "%d.%m.%Y", "%d-%m-%Y", "%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%Y%m%dT%H%M%S", "%H:%M:%S",
-           "%H:%M")  # fmt: skip
+           "%H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S+00:00")  # fmt: skip
+_LONGEST_DATE = len("2020-01-31 12:00:00+00:00")
 _LEAST_DATES = 3  # different dates in a column of text, for it to be taken for dates
 
 
@@ -265,7 +266,7 @@ def _dates(text: Any, *, required: bool) -> tuple[str, NDArray[np.int64]] | None
     if not len(text):
         return None
     first = str(text.iloc[0])
-    if not first[:1].isdigit() or len(first) > 19:
+    if not first[:1].isdigit() or len(first) > _LONGEST_DATE:
         return None
     for format in FORMATS:
         if _parsed(text.iloc[:50], format) is None:

@@ -109,7 +109,7 @@ class TableTransformer:
                 types in one column. The message names column and row.
 
         Warns:
-            DataWarning: a column is taken for identifiers, or has no value.
+            DataWarning: a column is taken for identifiers, has no value, or is text where most labels are numbers.
         """
         source = open_table(table)
         self._check_names(source.names)
@@ -156,6 +156,10 @@ class TableTransformer:
             if column.kind == "identifier" and column.name not in self.kinds:
                 rule = "is taken for an identifier: made anew, not learnt"
                 warnings.warn(invalid(DataWarning, f"column {column.name!r}", rule), stacklevel=3)
+            if isinstance(column, Category) and column.name not in self.kinds:
+                if (odd := column_kinds.odd_label(column.labels)) is not None:
+                    rule = f"is learnt as labels: most of the {len(column.labels)} are numbers, but not {odd!r:.40}"
+                    warnings.warn(invalid(DataWarning, f"column {column.name!r}", rule), stacklevel=3)
             if isinstance(column, column_kinds.Constant) and column.label is None:
                 warnings.warn(invalid(DataWarning, f"column {column.name!r}", "has no value in any row"), stacklevel=3)
 
