@@ -156,6 +156,10 @@ def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> 
         (("train", "c.csv", "--epochs", "2", "--steps", "3"), "--epochs must be given without --steps"),
         (("train", "c.csv", "--kind", "age"), "--kind must be as NAME=KIND, got 'age'"),
         (("train", "c.csv", "--kind", "age=number"), "kinds['age'] must be one of continuous"),
+        (
+            ("train", "c.csv", "--kind", "age=count", "--kind", "age=integer"),
+            "--kind must name each column once, got 'age' twice",
+        ),
         (("train", "c.csv", "--constraint", "age"), "--constraint must be as 'start<=end'"),
         (("train", "c.csv", "--constraint", "end<start", *FAST), "must keep the constraint end < start"),
         (("train", "c.csv", "--batch-size", "33"), "--batch-size must be a multiple of pack (10), got 33"),
@@ -165,6 +169,10 @@ def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> 
         (("sample", "r", "--out", "s.npy"), "--out must end in .csv, .tsv, .parquet, .png"),
         (("sample", "r", "--out", "s.csv", "--where", "income"), "--where must be as"),
         (("sample", "r", "--out", "s.csv", "--where", "income=60K"), "conditions['income'] must be one of"),
+        (
+            ("sample", "r", "--out", "s.csv", "--where", "age=..30", "--where", "age=50.."),
+            "--where must name each column once, got 'age' twice",
+        ),
         (("sample", "r", "--out", "s.csv", "--where", "wage=1"), "conditions must name columns of the table"),
         (("sample", "r", "--out", "s.csv", "--labels", "1"), "--labels must be left out"),
         (("evaluate", "r", "--sigma", "1"), "--sigma must be left out"),

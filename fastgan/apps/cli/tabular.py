@@ -11,7 +11,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,14 @@ from fastgan._run_folder import TABLE, WEIGHTS
 from fastgan.apps.cli import output, population, runs, table_source, tabular_population
 from fastgan.apps.cli.arguments import folded, natural
 from fastgan.apps.cli.table_source import KeepSource, TableSource
-from fastgan.data import DataError, DataWarning, read_frame
+from fastgan.data import DataWarning, read_frame
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
 from fastgan.tabular.columns import Category, Number
 
-_TABLES = {".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet"}
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
 _ROWS = 1000  # of a file, unless --n says otherwise
 _TAIL = 500  # iterations that the means of --json are of
 _SHOWN = 10_000  # rows in a picture and in a report
-_NUMERIC = 0.5  # of a column's cells: with fewer numbers than that, a column is text, not numbers with faults
 _COMPARISON = re.compile(r"^(.+?)\s*(<=|<|>=|>)\s*(.+)$")
 _TRAINING = (
     *("steps", "batch_size", "pack", "seed", "device", "precision", "checkpoint_every"),
@@ -70,22 +68,6 @@ def add_flags(command: Any) -> None:
 # ---------------------------------------------------------------- train
 
 
-def is_mixed(arguments: argparse.Namespace, refusal: DataError) -> bool:
-    """Whether SOURCE, which the reader of numbers refused, is a table that a TabularGAN learns.
-
-    Raises:
-        DataError: no table can be read from it, which is why the reader of numbers met a text.
-    """
-    path = Path(arguments.source or "")
-    if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & _TABLES:
-        return False
-    return _not_all_numbers(path, arguments.header, met_text="must be a number" in str(refusal))
-
-
-def _suffixes(path: Path) -> set[str]:
-    return {suffix.lower() for suffix in path.suffixes}
-
-
 def check_unused(arguments: argparse.Namespace) -> None:
     """Flags of a TabularGAN alone.
 
@@ -99,53 +81,6 @@ def check_unused(arguments: argparse.Namespace) -> None:
     ):
         if value:
             raise ValueError(f"{flag} must come with a table of text, dates or empty cells, or with --tabular")
-
-
-def _not_all_numbers(path: Path, header: bool | None, met_text: bool) -> bool:
-    """Whether a table has text, dates or empty cells. A file that cannot be read is left to the reader of numbers."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DataWarning)
-            if path.suffix.lower() == ".parquet":
-                arrow = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow")
-                with contextlib.suppress(arrow.ArrowException):  # of a damaged file
-                    return _of_parquet(path)
-                return False
-            frame = read_frame(path, header=header)
-    except DataError:
-        if met_text:
-            raise
-        return False
-    except ImportError:
-        return False
-    return any(_is_other(frame[name]) for name in frame.columns)
-
-
-def _of_parquet(path: Path) -> bool:
-    parquet = need("pyarrow.parquet", what="fastgan.data.read of .parquet", package="pyarrow")
-    types = need("pyarrow", what="fastgan.data.read of .parquet", package="pyarrow").types
-    with parquet.ParquetFile(str(path)) as file:
-        kinds = [field.type for field in file.schema_arrow]
-        if any(types.is_nested(kind) for kind in kinds):
-            return False
-        plain = [
-            types.is_integer(k) or types.is_floating(k) or types.is_boolean(k) or types.is_decimal(k) for k in kinds
-        ]
-        if not all(plain):
-            return True
-        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-        return any(chunk.statistics is not None and (chunk.statistics.null_count or 0) > 0 for chunk in chunks)
-
-
-def _is_other(series: Any) -> bool:
-    if series.dtype.kind in "iuf":
-        return bool(series.isna().any())
-    if series.dtype.kind == "b":
-        return True
-    pd = need("pandas", what="fastgan train", package="pandas")
-    numbers = pd.to_numeric(series, errors="coerce")
-    return bool(numbers.notna().mean() < _NUMERIC)
 
 
 def is_resumed(arguments: argparse.Namespace) -> bool:
@@ -252,7 +187,7 @@ def _gan(arguments: argparse.Namespace, kept: TableSource) -> TabularGAN:
     device = given.get("device") or "cpu"
     runs.usable_device(device)
     return TabularGAN(
-        kinds=dict(map(_kind, kept.kinds)),
+        kinds=_once("--kind", map(_kind, kept.kinds)),
         constraints=[constraint(text) for text in kept.constraints],
         threads=arguments.threads,
         device=device,
@@ -266,6 +201,16 @@ def _of_train_config() -> list[str]:
     from fastgan.training import TrainConfig
 
     return [item.name for owner in (TrainConfig, presets.Networks) for item in dataclasses.fields(owner)]
+
+
+def _once(flag: str, pairs: Iterable[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
+    """Columns and what is said of them, of a flag that is repeated for others."""
+    found: dict[Hashable, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{flag} must name each column once, got {name!r} twice")
+        found[name] = value
+    return found
 
 
 def _kind(text: str) -> tuple[Hashable, Any]:
@@ -414,20 +359,18 @@ def where(texts: list[str], gan: TabularGAN) -> dict[Hashable, Any]:
     Raises:
         ValueError: it is none.
     """
-    found: dict[Hashable, Any] = {}
     columns = {str(column.name): column for column in gan.transformer.columns}
-    for text in texts:
+
+    def condition(text: str) -> tuple[Hashable, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--where must be as 'income=>50K' or 'age=30..40', got {text!r}")
         column = columns.get(name)
-        key = name if column is None else column.name
-        if isinstance(column, Number):
-            low, dots, high = value.partition("..")
-            found[key] = (low or None, high or None) if dots else value or None
-        else:
-            found[key] = value or None
-    return found
+        low, dots, high = value.partition("..")
+        is_range = dots and isinstance(column, Number)
+        return name if column is None else column.name, (low or None, high or None) if is_range else value or None
+
+    return _once("--where", map(condition, texts))
 
 
 def sample(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,18 @@ from fastgan._files import write_atomically
 from fastgan._ranks import ranks
 from fastgan._torch_settings import torch_threads
 from fastgan.apps import presets
-from fastgan.apps.cli import config_file, labels, modes, optimizers, output, population, preset_help, runs, tabular
+from fastgan.apps.cli import (
+    config_file,
+    labels,
+    mixed,
+    modes,
+    optimizers,
+    output,
+    population,
+    preset_help,
+    runs,
+    tabular,
+)
 from fastgan.apps.cli.arguments import add_fields, counting, explain, folded, given, natural, share, widths
 from fastgan.apps.cli.config_file import Settings
 from fastgan.apps.cli.pictures import draw
@@ -128,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config, dataset, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
     except data.DataError as refusal:
-        if tabular.is_mixed(arguments, refusal):
+        if mixed.is_mixed(arguments, refusal):
             return tabular.train(arguments)
         raise
     gan = config.build()
