@@ -22,6 +22,12 @@ class Result:
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
+def shortened(text: str, longest: int) -> str:
+    """The text, or so many characters of a longer one: its begin and its end, which tell names apart."""
+    kept = longest - 3
+    return text if len(text) <= longest else f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+
+
 def _short(value: Any) -> str:
     if isinstance(value, np.ndarray | torch.Tensor):
         if value.size == 1 if isinstance(value, np.ndarray) else value.numel() == 1:

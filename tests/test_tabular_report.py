@@ -109,6 +109,21 @@ def test_tables_that_cannot_be_compared_are_refused_in_a_sentence() -> None:
         Report(TableTransformer(), rows, rows)
 
 
+def test_long_names_can_be_told_apart_and_any_script_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{'the same long beginning ' * 3}{i}" for i in range(2)]
+    rows = pd.DataFrame({name: table()["x"] * (i + 1) for i, name in enumerate(names)})
+    lines = Report(TableTransformer().fit(rows), rows, rows).lines()
+    assert max(map(len, lines)) <= 80 and len({line[:23] for line in lines[1:3]}) == 2
+    titles: list[str] = []
+    monkeypatch.setattr(plots.style, "label", lambda axes, title, *_: titles.append(title))
+    labels = np.array(names, dtype=object)
+    columns = [plots.Marginal(name, labels, labels) for name in (*names, "収入")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.table_marginals(columns, tmp_path / "p.png", title="収入")
+    assert len(set(titles)) == 3
+
+
 def test_a_picture_of_any_columns(tmp_path: Path) -> None:
     columns = [
         plots.Marginal("numbers $x$", np.arange(9.0), np.arange(5.0), "KS 0.1"),

@@ -7,6 +7,7 @@ import contextvars
 import functools
 import io
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def save(figure: Any, path: PathLike | None, about: str = "") -> Any:
 
 def _rendered(figure: Any, kind: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a line for each: the boxes are seen
+        figure.savefig(buffer, format=kind, dpi=DPI)
     return buffer.getvalue()
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgan._results import shortened
+
 from . import style
 from .points import bin_edges
 
@@ -54,7 +56,7 @@ def table_marginals(columns: Sequence[Marginal], path: style.PathLike, *, title:
         axes.set_axis_off()
     for axes, column in zip(panels, shown, strict=False):
         (_bars if column.real.dtype.kind in "OU" else _histogram)(axes, column)
-        name = style.plain(column.name.strip()[:24])
+        name = style.plain(shortened(column.name.strip(), 24))
         style.label(axes, f"{name}   {column.note}", "", "")
         axes.set_title(axes.get_title(loc="left"), fontsize=10, loc="left", color=style.INK)
         axes.tick_params(labelsize=8)
@@ -99,5 +101,5 @@ def _bars(axes: Any, column: Marginal) -> None:
     places = np.arange(len(names))
     axes.barh(places - 0.2, shares[0], 0.4, color=style.BLUE, alpha=0.5)
     axes.barh(places + 0.2, shares[1], 0.4, color=style.ORANGE)
-    axes.set_yticks(places, [style.plain(name[:14]) for name in names])
+    axes.set_yticks(places, [style.plain(shortened(name, 14)) for name in names])
     axes.invert_yaxis()

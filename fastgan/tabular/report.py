@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastgan._errors import Invalid
 from fastgan._extras import need
+from fastgan._results import shortened
 from fastgan.evaluation import nearest_neighbours
 
 from . import storage
@@ -283,7 +284,7 @@ class Report:
             gaps = ""
             if column.get("missing_real") or column.get("missing_synthetic"):
                 gaps = f"   {100 * column['missing_real']:.1f}% / {100 * column['missing_synthetic']:.1f}%"
-            name = _short(str(column["name"]), 23)
+            name = shortened(str(column["name"]), 23)
             out.append(f"{name:<24}{column['kind']:<12}{column['measure']:<8}{column['distance']:>8.3f}{gaps}")
         v = self.values
         means = [
@@ -300,19 +301,17 @@ class Report:
             out.append(f"{'detection':<12}AUC {detection['auc']:.3f} of a classifier between the two (0.5: it cannot)")
         efficacy = v["efficacy"]
         if efficacy is not None:
-            name = _short(str(efficacy["target"]), 20)
-            out.append(
-                f"{'efficacy':<12}{efficacy['measure']} {efficacy['synthetic']:.3f} by synthetic rows, "
-                f"{efficacy['real']:.3f} by real ones; target {name}"
-            )
+            line = f"{'efficacy':<12}{efficacy['measure']} {efficacy['synthetic']:.3f} by synthetic rows, "
+            line += f"{efficacy['real']:.3f} by real ones; target "
+            out.append(line + shortened(str(efficacy["target"]), 80 - len(line)))
         privacy = v["privacy"]
         if privacy["copies"] is not None:
             out += [
                 f"{'privacy':<12}{privacy['copies']:,} copies of training rows ({100 * privacy['copies_share']:.1f}%; "
                 f"of other real rows {100 * privacy['real_copies_share']:.1f}%)",
                 f"{'':<12}{100 * privacy['closer_than_5_percent']:.1f}% nearer to a training row than "
-                "the closest 5% of",
-                f"{'':<12}other real rows (5%: as they are, more: memorised)",
+                "the closest 5% of other",
+                f"{'':<12}real rows (5%: as they are, more: memorised or too little spread)",
             ]
             if not privacy["rows_unseen_by_the_gan"]:
                 out.append(f"{'':<12}the GAN saw all real rows: train with --rows to hold some out")
@@ -321,7 +320,7 @@ class Report:
     @staticmethod
     def _worst(pairs: dict[str, Any]) -> str:
         worst = pairs["worst"][0]
-        first, second = (_short(str(name), 14) for name in worst["names"])
+        first, second = (shortened(str(name), 14) for name in worst["names"])
         return f"{first} x {second} {worst['distance']:.3f}"
 
 
@@ -330,10 +329,6 @@ def _on_one_thread(work: Callable[[], Any]) -> Any:
     torch.get_num_threads()  # torch reads the setting at its first use, which must not be this one
     with need("threadpoolctl", what="fastgan evaluate", package="scikit-learn").threadpool_limits(1):
         return work()
-
-
-def _short(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _mean(values: list[float]) -> float | None:
