@@ -123,6 +123,15 @@ def test_json_and_csv_on_stdout(run: Run, trained: Path, tmp_path: Path) -> None
     assert (code, error) == (0, "") and pd.read_csv(io.StringIO(out)).shape == (7, 6)
 
 
+def test_what_is_left_out_of_a_file_is_a_note(run: Run, tmp_path: Path) -> None:
+    customers().to_csv(tmp_path / "i.csv")
+    for more in ((), ("--seeds", "1,2")):
+        code, out, error = run("train", "i.csv", *FAST, *more, "--no-pictures")
+        assert code == 0 and "DataWarning" not in error
+        assert "i.csv column 1 ('Unnamed: 0') is left out" in " ".join(out.split()) and "read: " not in out
+    assert "Warning" not in run("evaluate", "runs/i-1", "--n", "30", "--held-out", "i.csv")[2]
+
+
 def test_a_name_in_capitals_is_a_table_too(run: Run, tmp_path: Path) -> None:
     customers().to_csv(tmp_path / "U.CSV", index=False)
     code, _, error = run("train", "U.CSV", *FAST, "--out", "u", "--quiet", "--no-pictures")

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fastgan.apps.cli.arguments import explain
 from fastgan.data import DataWarning
 
 
@@ -28,12 +29,12 @@ def pictures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def notes() -> Iterator[list[str]]:
-    """Gives a list that gets, at the end, what was remarked of the table that a TabularGAN was fitted to."""
+    """Gives a list that gets, at the end, what was remarked of the table that was read, or a TabularGAN fitted to."""
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
         yield found
-    found += [str(warning.message).removeprefix("fit: ") for warning in caught]
+    found += [explain(warning.message) for warning in caught if isinstance(warning.message, Warning)]
 
 
 def tell_written(paths: Sequence[Path]) -> None:

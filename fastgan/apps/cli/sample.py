@@ -37,11 +37,15 @@ def add(commands: Any) -> None:
         epilog="examples:\n  fastgan sample runs/digits-1 --n 1000 --seed 1 --out x.npy\n"
         "  fastgan sample runs/digits-1 --out more.png\n"
         "  fastgan sample runs/digits-1 --labels 3 --out threes.png\n"
-        "  fastgan sample runs/mine --n 1000 --out - | head\n",
+        "  fastgan sample runs/mine --n 1000 --out - | head\n"
+        "  fastgan sample runs/customers-1 --where 'income=>50K' --out rows.csv\n",
     )
     command.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run")
     command.add_argument(
-        "--n", type=natural, metavar="N", help="how many samples (64; 10,000 for a picture of points or histograms)"
+        "--n",
+        type=natural,
+        metavar="N",
+        help="how many samples (64; 1,000 of a TabularGAN; 10,000 for a picture of points or histograms)",
     )
     command.add_argument("--seed", type=counting, default=0, metavar="N", help="of the noise (0)")
     command.add_argument("--offset", type=counting, default=0, metavar="N", help="number of the first sample (0)")
@@ -57,7 +61,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of a table with text or dates: rows with this label, or as age=30..40; repeatable",
+        help="of a TabularGAN: rows with this label, as age=30..40, or without a value: spent=; repeatable",
     )
     command.add_argument("--device", default="cpu", metavar="NAME", help="where G runs (cpu)")
     command.add_argument(

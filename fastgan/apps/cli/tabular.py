@@ -102,10 +102,10 @@ def train(arguments: argparse.Namespace) -> int:
     if (spec := population.asked(arguments)) is not None:
         return tabular_population.train(gan, spec, arguments, kept, folder)
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
-    table = kept.table()
-    if folder is None:
-        folder = population.shared_folder(arguments.out, arguments.source)
     with ranks() as group, output.notes() as notes:
+        table = kept.table()
+        if folder is None:
+            folder = population.shared_folder(arguments.out, arguments.source)
         try:
             begun = time.perf_counter()
             gan.fit(
@@ -426,7 +426,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     gan = TabularGAN.load(folder)
     real, held_out = _real(gan, folder, arguments.data)
     if arguments.held_out is not None:
-        held_out = read_frame(arguments.held_out)
+        with output.notes():
+            held_out = read_frame(arguments.held_out)
     synthetic = gan.sample(arguments.n, seed=arguments.seed)
     report = Report(gan.transformer, real, synthetic, held_out, target=arguments.target, seed=arguments.seed)
     show = print if not arguments.json else lambda line: None

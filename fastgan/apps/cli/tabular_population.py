@@ -33,11 +33,12 @@ def train(
 ) -> int:
     """Train a TabularGAN for each seed and grid point, each in a folder of its own, draw, and say what came of it."""
     planned = configs(gan.config, spec.seeds, spec.grid)
-    table, source = kept.table(), arguments.source or kept.source
-    folder = population.shared_folder(arguments.out, source) if resumed is None else resumed
+    source = arguments.source or kept.source
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
     watch = population.Stopwatch()
     with ranks() as group, output.notes() as notes:
+        table = kept.table()
+        folder = population.shared_folder(arguments.out, source) if resumed is None else resumed
         try:
             found = gan.fit_population(
                 table,
