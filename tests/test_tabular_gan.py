@@ -335,6 +335,15 @@ def test_constraints_hold_and_rejections_are_counted() -> None:
     assert set(one.rejected) == {str(rule) for rule in rules}
 
 
+def test_an_identifier_has_no_constraint() -> None:
+    """Its values are made anew when rows have been drawn, so that no drawing again could keep the rule."""
+    table = pd.DataFrame({"id": np.arange(60), "x": np.arange(60) + np.arange(60) % 7})
+    with pytest.raises(
+        DataError, match="the constraint id <= x must be of columns that are learnt, got the identifier 'id'"
+    ):
+        TabularGAN(**SMALL, kinds={"id": "identifier"}, constraints=[Inequality("id", "x")]).fit(table)
+
+
 def test_constraints_are_saved(tmp_path: Path) -> None:
     one = fitted(constraints=[FixedCombinations(("city", "country")), Inequality("born", "left", strict=False)])
     one.save(tmp_path)

@@ -263,6 +263,11 @@ class TabularGAN:
         source = open_table(table)
         self.transformer.fit(source)
         self.constraints = rules.fit_all(self.constraints, source)
+        for rule in self.constraints:
+            for column in self.transformer.columns:
+                if column.kind == "identifier" and column.name in rule.columns:
+                    got = f"must be of columns that are learnt, got the identifier {column.name!r}"
+                    raise Invalid("fit")(DataError, f"the constraint {rule}", got)
         if not self.transformer.width:
             kinds = ", ".join(f"{column.name} is {column.kind}" for column in self.transformer.columns[:4])
             raise Invalid("fit")(DataError, "at least one column", f"must have something to learn, got none ({kinds})")
