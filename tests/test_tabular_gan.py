@@ -80,6 +80,20 @@ def test_a_sample_is_the_same_however_it_is_drawn(gan: TabularGAN) -> None:
     assert not whole.equals(gan.sample(1300, seed=4))
 
 
+def test_sampling_shows_its_progress_on_a_terminal(
+    gan: TabularGAN, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_terminal, asked in ((True, True), (True, False), (False, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr.isatty", lambda: is_terminal)  # noqa: B023  # called at once
+            gan.sample(2500, conditions={"city": "Rome"}, progress=asked)
+        shown = capsys.readouterr().err
+        if is_terminal and asked:
+            assert "sampling" in shown and "2500/2500" in shown and "rows/s" in shown
+        else:
+            assert shown == ""
+
+
 def test_fitting_again_gives_the_same_bits(gan: TabularGAN) -> None:
     state = torch.get_rng_state()
     assert fitted().sample(50).equals(gan.sample(50))

@@ -27,6 +27,7 @@ from fastgan.models.gan import GAN
 from fastgan.random import Purpose
 from fastgan.training import PopulationMember, TrainResult, train
 from fastgan.training.callbacks import Callback
+from fastgan.training.display import counted
 from fastgan.training.sampled import Conditions, ConditionSampler, SampledRows
 
 from . import constraints as rules
@@ -297,6 +298,7 @@ class TabularGAN:
         conditions: Mapping[Hashable, Any] | None = None,
         seed: int = 0,
         offset: int = 0,
+        progress: bool = False,
     ) -> Any:
         """Synthetic rows, with G in eval mode.
 
@@ -309,6 +311,7 @@ class TabularGAN:
                 may be None; None alone: a missing value.
             seed: for the noise.
             offset: index of the first row; only without conditions and constraints.
+            progress: show a bar on standard error, if that is a terminal.
 
         Returns:
             DataFrame of n rows, with the columns, order and dtypes of the table.
@@ -329,22 +332,24 @@ class TabularGAN:
         self.rejected = dict.fromkeys([*map(str, self.constraints), *(["conditions"] if conditions else [])], 0)
         parts, found, tried, block = [], 0, 0, offset // _BLOCK
         limit = max(_LEAST_TRIES, _TRIES * n)
-        while found < n:
-            encoded = self._block(block, seed, wanted)
-            first = max(offset - block * _BLOCK, 0)
-            index = torch.arange(first, _BLOCK)
-            if filtered:
-                index = torch.from_numpy(np.flatnonzero(self._kept(encoded, wanted)))
-            index = index[: n - found]
-            parts.append(EncodedTable(encoded.scalars[index], encoded.codes[index], encoded.heads))
-            found, tried, block = found + len(index), tried + _BLOCK, block + 1
-            if filtered and found < n and tried >= limit:
-                counts = ", ".join(f"{count:,} by {name}" for name, count in self.rejected.items())
-                raise Invalid("sample").value(
-                    "conditions and constraints",
-                    f"must be met by one row in {_TRIES} at least, got {found:,} of {tried:,} generated rows "
-                    f"(refused: {counts})",
-                )
+        with counted(n, "sampling", quiet=not progress) as show:
+            while found < n:
+                encoded = self._block(block, seed, wanted)
+                first = max(offset - block * _BLOCK, 0)
+                index = torch.arange(first, _BLOCK)
+                if filtered:
+                    index = torch.from_numpy(np.flatnonzero(self._kept(encoded, wanted)))
+                index = index[: n - found]
+                parts.append(EncodedTable(encoded.scalars[index], encoded.codes[index], encoded.heads))
+                found, tried, block = found + len(index), tried + _BLOCK, block + 1
+                show(found)
+                if filtered and found < n and tried >= limit:
+                    counts = ", ".join(f"{count:,} by {name}" for name, count in self.rejected.items())
+                    raise Invalid("sample").value(
+                        "conditions and constraints",
+                        f"must be met by one row in {_TRIES} at least, got {found:,} of {tried:,} generated rows "
+                        f"(refused: {counts})",
+                    )
         heads = self.transformer.heads
         empty = torch.empty(0, self.transformer.width)
         scalars, codes = (

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,23 @@ def progress(steps: int, *, members: int = 1, quiet: bool = False) -> Iterator[l
     finally:
         for display in displays:
             display.close()
+
+
+@contextlib.contextmanager
+def counted(total: int, about: str, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A function of how many of `total` rows are done, which shows it in a bar if standard error is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    begun = time.perf_counter()
+    with _rich_bar() as bar:
+        task = bar.add_task(about, total=total, rate="", readout="")
+
+        def show(done: int) -> None:
+            rate = done / max(time.perf_counter() - begun, 1e-9)
+            bar.update(task, completed=done, rate=f"{rate:,.0f} rows/s")
+
+        yield show
 
 
 def readout(rows: dict[str, np.ndarray], room: int = 1000) -> str:

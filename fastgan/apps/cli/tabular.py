@@ -386,7 +386,8 @@ def sample(arguments: argparse.Namespace) -> int:
         raise ValueError("--labels must be left out for a TabularGAN: --where NAME=LABEL")
     gan = TabularGAN.load(arguments.run_dir, device=runs.usable_device(arguments.device))
     n = arguments.n or (_ROWS if kind != ".png" else _SHOWN)
-    rows = gan.sample(n, conditions=where(arguments.where, gan) or None, seed=arguments.seed, offset=arguments.offset)
+    conditions = where(arguments.where, gan) or None
+    rows = gan.sample(n, conditions=conditions, seed=arguments.seed, offset=arguments.offset, progress=True)
     if kind == ".png":
         folder, moved = Path(arguments.run_dir), arguments.data
         with _origin(gan, folder, moved):
