@@ -47,6 +47,12 @@ MODELS: dict[str, Callable[[], list[nn.Module]]] = {
     "not affine": lambda: chain(affine=False),
     "no running statistics": lambda: chain(track_running_stats=False),
     "dropout of 0": lambda: [*chain(), nn.Dropout(0.0)],
+    "more features than a vector has lanes": lambda: [
+        nn.Linear(3, 37),
+        nn.BatchNorm1d(37),
+        nn.Tanh(),
+        nn.Linear(37, 2),
+    ],
     "last": lambda: [nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.BatchNorm1d(2)],
 }
 
