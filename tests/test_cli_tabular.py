@@ -156,6 +156,7 @@ def test_what_cannot_be_is_one_line(run: Run, trained: Path, tmp_path: Path) -> 
         (("train", "c.csv", "--loss", "hinge"), "--loss must be left out for a TabularGAN"),
         (("train", "c.csv", "--config", "x.toml", "--tabular"), "--config must be left out for a TabularGAN"),
         (("train", "c.csv", "--hold-out", "0.2"), "--hold-out must be left out for a TabularGAN"),
+        (("train", "c.csv", "--snapshots", "4"), "--snapshots must be left out for a TabularGAN"),
         (("train", "c.csv", "--preset", "r3gan"), "--preset must be left out for a TabularGAN"),
         (("train", "c.csv", "--weight-decay", "0.1"), "--weight-decay must be left out for a TabularGAN"),
         (("train", "c.csv", "--generator-lr", "0.1"), "--generator-lr must be left out for a TabularGAN"),

@@ -40,7 +40,7 @@ _TRAINING = (
 )
 _CHECKPOINT_EVERY = 1000  # iterations
 _FOREIGN = (  # flags of train beside the fields of TrainConfig and of Networks
-    *"config image_shape background labels download data data_seed hold_out preset conditional".split(),
+    *"config image_shape background labels download data data_seed hold_out preset conditional snapshots".split(),
     *"optimizer_kind generator_lr discriminator_lr beta1 beta2 momentum weight_decay".split(),
     *"schedule schedule_steps schedule_factor".split(),
 )

@@ -96,7 +96,7 @@ def add(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print the results as JSON; progress is on stderr")
     command.add_argument("--no-pictures", action="store_true", help="leave the pictures to fastgan plot")
     command.add_argument(
-        "--snapshots", type=counting, default=FRAMES, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
+        "--snapshots", type=counting, metavar="N", help=f"frames for fastgan plot animation ({FRAMES})"
     )
     command.add_argument("--rows", type=natural, metavar="N", help="rows of data (all; 100,000 if synthetic)")
     command.add_argument(
@@ -149,11 +149,12 @@ def run(arguments: argparse.Namespace) -> int:
         displays = progress(config.train.steps, quiet=arguments.quiet or not group.is_first)
         try:
             with displays as bars, step_threads(arguments.threads, gan, config.train.batch_size):
+                frames = FRAMES if arguments.snapshots is None else arguments.snapshots
                 result = train(
                     gan,
                     config.training_rows(dataset),
                     config.train,
-                    callbacks=[*bars, _KeepConfig(config), Snapshots(config, arguments.snapshots)],
+                    callbacks=[*bars, _KeepConfig(config), Snapshots(config, frames)],
                     run_dir=folder.path,
                     resume=folder.has_checkpoint(),
                     change=("lr",) if folder.has_checkpoint() and optimizers.gives_rates(arguments) else (),
