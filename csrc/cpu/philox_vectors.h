@@ -20,7 +20,8 @@ void blocks(const Stream& stream, uint64_t b, uint64_t stride, uint32_t (&words)
   const auto product = [](Vector x, uint32_t y) {
     const Vector factor = Vector{} + y;
 #if defined(__AVX512F__)
-    return Vector(_mm512_mul_epu32(__m512i(x), __m512i(factor)));
+    // With a mask of all lanes: g++ 12 warns of the operand that the plain one leaves undefined.
+    return Vector(_mm512_maskz_mul_epu32(0xFF, __m512i(x), __m512i(factor)));
 #else
     return Vector(_mm256_mul_epu32(__m256i(x), __m256i(factor)));
 #endif
@@ -30,8 +31,10 @@ void blocks(const Stream& stream, uint64_t b, uint64_t stride, uint32_t (&words)
   for (int first = 0; first < count; first += together * width) {
     Vector c[4][together];
     for (int v = 0; v < together; ++v) {
-      for (int j = 0; j < width; ++j) c[0][v][j] = b + uint64_t(first + v * width + j) * stride;
-      c[1][v] = (c[0][v] >> 32) | (stream.substream << 16);
+      Vector index{};
+      for (int j = 0; j < width; ++j) index[j] = b + uint64_t(first + v * width + j) * stride;
+      c[0][v] = index;
+      c[1][v] = (index >> 32) | (stream.substream << 16);
       c[2][v] = Vector{} + stream.step;
       c[3][v] = Vector{} + (uint32_t(stream.step >> 32) | (stream.purpose << 24));
     }

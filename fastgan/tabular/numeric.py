@@ -98,15 +98,11 @@ class Modes:
         mixture = need("sklearn.mixture", what="fastgan.tabular", package="scikit-learn")
         sample = np.sort(x)[np.linspace(0, len(x) - 1, min(rows, len(x))).round().astype(np.int64)]
         centre, spread = float(sample.mean()), float(sample.std()) or 1.0
-        standard = ((sample - centre) / spread)[:, None]
+        standard = (sample - centre) / spread
         most = min(modes, len(np.unique(standard)), max(len(sample) // _ROWS, 1))
-        # One mode needs no search: zero, and the deviation with what scikit-learn adds to every variance.
-        variance = standard.var() + 1e-6
-        means, variances, weights = np.zeros(1), np.array([variance]), np.ones(1)
-        least = len(standard) * (math.log(2 * math.pi * variance) + standard.var() / variance) + 2 * math.log(
-            len(standard)
-        )
-        worse = 0
+        # One mode needs no search: zero, and the variance with what scikit-learn adds to each.
+        best = cls(np.zeros(1), np.sqrt([standard.var() + 1e-6]), np.ones(1), np.ones(1))
+        least, worse = best._criterion(standard), 0
         for components in range(2, most + 1):
             model = mixture.GaussianMixture(
                 n_components=components,
@@ -114,17 +110,28 @@ class Modes:
                 max_iter=_ITERATIONS,
                 init_params="k-means++",
                 random_state=seed,
-            ).fit(standard)
-            shares = model.predict_proba(standard)
-            entropy = -float((shares * np.log(np.maximum(shares, np.finfo(float).tiny))).sum())
-            criterion = model.bic(standard) + 2 * entropy
-            if criterion < least:
-                means, variances, weights = model.means_[:, 0], model.covariances_, model.weights_
-                least, worse = criterion, 0
+            ).fit(standard[:, None])
+            found = cls(model.means_[:, 0], np.sqrt(model.covariances_), model.weights_, np.ones(components))
+            if (criterion := found._criterion(standard)) < least:
+                best, least, worse = found, criterion, 0
             elif (worse := worse + 1) == _PATIENCE:
                 break
-        stds = np.sqrt(variances) * spread
-        return cls(means * spread + centre, stds, weights, 4 * stds).reaching(x)
+        stds = best.stds * spread
+        return cls(best.means * spread + centre, stds, best.weights, 4 * stds).reaching(x)
+
+    def _criterion(self, x: Array) -> float:
+        """-2 times the integrated completed likelihood of x (n,): BIC, and twice the entropy of the modes' shares."""
+        log = self._log_densities(x) - 0.5 * math.log(2 * math.pi)
+        most = log.max(1, keepdims=True)
+        log_total = most + np.log(np.exp(log - most).sum(1, keepdims=True))
+        log_shares = log - log_total
+        entropy = -float((np.exp(log_shares) * log_shares).sum())
+        return -2 * float(log_total.sum()) + (3 * len(self) - 1) * math.log(len(x)) + 2 * entropy
+
+    def _log_densities(self, x: Array) -> Array:
+        """Of each mode with its weight at each x (n,), but for a constant: (n, modes)."""
+        densities: Array = np.log(self.weights) - np.log(self.stds) - 0.5 * ((x[:, None] - self.means) / self.stds) ** 2
+        return densities
 
     def reaching(self, x: Array) -> Modes:
         """These modes with the reach extended to each of x (n,) that none of them reaches."""
@@ -149,7 +156,7 @@ class Modes:
         return alpha, codes
 
     def _encode(self, x: Array, uniform: Array) -> tuple[Array, Codes]:
-        log = np.log(self.weights) - np.log(self.stds) - 0.5 * ((x[:, None] - self.means) / self.stds) ** 2
+        log = self._log_densities(x)
         share = np.exp(log - log.max(1, keepdims=True))
         ratio = (x[:, None] - self.means) / self.reach
         share[np.abs(ratio) > 1] = 0.0  # modes that do not reach x
