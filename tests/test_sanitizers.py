@@ -155,7 +155,9 @@ def test_the_sanitizer_sees_what_it_is_for(build: Build) -> None:
 def test_R21_R22_no_report(build: Build) -> None:
     tests = [str(TESTS / test) for test in build.sanitizer.tests]
     options = ("-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"))
-    chosen = ("-k", "not reference and not forked and not interpreter", "-o", "timeout=1800")
+    # AddressSanitizer ends a process whose memory runs out, and -O1 fuses no products.
+    left_out = "reference or forked or interpreter or out_of_memory or products_are_fused"
+    chosen = ("-k", f"not ({left_out})", "-o", "timeout=1800")
     code, output, reports = build.python("-m", "pytest", *options, *chosen, *tests)
     assert code == 0 and not reports, output[-4000:] + reports[:8000]
     assert " passed" in output, output
