@@ -52,6 +52,7 @@ class SomeFeatures {
   }
 
   typename S::Vector operator[](size_t at) const { return S::load(&values_[at]); }
+
   // out[i] = the sum of value(where), of vectors, over feature i, in the order of sum_columns().
   template <class Value>
   void sums(T* out, Value&& value) const {

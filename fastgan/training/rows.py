@@ -31,7 +31,7 @@ _WINDOW_ROWS = 1 << 14
 
 
 def is_finite(x: Tensor) -> bool:
-    """Whether x has no NaN and no infinity. It is read once: isfinite(x) takes 20 times as long."""
+    """Whether x has no NaN and no infinity, in one pass; torch.isfinite(x).all() takes 20 times as long."""
     return not x.numel() or bool(torch.stack(x.aminmax()).isfinite().all())
 
 
